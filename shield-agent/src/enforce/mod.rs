@@ -1,0 +1,84 @@
+//! What makes the kernel drop: the [`Enforcer`] contract, its implementations and the one interpreter of orders.
+//!
+//! An enforcer is a blocking object that runs on a thread of its own (`interpreter`), so that a slow iptables never
+//! holds up XDP. Its verbs are idempotent: banning what is banned moves the end, lifting what is absent succeeds.
+//! "Could not ask" is an error, never "not banned" (invariant 9).
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+use crate::engine::allowlist::BannableClient;
+use crate::engine::client::Client;
+use crate::engine::event::{EnforcerName, PartState, Repair};
+use crate::engine::time::{Ends, Now};
+
+/// One ban as an enforcer is told it, and as the interpreter remembers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ban {
+    /// Who.
+    pub client: BannableClient,
+    /// Until when.
+    pub ends: Ends,
+}
+
+/// One order that could not be carried out.
+#[derive(Debug)]
+pub struct Failure {
+    /// Who it was about.
+    pub client: Client,
+    /// Why, with the command line or system call in it.
+    pub error: anyhow::Error,
+}
+
+/// Packets and bytes dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Drops {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, link-layer header included where the enforcer sees it.
+    pub bytes: u64,
+}
+
+/// Everything that the interpreter wants in force, as it was ordered. Shared by the enforcers for reconciling.
+pub type Desired = hashbrown::HashMap<Client, Ban>;
+
+/// Something that makes the kernel drop.
+pub trait Enforcer: Send {
+    /// Which one.
+    fn name(&self) -> EnforcerName;
+
+    /// Sets up (or takes over) what it needs in the kernel. What is already right stays untouched, so that a restart
+    /// opens no gap. An error means that nothing of it is in force and nothing half-made was left behind.
+    fn start(&mut self, exempt: &[IpNet], now: Now) -> Result<()>;
+
+    /// How it stands: `Active` with mode and place, `Degraded` with the reason, `Off`. Never asks the kernel.
+    fn state(&self) -> PartState;
+
+    /// Drops these clients until their ends. All are tried; those that failed are returned.
+    fn ensure_banned(&mut self, bans: &[Ban], now: Now) -> Vec<Failure>;
+
+    /// Stops dropping these clients. All are tried; those that failed are returned.
+    fn ensure_lifted(&mut self, clients: &[Client]) -> Vec<Failure>;
+
+    /// Lets these networks through even inside a banned network; replaces the list given before.
+    fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()>;
+
+    /// Everything it holds in the kernel, with the end where the kernel knows one.
+    fn observe(&mut self, now: Now) -> Result<Vec<(Client, Option<Ends>)>>;
+
+    /// Cheap check (every 2 s): `Ok(true)` when what it set up is still there and as it was left (generation,
+    /// attachment, count), without listing every ban.
+    fn is_intact(&mut self, desired: usize) -> Result<bool>;
+
+    /// Full reconcile: what is missing comes back, what nobody wants goes, additions first. `None` when all was right.
+    fn reconcile(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>>;
+
+    /// What was dropped of each of these clients since its ban, `None` where it does not know.
+    fn drops(&mut self, clients: &[Client]) -> Result<Vec<Option<Drops>>>;
+
+    /// What was dropped in all, since it was set up.
+    fn total_drops(&mut self) -> Result<Drops>;
+
+    /// Removes everything of Shield's from the kernel and nothing else; says what it removed.
+    fn cleanup(&mut self) -> Result<Vec<String>>;
+}

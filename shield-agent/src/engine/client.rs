@@ -1,0 +1,166 @@
+//! What is counted and banned: an IPv4 address, or an IPv6 prefix. Also used for banned networks (CIDR).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+/// A client: a network in canonical form (host bits zero, IPv4-mapped IPv6 turned into IPv4).
+///
+/// One IPv4 address is a /32; one IPv6 client is a prefix of the configured length (/64 by default).
+/// Any other length is a network ban. Displayed without the length for a /32, with it otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Client(IpNet);
+
+impl Client {
+    /// The client that a single address belongs to. `::ffff:a.b.c.d` is the IPv4 client.
+    ///
+    /// `ipv6_prefix` is the length that makes an IPv6 client (1..=128); larger values count as 128.
+    pub fn of_addr(addr: IpAddr, ipv6_prefix: u8) -> Client {
+        match addr.to_canonical() {
+            IpAddr::V4(v4) => Client(IpNet::V4(Ipv4Net::from(v4))),
+            IpAddr::V6(v6) => {
+                let prefix = ipv6_prefix.min(128);
+                let masked = Ipv6Addr::from_bits(v6.to_bits() & prefix_mask(prefix));
+                Client(IpNet::V6(Ipv6Net::new_assert(masked, prefix)))
+            }
+        }
+    }
+
+    /// The client that is this whole network (host bits are cleared, mapped IPv4 made IPv4).
+    pub fn of_network(net: IpNet) -> Client {
+        if let IpNet::V6(v6) = net
+            && let Some(v4) = v6.network().to_ipv4_mapped()
+            && v6.prefix_len() >= 96
+        {
+            return Client(IpNet::V4(Ipv4Net::new_assert(v4, v6.prefix_len() - 96).trunc()));
+        }
+        Client(net.trunc())
+    }
+
+    /// The network of this client.
+    pub fn network(self) -> IpNet {
+        self.0
+    }
+
+    /// Whether this is one client of the table (IPv4 /32, IPv6 of exactly `ipv6_prefix`), not a wider or odd network.
+    pub fn is_single(self, ipv6_prefix: u8) -> bool {
+        match self.0 {
+            IpNet::V4(net) => net.prefix_len() == 32,
+            IpNet::V6(net) => net.prefix_len() == ipv6_prefix,
+        }
+    }
+
+    /// A compact key for hash tables: the first address as IPv6 bits, IPv4 mapped into `::ffff:0:0/96`.
+    /// Unique among clients of one kind (`is_single`), not among networks of several lengths.
+    pub fn key(self) -> u128 {
+        match self.0 {
+            IpNet::V4(net) => net.addr().to_ipv6_mapped().to_bits(),
+            IpNet::V6(net) => net.addr().to_bits(),
+        }
+    }
+
+    /// Whether `addr` lies inside this client or network.
+    pub fn contains(self, addr: IpAddr) -> bool {
+        self.0.contains(&addr.to_canonical())
+    }
+
+    /// Whether every address of `other` lies inside this one.
+    pub fn covers(self, other: IpNet) -> bool {
+        self.0.contains(&other)
+    }
+}
+
+/// The network mask of an IPv6 prefix length (0..=128) as bits.
+pub fn prefix_mask(prefix: u8) -> u128 {
+    if prefix == 0 { 0 } else { u128::MAX << (128 - u32::from(prefix.min(128))) }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpNet::V4(net) if net.prefix_len() == 32 => net.addr().fmt(f),
+            net => net.fmt(f),
+        }
+    }
+}
+
+/// Why a text is not a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotAClient(String);
+
+impl fmt::Display for NotAClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is neither an IP address nor a network such as 192.0.2.0/24 or 2001:db8::/64", self.0)
+    }
+}
+
+impl std::error::Error for NotAClient {}
+
+impl FromStr for Client {
+    type Err = NotAClient;
+
+    /// Reads a network, or a single address as exactly that address (an IPv6 address becomes a /128; use
+    /// [`Client::of_addr`] to widen it to the client's prefix).
+    fn from_str(text: &str) -> Result<Client, NotAClient> {
+        let text = text.trim();
+        if let Ok(addr) = text.parse::<IpAddr>() {
+            return Ok(Client::of_addr(addr, 128));
+        }
+        text.parse::<IpNet>().map(Client::of_network).map_err(|_| NotAClient(text.to_owned()))
+    }
+}
+
+impl Serialize for Client {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Client {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Client, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl From<Ipv4Addr> for Client {
+    fn from(addr: Ipv4Addr) -> Client {
+        Client(IpNet::V4(Ipv4Net::from(addr)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_becomes_its_client() {
+        let check = |addr: &str, prefix, expected: &str| {
+            assert_eq!(Client::of_addr(addr.parse().unwrap(), prefix).to_string(), expected, "{addr}");
+        };
+        check("192.0.2.7", 64, "192.0.2.7");
+        check("::ffff:192.0.2.7", 64, "192.0.2.7");
+        check("2001:db8:1:2:3:4:5:6", 64, "2001:db8:1:2::/64");
+        check("2001:db8:1:2:3:4:5:6", 48, "2001:db8:1::/48");
+        check("2001:db8:1:2:3:4:5:6", 128, "2001:db8:1:2:3:4:5:6/128");
+    }
+
+    #[test]
+    fn text_becomes_a_client_or_says_why_not() {
+        let check = |text: &str, expected: Result<&str, ()>| {
+            let got = text.parse::<Client>().map(|c| c.to_string());
+            assert_eq!(got.as_deref().map_err(|_| ()), expected, "{text}");
+        };
+        check(" 192.0.2.7 ", Ok("192.0.2.7"));
+        check("192.0.2.7/24", Ok("192.0.2.0/24"));
+        check("::ffff:192.0.2.0/120", Ok("192.0.2.0/24"));
+        check("2001:db8::1/32", Ok("2001:db8::/32"));
+        check("192.0.2.256", Err(()));
+        check("192.0.2.7/33", Err(()));
+        check("example.org", Err(()));
+        check("", Err(()));
+    }
+}

@@ -1,0 +1,8 @@
+//! Shield's agent: reads an access log, learns what traffic looks like, and makes the kernel drop what does not.
+//!
+//! `engine` is the pure heart; everything else is the shell around it. Start reading at `engine/mod.rs`, then
+//! `wire.rs`.
+
+pub mod clock;
+pub mod enforce;
+pub mod engine;

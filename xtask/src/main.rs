@@ -1,0 +1,3 @@
+//! Shield's development commands: `cargo xtask VERB`.
+
+fn main() {}
