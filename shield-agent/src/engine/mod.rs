@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod client;
 pub mod detector;
 pub mod event;
+pub mod ledger;
 pub mod reconcile;
 pub mod request;
 pub mod time;
