@@ -54,6 +54,11 @@ pub enum Command {
         /// `Rule::Operator` or `Rule::Imported`.
         rule: Rule,
     },
+    /// Ban a list, each entry for its own term (`Rule::Imported`). One reply, one result an entry, in order.
+    Import {
+        /// The entries.
+        bans: Vec<ImportedBan>,
+    },
     /// Lift these bans and clear the clients' windows.
     Unban {
         /// Who.
@@ -77,6 +82,17 @@ pub enum Command {
         /// Why.
         reason: Option<String>,
     },
+}
+
+/// One entry of an imported list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImportedBan {
+    /// Who. A single IPv6 address is widened to the configured prefix.
+    pub client: Client,
+    /// As in [`Command::Ban`]: `None` takes the backoff ladder's next term, `Some(0)` is permanent.
+    pub for_secs: Option<u64>,
+    /// The list's words.
+    pub reason: Option<String>,
 }
 
 /// An enforcer's name; the order is the order of [`EnforcerSet`] bits.
