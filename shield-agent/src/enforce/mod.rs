@@ -4,6 +4,8 @@
 //! holds up XDP. Its verbs are idempotent: banning what is banned moves the end, lifting what is absent succeeds.
 //! "Could not ask" is an error, never "not banned" (invariant 9).
 
+pub mod desired;
+
 use anyhow::Result;
 use ipnet::IpNet;
 
@@ -11,6 +13,8 @@ use crate::engine::allowlist::BannableClient;
 use crate::engine::client::Client;
 use crate::engine::event::{EnforcerName, PartState, Repair};
 use crate::engine::time::{Ends, Now};
+
+pub use desired::Desired;
 
 /// One ban as an enforcer is told it, and as the interpreter remembers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +42,6 @@ pub struct Drops {
     /// Bytes, link-layer header included where the enforcer sees it.
     pub bytes: u64,
 }
-
-/// Everything that the interpreter wants in force, as it was ordered. Shared by the enforcers for reconciling.
-pub type Desired = hashbrown::HashMap<Client, Ban>;
 
 /// Something that makes the kernel drop.
 pub trait Enforcer: Send {

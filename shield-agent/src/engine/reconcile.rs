@@ -1,7 +1,5 @@
 //! `plan(desired, observed)`: what to change so that an enforcer holds exactly what the ledger wants. Pure.
 
-use hashbrown::HashMap;
-
 use super::client::Client;
 
 /// What to do, additions first so that no repair opens a gap.
@@ -20,52 +18,112 @@ impl<E> Plan<E> {
     }
 }
 
+/// A table of what is wanted, with a dense slot number for each client, so that "seen" is one bit a client.
+pub trait Wanted {
+    /// What is wanted about a client.
+    type Entry: Copy;
+
+    /// How many clients; slots are `0..len()`.
+    fn len(&self) -> usize;
+
+    /// Whether nothing is wanted.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The slot of this client.
+    fn slot(&self, client: &Client) -> Option<usize>;
+
+    /// The client in a slot, and what is wanted about it.
+    fn entry(&self, slot: usize) -> (Client, Self::Entry);
+}
+
 /// Compares what is wanted with what is there.
 ///
 /// `same_end` says whether an observed end is near enough to the wanted one (clocks of different resolution);
 /// enforcers that hold no end pass `|_, _| true`.
-pub fn plan<'a, E: Copy + 'a>(
-    desired: &HashMap<Client, E>,
-    observed: impl IntoIterator<Item = (Client, E)>,
-    mut same_end: impl FnMut(E, E) -> bool,
-) -> Plan<E> {
-    let mut seen: HashMap<Client, bool> = HashMap::with_capacity(desired.len());
+pub fn plan<W: Wanted, O>(
+    desired: &W,
+    observed: impl IntoIterator<Item = (Client, O)>,
+    mut same_end: impl FnMut(W::Entry, O) -> bool,
+) -> Plan<W::Entry> {
+    let mut seen = Bits::new(desired.len());
+    let mut right = Bits::new(desired.len());
     let mut remove = Vec::new();
     for (client, end) in observed {
-        match desired.get(&client) {
+        match desired.slot(&client) {
             None => remove.push(client),
-            Some(&want) => {
-                let right = same_end(want, end);
+            Some(slot) => {
                 // Seen twice: one copy too many would outlive the ban.
-                if seen.insert(client, right).is_some() {
+                if seen.set(slot) {
                     remove.push(client);
+                }
+                if same_end(desired.entry(slot).1, end) {
+                    right.set(slot);
                 }
             }
         }
     }
-    let mut add: Vec<(Client, E)> = desired
-        .iter()
-        .filter(|(client, _)| seen.get(*client) != Some(&true))
-        .map(|(client, end)| (*client, *end))
-        .collect();
+    let mut add: Vec<_> =
+        (0..desired.len()).filter(|slot| !right.get(*slot)).map(|slot| desired.entry(slot)).collect();
     add.sort_unstable_by_key(|(client, _)| *client);
     remove.sort_unstable();
     Plan { add, remove }
+}
+
+/// One bit a slot.
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn new(len: usize) -> Bits {
+        Bits(vec![0; len.div_ceil(64)])
+    }
+
+    fn get(&self, at: usize) -> bool {
+        self.0[at / 64] & (1 << (at % 64)) != 0
+    }
+
+    /// Sets a bit; says whether it was set before.
+    fn set(&mut self, at: usize) -> bool {
+        let before = self.get(at);
+        self.0[at / 64] |= 1 << (at % 64);
+        before
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
 
     fn client(n: u32) -> Client {
         Client::from(Ipv4Addr::from_bits(0x0a00_0000 + n))
     }
 
+    /// The plainest table: a list.
+    struct List(Vec<(Client, u32)>);
+
+    impl Wanted for List {
+        type Entry = u32;
+
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn slot(&self, client: &Client) -> Option<usize> {
+            self.0.iter().position(|(c, _)| c == client)
+        }
+
+        fn entry(&self, slot: usize) -> (Client, u32) {
+            self.0[slot]
+        }
+    }
+
     #[test]
     fn what_is_missing_stale_or_foreign() {
-        let desired = HashMap::from_iter([(client(1), 10), (client(2), 20), (client(3), 30)]);
+        let desired = List(vec![(client(1), 10), (client(2), 20), (client(3), 30)]);
         let observed = [(client(2), 20), (client(3), 31), (client(4), 40)];
         let plan = plan(&desired, observed, |a, b| a == b);
         assert_eq!(plan.add, [(client(1), 10), (client(3), 30)]);
@@ -74,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_duplicate_is_removed() {
-        let desired = HashMap::from_iter([(client(1), ())]);
+        let desired = List(vec![(client(1), 0)]);
         let plan = plan(&desired, [(client(1), ()), (client(1), ())], |_, _| true);
         assert_eq!((plan.add.len(), plan.remove), (0, vec![client(1)]));
     }
@@ -85,13 +143,13 @@ mod tests {
             wanted in prop::collection::hash_map(0u32..50, 0u32..3, 0..40),
             held in prop::collection::hash_map(0u32..50, 0u32..3, 0..40),
         ) {
-            let desired: HashMap<Client, u32> = wanted.iter().map(|(n, e)| (client(*n), *e)).collect();
-            let mut kernel: HashMap<Client, u32> = held.iter().map(|(n, e)| (client(*n), *e)).collect();
-            let first = plan(&desired, kernel.iter().map(|(c, e)| (*c, *e)), |a, b| a == b);
+            let desired = List(wanted.iter().map(|(n, e)| (client(*n), *e)).collect());
+            let mut kernel: BTreeMap<Client, u32> = held.iter().map(|(n, e)| (client(*n), *e)).collect();
+            let first = plan(&desired, kernel.clone(), |a, b| a == b);
             for (c, e) in first.add { kernel.insert(c, e); }
             for c in first.remove { kernel.remove(&c); }
-            prop_assert_eq!(&kernel, &desired);
-            prop_assert!(plan(&desired, kernel.iter().map(|(c, e)| (*c, *e)), |a, b| a == b).is_empty());
+            prop_assert_eq!(&kernel, &desired.0.iter().copied().collect::<BTreeMap<_, _>>());
+            prop_assert!(plan(&desired, kernel, |a, b| a == b).is_empty());
         }
     }
 }

@@ -1,0 +1,238 @@
+//! The table of everything that should be dropped: what reconciling compares the kernel with.
+//!
+//! Owns the compact form in which a million bans fit into about 45 MB (30 bytes each and 10 bytes of index). Does not
+//! decide anything: the interpreter writes it as orders come in, enforcers read it.
+
+use hashbrown::DefaultHashBuilder;
+use hashbrown::hash_table::{Entry, HashTable};
+use std::hash::BuildHasher;
+
+use crate::engine::allowlist::BannableClient;
+use crate::engine::client::Client;
+use crate::engine::reconcile::Wanted;
+use crate::engine::time::{Ends, Now};
+
+use super::Ban;
+
+/// Everything that the interpreter wants in force, as it was ordered. Shared by the enforcers for reconciling.
+///
+/// Entries lie densely, so that a slot number can stand for a client in a bitmap; a removal moves the last entry into
+/// the gap.
+#[derive(Debug, Default, Clone)]
+pub struct Desired {
+    entries: Vec<Packed>,
+    index: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    wall_minus_boot_ms: i64,
+}
+
+/// 30 bytes with an alignment of 1: at a million bans every byte is a megabyte.
+#[derive(Debug, Clone, Copy)]
+struct Packed {
+    who: BannableClient,
+    end: U48,
+    serial: U48,
+}
+
+/// A number below 2^48: milliseconds for 8,900 years, or more serial numbers than bans can be made.
+#[derive(Debug, Clone, Copy)]
+struct U48([u8; 6]);
+
+const U48_MAX: u64 = (1 << 48) - 1;
+
+impl U48 {
+    fn new(value: u64) -> U48 {
+        let [a, b, c, d, e, f, ..] = value.min(U48_MAX).to_le_bytes();
+        U48([a, b, c, d, e, f])
+    }
+
+    fn get(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+}
+
+impl Desired {
+    /// An empty table with room for `bans` entries.
+    pub fn with_capacity(bans: usize) -> Desired {
+        Desired {
+            entries: Vec::with_capacity(bans),
+            index: HashTable::with_capacity(bans),
+            ..Desired::default()
+        }
+    }
+
+    /// How many clients should be dropped.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nobody should be dropped.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Wants `ban` in force, in place of an earlier one of the same client. `serial` is kept for outcome reports.
+    pub fn insert(&mut self, ban: Ban, serial: u64) {
+        let end = match ban.ends {
+            Ends::Never => U48_MAX,
+            Ends::At { boot_ms, wall_ms } => {
+                self.wall_minus_boot_ms = wall_ms.saturating_sub_unsigned(boot_ms);
+                boot_ms.min(U48_MAX - 1)
+            }
+        };
+        let packed = Packed { who: ban.client, end: U48::new(end), serial: U48::new(serial) };
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        let client = ban.client.client();
+        let entry = self.index.entry(
+            hasher.hash_one(client),
+            |slot| entries[*slot as usize].who.client() == client,
+            |slot| hasher.hash_one(entries[*slot as usize].who.client()),
+        );
+        match entry {
+            Entry::Occupied(slot) => self.entries[*slot.get() as usize] = packed,
+            Entry::Vacant(vacant) => {
+                vacant.insert(u32::try_from(self.entries.len()).expect("bans are capped far below 2^32"));
+                self.entries.push(packed);
+            }
+        }
+    }
+
+    /// Does not want this client dropped any more; says whether it was in the table.
+    pub fn remove(&mut self, client: &Client) -> bool {
+        let Some(slot) = self.slot(client) else { return false };
+        self.forget_index(*client, slot);
+        let last = self.entries.len() - 1;
+        if slot != last {
+            let moved = self.entries[last].who.client();
+            let entries = &self.entries;
+            let at_last = self
+                .index
+                .find_mut(self.hasher.hash_one(moved), |at| entries[*at as usize].who.client() == moved);
+            *at_last.expect("every entry is indexed") = slot as u32;
+        }
+        self.entries.swap_remove(slot);
+        true
+    }
+
+    fn forget_index(&mut self, client: Client, slot: usize) {
+        let found = self.index.find_entry(self.hasher.hash_one(client), |at| *at as usize == slot);
+        if let Ok(entry) = found {
+            entry.remove();
+        }
+    }
+
+    /// The ban wanted for this client.
+    ///
+    /// The wall-clock half of its end is worked out from the newest clock reading in the table; the boot-clock half,
+    /// which counts, is as ordered.
+    pub fn get(&self, client: &Client) -> Option<Ban> {
+        self.slot(client).map(|slot| self.ban(slot))
+    }
+
+    /// Whether this client should be dropped.
+    pub fn contains(&self, client: &Client) -> bool {
+        self.slot(client).is_some()
+    }
+
+    /// The ban in a slot below `len()`.
+    pub fn ban(&self, slot: usize) -> Ban {
+        let packed = self.entries[slot];
+        let ends = match packed.end.get() {
+            U48_MAX => Ends::Never,
+            boot_ms => {
+                Ends::At { boot_ms, wall_ms: self.wall_minus_boot_ms.saturating_add_unsigned(boot_ms) }
+            }
+        };
+        Ban { client: packed.who, ends }
+    }
+
+    /// The serial number of the ban in a slot below `len()`.
+    pub fn serial(&self, slot: usize) -> u64 {
+        self.entries[slot].serial.get()
+    }
+
+    /// Every ban wanted, in no order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Ban> + '_ {
+        (0..self.len()).map(|slot| self.ban(slot))
+    }
+
+    /// How many bans have not ended at `now`.
+    pub fn unexpired(&self, now: Now) -> usize {
+        self.iter().filter(|ban| !ban.ends.is_past(now)).count()
+    }
+}
+
+impl Wanted for Desired {
+    type Entry = Ban;
+
+    fn len(&self) -> usize {
+        Desired::len(self)
+    }
+
+    fn slot(&self, client: &Client) -> Option<usize> {
+        self.index
+            .find(self.hasher.hash_one(client), |slot| self.entries[*slot as usize].who.client() == *client)
+            .map(|slot| *slot as usize)
+    }
+
+    fn entry(&self, slot: usize) -> (Client, Ban) {
+        let ban = self.ban(slot);
+        (ban.client.client(), ban)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::allowlist::Allowlist;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn ban(n: u8, ends: Ends) -> Ban {
+        let client: Client = format!("192.0.2.{n}").parse().unwrap();
+        Ban { client: Allowlist::default().admit(client, 64).unwrap(), ends }
+    }
+
+    fn at(boot_ms: u64) -> Ends {
+        Ends::At { boot_ms, wall_ms: 1_700_000_000_000 + boot_ms as i64 }
+    }
+
+    #[test]
+    fn an_entry_takes_thirty_bytes() {
+        assert_eq!(size_of::<Packed>(), 30);
+    }
+
+    #[test]
+    fn what_is_put_in_comes_out() {
+        let mut table = Desired::default();
+        for (n, ends) in [(1, Ends::Never), (2, at(5_000)), (1, at(9_000))] {
+            table.insert(ban(n, ends), u64::from(n) + 100);
+        }
+        assert_eq!(table.len(), 2);
+        assert_eq!(table.get(&ban(1, Ends::Never).client.client()), Some(ban(1, at(9_000))));
+        let slot = table.slot(&ban(2, Ends::Never).client.client()).unwrap();
+        assert_eq!((table.ban(slot), table.serial(slot)), (ban(2, at(5_000)), 102));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map(steps in prop::collection::vec((any::<bool>(), 0u8..20, 1u64..1_000_000), 0..200)) {
+            let mut table = Desired::default();
+            let mut model = BTreeMap::new();
+            for (insert, n, boot_ms) in steps {
+                let ban = ban(n, at(boot_ms));
+                let client = ban.client.client();
+                if insert {
+                    table.insert(ban, boot_ms);
+                    model.insert(client, ban);
+                } else {
+                    prop_assert_eq!(table.remove(&client), model.remove(&client).is_some());
+                }
+            }
+            let held: BTreeMap<_, _> = table.iter().map(|b| (b.client.client(), b)).collect();
+            prop_assert_eq!(&held, &model);
+            prop_assert!(model.keys().all(|c| table.get(c) == model.get(c).copied()));
+        }
+    }
+}
