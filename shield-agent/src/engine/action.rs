@@ -20,6 +20,13 @@ pub enum Action {
     Announce(Notice),
     /// Answer a command.
     Reply(CommandId, Reply),
+    /// Ask DNS (reverse, then forward) whether this address is a search engine's; answer with `Event::BotVerified`.
+    VerifyBot {
+        /// The client whose ban waits for it.
+        client: Client,
+        /// The address to ask for.
+        addr: std::net::IpAddr,
+    },
 }
 
 /// Which command a reply answers.
@@ -113,8 +120,10 @@ pub struct BanRecord {
 /// Something to write to the store.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
-    /// A new ban, or a change of one (same client replaces).
+    /// A new ban (the same client's older one is replaced).
     Banned(Box<BanRecord>),
+    /// The end of a ban was moved: serial number, end and reason change, the evidence stays.
+    Extended(Box<BanRecord>),
     /// A ban that ended; it moves to the history.
     Lifted {
         /// Who.

@@ -29,6 +29,8 @@ pub enum AllowReason {
     SshSession,
     /// A trusted proxy: banning it bans everybody behind it.
     TrustedProxy,
+    /// A search engine, verified by DNS.
+    SearchEngine,
 }
 
 impl AllowReason {
@@ -43,6 +45,7 @@ impl AllowReason {
             AllowReason::Resolver => "a DNS resolver of this host",
             AllowReason::SshSession => "the far end of a live SSH session",
             AllowReason::TrustedProxy => "a trusted proxy",
+            AllowReason::SearchEngine => "a search engine, verified by DNS",
         }
     }
 }

@@ -35,6 +35,13 @@ pub enum Event<'a> {
         /// The entries.
         entries: Vec<Allowed>,
     },
+    /// DNS answered whether an anomalous client is a search engine.
+    BotVerified {
+        /// The client.
+        client: Client,
+        /// Whether its name belongs to a known search engine and leads back to the address.
+        genuine: bool,
+    },
     /// Time has passed.
     Tick,
 }

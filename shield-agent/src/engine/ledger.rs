@@ -71,6 +71,7 @@ pub struct Ledger {
     offences: HashMap<Client, Offences>,
     next_serial: u64,
     ipv6_prefix: u8,
+    lifting: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +93,13 @@ impl Ledger {
             offences: HashMap::new(),
             next_serial: next_serial.max(1),
             ipv6_prefix,
+            lifting: 0,
         }
+    }
+
+    /// Bans that are being lifted.
+    pub fn lifting_count(&self) -> usize {
+        self.lifting
     }
 
     /// Bans in force or being lifted.
@@ -181,6 +188,7 @@ impl Ledger {
             return None;
         }
         ban.lifting = Some(reason);
+        self.lifting += 1;
         Some(*ban)
     }
 
@@ -305,7 +313,10 @@ impl Ledger {
 
     fn put(&mut self, ban: LedgerBan) {
         match self.slot_of(ban.client) {
-            Some(at) => self.slots[at as usize] = ban,
+            Some(at) => {
+                let old = std::mem::replace(&mut self.slots[at as usize], ban);
+                self.lifting -= usize::from(old.lifting.is_some());
+            }
             None => self.insert(ban),
         }
         self.push_deadline(ban.client, ban.serial, ban.ends);
@@ -336,7 +347,8 @@ impl Ledger {
                 *slot = at;
             }
         }
-        self.slots.swap_remove(at as usize);
+        let gone = self.slots.swap_remove(at as usize);
+        self.lifting -= usize::from(gone.lifting.is_some());
         if !client.is_single(self.ipv6_prefix) {
             self.networks.remove(client);
         }
