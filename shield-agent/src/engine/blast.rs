@@ -66,7 +66,9 @@ impl BlastRadius {
         let last_minute = self.bans.iter().rev().take_while(|at| **at + MINUTE_MS > now.boot_ms).count();
         let per_minute = self.limits.max_bans_per_minute;
         if last_minute >= per_minute {
-            return Some(format!("{last_minute} clients banned within a minute (max_bans_per_minute = {per_minute})"));
+            return Some(format!(
+                "{last_minute} clients banned within a minute (max_bans_per_minute = {per_minute})"
+            ));
         }
         let share = self.limits.max_share;
         let allowed = self.limits.always_allowed.max((share * active_clients as f64) as usize);

@@ -16,6 +16,10 @@ impl Engine {
                 .into_iter()
                 .map(|client| self.ban_by_hand(client, for_secs, reason.clone(), rule, now, out))
                 .collect(),
+            Command::Import { bans } => bans
+                .into_iter()
+                .map(|ban| self.ban_by_hand(ban.client, ban.for_secs, ban.reason, Rule::Imported, now, out))
+                .collect(),
             Command::Unban { clients, forget, reason } => clients
                 .into_iter()
                 .map(|client| self.unban(client, forget, reason.as_deref(), now, out))
@@ -56,7 +60,10 @@ impl Engine {
         };
         let full = self.ledger.len() >= self.settings.max_bans && self.ledger.get(client).is_none();
         if full {
-            return failed(client, format!("not banned: {} bans is the limit, raise [ban] max_bans", self.ledger.len()));
+            return failed(
+                client,
+                format!("not banned: {} bans is the limit, raise [ban] max_bans", self.ledger.len()),
+            );
         }
         let (ends, offence) = match for_secs {
             Some(secs) => (operator_end(secs, now), 0),
@@ -69,7 +76,14 @@ impl Engine {
         done(client, format!("banned {}", describe_end(ends, now)))
     }
 
-    fn unban(&mut self, client: Client, forget: bool, reason: Option<&str>, now: Now, out: &mut Effects) -> CommandResult {
+    fn unban(
+        &mut self,
+        client: Client,
+        forget: bool,
+        reason: Option<&str>,
+        now: Now,
+        out: &mut Effects,
+    ) -> CommandResult {
         let client = if self.ledger.get(client).is_some() { client } else { self.widen(client) };
         self.detector.forget(client);
         self.quiet.remove(&client);
@@ -91,10 +105,19 @@ impl Engine {
         }
     }
 
-    fn allow(&mut self, client: Client, reason: Option<String>, now: Now, out: &mut Effects) -> CommandResult {
+    fn allow(
+        &mut self,
+        client: Client,
+        reason: Option<String>,
+        now: Now,
+        out: &mut Effects,
+    ) -> CommandResult {
         let network = client.network();
         if network.prefix_len() == 0 {
-            return failed(client, "not allowed: that is every address there is, and would switch Shield off".to_owned());
+            return failed(
+                client,
+                "not allowed: that is every address there is, and would switch Shield off".to_owned(),
+            );
         }
         let entry = Allowed { network, reason: AllowReason::Operator };
         self.allowlist.add(entry);
@@ -103,17 +126,23 @@ impl Engine {
         out.announce(Notice::AllowlistChanged { network, added: true, note: reason });
         let lifted = self.lift_protected(now, out);
         self.quiet.remove(&client);
-        done(client, if lifted == 0 { "allowed".to_owned() } else { format!("allowed; {lifted} bans lifted") })
+        done(
+            client,
+            if lifted == 0 { "allowed".to_owned() } else { format!("allowed; {lifted} bans lifted") },
+        )
     }
 
     fn disallow(&mut self, client: Client, reason: Option<String>, out: &mut Effects) -> CommandResult {
         let network = client.network();
         if !self.allowlist.remove(network, AllowReason::Operator) {
             let others = self.allowlist.entries().iter().find(|entry| entry.network == network);
-            return failed(client, match others {
-                Some(entry) => format!("stays allowed: {}", entry.reason.describe()),
-                None => "was not on the allowlist".to_owned(),
-            });
+            return failed(
+                client,
+                match others {
+                    Some(entry) => format!("stays allowed: {}", entry.reason.describe()),
+                    None => "was not on the allowlist".to_owned(),
+                },
+            );
         }
         out.persist(Record::Disallowed(Allowed { network, reason: AllowReason::Operator }));
         out.enforce(Order::AllowlistChanged);
@@ -130,8 +159,10 @@ impl Engine {
             .filter(|ban| ban.lifting.is_none() && self.allowlist.admit(ban.client, prefix).is_err())
             .map(|ban| ban.client)
             .collect();
-        let lifts: Vec<_> =
-            protected.iter().filter_map(|client| self.ledger.begin_lift(*client, LiftReason::Allowed)).collect();
+        let lifts: Vec<_> = protected
+            .iter()
+            .filter_map(|client| self.ledger.begin_lift(*client, LiftReason::Allowed))
+            .collect();
         let count = lifts.len();
         lifts.into_iter().for_each(|ban| self.order_lift(ban, now, out));
         count

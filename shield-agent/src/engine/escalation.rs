@@ -75,7 +75,11 @@ mod tests {
     fn the_eighth_client_of_a_network_proposes_it() {
         let mut escalation = Escalation::new(Settings::default().networks);
         let answers: Vec<_> = (1..=9)
-            .map(|n| escalation.banned(format!("192.0.2.{n}").parse().unwrap(), T0).map(|(net, n)| (net.to_string(), n)))
+            .map(|n| {
+                escalation
+                    .banned(format!("192.0.2.{n}").parse().unwrap(), T0)
+                    .map(|(net, n)| (net.to_string(), n))
+            })
             .collect();
         assert_eq!(answers[7], Some(("192.0.2.0/24".to_owned(), 8)));
         assert_eq!(answers.iter().flatten().count(), 1);

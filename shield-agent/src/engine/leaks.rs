@@ -76,8 +76,8 @@ impl Leaks {
 
     /// The requests of a leak whose cause is now known, once; 0 when none is waiting.
     pub fn take_due(&mut self, client: Client) -> u32 {
-        let due = self.watched.get_mut(&client).filter(|w| std::mem::take(&mut w.due));
-        due.map_or(0, |w| w.requests)
+        let Some(watched) = self.watched.get_mut(&client) else { return 0 };
+        if std::mem::take(&mut watched.due) { watched.requests } else { 0 }
     }
 
     /// A banned client's request came through a proxy.
@@ -155,7 +155,8 @@ mod tests {
     #[test]
     fn a_leak_is_said_once_in_ten_minutes() {
         let mut leaks = Leaks::new(0, 1);
-        let said = (0..1200).filter(|s| leaks.seen(&ban(), T0.wall_secs() + s, T0.plus_ms(*s as u64 * 1000)).is_some());
+        let said = (0..1200)
+            .filter(|s| leaks.seen(&ban(), T0.wall_secs() + s, T0.plus_ms(*s as u64 * 1000)).is_some());
         assert_eq!(said.count(), 2);
         assert_eq!(leaks.leaking(), 1);
         leaks.forget(ban().client);
@@ -164,8 +165,10 @@ mod tests {
 
     #[test]
     fn causes() {
-        let facts = Facts { behind_proxy: false, held: true, xdp_active: true, iptables_active: true, packets: 0 };
-        let check = |facts, part: &str| assert!(likely_cause(facts).contains(part), "{}", likely_cause(facts));
+        let facts =
+            Facts { behind_proxy: false, held: true, xdp_active: true, iptables_active: true, packets: 0 };
+        let check =
+            |facts, part: &str| assert!(likely_cause(facts).contains(part), "{}", likely_cause(facts));
         check(Facts { behind_proxy: true, ..facts }, "proxy");
         check(Facts { held: false, ..facts }, "no enforcer holds");
         check(facts, "another interface");

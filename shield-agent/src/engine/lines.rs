@@ -53,7 +53,8 @@ impl Engine {
         self.totals.errors += u64::from(request.status >= 400);
         let client = self.detector.client_of(request);
         let ban = self.ledger.ban_over(client).copied();
-        let standing = if ban.is_some() || self.is_quiet(client, now) { Standing::Banned } else { Standing::Normal };
+        let standing =
+            if ban.is_some() || self.is_quiet(client, now) { Standing::Banned } else { Standing::Normal };
         let verdict = self.detector.observe(request, second, client, standing);
         match (ban, verdict) {
             (Some(ban), _) => self.on_banned_request(&ban, request, second, now, out),
@@ -81,7 +82,14 @@ impl Engine {
         !self.quiet.is_empty() && self.quiet.get(&client).is_some_and(|until| now.boot_ms < *until)
     }
 
-    fn on_banned_request(&mut self, ban: &LedgerBan, request: &Request<'_>, second: EventSecs, now: Now, out: &mut Effects) {
+    fn on_banned_request(
+        &mut self,
+        ban: &LedgerBan,
+        request: &Request<'_>,
+        second: EventSecs,
+        now: Now,
+        out: &mut Effects,
+    ) {
         if !self.pending.waits() {
             return;
         }
@@ -94,7 +102,14 @@ impl Engine {
         }
     }
 
-    fn on_anomalous(&mut self, client: Client, request: &Request<'_>, evidence: Box<Evidence>, now: Now, out: &mut Effects) {
+    fn on_anomalous(
+        &mut self,
+        client: Client,
+        request: &Request<'_>,
+        evidence: Box<Evidence>,
+        now: Now,
+        out: &mut Effects,
+    ) {
         let bannable = match self.allowlist.admit(client, self.settings.ipv6_prefix) {
             Ok(bannable) => bannable,
             Err(entry) => {
@@ -119,7 +134,13 @@ impl Engine {
     }
 
     /// One offence: asks the blast radius, counts it, bans for the ladder's term.
-    pub(super) fn offend(&mut self, bannable: BannableClient, evidence: Box<Evidence>, now: Now, out: &mut Effects) {
+    pub(super) fn offend(
+        &mut self,
+        bannable: BannableClient,
+        evidence: Box<Evidence>,
+        now: Now,
+        out: &mut Effects,
+    ) {
         let client = bannable.client();
         if self.ledger.len() >= self.settings.max_bans {
             let because = format!("the ledger is full ({} bans): raise [ban] max_bans", self.ledger.len());
@@ -128,7 +149,10 @@ impl Engine {
         match self.blast.permit(self.detector.active_clients(), now) {
             Permit::Granted => {}
             Permit::Resumed => {
-                out.announce(Notice::BlastRadius { stopped: false, reason: "bans are within the limits again".to_owned() });
+                out.announce(Notice::BlastRadius {
+                    stopped: false,
+                    reason: "bans are within the limits again".to_owned(),
+                });
             }
             Permit::Stopped(reason) => {
                 out.announce(Notice::BlastRadius { stopped: true, reason: reason.clone() });
@@ -159,8 +183,13 @@ impl Engine {
         if let Ok(bannable) = self.allowlist.admit(network, self.settings.ipv6_prefix) {
             let offence = self.ledger.add_offence(network, now);
             let ends = self.ledger.backoff().term(offence).ends(now);
-            let reason = Some(format!("{banned} of its clients were banned; {clean} clean clients are inside"));
-            self.ban(NewBan { client: bannable, ends, offence, rule: Rule::Network, reason, evidence: None }, now, out);
+            let reason =
+                Some(format!("{banned} of its clients were banned; {clean} clean clients are inside"));
+            self.ban(
+                NewBan { client: bannable, ends, offence, rule: Rule::Network, reason, evidence: None },
+                now,
+                out,
+            );
         }
     }
 

@@ -99,7 +99,13 @@ pub struct SavedBan {
 
 impl Engine {
     /// An engine that has seen nothing. `seed` spreads hash tables; `next_serial` goes on from an earlier run (1 at first).
-    pub fn new(settings: Settings, policy: Policy, allowlist: Allowlist, next_serial: u64, seed: u64) -> Engine {
+    pub fn new(
+        settings: Settings,
+        policy: Policy,
+        allowlist: Allowlist,
+        next_serial: u64,
+        seed: u64,
+    ) -> Engine {
         Engine {
             detector: Detector::new(policy, settings.ipv6_prefix, seed),
             ledger: Ledger::new(settings.backoff.clone(), settings.ipv6_prefix, next_serial),
@@ -163,7 +169,12 @@ impl Engine {
             Err(entry) => {
                 let reason = action::LiftReason::Allowed;
                 out.persist(Record::Lifted { client, serial, at_ms: now.wall_ms, reason });
-                out.announce(Notice::Protected { client, network: entry.network, reason: entry.reason, evidence: None });
+                out.announce(Notice::Protected {
+                    client,
+                    network: entry.network,
+                    reason: entry.reason,
+                    evidence: None,
+                });
             }
         }
         out.into_actions()

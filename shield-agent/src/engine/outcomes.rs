@@ -35,7 +35,14 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_activity(&mut self, client: Client, serial: u64, packets: u64, now: Now, out: &mut Effects) {
+    pub(super) fn on_activity(
+        &mut self,
+        client: Client,
+        serial: u64,
+        packets: u64,
+        now: Now,
+        out: &mut Effects,
+    ) {
         let Some(ban) = self.ledger.get(client).copied().filter(|ban| ban.serial == serial) else { return };
         let requests = self.leaks.take_due(client);
         if requests > 0 {

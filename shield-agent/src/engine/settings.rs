@@ -33,7 +33,6 @@ pub struct Settings {
     pub verify_search_engines: Switch,
 }
 
-
 /// The blast-radius limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlastLimits {

@@ -29,12 +29,13 @@ impl Engine {
         for change in self.detector.tick(now.wall_secs()) {
             out.announce(global_notice(change));
         }
-        self.expire(now, out);
-        self.sample(now, out);
-        self.settle_awaiting(now, out);
+        // Retries first: what this tick itself begins to lift is not ordered twice.
         if self.second_passed(now) {
             self.each_second(now, out);
         }
+        self.expire(now, out);
+        self.sample(now, out);
+        self.settle_awaiting(now, out);
     }
 
     /// Whether there is more to expire right now than one tick does.
@@ -126,9 +127,11 @@ impl Engine {
 
 fn global_notice(change: GlobalChange) -> Notice {
     match change {
-        GlobalChange::Started { condition, rate, mean, stddev } => {
+        GlobalChange::Started { condition, rate, mean, stddev, .. } => {
             Notice::GlobalAnomalyStarted { condition, rate, mean, stddev }
         }
-        GlobalChange::Ended { rate, mean, lasted_secs } => Notice::GlobalAnomalyEnded { rate, mean, lasted_secs },
+        GlobalChange::Ended { rate, mean, lasted_secs, .. } => {
+            Notice::GlobalAnomalyEnded { rate, mean, lasted_secs }
+        }
     }
 }
