@@ -4,6 +4,8 @@
 //! ([`residue`]). Everything here needs root; a missing tool is a failure that names it, never a silent skip.
 //! The bodies of `cargo xtask lab` and of the benchmarks are the binaries of this crate (`src/bin/`).
 
+#![expect(clippy::print_stderr, reason = "a test's clean-up can only tell the one who watches it")]
+
 pub mod bpffs;
 pub mod command;
 pub mod http;

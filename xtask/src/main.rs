@@ -1,3 +1,80 @@
-//! Shield's development commands: `cargo xtask VERB`.
+//! Shield's development commands: `cargo xtask VERB`. One file a verb; CI calls the same verbs.
 
-fn main() {}
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a developer's tool: printing is its interface"
+)]
+
+mod bench;
+mod build;
+mod build_ebpf;
+mod build_page;
+mod check;
+mod dist;
+mod lab;
+mod needs;
+mod purity;
+mod run;
+mod setup;
+mod sh;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Shield's development commands")]
+struct CommandLine {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what building and testing need; says each step first, and changes nothing that is there
+    Setup,
+    /// Build the XDP program
+    BuildEbpf(build_ebpf::Arguments),
+    /// Build everything: XDP program, page, and the agent with both embedded
+    Build(build::Arguments),
+    /// Build, then run the agent on this machine as root
+    Run(run::Arguments),
+    /// Format, lints, engine purity, dependency rules, page types
+    Check,
+    /// Install what is missing, build, then run every test: unit, property, privileged, browser
+    Test(test::Arguments),
+    /// Show the whole story in disposable network namespaces: traffic, attack, ban, expiry
+    Lab(lab::Arguments),
+    /// Measure: xdp, enforce, detect, ingest, latency or api; prints a table, or JSON lines with --json
+    Bench(bench::Arguments),
+    /// Build the Debian package and its checksum into target/dist
+    Dist,
+}
+
+fn main() -> ExitCode {
+    match run(CommandLine::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    std::env::set_current_dir(sh::root_folder())?;
+    match verb {
+        Verb::Setup => setup::run(),
+        Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+        Verb::Build(arguments) => build::run(&arguments),
+        Verb::Run(arguments) => run::run(&arguments),
+        Verb::Check => check::run(),
+        Verb::Test(arguments) => test::run(&arguments),
+        Verb::Lab(arguments) => lab::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Dist => dist::run(),
+    }
+}

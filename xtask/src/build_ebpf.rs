@@ -1,0 +1,98 @@
+//! `cargo xtask build-ebpf`: compiles `shield-ebpf` for the kernel's BPF target.
+//!
+//! That target has no prebuilt `core`, so the compiler must come with the standard library's source. Two routes, the
+//! first that is there is taken: a rustup nightly with rust-src, or the distribution's own rustc with its source.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::needs::Purpose;
+use crate::{setup, sh};
+
+/// What `build-ebpf` can be told.
+#[derive(Args)]
+pub struct Arguments {
+    /// Optimise (always done: the kernel's verifier refuses much unoptimised code)
+    #[arg(long)]
+    release: bool,
+}
+
+/// A compiler that can build `core` for the BPF target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Route {
+    /// `cargo +nightly`.
+    Nightly,
+    /// Our cargo with this compiler, which is told to allow unstable features.
+    Distribution(PathBuf),
+}
+
+/// Installs what it needs, then builds.
+///
+/// # Errors
+/// As for [`build`].
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let Arguments { release: _ } = arguments;
+    setup::ensure(Purpose::Build)?;
+    build()
+}
+
+/// Builds the XDP program.
+///
+/// # Errors
+/// When no compiler can do it (the message says how to get one), and when it does not compile.
+pub fn build() -> Result<()> {
+    sh::run(cargo()?.args(["build", "--release"]).args(TARGET))
+}
+
+/// Format and lints of the XDP program.
+///
+/// # Errors
+/// As for [`build`], and when a lint fires.
+pub fn check() -> Result<()> {
+    sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", "shield-ebpf/Cargo.toml"]))
+}
+
+const TARGET: &[&str] = &["-Z", "build-std=core", "--target", "bpfel-unknown-none"];
+
+fn cargo() -> Result<Command> {
+    let mut cargo = match route()? {
+        Route::Nightly => {
+            let mut cargo = Command::new("cargo");
+            cargo.arg("+nightly").env_remove("RUSTC");
+            cargo
+        }
+        Route::Distribution(rustc) => {
+            let mut cargo = sh::cargo();
+            cargo.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+            cargo
+        }
+    };
+    let flags = ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+    // Encoded, so that the developer's own RUSTFLAGS, meant for the host, stay out.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTUP_TOOLCHAIN");
+    cargo.current_dir(sh::root_folder().join("shield-ebpf"));
+    Ok(cargo)
+}
+
+fn route() -> Result<Route> {
+    if has_source(sh::ask("rustc", &["+nightly", "--print", "sysroot"])) {
+        return Ok(Route::Nightly);
+    }
+    let distribution = Path::new("/usr/bin/rustc");
+    if has_source(sh::ask("/usr/bin/rustc", &["--print", "sysroot"])) {
+        return Ok(Route::Distribution(distribution.to_owned()));
+    }
+    bail!(
+        "no compiler here can build for BPF. Either\n  rustup toolchain install nightly --component rust-src\nor, on \
+         Debian,\n  cargo xtask setup"
+    )
+}
+
+fn has_source(sysroot: Option<String>) -> bool {
+    sysroot.is_some_and(|folder| {
+        Path::new(&folder).join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
+    })
+}

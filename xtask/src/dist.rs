@@ -1,0 +1,96 @@
+//! `cargo xtask dist`: the Debian package, with its checksum beside it.
+//!
+//! The files of the package are those of `packaging/`; where each goes is the table below, which `packaging/install.sh`
+//! follows for machines without dpkg.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::build::{self, Profile};
+use crate::needs::Purpose;
+use crate::{setup, sh};
+
+/// File of the source tree, place on the machine, mode.
+const FILES: &[(&str, &str, &str)] = &[
+    ("packaging/shield.service", "usr/lib/systemd/system/shield.service", "0644"),
+    ("packaging/sysusers.conf", "usr/lib/sysusers.d/shield.conf", "0644"),
+    ("packaging/tmpfiles.conf", "usr/lib/tmpfiles.d/shield.conf", "0644"),
+    ("packaging/logrotate", "etc/logrotate.d/shield", "0644"),
+    ("packaging/shield.toml", "etc/shield/shield.toml", "0640"),
+    ("README.md", "usr/share/doc/shield/README.md", "0644"),
+    ("CHANGELOG.md", "usr/share/doc/shield/CHANGELOG.md", "0644"),
+    ("LICENSE-MIT", "usr/share/doc/shield/LICENSE-MIT", "0644"),
+    ("LICENSE-APACHE", "usr/share/doc/shield/LICENSE-APACHE", "0644"),
+    ("packaging/debian/postinst", "DEBIAN/postinst", "0755"),
+    ("packaging/debian/prerm", "DEBIAN/prerm", "0755"),
+    ("packaging/debian/postrm", "DEBIAN/postrm", "0755"),
+    ("packaging/debian/conffiles", "DEBIAN/conffiles", "0644"),
+];
+
+/// Builds the package and prints where it is.
+///
+/// # Errors
+/// Where the build fails, or dpkg-deb is missing.
+pub fn run() -> Result<()> {
+    if sh::find("dpkg-deb").is_none() {
+        bail!(
+            "there is no dpkg-deb here: build with `cargo xtask build` and install with packaging/install.sh"
+        );
+    }
+    setup::ensure(Purpose::Build)?;
+    let agent = build::everything(Profile::Release)?;
+    let package = package(&agent)?;
+    println!("{}", package.display());
+    Ok(())
+}
+
+fn package(agent: &Path) -> Result<PathBuf> {
+    let architecture =
+        sh::ask("dpkg", &["--print-architecture"]).context("asked dpkg for the architecture")?;
+    let name = format!("shield_{}_{architecture}", env!("CARGO_PKG_VERSION"));
+    let dist = build::target_folder().join("dist");
+    let tree = dist.join(&name);
+    if tree.exists() {
+        std::fs::remove_dir_all(&tree).with_context(|| format!("removed the last {}", tree.display()))?;
+    }
+    let agent = agent.to_str().context("the path of the agent is not UTF-8")?;
+    sh::run(&mut install(&["--strip"], "0755", agent, &tree.join("usr/bin/shield-agent")))?;
+    for (source, place, mode) in FILES {
+        sh::run(&mut install(&[], mode, source, &tree.join(place)))?;
+    }
+    let control = control(&architecture);
+    std::fs::write(tree.join("DEBIAN/control"), control).context("wrote the package's control file")?;
+    let package = dist.join(format!("{name}.deb"));
+    sh::run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&package))?;
+    let checksum = sh::ask("sha256sum", &[&package.to_string_lossy()]).context("ran sha256sum")?;
+    let sum = checksum.split_whitespace().next().context("sha256sum printed nothing")?;
+    let sums = dist.join("SHA256SUMS");
+    std::fs::write(&sums, format!("{sum}  {name}.deb\n"))
+        .with_context(|| format!("wrote {}", sums.display()))?;
+    Ok(package)
+}
+
+fn install(flags: &[&str], mode: &str, source: &str, place: &Path) -> Command {
+    let mut command = Command::new("install");
+    command.args(["-D", "-m", mode]).args(flags).arg(source).arg(place);
+    command
+}
+
+fn control(architecture: &str) -> String {
+    format!(
+        "Package: shield\n\
+         Version: {}\n\
+         Architecture: {architecture}\n\
+         Maintainer: The Shield maintainers <shield@example.invalid>\n\
+         Section: admin\n\
+         Priority: optional\n\
+         Depends: libc6, libgcc-s1\n\
+         Recommends: iptables, ipset\n\
+         Description: drops the packets of clients that attack a web server\n \
+         Reads nginx's access log as it is written, learns what this server's traffic looks like, and drops\n \
+         attackers in iptables and in XDP, with bans that end by themselves.\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}

@@ -1,0 +1,26 @@
+//! `cargo xtask run`: builds, then runs the agent on this machine as root.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::build::{self, Profile};
+use crate::needs::Purpose;
+use crate::{setup, sh};
+
+/// What `run` can be told.
+#[derive(Args)]
+pub struct Arguments {
+    /// For `shield-agent run`, for instance --log /var/log/nginx/access.log --dry-run
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    agent: Vec<String>,
+}
+
+/// Builds and runs until the agent ends.
+///
+/// # Errors
+/// When the build fails, without root and sudo, and when the agent ends with an error.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    setup::ensure(Purpose::Build)?;
+    let agent = build::everything(Profile::Release)?;
+    sh::run_for_output(sh::as_root(agent)?.arg("run").args(&arguments.agent))
+}

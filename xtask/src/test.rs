@@ -1,0 +1,133 @@
+//! `cargo xtask test`: installs what is missing, builds everything, runs every test there is, and ends with one line
+//! that sums them up in cargo's own words.
+
+use std::io::{BufRead as _, BufReader, IsTerminal as _};
+use std::ops::AddAssign;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::build::{self, Profile};
+use crate::needs::Purpose;
+use crate::{setup, sh};
+
+/// What `test` can be told.
+#[derive(Args)]
+pub struct Arguments {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+/// Runs them all; a failing test does not keep the others from running.
+///
+/// # Errors
+/// When something cannot be installed or built, and when any test failed.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let started = Instant::now();
+    setup::ensure(Purpose::Test)?;
+    build::everything(Profile::Dev)?;
+    let mut totals = Totals::default();
+    let plain = cargo_test(sh::cargo(), &[], arguments, &mut totals)?;
+    let privileged = sh::cargo_as_root(&[])?;
+    let privileged = cargo_test(privileged, &["--package", "shield-tests"], arguments, &mut totals)?;
+    let is_good = plain && privileged && totals.failed == 0;
+    println!("\n{}", totals.line(is_good, started.elapsed().as_secs_f64()));
+    if !is_good {
+        bail!("tests failed");
+    }
+    Ok(())
+}
+
+/// Runs `cargo test` with these arguments, shows what it prints, and adds up its results. Returns whether it succeeded.
+fn cargo_test(
+    mut cargo: Command,
+    which: &[&str],
+    arguments: &Arguments,
+    totals: &mut Totals,
+) -> Result<bool> {
+    cargo.args(["test", "--no-fail-fast"]).args(which).args(&arguments.filter);
+    if std::io::stdout().is_terminal() {
+        cargo.args(["--", "--color", "always"]);
+    }
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("started cargo test")?;
+    let output = child.stdout.take().expect("the output was asked for as a pipe");
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("read what cargo test prints")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        if let Some(result) = Totals::parse(&line) {
+            *totals += result;
+        }
+    }
+    Ok(child.wait().context("waited for cargo test")?.success())
+}
+
+/// What a `test result:` line of libtest counts.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    filtered_out: u64,
+}
+
+impl Totals {
+    fn parse(line: &str) -> Option<Self> {
+        let counts = line.strip_prefix("test result: ")?;
+        let count = |what: &str| {
+            counts
+                .split([';', '.'])
+                .find_map(|part| part.trim().strip_suffix(what)?.trim().parse::<u64>().ok())
+        };
+        Some(Self {
+            passed: count("passed")?,
+            failed: count("failed")?,
+            ignored: count("ignored")?,
+            filtered_out: count("filtered out")?,
+        })
+    }
+
+    fn line(self, is_good: bool, secs: f64) -> String {
+        let Self { passed, failed, ignored, filtered_out } = self;
+        let word = if is_good { "ok" } else { "FAILED" };
+        format!(
+            "test result: {word}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; \
+             {filtered_out} filtered out; finished in {secs:.2}s"
+        )
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.filtered_out += other.filtered_out;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closing_line_reads_like_libtests_and_is_read_back() {
+        let totals = Totals { passed: 12, failed: 1, ignored: 2, filtered_out: 3 };
+        let line = totals.line(false, 61.5);
+        assert_eq!(
+            line,
+            "test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 3 filtered out; finished in 61.50s"
+        );
+        assert_eq!(Totals::parse(&line), Some(totals));
+    }
+
+    #[test]
+    fn coloured_and_plain_results_count_and_other_lines_do_not() {
+        let coloured = "test result: \u{1b}[32mok\u{1b}(B\u{1b}[m. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered \
+                        out; finished in 0.21s";
+        assert_eq!(Totals::parse(coloured).map(|totals| totals.passed), Some(4));
+        assert_eq!(Totals::parse("test engine::ok ... ok"), None);
+    }
+}
