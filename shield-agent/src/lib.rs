@@ -6,3 +6,4 @@
 pub mod clock;
 pub mod enforce;
 pub mod engine;
+pub mod source;
