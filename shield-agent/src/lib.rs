@@ -7,3 +7,4 @@ pub mod clock;
 pub mod enforce;
 pub mod engine;
 pub mod source;
+pub mod host;

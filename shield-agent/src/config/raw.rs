@@ -1,0 +1,261 @@
+//! The configuration file as it is written. Every key is optional; a key that is not here is refused.
+//!
+//! Nothing is checked or defaulted here: that is `mod.rs`, once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::span::{Span, TermSpan};
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawConfig {
+    /// `[agent]`
+    pub agent: RawAgent,
+    /// `[[source]]`
+    pub source: Vec<RawSource>,
+    /// `[detect]`
+    pub detect: RawDetect,
+    /// `[ban]`
+    pub ban: RawBan,
+    /// `[allow]`
+    pub allow: RawAllow,
+    /// `[iptables]`
+    pub iptables: RawIptables,
+    /// `[xdp]`
+    pub xdp: RawXdp,
+    /// `[page]`
+    pub page: RawPage,
+    /// `[slack]`
+    pub slack: RawHook,
+    /// `[webhook]`
+    pub webhook: RawHook,
+    /// `[audit]`
+    pub audit: RawAudit,
+}
+
+/// `[agent]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawAgent {
+    /// Where the database and the token lie.
+    pub state_dir: Option<PathBuf>,
+    /// The control socket.
+    pub socket: Option<PathBuf>,
+    /// The group that may use the control socket.
+    pub group: Option<String>,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter.
+    pub log: Option<String>,
+}
+
+/// `[[source]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawSource {
+    /// A file, a pattern (`*`), or a folder.
+    pub path: Option<PathBuf>,
+    /// A Unix datagram socket to create, for nginx's `access_log syslog:server=unix:…`.
+    pub syslog: Option<PathBuf>,
+    /// Read standard input.
+    pub stdin: Option<bool>,
+    /// `auto`, `json`, `combined` or `common`.
+    pub format: Option<String>,
+    /// Names of the JSON fields.
+    pub fields: Option<RawFields>,
+    /// The JSON field with a proxy chain (`X-Forwarded-For`), read from the right.
+    pub forwarded_field: Option<String>,
+    /// Where to begin at the first start: `end`, `beginning`, or a span such as `10m` to catch up on.
+    pub start: Option<String>,
+    /// The same as `start` with a span.
+    pub catch_up: Option<Span>,
+    /// Longer lines are skipped and counted.
+    pub max_line_bytes: Option<usize>,
+}
+
+/// `[source.fields]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawFields {
+    /// The client's address.
+    pub source_ip: Option<String>,
+    /// The time.
+    pub timestamp: Option<String>,
+    /// The method.
+    pub method: Option<String>,
+    /// The path.
+    pub path: Option<String>,
+    /// The status.
+    pub status: Option<String>,
+    /// The answer's size.
+    pub response_size: Option<String>,
+}
+
+/// `[detect]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawDetect {
+    /// `default` or `classic`.
+    pub profile: Option<String>,
+    /// `adaptive` or `classic`.
+    pub reference: Option<String>,
+    /// Clients kept at most.
+    pub max_clients: Option<usize>,
+    /// Only floods are banned before this much was seen.
+    pub warm_up: Option<Span>,
+    /// Seconds an hour slot needs.
+    pub baseline_min_samples: Option<u32>,
+    /// After so long a changed level is accepted.
+    pub max_freeze: Option<Span>,
+    /// Statuses that are no errors.
+    pub not_errors: Option<Vec<u16>>,
+    /// A live line further away from the wall clock is counted at the wall clock.
+    pub max_clock_skew: Option<Span>,
+    /// `[detect.z_score]`
+    pub z_score: RawRule,
+    /// `[detect.rate_multiplier]`
+    pub rate_multiplier: RawRule,
+    /// `[detect.tightening]`
+    pub tightening: RawRule,
+    /// `[detect.flood]`
+    pub flood: RawRule,
+    /// `[detect.error_surge]`
+    pub error_surge: toml::Table,
+    /// `[detect.probing]`
+    pub probing: toml::Table,
+    /// `[detect.behaviour]`
+    pub behaviour: toml::Table,
+}
+
+/// A rule on the rate.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRule {
+    /// Whether it is on.
+    pub enabled: Option<bool>,
+    /// `z_score`: standard deviations.
+    pub threshold: Option<f64>,
+    /// `rate_multiplier`: times the mean.
+    pub multiplier: Option<f64>,
+    /// Requests in the window below which it is not asked.
+    pub min_requests: Option<u32>,
+    /// `tightening`: a client's error rate above so many times the baseline's tightens.
+    pub error_rate_multiplier: Option<f64>,
+    /// `tightening`: what the thresholds are multiplied by.
+    pub factor: Option<f64>,
+    /// `flood`: requests per second.
+    pub rate: Option<f64>,
+    /// `flood`: for so long.
+    pub sustained: Option<Span>,
+}
+
+/// `[ban]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawBan {
+    /// The ladder.
+    pub terms: Option<Vec<TermSpan>>,
+    /// Offences are forgotten after this long without a ban.
+    pub forget_after: Option<Span>,
+    /// Prefix length of an IPv6 client.
+    pub ipv6_prefix: Option<u8>,
+    /// Bans held at most.
+    pub max_bans: Option<usize>,
+    /// Blast radius: share of the clients active in 10 min.
+    pub max_share: Option<f64>,
+    /// Blast radius: bans in 10 min that are always allowed.
+    pub always_allowed: Option<usize>,
+    /// Blast radius: bans a minute.
+    pub max_bans_per_minute: Option<usize>,
+    /// `off`, `term` or `next`.
+    pub extend: Option<String>,
+    /// Packets per second from which a flood still comes.
+    pub extend_from_packets_per_sec: Option<f64>,
+    /// A banned client's requests are a leak after this long.
+    pub leak_grace: Option<Span>,
+    /// `off`, `propose` or `ban`.
+    pub networks: Option<String>,
+    /// So many banned clients of one network…
+    pub network_clients: Option<usize>,
+    /// …within this long.
+    pub network_within: Option<Span>,
+}
+
+/// `[allow]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawAllow {
+    /// Never banned.
+    pub networks: Option<Vec<IpNet>>,
+    /// Proxies in front of the web server.
+    pub trusted_proxies: Option<Vec<IpNet>>,
+    /// Whether search engines, verified by DNS, are spared.
+    pub search_engines: Option<bool>,
+}
+
+/// `[iptables]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawIptables {
+    /// `on`, `off` or `required`.
+    pub mode: Option<String>,
+    /// `auto`, `rules` or `ipset`.
+    pub backend: Option<String>,
+    /// `auto` moves to sets beyond so many bans.
+    pub max_rules: Option<usize>,
+    /// Further chains to jump from: `FORWARD`, `DOCKER-USER`; `auto` finds out.
+    pub hooks: Option<Vec<String>>,
+}
+
+/// `[xdp]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawXdp {
+    /// `on`, `off` or `required`.
+    pub mode: Option<String>,
+    /// Interface names; `default` (the default route's) or `all` (physical ones).
+    pub interfaces: Option<Vec<String>>,
+    /// `auto`, `native` or `generic`.
+    pub attach: Option<String>,
+    /// IPv4 bans held at most.
+    pub max_bans_ipv4: Option<u32>,
+    /// IPv6 bans held at most.
+    pub max_bans_ipv6: Option<u32>,
+    /// Where the pins lie.
+    pub pin_dir: Option<PathBuf>,
+}
+
+/// `[page]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawPage {
+    /// Whether there is a page.
+    pub enabled: Option<bool>,
+    /// Where it listens.
+    pub listen: Option<SocketAddr>,
+    /// Host names it answers to, besides loopback's.
+    pub hosts: Option<Vec<String>>,
+}
+
+/// `[slack]`, `[webhook]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHook {
+    /// A file with the URL.
+    pub url_file: Option<PathBuf>,
+    /// An environment variable with the URL.
+    pub url_env: Option<String>,
+    /// A systemd credential with the URL.
+    pub url_credential: Option<String>,
+}
+
+/// `[audit]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawAudit {
+    /// The file.
+    pub path: Option<PathBuf>,
+}
