@@ -38,9 +38,9 @@ impl Engine {
         self.settle_awaiting(now, out);
     }
 
-    /// Whether there is more to expire right now than one tick does.
-    pub fn has_more_to_expire(&self, now: Now) -> bool {
-        self.ledger.next_deadline().is_some_and(|at| at <= now.boot_ms)
+    /// The next moment on the boot clock at which a tick has something to do, besides every second.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.ledger.next_deadline()
     }
 
     fn expire(&mut self, now: Now, out: &mut Effects) {

@@ -1,0 +1,178 @@
+//! The one interpreter of the engine's actions: store (committed) -> enforcers -> audit, Slack, webhook, live page.
+//!
+//! Jobs that tell the kernel to drop somebody, and commands that somebody waits for, overtake the bulk (expiries of
+//! 100,000 bans, positions, lifted outcomes): serial numbers make that safe, see `engine::ledger`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::enforce::interpreter::Interpreter;
+use crate::engine::action::{Action, Notice, Order, Record, Reply};
+use crate::notify::Notifier;
+use crate::owner::{Handle, Message};
+use crate::store::writer::Writer;
+
+/// Bulk records committed in one transaction at most, so that a ban never waits long for the one before it.
+const BULK_RECORDS: usize = 2_000;
+/// How long the performer sleeps at most when there is nothing to do.
+const IDLE: Duration = Duration::from_millis(1_000);
+
+/// The actions of one event, with what belongs to them.
+pub struct Job {
+    /// What to do, in order.
+    pub actions: Vec<Action>,
+    /// The networks that must get through, when the allowlist changed.
+    pub exempt: Option<Vec<IpNet>>,
+    /// Who waits for the reply.
+    pub answer: Option<oneshot::Sender<Reply>>,
+}
+
+impl Job {
+    fn is_urgent(&self) -> bool {
+        self.answer.is_some() || self.actions.iter().any(|a| matches!(a, Action::Enforce(Order::Ban { .. })))
+    }
+}
+
+/// Takes notices to the live page.
+pub type Publish = Box<dyn FnMut(&Notice) + Send>;
+
+/// Performs actions. Owns the store's writing end and the notifier.
+pub struct Performer {
+    /// The store's writing end.
+    pub writer: Writer,
+    /// Told what to drop.
+    pub interpreter: Arc<Interpreter>,
+    /// Audit, Slack, webhook.
+    pub notifier: Notifier,
+    /// The live page.
+    pub publish: Publish,
+    /// Where the store's own state is reported.
+    pub owner: Handle,
+}
+
+impl Performer {
+    /// Runs until every sender of jobs is gone, then finishes what is queued and closes the store.
+    pub fn run(mut self, jobs: &Receiver<Job>) {
+        let (mut urgent, mut bulk) = (VecDeque::new(), VecDeque::new());
+        let mut open = true;
+        while open || !urgent.is_empty() || !bulk.is_empty() {
+            if urgent.is_empty() && bulk.is_empty() {
+                open = self.wait(jobs, &mut urgent, &mut bulk);
+            }
+            jobs.try_iter().for_each(|job| sort_in(job, &mut urgent, &mut bulk));
+            self.perform(next(&mut urgent, &mut bulk));
+        }
+        if let Err(error) = self.writer.finish(clock::now()) {
+            tracing::error!("the store was not closed cleanly: {error:#}");
+        }
+    }
+
+    /// Waits for a job or until the store has work of its own; `false` when no more jobs can come.
+    fn wait(&mut self, jobs: &Receiver<Job>, urgent: &mut VecDeque<Job>, bulk: &mut VecDeque<Job>) -> bool {
+        let now = clock::now();
+        if let Some(report) = self.writer.work(now) {
+            self.owner.say(Message::Part(report));
+        }
+        let until_work = Duration::from_millis(self.writer.next_work_ms().saturating_sub(now.boot_ms));
+        match jobs.recv_timeout(IDLE.min(until_work.max(Duration::from_millis(10)))) {
+            Ok(job) => sort_in(job, urgent, bulk),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        true
+    }
+
+    fn perform(&mut self, jobs: Vec<Job>) {
+        let (mut records, mut orders, mut notices, mut replies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut exempt = None;
+        for mut job in jobs {
+            exempt = job.exempt.take().or(exempt);
+            for action in job.actions {
+                match action {
+                    Action::Persist(record) => records.push(record),
+                    Action::Enforce(order) => orders.push(order),
+                    Action::Announce(notice) => notices.push(notice),
+                    Action::Reply(_, reply) => replies.extend(job.answer.take().map(|answer| (answer, reply))),
+                    Action::VerifyBot { .. } => {}
+                }
+            }
+        }
+        self.commit(records);
+        if let Some(networks) = exempt {
+            self.interpreter.set_exempt(networks);
+        }
+        if !orders.is_empty() {
+            self.interpreter.submit(orders);
+        }
+        for (answer, reply) in replies {
+            // Whoever asked may have gone away.
+            let _ = answer.send(reply);
+        }
+        notices.iter().for_each(|notice| self.announce(notice));
+    }
+
+    /// Commits, or keeps the records until the store works again: a ban that cannot be saved is still enforced, its
+    /// end is in the kernel, and the store's state says that it is not saved.
+    fn commit(&mut self, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
+        if let Some(report) = self.writer.commit(records, clock::now()).report {
+            self.owner.say(Message::Part(report));
+        }
+    }
+
+    fn announce(&mut self, notice: &Notice) {
+        self.notifier.notify(notice, clock::now());
+        (self.publish)(notice);
+    }
+}
+
+fn sort_in(job: Job, urgent: &mut VecDeque<Job>, bulk: &mut VecDeque<Job>) {
+    if job.is_urgent() { urgent.push_back(job) } else { bulk.push_back(job) }
+}
+
+/// Everything urgent, or a bounded piece of the bulk.
+fn next(urgent: &mut VecDeque<Job>, bulk: &mut VecDeque<Job>) -> Vec<Job> {
+    if !urgent.is_empty() {
+        return urgent.drain(..).collect();
+    }
+    let mut piece = Vec::new();
+    let mut size = 0;
+    while size < BULK_RECORDS
+        && let Some(job) = bulk.pop_front()
+    {
+        size += job.actions.len();
+        piece.push(job);
+    }
+    piece
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::action::Totals;
+
+    fn bulk_job(size: usize) -> Job {
+        let actions = (0..size).map(|_| Action::Persist(Record::Totals(Totals::default()))).collect();
+        Job { actions, exempt: None, answer: None }
+    }
+
+    #[test]
+    fn what_somebody_waits_for_overtakes_the_bulk() {
+        let (mut urgent, mut bulk) = (VecDeque::new(), VecDeque::new());
+        for _ in 0..100 {
+            sort_in(bulk_job(1_000), &mut urgent, &mut bulk);
+        }
+        let (answer, _answered) = oneshot::channel();
+        sort_in(Job { answer: Some(answer), ..bulk_job(1) }, &mut urgent, &mut bulk);
+        assert_eq!(next(&mut urgent, &mut bulk).len(), 1);
+        assert_eq!(next(&mut urgent, &mut bulk).len(), 2, "the bulk goes on in pieces");
+    }
+}
