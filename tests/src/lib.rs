@@ -6,7 +6,12 @@
 
 #![expect(clippy::print_stderr, reason = "a test's clean-up can only tell the one who watches it")]
 
+pub mod agent;
 pub mod bpffs;
 pub mod command;
 pub mod http;
 pub mod netns;
+pub mod nginx;
+pub mod residue;
+pub mod traffic;
+pub mod wait;

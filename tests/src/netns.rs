@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
@@ -83,6 +84,20 @@ impl Namespace {
                 inside()
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// As [`Namespace::enter`], on a thread of its own that goes on after this returns. Join it before the namespace is
+    /// dropped.
+    ///
+    /// # Panics
+    /// When the namespace is gone.
+    pub fn spawn(&self, inside: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+        let file = File::open(self.path()).expect("opened a namespace that this process made");
+        std::thread::spawn(move || {
+            setns(&file, CloneFlags::CLONE_NEWNET).expect("entered a namespace that this process made");
+            drop(file);
+            inside();
         })
     }
 
