@@ -8,3 +8,4 @@ pub mod enforce;
 pub mod engine;
 pub mod source;
 pub mod host;
+pub mod store;

@@ -1,0 +1,173 @@
+//! Writing: a run of records becomes one transaction.
+
+use anyhow::{Context, Result};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::boots::Boots;
+use super::rows;
+use crate::engine::action::{BanRecord, LiftReason, Record};
+use crate::engine::client::Client;
+use crate::engine::time::Now;
+
+/// Writes all of `records`, in their order, or none of them.
+pub fn commit<'a>(
+    connection: &mut Connection,
+    boots: &mut Boots,
+    records: impl Iterator<Item = &'a Record>,
+    now: Now,
+) -> Result<()> {
+    let tx = connection.transaction().context("starting to write to the database")?;
+    let boot = boots.sample(&tx, now).context("noting the time in the database")?;
+    let mut last_serial = None;
+    for record in records {
+        write(&tx, boot, record).with_context(|| format!("writing {}", describe(record)))?;
+        if let Record::Banned(ban) = record {
+            last_serial = last_serial.max(Some(ban.serial));
+        }
+    }
+    if let Some(serial) = last_serial {
+        raise_next_serial(&tx, serial + 1)?;
+    }
+    tx.commit().context("committing to the database")?;
+    boots.registered(boot);
+    Ok(())
+}
+
+fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
+    match record {
+        Record::Banned(ban) => banned(tx, boot, ban)?,
+        Record::Lifted { client, serial, at_ms, reason } => lifted(tx, *client, *serial, *at_ms, *reason)?,
+        Record::Offences { client, count, last_secs } => offences(tx, *client, *count, *last_secs)?,
+        Record::Baseline(bytes) => single(tx, "baseline", bytes)?,
+        Record::Totals(totals) => single(tx, "totals", &serde_json::to_vec(totals)?)?,
+        Record::Checkpoint(at) => {
+            tx.prepare_cached("INSERT OR REPLACE INTO checkpoints (source, position) VALUES (?1, ?2)")?
+                .execute([&at.source, &at.position])?;
+        }
+        Record::Allowed(entry) => {
+            tx.prepare_cached("INSERT OR REPLACE INTO allowed (network, reason) VALUES (?1, ?2)")?
+                .execute([&entry.network.to_string(), rows::allow_reason(entry.reason)])?;
+        }
+        Record::Disallowed(entry) => {
+            tx.prepare_cached("DELETE FROM allowed WHERE network = ?1 AND reason = ?2")?
+                .execute([&entry.network.to_string(), rows::allow_reason(entry.reason)])?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces the client's ban. A change of the same ban (the same beginning) that carries no reason or evidence keeps
+/// those it has: the engine does not hold them in memory.
+fn banned(tx: &Connection, boot: i64, ban: &BanRecord) -> Result<()> {
+    let client = ban.client.to_string();
+    let old: Option<(i64, i64, Option<String>)> = tx
+        .prepare_cached("SELECT serial, since_ms, reason FROM bans WHERE client = ?1")?
+        .query_row([&client], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let mut kept_reason = None;
+    if let Some((serial, since_ms, reason)) = old {
+        let is_change = since_ms == ban.since_ms;
+        if is_change && ban.evidence.is_none() {
+            tx.prepare_cached("UPDATE OR REPLACE evidence SET serial = ?2 WHERE serial = ?1")?
+                .execute([serial, ban.serial as i64])?;
+        } else {
+            tx.prepare_cached("DELETE FROM evidence WHERE serial = ?1")?.execute([serial])?;
+        }
+        kept_reason = reason.filter(|_| is_change);
+        tx.prepare_cached("DELETE FROM bans WHERE serial = ?1")?.execute([serial])?;
+    }
+    insert_ban(tx, boot, ban, &client, ban.reason.as_ref().or(kept_reason.as_ref()))
+}
+
+fn insert_ban(
+    tx: &Connection,
+    boot: i64,
+    ban: &BanRecord,
+    client: &str,
+    reason: Option<&String>,
+) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO bans (serial, client, since_ms, boot, end_boot_ms, end_sort_ms, offence, rule, reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .execute(params![
+        ban.serial as i64,
+        client,
+        ban.since_ms,
+        boot,
+        rows::deadline(ban.ends),
+        rows::sort_key(ban.ends),
+        ban.offence,
+        ban.rule.name(),
+        reason,
+    ])?;
+    if let Some(evidence) = &ban.evidence {
+        tx.prepare_cached("INSERT OR REPLACE INTO evidence (serial, json) VALUES (?1, ?2)")?
+            .execute(params![ban.serial as i64, serde_json::to_string(evidence)?])?;
+    }
+    Ok(())
+}
+
+/// Moves a ban to the history. A ban that was replaced by a newer one since stays: its serial number differs.
+fn lifted(
+    tx: &Connection,
+    client: Client,
+    serial: u64,
+    at_ms: i64,
+    reason: LiftReason,
+) -> rusqlite::Result<()> {
+    let serial = serial as i64;
+    tx.prepare_cached(
+        "INSERT INTO history
+             (client, serial, since_ms, lifted_ms, lift_reason, offence, rule, reason, evidence)
+         SELECT client, serial, since_ms, ?3, ?4, offence, rule, reason,
+             (SELECT json FROM evidence WHERE evidence.serial = bans.serial)
+         FROM bans WHERE serial = ?1 AND client = ?2",
+    )?
+    .execute(params![serial, client.to_string(), at_ms, rows::lift_reason(reason)])?;
+    if tx.changes() > 0 {
+        tx.prepare_cached("DELETE FROM bans WHERE serial = ?1")?.execute([serial])?;
+        tx.prepare_cached("DELETE FROM evidence WHERE serial = ?1")?.execute([serial])?;
+    }
+    Ok(())
+}
+
+fn offences(tx: &Connection, client: Client, count: u32, last_secs: i64) -> rusqlite::Result<()> {
+    let client = client.to_string();
+    if count == 0 {
+        tx.prepare_cached("DELETE FROM offences WHERE client = ?1")?.execute([client])?;
+    } else {
+        tx.prepare_cached("INSERT OR REPLACE INTO offences (client, count, last_secs) VALUES (?1, ?2, ?3)")?
+            .execute(params![client, count, last_secs])?;
+    }
+    Ok(())
+}
+
+fn single(tx: &Connection, name: &str, value: &[u8]) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT OR REPLACE INTO singles (name, value) VALUES (?1, ?2)")?
+        .execute(params![name, value])?;
+    Ok(())
+}
+
+fn raise_next_serial(tx: &Connection, next: u64) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO singles (name, value) VALUES ('next_serial', ?1)
+         ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+    )?
+    .execute([next as i64])?;
+    Ok(())
+}
+
+fn describe(record: &Record) -> String {
+    match record {
+        Record::Banned(ban) => format!("the ban of {}", ban.client),
+        Record::Lifted { client, .. } => format!("the lift of {client}"),
+        Record::Offences { client, .. } => format!("the offences of {client}"),
+        Record::Baseline(_) => "the baseline".into(),
+        Record::Checkpoint(at) => format!("the checkpoint of {}", at.source),
+        Record::Totals(_) => "the totals".into(),
+        Record::Allowed(entry) | Record::Disallowed(entry) => {
+            format!("the allowlist's entry {}", entry.network)
+        }
+    }
+}

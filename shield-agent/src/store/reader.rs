@@ -1,0 +1,263 @@
+//! The read side: what the API, the page and the command line ask, on a connection of its own that never waits for
+//! the writer nor makes it wait. Every answer is a page of bounded size.
+
+use anyhow::{Context, Result};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params_from_iter};
+use serde::{Deserialize, Serialize};
+
+use super::boots::Boots;
+use super::{Settings, Store, rows};
+use crate::engine::action::{BanRecord, LiftReason};
+use crate::engine::client::Client;
+use crate::engine::time::Now;
+use crate::engine::verdict::{Evidence, Rule};
+
+/// Rows that one answer holds at most.
+pub const MAX_PAGE: u32 = 1_000;
+
+/// Matches up to here are collected and sorted; more of them are found by walking in the sorted order, where they are
+/// then dense.
+const FEW_MATCHES: u64 = 20_000;
+
+/// The order of a list of bans.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BanSort {
+    /// Those made or changed last come first.
+    #[default]
+    Newest,
+    /// Those that end first come first; permanent ones last.
+    EndsFirst,
+    /// By the client's text.
+    Client,
+}
+
+/// Which bans to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanQuery {
+    /// Only clients whose text begins with this; an address also finds the networks that hold it.
+    pub search: Option<String>,
+    /// Only bans for this rule.
+    pub rule: Option<Rule>,
+    /// In which order.
+    #[serde(default)]
+    pub sort: BanSort,
+    /// How many to pass over.
+    #[serde(default)]
+    pub offset: u64,
+    /// How many to return, [`MAX_PAGE`] at most.
+    pub limit: u32,
+}
+
+/// One page of bans.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BanPage {
+    /// The bans, without their evidence.
+    pub bans: Vec<BanRecord>,
+    /// How many match in all.
+    pub total: u64,
+}
+
+/// A ban that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndedBan {
+    /// Its place in the history: grows with every lift. Pass it as `before` to go on from here.
+    pub id: i64,
+    /// Who.
+    pub client: Client,
+    /// The ban's serial number.
+    pub serial: u64,
+    /// Since when, wall clock, in milliseconds since the Unix epoch.
+    pub since_ms: i64,
+    /// When it ended, wall clock, in milliseconds.
+    pub lifted_ms: i64,
+    /// Why it ended.
+    pub lift_reason: LiftReason,
+    /// The client's offences then.
+    pub offence: u32,
+    /// What it was banned for.
+    pub rule: Rule,
+    /// The operator's or list's words.
+    pub reason: Option<String>,
+    /// The detector's evidence.
+    pub evidence: Option<Evidence>,
+}
+
+/// How many offences a client has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffenceCount {
+    /// How many.
+    pub count: u32,
+    /// When the last one was, or its ban ended: Unix seconds.
+    pub last_secs: i64,
+}
+
+/// A read-only connection. It can be moved to another thread, not shared between two.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+    boots: Boots,
+}
+
+impl Reader {
+    /// Reads beside an open store.
+    pub fn beside(store: &Store) -> Result<Reader> {
+        Reader::open(store.settings(), store.boots().clone())
+    }
+
+    /// Reads the database of these settings.
+    pub fn open(settings: &Settings, boots: Boots) -> Result<Reader> {
+        let path = settings.file();
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags)
+            .with_context(|| format!("opening {} for reading", path.display()))?;
+        connection.busy_timeout(std::time::Duration::from_secs(1))?;
+        connection.set_prepared_statement_cache_capacity(64);
+        connection.pragma_update(None, "cache_size", -i64::from(settings.cache_kib))?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(Reader { connection, boots })
+    }
+
+    /// One page of the bans in force.
+    pub fn bans(&self, query: &BanQuery, now: Now) -> Result<BanPage> {
+        let filter = Filter::new(query);
+        let total = self.count(&filter)?;
+        let order = match query.sort {
+            BanSort::Newest => "serial DESC",
+            BanSort::EndsFirst => "end_sort_ms, serial",
+            BanSort::Client => "client",
+        };
+        let conditions = filter.sql(total > FEW_MATCHES);
+        let sql = format!(
+            "SELECT {} FROM bans {conditions} ORDER BY {order} LIMIT {} OFFSET {}",
+            rows::BAN_COLUMNS,
+            query.limit.min(MAX_PAGE),
+            i64::try_from(query.offset).unwrap_or(i64::MAX),
+        );
+        let mut statement = self.connection.prepare(&sql)?;
+        let mut found = statement.query(params_from_iter(&filter.values))?;
+        let mut bans = Vec::new();
+        while let Some(row) = found.next().context("listing bans")? {
+            bans.push(rows::ban(row, &self.boots, now)?);
+        }
+        Ok(BanPage { bans, total })
+    }
+
+    /// One client's ban with its evidence, `None` when it has none.
+    pub fn ban(&self, client: Client, now: Now) -> Result<Option<BanRecord>> {
+        let sql = format!(
+            "SELECT {}, (SELECT json FROM evidence WHERE evidence.serial = bans.serial) FROM bans WHERE client = ?1",
+            rows::BAN_COLUMNS
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut found = statement.query([client.to_string()])?;
+        let Some(row) = found.next().with_context(|| format!("looking for the ban of {client}"))? else {
+            return Ok(None);
+        };
+        let ban = rows::ban(row, &self.boots, now)?;
+        Ok(Some(BanRecord { evidence: rows::json(row, 8)?.map(Box::new), ..ban }))
+    }
+
+    /// How many offences a client has, `None` when it has none.
+    pub fn offences(&self, client: Client) -> Result<Option<OffenceCount>> {
+        self.connection
+            .prepare_cached("SELECT count, last_secs FROM offences WHERE client = ?1")?
+            .query_row([client.to_string()], |row| {
+                Ok(OffenceCount { count: row.get(0)?, last_secs: row.get(1)? })
+            })
+            .optional()
+            .with_context(|| format!("looking for the offences of {client}"))
+    }
+
+    /// Bans that ended, the last first, older than `before` (an [`EndedBan::id`]) when it is given.
+    pub fn history(&self, before: Option<i64>, limit: u32) -> Result<Vec<EndedBan>> {
+        self.ended("id < ?1", [Value::from(before.unwrap_or(i64::MAX))], limit)
+    }
+
+    /// One client's bans that ended, the last first.
+    pub fn history_of(&self, client: Client, limit: u32) -> Result<Vec<EndedBan>> {
+        self.ended("client = ?1", [Value::from(client.to_string())], limit)
+    }
+
+    fn ended(&self, condition: &str, value: [Value; 1], limit: u32) -> Result<Vec<EndedBan>> {
+        let sql = format!(
+            "SELECT id, client, serial, since_ms, lifted_ms, lift_reason, offence, rule, reason, evidence
+             FROM history WHERE {condition} ORDER BY id DESC LIMIT {}",
+            limit.min(MAX_PAGE)
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut found = statement.query(value)?;
+        let mut ended = Vec::new();
+        while let Some(row) = found.next().context("reading the history")? {
+            ended.push(EndedBan {
+                id: row.get(0)?,
+                client: rows::client(row, 1)?,
+                serial: row.get::<_, i64>(2)? as u64,
+                since_ms: row.get(3)?,
+                lifted_ms: row.get(4)?,
+                lift_reason: rows::name(row, 5)?,
+                offence: row.get(6)?,
+                rule: rows::name(row, 7)?,
+                reason: row.get(8)?,
+                evidence: rows::json(row, 9)?,
+            });
+        }
+        Ok(ended)
+    }
+
+    fn count(&self, filter: &Filter) -> Result<u64> {
+        let sql = format!("SELECT count(*) FROM bans {}", filter.sql(false));
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows: i64 = statement.query_row(params_from_iter(&filter.values), |row| row.get(0))?;
+        Ok(rows as u64)
+    }
+}
+
+/// A query's conditions: SQL with places for `values`. A column that begins with `+` is not looked up in an index.
+struct Filter {
+    search: Option<String>,
+    rule: Option<&'static str>,
+    values: Vec<Value>,
+}
+
+impl Filter {
+    fn new(query: &BanQuery) -> Filter {
+        let mut values = Vec::new();
+        let search = query.search.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(|text| {
+            let text = text.to_ascii_lowercase();
+            values.push(Value::from(text.clone()));
+            values.push(Value::from(format!("{text}\u{7f}")));
+            let holders = networks_over(&text);
+            let places = vec!["?"; holders.len()].join(", ");
+            values.extend(holders.into_iter().map(Value::from));
+            let range = "COLUMN >= ? AND COLUMN < ?";
+            if places.is_empty() { range.to_owned() } else { format!("({range} OR COLUMN IN ({places}))") }
+        });
+        let rule = query.rule.map(|rule| {
+            values.push(Value::from(rule.name().to_owned()));
+            "COLUMN = ?"
+        });
+        Filter { search, rule, values }
+    }
+
+    /// `WHERE …`; with many matches the indices of the conditions are left alone and that of the order is used.
+    fn sql(&self, many_matches: bool) -> String {
+        let plus = if many_matches { "+" } else { "" };
+        let search = self.search.as_ref().map(|text| text.replace("COLUMN", &format!("{plus}client")));
+        let rule = self.rule.map(|text| text.replace("COLUMN", &format!("{plus}rule")));
+        let all: Vec<String> = search.into_iter().chain(rule).collect();
+        if all.is_empty() { String::new() } else { format!("WHERE {}", all.join(" AND ")) }
+    }
+}
+
+/// Every network that a whole address lies in, as clients are written; nothing when `text` is no address.
+fn networks_over(text: &str) -> Vec<String> {
+    let Ok(addr) = text.parse::<std::net::IpAddr>() else { return Vec::new() };
+    let addr = addr.to_canonical();
+    let longest = if addr.is_ipv4() { 32 } else { 128 };
+    (0..=longest)
+        .filter_map(|prefix| ipnet::IpNet::new(addr, prefix).ok())
+        .map(|net| Client::of_network(net).to_string())
+        .collect()
+}

@@ -1,0 +1,115 @@
+//! Between the engine's types and the database's columns.
+
+use anyhow::{Context, Result, anyhow};
+use rusqlite::Row;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as NameError, StrDeserializer};
+
+use super::boots::Boots;
+use crate::engine::action::{BanRecord, LiftReason};
+use crate::engine::allowlist::AllowReason;
+use crate::engine::client::Client;
+use crate::engine::time::{Ends, Now};
+
+/// The columns that [`ban`] reads, in its order.
+pub const BAN_COLUMNS: &str = "serial, client, since_ms, boot, end_boot_ms, offence, rule, reason";
+
+/// The end's place in the order of ends: after every other one when permanent.
+pub fn sort_key(ends: Ends) -> i64 {
+    match ends {
+        Ends::At { wall_ms, .. } => wall_ms,
+        Ends::Never => i64::MAX,
+    }
+}
+
+/// The end on the boot clock; `None` when permanent.
+pub fn deadline(ends: Ends) -> Option<i64> {
+    match ends {
+        Ends::At { boot_ms, .. } => Some(i64::try_from(boot_ms).unwrap_or(i64::MAX)),
+        Ends::Never => None,
+    }
+}
+
+/// A ban without its evidence, out of a row of [`BAN_COLUMNS`].
+pub fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
+    Ok(BanRecord {
+        serial: row.get::<_, i64>(0)? as u64,
+        client: client(row, 1)?,
+        since_ms: row.get(2)?,
+        ends: boots.ends(row.get(3)?, row.get(4)?, now),
+        offence: row.get(5)?,
+        rule: name(row, 6)?,
+        reason: row.get(7)?,
+        evidence: None,
+    })
+}
+
+/// The client in a column.
+pub fn client(row: &Row<'_>, column: usize) -> Result<Client> {
+    row.get_ref(column)?.as_str()?.parse().map_err(|error| anyhow!("column {column}: {error}"))
+}
+
+/// A unit variant in a column, by its name in JSON.
+pub fn name<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> Result<T> {
+    let text = row.get_ref(column)?.as_str()?;
+    let deserializer: StrDeserializer<'_, NameError> = text.into_deserializer();
+    T::deserialize(deserializer).with_context(|| format!("column {column} holds {text:?}"))
+}
+
+/// JSON in a column that may be empty.
+pub fn json<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> Result<Option<T>> {
+    let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
+    serde_json::from_str(text)
+        .map(Some)
+        .with_context(|| format!("column {column} is not the JSON it should be"))
+}
+
+/// The name of a lift's reason, as in JSON.
+pub fn lift_reason(reason: LiftReason) -> &'static str {
+    match reason {
+        LiftReason::Expired => "expired",
+        LiftReason::Operator => "operator",
+        LiftReason::Allowed => "allowed",
+    }
+}
+
+/// The name of an allowlist entry's reason, as in JSON.
+pub fn allow_reason(reason: AllowReason) -> &'static str {
+    match reason {
+        AllowReason::Configured => "configured",
+        AllowReason::Operator => "operator",
+        AllowReason::OwnAddress => "own_address",
+        AllowReason::Special => "special",
+        AllowReason::Gateway => "gateway",
+        AllowReason::Resolver => "resolver",
+        AllowReason::SshSession => "ssh_session",
+        AllowReason::TrustedProxy => "trusted_proxy",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_of_the_json() {
+        let quoted = |name: &str| format!("\"{name}\"");
+        for reason in [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed] {
+            assert_eq!(serde_json::to_string(&reason).unwrap(), quoted(lift_reason(reason)));
+        }
+        use AllowReason as A;
+        for reason in [
+            A::Configured,
+            A::Operator,
+            A::OwnAddress,
+            A::Special,
+            A::Gateway,
+            A::Resolver,
+            A::SshSession,
+            A::TrustedProxy,
+        ] {
+            assert_eq!(serde_json::to_string(&reason).unwrap(), quoted(allow_reason(reason)));
+        }
+    }
+}

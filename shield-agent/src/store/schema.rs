@@ -1,0 +1,111 @@
+//! The database's tables and how an older file becomes a newer one. Owns the SQL of the schema, nothing else.
+
+use anyhow::{Context, Result, bail};
+use rusqlite::Connection;
+
+/// Marks the file as Shield's (`PRAGMA application_id`): "SHLD" in ASCII.
+pub const APPLICATION_ID: i32 = 0x5348_4c44;
+
+/// One script a version; version n is reached by the first n scripts. Never change one that was released.
+const MIGRATIONS: [&str; 1] = [VERSION_1];
+
+/// Bans lie in the order of their serial numbers, so that new ones are appended. Evidence has a table of its own, so
+/// that the bans stay narrow: a start reads all of them and none of it.
+const VERSION_1: &str = "
+    CREATE TABLE boots (
+        id             INTEGER PRIMARY KEY,
+        boot_id        TEXT NOT NULL UNIQUE,  -- the kernel's /proc/sys/kernel/random/boot_id
+        sample_wall_ms INTEGER NOT NULL,      -- the wall clock at the last transaction of this boot
+        sample_boot_ms INTEGER NOT NULL,      -- the boot clock at the same moment
+        shift_ms       INTEGER NOT NULL       -- add to a deadline of this boot to have it on the newest boot's clock
+    );
+    CREATE TABLE bans (
+        serial       INTEGER PRIMARY KEY,
+        client       TEXT NOT NULL UNIQUE,
+        since_ms     INTEGER NOT NULL,
+        boot         INTEGER NOT NULL,        -- boots.id: whose clock end_boot_ms is on
+        end_boot_ms  INTEGER,                 -- NULL: permanent
+        end_sort_ms  INTEGER NOT NULL,        -- the end on the wall clock, 2^63-1 when permanent: for sorting only
+        offence      INTEGER NOT NULL,
+        rule         TEXT NOT NULL,
+        reason       TEXT
+    );
+    CREATE INDEX bans_by_rule ON bans (rule, client);
+    CREATE INDEX bans_by_end ON bans (end_sort_ms);
+    CREATE TABLE evidence (
+        serial INTEGER PRIMARY KEY,           -- bans.serial
+        json   TEXT NOT NULL
+    );
+    CREATE TABLE history (
+        id          INTEGER PRIMARY KEY,      -- in the order of the lifts
+        client      TEXT NOT NULL,
+        serial      INTEGER NOT NULL,
+        since_ms    INTEGER NOT NULL,
+        lifted_ms   INTEGER NOT NULL,
+        lift_reason TEXT NOT NULL,
+        offence     INTEGER NOT NULL,
+        rule        TEXT NOT NULL,
+        reason      TEXT,
+        evidence    TEXT
+    );
+    CREATE INDEX history_by_client ON history (client);
+    CREATE TABLE offences (
+        client    TEXT PRIMARY KEY,
+        count     INTEGER NOT NULL,
+        last_secs INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX offences_by_last ON offences (last_secs);
+    CREATE TABLE checkpoints (
+        source   TEXT PRIMARY KEY,
+        position TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE allowed (
+        network TEXT NOT NULL,
+        reason  TEXT NOT NULL,
+        PRIMARY KEY (network, reason)
+    ) WITHOUT ROWID;
+    CREATE TABLE singles (
+        name  TEXT PRIMARY KEY,               -- baseline, totals, next_serial
+        value BLOB NOT NULL
+    ) WITHOUT ROWID;
+";
+
+/// The version this program writes.
+pub fn newest() -> i64 {
+    MIGRATIONS.len() as i64
+}
+
+/// Brings the tables to the newest version, in one transaction. An error when the file is of a newer version, or of
+/// another program.
+pub fn migrate(connection: &mut Connection) -> Result<()> {
+    let version = version_of(connection)?;
+    if version == newest() {
+        return Ok(());
+    }
+    let tx = connection.transaction()?;
+    for (at, script) in MIGRATIONS.iter().enumerate().skip(version as usize) {
+        tx.execute_batch(script).with_context(|| format!("making version {} of the tables", at + 1))?;
+    }
+    tx.pragma_update(None, "user_version", newest())?;
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.commit().context("committing the new tables")
+}
+
+/// The version of the tables, 0 when there are none. An error when it is newer than this program, or another's file.
+pub fn version_of(connection: &Connection) -> Result<i64> {
+    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let version = number("user_version").context("reading the version of the tables")?;
+    if version > 0 && number("application_id")? != i64::from(APPLICATION_ID) {
+        bail!(
+            "this is another program's database, not Shield's: move it away or set another state directory"
+        );
+    }
+    if version > newest() {
+        let newest = newest();
+        bail!(
+            "the database was written by a newer Shield (tables of version {version}, this program knows up to \
+             {newest}): install that version again, or move the file away to start with an empty one"
+        );
+    }
+    Ok(version)
+}

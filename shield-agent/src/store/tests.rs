@@ -1,0 +1,592 @@
+//! The store against a model, a torn file, a jumping clock and a reboot.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+
+use proptest::prelude::*;
+
+use super::reader::{BanQuery, BanSort, Reader};
+use super::writer::{Kept, Writer};
+use super::*;
+use crate::engine::action::{BanRecord, LiftReason, Totals};
+use crate::engine::allowlist::{AllowReason, Allowed};
+use crate::engine::client::Client;
+use crate::engine::event::PartState;
+use crate::engine::request::Checkpoint;
+use crate::engine::time::Ends;
+use crate::engine::verdict::{Evidence, Rule};
+
+const NOW: Now = Now { wall_ms: 1_800_000_000_000, boot_ms: 5_000_000 };
+
+fn settings(dir: &Path) -> Settings {
+    Settings { dir: dir.join("state"), ..Settings::default() }
+}
+
+fn boot(name: &str) -> BootId {
+    BootId::from_text(name)
+}
+
+fn open(settings: &Settings, now: Now) -> (Store, Found) {
+    Store::open(settings, &boot("a"), now).unwrap()
+}
+
+fn client(n: u32) -> Client {
+    Client::from(std::net::Ipv4Addr::from_bits(0xcb00_7100 + n))
+}
+
+fn ban(n: u32, serial: u64, ends: Ends) -> BanRecord {
+    BanRecord {
+        client: client(n),
+        serial,
+        since_ms: NOW.wall_ms + serial as i64,
+        ends,
+        offence: n % 4,
+        rule: if n.is_multiple_of(2) { Rule::ZScore } else { Rule::Operator },
+        reason: n.is_multiple_of(3).then(|| format!("reason {n}")),
+        evidence: None,
+    }
+}
+
+fn banned(n: u32, serial: u64, ends: Ends) -> Record {
+    Record::Banned(Box::new(ban(n, serial, ends)))
+}
+
+fn lifted(n: u32, serial: u64, reason: LiftReason) -> Record {
+    Record::Lifted { client: client(n), serial, at_ms: NOW.wall_ms + 9_000, reason }
+}
+
+fn evidence() -> Box<Evidence> {
+    Box::new(Evidence {
+        rule: Rule::ZScore,
+        condition: "z-score=5.43 > threshold=2.0".into(),
+        rate: 3.72,
+        mean: 0.1,
+        stddev: 0.1,
+        z_score: 5.43,
+        threshold: 2.0,
+        tightened: false,
+        baseline: "floor".into(),
+        window_secs: 60,
+        requests: 223,
+        errors: 1,
+        measures: vec![],
+        top_paths: vec![],
+        at_secs: 1,
+    })
+}
+
+fn bans_of(store: &Store, now: Now) -> Vec<BanRecord> {
+    let mut bans = Vec::new();
+    store.for_each_ban(now, |ban| bans.push(ban)).unwrap();
+    bans
+}
+
+fn remaining(store: &Store, now: Now) -> Vec<Option<u64>> {
+    bans_of(store, now).iter().map(|ban| ban.ends.remaining_ms(now)).collect()
+}
+
+#[test]
+fn everything_comes_back_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let allowed = |net: &str| Allowed { network: net.parse().unwrap(), reason: AllowReason::Operator };
+    let first = BanRecord { evidence: Some(evidence()), ..ban(1, 7, Ends::after(NOW, 600_000)) };
+    let checkpoint = Checkpoint { source: "/var/log/x".into(), position: "{\"at\":5}".into() };
+    let totals = Totals { requests: 10, errors: 2, rejected: 1, salvaged: 0, bans: 2, lifts: 0 };
+    let (mut store, found) = open(&settings, NOW);
+    assert_eq!(found, Found::Nothing);
+    store
+        .commit(
+            &[
+                Record::Banned(Box::new(first.clone())),
+                banned(2, 8, Ends::Never),
+                Record::Offences { client: client(1), count: 3, last_secs: 99 },
+                Record::Baseline(vec![1, 2, 3]),
+                Record::Checkpoint(checkpoint.clone()),
+                Record::Totals(totals),
+                Record::Allowed(allowed("198.51.100.0/24")),
+                Record::Allowed(allowed("2001:db8::/32")),
+                Record::Disallowed(allowed("198.51.100.0/24")),
+            ],
+            NOW,
+        )
+        .unwrap();
+    drop(store);
+    let (store, found) = open(&settings, NOW);
+    assert_eq!(found, Found::Sound);
+    let expected = Loaded {
+        bans: 2,
+        baseline: Some(vec![1, 2, 3]),
+        checkpoints: BTreeMap::from([(checkpoint.source, checkpoint.position)]),
+        totals,
+        allowed: vec![allowed("2001:db8::/32")],
+        next_serial: 9,
+    };
+    assert_eq!(store.load().unwrap(), expected);
+    let without = BanRecord { evidence: None, ..first.clone() };
+    assert_eq!(bans_of(&store, NOW), [without, ban(2, 8, Ends::Never)]);
+    let mut offences = Vec::new();
+    store.for_each_offence(|who, count, last| offences.push((who, count, last))).unwrap();
+    assert_eq!(offences, [(client(1), 3, 99)]);
+    let reader = Reader::beside(&store).unwrap();
+    assert_eq!(reader.ban(client(1), NOW).unwrap(), Some(first));
+    assert_eq!(reader.ban(client(77), NOW).unwrap(), None);
+}
+
+#[test]
+fn only_the_owner_may_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let (mut store, _) = open(&settings, NOW);
+    store.commit(&[banned(1, 1, Ends::Never)], NOW).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&settings.dir), 0o700);
+    for entry in std::fs::read_dir(&settings.dir).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_second_agent_on_the_same_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let _first = open(&settings, NOW);
+    let error = Store::open(&settings, &boot("a"), NOW).unwrap_err();
+    assert!(format!("{error:#}").contains("another shield-agent is running"), "{error:#}");
+}
+
+#[test]
+fn a_newer_or_foreign_database_is_refused_and_left_alone() {
+    let check = |pragmas: &str, words: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        drop(open(&settings, NOW));
+        Connection::open(settings.file()).unwrap().execute_batch(pragmas).unwrap();
+        let error = format!("{:#}", Store::open(&settings, &boot("a"), NOW).unwrap_err());
+        assert!(error.contains(words), "{error}");
+        assert!(settings.file().exists());
+    };
+    check("PRAGMA user_version = 99", "written by a newer Shield (tables of version 99");
+    check("PRAGMA application_id = 7", "another program's database");
+}
+
+#[test]
+fn a_damaged_file_is_moved_aside_loudly() {
+    let check = |name: &str, damage: &dyn Fn(&mut Vec<u8>)| {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let (mut store, _) = open(&settings, NOW);
+        let many: Vec<Record> = (0..2_000).map(|n| banned(n, u64::from(n) + 1, Ends::Never)).collect();
+        store.commit(&many, NOW).unwrap();
+        store.checkpoint().unwrap();
+        drop(store);
+        let mut bytes = std::fs::read(settings.file()).unwrap();
+        damage(&mut bytes);
+        std::fs::write(settings.file(), &bytes).unwrap();
+        let (mut store, found) = open(&settings, NOW);
+        let Found::Damaged { moved_to, damage } = found else { panic!("{name}: {found:?}") };
+        assert!(!damage.is_empty());
+        assert_eq!(std::fs::read(&moved_to).unwrap(), bytes, "{name}: kept as it was");
+        assert!(moved_to.to_str().unwrap().ends_with("shield.db.damaged-20270115T080000Z"), "{moved_to:?}");
+        assert_eq!(bans_of(&store, NOW), [], "{name}");
+        store.commit(&[banned(1, 1, Ends::Never)], NOW).unwrap();
+    };
+    check("no length", &|bytes| bytes.clear());
+    check("header", &|bytes| bytes[..100].fill(0));
+    check("half", &|bytes| bytes.truncate(bytes.len() / 2));
+    check("not whole pages", &|bytes| bytes.truncate(bytes.len() / 2 + 77));
+    check("one byte", &|bytes| bytes.truncate(1));
+    for page in [1, 3, 7, 11, 20, 40] {
+        check(&format!("page {page} overwritten"), &|bytes| {
+            let at = page * 4096;
+            for (n, byte) in bytes[at..at + 4096].iter_mut().enumerate() {
+                *byte = (n * 31 + 7) as u8;
+            }
+        });
+    }
+}
+
+#[test]
+fn a_damaged_file_never_overwrites_one_moved_aside_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let mut names = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        drop(open(&settings, NOW));
+        std::fs::write(settings.file(), b"torn").unwrap();
+        let Found::Damaged { moved_to, .. } = open(&settings, NOW).1 else { panic!("not found damaged") };
+        names.insert(moved_to);
+    }
+    assert_eq!(names.len(), 3);
+}
+
+#[test]
+fn an_old_lift_does_not_touch_a_newer_ban() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&settings(dir.path()), NOW);
+    store.commit(&[banned(1, 1, Ends::Never), banned(1, 2, Ends::Never)], NOW).unwrap();
+    store.commit(&[lifted(1, 1, LiftReason::Expired)], NOW).unwrap();
+    assert_eq!(bans_of(&store, NOW), [ban(1, 2, Ends::Never)]);
+    assert_eq!(Reader::beside(&store).unwrap().history(None, 10).unwrap(), []);
+}
+
+/// The engine keeps no evidence and no words in memory, so a ban that is only extended comes without them.
+#[test]
+fn an_extended_ban_keeps_its_evidence_and_a_new_one_does_not_inherit_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&settings(dir.path()), NOW);
+    let first = BanRecord {
+        evidence: Some(evidence()),
+        reason: Some("flood".into()),
+        ..ban(1, 1, Ends::after(NOW, 1000))
+    };
+    let extended = BanRecord { serial: 2, ends: Ends::Never, evidence: None, reason: None, ..first.clone() };
+    store.commit(&[Record::Banned(Box::new(first.clone()))], NOW).unwrap();
+    store.commit(&[Record::Banned(Box::new(extended.clone()))], NOW).unwrap();
+    let reader = Reader::beside(&store).unwrap();
+    let expected = BanRecord { evidence: first.evidence, reason: first.reason, ..extended };
+    assert_eq!(reader.ban(client(1), NOW).unwrap(), Some(expected));
+    store.commit(&[banned(1, 3, Ends::Never)], NOW).unwrap();
+    assert_eq!(reader.ban(client(1), NOW).unwrap(), Some(ban(1, 3, Ends::Never)));
+    store.commit(&[lifted(1, 3, LiftReason::Operator)], NOW).unwrap();
+    let left: i64 =
+        store.connection.query_row("SELECT count(*) FROM evidence", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0, "no evidence without its ban");
+}
+
+#[test]
+fn within_a_boot_the_boot_clock_decides_however_the_wall_clock_jumps() {
+    let check = |jump_ms: i64| {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let (mut store, _) = open(&settings, NOW);
+        store.commit(&[banned(1, 1, Ends::after(NOW, 600_000))], NOW).unwrap();
+        drop(store);
+        let later = NOW.plus_ms(60_000);
+        let later = Now { wall_ms: later.wall_ms + jump_ms, ..later };
+        let (store, _) = open(&settings, later);
+        assert_eq!(remaining(&store, later), [Some(540_000)], "jump {jump_ms}");
+        let Ends::At { wall_ms, .. } = bans_of(&store, later)[0].ends else { panic!("no end") };
+        assert_eq!(wall_ms, later.wall_ms + 540_000, "people are told the end on the clock as it is");
+    };
+    check(0);
+    check(86_400_000);
+    check(-86_400_000);
+    check(-3 * 365 * 86_400_000);
+}
+
+#[test]
+fn across_a_reboot_the_time_since_the_last_transaction_counts() {
+    let check = |name: &str, passed_ms: i64, expected: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let (mut store, _) = open(&settings, NOW);
+        store.commit(&[banned(1, 1, Ends::after(NOW, 600_000)), banned(2, 2, Ends::Never)], NOW).unwrap();
+        // The wall clock is stepped by an hour while running; the next transaction notes the new time.
+        let stepped = NOW.plus_ms(100_000);
+        let stepped = Now { wall_ms: stepped.wall_ms + 3_600_000, ..stepped };
+        store.commit(&[], stepped).unwrap();
+        drop(store);
+        let start = Now { wall_ms: stepped.wall_ms + passed_ms, boot_ms: 20_000 };
+        for (restart, after_ms) in [(1, 0), (2, 7_000), (3, 7_500)] {
+            let now = start.plus_ms(after_ms);
+            let (mut store, _) = Store::open(&settings, &boot("b"), now).unwrap();
+            let left = expected.saturating_sub(after_ms);
+            assert_eq!(remaining(&store, now), [Some(left), None], "{name}, start {restart}");
+            store.commit(&[], now).unwrap();
+        }
+    };
+    check("a minute down", 60_000, 440_000);
+    check("no time", 0, 500_000);
+    check("longer than the ban", 10_000_000, 0);
+    check("the clock went back", -86_400_000, 500_000);
+}
+
+#[test]
+fn each_reboot_moves_the_deadlines_of_all_earlier_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let mut now = NOW;
+    for (n, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let (mut store, _) = Store::open(&settings, &boot(name), now).unwrap();
+        store.commit(&[banned(n as u32, n as u64 + 1, Ends::after(now, 1_000_000))], now).unwrap();
+        now = Now { wall_ms: now.wall_ms + 100_000, boot_ms: 3_000 };
+    }
+    let (store, _) = Store::open(&settings, &boot("e"), now).unwrap();
+    assert_eq!(remaining(&store, now), [Some(600_000), Some(700_000), Some(800_000), Some(900_000)]);
+}
+
+#[test]
+fn the_history_is_bounded_by_number_and_by_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { history_rows: 50, ..settings(dir.path()) };
+    let (mut store, _) = open(&settings, NOW);
+    for n in 0..120 {
+        store.commit(&[banned(n, u64::from(n) + 1, Ends::Never)], NOW).unwrap();
+        store.commit(&[lifted(n, u64::from(n) + 1, LiftReason::Expired)], NOW).unwrap();
+    }
+    store.prune(NOW).unwrap();
+    let kept = Reader::beside(&store).unwrap().history(None, 1000).unwrap();
+    assert_eq!(kept.len(), 50);
+    assert_eq!(kept[0].client, client(119), "the newest are kept, newest first");
+    let later = NOW.plus_ms(settings.history_kept.as_millis() as u64 + 10_000);
+    store.prune(later).unwrap();
+    assert_eq!(Reader::beside(&store).unwrap().history(None, 1000).unwrap(), []);
+}
+
+#[test]
+fn offences_idle_for_long_are_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&settings(dir.path()), NOW);
+    let day: i64 = 86_400;
+    let offence = |n, days_ago| Record::Offences {
+        client: client(n),
+        count: 1,
+        last_secs: NOW.wall_secs() - days_ago * day,
+    };
+    store.commit(&[offence(1, 31), offence(2, 29), offence(3, 31)], NOW).unwrap();
+    store.commit(&[Record::Offences { client: client(3), count: 0, last_secs: 0 }], NOW).unwrap();
+    store.prune(NOW).unwrap();
+    let reader = Reader::beside(&store).unwrap();
+    let kept: Vec<bool> = (1..=3).map(|n| reader.offences(client(n)).unwrap().is_some()).collect();
+    assert_eq!(kept, [false, true, false]);
+}
+
+#[test]
+fn bans_are_found_sorted_and_paged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&settings(dir.path()), NOW);
+    let mut records: Vec<Record> =
+        (0..200).map(|n| banned(n, u64::from(n) + 1, Ends::after(NOW, u64::from(300 - n) * 1000))).collect();
+    let network = BanRecord { client: "203.0.113.0/24".parse().unwrap(), ..ban(0, 500, Ends::Never) };
+    let ipv6 = BanRecord { client: "2001:db8:a::/64".parse().unwrap(), ..ban(0, 501, Ends::Never) };
+    records.extend([Record::Banned(Box::new(network)), Record::Banned(Box::new(ipv6))]);
+    store.commit(&records, NOW).unwrap();
+    let reader = Reader::beside(&store).unwrap();
+    let list = |query: BanQuery| {
+        let page = reader.bans(&BanQuery { limit: 3, ..query }, NOW).unwrap();
+        let clients: Vec<String> = page.bans.iter().map(|ban| ban.client.to_string()).collect();
+        (page.total, clients.join(" "))
+    };
+    let search = |text: &str| BanQuery { search: Some(text.into()), ..BanQuery::default() };
+    let check = |query, total, clients: &str| assert_eq!(list(query), (total, clients.to_owned()));
+    check(BanQuery::default(), 202, "2001:db8:a::/64 203.0.113.0/24 203.0.113.199");
+    check(BanQuery { offset: 2, ..BanQuery::default() }, 202, "203.0.113.199 203.0.113.198 203.0.113.197");
+    check(BanQuery { offset: 201, ..BanQuery::default() }, 202, "203.0.113.0");
+    check(
+        BanQuery { sort: BanSort::EndsFirst, ..BanQuery::default() },
+        202,
+        "203.0.113.199 203.0.113.198 203.0.113.197",
+    );
+    check(
+        BanQuery { sort: BanSort::Client, ..BanQuery::default() },
+        202,
+        "2001:db8:a::/64 203.0.113.0 203.0.113.0/24",
+    );
+    check(search("203.0.113.19"), 12, "203.0.113.0/24 203.0.113.199 203.0.113.198");
+    check(search(" 203.0.113.77"), 2, "203.0.113.0/24 203.0.113.77");
+    check(search("2001:DB8:a:0:0:0:0:5"), 1, "2001:db8:a::/64");
+    check(search("%"), 0, "");
+    check(search("' OR 1=1 --"), 0, "");
+    check(
+        BanQuery { rule: Some(Rule::Operator), ..search("203.0.113.19") },
+        6,
+        "203.0.113.199 203.0.113.197 203.0.113.195",
+    );
+}
+
+#[test]
+fn one_clients_history_is_told_newest_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&settings(dir.path()), NOW);
+    for serial in 1..=3 {
+        let new = BanRecord { evidence: Some(evidence()), ..ban(1, serial, Ends::Never) };
+        store.commit(&[Record::Banned(Box::new(new))], NOW).unwrap();
+        store
+            .commit(&[lifted(1, serial, LiftReason::Operator), banned(2, serial + 10, Ends::Never)], NOW)
+            .unwrap();
+    }
+    let history = Reader::beside(&store).unwrap().history_of(client(1), 2).unwrap();
+    let serials: Vec<u64> = history.iter().map(|ended| ended.serial).collect();
+    assert_eq!(serials, [3, 2]);
+    assert_eq!(history[0].lift_reason, LiftReason::Operator);
+    assert_eq!(history[0].lifted_ms, NOW.wall_ms + 9_000);
+    assert_eq!(history[0].evidence.as_ref(), Some(evidence().as_ref()));
+}
+
+#[test]
+fn a_hundred_thousand_ends_are_written_a_few_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&settings(dir.path()), NOW);
+    let mut writer = Writer::new(store, NOW);
+    let count = 3_000;
+    let bans = (0..count).map(|n| banned(n, u64::from(n) + 1, Ends::after(NOW, 1000))).collect();
+    assert_eq!(writer.commit(bans, NOW).kept, Kept::Committed);
+    assert_eq!(writer.backlog(), 0, "bans are never put off");
+    let ends = (0..count).map(|n| lifted(n, u64::from(n) + 1, LiftReason::Expired)).collect();
+    assert_eq!(writer.commit(ends, NOW).kept, Kept::Committed);
+    assert_eq!(writer.backlog(), count as usize, "ends of terms are");
+    // A new ban of a client whose end is not written yet: the end must come first, or it would be lost.
+    writer.commit(vec![banned(5, 9_999, Ends::Never)], NOW);
+    let ended =
+        |writer: &Writer| Reader::beside(writer.store()).unwrap().history_of(client(5), 9).unwrap().len();
+    assert_eq!((writer.backlog(), ended(&writer)), (count as usize - 1, 1));
+    while writer.backlog() > 0 {
+        assert_eq!(writer.next_work_ms(), 0);
+        assert_eq!(writer.work(NOW), None);
+    }
+    assert_eq!(bans_of(writer.store(), NOW), [ban(5, 9_999, Ends::Never)]);
+}
+
+/// SQLite's own limit on pages makes a full disk without one.
+fn fill(writer: &Writer) {
+    let pages: i64 = writer.store().connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    set_limit(writer, pages);
+}
+
+fn set_limit(writer: &Writer, pages: i64) {
+    let set =
+        writer.store().connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()));
+    set.unwrap();
+}
+
+#[test]
+fn a_full_disk_is_said_once_and_everything_is_written_when_it_has_room_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let mut writer = Writer::new(open(&settings, NOW).0, NOW);
+    fill(&writer);
+    let bans: Vec<Record> = (0..1000).map(|n| banned(n, u64::from(n) + 1, Ends::Never)).collect();
+    let outcome = writer.commit(bans.clone(), NOW);
+    assert_eq!(outcome.kept, Kept::Held);
+    let PartState::Degraded { reason } = outcome.report.unwrap().state else { panic!("not degraded") };
+    assert!(reason.contains("full") && reason.contains("free some space"), "{reason}");
+    let outcome = writer.commit(vec![lifted(3, 4, LiftReason::Operator)], NOW.plus_ms(100));
+    assert_eq!((outcome.kept, outcome.report), (Kept::Held, None), "not tried again at once, nor said again");
+    assert_eq!(writer.work(NOW.plus_ms(600)), None, "tried again, the same error is not news");
+    assert!(writer.next_work_ms() > NOW.boot_ms + 1000, "tried ever less often");
+    set_limit(&writer, 1_000_000);
+    let later = NOW.plus_ms(60_000);
+    let mut reports = Vec::new();
+    while writer.backlog() > 0 {
+        reports.extend(writer.work(later));
+    }
+    let detail = "written again; nothing was lost".to_owned();
+    assert_eq!(reports.into_iter().map(|r| r.state).collect::<Vec<_>>(), [PartState::Active { detail }]);
+    let mut expected: Vec<BanRecord> = (0..1000).map(|n| ban(n, u64::from(n) + 1, Ends::Never)).collect();
+    expected.remove(3);
+    assert_eq!(bans_of(writer.store(), NOW), expected);
+    assert_eq!(Reader::beside(writer.store()).unwrap().history_of(client(3), 9).unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_held_is_bounded_and_what_is_lost_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { held_records: 100, ..settings(dir.path()) };
+    let mut writer = Writer::new(open(&settings, NOW).0, NOW);
+    fill(&writer);
+    let bans = |from: u32| (from..from + 90).map(|n| banned(n, u64::from(n) + 1, Ends::Never)).collect();
+    writer.commit(bans(0), NOW);
+    let said = writer.commit(bans(90), NOW.plus_ms(1)).report.expect("the loss is said");
+    let PartState::Degraded { reason } = said.state else { panic!("not degraded") };
+    assert!(reason.ends_with("100 records are held, further ones are lost"), "{reason}");
+    assert_eq!(writer.backlog(), 100);
+    set_limit(&writer, 1_000_000);
+    let said = writer.work(NOW.plus_ms(60_000)).expect("recovery is said");
+    let detail = "written again; 80 records were too many to hold and are missing".to_owned();
+    assert_eq!(said.state, PartState::Active { detail });
+}
+
+#[test]
+fn an_orderly_stop_writes_what_was_put_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let mut writer = Writer::new(open(&settings, NOW).0, NOW);
+    writer.commit((0..2000).map(|n| banned(n, u64::from(n) + 1, Ends::Never)).collect(), NOW);
+    writer.commit((0..2000).map(|n| lifted(n, u64::from(n) + 1, LiftReason::Expired)).collect(), NOW);
+    assert!(writer.backlog() > 0);
+    writer.finish(NOW).unwrap();
+    drop(writer);
+    assert_eq!(bans_of(&open(&settings, NOW).0, NOW), []);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Ban(u32),
+    Lift(u32),
+    Offences(u32, u32),
+    Checkpoint(u8),
+    Restart,
+    Work,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0u32..8).prop_map(Step::Ban),
+        4 => (0u32..8).prop_map(Step::Lift),
+        2 => (0u32..8, 0u32..5).prop_map(|(n, count)| Step::Offences(n, count)),
+        1 => (0u8..3).prop_map(Step::Checkpoint),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Work),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn any_history_of_commits_and_restarts_equals_the_model(steps in steps()) {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let mut writer = Writer::new(open(&settings, NOW).0, NOW);
+        let mut bans: BTreeMap<u64, BanRecord> = BTreeMap::new();
+        let mut offences: BTreeMap<String, (u32, i64)> = BTreeMap::new();
+        let mut checkpoints: BTreeMap<String, String> = BTreeMap::new();
+        let (mut serial, mut ended) = (0, 0);
+        for step in steps {
+            match step {
+                Step::Ban(n) => {
+                    serial += 1;
+                    let new = ban(n, serial, Ends::after(NOW, serial * 1000));
+                    bans.retain(|_, old| old.client != new.client);
+                    bans.insert(serial, new.clone());
+                    writer.commit(vec![Record::Banned(Box::new(new))], NOW);
+                }
+                Step::Lift(n) => {
+                    let Some(old) = bans.values().find(|ban| ban.client == client(n)) else { continue };
+                    let old = old.serial;
+                    let reason = if n % 2 == 0 { LiftReason::Expired } else { LiftReason::Operator };
+                    bans.remove(&old);
+                    ended += 1;
+                    writer.commit(vec![lifted(n, old, reason)], NOW);
+                }
+                Step::Offences(n, count) => {
+                    offences.insert(client(n).to_string(), (count, 7));
+                    writer.commit(vec![Record::Offences { client: client(n), count, last_secs: 7 }], NOW);
+                }
+                Step::Checkpoint(n) => {
+                    let at = Checkpoint { source: format!("log {n}"), position: serial.to_string() };
+                    checkpoints.insert(at.source.clone(), at.position.clone());
+                    writer.commit(vec![Record::Checkpoint(at)], NOW);
+                }
+                Step::Work => drop(writer.work(NOW)),
+                Step::Restart => {
+                    writer.finish(NOW).unwrap();
+                    drop(writer);
+                    writer = Writer::new(open(&settings, NOW).0, NOW);
+                }
+            }
+        }
+        writer.finish(NOW).unwrap();
+        let loaded = writer.store().load().unwrap();
+        prop_assert_eq!(bans_of(writer.store(), NOW), bans.into_values().collect::<Vec<_>>());
+        prop_assert_eq!(loaded.next_serial, serial + 1);
+        prop_assert_eq!(loaded.checkpoints, checkpoints);
+        let mut stored = BTreeMap::new();
+        writer.store().for_each_offence(|who, count, last| { stored.insert(who.to_string(), (count, last)); }).unwrap();
+        offences.retain(|_, (count, _)| *count > 0);
+        prop_assert_eq!(stored, offences);
+        prop_assert_eq!(Reader::beside(writer.store()).unwrap().history(None, 1000).unwrap().len(), ended);
+    }
+}

@@ -1,0 +1,407 @@
+//! What the store thread does with records: commits them, or keeps them until they can be committed, and says so.
+//!
+//! The rule for the one who calls (invariant 4): orders go to the enforcers once [`Writer::commit`] has returned. It
+//! has then either committed the records, or, the database being unwritable, kept them in memory and reported the
+//! store as degraded: dropping attackers goes on, the operator knows, and the records are written as soon as they
+//! can be. Nothing here waits: `now` comes in, and [`Writer::next_work_ms`] says when to call [`Writer::work`].
+//!
+//! Ends of terms are the only records that may come by the hundred thousand in one moment, and nobody waits for
+//! them. They are put off and written a few at a time between the other commits; a crash before that finds the ban
+//! with its end in the past, and ends it again.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use anyhow::{Error, Result};
+
+use super::{Fault, Store};
+use crate::engine::action::{LiftReason, Record, Totals};
+use crate::engine::allowlist::Allowed;
+use crate::engine::client::Client;
+use crate::engine::event::{PartReport, PartState};
+use crate::engine::request::Checkpoint;
+use crate::engine::time::Now;
+
+/// Clients whose put-off records go into one transaction.
+const CLIENTS_AT_ONCE: usize = 500;
+/// Records of one client that are held at most; the oldest ended bans of it are left out of the history first.
+const RECORDS_PER_CLIENT: usize = 8;
+/// Records up to which the evidence of bans is held too; what is over it has its evidence in the audit log alone.
+const EVIDENCE_HELD: usize = 10_000;
+const FIRST_RETRY_MS: u64 = 500;
+const LAST_RETRY_MS: u64 = 15_000;
+const UPKEEP_EVERY_MS: u64 = 5_000;
+
+/// What became of the records handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// They are in the database (ends of terms may follow within moments).
+    Committed,
+    /// They are in memory only, because the database cannot be written.
+    Held,
+}
+
+/// The answer to a commit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommitOutcome {
+    /// Where the records are. Orders to the enforcers go on either way.
+    pub kept: Kept,
+    /// A change of the store's state to tell the engine.
+    pub report: Option<PartReport>,
+}
+
+/// The store thread's logic.
+#[derive(Debug)]
+pub struct Writer {
+    store: Store,
+    held: Held,
+    trouble: Option<Trouble>,
+    upkeep_at_ms: u64,
+}
+
+/// Why the database cannot be written, and when it is tried again.
+#[derive(Debug)]
+struct Trouble {
+    fault: Fault,
+    said: String,
+    retry_at_ms: u64,
+    wait_ms: u64,
+}
+
+impl Writer {
+    /// Writes to this store.
+    pub fn new(store: Store, now: Now) -> Writer {
+        let held = Held::new(store.settings().held_records);
+        Writer { store, held, trouble: None, upkeep_at_ms: now.boot_ms + UPKEEP_EVERY_MS }
+    }
+
+    /// The database behind it, for reading at the start.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Commits one `handle` call's records as one transaction, ends of terms apart. While the database cannot be
+    /// written they are kept, and it is tried again only every now and then.
+    pub fn commit(&mut self, records: Vec<Record>, now: Now) -> CommitOutcome {
+        let urgent = self.held.take_in(records);
+        if self.trouble.as_ref().is_some_and(|t| now.boot_ms < t.retry_at_ms) {
+            return CommitOutcome { kept: Kept::Held, report: self.report_growth() };
+        }
+        let mut batch = self.held.take_clients(&urgent);
+        if self.held.clients() <= CLIENTS_AT_ONCE {
+            batch.extend(self.held.take_oldest(CLIENTS_AT_ONCE));
+        }
+        batch.extend(self.held.take_rest());
+        match self.write(batch, now) {
+            Ok(()) => CommitOutcome { kept: Kept::Committed, report: self.report_recovery() },
+            Err(error) => CommitOutcome { kept: Kept::Held, report: self.note(&error, now) },
+        }
+    }
+
+    /// Writes some of what was put off or held, and does the database's upkeep when it is due. Call it when nothing
+    /// waits to be committed, at [`Writer::next_work_ms`].
+    pub fn work(&mut self, now: Now) -> Option<PartReport> {
+        if self.trouble.as_ref().is_some_and(|t| now.boot_ms < t.retry_at_ms) {
+            return None;
+        }
+        if self.held.is_empty() && self.trouble.is_none() {
+            return self.upkeep(now);
+        }
+        let mut batch = self.held.take_oldest(CLIENTS_AT_ONCE);
+        batch.extend(self.held.take_rest());
+        match self.write(batch, now) {
+            Ok(()) => self.report_recovery(),
+            Err(error) => self.note(&error, now),
+        }
+    }
+
+    /// When [`Writer::work`] has something to do next, on the boot clock; a moment in the past means at once.
+    pub fn next_work_ms(&self) -> u64 {
+        match &self.trouble {
+            Some(trouble) => trouble.retry_at_ms,
+            None if self.held.is_empty() => self.upkeep_at_ms,
+            None => 0,
+        }
+    }
+
+    /// Records that are not in the database yet.
+    pub fn backlog(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Tries to write everything that is held: for an orderly stop. An error says what stays unwritten.
+    pub fn finish(&mut self, now: Now) -> Result<()> {
+        while !self.held.is_empty() {
+            let mut batch = self.held.take_oldest(CLIENTS_AT_ONCE);
+            batch.extend(self.held.take_rest());
+            let held = batch.len() + self.held.len();
+            self.write(batch, now)
+                .map_err(|error| error.context(format!("{held} records could not be written at the end")))?;
+        }
+        self.store.checkpoint()
+    }
+
+    fn write(&mut self, batch: Vec<Record>, now: Now) -> Result<()> {
+        if batch.is_empty() && self.trouble.is_none() {
+            return Ok(());
+        }
+        let written = self.store.commit(&batch, now);
+        if written.is_err() {
+            self.held.put_back(batch);
+        }
+        written
+    }
+
+    fn upkeep(&mut self, now: Now) -> Option<PartReport> {
+        if now.boot_ms < self.upkeep_at_ms {
+            return None;
+        }
+        self.upkeep_at_ms = now.boot_ms + UPKEEP_EVERY_MS;
+        let done = self.store.prune(now).and_then(|()| self.store.checkpoint());
+        done.err().and_then(|error| self.note(&error, now))
+    }
+
+    /// Notes a failure and says it when it is not of the kind that was said before.
+    fn note(&mut self, error: &Error, now: Now) -> Option<PartReport> {
+        let fault = Fault::of(error);
+        let said = format!("cannot write the database: {error:#}; bans go on, {}", fault.advice());
+        let before = self.trouble.take();
+        let wait_ms = before.as_ref().map_or(FIRST_RETRY_MS, |t| (t.wait_ms * 2).min(LAST_RETRY_MS));
+        let is_new = before.is_none_or(|t| t.fault != fault);
+        self.trouble =
+            Some(Trouble { fault, said: said.clone(), retry_at_ms: now.boot_ms + wait_ms, wait_ms });
+        is_new.then(|| report(PartState::Degraded { reason: said }))
+    }
+
+    fn report_recovery(&mut self) -> Option<PartReport> {
+        self.trouble.take()?;
+        let lost = self.held.take_lost();
+        let detail = match lost {
+            0 => "written again; nothing was lost".to_owned(),
+            lost => format!("written again; {lost} records were too many to hold and are missing"),
+        };
+        Some(report(PartState::Active { detail }))
+    }
+
+    /// Says once when records begin to be lost.
+    fn report_growth(&mut self) -> Option<PartReport> {
+        let trouble = self.trouble.as_mut().filter(|_| self.held.began_to_lose())?;
+        let held = self.held.len();
+        trouble.said = format!("{}; {held} records are held, further ones are lost", trouble.said);
+        Some(report(PartState::Degraded { reason: trouble.said.clone() }))
+    }
+}
+
+fn report(state: PartState) -> PartReport {
+    PartReport { part: "store".into(), state, repaired: None }
+}
+
+/// Records that are not in the database yet, with what a later one makes superfluous left out.
+#[derive(Debug)]
+struct Held {
+    by_client: HashMap<Client, Vec<Record>>,
+    /// Clients in the order they came; those already taken are passed over.
+    order: VecDeque<Client>,
+    records: usize,
+    rest: Rest,
+    most: usize,
+    lost: u64,
+    loss_said: bool,
+}
+
+/// What is not about one client: only the last word counts.
+#[derive(Debug, Default)]
+struct Rest {
+    baseline: Option<Vec<u8>>,
+    totals: Option<Totals>,
+    checkpoints: BTreeMap<String, Checkpoint>,
+    allowlist: BTreeMap<Allowed, Record>,
+}
+
+impl Held {
+    fn new(most: usize) -> Held {
+        Held {
+            by_client: HashMap::new(),
+            order: VecDeque::new(),
+            records: 0,
+            rest: Rest::default(),
+            most,
+            lost: 0,
+            loss_said: false,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.records
+    }
+
+    fn clients(&self) -> usize {
+        self.by_client.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.by_client.is_empty() && self.rest.is_empty()
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        self.loss_said = false;
+        std::mem::take(&mut self.lost)
+    }
+
+    fn began_to_lose(&mut self) -> bool {
+        self.lost > 0 && !std::mem::replace(&mut self.loss_said, true)
+    }
+
+    /// Takes records in; returns the clients whose records somebody waits for.
+    fn take_in(&mut self, records: Vec<Record>) -> Vec<Client> {
+        let mut urgent = Vec::new();
+        for record in records {
+            match &record {
+                Record::Banned(ban) => urgent.push(ban.client),
+                Record::Lifted { client, reason, .. } if *reason != LiftReason::Expired => {
+                    urgent.push(*client);
+                }
+                _ => {}
+            }
+            self.add(record);
+        }
+        urgent
+    }
+
+    fn add(&mut self, record: Record) {
+        match record {
+            Record::Banned(ref ban) => self.add_of(ban.client, record),
+            Record::Lifted { client, .. } | Record::Offences { client, .. } => self.add_of(client, record),
+            other => self.rest.add(other),
+        }
+    }
+
+    fn add_of(&mut self, client: Client, mut record: Record) {
+        let is_new = !self.by_client.contains_key(&client);
+        if is_new && self.records >= self.most {
+            self.lost += 1;
+            return;
+        }
+        if is_new {
+            self.order.push_back(client);
+        }
+        if let Record::Banned(ban) = &mut record
+            && self.records >= EVIDENCE_HELD
+        {
+            ban.evidence = None;
+        }
+        let list = self.by_client.entry(client).or_default();
+        let before = list.len();
+        coalesce(list, record);
+        self.records = self.records + list.len() - before;
+    }
+
+    fn take_clients(&mut self, clients: &[Client]) -> Vec<Record> {
+        let mut taken = Vec::new();
+        for client in clients {
+            taken.extend(self.by_client.remove(client).unwrap_or_default());
+        }
+        self.records -= taken.len();
+        if self.order.len() > 2 * self.by_client.len() + CLIENTS_AT_ONCE {
+            self.order.retain(|client| self.by_client.contains_key(client));
+        }
+        taken
+    }
+
+    fn take_oldest(&mut self, clients: usize) -> Vec<Record> {
+        let mut chosen = Vec::new();
+        while chosen.len() < clients {
+            let Some(client) = self.order.pop_front() else { break };
+            if self.by_client.contains_key(&client) {
+                chosen.push(client);
+            }
+        }
+        self.take_clients(&chosen)
+    }
+
+    /// What is about no client. Checkpoints must not be written before the bans they go with, so that everything but
+    /// the allowlist waits until no client's records are left.
+    fn take_rest(&mut self) -> Vec<Record> {
+        let allowlist = std::mem::take(&mut self.rest.allowlist).into_values();
+        if self.by_client.is_empty() {
+            allowlist.chain(std::mem::take(&mut self.rest).into_records()).collect()
+        } else {
+            allowlist.collect()
+        }
+    }
+
+    fn put_back(&mut self, batch: Vec<Record>) {
+        for record in batch {
+            self.add(record);
+        }
+    }
+}
+
+impl Rest {
+    fn is_empty(&self) -> bool {
+        self.baseline.is_none()
+            && self.totals.is_none()
+            && self.checkpoints.is_empty()
+            && self.allowlist.is_empty()
+    }
+
+    fn add(&mut self, record: Record) {
+        match record {
+            Record::Baseline(bytes) => self.baseline = Some(bytes),
+            Record::Totals(totals) => self.totals = Some(totals),
+            Record::Checkpoint(at) => {
+                self.checkpoints.insert(at.source.clone(), at);
+            }
+            Record::Allowed(entry) | Record::Disallowed(entry) => {
+                self.allowlist.insert(entry, record);
+            }
+            Record::Banned(_) | Record::Lifted { .. } | Record::Offences { .. } => {
+                unreachable!("Held::add keeps records of one client with that client")
+            }
+        }
+    }
+
+    fn into_records(self) -> impl Iterator<Item = Record> {
+        let baseline = self.baseline.map(Record::Baseline).into_iter();
+        baseline
+            .chain(self.totals.map(Record::Totals))
+            .chain(self.checkpoints.into_values().map(Record::Checkpoint))
+    }
+}
+
+/// Adds a record to one client's, leaving out what it makes superfluous: an older count of offences, a ban that was
+/// replaced before it was ever written.
+fn coalesce(list: &mut Vec<Record>, mut record: Record) {
+    if matches!(record, Record::Offences { .. }) {
+        list.retain(|old| !matches!(old, Record::Offences { .. }));
+    }
+    if let Record::Banned(new) = &mut record {
+        let last_lift = list.iter().rposition(|old| matches!(old, Record::Lifted { .. }));
+        let replaced = list
+            .iter()
+            .rposition(|old| matches!(old, Record::Banned(_)))
+            .filter(|at| last_lift.is_none_or(|lift| lift < *at));
+        if let Some(at) = replaced
+            && let Record::Banned(old) = list.remove(at)
+            && old.since_ms == new.since_ms
+        {
+            new.evidence = new.evidence.take().or(old.evidence);
+            new.reason = new.reason.take().or(old.reason);
+        }
+    }
+    list.push(record);
+    if list.len() > RECORDS_PER_CLIENT {
+        forget_oldest_ended(list);
+    }
+}
+
+/// Leaves the oldest ban that was made and ended while nothing could be written out of the history.
+fn forget_oldest_ended(list: &mut Vec<Record>) {
+    let ended = list.iter().position(|record| matches!(record, Record::Banned(_))).and_then(|ban| {
+        let lift = list[ban..].iter().position(|record| matches!(record, Record::Lifted { .. }))?;
+        Some((ban, ban + lift))
+    });
+    if let Some((ban, lift)) = ended {
+        list.remove(lift);
+        list.remove(ban);
+    }
+}
