@@ -1,0 +1,406 @@
+// A made-up agent for developing and testing the page: the same API (docs/openapi.json), invented facts, only
+// documentation addresses. It is never shipped and takes no part in tests of the agent itself.
+
+const MINUTE = 60;
+const HOUR = 3600;
+const WINDOW_SECS = 60;
+
+/** What a person would want to look at. `bans` is how many are in force. */
+export const SCENARIOS = {
+  attack: { bans: 7, attack: true },
+  calm: { bans: 3 },
+  million: { bans: 1_000_000, attack: true },
+  empty: { bans: 0, quiet: true },
+  warming: { bans: 0, warming: true },
+  degraded: { bans: 4, degraded: true, attack: true },
+};
+
+const RULES = ["z_score", "probing", "error_surge", "rate_multiplier", "flood", "behaviour", "network", "operator", "imported"];
+const PROBED = ["/wp-login.php", "/.env", "/xmlrpc.php", "/.git/config", "/phpmyadmin/index.php", "/<script>alert(document.domain)</script>"];
+
+export class FakeAgent {
+  constructor(scenario = "attack", { now = Date.now } = {}) {
+    this.scenario = SCENARIOS[scenario];
+    if (this.scenario === undefined) throw new Error(`no scenario ${scenario}; there are ${Object.keys(SCENARIOS).join(", ")}`);
+    this.now = now;
+    this.startedMs = now() - 6 * 24 * HOUR * 1000;
+    this.lifted = new Set();
+    this.allowed = new Set();
+    this.added = [];
+    this.events = [];
+    this.nextEvent = 1;
+    this.listeners = new Set();
+    this.storyEvents();
+  }
+
+  // --- traffic -----------------------------------------------------------------------------------------------------
+
+  rateAt(secs) {
+    if (this.scenario.quiet) return 0;
+    const base = meanAt(secs);
+    const noise = (hash(Math.floor(secs / 2)) - 0.5) * 0.5 + (hash(Math.floor(secs / 17)) - 0.5) * 0.7;
+    return Math.max(0, base * (1 + 0.35 * noise) + this.surgeAt(secs));
+  }
+
+  /** An attack that came up four minutes ago, and one two hours ago. */
+  surgeAt(secs) {
+    if (!this.scenario.attack) return 0;
+    const ago = this.startOfShow() - secs;
+    const bump = (from, to, height) => (ago < from && ago > to ? height * Math.sin((Math.PI * (from - ago)) / (from - to)) : 0);
+    return bump(260, 120, 7.5) + bump(1320, 1180, 4) + bump(2 * HOUR, 2 * HOUR - 900, 6) + bump(9 * HOUR, 9 * HOUR - 1200, 5);
+  }
+
+  startOfShow() {
+    this.show ??= this.now() / 1000;
+    return this.show;
+  }
+
+  droppedAt(secs) {
+    if (!this.scenario.attack) return 0;
+    const ago = this.startOfShow() - secs;
+    const on = (from, level) => (ago < from ? level * Math.exp(-(from - ago) / 900) : 0);
+    const steady = on(215, 4200) + on(1260, 700);
+    return Math.max(0, steady * (0.85 + 0.3 * hash(Math.floor(secs / 3) + 7)));
+  }
+
+  // --- the API's answers -------------------------------------------------------------------------------------------
+
+  status() {
+    const now = this.now();
+    const secs = now / 1000;
+    const { scenario } = this;
+    const rate = this.rateAt(secs);
+    const active = this.activeBans();
+    const packets = Math.round(8_412_000 + (secs - this.startOfShow()) * this.droppedAt(secs));
+    const surging = this.surgeAt(secs) > 3;
+    const parts = this.parts();
+    return {
+      version: "0.1.0",
+      now_ms: now,
+      started_ms: this.startedMs,
+      dry_run: false,
+      health: scenario.degraded ? "degraded" : scenario.warming ? "waiting" : "ok",
+      parts,
+      detector: {
+        profile: "default",
+        reference: "adaptive",
+        warm_up: scenario.warming ? { remaining_secs: Math.max(0, Math.round(1_260 - (secs - this.startOfShow()))) } : null,
+        frozen: surging,
+        blast_radius: null,
+        clients: scenario.quiet ? 0 : 184 + Math.round(20 * hash(Math.floor(secs / 5))),
+        max_clients: 200_000,
+        evicted: 0,
+      },
+      global: {
+        rate,
+        error_rate: rate * (surging ? 0.31 : 0.04),
+        window_secs: WINDOW_SECS,
+        anomaly: surging ? { since_ms: now - 48_000, condition: `Global rate ${rate.toFixed(2)} req/s, z-score=4.71 > threshold=3.0` } : null,
+      },
+      baseline: {
+        mean: scenario.quiet ? 0.1 : meanAt(secs),
+        stddev: scenario.quiet ? 0.1 : 0.62,
+        error_mean: scenario.quiet ? 0 : 0.11,
+        source: scenario.warming ? "warm_up" : scenario.quiet ? "floor" : "hour_slot",
+        samples: scenario.warming ? 540 : scenario.quiet ? 0 : 25_200,
+        client_mean: scenario.warming || scenario.quiet ? null : 0.08,
+        client_stddev: scenario.warming || scenario.quiet ? null : 0.11,
+      },
+      hour_profile: hourProfile(scenario),
+      totals: { requests: 18_204_311, errors: 740_120, rejected: 212, salvaged: 17, bans: 4_181 + this.added.length, lifts: 4_174 + this.lifted.size },
+      rejected: { malformed: 212 },
+      bans: { active, permanent: Math.min(active, Math.ceil(active / 9)) },
+      dropped: {
+        packets,
+        bytes: packets * 74,
+        packets_per_sec: this.droppedAt(secs),
+        bytes_per_sec: this.droppedAt(secs) * 74,
+        by_enforcer: [{ enforcer: "xdp", packets, bytes: packets * 74 }],
+      },
+      agent: { cpu_percent: 0.8 + hash(Math.floor(secs)), memory_bytes: 41_300_000, uptime_secs: Math.floor((now - this.startedMs) / 1000), threads: 9 },
+      host: {
+        name: "web-01.example.net",
+        cpu_percent: 11 + 6 * hash(Math.floor(secs / 2)),
+        cores: 8,
+        load_1min: 0.74,
+        memory_used_bytes: 5.1e9,
+        memory_total_bytes: 16.6e9,
+        uptime_secs: 41 * 24 * HOUR + 7 * HOUR,
+      },
+    };
+  }
+
+  parts() {
+    const { scenario } = this;
+    return [
+      { part: "source:/var/log/nginx/access.log", state: scenario.quiet ? "waiting" : "active", text: scenario.quiet ? "the log is empty so far" : "read to its end, 0.2 s behind" },
+      scenario.warming
+        ? { part: "detector", state: "waiting", text: "learning: 9 of 30 min" }
+        : { part: "detector", state: "active", text: "profile default, adaptive reference, warm" },
+      scenario.degraded
+        ? { part: "iptables", state: "degraded", text: "iptables-restore: Another app is currently holding the xtables lock; tried 3 times, next in 10 s. Bans are still dropped by XDP." }
+        : { part: "iptables", state: "active", text: `rules in SHIELD (v4, v6), ${Math.min(this.activeBans(), 512)} clients` },
+      { part: "xdp", state: "active", text: "native on eth0, pinned" },
+      { part: "store", state: "active", text: "/var/lib/shield/shield.db, 3.1 MiB" },
+      { part: "slack", state: "off", text: "no webhook in the configuration" },
+    ];
+  }
+
+  clients(n) {
+    if (this.scenario.quiet) return { window_secs: WINDOW_SECS, now_ms: this.now(), clients: [] };
+    const secs = Math.floor(this.now() / 1000);
+    const row = (client, requests, errors, z, state) => ({ client, rate: requests / WINDOW_SECS, requests, errors, z_score: z, state });
+    const wobble = (at, base) => Math.round(base * (0.9 + 0.2 * hash(secs + at)));
+    const quiet = (at) => {
+      const requests = wobble(at, 26 - at * 2.3);
+      return row(at === 3 ? "2001:db8:4:19::/64" : `198.51.100.${20 + at * 7}`, requests, at % 3 === 0 ? 1 : 0, requests / 60 / 0.11 - 0.7, at === 2 ? "allowed" : "normal");
+    };
+    const loud = this.scenario.attack
+      ? [row("203.0.113.77", wobble(50, 223), wobble(51, 201), 33.1, this.isBanned("203.0.113.77") ? "banned" : "anomalous"), row("192.0.2.14", wobble(52, 61), 44, 8.5, this.isBanned("192.0.2.14") ? "banned" : "anomalous")]
+      : [];
+    return { window_secs: WINDOW_SECS, now_ms: this.now(), clients: [...loud, ...Array.from({ length: 10 }, (_, at) => quiet(at))].slice(0, n) };
+  }
+
+  bans({ q, rule, sort, limit, cursor }) {
+    const all = this.matching(q.toLowerCase(), rule, sort);
+    const from = cursor === null ? 0 : Number(cursor);
+    const next = from + limit < all.length ? String(from + limit) : null;
+    return { bans: all.slice(from, from + limit).map((key) => this.ban(key)), total: all.length, next, now_ms: this.now() };
+  }
+
+  history(range) {
+    const step = range === "24h" ? 60 : 2;
+    const points = range === "24h" ? 1440 : 900;
+    const end = Math.floor(this.now() / 1000 / step) * step;
+    const at = Array.from({ length: points }, (_, index) => end - (points - 1 - index) * step);
+    const column = (value) => at.map((secs) => (this.scenario.warming && secs < end - 540 ? null : value(secs)));
+    const marks = this.events.map((event) => ({ at_ms: event.at_ms, kind: MARKS[event.kind], count: 1, text: event.text })).filter((mark) => mark.kind !== undefined);
+    if (range === "24h" && this.scenario.attack) marks.unshift({ at_ms: (end - 9 * HOUR + 400) * 1000, kind: "bans", count: 4, text: "4 bans" });
+    return {
+      range,
+      step_secs: step,
+      at_ms: at.map((secs) => secs * 1000),
+      rate: column((secs) => this.rateAt(secs)),
+      error_rate: column((secs) => this.rateAt(secs) * (this.surgeAt(secs) > 1 ? 0.3 : 0.04)),
+      mean: column((secs) => (this.scenario.quiet ? 0.1 : meanAt(secs))),
+      stddev: column(() => (this.scenario.quiet ? 0.1 : 0.62)),
+      dropped_packets_per_sec: column((secs) => this.droppedAt(secs)),
+      dropped_bytes_per_sec: column((secs) => this.droppedAt(secs) * 74),
+      active_bans: column(() => this.activeBans()),
+      marks: marks.filter((mark) => mark.at_ms >= (at[0] ?? 0) * 1000),
+    };
+  }
+
+  explain(client) {
+    const ban = this.isBanned(client) ? this.ban(client) : null;
+    return {
+      client,
+      at_ms: this.now(),
+      words: ban?.words ?? `${client} is not banned: it looks like this site's other clients.`,
+      ban,
+      allowed: this.allowed.has(client) ? [{ network: client, reason: "operator", words: "allowed by an operator" }] : [],
+      window: { secs: WINDOW_SECS, requests: 26, errors: 1, rate: 26 / 60 },
+      reference: { mean: 0.08, stddev: 0.11, source: "hour_slot" },
+      rules: [
+        { rule: "z_score", fires: ban !== null, not_asked: null, measures: [{ name: "z_score", value: 3.1, threshold: 12 }], words: "Its rate is 3.1 standard deviations above a normal client's; 12 would be too many." },
+        { rule: "probing", fires: false, not_asked: null, measures: [{ name: "failed_paths_60s", value: 1, threshold: 10 }], words: "One failed path in 60 s; 10 would be too many." },
+      ],
+      top_paths: [{ path: "/", count: 9 }, { path: "/feed.xml", count: 6 }],
+      offences: { count: ban?.offence ?? 0, last_ms: null },
+      history: [],
+    };
+  }
+
+  recentEvents(limit) {
+    return { events: this.events.slice(-limit).reverse(), next: null };
+  }
+
+  // --- changes -----------------------------------------------------------------------------------------------------
+
+  /** A new ban, now, for `secs`. */
+  makeBan(client, { secs = 600, rule = "z_score", path = "/" } = {}) {
+    this.lifted.delete(client);
+    this.added = [{ client, secs, rule, path, sinceMs: this.now() }, ...this.added.filter((ban) => ban.client !== client)];
+    this.order = undefined;
+    this.happened("banned", "warning", client, `Banned ${client} for ${secs / MINUTE} min: z-score=5.43 > threshold=2.0, most requested ${path}`);
+  }
+
+  unban(clients) {
+    return { results: clients.map((client) => this.lift(client, "lifted", `Lifted the ban of ${client}: by an operator`)) };
+  }
+
+  allow(clients) {
+    return {
+      results: clients.map((client) => {
+        this.allowed.add(client);
+        this.lift(client, "allowlist_changed", `${client} is always allowed now`);
+        return { client, ok: true, message: "allowed; its ban was lifted" };
+      }),
+    };
+  }
+
+  lift(client, kind, text) {
+    const was = this.isBanned(client);
+    if (was) {
+      this.lifted.add(client);
+      this.order = undefined;
+      this.happened(kind, "info", client, text);
+    }
+    return { client, ok: was, message: was ? "lifted" : "was not banned" };
+  }
+
+  happened(kind, severity, client, text, atMs = this.now()) {
+    const event = { id: this.nextEvent++, at_ms: atMs, kind, severity, client, text, data: { event: kind } };
+    this.events.push(event);
+    for (const listener of this.listeners) listener(event);
+  }
+
+  // --- the invented bans -------------------------------------------------------------------------------------------
+
+  activeBans() {
+    return this.keys().length;
+  }
+
+  isBanned(client) {
+    return this.keys().includes(client);
+  }
+
+  keys() {
+    this.order ??= [...new Set([...this.added.map((ban) => ban.client), ...this.invented()])].filter((client) => !this.lifted.has(client));
+    return this.order;
+  }
+
+  invented() {
+    this.names ??= Array.from({ length: this.scenario.bans }, (_, at) => clientName(at));
+    return this.names;
+  }
+
+  matching(q, rule, sort) {
+    const found = q === "" && rule === "" ? [...this.keys()] : this.keys().filter((client) => client.startsWith(q) && (rule === "" || RULES[ruleOf(client)] === rule));
+    if (sort === "client") found.sort();
+    if (sort === "ends" && found.length < 1000) found.sort((a, b) => (this.ban(a).ends_ms ?? Infinity) - (this.ban(b).ends_ms ?? Infinity));
+    return found;
+  }
+
+  ban(client) {
+    const now = this.now();
+    const added = this.added.find((ban) => ban.client === client);
+    const at = number(client);
+    const rule = added?.rule ?? RULES[ruleOf(client)];
+    const offence = added ? 1 : offenceOf(client);
+    const term = added?.secs ?? [0, 600, 1800, 7200, null][offence];
+    const since = added?.sinceMs ?? this.startOfShow() * 1000 - Math.floor((term ?? 90_000) * 1000 * (0.05 + 0.3 * hash(at)));
+    const ends = term === null ? null : since + term * 1000;
+    const packets = Math.round((now - since) / 1000 * (3 + 400 * hash(at + 3) ** 4));
+    return {
+      client,
+      serial: at,
+      since_ms: since,
+      ends_ms: ends,
+      remaining_secs: ends === null ? null : Math.max(0, Math.round((ends - now) / 1000)),
+      offence: rule === "operator" || rule === "imported" ? 0 : offence,
+      rule,
+      reason: rule === "operator" ? "scraping the shop's prices" : rule === "imported" ? "list of 2026-11" : null,
+      words: WORDS[rule],
+      evidence: rule === "operator" || rule === "imported" ? null : evidence(rule, since, added?.path),
+      dropped: { packets, bytes: packets * 74 },
+      enforced_by: this.scenario.degraded ? ["xdp"] : ["iptables", "xdp"],
+    };
+  }
+
+  storyEvents() {
+    const ago = (secs) => this.now() - secs * 1000;
+    this.happened("started", "info", null, "Started, version 0.1.0; 4 bans restored", ago(6 * 24 * HOUR));
+    if (this.scenario.attack) {
+      this.happened("banned", "warning", "198.51.100.9", "Banned 198.51.100.9 for 30 min: 14 failed paths in 60 s > 10, most requested /.env", ago(1_265));
+      this.happened("repaired", "warning", null, "iptables: chain SHIELD had been flushed; 4 bans restored", ago(910));
+      this.happened("global_anomaly_started", "critical", null, "Global traffic anomaly: 9.87 req/s, z-score=4.71 > threshold=3.0", ago(228));
+      this.happened("banned", "warning", "203.0.113.77", "Banned 203.0.113.77 for 10 min: z-score=33.1 > threshold=12.0, most requested /<script>alert(1)</script>", ago(214));
+      this.happened("banned", "warning", "192.0.2.14", "Banned 192.0.2.14 for 10 min: 44 of 61 requests failed", ago(190));
+      this.happened("global_anomaly_ended", "info", null, "Global traffic is back to normal: 2.61 req/s after 1 min 36 s", ago(132));
+      this.happened("lifted", "info", "198.51.100.200", "Lifted the ban of 198.51.100.200: its term of 10 min was over; 1 offence remembered", ago(41));
+    }
+    if (this.scenario.degraded) this.happened("degraded", "warning", null, "iptables is degraded: the xtables lock is held by another program", ago(75));
+  }
+}
+
+const MARKS = { banned: "bans", global_anomaly_started: "anomaly_started", global_anomaly_ended: "anomaly_ended" };
+
+const WORDS = {
+  z_score: "Asked 3.72 times a second; a client here asks 0.08 times (± 0.11). That is 33.1 standard deviations away, more than the 12 allowed.",
+  rate_multiplier: "Asked 1.90 times a second, 24 times as often as a client here; 20 times is allowed.",
+  error_surge: "44 of its 61 requests in the last minute failed; this site's usual share is 4 %.",
+  probing: "Asked for 14 different paths that do not exist within 60 s; 10 are allowed.",
+  flood: "Asked 212 times a second, more than any client may (100).",
+  behaviour: "Only pages, never an image or a style sheet, and never the same page twice: unlike this site's clients.",
+  network: "6 clients of this network were banned within 10 min.",
+  operator: "Banned by hand: scraping the shop's prices.",
+  imported: "Taken from an imported list: list of 2026-11.",
+};
+
+function evidence(rule, sinceMs, path) {
+  return {
+    rule,
+    condition: rule === "probing" ? "failed_paths_60s=14 > threshold=10" : "z-score=33.10 > threshold=12.0",
+    rate: 3.72,
+    mean: 0.08,
+    stddev: 0.11,
+    z_score: 33.1,
+    threshold: 12,
+    tightened: rule === "error_surge",
+    baseline: "hour_slot",
+    window_secs: WINDOW_SECS,
+    requests: 223,
+    errors: 201,
+    at_secs: Math.floor(sinceMs / 1000),
+    measures: [
+      { name: "rate", value: 3.72, threshold: 1.4 },
+      { name: "failed_paths_60s", value: 14, threshold: 10 },
+      { name: "errors_60s", value: 201, threshold: 20 },
+    ],
+    top_paths: [...(path === undefined ? [] : [{ path, count: 64 }]), ...PROBED.map((probed, at) => ({ path: probed, count: 40 - 6 * at }))],
+  };
+}
+
+function meanAt(secs) {
+  const hour = (secs / HOUR) % 24;
+  return 2.1 + 1.5 * Math.sin(((hour - 9) / 24) * 2 * Math.PI) + 0.4 * Math.sin((hour / 12) * 2 * Math.PI);
+}
+
+function hourProfile({ quiet, warming }) {
+  return Array.from({ length: 24 }, (_, hour) => {
+    const known = !quiet && !warming;
+    return { hour, mean: known ? meanAt(hour * HOUR + 1800) : null, stddev: known ? 0.3 + 0.25 * hash(hour) : null };
+  });
+}
+
+/** The `at`-th banned client: first some of the well-known documentation addresses, then prefixes of 2001:db8::/32. */
+function clientName(at) {
+  const famous = ["203.0.113.77", "192.0.2.14", "2001:db8:77:1::/64", "198.51.100.9", "203.0.113.200", "192.0.2.201", "198.51.100.61"];
+  return famous[at] ?? `2001:db8:${(at >>> 16).toString(16)}:${(at & 0xffff).toString(16)}::/64`;
+}
+
+function number(text) {
+  let value = 2166136261;
+  for (let at = 0; at < text.length; at += 1) value = Math.imul(value ^ text.charCodeAt(at), 16777619);
+  return value >>> 0;
+}
+
+/** What the first few are banned for; the rest are dealt. */
+const STORY = { "203.0.113.77": 0, "192.0.2.14": 2, "2001:db8:77:1::/64": 1, "198.51.100.9": 1, "203.0.113.200": 7, "192.0.2.201": 5, "198.51.100.61": 6 };
+
+function ruleOf(client) {
+  if (STORY[client] !== undefined) return STORY[client];
+  return number(client) % RULES.length;
+}
+
+function offenceOf(client) {
+  return STORY[client] === undefined ? 1 + (number(`${client}!`) % 4) : 1 + (number(client) % 3);
+}
+
+/** A number of [0, 1) that is always the same for the same argument. */
+function hash(at) {
+  let value = Math.imul(at ^ 0x9e3779b9, 0x85ebca6b);
+  value = Math.imul(value ^ (value >>> 13), 0xc2b2ae35);
+  return ((value ^ (value >>> 16)) >>> 0) / 2 ** 32;
+}

@@ -1,0 +1,52 @@
+// Server-sent events read with `fetch`, which, unlike `EventSource`, can send a token and can be timed.
+
+/** One message of the stream. */
+export interface Message {
+  event: string;
+  data: string;
+  id: string | null;
+}
+
+/**
+ * The messages in a stream of bytes, as the HTML standard's "event stream interpretation" reads them. Ends when the
+ * stream does; comments (the server's heartbeats) come out as messages of the event `comment`.
+ */
+export async function* messages(body: ReadableStream<Uint8Array>): AsyncGenerator<Message> {
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
+  let pending = "";
+  let block: string[] = [];
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const lines = (pending + decoder.decode(value, { stream: true })).split(/\r\n|\n|\r/);
+      pending = lines.pop() ?? "";
+      for (const line of lines) {
+        if (line === "") {
+          const message = interpret(block);
+          block = [];
+          if (message !== null) yield message;
+        } else {
+          block.push(line);
+        }
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => undefined);
+  }
+}
+
+function interpret(block: string[]): Message | null {
+  let event = "message";
+  let id: string | null = null;
+  const data: string[] = [];
+  for (const line of block) {
+    const [, field = "", value = ""] = /^([^:]*):? ?(.*)$/.exec(line) ?? [];
+    if (field === "event") event = value;
+    else if (field === "data") data.push(value);
+    else if (field === "id") id = value;
+  }
+  if (data.length > 0) return { event, data: data.join("\n"), id };
+  return block.length > 0 ? { event: "comment", data: "", id: null } : null;
+}

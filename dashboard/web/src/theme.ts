@@ -1,0 +1,36 @@
+// Dark, light, or as the system has it: the choice is kept on this device. The colours themselves are in tokens.css.
+
+const KEY = "shield-theme";
+const CHOICES = ["system", "dark", "light"] as const;
+type Choice = (typeof CHOICES)[number];
+
+const LABELS: Record<Choice, string> = { system: "Auto", dark: "Dark", light: "Light" };
+
+/** Wires the switch; `changed` is told when the colours are different now. */
+export function startTheme(button: HTMLElement, changed: () => void): void {
+  let choice = CHOICES.find((known) => known === localStorage.getItem(KEY)) ?? "system";
+  const show = (): void => {
+    document.documentElement.dataset["theme"] = choice;
+    button.textContent = LABELS[choice];
+    button.setAttribute("aria-label", `Colours: ${LABELS[choice]}. Change.`);
+    changed();
+  };
+  button.addEventListener("click", () => {
+    choice = CHOICES[(CHOICES.indexOf(choice) + 1) % CHOICES.length] ?? "system";
+    localStorage.setItem(KEY, choice);
+    show();
+  });
+  matchMedia("(prefers-color-scheme: light)").addEventListener("change", changed);
+  show();
+}
+
+/** A colour of tokens.css as the canvas understands it (`light-dark()` resolved). */
+export function colour(token: string): string {
+  const probe = document.createElement("i");
+  probe.className = "visually-hidden";
+  probe.style.color = `var(--${token})`;
+  document.body.append(probe);
+  const value = getComputedStyle(probe).color;
+  probe.remove();
+  return value;
+}

@@ -1,0 +1,99 @@
+// One banned client: its row, which counts down by itself, and its evidence when opened.
+
+import type { Ban } from "../api/types";
+import { agentNowMs } from "../clock";
+import { h, icon, setAttribute, setText } from "../dom";
+import { bytes, countdown, ruleName, shortCount, time } from "../format";
+import { banDetails } from "./evidence";
+
+export interface BanActions {
+  lift(ban: Ban, button: HTMLElement): void;
+  allow(ban: Ban, button: HTMLElement): void;
+}
+
+/** The agent's answers come in whole seconds: an end that moved by less than this did not move. */
+const JITTER_MS = 1_500;
+
+let rowsMade = 0;
+
+export class BanRow {
+  readonly elements: Element[];
+  private ban: Ban;
+  private endMs: number | null = null;
+  private readonly id = `ban-${++rowsMade}`;
+  private readonly row = h("tr", { role: "row", class: "ban" });
+  private readonly detailsCell = h("td", { role: "cell", colspan: 6 });
+  private readonly details = h("tr", { role: "row", class: "ban-details", id: this.id, hidden: true }, this.detailsCell);
+  private readonly opener: HTMLElement;
+  private readonly since = h("span", { class: "sub" });
+  private readonly rule = h("span", { class: "badge" });
+  private readonly words = h("span", { class: "words" });
+  private readonly offence = h("td", { role: "cell", class: "number", "data-label": "Offence" });
+  private readonly packets = h("span", {});
+  private readonly bytes = h("span", { class: "sub" });
+  private readonly left = h("span", { class: "left" });
+  private readonly bar = h("span", { class: "gauge-fill" });
+
+  constructor(ban: Ban, actions: BanActions) {
+    this.ban = ban;
+    this.opener = h("button", { type: "button", class: "opener", "aria-expanded": "false", "aria-controls": this.id, click: () => this.toggle() }, icon("chevron"), h("span", { class: "address" }, ban.client));
+    const button = (label: string, kind: string, run: (ban: Ban, button: HTMLElement) => void): HTMLElement =>
+      h("button", { type: "button", class: kind, "aria-label": `${label} ${ban.client}`, click: (event) => run(this.ban, event.currentTarget as HTMLElement) }, label);
+    this.row.append(
+      h("td", { role: "cell", class: "client-cell" }, this.opener, this.since),
+      h("td", { role: "cell", class: "why-cell" }, this.rule, this.words),
+      this.offence,
+      h("td", { role: "cell", class: "number", "data-label": "Dropped" }, this.packets, this.bytes),
+      h("td", { role: "cell", class: "number left-cell", "data-label": "Time left" }, this.left, h("span", { class: "gauge-bar", "aria-hidden": "true" }, this.bar)),
+      h("td", { role: "cell", class: "actions" }, button("Lift", "quiet", actions.lift), button("Allow", "quiet", actions.allow)),
+    );
+    this.elements = [this.row, this.details];
+  }
+
+  update(ban: Ban): void {
+    const isNewBan = ban.serial !== this.ban.serial;
+    this.ban = ban;
+    this.setEnd(ban, isNewBan);
+    setText(this.since, `since ${time(ban.since_ms)}`);
+    setText(this.rule, ruleName(ban.rule));
+    setAttribute(this.rule, "data-rule", ban.rule);
+    setText(this.words, ban.words);
+    setText(this.offence, ban.offence === 0 ? "–" : String(ban.offence));
+    setText(this.packets, ban.dropped === null ? "–" : shortCount(ban.dropped.packets));
+    setText(this.bytes, ban.dropped === null ? "" : bytes(ban.dropped.bytes));
+    if (!this.details.hidden) this.detailsCell.replaceChildren(banDetails(ban));
+    this.tick();
+  }
+
+  /** Called every second. */
+  tick(): void {
+    if (this.endMs === null) {
+      setAttribute(this.row, "data-term", "permanent");
+      setText(this.left, "permanent");
+      return;
+    }
+    const leftMs = this.endMs - agentNowMs();
+    setAttribute(this.row, "data-term", leftMs > 0 ? "running" : "over");
+    setText(this.left, leftMs > 0 ? countdown(leftMs) : "ending");
+    const share = leftMs / Math.max(1, this.endMs - this.ban.since_ms);
+    this.bar.style.width = `${(100 * Math.min(1, Math.max(0, share))).toFixed(1)}%`;
+  }
+
+  /** `remaining_secs` is by the clock that counts; it is turned into a moment on the agent's clock once. */
+  private setEnd(ban: Ban, isNewBan: boolean): void {
+    if (ban.remaining_secs === null) {
+      this.endMs = null;
+      return;
+    }
+    const end = agentNowMs() + ban.remaining_secs * 1000;
+    const moved = this.endMs === null || Math.abs(end - this.endMs) > JITTER_MS;
+    if (isNewBan || moved) this.endMs = end;
+  }
+
+  private toggle(): void {
+    const opened = this.details.hidden;
+    this.details.hidden = !opened;
+    setAttribute(this.opener, "aria-expanded", String(opened));
+    this.detailsCell.replaceChildren(...(opened ? [banDetails(this.ban)] : []));
+  }
+}

@@ -1,0 +1,123 @@
+// The table of banned clients. Searching, sorting and paging are the agent's work, so that a million bans cost this
+// page no more than one page of them.
+
+import { api, ApiError } from "../api/client";
+import type { Ban, BanPage, BanSort } from "../api/types";
+import { everySecond } from "../clock";
+import { byId, h, Keyed, setText } from "../dom";
+import { count, plural, RULES } from "../format";
+import { BanRow, type BanActions } from "./ban-row";
+
+const PER_PAGE = 25;
+
+/** Drop counters and ends are asked for again this often; the promise is 3 s at most. */
+const REFRESH_MS = 2_500;
+
+/** A burst of bans is one refresh. */
+const BURST_MS = 250;
+
+/** Typing is over when nothing was typed for this long. */
+const TYPING_MS = 200;
+
+export class Bans {
+  private query = { q: "", rule: "", sort: "since" as BanSort };
+  /** Where each page seen so far begins; the last is the one shown. */
+  private cursors: (string | null)[] = [null];
+  private next: string | null = null;
+  private asked = 0;
+  private refreshTimer: ReturnType<typeof setTimeout> | undefined;
+  private readonly rows: Keyed<Ban, BanRow>;
+  private readonly search = byId<HTMLInputElement>("bans-search");
+  private readonly rule = byId<HTMLSelectElement>("bans-rule");
+  private readonly sort = byId<HTMLSelectElement>("bans-sort");
+  private readonly previousButton = byId<HTMLButtonElement>("bans-previous");
+  private readonly nextButton = byId<HTMLButtonElement>("bans-next");
+
+  constructor(actions: BanActions) {
+    this.rows = new Keyed(byId("bans-rows"), (ban) => ban.client, (ban) => new BanRow(ban, actions));
+    let typing: ReturnType<typeof setTimeout> | undefined;
+    this.search.addEventListener("input", () => {
+      clearTimeout(typing);
+      typing = setTimeout(() => this.ask(), TYPING_MS);
+    });
+    this.rule.append(...Object.entries(RULES).map(([value, name]) => h("option", { value }, name)));
+    this.rule.addEventListener("change", () => this.ask());
+    this.sort.addEventListener("change", () => this.ask());
+    this.previousButton.addEventListener("click", () => this.turn(this.cursors.slice(0, -1)));
+    this.nextButton.addEventListener("click", () => this.turn([...this.cursors, this.next]));
+    everySecond(() => this.tick());
+    setInterval(() => this.refreshIfSeen(), REFRESH_MS);
+  }
+
+  /** Something about bans has changed: shown soon, once for a burst. */
+  changed(): void {
+    clearTimeout(this.refreshTimer);
+    this.refreshTimer = setTimeout(() => void this.refresh(), BURST_MS);
+  }
+
+  /** Asks for the page that is shown once more. */
+  async refresh(): Promise<void> {
+    const ticket = ++this.asked;
+    try {
+      const page = await api.bans({ ...this.query, limit: PER_PAGE, cursor: this.cursors.at(-1) ?? null });
+      if (ticket === this.asked) this.show(page);
+    } catch (error) {
+      if (ticket === this.asked) this.refused(error);
+    }
+  }
+
+  private get isFiltered(): boolean {
+    return this.query.q !== "" || this.query.rule !== "";
+  }
+
+  private ask(): void {
+    this.query = { q: this.search.value.trim(), rule: this.rule.value, sort: this.sort.value as BanSort };
+    this.turn([null]);
+  }
+
+  private turn(cursors: (string | null)[]): void {
+    this.cursors = cursors;
+    void this.refresh();
+  }
+
+  private refreshIfSeen(): void {
+    if (document.visibilityState === "visible" && document.body.dataset["link"] === "live") void this.refresh();
+  }
+
+  private tick(): void {
+    for (const row of this.rows.all) row.tick();
+  }
+
+  private show(page: BanPage): void {
+    if (page.bans.length === 0 && this.cursors.length > 1) {
+      this.turn(this.cursors.slice(0, -1));
+      return;
+    }
+    this.rows.update(page.bans);
+    this.next = page.next;
+    this.showPager(page);
+    this.showEmpty(page.total);
+  }
+
+  private showPager(page: BanPage): void {
+    const first = (this.cursors.length - 1) * PER_PAGE + 1;
+    const last = first + page.bans.length - 1;
+    setText(byId("bans-range"), page.total === 0 ? "" : `${count(first)}–${count(last)} of ${count(page.total)}`);
+    setText(byId("bans-note"), this.isFiltered ? `${count(page.total)} match` : plural(page.total, "client", "clients"));
+    this.previousButton.disabled = this.cursors.length === 1;
+    this.nextButton.disabled = page.next === null;
+    byId("bans-pager").hidden = this.previousButton.disabled && this.nextButton.disabled;
+  }
+
+  private showEmpty(total: number): void {
+    byId("bans-table").hidden = total === 0;
+    const empty = byId("bans-empty");
+    empty.hidden = total > 0;
+    setText(empty, this.isFiltered ? "No banned client matches." : "Nobody is banned. A client appears here as soon as it is dropped.");
+  }
+
+  /** A cursor can go stale (a restart): back to the first page. Being cut off is told elsewhere. */
+  private refused(error: unknown): void {
+    if (error instanceof ApiError && error.status === 400 && this.cursors.length > 1) this.turn([null]);
+  }
+}

@@ -1,0 +1,63 @@
+// What happened lately, newest first.
+
+import type { AgentEvent } from "../api/types";
+import { byId, h, icon, setText, type IconName } from "../dom";
+import { fullTime, time } from "../format";
+
+/** More is in the audit log; a page with thousands of lines helps nobody. */
+const KEPT = 100;
+
+const ICONS: Record<string, IconName> = {
+  banned: "ban",
+  would_ban: "ban",
+  extended: "ban",
+  lifted: "check",
+  recovered: "check",
+  repaired: "check",
+  degraded: "warn",
+  leaking: "warn",
+  evasion: "warn",
+  blast_radius: "warn",
+  global_anomaly_started: "spike",
+  global_anomaly_ended: "spike",
+};
+
+export class Events {
+  private readonly list = byId("events");
+  private newest = -1;
+
+  /** Replaces everything; newest first. */
+  replace(events: AgentEvent[]): void {
+    this.list.replaceChildren(...events.slice(0, KEPT).map(line));
+    this.newest = events[0]?.id ?? -1;
+    this.showEmpty();
+  }
+
+  /** One more; one that is here already (the stream was resumed) is left out. */
+  add(event: AgentEvent): void {
+    if (event.id <= this.newest) return;
+    this.newest = event.id;
+    this.list.prepend(line(event));
+    while (this.list.childElementCount > KEPT) this.list.lastElementChild?.remove();
+    this.showEmpty();
+  }
+
+  private showEmpty(): void {
+    const empty = byId("events-empty");
+    const nothing = this.list.childElementCount === 0;
+    empty.hidden = !nothing;
+    this.list.hidden = nothing;
+    setText(empty, "Nothing has happened since the agent keeps its record.");
+    setText(byId("events-note"), nothing ? "" : "newest first");
+  }
+}
+
+function line(event: AgentEvent): Element {
+  return h(
+    "li",
+    { class: "event", "data-severity": event.severity, "data-kind": event.kind },
+    icon(ICONS[event.kind] ?? "info"),
+    h("time", { datetime: new Date(event.at_ms).toISOString(), title: fullTime(event.at_ms) }, time(event.at_ms)),
+    h("p", {}, event.text),
+  );
+}

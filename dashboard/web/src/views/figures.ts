@@ -1,0 +1,81 @@
+// The row of large figures: what is going on this second.
+
+import { byId, h, setAttribute, setText } from "../dom";
+import { bytes, count, percent, plural, rate, shortCount, sigmas, span } from "../format";
+import type { Status } from "../api/types";
+
+/** From this many standard deviations on, a rate is shown as unusual; the detector's own thresholds decide bans. */
+const UNUSUAL_SIGMAS = 2;
+
+type Tone = "calm" | "alert" | "warm";
+
+interface Figure {
+  show(value: string, unit: string, note: string, tone?: Tone): void;
+}
+
+export function startFigures(): (status: Status) => void {
+  const parent = byId("figures");
+  const figures = {
+    rate: figure(parent, "Requests"),
+    errors: figure(parent, "Errors"),
+    banned: figure(parent, "Banned"),
+    dropped: figure(parent, "Dropped"),
+    clients: figure(parent, "Clients watched"),
+  };
+  return (status) => {
+    showRate(figures.rate, status);
+    showErrors(figures.errors, status);
+    showBanned(figures.banned, status);
+    showDropped(figures.dropped, status);
+    showClients(figures.clients, status);
+  };
+}
+
+function figure(parent: Element, title: string): Figure {
+  const value = h("span", { class: "figure-value" }, "–");
+  const unit = h("span", { class: "figure-unit" });
+  const note = h("p", { class: "figure-note" });
+  const box = h("div", { class: "figure" }, h("h2", {}, title), h("p", { class: "figure-line" }, value, " ", unit), note);
+  parent.append(box);
+  return {
+    show(text, unitText, noteText, tone = "calm") {
+      setText(value, text);
+      setText(unit, unitText);
+      setText(note, noteText);
+      setAttribute(box, "data-tone", tone);
+    },
+  };
+}
+
+function showRate(figure: Figure, { global, baseline, detector }: Status): void {
+  const away = (global.rate - baseline.mean) / baseline.stddev;
+  const learned = detector.warm_up === null && baseline.source !== "floor";
+  const note = learned ? `${sigmas(away)} σ from ${rate(baseline.mean)} ± ${rate(baseline.stddev)}` : "no baseline learned yet";
+  const unusual = learned && away > UNUSUAL_SIGMAS;
+  figure.show(rate(global.rate), "req/s", note, global.anomaly !== null ? "alert" : unusual ? "warm" : "calm");
+}
+
+function showErrors(figure: Figure, { global, baseline }: Status): void {
+  const share = global.rate > 0 ? ` · ${percent((100 * global.error_rate) / global.rate)} of requests` : "";
+  figure.show(rate(global.error_rate), "per s", `usual ${rate(baseline.error_mean)}${share}`);
+}
+
+function showBanned(figure: Figure, { bans, totals }: Status): void {
+  const note = `${count(bans.permanent)} permanent · ${shortCount(totals.bans)} ever`;
+  figure.show(count(bans.active), bans.active === 1 ? "client" : "clients", note);
+}
+
+function showDropped(figure: Figure, { dropped }: Status): void {
+  const note = `${bytes(dropped.bytes_per_sec)}/s · ${shortCount(dropped.packets)} packets since start`;
+  figure.show(rate(dropped.packets_per_sec), "packets/s", note, dropped.packets_per_sec > 0 ? "alert" : "calm");
+}
+
+function showClients(figure: Figure, { detector }: Status): void {
+  const full = detector.clients >= detector.max_clients;
+  const note = full
+    ? `table full, ${plural(detector.evicted, "client", "clients")} put out`
+    : detector.warm_up === null
+      ? `room for ${shortCount(detector.max_clients)}`
+      : `learning, ${span(detector.warm_up.remaining_secs)} left`;
+  figure.show(count(detector.clients), "in 60 s", note, full ? "warm" : "calm");
+}

@@ -1,0 +1,99 @@
+// The conditions that a person must not miss, each one line across the page, worst first. None of them is an event:
+// each is shown for as long as it holds.
+
+import type { LinkState } from "../api/link";
+import type { Severity, Status } from "../api/types";
+import { byId, h, icon, Keyed, setText, type IconName } from "../dom";
+import { partName, span, time } from "../format";
+
+interface Notice {
+  key: string;
+  severity: Severity;
+  icon: IconName;
+  title: string;
+  text: string;
+  action?: { label: string; run: () => void };
+}
+
+export class Notices {
+  private link: LinkState = { kind: "connecting" };
+  private status: Status | null = null;
+  private readonly list = new Keyed<Notice, NoticeView>(
+    byId("notices"),
+    (notice) => notice.key + notice.severity,
+    (notice) => new NoticeView(notice),
+  );
+
+  constructor(
+    private readonly retry: () => void,
+    private readonly unlock: () => void,
+  ) {}
+
+  setLink(link: LinkState): void {
+    this.link = link;
+    this.show();
+  }
+
+  setStatus(status: Status): void {
+    this.status = status;
+    this.show();
+  }
+
+  /** Also called every second: some lines count. */
+  show(): void {
+    const rest = this.status === null ? [] : statusNotices(this.status);
+    this.list.update([...this.linkNotices(), ...rest]);
+  }
+
+  private linkNotices(): Notice[] {
+    if (this.link.kind === "locked") {
+      const action = { label: "Give the token", run: this.unlock };
+      return [{ key: "locked", severity: "warning", icon: "warn", title: "Locked", text: "The agent listens beyond this machine, so reading needs the operator's token.", action }];
+    }
+    if (this.link.kind !== "cut-off") return [];
+    const seconds = Math.max(0, Math.ceil((this.link.retryAtMs - Date.now()) / 1000));
+    const text = `${this.link.why} What you see is from ${time(this.link.sinceMs)}; bans stay in the kernel until their end. ${seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again."}`;
+    return [{ key: "cut-off", severity: "critical", icon: "warn", title: "Cut off from the agent", text, action: { label: "Try now", run: this.retry } }];
+  }
+}
+
+function statusNotices(status: Status): Notice[] {
+  const notices: Notice[] = [];
+  const { anomaly } = status.global;
+  const { blast_radius: stopped, warm_up: warmUp, frozen } = status.detector;
+  if (stopped !== null) notices.push({ key: "blast", severity: "critical", icon: "ban", title: "Banning is stopped", text: stopped });
+  if (anomaly !== null) {
+    const text = `${anomaly.condition}, for ${span((status.now_ms - anomaly.since_ms) / 1000)}. No client is banned for it alone.`;
+    notices.push({ key: "anomaly", severity: "critical", icon: "spike", title: "Global traffic anomaly", text });
+  }
+  if (status.dry_run) {
+    notices.push({ key: "dry-run", severity: "warning", icon: "info", title: "Dry run", text: "Bans are decided and recorded, but nothing is dropped." });
+  }
+  for (const part of status.parts.filter((part) => part.state === "degraded")) {
+    notices.push({ key: `part ${part.part}`, severity: "warning", icon: "warn", title: partName(part.part), text: part.text });
+  }
+  if (warmUp !== null) {
+    const text = `${span(warmUp.remaining_secs)} left until rates are judged. Until then only an absolute flood is banned.`;
+    notices.push({ key: "warm-up", severity: "info", icon: "wait", title: "Learning what is normal here", text });
+  }
+  if (frozen && anomaly === null) {
+    notices.push({ key: "frozen", severity: "info", icon: "info", title: "Baseline frozen", text: "It learns nothing from unusual traffic." });
+  }
+  return notices;
+}
+
+class NoticeView {
+  readonly elements: Element[];
+  private readonly text = h("span", { class: "notice-text" });
+
+  constructor(notice: Notice) {
+    const button = notice.action === undefined ? null : h("button", { type: "button", class: "quiet", click: notice.action.run }, notice.action.label);
+    this.elements = [
+      h("div", { class: "notice", "data-severity": notice.severity }, icon(notice.icon), h("p", {}, h("strong", {}, notice.title), " ", this.text), button),
+    ];
+  }
+
+  update(notice: Notice): void {
+    setText(this.text, notice.text);
+  }
+}
