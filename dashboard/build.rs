@@ -17,7 +17,8 @@ const FILES: [(&str, &str, &str); 4] = [
 const NOT_BUILT: (&str, &str, &str) = ("src/not_built.html", "/", "text/html; charset=utf-8");
 
 fn main() -> io::Result<()> {
-    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it for every build script"));
+    let here =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it for every build script"));
     let dist = here.join("web/dist");
     println!("cargo:rerun-if-changed={}", dist.display());
     println!("cargo:rerun-if-changed={}", here.join(NOT_BUILT.0).display());

@@ -1,25 +1,41 @@
-//! The page's own build: packages as locked, types checked, bundled into `dashboard/web/dist`.
+//! The page's own build: packages as locked, types checked, bundled into `dashboard/web/dist`. Its browser tests
+//! (`tests/browser`) have packages of their own, so that what they need can never get into the page.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
 use crate::sh;
 
-const FOLDER: &str = "dashboard/web";
+/// The page.
+const PAGE: &str = "dashboard/web";
+/// Its tests in a real browser.
+const BROWSER_TESTS: &str = "tests/browser";
 
-/// Whether the packages that `package-lock.json` names are installed.
+/// Whether the packages that the lock files name are installed.
 pub fn packages_are_installed() -> bool {
-    let folder = sh::root_folder().join(FOLDER);
-    !folder.join("package-lock.json").exists() || folder.join("node_modules/.package-lock.json").exists()
+    [PAGE, BROWSER_TESTS].iter().all(|folder| is_installed(&sh::root_folder().join(folder)))
 }
 
-/// Installs them, exactly as locked.
+/// npm writes its own record when it has installed: one older than the lock file is of another lock file.
+fn is_installed(folder: &Path) -> bool {
+    let written = |file: &str| folder.join(file).metadata().and_then(|it| it.modified()).ok();
+    match (written("package-lock.json"), written("node_modules/.package-lock.json")) {
+        (Some(locked), Some(installed)) => installed >= locked,
+        (locked, _) => locked.is_none(),
+    }
+}
+
+/// Installs them, exactly as locked. No package runs a script of its own while it is installed.
 ///
 /// # Errors
 /// When npm fails.
 pub fn install_packages() -> Result<()> {
-    sh::run(npm()?.args(["ci", "--no-audit", "--no-fund"]))
+    for folder in [PAGE, BROWSER_TESTS] {
+        sh::run(npm(folder)?.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
+    }
+    Ok(())
 }
 
 /// Bundles the page.
@@ -27,7 +43,7 @@ pub fn install_packages() -> Result<()> {
 /// # Errors
 /// When npm or the bundler fails.
 pub fn build() -> Result<()> {
-    sh::run(npm()?.args(["run", "build"]))
+    sh::run(npm(PAGE)?.args(["run", "build"]))
 }
 
 /// Checks its types.
@@ -35,12 +51,12 @@ pub fn build() -> Result<()> {
 /// # Errors
 /// When a type is wrong.
 pub fn check() -> Result<()> {
-    sh::run(npm()?.args(["run", "check"]))
+    sh::run(npm(PAGE)?.args(["run", "check"]))
 }
 
-fn npm() -> Result<Command> {
+fn npm(folder: &str) -> Result<Command> {
     let Some(npm) = sh::find("npm") else { bail!("npm is missing: `cargo xtask setup`") };
     let mut command = Command::new(npm);
-    command.current_dir(sh::root_folder().join(FOLDER));
+    command.current_dir(sh::root_folder().join(folder));
     Ok(command)
 }
