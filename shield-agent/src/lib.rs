@@ -4,8 +4,9 @@
 //! `wire.rs`.
 
 pub mod clock;
+pub mod config;
 pub mod enforce;
 pub mod engine;
-pub mod source;
 pub mod host;
 pub mod store;
+pub mod source;

@@ -11,15 +11,15 @@ use serde::Deserialize;
 use super::span::{Span, TermSpan};
 
 /// The whole file.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawConfig {
     /// `[agent]`
     pub agent: RawAgent,
     /// `[[source]]`
     pub source: Vec<RawSource>,
-    /// `[detect]`
-    pub detect: RawDetect,
+    /// `[detect]`: the detector's policy, key by key, see `engine::policy` (checked in `mod.rs`).
+    pub detect: toml::Table,
     /// `[ban]`
     pub ban: RawBan,
     /// `[allow]`
@@ -39,7 +39,7 @@ pub struct RawConfig {
 }
 
 /// `[agent]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawAgent {
     /// Where the database and the token lie.
@@ -50,10 +50,12 @@ pub struct RawAgent {
     pub group: Option<String>,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter.
     pub log: Option<String>,
+    /// A live line further away from the wall clock is counted at the wall clock.
+    pub max_clock_skew: Option<Span>,
 }
 
 /// `[[source]]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawSource {
     /// A file, a pattern (`*`), or a folder.
@@ -66,18 +68,14 @@ pub struct RawSource {
     pub format: Option<String>,
     /// Names of the JSON fields.
     pub fields: Option<RawFields>,
-    /// The JSON field with a proxy chain (`X-Forwarded-For`), read from the right.
-    pub forwarded_field: Option<String>,
-    /// Where to begin at the first start: `end`, `beginning`, or a span such as `10m` to catch up on.
-    pub start: Option<String>,
-    /// The same as `start` with a span.
+    /// At the first start, begin this long before now instead of at the end.
     pub catch_up: Option<Span>,
     /// Longer lines are skipped and counted.
     pub max_line_bytes: Option<usize>,
 }
 
 /// `[source.fields]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawFields {
     /// The client's address.
@@ -92,68 +90,12 @@ pub struct RawFields {
     pub status: Option<String>,
     /// The answer's size.
     pub response_size: Option<String>,
-}
-
-/// `[detect]`
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawDetect {
-    /// `default` or `classic`.
-    pub profile: Option<String>,
-    /// `adaptive` or `classic`.
-    pub reference: Option<String>,
-    /// Clients kept at most.
-    pub max_clients: Option<usize>,
-    /// Only floods are banned before this much was seen.
-    pub warm_up: Option<Span>,
-    /// Seconds an hour slot needs.
-    pub baseline_min_samples: Option<u32>,
-    /// After so long a changed level is accepted.
-    pub max_freeze: Option<Span>,
-    /// Statuses that are no errors.
-    pub not_errors: Option<Vec<u16>>,
-    /// A live line further away from the wall clock is counted at the wall clock.
-    pub max_clock_skew: Option<Span>,
-    /// `[detect.z_score]`
-    pub z_score: RawRule,
-    /// `[detect.rate_multiplier]`
-    pub rate_multiplier: RawRule,
-    /// `[detect.tightening]`
-    pub tightening: RawRule,
-    /// `[detect.flood]`
-    pub flood: RawRule,
-    /// `[detect.error_surge]`
-    pub error_surge: toml::Table,
-    /// `[detect.probing]`
-    pub probing: toml::Table,
-    /// `[detect.behaviour]`
-    pub behaviour: toml::Table,
-}
-
-/// A rule on the rate.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRule {
-    /// Whether it is on.
-    pub enabled: Option<bool>,
-    /// `z_score`: standard deviations.
-    pub threshold: Option<f64>,
-    /// `rate_multiplier`: times the mean.
-    pub multiplier: Option<f64>,
-    /// Requests in the window below which it is not asked.
-    pub min_requests: Option<u32>,
-    /// `tightening`: a client's error rate above so many times the baseline's tightens.
-    pub error_rate_multiplier: Option<f64>,
-    /// `tightening`: what the thresholds are multiplied by.
-    pub factor: Option<f64>,
-    /// `flood`: requests per second.
-    pub rate: Option<f64>,
-    /// `flood`: for so long.
-    pub sustained: Option<Span>,
+    /// A proxy chain (`X-Forwarded-For`), read from the right.
+    pub forwarded_for: Option<String>,
 }
 
 /// `[ban]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawBan {
     /// The ladder.
@@ -185,7 +127,7 @@ pub struct RawBan {
 }
 
 /// `[allow]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawAllow {
     /// Never banned.
@@ -197,7 +139,7 @@ pub struct RawAllow {
 }
 
 /// `[iptables]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawIptables {
     /// `on`, `off` or `required`.
@@ -211,7 +153,7 @@ pub struct RawIptables {
 }
 
 /// `[xdp]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawXdp {
     /// `on`, `off` or `required`.
@@ -229,7 +171,7 @@ pub struct RawXdp {
 }
 
 /// `[page]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawPage {
     /// Whether there is a page.
@@ -241,7 +183,7 @@ pub struct RawPage {
 }
 
 /// `[slack]`, `[webhook]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawHook {
     /// A file with the URL.
@@ -253,7 +195,7 @@ pub struct RawHook {
 }
 
 /// `[audit]`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawAudit {
     /// The file.

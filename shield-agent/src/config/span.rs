@@ -20,7 +20,11 @@ pub struct NotASpan(String);
 
 impl fmt::Display for NotASpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not a span of time: write a number with s, m, h or d, such as 90s, 10m, 2h, 30d", self.0)
+        write!(
+            f,
+            "{:?} is not a span of time: write a number with s, m, h or d, such as 90s, 10m, 2h, 30d",
+            self.0
+        )
     }
 }
 
