@@ -8,5 +8,6 @@ pub mod config;
 pub mod enforce;
 pub mod engine;
 pub mod host;
+pub mod source;
 pub mod store;
 pub mod source;

@@ -21,7 +21,7 @@ pub fn commit<'a>(
     let mut last_serial = None;
     for record in records {
         write(&tx, boot, record).with_context(|| format!("writing {}", describe(record)))?;
-        if let Record::Banned(ban) = record {
+        if let Record::Banned(ban) | Record::Extended(ban) = record {
             last_serial = last_serial.max(Some(ban.serial));
         }
     }
@@ -35,7 +35,11 @@ pub fn commit<'a>(
 
 fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
     match record {
-        Record::Banned(ban) => banned(tx, boot, ban)?,
+        Record::Banned(ban) => {
+            take_out(tx, ban.client)?;
+            insert_ban(tx, boot, ban)?;
+        }
+        Record::Extended(ban) => extended(tx, boot, ban)?,
         Record::Lifted { client, serial, at_ms, reason } => lifted(tx, *client, *serial, *at_ms, *reason)?,
         Record::Offences { client, count, last_secs } => offences(tx, *client, *count, *last_secs)?,
         Record::Baseline(bytes) => single(tx, "baseline", bytes)?,
@@ -56,55 +60,60 @@ fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the client's ban. A change of the same ban (the same beginning) that carries no reason or evidence keeps
-/// those it has: the engine does not hold them in memory.
-fn banned(tx: &Connection, boot: i64, ban: &BanRecord) -> Result<()> {
-    let client = ban.client.to_string();
-    let old: Option<(i64, i64, Option<String>)> = tx
-        .prepare_cached("SELECT serial, since_ms, reason FROM bans WHERE client = ?1")?
-        .query_row([&client], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+/// Takes the client's ban out; returns its reason and evidence.
+fn take_out(tx: &Connection, client: Client) -> rusqlite::Result<(Option<String>, Option<String>)> {
+    let old: Option<(i64, Option<String>)> = tx
+        .prepare_cached("DELETE FROM bans WHERE client = ?1 RETURNING serial, reason")?
+        .query_row([client.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let mut kept_reason = None;
-    if let Some((serial, since_ms, reason)) = old {
-        let is_change = since_ms == ban.since_ms;
-        if is_change && ban.evidence.is_none() {
-            tx.prepare_cached("UPDATE OR REPLACE evidence SET serial = ?2 WHERE serial = ?1")?
-                .execute([serial, ban.serial as i64])?;
-        } else {
-            tx.prepare_cached("DELETE FROM evidence WHERE serial = ?1")?.execute([serial])?;
-        }
-        kept_reason = reason.filter(|_| is_change);
-        tx.prepare_cached("DELETE FROM bans WHERE serial = ?1")?.execute([serial])?;
-    }
-    insert_ban(tx, boot, ban, &client, ban.reason.as_ref().or(kept_reason.as_ref()))
+    let Some((serial, reason)) = old else { return Ok((None, None)) };
+    let evidence = tx
+        .prepare_cached("DELETE FROM evidence WHERE serial = ?1 RETURNING json")?
+        .query_row([serial], |row| row.get(0))
+        .optional()?;
+    Ok((reason, evidence))
 }
 
-fn insert_ban(
-    tx: &Connection,
-    boot: i64,
-    ban: &BanRecord,
-    client: &str,
-    reason: Option<&String>,
-) -> Result<()> {
+/// Moves the end. What the engine does not hold in memory, the evidence and the words, stays as it was.
+fn extended(tx: &Connection, boot: i64, ban: &BanRecord) -> Result<()> {
+    let (reason, evidence) = take_out(tx, ban.client)?;
+    insert_ban(tx, boot, ban)?;
+    let serial = ban.serial as i64;
+    if let Some(json) = evidence.filter(|_| ban.evidence.is_none()) {
+        insert_evidence(tx, serial, &json)?;
+    }
+    if let Some(reason) = reason.filter(|_| ban.reason.is_none()) {
+        tx.prepare_cached("UPDATE bans SET reason = ?2 WHERE serial = ?1")?
+            .execute(params![serial, reason])?;
+    }
+    Ok(())
+}
+
+fn insert_ban(tx: &Connection, boot: i64, ban: &BanRecord) -> Result<()> {
     tx.prepare_cached(
-        "INSERT OR REPLACE INTO bans (serial, client, since_ms, boot, end_boot_ms, end_sort_ms, offence, rule, reason)
+        "INSERT INTO bans (serial, client, since_ms, boot, end_boot_ms, end_sort_ms, offence, rule, reason)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         ban.serial as i64,
-        client,
+        ban.client.to_string(),
         ban.since_ms,
         boot,
         rows::deadline(ban.ends),
         rows::sort_key(ban.ends),
         ban.offence,
         ban.rule.name(),
-        reason,
+        ban.reason,
     ])?;
-    if let Some(evidence) = &ban.evidence {
-        tx.prepare_cached("INSERT OR REPLACE INTO evidence (serial, json) VALUES (?1, ?2)")?
-            .execute(params![ban.serial as i64, serde_json::to_string(evidence)?])?;
+    match &ban.evidence {
+        Some(evidence) => insert_evidence(tx, ban.serial as i64, &serde_json::to_string(evidence)?),
+        None => Ok(()),
     }
+}
+
+fn insert_evidence(tx: &Connection, serial: i64, json: &str) -> Result<()> {
+    tx.prepare_cached("INSERT OR REPLACE INTO evidence (serial, json) VALUES (?1, ?2)")?
+        .execute(params![serial, json])?;
     Ok(())
 }
 
@@ -160,7 +169,7 @@ fn raise_next_serial(tx: &Connection, next: u64) -> rusqlite::Result<()> {
 
 fn describe(record: &Record) -> String {
     match record {
-        Record::Banned(ban) => format!("the ban of {}", ban.client),
+        Record::Banned(ban) | Record::Extended(ban) => format!("the ban of {}", ban.client),
         Record::Lifted { client, .. } => format!("the lift of {client}"),
         Record::Offences { client, .. } => format!("the offences of {client}"),
         Record::Baseline(_) => "the baseline".into(),

@@ -85,6 +85,7 @@ pub fn allow_reason(reason: AllowReason) -> &'static str {
         AllowReason::Resolver => "resolver",
         AllowReason::SshSession => "ssh_session",
         AllowReason::TrustedProxy => "trusted_proxy",
+        AllowReason::SearchEngine => "search_engine",
     }
 }
 
@@ -108,6 +109,7 @@ mod tests {
             A::Resolver,
             A::SshSession,
             A::TrustedProxy,
+            A::SearchEngine,
         ] {
             assert_eq!(serde_json::to_string(&reason).unwrap(), quoted(allow_reason(reason)));
         }

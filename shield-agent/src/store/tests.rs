@@ -243,7 +243,7 @@ fn an_extended_ban_keeps_its_evidence_and_a_new_one_does_not_inherit_it() {
     };
     let extended = BanRecord { serial: 2, ends: Ends::Never, evidence: None, reason: None, ..first.clone() };
     store.commit(&[Record::Banned(Box::new(first.clone()))], NOW).unwrap();
-    store.commit(&[Record::Banned(Box::new(extended.clone()))], NOW).unwrap();
+    store.commit(&[Record::Extended(Box::new(extended.clone()))], NOW).unwrap();
     let reader = Reader::beside(&store).unwrap();
     let expected = BanRecord { evidence: first.evidence, reason: first.reason, ..extended };
     assert_eq!(reader.ban(client(1), NOW).unwrap(), Some(expected));

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use anyhow::{Error, Result};
 
 use super::{Fault, Store};
-use crate::engine::action::{LiftReason, Record, Totals};
+use crate::engine::action::{BanRecord, LiftReason, Record, Totals};
 use crate::engine::allowlist::Allowed;
 use crate::engine::client::Client;
 use crate::engine::event::{PartReport, PartState};
@@ -256,7 +256,7 @@ impl Held {
         let mut urgent = Vec::new();
         for record in records {
             match &record {
-                Record::Banned(ban) => urgent.push(ban.client),
+                Record::Banned(ban) | Record::Extended(ban) => urgent.push(ban.client),
                 Record::Lifted { client, reason, .. } if *reason != LiftReason::Expired => {
                     urgent.push(*client);
                 }
@@ -269,7 +269,7 @@ impl Held {
 
     fn add(&mut self, record: Record) {
         match record {
-            Record::Banned(ref ban) => self.add_of(ban.client, record),
+            Record::Banned(ref ban) | Record::Extended(ref ban) => self.add_of(ban.client, record),
             Record::Lifted { client, .. } | Record::Offences { client, .. } => self.add_of(client, record),
             other => self.rest.add(other),
         }
@@ -354,7 +354,7 @@ impl Rest {
             Record::Allowed(entry) | Record::Disallowed(entry) => {
                 self.allowlist.insert(entry, record);
             }
-            Record::Banned(_) | Record::Lifted { .. } | Record::Offences { .. } => {
+            Record::Banned(_) | Record::Extended(_) | Record::Lifted { .. } | Record::Offences { .. } => {
                 unreachable!("Held::add keeps records of one client with that client")
             }
         }
@@ -369,29 +369,40 @@ impl Rest {
 }
 
 /// Adds a record to one client's, leaving out what it makes superfluous: an older count of offences, a ban that was
-/// replaced before it was ever written.
-fn coalesce(list: &mut Vec<Record>, mut record: Record) {
-    if matches!(record, Record::Offences { .. }) {
-        list.retain(|old| !matches!(old, Record::Offences { .. }));
-    }
-    if let Record::Banned(new) = &mut record {
-        let last_lift = list.iter().rposition(|old| matches!(old, Record::Lifted { .. }));
-        let replaced = list
-            .iter()
-            .rposition(|old| matches!(old, Record::Banned(_)))
-            .filter(|at| last_lift.is_none_or(|lift| lift < *at));
-        if let Some(at) = replaced
-            && let Record::Banned(old) = list.remove(at)
-            && old.since_ms == new.since_ms
-        {
-            new.evidence = new.evidence.take().or(old.evidence);
-            new.reason = new.reason.take().or(old.reason);
+/// replaced or extended before it was ever written.
+fn coalesce(list: &mut Vec<Record>, record: Record) {
+    match record {
+        Record::Offences { .. } => {
+            list.retain(|old| !matches!(old, Record::Offences { .. }));
+            list.push(record);
         }
+        Record::Banned(_) => {
+            take_unended(list);
+            list.push(record);
+        }
+        Record::Extended(new) => {
+            let old = take_unended(list);
+            list.push(extended(old, new));
+        }
+        other => list.push(other),
     }
-    list.push(record);
     if list.len() > RECORDS_PER_CLIENT {
         forget_oldest_ended(list);
     }
+}
+
+/// Takes the last ban out that has no lift after it.
+fn take_unended(list: &mut Vec<Record>) -> Option<Record> {
+    let at = list.iter().rposition(|old| !matches!(old, Record::Offences { .. }))?;
+    matches!(list[at], Record::Banned(_) | Record::Extended(_)).then(|| list.remove(at))
+}
+
+/// One record for a ban and its extension.
+fn extended(old: Option<Record>, mut new: Box<BanRecord>) -> Record {
+    let Some(Record::Banned(old) | Record::Extended(old)) = &old else { return Record::Extended(new) };
+    new.evidence = new.evidence.take().or_else(|| old.evidence.clone());
+    new.reason = new.reason.take().or_else(|| old.reason.clone());
+    Record::Extended(new)
 }
 
 /// Leaves the oldest ban that was made and ended while nothing could be written out of the history.
