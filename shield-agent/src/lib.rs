@@ -10,4 +10,3 @@ pub mod engine;
 pub mod host;
 pub mod source;
 pub mod store;
-pub mod source;
