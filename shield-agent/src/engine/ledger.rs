@@ -72,6 +72,7 @@ pub struct Ledger {
     next_serial: u64,
     ipv6_prefix: u8,
     lifting: usize,
+    permanent: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,12 +95,18 @@ impl Ledger {
             next_serial: next_serial.max(1),
             ipv6_prefix,
             lifting: 0,
+            permanent: 0,
         }
     }
 
     /// Bans that are being lifted.
     pub fn lifting_count(&self) -> usize {
         self.lifting
+    }
+
+    /// Bans without an end.
+    pub fn permanent_count(&self) -> usize {
+        self.permanent
     }
 
     /// Bans in force or being lifted.
@@ -174,7 +181,9 @@ impl Ledger {
             return None;
         }
         let serial = self.take_serial();
-        self.slots[at].ends = ends;
+        let old = std::mem::replace(&mut self.slots[at].ends, ends);
+        self.permanent += usize::from(ends == Ends::Never);
+        self.permanent -= usize::from(old == Ends::Never);
         self.slots[at].serial = serial;
         self.push_deadline(client, serial, ends);
         Some(serial)
@@ -312,10 +321,12 @@ impl Ledger {
     }
 
     fn put(&mut self, ban: LedgerBan) {
+        self.permanent += usize::from(ban.ends == Ends::Never);
         match self.slot_of(ban.client) {
             Some(at) => {
                 let old = std::mem::replace(&mut self.slots[at as usize], ban);
                 self.lifting -= usize::from(old.lifting.is_some());
+                self.permanent -= usize::from(old.ends == Ends::Never);
             }
             None => self.insert(ban),
         }
@@ -349,6 +360,7 @@ impl Ledger {
         }
         let gone = self.slots.swap_remove(at as usize);
         self.lifting -= usize::from(gone.lifting.is_some());
+        self.permanent -= usize::from(gone.ends == Ends::Never);
         if !client.is_single(self.ipv6_prefix) {
             self.networks.remove(client);
         }
@@ -578,6 +590,7 @@ mod tests {
                     Ends::Never => (b.client, u64::MAX),
                 }).collect();
                 prop_assert_eq!(&held, &model);
+                prop_assert_eq!(ledger.permanent_count(), held.values().filter(|end| **end == u64::MAX).count());
             }
         }
     }

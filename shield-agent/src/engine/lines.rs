@@ -2,6 +2,7 @@
 
 use super::action::{Action, Notice};
 use super::allowlist::BannableClient;
+use super::backoff::Term;
 use super::blast::Permit;
 use super::client::Client;
 use super::detector::Standing;
@@ -163,11 +164,30 @@ impl Engine {
             }
         }
         let offence = self.ledger.add_offence(client, now);
-        let ends = self.ledger.backoff().term(offence).ends(now);
+        let Some(ends) = self.term_left(offence, evidence.at_secs, now) else {
+            let last_secs = now.wall_secs();
+            out.persist(super::Record::Offences { client, count: offence, last_secs });
+            let because = "seen while catching up on a backlog: its term is over by now";
+            return self.observe_only(bannable, evidence, because.to_owned(), REFUSED_QUIET_MS, now, out);
+        };
         let rule = evidence.rule;
         let evidence = Some(evidence);
         self.ban(NewBan { client: bannable, ends, offence, rule, reason: None, evidence }, now, out);
         self.escalate(client, now, out);
+    }
+
+    /// The end of the n-th offence's term. A term begins when the offence was, which lies back when a backlog is read;
+    /// `None` when it is over by now.
+    fn term_left(&self, offence: u32, at_secs: EventSecs, now: Now) -> Option<Ends> {
+        let age_secs = now.wall_secs() - at_secs;
+        let term = self.ledger.backoff().term(offence);
+        match term {
+            Term::Secs(secs) if age_secs > self.settings.max_clock_skew_secs => {
+                let left_secs = secs.checked_sub(age_secs as u64).filter(|left| *left > 0)?;
+                Some(Ends::after(now, left_secs * 1000))
+            }
+            _ => Some(term.ends(now)),
+        }
     }
 
     fn escalate(&mut self, client: Client, now: Now, out: &mut Effects) {

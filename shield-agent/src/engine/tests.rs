@@ -273,3 +273,20 @@ fn parts_announce_only_changes() {
     let active = PartState::Active { detail: "native on eth0".to_owned() };
     assert!(matches!(engine.handle(report(active), T0)[..], [Action::Announce(Notice::Recovered { .. })]));
 }
+
+/// fail2ban#3544: a backlog was read as if it happened now.
+#[test]
+fn an_offence_in_a_backlog_is_punished_from_when_it_was() {
+    let mut engine = engine();
+    let mut left = |age_secs: i64, text: &str| {
+        let mut out = Effects::default();
+        let bannable = engine.allowlist.admit(client(text), 64).unwrap();
+        let old = Box::new(Evidence { at_secs: T0.wall_secs() - age_secs, ..*evidence() });
+        engine.offend(bannable, old, T0, &mut out);
+        engine.ledger().get(client(text)).and_then(|ban| ban.ends.remaining_ms(T0))
+    };
+    assert_eq!(left(10, "203.0.113.1"), Some(600_000), "a line a little late is of now");
+    assert_eq!(left(400, "203.0.113.2"), Some(200_000));
+    assert_eq!(left(601, "203.0.113.3"), None);
+    assert_eq!(engine.ledger().offences(client("203.0.113.3"), T0.wall_secs()), 1, "but it is remembered");
+}

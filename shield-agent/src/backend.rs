@@ -1,0 +1,273 @@
+//! What the API asks, answered from the engine (between two events), the enforcers' counters and the database.
+//!
+//! Lists of bans come from the database, so that a million of them cost the engine nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+
+use crate::api::backend::{
+    AgentView, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient, TopClients,
+};
+use crate::api::types::{BanSort, ClientState, ConfigView, Offences, PastBan};
+use crate::clock;
+use crate::enforce::Drops;
+use crate::enforce::interpreter::Interpreter;
+use crate::engine::Engine;
+use crate::engine::action::{BanRecord, Reply};
+use crate::engine::allowlist::Allowed;
+use crate::engine::client::Client;
+use crate::engine::event::{Command, EnforcerName, PartReport};
+use crate::engine::report::Explanation;
+use crate::engine::time::Now;
+use crate::owner::Handle;
+use crate::store::reader::{BanQuery as StoreQuery, BanSort as StoreSort, EndedBan, Reader};
+
+/// Ended bans shown of one client.
+const PAST_BANS: u32 = 20;
+
+/// The agent behind the API.
+pub struct AgentBackend {
+    owner: Handle,
+    interpreter: Arc<Interpreter>,
+    reader: Arc<Mutex<Reader>>,
+    about: About,
+}
+
+/// What never changes while the agent runs.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// When the agent started: wall clock, milliseconds.
+    pub started_ms: i64,
+    /// Whether the kernel is touched.
+    pub mode: Mode,
+    /// The detector's profile by name.
+    pub profile: String,
+    /// The configuration without secrets.
+    pub config: ConfigView,
+}
+
+impl AgentBackend {
+    /// A backend over the running agent.
+    pub fn new(owner: Handle, interpreter: Arc<Interpreter>, reader: Reader, about: About) -> AgentBackend {
+        AgentBackend { owner, interpreter, reader: Arc::new(Mutex::new(reader)), about }
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Engine, Now) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let stopping = |_| Refusal::Unavailable("the agent is stopping".to_owned());
+        self.owner.read(look).await.map_err(stopping)
+    }
+
+    /// Asks the database on a thread where blocking is allowed.
+    async fn query<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Reader, Now) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let reader = Arc::clone(&self.reader);
+        let answer = tokio::task::spawn_blocking(move || {
+            let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            ask(&reader, clock::now())
+        });
+        Ok(answer.await.context("the database reader was ended")??)
+    }
+
+    /// Adds what the kernel and the engine know of each ban.
+    async fn rows(&self, records: Vec<BanRecord>) -> Result<Vec<BanRow>, Refusal> {
+        let clients: Vec<Client> = records.iter().map(|record| record.client).collect();
+        let drops = self.drops_of(clients.clone()).await;
+        let held = self.look(move |engine, _| clients.iter().map(|c| held_by(engine, *c)).collect::<Vec<_>>()).await?;
+        let rows = records.into_iter().zip(drops).zip(held);
+        Ok(rows.map(|((record, drops), held_by)| BanRow { record, drops, held_by }).collect())
+    }
+
+    /// What was dropped of each client, over all enforcers that count; `None` where none knows.
+    async fn drops_of(&self, clients: Vec<Client>) -> Vec<Option<Drops>> {
+        let mut sums = vec![None; clients.len()];
+        for (name, answer) in self.interpreter.drops(clients).await {
+            match answer {
+                Ok(drops) => sums.iter_mut().zip(drops).for_each(|(sum, drops)| add(sum, drops)),
+                Err(error) => tracing::debug!(enforcer = name.name(), "no drop counters: {error:#}"),
+            }
+        }
+        sums
+    }
+
+    async fn client_view(&self, asked: Client) -> Result<ClientView, Refusal> {
+        let (detector, ban_over, allowed, offences, client, now) = self
+            .look(move |engine, now| {
+                let client = widen(engine, asked);
+                let explanation: Explanation = engine.detector().explain(client, now.wall_secs());
+                let over = engine.ledger().ban_over(client).map(|ban| ban.client);
+                let allowed: Vec<Allowed> = protecting(engine, client);
+                let offences = engine.ledger().offences(client, now.wall_secs());
+                (explanation, over, allowed, offences, client, now)
+            })
+            .await?;
+        let (record, past, last) = self
+            .query(move |reader, now| {
+                let record = ban_over.map(|client| reader.ban(client, now)).transpose()?.flatten();
+                let last = reader.offences(client)?.map(|count| count.last_secs * 1000);
+                Ok((record, reader.history_of(client, PAST_BANS)?, last))
+            })
+            .await?;
+        let ban = self.rows(record.into_iter().collect()).await?.pop();
+        Ok(ClientView {
+            detector,
+            ban,
+            allowed,
+            offences: Offences { count: offences, last_ms: last.filter(|_| offences > 0) },
+            history: past.into_iter().map(past_ban).collect(),
+            now,
+        })
+    }
+}
+
+impl Backend for AgentBackend {
+    fn view(&self) -> Answer<'_, AgentView> {
+        Box::pin(async move {
+            let about = self.about.clone();
+            let drops = self.interpreter.totals();
+            self.look(move |engine, now| agent_view(engine, now, about, drops)).await
+        })
+    }
+
+    fn bans(&self, query: BanQuery) -> Answer<'_, BanRows> {
+        Box::pin(async move {
+            let BanQuery { search, rule, sort, offset, limit } = query;
+            let sort = match sort {
+                BanSort::Since => StoreSort::Newest,
+                BanSort::Ends => StoreSort::EndsFirst,
+                BanSort::Client => StoreSort::Client,
+            };
+            let query = StoreQuery { search, rule, sort, offset, limit };
+            let (page, records, now) = self
+                .query(move |reader, now| {
+                    let mut page = reader.bans(&query, now)?;
+                    let records: Vec<BanRecord> = std::mem::take(&mut page.bans);
+                    let with_evidence: anyhow::Result<Vec<BanRecord>> = records
+                        .into_iter()
+                        .map(|record| Ok(reader.ban(record.client, now)?.unwrap_or(record)))
+                        .collect();
+                    Ok((page, with_evidence?, now))
+                })
+                .await?;
+            Ok(BanRows { rows: self.rows(records).await?, total: page.total, now })
+        })
+    }
+
+    fn top(&self, n: usize) -> Answer<'_, TopClients> {
+        Box::pin(async move {
+            self.look(move |engine, now| {
+                let summaries = engine.detector().top(n, now.wall_secs());
+                let clients = summaries
+                    .into_iter()
+                    .map(|summary| TopClient { state: state_of(engine, summary.client, now), summary })
+                    .collect();
+                TopClients { clients, now }
+            })
+            .await
+        })
+    }
+
+    fn explain(&self, client: Client, at_ms: Option<i64>) -> Answer<'_, ClientView> {
+        Box::pin(async move {
+            let mut view = self.client_view(client).await?;
+            if let Some(at_ms) = at_ms {
+                view.history.retain(|past| past.since_ms <= at_ms && at_ms <= past.ended_ms);
+                let began_later = view.ban.as_ref().is_some_and(|ban| ban.record.since_ms > at_ms);
+                view.ban = view.ban.filter(|_| !began_later);
+            }
+            Ok(view)
+        })
+    }
+
+    fn allowlist(&self) -> Answer<'_, Vec<Allowed>> {
+        Box::pin(async move { self.look(|engine, _| engine.allowlist().entries().to_vec()).await })
+    }
+
+    fn command(&self, command: Command) -> Answer<'_, Reply> {
+        Box::pin(async move {
+            let stopping = |_| Refusal::Unavailable("the agent is stopping".to_owned());
+            self.owner.command(command).await.map_err(stopping)
+        })
+    }
+
+    fn config(&self) -> Answer<'_, ConfigView> {
+        Box::pin(async move { Ok(self.about.config.clone()) })
+    }
+}
+
+fn agent_view(engine: &Engine, now: Now, about: About, drops: Vec<(EnforcerName, Drops)>) -> AgentView {
+    let part = |(name, part): (&String, &crate::engine::parts::Part)| PartReport {
+        part: name.clone(),
+        state: part.state.clone(),
+        repaired: None,
+    };
+    let policy = engine.detector().policy();
+    AgentView {
+        now,
+        started_ms: about.started_ms,
+        mode: about.mode,
+        parts: engine.parts().all().iter().map(part).collect(),
+        detector: engine.detector().status(),
+        profile: about.profile,
+        reference: policy.reference.name().to_owned(),
+        max_clients: policy.max_clients as u64,
+        totals: engine.totals(),
+        rejected: engine.rejected(),
+        bans: engine.ledger().len() as u64,
+        permanent_bans: engine.ledger().permanent_count() as u64,
+        drops,
+    }
+}
+
+/// A single IPv6 address is widened to the client it belongs to.
+fn widen(engine: &Engine, client: Client) -> Client {
+    let net = client.network();
+    let one_address = net.addr().is_ipv6() && net.prefix_len() == 128;
+    if one_address { Client::of_addr(net.addr(), engine.settings().ipv6_prefix) } else { client }
+}
+
+fn held_by(engine: &Engine, client: Client) -> Option<Vec<EnforcerName>> {
+    let ban = engine.ledger().get(client)?;
+    Some(EnforcerName::ALL.into_iter().filter(|name| ban.is_held_by(*name)).collect())
+}
+
+fn protecting(engine: &Engine, client: Client) -> Vec<Allowed> {
+    let covers = |entry: &&Allowed| {
+        Client::of_network(entry.network).covers(client.network()) || client.covers(entry.network)
+    };
+    engine.allowlist().entries().iter().filter(covers).copied().collect()
+}
+
+fn state_of(engine: &Engine, client: Client, now: Now) -> ClientState {
+    if engine.ledger().ban_over(client).is_some() {
+        return ClientState::Banned;
+    }
+    if engine.allowlist().admit(client, engine.settings().ipv6_prefix).is_err() {
+        return ClientState::Allowed;
+    }
+    let fires = engine.detector().explain(client, now.wall_secs()).rules.iter().any(|rule| rule.fires);
+    if fires { ClientState::Anomalous } else { ClientState::Normal }
+}
+
+fn add(sum: &mut Option<Drops>, more: Option<Drops>) {
+    let Some(more) = more else { return };
+    let sum = sum.get_or_insert_default();
+    sum.packets += more.packets;
+    sum.bytes += more.bytes;
+}
+
+fn past_ban(ended: EndedBan) -> PastBan {
+    PastBan {
+        serial: ended.serial,
+        since_ms: ended.since_ms,
+        ended_ms: ended.lifted_ms,
+        rule: ended.rule,
+        lifted: ended.lift_reason,
+        reason: ended.reason,
+    }
+}
