@@ -56,7 +56,8 @@ fn evidence() -> Box<Evidence> {
 fn offend(engine: &mut Engine, text: &str, now: Now) -> Vec<Action> {
     let mut out = Effects::default();
     let bannable = engine.allowlist.admit(client(text), 64).unwrap();
-    engine.offend(bannable, evidence(), now, &mut out);
+    let evidence = Box::new(Evidence { at_secs: now.wall_secs(), ..*evidence() });
+    engine.offend(bannable, evidence, now, &mut out);
     out.into_actions()
 }
 
