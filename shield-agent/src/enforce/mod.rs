@@ -5,6 +5,9 @@
 //! "Could not ask" is an error, never "not banned" (invariant 9).
 
 pub mod desired;
+pub mod interpreter;
+pub mod iptables;
+pub mod simulator;
 
 use anyhow::Result;
 use ipnet::IpNet;

@@ -47,28 +47,72 @@ pub fn plan<W: Wanted, O>(
     observed: impl IntoIterator<Item = (Client, O)>,
     mut same_end: impl FnMut(W::Entry, O) -> bool,
 ) -> Plan<W::Entry> {
-    let mut seen = Bits::new(desired.len());
-    let mut right = Bits::new(desired.len());
-    let mut remove = Vec::new();
+    let mut planner = Planner::new(desired);
     for (client, end) in observed {
-        match desired.slot(&client) {
-            None => remove.push(client),
-            Some(slot) => {
-                // Seen twice: one copy too many would outlive the ban.
-                if seen.set(slot) {
-                    remove.push(client);
-                }
-                if same_end(desired.entry(slot).1, end) {
-                    right.set(slot);
-                }
-            }
+        planner.see(client, |wanted| same_end(wanted, end));
+    }
+    planner.finish()
+}
+
+/// [`plan`] for a listing that comes entry by entry and is never held in memory as a whole.
+pub struct Planner<'a, W> {
+    desired: &'a W,
+    seen: Bits,
+    right: Bits,
+    remove: Vec<Client>,
+}
+
+impl<'a, W: Wanted> Planner<'a, W> {
+    /// A comparison with this table.
+    pub fn new(desired: &'a W) -> Self {
+        Planner {
+            desired,
+            seen: Bits::new(desired.len()),
+            right: Bits::new(desired.len()),
+            remove: Vec::new(),
         }
     }
-    let mut add: Vec<_> =
-        (0..desired.len()).filter(|slot| !right.get(*slot)).map(|slot| desired.entry(slot)).collect();
-    add.sort_unstable_by_key(|(client, _)| *client);
-    remove.sort_unstable();
-    Plan { add, remove }
+
+    /// The enforcer holds this client; `is_right` says whether in the wanted form.
+    pub fn see(&mut self, client: Client, is_right: impl FnOnce(W::Entry) -> bool) {
+        let Some(slot) = self.desired.slot(&client) else {
+            self.remove.push(client);
+            return;
+        };
+        // Seen twice: one copy too many would outlive the ban.
+        if self.seen.set(slot) {
+            self.remove.push(client);
+        }
+        if is_right(self.desired.entry(slot).1) {
+            self.right.set(slot);
+        }
+    }
+
+    /// Slots that are wanted but were not seen, or not in the wanted form.
+    pub fn missing(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.desired.len()).filter(|slot| !self.right.get(*slot))
+    }
+
+    /// Whether the client in this slot was seen, in whatever form.
+    pub fn was_seen(&self, slot: usize) -> bool {
+        self.seen.get(slot)
+    }
+
+    /// Clients that were seen but are not wanted, or were seen once too often.
+    pub fn surplus(&self) -> &[Client] {
+        &self.remove
+    }
+
+    /// What is to be changed.
+    pub fn finish(self) -> Plan<W::Entry> {
+        let slots = 0..self.desired.len();
+        let mut add: Vec<_> =
+            slots.filter(|slot| !self.right.get(*slot)).map(|slot| self.desired.entry(slot)).collect();
+        let mut remove = self.remove;
+        add.sort_unstable_by_key(|(client, _)| *client);
+        remove.sort_unstable();
+        Plan { add, remove }
+    }
 }
 
 /// One bit a slot.

@@ -1,0 +1,209 @@
+//! One enforcer's queue of orders: coalesced per client, bans before lifts.
+//!
+//! Owns only the order in which work is taken. Who carries it out is `worker`'s business.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use anyhow::Result;
+use hashbrown::HashMap;
+use tokio::sync::oneshot;
+
+use crate::enforce::{Ban, Drops};
+use crate::engine::action::Order;
+use crate::engine::client::Client;
+use crate::engine::event::Repair;
+
+/// Above this many entries, an emptied queue gives its memory back.
+const KEEP_CAPACITY: usize = 4096;
+
+/// What is to be done about one client: the newest order wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Latest {
+    Ban(Ban, u64),
+    Lift(u64),
+}
+
+/// A question about drop counters, answered by calling `answer` on the enforcer's thread.
+pub(super) struct Query {
+    pub(super) clients: Arc<[Client]>,
+    pub(super) answer: Answer,
+}
+
+/// What takes an answer to a [`Query`].
+pub(super) type Answer = Box<dyn FnOnce(Result<Vec<Option<Drops>>>) + Send>;
+
+/// What takes the result of a reconcile asked for.
+pub(super) type Reconciled = oneshot::Sender<Result<Option<Repair>>>;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Queue {
+    latest: HashMap<Client, Latest>,
+    bans: VecDeque<Client>,
+    lifts: VecDeque<Client>,
+    queries: VecDeque<Query>,
+    reconciles: Vec<Reconciled>,
+    reconcile_unseen: bool,
+    exempt_changed: bool,
+    stopping: bool,
+}
+
+impl Queue {
+    /// Appends a ban or a lift; other orders are not for a queue.
+    pub(super) fn push(&mut self, order: &Order) {
+        let (client, latest) = match *order {
+            Order::Ban { client, ends, serial } => {
+                (client.client(), Latest::Ban(Ban { client, ends }, serial))
+            }
+            Order::Lift { client, serial } => (client, Latest::Lift(serial)),
+            Order::AllowlistChanged | Order::SampleActivity { .. } => return,
+        };
+        let before = self.latest.insert(client, latest);
+        let same_kind =
+            before.is_some_and(|b| matches!(b, Latest::Ban(..)) == matches!(latest, Latest::Ban(..)));
+        match latest {
+            _ if same_kind => {}
+            Latest::Ban(..) => self.bans.push_back(client),
+            Latest::Lift(_) => self.lifts.push_back(client),
+        }
+    }
+
+    /// Takes up to `limit` bans, oldest first.
+    pub(super) fn take_bans(&mut self, limit: usize) -> Vec<(Ban, u64)> {
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some(client) = self.bans.pop_front()
+        {
+            if let Some(&Latest::Ban(ban, serial)) = self.latest.get(&client) {
+                self.latest.remove(&client);
+                taken.push((ban, serial));
+            }
+        }
+        self.shrink();
+        taken
+    }
+
+    /// Takes up to `limit` lifts, oldest first.
+    pub(super) fn take_lifts(&mut self, limit: usize) -> Vec<(Client, u64)> {
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some(client) = self.lifts.pop_front()
+        {
+            if let Some(&Latest::Lift(serial)) = self.latest.get(&client) {
+                self.latest.remove(&client);
+                taken.push((client, serial));
+            }
+        }
+        self.shrink();
+        taken
+    }
+
+    /// Whether no ban and no lift waits.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.latest.is_empty()
+    }
+
+    /// Whether a worker that found nothing to do may sleep: nothing came in since it looked.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_quiet() && self.queries.is_empty() && !self.exempt_changed && !self.reconcile_unseen
+    }
+
+    pub(super) fn ask(&mut self, query: Query) {
+        self.queries.push_back(query);
+    }
+
+    pub(super) fn take_query(&mut self) -> Option<Query> {
+        self.queries.pop_front()
+    }
+
+    pub(super) fn want_reconcile(&mut self, answer: Reconciled) {
+        self.reconciles.push(answer);
+        self.reconcile_unseen = true;
+    }
+
+    pub(super) fn wants_reconcile(&mut self) -> bool {
+        self.reconcile_unseen = false;
+        !self.reconciles.is_empty()
+    }
+
+    pub(super) fn take_reconciles(&mut self) -> Vec<Reconciled> {
+        std::mem::take(&mut self.reconciles)
+    }
+
+    pub(super) fn change_exempt(&mut self) {
+        self.exempt_changed = true;
+    }
+
+    pub(super) fn take_exempt_changed(&mut self) -> bool {
+        std::mem::take(&mut self.exempt_changed)
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    fn shrink(&mut self) {
+        if self.latest.is_empty() && self.latest.capacity() > KEEP_CAPACITY {
+            self.latest = HashMap::new();
+            self.bans = VecDeque::new();
+            self.lifts = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::allowlist::Allowlist;
+    use crate::engine::time::Ends;
+
+    fn ban(text: &str, serial: u64) -> Order {
+        let client = Allowlist::default().admit(text.parse().unwrap(), 64).unwrap();
+        Order::Ban { client, ends: Ends::Never, serial }
+    }
+
+    fn lift(text: &str, serial: u64) -> Order {
+        Order::Lift { client: text.parse().unwrap(), serial }
+    }
+
+    /// Serial numbers of the bans and lifts that come out of these orders.
+    fn serials(orders: &[Order]) -> (Vec<u64>, Vec<u64>) {
+        let mut queue = Queue::default();
+        orders.iter().for_each(|order| queue.push(order));
+        let bans = queue.take_bans(100).into_iter().map(|(_, serial)| serial).collect();
+        let lifts = queue.take_lifts(100).into_iter().map(|(_, serial)| serial).collect();
+        assert!(queue.is_quiet());
+        (bans, lifts)
+    }
+
+    #[test]
+    fn the_newest_order_about_a_client_wins() {
+        let (a, b) = ("192.0.2.1", "192.0.2.2");
+        let check = |orders: &[Order], bans: &[u64], lifts: &[u64]| {
+            assert_eq!(serials(orders), (bans.to_vec(), lifts.to_vec()), "{orders:?}");
+        };
+        check(&[ban(a, 1), ban(a, 2)], &[2], &[]);
+        check(&[ban(a, 1), lift(a, 1)], &[], &[1]);
+        check(&[lift(a, 1), ban(a, 2)], &[2], &[]);
+        check(&[ban(a, 1), lift(a, 1), ban(a, 2), ban(b, 3)], &[2, 3], &[]);
+        check(&[lift(a, 1), lift(b, 2), ban(b, 3), lift(b, 3)], &[], &[1, 3]);
+    }
+
+    #[test]
+    fn an_emptied_queue_gives_its_memory_back() {
+        let mut queue = Queue::default();
+        for n in 0..20_000_u32 {
+            queue.push(&Order::Lift {
+                client: std::net::Ipv4Addr::from_bits(0xc633_0000 + n).into(),
+                serial: 1,
+            });
+        }
+        while !queue.take_lifts(512).is_empty() {}
+        assert!(queue.latest.capacity() <= KEEP_CAPACITY);
+    }
+}
