@@ -135,12 +135,35 @@ impl IptablesEnforcer {
         if let Some(store) = store {
             let elements: Vec<Element> =
                 bans.iter().map(|ban| Element::new(ban.client.client(), ban.ends, now)).collect();
-            return store.add(&mut *self.programs, family.version, &elements);
+            let failures = store.add(&mut *self.programs, family.version, &elements);
+            return match failures.len() {
+                all if all == elements.len() => self.add_to_renewed_set(at, &elements, failures),
+                _ => failures,
+            };
         }
         let pairs = bans.iter().map(|ban| (ban.client.client(), ban.ends));
         match family.add_rules(&mut *self.programs, pairs) {
             Ok(()) => Vec::new(),
             Err(error) => all_failed(clients(), &error),
+        }
+    }
+
+    /// Nothing could be added, so the set may be gone (a firewall reload): makes it again and tries once more.
+    fn add_to_renewed_set(
+        &mut self,
+        at: usize,
+        elements: &[Element],
+        failures: Vec<Failure>,
+    ) -> Vec<Failure> {
+        let Some(store) = self.store() else { return failures };
+        let (family, programs) = (&mut self.families[at], &mut *self.programs);
+        let renewed = store
+            .ensure(programs, family.version, elements.len())
+            .and_then(|()| store.exempt(programs, family.version, family.exempt()))
+            .and_then(|()| family.rewrite_afresh(programs));
+        match renewed {
+            Ok(()) => store.add(programs, family.version, elements),
+            Err(_) => failures,
         }
     }
 

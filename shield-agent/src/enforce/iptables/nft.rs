@@ -255,10 +255,12 @@ fn run_script(programs: &mut dyn Programs, script: &str) -> Result<()> {
     act(programs, &["nft", "-f", "-"], script)
 }
 
+/// The items by prefix length, one a client: nft refuses to delete the same element twice. The last one wins.
 fn by_length<T>(items: &[T], client: impl Fn(&T) -> Client) -> BTreeMap<u8, Vec<&T>> {
+    let newest: BTreeMap<Client, &T> = items.iter().map(|item| (client(item), item)).collect();
     let mut groups: BTreeMap<u8, Vec<&T>> = BTreeMap::new();
-    for item in items {
-        groups.entry(prefix(&client(item))).or_default().push(item);
+    for (client, item) in newest {
+        groups.entry(prefix(&client)).or_default().push(item);
     }
     groups
 }

@@ -1,0 +1,452 @@
+//! One contract, every enforcer: the simulated host, real iptables in both flavours, its sets in ipset and in nftables.
+//!
+//! Owns what any enforcer must do. What only one of them does is tested elsewhere (`iptables_*.rs`).
+
+use anyhow::{Context as _, Result, ensure};
+use shield_agent::clock;
+use shield_agent::enforce::iptables::programs::{Host, NotInstalled, Programs};
+use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings, Version};
+use shield_agent::enforce::simulator::SimulatedHost;
+use shield_agent::enforce::{Ban, Desired, Enforcer, Failure};
+use shield_agent::engine::allowlist::Allowlist;
+use shield_agent::engine::client::Client;
+use shield_agent::engine::time::{Ends, Now};
+use shield_tests::command;
+use shield_tests::netns::Namespace;
+
+/// A kernel with an enforcer over it, and somebody else who changes it.
+trait World {
+    /// A new enforcer, as a restarted agent makes one.
+    fn enforcer(&self) -> Box<dyn Enforcer>;
+    /// Somebody removes all that the enforcer put there, as a firewall reload does.
+    fn flush(&self) -> Result<()>;
+    /// What is in the kernel that mentions us.
+    fn ours(&self) -> Result<Vec<String>>;
+    /// What is in the kernel that is somebody else's.
+    fn others(&self) -> Result<Vec<String>>;
+    /// The clocks.
+    fn now(&self) -> Now {
+        clock::now()
+    }
+}
+
+fn ban(text: &str, ends: Ends) -> Ban {
+    let client: Client = text.parse().expect("a client");
+    Ban { client: Allowlist::default().admit(client, 64).expect("bannable"), ends }
+}
+
+fn client(text: &str) -> Client {
+    text.parse().expect("a client")
+}
+
+fn table(bans: &[Ban]) -> Desired {
+    let mut desired = Desired::default();
+    bans.iter().zip(1..).for_each(|(ban, serial)| desired.insert(*ban, serial));
+    desired
+}
+
+fn all_done(failures: &[Failure]) -> Result<()> {
+    ensure!(failures.is_empty(), "{failures:?}");
+    Ok(())
+}
+
+/// The clients that the kernel holds, sorted; duplicates stay visible.
+fn held(enforcer: &mut dyn Enforcer, now: Now) -> Result<Vec<String>> {
+    let mut held: Vec<Client> = enforcer.observe(now)?.into_iter().map(|(client, _)| client).collect();
+    held.sort_unstable();
+    Ok(held.iter().map(ToString::to_string).collect())
+}
+
+fn expect_held(enforcer: &mut dyn Enforcer, now: Now, expected: &[&str]) -> Result<()> {
+    let held = held(enforcer, now)?;
+    ensure!(held == expected, "held {held:?}, expected {expected:?}");
+    ensure!(enforcer.is_intact(expected.len())?, "not intact with {expected:?}");
+    ensure!(!enforcer.is_intact(expected.len() + 1)?, "one ban too few went unnoticed");
+    Ok(())
+}
+
+/// Runs one part of the contract between a start and a clean-up that must leave nothing.
+fn part(
+    world: &dyn World,
+    name: &str,
+    body: impl FnOnce(&mut dyn Enforcer, Now) -> Result<()>,
+) -> Result<()> {
+    let others = world.others()?;
+    let now = world.now();
+    let mut enforcer = world.enforcer();
+    enforcer.start(&[], now).with_context(|| format!("{name}: start"))?;
+    body(&mut *enforcer, now).with_context(|| name.to_owned())?;
+    enforcer.cleanup().with_context(|| format!("{name}: cleanup"))?;
+    let left = world.ours()?;
+    ensure!(left.is_empty(), "{name}: cleanup left {left:?}");
+    ensure!(world.others()? == others, "{name}: somebody else's rules changed");
+    ensure!(enforcer.cleanup()?.is_empty(), "{name}: a second cleanup found something");
+    Ok(())
+}
+
+/// The whole contract.
+fn contract(world: &dyn World) -> Result<()> {
+    part(world, "ban and lift are idempotent", idempotent)?;
+    part(world, "IPv4, IPv6 and networks", families)?;
+    part(world, "an end moves", |enforcer, now| moved_end(enforcer, now))?;
+    part(world, "exempt networks inside a banned one", exempt)?;
+    part(world, "a flush heals", |enforcer, now| heals(world, enforcer, now))?;
+    part(world, "a second flush heals too", |enforcer, now| heals(world, enforcer, now))?;
+    part(world, "what nobody wants goes", unwanted)?;
+    part(world, "a restart takes over", |enforcer, now| restart(world, enforcer, now))?;
+    part(world, "many at once", many)?;
+    part(world, "drops are counted from zero", counted)
+}
+
+fn idempotent(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
+    let a = ban("192.0.2.1", Ends::after(now, 600_000));
+    let b = ban("192.0.2.2", Ends::Never);
+    all_done(&enforcer.ensure_lifted(&[client("192.0.2.1")]))?;
+    for _ in 0..3 {
+        all_done(&enforcer.ensure_banned(&[a, b, a], now))?;
+        expect_held(enforcer, now, &["192.0.2.1", "192.0.2.2"])?;
+    }
+    for _ in 0..2 {
+        all_done(&enforcer.ensure_lifted(&[client("192.0.2.1"), client("192.0.2.77")]))?;
+        expect_held(enforcer, now, &["192.0.2.2"])?;
+    }
+    all_done(&enforcer.ensure_banned(&[], now))?;
+    all_done(&enforcer.ensure_lifted(&[client("192.0.2.2")]))?;
+    expect_held(enforcer, now, &[])
+}
+
+fn families(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
+    let texts = ["192.0.2.1", "198.51.100.0/24", "2001:db8:1::/64", "2001:db8:2::/48", "2001:db8:3::1/128"];
+    let bans = texts.map(|text| ban(text, Ends::after(now, 60_000)));
+    all_done(&enforcer.ensure_banned(&bans, now))?;
+    expect_held(enforcer, now, &texts)?;
+    // A network that overlaps others is a ban of its own, and goes without them.
+    all_done(&enforcer.ensure_banned(&[ban("192.0.2.0/24", Ends::Never)], now))?;
+    all_done(&enforcer.ensure_lifted(&[client("192.0.2.1")]))?;
+    expect_held(enforcer, now, &["192.0.2.0/24", texts[1], texts[2], texts[3], texts[4]])
+}
+
+fn moved_end(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
+    let who = client("192.0.2.1");
+    for ends in
+        [Ends::after(now, 60_000), Ends::after(now, 7_200_000), Ends::after(now, 120_000), Ends::Never]
+    {
+        all_done(&enforcer.ensure_banned(&[ban("192.0.2.1", ends)], now))?;
+        for (held, kernel_ends) in enforcer.observe(now)? {
+            ensure!(held == who, "held {held}");
+            let Some(kernel_ends) = kernel_ends else { continue };
+            match (ends.remaining_ms(now), kernel_ends.remaining_ms(now)) {
+                (None, None) => {}
+                (Some(want), Some(is)) => {
+                    ensure!(want.abs_diff(is) <= 3_000, "{want} ms wanted, {is} ms held")
+                }
+                (want, is) => anyhow::bail!("{want:?} wanted, {is:?} held"),
+            }
+        }
+    }
+    // A ban longer than any kernel timeout is held all the same.
+    let years = Ends::after(now, 3 * 365 * 86_400_000);
+    all_done(&enforcer.ensure_banned(&[ban("192.0.2.1", years)], now))?;
+    expect_held(enforcer, now, &["192.0.2.1"])
+}
+
+fn exempt(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
+    let networks = ["192.0.2.9/32".parse()?, "2001:db8::5/128".parse()?];
+    let bans = [ban("192.0.2.0/24", Ends::Never), ban("2001:db8::/64", Ends::Never)];
+    enforcer.ensure_exempt(&networks)?;
+    all_done(&enforcer.ensure_banned(&bans, now))?;
+    ensure!(enforcer.reconcile(&table(&bans), &networks, now)?.is_none(), "something to repair");
+    expect_held(enforcer, now, &["192.0.2.0/24", "2001:db8::/64"])?;
+    enforcer.ensure_exempt(&[])?;
+    ensure!(
+        enforcer.reconcile(&table(&bans), &[], now)?.is_none(),
+        "something to repair without exempt networks"
+    );
+    Ok(())
+}
+
+fn heals(world: &dyn World, enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
+    let texts = ["192.0.2.1", "198.51.100.0/24", "2001:db8:1::/64"];
+    let bans = texts.map(|text| ban(text, Ends::after(now, 600_000)));
+    all_done(&enforcer.ensure_banned(&bans, now))?;
+    world.flush()?;
+    ensure!(!enforcer.is_intact(3)?, "a flush went unnoticed");
+    let repair = enforcer.reconcile(&table(&bans), &[], now)?.context("nothing was found after a flush")?;
+    ensure!(!repair.found.is_empty(), "{repair:?}");
+    expect_held(enforcer, now, &texts)?;
+    ensure!(enforcer.reconcile(&table(&bans), &[], now)?.is_none(), "applied twice it still does something");
+    // Orders go on as before, the flush unnoticed or not.
+    world.flush()?;
+    all_done(&enforcer.ensure_banned(&[ban("192.0.2.3", Ends::Never)], now))?;
+    all_done(&enforcer.ensure_lifted(&[client("192.0.2.1")]))?;
+    let bans = [bans[1], bans[2], ban("192.0.2.3", Ends::Never)];
+    enforcer.reconcile(&table(&bans), &[], now)?;
+    expect_held(enforcer, now, &["192.0.2.3", "198.51.100.0/24", "2001:db8:1::/64"])
+}
+
+fn unwanted(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
+    let wanted = ban("192.0.2.1", Ends::Never);
+    let stale = [ban("192.0.2.2", Ends::Never), ban("2001:db8::/64", Ends::Never)];
+    all_done(&enforcer.ensure_banned(&[wanted, stale[0], stale[1]], now))?;
+    let repair = enforcer.reconcile(&table(&[wanted]), &[], now)?.context("nothing was found")?;
+    ensure!((repair.restored, repair.removed) == (0, 2), "{repair:?}");
+    expect_held(enforcer, now, &["192.0.2.1"])?;
+    let missing = ban("192.0.2.3", Ends::after(now, 60_000));
+    let past = ban("192.0.2.4", Ends::after(now, 0));
+    let repair = enforcer
+        .reconcile(&table(&[wanted, missing, past]), &[], now.plus_ms(1))?
+        .context("found nothing")?;
+    ensure!((repair.restored, repair.removed) == (1, 0), "{repair:?}");
+    expect_held(enforcer, now, &["192.0.2.1", "192.0.2.3"])
+}
+
+fn restart(world: &dyn World, enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
+    let bans = [ban("192.0.2.1", Ends::after(now, 600_000)), ban("2001:db8:1::/64", Ends::Never)];
+    all_done(&enforcer.ensure_banned(&bans, now))?;
+    let before = world.ours()?;
+    let mut next = world.enforcer();
+    next.start(&[], now)?;
+    ensure!(next.reconcile(&table(&bans), &[], now)?.is_none(), "a restart found something to repair");
+    ensure!(world.ours()?.len() == before.len(), "a restart changed {before:?} to {:?}", world.ours()?);
+    expect_held(&mut *next, now, &["192.0.2.1", "2001:db8:1::/64"])?;
+    all_done(&next.ensure_lifted(&[client("192.0.2.1")]))?;
+    // Lifted while the next agent is down: gone after its first reconcile.
+    let mut third = world.enforcer();
+    third.start(&[], now)?;
+    third.reconcile(&table(&[]), &[], now)?;
+    expect_held(&mut *third, now, &[])
+}
+
+/// More than one batch's worth, added, moved and lifted.
+fn many(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
+    let bans: Vec<Ban> = (0..2_000)
+        .map(|n| ban(&format!("10.9.{}.{}", n / 250, n % 250), Ends::after(now, 600_000)))
+        .collect();
+    all_done(&enforcer.ensure_banned(&bans, now))?;
+    all_done(&enforcer.ensure_banned(&bans, now))?;
+    ensure!(enforcer.observe(now)?.len() == 2_000, "not all held, or twice");
+    ensure!(enforcer.is_intact(2_000)?, "not intact");
+    ensure!(enforcer.reconcile(&table(&bans), &[], now)?.is_none(), "something to repair");
+    let clients: Vec<Client> = bans[..1_990].iter().map(|ban| ban.client.client()).collect();
+    all_done(&enforcer.ensure_lifted(&clients))?;
+    enforcer.reconcile(&table(&bans[1_990..]), &[], now)?;
+    ensure!(enforcer.observe(now)?.len() == 10, "not all lifted");
+    ensure!(enforcer.is_intact(10)?, "not intact after lifts");
+    Ok(())
+}
+
+fn counted(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
+    all_done(&enforcer.ensure_banned(&[ban("192.0.2.1", Ends::Never)], now))?;
+    let drops = enforcer.drops(&[client("192.0.2.1"), client("192.0.2.9")])?;
+    ensure!(drops.len() == 2 && drops[1].is_none(), "{drops:?}");
+    ensure!(drops[0].is_none_or(|drops| drops.packets == 0), "{drops:?}");
+    ensure!(enforcer.total_drops()?.packets == 0, "dropped something without traffic");
+    Ok(())
+}
+
+/// The simulated host, with somebody else's rule on it.
+struct Simulated {
+    host: SimulatedHost,
+    settings: Settings,
+}
+
+impl World for Simulated {
+    fn enforcer(&self) -> Box<dyn Enforcer> {
+        Box::new(self.host.enforcer(self.settings.clone()))
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.host.flush_ruleset();
+        self.host.flush_sets();
+        self.host.insert_rule(Version::V4, "INPUT", FOREIGN);
+        Ok(())
+    }
+
+    fn ours(&self) -> Result<Vec<String>> {
+        let mut ours = self.host.sets();
+        for version in Version::ALL {
+            ours.extend(self.host.rules(version, "SHIELD"));
+            ours.extend(
+                self.host.rules(version, "INPUT").into_iter().filter(|rule| rule.ends_with("SHIELD")),
+            );
+        }
+        Ok(ours)
+    }
+
+    fn others(&self) -> Result<Vec<String>> {
+        Ok(self
+            .host
+            .rules(Version::V4, "INPUT")
+            .into_iter()
+            .filter(|rule| !rule.ends_with("SHIELD"))
+            .collect())
+    }
+
+    fn now(&self) -> Now {
+        Now { wall_ms: 1_700_000_000_000, boot_ms: 50_000 }
+    }
+}
+
+const FOREIGN: &str = "-s 203.0.113.5/32 -j ACCEPT";
+
+fn on_simulated_host(settings: Settings) {
+    let host = SimulatedHost::new();
+    host.set_time(50_000);
+    host.insert_rule(Version::V4, "INPUT", FOREIGN);
+    contract(&Simulated { host, settings }).unwrap();
+}
+
+/// A network namespace with real iptables, with somebody else's rules and sets in it.
+struct Real {
+    settings: Settings,
+    has_ipset: HasIpset,
+}
+
+/// Whether the enforcer finds ipset.
+#[derive(Clone, Copy)]
+enum HasIpset {
+    Yes,
+    No,
+}
+
+/// This host, but without ipset: then nftables' own sets are used.
+struct WithoutIpset(Host);
+
+impl Programs for WithoutIpset {
+    fn run(&mut self, argv: &[&str], stdin: &[u8], line: &mut dyn FnMut(&str)) -> Result<()> {
+        if argv[0] == "ipset" {
+            return Err(NotInstalled("ipset".to_owned()).into());
+        }
+        self.0.run(argv, stdin, line)
+    }
+
+    fn read_proc(&mut self, path: &str) -> Option<String> {
+        self.0.read_proc(path)
+    }
+}
+
+impl Real {
+    fn iptables(&self, arguments: &[&str]) -> Result<String> {
+        let mut argv = vec![self.settings.program_v4.as_str(), "--wait"];
+        argv.extend(arguments);
+        command::run(&argv)
+    }
+
+    fn foreign(&self) -> Result<()> {
+        self.iptables(&["-A", "INPUT", "-s", "203.0.113.5", "-p", "tcp", "--dport", "22", "-j", "ACCEPT"])
+            .map(drop)
+    }
+
+    fn everything(&self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for program in [&self.settings.program_v4, &self.settings.program_v6] {
+            let saved = command::run(&[&format!("{program}-save"), "-t", "filter"])?;
+            lines.extend(saved.lines().filter(|line| line.starts_with("-A")).map(str::to_owned));
+        }
+        lines.extend(command::run(&["ipset", "list", "-n"])?.lines().map(|name| format!("set {name}")));
+        lines.extend(command::run(&["nft", "list", "tables"])?.lines().map(str::to_owned));
+        lines.retain(|line| !line.ends_with(" filter"));
+        Ok(lines)
+    }
+}
+
+fn is_ours(line: &String) -> bool {
+    line.to_lowercase().contains("shield")
+}
+
+impl World for Real {
+    fn enforcer(&self) -> Box<dyn Enforcer> {
+        match self.has_ipset {
+            HasIpset::Yes => Box::new(IptablesEnforcer::new(self.settings.clone())),
+            HasIpset::No => {
+                let programs = Box::new(WithoutIpset(Host));
+                Box::new(IptablesEnforcer::with_programs(self.settings.clone(), programs))
+            }
+        }
+    }
+
+    fn flush(&self) -> Result<()> {
+        command::run(&["nft", "flush", "ruleset"])?;
+        for program in ["iptables-legacy", "ip6tables-legacy"] {
+            command::run(&[program, "-F"])?;
+            command::run(&[program, "-X"])?;
+        }
+        command::run(&["ipset", "flush"])?;
+        self.foreign()
+    }
+
+    fn ours(&self) -> Result<Vec<String>> {
+        Ok(self.everything()?.into_iter().filter(is_ours).collect())
+    }
+
+    fn others(&self) -> Result<Vec<String>> {
+        Ok(self.everything()?.into_iter().filter(|line| !is_ours(line)).collect())
+    }
+}
+
+fn on_real_kernel(label: &str, settings: Settings, has_ipset: HasIpset) {
+    let namespace = Namespace::create(label).unwrap();
+    namespace.enter(|| {
+        let world = Real { settings, has_ipset };
+        command::run(&["ipset", "create", "theirs", "hash:ip"]).unwrap();
+        world.foreign().unwrap();
+        contract(&world).unwrap();
+    });
+    let name = namespace.name().to_owned();
+    drop(namespace);
+    assert!(!shield_tests::netns::left_by(std::process::id()).unwrap().contains(&name));
+}
+
+fn settings(backend: Backend, flavour: &str) -> Settings {
+    Settings {
+        backend,
+        program_v4: format!("iptables{flavour}"),
+        program_v6: format!("ip6tables{flavour}"),
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn rules_on_the_simulated_host() {
+    on_simulated_host(settings(Backend::Rules, ""));
+}
+
+#[test]
+fn auto_on_the_simulated_host() {
+    on_simulated_host(settings(Backend::Auto, ""));
+}
+
+#[test]
+fn ipset_on_the_simulated_host() {
+    on_simulated_host(settings(Backend::Ipset, ""));
+}
+
+#[test]
+fn rules_with_iptables_nft() {
+    on_real_kernel("nft", settings(Backend::Rules, "-nft"), HasIpset::Yes);
+}
+
+#[test]
+fn rules_with_iptables_legacy() {
+    on_real_kernel("legacy", settings(Backend::Rules, "-legacy"), HasIpset::Yes);
+}
+
+#[test]
+fn auto_with_whichever_iptables() {
+    on_real_kernel("auto", settings(Backend::Auto, ""), HasIpset::Yes);
+}
+
+#[test]
+fn ipset_with_iptables_nft() {
+    on_real_kernel("ipsetnft", settings(Backend::Ipset, "-nft"), HasIpset::Yes);
+}
+
+#[test]
+fn ipset_with_iptables_legacy() {
+    on_real_kernel("ipsetleg", settings(Backend::Ipset, "-legacy"), HasIpset::Yes);
+}
+
+#[test]
+fn nftables_sets_where_ipset_is_absent() {
+    on_real_kernel("nftsets", settings(Backend::Ipset, "-nft"), HasIpset::No);
+}
