@@ -48,7 +48,7 @@ fn lints() -> Result<()> {
 
 /// Licences, sources, duplicates always; known vulnerabilities where their database can be fetched.
 fn dependency_rules() -> Result<()> {
-    sh::run(sh::cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+    sh::run(sh::cargo().args(["deny", "check", "bans", "licenses", "sources"]))?;
     if sh::status(sh::cargo().args(["deny", "fetch", "db"]))?.success() {
         return sh::run(sh::cargo().args(["deny", "--offline", "check", "advisories"]));
     }

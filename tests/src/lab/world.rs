@@ -1,0 +1,183 @@
+//! The machines of the lab: a server behind a router, and around the router its visitors and an attacker, each a network
+//! namespace. All addresses are those reserved for documentation.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::agent::Home;
+use crate::http::{Get, Response};
+use crate::netns::{End, Namespace, connect};
+use crate::nginx::Nginx;
+use crate::traffic::{Behaviour, Requester, VISIT};
+
+/// Where the server listens, for either family.
+const SERVER_V4: &str = "192.0.2.80";
+const SERVER_V6: &str = "2001:db8:80::80";
+/// The server's one interface, whose default route leads to the router.
+pub const SERVER_INTERFACE: &str = "eth0";
+/// From one request of a visitor to the next.
+pub const VISITOR_PAUSE: Duration = Duration::from_millis(250);
+/// When a visitor gives an answer up for lost.
+const VISITOR_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Somebody's line to the router.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    name: &'static str,
+    own: &'static str,
+    router: &'static str,
+    prefix: u8,
+}
+
+const VISITORS: &[Line] = &[
+    Line { name: "alice", own: "198.51.100.2", router: "198.51.100.1", prefix: 30 },
+    Line { name: "bob", own: "198.51.100.6", router: "198.51.100.5", prefix: 30 },
+    Line { name: "carol", own: "2001:db8:ca01::2", router: "2001:db8:ca01::1", prefix: 64 },
+    Line { name: "dave", own: "2001:db8:da7e::2", router: "2001:db8:da7e::1", prefix: 64 },
+    // The attacker's neighbour: one bit more banned than the attacker, and this one suffers.
+    Line { name: "erin", own: "203.0.113.70", router: "203.0.113.69", prefix: 30 },
+];
+const ATTACKER: Line = Line { name: "mallory", own: "203.0.113.66", router: "203.0.113.65", prefix: 30 };
+
+/// All machines, wired and serving. Dropping it deletes them.
+#[derive(Debug)]
+pub struct World {
+    // Dropped first: what runs on the server, then the machines.
+    nginx: Nginx,
+    /// The agent's files.
+    pub home: Home,
+    /// The server.
+    pub server: Namespace,
+    /// The attacker.
+    pub attacker: Namespace,
+    visitors: Vec<(Line, Namespace)>,
+    _router: Namespace,
+}
+
+impl World {
+    /// Makes the machines, wires them, and starts nginx on the server. The agent is not started.
+    ///
+    /// # Errors
+    /// Without root, and when a tool is missing.
+    pub fn create() -> Result<Self> {
+        let router = Namespace::create("router")?;
+        router.enable_forwarding()?;
+        let server = Namespace::create("server")?;
+        connect(
+            End {
+                namespace: &server,
+                interface: SERVER_INTERFACE,
+                addresses: &[&format!("{SERVER_V4}/24"), &format!("{SERVER_V6}/64")],
+            },
+            End { namespace: &router, interface: "server", addresses: &["192.0.2.1/24", "2001:db8:80::1/64"] },
+        )?;
+        server.set_default_route("192.0.2.1".parse()?)?;
+        server.set_default_route("2001:db8:80::1".parse()?)?;
+        let attacker = ATTACKER.machine(&router)?;
+        let visitors =
+            VISITORS.iter().map(|line| Ok((*line, line.machine(&router)?))).collect::<Result<Vec<_>>>()?;
+        let home = Home::create()?;
+        let nginx = Nginx::start(&server, &home.folder().join("nginx"))?;
+        Ok(Self { nginx, home, server, attacker, visitors, _router: router })
+    }
+
+    /// nginx's log on the server.
+    pub fn access_log(&self) -> &std::path::Path {
+        self.nginx.access_log()
+    }
+
+    /// The attacker's address.
+    pub fn attacker_address(&self) -> IpAddr {
+        ATTACKER.own.parse().expect("the lab's addresses are written right")
+    }
+
+    /// Names and addresses of the visitors.
+    pub fn visitors(&self) -> Vec<(&'static str, IpAddr)> {
+        VISITORS.iter().map(|line| (line.name, line.address())).collect()
+    }
+
+    /// Lets every visitor begin to browse.
+    pub fn start_visits(&self) -> Vec<(&'static str, Requester)> {
+        let start = |(line, machine): &(Line, Namespace)| {
+            let visit = Behaviour {
+                server: server_for(line.address()),
+                from: None,
+                paths: VISIT,
+                pause: VISITOR_PAUSE,
+                timeout: VISITOR_TIMEOUT,
+                threads: 1,
+            };
+            (line.name, Requester::start(machine, visit))
+        };
+        self.visitors.iter().map(start).collect()
+    }
+
+    /// Lets the attacker begin.
+    pub fn start_attack(&self, attack: Attack) -> Requester {
+        Requester::start(
+            &self.attacker,
+            Behaviour {
+                server: server_for(self.attacker_address()),
+                from: None,
+                paths: attack.paths,
+                pause: attack.pause,
+                timeout: attack.timeout,
+                threads: attack.threads,
+            },
+        )
+    }
+
+    /// One request of the attacker.
+    ///
+    /// # Errors
+    /// When no answer comes in time.
+    pub fn attacker_asks(&self, timeout: Duration) -> Result<Response> {
+        let server = server_for(self.attacker_address());
+        self.attacker.enter(|| Get { server, from: None, path: "/", timeout }.send())
+    }
+}
+
+/// How the attacker attacks.
+#[derive(Debug, Clone, Copy)]
+pub struct Attack {
+    /// Asked for in turn.
+    pub paths: &'static [&'static str],
+    /// Requests in parallel.
+    pub threads: usize,
+    /// From one request of a thread to its next.
+    pub pause: Duration,
+    /// When a thread gives up on an answer.
+    pub timeout: Duration,
+}
+
+impl Line {
+    fn address(self) -> IpAddr {
+        self.own.parse().expect("the lab's addresses are written right")
+    }
+
+    fn machine(self, router: &Namespace) -> Result<Namespace> {
+        let machine = Namespace::create(self.name)?;
+        connect(
+            End {
+                namespace: &machine,
+                interface: "eth0",
+                addresses: &[&format!("{}/{}", self.own, self.prefix)],
+            },
+            End {
+                namespace: router,
+                interface: self.name,
+                addresses: &[&format!("{}/{}", self.router, self.prefix)],
+            },
+        )?;
+        machine.set_default_route(self.router.parse()?)?;
+        Ok(machine)
+    }
+}
+
+/// The server's address of this client's family.
+fn server_for(client: IpAddr) -> SocketAddr {
+    let address = if client.is_ipv6() { SERVER_V6 } else { SERVER_V4 };
+    SocketAddr::new(address.parse().expect("the lab's addresses are written right"), 80)
+}
