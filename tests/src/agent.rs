@@ -61,14 +61,15 @@ impl Home {
         self.bpffs.path().join("shield")
     }
 
-    /// Writes the config file: the paths of this home, then `more`, which is TOML that may begin with keys of `[agent]`.
+    /// Writes the config file: the paths of this home, the source with `more_of_source` (keys of `[[source]]`), and
+    /// `more` (further tables), both TOML.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn configure(&self, source: &Path, more: &str) -> Result<()> {
+    pub fn configure(&self, source: &Path, more_of_source: &str, more: &str) -> Result<()> {
         let text = format!(
             "[agent]\nstate_dir = {state:?}\nsocket = {socket:?}\ngroup = \"root\"\nlog = \"info\"\n\n\
-             [[source]]\npath = {source:?}\n\n[audit]\npath = {audit:?}\n\n{more}",
+             [[source]]\npath = {source:?}\n{more_of_source}\n[audit]\npath = {audit:?}\n\n{more}",
             state = self.folder().join("state"),
             socket = self.socket(),
             audit = self.audit(),

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Undoes packaging/install.sh: stops the agent, takes everything of Shield out of the kernel, removes the files. What it
+# has learned and written (/var/lib/shield, /var/log/shield) and your config stay, unless --purge is given.
+#
+#   sudo packaging/uninstall.sh [--purge]
+set -eu
+case "${1:-}" in
+    "" | --purge) ;;
+    *) echo "unknown option $1: only --purge is known" >&2; exit 2 ;;
+esac
+
+if [ -d /run/systemd/system ] && systemctl cat shield.service >/dev/null 2>&1; then
+    echo "stop    shield.service"
+    systemctl disable --now shield.service
+fi
+if [ -x /usr/bin/shield-agent ]; then
+    echo "clean   the kernel: chains, sets, XDP"
+    /usr/bin/shield-agent cleanup
+fi
+for place in /usr/bin/shield-agent /usr/lib/systemd/system/shield.service /usr/lib/sysusers.d/shield.conf \
+    /usr/lib/tmpfiles.d/shield.conf /etc/logrotate.d/shield /usr/share/doc/shield /run/shield; do
+    if [ -e "$place" ]; then
+        echo "remove  $place"
+        rm -rf "$place"
+    fi
+done
+if [ "${1:-}" = --purge ]; then
+    echo "remove  /etc/shield /var/lib/shield /var/log/shield, group shield"
+    rm -rf /etc/shield /var/lib/shield /var/log/shield
+    if getent group shield >/dev/null; then groupdel shield; fi
+fi
+if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

@@ -1,0 +1,88 @@
+//! What is installed on a machine: the unit, the example config, the maintainers' scripts, logrotate.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use shield_agent::config::Config;
+use shield_tests::{agent, command};
+
+/// systemd's own figure for how exposed the unit is: 0 is nothing, 10 everything. What is left is what Shield is for: the
+/// network's configuration, BPF, the log.
+const MAX_EXPOSURE: f64 = 3.0;
+
+fn packaging() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging")
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(packaging().join(file)).unwrap()
+}
+
+/// The unit in a folder of its own, naming the agent that was built here.
+fn unit_here(folder: &Path) -> PathBuf {
+    let agent = agent::binary().unwrap();
+    let unit = read("shield.service").replace("/usr/bin/shield-agent", agent.to_str().unwrap());
+    let path = folder.join("shield.service");
+    fs::write(&path, unit).unwrap();
+    path
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = unit_here(folder.path());
+    let output = command::output(&["systemd-analyze", "verify", "--man=no", unit.to_str().unwrap()]).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("shield.service"), "{said}");
+}
+
+#[test]
+fn the_unit_may_do_little() {
+    let unit = packaging().join("shield.service");
+    let threshold = (MAX_EXPOSURE * 10.0).to_string();
+    let threshold = format!("--threshold={threshold}");
+    let argv = ["systemd-analyze", "security", "--offline=yes", "--no-pager", &threshold, unit.to_str().unwrap()];
+    command::run(&argv).unwrap();
+}
+
+#[test]
+fn the_example_config_is_valid_as_shipped_and_with_every_example_taken_in() {
+    let shipped = read("shield.toml");
+    Config::parse(&shipped).unwrap();
+    let is_key = |line: &str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
+    let all: Vec<&str> =
+        shipped.lines().map(|line| if is_key(line) { &line[1..] } else { line }).collect();
+    assert!(shipped.lines().filter(|line| is_key(line)).count() > 40, "the example shows every key");
+    Config::parse(&all.join("\n")).unwrap();
+}
+
+#[test]
+fn scripts_are_valid_and_the_undo_undoes_all_that_was_done() {
+    for script in ["install.sh", "uninstall.sh", "debian/postinst", "debian/prerm", "debian/postrm"] {
+        command::run(&["sh", "-n", packaging().join(script).to_str().unwrap()]).unwrap();
+    }
+    let install = read("install.sh");
+    let uninstall = read("uninstall.sh");
+    let places = install.lines().filter_map(|line| line.strip_prefix("put ")?.split_whitespace().last());
+    let places: Vec<&str> = places.collect();
+    assert!(places.len() >= 4);
+    for place in places {
+        let folder = Path::new(place).parent().unwrap().to_str().unwrap();
+        assert!(uninstall.contains(place) || uninstall.contains(folder), "uninstall.sh forgets {place}");
+    }
+}
+
+#[test]
+fn logrotate_understands_our_rule() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("audit.jsonl");
+    fs::write(&log, "{}\n").unwrap();
+    let rule = read("logrotate").replace("/var/log/shield/audit.jsonl", log.to_str().unwrap());
+    let file = folder.path().join("rule");
+    fs::write(&file, rule.replace("su root adm", "su root root")).unwrap();
+    let state = folder.path().join("state");
+    command::run(&["logrotate", "--force", "--state", state.to_str().unwrap(), file.to_str().unwrap()]).unwrap();
+    let rotated = fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name());
+    let rotated: Vec<String> = rotated.map(|name| name.to_string_lossy().into_owned()).collect();
+    assert!(!log.exists() && rotated.iter().any(|name| name.starts_with("audit.jsonl-")), "{rotated:?}");
+}
