@@ -1,5 +1,7 @@
 //! What is installed on a machine: the unit, the example config, the maintainers' scripts, logrotate.
 
+#![expect(clippy::unwrap_used, reason = "a test helper that fails is a failing test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
