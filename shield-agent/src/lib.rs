@@ -3,6 +3,8 @@
 //! `engine` is the pure heart; everything else is the shell around it. Start reading at `engine/mod.rs`, then
 //! `wire.rs`.
 
+pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod enforce;

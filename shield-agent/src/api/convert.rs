@@ -1,0 +1,274 @@
+//! The engine's words turned into the API's JSON types. Pure functions, no decisions of their own.
+
+use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, TopClients};
+use super::feed::Standing;
+use super::types::{
+    AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, Detector, Dropped,
+    EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Part, PartStateName, Reference, Status, WarmUp,
+    Window,
+};
+use super::vitals::Vitals;
+use super::words;
+use crate::engine::allowlist::Allowed;
+use crate::engine::event::{PartReport, PartState};
+use crate::engine::report::DetectorStatus;
+use crate::engine::request::Rejected;
+use crate::engine::time::{Ends, Now};
+
+/// The length of the window that rates are over, in seconds.
+pub const WINDOW_SECS: u32 = 60;
+
+/// Everything at a glance; `dropped` comes with its rates, which need two readings.
+pub fn status(view: &AgentView, standing: &Standing, dropped: Dropped, vitals: &Vitals) -> Status {
+    let parts: Vec<Part> = view.parts.iter().map(part).collect();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        now_ms: view.now.wall_ms,
+        started_ms: view.started_ms,
+        dry_run: view.mode == Mode::DryRun,
+        health: health(&parts, view.detector.warming_up, standing),
+        detector: detector(view, standing),
+        global: global(&view.detector, standing, view.now),
+        baseline: baseline(&view.detector),
+        hour_profile: hour_profile(&view.detector.hours),
+        totals: view.totals,
+        rejected: Rejected::ALL
+            .iter()
+            .map(|why| (why.name().to_owned(), view.rejected[why.index()]))
+            .collect(),
+        bans: BanCounts { active: view.bans, permanent: view.permanent_bans },
+        dropped,
+        agent: vitals.agent.clone(),
+        host: vitals.host.clone(),
+        parts,
+    }
+}
+
+fn part(report: &PartReport) -> Part {
+    let (state, text) = match &report.state {
+        PartState::Active { detail } => (PartStateName::Active, detail),
+        PartState::Waiting { reason } => (PartStateName::Waiting, reason),
+        PartState::Degraded { reason } => (PartStateName::Degraded, reason),
+        PartState::Off { reason } => (PartStateName::Off, reason),
+    };
+    Part { part: report.part.clone(), state, text: words::printable(text) }
+}
+
+fn health(parts: &[Part], warming_up: bool, standing: &Standing) -> Health {
+    let of_part = |part: &Part| match part.state {
+        PartStateName::Active | PartStateName::Off => Health::Ok,
+        PartStateName::Waiting => Health::Waiting,
+        PartStateName::Degraded => Health::Degraded,
+    };
+    let worst_part = parts.iter().map(of_part).max().unwrap_or(Health::Ok);
+    let detector = if warming_up { Health::Waiting } else { Health::Ok };
+    let stopped = if standing.blast_radius.is_some() { Health::Degraded } else { Health::Ok };
+    worst_part.max(detector).max(stopped)
+}
+
+fn detector(view: &AgentView, standing: &Standing) -> Detector {
+    let status = &view.detector;
+    let left = u64::from(status.warm_up_left_secs);
+    Detector {
+        profile: view.profile.clone(),
+        reference: view.reference.clone(),
+        warm_up: status.warming_up.then_some(WarmUp { remaining_secs: left }),
+        frozen: status.frozen,
+        blast_radius: standing.blast_radius.clone(),
+        clients: status.clients_tracked,
+        max_clients: view.max_clients,
+        evicted: status.evicted,
+    }
+}
+
+fn global(status: &DetectorStatus, standing: &Standing, now: Now) -> GlobalRate {
+    let told = || standing.anomaly.clone().unwrap_or_else(|| unannounced_anomaly(status, now));
+    GlobalRate {
+        rate: status.global_rate,
+        error_rate: status.global_error_rate,
+        window_secs: WINDOW_SECS,
+        anomaly: status.global_anomaly.then(told),
+    }
+}
+
+/// An anomaly that the detector is in although no start of it was announced in this run.
+fn unannounced_anomaly(status: &DetectorStatus, now: Now) -> Anomaly {
+    let condition = format!("{:.2} req/s against {:.2} req/s", status.global_rate, status.global.mean);
+    Anomaly { since_ms: now.wall_ms, condition }
+}
+
+fn baseline(status: &DetectorStatus) -> Baseline {
+    let is_known = status.clients.samples > 0;
+    Baseline {
+        mean: status.global.mean,
+        stddev: status.global.stddev,
+        error_mean: status.global.error_mean,
+        source: status.global.source.clone(),
+        samples: status.global.samples,
+        client_mean: is_known.then_some(status.clients.mean),
+        client_stddev: is_known.then_some(status.clients.stddev),
+    }
+}
+
+fn hour_profile(means: &[Option<f64>]) -> Vec<HourSlot> {
+    let mean = |hour: u8| means.get(usize::from(hour)).copied().flatten();
+    (0..24).map(|hour| HourSlot { hour, mean: mean(hour), stddev: None }).collect()
+}
+
+/// What the enforcers dropped in all, without rates.
+pub fn dropped(view: &AgentView) -> Dropped {
+    let by_enforcer: Vec<EnforcerDrops> = (view.drops.iter())
+        .map(|(enforcer, drops)| EnforcerDrops {
+            enforcer: *enforcer,
+            packets: drops.packets,
+            bytes: drops.bytes,
+        })
+        .collect();
+    Dropped {
+        packets: by_enforcer.iter().map(|drops| drops.packets).sum(),
+        bytes: by_enforcer.iter().map(|drops| drops.bytes).sum(),
+        packets_per_sec: 0.0,
+        bytes_per_sec: 0.0,
+        by_enforcer,
+    }
+}
+
+/// One ban.
+pub fn ban(row: BanRow, now: Now) -> Ban {
+    let words = words::cause(&row.record);
+    let record = row.record;
+    Ban {
+        client: record.client,
+        serial: record.serial,
+        since_ms: record.since_ms,
+        ends_ms: ends_ms(record.ends, now),
+        remaining_secs: record.ends.remaining_ms(now).map(|ms| ms.div_ceil(1000)),
+        offence: record.offence,
+        rule: record.rule,
+        reason: record.reason,
+        words,
+        evidence: record.evidence,
+        dropped: row.drops,
+        enforced_by: row.held_by,
+    }
+}
+
+/// The end on the wall clock as it stands now: the boot clock decides, and the wall clock may have jumped since.
+fn ends_ms(ends: Ends, now: Now) -> Option<i64> {
+    let remaining = i64::try_from(ends.remaining_ms(now)?).unwrap_or(i64::MAX);
+    Some(now.wall_ms.saturating_add(remaining))
+}
+
+/// One page of bans that started after `offset` others.
+pub fn ban_page(found: BanRows, offset: u64) -> BanPage {
+    let end = offset + found.rows.len() as u64;
+    let has_more = !found.rows.is_empty() && end < found.total;
+    BanPage {
+        total: found.total,
+        next: has_more.then(|| end.to_string()),
+        now_ms: found.now.wall_ms,
+        bans: found.rows.into_iter().map(|row| ban(row, found.now)).collect(),
+    }
+}
+
+/// The busiest clients.
+pub fn client_list(top: &TopClients) -> ClientList {
+    let clients = top.clients.iter().map(|client| ClientActivity {
+        client: client.summary.client,
+        rate: client.summary.rate,
+        requests: client.summary.requests,
+        errors: client.summary.errors,
+        z_score: client.summary.z_score,
+        state: client.state,
+    });
+    ClientList { window_secs: WINDOW_SECS, now_ms: top.now.wall_ms, clients: clients.collect() }
+}
+
+/// An allowlist entry.
+pub fn allow_entry(entry: &Allowed) -> AllowEntry {
+    AllowEntry { network: entry.network, reason: entry.reason, words: entry.reason.describe().to_owned() }
+}
+
+/// Why a client is banned, or why not.
+pub fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
+    let detector = &view.detector;
+    let window = detector.known.then_some(Window {
+        secs: detector.window_secs,
+        requests: detector.requests,
+        errors: detector.errors,
+        rate: detector.rate,
+    });
+    Explanation {
+        client: detector.client,
+        at_ms: at_ms.unwrap_or(view.now.wall_ms),
+        words: explanation_words(&view),
+        allowed: view.allowed.iter().map(allow_entry).collect(),
+        window,
+        reference: Reference {
+            mean: detector.baseline.mean,
+            stddev: detector.baseline.stddev,
+            source: detector.baseline.source.clone(),
+        },
+        rules: detector.rules.iter().map(words::rule_state).collect(),
+        top_paths: detector.top_paths.clone(),
+        offences: view.offences,
+        history: view.history,
+        ban: view.ban.map(|row| ban(row, view.now)),
+    }
+}
+
+fn explanation_words(view: &ClientView) -> String {
+    let client = view.detector.client;
+    if let Some(row) = &view.ban {
+        let through =
+            if row.record.client == client { String::new() } else { format!(" with {}", row.record.client) };
+        return format!("{client} is banned{through}: {}", words::cause(&row.record));
+    }
+    if let Some(entry) = view.allowed.first() {
+        return format!("{client} is never banned: {} is {}", entry.network, entry.reason.describe());
+    }
+    if !view.detector.known {
+        return format!("{client} is not banned: no request of it was seen lately");
+    }
+    match view.detector.rules.iter().find(|rule| rule.fires) {
+        Some(rule) => {
+            format!("{client} is not banned, but {} fires: {}", rule.rule, words::rule_words(rule.rule))
+        }
+        None => format!("{client} is not banned: no rule fires"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(state: PartStateName) -> Part {
+        Part { part: "xdp".into(), state, text: String::new() }
+    }
+
+    #[test]
+    fn health_is_the_worst_that_holds() {
+        use PartStateName::{Active, Degraded, Off, Waiting};
+        let calm = Standing::default();
+        let stopped = Standing { blast_radius: Some("21 %".into()), ..Standing::default() };
+        let check = |states: &[PartStateName], warming_up, standing, expected| {
+            let parts: Vec<Part> = states.iter().copied().map(part).collect();
+            assert_eq!(health(&parts, warming_up, standing), expected, "{states:?}");
+        };
+        check(&[], false, &calm, Health::Ok);
+        check(&[Active, Off], false, &calm, Health::Ok);
+        check(&[Active], true, &calm, Health::Waiting);
+        check(&[Waiting, Active], false, &calm, Health::Waiting);
+        check(&[Waiting, Degraded], true, &calm, Health::Degraded);
+        check(&[Active], false, &stopped, Health::Degraded);
+    }
+
+    #[test]
+    fn the_end_shown_follows_a_wall_clock_that_jumped() {
+        let then = Now { wall_ms: 1_000_000, boot_ms: 500 };
+        let ends = Ends::after(then, 60_000);
+        let jumped = Now { wall_ms: 9_000_000, boot_ms: 10_500 };
+        assert_eq!(ends_ms(ends, jumped), Some(9_050_000));
+        assert_eq!(ends_ms(Ends::Never, jumped), None);
+    }
+}

@@ -1,0 +1,277 @@
+//! What happened, for whoever watches: the last notices, their live stream, and what still stands of them. The rest
+//! of the agent calls [`Feed::publish`], which never waits (invariant 7); the audit log is the lasting record.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::broadcast;
+
+use super::types::{Anomaly, EventList, EventView};
+use super::words;
+use crate::engine::action::{LiftReason, Notice};
+use crate::engine::time::Now;
+use crate::engine::verdict::Rule;
+
+/// Notices kept for `/events/recent` and for streams that resume.
+const KEPT: usize = 2_000;
+
+/// Notices a stream may be behind before it misses some.
+const BACKLOG: usize = 1_024;
+
+/// Ids grow by one from the start's wall clock in milliseconds times this, so that they also grow across restarts (as
+/// long as there are fewer than this many a millisecond) and stay below 2^53 until the year 2255.
+const IDS_PER_MS: u64 = 1_000;
+
+/// The notices of this run.
+#[derive(Debug)]
+pub struct Feed {
+    inner: Mutex<Inner>,
+    live: broadcast::Sender<Arc<Published>>,
+}
+
+/// A notice with its JSON, made once for all streams.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The event.
+    pub event: EventView,
+    /// Its JSON.
+    pub json: String,
+}
+
+/// How often what happened, since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bans made, by rule.
+    pub bans: BTreeMap<Rule, u64>,
+    /// Bans ended, by reason.
+    pub lifts: BTreeMap<&'static str, u64>,
+    /// Every kind of notice.
+    pub notices: BTreeMap<String, u64>,
+}
+
+/// What has started and not ended yet.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Standing {
+    /// The global anomaly under way.
+    pub anomaly: Option<Anomaly>,
+    /// Why the blast-radius limit stopped banning.
+    pub blast_radius: Option<String>,
+}
+
+/// A new stream: what it missed, and what comes.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Notices after the id it resumed from, oldest first.
+    pub missed: Vec<Arc<Published>>,
+    /// Whether some are missing between the id it resumed from and `missed`.
+    pub gap: bool,
+    /// What comes from now on.
+    pub live: broadcast::Receiver<Arc<Published>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    next_id: u64,
+    first_id: u64,
+    kept: VecDeque<Arc<Published>>,
+    counts: Counts,
+    standing: Standing,
+}
+
+impl Feed {
+    /// An empty feed of an agent that starts now.
+    pub fn new(now: Now) -> Feed {
+        let first_id = u64::try_from(now.wall_ms).unwrap_or(0) * IDS_PER_MS;
+        Feed {
+            inner: Mutex::new(Inner {
+                next_id: first_id,
+                first_id,
+                kept: VecDeque::new(),
+                counts: Counts::default(),
+                standing: Standing::default(),
+            }),
+            live: broadcast::channel(BACKLOG).0,
+        }
+    }
+
+    /// Announces a notice. Never waits for anybody who watches.
+    pub fn publish(&self, notice: &Notice, now: Now) {
+        let mut inner = self.lock();
+        let published = Arc::new(inner.record(notice, now));
+        inner.kept.push_back(Arc::clone(&published));
+        if inner.kept.len() > KEPT {
+            inner.kept.pop_front();
+        }
+        // An error only says that nobody watches. Sent under the lock, so that the order is that of the ids.
+        let _ = self.live.send(published);
+    }
+
+    /// The last notices, newest first: at most `limit`, older than `before`, of this `kind`.
+    pub fn recent(&self, limit: usize, before: Option<u64>, kind: Option<&str>) -> EventList {
+        let inner = self.lock();
+        let mut matching = (inner.kept.iter().rev())
+            .map(|published| &published.event)
+            .filter(|event| before.is_none_or(|id| event.id < id))
+            .filter(|event| kind.is_none_or(|kind| event.kind == kind));
+        let events: Vec<EventView> = matching.by_ref().take(limit).cloned().collect();
+        let next = matching.next().and(events.last()).map(|event| event.id);
+        EventList { events, next }
+    }
+
+    /// Starts a stream after the notice `last_id`, or with what comes next.
+    pub fn subscribe(&self, last_id: Option<u64>) -> Subscription {
+        let inner = self.lock();
+        let live = self.live.subscribe();
+        let Some(last_id) = last_id else { return Subscription { missed: Vec::new(), gap: false, live } };
+        let missed = inner.kept.iter().filter(|published| published.event.id > last_id).cloned().collect();
+        let oldest = inner.kept.front().map_or(inner.next_id, |published| published.event.id);
+        let gap = last_id < inner.first_id || last_id + 1 < oldest;
+        Subscription { missed, gap, live }
+    }
+
+    /// How often what happened.
+    pub fn counts(&self) -> Counts {
+        self.lock().counts.clone()
+    }
+
+    /// What has started and not ended.
+    pub fn standing(&self) -> Standing {
+        self.lock().standing.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn record(&mut self, notice: &Notice, now: Now) -> Published {
+        let id = self.next_id;
+        self.next_id += 1;
+        let event = words::event(id, now.wall_ms, notice);
+        self.counts.add(&event.kind, notice);
+        self.standing.follow(notice, now);
+        let json = serde_json::to_string(&event).expect("an event has only text keys");
+        Published { event, json }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, kind: &str, notice: &Notice) {
+        *self.notices.entry(kind.to_owned()).or_default() += 1;
+        match notice {
+            Notice::Banned(ban) => *self.bans.entry(ban.rule).or_default() += 1,
+            Notice::Lifted { reason, .. } => *self.lifts.entry(lift_name(*reason)).or_default() += 1,
+            _ => {}
+        }
+    }
+}
+
+impl Standing {
+    fn follow(&mut self, notice: &Notice, now: Now) {
+        match notice {
+            Notice::GlobalAnomalyStarted { condition, .. } => {
+                self.anomaly = Some(Anomaly { since_ms: now.wall_ms, condition: condition.clone() });
+            }
+            Notice::GlobalAnomalyEnded { .. } => self.anomaly = None,
+            Notice::BlastRadius { stopped, reason } => {
+                self.blast_radius = stopped.then(|| reason.clone());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The name of a lift's reason in metrics and JSON.
+pub fn lift_name(reason: LiftReason) -> &'static str {
+    match reason {
+        LiftReason::Expired => "expired",
+        LiftReason::Operator => "operator",
+        LiftReason::Allowed => "allowed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Now = Now { wall_ms: 1_800_000_000_000, boot_ms: 5_000 };
+
+    fn skew(seconds: i64) -> Notice {
+        Notice::ClockSkew { source: "log".into(), skew_secs: seconds }
+    }
+
+    #[test]
+    fn ids_grow_across_restarts_and_stay_exact_in_javascript() {
+        let first = Feed::new(NOW);
+        (0..10).for_each(|n| first.publish(&skew(n), NOW));
+        let second = Feed::new(NOW.plus_ms(1));
+        second.publish(&skew(0), NOW.plus_ms(1));
+        let last = first.recent(1, None, None).events[0].id;
+        let next = second.recent(1, None, None).events[0].id;
+        assert!(last < next);
+        assert!(next < 1 << 53);
+    }
+
+    #[test]
+    fn recent_pages_backwards_without_loss_or_repeat() {
+        let feed = Feed::new(NOW);
+        (0..7).for_each(|n| feed.publish(&skew(n), NOW));
+        let mut seen = Vec::new();
+        let mut before = None;
+        loop {
+            let page = feed.recent(3, before, None);
+            seen.extend(page.events.iter().map(|event| event.id));
+            before = page.next;
+            if before.is_none() {
+                break;
+            }
+        }
+        let all: Vec<u64> = feed.lock().kept.iter().rev().map(|published| published.event.id).collect();
+        assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn recent_filters_by_kind() {
+        let feed = Feed::new(NOW);
+        feed.publish(&skew(1), NOW);
+        feed.publish(&Notice::Stopping { bans: 3 }, NOW);
+        let kinds = |kind| feed.recent(10, None, kind).events.len();
+        assert_eq!((kinds(None), kinds(Some("stopping")), kinds(Some("nothing"))), (2, 1, 0));
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_a_resumed_stream_is_told() {
+        let feed = Feed::new(NOW);
+        (0..KEPT as i64 + 5).for_each(|n| feed.publish(&skew(n), NOW));
+        let first = feed.lock().first_id;
+        let resumed = |id| {
+            let subscription = feed.subscribe(Some(id));
+            (subscription.missed.len(), subscription.gap)
+        };
+        assert_eq!(resumed(first), (KEPT, true));
+        assert_eq!(resumed(first + 4), (KEPT, false));
+        assert_eq!(resumed(first + 6), (KEPT - 2, false));
+        assert_eq!(resumed(7), (KEPT, true), "an id of an earlier run");
+        assert!(!feed.subscribe(None).gap);
+    }
+
+    #[test]
+    fn what_started_stands_until_it_ends() {
+        let feed = Feed::new(NOW);
+        let started = Notice::GlobalAnomalyStarted {
+            condition: "z-score=9.00 > threshold=3.0".into(),
+            rate: 9.0,
+            mean: 1.0,
+            stddev: 0.5,
+        };
+        feed.publish(&started, NOW);
+        feed.publish(&Notice::BlastRadius { stopped: true, reason: "21 % of clients".into() }, NOW);
+        let standing = feed.standing();
+        assert_eq!(standing.anomaly.unwrap().since_ms, NOW.wall_ms);
+        assert_eq!(standing.blast_radius.as_deref(), Some("21 % of clients"));
+        feed.publish(&Notice::GlobalAnomalyEnded { rate: 1.0, mean: 1.0, lasted_secs: 60 }, NOW);
+        feed.publish(&Notice::BlastRadius { stopped: false, reason: "8 % of clients".into() }, NOW);
+        assert_eq!(feed.standing(), Standing::default());
+    }
+}

@@ -1,0 +1,258 @@
+//! Who may do what. On the Unix socket the peer's credentials decide; on TCP the Host header (against DNS rebinding)
+//! and the bearer token do: for changes always, for reads when the agent listens beyond loopback. No CORS anywhere.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{Method, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::error::ApiError;
+use super::token::Token;
+use super::types::{Transport, Whoami};
+
+/// What TCP requests are held against.
+#[derive(Debug, Clone)]
+pub struct TcpGate {
+    token: Token,
+    hosts: Hosts,
+    reads: Reads,
+}
+
+/// Whether reads need the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    Open,
+    NeedToken,
+}
+
+/// The names by which a request may call this agent.
+#[derive(Debug, Clone)]
+struct Hosts {
+    bound: IpAddr,
+    names: Vec<String>,
+}
+
+/// What the Unix listener found out about the peer; an extension of every request that came by it.
+#[derive(Debug, Clone)]
+pub struct Peer(pub Result<(), Arc<str>>);
+
+/// What credentials came with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Credentials {
+    None,
+    Right,
+    Wrong,
+}
+
+impl TcpGate {
+    /// For a listener bound to `bound`, also called by `names` (host names without a port).
+    pub fn new(token: Token, bound: SocketAddr, names: &[String]) -> TcpGate {
+        let reads = if bound.ip().is_loopback() { Reads::Open } else { Reads::NeedToken };
+        let names = names.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect();
+        TcpGate { token, hosts: Hosts { bound: bound.ip().to_canonical(), names }, reads }
+    }
+
+    /// Decides on one request.
+    fn decide(&self, request: &Request) -> Result<Whoami, ApiError> {
+        self.hosts.check(request)?;
+        let credentials = self.credentials(request);
+        let is_data = is_data(request.uri().path());
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        match credentials {
+            Credentials::Wrong => Err(ApiError::unauthorized(
+                "the bearer token is wrong; the right one is in `api-token` in the agent's state directory",
+            )),
+            Credentials::None if !is_read => Err(ApiError::unauthorized(
+                "changes over TCP need `Authorization: Bearer TOKEN`; the token is in `api-token` in the agent's state \
+                 directory",
+            )),
+            Credentials::None if is_data && self.reads == Reads::NeedToken => Err(ApiError::unauthorized(
+                "this agent listens beyond loopback, so reading needs `Authorization: Bearer TOKEN` as well",
+            )),
+            Credentials::None | Credentials::Right => Ok(Whoami {
+                transport: Transport::Tcp,
+                may_change: credentials == Credentials::Right,
+                token_for_reads: self.reads == Reads::NeedToken,
+            }),
+        }
+    }
+
+    fn credentials(&self, request: &Request) -> Credentials {
+        let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
+        let (Some(value), None) = (given.next(), given.next()) else {
+            let none = request.headers().get(header::AUTHORIZATION).is_none();
+            return if none { Credentials::None } else { Credentials::Wrong };
+        };
+        let token = value.to_str().ok().and_then(|text| {
+            let (scheme, token) = text.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        if token.is_some_and(|token| self.token.is(token)) { Credentials::Right } else { Credentials::Wrong }
+    }
+}
+
+/// Whether a path tells something about this server, rather than being a file of the page.
+fn is_data(path: &str) -> bool {
+    path == "/metrics" || path == "/api" || path.starts_with("/api/")
+}
+
+impl Hosts {
+    fn check(&self, request: &Request) -> Result<(), ApiError> {
+        let mut headers = request.headers().get_all(header::HOST).iter();
+        let named = match (headers.next(), headers.next()) {
+            (Some(value), None) => value.to_str().ok(),
+            _ => None,
+        };
+        let named =
+            request.uri().authority().map(|authority| authority.as_str()).or(named).unwrap_or_default();
+        if self.is_ours(named) { Ok(()) } else { Err(ApiError::wrong_host(named)) }
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        let Some(name) = without_port(host) else { return false };
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(addr) => self.is_our_address(addr.to_canonical()),
+            Err(_) => name == "localhost" || self.names.contains(&name),
+        }
+    }
+
+    /// An address in the Host header cannot come from DNS rebinding; bound to every address, any may be ours.
+    fn is_our_address(&self, addr: IpAddr) -> bool {
+        addr.is_loopback() || addr == self.bound || self.bound.is_unspecified()
+    }
+}
+
+fn without_port(host: &str) -> Option<&str> {
+    let name_end =
+        if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
+    let (name, rest) = host.split_at(name_end);
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    let is_sound = !name.is_empty() && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port));
+    is_sound.then_some(name)
+}
+
+/// The gate of TCP listeners.
+pub async fn tcp(
+    State(gate): State<Arc<TcpGate>>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let whoami = gate.decide(&request)?;
+    request.extensions_mut().insert(whoami);
+    Ok(next.run(request).await)
+}
+
+/// The gate of the control socket.
+pub async fn unix(mut request: Request, next: Next) -> Result<Response, ApiError> {
+    match request.extensions().get::<Peer>() {
+        Some(Peer(Ok(()))) => {}
+        Some(Peer(Err(reason))) => return Err(ApiError::forbidden(reason.to_string())),
+        None => return Err(ApiError::forbidden("the peer's credentials are not known")),
+    }
+    let whoami = Whoami { transport: Transport::Unix, may_change: true, token_for_reads: false };
+    request.extensions_mut().insert(whoami);
+    Ok(next.run(request).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::StatusCode;
+
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    fn gate(bound: &str) -> TcpGate {
+        TcpGate::new(Token::of(TOKEN), bound.parse().unwrap(), &["Shield.Example.ORG".to_owned()])
+    }
+
+    #[test]
+    fn only_names_of_this_agent_are_answered() {
+        let check = |bound: &str, host: &str, expected: bool| {
+            assert_eq!(gate(bound).hosts.is_ours(host), expected, "{bound} {host}");
+        };
+        for host in [
+            "localhost",
+            "LOCALHOST:8080",
+            "localhost.",
+            "127.0.0.1",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "[::1]",
+        ] {
+            check("127.0.0.1:8080", host, true);
+        }
+        check("127.0.0.1:8080", "shield.example.org:8080", true);
+        for host in
+            ["", ":8080", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1"]
+        {
+            check("127.0.0.1:8080", host, false);
+        }
+        for host in ["localhost:99999", "localhost:x", "[::1", "::1:8080", "[localhost", "user@localhost:80"]
+        {
+            check("127.0.0.1:8080", host, false);
+        }
+        check("192.0.2.1:8080", "192.0.2.1:8080", true);
+        check("192.0.2.1:8080", "192.0.2.2:8080", false);
+        check("0.0.0.0:8080", "192.0.2.2:8080", true);
+        check("0.0.0.0:8080", "evil.example", false);
+    }
+
+    /// Every combination of listener, method, path and credentials.
+    #[test]
+    fn the_matrix_of_access() {
+        const LOCAL: &str = "127.0.0.1:8080";
+        const OPEN: &str = "192.0.2.1:8080";
+        let right = format!("Bearer {TOKEN}");
+        let check =
+            |bound: &str, method: Method, path: &str, credentials: &str, expected: Result<bool, u16>| {
+                let mut request =
+                    Request::builder().method(method.clone()).uri(path).header("host", "localhost");
+                if !credentials.is_empty() {
+                    request = request.header("authorization", credentials);
+                }
+                let got = gate(bound).decide(&request.body(Body::empty()).unwrap());
+                let got = got.map(|whoami| whoami.may_change).map_err(|error| error.status.as_u16());
+                assert_eq!(got, expected, "{bound} {method} {path} {credentials:?}");
+            };
+        for path in ["/api/v1/status", "/metrics", "/api/v1/events"] {
+            check(LOCAL, Method::GET, path, "", Ok(false));
+            check(OPEN, Method::GET, path, "", Err(401));
+            check(OPEN, Method::HEAD, path, "", Err(401));
+        }
+        for path in ["/", "/app.js", "/apiary"] {
+            check(LOCAL, Method::GET, path, "", Ok(false));
+            check(OPEN, Method::GET, path, "", Ok(false));
+        }
+        for bound in [LOCAL, OPEN] {
+            for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+                check(bound, method.clone(), "/api/v1/ban", "", Err(401));
+                check(bound, method, "/api/v1/ban", &right, Ok(true));
+            }
+            check(bound, Method::GET, "/api/v1/status", &right, Ok(true));
+            check(bound, Method::GET, "/api/v1/status", &right.to_lowercase(), Ok(true));
+            for wrong in ["Bearer", "Bearer ", "Bearer x", "Basic Zm9vOmJhcg==", TOKEN] {
+                check(bound, Method::GET, "/api/v1/status", wrong, Err(401));
+                check(bound, Method::POST, "/api/v1/ban", wrong, Err(401));
+                check(bound, Method::GET, "/", wrong, Err(401));
+            }
+        }
+    }
+
+    #[test]
+    fn two_tokens_or_hosts_are_none() {
+        let right = format!("Bearer {TOKEN}");
+        let two_tokens = Request::builder().header("host", "localhost");
+        let two_tokens = two_tokens.header("authorization", "Bearer x").header("authorization", &right);
+        let refused = gate("127.0.0.1:1").decide(&two_tokens.body(Body::empty()).unwrap()).unwrap_err();
+        assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+        let two_hosts = Request::builder().header("host", "localhost").header("host", "evil.example");
+        let refused = gate("127.0.0.1:1").decide(&two_hosts.body(Body::empty()).unwrap()).unwrap_err();
+        assert_eq!(refused.status, StatusCode::MISDIRECTED_REQUEST);
+    }
+}

@@ -1,0 +1,277 @@
+//! The last 30 minutes and 24 hours as time series for the plots: two rings of bounded size, fed once a second, with
+//! marks for bans and anomalies. Time comes in as an argument. Kept across restarts as JSON in the state directory.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::types::{HistoryView, Mark, MarkKind, Range, Status};
+use crate::engine::action::Notice;
+
+/// What is recorded of one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Global rate, requests per second.
+    pub rate: f64,
+    /// Errors per second.
+    pub error_rate: f64,
+    /// Baseline mean, requests per second.
+    pub mean: f64,
+    /// Baseline standard deviation.
+    pub stddev: f64,
+    /// Dropped packets per second.
+    pub packets_per_sec: f64,
+    /// Dropped bytes per second.
+    pub bytes_per_sec: f64,
+    /// Bans in force.
+    pub active_bans: f64,
+}
+
+impl Sample {
+    /// What a status says.
+    pub fn of(status: &Status) -> Sample {
+        Sample {
+            rate: status.global.rate,
+            error_rate: status.global.error_rate,
+            mean: status.baseline.mean,
+            stddev: status.baseline.stddev,
+            packets_per_sec: status.dropped.packets_per_sec,
+            bytes_per_sec: status.dropped.bytes_per_sec,
+            active_bans: status.bans.active as f64,
+        }
+    }
+
+    fn combine(self, other: Sample, with: impl Fn(f64, f64) -> f64) -> Sample {
+        Sample {
+            rate: with(self.rate, other.rate),
+            error_rate: with(self.error_rate, other.error_rate),
+            mean: with(self.mean, other.mean),
+            stddev: with(self.stddev, other.stddev),
+            packets_per_sec: with(self.packets_per_sec, other.packets_per_sec),
+            bytes_per_sec: with(self.bytes_per_sec, other.bytes_per_sec),
+            active_bans: with(self.active_bans, other.active_bans),
+        }
+    }
+}
+
+/// Both ranges.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    half_hour: Series,
+    day: Series,
+}
+
+impl Default for History {
+    fn default() -> History {
+        History { half_hour: Series::new(2, 900), day: Series::new(60, 1_440) }
+    }
+}
+
+impl History {
+    /// Records a sample taken at `at_ms`.
+    pub fn record(&mut self, at_ms: i64, sample: Sample) {
+        self.half_hour.record(at_ms, sample);
+        self.day.record(at_ms, sample);
+    }
+
+    /// Marks a notice, when it is of a kind that is marked.
+    pub fn mark(&mut self, at_ms: i64, notice: &Notice, text: &str) {
+        let kind = match notice {
+            Notice::Banned(_) => MarkKind::Bans,
+            Notice::GlobalAnomalyStarted { .. } => MarkKind::AnomalyStarted,
+            Notice::GlobalAnomalyEnded { .. } => MarkKind::AnomalyEnded,
+            _ => return,
+        };
+        self.half_hour.mark(at_ms, kind, text);
+        self.day.mark(at_ms, kind, text);
+    }
+
+    /// A range up to `now_ms`, evenly spaced, with gaps where nothing was recorded.
+    pub fn view(&self, range: Range, now_ms: i64) -> HistoryView {
+        match range {
+            Range::HalfHour => self.half_hour.view(range, now_ms),
+            Range::Day => self.day.view(range, now_ms),
+        }
+    }
+}
+
+/// One ring of steps. A step's number is its start divided by the step's length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Series {
+    step_secs: u32,
+    steps: usize,
+    points: VecDeque<Step>,
+    marks: VecDeque<StepMark>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Step {
+    number: i64,
+    sum: Sample,
+    samples: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct StepMark {
+    number: i64,
+    mark: Mark,
+}
+
+impl Series {
+    fn new(step_secs: u32, steps: usize) -> Series {
+        Series { step_secs, steps, points: VecDeque::new(), marks: VecDeque::new() }
+    }
+
+    fn number(&self, at_ms: i64) -> i64 {
+        at_ms.div_euclid(i64::from(self.step_secs) * 1000)
+    }
+
+    /// Adds to the newest step. A clock set back starts that stretch anew: what lies after it is forgotten.
+    fn record(&mut self, at_ms: i64, sample: Sample) {
+        let number = self.number(at_ms);
+        while self.points.back().is_some_and(|last| last.number > number) {
+            self.points.pop_back();
+        }
+        match self.points.back_mut() {
+            Some(last) if last.number == number => {
+                last.sum = last.sum.combine(sample, |a, b| a + b);
+                last.samples += 1;
+            }
+            _ => self.points.push_back(Step { number, sum: sample, samples: 1 }),
+        }
+        self.forget_before(number - self.steps as i64);
+    }
+
+    fn forget_before(&mut self, oldest: i64) {
+        while self.points.front().is_some_and(|first| first.number <= oldest) {
+            self.points.pop_front();
+        }
+        while self.marks.front().is_some_and(|first| first.number <= oldest) {
+            self.marks.pop_front();
+        }
+    }
+
+    /// One mark a kind and step, so that there are at most three times as many as points.
+    fn mark(&mut self, at_ms: i64, kind: MarkKind, text: &str) {
+        let number = self.number(at_ms);
+        while self.marks.back().is_some_and(|last| last.number > number) {
+            self.marks.pop_back();
+        }
+        let same = |found: &&mut StepMark| found.number == number && found.mark.kind == kind;
+        match self.marks.iter_mut().rev().take(3).find(same) {
+            Some(found) => {
+                found.mark.count += 1;
+                found.mark.text = if kind == MarkKind::Bans {
+                    format!("{} bans", found.mark.count)
+                } else {
+                    text.to_owned()
+                };
+            }
+            None => {
+                let mark = Mark { at_ms, kind, count: 1, text: text.to_owned() };
+                self.marks.push_back(StepMark { number, mark });
+            }
+        }
+    }
+
+    fn view(&self, range: Range, now_ms: i64) -> HistoryView {
+        let last = self.number(now_ms);
+        let first = last - self.steps as i64 + 1;
+        let mut means = vec![None; self.steps];
+        for step in self.points.iter().filter(|step| (first..=last).contains(&step.number)) {
+            let count = f64::from(step.samples);
+            means[(step.number - first) as usize] =
+                Some(step.sum.combine(Sample::default(), |sum, _| sum / count));
+        }
+        let column = |pick: fn(&Sample) -> f64| means.iter().map(|mean| mean.as_ref().map(pick)).collect();
+        HistoryView {
+            range,
+            step_secs: self.step_secs,
+            at_ms: (first..=last).map(|number| number * i64::from(self.step_secs) * 1000).collect(),
+            rate: column(|s| s.rate),
+            error_rate: column(|s| s.error_rate),
+            mean: column(|s| s.mean),
+            stddev: column(|s| s.stddev),
+            dropped_packets_per_sec: column(|s| s.packets_per_sec),
+            dropped_bytes_per_sec: column(|s| s.bytes_per_sec),
+            active_bans: column(|s| s.active_bans),
+            marks: self.marks_of(first, last),
+        }
+    }
+
+    fn marks_of(&self, first: i64, last: i64) -> Vec<Mark> {
+        let inside = self.marks.iter().filter(|mark| (first..=last).contains(&mark.number));
+        inside.map(|mark| mark.mark.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_rate(rate: f64) -> Sample {
+        Sample { rate, ..Sample::default() }
+    }
+
+    #[test]
+    fn a_point_is_the_mean_of_its_step_and_gaps_are_null() {
+        let mut history = History::default();
+        history.record(60_000, at_rate(1.0));
+        history.record(61_000, at_rate(3.0));
+        history.record(66_000, at_rate(5.0));
+        let view = history.view(Range::HalfHour, 66_500);
+        assert_eq!(view.at_ms.len(), 900);
+        assert_eq!(view.rate[896..], [Some(2.0), None, None, Some(5.0)]);
+        assert_eq!(view.at_ms[896..], [60_000, 62_000, 64_000, 66_000]);
+        assert_eq!(history.view(Range::Day, 66_500).rate[1_439], Some(3.0));
+    }
+
+    #[test]
+    fn memory_is_bounded_however_long_it_runs() {
+        let mut history = History::default();
+        for second in 0..200_000 {
+            history.record(second * 1000, at_rate(1.0));
+            history.mark(
+                second * 1000,
+                &Notice::GlobalAnomalyEnded { rate: 1.0, mean: 1.0, lasted_secs: 1 },
+                "x",
+            );
+        }
+        assert!(history.day.points.len() <= 1_440 && history.day.marks.len() <= 1_441);
+        assert!(history.half_hour.points.len() <= 900 && history.half_hour.marks.len() <= 901);
+    }
+
+    #[test]
+    fn many_bans_in_a_step_are_one_mark() {
+        let mut history = History::default();
+        let started =
+            Notice::GlobalAnomalyStarted { condition: String::new(), rate: 1.0, mean: 1.0, stddev: 1.0 };
+        let ban = serde_json::json!({"event": "banned", "client": "192.0.2.7", "serial": 1, "since_ms": 0,
+            "ends": "never", "offence": 1, "rule": "flood"});
+        let ban: Notice = serde_json::from_value(ban).unwrap();
+        history.mark(120_000, &ban, "192.0.2.7 banned");
+        history.mark(120_000, &started, "anomaly");
+        history.mark(121_000, &ban, "192.0.2.8 banned");
+        let marks = history.view(Range::Day, 122_000).marks;
+        let told: Vec<_> = marks.iter().map(|mark| (mark.kind, mark.count, mark.text.as_str())).collect();
+        assert_eq!(told, [(MarkKind::Bans, 2, "2 bans"), (MarkKind::AnomalyStarted, 1, "anomaly")]);
+    }
+
+    #[test]
+    fn a_clock_set_back_keeps_the_order() {
+        let mut history = History::default();
+        history.record(100_000, at_rate(1.0));
+        history.record(40_000, at_rate(2.0));
+        history.record(42_000, at_rate(3.0));
+        let numbers: Vec<i64> = history.half_hour.points.iter().map(|step| step.number).collect();
+        assert_eq!(numbers, [20, 21]);
+    }
+
+    #[test]
+    fn saved_and_restored_it_is_the_same() {
+        let mut history = History::default();
+        history.record(60_000, at_rate(1.5));
+        let text = serde_json::to_string(&history).unwrap();
+        assert_eq!(serde_json::from_str::<History>(&text).unwrap(), history);
+    }
+}

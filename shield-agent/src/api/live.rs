@@ -1,0 +1,292 @@
+//! What the page and its streams see every second: one reading of the engine shared by everybody who asks, so that a
+//! thousand requests a second cost the engine no more than ten. Also feeds the history.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::backend::{AgentView, Backend, Refusal};
+use super::convert;
+use super::feed::{Feed, Published};
+use super::history::{History, Sample};
+use super::listen::stopped;
+use super::types::{ClientList, Dropped, HistoryView, Range, Snapshot, Status};
+use super::vitals::{self, Vitals};
+use crate::clock;
+use crate::engine::time::Now;
+
+/// A reading of the engine younger than this is shared.
+const STATUS_AGE_MS: u64 = 100;
+
+/// A list of the busiest clients younger than this is shared: finding them walks the whole table.
+const TOP_AGE_MS: u64 = 1_000;
+
+/// How many of the busiest clients are found at once and shared.
+const TOP_SHARED: usize = 100;
+
+/// How many of them a snapshot carries.
+const TOP_IN_SNAPSHOT: usize = 10;
+
+/// How long the shortest stretch is that a rate of drops is taken over.
+const RATE_STRETCH_MS: u64 = 900;
+
+/// Between two samples and snapshots.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Between two saves of the history.
+const SAVE_EVERY_MS: u64 = 600_000;
+
+/// The shared readings.
+pub struct Live {
+    backend: Arc<dyn Backend>,
+    feed: Arc<Feed>,
+    readings: tokio::sync::Mutex<Readings>,
+    top: tokio::sync::Mutex<Option<(u64, Arc<ClientList>)>>,
+    history: Mutex<History>,
+    history_path: Option<PathBuf>,
+    snapshots: watch::Sender<Option<Arc<str>>>,
+}
+
+/// One reading of everything.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// As the engine told it.
+    pub view: AgentView,
+    /// As the API shows it.
+    pub status: Status,
+    /// The process and the machine.
+    pub vitals: Vitals,
+}
+
+#[derive(Default)]
+struct Readings {
+    last: Option<(u64, Arc<Reading>)>,
+    vitals: vitals::Reader,
+    read_vitals: Option<(u64, Vitals)>,
+    rate_base: Option<(u64, Dropped)>,
+    rates: (f64, f64),
+}
+
+impl Live {
+    /// Readings of `backend`; the history is kept in `history_path` when there is one.
+    pub fn new(backend: Arc<dyn Backend>, feed: Arc<Feed>, history_path: Option<PathBuf>) -> Live {
+        let history = history_path.as_deref().map(load_history).unwrap_or_default();
+        Live {
+            backend,
+            feed,
+            readings: tokio::sync::Mutex::default(),
+            top: tokio::sync::Mutex::default(),
+            history: Mutex::new(history),
+            history_path,
+            snapshots: watch::channel(None).0,
+        }
+    }
+
+    /// The rest of the agent.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// What happened.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// How everything stands, at most a tenth of a second old.
+    pub async fn reading(&self) -> Result<Arc<Reading>, Refusal> {
+        let mut readings = self.readings.lock().await;
+        let now = clock::now();
+        if let Some((at, reading)) = &readings.last
+            && now.boot_ms.saturating_sub(*at) < STATUS_AGE_MS
+        {
+            return Ok(Arc::clone(reading));
+        }
+        let view = self.backend.view().await?;
+        let reading = Arc::new(readings.complete(view, &self.feed, now));
+        readings.last = Some((now.boot_ms, Arc::clone(&reading)));
+        Ok(reading)
+    }
+
+    /// The `n` busiest clients, at most a second old.
+    pub async fn top(&self, n: usize) -> Result<ClientList, Refusal> {
+        if n > TOP_SHARED {
+            return Ok(convert::client_list(&self.backend.top(n).await?));
+        }
+        let mut shared = self.top.lock().await;
+        let now = clock::now();
+        let list = match &*shared {
+            Some((at, list)) if now.boot_ms.saturating_sub(*at) < TOP_AGE_MS => Arc::clone(list),
+            _ => {
+                let list = Arc::new(convert::client_list(&self.backend.top(TOP_SHARED).await?));
+                *shared = Some((now.boot_ms, Arc::clone(&list)));
+                list
+            }
+        };
+        Ok(ClientList { clients: list.clients.iter().take(n).cloned().collect(), ..(*list).clone() })
+    }
+
+    /// A time series for the plots.
+    pub fn history(&self, range: Range) -> HistoryView {
+        self.lock_history().view(range, clock::now().wall_ms)
+    }
+
+    /// The snapshots, one a second while anybody holds a receiver.
+    pub fn snapshots(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.snapshots.subscribe()
+    }
+
+    /// A snapshot's JSON, for a stream that starts.
+    pub async fn snapshot(&self) -> Result<Arc<str>, Refusal> {
+        let reading = self.reading().await?;
+        let clients = self.top(TOP_IN_SNAPSHOT).await?;
+        let snapshot = Snapshot { status: reading.status.clone(), clients };
+        Ok(serde_json::to_string(&snapshot).expect("a snapshot has only text keys").into())
+    }
+
+    /// Samples and sends snapshots once a second until `stop` changes, then saves the history.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+        let subscription = self.feed.subscribe(Some(0));
+        subscription.missed.iter().for_each(|published| self.mark(published));
+        let mut notices = subscription.live;
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut saved_at = clock::now();
+        loop {
+            tokio::select! {
+                () = stopped(&mut stop) => break,
+                notice = notices.recv() => match notice {
+                    Ok(published) => self.mark(&published),
+                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                        tracing::warn!(missed, "marked less on the history than happened");
+                    }
+                    Err(broadcast::error::RecvError::Closed) => break,
+                },
+                _ = ticks.tick() => {
+                    self.tick().await;
+                    let now = clock::now();
+                    if now.boot_ms.saturating_sub(saved_at.boot_ms) >= SAVE_EVERY_MS {
+                        self.save_history();
+                        saved_at = now;
+                    }
+                }
+            }
+        }
+        self.save_history();
+    }
+
+    async fn tick(&self) {
+        match self.reading().await {
+            Ok(reading) => {
+                let sample = Sample::of(&reading.status);
+                self.lock_history().record(reading.status.now_ms, sample);
+            }
+            Err(refusal) => tracing::debug!(%refusal, "took no sample for the history"),
+        }
+        if self.snapshots.receiver_count() > 0
+            && let Ok(json) = self.snapshot().await
+        {
+            self.snapshots.send_replace(Some(json));
+        }
+    }
+
+    fn mark(&self, published: &Published) {
+        let event = &published.event;
+        self.lock_history().mark(event.at_ms, &event.data, &event.text);
+    }
+
+    fn lock_history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn save_history(&self) {
+        let Some(path) = &self.history_path else { return };
+        let json = serde_json::to_vec(&*self.lock_history()).expect("a history has only text keys");
+        if let Err(error) = write_beside(path, &json) {
+            tracing::warn!(path = %path.display(), %error, "could not save the history");
+        }
+    }
+}
+
+impl Readings {
+    fn complete(&mut self, view: AgentView, feed: &Feed, now: Now) -> Reading {
+        let vitals = self.vitals(view.started_ms, now);
+        let dropped = self.dropped(convert::dropped(&view), now);
+        let status = convert::status(&view, &feed.standing(), dropped, &vitals);
+        Reading { view, status, vitals }
+    }
+
+    /// Read at most once a second, so that CPU shares are over a stretch that means something.
+    fn vitals(&mut self, started_ms: i64, now: Now) -> Vitals {
+        match &self.read_vitals {
+            Some((at, vitals)) if now.boot_ms.saturating_sub(*at) < RATE_STRETCH_MS => vitals.clone(),
+            _ => {
+                let vitals = self.vitals.read(started_ms, now);
+                self.read_vitals = Some((now.boot_ms, vitals.clone()));
+                vitals
+            }
+        }
+    }
+
+    fn dropped(&mut self, dropped: Dropped, now: Now) -> Dropped {
+        match &self.rate_base {
+            Some((at, base)) => {
+                let elapsed_ms = now.boot_ms.saturating_sub(*at);
+                if elapsed_ms >= RATE_STRETCH_MS {
+                    let per_sec =
+                        |new: u64, old: u64| new.saturating_sub(old) as f64 * 1000.0 / elapsed_ms as f64;
+                    self.rates = (per_sec(dropped.packets, base.packets), per_sec(dropped.bytes, base.bytes));
+                    self.rate_base = Some((now.boot_ms, dropped.clone()));
+                }
+            }
+            None => self.rate_base = Some((now.boot_ms, dropped.clone())),
+        }
+        Dropped { packets_per_sec: self.rates.0, bytes_per_sec: self.rates.1, ..dropped }
+    }
+}
+
+/// What was saved, or an empty history: it is shown, not decided by.
+fn load_history(path: &Path) -> History {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!(path = %path.display(), %error, "could not read the saved history");
+            }
+            return History::default();
+        }
+    };
+    serde_json::from_slice(&text).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "the saved history is damaged; plots start anew");
+        History::default()
+    })
+}
+
+fn write_beside(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, content)?;
+    std::fs::rename(&fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_per_second_are_over_a_stretch_long_enough() {
+        let mut readings = Readings::default();
+        let mut at = |boot_ms, packets| {
+            let dropped = Dropped { packets, bytes: packets * 60, ..Dropped::default() };
+            let now = Now { wall_ms: 0, boot_ms };
+            let shown = readings.dropped(dropped, now);
+            (shown.packets_per_sec, shown.bytes_per_sec)
+        };
+        assert_eq!(at(0, 100), (0.0, 0.0));
+        assert_eq!(at(100, 900), (0.0, 0.0), "too short to tell");
+        assert_eq!(at(1_000, 1_100), (1_000.0, 60_000.0));
+        assert_eq!(at(1_500, 5_000), (1_000.0, 60_000.0));
+        assert_eq!(at(3_000, 100), (0.0, 0.0), "an enforcer that was set up anew counts from 0");
+    }
+}

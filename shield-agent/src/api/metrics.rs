@@ -1,0 +1,199 @@
+//! `/metrics` in Prometheus' text format 0.0.4: names and units by its conventions, no label per client. Written here
+//! rather than by a client library because every value is read from the engine at the moment of the scrape; there is
+//! nothing to register or to count twice.
+
+use std::fmt::Write as _;
+
+use super::feed::Counts;
+use super::live::Reading;
+use super::types::{PartStateName, Status};
+use crate::engine::request::Rejected;
+
+/// What `/metrics` is served as.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How much the API itself did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ApiCounts {
+    /// Answers by status class, 1xx to 5xx.
+    pub answers: [u64; 5],
+    /// Event streams open.
+    pub streams: u64,
+}
+
+/// All metrics.
+pub fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> String {
+    let mut page = Page::default();
+    let status = &reading.status;
+    agent(&mut page, reading);
+    traffic(&mut page, reading);
+    baseline(&mut page, status);
+    bans(&mut page, status, counts);
+    drops(&mut page, status);
+    page.family("shield_part_state", "gauge", "Whether a part is in this state: 1 or 0.");
+    for part in &status.parts {
+        for state in PartStateName::ALL {
+            let labels = [("part", part.part.as_str()), ("state", state.name())];
+            page.sample("shield_part_state", &labels, f64::from(u8::from(part.state == state)));
+        }
+    }
+    page.family("shield_api_responses_total", "counter", "Answers of the HTTP API by status class.");
+    for (class, answers) in ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(api.answers) {
+        page.sample("shield_api_responses_total", &[("class", class)], answers as f64);
+    }
+    page.gauge("shield_api_event_streams", "Open event streams.", api.streams as f64);
+    page.text
+}
+
+fn agent(page: &mut Page, reading: &Reading) {
+    let (status, vitals) = (&reading.status, &reading.vitals);
+    page.family("shield_build_info", "gauge", "Always 1; the version is a label.");
+    page.sample("shield_build_info", &[("version", &status.version)], 1.0);
+    page.gauge("shield_dry_run", "Whether the kernel is left alone: 1 or 0.", flag(status.dry_run));
+    page.counter("process_cpu_seconds_total", "User and system CPU time spent in seconds.", vitals.cpu_secs);
+    let memory = vitals.agent.memory_bytes as f64;
+    page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", memory);
+    page.gauge("process_open_fds", "Number of open file descriptors.", vitals.open_files as f64);
+    page.gauge("process_threads", "Number of threads.", vitals.agent.threads as f64);
+    let started = status.started_ms as f64 / 1000.0;
+    page.gauge(
+        "process_start_time_seconds",
+        "Start time of the process since the Unix epoch in seconds.",
+        started,
+    );
+}
+
+fn traffic(page: &mut Page, reading: &Reading) {
+    let status = &reading.status;
+    let totals = &status.totals;
+    page.counter("shield_requests_total", "Requests counted, across restarts.", totals.requests as f64);
+    page.counter(
+        "shield_request_errors_total",
+        "Requests with an error status, across restarts.",
+        totals.errors as f64,
+    );
+    page.family("shield_lines_rejected_total", "counter", "Log lines refused since start, by reason.");
+    for reason in Rejected::ALL {
+        let count = reading.view.rejected[reason.index()];
+        page.sample("shield_lines_rejected_total", &[("reason", reason.name())], count as f64);
+    }
+    let salvaged = totals.salvaged as f64;
+    page.counter(
+        "shield_lines_salvaged_total",
+        "Log lines saved by the tolerant reader, across restarts.",
+        salvaged,
+    );
+    let rate = "Requests per second of the whole server over the last 60 s.";
+    page.gauge("shield_request_rate", rate, status.global.rate);
+    let error_rate = "Requests with an error status per second over the last 60 s.";
+    page.gauge("shield_request_error_rate", error_rate, status.global.error_rate);
+    let detector = &reading.view.detector;
+    page.gauge("shield_clients", "Clients in the detector's table.", detector.clients_tracked as f64);
+    page.gauge("shield_clients_limit", "The bound of the detector's table.", reading.view.max_clients as f64);
+    page.gauge(
+        "shield_clients_memory_bytes",
+        "Memory held for clients, about.",
+        detector.clients_bytes as f64,
+    );
+    let evicted = "Clients dropped from the full table since start.";
+    page.counter("shield_clients_evicted_total", evicted, detector.evicted as f64);
+}
+
+fn baseline(page: &mut Page, status: &Status) {
+    let mean = "Learned mean of the global rate in requests per second.";
+    page.gauge("shield_baseline_mean_request_rate", mean, status.baseline.mean);
+    let stddev = "Learned standard deviation of the global rate in requests per second.";
+    page.gauge("shield_baseline_stddev_request_rate", stddev, status.baseline.stddev);
+    let warm_up = status.detector.warm_up.map_or(0, |warm_up| warm_up.remaining_secs);
+    page.gauge("shield_warm_up_remaining_seconds", "Warm-up left; 0 when warm.", warm_up as f64);
+    let anomaly = flag(status.global.anomaly.is_some());
+    page.gauge("shield_global_anomaly", "Whether a global anomaly is under way: 1 or 0.", anomaly);
+    let frozen = flag(status.detector.frozen);
+    page.gauge("shield_baseline_frozen", "Whether learning is frozen by an anomaly: 1 or 0.", frozen);
+    let stopped = flag(status.detector.blast_radius.is_some());
+    page.gauge("shield_banning_stopped", "Whether the blast-radius limit stopped banning: 1 or 0.", stopped);
+}
+
+fn bans(page: &mut Page, status: &Status, counts: &Counts) {
+    page.gauge("shield_bans_active", "Bans in force.", status.bans.active as f64);
+    page.gauge("shield_bans_permanent", "Bans in force without an end.", status.bans.permanent as f64);
+    page.family("shield_bans_total", "counter", "Bans made since start, by rule.");
+    for (rule, count) in &counts.bans {
+        page.sample("shield_bans_total", &[("rule", rule.name())], *count as f64);
+    }
+    page.family("shield_lifts_total", "counter", "Bans ended since start, by reason.");
+    for (reason, count) in &counts.lifts {
+        page.sample("shield_lifts_total", &[("reason", reason)], *count as f64);
+    }
+    page.family("shield_notices_total", "counter", "Notices since start, by kind.");
+    for (kind, count) in &counts.notices {
+        page.sample("shield_notices_total", &[("kind", kind)], *count as f64);
+    }
+}
+
+fn drops(page: &mut Page, status: &Status) {
+    let families = [
+        ("shield_dropped_packets_total", "Packets dropped since start."),
+        ("shield_dropped_bytes_total", "Bytes dropped since start."),
+    ];
+    for (at, (name, help)) in families.into_iter().enumerate() {
+        page.family(name, "counter", help);
+        for drops in &status.dropped.by_enforcer {
+            let value = [drops.packets, drops.bytes][at];
+            page.sample(name, &[("enforcer", drops.enforcer.name())], value as f64);
+        }
+    }
+}
+
+fn flag(is_set: bool) -> f64 {
+    f64::from(u8::from(is_set))
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn counter(&mut self, name: &str, help: &str, value: f64) {
+        self.family(name, "counter", help);
+        self.sample(name, &[], value);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels: Vec<String> =
+            labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escape(text))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        self.put(format_args!("{name}{labels} {value}\n"));
+    }
+
+    fn put(&mut self, text: std::fmt::Arguments<'_>) {
+        self.text.write_fmt(text).expect("writing to a String does not fail");
+    }
+}
+
+/// A label's value, by the text format's rules.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_labels_value_cannot_break_out() {
+        let mut page = Page::default();
+        page.sample("a", &[("part", "source:/x\"} 1\nb\\")], 0.5);
+        assert_eq!(page.text, "a{part=\"source:/x\\\"} 1\\nb\\\\\"} 0.5\n");
+    }
+}

@@ -1,0 +1,127 @@
+//! The HTTP API: `/api/v1`, its event stream and `/metrics`, on the Unix control socket and, with the page, on TCP.
+//!
+//! `backend` is what it needs from the rest of the agent; `types` is its JSON (`docs/openapi.json`); `gate` decides who
+//! may do what; `routes` answers; `live` shares one reading of the engine among all who ask; `listen` bounds what
+//! clients can take. The engine never waits for anything here (invariant 7).
+
+pub mod backend;
+pub mod convert;
+pub mod error;
+pub mod feed;
+pub mod gate;
+pub mod history;
+pub mod listen;
+pub mod live;
+pub mod metrics;
+pub mod routes;
+pub mod socket;
+pub mod stream;
+pub mod token;
+pub mod types;
+pub mod vitals;
+pub mod words;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::{Router, middleware};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::backend::Backend;
+use self::feed::Feed;
+use self::gate::TcpGate;
+use self::live::Live;
+use self::routes::Api;
+use self::socket::ControlSocket;
+use self::token::Token;
+
+/// Where the control socket is unless configured otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/shield/control.sock";
+
+/// Where the page and the API listen on TCP unless configured otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+
+/// The token's file in the state directory.
+pub const TOKEN_FILE: &str = "api-token";
+
+/// The history's file in the state directory.
+pub const HISTORY_FILE: &str = "history.json";
+
+/// How the API serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Host names, without a port, that the page may be called by besides localhost and addresses of this agent.
+    pub hosts: Vec<String>,
+    /// Requests worked on at the same time, 1 or more; others wait their turn.
+    pub max_requests: usize,
+    /// How long a request may take, its wait included.
+    pub request_timeout: Duration,
+    /// Event streams at the same time.
+    pub max_streams: usize,
+    /// Limits of each listener's connections.
+    pub limits: listen::Limits,
+    /// Where the plots' history is kept across restarts; `None` keeps it in memory only.
+    pub history_path: Option<PathBuf>,
+}
+
+/// The API before it listens: listeners are added, then [`Server::run`] serves them all.
+pub struct Server {
+    live: Arc<Live>,
+    api: Arc<Api>,
+    limits: listen::Limits,
+    hosts: Vec<String>,
+    unix: Vec<ControlSocket>,
+    tcp: Vec<(TcpListener, Router)>,
+}
+
+impl Server {
+    /// An API over `backend`; notices come through `feed`.
+    pub fn new(backend: Arc<dyn Backend>, feed: Arc<Feed>, settings: Settings) -> Server {
+        let live = Arc::new(Live::new(backend, feed, settings.history_path.clone()));
+        let (limits, hosts) = (settings.limits, settings.hosts.clone());
+        let api = Arc::new(Api::new(Arc::clone(&live), settings));
+        Server { live, api, limits, hosts, unix: Vec::new(), tcp: Vec::new() }
+    }
+
+    /// Serves a control socket as well.
+    pub fn add_control_socket(&mut self, socket: ControlSocket) {
+        self.unix.push(socket);
+    }
+
+    /// Serves TCP with `page` at `/` as well. Changes need `token`; reads need it too when `addr` is not loopback.
+    /// Returns the address bound (another than `addr` when that asks for port 0).
+    pub async fn add_tcp(&mut self, addr: SocketAddr, token: Token, page: Router) -> Result<SocketAddr> {
+        let listener = TcpListener::bind(addr).await.with_context(|| {
+            format!(
+                "listening on {addr} for the page and the API; set another `listen` in [api] if it is taken"
+            )
+        })?;
+        let bound = listener.local_addr().context("asking for the API's own address")?;
+        let gate = Arc::new(TcpGate::new(token, bound, &self.hosts));
+        let gated =
+            routes::router(&self.api).merge(page).layer(middleware::from_fn_with_state(gate, gate::tcp));
+        self.tcp.push((listener, routes::finish(gated, &self.api)));
+        Ok(bound)
+    }
+
+    /// Serves until `stop` is true; then lets requests under way finish for half a second.
+    pub async fn run(self, stop: watch::Receiver<bool>) {
+        let mut tasks = JoinSet::new();
+        let gated = routes::router(&self.api).layer(middleware::from_fn(gate::unix));
+        let unix_router = routes::finish(gated, &self.api);
+        for socket in self.unix {
+            tasks.spawn(listen::serve_unix(socket, unix_router.clone(), self.limits, stop.clone()));
+        }
+        for (listener, router) in self.tcp {
+            tasks.spawn(listen::serve_tcp(listener, router, self.limits, stop.clone()));
+        }
+        let live = self.live;
+        tasks.spawn(async move { live.run(stop).await });
+        while tasks.join_next().await.is_some() {}
+    }
+}

@@ -1,0 +1,353 @@
+//! The paths of `/api/v1` and `/metrics`: parse and bound what is asked for, ask, answer. Who may ask is `gate`'s work.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures::Stream;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use super::backend::BanQuery;
+use super::error::{ApiError, Body, Params};
+use super::live::Live;
+use super::metrics::{self, ApiCounts};
+use super::stream::Watcher;
+use super::types::{
+    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ClientList, ConfigView, EventList, Explanation,
+    HistoryView, ImportRequest, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, Range, Status,
+    Term, UnbanRequest, Whoami,
+};
+use super::{Settings, convert};
+use crate::engine::action::Reply;
+use crate::engine::client::Client;
+use crate::engine::event::{Command, ImportedBan};
+use crate::engine::verdict::Rule;
+
+/// The largest body of a request, in bytes: an import of 10,000 entries with reasons.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+
+/// The most a page or list holds.
+const MAX_LIMIT: u32 = 1_000;
+
+/// What the handlers share.
+pub struct Api {
+    live: Arc<Live>,
+    settings: Settings,
+    requests: Semaphore,
+    streams: Arc<Semaphore>,
+    answers: [AtomicU64; 5],
+}
+
+type Shared = State<Arc<Api>>;
+type Answer<T> = Result<Json<T>, ApiError>;
+
+impl Api {
+    /// Handlers over these readings.
+    pub fn new(live: Arc<Live>, settings: Settings) -> Api {
+        Api {
+            live,
+            requests: Semaphore::new(settings.max_requests),
+            streams: Arc::new(Semaphore::new(settings.max_streams)),
+            settings,
+            answers: Default::default(),
+        }
+    }
+
+    fn counts(&self) -> ApiCounts {
+        let open = self.settings.max_streams.saturating_sub(self.streams.available_permits());
+        ApiCounts {
+            answers: std::array::from_fn(|at| self.answers[at].load(Ordering::Relaxed)),
+            streams: open as u64,
+        }
+    }
+
+    async fn command(&self, command: Command) -> Answer<Reply> {
+        Ok(Json(self.live.backend().command(command).await?))
+    }
+}
+
+/// Everything but the page, without a gate.
+pub fn router(api: &Arc<Api>) -> Router {
+    let v1 = Router::new()
+        .route("/whoami", get(whoami))
+        .route("/status", get(status))
+        .route("/bans", get(bans))
+        .route("/ban", post(ban))
+        .route("/unban", post(unban))
+        .route("/import", post(import))
+        .route("/allow", get(allowlist).post(allow))
+        .route("/disallow", post(disallow))
+        .route("/clients", get(clients))
+        .route("/explain", get(explain))
+        .route("/events", get(events))
+        .route("/events/recent", get(recent_events))
+        .route("/history", get(history))
+        .route("/config", get(config))
+        .fallback(async |request: Request| not_found(&request))
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed());
+    Router::new()
+        .nest("/api/v1", v1)
+        .route("/metrics", get(prometheus).fallback(async || ApiError::method_not_allowed()))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(Arc::clone(api), bounded))
+        .layer(header_layer(header::CACHE_CONTROL, "no-store"))
+        .with_state(Arc::clone(api))
+}
+
+/// Headers that every answer carries, and the count of answers. The page sets its own Content-Security-Policy.
+pub fn finish(router: Router, api: &Arc<Api>) -> Router {
+    router
+        .layer(header_layer(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(header_layer(header::REFERRER_POLICY, "no-referrer"))
+        .layer(header_layer(header::X_FRAME_OPTIONS, "DENY"))
+        .layer(header_layer(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
+        .layer(header_layer(header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"))
+        .layer(middleware::from_fn_with_state(Arc::clone(api), counted))
+}
+
+fn header_layer(name: header::HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+}
+
+fn not_found(request: &Request) -> ApiError {
+    ApiError::not_found(format!("there is no {}; see docs/openapi.json", request.uri().path()))
+}
+
+/// At most so many requests at once, each for at most so long; streams count only until they start.
+async fn bounded(State(api): Shared, request: Request, next: Next) -> Result<Response, ApiError> {
+    let work = async {
+        let slot = api.requests.acquire().await;
+        let response = next.run(request).await;
+        drop(slot);
+        response
+    };
+    tokio::time::timeout(api.settings.request_timeout, work).await.map_err(|_| ApiError::timeout())
+}
+
+async fn counted(State(api): Shared, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let class = usize::from(response.status().as_u16() / 100).clamp(1, 5) - 1;
+    api.answers[class].fetch_add(1, Ordering::Relaxed);
+    response
+}
+
+async fn whoami(Extension(whoami): Extension<Whoami>) -> Json<Whoami> {
+    Json(whoami)
+}
+
+async fn status(State(api): Shared) -> Answer<Status> {
+    Ok(Json(api.live.reading().await?.status.clone()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BansParams {
+    q: Option<String>,
+    rule: Option<Rule>,
+    #[serde(default)]
+    sort: BanSort,
+    limit: Option<u32>,
+    offset: Option<u64>,
+    cursor: Option<String>,
+}
+
+async fn bans(State(api): Shared, Params(params): Params<BansParams>) -> Answer<BanPage> {
+    let offset = match (params.offset, &params.cursor) {
+        (Some(_), Some(_)) => return Err(ApiError::bad_request("give `offset` or `cursor`, not both")),
+        (offset, None) => offset.unwrap_or(0),
+        (None, Some(cursor)) => {
+            let wrong = || ApiError::bad_request("`cursor` is not one that a page before gave as `next`");
+            cursor.parse().map_err(|_| wrong())?
+        }
+    };
+    let query = BanQuery {
+        search: params.q.map(|q| q.trim().to_owned()).filter(|q| !q.is_empty()),
+        rule: params.rule,
+        sort: params.sort,
+        offset,
+        limit: limit(params.limit, 50)?,
+    };
+    Ok(Json(convert::ban_page(api.live.backend().bans(query).await?, offset)))
+}
+
+async fn ban(State(api): Shared, Body(request): Body<BanRequest>) -> Answer<Reply> {
+    let command = Command::Ban {
+        clients: some_clients(request.clients)?,
+        for_secs: for_secs(request.term)?,
+        reason: reason(request.reason)?,
+        rule: Rule::Operator,
+    };
+    api.command(command).await
+}
+
+async fn unban(State(api): Shared, Body(request): Body<UnbanRequest>) -> Answer<Reply> {
+    let command = Command::Unban {
+        clients: some_clients(request.clients)?,
+        forget: request.forget,
+        reason: reason(request.reason)?,
+    };
+    api.command(command).await
+}
+
+async fn import(State(api): Shared, Body(request): Body<ImportRequest>) -> Answer<Reply> {
+    bounded_count("bans", request.bans.len())?;
+    let entry = |entry: super::types::ImportEntry| {
+        Ok(ImportedBan {
+            client: entry.client,
+            for_secs: for_secs(entry.term)?,
+            reason: reason(entry.reason)?,
+        })
+    };
+    let bans = request.bans.into_iter().map(entry).collect::<Result<Vec<ImportedBan>, ApiError>>()?;
+    api.command(Command::Import { bans }).await
+}
+
+async fn allow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<Reply> {
+    let clients = some_clients(request.clients)?;
+    api.command(Command::Allow { clients, reason: reason(request.reason)? }).await
+}
+
+async fn disallow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<Reply> {
+    let clients = some_clients(request.clients)?;
+    api.command(Command::Disallow { clients, reason: reason(request.reason)? }).await
+}
+
+async fn allowlist(State(api): Shared) -> Answer<AllowList> {
+    let entries = api.live.backend().allowlist().await?;
+    Ok(Json(AllowList { entries: entries.iter().map(convert::allow_entry).collect() }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClientsParams {
+    n: Option<u32>,
+}
+
+async fn clients(State(api): Shared, Params(params): Params<ClientsParams>) -> Answer<ClientList> {
+    let n = limit(params.n, 10)?;
+    Ok(Json(api.live.top(n as usize).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExplainParams {
+    client: String,
+    at: Option<i64>,
+}
+
+async fn explain(State(api): Shared, Params(params): Params<ExplainParams>) -> Answer<Explanation> {
+    let client: Client = params.client.parse().map_err(|error| ApiError::bad_request(format!("{error}")))?;
+    let view = api.live.backend().explain(client, params.at).await?;
+    Ok(Json(convert::explanation(view, params.at)))
+}
+
+async fn events(
+    State(api): Shared,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>> + use<>>, ApiError> {
+    let slot = Arc::clone(&api.streams).try_acquire_owned();
+    let slot = slot.map_err(|_| ApiError::too_many_streams(api.settings.max_streams))?;
+    let last_id = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.trim().parse().ok());
+    let subscription = api.live.feed().subscribe(last_id);
+    let snapshots = api.live.snapshots();
+    // Without one (the engine does not answer) the stream still starts: its notices are worth having.
+    let first = api.live.snapshot().await.ok();
+    Ok(Sse::new(Watcher::new(subscription, first.as_deref(), snapshots, slot).into_stream()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecentParams {
+    limit: Option<u32>,
+    before: Option<u64>,
+    kind: Option<String>,
+}
+
+async fn recent_events(State(api): Shared, Params(params): Params<RecentParams>) -> Answer<EventList> {
+    let limit = limit(params.limit, 100)? as usize;
+    Ok(Json(api.live.feed().recent(limit, params.before, params.kind.as_deref())))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HistoryParams {
+    #[serde(default)]
+    range: Range,
+}
+
+async fn history(State(api): Shared, Params(params): Params<HistoryParams>) -> Json<HistoryView> {
+    Json(api.live.history(params.range))
+}
+
+async fn config(State(api): Shared) -> Answer<ConfigView> {
+    Ok(Json(api.live.backend().config().await?))
+}
+
+async fn prometheus(State(api): Shared) -> Result<Response, ApiError> {
+    let reading = api.live.reading().await?;
+    let text = metrics::render(&reading, &api.live.feed().counts(), api.counts());
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+fn limit(asked: Option<u32>, default: u32) -> Result<u32, ApiError> {
+    let asked = asked.unwrap_or(default);
+    let wrong = || ApiError::bad_request(format!("{asked} is not between 1 and {MAX_LIMIT}"));
+    (1..=MAX_LIMIT).contains(&asked).then_some(asked).ok_or_else(wrong)
+}
+
+fn some_clients(clients: Vec<Client>) -> Result<Vec<Client>, ApiError> {
+    bounded_count("clients", clients.len())?;
+    Ok(clients)
+}
+
+fn bounded_count(field: &str, count: usize) -> Result<(), ApiError> {
+    if (1..=MAX_CLIENTS_PER_REQUEST).contains(&count) {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(format!(
+        "`{field}` holds {count} entries; send 1 to {MAX_CLIENTS_PER_REQUEST}"
+    )))
+}
+
+/// A term in the words of [`Command::Ban`].
+fn for_secs(term: Term) -> Result<Option<u64>, ApiError> {
+    match term {
+        Term::Next => Ok(None),
+        Term::Permanent => Ok(Some(0)),
+        Term::Secs(secs) if (1..=MAX_TERM_SECS).contains(&secs) => Ok(Some(secs)),
+        Term::Secs(secs) => Err(ApiError::bad_request(format!(
+            "a term of {secs} s is not between 1 s and {MAX_TERM_SECS} s; say \"permanent\" for no end"
+        ))),
+    }
+}
+
+fn reason(given: Option<String>) -> Result<Option<String>, ApiError> {
+    let given = given.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    if given.as_ref().is_some_and(|text| text.chars().count() > MAX_REASON_CHARS) {
+        return Err(ApiError::bad_request(format!("`reason` is longer than {MAX_REASON_CHARS} characters")));
+    }
+    Ok(given)
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            hosts: Vec::new(),
+            max_requests: 64,
+            request_timeout: Duration::from_secs(10),
+            max_streams: 256,
+            limits: super::listen::Limits::default(),
+            history_path: None,
+        }
+    }
+}

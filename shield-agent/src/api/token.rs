@@ -1,0 +1,127 @@
+//! The bearer token that changes over TCP need: made at the first start, kept in a file of mode 0600, compared in
+//! constant time, never shown.
+
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use subtle::ConstantTimeEq;
+
+/// Random bytes in a token.
+const TOKEN_BYTES: usize = 32;
+
+/// The shortest token accepted from a file that an operator wrote.
+const MIN_CHARS: usize = 32;
+
+/// A bearer token.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Token {
+    /// Reads the token in `path`, or makes the file with a new one.
+    ///
+    /// Refuses a file that others may read, and one that is empty or short: then somebody else made it.
+    pub fn load_or_create(path: &Path) -> Result<Token> {
+        match fs::read_to_string(path) {
+            Ok(text) => Token::checked(path, &text),
+            Err(error) if error.kind() == ErrorKind::NotFound => Token::create(path),
+            Err(error) => Err(error).with_context(|| format!("reading the API token in {}", path.display())),
+        }
+    }
+
+    /// A token of these characters; for tests and callers that have it already.
+    pub fn of(text: &str) -> Token {
+        Token(text.to_owned())
+    }
+
+    /// Whether `given` is this token; takes the same time however much of it is right.
+    pub fn is(&self, given: &str) -> bool {
+        self.0.as_bytes().ct_eq(given.as_bytes()).into()
+    }
+
+    fn checked(path: &Path, text: &str) -> Result<Token> {
+        let mode = fs::metadata(path)
+            .with_context(|| format!("looking at {}", path.display()))?
+            .permissions()
+            .mode();
+        if mode & 0o077 != 0 {
+            bail!(
+                "{} holds the API token and others may read it (mode {:o}); run `chmod 600` on it, or remove it for a \
+                 new token",
+                path.display(),
+                mode & 0o777
+            );
+        }
+        let token = text.trim();
+        ensure!(
+            token.len() >= MIN_CHARS && token.bytes().all(|byte| byte.is_ascii_graphic()),
+            "{} holds no API token of at least {MIN_CHARS} printable characters; remove it for a new one",
+            path.display()
+        );
+        Ok(Token(token.to_owned()))
+    }
+
+    fn create(path: &Path) -> Result<Token> {
+        let text = random_hex()?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .with_context(|| format!("making the API token's file {}", path.display()))?;
+        file.write_all(format!("{text}\n").as_bytes())
+            .and_then(|()| file.sync_all())
+            .with_context(|| format!("writing the API token to {}", path.display()))?;
+        Ok(Token(text))
+    }
+}
+
+fn random_hex() -> Result<String> {
+    let mut bytes = [0u8; TOKEN_BYTES];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("reading random bytes for the API token from /dev/urandom")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_once_private_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-token");
+        let made = Token::load_or_create(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let kept = Token::load_or_create(&path).unwrap();
+        assert!(kept.is(&made.0));
+        assert_eq!(made.0.len(), 2 * TOKEN_BYTES);
+        assert!(!kept.is(&made.0[1..]) && !kept.is("") && !kept.is(&made.0.to_uppercase().replace('0', "1")));
+        assert_eq!(format!("{made:?}"), "Token(…)");
+    }
+
+    #[test]
+    fn a_file_that_others_read_or_that_holds_no_token_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-token");
+        let check = |content: &str, mode, expected: &str| {
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = format!("{:#}", Token::load_or_create(&path).unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        };
+        check("0123456789abcdef0123456789abcdef", 0o640, "chmod 600");
+        check("", 0o600, "no API token");
+        check("short", 0o600, "no API token");
+        check("0123456789abcdef 123456789abcdef", 0o600, "no API token");
+    }
+}

@@ -1,0 +1,86 @@
+//! `shield-agent allow [CLIENT…] [--remove]`
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Exit;
+use super::args::UsageError;
+use super::client::AgentClient;
+use super::print::{self, Colour, Table};
+use super::reply::{self, Format, JsonArg};
+use crate::api::types::{AllowList, AllowRequest};
+use crate::engine::client::Client;
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct AllowArgs {
+    /// An address or a network
+    #[arg(value_name = "CLIENT")]
+    clients: Vec<Client>,
+    /// List everything that is never banned, with the reason
+    #[arg(long, conflicts_with_all = ["clients", "remove", "reason"])]
+    list: bool,
+    /// Take these off the list again (only what `allow` put there)
+    #[arg(long, requires = "clients")]
+    remove: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT", requires = "clients")]
+    reason: Option<String>,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// Runs it.
+pub async fn run(args: &AllowArgs, client: &AgentClient) -> Result<Exit> {
+    if args.list || args.clients.is_empty() {
+        if !args.list && args.remove {
+            return Err(UsageError("--remove needs the clients to take off the list".to_owned()).into());
+        }
+        return list(client, args.json.format()).await;
+    }
+    let path = if args.remove { "/disallow" } else { "/allow" };
+    let request = AllowRequest { clients: args.clients.clone(), reason: args.reason.clone() };
+    reply::show(&client.post(path, &request).await?, args.json.format())
+}
+
+async fn list(client: &AgentClient, format: Format) -> Result<Exit> {
+    let list: AllowList = client.get("/allow", &[]).await?;
+    match format {
+        Format::Json => print::json(&list)?,
+        Format::Text => print::text(&render(&list, Colour::of_stdout()))?,
+    }
+    Ok(Exit::Done)
+}
+
+fn render(list: &AllowList, colour: Colour) -> String {
+    let mut table = Table::new(&["NETWORK", "NEVER BANNED BECAUSE"], &[]);
+    for entry in &list.entries {
+        table.row(vec![entry.network.to_string(), entry.words.clone()]);
+    }
+    table.render(colour)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::convert::allow_entry;
+    use crate::engine::allowlist::{AllowReason, Allowed};
+
+    #[test]
+    fn the_list_gives_the_reason_of_each() {
+        let entry =
+            |network: &str, reason| allow_entry(&Allowed { network: network.parse().unwrap(), reason });
+        let list = AllowList {
+            entries: vec![
+                entry("127.0.0.0/8", AllowReason::Special),
+                entry("192.0.2.1/32", AllowReason::Gateway),
+            ],
+        };
+        assert_eq!(
+            render(&list, Colour::Off),
+            "NETWORK       NEVER BANNED BECAUSE\n\
+             127.0.0.0/8   a loopback, link-local, multicast or unspecified address\n\
+             192.0.2.1/32  a gateway of this host\n"
+        );
+    }
+}

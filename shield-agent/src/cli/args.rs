@@ -1,0 +1,88 @@
+//! What command lines are made of: terms, moments, the error of wrong usage.
+
+use std::fmt;
+
+use jiff::{Span, SpanRelativeTo, Timestamp};
+
+use crate::api::types::{MAX_TERM_SECS, Term};
+
+/// The command line asks for something that makes no sense together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageError(pub String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// Parses a ban's term: `90s`, `10m`, `2h`, `1d 12h`, `2 weeks`, `permanent`, or `next` (the backoff ladder's step).
+pub fn term(text: &str) -> Result<Term, String> {
+    match text.trim() {
+        "permanent" | "forever" => return Ok(Term::Permanent),
+        "next" => return Ok(Term::Next),
+        _ => {}
+    }
+    match seconds(text)? {
+        secs @ 1..=MAX_TERM_SECS => Ok(Term::Secs(secs)),
+        _ => {
+            Err("a term is at least one second and at most 100 years; say `permanent` for no end".to_owned())
+        }
+    }
+}
+
+/// Parses a length of time into whole seconds; days have 24 hours.
+pub fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no length of time such as 90s, 10m, 2h, 7d or `1d 12h`");
+    let span: Span = text.trim().parse().map_err(|_| wrong())?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    u64::try_from(duration.as_secs()).map_err(|_| wrong())
+}
+
+/// Parses a moment into milliseconds since the Unix epoch: RFC 3339 with an offset, or a local date and time.
+pub fn moment(text: &str) -> Result<i64, String> {
+    let text = text.trim();
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time.as_millisecond());
+    }
+    let zone = jiff::tz::TimeZone::system();
+    let local = text.parse::<jiff::civil::DateTime>().and_then(|time| zone.to_timestamp(time));
+    local.map(Timestamp::as_millisecond).map_err(|_| {
+        format!(
+            "{text:?} is no moment such as 2026-05-11T22:07:33Z or, in this host's zone, `2026-05-11 22:07`"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms() {
+        let check = |text: &str, expected: Result<Term, ()>| {
+            assert_eq!(term(text).map_err(|_| ()), expected, "{text}");
+        };
+        check("90s", Ok(Term::Secs(90)));
+        check("10m", Ok(Term::Secs(600)));
+        check("10min", Ok(Term::Secs(600)));
+        check(" 2h ", Ok(Term::Secs(7_200)));
+        check("1d 12h", Ok(Term::Secs(129_600)));
+        check("2 weeks", Ok(Term::Secs(1_209_600)));
+        check("PT2H", Ok(Term::Secs(7_200)));
+        check("permanent", Ok(Term::Permanent));
+        check("next", Ok(Term::Next));
+        for wrong in ["", "0s", "-5m", "5", "tomorrow", "1 month", "9999 weeks 9999 weeks", "6000 weeks"] {
+            check(wrong, Err(()));
+        }
+    }
+
+    #[test]
+    fn moments() {
+        assert_eq!(moment("2026-05-11T22:07:33Z"), Ok(1_778_537_253_000));
+        assert_eq!(moment("2026-05-12T00:07:33+02:00"), Ok(1_778_537_253_000));
+        assert!(moment("yesterday").is_err());
+    }
+}

@@ -1,0 +1,32 @@
+//! `shield-agent ban CLIENT…`
+
+use anyhow::Result;
+use clap::Args;
+
+use super::client::AgentClient;
+use super::reply::{self, JsonArg};
+use super::{Exit, args};
+use crate::api::types::{BanRequest, Term};
+use crate::engine::client::Client;
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct BanArgs {
+    /// An address, or a network such as 192.0.2.0/24. A single IPv6 address stands for its /64
+    #[arg(required = true, value_name = "CLIENT")]
+    clients: Vec<Client>,
+    /// For how long: 90s, 10m, 2h, 7d, permanent; or the next step of the backoff ladder
+    #[arg(long = "for", value_name = "TIME", value_parser = args::term, default_value = "next")]
+    term: Term,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// Runs it.
+pub async fn run(args: &BanArgs, client: &AgentClient) -> Result<Exit> {
+    let request = BanRequest { clients: args.clients.clone(), term: args.term, reason: args.reason.clone() };
+    reply::show(&client.post("/ban", &request).await?, args.json.format())
+}

@@ -1,0 +1,193 @@
+//! `shield-agent bans [BEGINNING]`
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Exit;
+use super::client::{AgentClient, ClientError};
+use super::print::{self, Colour, Style, Table};
+use super::reply::{Format, JsonArg};
+use crate::api::types::{Ban, BanPage, BanSort};
+use crate::api::words;
+
+/// Bans asked for at once when all are wanted: the most that the API gives.
+const PAGE: u32 = 1_000;
+
+/// Characters of the cause that the table shows.
+const CAUSE_CHARS: usize = 80;
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct BansArgs {
+    /// Only clients whose text begins like this; a whole address also finds the networks that hold it
+    #[arg(value_name = "BEGINNING")]
+    search: Option<String>,
+    /// Only bans for this rule: z_score, rate_multiplier, error_surge, probing, flood, behaviour, operator, imported,
+    /// network
+    #[arg(long, value_name = "RULE")]
+    rule: Option<String>,
+    /// In which order
+    #[arg(long, value_enum, default_value_t)]
+    sort: BanSort,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// How many to pass over
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "all")]
+    offset: u64,
+    /// All of them, however many
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// Runs it.
+pub async fn run(args: &BansArgs, client: &AgentClient) -> Result<Exit> {
+    let query = Query { search: args.search.clone(), rule: args.rule.clone(), sort: args.sort };
+    let page = if args.all {
+        all(client, &query).await?
+    } else {
+        query.page(client, args.offset, args.limit).await?
+    };
+    match args.json.format() {
+        Format::Json => print::json(&page)?,
+        Format::Text => print::text(&render(&page, args.offset, Colour::of_stdout()))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// Which bans.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// See [`crate::api::backend::BanQuery::search`].
+    pub search: Option<String>,
+    /// Only bans for this rule.
+    pub rule: Option<String>,
+    /// In which order.
+    pub sort: BanSort,
+}
+
+impl Query {
+    /// One page of them.
+    pub async fn page(&self, client: &AgentClient, offset: u64, limit: u32) -> Result<BanPage, ClientError> {
+        let mut params = vec![
+            ("sort", self.sort.name().to_owned()),
+            ("limit", limit.to_string()),
+            ("offset", offset.to_string()),
+        ];
+        params.extend(self.search.clone().map(|search| ("q", search)));
+        params.extend(self.rule.clone().map(|rule| ("rule", rule)));
+        client.get("/bans", &params).await
+    }
+}
+
+/// All bans that match, page by page. A ban made or lifted meanwhile may be missed or seen, none is given twice.
+pub async fn all(client: &AgentClient, query: &Query) -> Result<BanPage, ClientError> {
+    let mut whole = query.page(client, 0, PAGE).await?;
+    let mut seen: std::collections::HashSet<_> = whole.bans.iter().map(|ban| ban.client).collect();
+    let mut offset = u64::from(PAGE);
+    while whole.next.is_some() {
+        let page = query.page(client, offset, PAGE).await?;
+        offset += u64::from(PAGE);
+        whole.bans.extend(page.bans.into_iter().filter(|ban| seen.insert(ban.client)));
+        whole.next = page.next;
+    }
+    Ok(whole)
+}
+
+fn render(page: &BanPage, offset: u64, colour: Colour) -> String {
+    if page.bans.is_empty() {
+        return if page.total == 0 {
+            "Nobody is banned.\n"
+        } else {
+            "No ban here; try a smaller --offset.\n"
+        }
+        .to_owned();
+    }
+    let heading = ["CLIENT", "SINCE", "LEFT", "OFFENCE", "DROPPED", "RULE", "CAUSE"];
+    let mut table = Table::new(&heading, &[3, 4]);
+    for ban in &page.bans {
+        table.row(cells(ban));
+    }
+    let mut text = table.render(colour);
+    let last = offset + page.bans.len() as u64;
+    if last < page.total || offset > 0 {
+        let note =
+            format!("{} to {} of {}; --offset {last} goes on, --all shows all", offset + 1, last, page.total);
+        text.push_str(&colour.paint(Style::Dim, &note));
+        text.push('\n');
+    }
+    text
+}
+
+fn cells(ban: &Ban) -> Vec<String> {
+    vec![
+        ban.client.to_string(),
+        words::utc(ban.since_ms),
+        ban.remaining_secs.map_or("permanent".to_owned(), words::duration),
+        ban.offence.to_string(),
+        ban.dropped.map_or("-".to_owned(), |dropped| print::count(dropped.packets)),
+        ban.rule.name().to_owned(),
+        shortened(&ban.words),
+    ]
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= CAUSE_CHARS {
+        return text.to_owned();
+    }
+    let head: String = text.chars().take(CAUSE_CHARS - 1).collect();
+    format!("{}…", head.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enforce::Drops;
+    use crate::engine::verdict::Rule;
+
+    fn ban(client: &str, remaining_secs: Option<u64>) -> Ban {
+        Ban {
+            client: client.parse().unwrap(),
+            serial: 1,
+            since_ms: 1_778_537_253_000,
+            ends_ms: None,
+            remaining_secs,
+            offence: 2,
+            rule: Rule::Probing,
+            reason: None,
+            words: "many different paths that do not exist".into(),
+            evidence: None,
+            dropped: remaining_secs.map(|_| Drops { packets: 12_345, bytes: 1 }),
+            enforced_by: None,
+        }
+    }
+
+    #[test]
+    fn a_page_of_bans() {
+        let bans = vec![ban("192.0.2.7", Some(599)), ban("2001:db8:1:2::/64", None)];
+        let page = BanPage { bans, total: 9, next: Some("4".into()), now_ms: 0 };
+        assert_eq!(
+            render(&page, 2, Colour::Off).replace('\u{202f}', " "),
+            "CLIENT             SINCE                 LEFT        OFFENCE  DROPPED  RULE     CAUSE\n\
+             192.0.2.7          2026-05-11T22:07:33Z  9 min 59 s        2   12 345  probing  many different paths that do not exist\n\
+             2001:db8:1:2::/64  2026-05-11T22:07:33Z  permanent         2        -  probing  many different paths that do not exist\n\
+             3 to 4 of 9; --offset 4 goes on, --all shows all\n"
+        );
+    }
+
+    #[test]
+    fn no_bans_are_said_to_be_none() {
+        let page = |total| BanPage { bans: Vec::new(), total, next: None, now_ms: 0 };
+        assert_eq!(render(&page(0), 0, Colour::Off), "Nobody is banned.\n");
+        assert!(render(&page(7), 50, Colour::Off).contains("--offset"));
+    }
+
+    #[test]
+    fn a_long_cause_is_cut_at_a_character() {
+        let cut = shortened(&"ü".repeat(200));
+        assert_eq!(cut.chars().count(), CAUSE_CHARS);
+        assert!(cut.ends_with('…'));
+    }
+}

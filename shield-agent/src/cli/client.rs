@@ -1,0 +1,366 @@
+//! Talks to the running agent over its control socket (or TCP): one connection a request, typed answers, errors that
+//! say what to do. Not here: what is asked (one file a command), how it is shown (`print`).
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+use std::{error, fmt};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::api::types::{ErrorBody, EventView, Gap, Snapshot};
+
+/// How long an answer may take: longer than the agent itself allows a request.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The largest answer read, in bytes.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// The largest single message of an event stream, in bytes.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Where the agent is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Its control socket.
+    Unix(PathBuf),
+    /// Its TCP listener.
+    Tcp {
+        /// Where it listens.
+        addr: SocketAddr,
+        /// The bearer token, for changes.
+        token: Option<String>,
+    },
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Unix(path) => path.display().fmt(f),
+            Endpoint::Tcp { addr, .. } => addr.fmt(f),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum ClientError {
+    /// Nobody listens there.
+    NotRunning {
+        /// Where.
+        endpoint: Endpoint,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The caller may not.
+    Denied(String),
+    /// The agent refused, in its own words.
+    Refused {
+        /// The HTTP status.
+        status: StatusCode,
+        /// Its words.
+        body: ErrorBody,
+    },
+    /// The connection broke, or the answer made no sense.
+    Broken {
+        /// Where.
+        endpoint: Endpoint,
+        /// What was wrong.
+        cause: String,
+    },
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::NotRunning { endpoint, cause } => write!(
+                f,
+                "no shield-agent answers on {endpoint} ({cause}); start it (`systemctl start shield-agent`, or \
+                 `shield-agent run`), or name its socket with --socket"
+            ),
+            ClientError::Denied(words) => f.write_str(words),
+            ClientError::Refused { body, .. } => f.write_str(&body.message),
+            ClientError::Broken { endpoint, cause } => {
+                write!(f, "the shield-agent on {endpoint} did not answer properly: {cause}")
+            }
+        }
+    }
+}
+
+impl error::Error for ClientError {}
+
+/// A client of the agent's API.
+#[derive(Debug, Clone)]
+pub struct AgentClient {
+    endpoint: Endpoint,
+}
+
+type Connection = http1::SendRequest<Full<Bytes>>;
+
+/// Both kinds of stream.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl AgentClient {
+    /// A client that connects to `endpoint` for every request.
+    pub fn new(endpoint: Endpoint) -> AgentClient {
+        AgentClient { endpoint }
+    }
+
+    /// Where it connects to.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// GET `/api/v1` + `path` with query `params`.
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        params: &[(&str, String)],
+    ) -> Result<T, ClientError> {
+        let request = self.request(Method::GET, path, params).body(Full::default());
+        self.answer(request.expect("the parts of the request are well-formed")).await
+    }
+
+    /// POST `body` to `/api/v1` + `path`.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let json = serde_json::to_vec(body).expect("requests have only text keys");
+        let request = self.request(Method::POST, path, &[]).header(CONTENT_TYPE, "application/json");
+        let request = request.body(Full::from(json)).expect("the parts of the request are well-formed");
+        self.answer(request).await
+    }
+
+    /// The live events, after the notice `last_id` when there is one.
+    pub async fn events(&self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
+        let mut request = self.request(Method::GET, "/events", &[]).header(ACCEPT, "text/event-stream");
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id.to_string());
+        }
+        let request = request.body(Full::default()).expect("the parts of the request are well-formed");
+        let response = self.in_time(self.send(request)).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.in_time(self.refusal(response)).await.unwrap_or_else(|error| error));
+        }
+        Ok(EventStream { endpoint: self.endpoint.clone(), body: response.into_body(), buffer: Vec::new() })
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        params: &[(&str, String)],
+    ) -> hyper::http::request::Builder {
+        let mut url = reqwest::Url::parse("http://localhost/api/v1").expect("the constant is a URL");
+        url.set_path(&format!("/api/v1{path}"));
+        if !params.is_empty() {
+            url.query_pairs_mut().extend_pairs(params);
+        }
+        let target = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let request = Request::builder().method(method).uri(target).header(HOST, "localhost");
+        match &self.endpoint {
+            Endpoint::Tcp { token: Some(token), .. } => {
+                request.header(AUTHORIZATION, format!("Bearer {token}"))
+            }
+            _ => request,
+        }
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, ClientError> {
+        self.in_time(async {
+            let response = self.send(request).await?;
+            if !response.status().is_success() {
+                return Err(self.refusal(response).await?);
+            }
+            let bytes = self.read(response).await?;
+            serde_json::from_slice(&bytes)
+                .map_err(|error| self.broken(format!("its answer is of another version: {error}")))
+        })
+        .await
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+        let late = |_| Err(self.broken(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
+        tokio::time::timeout(ANSWER_TIMEOUT, work).await.unwrap_or_else(late)
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        let mut connection = self.connect().await?;
+        connection.send_request(request).await.map_err(|error| self.broken(error.to_string()))
+    }
+
+    async fn connect(&self) -> Result<Connection, ClientError> {
+        let stream: Pin<Box<dyn Stream>> = match &self.endpoint {
+            Endpoint::Unix(path) => {
+                Box::pin(UnixStream::connect(path).await.map_err(|error| self.unreachable(error))?)
+            }
+            Endpoint::Tcp { addr, .. } => {
+                Box::pin(TcpStream::connect(addr).await.map_err(|error| self.unreachable(error))?)
+            }
+        };
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(|error| self.broken(error.to_string()))?;
+        // Ends with the last of its requests; an error shows there as well.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    async fn read(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let limited = http_body_util::Limited::new(response.into_body(), MAX_ANSWER_BYTES);
+        let body = limited.collect().await.map_err(|error| self.broken(error.to_string()))?;
+        Ok(body.to_bytes())
+    }
+
+    async fn refusal(&self, response: Response<Incoming>) -> Result<ClientError, ClientError> {
+        let status = response.status();
+        let bytes = self.read(response).await?;
+        let Ok(body) = serde_json::from_slice::<ErrorBody>(&bytes) else {
+            return Ok(self.broken(format!("HTTP status {status}")));
+        };
+        Ok(match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ClientError::Denied(body.message),
+            _ => ClientError::Refused { status, body },
+        })
+    }
+
+    fn unreachable(&self, cause: std::io::Error) -> ClientError {
+        if cause.kind() == ErrorKind::PermissionDenied {
+            return ClientError::Denied(format!(
+                "this user may not use {}; use root, or join the group {} (`usermod -aG {} USER`, then log in again)",
+                self.endpoint,
+                crate::api::socket::GROUP,
+                crate::api::socket::GROUP
+            ));
+        }
+        ClientError::NotRunning { endpoint: self.endpoint.clone(), cause }
+    }
+
+    fn broken(&self, cause: String) -> ClientError {
+        ClientError::Broken { endpoint: self.endpoint.clone(), cause }
+    }
+}
+
+/// One message of the event stream.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// Something happened.
+    Notice(Box<EventView>),
+    /// How everything stands.
+    Snapshot(Box<Snapshot>),
+    /// Notices are missing.
+    Gap(Gap),
+}
+
+/// The live events.
+#[derive(Debug)]
+pub struct EventStream {
+    endpoint: Endpoint,
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl EventStream {
+    /// The next message; `None` when the agent ended the stream. Kinds that this version does not know are passed
+    /// over. May be dropped and called again without loss.
+    pub async fn next(&mut self) -> Result<Option<Message>, ClientError> {
+        loop {
+            while let Some(message) = take_message(&mut self.buffer) {
+                if let Some(message) = parse_message(&message).map_err(|cause| self.broken(cause))? {
+                    return Ok(Some(message));
+                }
+            }
+            if self.buffer.len() > MAX_MESSAGE_BYTES {
+                return Err(self.broken("a message without an end".to_owned()));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.buffer.extend(frame.data_ref().into_iter().flatten()),
+                Some(Err(error)) => return Err(self.broken(error.to_string())),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn broken(&self, cause: String) -> ClientError {
+        ClientError::Broken { endpoint: self.endpoint.clone(), cause }
+    }
+}
+
+/// Takes the first whole message (up to an empty line) out of the buffer.
+fn take_message(buffer: &mut Vec<u8>) -> Option<String> {
+    let end = memchr::memmem::find(buffer, b"\n\n")?;
+    let message = String::from_utf8_lossy(&buffer[..end]).into_owned();
+    buffer.drain(..end + 2);
+    Some(message)
+}
+
+/// A message of server-sent events as this agent writes them: single-line data, `\n` ends.
+fn parse_message(text: &str) -> Result<Option<Message>, String> {
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
+    let Some(data) = field("data:") else { return Ok(None) };
+    let wrong = |error: serde_json::Error| format!("its event is of another version: {error}");
+    match field("event:") {
+        Some("notice") => serde_json::from_str(data).map(Message::Notice).map(Some).map_err(wrong),
+        Some("snapshot") => serde_json::from_str(data).map(Message::Snapshot).map(Some).map_err(wrong),
+        Some("gap") => serde_json::from_str(data).map(Message::Gap).map(Some).map_err(wrong),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_out_whole_however_they_were_cut() {
+        let stream = b"event: gap\ndata: {\"missed\":3}\n\n: comment\n\nevent: later\ndata: 1\n\nevent: gap\ndata: {\"missed\":4}\n\n";
+        for cut in 0..stream.len() {
+            let mut buffer = Vec::new();
+            let mut seen = Vec::new();
+            for part in [&stream[..cut], &stream[cut..]] {
+                buffer.extend_from_slice(part);
+                while let Some(text) = take_message(&mut buffer) {
+                    seen.extend(parse_message(&text).unwrap());
+                }
+            }
+            assert_eq!(
+                seen,
+                [Message::Gap(Gap { missed: 3 }), Message::Gap(Gap { missed: 4 })],
+                "cut at {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_query_is_encoded() {
+        let client = AgentClient::new(Endpoint::Unix("/nowhere".into()));
+        let params = [("client", "2001:db8::/64".to_owned()), ("q", "a&b=c d".to_owned())];
+        let request = client.request(Method::GET, "/explain", &params).body(()).unwrap();
+        assert_eq!(request.uri(), "/api/v1/explain?client=2001%3Adb8%3A%3A%2F64&q=a%26b%3Dc+d");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_with_the_socket_and_what_to_do() {
+        let client = AgentClient::new(Endpoint::Unix("/nonexistent/control.sock".into()));
+        let error = client.get::<serde_json::Value>("/status", &[]).await.unwrap_err();
+        assert!(matches!(error, ClientError::NotRunning { .. }));
+        let text = error.to_string();
+        assert!(text.contains("/nonexistent/control.sock") && text.contains("--socket"), "{text}");
+    }
+}

@@ -1,0 +1,107 @@
+//! The command line: one file a command. Those here are clients of the running agent over its control socket; what
+//! they print goes through `print`. `main` parses, runs one, prints the error and sets the exit code.
+
+pub mod allow;
+pub mod args;
+pub mod ban;
+pub mod bans;
+pub mod client;
+pub mod print;
+pub mod reply;
+pub mod status;
+pub mod unban;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use self::client::{AgentClient, ClientError, Endpoint};
+use crate::api::DEFAULT_SOCKET;
+
+/// How a command ended, as the process' exit code. Listed in `--help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: failed, in whole or for some of the clients named.
+    Failed,
+    /// 2: the command line or the configuration is wrong (also what clap uses).
+    Usage,
+    /// 3: no agent answers on the control socket.
+    NotRunning,
+    /// 4: this user may not.
+    Denied,
+}
+
+/// The exit codes, for the end of `--help`.
+pub const EXIT_CODES_HELP: &str = "\
+Exit codes: 0 done; 1 failed, or refused for some of the clients named; 2 wrong usage or configuration;
+3 no agent answers on the control socket; 4 permission denied.";
+
+impl Exit {
+    /// The process' exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotRunning => 3,
+            Exit::Denied => 4,
+        }
+    }
+
+    /// What an error of a command means.
+    pub fn of(error: &anyhow::Error) -> Exit {
+        match error.downcast_ref::<ClientError>() {
+            Some(ClientError::NotRunning { .. }) => Exit::NotRunning,
+            Some(ClientError::Denied(_)) => Exit::Denied,
+            _ if error.is::<args::UsageError>() => Exit::Usage,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+/// Where the agent is; for every command that asks it.
+#[derive(Debug, Clone, Args)]
+pub struct Connection {
+    /// The agent's control socket
+    #[arg(long, global = true, value_name = "PATH", env = "SHIELD_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+impl Connection {
+    /// A client of that agent.
+    pub fn client(&self) -> AgentClient {
+        AgentClient::new(Endpoint::Unix(self.socket.clone()))
+    }
+}
+
+/// The commands that ask the running agent.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ClientCommand {
+    /// Show on one screen how the agent, its parts and the traffic stand
+    Status(status::StatusArgs),
+    /// List the bans in force
+    Bans(bans::BansArgs),
+    /// Ban clients or networks
+    Ban(ban::BanArgs),
+    /// Lift bans and clear the clients' windows, so that they are not banned again at once
+    Unban(unban::UnbanArgs),
+    /// Never ban these; lifts what is banned inside them. Without CLIENT: list the allowlist
+    Allow(allow::AllowArgs),
+}
+
+impl ClientCommand {
+    /// Runs the command.
+    pub async fn run(self, connection: &Connection) -> Result<Exit> {
+        let client = connection.client();
+        match self {
+            ClientCommand::Status(args) => status::run(&args, &client).await,
+            ClientCommand::Bans(args) => bans::run(&args, &client).await,
+            ClientCommand::Ban(args) => ban::run(&args, &client).await,
+            ClientCommand::Unban(args) => unban::run(&args, &client).await,
+            ClientCommand::Allow(args) => allow::run(&args, &client).await,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What commands write to standard output: text, tables, JSON; colours only on a terminal. The one place for it.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// Whether to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    /// Escape sequences are understood.
+    On,
+    /// Plain text.
+    Off,
+}
+
+impl Colour {
+    /// On a terminal, unless NO_COLOR is set (to anything but nothing) or TERM is dumb.
+    pub fn of_stdout() -> Colour {
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb { Colour::On } else { Colour::Off }
+    }
+
+    /// `text` in this style.
+    pub fn paint(self, style: Style, text: &str) -> String {
+        match self {
+            Colour::On => format!("\x1b[{}m{text}\x1b[0m", style.code()),
+            Colour::Off => text.to_owned(),
+        }
+    }
+}
+
+/// What text means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// A heading.
+    Bold,
+    /// Less important.
+    Dim,
+    /// As it should be.
+    Good,
+    /// Worth a look.
+    Warn,
+    /// Wrong.
+    Bad,
+}
+
+impl Style {
+    fn code(self) -> &'static str {
+        match self {
+            Style::Bold => "1",
+            Style::Dim => "2",
+            Style::Good => "32",
+            Style::Warn => "33",
+            Style::Bad => "31",
+        }
+    }
+}
+
+/// Writes text to standard output. A reader that went away (`| head`) is no error.
+pub fn text(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("writing to standard output"),
+    }
+}
+
+/// Whether the reader of standard output is still there, after [`text()`] wrote this. For commands that go on for ever.
+pub fn text_to_reader(text: &str) -> Result<bool> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("writing to standard output"),
+    }
+}
+
+/// Writes one JSON document, indented.
+pub fn json(value: &impl Serialize) -> Result<()> {
+    let mut document = serde_json::to_string_pretty(value).context("writing the answer as JSON")?;
+    document.push('\n');
+    text(&document)
+}
+
+/// Rows of cells in aligned columns, with a heading. Columns of numbers are right-aligned by the caller's choice.
+#[derive(Debug, Default)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+    right: Vec<usize>,
+}
+
+impl Table {
+    /// A table with this heading; the columns in `right` are right-aligned.
+    pub fn new(heading: &[&str], right: &[usize]) -> Table {
+        Table { rows: vec![heading.iter().map(|&cell| cell.to_owned()).collect()], right: right.to_vec() }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// The table as text, its heading bold.
+    pub fn render(&self, colour: Colour) -> String {
+        let columns = self.rows[0].len();
+        let width =
+            |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for (at, row) in self.rows.iter().enumerate() {
+            let cells: Vec<String> = row
+                .iter()
+                .enumerate()
+                .map(|(column, cell)| self.cell(column, cell, widths[column]))
+                .collect();
+            let line = cells.join("  ");
+            let line = line.trim_end();
+            text.push_str(&if at == 0 { colour.paint(Style::Bold, line) } else { line.to_owned() });
+            text.push('\n');
+        }
+        text
+    }
+
+    fn cell(&self, column: usize, cell: &str, width: usize) -> String {
+        if self.right.contains(&column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+    }
+}
+
+/// A count with a space every three digits.
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in binary units, as `1.5 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned_and_has_no_trailing_blanks() {
+        let mut table = Table::new(&["client", "bans", "why"], &[1]);
+        table.row(vec!["192.0.2.7".into(), "3".into(), String::new()]);
+        table.row(vec!["2001:db8::/64".into(), "12".into(), "flood".into()]);
+        assert_eq!(
+            table.render(Colour::Off),
+            "client         bans  why\n192.0.2.7         3\n2001:db8::/64    12  flood\n"
+        );
+        assert!(table.render(Colour::On).starts_with("\x1b[1mclient"));
+    }
+
+    #[test]
+    fn numbers_as_people_read_them() {
+        let check = |number, expected: &str| assert_eq!(count(number), expected);
+        check(0, "0");
+        check(999, "999");
+        check(1_000, "1\u{202f}000");
+        check(1_234_567, "1\u{202f}234\u{202f}567");
+        assert_eq!(bytes(1_023), "1023 B");
+        assert_eq!(bytes(1_536), "1.5 KiB");
+        assert_eq!(bytes(u64::MAX), "16384.0 PiB");
+    }
+}

@@ -1,0 +1,281 @@
+//! `shield-agent status`: one screen.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Exit;
+use super::client::AgentClient;
+use super::print::{self, Colour, Style, bytes, count};
+use super::reply::{Format, JsonArg};
+use crate::api::types::{Detector, Health, Part, PartStateName, Status};
+use crate::api::words::duration;
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// Runs it.
+pub async fn run(args: &StatusArgs, client: &AgentClient) -> Result<Exit> {
+    let status: Status = client.get("/status", &[]).await?;
+    match args.json.format() {
+        Format::Json => print::json(&status)?,
+        Format::Text => print::text(&render(&status, Colour::of_stdout()))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// The screen.
+pub fn render(status: &Status, colour: Colour) -> String {
+    let mut lines = vec![headline(status, colour), String::new()];
+    let width = status.parts.iter().map(|part| part.part.chars().count()).max().unwrap_or(0).max(LABEL_CHARS);
+    lines.extend(status.parts.iter().map(|part| part_line(part, width, colour)));
+    lines.push(row("detector", width, &detector(&status.detector, colour)));
+    lines.push(String::new());
+    let facts =
+        [("traffic", traffic(status, colour)), ("baseline", baseline(status)), ("bans", bans(status))];
+    let more = [
+        ("dropped", dropped(status)),
+        ("lines", lines_read(status)),
+        ("agent", agent(status)),
+        ("host", host(status)),
+    ];
+    lines.extend(facts.into_iter().chain(more).map(|(label, text)| row(label, width, &text)));
+    lines.join("\n") + "\n"
+}
+
+/// Width of the labels at least.
+const LABEL_CHARS: usize = 8;
+
+fn row(label: &str, width: usize, text: &str) -> String {
+    format!("{label:<width$}  {text}")
+}
+
+fn headline(status: &Status, colour: Colour) -> String {
+    let (style, health) = match status.health {
+        Health::Ok => (Style::Good, "everything works"),
+        Health::Waiting => (Style::Warn, "getting ready"),
+        Health::Degraded => (Style::Bad, "degraded"),
+    };
+    let name = colour.paint(Style::Bold, &format!("shield {}", status.version));
+    let mode = if status.dry_run { ", dry run: the kernel is left alone" } else { "" };
+    format!("{name}  {}, up {}{mode}", colour.paint(style, health), duration(status.agent.uptime_secs))
+}
+
+fn part_line(part: &Part, width: usize, colour: Colour) -> String {
+    let style = match part.state {
+        PartStateName::Active => Style::Good,
+        PartStateName::Waiting => Style::Warn,
+        PartStateName::Degraded => Style::Bad,
+        PartStateName::Off => Style::Dim,
+    };
+    let state = format!("{:<8}", part.state.name());
+    row(&part.part, width, &format!("{}  {}", colour.paint(style, &state), part.text))
+}
+
+fn detector(detector: &Detector, colour: Colour) -> String {
+    let (style, state, text) = match (&detector.blast_radius, &detector.warm_up) {
+        (Some(why), _) => (Style::Bad, "stopped", format!("bans nobody: {why}")),
+        (None, Some(warm_up)) => {
+            let left = duration(warm_up.remaining_secs);
+            (Style::Warn, "warm-up", format!("{left} left; bans only absolute floods"))
+        }
+        (None, None) if detector.frozen => {
+            (Style::Warn, "frozen", "does not learn from an anomaly".to_owned())
+        }
+        (None, None) => {
+            (Style::Good, "ready", format!("profile {}, {} reference", detector.profile, detector.reference))
+        }
+    };
+    let clients = format!("{} of {} clients", count(detector.clients), count(detector.max_clients));
+    format!("{}  {text}; {clients}", colour.paint(style, &format!("{state:<8}")))
+}
+
+fn traffic(status: &Status, colour: Colour) -> String {
+    let global = &status.global;
+    let rate = format!("{:.2} req/s, {:.2} errors/s", global.rate, global.error_rate);
+    match &global.anomaly {
+        Some(anomaly) => {
+            format!("{rate}; {}", colour.paint(Style::Bad, &format!("anomaly: {}", anomaly.condition)))
+        }
+        None => rate,
+    }
+}
+
+fn baseline(status: &Status) -> String {
+    let baseline = &status.baseline;
+    format!(
+        "{:.2} req/s ± {:.2} ({}, {} s)",
+        baseline.mean,
+        baseline.stddev,
+        baseline.source,
+        count(baseline.samples)
+    )
+}
+
+fn bans(status: &Status) -> String {
+    let (bans, totals) = (status.bans, status.totals);
+    format!(
+        "{} in force, {} of them permanent; {} made, {} ended",
+        count(bans.active),
+        count(bans.permanent),
+        count(totals.bans),
+        count(totals.lifts)
+    )
+}
+
+fn dropped(status: &Status) -> String {
+    let dropped = &status.dropped;
+    format!(
+        "{} packets, {}; now {:.1} packets/s",
+        count(dropped.packets),
+        bytes(dropped.bytes),
+        dropped.packets_per_sec
+    )
+}
+
+fn lines_read(status: &Status) -> String {
+    let totals = status.totals;
+    let share =
+        if totals.requests == 0 { 0.0 } else { totals.errors as f64 * 100.0 / totals.requests as f64 };
+    format!(
+        "{} requests, {share:.1} % errors; {} lines refused, {} saved",
+        count(totals.requests),
+        count(totals.rejected),
+        count(totals.salvaged)
+    )
+}
+
+fn agent(status: &Status) -> String {
+    let agent = &status.agent;
+    format!("{:.1} % of a CPU, {}", agent.cpu_percent, bytes(agent.memory_bytes))
+}
+
+fn host(status: &Status) -> String {
+    let host = &status.host;
+    format!(
+        "{}: {:.1} % of {} CPUs, load {:.2}, {} of {}, up {}",
+        host.name,
+        host.cpu_percent,
+        host.cores,
+        host.load_1min,
+        bytes(host.memory_used_bytes),
+        bytes(host.memory_total_bytes),
+        duration(host.uptime_secs)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::types::{
+        AgentVitals, Anomaly, BanCounts, Baseline, Dropped, GlobalRate, HostVitals, WarmUp,
+    };
+    use crate::engine::action::Totals;
+
+    fn status() -> Status {
+        let part = |part: &str, state, text: &str| Part { part: part.into(), state, text: text.into() };
+        Status {
+            version: "0.1.0".into(),
+            now_ms: 1_778_537_253_000,
+            started_ms: 1_778_530_000_000,
+            dry_run: false,
+            health: Health::Degraded,
+            parts: vec![
+                part("iptables", PartStateName::Active, "rules, 12 clients"),
+                part("xdp", PartStateName::Degraded, "no driver support on eth0"),
+                part("source:/var/log/nginx/access.log", PartStateName::Waiting, "the file is not there yet"),
+            ],
+            detector: Detector {
+                profile: "default".into(),
+                reference: "adaptive".into(),
+                warm_up: None,
+                frozen: false,
+                blast_radius: None,
+                clients: 1_234,
+                max_clients: 1_000_000,
+                evicted: 0,
+            },
+            global: GlobalRate { rate: 3.2, error_rate: 0.1, window_secs: 60, anomaly: None },
+            baseline: Baseline {
+                mean: 2.9,
+                stddev: 0.8,
+                error_mean: 0.1,
+                source: "hour_slot".into(),
+                samples: 1_800,
+                client_mean: None,
+                client_stddev: None,
+            },
+            hour_profile: Vec::new(),
+            totals: Totals { requests: 1_000, errors: 25, rejected: 3, salvaged: 1, bans: 40, lifts: 28 },
+            rejected: Default::default(),
+            bans: BanCounts { active: 12, permanent: 1 },
+            dropped: Dropped {
+                packets: 12_345,
+                bytes: 1_572_864,
+                packets_per_sec: 12.0,
+                ..Dropped::default()
+            },
+            agent: AgentVitals {
+                cpu_percent: 1.25,
+                memory_bytes: 47_185_920,
+                uptime_secs: 7_253,
+                threads: 9,
+            },
+            host: HostVitals {
+                name: "web1".into(),
+                cpu_percent: 12.0,
+                cores: 2,
+                load_1min: 0.4,
+                memory_used_bytes: 1 << 30,
+                memory_total_bytes: 4 << 30,
+                uptime_secs: 90_000,
+            },
+        }
+    }
+
+    #[test]
+    fn one_screen() {
+        let screen = render(&status(), Colour::Off).replace('\u{202f}', " ");
+        let expected = "\
+shield 0.1.0  degraded, up 2 h
+
+iptables                          active    rules, 12 clients
+xdp                               degraded  no driver support on eth0
+source:/var/log/nginx/access.log  waiting   the file is not there yet
+detector                          ready     profile default, adaptive reference; 1 234 of 1 000 000 clients
+
+traffic                           3.20 req/s, 0.10 errors/s
+baseline                          2.90 req/s ± 0.80 (hour_slot, 1 800 s)
+bans                              12 in force, 1 of them permanent; 40 made, 28 ended
+dropped                           12 345 packets, 1.5 MiB; now 12.0 packets/s
+lines                             1 000 requests, 2.5 % errors; 3 lines refused, 1 saved
+agent                             1.2 % of a CPU, 45.0 MiB
+host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 4.0 GiB, up 1 d 1 h
+";
+        assert_eq!(screen, expected);
+    }
+
+    #[test]
+    fn what_matters_most_is_said_of_the_detector_and_the_traffic() {
+        let mut status = status();
+        status.detector.warm_up = Some(WarmUp { remaining_secs: 90 });
+        status.global.anomaly =
+            Some(Anomaly { since_ms: 0, condition: "z-score=9.00 > threshold=3.0".into() });
+        status.dry_run = true;
+        let screen = render(&status, Colour::Off);
+        for expected in ["warm-up   1 min 30 s left", "anomaly: z-score=9.00", "dry run"] {
+            assert!(screen.contains(expected), "{screen}");
+        }
+        status.detector.blast_radius = Some("21 % of the clients".into());
+        assert!(render(&status, Colour::Off).contains("bans nobody: 21 % of the clients"));
+    }
+
+    #[test]
+    fn colours_only_when_asked_for() {
+        assert!(!render(&status(), Colour::Off).contains('\u{1b}'));
+        assert!(render(&status(), Colour::On).contains("\u{1b}[31mdegraded\u{1b}[0m"));
+    }
+}

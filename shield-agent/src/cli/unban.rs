@@ -1,0 +1,33 @@
+//! `shield-agent unban CLIENT…`
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Exit;
+use super::client::AgentClient;
+use super::reply::{self, JsonArg};
+use crate::api::types::UnbanRequest;
+use crate::engine::client::Client;
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct UnbanArgs {
+    /// As listed by `bans`
+    #[arg(required = true, value_name = "CLIENT")]
+    clients: Vec<Client>,
+    /// Forget the clients' offences as well, so that the next ban is a first one
+    #[arg(long)]
+    forget: bool,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// Runs it.
+pub async fn run(args: &UnbanArgs, client: &AgentClient) -> Result<Exit> {
+    let request =
+        UnbanRequest { clients: args.clients.clone(), forget: args.forget, reason: args.reason.clone() };
+    reply::show(&client.post("/unban", &request).await?, args.json.format())
+}
