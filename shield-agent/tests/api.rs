@@ -294,7 +294,9 @@ async fn next<T>(
 ) -> T {
     let search = async {
         loop {
-            if let Some(found) = pick(stream.next().await.expect("it is not broken").expect("the stream goes on")) {
+            if let Some(found) =
+                pick(stream.next().await.expect("it is not broken").expect("the stream goes on"))
+            {
                 return found;
             }
         }
