@@ -10,5 +10,8 @@ pub mod config;
 pub mod enforce;
 pub mod engine;
 pub mod host;
+pub mod owner;
+pub mod performer;
+pub mod search_engines;
 pub mod source;
 pub mod store;

@@ -88,7 +88,10 @@ impl Handle {
     ///
     /// # Errors
     /// When the owner has stopped.
-    pub async fn read<T: Send + 'static>(&self, look: impl FnOnce(&Engine, Now) -> T + Send + 'static) -> Result<T> {
+    pub async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Engine, Now) -> T + Send + 'static,
+    ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         self.say(Message::Read(Box::new(move |engine, now| {
             // The asker may have gone away.
@@ -189,7 +192,9 @@ impl Owner {
                 let actions = self.engine.handle(Event::Command(id, command), now);
                 return self.perform(actions, Some(answer));
             }
-            Message::Enforcement(Report::Outcome(outcome)) => self.engine.handle(Event::Outcome(outcome), now),
+            Message::Enforcement(Report::Outcome(outcome)) => {
+                self.engine.handle(Event::Outcome(outcome), now)
+            }
             Message::Enforcement(Report::Part(report)) | Message::Part(report) => {
                 self.engine.handle(Event::Part(report), now)
             }

@@ -14,7 +14,6 @@ use tokio::sync::oneshot;
 use crate::clock;
 use crate::enforce::interpreter::Interpreter;
 use crate::engine::action::{Action, Notice, Order, Record, Reply};
-use crate::notify::Notifier;
 use crate::owner::{Handle, Message};
 use crate::store::writer::Writer;
 
@@ -39,8 +38,8 @@ impl Job {
     }
 }
 
-/// Takes notices to the live page.
-pub type Publish = Box<dyn FnMut(&Notice) + Send>;
+/// Takes a notice to people. Never blocks for long: queues are bounded and full ones are counted, not waited for.
+pub type Announce = Box<dyn FnMut(&Notice) + Send>;
 
 /// Performs actions. Owns the store's writing end and the notifier.
 pub struct Performer {
@@ -48,10 +47,8 @@ pub struct Performer {
     pub writer: Writer,
     /// Told what to drop.
     pub interpreter: Arc<Interpreter>,
-    /// Audit, Slack, webhook.
-    pub notifier: Notifier,
-    /// The live page.
-    pub publish: Publish,
+    /// Whom notices go to, in order: the audit log first, then Slack and webhook, the live page.
+    pub announce: Vec<Announce>,
     /// Where the store's own state is reported.
     pub owner: Handle,
 }
@@ -89,7 +86,8 @@ impl Performer {
     }
 
     fn perform(&mut self, jobs: Vec<Job>) {
-        let (mut records, mut orders, mut notices, mut replies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut records, mut orders, mut notices, mut replies) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut exempt = None;
         for mut job in jobs {
             exempt = job.exempt.take().or(exempt);
@@ -98,7 +96,9 @@ impl Performer {
                     Action::Persist(record) => records.push(record),
                     Action::Enforce(order) => orders.push(order),
                     Action::Announce(notice) => notices.push(notice),
-                    Action::Reply(_, reply) => replies.extend(job.answer.take().map(|answer| (answer, reply))),
+                    Action::Reply(_, reply) => {
+                        replies.extend(job.answer.take().map(|answer| (answer, reply)))
+                    }
                     Action::VerifyBot { .. } => {}
                 }
             }
@@ -114,7 +114,9 @@ impl Performer {
             // Whoever asked may have gone away.
             let _ = answer.send(reply);
         }
-        notices.iter().for_each(|notice| self.announce(notice));
+        for notice in &notices {
+            self.announce.iter_mut().for_each(|announce| announce(notice));
+        }
     }
 
     /// Commits, or keeps the records until the store works again: a ban that cannot be saved is still enforced, its
@@ -126,11 +128,6 @@ impl Performer {
         if let Some(report) = self.writer.commit(records, clock::now()).report {
             self.owner.say(Message::Part(report));
         }
-    }
-
-    fn announce(&mut self, notice: &Notice) {
-        self.notifier.notify(notice, clock::now());
-        (self.publish)(notice);
     }
 }
 

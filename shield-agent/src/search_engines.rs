@@ -76,17 +76,15 @@ fn ask(addr: IpAddr) -> Verified {
     if !is_crawler_name(&name) {
         return Verified::Unknown;
     }
-    match dns_lookup::lookup_host(&name) {
-        Ok(mut addrs) if addrs.any(|a| a == addr) => Verified::Genuine,
-        _ => Verified::Unknown,
-    }
+    let leads_back = dns_lookup::lookup_host(&name).is_ok_and(|mut addrs| addrs.any(|a| a == addr));
+    if leads_back { Verified::Genuine } else { Verified::Unknown }
 }
 
 /// Whether a host name lies under a known crawler domain.
 pub fn is_crawler_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let under = |domain: &&str| name.strip_suffix(**domain).is_some_and(|head| head.ends_with('.'));
-    DOMAINS.iter().any(|domain| under(&domain))
+    let under = |domain: &str| name.strip_suffix(domain).is_some_and(|head| head.ends_with('.'));
+    DOMAINS.iter().any(|domain| under(domain))
 }
 
 #[cfg(test)]
