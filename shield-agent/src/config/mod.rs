@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::enforce::iptables::{self, Backend, Containers};
 use crate::engine::allowlist::{AllowReason, Allowed};
 use crate::engine::backoff::{Backoff, Term};
 use crate::engine::policy::{Policy, Switch};
@@ -63,7 +64,7 @@ pub struct Config {
     /// Whether iptables is used.
     pub use_iptables: Use,
     /// How.
-    pub iptables: raw::RawIptables,
+    pub iptables: iptables::Settings,
     /// Whether XDP is used.
     pub use_xdp: Use,
     /// How.
@@ -180,7 +181,7 @@ impl Config {
             engine,
             allow,
             use_iptables: use_of(raw.iptables.mode.as_deref(), "iptables")?,
-            iptables: raw.iptables,
+            iptables: iptables_settings(raw.iptables)?,
             use_xdp: use_of(raw.xdp.mode.as_deref(), "xdp")?,
             xdp: raw.xdp,
             page: page(&raw.page),
@@ -261,6 +262,41 @@ fn one_of<T: Copy>(word: Option<&str>, section: &str, key: &str, choices: &[(&st
 
 fn use_of(word: Option<&str>, section: &str) -> Result<Use> {
     one_of(word, section, "mode", &[("on", Use::On), ("off", Use::Off), ("required", Use::Required)])
+}
+
+fn iptables_settings(raw: raw::RawIptables) -> Result<iptables::Settings> {
+    let default = iptables::Settings::default();
+    let backends = [("auto", Backend::Auto), ("rules", Backend::Rules), ("ipset", Backend::Ipset)];
+    let containers = match raw.hooks {
+        None => Containers::Auto,
+        Some(chains) if chains.is_empty() => Containers::Never,
+        Some(chains) if chains == ["auto"] => Containers::Auto,
+        Some(chains) => Containers::Chains(chains),
+    };
+    if let Containers::Chains(chains) = &containers {
+        let odd = chains.iter().find(|chain| !is_chain_name(chain));
+        ensure!(
+            odd.is_none(),
+            "[iptables] hooks: {:?} is no name of a chain",
+            odd.cloned().unwrap_or_default()
+        );
+    }
+    Ok(iptables::Settings {
+        backend: one_of(raw.backend.as_deref(), "iptables", "backend", &backends)?,
+        max_rules: raw.max_rules.unwrap_or(default.max_rules),
+        max_entries_v4: raw.max_bans_ipv4.unwrap_or(default.max_entries_v4),
+        max_entries_v6: raw.max_bans_ipv6.unwrap_or(default.max_entries_v6),
+        containers,
+        program_v4: raw.program_ipv4.unwrap_or(default.program_v4),
+        program_v6: raw.program_ipv6.unwrap_or(default.program_v6),
+        ..iptables::Settings::default()
+    })
+}
+
+/// What netfilter takes as the name of a chain (28 bytes at most, nothing that could be an option).
+fn is_chain_name(name: &str) -> bool {
+    let fits = (1..=28).contains(&name.len()) && !name.starts_with('-');
+    fits && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 fn page(raw: &raw::RawPage) -> Option<SocketAddr> {
@@ -383,6 +419,7 @@ mod tests {
         check("[ban]\nterms = ['soon']", &["\"soon\" is not a span of time"]);
         check("[xdp]\nmode = 'maybe'", &["[xdp] mode = \"maybe\"", "on, off, required"]);
         check("[allow]\nnetworks = ['0.0.0.0/0']", &["switch Shield off"]);
+        check("[iptables]\nhooks = ['a b']", &["[iptables] hooks", "no name of a chain"]);
         check("[[source]]\nformat = 'json'", &["needs one of path, syslog, stdin"]);
         check("[detect]\nmax_cleints = 3", &["did you mean `max_clients`"]);
         check("[slack]\nurl_file = 'a'\nurl_env = 'B'", &["[slack] has several URLs"]);

@@ -148,8 +148,16 @@ pub struct RawIptables {
     pub backend: Option<String>,
     /// `auto` moves to sets beyond so many bans.
     pub max_rules: Option<usize>,
-    /// Further chains to jump from: `FORWARD`, `DOCKER-USER`; `auto` finds out.
+    /// Chains to jump from besides INPUT: `["FORWARD"]`, `["DOCKER-USER"]`, `[]` for none, `["auto"]` to find out.
     pub hooks: Option<Vec<String>>,
+    /// IPv4 bans held at most in a set.
+    pub max_bans_ipv4: Option<usize>,
+    /// IPv6 bans held at most in a set.
+    pub max_bans_ipv6: Option<usize>,
+    /// The program for IPv4: `iptables`, `iptables-nft`, `iptables-legacy`, or a path.
+    pub program_ipv4: Option<String>,
+    /// The program for IPv6.
+    pub program_ipv6: Option<String>,
 }
 
 /// `[xdp]`
