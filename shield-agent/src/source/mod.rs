@@ -1,5 +1,169 @@
-//! Where lines come from, and how bytes become requests.
+//! Where lines come from: files, nginx's syslog datagrams, standard input; and how they become batches of requests.
 //!
-//! `format` understands lines. (More to follow.)
+//! Every source has a thread of its own, because it waits in system calls. [`start`] is the only door. `format`
+//! understands lines, `file` follows files through rotation and restarts, `stream` reads what is in no file, `watch`
+//! and `wake` decide when to look. Nothing here knows what the requests are for.
 
+pub mod file;
 pub mod format;
+mod pool;
+mod run;
+pub mod stats;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod wake;
+mod watch;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+
+pub use file::Place;
+pub use pool::Pool;
+pub use stats::{Snapshot, Stats};
+
+use crate::engine::event::PartReport;
+use crate::engine::request::{Batch, Checkpoint, SourceId};
+use wake::Wake;
+
+/// One configured source.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its stable name, under which its checkpoint is stored: what the configuration says (`/var/log/nginx/access.log`).
+    pub name: String,
+    /// What it is.
+    pub input: Input,
+    /// How its lines are written.
+    pub format: format::Settings,
+    /// Where the first start in a file begins.
+    pub first_start: FirstStart,
+}
+
+impl Settings {
+    /// The log, pattern or folder `text`, with every setting at its default.
+    pub fn of_files(text: &str) -> Settings {
+        Settings {
+            name: text.to_owned(),
+            input: Input::Files(text.to_owned()),
+            format: format::Settings::default(),
+            first_start: FirstStart::End,
+        }
+    }
+}
+
+/// What a source is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A log, a pattern of logs (`/var/log/nginx/*.access.log`), or a folder of logs.
+    Files(String),
+    /// A Unix socket that nginx sends lines to: `access_log syslog:server=unix:PATH`.
+    Syslog(PathBuf),
+    /// Standard input, read to its end.
+    Stdin,
+}
+
+/// Where to begin in a file that was there before the agent ever read it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FirstStart {
+    /// At its end.
+    #[default]
+    End,
+    /// At its beginning (`--from-start`).
+    Beginning,
+    /// So many seconds back (`catch_up`), by the log's own times.
+    CatchUp {
+        /// Seconds before now.
+        secs: u32,
+    },
+}
+
+/// Takes a batch; blocks while there is no room for it, which holds the source back. `Break` ends the source.
+///
+/// Used batches should go back to the [`Pool`].
+pub trait Deliver: FnMut(Batch) -> ControlFlow<()> + Send + 'static {}
+impl<F: FnMut(Batch) -> ControlFlow<()> + Send + 'static> Deliver for F {}
+
+/// Takes reports of state changes; must not block for long.
+pub trait Report: FnMut(PartReport) + Send + 'static {}
+impl<F: FnMut(PartReport) + Send + 'static> Report for F {}
+
+/// The running sources.
+#[derive(Debug)]
+pub struct Sources {
+    threads: Vec<(Wake, JoinHandle<()>)>,
+    stats: Vec<Arc<Stats>>,
+}
+
+impl Sources {
+    /// Every source's counters, in the order of the settings.
+    pub fn stats(&self) -> &[Arc<Stats>] {
+        &self.stats
+    }
+
+    /// Whether every source came to its end by itself (standard input does).
+    pub fn are_over(&self) -> bool {
+        self.threads.iter().all(|(_, thread)| thread.is_finished())
+    }
+
+    /// Ends every source, at the latest when its current batch is delivered.
+    ///
+    /// A thread that waits for standard input cannot be woken; it ends with the process.
+    pub fn stop(self) {
+        for (wake, _) in &self.threads {
+            wake.stop();
+        }
+        for (at, (_, thread)) in self.threads.into_iter().enumerate() {
+            let waits_for_input = self.stats.get(at).is_some_and(|stats| stats.is_stdin());
+            if !waits_for_input && thread.join().is_err() {
+                tracing::error!("a source's thread had panicked");
+            }
+        }
+    }
+}
+
+/// Starts a thread for every source.
+///
+/// `checkpoints` are those stored by earlier runs, of any source; each source takes its own.
+///
+/// # Errors
+/// When a thread cannot be made, or there are more than 65,536 sources. Whatever is wrong with a log is no error here but
+/// a state that is reported, and retried.
+pub fn start<D, R>(
+    settings: Vec<Settings>,
+    checkpoints: &[Checkpoint],
+    pool: &Pool,
+    deliver: &D,
+    report: &R,
+) -> anyhow::Result<Sources>
+where
+    D: Deliver + Clone,
+    R: Report + Clone,
+{
+    let mut sources = Sources { threads: Vec::new(), stats: Vec::new() };
+    for (at, settings) in settings.into_iter().enumerate() {
+        let id = SourceId(u16::try_from(at).context("count the sources (65,536 at most)")?);
+        let stats = Arc::new(Stats::new(&settings.name, &settings.input));
+        let wake = Wake::default();
+        let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.source == settings.name).cloned();
+        let source = run::Source {
+            id,
+            wake: wake.clone(),
+            stats: Arc::clone(&stats),
+            pool: pool.clone(),
+            deliver: deliver.clone(),
+            report: report.clone(),
+        };
+        let name = settings.name.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("source-{at}"))
+            .spawn(move || source.run(settings, checkpoint))
+            .with_context(|| format!("start a thread for the source {name}"))?;
+        sources.threads.push((wake, thread));
+        sources.stats.push(stats);
+    }
+    Ok(sources)
+}

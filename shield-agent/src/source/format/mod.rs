@@ -83,6 +83,8 @@ pub struct Output {
     pub lines: Vec<Line>,
     /// The lines that were none, by reason.
     pub rejected: RejectedCounts,
+    /// Bytes of all these lines, newlines included.
+    pub bytes: u64,
 }
 
 impl Output {
@@ -113,27 +115,29 @@ impl Parser {
         }
     }
 
-    /// Parses every complete line of `block` from `from` on; returns where the first incomplete one starts.
+    /// Parses every complete line of `block[from..end]`; returns where the first incomplete one starts.
     ///
-    /// Unescaped text is appended to `block`, so that offsets of the lines found point into it.
-    pub fn parse_block(&mut self, block: &mut Vec<u8>, from: usize, out: &mut Output) -> usize {
-        let end = block.len();
-        block.resize(end + PADDING_BYTES, 0);
+    /// Unescaped text is appended to `block`, so that offsets of the lines found point into it. The bytes behind `end`
+    /// are overwritten.
+    pub fn parse_block(&mut self, block: &mut Vec<u8>, from: usize, end: usize, out: &mut Output) -> usize {
+        let padded = end + PADDING_BYTES;
+        if block.len() < padded {
+            block.resize(padded, 0);
+        }
+        block.get_mut(end..padded).expect("the block was just made long enough").fill(0);
         let mut side = Vec::new();
         let upto = self.parse_padded(block, from, end, &mut side, out);
-        if side.is_empty() {
-            block.truncate(end);
-        } else {
-            block.extend_from_slice(&side);
-        }
+        out.bytes += upto.saturating_sub(from) as u64;
+        block.extend_from_slice(&side);
         upto
     }
 
-    /// Parses bytes that are one line by themselves: a datagram, or what a closed file ends with.
-    pub fn parse_single(&mut self, block: &mut Vec<u8>, from: usize, out: &mut Output) {
+    /// Parses `block[from..end]`, which is one line by itself: a datagram, or what a closed file ends with.
+    pub fn parse_single(&mut self, block: &mut Vec<u8>, from: usize, end: usize, out: &mut Output) {
         let mut side = Vec::new();
         let mut texts = Texts::new(block, &mut side);
-        let line = block.get(from..).unwrap_or_default();
+        let line = block.get(from..end).unwrap_or_default();
+        out.bytes += line.len() as u64;
         self.parse_line(line, &mut texts, out);
         block.extend_from_slice(&side);
     }

@@ -9,7 +9,7 @@ const ADDR: &str = "192.0.2.7";
 fn parse(settings: &Settings, text: &[u8]) -> (Vec<u8>, Output) {
     let mut block = text.to_vec();
     let mut out = Output::default();
-    let upto = Parser::new(settings).parse_block(&mut block, 0, &mut out);
+    let upto = Parser::new(settings).parse_block(&mut block, 0, text.len(), &mut out);
     assert_eq!(upto, text.len(), "every line was complete");
     (block, out)
 }
@@ -188,10 +188,10 @@ fn a_line_too_long_or_broken_does_not_hide_the_next() {
 fn an_incomplete_line_waits() {
     let text = json(r#""status":200"#);
     let mut block = format!("{text}\n{text}").into_bytes();
-    let whole = block.len();
+    let end = block.len();
     let mut out = Output::default();
-    let upto = Parser::new(&Settings::default()).parse_block(&mut block, 0, &mut out);
-    assert_eq!((upto, out.lines.len(), block.len()), (text.len() + 1, 1, whole));
+    let upto = Parser::new(&Settings::default()).parse_block(&mut block, 0, end, &mut out);
+    assert_eq!((upto, out.lines.len()), (text.len() + 1, 1));
 }
 
 /// The strict reader alone, as the definition.
@@ -199,7 +199,7 @@ fn strictly(settings: &Settings, line: &[u8]) -> (Option<Line>, Vec<u8>) {
     let mut parser = Parser::new(settings);
     let mut block = line.to_vec();
     let mut out = Output::default();
-    parser.parse_single(&mut block, 0, &mut out);
+    parser.parse_single(&mut block, 0, line.len(), &mut out);
     (out.lines.first().copied(), block)
 }
 
@@ -213,7 +213,8 @@ fn differential(settings: &Settings, taught: &[u8], line: &[u8]) {
     let mut block = [taught, b"\n", line, b"\n"].concat();
     let mut out = Output::default();
     let mut parser = Parser::new(settings);
-    parser.parse_block(&mut block, 0, &mut out);
+    let end = block.len();
+    parser.parse_block(&mut block, 0, end, &mut out);
     let taught_lines = usize::from(strictly(settings, taught).0.is_some());
     let (expected, expected_block) = strictly(settings, line);
     let got = out.lines.get(taught_lines).copied();
@@ -315,7 +316,7 @@ proptest! {
             let settings = Settings { format, ..Settings::default() };
             let mut block = text.clone();
             let mut out = Output::default();
-            let upto = Parser::new(&settings).parse_block(&mut block, 0, &mut out);
+            let upto = Parser::new(&settings).parse_block(&mut block, 0, text.len(), &mut out);
             let newlines = text.iter().filter(|byte| **byte == b'\n').count() as u64;
             prop_assert_eq!(out.lines.len() as u64 + out.rejected.iter().sum::<u64>(), newlines);
             prop_assert!(upto <= text.len());

@@ -1,0 +1,448 @@
+//! One log's path, followed through everything that happens to it: rotation by rename, copy or recreate, truncation,
+//! deletion, permissions.
+//!
+//! The path is only a name. What is read are files: the one that the path named last, and before it those that it named
+//! earlier and that are not read to their end yet. A file that was replaced stays open until nothing was written to it
+//! for [`DRAIN_MS`], because nginx goes on writing to it until it is told to reopen, each worker in its own time.
+//!
+//! What can be lost: bytes that were overwritten or deleted before anybody could read them, and what `copytruncate`
+//! itself loses between its copy and its truncation. What cannot be told: a file truncated and written anew past the
+//! mark with the very same 64 bytes before it; and, when nothing was read of a file yet, a copy of it.
+
+use std::collections::VecDeque;
+use std::fs::Metadata;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::catch_up;
+use super::log::{Found, OpenLog};
+use super::mark::{FileId, Mark, SavedMark};
+use super::siblings;
+use crate::engine::time::EventSecs;
+use crate::source::format::{Output, Parser, Settings};
+
+/// A replaced file is closed when nothing was written to it for so long.
+pub const DRAIN_MS: u64 = 60_000;
+
+/// A deleted file that nothing replaced is given up when nothing was written to it for so long.
+const ORPHAN_MS: u64 = 3_600_000;
+
+/// So many unread bytes make what is read a backlog, not live traffic.
+const BACKLOG_BYTES: u64 = 8 << 20;
+
+/// Waits between attempts to open a file that cannot be opened: doubled from the first to the last.
+const FIRST_RETRY_MS: u64 = 250;
+const LAST_RETRY_MS: u64 = 30_000;
+
+/// Where to start in a file that was there before the agent ever ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At its end: only what is written from now on.
+    End,
+    /// At its beginning.
+    Beginning,
+    /// At the first line of this time or later (log time, Unix seconds).
+    Since(EventSecs),
+}
+
+/// A file's saved mark with what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLog {
+    /// The mark.
+    #[serde(flatten)]
+    pub mark: SavedMark,
+    /// What it was.
+    pub role: Role,
+}
+
+/// What a file is to the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The path names it, or named it last.
+    Current,
+    /// The path names another one now; it may still be written to.
+    Replaced,
+    /// Complete: a copy, a packed file.
+    Closed,
+}
+
+#[derive(Debug)]
+struct Entry {
+    log: OpenLog,
+    role: Role,
+    /// Since when nothing was written to it (boot clock, ms).
+    idle_since_ms: u64,
+}
+
+/// What stands in the way of reading the path itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// It names no file.
+    Missing,
+    /// It names one that cannot be read: why.
+    Unreadable(String),
+}
+
+/// One path, followed.
+#[derive(Debug)]
+pub struct Follow {
+    path: PathBuf,
+    max_line_bytes: usize,
+    block_bytes: usize,
+    parser: Parser,
+    /// Oldest first; the last may be the current one.
+    entries: VecDeque<Entry>,
+    /// Where to start in the file that the path names first; `None` once one was opened.
+    start: Option<Start>,
+    /// The length of an unreadable file when it was first seen: with `Start::End` that is where it starts.
+    first_seen: Option<(FileId, u64)>,
+    /// What was read before the restart and not found again yet.
+    saved: Vec<SavedLog>,
+    trouble: Option<Trouble>,
+    retry_at_ms: u64,
+    retry_wait_ms: u64,
+    needs_look: bool,
+    is_live: bool,
+}
+
+/// Bytes of a block to read at once: enough that system calls do not matter, little enough to stay in the cache.
+const BLOCK_BYTES: usize = 256 * 1024;
+
+impl Follow {
+    /// Follows a path of which nothing was read yet.
+    pub fn new(path: PathBuf, format: &Settings, start: Start) -> Follow {
+        Follow {
+            path,
+            max_line_bytes: format.max_line_bytes,
+            block_bytes: BLOCK_BYTES.max(format.max_line_bytes + 1),
+            parser: Parser::new(format),
+            entries: VecDeque::new(),
+            start: Some(start),
+            first_seen: None,
+            saved: Vec::new(),
+            trouble: Some(Trouble::Missing),
+            retry_at_ms: 0,
+            retry_wait_ms: FIRST_RETRY_MS,
+            needs_look: true,
+            is_live: false,
+        }
+    }
+
+    /// Goes on where an earlier run of the agent stopped. Without marks: everything there is, is new.
+    pub fn resume(path: PathBuf, format: &Settings, saved: Vec<SavedLog>) -> Follow {
+        Follow { saved, ..Follow::new(path, format, Start::Beginning) }
+    }
+
+    /// The path followed.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What stands in the way, if anything.
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
+    /// Whether what is read now was written just now.
+    pub fn is_live(&self) -> bool {
+        self.is_live
+    }
+
+    /// Something may have happened to the path.
+    pub fn hint(&mut self) {
+        self.needs_look = true;
+    }
+
+    /// Whether one of the open files is this one.
+    pub fn holds(&self, id: FileId) -> bool {
+        self.entries.iter().any(|entry| entry.log.id == id)
+    }
+
+    /// Whether the path is gone, and every file it named too, for so long that nobody writes to them any more.
+    pub fn is_over(&self, now_ms: u64) -> bool {
+        let is_orphan =
+            |entry: &Entry| entry.log.is_deleted() && now_ms.saturating_sub(entry.idle_since_ms) >= ORPHAN_MS;
+        self.trouble == Some(Trouble::Missing) && !self.needs_look && self.entries.iter().all(is_orphan)
+    }
+
+    /// Every file's mark, to go on from after a restart.
+    pub fn saved(&self) -> Vec<SavedLog> {
+        let open = self.entries.iter().map(|entry| SavedLog { mark: entry.log.saved(), role: entry.role });
+        self.saved.iter().cloned().chain(open).collect()
+    }
+
+    /// Bytes known to be unread.
+    pub fn lag_bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.log.unread_bytes()).sum()
+    }
+
+    /// When to look again without a hint (boot clock, ms).
+    pub fn deadline_ms(&self) -> Option<u64> {
+        let retry = matches!(self.trouble, Some(Trouble::Unreadable(_))).then_some(self.retry_at_ms);
+        let drained = self.entries.iter().filter(|entry| entry.role == Role::Replaced);
+        retry.into_iter().chain(drained.map(|entry| entry.idle_since_ms + DRAIN_MS)).min()
+    }
+
+    /// Reads at most one block of lines into `block` and `out`. Returns false when there is nothing to read now.
+    pub fn step(&mut self, now_ms: u64, block: &mut Vec<u8>, out: &mut Output) -> bool {
+        if self.needs_look || self.deadline_ms().is_some_and(|deadline| deadline <= now_ms) {
+            self.needs_look = false;
+            self.look(now_ms);
+        }
+        let mut at = 0;
+        while at < self.entries.len() {
+            match self.read_entry(at, now_ms, block, out) {
+                Progress::Read => return true,
+                Progress::Idle => at += 1,
+                Progress::Finished => {
+                    self.entries.remove(at);
+                    if has_content(out) {
+                        return true;
+                    }
+                }
+                Progress::Again => {}
+            }
+        }
+        self.is_live |= !self.entries.is_empty();
+        false
+    }
+
+    /// Compares what the path names now with what is read.
+    fn look(&mut self, now_ms: u64) {
+        match self.path.metadata() {
+            Ok(meta) if meta.is_file() && self.current_id() == Some(FileId::of(&meta)) => {
+                self.trouble = None;
+                self.note_backlog();
+            }
+            Ok(meta) => self.look_at_new_file(&meta, now_ms),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.trouble = Some(Trouble::Missing);
+                self.first_seen = None;
+                self.start = self.start.map(|_| Start::Beginning);
+                self.find_saved_elsewhere(now_ms);
+            }
+            Err(error) => self.failed(&error, now_ms),
+        }
+    }
+
+    fn current_id(&self) -> Option<FileId> {
+        self.entries.back().filter(|entry| entry.role == Role::Current).map(|entry| entry.log.id)
+    }
+
+    fn look_at_new_file(&mut self, meta: &Metadata, now_ms: u64) {
+        if matches!(self.trouble, Some(Trouble::Unreadable(_))) && now_ms < self.retry_at_ms {
+            return;
+        }
+        let (id, len) = (FileId::of(meta), meta.len());
+        let seen_len = self
+            .first_seen
+            .filter(|(seen, seen_len)| *seen == id && *seen_len <= len)
+            .map_or(len, |seen| seen.1);
+        self.first_seen = meta.is_file().then_some((id, seen_len));
+        match OpenLog::open(&self.path) {
+            Ok(log) => self.take_up(log, seen_len, now_ms),
+            Err(error) => self.failed(&error, now_ms),
+        }
+    }
+
+    fn failed(&mut self, error: &io::Error, now_ms: u64) {
+        let waited = matches!(self.trouble, Some(Trouble::Unreadable(_)));
+        self.retry_wait_ms =
+            if waited { (self.retry_wait_ms * 2).min(LAST_RETRY_MS) } else { FIRST_RETRY_MS };
+        self.retry_at_ms = now_ms + self.retry_wait_ms;
+        self.trouble = Some(Trouble::Unreadable(error.to_string()));
+    }
+
+    /// The path names this file now, and could open it.
+    fn take_up(&mut self, log: OpenLog, seen_len: u64, now_ms: u64) {
+        self.trouble = None;
+        self.first_seen = None;
+        if !self.saved.is_empty() {
+            return self.take_up_after_restart(log, now_ms);
+        }
+        if let Some(replaced) = self.entries.back_mut().filter(|entry| entry.role == Role::Current) {
+            replaced.role = Role::Replaced;
+            replaced.idle_since_ms = now_ms;
+            let newer = siblings::unread(&self.path, &replaced.log.saved(), Some(log.id)).newer;
+            self.push_newer(&newer, now_ms);
+            self.start = None;
+        }
+        let log = self.started(log, seen_len);
+        self.push(log, Role::Current, now_ms);
+    }
+
+    /// Puts the mark of the path's very first file where it belongs.
+    fn started(&mut self, mut log: OpenLog, seen_len: u64) -> OpenLog {
+        let result = match self.start.take() {
+            None | Some(Start::Beginning) => Ok(()),
+            Some(Start::End) => {
+                self.is_live = true;
+                log.start_at(seen_len, self.max_line_bytes)
+            }
+            Some(Start::Since(time)) => {
+                catch_up::start_since(&mut log, time, self.max_line_bytes, &mut self.parser)
+            }
+        };
+        if let Err(error) = result {
+            tracing::warn!(path = %self.path.display(), %error, "could not find where to start, started at the beginning");
+        }
+        log
+    }
+
+    /// Finds every file read before the restart, and those that came between them and the path's file.
+    fn take_up_after_restart(&mut self, current: OpenLog, now_ms: u64) {
+        self.start = None;
+        let saved = std::mem::take(&mut self.saved);
+        let resumed = saved.last().and_then(|last| self.resumed_current(&last.mark));
+        let is_same = resumed.is_some();
+        let older = saved.len() - usize::from(is_same);
+        for (at, saved) in saved.iter().take(older).enumerate() {
+            let unread = siblings::unread(&self.path, &saved.mark, Some(current.id));
+            if let Some(ours) = unread.ours {
+                self.push_if_new(ours, replaced_or_closed(saved.role), now_ms);
+            }
+            if !is_same && at + 1 == older {
+                self.push_newer(&unread.newer, now_ms);
+            }
+        }
+        self.push(resumed.unwrap_or(current), Role::Current, now_ms);
+    }
+
+    /// The path is gone since the restart, but what it named may be written to under another name.
+    fn find_saved_elsewhere(&mut self, now_ms: u64) {
+        let Some(last) = self.saved.last() else { return };
+        let unread = siblings::unread(&self.path, &last.mark, None);
+        let Some(ours) = unread.ours else { return };
+        let mut saved = std::mem::take(&mut self.saved);
+        saved.pop();
+        self.start = None;
+        for saved in &saved {
+            if let Some(older) = siblings::unread(&self.path, &saved.mark, None).ours {
+                self.push_if_new(older, replaced_or_closed(saved.role), now_ms);
+            }
+        }
+        self.push_if_new(ours, Role::Replaced, now_ms);
+        self.push_newer(&unread.newer, now_ms);
+        if let Some(newest) = self.entries.back_mut().filter(|entry| entry.log.plain().is_some()) {
+            newest.role = Role::Current;
+        }
+    }
+
+    /// The path's file, if it is the one that was read.
+    fn resumed_current(&self, saved: &SavedMark) -> Option<OpenLog> {
+        OpenLog::resume(&self.path, saved).ok()?.filter(|log| log.id == saved.id)
+    }
+
+    fn push_newer(&mut self, newer: &[siblings::Sibling], now_ms: u64) {
+        for sibling in newer {
+            match OpenLog::open(&sibling.path) {
+                Ok(log) => {
+                    let role = if log.plain().is_some() { Role::Replaced } else { Role::Closed };
+                    self.push_if_new(log, role, now_ms);
+                }
+                Err(error) => {
+                    tracing::warn!(path = %sibling.path.display(), %error, "could not open a rotated log; its lines are lost");
+                }
+            }
+        }
+    }
+
+    fn push_if_new(&mut self, log: OpenLog, role: Role, now_ms: u64) {
+        if !self.holds(log.id) {
+            self.is_live = false;
+            self.push(log, role, now_ms);
+        }
+    }
+
+    fn push(&mut self, log: OpenLog, role: Role, now_ms: u64) {
+        self.entries.push_back(Entry { log, role, idle_since_ms: now_ms });
+    }
+
+    fn note_backlog(&mut self) {
+        if self.lag_bytes() > BACKLOG_BYTES {
+            self.is_live = false;
+        }
+    }
+
+    fn read_entry(&mut self, at: usize, now_ms: u64, block: &mut Vec<u8>, out: &mut Output) -> Progress {
+        let Some(entry) = self.entries.get_mut(at) else { return Progress::Idle };
+        if entry.log.is_unchanged() && !entry.is_over(now_ms) {
+            return Progress::Idle;
+        }
+        match entry.log.read(block, self.block_bytes, &mut self.parser, out) {
+            Ok(Found::Lines) => {
+                entry.idle_since_ms = now_ms;
+                if has_content(out) { Progress::Read } else { Progress::Again }
+            }
+            Ok(Found::End) if entry.is_over(now_ms) => {
+                if let Err(error) = entry.log.read_rest(block, self.block_bytes, &mut self.parser, out) {
+                    tracing::warn!(path = %self.path.display(), %error, "could not read the end of a rotated log");
+                }
+                Progress::Finished
+            }
+            Ok(Found::End) => Progress::Idle,
+            Ok(Found::Rewritten) => self.rewritten(at, now_ms),
+            Err(error) => self.unreadable(at, &error, now_ms),
+        }
+    }
+
+    /// The bytes before the mark are gone: what was not read of them may have been copied elsewhere first.
+    fn rewritten(&mut self, at: usize, now_ms: u64) -> Progress {
+        let Some(entry) = self.entries.get_mut(at) else { return Progress::Idle };
+        let unread = siblings::unread(&self.path, &entry.log.saved(), Some(entry.log.id));
+        entry.log.mark = Mark::default();
+        let behind = self.entries.split_off(at);
+        if let Some(ours) = unread.ours.filter(|copy| behind.iter().all(|entry| entry.log.id != copy.id)) {
+            self.push_if_new(ours, Role::Closed, now_ms);
+        }
+        if behind.front().is_some_and(|entry| entry.role == Role::Current) {
+            self.push_newer(&unread.newer, now_ms);
+        }
+        self.entries.extend(behind);
+        Progress::Again
+    }
+
+    /// A file that was open cannot be read any more (a network file system, a failing disk): try again by its path.
+    fn unreadable(&mut self, at: usize, error: &io::Error, now_ms: u64) -> Progress {
+        if let Some(entry) = self.entries.remove(at) {
+            tracing::warn!(path = %self.path.display(), %error, "could not read a log");
+            if entry.role == Role::Current {
+                self.saved.push(SavedLog { mark: entry.log.saved(), role: Role::Current });
+            }
+        }
+        self.failed(error, now_ms);
+        Progress::Again
+    }
+}
+
+impl Entry {
+    fn is_over(&self, now_ms: u64) -> bool {
+        match self.role {
+            Role::Current => false,
+            Role::Replaced => now_ms.saturating_sub(self.idle_since_ms) >= DRAIN_MS,
+            Role::Closed => true,
+        }
+    }
+}
+
+enum Progress {
+    /// Lines are in the output.
+    Read,
+    /// Nothing to read now.
+    Idle,
+    /// Read to its end for good.
+    Finished,
+    /// Look at the same place again.
+    Again,
+}
+
+fn replaced_or_closed(role: Role) -> Role {
+    if role == Role::Closed { Role::Closed } else { Role::Replaced }
+}
+
+fn has_content(out: &Output) -> bool {
+    !out.lines.is_empty() || out.rejected.iter().any(|count| *count != 0)
+}

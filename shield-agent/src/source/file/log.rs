@@ -1,0 +1,288 @@
+//! One open log file, plain or packed, read by blocks of whole lines from its mark on.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+use memchr::memchr;
+
+use super::mark::{FileId, Fingerprint, Mark, SavedMark, TAIL_BYTES, modified_ns};
+use crate::engine::request::Rejected;
+use crate::source::format::{Output, Parser};
+
+/// What a read found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Complete lines, though maybe none that is a request.
+    Lines,
+    /// No complete line behind the mark (but maybe the beginning of one).
+    End,
+    /// The bytes before the mark are not those that were read: the file was truncated and maybe written anew.
+    Rewritten,
+}
+
+/// An open log.
+#[derive(Debug)]
+pub struct OpenLog {
+    /// Its identity.
+    pub id: FileId,
+    /// How far it was read.
+    pub mark: Mark,
+    /// See [`SavedMark::modified_ns`].
+    modified_ns: i64,
+    /// Length and time of the last write when nothing complete was left to read.
+    ended: Option<(u64, i64)>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Plain(File),
+    Packed(Box<Packed>),
+}
+
+/// A gzip file is read only forwards; `ahead` holds what was unpacked behind the mark.
+struct Packed {
+    decoder: MultiGzDecoder<BufReader<File>>,
+    ahead: Vec<u8>,
+}
+
+impl std::fmt::Debug for Packed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packed").field("ahead", &self.ahead.len()).finish_non_exhaustive()
+    }
+}
+
+impl OpenLog {
+    /// Opens a regular file at its start.
+    pub fn open(path: &Path) -> io::Result<OpenLog> {
+        // Opening a FIFO or a terminal could block for ever, so look before.
+        if !path.metadata()?.is_file() {
+            let message = "not a regular file (for a pipe use stdin, for a socket a syslog source)";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let file = File::open(path)?;
+        let meta = file.metadata()?;
+        let is_packed = path.extension().is_some_and(|extension| extension == "gz");
+        let content = if is_packed {
+            Content::Packed(Box::new(Packed {
+                decoder: MultiGzDecoder::new(BufReader::new(file)),
+                ahead: Vec::new(),
+            }))
+        } else {
+            Content::Plain(file)
+        };
+        Ok(OpenLog {
+            id: FileId::of(&meta),
+            mark: Mark::default(),
+            modified_ns: modified_ns(&meta),
+            ended: None,
+            content,
+        })
+    }
+
+    /// Opens the file if it holds what was read when `saved` was made, at its offset; `None` if it does not.
+    pub fn resume(path: &Path, saved: &SavedMark) -> io::Result<Option<OpenLog>> {
+        let mut log = OpenLog::open(path)?;
+        let mark = match &mut log.content {
+            Content::Plain(file) => match Mark::at(file, saved.offset) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+                mark => mark?,
+            },
+            Content::Packed(packed) => match packed.skip_to(saved.offset)? {
+                Some(mark) => mark,
+                None => return Ok(None),
+            },
+        };
+        if !saved.head.is_of(&mark.head) || !saved.tail.is_of(&mark.tail) {
+            return Ok(None);
+        }
+        log.mark = Mark { skipping: saved.skipping, ..mark };
+        Ok(Some(log))
+    }
+
+    /// The mark in the form that is stored.
+    pub fn saved(&self) -> SavedMark {
+        let mark = &self.mark;
+        SavedMark {
+            id: self.id,
+            offset: mark.offset,
+            head: Fingerprint::of(&mark.head),
+            tail: Fingerprint::of(&mark.tail),
+            skipping: mark.skipping,
+            modified_ns: self.modified_ns,
+        }
+    }
+
+    /// The file of a plain log.
+    pub fn plain(&self) -> Option<&File> {
+        match &self.content {
+            Content::Plain(file) => Some(file),
+            Content::Packed(_) => None,
+        }
+    }
+
+    /// Bytes behind the mark; 0 for a packed file.
+    pub fn unread_bytes(&self) -> u64 {
+        self.len_and_time().map_or(0, |(len, _)| len.saturating_sub(self.mark.offset))
+    }
+
+    /// Whether the file has a name no more: whatever is written to it goes when its writer closes it.
+    pub fn is_deleted(&self) -> bool {
+        self.plain().is_some_and(|file| file.metadata().is_ok_and(|meta| meta.nlink() == 0))
+    }
+
+    /// Whether nothing happened to the file since [`Found::End`].
+    pub fn is_unchanged(&self) -> bool {
+        self.ended.is_some() && self.ended == self.len_and_time()
+    }
+
+    fn len_and_time(&self) -> Option<(u64, i64)> {
+        let meta = self.plain()?.metadata().ok()?;
+        Some((meta.len(), modified_ns(&meta)))
+    }
+
+    /// Moves the mark to the start of the line that `offset` is in.
+    pub fn start_at(&mut self, offset: u64, max_line_bytes: usize) -> io::Result<()> {
+        let Some(file) = self.plain() else { return Ok(()) };
+        let window = offset.min(max_line_bytes as u64 + 1);
+        let mut before = vec![0; window as usize];
+        file.read_exact_at(&mut before, offset - window)?;
+        let newline = memchr::memrchr(b'\n', &before);
+        let start = match newline {
+            Some(at) => offset - window + at as u64 + 1,
+            None if window == offset => 0,
+            None => offset,
+        };
+        let mut mark = Mark::at(file, start)?;
+        mark.skipping = newline.is_none() && start != 0;
+        self.mark = mark;
+        Ok(())
+    }
+
+    /// Reads one block of at most `max_bytes` into `block` and parses its lines.
+    pub fn read(
+        &mut self,
+        block: &mut Vec<u8>,
+        max_bytes: usize,
+        parser: &mut Parser,
+        out: &mut Output,
+    ) -> io::Result<Found> {
+        // Asked before reading, so that what is written meanwhile shows as a change.
+        let before = self.len_and_time();
+        self.modified_ns = before.map_or(self.modified_ns, |(_, time)| time);
+        let overlap = self.overlap();
+        let end = self.fill(block, overlap, max_bytes)?;
+        if end < overlap || block.get(..overlap) != Some(self.mark.tail.get(..overlap).unwrap_or_default()) {
+            return Ok(Found::Rewritten);
+        }
+        let from = self.skip_long_line(block, overlap, end);
+        let mut upto = parser.parse_block(block, from, end, out);
+        if upto == overlap && end == overlap + max_bytes {
+            out.reject(Rejected::TooLong);
+            self.mark.skipping = true;
+            upto = end;
+        }
+        self.advance(block.get(overlap..upto).unwrap_or_default());
+        self.ended = before.filter(|_| upto == overlap);
+        if upto == overlap { Ok(Found::End) } else { Ok(Found::Lines) }
+    }
+
+    /// Parses what stands behind the last newline, as the last line of a file that nobody writes to any more.
+    pub fn read_rest(
+        &mut self,
+        block: &mut Vec<u8>,
+        max_bytes: usize,
+        parser: &mut Parser,
+        out: &mut Output,
+    ) -> io::Result<()> {
+        let overlap = self.overlap();
+        let end = self.fill(block, overlap, max_bytes)?;
+        if end > overlap && !self.mark.skipping {
+            parser.parse_single(block, overlap, end, out);
+        }
+        self.advance(block.get(overlap..end.max(overlap)).unwrap_or_default());
+        Ok(())
+    }
+
+    /// How many bytes before the mark are read again to see that they are the same.
+    fn overlap(&self) -> usize {
+        match self.content {
+            Content::Plain(_) => self.mark.tail.len().min(TAIL_BYTES),
+            Content::Packed(_) => 0,
+        }
+    }
+
+    fn fill(&mut self, block: &mut Vec<u8>, overlap: usize, max_bytes: usize) -> io::Result<usize> {
+        let wanted = overlap + max_bytes;
+        // A block used before keeps its length here, and only the text appended to it goes: nothing is zeroed again.
+        block.resize(wanted, 0);
+        match &mut self.content {
+            Content::Plain(file) => fill_at(file, block, self.mark.offset - overlap as u64),
+            Content::Packed(packed) => packed.peek(block),
+        }
+    }
+
+    /// Where the line after a too long one starts in the block; its end when that is not in sight.
+    fn skip_long_line(&mut self, block: &[u8], from: usize, end: usize) -> usize {
+        if !self.mark.skipping {
+            return from;
+        }
+        match memchr(b'\n', block.get(from..end).unwrap_or_default()) {
+            Some(len) => {
+                self.mark.skipping = false;
+                from + len + 1
+            }
+            None => end,
+        }
+    }
+
+    fn advance(&mut self, read: &[u8]) {
+        self.mark.advance(read);
+        if let Content::Packed(packed) = &mut self.content {
+            packed.ahead.drain(..read.len().min(packed.ahead.len()));
+        }
+    }
+}
+
+impl Packed {
+    /// Unpacks until `room` can be filled or the text ends; leaves the text where it is.
+    fn peek(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let missing = room.len().saturating_sub(self.ahead.len());
+        self.decoder.by_ref().take(missing as u64).read_to_end(&mut self.ahead)?;
+        let len = room.len().min(self.ahead.len());
+        room.get_mut(..len).unwrap_or_default().copy_from_slice(self.ahead.get(..len).unwrap_or_default());
+        Ok(len)
+    }
+
+    /// Unpacks and drops everything before `offset`; `None` when the text is shorter.
+    fn skip_to(&mut self, offset: u64) -> io::Result<Option<Mark>> {
+        let mut mark = Mark::default();
+        let mut chunk = vec![0; 64 * 1024];
+        while mark.offset < offset {
+            let wanted = (offset - mark.offset).min(chunk.len() as u64) as usize;
+            let read = self.decoder.read(chunk.get_mut(..wanted).unwrap_or_default())?;
+            if read == 0 {
+                return Ok(None);
+            }
+            mark.advance(chunk.get(..read).unwrap_or_default());
+        }
+        Ok(Some(mark))
+    }
+}
+
+/// Reads until `room` is full or the file ends.
+fn fill_at(file: &File, room: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = room.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, at + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

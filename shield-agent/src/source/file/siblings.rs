@@ -1,0 +1,227 @@
+//! The rotated predecessors of a log: which files beside it they are, and in which order they were written.
+//!
+//! Recognised are `access.log.1`, `access.log-20261124`, `access-20261124.log` and the like, plain or `.gz`. Other
+//! names are found only by identity: a file renamed to anything is still the file that was being read.
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
+
+use super::log::OpenLog;
+use super::mark::{FileId, SavedMark, modified_ns};
+
+/// Longer numbers in a name are dates.
+const MAX_NUMBER_DIGITS: usize = 5;
+
+/// A file beside the log.
+#[derive(Debug, Clone)]
+pub struct Sibling {
+    /// Where.
+    pub path: PathBuf,
+    /// Its identity.
+    pub id: FileId,
+    modified_ns: i64,
+    age: Age,
+    is_packed: bool,
+}
+
+/// What its name says about when it was rotated.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Age {
+    /// `.1` is younger than `.2`.
+    Number(u32),
+    /// Dates sort as text.
+    Date(String),
+    /// Nothing.
+    Unknown,
+}
+
+/// The predecessors that hold lines not read yet, oldest first.
+#[derive(Debug, Default)]
+pub struct Unread {
+    /// The file that was being read, opened at its mark.
+    pub ours: Option<OpenLog>,
+    /// Files rotated after it, to be read whole.
+    pub newer: Vec<Sibling>,
+}
+
+/// Finds out where the bytes behind `saved` are now, and which files came after them, when the log at `path` (whose
+/// identity is `current` now) no longer is the file that was read.
+///
+/// The file read is known by its identity and fingerprints, a copy or packed copy of it by the fingerprints alone. When
+/// it is gone altogether, files last written to after it was read are the newer ones.
+pub fn unread(path: &Path, saved: &SavedMark, current: Option<FileId>) -> Unread {
+    let mut siblings = all(path);
+    siblings.retain(|sibling| Some(sibling.id) != current);
+    match find(&siblings, saved) {
+        Some((at, ours)) => Unread { ours: Some(ours), newer: after(&siblings, at) },
+        None => Unread { ours: None, newer: modified_after(&siblings, saved.modified_ns) },
+    }
+}
+
+/// Where `saved`'s bytes are among the siblings.
+fn find(siblings: &[Sibling], saved: &SavedMark) -> Option<(usize, OpenLog)> {
+    let is_known =
+        |sibling: &Sibling| sibling.id == saved.id || (saved.head.len > 0 && sibling.age != Age::Unknown);
+    let mut candidates: Vec<(usize, &Sibling)> =
+        siblings.iter().enumerate().filter(|(_, s)| is_known(s)).collect();
+    candidates.sort_by_key(|(_, sibling)| (sibling.id != saved.id, sibling.is_packed));
+    candidates.into_iter().find_map(|(at, sibling)| Some((at, OpenLog::resume(&sibling.path, saved).ok()??)))
+}
+
+fn after(siblings: &[Sibling], at: usize) -> Vec<Sibling> {
+    let Some(ours) = siblings.get(at) else { return Vec::new() };
+    if ours.age == Age::Unknown {
+        return modified_after(siblings, ours.modified_ns);
+    }
+    once_each(siblings.iter().skip(at + 1).filter(|sibling| sibling.age != ours.age))
+}
+
+fn modified_after(siblings: &[Sibling], modified_ns: i64) -> Vec<Sibling> {
+    once_each(siblings.iter().filter(|sibling| sibling.modified_ns > modified_ns))
+}
+
+/// The recognised files; of a plain and a packed one of the same age the plain one.
+fn once_each<'s>(siblings: impl Iterator<Item = &'s Sibling>) -> Vec<Sibling> {
+    let mut recognised: Vec<Sibling> =
+        siblings.filter(|sibling| sibling.age != Age::Unknown).cloned().collect();
+    recognised.dedup_by(|packed, plain| packed.age == plain.age);
+    recognised
+}
+
+/// Every file beside `path` (and beside what it links to), the recognised ones in the order they were rotated.
+fn all(path: &Path) -> Vec<Sibling> {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut found = BTreeMap::new();
+    for log in [real.as_path(), path] {
+        for sibling in beside(log) {
+            found.insert(sibling.id, sibling);
+        }
+    }
+    let mut siblings: Vec<Sibling> = found.into_values().collect();
+    sort(&mut siblings);
+    siblings
+}
+
+fn beside(log: &Path) -> impl Iterator<Item = Sibling> {
+    let folder = log.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = folder.read_dir().into_iter().flatten();
+    entries.filter_map(move |entry| {
+        let path = entry.ok()?.path();
+        let meta = path.metadata().ok().filter(Metadata::is_file)?;
+        let (age, is_packed) = age_of(log, &path);
+        Some(Sibling { id: FileId::of(&meta), modified_ns: modified_ns(&meta), path, age, is_packed })
+    })
+}
+
+/// Numbers count down, dates count up; where both kinds occur the time of the last write decides.
+fn sort(siblings: &mut [Sibling]) {
+    let has = |wanted: fn(&Age) -> bool| siblings.iter().any(|sibling| wanted(&sibling.age));
+    let is_mixed = has(|age| matches!(age, Age::Number(_))) && has(|age| matches!(age, Age::Date(_)));
+    siblings.sort_by(|a, b| {
+        let by_name = match (&a.age, &b.age) {
+            (Age::Number(a), Age::Number(b)) => b.cmp(a),
+            (a, b) => a.cmp(b),
+        };
+        let by_time = a.modified_ns.cmp(&b.modified_ns);
+        let by_kind = (a.age == Age::Unknown).cmp(&(b.age == Age::Unknown));
+        let by_packing = a.is_packed.cmp(&b.is_packed);
+        let order = if is_mixed { by_time.then(by_name) } else { by_name };
+        by_kind.then(order).then(by_packing).then(by_time)
+    });
+}
+
+/// Whether `path` is, by its name, a rotated predecessor of `log`.
+pub fn is_rotated(log: &Path, path: &Path) -> bool {
+    age_of(log, path).0 != Age::Unknown
+}
+
+fn age_of(log: &Path, path: &Path) -> (Age, bool) {
+    let (Some(base), Some(name)) = (name_of(log), name_of(path)) else { return (Age::Unknown, false) };
+    let unpacked = name.strip_suffix(".gz");
+    let plain = unpacked.unwrap_or(&name);
+    let after_name = plain.strip_prefix(base.as_str());
+    let between = || {
+        let (stem, extension) = base.rsplit_once('.')?;
+        plain.strip_prefix(stem)?.strip_suffix(extension)?.strip_suffix('.')
+    };
+    let age = after_name.and_then(read_age).or_else(|| between().and_then(read_age));
+    (age.unwrap_or(Age::Unknown), unpacked.is_some())
+}
+
+fn name_of(path: &Path) -> Option<String> {
+    Some(path.file_name()?.to_str()?.to_owned())
+}
+
+/// `.1`, `-20261124`, `-2026-11-24T14`, `_20261124-1732459000`.
+fn read_age(suffix: &str) -> Option<Age> {
+    let text = suffix.strip_prefix(['.', '-', '_'])?;
+    let is_date = |char: char| char.is_ascii_digit() || "-_.:T".contains(char);
+    if !text.starts_with(|first: char| first.is_ascii_digit()) || !text.chars().all(is_date) {
+        return None;
+    }
+    match text.parse() {
+        Ok(number) if text.len() <= MAX_NUMBER_DIGITS => Some(Age::Number(number)),
+        _ => Some(Age::Date(text.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn sorted(log: &str, names: &[&str]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let recognised = once_each(all(&folder.path().join(log)).iter());
+        recognised.iter().map(|sibling| name_of(&sibling.path).unwrap()).collect()
+    }
+
+    #[test]
+    fn predecessors_come_oldest_first() {
+        let check = |log: &str, names: &[&str], expected: &[&str]| assert_eq!(sorted(log, names), expected);
+        check(
+            "access.log",
+            &[
+                "access.log",
+                "access.log.1",
+                "access.log.10.gz",
+                "access.log.2.gz",
+                "error.log.1",
+                "access.log.bak",
+            ],
+            &["access.log.10.gz", "access.log.2.gz", "access.log.1"],
+        );
+        check(
+            "access.log",
+            &["access.log-20261124", "access.log-20261123.gz", "access.log-20261123"],
+            &["access.log-20261123", "access.log-20261124"],
+        );
+        check(
+            "access.log",
+            &["access-20261124.log", "access-20261123.log.gz"],
+            &["access-20261123.log.gz", "access-20261124.log"],
+        );
+        check(
+            "a.log",
+            &["a.log-2026-11-24T14", "a.log-2026-11-24T15", "a.log.swp"],
+            &["a.log-2026-11-24T14", "a.log-2026-11-24T15"],
+        );
+    }
+
+    #[test]
+    fn rotated_names_are_told_from_logs_of_their_own() {
+        let check = |path: &str, expected| {
+            assert_eq!(is_rotated(Path::new("/l/a.log"), Path::new(path)), expected, "{path}");
+        };
+        check("/l/a.log.1", true);
+        check("/l/a.log-20261124.gz", true);
+        check("/l/a.log", false);
+        check("/l/ab.log", false);
+        check("/l/a.log.old", false);
+    }
+}

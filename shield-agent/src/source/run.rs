@@ -1,0 +1,168 @@
+//! A source's thread: step, deliver, report, sleep.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::file::{self, Files, Start};
+use super::format::Output;
+use super::pool::Pool;
+use super::stats::Stats;
+use super::stream::{self, Syslog};
+use super::wake::Wake;
+use super::watch::Watch;
+use super::{Deliver, FirstStart, Input, Place, Report, Settings};
+use crate::clock;
+use crate::engine::event::{PartReport, PartState};
+use crate::engine::request::{Batch, Checkpoint, SourceId};
+
+/// How long to wait before binding a socket is tried again.
+const BIND_RETRY: Duration = Duration::from_secs(5);
+
+/// One source, ready to run.
+pub struct Source<D, R> {
+    /// Its number.
+    pub id: SourceId,
+    /// Wakes and stops it.
+    pub wake: Wake,
+    /// Its counters.
+    pub stats: Arc<Stats>,
+    /// Where batches come from.
+    pub pool: Pool,
+    /// Where batches go.
+    pub deliver: D,
+    /// Where states go.
+    pub report: R,
+}
+
+impl<D: Deliver, R: Report> Source<D, R> {
+    /// Runs until it is stopped, its input ends, or nobody takes its batches any more.
+    pub fn run(mut self, settings: Settings, checkpoint: Option<Checkpoint>) {
+        match &settings.input {
+            Input::Files(text) => self.run_files(Place::of(text), &settings, checkpoint.as_ref()),
+            Input::Syslog(path) => self.run_syslog(path, &settings),
+            Input::Stdin => self.run_stdin(&settings),
+        }
+    }
+
+    fn run_files(&mut self, place: Place, settings: &Settings, checkpoint: Option<&Checkpoint>) {
+        let start = match settings.first_start {
+            FirstStart::End => Start::End,
+            FirstStart::Beginning => Start::Beginning,
+            FirstStart::CatchUp { secs } => Start::Since(clock::now().wall_secs() - i64::from(secs)),
+        };
+        let (name, format) = (settings.name.clone(), settings.format.clone());
+        let mut files = Files::new(file::Settings { id: self.id, name, place, format, start }, checkpoint);
+        let mut watch = Watch::new(&self.wake);
+        watch.set(files.folders());
+        while !self.wake.is_stopped() {
+            if self.read_all(&mut files).is_break() {
+                return;
+            }
+            self.stats.set_lag(files.lag_bytes(), files.count());
+            self.say(files.state());
+            watch.set(files.folders());
+            self.wake.wait(sleep_for(&files, watch.poll()));
+            self.wake.answer();
+            files.hint_all();
+        }
+    }
+
+    /// Delivers everything there is to read now.
+    fn read_all(&mut self, files: &mut Files) -> ControlFlow<()> {
+        loop {
+            let mut batch = self.pool.take();
+            let Some(bytes) = files.step(clock::now().boot_ms, &mut batch) else {
+                self.pool.give(batch);
+                return ControlFlow::Continue(());
+            };
+            self.stats.count(&batch, bytes);
+            (self.deliver)(batch)?;
+            if self.wake.is_stopped() {
+                return ControlFlow::Break(());
+            }
+            if self.wake.answer() {
+                files.hint_all();
+            }
+        }
+    }
+
+    fn run_syslog(&mut self, path: &Path, settings: &Settings) {
+        while !self.wake.is_stopped() {
+            let outcome = Syslog::bind(path, &settings.format).and_then(|mut syslog| {
+                self.say(PartState::Active { detail: "listening".to_owned() });
+                Ok(self.receive(&mut syslog)?)
+            });
+            match outcome {
+                Ok(()) => return,
+                Err(error) => self.say(PartState::Waiting { reason: format!("{error:#}; trying again") }),
+            }
+            self.wake.wait(BIND_RETRY);
+        }
+    }
+
+    fn receive(&mut self, syslog: &mut Syslog) -> std::io::Result<()> {
+        while !self.wake.is_stopped() {
+            let mut batch = self.pool.take();
+            let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
+            let any = syslog.step(&mut batch.bytes, &mut out)?;
+            if self.hand_on(batch, out, any).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn run_stdin(&mut self, settings: &Settings) {
+        let mut input = stream::Input::new(std::io::stdin().lock(), &settings.format);
+        self.say(PartState::Active { detail: "reading".to_owned() });
+        while !self.wake.is_stopped() {
+            let mut batch = self.pool.take();
+            let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
+            let more = input.step(&mut batch.bytes, &mut out);
+            if self.hand_on(batch, out, true).is_break() {
+                return;
+            }
+            match more {
+                Ok(true) => {}
+                Ok(false) => return self.say(PartState::Off { reason: "the input ended".to_owned() }),
+                Err(error) => {
+                    return self
+                        .say(PartState::Degraded { reason: format!("cannot read standard input: {error}") });
+                }
+            }
+        }
+    }
+
+    fn hand_on(&mut self, batch: Batch, out: Output, any: bool) -> ControlFlow<()> {
+        let bytes = out.bytes;
+        let batch = Batch {
+            source: Some(self.id),
+            lines: out.lines,
+            rejected: out.rejected,
+            checkpoint: None,
+            live: true,
+            ..batch
+        };
+        if !any {
+            self.pool.give(batch);
+            return ControlFlow::Continue(());
+        }
+        self.stats.count(&batch, bytes);
+        (self.deliver)(batch)
+    }
+
+    fn say(&mut self, state: PartState) {
+        if self.stats.set_state(&state) {
+            let part = format!("source:{}", self.stats.name());
+            (self.report)(PartReport { part, state, repaired: None });
+        }
+    }
+}
+
+fn sleep_for(files: &Files, poll: Duration) -> Duration {
+    let now_ms = clock::now().boot_ms;
+    let until = files.deadline_ms().map(|deadline| Duration::from_millis(deadline.saturating_sub(now_ms)));
+    until.map_or(poll, |until| until.min(poll))
+}

@@ -1,0 +1,76 @@
+//! The kernel's hints that a log changed (inotify, by `notify`). Only hints: the files themselves are the truth, and
+//! are looked at every [`SAFETY_POLL`] anyway, or every [`BLIND_POLL`] where there are no hints.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+
+use super::wake::Wake;
+
+/// How often to look when hints arrive: they do not from network file systems, nor for a link pointed elsewhere.
+pub const SAFETY_POLL: Duration = Duration::from_secs(1);
+
+/// How often to look without hints.
+pub const BLIND_POLL: Duration = Duration::from_millis(250);
+
+/// Watches folders and rings when something in them changes.
+#[derive(Debug)]
+pub struct Watch {
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+    is_blind: bool,
+}
+
+impl Watch {
+    /// A watch on nothing yet.
+    pub fn new(wake: &Wake) -> Watch {
+        let wake = wake.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.map_or(true, |event| is_change(&event.kind)) {
+                wake.ring();
+            }
+        });
+        let watcher = watcher
+            .inspect_err(|error| tracing::warn!(%error, "could not watch files; looking every 250 ms"))
+            .ok();
+        Watch { is_blind: watcher.is_none(), watcher, watched: BTreeSet::new() }
+    }
+
+    /// Watches exactly these folders from now on; those that cannot be watched are tried again next time.
+    pub fn set(&mut self, folders: Vec<PathBuf>) {
+        let wanted: BTreeSet<PathBuf> = folders.into_iter().collect();
+        let Some(watcher) = &mut self.watcher else { return };
+        for gone in self.watched.difference(&wanted) {
+            // It fails when the folder is gone, and so is the watch.
+            let _ = watcher.unwatch(gone);
+        }
+        self.watched.retain(|folder| wanted.contains(folder));
+        let mut failed = false;
+        for new in &wanted {
+            if !self.watched.contains(new) {
+                match watcher.watch(new, RecursiveMode::NonRecursive) {
+                    Ok(()) => drop(self.watched.insert(new.clone())),
+                    Err(_) => failed = true,
+                }
+            }
+        }
+        self.is_blind = failed;
+    }
+
+    /// How long to sleep without a hint.
+    pub fn poll(&self) -> Duration {
+        if self.is_blind { BLIND_POLL } else { SAFETY_POLL }
+    }
+}
+
+/// Opening and reading a log (we do it ourselves) is no change.
+fn is_change(kind: &EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    }
+}
