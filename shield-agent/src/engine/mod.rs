@@ -10,6 +10,9 @@ pub mod backoff;
 pub mod blast;
 pub mod client;
 mod commands;
+pub mod baseline;
+pub mod client;
+pub mod clients;
 pub mod detector;
 pub mod escalation;
 pub mod event;
@@ -19,6 +22,12 @@ pub mod ledger;
 mod lines;
 mod outcomes;
 pub mod parts;
+pub mod footprint;
+pub mod global;
+pub mod hash;
+pub mod ledger;
+pub mod moments;
+pub mod names;
 pub mod policy;
 pub mod reconcile;
 pub mod report;
@@ -27,7 +36,10 @@ pub mod settings;
 #[cfg(test)]
 mod tests;
 mod tick;
+pub mod rules;
+pub mod shape;
 pub mod time;
+pub mod trace;
 pub mod verdict;
 
 use std::collections::BTreeMap;
@@ -363,3 +375,4 @@ impl Effects {
         persist.chain(enforce).chain(announce).chain(self.other).collect()
     }
 }
+pub mod window;

@@ -103,6 +103,8 @@ pub struct DetectorStatus {
     pub evicted: u64,
     /// Bytes held for clients, about.
     pub clients_bytes: u64,
+    /// Requests that came more than 5 min late, and so belong to no window.
+    pub late: u64,
     /// The last event second seen.
     pub latest_secs: i64,
 }

@@ -1,0 +1,466 @@
+//! The bounded table of clients: a 64-byte record each, with the first few requests inside it, and a
+//! [`Footprint`] for those that go on. At the bound the coldest light client goes first; a busy one only for a
+//! busier one. Evictions are counted.
+
+use hashbrown::HashTable;
+
+use super::footprint::{Footprint, TRAIL_SECS, counts_of};
+use super::hash::Seeded;
+use super::trace::{Flags, Trace};
+use super::window::{Counts, WINDOW_SECS};
+
+/// Requests that fit into a record; the next one makes a footprint. No rule can fire before.
+pub const LIGHT_REQUESTS: usize = 4;
+
+/// At most one client in so many can have a footprint (but always [`MIN_FOOTPRINTS`]).
+const CLIENTS_PER_FOOTPRINT: usize = 8;
+const MIN_FOOTPRINTS: usize = 1024;
+
+/// How many records are looked at to find a cold one.
+const EVICTION_SAMPLE: usize = 32;
+
+const NO_FOOTPRINT: u32 = u32::MAX;
+
+/// One client. 64 bytes; a test holds it to that.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    key: [u32; 4],
+    /// The newest second it asked for something.
+    last: u32,
+    /// Its place among the footprints.
+    footprint: u32,
+    /// Nothing is learned from it before this second.
+    suspect_until: u32,
+    light: Light,
+}
+
+/// The first few requests: their traces, and how many seconds before `Record::last` they were.
+#[derive(Debug, Clone, Copy, Default)]
+struct Light {
+    keys: [u32; LIGHT_REQUESTS],
+    agos: [u16; LIGHT_REQUESTS],
+    weights: [u8; LIGHT_REQUESTS],
+    flags: [Flags; LIGHT_REQUESTS],
+    len: u8,
+}
+
+impl Light {
+    fn push(&mut self, ago: u32, trace: &Trace) {
+        let at = usize::from(self.len);
+        self.keys[at] = trace.key;
+        self.agos[at] = u16::try_from(ago).unwrap_or(u16::MAX);
+        self.weights[at] = trace.weight;
+        self.flags[at] = trace.flags;
+        self.len += 1;
+    }
+
+    fn requests(&self) -> impl Iterator<Item = (u32, Trace)> {
+        (0..usize::from(self.len)).map(|at| {
+            let trace = Trace { key: self.keys[at], weight: self.weights[at], flags: self.flags[at] };
+            (u32::from(self.agos[at]), trace)
+        })
+    }
+
+    /// The newest second moved on by `secs`: what falls out of 10 min is let go.
+    fn age(&mut self, secs: u32) {
+        let kept = *self;
+        self.len = 0;
+        for (ago, trace) in kept.requests() {
+            let ago = ago.saturating_add(secs);
+            if ago < TRAIL_SECS {
+                self.push(ago, &trace);
+            }
+        }
+    }
+}
+
+/// A client as the rules see it.
+pub struct Busy<'a> {
+    /// What is kept of it.
+    pub footprint: &'a mut Footprint,
+    /// Nothing is learned from it before this second.
+    pub suspect_until: &'a mut u32,
+}
+
+/// What the table holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Clients.
+    pub clients: usize,
+    /// Clients with a footprint.
+    pub footprints: usize,
+    /// Clients let go because the table was full, since the start.
+    pub evicted: u64,
+    /// Bytes, about.
+    pub bytes: usize,
+}
+
+/// The table.
+pub struct Clients {
+    hash: Seeded,
+    index: HashTable<u32>,
+    records: Vec<Record>,
+    /// Each with its owner's place among the records.
+    footprints: Vec<(u32, Footprint)>,
+    max_clients: usize,
+    hand: usize,
+    footprint_hand: usize,
+    evicted: u64,
+}
+
+impl Clients {
+    /// An empty table for at most `max_clients` (at least 1).
+    pub fn new(max_clients: usize, hash: Seeded) -> Clients {
+        Clients {
+            hash,
+            index: HashTable::new(),
+            records: Vec::new(),
+            footprints: Vec::new(),
+            max_clients: max_clients.clamp(1, NO_FOOTPRINT as usize),
+            hand: 0,
+            footprint_hand: 0,
+            evicted: 0,
+        }
+    }
+
+    /// Counts one request of the client with this key. Returns the client when it has a footprint: no rule can fire
+    /// before.
+    pub fn add(&mut self, key: u128, second: u32, trace: &Trace) -> Option<Busy<'_>> {
+        let at = match self.position(key) {
+            Some(at) => at,
+            None => self.insert(key, second),
+        };
+        let record = &mut self.records[at];
+        if record.footprint == NO_FOOTPRINT {
+            let newest = record.last.max(second);
+            record.light.age(newest - record.last);
+            record.last = newest;
+            let ago = newest - second;
+            if usize::from(record.light.len) < LIGHT_REQUESTS {
+                record.light.push(ago, trace);
+                return None;
+            }
+            self.promote(at);
+        }
+        let record = &mut self.records[at];
+        record.last = record.last.max(second);
+        let footprint = &mut self.footprints[record.footprint as usize].1;
+        footprint.add(second, trace);
+        Some(Busy { footprint, suspect_until: &mut record.suspect_until })
+    }
+
+    /// Forgets a client.
+    pub fn forget(&mut self, key: u128) {
+        if let Some(at) = self.position(key) {
+            self.remove(at);
+        }
+    }
+
+    /// A copy of what is kept of a client, light or not, and until when it is suspect.
+    pub fn footprint(&self, key: u128) -> Option<(Footprint, u32)> {
+        let record = &self.records[self.position(key)?];
+        Some((self.footprint_of(record), record.suspect_until))
+    }
+
+    fn footprint_of(&self, record: &Record) -> Footprint {
+        match self.footprints.get(record.footprint as usize) {
+            Some((_, footprint)) => footprint.clone(),
+            None => {
+                let mut footprint = Footprint::default();
+                let mut requests: Vec<_> = record.light.requests().collect();
+                requests.sort_by_key(|(ago, _)| std::cmp::Reverse(*ago));
+                requests
+                    .iter()
+                    .for_each(|(ago, trace)| footprint.add(record.last.saturating_sub(*ago), trace));
+                footprint
+            }
+        }
+    }
+
+    /// Visits each client that asked for something in the `secs` (1..=60) seconds up to and including `second`: its
+    /// key, its counts over those seconds, and until when it is suspect.
+    pub fn each_active(&self, secs: u32, second: u32, mut visit: impl FnMut(Active<'_>)) {
+        for record in self.records.iter().filter(|r| second.saturating_sub(r.last) < secs) {
+            let footprint = self.footprints.get(record.footprint as usize).map(|(_, f)| f);
+            let counts = match footprint {
+                Some(footprint) => footprint.window.sum_of_last(secs, second),
+                None => record.light_counts(secs, second),
+            };
+            let (key, suspect_until) = (join(record.key), record.suspect_until);
+            visit(Active { key, counts, footprint, suspect_until, last: record.last });
+        }
+    }
+
+    /// Clients whose last request is less than 10 min before `second`.
+    pub fn active(&self, second: u32) -> usize {
+        self.records.iter().filter(|r| second.saturating_sub(r.last) < TRAIL_SECS).count()
+    }
+
+    /// Keys of the clients whose last request is less than 10 min before `second`, with what their last minute's
+    /// errors were and until when they are suspect.
+    pub fn recent(&self, second: u32) -> impl Iterator<Item = (u128, u32)> {
+        let recent = self.records.iter().filter(move |r| second.saturating_sub(r.last) < TRAIL_SECS);
+        recent.map(|r| (join(r.key), r.suspect_until))
+    }
+
+    /// Lets go of clients that asked for nothing in the 10 min up to `second`: nothing of them counts any more.
+    pub fn sweep(&mut self, second: u32) {
+        let mut at = 0;
+        while at < self.records.len() {
+            if second.saturating_sub(self.records[at].last) >= TRAIL_SECS { self.remove(at) } else { at += 1 }
+        }
+    }
+
+    /// What the table holds.
+    pub fn usage(&self) -> Usage {
+        let records = self.records.capacity() * size_of::<Record>();
+        let index = self.index.capacity() * (size_of::<u32>() + 1) * 8 / 7;
+        let footprints: usize = self.footprints.iter().map(|(_, f)| f.bytes() + size_of::<u32>()).sum();
+        Usage {
+            clients: self.records.len(),
+            footprints: self.footprints.len(),
+            evicted: self.evicted,
+            bytes: records + index + footprints,
+        }
+    }
+
+    fn position(&self, key: u128) -> Option<usize> {
+        let split = split(key);
+        let found = self.index.find(self.hash.key(key), |at| self.records[*at as usize].key == split);
+        found.map(|at| *at as usize)
+    }
+
+    fn insert(&mut self, key: u128, second: u32) -> usize {
+        if self.records.len() >= self.max_clients {
+            self.evict_a_cold_one();
+        }
+        if self.records.len() == self.records.capacity() {
+            // By a quarter, not by doubling: the table's memory is promised.
+            self.records.reserve_exact((self.records.len() / 4).max(1024));
+        }
+        let at = self.records.len();
+        let light = Light::default();
+        self.records.push(Record {
+            key: split(key),
+            last: second,
+            footprint: NO_FOOTPRINT,
+            suspect_until: 0,
+            light,
+        });
+        let Clients { index, records, hash, .. } = self;
+        index.insert_unique(hash.key(key), at as u32, |at| hash.key(join(records[*at as usize].key)));
+        at
+    }
+
+    /// Moves a client's first requests into a footprint of its own.
+    fn promote(&mut self, at: usize) {
+        if self.footprints.len() >= (self.max_clients / CLIENTS_PER_FOOTPRINT).max(MIN_FOOTPRINTS) {
+            self.evict_a_footprint();
+        }
+        let footprint = self.footprint_of(&self.records[at]);
+        self.records[at].footprint = self.footprints.len() as u32;
+        self.records[at].light = Light::default();
+        self.footprints.push((at as u32, footprint));
+    }
+
+    fn evict_a_cold_one(&mut self) {
+        let len = self.records.len();
+        let worth = |at: &usize| {
+            let record = &self.records[*at];
+            (record.footprint != NO_FOOTPRINT, record.last)
+        };
+        let mut coldest =
+            (0..EVICTION_SAMPLE.min(len)).map(|i| (self.hand + i) % len).min_by_key(worth).unwrap_or(0);
+        if worth(&coldest).0 {
+            // Nothing but busy ones here: one look over the whole table, as long as there is a light one at all.
+            coldest = (0..len).min_by_key(worth).unwrap_or(coldest);
+        }
+        self.hand = (self.hand + EVICTION_SAMPLE) % len;
+        self.evicted += 1;
+        self.remove(coldest);
+    }
+
+    fn evict_a_footprint(&mut self) {
+        let len = self.footprints.len();
+        let worth = |at: &usize| {
+            let (owner, footprint) = &self.footprints[*at];
+            (footprint.window.sum().requests, self.records[*owner as usize].last)
+        };
+        let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.footprint_hand + i) % len);
+        let least = sample.min_by_key(worth).unwrap_or(0);
+        self.footprint_hand = (self.footprint_hand + EVICTION_SAMPLE) % len;
+        self.evicted += 1;
+        let owner = self.footprints[least].0 as usize;
+        self.drop_footprint(owner);
+    }
+
+    fn drop_footprint(&mut self, at: usize) {
+        let gone = std::mem::replace(&mut self.records[at].footprint, NO_FOOTPRINT);
+        if gone == NO_FOOTPRINT {
+            return;
+        }
+        self.footprints.swap_remove(gone as usize);
+        if let Some((owner, _)) = self.footprints.get(gone as usize) {
+            self.records[*owner as usize].footprint = gone;
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.drop_footprint(at);
+        let key = join(self.records[at].key);
+        if let Ok(entry) = self.index.find_entry(self.hash.key(key), |i| *i as usize == at) {
+            entry.remove();
+        }
+        self.records.swap_remove(at);
+        let Some(moved) = self.records.get(at).copied() else { return };
+        let last = self.records.len() as u32;
+        if let Some(place) = self.index.find_mut(self.hash.key(join(moved.key)), |i| *i == last) {
+            *place = at as u32;
+        }
+        if let Some((owner, _)) = self.footprints.get_mut(moved.footprint as usize) {
+            *owner = at as u32;
+        }
+    }
+}
+
+/// A client visited by [`Clients::each_active`].
+pub struct Active<'a> {
+    /// Its key.
+    pub key: u128,
+    /// Its counts over the seconds asked for.
+    pub counts: Counts,
+    /// What is kept of it, when it is not a light one.
+    pub footprint: Option<&'a Footprint>,
+    /// Nothing is learned from it before this second.
+    pub suspect_until: u32,
+    /// Its newest request's second.
+    pub last: u32,
+}
+
+impl Record {
+    fn light_counts(&self, secs: u32, second: u32) -> Counts {
+        let inside = |(ago, _): &(u32, Trace)| {
+            let at = self.last.saturating_sub(*ago);
+            at <= second && second - at < secs.min(WINDOW_SECS)
+        };
+        let requests = self.light.requests().filter(inside);
+        requests.fold(Counts::default(), |sum, (_, trace)| sum.plus(counts_of(&trace)))
+    }
+}
+
+fn split(key: u128) -> [u32; 4] {
+    [key as u32, (key >> 32) as u32, (key >> 64) as u32, (key >> 96) as u32]
+}
+
+fn join(key: [u32; 4]) -> u128 {
+    key.iter().rev().fold(0, |joined, part| joined << 32 | u128::from(*part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn clients(max: usize) -> Clients {
+        Clients::new(max, Seeded::new(9))
+    }
+
+    fn page(key: u32) -> Trace {
+        Trace { key, ..Trace::default() }
+    }
+
+    fn requests(clients: &Clients, key: u128) -> Option<u32> {
+        clients.footprint(key).map(|(footprint, _)| footprint.window.sum().requests)
+    }
+
+    #[test]
+    fn a_record_is_64_bytes() {
+        assert_eq!(size_of::<Record>(), 64);
+    }
+
+    #[test]
+    fn a_light_client_costs_at_most_100_bytes() {
+        let mut table = clients(1_000_000);
+        for key in 0..1_000_000u128 {
+            table.add(key, 1000, &page(1));
+        }
+        let usage = table.usage();
+        assert_eq!(usage.clients, 1_000_000);
+        assert!(usage.bytes <= 100 * 1_000_000, "{} bytes", usage.bytes);
+    }
+
+    #[test]
+    fn a_heavy_client_is_never_lost_among_a_million_light_ones() {
+        let mut table = clients(10_000);
+        let heavy = u128::MAX;
+        for n in 0..1_000_000u32 {
+            let second = 1000 + n / 20_000;
+            table.add(u128::from(n), second, &page(n));
+            if n % 1000 == 0 {
+                table.add(heavy, second, &page(7));
+            }
+        }
+        assert_eq!(requests(&table, heavy), Some(1000));
+        let usage = table.usage();
+        assert_eq!((usage.clients, usage.evicted), (10_000, 1_000_001 - 10_000));
+    }
+
+    #[test]
+    fn the_coldest_goes_first() {
+        let mut table = clients(10);
+        for key in 0..10u128 {
+            table.add(key, 1000 + key as u32, &page(1));
+        }
+        table.add(0, 1020, &page(1));
+        table.add(99, 1021, &page(1));
+        assert_eq!(requests(&table, 1), None, "client 1 was quiet the longest");
+        assert_eq!(requests(&table, 0), Some(2), "client 0 came back");
+    }
+
+    #[test]
+    fn a_footprint_goes_only_for_a_busier_one() {
+        let mut table = clients(1);
+        table.max_clients = 10_000;
+        for key in 0..2000u128 {
+            for n in 0..(if key == 5 { 50 } else { 5 }) {
+                table.add(key, 1000, &page(n));
+            }
+        }
+        assert_eq!(requests(&table, 5), Some(50));
+        assert_eq!(table.usage().footprints, 10_000 / CLIENTS_PER_FOOTPRINT);
+    }
+
+    #[test]
+    fn quiet_clients_are_swept() {
+        let mut table = clients(100);
+        table.add(1, 1000, &page(1));
+        table.add(2, 1500, &page(1));
+        table.sweep(1599);
+        assert_eq!(table.usage().clients, 2);
+        table.sweep(1600);
+        assert_eq!((requests(&table, 1), requests(&table, 2)), (None, Some(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_equals_a_map(steps in prop::collection::vec((0u128..40, 0u32..8, 0u32..90), 1..400)) {
+            let mut table = clients(1000);
+            let mut model = std::collections::HashMap::<u128, Vec<u32>>::new();
+            let mut now = 1000;
+            for (key, kind, ahead) in steps {
+                match kind {
+                    0 => { table.forget(key); model.remove(&key); }
+                    1 => { now += ahead; }
+                    _ => { table.add(key, now, &page(kind)); model.entry(key).or_default().push(now); }
+                }
+            }
+            for key in 0..40 {
+                let expected = model.get(&key).map(|seconds| {
+                    let last = *seconds.iter().max().unwrap();
+                    seconds.iter().filter(|s| last - **s < WINDOW_SECS).count() as u32
+                });
+                prop_assert_eq!(requests(&table, key), expected, "client {}", key);
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Mean and standard deviation of a stream of samples, with forgetting. Knows nothing of requests or time.
+
+use serde::{Deserialize, Serialize};
+
+/// Count, sum and sum of squares: enough for mean and population standard deviation, and mergeable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Moments {
+    n: f64,
+    sum: f64,
+    sum_squares: f64,
+}
+
+impl Moments {
+    /// Adds one sample.
+    pub fn add(&mut self, value: f64) {
+        self.add_many(value, 1.0);
+    }
+
+    /// Adds the same sample `times` times (seconds of silence come in thousands).
+    pub fn add_many(&mut self, value: f64, times: f64) {
+        self.n += times;
+        self.sum += value * times;
+        self.sum_squares += value * value * times;
+    }
+
+    /// Adds all of another's samples.
+    pub fn merge(&mut self, other: &Moments) {
+        self.n += other.n;
+        self.sum += other.sum;
+        self.sum_squares += other.sum_squares;
+    }
+
+    /// Makes everything seen so far count `keep` (0..=1) as much as before.
+    pub fn forget(&mut self, keep: f64) {
+        self.n *= keep;
+        self.sum *= keep;
+        self.sum_squares *= keep;
+    }
+
+    /// How many samples, forgetting applied.
+    pub fn count(&self) -> f64 {
+        self.n
+    }
+
+    /// The mean; 0 without samples.
+    pub fn mean(&self) -> f64 {
+        if self.n > 0.0 { self.sum / self.n } else { 0.0 }
+    }
+
+    /// The population standard deviation, sqrt(E[x²] - E[x]²); 0 without samples.
+    pub fn stddev(&self) -> f64 {
+        if self.n <= 0.0 {
+            return 0.0;
+        }
+        let mean = self.mean();
+        // Rounding can push the difference a hair below zero.
+        (self.sum_squares / self.n - mean * mean).max(0.0).sqrt()
+    }
+
+    /// Whether every number in it is finite and possible: what was restored from a file may be anything.
+    pub fn is_sane(&self) -> bool {
+        [self.n, self.sum, self.sum_squares].iter().all(|v| v.is_finite() && *v >= 0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn silence_counts_as_zeros() {
+        let mut moments = Moments::default();
+        moments.add(6.0);
+        moments.add_many(0.0, 59.0);
+        assert!((moments.mean() - 0.1).abs() < 1e-12);
+        assert!((moments.stddev() - (0.6f64 - 0.01).sqrt()).abs() < 1e-12);
+    }
+
+    proptest! {
+        #[test]
+        fn merging_is_adding(a in prop::collection::vec(0.0f64..1e4, 0..50), b in prop::collection::vec(0.0f64..1e4, 1..50)) {
+            let of = |values: &[f64]| {
+                let mut moments = Moments::default();
+                values.iter().for_each(|v| moments.add(*v));
+                moments
+            };
+            let mut merged = of(&a);
+            merged.merge(&of(&b));
+            let all = of(&[a, b].concat());
+            prop_assert!((merged.mean() - all.mean()).abs() <= 1e-6 * (1.0 + all.mean()));
+            prop_assert!((merged.stddev() - all.stddev()).abs() <= 1e-3 * (1.0 + all.stddev()));
+        }
+    }
+}

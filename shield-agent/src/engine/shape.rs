@@ -1,0 +1,374 @@
+//! What a request's target looks like, before anything is known about the answer or the site.
+//!
+//! Not signatures of attacks: shapes that a page never links to (a hidden file, a backup, a traversal, another
+//! product's installer), so that asking for several of them says "probing" whatever the server answers. The reasons
+//! and the measured effect are in `docs/detection.md`. `trace.rs` adds the answer.
+
+/// What kind of target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A file that pages pull in by the dozen: images, styles, scripts, fonts, media.
+    Asset,
+    /// Anything without a telling shape.
+    Page,
+    /// A server-side script by its ending (`.php`, `.asp`, …).
+    Script,
+    /// An archive, dump, backup or configuration file by its ending, or a name that some sites use for themselves: a
+    /// download or a page where it is served, a probe where it is not.
+    Dubious,
+    /// A target that no page links to, even where something is served for it.
+    Probe,
+    /// Not a path of this server at all: empty, binary, a proxy request, `CONNECT host:port`.
+    Foreign,
+}
+
+/// A target's shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// What kind.
+    pub kind: Kind,
+    /// Where what tells it ends: `/phpmyadmin` of `/phpmyadmin/index.php`. The whole path where nothing does.
+    pub told_by: usize,
+    /// Whether a password is posted here, by its last part's name.
+    pub login: bool,
+}
+
+/// Looks at a target's path (no query).
+pub fn of_path(path: &[u8]) -> Shape {
+    let login = is_login(last_segment(path));
+    let shape = |kind, told_by| Shape { kind, told_by, login };
+    if path == b"*" {
+        return shape(Kind::Page, path.len());
+    }
+    if path.first() != Some(&b'/') || path.iter().any(|b| *b < 0x20) {
+        return shape(Kind::Foreign, path.len());
+    }
+    if let Some(end) = probe_end(path) {
+        return shape(Kind::Probe, end);
+    }
+    match kind_by_ending(last_segment(path)) {
+        Kind::Page if path.split(|b| *b == b'/').any(is_dubious_segment) => shape(Kind::Dubious, path.len()),
+        kind => shape(kind, path.len()),
+    }
+}
+
+/// What a query tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Query<'a> {
+    /// Nothing.
+    Plain,
+    /// It names a file that pages pull in (`?src=a.jpg`): the page is one too.
+    Asset,
+    /// A password in plain sight: its value.
+    Password(&'a [u8]),
+    /// Something that sites send rarely (a tag, another server's URL): a probe where it is refused.
+    Dubious,
+    /// Something no form sends: traversal, a script, SQL, code.
+    Probe,
+}
+
+/// Looks at a target's query (from the `?` on, which may be missing).
+pub fn of_query(query: &[u8]) -> Query<'_> {
+    if query.len() < 4 {
+        return Query::Plain;
+    }
+    let mut lower = [0; 512];
+    let lower = lowered(query, &mut lower);
+    let holds = |probes: &[&[u8]]| probes.iter().any(|probe| memchr::memmem::find(lower, probe).is_some());
+    if let Some(password) = password_in(query, lower) {
+        return Query::Password(password);
+    }
+    if holds(&QUERY_PROBES) {
+        return Query::Probe;
+    }
+    if holds(&QUERY_DUBIOUS) {
+        return Query::Dubious;
+    }
+    if is_asset_query(query) { Query::Asset } else { Query::Plain }
+}
+
+fn password_in<'a>(query: &'a [u8], lower: &[u8]) -> Option<&'a [u8]> {
+    let name = [&b"pwd="[..], b"passwd=", b"password=", b"pass="].into_iter().find_map(|name| {
+        let at = memchr::memmem::find(lower, name)?;
+        // The whole name of a parameter, not the end of another one.
+        (at == 0 || matches!(lower[at - 1], b'?' | b'&' | b';')).then_some(at + name.len())
+    })?;
+    query[name..].split(|b| *b == b'&').next()
+}
+
+fn is_asset_query(query: &[u8]) -> bool {
+    query.split(|b| matches!(b, b'&' | b'=' | b'?')).any(|part| kind_by_ending(part) == Kind::Asset)
+}
+
+const QUERY_PROBES: [&[u8]; 17] = [
+    b"../",
+    b"..%2f",
+    b"%2e%2e",
+    b"..\\",
+    b"/etc/passwd",
+    b"%2fetc%2f",
+    b"<script",
+    b"%3cscript",
+    b"union%20",
+    b"union+",
+    b"sleep(",
+    b"php://",
+    b"allow_url_include",
+    b"auto_prepend_file",
+    b"invokefunction",
+    b"${jndi",
+    b"win.ini",
+];
+
+const QUERY_DUBIOUS: [&[u8]; 7] = [b"<", b"%3c", b"=http://", b"=ftp://", b"cmd=", b"prompt(", b"alert("];
+
+/// Whole path segments (lower case) that belong to another product's insides, or to an attacker's toolbox.
+const PROBE_SEGMENTS: [&[u8]; 52] = [
+    b"wlwmanifest.xml",
+    b"wp-config.php",
+    b"setup-config.php",
+    b"wp-config",
+    b"wp_filemanager.php",
+    b"eval-stdin.php",
+    b"phpunit",
+    b"phpinfo",
+    b"phpinfo.php",
+    b"info.php",
+    b"_profiler",
+    b"_ignition",
+    b"phpmyadmin",
+    b"pma",
+    b"myadmin",
+    b"mysqladmin",
+    b"mysql-admin",
+    b"sqladmin",
+    b"dbadmin",
+    b"phpmyadmin2",
+    b"phpmyadmin3",
+    b"phpmyadmin4",
+    b"phpadmin",
+    b"adminer",
+    b"adminer.php",
+    b"websql",
+    b"sqlmanager",
+    b"cgi-bin",
+    b"boaform",
+    b"hnap1",
+    b"gponform",
+    b"goform",
+    b"setup.cgi",
+    b"actuator",
+    b"server-status",
+    b"server-info",
+    b"jmx-console",
+    b"web-console",
+    b"geoserver",
+    b"_all_dbs",
+    b"_catalog",
+    b"web-inf",
+    b"meta-inf",
+    b"login.action",
+    b"@vite",
+    b"@fs",
+    b"_environment",
+    b"id_rsa",
+    b"passwd",
+    b"alfacgiapi",
+    b"alfa_data",
+    b"boot.ini",
+];
+
+/// Segments that some sites use for pages of their own, so that only their refusal tells.
+const DUBIOUS_SEGMENTS: [&[u8]; 10] = [
+    b"manager",
+    b"containers",
+    b"credentials",
+    b"etc",
+    b"proc",
+    b"sdk",
+    b"evox",
+    b"tmpfs",
+    b"telescope",
+    b"console",
+];
+
+fn is_dubious_segment(segment: &[u8]) -> bool {
+    let mut lower = [0; 16];
+    segment.len() <= lower.len() && DUBIOUS_SEGMENTS.contains(&lowered(segment, &mut lower))
+}
+
+/// Where the part of a path ends that no page links to, if there is one.
+fn probe_end(path: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    for (depth, segment) in path.split(|b| *b == b'/').enumerate() {
+        let end = at + segment.len();
+        if is_probe_segment(segment, depth) {
+            return Some(end);
+        }
+        at = end + 1;
+    }
+    is_encoded_probe(path).then_some(path.len())
+}
+
+fn is_probe_segment(segment: &[u8], depth: usize) -> bool {
+    match segment {
+        [] | b"." => false,
+        b".." => true,
+        // A hidden file near the root; deeper ones are pages of code hosts. `.well-known` is a standard (RFC 8615).
+        [b'.', ..] => depth <= 3 && segment != b".well-known",
+        _ => {
+            let mut lower = [0; 24];
+            segment.len() <= lower.len() && PROBE_SEGMENTS.contains(&lowered(segment, &mut lower))
+        }
+    }
+}
+
+/// Characters encoded that no client needs to encode in a path: a dot, a percent sign before a dot or slash, a line
+/// end, a zero, a quote with markup.
+fn is_encoded_probe(path: &[u8]) -> bool {
+    memchr::memchr_iter(b'%', path).any(|at| {
+        let mut lower = [0; 5];
+        let code = lowered(&path[at + 1..(at + 6).min(path.len())], &mut lower);
+        [&b"2e"[..], b"252e", b"252f", b"00", b"0a", b"0d", b"3c", b"2fetc"]
+            .iter()
+            .any(|c| code.starts_with(c))
+    })
+}
+
+fn last_segment(path: &[u8]) -> &[u8] {
+    &path[memchr::memrchr(b'/', path).map_or(0, |at| at + 1)..]
+}
+
+/// Lower-cases as much of `text` as fits into `space`.
+fn lowered<'a>(text: &[u8], space: &'a mut [u8]) -> &'a [u8] {
+    let len = text.len().min(space.len());
+    for (to, from) in space.iter_mut().zip(text) {
+        *to = from.to_ascii_lowercase();
+    }
+    &space[..len]
+}
+
+fn kind_by_ending(segment: &[u8]) -> Kind {
+    if segment.last() == Some(&b'~') {
+        return Kind::Dubious;
+    }
+    let Some(dot) = memchr::memrchr(b'.', segment) else { return Kind::Page };
+    let ending = &segment[dot + 1..];
+    let mut lower = [0; 11];
+    if ending.len() > lower.len() {
+        return Kind::Page;
+    }
+    match lowered(ending, &mut lower) {
+        b"css" | b"js" | b"mjs" | b"map" | b"wasm" | b"png" | b"jpg" | b"jpeg" | b"gif" | b"svg"
+        | b"webp" | b"avif" | b"ico" | b"bmp" | b"xbm" | b"tif" | b"tiff" | b"heic" | b"woff" | b"woff2"
+        | b"ttf" | b"otf" | b"eot" | b"mp3" | b"mp4" | b"m4a" | b"m4v" | b"m4s" | b"webm" | b"ogg"
+        | b"oga" | b"ogv" | b"opus" | b"flac" | b"wav" | b"avi" | b"mov" | b"mpg" | b"mpeg" | b"ts"
+        | b"m3u8" | b"mpd" | b"vtt" | b"srt" | b"pdf" | b"pbf" | b"mvt" | b"webmanifest" | b"vcf" => {
+            Kind::Asset
+        }
+        b"php" | b"php3" | b"php4" | b"php5" | b"php7" | b"php8" | b"phtml" | b"asp" | b"aspx" | b"ashx"
+        | b"asmx" | b"jsp" | b"jspx" | b"jspa" | b"cgi" | b"pl" | b"cfm" | b"dll" | b"exe" | b"sh"
+        | b"py" | b"action" | b"do" => Kind::Script,
+        b"zip" | b"tar" | b"gz" | b"tgz" | b"rar" | b"7z" | b"bz2" | b"xz" | b"sql" | b"sqlite"
+        | b"sqlite3" | b"db" | b"mdb" | b"dump" | b"bak" | b"backup" | b"bkp" | b"old" | b"orig"
+        | b"save" | b"swp" | b"swo" | b"tmp" | b"log" | b"ini" | b"conf" | b"cfg" | b"cnf" | b"env"
+        | b"yml" | b"yaml" | b"toml" | b"properties" | b"inc" | b"dist" | b"pem" | b"key" | b"p12"
+        | b"pfx" | b"jks" | b"ppk" | b"ovpn" | b"config" => Kind::Dubious,
+        _ => Kind::Page,
+    }
+}
+
+/// Names of the page that a password is posted to. Not `token` or `session`: programs refresh those by themselves.
+fn is_login(segment: &[u8]) -> bool {
+    let mut lower = [0; 16];
+    if segment.len() > lower.len() {
+        return false;
+    }
+    let name = lowered(segment, &mut lower);
+    matches!(
+        name.strip_suffix(b".php").or_else(|| name.strip_suffix(b".aspx")).unwrap_or(name),
+        b"wp-login"
+            | b"xmlrpc"
+            | b"login"
+            | b"signin"
+            | b"sign_in"
+            | b"sign-in"
+            | b"logon"
+            | b"authenticate"
+            | b"auth"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_path_looks_like() {
+        let check = |path: &str, kind: Kind| assert_eq!(of_path(path.as_bytes()).kind, kind, "{path}");
+        for page in
+            ["/", "/about", "/.well-known/acme-challenge/x", "*", "/wp-admin/", "/a/b/c/.github/workflows/x"]
+        {
+            check(page, Kind::Page);
+        }
+        for asset in ["/a.css", "/img/Photo.JPG", "/wp-includes/js/jquery.min.js"] {
+            check(asset, Kind::Asset);
+        }
+        for script in ["/index.php", "/shell.PHP", "/a/b.aspx"] {
+            check(script, Kind::Script);
+        }
+        for archive in
+            ["/dump.sql", "/site.zip", "/index.php~", "/config.yml", "/data/migrations/1_users.sql"]
+        {
+            check(archive, Kind::Dubious);
+        }
+        for probe in [
+            "/.env",
+            "/.git/config",
+            "/a/../b",
+            "/%2e%2e/x",
+            "/cgi-bin/luci",
+            "/blog/wp-includes/wlwmanifest.xml",
+            "/phpMyAdmin/index.php",
+            "/vendor/phpunit/phpunit/src/Util/PHP/eval-stdin.php",
+            "/x%0Ay.php",
+        ] {
+            check(probe, Kind::Probe);
+        }
+        for foreign in ["", "\u{16}\u{3}", "example.org:443", "http://example.org/"] {
+            check(foreign, Kind::Foreign);
+        }
+    }
+
+    #[test]
+    fn pages_under_a_probed_name_are_one_target() {
+        let path = b"/phpmyadmin/index.php";
+        assert_eq!(of_path(path).told_by, b"/phpmyadmin".len());
+        assert_eq!(of_path(b"/a/b").told_by, 4);
+    }
+
+    #[test]
+    fn where_passwords_are_posted() {
+        let check =
+            |path: &str, expected: bool| assert_eq!(of_path(path.as_bytes()).login, expected, "{path}");
+        check("/wp-login.php", true);
+        check("/xmlrpc.php", true);
+        check("/apps/Login", true);
+        check("/login/v2/poll", false);
+        check("/api/token", false);
+    }
+
+    #[test]
+    fn what_a_query_tells() {
+        let check =
+            |query: &str, expected: Query<'_>| assert_eq!(of_query(query.as_bytes()), expected, "{query}");
+        check("", Query::Plain);
+        check("?page=2&sort=name", Query::Plain);
+        check("?forcepwd=2&compass=north", Query::Plain);
+        check("?src=/a/b.jpg&w=200", Query::Asset);
+        check("?file=../../etc/passwd", Query::Probe);
+        check("?a=%3CScript%3E", Query::Probe);
+        check("?x=http://example.org/shell.txt", Query::Dubious);
+        check("?usr=admin&Pwd=1234&x", Query::Password(b"1234"));
+    }
+}

@@ -1,0 +1,275 @@
+//! Sliding windows in one-second buckets: exact, O(1) amortised a request. One client's ([`Window`], sparse) and the
+//! whole server's ([`SecondRing`], dense). Who they belong to is `clients.rs`'s business, what they mean `rules.rs`'s.
+
+/// Length of the window in seconds.
+pub const WINDOW_SECS: u32 = 60;
+
+/// What is counted in a second, and summed up over a window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All requests.
+    pub requests: u32,
+    /// Errors: status >= 400, less those configured as our own answers.
+    pub errors: u32,
+    /// Requests for files that pages pull in.
+    pub assets: u32,
+    /// Failures that say something about the client.
+    pub failed: u32,
+    /// Requests that are none.
+    pub foreign: u32,
+    /// Passwords posted and not accepted.
+    pub logins: u32,
+}
+
+impl Counts {
+    /// Both together.
+    pub fn plus(self, other: Counts) -> Counts {
+        Counts {
+            requests: self.requests + other.requests,
+            errors: self.errors + other.errors,
+            assets: self.assets + other.assets,
+            failed: self.failed + other.failed,
+            foreign: self.foreign + other.foreign,
+            logins: self.logins + other.logins,
+        }
+    }
+
+    /// What is left when `other`, a part of it, is taken away.
+    pub fn less(self, other: Counts) -> Counts {
+        Counts {
+            requests: self.requests - other.requests,
+            errors: self.errors - other.errors,
+            assets: self.assets - other.assets,
+            failed: self.failed - other.failed,
+            foreign: self.foreign - other.foreign,
+            logins: self.logins - other.logins,
+        }
+    }
+
+    /// Requests for anything but files that pages pull in.
+    pub fn pages(self) -> u32 {
+        self.requests - self.assets
+    }
+}
+
+/// One second of one client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Bucket {
+    second: u32,
+    counts: Counts,
+}
+
+/// One client's last 60 s: only the seconds in which it asked for something, oldest first, and their sum.
+#[derive(Debug, Clone, Default)]
+pub struct Window {
+    buckets: std::collections::VecDeque<Bucket>,
+    sum: Counts,
+}
+
+impl Window {
+    /// Counts something at `second`. Seconds may come out of order; what is older than the window ending at the newest
+    /// second does not belong to it and changes nothing.
+    pub fn add(&mut self, second: u32, counts: Counts) {
+        let newest = self.buckets.back().map_or(second, |b| b.second.max(second));
+        if newest - second >= WINDOW_SECS {
+            return;
+        }
+        self.expire(newest);
+        self.sum = self.sum.plus(counts);
+        let at = self.buckets.iter().rposition(|b| b.second <= second);
+        match at {
+            Some(at) if self.buckets[at].second == second => {
+                let bucket = &mut self.buckets[at];
+                bucket.counts = bucket.counts.plus(counts);
+            }
+            _ => self.buckets.insert(at.map_or(0, |at| at + 1), Bucket { second, counts }),
+        }
+    }
+
+    /// Lets go of what lies outside the window ending at `second`.
+    pub fn expire(&mut self, second: u32) {
+        while let Some(oldest) = self.buckets.front()
+            && second.saturating_sub(oldest.second) >= WINDOW_SECS
+        {
+            self.sum = self.sum.less(oldest.counts);
+            self.buckets.pop_front();
+        }
+    }
+
+    /// The sum over the window as of the last [`Window::add`] or [`Window::expire`].
+    pub fn sum(&self) -> Counts {
+        self.sum
+    }
+
+    /// The sum over the `secs` (1..=60) seconds up to and including `second`, of what is held.
+    pub fn sum_of_last(&self, secs: u32, second: u32) -> Counts {
+        let inside = |b: &&Bucket| b.second <= second && second - b.second < secs;
+        self.buckets.iter().rev().filter(inside).fold(Counts::default(), |sum, b| sum.plus(b.counts))
+    }
+
+    /// What was counted in exactly this second.
+    pub fn at(&self, second: u32) -> Counts {
+        self.buckets.iter().rev().find(|b| b.second == second).map_or(Counts::default(), |b| b.counts)
+    }
+
+    /// Each second with its counts, oldest first.
+    pub fn seconds(&self) -> impl Iterator<Item = (u32, Counts)> {
+        self.buckets.iter().map(|b| (b.second, b.counts))
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.buckets.capacity() * size_of::<Bucket>()
+    }
+}
+
+/// One second of the whole server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerSecond {
+    /// Requests.
+    pub requests: u32,
+    /// Errors.
+    pub errors: u32,
+}
+
+/// The whole server's last seconds, empty ones included, as many as it is made for.
+#[derive(Debug, Clone)]
+pub struct SecondRing {
+    slots: Box<[ServerSecond]>,
+    newest: u32,
+    sum: ServerSecond,
+}
+
+impl SecondRing {
+    /// A ring of `len` seconds (at least the window's), all empty, ending at `newest`.
+    pub fn new(len: u32, newest: u32) -> SecondRing {
+        let len = len.max(WINDOW_SECS) as usize;
+        SecondRing { slots: vec![ServerSecond::default(); len].into(), newest, sum: ServerSecond::default() }
+    }
+
+    /// Time moves on to `second`; never back.
+    pub fn advance(&mut self, second: u32) {
+        let steps = second.saturating_sub(self.newest);
+        if steps as usize >= self.slots.len() {
+            self.slots.fill(ServerSecond::default());
+            self.sum = ServerSecond::default();
+            self.newest = second;
+            return;
+        }
+        for _ in 0..steps {
+            self.newest += 1;
+            let leaving = self.at(self.newest.wrapping_sub(WINDOW_SECS));
+            self.sum.requests -= leaving.requests;
+            self.sum.errors -= leaving.errors;
+            let slot = self.slot(self.newest);
+            self.slots[slot] = ServerSecond::default();
+        }
+    }
+
+    /// Counts one request at `second`; what is older than the ring is left out.
+    pub fn add(&mut self, second: u32, error: u32) {
+        self.change(second, |s| {
+            s.requests += 1;
+            s.errors += error;
+        });
+    }
+
+    /// Takes back what was counted at `second`.
+    pub fn take_back(&mut self, second: u32, what: ServerSecond) {
+        self.change(second, |s| {
+            s.requests = s.requests.saturating_sub(what.requests);
+            s.errors = s.errors.saturating_sub(what.errors);
+        });
+    }
+
+    fn change(&mut self, second: u32, change: impl Fn(&mut ServerSecond)) {
+        let age = self.newest.wrapping_sub(second);
+        if age as usize >= self.slots.len() {
+            return;
+        }
+        let slot = self.slot(second);
+        let before = self.slots[slot];
+        change(&mut self.slots[slot]);
+        if age < WINDOW_SECS {
+            self.sum.requests = self.sum.requests + self.slots[slot].requests - before.requests;
+            self.sum.errors = self.sum.errors + self.slots[slot].errors - before.errors;
+        }
+    }
+
+    /// One second's counts; nothing for seconds outside the ring.
+    pub fn at(&self, second: u32) -> ServerSecond {
+        let inside = (self.newest.wrapping_sub(second) as usize) < self.slots.len();
+        if inside { self.slots[self.slot(second)] } else { ServerSecond::default() }
+    }
+
+    /// The sum over the last 60 s.
+    pub fn window(&self) -> ServerSecond {
+        self.sum
+    }
+
+    /// The newest second.
+    pub fn newest(&self) -> u32 {
+        self.newest
+    }
+
+    fn slot(&self, second: u32) -> usize {
+        second as usize % self.slots.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn one(error: bool) -> Counts {
+        Counts { requests: 1, errors: u32::from(error), ..Counts::default() }
+    }
+
+    #[test]
+    fn the_edge_of_the_window() {
+        let mut window = Window::default();
+        window.add(100, one(false));
+        window.add(159, one(false));
+        assert_eq!(window.sum().requests, 2, "59 s apart");
+        window.expire(160);
+        assert_eq!(window.sum().requests, 1, "60 s apart");
+        window.add(90, one(false));
+        assert_eq!(window.sum().requests, 1, "too old to belong");
+    }
+
+    #[test]
+    fn a_gap_empties_the_ring() {
+        let mut ring = SecondRing::new(1800, 1000);
+        ring.add(1000, 1);
+        ring.advance(1059);
+        assert_eq!(ring.window(), ServerSecond { requests: 1, errors: 1 });
+        ring.advance(1060);
+        assert_eq!(ring.window(), ServerSecond::default());
+        assert_eq!(ring.at(1000).requests, 1);
+        ring.advance(900_000);
+        assert_eq!(ring.at(1000), ServerSecond::default());
+    }
+
+    proptest! {
+        #[test]
+        fn a_windows_sum_is_the_events_in_it(events in prop::collection::vec((0u32..200, any::<bool>()), 1..300)) {
+            let (mut window, mut kept, mut newest) = (Window::default(), Vec::new(), 0);
+            let mut ring = SecondRing::new(300, 0);
+            for (second, error) in events {
+                window.add(second, one(error));
+                newest = newest.max(second);
+                ring.advance(newest);
+                ring.add(second, u32::from(error));
+                kept.push((second, error));
+                let inside: Vec<_> = kept.iter().filter(|(s, _)| newest - s < WINDOW_SECS).collect();
+                let errors = inside.iter().filter(|(_, e)| *e).count() as u32;
+                prop_assert_eq!(window.sum().requests as usize, inside.len());
+                prop_assert_eq!(window.sum().errors, errors);
+                prop_assert_eq!(ring.window(), ServerSecond { requests: inside.len() as u32, errors });
+                prop_assert_eq!(window.sum_of_last(WINDOW_SECS, newest), window.sum());
+                prop_assert_eq!(window.at(second).requests as usize, inside.iter().filter(|(s, _)| *s == second).count());
+            }
+        }
+    }
+}
