@@ -329,6 +329,7 @@ fn detector_status() -> DetectorStatus {
         hours,
         clients_tracked: 4,
         evicted: 0,
+        late: 0,
         clients_bytes: 400,
         latest_secs: 1_800_000_000,
     }
