@@ -29,7 +29,11 @@ const RECORDS_PER_CLIENT: usize = 8;
 const EVIDENCE_HELD: usize = 10_000;
 const FIRST_RETRY_MS: u64 = 500;
 const LAST_RETRY_MS: u64 = 15_000;
-const UPKEEP_EVERY_MS: u64 = 5_000;
+const PRUNE_EVERY_MS: u64 = 60_000;
+/// Committed records after which the write-ahead log is moved into the database, so that it never takes long.
+const CHECKPOINT_AFTER: usize = 2_000;
+/// How long committed records stay in the write-ahead log alone.
+const CHECKPOINT_EVERY_MS: u64 = 5_000;
 
 /// What became of the records handed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +59,10 @@ pub struct Writer {
     store: Store,
     held: Held,
     trouble: Option<Trouble>,
-    upkeep_at_ms: u64,
+    /// Records committed since the write-ahead log was last moved into the database.
+    in_log: usize,
+    checkpoint_at_ms: u64,
+    prune_at_ms: u64,
 }
 
 /// Why the database cannot be written, and when it is tried again.
@@ -71,7 +78,14 @@ impl Writer {
     /// Writes to this store.
     pub fn new(store: Store, now: Now) -> Writer {
         let held = Held::new(store.settings().held_records);
-        Writer { store, held, trouble: None, upkeep_at_ms: now.boot_ms + UPKEEP_EVERY_MS }
+        Writer {
+            store,
+            held,
+            trouble: None,
+            in_log: 0,
+            checkpoint_at_ms: now.boot_ms + CHECKPOINT_EVERY_MS,
+            prune_at_ms: now.boot_ms + PRUNE_EVERY_MS,
+        }
     }
 
     /// The database behind it, for reading at the start.
@@ -103,7 +117,7 @@ impl Writer {
         if self.trouble.as_ref().is_some_and(|t| now.boot_ms < t.retry_at_ms) {
             return None;
         }
-        if self.held.is_empty() && self.trouble.is_none() {
+        if self.in_log >= CHECKPOINT_AFTER || (self.held.is_empty() && self.trouble.is_none()) {
             return self.upkeep(now);
         }
         let mut batch = self.held.take_oldest(CLIENTS_AT_ONCE);
@@ -118,7 +132,7 @@ impl Writer {
     pub fn next_work_ms(&self) -> u64 {
         match &self.trouble {
             Some(trouble) => trouble.retry_at_ms,
-            None if self.held.is_empty() => self.upkeep_at_ms,
+            None if self.held.is_empty() => self.upkeep_at_ms(),
             None => 0,
         }
     }
@@ -145,18 +159,33 @@ impl Writer {
             return Ok(());
         }
         let written = self.store.commit(&batch, now);
-        if written.is_err() {
-            self.held.put_back(batch);
+        match written {
+            Ok(()) => self.in_log += batch.len(),
+            Err(_) => self.held.put_back(batch),
         }
         written
     }
 
+    fn upkeep_at_ms(&self) -> u64 {
+        match self.in_log {
+            0 => self.prune_at_ms,
+            1..CHECKPOINT_AFTER => self.prune_at_ms.min(self.checkpoint_at_ms),
+            _ => 0,
+        }
+    }
+
     fn upkeep(&mut self, now: Now) -> Option<PartReport> {
-        if now.boot_ms < self.upkeep_at_ms {
+        if now.boot_ms < self.upkeep_at_ms() {
             return None;
         }
-        self.upkeep_at_ms = now.boot_ms + UPKEEP_EVERY_MS;
-        let done = self.store.prune(now).and_then(|()| self.store.checkpoint());
+        let done = if now.boot_ms >= self.prune_at_ms {
+            self.prune_at_ms = now.boot_ms + PRUNE_EVERY_MS;
+            self.store.prune(now)
+        } else {
+            self.checkpoint_at_ms = now.boot_ms + CHECKPOINT_EVERY_MS;
+            self.in_log = 0;
+            self.store.checkpoint()
+        };
         done.err().and_then(|error| self.note(&error, now))
     }
 
