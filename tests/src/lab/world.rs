@@ -2,6 +2,7 @@
 //! namespace. All addresses are those reserved for documentation.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -49,7 +50,7 @@ pub struct World {
     /// The agent's files.
     pub home: Home,
     /// The server.
-    pub server: Namespace,
+    pub server: Arc<Namespace>,
     /// The attacker.
     pub attacker: Namespace,
     visitors: Vec<(Line, Namespace)>,
@@ -71,7 +72,11 @@ impl World {
                 interface: SERVER_INTERFACE,
                 addresses: &[&format!("{SERVER_V4}/24"), &format!("{SERVER_V6}/64")],
             },
-            End { namespace: &router, interface: "server", addresses: &["192.0.2.1/24", "2001:db8:80::1/64"] },
+            End {
+                namespace: &router,
+                interface: "server",
+                addresses: &["192.0.2.1/24", "2001:db8:80::1/64"],
+            },
         )?;
         server.set_default_route("192.0.2.1".parse()?)?;
         server.set_default_route("2001:db8:80::1".parse()?)?;
@@ -80,7 +85,7 @@ impl World {
             VISITORS.iter().map(|line| Ok((*line, line.machine(&router)?))).collect::<Result<Vec<_>>>()?;
         let home = Home::create()?;
         let nginx = Nginx::start(&server, &home.folder().join("nginx"))?;
-        Ok(Self { nginx, home, server, attacker, visitors, _router: router })
+        Ok(Self { nginx, home, server: Arc::new(server), attacker, visitors, _router: router })
     }
 
     /// nginx's log on the server.
