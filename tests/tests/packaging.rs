@@ -43,7 +43,8 @@ fn the_unit_may_do_little() {
     let unit = packaging().join("shield.service");
     let threshold = (MAX_EXPOSURE * 10.0).to_string();
     let threshold = format!("--threshold={threshold}");
-    let argv = ["systemd-analyze", "security", "--offline=yes", "--no-pager", &threshold, unit.to_str().unwrap()];
+    let argv =
+        ["systemd-analyze", "security", "--offline=yes", "--no-pager", &threshold, unit.to_str().unwrap()];
     command::run(&argv).unwrap();
 }
 
@@ -52,8 +53,7 @@ fn the_example_config_is_valid_as_shipped_and_with_every_example_taken_in() {
     let shipped = read("shield.toml");
     Config::parse(&shipped).unwrap();
     let is_key = |line: &str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
-    let all: Vec<&str> =
-        shipped.lines().map(|line| if is_key(line) { &line[1..] } else { line }).collect();
+    let all: Vec<&str> = shipped.lines().map(|line| if is_key(line) { &line[1..] } else { line }).collect();
     assert!(shipped.lines().filter(|line| is_key(line)).count() > 40, "the example shows every key");
     Config::parse(&all.join("\n")).unwrap();
 }
@@ -83,7 +83,8 @@ fn logrotate_understands_our_rule() {
     let file = folder.path().join("rule");
     fs::write(&file, rule.replace("su root adm", "su root root")).unwrap();
     let state = folder.path().join("state");
-    command::run(&["logrotate", "--force", "--state", state.to_str().unwrap(), file.to_str().unwrap()]).unwrap();
+    command::run(&["logrotate", "--force", "--state", state.to_str().unwrap(), file.to_str().unwrap()])
+        .unwrap();
     let rotated = fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name());
     let rotated: Vec<String> = rotated.map(|name| name.to_string_lossy().into_owned()).collect();
     assert!(!log.exists() && rotated.iter().any(|name| name.starts_with("audit.jsonl-")), "{rotated:?}");

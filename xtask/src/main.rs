@@ -11,7 +11,6 @@ mod build;
 mod build_ebpf;
 mod build_page;
 mod check;
-mod dependencies;
 mod dist;
 mod lab;
 mod needs;

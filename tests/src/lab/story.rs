@@ -113,7 +113,7 @@ impl<'a> Scene<'a> {
             TERMS_SECS[1],
             world.home.pins(),
         );
-        world.home.configure(world.access_log(), "start = \"beginning\"\n", &config)?;
+        world.home.configure(world.access_log(), "catch_up = \"40m\"\n", &config)?;
         let agent = Agent::start(&world.server, &world.home, &[]).context("step \"the agent starts\"")?;
         let page = relay::to_namespace(&world.server, PAGE.parse().expect("an address"))?;
         let clocks = Clocks::read();
