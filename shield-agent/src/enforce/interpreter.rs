@@ -6,6 +6,8 @@
 //! means is the engine's. Nothing here blocks the caller.
 
 mod queue;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};

@@ -1,0 +1,414 @@
+//! The interpreter step by step, without threads and with a clock of its own, over the simulated host.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+
+use super::worker::{Next, Worker};
+use super::{Interpreter, Report, Settings, Shared, Start, lock};
+use crate::enforce::iptables::Version;
+use crate::enforce::simulator::SimulatedHost;
+use crate::enforce::{Ban, Desired, Drops, Enforcer, Failure, iptables};
+use crate::engine::action::Order;
+use crate::engine::allowlist::Allowlist;
+use crate::engine::client::Client;
+use crate::engine::event::{EnforcerName, Outcome, PartState, Repair};
+use crate::engine::time::{Ends, Now};
+
+const NOW: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 100_000 };
+
+fn no_clock() -> Now {
+    NOW
+}
+
+fn bannable(text: &str) -> Ban {
+    let client: Client = text.parse().unwrap();
+    Ban { client: Allowlist::default().admit(client, 64).unwrap(), ends: Ends::after(NOW, 3_600_000) }
+}
+
+fn ban(text: &str, serial: u64) -> Order {
+    let Ban { client, ends } = bannable(text);
+    Order::Ban { client, ends, serial }
+}
+
+fn lift(text: &str, serial: u64) -> Order {
+    Order::Lift { client: text.parse().unwrap(), serial }
+}
+
+/// One enforcer under an interpreter whose thread is the test itself.
+struct Bench {
+    shared: Arc<Shared>,
+    worker: Worker,
+    reports: Arc<Mutex<Vec<Report>>>,
+    now: Now,
+}
+
+impl Bench {
+    fn new(enforcer: Box<dyn Enforcer>, desired: Desired) -> Bench {
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&reports);
+        let report = move |report| lock(&sink).push(report);
+        let start = Start { desired, exempt: Vec::new(), clock: no_clock, settings: Settings::default() };
+        let names = std::iter::once(enforcer.name());
+        let shared = Arc::new(Shared::new(names, start, Arc::new(report)));
+        let worker = Worker::new(enforcer, Arc::clone(&shared), 0);
+        Bench { shared, worker, reports, now: NOW }
+    }
+
+    fn on(host: &SimulatedHost) -> Bench {
+        Bench::new(Box::new(host.enforcer(iptables::Settings::default())), Desired::default())
+    }
+
+    /// Steps until there is nothing to do before the clock goes on.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if matches!(self.worker.step(self.now), Next::At(_)) {
+                return;
+            }
+        }
+        panic!("the worker never comes to rest");
+    }
+
+    /// Lets the clock go on in steps of a tenth of a second.
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.now = self.now.plus_ms(100);
+            self.settle();
+        }
+    }
+
+    fn outcomes(&self) -> Vec<Outcome> {
+        let reports = lock(&self.reports);
+        reports
+            .iter()
+            .filter_map(|r| if let Report::Outcome(o) = r { Some(o.clone()) } else { None })
+            .collect()
+    }
+
+    fn banned(&self) -> Vec<(String, u64)> {
+        self.outcomes().iter().flat_map(|o| &o.banned).map(|(client, n)| (client.to_string(), *n)).collect()
+    }
+
+    fn repairs(&self) -> Vec<Repair> {
+        let reports = lock(&self.reports);
+        reports
+            .iter()
+            .filter_map(|report| match report {
+                Report::Part(part) => part.repaired.clone(),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn state(&self) -> PartState {
+        lock(&self.shared.lanes[0].view).state.clone()
+    }
+}
+
+fn drops(host: &SimulatedHost, source: &str) -> bool {
+    host.send_from(source.parse().unwrap())
+}
+
+#[test]
+fn orders_are_carried_out_and_reported() {
+    let host = SimulatedHost::new();
+    let mut bench = Bench::on(&host);
+    bench.settle();
+    bench.shared.submit(vec![ban("192.0.2.1", 1), ban("2001:db8::/64", 2), lift("192.0.2.9", 3)]);
+    bench.settle();
+    assert!(drops(&host, "192.0.2.1") && drops(&host, "2001:db8::77"));
+    assert_eq!(bench.banned(), [("192.0.2.1".to_owned(), 1), ("2001:db8::/64".to_owned(), 2)]);
+    bench.shared.submit(vec![lift("192.0.2.1", 1)]);
+    bench.settle();
+    assert!(!drops(&host, "192.0.2.1"));
+    let lifted: Vec<u64> = bench.outcomes().iter().flat_map(|o| &o.lifted).map(|(_, n)| *n).collect();
+    assert_eq!(lifted, [3, 1]);
+    assert_eq!(bench.shared.read_desired().len(), 1);
+    bench.pass(35_000);
+    assert_eq!(bench.repairs(), [], "nothing was wrong");
+}
+
+#[test]
+fn new_bans_go_before_lifts_and_lifts_go_in_pieces() {
+    let host = SimulatedHost::new();
+    let mut bench = Bench::on(&host);
+    bench.settle();
+    let lifts = (0..20_000_u32)
+        .map(|n| Order::Lift { client: std::net::Ipv4Addr::from_bits(n + 1).into(), serial: 1 });
+    bench.shared.submit(lifts.collect());
+    assert_eq!(bench.worker.step(bench.now), Next::Again);
+    bench.shared.submit(vec![ban("192.0.2.1", 7)]);
+    bench.worker.step(bench.now);
+    assert!(drops(&host, "192.0.2.1"), "the very next step bans");
+    let lifted: usize = bench.outcomes().iter().map(|outcome| outcome.lifted.len()).sum();
+    assert!((1..10_000).contains(&lifted), "{lifted} lifted in one piece");
+    bench.settle();
+    assert_eq!(bench.outcomes().iter().map(|outcome| outcome.lifted.len()).sum::<usize>(), 20_000);
+}
+
+#[test]
+fn a_flush_is_found_by_the_cheap_check_and_healed() {
+    let host = SimulatedHost::new();
+    let mut bench = Bench::on(&host);
+    bench.settle();
+    bench.shared.submit(vec![ban("192.0.2.1", 1)]);
+    bench.settle();
+    host.flush_rules();
+    bench.pass(2_000);
+    assert!(drops(&host, "192.0.2.1"), "healed within one check");
+    let [repair] = &bench.repairs()[..] else { panic!("{:?}", bench.repairs()) };
+    let found = "IPv4: the jump from INPUT was gone; IPv4: chain SHIELD had been flushed; \
+                 IPv6: the jump from INPUT was gone; 1 bans were missing";
+    assert_eq!((repair.found.as_str(), repair.restored, repair.removed), (found, 1, 0));
+}
+
+#[test]
+fn an_enforcer_that_cannot_start_is_degraded_and_tried_again() {
+    let host = SimulatedHost::new();
+    host.remove_program("iptables");
+    host.remove_program("ip6tables");
+    let mut bench = Bench::on(&host);
+    bench.settle();
+    bench.shared.submit(vec![ban("192.0.2.1", 1), lift("192.0.2.2", 2)]);
+    bench.settle();
+    let PartState::Degraded { reason } = bench.state() else { panic!("{:?}", bench.state()) };
+    assert!(reason.contains("iptables-save is not installed (package iptables)"), "{reason}");
+    let outcomes = bench.outcomes();
+    let failed: Vec<_> = outcomes.iter().flat_map(|o| &o.failed).collect();
+    assert_eq!((failed.len(), failed[0].serial), (1, 1));
+    assert_eq!(outcomes.iter().flat_map(|o| &o.lifted).count(), 1, "what was never in force is lifted");
+    host.install_program("iptables");
+    host.install_program("ip6tables");
+    bench.pass(5_000);
+    assert!(matches!(bench.state(), PartState::Active { .. }), "{:?}", bench.state());
+    assert!(drops(&host, "192.0.2.1"), "what was ordered meanwhile is in force");
+    assert_eq!(bench.banned(), [("192.0.2.1".to_owned(), 1)]);
+}
+
+#[test]
+fn a_start_without_root_does_not_spin() {
+    let host = SimulatedHost::new();
+    host.fail("tables", usize::MAX, "Permission denied (you must be root)");
+    let mut bench = Bench::on(&host);
+    bench.pass(300_000);
+    let starts = host.runs() / 2;
+    assert!((5..20).contains(&starts), "{starts} attempts in five minutes");
+}
+
+#[test]
+fn failed_bans_are_told_and_tried_again_at_the_reconcile() {
+    let host = SimulatedHost::new();
+    let mut bench = Bench::on(&host);
+    bench.settle();
+    host.fail("iptables-restore", 2, "Another app is currently holding the xtables lock");
+    bench.shared.submit(vec![ban("192.0.2.1", 1)]);
+    bench.settle();
+    let failed = bench.outcomes().into_iter().flat_map(|o| o.failed).next().unwrap();
+    assert!(failed.error.contains("xtables lock") && !failed.was_lift, "{failed:?}");
+    assert!(!drops(&host, "192.0.2.1"));
+    bench.pass(30_000);
+    assert!(drops(&host, "192.0.2.1"));
+    assert_eq!(bench.banned(), [("192.0.2.1".to_owned(), 1)]);
+    assert_eq!(bench.repairs(), [], "a ban that was not there yet is no repair");
+}
+
+#[test]
+fn could_not_ask_is_an_error_and_a_state() {
+    let host = SimulatedHost::new();
+    let mut bench = Bench::on(&host);
+    bench.settle();
+    bench.shared.submit(vec![ban("192.0.2.1", 1)]);
+    bench.settle();
+    host.fail("iptables-save", 4, "Resource temporarily unavailable");
+    bench.pass(2_000);
+    assert!(matches!(bench.state(), PartState::Degraded { .. }), "{:?}", bench.state());
+    bench.pass(40_000);
+    assert!(matches!(bench.state(), PartState::Active { .. }), "{:?}", bench.state());
+    assert!(drops(&host, "192.0.2.1"));
+}
+
+#[test]
+fn one_family_missing_is_degraded_and_the_other_goes_on() {
+    let host = SimulatedHost::new();
+    host.remove_program("ip6tables");
+    let mut bench = Bench::on(&host);
+    bench.settle();
+    bench.shared.submit(vec![ban("192.0.2.1", 1), ban("2001:db8::/64", 2)]);
+    bench.settle();
+    assert!(drops(&host, "192.0.2.1"));
+    assert_eq!(bench.banned(), [("192.0.2.1".to_owned(), 1)]);
+    let PartState::Degraded { reason } = bench.state() else { panic!("{:?}", bench.state()) };
+    assert!(reason.contains("no IPv6: ip6tables-save is not installed"), "{reason}");
+    host.flush_rules();
+    bench.pass(2_000);
+    assert!(drops(&host, "192.0.2.1"), "the other family still heals");
+    host.install_program("ip6tables");
+    bench.pass(30_000);
+    assert!(drops(&host, "2001:db8::77"), "it comes back when it can");
+}
+
+#[test]
+fn restored_bans_are_put_in_force_and_reported_once() {
+    let host = SimulatedHost::new();
+    let mut desired = Desired::default();
+    for n in 0..10_000_u32 {
+        let text = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).to_string();
+        desired.insert(bannable(&text), u64::from(n));
+    }
+    let enforcer = Box::new(host.enforcer(iptables::Settings::default()));
+    let mut bench = Bench::new(enforcer, desired);
+    bench.settle();
+    let mut serials: Vec<u64> = bench.banned().into_iter().map(|(_, serial)| serial).collect();
+    serials.sort_unstable();
+    assert_eq!(serials, (0..10_000).collect::<Vec<u64>>());
+    assert!(drops(&host, "10.0.39.15") && !drops(&host, "10.0.39.16"));
+    assert_eq!(host.rules(Version::V4, "SHIELD"), ["-m set --match-set shield4 src -j DROP"]);
+    bench.pass(35_000);
+    assert_eq!(bench.repairs(), []);
+}
+
+#[test]
+fn samples_are_answered_even_when_nobody_knows() {
+    let host = SimulatedHost::new();
+    let mut bench = Bench::on(&host);
+    bench.settle();
+    bench.shared.submit(vec![ban("192.0.2.1", 1)]);
+    bench.settle();
+    drops(&host, "192.0.2.1");
+    drops(&host, "192.0.2.1");
+    let sample = |text: &str, serial| Order::SampleActivity { client: text.parse().unwrap(), serial };
+    bench.shared.submit(vec![sample("192.0.2.1", 1), sample("192.0.2.9", 5)]);
+    bench.settle();
+    let reports = lock(&bench.reports);
+    let activity: Vec<_> = reports
+        .iter()
+        .filter_map(|r| {
+            if let Report::Activity { serial, packets, .. } = r { Some((*serial, *packets)) } else { None }
+        })
+        .collect();
+    assert_eq!(activity, [(1, 2), (5, 0)]);
+}
+
+#[test]
+fn totals_and_drops_are_there_for_the_page() {
+    let host = SimulatedHost::new();
+    let mut bench = Bench::on(&host);
+    bench.settle();
+    bench.shared.submit(vec![ban("192.0.2.1", 1)]);
+    bench.settle();
+    (0..5).for_each(|_| assert!(drops(&host, "192.0.2.1")));
+    bench.pass(1_000);
+    assert_eq!(lock(&bench.shared.lanes[0].view).total, Drops { packets: 5, bytes: 300 });
+    bench.shared.submit(vec![lift("192.0.2.1", 1)]);
+    bench.settle();
+    bench.pass(1_000);
+    assert_eq!(
+        lock(&bench.shared.lanes[0].view).total,
+        Drops { packets: 5, bytes: 300 },
+        "a lift forgets nothing"
+    );
+}
+
+/// An enforcer with a bug.
+struct Panics {
+    armed: bool,
+}
+
+impl Enforcer for Panics {
+    fn name(&self) -> EnforcerName {
+        EnforcerName::Xdp
+    }
+    fn start(&mut self, _: &[IpNet], _: Now) -> Result<()> {
+        Ok(())
+    }
+    fn state(&self) -> PartState {
+        PartState::Active { detail: String::new() }
+    }
+    fn ensure_banned(&mut self, _: &[Ban], _: Now) -> Vec<Failure> {
+        assert!(!std::mem::take(&mut self.armed), "a bug");
+        Vec::new()
+    }
+    fn ensure_lifted(&mut self, _: &[Client]) -> Vec<Failure> {
+        Vec::new()
+    }
+    fn ensure_exempt(&mut self, _: &[IpNet]) -> Result<()> {
+        Ok(())
+    }
+    fn observe(&mut self, _: Now) -> Result<Vec<(Client, Option<Ends>)>> {
+        bail!("not asked")
+    }
+    fn is_intact(&mut self, _: usize) -> Result<bool> {
+        Ok(true)
+    }
+    fn reconcile(&mut self, _: &Desired, _: &[IpNet], _: Now) -> Result<Option<Repair>> {
+        Ok(None)
+    }
+    fn drops(&mut self, clients: &[Client]) -> Result<Vec<Option<Drops>>> {
+        Ok(vec![None; clients.len()])
+    }
+    fn total_drops(&mut self) -> Result<Drops> {
+        Ok(Drops::default())
+    }
+    fn cleanup(&mut self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn an_enforcer_that_panics_is_started_again() {
+    let mut bench = Bench::new(Box::new(Panics { armed: true }), Desired::default());
+    bench.settle();
+    bench.shared.submit(vec![ban("192.0.2.1", 1)]);
+    bench.worker.step(bench.now);
+    let PartState::Degraded { reason } = bench.state() else { panic!("{:?}", bench.state()) };
+    assert!(reason.contains("banning panicked: a bug"), "{reason}");
+    let failed: Vec<_> = bench.outcomes().into_iter().flat_map(|o| o.failed).collect();
+    assert_eq!((failed.len(), failed[0].serial), (1, 1));
+    bench.settle();
+    assert!(matches!(bench.state(), PartState::Active { .. }), "{:?}", bench.state());
+    assert_eq!(bench.banned(), [("192.0.2.1".to_owned(), 1)], "put in force by the new start");
+}
+
+/// Waits for something that a thread will do; the deadline only bounds a failing test.
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "{what} did not happen");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn threads_carry_orders_out_and_answer_questions() {
+    let host = SimulatedHost::new();
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&reports);
+    let start = Start {
+        desired: Desired::default(),
+        exempt: vec!["192.0.2.9/32".parse().unwrap()],
+        clock: crate::clock::now,
+        settings: Settings::default(),
+    };
+    let enforcers: Vec<Box<dyn Enforcer>> =
+        vec![Box::new(host.enforcer(iptables::Settings::default())), Box::new(Panics { armed: false })];
+    let interpreter = Interpreter::start(enforcers, start, move |report| lock(&sink).push(report)).unwrap();
+    interpreter.submit(vec![ban("192.0.2.0/24", 1)]);
+    let banned =
+        || lock(&reports).iter().filter(|r| matches!(r, Report::Outcome(o) if o.banned.len() == 1)).count();
+    eventually("both enforcers ban", || banned() == 2);
+    assert!(drops(&host, "192.0.2.1") && !drops(&host, "192.0.2.9"));
+    interpreter.set_exempt(Vec::new());
+    eventually("the exemption ends", || drops(&host, "192.0.2.9"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let asked = runtime.block_on(interpreter.drops(vec!["192.0.2.0/24".parse().unwrap()]));
+    assert!(
+        matches!(&asked[0], (EnforcerName::Iptables, Ok(drops)) if drops[0].is_some_and(|d| d.packets >= 2))
+    );
+    host.flush_ruleset();
+    let repaired = runtime.block_on(interpreter.reconcile_now());
+    assert!(repaired.iter().all(|(_, result)| result.is_ok()), "{repaired:?}");
+    assert!(drops(&host, "192.0.2.1"));
+    drop(interpreter);
+    assert!(drops(&host, "192.0.2.1"), "bans outlive the agent");
+}
