@@ -393,10 +393,16 @@ fn threads_carry_orders_out_and_answer_questions() {
     let enforcers: Vec<Box<dyn Enforcer>> =
         vec![Box::new(host.enforcer(iptables::Settings::default())), Box::new(Panics { armed: false })];
     let interpreter = Interpreter::start(enforcers, start, move |report| lock(&sink).push(report)).unwrap();
-    interpreter.submit(vec![ban("192.0.2.0/24", 1)]);
-    let banned =
-        || lock(&reports).iter().filter(|r| matches!(r, Report::Outcome(o) if o.banned.len() == 1)).count();
-    eventually("both enforcers ban", || banned() == 2);
+    // Without an end: the threads read the real clocks.
+    let client = bannable("192.0.2.0/24").client;
+    interpreter.submit(vec![Order::Ban { client, ends: Ends::Never, serial: 1 }]);
+    let banned_by = |name| {
+        let reports = lock(&reports);
+        reports.iter().any(|r| matches!(r, Report::Outcome(o) if o.enforcer == name && !o.banned.is_empty()))
+    };
+    eventually("both enforcers ban", || {
+        [EnforcerName::Iptables, EnforcerName::Xdp].into_iter().all(banned_by)
+    });
     assert!(drops(&host, "192.0.2.1") && !drops(&host, "192.0.2.9"));
     interpreter.set_exempt(Vec::new());
     eventually("the exemption ends", || drops(&host, "192.0.2.9"));
