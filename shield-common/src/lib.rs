@@ -1,2 +1,248 @@
-//! The ABI between the XDP program and the agent: map keys, values, names and counters. Nothing else.
+//! The ABI between the XDP program and the agent: map names, keys, values, load-time globals and counters.
+//!
+//! Both sides compile this file, so neither can disagree about a layout. It holds no behaviour beyond the few
+//! calculations that must come out the same in the kernel and in user space. Read next: `shield-ebpf/src/main.rs`.
 #![no_std]
+
+/// Version of everything in this file. Raise it with any change of a layout or a meaning.
+///
+/// Whatever changes, the first word of a ban's value stays its end in [`KernelTime`], so that an agent that finds
+/// maps of another version can carry the bans over.
+pub const ABI_VERSION: u32 = 1;
+
+/// A moment on the clock that the program reads: `jiffies`, ticks since boot.
+///
+/// See `docs/adr/0005-kernel-clock.md`: why this clock, and what happens in a suspend.
+pub type KernelTime = u64;
+
+/// The end of a ban that does not end by itself.
+pub const NEVER: KernelTime = KernelTime::MAX;
+
+/// Names of the maps, as they stand in the object and in bpffs.
+pub mod map_name {
+    /// Hash: IPv4 address ([`super::KeyV4`]) to [`super::Ban`].
+    pub const BANS_V4: &str = "BANS_V4";
+    /// Hash: IPv6 prefix ([`super::KeyV6`]) to [`super::Ban`].
+    pub const BANS_V6: &str = "BANS_V6";
+    /// Longest-prefix trie: banned IPv4 networks to [`super::Ban`].
+    pub const NETWORKS_V4: &str = "NETWORKS_V4";
+    /// Longest-prefix trie: banned IPv6 networks to [`super::Ban`].
+    pub const NETWORKS_V6: &str = "NETWORKS_V6";
+    /// Longest-prefix trie: IPv4 networks that get through a banned network.
+    pub const EXEMPT_V4: &str = "EXEMPT_V4";
+    /// Longest-prefix trie: IPv6 networks that get through a banned network.
+    pub const EXEMPT_V6: &str = "EXEMPT_V6";
+    /// Array of words: which IPv4 /24s hold something banned ([`super::filter_v4`]).
+    pub const FILTER_V4: &str = "FILTER_V4";
+    /// Array of words: which IPv6 prefixes may be banned ([`super::filter_v6`]).
+    pub const FILTER_V6: &str = "FILTER_V6";
+    /// Array of one [`super::Control`].
+    pub const CONTROL: &str = "CONTROL";
+    /// Per-CPU array of [`super::Totals`], one a slot.
+    pub const TOTALS: &str = "TOTALS";
+
+    /// All that are shared by the programs of all interfaces and pinned.
+    pub const PINNED: [&str; 10] = [
+        BANS_V4,
+        BANS_V6,
+        NETWORKS_V4,
+        NETWORKS_V6,
+        EXEMPT_V4,
+        EXEMPT_V6,
+        FILTER_V4,
+        FILTER_V6,
+        CONTROL,
+        TOTALS,
+    ];
+}
+
+/// Names of the programs in the object.
+pub mod program_name {
+    /// XDP, for drivers with multi-buffer packets (Linux 5.18).
+    pub const XDP_FRAGS: &str = "shield_frags";
+    /// XDP, for older kernels.
+    pub const XDP: &str = "shield";
+    /// Traffic control ingress (TCX), where another XDP program is attached.
+    pub const TC: &str = "shield_tc";
+    /// Not attached: tells the agent what the program's clock says.
+    pub const CLOCK: &str = "shield_clock";
+}
+
+/// Names of the constants that the agent sets when it loads the object.
+pub mod global_name {
+    /// `u8`: length of the prefix that makes an IPv6 client, 1..=128.
+    pub const IPV6_PREFIX: &str = "IPV6_PREFIX";
+    /// `u32`: this program's place in `TOTALS`.
+    pub const SLOT: &str = "SLOT";
+    /// `u32`: one dropped packet in how many is logged (a power of two); 0 logs none and costs nothing.
+    pub const LOG_EVERY: &str = "LOG_EVERY";
+}
+
+/// Key of a banned IPv4 client: the address's octets as they stand in the packet.
+pub type KeyV4 = [u8; 4];
+
+/// Key of a banned IPv6 client: the address's octets as they stand in the packet, host bits zero.
+pub type KeyV6 = [u8; 16];
+
+/// One ban.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ban {
+    /// Packets are dropped while the clock is before this moment.
+    pub ends: KernelTime,
+    /// Packets dropped since the ban was made.
+    pub packets: u64,
+    /// Their bytes, link-layer header included.
+    pub bytes: u64,
+}
+
+/// What the agent tells the program, and a later agent, beside the bans.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Control {
+    /// [`ABI_VERSION`] of the maps beside this one.
+    pub abi_version: u32,
+    /// The prefix length that the keys of `BANS_V6` were made with.
+    pub ipv6_prefix: u32,
+    /// How many entries `NETWORKS_V4` holds; while 0 it is not asked.
+    pub networks_v4: u32,
+    /// How many entries `NETWORKS_V6` holds; while 0 it is not asked.
+    pub networks_v6: u32,
+    /// How many entries `EXEMPT_V4` holds; while 0 it is not asked.
+    pub exempt_v4: u32,
+    /// How many entries `EXEMPT_V6` holds; while 0 it is not asked.
+    pub exempt_v6: u32,
+}
+
+/// What one program did on one CPU. Packets, unless said otherwise.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Understood and let through.
+    pub passed: u64,
+    /// Dropped for their IPv4 source.
+    pub dropped_v4: u64,
+    /// Dropped for their IPv6 source.
+    pub dropped_v6: u64,
+    /// Bytes of both.
+    pub dropped_bytes: u64,
+    /// Let through because the ban had ended.
+    pub expired: u64,
+    /// Let through a banned network by an exemption.
+    pub exempt: u64,
+    /// Let through because too short or not well-formed for what they claim to be.
+    pub malformed: u64,
+    /// Let through because neither IPv4 nor IPv6 (ARP, or below more than two VLAN tags).
+    pub not_ip: u64,
+}
+
+/// How many interfaces have a place of their own in `TOTALS`; further ones share the last.
+pub const SLOTS: u32 = 32;
+
+/// Default size of `BANS_V4`.
+pub const MAX_BANS_V4: u32 = 1_000_000;
+/// Default size of `BANS_V6`.
+pub const MAX_BANS_V6: u32 = 250_000;
+/// Default size of each trie of banned networks.
+pub const MAX_NETWORKS: u32 = 65_536;
+/// Size of each trie of exempt networks.
+pub const MAX_EXEMPT: u32 = 4_096;
+
+/// Words of `FILTER_V4`: one bit for each of the 2^24 /24s.
+pub const FILTER_V4_WORDS: u32 = 1 << 18;
+/// Words of `FILTER_V6`: 2^24 bits.
+pub const FILTER_V6_WORDS: u32 = 1 << 18;
+
+/// Where a bit of a filter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilterBit {
+    /// Index of the word.
+    pub word: u32,
+    /// The word with only this bit set.
+    pub mask: u64,
+}
+
+/// The bit of `FILTER_V4` for the /24 of an address (as a number, host byte order).
+#[inline(always)]
+pub const fn filter_v4(address: u32) -> FilterBit {
+    FilterBit { word: address >> 14, mask: 1 << ((address >> 8) & 63) }
+}
+
+/// The bit of `FILTER_V6` for a client's key, given as its two halves in the machine's own byte order as loaded.
+///
+/// Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4) of the halves folded together. An attacker
+/// who looks for prefixes with the same bit only makes his own packets take the longer way.
+#[inline(always)]
+pub const fn filter_v6(halves: [u64; 2]) -> FilterBit {
+    /// 2^64 divided by the golden ratio, made odd.
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let hash = (halves[0] ^ halves[1].rotate_left(32)).wrapping_mul(GOLDEN);
+    FilterBit { word: (hash >> 46) as u32, mask: 1 << ((hash >> 40) & 63) }
+}
+
+/// The masks of an IPv6 prefix length (0..=128) for the two halves of an address, in the machine's own byte order.
+pub const fn mask_v6(prefix: u8) -> [u64; 2] {
+    [half_mask(prefix), half_mask(prefix.saturating_sub(64))]
+}
+
+const fn half_mask(bits: u8) -> u64 {
+    match bits {
+        0 => 0,
+        1..=63 => (u64::MAX << (64 - bits)).to_be(),
+        _ => u64::MAX,
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Ban>() == 24 && align_of::<Ban>() == 8);
+    assert!(size_of::<Control>() == 24 && align_of::<Control>() == 4);
+    assert!(size_of::<Totals>() == 64 && align_of::<Totals>() == 8);
+    assert!(size_of::<KeyV4>() == 4 && size_of::<KeyV6>() == 16);
+};
+
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait")]
+mod pod {
+    // SAFETY: repr(C), only integers, and the sizes asserted above leave no room for padding.
+    unsafe impl aya::Pod for super::Ban {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Control {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Totals {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_24_has_a_bit_of_its_own() {
+        let first = filter_v4(0xc000_0200);
+        assert_eq!(first, filter_v4(0xc000_02ff));
+        assert_ne!(first, filter_v4(0xc000_0300));
+        assert_eq!(filter_v4(u32::MAX), FilterBit { word: FILTER_V4_WORDS - 1, mask: 1 << 63 });
+    }
+
+    #[test]
+    fn the_v6_bit_is_inside_the_filter() {
+        for halves in [[0, 0], [u64::MAX, 0], [u64::MAX, u64::MAX], [1, 2]] {
+            assert!(filter_v6(halves).word < FILTER_V6_WORDS);
+        }
+    }
+
+    #[test]
+    fn masks_keep_the_leading_octets() {
+        let check = |prefix: u8, expected: [u8; 16]| {
+            let [high, low] = mask_v6(prefix);
+            let mut octets = [0; 16];
+            octets[..8].copy_from_slice(&high.to_ne_bytes());
+            octets[8..].copy_from_slice(&low.to_ne_bytes());
+            assert_eq!(octets, expected, "/{prefix}");
+        };
+        check(0, [0; 16]);
+        check(128, [255; 16]);
+        check(64, u128::to_be_bytes(u128::MAX << 64));
+        check(49, u128::to_be_bytes(u128::MAX << 79));
+        check(100, u128::to_be_bytes(u128::MAX << 28));
+    }
+}

@@ -1,0 +1,105 @@
+//! The XDP program: parse, make the key, look it up, give the verdict. What is not understood passes and is counted.
+//!
+//! Owns the entry points. `packet` parses, `verdict` asks the maps, `count` counts. The agent's side is
+//! `shield-agent/src/enforce/xdp/`, the layouts are in `shield-common`.
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the only way to the atomic-add instruction on this target")]
+
+mod clock;
+mod count;
+mod maps;
+mod packet;
+mod verdict;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use aya_log_ebpf::debug;
+
+use crate::{
+    packet::{Packet, Source},
+    verdict::{Verdict, verdict},
+};
+
+/// XDP with multi-buffer packets: the headers always lie in the first buffer.
+#[xdp(frags)]
+pub fn shield_frags(ctx: XdpContext) -> u32 {
+    xdp_entry(&ctx)
+}
+
+/// XDP for kernels before 5.18.
+#[xdp]
+pub fn shield(ctx: XdpContext) -> u32 {
+    xdp_entry(&ctx)
+}
+
+/// Traffic control ingress: the same verdict where another XDP program holds the interface.
+#[classifier]
+pub fn shield_tc(ctx: TcContext) -> i32 {
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    match decide(packet, u64::from(ctx.len())) {
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Drop(source) => {
+            log_drop!(&ctx, source);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+/// Writes the clock's value into its packet: how the agent learns what [`clock::now`] says. Never attached.
+#[xdp]
+pub fn shield_clock(ctx: XdpContext) -> u32 {
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    packet.write(0, clock::now());
+    xdp_action::XDP_PASS
+}
+
+#[inline(always)]
+fn xdp_entry(ctx: &XdpContext) -> u32 {
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    match decide(packet, packet.len()) {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop(source) => {
+            log_drop!(ctx, source);
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn decide(packet: Packet, bytes: u64) -> Verdict {
+    match packet.source() {
+        Ok(source) => verdict(source, bytes),
+        Err(unknown) => {
+            count::not_understood(unknown);
+            Verdict::Pass
+        }
+    }
+}
+
+/// Logs one dropped packet in `LOG_EVERY`. A macro because the logger wants the context's own type.
+macro_rules! log_drop {
+    ($ctx:expr, $source:expr) => {
+        if count::is_sampled() {
+            match $source {
+                Source::V4(octets) => debug!($ctx, "dropped a packet of {:i}", u32::from_be_bytes(octets)),
+                Source::V6(halves) => debug!($ctx, "dropped a packet of {:i}", packet::octets(halves)),
+            }
+        }
+    };
+}
+use log_drop;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

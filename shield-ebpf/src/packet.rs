@@ -1,0 +1,140 @@
+//! From bytes to a source address: Ethernet, up to two VLAN tags, IPv4, IPv6.
+//!
+//! Only the source address is wanted, which stands at a fixed place of either header: options, extension headers,
+//! fragments and ports are none of this program's business.
+
+use shield_common::KeyV4;
+
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
+/// Length of a VLAN tag with the EtherType behind it.
+const VLAN: usize = 4;
+/// Length of an IPv4 header without options.
+const IPV4: usize = 20;
+/// Length of an IPv6 header without extensions.
+const IPV6: usize = 40;
+
+const ETHERTYPE_IPV4: u16 = u16::to_be(0x0800);
+const ETHERTYPE_IPV6: u16 = u16::to_be(0x86dd);
+const ETHERTYPE_8021Q: u16 = u16::to_be(0x8100);
+const ETHERTYPE_8021AD: u16 = u16::to_be(0x88a8);
+
+/// Where a packet comes from.
+#[derive(Clone, Copy)]
+pub enum Source {
+    /// The address's octets.
+    V4(KeyV4),
+    /// The address's halves as loaded, in the machine's own byte order.
+    V6([u64; 2]),
+}
+
+/// Why a packet has no known source.
+#[derive(Clone, Copy)]
+pub enum Unknown {
+    /// Neither IPv4 nor IPv6.
+    NotIp,
+    /// Too short, or not what it claims to be.
+    Malformed,
+}
+
+/// A packet's first bytes. The only place where packet memory is touched.
+#[derive(Clone, Copy)]
+pub struct Packet {
+    start: usize,
+    end: usize,
+}
+
+impl Packet {
+    /// The packet between two addresses of the context.
+    #[inline(always)]
+    pub fn new(start: usize, end: usize) -> Packet {
+        Packet { start, end }
+    }
+
+    /// Length in bytes.
+    #[inline(always)]
+    pub fn len(self) -> u64 {
+        (self.end - self.start) as u64
+    }
+
+    /// The source address, or why there is none.
+    #[inline(always)]
+    pub fn source(self) -> Result<Source, Unknown> {
+        let (ethertype, offset) = self.network_header()?;
+        match ethertype {
+            ETHERTYPE_IPV4 => self.source_v4(offset),
+            ETHERTYPE_IPV6 => self.source_v6(offset),
+            _ => Err(Unknown::NotIp),
+        }
+    }
+
+    /// The EtherType behind at most two VLAN tags, and where its header begins.
+    #[inline(always)]
+    fn network_header(self) -> Result<(u16, usize), Unknown> {
+        let outer: u16 = self.read(ETHERNET - 2)?;
+        if !is_vlan(outer) {
+            return Ok((outer, ETHERNET));
+        }
+        let inner: u16 = self.read(ETHERNET + VLAN - 2)?;
+        if !is_vlan(inner) {
+            return Ok((inner, ETHERNET + VLAN));
+        }
+        Ok((self.read(ETHERNET + 2 * VLAN - 2)?, ETHERNET + 2 * VLAN))
+    }
+
+    #[inline(always)]
+    fn source_v4(self, offset: usize) -> Result<Source, Unknown> {
+        self.check(offset, IPV4)?;
+        let version_and_length: u8 = self.read(offset)?;
+        let words = version_and_length & 0x0f;
+        if version_and_length >> 4 != 4 || words < 5 {
+            return Err(Unknown::Malformed);
+        }
+        Ok(Source::V4(self.read(offset + 12)?))
+    }
+
+    #[inline(always)]
+    fn source_v6(self, offset: usize) -> Result<Source, Unknown> {
+        self.check(offset, IPV6)?;
+        let version: u8 = self.read(offset)?;
+        if version >> 4 != 6 {
+            return Err(Unknown::Malformed);
+        }
+        Ok(Source::V6(self.read(offset + 8)?))
+    }
+
+    /// The one bounds check.
+    #[inline(always)]
+    fn check(self, offset: usize, length: usize) -> Result<usize, Unknown> {
+        let at = self.start + offset;
+        if at + length > self.end { Err(Unknown::Malformed) } else { Ok(at) }
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: usize) -> Result<T, Unknown> {
+        let at = self.check(offset, size_of::<T>())?;
+        // SAFETY: inside the packet by the check (which the verifier repeats), and only integers are read.
+        Ok(unsafe { (at as *const T).read_unaligned() })
+    }
+
+    /// Writes `value` at `offset` when there is room.
+    #[inline(always)]
+    pub fn write<T: Copy>(self, offset: usize, value: T) {
+        if let Ok(at) = self.check(offset, size_of::<T>()) {
+            // SAFETY: inside the packet by the check.
+            unsafe { (at as *mut T).write_unaligned(value) };
+        }
+    }
+}
+
+#[inline(always)]
+fn is_vlan(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_8021Q || ethertype == ETHERTYPE_8021AD
+}
+
+/// The octets of an IPv6 address given as halves.
+#[inline(always)]
+pub fn octets(halves: [u64; 2]) -> [u8; 16] {
+    // SAFETY: two integers without padding, read as bytes in memory order.
+    unsafe { core::mem::transmute(halves) }
+}
