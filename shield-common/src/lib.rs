@@ -6,8 +6,8 @@
 
 /// Version of everything in this file. Raise it with any change of a layout or a meaning.
 ///
-/// Whatever changes, the first word of a ban's value stays its end in [`KernelTime`], so that an agent that finds
-/// maps of another version can carry the bans over.
+/// An agent that finds maps of another version makes new ones, and carries over the bans of maps whose keys and
+/// values have the sizes of its own.
 pub const ABI_VERSION: u32 = 1;
 
 /// A moment on the clock that the program reads: `jiffies`, ticks since boot.

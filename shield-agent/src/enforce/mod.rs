@@ -8,6 +8,7 @@ pub mod desired;
 pub mod interpreter;
 pub mod iptables;
 pub mod simulator;
+pub mod xdp;
 
 use anyhow::Result;
 use ipnet::IpNet;

@@ -1,0 +1,171 @@
+//! Between the boot clock, which bans end by, and the kernel's ticks, which the program reads.
+//!
+//! Ticks stand still in a suspend, the boot clock does not: the two are compared anew at every check, and an end that
+//! has moved against its ban is written again by reconciling. See `docs/adr/0005-kernel-clock.md`.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use shield_common::{KernelTime, NEVER};
+
+use crate::clock;
+use crate::engine::time::{Ends, Now};
+
+/// Tick rates that kernels are built with (`CONFIG_HZ`), per second.
+const KNOWN_RATES: [u64; 6] = [100, 200, 250, 300, 500, 1000];
+/// Long enough to tell 250 ticks a second from 300 with an error of a tick and a millisecond.
+const CALIBRATION: Duration = Duration::from_millis(100);
+/// How many readings are tried until one is not torn apart by the scheduler.
+const TRIES: u32 = 200;
+/// A packet of the least length that the kernel runs a program on.
+const PACKET: [u8; 64] = [0; 64];
+
+/// One moment on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// On the boot clock, in milliseconds.
+    pub boot_ms: u64,
+    /// On the program's clock, in ticks.
+    pub ticks: KernelTime,
+}
+
+/// The program's clock, compared with the boot clock.
+#[derive(Debug, Clone, Copy)]
+pub struct KernelClock {
+    ticks_per_sec: u64,
+    last: Reading,
+}
+
+impl KernelClock {
+    /// Finds out how fast the program's clock ticks. Takes a tenth of a second.
+    ///
+    /// # Errors
+    /// When the kernel cannot run the program, or ticks at a rate that no kernel has.
+    pub fn calibrate(program: &Xdp) -> Result<KernelClock> {
+        let first = read(program)?;
+        sleep(CALIBRATION);
+        let last = read(program)?;
+        let measured = (last.ticks - first.ticks) * 1000 / (last.boot_ms - first.boot_ms).max(1);
+        let ticks_per_sec = KNOWN_RATES
+            .into_iter()
+            .min_by_key(|rate| rate.abs_diff(measured))
+            .filter(|rate| rate.abs_diff(measured) * 5 < *rate)
+            .with_context(|| format!("measured {measured} kernel ticks a second, which fits no kernel"))?;
+        Ok(KernelClock { ticks_per_sec, last })
+    }
+
+    /// A clock from known values, for tests.
+    #[cfg(test)]
+    pub fn new(ticks_per_sec: u64, last: Reading) -> KernelClock {
+        KernelClock { ticks_per_sec, last }
+    }
+
+    /// Compares the clocks again.
+    ///
+    /// # Errors
+    /// When the kernel cannot run the program.
+    pub fn sync(&mut self, program: &Xdp) -> Result<()> {
+        self.last = read(program)?;
+        Ok(())
+    }
+
+    /// An end as the program compares it: the first tick that is not before it.
+    pub fn to_kernel(&self, ends: Ends) -> KernelTime {
+        let Ends::At { boot_ms, .. } = ends else { return NEVER };
+        let ticks = i128::from(boot_ms) - i128::from(self.last.boot_ms);
+        // One more, because the tick at the last reading had begun up to a whole tick before it.
+        let ahead = (ticks * i128::from(self.ticks_per_sec)).div_euclid(1000) + 1;
+        let ends = (i128::from(self.last.ticks) + ahead).clamp(0, i128::from(NEVER - 1));
+        KernelTime::try_from(ends).expect("clamped to its range")
+    }
+
+    /// An end as the ledger knows it, within a tick; `now` gives its wall clock.
+    pub fn from_kernel(&self, ends: KernelTime, now: Now) -> Ends {
+        if ends == NEVER {
+            return Ends::Never;
+        }
+        let ticks = i128::from(ends) - i128::from(self.last.ticks);
+        let boot = i128::from(self.last.boot_ms) + (ticks * 1000).div_euclid(i128::from(self.ticks_per_sec));
+        let boot_ms = u64::try_from(boot.max(0)).unwrap_or(u64::MAX);
+        let ahead = i64::try_from(i128::from(boot_ms) - i128::from(now.boot_ms)).unwrap_or(i64::MAX);
+        Ends::At { boot_ms, wall_ms: now.wall_ms.saturating_add(ahead) }
+    }
+}
+
+/// Reads both clocks within a millisecond of each other.
+fn read(program: &Xdp) -> Result<Reading> {
+    for _ in 0..TRIES {
+        let before = clock::now().boot_ms;
+        let ticks = read_ticks(program)?;
+        let after = clock::now().boot_ms;
+        if after - before <= 1 {
+            return Ok(Reading { boot_ms: before, ticks });
+        }
+    }
+    bail!("could not read the kernel's clock within a millisecond in {TRIES} tries")
+}
+
+fn read_ticks(program: &Xdp) -> Result<KernelTime> {
+    let mut out = PACKET;
+    let options = TestRunOptions {
+        data_in: Some(&PACKET),
+        data_out: Some(&mut out),
+        repeat: 1,
+        ..TestRunOptions::default()
+    };
+    program.test_run(options).context("ran the program that reads the kernel's clock")?;
+    let [a, b, c, d, e, f, g, h, ..] = out;
+    Ok(KernelTime::from_ne_bytes([a, b, c, d, e, f, g, h]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 500_000 };
+
+    fn clock() -> KernelClock {
+        KernelClock::new(250, Reading { boot_ms: 500_000, ticks: 10_000 })
+    }
+
+    #[test]
+    fn an_end_is_never_early_and_at_most_two_ticks_late() {
+        for ahead in [0, 1, 3, 4, 999, 600_000] {
+            let ticks = clock().to_kernel(Ends::after(NOW, ahead));
+            let wanted = 10_000 + ahead * 250 / 1000;
+            assert!((wanted..=wanted + 2).contains(&ticks), "{ahead} ms ahead became tick {ticks}");
+        }
+    }
+
+    #[test]
+    fn ends_come_back_within_two_ticks() {
+        let ends = Ends::after(NOW, 7_200_000);
+        let Ends::At { boot_ms, wall_ms } = clock().from_kernel(clock().to_kernel(ends), NOW) else {
+            panic!("an end became permanent");
+        };
+        assert!(boot_ms.abs_diff(7_700_000) <= 8, "{boot_ms}");
+        assert!(wall_ms.abs_diff(NOW.wall_ms + 7_200_000) <= 8, "{wall_ms}");
+    }
+
+    #[test]
+    fn permanent_stays_permanent() {
+        assert_eq!(clock().to_kernel(Ends::Never), NEVER);
+        assert_eq!(clock().from_kernel(NEVER, NOW), Ends::Never);
+    }
+
+    #[test]
+    fn after_a_suspend_the_same_end_is_fewer_ticks_away() {
+        let ends = Ends::after(NOW, 60_000);
+        // Ten seconds passed on the boot clock, none on the ticks.
+        let after = KernelClock::new(250, Reading { boot_ms: 510_000, ticks: 10_000 });
+        assert_eq!(clock().to_kernel(ends) - after.to_kernel(ends), 2_500);
+    }
+
+    #[test]
+    fn a_past_end_is_a_past_tick() {
+        let ends = Ends::At { boot_ms: 1_000, wall_ms: 0 };
+        assert!(clock().to_kernel(ends) < 10_000);
+    }
+}

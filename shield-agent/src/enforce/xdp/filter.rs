@@ -1,0 +1,175 @@
+//! The bitmap that legitimate packets are asked by first: a bit that is not set means "nothing banned here".
+//!
+//! Bits are set before a ban goes in, and never cleared when it goes: a bit too many only costs its packets a hash
+//! lookup. Reconciling works the bitmap out anew.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use shield_common::FilterBit;
+
+use super::kernel::{self, Stopped, Update};
+
+/// Words a system call.
+const CHUNK: usize = 8192;
+
+/// One filter map and what it holds.
+#[derive(Debug)]
+pub struct Filter {
+    map: OwnedFd,
+    name: &'static str,
+    words: Vec<u64>,
+}
+
+/// A filter worked out in memory, to be put in a map's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bitmap(Vec<u64>);
+
+impl Bitmap {
+    /// No bit set.
+    pub fn empty(words: u32) -> Bitmap {
+        Bitmap(vec![0; words as usize])
+    }
+
+    /// Sets one bit.
+    pub fn set(&mut self, bit: FilterBit) {
+        self.0[bit.word as usize] |= bit.mask;
+    }
+
+    /// Sets all bits between two, both included, in the order of words and then of bits.
+    pub fn set_range(&mut self, first: FilterBit, last: FilterBit) {
+        let (from, to) = (first.word as usize, last.word as usize);
+        let low = !(first.mask - 1);
+        let high = last.mask | (last.mask - 1);
+        if from == to {
+            self.0[from] |= low & high;
+            return;
+        }
+        self.0[from] |= low;
+        self.0[from + 1..to].fill(u64::MAX);
+        self.0[to] |= high;
+    }
+
+    /// Sets every bit.
+    pub fn fill(&mut self) {
+        self.0.fill(u64::MAX);
+    }
+}
+
+impl Filter {
+    /// Opens the filter `name` pinned in `maps` and reads it.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be read.
+    pub fn open(maps: &Path, name: &'static str, words: u32) -> Result<Filter> {
+        let path = maps.join(name);
+        let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
+        let mut filter = Filter { map, name, words: vec![0; words as usize] };
+        filter.read()?;
+        Ok(filter)
+    }
+
+    /// The map's name and descriptor, for pinning.
+    pub fn pinnable(&self) -> (&'static str, BorrowedFd<'_>) {
+        (self.name, self.map.as_fd())
+    }
+
+    /// Reads the map again.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&mut self) -> Result<()> {
+        let words = &mut self.words;
+        kernel::lookup_all(self.map.as_fd(), CHUNK, |at: u32, word: u64| {
+            if let Some(slot) = words.get_mut(at as usize) {
+                *slot = word;
+            }
+        })
+        .with_context(|| format!("read {}", self.name))
+    }
+
+    /// Sets what is set in `more` and not here yet.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn add(&mut self, more: &Bitmap) -> Result<()> {
+        let changed =
+            self.words.iter().zip(&more.0).enumerate().filter(|(_, (old, more))| **more & !**old != 0);
+        let changed: Vec<(u32, u64)> =
+            changed.map(|(at, (old, more))| (at as u32, old | more)).collect();
+        self.write(&changed)
+    }
+
+    /// Sets a few bits.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn add_bits(&mut self, bits: impl IntoIterator<Item = FilterBit>) -> Result<()> {
+        let mut changed: Vec<(u32, u64)> = Vec::new();
+        for bit in bits {
+            let word = &mut self.words[bit.word as usize];
+            if *word & bit.mask == 0 {
+                *word |= bit.mask;
+                changed.push((bit.word, *word));
+            }
+        }
+        self.write(&changed)
+    }
+
+    /// Makes the map equal to `wanted`.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn replace(&mut self, wanted: &Bitmap) -> Result<()> {
+        let changed = self.words.iter().zip(&wanted.0).enumerate().filter(|(_, (old, new))| old != new);
+        let changed: Vec<(u32, u64)> = changed.map(|(at, (_, new))| (at as u32, *new)).collect();
+        self.write(&changed)
+    }
+
+    fn write(&mut self, changed: &[(u32, u64)]) -> Result<()> {
+        for chunk in changed.chunks(CHUNK) {
+            let keys: Vec<u32> = chunk.iter().map(|(at, _)| *at).collect();
+            let values: Vec<u64> = chunk.iter().map(|(_, word)| *word).collect();
+            self.write_chunk(&keys, &values).with_context(|| format!("wrote {}", self.name))?;
+            for (at, word) in chunk {
+                self.words[*at as usize] = *word;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_chunk(&self, keys: &[u32], values: &[u64]) -> std::io::Result<()> {
+        let Err(Stopped { done, .. }) = kernel::update_batch(self.map.as_fd(), keys, values, Update::Any) else {
+            return Ok(());
+        };
+        // A kernel without batches (before 5.6), or one that has a reason: word by word brings it out.
+        for (key, value) in keys.iter().zip(values).skip(done) {
+            kernel::update(self.map.as_fd(), key, value, Update::Any)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shield_common::filter_v4;
+
+    #[test]
+    fn a_range_sets_every_bit_from_first_to_last() {
+        let check = |first: u32, last: u32| {
+            let mut ranged = Bitmap::empty(shield_common::FILTER_V4_WORDS);
+            ranged.set_range(filter_v4(first), filter_v4(last));
+            let mut single = Bitmap::empty(shield_common::FILTER_V4_WORDS);
+            (first >> 8..=last >> 8).for_each(|net| single.set(filter_v4(net << 8)));
+            assert!(ranged == single, "{first:#x} to {last:#x}");
+        };
+        check(0xc000_0200, 0xc000_02ff);
+        check(0xc000_0000, 0xc000_ffff);
+        check(0xc000_0500, 0xc001_07ff);
+        check(0xc000_3f00, 0xc000_40ff);
+        check(0, 0x00ff_ffff);
+        check(0xffff_ff00, u32::MAX);
+    }
+}

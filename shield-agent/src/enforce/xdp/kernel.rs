@@ -1,0 +1,388 @@
+//! The commands of bpf(2) that aya does not offer, or offers only with a fallback that Shield must not have.
+//!
+//! aya's `Xdp::attach` answers EINVAL with a netlink attachment, which nobody owns once the agent is killed; and it
+//! has no batch operations. Everything else goes through aya. Structures are those of `linux/bpf.h`, cut after the
+//! last field used: the kernel takes missing fields as zero.
+#![expect(unsafe_code, reason = "bpf(2) is a raw system call that takes a pointer to its argument")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use aya::Pod;
+
+/// Command numbers of bpf(2).
+#[derive(Clone, Copy)]
+enum Command {
+    MapLookup = 1,
+    MapUpdate = 2,
+    MapDelete = 3,
+    ObjPin = 6,
+    ObjGet = 7,
+    ObjGetInfoByFd = 15,
+    MapLookupBatch = 24,
+    MapUpdateBatch = 26,
+    MapDeleteBatch = 27,
+    LinkCreate = 28,
+    LinkUpdate = 29,
+    LinkDetach = 34,
+}
+
+/// Where on an interface a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP in the network stack.
+    XdpGeneric,
+    /// Traffic control ingress, before every other program there.
+    TcxIngress,
+}
+
+impl Hook {
+    /// `enum bpf_attach_type`.
+    fn attach_type(self) -> u32 {
+        match self {
+            Hook::XdpNative | Hook::XdpGeneric => 37,
+            Hook::TcxIngress => 46,
+        }
+    }
+
+    /// `XDP_FLAGS_DRV_MODE`, `XDP_FLAGS_SKB_MODE`, `BPF_F_BEFORE`.
+    fn flags(self) -> u32 {
+        match self {
+            Hook::XdpNative => 1 << 2,
+            Hook::XdpGeneric => 1 << 1,
+            Hook::TcxIngress => 1 << 3,
+        }
+    }
+}
+
+/// What the kernel says about a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// The program it runs.
+    pub program_id: u32,
+    /// The interface; 0 when it is gone, or the link was detached.
+    pub interface_index: u32,
+    /// Whether it is an XDP link (else TCX).
+    pub is_xdp: bool,
+}
+
+/// Attaches a program to an interface. The attachment ends with the last descriptor or pin of the link.
+///
+/// # Errors
+/// EBUSY and EEXIST when another program is attached; what the driver said otherwise.
+pub fn create_link(program: BorrowedFd<'_>, interface_index: u32, hook: Hook) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        program_fd: u32,
+        interface_index: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let mut attr = Attr {
+        program_fd: raw(program),
+        interface_index,
+        attach_type: hook.attach_type(),
+        flags: hook.flags(),
+    };
+    new_fd(Command::LinkCreate, &mut attr)
+}
+
+/// Puts another program into a link, atomically.
+///
+/// # Errors
+/// When the interface is gone (ENOLINK), or the kernel refuses the program.
+pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link_fd: u32,
+        program_fd: u32,
+        flags: u32,
+        old_program_fd: u32,
+    }
+    let mut attr = Attr { link_fd: raw(link), program_fd: raw(program), flags: 0, old_program_fd: 0 };
+    bpf(Command::LinkUpdate, &mut attr).map(drop)
+}
+
+/// Takes a link's program off its interface; the link stays, attached to nothing.
+///
+/// # Errors
+/// When the descriptor is no link of a kind that can be detached.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link_fd: u32,
+    }
+    bpf(Command::LinkDetach, &mut Attr { link_fd: raw(link) }).map(drop)
+}
+
+/// What a link is attached to, and which program it runs.
+///
+/// # Errors
+/// When the descriptor is no link.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    /// `struct bpf_link_info`; both XDP and TCX have the interface first in their part.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program_id: u32,
+        padding: u32,
+        interface_index: u32,
+        rest: [u32; 11],
+    }
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    /// `BPF_LINK_TYPE_XDP`.
+    const KIND_XDP: u32 = 6;
+    let mut info = Info::default();
+    let mut attr =
+        Attr { fd: raw(link), info_len: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
+    bpf(Command::ObjGetInfoByFd, &mut attr)?;
+    Ok(LinkInfo {
+        program_id: info.program_id,
+        interface_index: info.interface_index,
+        is_xdp: info.kind == KIND_XDP,
+    })
+}
+
+/// Pins a map or link at a path of a bpffs.
+///
+/// # Errors
+/// EEXIST when there is something; EPERM when it is no bpffs.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = PinAttr { path: path.as_ptr() as u64, fd: raw(object), flags: 0 };
+    bpf(Command::ObjPin, &mut attr).map(drop)
+}
+
+/// Opens what is pinned at a path.
+///
+/// # Errors
+/// ENOENT when nothing is.
+pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = PinAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    new_fd(Command::ObjGet, &mut attr)
+}
+
+#[repr(C)]
+struct PinAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// The value of a key, or `None` when it is not in the map.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = zeroed::<V>();
+    let mut attr = ElementAttr::new(map, key);
+    attr.value = (&raw mut value) as u64;
+    match bpf(Command::MapLookup, &mut attr) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts one element into a map.
+///
+/// # Errors
+/// EEXIST for [`Update::Insert`] of a key that is there; E2BIG or ENOSPC when the map is full.
+pub fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V, update: Update) -> io::Result<()> {
+    let mut attr = ElementAttr::new(map, key);
+    attr.value = std::ptr::from_ref(value) as u64;
+    attr.flags = update as u64;
+    bpf(Command::MapUpdate, &mut attr).map(drop)
+}
+
+/// Takes one element out of a map; says whether it was there.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    match bpf(Command::MapDelete, &mut ElementAttr::new(map, key)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl ElementAttr {
+    fn new<K>(map: BorrowedFd<'_>, key: &K) -> ElementAttr {
+        ElementAttr { map_fd: raw(map), padding: 0, key: std::ptr::from_ref(key) as u64, value: 0, flags: 0 }
+    }
+}
+
+/// What an update does about a key that is there already, or is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// Inserts or replaces.
+    Any = 0,
+    /// Only inserts (EEXIST otherwise).
+    Insert = 1,
+}
+
+/// How far a batch came before it failed.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Elements done; the next one is what failed.
+    pub done: usize,
+    /// Why.
+    pub error: io::Error,
+}
+
+/// Puts elements into a map in one system call.
+///
+/// # Errors
+/// At the first element that the kernel refuses; those before it are in.
+pub fn update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+    update: Update,
+) -> Result<(), Stopped> {
+    assert_eq!(keys.len(), values.len(), "every key has its value");
+    let mut attr = BatchAttr::new(map, keys.len());
+    attr.keys = keys.as_ptr() as u64;
+    attr.values = values.as_ptr() as u64;
+    attr.element_flags = update as u64;
+    if keys.is_empty() {
+        return Ok(());
+    }
+    run_batch(Command::MapUpdateBatch, &mut attr)
+}
+
+/// Takes elements out of a map in one system call.
+///
+/// # Errors
+/// At the first key that is not there (ENOENT) or refused; those before it are gone.
+pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), Stopped> {
+    let mut attr = BatchAttr::new(map, keys.len());
+    attr.keys = keys.as_ptr() as u64;
+    if keys.is_empty() {
+        return Ok(());
+    }
+    run_batch(Command::MapDeleteBatch, &mut attr)
+}
+
+fn run_batch(command: Command, attr: &mut BatchAttr) -> Result<(), Stopped> {
+    let wanted = attr.count;
+    match bpf(command, attr) {
+        Ok(_) => Ok(()),
+        // Where the kernel did not get as far as counting, it leaves the count as it was.
+        Err(error) => {
+            Err(Stopped { done: if attr.count < wanted { attr.count as usize } else { 0 }, error })
+        }
+    }
+}
+
+/// Reads a whole map, `chunk` elements a system call.
+///
+/// # Errors
+/// When the map cannot be read this way (LPM tries before Linux 5.15, anything before 5.6).
+pub fn lookup_all<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    chunk: usize,
+    mut each: impl FnMut(K, V),
+) -> io::Result<()> {
+    let mut keys = vec![zeroed::<K>(); chunk];
+    let mut values = vec![zeroed::<V>(); chunk];
+    // The kernel's place in the map: a bucket number for hash maps, a key for arrays and tries.
+    let mut place = [0u64; 4];
+    let mut begun = false;
+    loop {
+        let mut attr = BatchAttr::new(map, chunk);
+        attr.in_place = if begun { place.as_ptr() as u64 } else { 0 };
+        attr.out_place = place.as_mut_ptr() as u64;
+        attr.keys = keys.as_mut_ptr() as u64;
+        attr.values = values.as_mut_ptr() as u64;
+        let end = match bpf(Command::MapLookupBatch, &mut attr) {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        let count = (attr.count as usize).min(chunk);
+        keys.iter().zip(&values).take(count).for_each(|(key, value)| each(*key, *value));
+        if end {
+            return Ok(());
+        }
+        begun = true;
+    }
+}
+
+#[repr(C)]
+struct BatchAttr {
+    in_place: u64,
+    out_place: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+impl BatchAttr {
+    fn new(map: BorrowedFd<'_>, count: usize) -> BatchAttr {
+        BatchAttr {
+            in_place: 0,
+            out_place: 0,
+            keys: 0,
+            values: 0,
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+            map_fd: raw(map),
+            element_flags: 0,
+            flags: 0,
+        }
+    }
+}
+
+fn zeroed<T: Pod>() -> T {
+    // SAFETY: `Pod` promises that any bytes are a value.
+    unsafe { std::mem::zeroed() }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    u32::try_from(fd.as_raw_fd()).expect("an open descriptor is not negative")
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a path with a zero byte"))
+}
+
+fn new_fd<T>(command: Command, attr: &mut T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
+    // SAFETY: these commands return a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+fn bpf<T>(command: Command, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is the command's argument structure, alive and exclusively borrowed, with its true size; every
+    // pointer in it was made from a live buffer of at least the length given beside it.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

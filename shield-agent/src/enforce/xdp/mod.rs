@@ -1,0 +1,452 @@
+//! The XDP enforcer: drops banned clients' packets at the network card, before the kernel spends anything on them.
+//!
+//! Owns the program's life in the kernel (`object`, `attach`, `pins`), the maps (`bans`, `table`, `filter`,
+//! `exempt`), and the clock that ends are compared with (`clock`). It acts in the network namespace of the thread
+//! that calls it. The kernel's side is the crate `shield-ebpf`; `kernel` is the only file that makes raw bpf calls.
+
+mod attach;
+mod bans;
+mod clock;
+mod exempt;
+mod filter;
+mod interfaces;
+mod kernel;
+pub mod object;
+mod pins;
+mod table;
+mod takeover;
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::Ebpf;
+use aya::programs::Xdp;
+use ipnet::IpNet;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use shield_common::{SLOTS, Totals, program_name};
+
+use crate::engine::client::Client;
+use crate::engine::event::{EnforcerName, PartState, Repair};
+use crate::engine::reconcile::plan;
+use crate::engine::time::{Ends, Now};
+
+use super::{Ban, Desired, Drops, Enforcer, Failure};
+use attach::Attachment;
+use bans::Bans;
+use clock::KernelClock;
+use interfaces::Refused;
+use pins::Pins;
+
+pub use interfaces::Selection;
+
+/// How far an end in the kernel may be from the ledger's before it is written again, in milliseconds.
+const END_TOLERANCE_MS: u64 = 1_000;
+/// Up to this many bans, the cheap check counts them; beyond it only the full reconcile does.
+const COUNTED_BANS: usize = 20_000;
+
+/// In which mode the program may be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// In the driver; where the driver cannot, in the network stack, and the reason is said.
+    #[default]
+    Auto,
+    /// In the driver, or not at all (`require_native`).
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
+/// What the XDP enforcer is configured with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Which interfaces are guarded.
+    pub interfaces: Selection,
+    /// In which mode.
+    pub mode: Mode,
+    /// Most banned IPv4 addresses at a time (at least 1). Memory is taken as bans are made, about 100 bytes each.
+    pub max_bans_v4: u32,
+    /// Most banned IPv6 clients at a time (at least 1).
+    pub max_bans_v6: u32,
+    /// Most banned networks of each family at a time (at least 1).
+    pub max_networks: u32,
+    /// Length of the prefix that makes an IPv6 client, 1..=128.
+    pub ipv6_prefix: u8,
+    /// Folder in a bpffs where maps and links outlive the agent. A bpffs is mounted when there is none.
+    pub pin_folder: PathBuf,
+    /// One dropped packet in how many is logged at debug level (rounded up to a power of two); `None` logs none and
+    /// costs nothing.
+    pub log_every: Option<NonZeroU32>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            interfaces: Selection::default(),
+            mode: Mode::default(),
+            max_bans_v4: shield_common::MAX_BANS_V4,
+            max_bans_v6: shield_common::MAX_BANS_V6,
+            max_networks: shield_common::MAX_NETWORKS,
+            ipv6_prefix: 64,
+            pin_folder: PathBuf::from("/sys/fs/bpf/shield"),
+            log_every: None,
+        }
+    }
+}
+
+/// The enforcer.
+pub struct XdpEnforcer {
+    settings: Settings,
+    pins: Pins,
+    running: Option<Running>,
+}
+
+/// What there is between `start` and `cleanup`.
+struct Running {
+    attachments: Vec<Attachment>,
+    refused: Vec<Refused>,
+    bans: Bans,
+    clock: KernelClock,
+    /// Holds the program that reads the kernel's clock.
+    clock_object: Ebpf,
+    /// The last error of a ban that the kernel had no room for.
+    full: Option<String>,
+    next_slot: u32,
+}
+
+/// What one interface's program did since its maps were made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceTotals {
+    /// The interface.
+    pub interface: String,
+    /// `native`, `generic (why)`, `TC ingress (why)`.
+    pub how: String,
+    /// Packets by what became of them.
+    pub totals: Totals,
+}
+
+impl XdpEnforcer {
+    /// An enforcer that has not touched the kernel yet.
+    pub fn new(settings: Settings) -> XdpEnforcer {
+        let pins = Pins::new(&settings.pin_folder);
+        XdpEnforcer { settings, pins, running: None }
+    }
+
+    /// Totals by interface and reason. Interfaces beyond the 31st share one row's counters.
+    ///
+    /// # Errors
+    /// Before `start`, or when the kernel cannot be asked.
+    pub fn totals(&self) -> Result<Vec<InterfaceTotals>> {
+        let running = self.running.as_ref().context("the XDP enforcer is not started")?;
+        let row = |attachment: &Attachment| {
+            Ok(InterfaceTotals {
+                interface: attachment.interface.name.clone(),
+                how: attachment.how.describe(),
+                totals: running.bans.totals(attachment.slot)?,
+            })
+        };
+        running.attachments.iter().map(row).collect()
+    }
+
+    fn running(&mut self) -> Result<&mut Running> {
+        self.running.as_mut().context("the XDP enforcer is not started")
+    }
+
+    fn set_up(&mut self, exempt: &[IpNet], now: Now) -> Result<()> {
+        object::check(&self.settings)?;
+        ensure!(object::is_embedded(), object::NOT_EMBEDDED);
+        lift_memory_lock();
+        self.pins.prepare()?;
+        self.pins.recover()?;
+        let prepared = takeover::maps(&self.pins, &self.settings, now)?;
+        let mut running = Running::new(prepared)?;
+        running.bans.ensure_exempt(exempt)?;
+        running.attach_all(&self.pins, &self.settings, &self.maps_in_use())?;
+        if self.pins.new_maps().exists() {
+            self.pins.promote()?;
+        }
+        running.drop_stale_links(&self.pins)?;
+        self.running = Some(running);
+        Ok(())
+    }
+
+    /// Where the maps in use are pinned: until every link runs on new ones, those beside the old.
+    fn maps_in_use(&self) -> PathBuf {
+        let new = self.pins.new_maps();
+        if new.exists() { new } else { self.pins.maps() }
+    }
+}
+
+impl Running {
+    fn new(prepared: takeover::Prepared) -> Result<Running> {
+        let takeover::Prepared { bans, clock, clock_object } = prepared;
+        Ok(Running {
+            attachments: Vec::new(),
+            refused: Vec::new(),
+            bans,
+            clock,
+            clock_object,
+            full: None,
+            next_slot: 0,
+        })
+    }
+
+    /// Attaches to every chosen interface that is not guarded yet. Fails only when none is guarded in the end and
+    /// one refused.
+    fn attach_all(&mut self, pins: &Pins, settings: &Settings, maps: &std::path::Path) -> Result<()> {
+        self.refused.clear();
+        let mut failures = Vec::new();
+        for chosen in settings.interfaces.choose()? {
+            let interface = match chosen {
+                Ok(interface) => interface,
+                Err(refused) => {
+                    self.refused.push(refused);
+                    continue;
+                }
+            };
+            if self.attachments.iter().any(|attachment| attachment.interface.index == interface.index) {
+                continue;
+            }
+            let name = interface.name.clone();
+            match Attachment::make(interface, self.next_slot, pins, maps, settings) {
+                Ok(attachment) => {
+                    self.next_slot = (self.next_slot + 1).min(SLOTS - 1);
+                    self.attachments.push(attachment);
+                }
+                Err(error) => {
+                    self.refused.push(Refused { name, reason: format!("{error:#}") });
+                    failures.push(error);
+                }
+            }
+        }
+        match failures.into_iter().next() {
+            Some(error) if self.attachments.is_empty() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends links that an earlier agent left on interfaces that are not guarded any more.
+    fn drop_stale_links(&self, pins: &Pins) -> Result<()> {
+        for index in pins.links()? {
+            if !self.attachments.iter().any(|attachment| attachment.interface.index == index) {
+                pins::remove_file(&pins.link(index))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an interface that should be guarded is not, and was not refused before.
+    fn has_new_interface(&self, interfaces: &Selection) -> Result<bool> {
+        let is_known = |chosen: &interfaces::Chosen| match chosen {
+            Ok(interface) => {
+                self.attachments.iter().any(|attachment| attachment.interface.index == interface.index)
+                    || self.refused.iter().any(|refused| refused.name == interface.name)
+            }
+            Err(_) => true,
+        };
+        Ok(!interfaces.choose()?.iter().all(is_known))
+    }
+
+    fn sync_clock(&mut self) -> Result<()> {
+        let program = self.clock_object.program(program_name::CLOCK).context("looked for the clock program")?;
+        let program: &Xdp = program.try_into()?;
+        self.clock.sync(program)
+    }
+
+    fn ensure(&mut self, bans: &[Ban]) -> Vec<Failure> {
+        if let Err(error) = self.sync_clock() {
+            tracing::warn!(%error, "could not compare the kernel's clock; going on with the last comparison");
+        }
+        let ends: Vec<_> =
+            bans.iter().map(|ban| (ban.client.client(), self.clock.to_kernel(ban.ends))).collect();
+        let failed = self.bans.ensure(&ends);
+        let full = failed.iter().find(|(_, error)| error.is::<table::Full>());
+        self.full = full.map(|(_, error)| error.to_string());
+        failed.into_iter().map(|(at, error)| Failure { client: ends[at].0, error }).collect()
+    }
+
+    /// Brings attachments and pins back; says what was wrong.
+    fn heal(&mut self, pins: &Pins, settings: &Settings) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        pins.prepare()?;
+        if self.bans.repin(&pins.maps())? {
+            found.push("maps were not pinned any more".to_owned());
+        }
+        let mut kept = Vec::new();
+        for attachment in self.attachments.drain(..) {
+            if !attachment.is_attached()? {
+                found.push(format!("the program was not attached to {} any more", attachment.interface.name));
+                pins::remove_file(&pins.link(attachment.interface.index))?;
+                continue;
+            }
+            if attachment.repin(pins)? {
+                found.push(format!("the link on {} was not pinned any more", attachment.interface.name));
+            }
+            kept.push(attachment);
+        }
+        self.attachments = kept;
+        self.attach_all(pins, settings, &pins.maps())?;
+        Ok(found)
+    }
+
+    fn state(&self) -> PartState {
+        let guarded: Vec<String> = self
+            .attachments
+            .iter()
+            .map(|attachment| format!("{} on {}", attachment.how.describe(), attachment.interface.name))
+            .collect();
+        let mut problems: Vec<String> =
+            self.refused.iter().map(|refused| format!("{}: {}", refused.name, refused.reason)).collect();
+        if guarded.is_empty() && problems.is_empty() {
+            problems.push("there is no interface to guard (no default route?)".to_owned());
+        }
+        problems.extend(self.full.clone());
+        if problems.is_empty() {
+            return PartState::Active { detail: guarded.join("; ") };
+        }
+        let also = if guarded.is_empty() { String::new() } else { format!(" (in force: {})", guarded.join("; ")) };
+        PartState::Degraded { reason: format!("{}{also}", problems.join("; ")) }
+    }
+}
+
+impl Enforcer for XdpEnforcer {
+    fn name(&self) -> EnforcerName {
+        EnforcerName::Xdp
+    }
+
+    fn start(&mut self, exempt: &[IpNet], now: Now) -> Result<()> {
+        let result = self.set_up(exempt, now);
+        if result.is_err() {
+            // Nothing is in force: what was made on the way there must not stay.
+            self.running = None;
+            if let Err(error) = self.pins.remove() {
+                tracing::warn!(%error, "could not remove what a failed start left");
+            }
+        }
+        result
+    }
+
+    fn state(&self) -> PartState {
+        match &self.running {
+            Some(running) => running.state(),
+            None => PartState::Off { reason: "not started".to_owned() },
+        }
+    }
+
+    fn ensure_banned(&mut self, bans: &[Ban], _now: Now) -> Vec<Failure> {
+        match self.running() {
+            Ok(running) => running.ensure(bans),
+            Err(error) => bans
+                .iter()
+                .map(|ban| Failure { client: ban.client.client(), error: anyhow::anyhow!("{error:#}") })
+                .collect(),
+        }
+    }
+
+    fn ensure_lifted(&mut self, clients: &[Client]) -> Vec<Failure> {
+        // Where nothing was started, nothing is dropped.
+        let Ok(running) = self.running() else { return Vec::new() };
+        let failed = running.bans.remove(clients);
+        failed.into_iter().map(|(at, error)| Failure { client: clients[at], error }).collect()
+    }
+
+    fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()> {
+        self.running()?.bans.ensure_exempt(networks)
+    }
+
+    fn observe(&mut self, now: Now) -> Result<Vec<(Client, Option<Ends>)>> {
+        let running = self.running()?;
+        running.sync_clock()?;
+        let mut observed = Vec::new();
+        let clock = running.clock;
+        running.bans.for_each(|client, ban| {
+            observed.push((client, Some(clock.from_kernel(ban.ends, now))));
+        })?;
+        Ok(observed)
+    }
+
+    fn is_intact(&mut self, desired: usize) -> Result<bool> {
+        let pins = self.pins.clone();
+        let settings = self.settings.interfaces.clone();
+        let running = self.running()?;
+        running.attachments.iter_mut().for_each(Attachment::flush_log);
+        for attachment in &running.attachments {
+            if !attachment.is_intact(&pins)? {
+                return Ok(false);
+            }
+        }
+        if !running.bans.is_pinned(&pins.maps()) || running.has_new_interface(&settings)? {
+            return Ok(false);
+        }
+        Ok(desired > COUNTED_BANS || running.bans.count()? == desired)
+    }
+
+    fn reconcile(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>> {
+        let (pins, settings) = (self.pins.clone(), self.settings.clone());
+        let running = self.running()?;
+        let mut found = running.heal(&pins, &settings)?;
+        running.bans.mark()?;
+        running.bans.ensure_exempt(exempt)?;
+        let observed = self.observe(now)?;
+        let running = self.running()?;
+        let plan = plan(desired, observed, |ban, held| held.is_some_and(|held| is_same_end(ban.ends, held)));
+        let add: Vec<Ban> = plan.add.iter().map(|(_, ban)| *ban).collect();
+        let failed = running.ensure(&add);
+        let not_removed = running.bans.remove(&plan.remove);
+        running.bans.rebuild_filters(desired.iter().map(|ban| ban.client.client()))?;
+        if let Some(failure) = failed.into_iter().next() {
+            bail!("could not ban {}: {:#}", failure.client, failure.error);
+        }
+        if let Some((at, error)) = not_removed.into_iter().next() {
+            bail!("could not lift {}: {error:#}", plan.remove[at]);
+        }
+        if !plan.is_empty() {
+            found.push("the kernel's bans differed from the ledger's".to_owned());
+        }
+        Ok((!found.is_empty()).then(|| Repair {
+            found: found.join("; "),
+            restored: plan.add.len() as u64,
+            removed: plan.remove.len() as u64,
+        }))
+    }
+
+    fn drops(&mut self, clients: &[Client]) -> Result<Vec<Option<Drops>>> {
+        let bans = self.running()?.bans.get_all(clients)?;
+        Ok(bans
+            .into_iter()
+            .map(|ban| ban.map(|ban| Drops { packets: ban.packets, bytes: ban.bytes }))
+            .collect())
+    }
+
+    fn total_drops(&mut self) -> Result<Drops> {
+        let running = self.running()?;
+        let mut sum = Drops::default();
+        for slot in 0..SLOTS {
+            let totals = running.bans.totals(slot)?;
+            sum.packets += totals.dropped_v4 + totals.dropped_v6;
+            sum.bytes += totals.dropped_bytes;
+        }
+        Ok(sum)
+    }
+
+    fn cleanup(&mut self) -> Result<Vec<String>> {
+        self.running = None;
+        self.pins.remove()
+    }
+}
+
+/// Before Linux 5.11 maps count against the locked memory of the process; without the right to raise it, the kernel
+/// says so when the maps are made.
+fn lift_memory_lock() {
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+}
+
+fn is_same_end(wanted: Ends, held: Ends) -> bool {
+    match (wanted, held) {
+        (Ends::Never, Ends::Never) => true,
+        (Ends::At { boot_ms: wanted, .. }, Ends::At { boot_ms: held, .. }) => {
+            wanted.abs_diff(held) <= END_TOLERANCE_MS
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,173 @@
+//! One map of bans, hash or trie alike: ends in, ends and counters out. Knows keys, not clients.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::Pod;
+use shield_common::{Ban, KernelTime};
+
+use super::kernel::{self, Update};
+
+/// Elements a system call.
+const CHUNK: usize = 4096;
+
+/// A map of bans with keys of one kind.
+#[derive(Debug)]
+pub struct Table<K> {
+    map: OwnedFd,
+    name: &'static str,
+    capacity: u32,
+    keys: PhantomData<K>,
+}
+
+/// What became of the bans of one call.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// How many were put in that were not in, or taken out that were.
+    pub changed: usize,
+    /// Those that failed: their place in the call, and why.
+    pub failed: Vec<(usize, anyhow::Error)>,
+}
+
+impl<K: Pod> Table<K> {
+    /// Opens the map `name` pinned in `maps`, which was made for `capacity` elements.
+    ///
+    /// # Errors
+    /// When it is not pinned there.
+    pub fn open(maps: &Path, name: &'static str, capacity: u32) -> Result<Table<K>> {
+        let path = maps.join(name);
+        let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
+        Ok(Table { map, name, capacity, keys: PhantomData })
+    }
+
+    /// The map's name and descriptor, for pinning.
+    pub fn pinnable(&self) -> (&'static str, BorrowedFd<'_>) {
+        (self.name, self.map.as_fd())
+    }
+
+    /// Puts bans in, or moves their ends. Counters of a ban that is there already are kept.
+    pub fn ensure(&self, bans: &[(K, KernelTime)]) -> Done {
+        let mut ensured = Done::default();
+        let mut from = 0;
+        while from < bans.len() {
+            let chunk = &bans[from..bans.len().min(from + CHUNK)];
+            let done = self.insert_chunk(chunk);
+            ensured.changed += done;
+            from += done;
+            if done < chunk.len() {
+                match self.ensure_one(&bans[from]) {
+                    Ok(inserted) => ensured.changed += usize::from(inserted),
+                    Err(error) => ensured.failed.push((from, error)),
+                }
+                from += 1;
+            }
+        }
+        ensured
+    }
+
+    /// Inserts what it can from the front; says how many. What stopped it is found out by [`Self::ensure_one`].
+    fn insert_chunk(&self, bans: &[(K, KernelTime)]) -> usize {
+        let keys: Vec<K> = bans.iter().map(|(key, _)| *key).collect();
+        let values: Vec<Ban> = bans.iter().map(|(_, ends)| new_ban(*ends)).collect();
+        match kernel::update_batch(self.map.as_fd(), &keys, &values, Update::Insert) {
+            Ok(()) => bans.len(),
+            Err(stopped) => stopped.done,
+        }
+    }
+
+    /// Inserts one or moves its end; says whether it was inserted.
+    fn ensure_one(&self, (key, ends): &(K, KernelTime)) -> Result<bool> {
+        match kernel::update(self.map.as_fd(), key, &new_ban(*ends), Update::Insert) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => return Err(self.explain(error)),
+        }
+        // It is there, so that a trie answers with this key itself, not with a shorter one.
+        let old = self.get(key)?.unwrap_or(new_ban(*ends));
+        if old.ends != *ends {
+            let moved = Ban { ends: *ends, ..old };
+            kernel::update(self.map.as_fd(), key, &moved, Update::Any).map_err(|error| self.explain(error))?;
+        }
+        Ok(false)
+    }
+
+    /// Takes bans out; those that were not in are no failure. Says how many were in.
+    pub fn remove(&self, keys: &[K]) -> Done {
+        let mut removed = Done::default();
+        let mut from = 0;
+        while from < keys.len() {
+            let chunk = &keys[from..keys.len().min(from + CHUNK)];
+            let done = match kernel::delete_batch(self.map.as_fd(), chunk) {
+                Ok(()) => chunk.len(),
+                Err(stopped) => stopped.done,
+            };
+            removed.changed += done;
+            from += done;
+            if done < chunk.len() {
+                match kernel::delete(self.map.as_fd(), &keys[from]) {
+                    Ok(was_in) => removed.changed += usize::from(was_in),
+                    Err(error) => removed.failed.push((from, self.explain(error))),
+                }
+                from += 1;
+            }
+        }
+        removed
+    }
+
+    /// The ban of a key; in a trie, of the longest network that holds it.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn get(&self, key: &K) -> Result<Option<Ban>> {
+        kernel::lookup(self.map.as_fd(), key).with_context(|| format!("looked up a ban in {}", self.name))
+    }
+
+    /// Calls `each` for every element.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn for_each(&self, each: impl FnMut(K, Ban)) -> Result<()> {
+        kernel::lookup_all(self.map.as_fd(), CHUNK, each).with_context(|| format!("listed {}", self.name))
+    }
+
+    /// How many elements there are.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn count(&self) -> Result<usize> {
+        let mut count = 0;
+        self.for_each(|_, _| count += 1)?;
+        Ok(count)
+    }
+
+    fn explain(&self, error: io::Error) -> anyhow::Error {
+        // Hash maps answer E2BIG when full, tries ENOSPC.
+        let is_full = matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC));
+        if is_full {
+            return anyhow!(Full { map: self.name, capacity: self.capacity });
+        }
+        anyhow!(error).context(format!("changed {}", self.name))
+    }
+}
+
+/// A map that has no room left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full {
+    map: &'static str,
+    capacity: u32,
+}
+
+impl std::fmt::Display for Full {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the kernel map {} is full ({} entries); raise its limit in the configuration", self.map, self.capacity)
+    }
+}
+
+impl std::error::Error for Full {}
+
+fn new_ban(ends: KernelTime) -> Ban {
+    Ban { ends, packets: 0, bytes: 0 }
+}
