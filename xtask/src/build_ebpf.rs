@@ -3,10 +3,11 @@
 //! That target has no prebuilt `core`, so the compiler must come with the standard library's source. Two routes, the
 //! first that is there is taken: a rustup nightly with rust-src, or the distribution's own rustc with its source.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::needs::Purpose;
@@ -39,12 +40,30 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     build()
 }
 
-/// Builds the XDP program.
+/// Builds the XDP program into `target/bpf`, where the agent's build script looks for it. Cargo decides what is to be
+/// compiled; an object that did not change is not touched, so that the agent is not built anew for nothing.
 ///
 /// # Errors
 /// When no compiler can do it (the message says how to get one), and when it does not compile.
 pub fn build() -> Result<()> {
-    sh::run(cargo()?.args(["build", "--release"]).args(TARGET))
+    sh::run(cargo("build")?.args(["--release"]).args(TARGET))?;
+    for object in OBJECTS {
+        publish(object)?;
+    }
+    Ok(())
+}
+
+/// Copies an object to its stable place.
+fn publish(object: &str) -> Result<()> {
+    let root = sh::root_folder();
+    let built = root.join(BUILD_FOLDER).join("bpfel-unknown-none/release").join(object);
+    let stable = root.join(OBJECT_FOLDER).join(object);
+    let new = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
+    if fs::read(&stable).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    fs::create_dir_all(root.join(OBJECT_FOLDER)).with_context(|| format!("made {OBJECT_FOLDER}"))?;
+    fs::write(&stable, new).with_context(|| format!("wrote {}", stable.display()))
 }
 
 /// Format and lints of the XDP program.
@@ -52,12 +71,29 @@ pub fn build() -> Result<()> {
 /// # Errors
 /// As for [`build`], and when a lint fires.
 pub fn check() -> Result<()> {
-    sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", "shield-ebpf/Cargo.toml"]))
+    sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", "shield-ebpf/Cargo.toml"]))?;
+    sh::run(clippy().args(["--", "-D", "warnings"]))
 }
 
+/// The lints run on the host's own target with the stable compiler: the crate needs one unstable feature, but neither
+/// `core` built anew nor a BPF linker to be looked at.
+fn clippy() -> Command {
+    let mut cargo = sh::cargo();
+    cargo.args(["clippy", "--manifest-path", "shield-ebpf/Cargo.toml", "--release"]);
+    cargo.args(["--target-dir", LINT_FOLDER]).env("RUSTC_BOOTSTRAP", "1");
+    cargo
+}
+
+/// What is built: the program, and the empty one that benchmarks compare it with.
+const OBJECTS: &[&str] = &["shield-ebpf", "empty"];
+/// Where the agent's build script and the benchmarks look for them.
+const OBJECT_FOLDER: &str = "target/bpf";
+/// Cargo's own folders for them: apart, because compiler and flags differ from the workspace's.
+const BUILD_FOLDER: &str = "target/bpf-build";
+const LINT_FOLDER: &str = "target/bpf-lint";
 const TARGET: &[&str] = &["-Z", "build-std=core", "--target", "bpfel-unknown-none"];
 
-fn cargo() -> Result<Command> {
+fn cargo(verb: &str) -> Result<Command> {
     let mut cargo = match route()? {
         Route::Nightly => {
             let mut cargo = Command::new("cargo");
@@ -70,10 +106,12 @@ fn cargo() -> Result<Command> {
             cargo
         }
     };
-    let flags = ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+    let arch = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
+    let flags = [arch.as_str(), "-Cdebuginfo=2", "-Clink-arg=--btf"];
     // Encoded, so that the developer's own RUSTFLAGS, meant for the host, stay out.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTUP_TOOLCHAIN");
     cargo.current_dir(sh::root_folder().join("shield-ebpf"));
+    cargo.arg(verb).arg("--target-dir").arg(sh::root_folder().join(BUILD_FOLDER));
     Ok(cargo)
 }
 

@@ -66,13 +66,25 @@ impl Attachment {
     ///
     /// # Errors
     /// When neither XDP nor traffic control takes the program, or the settings forbid the mode it would take.
-    pub fn make(interface: Interface, slot: u32, pins: &Pins, maps: &Path, settings: &Settings) -> Result<Attachment> {
+    pub fn make(
+        interface: Interface,
+        slot: u32,
+        pins: &Pins,
+        maps: &Path,
+        settings: &Settings,
+    ) -> Result<Attachment> {
         let name = interface.name.clone();
         Attachment::attach(interface, slot, pins, maps, settings)
             .with_context(|| format!("attached the XDP program to {name}"))
     }
 
-    fn attach(interface: Interface, slot: u32, pins: &Pins, maps: &Path, settings: &Settings) -> Result<Attachment> {
+    fn attach(
+        interface: Interface,
+        slot: u32,
+        pins: &Pins,
+        maps: &Path,
+        settings: &Settings,
+    ) -> Result<Attachment> {
         let mut ebpf = object::load(maps, settings, slot)?;
         let pin = pins.link(interface.index);
         let old = PinnedLink::open(&pin, interface.index)?;
@@ -93,7 +105,8 @@ impl Attachment {
                 if old.is_some() {
                     remove_file(&pin).with_context(|| format!("removed the old link {}", pin.display()))?;
                 }
-                kernel::pin(link.as_fd(), &pin).with_context(|| format!("pinned the link at {}", pin.display()))?;
+                kernel::pin(link.as_fd(), &pin)
+                    .with_context(|| format!("pinned the link at {}", pin.display()))?;
                 link
             }
         };
@@ -109,8 +122,7 @@ impl Attachment {
     pub fn is_intact(&self, pins: &Pins) -> Result<bool> {
         let info = kernel::link_info(self.link.as_fd())
             .with_context(|| format!("asked for the link on {}", self.interface.name))?;
-        let attached =
-            info.interface_index == self.interface.index && info.program_id == self.program_id;
+        let attached = info.interface_index == self.interface.index && info.program_id == self.program_id;
         Ok(attached && pins.link(self.interface.index).exists())
     }
 
@@ -158,7 +170,8 @@ impl PinnedLink {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("opened the link {}", pin.display())),
         };
-        let info = kernel::link_info(link.as_fd()).with_context(|| format!("read the link {}", pin.display()))?;
+        let info =
+            kernel::link_info(link.as_fd()).with_context(|| format!("read the link {}", pin.display()))?;
         if info.interface_index != interface_index {
             remove_file(pin).with_context(|| format!("removed the dead link {}", pin.display()))?;
             return Ok(None);
@@ -188,7 +201,8 @@ fn take_over_xdp(
         // The one change that cannot be made without a gap; an operator asked for it.
         return detach(&old.link).map(|()| None);
     }
-    kernel::update_link(old.link.as_fd(), program.as_fd()).context("replaced the program in the pinned link")?;
+    kernel::update_link(old.link.as_fd(), program.as_fd())
+        .context("replaced the program in the pinned link")?;
     Ok(Some(how))
 }
 
@@ -230,7 +244,8 @@ fn attach_tcx(
     let program = object::classifier(ebpf)?.fd()?.as_fd().try_clone_to_owned()?;
     let how = How::Tcx { because: because.clone() };
     if let Some(old) = old.filter(|old| !old.is_xdp) {
-        kernel::update_link(old.link.as_fd(), program.as_fd()).context("replaced the program in the TCX link")?;
+        kernel::update_link(old.link.as_fd(), program.as_fd())
+            .context("replaced the program in the TCX link")?;
         return Ok((None, how));
     }
     let link = kernel::create_link(program.as_fd(), interface.index, Hook::TcxIngress).with_context(|| {

@@ -15,16 +15,16 @@ use aya::maps::{Map, MapData, PerCpuArray};
 use hashbrown::{HashMap, HashSet};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use shield_common::{
-    ABI_VERSION, Ban, Control, FILTER_V4_WORDS, FILTER_V6_WORDS, KernelTime, KeyV4, KeyV6, Totals,
-    filter_v4, filter_v6, map_name,
+    ABI_VERSION, Ban, Control, FILTER_V4_WORDS, FILTER_V6_WORDS, KernelTime, KeyV4, KeyV6, Totals, filter_v4,
+    filter_v6, map_name,
 };
 
 use crate::engine::client::Client;
 
-use super::kernel::{self, Update};
 use super::Settings;
-use super::filter::{Bitmap, Filter};
 use super::exempt::Exempt;
+use super::filter::{Bitmap, Filter};
+use super::kernel::{self, Update};
 use super::table::Table;
 
 /// CONTROL has one element.
@@ -120,7 +120,8 @@ impl Bans {
 
     fn set_control(&mut self, control: Control) -> Result<()> {
         if control != self.now {
-            kernel::update(self.control.as_fd(), &CONTROL_KEY, &control, Update::Any).context("wrote CONTROL")?;
+            kernel::update(self.control.as_fd(), &CONTROL_KEY, &control, Update::Any)
+                .context("wrote CONTROL")?;
             self.now = control;
         }
         Ok(())
@@ -176,7 +177,11 @@ impl Bans {
         failed
     }
 
-    fn ensure_singles(&mut self, sorted: &Sorted<(usize, KernelTime)>, failed: &mut Vec<(usize, anyhow::Error)>) {
+    fn ensure_singles(
+        &mut self,
+        sorted: &Sorted<(usize, KernelTime)>,
+        failed: &mut Vec<(usize, anyhow::Error)>,
+    ) {
         let bits = sorted.v4.iter().map(|(key, _)| filter_v4(u32::from_be_bytes(*key)));
         match self.filter_v4.add_bits(bits) {
             Ok(()) => {

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use shield_common::FilterBit;
 
-use super::kernel::{self, Stopped, Update};
+use super::kernel::{self, Update};
 
 /// Words a system call.
 const CHUNK: usize = 8192;
@@ -96,8 +96,7 @@ impl Filter {
     pub fn add(&mut self, more: &Bitmap) -> Result<()> {
         let changed =
             self.words.iter().zip(&more.0).enumerate().filter(|(_, (old, more))| **more & !**old != 0);
-        let changed: Vec<(u32, u64)> =
-            changed.map(|(at, (old, more))| (at as u32, old | more)).collect();
+        let changed: Vec<(u32, u64)> = changed.map(|(at, (old, more))| (at as u32, old | more)).collect();
         self.write(&changed)
     }
 
@@ -140,10 +139,8 @@ impl Filter {
     }
 
     fn write_chunk(&self, keys: &[u32], values: &[u64]) -> std::io::Result<()> {
-        let Err(Stopped { done, .. }) = kernel::update_batch(self.map.as_fd(), keys, values, Update::Any) else {
-            return Ok(());
-        };
-        // A kernel without batches (before 5.6), or one that has a reason: word by word brings it out.
+        let done = kernel::update_batch(self.map.as_fd(), keys, values, Update::Any);
+        // On a kernel without batches (before 5.6), or one that has a reason: word by word brings it out.
         for (key, value) in keys.iter().zip(values).skip(done) {
             kernel::update(self.map.as_fd(), key, value, Update::Any)?;
         }

@@ -98,17 +98,15 @@ impl Selection {
                 .cloned()
                 .map(Ok)
                 .collect(),
-            Selection::DefaultRoute => {
-                default_route_names()?.iter().map(|name| named(&all, name).map(|at| lowest(&all, at))).fold(
-                    Vec::new(),
-                    |mut chosen, next| {
-                        if !chosen.contains(&next) {
-                            chosen.push(next);
-                        }
-                        chosen
-                    },
-                )
-            }
+            Selection::DefaultRoute => default_route_names()?
+                .iter()
+                .map(|name| named(&all, name).map(|at| lowest(&all, at)))
+                .fold(Vec::new(), |mut chosen, next| {
+                    if !chosen.contains(&next) {
+                        chosen.push(next);
+                    }
+                    chosen
+                }),
         })
     }
 }
@@ -276,11 +274,16 @@ mod tests {
 
     #[test]
     fn default_routes_are_found() {
-        let check = |parse: fn(&str) -> Option<&str>, line, expected| assert_eq!(parse(line), expected, "{line}");
+        let check =
+            |parse: fn(&str) -> Option<&str>, line, expected| assert_eq!(parse(line), expected, "{line}");
         check(default_v4, "eth0\t00000000\t010200C0\t0003\t0\t0\t100\t00000000\t0\t0\t0", Some("eth0"));
         check(default_v4, "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0", None);
         check(default_v4, "*\t00000000\t00000000\t0201\t0\t0\t0\t00000000\t0\t0\t0", None);
-        check(default_v4, "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT", None);
+        check(
+            default_v4,
+            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT",
+            None,
+        );
         let zero = "00000000000000000000000000000000";
         let gateway = "fe800000000000000000000000000001";
         let v6 = |length: &str, flags: &str, name: &str| {

@@ -145,8 +145,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     /// `BPF_LINK_TYPE_XDP`.
     const KIND_XDP: u32 = 6;
     let mut info = Info::default();
-    let mut attr =
-        Attr { fd: raw(link), info_len: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
+    let mut attr = Attr { fd: raw(link), info_len: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
     bpf(Command::ObjGetInfoByFd, &mut attr)?;
     Ok(LinkInfo {
         program_id: info.program_id,
@@ -244,57 +243,32 @@ pub enum Update {
     Insert = 1,
 }
 
-/// How far a batch came before it failed.
-#[derive(Debug)]
-pub struct Stopped {
-    /// Elements done; the next one is what failed.
-    pub done: usize,
-    /// Why.
-    pub error: io::Error,
-}
-
-/// Puts elements into a map in one system call.
-///
-/// # Errors
-/// At the first element that the kernel refuses; those before it are in.
-pub fn update_batch<K: Pod, V: Pod>(
-    map: BorrowedFd<'_>,
-    keys: &[K],
-    values: &[V],
-    update: Update,
-) -> Result<(), Stopped> {
+/// Puts elements into a map in one system call. Says how many are in: when fewer than given, the next one is what the
+/// kernel refused, and changing it alone brings out why.
+pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V], update: Update) -> usize {
     assert_eq!(keys.len(), values.len(), "every key has its value");
     let mut attr = BatchAttr::new(map, keys.len());
     attr.keys = keys.as_ptr() as u64;
     attr.values = values.as_ptr() as u64;
     attr.element_flags = update as u64;
-    if keys.is_empty() {
-        return Ok(());
-    }
     run_batch(Command::MapUpdateBatch, &mut attr)
 }
 
-/// Takes elements out of a map in one system call.
-///
-/// # Errors
-/// At the first key that is not there (ENOENT) or refused; those before it are gone.
-pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), Stopped> {
+/// Takes elements out of a map in one system call. Says how many are gone: when fewer than given, the next one was not
+/// there, or refused.
+pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> usize {
     let mut attr = BatchAttr::new(map, keys.len());
     attr.keys = keys.as_ptr() as u64;
-    if keys.is_empty() {
-        return Ok(());
-    }
     run_batch(Command::MapDeleteBatch, &mut attr)
 }
 
-fn run_batch(command: Command, attr: &mut BatchAttr) -> Result<(), Stopped> {
+fn run_batch(command: Command, attr: &mut BatchAttr) -> usize {
     let wanted = attr.count;
     match bpf(command, attr) {
-        Ok(_) => Ok(()),
+        Ok(_) => wanted as usize,
         // Where the kernel did not get as far as counting, it leaves the count as it was.
-        Err(error) => {
-            Err(Stopped { done: if attr.count < wanted { attr.count as usize } else { 0 }, error })
-        }
+        Err(_) if attr.count < wanted => attr.count as usize,
+        Err(_) => 0,
     }
 }
 
@@ -382,7 +356,8 @@ fn new_fd<T>(command: Command, attr: &mut T) -> io::Result<OwnedFd> {
 fn bpf<T>(command: Command, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is the command's argument structure, alive and exclusively borrowed, with its true size; every
     // pointer in it was made from a live buffer of at least the length given beside it.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<T>()) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<T>())
+    };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -248,7 +248,8 @@ impl Running {
     }
 
     fn sync_clock(&mut self) -> Result<()> {
-        let program = self.clock_object.program(program_name::CLOCK).context("looked for the clock program")?;
+        let program =
+            self.clock_object.program(program_name::CLOCK).context("looked for the clock program")?;
         let program: &Xdp = program.try_into()?;
         self.clock.sync(program)
     }
@@ -304,7 +305,8 @@ impl Running {
         if problems.is_empty() {
             return PartState::Active { detail: guarded.join("; ") };
         }
-        let also = if guarded.is_empty() { String::new() } else { format!(" (in force: {})", guarded.join("; ")) };
+        let also =
+            if guarded.is_empty() { String::new() } else { format!(" (in force: {})", guarded.join("; ")) };
         PartState::Degraded { reason: format!("{}{also}", problems.join("; ")) }
     }
 }

@@ -72,10 +72,7 @@ impl<K: Pod> Table<K> {
     fn insert_chunk(&self, bans: &[(K, KernelTime)]) -> usize {
         let keys: Vec<K> = bans.iter().map(|(key, _)| *key).collect();
         let values: Vec<Ban> = bans.iter().map(|(_, ends)| new_ban(*ends)).collect();
-        match kernel::update_batch(self.map.as_fd(), &keys, &values, Update::Insert) {
-            Ok(()) => bans.len(),
-            Err(stopped) => stopped.done,
-        }
+        kernel::update_batch(self.map.as_fd(), &keys, &values, Update::Insert)
     }
 
     /// Inserts one or moves its end; says whether it was inserted.
@@ -89,7 +86,8 @@ impl<K: Pod> Table<K> {
         let old = self.get(key)?.unwrap_or(new_ban(*ends));
         if old.ends != *ends {
             let moved = Ban { ends: *ends, ..old };
-            kernel::update(self.map.as_fd(), key, &moved, Update::Any).map_err(|error| self.explain(error))?;
+            kernel::update(self.map.as_fd(), key, &moved, Update::Any)
+                .map_err(|error| self.explain(error))?;
         }
         Ok(false)
     }
@@ -100,10 +98,7 @@ impl<K: Pod> Table<K> {
         let mut from = 0;
         while from < keys.len() {
             let chunk = &keys[from..keys.len().min(from + CHUNK)];
-            let done = match kernel::delete_batch(self.map.as_fd(), chunk) {
-                Ok(()) => chunk.len(),
-                Err(stopped) => stopped.done,
-            };
+            let done = kernel::delete_batch(self.map.as_fd(), chunk);
             removed.changed += done;
             from += done;
             if done < chunk.len() {
@@ -162,7 +157,11 @@ pub struct Full {
 
 impl std::fmt::Display for Full {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the kernel map {} is full ({} entries); raise its limit in the configuration", self.map, self.capacity)
+        write!(
+            f,
+            "the kernel map {} is full ({} entries); raise its limit in the configuration",
+            self.map, self.capacity
+        )
     }
 }
 

@@ -85,7 +85,11 @@ fn carry_over(old: &Path, bans: &mut Bans) {
     };
     let carried = read(old, control);
     let failed = bans.ensure(&carried);
-    tracing::info!(bans = carried.len() - failed.len(), failed = failed.len(), "carried bans over into new maps");
+    tracing::info!(
+        bans = carried.len() - failed.len(),
+        failed = failed.len(),
+        "carried bans over into new maps"
+    );
 }
 
 fn read(old: &Path, control: Control) -> Vec<(Client, KernelTime)> {
