@@ -2,6 +2,7 @@
 //! `docs/openapi.json`, who may do what, slow and many clients, the event stream.
 
 #[expect(clippy::unwrap_used, reason = "a helper of tests: what fails here fails the test that called it")]
+#[expect(dead_code, reason = "every test file compiles it anew and uses a part")]
 mod support;
 
 use std::time::{Duration, Instant};

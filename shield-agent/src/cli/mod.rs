@@ -6,9 +6,15 @@ pub mod args;
 pub mod ban;
 pub mod bans;
 pub mod client;
+pub mod events;
+pub mod explain;
+pub mod export;
+pub mod import;
+pub mod lists;
 pub mod print;
 pub mod reply;
 pub mod status;
+pub mod top;
 pub mod unban;
 
 use std::path::PathBuf;
@@ -66,7 +72,7 @@ impl Exit {
 #[derive(Debug, Clone, Args)]
 pub struct Connection {
     /// The agent's control socket
-    #[arg(long, global = true, value_name = "PATH", env = "SHIELD_SOCKET", default_value = DEFAULT_SOCKET)]
+    #[arg(long, global = true, value_name = "PATH", env = "SHIELD_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
 }
 
@@ -90,6 +96,16 @@ pub enum ClientCommand {
     Unban(unban::UnbanArgs),
     /// Never ban these; lifts what is banned inside them. Without CLIENT: list the allowlist
     Allow(allow::AllowArgs),
+    /// Show recent events, or follow them
+    Events(events::EventsArgs),
+    /// Ban the clients of a list
+    Import(import::ImportArgs),
+    /// Write the bans in force as a list
+    Export(export::ExportArgs),
+    /// Say why a client is banned, or why not
+    Explain(explain::ExplainArgs),
+    /// Watch live: rate, clients, bans; lift and ban by key
+    Top(top::TopArgs),
 }
 
 impl ClientCommand {
@@ -102,6 +118,11 @@ impl ClientCommand {
             ClientCommand::Ban(args) => ban::run(&args, &client).await,
             ClientCommand::Unban(args) => unban::run(&args, &client).await,
             ClientCommand::Allow(args) => allow::run(&args, &client).await,
+            ClientCommand::Events(args) => events::run(&args, &client).await,
+            ClientCommand::Import(args) => import::run(&args, &client).await,
+            ClientCommand::Export(args) => export::run(&args, &client).await,
+            ClientCommand::Explain(args) => explain::run(&args, &client).await,
+            ClientCommand::Top(args) => top::run(&args, &client).await,
         }
     }
 }

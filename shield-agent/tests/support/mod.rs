@@ -1,4 +1,4 @@
-//! An API over a backend of its own, on a free port and a socket in a fresh directory.
+//! An API over a backend of its own, on a free port and a socket in a fresh directory. Each test file uses a part.
 
 pub mod schema;
 
@@ -100,6 +100,10 @@ impl Setup {
 impl Running {
     pub fn unix_client(&self) -> AgentClient {
         AgentClient::new(Endpoint::Unix(self.socket.clone()))
+    }
+
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
     }
 
     pub fn publish_some_notices(&self) {
@@ -289,7 +293,11 @@ impl Backend for FakeBackend {
             Command::Import { bans } => bans.iter().map(|ban| ban.client).collect(),
         };
         self.commands.lock().unwrap().push(command);
-        let done = |client| CommandResult { client, ok: true, message: "done".into() };
+        let done = |client: Client| {
+            let is_own = client == "127.0.0.1".parse().unwrap();
+            let message = if is_own { "not banned: a loopback address" } else { "done" };
+            CommandResult { client, ok: !is_own, message: message.into() }
+        };
         self.later(Reply { results: clients.into_iter().map(done).collect() })
     }
 

@@ -1,0 +1,154 @@
+//! `shield-agent explain CLIENT`: why it is banned, or why not, from the running agent.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::client::AgentClient;
+use super::print::{self, Colour, Style};
+use super::reply::{Format, JsonArg};
+use super::{Exit, args};
+use crate::api::types::{Explanation, PastBan, RuleState};
+use crate::api::words::{self, duration};
+use crate::engine::client::Client;
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// An address or a network
+    #[arg(value_name = "CLIENT")]
+    client: Client,
+    /// At this moment, from the record: 2026-05-11T22:07:33Z, or a date and time in this host's zone
+    #[arg(long, value_name = "TIME", value_parser = args::moment, allow_hyphen_values = true)]
+    at: Option<i64>,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// Runs it.
+pub async fn run(args: &ExplainArgs, client: &AgentClient) -> Result<Exit> {
+    let mut params = vec![("client", args.client.to_string())];
+    params.extend(args.at.map(|at| ("at", at.to_string())));
+    let explanation: Explanation = client.get("/explain", &params).await?;
+    match args.json.format() {
+        Format::Json => print::json(&explanation)?,
+        Format::Text => print::text(&render(&explanation, Colour::of_stdout()))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// The explanation as text.
+pub fn render(explanation: &Explanation, colour: Colour) -> String {
+    let mut lines = vec![colour.paint(Style::Bold, &explanation.words), String::new()];
+    lines.extend(standing(explanation));
+    lines.extend(explanation.rules.iter().map(|rule| rule_line(rule, colour)));
+    if !explanation.top_paths.is_empty() {
+        lines.push(String::new());
+        lines.push("Most requested paths:".to_owned());
+        let path = |path: &crate::engine::verdict::PathCount| {
+            format!("  {:>6}  {}", path.count, words::printable(&path.path))
+        };
+        lines.extend(explanation.top_paths.iter().map(path));
+    }
+    if !explanation.history.is_empty() {
+        lines.push(String::new());
+        lines.push("Bans before:".to_owned());
+        lines.extend(explanation.history.iter().map(past_line));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn standing(explanation: &Explanation) -> Vec<String> {
+    let mut lines = vec![format!("at         {}", words::utc(explanation.at_ms))];
+    if let Some(ban) = &explanation.ban {
+        let left = ban
+            .remaining_secs
+            .map_or("permanently".to_owned(), |secs| format!("for another {}", duration(secs)));
+        lines.push(format!("banned     since {}, {left}", words::utc(ban.since_ms)));
+    }
+    for entry in &explanation.allowed {
+        lines.push(format!("allowed    {}: {}", entry.network, entry.words));
+    }
+    if let Some(window) = &explanation.window {
+        lines.push(format!(
+            "window     {} requests, {} errors in {} s ({:.2} req/s)",
+            window.requests, window.errors, window.secs, window.rate
+        ));
+    }
+    let reference = &explanation.reference;
+    lines.push(format!(
+        "reference  {:.2} req/s ± {:.2} ({})",
+        reference.mean, reference.stddev, reference.source
+    ));
+    let offences = explanation.offences;
+    let last = offences.last_ms.map(|ms| format!(", the last at {}", words::utc(ms))).unwrap_or_default();
+    lines.push(format!("offences   {}{last}", offences.count));
+    lines.push(String::new());
+    lines
+}
+
+fn rule_line(rule: &RuleState, colour: Colour) -> String {
+    let style = if rule.fires { Style::Bad } else { Style::Dim };
+    format!("{:<16} {}", rule.rule.name(), colour.paint(style, &rule.words))
+}
+
+fn past_line(past: &PastBan) -> String {
+    let lasted = u64::try_from((past.ended_ms - past.since_ms) / 1000).unwrap_or(0);
+    let note = past.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let ended = crate::api::feed::lift_name(past.lifted);
+    format!("  {}  {}, {} ({ended}){note}", words::utc(past.since_ms), past.rule, duration(lasted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::types::{Offences, Reference, Window};
+    use crate::engine::action::LiftReason;
+    use crate::engine::verdict::{Measure, PathCount, Rule};
+
+    #[test]
+    fn an_explanation_holds_each_value_beside_its_threshold() {
+        let explanation = Explanation {
+            client: "192.0.2.7".parse().unwrap(),
+            at_ms: 1_778_537_253_000,
+            words: "192.0.2.7 is not banned: no rule fires".into(),
+            ban: None,
+            allowed: Vec::new(),
+            window: Some(Window { secs: 60, requests: 90, errors: 3, rate: 1.5 }),
+            reference: Reference { mean: 0.2, stddev: 0.1, source: "rolling".into() },
+            rules: vec![RuleState {
+                rule: Rule::Probing,
+                fires: false,
+                not_asked: None,
+                measures: vec![Measure { name: "failed_paths_60s".into(), value: 3.0, threshold: 10.0 }],
+                words: "does not fire: failed_paths_60s 3.00 <= 10.00".into(),
+            }],
+            top_paths: vec![PathCount { path: "/\u{1b}]0;x".into(), count: 7 }],
+            offences: Offences { count: 1, last_ms: Some(1_778_530_000_000) },
+            history: vec![PastBan {
+                serial: 1,
+                since_ms: 1_778_530_000_000,
+                ended_ms: 1_778_530_600_000,
+                rule: Rule::Flood,
+                lifted: LiftReason::Expired,
+                reason: None,
+            }],
+        };
+        let expected = "\
+192.0.2.7 is not banned: no rule fires
+
+at         2026-05-11T22:07:33Z
+window     90 requests, 3 errors in 60 s (1.50 req/s)
+reference  0.20 req/s ± 0.10 (rolling)
+offences   1, the last at 2026-05-11T20:06:40Z
+
+probing          does not fire: failed_paths_60s 3.00 <= 10.00
+
+Most requested paths:
+       7  /\\u{1b}]0;x
+
+Bans before:
+  2026-05-11T20:06:40Z  flood, 10 min (expired)
+";
+        assert_eq!(render(&explanation, Colour::Off), expected);
+    }
+}

@@ -1,0 +1,33 @@
+//! `shield-agent export`: the bans in force as a list.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::bans::{self, Query};
+use super::client::AgentClient;
+use super::lists::{self, ListFormat, Reading};
+use super::{Exit, print};
+use crate::api::types::BanSort;
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct ExportArgs {
+    /// How to write it
+    #[arg(long, value_enum, default_value_t = ListFormat::Shield)]
+    format: ListFormat,
+    /// Only clients whose text begins like this
+    #[arg(value_name = "BEGINNING")]
+    search: Option<String>,
+    /// Only bans for this rule
+    #[arg(long, value_name = "RULE")]
+    rule: Option<String>,
+}
+
+/// Runs it.
+pub async fn run(args: &ExportArgs, client: &AgentClient) -> Result<Exit> {
+    let query = Query { search: args.search.clone(), rule: args.rule.clone(), sort: BanSort::Client };
+    let page = bans::all(client, &query).await?;
+    let reading = Reading { now_ms: page.now_ms, zone: jiff::tz::TimeZone::system() };
+    print::text(&lists::write(&page.bans, args.format, &reading))?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,199 @@
+//! `shield-agent import FILE`: bans the clients of a list, in batches.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
+
+use super::client::AgentClient;
+use super::lists::{self, Entry, ListFormat, Parsed, Reading, Wrong};
+use super::print::{self, count};
+use super::reply::{Format, JsonArg};
+use super::{Exit, args};
+use crate::api::types::{ImportEntry, ImportRequest, Term};
+use crate::api::words;
+use crate::clock;
+use crate::engine::action::{CommandResult, Reply};
+
+/// Entries sent in one request: each is one transaction of the agent.
+const BATCH: usize = 2_000;
+
+/// Refusals and wrong entries shown one by one.
+const SHOWN: usize = 20;
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct ImportArgs {
+    /// The list; `-` for standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// How it is written
+    #[arg(long, value_enum, default_value_t = ListFormat::Auto)]
+    format: ListFormat,
+    /// For how long, for entries that do not say
+    #[arg(long = "for", value_name = "TIME", value_parser = args::term, default_value = "24h")]
+    term: Term,
+    /// Why, for entries that do not say
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Pass over entries that are not understood, instead of importing nothing
+    #[arg(long)]
+    skip_wrong: bool,
+    /// Read and check the list, ban nobody
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// What became of a list.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    /// Entries that were banned (or would be, with `--dry-run`).
+    banned: u64,
+    /// Entries whose ban is over already, or that are no bans.
+    passed_over: u64,
+    /// Entries that the agent refused.
+    refused: Vec<CommandResult>,
+    /// Entries that were not understood.
+    wrong: Vec<Wrong>,
+    /// Whether nothing was sent because of them.
+    stopped: bool,
+}
+
+/// Runs it.
+pub async fn run(args: &ImportArgs, client: &AgentClient) -> Result<Exit> {
+    let text = read(&args.file)?;
+    let reading = Reading { now_ms: clock::now().wall_ms, zone: jiff::tz::TimeZone::system() };
+    let parsed = lists::parse(&text, args.format, &reading)
+        .map_err(anyhow::Error::msg)
+        .with_context(|| format!("reading {}", args.file.display()))?;
+    let summary = send(args, client, parsed).await?;
+    match args.json.format() {
+        Format::Json => print::json(&summary)?,
+        Format::Text => {
+            print::text(&summary.render(args.verb()))?
+        }
+    }
+    Ok(if summary.is_whole(args.skip_wrong) { Exit::Done } else { Exit::Failed })
+}
+
+fn read(file: &Path) -> Result<String> {
+    let bytes = if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).context("reading standard input")?;
+        bytes
+    } else {
+        std::fs::read(file).with_context(|| format!("reading {}", file.display()))?
+    };
+    // Names in comments may be of any encoding; addresses are ASCII.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+async fn send(args: &ImportArgs, client: &AgentClient, parsed: Parsed) -> Result<Summary> {
+    let mut summary =
+        Summary { passed_over: parsed.passed_over as u64, wrong: parsed.wrong, ..Summary::default() };
+    if !summary.wrong.is_empty() && !args.skip_wrong {
+        summary.stopped = true;
+        return Ok(summary);
+    }
+    let entries: Vec<ImportEntry> = parsed.entries.into_iter().map(|entry| args.complete(entry)).collect();
+    if args.dry_run {
+        summary.banned = entries.len() as u64;
+        return Ok(summary);
+    }
+    for batch in entries.chunks(BATCH) {
+        let request = ImportRequest { bans: batch.to_vec() };
+        let done = summary.banned;
+        let reply: Reply = client.post("/import", &request).await.with_context(|| {
+            format!(
+                "importing; {done} entries were banned before, and importing the whole again does no harm"
+            )
+        })?;
+        summary.add(reply);
+    }
+    Ok(summary)
+}
+
+impl ImportArgs {
+    fn verb(&self) -> &'static str {
+        if self.dry_run { "would be banned" } else { "banned" }
+    }
+
+    fn complete(&self, entry: Entry) -> ImportEntry {
+        ImportEntry {
+            client: entry.client,
+            term: entry.term.unwrap_or(self.term),
+            reason: entry.reason.or_else(|| self.reason.clone()),
+        }
+    }
+}
+
+impl Summary {
+    fn add(&mut self, reply: Reply) {
+        let all = reply.results.len();
+        let refused = self.refused.len();
+        self.refused.extend(reply.results.into_iter().filter(|result| !result.ok));
+        self.banned += (all - (self.refused.len() - refused)) as u64;
+    }
+
+    /// Whether everything was done that was asked for. What the allowlist protects was not.
+    fn is_whole(&self, skip_wrong: bool) -> bool {
+        self.refused.is_empty() && (skip_wrong || self.wrong.is_empty())
+    }
+
+    fn render(&self, verb: &str) -> String {
+        let mut text = String::new();
+        let refused = self.refused.iter().map(|result| format!("{}: {}\n", result.client, result.message));
+        text.extend(refused.take(SHOWN));
+        let wrong =
+            self.wrong.iter().map(|wrong| format!("{}: {}\n", wrong.place, words::printable(&wrong.why)));
+        text.extend(wrong.take(SHOWN));
+        text.push_str(&format!(
+            "{} {verb}, {} refused, {} over already or no bans, {} not understood\n",
+            count(self.banned),
+            count(self.refused.len() as u64),
+            count(self.passed_over),
+            count(self.wrong.len() as u64)
+        ));
+        if self.stopped {
+            text.push_str(
+                "Nothing was imported; mend the list, or pass over what is wrong with --skip-wrong.\n",
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_or_wrong_is_listed_before_the_sum() {
+        let result = |client: &str, ok| CommandResult {
+            client: client.parse().unwrap(),
+            ok,
+            message: if ok { "banned" } else { "not banned: a gateway of this host" }.into(),
+        };
+        let mut summary = Summary { passed_over: 3, ..Summary::default() };
+        summary.add(Reply { results: vec![result("192.0.2.7", true), result("192.0.2.1", false)] });
+        assert_eq!(
+            summary.render("banned"),
+            "192.0.2.1: not banned: a gateway of this host\n\
+             1 banned, 1 refused, 3 over already or no bans, 0 not understood\n"
+        );
+        assert!(!summary.is_whole(true));
+    }
+
+    #[test]
+    fn a_wrong_list_imports_nothing_and_says_so() {
+        let wrong = vec![Wrong { place: "line 7".into(), why: "nonsense".into() }];
+        let summary = Summary { wrong, stopped: true, ..Summary::default() };
+        let text = summary.render("banned");
+        assert!(text.starts_with("line 7: nonsense\n") && text.contains("--skip-wrong"), "{text}");
+        assert!(!summary.is_whole(false) && summary.is_whole(true));
+    }
+}
