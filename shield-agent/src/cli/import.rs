@@ -74,7 +74,7 @@ pub async fn run(args: &ImportArgs, client: &AgentClient) -> Result<Exit> {
     match args.json.format() {
         Format::Json => print::json(&summary)?,
         Format::Text => {
-            print::text(&summary.render(args.verb()))?
+            print::text(&summary.render(args.verb()))?;
         }
     }
     Ok(if summary.is_whole(args.skip_wrong) { Exit::Done } else { Exit::Failed })

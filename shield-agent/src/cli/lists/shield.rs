@@ -44,7 +44,7 @@ fn read(ban: &Value, now_ms: i64, parsed: &mut Parsed) -> Result<(), String> {
     match listed.ends_ms {
         None => parsed.entries.push(Entry { client, term: Some(Term::Permanent), reason }),
         Some(end) => {
-            parsed.add_until(client, end.saturating_sub(now_ms).saturating_add(999).div_euclid(1000), reason)
+            parsed.add_until(client, end.saturating_sub(now_ms).saturating_add(999).div_euclid(1000), reason);
         }
     }
     Ok(())
