@@ -1,0 +1,369 @@
+//! The XDP program on crafted packets, by `BPF_PROG_TEST_RUN`: what is dropped, what passes, what is counted.
+//!
+//! Bans are made by the real enforcer in the maps that the program shares with it; nothing is sent anywhere.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::maps::{MapData, PerCpuArray};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use shield_agent::clock;
+use shield_agent::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer, object};
+use shield_agent::enforce::{Ban, Enforcer as _};
+use shield_agent::engine::allowlist::Allowlist;
+use shield_agent::engine::client::Client;
+use shield_agent::engine::time::Ends;
+use shield_common::{Totals, map_name};
+use shield_tests::bpffs::Bpffs;
+use shield_tests::netns::{End, Namespace, connect};
+
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+const ARP: u16 = 0x0806;
+const VLAN: u16 = 0x8100;
+const SERVICE_VLAN: u16 = 0x88a8;
+
+/// The place in the totals of the copy under test, apart from that of the attached one.
+const SLOT: u32 = 7;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const TC_ACT_SHOT: u32 = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Drop,
+    Pass,
+}
+use Verdict::{Drop, Pass};
+
+/// An enforcer on a veth pair, and a copy of its programs over the same maps.
+struct Harness {
+    enforcer: XdpEnforcer,
+    xdp: Ebpf,
+    tc: Ebpf,
+    settings: Settings,
+    namespace: Namespace,
+    _bpffs: Bpffs,
+}
+
+impl Harness {
+    fn start(adjust: impl FnOnce(&mut Settings)) -> Harness {
+        let (namespace, bpffs) = (Namespace::create("xdpprog").unwrap(), Bpffs::mount().unwrap());
+        let end = |interface| End { namespace: &namespace, interface, addresses: &[] };
+        connect(end("eth0"), end("peer0")).unwrap();
+        let mut settings = Settings {
+            interfaces: Selection::Named(vec!["eth0".to_owned()]),
+            mode: Mode::Generic,
+            pin_folder: bpffs.path().join("shield"),
+            ..Settings::default()
+        };
+        adjust(&mut settings);
+        let mut enforcer = XdpEnforcer::new(settings.clone());
+        namespace.enter(|| enforcer.start(&[], clock::now())).unwrap();
+        let maps = settings.pin_folder.join("maps");
+        let mut xdp = object::load(&maps, &settings, SLOT).unwrap();
+        object::xdp(&mut xdp).unwrap();
+        let mut tc = object::load(&maps, &settings, SLOT).unwrap();
+        object::classifier(&mut tc).unwrap();
+        Harness { enforcer, xdp, tc, settings, namespace, _bpffs: bpffs }
+    }
+
+    fn ban(&mut self, text: &str, ends: Ends) {
+        let client: Client = text.parse().unwrap();
+        let ban =
+            Ban { client: Allowlist::default().admit(client, self.settings.ipv6_prefix).unwrap(), ends };
+        let failures = self.enforcer.ensure_banned(&[ban], clock::now());
+        assert!(failures.is_empty(), "{failures:?}");
+    }
+
+    fn totals(&self) -> Totals {
+        let map = MapData::from_pin(self.settings.pin_folder.join("maps").join(map_name::TOTALS)).unwrap();
+        let totals: PerCpuArray<_, Totals> = aya::maps::Map::PerCpuArray(map).try_into().unwrap();
+        let values = totals.get(&SLOT, 0).unwrap();
+        values.iter().fold(Totals::default(), |a, b| Totals {
+            passed: a.passed + b.passed,
+            dropped_v4: a.dropped_v4 + b.dropped_v4,
+            dropped_v6: a.dropped_v6 + b.dropped_v6,
+            dropped_bytes: a.dropped_bytes + b.dropped_bytes,
+            expired: a.expired + b.expired,
+            exempt: a.exempt + b.exempt,
+            malformed: a.malformed + b.malformed,
+            not_ip: a.not_ip + b.not_ip,
+        })
+    }
+
+    fn run_xdp(&self, packet: &[u8]) -> Result<Verdict> {
+        let program: &Xdp =
+            self.xdp.program("shield_frags").context("the object has the program")?.try_into()?;
+        let result = program.test_run(options(packet))?;
+        Ok(match result.return_value {
+            XDP_DROP => Drop,
+            XDP_PASS => Pass,
+            other => panic!("XDP action {other}"),
+        })
+    }
+
+    fn run_tc(&self, packet: &[u8]) -> Result<Verdict> {
+        let program: &SchedClassifier =
+            self.tc.program("shield_tc").context("the object has the program")?.try_into()?;
+        let result = program.test_run(options(packet))?;
+        Ok(if result.return_value == TC_ACT_SHOT { Drop } else { Pass })
+    }
+
+    /// Both programs give this verdict, and count what they did in exactly one place.
+    fn check(&self, name: &str, packet: &[u8], expected: Verdict, counted: fn(&Totals) -> u64) {
+        for (hook, run) in [("xdp", Harness::run_xdp as fn(&_, &_) -> _), ("tc", Harness::run_tc)] {
+            let before = self.totals();
+            let verdict = run(self, packet).unwrap_or_else(|error| panic!("{name} by {hook}: {error:#}"));
+            assert_eq!(verdict, expected, "{name} by {hook}");
+            let after = self.totals();
+            assert_eq!(counted(&after) - counted(&before), 1, "{name} by {hook}: {before:?} to {after:?}");
+            assert_eq!(outcomes(&after) - outcomes(&before), 1, "{name} by {hook}: {before:?} to {after:?}");
+        }
+    }
+}
+
+impl std::ops::Drop for Harness {
+    fn drop(&mut self) {
+        let enforcer = &mut self.enforcer;
+        self.namespace.enter(|| enforcer.cleanup()).unwrap();
+    }
+}
+
+/// Every packet ends in exactly one of these.
+fn outcomes(totals: &Totals) -> u64 {
+    totals.passed + totals.dropped_v4 + totals.dropped_v6 + totals.malformed + totals.not_ip
+}
+
+fn options(packet: &[u8]) -> TestRunOptions<'_> {
+    TestRunOptions { data_in: Some(packet), repeat: 1, ..TestRunOptions::default() }
+}
+
+/// An Ethernet frame: tags as (EtherType, VLAN id), outermost first.
+fn frame(tags: &[(u16, u16)], ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x02; 12];
+    for (tag, id) in tags {
+        frame.extend(tag.to_be_bytes());
+        frame.extend(id.to_be_bytes());
+    }
+    frame.extend(ethertype.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+fn ipv4(source: &str) -> Vec<u8> {
+    let mut header = vec![0; 40];
+    header[0] = 0x45;
+    header[2..4].copy_from_slice(&40u16.to_be_bytes());
+    header[8] = 64;
+    header[9] = 6;
+    header[12..16].copy_from_slice(&source.parse::<Ipv4Addr>().unwrap().octets());
+    header[16..20].copy_from_slice(&[198, 51, 100, 1]);
+    header
+}
+
+fn ipv6(source: &str) -> Vec<u8> {
+    let mut header = vec![0; 60];
+    header[0] = 0x60;
+    header[4..6].copy_from_slice(&20u16.to_be_bytes());
+    header[6] = 6;
+    header[7] = 64;
+    header[8..24].copy_from_slice(&source.parse::<Ipv6Addr>().unwrap().octets());
+    header
+}
+
+fn changed(mut packet: Vec<u8>, at: usize, to: u8) -> Vec<u8> {
+    packet[at] = to;
+    packet
+}
+
+#[test]
+fn what_is_banned_is_dropped_and_counted_whatever_it_is_wrapped_in() {
+    let mut harness = Harness::start(|_| {});
+    harness.ban("192.0.2.7", Ends::Never);
+    harness.ban("2001:db8:1:2::/64", Ends::after(clock::now(), 600_000));
+    let wrappings: [&[(u16, u16)]; 4] =
+        [&[], &[(VLAN, 7)], &[(SERVICE_VLAN, 5), (VLAN, 7)], &[(VLAN, 5), (VLAN, 7)]];
+    for tags in wrappings {
+        let name = |what: &str| format!("{what} behind {tags:?}");
+        let v4 = |packet: &[u8]| frame(tags, IPV4, packet);
+        let v6 = |packet: &[u8]| frame(tags, IPV6, packet);
+        harness.check(&name("IPv4"), &v4(&ipv4("192.0.2.7")), Drop, |t| t.dropped_v4);
+        harness.check(&name("a neighbour"), &v4(&ipv4("192.0.2.8")), Pass, |t| t.passed);
+        harness.check(&name("elsewhere"), &v4(&ipv4("203.0.113.7")), Pass, |t| t.passed);
+        harness.check(&name("IPv6"), &v6(&ipv6("2001:db8:1:2::9")), Drop, |t| t.dropped_v6);
+        harness.check(&name("all of the prefix"), &v6(&ipv6("2001:db8:1:2:ffff::1")), Drop, |t| t.dropped_v6);
+        harness.check(&name("the next prefix"), &v6(&ipv6("2001:db8:1:3::9")), Pass, |t| t.passed);
+        // The address as IPv6's mapped form never arrives on a wire as IPv4's client: it is another one.
+        harness.check(&name("mapped"), &v6(&ipv6("::ffff:192.0.2.7")), Pass, |t| t.passed);
+    }
+}
+
+#[test]
+fn options_fragments_and_extension_headers_do_not_hide_the_source() {
+    let mut harness = Harness::start(|_| {});
+    harness.ban("192.0.2.7", Ends::Never);
+    harness.ban("2001:db8:1:2::/64", Ends::Never);
+    let v4 = || ipv4("192.0.2.7");
+    let v6 = || ipv6("2001:db8:1:2::1");
+    let check_v4 = |name: &str, packet: Vec<u8>| {
+        harness.check(name, &frame(&[], IPV4, &packet), Drop, |t| t.dropped_v4);
+    };
+    check_v4("IPv4 with options", changed(v4(), 0, 0x4a));
+    check_v4("the longest header", changed([v4(), vec![0; 60]].concat(), 0, 0x4f));
+    check_v4("the first fragment", changed(v4(), 6, 0x20));
+    check_v4("a later fragment", changed(changed(v4(), 6, 0x20), 7, 0xb9));
+    check_v4("another protocol", changed(v4(), 9, 47));
+    for next_header in [0, 43, 44, 51, 59, 60, 255] {
+        let packet = frame(&[], IPV6, &changed(v6(), 6, next_header));
+        harness.check(&format!("IPv6 next header {next_header}"), &packet, Drop, |t| t.dropped_v6);
+    }
+}
+
+#[test]
+fn what_is_not_understood_passes_and_is_counted() {
+    let mut harness = Harness::start(|_| {});
+    harness.ban("192.0.2.7", Ends::Never);
+    harness.ban("2001:db8:1:2::/64", Ends::Never);
+    let v4 = || ipv4("192.0.2.7");
+    let malformed = |name: &str, ethertype, packet: Vec<u8>| {
+        harness.check(name, &frame(&[], ethertype, &packet), Pass, |t| t.malformed);
+    };
+    malformed("IPv4 that says it is IPv6", IPV4, changed(v4(), 0, 0x65));
+    malformed("IPv4 with a header of 16 bytes", IPV4, changed(v4(), 0, 0x44));
+    malformed("IPv6 that says it is IPv4", IPV6, changed(ipv6("2001:db8:1:2::1"), 0, 0x45));
+    let not_ip = |name: &str, packet: &[u8]| harness.check(name, packet, Pass, |t| t.not_ip);
+    not_ip("ARP", &frame(&[], ARP, &[0; 28]));
+    not_ip("ARP behind a tag", &frame(&[(VLAN, 7)], ARP, &[0; 28]));
+    not_ip("an 802.3 length", &frame(&[], 0x0026, &[0; 46]));
+    not_ip("three tags", &frame(&[(VLAN, 1), (VLAN, 2), (VLAN, 3)], IPV4, &v4()));
+}
+
+#[test]
+fn a_packet_cut_at_any_length_is_dropped_or_passes_but_never_misread() {
+    let mut harness = Harness::start(|_| {});
+    harness.ban("192.0.2.7", Ends::Never);
+    harness.ban("2001:db8:1:2::/64", Ends::Never);
+    // The kernel's test run takes no less than an Ethernet header.
+    const SHORTEST: usize = 14;
+    let cases = [
+        ("IPv4", frame(&[], IPV4, &ipv4("192.0.2.7")), 14 + 20),
+        ("IPv4 behind two tags", frame(&[(SERVICE_VLAN, 1), (VLAN, 2)], IPV4, &ipv4("192.0.2.7")), 22 + 20),
+        ("IPv6", frame(&[], IPV6, &ipv6("2001:db8:1:2::1")), 14 + 40),
+        ("IPv6 behind a tag", frame(&[(VLAN, 2)], IPV6, &ipv6("2001:db8:1:2::1")), 18 + 40),
+    ];
+    for (name, packet, needed) in cases {
+        for length in SHORTEST..packet.len() {
+            let before = harness.totals();
+            let verdict = harness.run_xdp(&packet[..length]).unwrap();
+            let expected = if length < needed { Pass } else { Drop };
+            assert_eq!(verdict, expected, "{name} cut to {length}");
+            let malformed = harness.totals().malformed - before.malformed;
+            assert_eq!(malformed, u64::from(length < needed), "{name} cut to {length}");
+        }
+    }
+}
+
+#[test]
+fn a_ban_ends_in_the_kernel() {
+    let mut harness = Harness::start(|_| {});
+    let past = Ends::At { boot_ms: 1, wall_ms: 1 };
+    harness.ban("192.0.2.7", past);
+    harness.ban("2001:db8:1:2::/64", past);
+    harness.ban("198.51.100.0/24", past);
+    harness.ban("192.0.2.8", Ends::Never);
+    let passes = |name: &str, packet: Vec<u8>| {
+        let before = harness.totals();
+        harness.check(name, &packet, Pass, |t| t.passed);
+        assert_eq!(harness.totals().expired - before.expired, 2, "{name}, once by each program");
+    };
+    passes("an ended IPv4 ban", frame(&[], IPV4, &ipv4("192.0.2.7")));
+    passes("an ended IPv6 ban", frame(&[], IPV6, &ipv6("2001:db8:1:2::1")));
+    passes("an ended network ban", frame(&[], IPV4, &ipv4("198.51.100.9")));
+    harness.check("a permanent ban", &frame(&[], IPV4, &ipv4("192.0.2.8")), Drop, |t| t.dropped_v4);
+    // Extending is the same order with a later end.
+    harness.ban("192.0.2.7", Ends::after(clock::now(), 60_000));
+    harness.check("an extended ban", &frame(&[], IPV4, &ipv4("192.0.2.7")), Drop, |t| t.dropped_v4);
+}
+
+#[test]
+fn networks_of_any_length_and_what_is_exempt_in_them() {
+    let mut harness = Harness::start(|_| {});
+    for network in ["198.51.0.0/16", "203.0.113.128/25", "2001:db8:aa00::/40", "2001:db8:bb:cc:dd::/80"] {
+        harness.ban(network, Ends::Never);
+    }
+    let v4 = |source: &str| frame(&[], IPV4, &ipv4(source));
+    let v6 = |source: &str| frame(&[], IPV6, &ipv6(source));
+    harness.check("first of a /16", &v4("198.51.0.0"), Drop, |t| t.dropped_v4);
+    harness.check("last of a /16", &v4("198.51.255.255"), Drop, |t| t.dropped_v4);
+    harness.check("before a /16", &v4("198.50.255.255"), Pass, |t| t.passed);
+    harness.check("after a /16", &v4("198.52.0.0"), Pass, |t| t.passed);
+    harness.check("inside a /25", &v4("203.0.113.128"), Drop, |t| t.dropped_v4);
+    harness.check("the other half of the /24", &v4("203.0.113.127"), Pass, |t| t.passed);
+    harness.check("inside a /40", &v6("2001:db8:aaff::1"), Drop, |t| t.dropped_v6);
+    harness.check("beside a /40", &v6("2001:db8:ab00::1"), Pass, |t| t.passed);
+    harness.check("inside a /80", &v6("2001:db8:bb:cc:dd::1"), Drop, |t| t.dropped_v6);
+    harness.check("beside a /80", &v6("2001:db8:bb:cc:de::1"), Pass, |t| t.passed);
+
+    let exempt = ["198.51.100.7/32", "2001:db8:aa11::/48"].map(|net| net.parse().unwrap());
+    harness.enforcer.ensure_exempt(&exempt).unwrap();
+    let before = harness.totals();
+    harness.check("exempt in a /16", &v4("198.51.100.7"), Pass, |t| t.passed);
+    harness.check("exempt in a /40", &v6("2001:db8:aa11::1"), Pass, |t| t.passed);
+    assert_eq!(harness.totals().exempt - before.exempt, 4);
+    harness.check("beside the exempt one", &v4("198.51.100.8"), Drop, |t| t.dropped_v4);
+
+    harness.enforcer.ensure_exempt(&[]).unwrap();
+    harness.check("exempt no more", &v4("198.51.100.7"), Drop, |t| t.dropped_v4);
+    let networks: Vec<Client> =
+        ["198.51.0.0/16", "2001:db8:aa00::/40"].map(|net| net.parse().unwrap()).into();
+    assert!(harness.enforcer.ensure_lifted(&networks).is_empty());
+    harness.check("lifted /16", &v4("198.51.100.8"), Pass, |t| t.passed);
+    harness.check("lifted /40", &v6("2001:db8:aa00::1"), Pass, |t| t.passed);
+    harness.check("not lifted /25", &v4("203.0.113.129"), Drop, |t| t.dropped_v4);
+}
+
+#[test]
+fn the_length_that_makes_an_ipv6_client_is_the_configured_one() {
+    for (prefix, ban, inside, outside) in [
+        (56, "2001:db8:1:200::/56", "2001:db8:1:2ff::1", "2001:db8:1:300::1"),
+        (48, "2001:db8:1::/48", "2001:db8:1:ffff::1", "2001:db8:2::1"),
+        (128, "2001:db8::7/128", "2001:db8::7", "2001:db8::8"),
+        (96, "2001:db8::/96", "2001:db8::ffff:1", "2001:db8::1:0:1"),
+    ] {
+        let mut harness = Harness::start(|settings| settings.ipv6_prefix = prefix);
+        harness.ban(ban, Ends::Never);
+        harness.check(ban, &frame(&[], IPV6, &ipv6(inside)), Drop, |t| t.dropped_v6);
+        harness.check(ban, &frame(&[], IPV6, &ipv6(outside)), Pass, |t| t.passed);
+    }
+}
+
+#[test]
+fn packets_and_bytes_are_counted_for_each_ban_and_survive_an_extension() {
+    let mut harness = Harness::start(|_| {});
+    harness.ban("192.0.2.7", Ends::after(clock::now(), 60_000));
+    let packet = frame(&[], IPV4, &ipv4("192.0.2.7"));
+    for _ in 0..5 {
+        harness.run_xdp(&packet).unwrap();
+    }
+    harness.ban("192.0.2.7", Ends::after(clock::now(), 120_000));
+    harness.run_xdp(&packet).unwrap();
+    let clients: Vec<Client> = ["192.0.2.7", "192.0.2.8"].map(|text| text.parse().unwrap()).into();
+    let drops = harness.enforcer.drops(&clients).unwrap();
+    let counted = drops[0].map(|drops| (drops.packets, drops.bytes));
+    assert_eq!(counted, Some((6, 6 * packet.len() as u64)));
+    assert_eq!(drops[1], None);
+    let total = harness.enforcer.total_drops().unwrap();
+    assert_eq!((total.packets, total.bytes), (6, 6 * packet.len() as u64));
+}
+
+#[test]
+fn sampled_drops_are_logged_only_when_asked_for() {
+    // The same object loads with the log on: the verifier accepts the logging code as well.
+    let mut harness = Harness::start(|settings| settings.log_every = std::num::NonZeroU32::new(1));
+    harness.ban("192.0.2.7", Ends::Never);
+    harness.ban("2001:db8:1:2::/64", Ends::Never);
+    harness.check("IPv4", &frame(&[], IPV4, &ipv4("192.0.2.7")), Drop, |t| t.dropped_v4);
+    harness.check("IPv6", &frame(&[], IPV6, &ipv6("2001:db8:1:2::1")), Drop, |t| t.dropped_v6);
+}
