@@ -1,3 +1,17 @@
 //! Parses the command line, runs a command; the only place that prints errors and sets exit codes.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use shield_agent::cli::{Cli, Exit};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(error) => {
+            shield_agent::cli::print::error(&error);
+            ExitCode::from(Exit::of(&error).code())
+        }
+    }
+}

@@ -21,6 +21,7 @@ use crate::engine::request::Batch;
 use crate::engine::time::Now;
 use crate::host;
 use crate::performer::Job;
+use crate::source::Pool;
 
 /// Batches that wait for the engine at most: a few milliseconds of work, so that what is said meanwhile is heard soon.
 const LINES_QUEUE: usize = 8;
@@ -123,13 +124,14 @@ pub struct Owner {
     inbox: Inbox,
     perform: std::sync::mpsc::Sender<Job>,
     verify: Verify,
+    pool: Pool,
     next_command: u64,
 }
 
 impl Owner {
-    /// An owner of `engine`; actions go to `perform`, questions to DNS by `verify`.
-    pub fn new(engine: Engine, inbox: Inbox, perform: std::sync::mpsc::Sender<Job>, verify: Verify) -> Owner {
-        Owner { engine, inbox, perform, verify, next_command: 1 }
+    /// An owner of `engine`; actions go to `perform`, questions to DNS by `verify`, used batches to `pool`.
+    pub fn new(engine: Engine, inbox: Inbox, perform: std::sync::mpsc::Sender<Job>, verify: Verify, pool: Pool) -> Owner {
+        Owner { engine, inbox, perform, verify, pool, next_command: 1 }
     }
 
     /// Passes actions on that were made before the owner ran (restoring).
@@ -170,6 +172,7 @@ impl Owner {
                 }
                 Some(batch) = self.inbox.lines.recv() => {
                     let actions = self.engine.handle(Event::Lines(&batch), clock::now());
+                    self.pool.give(batch);
                     self.perform(actions, None);
                     tick_at = tick_at.min(self.next_tick(clock::now()));
                 }

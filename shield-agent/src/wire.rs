@@ -3,6 +3,7 @@
 //! Start order: store, engine (restored), enforcers (with the restored bans), performer, owner, API, sources. Stop order:
 //! sources, owner (saves), performer (commits), enforcers' threads, API. Bans stay in the kernel throughout.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -28,12 +29,13 @@ use crate::enforce::{Ban, Desired, Enforcer};
 use crate::engine::action::{Action, BanRecord, Notice, Order};
 use crate::engine::allowlist::Allowlist;
 use crate::engine::event::{EnforcerName, PartReport, PartState};
+use crate::engine::request::{Checkpoint, SourceId};
 use crate::engine::{Engine, SavedBan};
 use crate::host;
-use crate::notify::Notifier;
 use crate::owner::{Handle, Inbox, Message, Owner};
-use crate::performer::{Job, Performer};
+use crate::performer::{Announce, Job, Performer};
 use crate::search_engines::SearchEngines;
+use crate::source::{self, Pool, Sources};
 use crate::store::boots::BootId;
 use crate::store::reader::Reader;
 use crate::store::writer::Writer;
@@ -59,8 +61,6 @@ pub struct Options {
     pub config: Config,
     /// Whether the kernel is touched.
     pub kernel: Kernel,
-    /// Read files from their beginning at the first start.
-    pub begin: crate::source::Begin,
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -69,7 +69,7 @@ pub struct Options {
 /// When something that the agent cannot do without is missing: the database (locked, unreadable), the control socket, a
 /// required enforcer.
 pub async fn run(options: Options) -> Result<()> {
-    let Options { config, kernel, begin } = options;
+    let Options { config, kernel } = options;
     let started = clock::now();
     let (store, reports) = open_store(&config, started)?;
     let reader = Reader::beside(&store).context("cannot open the database for reading")?;
@@ -79,8 +79,8 @@ pub async fn run(options: Options) -> Result<()> {
     await_required(&config, kernel, &interpreter).await?;
     let feed = Arc::new(Feed::new(started));
     let (perform, jobs) = mpsc::channel();
-    let notifier = start_notifier(&config, handle.clone())?;
-    let checkpoints = restored.checkpoints.clone();
+    let restored_checkpoints = std::mem::take(&mut restored.checkpoints);
+    let pool = Pool::default();
     let announce = Notice::Started {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         restored: restored.engine.ledger().len() as u64,
@@ -89,12 +89,14 @@ pub async fn run(options: Options) -> Result<()> {
     let performer = Performer {
         writer: Writer::new(store, started),
         interpreter: Arc::clone(&interpreter),
-        notifier,
-        publish: publisher(Arc::clone(&feed)),
+        announce: vec![publisher(Arc::clone(&feed))],
         owner: handle.clone(),
     };
     let performer = spawn("perform", move || performer.run(&jobs))?;
-    let owner = start_owner(restored, inbox, perform, &handle, announce)?;
+    for (at, source) in config.sources.iter().enumerate() {
+        restored.engine.name_source(SourceId(at as u16), &source.name);
+    }
+    let owner = start_owner(restored, inbox, perform, &handle, announce, pool.clone())?;
     reports.into_iter().for_each(|report| handle.say(Message::Part(report)));
 
     let (stop_api, api_stopped) = watch::channel(false);
@@ -102,7 +104,7 @@ pub async fn run(options: Options) -> Result<()> {
     let backend = AgentBackend::new(handle.clone(), Arc::clone(&interpreter), reader, about);
     let server = serve(&config, Arc::new(backend), feed).await?;
     let server = tokio::spawn(server.run(api_stopped));
-    let sources = start_sources(&config, begin, checkpoints, &handle)?;
+    let sources = start_sources(&config, restored_checkpoints, pool, &handle)?;
     let hosts = watch_host(handle.clone())?;
     tracing::info!(socket = %config.socket.display(), "started");
     let watchdog = tokio::spawn(systemd_watchdog(handle.clone()));
@@ -129,7 +131,7 @@ struct Restored {
     engine: Engine,
     desired: Desired,
     leftovers: Vec<Action>,
-    checkpoints: std::collections::BTreeMap<String, String>,
+    checkpoints: Vec<Checkpoint>,
 }
 
 fn open_store(config: &Config, now: crate::engine::time::Now) -> Result<(Store, Vec<PartReport>)> {
@@ -176,7 +178,9 @@ fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<Restored> {
             }
         }
     })?;
-    Ok(Restored { engine, desired, leftovers, checkpoints: loaded.checkpoints })
+    let checkpoint = |(source, position)| Checkpoint { source, position };
+    let checkpoints = loaded.checkpoints.into_iter().map(checkpoint).collect();
+    Ok(Restored { engine, desired, leftovers, checkpoints })
 }
 
 fn saved_ban(ban: &BanRecord) -> SavedBan {
@@ -256,7 +260,7 @@ async fn await_required(config: &Config, kernel: Kernel, interpreter: &Interpret
     Ok(())
 }
 
-fn publisher(feed: Arc<Feed>) -> crate::performer::Publish {
+fn publisher(feed: Arc<Feed>) -> Announce {
     Box::new(move |notice| {
         log_notice(notice);
         feed.publish(notice, clock::now());
@@ -287,11 +291,12 @@ fn start_owner(
     perform: mpsc::Sender<Job>,
     handle: &Handle,
     announce: Notice,
+    pool: Pool,
 ) -> Result<JoinHandle<Result<Engine>>> {
     let engines = SearchEngines::default();
     let for_dns = handle.clone();
     let verify = Box::new(move |client, addr| engines.verify(client, addr, &for_dns));
-    let mut owner = Owner::new(restored.engine, inbox, perform, verify);
+    let mut owner = Owner::new(restored.engine, inbox, perform, verify, pool);
     let mut first = restored.leftovers;
     first.push(Action::Announce(announce));
     owner.pass_on(first);
@@ -324,6 +329,13 @@ async fn serve(config: &Config, backend: Arc<AgentBackend>, feed: Arc<Feed>) -> 
         tracing::info!("the page is at http://{bound}/");
     }
     Ok(server)
+}
+
+fn start_sources(config: &Config, checkpoints: Vec<Checkpoint>, pool: Pool, owner: &Handle) -> Result<Sources> {
+    let (lines, states) = (owner.clone(), owner.clone());
+    let deliver = move |batch| if lines.lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+    let report = move |report| states.say(Message::Part(report));
+    source::start(config.sources.clone(), &checkpoints, &pool, &deliver, &report)
 }
 
 /// The thread that keeps the allowlist's host entries true.

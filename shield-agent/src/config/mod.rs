@@ -13,11 +13,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::enforce::iptables::{self, Backend, Containers};
+use crate::enforce::xdp;
 use crate::engine::allowlist::{AllowReason, Allowed};
 use crate::engine::backoff::{Backoff, Term};
 use crate::engine::policy::{Policy, Switch};
 use crate::engine::settings::{ExtendBy, NetworkAction, Settings as EngineSettings};
 use crate::source::format::{FieldNames, Format, Settings as FormatSettings};
+use crate::source::{self, FirstStart, Input};
 
 use self::raw::{RawBan, RawConfig, RawFields, RawHook, RawSource};
 use self::span::{Span, TermSpan};
@@ -47,12 +49,10 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
-    /// The group that may use it.
-    pub group: String,
     /// A tracing filter.
     pub log: String,
     /// What is read.
-    pub sources: Vec<Source>,
+    pub sources: Vec<source::Settings>,
     /// The detector's profile by name.
     pub profile: String,
     /// The detector's policy.
@@ -68,7 +68,7 @@ pub struct Config {
     /// Whether XDP is used.
     pub use_xdp: Use,
     /// How.
-    pub xdp: raw::RawXdp,
+    pub xdp: xdp::Settings,
     /// Where the page listens; `None` when there is none.
     pub page: Option<SocketAddr>,
     /// Host names that the page answers to besides loopback's.
@@ -79,28 +79,6 @@ pub struct Config {
     pub webhook: Option<UrlFrom>,
     /// The audit log.
     pub audit: PathBuf,
-}
-
-/// Where lines come from.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// Which kind.
-    pub from: From,
-    /// How lines are understood.
-    pub format: FormatSettings,
-    /// At the first start, begin this many seconds before now instead of at the end.
-    pub catch_up_secs: Option<u64>,
-}
-
-/// The kind of a source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum From {
-    /// A file, a pattern, or a folder.
-    Path(PathBuf),
-    /// A datagram socket that nginx's syslog writes to.
-    Syslog(PathBuf),
-    /// Standard input.
-    Stdin,
 }
 
 /// Where a secret URL comes from. The URL itself is never in the configuration.
@@ -147,8 +125,49 @@ impl Config {
     /// Reads this log instead of those configured.
     pub fn with_log(mut self, path: PathBuf) -> Config {
         let format = self.sources.first().map(|s| s.format.clone()).unwrap_or_default();
-        self.sources = vec![Source { from: From::Path(path), format, catch_up_secs: None }];
+        let name = path.display().to_string();
+        let first_start = self.sources.first().map(|s| s.first_start).unwrap_or_default();
+        self.sources = vec![source::Settings { input: Input::Files(name.clone()), name, format, first_start }];
         self
+    }
+
+    /// Begins every file at its beginning at the first start.
+    pub fn from_start(mut self) -> Config {
+        self.sources.iter_mut().for_each(|source| source.first_start = FirstStart::Beginning);
+        self
+    }
+
+    /// What is in force, for people: every setting, and of secrets only where they come from.
+    pub fn shown(&self) -> serde_json::Value {
+        let sources: Vec<serde_json::Value> = self
+            .sources
+            .iter()
+            .map(|s| serde_json::json!({ "name": s.name, "format": s.format.format, "fields": s.format.fields }))
+            .collect();
+        let secret = |from: &Option<UrlFrom>| from.as_ref().map(|_| "(set)");
+        let engine = &self.engine;
+        serde_json::json!({
+            "agent": { "state_dir": self.state_dir, "socket": self.socket, "log": self.log },
+            "source": sources,
+            "detect": { "profile": self.profile, "policy": self.policy },
+            "ban": {
+                "terms": shown_terms(&engine.backoff),
+                "forget_after_secs": engine.backoff.forget_after_secs(),
+                "ipv6_prefix": engine.ipv6_prefix,
+                "max_bans": engine.max_bans,
+                "max_share": engine.blast.max_share,
+                "always_allowed": engine.blast.always_allowed,
+                "max_bans_per_minute": engine.blast.max_bans_per_minute,
+                "leak_grace_secs": engine.leak_grace_secs,
+            },
+            "allow": self.allow,
+            "iptables": { "mode": shown_use(self.use_iptables), "max_rules": self.iptables.max_rules },
+            "xdp": { "mode": shown_use(self.use_xdp), "pin_dir": self.xdp.pin_folder },
+            "page": { "listen": self.page, "hosts": self.page_hosts },
+            "slack": secret(&self.slack),
+            "webhook": secret(&self.webhook),
+            "audit": self.audit,
+        })
     }
 
     fn check(raw: RawConfig) -> Result<Config> {
@@ -160,6 +179,7 @@ impl Config {
         if raw.allow.search_engines == Some(true) {
             engine.verify_search_engines = Switch::On;
         }
+        let ipv6_prefix = engine.ipv6_prefix;
         let proxies = raw.allow.trusted_proxies.unwrap_or_default();
         let networks = raw.allow.networks.unwrap_or_default();
         ensure!(
@@ -173,7 +193,6 @@ impl Config {
             file: None,
             state_dir: raw.agent.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/shield")),
             socket: raw.agent.socket.unwrap_or_else(|| PathBuf::from("/run/shield/control.sock")),
-            group: raw.agent.group.unwrap_or_else(|| "shield".to_owned()),
             log: raw.agent.log.unwrap_or_else(|| "info".to_owned()),
             sources: sources(raw.source, &proxies)?,
             profile,
@@ -183,7 +202,7 @@ impl Config {
             use_iptables: use_of(raw.iptables.mode.as_deref(), "iptables")?,
             iptables: iptables_settings(raw.iptables)?,
             use_xdp: use_of(raw.xdp.mode.as_deref(), "xdp")?,
-            xdp: raw.xdp,
+            xdp: xdp_settings(raw.xdp, ipv6_prefix)?,
             page: page(&raw.page),
             page_hosts: raw.page.hosts.unwrap_or_default(),
             slack: url_from(raw.slack, "slack")?,
@@ -317,28 +336,28 @@ fn url_from(raw: RawHook, section: &str) -> Result<Option<UrlFrom>> {
     Ok(first)
 }
 
-fn sources(raw: Vec<RawSource>, proxies: &[ipnet::IpNet]) -> Result<Vec<Source>> {
+fn sources(raw: Vec<RawSource>, proxies: &[ipnet::IpNet]) -> Result<Vec<source::Settings>> {
     if raw.is_empty() {
         let path = Some(PathBuf::from(DEFAULT_LOG));
-        return Ok(vec![source(RawSource { path, ..RawSource::default() }, proxies)?]);
+        return Ok(vec![source_settings(RawSource { path, ..RawSource::default() }, proxies)?]);
     }
-    raw.into_iter().map(|raw| source(raw, proxies)).collect()
+    let sources: Vec<source::Settings> =
+        raw.into_iter().map(|raw| source_settings(raw, proxies)).collect::<Result<_>>()?;
+    for (at, source) in sources.iter().enumerate() {
+        let twice = sources[..at].iter().any(|other| other.name == source.name);
+        ensure!(!twice, "two [[source]] sections read {}: its lines would be counted twice", source.name);
+    }
+    Ok(sources)
 }
 
-fn source(raw: RawSource, proxies: &[ipnet::IpNet]) -> Result<Source> {
-    let stdin = (raw.stdin == Some(true)).then_some(From::Stdin);
-    let mut given = [raw.path.map(From::Path), raw.syslog.map(From::Syslog), stdin].into_iter().flatten();
-    let from = given.next().context("a [[source]] needs one of path, syslog, stdin = true")?;
-    ensure!(
-        given.next().is_none(),
-        "a [[source]] has several origins: write one of path, syslog, stdin for each"
-    );
-    let formats = [
-        ("auto", Format::Auto),
-        ("json", Format::Json),
-        ("combined", Format::Combined),
-        ("common", Format::Common),
-    ];
+fn source_settings(raw: RawSource, proxies: &[ipnet::IpNet]) -> Result<source::Settings> {
+    let files = raw.path.map(|path| Input::Files(path.display().to_string()));
+    let stdin = (raw.stdin == Some(true)).then_some(Input::Stdin);
+    let mut given = [files, raw.syslog.map(Input::Syslog), stdin].into_iter().flatten();
+    let input = given.next().context("a [[source]] needs one of path, syslog, stdin = true")?;
+    ensure!(given.next().is_none(), "a [[source]] has several origins: write one of path, syslog, stdin for each");
+    let formats =
+        [("auto", Format::Auto), ("json", Format::Json), ("combined", Format::Combined), ("common", Format::Common)];
     let default = FormatSettings::default();
     let max_line_bytes = raw.max_line_bytes.unwrap_or(default.max_line_bytes);
     ensure!(
@@ -351,7 +370,62 @@ fn source(raw: RawSource, proxies: &[ipnet::IpNet]) -> Result<Source> {
         trusted_proxies: proxies.to_vec(),
         max_line_bytes,
     };
-    Ok(Source { from, format, catch_up_secs: raw.catch_up.map(|s| s.0) })
+    let first_start = match raw.catch_up {
+        Some(Span(secs)) => FirstStart::CatchUp { secs: u32::try_from(secs).unwrap_or(u32::MAX) },
+        None => FirstStart::End,
+    };
+    let name = match &input {
+        Input::Files(text) => text.clone(),
+        Input::Syslog(path) => path.display().to_string(),
+        Input::Stdin => "stdin".to_owned(),
+    };
+    Ok(source::Settings { name, input, format, first_start })
+}
+
+fn xdp_settings(raw: raw::RawXdp, ipv6_prefix: u8) -> Result<xdp::Settings> {
+    let default = xdp::Settings::default();
+    let modes = [("auto", xdp::Mode::Auto), ("native", xdp::Mode::Native), ("generic", xdp::Mode::Generic)];
+    let interfaces = match raw.interfaces {
+        None => xdp::Selection::DefaultRoute,
+        Some(names) if names == ["default"] => xdp::Selection::DefaultRoute,
+        Some(names) if names == ["all"] => xdp::Selection::AllPhysical,
+        Some(names) => xdp::Selection::Named(names),
+    };
+    if let xdp::Selection::Named(names) = &interfaces {
+        ensure!(!names.is_empty(), "[xdp] interfaces is empty: name some, or write mode = \"off\"");
+        let odd = names.iter().find(|name| name.is_empty() || name.len() > 15 || name.contains(['/', ' ']));
+        ensure!(odd.is_none(), "[xdp] interfaces: {:?} is no name of an interface", odd.cloned().unwrap_or_default());
+    }
+    let at_least_one = |value: u32, key: &str| {
+        ensure!(value >= 1, "[xdp] {key} must be at least 1");
+        Ok(value)
+    };
+    Ok(xdp::Settings {
+        interfaces,
+        mode: one_of(raw.attach.as_deref(), "xdp", "attach", &modes)?,
+        max_bans_v4: at_least_one(raw.max_bans_ipv4.unwrap_or(default.max_bans_v4), "max_bans_ipv4")?,
+        max_bans_v6: at_least_one(raw.max_bans_ipv6.unwrap_or(default.max_bans_v6), "max_bans_ipv6")?,
+        ipv6_prefix,
+        pin_folder: raw.pin_dir.unwrap_or(default.pin_folder),
+        log_every: raw.log_drops_every.and_then(std::num::NonZeroU32::new),
+        ..xdp::Settings::default()
+    })
+}
+
+fn shown_terms(backoff: &Backoff) -> Vec<String> {
+    let term = |term| match term {
+        Term::Secs(secs) => format!("{secs}s"),
+        Term::Permanent => "permanent".to_owned(),
+    };
+    backoff.terms().iter().copied().map(term).collect()
+}
+
+fn shown_use(used: Use) -> &'static str {
+    match used {
+        Use::On => "on",
+        Use::Off => "off",
+        Use::Required => "required",
+    }
 }
 
 fn fields(raw: RawFields) -> FieldNames {
@@ -374,7 +448,7 @@ mod tests {
     #[test]
     fn every_default_works_without_a_file() {
         let config = Config::parse("").unwrap();
-        assert_eq!(config.sources[0].from, From::Path(DEFAULT_LOG.into()));
+        assert_eq!(config.sources[0].input, Input::Files(DEFAULT_LOG.to_owned()));
         assert_eq!((config.use_iptables, config.use_xdp), (Use::On, Use::On));
         assert_eq!(config.page.unwrap().to_string(), "127.0.0.1:8080");
     }
@@ -398,7 +472,7 @@ mod tests {
             mode = "required"
         "#;
         let config = Config::parse(text).unwrap();
-        assert_eq!(config.sources[1].from, From::Syslog("/run/shield/nginx.sock".into()));
+        assert_eq!(config.sources[1].input, Input::Syslog("/run/shield/nginx.sock".into()));
         assert_eq!(config.sources[1].format.fields.source_ip, "remote_addr");
         assert_eq!(config.sources[1].format.trusted_proxies.len(), 1);
         assert_eq!(config.engine.backoff.term(2), Term::Secs(120));
@@ -419,6 +493,8 @@ mod tests {
         check("[ban]\nterms = ['soon']", &["\"soon\" is not a span of time"]);
         check("[xdp]\nmode = 'maybe'", &["[xdp] mode = \"maybe\"", "on, off, required"]);
         check("[allow]\nnetworks = ['0.0.0.0/0']", &["switch Shield off"]);
+        check("[[source]]\npath = '/a'\n[[source]]\npath = '/a'", &["/a", "counted twice"]);
+        check("[xdp]\ninterfaces = []", &["[xdp] interfaces is empty"]);
         check("[iptables]\nhooks = ['a b']", &["[iptables] hooks", "no name of a chain"]);
         check("[[source]]\nformat = 'json'", &["needs one of path, syslog, stdin"]);
         check("[detect]\nmax_cleints = 3", &["did you mean `max_clients`"]);

@@ -46,8 +46,6 @@ pub struct RawAgent {
     pub state_dir: Option<PathBuf>,
     /// The control socket.
     pub socket: Option<PathBuf>,
-    /// The group that may use the control socket.
-    pub group: Option<String>,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter.
     pub log: Option<String>,
     /// A live line further away from the wall clock is counted at the wall clock.
@@ -176,6 +174,8 @@ pub struct RawXdp {
     pub max_bans_ipv6: Option<u32>,
     /// Where the pins lie.
     pub pin_dir: Option<PathBuf>,
+    /// One dropped packet in how many is logged at debug level; 0 logs none.
+    pub log_drops_every: Option<u32>,
 }
 
 /// `[page]`

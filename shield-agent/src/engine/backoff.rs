@@ -55,6 +55,11 @@ impl Backoff {
         Ok(Backoff { terms, forget_after_secs })
     }
 
+    /// The ladder.
+    pub fn terms(&self) -> &[Term] {
+        &self.terms
+    }
+
     /// The term of the n-th offence, counted from 1 (0 counts as 1).
     pub fn term(&self, offence: u32) -> Term {
         let at = (offence.max(1) as usize - 1).min(self.terms.len() - 1);

@@ -14,6 +14,16 @@ pub enum Reference {
     Classic,
 }
 
+impl Reference {
+    /// The name used in configuration and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reference::Adaptive => "adaptive",
+            Reference::Classic => "classic",
+        }
+    }
+}
+
 /// Whether something is switched on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,0 +1,101 @@
+//! `shield-agent check`: reads the configuration and says what would be done with it.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::reply::{Format, JsonArg};
+use super::run::ConfigArg;
+use super::{Exit, print};
+use crate::config::{Config, Use};
+use crate::source::Input;
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// Checks; a wrong configuration is an error.
+pub fn run(args: &CheckArgs) -> Result<Exit> {
+    let config = args.config.load()?;
+    match args.json.format() {
+        Format::Json => print::json(&config.shown())?,
+        Format::Text => print::text(&render(&config))?,
+    }
+    Ok(Exit::Done)
+}
+
+fn render(config: &Config) -> String {
+    let mut out = String::new();
+    let file = config.file.as_ref().map_or("the defaults (no file)".to_owned(), |path| path.display().to_string());
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(out, "{name:<12}{value}");
+    };
+    line("config", &format!("{file}: good"));
+    for source in &config.sources {
+        line("source", &format!("{} ({})", source.name, presence(&source.input)));
+    }
+    line("detect", &format!("profile {}", config.profile));
+    line("iptables", in_words(config.use_iptables));
+    line("xdp", in_words(config.use_xdp));
+    line("page", &config.page.map_or("off".to_owned(), |addr| format!("http://{addr}/")));
+    line("slack", if config.slack.is_some() { "on" } else { "off" });
+    line("webhook", if config.webhook.is_some() { "on" } else { "off" });
+    line("allowed", &format!("{} networks configured", config.allow.len()));
+    line("state", &config.state_dir.display().to_string());
+    line("socket", &config.socket.display().to_string());
+    line("audit", &config.audit.display().to_string());
+    out
+}
+
+fn in_words(used: Use) -> &'static str {
+    match used {
+        Use::On => "on; where it cannot work the agent says so and goes on",
+        Use::Off => "off",
+        Use::Required => "required; where it cannot work the agent does not start",
+    }
+}
+
+/// Whether there is something to read yet.
+fn presence(input: &Input) -> &'static str {
+    match input {
+        Input::Stdin => "standard input",
+        Input::Syslog(_) => "a socket that the agent makes",
+        Input::Files(text) if text.contains(['*', '?', '[']) => "a pattern",
+        Input::Files(path) => match std::fs::File::open(path) {
+            Ok(_) => "readable",
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "not there yet: the agent waits for it",
+            Err(_) => "not readable for you: the agent waits until it is",
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checked_configuration_is_told_on_one_screen() {
+        let config = Config::parse("[[source]]\npath = '/nowhere/*.log'\n[xdp]\nmode = 'off'").unwrap();
+        let expected = "\
+config      the defaults (no file): good
+source      /nowhere/*.log (a pattern)
+detect      profile default
+iptables    on; where it cannot work the agent says so and goes on
+xdp         off
+page        http://127.0.0.1:8080/
+slack       off
+webhook     off
+allowed     0 networks configured
+state       /var/lib/shield
+socket      /run/shield/control.sock
+audit       /var/log/shield/audit.jsonl
+";
+        assert_eq!(render(&config), expected);
+    }
+}

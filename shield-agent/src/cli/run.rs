@@ -1,0 +1,74 @@
+//! `shield-agent run`: the agent itself.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::Exit;
+use crate::config::Config;
+use crate::wire::{self, Kernel, Options};
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArg,
+    /// Read this log instead of those configured
+    #[arg(long, value_name = "PATH")]
+    log: Option<PathBuf>,
+    /// At the first start, read logs from their beginning instead of their end
+    #[arg(long)]
+    from_start: bool,
+    /// Do everything but touch the kernel: who would be banned is said, nobody is dropped
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Which configuration file.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArg {
+    /// The configuration file; without it /etc/shield/shield.toml, or the defaults when there is none
+    #[arg(long, value_name = "FILE", env = "SHIELD_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+impl ConfigArg {
+    /// Reads it.
+    pub fn load(&self) -> Result<Config> {
+        Config::load(self.config.as_deref()).map_err(|error| anyhow::Error::new(super::BadConfig(error)))
+    }
+}
+
+/// Runs the agent until it is told to stop.
+pub fn run(args: RunArgs) -> Result<Exit> {
+    let mut config = args.config.load()?;
+    if let Some(path) = args.log {
+        config = config.with_log(path);
+    }
+    if args.from_start {
+        config = config.from_start();
+    }
+    start_logging(&config.log)?;
+    let kernel = if args.dry_run { Kernel::LeaveAlone } else { Kernel::Enforce };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(wire::run(Options { config, kernel }))?;
+    // Threads that wait for standard input or for DNS are not waited for.
+    runtime.shutdown_background();
+    Ok(Exit::Done)
+}
+
+/// Logs to standard error; under systemd the journal adds the time.
+fn start_logging(filter: &str) -> Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("[agent] log = {filter:?} is no filter"))?;
+    let under_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    if under_journal { builder.without_time().with_ansi(false).init() } else { builder.with_ansi(colours).init() }
+    Ok(())
+}
