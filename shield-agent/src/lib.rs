@@ -15,3 +15,5 @@ pub mod performer;
 pub mod search_engines;
 pub mod source;
 pub mod store;
+pub mod wire;
+pub mod backend;

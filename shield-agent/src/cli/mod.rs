@@ -5,6 +5,8 @@ pub mod allow;
 pub mod args;
 pub mod ban;
 pub mod bans;
+pub mod check;
+pub mod cleanup;
 pub mod client;
 pub mod events;
 pub mod explain;
@@ -13,14 +15,15 @@ pub mod import;
 pub mod lists;
 pub mod print;
 pub mod reply;
+pub mod run;
 pub mod status;
 pub mod top;
 pub mod unban;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::{Args, Subcommand};
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
 
 use self::client::{AgentClient, ClientError, Endpoint};
 use crate::api::DEFAULT_SOCKET;
@@ -62,10 +65,67 @@ impl Exit {
         match error.downcast_ref::<ClientError>() {
             Some(ClientError::NotRunning { .. }) => Exit::NotRunning,
             Some(ClientError::Denied(_)) => Exit::Denied,
-            _ if error.is::<args::UsageError>() => Exit::Usage,
+            _ if error.is::<args::UsageError>() || error.is::<BadConfig>() => Exit::Usage,
             _ => Exit::Failed,
         }
     }
+}
+
+/// The configuration is wrong; what, where and what to do is in the error it holds.
+#[derive(Debug)]
+pub struct BadConfig(anyhow::Error);
+
+impl std::fmt::Display for BadConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the configuration is wrong: {:#}", self.0)
+    }
+}
+
+impl std::error::Error for BadConfig {}
+
+/// Learns what a web server's traffic looks like and drops what does not, in iptables and XDP
+#[derive(Debug, Clone, Parser)]
+#[command(name = "shield-agent", version, after_help = EXIT_CODES_HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Every command.
+#[derive(Debug, Clone, Subcommand)]
+enum Command {
+    /// Run the agent
+    Run(run::RunArgs),
+    /// Check the configuration and show what it means
+    Check(check::CheckArgs),
+    /// Remove everything of Shield's from the kernel, and nothing else
+    Cleanup(cleanup::CleanupArgs),
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// As the command says; [`Exit::of`] gives the exit code.
+    pub fn run(self) -> Result<Exit> {
+        let connection = self.connection;
+        match self.command {
+            Command::Run(args) => run::run(args),
+            Command::Check(args) => check::run(&args),
+            Command::Cleanup(args) => block_on(cleanup::run(&args, &connection.client())),
+            Command::Client(command) => block_on(command.run(&connection)),
+        }
+    }
+}
+
+/// Runs one short command.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(work)
 }
 
 /// Where the agent is; for every command that asks it.

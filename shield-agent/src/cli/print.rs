@@ -76,6 +76,13 @@ pub fn text_to_reader(text: &str) -> Result<bool> {
     }
 }
 
+/// Writes an error with its causes to standard error, in one line each.
+pub fn error(error: &anyhow::Error) {
+    let mut out = io::stderr().lock();
+    // Where standard error is closed there is nobody to tell.
+    let _ = writeln!(out, "shield-agent: {error:#}");
+}
+
 /// Writes one JSON document, indented.
 pub fn json(value: &impl Serialize) -> Result<()> {
     let mut document = serde_json::to_string_pretty(value).context("writing the answer as JSON")?;
