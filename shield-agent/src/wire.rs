@@ -36,7 +36,7 @@ use crate::owner::{Handle, Inbox, Message, Owner};
 use crate::performer::{Announce, Job, Performer};
 use crate::search_engines::SearchEngines;
 use crate::source::{self, Pool, Sources};
-use crate::store::boots::BootId;
+use crate::store::BootId;
 use crate::store::reader::Reader;
 use crate::store::writer::Writer;
 use crate::store::{self, Found, Store};
