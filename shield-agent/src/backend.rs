@@ -78,7 +78,9 @@ impl AgentBackend {
     async fn rows(&self, records: Vec<BanRecord>) -> Result<Vec<BanRow>, Refusal> {
         let clients: Vec<Client> = records.iter().map(|record| record.client).collect();
         let drops = self.drops_of(clients.clone()).await;
-        let held = self.look(move |engine, _| clients.iter().map(|c| held_by(engine, *c)).collect::<Vec<_>>()).await?;
+        let held = self
+            .look(move |engine, _| clients.iter().map(|c| held_by(engine, *c)).collect::<Vec<_>>())
+            .await?;
         let rows = records.into_iter().zip(drops).zip(held);
         Ok(rows.map(|((record, drops), held_by)| BanRow { record, drops, held_by }).collect())
     }

@@ -4,6 +4,7 @@
 //! `wire.rs`.
 
 pub mod api;
+pub mod backend;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -16,4 +17,3 @@ pub mod search_engines;
 pub mod source;
 pub mod store;
 pub mod wire;
-pub mod backend;

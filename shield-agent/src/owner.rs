@@ -130,7 +130,13 @@ pub struct Owner {
 
 impl Owner {
     /// An owner of `engine`; actions go to `perform`, questions to DNS by `verify`, used batches to `pool`.
-    pub fn new(engine: Engine, inbox: Inbox, perform: std::sync::mpsc::Sender<Job>, verify: Verify, pool: Pool) -> Owner {
+    pub fn new(
+        engine: Engine,
+        inbox: Inbox,
+        perform: std::sync::mpsc::Sender<Job>,
+        verify: Verify,
+        pool: Pool,
+    ) -> Owner {
         Owner { engine, inbox, perform, verify, pool, next_command: 1 }
     }
 

@@ -159,7 +159,8 @@ fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<Restored> {
     let (host, problems) = host::addresses();
     problems.iter().for_each(|problem| tracing::warn!("{problem}"));
     let allowlist = Allowlist::new(config.allow.iter().copied().chain(loaded.allowed).chain(host));
-    let mut engine = Engine::new(settings, config.policy.clone(), allowlist, loaded.next_serial, random_seed()?);
+    let mut engine =
+        Engine::new(settings, config.policy.clone(), allowlist, loaded.next_serial, random_seed()?);
     engine.restore_totals(loaded.totals);
     if let Some(saved) = &loaded.baseline
         && let Err(error) = engine.restore_baseline(saved)
@@ -173,7 +174,9 @@ fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<Restored> {
     store.for_each_ban(now, |ban| {
         for action in engine.restore_ban(saved_ban(&ban), now) {
             match action {
-                Action::Enforce(Order::Ban { client, ends, serial }) => desired.insert(Ban { client, ends }, serial),
+                Action::Enforce(Order::Ban { client, ends, serial }) => {
+                    desired.insert(Ban { client, ends }, serial)
+                }
                 other => leftovers.push(other),
             }
         }
@@ -196,8 +199,11 @@ fn saved_ban(ban: &BanRecord) -> SavedBan {
 
 fn random_seed() -> Result<u64> {
     let mut bytes = [0; 8];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").context("cannot open /dev/urandom")?, &mut bytes)
-        .context("cannot read /dev/urandom")?;
+    std::io::Read::read_exact(
+        &mut std::fs::File::open("/dev/urandom").context("cannot open /dev/urandom")?,
+        &mut bytes,
+    )
+    .context("cannot read /dev/urandom")?;
     Ok(u64::from_ne_bytes(bytes))
 }
 
@@ -208,16 +214,24 @@ fn enforcers_used(config: &Config, kernel: Kernel) -> Vec<EnforcerName> {
     used.map(|(name, _)| name).collect()
 }
 
-fn start_enforcement(config: &Config, kernel: Kernel, restored: &mut Restored, owner: Handle) -> Result<Interpreter> {
+fn start_enforcement(
+    config: &Config,
+    kernel: Kernel,
+    restored: &mut Restored,
+    owner: Handle,
+) -> Result<Interpreter> {
     let mut enforcers: Vec<Box<dyn Enforcer>> = Vec::new();
     for name in enforcers_used(config, kernel) {
         match name {
-            EnforcerName::Iptables => enforcers.push(Box::new(IptablesEnforcer::new(config.iptables.clone()))),
+            EnforcerName::Iptables => {
+                enforcers.push(Box::new(IptablesEnforcer::new(config.iptables.clone())))
+            }
             EnforcerName::Xdp => enforcers.push(Box::new(XdpEnforcer::new(config.xdp.clone()))),
         }
     }
     for name in EnforcerName::ALL.iter().filter(|name| !enforcers.iter().any(|e| e.name() == **name)) {
-        let why = if kernel == Kernel::LeaveAlone { "a dry run leaves the kernel alone" } else { "mode = \"off\"" };
+        let why =
+            if kernel == Kernel::LeaveAlone { "a dry run leaves the kernel alone" } else { "mode = \"off\"" };
         let state = PartState::Off { reason: why.to_owned() };
         owner.say(Message::Part(PartReport { part: name.name().to_owned(), state, repaired: None }));
     }
@@ -247,10 +261,18 @@ async fn await_required(config: &Config, kernel: Kernel, interpreter: &Interpret
             match state {
                 Some(PartState::Active { .. }) => break,
                 Some(PartState::Degraded { reason }) => {
-                    bail!("{} is required ([{}] mode = \"required\") and cannot work: {reason}", name.name(), name.name())
+                    bail!(
+                        "{} is required ([{}] mode = \"required\") and cannot work: {reason}",
+                        name.name(),
+                        name.name()
+                    )
                 }
                 _ if tokio::time::Instant::now() >= deadline => {
-                    bail!("{} is required and did not start within {} s", name.name(), REQUIRED_START.as_secs())
+                    bail!(
+                        "{} is required and did not start within {} s",
+                        name.name(),
+                        REQUIRED_START.as_secs()
+                    )
                 }
                 // Polled: an enforcer starts once, within milliseconds.
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -331,9 +353,15 @@ async fn serve(config: &Config, backend: Arc<AgentBackend>, feed: Arc<Feed>) -> 
     Ok(server)
 }
 
-fn start_sources(config: &Config, checkpoints: Vec<Checkpoint>, pool: Pool, owner: &Handle) -> Result<Sources> {
+fn start_sources(
+    config: &Config,
+    checkpoints: Vec<Checkpoint>,
+    pool: Pool,
+    owner: &Handle,
+) -> Result<Sources> {
     let (lines, states) = (owner.clone(), owner.clone());
-    let deliver = move |batch| if lines.lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+    let deliver =
+        move |batch| if lines.lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
     let report = move |report| states.say(Message::Part(report));
     source::start(config.sources.clone(), &checkpoints, &pool, &deliver, &report)
 }

@@ -32,7 +32,8 @@ pub fn run(args: &CheckArgs) -> Result<Exit> {
 
 fn render(config: &Config) -> String {
     let mut out = String::new();
-    let file = config.file.as_ref().map_or("the defaults (no file)".to_owned(), |path| path.display().to_string());
+    let file =
+        config.file.as_ref().map_or("the defaults (no file)".to_owned(), |path| path.display().to_string());
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(out, "{name:<12}{value}");
     };
@@ -69,7 +70,9 @@ fn presence(input: &Input) -> &'static str {
         Input::Files(text) if text.contains(['*', '?', '[']) => "a pattern",
         Input::Files(path) => match std::fs::File::open(path) {
             Ok(_) => "readable",
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "not there yet: the agent waits for it",
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                "not there yet: the agent waits for it"
+            }
             Err(_) => "not readable for you: the agent waits until it is",
         },
     }

@@ -65,10 +65,16 @@ pub fn run(args: RunArgs) -> Result<Exit> {
 
 /// Logs to standard error; under systemd the journal adds the time.
 fn start_logging(filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("[agent] log = {filter:?} is no filter"))?;
+    let filter =
+        EnvFilter::try_new(filter).with_context(|| format!("[agent] log = {filter:?} is no filter"))?;
     let under_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    if under_journal { builder.without_time().with_ansi(false).init() } else { builder.with_ansi(colours).init() }
+    if under_journal {
+        builder.without_time().with_ansi(false).init()
+    } else {
+        builder.with_ansi(colours).init()
+    }
     Ok(())
 }

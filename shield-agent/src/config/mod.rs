@@ -127,7 +127,8 @@ impl Config {
         let format = self.sources.first().map(|s| s.format.clone()).unwrap_or_default();
         let name = path.display().to_string();
         let first_start = self.sources.first().map(|s| s.first_start).unwrap_or_default();
-        self.sources = vec![source::Settings { input: Input::Files(name.clone()), name, format, first_start }];
+        self.sources =
+            vec![source::Settings { input: Input::Files(name.clone()), name, format, first_start }];
         self
     }
 
@@ -355,9 +356,16 @@ fn source_settings(raw: RawSource, proxies: &[ipnet::IpNet]) -> Result<source::S
     let stdin = (raw.stdin == Some(true)).then_some(Input::Stdin);
     let mut given = [files, raw.syslog.map(Input::Syslog), stdin].into_iter().flatten();
     let input = given.next().context("a [[source]] needs one of path, syslog, stdin = true")?;
-    ensure!(given.next().is_none(), "a [[source]] has several origins: write one of path, syslog, stdin for each");
-    let formats =
-        [("auto", Format::Auto), ("json", Format::Json), ("combined", Format::Combined), ("common", Format::Common)];
+    ensure!(
+        given.next().is_none(),
+        "a [[source]] has several origins: write one of path, syslog, stdin for each"
+    );
+    let formats = [
+        ("auto", Format::Auto),
+        ("json", Format::Json),
+        ("combined", Format::Combined),
+        ("common", Format::Common),
+    ];
     let default = FormatSettings::default();
     let max_line_bytes = raw.max_line_bytes.unwrap_or(default.max_line_bytes);
     ensure!(
@@ -394,7 +402,11 @@ fn xdp_settings(raw: raw::RawXdp, ipv6_prefix: u8) -> Result<xdp::Settings> {
     if let xdp::Selection::Named(names) = &interfaces {
         ensure!(!names.is_empty(), "[xdp] interfaces is empty: name some, or write mode = \"off\"");
         let odd = names.iter().find(|name| name.is_empty() || name.len() > 15 || name.contains(['/', ' ']));
-        ensure!(odd.is_none(), "[xdp] interfaces: {:?} is no name of an interface", odd.cloned().unwrap_or_default());
+        ensure!(
+            odd.is_none(),
+            "[xdp] interfaces: {:?} is no name of an interface",
+            odd.cloned().unwrap_or_default()
+        );
     }
     let at_least_one = |value: u32, key: &str| {
         ensure!(value >= 1, "[xdp] {key} must be at least 1");
