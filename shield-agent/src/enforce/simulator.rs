@@ -99,6 +99,11 @@ impl SimulatedHost {
         self.state().failures.push(Injected { command: command.to_owned(), times, said: said.to_owned() });
     }
 
+    /// Forgets injected failures that did not happen yet.
+    pub fn end_failures(&self) {
+        self.state().failures.clear();
+    }
+
     /// Takes a program away: `iptables`, `ip6tables`, `ipset`.
     pub fn remove_program(&self, name: &str) {
         self.state().missing_programs.insert(name.to_owned());

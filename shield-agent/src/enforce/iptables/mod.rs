@@ -14,6 +14,8 @@ pub mod programs;
 mod repair;
 mod sets;
 mod settings;
+#[cfg(test)]
+mod walk;
 
 use anyhow::{Result, anyhow, bail};
 use hashbrown::HashMap;
