@@ -113,9 +113,10 @@ impl IptablesEnforcer {
     pub(super) fn drop_by_sets(&mut self) -> Result<()> {
         let Some(store) = self.store() else { return Ok(()) };
         for family in self.families.iter_mut().filter(|family| family.missing.is_none()) {
+            let snapshot = family.read(&mut *self.programs)?;
             family.set_set_rule(store.rule(family.version));
             family.take_rules();
-            family.rewrite_afresh(&mut *self.programs)?;
+            family.rewrite(&mut *self.programs, &snapshot)?;
         }
         Ok(())
     }

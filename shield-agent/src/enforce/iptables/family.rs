@@ -345,9 +345,15 @@ impl Family {
 
     /// A small change was refused, so the chain is not what it was: writes all of it.
     pub(super) fn rewrite_afresh(&mut self, programs: &mut dyn Programs) -> Result<()> {
+        let snapshot = self.read(programs)?;
+        self.rewrite(programs, &snapshot)
+    }
+
+    /// A snapshot whose counters are noted: to be taken just before rules are replaced, so that little goes uncounted.
+    pub(super) fn read(&mut self, programs: &mut dyn Programs) -> Result<Snapshot> {
         let snapshot = self.snapshot(programs)?;
         self.count(&snapshot);
-        self.rewrite(programs, &snapshot)
+        Ok(snapshot)
     }
 
     /// Removes our chain and every jump to it; says what it removed.

@@ -38,7 +38,7 @@ impl IptablesEnforcer {
         let before = self.held_by;
         let next = if self.wants_sets(desired.len()) { self.find_sets() } else { None };
         match next {
-            Some(kind) => self.repair_sets(kind, &snapshots, desired, now, &mut work),
+            Some(kind) => self.repair_sets(kind, snapshots, desired, now, &mut work),
             None => self.repair_rules(&snapshots, desired, now, &mut work),
         }
         if self.held_by == HeldBy::Rules
@@ -129,7 +129,7 @@ impl IptablesEnforcer {
     fn repair_sets(
         &mut self,
         kind: HeldBy,
-        snapshots: &[Option<Snapshot>; 2],
+        mut snapshots: [Option<Snapshot>; 2],
         desired: &Desired,
         now: Now,
         work: &mut Work,
@@ -142,7 +142,13 @@ impl IptablesEnforcer {
             return;
         }
         self.held_by = kind;
-        for (family, snapshot) in self.families.iter_mut().zip(snapshots) {
+        if !was_in_use {
+            // Filling took its time: the single rules have counted on.
+            let (fresh, errors) = self.snapshots();
+            snapshots = fresh;
+            work.errors.extend(errors);
+        }
+        for (family, snapshot) in self.families.iter_mut().zip(&snapshots) {
             let Some(snapshot) = snapshot else { continue };
             family.set_set_rule(store.rule(family.version));
             family.take_rules();
