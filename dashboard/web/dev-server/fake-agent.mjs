@@ -266,7 +266,12 @@ export class FakeAgent {
   }
 
   keys() {
-    this.order ??= [...new Set([...this.added.map((ban) => ban.client), ...this.invented()])].filter((client) => !this.lifted.has(client));
+    if (this.order === undefined) {
+      const added = this.added.map((ban) => ban.client);
+      const gone = new Set([...added, ...this.lifted]);
+      const rest = gone.size === 0 ? this.invented() : this.invented().filter((client) => !gone.has(client));
+      this.order = [...added.filter((client) => !this.lifted.has(client)), ...rest];
+    }
     return this.order;
   }
 
@@ -276,7 +281,8 @@ export class FakeAgent {
   }
 
   matching(q, rule, sort) {
-    const found = q === "" && rule === "" ? [...this.keys()] : this.keys().filter((client) => client.startsWith(q) && (rule === "" || RULES[ruleOf(client)] === rule));
+    if (q === "" && rule === "" && sort === "since") return this.keys();
+    const found = this.keys().filter((client) => client.startsWith(q) && (rule === "" || RULES[ruleOf(client)] === rule));
     if (sort === "client") found.sort();
     if (sort === "ends" && found.length < 1000) found.sort((a, b) => (this.ban(a).ends_ms ?? Infinity) - (this.ban(b).ends_ms ?? Infinity));
     return found;
@@ -391,7 +397,7 @@ const STORY = { "203.0.113.77": 0, "192.0.2.14": 2, "2001:db8:77:1::/64": 1, "19
 
 function ruleOf(client) {
   if (STORY[client] !== undefined) return STORY[client];
-  return number(client) % RULES.length;
+  return number(client.slice(-9)) % RULES.length;
 }
 
 function offenceOf(client) {

@@ -30,6 +30,7 @@ const events = new Events();
 const bans = new Bans({
   lift: (ban) => lift(ban.client, () => bans.changed()),
   allow: (ban) => allow(ban.client, () => bans.changed()),
+  explain: (ban) => void explain(ban.client),
 });
 const showClients = startClients((client) => void explain(client));
 const showStatus = [startFigures(), startHealth(), startBaseline(), startMachine(), header.status];

@@ -127,7 +127,7 @@ function timeAxis(): uPlot.Axis {
     gap: 3,
     space: 76,
     values: (_plot, splits) => splits.map((secs) => twoDigits.format(new Date(secs * 1000))),
-    incrs: [60, 300, 600, 900, 1800, 3600, 2 * 3600, 3 * 3600, 6 * 3600],
+    incrs: [60, 120, 300, 600, 900, 1800, 3600, 2 * 3600, 3 * 3600, 6 * 3600],
   };
 }
 

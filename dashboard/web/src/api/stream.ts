@@ -20,8 +20,11 @@ export async function* messages(body: ReadableStream<Uint8Array>): AsyncGenerato
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      const lines = (pending + decoder.decode(value, { stream: true })).split(/\r\n|\n|\r/);
-      pending = lines.pop() ?? "";
+      const text = pending + decoder.decode(value, { stream: true });
+      // A CR at the end may be half of a CR LF: it waits for what follows.
+      const end = text.endsWith("\r") ? text.length - 1 : text.length;
+      const lines = text.slice(0, end).split(/\r\n|\n|\r/);
+      pending = (lines.pop() ?? "") + text.slice(end);
       for (const line of lines) {
         if (line === "") {
           const message = interpret(block);

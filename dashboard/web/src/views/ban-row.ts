@@ -3,13 +3,17 @@
 import type { Ban } from "../api/types";
 import { agentNowMs } from "../clock";
 import { h, icon, setAttribute, setText } from "../dom";
-import { bytes, countdown, ruleName, shortCount, time } from "../format";
+import { bytes, countdown, plural, ruleName, shortCount, time } from "../format";
 import { banDetails } from "./evidence";
 
 export interface BanActions {
-  lift(ban: Ban, button: HTMLElement): void;
-  allow(ban: Ban, button: HTMLElement): void;
+  lift(ban: Ban): void;
+  allow(ban: Ban): void;
+  explain(ban: Ban): void;
 }
+
+/** A ban this young is pointed out when it appears. */
+const FRESH_MS = 5_000;
 
 /** The agent's answers come in whole seconds: an end that moved by less than this did not move. */
 const JITTER_MS = 1_500;
@@ -18,7 +22,7 @@ let rowsMade = 0;
 
 export class BanRow {
   readonly elements: Element[];
-  private ban: Ban;
+  private shownDetails = "";
   private endMs: number | null = null;
   private readonly id = `ban-${++rowsMade}`;
   private readonly row = h("tr", { role: "row", class: "ban" });
@@ -34,11 +38,14 @@ export class BanRow {
   private readonly left = h("span", { class: "left" });
   private readonly bar = h("span", { class: "gauge-fill" });
 
-  constructor(ban: Ban, actions: BanActions) {
-    this.ban = ban;
+  constructor(
+    private ban: Ban,
+    private readonly actions: BanActions,
+  ) {
+    setAttribute(this.row, "data-fresh", agentNowMs() - ban.since_ms < FRESH_MS ? "" : null);
     this.opener = h("button", { type: "button", class: "opener", "aria-expanded": "false", "aria-controls": this.id, click: () => this.toggle() }, icon("chevron"), h("span", { class: "address" }, ban.client));
-    const button = (label: string, kind: string, run: (ban: Ban, button: HTMLElement) => void): HTMLElement =>
-      h("button", { type: "button", class: kind, "aria-label": `${label} ${ban.client}`, click: (event) => run(this.ban, event.currentTarget as HTMLElement) }, label);
+    const button = (label: string, kind: string, run: (ban: Ban) => void): HTMLElement =>
+      h("button", { type: "button", class: kind, "aria-label": `${label} ${ban.client}`, click: () => run(this.ban) }, label);
     this.row.append(
       h("td", { role: "cell", class: "client-cell" }, this.opener, this.since),
       h("td", { role: "cell", class: "why-cell" }, this.rule, this.words),
@@ -61,7 +68,8 @@ export class BanRow {
     setText(this.offence, ban.offence === 0 ? "–" : String(ban.offence));
     setText(this.packets, ban.dropped === null ? "–" : shortCount(ban.dropped.packets));
     setText(this.bytes, ban.dropped === null ? "" : bytes(ban.dropped.bytes));
-    if (!this.details.hidden) this.detailsCell.replaceChildren(banDetails(ban));
+    setAttribute(this.packets, "title", ban.dropped === null ? "Not counted yet" : plural(ban.dropped.packets, "packet", "packets"));
+    if (!this.details.hidden) this.showDetails();
     this.tick();
   }
 
@@ -94,6 +102,14 @@ export class BanRow {
     const opened = this.details.hidden;
     this.details.hidden = !opened;
     setAttribute(this.opener, "aria-expanded", String(opened));
-    this.detailsCell.replaceChildren(...(opened ? [banDetails(this.ban)] : []));
+    if (opened) this.showDetails();
+  }
+
+  /** Only when something in them has changed: a person may be marking text in there. */
+  private showDetails(): void {
+    const shown = JSON.stringify({ ...this.ban, remaining_secs: null, dropped: null });
+    if (shown === this.shownDetails) return;
+    this.shownDetails = shown;
+    this.detailsCell.replaceChildren(banDetails(this.ban, () => this.actions.explain(this.ban)));
   }
 }

@@ -78,7 +78,7 @@ async function attempt(question: Question, token: TokenField, problem: HTMLEleme
 /** Asks for the token, unless this tab has one already. */
 class TokenField {
   private readonly parts = field("Token", { type: "password", autocomplete: "off", spellcheck: false, required: true });
-  private readonly hint = h("p", { class: "hint" }, "Made at the agent's first start; its path is in the configuration as `api.token_file`. Kept in this tab until it is closed.");
+  private readonly hint = h("p", { class: "hint" }, "The agent made it at its first start, in a file that only root can read; ", h("code", {}, "shield-agent status"), " names it. Kept in this tab until the tab is closed.");
   readonly element = h("div", {}, this.parts.element, this.hint);
 
   constructor() {

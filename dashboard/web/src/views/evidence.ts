@@ -2,24 +2,23 @@
 
 import type { Ban, Evidence, Measure, PathCount } from "../api/types";
 import { h } from "../dom";
-import { baselineSource, bytes, count, fullTime, plural, rate, ruleName, sigmas } from "../format";
+import { baselineSource, count, fullTime, partName, rate, ruleName, sigmas } from "../format";
 
 type Pair = [name: string, value: string];
 
-/** Everything that is known about a ban. */
-export function banDetails(ban: Ban): HTMLElement {
+/** Everything that is known about a ban; `explain` asks the agent for the client's whole story. */
+export function banDetails(ban: Ban, explain: () => void): HTMLElement {
   const facts: Pair[] = [
     ["Banned", fullTime(ban.since_ms)],
     ["Until", ban.ends_ms === null ? "lifted by hand: permanent" : fullTime(ban.ends_ms)],
     ["Rule", ruleName(ban.rule)],
-    ["Dropped by", ban.enforced_by === null ? "not known yet" : ban.enforced_by.join(" and ") || "nobody yet"],
+    ["Dropped by", ban.enforced_by === null ? "not known yet" : ban.enforced_by.map(partName).join(" and ") || "nobody yet"],
   ];
-  if (ban.dropped !== null) facts.push(["Dropped", `${plural(ban.dropped.packets, "packet", "packets")}, ${bytes(ban.dropped.bytes)}`]);
   if (ban.reason !== null) facts.push(["Reason given", ban.reason]);
   return h(
     "div",
     { class: "details" },
-    h("div", {}, h("h4", {}, "The ban"), pairs(facts)),
+    h("div", {}, h("h3", {}, "The ban"), pairs(facts), h("button", { type: "button", class: "quiet", click: explain }, "Explain this client")),
     ban.evidence === null ? null : evidenceFacts(ban.evidence),
     ban.evidence === null ? null : measures(ban.evidence.measures),
     ban.evidence === null ? null : paths(ban.evidence.top_paths),
@@ -36,7 +35,7 @@ function evidenceFacts(evidence: Evidence): HTMLElement {
     ["Seen", fullTime(evidence.at_secs * 1000)],
   ];
   if (evidence.tightened) facts.push(["Thresholds", "tightened: many of its requests failed"]);
-  return h("div", {}, h("h4", {}, "The evidence"), pairs(facts));
+  return h("div", {}, h("h3", {}, "The evidence"), pairs(facts));
 }
 
 /** Measured values beside their thresholds; null when there are none. */
@@ -52,14 +51,14 @@ export function measures(list: Measure[]): HTMLElement | null {
     ),
   );
   const head = h("tr", {}, h("th", { scope: "col" }, "Measured"), h("th", { scope: "col", class: "number" }, "Value"), h("th", { scope: "col", class: "number" }, "Threshold"));
-  return h("div", {}, h("h4", {}, "Values and thresholds"), h("table", { class: "small" }, h("thead", {}, head), h("tbody", {}, ...rows)));
+  return h("div", {}, h("h3", {}, "Values and thresholds"), h("table", { class: "small" }, h("thead", {}, head), h("tbody", {}, ...rows)));
 }
 
 /** The most requested paths; they come from the network and go in as text. */
 export function paths(list: PathCount[]): HTMLElement | null {
   if (list.length === 0) return null;
   const items = list.map(({ path, count: times }) => h("li", {}, h("span", { class: "times" }, `${count(times)}×`), h("code", {}, path)));
-  return h("div", {}, h("h4", {}, "Most requested"), h("ul", { class: "paths" }, ...items));
+  return h("div", {}, h("h3", {}, "Most requested"), h("ul", { class: "paths" }, ...items));
 }
 
 /** Names and values. */

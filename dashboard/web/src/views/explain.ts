@@ -32,7 +32,7 @@ function explanation(it: Explanation): HTMLElement[] {
 function rules(list: RuleState[]): HTMLElement | null {
   if (list.length === 0) return null;
   const items = list.map((rule) => h("li", { class: rule.fires ? "fires" : "" }, h("strong", {}, ruleName(rule.rule)), " ", rule.words));
-  return h("div", {}, h("h4", {}, "Rules"), h("ul", { class: "rules" }, ...items));
+  return h("div", {}, h("h3", {}, "Rules"), h("ul", { class: "rules" }, ...items));
 }
 
 function measuresOf(list: RuleState[]): HTMLElement | null {
@@ -42,5 +42,5 @@ function measuresOf(list: RuleState[]): HTMLElement | null {
 function history(it: Explanation): HTMLElement | null {
   if (it.history.length === 0) return null;
   const items = it.history.map((past) => h("li", {}, `${fullTime(past.since_ms)}: ${ruleName(past.rule)}, ended ${fullTime(past.ended_ms)} (${past.lifted})`));
-  return h("div", {}, h("h4", {}, "Earlier bans"), h("ul", { class: "rules" }, ...items));
+  return h("div", {}, h("h3", {}, "Earlier bans"), h("ul", { class: "rules" }, ...items));
 }
