@@ -11,6 +11,7 @@ pub mod config;
 pub mod enforce;
 pub mod engine;
 pub mod host;
+pub mod notify;
 pub mod owner;
 pub mod performer;
 pub mod search_engines;

@@ -1,0 +1,212 @@
+//! The chain of hashes: how a line is made, and how a changed, missing or added one is found.
+//!
+//! A line's hash is the SHA-256 of the line without its `hash` field (the bytes up to it and a closing brace), in
+//! lower-case hex. As `prev` is one of those bytes, each hash covers every line before it.
+//!
+//! It finds what was changed, removed or added between two lines that are still there. It cannot find that the last
+//! lines are missing (nothing follows them), nor a log written anew from some line on by somebody who may write the file:
+//! for that, ship the lines to another machine as they are written.
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+const HASH_FIELD: &str = ",\"hash\":\"";
+const HEX_LEN: usize = 64;
+/// Problems that are told in words; further ones are only counted.
+const TOLD: usize = 100;
+
+/// Where the chain stands: the last line's number and hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The line's number, from 1; 0 before the first.
+    pub seq: u64,
+    /// The line's hash.
+    pub hash: String,
+}
+
+impl Default for Head {
+    /// Before the first line.
+    fn default() -> Head {
+        Head { seq: 0, hash: "0".repeat(HEX_LEN) }
+    }
+}
+
+/// What every line begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Start {
+    seq: u64,
+    at: String,
+    prev: String,
+}
+
+/// Appends a line with this event to `text`; returns where the chain then stands.
+pub fn append(text: &mut Vec<u8>, head: &Head, at: &str, event: &impl Serialize) -> Result<Head> {
+    #[derive(Serialize)]
+    struct Line<'a, E> {
+        #[serde(flatten)]
+        start: Start,
+        #[serde(flatten)]
+        event: &'a E,
+    }
+    let start = Start { seq: head.seq + 1, at: at.to_owned(), prev: head.hash.clone() };
+    let mut line = serde_json::to_vec(&Line { start, event })?;
+    let hash = hex_sha256(&line);
+    line.pop();
+    text.extend_from_slice(&line);
+    text.extend_from_slice(format!("{HASH_FIELD}{hash}\"}}\n").as_bytes());
+    Ok(Head { seq: head.seq + 1, hash })
+}
+
+/// SHA-256 in lower-case hex.
+pub fn hex_sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How a file ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End<'a> {
+    /// With a newline, or it is empty.
+    Clean,
+    /// With a whole line that only lacks its newline.
+    NoNewline,
+    /// With these bytes of a line that was not finished.
+    Torn(&'a [u8]),
+}
+
+/// Where the chain stands at the end of a file, and how the file ends. Whole lines that are none of the chain are
+/// passed over: verifying finds them.
+pub fn end_of(tail: &[u8]) -> (Option<Head>, End<'_>) {
+    let mut head = None;
+    let mut lines = tail.rsplit(|byte| *byte == b'\n');
+    let rest = lines.next().unwrap_or_default();
+    let mut end = if rest.is_empty() { End::Clean } else { End::Torn(rest) };
+    if let Some(link) = Link::read(rest).filter(|link| link.said == link.computed) {
+        head = Some(link.head());
+        end = End::NoNewline;
+    }
+    (head.or_else(|| lines.find_map(Link::read).map(|link| link.head())), end)
+}
+
+/// A line as a link of the chain.
+struct Link {
+    start: Start,
+    /// The hash that the line says it has.
+    said: String,
+    /// The hash that it has.
+    computed: String,
+}
+
+impl Link {
+    fn read(line: &[u8]) -> Option<Link> {
+        let start: Start = serde_json::from_slice(line).ok()?;
+        let at = line.len().checked_sub(HASH_FIELD.len() + HEX_LEN + 2)?;
+        let field = line[at..].strip_prefix(HASH_FIELD.as_bytes())?;
+        let said = String::from_utf8(field[..HEX_LEN].to_vec()).ok()?;
+        let computed = hex_sha256(&[&line[..at], b"}"].concat());
+        Some(Link { start, said, computed })
+    }
+
+    fn head(&self) -> Head {
+        Head { seq: self.start.seq, hash: self.said.clone() }
+    }
+}
+
+/// One fault of the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub file: String,
+    /// The line's number in it, from 1.
+    pub line: u64,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// Follows the chain line by line.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    head: Option<Head>,
+    /// A line that is none, until the next one says why.
+    unreadable: Option<(Problem, String)>,
+    /// Number of the first line.
+    pub first_seq: u64,
+    /// Lines that are links of the chain.
+    pub lines: u64,
+    /// Lines torn by a crash, as the log itself says.
+    pub torn: u64,
+    /// What is wrong, as far as it is told.
+    pub problems: Vec<Problem>,
+    /// How much is wrong.
+    pub problem_count: u64,
+}
+
+impl Verifier {
+    /// Takes the next line, without its newline.
+    pub fn line(&mut self, file: &str, number: u64, line: &[u8]) {
+        let problem = |what: String| Problem { file: file.to_owned(), line: number, what };
+        let Some(link) = Link::read(line) else {
+            self.settle_unreadable(None);
+            self.unreadable =
+                Some((problem("the line is not one of the audit log".into()), hex_sha256(line)));
+            return;
+        };
+        self.settle_unreadable(Some(line));
+        if let Some(what) = self.fault_of(&link) {
+            self.tell(problem(what));
+        }
+        if self.lines == 0 {
+            self.first_seq = link.start.seq;
+        }
+        self.lines += 1;
+        self.head = Some(link.head());
+    }
+
+    /// The last line was taken; returns where the chain ends.
+    pub fn finish(&mut self) -> Option<&Head> {
+        self.settle_unreadable(None);
+        self.head.as_ref()
+    }
+
+    fn fault_of(&self, link: &Link) -> Option<String> {
+        if link.said != link.computed {
+            return Some("the line was changed: its hash is not that of its text".into());
+        }
+        let head = self.head.as_ref()?;
+        let expected = head.seq + 1;
+        let seq = link.start.seq;
+        if link.start.prev == head.hash && seq == expected {
+            return None;
+        }
+        Some(match seq.checked_sub(expected) {
+            Some(0) => "the line before it was replaced: this one belongs to another".to_owned(),
+            Some(missing) => format!("{missing} lines are missing before it: {expected} to {}", seq - 1),
+            None => format!(
+                "it is number {seq} where {expected} was expected: a line was repeated, moved or added"
+            ),
+        })
+    }
+
+    /// An unreadable line is excused by a next one that says it was torn, and which bytes it had.
+    fn settle_unreadable(&mut self, next: Option<&[u8]>) {
+        #[derive(Deserialize)]
+        struct Torn {
+            event: String,
+            sha256: Option<String>,
+        }
+        let Some((problem, sha256)) = self.unreadable.take() else { return };
+        let said = next.and_then(|line| serde_json::from_slice::<Torn>(line).ok());
+        if said.is_some_and(|torn| torn.event == "torn_line" && torn.sha256.as_ref() == Some(&sha256)) {
+            self.torn += 1;
+        } else {
+            self.tell(problem);
+        }
+    }
+
+    fn tell(&mut self, problem: Problem) {
+        self.problem_count += 1;
+        if self.problems.len() < TOLD {
+            self.problems.push(problem);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The log's files: the one being written and those that were rotated away, compressed or not, in the order they were
+//! written.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use flate2::read::MultiGzDecoder;
+use serde::Deserialize;
+
+use super::chain::{self, Head};
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// The end of a rotated file in which its last whole line is looked for.
+const TAIL_KEPT_BYTES: usize = 1 << 20;
+
+/// The log at `path` and its rotated files (`PATH.1`, `PATH.2.gz`, `PATH-20260511.gz`…), oldest first by their first
+/// line's number; files without a readable line come last. The one at `path` is among them when it is there.
+pub fn family(path: &Path) -> Result<Vec<PathBuf>> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let entries = std::fs::read_dir(dir).with_context(|| format!("listing {}", dir.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("listing {}", dir.display()))?;
+        if entry.file_name().to_str().is_some_and(|other| is_rotated(&name, other)) {
+            found.push(entry.path());
+        }
+    }
+    in_order(found)
+}
+
+/// These files in the order they were written.
+pub fn in_order(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+    let mut keyed = Vec::new();
+    for path in paths {
+        keyed.push((first_seq(&path)?.unwrap_or(u64::MAX), path));
+    }
+    keyed.sort();
+    Ok(keyed.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Where the chain stands at the end of the rotated files: for a log that begins a new file.
+pub(super) fn newest_head(path: &Path) -> Result<Option<Head>> {
+    for path in family(path)?.iter().rev() {
+        let mut tail = Vec::new();
+        for_each_line(path, |_, line| {
+            if tail.len() > TAIL_KEPT_BYTES {
+                tail.drain(..TAIL_KEPT_BYTES / 2);
+            }
+            tail.extend_from_slice(line);
+            tail.push(b'\n');
+            Ok(())
+        })?;
+        if let (Some(head), _) = chain::end_of(&tail) {
+            return Ok(Some(head));
+        }
+    }
+    Ok(None)
+}
+
+/// Hands each line of a file over, without its newline, with its number from 1.
+pub fn for_each_line(path: &Path, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+    let mut reader = reader(path)?;
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let read =
+            reader.read_until(b'\n', &mut line).with_context(|| format!("reading {}", path.display()))?;
+        if read == 0 {
+            break;
+        }
+        each(number, line.strip_suffix(b"\n").unwrap_or(&line))?;
+    }
+    Ok(())
+}
+
+fn is_rotated(name: &str, other: &str) -> bool {
+    let Some(suffix) = other.strip_prefix(name) else { return false };
+    let suffix = suffix.strip_suffix(".gz").unwrap_or(suffix);
+    let mut rest = suffix.chars();
+    match rest.next() {
+        None => true,
+        Some('.' | '-') => !rest.as_str().is_empty() && rest.all(|c| c.is_ascii_digit() || c == '-'),
+        Some(_) => false,
+    }
+}
+
+fn reader(path: &Path) -> Result<Box<dyn BufRead>> {
+    let open = || File::open(path).with_context(|| format!("opening {}", path.display()));
+    let mut magic = [0; 2];
+    let is_gzip = open()?.read_exact(&mut magic).is_ok() && magic == GZIP_MAGIC;
+    let file = open()?;
+    Ok(if is_gzip {
+        Box::new(BufReader::new(MultiGzDecoder::new(file)))
+    } else {
+        Box::new(BufReader::new(file))
+    })
+}
+
+fn first_seq(path: &Path) -> Result<Option<u64>> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        seq: u64,
+    }
+    let mut reader = reader(path)?;
+    let mut line = Vec::new();
+    reader.read_until(b'\n', &mut line).with_context(|| format!("reading {}", path.display()))?;
+    Ok(serde_json::from_slice::<Numbered>(&line).ok().map(|line| line.seq))
+}

@@ -1,0 +1,192 @@
+//! The audit log: one event a line, appended before anybody else is told, never rewritten.
+//!
+//! Each line is JSON: `seq` (grows by one), `at` (RFC 3339, UTC), `prev` (the hash of the line before), the event's own
+//! fields, and last `hash`. How the hash is made is [`chain`]'s business, finding rotated files is [`files`]'. This file
+//! writes: it goes on where the last line ended, follows a rotation, mends the end that a crash tore, and counts what
+//! a full disk refused so that the gap itself is on record.
+
+pub mod chain;
+pub mod files;
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use self::chain::{End, Head};
+use crate::engine::action::Notice;
+use crate::engine::time::Now;
+
+const FILE_MODE: u32 = 0o640;
+const DIR_MODE: u32 = 0o750;
+/// The end of a file that is read at the start; no line is longer.
+const TAIL_BYTES: u64 = 1 << 20;
+
+/// What the log itself has to say, beside the events.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Remark<'a> {
+    /// The line before this one was not finished (a crash, a full disk). It stays as it is.
+    TornLine {
+        /// Its length in bytes.
+        bytes: u64,
+        /// SHA-256 of these bytes.
+        sha256: &'a str,
+    },
+    /// Events before this line could not be written.
+    AuditGap {
+        /// How many.
+        missing: u64,
+        /// Since when.
+        since: &'a str,
+        /// The first error.
+        because: &'a str,
+    },
+}
+
+/// The log, open for appending.
+#[derive(Debug)]
+pub struct AuditLog {
+    path: PathBuf,
+    open: Option<OpenFile>,
+    head: Option<Head>,
+    gap: Option<Gap>,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    /// Device and inode: a path that leads elsewhere was rotated.
+    id: (u64, u64),
+}
+
+/// What a file's end lacks.
+#[derive(Debug, PartialEq, Eq)]
+enum Mend {
+    Nothing,
+    Newline,
+    Torn { bytes: u64, sha256: String },
+}
+
+#[derive(Debug)]
+struct Gap {
+    missing: u64,
+    since: String,
+    because: String,
+}
+
+impl AuditLog {
+    /// A log at this path. Nothing is opened yet: the first event does, and every later one tries again.
+    pub fn new(path: &Path) -> AuditLog {
+        AuditLog { path: path.to_owned(), open: None, head: None, gap: None }
+    }
+
+    /// Appends an event. An error says why it is missing; it is counted, and the next event that can be written is
+    /// preceded by a line that says how many are.
+    pub fn append(&mut self, notice: &Notice, now: Now) -> Result<()> {
+        let appended = self.try_append(notice, now);
+        match &appended {
+            Ok(()) => self.gap = None,
+            Err(error) => self.count_missing(error, now),
+        }
+        appended
+    }
+
+    fn try_append(&mut self, notice: &Notice, now: Now) -> Result<()> {
+        let at = stamp(now.wall_ms);
+        let mend = self.open_if_needed()?;
+        let mut head = self.head.clone().unwrap_or_default();
+        let mut text = Vec::new();
+        if mend != Mend::Nothing {
+            text.push(b'\n');
+        }
+        if let Mend::Torn { bytes, sha256 } = &mend {
+            head = chain::append(&mut text, &head, &at, &Remark::TornLine { bytes: *bytes, sha256 })?;
+        }
+        if let Some(gap) = &self.gap {
+            let remark = Remark::AuditGap { missing: gap.missing, since: &gap.since, because: &gap.because };
+            head = chain::append(&mut text, &head, &at, &remark)?;
+        }
+        head = chain::append(&mut text, &head, &at, notice)?;
+        self.write(&text)?;
+        self.head = Some(head);
+        Ok(())
+    }
+
+    /// Writes all or, as far as the file system allows, nothing. What stays of a failed write is mended as a torn
+    /// line when the file is opened again.
+    fn write(&mut self, text: &[u8]) -> Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let before = open.file.metadata().map(|meta| meta.len());
+        let written = open.file.write_all(text);
+        if written.is_err() {
+            if let Ok(len) = before {
+                // Where this fails too, the next opening finds the torn line.
+                let _ = open.file.set_len(len);
+            }
+            self.open = None;
+        }
+        written.with_context(|| format!("writing to the audit log {}", self.path.display()))
+    }
+
+    /// Opens the file where it is not open or was rotated; returns what has to be mended at its end.
+    fn open_if_needed(&mut self) -> Result<Mend> {
+        let current = std::fs::metadata(&self.path).ok().map(|meta| (meta.dev(), meta.ino()));
+        if self.open.as_ref().is_some_and(|open| Some(open.id) == current) {
+            return Ok(Mend::Nothing);
+        }
+        let shown = self.path.display().to_string();
+        let mut file = create(&self.path).with_context(|| format!("opening the audit log {shown}"))?;
+        let meta = file.metadata()?;
+        let tail = read_tail(&mut file, meta.len()).with_context(|| format!("reading the end of {shown}"))?;
+        let (last, end) = chain::end_of(&tail);
+        if self.head.is_none() {
+            self.head = match last {
+                Some(head) => Some(head),
+                None => files::newest_head(&self.path)?,
+            };
+        }
+        self.open = Some(OpenFile { file, id: (meta.dev(), meta.ino()) });
+        Ok(match end {
+            End::Clean => Mend::Nothing,
+            End::NoNewline => Mend::Newline,
+            End::Torn(torn) => Mend::Torn { bytes: torn.len() as u64, sha256: chain::hex_sha256(torn) },
+        })
+    }
+
+    fn count_missing(&mut self, error: &anyhow::Error, now: Now) {
+        let gap = self.gap.get_or_insert_with(|| Gap {
+            missing: 0,
+            since: stamp(now.wall_ms),
+            because: format!("{error:#}"),
+        });
+        gap.missing += 1;
+    }
+}
+
+fn create(path: &Path) -> Result<File> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)?;
+    }
+    Ok(OpenOptions::new().read(true).append(true).create(true).mode(FILE_MODE).open(path)?)
+}
+
+fn read_tail(file: &mut File, len: u64) -> Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES)))?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut tail)?;
+    Ok(tail)
+}
+
+/// A moment as RFC 3339 in UTC, in milliseconds.
+pub fn stamp(wall_ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(wall_ms).unwrap_or_default();
+    time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! The audit log written, rotated, torn, tampered with, and without room.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+
+use super::super::samples;
+use super::chain::{Problem, Verifier};
+use super::*;
+
+const NOW: Now = Now { wall_ms: samples::AT_MS, boot_ms: 5_000 };
+
+struct Place {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+}
+
+fn place() -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log/audit.jsonl");
+    Place { _dir: dir, path }
+}
+
+fn append(log: &mut AuditLog, events: usize) {
+    for _ in 0..events {
+        log.append(&samples::banned(), NOW).unwrap();
+    }
+}
+
+fn verify(path: &Path) -> Verifier {
+    let mut verifier = Verifier::default();
+    for file in files::family(path).unwrap() {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        files::for_each_line(&file, |number, line| {
+            verifier.line(&name, number, line);
+            Ok(())
+        })
+        .unwrap();
+    }
+    verifier.finish();
+    verifier
+}
+
+fn sound(path: &Path, lines: u64) {
+    let verifier = verify(path);
+    assert_eq!((verifier.problems, verifier.lines), (vec![], lines));
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn a_line_holds_the_event_with_all_its_evidence() {
+    let place = place();
+    append(&mut AuditLog::new(&place.path), 2);
+    let text = text(&place.path);
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["seq"], 1);
+    assert_eq!(lines[0]["at"], "2026-05-11T22:07:33.000Z");
+    assert_eq!(lines[0]["prev"], "0".repeat(64));
+    assert_eq!(lines[1]["prev"], lines[0]["hash"]);
+    let mut event = lines[0].clone();
+    for field in ["seq", "at", "prev", "hash"] {
+        event.as_object_mut().unwrap().remove(field).expect("the chain's field is there");
+    }
+    assert_eq!(event, serde_json::to_value(samples::banned()).unwrap());
+    let mode = std::fs::metadata(&place.path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode & !0o640, 0, "{mode:o}");
+    sound(&place.path, 2);
+}
+
+#[test]
+fn the_chain_goes_on_over_restarts_and_rotations() {
+    let place = place();
+    let rotated = |suffix: &str| PathBuf::from(format!("{}{suffix}", place.path.display()));
+    let mut log = AuditLog::new(&place.path);
+    append(&mut log, 3);
+    std::fs::rename(&place.path, rotated(".1")).unwrap();
+    append(&mut log, 2);
+    drop(log);
+    append(&mut AuditLog::new(&place.path), 1);
+    compress(&rotated(".1"), &rotated(".2.gz"));
+    std::fs::rename(&place.path, rotated(".1")).unwrap();
+    // The agent was down while the log was rotated: the new file goes on from the rotated one.
+    append(&mut AuditLog::new(&place.path), 4);
+    let names: Vec<String> = files::family(&place.path)
+        .unwrap()
+        .iter()
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["audit.jsonl.2.gz", "audit.jsonl.1", "audit.jsonl"]);
+    sound(&place.path, 10);
+}
+
+fn compress(from: &Path, to: &Path) {
+    let mut encoder =
+        flate2::write::GzEncoder::new(File::create(to).unwrap(), flate2::Compression::default());
+    encoder.write_all(&std::fs::read(from).unwrap()).unwrap();
+    encoder.finish().unwrap();
+    std::fs::remove_file(from).unwrap();
+}
+
+#[test]
+fn other_files_beside_the_log_are_left_out() {
+    let place = place();
+    append(&mut AuditLog::new(&place.path), 1);
+    for name in ["audit.jsonl.bak", "audit.jsonl.", "audit.jsonlx", "other.jsonl.1", "audit.jsonl.1.tmp"] {
+        std::fs::write(place.path.with_file_name(name), "x").unwrap();
+    }
+    assert_eq!(files::family(&place.path).unwrap(), [place.path.clone()]);
+}
+
+#[test]
+fn whatever_is_done_to_a_line_is_found() {
+    let check = |name: &str, tamper: &dyn Fn(&mut Vec<String>), line: u64, words: &str| {
+        let place = place();
+        append(&mut AuditLog::new(&place.path), 6);
+        let mut lines: Vec<String> = text(&place.path).lines().map(str::to_owned).collect();
+        tamper(&mut lines);
+        std::fs::write(&place.path, lines.join("\n") + "\n").unwrap();
+        let problems = verify(&place.path).problems;
+        let Some(Problem { line: at, what, .. }) = problems.first() else { panic!("{name}: not found") };
+        assert_eq!(*at, line, "{name}: {problems:?}");
+        assert!(what.contains(words), "{name}: {what}");
+    };
+    let one_byte = |lines: &mut Vec<String>| lines[2] = lines[2].replace("192.0.2.156", "192.0.2.157");
+    check("one byte", &one_byte, 3, "was changed");
+    check("one removed", &|lines| drop(lines.remove(2)), 3, "1 lines are missing before it: 3 to 3");
+    check("two removed", &|lines| drop(lines.drain(1..3)), 2, "2 lines are missing before it: 2 to 3");
+    check("swapped", &|lines| lines.swap(2, 3), 3, "1 lines are missing");
+    check("repeated", &|lines| lines.insert(3, lines[2].clone()), 4, "number 3 where 4 was expected");
+    check("garbage added", &|lines| lines.insert(3, "garbage".into()), 4, "not one of the audit log");
+    check("hash cut off", &|lines| drop(lines[4].split_off(200)), 5, "not one of the audit log");
+    let rehashed = |lines: &mut Vec<String>| {
+        let at = lines[2].rfind(",\"hash\"").unwrap();
+        let changed = lines[2][..at].replace("192.0.2.156", "192.0.2.157");
+        let hash = chain::hex_sha256(format!("{changed}}}").as_bytes());
+        lines[2] = format!("{changed},\"hash\":\"{hash}\"}}");
+    };
+    check("changed with its hash", &rehashed, 4, "the line before it was replaced");
+}
+
+#[test]
+fn a_line_torn_by_a_crash_is_kept_marked_and_the_chain_goes_on() {
+    let check = |left: usize, expected: (u64, u64)| {
+        let place = place();
+        append(&mut AuditLog::new(&place.path), 3);
+        let mut bytes = std::fs::read(&place.path).unwrap();
+        let third =
+            bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1).nth(1).unwrap();
+        bytes.truncate(third + left);
+        std::fs::write(&place.path, &bytes).unwrap();
+        append(&mut AuditLog::new(&place.path), 2);
+        let verifier = verify(&place.path);
+        assert_eq!(verifier.problems, [], "{left} bytes left");
+        assert_eq!((verifier.torn, verifier.lines), expected, "{left} bytes left");
+        assert!(std::fs::read(&place.path).unwrap().starts_with(&bytes), "nothing is rewritten");
+    };
+    check(0, (0, 4));
+    check(1, (1, 5));
+    check(200, (1, 5));
+    let whole_line_without_its_newline = text_len_of_one_line() - 1;
+    check(whole_line_without_its_newline, (0, 5));
+    check(whole_line_without_its_newline - 1, (1, 5));
+}
+
+fn text_len_of_one_line() -> usize {
+    let place = place();
+    append(&mut AuditLog::new(&place.path), 1);
+    std::fs::metadata(&place.path).unwrap().len() as usize
+}
+
+#[test]
+fn a_torn_mark_does_not_excuse_other_bytes() {
+    let place = place();
+    append(&mut AuditLog::new(&place.path), 1);
+    OpenOptions::new().append(true).open(&place.path).unwrap().write_all(b"{\"seq\":2,").unwrap();
+    append(&mut AuditLog::new(&place.path), 1);
+    let changed = text(&place.path).replace("{\"seq\":2,\n", "{\"seq\":9,\n");
+    std::fs::write(&place.path, changed).unwrap();
+    assert_eq!(verify(&place.path).problem_count, 1);
+}
+
+/// `/dev/full` answers every write as a full disk does.
+#[test]
+fn what_a_full_disk_refuses_is_counted_and_the_gap_is_on_record() {
+    let place = place();
+    let mut log = AuditLog::new(&place.path);
+    append(&mut log, 2);
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let real = std::mem::replace(&mut log.open.as_mut().unwrap().file, full);
+    let error = log.append(&samples::banned(), NOW).unwrap_err();
+    assert!(format!("{error:#}").contains("No space left on device"), "{error:#}");
+    // Opened again by its path, it has room again at once; the events in between are missing.
+    log.gap.as_mut().unwrap().missing += 4;
+    drop(real);
+    append(&mut log, 1);
+    sound(&place.path, 4);
+    let text = text(&place.path);
+    let gap: serde_json::Value = serde_json::from_str(text.lines().nth(2).unwrap()).unwrap();
+    assert_eq!((&gap["event"], &gap["missing"]), (&"audit_gap".into(), &5.into()));
+    assert_eq!(gap["since"], "2026-05-11T22:07:33.000Z");
+    append(&mut log, 1);
+    sound(&place.path, 5);
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_is_tried_again_with_every_event() {
+    let place = place();
+    std::fs::create_dir_all(&place.path).unwrap();
+    let mut log = AuditLog::new(&place.path);
+    assert!(log.append(&samples::banned(), NOW).is_err());
+    assert!(log.append(&samples::banned(), NOW).is_err());
+    std::fs::remove_dir(&place.path).unwrap();
+    append(&mut log, 1);
+    sound(&place.path, 2);
+    assert!(text(&place.path).starts_with("{\"seq\":1,"));
+    assert!(text(&place.path).contains("\"event\":\"audit_gap\",\"missing\":2"));
+}
+
+#[test]
+fn a_chain_whose_beginning_was_rotated_away_for_good_is_sound_from_where_it_begins() {
+    let place = place();
+    let mut log = AuditLog::new(&place.path);
+    append(&mut log, 3);
+    std::fs::remove_file(&place.path).unwrap();
+    append(&mut log, 2);
+    let verifier = verify(&place.path);
+    assert_eq!((verifier.problems, verifier.first_seq, verifier.lines), (vec![], 4, 2));
+}

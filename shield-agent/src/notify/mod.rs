@@ -1,0 +1,141 @@
+//! Tells people: the audit log first, then Slack and a webhook. Bounded, and never in the way of a ban: writing a line
+//! is all that the caller waits for.
+//!
+//! `audit` keeps the record. `words` says an event in a chat's lines, `slack` and `webhook` collect events for their
+//! receiver, `courier` decides when to post, `post` does it. The live page is the API's business.
+
+pub mod audit;
+pub mod courier;
+mod mailbox;
+mod post;
+#[cfg(test)]
+mod samples;
+pub mod secret;
+mod slack;
+mod webhook;
+mod words;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::audit::AuditLog;
+use self::courier::Pace;
+use self::mailbox::Mailbox;
+use self::post::Receiver;
+use self::secret::Secret;
+use self::slack::SlackBox;
+use self::webhook::WebhookBox;
+use crate::config::UrlFrom;
+use crate::engine::action::Notice;
+use crate::engine::event::{PartReport, PartState};
+use crate::engine::time::Now;
+
+/// Where a part's state is told. Called from several threads; it must not block.
+pub type Report = Arc<dyn Fn(PartReport) + Send + Sync>;
+
+/// Who is told, and where the record is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The audit log's file; made with mode 0640 when it is missing.
+    pub audit: PathBuf,
+    /// Slack's incoming webhook.
+    pub slack: Option<UrlFrom>,
+    /// A webhook that takes JSON.
+    pub webhook: Option<UrlFrom>,
+    /// How often is posted.
+    pub pace: Pace,
+    /// How long a receiver may take for its answer.
+    pub timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            audit: PathBuf::from("/var/log/shield/audit.jsonl"),
+            slack: None,
+            webhook: None,
+            pace: Pace::default(),
+            timeout: post::TIMEOUT,
+        }
+    }
+}
+
+/// Tells people.
+pub struct Notifier {
+    audit: AuditLog,
+    audit_state: AuditState,
+    slack: Option<Receiver<SlackBox>>,
+    webhook: Option<Receiver<WebhookBox>>,
+    report: Report,
+}
+
+/// What was last reported of the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AuditState {
+    Unknown,
+    Active,
+    Degraded,
+}
+
+impl Notifier {
+    /// Starts the tasks that post, on the runtime of the one who calls. A receiver whose URL cannot be had is
+    /// reported as degraded; nothing of this stops the agent.
+    pub fn start(settings: &Settings, report: Report) -> Notifier {
+        let slack = start("slack", settings.slack.as_ref(), SlackBox::default(), settings, &report);
+        let webhook = start("webhook", settings.webhook.as_ref(), WebhookBox::default(), settings, &report);
+        let audit = AuditLog::new(&settings.audit);
+        Notifier { audit, audit_state: AuditState::Unknown, slack, webhook, report }
+    }
+
+    /// Records the event, then hands it to those who post.
+    pub fn notify(&mut self, notice: &Notice, now: Now) {
+        let recorded = self.audit.append(notice, now);
+        self.report_audit(&recorded);
+        if let Some(slack) = &self.slack {
+            slack.put(notice, now.wall_ms);
+        }
+        if let Some(webhook) = &self.webhook {
+            webhook.put(notice, now.wall_ms);
+        }
+    }
+
+    fn report_audit(&mut self, recorded: &anyhow::Result<()>) {
+        let state = if recorded.is_ok() { AuditState::Active } else { AuditState::Degraded };
+        if std::mem::replace(&mut self.audit_state, state) == state {
+            return;
+        }
+        let state = match recorded {
+            Ok(()) => PartState::Active { detail: "one line an event".into() },
+            Err(error) => PartState::Degraded {
+                reason: format!(
+                    "{error:#}; events are counted and their number recorded when it can be written"
+                ),
+            },
+        };
+        (self.report)(PartReport { part: "audit".into(), state, repaired: None });
+    }
+}
+
+fn start<M: Mailbox>(
+    part: &'static str,
+    url: Option<&UrlFrom>,
+    mailbox: M,
+    settings: &Settings,
+    report: &Report,
+) -> Option<Receiver<M>> {
+    let started = url.map(|from| {
+        let url = Secret::load(from)?;
+        Receiver::start(part, mailbox, url, settings.pace, settings.timeout, Arc::clone(report))
+    });
+    let (receiver, state) = match started {
+        None => (None, post::off()),
+        Some(Ok(receiver)) => (Some(receiver), PartState::Active { detail: "a URL is configured".into() }),
+        Some(Err(error)) => (None, PartState::Degraded { reason: format!("{error:#}") }),
+    };
+    report(PartReport { part: part.into(), state, repaired: None });
+    receiver
+}
+
+#[cfg(test)]
+mod tests;

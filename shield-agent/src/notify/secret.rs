@@ -1,0 +1,126 @@
+//! A webhook's URL: whoever knows it can post as us. It is read from a file, the environment or systemd's credentials,
+//! and it never shows: not in `Debug`, not in an error, not in the log.
+
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::Url;
+
+use crate::config::UrlFrom;
+
+/// What is shown in its place.
+const HIDDEN: &str = "[webhook URL]";
+/// Rights of others and of the group on a file.
+const NOT_THE_OWNER: u32 = 0o077;
+
+/// A secret URL.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Url);
+
+impl Secret {
+    /// Reads it from where the configuration says. The error says what is wrong, never what was read.
+    pub fn load(from: &UrlFrom) -> Result<Secret> {
+        match from {
+            UrlFrom::File(path) => Secret::of_file(path),
+            UrlFrom::Env(name) => {
+                let text = std::env::var(name)
+                    .with_context(|| format!("the environment variable {name} holds no webhook URL"))?;
+                Secret::parse(&text).with_context(|| format!("the environment variable {name}"))
+            }
+            UrlFrom::Credential(name) => {
+                let dir = std::env::var_os("CREDENTIALS_DIRECTORY").with_context(|| {
+                    format!("no systemd credentials here: add LoadCredential={name}:FILE to the unit")
+                })?;
+                Secret::of_file(&Path::new(&dir).join(name))
+            }
+        }
+    }
+
+    /// Reads a text as the URL.
+    pub fn parse(text: &str) -> Result<Secret> {
+        let Ok(url) = Url::parse(text.trim()) else { bail!("it is not a URL (https://…)") };
+        ensure!(matches!(url.scheme(), "https" | "http"), "it must begin with https://");
+        ensure!(url.has_host(), "it names no host");
+        Ok(Secret(url))
+    }
+
+    /// The URL, for the one request that is sent there.
+    pub(super) fn reveal(&self) -> &Url {
+        &self.0
+    }
+
+    /// Takes it out of a text that others wrote, with each part that tells it.
+    pub fn scrub(&self, text: &str) -> String {
+        let mut text = text.replace(self.0.as_str(), HIDDEN);
+        let telling = [Some(self.0.path()), self.0.query(), self.0.password(), Some(self.0.username())];
+        for part in telling.into_iter().flatten().filter(|part| part.len() > 1) {
+            text = text.replace(part, HIDDEN);
+        }
+        text
+    }
+
+    fn of_file(path: &Path) -> Result<Secret> {
+        let shown = path.display();
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("reading the webhook URL in {shown}"))?;
+        let mode = std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or_default();
+        if mode & NOT_THE_OWNER != 0 {
+            tracing::warn!(file = %shown, "the webhook URL can be read by others: chmod 0600 it");
+        }
+        let first = text.lines().next().unwrap_or_default();
+        Secret::parse(first).with_context(|| format!("the first line of {shown}"))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "https://hooks.example.org/services/T0/B0/verysecret";
+
+    #[test]
+    fn it_never_shows() {
+        let secret = Secret::parse(URL).unwrap();
+        assert_eq!(format!("{secret} {secret:?} {secret:#?}"), [HIDDEN; 3].join(" "));
+        let said = secret.scrub(&format!("error sending to {URL}: no route for /services/T0/B0/verysecret"));
+        assert_eq!(said, "error sending to [webhook URL]: no route for [webhook URL]");
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_without_being_repeated() {
+        let check = |text: &str| {
+            let said = format!("{:#}", Secret::parse(text).unwrap_err());
+            assert!(!said.contains("verysecret"), "{said}");
+        };
+        check("verysecret");
+        check("ftp://example.org/verysecret");
+        check("data:verysecret");
+        check("");
+    }
+
+    #[test]
+    fn it_comes_from_the_first_line_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("url");
+        std::fs::write(&path, format!("  {URL}\r\n# comment\n")).unwrap();
+        assert_eq!(Secret::load(&UrlFrom::File(path)).unwrap(), Secret::parse(URL).unwrap());
+        let missing = UrlFrom::File(dir.path().join("missing"));
+        assert!(format!("{:#}", Secret::load(&missing).unwrap_err()).contains("missing"));
+        let unset = UrlFrom::Env("SHIELD_NO_SUCH_VARIABLE".into());
+        assert!(format!("{:#}", Secret::load(&unset).unwrap_err()).contains("SHIELD_NO_SUCH_VARIABLE"));
+    }
+}
