@@ -76,7 +76,7 @@ fn ban_lines(ban: &BanRecord) -> Vec<(&'static str, String)> {
             ("Baseline", per_sec(evidence.mean)),
         ]),
         None => {
-            lines.push(("Condition", ban.reason.clone().unwrap_or_else(|| rule_words(ban.rule).to_owned())))
+            lines.push(("Condition", ban.reason.clone().unwrap_or_else(|| rule_words(ban.rule).to_owned())));
         }
     }
     lines.push(("Ban duration", term_words(ban)));

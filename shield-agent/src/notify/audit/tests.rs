@@ -108,7 +108,7 @@ fn other_files_beside_the_log_are_left_out() {
     for name in ["audit.jsonl.bak", "audit.jsonl.", "audit.jsonlx", "other.jsonl.1", "audit.jsonl.1.tmp"] {
         std::fs::write(place.path.with_file_name(name), "x").unwrap();
     }
-    assert_eq!(files::family(&place.path).unwrap(), [place.path.clone()]);
+    assert_eq!(files::family(&place.path).unwrap(), std::slice::from_ref(&place.path));
 }
 
 #[test]
