@@ -32,6 +32,7 @@ use crate::engine::event::{EnforcerName, PartReport, PartState};
 use crate::engine::request::{Checkpoint, SourceId};
 use crate::engine::{Engine, SavedBan};
 use crate::host;
+use crate::notify::{self, Notifier};
 use crate::owner::{Handle, Inbox, Message, Owner};
 use crate::performer::{Announce, Job, Performer};
 use crate::search_engines::SearchEngines;
@@ -89,7 +90,7 @@ pub async fn run(options: Options) -> Result<()> {
     let performer = Performer {
         writer: Writer::new(store, started),
         interpreter: Arc::clone(&interpreter),
-        announce: vec![publisher(Arc::clone(&feed))],
+        announce: vec![notifier(&config, handle.clone()), publisher(Arc::clone(&feed))],
         owner: handle.clone(),
     };
     let performer = spawn("perform", move || performer.run(&jobs))?;
@@ -280,6 +281,17 @@ async fn await_required(config: &Config, kernel: Kernel, interpreter: &Interpret
         }
     }
     Ok(())
+}
+
+fn notifier(config: &Config, owner: Handle) -> Announce {
+    let settings = notify::Settings {
+        audit: config.audit.clone(),
+        slack: config.slack.clone(),
+        webhook: config.webhook.clone(),
+        ..notify::Settings::default()
+    };
+    let mut notifier = Notifier::start(&settings, Arc::new(move |report| owner.say(Message::Part(report))));
+    Box::new(move |notice| notifier.notify(notice, clock::now()))
 }
 
 fn publisher(feed: Arc<Feed>) -> Announce {
