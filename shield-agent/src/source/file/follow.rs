@@ -106,6 +106,10 @@ pub struct Follow {
     retry_wait_ms: u64,
     needs_look: bool,
     is_live: bool,
+    /// Where the last file was closed, while no other is open: what came after it is still to be found.
+    last: Option<SavedLog>,
+    /// The latest write seen to any file of this path (ns since the Unix epoch): what is not younger was read already.
+    newest_ns: i64,
 }
 
 /// Bytes of a block to read at once: enough that system calls do not matter, little enough to stay in the cache.
@@ -128,12 +132,15 @@ impl Follow {
             retry_wait_ms: FIRST_RETRY_MS,
             needs_look: true,
             is_live: false,
+            last: None,
+            newest_ns: i64::MIN,
         }
     }
 
     /// Goes on where an earlier run of the agent stopped. Without marks: everything there is, is new.
     pub fn resume(path: PathBuf, format: &Settings, saved: Vec<SavedLog>) -> Follow {
-        Follow { saved, ..Follow::new(path, format, Start::Beginning) }
+        let newest_ns = saved.iter().map(|saved| saved.mark.modified_ns).max().unwrap_or(i64::MIN);
+        Follow { saved, newest_ns, ..Follow::new(path, format, Start::Beginning) }
     }
 
     /// The path followed.
@@ -170,8 +177,13 @@ impl Follow {
 
     /// Every file's mark, to go on from after a restart.
     pub fn saved(&self) -> Vec<SavedLog> {
-        let open = self.entries.iter().map(|entry| SavedLog { mark: entry.log.saved(), role: entry.role });
-        self.saved.iter().cloned().chain(open).collect()
+        let open = self.entries.iter().map(|entry| SavedLog { mark: self.mark_of(entry), role: entry.role });
+        self.saved.iter().chain(&self.last).cloned().chain(open).collect()
+    }
+
+    fn mark_of(&self, entry: &Entry) -> SavedMark {
+        let mark = entry.log.saved();
+        SavedMark { modified_ns: mark.modified_ns.max(self.newest_ns), ..mark }
     }
 
     /// Bytes known to be unread.
@@ -188,17 +200,28 @@ impl Follow {
 
     /// Reads at most one block of lines into `block` and `out`. Returns false when there is nothing to read now.
     pub fn step(&mut self, now_ms: u64, block: &mut Vec<u8>, out: &mut Output) -> bool {
-        if self.needs_look || self.deadline_ms().is_some_and(|deadline| deadline <= now_ms) {
+        loop {
+            // Read first, look after: a file is known by what was read of it when it is looked for elsewhere.
+            if self.read_open(now_ms, block, out) {
+                return true;
+            }
+            if !self.needs_look && self.deadline_ms().is_none_or(|deadline| deadline > now_ms) {
+                return false;
+            }
             self.needs_look = false;
             self.look(now_ms);
         }
+    }
+
+    /// Reads one block of the oldest file that has one.
+    fn read_open(&mut self, now_ms: u64, block: &mut Vec<u8>, out: &mut Output) -> bool {
         let mut at = 0;
         while at < self.entries.len() {
             match self.read_entry(at, now_ms, block, out) {
                 Progress::Read => return true,
                 Progress::Idle => at += 1,
                 Progress::Finished => {
-                    self.entries.remove(at);
+                    self.close(at);
                     if has_content(out) {
                         return true;
                     }
@@ -208,6 +231,13 @@ impl Follow {
         }
         self.is_live |= !self.entries.is_empty();
         false
+    }
+
+    fn close(&mut self, at: usize) {
+        let Some(entry) = self.entries.get(at) else { return };
+        let closed = SavedLog { mark: self.mark_of(entry), role: Role::Closed };
+        self.entries.remove(at);
+        self.last = self.entries.is_empty().then_some(closed);
     }
 
     /// Compares what the path names now with what is read.
@@ -263,15 +293,23 @@ impl Follow {
         if !self.saved.is_empty() {
             return self.take_up_after_restart(log, now_ms);
         }
-        if let Some(replaced) = self.entries.back_mut().filter(|entry| entry.role == Role::Current) {
-            replaced.role = Role::Replaced;
-            replaced.idle_since_ms = now_ms;
-            let newer = siblings::unread(&self.path, &replaced.log.saved(), Some(log.id)).newer;
+        let last =
+            self.entries.back().map(|entry| self.mark_of(entry)).or(self.last.take().map(|last| last.mark));
+        if let Some(mark) = last {
+            self.retire_current(now_ms);
+            let newer = siblings::unread(&self.path, &mark, Some(log.id)).newer;
             self.push_newer(&newer, now_ms);
             self.start = None;
         }
         let log = self.started(log, seen_len);
         self.push(log, Role::Current, now_ms);
+    }
+
+    fn retire_current(&mut self, now_ms: u64) {
+        if let Some(entry) = self.entries.back_mut().filter(|entry| entry.role == Role::Current) {
+            entry.role = Role::Replaced;
+            entry.idle_since_ms = now_ms;
+        }
     }
 
     /// Puts the mark of the path's very first file where it belongs.
@@ -358,6 +396,7 @@ impl Follow {
     }
 
     fn push(&mut self, log: OpenLog, role: Role, now_ms: u64) {
+        self.last = None;
         self.entries.push_back(Entry { log, role, idle_since_ms: now_ms });
     }
 
@@ -372,7 +411,9 @@ impl Follow {
         if entry.log.is_unchanged() && !entry.is_over(now_ms) {
             return Progress::Idle;
         }
-        match entry.log.read(block, self.block_bytes, &mut self.parser, out) {
+        let found = entry.log.read(block, self.block_bytes, &mut self.parser, out);
+        self.newest_ns = self.newest_ns.max(entry.log.modified_ns());
+        match found {
             Ok(Found::Lines) => {
                 entry.idle_since_ms = now_ms;
                 if has_content(out) { Progress::Read } else { Progress::Again }
@@ -391,14 +432,17 @@ impl Follow {
 
     /// The bytes before the mark are gone: what was not read of them may have been copied elsewhere first.
     fn rewritten(&mut self, at: usize, now_ms: u64) -> Progress {
-        let Some(entry) = self.entries.get_mut(at) else { return Progress::Idle };
-        let unread = siblings::unread(&self.path, &entry.log.saved(), Some(entry.log.id));
-        entry.log.mark = Mark::default();
-        let behind = self.entries.split_off(at);
+        let Some(mark) = self.entries.get(at).map(|entry| self.mark_of(entry)) else { return Progress::Idle };
+        let unread = siblings::unread(&self.path, &mark, Some(mark.id));
+        let mut behind = self.entries.split_off(at);
+        if let Some(rewritten) = behind.front_mut() {
+            rewritten.log.mark = Mark::default();
+        }
         if let Some(ours) = unread.ours.filter(|copy| behind.iter().all(|entry| entry.log.id != copy.id)) {
             self.push_if_new(ours, Role::Closed, now_ms);
         }
-        if behind.front().is_some_and(|entry| entry.role == Role::Current) {
+        // Of a deleted file nobody knows which of the old logs were written before it was.
+        if behind.front().is_some_and(|entry| entry.role == Role::Current && !entry.log.is_deleted()) {
             self.push_newer(&unread.newer, now_ms);
         }
         self.entries.extend(behind);

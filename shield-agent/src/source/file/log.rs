@@ -116,6 +116,11 @@ impl OpenLog {
         }
     }
 
+    /// See [`SavedMark::modified_ns`].
+    pub fn modified_ns(&self) -> i64 {
+        self.modified_ns
+    }
+
     /// The file of a plain log.
     pub fn plain(&self) -> Option<&File> {
         match &self.content {

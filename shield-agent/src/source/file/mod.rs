@@ -7,6 +7,8 @@ mod catch_up;
 mod follow;
 mod log;
 mod mark;
+#[cfg(test)]
+mod model;
 mod siblings;
 #[cfg(test)]
 mod tests;

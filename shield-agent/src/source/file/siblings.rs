@@ -45,24 +45,29 @@ pub struct Unread {
     pub newer: Vec<Sibling>,
 }
 
-/// Finds out where the bytes behind `saved` are now, and which files came after them, when the log at `path` (whose
-/// identity is `current` now) no longer is the file that was read.
+/// Finds out where the bytes behind `saved` are now, and which files came after them but before `until`, the file with
+/// which reading goes on (whatever its name is by now), when the log at `path` no longer is the file that was read.
 ///
 /// The file read is known by its identity and fingerprints, a copy or packed copy of it by the fingerprints alone. When
 /// it is gone altogether, files last written to after it was read are the newer ones.
-pub fn unread(path: &Path, saved: &SavedMark, current: Option<FileId>) -> Unread {
-    let mut siblings = all(path);
-    siblings.retain(|sibling| Some(sibling.id) != current);
-    match find(&siblings, saved) {
-        Some((at, ours)) => Unread { ours: Some(ours), newer: after(&siblings, at) },
-        None => Unread { ours: None, newer: modified_after(&siblings, saved.modified_ns) },
+pub fn unread(path: &Path, saved: &SavedMark, until: Option<FileId>) -> Unread {
+    let siblings = all(path);
+    let (ours, mut newer) = match find(&siblings, saved, until) {
+        Some((at, ours)) => (Some(ours), after(&siblings, at)),
+        None => (None, modified_after(&siblings, saved.modified_ns)),
+    };
+    if let Some(end) = newer.iter().position(|sibling| Some(sibling.id) == until) {
+        newer.truncate(end);
     }
+    Unread { ours, newer }
 }
 
 /// Where `saved`'s bytes are among the siblings.
-fn find(siblings: &[Sibling], saved: &SavedMark) -> Option<(usize, OpenLog)> {
-    let is_known =
-        |sibling: &Sibling| sibling.id == saved.id || (saved.head.len > 0 && sibling.age != Age::Unknown);
+fn find(siblings: &[Sibling], saved: &SavedMark, until: Option<FileId>) -> Option<(usize, OpenLog)> {
+    let is_known = |sibling: &Sibling| {
+        let may_be_copy = saved.head.len > 0 && sibling.age != Age::Unknown;
+        Some(sibling.id) != until && (sibling.id == saved.id || may_be_copy)
+    };
     let mut candidates: Vec<(usize, &Sibling)> =
         siblings.iter().enumerate().filter(|(_, s)| is_known(s)).collect();
     candidates.sort_by_key(|(_, sibling)| (sibling.id != saved.id, sibling.is_packed));

@@ -1,0 +1,460 @@
+//! Random histories of a log and its reader against a model: every line exactly once and in order, but for those that
+//! nobody could have read.
+//!
+//! The world is nginx with one open log, a logrotate that knows every way there is, an operator, and an agent that can be
+//! killed at any moment, before or after it committed what it read. Lines are numbered. What may be lost, and why:
+//!
+//! - a truncation without a copy takes what was not read;
+//! - a deleted file is lost to an agent that does not hold it open: it was dead, or had not looked since the file was there;
+//! - a line of which `copytruncate` or a truncation caught only the first half;
+//! - a copy of a file of which nothing was read yet: there is nothing to know it by.
+//!
+//! Nothing else may be lost, and nothing may ever come twice.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use proptest::prelude::*;
+
+use super::*;
+
+/// logrotate keeps so many old logs.
+const KEPT: u32 = 4;
+
+const HISTORIES: u32 = 5_000;
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    /// nginx writes so many lines, the last of them only by half when told so.
+    Write { lines: u32, half: bool },
+    /// logrotate: rename, and `create` a new log or leave that to nginx.
+    Rename { create: bool },
+    /// logrotate: copy and truncate.
+    CopyTruncate,
+    /// nginx is told to reopen its log.
+    Reopen,
+    /// logrotate packs an old log that nginx does not write to any more.
+    Pack(u32),
+    /// The operator empties the log.
+    Truncate,
+    /// The operator deletes the log.
+    Delete,
+    /// The operator moves the whole folder away, or back.
+    MoveFolder,
+    /// The agent reads everything.
+    Read,
+    /// The agent reads one block.
+    ReadOnce,
+    /// The agent is killed, having committed everything it delivered.
+    Kill,
+    /// The agent is killed with one block read but not committed.
+    KillBeforeCommit,
+    /// More time passes than replaced logs are kept open; nginx was told to reopen before.
+    Age,
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (1_u32..6, prop::bool::weighted(0.2)).prop_map(|(lines, half)| Op::Write { lines, half }),
+        2 => any::<bool>().prop_map(|create| Op::Rename { create }),
+        1 => Just(Op::CopyTruncate),
+        3 => Just(Op::Reopen),
+        1 => (1..=KEPT).prop_map(Op::Pack),
+        1 => Just(Op::Truncate),
+        1 => Just(Op::Delete),
+        1 => Just(Op::MoveFolder),
+        4 => Just(Op::Read),
+        2 => Just(Op::ReadOnce),
+        2 => Just(Op::Kill),
+        1 => Just(Op::KillBeforeCommit),
+        1 => Just(Op::Age),
+    ]
+}
+
+/// One generation of the log: the lines that one file got, until it was truncated.
+#[derive(Debug, Default)]
+struct Generation {
+    lines: BTreeSet<u32>,
+    /// The agent read everything and looked while this was the log.
+    is_seen: bool,
+    /// It has no name any more.
+    is_deleted: bool,
+    /// And no agent holds it open.
+    is_orphan: bool,
+}
+
+struct World {
+    root: tempfile::TempDir,
+    is_away: bool,
+    /// Every generation; `log` is the one that the path names, `writing` the one nginx writes to, `old[n]` is in `a.log.n`.
+    generations: Vec<Generation>,
+    log: Option<usize>,
+    writing: usize,
+    old: Vec<Option<usize>>,
+    nginx: File,
+    next_line: u32,
+    /// The second half of the line that nginx is in the middle of.
+    owed: String,
+    clock: Duration,
+    files: Option<Files>,
+    /// Filled again and again.
+    batch: Batch,
+    checkpoint: Option<Checkpoint>,
+    delivered: Vec<u32>,
+    may_be_lost: BTreeSet<u32>,
+    now_ms: u64,
+}
+
+fn text(number: u32) -> String {
+    format!(r#"{{"source_ip":"192.0.2.7","timestamp":1795530901,"path":"/{number}","status":200}}"#) + "\n"
+}
+
+impl World {
+    fn new() -> World {
+        // Memory if there is a file system in it: five thousand histories are a million system calls.
+        let shm = Path::new("/dev/shm");
+        let root = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
+        fs::create_dir(root.path().join("logs")).unwrap();
+        let nginx = open_log(&root.path().join("logs/a.log"));
+        let mut world = World {
+            root,
+            is_away: false,
+            generations: vec![Generation::default()],
+            log: Some(0),
+            writing: 0,
+            old: vec![None; KEPT as usize + 1],
+            nginx,
+            next_line: 0,
+            owed: String::new(),
+            clock: Duration::from_secs(1_700_000_000),
+            files: None,
+            batch: Batch::default(),
+            checkpoint: None,
+            delivered: Vec::new(),
+            may_be_lost: BTreeSet::new(),
+            now_ms: 1_000_000,
+        };
+        world.touch();
+        world.read(usize::MAX);
+        world
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.root.path().join(if self.is_away { "away" } else { "logs" })
+    }
+
+    fn path(&self, age: u32) -> PathBuf {
+        self.folder().join(if age == 0 { "a.log".to_owned() } else { format!("a.log.{age}") })
+    }
+
+    /// The file of that age, plain or packed.
+    fn existing(&self, age: u32) -> Option<PathBuf> {
+        let plain = self.path(age);
+        let packed = plain.with_extension(format!("{age}.gz"));
+        [plain, packed].into_iter().find(|path| path.exists())
+    }
+
+    /// The next moment on the clock that files are stamped with.
+    fn tick(&mut self) -> SystemTime {
+        self.clock += Duration::from_millis(10);
+        SystemTime::UNIX_EPOCH + self.clock
+    }
+
+    fn touch(&mut self) {
+        let now = self.tick();
+        self.nginx.set_modified(now).unwrap();
+    }
+
+    fn apply(&mut self, op: Op) {
+        // logrotate goes by the path as well, so it does nothing either while the folder is away.
+        if self.is_away
+            && matches!(op, Op::Rename { .. } | Op::CopyTruncate | Op::Pack(_) | Op::Truncate | Op::Delete)
+        {
+            return;
+        }
+        match op {
+            Op::Write { lines, half } => self.write(lines, half),
+            Op::Rename { create } => self.rename(create),
+            Op::CopyTruncate => self.copy_truncate(),
+            Op::Reopen => self.reopen(),
+            Op::Pack(age) => self.pack(age),
+            Op::Truncate => self.truncate(),
+            Op::Delete => self.delete(),
+            Op::MoveFolder => self.move_folder(),
+            Op::Read => self.read(usize::MAX),
+            Op::ReadOnce => self.read(1),
+            Op::Kill => self.kill(),
+            Op::KillBeforeCommit => self.kill_before_commit(),
+            Op::Age => {
+                self.reopen();
+                self.read(usize::MAX);
+                self.now_ms += DRAIN_MS;
+                self.read(usize::MAX);
+            }
+        }
+    }
+
+    fn write(&mut self, lines: u32, half: bool) {
+        let mut bytes = std::mem::take(&mut self.owed);
+        for _ in 0..lines {
+            bytes.push_str(&text(self.next_line));
+            let generation = &mut self.generations[self.writing];
+            generation.lines.insert(self.next_line);
+            if generation.is_orphan {
+                self.may_be_lost.insert(self.next_line);
+            }
+            self.next_line += 1;
+        }
+        if half {
+            self.owed = bytes.split_off(bytes.len() - 20);
+        }
+        self.nginx.write_all(bytes.as_bytes()).unwrap();
+        self.touch();
+    }
+
+    /// nginx finishes the line that it is in the middle of.
+    fn finish_line(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        if !owed.is_empty() {
+            self.nginx.write_all(owed.as_bytes()).unwrap();
+            self.touch();
+        }
+    }
+
+    /// The line that is written only by half will never be whole.
+    fn lose_half_line(&mut self) {
+        if !self.owed.is_empty() {
+            self.may_be_lost.insert(self.next_line - 1);
+        }
+    }
+
+    /// Moves every old log one number up; the oldest goes.
+    fn shift(&mut self) {
+        if let Some(path) = self.existing(KEPT) {
+            fs::remove_file(path).unwrap();
+            self.deleted(self.old[KEPT as usize]);
+        }
+        for age in (1..KEPT).rev() {
+            if let Some(from) = self.existing(age) {
+                let is_packed = from.extension().is_some_and(|extension| extension == "gz");
+                let to = self.path(age + 1);
+                fs::rename(&from, if is_packed { to.with_extension(format!("{}.gz", age + 1)) } else { to })
+                    .unwrap();
+            }
+            self.old[age as usize + 1] = self.old[age as usize].take();
+        }
+        self.old[1] = None;
+    }
+
+    fn deleted(&mut self, generation: Option<usize>) {
+        let Some(at) = generation else { return };
+        self.generations[at].is_deleted = true;
+        if self.files.is_none() || !self.generations[at].is_seen {
+            self.orphan(at);
+        }
+    }
+
+    fn orphan(&mut self, at: usize) {
+        self.generations[at].is_orphan = true;
+        self.lose(at);
+    }
+
+    /// What was not delivered of a generation may be lost.
+    fn lose(&mut self, at: usize) {
+        let delivered: BTreeSet<u32> = self.delivered.iter().copied().collect();
+        self.may_be_lost.extend(self.generations[at].lines.difference(&delivered));
+    }
+
+    fn rename(&mut self, create: bool) {
+        let Some(log) = self.log.take() else { return };
+        self.shift();
+        fs::rename(self.path(0), self.path(1)).unwrap();
+        self.old[1] = Some(log);
+        if create {
+            let now = self.tick();
+            open_log(&self.path(0)).set_modified(now).unwrap();
+            self.log = Some(self.new_generation());
+        }
+    }
+
+    fn new_generation(&mut self) -> usize {
+        self.generations.push(Generation::default());
+        self.generations.len() - 1
+    }
+
+    fn reopen(&mut self) {
+        self.finish_line();
+        self.nginx = open_log(&self.path(0));
+        if self.log.is_none() {
+            self.log = Some(self.new_generation());
+            self.touch();
+        }
+        self.writing = self.log.unwrap();
+    }
+
+    fn copy_truncate(&mut self) {
+        let Some(log) = self.log else { return };
+        self.shift();
+        let now = self.tick();
+        fs::copy(self.path(0), self.path(1)).unwrap();
+        File::options().write(true).open(self.path(1)).unwrap().set_modified(now).unwrap();
+        if self.generations[log].lines.iter().all(|line| !self.delivered.contains(line)) {
+            self.lose(log);
+        }
+        self.old[1] = Some(log);
+        self.empty(log);
+    }
+
+    fn truncate(&mut self) {
+        let Some(log) = self.log else { return };
+        self.lose(log);
+        self.empty(log);
+    }
+
+    fn empty(&mut self, log: usize) {
+        if self.writing == log {
+            self.lose_half_line();
+        }
+        let file = File::options().write(true).truncate(true).open(self.path(0)).unwrap();
+        let now = self.tick();
+        file.set_modified(now).unwrap();
+        let new = self.new_generation();
+        self.generations[new].is_seen = self.generations[log].is_seen;
+        self.log = Some(new);
+        if self.writing == log {
+            self.writing = new;
+        }
+    }
+
+    fn pack(&mut self, age: u32) {
+        let path = self.path(age);
+        let is_written_to = self.old[age as usize] == Some(self.writing);
+        if is_written_to || !path.exists() {
+            return;
+        }
+        let modified = path.metadata().unwrap().modified().unwrap();
+        let packed = File::create(path.with_extension(format!("{age}.gz"))).unwrap();
+        let mut encoder = GzEncoder::new(packed, Compression::fast());
+        encoder.write_all(&fs::read(&path).unwrap()).unwrap();
+        encoder.finish().unwrap().set_modified(modified).unwrap();
+        fs::remove_file(path).unwrap();
+    }
+
+    fn delete(&mut self) {
+        if let Some(log) = self.log.take() {
+            fs::remove_file(self.path(0)).unwrap();
+            self.deleted(Some(log));
+        }
+    }
+
+    /// A running agent looks once more before the folder goes: copies that it has not seen would go with the folder.
+    fn move_folder(&mut self) {
+        if self.files.is_some() {
+            self.read(usize::MAX);
+        }
+        let from = self.folder();
+        self.is_away = !self.is_away;
+        fs::rename(from, self.folder()).unwrap();
+    }
+
+    fn kill(&mut self) {
+        self.files = None;
+        for at in 0..self.generations.len() {
+            self.generations[at].is_seen = false;
+            if self.generations[at].is_deleted {
+                self.orphan(at);
+            }
+        }
+    }
+
+    fn kill_before_commit(&mut self) {
+        self.files().hint_all();
+        self.step();
+        self.kill();
+    }
+
+    fn files(&mut self) -> &mut Files {
+        let path = self.root.path().join("logs/a.log");
+        let settings = Settings {
+            id: SourceId(0),
+            name: "a".to_owned(),
+            place: Place::Path(path),
+            format: format::Settings::default(),
+            start: Start::Beginning,
+        };
+        let checkpoint = self.checkpoint.as_ref();
+        self.files.get_or_insert_with(|| Files::new(settings, checkpoint))
+    }
+
+    fn read(&mut self, max_blocks: usize) {
+        self.files().hint_all();
+        for _ in 0..max_blocks {
+            if !self.step() {
+                self.saw_log();
+                break;
+            }
+            let batch = &self.batch;
+            let number = |path: &[u8]| std::str::from_utf8(&path[1..]).unwrap().parse::<u32>().unwrap();
+            self.delivered.extend(batch.requests().map(|request| number(request.path)));
+            self.checkpoint.clone_from(&batch.checkpoint);
+        }
+    }
+
+    fn step(&mut self) -> bool {
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.lines.clear();
+        let now_ms = self.now_ms;
+        let any = self.files().step(now_ms, &mut batch).is_some();
+        self.batch = batch;
+        any
+    }
+
+    fn saw_log(&mut self) {
+        if !self.is_away
+            && let Some(log) = self.log
+        {
+            self.generations[log].is_seen = true;
+        }
+    }
+
+    /// nginx and the operator put everything right, and the agent reads what there is.
+    fn end(&mut self) {
+        if self.is_away {
+            self.move_folder();
+        }
+        self.apply(Op::Age);
+    }
+
+    fn check(&self) -> Result<(), TestCaseError> {
+        let is_ordered = self.delivered.windows(2).all(|pair| pair[0] < pair[1]);
+        prop_assert!(is_ordered, "a line came twice or out of order: {:?}", self.delivered);
+        let delivered: BTreeSet<u32> = self.delivered.iter().copied().collect();
+        let missing: Vec<u32> = (0..self.next_line).filter(|line| !delivered.contains(line)).collect();
+        let lost: Vec<&u32> = missing.iter().filter(|line| !self.may_be_lost.contains(line)).collect();
+        prop_assert!(lost.is_empty(), "lost without need: {:?} of {:?}", lost, missing);
+        Ok(())
+    }
+}
+
+fn open_log(path: &Path) -> File {
+    OpenOptions::new().create(true).append(true).open(path).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: HISTORIES, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_line_once_through_any_history(history in proptest::collection::vec(ops(), 1..40)) {
+        let mut world = World::new();
+        for op in history {
+            world.apply(op);
+        }
+        world.end();
+        world.check()?;
+    }
+}
