@@ -77,6 +77,8 @@ pub type Chosen = std::result::Result<Interface, Refused>;
 pub struct Refused {
     /// Its name.
     pub name: String,
+    /// Its index, when it is there but the program could not be attached.
+    pub index: Option<u32>,
     /// Why.
     pub reason: String,
 }
@@ -112,7 +114,7 @@ impl Selection {
 }
 
 fn named(all: &[Interface], name: &str) -> Chosen {
-    let refuse = |reason: &str| Refused { name: name.to_owned(), reason: reason.to_owned() };
+    let refuse = |reason: &str| Refused { name: name.to_owned(), index: None, reason: reason.to_owned() };
     let found = all.iter().find(|interface| interface.name == name);
     let interface = found.ok_or_else(|| refuse("there is no interface of this name"))?;
     if interface.ethernet == Framing::Other {

@@ -207,14 +207,14 @@ impl Running {
             if self.attachments.iter().any(|attachment| attachment.interface.index == interface.index) {
                 continue;
             }
-            let name = interface.name.clone();
+            let (name, index) = (interface.name.clone(), Some(interface.index));
             match Attachment::make(interface, self.next_slot, pins, maps, settings) {
                 Ok(attachment) => {
                     self.next_slot = (self.next_slot + 1).min(SLOTS - 1);
                     self.attachments.push(attachment);
                 }
                 Err(error) => {
-                    self.refused.push(Refused { name, reason: format!("{error:#}") });
+                    self.refused.push(Refused { name, index, reason: format!("{error:#}") });
                     failures.push(error);
                 }
             }
@@ -229,7 +229,7 @@ impl Running {
     fn drop_stale_links(&self, pins: &Pins) -> Result<()> {
         for index in pins.links()? {
             if !self.attachments.iter().any(|attachment| attachment.interface.index == index) {
-                pins::remove_file(&pins.link(index))?;
+                pins::remove_link(&pins.link(index))?;
             }
         }
         Ok(())
@@ -240,7 +240,7 @@ impl Running {
         let is_known = |chosen: &interfaces::Chosen| match chosen {
             Ok(interface) => {
                 self.attachments.iter().any(|attachment| attachment.interface.index == interface.index)
-                    || self.refused.iter().any(|refused| refused.name == interface.name)
+                    || self.refused.iter().any(|refused| refused.index == Some(interface.index))
             }
             Err(_) => true,
         };
@@ -277,7 +277,7 @@ impl Running {
         for attachment in self.attachments.drain(..) {
             if !attachment.is_attached()? {
                 found.push(format!("the program was not attached to {} any more", attachment.interface.name));
-                pins::remove_file(&pins.link(attachment.interface.index))?;
+                pins::remove_link(&pins.link(attachment.interface.index))?;
                 continue;
             }
             if attachment.repin(pins)? {

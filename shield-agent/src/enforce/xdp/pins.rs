@@ -4,11 +4,14 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::kernel;
 
 /// Where systems mount their bpffs.
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
@@ -121,7 +124,7 @@ impl Pins {
     pub fn remove(&self) -> Result<Vec<String>> {
         let mut removed = Vec::new();
         for index in self.links()? {
-            removed.extend(remove_file(&self.link(index))?);
+            removed.extend(remove_link(&self.link(index))?);
         }
         for folder in [self.maps(), self.new_maps()] {
             removed.extend(remove_folder(&folder)?);
@@ -154,6 +157,21 @@ fn remove_folder(folder: &Path) -> Result<Vec<String>> {
     }
     fs::remove_dir(folder).with_context(|| format!("removed {}", folder.display()))?;
     Ok(removed)
+}
+
+/// Takes a pinned link's program off its interface and removes the pin. Without detaching, the kernel would end the link
+/// some time later, and go on dropping until then.
+///
+/// # Errors
+/// When the pin cannot be opened or removed.
+pub fn remove_link(path: &Path) -> Result<Option<String>> {
+    match kernel::open_pinned(path) {
+        // A link whose interface is gone cannot be detached, and need not be.
+        Ok(link) => drop(kernel::detach_link(link.as_fd())),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("opened the link {}", path.display())),
+    }
+    remove_file(path)
 }
 
 /// Removes a pin; gone already is as good.
