@@ -1,18 +1,23 @@
-//! One contract, every enforcer: the simulated host, real iptables in both flavours, its sets in ipset and in nftables.
+//! One contract, every enforcer: the simulated host, real iptables in both flavours, its sets in ipset and in nftables, and
+//! XDP in both modes.
 //!
 //! Owns what any enforcer must do. What only one of them does is tested elsewhere (`iptables_*.rs`).
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
 use shield_agent::clock;
 use shield_agent::enforce::iptables::programs::{Host, NotInstalled, Programs};
 use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings, Version};
 use shield_agent::enforce::simulator::SimulatedHost;
+use shield_agent::enforce::xdp::{self, XdpEnforcer};
 use shield_agent::enforce::{Ban, Desired, Enforcer, Failure};
 use shield_agent::engine::allowlist::Allowlist;
 use shield_agent::engine::client::Client;
 use shield_agent::engine::time::{Ends, Now};
+use shield_common::{Ban as KernelBan, KeyV4, map_name};
+use shield_tests::bpffs::Bpffs;
 use shield_tests::command;
-use shield_tests::netns::Namespace;
+use shield_tests::netns::{End, Namespace, connect};
 
 /// A kernel with an enforcer over it, and somebody else who changes it.
 trait World {
@@ -395,6 +400,68 @@ fn on_real_kernel(label: &str, settings: Settings, has_ipset: HasIpset) {
     let name = namespace.name().to_owned();
     drop(namespace);
     assert!(!shield_tests::netns::left_by(std::process::id()).unwrap().contains(&name));
+}
+
+/// A network namespace with an XDP program's interface in it.
+struct Card {
+    settings: xdp::Settings,
+}
+
+impl World for Card {
+    fn enforcer(&self) -> Box<dyn Enforcer> {
+        Box::new(XdpEnforcer::new(self.settings.clone()))
+    }
+
+    fn flush(&self) -> Result<()> {
+        let maps = self.settings.pin_folder.join("maps");
+        if !maps.exists() {
+            return Ok(());
+        }
+        let map = Map::HashMap(MapData::from_pin(maps.join(map_name::BANS_V4))?);
+        let mut bans: HashMap<_, KeyV4, KernelBan> = map.try_into()?;
+        for key in bans.keys().collect::<Result<Vec<_>, _>>()? {
+            bans.remove(&key)?;
+        }
+        Ok(std::fs::remove_dir_all(&self.settings.pin_folder)?)
+    }
+
+    fn ours(&self) -> Result<Vec<String>> {
+        let pins =
+            command::run(&["find", &self.settings.pin_folder.parent().unwrap().display().to_string()])?;
+        // A bpffs shows two files of the kernel's own.
+        let mut ours: Vec<String> =
+            pins.lines().skip(1).filter(|path| !path.ends_with(".debug")).map(str::to_owned).collect();
+        let links = command::run(&["ip", "-d", "link"])?;
+        ours.extend(links.lines().filter(|line| line.contains("prog/xdp")).map(|_| "a program".to_owned()));
+        Ok(ours)
+    }
+
+    fn others(&self) -> Result<Vec<String>> {
+        Ok(command::run(&["ip", "-o", "-br", "link"])?.lines().map(str::to_owned).collect())
+    }
+}
+
+fn on_card(mode: xdp::Mode) {
+    let (namespace, bpffs) = (Namespace::create("card").unwrap(), Bpffs::mount().unwrap());
+    let end = |interface| End { namespace: &namespace, interface, addresses: &[] };
+    connect(end("eth0"), end("peer0")).unwrap();
+    let settings = xdp::Settings {
+        interfaces: xdp::Selection::Named(vec!["eth0".to_owned()]),
+        mode,
+        pin_folder: bpffs.path().join("shield"),
+        ..xdp::Settings::default()
+    };
+    namespace.enter(|| contract(&Card { settings })).unwrap();
+}
+
+#[test]
+fn xdp_in_native_mode() {
+    on_card(xdp::Mode::Native);
+}
+
+#[test]
+fn xdp_in_generic_mode() {
+    on_card(xdp::Mode::Generic);
 }
 
 fn settings(backend: Backend, flavour: &str) -> Settings {

@@ -72,7 +72,7 @@ impl KernelClock {
     }
 
     /// An end as the program compares it: the first tick that is not before it.
-    pub fn to_kernel(&self, ends: Ends) -> KernelTime {
+    pub fn ticks_at(&self, ends: Ends) -> KernelTime {
         let Ends::At { boot_ms, .. } = ends else { return NEVER };
         let ticks = i128::from(boot_ms) - i128::from(self.last.boot_ms);
         // One more, because the tick at the last reading had begun up to a whole tick before it.
@@ -82,7 +82,7 @@ impl KernelClock {
     }
 
     /// An end as the ledger knows it, within a tick; `now` gives its wall clock.
-    pub fn from_kernel(&self, ends: KernelTime, now: Now) -> Ends {
+    pub fn ends_at(&self, ends: KernelTime, now: Now) -> Ends {
         if ends == NEVER {
             return Ends::Never;
         }
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn an_end_is_never_early_and_at_most_two_ticks_late() {
         for ahead in [0, 1, 3, 4, 999, 600_000] {
-            let ticks = clock().to_kernel(Ends::after(NOW, ahead));
+            let ticks = clock().ticks_at(Ends::after(NOW, ahead));
             let wanted = 10_000 + ahead * 250 / 1000;
             assert!((wanted..=wanted + 2).contains(&ticks), "{ahead} ms ahead became tick {ticks}");
         }
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn ends_come_back_within_two_ticks() {
         let ends = Ends::after(NOW, 7_200_000);
-        let Ends::At { boot_ms, wall_ms } = clock().from_kernel(clock().to_kernel(ends), NOW) else {
+        let Ends::At { boot_ms, wall_ms } = clock().ends_at(clock().ticks_at(ends), NOW) else {
             panic!("an end became permanent");
         };
         assert!(boot_ms.abs_diff(7_700_000) <= 8, "{boot_ms}");
@@ -151,8 +151,8 @@ mod tests {
 
     #[test]
     fn permanent_stays_permanent() {
-        assert_eq!(clock().to_kernel(Ends::Never), NEVER);
-        assert_eq!(clock().from_kernel(NEVER, NOW), Ends::Never);
+        assert_eq!(clock().ticks_at(Ends::Never), NEVER);
+        assert_eq!(clock().ends_at(NEVER, NOW), Ends::Never);
     }
 
     #[test]
@@ -160,12 +160,12 @@ mod tests {
         let ends = Ends::after(NOW, 60_000);
         // Ten seconds passed on the boot clock, none on the ticks.
         let after = KernelClock::new(250, Reading { boot_ms: 510_000, ticks: 10_000 });
-        assert_eq!(clock().to_kernel(ends) - after.to_kernel(ends), 2_500);
+        assert_eq!(clock().ticks_at(ends) - after.ticks_at(ends), 2_500);
     }
 
     #[test]
     fn a_past_end_is_a_past_tick() {
         let ends = Ends::At { boot_ms: 1_000, wall_ms: 0 };
-        assert!(clock().to_kernel(ends) < 10_000);
+        assert!(clock().ticks_at(ends) < 10_000);
     }
 }

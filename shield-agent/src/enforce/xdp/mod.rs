@@ -19,7 +19,7 @@ mod takeover;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use aya::programs::Xdp;
 use ipnet::IpNet;
@@ -28,7 +28,7 @@ use shield_common::{SLOTS, Totals, program_name};
 
 use crate::engine::client::Client;
 use crate::engine::event::{EnforcerName, PartState, Repair};
-use crate::engine::reconcile::plan;
+use crate::engine::reconcile::Planner;
 use crate::engine::time::{Ends, Now};
 
 use super::{Ban, Desired, Drops, Enforcer, Failure};
@@ -44,6 +44,9 @@ pub use interfaces::Selection;
 const END_TOLERANCE_MS: u64 = 1_000;
 /// Up to this many bans, the cheap check counts them; beyond it only the full reconcile does.
 const COUNTED_BANS: usize = 20_000;
+
+/// Bans handled at a time when many are missing: bounds the memory of a restore.
+const BANS_AT_A_TIME: usize = 16_384;
 
 /// In which mode the program may be attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,6 +115,14 @@ struct Running {
     /// The last error of a ban that the kernel had no room for.
     full: Option<String>,
     next_slot: u32,
+}
+
+/// What evening out found and did.
+#[derive(Default)]
+struct Difference {
+    found: Option<String>,
+    restored: u64,
+    removed: u64,
 }
 
 /// What one interface's program did since its maps were made.
@@ -259,11 +270,48 @@ impl Running {
             tracing::warn!(%error, "could not compare the kernel's clock; going on with the last comparison");
         }
         let ends: Vec<_> =
-            bans.iter().map(|ban| (ban.client.client(), self.clock.to_kernel(ban.ends))).collect();
+            bans.iter().map(|ban| (ban.client.client(), self.clock.ticks_at(ban.ends))).collect();
         let failed = self.bans.ensure(&ends);
-        let full = failed.iter().find(|(_, error)| error.is::<table::Full>());
-        self.full = full.map(|(_, error)| error.to_string());
+        if let Some((_, error)) = failed.iter().find(|(_, error)| error.is::<table::Full>()) {
+            self.full = Some(error.to_string());
+        }
         failed.into_iter().map(|(at, error)| Failure { client: ends[at].0, error }).collect()
+    }
+
+    /// Makes the kernel hold what is wanted, additions first. Bans that have ended are not put in any more; taking them
+    /// out is the engine's order to give.
+    fn even_out(&mut self, desired: &Desired, now: Now) -> Result<Difference> {
+        self.full = None;
+        self.sync_clock()?;
+        let mut planner = Planner::new(desired);
+        let clock = self.clock;
+        self.bans.for_each(|client, held| {
+            planner.see(client, |wanted: Ban| is_same_end(wanted.ends, clock.ends_at(held.ends, now)));
+        })?;
+        let mut missing =
+            planner.missing().map(|slot| desired.ban(slot)).filter(|ban| !ban.ends.is_past(now));
+        let mut difference = Difference::default();
+        let mut failures = Vec::new();
+        loop {
+            let some: Vec<Ban> = missing.by_ref().take(BANS_AT_A_TIME).collect();
+            if some.is_empty() {
+                break;
+            }
+            difference.restored += some.len() as u64;
+            failures.extend(self.ensure(&some).into_iter().map(|failure| (failure.client, failure.error)));
+        }
+        let surplus = planner.surplus();
+        difference.removed = surplus.len() as u64;
+        failures.extend(self.bans.remove(surplus).into_iter().map(|(at, error)| (surplus[at], error)));
+        self.bans.rebuild_filters(desired.iter().map(|ban| ban.client.client()))?;
+        let count = failures.len();
+        if let Some((client, error)) = failures.into_iter().next() {
+            return Err(error.context(format!("put {client} right ({count} clients could not be)")));
+        }
+        if difference.restored + difference.removed > 0 {
+            difference.found = Some("the kernel's bans differed from the ledger's".to_owned());
+        }
+        Ok(difference)
     }
 
     /// Brings attachments and pins back; says what was wrong.
@@ -349,6 +397,7 @@ impl Enforcer for XdpEnforcer {
         // Where nothing was started, nothing is dropped.
         let Ok(running) = self.running() else { return Vec::new() };
         let failed = running.bans.remove(clients);
+        running.full = None;
         failed.into_iter().map(|(at, error)| Failure { client: clients[at], error }).collect()
     }
 
@@ -362,7 +411,7 @@ impl Enforcer for XdpEnforcer {
         let mut observed = Vec::new();
         let clock = running.clock;
         running.bans.for_each(|client, ban| {
-            observed.push((client, Some(clock.from_kernel(ban.ends, now))));
+            observed.push((client, Some(clock.ends_at(ban.ends, now))));
         })?;
         Ok(observed)
     }
@@ -389,26 +438,12 @@ impl Enforcer for XdpEnforcer {
         let mut found = running.heal(&pins, &settings)?;
         running.bans.mark()?;
         running.bans.ensure_exempt(exempt)?;
-        let observed = self.observe(now)?;
-        let running = self.running()?;
-        let plan = plan(desired, observed, |ban, held| held.is_some_and(|held| is_same_end(ban.ends, held)));
-        let add: Vec<Ban> = plan.add.iter().map(|(_, ban)| *ban).collect();
-        let failed = running.ensure(&add);
-        let not_removed = running.bans.remove(&plan.remove);
-        running.bans.rebuild_filters(desired.iter().map(|ban| ban.client.client()))?;
-        if let Some(failure) = failed.into_iter().next() {
-            bail!("could not ban {}: {:#}", failure.client, failure.error);
-        }
-        if let Some((at, error)) = not_removed.into_iter().next() {
-            bail!("could not lift {}: {error:#}", plan.remove[at]);
-        }
-        if !plan.is_empty() {
-            found.push("the kernel's bans differed from the ledger's".to_owned());
-        }
+        let difference = running.even_out(desired, now)?;
+        found.extend(difference.found);
         Ok((!found.is_empty()).then(|| Repair {
             found: found.join("; "),
-            restored: plan.add.len() as u64,
-            removed: plan.remove.len() as u64,
+            restored: difference.restored,
+            removed: difference.removed,
         }))
     }
 
