@@ -3,6 +3,7 @@
 
 pub mod allow;
 pub mod args;
+pub mod audit;
 pub mod ban;
 pub mod bans;
 pub mod check;
@@ -100,6 +101,8 @@ enum Command {
     Run(run::RunArgs),
     /// Check the configuration and show what it means
     Check(check::CheckArgs),
+    /// Verify the audit log, or make a report of it
+    Audit(audit::AuditArgs),
     /// Remove everything of Shield's from the kernel, and nothing else
     Cleanup(cleanup::CleanupArgs),
     #[command(flatten)]
@@ -116,6 +119,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => run::run(args),
             Command::Check(args) => check::run(&args),
+            Command::Audit(args) => audit::run(&args),
             Command::Cleanup(args) => block_on(cleanup::run(&args, &connection.client())),
             Command::Client(command) => block_on(command.run(&connection)),
         }

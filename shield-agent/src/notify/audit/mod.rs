@@ -7,6 +7,7 @@
 
 pub mod chain;
 pub mod files;
+pub mod report;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -1,0 +1,435 @@
+//! A report of some days in Markdown, out of the audit log's lines: what happened, who did it, and when protection
+//! was not whole. Pure: lines come in, text goes out. Memory grows with clients and notable events, not with lines.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+
+use crate::api::words::{duration, printable, utc};
+use crate::engine::action::{BanRecord, LiftReason, Notice};
+use crate::engine::client::Client;
+use crate::engine::verdict::Rule;
+use crate::notify::words::lift_words;
+
+/// Offenders that are named.
+const OFFENDERS: usize = 10;
+/// Rows of each list at most; how many more there are is said.
+const ROWS: usize = 200;
+/// The parts whose absence is a gap in protection.
+const PROTECTING: [&str; 2] = ["iptables", "xdp"];
+const AGENT: &str = "agent";
+const BANNING: &str = "automatic banning";
+
+/// Collects lines into a report.
+#[derive(Debug)]
+pub struct Report {
+    from_ms: i64,
+    to_ms: i64,
+    last_ms: Option<i64>,
+    days: BTreeMap<String, Day>,
+    timeline: Rows,
+    offenders: HashMap<Client, Offender>,
+    rules: BTreeMap<Rule, u64>,
+    by_hand: Rows,
+    leaks: Rows,
+    gaps: Rows,
+    gaps_total_secs: u64,
+    began: BTreeMap<String, (i64, String)>,
+    unreadable: u64,
+    missing: u64,
+}
+
+/// One day's counts.
+#[derive(Debug, Default)]
+struct Day {
+    bans: u64,
+    lifts: u64,
+    anomalies: u64,
+}
+
+/// One client's bans.
+#[derive(Debug)]
+struct Offender {
+    bans: u64,
+    last_ms: i64,
+    last_rule: Rule,
+    last_condition: String,
+}
+
+/// Rows of a list, bounded.
+#[derive(Debug, Default)]
+struct Rows {
+    told: Vec<String>,
+    count: u64,
+}
+
+impl Rows {
+    fn add(&mut self, row: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.told.len() < ROWS {
+            self.told.push(row());
+        }
+    }
+}
+
+/// What a line begins with.
+#[derive(Deserialize)]
+struct Line {
+    at: jiff::Timestamp,
+    event: String,
+    #[serde(default)]
+    missing: u64,
+}
+
+impl Report {
+    /// A report of the events from `from_ms` to `to_ms` (wall clock, milliseconds).
+    pub fn new(from_ms: i64, to_ms: i64) -> Report {
+        Report {
+            from_ms,
+            to_ms,
+            last_ms: None,
+            days: BTreeMap::new(),
+            timeline: Rows::default(),
+            offenders: HashMap::new(),
+            rules: BTreeMap::new(),
+            by_hand: Rows::default(),
+            leaks: Rows::default(),
+            gaps: Rows::default(),
+            gaps_total_secs: 0,
+            began: BTreeMap::new(),
+            unreadable: 0,
+            missing: 0,
+        }
+    }
+
+    /// Takes the next line of the log.
+    pub fn line(&mut self, line: &[u8]) {
+        let Ok(head) = serde_json::from_slice::<Line>(line) else {
+            self.unreadable += 1;
+            return;
+        };
+        let at_ms = head.at.as_millisecond();
+        if at_ms < self.from_ms || at_ms > self.to_ms {
+            return;
+        }
+        match serde_json::from_slice::<Notice>(line) {
+            Ok(notice) => self.notice(&notice, at_ms),
+            Err(_) if head.event == "audit_gap" => self.missing += head.missing,
+            Err(_) if head.event == "torn_line" => {}
+            Err(_) => self.unreadable += 1,
+        }
+        self.last_ms = Some(at_ms);
+    }
+
+    fn notice(&mut self, notice: &Notice, at_ms: i64) {
+        match notice {
+            Notice::Banned(ban) => self.banned(ban, at_ms),
+            Notice::Lifted { client, reason, note, .. } => {
+                self.lifted(*client, *reason, note.as_deref(), at_ms)
+            }
+            Notice::GlobalAnomalyStarted { condition, rate, mean, .. } => {
+                self.day(at_ms).anomalies += 1;
+                self.tell(at_ms, || {
+                    format!("Global anomaly began: {} ({rate:.2} req/s, baseline {mean:.2})", safe(condition))
+                });
+            }
+            Notice::GlobalAnomalyEnded { lasted_secs, .. } => {
+                self.tell(at_ms, || format!("Global anomaly ended after {}", duration(*lasted_secs)));
+            }
+            Notice::Degraded { part, reason } => self.degraded(part, reason, at_ms),
+            Notice::Recovered { part, .. } => self.recovered(part, at_ms),
+            Notice::Repaired { part, found, restored, removed } => self.tell(at_ms, || {
+                format!("{} repaired: {} ({restored} put back, {removed} removed)", safe(part), safe(found))
+            }),
+            Notice::Leaking { client, requests, cause } => {
+                self.leaks.add(|| format!("| {} | {client} | {requests} | {} |", utc(at_ms), safe(cause)));
+            }
+            Notice::BlastRadius { stopped: true, reason } => self.begin(BANNING, reason, at_ms),
+            Notice::BlastRadius { stopped: false, .. } => self.end(BANNING, at_ms),
+            Notice::Started { version, .. } => self.started(version, at_ms),
+            Notice::Stopping { .. } => self.begin(AGENT, "the agent was stopped", at_ms),
+            _ => {}
+        }
+    }
+
+    fn banned(&mut self, ban: &BanRecord, at_ms: i64) {
+        self.day(at_ms).bans += 1;
+        *self.rules.entry(ban.rule).or_default() += 1;
+        let condition = ban.evidence.as_ref().map(|evidence| evidence.condition.clone());
+        let offender = self.offenders.entry(ban.client).or_insert_with(|| Offender {
+            bans: 0,
+            last_ms: at_ms,
+            last_rule: ban.rule,
+            last_condition: String::new(),
+        });
+        offender.bans += 1;
+        offender.last_ms = at_ms;
+        offender.last_rule = ban.rule;
+        offender.last_condition = condition.or_else(|| ban.reason.clone()).unwrap_or_default();
+    }
+
+    fn lifted(&mut self, client: Client, reason: LiftReason, note: Option<&str>, at_ms: i64) {
+        self.day(at_ms).lifts += 1;
+        if reason != LiftReason::Expired {
+            let note = safe(note.unwrap_or_default());
+            self.by_hand.add(|| format!("| {} | {client} | {} | {note} |", utc(at_ms), lift_words(reason)));
+        }
+    }
+
+    fn degraded(&mut self, part: &str, reason: &str, at_ms: i64) {
+        if PROTECTING.contains(&part) {
+            self.begin(part, reason, at_ms);
+        } else {
+            self.tell(at_ms, || format!("{} degraded: {}", safe(part), safe(reason)));
+        }
+    }
+
+    fn recovered(&mut self, part: &str, at_ms: i64) {
+        if PROTECTING.contains(&part) {
+            self.end(part, at_ms);
+        } else {
+            self.tell(at_ms, || format!("{} works again", safe(part)));
+        }
+    }
+
+    /// A start without a stop before it: the agent had died, at the latest moment it was seen or later. Parts that
+    /// were degraded are looked at anew by the agent that starts.
+    fn started(&mut self, version: &str, at_ms: i64) {
+        if let Some(last_ms) = self.last_ms
+            && !self.began.contains_key(AGENT)
+        {
+            self.begin(AGENT, "the agent ended without a word (its last event began this gap)", last_ms);
+        }
+        let open: Vec<String> = self.began.keys().cloned().collect();
+        open.iter().for_each(|part| self.end(part, at_ms));
+        self.tell(at_ms, || format!("Agent {} started", safe(version)));
+    }
+
+    fn begin(&mut self, part: &str, reason: &str, at_ms: i64) {
+        self.tell(at_ms, || format!("{} stopped protecting: {}", safe(part), safe(reason)));
+        self.began.entry(part.to_owned()).or_insert_with(|| (at_ms, reason.to_owned()));
+    }
+
+    fn end(&mut self, part: &str, at_ms: i64) {
+        let Some((began_ms, reason)) = self.began.remove(part) else { return };
+        self.tell(at_ms, || format!("{} protects again", safe(part)));
+        self.gap(part, began_ms, at_ms, &utc(at_ms), &reason);
+    }
+
+    fn gap(&mut self, part: &str, began_ms: i64, ended_ms: i64, ended: &str, reason: &str) {
+        let secs = u64::try_from((ended_ms - began_ms) / 1000).unwrap_or(0);
+        self.gaps_total_secs += secs;
+        self.gaps.add(|| {
+            format!(
+                "| {} | {} | {ended} | {} | {} |",
+                safe(part),
+                utc(began_ms),
+                duration(secs),
+                safe(reason)
+            )
+        });
+    }
+
+    fn day(&mut self, at_ms: i64) -> &mut Day {
+        let mut day = utc(at_ms);
+        day.truncate("2026-05-11".len());
+        self.days.entry(day).or_default()
+    }
+
+    fn tell(&mut self, at_ms: i64, what: impl FnOnce() -> String) {
+        self.timeline.add(|| format!("- {} {}", utc(at_ms), what()));
+    }
+
+    /// The report. All times in it are UTC.
+    pub fn markdown(mut self) -> String {
+        for (part, (began_ms, reason)) in std::mem::take(&mut self.began) {
+            self.gap(&part, began_ms, self.to_ms, "not yet", &reason);
+        }
+        let mut out = format!("# Shield, {} to {}\n\n", utc(self.from_ms), utc(self.to_ms));
+        self.write_summary(&mut out);
+        self.write_timeline(&mut out);
+        self.write_offenders(&mut out);
+        self.write_rules(&mut out);
+        section(&mut out, "Lifted by hand", "| When | Client | How | Note |", &self.by_hand);
+        section(&mut out, "Leaks", "| When | Client | Requests after the ban | Likely cause |", &self.leaks);
+        section(&mut out, "Gaps in protection", "| Part | From | To | For | Why |", &self.gaps);
+        out
+    }
+
+    fn write_summary(&self, out: &mut String) {
+        let sum = |of: fn(&Day) -> u64| self.days.values().map(of).sum::<u64>();
+        let mut row = |name: &str, value: String| {
+            let _ = writeln!(out, "| {name} | {value} |");
+        };
+        row("In short", String::new());
+        row("---", "---:".into());
+        row("Bans", sum(|day| day.bans).to_string());
+        row("Clients banned", self.offenders.len().to_string());
+        row("Bans ended", sum(|day| day.lifts).to_string());
+        row("Lifted by hand", self.by_hand.count.to_string());
+        row("Global anomalies", sum(|day| day.anomalies).to_string());
+        row("Leaking bans", self.leaks.count.to_string());
+        let gaps = match self.gaps.count {
+            0 => "0".to_owned(),
+            count => format!("{count}, {} in all", duration(self.gaps_total_secs)),
+        };
+        row("Gaps in protection", gaps);
+        if self.missing > 0 {
+            row("Events missing from the log", self.missing.to_string());
+        }
+        if self.unreadable > 0 {
+            row("Lines that could not be read", format!("{} (run `audit verify`)", self.unreadable));
+        }
+    }
+
+    fn write_timeline(&self, out: &mut String) {
+        out.push_str("\n## Timeline\n\n");
+        if self.days.is_empty() && self.timeline.count == 0 {
+            out.push_str("Nothing happened.\n");
+        }
+        if !self.days.is_empty() {
+            out.push_str("| Day | Bans | Ended | Global anomalies |\n| --- | ---: | ---: | ---: |\n");
+        }
+        for (date, day) in &self.days {
+            let _ = writeln!(out, "| {date} | {} | {} | {} |", day.bans, day.lifts, day.anomalies);
+        }
+        if self.timeline.count > 0 && !self.days.is_empty() {
+            out.push('\n');
+        }
+        rows(out, &self.timeline);
+    }
+
+    fn write_offenders(&self, out: &mut String) {
+        let mut all: Vec<(&Client, &Offender)> = self.offenders.iter().collect();
+        all.sort_by_key(|(client, offender)| {
+            (std::cmp::Reverse((offender.bans, offender.last_ms)), **client)
+        });
+        let mut list = Rows::default();
+        for (client, offender) in all.into_iter().take(OFFENDERS) {
+            let Offender { bans, last_ms, last_rule, last_condition } = offender;
+            let condition = safe(last_condition);
+            list.add(|| format!("| {client} | {bans} | {} | {last_rule} | {condition} |", utc(*last_ms)));
+        }
+        section(out, "Top offenders", "| Client | Bans | Last ban | Last rule | Its condition |", &list);
+    }
+
+    fn write_rules(&self, out: &mut String) {
+        let mut all: Vec<(&Rule, &u64)> = self.rules.iter().collect();
+        all.sort_by_key(|(rule, count)| (std::cmp::Reverse(**count), **rule));
+        let mut list = Rows::default();
+        all.into_iter().for_each(|(rule, count)| list.add(|| format!("| {rule} | {count} |")));
+        section(out, "By rule", "| Rule | Bans |", &list);
+    }
+}
+
+fn section(out: &mut String, title: &str, heading: &str, list: &Rows) {
+    let _ = write!(out, "\n## {title}\n\n");
+    if list.count == 0 {
+        out.push_str("None.\n");
+        return;
+    }
+    let columns = heading.matches('|').count() - 1;
+    let _ = writeln!(out, "{heading}\n|{}", " --- |".repeat(columns));
+    rows(out, list);
+}
+
+fn rows(out: &mut String, list: &Rows) {
+    for row in &list.told {
+        out.push_str(row);
+        out.push('\n');
+    }
+    let more = list.count - list.told.len() as u64;
+    if more > 0 {
+        let _ = write!(out, "\n{more} more are in the log.\n");
+    }
+}
+
+/// Text from outside, with nothing in it that Markdown or HTML obeys.
+fn safe(text: &str) -> String {
+    let mut out = String::new();
+    for c in printable(text).chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '&' => out.push_str("&amp;"),
+            '|' | '`' | '*' | '[' | ']' | '\\' | '!' | '#' => {
+                out.push('\\');
+                out.push(c);
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chain::{self, Head};
+    use super::super::stamp;
+    use super::*;
+    use crate::notify::samples;
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    fn report_of(events: &[(i64, Notice)]) -> String {
+        let mut report = Report::new(samples::AT_MS, samples::AT_MS + 48 * HOUR_MS);
+        let mut head = Head::default();
+        for (after_ms, notice) in events {
+            let mut text = Vec::new();
+            head = chain::append(&mut text, &head, &stamp(samples::AT_MS + after_ms), notice).unwrap();
+            report.line(text.strip_suffix(b"\n").unwrap());
+        }
+        report.markdown()
+    }
+
+    #[test]
+    fn some_days_in_markdown() {
+        let client = |text: &str| text.parse::<Client>().unwrap();
+        let degraded = samples::degraded("xdp");
+        let recovered = |part: &str| Notice::Recovered { part: part.into(), after_secs: 1 };
+        let leak = Notice::Leaking { client: client("192.0.2.156"), requests: 12, cause: "a | proxy".into() };
+        let report = report_of(&[
+            (-1, samples::banned_client(client("198.51.100.1"))),
+            (0, Notice::Started { version: "0.1.0".into(), restored: 3, dry_run: false }),
+            (1_000, samples::banned()),
+            (2_000, samples::banned_by_hand("<script>`x`")),
+            (3_000, samples::anomaly()),
+            (63_000, Notice::GlobalAnomalyEnded { rate: 0.2, mean: 0.1, lasted_secs: 60 }),
+            (100_000, samples::lifted()),
+            (110_000, samples::banned()),
+            (111_000, leak),
+            (HOUR_MS, degraded),
+            (HOUR_MS + 90_000, recovered("xdp")),
+            (2 * HOUR_MS, samples::degraded("slack")),
+            (2 * HOUR_MS + 1_000, recovered("slack")),
+            (3 * HOUR_MS, Notice::Stopping { bans: 2 }),
+            (3 * HOUR_MS + 5_000, Notice::Started { version: "0.1.1".into(), restored: 2, dry_run: false }),
+            (47 * HOUR_MS, samples::degraded("iptables")),
+            (49 * HOUR_MS, samples::banned()),
+        ]);
+        assert_eq!(report, include_str!("report.golden.md"));
+    }
+
+    #[test]
+    fn days_without_events() {
+        let report = report_of(&[]);
+        assert!(report.contains("## Timeline\n\nNothing happened.\n"), "{report}");
+        assert_eq!(report.matches("None.").count(), 5, "{report}");
+    }
+
+    #[test]
+    fn an_agent_that_died_leaves_a_gap_from_its_last_event() {
+        let started = || Notice::Started { version: "0.1.0".into(), restored: 0, dry_run: false };
+        let report = report_of(&[(0, started()), (60_000, samples::banned()), (120_000, started())]);
+        let row =
+            "| agent | 2026-05-11T22:08:33Z | 2026-05-11T22:09:33Z | 1 min | the agent ended without a word";
+        assert!(report.contains(row), "{report}");
+    }
+
+    #[test]
+    fn long_lists_are_cut_and_say_so() {
+        let leak = Notice::Leaking { client: "192.0.2.1".parse().unwrap(), requests: 1, cause: "x".into() };
+        let leaks: Vec<(i64, Notice)> = (0..250).map(|n| (n, leak.clone())).collect();
+        assert!(report_of(&leaks).contains("\n50 more are in the log.\n"));
+    }
+}
