@@ -68,7 +68,7 @@ impl ApiError {
             status: StatusCode::MISDIRECTED_REQUEST,
             code: "wrong_host",
             message: format!(
-                "{host:?} is no name of this agent; use localhost or its address, or add the name to `hosts` in [api]"
+                "{host:?} is no name of this agent; use localhost or its address, or add the name to `hosts` in [page]"
             ),
         }
     }

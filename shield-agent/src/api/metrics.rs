@@ -4,10 +4,29 @@
 
 use std::fmt::Write as _;
 
-use super::feed::Counts;
+use super::feed::{Counts, lift_name};
 use super::live::Reading;
 use super::types::{PartStateName, Status};
+use super::words;
+use crate::engine::action::LiftReason;
 use crate::engine::request::Rejected;
+use crate::engine::verdict::Rule;
+
+/// Every rule, shown from 0 on: an increase from nothing is none to Prometheus.
+const RULES: [Rule; 9] = [
+    Rule::ZScore,
+    Rule::RateMultiplier,
+    Rule::ErrorSurge,
+    Rule::Probing,
+    Rule::Flood,
+    Rule::Behaviour,
+    Rule::Operator,
+    Rule::Imported,
+    Rule::Network,
+];
+
+/// Every reason of a lift.
+const LIFTS: [LiftReason; 3] = [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed];
 
 /// What `/metrics` is served as.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -118,16 +137,19 @@ fn bans(page: &mut Page, status: &Status, counts: &Counts) {
     page.gauge("shield_bans_active", "Bans in force.", status.bans.active as f64);
     page.gauge("shield_bans_permanent", "Bans in force without an end.", status.bans.permanent as f64);
     page.family("shield_bans_total", "counter", "Bans made since start, by rule.");
-    for (rule, count) in &counts.bans {
-        page.sample("shield_bans_total", &[("rule", rule.name())], *count as f64);
+    for rule in RULES {
+        let count = counts.bans.get(&rule).copied().unwrap_or(0);
+        page.sample("shield_bans_total", &[("rule", rule.name())], count as f64);
     }
     page.family("shield_lifts_total", "counter", "Bans ended since start, by reason.");
-    for (reason, count) in &counts.lifts {
-        page.sample("shield_lifts_total", &[("reason", reason)], *count as f64);
+    for reason in LIFTS {
+        let count = counts.lifts.get(lift_name(reason)).copied().unwrap_or(0);
+        page.sample("shield_lifts_total", &[("reason", lift_name(reason))], count as f64);
     }
     page.family("shield_notices_total", "counter", "Notices since start, by kind.");
-    for (kind, count) in &counts.notices {
-        page.sample("shield_notices_total", &[("kind", kind)], *count as f64);
+    for kind in words::KINDS {
+        let count = counts.notices.get(kind).copied().unwrap_or(0);
+        page.sample("shield_notices_total", &[("kind", kind)], count as f64);
     }
 }
 
@@ -189,6 +211,18 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_rule_is_left_out() {
+        for rule in RULES {
+            // A new rule does not compile here until it is listed above as well.
+            match rule {
+                Rule::ZScore | Rule::RateMultiplier | Rule::ErrorSurge | Rule::Probing | Rule::Flood => {}
+                Rule::Behaviour | Rule::Operator | Rule::Imported | Rule::Network => {}
+            }
+        }
+        assert_eq!(std::collections::BTreeSet::from(RULES).len(), RULES.len());
+    }
 
     #[test]
     fn a_labels_value_cannot_break_out() {

@@ -98,7 +98,7 @@ impl Server {
     pub async fn add_tcp(&mut self, addr: SocketAddr, token: Token, page: Router) -> Result<SocketAddr> {
         let listener = TcpListener::bind(addr).await.with_context(|| {
             format!(
-                "listening on {addr} for the page and the API; set another `listen` in [api] if it is taken"
+                "listening on {addr} for the page and the API; set another `listen` in [page] if it is taken"
             )
         })?;
         let bound = listener.local_addr().context("asking for the API's own address")?;

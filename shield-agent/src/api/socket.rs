@@ -31,7 +31,7 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Binds `path`. Fails when another agent answers there, or when something else than a socket is there.
+    /// Binds `path` for root, this process' user and the members of [`GROUP`], when this host has it. Fails when another agent answers there, or when something else than a socket is there.
     pub fn bind(path: &Path) -> Result<ControlSocket> {
         let policy = PeerPolicy::of_this_host()?;
         make_dir(path)?;
@@ -76,11 +76,14 @@ fn refuse_if_in_use(path: &Path) -> Result<()> {
         Err(error) => return Err(error).with_context(|| format!("looking at {}", path.display())),
     };
     if !found.file_type().is_socket() {
-        bail!("{} is there and is no socket; move it away or set another `socket` in [api]", path.display());
+        bail!(
+            "{} is there and is no socket; move it away or set another `socket` in [agent]",
+            path.display()
+        );
     }
     match StdUnixStream::connect(path) {
         Ok(_) => bail!(
-            "another shield-agent answers on {}; stop it first, or set another `socket` in [api]",
+            "another shield-agent answers on {}; stop it first, or set another `socket` in [agent]",
             path.display()
         ),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
@@ -117,7 +120,8 @@ struct PeerPolicy {
 impl PeerPolicy {
     fn of_this_host() -> Result<PeerPolicy> {
         let group = Group::from_name(GROUP).with_context(|| format!("looking for the group {GROUP}"))?;
-        Ok(PeerPolicy { own: Uid::effective(), group: group.map(|group| group.gid) })
+        let group = group.map(|group| group.gid);
+        Ok(PeerPolicy { own: Uid::effective(), group })
     }
 
     async fn judge(&self, credentials: &UCred) -> Peer {

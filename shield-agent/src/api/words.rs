@@ -24,6 +24,28 @@ pub fn event(id: u64, at_ms: i64, notice: &Notice) -> EventView {
     }
 }
 
+/// Every kind of notice.
+pub const KINDS: [&str; 18] = [
+    "banned",
+    "would_ban",
+    "lifted",
+    "extended",
+    "protected",
+    "global_anomaly_started",
+    "global_anomaly_ended",
+    "degraded",
+    "recovered",
+    "repaired",
+    "leaking",
+    "blast_radius",
+    "network_proposed",
+    "evasion",
+    "clock_skew",
+    "allowlist_changed",
+    "started",
+    "stopping",
+];
+
 /// The notice's tag in JSON.
 pub fn kind(notice: &Notice) -> &'static str {
     match notice {
@@ -352,6 +374,7 @@ mod tests {
             Notice::Banned(Box::new(ban(None, Rule::Flood, None))),
         ];
         for notice in notices {
+            assert!(KINDS.contains(&kind(&notice)));
             assert_eq!(serde_json::to_value(&notice).unwrap()["event"], kind(&notice));
         }
     }

@@ -86,7 +86,7 @@ impl fmt::Display for ClientError {
         match self {
             ClientError::NotRunning { endpoint, cause } => write!(
                 f,
-                "no shield-agent answers on {endpoint} ({cause}); start it (`systemctl start shield-agent`, or \
+                "no shield-agent answers on {endpoint} ({cause}); start it (`systemctl start shield`, or \
                  `shield-agent run`), or name its socket with --socket"
             ),
             ClientError::Denied(words) => f.write_str(words),
