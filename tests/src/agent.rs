@@ -1,6 +1,7 @@
 //! The real agent binary, run as an operator runs it: a config file, a control socket, signals, and what its commands
 //! print. What it logs is in a file, and in the error when something goes wrong.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -116,8 +117,15 @@ impl Home {
     }
 
     fn shield_agent(&self) -> Result<Command> {
-        let mut command = Command::new(binary()?);
-        command.arg("--config").arg(self.config()).arg("--socket").arg(self.socket());
+        self.shield_agent_under(&[])
+    }
+
+    /// The agent's command, started by `launcher` (an argument vector; none is the plain program).
+    fn shield_agent_under(&self, launcher: &[&str]) -> Result<Command> {
+        let binary = binary()?;
+        let mut words = launcher.iter().map(OsStr::new).chain([binary.as_os_str()]);
+        let mut command = Command::new(words.next().expect("the binary is always there"));
+        command.args(words).env("SHIELD_CONFIG", self.config()).env("SHIELD_SOCKET", self.socket());
         Ok(command)
     }
 }
@@ -134,12 +142,25 @@ impl Agent {
     /// # Errors
     /// When the binary was not built, or ends, or does not answer; then with its log.
     pub fn start(namespace: &Namespace, home: &Home, more_arguments: &[&str]) -> Result<Self> {
+        Self::start_under(&[], namespace, home, more_arguments)
+    }
+
+    /// As [`Agent::start`], by a launcher such as `setpriv` with its arguments, which must become the agent (exec).
+    ///
+    /// # Errors
+    /// As for [`Agent::start`].
+    pub fn start_under(
+        launcher: &[&str],
+        namespace: &Namespace,
+        home: &Home,
+        more_arguments: &[&str],
+    ) -> Result<Self> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(home.folder().join("agent.log"))
             .context("opened the agent's log")?;
-        let mut command = home.shield_agent()?;
+        let mut command = home.shield_agent_under(launcher)?;
         command.arg("run").args(more_arguments).stdin(Stdio::null());
         command.stdout(log.try_clone().context("shared the agent's log")?).stderr(log);
         let process = namespace.enter(|| command.spawn()).context("started shield-agent")?;

@@ -15,5 +15,6 @@ pub mod netns;
 pub mod nginx;
 pub mod relay;
 pub mod residue;
+pub mod site;
 pub mod traffic;
 pub mod wait;

@@ -4,9 +4,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use shield_agent::api::types::PartStateName;
 use shield_agent::config::Config;
-use shield_tests::{agent, command};
+use shield_tests::agent::Agent;
+use shield_tests::site::{ATTACKER, Site, VISITOR};
+use shield_tests::{agent, command, wait};
 
 /// systemd's own figure for how exposed the unit is: 0 is nothing, 10 everything. What is left is what Shield is for: the
 /// network's configuration, BPF, the log.
@@ -88,4 +92,36 @@ fn logrotate_understands_our_rule() {
     let rotated = fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name());
     let rotated: Vec<String> = rotated.map(|name| name.to_string_lossy().into_owned()).collect();
     assert!(!log.exists() && rotated.iter().any(|name| name.starts_with("audit.jsonl-")), "{rotated:?}");
+}
+
+/// The words after `KEY=` in the unit.
+fn words_of(key: &str) -> Vec<String> {
+    let unit = read("shield.service");
+    let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap();
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_units_capabilities_are_enough_for_both_enforcers_and_another_users_log() {
+    let site = Site::create("").unwrap();
+    // As Debian's nginx leaves its log: not root's, and not for everybody to read.
+    command::run(&["chown", "www-data:adm", site.nginx.access_log().to_str().unwrap()]).unwrap();
+    command::run(&["chmod", "0640", site.nginx.access_log().to_str().unwrap()]).unwrap();
+    let capabilities = words_of("CapabilityBoundingSet").join(",+").to_lowercase().replace("cap_", "");
+    let bounding = format!("--bounding-set=-all,+{capabilities}");
+    let launcher = ["setpriv", &bounding, "--inh-caps=-all", "--no-new-privs"];
+    let _agent = Agent::start_under(&launcher, &site.server, &site.home, &[]).unwrap();
+    for part in ["iptables", "xdp"] {
+        let status = site.status().unwrap();
+        let found = status.parts.iter().find(|found| found.part == part).unwrap();
+        assert_eq!(found.state, PartStateName::Active, "{part}: {}", found.text);
+    }
+    site.ban_attacker("10m").unwrap();
+    site.ask(VISITOR).unwrap();
+    wait::until("the visitor's line to be counted", Duration::from_secs(5), || {
+        Ok((site.status()?.totals.requests > 0).then_some(()))
+    })
+    .unwrap();
+    site.home.command(&site.server, &["unban", &ATTACKER.to_string()]).unwrap();
+    site.wait_until_served(ATTACKER, Duration::from_secs(4)).unwrap();
 }

@@ -1,0 +1,27 @@
+//! The lab's story as a test: the very same that `cargo xtask lab` tells.
+
+use std::time::Duration;
+
+use shield_tests::lab::narrator::Narrator;
+use shield_tests::lab::story::{Ending, tell};
+
+/// The bound; in practice it is milliseconds.
+const LONGEST_BAN_SECS: f64 = 1.0;
+/// How long the whole story may take.
+const LONGEST_STORY: Duration = Duration::from_secs(90);
+
+#[test]
+fn attack_ban_expiry_and_a_longer_second_ban_with_everybody_else_undisturbed() {
+    let report = tell(&mut Narrator::to_stderr(), Ending::CleanUp);
+    assert_eq!(report.failed, None);
+    let (first, second) = (report.first_ban.unwrap(), report.second_ban.unwrap());
+    for ban in [&first, &second] {
+        assert!(ban.ban_secs <= LONGEST_BAN_SECS, "{ban:?}");
+    }
+    assert!(second.offence == 2 && second.term_secs > first.term_secs, "{first:?} {second:?}");
+    let during = report.attacker_during_ban.unwrap();
+    assert!(during.answered == 0 && during.requests > 0, "{during:?}");
+    assert_eq!(report.bystanders_during.unwrap().lost, 0);
+    assert!(report.residue.is_empty(), "{:?}", report.residue);
+    assert!(report.took_secs < LONGEST_STORY.as_secs_f64(), "{} s", report.took_secs);
+}

@@ -1,0 +1,83 @@
+//! What Shield leaves: nothing after `cleanup`, nothing at all in a dry run, and nobody else's rules are touched.
+
+use std::time::Duration;
+
+use shield_tests::agent::Agent;
+use shield_tests::site::{ATTACKER, SERVER, Site, VISITOR};
+use shield_tests::traffic::{Behaviour, Requester, VISIT};
+use shield_tests::{residue, wait};
+
+#[test]
+fn cleanup_leaves_nothing_of_ours_and_everything_of_others() {
+    let site = Site::create("").unwrap();
+    let theirs: [&[&str]; 4] = [
+        &[
+            "iptables",
+            "-A",
+            "INPUT",
+            "-s",
+            "198.51.100.200",
+            "-j",
+            "DROP",
+            "-m",
+            "comment",
+            "--comment",
+            "theirs",
+        ],
+        &["ip6tables", "-A", "INPUT", "-s", "2001:db8:dead::/48", "-j", "DROP"],
+        &["ipset", "create", "theirs", "hash:ip"],
+        &["nft", "add", "table", "inet", "theirs"],
+    ];
+    for command in theirs {
+        site.server.run(command).unwrap();
+    }
+    let before = site.server.enter(residue::network_state).unwrap();
+
+    let agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    site.ban_attacker("10m").unwrap();
+    let held = residue::of_shield(&site.server, &site.home.pins()).unwrap();
+    for expected in ["SHIELD", "xdp", "pin "] {
+        assert!(held.iter().any(|fact| fact.contains(expected)), "{expected} is not among {held:#?}");
+    }
+
+    agent.stop().unwrap();
+    assert_eq!(site.ask(ATTACKER).unwrap(), None, "stopping must not lift");
+    site.home.command(&site.server, &["cleanup"]).unwrap();
+    assert_eq!(residue::of_shield(&site.server, &site.home.pins()).unwrap(), Vec::<String>::new());
+    let after = site.server.enter(residue::network_state).unwrap();
+    let lost: Vec<_> = before.iter().filter(|fact| !after.contains(fact)).collect();
+    assert!(lost.is_empty(), "touched what is not ours: {lost:#?}");
+    assert_eq!(site.ask(ATTACKER).unwrap(), Some(200));
+    // A second time there is nothing to do, and that is no error.
+    site.home.command(&site.server, &["cleanup"]).unwrap();
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_do_and_leaves_the_kernel_alone() {
+    let site = Site::create("").unwrap();
+    let before = site.server.enter(residue::network_state).unwrap();
+    let _agent = Agent::start(&site.server, &site.home, &["--dry-run"]).unwrap();
+    assert!(site.status().unwrap().dry_run);
+    let flood = Behaviour {
+        server: SERVER,
+        from: Some(ATTACKER),
+        paths: VISIT,
+        pause: Duration::from_millis(20),
+        timeout: Duration::from_secs(2),
+        threads: 4,
+    };
+    let attack = Requester::start(&site.street, flood);
+    wait::until("the audit log to say who would have been banned", Duration::from_secs(30), || {
+        let audit = std::fs::read_to_string(site.home.audit()).unwrap_or_default();
+        Ok(audit
+            .lines()
+            .any(|line| line.contains("would_ban") && line.contains(&ATTACKER.to_string()))
+            .then_some(()))
+    })
+    .unwrap();
+    drop(attack);
+    assert_eq!(site.ask(ATTACKER).unwrap(), Some(200));
+    assert_eq!(site.ask(VISITOR).unwrap(), Some(200));
+    assert_eq!(residue::of_shield(&site.server, &site.home.pins()).unwrap(), Vec::<String>::new());
+    assert_eq!(site.server.enter(residue::network_state).unwrap(), before);
+}

@@ -1,0 +1,98 @@
+//! The agent is stopped, killed and restarted in the middle of a ban: no gap opens, and the ban ends on time.
+
+use std::time::{Duration, Instant};
+
+use shield_tests::agent::Agent;
+use shield_tests::site::{ATTACKER, Site, VISITOR};
+use shield_tests::traffic::{Behaviour, Outcome, Requester, VISIT};
+
+/// How far apart the announced end and the first answer may lie. The kernel's part is exact to a few milliseconds; a
+/// request that was under way when the ban ended takes a SYN retransmission (1 s) more, and the machine may be busy.
+const SLACK: Duration = Duration::from_secs(4);
+const NO_RULES: &str = "[iptables]\nmode = \"off\"\n";
+
+/// Somebody who tries four times a second for as long as it lives.
+fn persistent_attacker(site: &Site) -> Requester {
+    let behaviour = Behaviour {
+        server: shield_tests::site::SERVER,
+        from: Some(ATTACKER),
+        paths: VISIT,
+        pause: Duration::from_millis(250),
+        timeout: Duration::from_millis(250),
+        threads: 1,
+    };
+    Requester::start(&site.street, behaviour)
+}
+
+fn answered(attempts: Requester) -> usize {
+    let samples = attempts.stop();
+    assert!(samples.len() >= 3, "the attacker hardly tried: {samples:?}");
+    samples.iter().filter(|sample| matches!(sample.outcome, Outcome::Answered(..))).count()
+}
+
+#[test]
+fn a_normal_restart_opens_no_gap_and_keeps_the_end() {
+    let site = Site::create("").unwrap();
+    let agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let ban = site.ban_attacker("10m").unwrap();
+    let attempts = persistent_attacker(&site);
+
+    assert!(agent.stop().unwrap().success(), "{}", site.home.log());
+    let _agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+
+    let bans = site.bans().unwrap();
+    assert_eq!(bans.len(), 1);
+    assert_eq!((bans[0].client, bans[0].since_ms), (ban.client, ban.since_ms));
+    let (then, now) = (ban.ends_ms.unwrap(), bans[0].ends_ms.unwrap());
+    assert!(then.abs_diff(now) < 1_000, "the end moved from {then} to {now}");
+    assert_eq!(answered(attempts), 0);
+    assert_eq!(site.ask(VISITOR).unwrap(), Some(200));
+    site.home.command(&site.server, &["unban", &ATTACKER.to_string()]).unwrap();
+    site.wait_until_served(ATTACKER, SLACK).unwrap();
+}
+
+#[test]
+fn kill_dash_nine_opens_no_gap_and_the_next_start_goes_on() {
+    let site = Site::create("").unwrap();
+    let agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let started = Instant::now();
+    site.ban_attacker("12s").unwrap();
+    let attempts = persistent_attacker(&site);
+
+    agent.kill().unwrap();
+    let _agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    assert_eq!(site.bans().unwrap().len(), 1, "{}", site.home.log());
+    let answered = answered(attempts);
+    if started.elapsed() < Duration::from_secs(12) {
+        assert_eq!(answered, 0);
+    }
+
+    let served = site.wait_until_served(ATTACKER, Duration::from_secs(12) + SLACK).unwrap();
+    let lasted = served - started;
+    assert!(lasted >= Duration::from_secs(11) && lasted <= Duration::from_secs(12) + SLACK, "{lasted:?}");
+}
+
+#[test]
+fn without_any_agent_the_kernel_itself_ends_an_xdp_ban_on_time() {
+    let site = Site::create(NO_RULES).unwrap();
+    let agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let started = Instant::now();
+    site.ban_attacker("6s").unwrap();
+    agent.kill().unwrap();
+
+    assert_eq!(site.ask(ATTACKER).unwrap(), None, "the ban did not outlive the agent");
+    let lasted = site.wait_until_served(ATTACKER, Duration::from_secs(6) + SLACK).unwrap() - started;
+    assert!(lasted >= Duration::from_secs(5), "{lasted:?}");
+}
+
+#[test]
+fn a_ban_that_ended_while_the_agent_was_down_is_lifted_at_the_next_start() {
+    let site = Site::create("").unwrap();
+    let agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    site.ban_attacker("3s").unwrap();
+    agent.kill().unwrap();
+    shield_tests::wait::pass(Duration::from_secs(3)).unwrap();
+    let _agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    site.wait_until_served(ATTACKER, SLACK).unwrap();
+    assert!(site.bans().unwrap().is_empty());
+}
