@@ -11,6 +11,7 @@ mod build;
 mod build_ebpf;
 mod build_page;
 mod check;
+mod dependencies;
 mod dist;
 mod lab;
 mod needs;

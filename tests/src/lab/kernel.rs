@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, Map, MapData, MapError};
 
+use shield_common::map_name;
+
 use crate::netns::Namespace;
 use crate::wait;
-
-/// The pinned map whose keys are banned IPv4 addresses.
-const MAP_OF_IPV4_BANS: &str = "BANS_V4";
 
 /// Where a client is dropped, or is no longer.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +80,7 @@ pub fn iptables_rule(server: &Namespace, client: IpAddr) -> Result<Option<String
 /// When the map is not pinned there, or cannot be read.
 pub fn xdp_holds(pins: &Path, client: IpAddr) -> Result<bool> {
     let IpAddr::V4(client) = client else { bail!("looked for {client}, which is not IPv4") };
-    let pin = pins.join(MAP_OF_IPV4_BANS);
+    let pin = pins.join(map_name::BANS_V4);
     let data =
         MapData::from_pin(&pin).with_context(|| format!("opened the map pinned at {}", pin.display()))?;
     // The value is one ban, three words long; only presence is asked here, because a slot can be reused under a reader.
