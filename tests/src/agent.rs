@@ -69,7 +69,7 @@ impl Home {
     /// When it cannot be written.
     pub fn configure(&self, source: &Path, more_of_source: &str, more: &str) -> Result<()> {
         let text = format!(
-            "[agent]\nstate_dir = {state:?}\nsocket = {socket:?}\ngroup = \"root\"\nlog = \"info\"\n\n\
+            "[agent]\nstate_dir = {state:?}\nsocket = {socket:?}\nlog = \"info\"\n\n\
              [[source]]\npath = {source:?}\n{more_of_source}\n[audit]\npath = {audit:?}\n\n{more}",
             state = self.folder().join("state"),
             socket = self.socket(),

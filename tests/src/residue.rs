@@ -69,7 +69,7 @@ fn attached_programs() -> Result<Vec<String>> {
     let mut found = Vec::new();
     let links = command::run(&["ip", "-oneline", "-details", "link"])?;
     for line in links.lines().filter(|line| line.contains("prog/xdp") || line.contains("xdpgeneric")) {
-        found.push(line.split(" mtu").next().unwrap_or(line).to_owned());
+        found.push(format!("XDP program on {}", line.split(" mtu").next().unwrap_or(line)));
     }
     for interface in links.lines().filter_map(|line| line.split(": ").nth(1)) {
         let interface = interface.split('@').next().unwrap_or(interface);

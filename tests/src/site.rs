@@ -4,10 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use shield_agent::api::types::{Ban, BanPage, Status};
+use anyhow::{Result, ensure};
+use shield_agent::api::types::{Ban, BanPage, PartStateName, Status};
 
-use crate::agent::Home;
+use crate::agent::{Agent, Home};
 use crate::http::{Get, is_timeout};
 use crate::netns::{End, Namespace, connect};
 use crate::nginx::Nginx;
@@ -21,6 +21,9 @@ pub const VISITOR: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 pub const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66));
 /// When an answer counts as not coming. Over a veth pair one takes about a millisecond.
 const PATIENCE: Duration = Duration::from_millis(400);
+
+/// How long the enforcers may take to be set up, on a machine that runs other tests at the same time.
+const TIME_TO_SET_UP: Duration = Duration::from_secs(30);
 
 /// The server, its nginx, the agent's files, and the street. Dropping it deletes all of it.
 #[derive(Debug)]
@@ -60,6 +63,32 @@ impl Site {
         };
         home.configure(nginx.access_log(), "", &more)?;
         Ok(Self { nginx, home, server, street })
+    }
+
+    /// Starts the agent and waits until its enforcers are set up: before that, a ban is not in the kernel yet, and attaching
+    /// a program to a card loses packets of everybody.
+    ///
+    /// # Errors
+    /// When the agent does not start, or an enforcer that is not switched off does not work.
+    pub fn start_agent(&self, more_arguments: &[&str]) -> Result<Agent> {
+        let agent = Agent::start(&self.server, &self.home, more_arguments)?;
+        self.wait_until_protected()?;
+        Ok(agent)
+    }
+
+    /// Waits until every enforcer is set up or switched off.
+    ///
+    /// # Errors
+    /// When one does not work.
+    pub fn wait_until_protected(&self) -> Result<()> {
+        for part in ["iptables", "xdp"] {
+            let found = wait::until(&format!("{part} to be set up"), TIME_TO_SET_UP, || {
+                let found = self.status()?.parts.into_iter().find(|found| found.part == part);
+                Ok(found.filter(|found| found.state != PartStateName::Waiting))
+            })?;
+            ensure!(found.state != PartStateName::Degraded, "{part}: {}\n{}", found.text, self.home.log());
+        }
+        Ok(())
     }
 
     /// The status that a request from this address gets; `None` when nothing comes.

@@ -111,6 +111,7 @@ fn the_units_capabilities_are_enough_for_both_enforcers_and_another_users_log() 
     let bounding = format!("--bounding-set=-all,+{capabilities}");
     let launcher = ["setpriv", &bounding, "--inh-caps=-all", "--no-new-privs"];
     let _agent = Agent::start_under(&launcher, &site.server, &site.home, &[]).unwrap();
+    site.wait_until_protected().unwrap();
     for part in ["iptables", "xdp"] {
         let status = site.status().unwrap();
         let found = status.parts.iter().find(|found| found.part == part).unwrap();

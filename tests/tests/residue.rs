@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use shield_tests::agent::Agent;
 use shield_tests::site::{ATTACKER, SERVER, Site, VISITOR};
 use shield_tests::traffic::{Behaviour, Requester, VISIT};
 use shield_tests::{residue, wait};
@@ -33,10 +32,10 @@ fn cleanup_leaves_nothing_of_ours_and_everything_of_others() {
     }
     let before = site.server.enter(residue::network_state).unwrap();
 
-    let agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let agent = site.start_agent(&[]).unwrap();
     site.ban_attacker("10m").unwrap();
     let held = residue::of_shield(&site.server, &site.home.pins()).unwrap();
-    for expected in ["SHIELD", "xdp", "pin "] {
+    for expected in ["SHIELD", "XDP program on", "pin "] {
         assert!(held.iter().any(|fact| fact.contains(expected)), "{expected} is not among {held:#?}");
     }
 
@@ -56,7 +55,7 @@ fn cleanup_leaves_nothing_of_ours_and_everything_of_others() {
 fn a_dry_run_says_what_it_would_do_and_leaves_the_kernel_alone() {
     let site = Site::create("").unwrap();
     let before = site.server.enter(residue::network_state).unwrap();
-    let _agent = Agent::start(&site.server, &site.home, &["--dry-run"]).unwrap();
+    let _agent = site.start_agent(&["--dry-run"]).unwrap();
     assert!(site.status().unwrap().dry_run);
     let flood = Behaviour {
         server: SERVER,

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use shield_tests::agent::Agent;
 use shield_tests::site::{ATTACKER, Site, VISITOR};
 use shield_tests::traffic::{Behaviour, Outcome, Requester, VISIT};
 
@@ -33,12 +32,12 @@ fn answered(attempts: Requester) -> usize {
 #[test]
 fn a_normal_restart_opens_no_gap_and_keeps_the_end() {
     let site = Site::create("").unwrap();
-    let agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let agent = site.start_agent(&[]).unwrap();
     let ban = site.ban_attacker("10m").unwrap();
     let attempts = persistent_attacker(&site);
 
     assert!(agent.stop().unwrap().success(), "{}", site.home.log());
-    let _agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let _agent = site.start_agent(&[]).unwrap();
 
     let bans = site.bans().unwrap();
     assert_eq!(bans.len(), 1);
@@ -54,13 +53,13 @@ fn a_normal_restart_opens_no_gap_and_keeps_the_end() {
 #[test]
 fn kill_dash_nine_opens_no_gap_and_the_next_start_goes_on() {
     let site = Site::create("").unwrap();
-    let agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let agent = site.start_agent(&[]).unwrap();
     let started = Instant::now();
     site.ban_attacker("12s").unwrap();
     let attempts = persistent_attacker(&site);
 
     agent.kill().unwrap();
-    let _agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let _agent = site.start_agent(&[]).unwrap();
     assert_eq!(site.bans().unwrap().len(), 1, "{}", site.home.log());
     let answered = answered(attempts);
     if started.elapsed() < Duration::from_secs(12) {
@@ -75,7 +74,7 @@ fn kill_dash_nine_opens_no_gap_and_the_next_start_goes_on() {
 #[test]
 fn without_any_agent_the_kernel_itself_ends_an_xdp_ban_on_time() {
     let site = Site::create(NO_RULES).unwrap();
-    let agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let agent = site.start_agent(&[]).unwrap();
     let started = Instant::now();
     site.ban_attacker("6s").unwrap();
     agent.kill().unwrap();
@@ -88,11 +87,12 @@ fn without_any_agent_the_kernel_itself_ends_an_xdp_ban_on_time() {
 #[test]
 fn a_ban_that_ended_while_the_agent_was_down_is_lifted_at_the_next_start() {
     let site = Site::create("").unwrap();
-    let agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let agent = site.start_agent(&[]).unwrap();
     site.ban_attacker("3s").unwrap();
     agent.kill().unwrap();
     shield_tests::wait::pass(Duration::from_secs(3)).unwrap();
-    let _agent = Agent::start(&site.server, &site.home, &[]).unwrap();
+    let _agent = site.start_agent(&[]).unwrap();
     site.wait_until_served(ATTACKER, SLACK).unwrap();
-    assert!(site.bans().unwrap().is_empty());
+    let forgotten = || Ok(site.bans()?.is_empty().then_some(()));
+    shield_tests::wait::until("the ban to be forgotten", SLACK, forgotten).unwrap();
 }

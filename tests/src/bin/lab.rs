@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use nix::sys::signal::{SigSet, Signal};
 use shield_tests::lab::narrator::Narrator;
 use shield_tests::lab::story::{Ending, tell};
 use shield_tests::wait;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(about = "Shield's whole story between disposable machines")]
@@ -33,18 +33,26 @@ fn main() -> Result<ExitCode> {
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Ctrl-C and SIGTERM end the story early, and everything is taken down. Must be called before any thread is started:
-/// all inherit the blocked signals. (Children do not: std gives them an empty mask.)
+/// Ctrl-C, SIGTERM and a closed terminal end the story early, and everything is taken down.
+///
+/// Handlers, not a blocked mask: the agent and nginx would inherit the mask and never hear of their own end.
 fn interrupt_on_signals() -> Result<()> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block().context("blocked the signals that interrupt")?;
-    std::thread::spawn(move || {
-        while signals.wait().is_ok() {
-            wait::interrupt();
-        }
-    });
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("made a runtime")?;
+    std::thread::spawn(move || runtime.block_on(watch_signals()));
     Ok(())
+}
+
+async fn watch_signals() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        wait::interrupt();
+    }
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, Map, MapData, MapError};
-
 use shield_common::map_name;
 
 use crate::netns::Namespace;
@@ -80,7 +79,7 @@ pub fn iptables_rule(server: &Namespace, client: IpAddr) -> Result<Option<String
 /// When the map is not pinned there, or cannot be read.
 pub fn xdp_holds(pins: &Path, client: IpAddr) -> Result<bool> {
     let IpAddr::V4(client) = client else { bail!("looked for {client}, which is not IPv4") };
-    let pin = pins.join(map_name::BANS_V4);
+    let pin = pins.join("maps").join(map_name::BANS_V4);
     let data =
         MapData::from_pin(&pin).with_context(|| format!("opened the map pinned at {}", pin.display()))?;
     // The value is one ban, three words long; only presence is asked here, because a slot can be reused under a reader.

@@ -25,6 +25,8 @@ const CALM: Duration = Duration::from_secs(6);
 /// How long the attacker goes on into the ban. It gives up well before the end: a flood that still comes at its end
 /// extends a ban, which is another story.
 const ATTACK_GOES_ON: Duration = Duration::from_secs(3);
+/// How long an enforcer may take to be set up.
+const TIME_TO_SET_UP: Duration = Duration::from_secs(20);
 /// How long the detector may take to be sure of a flood.
 const TIME_TO_DETECT: Duration = Duration::from_secs(20);
 /// How long after its end a ban may still be in a kernel.
@@ -134,17 +136,25 @@ impl<'a> Scene<'a> {
             status.baseline.mean
         ));
         for part in ["xdp", "iptables"] {
-            let found = status.parts.iter().find(|found| found.part == part);
-            let found = found.with_context(|| format!("the agent's status does not name {part}"))?;
-            ensure!(found.state == PartStateName::Active, "{part} is {}: {}", found.state.name(), found.text);
-            self.narrator.happened(format_args!("{part}: {}", found.text));
+            let text = self.part_is_active(part)?;
+            self.narrator.happened(format_args!("{part}: {text}"));
             match part {
-                "xdp" => self.report.xdp = Some(found.text.clone()),
-                _ => self.report.iptables = Some(found.text.clone()),
+                "xdp" => self.report.xdp = Some(text),
+                _ => self.report.iptables = Some(text),
             }
         }
         self.narrator.note(format_args!("page: http://{}/", self.page));
         Ok(())
+    }
+
+    /// Waits until this part works as configured, and returns how.
+    fn part_is_active(&self, part: &str) -> Result<String> {
+        let found = wait::until(&format!("{part} to be set up"), TIME_TO_SET_UP, || {
+            let found = self.status()?.parts.into_iter().find(|found| found.part == part);
+            Ok(found.filter(|found| found.state != PartStateName::Waiting))
+        })?;
+        ensure!(found.state == PartStateName::Active, "{part} is {}: {}", found.state.name(), found.text);
+        Ok(found.text)
     }
 
     fn calm_traffic(&mut self) -> Result<()> {
@@ -319,7 +329,9 @@ impl<'a> Scene<'a> {
     fn take_down(mut self) -> Result<()> {
         self.narrator.chapter("Taking it down");
         self.visits.clear();
-        self.agent.stop().context("step \"the agent ends on SIGTERM\"")?;
+        self.agent.stop().with_context(|| {
+            format!("step \"the agent ends on SIGTERM\"; its log:\n{}", self.world.home.log())
+        })?;
         self.world.home.command(&self.world.server, &["cleanup"]).context("step \"cleanup\"")?;
         let left = residue::of_shield(&self.world.server, &self.world.home.pins())?;
         ensure!(left.is_empty(), "step \"cleanup leaves nothing in the kernel\": {}", left.join("; "));
