@@ -14,6 +14,7 @@ pub mod host;
 pub mod notify;
 pub mod owner;
 pub mod performer;
+pub mod replay;
 pub mod search_engines;
 pub mod source;
 pub mod store;

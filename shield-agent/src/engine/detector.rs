@@ -269,6 +269,11 @@ impl Detector {
         }
     }
 
+    /// The whole server's learned level.
+    pub fn level(&self) -> &Level {
+        self.baseline.server()
+    }
+
     /// Clients that asked for something in the last 10 min (up to 11): what a blast radius is a share of.
     pub fn active_clients(&self) -> usize {
         self.clients.usage().clients

@@ -1,0 +1,302 @@
+//! Past logs through the very engine, without privileges and without a clock: the log's own times are the time.
+//!
+//! `input` opens files, [`Replay`] here runs their lines through [`Engine`] and keeps what it decided, `labels` holds
+//! that against known answers, `text` and `html` tell it. Same input, same output, byte for byte.
+
+pub mod html;
+pub mod input;
+pub mod labels;
+pub mod text;
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::engine::Engine;
+use crate::engine::action::{Action, BanRecord, Notice};
+use crate::engine::allowlist::Allowlist;
+use crate::engine::client::Client;
+use crate::engine::event::Event;
+use crate::engine::policy::Policy;
+use crate::engine::request::{Batch, Line, RejectedCounts};
+use crate::engine::settings::Settings;
+use crate::engine::time::{Ends, EventSecs, Now};
+use crate::engine::verdict::{Evidence, Rule};
+
+/// Hash tables are spread by this in a replay: the same each time, so that the output is.
+const SEED: u64 = 0x5348_4945_4c44;
+
+/// The boot clock's reading at the first line: any, as long as it is far from zero.
+const BOOT_START_MS: u64 = 1_000_000_000;
+
+/// While bans are in force, a gap in the log is stepped through so finely, so that they end at the right time.
+const GAP_STEP_SECS: i64 = 60;
+
+/// Points of the traffic curve kept at most; beyond it two are merged into one.
+const MAX_POINTS: usize = 4096;
+
+/// One ban of a replay.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReplayedBan {
+    /// When, in Unix seconds.
+    #[serde(skip)]
+    pub at_secs: EventSecs,
+    /// When, as RFC 3339 in UTC.
+    pub timestamp: String,
+    /// The address whose request tipped it.
+    pub ip: IpAddr,
+    /// The client that was banned.
+    pub client: Client,
+    /// The rule that fired.
+    pub rule: Rule,
+    /// The client's offences, this one included.
+    pub offence: u32,
+    /// For how long, in seconds; `None` is permanent.
+    pub term_secs: Option<u64>,
+    /// Why it was not made, when it was not: an allowlist entry, the blast radius, a proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_made: Option<String>,
+    /// Everything the rule looked at.
+    pub evidence: Option<Box<Evidence>>,
+}
+
+/// A stretch of the traffic curve.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Point {
+    /// Its first second, in Unix seconds.
+    pub at_secs: EventSecs,
+    /// Requests.
+    pub requests: u64,
+    /// Of them, errors.
+    pub errors: u64,
+    /// Of them, of banned clients.
+    pub banned: u64,
+    /// The baseline's mean for the whole server at its end, requests per second.
+    pub baseline_mean: f64,
+}
+
+/// What a replay found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Bans, in the order in which they were made. Those not made are in it, with the reason.
+    pub bans: Vec<ReplayedBan>,
+    /// Requests.
+    pub requests: u64,
+    /// Requests of clients that were banned at their time, and so would not have been served.
+    pub requests_banned: u64,
+    /// Clients.
+    pub clients: u64,
+    /// Clients banned at least once.
+    pub clients_banned: u64,
+    /// Lines refused, by reason.
+    pub rejected: RejectedCounts,
+    /// Bans by rule.
+    pub by_rule: BTreeMap<Rule, u64>,
+    /// Announcements of the whole server's rate, in words.
+    pub global: Vec<String>,
+    /// The first and the last second seen.
+    pub span: Option<(EventSecs, EventSecs)>,
+    /// Seconds that a point of the curve covers.
+    pub point_secs: i64,
+    /// The traffic curve, quiet stretches left out.
+    pub points: Vec<Point>,
+}
+
+/// A running replay.
+pub struct Replay {
+    engine: Engine,
+    ipv6_prefix: u8,
+    start: Option<EventSecs>,
+    now: EventSecs,
+    seen: HashSet<u128>,
+    banned: HashSet<Client>,
+    outcome: Outcome,
+}
+
+impl Replay {
+    /// A replay that has seen nothing. `settings` name no enforcers: there is no kernel to wait for.
+    pub fn new(settings: Settings, policy: Policy, allowlist: Allowlist) -> Replay {
+        let settings = Settings { enforcers: Vec::new(), ..settings };
+        Replay {
+            ipv6_prefix: settings.ipv6_prefix,
+            engine: Engine::new(settings, policy, allowlist, 1, SEED),
+            start: None,
+            now: 0,
+            seen: HashSet::new(),
+            banned: HashSet::new(),
+            outcome: Outcome { point_secs: 60, ..Outcome::default() },
+        }
+    }
+
+    /// Runs a batch's lines through the engine. The batch comes back with its bytes and without its lines.
+    pub fn feed(&mut self, batch: &mut Batch) {
+        let lines = std::mem::take(&mut batch.lines);
+        for (total, refused) in self.outcome.rejected.iter_mut().zip(batch.rejected) {
+            *total += refused;
+        }
+        for line in &lines {
+            self.line(line, batch);
+        }
+    }
+
+    fn line(&mut self, line: &Line, batch: &mut Batch) {
+        self.move_to(line.time);
+        let client = Client::of_addr(line.addr, self.ipv6_prefix);
+        let is_banned = self.engine.ledger().ban_over(client).is_some();
+        self.count(line, client, is_banned);
+        batch.lines.clear();
+        batch.lines.push(*line);
+        let actions = self.engine.handle(Event::Lines(batch), self.clocks(self.now));
+        self.note(actions, Some(line.addr));
+        batch.lines.clear();
+    }
+
+    fn count(&mut self, line: &Line, client: Client, is_banned: bool) {
+        let outcome = &mut self.outcome;
+        outcome.requests += 1;
+        outcome.requests_banned += u64::from(is_banned);
+        self.seen.insert(client.key());
+        let at_secs = self.now - self.now.rem_euclid(outcome.point_secs);
+        if outcome.points.last().is_none_or(|point| point.at_secs != at_secs) {
+            let baseline_mean = self.engine.detector().level().mean;
+            let point = Point { at_secs, requests: 0, errors: 0, banned: 0, baseline_mean };
+            outcome.points.push(point);
+            if outcome.points.len() > MAX_POINTS {
+                coarsen(outcome);
+            }
+        }
+        if let Some(point) = outcome.points.last_mut() {
+            point.requests += 1;
+            point.errors += u64::from(line.status >= 400);
+            point.banned += u64::from(is_banned);
+        }
+    }
+
+    /// Time goes on to `second`, never back.
+    fn move_to(&mut self, second: EventSecs) {
+        let start = *self.start.get_or_insert(second);
+        let (first, last) = self.outcome.span.unwrap_or((start, start));
+        self.outcome.span = Some((first.min(second), last.max(second)));
+        if self.now == 0 {
+            self.now = second;
+        }
+        while self.now < second {
+            let in_force = self.engine.next_deadline().is_some();
+            self.now = if in_force { second.min(self.now + GAP_STEP_SECS) } else { second };
+            let actions = self.engine.handle(Event::Tick, self.clocks(self.now));
+            self.note(actions, None);
+        }
+    }
+
+    fn clocks(&self, second: EventSecs) -> Now {
+        let since_start = second.saturating_sub(self.start.unwrap_or(second)).max(0) as u64;
+        Now { wall_ms: second.saturating_mul(1000), boot_ms: BOOT_START_MS + since_start * 1000 }
+    }
+
+    fn note(&mut self, actions: Vec<Action>, addr: Option<IpAddr>) {
+        for action in actions {
+            let Action::Announce(notice) = action else { continue };
+            match notice {
+                Notice::Banned(record) => self.note_ban(*record, addr, None),
+                Notice::WouldBan { ban, because } => self.note_ban(*ban, addr, Some(because)),
+                Notice::Protected { client, network, reason, evidence } => {
+                    let because = format!("{network} is {}", reason.describe());
+                    self.note_protected(client, evidence, addr, because);
+                }
+                Notice::GlobalAnomalyStarted { condition, .. } => {
+                    self.outcome.global.push(format!("{} started: {condition}", rfc3339(self.now)));
+                }
+                Notice::GlobalAnomalyEnded { lasted_secs, .. } => {
+                    self.outcome.global.push(format!("{} ended after {lasted_secs} s", rfc3339(self.now)));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn note_ban(&mut self, record: BanRecord, addr: Option<IpAddr>, not_made: Option<String>) {
+        if not_made.is_none() {
+            *self.outcome.by_rule.entry(record.rule).or_default() += 1;
+            self.banned.insert(record.client);
+        }
+        let term_secs = match record.ends {
+            Ends::At { wall_ms, .. } => Some((wall_ms - record.since_ms).max(0) as u64 / 1000),
+            Ends::Never => None,
+        };
+        self.outcome.bans.push(ReplayedBan {
+            at_secs: self.now,
+            timestamp: rfc3339(self.now),
+            ip: addr.unwrap_or_else(|| record.client.network().addr()),
+            client: record.client,
+            rule: record.rule,
+            offence: record.offence,
+            term_secs,
+            not_made,
+            evidence: record.evidence,
+        });
+    }
+
+    fn note_protected(
+        &mut self,
+        client: Client,
+        evidence: Option<Box<Evidence>>,
+        addr: Option<IpAddr>,
+        because: String,
+    ) {
+        let Some(rule) = evidence.as_ref().map(|e| e.rule) else { return };
+        self.outcome.bans.push(ReplayedBan {
+            at_secs: self.now,
+            timestamp: rfc3339(self.now),
+            ip: addr.unwrap_or_else(|| client.network().addr()),
+            client,
+            rule,
+            offence: 0,
+            term_secs: Some(0),
+            not_made: Some(because),
+            evidence,
+        });
+    }
+
+    /// The engine as it stands, for explaining.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The second that the replay has come to.
+    pub fn now(&self) -> EventSecs {
+        self.now
+    }
+
+    /// What was found.
+    pub fn finish(mut self) -> Outcome {
+        self.outcome.clients = self.seen.len() as u64;
+        self.outcome.clients_banned = self.banned.len() as u64;
+        self.outcome
+    }
+}
+
+/// A second as RFC 3339 in UTC.
+pub fn rfc3339(second: EventSecs) -> String {
+    jiff::Timestamp::from_second(second).map_or_else(|_| format!("@{second}"), |time| time.to_string())
+}
+
+/// Two points become one, over and over twice as long.
+fn coarsen(outcome: &mut Outcome) {
+    outcome.point_secs *= 2;
+    let width = outcome.point_secs;
+    let mut merged: Vec<Point> = Vec::with_capacity(outcome.points.len() / 2 + 1);
+    for point in outcome.points.drain(..) {
+        let at_secs = point.at_secs - point.at_secs.rem_euclid(width);
+        match merged.last_mut().filter(|last| last.at_secs == at_secs) {
+            Some(last) => {
+                last.requests += point.requests;
+                last.errors += point.errors;
+                last.banned += point.banned;
+                last.baseline_mean = point.baseline_mean;
+            }
+            None => merged.push(Point { at_secs, ..point }),
+        }
+    }
+    outcome.points = merged;
+}
