@@ -35,23 +35,23 @@ pub enum Feature {
     Paths,
     /// POSTs to one target.
     Posts,
-    /// Failures.
+    /// Requests for one page.
+    Repeats,
+    /// Refused requests.
     Failed,
-    /// Requests, assets counted as configured.
-    Load,
 }
 
 impl Feature {
     /// All of them, in the order of their index.
-    pub const ALL: [Feature; 4] = [Feature::Paths, Feature::Posts, Feature::Failed, Feature::Load];
+    pub const ALL: [Feature; 4] = [Feature::Paths, Feature::Posts, Feature::Repeats, Feature::Failed];
 
     /// The name used in evidence.
     pub fn name(self) -> &'static str {
         match self {
             Feature::Paths => "distinct_paths",
             Feature::Posts => "posts_to_one_path",
+            Feature::Repeats => "requests_for_one_page",
             Feature::Failed => "failures",
-            Feature::Load => "requests",
         }
     }
 }

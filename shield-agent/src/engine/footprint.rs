@@ -74,9 +74,9 @@ pub struct Spread {
     pub shaped_weight_600: u32,
     /// Weight over 10 min of targets that merely failed.
     pub plain_weight_600: u32,
-    /// Requests for the target asked for most, over the last 30 to 60 s.
+    /// Requests for the target asked for (not posted to) most, over the last 30 to 60 s.
     pub repeats: u32,
-    /// The same among targets posted to.
+    /// Posts to the target posted to most, over the last 30 to 60 s.
     pub posts: u32,
 }
 
@@ -97,7 +97,7 @@ impl Footprint {
     /// Counts one request.
     pub fn add(&mut self, second: u32, trace: &Trace) {
         self.window.add(second, counts_of(trace));
-        if trace.flags.has(Flags::ASSET) || trace.flags.has(Flags::FOREIGN) {
+        if trace.flags.has(Flags::ASSET) || trace.flags.has(Flags::NO_TARGET) {
             return;
         }
         let at = match self.keys.iter().position(|key| *key == trace.key) {
@@ -166,7 +166,7 @@ impl Footprint {
     pub fn settle(&mut self, second: u32) -> Spread {
         self.forget_before(second, TRAIL_SECS);
         let spread = self.spread(second);
-        self.repeat_ceiling = spread.repeats;
+        self.repeat_ceiling = spread.repeats.max(spread.posts);
         spread
     }
 
@@ -199,11 +199,9 @@ impl Spread {
         }
         if recent {
             self.paths += 1;
-            self.failed_paths += u32::from(trail.flags.has(Flags::FAILED));
-            self.repeats = self.repeats.max(trail.repeats(second));
-            if trail.flags.has(Flags::POST) {
-                self.posts = self.posts.max(trail.repeats(second));
-            }
+            self.failed_paths += u32::from(trail.flags.has(Flags::FAILED) || trail.flags.has(Flags::BROKEN));
+            let most = if trail.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
+            *most = (*most).max(trail.repeats(second));
         }
     }
 }
@@ -216,7 +214,9 @@ pub fn counts_of(trace: &Trace) -> Counts {
         errors: flag(Flags::ERROR),
         assets: flag(Flags::ASSET),
         failed: flag(Flags::FAILED),
-        foreign: flag(Flags::FOREIGN),
+        broken: flag(Flags::BROKEN),
+        foreign_tenths: u32::from(trace.foreign_tenths()),
         logins: flag(Flags::LOGIN),
+        remote_calls: flag(Flags::REMOTE_CALL),
     }
 }

@@ -105,11 +105,12 @@ pub struct ProbingRule {
 pub struct ErrorSurgeRule {
     /// Whether it is asked.
     pub switch: Switch,
-    /// Failures in the window below which it is not asked.
+    /// Refused requests (status 4xx) in the window below which it is not asked.
     pub min_errors: u32,
     /// The client's error rate above so many times the baseline's error rate (> 1).
     pub error_rate_multiplier: f64,
-    /// Requests that are none (status 400 on no path of this server) in the window; needs nothing learned.
+    /// Requests that are none (binary, `CONNECT`, status 400 before a path was read) in the window; those that may be a
+    /// health check's or an office program's count 0.3. Needs nothing learned.
     pub malformed_requests: u32,
 }
 
@@ -124,10 +125,14 @@ pub struct BehaviourRule {
     pub login_burst: u32,
     /// ... within so many seconds (1..=60).
     pub login_burst_secs: u32,
+    /// Remote calls (`xmlrpc.php`) posted in the window; needs nothing learned.
+    pub remote_calls: u32,
     /// Distinct pages in the window below which their number is not judged.
     pub min_paths: u32,
     /// POSTs to one target in the window below which their number is not judged.
     pub min_posts: u32,
+    /// Requests for one page in the window below which their number is not judged.
+    pub min_repeats: u32,
     /// Standard deviations above the mean of the logarithm, over this site's clients (> 0).
     pub z_threshold: f64,
     /// How many times what is typical for this site's clients (> 1).
@@ -194,24 +199,26 @@ impl Default for Policy {
         Policy {
             reference: Reference::Adaptive,
             asset_weight: 0.1,
-            z_score: ZScoreRule { switch: on, threshold: 6.0, min_requests: 240 },
-            rate_multiplier: RateMultiplierRule { switch: on, multiplier: 10.0, min_requests: 240 },
+            z_score: ZScoreRule { switch: on, threshold: 6.0, min_requests: 600 },
+            rate_multiplier: RateMultiplierRule { switch: on, multiplier: 10.0, min_requests: 600 },
             tightening: Tightening { switch: on, error_rate_multiplier: 3.0, factor: 0.6 },
-            flood: FloodRule { switch: on, rate: 20.0, sustained_secs: 30, page_requests: 40, page_secs: 3 },
+            flood: FloodRule { switch: on, rate: 20.0, sustained_secs: 60, page_requests: 40, page_secs: 3 },
             probing: ProbingRule { switch: on, threshold_60s: 13.0, threshold_600s: 30.0 },
             error_surge: ErrorSurgeRule {
                 switch: on,
-                min_errors: 60,
+                min_errors: 90,
                 error_rate_multiplier: 3.0,
                 malformed_requests: 10,
             },
             behaviour: BehaviourRule {
                 switch: on,
-                logins: 20,
+                logins: 30,
                 login_burst: 7,
                 login_burst_secs: 5,
-                min_paths: 100,
+                remote_calls: 35,
+                min_paths: 120,
                 min_posts: 60,
+                min_repeats: 150,
                 z_threshold: 4.0,
                 multiplier: 8.0,
                 precedent_multiplier: 2.0,

@@ -58,11 +58,6 @@ impl Facts {
             login_burst: window.sum_of_last(policy.behaviour.login_burst_secs, second).logins,
         }
     }
-
-    /// Pages that were served before this second.
-    fn served_before(&self) -> u32 {
-        self.before.pages().saturating_sub(self.before.failed)
-    }
 }
 
 /// Which side of its threshold makes a value suspicious.
@@ -249,9 +244,9 @@ impl Judge<'_> {
     fn probing(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
         let (rule, spread) = (&self.policy.probing, &facts.spread);
         // What merely failed counts only when failing is most of what the client does: crawlers follow dead links too.
-        let mostly_failing = at_least("failed_paths", spread.failed_paths, facts.served_before());
-        let minute = |weight| at_least("probes_60s", paths(weight), rule.threshold_60s);
-        let ten_minutes = |weight| at_least("probes_600s", paths(weight), rule.threshold_600s);
+        let mostly_failing = at_least("failed_paths", spread.failed_paths, facts.before.served_pages());
+        let minute = |weight| at_least("probes_60s", tenths(weight), rule.threshold_60s);
+        let ten_minutes = |weight| at_least("probes_600s", tenths(weight), rule.threshold_600s);
         clause(&[minute(spread.shaped_weight)]);
         clause(&[minute(spread.shaped_weight + spread.plain_weight), mostly_failing]);
         clause(&[ten_minutes(spread.shaped_weight_600)]);
@@ -260,21 +255,18 @@ impl Judge<'_> {
 
     fn error_surge(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
         let rule = &self.policy.error_surge;
-        let (foreign, failed) = (facts.now.foreign, facts.now.failed);
+        let (foreign, before) = (facts.now.foreign_tenths, facts.before.foreign_tenths);
         clause(&[
-            at_least("malformed_requests", foreign, rule.malformed_requests),
-            above(
-                "malformed_requests",
-                foreign.into(),
-                (facts.before.requests - facts.before.foreign).into(),
-            ),
-            at_least("malformed_before", facts.before.foreign, rule.malformed_requests / SPREAD_OVER_SECONDS),
+            at_least("malformed_requests", tenths(foreign), rule.malformed_requests),
+            above("malformed_requests", tenths(foreign), f64::from(facts.before.served_pages() + facts.before.assets)),
+            at_least("malformed_before", tenths(before), rule.malformed_requests / SPREAD_OVER_SECONDS),
         ]);
+        let failed = facts.now.failed;
         if self.is_warm() {
             let error_rate = f64::from(failed) / f64::from(WINDOW_SECS);
             clause(&[
                 at_least("failures", failed, rule.min_errors),
-                above("failures", failed.into(), facts.served_before().into()),
+                above("failures", failed.into(), facts.before.served_pages().into()),
                 at_least("failures_before", facts.before.failed, rule.min_errors / SPREAD_OVER_SECONDS),
                 above("error_rate", error_rate, rule.error_rate_multiplier * self.level().error_mean),
                 self.unprecedented(Feature::Failed, failed.into()),
@@ -307,13 +299,21 @@ impl Judge<'_> {
         let rule = &self.policy.behaviour;
         clause(&[at_least("logins_60s", facts.now.logins, rule.logins)]);
         clause(&[at_least("logins_burst", facts.login_burst, rule.login_burst)]);
+        clause(&[at_least("remote_calls_60s", facts.now.remote_calls, rule.remote_calls)]);
         if !self.is_warm() {
             return;
         }
-        // People's pages pull in assets; a program that walks a list of paths does not.
-        let without_assets = at_least("paths_per_asset", facts.spread.paths, 20 * facts.before.assets);
-        self.unlike_others(Feature::Paths, facts.spread.paths, rule.min_paths, without_assets, clause);
-        self.unlike_others(Feature::Posts, facts.spread.posts, rule.min_posts, without_assets, clause);
+        // People's pages pull in assets; a program that walks a list of paths, or asks for one over and over, does not.
+        let assets = 20 * facts.before.assets;
+        let judged = [
+            (Feature::Paths, facts.spread.paths, rule.min_paths),
+            (Feature::Posts, facts.spread.posts, rule.min_posts),
+            (Feature::Repeats, facts.spread.repeats, rule.min_repeats),
+        ];
+        for (feature, value, floor) in judged {
+            let without_assets = at_least("twenty_times_assets", value, assets);
+            self.unlike_others(feature, value, floor, without_assets, clause);
+        }
     }
 
     /// Far above what this site's clients do, by z-score, multiplier and precedent.
@@ -349,7 +349,7 @@ pub fn load(counts: Counts, policy: &Policy) -> f64 {
     }
 }
 
-fn paths(tenths: u32) -> f64 {
+fn tenths(tenths: u32) -> f64 {
     f64::from(tenths) / 10.0
 }
 
@@ -359,8 +359,9 @@ pub struct Gate {
     load: f64,
     pages: u32,
     failed: u32,
-    foreign: u32,
+    foreign_tenths: u32,
     logins: u32,
+    remote_calls: u32,
     weight: u32,
     paths: u32,
     repeats: u32,
@@ -379,12 +380,13 @@ impl Gate {
                 .min(when(policy.rate_multiplier.switch, policy.rate_multiplier.min_requests.into())),
             pages: whole(policy.flood.switch, flood),
             failed: whole(surge.switch, surge.min_errors),
-            foreign: whole(surge.switch, surge.malformed_requests),
+            foreign_tenths: whole(surge.switch, surge.malformed_requests.saturating_mul(10)),
+            remote_calls: whole(behaviour.switch, behaviour.remote_calls),
             logins: whole(behaviour.switch, behaviour.logins.min(behaviour.login_burst)),
             weight: when(policy.probing.switch, tenths) as u32,
             paths: whole(behaviour.switch, behaviour.min_paths),
             repeats: whole(policy.flood.switch, policy.flood.page_requests)
-                .min(whole(behaviour.switch, behaviour.min_posts)),
+                .min(whole(behaviour.switch, behaviour.min_posts.min(behaviour.min_repeats))),
         }
     }
 
@@ -393,7 +395,8 @@ impl Gate {
         let counts = footprint.window.sum();
         counts.pages() >= self.pages
             || counts.failed >= self.failed
-            || counts.foreign >= self.foreign
+            || counts.foreign_tenths >= self.foreign_tenths
+            || counts.remote_calls >= self.remote_calls
             || counts.logins >= self.logins
             || load(counts, policy) >= self.load
             || self.opens_for_targets(footprint)

@@ -31,12 +31,15 @@ pub struct Shape {
     pub told_by: usize,
     /// Whether a password is posted here, by its last part's name.
     pub login: bool,
+    /// Whether it is WordPress's door for remote calls, at which passwords are tried too.
+    pub remote_call: bool,
 }
 
 /// Looks at a target's path (no query).
 pub fn of_path(path: &[u8]) -> Shape {
     let login = is_login(last_segment(path));
-    let shape = |kind, told_by| Shape { kind, told_by, login };
+    let remote_call = path.ends_with(b"/xmlrpc.php");
+    let shape = |kind, told_by| Shape { kind, told_by, login, remote_call };
     if path == b"*" {
         return shape(Kind::Page, path.len());
     }
@@ -46,10 +49,40 @@ pub fn of_path(path: &[u8]) -> Shape {
     if let Some(end) = probe_end(path) {
         return shape(Kind::Probe, end);
     }
-    match kind_by_ending(last_segment(path)) {
-        Kind::Page if path.split(|b| *b == b'/').any(is_dubious_segment) => shape(Kind::Dubious, path.len()),
-        kind => shape(kind, path.len()),
-    }
+    let kind = match kind_by_ending(last_segment(path)) {
+        Kind::Page if path.split(|b| *b == b'/').any(is_dubious_segment) => Kind::Dubious,
+        Kind::Script if is_foreign_script(path) => Kind::Dubious,
+        // Deeper down, packed files are a package mirror's and its clients ask for many that are not there.
+        Kind::Dubious if is_packed(path) && depth(path) > MAX_BACKUP_DEPTH => Kind::Asset,
+        kind => kind,
+    };
+    shape(kind, path.len())
+}
+
+/// Backups lie where the site does: `/site.zip`, `/backup/site.zip`.
+const MAX_BACKUP_DEPTH: usize = 2;
+
+fn depth(path: &[u8]) -> usize {
+    path.iter().filter(|b| **b == b'/').count()
+}
+
+fn is_packed(path: &[u8]) -> bool {
+    [&b".zip"[..], b".tar", b".gz", b".tgz", b".rar", b".7z", b".bz2", b".xz"].iter().any(|end| path.ends_with(end))
+}
+
+/// A script called directly where WordPress keeps what is not to be called, or with a name like one of its own that is
+/// none.
+fn is_foreign_script(path: &[u8]) -> bool {
+    const CORE: [&[u8]; 9] = [
+        b"wp-login.php", b"wp-cron.php", b"wp-signup.php", b"wp-activate.php", b"wp-comments-post.php", b"wp-mail.php",
+        b"wp-trackback.php", b"wp-links-opml.php", b"wp-load.php",
+    ];
+    let name = last_segment(path);
+    let inside = |dir: &[u8]| memchr::memmem::find(path, dir).is_some();
+    inside(b"/wp-content/")
+        || inside(b"/wp-includes/")
+        || inside(b"/.well-known/")
+        || (name.starts_with(b"wp-") && !CORE.contains(&name))
 }
 
 /// What a query tells.
@@ -295,7 +328,6 @@ fn is_login(segment: &[u8]) -> bool {
             | b"sign-in"
             | b"logon"
             | b"authenticate"
-            | b"auth"
     )
 }
 
@@ -311,10 +343,11 @@ mod tests {
         {
             check(page, Kind::Page);
         }
+        check("/debian/dists/stable/main/i18n/Translation-en.xz", Kind::Asset);
         for asset in ["/a.css", "/img/Photo.JPG", "/wp-includes/js/jquery.min.js"] {
             check(asset, Kind::Asset);
         }
-        for script in ["/index.php", "/shell.PHP", "/a/b.aspx"] {
+        for script in ["/index.php", "/shell.PHP", "/a/b.aspx", "/wp-login.php"] {
             check(script, Kind::Script);
         }
         for archive in
@@ -352,7 +385,6 @@ mod tests {
         let check =
             |path: &str, expected: bool| assert_eq!(of_path(path.as_bytes()).login, expected, "{path}");
         check("/wp-login.php", true);
-        check("/xmlrpc.php", true);
         check("/apps/Login", true);
         check("/login/v2/poll", false);
         check("/api/token", false);

@@ -7,23 +7,31 @@ use super::shape::{self, Kind, Query, Shape};
 
 /// One bit a property of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flags(u8);
+pub struct Flags(u16);
 
 impl Flags {
     /// Status >= 400 and not one of our own answers.
     pub const ERROR: Flags = Flags(1);
-    /// A file that pages pull in.
+    /// A file that pages pull in, or something just as harmless.
     pub const ASSET: Flags = Flags(2);
-    /// A failure that says something about the client: an error on anything but an asset, not a time-out.
+    /// Refused (4xx) in a way that says something about the client: no asset, no time-out.
     pub const FAILED: Flags = Flags(4);
-    /// A request that is none: status 400 on no path of this server.
-    pub const FOREIGN: Flags = Flags(8);
+    /// The server could not answer (5xx), or the client gave up (499): says something about the server first.
+    pub const BROKEN: Flags = Flags(8);
+    /// A request that is none, for certain: refused, and for no path of this server.
+    pub const FOREIGN: Flags = Flags(16);
+    /// Perhaps: a health check asks for `/` too, and an office program tries WebDAV.
+    pub const PERHAPS_FOREIGN: Flags = Flags(32);
     /// A password posted and not answered by a redirect (what a right password is answered with).
-    pub const LOGIN: Flags = Flags(16);
+    pub const LOGIN: Flags = Flags(64);
+    /// A remote call posted.
+    pub const REMOTE_CALL: Flags = Flags(128);
     /// A POST.
-    pub const POST: Flags = Flags(32);
+    pub const POST: Flags = Flags(256);
     /// Its weight comes from its shape and not from its failure alone.
-    pub const SHAPED: Flags = Flags(64);
+    pub const SHAPED: Flags = Flags(512);
+    /// It names no target of this server.
+    pub const NO_TARGET: Flags = Flags(1024);
 
     /// Whether `flag` is set.
     pub fn has(self, flag: Flags) -> bool {
@@ -45,10 +53,21 @@ impl Flags {
 pub struct Trace {
     /// Which target: equal for requests that count as one.
     pub key: u32,
-    /// How much of a probe it is, in tenths of a failed path.
-    pub weight: u8,
     /// Its properties.
     pub flags: Flags,
+    /// How much of a probe it is, in tenths of a failed path.
+    pub weight: u8,
+}
+
+impl Trace {
+    /// How much of a request that is none it is, in tenths.
+    pub fn foreign_tenths(&self) -> u8 {
+        match (self.flags.has(Flags::FOREIGN), self.flags.has(Flags::PERHAPS_FOREIGN)) {
+            (true, _) => 10,
+            (false, true) => 3,
+            (false, false) => 0,
+        }
+    }
 }
 
 /// How a request was answered, as far as probing is concerned.
@@ -81,7 +100,6 @@ mod weight {
     pub(super) const PROBE_FAILED: u8 = 30;
     pub(super) const PROBE_REDIRECTED: u8 = 20;
     pub(super) const PROBE_SERVED: u8 = 12;
-    pub(super) const SCRIPT_REFUSED: u8 = 15;
     pub(super) const PAGE_REFUSED: u8 = 10;
     pub(super) const PAGE_BROKEN: u8 = 3;
 }
@@ -95,6 +113,7 @@ struct Remembered {
     told_by: u16,
     kind: Kind,
     login: bool,
+    remote_call: bool,
 }
 
 /// Makes traces.
@@ -107,7 +126,7 @@ pub struct Tracer {
 impl Tracer {
     /// A tracer whose keys depend on `hash`'s secret; `not_errors` are statuses that are our own answers.
     pub fn new(hash: Seeded, not_errors: &[u16]) -> Tracer {
-        let nothing = Remembered { hash: 0, told_by: 0, kind: Kind::Page, login: false };
+        let nothing = Remembered { hash: 0, told_by: 0, kind: Kind::Page, login: false, remote_call: false };
         Tracer {
             hash,
             not_errors: not_errors.to_vec(),
@@ -127,38 +146,47 @@ impl Tracer {
         let shape = self.shape(path, path_hash);
         let answer = Answer::of(request.status, &self.not_errors);
         let error = request.status >= 400 && !self.not_errors.contains(&request.status);
-        let target = Target { path, query, path_hash, shape };
-        let judged = self.judge(&target, answer);
-        let asset = judged.asset && judged.weight == 0;
-        let post = request.method == b"POST";
-        // 499: the client gave up; it failed, but not at a path that tells something.
-        let failed = error && !asset && request.status != 408;
+        let verb = Verb::of(request.method);
+        let judged = self.judge(&Target { path, query, path_hash, shape }, verb, answer);
+        let asset = judged.weight == 0 && (judged.asset || is_harmless(verb, request.status));
+        let refused = answer == Answer::Refused;
+        let no_target = shape.kind == Kind::Foreign;
+        let perhaps = (request.status == 400 && path == b"/") || (verb == Verb::Dav && is_unknown_verb(request.status));
         let flags = Flags::default()
             .with(Flags::ERROR, error)
             .with(Flags::ASSET, asset)
-            .with(Flags::FAILED, failed)
-            .with(Flags::FOREIGN, request.status == 400 && (shape.kind == Kind::Foreign || path == b"/"))
-            .with(Flags::LOGIN, post && shape.login && answer != Answer::Redirected)
-            .with(Flags::POST, post)
-            .with(Flags::SHAPED, judged.shaped);
-        let key = if post { !judged.key } else { judged.key };
+            .with(Flags::FAILED, refused && !asset)
+            .with(Flags::BROKEN, error && !asset && (answer == Answer::Broken || request.status == 499))
+            .with(Flags::FOREIGN, refused && no_target)
+            .with(Flags::PERHAPS_FOREIGN, perhaps)
+            .with(Flags::LOGIN, verb == Verb::Post && shape.login && answer != Answer::Redirected)
+            .with(Flags::REMOTE_CALL, verb == Verb::Post && shape.remote_call && answer != Answer::Redirected)
+            .with(Flags::POST, verb == Verb::Post)
+            .with(Flags::SHAPED, judged.shaped)
+            .with(Flags::NO_TARGET, no_target);
+        let key = if verb == Verb::Post { !judged.key } else { judged.key };
         Trace { key, weight: judged.weight, flags }
     }
 
     fn shape(&mut self, path: &[u8], hash: u64) -> Shape {
         let slot = &mut self.remembered[hash as usize & (REMEMBERED - 1)];
         if slot.hash == hash {
-            return Shape { kind: slot.kind, told_by: usize::from(slot.told_by), login: slot.login };
+            let Remembered { told_by, kind, login, remote_call, .. } = *slot;
+            return Shape { kind, told_by: usize::from(told_by), login, remote_call };
         }
         let shape = shape::of_path(path);
         if let Ok(told_by) = u16::try_from(shape.told_by) {
-            *slot = Remembered { hash, told_by, kind: shape.kind, login: shape.login };
+            let Shape { kind, login, remote_call, .. } = shape;
+            *slot = Remembered { hash, told_by, kind, login, remote_call };
         }
         shape
     }
 
     /// The weight of a target with its answer, and the key under which it counts once.
-    fn judge(&self, target: &Target<'_>, answer: Answer) -> Judged {
+    fn judge(&self, target: &Target<'_>, verb: Verb, answer: Answer) -> Judged {
+        if verb == Verb::Dav {
+            return self.judge_dav(target, answer);
+        }
         let failed = matches!(answer, Answer::Refused | Answer::Broken);
         let shaped = |weight, key| Judged { key, weight, shaped: true, asset: false };
         let by_path = target.path_hash as u32;
@@ -197,16 +225,72 @@ impl Tracer {
         let weight = match (target.shape.kind, answer) {
             _ if asset => 0,
             (Kind::Foreign, _) => 0,
-            (Kind::Script, Answer::Refused) => weight::SCRIPT_REFUSED,
             (_, Answer::Refused) => weight::PAGE_REFUSED,
             (_, Answer::Broken) => weight::PAGE_BROKEN,
             _ => 0,
         };
-        // A failed path is one whatever its query; a directory's page is one too (a flood of `/?random`).
-        let whole = weight > 0 || target.query.is_empty() || target.path.ends_with(b"/");
-        let key = if whole { target.path_hash } else { target.path_hash ^ self.hash.bytes(target.query) };
-        Judged { key: key as u32, weight, shaped: false, asset }
+        let key = if weight > 0 { self.failed_key(target) } else { self.served_key(target) };
+        Judged { key, weight, shaped: false, asset }
     }
+
+    /// WebDAV's verbs: its clients look for hidden files by the dozen, and are answered in its own way (207, 404, …).
+    /// A server that does not speak it is being swept.
+    fn judge_dav(&self, target: &Target<'_>, answer: Answer) -> Judged {
+        let (weight, shaped) = match answer {
+            Answer::Redirected => (weight::PROBE_REDIRECTED, true),
+            Answer::Refused => (weight::PAGE_REFUSED, false),
+            _ => (0, false),
+        };
+        let key = if shaped { target.path_hash as u32 } else { self.failed_key(target) };
+        Judged { key, weight, shaped, asset: false }
+    }
+
+    /// A page or script that failed is one whatever its query; pages that failed below one directory are one: that is
+    /// how a program misses its pictures, and a crawler follows dead links.
+    fn failed_key(&self, target: &Target<'_>) -> u32 {
+        let first = memchr::memchr(b'/', target.path.get(1..).unwrap_or_default()).map(|at| at + 1);
+        match (target.shape.kind, first) {
+            (Kind::Page, Some(end)) if end + 1 < target.path.len() => self.hash.bytes(&target.path[..=end]) as u32,
+            _ => target.path_hash as u32,
+        }
+    }
+
+    /// A target that was served is one with its query, but for a directory's page: a flood of `/?random` is one page.
+    fn served_key(&self, target: &Target<'_>) -> u32 {
+        let whole = target.query.is_empty() || target.path.ends_with(b"/");
+        let hash = if whole { target.path_hash } else { target.path_hash ^ self.hash.bytes(target.query) };
+        hash as u32
+    }
+}
+
+/// What kind of method, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Get,
+    Post,
+    /// WebDAV and other verbs that browsers do not use.
+    Dav,
+}
+
+impl Verb {
+    fn of(method: &[u8]) -> Verb {
+        match method {
+            b"POST" => Verb::Post,
+            b"PROPFIND" | b"PROPPATCH" | b"MKCOL" | b"COPY" | b"MOVE" | b"LOCK" | b"UNLOCK" | b"REPORT"
+            | b"SEARCH" => Verb::Dav,
+            _ => Verb::Get,
+        }
+    }
+}
+
+/// How a server answers a verb that it does not know.
+fn is_unknown_verb(status: u16) -> bool {
+    matches!(status, 400 | 405 | 501)
+}
+
+/// Answers that only a client at home here gets by the dozen: WebDAV's, and pieces of a file being played.
+fn is_harmless(verb: Verb, status: u16) -> bool {
+    status == 206 || status == 207 || (verb == Verb::Dav && (200..300).contains(&status))
 }
 
 struct Target<'a> {
@@ -261,7 +345,7 @@ mod tests {
         };
         check("/", 200, 0);
         check("/gone", 404, 10);
-        check("/gone.php", 404, 15);
+        check("/gone.php", 404, 10);
         check("/gone.png", 404, 0);
         check("/report", 502, 3);
         check("/.env", 404, 30);
@@ -278,10 +362,20 @@ mod tests {
     }
 
     #[test]
+    fn a_webdav_client_may_look_for_hidden_files() {
+        assert!(!trace("PROPFIND", "/dav/.DS_Store", 404).flags.has(Flags::SHAPED));
+        assert_eq!(trace("PROPFIND", "/.hidden", 207).weight, 0);
+        assert_eq!(trace("PROPFIND", "/admin", 302).weight, 20, "no WebDAV here: a sweep");
+    }
+
+    #[test]
     fn which_requests_count_as_one_target() {
         let key = |path: &str, status| trace("GET", path, status).key;
         assert_eq!(key("/?1", 200), key("/?2", 200), "a flood of the home page is one page");
         assert_ne!(key("/thumb?id=1", 200), key("/thumb?id=2", 200), "a gallery is many");
+        assert_eq!(key("/Items/1/Images", 404), key("/Items/2/Images", 404), "a program misses its pictures");
+        assert_ne!(key("/a", 404), key("/b", 404));
+        assert_ne!(key("/x/a.php", 404), key("/x/b.php", 404), "scripts are tried one by one");
         assert_eq!(key("/gone?id=1", 404), key("/gone?id=2", 404), "a failed path is one");
         assert_eq!(key("/pma/a", 200), key("/pma/b", 200), "its owner's phpMyAdmin is one");
         assert_ne!(key("/x?u=a&pwd=1", 200), key("/x?u=a&pwd=2", 200), "passwords are many");
@@ -293,7 +387,14 @@ mod tests {
         assert!(has("POST", "/wp-login.php", 200, Flags::LOGIN));
         assert!(!has("POST", "/wp-login.php", 302, Flags::LOGIN), "the password was right");
         assert!(!has("GET", "/wp-login.php", 200, Flags::LOGIN));
+        assert!(has("POST", "/xmlrpc.php", 200, Flags::REMOTE_CALL));
         assert!(has("", "", 400, Flags::FOREIGN));
+        assert!(has("CONNECT", "192.0.2.1:443", 405, Flags::FOREIGN));
+        assert!(has("GET", "/", 400, Flags::PERHAPS_FOREIGN));
+        assert!(has("PROPFIND", "/", 405, Flags::PERHAPS_FOREIGN));
+        assert!(has("PROPFIND", "/dav/", 207, Flags::ASSET));
+        assert!(has("GET", "/stream", 206, Flags::ASSET));
+        assert!(has("GET", "/api", 502, Flags::BROKEN) && !has("GET", "/api", 502, Flags::FAILED));
         assert!(!has("", "", 408, Flags::FAILED), "a connection kept open says nothing");
         assert!(has("GET", "/thumb?src=a.jpg", 200, Flags::ASSET));
         assert!(!has("GET", "/a.png", 404, Flags::FAILED), "a broken image is the site's");

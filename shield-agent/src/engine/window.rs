@@ -13,12 +13,16 @@ pub struct Counts {
     pub errors: u32,
     /// Requests for files that pages pull in.
     pub assets: u32,
-    /// Failures that say something about the client.
+    /// Refused requests (status 4xx) that say something about the client.
     pub failed: u32,
-    /// Requests that are none.
-    pub foreign: u32,
+    /// Requests that the server could not answer (status 5xx), or that the client gave up.
+    pub broken: u32,
+    /// Requests that are none, in tenths.
+    pub foreign_tenths: u32,
     /// Passwords posted and not accepted.
     pub logins: u32,
+    /// Remote calls posted and not refused.
+    pub remote_calls: u32,
 }
 
 impl Counts {
@@ -29,8 +33,10 @@ impl Counts {
             errors: self.errors + other.errors,
             assets: self.assets + other.assets,
             failed: self.failed + other.failed,
-            foreign: self.foreign + other.foreign,
+            broken: self.broken + other.broken,
+            foreign_tenths: self.foreign_tenths + other.foreign_tenths,
             logins: self.logins + other.logins,
+            remote_calls: self.remote_calls + other.remote_calls,
         }
     }
 
@@ -41,9 +47,16 @@ impl Counts {
             errors: self.errors - other.errors,
             assets: self.assets - other.assets,
             failed: self.failed - other.failed,
-            foreign: self.foreign - other.foreign,
+            broken: self.broken - other.broken,
+            foreign_tenths: self.foreign_tenths - other.foreign_tenths,
             logins: self.logins - other.logins,
+            remote_calls: self.remote_calls - other.remote_calls,
         }
+    }
+
+    /// Pages that were served.
+    pub fn served_pages(self) -> u32 {
+        self.pages().saturating_sub(self.failed + self.broken)
     }
 
     /// Requests for anything but files that pages pull in.

@@ -30,9 +30,6 @@ const SEED: u64 = 0x5348_4945_4c44;
 /// The boot clock's reading at the first line: any, as long as it is far from zero.
 const BOOT_START_MS: u64 = 1_000_000_000;
 
-/// While bans are in force, a gap in the log is stepped through so finely, so that they end at the right time.
-const GAP_STEP_SECS: i64 = 60;
-
 /// Points of the traffic curve kept at most; beyond it two are merged into one.
 const MAX_POINTS: usize = 4096;
 
@@ -182,11 +179,16 @@ impl Replay {
             self.now = second;
         }
         while self.now < second {
-            let in_force = self.engine.next_deadline().is_some();
-            self.now = if in_force { second.min(self.now + GAP_STEP_SECS) } else { second };
+            self.now = self.next_end().map_or(second, |end| end.clamp(self.now + 1, second));
             let actions = self.engine.handle(Event::Tick, self.clocks(self.now));
             self.note(actions, None);
         }
+    }
+
+    /// The second in which the next ban ends.
+    fn next_end(&self) -> Option<EventSecs> {
+        let since_start_ms = self.engine.next_deadline()?.saturating_sub(BOOT_START_MS);
+        Some(self.start? + i64::try_from(since_start_ms.div_ceil(1000)).ok()?)
     }
 
     fn clocks(&self, second: EventSecs) -> Now {
