@@ -15,6 +15,7 @@ pub mod export;
 pub mod import;
 pub mod lists;
 pub mod print;
+pub mod replay;
 pub mod reply;
 pub mod run;
 pub mod status;
@@ -76,6 +77,13 @@ impl Exit {
 #[derive(Debug)]
 pub struct BadConfig(anyhow::Error);
 
+impl BadConfig {
+    /// What is wrong with it.
+    pub fn of(error: anyhow::Error) -> BadConfig {
+        BadConfig(error)
+    }
+}
+
 impl std::fmt::Display for BadConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the configuration is wrong: {:#}", self.0)
@@ -105,6 +113,8 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Remove everything of Shield's from the kernel, and nothing else
     Cleanup(cleanup::CleanupArgs),
+    /// Run past logs through the engine: who would have been banned, when and why
+    Replay(replay::ReplayArgs),
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -120,6 +130,7 @@ impl Cli {
             Command::Run(args) => run::run(args),
             Command::Check(args) => check::run(&args),
             Command::Audit(args) => audit::run(&args),
+            Command::Replay(args) => replay::run(&args),
             Command::Cleanup(args) => block_on(cleanup::run(&args, &connection.client())),
             Command::Client(command) => block_on(command.run(&connection)),
         }

@@ -394,7 +394,8 @@ impl Detector {
 fn client_minute(active: &Active<'_>, policy: &Policy, second: u32) -> ClientMinute {
     let spread = active.footprint.map_or_else(Spread::default, |footprint| footprint.spread(second));
     let load = load(active.counts, policy);
-    let mut minute = ClientMinute { load, errors: f64::from(active.counts.errors), ..ClientMinute::default() };
+    let mut minute =
+        ClientMinute { load, errors: f64::from(active.counts.errors), ..ClientMinute::default() };
     // A light client's few pages are taken for as many paths.
     let paths = if active.footprint.is_some() { spread.paths } else { active.counts.pages() };
     minute.features[Feature::Paths as usize] = f64::from(paths);

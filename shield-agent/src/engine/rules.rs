@@ -258,7 +258,11 @@ impl Judge<'_> {
         let (foreign, before) = (facts.now.foreign_tenths, facts.before.foreign_tenths);
         clause(&[
             at_least("malformed_requests", tenths(foreign), rule.malformed_requests),
-            above("malformed_requests", tenths(foreign), f64::from(facts.before.served_pages() + facts.before.assets)),
+            above(
+                "malformed_requests",
+                tenths(foreign),
+                f64::from(facts.before.served_pages() + facts.before.assets),
+            ),
             at_least("malformed_before", tenths(before), rule.malformed_requests / SPREAD_OVER_SECONDS),
         ]);
         let failed = facts.now.failed;

@@ -67,15 +67,24 @@ fn depth(path: &[u8]) -> usize {
 }
 
 fn is_packed(path: &[u8]) -> bool {
-    [&b".zip"[..], b".tar", b".gz", b".tgz", b".rar", b".7z", b".bz2", b".xz"].iter().any(|end| path.ends_with(end))
+    [&b".zip"[..], b".tar", b".gz", b".tgz", b".rar", b".7z", b".bz2", b".xz"]
+        .iter()
+        .any(|end| path.ends_with(end))
 }
 
 /// A script called directly where WordPress keeps what is not to be called, or with a name like one of its own that is
 /// none.
 fn is_foreign_script(path: &[u8]) -> bool {
     const CORE: [&[u8]; 9] = [
-        b"wp-login.php", b"wp-cron.php", b"wp-signup.php", b"wp-activate.php", b"wp-comments-post.php", b"wp-mail.php",
-        b"wp-trackback.php", b"wp-links-opml.php", b"wp-load.php",
+        b"wp-login.php",
+        b"wp-cron.php",
+        b"wp-signup.php",
+        b"wp-activate.php",
+        b"wp-comments-post.php",
+        b"wp-mail.php",
+        b"wp-trackback.php",
+        b"wp-links-opml.php",
+        b"wp-load.php",
     ];
     let name = last_segment(path);
     let inside = |dir: &[u8]| memchr::memmem::find(path, dir).is_some();
@@ -320,14 +329,7 @@ fn is_login(segment: &[u8]) -> bool {
     let name = lowered(segment, &mut lower);
     matches!(
         name.strip_suffix(b".php").or_else(|| name.strip_suffix(b".aspx")).unwrap_or(name),
-        b"wp-login"
-            | b"xmlrpc"
-            | b"login"
-            | b"signin"
-            | b"sign_in"
-            | b"sign-in"
-            | b"logon"
-            | b"authenticate"
+        b"wp-login" | b"xmlrpc" | b"login" | b"signin" | b"sign_in" | b"sign-in" | b"logon" | b"authenticate"
     )
 }
 

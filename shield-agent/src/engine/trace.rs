@@ -151,7 +151,8 @@ impl Tracer {
         let asset = judged.weight == 0 && (judged.asset || is_harmless(verb, request.status));
         let refused = answer == Answer::Refused;
         let no_target = shape.kind == Kind::Foreign;
-        let perhaps = (request.status == 400 && path == b"/") || (verb == Verb::Dav && is_unknown_verb(request.status));
+        let perhaps =
+            (request.status == 400 && path == b"/") || (verb == Verb::Dav && is_unknown_verb(request.status));
         let flags = Flags::default()
             .with(Flags::ERROR, error)
             .with(Flags::ASSET, asset)
@@ -250,7 +251,9 @@ impl Tracer {
     fn failed_key(&self, target: &Target<'_>) -> u32 {
         let first = memchr::memchr(b'/', target.path.get(1..).unwrap_or_default()).map(|at| at + 1);
         match (target.shape.kind, first) {
-            (Kind::Page, Some(end)) if end + 1 < target.path.len() => self.hash.bytes(&target.path[..=end]) as u32,
+            (Kind::Page, Some(end)) if end + 1 < target.path.len() => {
+                self.hash.bytes(&target.path[..=end]) as u32
+            }
             _ => target.path_hash as u32,
         }
     }

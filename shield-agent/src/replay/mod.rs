@@ -19,6 +19,7 @@ use crate::engine::allowlist::Allowlist;
 use crate::engine::client::Client;
 use crate::engine::event::Event;
 use crate::engine::policy::Policy;
+use crate::engine::report::Explanation;
 use crate::engine::request::{Batch, Line, RejectedCounts};
 use crate::engine::settings::Settings;
 use crate::engine::time::{Ends, EventSecs, Now};
@@ -100,6 +101,25 @@ pub struct Outcome {
     pub points: Vec<Point>,
 }
 
+/// One client to be explained: at a moment, or at its first ban, or else at its last request.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    client: Client,
+    at_secs: Option<EventSecs>,
+    is_done: bool,
+    explanation: Option<Explanation>,
+}
+
+impl Watch {
+    /// Watches a client; a single IPv6 address is widened to the prefix.
+    pub fn new(client: Client, ipv6_prefix: u8, at_secs: Option<EventSecs>) -> Watch {
+        let net = client.network();
+        let is_host = net.prefix_len() == net.max_prefix_len();
+        let client = if is_host { Client::of_addr(net.addr(), ipv6_prefix) } else { client };
+        Watch { client, at_secs, is_done: false, explanation: None }
+    }
+}
+
 /// A running replay.
 pub struct Replay {
     engine: Engine,
@@ -108,6 +128,7 @@ pub struct Replay {
     now: EventSecs,
     seen: HashSet<u128>,
     banned: HashSet<Client>,
+    watch: Option<Watch>,
     outcome: Outcome,
 }
 
@@ -122,8 +143,19 @@ impl Replay {
             now: 0,
             seen: HashSet::new(),
             banned: HashSet::new(),
+            watch: None,
             outcome: Outcome { point_secs: 60, ..Outcome::default() },
         }
+    }
+
+    /// Explains a client on the way.
+    pub fn watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
+    }
+
+    /// The explanation of the client that is watched, once it was seen.
+    pub fn explanation(&self) -> Option<Explanation> {
+        self.watch.as_ref()?.explanation.clone()
     }
 
     /// Runs a batch's lines through the engine. The batch comes back with its bytes and without its lines.
@@ -142,11 +174,35 @@ impl Replay {
         let client = Client::of_addr(line.addr, self.ipv6_prefix);
         let is_banned = self.engine.ledger().ban_over(client).is_some();
         self.count(line, client, is_banned);
+        self.look_before(line.time);
         batch.lines.clear();
         batch.lines.push(*line);
         let actions = self.engine.handle(Event::Lines(batch), self.clocks(self.now));
         self.note(actions, Some(line.addr));
         batch.lines.clear();
+        self.look_after(client);
+    }
+
+    /// The moment asked for comes before this line.
+    fn look_before(&mut self, second: EventSecs) {
+        let Some(watch) = self.watch.as_mut().filter(|watch| !watch.is_done) else { return };
+        if let Some(at) = watch.at_secs.filter(|at| *at < second) {
+            watch.explanation = Some(self.engine.detector().explain(watch.client, at));
+            watch.is_done = true;
+        }
+    }
+
+    /// A line of the client was counted: without a moment, its last one explains it, up to its first ban (which
+    /// forgets its window, and carries its own evidence).
+    fn look_after(&mut self, client: Client) {
+        let Some(watch) = self.watch.as_mut().filter(|watch| !watch.is_done && watch.client == client) else {
+            return;
+        };
+        if self.banned.contains(&client) {
+            watch.is_done = watch.at_secs.is_none();
+        } else {
+            watch.explanation = Some(self.engine.detector().explain(client, self.now));
+        }
     }
 
     fn count(&mut self, line: &Line, client: Client, is_banned: bool) {

@@ -1,1 +1,243 @@
-//! (follows)
+//! A replay's outcome as text for people, and as JSON lines.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::labels::Score;
+use super::{Outcome, ReplayedBan, rfc3339};
+use crate::api::words::{self, duration};
+use crate::engine::report::Explanation;
+use crate::engine::request::Rejected;
+
+/// Bans listed at most; the rest is counted (`--json` lists all).
+const MAX_LISTED: usize = 200;
+
+/// Who would have been banned, when, by which rule, with what evidence, and what share that is.
+pub fn render(outcome: &Outcome, score: Option<&Score>) -> String {
+    let mut out = String::new();
+    for ban in outcome.bans.iter().take(MAX_LISTED) {
+        let _ = writeln!(out, "{}", ban_line(ban));
+    }
+    if outcome.bans.len() > MAX_LISTED {
+        let _ = writeln!(out, "… and {} more (--json lists all)", outcome.bans.len() - MAX_LISTED);
+    }
+    if !outcome.bans.is_empty() {
+        out.push('\n');
+    }
+    for words in &outcome.global {
+        let _ = writeln!(out, "whole server    {words}");
+    }
+    summary(outcome, &mut out);
+    if let Some(score) = score {
+        scored(score, &mut out);
+    }
+    out
+}
+
+fn ban_line(ban: &ReplayedBan) -> String {
+    let condition = ban.evidence.as_ref().map(|e| e.condition.clone()).unwrap_or_default();
+    let verdict = match (&ban.not_made, ban.term_secs) {
+        (Some(because), _) => format!("not banned: {because}"),
+        (None, Some(secs)) => format!("banned for {}", duration(secs)),
+        (None, None) => "banned permanently".to_owned(),
+    };
+    let paths: Vec<String> = ban
+        .evidence
+        .iter()
+        .flat_map(|evidence| &evidence.top_paths)
+        .take(3)
+        .map(|path| format!("{} ({})", words::printable(&path.path), path.count))
+        .collect();
+    let paths = if paths.is_empty() { String::new() } else { format!("; {}", paths.join(", ")) };
+    format!(
+        "{}  {}  {} (offence {})  {}: {condition}{paths}",
+        ban.timestamp, ban.client, verdict, ban.offence, ban.rule
+    )
+}
+
+fn summary(outcome: &Outcome, out: &mut String) {
+    let made = outcome.bans.iter().filter(|ban| ban.not_made.is_none()).count();
+    let share = |part: u64, of: u64| if of == 0 { 0.0 } else { 100.0 * part as f64 / of as f64 };
+    if let Some((first, last)) = outcome.span {
+        let _ = writeln!(out, "log             {} to {}", rfc3339(first), rfc3339(last));
+    }
+    let _ = writeln!(out, "requests        {} from {} clients", outcome.requests, outcome.clients);
+    let _ = writeln!(
+        out,
+        "bans            {made}; {} clients ({:.2} %) would have been banned",
+        outcome.clients_banned,
+        share(outcome.clients_banned, outcome.clients)
+    );
+    let _ = writeln!(
+        out,
+        "dropped         {} requests ({:.2} %) came while their client was banned",
+        outcome.requests_banned,
+        share(outcome.requests_banned, outcome.requests)
+    );
+    for (rule, count) in &outcome.by_rule {
+        let _ = writeln!(out, "  {:<14}{count}", rule.name());
+    }
+    for reason in Rejected::ALL {
+        let count = outcome.rejected[reason.index()];
+        if count > 0 {
+            let _ = writeln!(out, "lines refused   {count} ({})", reason.name());
+        }
+    }
+}
+
+fn scored(score: &Score, out: &mut String) {
+    let _ = writeln!(out, "\nagainst the labels");
+    let _ =
+        writeln!(out, "  caught        {} of {} ({:.1} %)", score.caught, score.to_ban, 100.0 * score.recall);
+    let _ = writeln!(
+        out,
+        "  wrong bans    {} of {} that must stay ({:.3} %)",
+        score.wrong,
+        score.must_stay,
+        100.0 * score.wrong_bans_share
+    );
+    if let Some(secs) = score.median_secs_to_ban {
+        let _ = writeln!(out, "  time to ban   {secs:.0} s (median, from the first evidence)");
+    }
+    for (what, clients) in [("missed", &score.missed), ("wrong", &score.wrongly_banned)] {
+        for client in clients {
+            let _ = writeln!(out, "  {what:<14}{client}");
+        }
+    }
+}
+
+/// One JSON value a line: each ban (`event` is `ban`, or `would_ban` when it was not made), then one `summary`.
+pub fn json_lines(outcome: &Outcome, score: Option<&Score>) -> Vec<Value> {
+    let mut lines: Vec<Value> = outcome.bans.iter().map(ban_json).collect();
+    let share = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
+    let rejected: serde_json::Map<String, Value> = Rejected::ALL
+        .iter()
+        .map(|reason| (reason.name().to_owned(), outcome.rejected[reason.index()].into()))
+        .collect();
+    lines.push(json!({
+        "event": "summary",
+        "requests": outcome.requests,
+        "requests_banned": outcome.requests_banned,
+        "requests_banned_share": share(outcome.requests_banned, outcome.requests),
+        "clients": outcome.clients,
+        "clients_banned": outcome.clients_banned,
+        "clients_banned_share": share(outcome.clients_banned, outcome.clients),
+        "bans_by_rule": outcome.by_rule,
+        "rejected": rejected,
+        "global": outcome.global,
+        "first": outcome.span.map(|(first, _)| rfc3339(first)),
+        "last": outcome.span.map(|(_, last)| rfc3339(last)),
+        "score": score,
+    }));
+    lines
+}
+
+fn ban_json(ban: &ReplayedBan) -> Value {
+    let mut line = json!({
+        "event": if ban.not_made.is_none() { "ban" } else { "would_ban" },
+        "timestamp": ban.timestamp,
+        "client": ban.client,
+        "rule": ban.rule,
+        "offence": ban.offence,
+        "term_secs": ban.term_secs,
+        "evidence": ban.evidence,
+    });
+    // Whoever scores by `ip` counts bans that were made.
+    let name = if ban.not_made.is_none() { "ip" } else { "address" };
+    line[name] = json!(ban.ip);
+    if let Some(because) = &ban.not_made {
+        line["because"] = json!(because);
+    }
+    line
+}
+
+/// What a change of configuration would change: the bans that only one of two replays made.
+pub fn render_difference(a: &Outcome, b: &Outcome) -> String {
+    let (only_a, only_b) = difference(a, b);
+    let mut out = String::new();
+    let banned = |outcome: &Outcome| format!("{} clients", outcome.clients_banned);
+    let _ = writeln!(out, "banned          {} before, {} after", banned(a), banned(b));
+    let _ =
+        writeln!(out, "dropped         {} requests before, {} after", a.requests_banned, b.requests_banned);
+    for (title, bans) in [("no longer banned", &only_a), ("newly banned", &only_b)] {
+        let _ = writeln!(out, "\n{title}: {}", bans.len());
+        for ban in bans.iter().take(MAX_LISTED) {
+            let _ = writeln!(out, "  {}", ban_line(ban));
+        }
+    }
+    out
+}
+
+/// The same as JSON lines.
+pub fn difference_json(a: &Outcome, b: &Outcome) -> Vec<Value> {
+    let (only_a, only_b) = difference(a, b);
+    let mut lines: Vec<Value> = only_a.iter().map(|ban| changed_json(ban, "no_longer_banned")).collect();
+    lines.extend(only_b.iter().map(|ban| changed_json(ban, "newly_banned")));
+    lines.push(json!({
+        "event": "summary",
+        "clients_banned": [a.clients_banned, b.clients_banned],
+        "requests_banned": [a.requests_banned, b.requests_banned],
+    }));
+    lines
+}
+
+fn changed_json(ban: &ReplayedBan, change: &'static str) -> Value {
+    let mut line = ban_json(ban);
+    line["change"] = json!(change);
+    line
+}
+
+/// Each client's first ban that only one of the two made.
+fn difference<'a>(a: &'a Outcome, b: &'a Outcome) -> (Vec<&'a ReplayedBan>, Vec<&'a ReplayedBan>) {
+    (only_in(a, b), only_in(b, a))
+}
+
+fn only_in<'a>(one: &'a Outcome, other: &Outcome) -> Vec<&'a ReplayedBan> {
+    let made = |outcome: &'a Outcome| outcome.bans.iter().filter(|ban| ban.not_made.is_none());
+    let others: std::collections::HashSet<_> =
+        other.bans.iter().filter(|ban| ban.not_made.is_none()).map(|ban| ban.client).collect();
+    let mut seen = std::collections::HashSet::new();
+    made(one).filter(|ban| !others.contains(&ban.client) && seen.insert(ban.client)).collect()
+}
+
+/// Why a client was banned in the replay, or why not.
+pub fn render_explanation(explanation: &Explanation, ban: Option<&ReplayedBan>) -> String {
+    let mut out = String::new();
+    match ban {
+        Some(ban) => {
+            let _ = writeln!(out, "{}\n", ban_line(ban));
+        }
+        None => {
+            let _ = writeln!(out, "{} was not banned\n", explanation.client);
+        }
+    }
+    let _ = writeln!(out, "at              {}", rfc3339(explanation.at_secs));
+    let _ = writeln!(
+        out,
+        "window          {} requests, {} errors in {} s ({:.2} req/s)",
+        explanation.requests, explanation.errors, explanation.window_secs, explanation.rate
+    );
+    let level = &explanation.baseline;
+    let _ =
+        writeln!(out, "reference       {:.2} req/s ± {:.2} ({})\n", level.mean, level.stddev, level.source);
+    for view in &explanation.rules {
+        let state = if view.fires { "fires" } else { "does not fire" };
+        let why = view.not_asked.as_ref().map_or_else(|| state.to_owned(), |why| format!("not asked: {why}"));
+        let _ = writeln!(out, "{:<16}{why}", view.rule.name());
+        for measure in &view.measures {
+            let _ = writeln!(
+                out,
+                "                {} {} (threshold {})",
+                measure.name, measure.value, measure.threshold
+            );
+        }
+    }
+    if !explanation.top_paths.is_empty() {
+        out.push_str("\nmost requested paths\n");
+        for path in &explanation.top_paths {
+            let _ = writeln!(out, "  {:>6}  {}", path.count, words::printable(&path.path));
+        }
+    }
+    out
+}

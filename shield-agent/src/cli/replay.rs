@@ -1,0 +1,176 @@
+//! `shield-agent replay FILE…`: past logs through the very engine, without privileges: who would have been banned, when,
+//! by which rule, with what evidence. The work is done in `crate::replay`; this is its command line.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::reply::{Format, JsonArg};
+use super::{BadConfig, Exit, args, print};
+use crate::config::Config;
+use crate::engine::allowlist::Allowlist;
+use crate::engine::client::Client;
+use crate::engine::report::Explanation;
+use crate::replay::input::Input;
+use crate::replay::labels::Labels;
+use crate::replay::{Outcome, Replay, Watch, html, text};
+use crate::source::format::Settings as FormatSettings;
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct ReplayArgs {
+    /// Access logs, oldest first: JSON or nginx's combined format, plain, .gz or .zst; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// With this configuration (default: the built-in one)
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Say what changes from --config to this configuration
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["labels", "html", "explain"])]
+    against: Option<PathBuf>,
+    /// Known answers: a CSV file with the columns ip and decision (ban, no_ban)
+    #[arg(long, value_name = "PATH")]
+    labels: Option<PathBuf>,
+    /// Write one self-contained page with the traffic, the baseline and the bans drawn
+    #[arg(long, value_name = "PATH")]
+    html: Option<PathBuf>,
+    /// Say why this client was banned, or why not
+    #[arg(long, value_name = "CLIENT", conflicts_with = "html")]
+    explain: Option<Client>,
+    /// At this moment (with --explain; default: its ban, or else its last request)
+    #[arg(long, value_name = "TIME", requires = "explain", value_parser = args::moment, allow_hyphen_values = true)]
+    at: Option<i64>,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the configuration is wrong, or a file cannot be read or is no access log.
+pub fn run(args: &ReplayArgs) -> Result<Exit> {
+    let inputs: Vec<Input> = args.files.iter().map(|file| Input::of(file)).collect();
+    let config = load(args.config.as_deref())?;
+    let labels =
+        args.labels.as_ref().map(|path| Labels::read(path, config.engine.ipv6_prefix)).transpose()?;
+    if let Some(against) = &args.against {
+        return compare(&inputs, &config, &load(Some(against))?, args.json.format());
+    }
+    let watch = args.explain.map(|client| Watch::new(client, config.engine.ipv6_prefix, args.at));
+    let replayed = replay(&inputs, &config, watch)?;
+    if args.explain.is_some() {
+        return explain(&replayed, args.json.format());
+    }
+    let score = labels.map(|labels| labels.score(&replayed.outcome));
+    if let Some(path) = &args.html {
+        let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
+        let page = html::render(&replayed.outcome, score.as_ref(), &names.join(", "));
+        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    match args.json.format() {
+        Format::Json => print_lines(&text::json_lines(&replayed.outcome, score.as_ref()))?,
+        Format::Text => print::text(&text::render(&replayed.outcome, score.as_ref()))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// The configuration named, or the built-in one: a replay does not depend on what is installed here.
+fn load(named: Option<&Path>) -> Result<Config> {
+    let config = match named {
+        Some(path) => Config::load(Some(path)),
+        None => Config::parse(""),
+    };
+    config.map_err(|error| BadConfig::of(error).into())
+}
+
+fn compare(inputs: &[Input], before: &Config, after: &Config, format: Format) -> Result<Exit> {
+    if inputs.contains(&Input::Stdin) {
+        bail!("standard input can be read only once: name files to compare two configurations");
+    }
+    let (before, after) = (replay(inputs, before, None)?.outcome, replay(inputs, after, None)?.outcome);
+    match format {
+        Format::Json => print_lines(&text::difference_json(&before, &after))?,
+        Format::Text => print::text(&text::render_difference(&before, &after))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// A finished replay.
+struct Replayed {
+    outcome: Outcome,
+    explanation: Option<Explanation>,
+}
+
+fn explain(replayed: &Replayed, format: Format) -> Result<Exit> {
+    let Some(explanation) = &replayed.explanation else {
+        bail!("this client does not appear in the log (before the moment asked for)");
+    };
+    let ban = replayed
+        .outcome
+        .bans
+        .iter()
+        .find(|ban| ban.client == explanation.client && ban.at_secs >= explanation.at_secs);
+    match format {
+        Format::Json => print::json(&serde_json::json!({ "explanation": explanation, "ban": ban }))?,
+        Format::Text => print::text(&text::render_explanation(explanation, ban))?,
+    }
+    Ok(Exit::Done)
+}
+
+fn replay(inputs: &[Input], config: &Config, watch: Option<Watch>) -> Result<Replayed> {
+    let allowlist = Allowlist::new(config.allow.iter().copied());
+    let mut replay = Replay::new(config.engine.clone(), config.policy.clone(), allowlist);
+    if let Some(watch) = watch {
+        replay.watch(watch);
+    }
+    let progress = Progress::of(inputs);
+    let format = config.sources.first().map_or_else(FormatSettings::default, |source| source.format.clone());
+    for input in inputs {
+        input.batches(&format, &progress.read_bytes, &mut |batch| {
+            replay.feed(batch);
+            progress.show();
+            Ok(())
+        })?;
+    }
+    progress.bar.finish_and_clear();
+    Ok(Replayed { explanation: replay.explanation(), outcome: replay.finish() })
+}
+
+/// A bar on standard error, when that is a terminal.
+struct Progress {
+    bar: ProgressBar,
+    read_bytes: Arc<AtomicU64>,
+}
+
+impl Progress {
+    fn of(inputs: &[Input]) -> Progress {
+        let sizes: Option<Vec<u64>> = inputs.iter().map(Input::len_bytes).collect();
+        let bar = match sizes {
+            Some(sizes) => {
+                ProgressBar::with_draw_target(Some(sizes.iter().sum()), ProgressDrawTarget::stderr())
+            }
+            None => ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()),
+        };
+        let style =
+            ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Progress { bar, read_bytes: Arc::new(AtomicU64::new(0)) }
+    }
+
+    fn show(&self) {
+        self.bar.set_position(self.read_bytes.load(Ordering::Relaxed));
+    }
+}
+
+fn print_lines(lines: &[serde_json::Value]) -> Result<()> {
+    let mut all = String::new();
+    for line in lines {
+        all.push_str(&serde_json::to_string(line).context("cannot write a result as JSON")?);
+        all.push('\n');
+    }
+    print::text(&all)
+}
