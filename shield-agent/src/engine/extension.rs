@@ -12,16 +12,27 @@ use super::ledger::LedgerBan;
 use super::settings::{ExtendBy, Extension};
 use super::time::{Ends, Now};
 
-/// The two samples are taken this long before the end; the rate is measured between them.
-const LEADS_MS: [u64; 2] = [12_000, 2_000];
+/// The first sample is taken this long before the end…
+const LEAD_MS: u64 = 12_000;
+/// …and the second this long after the first; the rate is measured between them.
+const MEASURED_MS: u64 = 10_000;
 /// Shorter terms are over before anything could be measured.
 const SHORTEST_MS: u64 = 20_000;
 
 /// Which bans are to be sampled, when.
 pub struct Extensions {
     settings: Extension,
-    wakes: BinaryHeap<Reverse<(u64, u64, Client)>>,
+    wakes: BinaryHeap<Reverse<Wake>>,
     samples: HashMap<Client, Sample>,
+}
+
+/// When a ban is to be sampled; the second sample is put down when the first is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Wake {
+    at_ms: u64,
+    serial: u64,
+    client: Client,
+    nth: u8,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,17 +55,19 @@ impl Extensions {
         if self.settings.by == ExtendBy::Off || !ban.rule.is_detected() || !long_enough {
             return;
         }
-        for lead in LEADS_MS {
-            self.wakes.push(Reverse((boot_ms - lead, ban.serial, ban.client)));
-        }
+        let (at_ms, serial, client) = (boot_ms - LEAD_MS, ban.serial, ban.client);
+        self.wakes.push(Reverse(Wake { at_ms, serial, client, nth: 1 }));
     }
 
     /// Clients whose counters are to be sampled now, with their ban's serial number; at most `limit`.
     pub fn due(&mut self, now: Now, limit: usize) -> Vec<(Client, u64)> {
         let mut due = Vec::new();
-        while due.len() < limit && self.wakes.peek().is_some_and(|Reverse((at, ..))| *at <= now.boot_ms) {
-            let Some(Reverse((_, serial, client))) = self.wakes.pop() else { break };
-            due.push((client, serial));
+        while due.len() < limit && self.wakes.peek().is_some_and(|Reverse(wake)| wake.at_ms <= now.boot_ms) {
+            let Some(Reverse(wake)) = self.wakes.pop() else { break };
+            due.push((wake.client, wake.serial));
+            if wake.nth == 1 {
+                self.wakes.push(Reverse(Wake { at_ms: wake.at_ms + MEASURED_MS, nth: 2, ..wake }));
+            }
         }
         due
     }
