@@ -280,7 +280,12 @@ pub fn rule_state(view: &RuleView) -> RuleState {
 
 fn measure_words(measure: &Measure) -> String {
     let sign = if measure.value > measure.threshold { ">" } else { "<=" };
-    format!("{} {:.2} {sign} {:.2}", measure.name, measure.value, measure.threshold)
+    format!("{} {} {sign} {}", measure.name, number(measure.value), number(measure.threshold))
+}
+
+/// Counts as they are, anything else with two decimals.
+fn number(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
 /// Text with every control character made visible, so that a terminal obeys nothing that came from the network.
