@@ -1,0 +1,425 @@
+//! `cargo xtask bench api`: what 1,000 requests a second and 100 open event streams do to detection. A real agent in a
+//! namespace (a dry run: the API is asked, not the firewall) is given attacks, one client each, by turns in silence and
+//! under load. Detection latency is from the write of the offending lines to the moment of the engine's ban.
+
+#![expect(clippy::print_stdout, reason = "the figures are this program's result")]
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser;
+use serde::Serialize;
+use shield_agent::cli::client::{AgentClient, Endpoint, EventStream, Message};
+use shield_agent::clock;
+use shield_agent::engine::action::Notice;
+use shield_agent::engine::client::Client;
+use shield_tests::agent::{Agent, Home};
+use shield_tests::netns::Namespace;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+/// Where the agent's page listens in its namespace.
+const PAGE: &str = "127.0.0.1:8080";
+
+/// The load: connections kept alive, each with its share of the requests.
+const CONNECTIONS: u64 = 20;
+const REQUESTS_PER_SEC: u64 = 1_000;
+const STREAMS: usize = 100;
+
+/// How many requests of a hundred go where, as a page and a monitor would ask.
+const MIX: [(&str, u64); 5] = [
+    ("/api/v1/status", 55),
+    ("/api/v1/clients?n=10", 20),
+    ("/api/v1/bans?limit=20", 10),
+    ("/api/v1/history", 10),
+    ("/metrics", 5),
+];
+
+/// Lines of one attack: more than the flood rule wants at once.
+const LINES_PER_ATTACK: usize = 120;
+
+/// How long to wait for one ban; far more than it takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two attacks, with a prime so that no timer of the agent keeps step with it.
+const PAUSE: Duration = Duration::from_millis(37);
+
+/// How long load runs before the first attack under it.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// What the issue allows.
+const MOST_RATIO: f64 = 1.10;
+
+#[derive(Parser)]
+#[command(about = "What the API's load does to detection")]
+struct Arguments {
+    /// One JSON object a line instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Attacks in a turn
+    #[arg(long, default_value_t = 100)]
+    attacks: u32,
+    /// Turns of each kind
+    #[arg(long, default_value_t = 4)]
+    turns: u32,
+}
+
+/// One row of the result.
+#[derive(Debug, Serialize)]
+struct RowOut {
+    case: &'static str,
+    attacks: usize,
+    detect_mean_ms: f64,
+    detect_p50_ms: f64,
+    detect_p99_ms: f64,
+    announce_p50_ms: f64,
+    requests_per_sec: f64,
+    failed_requests: u64,
+    answer_p50_ms: f64,
+    answer_p99_ms: f64,
+    streams: usize,
+}
+
+/// The comparison.
+#[derive(Debug, Serialize)]
+struct RatioOut {
+    case: &'static str,
+    detect_mean: f64,
+    detect_p50: f64,
+    most: f64,
+    ok: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let namespace = Namespace::create("bench")?;
+    let home = Home::create()?;
+    let log = home.folder().join("access.log");
+    File::create(&log).context("made the log")?;
+    let limits = "[ban]\nmax_share = 1.0\nmax_bans_per_minute = 1000000\n";
+    home.configure(&log, "", &format!("[page]\nlisten = {PAGE:?}\n\n{limits}"))?;
+    let agent = Agent::start(&namespace, &home, &["--dry-run"])?;
+    let bench = Bench { log, socket: home.socket(), arguments };
+    let measured = namespace.enter(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.context("made a runtime")?.block_on(bench.run())
+    });
+    let stopped = agent.stop()?;
+    ensure!(stopped.success(), "the agent ended badly:\n{}", home.log());
+    print(&measured?, bench.arguments.json)
+}
+
+struct Bench {
+    log: PathBuf,
+    socket: PathBuf,
+    arguments: Arguments,
+}
+
+/// One attack's latencies, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Latency {
+    detect: f64,
+    announce: f64,
+}
+
+/// What a case measured.
+#[derive(Debug, Default)]
+struct Case {
+    latencies: Vec<Latency>,
+    answers_ms: Vec<f64>,
+    failed: u64,
+    load_secs: f64,
+}
+
+impl Bench {
+    /// Idle and loaded by turns, so that what else the machine does hits both alike.
+    async fn run(&self) -> Result<[Case; 2]> {
+        let client = AgentClient::new(Endpoint::Unix(self.socket.clone()));
+        let mut events = client.events(None).await.context("opened the event stream")?;
+        let mut attacker = Attacker { log: File::options().append(true).open(&self.log)?, next: 0 };
+        let [mut idle, mut loaded] = [Case::default(), Case::default()];
+        attacker.attack_times(10, &mut events).await.context("warmed up")?;
+        for _ in 0..self.arguments.turns {
+            idle.latencies.extend(attacker.attack_times(self.arguments.attacks, &mut events).await?);
+            let load = Load::start();
+            sleep(SETTLE).await;
+            loaded.latencies.extend(attacker.attack_times(self.arguments.attacks, &mut events).await?);
+            load.stop(&mut loaded).await?;
+        }
+        Ok([idle, loaded])
+    }
+}
+
+struct Attacker {
+    log: File,
+    next: u32,
+}
+
+impl Attacker {
+    async fn attack_times(&mut self, times: u32, events: &mut EventStream) -> Result<Vec<Latency>> {
+        let mut latencies = Vec::new();
+        for _ in 0..times {
+            latencies.push(self.attack(events).await?);
+            sleep(PAUSE).await;
+        }
+        Ok(latencies)
+    }
+
+    /// One new client's flood in one write, and the wait for its ban.
+    async fn attack(&mut self, events: &mut EventStream) -> Result<Latency> {
+        // 198.18.0.0/15 is set aside for benchmarks.
+        let client: Client = std::net::Ipv4Addr::from_bits(0xC612_0000 + self.next).into();
+        self.next += 1;
+        let lines = lines_of(client)?;
+        let written_ms = wall_ms();
+        self.log.write_all(lines.as_bytes()).context("wrote the log")?;
+        let wait = ban_of(client, events);
+        let (banned_ms, announced_ms) =
+            timeout(PATIENCE, wait).await.with_context(|| format!("{client} was not banned"))??;
+        // The agent's moments are whole milliseconds, cut: half of one is added.
+        let since = |ms: i64| ms as f64 + 0.5 - written_ms;
+        Ok(Latency { detect: since(banned_ms), announce: since(announced_ms) })
+    }
+}
+
+fn lines_of(client: Client) -> Result<String> {
+    let time = jiff::Timestamp::from_millisecond(clock::now().wall_ms)?
+        .strftime("%Y-%m-%dT%H:%M:%S+00:00")
+        .to_string();
+    let mut lines = String::new();
+    for at in 0..LINES_PER_ATTACK {
+        writeln!(
+            lines,
+            r#"{{"source_ip":"{client}","timestamp":"{time}","method":"GET","path":"/page/{at}","status":200,"response_size":512}}"#
+        )?;
+    }
+    Ok(lines)
+}
+
+/// The wall clock in milliseconds with its fraction.
+fn wall_ms() -> f64 {
+    let time =
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).expect("every Linux has this clock");
+    time.tv_sec() as f64 * 1e3 + time.tv_nsec() as f64 / 1e6
+}
+
+/// When the engine banned this client, and when that was announced.
+async fn ban_of(client: Client, events: &mut EventStream) -> Result<(i64, i64)> {
+    loop {
+        match events.next().await?.context("the event stream goes on")? {
+            Message::Notice(event) if event.client == Some(client) => match &event.data {
+                Notice::Banned(ban) => return Ok((ban.since_ms, event.at_ms)),
+                other => bail!("{client} was not banned: {other:?}"),
+            },
+            _ => {}
+        }
+    }
+}
+
+/// The load, until it is stopped.
+struct Load {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<Result<()>>,
+    tally: Arc<Tally>,
+    began: Instant,
+}
+
+#[derive(Default)]
+struct Tally {
+    answers_ms: Mutex<Vec<f64>>,
+    failed: AtomicU64,
+    streams: AtomicU64,
+}
+
+impl Load {
+    fn start() -> Load {
+        let (stop, stopped) = watch::channel(false);
+        let tally = Arc::new(Tally::default());
+        let mut tasks = JoinSet::new();
+        for number in 0..CONNECTIONS {
+            tasks.spawn(ask_for_ever(number, Arc::clone(&tally), stopped.clone()));
+        }
+        for _ in 0..STREAMS {
+            tasks.spawn(stream_for_ever(Arc::clone(&tally), stopped.clone()));
+        }
+        Load { stop, tasks, tally, began: Instant::now() }
+    }
+
+    async fn stop(mut self, case: &mut Case) -> Result<()> {
+        let streams = self.tally.streams.load(Ordering::Relaxed);
+        ensure!(streams == STREAMS as u64, "{streams} of {STREAMS} event streams are open");
+        self.stop.send(true).context("told the load to stop")?;
+        case.load_secs += self.began.elapsed().as_secs_f64();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.context("a task of the load panicked")??;
+        }
+        case.answers_ms.append(&mut *self.tally.answers_ms.lock().await);
+        case.failed += self.tally.failed.load(Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// One connection's share of the requests, evenly spaced.
+async fn ask_for_ever(number: u64, tally: Arc<Tally>, mut stop: watch::Receiver<bool>) -> Result<()> {
+    let mut connection = BufReader::new(connect().await?);
+    let mut ticks = interval(Duration::from_micros(1_000_000 * CONNECTIONS / REQUESTS_PER_SEC));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut answers = Vec::new();
+    for request in number.. {
+        tokio::select! {
+            _ = stop.changed() => break,
+            _ = ticks.tick() => {}
+        }
+        let began = Instant::now();
+        // Steps that share no factor with a hundred visit every part of the mix.
+        match ask(&mut connection, path_of(request * 37 % 100)).await? {
+            200 => answers.push(began.elapsed().as_secs_f64() * 1e3),
+            _ => {
+                tally.failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+    tally.answers_ms.lock().await.append(&mut answers);
+    Ok(())
+}
+
+fn path_of(hundredth: u64) -> &'static str {
+    let mut left = hundredth;
+    for (path, share) in MIX {
+        if left < share {
+            return path;
+        }
+        left -= share;
+    }
+    MIX[0].0
+}
+
+async fn connect() -> Result<TcpStream> {
+    let addr: SocketAddr = PAGE.parse().context("the constant is an address")?;
+    let stream = TcpStream::connect(addr).await.with_context(|| format!("connected to {addr}"))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// One request on a connection kept alive; the answer's status.
+async fn ask(connection: &mut BufReader<TcpStream>, path: &str) -> Result<u16> {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    connection.get_mut().write_all(request.as_bytes()).await.context("sent a request")?;
+    let (mut status, mut length) = (0, 0);
+    loop {
+        let mut line = String::new();
+        connection.read_line(&mut line).await.context("read an answer's head")?;
+        let line = line.trim_end().to_ascii_lowercase();
+        if let Some(rest) = line.strip_prefix("http/1.1 ") {
+            status = rest.split(' ').next().unwrap_or_default().parse().context("an answer has a status")?;
+        } else if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().context("an answer has a length")?;
+        } else if line.is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    connection.read_exact(&mut body).await.context("read an answer's body")?;
+    Ok(status)
+}
+
+/// One event stream, read as it comes.
+async fn stream_for_ever(tally: Arc<Tally>, mut stop: watch::Receiver<bool>) -> Result<()> {
+    let mut stream = connect().await?;
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+    let mut buffer = vec![0; 16 * 1024];
+    let mut is_open = false;
+    loop {
+        let count = tokio::select! {
+            _ = stop.changed() => return Ok(()),
+            count = stream.read(&mut buffer) => count.context("read an event stream")?,
+        };
+        ensure!(count > 0, "an event stream ended");
+        if !is_open {
+            ensure!(buffer.starts_with(b"HTTP/1.1 200"), "an event stream was refused");
+            is_open = true;
+            tally.streams.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn print([idle, loaded]: &[Case; 2], as_json: bool) -> Result<()> {
+    let rows = [row("idle", idle, 0), row("loaded", loaded, STREAMS)];
+    let ratio = RatioOut {
+        case: "ratio",
+        detect_mean: rows[1].detect_mean_ms / rows[0].detect_mean_ms,
+        detect_p50: rows[1].detect_p50_ms / rows[0].detect_p50_ms,
+        most: MOST_RATIO,
+        ok: rows[1].detect_p50_ms <= MOST_RATIO * rows[0].detect_p50_ms,
+    };
+    if as_json {
+        for row in &rows {
+            println!("{}", serde_json::to_string(row)?);
+        }
+        println!("{}", serde_json::to_string(&ratio)?);
+        return Ok(());
+    }
+    println!(
+        "case     attacks  detect mean   p50    p99  announce p50  req/s  failed  answer p50   p99  streams"
+    );
+    for row in &rows {
+        println!(
+            "{:<8} {:>7}  {:>8.2} ms {:>5.2} {:>6.2}  {:>9.2} ms {:>6.0}  {:>6}  {:>7.2} ms {:>5.2}  {:>7}",
+            row.case,
+            row.attacks,
+            row.detect_mean_ms,
+            row.detect_p50_ms,
+            row.detect_p99_ms,
+            row.announce_p50_ms,
+            row.requests_per_sec,
+            row.failed_requests,
+            row.answer_p50_ms,
+            row.answer_p99_ms,
+            row.streams
+        );
+    }
+    println!(
+        "loaded / idle: mean {:.2}, p50 {:.2} (at most {MOST_RATIO:.2}: {})",
+        ratio.detect_mean,
+        ratio.detect_p50,
+        if ratio.ok { "kept" } else { "missed" }
+    );
+    Ok(())
+}
+
+fn row(case: &'static str, measured: &Case, streams: usize) -> RowOut {
+    let detect: Vec<f64> = measured.latencies.iter().map(|latency| latency.detect).collect();
+    let announce: Vec<f64> = measured.latencies.iter().map(|latency| latency.announce).collect();
+    let answered = measured.answers_ms.len() as f64;
+    RowOut {
+        case,
+        attacks: detect.len(),
+        detect_mean_ms: detect.iter().sum::<f64>() / detect.len() as f64,
+        detect_p50_ms: quantile(&detect, 0.5),
+        detect_p99_ms: quantile(&detect, 0.99),
+        announce_p50_ms: quantile(&announce, 0.5),
+        requests_per_sec: if measured.load_secs > 0.0 { answered / measured.load_secs } else { 0.0 },
+        failed_requests: measured.failed,
+        answer_p50_ms: quantile(&measured.answers_ms, 0.5),
+        answer_p99_ms: quantile(&measured.answers_ms, 0.99),
+        streams,
+    }
+}
+
+/// The value that this share of the values does not exceed; 0 when there are none.
+fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = ((sorted.len() as f64 * share).ceil() as usize).saturating_sub(1);
+    sorted.get(at).copied().unwrap_or(0.0)
+}
