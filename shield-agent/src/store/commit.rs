@@ -141,13 +141,18 @@ fn lifted(
     Ok(())
 }
 
+/// A count that is both lower and older than the stored one was overtaken on its way here, and is left out.
 fn offences(tx: &Connection, client: Client, count: u32, last_secs: i64) -> rusqlite::Result<()> {
     let client = client.to_string();
     if count == 0 {
         tx.prepare_cached("DELETE FROM offences WHERE client = ?1")?.execute([client])?;
     } else {
-        tx.prepare_cached("INSERT OR REPLACE INTO offences (client, count, last_secs) VALUES (?1, ?2, ?3)")?
-            .execute(params![client, count, last_secs])?;
+        tx.prepare_cached(
+            "INSERT INTO offences (client, count, last_secs) VALUES (?1, ?2, ?3)
+             ON CONFLICT (client) DO UPDATE SET count = excluded.count, last_secs = excluded.last_secs
+             WHERE excluded.last_secs >= last_secs OR excluded.count > count",
+        )?
+        .execute(params![client, count, last_secs])?;
     }
     Ok(())
 }

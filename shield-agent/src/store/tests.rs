@@ -353,6 +353,25 @@ fn offences_idle_for_long_are_forgotten() {
     assert_eq!(kept, [false, true, false]);
 }
 
+/// The end of a ban may be written after the client's next ban, which overtook it: the count must not go back.
+#[test]
+fn an_overtaken_count_of_offences_changes_nothing() {
+    let check = |first: (u32, i64), then: (u32, i64), expected: Option<u32>| {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(&settings(dir.path()), NOW);
+        for (count, last_secs) in [first, then] {
+            store.commit(&[Record::Offences { client: client(1), count, last_secs }], NOW).unwrap();
+        }
+        let kept = Reader::beside(&store).unwrap().offences(client(1)).unwrap();
+        assert_eq!(kept.map(|offences| offences.count), expected, "{first:?} then {then:?}");
+    };
+    check((2, 200), (1, 100), Some(2));
+    check((2, 200), (3, 300), Some(3));
+    check((2, 200), (3, 100), Some(3)); // the wall clock went back
+    check((4, 200), (1, 900), Some(1)); // forgotten, and offended again
+    check((2, 200), (0, 0), None);
+}
+
 #[test]
 fn bans_are_found_sorted_and_paged() {
     let dir = tempfile::tempdir().unwrap();

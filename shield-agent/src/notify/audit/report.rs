@@ -126,7 +126,7 @@ impl Report {
         match notice {
             Notice::Banned(ban) => self.banned(ban, at_ms),
             Notice::Lifted { client, reason, note, .. } => {
-                self.lifted(*client, *reason, note.as_deref(), at_ms)
+                self.lifted(*client, *reason, note.as_deref(), at_ms);
             }
             Notice::GlobalAnomalyStarted { condition, rate, mean, .. } => {
                 self.day(at_ms).anomalies += 1;
