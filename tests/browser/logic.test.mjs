@@ -75,8 +75,9 @@ test("a series keeps its span, its step, and its holes", async () => {
   assert.deepEqual(series.columns.at, [110, 112, 114, 116, 118, 120]);
   series.push(status(128, 5));
   assert.deepEqual(series.columns.at, [118, 120, 128]);
-  series.push(status(140, 5));
-  assert.deepEqual(series.columns.rate, [null, 5], "a hole longer than a few steps is drawn as one");
+  series.push(status(139, 5));
+  assert.deepEqual(series.columns.at, [130, 139]);
+  assert.deepEqual(series.columns.rate, [null, 5], "a long hole is drawn as one");
   assert.deepEqual(band(series.columns), { low: [null, 0], high: [null, 3] }, "the band never goes below nothing");
 });
 

@@ -261,7 +261,8 @@ describe("looks", () => {
       await assertAccessible(page, `asking, ${colorScheme}`);
       await page.keyboard.press("Escape");
       await page.locator(".clients .address").first().click();
-      await page.getByText("Values and thresholds").waitFor();
+      await page.getByText("Rules, as of now").waitFor();
+      await page.locator(".rule summary").first().click();
       await assertAccessible(page, `explaining, ${colorScheme}`);
       await page.keyboard.press("Escape");
       await server.stop();

@@ -1,8 +1,15 @@
 //! The page in Chromium: starts `tests/browser` under node and passes its verdict on. What is tested is written there;
 //! what is needed is checked here, so that a missing tool is named instead of a stack trace.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use shield_tests::agent::Agent;
+use shield_tests::site::{ATTACKER, SERVER, Site};
+use shield_tests::traffic::{Behaviour, Requester};
 
 /// The folder of the workspace.
 fn workspace() -> &'static Path {
@@ -54,4 +61,93 @@ fn the_pages_logic_needs_no_browser() {
 #[test]
 fn the_page_shows_and_does_what_it_should_in_chromium() {
     node_tests(&["page.test.mjs"], &[]);
+}
+
+/// The attacker's requests: the first is the one whose path the page must show as text.
+const ATTACK: &[&str] = &["/<script>window.hacked=1</script>", "/", "/search", "/login"];
+/// How the page is reached inside the server's namespace.
+const PAGE: &str = "127.0.0.1:8080";
+/// The attacker is served again once both enforcers have forgotten it.
+const TIME_TO_FORGET: Duration = Duration::from_secs(10);
+
+#[test]
+fn the_page_of_the_real_agent_shows_and_lifts_a_ban_and_outlives_a_restart() {
+    let node = tool("node");
+    let chromium = tool("chromium");
+    made("tests/browser/node_modules/playwright-core", "cargo xtask setup");
+    assert!(dashboard::was_built(), "the agent has no page embedded: `cargo xtask build` bundles it first");
+    let site = Site::create(&format!("[page]\nlisten = \"{PAGE}\"\n")).unwrap();
+    let mut world = World { agent: Some(site.start_agent(&[]).unwrap()), attack: None, site };
+
+    let token = std::fs::read_to_string(world.site.home.folder().join("state/api-token")).unwrap();
+    let mut command = Command::new(node);
+    command
+        .args(["--test-reporter=spec", "agent.test.mjs"])
+        .current_dir(workspace().join("tests/browser"))
+        .env("SHIELD_CHROMIUM", chromium)
+        .env("SHIELD_SCREENSHOTS", workspace().join("target/page-screenshots"))
+        .env("SHIELD_PAGE", format!("http://{PAGE}/"))
+        .env("SHIELD_TOKEN", token.trim())
+        .env("SHIELD_ATTACKER", ATTACKER.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut browser = world.site.server.enter(|| command.spawn()).unwrap();
+    let said = world.attend(&mut browser);
+    assert!(browser.wait().unwrap().success(), "{said}\nthe agent's log:\n{}", world.site.home.log());
+}
+
+/// What is outside the browser.
+struct World {
+    // Dropped first, while the site is still there.
+    attack: Option<Requester>,
+    agent: Option<Agent>,
+    site: Site,
+}
+
+impl World {
+    /// Fulfils the browser's wishes until it has no more; returns everything else that it said.
+    fn attend(&mut self, browser: &mut Child) -> String {
+        let mut answers = browser.stdin.take().expect("it was asked for as a pipe");
+        let output = browser.stdout.take().expect("it was asked for as a pipe");
+        let mut said = String::new();
+        for line in BufReader::new(output).lines() {
+            let line = line.unwrap();
+            let Some(wish) = line.strip_prefix("world: ") else {
+                said.push_str(&line);
+                said.push('\n');
+                continue;
+            };
+            let answer = match self.fulfil(wish) {
+                Ok(()) => "done".to_owned(),
+                Err(error) => format!("{error:#}").replace('\n', " "),
+            };
+            // A browser that has ended needs no answer: its exit code says why.
+            let _ = writeln!(answers, "{answer}");
+        }
+        said
+    }
+
+    fn fulfil(&mut self, wish: &str) -> Result<()> {
+        match wish {
+            "attack" => self.attack = Some(Requester::start(&self.site.street, attack())),
+            "end the attack" => drop(self.attack.take()),
+            "stop the agent" => drop(self.agent.take().context("the agent is not running")?.stop()?),
+            "start the agent" => self.agent = Some(self.site.start_agent(&[])?),
+            "serve the attacker" => drop(self.site.wait_until_served(ATTACKER, TIME_TO_FORGET)?),
+            unknown => bail!("there is no wish `{unknown}`"),
+        }
+        Ok(())
+    }
+}
+
+/// Some 300 requests a second: a flood, which is banned also before anything was learned.
+fn attack() -> Behaviour {
+    Behaviour {
+        server: SERVER,
+        from: Some(ATTACKER),
+        paths: ATTACK,
+        pause: Duration::from_millis(10),
+        timeout: Duration::from_millis(400),
+        threads: 3,
+    }
 }

@@ -134,9 +134,6 @@ export class FakeAgent {
     const { scenario } = this;
     return [
       { part: "source:/var/log/nginx/access.log", state: scenario.quiet ? "waiting" : "active", text: scenario.quiet ? "the log is empty so far" : "read to its end, 0.2 s behind" },
-      scenario.warming
-        ? { part: "detector", state: "waiting", text: "learning: 9 of 30 min" }
-        : { part: "detector", state: "active", text: "profile default, adaptive reference, warm" },
       scenario.degraded
         ? { part: "iptables", state: "degraded", text: "iptables-restore: Another app is currently holding the xtables lock; tried 3 times, next in 10 s. Bans are still dropped by XDP." }
         : { part: "iptables", state: "active", text: `rules in SHIELD (v4, v6), ${Math.min(this.activeBans(), 512)} clients` },

@@ -138,3 +138,8 @@ const PARTS: Record<string, string> = {
 export function partName(part: string): string {
   return PARTS[part] ?? part.replace(/^source:.*\//, "Log ").replace(/^source:/, "Log ");
 }
+
+/** The agent's words as a sentence begins. */
+export function sentence(words: string): string {
+  return words.charAt(0).toUpperCase() + words.slice(1);
+}

@@ -21,6 +21,9 @@ export interface AnomalySpan {
   to: number | null;
 }
 
+/** Points further apart than this (and than a few steps) have a hole between them; a late answer is not yet one. */
+const HOLE_SECS = 10;
+
 export class Series {
   readonly columns: Columns = { at: [], rate: [], errors: [], mean: [], stddev: [], packets: [], bytes: [] };
   private marks: Mark[] = [];
@@ -51,7 +54,7 @@ export class Series {
     const now = status.now_ms / 1000;
     const last = columns.at.at(-1) ?? Number.NEGATIVE_INFINITY;
     if (now - last < this.stepSecs * 0.9) return;
-    if (now - last > this.stepSecs * 5 && Number.isFinite(last)) this.append(last + this.stepSecs, null);
+    if (now - last > Math.max(HOLE_SECS, this.stepSecs * 3) && Number.isFinite(last)) this.append(last + this.stepSecs, null);
     this.append(now, status);
     while (columns.at.length > 0 && (columns.at[0] ?? now) < now - this.spanSecs) {
       for (const column of Object.values(columns)) column.shift();

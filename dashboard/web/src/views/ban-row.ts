@@ -3,7 +3,7 @@
 import type { Ban } from "../api/types";
 import { agentNowMs } from "../clock";
 import { h, icon, setAttribute, setText } from "../dom";
-import { bytes, countdown, plural, ruleName, shortCount, time } from "../format";
+import { bytes, countdown, plural, ruleName, sentence, shortCount, time } from "../format";
 import { banDetails } from "./evidence";
 
 export interface BanActions {
@@ -64,7 +64,7 @@ export class BanRow {
     setText(this.since, `since ${time(ban.since_ms)}`);
     setText(this.rule, ruleName(ban.rule));
     setAttribute(this.rule, "data-rule", ban.rule);
-    setText(this.words, ban.words);
+    setText(this.words, sentence(ban.words));
     setText(this.offence, ban.offence === 0 ? "–" : String(ban.offence));
     setText(this.packets, ban.dropped === null ? "–" : shortCount(ban.dropped.packets));
     setText(this.bytes, ban.dropped === null ? "" : bytes(ban.dropped.bytes));

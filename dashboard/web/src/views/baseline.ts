@@ -58,7 +58,8 @@ function hours(profile: HourSlot[], nowMs: number): Element {
   const chart = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": describe(slots) });
   for (const slot of slots) chart.append(bar(slot, slot.hour === nowHour, y));
   const scale = h("div", { class: "hours-scale", "aria-hidden": "true" }, ...["00", "06", "12", "18", "24"].map((hour) => h("span", {}, hour)));
-  return h("div", {}, chart, scale);
+  const learned = slots.some((slot) => slot.mean !== null);
+  return h("div", {}, learned ? chart : h("p", { class: "panel-note" }, "Each hour is learned when it has been seen."), scale);
 }
 
 function bar(slot: HourSlot, isNow: boolean, y: (value: number) => number): SVGElement {

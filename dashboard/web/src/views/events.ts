@@ -2,7 +2,7 @@
 
 import type { AgentEvent } from "../api/types";
 import { byId, h, icon, setText, type IconName } from "../dom";
-import { fullTime, time } from "../format";
+import { fullTime, sentence, time } from "../format";
 
 /** More is in the audit log; a page with thousands of lines helps nobody. */
 const KEPT = 100;
@@ -58,6 +58,6 @@ function line(event: AgentEvent): Element {
     { class: "event", "data-severity": event.severity, "data-kind": event.kind },
     icon(ICONS[event.kind] ?? "info"),
     h("time", { datetime: new Date(event.at_ms).toISOString(), title: fullTime(event.at_ms) }, time(event.at_ms)),
-    h("p", {}, event.text),
+    h("p", {}, sentence(event.text)),
   );
 }

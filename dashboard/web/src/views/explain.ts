@@ -3,7 +3,7 @@
 import { api } from "../api/client";
 import type { Explanation, RuleState } from "../api/types";
 import { h } from "../dom";
-import { count, fullTime, plural, rate, ruleName } from "../format";
+import { count, fullTime, plural, rate, ruleName, sentence } from "../format";
 import { show } from "./dialog";
 import { measures, pairs, paths } from "./evidence";
 
@@ -24,19 +24,22 @@ function explanation(it: Explanation): HTMLElement[] {
     ["Offences", it.offences.count === 0 ? "none remembered" : plural(it.offences.count, "offence", "offences")],
   ];
   for (const entry of it.allowed) facts.push(["Protected", `${entry.network}: ${entry.words}`]);
-  const asked = it.rules.filter((rule) => (rule.not_asked ?? null) === null || rule.fires);
-  const sections = [h("p", { class: "lead" }, it.words), pairs(facts), rules(asked), measuresOf(asked), paths(it.top_paths), history(it)];
+  const sections = [h("p", { class: "lead" }, sentence(it.words)), pairs(facts), paths(it.top_paths), rules(it.rules), history(it)];
   return sections.filter((section) => section !== null);
 }
 
+/** One line a rule, those that fire first; opened, a rule shows its values. */
 function rules(list: RuleState[]): HTMLElement | null {
   if (list.length === 0) return null;
-  const items = list.map((rule) => h("li", { class: rule.fires ? "fires" : "" }, h("strong", {}, ruleName(rule.rule)), " ", rule.words));
-  return h("div", {}, h("h3", {}, "Rules"), h("ul", { class: "rules" }, ...items));
+  const items = list.toSorted((a, b) => Number(b.fires) - Number(a.fires)).map(rule);
+  return h("div", {}, h("h3", {}, "Rules, as of now"), ...items);
 }
 
-function measuresOf(list: RuleState[]): HTMLElement | null {
-  return measures(list.flatMap((rule) => rule.measures));
+function rule(state: RuleState): HTMLElement {
+  const notAsked = state.not_asked ?? null;
+  const answer = state.fires ? "fires" : notAsked === null ? "does not fire" : `not asked: ${notAsked}`;
+  const summary = h("summary", {}, h("strong", {}, ruleName(state.rule)), " ", answer);
+  return h("details", { class: state.fires ? "rule fires" : "rule" }, summary, measures(state.measures) ?? h("p", {}, state.words));
 }
 
 function history(it: Explanation): HTMLElement | null {

@@ -2,7 +2,7 @@
 
 import { byId, h, setAttribute, setText } from "../dom";
 import { bytes, count, percent, plural, rate, shortCount, sigmas, span } from "../format";
-import type { Status } from "../api/types";
+import type { Baseline, DetectorStatus, Status } from "../api/types";
 
 /** From this many standard deviations on, a rate is shown as unusual; the detector's own thresholds decide bans. */
 const UNUSUAL_SIGMAS = 2;
@@ -49,15 +49,20 @@ function figure(parent: Element, title: string): Figure {
 
 function showRate(figure: Figure, { global, baseline, detector }: Status): void {
   const away = (global.rate - baseline.mean) / baseline.stddev;
-  const learned = detector.warm_up === null && baseline.source !== "floor";
+  const learned = hasLearned(baseline, detector);
   const note = learned ? `${sigmas(away)} σ from ${rate(baseline.mean)} ± ${rate(baseline.stddev)}` : "no baseline learned yet";
   const unusual = learned && away > UNUSUAL_SIGMAS;
   figure.show(rate(global.rate), "req/s", note, global.anomaly !== null ? "alert" : unusual ? "warm" : "calm");
 }
 
-function showErrors(figure: Figure, { global, baseline }: Status): void {
-  const share = global.rate > 0 ? ` · ${percent((100 * global.error_rate) / global.rate)} of requests` : "";
-  figure.show(rate(global.error_rate), "per s", `usual ${rate(baseline.error_mean)}${share}`);
+function hasLearned(baseline: Baseline, detector: DetectorStatus): boolean {
+  return detector.warm_up === null && baseline.source !== "floor";
+}
+
+function showErrors(figure: Figure, { global, baseline, detector }: Status): void {
+  const usual = hasLearned(baseline, detector) ? [`usual ${rate(baseline.error_mean)}`] : [];
+  const share = global.rate > 0 ? [`${percent((100 * global.error_rate) / global.rate)} of requests`] : [];
+  figure.show(rate(global.error_rate), "per s", [...usual, ...share].join(" · ") || "no requests");
 }
 
 function showBanned(figure: Figure, { bans, totals }: Status): void {

@@ -1,14 +1,15 @@
 // How every part of Shield stands, as a state with its reason.
 
-import type { Part, PartState, Status } from "../api/types";
+import type { DetectorStatus, Part, PartState, Status } from "../api/types";
 import { byId, h, icon, Keyed, setAttribute, setText, type IconName } from "../dom";
-import { partName } from "../format";
+import { partName, span } from "../format";
 
-const STATES: Record<PartState, { words: string; icon: IconName }> = {
-  active: { words: "works", icon: "check" },
-  waiting: { words: "waits", icon: "wait" },
-  degraded: { words: "degraded", icon: "warn" },
-  off: { words: "off", icon: "off" },
+/** What needs a person comes first, what is switched off last. */
+const STATES: Record<PartState, { words: string; icon: IconName; rank: number }> = {
+  degraded: { words: "degraded", icon: "warn", rank: 0 },
+  waiting: { words: "waits", icon: "wait", rank: 1 },
+  active: { words: "works", icon: "check", rank: 1 },
+  off: { words: "off", icon: "off", rank: 2 },
 };
 
 export function startHealth(): (status: Status) => void {
@@ -18,11 +19,21 @@ export function startHealth(): (status: Status) => void {
     (part) => new PartView(part),
   );
   return (status) => {
-    parts.update(status.parts);
-    const working = status.parts.filter((part) => part.state === "active").length;
-    const on = status.parts.filter((part) => part.state !== "off").length;
+    const all = [detector(status.detector), ...status.parts.filter((part) => part.part !== "detector")];
+    parts.update(all.toSorted((a, b) => STATES[a.state].rank - STATES[b.state].rank));
+    const working = all.filter((part) => part.state === "active").length;
+    const on = all.filter((part) => part.state !== "off").length;
     setText(byId("health-note"), `${working} of ${on} work`);
   };
+}
+
+/** The detector is no part that can break, but it can be in a state that a person should know. */
+function detector(it: DetectorStatus): Part {
+  const part = (state: PartState, text: string): Part => ({ part: "detector", state, text });
+  if (it.blast_radius !== null) return part("degraded", `banning is stopped: ${it.blast_radius}`);
+  if (it.warm_up !== null) return part("waiting", `still learning, ${span(it.warm_up.remaining_secs)} left`);
+  if (it.frozen) return part("active", "baseline frozen while traffic is unusual");
+  return part("active", `profile ${it.profile}, ${it.reference} reference, learned`);
 }
 
 class PartView {

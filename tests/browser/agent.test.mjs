@@ -1,0 +1,91 @@
+// The page of the real agent. `tests/tests/browser.rs` makes the world (server, nginx, agent, attacker) and runs this
+// inside it; what has to happen outside the browser is asked for with `world(wish)`.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { createInterface } from "node:readline";
+import { assertAccessible, close, launch, openLive, reaches, row, rowIs } from "./harness.mjs";
+
+const { SHIELD_PAGE: PAGE, SHIELD_TOKEN: TOKEN, SHIELD_ATTACKER: ATTACKER, SHIELD_SCREENSHOTS: SCREENSHOTS } = process.env;
+
+/** What the attacker asks for; the world does the asking. */
+const SCRIPT = "<script>window.hacked=1</script>";
+
+/** The agent's stop, its start and the page's next attempt, on a machine that runs other tests as well. */
+const RESTART_MS = 30_000;
+
+const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+/** Has something happen outside, and waits until it has. */
+async function world(wish) {
+  process.stdout.write(`world: ${wish}\n`);
+  const { value, done } = await answers.next();
+  assert.ok(!done && value === "done", `the world could not "${wish}": ${value}`);
+}
+
+let browser;
+let page;
+before(async () => {
+  browser = await launch();
+  page = await openLive(browser, PAGE);
+});
+after(async () => {
+  await browser.close();
+  process.stdin.destroy();
+});
+
+const secondsLeft = async () => {
+  const text = (await row(page, ATTACKER).locator(".left").textContent()) ?? "";
+  return text.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
+};
+
+test("before the attack nobody is banned and every part says how it stands", async () => {
+  await page.getByText("Nobody is banned.").waitFor();
+  const parts = await page.locator(".part-name").allTextContents();
+  for (const part of ["iptables", "XDP", "Store", "Detector"]) assert.ok(parts.includes(part), `${part} in ${parts}`);
+});
+
+test("the ban is shown within 3 s of the attack, with its evidence", async () => {
+  await world("attack");
+  await rowIs(page, ATTACKER, "shown", { ms: 3_000 });
+  await reaches(page, (client) => document.getElementById("events").textContent.includes(client), "an event about it", { argument: ATTACKER });
+});
+
+test("a path of <script> is text", async () => {
+  await row(page, ATTACKER).getByRole("button", { name: ATTACKER, exact: true }).click();
+  await page.locator(".paths code", { hasText: SCRIPT }).first().waitFor();
+  assert.deepEqual(await page.evaluate(() => ["hacked" in window, document.scripts.length]), [false, 1]);
+});
+
+test("it counts down, and what is dropped is counted", async () => {
+  const first = await secondsLeft();
+  assert.ok(first > 500 && first <= 600, `10 minutes at first: ${first} s left`);
+  await page.waitForTimeout(2_500);
+  const second = await secondsLeft();
+  assert.ok([2, 3, 4].includes(first - second), `${first} s, then ${second} s`);
+  await reaches(page, () => /[1-9]/.test(document.querySelector(".ban [data-label=Dropped] span").textContent), "dropped packets counted", { ms: 10_000 });
+  await page.screenshot({ path: `${SCREENSHOTS}/agent-under-attack.png`, fullPage: true });
+  await assertAccessible(page, "under attack");
+});
+
+test("the page survives a restart of the agent, and so does the ban", async () => {
+  const before = await secondsLeft();
+  await page.evaluate(() => (window.stillTheSamePage = true));
+  await world("stop the agent");
+  await page.getByText("Cut off from the agent").waitFor({ timeout: 10_000 });
+  await world("start the agent");
+  await reaches(page, () => document.body.dataset.link === "live", "live again", { ms: RESTART_MS });
+  await rowIs(page, ATTACKER, "shown");
+  assert.ok((await secondsLeft()) < before, "the same ban, not a new one");
+  assert.equal(await page.evaluate(() => window.stillTheSamePage), true);
+});
+
+test("the ban is lifted by its button, with the token", async () => {
+  await world("end the attack");
+  await row(page, ATTACKER).getByRole("button", { name: `Lift ${ATTACKER}` }).click();
+  await page.getByLabel("Token").fill(TOKEN);
+  await page.getByRole("button", { name: "Lift the ban" }).click();
+  await rowIs(page, ATTACKER, "gone", { ms: 10_000 });
+  await world("serve the attacker");
+  await close(page);
+});
