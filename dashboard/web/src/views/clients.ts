@@ -17,7 +17,7 @@ export function startClients(explain: (client: string) => void): (list: ClientLi
     setText(byId("clients-note"), `over ${list.window_secs} s`);
     const empty = byId("clients-empty");
     empty.hidden = list.clients.length > 0;
-    setText(empty, `No requests in the last ${list.window_secs} seconds.`);
+    setText(empty, `No client that gets through asked for anything in the last ${list.window_secs} seconds.`);
   };
 }
 
