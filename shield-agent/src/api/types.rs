@@ -100,7 +100,7 @@ pub struct Detector {
     pub profile: String,
     /// What a client's rate is compared with: `adaptive` or `classic`.
     pub reference: String,
-    /// Set while it only bans absolute floods.
+    /// Set while it only bans what needs no baseline: floods, probing, password guessing.
     pub warm_up: Option<WarmUp>,
     /// Whether learning is frozen because of an anomaly.
     pub frozen: bool,

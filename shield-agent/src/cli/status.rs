@@ -80,7 +80,11 @@ fn detector(detector: &Detector, colour: Colour) -> String {
         (Some(why), _) => (Style::Bad, "stopped", format!("bans nobody: {why}")),
         (None, Some(warm_up)) => {
             let left = duration(warm_up.remaining_secs);
-            (Style::Warn, "warm-up", format!("{left} left; bans only absolute floods"))
+            (
+                Style::Warn,
+                "warm-up",
+                format!("{left} left; until then bans only floods, probing and password guessing"),
+            )
         }
         (None, None) if detector.frozen => {
             (Style::Warn, "frozen", "does not learn from an anomaly".to_owned())

@@ -77,7 +77,7 @@ pub struct ClientSummary {
 /// The detector's own state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DetectorStatus {
-    /// Whether it only bans absolute floods yet.
+    /// Whether it only bans what needs no baseline yet (floods, probing, password guessing).
     pub warming_up: bool,
     /// Seconds of warm-up left, by event time.
     pub warm_up_left_secs: u32,

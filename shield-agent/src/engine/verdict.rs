@@ -16,7 +16,7 @@ pub enum Rule {
     ErrorSurge,
     /// Distinct failed paths.
     Probing,
-    /// An absolute flood: the only rule that bans during warm-up.
+    /// An absolute flood: needs nothing learned, so it bans during warm-up too.
     Flood,
     /// A spread of features (paths, repeats, share of static files) unlike this site's clients.
     Behaviour,

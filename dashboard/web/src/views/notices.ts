@@ -73,7 +73,7 @@ function statusNotices(status: Status): Notice[] {
     notices.push({ key: `part ${part.part}`, severity: "warning", icon: "warn", title: partName(part.part), text: part.text });
   }
   if (warmUp !== null) {
-    const text = `${span(warmUp.remaining_secs)} left until rates are judged. Until then only an absolute flood is banned.`;
+    const text = `${span(warmUp.remaining_secs)} left until rates are judged. Until then only floods, probing and password guessing are banned.`;
     notices.push({ key: "warm-up", severity: "info", icon: "wait", title: "Learning what is normal here", text });
   }
   if (frozen && anomaly === null) {
