@@ -314,10 +314,14 @@ impl Baseline {
     }
 
     /// Takes the level of the frozen time for the real one.
-    pub fn accept_frozen(&mut self) {
-        if !self.frozen.is_empty() {
-            self.learned.server = std::mem::take(&mut self.frozen);
+    pub fn accept_frozen(&mut self, second: u32) {
+        if self.frozen.is_empty() {
+            return;
         }
+        self.learned.server = std::mem::take(&mut self.frozen);
+        let mut accepted = ServerSpan::default();
+        self.learned.server.iter().for_each(|span| accepted.merge(span));
+        self.hour_mut(second).server = accepted;
     }
 
     /// Works out the levels in force at `second`.
@@ -549,7 +553,7 @@ mod tests {
         learn(&mut baseline, 86_400, 30, |_| 2, false);
         learn(&mut baseline, 86_400 + 1800, 30, |_| 50, true);
         assert!((baseline.server().mean - 2.0).abs() < 1e-9);
-        baseline.accept_frozen();
+        baseline.accept_frozen(86_400 + 3600);
         baseline.recompute(86_400 + 3600);
         assert!((baseline.server().mean - 50.0).abs() < 1e-9);
     }

@@ -56,7 +56,8 @@ impl Light {
 
     fn requests(&self) -> impl Iterator<Item = (u32, Trace)> {
         (0..usize::from(self.len)).map(|at| {
-            let trace = Trace { key: self.keys[at], flags: self.flags[at], weight: self.weights[at] };
+            let trace =
+                Trace { key: self.keys[at], flags: self.flags[at], weight: self.weights[at], answer: 0 };
             (u32::from(self.agos[at]), trace)
         })
     }

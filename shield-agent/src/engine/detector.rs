@@ -383,7 +383,7 @@ impl Detector {
         let level = *self.baseline.server();
         if let Some(change) = self.global.watch(rate, &level, &self.policy, second) {
             if self.global.took_too_long() {
-                self.baseline.accept_frozen();
+                self.baseline.accept_frozen(second);
                 self.baseline.recompute(second);
             }
             self.changes.push(change);

@@ -24,6 +24,7 @@ struct Trail {
     hits: u16,
     hits_before: u16,
     weight: u8,
+    answer: u8,
     flags: Flags,
 }
 
@@ -43,6 +44,7 @@ impl Trail {
         // Both only grow, so that the order of a second's lines makes no difference.
         self.weight = self.weight.max(trace.weight);
         self.flags = self.flags.union(trace.flags);
+        self.answer = self.answer.max(trace.answer);
     }
 
     fn repeats(&self, second: u32) -> u32 {
@@ -66,6 +68,8 @@ pub struct Spread {
     pub paths: u32,
     /// Distinct failed targets over the window.
     pub failed_paths: u32,
+    /// Distinct scripts over the window that were answered alike: most of any one answer.
+    pub alike_scripts: u32,
     /// Weight over the window of targets whose shape tells, in tenths of a failed path.
     pub shaped_weight: u32,
     /// Weight over the window of targets that merely failed.
@@ -156,9 +160,13 @@ impl Footprint {
     /// What the targets amount to at `second`, without changing anything.
     pub fn spread(&self, second: u32) -> Spread {
         let mut spread = Spread::default();
+        let mut alike = [0u32; 256];
         for trail in self.trails.iter().filter(|t| t.is_within(TRAIL_SECS, second)) {
             spread.count(trail, second);
+            let is_script = trail.flags.has(Flags::SCRIPT) && trail.is_within(WINDOW_SECS, second);
+            alike[usize::from(trail.answer)] += u32::from(is_script);
         }
+        spread.alike_scripts = alike.iter().skip(1).copied().max().unwrap_or(0);
         spread
     }
 

@@ -96,7 +96,7 @@ mod tests {
     use crate::engine::baseline::Source;
 
     const LEVEL: Level =
-        Level { mean: 2.0, stddev: 1.0, error_mean: 0.1, samples: 1800.0, source: Source::Rolling };
+        Level { mean: 20.0, stddev: 10.0, error_mean: 0.1, samples: 1800.0, source: Source::Rolling };
 
     /// Feeds one rate a second and returns the seconds at which something was announced.
     fn run(rates: impl IntoIterator<Item = f64>) -> Vec<(u32, bool)> {
@@ -114,26 +114,26 @@ mod tests {
 
     #[test]
     fn it_starts_once_and_ends_once() {
-        let rates = [vec![2.0; 10], vec![9.0; 100], vec![2.0; 100]].concat();
+        let rates = [vec![20.0; 10], vec![90.0; 100], vec![20.0; 100]].concat();
         assert_eq!(run(rates), [(15, true), (170, false)]);
     }
 
     #[test]
     fn a_rate_that_wavers_at_the_threshold_is_one_anomaly() {
-        // 5.0 is the z-threshold (3 x 1.0 above 2.0); 4.6 is below it, but not below the end's.
-        let rates = (0..600).map(|second| if second % 20 < 10 { 5.5 } else { 4.6 });
+        // 50 is the z-threshold (3 x 10 above 20); 46 is below it, but not below the end's.
+        let rates = (0..600).map(|second| if second % 20 < 10 { 55.0 } else { 46.0 });
         assert_eq!(run(rates), [(5, true)]);
     }
 
     #[test]
     fn a_peak_of_a_moment_is_none() {
-        let rates = (0..600).map(|second| if second % 10 < 4 { 50.0 } else { 2.0 });
+        let rates = (0..600).map(|second| if second % 10 < 4 { 500.0 } else { 20.0 });
         assert_eq!(run(rates), []);
     }
 
     #[test]
     fn what_lasts_is_accepted() {
-        let announced = run(vec![9.0; 1900]);
+        let announced = run(vec![90.0; 1900]);
         assert_eq!(announced[..2], [(5, true), (1800, false)]);
     }
 }

@@ -13,6 +13,8 @@ pub mod client;
 pub mod clients;
 mod commands;
 pub mod detector;
+#[cfg(test)]
+mod detector_tests;
 pub mod escalation;
 pub mod event;
 pub mod extension;

@@ -98,6 +98,8 @@ pub struct ProbingRule {
     pub threshold_60s: f64,
     /// The same over 10 min.
     pub threshold_600s: f64,
+    /// Distinct scripts in the window that were all answered alike, whatever the answer.
+    pub alike_scripts: u32,
 }
 
 /// The error-surge rule: failures far above the baseline, and most of what the client does.
@@ -203,10 +205,10 @@ impl Default for Policy {
             rate_multiplier: RateMultiplierRule { switch: on, multiplier: 10.0, min_requests: 600 },
             tightening: Tightening { switch: on, error_rate_multiplier: 3.0, factor: 0.6 },
             flood: FloodRule { switch: on, rate: 20.0, sustained_secs: 60, page_requests: 40, page_secs: 3 },
-            probing: ProbingRule { switch: on, threshold_60s: 13.0, threshold_600s: 30.0 },
+            probing: ProbingRule { switch: on, threshold_60s: 13.0, threshold_600s: 30.0, alike_scripts: 20 },
             error_surge: ErrorSurgeRule {
                 switch: on,
-                min_errors: 90,
+                min_errors: 120,
                 error_rate_multiplier: 3.0,
                 malformed_requests: 10,
             },
@@ -217,7 +219,7 @@ impl Default for Policy {
                 login_burst_secs: 5,
                 remote_calls: 35,
                 min_paths: 120,
-                min_posts: 60,
+                min_posts: 90,
                 min_repeats: 150,
                 z_threshold: 4.0,
                 multiplier: 8.0,
@@ -227,7 +229,7 @@ impl Default for Policy {
                 switch: on,
                 z_threshold: 3.0,
                 multiplier: 3.0,
-                min_rate: 1.0,
+                min_rate: 5.0,
                 start_secs: 5,
                 end_secs: 60,
             },

@@ -249,6 +249,10 @@ impl Judge<'_> {
         let ten_minutes = |weight| at_least("probes_600s", tenths(weight), rule.threshold_600s);
         clause(&[minute(spread.shaped_weight)]);
         clause(&[minute(spread.shaped_weight + spread.plain_weight), mostly_failing]);
+        clause(&[
+            at_least("scripts_answered_alike", spread.alike_scripts, rule.alike_scripts),
+            at_least("twice_scripts", 2 * spread.alike_scripts, facts.before.pages()),
+        ]);
         clause(&[ten_minutes(spread.shaped_weight_600)]);
         clause(&[ten_minutes(spread.shaped_weight_600 + spread.plain_weight_600), mostly_failing]);
     }
@@ -270,7 +274,7 @@ impl Judge<'_> {
             let error_rate = f64::from(failed) / f64::from(WINDOW_SECS);
             clause(&[
                 at_least("failures", failed, rule.min_errors),
-                above("failures", failed.into(), facts.before.served_pages().into()),
+                above("failures", failed.into(), (facts.before.served_pages() + facts.before.assets).into()),
                 at_least("failures_before", facts.before.failed, rule.min_errors / SPREAD_OVER_SECONDS),
                 above("error_rate", error_rate, rule.error_rate_multiplier * self.level().error_mean),
                 self.unprecedented(Feature::Failed, failed.into()),
@@ -388,7 +392,8 @@ impl Gate {
             remote_calls: whole(behaviour.switch, behaviour.remote_calls),
             logins: whole(behaviour.switch, behaviour.logins.min(behaviour.login_burst)),
             weight: when(policy.probing.switch, tenths) as u32,
-            paths: whole(behaviour.switch, behaviour.min_paths),
+            paths: whole(behaviour.switch, behaviour.min_paths)
+                .min(whole(policy.probing.switch, policy.probing.alike_scripts)),
             repeats: whole(policy.flood.switch, policy.flood.page_requests)
                 .min(whole(behaviour.switch, behaviour.min_posts.min(behaviour.min_repeats))),
         }

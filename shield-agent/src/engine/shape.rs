@@ -116,53 +116,69 @@ pub fn of_query(query: &[u8]) -> Query<'_> {
     }
     let mut lower = [0; 512];
     let lower = lowered(query, &mut lower);
-    let holds = |probes: &[&[u8]]| probes.iter().any(|probe| memchr::memmem::find(lower, probe).is_some());
     if let Some(password) = password_in(query, lower) {
         return Query::Password(password);
     }
+    // Each text is looked for only where its rarest byte is: nearly every query holds none of these.
+    let mut seen = [false; 256];
+    lower.iter().for_each(|byte| seen[usize::from(*byte)] = true);
+    let holds = |probes: &[(u8, &[u8])]| {
+        probes
+            .iter()
+            .any(|(rare, text)| seen[usize::from(*rare)] && memchr::memmem::find(lower, text).is_some())
+    };
     if holds(&QUERY_PROBES) {
         return Query::Probe;
     }
     if holds(&QUERY_DUBIOUS) {
         return Query::Dubious;
     }
-    if is_asset_query(query) { Query::Asset } else { Query::Plain }
+    if seen[usize::from(b'.')] && is_asset_query(query) { Query::Asset } else { Query::Plain }
 }
 
 fn password_in<'a>(query: &'a [u8], lower: &[u8]) -> Option<&'a [u8]> {
-    let name = [&b"pwd="[..], b"passwd=", b"password=", b"pass="].into_iter().find_map(|name| {
-        let at = memchr::memmem::find(lower, name)?;
-        // The whole name of a parameter, not the end of another one.
-        (at == 0 || matches!(lower[at - 1], b'?' | b'&' | b';')).then_some(at + name.len())
+    let value_at = memchr::memchr_iter(b'=', lower).find_map(|at| {
+        let name = &lower[..at];
+        let start = name.iter().rposition(|b| matches!(b, b'?' | b'&' | b';')).map_or(0, |at| at + 1);
+        matches!(&name[start..], b"pwd" | b"passwd" | b"password" | b"pass").then_some(at + 1)
     })?;
-    query[name..].split(|b| *b == b'&').next()
+    query[value_at..].split(|b| *b == b'&').next()
 }
 
 fn is_asset_query(query: &[u8]) -> bool {
     query.split(|b| matches!(b, b'&' | b'=' | b'?')).any(|part| kind_by_ending(part) == Kind::Asset)
 }
 
-const QUERY_PROBES: [&[u8]; 17] = [
-    b"../",
-    b"..%2f",
-    b"%2e%2e",
-    b"..\\",
-    b"/etc/passwd",
-    b"%2fetc%2f",
-    b"<script",
-    b"%3cscript",
-    b"union%20",
-    b"union+",
-    b"sleep(",
-    b"php://",
-    b"allow_url_include",
-    b"auto_prepend_file",
-    b"invokefunction",
-    b"${jndi",
-    b"win.ini",
+/// Each with its rarest byte.
+const QUERY_PROBES: [(u8, &[u8]); 17] = [
+    (b'/', b"../"),
+    (b'%', b"..%2f"),
+    (b'%', b"%2e%2e"),
+    (b'\\', b"..\\"),
+    (b'/', b"/etc/passwd"),
+    (b'%', b"%2fetc%2f"),
+    (b'<', b"<script"),
+    (b'%', b"%3cscript"),
+    (b'%', b"union%20"),
+    (b'+', b"union+"),
+    (b'(', b"sleep("),
+    (b':', b"php://"),
+    (b'_', b"allow_url_include"),
+    (b'_', b"auto_prepend_file"),
+    (b'k', b"invokefunction"),
+    (b'$', b"${jndi"),
+    (b'.', b"win.ini"),
 ];
 
-const QUERY_DUBIOUS: [&[u8]; 7] = [b"<", b"%3c", b"=http://", b"=ftp://", b"cmd=", b"prompt(", b"alert("];
+const QUERY_DUBIOUS: [(u8, &[u8]); 7] = [
+    (b'<', b"<"),
+    (b'%', b"%3c"),
+    (b':', b"=http://"),
+    (b':', b"=ftp://"),
+    (b'=', b"cmd="),
+    (b'(', b"prompt("),
+    (b'(', b"alert("),
+];
 
 /// Whole path segments (lower case) that belong to another product's insides, or to an attacker's toolbox.
 const PROBE_SEGMENTS: [&[u8]; 52] = [

@@ -32,6 +32,8 @@ impl Flags {
     pub const SHAPED: Flags = Flags(512);
     /// It names no target of this server.
     pub const NO_TARGET: Flags = Flags(1024);
+    /// A server-side script by its ending.
+    pub const SCRIPT: Flags = Flags(2048);
 
     /// Whether `flag` is set.
     pub fn has(self, flag: Flags) -> bool {
@@ -57,6 +59,8 @@ pub struct Trace {
     pub flags: Flags,
     /// How much of a probe it is, in tenths of a failed path.
     pub weight: u8,
+    /// Equal for equal answers (status and size; a redirect's status alone); 0 where that says nothing.
+    pub answer: u8,
 }
 
 impl Trace {
@@ -164,9 +168,10 @@ impl Tracer {
             .with(Flags::REMOTE_CALL, verb == Verb::Post && shape.remote_call && answer != Answer::Redirected)
             .with(Flags::POST, verb == Verb::Post)
             .with(Flags::SHAPED, judged.shaped)
-            .with(Flags::NO_TARGET, no_target);
+            .with(Flags::NO_TARGET, no_target)
+            .with(Flags::SCRIPT, matches!(shape.kind, Kind::Script | Kind::Dubious));
         let key = if verb == Verb::Post { !judged.key } else { judged.key };
-        Trace { key, weight: judged.weight, flags }
+        Trace { key, weight: judged.weight, flags, answer: answer_mark(request, answer) }
     }
 
     fn shape(&mut self, path: &[u8], hash: u64) -> Shape {
@@ -242,18 +247,20 @@ impl Tracer {
             Answer::Refused => (weight::PAGE_REFUSED, false),
             _ => (0, false),
         };
-        let key = if shaped { target.path_hash as u32 } else { self.failed_key(target) };
+        let key = if shaped { target.path_hash as u32 } else { self.below_directory(target) };
         Judged { key, weight, shaped, asset: false }
     }
 
     /// A page or script that failed is one whatever its query; pages that failed below one directory are one: that is
     /// how a program misses its pictures, and a crawler follows dead links.
     fn failed_key(&self, target: &Target<'_>) -> u32 {
-        let first = memchr::memchr(b'/', target.path.get(1..).unwrap_or_default()).map(|at| at + 1);
-        match (target.shape.kind, first) {
-            (Kind::Page, Some(end)) if end + 1 < target.path.len() => {
-                self.hash.bytes(&target.path[..=end]) as u32
-            }
+        if target.shape.kind == Kind::Page { self.below_directory(target) } else { target.path_hash as u32 }
+    }
+
+    fn below_directory(&self, target: &Target<'_>) -> u32 {
+        let inner = target.path.get(1..).unwrap_or_default();
+        match memchr::memchr(b'/', inner) {
+            Some(end) if end + 1 < inner.len() => self.hash.bytes(&target.path[..end + 2]) as u32,
             _ => target.path_hash as u32,
         }
     }
@@ -264,6 +271,17 @@ impl Tracer {
         let hash = if whole { target.path_hash } else { target.path_hash ^ self.hash.bytes(target.query) };
         hash as u32
     }
+}
+
+/// A small mark of the answer. A catch-all answers whatever is asked for with the same page.
+fn answer_mark(request: &Request<'_>, answer: Answer) -> u8 {
+    let mark = match answer {
+        Answer::Served if request.status != 304 => u64::from(request.status) << 40 ^ request.size,
+        Answer::Redirected => u64::from(request.status),
+        _ => return 0,
+    };
+    let mixed = mark.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 56) as u8 | 1
 }
 
 /// What kind of method, as far as it matters.

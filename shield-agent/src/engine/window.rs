@@ -154,9 +154,9 @@ pub struct SecondRing {
 }
 
 impl SecondRing {
-    /// A ring of `len` seconds (at least the window's), all empty, ending at `newest`.
+    /// A ring of `len` seconds (at least the window's and the one that leaves it), all empty, ending at `newest`.
     pub fn new(len: u32, newest: u32) -> SecondRing {
-        let len = len.max(WINDOW_SECS) as usize;
+        let len = len.max(WINDOW_SECS + 1) as usize;
         SecondRing { slots: vec![ServerSecond::default(); len].into(), newest, sum: ServerSecond::default() }
     }
 
@@ -171,7 +171,8 @@ impl SecondRing {
         }
         for _ in 0..steps {
             self.newest += 1;
-            let leaving = self.at(self.newest.wrapping_sub(WINDOW_SECS));
+            let leaving =
+                self.newest.checked_sub(WINDOW_SECS).map_or(ServerSecond::default(), |at| self.at(at));
             self.sum.requests -= leaving.requests;
             self.sum.errors -= leaving.errors;
             let slot = self.slot(self.newest);
@@ -196,10 +197,10 @@ impl SecondRing {
     }
 
     fn change(&mut self, second: u32, change: impl Fn(&mut ServerSecond)) {
-        let age = self.newest.wrapping_sub(second);
-        if age as usize >= self.slots.len() {
+        let Some(age) = self.newest.checked_sub(second).filter(|age| (*age as usize) < self.slots.len())
+        else {
             return;
-        }
+        };
         let slot = self.slot(second);
         let before = self.slots[slot];
         change(&mut self.slots[slot]);
@@ -211,8 +212,12 @@ impl SecondRing {
 
     /// One second's counts; nothing for seconds outside the ring.
     pub fn at(&self, second: u32) -> ServerSecond {
-        let inside = (self.newest.wrapping_sub(second) as usize) < self.slots.len();
-        if inside { self.slots[self.slot(second)] } else { ServerSecond::default() }
+        let age = self.newest.checked_sub(second);
+        if age.is_some_and(|age| (age as usize) < self.slots.len()) {
+            self.slots[self.slot(second)]
+        } else {
+            ServerSecond::default()
+        }
     }
 
     /// The sum over the last 60 s.
@@ -268,18 +273,21 @@ mod tests {
         #[test]
         fn a_windows_sum_is_the_events_in_it(events in prop::collection::vec((0u32..200, any::<bool>()), 1..300)) {
             let (mut window, mut kept, mut newest) = (Window::default(), Vec::new(), 0);
-            let mut ring = SecondRing::new(300, 0);
+            let (mut ring, mut shortest) = (SecondRing::new(300, 0), SecondRing::new(0, 0));
             for (second, error) in events {
                 window.add(second, one(error));
                 newest = newest.max(second);
                 ring.advance(newest);
                 ring.add(second, u32::from(error));
+                shortest.advance(newest);
+                shortest.add(second, u32::from(error));
                 kept.push((second, error));
                 let inside: Vec<_> = kept.iter().filter(|(s, _)| newest - s < WINDOW_SECS).collect();
                 let errors = inside.iter().filter(|(_, e)| *e).count() as u32;
                 prop_assert_eq!(window.sum().requests as usize, inside.len());
                 prop_assert_eq!(window.sum().errors, errors);
                 prop_assert_eq!(ring.window(), ServerSecond { requests: inside.len() as u32, errors });
+                prop_assert_eq!(shortest.window(), ring.window());
                 prop_assert_eq!(window.sum_of_last(WINDOW_SECS, newest), window.sum());
                 prop_assert_eq!(window.at(second).requests as usize, inside.iter().filter(|(s, _)| *s == second).count());
             }
