@@ -10,7 +10,7 @@ pub mod files;
 pub mod report;
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -121,13 +121,8 @@ impl AuditLog {
     /// line when the file is opened again.
     fn write(&mut self, text: &[u8]) -> Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        let before = open.file.metadata().map(|meta| meta.len());
-        let written = open.file.write_all(text);
+        let written = write_or_undo(&mut open.file, text);
         if written.is_err() {
-            if let Ok(len) = before {
-                // Where this fails too, the next opening finds the torn line.
-                let _ = open.file.set_len(len);
-            }
             self.open = None;
         }
         written.with_context(|| format!("writing to the audit log {}", self.path.display()))
@@ -166,6 +161,29 @@ impl AuditLog {
         });
         gap.missing += 1;
     }
+}
+
+/// Appends all of `text`, or takes back what was appended of it.
+fn write_or_undo(file: &mut File, text: &[u8]) -> io::Result<()> {
+    let mut rest = text;
+    while !rest.is_empty() {
+        match file.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                let appended = (text.len() - rest.len()) as u64;
+                if appended > 0
+                    && let Ok(meta) = file.metadata()
+                {
+                    // Where this fails too, the next opening finds the torn line.
+                    let _ = file.set_len(meta.len().saturating_sub(appended));
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn create(path: &Path) -> Result<File> {
