@@ -15,8 +15,8 @@ pub fn check(root: &Path) -> Result<()> {
     let read = |file: &str| std::fs::read_to_string(root.join(file)).with_context(|| format!("read {file}"));
     let mut declared = declared(&read("Cargo.toml")?, "[workspace.dependencies]");
     declared.extend(declared_in(&read("shield-ebpf/Cargo.toml")?));
-    for package in packages(&read("dashboard/web/package.json")?)? {
-        declared.insert(package);
+    for manifest in ["dashboard/web/package.json", "tests/browser/package.json"] {
+        declared.extend(packages(&read(manifest)?)?);
     }
     let documented = documented(&read(DOCUMENT)?);
     let missing: Vec<_> = declared.difference(&documented).cloned().collect();
