@@ -28,6 +28,9 @@ const MAX_EVASION: usize = 10_000;
 
 impl Engine {
     pub(super) fn on_lines(&mut self, batch: &Batch, now: Now, out: &mut Effects) {
+        if !batch.live {
+            self.backlog_at_ms = Some(now.boot_ms);
+        }
         for line in &batch.lines {
             let request = batch.request(line);
             let second = self.second_of(&request, batch, now, out);

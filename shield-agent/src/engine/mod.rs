@@ -84,6 +84,8 @@ pub struct Engine {
     checkpoints: BTreeMap<String, Checkpoint>,
     sources: BTreeMap<u16, String>,
     skew_said: HashMap<u16, u64>,
+    /// When a backlog's lines last came, on the boot clock.
+    backlog_at_ms: Option<u64>,
     totals: Totals,
     rejected: RejectedCounts,
     bans_by_rule: BTreeMap<Rule, u64>,
@@ -135,6 +137,7 @@ impl Engine {
             checkpoints: BTreeMap::new(),
             sources: BTreeMap::new(),
             skew_said: HashMap::new(),
+            backlog_at_ms: None,
             totals: Totals::default(),
             rejected: RejectedCounts::default(),
             bans_by_rule: BTreeMap::new(),

@@ -5,6 +5,7 @@ use super::allowlist::{AllowReason, Allowed, Allowlist};
 use super::client::Client;
 use super::event::{Command, EnforcerName, Event, Outcome, PartReport, PartState};
 use super::policy::Policy;
+use super::request::{Batch, Line};
 use super::settings::Settings;
 use super::time::{Ends, Now};
 use super::verdict::{Evidence, Rule};
@@ -290,4 +291,38 @@ fn an_offence_in_a_backlog_is_punished_from_when_it_was() {
     assert_eq!(left(400, "203.0.113.2"), Some(200_000));
     assert_eq!(left(601, "203.0.113.3"), None);
     assert_eq!(engine.ledger().offences(client("203.0.113.3"), T0.wall_secs()), 1, "but it is remembered");
+}
+
+/// The lab's own find: a tick in the middle of a backlog moved the windows to now, the backlog's next lines were late, and
+/// its half hour was counted as one minute.
+#[test]
+fn a_backlog_read_across_ticks_keeps_its_own_time() {
+    let mut engine = engine();
+    let bytes = b"GET/style.css".to_vec();
+    let line = |visitor: u8, age_secs: i64| Line {
+        addr: std::net::IpAddr::from([198, 51, 100, visitor]),
+        time: T0.wall_secs() - age_secs,
+        method_at: 0,
+        method_len: 3,
+        path_at: 3,
+        path_len: 10,
+        status: 200,
+        size: 1,
+        behind_proxy: false,
+        salvaged: false,
+    };
+    for second in 0..1800 {
+        let lines = (1..=5).map(|visitor| line(visitor, 1800 - second)).collect();
+        let batch = Batch { bytes: bytes.clone(), lines, live: false, ..Batch::default() };
+        let now = T0.plus_ms(second as u64);
+        engine.handle(Event::Lines(&batch), now);
+        if second % 100 == 0 {
+            engine.handle(Event::Tick, now);
+        }
+    }
+    let status = engine.detector().status();
+    assert!((4.8..=5.2).contains(&status.global_rate), "{status:?}");
+    assert_eq!((status.global_anomaly, status.late), (false, 0));
+    engine.handle(Event::Tick, T0.plus_ms(120_000));
+    assert_eq!(engine.detector().status().global_rate, 0.0, "time goes on when the backlog is read");
 }

@@ -14,6 +14,8 @@ pub const LIFTS_PER_TICK: usize = 2_000;
 const BASELINE_SAVE_MS: u64 = 60_000;
 /// A lift that an enforcer did not confirm is ordered again this often.
 const LIFT_RETRY_MS: u64 = 5_000;
+/// A backlog of which nothing has come for so long is read to its end.
+const BACKLOG_OVER_MS: u64 = 2_000;
 /// A verified search engine is not judged for this long.
 pub(super) const BOT_QUIET_MS: u64 = 86_400_000;
 
@@ -26,8 +28,10 @@ pub(super) struct Awaiting {
 
 impl Engine {
     pub(super) fn on_tick(&mut self, now: Now, out: &mut Effects) {
-        for change in self.detector.tick(now.wall_secs()) {
-            out.announce(global_notice(change));
+        if !self.is_catching_up(now) {
+            for change in self.detector.tick(now.wall_secs()) {
+                out.announce(global_notice(change));
+            }
         }
         // Retries first: what this tick itself begins to lift is not ordered twice.
         if self.second_passed(now) {
@@ -36,6 +40,11 @@ impl Engine {
         self.expire(now, out);
         self.sample(now, out);
         self.settle_awaiting(now, out);
+    }
+
+    /// While a backlog is read, its own lines say what time it is: the wall clock would make all of them late.
+    fn is_catching_up(&self, now: Now) -> bool {
+        self.backlog_at_ms.is_some_and(|at| now.boot_ms < at + BACKLOG_OVER_MS)
     }
 
     /// The next moment on the boot clock at which a tick has something to do, besides every second.

@@ -170,9 +170,10 @@ impl SecondRing {
             return;
         }
         for _ in 0..steps {
+            // Asked before the step: in a ring no longer than the window, the step takes the second's own slot.
+            let leaving = (self.newest + 1).checked_sub(WINDOW_SECS);
+            let leaving = leaving.map_or(ServerSecond::default(), |second| self.at(second));
             self.newest += 1;
-            let leaving =
-                self.newest.checked_sub(WINDOW_SECS).map_or(ServerSecond::default(), |at| self.at(at));
             self.sum.requests -= leaving.requests;
             self.sum.errors -= leaving.errors;
             let slot = self.slot(self.newest);
@@ -254,6 +255,16 @@ mod tests {
         assert_eq!(window.sum().requests, 1, "60 s apart");
         window.add(90, one(false));
         assert_eq!(window.sum().requests, 1, "too old to belong");
+    }
+
+    #[test]
+    fn a_ring_no_longer_than_the_window_forgets_what_leaves_it() {
+        let mut ring = SecondRing::new(WINDOW_SECS, 1000);
+        for second in 1000..2000 {
+            ring.advance(second);
+            ring.add(second, 0);
+        }
+        assert_eq!(ring.window().requests, WINDOW_SECS);
     }
 
     #[test]
