@@ -136,7 +136,11 @@ struct Restored {
 }
 
 fn open_store(config: &Config, now: crate::engine::time::Now) -> Result<(Store, Vec<PartReport>)> {
-    let settings = store::Settings { dir: config.state_dir.clone(), ..store::Settings::default() };
+    let settings = store::Settings {
+        dir: config.state_dir.clone(),
+        offences_kept: Duration::from_secs(config.engine.backoff.forget_after_secs()),
+        ..store::Settings::default()
+    };
     let boot_id = BootId::current().context("cannot tell one boot from another")?;
     let (store, found) = Store::open(&settings, &boot_id, now)?;
     let state = match found {
