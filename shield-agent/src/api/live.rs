@@ -1,10 +1,12 @@
 //! What the page and its streams see every second: one reading of the engine shared by everybody who asks, so that a
 //! thousand requests a second cost the engine no more than ten. Also feeds the history.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -13,7 +15,7 @@ use super::convert;
 use super::feed::{Feed, Published};
 use super::history::{History, Sample};
 use super::listen::stopped;
-use super::types::{ClientList, Dropped, HistoryView, Range, Snapshot, Status};
+use super::types::{ClientList, Dropped, Range, Snapshot, Status};
 use super::vitals::{self, Vitals};
 use crate::clock;
 use crate::engine::time::Now;
@@ -46,6 +48,7 @@ pub struct Live {
     readings: tokio::sync::Mutex<Readings>,
     top: tokio::sync::Mutex<Option<(u64, Arc<ClientList>)>>,
     history: Mutex<History>,
+    history_json: Mutex<BTreeMap<Range, (i64, Bytes)>>,
     history_path: Option<PathBuf>,
     snapshots: watch::Sender<Option<Arc<str>>>,
 }
@@ -57,6 +60,8 @@ pub struct Reading {
     pub view: AgentView,
     /// As the API shows it.
     pub status: Status,
+    /// The same as JSON, made once for everybody who asks.
+    pub status_json: Bytes,
     /// The process and the machine.
     pub vitals: Vitals,
 }
@@ -80,6 +85,7 @@ impl Live {
             readings: tokio::sync::Mutex::default(),
             top: tokio::sync::Mutex::default(),
             history: Mutex::new(history),
+            history_json: Mutex::default(),
             history_path,
             snapshots: watch::channel(None).0,
         }
@@ -128,9 +134,19 @@ impl Live {
         Ok(ClientList { clients: list.clients.iter().take(n).cloned().collect(), ..(*list).clone() })
     }
 
-    /// A time series for the plots.
-    pub fn history(&self, range: Range) -> HistoryView {
-        self.lock_history().view(range, clock::now().wall_ms)
+    /// A time series for the plots as JSON, at most a second old: it is long, and the same for everybody.
+    pub fn history(&self, range: Range) -> Bytes {
+        let now_ms = clock::now().wall_ms;
+        let second = now_ms.div_euclid(1000);
+        let mut shared = self.history_json.lock().unwrap_or_else(PoisonError::into_inner);
+        match shared.get(&range) {
+            Some((at, json)) if *at == second => json.clone(),
+            _ => {
+                let fresh = Bytes::from(json(&self.lock_history().view(range, now_ms)));
+                shared.insert(range, (second, fresh.clone()));
+                fresh
+            }
+        }
     }
 
     /// The snapshots, one a second while anybody holds a receiver.
@@ -143,7 +159,7 @@ impl Live {
         let reading = self.reading().await?;
         let clients = self.top(TOP_IN_SNAPSHOT).await?;
         let snapshot = Snapshot { status: reading.status.clone(), clients };
-        Ok(serde_json::to_string(&snapshot).expect("a snapshot has only text keys").into())
+        Ok(String::from_utf8(json(&snapshot)).expect("JSON is UTF-8").into())
     }
 
     /// Samples and sends snapshots once a second until `stop` changes, then saves the history.
@@ -203,8 +219,8 @@ impl Live {
 
     fn save_history(&self) {
         let Some(path) = &self.history_path else { return };
-        let json = serde_json::to_vec(&*self.lock_history()).expect("a history has only text keys");
-        if let Err(error) = write_beside(path, &json) {
+        let content = json(&*self.lock_history());
+        if let Err(error) = write_beside(path, &content) {
             tracing::warn!(path = %path.display(), %error, "could not save the history");
         }
     }
@@ -215,7 +231,8 @@ impl Readings {
         let vitals = self.vitals(view.started_ms, now);
         let dropped = self.dropped(convert::dropped(&view), now);
         let status = convert::status(&view, &feed.standing(), dropped, &vitals);
-        Reading { view, status, vitals }
+        let status_json = Bytes::from(json(&status));
+        Reading { view, status, status_json, vitals }
     }
 
     /// Read at most once a second, so that CPU shares are over a stretch that means something.
@@ -245,6 +262,10 @@ impl Readings {
         }
         Dropped { packets_per_sec: self.rates.0, bytes_per_sec: self.rates.1, ..dropped }
     }
+}
+
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("the API's types have only text keys and cannot fail to be written")
 }
 
 /// What was saved, or an empty history: it is shown, not decided by.

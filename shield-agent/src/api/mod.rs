@@ -13,6 +13,7 @@ pub mod history;
 pub mod listen;
 pub mod live;
 pub mod metrics;
+pub mod priority;
 pub mod routes;
 pub mod socket;
 pub mod stream;

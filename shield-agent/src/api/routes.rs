@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::{self, Next};
@@ -24,8 +25,8 @@ use super::metrics::{self, ApiCounts};
 use super::stream::Watcher;
 use super::types::{
     AllowList, AllowRequest, BanPage, BanRequest, BanSort, ClientList, ConfigView, EventList, Explanation,
-    HistoryView, ImportRequest, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, Range, Status,
-    Term, UnbanRequest, Whoami,
+    ImportRequest, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, Range, Term, UnbanRequest,
+    Whoami,
 };
 use super::{Settings, convert};
 use crate::engine::action::Reply;
@@ -145,8 +146,12 @@ async fn whoami(Extension(whoami): Extension<Whoami>) -> Json<Whoami> {
     Json(whoami)
 }
 
-async fn status(State(api): Shared) -> Answer<Status> {
-    Ok(Json(api.live.reading().await?.status.clone()))
+async fn status(State(api): Shared) -> Result<Response, ApiError> {
+    Ok(ready_json(api.live.reading().await?.status_json.clone()))
+}
+
+fn ready_json(json: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 #[derive(Deserialize)]
@@ -285,8 +290,8 @@ struct HistoryParams {
     range: Range,
 }
 
-async fn history(State(api): Shared, Params(params): Params<HistoryParams>) -> Json<HistoryView> {
-    Json(api.live.history(params.range))
+async fn history(State(api): Shared, Params(params): Params<HistoryParams>) -> Response {
+    ready_json(api.live.history(params.range))
 }
 
 async fn config(State(api): Shared) -> Answer<ConfigView> {

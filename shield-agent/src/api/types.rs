@@ -640,7 +640,7 @@ pub struct Snapshot {
 }
 
 /// How far back a history goes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Range {
     /// 30 minutes.
     #[default]

@@ -54,6 +54,7 @@ pub fn run(args: RunArgs) -> Result<Exit> {
     let kernel = if args.dry_run { Kernel::LeaveAlone } else { Kernel::Enforce };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .on_thread_start(crate::api::priority::give_way)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

@@ -48,6 +48,9 @@ const MIX: [(&str, u64); 5] = [
 /// Lines of one attack: more than the flood rule wants at once.
 const LINES_PER_ATTACK: usize = 120;
 
+/// Seconds over which its lines' times are spread.
+const SECONDS_PER_ATTACK: usize = 4;
+
 /// How long to wait for one ban; far more than it takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -106,7 +109,7 @@ fn main() -> Result<()> {
     let home = Home::create()?;
     let log = home.folder().join("access.log");
     File::create(&log).context("made the log")?;
-    let limits = "[ban]\nmax_share = 1.0\nmax_bans_per_minute = 1000000\n";
+    let limits = "[ban]\nalways_allowed = 1000000\nmax_bans_per_minute = 1000000\n";
     home.configure(&log, "", &format!("[page]\nlisten = {PAGE:?}\n\n{limits}"))?;
     let agent = Agent::start(&namespace, &home, &["--dry-run"])?;
     let bench = Bench { log, socket: home.socket(), arguments };
@@ -192,15 +195,16 @@ impl Attacker {
     }
 }
 
+/// The flood's lines, by their times spread over the last seconds: what comes within one second may be one page.
 fn lines_of(client: Client) -> Result<String> {
-    let time = jiff::Timestamp::from_millisecond(clock::now().wall_ms)?
-        .strftime("%Y-%m-%dT%H:%M:%S+00:00")
-        .to_string();
     let mut lines = String::new();
     for at in 0..LINES_PER_ATTACK {
+        let ago_ms = 1_000 * (SECONDS_PER_ATTACK - 1 - at * SECONDS_PER_ATTACK / LINES_PER_ATTACK) as i64;
+        let time = jiff::Timestamp::from_millisecond(clock::now().wall_ms - ago_ms)?;
+        let time = time.strftime("%Y-%m-%dT%H:%M:%S+00:00");
         writeln!(
             lines,
-            r#"{{"source_ip":"{client}","timestamp":"{time}","method":"GET","path":"/page/{at}","status":200,"response_size":512}}"#
+            r#"{{"source_ip":"{client}","timestamp":"{time}","method":"GET","path":"/","status":200,"response_size":512}}"#
         )?;
     }
     Ok(lines)

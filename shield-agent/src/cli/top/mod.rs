@@ -20,7 +20,7 @@ use super::Exit;
 use super::args::UsageError;
 use super::bans::Query;
 use super::client::{AgentClient, ClientError, Message};
-use crate::api::types::{BanPage, BanRequest, HistoryView, Term, UnbanRequest};
+use crate::api::types::{BanPage, BanRequest, EventList, HistoryView, Term, UnbanRequest};
 use crate::engine::action::Reply;
 
 /// Between two attempts to reach the agent.
@@ -34,6 +34,9 @@ const BANS_EVERY: Duration = Duration::from_secs(5);
 
 /// Bans listed.
 const BANS_SHOWN: u32 = 200;
+
+/// Past events shown at the start.
+const EVENTS_AT_START: u32 = 20;
 
 /// Inputs that may wait to be shown.
 const QUEUE: usize = 256;
@@ -50,7 +53,8 @@ pub async fn run(_args: &TopArgs, client: &AgentClient) -> Result<Exit> {
         );
     }
     let history: HistoryView = client.get("/history", &[]).await?;
-    let model = Model::new(&history);
+    let recent: EventList = client.get("/events/recent", &[("limit", EVENTS_AT_START.to_string())]).await?;
+    let model = Model::new(&history, recent);
     let terminal = ratatui::try_init().context("preparing the terminal")?;
     let result = watch(model, client, terminal).await;
     ratatui::restore();

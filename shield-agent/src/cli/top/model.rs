@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::widgets::TableState;
 
-use crate::api::types::{BanPage, EventView, HistoryView, Snapshot};
+use crate::api::types::{BanPage, EventList, EventView, HistoryView, Snapshot};
 use crate::cli::client::Message;
 use crate::engine::client::Client;
 
@@ -79,8 +79,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Begins with what the agent remembers of the rate.
-    pub fn new(history: &HistoryView) -> Model {
+    /// Begins with what the agent remembers: of the rate, and the last events, newest first.
+    pub fn new(history: &HistoryView, recent: EventList) -> Model {
         let points = history.rate.iter().zip(&history.mean).filter_map(|(rate, mean)| (*rate).zip(*mean));
         // The history has a point every `step_secs`, the plot one a second.
         let each_second = points.flat_map(|point| std::iter::repeat_n(point, history.step_secs as usize));
@@ -90,7 +90,7 @@ impl Model {
             rates,
             snapshot: None,
             bans: None,
-            events: VecDeque::new(),
+            events: recent.events.into(),
             lost: None,
             told: None,
             asked: None,
@@ -240,6 +240,10 @@ pub mod tests {
         }
     }
 
+    pub fn no_events() -> EventList {
+        EventList { events: Vec::new(), next: None }
+    }
+
     pub fn bans(clients: &[&str]) -> Input {
         let ban = |client: &&str| Ban {
             client: client.parse().unwrap(),
@@ -265,12 +269,12 @@ pub mod tests {
 
     #[test]
     fn the_plot_begins_with_the_history() {
-        assert_eq!(Model::new(&history()).rates, [(3.0, 1.0); 4]);
+        assert_eq!(Model::new(&history(), no_events()).rates, [(3.0, 1.0); 4]);
     }
 
     #[test]
     fn lifting_asks_first() {
-        let mut model = Model::new(&history());
+        let mut model = Model::new(&history(), no_events());
         assert_eq!(press(&mut model, KeyCode::Char('l')), None);
         assert!(model.told.is_some(), "nothing is chosen");
         model.take(bans(&["192.0.2.7", "192.0.2.8"]));
@@ -286,7 +290,7 @@ pub mod tests {
 
     #[test]
     fn the_selection_stays_inside_when_bans_end() {
-        let mut model = Model::new(&history());
+        let mut model = Model::new(&history(), no_events());
         model.take(bans(&["192.0.2.7", "192.0.2.8"]));
         press(&mut model, KeyCode::PageDown);
         assert_eq!(model.ban_rows.selected(), Some(1));
@@ -299,7 +303,7 @@ pub mod tests {
 
     #[test]
     fn a_lost_agent_is_said_and_bans_are_listed_anew_when_it_is_back() {
-        let mut model = Model::new(&history());
+        let mut model = Model::new(&history(), no_events());
         model.take(Input::Lost("nobody there".into()));
         assert!(model.lost.is_some());
         let gap = Message::Gap(crate::api::types::Gap { missed: 0 });
@@ -314,7 +318,7 @@ pub mod tests {
             (KeyCode::Esc, KeyModifiers::NONE),
             (KeyCode::Char('c'), KeyModifiers::CONTROL),
         ] {
-            let mut model = Model::new(&history());
+            let mut model = Model::new(&history(), no_events());
             model.take(Input::Key(KeyEvent::new(code, modifiers)));
             assert!(model.is_done());
         }

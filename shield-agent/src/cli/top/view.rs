@@ -255,7 +255,7 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use super::super::model::Input;
-    use super::super::model::tests::{bans, history};
+    use super::super::model::tests::{bans, history, no_events};
     use super::*;
 
     fn screen(model: &mut Model, width: u16, height: u16) -> String {
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_screen_shows_bans_and_keys_at_any_size() {
-        let mut model = Model::new(&history());
+        let mut model = Model::new(&history(), no_events());
         model.take(bans(&["192.0.2.7", "2001:db8:1:2::/64"]));
         for (width, height) in [(120, 40), (80, 24), (60, 15)] {
             let screen = screen(&mut model, width, height);
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_lost_agent_and_a_question_are_seen() {
-        let mut model = Model::new(&history());
+        let mut model = Model::new(&history(), no_events());
         model.take(Input::Lost("nobody there".into()));
         model.asked = Some(Wish::Lift("192.0.2.7".parse().unwrap()));
         let screen = screen(&mut model, 100, 30);
