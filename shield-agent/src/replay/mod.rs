@@ -358,3 +358,92 @@ fn coarsen(outcome: &mut Outcome) {
     }
     outcome.points = merged;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    use super::input::Input;
+    use super::labels::Labels;
+    use super::*;
+    use crate::source::format;
+
+    const PROBES: [&str; 6] =
+        ["/.env", "/.git/config", "/backup.sql", "/phpmyadmin/", "/wp-config.php", "/.aws/credentials"];
+
+    /// An attacker among visitors, in nginx's combined format.
+    fn log() -> String {
+        let line = |second: usize, client: &str, path: &str, status: u16| {
+            format!(
+                "{client} - - [05/Jan/2026:08:00:{second:02} +0000] \"GET {path} HTTP/1.1\" {status} 12 \"-\" \"-\"\n"
+            )
+        };
+        let mut log = String::new();
+        for (second, path) in PROBES.iter().enumerate() {
+            log += &line(second, "192.0.2.9", path, 404);
+            log += &line(second, "198.51.100.1", "/", 200);
+        }
+        log + &line(30, "192.0.2.9", "/again", 404)
+    }
+
+    fn replay(path: &Path) -> Result<Outcome, anyhow::Error> {
+        let mut replay = Replay::new(Settings::default(), Policy::default(), Allowlist::default());
+        let read = Arc::new(AtomicU64::new(0));
+        Input::of(path).batches(&format::Settings::default(), &read, &mut |batch| {
+            replay.feed(batch);
+            Ok(())
+        })?;
+        Ok(replay.finish())
+    }
+
+    fn write(dir: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
+        let path = dir.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    #[test]
+    fn plain_gzip_and_zstd_give_the_same_outcome() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(log().as_bytes()).unwrap();
+        let packed = zstd::encode_all(log().as_bytes(), 1).unwrap();
+        let plain = replay(&write(dir.path(), "a.log", log().as_bytes())).unwrap();
+        assert_eq!(replay(&write(dir.path(), "b.log.gz", &gzip.finish().unwrap())).unwrap(), plain);
+        assert_eq!(replay(&write(dir.path(), "c.log.zst", &packed)).unwrap(), plain);
+        let ban = &plain.bans[0];
+        assert_eq!((plain.bans.len(), ban.timestamp.as_str()), (1, "2026-01-05T08:00:04Z"));
+        assert_eq!(
+            (ban.ip.to_string().as_str(), ban.rule, ban.term_secs),
+            ("192.0.2.9", Rule::Probing, Some(600))
+        );
+        assert_eq!((plain.requests, plain.requests_banned), (13, 2), "what came after the ban is dropped");
+        assert_eq!((plain.clients, plain.clients_banned), (2, 1));
+    }
+
+    #[test]
+    fn a_file_that_is_no_log_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let error =
+            replay(&write(dir.path(), "notes.txt", b"buy milk\ncall home\n")).unwrap_err().to_string();
+        assert!(error.contains("none of the 2 lines") && error.contains("combined"), "{error}");
+        assert!(replay(&dir.path().join("absent.log")).unwrap_err().to_string().contains("cannot open"));
+        assert!(replay(dir.path()).unwrap_err().to_string().contains("is a directory"));
+    }
+
+    #[test]
+    fn labels_are_held_against_the_bans() {
+        let dir = tempfile::tempdir().unwrap();
+        let outcome = replay(&write(dir.path(), "a.log", log().as_bytes())).unwrap();
+        let labels = "ip,first,decision,why\n192.0.2.9,2026-01-05T08:00:00Z,ban,\"a, \"\"b\"\"\"\n198.51.100.1,,no_ban,\n\
+                      203.0.113.5,,ban,\n203.0.113.6,,either,\n";
+        let score = Labels::parse(labels, 64).unwrap().score(&outcome);
+        assert_eq!((score.caught, score.to_ban, score.wrong, score.must_stay), (1, 2, 0, 1));
+        assert_eq!((score.recall, score.median_secs_to_ban), (0.5, Some(4.0)));
+        assert!(Labels::parse("address,decision\n", 64).is_err());
+        assert!(Labels::parse("ip,decision\nnobody,ban\n", 64).is_err());
+    }
+}
