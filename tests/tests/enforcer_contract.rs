@@ -325,6 +325,10 @@ impl Programs for WithoutIpset {
         self.0.run(argv, stdin, line)
     }
 
+    fn another(&self) -> Box<dyn Programs> {
+        Box::new(WithoutIpset(Host))
+    }
+
     fn read_proc(&mut self, path: &str) -> Option<String> {
         self.0.read_proc(path)
     }

@@ -47,6 +47,15 @@ pub struct Drops {
     pub bytes: u64,
 }
 
+/// New bans that must not wait until a long reconcile is over.
+pub trait Urgent {
+    /// Those that came in since the last call; often none.
+    fn take(&mut self) -> Vec<Ban>;
+
+    /// What became of those taken: all are in force but these.
+    fn done(&mut self, bans: &[Ban], failures: Vec<Failure>);
+}
+
 /// Something that makes the kernel drop.
 pub trait Enforcer: Send {
     /// Which one.
@@ -77,6 +86,19 @@ pub trait Enforcer: Send {
 
     /// Full reconcile: what is missing comes back, what nobody wants goes, additions first. `None` when all was right.
     fn reconcile(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>>;
+
+    /// As [`Enforcer::reconcile`], but every few ten milliseconds takes `urgent` bans and puts them in force. Those are
+    /// not in `desired`; they stay. An enforcer whose reconcile is never long need not implement it.
+    fn reconcile_yielding(
+        &mut self,
+        desired: &Desired,
+        exempt: &[IpNet],
+        now: Now,
+        urgent: &mut dyn Urgent,
+    ) -> Result<Option<Repair>> {
+        let _ = urgent;
+        self.reconcile(desired, exempt, now)
+    }
 
     /// What was dropped of each of these clients since its ban, `None` where it does not know.
     fn drops(&mut self, clients: &[Client]) -> Result<Vec<Option<Drops>>>;

@@ -255,6 +255,10 @@ impl Programs for SimulatedHost {
         Ok(())
     }
 
+    fn another(&self) -> Box<dyn Programs> {
+        Box::new(self.clone())
+    }
+
     fn read_proc(&mut self, _: &str) -> Option<String> {
         None
     }

@@ -310,6 +310,32 @@ fn totals_and_drops_are_there_for_the_page() {
     );
 }
 
+/// Bans that come in while a start or a reconcile puts thousands back are in force before that is over.
+#[test]
+fn new_bans_get_in_between_a_long_reconcile() {
+    let host = SimulatedHost::new();
+    let mut desired = Desired::default();
+    for n in 0..20_000_u32 {
+        desired.insert(bannable(&std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).to_string()), u64::from(n));
+    }
+    let mut bench = Bench::new(Box::new(host.enforcer(iptables::Settings::default())), desired);
+    bench.shared.submit(vec![ban("192.0.2.1", 77_777)]);
+    bench.worker.step(bench.now);
+    assert_eq!(
+        bench.banned(),
+        [("192.0.2.1".to_owned(), 77_777)],
+        "reported by the very step that fills the set"
+    );
+    assert!(drops(&host, "192.0.2.1") && drops(&host, "10.0.0.1"));
+    bench.settle();
+    host.flush_sets();
+    bench.shared.submit(vec![ban("192.0.2.2", 77_778), lift("192.0.2.1", 77_777)]);
+    bench.pass(35_000);
+    assert!(drops(&host, "192.0.2.2") && !drops(&host, "192.0.2.1") && drops(&host, "10.0.0.1"));
+    assert_eq!(bench.shared.read_desired().len(), 20_001);
+    assert!(matches!(bench.state(), PartState::Active { .. }), "{:?}", bench.state());
+}
+
 /// An enforcer with a bug.
 struct Panics {
     armed: bool,

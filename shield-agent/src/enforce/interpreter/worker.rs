@@ -12,9 +12,9 @@ use hashbrown::HashMap;
 
 use super::queue::Reconciled;
 use super::{Lane, Report, Shared, lock};
-use crate::enforce::{Ban, Enforcer, Failure};
+use crate::enforce::{Ban, Enforcer, Failure, Urgent};
 use crate::engine::client::Client;
-use crate::engine::event::{FailedOrder, Outcome, PartReport, PartState, Repair};
+use crate::engine::event::{EnforcerName, FailedOrder, Outcome, PartReport, PartState, Repair};
 use crate::engine::time::Now;
 
 /// Bans given to an enforcer at once: enough to make one process or one batch worth its while, few enough to be done
@@ -190,8 +190,12 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let exempt = shared.exempt();
         let desired = shared.read_desired();
-        let filled = self.guarded("filling", |enforcer| enforcer.reconcile(&desired, &exempt, now));
+        let mut urgent = UrgentBans::new(&shared, self.at);
+        let filled = self
+            .guarded("filling", |enforcer| enforcer.reconcile_yielding(&desired, &exempt, now, &mut urgent));
+        let outcomes = urgent.finish();
         self.unfulfilled.clear();
+        outcomes.iter().for_each(|outcome| self.remember(outcome));
         self.to_report = desired.len();
         self.due.reconcile_ms = now.boot_ms + shared.settings.reconcile_every_ms;
         let filled = filled.and_then(|result| result);
@@ -215,22 +219,21 @@ impl Worker {
     fn ban(&mut self, orders: &[(Ban, u64)], now: Now) {
         let bans: Vec<Ban> = orders.iter().map(|(ban, _)| *ban).collect();
         let result = self.guarded("banning", |enforcer| enforcer.ensure_banned(&bans, now));
-        let mut outcome = self.outcome();
-        let failed = Failed::new(result);
-        for (ban, serial) in orders {
-            let client = ban.client.client();
-            match failed.error_of(&client) {
-                None => {
-                    self.unfulfilled.remove(&client);
-                    outcome.banned.push((client, *serial));
-                }
-                Some(error) => {
-                    self.unfulfilled.insert(client, *serial);
-                    outcome.failed.push(FailedOrder { client, serial: *serial, was_lift: false, error });
-                }
-            }
-        }
+        self.report_banned(orders, &Failed::new(result));
+    }
+
+    /// Tells what became of bans, and remembers those to be tried again.
+    fn report_banned(&mut self, orders: &[(Ban, u64)], failed: &Failed) {
+        let outcome = banned_outcome(self.enforcer.name(), orders, failed);
+        self.remember(&outcome);
         (self.shared.report)(Report::Outcome(outcome));
+    }
+
+    fn remember(&mut self, outcome: &Outcome) {
+        for (client, _) in &outcome.banned {
+            self.unfulfilled.remove(client);
+        }
+        self.unfulfilled.extend(outcome.failed.iter().map(|order| (order.client, order.serial)));
     }
 
     fn do_lifts(&mut self) -> bool {
@@ -327,9 +330,14 @@ impl Worker {
         self.due.reconcile_ms = now.boot_ms + shared.settings.reconcile_every_ms;
         self.retry_unfulfilled(&desired, now);
         let exempt = shared.exempt();
-        let result = self.guarded("reconciling", |enforcer| enforcer.reconcile(&desired, &exempt, now));
+        let mut urgent = UrgentBans::new(&shared, self.at);
+        let result = self.guarded("reconciling", |enforcer| {
+            enforcer.reconcile_yielding(&desired, &exempt, now, &mut urgent)
+        });
+        let outcomes = urgent.finish();
         drop(desired);
         shared.settle();
+        outcomes.iter().for_each(|outcome| self.remember(outcome));
         self.reconciled(result.and_then(|result| result), answers, now);
         true
     }
@@ -496,6 +504,63 @@ impl Worker {
         self.told = Some(state.clone());
         let part = self.name().to_owned();
         (self.shared.report)(Report::Part(PartReport { part, state, repaired }));
+    }
+}
+
+/// What became of bans.
+fn banned_outcome(enforcer: EnforcerName, orders: &[(Ban, u64)], failed: &Failed) -> Outcome {
+    let mut outcome = Outcome { enforcer, banned: Vec::new(), lifted: Vec::new(), failed: Vec::new() };
+    for (ban, serial) in orders {
+        let (client, serial) = (ban.client.client(), *serial);
+        match failed.error_of(&client) {
+            None => outcome.banned.push((client, serial)),
+            Some(error) => outcome.failed.push(FailedOrder { client, serial, was_lift: false, error }),
+        }
+    }
+    outcome
+}
+
+/// New bans taken from the queue in the middle of a reconcile, and reported at once.
+struct UrgentBans<'a> {
+    shared: &'a Shared,
+    at: usize,
+    taken: Vec<(Ban, u64)>,
+    outcomes: Vec<Outcome>,
+}
+
+impl<'a> UrgentBans<'a> {
+    fn new(shared: &'a Shared, at: usize) -> UrgentBans<'a> {
+        UrgentBans { shared, at, taken: Vec::new(), outcomes: Vec::new() }
+    }
+
+    fn tell(&mut self, failed: &Failed) {
+        let orders = std::mem::take(&mut self.taken);
+        let outcome = banned_outcome(self.shared.lanes[self.at].name, &orders, failed);
+        (self.shared.report)(Report::Outcome(outcome.clone()));
+        self.outcomes.push(outcome);
+    }
+
+    /// What was reported; bans that were taken but never carried out have failed.
+    fn finish(mut self) -> Vec<Outcome> {
+        if !self.taken.is_empty() {
+            self.tell(&Failed::all("the enforcer broke down".to_owned()));
+        }
+        self.outcomes
+    }
+}
+
+impl Urgent for UrgentBans<'_> {
+    fn take(&mut self) -> Vec<Ban> {
+        let new = lock(&self.shared.lanes[self.at].queue).take_bans(BANS_AT_ONCE);
+        let bans = new.iter().map(|(ban, _)| *ban).collect();
+        self.taken.extend(new);
+        bans
+    }
+
+    fn done(&mut self, _: &[Ban], failures: Vec<Failure>) {
+        if !self.taken.is_empty() {
+            self.tell(&Failed::new(Ok(failures)));
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod family;
 mod ipset;
 mod nft;
 pub mod programs;
+mod refill;
 mod repair;
 mod sets;
 mod settings;
@@ -26,10 +27,11 @@ pub use self::chain::CHAIN;
 use self::chain::{Rule, Snapshot};
 use self::family::Family;
 use self::programs::{Host, NotInstalled, Programs};
+use self::repair::WorkOrder;
 pub use self::sets::Version;
 use self::sets::{Element, all_failed};
 pub use self::settings::{Backend, Containers, Settings};
-use super::{Ban, Desired, Drops, Enforcer, Failure};
+use super::{Ban, Desired, Drops, Enforcer, Failure, Urgent};
 use crate::engine::client::Client;
 use crate::engine::event::{EnforcerName, PartState, Repair};
 use crate::engine::time::{Ends, Now};
@@ -312,7 +314,17 @@ impl Enforcer for IptablesEnforcer {
     }
 
     fn reconcile(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>> {
-        self.repair(desired, exempt, now)
+        self.reconcile_yielding(desired, exempt, now, &mut NothingUrgent)
+    }
+
+    fn reconcile_yielding(
+        &mut self,
+        desired: &Desired,
+        exempt: &[IpNet],
+        now: Now,
+        urgent: &mut dyn Urgent,
+    ) -> Result<Option<Repair>> {
+        self.repair(&mut WorkOrder { desired, exempt, now, urgent })
     }
 
     fn drops(&mut self, clients: &[Client]) -> Result<Vec<Option<Drops>>> {
@@ -369,6 +381,17 @@ impl Enforcer for IptablesEnforcer {
         self.held_by = HeldBy::Rules;
         if errors.is_empty() { Ok(removed) } else { bail!("{}", errors.join("; ")) }
     }
+}
+
+/// For a reconcile that nobody waits for.
+struct NothingUrgent;
+
+impl Urgent for NothingUrgent {
+    fn take(&mut self) -> Vec<Ban> {
+        Vec::new()
+    }
+
+    fn done(&mut self, _: &[Ban], _: Vec<Failure>) {}
 }
 
 /// Whether the error says that the program, or its part of the kernel, is not on this host: nothing of ours can be

@@ -19,6 +19,9 @@ pub trait Programs: Send {
     /// the command line and what it said.
     fn run(&mut self, argv: &[&str], stdin: &[u8], line: &mut dyn FnMut(&str)) -> Result<()>;
 
+    /// Another one for another thread, on the same host.
+    fn another(&self) -> Box<dyn Programs>;
+
     /// What a file of the kernel says (`/proc/…`); `None` when there is no such file.
     fn read_proc(&mut self, path: &str) -> Option<String>;
 }
@@ -56,6 +59,10 @@ impl Programs for Host {
         let status = child.wait().with_context(|| format!("waited for `{}`", argv.join(" ")))?;
         check(argv, status, &said)?;
         read.with_context(|| format!("read what `{}` printed", argv.join(" ")))
+    }
+
+    fn another(&self) -> Box<dyn Programs> {
+        Box::new(Host)
     }
 
     fn read_proc(&mut self, path: &str) -> Option<String> {

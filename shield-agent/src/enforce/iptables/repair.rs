@@ -3,43 +3,54 @@
 use anyhow::{Result, bail};
 use ipnet::IpNet;
 
+use super::IptablesEnforcer;
 use super::backend::{HeldBy, store_of};
 use super::chain::{Rule, Snapshot};
 use super::family::Held;
-use super::sets::{Element, SetStore, Version};
-use super::{IptablesEnforcer, programs::Programs};
-use crate::enforce::{Desired, Drops, Failure};
+use super::refill::Refill;
+use super::sets::{SetStore, Version};
+use crate::enforce::{Desired, Drops, Failure, Urgent};
 use crate::engine::client::Client;
 use crate::engine::event::Repair;
 use crate::engine::reconcile::{Planner, Wanted as _};
 use crate::engine::time::Now;
 
-/// Elements put back into a set at once.
-const ELEMENTS_AT_ONCE: usize = 50_000;
 /// So many errors of one reconcile are told; the others are counted.
 const MAX_ERRORS: usize = 3;
 
+/// What a reconcile is to achieve.
+pub(super) struct WorkOrder<'a> {
+    pub(super) desired: &'a Desired,
+    pub(super) exempt: &'a [IpNet],
+    pub(super) now: Now,
+    pub(super) urgent: &'a mut dyn Urgent,
+}
+
 /// What one reconcile found, did and could not do.
 #[derive(Default)]
-struct Work {
+pub(super) struct Work {
     found: Vec<String>,
-    restored: usize,
-    removed: usize,
+    pub(super) restored: usize,
+    pub(super) removed: usize,
     errors: Vec<String>,
+    more_errors: usize,
 }
 
 impl IptablesEnforcer {
-    pub(super) fn repair(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>> {
+    pub(super) fn repair(&mut self, order: &mut WorkOrder<'_>) -> Result<Option<Repair>> {
         let mut work = Work::default();
         self.revive(&mut work);
         let (snapshots, errors) = self.snapshots();
         work.errors.extend(errors);
-        self.look(&snapshots, exempt, &mut work);
+        self.look(&snapshots, order.exempt, &mut work);
         let before = self.held_by;
-        let next = if self.wants_sets(desired.len()) { self.find_sets() } else { None };
+        let next = if self.wants_sets(order.desired.len()) { self.find_sets() } else { None };
         match next {
-            Some(kind) => self.repair_sets(kind, snapshots, desired, now, &mut work),
-            None => self.repair_rules(&snapshots, desired, now, &mut work),
+            Some(kind) => {
+                let done = self.repair_sets(kind, &snapshots, order, &mut work);
+                work.try_to(done);
+            }
+            None => self.repair_rules(&snapshots, order.desired, order.now, &mut work),
         }
         if self.held_by == HeldBy::Rules
             && before != HeldBy::Rules
@@ -108,7 +119,7 @@ impl IptablesEnforcer {
                     continue;
                 }
                 if room == 0 {
-                    work.errors.push(format!("{client}: no room for another single rule"));
+                    work.fail(format!("{client}: no room for another single rule"));
                     continue;
                 }
                 room -= 1;
@@ -129,105 +140,69 @@ impl IptablesEnforcer {
     fn repair_sets(
         &mut self,
         kind: HeldBy,
-        mut snapshots: [Option<Snapshot>; 2],
-        desired: &Desired,
-        now: Now,
+        snapshots: &[Option<Snapshot>; 2],
+        order: &mut WorkOrder<'_>,
         work: &mut Work,
-    ) {
-        let Some(store) = store_of(kind, &self.settings) else { return };
+    ) -> Result<()> {
+        let Some(store) = store_of(kind, &self.settings) else { return Ok(()) };
         let was_in_use = self.held_by == kind;
-        let filled = self.fill_sets(&*store, was_in_use, desired, now, work);
-        if let Err(error) = filled {
-            work.errors.push(format!("{error:#}"));
-            return;
+        self.make_sets(&*store, was_in_use, order.desired.len(), work)?;
+        // With no single rules to keep in force meanwhile, the chain drops by the set while that is being filled.
+        let chain_first = was_in_use || self.held_rules() == 0;
+        if chain_first {
+            self.held_by = kind;
+            self.write_chains(&*store, snapshots, work);
         }
-        self.held_by = kind;
-        if !was_in_use {
+        let available = self.families.iter().filter(|family| family.missing.is_none());
+        let versions = available.map(|family| family.version).collect();
+        let mut refill = Refill::new(&mut *self.programs, &*store, versions, order.desired, order.now);
+        refill.urgent = if chain_first { Some(&mut *order.urgent) } else { None };
+        refill.run(work)?;
+        if !chain_first {
             // Filling took its time: the single rules have counted on.
             let (fresh, errors) = self.snapshots();
-            snapshots = fresh;
             work.errors.extend(errors);
+            self.held_by = kind;
+            self.write_chains(&*store, &fresh, work);
         }
-        for (family, snapshot) in self.families.iter_mut().zip(&snapshots) {
-            let Some(snapshot) = snapshot else { continue };
-            family.set_set_rule(store.rule(family.version));
-            family.take_rules();
-            let (_, surplus) = family.rule_faults(snapshot);
-            work.removed += if was_in_use { surplus } else { 0 };
-            if surplus > 0 || !family.matches(snapshot) {
-                work.try_to(family.rewrite(&mut *self.programs, snapshot));
-            }
-        }
+        Ok(())
     }
 
-    /// Brings the sets to exactly what is wanted, additions first.
-    fn fill_sets(
+    fn make_sets(
         &mut self,
         store: &dyn SetStore,
         was_in_use: bool,
-        desired: &Desired,
-        now: Now,
+        room: usize,
         work: &mut Work,
     ) -> Result<()> {
-        let programs = &mut *self.programs;
-        let counts = store.counts(programs)?;
-        let mut planner = Planner::new(desired);
-        let families: Vec<_> = self.families.iter().filter(|family| family.missing.is_none()).collect();
-        for family in &families {
+        let counts = store.counts(&mut *self.programs)?;
+        for family in self.families.iter().filter(|family| family.missing.is_none()) {
             let version = family.version;
             let there = counts[version as usize].is_some();
             if was_in_use && !there {
                 work.found.push(format!("{}: the set of banned clients was gone", version.name()));
             }
-            store.ensure(programs, version, desired.len())?;
+            store.ensure(&mut *self.programs, version, room)?;
             if !there || !was_in_use {
-                store.exempt(programs, version, family.exempt())?;
+                store.exempt(&mut *self.programs, version, family.exempt())?;
             }
-            store.list(programs, version, &mut |element| {
-                planner.see(element.client, |ban| element.is_right_for(ban.ends, now));
-            })?;
         }
-        let versions: Vec<Version> = families.iter().map(|family| family.version).collect();
-        put_back(programs, store, &versions, desired, &planner, now, work);
-        take_out(programs, store, planner.surplus(), work);
         Ok(())
     }
-}
 
-fn put_back(
-    programs: &mut dyn Programs,
-    store: &dyn SetStore,
-    versions: &[Version],
-    desired: &Desired,
-    planner: &Planner<'_, Desired>,
-    now: Now,
-    work: &mut Work,
-) {
-    for version in versions {
-        let mut piece: Vec<Element> = Vec::new();
-        let mut missing = planner.missing().peekable();
-        while let Some(slot) = missing.next() {
-            let (client, ban) = desired.entry(slot);
-            if Version::of(&client) == *version && !ban.ends.is_past(now) {
-                work.restored += usize::from(!planner.was_seen(slot));
-                piece.push(Element::new(client, ban.ends, now));
+    /// Makes the chains drop by the sets, and by no single rules.
+    fn write_chains(&mut self, store: &dyn SetStore, snapshots: &[Option<Snapshot>; 2], work: &mut Work) {
+        for (family, snapshot) in self.families.iter_mut().zip(snapshots) {
+            let Some(snapshot) = snapshot else { continue };
+            let held = family.rules.len();
+            family.set_set_rule(store.rule(family.version));
+            family.take_rules();
+            let (_, surplus) = family.rule_faults(snapshot);
+            // Single rules that were ours until now are no find.
+            work.removed += surplus.saturating_sub(held);
+            if surplus > 0 || !family.matches(snapshot) {
+                work.try_to(family.rewrite(&mut *self.programs, snapshot));
             }
-            if piece.len() == ELEMENTS_AT_ONCE || missing.peek().is_none() {
-                work.failed(store.add(programs, *version, &piece));
-                piece.clear();
-            }
-        }
-    }
-    // Ends that were wrong are put right without a word: after a suspend all of them are.
-}
-
-fn take_out(programs: &mut dyn Programs, store: &dyn SetStore, surplus: &[Client], work: &mut Work) {
-    for version in Version::ALL {
-        let clients: Vec<Client> =
-            surplus.iter().copied().filter(|client| Version::of(client) == version).collect();
-        if !clients.is_empty() {
-            work.removed += clients.len();
-            work.failed(store.remove(programs, version, &clients));
         }
     }
 }
@@ -242,11 +217,24 @@ fn dropped(snapshot: &Snapshot) -> impl Iterator<Item = Client> + '_ {
 
 impl Work {
     fn try_to(&mut self, result: Result<()>) {
-        self.errors.extend(result.err().map(|error| format!("{error:#}")));
+        if let Err(error) = result {
+            self.fail(format!("{error:#}"));
+        }
     }
 
-    fn failed(&mut self, failures: Vec<Failure>) {
-        self.errors.extend(failures.into_iter().map(|f| format!("{}: {:#}", f.client, f.error)));
+    pub(super) fn failed(&mut self, failures: Vec<Failure>) {
+        for failure in failures {
+            self.fail(format!("{}: {:#}", failure.client, failure.error));
+        }
+    }
+
+    /// Keeps the first few errors; a full set makes a million of them.
+    fn fail(&mut self, error: String) {
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(error);
+        } else {
+            self.more_errors += 1;
+        }
     }
 
     /// The repair in words; the errors when something is still wrong. `settled` is false when bans only moved between
@@ -270,9 +258,9 @@ impl Work {
     }
 
     fn all_errors(&self) -> String {
-        let mut text = self.errors[..self.errors.len().min(MAX_ERRORS)].join("; ");
-        if self.errors.len() > MAX_ERRORS {
-            text.push_str(&format!("; and {} more", self.errors.len() - MAX_ERRORS));
+        let mut text = self.errors.join("; ");
+        if self.more_errors > 0 {
+            text.push_str(&format!("; and {} more", self.more_errors));
         }
         if !self.found.is_empty() {
             text.push_str(&format!(" (found: {})", self.found.join("; ")));

@@ -95,7 +95,7 @@ fn timeout_secs(ends: Ends, now: Now) -> u32 {
 }
 
 /// Something that keeps sets in the kernel, one for each IP version.
-pub(super) trait SetStore {
+pub(super) trait SetStore: Sync {
     /// The name used in state and logs.
     fn name(&self) -> &'static str;
 

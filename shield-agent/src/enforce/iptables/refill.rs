@@ -1,0 +1,166 @@
+//! Brings sets to exactly what is wanted: a listing of a million elements takes a second, so it runs aside, changes go in
+//! pieces, and urgent bans get in between.
+
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use hashbrown::HashSet;
+
+use super::programs::Programs;
+use super::repair::Work;
+use super::sets::{Element, SetStore, Version, all_failed};
+use crate::enforce::{Ban, Desired, Urgent};
+use crate::engine::client::Client;
+use crate::engine::reconcile::{Planner, Wanted as _};
+use crate::engine::time::Now;
+
+/// Elements changed at once: some 15 ms.
+const PIECE: usize = 8_000;
+/// Elements handed over at once by the listing.
+const LISTED_AT_ONCE: usize = 1_024;
+/// How long urgent bans wait at most for a listing to come to a pause.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// See the module.
+pub(super) struct Refill<'a> {
+    pub(super) programs: &'a mut dyn Programs,
+    pub(super) store: &'a dyn SetStore,
+    /// The IP versions that can be filtered.
+    pub(super) versions: Vec<Version>,
+    pub(super) desired: &'a Desired,
+    pub(super) now: Now,
+    /// `None` while what is put into the sets is not dropped yet.
+    pub(super) urgent: Option<&'a mut dyn Urgent>,
+    /// Urgent bans made meanwhile: the table does not know them, and they stay.
+    urgent_clients: HashSet<Client>,
+}
+
+impl<'a> Refill<'a> {
+    pub(super) fn new(
+        programs: &'a mut dyn Programs,
+        store: &'a dyn SetStore,
+        versions: Vec<Version>,
+        desired: &'a Desired,
+        now: Now,
+    ) -> Refill<'a> {
+        Refill { programs, store, versions, desired, now, urgent: None, urgent_clients: HashSet::new() }
+    }
+
+    /// Lists, adds what is missing, then removes what nobody wants.
+    pub(super) fn run(mut self, work: &mut Work) -> Result<()> {
+        let mut planner = Planner::new(self.desired);
+        for version in self.versions.clone() {
+            self.list(version, &mut planner)?;
+        }
+        self.put_back(&planner, work);
+        self.take_out(planner.surplus(), work);
+        Ok(())
+    }
+
+    fn list(&mut self, version: Version, planner: &mut Planner<'_, Desired>) -> Result<()> {
+        let (store, now) = (self.store, self.now);
+        let mut aside = self.programs.another();
+        let (sender, receiver) = sync_channel::<Vec<Element>>(8);
+        std::thread::scope(|scope| {
+            let listing = scope.spawn(move || -> Result<()> {
+                let mut batch = Vec::with_capacity(LISTED_AT_ONCE);
+                // A send fails only when the receiver is gone, and then nobody wants the rest.
+                store.list(&mut *aside, version, &mut |element| {
+                    batch.push(element);
+                    if batch.len() == LISTED_AT_ONCE {
+                        let _ =
+                            sender.send(std::mem::replace(&mut batch, Vec::with_capacity(LISTED_AT_ONCE)));
+                    }
+                })?;
+                let _ = sender.send(batch);
+                Ok(())
+            });
+            let mut paused = Instant::now();
+            loop {
+                match receiver.recv_timeout(PAUSE) {
+                    Ok(batch) => {
+                        batch.iter().for_each(|e| planner.see(e.client, |ban| e.is_right_for(ban.ends, now)))
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+                if paused.elapsed() >= PAUSE {
+                    self.let_urgent_in();
+                    paused = Instant::now();
+                }
+            }
+            listing.join().unwrap_or_else(|_| Err(anyhow!("listing the set of {} panicked", version.name())))
+        })
+    }
+
+    fn put_back(&mut self, planner: &Planner<'_, Desired>, work: &mut Work) {
+        for version in self.versions.clone() {
+            let mut piece: Vec<Element> = Vec::new();
+            for slot in planner.missing() {
+                let (client, ban) = self.desired.entry(slot);
+                let is_over = ban.ends.is_past(self.now) || self.urgent_clients.contains(&client);
+                if Version::of(&client) != version || is_over {
+                    continue;
+                }
+                // Ends that were wrong are put right without a word: after a suspend all of them are.
+                work.restored += usize::from(!planner.was_seen(slot));
+                piece.push(Element::new(client, ban.ends, self.now));
+                if piece.len() == PIECE {
+                    self.add(version, &mut piece, work);
+                }
+            }
+            self.add(version, &mut piece, work);
+        }
+    }
+
+    fn add(&mut self, version: Version, piece: &mut Vec<Element>, work: &mut Work) {
+        if !piece.is_empty() {
+            work.failed(self.store.add(self.programs, version, piece));
+            piece.clear();
+            self.let_urgent_in();
+        }
+    }
+
+    fn take_out(&mut self, surplus: &[Client], work: &mut Work) {
+        for version in Version::ALL {
+            let unwanted: Vec<Client> = surplus
+                .iter()
+                .copied()
+                .filter(|client| Version::of(client) == version && !self.urgent_clients.contains(client))
+                .collect();
+            for piece in unwanted.chunks(PIECE) {
+                work.removed += piece.len();
+                work.failed(self.store.remove(self.programs, version, piece));
+                self.let_urgent_in();
+            }
+        }
+    }
+
+    fn let_urgent_in(&mut self) {
+        let Some(urgent) = self.urgent.as_deref_mut() else { return };
+        let bans = urgent.take();
+        if bans.is_empty() {
+            return;
+        }
+        let mut failures = Vec::new();
+        for version in Version::ALL {
+            let elements: Vec<Element> = bans
+                .iter()
+                .map(|Ban { client, ends }| Element::new(client.client(), *ends, self.now))
+                .filter(|element| Version::of(&element.client) == version)
+                .collect();
+            if elements.is_empty() {
+                continue;
+            }
+            if self.versions.contains(&version) {
+                failures.extend(self.store.add(self.programs, version, &elements));
+            } else {
+                let error = anyhow!("{} cannot be filtered here", version.name());
+                failures.extend(all_failed(elements.iter().map(|e| e.client), &error));
+            }
+        }
+        self.urgent_clients.extend(bans.iter().map(|ban| ban.client.client()));
+        urgent.done(&bans, failures);
+    }
+}

@@ -1,0 +1,341 @@
+//! The body of `cargo xtask bench enforce`: a million bans put back at a start, the delay of a new ban, alone and while
+//! 100,000 bans end at once, and what it takes in memory. XDP, ipset, and 10,000 single rules.
+//!
+//! Everything happens in a network namespace of its own, through the interpreter that the agent uses.
+
+#![expect(clippy::print_stdout, reason = "the measured figures are this program's result")]
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use serde::Serialize;
+use shield_agent::clock;
+use shield_agent::enforce::interpreter::{Interpreter, Report, Settings, Start};
+use shield_agent::enforce::iptables::{self, Backend, IptablesEnforcer};
+use shield_agent::enforce::xdp::{self, XdpEnforcer};
+use shield_agent::enforce::{Ban, Desired, Enforcer};
+use shield_agent::engine::action::Order;
+use shield_agent::engine::allowlist::{Allowlist, BannableClient};
+use shield_agent::engine::client::Client;
+use shield_agent::engine::event::{Outcome, PartState};
+use shield_agent::engine::time::Ends;
+use shield_tests::bpffs::Bpffs;
+use shield_tests::netns::{End, Namespace, connect};
+use shield_tests::wait::until;
+
+/// Bounds a run that hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Serial numbers of the new bans whose delay is measured; those of the others are below.
+const PROBES_FROM: u64 = 1 << 40;
+/// Between two such bans.
+const PROBE_EVERY: Duration = Duration::from_millis(10);
+/// How many are measured with nothing else going on.
+const PROBES_ALONE: u64 = 100;
+/// Restored bans and probes are taken from these networks.
+const RESTORED_FROM: u32 = 0x0a00_0000;
+const PROBED_FROM: u32 = 0x6440_0000;
+
+#[derive(Parser)]
+#[command(about = "A million bans: putting them back, new ones, ending ones, memory")]
+struct Arguments {
+    /// Print one JSON object a line instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Bans held by XDP and by ipset
+    #[arg(long, default_value_t = 1_000_000)]
+    bans: u32,
+    /// Bans held as single rules
+    #[arg(long, default_value_t = 10_000)]
+    rules: u32,
+    /// Bans that end at the same time (at most all)
+    #[arg(long, default_value_t = 100_000)]
+    expiring: u32,
+}
+
+/// One figure.
+#[derive(Debug, Serialize)]
+struct Row {
+    measure: &'static str,
+    place: &'static str,
+    bans: u32,
+    value: f64,
+    unit: &'static str,
+    /// What it should be at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<f64>,
+}
+
+/// Where bans are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Xdp,
+    Ipset,
+    Rules,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Place::Xdp => "xdp",
+            Place::Ipset => "ipset",
+            Place::Rules => "rules",
+        }
+    }
+
+    fn enforcer(self, pins: &Bpffs) -> Box<dyn Enforcer> {
+        let rules = |backend| iptables::Settings { backend, ..iptables::Settings::default() };
+        match self {
+            Place::Ipset => Box::new(IptablesEnforcer::new(rules(Backend::Ipset))),
+            Place::Rules => Box::new(IptablesEnforcer::new(rules(Backend::Rules))),
+            Place::Xdp => Box::new(XdpEnforcer::new(xdp::Settings {
+                interfaces: xdp::Selection::Named(vec!["eth0".to_owned()]),
+                mode: xdp::Mode::Generic,
+                // Room for the bans of the run besides the million restored.
+                max_bans_v4: 1_100_000,
+                pin_folder: pins.path().join("shield"),
+                ..xdp::Settings::default()
+            })),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let mut rows = Vec::new();
+    for (place, bans) in
+        [(Place::Xdp, arguments.bans), (Place::Ipset, arguments.bans), (Place::Rules, arguments.rules)]
+    {
+        let measured = measure(place, bans, arguments.expiring.min(bans), &arguments);
+        rows.extend(measured.with_context(|| format!("measured {}", place.name()))?);
+    }
+    if !arguments.json {
+        print_table(&rows);
+    }
+    Ok(())
+}
+
+fn measure(place: Place, bans: u32, expiring: u32, arguments: &Arguments) -> Result<Vec<Row>> {
+    let (namespace, pins) = (Namespace::create("bench")?, Bpffs::mount()?);
+    let end = |interface| End { namespace: &namespace, interface, addresses: &[] };
+    connect(end("eth0"), end("peer0"))?;
+    namespace.enter(|| {
+        let mut rows = Rows { place, bans, json: arguments.json, rows: Vec::new() };
+        let run = Run::start(place.enforcer(&pins), bans, &mut rows)?;
+        run.probe_alone(&mut rows)?;
+        run.expire(expiring, &mut rows)?;
+        drop(run);
+        let mut enforcer = place.enforcer(&pins);
+        enforcer.cleanup().context("cleaned up")?;
+        Ok(rows.rows)
+    })
+}
+
+/// Collects figures; prints each at once when they are for a program.
+struct Rows {
+    place: Place,
+    bans: u32,
+    json: bool,
+    rows: Vec<Row>,
+}
+
+impl Rows {
+    fn add(
+        &mut self,
+        measure: &'static str,
+        value: f64,
+        unit: &'static str,
+        target: Option<f64>,
+    ) -> Result<()> {
+        let row = Row { measure, place: self.place.name(), bans: self.bans, value, unit, target };
+        if self.json {
+            println!("{}", serde_json::to_string(&row).context("wrote a row as JSON")?);
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+}
+
+/// An interpreter with its enforcer, and what it has reported.
+struct Run {
+    interpreter: Interpreter,
+    told: Arc<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    banned: AtomicUsize,
+    lifted: AtomicUsize,
+    failed: Mutex<Option<String>>,
+    probes: Mutex<HashMap<u64, Instant>>,
+}
+
+impl Told {
+    fn take(&self, report: &Report) {
+        match report {
+            Report::Outcome(outcome) => self.take_outcome(outcome),
+            Report::Part(part) => {
+                if let PartState::Degraded { reason } = &part.state {
+                    self.fail(reason.clone());
+                }
+            }
+            Report::Activity { .. } => {}
+        }
+    }
+
+    fn take_outcome(&self, outcome: &Outcome) {
+        let now = Instant::now();
+        self.banned.fetch_add(outcome.banned.len(), Ordering::Relaxed);
+        self.lifted.fetch_add(outcome.lifted.len(), Ordering::Relaxed);
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.extend(outcome.banned.iter().filter(|(_, n)| *n >= PROBES_FROM).map(|(_, n)| (*n, now)));
+        if let Some(failed) = outcome.failed.first() {
+            self.fail(format!("{}: {}", failed.client, failed.error));
+        }
+    }
+
+    fn fail(&self, what: String) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+    }
+
+    fn check(&self) -> Result<()> {
+        match &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(failed) => bail!("the enforcer failed: {failed}"),
+            None => Ok(()),
+        }
+    }
+
+    fn wait(&self, what: &str, mut done: impl FnMut(&Told) -> bool) -> Result<()> {
+        until(what, PATIENCE, || {
+            self.check()?;
+            Ok(done(self).then_some(()))
+        })
+    }
+}
+
+fn bannable(bits: u32) -> Result<BannableClient> {
+    let client = Client::from(Ipv4Addr::from_bits(bits));
+    Allowlist::default().admit(client, 64).map_err(|by| anyhow::anyhow!("{client} is protected by {by:?}"))
+}
+
+impl Run {
+    /// Starts with so many bans to put back, and measures how long that takes and what it weighs.
+    fn start(enforcer: Box<dyn Enforcer>, bans: u32, rows: &mut Rows) -> Result<Run> {
+        let before_kib = resident_kib("VmRSS:")?;
+        let ends = Ends::after(clock::now(), 3_600_000);
+        let mut desired = Desired::with_capacity(bans as usize);
+        for n in 0..bans {
+            desired.insert(Ban { client: bannable(RESTORED_FROM + n)?, ends }, u64::from(n));
+        }
+        let start = Start { desired, exempt: Vec::new(), clock: clock::now, settings: Settings::default() };
+        let told = Arc::new(Told::default());
+        let sink = Arc::clone(&told);
+        let began = Instant::now();
+        let interpreter = Interpreter::start(vec![enforcer], start, move |report| sink.take(&report))?;
+        // Taking orders must not wait for the million: as the engine goes on detecting meanwhile.
+        let asked = Instant::now();
+        interpreter.submit(vec![Order::Lift {
+            client: Client::from(Ipv4Addr::from_bits(PROBED_FROM - 1)),
+            serial: 1,
+        }]);
+        let blocked = asked.elapsed();
+        told.wait("the restored bans", |told| told.banned.load(Ordering::Relaxed) >= bans as usize)?;
+        rows.add("restore", began.elapsed().as_secs_f64(), "s", (bans >= 1_000_000).then_some(5.0))?;
+        rows.add("submit while restoring", millis(blocked), "ms", Some(1.0))?;
+        let grown_mib = |kib: u64| kib.saturating_sub(before_kib) as f64 / 1024.0;
+        rows.add("memory of table and enforcer", grown_mib(resident_kib("VmRSS:")?), "MiB", None)?;
+        rows.add(
+            "highest memory of the process",
+            resident_kib("VmHWM:")? as f64 / 1024.0,
+            "MiB",
+            Some(200.0),
+        )?;
+        Ok(Run { interpreter, told })
+    }
+
+    fn probe(&self, serial: u64) -> Result<Instant> {
+        let client = bannable(PROBED_FROM + u32::try_from(serial - PROBES_FROM)?)?;
+        let asked = Instant::now();
+        self.interpreter.submit(vec![Order::Ban { client, ends: Ends::Never, serial }]);
+        Ok(asked)
+    }
+
+    /// The delays of new bans, once all of them are in force.
+    fn delays(&self, asked: &[(u64, Instant)]) -> Result<Vec<Duration>> {
+        self.told.wait("new bans", |told| {
+            let probes = told.probes.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.iter().all(|(serial, _)| probes.contains_key(serial))
+        })?;
+        let probes = self.told.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut delays: Vec<Duration> =
+            asked.iter().map(|(serial, asked)| probes[serial].saturating_duration_since(*asked)).collect();
+        delays.sort_unstable();
+        Ok(delays)
+    }
+
+    fn probe_alone(&self, rows: &mut Rows) -> Result<()> {
+        let mut asked = Vec::new();
+        for serial in PROBES_FROM..PROBES_FROM + PROBES_ALONE {
+            asked.push((serial, self.probe(serial)?));
+            std::thread::sleep(PROBE_EVERY);
+        }
+        let delays = self.delays(&asked)?;
+        rows.add("new ban, median", millis(delays[delays.len() / 2]), "ms", None)?;
+        rows.add("new ban, slowest", millis(delays[delays.len() - 1]), "ms", None)
+    }
+
+    /// Ends so many bans in one moment, and measures new bans meanwhile.
+    fn expire(&self, expiring: u32, rows: &mut Rows) -> Result<()> {
+        let lifts = (0..expiring).map(|n| Order::Lift {
+            client: Client::from(Ipv4Addr::from_bits(RESTORED_FROM + n)),
+            serial: u64::from(n),
+        });
+        let goal = self.told.lifted.load(Ordering::Relaxed) + expiring as usize;
+        let began = Instant::now();
+        self.interpreter.submit(lifts.collect());
+        let mut asked = Vec::new();
+        let mut serial = PROBES_FROM + PROBES_ALONE;
+        while self.told.lifted.load(Ordering::Relaxed) < goal && began.elapsed() < PATIENCE {
+            self.told.check()?;
+            asked.push((serial, self.probe(serial)?));
+            serial += 1;
+            std::thread::sleep(PROBE_EVERY);
+        }
+        let took = began.elapsed();
+        let delays = self.delays(&asked)?;
+        rows.add("bans ended at once", f64::from(expiring), "bans", None)?;
+        rows.add("until all had ended", took.as_secs_f64(), "s", None)?;
+        rows.add("new ban meanwhile, median", millis(delays[delays.len() / 2]), "ms", None)?;
+        let target = (rows.place != Place::Rules).then_some(50.0);
+        rows.add("new ban meanwhile, slowest", millis(delays[delays.len() - 1]), "ms", target)
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// This process's memory as the kernel counts it, in KiB.
+fn resident_kib(field: &str) -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;
+    line.split_whitespace().nth(1).context("no number")?.parse().context("read a number of KiB")
+}
+
+fn print_table(rows: &[Row]) {
+    println!(
+        "{:<8} {:>9}  {:<32} {:>12} {:<5} {:>9}",
+        "place", "bans", "measure", "value", "unit", "at most"
+    );
+    for row in rows {
+        let target = row.target.map_or(String::new(), |target| format!("{target}"));
+        println!(
+            "{:<8} {:>9}  {:<32} {:>12.3} {:<5} {:>9}",
+            row.place, row.bans, row.measure, row.value, row.unit, target
+        );
+    }
+}
