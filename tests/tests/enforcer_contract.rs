@@ -441,7 +441,9 @@ impl World for Card {
     }
 
     fn others(&self) -> Result<Vec<String>> {
-        Ok(command::run(&["ip", "-o", "-br", "link"])?.lines().map(str::to_owned).collect())
+        // Names only: a link's state settles some time after it is set up.
+        let links = command::run(&["ip", "-o", "-br", "link"])?;
+        Ok(links.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
     }
 }
 

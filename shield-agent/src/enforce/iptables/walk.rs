@@ -202,7 +202,7 @@ fn walk(backend: Backend, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_kernel_ends_as_the_model(steps in prop::collection::vec(step(), 1..60)) {
