@@ -1,0 +1,255 @@
+//! Nanoseconds a packet by `BPF_PROG_TEST_RUN`: the same packet again and again, so caches are warm for everybody.
+//!
+//! Programs take turns in several rounds and each keeps its best, so that a disturbance of the machine does not hit one
+//! of them alone. Only ratios within one run mean something.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp, loaded_programs};
+use aya::{Ebpf, EbpfLoader};
+use aya_obj::programs::XdpAttachType;
+use serde::Serialize;
+use shield_tests::netns::{End, Namespace, connect};
+use shield_tests::wait;
+
+use crate::shield::{self, Shield};
+
+const ROUNDS: usize = 7;
+const PACKETS: u32 = 400_000;
+/// Where `cargo xtask build-ebpf` leaves the floor.
+const EMPTY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/empty");
+/// The one address that xdp-filter denies of each family.
+const DENIED_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
+const DENIED_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x66);
+/// Never banned here.
+const ELSEWHERE_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+const ELSEWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb9, 1, 2, 0, 0, 0, 9);
+
+/// One measurement.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    program: &'static str,
+    family: &'static str,
+    vlan: bool,
+    case: &'static str,
+    bans: usize,
+    ns: f64,
+    ratio_to_empty: f64,
+}
+
+/// What is to be measured.
+struct Subject<'a> {
+    row: Row,
+    program: &'a Xdp,
+    packet: Vec<u8>,
+}
+
+/// Measures everything with up to `most` bans.
+pub fn measure(most: usize) -> Result<Vec<Row>> {
+    let mut empty = EbpfLoader::new()
+        .load_file(EMPTY)
+        .with_context(|| format!("loaded {EMPTY} (`cargo xtask build-ebpf`)"))?;
+    load(&mut empty, "empty")?;
+    let mut counts = vec![0, 1_000, most];
+    counts.dedup();
+    let shields = counts.into_iter().map(Shield::with_bans).collect::<Result<Vec<_>>>()?;
+    let filter = Filter::start();
+    if let Err(error) = &filter {
+        eprintln!("xdp-filter is left out: {error:#}");
+    }
+    let mut subjects = Vec::new();
+    let empty = program(&empty, "empty")?;
+    subjects.push(subject("empty", empty, "hit", 0, ELSEWHERE_V4.into(), Tag::None));
+    for shield in &shields {
+        let program = program(&shield.ebpf, "shield_frags")?;
+        for tag in [Tag::None, Tag::One] {
+            for address in [IpAddr::from(ELSEWHERE_V4), ELSEWHERE_V6.into()] {
+                subjects.push(subject("shield", program, "miss", shield.bans, address, tag));
+            }
+            if shield.bans > 0 {
+                let first = shield::addresses_v4().next().context("there are addresses")?;
+                subjects.push(subject("shield", program, "hit", shield.bans, first.into(), tag));
+                let first = shield::address_v6(0).into();
+                subjects.push(subject("shield", program, "hit", shield.bans, first, tag));
+            }
+        }
+    }
+    if let Ok(filter) = &filter {
+        subjects.extend(filter.subjects());
+    }
+    run_rounds(&mut subjects)?;
+    let floor = subjects[0].row.ns;
+    Ok(subjects
+        .into_iter()
+        .map(|subject| Row { ratio_to_empty: subject.row.ns / floor, ..subject.row })
+        .collect())
+}
+
+/// Prints the rows as a table.
+pub fn print_table(rows: &[Row]) {
+    println!(
+        "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8} {:>9}",
+        "program", "family", "vlan", "case", "bans", "ns", "ratio"
+    );
+    for row in rows {
+        let vlan = if row.vlan { "one" } else { "none" };
+        println!(
+            "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8.1} {:>8.2}x",
+            row.program, row.family, vlan, row.case, row.bans, row.ns, row.ratio_to_empty
+        );
+    }
+}
+
+fn run_rounds(subjects: &mut [Subject<'_>]) -> Result<()> {
+    for _ in 0..ROUNDS {
+        for subject in subjects.iter_mut() {
+            subject.row.ns = subject.row.ns.min(nanoseconds(subject.program, &subject.packet)?);
+        }
+    }
+    Ok(())
+}
+
+/// Wall time of the call over its packets: the kernel's own figure is rounded to whole nanoseconds.
+fn nanoseconds(program: &Xdp, packet: &[u8]) -> Result<f64> {
+    let options = TestRunOptions { data_in: Some(packet), repeat: PACKETS, ..TestRunOptions::default() };
+    let began = Instant::now();
+    program.test_run(options).context("ran a program on a packet")?;
+    Ok(began.elapsed().as_nanos() as f64 / f64::from(PACKETS))
+}
+
+fn subject<'a>(
+    name: &'static str,
+    program: &'a Xdp,
+    case: &'static str,
+    bans: usize,
+    source: IpAddr,
+    tag: Tag,
+) -> Subject<'a> {
+    let family = if source.is_ipv4() { "ipv4" } else { "ipv6" };
+    let vlan = tag == Tag::One;
+    let row = Row { program: name, family, vlan, case, bans, ns: f64::INFINITY, ratio_to_empty: f64::NAN };
+    Subject { row, program, packet: packet(source, tag) }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tag {
+    None,
+    One,
+}
+
+/// A UDP packet of 64 bytes or a little more.
+fn packet(source: IpAddr, tag: Tag) -> Vec<u8> {
+    let mut packet = vec![2; 12];
+    if tag == Tag::One {
+        packet.extend([0x81, 0x00, 0x00, 0x07]);
+    }
+    match source {
+        IpAddr::V4(source) => {
+            packet.extend([0x08, 0x00]);
+            packet.extend([0x45, 0, 0, 50, 0, 0, 0, 0, 64, 17, 0, 0]);
+            packet.extend(source.octets());
+            packet.extend([192, 0, 2, 1]);
+        }
+        IpAddr::V6(source) => {
+            packet.extend([0x86, 0xdd]);
+            packet.extend([0x60, 0, 0, 0, 0, 30, 17, 64]);
+            packet.extend(source.octets());
+            packet.extend(DENIED_V6.octets());
+        }
+    }
+    packet.extend([0; 30]);
+    packet
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let program: &mut Xdp = ebpf.program_mut(name).with_context(|| format!("found {name}"))?.try_into()?;
+    Ok(program.load()?)
+}
+
+fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Xdp> {
+    Ok(ebpf.program(name).with_context(|| format!("found {name}"))?.try_into()?)
+}
+
+/// xdp-tools' xdp-filter with one denied source of each family, each on an interface of its own.
+struct Filter {
+    v4: Xdp,
+    v6: Xdp,
+    /// Keeps the mount namespace with xdp-filter's pins alive.
+    holder: Child,
+    _namespace: Namespace,
+}
+
+impl Filter {
+    fn start() -> Result<Filter> {
+        let namespace = Namespace::create("filter")?;
+        let end = |interface| End { namespace: &namespace, interface, addresses: &[] };
+        connect(end("v4"), end("v4peer"))?;
+        connect(end("v6"), end("v6peer"))?;
+        // `ip netns exec` has a /sys of its own, and with it a place for pins that nobody else sees.
+        let script = format!(
+            "mount -t bpf bpf /sys/fs/bpf && xdp-filter load -m skb -p allow -f ipv4 v4 && \
+             xdp-filter load -m skb -p allow -f ipv6 v6 && xdp-filter ip -m src {DENIED_V4} && \
+             xdp-filter ip -m src {DENIED_V6} && echo ready && exec sleep 600"
+        );
+        let mut holder = Command::new("ip")
+            .args(["netns", "exec", namespace.name(), "sh", "-c", &script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("started xdp-filter (is xdp-tools installed? `cargo xtask setup`)")?;
+        let mut said = String::new();
+        let output = holder.stdout.take().context("its output is a pipe")?;
+        BufReader::new(output).read_line(&mut said).context("read what xdp-filter said")?;
+        if said.trim() != "ready" {
+            let _ = holder.wait();
+            bail!("xdp-filter did not start");
+        }
+        Ok(Filter {
+            v4: attached(&namespace, "v4")?,
+            v6: attached(&namespace, "v6")?,
+            holder,
+            _namespace: namespace,
+        })
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        let name = "xdp-filter";
+        [Tag::None, Tag::One]
+            .into_iter()
+            .flat_map(|tag| {
+                [
+                    subject(name, &self.v4, "miss", 1, ELSEWHERE_V4.into(), tag),
+                    subject(name, &self.v4, "hit", 1, DENIED_V4.into(), tag),
+                    subject(name, &self.v6, "miss", 1, ELSEWHERE_V6.into(), tag),
+                    subject(name, &self.v6, "hit", 1, DENIED_V6.into(), tag),
+                ]
+            })
+            .collect()
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// The XDP program on an interface, opened by its id.
+fn attached(namespace: &Namespace, interface: &str) -> Result<Xdp> {
+    let id = wait::until("xdp-filter's program", Duration::from_secs(5), || {
+        let link = namespace.run(&["ip", "-d", "link", "show", "dev", interface])?;
+        let id = link
+            .split_once("prog/xdp id ")
+            .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+        Ok(id)
+    })?;
+    let id: u32 = id;
+    let info =
+        loaded_programs().flatten().find(|info| info.id() == id).context("found the program by its id")?;
+    let name = std::borrow::Cow::Borrowed("xdp-filter");
+    Ok(Xdp::from_program_info(info, name, XdpAttachType::Interface)?)
+}

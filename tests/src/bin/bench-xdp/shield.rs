@@ -1,0 +1,92 @@
+//! The real enforcer in a namespace of its own, filled with bans.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use aya::Ebpf;
+use shield_agent::clock;
+use shield_agent::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer, object};
+use shield_agent::enforce::{Ban, Enforcer as _};
+use shield_agent::engine::allowlist::Allowlist;
+use shield_agent::engine::client::Client;
+use shield_agent::engine::time::Ends;
+use shield_tests::bpffs::Bpffs;
+use shield_tests::netns::{End, Namespace, connect};
+
+/// Odd, and near 2^32 divided by the golden ratio: multiples of it are spread evenly.
+const SPREAD: u32 = 0x9e37_79b1;
+/// Room for the largest measurement.
+const MAX_BANS: u32 = 1_100_000;
+
+/// A started enforcer and a copy of its program to be run on packets.
+pub struct Shield {
+    /// The copy.
+    pub ebpf: Ebpf,
+    /// How many bans of each family.
+    pub bans: usize,
+    _enforcer: XdpEnforcer,
+    _bpffs: Bpffs,
+    _namespace: Namespace,
+}
+
+impl Shield {
+    /// Starts one with this many bans of each family.
+    pub fn with_bans(bans: usize) -> Result<Shield> {
+        let (namespace, bpffs) = (Namespace::create("bench")?, Bpffs::mount()?);
+        let end = |interface| End { namespace: &namespace, interface, addresses: &[] };
+        connect(end("eth0"), end("peer0"))?;
+        let settings = Settings {
+            interfaces: Selection::Named(vec!["eth0".to_owned()]),
+            mode: Mode::Generic,
+            max_bans_v4: MAX_BANS,
+            max_bans_v6: MAX_BANS,
+            pin_folder: bpffs.path().join("shield"),
+            ..Settings::default()
+        };
+        let mut enforcer = XdpEnforcer::new(settings.clone());
+        namespace.enter(|| enforcer.start(&[], clock::now()))?;
+        fill(&mut enforcer, "IPv4", &addresses_v4().take(bans).map(ban_v4).collect::<Vec<_>>())?;
+        fill(&mut enforcer, "IPv6", &(0..bans).map(|n| ban_v6(address_v6(n))).collect::<Vec<_>>())?;
+        let mut ebpf = object::load(&settings.pin_folder.join("maps"), &settings, 1)?;
+        object::xdp(&mut ebpf)?;
+        Ok(Shield { ebpf, bans, _enforcer: enforcer, _bpffs: bpffs, _namespace: namespace })
+    }
+}
+
+fn fill(enforcer: &mut XdpEnforcer, family: &str, bans: &[Ban]) -> Result<()> {
+    let began = Instant::now();
+    if let Some(failure) = enforcer.ensure_banned(bans, clock::now()).into_iter().next() {
+        bail!("could not ban {}: {:#}", failure.client, failure.error);
+    }
+    eprintln!("put {} {family} bans in force in {:.2} s", bans.len(), began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Addresses that may be banned, spread over the whole space.
+pub fn addresses_v4() -> impl Iterator<Item = Ipv4Addr> {
+    let allowlist = Allowlist::default();
+    (0..u32::MAX)
+        .map(|n| Ipv4Addr::from(n.wrapping_mul(SPREAD)))
+        .filter(move |address| allowlist.admit(Client::from(*address), 64).is_ok())
+}
+
+/// The n-th prefix to be banned.
+pub fn address_v6(n: usize) -> Ipv6Addr {
+    let spread = (n as u32).wrapping_mul(SPREAD);
+    Ipv6Addr::new(0x2001, 0xdb8, (spread >> 16) as u16, spread as u16, 0, 0, 0, 1)
+}
+
+/// A permanent ban of this address.
+pub fn ban_v4(address: Ipv4Addr) -> Ban {
+    ban(Client::from(address))
+}
+
+fn ban_v6(address: Ipv6Addr) -> Ban {
+    ban(Client::of_addr(address.into(), 64))
+}
+
+fn ban(client: Client) -> Ban {
+    let client = Allowlist::default().admit(client, 64).expect("only such as may be banned are generated");
+    Ban { client, ends: Ends::after(clock::now(), 86_400_000) }
+}
