@@ -47,6 +47,15 @@ pub struct Bans {
     ipv6_prefix: u8,
 }
 
+/// What is known about bans that are to be put in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// They may be there already.
+    Nothing,
+    /// They are not there: found by listing, and nobody else puts any in.
+    Absent,
+}
+
 /// Clients sorted by the map they belong to, with their place in the caller's list.
 struct Sorted<T> {
     v4: Vec<(KeyV4, T)>,
@@ -168,11 +177,11 @@ impl Bans {
     }
 
     /// Puts bans in, or moves their ends. Returns those that failed by their place in `bans`.
-    pub fn ensure(&mut self, bans: &[(Client, KernelTime)]) -> Vec<(usize, anyhow::Error)> {
+    pub fn ensure(&mut self, bans: &[(Client, KernelTime)], known: Known) -> Vec<(usize, anyhow::Error)> {
         let placed = bans.iter().enumerate().map(|(at, (client, ends))| (*client, (at, *ends)));
         let sorted = Sorted::new(placed, self.ipv6_prefix);
         let mut failed = Vec::new();
-        self.ensure_singles(&sorted, &mut failed);
+        self.ensure_singles(&sorted, known, &mut failed);
         self.ensure_networks(&sorted, &mut failed);
         failed
     }
@@ -180,19 +189,20 @@ impl Bans {
     fn ensure_singles(
         &mut self,
         sorted: &Sorted<(usize, KernelTime)>,
+        known: Known,
         failed: &mut Vec<(usize, anyhow::Error)>,
     ) {
         let bits = sorted.v4.iter().map(|(key, _)| filter_v4(u32::from_be_bytes(*key)));
         match self.filter_v4.add_bits(bits) {
             Ok(()) => {
-                ensure(&self.v4, &sorted.v4, |key| *key, failed);
+                ensure(&self.v4, &sorted.v4, known, |key| *key, failed);
             }
             Err(error) => fail_all(&sorted.v4, &error, failed),
         }
         let bits = sorted.v6.iter().map(|(key, _)| filter_v6(halves(*key)));
         match self.filter_v6.add_bits(bits) {
             Ok(()) => {
-                ensure(&self.v6, &sorted.v6, |key| *key, failed);
+                ensure(&self.v6, &sorted.v6, known, |key| *key, failed);
             }
             Err(error) => fail_all(&sorted.v6, &error, failed),
         }
@@ -208,8 +218,8 @@ impl Bans {
             fail_all(&sorted.networks_v6, &error, failed);
             return;
         }
-        let v4 = ensure(&self.networks_v4, &sorted.networks_v4, key_v4, failed);
-        let v6 = ensure(&self.networks_v6, &sorted.networks_v6, key_v6, failed);
+        let v4 = ensure(&self.networks_v4, &sorted.networks_v4, Known::Nothing, key_v4, failed);
+        let v6 = ensure(&self.networks_v6, &sorted.networks_v6, Known::Nothing, key_v6, failed);
         let control = Control {
             networks_v4: self.now.networks_v4 + v4 as u32,
             networks_v6: self.now.networks_v6 + v6 as u32,
@@ -374,11 +384,15 @@ impl Bans {
 fn ensure<K: Pod, N>(
     table: &Table<K>,
     entries: &[(N, (usize, KernelTime))],
+    known: Known,
     key: impl Fn(&N) -> K,
     failed: &mut Vec<(usize, anyhow::Error)>,
 ) -> usize {
     let bans: Vec<(K, KernelTime)> = entries.iter().map(|(of, (_, ends))| (key(of), *ends)).collect();
-    let ensured = table.ensure(&bans);
+    let ensured = match known {
+        Known::Absent => table.insert(&bans),
+        Known::Nothing => table.ensure(&bans),
+    };
     failed.extend(ensured.failed.into_iter().map(|(at, error)| (entries[at].1.0, error)));
     ensured.changed
 }

@@ -139,7 +139,7 @@ impl Filter {
     }
 
     fn write_chunk(&self, keys: &[u32], values: &[u64]) -> std::io::Result<()> {
-        let done = kernel::update_batch(self.map.as_fd(), keys, values, Update::Any);
+        let done = kernel::update_batch(self.map.as_fd(), keys, values);
         // On a kernel without batches (before 5.6), or one that has a reason: word by word brings it out.
         for (key, value) in keys.iter().zip(values).skip(done) {
             kernel::update(self.map.as_fd(), key, value, Update::Any)?;

@@ -243,14 +243,13 @@ pub enum Update {
     Insert = 1,
 }
 
-/// Puts elements into a map in one system call. Says how many are in: when fewer than given, the next one is what the
+/// Puts elements into a map, or replaces them, in one system call. Says how many are in: when fewer than given, the next one is what the
 /// kernel refused, and changing it alone brings out why.
-pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V], update: Update) -> usize {
+pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> usize {
     assert_eq!(keys.len(), values.len(), "every key has its value");
     let mut attr = BatchAttr::new(map, keys.len());
     attr.keys = keys.as_ptr() as u64;
     attr.values = values.as_ptr() as u64;
-    attr.element_flags = update as u64;
     run_batch(Command::MapUpdateBatch, &mut attr)
 }
 

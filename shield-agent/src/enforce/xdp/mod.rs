@@ -33,7 +33,7 @@ use crate::engine::time::{Ends, Now};
 
 use super::{Ban, Desired, Drops, Enforcer, Failure};
 use attach::Attachment;
-use bans::Bans;
+use bans::{Bans, Known};
 use clock::KernelClock;
 use interfaces::Refused;
 use pins::Pins;
@@ -265,13 +265,13 @@ impl Running {
         self.clock.sync(program)
     }
 
-    fn ensure(&mut self, bans: &[Ban]) -> Vec<Failure> {
+    fn ensure(&mut self, bans: &[Ban], known: Known) -> Vec<Failure> {
         if let Err(error) = self.sync_clock() {
             tracing::warn!(%error, "could not compare the kernel's clock; going on with the last comparison");
         }
         let ends: Vec<_> =
             bans.iter().map(|ban| (ban.client.client(), self.clock.ticks_at(ban.ends))).collect();
-        let failed = self.bans.ensure(&ends);
+        let failed = self.bans.ensure(&ends, known);
         if let Some((_, error)) = failed.iter().find(|(_, error)| error.is::<table::Full>()) {
             self.full = Some(error.to_string());
         }
@@ -288,17 +288,23 @@ impl Running {
         self.bans.for_each(|client, held| {
             planner.see(client, |wanted: Ban| is_same_end(wanted.ends, clock.ends_at(held.ends, now)));
         })?;
-        let mut missing =
-            planner.missing().map(|slot| desired.ban(slot)).filter(|ban| !ban.ends.is_past(now));
         let mut difference = Difference::default();
         let mut failures = Vec::new();
-        loop {
-            let some: Vec<Ban> = missing.by_ref().take(BANS_AT_A_TIME).collect();
-            if some.is_empty() {
-                break;
+        for known in [Known::Absent, Known::Nothing] {
+            let mut missing = planner
+                .missing()
+                .filter(|slot| planner.was_seen(*slot) == (known == Known::Nothing))
+                .map(|slot| desired.ban(slot))
+                .filter(|ban| !ban.ends.is_past(now));
+            loop {
+                let some: Vec<Ban> = missing.by_ref().take(BANS_AT_A_TIME).collect();
+                if some.is_empty() {
+                    break;
+                }
+                difference.restored += some.len() as u64;
+                let failed = self.ensure(&some, known);
+                failures.extend(failed.into_iter().map(|failure| (failure.client, failure.error)));
             }
-            difference.restored += some.len() as u64;
-            failures.extend(self.ensure(&some).into_iter().map(|failure| (failure.client, failure.error)));
         }
         let surplus = planner.surplus();
         difference.removed = surplus.len() as u64;
@@ -385,7 +391,7 @@ impl Enforcer for XdpEnforcer {
 
     fn ensure_banned(&mut self, bans: &[Ban], _now: Now) -> Vec<Failure> {
         match self.running() {
-            Ok(running) => running.ensure(bans),
+            Ok(running) => running.ensure(bans, Known::Nothing),
             Err(error) => bans
                 .iter()
                 .map(|ban| Failure { client: ban.client.client(), error: anyhow::anyhow!("{error:#}") })

@@ -17,7 +17,7 @@ use shield_common::{ABI_VERSION, Ban, Control, KernelTime, KeyV4, KeyV6, map_nam
 use crate::engine::client::Client;
 use crate::engine::time::Now;
 
-use super::bans::Bans;
+use super::bans::{Bans, Known};
 use super::clock::KernelClock;
 use super::pins::Pins;
 use super::{Settings, kernel, object};
@@ -84,7 +84,7 @@ fn carry_over(old: &Path, bans: &mut Bans) {
         return;
     };
     let carried = read(old, control);
-    let failed = bans.ensure(&carried);
+    let failed = bans.ensure(&carried, Known::Nothing);
     tracing::info!(
         bans = carried.len() - failed.len(),
         failed = failed.len(),

@@ -3,11 +3,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use aya::Ebpf;
 use shield_agent::clock;
 use shield_agent::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer, object};
-use shield_agent::enforce::{Ban, Enforcer as _};
+use shield_agent::enforce::{Ban, Desired, Enforcer as _};
 use shield_agent::engine::allowlist::Allowlist;
 use shield_agent::engine::client::Client;
 use shield_agent::engine::time::Ends;
@@ -46,20 +46,22 @@ impl Shield {
         };
         let mut enforcer = XdpEnforcer::new(settings.clone());
         namespace.enter(|| enforcer.start(&[], clock::now()))?;
-        fill(&mut enforcer, "IPv4", &addresses_v4().take(bans).map(ban_v4).collect::<Vec<_>>())?;
-        fill(&mut enforcer, "IPv6", &(0..bans).map(|n| ban_v6(address_v6(n))).collect::<Vec<_>>())?;
+        let v4 = addresses_v4().take(bans).map(ban_v4);
+        let all: Vec<Ban> = v4.chain((0..bans).map(|n| ban_v6(address_v6(n)))).collect();
+        namespace.enter(|| restore(&mut enforcer, all.into_iter()))?;
         let mut ebpf = object::load(&settings.pin_folder.join("maps"), &settings, 1)?;
         object::xdp(&mut ebpf)?;
         Ok(Shield { ebpf, bans, _enforcer: enforcer, _bpffs: bpffs, _namespace: namespace })
     }
 }
 
-fn fill(enforcer: &mut XdpEnforcer, family: &str, bans: &[Ban]) -> Result<()> {
+/// Puts them in force as a restart does.
+fn restore(enforcer: &mut XdpEnforcer, bans: impl Iterator<Item = Ban>) -> Result<()> {
+    let mut desired = Desired::default();
+    bans.zip(1..).for_each(|(ban, serial)| desired.insert(ban, serial));
     let began = Instant::now();
-    if let Some(failure) = enforcer.ensure_banned(bans, clock::now()).into_iter().next() {
-        bail!("could not ban {}: {:#}", failure.client, failure.error);
-    }
-    eprintln!("put {} {family} bans in force in {:.2} s", bans.len(), began.elapsed().as_secs_f64());
+    enforcer.reconcile(&desired, &[], clock::now())?;
+    eprintln!("put {} bans in force in {:.2} s", desired.len(), began.elapsed().as_secs_f64());
     Ok(())
 }
 
