@@ -12,7 +12,7 @@ pub const ABI_VERSION: u32 = 1;
 
 /// A moment on the clock that the program reads: `jiffies`, ticks since boot.
 ///
-/// See `docs/adr/0005-kernel-clock.md`: why this clock, and what happens in a suspend.
+/// See `docs/adr/kernel-clock.md`: why this clock, and what happens in a suspend.
 pub type KernelTime = u64;
 
 /// The end of a ban that does not end by itself.

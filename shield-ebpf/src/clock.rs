@@ -1,4 +1,4 @@
-//! The clock that bans end by. See `docs/adr/0005-kernel-clock.md`.
+//! The clock that bans end by. See `docs/adr/kernel-clock.md`.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use shield_common::KernelTime;

@@ -1,7 +1,7 @@
 //! Between the boot clock, which bans end by, and the kernel's ticks, which the program reads.
 //!
 //! Ticks stand still in a suspend, the boot clock does not: the two are compared anew at every check, and an end that
-//! has moved against its ban is written again by reconciling. See `docs/adr/0005-kernel-clock.md`.
+//! has moved against its ban is written again by reconciling. See `docs/adr/kernel-clock.md`.
 
 use std::thread::sleep;
 use std::time::Duration;
