@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const PROBES_FROM: u64 = 1 << 40;
 /// Between two such bans.
 const PROBE_EVERY: Duration = Duration::from_millis(10);
+/// Room in sets and maps: for the new bans of a run besides the million restored.
+const ROOM: usize = 1_100_000;
 /// How many are measured with nothing else going on.
 const PROBES_ALONE: u64 = 100;
 /// Restored bans and probes are taken from these networks.
@@ -88,15 +90,15 @@ impl Place {
     }
 
     fn enforcer(self, pins: &Bpffs) -> Box<dyn Enforcer> {
-        let rules = |backend| iptables::Settings { backend, ..iptables::Settings::default() };
+        let rules =
+            |backend| iptables::Settings { backend, max_entries_v4: ROOM, ..iptables::Settings::default() };
         match self {
             Place::Ipset => Box::new(IptablesEnforcer::new(rules(Backend::Ipset))),
             Place::Rules => Box::new(IptablesEnforcer::new(rules(Backend::Rules))),
             Place::Xdp => Box::new(XdpEnforcer::new(xdp::Settings {
                 interfaces: xdp::Selection::Named(vec!["eth0".to_owned()]),
                 mode: xdp::Mode::Generic,
-                // Room for the bans of the run besides the million restored.
-                max_bans_v4: 1_100_000,
+                max_bans_v4: ROOM as u32,
                 pin_folder: pins.path().join("shield"),
                 ..xdp::Settings::default()
             })),
@@ -299,11 +301,14 @@ impl Run {
         self.interpreter.submit(lifts.collect());
         let mut asked = Vec::new();
         let mut serial = PROBES_FROM + PROBES_ALONE;
-        while self.told.lifted.load(Ordering::Relaxed) < goal && began.elapsed() < PATIENCE {
+        loop {
             self.told.check()?;
             asked.push((serial, self.probe(serial)?));
             serial += 1;
             std::thread::sleep(PROBE_EVERY);
+            if self.told.lifted.load(Ordering::Relaxed) >= goal || began.elapsed() >= PATIENCE {
+                break;
+            }
         }
         let took = began.elapsed();
         let delays = self.delays(&asked)?;
