@@ -37,11 +37,14 @@ pub struct Report {
     pub residue: Vec<String>,
 }
 
-/// One ban, all times in seconds after the offending line stood in the log.
+/// One ban, all times in seconds after the lab saw the offending line in the log. It looks every millisecond, so a time can
+/// be slightly negative: the agent was quicker than the lab's own look.
 #[derive(Debug, Clone, Serialize)]
 pub struct BanReport {
     /// Which line of the attacker (counted from this attack's first) was one too many.
     pub offending_line: usize,
+    /// That line, as nginx wrote it.
+    pub line: String,
     /// From the attack's first line in the log to the offending one: what the detector needed to be sure.
     pub detected_after_secs: f64,
     /// Until the agent's verdict (its clock has milliseconds).
