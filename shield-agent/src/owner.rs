@@ -28,6 +28,9 @@ const LINES_QUEUE: usize = 8;
 /// The longest time between two ticks.
 const TICK_MS: u64 = 1_000;
 
+/// Looks at the engine between two events.
+pub type Look = Box<dyn FnOnce(&Engine, Now) + Send>;
+
 /// Something said to the owner, besides lines.
 pub enum Message {
     /// An operator's command; the reply comes once it is committed.
@@ -41,7 +44,7 @@ pub enum Message {
     /// DNS answered.
     BotVerified(Client, Verified),
     /// Look at the engine.
-    Read(Box<dyn FnOnce(&Engine, Now) + Send>),
+    Read(Look),
     /// Save and stop.
     Stop,
 }

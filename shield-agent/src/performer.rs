@@ -97,7 +97,7 @@ impl Performer {
                     Action::Enforce(order) => orders.push(order),
                     Action::Announce(notice) => notices.push(notice),
                     Action::Reply(_, reply) => {
-                        replies.extend(job.answer.take().map(|answer| (answer, reply)))
+                        replies.extend(job.answer.take().map(|answer| (answer, reply)));
                     }
                     Action::VerifyBot { .. } => {}
                 }

@@ -180,7 +180,7 @@ fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<Restored> {
         for action in engine.restore_ban(saved_ban(&ban), now) {
             match action {
                 Action::Enforce(Order::Ban { client, ends, serial }) => {
-                    desired.insert(Ban { client, ends }, serial)
+                    desired.insert(Ban { client, ends }, serial);
                 }
                 other => leftovers.push(other),
             }
@@ -229,7 +229,7 @@ fn start_enforcement(
     for name in enforcers_used(config, kernel) {
         match name {
             EnforcerName::Iptables => {
-                enforcers.push(Box::new(IptablesEnforcer::new(config.iptables.clone())))
+                enforcers.push(Box::new(IptablesEnforcer::new(config.iptables.clone())));
             }
             EnforcerName::Xdp => enforcers.push(Box::new(XdpEnforcer::new(config.xdp.clone()))),
         }

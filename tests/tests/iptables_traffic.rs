@@ -1,6 +1,8 @@
 //! Real packets against the netfilter enforcer: open connections die, published container ports are covered, allowed
 //! addresses get through, and moving between rules and sets lets nothing slip.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -73,9 +73,9 @@ fn start_logging(filter: &str) -> Result<()> {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     if under_journal {
-        builder.without_time().with_ansi(false).init()
+        builder.without_time().with_ansi(false).init();
     } else {
-        builder.with_ansi(colours).init()
+        builder.with_ansi(colours).init();
     }
     Ok(())
 }

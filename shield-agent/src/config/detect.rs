@@ -47,13 +47,13 @@ fn overlay(base: &mut toml::Table, own: toml::Table, section: &str) -> Result<()
         };
         match (slot, value) {
             (toml::Value::Table(slot), toml::Value::Table(own)) => {
-                overlay(slot, own, &format!("{section}.{key}"))?
+                overlay(slot, own, &format!("{section}.{key}"))?;
             }
             (toml::Value::Table(_), other) => {
                 bail!("[{section}] {key} = {other} must be a section [{section}.{key}]")
             }
             (slot, toml::Value::Integer(number)) if slot.is_float() => {
-                *slot = toml::Value::Float(number as f64)
+                *slot = toml::Value::Float(number as f64);
             }
             (slot, value) if slot.same_type(&value) => *slot = value,
             (slot, value) => {

@@ -38,7 +38,7 @@ pub struct Settings {
 pub struct BlastLimits {
     /// Share of the clients active in the last 10 min that may be banned by rules in those 10 min, 0..=1. 0.2.
     pub max_share: f64,
-    /// Bans in 10 min that are always allowed, however few clients there are. 10.
+    /// Bans in 10 min that are always allowed, however few clients there are. 20.
     pub always_allowed: usize,
     /// Bans by rules a minute. 200.
     pub max_bans_per_minute: usize,
@@ -98,7 +98,7 @@ impl Default for Settings {
             max_clock_skew_secs: 300,
             leak_grace_secs: 10,
             leak_requests: 3,
-            blast: BlastLimits { max_share: 0.2, always_allowed: 10, max_bans_per_minute: 200 },
+            blast: BlastLimits { max_share: 0.2, always_allowed: 20, max_bans_per_minute: 200 },
             networks: NetworkEscalation {
                 clients: 8,
                 within_secs: 3600,

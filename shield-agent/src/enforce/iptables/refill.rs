@@ -80,7 +80,7 @@ impl<'a> Refill<'a> {
             loop {
                 match receiver.recv_timeout(PAUSE) {
                     Ok(batch) => {
-                        batch.iter().for_each(|e| planner.see(e.client, |ban| e.is_right_for(ban.ends, now)))
+                        batch.iter().for_each(|e| planner.see(e.client, |ban| e.is_right_for(ban.ends, now)));
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => break,
