@@ -3,6 +3,8 @@
 //!
 //! Owns what any enforcer must do. What only one of them does is tested elsewhere (`iptables_*.rs`).
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use shield_agent::clock;
@@ -143,7 +145,7 @@ fn moved_end(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
             match (ends.remaining_ms(now), kernel_ends.remaining_ms(now)) {
                 (None, None) => {}
                 (Some(want), Some(is)) => {
-                    ensure!(want.abs_diff(is) <= 3_000, "{want} ms wanted, {is} ms held")
+                    ensure!(want.abs_diff(is) <= 3_000, "{want} ms wanted, {is} ms held");
                 }
                 (want, is) => anyhow::bail!("{want:?} wanted, {is:?} held"),
             }
@@ -359,7 +361,7 @@ impl Real {
     }
 }
 
-fn is_ours(line: &String) -> bool {
+fn is_ours(line: &str) -> bool {
     line.to_lowercase().contains("shield")
 }
 
@@ -385,7 +387,7 @@ impl World for Real {
     }
 
     fn ours(&self) -> Result<Vec<String>> {
-        Ok(self.everything()?.into_iter().filter(is_ours).collect())
+        Ok(self.everything()?.into_iter().filter(|line| is_ours(line)).collect())
     }
 
     fn others(&self) -> Result<Vec<String>> {

@@ -2,6 +2,8 @@
 //!
 //! Bans are made by the real enforcer in the maps that the program shares with it; nothing is sent anywhere.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};

@@ -1,6 +1,8 @@
 //! The XDP enforcer on a veth pair between two namespaces: real packets, dropped and passing again; restarts, other
 //! people's programs, and what happens when somebody takes ours away.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
