@@ -525,3 +525,23 @@ fn ipset_with_iptables_legacy() {
 fn nftables_sets_where_ipset_is_absent() {
     on_real_kernel("nftsets", settings(Backend::Ipset, "-nft"), HasIpset::No);
 }
+
+/// Somebody empties the chains of our nftables table and leaves its sets: nothing would drop, though every ban is there.
+#[test]
+fn nftables_chains_that_were_flushed_heal() {
+    let namespace = Namespace::create("nftflush").unwrap();
+    namespace.enter(|| {
+        let world = Real { settings: settings(Backend::Ipset, "-nft"), has_ipset: HasIpset::No };
+        let (mut enforcer, now) = (world.enforcer(), world.now());
+        let bans = [ban("192.0.2.1", Ends::Never)];
+        enforcer.start(&[], now).unwrap();
+        all_done(&enforcer.ensure_banned(&bans, now)).unwrap();
+        command::run(&["nft", "flush", "chain", "ip", "shield", "input"]).unwrap();
+        assert!(!enforcer.is_intact(1).unwrap());
+        let repair = enforcer.reconcile(&table(&bans), &[], now).unwrap().expect("something was found");
+        assert!(repair.found.contains("IPv4: the set of banned clients was gone"), "{}", repair.found);
+        expect_held(&mut *enforcer, now, &["192.0.2.1"]).unwrap();
+        assert!(command::run(&["nft", "list", "chain", "ip", "shield", "input"]).unwrap().contains("@len32"));
+        enforcer.cleanup().unwrap();
+    });
+}

@@ -94,6 +94,15 @@ impl Nft {
         Ok(lengths)
     }
 
+    /// Whether every set has its rule in every chain: somebody may have flushed a chain and left the sets.
+    fn drops(&self, programs: &mut dyn Programs, version: Version) -> Result<bool> {
+        let wanted = self.lengths(programs, version)?.len() * CHAINS.len();
+        let mut rules = 0;
+        let argv = ["nft", "-t", "list", "table", family(version), TABLE];
+        programs.run(&argv, b"", &mut |line| rules += usize::from(line.contains(" @len")))?;
+        Ok(rules == wanted)
+    }
+
     fn exists(&self, programs: &mut dyn Programs, version: Version) -> Result<bool> {
         let mut exists = false;
         for_each_object(programs, &["nft", "-j", "list", "tables", family(version)], |kind, object| {
@@ -141,7 +150,7 @@ impl SetStore for Nft {
     fn counts(&self, programs: &mut dyn Programs) -> Result<[Option<usize>; 2]> {
         let mut counts = [None, None];
         for version in Version::ALL {
-            if self.exists(programs, version)? {
+            if self.exists(programs, version)? && self.drops(programs, version)? {
                 let mut count = 0;
                 self.list(programs, version, &mut |_| count += 1)?;
                 counts[version as usize] = Some(count);

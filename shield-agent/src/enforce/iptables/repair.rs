@@ -180,7 +180,10 @@ impl IptablesEnforcer {
             let version = family.version;
             let there = counts[version as usize].is_some();
             if was_in_use && !there {
-                work.found.push(format!("{}: the set of banned clients was gone", version.name()));
+                work.found.push(format!(
+                    "{}: the set of banned clients was gone, or nothing dropped by it",
+                    version.name()
+                ));
             }
             store.ensure(&mut *self.programs, version, room)?;
             if !there || !was_in_use {
