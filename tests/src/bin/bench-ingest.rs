@@ -1,0 +1,311 @@
+//! `cargo xtask bench ingest`: log lines a second, in one run and on the same generated file, by four paths:
+//!
+//! - `memchr`: find the newlines, nothing else; the floor.
+//! - `serde_count`: serde_json into a borrowed struct, and a count per client; what a careful program without our parser does.
+//! - `parser`: our parser alone.
+//! - `whole`: the agent's own source and engine threads as they run in production: read, parse, window, baseline, detect.
+//!   No kernel, no store.
+//!
+//! The process keeps to one core, so that `whole` pays for both its threads.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+
+use std::fmt::Write as _;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser as _, ValueEnum};
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+use shield_agent::engine::Engine;
+use shield_agent::engine::allowlist::Allowlist;
+use shield_agent::engine::policy::Policy;
+use shield_agent::engine::settings::Settings as EngineSettings;
+use shield_agent::owner::{Handle, Owner};
+use shield_agent::source::format::{Output, Parser, Settings as Format};
+use shield_agent::source::{self, FirstStart, Pool};
+
+/// Bytes parsed at once, as the source does.
+const BLOCK_BYTES: usize = 256 * 1024;
+
+/// The log's clock moves so that a client asks about once a second, but never faster than this many lines a second.
+const MAX_LINES_PER_SEC: u64 = 50_000;
+
+/// The best of so many runs counts.
+const RUNS: usize = 3;
+
+/// 2026-01-01T00:00:00Z.
+const FIRST_SECOND: i64 = 1_767_225_600;
+
+#[derive(clap::Parser)]
+#[command(about = "Log lines a second, by four paths on the same file")]
+struct Arguments {
+    /// One JSON object a line instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Lines in each generated log
+    #[arg(long, default_value_t = 500_000)]
+    lines: u64,
+    /// Clients to run every shape with, or for the default run none: 10,000 for each shape, and `ours` with 1 k to 1 M
+    #[arg(long, value_delimiter = ',')]
+    clients: Vec<u64>,
+    /// Only these shapes
+    #[arg(long, value_enum, value_delimiter = ',')]
+    shapes: Vec<Shape>,
+}
+
+/// What the lines look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+enum Shape {
+    /// Shield's own `log_format`.
+    Ours,
+    /// With agent, referer, host and times besides.
+    ExtraFields,
+    /// `"status":"200"`.
+    QuotedNumbers,
+    /// Paths of 300 bytes.
+    LongPaths,
+    /// IPv6 clients.
+    Ipv6,
+}
+
+#[derive(Serialize)]
+struct Row {
+    path: &'static str,
+    shape: Shape,
+    clients: u64,
+    lines_per_sec: u64,
+    ratio_to_serde_count: f64,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    keep_to_one_core()?;
+    let mut printer = Printer { json: arguments.json, has_header: false };
+    for (shape, clients) in plan(&arguments) {
+        measure(shape, clients, arguments.lines)?.iter().try_for_each(|row| printer.print(row))?;
+    }
+    Ok(())
+}
+
+fn plan(arguments: &Arguments) -> Vec<(Shape, u64)> {
+    let shapes =
+        if arguments.shapes.is_empty() { Shape::value_variants() } else { arguments.shapes.as_slice() };
+    if !arguments.clients.is_empty() {
+        let pairs = |shape: &Shape| arguments.clients.iter().map(|clients| (*shape, *clients)).collect::<Vec<_>>();
+        return shapes.iter().flat_map(pairs).collect();
+    }
+    let each = shapes.iter().map(|shape| (*shape, 10_000));
+    let growing = [1_000, 100_000, 1_000_000].map(|clients| (Shape::Ours, clients));
+    each.chain(growing.into_iter().filter(|(shape, _)| shapes.contains(shape))).collect()
+}
+
+fn keep_to_one_core() -> Result<()> {
+    let mut cpus = nix::sched::CpuSet::new();
+    let current = nix::sched::sched_getcpu().context("ask which core this is")?;
+    cpus.set(current)?;
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).context("keep to one core")
+}
+
+struct Printer {
+    json: bool,
+    has_header: bool,
+}
+
+impl Printer {
+    fn print(&mut self, row: &Row) -> Result<()> {
+        if self.json {
+            println!("{}", serde_json::to_string(row)?);
+            return Ok(());
+        }
+        if !std::mem::replace(&mut self.has_header, true) {
+            println!("{:<12} {:<15} {:>9} {:>14} {:>21}", "path", "shape", "clients", "lines/s", "ratio to serde_count");
+        }
+        let shape = row.shape.to_possible_value().context("no shape is hidden")?;
+        let (name, ratio) = (shape.get_name(), row.ratio_to_serde_count);
+        println!("{:<12} {name:<15} {:>9} {:>14} {ratio:>20.2}x", row.path, row.clients, row.lines_per_sec);
+        Ok(())
+    }
+}
+
+/// All four paths over one file.
+fn measure(shape: Shape, clients: u64, lines: u64) -> Result<Vec<Row>> {
+    let text = generate(shape, clients, lines);
+    let folder = tempfile::tempdir().context("make a folder for the log")?;
+    let log = folder.path().join("access.log");
+    std::fs::write(&log, &text).context("write the generated log")?;
+    let serde_count = best(|| Ok(count_by_serde(&text)), lines)?;
+    let measured = [
+        ("memchr", best(|| Ok(count_newlines(&text)), lines)?),
+        ("serde_count", serde_count),
+        ("parser", best(|| Ok(count_by_parser(&text)), lines)?),
+        ("whole", best(|| count_by_agent(&log, lines), lines)?),
+    ];
+    let row = |(path, lines_per_sec): (&'static str, f64)| Row {
+        path,
+        shape,
+        clients,
+        lines_per_sec: lines_per_sec as u64,
+        ratio_to_serde_count: (100.0 * lines_per_sec / serde_count).round() / 100.0,
+    };
+    Ok(measured.map(row).into())
+}
+
+/// Lines a second of the best run; fails when a path missed a line.
+fn best(mut run: impl FnMut() -> Result<u64>, lines: u64) -> Result<f64> {
+    let mut fastest = f64::MAX;
+    for _ in 0..RUNS {
+        let started = Instant::now();
+        let counted = run()?;
+        fastest = fastest.min(started.elapsed().as_secs_f64());
+        ensure!(counted == lines, "counted {counted} of {lines} lines");
+    }
+    Ok(lines as f64 / fastest)
+}
+
+fn count_newlines(text: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', text).count() as u64
+}
+
+/// The fields that are read, without copying any.
+#[derive(Deserialize)]
+struct Borrowed<'a> {
+    source_ip: &'a str,
+    timestamp: &'a str,
+    method: &'a str,
+    path: &'a str,
+    #[serde(borrow)]
+    status: &'a serde_json::value::RawValue,
+    #[serde(borrow)]
+    response_size: &'a serde_json::value::RawValue,
+}
+
+fn count_by_serde(text: &[u8]) -> u64 {
+    let mut counts: HashMap<&str, u64> = HashMap::new();
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', text) {
+        let line = text.get(start..end).unwrap_or_default();
+        if let Ok(request) = serde_json::from_slice::<Borrowed<'_>>(line) {
+            std::hint::black_box((request.timestamp, request.method, request.path, request.status, request.response_size));
+            *counts.entry(request.source_ip).or_default() += 1;
+        }
+        start = end + 1;
+    }
+    counts.values().sum()
+}
+
+fn count_by_parser(text: &[u8]) -> u64 {
+    let mut parser = Parser::new(&Format::default());
+    let mut out = Output::default();
+    let mut block = Vec::new();
+    let (mut at, mut lines) = (0, 0);
+    while at < text.len() {
+        let piece = text.get(at..text.len().min(at + BLOCK_BYTES)).unwrap_or_default();
+        block.resize(BLOCK_BYTES, 0);
+        block.get_mut(..piece.len()).unwrap_or_default().copy_from_slice(piece);
+        at += parser.parse_block(&mut block, 0, piece.len(), &mut out);
+        lines += std::hint::black_box(&out.lines).len() as u64;
+        out.lines.clear();
+    }
+    lines
+}
+
+/// The agent's threads, from the file to the engine; the performer's end of its queue is read and dropped.
+fn count_by_agent(log: &Path, lines: u64) -> Result<u64> {
+    let engine = Engine::new(EngineSettings::default(), Policy::default(), Allowlist::new([]), 1, 7);
+    let (handle, inbox) = Handle::new();
+    let (perform, jobs) = std::sync::mpsc::channel();
+    let pool = Pool::default();
+    let owner = Owner::new(engine, inbox, perform, Box::new(|_, _| {}), pool.clone());
+    let performer = std::thread::spawn(move || jobs.iter().for_each(drop));
+    let owner = std::thread::spawn(move || owner.run());
+    let settings = source::Settings {
+        first_start: FirstStart::Beginning,
+        ..source::Settings::of_files(log.to_str().context("the log's path is text")?)
+    };
+    let to_owner = handle.clone();
+    let deliver =
+        move |batch| if to_owner.lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+    let sources = source::start(vec![settings], &[], &pool, &deliver, &|_| {})?;
+    let counted = wait_for(&handle, lines)?;
+    sources.stop();
+    handle.say(shield_agent::owner::Message::Stop);
+    owner.join().map_err(|_| anyhow::anyhow!("the engine's thread panicked"))??;
+    performer.join().map_err(|_| anyhow::anyhow!("the performer's thread panicked"))?;
+    Ok(counted)
+}
+
+/// Waits until the engine has counted all lines; gives up when nothing moves for a while.
+fn wait_for(handle: &Handle, lines: u64) -> Result<u64> {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let deadline = Instant::now() + PATIENCE;
+    runtime.block_on(async {
+        loop {
+            let counted = handle.read(|engine, _| engine.totals().requests).await?;
+            if counted >= lines || Instant::now() > deadline {
+                return Ok(counted);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+}
+
+/// A log of `lines` lines from `clients` clients, the same for the same arguments.
+fn generate(shape: Shape, clients: u64, lines: u64) -> Vec<u8> {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let lines_per_sec = clients.clamp(100, MAX_LINES_PER_SEC);
+    let mut text = String::with_capacity(lines as usize * 200);
+    for number in 0..lines {
+        let secs = FIRST_SECOND + (number / lines_per_sec) as i64;
+        write_line(&mut text, shape, random.below(clients), secs, &mut random);
+    }
+    text.into_bytes()
+}
+
+fn write_line(text: &mut String, shape: Shape, client: u64, secs: i64, random: &mut Random) {
+    let time = timestamp(secs);
+    let size = random.below(60_000);
+    let status = if random.below(50) == 0 { 404 } else { 200 };
+    let path = match shape {
+        Shape::LongPaths => format!("/search/{:0300}", random.below(5_000)),
+        _ => format!("/articles/{}/page-{}.html", random.below(500), random.below(40)),
+    };
+    let addr = match shape {
+        Shape::Ipv6 => format!("2001:db8:{:x}:{:x}::{:x}", client >> 16, client & 0xffff, client % 251 + 1),
+        _ => format!("10.{}.{}.{}", client >> 16, client >> 8 & 0xff, client & 0xff),
+    };
+    let quote = if shape == Shape::QuotedNumbers { "\"" } else { "" };
+    let extra = match shape {
+        Shape::ExtraFields => {
+            r#","host":"www.example.org","request_time":0.004,"referer":"https://www.example.org/","user_agent":"Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0""#
+        }
+        _ => "",
+    };
+    let written = writeln!(
+        text,
+        r#"{{"source_ip":"{addr}","timestamp":"{time}","method":"GET","path":"{path}","status":{quote}{status}{quote},"response_size":{quote}{size}{quote}{extra}}}"#
+    );
+    written.expect("writing to a String cannot fail");
+}
+
+fn timestamp(secs: i64) -> String {
+    let time = jiff::Timestamp::from_second(secs).expect("a second of this year");
+    time.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string()
+}
+
+/// xorshift64*: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) % bound
+    }
+}
