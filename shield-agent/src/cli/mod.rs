@@ -13,6 +13,7 @@ pub mod events;
 pub mod explain;
 pub mod export;
 pub mod import;
+pub mod init;
 pub mod lists;
 pub mod print;
 pub mod replay;
@@ -107,6 +108,8 @@ pub struct Cli {
 enum Command {
     /// Run the agent
     Run(run::RunArgs),
+    /// Print what to add to a web server's configuration, and what is wrong with the one it has
+    Init(init::InitArgs),
     /// Check the configuration and show what it means
     Check(check::CheckArgs),
     /// Verify the audit log, or make a report of it
@@ -128,6 +131,7 @@ impl Cli {
         let connection = self.connection;
         match self.command {
             Command::Run(args) => run::run(args),
+            Command::Init(args) => init::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Audit(args) => audit::run(&args),
             Command::Replay(args) => replay::run(&args),

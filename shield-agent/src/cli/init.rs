@@ -1,0 +1,414 @@
+//! `shield-agent init nginx`: prints what to add to nginx, reads the configuration that nginx has (`nginx -T`), and says what
+//! in it would keep Shield from seeing, delay it, or let visitors lie to it. Changes nothing.
+
+use std::fmt::Write as _;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::reply::{Format, JsonArg};
+use super::{Exit, print};
+
+/// The lines that make nginx write what Shield reads.
+const LOG_FORMAT: &str = r#"log_format shield escape=json
+    '{"source_ip":"$remote_addr","timestamp":"$time_iso8601","method":"$request_method",'
+    '"path":"$request_uri","status":$status,"response_size":$body_bytes_sent}';"#;
+
+const ACCESS_LOG: &str = "access_log /var/log/nginx/access.log shield;";
+
+const SYSLOG: &str = "access_log syslog:server=unix:/run/shield/nginx.sock,nohostname shield;";
+
+/// Its arguments.
+#[derive(Debug, Clone, Args)]
+pub struct InitArgs {
+    #[command(subcommand)]
+    server: Server,
+}
+
+/// The web servers known.
+#[derive(Debug, Clone, Subcommand)]
+enum Server {
+    /// What to add to nginx's configuration, and what is wrong with the one it has
+    Nginx(NginxArgs),
+}
+
+/// What `init nginx` can be told.
+#[derive(Debug, Clone, Args)]
+struct NginxArgs {
+    /// The nginx to ask for its configuration
+    #[arg(long, default_value = "nginx", value_name = "PROGRAM")]
+    nginx: String,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// Prints.
+///
+/// # Errors
+/// When standard output cannot be written. That nginx is not here is told, and no error.
+pub fn run(args: &InitArgs) -> Result<Exit> {
+    let Server::Nginx(args) = &args.server;
+    let advice = match configuration(&args.nginx) {
+        Ok(text) => Advice::new(Ok(examine(&text))),
+        Err(error) => Advice::new(Err(format!("{error:#}"))),
+    };
+    match args.json.format() {
+        Format::Json => print::json(&advice)?,
+        Format::Text => print::text(&advice.render())?,
+    }
+    Ok(Exit::Done)
+}
+
+/// The whole configuration as nginx itself reads it.
+fn configuration(program: &str) -> Result<String> {
+    let output = Command::new(program)
+        .arg("-T")
+        .env("LC_ALL", "C")
+        .output()
+        .with_context(|| format!("could not run `{program} -T` (name another with --nginx)"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last =
+            said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it did not say why").trim();
+        bail!("`{program} -T` failed (it needs root to read certificates): {last}");
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What is told.
+#[derive(Debug, Serialize)]
+struct Advice {
+    log_format: &'static str,
+    access_log: &'static str,
+    syslog: &'static str,
+    /// Logs that nginx writes now, with their formats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logs: Option<Vec<Log>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    findings: Option<Vec<Finding>>,
+    /// Why nothing could be found out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<String>,
+}
+
+/// A log that nginx writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Log {
+    path: String,
+    format: String,
+    /// Whether Shield understands it as it is.
+    readable: bool,
+}
+
+/// Something to mend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Finding {
+    /// `FILE:LINE`.
+    place: String,
+    /// What is there, what it does, and what to do.
+    problem: String,
+}
+
+/// What was read out of a configuration.
+#[derive(Debug, PartialEq, Eq)]
+struct Examined {
+    logs: Vec<Log>,
+    findings: Vec<Finding>,
+}
+
+impl Advice {
+    fn new(examined: Result<Examined, String>) -> Advice {
+        let (examined, unread) = match examined {
+            Ok(examined) => (Some(examined), None),
+            Err(why) => (None, Some(why)),
+        };
+        let (logs, findings) = examined.map(|examined| (examined.logs, examined.findings)).unzip();
+        Advice { log_format: LOG_FORMAT, access_log: ACCESS_LOG, syslog: SYSLOG, logs, findings, unread }
+    }
+
+    fn render(&self) -> String {
+        let mut out = format!(
+            "# In nginx's http section:\n{LOG_FORMAT}\n{ACCESS_LOG}\n\n\
+             # Or without a file (the agent makes the socket: [[source]] syslog = \"/run/shield/nginx.sock\"):\n\
+             # {SYSLOG}\n\n# Then: nginx -t && nginx -s reload\n\n"
+        );
+        self.render_found(&mut out).expect("writing to a String cannot fail");
+        out
+    }
+
+    fn render_found(&self, out: &mut String) -> std::fmt::Result {
+        if let Some(why) = &self.unread {
+            return writeln!(out, "The present configuration was not looked at: {why}");
+        }
+        for log in self.logs.iter().flatten() {
+            let state =
+                if log.readable { "Shield reads it as it is" } else { "not readable: write it as `shield`" };
+            writeln!(out, "log      {} ({}): {state}", log.path, log.format)?;
+        }
+        for finding in self.findings.iter().flatten() {
+            writeln!(out, "problem  {}: {}", finding.place, finding.problem)?;
+        }
+        if self.findings.as_ref().is_some_and(Vec::is_empty) {
+            writeln!(out, "Nothing in the present configuration stands in Shield's way.")?;
+        }
+        Ok(())
+    }
+}
+
+/// One directive of nginx's configuration.
+#[derive(Debug, PartialEq, Eq)]
+struct Directive {
+    place: String,
+    name: String,
+    arguments: Vec<String>,
+}
+
+fn examine(text: &str) -> Examined {
+    let directives = directives(text);
+    let formats: Vec<&Directive> =
+        directives.iter().filter(|directive| directive.name == "log_format").collect();
+    let mut examined = Examined { logs: Vec::new(), findings: Vec::new() };
+    for directive in &directives {
+        match directive.name.as_str() {
+            "log_format" => examined.findings.extend(unescaped_json(directive)),
+            "access_log" => {
+                examined.findings.extend(delayed(directive));
+                let log = log_of(directive, &formats);
+                examined.logs.extend(log.filter(|log| !examined.logs.contains(log)));
+            }
+            "set_real_ip_from" => examined.findings.extend(believes_everybody(directive)),
+            _ => {}
+        }
+    }
+    examined
+}
+
+impl Directive {
+    fn finding(&self, problem: String) -> Finding {
+        Finding { place: self.place.clone(), problem }
+    }
+}
+
+/// Whether the directive defines a JSON format; its text.
+fn json_text(format: &Directive) -> Option<String> {
+    let pieces = format.arguments.iter().skip(1).filter(|argument| !argument.starts_with("escape="));
+    let text: String = pieces.map(String::as_str).collect();
+    text.trim_start().starts_with('{').then_some(text)
+}
+
+fn unescaped_json(format: &Directive) -> Option<Finding> {
+    json_text(format)?;
+    let has_escape = format.arguments.get(1).is_some_and(|argument| argument == "escape=json");
+    let name = format.arguments.first().map_or("", String::as_str);
+    let problem = format!(
+        "log_format {name} is JSON without escape=json: a visitor can break its own lines with a quote. \
+         Write `log_format {name} escape=json …`"
+    );
+    (!has_escape).then(|| format.finding(problem))
+}
+
+fn delayed(access_log: &Directive) -> Option<Finding> {
+    let waits =
+        |argument: &&String| ["buffer=", "gzip", "flush="].iter().any(|start| argument.starts_with(start));
+    let argument = access_log.arguments.iter().skip(2).find(waits)?;
+    let problem = format!(
+        "access_log {} with {argument}: lines come late and in bursts, and so do bans. Take buffer=, gzip and flush= away",
+        access_log.arguments.first()?
+    );
+    Some(access_log.finding(problem))
+}
+
+fn believes_everybody(real_ip: &Directive) -> Option<Finding> {
+    let network = real_ip.arguments.first()?;
+    let is_everybody = network.parse::<ipnet::IpNet>().is_ok_and(|network| network.prefix_len() == 0);
+    let problem = format!(
+        "set_real_ip_from {network}: anybody can claim any address and get somebody else banned. \
+         Name only your own proxies' networks"
+    );
+    is_everybody.then(|| real_ip.finding(problem))
+}
+
+fn log_of(access_log: &Directive, formats: &[&Directive]) -> Option<Log> {
+    let path = access_log.arguments.first().filter(|path| *path != "off")?.clone();
+    let named = access_log.arguments.get(1).filter(|argument| !argument.contains('='));
+    let format = named.map_or("combined", String::as_str);
+    let defined = formats.iter().find(|defined| defined.arguments.first().is_some_and(|name| name == format));
+    let has_our_names =
+        |text: &str| ["\"source_ip\"", "\"timestamp\"", "\"status\""].iter().all(|name| text.contains(name));
+    let readable = match defined {
+        None => format == "combined",
+        Some(defined) => {
+            json_text(defined).is_some_and(|text| has_our_names(&text)) || extends_common(defined)
+        }
+    };
+    Some(Log { path, format: format.to_owned(), readable })
+}
+
+/// Whether a format begins like `combined`, whatever it adds.
+fn extends_common(format: &Directive) -> bool {
+    let text: String =
+        format.arguments.iter().skip(1).filter(|text| !text.starts_with("escape=")).cloned().collect();
+    text.starts_with("$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent")
+}
+
+/// Every directive of the output of `nginx -T`, wherever it stands.
+fn directives(text: &str) -> Vec<Directive> {
+    let mut reader = Reader {
+        place: "nginx.conf".to_owned(),
+        line: 0,
+        found: Vec::new(),
+        words: Vec::new(),
+        line_of_name: 0,
+    };
+    let mut open: Option<(char, String)> = None;
+    for line in text.lines() {
+        if open.is_none()
+            && let Some(file) = line.strip_prefix("# configuration file ")
+        {
+            reader.place = file.trim_end_matches(':').to_owned();
+            reader.line = 0;
+            continue;
+        }
+        reader.line += 1;
+        open = reader.read_line(line, open);
+    }
+    reader.found
+}
+
+struct Reader {
+    place: String,
+    line: u32,
+    found: Vec<Directive>,
+    words: Vec<String>,
+    /// Where the directive's name stands.
+    line_of_name: u32,
+}
+
+impl Reader {
+    /// Reads one line; takes and returns a quoted text that goes on over the line's end.
+    fn read_line(&mut self, line: &str, mut open: Option<(char, String)>) -> Option<(char, String)> {
+        let mut word: Option<String> = None;
+        let mut chars = line.chars();
+        while let Some(char) = chars.next() {
+            if let Some((quote, text)) = &mut open {
+                match char {
+                    '\\' => text.extend(chars.next().map(|next| unescaped(next, *quote))),
+                    _ if char == *quote => self.end_word(open.take().map(|(_, text)| text)),
+                    _ => text.push(char),
+                }
+                continue;
+            }
+            match char {
+                '#' if word.is_none() => break,
+                '"' | '\'' if word.is_none() => open = Some((char, String::new())),
+                ';' | '{' | '}' => {
+                    self.end_word(word.take());
+                    self.end_directive();
+                }
+                _ if char.is_whitespace() => self.end_word(word.take()),
+                _ => word.get_or_insert_default().push(char),
+            }
+        }
+        self.end_word(word);
+        if let Some((_, text)) = &mut open {
+            text.push('\n');
+        }
+        open
+    }
+
+    fn end_word(&mut self, word: Option<String>) {
+        if self.words.is_empty() && word.is_some() {
+            self.line_of_name = self.line;
+        }
+        self.words.extend(word);
+    }
+
+    fn end_directive(&mut self) {
+        let mut words = std::mem::take(&mut self.words).into_iter();
+        if let Some(name) = words.next() {
+            let place = format!("{}:{}", self.place, self.line_of_name);
+            self.found.push(Directive { place, name, arguments: words.collect() });
+        }
+    }
+}
+
+/// A backslash before the quote or itself protects it; before anything else it stays, as in nginx.
+fn unescaped(next: char, quote: char) -> String {
+    if next == quote || next == '\\' { next.to_string() } else { format!("\\{next}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directives_are_read_through_quotes_blocks_and_comments() {
+        let text = "# configuration file /etc/nginx/nginx.conf:\nhttp { # a comment; here\n  log_format a 'x \\'y\\' {'\n    \"z;\";\n}\n\
+                    # configuration file /etc/nginx/b.conf:\nlocation ~ \\.php$ { access_log off; }\n";
+        let shown: Vec<String> =
+            directives(text).iter().map(|d| format!("{} {} {:?}", d.place, d.name, d.arguments)).collect();
+        assert_eq!(
+            shown,
+            [
+                "/etc/nginx/nginx.conf:1 http []",
+                "/etc/nginx/nginx.conf:2 log_format [\"a\", \"x 'y' {\", \"z;\"]",
+                "/etc/nginx/b.conf:1 location [\"~\", \"\\\\.php$\"]",
+                "/etc/nginx/b.conf:1 access_log [\"off\"]",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_said_with_its_place() {
+        let text = r#"# configuration file /etc/nginx/nginx.conf:
+http {
+    log_format bad '{"source_ip":"$remote_addr"}';
+    log_format main '$remote_addr - $remote_user [$time_local] "$request" '
+                    '$status $body_bytes_sent "$http_referer" "$http_x_forwarded_for"';
+    access_log /var/log/nginx/a.log bad buffer=32k flush=5s;
+    access_log /var/log/nginx/b.log;
+    access_log /var/log/nginx/c.log main;
+    set_real_ip_from 0.0.0.0/0;
+    set_real_ip_from ::/0;
+    set_real_ip_from 192.0.2.0/24;
+}
+"#;
+        let expected = "\
+log      /var/log/nginx/a.log (bad): not readable: write it as `shield`
+log      /var/log/nginx/b.log (combined): Shield reads it as it is
+log      /var/log/nginx/c.log (main): Shield reads it as it is
+problem  /etc/nginx/nginx.conf:2: log_format bad is JSON without escape=json: a visitor can break its own lines with a quote. Write `log_format bad escape=json …`
+problem  /etc/nginx/nginx.conf:5: access_log /var/log/nginx/a.log with buffer=32k: lines come late and in bursts, and so do bans. Take buffer=, gzip and flush= away
+problem  /etc/nginx/nginx.conf:8: set_real_ip_from 0.0.0.0/0: anybody can claim any address and get somebody else banned. Name only your own proxies' networks
+problem  /etc/nginx/nginx.conf:9: set_real_ip_from ::/0: anybody can claim any address and get somebody else banned. Name only your own proxies' networks
+";
+        let mut shown = String::new();
+        Advice::new(Ok(examine(text))).render_found(&mut shown).unwrap();
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_it_tells_to_add_is_found_good() {
+        let examined = examine(&format!("http {{ {LOG_FORMAT} {ACCESS_LOG} {SYSLOG} }}"));
+        assert_eq!(examined.findings, []);
+        assert!(examined.logs.iter().all(|log| log.readable), "{:?}", examined.logs);
+        assert_eq!(examined.logs.len(), 2);
+        let told = Advice::new(Ok(examined)).render();
+        assert!(
+            told.contains(LOG_FORMAT)
+                && told.ends_with("Nothing in the present configuration stands in Shield's way.\n")
+        );
+    }
+
+    #[test]
+    fn without_nginx_the_lines_are_printed_all_the_same() {
+        let error = configuration("/nonexistent/nginx").unwrap_err();
+        let told = Advice::new(Err(format!("{error:#}"))).render();
+        assert!(
+            told.contains(LOG_FORMAT) && told.contains("could not run `/nonexistent/nginx -T`"),
+            "{told}"
+        );
+    }
+}

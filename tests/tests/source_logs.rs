@@ -1,0 +1,89 @@
+//! Real logs through a running source: every line counted, none refused.
+//!
+//! They lie beside the checkout in `../shared/data` where there is such a folder, and are never copied into the repository.
+//! Where it is not there the test says so; with `SHIELD_REQUIRE_DATA=1` it fails.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flate2::read::MultiGzDecoder;
+use shield_agent::source::{self, Pool, Snapshot};
+
+/// Some ten thousand lines take a fraction of a second; the rest is for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn every_line_of_every_real_log_is_counted_and_none_refused() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let logs: Vec<PathBuf> = ["logs", "cases"].iter().flat_map(|folder| logs_in(&data.join(folder))).collect();
+    if logs.is_empty() {
+        assert!(std::env::var_os("SHIELD_REQUIRE_DATA").is_none(), "no logs in {}", data.display());
+        println!("not run: there are no logs in ../shared/data beside the checkout");
+        return;
+    }
+    let wrong: Vec<String> = logs.iter().filter_map(|log| wrong_with(log)).collect();
+    assert!(wrong.is_empty(), "of {} logs: {wrong:#?}", logs.len());
+}
+
+fn logs_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_log = |path: &PathBuf| path.to_string_lossy().contains(".jsonl");
+    let mut logs: Vec<PathBuf> = entries.filter(is_log).collect();
+    logs.sort();
+    logs
+}
+
+fn text_of(log: &Path) -> Vec<u8> {
+    if log.extension().is_none_or(|extension| extension != "gz") {
+        return fs::read(log).unwrap();
+    }
+    let mut text = Vec::new();
+    MultiGzDecoder::new(File::open(log).unwrap()).read_to_end(&mut text).unwrap();
+    text
+}
+
+/// Appends the log to a file that is followed, as fast as the disk takes it.
+fn wrong_with(log: &Path) -> Option<String> {
+    let mut text = text_of(log);
+    if text.last().is_some_and(|last| *last != b'\n') {
+        text.push(b'\n');
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    File::create(&path).unwrap();
+    let pool = Pool::default();
+    let back = pool.clone();
+    let deliver = move |batch| {
+        back.give(batch);
+        ControlFlow::Continue(())
+    };
+    let settings = source::Settings::of_files(path.to_str().unwrap());
+    let sources = source::start(vec![settings], &[], &pool, &deliver, &|_| {}).unwrap();
+    let stats = &sources.stats()[0];
+    // Until the empty file was seen, what is written to it would be older than the first start.
+    wait_until(|| stats.snapshot().logs == 1);
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(&text).unwrap();
+    wait_until(|| stats.snapshot().bytes >= text.len() as u64);
+    let snapshot = stats.snapshot();
+    sources.stop();
+    let expected = text.iter().filter(|byte| **byte == b'\n').count() as u64;
+    complaint(log, &snapshot, expected)
+}
+
+fn complaint(log: &Path, snapshot: &Snapshot, expected: u64) -> Option<String> {
+    let is_good = snapshot.lines == expected && snapshot.salvaged == 0;
+    let (lines, salvaged, rejected) = (snapshot.lines, snapshot.salvaged, snapshot.rejected);
+    let name = log.file_name()?.to_string_lossy();
+    (!is_good).then(|| format!("{name}: {lines} of {expected} lines, {salvaged} salvaged, rejected {rejected:?}"))
+}
+
+/// Waits for the source's thread; what did not happen in time shows in the counts.
+fn wait_until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
