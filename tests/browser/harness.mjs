@@ -64,7 +64,7 @@ export async function close(page) {
 }
 
 /** Waits until `condition` holds in the page; says what did not happen when it does not within `ms`. */
-export async function reaches(page, condition, what, { ms = 5_000, argument = undefined } = {}) {
+export async function reaches(page, condition, what, { ms = 15_000, argument = undefined } = {}) {
   try {
     await page.waitForFunction(condition, argument, { timeout: ms, polling: 50 });
   } catch (error) {

@@ -79,8 +79,9 @@ fn reader() {
     let commits = folder.join("commits");
     let checkpoint = read_commits(&commits).into_iter().last().map(|commit| commit.checkpoint);
     let (sender, batches) = sync_channel::<Batch>(4);
-    let deliver =
-        move |batch| if sender.send(batch).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+    let deliver = move |batch| {
+        if sender.send(batch).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
     let settings = source::Settings {
         first_start: FirstStart::Beginning,
         ..source::Settings::of_files(folder.join("access.log").to_str().unwrap())
@@ -154,7 +155,11 @@ impl Site {
     fn write(&mut self, numbers: std::ops::Range<u32>) {
         let mut log = BufWriter::new(&self.nginx);
         for number in numbers {
-            writeln!(log, r#"{{"source_ip":"192.0.2.7","timestamp":1795530901,"path":"/{number}","status":200}}"#).unwrap();
+            writeln!(
+                log,
+                r#"{{"source_ip":"192.0.2.7","timestamp":1795530901,"path":"/{number}","status":200}}"#
+            )
+            .unwrap();
         }
         log.flush().unwrap();
     }

@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[test]
 fn every_line_of_every_real_log_is_counted_and_none_refused() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let logs: Vec<PathBuf> = ["logs", "cases"].iter().flat_map(|folder| logs_in(&data.join(folder))).collect();
+    let logs: Vec<PathBuf> =
+        ["logs", "cases"].iter().flat_map(|folder| logs_in(&data.join(folder))).collect();
     if logs.is_empty() {
         assert!(std::env::var_os("SHIELD_REQUIRE_DATA").is_none(), "no logs in {}", data.display());
         println!("not run: there are no logs in ../shared/data beside the checkout");
@@ -77,7 +78,8 @@ fn complaint(log: &Path, snapshot: &Snapshot, expected: u64) -> Option<String> {
     let is_good = snapshot.lines == expected && snapshot.salvaged == 0;
     let (lines, salvaged, rejected) = (snapshot.lines, snapshot.salvaged, snapshot.rejected);
     let name = log.file_name()?.to_string_lossy();
-    (!is_good).then(|| format!("{name}: {lines} of {expected} lines, {salvaged} salvaged, rejected {rejected:?}"))
+    (!is_good)
+        .then(|| format!("{name}: {lines} of {expected} lines, {salvaged} salvaged, rejected {rejected:?}"))
 }
 
 /// Waits for the source's thread; what did not happen in time shows in the counts.

@@ -96,7 +96,8 @@ fn plan(arguments: &Arguments) -> Vec<(Shape, u64)> {
     let shapes =
         if arguments.shapes.is_empty() { Shape::value_variants() } else { arguments.shapes.as_slice() };
     if !arguments.clients.is_empty() {
-        let pairs = |shape: &Shape| arguments.clients.iter().map(|clients| (*shape, *clients)).collect::<Vec<_>>();
+        let pairs =
+            |shape: &Shape| arguments.clients.iter().map(|clients| (*shape, *clients)).collect::<Vec<_>>();
         return shapes.iter().flat_map(pairs).collect();
     }
     let each = shapes.iter().map(|shape| (*shape, 10_000));
@@ -123,7 +124,10 @@ impl Printer {
             return Ok(());
         }
         if !std::mem::replace(&mut self.has_header, true) {
-            println!("{:<12} {:<15} {:>9} {:>14} {:>21}", "path", "shape", "clients", "lines/s", "ratio to serde_count");
+            println!(
+                "{:<12} {:<15} {:>9} {:>14} {:>21}",
+                "path", "shape", "clients", "lines/s", "ratio to serde_count"
+            );
         }
         let shape = row.shape.to_possible_value().context("no shape is hidden")?;
         let (name, ratio) = (shape.get_name(), row.ratio_to_serde_count);
@@ -190,7 +194,13 @@ fn count_by_serde(text: &[u8]) -> u64 {
     for end in memchr::memchr_iter(b'\n', text) {
         let line = text.get(start..end).unwrap_or_default();
         if let Ok(request) = serde_json::from_slice::<Borrowed<'_>>(line) {
-            std::hint::black_box((request.timestamp, request.method, request.path, request.status, request.response_size));
+            std::hint::black_box((
+                request.timestamp,
+                request.method,
+                request.path,
+                request.status,
+                request.response_size,
+            ));
             *counts.entry(request.source_ip).or_default() += 1;
         }
         start = end + 1;
