@@ -100,7 +100,7 @@ impl AgentBackend {
     async fn client_view(&self, asked: Client) -> Result<ClientView, Refusal> {
         let (detector, ban_over, allowed, offences, client, now) = self
             .look(move |engine, now| {
-                let client = widen(engine, asked);
+                let client = asked.widened(engine.settings().ipv6_prefix);
                 let explanation: Explanation = engine.detector().explain(client, now.wall_secs());
                 let over = engine.ledger().ban_over(client).map(|ban| ban.client);
                 let allowed: Vec<Allowed> = protecting(engine, client);
@@ -224,13 +224,6 @@ fn agent_view(engine: &Engine, now: Now, about: About, drops: Vec<(EnforcerName,
         permanent_bans: engine.ledger().permanent_count() as u64,
         drops,
     }
-}
-
-/// A single IPv6 address is widened to the client it belongs to.
-fn widen(engine: &Engine, client: Client) -> Client {
-    let net = client.network();
-    let one_address = net.addr().is_ipv6() && net.prefix_len() == 128;
-    if one_address { Client::of_addr(net.addr(), engine.settings().ipv6_prefix) } else { client }
 }
 
 fn held_by(engine: &Engine, client: Client) -> Option<Vec<EnforcerName>> {

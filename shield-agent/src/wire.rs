@@ -72,7 +72,7 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<()> {
     let Options { config, kernel } = options;
     let started = clock::now();
-    let (store, reports) = open_store(&config, started)?;
+    let (store, reports) = open_store(&config, kernel, started)?;
     let reader = Reader::beside(&store).context("cannot open the database for reading")?;
     let mut restored = restore(&config, kernel, &store)?;
     let (handle, inbox) = Handle::new();
@@ -135,9 +135,18 @@ struct Restored {
     checkpoints: Vec<Checkpoint>,
 }
 
-fn open_store(config: &Config, now: crate::engine::time::Now) -> Result<(Store, Vec<PartReport>)> {
+fn open_store(
+    config: &Config,
+    kernel: Kernel,
+    now: crate::engine::time::Now,
+) -> Result<(Store, Vec<PartReport>)> {
+    // What a dry run would have banned must never be enforced by a later run: it keeps a database of its own.
+    let dir = match kernel {
+        Kernel::Enforce => config.state_dir.clone(),
+        Kernel::LeaveAlone => config.state_dir.join("dry-run"),
+    };
     let settings = store::Settings {
-        dir: config.state_dir.clone(),
+        dir,
         offences_kept: Duration::from_secs(config.engine.backoff.forget_after_secs()),
         ..store::Settings::default()
     };

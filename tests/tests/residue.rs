@@ -55,7 +55,7 @@ fn cleanup_leaves_nothing_of_ours_and_everything_of_others() {
 fn a_dry_run_says_what_it_would_do_and_leaves_the_kernel_alone() {
     let site = Site::create("").unwrap();
     let before = site.server.enter(residue::network_state).unwrap();
-    let _agent = site.start_agent(&["--dry-run"]).unwrap();
+    let agent = site.start_agent(&["--dry-run"]).unwrap();
     assert!(site.status().unwrap().dry_run);
     let flood = Behaviour {
         server: SERVER,
@@ -76,4 +76,9 @@ fn a_dry_run_says_what_it_would_do_and_leaves_the_kernel_alone() {
     assert_eq!(site.ask(VISITOR).unwrap(), Some(200));
     assert_eq!(residue::of_shield(&site.server, &site.home.pins()).unwrap(), Vec::<String>::new());
     assert_eq!(site.server.enter(residue::network_state).unwrap(), before);
+    // Dry-run bans were once stored beside the real ones, and the next real run enforced them.
+    drop(agent);
+    let _real = site.start_agent(&[]).unwrap();
+    assert!(site.bans().unwrap().is_empty(), "what a dry run would have banned");
+    assert_eq!(site.ask(ATTACKER).unwrap(), Some(200));
 }

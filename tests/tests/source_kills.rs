@@ -4,6 +4,8 @@
 //! numbers it saw, committed together with the checkpoint as one line of a file, as the agent commits both in one
 //! transaction.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::ops::ControlFlow;

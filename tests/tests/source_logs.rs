@@ -3,6 +3,8 @@
 //! They lie beside the checkout in `../shared/data` where there is such a folder, and are never copied into the repository.
 //! Where it is not there the test says so; with `SHIELD_REQUIRE_DATA=1` it fails.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;

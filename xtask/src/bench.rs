@@ -29,8 +29,6 @@ enum Name {
     Detect,
     /// Log lines a second, beside memchr and serde_json
     Ingest,
-    /// From the offending line to both places in the kernel
-    Latency,
     /// The API under load, and what that does to detection
     Api,
 }

@@ -40,6 +40,15 @@ impl Client {
         Client(net.trunc())
     }
 
+    /// The client that an operator means: a single IPv6 address (/128) stands for the client it belongs to, everything
+    /// else for itself.
+    pub fn widened(self, ipv6_prefix: u8) -> Client {
+        match self.0 {
+            IpNet::V6(net) if net.prefix_len() == 128 => Client::of_addr(IpAddr::V6(net.addr()), ipv6_prefix),
+            _ => self,
+        }
+    }
+
     /// The network of this client.
     pub fn network(self) -> IpNet {
         self.0

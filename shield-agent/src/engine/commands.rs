@@ -34,13 +34,6 @@ impl Engine {
         out.other(Action::Reply(id, Reply { results }));
     }
 
-    /// A single IPv6 address is widened to the client it belongs to; everything else stays as it is.
-    fn widen(&self, client: Client) -> Client {
-        let net = client.network();
-        let one_address = net.addr().is_ipv6() && net.prefix_len() == 128;
-        if one_address { Client::of_addr(net.addr(), self.settings.ipv6_prefix) } else { client }
-    }
-
     fn ban_by_hand(
         &mut self,
         client: Client,
@@ -50,7 +43,7 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) -> CommandResult {
-        let client = self.widen(client);
+        let client = client.widened(self.settings.ipv6_prefix);
         let bannable: BannableClient = match self.allowlist.admit(client, self.settings.ipv6_prefix) {
             Ok(bannable) => bannable,
             Err(entry) => {
@@ -84,7 +77,11 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) -> CommandResult {
-        let client = if self.ledger.get(client).is_some() { client } else { self.widen(client) };
+        let client = if self.ledger.get(client).is_some() {
+            client
+        } else {
+            client.widened(self.settings.ipv6_prefix)
+        };
         self.detector.forget(client);
         self.quiet.remove(&client);
         if forget {

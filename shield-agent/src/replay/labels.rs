@@ -1,7 +1,6 @@
 //! Known answers beside a replay: who should have been banned, who not, and who was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -122,7 +121,7 @@ impl Labels {
                 first_secs: field(first).parse::<jiff::Timestamp>().ok().map(|time| time.as_second()),
                 what: format!("{} {}", field(label), field(why)).trim().to_owned(),
             };
-            labels.by_client.insert(widened(client, ipv6_prefix), label);
+            labels.by_client.insert(client.widened(ipv6_prefix), label);
         }
         Ok(labels)
     }
@@ -179,14 +178,6 @@ impl Decision {
             "no_ban" => Decision::Stay,
             _ => Decision::Either,
         }
-    }
-}
-
-/// An address becomes the client it belongs to.
-fn widened(client: Client, ipv6_prefix: u8) -> Client {
-    match client.network().addr() {
-        addr @ IpAddr::V6(_) if client.network().prefix_len() == 128 => Client::of_addr(addr, ipv6_prefix),
-        _ => client,
     }
 }
 
