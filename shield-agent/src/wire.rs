@@ -1,7 +1,7 @@
 //! Every task and channel of the running agent: `docs/architecture.md`'s picture as code.
 //!
 //! Start order: store, engine (restored), enforcers (with the restored bans), performer, owner, API, sources. Stop order:
-//! sources, owner (saves), performer (commits), enforcers' threads, API. Bans stay in the kernel throughout.
+//! sources, owner (saves), performer (commits), enforcers' threads, API, and what is still to be told. Bans stay in the kernel throughout.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ use crate::engine::event::{EnforcerName, PartReport, PartState};
 use crate::engine::request::{Checkpoint, SourceId};
 use crate::engine::{Engine, SavedBan};
 use crate::host;
-use crate::notify::{self, Notifier};
+use crate::notify::{self, Notifier, Outbox};
 use crate::owner::{Handle, Inbox, Message, Owner};
 use crate::performer::{Announce, Job, Performer};
 use crate::search_engines::SearchEngines;
@@ -44,6 +44,8 @@ use crate::store::{self, Found, Store};
 
 /// How long a required enforcer may take to start.
 const REQUIRED_START: Duration = Duration::from_secs(30);
+/// How long what is still to be told holds up the end; well within systemd's `TimeoutStopSec`.
+const FLUSH: Duration = Duration::from_secs(3);
 /// How often this host's own addresses and SSH sessions are looked up.
 const HOST_EVERY: Duration = Duration::from_secs(5);
 
@@ -87,10 +89,11 @@ pub async fn run(options: Options) -> Result<()> {
         restored: restored.engine.ledger().len() as u64,
         dry_run: kernel == Kernel::LeaveAlone,
     };
+    let (notifier, outbox) = start_notifier(&config, handle.clone());
     let performer = Performer {
         writer: Writer::new(store, started),
         interpreter: Arc::clone(&interpreter),
-        announce: vec![notifier(&config, handle.clone()), publisher(Arc::clone(&feed))],
+        announce: vec![notifier, publisher(Arc::clone(&feed))],
         owner: handle.clone(),
     };
     let performer = spawn("perform", move || performer.run(&jobs))?;
@@ -124,6 +127,7 @@ pub async fn run(options: Options) -> Result<()> {
     // Nobody listens any more when the server has ended already.
     let _ = stop_api.send(true);
     server.await.context("the API ended badly")?;
+    outbox.flush(FLUSH).await;
     end
 }
 
@@ -296,15 +300,16 @@ async fn await_required(config: &Config, kernel: Kernel, interpreter: &Interpret
     Ok(())
 }
 
-fn notifier(config: &Config, owner: Handle) -> Announce {
+fn start_notifier(config: &Config, owner: Handle) -> (Announce, Outbox) {
     let settings = notify::Settings {
         audit: config.audit.clone(),
         slack: config.slack.clone(),
         webhook: config.webhook.clone(),
         ..notify::Settings::default()
     };
-    let mut notifier = Notifier::start(&settings, Arc::new(move |report| owner.say(Message::Part(report))));
-    Box::new(move |notice| notifier.notify(notice, clock::now()))
+    let report: notify::Report = Arc::new(move |report| owner.say(Message::Part(report)));
+    let (mut notifier, outbox) = Notifier::start(&settings, report);
+    (Box::new(move |notice| notifier.notify(notice, clock::now())), outbox)
 }
 
 fn publisher(feed: Arc<Feed>) -> Announce {

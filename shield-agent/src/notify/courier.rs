@@ -75,6 +75,16 @@ pub struct Courier<M> {
     ready_at_ms: u64,
     failures: u32,
     degraded: bool,
+    phase: Phase,
+}
+
+/// How long there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// As long as it takes.
+    Open,
+    /// The agent stops: what waits is posted as soon as the receiver bears it.
+    Closing,
 }
 
 #[derive(Debug)]
@@ -86,7 +96,33 @@ struct Carried {
 impl<M: Mailbox> Courier<M> {
     /// A courier for this mailbox.
     pub fn new(pace: Pace, mailbox: M) -> Courier<M> {
-        Courier { pace, mailbox, carried: None, ready_at_ms: 0, failures: 0, degraded: false }
+        Courier {
+            pace,
+            mailbox,
+            carried: None,
+            ready_at_ms: 0,
+            failures: 0,
+            degraded: false,
+            phase: Phase::Open,
+        }
+    }
+
+    /// Nothing more will be put in, and there is little time: from now on no pause is longer than the shortest, except
+    /// one that the other side asks for from now on.
+    pub fn close(&mut self, now_ms: u64) {
+        self.phase = Phase::Closing;
+        self.ready_at_ms = self.ready_at_ms.min(now_ms + millis(self.pace.between_posts));
+    }
+
+    /// Whether it was closed and everything was posted or given up.
+    pub fn is_done(&self) -> bool {
+        self.phase == Phase::Closing && self.waiting() == 0
+    }
+
+    /// Events that were put in and neither posted nor given up.
+    pub fn waiting(&self) -> u64 {
+        let carried = self.carried.as_ref().map_or(0, |carried| carried.parcel.events);
+        carried + self.mailbox.waiting()
     }
 
     /// What waits.
@@ -96,7 +132,7 @@ impl<M: Mailbox> Courier<M> {
 
     /// What to do at `now_ms`.
     pub fn step(&mut self, now_ms: u64) -> Step {
-        if self.carried.is_none() && self.mailbox.is_empty() {
+        if self.waiting() == 0 {
             return Step::Idle;
         }
         if now_ms < self.ready_at_ms {
@@ -123,9 +159,9 @@ impl<M: Mailbox> Courier<M> {
 
     fn accepted(&mut self, now_ms: u64) -> Option<PartState> {
         let kind = self.carried.take().map_or(Kind::Messages, |carried| carried.parcel.kind);
-        let pause = match kind {
-            Kind::Messages => self.pace.between_posts,
-            Kind::Digest => self.pace.after_digest,
+        let pause = match (kind, self.phase) {
+            (Kind::Digest, Phase::Open) => self.pace.after_digest,
+            (Kind::Messages, _) | (_, Phase::Closing) => self.pace.between_posts,
         };
         self.ready_at_ms = now_ms + millis(pause);
         self.failures = 0;
@@ -136,7 +172,11 @@ impl<M: Mailbox> Courier<M> {
     fn failed(&mut self, why: String, retry_after: Option<Duration>, now_ms: u64) -> Option<PartState> {
         let doubled = self.pace.first_pause.saturating_mul(1 << self.failures.min(20));
         let asked = retry_after.unwrap_or_default().min(LONGEST_ASKED);
-        self.ready_at_ms = now_ms + millis(doubled.min(self.pace.longest_pause).max(asked));
+        let longest = match self.phase {
+            Phase::Open => self.pace.longest_pause,
+            Phase::Closing => self.pace.between_posts,
+        };
+        self.ready_at_ms = now_ms + millis(doubled.min(longest).max(asked));
         self.failures += 1;
         if self.carried.as_ref().is_some_and(|c| now_ms >= c.since_ms + millis(self.pace.give_up_after)) {
             self.give_up();
@@ -304,5 +344,43 @@ mod tests {
         courier.done(failure(None), 0);
         courier.done(failure(None), 6 * 3_600_000);
         assert_eq!(courier.step(7 * 3_600_000), Step::Idle);
+    }
+
+    /// A courier in the pause after a failure that is `failures` long in a row, with one more ban in its box.
+    fn in_a_long_pause(failures: u32) -> Courier<SlackBox> {
+        let mut courier = courier();
+        courier.mailbox().put(&ban(1), samples::AT_MS);
+        courier.step(0);
+        (0..failures).for_each(|_| drop(courier.done(failure(None), 0)));
+        courier.mailbox().put(&ban(2), samples::AT_MS);
+        courier
+    }
+
+    #[test]
+    fn closing_cuts_pauses_short_until_everything_is_told() {
+        let mut courier = in_a_long_pause(6);
+        assert_eq!(courier.step(0), Step::WaitUntil(32_000));
+        courier.close(500);
+        assert_eq!(
+            (courier.step(500), courier.waiting(), courier.is_done()),
+            (Step::WaitUntil(1_500), 2, false)
+        );
+        assert!(matches!(courier.step(1_500), Step::Post(_)));
+        courier.done(failure(None), 1_500);
+        assert_eq!(courier.step(1_500), Step::WaitUntil(2_500), "not 60 s");
+        courier.step(2_500);
+        courier.done(Answer::Accepted, 2_500);
+        assert!(matches!(courier.step(3_500), Step::Post(_)));
+        courier.done(Answer::Accepted, 3_500);
+        assert!(courier.is_done());
+    }
+
+    #[test]
+    fn a_pause_that_the_other_side_asked_for_after_closing_is_kept() {
+        let mut courier = in_a_long_pause(1);
+        courier.close(0);
+        courier.step(1_000);
+        courier.done(failure(Some(30)), 1_000);
+        assert_eq!(courier.step(1_000), Step::WaitUntil(31_000));
     }
 }

@@ -7,8 +7,8 @@ pub trait Mailbox: Send + 'static {
     /// Puts an event in, at its wall-clock time in milliseconds. Never refuses; what does not fit is counted.
     fn put(&mut self, notice: &Notice, at_ms: i64);
 
-    /// Whether there is nothing to post.
-    fn is_empty(&self) -> bool;
+    /// Events that wait to be taken out.
+    fn waiting(&self) -> u64;
 
     /// Takes the next body out; it must not be empty.
     fn take(&mut self) -> Parcel;

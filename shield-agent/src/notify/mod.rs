@@ -22,7 +22,7 @@ use std::time::Duration;
 use self::audit::AuditLog;
 use self::courier::Pace;
 use self::mailbox::Mailbox;
-use self::post::Receiver;
+use self::post::{Delivery, Receiver};
 use self::secret::Secret;
 use self::slack::SlackBox;
 use self::webhook::WebhookBox;
@@ -70,6 +70,19 @@ pub struct Notifier {
     report: Report,
 }
 
+/// What is on its way to those who are told by the network.
+pub struct Outbox {
+    deliveries: Vec<Delivery>,
+}
+
+impl Outbox {
+    /// Posts what still waits, to all receivers at the same time, for at most `within`. For the end of the agent, when
+    /// nothing is notified any more.
+    pub async fn flush(self, within: Duration) {
+        futures::future::join_all(self.deliveries.into_iter().map(|delivery| delivery.finish(within))).await;
+    }
+}
+
 /// What was last reported of the audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AuditState {
@@ -80,12 +93,15 @@ enum AuditState {
 
 impl Notifier {
     /// Starts the tasks that post, on the runtime of the one who calls. A receiver whose URL cannot be had is
-    /// reported as degraded; nothing of this stops the agent.
-    pub fn start(settings: &Settings, report: Report) -> Notifier {
-        let slack = start("slack", settings.slack.as_ref(), SlackBox::default(), settings, &report);
-        let webhook = start("webhook", settings.webhook.as_ref(), WebhookBox::default(), settings, &report);
+    /// reported as degraded; nothing of this stops the agent. What is owed at the end is the outbox's business.
+    pub fn start(settings: &Settings, report: Report) -> (Notifier, Outbox) {
+        let (slack, to_slack) =
+            start("slack", settings.slack.as_ref(), SlackBox::default(), settings, &report).unzip();
+        let (webhook, to_webhook) =
+            start("webhook", settings.webhook.as_ref(), WebhookBox::default(), settings, &report).unzip();
         let audit = AuditLog::new(&settings.audit);
-        Notifier { audit, audit_state: AuditState::Unknown, slack, webhook, report }
+        let notifier = Notifier { audit, audit_state: AuditState::Unknown, slack, webhook, report };
+        (notifier, Outbox { deliveries: to_slack.into_iter().chain(to_webhook).collect() })
     }
 
     /// Records the event, then hands it to those who post.
@@ -123,7 +139,7 @@ fn start<M: Mailbox>(
     mailbox: M,
     settings: &Settings,
     report: &Report,
-) -> Option<Receiver<M>> {
+) -> Option<(Receiver<M>, Delivery)> {
     let started = url.map(|from| {
         let url = Secret::load(from)?;
         Receiver::start(part, mailbox, url, settings.pace, settings.timeout, Arc::clone(report))

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, redirect};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::Report;
 use super::courier::{Answer, Courier, Pace, Step};
@@ -35,7 +36,8 @@ struct Shared<M> {
 }
 
 impl<M: Mailbox> Receiver<M> {
-    /// Starts the task that posts to `url`, on the runtime of the one who calls. `part` names it in reports.
+    /// Starts the task that posts to `url`, on the runtime of the one who calls. `part` names it in reports. What it
+    /// owes at the end is the second one's business.
     pub fn start(
         part: &'static str,
         mailbox: M,
@@ -43,31 +45,29 @@ impl<M: Mailbox> Receiver<M> {
         pace: Pace,
         timeout: Duration,
         report: Report,
-    ) -> Result<Receiver<M>> {
+    ) -> Result<(Receiver<M>, Delivery)> {
         let client = client(&url, timeout).with_context(|| format!("preparing to post to {part}"))?;
         let shared =
             Arc::new(Shared { courier: Mutex::new(Courier::new(pace, mailbox)), wake: Notify::new() });
-        let task = Arc::clone(&shared);
-        tokio::spawn(async move {
-            loop {
-                let step = task.lock().step(clock::now().boot_ms);
+        let deliver = Arc::clone(&shared);
+        let task = tokio::spawn(async move {
+            while !deliver.lock().is_done() {
+                let step = deliver.lock().step(clock::now().boot_ms);
                 match step {
                     Step::Post(body) => {
                         let answer = post(&client, &url, body).await;
-                        let change = task.lock().done(answer, clock::now().boot_ms);
+                        let change = deliver.lock().done(answer, clock::now().boot_ms);
                         if let Some(state) = change {
                             report(PartReport { part: part.into(), state, repaired: None });
                         }
                     }
-                    Step::WaitUntil(at_ms) => {
-                        let pause = at_ms.saturating_sub(clock::now().boot_ms);
-                        tokio::time::sleep(Duration::from_millis(pause)).await;
-                    }
-                    Step::Idle => task.wake.notified().await,
+                    Step::WaitUntil(at_ms) => deliver.wait_until(at_ms).await,
+                    Step::Idle => deliver.wake.notified().await,
                 }
             }
         });
-        Ok(Receiver { shared })
+        let closing: Arc<dyn Closing> = shared.clone();
+        Ok((Receiver { shared }, Delivery { part, task, closing }))
     }
 
     /// Puts an event in. Never waits for the network.
@@ -77,7 +77,53 @@ impl<M: Mailbox> Receiver<M> {
     }
 }
 
+/// The task behind a [`Receiver`].
+pub struct Delivery {
+    part: &'static str,
+    task: JoinHandle<()>,
+    closing: Arc<dyn Closing>,
+}
+
+/// What a delivery needs to know of its receiver, whatever its messages are.
+trait Closing: Send + Sync {
+    fn close(&self);
+    fn waiting(&self) -> u64;
+}
+
+impl Delivery {
+    /// Posts what still waits, for at most `within`; says how much was not told. Nothing may be put in any more.
+    pub async fn finish(mut self, within: Duration) {
+        self.closing.close();
+        // An error says that the task panicked, which was said already; what waits is counted either way.
+        let _ = tokio::time::timeout(within, &mut self.task).await;
+        self.task.abort();
+        let events = self.closing.waiting();
+        if events > 0 {
+            let part = self.part;
+            tracing::warn!(part, events, "stopped before everything was told; the audit log has it all");
+        }
+    }
+}
+
+impl<M: Mailbox> Closing for Shared<M> {
+    fn close(&self) {
+        self.lock().close(clock::now().boot_ms);
+        self.wake.notify_one();
+    }
+
+    fn waiting(&self) -> u64 {
+        self.lock().waiting()
+    }
+}
+
 impl<M> Shared<M> {
+    /// Until then, or until there is something new: a message (which waits as well), or the end.
+    async fn wait_until(&self, at_ms: u64) {
+        let pause = Duration::from_millis(at_ms.saturating_sub(clock::now().boot_ms));
+        // An error says that the time is up.
+        let _ = tokio::time::timeout(pause, self.wake.notified()).await;
+    }
+
     /// The lock is held for moments only, never across a wait; a panic inside leaves counts that are at worst old.
     fn lock(&self) -> MutexGuard<'_, Courier<M>> {
         self.courier.lock().unwrap_or_else(PoisonError::into_inner)

@@ -109,6 +109,7 @@ async fn wait_until(is_so: impl Fn() -> bool) {
 
 struct Bench {
     notifier: Notifier,
+    outbox: Outbox,
     reports: Arc<Mutex<Vec<PartReport>>>,
     dir: tempfile::TempDir,
 }
@@ -137,8 +138,9 @@ impl Bench {
         };
         let reports = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&reports);
-        let notifier = Notifier::start(&settings, Arc::new(move |report| told.lock().unwrap().push(report)));
-        Bench { notifier, reports, dir }
+        let (notifier, outbox) =
+            Notifier::start(&settings, Arc::new(move |report| told.lock().unwrap().push(report)));
+        Bench { notifier, outbox, reports, dir }
     }
 
     fn tell(&mut self, notice: &Notice) {
@@ -258,7 +260,7 @@ async fn what_is_not_configured_is_off_and_what_cannot_be_read_degraded() {
         slack: Some(UrlFrom::File(dir.path().join("missing"))),
         ..Settings::default()
     };
-    let _notifier =
+    let _started =
         Notifier::start(&settings, Arc::new(move |report: PartReport| told.lock().unwrap().push(report)));
     let reports = reports.lock().unwrap();
     assert!(matches!(&reports[0].state, PartState::Degraded { reason } if reason.contains("missing")));
@@ -285,4 +287,39 @@ async fn a_client_for_https_can_be_made() {
     let report: Report = Arc::new(|_| {});
     let started = Receiver::start("slack", SlackBox::default(), url, Pace::default(), post::TIMEOUT, report);
     assert!(started.is_ok(), "{:#}", started.err().unwrap());
+}
+
+#[tokio::test]
+async fn what_waits_at_the_end_is_still_told() {
+    let (slack, slack_addr) = Server::start(&[Behaviour::Answer(BROKEN)]).await;
+    let (webhook, webhook_addr) = Server::start(&[]).await;
+    let mut bench = Bench::new(Some(slack_addr), Some(webhook_addr));
+    bench.tell(&samples::banned());
+    bench.tell(&samples::lifted());
+    bench.outbox.flush(PATIENCE).await;
+    let (slack, webhook) = (slack.bodies(), webhook.bodies());
+    let last = text_of(slack.last().unwrap());
+    assert!(last.contains("IP BANNED") && last.contains("IP UNBANNED"), "{slack:?}");
+    assert!(webhook.iter().any(|body| body.contains("lifted")), "{webhook:?}");
+}
+
+#[tokio::test]
+async fn a_receiver_that_never_answers_does_not_hold_up_the_end() {
+    let (server, addr) = Server::start(&[Behaviour::Never; 100]).await;
+    let mut bench = Bench::new(Some(addr), None);
+    bench.tell(&samples::banned());
+    server.wait_for(1).await;
+    let bound = Duration::from_millis(500);
+    let started = Instant::now();
+    bench.outbox.flush(bound).await;
+    assert!((bound..PATIENCE / 2).contains(&started.elapsed()), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn nothing_to_tell_is_no_wait() {
+    let (server, addr) = Server::start(&[]).await;
+    let mut bench = Bench::new(Some(addr), None);
+    bench.tell(&samples::banned());
+    server.wait_for(1).await;
+    tokio::time::timeout(PATIENCE, bench.outbox.flush(PATIENCE * 2)).await.expect("it ends at once");
 }

@@ -44,8 +44,8 @@ impl Mailbox for WebhookBox {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+    fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
     }
 
     fn take(&mut self) -> Parcel {

@@ -1,0 +1,123 @@
+//! The end of the agent and what is still to be told: a ban right before SIGTERM reaches Slack, and a Slack that never
+//! answers holds up the end no longer than the bound. A real HTTP server on the loopback stands in for Slack.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use shield_tests::agent::{Agent, Home};
+use shield_tests::netns::Namespace;
+
+/// How long a message may take that must come; only a failure takes so long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the agent allows itself for its last messages (`wire::FLUSH`).
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// What the rest of the agent's end may take on a busy machine.
+const REST_OF_THE_END: Duration = Duration::from_secs(5);
+
+/// What the server does with every request.
+#[derive(Clone, Copy)]
+enum Behaviour {
+    Answers,
+    NeverAnswers,
+}
+
+/// An agent (a dry run: nobody is dropped) that tells this server.
+struct World {
+    agent: Agent,
+    bodies: Receiver<String>,
+    home: Home,
+    namespace: Namespace,
+}
+
+impl World {
+    fn create(behaviour: Behaviour) -> World {
+        let namespace = Namespace::create("notify").unwrap();
+        let listener = namespace.enter(|| TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}/services/of-a-test", listener.local_addr().unwrap());
+        let (told, bodies) = channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let told = told.clone();
+                std::thread::spawn(move || serve(stream, behaviour, &told));
+            }
+        });
+        let home = Home::create().unwrap();
+        let (log, secret) = (home.folder().join("access.log"), home.folder().join("slack"));
+        fs::write(&log, "").unwrap();
+        fs::write(&secret, url).unwrap();
+        home.configure(&log, "", &format!("[page]\nenabled = false\n\n[slack]\nurl_file = {secret:?}\n"))
+            .unwrap();
+        let agent = Agent::start(&namespace, &home, &["--dry-run"]).unwrap();
+        World { agent, bodies, home, namespace }
+    }
+
+    fn ban(&self, client: &str) {
+        self.home.command(&self.namespace, &["ban", client, "--for", "10m"]).unwrap();
+    }
+}
+
+/// Serves one connection until its other side closes it.
+fn serve(mut stream: TcpStream, behaviour: Behaviour, told: &Sender<String>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    while let Some(body) = read_body(&mut reader) {
+        // The test may have seen enough.
+        let _ = told.send(body);
+        if let Behaviour::Answers = behaviour {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    }
+}
+
+fn read_body(reader: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        match line.trim_end().to_ascii_lowercase().strip_prefix("content-length: ") {
+            Some(value) => length = value.parse().ok()?,
+            None if line == "\r\n" => break,
+            None => {}
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    String::from_utf8(body).ok()
+}
+
+#[test]
+fn a_ban_right_before_sigterm_is_still_told() {
+    let World { agent, bodies, home, namespace } = World::create(Behaviour::Answers);
+    home.command(&namespace, &["ban", "192.0.2.7", "--for", "10m"]).unwrap();
+    assert!(bodies.recv_timeout(PATIENCE).unwrap().contains("192.0.2.7"));
+    // Slack takes one message a second: this one waits.
+    home.command(&namespace, &["ban", "192.0.2.8", "--for", "10m"]).unwrap();
+    assert!(agent.stop().unwrap().success(), "{}", home.log());
+    let told: Vec<String> = bodies.try_iter().collect();
+    assert!(told.iter().any(|body| body.contains("192.0.2.8")), "{told:?}\n{}", home.log());
+    assert!(!home.log().contains("stopped before everything was told"), "{}", home.log());
+}
+
+#[test]
+fn slack_that_never_answers_holds_up_the_end_no_longer_than_the_bound() {
+    let world = World::create(Behaviour::NeverAnswers);
+    world.ban("192.0.2.7");
+    world.bodies.recv_timeout(PATIENCE).unwrap();
+    world.ban("192.0.2.8");
+    let began = Instant::now();
+    assert!(world.agent.stop().unwrap().success(), "{}", world.home.log());
+    let took = began.elapsed();
+    assert!((FLUSH..FLUSH + REST_OF_THE_END).contains(&took), "{took:?}");
+    let log = world.home.log();
+    assert!(log.contains("stopped before everything was told"), "{log}");
+    let audit = fs::read_to_string(world.home.audit()).unwrap();
+    assert!(audit.contains("192.0.2.8"), "the record is complete: {audit}");
+}
