@@ -14,6 +14,9 @@ const IPV4: usize = 20;
 /// Length of an IPv6 header without extensions.
 const IPV6: usize = 40;
 
+/// The first octet of an IPv4 header: version 4, and a length of at least five words.
+const IPV4_FIRST: core::ops::RangeInclusive<u8> = 0x45..=0x4f;
+
 const ETHERTYPE_IPV4: u16 = u16::to_be(0x0800);
 const ETHERTYPE_IPV6: u16 = u16::to_be(0x86dd);
 const ETHERTYPE_8021Q: u16 = u16::to_be(0x8100);
@@ -29,7 +32,7 @@ pub enum Source {
 }
 
 /// Why a packet has no known source.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unknown {
     /// Neither IPv4 nor IPv6.
     NotIp,
@@ -57,9 +60,13 @@ impl Packet {
         (self.end - self.start) as u64
     }
 
-    /// The source address, or why there is none.
+    /// The source address, or why there is none. What most packets are, IPv4 without a tag, is asked first, behind one
+    /// bounds check.
     #[inline(always)]
     pub fn source(self) -> Result<Source, Unknown> {
+        if self.check(0, ETHERNET + IPV4).is_ok() && self.read(ETHERNET - 2) == Ok(ETHERTYPE_IPV4) {
+            return self.source_v4(ETHERNET);
+        }
         let (ethertype, offset) = self.network_header()?;
         match ethertype {
             ETHERTYPE_IPV4 => self.source_v4(offset),
@@ -86,8 +93,7 @@ impl Packet {
     fn source_v4(self, offset: usize) -> Result<Source, Unknown> {
         self.check(offset, IPV4)?;
         let version_and_length: u8 = self.read(offset)?;
-        let words = version_and_length & 0x0f;
-        if version_and_length >> 4 != 4 || words < 5 {
+        if !IPV4_FIRST.contains(&version_and_length) {
             return Err(Unknown::Malformed);
         }
         Ok(Source::V4(self.read(offset + 12)?))

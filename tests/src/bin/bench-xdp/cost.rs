@@ -1,7 +1,8 @@
 //! Nanoseconds a packet by `BPF_PROG_TEST_RUN`: the same packet again and again, so caches are warm for everybody.
 //!
-//! Programs take turns in several rounds and each keeps its best, so that a disturbance of the machine does not hit one
-//! of them alone. Only ratios within one run mean something.
+//! Each short run of a program stands between two of the empty one on the same packet, and the ratio is taken there and
+//! then: a processor that changes its pace, or a neighbour on it, changes both. What is told is the median of many such
+//! ratios with its quartiles, and the best time. Only ratios mean something.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,8 +20,10 @@ use shield_tests::wait;
 
 use crate::shield::{self, Shield};
 
-const ROUNDS: usize = 7;
-const PACKETS: u32 = 400_000;
+/// Ratios taken of each program.
+const ROUNDS: usize = 41;
+/// Packets a run: a few milliseconds, short beside what disturbs a machine.
+const PACKETS: u32 = 50_000;
 /// Where `cargo xtask build-ebpf` leaves the floor.
 const EMPTY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/empty");
 /// The one address that xdp-filter denies of each family.
@@ -38,8 +41,14 @@ pub struct Row {
     vlan: bool,
     case: &'static str,
     bans: usize,
+    /// The best run.
     ns: f64,
+    /// Median over the rounds.
     ratio_to_empty: f64,
+    /// First quartile.
+    ratio_low: f64,
+    /// Third quartile.
+    ratio_high: f64,
 }
 
 /// What is to be measured.
@@ -47,6 +56,7 @@ struct Subject<'a> {
     row: Row,
     program: &'a Xdp,
     packet: Vec<u8>,
+    ratios: Vec<f64>,
 }
 
 /// Measures everything with up to `most` bans.
@@ -82,36 +92,53 @@ pub fn measure(most: usize) -> Result<Vec<Row>> {
     if let Ok(filter) = &filter {
         subjects.extend(filter.subjects());
     }
-    run_rounds(&mut subjects)?;
-    let floor = subjects[0].row.ns;
-    Ok(subjects
-        .into_iter()
-        .map(|subject| Row { ratio_to_empty: subject.row.ns / floor, ..subject.row })
-        .collect())
+    for _ in 0..ROUNDS {
+        for subject in &mut subjects {
+            subject.run_beside(empty)?;
+        }
+    }
+    Ok(subjects.into_iter().map(Subject::finish).collect())
 }
 
 /// Prints the rows as a table.
 pub fn print_table(rows: &[Row]) {
     println!(
-        "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8} {:>9}",
-        "program", "family", "vlan", "case", "bans", "ns", "ratio"
+        "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8} {:>9}  {}",
+        "program", "family", "vlan", "case", "bans", "ns", "ratio", "half of them within"
     );
     for row in rows {
         let vlan = if row.vlan { "one" } else { "none" };
         println!(
-            "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8.1} {:>8.2}x",
-            row.program, row.family, vlan, row.case, row.bans, row.ns, row.ratio_to_empty
+            "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8.1} {:>8.2}x  {:.2} to {:.2}",
+            row.program,
+            row.family,
+            vlan,
+            row.case,
+            row.bans,
+            row.ns,
+            row.ratio_to_empty,
+            row.ratio_low,
+            row.ratio_high
         );
     }
 }
 
-fn run_rounds(subjects: &mut [Subject<'_>]) -> Result<()> {
-    for _ in 0..ROUNDS {
-        for subject in subjects.iter_mut() {
-            subject.row.ns = subject.row.ns.min(nanoseconds(subject.program, &subject.packet)?);
-        }
+impl Subject<'_> {
+    /// One round: a run between two runs of the empty program.
+    fn run_beside(&mut self, empty: &Xdp) -> Result<()> {
+        let before = nanoseconds(empty, &self.packet)?;
+        let ns = nanoseconds(self.program, &self.packet)?;
+        let after = nanoseconds(empty, &self.packet)?;
+        self.row.ns = self.row.ns.min(ns);
+        self.ratios.push(2.0 * ns / (before + after));
+        Ok(())
     }
-    Ok(())
+
+    fn finish(mut self) -> Row {
+        self.ratios.sort_by(f64::total_cmp);
+        let at = |quarters: usize| self.ratios[(self.ratios.len() - 1) * quarters / 4];
+        Row { ratio_to_empty: at(2), ratio_low: at(1), ratio_high: at(3), ..self.row }
+    }
 }
 
 /// This thread's processor time over the packets: the kernel's own figure is rounded to whole nanoseconds, and wall time
@@ -138,8 +165,18 @@ fn subject<'a>(
 ) -> Subject<'a> {
     let family = if source.is_ipv4() { "ipv4" } else { "ipv6" };
     let vlan = tag == Tag::One;
-    let row = Row { program: name, family, vlan, case, bans, ns: f64::INFINITY, ratio_to_empty: f64::NAN };
-    Subject { row, program, packet: packet(source, tag) }
+    let row = Row {
+        program: name,
+        family,
+        vlan,
+        case,
+        bans,
+        ns: f64::INFINITY,
+        ratio_to_empty: f64::NAN,
+        ratio_low: f64::NAN,
+        ratio_high: f64::NAN,
+    };
+    Subject { row, program, packet: packet(source, tag), ratios: Vec::with_capacity(ROUNDS) }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
