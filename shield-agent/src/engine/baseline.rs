@@ -380,6 +380,15 @@ impl Baseline {
         (value.ln_1p() - logs.mean()) / logs.stddev().max(FLOOR)
     }
 
+    /// The value whose [`Baseline::log_z_score`] is `z`, infinite when too little was learned.
+    pub fn value_at_log_z(&self, feature: Feature, z: f64) -> f64 {
+        let logs = &self.logs[feature as usize];
+        if logs.count() < MIN_CLIENT_SAMPLES {
+            return f64::INFINITY;
+        }
+        (logs.mean() + z * logs.stddev().max(FLOOR)).exp_m1()
+    }
+
     /// What is typical of a feature: the geometric mean over clients' minutes.
     pub fn typical(&self, feature: Feature) -> f64 {
         self.logs[feature as usize].mean().exp_m1()
@@ -391,6 +400,14 @@ impl Baseline {
         let others =
             all.iter().filter(|p| p.client != client && second.saturating_sub(p.second) < PRECEDENT_SECS);
         others.map(|p| p.value).nth(PRECEDENT_CLIENTS - 1).unwrap_or(0.0)
+    }
+
+    /// At most what [`Baseline::precedent`] says of any client at any second up to `until`: as if the client asked
+    /// about were always one of the precedents itself.
+    pub fn least_precedent(&self, feature: Feature, until: u32) -> f64 {
+        let all = &self.learned.precedents[feature as usize];
+        let lasting = all.iter().filter(|p| until.saturating_sub(p.second) < PRECEDENT_SECS);
+        lasting.map(|p| p.value).nth(PRECEDENT_CLIENTS).unwrap_or(0.0)
     }
 
     /// Forgets what a client set as precedents: it turned out to be an attacker.

@@ -13,13 +13,14 @@ use super::baseline::{Baseline, ClientMinute, Feature, Level};
 use super::client::Client;
 use super::clients::{Active, Clients};
 use super::footprint::{Footprint, Spread};
+use super::gate::{Gate, Need};
 use super::global::Global;
 use super::hash::Seeded;
 use super::names::Names;
 use super::policy::Policy;
 use super::report::{BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, RuleView};
 use super::request::Request;
-use super::rules::{Facts, Fired, Gate, Judge, ORDER, Warmth, load};
+use super::rules::{Facts, Fired, Judge, ORDER, Warmth, load};
 use super::time::EventSecs;
 use super::trace::{Flags, Tracer};
 use super::verdict::{Evidence, PathCount, Rule, Verdict};
@@ -71,6 +72,8 @@ impl std::error::Error for BadBaseline {}
 pub struct Detector {
     policy: Policy,
     gate: Gate,
+    /// What the gate was made for.
+    gate_warmth: Warmth,
     ipv6_prefix: u8,
     tracer: Tracer,
     names: Names,
@@ -95,13 +98,15 @@ impl Detector {
     /// spreads the hash tables so that nobody can aim at them; no verdict depends on it.
     pub fn new(policy: Policy, ipv6_prefix: u8, seed: u64) -> Detector {
         let hash = Seeded::new(seed);
+        let baseline = Baseline::new(policy.baseline_min_samples);
         Detector {
-            gate: Gate::of(&policy),
+            gate: Gate::of(&policy, &baseline, Warmth::WarmingUp, 0),
+            gate_warmth: Warmth::WarmingUp,
             ipv6_prefix: ipv6_prefix.clamp(1, 128),
             tracer: Tracer::new(hash, &policy.not_errors),
             names: Names::default(),
             clients: Clients::new(policy.max_clients, hash),
-            baseline: Baseline::new(policy.baseline_min_samples),
+            baseline,
             global: Global::default(),
             changes: Vec::new(),
             shown: SecondRing::new(WINDOW_SECS, 0),
@@ -154,12 +159,13 @@ impl Detector {
             self.teaching.add(second, error);
         }
         let is_quiet = suspect_until >= second + SUSPECT_SECS - QUIET_SECS;
-        if is_quiet || !self.gate.opens(busy.footprint, &self.policy) {
+        if is_quiet {
             return Verdict::Normal;
         }
-        let spread = match self.gate.opens_for_targets(busy.footprint) {
-            true => busy.footprint.settle(second),
-            false => Spread::default(),
+        let spread = match self.gate.need(busy.footprint, &self.policy, second) {
+            Need::Nothing => return Verdict::Normal,
+            Need::Counts => Spread::default(),
+            Need::Targets => busy.footprint.settle(second),
         };
         let facts = Facts::of(busy.footprint, spread, &self.policy, second);
         let judge = Judge {
@@ -179,6 +185,7 @@ impl Detector {
             }
         }
         self.baseline.forget_precedents(precedent_id(key));
+        self.make_gate(self.latest);
         Verdict::Anomalous(Box::new(evidence))
     }
 
@@ -293,7 +300,9 @@ impl Detector {
 
     /// Takes up what [`Detector::save`] wrote.
     pub fn restore(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
-        self.baseline.restore(saved).map_err(BadBaseline)
+        self.baseline.restore(saved).map_err(BadBaseline)?;
+        self.make_gate(self.latest);
+        Ok(())
     }
 
     /// The second to count a request at, time moved on to it; `None` when it is too old for any window.
@@ -324,6 +333,7 @@ impl Detector {
         self.baseline.begin(second);
         self.boundary = next_boundary(second);
         self.latest = second;
+        self.make_gate(second);
     }
 
     fn advance(&mut self, second: u32) {
@@ -333,6 +343,7 @@ impl Detector {
             self.teaching.advance(second);
             self.boundary = next_boundary(second);
         }
+        let is_first = self.latest == 0;
         let mut one_by_one = 0;
         while self.boundary <= second {
             let left = (second - self.boundary) / 60;
@@ -347,7 +358,16 @@ impl Detector {
         self.shown.advance(second);
         self.teaching.advance(second);
         self.latest = second;
+        if is_first || one_by_one > 0 || self.gate_warmth != warmth(&self.policy, &self.baseline, second) {
+            self.make_gate(second);
+        }
         self.watch_the_whole(second);
+    }
+
+    /// To be called whenever the baseline, or whether it is warm, has changed.
+    fn make_gate(&mut self, second: u32) {
+        self.gate_warmth = warmth(&self.policy, &self.baseline, second);
+        self.gate = Gate::of(&self.policy, &self.baseline, self.gate_warmth, second);
     }
 
     /// The minute before `boundary` is over: learns from it, and from the server's one before that.
@@ -385,6 +405,7 @@ impl Detector {
             if self.global.took_too_long() {
                 self.baseline.accept_frozen(second);
                 self.baseline.recompute(second);
+                self.make_gate(second);
             }
             self.changes.push(change);
         }

@@ -414,3 +414,55 @@ proptest! {
         prop_assert!(site.verdicts.is_empty());
     }
 }
+
+/// Rules lowered so far that a few requests make them fire: any of them may be the first.
+fn everything_low() -> Policy {
+    let mut policy = touchy();
+    policy.warm_up_secs = 60;
+    policy.flood.page_requests = 8;
+    policy.probing.threshold_60s = 4.3;
+    policy.probing.threshold_600s = 7.0;
+    policy.probing.alike_scripts = 5;
+    policy.error_surge.min_errors = 6;
+    policy.behaviour.min_paths = 8;
+    policy.behaviour.min_posts = 6;
+    policy.behaviour.min_repeats = 7;
+    policy
+}
+
+/// A request of one of a few clients, up to two minutes after the one before or up to 90 s late.
+type Step = (i64, u32, usize, u32, usize);
+
+proptest! {
+    #[test]
+    fn the_gate_hides_nothing_from_the_rules(
+        steps in prop::collection::vec((-90i64..120, 1u32..4, 0usize..5, 0u32..40, 0usize..5), 1..500),
+        haste in 1i64..40,
+    ) {
+        let mut site = Site::new(everything_low());
+        let (mut newest, mut quiet_until) = (START, std::collections::HashMap::new());
+        let steps: Vec<Step> = steps;
+        for (ahead, client, shape, name, kind) in steps {
+            let second = if ahead < 0 { newest + ahead } else { newest + ahead / haste };
+            newest = newest.max(second);
+            let path = match shape {
+                0 => format!("/page/{name}"),
+                1 => format!("/{name}.php"),
+                2 => format!("/.hidden/{name}"),
+                3 => format!("/pic{name}.png"),
+                _ => "/one".to_owned(),
+            };
+            let (method, status) = [("GET", 200), ("GET", 404), ("POST", 200), ("GET", 302), ("GET", 500)][kind];
+            let before = site.verdicts.len();
+            site.ask(second, client, method, &path, status);
+            if site.verdicts.len() > before {
+                quiet_until.insert(client, second + 100);
+                continue;
+            }
+            let explained = site.detector.explain(Client::of_addr(addr(client), 64), second);
+            let may_fire = explained.requests > 4 && quiet_until.get(&client).is_none_or(|until| second > *until);
+            let fires: Vec<Rule> = explained.rules.iter().filter(|r| r.fires).map(|r| r.rule).collect();
+            prop_assert!(!may_fire || fires.is_empty(), "{:?} at {} hidden by the gate", fires, second);
+        }
+    }
+}

@@ -8,7 +8,16 @@ use super::window::{Counts, WINDOW_SECS, Window};
 pub const TRAIL_SECS: u32 = 600;
 
 /// Targets remembered of one client at most; far above every threshold.
-pub const MAX_TRAILS: usize = 320;
+pub const MAX_TRAILS: usize = 384;
+
+/// So many are let go at once when there are more, so that finding them costs little a request.
+const TRAILS_LET_GO: usize = 64;
+
+/// Keys compared at once: what the processor does in a few steps.
+const KEYS_AT_ONCE: usize = 16;
+
+/// Requests may be judged this many seconds before the newest one without looking at every target again.
+const LATE_SECS: u32 = 5;
 
 /// Repeats of one target are counted in slots of this many seconds, of which the newest two count: a value covers the
 /// last 30 to 60 s, never more than the window.
@@ -56,6 +65,16 @@ impl Trail {
         }
     }
 
+    /// Its weight, if it was asked for within `secs` and its shape tells (or not, as asked).
+    fn weight_if(&self, shaped: bool, secs: u32, second: u32) -> u32 {
+        let counts = self.flags.has(Flags::SHAPED) == shaped && self.is_within(secs, second);
+        if counts { u32::from(self.weight) } else { 0 }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.flags.has(Flags::FAILED) || self.flags.has(Flags::BROKEN)
+    }
+
     fn is_within(&self, secs: u32, second: u32) -> bool {
         second.saturating_sub(self.last) < secs
     }
@@ -91,10 +110,10 @@ pub struct Footprint {
     pub window: Window,
     keys: Vec<u32>,
     trails: Vec<Trail>,
-    /// At least the sum of the trails' weights: lets the rules skip [`Footprint::spread`] nearly always.
-    weight_ceiling: u32,
-    /// At least the most repeats of any trail.
-    repeat_ceiling: u32,
+    /// At least what [`Footprint::spread`] would find: nearly every request is below what any rule asks for.
+    ceiling: Spread,
+    /// The second from which on the ceiling holds.
+    ceiling_from: u32,
 }
 
 impl Footprint {
@@ -104,57 +123,65 @@ impl Footprint {
         if trace.flags.has(Flags::ASSET) || trace.flags.has(Flags::NO_TARGET) {
             return;
         }
-        let at = match self.keys.iter().position(|key| *key == trace.key) {
+        let at = match self.place_of(trace.key) {
             Some(at) => at,
             None => self.new_trail(second, trace.key),
         };
-        let before = self.trails[at].weight;
+        let before = self.trails[at];
         self.trails[at].hit(second, trace);
-        self.weight_ceiling += u32::from(self.trails[at].weight - before);
-        self.repeat_ceiling = self.repeat_ceiling.max(self.trails[at].repeats(second));
+        self.ceiling.raise(&before, &self.trails[at], second.max(self.ceiling_from));
+    }
+
+    fn place_of(&self, key: u32) -> Option<usize> {
+        let mut pieces = self.keys.chunks_exact(KEYS_AT_ONCE);
+        let holds = |piece: &[u32]| piece.iter().fold(false, |found, other| found | (*other == key));
+        let in_piece = |piece: &[u32]| piece.iter().position(|other| *other == key);
+        match pieces.by_ref().enumerate().find(|(_, piece)| holds(piece)) {
+            Some((n, piece)) => in_piece(piece).map(|at| n * KEYS_AT_ONCE + at),
+            None => in_piece(pieces.remainder()).map(|at| self.keys.len() / KEYS_AT_ONCE * KEYS_AT_ONCE + at),
+        }
     }
 
     fn new_trail(&mut self, second: u32, key: u32) -> usize {
         if self.keys.len() >= MAX_TRAILS {
-            self.forget_before(second, TRAIL_SECS);
-        }
-        if self.keys.len() >= MAX_TRAILS {
-            // Harmless ones first, so that nobody hides probes under a heap of pages.
-            let worth = |at: &usize| (self.trails[*at].weight, self.trails[*at].last);
-            let least = (0..self.trails.len()).min_by_key(worth).unwrap_or(0);
-            self.remove(least);
+            self.make_room(second);
         }
         self.keys.push(key);
         self.trails.push(Trail { slot: second / REPEAT_SLOT_SECS, ..Trail::default() });
         self.keys.len() - 1
     }
 
-    fn remove(&mut self, at: usize) {
-        self.keys.swap_remove(at);
-        let gone = self.trails.swap_remove(at);
-        self.weight_ceiling -= u32::from(gone.weight);
+    /// Lets go of what is old, and else of the least telling targets.
+    fn make_room(&mut self, second: u32) {
+        self.keep_if(|trail, _| trail.is_within(TRAIL_SECS, second));
+        let kept = MAX_TRAILS - TRAILS_LET_GO;
+        if self.keys.len() <= kept {
+            return;
+        }
+        // Harmless ones first, so that nobody hides probes under a heap of pages; then the oldest.
+        let worth = |trail: &Trail, key: u32| (trail.weight, trail.last, key);
+        let mut worths: Vec<_> = self.trails.iter().zip(&self.keys).map(|(t, key)| worth(t, *key)).collect();
+        let (_, least_kept, _) = worths.select_nth_unstable(self.keys.len() - kept);
+        let least_kept = *least_kept;
+        self.keep_if(|trail, key| worth(trail, key) >= least_kept);
     }
 
-    fn forget_before(&mut self, second: u32, secs: u32) {
+    fn keep_if(&mut self, keep: impl Fn(&Trail, u32) -> bool) {
         let mut at = 0;
         while at < self.trails.len() {
-            if self.trails[at].is_within(secs, second) { at += 1 } else { self.remove(at) }
+            if keep(&self.trails[at], self.keys[at]) {
+                at += 1;
+            } else {
+                self.keys.swap_remove(at);
+                self.trails.swap_remove(at);
+            }
         }
     }
 
-    /// At least the weight that [`Footprint::spread`] would find over 10 min.
-    pub fn weight_ceiling(&self) -> u32 {
-        self.weight_ceiling
-    }
-
-    /// At least the repeats that [`Footprint::spread`] would find.
-    pub fn repeat_ceiling(&self) -> u32 {
-        self.repeat_ceiling
-    }
-
-    /// At least the distinct paths that [`Footprint::spread`] would find.
-    pub fn path_ceiling(&self) -> u32 {
-        self.keys.len() as u32
+    /// At least what [`Footprint::spread`] would find at `second` (`alike_scripts`: all scripts); `None` when nothing
+    /// is known about so long ago.
+    pub fn ceiling(&self, second: u32) -> Option<&Spread> {
+        (second >= self.ceiling_from).then_some(&self.ceiling)
     }
 
     /// What the targets amount to at `second`, without changing anything.
@@ -170,12 +197,15 @@ impl Footprint {
         spread
     }
 
-    /// The same, and forgets what is older than 10 min, so that the ceilings come down.
+    /// The same, and forgets what is older than 10 min and lowers the ceiling to what is there.
     pub fn settle(&mut self, second: u32) -> Spread {
-        self.forget_before(second, TRAIL_SECS);
-        let spread = self.spread(second);
-        self.repeat_ceiling = spread.repeats.max(spread.posts);
-        spread
+        self.keep_if(|trail, _| trail.is_within(TRAIL_SECS, second));
+        self.ceiling_from = second.saturating_sub(LATE_SECS);
+        self.ceiling = Spread::default();
+        for trail in &self.trails {
+            self.ceiling.raise(&Trail::default(), trail, self.ceiling_from);
+        }
+        self.spread(second)
     }
 
     /// Targets and requests for them over the last 30 to 60 s, most first (ties by key, so that the order is fixed).
@@ -195,6 +225,29 @@ impl Footprint {
 }
 
 impl Spread {
+    /// Takes in that a target became `after` from `before`: each value grows by at least as much as the true one at
+    /// `second` or later.
+    fn raise(&mut self, before: &Trail, after: &Trail, second: u32) {
+        let weight = |shaped, secs| {
+            let (old, new) = (before.weight_if(shaped, secs, second), after.weight_if(shaped, secs, second));
+            new.saturating_sub(old)
+        };
+        self.shaped_weight += weight(true, WINDOW_SECS);
+        self.plain_weight += weight(false, WINDOW_SECS);
+        self.shaped_weight_600 += weight(true, TRAIL_SECS);
+        self.plain_weight_600 += weight(false, TRAIL_SECS);
+        let was_recent = before.last > 0 && before.is_within(WINDOW_SECS, second);
+        if !after.is_within(WINDOW_SECS, second) {
+            return;
+        }
+        self.paths += u32::from(!was_recent);
+        self.failed_paths += u32::from(after.has_failed() && !(was_recent && before.has_failed()));
+        let is_script = |trail: &Trail| trail.flags.has(Flags::SCRIPT);
+        self.alike_scripts += u32::from(is_script(after) && !(was_recent && is_script(before)));
+        let most = if after.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
+        *most = (*most).max(after.repeats(second));
+    }
+
     fn count(&mut self, trail: &Trail, second: u32) {
         let weight = u32::from(trail.weight);
         let recent = trail.is_within(WINDOW_SECS, second);
@@ -207,7 +260,7 @@ impl Spread {
         }
         if recent {
             self.paths += 1;
-            self.failed_paths += u32::from(trail.flags.has(Flags::FAILED) || trail.flags.has(Flags::BROKEN));
+            self.failed_paths += u32::from(trail.has_failed());
             let most = if trail.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
             *most = (*most).max(trail.repeats(second));
         }

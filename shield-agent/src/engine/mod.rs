@@ -19,6 +19,7 @@ pub mod escalation;
 pub mod event;
 pub mod extension;
 pub mod footprint;
+mod gate;
 pub mod global;
 pub mod hash;
 pub mod leaks;

@@ -51,7 +51,7 @@ impl Facts {
         let now = window.sum_of_last(WINDOW_SECS, second);
         Facts {
             now,
-            before: now.less(window.at(second)),
+            before: window.before(second),
             spread,
             flood_pages: window.sum_of_last(policy.flood.sustained_secs, second).pages(),
             burst_pages: window.sum_of_last(policy.flood.page_secs, second).pages(),
@@ -359,62 +359,4 @@ pub fn load(counts: Counts, policy: &Policy) -> f64 {
 
 fn tenths(tenths: u32) -> f64 {
     f64::from(tenths) / 10.0
-}
-
-/// The least that any rule could fire at: nearly every request is below all of these, and not judged.
-#[derive(Debug, Clone, Copy)]
-pub struct Gate {
-    load: f64,
-    pages: u32,
-    failed: u32,
-    foreign_tenths: u32,
-    logins: u32,
-    remote_calls: u32,
-    weight: u32,
-    paths: u32,
-    repeats: u32,
-}
-
-impl Gate {
-    /// The gate of a policy.
-    pub fn of(policy: &Policy) -> Gate {
-        let when = |switch: Switch, value: f64| if switch.is_on() { value.max(0.0) } else { f64::INFINITY };
-        let whole = |switch: Switch, value: u32| if switch.is_on() { value } else { u32::MAX };
-        let tenths = 10.0 * policy.probing.threshold_60s.min(policy.probing.threshold_600s);
-        let flood = (policy.flood.rate * f64::from(policy.flood.sustained_secs)).ceil() as u32;
-        let (surge, behaviour) = (&policy.error_surge, &policy.behaviour);
-        Gate {
-            load: when(policy.z_score.switch, policy.z_score.min_requests.into())
-                .min(when(policy.rate_multiplier.switch, policy.rate_multiplier.min_requests.into())),
-            pages: whole(policy.flood.switch, flood),
-            failed: whole(surge.switch, surge.min_errors),
-            foreign_tenths: whole(surge.switch, surge.malformed_requests.saturating_mul(10)),
-            remote_calls: whole(behaviour.switch, behaviour.remote_calls),
-            logins: whole(behaviour.switch, behaviour.logins.min(behaviour.login_burst)),
-            weight: when(policy.probing.switch, tenths) as u32,
-            paths: whole(behaviour.switch, behaviour.min_paths)
-                .min(whole(policy.probing.switch, policy.probing.alike_scripts)),
-            repeats: whole(policy.flood.switch, policy.flood.page_requests)
-                .min(whole(behaviour.switch, behaviour.min_posts.min(behaviour.min_repeats))),
-        }
-    }
-
-    /// Whether any rule could fire.
-    pub fn opens(&self, footprint: &Footprint, policy: &Policy) -> bool {
-        let counts = footprint.window.sum();
-        counts.pages() >= self.pages
-            || counts.failed >= self.failed
-            || counts.foreign_tenths >= self.foreign_tenths
-            || counts.remote_calls >= self.remote_calls
-            || counts.logins >= self.logins
-            || load(counts, policy) >= self.load
-            || self.opens_for_targets(footprint)
-    }
-
-    /// Whether what the targets amount to could matter.
-    pub fn opens_for_targets(&self, footprint: &Footprint) -> bool {
-        footprint.weight_ceiling() >= self.weight
-            || footprint.path_ceiling() >= self.paths
-            || footprint.repeat_ceiling() >= self.repeats
-    }
 }

@@ -83,11 +83,25 @@ impl Window {
     /// Counts something at `second`. Seconds may come out of order; what is older than the window ending at the newest
     /// second does not belong to it and changes nothing.
     pub fn add(&mut self, second: u32, counts: Counts) {
-        let newest = self.buckets.back().map_or(second, |b| b.second.max(second));
-        if newest - second >= WINDOW_SECS {
+        match self.buckets.back_mut() {
+            Some(newest) if newest.second == second => {
+                newest.counts = newest.counts.plus(counts);
+                self.sum = self.sum.plus(counts);
+            }
+            Some(newest) if newest.second > second => self.add_late(second, counts),
+            _ => {
+                self.expire(second);
+                self.sum = self.sum.plus(counts);
+                self.buckets.push_back(Bucket { second, counts });
+            }
+        }
+    }
+
+    fn add_late(&mut self, second: u32, counts: Counts) {
+        let newest = self.buckets.back().map_or(second, |b| b.second);
+        if newest.saturating_sub(second) >= WINDOW_SECS {
             return;
         }
-        self.expire(newest);
         self.sum = self.sum.plus(counts);
         let at = self.buckets.iter().rposition(|b| b.second <= second);
         match at {
@@ -116,13 +130,23 @@ impl Window {
 
     /// The sum over the `secs` (1..=60) seconds up to and including `second`, of what is held.
     pub fn sum_of_last(&self, secs: u32, second: u32) -> Counts {
-        let inside = |b: &&Bucket| b.second <= second && second - b.second < secs;
-        self.buckets.iter().rev().filter(inside).fold(Counts::default(), |sum, b| sum.plus(b.counts))
+        let up_to = self.buckets.iter().rev().skip_while(|b| b.second > second);
+        up_to.take_while(|b| second - b.second < secs).fold(Counts::default(), |sum, b| sum.plus(b.counts))
     }
 
     /// What was counted in exactly this second.
     pub fn at(&self, second: u32) -> Counts {
-        self.buckets.iter().rev().find(|b| b.second == second).map_or(Counts::default(), |b| b.counts)
+        let mut up_to = self.buckets.iter().rev().skip_while(|b| b.second > second);
+        up_to.next().filter(|b| b.second == second).map_or(Counts::default(), |b| b.counts)
+    }
+
+    /// The sum over the window ending at `second`, without that second itself.
+    pub fn before(&self, second: u32) -> Counts {
+        match self.buckets.back() {
+            // The sum is as of the newest second: nearly always the one that is asked about.
+            Some(newest) if newest.second == second => self.sum.less(newest.counts),
+            _ => self.sum_of_last(WINDOW_SECS, second).less(self.at(second)),
+        }
     }
 
     /// Each second with its counts, oldest first.
@@ -300,6 +324,10 @@ mod tests {
                 prop_assert_eq!(ring.window(), ServerSecond { requests: inside.len() as u32, errors });
                 prop_assert_eq!(shortest.window(), ring.window());
                 prop_assert_eq!(window.sum_of_last(WINDOW_SECS, newest), window.sum());
+                for at in [second, newest] {
+                    let all = window.sum_of_last(WINDOW_SECS, at);
+                    prop_assert_eq!(window.before(at), all.less(window.at(at)));
+                }
                 prop_assert_eq!(window.at(second).requests as usize, inside.iter().filter(|(s, _)| *s == second).count());
             }
         }

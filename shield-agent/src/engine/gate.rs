@@ -1,0 +1,146 @@
+//! The gate before the rules: what any rule would need at the least, so that nearly every request is counted and not
+//! judged. Only ever saves time: a client that a rule would fire at always passes. Made anew whenever the baseline is.
+
+use super::baseline::{Baseline, Feature};
+use super::footprint::Footprint;
+use super::policy::{Policy, Reference, Switch};
+use super::rules::{Warmth, load};
+use super::window::{Counts, WINDOW_SECS};
+
+/// A bound that was worked out on another way than the rule's own is taken this much lower, far more than rounding
+/// can make it differ.
+const SLACK: f64 = 1.0 - 1e-9;
+
+/// Baselines are made anew every minute; a gate must hold until the next one, and for what comes late.
+const VALID_SECS: u32 = 120;
+
+/// What must be asked about one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: no rule can fire.
+    Nothing,
+    /// The rules that look at counts alone: what the targets amount to cannot matter.
+    Counts,
+    /// Every rule.
+    Targets,
+}
+
+/// The least that any rule could fire at, by policy and baseline.
+#[derive(Debug, Clone, Copy)]
+pub struct Gate {
+    load: f64,
+    pages: u32,
+    failed: u32,
+    foreign_tenths: u32,
+    logins: u32,
+    remote_calls: u32,
+    page_requests: u32,
+    page_secs: u32,
+    weight: u32,
+    weight_600: u32,
+    alike_scripts: u32,
+    paths: u32,
+    posts: u32,
+    repeats: u32,
+}
+
+impl Gate {
+    /// The gate of a policy and of what was learned by `second`.
+    pub fn of(policy: &Policy, baseline: &Baseline, warmth: Warmth, second: u32) -> Gate {
+        let whole = |switch: Switch, value: u32| if switch.is_on() { value } else { u32::MAX };
+        let tenths = |value: f64| whole(policy.probing.switch, (10.0 * value * SLACK).ceil() as u32);
+        let (flood, surge, behaviour) = (&policy.flood, &policy.error_surge, &policy.behaviour);
+        let unlike_others = |feature, floor| match (warmth, behaviour.switch) {
+            (Warmth::Warm, Switch::On) => least_unlike(policy, baseline, feature, floor, second),
+            _ => u32::MAX,
+        };
+        Gate {
+            load: if warmth == Warmth::Warm { least_load(policy, baseline) } else { f64::INFINITY },
+            pages: whole(flood.switch, (flood.rate * f64::from(flood.sustained_secs)).ceil() as u32),
+            failed: if warmth == Warmth::Warm { whole(surge.switch, surge.min_errors) } else { u32::MAX },
+            foreign_tenths: whole(surge.switch, surge.malformed_requests.saturating_mul(10)),
+            logins: whole(behaviour.switch, behaviour.logins.min(behaviour.login_burst)),
+            remote_calls: whole(behaviour.switch, behaviour.remote_calls),
+            page_requests: whole(flood.switch, flood.page_requests),
+            page_secs: flood.page_secs,
+            weight: tenths(policy.probing.threshold_60s),
+            weight_600: tenths(policy.probing.threshold_600s),
+            alike_scripts: whole(policy.probing.switch, policy.probing.alike_scripts),
+            paths: unlike_others(Feature::Paths, behaviour.min_paths),
+            posts: unlike_others(Feature::Posts, behaviour.min_posts),
+            repeats: unlike_others(Feature::Repeats, behaviour.min_repeats),
+        }
+    }
+
+    /// What must be asked about a client whose request at `second` was just counted.
+    pub fn need(&self, footprint: &Footprint, policy: &Policy, second: u32) -> Need {
+        if self.needs_targets(footprint, second) {
+            return Need::Targets;
+        }
+        let counts = footprint.window.sum();
+        let enough = counts.pages() >= self.pages
+            || counts.foreign_tenths >= self.foreign_tenths
+            || counts.logins >= self.logins
+            || counts.remote_calls >= self.remote_calls
+            || load(counts, policy) >= self.load
+            || (counts.failed >= self.failed && counts.failed > served(footprint.window.before(second)));
+        if enough { Need::Counts } else { Need::Nothing }
+    }
+
+    fn needs_targets(&self, footprint: &Footprint, second: u32) -> bool {
+        let Some(most) = footprint.ceiling(second) else { return true };
+        if most.shaped_weight >= self.weight || most.shaped_weight_600 >= self.weight_600 {
+            return true;
+        }
+        let is_heavy = most.shaped_weight + most.plain_weight >= self.weight
+            || most.shaped_weight_600 + most.plain_weight_600 >= self.weight_600;
+        let is_wide = most.paths >= self.paths || most.posts >= self.posts || most.repeats >= self.repeats;
+        let is_alike = most.alike_scripts >= self.alike_scripts;
+        let is_burst = most.repeats >= self.page_requests;
+        if !(is_heavy || is_wide || is_alike || is_burst) {
+            return false;
+        }
+        let before = footprint.window.before(second);
+        let without_assets = |value: u32| value >= before.assets.saturating_mul(20);
+        (is_heavy && most.failed_paths >= before.served_pages())
+            || (is_alike && 2 * most.alike_scripts >= before.pages())
+            || (most.paths >= self.paths && without_assets(most.paths))
+            || (most.posts >= self.posts && without_assets(most.posts))
+            || (most.repeats >= self.repeats && without_assets(most.repeats))
+            || (is_burst
+                && footprint.window.sum_of_last(self.page_secs, second).pages() >= self.page_requests)
+    }
+}
+
+fn served(before: Counts) -> u32 {
+    before.served_pages() + before.assets
+}
+
+/// The least load (requests in the window, weighted) at which either rate rule could fire.
+fn least_load(policy: &Policy, baseline: &Baseline) -> f64 {
+    let level = match policy.reference {
+        Reference::Adaptive => baseline.clients(),
+        Reference::Classic => baseline.server(),
+    };
+    let tightest = if policy.tightening.switch.is_on() { policy.tightening.factor.min(1.0) } else { 1.0 };
+    let in_window = |rate: f64, min_requests: u32| {
+        (rate * f64::from(WINDOW_SECS) * SLACK).max(f64::from(min_requests))
+    };
+    let (z, times) = (&policy.z_score, &policy.rate_multiplier);
+    let by_z = level.mean + z.threshold * tightest * level.stddev;
+    let by_times = times.multiplier * tightest * level.mean;
+    let when = |switch: Switch, value: f64| if switch.is_on() { value } else { f64::INFINITY };
+    when(z.switch, in_window(by_z, z.min_requests))
+        .min(when(times.switch, in_window(by_times, times.min_requests)))
+}
+
+/// The least value of a feature at which the behaviour rule could fire, whoever the client is.
+fn least_unlike(policy: &Policy, baseline: &Baseline, feature: Feature, floor: u32, second: u32) -> u32 {
+    let rule = &policy.behaviour;
+    let learned = baseline
+        .value_at_log_z(feature, rule.z_threshold)
+        .max(rule.multiplier * baseline.typical(feature))
+        .max(rule.precedent_multiplier * baseline.least_precedent(feature, second + VALID_SECS));
+    // Nothing can be above what is infinite; what is finite is rounded down.
+    if learned.is_finite() { floor.max((learned * SLACK) as u32) } else { u32::MAX }
+}
