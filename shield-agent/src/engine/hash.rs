@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy)]
 pub struct Seeded {
     seed: u64,
+    /// Hides the other operand of each product, which would otherwise be the client's to choose.
+    mask: u64,
 }
 
 /// Odd constants with well-mixed bits (the fractional digits of pi), as in wyhash and foldhash.
@@ -12,7 +14,8 @@ const MIX: [u64; 3] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822
 impl Seeded {
     /// A hasher of this secret.
     pub fn new(seed: u64) -> Seeded {
-        Seeded { seed: fold(seed ^ MIX[0], MIX[1]) }
+        let first = fold(seed ^ MIX[0], MIX[1]);
+        Seeded { seed: first, mask: fold(first ^ MIX[1], MIX[2]) }
     }
 
     /// Hashes bytes, 16 at a time: the two halves are folded through one 128-bit product.
@@ -21,16 +24,16 @@ impl Seeded {
         let mut chunks = bytes.chunks_exact(16);
         for chunk in &mut chunks {
             let (low, high) = chunk.split_at(8);
-            state = fold(word(low) ^ state, word(high) ^ MIX[1]);
+            state = fold(word(low) ^ state, word(high) ^ self.mask);
         }
         let rest = chunks.remainder();
         let (low, high) = rest.split_at(rest.len().min(8));
-        fold(word(low) ^ state, word(high) ^ MIX[2])
+        fold(word(low) ^ state, word(high) ^ self.mask ^ MIX[2])
     }
 
     /// Hashes a client's key.
     pub fn key(self, key: u128) -> u64 {
-        fold(key as u64 ^ self.seed, (key >> 64) as u64 ^ MIX[2])
+        fold(key as u64 ^ self.seed, (key >> 64) as u64 ^ self.mask)
     }
 }
 
@@ -42,7 +45,7 @@ fn word(bytes: &[u8]) -> u64 {
 
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
-    // A product of zero would swallow whatever came before; the seeded operand makes that one chance in 2^64.
+    // A product of zero would swallow whatever came before: both operands are seeded, so that nobody can aim at it.
     (product as u64) ^ ((product >> 64) as u64)
 }
 
@@ -61,6 +64,25 @@ mod tests {
                 assert!(seen.insert(hash.bytes(&text)), "len {len} at {at}");
             }
             assert!(seen.insert(hash.bytes(&vec![b'a'; len])), "len {len}");
+        }
+    }
+
+    /// History: a fuzzer found a path that ended in the constant that it was mixed with, so that the product was zero
+    /// and all such paths had one hash, whatever the seed.
+    #[test]
+    fn no_ending_swallows_what_comes_before() {
+        for constant in MIX {
+            for seed in 0..100 {
+                let hash = Seeded::new(seed);
+                let with = |head: &[u8; 8]| [&head[..], &constant.to_le_bytes(), b"/and/more"].concat();
+                assert_ne!(hash.bytes(&with(b"/first/a")), hash.bytes(&with(b"/other/b")));
+                assert_ne!(hash.bytes(&with(b"/first/a")[..16]), hash.bytes(&with(b"/other/b")[..16]));
+                assert_ne!(hash.bytes(&with(b"/first/a")[..15]), hash.bytes(&with(b"/other/b")[..15]));
+                assert_ne!(
+                    hash.key(u128::from(constant) << 64 | 1),
+                    hash.key(u128::from(constant) << 64 | 2)
+                );
+            }
         }
     }
 
