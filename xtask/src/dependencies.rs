@@ -14,7 +14,9 @@ const DOCUMENT: &str = "docs/dependencies.md";
 pub fn check(root: &Path) -> Result<()> {
     let read = |file: &str| std::fs::read_to_string(root.join(file)).with_context(|| format!("read {file}"));
     let mut declared = declared(&read("Cargo.toml")?, "[workspace.dependencies]");
-    declared.extend(declared_in(&read("shield-ebpf/Cargo.toml")?));
+    for manifest in ["shield-ebpf/Cargo.toml", "tests/fuzz/Cargo.toml"] {
+        declared.extend(declared_in(&read(manifest)?));
+    }
     for manifest in ["dashboard/web/package.json", "tests/browser/package.json"] {
         declared.extend(packages(&read(manifest)?)?);
     }

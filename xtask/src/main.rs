@@ -13,6 +13,7 @@ mod build_page;
 mod check;
 mod dependencies;
 mod dist;
+mod fuzz;
 mod lab;
 mod needs;
 mod purity;
@@ -45,8 +46,10 @@ enum Verb {
     Run(run::Arguments),
     /// Format, lints, engine purity, dependency rules, page types
     Check,
-    /// Install what is missing, build, then run every test: unit, property, privileged, browser
+    /// Install what is missing, build, then run every test: unit, property, fuzz, privileged, browser
     Test(test::Arguments),
+    /// Feed one of the readers mutated input, guided by coverage, until it fails or time is up
+    Fuzz(fuzz::Arguments),
     /// Show the whole story in disposable network namespaces: traffic, attack, ban, expiry
     Lab(lab::Arguments),
     /// Measure: xdp, enforce, detect, ingest, latency or api; prints a table, or JSON lines with --json
@@ -74,6 +77,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Check => check::run(),
         Verb::Test(arguments) => test::run(&arguments),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Lab(arguments) => lab::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Dist => dist::run(),

@@ -120,6 +120,13 @@ pub const NEEDS: &[Need] = &[
         source: Source::Apt(&["iproute2"]),
     },
     Need {
+        what: "a C++ compiler",
+        why: "builds libFuzzer, which the fuzz targets run under",
+        purpose: Purpose::Test,
+        is_met: || has("c++"),
+        source: Source::Apt(&["g++"]),
+    },
+    Need {
         what: "nft",
         why: "flushes the rule set from outside in the tests of repairing",
         purpose: Purpose::Test,

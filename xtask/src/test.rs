@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::build::{self, Profile};
 use crate::needs::Purpose;
-use crate::{setup, sh};
+use crate::{fuzz, setup, sh};
 
 /// What `test` can be told.
 #[derive(Args)]
@@ -32,6 +32,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let plain = cargo_test(sh::cargo(), &[], arguments, &mut totals)?;
     let privileged = sh::cargo_as_root(&[])?;
     let privileged = cargo_test(privileged, &["--package", "shield-tests"], arguments, &mut totals)?;
+    let (passed, failed) = fuzz::run_all(arguments.filter.as_deref())?;
+    totals += Totals { passed, failed, ..Totals::default() };
     let is_good = plain && privileged && totals.failed == 0;
     println!("\n{}", totals.line(is_good, started.elapsed().as_secs_f64()));
     if !is_good {

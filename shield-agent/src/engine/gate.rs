@@ -123,9 +123,8 @@ fn least_load(policy: &Policy, baseline: &Baseline) -> f64 {
         Reference::Classic => baseline.server(),
     };
     let tightest = if policy.tightening.switch.is_on() { policy.tightening.factor.min(1.0) } else { 1.0 };
-    let in_window = |rate: f64, min_requests: u32| {
-        (rate * f64::from(WINDOW_SECS) * SLACK).max(f64::from(min_requests))
-    };
+    let in_window =
+        |rate: f64, min_requests: u32| (rate * f64::from(WINDOW_SECS) * SLACK).max(f64::from(min_requests));
     let (z, times) = (&policy.z_score, &policy.rate_multiplier);
     let by_z = level.mean + z.threshold * tightest * level.stddev;
     let by_times = times.multiplier * tightest * level.mean;

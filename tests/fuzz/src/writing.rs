@@ -1,0 +1,161 @@
+//! Writes log lines as web servers do: what the readers must give back exactly.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::cursor::Cursor;
+use crate::reading::Seen;
+use crate::source::format::Format;
+
+/// 24 November 2026, 14:00:00 UTC.
+const HOUR: i64 = 1_795_528_800;
+
+/// How a server escapes a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escape {
+    /// nginx, `escape=json`.
+    Json,
+    /// nginx without it, and Apache: `\xHH`.
+    Hex,
+}
+
+/// What happened, before it is written.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The client.
+    pub addr: IpAddr,
+    /// Seconds since [`HOUR`], below 3600.
+    pub second: u16,
+    /// Any bytes without a space.
+    pub method: Vec<u8>,
+    /// Any bytes.
+    pub path: Vec<u8>,
+    /// 100..=999.
+    pub status: u16,
+    /// Bytes sent.
+    pub size: u32,
+    /// Any bytes, in a field that is not read.
+    pub agent: Vec<u8>,
+}
+
+impl Entry {
+    /// An entry out of the fuzzer's bytes.
+    pub fn of(cursor: &mut Cursor<'_>) -> Entry {
+        let addr = match cursor.byte() % 4 {
+            0 => IpAddr::V6(Ipv6Addr::new(
+                0x2001,
+                0xdb8,
+                cursor.short(),
+                0,
+                0,
+                0,
+                cursor.short(),
+                cursor.short(),
+            )),
+            1 => IpAddr::V4(Ipv4Addr::from_bits(cursor.word())),
+            n => IpAddr::V4(Ipv4Addr::new(192, 0, n, cursor.byte())),
+        };
+        let mut method = match cursor.byte() % 4 {
+            0 => cursor.text().to_vec(),
+            n => [&b"GET"[..], b"POST", b"PROPFIND"][usize::from(n) - 1].to_vec(),
+        };
+        method.retain(|byte| *byte != b' ');
+        Entry {
+            addr,
+            second: cursor.short() % 3600,
+            method,
+            path: cursor.text().to_vec(),
+            status: 100 + cursor.short() % 900,
+            size: cursor.word(),
+            agent: cursor.text().to_vec(),
+        }
+    }
+
+    /// What must be read.
+    pub fn is_read_as(&self, seen: &Seen) -> bool {
+        let line = &seen.line;
+        line.addr == self.addr
+            && line.time == HOUR + i64::from(self.second)
+            && line.status == self.status
+            && line.size == u64::from(self.size)
+            && seen.method == self.method
+            && seen.path == self.path
+            && !line.behind_proxy
+    }
+
+    /// The line without its newline.
+    pub fn write(&self, format: Format, escape: Escape, cursor: &mut Cursor<'_>) -> Vec<u8> {
+        match format {
+            Format::Auto | Format::Json => self.json(escape, cursor),
+            Format::Combined => [&self.common()[..], b" \"-\" \"", &hex(&self.agent), b"\""].concat(),
+            Format::Common => self.common(),
+        }
+    }
+
+    fn common(&self) -> Vec<u8> {
+        let (minute, second) = (self.second / 60, self.second % 60);
+        let head = format!("{} - - [24/Nov/2026:15:{minute:02}:{second:02} +0100] \"", self.addr);
+        let tail = format!(" HTTP/1.1\" {} {}", self.status, self.size);
+        [head.as_bytes(), &hex(&self.method), b" ", &hex(&self.path), tail.as_bytes()].concat()
+    }
+
+    /// The fields in an order that the cursor says, quoted or bare where both occur.
+    fn json(&self, escape: Escape, cursor: &mut Cursor<'_>) -> Vec<u8> {
+        let text = |text: &[u8]| [b"\"", &escaped(text, escape)[..], b"\""].concat();
+        let (minute, second) = (self.second / 60, self.second % 60);
+        let bare = |number: String, is_quoted: bool| if is_quoted { format!("\"{number}\"") } else { number };
+        let odd = |byte: u8| byte % 2 == 1;
+        let time = match cursor.byte() % 3 {
+            0 => format!("\"2026-11-24T14:{minute:02}:{second:02}+00:00\""),
+            1 => format!("\"24/Nov/2026:14:{minute:02}:{second:02} +0000\""),
+            _ => format!("{}.{:03}", HOUR + i64::from(self.second), self.size % 1000),
+        };
+        let mut fields = vec![
+            ("source_ip", text(self.addr.to_string().as_bytes())),
+            ("timestamp", time.into_bytes()),
+            ("method", text(&self.method)),
+            ("path", text(&self.path)),
+            ("status", bare(self.status.to_string(), odd(cursor.byte())).into_bytes()),
+            ("response_size", bare(self.size.to_string(), odd(cursor.byte())).into_bytes()),
+            ("agent", text(&self.agent)),
+        ];
+        let mut line = Vec::new();
+        while !fields.is_empty() {
+            let (name, value) = fields.remove(usize::from(cursor.byte()) % fields.len());
+            let before = if line.is_empty() { "{" } else { "," };
+            line.extend_from_slice(format!("{before}\"{name}\":").as_bytes());
+            line.extend_from_slice(&value);
+        }
+        line.push(b'}');
+        line
+    }
+}
+
+fn escaped(text: &[u8], escape: Escape) -> Vec<u8> {
+    match escape {
+        Escape::Json => text.iter().flat_map(|byte| json_escape(*byte)).collect(),
+        Escape::Hex => hex(text),
+    }
+}
+
+/// `ngx_escape_json`.
+fn json_escape(byte: u8) -> Vec<u8> {
+    match byte {
+        b'"' | b'\\' => vec![b'\\', byte],
+        b'\n' => b"\\n".to_vec(),
+        b'\r' => b"\\r".to_vec(),
+        b'\t' => b"\\t".to_vec(),
+        0x08 => b"\\b".to_vec(),
+        0x0c => b"\\f".to_vec(),
+        0..0x20 => format!("\\u{byte:04X}").into_bytes(),
+        _ => vec![byte],
+    }
+}
+
+/// `ngx_http_log_escape`.
+fn hex(text: &[u8]) -> Vec<u8> {
+    let escape = |byte: &u8| match byte {
+        b'"' | b'\\' | 0..0x20 | 0x7f.. => format!("\\x{byte:02X}").into_bytes(),
+        _ => vec![*byte],
+    };
+    text.iter().flat_map(escape).collect()
+}
