@@ -17,7 +17,7 @@ use super::gate::{Gate, Need};
 use super::global::Global;
 use super::hash::Seeded;
 use super::names::Names;
-use super::policy::Policy;
+use super::policy::{Policy, Reference};
 use super::report::{BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, RuleView};
 use super::request::Request;
 use super::rules::{Facts, Fired, Judge, ORDER, Warmth, load};
@@ -265,7 +265,7 @@ impl Detector {
             global: level_view(self.baseline.server(), warmth),
             clients: level_view(self.baseline.clients(), warmth),
             global_anomaly: self.global.is_anomalous(),
-            frozen: self.global.is_anomalous(),
+            frozen: self.is_frozen(),
             hour_slots: hours.iter().flatten().count() as u32,
             hours,
             clients_tracked: usage.clients as u64,
@@ -374,12 +374,18 @@ impl Detector {
     fn end_of_minute(&mut self, boundary: u32) {
         self.teaching.advance(boundary);
         self.learn_clients(boundary);
-        while self.baseline.next_minute() + 60 + LEARN_DELAY_SECS <= boundary {
+        let delay = learn_delay_secs(self.policy.reference);
+        while self.baseline.next_minute() + 60 + delay <= boundary {
             let minute = self.baseline.next_minute();
-            self.baseline.learn_server(minute, &self.teaching, self.global.is_anomalous());
+            self.baseline.learn_server(minute, &self.teaching, self.is_frozen());
         }
         self.baseline.recompute(boundary);
         self.clients.sweep(boundary);
+    }
+
+    /// Whether the server's minutes are put aside and not learned.
+    fn is_frozen(&self) -> bool {
+        self.global.is_anomalous() && self.policy.max_freeze_secs > 0
     }
 
     fn learn_clients(&mut self, boundary: u32) {
@@ -409,6 +415,14 @@ impl Detector {
             }
             self.changes.push(change);
         }
+    }
+}
+
+/// As first described, the baseline holds every second up to the moment when it is worked out.
+fn learn_delay_secs(reference: Reference) -> u32 {
+    match reference {
+        Reference::Adaptive => LEARN_DELAY_SECS,
+        Reference::Classic => 0,
     }
 }
 

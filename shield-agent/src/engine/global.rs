@@ -64,7 +64,9 @@ impl Global {
                 let is_above = anomaly(rate, level, policy, END_SHARE).is_some();
                 let below_since = (!is_above).then(|| below_since.unwrap_or(second));
                 let is_over = below_since.is_some_and(|at| second.saturating_sub(at) >= rule.end_secs);
-                self.accepted = !is_over && second.saturating_sub(since) >= policy.max_freeze_secs;
+                let is_frozen = policy.max_freeze_secs > 0;
+                self.accepted =
+                    is_frozen && !is_over && second.saturating_sub(since) >= policy.max_freeze_secs;
                 if !is_over && !self.accepted {
                     self.state = State::Anomalous { since, below_since };
                     return None;

@@ -9,6 +9,8 @@ pub mod allowlist;
 pub mod backoff;
 pub mod baseline;
 pub mod blast;
+#[cfg(test)]
+mod classic_tests;
 pub mod client;
 pub mod clients;
 mod commands;

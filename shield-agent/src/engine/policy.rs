@@ -191,7 +191,8 @@ pub struct Policy {
     pub warm_up_secs: u32,
     /// Samples an hour-of-day slot must hold before it is preferred to the rolling window.
     pub baseline_min_samples: u32,
-    /// Seconds of a global anomaly after which the new level is accepted as real.
+    /// Seconds of a global anomaly after which the new level is accepted as real; 0: a global anomaly is learned as
+    /// everything else is.
     pub max_freeze_secs: u32,
 }
 
@@ -257,6 +258,7 @@ impl Policy {
             error_surge: ErrorSurgeRule { switch: off, ..default.error_surge },
             behaviour: BehaviourRule { switch: off, ..default.behaviour },
             warm_up_secs: 0,
+            max_freeze_secs: 0,
             ..default
         }
     }
