@@ -8,7 +8,7 @@
 ///
 /// An agent that finds maps of another version makes new ones, and carries over the bans of maps whose keys and
 /// values have the sizes of its own.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// A moment on the clock that the program reads: `jiffies`, ticks since boot.
 ///
@@ -94,6 +94,18 @@ pub struct Ban {
     pub packets: u64,
     /// Their bytes, link-layer header included.
     pub bytes: u64,
+    /// Length of the banned network's prefix; 0 for a single client. From an ended ban the program goes on to the next
+    /// wider network by it.
+    pub prefix: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl Ban {
+    /// A ban that has dropped nothing yet.
+    pub const fn new(ends: KernelTime, prefix: u32) -> Ban {
+        Ban { ends, packets: 0, bytes: 0, prefix, reserved: 0 }
+    }
 }
 
 /// What the agent tells the program, and a later agent, beside the bans.
@@ -135,6 +147,9 @@ pub struct Totals {
     /// Let through because neither IPv4 nor IPv6 (ARP, or below more than two VLAN tags).
     pub not_ip: u64,
 }
+
+/// How many banned networks around one address are looked at when the narrower ones have ended.
+pub const MAX_NESTED: u32 = 8;
 
 /// How many interfaces have a place of their own in `TOTALS`; further ones share the last.
 pub const SLOTS: u32 = 32;
@@ -194,7 +209,7 @@ const fn half_mask(bits: u8) -> u64 {
 }
 
 const _: () = {
-    assert!(size_of::<Ban>() == 24 && align_of::<Ban>() == 8);
+    assert!(size_of::<Ban>() == 32 && align_of::<Ban>() == 8);
     assert!(size_of::<Control>() == 24 && align_of::<Control>() == 4);
     assert!(size_of::<Totals>() == 64 && align_of::<Totals>() == 8);
     assert!(size_of::<KeyV4>() == 4 && size_of::<KeyV6>() == 16);

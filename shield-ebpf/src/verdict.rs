@@ -3,8 +3,10 @@
 //! Legitimate traffic leaves at the filter. Only a packet whose filter bit is set asks a hash map; only one that is
 //! not banned by itself asks the tries, and only while they hold something.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::maps::{Array, LpmTrie, lpm_trie::Key};
-use shield_common::{Ban, Control, FilterBit, KeyV4, KeyV6, filter_v4, filter_v6, mask_v6};
+use shield_common::{Ban, Control, FilterBit, KeyV4, KeyV6, MAX_NESTED, filter_v4, filter_v6, mask_v6};
 
 use crate::{
     clock, count,
@@ -72,8 +74,8 @@ fn network_v4(source: KeyV4) -> Option<*mut Ban> {
     if control.networks_v4 == 0 {
         return None;
     }
-    let ban = in_force(longest(&NETWORKS_V4, Key::new(32, source)))?;
-    let exempt = control.exempt_v4 != 0 && EXEMPT_V4.get(Key::new(32, source)).is_some();
+    let ban = narrowest(&NETWORKS_V4, words_v4(source))?;
+    let exempt = control.exempt_v4 != 0 && is_exempt(&EXEMPT_V4, words_v4(source));
     unless_exempt(ban, exempt)
 }
 
@@ -83,8 +85,8 @@ fn network_v6(source: KeyV6) -> Option<*mut Ban> {
     if control.networks_v6 == 0 {
         return None;
     }
-    let ban = in_force(longest(&NETWORKS_V6, Key::new(128, source)))?;
-    let exempt = control.exempt_v6 != 0 && EXEMPT_V6.get(Key::new(128, source)).is_some();
+    let ban = narrowest(&NETWORKS_V6, words_v6(source))?;
+    let exempt = control.exempt_v6 != 0 && is_exempt(&EXEMPT_V6, words_v6(source));
     unless_exempt(ban, exempt)
 }
 
@@ -102,9 +104,83 @@ fn is_set(filter: &Array<u64>, bit: FilterBit) -> bool {
     filter.get(bit.word).is_some_and(|word| word & bit.mask != 0)
 }
 
+/// A key of a trie: the prefix length, then an address of `WORDS` words.
+#[repr(C)]
+struct Around<const WORDS: usize> {
+    longest: u32,
+    source: [u32; WORDS],
+}
+
+impl<const WORDS: usize> Around<WORDS> {
+    /// Writes the address; the length comes with each question. Volatile, because LLVM would make one store of two, which
+    /// the verifier refuses where it is not aligned.
+    #[inline(always)]
+    fn write(key: &mut MaybeUninit<Self>, source: [u32; WORDS]) {
+        let at: *mut u32 = key.as_mut_ptr().cast();
+        for (word, bits) in source.iter().enumerate() {
+            // SAFETY: inside `key`, which has a word for the length and then these.
+            unsafe { at.add(1 + word).write_volatile(*bits) };
+        }
+    }
+
+    /// The narrowest entry around a written address, among those with prefixes up to `longest` bits.
+    #[inline(always)]
+    fn ask<'a, K, V>(key: &mut MaybeUninit<Self>, trie: &'a LpmTrie<K, V>, longest: u32) -> Option<&'a V> {
+        const { assert!(size_of::<Self>() == size_of::<Key<K>>()) };
+        // SAFETY: the first word of `key`.
+        unsafe { key.as_mut_ptr().cast::<u32>().write_volatile(longest) };
+        // SAFETY: both types are a word and an address, of the same size by the assertion; the trie's is not aligned.
+        trie.get(unsafe { &*key.as_ptr().cast::<Key<K>>() })
+    }
+}
+
+/// The narrowest network around `source` whose ban is in force. An ended one that nobody has lifted yet hides the wider
+/// ones from the trie, so those are asked for by a shorter prefix.
 #[inline(always)]
-fn longest<K>(networks: &LpmTrie<K, Ban>, key: Key<K>) -> Option<*mut Ban> {
-    networks.get(key).map(|ban| core::ptr::from_ref(ban).cast_mut())
+fn narrowest<K, const WORDS: usize>(networks: &LpmTrie<K, Ban>, source: [u32; WORDS]) -> Option<*mut Ban> {
+    let mut key = MaybeUninit::uninit();
+    Around::write(&mut key, source);
+    let mut longest = bits_of(WORDS);
+    for _ in 0..MAX_NESTED {
+        let held = Around::ask(&mut key, networks, longest)?;
+        let ban = in_force(Some(core::ptr::from_ref(held).cast_mut()));
+        if ban.is_some() {
+            return ban;
+        }
+        // Written once, before the element was in the trie.
+        if held.prefix == 0 || held.prefix > longest {
+            return None;
+        }
+        longest = held.prefix - 1;
+    }
+    None
+}
+
+/// Whether an exempt network holds `source`.
+#[inline(always)]
+fn is_exempt<K, const WORDS: usize>(networks: &LpmTrie<K, u32>, source: [u32; WORDS]) -> bool {
+    let mut key = MaybeUninit::uninit();
+    Around::write(&mut key, source);
+    Around::ask(&mut key, networks, bits_of(WORDS)).is_some()
+}
+
+/// The length of an address in bits.
+#[inline(always)]
+const fn bits_of(words: usize) -> u32 {
+    words as u32 * u32::BITS
+}
+
+/// An address's octets as one word, in memory order.
+#[inline(always)]
+fn words_v4(octets: KeyV4) -> [u32; 1] {
+    [u32::from_ne_bytes(octets)]
+}
+
+/// An address's octets as words, in memory order.
+#[inline(always)]
+fn words_v6(octets: KeyV6) -> [u32; 4] {
+    // SAFETY: sixteen bytes either way, and any bytes are integers.
+    unsafe { core::mem::transmute(octets) }
 }
 
 #[inline(always)]

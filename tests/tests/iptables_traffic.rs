@@ -16,6 +16,7 @@ use shield_agent::engine::client::Client;
 use shield_agent::engine::event::PartState;
 use shield_agent::engine::time::Ends;
 use shield_tests::netns::{End, Namespace, connect};
+use shield_tests::wait;
 
 const SERVER: &[&str] = &["192.0.2.1/24", "2001:db8:1::1/64"];
 const CLIENT: &[&str] = &["192.0.2.50/24", "192.0.2.51/24", "2001:db8:1::50/64"];
@@ -186,6 +187,28 @@ fn an_allowed_address_inside_a_banned_network_gets_through() {
         assert_answered(&mut reach(&client, v4));
         inside.act(|enforcer| enforcer.ensure_exempt(&[])).unwrap();
         assert_unreachable(&client, v4, "no longer allowed");
+        inside.cleanup();
+    }
+}
+
+/// A ban of a network that ends inside a wider one in force must not open the wider one.
+#[test]
+fn an_ended_network_does_not_open_a_wider_one() {
+    for (label, backend) in [("nerul", Backend::Rules), ("neset", Backend::Ipset)] {
+        let (server, client) = pair(label);
+        let mut inside = Inside::start(&server, Settings { backend, ..Settings::default() }, &[]);
+        inside.ban(&["192.0.2.0/24"]);
+        let narrow = ban("192.0.2.48/28").client;
+        let ends = Ends::after(clock::now(), 500);
+        let failures = inside.act(|e| e.ensure_banned(&[Ban { client: narrow, ends }], clock::now()));
+        assert!(failures.is_empty(), "{failures:?}");
+        let v4 = echo(&server, "192.0.2.1:0");
+        wait::until("the end of the narrow ban", AT_MOST, || Ok(ends.is_past(clock::now()).then_some(())))
+            .unwrap();
+        // A set's element stays a second longer than its ban; a rule until it is lifted. Both ways the wider one holds.
+        assert_unreachable(&client, v4, "the narrow ban ended");
+        assert!(inside.act(|e| e.ensure_lifted(&[narrow.client()])).is_empty());
+        assert_unreachable(&client, v4, "the narrow ban was lifted");
         inside.cleanup();
     }
 }

@@ -12,7 +12,7 @@ use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use shield_agent::clock;
 use shield_agent::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer, object};
-use shield_agent::enforce::{Ban, Enforcer as _};
+use shield_agent::enforce::{Ban, Desired, Enforcer as _, Failure, Urgent};
 use shield_agent::engine::allowlist::Allowlist;
 use shield_agent::engine::client::Client;
 use shield_agent::engine::time::Ends;
@@ -324,6 +324,85 @@ fn networks_of_any_length_and_what_is_exempt_in_them() {
     harness.check("lifted /16", &v4("198.51.100.8"), Pass, |t| t.passed);
     harness.check("lifted /40", &v6("2001:db8:aa00::1"), Pass, |t| t.passed);
     harness.check("not lifted /25", &v4("203.0.113.129"), Drop, |t| t.dropped_v4);
+}
+
+/// The trie answers with the longest prefix alone, so that an ended narrow ban that nobody had lifted yet let its packets
+/// through a wider ban in force.
+#[test]
+fn an_ended_network_does_not_open_a_wider_one() {
+    let mut harness = Harness::start(|_| {});
+    let past = Ends::At { boot_ms: 1, wall_ms: 1 };
+    for ended in ["198.51.100.128/25", "198.51.100.0/24", "2001:db8:aa11:2200::/56", "2001:db8:aa11::/48"] {
+        harness.ban(ended, past);
+    }
+    let v4 = frame(&[], IPV4, &ipv4("198.51.100.200"));
+    let v6 = frame(&[], IPV6, &ipv6("2001:db8:aa11:22ff::1"));
+    harness.check("all IPv4 bans ended", &v4, Pass, |t| t.passed);
+    harness.check("all IPv6 bans ended", &v6, Pass, |t| t.passed);
+    for wider in ["198.51.0.0/16", "2001:db8:aa00::/40"] {
+        harness.ban(wider, Ends::Never);
+    }
+    harness.check("a /16 around an ended /24 and /25", &v4, Drop, |t| t.dropped_v4);
+    harness.check("a /40 around an ended /48 and /56", &v6, Drop, |t| t.dropped_v6);
+    let exempt = ["198.51.100.200/32"].map(|net| net.parse().unwrap());
+    harness.enforcer.ensure_exempt(&exempt).unwrap();
+    harness.check("exempt in the wider one", &v4, Pass, |t| t.passed);
+    harness.enforcer.ensure_exempt(&[]).unwrap();
+    let ended = ["198.51.100.128/25", "198.51.100.0/24"].map(|net| net.parse().unwrap());
+    assert!(harness.enforcer.ensure_lifted(&ended).is_empty());
+    harness.check("the ended ones lifted", &v4, Drop, |t| t.dropped_v4);
+}
+
+/// Hands out new bans at the first pause of a reconcile.
+struct AtFirstPause {
+    waiting: Vec<Ban>,
+    in_force: usize,
+}
+
+impl Urgent for AtFirstPause {
+    fn take(&mut self) -> Vec<Ban> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    fn done(&mut self, bans: &[Ban], failures: Vec<Failure>) {
+        assert!(failures.is_empty(), "{failures:?}");
+        self.in_force += bans.len();
+    }
+}
+
+/// A reconcile of a million bans takes more than a second, for which new bans used to wait.
+#[test]
+fn new_bans_get_in_between_a_long_reconcile_and_stay() {
+    let mut harness = Harness::start(|_| {});
+    let now = clock::now();
+    let ban = |text: &str, ends| {
+        let client: Client = text.parse().unwrap();
+        Ban { client: Allowlist::default().admit(client, 64).unwrap(), ends }
+    };
+    let mut desired = Desired::default();
+    for n in 0..40_000_u32 {
+        let client = Ipv4Addr::from_bits(0x0a00_0000 + n).to_string();
+        desired.insert(ban(&client, Ends::after(now, 60_000)), u64::from(n));
+    }
+    for round in ["filling", "comparing"] {
+        let new = [("192.0.2.1", 600_000), ("198.51.100.0/24", 600_000), ("10.0.0.1", 600_000)];
+        let waiting = new.map(|(client, for_ms)| ban(client, Ends::after(now, for_ms))).into();
+        let mut urgent = AtFirstPause { waiting, in_force: 0 };
+        let enforcer = &mut harness.enforcer;
+        harness
+            .namespace
+            .enter(|| enforcer.reconcile_yielding(&desired, &[], now, &mut urgent).map(drop))
+            .unwrap();
+        assert_eq!(urgent.in_force, 3, "{round}");
+        for source in ["192.0.2.1", "198.51.100.9", "10.0.0.1", "10.0.156.63"] {
+            let name = format!("{source} after {round}");
+            harness.check(&name, &frame(&[], IPV4, &ipv4(source)), Drop, |t| t.dropped_v4);
+        }
+        let held = harness.enforcer.observe(now).unwrap();
+        assert_eq!(held.len(), 40_002, "{round}");
+        let moved = held.iter().find(|(client, _)| client.to_string() == "10.0.0.1").unwrap().1.unwrap();
+        assert!(moved.remaining_ms(now).unwrap() > 500_000, "{round}: the later end was put back: {moved:?}");
+    }
 }
 
 #[test]

@@ -297,6 +297,8 @@ fn what_somebody_takes_away_comes_back() {
     heals(&mut enforcer, "removing the pins", "not pinned any more");
     enforcer_of_somebody_else(&world).ensure_lifted(&[bans[0].client.client()]);
     heals(&mut enforcer, "taking a ban out", "differed from the ledger's");
+    detach_by_force(&world);
+    heals(&mut enforcer, "the link was detached", "not attached to eth0 any more");
     recreate_link(&world);
     heals(&mut enforcer, "a new interface of the same name", "not attached to eth0 any more");
     world.cleanup(enforcer);
@@ -358,6 +360,14 @@ fn send_until(socket: &UdpSocket, is_over: &AtomicBool) -> u32 {
 /// Another enforcer over the same pins, standing for a stranger with bpftool.
 fn enforcer_of_somebody_else(world: &World) -> XdpEnforcer {
     world.start()
+}
+
+/// Detaches the link, as `bpftool link detach` does: an enforcer that is told another mode does it, and then goes away.
+fn detach_by_force(world: &World) {
+    let generic = Settings { mode: Mode::Generic, ..world.settings.clone() };
+    let mut other = world.try_start(generic).unwrap();
+    world.server.enter(|| other.cleanup()).unwrap();
+    world.assert_reaches("192.0.2.1");
 }
 
 /// Deletes the veth pair and makes it anew: same names, new interfaces.

@@ -417,10 +417,10 @@ fn xdp_settings(raw: raw::RawXdp, ipv6_prefix: u8) -> Result<xdp::Settings> {
         mode: one_of(raw.attach.as_deref(), "xdp", "attach", &modes)?,
         max_bans_v4: at_least_one(raw.max_bans_ipv4.unwrap_or(default.max_bans_v4), "max_bans_ipv4")?,
         max_bans_v6: at_least_one(raw.max_bans_ipv6.unwrap_or(default.max_bans_v6), "max_bans_ipv6")?,
+        max_networks: at_least_one(raw.max_networks.unwrap_or(default.max_networks), "max_networks")?,
         ipv6_prefix,
         pin_folder: raw.pin_dir.unwrap_or(default.pin_folder),
         log_every: raw.log_drops_every.and_then(std::num::NonZeroU32::new),
-        ..xdp::Settings::default()
     })
 }
 
@@ -506,6 +506,7 @@ mod tests {
         check("[xdp]\nmode = 'maybe'", &["[xdp] mode = \"maybe\"", "on, off, required"]);
         check("[allow]\nnetworks = ['0.0.0.0/0']", &["switch Shield off"]);
         check("[[source]]\npath = '/a'\n[[source]]\npath = '/a'", &["/a", "counted twice"]);
+        check("[xdp]\nmax_networks = 0", &["[xdp] max_networks must be at least 1"]);
         check("[xdp]\ninterfaces = []", &["[xdp] interfaces is empty"]);
         check("[iptables]\nhooks = ['a b']", &["[iptables] hooks", "no name of a chain"]);
         check("[[source]]\nformat = 'json'", &["needs one of path, syslog, stdin"]);

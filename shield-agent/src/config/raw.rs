@@ -172,6 +172,8 @@ pub struct RawXdp {
     pub max_bans_ipv4: Option<u32>,
     /// IPv6 bans held at most.
     pub max_bans_ipv6: Option<u32>,
+    /// Banned networks held at most, of IPv4 and of IPv6 each.
+    pub max_networks: Option<u32>,
     /// Where the pins lie.
     pub pin_dir: Option<PathBuf>,
     /// One dropped packet in how many is logged at debug level; 0 logs none.

@@ -47,6 +47,15 @@ pub struct Drops {
     pub bytes: u64,
 }
 
+/// How an enforcer likes lifts to be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifts {
+    /// In pieces of some ten milliseconds, with new bans in between: each costs about the same.
+    InPieces,
+    /// All that wait at once: many cost no more than a few.
+    Together,
+}
+
 /// New bans that must not wait until a long reconcile is over.
 pub trait Urgent {
     /// Those that came in since the last call; often none.
@@ -54,6 +63,17 @@ pub trait Urgent {
 
     /// What became of those taken: all are in force but these.
     fn done(&mut self, bans: &[Ban], failures: Vec<Failure>);
+}
+
+/// For a reconcile that nobody waits for.
+pub struct NothingUrgent;
+
+impl Urgent for NothingUrgent {
+    fn take(&mut self) -> Vec<Ban> {
+        Vec::new()
+    }
+
+    fn done(&mut self, _: &[Ban], _: Vec<Failure>) {}
 }
 
 /// Something that makes the kernel drop.
@@ -73,6 +93,11 @@ pub trait Enforcer: Send {
 
     /// Stops dropping these clients. All are tried; those that failed are returned.
     fn ensure_lifted(&mut self, clients: &[Client]) -> Vec<Failure>;
+
+    /// How [`Enforcer::ensure_lifted`] is best called, as it stands now.
+    fn lifts(&self) -> Lifts {
+        Lifts::InPieces
+    }
 
     /// Lets these networks through even inside a banned network; replaces the list given before.
     fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()>;

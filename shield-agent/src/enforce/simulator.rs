@@ -418,7 +418,7 @@ impl State {
     fn ipset_line(&mut self, words: &[&str], exists: Exists) -> Result<(), String> {
         let now_ms = self.now_ms;
         match words {
-            ["create", name, kind @ ..] => self.create(name, kind),
+            ["create", name, kind @ ..] => self.create(name, kind, exists),
             ["destroy", name] => self.destroy(name),
             ["swap", a, b] => {
                 let (first, second) = (self.set(a)?.clone(), self.set(b)?.clone());
@@ -446,12 +446,16 @@ impl State {
         }
     }
 
-    fn create(&mut self, name: &str, kind: &[&str]) -> Result<(), String> {
-        if self.sets.contains_key(name) {
-            return Err("Set cannot be created: set with the same name already exists".to_owned());
-        }
+    /// A set that is there already may be "created" once more with `-exist`, if it is of the same size.
+    fn create(&mut self, name: &str, kind: &[&str], exists: Exists) -> Result<(), String> {
         let max = kind.iter().skip_while(|word| **word != "maxelem").nth(1);
         let max_entries = max.and_then(|max| max.parse().ok()).ok_or("maxelem expected")?;
+        if let Some(set) = self.sets.get(name) {
+            return match exists {
+                Exists::IsFine if set.max_entries == max_entries => Ok(()),
+                _ => Err("Set cannot be created: set with the same name already exists".to_owned()),
+            };
+        }
         let set = Set { header: kind[1..].join(" "), max_entries, elements: BTreeMap::new() };
         self.sets.insert(name.to_owned(), set);
         Ok(())

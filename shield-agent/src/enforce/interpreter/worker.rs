@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 
 use super::queue::Reconciled;
 use super::{Lane, Report, Shared, lock};
-use crate::enforce::{Ban, Enforcer, Failure, Urgent};
+use crate::enforce::{Ban, Enforcer, Failure, Lifts, Urgent};
 use crate::engine::client::Client;
 use crate::engine::event::{EnforcerName, FailedOrder, Outcome, PartReport, PartState, Repair};
 use crate::engine::time::Now;
@@ -26,6 +26,11 @@ const LIFT_PIECE_MS: u64 = 10;
 const LIFT_PIECE: std::ops::RangeInclusive<usize> = 256..=8192;
 /// How soon a check that met orders in flight is tried again.
 const NOT_QUIET_MS: u64 = 20;
+/// What looks at the kernel rests so many times as long as it took: reading the counters of 10,000 single rules takes
+/// 80 ms, for which a new ban may have to wait.
+const REST: u64 = 20;
+/// But a check never rests longer than this, so that what it finds is healed within 5 s.
+const CHECK_REST_AT_MOST_MS: u64 = 4_000;
 
 /// What to do after a step.
 #[derive(Debug, PartialEq, Eq)]
@@ -237,7 +242,11 @@ impl Worker {
     }
 
     fn do_lifts(&mut self) -> bool {
-        let orders = lock(&self.lane().queue).take_lifts(self.lift_piece);
+        let limit = match self.enforcer.lifts() {
+            Lifts::InPieces => self.lift_piece,
+            Lifts::Together => usize::MAX,
+        };
+        let orders = lock(&self.lane().queue).take_lifts(limit);
         if orders.is_empty() {
             return false;
         }
@@ -306,7 +315,9 @@ impl Worker {
         };
         self.due.check_ms = now.boot_ms + shared.settings.check_every_ms;
         let held = expected.saturating_sub(self.unfulfilled.len());
+        let began = Instant::now();
         let intact = self.guarded("checking", |enforcer| enforcer.is_intact(held));
+        self.due.check_ms = self.due.check_ms.max(now.boot_ms + rest_ms(began).min(CHECK_REST_AT_MOST_MS));
         match intact.and_then(|result| result) {
             Ok(true) => self.due.false_alarms = 0,
             Ok(false) if now.boot_ms >= self.due.believe_check_ms => self.due.reconcile_ms = now.boot_ms,
@@ -419,8 +430,9 @@ impl Worker {
         if now.boot_ms < self.due.totals_ms {
             return false;
         }
-        self.due.totals_ms = now.boot_ms + self.shared.settings.totals_every_ms;
+        let began = Instant::now();
         let total = self.guarded("counting", |enforcer| enforcer.total_drops());
+        self.due.totals_ms = now.boot_ms + self.shared.settings.totals_every_ms.max(rest_ms(began));
         match total.and_then(|result| result) {
             Ok(total) => lock(&self.lane().view).total = total,
             Err(error) => self.in_trouble("could not read the drop counters", &error),
@@ -576,6 +588,11 @@ enum Told {
 fn is_news(before: &PartState, state: &PartState) -> bool {
     let both_work = matches!((before, state), (PartState::Active { .. }, PartState::Active { .. }));
     !both_work && before != state
+}
+
+/// How long something that began then and is over now should rest.
+fn rest_ms(began: Instant) -> u64 {
+    REST.saturating_mul(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 fn next_piece(piece: usize, took: Duration) -> usize {

@@ -15,6 +15,11 @@ use crate::engine::client::Client;
 
 /// Lines given to one `ipset restore`: about 2 MB of text.
 const LINES_AT_ONCE: usize = 50_000;
+/// From so many lines on, the set is named once more at the head (`create`, which `-exist` makes nothing of): a set that
+/// it has not met by name in the same text, ipset asks the kernel about once more for every line, and sends the lines one
+/// by one. With it a million elements go in three times as fast. For a few lines the plain form is better, because it
+/// fails when somebody destroyed the set.
+const HEADED_FROM: usize = 512;
 /// A batch in which so many single lines failed is given up: what is wrong is not one line.
 const MAX_BAD_LINES: usize = 8;
 /// ipset's smallest useful hash; it grows by doubling.
@@ -62,8 +67,9 @@ impl Ipset {
         let (name, spare) = (SETS[version as usize], SPARE[version as usize]);
         let mut elements = Vec::new();
         list_set(programs, name, &mut |element| elements.push(element))?;
-        act(programs, &["ipset", "restore"], &self.create_line(spare, version, room))?;
-        let failures = add_to(programs, spare, &elements);
+        let create = self.create_line(spare, version, room);
+        act(programs, &["ipset", "restore"], &create)?;
+        let failures = add_to(programs, spare, &create, &elements);
         if let Some(failure) = failures.first() {
             let error = anyhow!("{:#}", failure.error).context(format!("copied {name} into a larger set"));
             act(programs, &["ipset", "destroy", spare], "")?;
@@ -109,13 +115,15 @@ impl SetStore for Ipset {
     }
 
     fn add(&self, programs: &mut dyn Programs, version: Version, elements: &[Element]) -> Vec<Failure> {
-        add_to(programs, SETS[version as usize], elements)
+        let name = SETS[version as usize];
+        add_to(programs, name, &self.create_line(name, version, elements.len()), elements)
     }
 
     fn remove(&self, programs: &mut dyn Programs, version: Version, clients: &[Client]) -> Vec<Failure> {
         let name = SETS[version as usize];
         restore(
             programs,
+            &self.create_line(name, version, clients.len()),
             clients,
             |client| *client,
             |client, out| {
@@ -149,9 +157,10 @@ impl SetStore for Ipset {
     }
 }
 
-fn add_to(programs: &mut dyn Programs, name: &str, elements: &[Element]) -> Vec<Failure> {
+fn add_to(programs: &mut dyn Programs, name: &str, create: &str, elements: &[Element]) -> Vec<Failure> {
     restore(
         programs,
+        create,
         elements,
         |element| element.client,
         |element, out| {
@@ -165,9 +174,10 @@ fn add_to(programs: &mut dyn Programs, name: &str, elements: &[Element]) -> Vec<
 }
 
 /// Feeds lines to `ipset -exist restore`. It stops at the first line that fails: that one is noted and the rest goes on,
-/// until it is plain that the trouble is not one line's.
+/// until it is plain that the trouble is not one line's. `create` heads a long text.
 fn restore<T>(
     programs: &mut dyn Programs,
+    create: &str,
     items: &[T],
     client: impl Fn(&T) -> Client,
     write_line: impl Fn(&T, &mut String),
@@ -177,9 +187,13 @@ fn restore<T>(
         let mut rest = piece;
         while !rest.is_empty() {
             let mut text = String::with_capacity(rest.len() * 48);
+            let head = if rest.len() >= HEADED_FROM { create } else { "" };
+            text.push_str(head);
             rest.iter().for_each(|item| write_line(item, &mut text));
             let Err(error) = act(programs, &["ipset", "-exist", "restore"], &text) else { break };
-            let bad = failed_line(&format!("{error:#}")).filter(|line| (1..=rest.len()).contains(line));
+            let bad = failed_line(&format!("{error:#}"))
+                .and_then(|line| line.checked_sub(head.lines().count()))
+                .filter(|line| (1..=rest.len()).contains(line));
             match bad {
                 Some(line) if failures.len() < MAX_BAD_LINES => {
                     failures.extend(all_failed([client(&rest[line - 1])], &error));

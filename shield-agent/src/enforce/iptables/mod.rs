@@ -31,7 +31,7 @@ use self::repair::WorkOrder;
 pub use self::sets::Version;
 use self::sets::{Element, all_failed};
 pub use self::settings::{Backend, Containers, Settings};
-use super::{Ban, Desired, Drops, Enforcer, Failure, Urgent};
+use super::{Ban, Desired, Drops, Enforcer, Failure, Lifts, NothingUrgent, Urgent};
 use crate::engine::client::Client;
 use crate::engine::event::{EnforcerName, PartState, Repair};
 use crate::engine::time::{Ends, Now};
@@ -276,6 +276,13 @@ impl Enforcer for IptablesEnforcer {
         failures
     }
 
+    fn lifts(&self) -> Lifts {
+        match self.held_by {
+            HeldBy::Rules => Lifts::Together,
+            HeldBy::Ipset | HeldBy::Nft => Lifts::InPieces,
+        }
+    }
+
     fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()> {
         let store = self.store();
         let mut errors = Vec::new();
@@ -381,17 +388,6 @@ impl Enforcer for IptablesEnforcer {
         self.held_by = HeldBy::Rules;
         if errors.is_empty() { Ok(removed) } else { bail!("{}", errors.join("; ")) }
     }
-}
-
-/// For a reconcile that nobody waits for.
-struct NothingUrgent;
-
-impl Urgent for NothingUrgent {
-    fn take(&mut self) -> Vec<Ban> {
-        Vec::new()
-    }
-
-    fn done(&mut self, _: &[Ban], _: Vec<Failure>) {}
 }
 
 /// Whether the error says that the program, or its part of the kernel, is not on this host: nothing of ours can be

@@ -9,7 +9,6 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Map, MapData, PerCpuArray};
 use hashbrown::{HashMap, HashSet};
@@ -25,7 +24,7 @@ use super::Settings;
 use super::exempt::Exempt;
 use super::filter::{Bitmap, Filter};
 use super::kernel::{self, Update};
-use super::table::Table;
+use super::table::{BanKey, Table};
 
 /// CONTROL has one element.
 const CONTROL_KEY: u32 = 0;
@@ -45,6 +44,29 @@ pub struct Bans {
     totals_reader: PerCpuArray<MapData, Totals>,
     now: Control,
     ipv6_prefix: u8,
+}
+
+/// Descriptors of the maps of bans, for listing them.
+pub struct Listing {
+    v4: Table<KeyV4>,
+    v6: Table<KeyV6>,
+    networks_v4: Table<Key<KeyV4>>,
+    networks_v6: Table<Key<KeyV6>>,
+    ipv6_prefix: u8,
+}
+
+impl Listing {
+    /// Calls `each` for every ban held. One that is put in meanwhile may be seen or not.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn for_each(&self, mut each: impl FnMut(Client, Ban)) -> Result<()> {
+        let prefix = self.ipv6_prefix;
+        self.v4.for_each(|key, ban| each(Client::from(Ipv4Addr::from(key)), ban))?;
+        self.v6.for_each(|key, ban| each(Client::of_addr(Ipv6Addr::from(key).into(), prefix), ban))?;
+        self.networks_v4.for_each(|key, ban| each(client_v4(key), ban))?;
+        self.networks_v6.for_each(|key, ban| each(client_v6(key), ban))
+    }
 }
 
 /// What is known about bans that are to be put in.
@@ -267,16 +289,18 @@ impl Bans {
         failed
     }
 
-    /// Calls `each` for every ban held.
+    /// The bans held, to be listed while others are put in.
     ///
     /// # Errors
-    /// When the kernel cannot be asked.
-    pub fn for_each(&self, mut each: impl FnMut(Client, Ban)) -> Result<()> {
-        let prefix = self.ipv6_prefix;
-        self.v4.for_each(|key, ban| each(Client::from(Ipv4Addr::from(key)), ban))?;
-        self.v6.for_each(|key, ban| each(Client::of_addr(Ipv6Addr::from(key).into(), prefix), ban))?;
-        self.networks_v4.for_each(|key, ban| each(client_v4(key), ban))?;
-        self.networks_v6.for_each(|key, ban| each(client_v6(key), ban))
+    /// When there are too many descriptors.
+    pub fn listing(&self) -> Result<Listing> {
+        Ok(Listing {
+            v4: self.v4.another()?,
+            v6: self.v6.another()?,
+            networks_v4: self.networks_v4.another()?,
+            networks_v6: self.networks_v6.another()?,
+            ipv6_prefix: self.ipv6_prefix,
+        })
     }
 
     /// How many bans are held.
@@ -381,7 +405,7 @@ impl Bans {
 }
 
 /// Puts entries into a table; says how many were new.
-fn ensure<K: Pod, N>(
+fn ensure<K: BanKey, N>(
     table: &Table<K>,
     entries: &[(N, (usize, KernelTime))],
     known: Known,
@@ -398,7 +422,7 @@ fn ensure<K: Pod, N>(
 }
 
 /// Takes entries out of a table; says how many were in.
-fn remove<K: Pod, N>(
+fn remove<K: BanKey, N>(
     table: &Table<K>,
     entries: &[(N, usize)],
     key: impl Fn(&N) -> K,

@@ -15,6 +15,7 @@ pub mod object;
 mod pins;
 mod table;
 mod takeover;
+mod urgent;
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -31,12 +32,13 @@ use crate::engine::event::{EnforcerName, PartState, Repair};
 use crate::engine::reconcile::Planner;
 use crate::engine::time::{Ends, Now};
 
-use super::{Ban, Desired, Drops, Enforcer, Failure};
+use super::{Ban, Desired, Drops, Enforcer, Failure, NothingUrgent, Urgent};
 use attach::Attachment;
 use bans::{Bans, Known};
 use clock::KernelClock;
 use interfaces::Refused;
 use pins::Pins;
+use urgent::Pauses;
 
 pub use interfaces::Selection;
 
@@ -280,13 +282,17 @@ impl Running {
 
     /// Makes the kernel hold what is wanted, additions first. Bans that have ended are not put in any more; taking them
     /// out is the engine's order to give.
-    fn even_out(&mut self, desired: &Desired, now: Now) -> Result<Difference> {
+    ///
+    /// New bans get in between the pieces of it. They are not in `desired`, which must not make them surplus, nor put
+    /// back an end that they moved.
+    fn even_out(&mut self, desired: &Desired, now: Now, pauses: &mut Pauses<'_>) -> Result<Difference> {
         self.full = None;
         self.sync_clock()?;
         let mut planner = Planner::new(desired);
         let clock = self.clock;
-        self.bans.for_each(|client, held| {
+        self.bans.listing()?.for_each(|client, held| {
             planner.see(client, |wanted: Ban| is_same_end(wanted.ends, clock.ends_at(held.ends, now)));
+            pauses.after_one(self);
         })?;
         let mut difference = Difference::default();
         let mut failures = Vec::new();
@@ -297,19 +303,25 @@ impl Running {
                 .map(|slot| desired.ban(slot))
                 .filter(|ban| !ban.ends.is_past(now));
             loop {
-                let some: Vec<Ban> = missing.by_ref().take(BANS_AT_A_TIME).collect();
+                let mut some: Vec<Ban> = missing.by_ref().take(BANS_AT_A_TIME).collect();
                 if some.is_empty() {
                     break;
                 }
+                some.retain(|ban| !pauses.let_in(ban.client.client()));
                 difference.restored += some.len() as u64;
                 let failed = self.ensure(&some, known);
                 failures.extend(failed.into_iter().map(|failure| (failure.client, failure.error)));
+                pauses.now(self);
             }
         }
-        let surplus = planner.surplus();
-        difference.removed = surplus.len() as u64;
-        failures.extend(self.bans.remove(surplus).into_iter().map(|(at, error)| (surplus[at], error)));
-        self.bans.rebuild_filters(desired.iter().map(|ban| ban.client.client()))?;
+        for piece in planner.surplus().chunks(BANS_AT_A_TIME) {
+            let piece: Vec<Client> = piece.iter().copied().filter(|client| !pauses.let_in(*client)).collect();
+            difference.removed += piece.len() as u64;
+            failures.extend(self.bans.remove(&piece).into_iter().map(|(at, error)| (piece[at], error)));
+            pauses.now(self);
+        }
+        let wanted = desired.iter().map(|ban| ban.client.client());
+        self.bans.rebuild_filters(wanted.chain(pauses.clients()))?;
         let count = failures.len();
         if let Some((client, error)) = failures.into_iter().next() {
             return Err(error.context(format!("put {client} right ({count} clients could not be)")));
@@ -416,7 +428,7 @@ impl Enforcer for XdpEnforcer {
         running.sync_clock()?;
         let mut observed = Vec::new();
         let clock = running.clock;
-        running.bans.for_each(|client, ban| {
+        running.bans.listing()?.for_each(|client, ban| {
             observed.push((client, Some(clock.ends_at(ban.ends, now))));
         })?;
         Ok(observed)
@@ -439,12 +451,22 @@ impl Enforcer for XdpEnforcer {
     }
 
     fn reconcile(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>> {
+        self.reconcile_yielding(desired, exempt, now, &mut NothingUrgent)
+    }
+
+    fn reconcile_yielding(
+        &mut self,
+        desired: &Desired,
+        exempt: &[IpNet],
+        now: Now,
+        urgent: &mut dyn Urgent,
+    ) -> Result<Option<Repair>> {
         let (pins, settings) = (self.pins.clone(), self.settings.clone());
         let running = self.running()?;
         let mut found = running.heal(&pins, &settings)?;
         running.bans.mark()?;
         running.bans.ensure_exempt(exempt)?;
-        let difference = running.even_out(desired, now)?;
+        let difference = running.even_out(desired, now, &mut Pauses::new(urgent))?;
         found.extend(difference.found);
         Ok((!found.is_empty()).then(|| Repair {
             found: found.join("; "),

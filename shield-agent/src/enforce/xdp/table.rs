@@ -7,12 +7,40 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::Pod;
-use shield_common::{Ban, KernelTime};
+use aya::maps::lpm_trie::Key;
+use shield_common::{Ban, KernelTime, KeyV4, KeyV6};
 
 use super::kernel::{self, Update};
 
 /// Elements a system call.
 const CHUNK: usize = 4096;
+
+/// A key of a map of bans.
+pub trait BanKey: Pod {
+    /// Length of the network's prefix; 0 for a single client.
+    fn prefix(&self) -> u32;
+}
+
+impl BanKey for KeyV4 {
+    fn prefix(&self) -> u32 {
+        0
+    }
+}
+
+impl BanKey for KeyV6 {
+    fn prefix(&self) -> u32 {
+        0
+    }
+}
+
+impl<K: Pod> BanKey for Key<K>
+where
+    Key<K>: Pod,
+{
+    fn prefix(&self) -> u32 {
+        self.prefix_len()
+    }
+}
 
 /// A map of bans with keys of one kind.
 #[derive(Debug)]
@@ -32,7 +60,7 @@ pub struct Done {
     pub failed: Vec<(usize, anyhow::Error)>,
 }
 
-impl<K: Pod> Table<K> {
+impl<K: BanKey> Table<K> {
     /// Opens the map `name` pinned in `maps`, which was made for `capacity` elements.
     ///
     /// # Errors
@@ -41,6 +69,15 @@ impl<K: Pod> Table<K> {
         let path = maps.join(name);
         let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
         Ok(Table { map, name, capacity, keys: PhantomData })
+    }
+
+    /// Another descriptor of the same map.
+    ///
+    /// # Errors
+    /// When there are too many descriptors.
+    pub fn another(&self) -> Result<Table<K>> {
+        let map = self.map.try_clone().with_context(|| format!("duplicated {}", self.name))?;
+        Ok(Table { map, name: self.name, capacity: self.capacity, keys: PhantomData })
     }
 
     /// The map's name and descriptor, for pinning.
@@ -69,7 +106,7 @@ impl<K: Pod> Table<K> {
         while from < bans.len() {
             let chunk = &bans[from..bans.len().min(from + CHUNK)];
             let keys: Vec<K> = chunk.iter().map(|(key, _)| *key).collect();
-            let values: Vec<Ban> = chunk.iter().map(|(_, ends)| new_ban(*ends)).collect();
+            let values: Vec<Ban> = chunk.iter().map(|(key, ends)| Ban::new(*ends, key.prefix())).collect();
             let inserted = kernel::update_batch(self.map.as_fd(), &keys, &values);
             done.changed += inserted;
             from += inserted;
@@ -86,13 +123,14 @@ impl<K: Pod> Table<K> {
 
     /// Inserts one or moves its end; says whether it was inserted.
     fn ensure_one(&self, (key, ends): &(K, KernelTime)) -> Result<bool> {
-        match kernel::update(self.map.as_fd(), key, &new_ban(*ends), Update::Insert) {
+        let new = Ban::new(*ends, key.prefix());
+        match kernel::update(self.map.as_fd(), key, &new, Update::Insert) {
             Ok(()) => return Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => return Err(self.explain(error)),
         }
         // It is there, so that a trie answers with this key itself, not with a shorter one.
-        let old = self.get(key)?.unwrap_or(new_ban(*ends));
+        let old = self.get(key)?.unwrap_or(new);
         if old.ends != *ends {
             let moved = Ban { ends: *ends, ..old };
             kernel::update(self.map.as_fd(), key, &moved, Update::Any)
@@ -175,7 +213,3 @@ impl std::fmt::Display for Full {
 }
 
 impl std::error::Error for Full {}
-
-fn new_ban(ends: KernelTime) -> Ban {
-    Ban { ends, packets: 0, bytes: 0 }
-}

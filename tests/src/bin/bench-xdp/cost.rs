@@ -103,8 +103,8 @@ pub fn measure(most: usize) -> Result<Vec<Row>> {
 /// Prints the rows as a table.
 pub fn print_table(rows: &[Row]) {
     println!(
-        "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8} {:>9}  {}",
-        "program", "family", "vlan", "case", "bans", "ns", "ratio", "half of them within"
+        "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8} {:>9}  half of them within",
+        "program", "family", "vlan", "case", "bans", "ns", "ratio"
     );
     for row in rows {
         let vlan = if row.vlan { "one" } else { "none" };
