@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use shield_agent::clock;
@@ -406,6 +409,60 @@ fn on_real_kernel(label: &str, settings: Settings, has_ipset: HasIpset) {
     let name = namespace.name().to_owned();
     drop(namespace);
     assert!(!shield_tests::netns::left_by(std::process::id()).unwrap().contains(&name));
+}
+
+/// This host, which counts how often the chains are listed.
+struct Counting(Host, Arc<AtomicUsize>);
+
+impl Programs for Counting {
+    fn run(&mut self, argv: &[&str], stdin: &[u8], line: &mut dyn FnMut(&str)) -> Result<()> {
+        self.1.fetch_add(usize::from(argv[0].ends_with("-save")), Ordering::Relaxed);
+        self.0.run(argv, stdin, line)
+    }
+
+    fn another(&self) -> Box<dyn Programs> {
+        Box::new(Counting(Host, Arc::clone(&self.1)))
+    }
+
+    fn read_proc(&mut self, path: &str) -> Option<String> {
+        self.0.read_proc(path)
+    }
+
+    fn generation(&mut self) -> Option<u32> {
+        self.0.generation()
+    }
+}
+
+/// Listing 10,000 rules takes 80 ms, for which new bans waited every 2 s.
+#[test]
+fn chains_are_listed_by_the_check_only_when_a_rule_has_changed() {
+    let namespace = Namespace::create("gener").unwrap();
+    namespace.enter(|| {
+        for (flavour, counts_up) in [("nft", true), ("legacy", false)] {
+            let [v4, v6] = ["iptables", "ip6tables"].map(|program| format!("{program}-{flavour}"));
+            let settings = Settings {
+                backend: Backend::Rules,
+                program_v4: v4.clone(),
+                program_v6: v6,
+                ..Settings::default()
+            };
+            let listings = Arc::new(AtomicUsize::new(0));
+            let programs = Box::new(Counting(Host, Arc::clone(&listings)));
+            let mut enforcer = IptablesEnforcer::with_programs(settings, programs);
+            enforcer.start(&[], clock::now()).unwrap();
+            let failures = enforcer.ensure_banned(&[ban("192.0.2.1", Ends::Never)], clock::now());
+            assert!(failures.is_empty(), "{failures:?}");
+            assert!(enforcer.is_intact(1).unwrap(), "{flavour}");
+            let before = listings.load(Ordering::Relaxed);
+            assert!(enforcer.is_intact(1).unwrap(), "{flavour}");
+            assert_eq!(listings.load(Ordering::Relaxed) == before, counts_up, "{flavour}");
+            command::run(&[&v4, "--wait", "-I", "INPUT", "1", "-i", "lo", "-j", "ACCEPT"]).unwrap();
+            assert!(!enforcer.is_intact(1).unwrap(), "{flavour}: a rule before ours");
+            command::run(&[&v4, "--wait", "-D", "INPUT", "-i", "lo", "-j", "ACCEPT"]).unwrap();
+            assert!(enforcer.is_intact(1).unwrap(), "{flavour}: gone again");
+            enforcer.cleanup().unwrap();
+        }
+    });
 }
 
 /// A network namespace with an XDP program's interface in it.

@@ -405,6 +405,33 @@ fn new_bans_get_in_between_a_long_reconcile_and_stay() {
     }
 }
 
+/// With very many bans the cheap check does not list them, and used to find out only at the next full reconcile.
+#[test]
+fn one_ban_taken_out_of_very_many_is_noticed_by_the_cheap_check() {
+    let mut harness = Harness::start(|_| {});
+    let now = clock::now();
+    let mut desired = Desired::default();
+    let clients: Vec<Client> =
+        (0..30_000_u32).map(|n| Client::from(Ipv4Addr::from_bits(0x0a00_0000 + n))).collect();
+    for (client, serial) in clients.iter().zip(1..) {
+        let client = Allowlist::default().admit(*client, 64).unwrap();
+        desired.insert(Ban { client, ends: Ends::Never }, serial);
+    }
+    let mut other = XdpEnforcer::new(harness.settings.clone());
+    let enforcer = &mut harness.enforcer;
+    harness.namespace.enter(|| {
+        enforcer.reconcile(&desired, &[], now).unwrap();
+        assert!(enforcer.is_intact(desired.len()).unwrap());
+        other.start(&[], now).unwrap();
+        enforcer.reconcile(&desired, &[], now).unwrap();
+        assert!(enforcer.is_intact(desired.len()).unwrap(), "another look at the same maps changes nothing");
+        assert!(other.ensure_lifted(&clients[..1]).is_empty());
+        assert!(!enforcer.is_intact(desired.len()).unwrap(), "a ban was taken out");
+        assert!(enforcer.reconcile(&desired, &[], now).unwrap().is_some());
+        assert!(enforcer.is_intact(desired.len()).unwrap());
+    });
+}
+
 #[test]
 fn the_length_that_makes_an_ipv6_client_is_the_configured_one() {
     for (prefix, ban, inside, outside) in [

@@ -8,6 +8,7 @@
 mod backend;
 mod chain;
 mod family;
+mod generation;
 mod ipset;
 mod nft;
 pub mod programs;
@@ -51,6 +52,8 @@ pub struct IptablesEnforcer {
     refused: usize,
     /// How many clients the sets held when last asked.
     in_sets: usize,
+    /// nftables' generation at which the chains were last found right; it stays so until the number changes.
+    right_at: Option<u32>,
     /// What rules of the set store itself dropped, as of the last reading.
     own_drops: Drops,
 }
@@ -72,6 +75,7 @@ impl IptablesEnforcer {
             no_sets: None,
             refused: 0,
             in_sets: 0,
+            right_at: None,
             own_drops: Drops::default(),
         }
     }
@@ -200,6 +204,25 @@ impl IptablesEnforcer {
         Ok(())
     }
 
+    /// Whether chains and jumps are as they were written. Lists them only when a rule has changed anywhere since they were
+    /// found right, or where that cannot be known (iptables-legacy).
+    fn chains_are_right(&mut self) -> Result<bool> {
+        let generation = self.programs.generation();
+        if generation.is_some() && self.right_at == generation {
+            return Ok(true);
+        }
+        let snapshots = self.all_snapshots()?;
+        let right = self.families.iter().zip(&snapshots).all(|(family, snapshot)| {
+            snapshot.as_ref().is_none_or(|snapshot| {
+                family.faults(snapshot).is_empty() && family.rule_faults(snapshot) == (0, 0)
+            })
+        });
+        let counted = snapshots.iter().flatten().all(|snapshot| snapshot.is_nftables);
+        // Asked before the listing: a change in between makes the next check list again.
+        self.right_at = generation.filter(|_| right && counted);
+        Ok(right)
+    }
+
     fn missing_versions(&self) -> Vec<String> {
         self.families
             .iter()
@@ -234,6 +257,7 @@ impl Enforcer for IptablesEnforcer {
     }
 
     fn start(&mut self, exempt: &[IpNet], now: Now) -> Result<()> {
+        self.right_at = None;
         for at in 0..self.families.len() {
             self.families[at].missing = None;
             if let Err(error) = self.start_family(at, exempt) {
@@ -284,6 +308,7 @@ impl Enforcer for IptablesEnforcer {
     }
 
     fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()> {
+        self.right_at = None;
         let store = self.store();
         let mut errors = Vec::new();
         for family in self.families.iter_mut().filter(|family| family.missing.is_none()) {
@@ -309,12 +334,7 @@ impl Enforcer for IptablesEnforcer {
     }
 
     fn is_intact(&mut self, desired: usize) -> Result<bool> {
-        let snapshots = self.all_snapshots()?;
-        let right = self.families.iter().zip(&snapshots).all(|(family, snapshot)| {
-            snapshot.as_ref().is_none_or(|snapshot| {
-                family.faults(snapshot).is_empty() && family.rule_faults(snapshot) == (0, 0)
-            })
-        });
+        let right = self.chains_are_right()?;
         let in_sets = self.count_sets()?;
         let settled = self.no_sets.is_some() || self.wants_sets(desired) == (self.held_by != HeldBy::Rules);
         Ok(right && settled && in_sets.is_some_and(|in_sets| in_sets + self.held_rules() == desired))
@@ -331,6 +351,7 @@ impl Enforcer for IptablesEnforcer {
         now: Now,
         urgent: &mut dyn Urgent,
     ) -> Result<Option<Repair>> {
+        self.right_at = None;
         self.repair(&mut WorkOrder { desired, exempt, now, urgent })
     }
 

@@ -7,6 +7,8 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::generation;
+
 /// At most so much of what a failing program said goes into its error, in bytes.
 const MAX_STDERR_BYTES: u64 = 2_000;
 
@@ -24,6 +26,11 @@ pub trait Programs: Send {
 
     /// What a file of the kernel says (`/proc/…`); `None` when there is no such file.
     fn read_proc(&mut self, path: &str) -> Option<String>;
+
+    /// nftables' generation, which every change of a rule counts up; `None` where that cannot be known.
+    fn generation(&mut self) -> Option<u32> {
+        None
+    }
 }
 
 /// Runs `argv` for its effect.
@@ -67,6 +74,10 @@ impl Programs for Host {
 
     fn read_proc(&mut self, path: &str) -> Option<String> {
         std::fs::read_to_string(path).ok()
+    }
+
+    fn generation(&mut self) -> Option<u32> {
+        generation::now().ok()
     }
 }
 

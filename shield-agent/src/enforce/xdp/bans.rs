@@ -311,6 +311,22 @@ impl Bans {
         Ok(self.v4.count()? + self.v6.count()? + self.networks_v4.count()? + self.networks_v6.count()?)
     }
 
+    /// Takes what is held now for what was put in: after it has been compared.
+    pub fn remember(&self) {
+        self.v4.remember();
+        self.v6.remember();
+        self.networks_v4.remember();
+        self.networks_v6.remember();
+    }
+
+    /// Whether as many bans are held as when we last changed them, as far as the kernel says without listing.
+    pub fn is_as_left(&self) -> bool {
+        self.v4.is_as_left()
+            && self.v6.is_as_left()
+            && self.networks_v4.is_as_left()
+            && self.networks_v6.is_as_left()
+    }
+
     /// The bans held on these clients.
     ///
     /// # Errors

@@ -271,6 +271,13 @@ fn run_batch(command: Command, attr: &mut BatchAttr) -> usize {
     }
 }
 
+/// The memory that a map takes by the kernel's account, in bytes, which since Linux 6.4 counts the elements of a map that
+/// is not preallocated. `None` when the kernel does not say.
+pub fn memory(map: BorrowedFd<'_>) -> Option<u64> {
+    let said = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", map.as_raw_fd())).ok()?;
+    said.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+}
+
 /// Reads a whole map, `chunk` elements a system call.
 ///
 /// # Errors

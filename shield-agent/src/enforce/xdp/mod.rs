@@ -44,7 +44,7 @@ pub use interfaces::Selection;
 
 /// How far an end in the kernel may be from the ledger's before it is written again, in milliseconds.
 const END_TOLERANCE_MS: u64 = 1_000;
-/// Up to this many bans, the cheap check counts them; beyond it only the full reconcile does.
+/// Up to this many bans, the cheap check counts them; beyond it, it compares the memory that the kernel accounts for.
 const COUNTED_BANS: usize = 20_000;
 
 /// Bans handled at a time when many are missing: bounds the memory of a restore.
@@ -320,6 +320,7 @@ impl Running {
             failures.extend(self.bans.remove(&piece).into_iter().map(|(at, error)| (piece[at], error)));
             pauses.now(self);
         }
+        self.bans.remember();
         let wanted = desired.iter().map(|ban| ban.client.client());
         self.bans.rebuild_filters(wanted.chain(pauses.clients()))?;
         let count = failures.len();
@@ -445,6 +446,9 @@ impl Enforcer for XdpEnforcer {
             }
         }
         if !running.bans.is_pinned(&pins.maps()) || running.has_new_interface(&settings)? {
+            return Ok(false);
+        }
+        if !running.bans.is_as_left() {
             return Ok(false);
         }
         Ok(desired > COUNTED_BANS || running.bans.count()? == desired)

@@ -1,5 +1,6 @@
 //! One map of bans, hash or trie alike: ends in, ends and counters out. Knows keys, not clients.
 
+use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -48,6 +49,8 @@ pub struct Table<K> {
     map: OwnedFd,
     name: &'static str,
     capacity: u32,
+    /// The map's memory after our last change: when it is another one now, somebody else put bans in or took some out.
+    left_at: Cell<Option<u64>>,
     keys: PhantomData<K>,
 }
 
@@ -68,7 +71,7 @@ impl<K: BanKey> Table<K> {
     pub fn open(maps: &Path, name: &'static str, capacity: u32) -> Result<Table<K>> {
         let path = maps.join(name);
         let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
-        Ok(Table { map, name, capacity, keys: PhantomData })
+        Ok(Table { map, name, capacity, left_at: Cell::new(None), keys: PhantomData })
     }
 
     /// Another descriptor of the same map.
@@ -77,7 +80,13 @@ impl<K: BanKey> Table<K> {
     /// When there are too many descriptors.
     pub fn another(&self) -> Result<Table<K>> {
         let map = self.map.try_clone().with_context(|| format!("duplicated {}", self.name))?;
-        Ok(Table { map, name: self.name, capacity: self.capacity, keys: PhantomData })
+        Ok(Table {
+            map,
+            name: self.name,
+            capacity: self.capacity,
+            left_at: Cell::new(None),
+            keys: PhantomData,
+        })
     }
 
     /// The map's name and descriptor, for pinning.
@@ -96,7 +105,20 @@ impl<K: BanKey> Table<K> {
                 Err(error) => done.failed.push((at, error)),
             }
         }
+        self.remember();
         done
+    }
+
+    /// Takes the map as it is now for as we left it.
+    pub fn remember(&self) {
+        self.left_at.set(kernel::memory(self.map.as_fd()));
+    }
+
+    /// Whether the map holds as many bans as when we left it, as far as the kernel says. Costs microseconds, however many
+    /// there are.
+    pub fn is_as_left(&self) -> bool {
+        let left_at = self.left_at.get();
+        left_at.is_none() || left_at == kernel::memory(self.map.as_fd())
     }
 
     /// Puts in bans that are known not to be there, thousands a system call.
@@ -118,6 +140,7 @@ impl<K: BanKey> Table<K> {
                 from += 1;
             }
         }
+        self.remember();
         done
     }
 
@@ -156,6 +179,7 @@ impl<K: BanKey> Table<K> {
                 from += 1;
             }
         }
+        self.remember();
         removed
     }
 
