@@ -11,39 +11,54 @@ use serde::{Deserialize, Serialize};
 ///
 /// One IPv4 address is a /32; one IPv6 client is a prefix of the configured length (/64 by default).
 /// Any other length is a network ban. Displayed without the length for a /32, with it otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Client(IpNet);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Client {
+    /// The first address as IPv6 bits, IPv4 mapped into `::ffff:0:0/96`: whole words, because every request's client
+    /// is made, compared and copied many times.
+    high: u64,
+    low: u64,
+    /// The length in IPv6 terms (0..=128): IPv4's is 96 more than its own.
+    prefix: u8,
+}
+
+/// What IPv4 addresses have in common as IPv6 bits: `::ffff:0:0/96`.
+const MAPPED: u64 = 0xffff_0000_0000;
+/// Its length.
+const MAPPED_PREFIX: u8 = 96;
 
 impl Client {
     /// The client that a single address belongs to. `::ffff:a.b.c.d` is the IPv4 client.
     ///
     /// `ipv6_prefix` is the length that makes an IPv6 client (1..=128); larger values count as 128.
     pub fn of_addr(addr: IpAddr, ipv6_prefix: u8) -> Client {
-        match addr.to_canonical() {
-            IpAddr::V4(v4) => Client(IpNet::V4(Ipv4Net::from(v4))),
+        match addr {
+            IpAddr::V4(v4) => Client::from(v4),
             IpAddr::V6(v6) => {
+                let (high, low) = halves(v6.to_bits());
+                if high == 0 && low >> 32 == MAPPED >> 32 {
+                    return Client { high, low, prefix: 128 };
+                }
                 let prefix = ipv6_prefix.min(128);
-                let masked = Ipv6Addr::from_bits(v6.to_bits() & prefix_mask(prefix));
-                Client(IpNet::V6(Ipv6Net::new_assert(masked, prefix)))
+                let (high_mask, low_mask) = halves(prefix_mask(prefix));
+                Client { high: high & high_mask, low: low & low_mask, prefix }
             }
         }
     }
 
     /// The client that is this whole network (host bits are cleared, mapped IPv4 made IPv4).
     pub fn of_network(net: IpNet) -> Client {
-        if let IpNet::V6(v6) = net
-            && let Some(v4) = v6.network().to_ipv4_mapped()
-            && v6.prefix_len() >= 96
-        {
-            return Client(IpNet::V4(Ipv4Net::new_assert(v4, v6.prefix_len() - 96).trunc()));
-        }
-        Client(net.trunc())
+        let (bits, prefix) = match net {
+            IpNet::V4(net) => (net.addr().to_ipv6_mapped().to_bits(), MAPPED_PREFIX + net.prefix_len()),
+            IpNet::V6(net) => (net.addr().to_bits(), net.prefix_len()),
+        };
+        let (high, low) = halves(bits & prefix_mask(prefix));
+        Client { high, low, prefix }
     }
 
     /// The client that an operator means: a single IPv6 address (/128) stands for the client it belongs to, everything
     /// else for itself.
     pub fn widened(self, ipv6_prefix: u8) -> Client {
-        match self.0 {
+        match self.network() {
             IpNet::V6(net) if net.prefix_len() == 128 => Client::of_addr(IpAddr::V6(net.addr()), ipv6_prefix),
             _ => self,
         }
@@ -51,35 +66,41 @@ impl Client {
 
     /// The network of this client.
     pub fn network(self) -> IpNet {
-        self.0
+        if self.is_v4() {
+            let net = Ipv4Net::new_assert(Ipv4Addr::from_bits(self.low as u32), self.prefix - MAPPED_PREFIX);
+            return IpNet::V4(net);
+        }
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(self.key()), self.prefix))
     }
 
     /// Whether this is one client of the table (IPv4 /32, IPv6 of exactly `ipv6_prefix`), not a wider or odd network.
     pub fn is_single(self, ipv6_prefix: u8) -> bool {
-        match self.0 {
-            IpNet::V4(net) => net.prefix_len() == 32,
-            IpNet::V6(net) => net.prefix_len() == ipv6_prefix,
-        }
+        self.prefix == if self.is_v4() { 128 } else { ipv6_prefix }
     }
 
     /// A compact key for hash tables: the first address as IPv6 bits, IPv4 mapped into `::ffff:0:0/96`.
     /// Unique among clients of one kind (`is_single`), not among networks of several lengths.
     pub fn key(self) -> u128 {
-        match self.0 {
-            IpNet::V4(net) => net.addr().to_ipv6_mapped().to_bits(),
-            IpNet::V6(net) => net.addr().to_bits(),
-        }
+        u128::from(self.high) << 64 | u128::from(self.low)
     }
 
     /// Whether `addr` lies inside this client or network.
     pub fn contains(self, addr: IpAddr) -> bool {
-        self.0.contains(&addr.to_canonical())
+        self.network().contains(&addr.to_canonical())
     }
 
     /// Whether every address of `other` lies inside this one.
     pub fn covers(self, other: IpNet) -> bool {
-        self.0.contains(&other)
+        self.network().contains(&other)
     }
+
+    fn is_v4(self) -> bool {
+        self.prefix >= MAPPED_PREFIX && self.high == 0 && self.low >> 32 == MAPPED >> 32
+    }
+}
+
+fn halves(bits: u128) -> (u64, u64) {
+    ((bits >> 64) as u64, bits as u64)
 }
 
 /// The network mask of an IPv6 prefix length (0..=128) as bits.
@@ -87,9 +108,15 @@ pub fn prefix_mask(prefix: u8) -> u128 {
     if prefix == 0 { 0 } else { u128::MAX << (128 - u32::from(prefix.min(128))) }
 }
 
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({self})")
+    }
+}
+
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match self.network() {
             IpNet::V4(net) if net.prefix_len() == 32 => net.addr().fmt(f),
             net => net.fmt(f),
         }
@@ -137,7 +164,7 @@ impl<'de> Deserialize<'de> for Client {
 
 impl From<Ipv4Addr> for Client {
     fn from(addr: Ipv4Addr) -> Client {
-        Client(IpNet::V4(Ipv4Net::from(addr)))
+        Client { high: 0, low: MAPPED | u64::from(addr.to_bits()), prefix: 128 }
     }
 }
 
@@ -155,6 +182,22 @@ mod tests {
         check("2001:db8:1:2:3:4:5:6", 64, "2001:db8:1:2::/64");
         check("2001:db8:1:2:3:4:5:6", 48, "2001:db8:1::/48");
         check("2001:db8:1:2:3:4:5:6", 128, "2001:db8:1:2:3:4:5:6/128");
+    }
+
+    #[test]
+    fn a_client_is_its_network_again() {
+        for text in
+            ["192.0.2.7/32", "0.0.0.0/0", "10.0.0.0/8", "2001:db8::/64", "::/0", "::/95", "2001:db8::1/128"]
+        {
+            let net: IpNet = text.parse().unwrap();
+            assert_eq!(Client::of_network(net).network(), net);
+        }
+        let all: Client = "0.0.0.0/0".parse().unwrap();
+        assert!(all.contains("192.0.2.7".parse().unwrap()) && !all.contains("2001:db8::1".parse().unwrap()));
+        let all: Client = "::/0".parse().unwrap();
+        assert!(!all.contains("192.0.2.7".parse().unwrap()), "IPv4 lies in no IPv6 network");
+        assert!("192.0.2.7".parse::<Client>().unwrap().is_single(64));
+        assert!(!"192.0.2.0/24".parse::<Client>().unwrap().is_single(64));
     }
 
     #[test]

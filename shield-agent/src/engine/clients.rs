@@ -19,6 +19,9 @@ const MIN_FOOTPRINTS: usize = 1024;
 /// How many records are looked at to find a cold one.
 const EVICTION_SAMPLE: usize = 32;
 
+/// How many requests are looked ahead to at once: about as many reads as a processor waits for at a time.
+pub const LOOK_AHEAD: usize = 16;
+
 const NO_FOOTPRINT: u32 = u32::MAX;
 
 /// One client. 68 bytes; a test holds it to that.
@@ -148,6 +151,20 @@ impl Clients {
         let footprint = &mut self.footprints[record.footprint as usize].1;
         footprint.add(second, trace);
         Some(Busy { footprint, suspect_until: &mut record.suspect_until })
+    }
+
+    /// Reads what [`Clients::add`] will read for these clients and targets: step by step, so that the reads of a step
+    /// wait for nothing but the step before. Changes nothing.
+    pub fn look_ahead(&self, coming: &[(u128, u32); LOOK_AHEAD]) {
+        let places = coming.map(|(key, _)| self.position(key));
+        let records = places.map(|place| place.and_then(|at| self.records.get(at)));
+        let footprints = records.map(|record| record.map_or(NO_FOOTPRINT, |record| record.footprint));
+        let footprints =
+            footprints.map(|at| self.footprints.get(at as usize).map(|(_, footprint)| footprint));
+        std::hint::black_box(footprints.iter().flatten().fold(0, |read, f| read ^ f.ceiling_from()));
+        let targets = footprints.iter().zip(coming);
+        let read = targets.filter_map(|(footprint, (_, target))| footprint.map(|f| f.look_ahead(*target)));
+        std::hint::black_box(read.fold(0, |read, part| read ^ part));
     }
 
     /// Forgets a client.

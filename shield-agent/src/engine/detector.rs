@@ -11,6 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::baseline::{Baseline, ClientMinute, Feature, Level};
 use super::client::Client;
+pub use super::clients::LOOK_AHEAD;
 use super::clients::{Active, Clients};
 use super::footprint::{Footprint, Spread};
 use super::gate::{Gate, Need};
@@ -54,6 +55,20 @@ pub enum Standing {
     Normal,
     /// It is banned: its request is shown in the totals, but not judged and teaches nothing.
     Banned,
+}
+
+/// What is worked out of a request before it is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Coming {
+    /// Whose it is.
+    pub client: Client,
+    path_hash: u64,
+}
+
+impl Default for Coming {
+    fn default() -> Coming {
+        Coming { client: Client::from(Ipv4Addr::UNSPECIFIED), path_hash: 0 }
+    }
 }
 
 /// Why a saved baseline could not be restored.
@@ -129,18 +144,37 @@ impl Detector {
         Client::of_addr(request.addr, self.ipv6_prefix)
     }
 
-    /// Counts one request of `client` at `second` and judges the client.
+    /// These requests (at most [`LOOK_AHEAD`]) will be observed next: works out what is needed of each, and reads what
+    /// counting them will read, so that the memory's answers, which take far longer than the counting, come while
+    /// several are waited for at once.
+    pub fn look_ahead<'a>(&self, requests: impl Iterator<Item = Request<'a>>) -> [Coming; LOOK_AHEAD] {
+        let mut coming = [Coming::default(); LOOK_AHEAD];
+        for (coming, request) in coming.iter_mut().zip(requests) {
+            *coming = self.coming(&request);
+        }
+        self.tracer.look_ahead(coming.iter().map(|coming| coming.path_hash));
+        self.clients.look_ahead(&coming.map(|coming| (coming.client.key(), coming.path_hash as u32)));
+        coming
+    }
+
+    /// What is needed of one request to count it.
+    pub fn coming(&self, request: &Request<'_>) -> Coming {
+        Coming { client: self.client_of(request), path_hash: self.tracer.path_hash(request.path) }
+    }
+
+    /// Counts one request at `second` and judges its client. `coming` is what [`Detector::coming`] says of it.
     ///
     /// A request up to 5 min older than the newest one is counted in its own second; an older one in no window.
     pub fn observe(
         &mut self,
         request: &Request<'_>,
         second: EventSecs,
-        client: Client,
+        coming: &Coming,
         standing: Standing,
     ) -> Verdict {
         let Some(second) = self.place(second) else { return Verdict::Normal };
-        let trace = self.tracer.trace(request);
+        let client = coming.client;
+        let trace = self.tracer.trace(request, coming.path_hash);
         let error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
         if standing == Standing::Banned {

@@ -39,8 +39,10 @@ impl Site {
             size: 512,
             behind_proxy: false,
         };
-        let who = self.detector.client_of(&request);
-        if let Verdict::Anomalous(evidence) = self.detector.observe(&request, second, who, Standing::Normal) {
+        let coming = self.detector.coming(&request);
+        if let Verdict::Anomalous(evidence) =
+            self.detector.observe(&request, second, &coming, Standing::Normal)
+        {
             self.verdicts.push((second, client, evidence));
         }
     }
@@ -290,9 +292,9 @@ fn a_banned_clients_requests_teach_nothing() {
             size: 0,
             behind_proxy: false,
         };
-        let client = site.detector.client_of(&request);
+        let coming = site.detector.coming(&request);
         (0..50).for_each(|_| {
-            assert_eq!(site.detector.observe(&request, at, client, Standing::Banned), Verdict::Normal);
+            assert_eq!(site.detector.observe(&request, at, &coming, Standing::Banned), Verdict::Normal);
         });
         site.tick(at);
     }

@@ -1,6 +1,8 @@
 //! What is kept of a client that asked for more than a few things: its window, and the targets it asked for in the
 //! last 10 min. Bounded however many requests it makes. Clients with fewer requests are `clients.rs`'s light records.
 
+use hashbrown::HashTable;
+
 use super::trace::{Flags, Trace};
 use super::window::{Counts, WINDOW_SECS, Window};
 
@@ -13,9 +15,6 @@ pub const MAX_TRAILS: usize = 384;
 /// So many are let go at once when there are more, so that finding them costs little a request.
 const TRAILS_LET_GO: usize = 64;
 
-/// Keys compared at once: what the processor does in a few steps.
-const KEYS_AT_ONCE: usize = 16;
-
 /// Requests may be judged this many seconds before the newest one without looking at every target again.
 const LATE_SECS: u32 = 5;
 
@@ -23,13 +22,13 @@ const LATE_SECS: u32 = 5;
 /// last 30 to 60 s, never more than the window.
 const REPEAT_SLOT_SECS: u32 = 30;
 
-/// One target.
+/// One target, in 16 bytes.
 #[derive(Debug, Clone, Copy, Default)]
 struct Trail {
-    /// When it was asked for last.
+    key: u32,
+    /// When it was asked for last; 0 before the first time.
     last: u32,
-    /// The slot that `hits` counts.
-    slot: u32,
+    /// Requests in the slot of `last`, and in the slot before it.
     hits: u16,
     hits_before: u16,
     weight: u8,
@@ -39,15 +38,12 @@ struct Trail {
 
 impl Trail {
     fn hit(&mut self, second: u32, trace: &Trace) {
-        let slot = second / REPEAT_SLOT_SECS;
-        match slot.checked_sub(self.slot) {
-            Some(0) => {}
-            Some(1) => (self.hits_before, self.hits) = (self.hits, 0),
-            Some(_) => (self.hits_before, self.hits) = (0, 0),
-            // Out of order by a slot: counted with the newer one, which it is at most a minute away from.
-            None => {}
+        match (second / REPEAT_SLOT_SECS).saturating_sub(self.last / REPEAT_SLOT_SECS) {
+            // The same slot, or out of order: counted with the newer one, which it is at most a minute away from.
+            0 => {}
+            1 => (self.hits_before, self.hits) = (self.hits, 0),
+            _ => (self.hits_before, self.hits) = (0, 0),
         }
-        self.slot = self.slot.max(slot);
         self.hits = self.hits.saturating_add(1);
         self.last = self.last.max(second);
         // Both only grow, so that the order of a second's lines makes no difference.
@@ -57,8 +53,7 @@ impl Trail {
     }
 
     fn repeats(&self, second: u32) -> u32 {
-        let now = second / REPEAT_SLOT_SECS;
-        match now.saturating_sub(self.slot) {
+        match (second / REPEAT_SLOT_SECS).saturating_sub(self.last / REPEAT_SLOT_SECS) {
             0 => u32::from(self.hits) + u32::from(self.hits_before),
             1 => u32::from(self.hits),
             _ => 0,
@@ -108,8 +103,7 @@ pub struct Spread {
 pub struct Footprint {
     /// Its window.
     pub window: Window,
-    keys: Vec<u32>,
-    trails: Vec<Trail>,
+    trails: HashTable<Trail>,
     /// At least what [`Footprint::spread`] would find: nearly every request is below what any rule asks for.
     ceiling: Spread,
     /// The second from which on the ceiling holds.
@@ -123,59 +117,46 @@ impl Footprint {
         if trace.flags.has(Flags::ASSET) || trace.flags.has(Flags::NO_TARGET) {
             return;
         }
-        let at = match self.place_of(trace.key) {
-            Some(at) => at,
-            None => self.new_trail(second, trace.key),
-        };
-        let before = self.trails[at];
-        self.trails[at].hit(second, trace);
-        self.ceiling.raise(&before, &self.trails[at], second.max(self.ceiling_from));
-    }
-
-    fn place_of(&self, key: u32) -> Option<usize> {
-        let mut pieces = self.keys.chunks_exact(KEYS_AT_ONCE);
-        let holds = |piece: &[u32]| piece.iter().fold(false, |found, other| found | (*other == key));
-        let in_piece = |piece: &[u32]| piece.iter().position(|other| *other == key);
-        match pieces.by_ref().enumerate().find(|(_, piece)| holds(piece)) {
-            Some((n, piece)) => in_piece(piece).map(|at| n * KEYS_AT_ONCE + at),
-            None => in_piece(pieces.remainder()).map(|at| self.keys.len() / KEYS_AT_ONCE * KEYS_AT_ONCE + at),
+        let from = self.ceiling_from;
+        if let Some(trail) = self.trails.find_mut(spread_out(trace.key), |trail| trail.key == trace.key) {
+            let before = *trail;
+            trail.hit(second, trace);
+            return self.ceiling.raise(&before, trail, second.max(from));
         }
-    }
-
-    fn new_trail(&mut self, second: u32, key: u32) -> usize {
-        if self.keys.len() >= MAX_TRAILS {
+        if self.trails.len() >= MAX_TRAILS {
             self.make_room(second);
         }
-        self.keys.push(key);
-        self.trails.push(Trail { slot: second / REPEAT_SLOT_SECS, ..Trail::default() });
-        self.keys.len() - 1
+        let unasked = Trail { key: trace.key, ..Trail::default() };
+        let mut trail = unasked;
+        trail.hit(second, trace);
+        self.ceiling.raise(&unasked, &trail, second.max(from));
+        self.trails.insert_unique(spread_out(trail.key), trail, |trail| spread_out(trail.key));
+    }
+
+    /// The second from which on [`Footprint::ceiling`] knows something.
+    pub fn ceiling_from(&self) -> u32 {
+        self.ceiling_from
+    }
+
+    /// Reads what [`Footprint::add`] will read for this target, and says something that depends on it.
+    pub fn look_ahead(&self, key: u32) -> u32 {
+        let known = self.trails.find(spread_out(key), |trail| trail.key == key);
+        self.window.ends() ^ known.map_or(0, |trail| trail.last)
     }
 
     /// Lets go of what is old, and else of the least telling targets.
     fn make_room(&mut self, second: u32) {
-        self.keep_if(|trail, _| trail.is_within(TRAIL_SECS, second));
+        self.trails.retain(|trail| trail.is_within(TRAIL_SECS, second));
         let kept = MAX_TRAILS - TRAILS_LET_GO;
-        if self.keys.len() <= kept {
+        if self.trails.len() <= kept {
             return;
         }
         // Harmless ones first, so that nobody hides probes under a heap of pages; then the oldest.
-        let worth = |trail: &Trail, key: u32| (trail.weight, trail.last, key);
-        let mut worths: Vec<_> = self.trails.iter().zip(&self.keys).map(|(t, key)| worth(t, *key)).collect();
-        let (_, least_kept, _) = worths.select_nth_unstable(self.keys.len() - kept);
+        let worth = |trail: &Trail| (trail.weight, trail.last, trail.key);
+        let mut worths: Vec<_> = self.trails.iter().map(worth).collect();
+        let (_, least_kept, _) = worths.select_nth_unstable(self.trails.len() - kept);
         let least_kept = *least_kept;
-        self.keep_if(|trail, key| worth(trail, key) >= least_kept);
-    }
-
-    fn keep_if(&mut self, keep: impl Fn(&Trail, u32) -> bool) {
-        let mut at = 0;
-        while at < self.trails.len() {
-            if keep(&self.trails[at], self.keys[at]) {
-                at += 1;
-            } else {
-                self.keys.swap_remove(at);
-                self.trails.swap_remove(at);
-            }
-        }
+        self.trails.retain(|trail| worth(trail) >= least_kept);
     }
 
     /// At least what [`Footprint::spread`] would find at `second` (`alike_scripts`: all scripts); `None` when nothing
@@ -199,7 +180,7 @@ impl Footprint {
 
     /// The same, and forgets what is older than 10 min and lowers the ceiling to what is there.
     pub fn settle(&mut self, second: u32) -> Spread {
-        self.keep_if(|trail, _| trail.is_within(TRAIL_SECS, second));
+        self.trails.retain(|trail| trail.is_within(TRAIL_SECS, second));
         self.ceiling_from = second.saturating_sub(LATE_SECS);
         self.ceiling = Spread::default();
         for trail in &self.trails {
@@ -210,8 +191,8 @@ impl Footprint {
 
     /// Targets and requests for them over the last 30 to 60 s, most first (ties by key, so that the order is fixed).
     pub fn top_targets(&self, n: usize, second: u32) -> Vec<(u32, u32)> {
-        let repeats = self.trails.iter().map(|t| t.repeats(second));
-        let mut all: Vec<_> = self.keys.iter().copied().zip(repeats).filter(|(_, hits)| *hits > 0).collect();
+        let repeats = self.trails.iter().map(|trail| (trail.key, trail.repeats(second)));
+        let mut all: Vec<_> = repeats.filter(|(_, hits)| *hits > 0).collect();
         all.sort_unstable_by_key(|(key, hits)| (std::cmp::Reverse(*hits), *key));
         all.truncate(n);
         all
@@ -219,8 +200,7 @@ impl Footprint {
 
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
-        let trails = self.trails.capacity() * size_of::<Trail>() + self.keys.capacity() * size_of::<u32>();
-        size_of::<Footprint>() + self.window.heap_bytes() + trails
+        size_of::<Footprint>() + self.window.heap_bytes() + self.trails.allocation_size()
     }
 }
 
@@ -265,6 +245,11 @@ impl Spread {
             *most = (*most).max(trail.repeats(second));
         }
     }
+}
+
+/// A target's key, which is a hash already, for a table that looks at the highest bits.
+fn spread_out(key: u32) -> u64 {
+    u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// What a request adds to a window.

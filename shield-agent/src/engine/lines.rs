@@ -5,7 +5,7 @@ use super::allowlist::BannableClient;
 use super::backoff::Term;
 use super::blast::Permit;
 use super::client::Client;
-use super::detector::Standing;
+use super::detector::{Coming, LOOK_AHEAD, Standing};
 use super::ledger::LedgerBan;
 use super::policy::Switch;
 use super::request::{Batch, Line, Request};
@@ -31,12 +31,15 @@ impl Engine {
         if !batch.live {
             self.backlog_at_ms = Some(now.boot_ms);
         }
-        for line in &batch.lines {
-            let request = batch.request(line);
-            let second = self.second_of(&request, batch, now, out);
-            self.on_request(&request, second, now, out);
-            if line.salvaged {
-                self.on_salvaged(line, now, out);
+        for lines in batch.lines.chunks(LOOK_AHEAD) {
+            let coming = self.detector.look_ahead(lines.iter().map(|line| batch.request(line)));
+            for (line, coming) in lines.iter().zip(&coming) {
+                let request = batch.request(line);
+                let second = self.second_of(&request, batch, now, out);
+                self.on_request(&request, coming, second, now, out);
+                if line.salvaged {
+                    self.on_salvaged(line, now, out);
+                }
             }
         }
         for (total, refused) in self.rejected.iter_mut().zip(batch.rejected) {
@@ -52,14 +55,21 @@ impl Engine {
         }
     }
 
-    fn on_request(&mut self, request: &Request<'_>, second: EventSecs, now: Now, out: &mut Effects) {
+    fn on_request(
+        &mut self,
+        request: &Request<'_>,
+        coming: &Coming,
+        second: EventSecs,
+        now: Now,
+        out: &mut Effects,
+    ) {
         self.totals.requests += 1;
         self.totals.errors += u64::from(request.status >= 400);
-        let client = self.detector.client_of(request);
+        let client = coming.client;
         let ban = self.ledger.ban_over(client).copied();
         let standing =
             if ban.is_some() || self.is_quiet(client, now) { Standing::Banned } else { Standing::Normal };
-        let verdict = self.detector.observe(request, second, client, standing);
+        let verdict = self.detector.observe(request, second, coming, standing);
         match (ban, verdict) {
             (Some(ban), _) => self.on_banned_request(&ban, request, second, now, out),
             (None, Verdict::Anomalous(evidence)) => self.on_anomalous(client, request, evidence, now, out),

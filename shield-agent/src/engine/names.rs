@@ -9,41 +9,50 @@ const SLOTS: usize = 1 << 12;
 
 #[derive(Clone, Copy)]
 struct Name {
-    key: u32,
     len: u8,
     text: [u8; MAX_TOLD],
 }
 
 /// Targets' text by key.
 pub struct Names {
-    slots: Box<[Name]>,
+    /// Apart from the texts, so that a target that is there already is found in the processor's own cache.
+    keys: Box<[u32]>,
+    texts: Box<[Name]>,
 }
 
 impl Default for Names {
     fn default() -> Names {
-        Names { slots: vec![Name { key: 0, len: 0, text: [0; MAX_TOLD] }; SLOTS].into_boxed_slice() }
+        Names {
+            keys: vec![0; SLOTS].into_boxed_slice(),
+            texts: vec![Name { len: 0, text: [0; MAX_TOLD] }; SLOTS].into_boxed_slice(),
+        }
     }
 }
 
 impl Names {
     /// Remembers the text of a target, cut to [`MAX_TOLD`] bytes.
     pub fn put(&mut self, key: u32, text: &[u8]) {
-        let slot = &mut self.slots[key as usize & (SLOTS - 1)];
-        if slot.key == key && slot.len > 0 {
+        let slot = slot(key);
+        if self.keys[slot] == key && key != 0 {
             return;
         }
         let len = text.len().min(MAX_TOLD);
-        slot.key = key;
-        slot.len = len as u8;
-        slot.text[..len].copy_from_slice(&text[..len]);
+        self.keys[slot] = key;
+        let name = &mut self.texts[slot];
+        name.len = len as u8;
+        name.text[..len].copy_from_slice(&text[..len]);
     }
 
     /// The text of a target, as far as it is remembered; what is not UTF-8 is replaced.
     pub fn get(&self, key: u32) -> Option<String> {
-        let slot = &self.slots[key as usize & (SLOTS - 1)];
-        let text = &slot.text[..usize::from(slot.len)];
-        (slot.key == key && !text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
+        let name = &self.texts[slot(key)];
+        let text = &name.text[..usize::from(name.len)];
+        (self.keys[slot(key)] == key && !text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
     }
+}
+
+fn slot(key: u32) -> usize {
+    key as usize & (SLOTS - 1)
 }
 
 #[cfg(test)]

@@ -250,9 +250,33 @@ const DUBIOUS_SEGMENTS: [&[u8]; 10] = [
     b"console",
 ];
 
+/// By a name's first byte, the lengths (as bits) of the names that begin so: nearly every segment of a path is none of
+/// them by that alone.
+type Lengths = [u32; 256];
+
+const PROBE_LENGTHS: Lengths = lengths(&PROBE_SEGMENTS);
+const DUBIOUS_LENGTHS: Lengths = lengths(&DUBIOUS_SEGMENTS);
+
+const fn lengths(names: &[&[u8]]) -> Lengths {
+    let mut lengths = [0; 256];
+    let mut at = 0;
+    while at < names.len() {
+        lengths[names[at][0] as usize] |= 1 << names[at].len();
+        at += 1;
+    }
+    lengths
+}
+
+/// Whether a segment is one of `names` (in lower case, shorter than 32 bytes), in whatever case.
+fn is_one_of(segment: &[u8], names: &[&[u8]], lengths: &Lengths) -> bool {
+    let mut lower = [0; 31];
+    let Some(first) = segment.first().filter(|_| segment.len() <= lower.len()) else { return false };
+    let has_length = lengths[usize::from(first.to_ascii_lowercase())] >> segment.len() & 1 == 1;
+    has_length && names.contains(&lowered(segment, &mut lower))
+}
+
 fn is_dubious_segment(segment: &[u8]) -> bool {
-    let mut lower = [0; 16];
-    segment.len() <= lower.len() && DUBIOUS_SEGMENTS.contains(&lowered(segment, &mut lower))
+    is_one_of(segment, &DUBIOUS_SEGMENTS, &DUBIOUS_LENGTHS)
 }
 
 /// Where the part of a path ends that no page links to, if there is one.
@@ -274,10 +298,7 @@ fn is_probe_segment(segment: &[u8], depth: usize) -> bool {
         b".." => true,
         // A hidden file near the root; deeper ones are pages of code hosts. `.well-known` is a standard (RFC 8615).
         [b'.', ..] => depth <= 3 && segment != b".well-known",
-        _ => {
-            let mut lower = [0; 24];
-            segment.len() <= lower.len() && PROBE_SEGMENTS.contains(&lowered(segment, &mut lower))
-        }
+        _ => is_one_of(segment, &PROBE_SEGMENTS, &PROBE_LENGTHS),
     }
 }
 

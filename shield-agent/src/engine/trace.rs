@@ -108,17 +108,42 @@ mod weight {
     pub(super) const PAGE_BROKEN: u8 = 3;
 }
 
-/// Paths whose shape is remembered (a power of two): 16 bytes each.
-const REMEMBERED: usize = 1 << 14;
+/// Paths whose shape is remembered, as a power of two: 8 bytes each.
+const REMEMBERED_BITS: u32 = 15;
 
-#[derive(Debug, Clone, Copy)]
-struct Remembered {
-    hash: u64,
-    told_by: u16,
-    kind: Kind,
-    login: bool,
-    remote_call: bool,
+/// A path's shape beside its hash, in one word: 47 bits of the hash (those that do not choose the slot), 12 of
+/// `told_by`, 3 of the kind, a bit each for login and remote call. 0 is an empty slot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Remembered(u64);
+
+impl Remembered {
+    const SHAPE_BITS: u32 = 17;
+
+    fn of(hash: u64, shape: Shape) -> Option<Remembered> {
+        if shape.told_by >= 1 << 12 {
+            return None;
+        }
+        let kind = KINDS.iter().position(|kind| *kind == shape.kind)? as u64 + 1;
+        let (login, remote_call) = (u64::from(shape.login), u64::from(shape.remote_call));
+        let packed = (shape.told_by as u64) << 5 | kind << 2 | login << 1 | remote_call;
+        Some(Remembered(hash >> Self::SHAPE_BITS << Self::SHAPE_BITS | packed))
+    }
+
+    fn shape(self, hash: u64) -> Option<Shape> {
+        if self.0 >> Self::SHAPE_BITS != hash >> Self::SHAPE_BITS {
+            return None;
+        }
+        let kind = *KINDS.get((self.0 >> 2 & 7).checked_sub(1)? as usize)?;
+        let told_by = (self.0 >> 5) as usize & ((1 << 12) - 1);
+        Some(Shape { kind, told_by, login: self.0 & 2 != 0, remote_call: self.0 & 1 != 0 })
+    }
+
+    fn slot(hash: u64) -> usize {
+        hash as usize & ((1 << REMEMBERED_BITS) - 1)
+    }
 }
+
+const KINDS: [Kind; 6] = [Kind::Asset, Kind::Page, Kind::Script, Kind::Dubious, Kind::Probe, Kind::Foreign];
 
 /// Makes traces.
 pub struct Tracer {
@@ -130,11 +155,10 @@ pub struct Tracer {
 impl Tracer {
     /// A tracer whose keys depend on `hash`'s secret; `not_errors` are statuses that are our own answers.
     pub fn new(hash: Seeded, not_errors: &[u16]) -> Tracer {
-        let nothing = Remembered { hash: 0, told_by: 0, kind: Kind::Page, login: false, remote_call: false };
         Tracer {
             hash,
             not_errors: not_errors.to_vec(),
-            remembered: vec![nothing; REMEMBERED].into_boxed_slice(),
+            remembered: vec![Remembered::default(); 1 << REMEMBERED_BITS].into_boxed_slice(),
         }
     }
 
@@ -143,10 +167,20 @@ impl Tracer {
         self.hash
     }
 
-    /// What is kept of `request`.
-    pub fn trace(&mut self, request: &Request<'_>) -> Trace {
+    /// The hash of a target's path.
+    pub fn path_hash(&self, target: &[u8]) -> u64 {
+        self.hash.bytes(split_target(target).0)
+    }
+
+    /// Reads what [`Tracer::trace`] will read for these paths. Changes nothing.
+    pub fn look_ahead(&self, path_hashes: impl Iterator<Item = u64>) {
+        let read = path_hashes.fold(0, |read, hash| read ^ self.remembered[Remembered::slot(hash)].0);
+        std::hint::black_box(read);
+    }
+
+    /// What is kept of `request`, whose path has this hash.
+    pub fn trace(&mut self, request: &Request<'_>, path_hash: u64) -> Trace {
         let (path, query) = split_target(request.path);
-        let path_hash = self.hash.bytes(path);
         let shape = self.shape(path, path_hash);
         let answer = Answer::of(request.status, &self.not_errors);
         let error = request.status >= 400 && !self.not_errors.contains(&request.status);
@@ -175,15 +209,13 @@ impl Tracer {
     }
 
     fn shape(&mut self, path: &[u8], hash: u64) -> Shape {
-        let slot = &mut self.remembered[hash as usize & (REMEMBERED - 1)];
-        if slot.hash == hash {
-            let Remembered { told_by, kind, login, remote_call, .. } = *slot;
-            return Shape { kind, told_by: usize::from(told_by), login, remote_call };
+        let slot = &mut self.remembered[Remembered::slot(hash)];
+        if let Some(shape) = slot.shape(hash) {
+            return shape;
         }
         let shape = shape::of_path(path);
-        if let Ok(told_by) = u16::try_from(shape.told_by) {
-            let Shape { kind, login, remote_call, .. } = shape;
-            *slot = Remembered { hash, told_by, kind, login, remote_call };
+        if let Some(remembered) = Remembered::of(hash, shape) {
+            *slot = remembered;
         }
         shape
     }
@@ -356,7 +388,9 @@ mod tests {
             size: 0,
             behind_proxy: false,
         };
-        Tracer::new(Seeded::new(1), &[]).trace(&request)
+        let mut tracer = Tracer::new(Seeded::new(1), &[]);
+        let path_hash = tracer.path_hash(request.path);
+        tracer.trace(&request, path_hash)
     }
 
     #[test]
@@ -380,6 +414,23 @@ mod tests {
         check("/search?q=<b>", 404, 30);
         check("/anything", 499, 0);
         check("", 400, 0);
+    }
+
+    #[test]
+    fn a_remembered_shape_is_the_shape() {
+        for path in
+            ["/", "/a.css", "/wp-login.php", "/xmlrpc.php", "/phpmyadmin/x", "/dump.sql", "example.org:443"]
+        {
+            for hash in [0, 1, 0x1_ffff, u64::MAX, 0x0123_4567_89ab_cdef] {
+                let shape = shape::of_path(path.as_bytes());
+                let remembered = Remembered::of(hash, shape).unwrap();
+                assert_eq!(remembered.shape(hash), Some(shape), "{path}");
+                assert_eq!(remembered.shape(hash ^ 1 << 17), None, "{path}");
+            }
+        }
+        assert_eq!(Remembered::default().shape(0), None, "an empty slot");
+        let long = format!("/{}", "x".repeat(5000));
+        assert!(Remembered::of(1, shape::of_path(long.as_bytes())).is_none(), "too long to be remembered");
     }
 
     #[test]

@@ -54,6 +54,16 @@ impl Counts {
         }
     }
 
+    fn to_array(self) -> [u32; COUNTS] {
+        let Counts { requests, errors, assets, failed, broken, foreign_tenths, logins, remote_calls } = self;
+        [requests, errors, assets, failed, broken, foreign_tenths, logins, remote_calls]
+    }
+
+    fn from_array(counts: [u32; COUNTS]) -> Counts {
+        let [requests, errors, assets, failed, broken, foreign_tenths, logins, remote_calls] = counts;
+        Counts { requests, errors, assets, failed, broken, foreign_tenths, logins, remote_calls }
+    }
+
     /// Pages that were served.
     pub fn served_pages(self) -> u32 {
         self.pages().saturating_sub(self.failed + self.broken)
@@ -65,11 +75,30 @@ impl Counts {
     }
 }
 
-/// One second of one client.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// One second of one client, in 20 bytes: a client's window is as much of the processor's cache as this makes it. A
+/// second of more than 65,535 of anything takes several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bucket {
     second: u32,
-    counts: Counts,
+    counts: [u16; COUNTS],
+}
+
+/// How many things [`Counts`] counts.
+const COUNTS: usize = 8;
+
+impl Bucket {
+    fn counts(&self) -> Counts {
+        Counts::from_array(self.counts.map(u32::from))
+    }
+
+    /// Takes as much of `counts` as it can count, and leaves the rest there.
+    fn take(&mut self, counts: &mut [u32; COUNTS]) {
+        for (mine, left) in self.counts.iter_mut().zip(counts) {
+            let taken = (*left).min(u32::from(u16::MAX - *mine));
+            *mine += taken as u16;
+            *left -= taken;
+        }
+    }
 }
 
 /// One client's last 60 s: only the seconds in which it asked for something, oldest first, and their sum.
@@ -83,33 +112,29 @@ impl Window {
     /// Counts something at `second`. Seconds may come out of order; what is older than the window ending at the newest
     /// second does not belong to it and changes nothing.
     pub fn add(&mut self, second: u32, counts: Counts) {
-        match self.buckets.back_mut() {
-            Some(newest) if newest.second == second => {
-                newest.counts = newest.counts.plus(counts);
-                self.sum = self.sum.plus(counts);
-            }
-            Some(newest) if newest.second > second => self.add_late(second, counts),
-            _ => {
-                self.expire(second);
-                self.sum = self.sum.plus(counts);
-                self.buckets.push_back(Bucket { second, counts });
-            }
-        }
-    }
-
-    fn add_late(&mut self, second: u32, counts: Counts) {
-        let newest = self.buckets.back().map_or(second, |b| b.second);
-        if newest.saturating_sub(second) >= WINDOW_SECS {
+        let newest = self.buckets.back().map_or(0, |bucket| bucket.second);
+        if second > newest {
+            self.expire(second);
+        } else if newest - second >= WINDOW_SECS {
             return;
         }
         self.sum = self.sum.plus(counts);
-        let at = self.buckets.iter().rposition(|b| b.second <= second);
-        match at {
-            Some(at) if self.buckets[at].second == second => {
-                let bucket = &mut self.buckets[at];
-                bucket.counts = bucket.counts.plus(counts);
+        let mut left = counts.to_array();
+        let mut place = self.buckets.len();
+        // A second that is there already is nearly always the last one.
+        while let Some(bucket) = place.checked_sub(1).and_then(|at| self.buckets.get_mut(at))
+            && bucket.second >= second
+        {
+            if bucket.second == second {
+                bucket.take(&mut left);
+                break;
             }
-            _ => self.buckets.insert(at.map_or(0, |at| at + 1), Bucket { second, counts }),
+            place -= 1;
+        }
+        while left != [0; COUNTS] {
+            let mut bucket = Bucket { second, counts: [0; COUNTS] };
+            bucket.take(&mut left);
+            self.buckets.insert(place, bucket);
         }
     }
 
@@ -118,7 +143,7 @@ impl Window {
         while let Some(oldest) = self.buckets.front()
             && second.saturating_sub(oldest.second) >= WINDOW_SECS
         {
-            self.sum = self.sum.less(oldest.counts);
+            self.sum = self.sum.less(oldest.counts());
             self.buckets.pop_front();
         }
     }
@@ -131,27 +156,31 @@ impl Window {
     /// The sum over the `secs` (1..=60) seconds up to and including `second`, of what is held.
     pub fn sum_of_last(&self, secs: u32, second: u32) -> Counts {
         let up_to = self.buckets.iter().rev().skip_while(|b| b.second > second);
-        up_to.take_while(|b| second - b.second < secs).fold(Counts::default(), |sum, b| sum.plus(b.counts))
+        up_to.take_while(|b| second - b.second < secs).fold(Counts::default(), |sum, b| sum.plus(b.counts()))
     }
 
     /// What was counted in exactly this second.
     pub fn at(&self, second: u32) -> Counts {
-        let mut up_to = self.buckets.iter().rev().skip_while(|b| b.second > second);
-        up_to.next().filter(|b| b.second == second).map_or(Counts::default(), |b| b.counts)
+        self.sum_of_last(1, second)
     }
 
     /// The sum over the window ending at `second`, without that second itself.
     pub fn before(&self, second: u32) -> Counts {
-        match self.buckets.back() {
-            // The sum is as of the newest second: nearly always the one that is asked about.
-            Some(newest) if newest.second == second => self.sum.less(newest.counts),
-            _ => self.sum_of_last(WINDOW_SECS, second).less(self.at(second)),
-        }
+        // The sum is as of the newest second: nearly always the one that is asked about.
+        let is_newest = self.buckets.back().is_none_or(|newest| newest.second == second);
+        let sum = if is_newest { self.sum } else { self.sum_of_last(WINDOW_SECS, second) };
+        sum.less(self.at(second))
     }
 
-    /// Each second with its counts, oldest first.
+    /// Each second with its counts, oldest first; a very full one in several parts.
     pub fn seconds(&self) -> impl Iterator<Item = (u32, Counts)> {
-        self.buckets.iter().map(|b| (b.second, b.counts))
+        self.buckets.iter().map(|b| (b.second, b.counts()))
+    }
+
+    /// The oldest and the newest second mixed: for nothing but reading both.
+    pub fn ends(&self) -> u32 {
+        let second = |bucket: Option<&Bucket>| bucket.map_or(0, |bucket| bucket.second);
+        second(self.buckets.front()) ^ second(self.buckets.back())
     }
 
     /// Bytes on the heap.
@@ -174,6 +203,7 @@ pub struct ServerSecond {
 pub struct SecondRing {
     slots: Box<[ServerSecond]>,
     newest: u32,
+    newest_slot: usize,
     sum: ServerSecond,
 }
 
@@ -181,7 +211,12 @@ impl SecondRing {
     /// A ring of `len` seconds (at least the window's and the one that leaves it), all empty, ending at `newest`.
     pub fn new(len: u32, newest: u32) -> SecondRing {
         let len = len.max(WINDOW_SECS + 1) as usize;
-        SecondRing { slots: vec![ServerSecond::default(); len].into(), newest, sum: ServerSecond::default() }
+        SecondRing {
+            slots: vec![ServerSecond::default(); len].into(),
+            newest,
+            newest_slot: newest as usize % len,
+            sum: ServerSecond::default(),
+        }
     }
 
     /// Time moves on to `second`; never back.
@@ -191,6 +226,7 @@ impl SecondRing {
             self.slots.fill(ServerSecond::default());
             self.sum = ServerSecond::default();
             self.newest = second;
+            self.newest_slot = second as usize % self.slots.len();
             return;
         }
         for _ in 0..steps {
@@ -200,8 +236,8 @@ impl SecondRing {
             self.newest += 1;
             self.sum.requests -= leaving.requests;
             self.sum.errors -= leaving.errors;
-            let slot = self.slot(self.newest);
-            self.slots[slot] = ServerSecond::default();
+            self.newest_slot = (self.newest_slot + 1) % self.slots.len();
+            self.slots[self.newest_slot] = ServerSecond::default();
         }
     }
 
@@ -256,7 +292,8 @@ impl SecondRing {
     }
 
     fn slot(&self, second: u32) -> usize {
-        second as usize % self.slots.len()
+        // Dividing takes long, and nearly every request is of the newest second.
+        if second == self.newest { self.newest_slot } else { second as usize % self.slots.len() }
     }
 }
 
@@ -279,6 +316,19 @@ mod tests {
         assert_eq!(window.sum().requests, 1, "60 s apart");
         window.add(90, one(false));
         assert_eq!(window.sum().requests, 1, "too old to belong");
+    }
+
+    #[test]
+    fn a_second_counts_however_much_it_holds() {
+        let mut window = Window::default();
+        (0..70_000).for_each(|_| window.add(100, one(true)));
+        window.add(101, Counts { requests: 200_000, ..Counts::default() });
+        window.add(100, one(false));
+        assert_eq!((window.at(100).requests, window.at(101).requests), (70_001, 200_000));
+        assert_eq!((window.sum().requests, window.before(101).requests), (270_001, 70_001));
+        assert_eq!(window.seconds().map(|(_, counts)| counts.requests).sum::<u32>(), 270_001);
+        window.expire(160);
+        assert_eq!((window.sum().requests, window.sum().errors), (200_000, 0));
     }
 
     #[test]

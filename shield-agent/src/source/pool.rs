@@ -1,4 +1,4 @@
-//! Batches that were used up, to be filled again: a batch is a quarter of a megabyte that need not be made anew.
+//! Batches that were used up, to be filled again: a batch is a hundred kilobytes that need not be made anew.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

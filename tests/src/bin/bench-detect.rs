@@ -148,8 +148,8 @@ fn banned_by_detector(path: &Path) -> Result<BTreeSet<String>> {
     let read = Arc::new(AtomicU64::new(0));
     Input::of(path).batches(&format::Settings::default(), &read, &mut |batch| {
         for request in batch.requests() {
-            let client = detector.client_of(&request);
-            let verdict = detector.observe(&request, request.time, client, Standing::Normal);
+            let coming = detector.coming(&request);
+            let verdict = detector.observe(&request, request.time, &coming, Standing::Normal);
             if verdict != Verdict::Normal {
                 banned.insert(request.addr.to_string());
             }
