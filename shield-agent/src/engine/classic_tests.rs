@@ -149,8 +149,8 @@ fn ask(detector: &mut Detector, second: u32, client: u32, error: bool) -> Option
         size: 9,
         behind_proxy: false,
     };
-    let who = detector.client_of(&request);
-    match detector.observe(&request, i64::from(second), who, Standing::Normal) {
+    let coming = detector.coming(&request);
+    match detector.observe(&request, i64::from(second), &coming, Standing::Normal) {
         Verdict::Anomalous(evidence) => Some(evidence.rule),
         Verdict::Normal => None,
     }
@@ -185,7 +185,7 @@ fn log(phases: &[Phase]) -> Vec<(u32, u32, bool)> {
             let is_loud = at % phase.loud.1 == 0;
             let loud = (0..if is_loud { phase.loud.0 } else { 0 }).map(|_| 100 + n as u32 % 2);
             for client in ordinary.chain(loud) {
-                log.push((at, client, log.len() as u32 % phase.fails_every == 0));
+                log.push((at, client, (log.len() as u32).is_multiple_of(phase.fails_every)));
             }
         }
         second += phase.secs;

@@ -174,7 +174,7 @@ impl Detector {
     ) -> Verdict {
         let Some(second) = self.place(second) else { return Verdict::Normal };
         let client = coming.client;
-        let trace = self.tracer.trace(request, coming.path_hash);
+        let trace = self.tracer.trace_hashed(request, coming.path_hash);
         let error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
         if standing == Standing::Banned {

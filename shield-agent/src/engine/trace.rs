@@ -178,8 +178,13 @@ impl Tracer {
         std::hint::black_box(read);
     }
 
-    /// What is kept of `request`, whose path has this hash.
-    pub fn trace(&mut self, request: &Request<'_>, path_hash: u64) -> Trace {
+    /// What is kept of `request`.
+    pub fn trace(&mut self, request: &Request<'_>) -> Trace {
+        self.trace_hashed(request, self.path_hash(request.path))
+    }
+
+    /// The same of a request whose [`Tracer::path_hash`] is known.
+    pub fn trace_hashed(&mut self, request: &Request<'_>, path_hash: u64) -> Trace {
         let (path, query) = split_target(request.path);
         let shape = self.shape(path, path_hash);
         let answer = Answer::of(request.status, &self.not_errors);
@@ -388,9 +393,7 @@ mod tests {
             size: 0,
             behind_proxy: false,
         };
-        let mut tracer = Tracer::new(Seeded::new(1), &[]);
-        let path_hash = tracer.path_hash(request.path);
-        tracer.trace(&request, path_hash)
+        Tracer::new(Seeded::new(1), &[]).trace(&request)
     }
 
     #[test]

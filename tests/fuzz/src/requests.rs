@@ -218,9 +218,10 @@ fn check_detector(all: &[Asked<'_>], policy: &Policy) {
     for asked in all {
         let request = asked.request();
         let client = detectors[0].client_of(&request);
-        let [one, other] = detectors
-            .each_mut()
-            .map(|detector| detector.observe(&request, asked.second, client, Standing::Normal));
+        let [one, other] = detectors.each_mut().map(|detector| {
+            let coming = detector.coming(&request);
+            detector.observe(&request, asked.second, &coming, Standing::Normal)
+        });
         assert_eq!(essence(&one), essence(&other), "with another seed");
         let explained = detectors[0].explain(client, asked.second);
         let firing: Vec<_> = explained.rules.iter().filter(|view| view.fires).map(|view| view.rule).collect();
