@@ -1,24 +1,25 @@
 //! The one interpreter of the engine's actions: store (committed) -> enforcers -> audit, Slack, webhook, live page.
 //!
 //! Jobs that tell the kernel to drop somebody, and commands that somebody waits for, overtake the bulk (expiries of
-//! 100,000 bans, positions, lifted outcomes): serial numbers make that safe, see `engine::ledger`.
+//! 100,000 bans, positions, lifted outcomes): serial numbers make that safe, see `engine::ledger` and `queue`.
 
-use std::collections::VecDeque;
+mod queue;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::oneshot;
 
+use self::queue::Queue;
 use crate::clock;
 use crate::enforce::interpreter::Interpreter;
-use crate::engine::action::{Action, Notice, Order, Record, Reply};
+use crate::engine::action::{Action, Notice, Record, Reply};
 use crate::owner::{Handle, Message};
 use crate::store::writer::Writer;
 
-/// Bulk records committed in one transaction at most, so that a ban never waits long for the one before it.
-const BULK_RECORDS: usize = 2_000;
 /// How long the performer sleeps at most when there is nothing to do.
 const IDLE: Duration = Duration::from_millis(1_000);
 
@@ -30,12 +31,6 @@ pub struct Job {
     pub exempt: Option<Vec<IpNet>>,
     /// Who waits for the reply.
     pub answer: Option<oneshot::Sender<Reply>>,
-}
-
-impl Job {
-    fn is_urgent(&self) -> bool {
-        self.answer.is_some() || self.actions.iter().any(|a| matches!(a, Action::Enforce(Order::Ban { .. })))
-    }
 }
 
 /// Takes a notice to people. Never blocks for long: queues are bounded and full ones are counted, not waited for.
@@ -51,19 +46,22 @@ pub struct Performer {
     pub announce: Vec<Announce>,
     /// Where the store's own state is reported.
     pub owner: Handle,
+    /// Set to how many records are not in the database yet, for metrics.
+    pub backlog: Arc<AtomicU64>,
 }
 
 impl Performer {
     /// Runs until every sender of jobs is gone, then finishes what is queued and closes the store.
     pub fn run(mut self, jobs: &Receiver<Job>) {
-        let (mut urgent, mut bulk) = (VecDeque::new(), VecDeque::new());
+        let mut queue = Queue::default();
         let mut open = true;
-        while open || !urgent.is_empty() || !bulk.is_empty() {
-            if urgent.is_empty() && bulk.is_empty() {
-                open = self.wait(jobs, &mut urgent, &mut bulk);
+        while open || !queue.is_empty() {
+            if queue.is_empty() {
+                open = self.wait(jobs, &mut queue);
             }
-            jobs.try_iter().for_each(|job| sort_in(job, &mut urgent, &mut bulk));
-            self.perform(next(&mut urgent, &mut bulk));
+            jobs.try_iter().for_each(|job| queue.put(job));
+            self.perform(queue.next());
+            self.backlog.store(self.writer.backlog() as u64, Ordering::Relaxed);
         }
         if let Err(error) = self.writer.finish(clock::now()) {
             tracing::error!("the store was not closed cleanly: {error:#}");
@@ -71,14 +69,14 @@ impl Performer {
     }
 
     /// Waits for a job or until the store has work of its own; `false` when no more jobs can come.
-    fn wait(&mut self, jobs: &Receiver<Job>, urgent: &mut VecDeque<Job>, bulk: &mut VecDeque<Job>) -> bool {
+    fn wait(&mut self, jobs: &Receiver<Job>, queue: &mut Queue) -> bool {
         let now = clock::now();
         if let Some(report) = self.writer.work(now) {
             self.owner.say(Message::Part(report));
         }
         let until_work = Duration::from_millis(self.writer.next_work_ms().saturating_sub(now.boot_ms));
         match jobs.recv_timeout(IDLE.min(until_work.max(Duration::from_millis(10)))) {
-            Ok(job) => sort_in(job, urgent, bulk),
+            Ok(job) => queue.put(job),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
         }
@@ -128,48 +126,5 @@ impl Performer {
         if let Some(report) = self.writer.commit(records, clock::now()).report {
             self.owner.say(Message::Part(report));
         }
-    }
-}
-
-fn sort_in(job: Job, urgent: &mut VecDeque<Job>, bulk: &mut VecDeque<Job>) {
-    if job.is_urgent() { urgent.push_back(job) } else { bulk.push_back(job) }
-}
-
-/// Everything urgent, or a bounded piece of the bulk.
-fn next(urgent: &mut VecDeque<Job>, bulk: &mut VecDeque<Job>) -> Vec<Job> {
-    if !urgent.is_empty() {
-        return urgent.drain(..).collect();
-    }
-    let mut piece = Vec::new();
-    let mut size = 0;
-    while size < BULK_RECORDS
-        && let Some(job) = bulk.pop_front()
-    {
-        size += job.actions.len();
-        piece.push(job);
-    }
-    piece
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::action::Totals;
-
-    fn bulk_job(size: usize) -> Job {
-        let actions = (0..size).map(|_| Action::Persist(Record::Totals(Totals::default()))).collect();
-        Job { actions, exempt: None, answer: None }
-    }
-
-    #[test]
-    fn what_somebody_waits_for_overtakes_the_bulk() {
-        let (mut urgent, mut bulk) = (VecDeque::new(), VecDeque::new());
-        for _ in 0..100 {
-            sort_in(bulk_job(1_000), &mut urgent, &mut bulk);
-        }
-        let (answer, _answered) = oneshot::channel();
-        sort_in(Job { answer: Some(answer), ..bulk_job(1) }, &mut urgent, &mut bulk);
-        assert_eq!(next(&mut urgent, &mut bulk).len(), 1);
-        assert_eq!(next(&mut urgent, &mut bulk).len(), 2, "the bulk goes on in pieces");
     }
 }

@@ -78,6 +78,18 @@ fn scripts_are_valid_and_the_undo_undoes_all_that_was_done() {
     }
 }
 
+/// For real, in a root of its own: what is asserted is in the script, next to what is done.
+#[test]
+fn installing_and_uninstalling_leave_what_they_should() {
+    let folder = tempfile::tempdir().unwrap();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (script, workspace) = (tests.join("packaging/throw-away-root.sh"), tests.parent().unwrap());
+    let agent = agent::binary().unwrap();
+    let paths =
+        [script.as_path(), folder.path(), workspace, agent.as_path()].map(|path| path.to_str().unwrap());
+    command::run(&[&["unshare", "--mount", "--net", "bash"], &paths[..]].concat()).unwrap();
+}
+
 #[test]
 fn logrotate_understands_our_rule() {
     let folder = tempfile::tempdir().unwrap();

@@ -85,10 +85,10 @@ pub const NEEDS: &[Need] = &[
         },
     },
     Need {
-        what: "node and npm",
+        what: "node 20 or newer, and npm",
         why: "bundle the page",
         purpose: Purpose::Build,
-        is_met: || has("node") && has("npm"),
+        is_met: || has_node() && has("npm"),
         source: Source::Apt(&["nodejs", "npm"]),
     },
     Need {
@@ -189,6 +189,18 @@ fn has(program: &str) -> bool {
     sh::find(program).is_some()
 }
 
+/// The oldest Node that the page's bundler and the browser tests run on (`engines` in their package.json).
+const OLDEST_NODE: u32 = 20;
+
+fn has_node() -> bool {
+    sh::ask("node", &["--version"]).and_then(|version| node_major(&version)) >= Some(OLDEST_NODE)
+}
+
+/// `v20.19.2` is 20.
+fn node_major(version: &str) -> Option<u32> {
+    version.trim().strip_prefix('v')?.split('.').next()?.parse().ok()
+}
+
 /// A rustup nightly with rust-src, or a compiler of the distribution with its source.
 fn has_rustc_with_source() -> bool {
     let candidates: [(&str, &[&str]); 2] =
@@ -210,6 +222,14 @@ mod tests {
         assert!(count(Purpose::Build) < count(Purpose::Lab));
         assert!(count(Purpose::Lab) < count(Purpose::Test));
         assert_eq!(count(Purpose::All), NEEDS.len());
+    }
+
+    #[test]
+    fn an_old_node_is_none() {
+        assert_eq!(node_major("v20.19.2\n"), Some(20));
+        assert!(node_major("v18.19.0") < Some(OLDEST_NODE));
+        assert!(None < Some(OLDEST_NODE), "no node at all");
+        assert_eq!(node_major("node: not found"), None);
     }
 
     #[test]
