@@ -2,6 +2,7 @@
 //!
 //! Lists of bans come from the database, so that a million of them cost the engine nothing.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
@@ -31,6 +32,7 @@ pub struct AgentBackend {
     owner: Handle,
     interpreter: Arc<Interpreter>,
     reader: Arc<Mutex<Reader>>,
+    backlog: Arc<AtomicU64>,
     about: About,
 }
 
@@ -48,9 +50,15 @@ pub struct About {
 }
 
 impl AgentBackend {
-    /// A backend over the running agent.
-    pub fn new(owner: Handle, interpreter: Arc<Interpreter>, reader: Reader, about: About) -> AgentBackend {
-        AgentBackend { owner, interpreter, reader: Arc::new(Mutex::new(reader)), about }
+    /// A backend over the running agent; `backlog` is the performer's.
+    pub fn new(
+        owner: Handle,
+        interpreter: Arc<Interpreter>,
+        reader: Reader,
+        backlog: Arc<AtomicU64>,
+        about: About,
+    ) -> AgentBackend {
+        AgentBackend { owner, interpreter, reader: Arc::new(Mutex::new(reader)), backlog, about }
     }
 
     async fn look<T: Send + 'static>(
@@ -132,7 +140,9 @@ impl Backend for AgentBackend {
         Box::pin(async move {
             let about = self.about.clone();
             let drops = self.interpreter.totals();
-            self.look(move |engine, now| agent_view(engine, now, about, drops)).await
+            let backlog = self.backlog.load(Ordering::Relaxed);
+            let view = self.look(move |engine, now| agent_view(engine, now, about, drops)).await?;
+            Ok(AgentView { store_backlog: backlog, ..view })
         })
     }
 
@@ -223,6 +233,7 @@ fn agent_view(engine: &Engine, now: Now, about: About, drops: Vec<(EnforcerName,
         bans: engine.ledger().len() as u64,
         permanent_bans: engine.ledger().permanent_count() as u64,
         drops,
+        store_backlog: 0,
     }
 }
 

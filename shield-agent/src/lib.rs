@@ -8,6 +8,7 @@ pub mod backend;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod dry_run;
 pub mod enforce;
 pub mod engine;
 pub mod host;

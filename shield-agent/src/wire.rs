@@ -4,7 +4,7 @@
 //! sources, owner (saves), performer (commits), enforcers' threads, API, and what is still to be told. Bans stay in the kernel throughout.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,14 +14,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::backend::Mode;
-use crate::api::feed::Feed;
+use crate::api::feed::{Feed, lift_name};
 use crate::api::socket::ControlSocket;
 use crate::api::token::Token;
 use crate::api::types::ConfigView;
-use crate::api::{self, Server};
+use crate::api::{self, Server, words};
 use crate::backend::{About, AgentBackend};
 use crate::clock;
 use crate::config::{Config, Use};
+use crate::dry_run;
 use crate::enforce::interpreter::{self, Interpreter, Report};
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
@@ -30,6 +31,7 @@ use crate::engine::action::{Action, BanRecord, Notice, Order};
 use crate::engine::allowlist::Allowlist;
 use crate::engine::event::{EnforcerName, PartReport, PartState};
 use crate::engine::request::{Checkpoint, SourceId};
+use crate::engine::time::Ends;
 use crate::engine::{Engine, SavedBan};
 use crate::host;
 use crate::notify::{self, Notifier, Outbox};
@@ -90,11 +92,17 @@ pub async fn run(options: Options) -> Result<()> {
         dry_run: kernel == Kernel::LeaveAlone,
     };
     let (notifier, outbox) = start_notifier(&config, handle.clone());
+    let announce_to = [notifier, publisher(Arc::clone(&feed))];
+    let backlog = Arc::new(AtomicU64::new(0));
     let performer = Performer {
         writer: Writer::new(store, started),
         interpreter: Arc::clone(&interpreter),
-        announce: vec![notifier, publisher(Arc::clone(&feed))],
+        announce: match kernel {
+            Kernel::Enforce => announce_to.into(),
+            Kernel::LeaveAlone => announce_to.map(dry_run::told).into(),
+        },
         owner: handle.clone(),
+        backlog: Arc::clone(&backlog),
     };
     let performer = spawn("perform", move || performer.run(&jobs))?;
     for (at, source) in config.sources.iter().enumerate() {
@@ -105,8 +113,13 @@ pub async fn run(options: Options) -> Result<()> {
 
     let (stop_api, api_stopped) = watch::channel(false);
     let about = about(&config, kernel, started.wall_ms);
-    let backend = AgentBackend::new(handle.clone(), Arc::clone(&interpreter), reader, about);
+    let backend = AgentBackend::new(handle.clone(), Arc::clone(&interpreter), reader, backlog, about);
     let server = serve(&config, Arc::new(backend), feed).await?;
+    handle.say(Message::Part(PartReport {
+        part: "page".to_owned(),
+        state: page_state(&config),
+        repaired: None,
+    }));
     let server = tokio::spawn(server.run(api_stopped));
     let sources = start_sources(&config, restored_checkpoints, pool, &handle)?;
     let hosts = watch_host(handle.clone())?;
@@ -323,17 +336,29 @@ fn publisher(feed: Arc<Feed>) -> Announce {
 fn log_notice(notice: &Notice) {
     match notice {
         Notice::Banned(ban) => {
-            tracing::info!(client = %ban.client, rule = ban.rule.name(), offence = ban.offence, ends = ?ban.ends, "banned");
+            let (client, rule, offence, until) = (ban.client, ban.rule, ban.offence, until(ban.ends));
+            tracing::info!(%client, %rule, offence, until, "banned");
+        }
+        Notice::WouldBan { ban, because } => {
+            let (client, rule, until) = (ban.client, ban.rule, until(ban.ends));
+            tracing::info!(%client, %rule, until, %because, "would ban");
         }
         Notice::Lifted { client, reason, lasted_secs, .. } => {
-            tracing::info!(%client, ?reason, lasted_secs, "lifted");
+            tracing::info!(%client, reason = lift_name(*reason), lasted_secs, "lifted");
         }
         Notice::Degraded { part, reason } => tracing::warn!(%part, %reason, "degraded"),
         Notice::Recovered { part, after_secs } => tracing::info!(%part, after_secs, "recovered"),
         Notice::Repaired { part, found, restored, removed } => {
             tracing::warn!(%part, %found, restored, removed, "repaired");
         }
-        other => tracing::info!(notice = ?other, "noticed"),
+        other => tracing::info!("{}", words::plain(other)),
+    }
+}
+
+fn until(ends: Ends) -> String {
+    match ends {
+        Ends::Never => "lifted by hand".to_owned(),
+        Ends::At { wall_ms, .. } => words::utc(wall_ms),
     }
 }
 
@@ -381,6 +406,18 @@ async fn serve(config: &Config, backend: Arc<AgentBackend>, feed: Arc<Feed>) -> 
         tracing::info!("the page is at http://{bound}/");
     }
     Ok(server)
+}
+
+/// Served or not, and whether there is anything to serve.
+fn page_state(config: &Config) -> PartState {
+    match config.page {
+        None => PartState::Off { reason: "[page] enabled = false".to_owned() },
+        Some(addr) if dashboard::was_built() => PartState::Active { detail: format!("http://{addr}/") },
+        Some(_) => PartState::Degraded {
+            reason: "this agent was built without the page; `cargo xtask build` bundles it before it builds"
+                .to_owned(),
+        },
+    }
 }
 
 fn start_sources(

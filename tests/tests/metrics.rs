@@ -61,7 +61,8 @@ fn check_by_promtool(metrics: &str) -> String {
 fn promtool_finds_nothing_and_alerts_and_dashboard_use_what_is_there() {
     let metrics = metrics();
     assert_eq!(check_by_promtool(&metrics), "");
-    assert!(metrics.contains("shield_bans_total{rule=\"operator\"} 1"), "{metrics}");
+    assert!(metrics.contains("shield_notices_total{kind=\"would_ban\"} 1"), "{metrics}");
+    assert!(metrics.contains("shield_bans_total{rule=\"operator\"} 0"), "a dry run bans nobody: {metrics}");
     assert!(metrics.contains("shield_dry_run 1"), "{metrics}");
     assert!(!metrics.contains("192.0.2.7"), "no label a client");
     let families: BTreeSet<&str> =

@@ -114,6 +114,7 @@ export function ruleName(rule: string): string {
 const SOURCES: Record<string, string> = {
   rolling: "last 30 min",
   hour_slot: "this hour of the day",
+  all_hours: "all hours of the day",
   floor: "floor values",
   warm_up: "still learning",
 };

@@ -86,6 +86,8 @@ pub struct AgentView {
     pub permanent_bans: u64,
     /// What each enforcer that counts has dropped since start.
     pub drops: Vec<(EnforcerName, Drops)>,
+    /// Records that are not in the database yet.
+    pub store_backlog: u64,
 }
 
 /// Which bans to list.

@@ -3,12 +3,13 @@
 use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, TopClients};
 use super::feed::Standing;
 use super::types::{
-    AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, Detector, Dropped,
-    EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Part, PartStateName, Reference, Status, WarmUp,
-    Window,
+    AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
+    Detector, Dropped, EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Part, PartStateName,
+    Reference, Status, WarmUp, Window,
 };
 use super::vitals::Vitals;
 use super::words;
+use crate::engine::action::BanRecord;
 use crate::engine::allowlist::Allowed;
 use crate::engine::event::{PartReport, PartState};
 use crate::engine::report::DetectorStatus;
@@ -110,9 +111,12 @@ fn baseline(status: &DetectorStatus) -> Baseline {
     }
 }
 
-fn hour_profile(means: &[Option<f64>]) -> Vec<HourSlot> {
-    let mean = |hour: u8| means.get(usize::from(hour)).copied().flatten();
-    (0..24).map(|hour| HourSlot { hour, mean: mean(hour), stddev: None }).collect()
+fn hour_profile(levels: &[Option<(f64, f64)>]) -> Vec<HourSlot> {
+    let slot = |hour: u8| {
+        let (mean, stddev) = levels.get(usize::from(hour)).copied().flatten().unzip();
+        HourSlot { hour, mean, stddev }
+    };
+    (0..24).map(slot).collect()
 }
 
 /// What the enforcers dropped in all, without rates.
@@ -184,6 +188,26 @@ pub fn client_list(top: &TopClients) -> ClientList {
     ClientList { window_secs: WINDOW_SECS, now_ms: top.now.wall_ms, clients: clients.collect() }
 }
 
+/// Adds clients that were banned within the window: none of their requests is counted any more, and whoever looks for
+/// an attacker must find it. Their figures are those they were banned with.
+pub fn add_banned(list: &mut ClientList, bans: Vec<BanRecord>) {
+    for ban in bans {
+        let Some(evidence) = ban.evidence else { continue };
+        if list.clients.iter().any(|listed| listed.client == ban.client) {
+            continue;
+        }
+        list.clients.push(ClientActivity {
+            client: ban.client,
+            rate: evidence.rate,
+            requests: evidence.requests,
+            errors: evidence.errors,
+            z_score: evidence.z_score,
+            state: ClientState::Banned,
+        });
+    }
+    list.clients.sort_by(|a, b| b.rate.total_cmp(&a.rate));
+}
+
 /// An allowlist entry.
 pub fn allow_entry(entry: &Allowed) -> AllowEntry {
     AllowEntry { network: entry.network, reason: entry.reason, words: entry.reason.describe().to_owned() }
@@ -201,7 +225,7 @@ pub fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
     Explanation {
         client: detector.client,
         at_ms: at_ms.unwrap_or(view.now.wall_ms),
-        words: explanation_words(&view),
+        words: at_ms.map_or_else(|| explanation_words(&view), |at_ms| record_words(&view, at_ms)),
         allowed: view.allowed.iter().map(allow_entry).collect(),
         window,
         reference: Reference {
@@ -214,6 +238,21 @@ pub fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
         offences: view.offences,
         history: view.history,
         ban: view.ban.map(|row| ban(row, view.now)),
+    }
+}
+
+/// What the record says of a moment: bans alone, because nothing else is kept.
+fn record_words(view: &ClientView, at_ms: i64) -> String {
+    let (client, at) = (view.detector.client, words::utc(at_ms));
+    if let Some(row) = &view.ban {
+        return format!("{client} was banned at {at}, and still is: {}", words::cause(&row.record));
+    }
+    match view.history.first() {
+        Some(past) => {
+            let why = past.reason.as_deref().unwrap_or_else(|| words::rule_words(past.rule));
+            format!("{client} was banned at {at}, until {}: {why}", words::utc(past.ended_ms))
+        }
+        None => format!("{client} was not banned at {at}, as far as is remembered"),
     }
 }
 

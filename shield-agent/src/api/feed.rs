@@ -1,14 +1,15 @@
 //! What happened, for whoever watches: the last notices, their live stream, and what still stands of them. The rest
 //! of the agent calls [`Feed::publish`], which never waits (invariant 7); the audit log is the lasting record.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::broadcast;
 
+use super::evidence;
 use super::types::{Anomaly, EventList, EventView};
 use super::words;
-use crate::engine::action::{LiftReason, Notice};
+use crate::engine::action::{BanRecord, LiftReason, Notice};
 use crate::engine::time::Now;
 use crate::engine::verdict::Rule;
 
@@ -118,6 +119,23 @@ impl Feed {
         EventList { events, next }
     }
 
+    /// Bans announced at `since_ms` (wall clock) or later whose end was not announced yet, newest first.
+    pub fn banned_since(&self, since_ms: i64) -> Vec<BanRecord> {
+        let inner = self.lock();
+        let mut ended = HashSet::new();
+        let mut bans = Vec::new();
+        for event in inner.kept.iter().rev().map(|published| &published.event) {
+            match &event.data {
+                _ if event.at_ms < since_ms => break,
+                Notice::Lifted { client, .. } => drop(ended.insert(*client)),
+                // A ban older than one already seen, or than its own end, is over.
+                Notice::Banned(ban) if ended.insert(ban.client) => bans.push((**ban).clone()),
+                _ => {}
+            }
+        }
+        bans
+    }
+
     /// Starts a stream after the notice `last_id`, or with what comes next.
     pub fn subscribe(&self, last_id: Option<u64>) -> Subscription {
         let inner = self.lock();
@@ -170,8 +188,9 @@ impl Counts {
 impl Standing {
     fn follow(&mut self, notice: &Notice, now: Now) {
         match notice {
-            Notice::GlobalAnomalyStarted { condition, .. } => {
-                self.anomaly = Some(Anomaly { since_ms: now.wall_ms, condition: condition.clone() });
+            Notice::GlobalAnomalyStarted { rate, mean, stddev, .. } => {
+                let condition = evidence::anomaly(*rate, *mean, *stddev);
+                self.anomaly = Some(Anomaly { since_ms: now.wall_ms, condition });
             }
             Notice::GlobalAnomalyEnded { .. } => self.anomaly = None,
             Notice::BlastRadius { stopped, reason } => {
@@ -273,5 +292,31 @@ mod tests {
         feed.publish(&Notice::GlobalAnomalyEnded { rate: 1.0, mean: 1.0, lasted_secs: 60 }, NOW);
         feed.publish(&Notice::BlastRadius { stopped: false, reason: "8 % of clients".into() }, NOW);
         assert_eq!(feed.standing(), Standing::default());
+    }
+
+    #[test]
+    fn bans_of_late_are_those_that_stand() {
+        let feed = Feed::new(NOW);
+        let ban = |client: &str, serial: u64| {
+            let record = serde_json::json!({"event": "banned", "client": client, "serial": serial, "since_ms": 0,
+                "ends": "never", "offence": 1, "rule": "flood"});
+            serde_json::from_value::<Notice>(record).unwrap()
+        };
+        let lift = Notice::Lifted {
+            client: "192.0.2.2".parse().unwrap(),
+            reason: LiftReason::Operator,
+            lasted_secs: 1,
+            offence: 0,
+            note: None,
+        };
+        feed.publish(&ban("192.0.2.9", 1), NOW);
+        let later = NOW.plus_ms(60_001);
+        for notice in
+            [ban("192.0.2.1", 2), ban("192.0.2.2", 3), lift, ban("192.0.2.1", 4), ban("192.0.2.3", 5)]
+        {
+            feed.publish(&notice, later);
+        }
+        let serials: Vec<u64> = feed.banned_since(NOW.wall_ms + 1).iter().map(|ban| ban.serial).collect();
+        assert_eq!(serials, [5, 4]);
     }
 }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::types::{HistoryView, Mark, MarkKind, Range, Status};
+use crate::dry_run;
 use crate::engine::action::Notice;
 
 /// What is recorded of one moment.
@@ -78,6 +79,7 @@ impl History {
     pub fn mark(&mut self, at_ms: i64, notice: &Notice, text: &str) {
         let kind = match notice {
             Notice::Banned(_) => MarkKind::Bans,
+            Notice::WouldBan { because, .. } if because == dry_run::BECAUSE => MarkKind::Bans,
             Notice::GlobalAnomalyStarted { .. } => MarkKind::AnomalyStarted,
             Notice::GlobalAnomalyEnded { .. } => MarkKind::AnomalyEnded,
             _ => return,

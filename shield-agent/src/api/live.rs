@@ -119,19 +119,27 @@ impl Live {
     /// The `n` busiest clients, at most a second old.
     pub async fn top(&self, n: usize) -> Result<ClientList, Refusal> {
         if n > TOP_SHARED {
-            return Ok(convert::client_list(&self.backend.top(n).await?));
+            return self.fresh_top(n).await;
         }
         let mut shared = self.top.lock().await;
         let now = clock::now();
         let list = match &*shared {
             Some((at, list)) if now.boot_ms.saturating_sub(*at) < TOP_AGE_MS => Arc::clone(list),
             _ => {
-                let list = Arc::new(convert::client_list(&self.backend.top(TOP_SHARED).await?));
+                let list = Arc::new(self.fresh_top(TOP_SHARED).await?);
                 *shared = Some((now.boot_ms, Arc::clone(&list)));
                 list
             }
         };
         Ok(ClientList { clients: list.clients.iter().take(n).cloned().collect(), ..(*list).clone() })
+    }
+
+    async fn fresh_top(&self, n: usize) -> Result<ClientList, Refusal> {
+        let mut list = convert::client_list(&self.backend.top(n).await?);
+        let since_ms = list.now_ms - i64::from(list.window_secs) * 1000;
+        convert::add_banned(&mut list, self.feed.banned_since(since_ms));
+        list.clients.truncate(n);
+        Ok(list)
     }
 
     /// A time series for the plots as JSON, at most a second old: it is long, and the same for everybody.

@@ -49,6 +49,8 @@ pub fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> String {
     baseline(&mut page, status);
     bans(&mut page, status, counts);
     drops(&mut page, status);
+    let backlog = "Records that are not in the database yet; more than a moment of them means that it cannot be written.";
+    page.gauge("shield_store_backlog_records", backlog, reading.view.store_backlog as f64);
     page.family("shield_part_state", "gauge", "Whether a part is in this state: 1 or 0.");
     for part in &status.parts {
         for state in PartStateName::ALL {

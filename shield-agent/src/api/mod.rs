@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod convert;
 pub mod error;
+pub mod evidence;
 pub mod feed;
 pub mod gate;
 pub mod history;

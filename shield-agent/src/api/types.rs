@@ -463,7 +463,7 @@ pub enum ClientState {
     Allowed,
 }
 
-/// A client and its last 60 s.
+/// A client and its last 60 s; of one that was banned within them, the 60 s before its ban.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClientActivity {
     /// Who.

@@ -1,12 +1,13 @@
 //! The engine's facts in a person's words: one line an event, one or two sentences a ban. Plain text, never markup;
 //! parts of it come from the network (paths), with control characters made visible.
 
+use super::evidence;
 use super::types::{EventView, RuleState, Severity};
 use crate::engine::action::{BanRecord, LiftReason, Notice};
 use crate::engine::client::Client;
 use crate::engine::report::RuleView;
 use crate::engine::time::Ends;
-use crate::engine::verdict::{Evidence, Measure, PathCount, Rule};
+use crate::engine::verdict::{Evidence, PathCount, Rule};
 
 /// Paths named in a ban's words.
 const PATHS_NAMED: usize = 3;
@@ -19,9 +20,14 @@ pub fn event(id: u64, at_ms: i64, notice: &Notice) -> EventView {
         kind: kind(notice).to_owned(),
         severity: severity(notice),
         client: client(notice),
-        text: printable(&text(notice)),
+        text: plain(notice),
         data: notice.clone(),
     }
+}
+
+/// A notice in one line, with nothing in it that a terminal would obey.
+pub fn plain(notice: &Notice) -> String {
+    printable(&text(notice))
 }
 
 /// Every kind of notice.
@@ -112,7 +118,7 @@ fn text(notice: &Notice) -> String {
     match notice {
         Notice::Banned(ban) => format!("{} banned {}: {}", ban.client, term(ban), cause(ban)),
         Notice::WouldBan { ban, because } => {
-            format!("{} not banned ({because}): {}", ban.client, cause(ban))
+            format!("{} would be banned {}, and is not ({because}): {}", ban.client, term(ban), cause(ban))
         }
         Notice::Lifted { client, reason, lasted_secs, note, .. } => {
             let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
@@ -125,8 +131,8 @@ fn text(notice: &Notice) -> String {
         Notice::Protected { client, network, reason, .. } => {
             format!("{client} is anomalous and not banned: {network} is {}", reason.describe())
         }
-        Notice::GlobalAnomalyStarted { condition, rate, mean, .. } => {
-            format!("global anomaly: {condition} ({rate:.2} req/s against a baseline of {mean:.2} req/s)")
+        Notice::GlobalAnomalyStarted { rate, mean, stddev, .. } => {
+            format!("global anomaly: {}", evidence::anomaly(*rate, *mean, *stddev))
         }
         Notice::GlobalAnomalyEnded { rate, lasted_secs, .. } => {
             format!("global anomaly over after {}: {rate:.2} req/s", duration(*lasted_secs))
@@ -144,7 +150,8 @@ fn text(notice: &Notice) -> String {
         Notice::BlastRadius { stopped: true, reason } => format!("banning stopped: {reason}"),
         Notice::BlastRadius { stopped: false, reason } => format!("banning goes on: {reason}"),
         Notice::NetworkProposed { network, banned, clean } => {
-            format!("{banned} clients of {network} are banned; {clean} others in it did nothing wrong")
+            let others = if *clean == 1 { "1 other" } else { &format!("{clean} others") };
+            format!("{banned} clients of {network} are banned; {others} in it did nothing wrong")
         }
         Notice::Evasion { client, lines } => {
             format!("{client} wrote {lines} lines in a minute that are not valid in the log's format")
@@ -157,10 +164,16 @@ fn text(notice: &Notice) -> String {
         }
         Notice::Started { version, restored, dry_run } => {
             let mode = if *dry_run { ", dry run" } else { "" };
-            format!("shield {version} started, {restored} bans restored{mode}")
+            format!("shield {version} started, {} restored{mode}", bans(*restored))
         }
+        Notice::Stopping { bans: 0 } => "shield is stopping; nobody is banned".to_owned(),
+        Notice::Stopping { bans: 1 } => "shield is stopping; 1 ban stays until its end".to_owned(),
         Notice::Stopping { bans } => format!("shield is stopping; {bans} bans stay until their end"),
     }
+}
+
+fn bans(count: u64) -> String {
+    if count == 1 { "1 ban".to_owned() } else { format!("{count} bans") }
 }
 
 fn skew(source: &str, skew_secs: i64) -> String {
@@ -227,12 +240,14 @@ pub fn cause(ban: &BanRecord) -> String {
 
 /// Evidence in words: what fired, what was counted, what was asked for.
 pub fn evidence_words(evidence: &Evidence) -> String {
-    let tightened = if evidence.tightened { ", tightened by its errors" } else { "" };
-    let counted = format!(
-        "{} requests in {} s ({:.2} req/s), {} of them errors; baseline {:.2} req/s",
-        evidence.requests, evidence.window_secs, evidence.rate, evidence.errors, evidence.mean
-    );
-    let mut words = format!("{}: {}{tightened}. {counted}", rule_words(evidence.rule), evidence.condition);
+    let failed = match evidence.errors {
+        0 => "none failed".to_owned(),
+        errors if errors == evidence.requests => "all failed".to_owned(),
+        errors => format!("{errors} failed"),
+    };
+    let (requests, secs) = (evidence.requests, evidence.window_secs);
+    let mut words =
+        format!("{}. In all {requests} requests in {secs} s, {failed}", evidence::fired(evidence));
     if !evidence.top_paths.is_empty() {
         words.push_str(&format!(". Mostly {}", paths_words(&evidence.top_paths)));
     }
@@ -260,14 +275,24 @@ pub fn rule_words(rule: Rule) -> &'static str {
     }
 }
 
+/// Where a learned level comes from.
+pub fn baseline_source(source: &str) -> &str {
+    match source {
+        "rolling" => "the last 30 min",
+        "hour_slot" => "this hour of the day",
+        "all_hours" => "all hours of the day",
+        "floor" => "least values, nothing learned yet",
+        "warm_up" => "still learning",
+        other => other,
+    }
+}
+
 /// A rule's state as the API shows it.
 pub fn rule_state(view: &RuleView) -> RuleState {
-    let measures: Vec<String> = view.measures.iter().map(measure_words).collect();
-    let measures = if measures.is_empty() { "nothing measured".to_owned() } else { measures.join(", ") };
     let words = match (&view.not_asked, view.fires) {
         (Some(why), _) => format!("not asked ({why})"),
-        (None, true) => format!("fires: {}; {measures}", rule_words(view.rule)),
-        (None, false) => format!("does not fire: {measures}"),
+        (None, true) => format!("fires: {}", evidence::told(&view.measures)),
+        (None, false) => format!("does not fire: {}", evidence::told(&view.measures)),
     };
     RuleState {
         rule: view.rule,
@@ -276,16 +301,6 @@ pub fn rule_state(view: &RuleView) -> RuleState {
         measures: view.measures.clone(),
         words,
     }
-}
-
-fn measure_words(measure: &Measure) -> String {
-    let sign = if measure.value > measure.threshold { ">" } else { "<=" };
-    format!("{} {} {sign} {}", measure.name, number(measure.value), number(measure.threshold))
-}
-
-/// Counts as they are, anything else with two decimals.
-fn number(value: f64) -> String {
-    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
 /// Text with every control character made visible, so that a terminal obeys nothing that came from the network.
@@ -304,6 +319,7 @@ fn is_bidi_control(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::verdict::Measure;
 
     fn evidence() -> Evidence {
         Evidence {
@@ -319,7 +335,7 @@ mod tests {
             window_secs: 60,
             requests: 223,
             errors: 200,
-            measures: Vec::new(),
+            measures: vec![Measure { name: "z-score".into(), value: 5.43, threshold: 2.0 }],
             top_paths: vec![PathCount { path: "/wp-login.php\u{1b}[2J".into(), count: 199 }],
             at_secs: 0,
         }
@@ -343,9 +359,9 @@ mod tests {
         let text = event(1, 0, &Notice::Banned(Box::new(ban(Some(evidence()), Rule::ZScore, None)))).text;
         assert_eq!(
             text,
-            "192.0.2.7 banned for 10 min: rate far above what clients here do: z-score=5.43 > threshold=2.0, \
-             tightened by its errors. 223 requests in 60 s (3.72 req/s), 200 of them errors; baseline 0.10 req/s. \
-             Mostly /wp-login.php\\u{1b}[2J (199x)"
+            "192.0.2.7 banned for 10 min: 3.72 req/s, 5.43 standard deviations above the usual 0.10 req/s (limit 2, \
+             lowered because so many of its requests failed). In all 223 requests in 60 s, 200 failed. Mostly \
+             /wp-login.php\\u{1b}[2J (199x)"
         );
     }
 

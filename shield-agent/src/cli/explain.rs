@@ -24,6 +24,24 @@ pub struct ExplainArgs {
     json: JsonArg,
 }
 
+/// Of which moment was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// This one.
+    Now,
+    /// An earlier one.
+    Then,
+}
+
+/// What stands between the record of a moment and what is known only of now.
+const AS_OF_NOW: &str = "As of now, not of then (the audit log keeps each ban's evidence):";
+
+impl ExplainArgs {
+    fn asked(&self) -> Asked {
+        if self.at.is_some() { Asked::Then } else { Asked::Now }
+    }
+}
+
 /// Runs it.
 pub async fn run(args: &ExplainArgs, client: &AgentClient) -> Result<Exit> {
     let mut params = vec![("client", args.client.to_string())];
@@ -31,14 +49,18 @@ pub async fn run(args: &ExplainArgs, client: &AgentClient) -> Result<Exit> {
     let explanation: Explanation = client.get("/explain", &params).await?;
     match args.json.format() {
         Format::Json => print::json(&explanation)?,
-        Format::Text => print::text(&render(&explanation, Colour::of_stdout()))?,
+        Format::Text => print::text(&render(&explanation, args.asked(), Colour::of_stdout()))?,
     }
     Ok(Exit::Done)
 }
 
 /// The explanation as text.
-pub fn render(explanation: &Explanation, colour: Colour) -> String {
+pub fn render(explanation: &Explanation, asked: Asked, colour: Colour) -> String {
     let mut lines = vec![colour.paint(Style::Bold, &explanation.words), String::new()];
+    lines.extend(record(explanation));
+    if asked == Asked::Then {
+        lines.extend([String::new(), AS_OF_NOW.to_owned()]);
+    }
     lines.extend(standing(explanation));
     lines.extend(explanation.rules.iter().map(|rule| rule_line(rule, colour)));
     if !explanation.top_paths.is_empty() {
@@ -57,7 +79,8 @@ pub fn render(explanation: &Explanation, colour: Colour) -> String {
     lines.join("\n") + "\n"
 }
 
-fn standing(explanation: &Explanation) -> Vec<String> {
+/// What is known of the moment.
+fn record(explanation: &Explanation) -> Vec<String> {
     let mut lines = vec![format!("at         {}", words::utc(explanation.at_ms))];
     if let Some(ban) = &explanation.ban {
         let left = ban
@@ -65,19 +88,27 @@ fn standing(explanation: &Explanation) -> Vec<String> {
             .map_or("permanently".to_owned(), |secs| format!("for another {}", duration(secs)));
         lines.push(format!("banned     since {}, {left}", words::utc(ban.since_ms)));
     }
+    lines
+}
+
+/// What is known of now alone.
+fn standing(explanation: &Explanation) -> Vec<String> {
+    let mut lines = Vec::new();
     for entry in &explanation.allowed {
         lines.push(format!("allowed    {}: {}", entry.network, entry.words));
     }
     if let Some(window) = &explanation.window {
         lines.push(format!(
-            "window     {} requests, {} errors in {} s ({:.2} req/s)",
+            "window     {} requests, {} of them failed, in {} s ({:.2} req/s)",
             window.requests, window.errors, window.secs, window.rate
         ));
     }
     let reference = &explanation.reference;
     lines.push(format!(
-        "reference  {:.2} req/s ± {:.2} ({})",
-        reference.mean, reference.stddev, reference.source
+        "usual      {:.2} req/s ± {:.2} ({})",
+        reference.mean,
+        reference.stddev,
+        words::baseline_source(&reference.source)
     ));
     let offences = explanation.offences;
     let last = offences.last_ms.map(|ms| format!(", the last at {}", words::utc(ms))).unwrap_or_default();
@@ -119,8 +150,8 @@ mod tests {
                 rule: Rule::Probing,
                 fires: false,
                 not_asked: None,
-                measures: vec![Measure { name: "failed_paths_60s".into(), value: 3.0, threshold: 10.0 }],
-                words: "does not fire: failed_paths_60s 3.00 <= 10.00".into(),
+                measures: vec![Measure { name: "probes_60s".into(), value: 3.0, threshold: 10.0 }],
+                words: "does not fire: 3 probes for weak spots in 60 s (limit 10)".into(),
             }],
             top_paths: vec![PathCount { path: "/\u{1b}]0;x".into(), count: 7 }],
             offences: Offences { count: 1, last_ms: Some(1_778_530_000_000) },
@@ -137,11 +168,11 @@ mod tests {
 192.0.2.7 is not banned: no rule fires
 
 at         2026-05-11T22:07:33Z
-window     90 requests, 3 errors in 60 s (1.50 req/s)
-reference  0.20 req/s ± 0.10 (rolling)
+window     90 requests, 3 of them failed, in 60 s (1.50 req/s)
+usual      0.20 req/s ± 0.10 (the last 30 min)
 offences   1, the last at 2026-05-11T20:06:40Z
 
-probing          does not fire: failed_paths_60s 3.00 <= 10.00
+probing          does not fire: 3 probes for weak spots in 60 s (limit 10)
 
 Most requested paths:
        7  /\\u{1b}]0;x
@@ -149,6 +180,9 @@ Most requested paths:
 Bans before:
   2026-05-11T20:06:40Z  flood, 10 min (expired)
 ";
-        assert_eq!(render(&explanation, Colour::Off), expected);
+        assert_eq!(render(&explanation, Asked::Now, Colour::Off), expected);
+        let then = render(&explanation, Asked::Then, Colour::Off);
+        let split = format!("at         2026-05-11T22:07:33Z\n\n{AS_OF_NOW}\nwindow ");
+        assert!(then.contains(&split), "{then}");
     }
 }

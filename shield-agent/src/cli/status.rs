@@ -8,7 +8,7 @@ use super::client::AgentClient;
 use super::print::{self, Colour, Style, bytes, count};
 use super::reply::{Format, JsonArg};
 use crate::api::types::{Detector, Health, Part, PartStateName, Status};
-use crate::api::words::duration;
+use crate::api::words::{self, duration};
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]
@@ -111,11 +111,11 @@ fn traffic(status: &Status, colour: Colour) -> String {
 fn baseline(status: &Status) -> String {
     let baseline = &status.baseline;
     format!(
-        "{:.2} req/s ± {:.2} ({}, {} s)",
+        "{:.2} req/s ± {:.2} ({}, from {} of it)",
         baseline.mean,
         baseline.stddev,
-        baseline.source,
-        count(baseline.samples)
+        words::baseline_source(&baseline.source),
+        duration(baseline.samples)
     )
 }
 
@@ -252,7 +252,7 @@ source:/var/log/nginx/access.log  waiting   the file is not there yet
 detector                          ready     profile default, adaptive reference; 1 234 of 1 000 000 clients
 
 traffic                           3.20 req/s, 0.10 errors/s
-baseline                          2.90 req/s ± 0.80 (hour_slot, 1 800 s)
+baseline                          2.90 req/s ± 0.80 (this hour of the day, from 30 min of it)
 bans                              12 in force, 1 of them permanent; 40 made, 28 ended
 dropped                           12 345 packets, 1.5 MiB; now 12.0 packets/s
 lines                             1 000 requests, 2.5 % errors; 3 lines refused, 1 saved

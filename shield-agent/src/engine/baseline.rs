@@ -420,10 +420,13 @@ impl Baseline {
         self.learned.minute
     }
 
-    /// Mean requests per second of each hour of the day, where there are enough samples.
-    pub fn hours(&self) -> Vec<Option<f64>> {
-        let enough = |slot: &HourSlot| slot.server.requests.count() >= self.min_samples;
-        self.learned.hours.iter().map(|slot| enough(slot).then(|| slot.server.requests.mean())).collect()
+    /// Mean and standard deviation of the requests per second of each hour of the day, where there are enough samples.
+    pub fn hours(&self) -> Vec<Option<(f64, f64)>> {
+        let level = |slot: &HourSlot| {
+            let requests = &slot.server.requests;
+            (requests.count() >= self.min_samples).then(|| (requests.mean(), requests.stddev()))
+        };
+        self.learned.hours.iter().map(level).collect()
     }
 
     /// What was learned, as bytes for [`Baseline::restore`].

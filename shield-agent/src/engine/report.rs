@@ -95,8 +95,8 @@ pub struct DetectorStatus {
     pub frozen: bool,
     /// Hour-of-day slots (UTC) with enough samples to be used.
     pub hour_slots: u32,
-    /// Mean requests per second of each hour-of-day slot, `None` where nothing was learned.
-    pub hours: Vec<Option<f64>>,
+    /// Mean and standard deviation of requests per second of each hour-of-day slot, `None` where nothing was learned.
+    pub hours: Vec<Option<(f64, f64)>>,
     /// Clients tracked now.
     pub clients_tracked: u64,
     /// Clients dropped from the table because it was full, since the start.

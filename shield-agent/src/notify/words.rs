@@ -27,6 +27,11 @@ impl Message {
 pub fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
     let (title, mut lines) = match notice {
         Notice::Banned(ban) => return Some(Message { title: "IP BANNED", lines: ban_lines(ban) }),
+        Notice::WouldBan { ban, because } => {
+            let mut lines = ban_lines(ban);
+            lines.insert(1, ("Not banned", because.clone()));
+            return Some(Message { title: "IP WOULD BE BANNED", lines });
+        }
         Notice::GlobalAnomalyStarted { rate, mean, .. } => {
             return Some(Message { title: "GLOBAL TRAFFIC ANOMALY", lines: anomaly_lines(*rate, *mean) });
         }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::labels::Score;
 use super::{Outcome, Point, ReplayedBan, rfc3339};
+use crate::api::evidence;
 use crate::api::words::{duration, printable};
 
 const WIDTH: f64 = 1200.0;
@@ -160,7 +161,7 @@ fn row(ban: &ReplayedBan, page: &mut String) {
             .iter()
             .map(|path| format!("{} ({})", escape(&printable(&path.path)), path.count))
             .collect();
-        format!("{}<br><span class=\"dim\">{}</span>", escape(&evidence.condition), paths.join(", "))
+        format!("{}<br><span class=\"dim\">{}</span>", escape(&evidence::fired(evidence)), paths.join(", "))
     });
     let _ = write!(
         page,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::labels::Score;
 use super::{Outcome, ReplayedBan, rfc3339};
+use crate::api::evidence;
 use crate::api::words::{self, duration};
 use crate::engine::report::Explanation;
 use crate::engine::request::Rejected;
@@ -36,7 +37,7 @@ pub fn render(outcome: &Outcome, score: Option<&Score>) -> String {
 }
 
 fn ban_line(ban: &ReplayedBan) -> String {
-    let condition = ban.evidence.as_ref().map(|e| e.condition.clone()).unwrap_or_default();
+    let why = ban.evidence.as_ref().map(|found| evidence::fired(found)).unwrap_or_default();
     let verdict = match (&ban.not_made, ban.term_secs) {
         (Some(because), _) => format!("not banned: {because}"),
         (None, Some(secs)) => format!("banned for {}", duration(secs)),
@@ -51,7 +52,7 @@ fn ban_line(ban: &ReplayedBan) -> String {
         .collect();
     let paths = if paths.is_empty() { String::new() } else { format!("; {}", paths.join(", ")) };
     format!(
-        "{}  {}  {} (offence {})  {}: {condition}{paths}",
+        "{}  {}  {} (offence {})  {}: {why}{paths}",
         ban.timestamp, ban.client, verdict, ban.offence, ban.rule
     )
 }

@@ -225,6 +225,7 @@ impl Backend for FakeBackend {
             rejected: [1, 0, 0, 0, 0, 0],
             bans: BANS as u64,
             permanent_bans: 1,
+            store_backlog: 0,
             drops: vec![
                 (EnforcerName::Iptables, Drops { packets: 10, bytes: 600 }),
                 (EnforcerName::Xdp, Drops { packets: 20, bytes: 1_200 }),
@@ -323,7 +324,7 @@ fn baseline() -> BaselineView {
 
 fn detector_status() -> DetectorStatus {
     let mut hours = vec![None; 24];
-    hours[7] = Some(1.5);
+    hours[7] = Some((1.5, 0.5));
     DetectorStatus {
         warming_up: true,
         warm_up_left_secs: 40,

@@ -2,7 +2,7 @@
 
 import type { HourSlot, Status } from "../api/types";
 import { byId, h, setText, svg } from "../dom";
-import { baselineSource, plural, rate } from "../format";
+import { baselineSource, rate, span } from "../format";
 
 const HOURS = 24;
 const HOUR_MS = 3_600_000;
@@ -28,7 +28,7 @@ function showPairs(parent: Element, { baseline }: Status): void {
     ["Mean", rate(baseline.mean), "req/s"],
     ["Standard deviation", rate(baseline.stddev), "req/s"],
     ["One client", perClient, baseline.client_mean === null ? "" : "req/s"],
-    ["Learned from", plural(baseline.samples, "second", "seconds"), ""],
+    ["Learned from", span(baseline.samples).replace(/ 0 \w+$/, ""), ""],
   ];
   if (parent.childElementCount === 0) {
     parent.append(...rows.map(([name]) => h("div", {}, h("dt", {}, name), h("dd", {}))));

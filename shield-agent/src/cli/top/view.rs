@@ -8,12 +8,29 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Block, Cell, Chart, Dataset, GraphType, Paragraph, Row, Table};
 
 use super::model::{Focus, Model, Wish};
-use crate::api::types::{Ban, ClientActivity, ClientState, Health, PartStateName, Severity, Status};
+use crate::api::types::{Ban, ClientActivity, ClientState, Health, Part, PartStateName, Severity, Status};
 use crate::api::words;
 use crate::cli::print::{bytes, count};
 
 /// Below this height the plot gives way to the tables.
 const PLOT_FROM_HEIGHT: u16 = 24;
+
+/// Below these widths a table leaves out the columns that matter least, so that no address is cut.
+const CLIENTS_WIDTH: u16 = 54;
+const BANS_WIDTH: u16 = 60;
+
+/// How much of a table there is room for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Columns {
+    All,
+    Few,
+}
+
+impl Columns {
+    fn for_width(width: u16, all: u16) -> Columns {
+        if width < all { Columns::Few } else { Columns::All }
+    }
+}
 
 /// Draws everything.
 pub fn draw(model: &mut Model, frame: &mut Frame<'_>) {
@@ -88,17 +105,28 @@ fn traffic_line(status: &Status) -> Line<'static> {
     }
 }
 
+/// What does not work first, because the line may be cut; what is switched off is left to `status`.
 fn parts_line(status: &Status) -> Line<'static> {
-    let part = |part: &crate::api::types::Part| {
+    let mut parts: Vec<&Part> = status.parts.iter().filter(|part| part.state != PartStateName::Off).collect();
+    parts.sort_by_key(|part| part.state == PartStateName::Active);
+    let span = |part: &&Part| {
         let style = match part.state {
             PartStateName::Active => good(),
             PartStateName::Waiting => warn(),
             PartStateName::Degraded => bad(),
-            PartStateName::Off => Style::new().add_modifier(Modifier::DIM),
+            PartStateName::Off => Style::new(),
         };
-        Span::styled(format!("{} {}  ", part.part, part.state.name()), style)
+        Span::styled(format!("{} {}  ", short_name(&part.part), part.state.name()), style)
     };
-    Line::from(status.parts.iter().map(part).collect::<Vec<Span<'_>>>())
+    Line::from(parts.iter().map(span).collect::<Vec<Span<'_>>>())
+}
+
+/// `source:/var/log/nginx/access.log` as `access.log`.
+fn short_name(part: &str) -> &str {
+    match part.strip_prefix("source:") {
+        Some(path) => path.rsplit('/').next().unwrap_or(path),
+        None => part,
+    }
 }
 
 fn draw_plot(model: &Model, frame: &mut Frame<'_>, area: Rect) {
@@ -132,69 +160,72 @@ fn line<'a>(name: &'a str, points: &'a [(f64, f64)], colour: Color) -> Dataset<'
 fn draw_clients(model: &mut Model, frame: &mut Frame<'_>, area: Rect) {
     let clients =
         model.snapshot.as_ref().map(|snapshot| snapshot.clients.clients.as_slice()).unwrap_or_default();
-    let rows: Vec<Row<'_>> = clients.iter().map(client_row).collect();
-    let widths = [
-        Constraint::Min(16),
-        Constraint::Length(8),
-        Constraint::Length(7),
-        Constraint::Length(8),
-        Constraint::Length(9),
-    ];
+    let columns = Columns::for_width(area.width, CLIENTS_WIDTH);
+    let rows: Vec<Row<'_>> = clients.iter().map(|client| client_row(client, columns)).collect();
+    let mut widths = vec![Constraint::Min(16), Constraint::Length(7), Constraint::Length(9)];
+    let mut names = vec!["client", "  req/s", "state"];
+    if columns == Columns::All {
+        widths.splice(2..2, [Constraint::Length(6), Constraint::Length(7)]);
+        names.splice(2..2, ["errors", "z-score"]);
+    }
     let table = Table::new(rows, widths)
-        .header(heading(["client", "req/s", "errors", "z-score", "state"]))
+        .header(heading(names))
         .block(titled("busiest clients, 60 s".to_owned(), border(model, Focus::Clients)))
         .row_highlight_style(selected(model, Focus::Clients));
     frame.render_stateful_widget(table, area, &mut model.client_rows);
 }
 
-fn client_row(client: &ClientActivity) -> Row<'static> {
+fn client_row(client: &ClientActivity, columns: Columns) -> Row<'static> {
     let (state, style) = match client.state {
         ClientState::Normal => ("normal", Style::new()),
         ClientState::Anomalous => ("anomalous", warn()),
         ClientState::Banned => ("banned", bad()),
         ClientState::Allowed => ("allowed", good()),
     };
-    Row::new([
-        Cell::from(client.client.to_string()),
-        Cell::from(format!("{:>8.2}", client.rate)),
-        Cell::from(format!("{:>7}", client.errors)),
-        Cell::from(format!("{:>8.2}", client.z_score)),
-        Cell::from(state).style(style),
-    ])
+    let mut cells = vec![Cell::from(client.client.to_string()), Cell::from(format!("{:>7.2}", client.rate))];
+    if columns == Columns::All {
+        cells.push(Cell::from(format!("{:>6}", client.errors)));
+        cells.push(Cell::from(format!("{:>7.1}", client.z_score)));
+    }
+    cells.push(Cell::from(state).style(style));
+    Row::new(cells)
 }
 
 fn draw_bans(model: &mut Model, frame: &mut Frame<'_>, area: Rect) {
     let (total, bans) =
         model.bans.as_ref().map_or((0, [].as_slice()), |page| (page.total, page.bans.as_slice()));
     let now_ms = model.snapshot.as_ref().map(|snapshot| snapshot.status.now_ms);
-    let rows: Vec<Row<'_>> = bans.iter().map(|ban| ban_row(ban, now_ms)).collect();
-    let widths = [
-        Constraint::Min(16),
-        Constraint::Length(11),
-        Constraint::Length(3),
-        Constraint::Length(8),
-        Constraint::Min(12),
-    ];
+    let columns = Columns::for_width(area.width, BANS_WIDTH);
+    let rows: Vec<Row<'_>> = bans.iter().map(|ban| ban_row(ban, now_ms, columns)).collect();
+    let mut widths = vec![Constraint::Min(16), Constraint::Length(11), Constraint::Length(13)];
+    let mut names = vec!["banned", "left", "rule"];
+    if columns == Columns::All {
+        widths.splice(2..2, [Constraint::Length(3), Constraint::Length(8)]);
+        names.splice(2..2, ["no.", " dropped"]);
+    }
     let table = Table::new(rows, widths)
-        .header(heading(["banned", "left", "no.", "dropped", "rule"]))
+        .header(heading(names))
         .block(titled(format!("bans: {}", count(total)), border(model, Focus::Bans)))
         .row_highlight_style(selected(model, Focus::Bans));
     frame.render_stateful_widget(table, area, &mut model.ban_rows);
 }
 
 /// Counted down by the agent's clock since the list was made.
-fn ban_row(ban: &Ban, now_ms: Option<i64>) -> Row<'static> {
+fn ban_row(ban: &Ban, now_ms: Option<i64>, columns: Columns) -> Row<'static> {
     let left_secs = match (ban.ends_ms, now_ms) {
         (Some(ends), Some(now)) => Some(u64::try_from((ends - now) / 1000).unwrap_or(0)),
         _ => ban.remaining_secs,
     };
-    Row::new([
+    let mut cells = vec![
         Cell::from(ban.client.to_string()),
         Cell::from(left_secs.map_or("permanent".to_owned(), words::duration)),
-        Cell::from(format!("{:>3}", ban.offence)),
-        Cell::from(format!("{:>8}", ban.dropped.map_or("-".to_owned(), |dropped| count(dropped.packets)))),
-        Cell::from(ban.rule.name()),
-    ])
+    ];
+    if columns == Columns::All {
+        let dropped = ban.dropped.map_or("-".to_owned(), |dropped| count(dropped.packets));
+        cells.extend([Cell::from(format!("{:>3}", ban.offence)), Cell::from(format!("{dropped:>8}"))]);
+    }
+    cells.push(Cell::from(ban.rule.name()));
+    Row::new(cells)
 }
 
 fn draw_events(model: &Model, frame: &mut Frame<'_>, area: Rect) {
@@ -221,7 +252,7 @@ fn foot_line(model: &Model) -> Line<'static> {
     }
 }
 
-fn heading<const N: usize>(names: [&'static str; N]) -> Row<'static> {
+fn heading(names: Vec<&'static str>) -> Row<'static> {
     Row::new(names).style(Style::new().add_modifier(Modifier::BOLD))
 }
 
@@ -273,6 +304,10 @@ mod tests {
             for expected in ["192.0.2.7", "2001:db8:1:2::", "q quit", "bans: 2"] {
                 assert!(screen.contains(expected), "{width}x{height} lacks {expected}:\n{screen}");
             }
+        }
+        for (width, height) in [(120, 40), (80, 24)] {
+            let screen = screen(&mut model, width, height);
+            assert!(screen.contains("req/s") && screen.contains("rule"), "{width}x{height}:\n{screen}");
         }
         for (width, height) in [(1, 1), (10, 3)] {
             screen(&mut model, width, height);

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
+use crate::api::evidence;
 use crate::api::words::{duration, printable, utc};
 use crate::engine::action::{BanRecord, LiftReason, Notice};
 use crate::engine::client::Client;
@@ -54,7 +55,7 @@ struct Offender {
     bans: u64,
     last_ms: i64,
     last_rule: Rule,
-    last_condition: String,
+    last_why: String,
 }
 
 /// Rows of a list, bounded.
@@ -128,10 +129,10 @@ impl Report {
             Notice::Lifted { client, reason, note, .. } => {
                 self.lifted(*client, *reason, note.as_deref(), at_ms);
             }
-            Notice::GlobalAnomalyStarted { condition, rate, mean, .. } => {
+            Notice::GlobalAnomalyStarted { rate, mean, stddev, .. } => {
                 self.day(at_ms).anomalies += 1;
                 self.tell(at_ms, || {
-                    format!("Global anomaly began: {} ({rate:.2} req/s, baseline {mean:.2})", safe(condition))
+                    format!("Global anomaly began: {}", evidence::anomaly(*rate, *mean, *stddev))
                 });
             }
             Notice::GlobalAnomalyEnded { lasted_secs, .. } => {
@@ -156,17 +157,17 @@ impl Report {
     fn banned(&mut self, ban: &BanRecord, at_ms: i64) {
         self.day(at_ms).bans += 1;
         *self.rules.entry(ban.rule).or_default() += 1;
-        let condition = ban.evidence.as_ref().map(|evidence| evidence.condition.clone());
+        let why = ban.evidence.as_ref().map(|evidence| evidence::fired(evidence));
         let offender = self.offenders.entry(ban.client).or_insert_with(|| Offender {
             bans: 0,
             last_ms: at_ms,
             last_rule: ban.rule,
-            last_condition: String::new(),
+            last_why: String::new(),
         });
         offender.bans += 1;
         offender.last_ms = at_ms;
         offender.last_rule = ban.rule;
-        offender.last_condition = condition.or_else(|| ban.reason.clone()).unwrap_or_default();
+        offender.last_why = why.or_else(|| ban.reason.clone()).unwrap_or_default();
     }
 
     fn lifted(&mut self, client: Client, reason: LiftReason, note: Option<&str>, at_ms: i64) {
@@ -307,11 +308,11 @@ impl Report {
         });
         let mut list = Rows::default();
         for (client, offender) in all.into_iter().take(OFFENDERS) {
-            let Offender { bans, last_ms, last_rule, last_condition } = offender;
-            let condition = safe(last_condition);
-            list.add(|| format!("| {client} | {bans} | {} | {last_rule} | {condition} |", utc(*last_ms)));
+            let Offender { bans, last_ms, last_rule, last_why } = offender;
+            let why = safe(last_why);
+            list.add(|| format!("| {client} | {bans} | {} | {last_rule} | {why} |", utc(*last_ms)));
         }
-        section(out, "Top offenders", "| Client | Bans | Last ban | Last rule | Its condition |", &list);
+        section(out, "Top offenders", "| Client | Bans | Last ban | Last rule | Why |", &list);
     }
 
     fn write_rules(&self, out: &mut String) {

@@ -1,0 +1,79 @@
+//! What a dry run announces: the engine decides as always and knows no difference; people are told that nobody is
+//! dropped. Applied between the performer and everybody who tells people.
+
+use std::borrow::Cow;
+
+use crate::engine::action::Notice;
+use crate::performer::Announce;
+
+/// Why a dry run bans nobody.
+pub const BECAUSE: &str = "dry run";
+
+/// Tells `announce` what would have happened.
+pub fn told(mut announce: Announce) -> Announce {
+    Box::new(move |notice| {
+        if let Some(notice) = as_it_is(notice) {
+            announce(&notice);
+        }
+    })
+}
+
+/// `None` for what is no news: whoever is not dropped still comes through.
+fn as_it_is(notice: &Notice) -> Option<Cow<'_, Notice>> {
+    Some(match notice {
+        Notice::Leaking { .. } => return None,
+        Notice::Banned(ban) => Cow::Owned(Notice::WouldBan { ban: ban.clone(), because: BECAUSE.to_owned() }),
+        Notice::Lifted { client, reason, lasted_secs, offence, note } => Cow::Owned(Notice::Lifted {
+            client: *client,
+            reason: *reason,
+            lasted_secs: *lasted_secs,
+            offence: *offence,
+            note: Some(note.as_ref().map_or(BECAUSE.to_owned(), |note| format!("{BECAUSE}; {note}"))),
+        }),
+        other => Cow::Borrowed(other),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::api::words;
+    use crate::engine::action::{BanRecord, LiftReason};
+    use crate::engine::time::Ends;
+    use crate::engine::verdict::Rule;
+
+    #[test]
+    fn nobody_is_said_to_be_banned() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let ears = Arc::clone(&heard);
+        let mut announce = told(Box::new(move |notice| {
+            ears.lock().unwrap().push(words::event(1, 0, notice).text);
+        }));
+        let client = "192.0.2.7".parse().unwrap();
+        announce(&Notice::Banned(Box::new(BanRecord {
+            client,
+            serial: 1,
+            since_ms: 1_000,
+            ends: Ends::At { boot_ms: 0, wall_ms: 601_000 },
+            offence: 1,
+            rule: Rule::Operator,
+            reason: Some("scraping".into()),
+            evidence: None,
+        })));
+        announce(&Notice::Lifted {
+            client,
+            reason: LiftReason::Operator,
+            lasted_secs: 61,
+            offence: 0,
+            note: Some("asked for by mail".into()),
+        });
+        announce(&Notice::Leaking { client, requests: 9, cause: "nobody drops them".into() });
+        let expected = [
+            "192.0.2.7 would be banned for 10 min, and is not (dry run): scraping",
+            "192.0.2.7 lifted after 1 min 1 s (by an operator): dry run; asked for by mail",
+        ];
+        assert_eq!(*heard.lock().unwrap(), expected);
+    }
+}
