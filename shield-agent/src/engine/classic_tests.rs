@@ -182,7 +182,7 @@ fn log(phases: &[Phase]) -> Vec<(u32, u32, bool)> {
         second += phase.gap;
         for at in second..second + phase.secs {
             let ordinary = (0..phase.ordinary).map(|i| (at % 1000 * 7 + i * 3 + at / 11) % 40);
-            let is_loud = at % phase.loud.1 == 0;
+            let is_loud = at.is_multiple_of(phase.loud.1);
             let loud = (0..if is_loud { phase.loud.0 } else { 0 }).map(|_| 100 + n as u32 % 2);
             for client in ordinary.chain(loud) {
                 log.push((at, client, (log.len() as u32).is_multiple_of(phase.fails_every)));

@@ -21,7 +21,7 @@ use super::names::Names;
 use super::policy::{Policy, Reference};
 use super::report::{BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, RuleView};
 use super::request::Request;
-use super::rules::{Facts, Fired, Judge, ORDER, Warmth, load};
+use super::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use super::time::EventSecs;
 use super::trace::{Flags, Tracer};
 use super::verdict::{Evidence, PathCount, Rule, Verdict};
@@ -260,6 +260,17 @@ impl Detector {
             rules: ORDER.into_iter().map(|rule| rule_view(&judge, rule, &facts)).collect(),
             top_paths: top_paths(&footprint, &self.names, at),
         }
+    }
+
+    /// How near each clause of each rule comes to firing on a client as of `second`: for measuring margins.
+    pub fn nearness(&self, client: Client, second: EventSecs) -> Vec<Near> {
+        let (key, at) = (client.key(), event_second(second));
+        let footprint =
+            self.clients.footprint(key).map_or_else(Footprint::default, |(footprint, _)| footprint);
+        let facts = Facts::of(&footprint, footprint.spread(at), &self.policy, at);
+        let warmth = warmth(&self.policy, &self.baseline, at);
+        let client = precedent_id(key);
+        Judge { policy: &self.policy, baseline: &self.baseline, warmth, client, second: at }.nearness(&facts)
     }
 
     /// The `n` busiest clients over the 60 s up to `second`, busiest first.

@@ -98,6 +98,17 @@ impl Check {
         Measure { name: self.name.to_owned(), value: rounded(self.value), threshold: rounded(self.threshold) }
     }
 
+    /// Value by threshold; a threshold of nothing is reached by anything.
+    fn share(&self) -> f64 {
+        let share = self.value / self.threshold;
+        match self.bound {
+            _ if self.threshold <= 0.0 && self.holds() => f64::INFINITY,
+            // Just at the threshold is not above it.
+            Bound::Above if !self.holds() => share.min(1.0 - f64::EPSILON),
+            _ => share,
+        }
+    }
+
     /// The threshold.
     pub fn threshold(&self) -> f64 {
         self.threshold
@@ -129,6 +140,19 @@ pub struct Fired {
     pub rule: Rule,
     /// What held.
     pub checks: Vec<Check>,
+}
+
+/// How near a clause comes to firing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Near {
+    /// The rule.
+    pub rule: Rule,
+    /// Which of its clauses, from 0.
+    pub clause: u32,
+    /// The clause's first check.
+    pub name: &'static str,
+    /// Its weakest check's value by its threshold; from 1 on it fires.
+    pub share: f64,
 }
 
 /// A rule's answer, fired or not.
@@ -176,6 +200,26 @@ impl Judge<'_> {
         });
         answered.fires &= self.is_on(rule);
         answered
+    }
+
+    /// How near each clause of each rule that is on comes to firing: its weakest check's share of its threshold, at least
+    /// 1 when it fires.
+    pub fn nearness(&self, facts: &Facts) -> Vec<Near> {
+        let mut all = Vec::new();
+        for rule in ORDER.into_iter().filter(|rule| self.is_on(*rule)) {
+            let mut clause = 0;
+            self.clauses(rule, facts, &mut |checks| {
+                let weakest = checks.iter().min_by(|a, b| a.share().total_cmp(&b.share()));
+                all.extend(weakest.map(|check| Near {
+                    rule,
+                    clause,
+                    name: checks[0].name,
+                    share: check.share(),
+                }));
+                clause += 1;
+            });
+        }
+        all
     }
 
     /// Whether a rule is switched on.

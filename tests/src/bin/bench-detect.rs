@@ -1,7 +1,7 @@
 //! `cargo xtask bench detect`: our rules over labelled logs, each log cold from its first line, one configuration for
 //! all. Prints the table of `docs/detection.md`; `--json` one object a line instead.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -9,12 +9,14 @@ use std::sync::atomic::AtomicU64;
 use anyhow::{Context, Result};
 use clap::Parser;
 use shield_agent::engine::allowlist::Allowlist;
+use shield_agent::engine::client::Client;
 use shield_agent::engine::detector::{Detector, Standing};
 use shield_agent::engine::policy::Policy;
+use shield_agent::engine::rules::Near;
 use shield_agent::engine::settings::Settings;
-use shield_agent::engine::verdict::Verdict;
+use shield_agent::engine::verdict::{Rule, Verdict};
 use shield_agent::replay::input::Input;
-use shield_agent::replay::labels::{Labels, Score};
+use shield_agent::replay::labels::{Decision, Labels, Score};
 use shield_agent::replay::{Outcome, Replay};
 use shield_agent::source::format;
 
@@ -48,12 +50,18 @@ struct Arguments {
     /// Cross-validates the probing threshold, leaving one log out at a time
     #[arg(long)]
     sweep: bool,
+    /// For each clause of each rule: how near clients that must stay come to it, and how many to ban it catches
+    #[arg(long)]
+    margins: bool,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if arguments.sweep {
         return sweep(&arguments);
+    }
+    if arguments.margins {
+        return margins(&arguments);
     }
     let mut total = Score::default();
     for log in LOGS {
@@ -157,6 +165,88 @@ fn banned_by_detector(path: &Path) -> Result<BTreeSet<String>> {
         Ok(())
     })?;
     Ok(banned)
+}
+
+/// The nearest that clients came to one clause.
+#[derive(Default)]
+struct Margin {
+    /// Clients that must stay, with their nearest approach to firing and the log.
+    stay: HashMap<(Client, &'static str), f64>,
+    /// Clients to ban for which it fired, in each log.
+    caught: HashMap<&'static str, BTreeSet<Client>>,
+    /// Those for which no other clause did.
+    alone: usize,
+}
+
+/// A rule's clause, with its first check's name.
+type Clause = (Rule, u32, &'static str);
+
+/// How near every clause came, over all logs: clients to ban go on after their verdict, so that all that fire are seen.
+#[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
+fn margins(arguments: &Arguments) -> Result<()> {
+    let mut all: BTreeMap<Clause, Margin> = BTreeMap::new();
+    let mut by_client: HashMap<(Client, &'static str), BTreeSet<Clause>> = HashMap::new();
+    for log in LOGS {
+        let labels = Labels::read(&arguments.data.join(format!("labels/{log}.csv")), IPV6_PREFIX)?;
+        each_nearness(&log_path(arguments, log), &labels, &mut |client, decision, near| {
+            let clause = (near.rule, near.clause, near.name);
+            let margin = all.entry(clause).or_default();
+            if decision == Decision::Stay {
+                let nearest = margin.stay.entry((client, log)).or_default();
+                *nearest = nearest.max(near.share);
+            } else if near.share >= 1.0 {
+                margin.caught.entry(log).or_default().insert(client);
+                by_client.entry((client, log)).or_default().insert(clause);
+            }
+        })?;
+    }
+    for clauses in by_client.values() {
+        if let (1, Some(margin)) = (clauses.len(), clauses.first().and_then(|clause| all.get_mut(clause))) {
+            margin.alone += 1;
+        }
+    }
+    for ((rule, clause, name), margin) in &all {
+        let mut stay: Vec<_> =
+            margin.stay.iter().map(|((client, log), share)| (*share, *log, *client)).collect();
+        stay.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let over = |least: f64| stay.iter().filter(|(share, ..)| *share >= least).count();
+        let caught: BTreeMap<_, _> =
+            margin.caught.iter().map(|(log, clients)| (*log, clients.len())).collect();
+        println!("{rule}/{clause} {name}: caught {caught:?}, alone {}", margin.alone);
+        let nearest: Vec<String> =
+            stay.iter().take(4).map(|(share, log, _)| format!("{share:.2} {log}")).collect();
+        println!(
+            "    must stay from 0.5 on: {}, from 0.7 on: {}; nearest {}",
+            over(0.5),
+            over(0.7),
+            nearest.join(", ")
+        );
+        if arguments.each {
+            for (share, log, client) in stay.iter().take(6).filter(|(share, ..)| *share >= 0.5) {
+                println!("        {share:.2} {log} {client}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn each_nearness(path: &Path, labels: &Labels, visit: &mut dyn FnMut(Client, Decision, Near)) -> Result<()> {
+    let mut detector = Detector::new(Policy::default(), IPV6_PREFIX, 1);
+    let read = Arc::new(AtomicU64::new(0));
+    Input::of(path).batches(&format::Settings::default(), &read, &mut |batch| {
+        for request in batch.requests() {
+            let client = detector.client_of(&request);
+            detector.observe(&request, request.time, client, Standing::Normal);
+            let decision = labels.get(client).map(|label| label.decision);
+            if let Some(decision @ (Decision::Ban | Decision::Stay)) = decision {
+                detector
+                    .nearness(client, request.time)
+                    .into_iter()
+                    .for_each(|near| visit(client, decision, near));
+            }
+        }
+        Ok(())
+    })
 }
 
 /// The probing threshold from touchy to deaf, log by log: what leave-one-out cross-validation chooses from.
