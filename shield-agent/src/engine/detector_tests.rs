@@ -246,7 +246,9 @@ fn passwords_are_not_tried_often() {
 
 #[test]
 fn a_client_unlike_all_others_is_found_once_the_site_is_known() {
-    let mut site = Site::new(Policy::default());
+    let mut policy = Policy::default();
+    policy.behaviour.experience_secs = 1800;
+    let mut site = Site::new(policy);
     let second = site.ordinary(START, 1800, 3);
     for at in second..second + 60 {
         (0..4).for_each(|n| site.get(at, 9, &format!("/directory{at}x{n}/")));

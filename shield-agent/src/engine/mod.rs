@@ -39,6 +39,8 @@ pub mod rules;
 pub mod settings;
 pub mod shape;
 #[cfg(test)]
+mod site_tests;
+#[cfg(test)]
 mod tests;
 mod tick;
 pub mod time;

@@ -141,6 +141,8 @@ pub struct BehaviourRule {
     pub multiplier: f64,
     /// How many times what other clients of this site were seen doing before (> 1).
     pub precedent_multiplier: f64,
+    /// Seconds of event time before the lack of a precedent counts, here and in `error_surge`.
+    pub experience_secs: u32,
 }
 
 /// When the whole server's rate is announced as anomalous. Bans nobody.
@@ -225,6 +227,7 @@ impl Default for Policy {
                 z_threshold: 4.0,
                 multiplier: 8.0,
                 precedent_multiplier: 2.0,
+                experience_secs: 21_600,
             },
             global: GlobalRule {
                 switch: on,

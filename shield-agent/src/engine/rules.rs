@@ -314,7 +314,7 @@ impl Judge<'_> {
             at_least("malformed_before", tenths(before), rule.malformed_requests / SPREAD_OVER_SECONDS),
         ]);
         let failed = facts.now.failed;
-        if self.is_warm() {
+        if self.is_experienced() {
             let error_rate = f64::from(failed) / f64::from(WINDOW_SECS);
             clause(&[
                 at_least("failures", failed, rule.min_errors),
@@ -352,9 +352,11 @@ impl Judge<'_> {
         clause(&[at_least("logins_60s", facts.now.logins, rule.logins)]);
         clause(&[at_least("logins_burst", facts.login_burst, rule.login_burst)]);
         clause(&[at_least("remote_calls_60s", facts.now.remote_calls, rule.remote_calls)]);
-        if !self.is_warm() {
+        if !self.is_experienced() {
             return;
         }
+        // A program that is at home here has its posts accepted.
+        let unwanted = at_least("posts_to_one_path", facts.spread.posts, facts.before.served_pages());
         // People's pages pull in assets; a program that walks a list of paths, or asks for one over and over, does not.
         let assets = 20 * facts.before.assets;
         let judged = [
@@ -364,7 +366,9 @@ impl Judge<'_> {
         ];
         for (feature, value, floor) in judged {
             let without_assets = at_least("twenty_times_assets", value, assets);
-            self.unlike_others(feature, value, floor, without_assets, clause);
+            let mut and = vec![without_assets];
+            and.extend((feature == Feature::Posts).then_some(unwanted));
+            self.unlike_others(feature, value, floor, &and, clause);
         }
     }
 
@@ -374,17 +378,23 @@ impl Judge<'_> {
         feature: Feature,
         value: u32,
         floor: u32,
-        and: Check,
+        and: &[Check],
         clause: &mut dyn FnMut(&[Check]),
     ) {
         let (rule, value) = (&self.policy.behaviour, f64::from(value));
-        clause(&[
-            at_least(feature.name(), value, floor),
-            and,
+        let mut checks = vec![at_least(feature.name(), value, floor)];
+        checks.extend_from_slice(and);
+        checks.extend([
             above("log_z-score", self.baseline.log_z_score(feature, value), rule.z_threshold),
             above(feature.name(), value, rule.multiplier * self.baseline.typical(feature)),
             self.unprecedented(feature, value),
         ]);
+        clause(&checks);
+    }
+
+    /// Whether enough was seen of this site that a lack of precedents means something.
+    fn is_experienced(&self) -> bool {
+        self.is_warm() && self.baseline.age_secs(self.second) >= self.policy.behaviour.experience_secs
     }
 
     fn unprecedented(&self, feature: Feature, value: f64) -> Check {

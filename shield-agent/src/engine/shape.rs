@@ -31,7 +31,8 @@ pub struct Shape {
     pub told_by: usize,
     /// Whether a password is posted here, by its last part's name.
     pub login: bool,
-    /// Whether it is WordPress's door for remote calls, at which passwords are tried too.
+    /// Whether it is WordPress's door for remote calls, at which passwords are tried too. No login: its applications
+    /// make a dozen calls at once when they start.
     pub remote_call: bool,
 }
 
@@ -52,6 +53,7 @@ pub fn of_path(path: &[u8]) -> Shape {
     let kind = match kind_by_ending(last_segment(path)) {
         Kind::Page if path.split(|b| *b == b'/').any(is_dubious_segment) => Kind::Dubious,
         Kind::Script if is_foreign_script(path) => Kind::Dubious,
+        Kind::Page if is_plugin_paper(path) => Kind::Dubious,
         // Deeper down, packed files are a package mirror's and its clients ask for many that are not there.
         Kind::Dubious if is_packed(path) && depth(path) > MAX_BACKUP_DEPTH => Kind::Asset,
         kind => kind,
@@ -93,6 +95,28 @@ fn is_foreign_script(path: &[u8]) -> bool {
         || inside(b"/.well-known/")
         || (name.starts_with(b"wp-") && !CORE.contains(&name))
 }
+
+/// What comes with WordPress and its plugins and is linked from nowhere: asked for to see which are installed.
+fn is_plugin_paper(path: &[u8]) -> bool {
+    let mut lower = [0; 16];
+    let name = last_segment(path);
+    name.len() <= lower.len()
+        && matches!(
+            lowered(name, &mut lower),
+            b"readme.txt" | b"readme.html" | b"readme.md" | b"changelog.txt" | b"license.txt"
+        )
+}
+
+/// Whether a page's name reads like an article's (`/why-we-moved-to-a-new-house`): those die by the hundred when a site
+/// is made anew, and crawlers go on asking for them. What is guessed is short.
+pub fn is_article(path: &[u8]) -> bool {
+    let path = path.strip_suffix(b"/").unwrap_or(path);
+    let joints = last_segment(path).iter().filter(|byte| matches!(byte, b'-' | b'_' | b'+')).count();
+    joints >= MIN_ARTICLE_JOINTS
+}
+
+/// Three words and more.
+const MIN_ARTICLE_JOINTS: usize = 2;
 
 /// What a query tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -366,7 +390,7 @@ fn is_login(segment: &[u8]) -> bool {
     let name = lowered(segment, &mut lower);
     matches!(
         name.strip_suffix(b".php").or_else(|| name.strip_suffix(b".aspx")).unwrap_or(name),
-        b"wp-login" | b"xmlrpc" | b"login" | b"signin" | b"sign_in" | b"sign-in" | b"logon" | b"authenticate"
+        b"wp-login" | b"login" | b"signin" | b"sign_in" | b"sign-in" | b"logon" | b"authenticate"
     )
 }
 

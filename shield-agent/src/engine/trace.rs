@@ -105,6 +105,10 @@ mod weight {
     pub(super) const PROBE_REDIRECTED: u8 = 20;
     pub(super) const PROBE_SERVED: u8 = 12;
     pub(super) const PAGE_REFUSED: u8 = 10;
+    pub(super) const ARTICLE_REFUSED: u8 = 5;
+    /// 401 begins every exchange of clients that have a password (git, package managers, WebDAV); 410 is said of what was
+    /// here once.
+    pub(super) const PAGE_CHALLENGED: u8 = 1;
     pub(super) const PAGE_BROKEN: u8 = 3;
 }
 
@@ -190,7 +194,8 @@ impl Tracer {
         let answer = Answer::of(request.status, &self.not_errors);
         let error = request.status >= 400 && !self.not_errors.contains(&request.status);
         let verb = Verb::of(request.method);
-        let judged = self.judge(&Target { path, query, path_hash, shape }, verb, answer);
+        let judged =
+            self.judge(&Target { path, query, path_hash, shape, status: request.status }, verb, answer);
         let asset = judged.weight == 0 && (judged.asset || is_harmless(verb, request.status));
         let refused = answer == Answer::Refused;
         let no_target = shape.kind == Kind::Foreign;
@@ -208,7 +213,8 @@ impl Tracer {
             .with(Flags::POST, verb == Verb::Post)
             .with(Flags::SHAPED, judged.shaped)
             .with(Flags::NO_TARGET, no_target)
-            .with(Flags::SCRIPT, matches!(shape.kind, Kind::Script | Kind::Dubious));
+            // With a query it is a page of a forum: when that moves, crawlers are redirected from all of them.
+            .with(Flags::SCRIPT, query.is_empty() && matches!(shape.kind, Kind::Script | Kind::Dubious));
         let key = if verb == Verb::Post { !judged.key } else { judged.key };
         Trace { key, weight: judged.weight, flags, answer: answer_mark(request, answer) }
     }
@@ -262,12 +268,15 @@ impl Tracer {
         }
         let asset = match target.shape.kind {
             Kind::Asset => true,
+            Kind::Page if is_delivery(verb, target.path) => true,
             Kind::Dubious => answer == Answer::Served,
             _ => query == Query::Asset,
         };
         let weight = match (target.shape.kind, answer) {
             _ if asset => 0,
             (Kind::Foreign, _) => 0,
+            (_, Answer::Refused) if matches!(target.status, 401 | 410) => weight::PAGE_CHALLENGED,
+            (Kind::Page, Answer::Refused) if shape::is_article(target.path) => weight::ARTICLE_REFUSED,
             (_, Answer::Refused) => weight::PAGE_REFUSED,
             (_, Answer::Broken) => weight::PAGE_BROKEN,
             _ => 0,
@@ -281,6 +290,7 @@ impl Tracer {
     fn judge_dav(&self, target: &Target<'_>, answer: Answer) -> Judged {
         let (weight, shaped) = match answer {
             Answer::Redirected => (weight::PROBE_REDIRECTED, true),
+            Answer::Refused if target.status == 401 => (0, false),
             Answer::Refused => (weight::PAGE_REFUSED, false),
             _ => (0, false),
         };
@@ -326,6 +336,8 @@ fn answer_mark(request: &Request<'_>, answer: Answer) -> u8 {
 enum Verb {
     Get,
     Post,
+    /// A program's way to write.
+    Write,
     /// WebDAV and other verbs that browsers do not use.
     Dav,
 }
@@ -334,6 +346,7 @@ impl Verb {
     fn of(method: &[u8]) -> Verb {
         match method {
             b"POST" => Verb::Post,
+            b"PUT" | b"PATCH" | b"DELETE" => Verb::Write,
             b"PROPFIND" | b"PROPPATCH" | b"MKCOL" | b"COPY" | b"MOVE" | b"LOCK" | b"UNLOCK" | b"REPORT"
             | b"SEARCH" => Verb::Dav,
             _ => Verb::Get,
@@ -346,9 +359,15 @@ fn is_unknown_verb(status: u16) -> bool {
     matches!(status, 400 | 405 | 501)
 }
 
-/// Answers that only a client at home here gets by the dozen: WebDAV's, and pieces of a file being played.
+/// Answers that only a client at home here gets by the dozen: WebDAV's, what it wrote, and pieces of a file being played.
 fn is_harmless(verb: Verb, status: u16) -> bool {
-    status == 206 || status == 207 || (verb == Verb::Dav && (200..300).contains(&status))
+    let is_at_home = matches!(verb, Verb::Dav | Verb::Write) && (200..300).contains(&status);
+    is_at_home || matches!(status, 201 | 206 | 207)
+}
+
+/// What servers of ActivityPub post to one another: hundreds a minute, refused (401, 410) when an author is gone.
+fn is_delivery(verb: Verb, path: &[u8]) -> bool {
+    verb == Verb::Post && path.ends_with(b"/inbox")
 }
 
 struct Target<'a> {
@@ -356,6 +375,7 @@ struct Target<'a> {
     query: &'a [u8],
     path_hash: u64,
     shape: Shape,
+    status: u16,
 }
 
 struct Judged {
@@ -405,6 +425,10 @@ mod tests {
         check("/gone", 404, 10);
         check("/gone.php", 404, 10);
         check("/gone.png", 404, 0);
+        check("/how-we-built-a-house/", 404, 5);
+        check("/gone", 410, 1);
+        check("/team/tool.git/info", 401, 1);
+        check("/wp-content/plugins/x/readme.txt", 404, 30);
         check("/report", 502, 3);
         check("/.env", 404, 30);
         check("/.env", 502, 30);
@@ -469,6 +493,11 @@ mod tests {
         assert!(has("PROPFIND", "/", 405, Flags::PERHAPS_FOREIGN));
         assert!(has("PROPFIND", "/dav/", 207, Flags::ASSET));
         assert!(has("GET", "/stream", 206, Flags::ASSET));
+        assert!(
+            has("PUT", "/api/items/1", 204, Flags::ASSET) && !has("PUT", "/api/items/1", 403, Flags::ASSET)
+        );
+        assert!(has("POST", "/users/a/inbox", 401, Flags::ASSET), "an author is gone");
+        assert!(has("GET", "/a.php", 200, Flags::SCRIPT) && !has("GET", "/a.php?id=1", 200, Flags::SCRIPT));
         assert!(has("GET", "/api", 502, Flags::BROKEN) && !has("GET", "/api", 502, Flags::FAILED));
         assert!(!has("", "", 408, Flags::FAILED), "a connection kept open says nothing");
         assert!(has("GET", "/thumb?src=a.jpg", 200, Flags::ASSET));
