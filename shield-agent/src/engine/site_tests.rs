@@ -32,8 +32,8 @@ fn observe(detector: &mut Detector, second: i64, asked: &Asked) -> Option<Rule> 
         size: *size,
         behind_proxy: false,
     };
-    let who = detector.client_of(&request);
-    match detector.observe(&request, second, who, Standing::Normal) {
+    let coming = detector.coming(&request);
+    match detector.observe(&request, second, &coming, Standing::Normal) {
         Verdict::Anomalous(evidence) => Some(evidence.rule),
         Verdict::Normal => None,
     }
@@ -157,14 +157,16 @@ fn who_must_stay() {
             })
         }),
         ("git and a package manager, asked for a password first", |t| {
-            let repository = format!("/team{t}/tool.git/info/refs?service=git-upload-pack");
-            let package = format!("/pkg{t}");
-            vec![
-                get(repository.clone(), 401),
-                get(repository, 200),
-                get(package.clone(), 401),
-                get(package, 200),
-            ]
+            every(6, t, |n| {
+                let repository = format!("/team{n}/tool.git/info/refs?service=git-upload-pack");
+                let package = format!("/pkg{n}");
+                vec![
+                    get(repository.clone(), 401),
+                    get(repository, 200),
+                    get(package.clone(), 401),
+                    get(package, 200),
+                ]
+            })
         }),
         ("servers of the Fediverse that deliver", |t| {
             (0..8).map(|n| ask("POST", "/inbox", if (t + n) % 2 == 0 { 202 } else { 401 })).collect()

@@ -236,7 +236,8 @@ fn each_nearness(path: &Path, labels: &Labels, visit: &mut dyn FnMut(Client, Dec
     Input::of(path).batches(&format::Settings::default(), &read, &mut |batch| {
         for request in batch.requests() {
             let client = detector.client_of(&request);
-            detector.observe(&request, request.time, client, Standing::Normal);
+            let coming = detector.coming(&request);
+            detector.observe(&request, request.time, &coming, Standing::Normal);
             let decision = labels.get(client).map(|label| label.decision);
             if let Some(decision @ (Decision::Ban | Decision::Stay)) = decision {
                 detector
