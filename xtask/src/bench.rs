@@ -29,6 +29,10 @@ enum Name {
     Detect,
     /// Log lines a second, beside memchr and serde_json
     Ingest,
+    /// From a written line to its drop in XDP and in iptables, idle and under load
+    Latency,
+    /// Processor time and memory of an agent with next to nothing to do
+    Idle,
     /// The API under load, and what that does to detection
     Api,
 }

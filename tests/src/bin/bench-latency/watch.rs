@@ -1,0 +1,119 @@
+//! When a client's drop is in the kernel: nftables' own announcement of a committed rule, and the pinned XDP map.
+
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{HashMap, Map, MapData, MapError};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
+    sockopt,
+};
+use nix::sys::time::TimeVal;
+use shield_common::map_name;
+
+/// How often the map is asked: a lookup takes about a microsecond, the pause leaves the processor to the agent.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
+
+/// The kernel's `NFNLGRP_NFTABLES`: what nftables commits.
+const NFTABLES_GROUP: u32 = 7;
+
+/// A message that announces a new rule: `NFNL_SUBSYS_NFTABLES` (10) and `NFT_MSG_NEWRULE` (6).
+const NEW_RULE: u16 = 10 << 8 | 6;
+
+/// Length of a netlink message's head: length, type, flags, sequence, sender.
+const HEAD: usize = 16;
+
+/// Listens to what is committed to nftables in one namespace. iptables' rules are nftables' here.
+pub struct RuleWatch {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl RuleWatch {
+    /// Begins to listen in the namespace of the calling thread.
+    pub fn open() -> Result<RuleWatch> {
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )
+        .context("opened a netlink socket")?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 1 << (NFTABLES_GROUP - 1)))
+            .context("asked for nftables' announcements")?;
+        setsockopt(&socket, sockopt::RcvBuf, &(4 << 20)).context("asked for room for announcements")?;
+        Ok(RuleWatch { socket, buffer: vec![0; 256 * 1024] })
+    }
+
+    /// When a rule with this address was announced.
+    pub fn wait_for(&mut self, client: Ipv4Addr, at_most: Duration) -> Result<Instant> {
+        let deadline = Instant::now() + at_most;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("no rule with {client} was announced in {} s", at_most.as_secs());
+            }
+            let left = TimeVal::new(left.as_secs() as i64, i64::from(left.subsec_micros()).max(1));
+            setsockopt(&self.socket, sockopt::ReceiveTimeout, &left).context("set a time limit")?;
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(count) if announces(self.buffer.get(..count).unwrap_or_default(), client) => {
+                    return Ok(Instant::now());
+                }
+                Ok(_) => {}
+                Err(error) if std::io::Error::from(error).kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).context("read nftables' announcements"),
+            }
+        }
+    }
+}
+
+/// Whether one of these messages is a new rule that compares with this address.
+fn announces(mut messages: &[u8], client: Ipv4Addr) -> bool {
+    while let Some((length, kind)) = head(messages) {
+        let length = length.clamp(HEAD, messages.len());
+        let (message, rest) = messages.split_at(length);
+        if kind == NEW_RULE && message.windows(4).any(|bytes| bytes == client.octets()) {
+            return true;
+        }
+        // Messages are aligned to four bytes.
+        messages = rest.get(length.next_multiple_of(4) - length..).unwrap_or_default();
+    }
+    false
+}
+
+fn head(messages: &[u8]) -> Option<(usize, u16)> {
+    let (length, rest) = messages.split_first_chunk::<4>()?;
+    let (kind, _) = rest.split_first_chunk::<2>()?;
+    Some((u32::from_ne_bytes(*length) as usize, u16::from_ne_bytes(*kind)))
+}
+
+/// Looks into the pinned map of banned IPv4 clients.
+pub struct XdpWatch(HashMap<MapData, [u8; 4], [u64; 3]>);
+
+impl XdpWatch {
+    /// Opens the map pinned below `pins`.
+    pub fn open(pins: &Path) -> Result<XdpWatch> {
+        let pin = pins.join("maps").join(map_name::BANS_V4);
+        let data =
+            MapData::from_pin(&pin).with_context(|| format!("opened the map pinned at {}", pin.display()))?;
+        let map = HashMap::try_from(Map::HashMap(data)).context("the pinned map is not the one of bans")?;
+        Ok(XdpWatch(map))
+    }
+
+    /// When the client's entry was seen.
+    pub fn wait_for(&self, client: Ipv4Addr, at_most: Duration) -> Result<Instant> {
+        let began = Instant::now();
+        while began.elapsed() < at_most {
+            match self.0.get(&client.octets(), 0) {
+                Ok(_) => return Ok(Instant::now()),
+                Err(MapError::KeyNotFound) => std::thread::sleep(LOOK_EVERY),
+                Err(error) => return Err(error).with_context(|| format!("looked {client} up")),
+            }
+        }
+        bail!("{client} was not in the XDP map within {} s", at_most.as_secs())
+    }
+}
