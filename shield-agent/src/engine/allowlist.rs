@@ -68,6 +68,22 @@ impl BannableClient {
     pub fn client(self) -> Client {
         self.0
     }
+
+    /// The same in 17 bytes, for large tables.
+    pub fn pack(self) -> PackedBannable {
+        PackedBannable(self.0.to_bytes())
+    }
+}
+
+/// A [`BannableClient`] in 17 bytes without alignment.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedBannable([u8; 17]);
+
+impl PackedBannable {
+    /// What was packed.
+    pub fn unpack(self) -> BannableClient {
+        BannableClient(Client::from_bytes(self.0))
+    }
 }
 
 impl fmt::Display for BannableClient {

@@ -14,7 +14,8 @@ const MAX_NETWORKS: usize = 100_000;
 /// Bans by network, lately.
 pub struct Escalation {
     settings: NetworkEscalation,
-    recent: HashMap<Client, VecDeque<u64>>,
+    /// By network: when which of its clients was banned last, oldest first.
+    recent: HashMap<Client, VecDeque<(u64, Client)>>,
 }
 
 impl Escalation {
@@ -33,8 +34,8 @@ impl Escalation {
         self.make_room(now);
         let span_ms = self.settings.within_secs * 1000;
         let moments = self.recent.entry(network).or_default();
-        moments.retain(|at| at + span_ms > now.boot_ms);
-        moments.push_back(now.boot_ms);
+        moments.retain(|(at, banned)| at + span_ms > now.boot_ms && *banned != client);
+        moments.push_back((now.boot_ms, client));
         if moments.len() < self.settings.clients {
             return None;
         }
@@ -57,7 +58,7 @@ impl Escalation {
             return;
         }
         let span_ms = self.settings.within_secs * 1000;
-        self.recent.retain(|_, moments| moments.back().is_some_and(|at| at + span_ms > now.boot_ms));
+        self.recent.retain(|_, moments| moments.back().is_some_and(|(at, _)| at + span_ms > now.boot_ms));
         if self.recent.len() >= MAX_NETWORKS {
             self.recent.clear();
         }
@@ -91,6 +92,14 @@ mod tests {
         for n in 1..=20u64 {
             let client: Client = format!("2001:db8:1:{n}::/64").parse().unwrap();
             assert_eq!(escalation.banned(client, T0.plus_ms(n * 3_600_000 / 7)), None, "{n}");
+        }
+    }
+
+    #[test]
+    fn one_client_banned_again_and_again_is_one_client() {
+        let mut escalation = Escalation::new(Settings::default().networks);
+        for n in 0..20 {
+            assert_eq!(escalation.banned("192.0.2.1".parse().unwrap(), T0.plus_ms(n)), None, "{n}");
         }
     }
 

@@ -160,7 +160,7 @@ impl Engine {
             let because = format!("the ledger is full ({} bans): raise [ban] max_bans", self.ledger.len());
             return self.observe_only(bannable, evidence, because, QUIET_MS, now, out);
         }
-        match self.blast.permit(self.detector.active_clients(), now) {
+        match self.blast.permit(client, self.detector.active_clients(), now) {
             Permit::Granted => {}
             Permit::Resumed => {
                 out.announce(Notice::BlastRadius {
