@@ -7,7 +7,8 @@
 //!
 //! What can be lost: bytes that were overwritten or deleted before anybody could read them, and what `copytruncate`
 //! itself loses between its copy and its truncation. What cannot be told: a file truncated and written anew past the
-//! mark with the very same 64 bytes before it; and, when nothing was read of a file yet, a copy of it.
+//! mark with the very same 64 bytes before it; when nothing was read of a file yet, a copy of it; and, when the file that
+//! was read is gone altogether, a file whose last line is older than one that was read of another.
 
 use std::collections::VecDeque;
 use std::fs::Metadata;
@@ -106,7 +107,8 @@ pub struct Follow {
     retry_wait_ms: u64,
     needs_look: bool,
     is_live: bool,
-    /// Where the last file was closed, while no other is open: what came after it is still to be found.
+    /// Where the newest file was closed, until a newer one is open: what came after it is still to be found. Older ones may
+    /// still be open.
     last: Option<SavedLog>,
     /// The latest write seen to any file of this path (ns since the Unix epoch): what is not younger was read already.
     newest_ns: i64,
@@ -178,7 +180,7 @@ impl Follow {
     /// Every file's mark, to go on from after a restart.
     pub fn saved(&self) -> Vec<SavedLog> {
         let open = self.entries.iter().map(|entry| SavedLog { mark: self.mark_of(entry), role: entry.role });
-        self.saved.iter().chain(&self.last).cloned().chain(open).collect()
+        self.saved.iter().cloned().chain(open).chain(self.last.clone()).collect()
     }
 
     fn mark_of(&self, entry: &Entry) -> SavedMark {
@@ -237,7 +239,10 @@ impl Follow {
         let Some(entry) = self.entries.get(at) else { return };
         let closed = SavedLog { mark: self.mark_of(entry), role: Role::Closed };
         self.entries.remove(at);
-        self.last = self.entries.is_empty().then_some(closed);
+        if at == self.entries.len() {
+            // A newer one that was closed before stays the newest.
+            self.last.get_or_insert(closed);
+        }
     }
 
     /// Compares what the path names now with what is read.
@@ -293,9 +298,7 @@ impl Follow {
         if !self.saved.is_empty() {
             return self.take_up_after_restart(log, now_ms);
         }
-        let last =
-            self.entries.back().map(|entry| self.mark_of(entry)).or(self.last.take().map(|last| last.mark));
-        if let Some(mark) = last {
+        if let Some(mark) = self.newest_mark() {
             self.retire_current(now_ms);
             let newer = siblings::unread(&self.path, &mark, Some(log.id)).newer;
             self.push_newer(&newer, now_ms);
@@ -303,6 +306,15 @@ impl Follow {
         }
         let log = self.started(log, seen_len);
         self.push(log, Role::Current, now_ms);
+    }
+
+    /// The mark of the newest file that was read.
+    fn newest_mark(&self) -> Option<SavedMark> {
+        let closed = self.last.as_ref().map(|last| {
+            let modified_ns = last.mark.modified_ns.max(self.newest_ns);
+            SavedMark { modified_ns, ..last.mark.clone() }
+        });
+        closed.or_else(|| self.entries.back().map(|entry| self.mark_of(entry)))
     }
 
     fn retire_current(&mut self, now_ms: u64) {
@@ -314,6 +326,9 @@ impl Follow {
 
     /// Puts the mark of the path's very first file where it belongs.
     fn started(&mut self, mut log: OpenLog, seen_len: u64) -> OpenLog {
+        if self.start.is_some() {
+            self.newest_ns = self.newest_ns.max(log.opened_ns());
+        }
         let result = match self.start.take() {
             None | Some(Start::Beginning) => Ok(()),
             Some(Start::End) => {
@@ -336,17 +351,38 @@ impl Follow {
         let saved = std::mem::take(&mut self.saved);
         let resumed = saved.last().and_then(|last| self.resumed_current(&last.mark));
         let is_same = resumed.is_some();
-        let older = saved.len() - usize::from(is_same);
-        for (at, saved) in saved.iter().take(older).enumerate() {
-            let unread = siblings::unread(&self.path, &saved.mark, Some(current.id));
-            if let Some(ours) = unread.ours {
-                self.push_if_new(ours, replaced_or_closed(saved.role), now_ms);
-            }
-            if !is_same && at + 1 == older {
-                self.push_newer(&unread.newer, now_ms);
-            }
+        let older = saved.get(..saved.len() - usize::from(is_same)).unwrap_or_default();
+        self.push_saved(older, current.id, now_ms);
+        if let Some(last) = older.last().filter(|_| !is_same) {
+            let newer = siblings::unread(&self.path, &last.mark, Some(current.id)).newer;
+            self.push_newer(&newer, now_ms);
         }
         self.push(resumed.unwrap_or(current), Role::Current, now_ms);
+    }
+
+    /// Opens the files read before the restart, all of them older than `end`.
+    ///
+    /// A file of which nothing was read yet is not known again once it is packed: in its place comes what was written to
+    /// since, up to the next file that is known.
+    fn push_saved(&mut self, saved: &[SavedLog], end: FileId, now_ms: u64) {
+        let mut until = end;
+        let mut found = Vec::new();
+        for saved in saved.iter().rev() {
+            let ours = siblings::unread(&self.path, &saved.mark, Some(end)).ours;
+            let was_read = saved.mark.head.len > 0;
+            let newer = match &ours {
+                None if !was_read => siblings::unread(&self.path, &saved.mark, Some(until)).newer,
+                _ => Vec::new(),
+            };
+            until = ours.as_ref().map_or(until, |ours| ours.id);
+            found.push((ours, newer, replaced_or_closed(saved.role)));
+        }
+        for (ours, newer, role) in found.into_iter().rev() {
+            if let Some(ours) = ours {
+                self.push_if_new(ours, role, now_ms);
+            }
+            self.push_newer(&newer, now_ms);
+        }
     }
 
     /// The path is gone since the restart, but what it named may be written to under another name.
@@ -357,11 +393,7 @@ impl Follow {
         let mut saved = std::mem::take(&mut self.saved);
         saved.pop();
         self.start = None;
-        for saved in &saved {
-            if let Some(older) = siblings::unread(&self.path, &saved.mark, None).ours {
-                self.push_if_new(older, replaced_or_closed(saved.role), now_ms);
-            }
-        }
+        self.push_saved(&saved, ours.id, now_ms);
         self.push_if_new(ours, Role::Replaced, now_ms);
         self.push_newer(&unread.newer, now_ms);
         if let Some(newest) = self.entries.back_mut().filter(|entry| entry.log.plain().is_some()) {
@@ -435,6 +467,7 @@ impl Follow {
         let Some(mark) = self.entries.get(at).map(|entry| self.mark_of(entry)) else { return Progress::Idle };
         let unread = siblings::unread(&self.path, &mark, Some(mark.id));
         let mut behind = self.entries.split_off(at);
+        let last = self.last.take();
         if let Some(rewritten) = behind.front_mut() {
             rewritten.log.mark = Mark::default();
         }
@@ -446,6 +479,7 @@ impl Follow {
             self.push_newer(&unread.newer, now_ms);
         }
         self.entries.extend(behind);
+        self.last = last;
         Progress::Again
     }
 

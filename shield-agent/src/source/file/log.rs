@@ -30,8 +30,10 @@ pub struct OpenLog {
     pub id: FileId,
     /// How far it was read.
     pub mark: Mark,
-    /// See [`SavedMark::modified_ns`].
+    /// See [`SavedMark::modified_ns`]; the least there is when nothing was read since it was opened at its start.
     modified_ns: i64,
+    /// When it was last written to before it was opened: nanoseconds since the Unix epoch.
+    opened_ns: i64,
     /// Length and time of the last write when nothing complete was left to read.
     ended: Option<(u64, i64)>,
     content: Content,
@@ -77,7 +79,8 @@ impl OpenLog {
         Ok(OpenLog {
             id: FileId::of(&meta),
             mark: Mark::default(),
-            modified_ns: modified_ns(&meta),
+            modified_ns: i64::MIN,
+            opened_ns: modified_ns(&meta),
             ended: None,
             content,
         })
@@ -100,6 +103,7 @@ impl OpenLog {
             return Ok(None);
         }
         log.mark = Mark { skipping: saved.skipping, ..mark };
+        log.modified_ns = saved.modified_ns;
         Ok(Some(log))
     }
 
@@ -119,6 +123,11 @@ impl OpenLog {
     /// See [`SavedMark::modified_ns`].
     pub fn modified_ns(&self) -> i64 {
         self.modified_ns
+    }
+
+    /// When it was last written to before it was opened: nanoseconds since the Unix epoch.
+    pub fn opened_ns(&self) -> i64 {
+        self.opened_ns
     }
 
     /// The file of a plain log.
@@ -177,7 +186,7 @@ impl OpenLog {
     ) -> io::Result<Found> {
         // Asked before reading, so that what is written meanwhile shows as a change.
         let before = self.len_and_time();
-        self.modified_ns = before.map_or(self.modified_ns, |(_, time)| time);
+        self.modified_ns = before.map_or(self.opened_ns, |(_, time)| time);
         let overlap = self.overlap();
         let end = self.fill(block, overlap, max_bytes)?;
         if end < overlap || block.get(..overlap) != Some(self.mark.tail.get(..overlap).unwrap_or_default()) {

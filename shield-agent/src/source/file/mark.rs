@@ -111,7 +111,8 @@ pub struct SavedMark {
     /// See [`Mark::skipping`].
     #[serde(default, skip_serializing_if = "is_false")]
     pub skipping: bool,
-    /// When the file was last written to, as far as it was read: nanoseconds since the Unix epoch.
+    /// When the file was last written to, as far as it was read: nanoseconds since the Unix epoch. The least there is when
+    /// nothing was read of any file of its path yet.
     pub modified_ns: i64,
 }
 

@@ -23,6 +23,8 @@ pub struct Sibling {
     modified_ns: i64,
     age: Age,
     is_packed: bool,
+    /// A plain file without a byte: whatever will be in it was read by nobody.
+    is_blank: bool,
 }
 
 /// What its name says about when it was rotated.
@@ -49,17 +51,16 @@ pub struct Unread {
 /// which reading goes on (whatever its name is by now), when the log at `path` no longer is the file that was read.
 ///
 /// The file read is known by its identity and fingerprints, a copy or packed copy of it by the fingerprints alone. When
-/// it is gone altogether, files last written to after it was read are the newer ones.
+/// it is gone altogether, files last written to after it was read are the newer ones, and those that are empty: when they
+/// were written to says nothing, but a writer may have one of them open.
 pub fn unread(path: &Path, saved: &SavedMark, until: Option<FileId>) -> Unread {
     let siblings = all(path);
-    let (ours, mut newer) = match find(&siblings, saved, until) {
-        Some((at, ours)) => (Some(ours), after(&siblings, at)),
-        None => (None, modified_after(&siblings, saved.modified_ns)),
-    };
-    if let Some(end) = newer.iter().position(|sibling| Some(sibling.id) == until) {
-        newer.truncate(end);
+    let end = siblings.iter().position(|sibling| Some(sibling.id) == until);
+    let before_end = siblings.get(..end.unwrap_or(siblings.len())).unwrap_or_default();
+    match find(&siblings, saved, until) {
+        Some((at, ours)) => Unread { ours: Some(ours), newer: after(before_end, at) },
+        None => Unread { ours: None, newer: modified_after(before_end, saved.modified_ns) },
     }
-    Unread { ours, newer }
 }
 
 /// Where `saved`'s bytes are among the siblings.
@@ -83,7 +84,7 @@ fn after(siblings: &[Sibling], at: usize) -> Vec<Sibling> {
 }
 
 fn modified_after(siblings: &[Sibling], modified_ns: i64) -> Vec<Sibling> {
-    once_each(siblings.iter().filter(|sibling| sibling.modified_ns > modified_ns))
+    once_each(siblings.iter().filter(|sibling| sibling.is_blank || sibling.modified_ns > modified_ns))
 }
 
 /// The recognised files; of a plain and a packed one of the same age the plain one.
@@ -115,7 +116,15 @@ fn beside(log: &Path) -> impl Iterator<Item = Sibling> {
         let path = entry.ok()?.path();
         let meta = path.metadata().ok().filter(Metadata::is_file)?;
         let (age, is_packed) = age_of(log, &path);
-        Some(Sibling { id: FileId::of(&meta), modified_ns: modified_ns(&meta), path, age, is_packed })
+        let is_blank = meta.len() == 0 && !is_packed;
+        Some(Sibling {
+            id: FileId::of(&meta),
+            modified_ns: modified_ns(&meta),
+            path,
+            age,
+            is_packed,
+            is_blank,
+        })
     })
 }
 
