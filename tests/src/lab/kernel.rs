@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, Map, MapData, MapError};
-use shield_common::map_name;
+use shield_common::{Ban, map_name};
 
 use crate::netns::Namespace;
 use crate::wait;
+
+/// A ban as the map holds it, as words.
+pub type BanWords = [u64; size_of::<Ban>() / size_of::<u64>()];
 
 /// Where a client is dropped, or is no longer.
 #[derive(Debug, Clone, Copy)]
@@ -82,8 +85,8 @@ pub fn xdp_holds(pins: &Path, client: IpAddr) -> Result<bool> {
     let pin = pins.join("maps").join(map_name::BANS_V4);
     let data =
         MapData::from_pin(&pin).with_context(|| format!("opened the map pinned at {}", pin.display()))?;
-    // The value is one ban, three words long; only presence is asked here, because a slot can be reused under a reader.
-    let map: HashMap<_, [u8; 4], [u64; 3]> =
+    // Only presence is asked here, because a slot can be reused under a reader.
+    let map: HashMap<_, [u8; 4], BanWords> =
         HashMap::try_from(Map::HashMap(data)).context("the pinned map is not the one of bans")?;
     match map.get(&client.octets(), 0) {
         Ok(_) => Ok(true),

@@ -319,12 +319,36 @@ impl Bans {
         self.networks_v6.remember();
     }
 
-    /// Whether as many bans are held as when we last changed them, as far as the kernel says without listing.
-    pub fn is_as_left(&self) -> bool {
-        self.v4.is_as_left()
-            && self.v6.is_as_left()
-            && self.networks_v4.is_as_left()
-            && self.networks_v6.is_as_left()
+    /// Whether as many bans are held as when we last changed them; `None` where the kernel does not say without listing.
+    pub fn is_as_left(&self) -> Option<bool> {
+        let all = [
+            self.v4.is_as_left(),
+            self.v6.is_as_left(),
+            self.networks_v4.is_as_left(),
+            self.networks_v6.is_as_left(),
+        ];
+        if all.contains(&Some(false)) {
+            return Some(false);
+        }
+        all.iter().all(Option::is_some).then_some(true)
+    }
+
+    /// The memory of the four maps of bans; `None` where the kernel does not say.
+    pub fn memory(&self) -> Option<[u64; 4]> {
+        Some([self.v4.memory()?, self.v6.memory()?, self.networks_v4.memory()?, self.networks_v6.memory()?])
+    }
+
+    /// Whether the filters have the bit of each of these clients. Of networks, which have many, never.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn filters_hold(&self, mut clients: impl Iterator<Item = Client>) -> Result<bool> {
+        let holds = |client: Client| match (client.network(), client.is_single(self.ipv6_prefix)) {
+            (IpNet::V4(net), true) => self.filter_v4.holds(filter_v4(net.addr().to_bits())),
+            (IpNet::V6(net), true) => self.filter_v6.holds(filter_v6(halves(net.addr().octets()))),
+            (_, false) => Ok(false),
+        };
+        clients.try_fold(true, |all, client| Ok(all && holds(client)?))
     }
 
     /// The bans held on these clients.

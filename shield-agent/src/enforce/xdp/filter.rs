@@ -89,6 +89,16 @@ impl Filter {
         .with_context(|| format!("read {}", self.name))
     }
 
+    /// Asks the kernel for one bit.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn holds(&self, bit: FilterBit) -> Result<bool> {
+        let word = kernel::lookup::<u32, u64>(self.map.as_fd(), &bit.word);
+        let word = word.with_context(|| format!("read {}", self.name))?;
+        Ok(word.is_some_and(|word| word & bit.mask != 0))
+    }
+
     /// Sets what is set in `more` and not here yet.
     ///
     /// # Errors

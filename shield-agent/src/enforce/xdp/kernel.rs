@@ -10,8 +10,10 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use aya::Pod;
+use aya::util::KernelVersion;
 
 /// Command numbers of bpf(2).
 #[derive(Clone, Copy)]
@@ -271,9 +273,17 @@ fn run_batch(command: Command, attr: &mut BatchAttr) -> usize {
     }
 }
 
-/// The memory that a map takes by the kernel's account, in bytes, which since Linux 6.4 counts the elements of a map that
-/// is not preallocated. `None` when the kernel does not say.
+/// The first Linux whose account of a map's memory counts the elements that are there, not those that may be.
+const ACCOUNTS_FOR_ELEMENTS: KernelVersion = KernelVersion::new(6, 4, 0);
+
+/// The memory that the elements of a map that is not preallocated take by the kernel's account, in bytes. `None` when the
+/// kernel does not say.
 pub fn memory(map: BorrowedFd<'_>) -> Option<u64> {
+    static IS_SAID: OnceLock<bool> = OnceLock::new();
+    if !IS_SAID.get_or_init(|| KernelVersion::current().is_ok_and(|version| version >= ACCOUNTS_FOR_ELEMENTS))
+    {
+        return None;
+    }
     let said = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", map.as_raw_fd())).ok()?;
     said.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }

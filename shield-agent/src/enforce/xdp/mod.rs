@@ -47,6 +47,12 @@ const END_TOLERANCE_MS: u64 = 1_000;
 /// Up to this many bans, the cheap check counts them; beyond it, it compares the memory that the kernel accounts for.
 const COUNTED_BANS: usize = 20_000;
 
+/// The filters are read whole in one reconcile of so many (every 10 min): that takes 0.2 s, mostly for bits that nobody
+/// needs any more. What the bans need is looked up each time ...
+const FILTERS_READ_EVERY: u32 = 20;
+/// ... up to this many bans; beyond it reading all is as quick.
+const FILTER_LOOKUPS: usize = 10_000;
+
 /// Bans handled at a time when many are missing: bounds the memory of a restore.
 const BANS_AT_A_TIME: usize = 16_384;
 
@@ -117,6 +123,10 @@ struct Running {
     /// The last error of a ban that the kernel had no room for.
     full: Option<String>,
     next_slot: u32,
+    /// Reconciles since the filters were last read whole.
+    filters_unread: u32,
+    /// The memory of the maps of bans at the last listing, and how many bans there were.
+    counted: Option<([u64; 4], usize)>,
 }
 
 /// What evening out found and did.
@@ -201,6 +211,8 @@ impl Running {
             clock_object,
             full: None,
             next_slot: 0,
+            filters_unread: FILTERS_READ_EVERY,
+            counted: None,
         })
     }
 
@@ -280,6 +292,32 @@ impl Running {
         failed.into_iter().map(|(at, error)| Failure { client: ends[at].0, error }).collect()
     }
 
+    /// How many bans the kernel holds. Listed only when the maps' memory is not what it was at the last listing.
+    fn count(&mut self) -> Result<usize> {
+        let memory = self.bans.memory();
+        if let (Some(memory), Some((counted_at, count))) = (memory, self.counted)
+            && memory == counted_at
+        {
+            return Ok(count);
+        }
+        let count = self.bans.count()?;
+        self.counted = memory.map(|memory| (memory, count));
+        Ok(count)
+    }
+
+    /// Makes the filters right after bans were evened out, of which `changed` were wrong.
+    fn check_filters(&mut self, desired: &Desired, changed: u64, pauses: &Pauses<'_>) -> Result<()> {
+        let wanted = || desired.iter().map(|ban| ban.client.client()).chain(pauses.clients());
+        self.filters_unread += 1;
+        let may_look_up =
+            changed == 0 && desired.len() <= FILTER_LOOKUPS && self.filters_unread < FILTERS_READ_EVERY;
+        if may_look_up && self.bans.filters_hold(wanted())? {
+            return Ok(());
+        }
+        self.filters_unread = 0;
+        self.bans.rebuild_filters(wanted())
+    }
+
     /// Makes the kernel hold what is wanted, additions first. Bans that have ended are not put in any more; taking them
     /// out is the engine's order to give.
     ///
@@ -321,8 +359,7 @@ impl Running {
             pauses.now(self);
         }
         self.bans.remember();
-        let wanted = desired.iter().map(|ban| ban.client.client());
-        self.bans.rebuild_filters(wanted.chain(pauses.clients()))?;
+        self.check_filters(desired, difference.restored + difference.removed, pauses)?;
         let count = failures.len();
         if let Some((client, error)) = failures.into_iter().next() {
             return Err(error.context(format!("put {client} right ({count} clients could not be)")));
@@ -448,10 +485,10 @@ impl Enforcer for XdpEnforcer {
         if !running.bans.is_pinned(&pins.maps()) || running.has_new_interface(&settings)? {
             return Ok(false);
         }
-        if !running.bans.is_as_left() {
+        if running.bans.is_as_left() == Some(false) {
             return Ok(false);
         }
-        Ok(desired > COUNTED_BANS || running.bans.count()? == desired)
+        Ok(desired > COUNTED_BANS || running.count()? == desired)
     }
 
     fn reconcile(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>> {

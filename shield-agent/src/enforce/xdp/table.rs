@@ -111,14 +111,19 @@ impl<K: BanKey> Table<K> {
 
     /// Takes the map as it is now for as we left it.
     pub fn remember(&self) {
-        self.left_at.set(kernel::memory(self.map.as_fd()));
+        self.left_at.set(self.memory());
     }
 
-    /// Whether the map holds as many bans as when we left it, as far as the kernel says. Costs microseconds, however many
-    /// there are.
-    pub fn is_as_left(&self) -> bool {
-        let left_at = self.left_at.get();
-        left_at.is_none() || left_at == kernel::memory(self.map.as_fd())
+    /// Whether the map holds as many bans as when we left it; `None` where the kernel does not say. Costs microseconds,
+    /// however many there are.
+    pub fn is_as_left(&self) -> Option<bool> {
+        let left_at = self.left_at.get()?;
+        Some(self.memory() == Some(left_at))
+    }
+
+    /// What the map's elements take, in bytes; `None` where the kernel does not say.
+    pub fn memory(&self) -> Option<u64> {
+        kernel::memory(self.map.as_fd())
     }
 
     /// Puts in bans that are known not to be there, thousands a system call.

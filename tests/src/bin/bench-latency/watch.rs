@@ -14,6 +14,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use shield_common::map_name;
+use shield_tests::lab::kernel::BanWords;
 
 /// How often the map is asked: a lookup takes about a microsecond, the pause leaves the processor to the agent.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
@@ -92,7 +93,7 @@ fn head(messages: &[u8]) -> Option<(usize, u16)> {
 }
 
 /// Looks into the pinned map of banned IPv4 clients.
-pub struct XdpWatch(HashMap<MapData, [u8; 4], [u64; 3]>);
+pub struct XdpWatch(HashMap<MapData, [u8; 4], BanWords>);
 
 impl XdpWatch {
     /// Opens the map pinned below `pins`.
