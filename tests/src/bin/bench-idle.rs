@@ -11,8 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 use shield_agent::clock;
-use shield_tests::agent::{Agent, Home};
-use shield_tests::netns::{End, Namespace, connect};
+use shield_tests::site::Site;
 
 /// From one visitor to the next.
 const VISIT_EVERY: Duration = Duration::from_secs(5);
@@ -44,22 +43,13 @@ struct Row {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let server = Namespace::create("server")?;
-    let router = Namespace::create("router")?;
-    connect(
-        End { namespace: &server, interface: "eth0", addresses: &["192.0.2.80/24"] },
-        End { namespace: &router, interface: "eth0", addresses: &["192.0.2.1/24"] },
-    )?;
-    server.set_default_route("192.0.2.1".parse()?)?;
-    let home = Home::create()?;
-    let log = home.folder().join("access.log");
-    let mut writer = File::create(&log).context("made the log")?;
-    home.configure(&log, "", &format!("[xdp]\npin_dir = {:?}\n", home.pins()))?;
-    let agent = Agent::start(&server, &home, &[])?;
-    let row = watch(agent.pid(), &mut writer, arguments.seconds)?;
+    let site = Site::create("")?;
+    let agent = site.start_agent(&[])?;
+    let mut log = File::options().append(true).open(site.nginx.access_log()).context("opened the log")?;
+    let row = watch(agent.pid(), &mut log, arguments.seconds)?;
     let stopped = agent.stop()?;
-    ensure!(stopped.success(), "the agent ended badly:\n{}", home.log());
-    home.command(&server, &["cleanup"])?;
+    ensure!(stopped.success(), "the agent ended badly:\n{}", site.home.log());
+    site.home.command(&site.server, &["cleanup"])?;
     if arguments.json {
         println!("{}", serde_json::to_string(&row)?);
     } else {

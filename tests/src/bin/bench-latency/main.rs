@@ -19,10 +19,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 use shield_agent::clock;
-use shield_tests::agent::{Agent, Home};
 use shield_tests::lab::kernel;
-use shield_tests::netns::{End, Namespace, connect};
-use shield_tests::wait;
+use shield_tests::site::Site;
 
 use load::{Load, timestamp};
 use watch::{RuleWatch, XdpWatch};
@@ -93,27 +91,16 @@ fn print(row: &Row, as_json: bool) -> Result<()> {
 
 /// One agent, made and ended, with all its bans.
 fn measure(bans: u32, lines_per_sec: u64) -> Result<[Row; 2]> {
-    let server = Namespace::create("server")?;
-    let router = Namespace::create("router")?;
-    connect(
-        End { namespace: &server, interface: "eth0", addresses: &["192.0.2.80/24"] },
-        End { namespace: &router, interface: "eth0", addresses: &["192.0.2.1/24"] },
-    )?;
-    server.set_default_route("192.0.2.1".parse()?)?;
-    let home = Home::create()?;
-    let log = home.folder().join("access.log");
-    File::create(&log).context("made the log")?;
-    let limits = "[ban]\nalways_allowed = 1000000\nmax_bans_per_minute = 1000000\n";
-    home.configure(&log, "", &format!("{limits}\n[xdp]\npin_dir = {:?}\n", home.pins()))?;
-    let agent = Agent::start(&server, &home, &[])?;
+    let site = Site::create("[ban]\nalways_allowed = 1000000\nmax_bans_per_minute = 1000000\n")?;
+    let agent = site.start_agent(&[])?;
+    let log = site.nginx.access_log();
     let mut attacker = Attacker {
-        log: File::options().append(true).open(&log).context("opened the log")?,
-        rules: server.enter(RuleWatch::open)?,
-        // The agent answers its socket while the enforcers still begin.
-        xdp: wait::until("the pinned XDP maps", PATIENCE, || Ok(XdpWatch::open(&home.pins()).ok()))?,
+        log: File::options().append(true).open(log).context("opened the log")?,
+        rules: site.server.enter(RuleWatch::open)?,
+        xdp: XdpWatch::open(&site.home.pins())?,
         next: 0,
     };
-    let load = (lines_per_sec > 0).then(|| Load::start(&log, lines_per_sec)).transpose()?;
+    let load = (lines_per_sec > 0).then(|| Load::start(log, lines_per_sec)).transpose()?;
     if load.is_some() {
         std::thread::sleep(SETTLE);
     }
@@ -121,10 +108,10 @@ fn measure(bans: u32, lines_per_sec: u64) -> Result<[Row; 2]> {
     let taken = attacker.be_banned(bans)?;
     let written = load.map_or(Ok(0), Load::stop)?;
     let last = attacker.address(attacker.next - 1);
-    ensure!(kernel::iptables_rule(&server, last.into())?.is_some(), "iptables does not show the rule");
+    ensure!(kernel::iptables_rule(&site.server, last.into())?.is_some(), "iptables does not show the rule");
     let stopped = agent.stop()?;
-    ensure!(stopped.success(), "the agent ended badly:\n{}", home.log());
-    home.command(&server, &["cleanup"])?;
+    ensure!(stopped.success(), "the agent ended badly:\n{}", site.home.log());
+    site.home.command(&site.server, &["cleanup"])?;
     let row = |enforcer, of: fn(&Taken) -> f64| {
         let mut all: Vec<f64> = taken.iter().map(of).collect();
         all.sort_by(f64::total_cmp);
