@@ -5,7 +5,7 @@ use super::baseline::{Baseline, Feature};
 use super::footprint::Footprint;
 use super::policy::{Policy, Reference, Switch};
 use super::rules::{Warmth, load};
-use super::window::{Counts, WINDOW_SECS};
+use super::window::WINDOW_SECS;
 
 /// A bound that was worked out on another way than the rule's own is taken this much lower, far more than rounding
 /// can make it differ.
@@ -83,7 +83,7 @@ impl Gate {
             || counts.logins >= self.logins
             || counts.remote_calls >= self.remote_calls
             || load(counts, policy) >= self.load
-            || (counts.failed >= self.failed && counts.failed > served(footprint.window.before(second)));
+            || (counts.failed >= self.failed && counts.failed > footprint.window.before(second).served());
         if enough { Need::Counts } else { Need::Nothing }
     }
 
@@ -110,10 +110,6 @@ impl Gate {
             || (is_burst
                 && footprint.window.sum_of_last(self.page_secs, second).pages() >= self.page_requests)
     }
-}
-
-fn served(before: Counts) -> u32 {
-    before.served_pages() + before.assets
 }
 
 /// The least load (requests in the window, weighted) at which either rate rule could fire.

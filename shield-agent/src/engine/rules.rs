@@ -306,11 +306,7 @@ impl Judge<'_> {
         let (foreign, before) = (facts.now.foreign_tenths, facts.before.foreign_tenths);
         clause(&[
             at_least("malformed_requests", tenths(foreign), rule.malformed_requests),
-            above(
-                "malformed_requests",
-                tenths(foreign),
-                f64::from(facts.before.served_pages() + facts.before.assets),
-            ),
+            above("malformed_requests", tenths(foreign), facts.before.served().into()),
             at_least("malformed_before", tenths(before), rule.malformed_requests / SPREAD_OVER_SECONDS),
         ]);
         let failed = facts.now.failed;
@@ -318,7 +314,7 @@ impl Judge<'_> {
             let error_rate = f64::from(failed) / f64::from(WINDOW_SECS);
             clause(&[
                 at_least("failures", failed, rule.min_errors),
-                above("failures", failed.into(), (facts.before.served_pages() + facts.before.assets).into()),
+                above("failures", failed.into(), facts.before.served().into()),
                 at_least("failures_before", facts.before.failed, rule.min_errors / SPREAD_OVER_SECONDS),
                 above("error_rate", error_rate, rule.error_rate_multiplier * self.level().error_mean),
                 self.unprecedented(Feature::Failed, failed.into()),

@@ -69,6 +69,11 @@ impl Counts {
         self.pages().saturating_sub(self.failed + self.broken)
     }
 
+    /// Everything that was served: pages, and files that pages pull in.
+    pub fn served(self) -> u32 {
+        self.served_pages() + self.assets
+    }
+
     /// Requests for anything but files that pages pull in.
     pub fn pages(self) -> u32 {
         self.requests - self.assets

@@ -169,7 +169,7 @@ impl Attacker {
         Ok(Taken { xdp_ms: since(xdp_at), rule_ms: since(rule_at) })
     }
 
-    /// 198.18.0.0/15 is set aside for benchmarks; each in a network of its own, so that none is banned with another.
+    /// 198.18.0.0/15 is set aside for benchmarks. Many of one network: it is proposed for a ban, which nobody takes up.
     fn address(&self, number: u32) -> Ipv4Addr {
         Ipv4Addr::from_bits(0xC612_0000 + number)
     }
