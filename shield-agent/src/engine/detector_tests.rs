@@ -431,7 +431,31 @@ fn everything_low() -> Policy {
     policy.behaviour.min_paths = 8;
     policy.behaviour.min_posts = 6;
     policy.behaviour.min_repeats = 7;
+    policy.behaviour.experience_secs = 0;
+    policy.behaviour.z_threshold = 0.1;
+    policy.behaviour.multiplier = 1.01;
+    policy.behaviour.precedent_multiplier = 1.0;
     policy
+}
+
+#[test]
+fn the_gate_opens_for_every_learned_feature() {
+    let mut site = Site::new(everything_low());
+    for second in START..START + 600 {
+        site.get(second, second as u32 % 60 + 100, "/");
+    }
+    for n in 0..9 {
+        site.get(START + 600 + n, 1, &format!("/page/{n}"));
+        site.ask(START + 600 + n, 2, "POST", "/form", 200);
+        site.get(START + 600 + n, 3, "/one");
+    }
+    let names: Vec<_> = [1, 2, 3]
+        .map(|client| site.verdicts.iter().find(|(_, who, _)| *who == client))
+        .into_iter()
+        .flatten()
+        .map(|(_, _, evidence)| evidence.measures[0].name.clone())
+        .collect();
+    assert_eq!(names, ["distinct_paths", "posts_to_one_path", "requests_for_one_page"]);
 }
 
 /// A request of one of a few clients, up to two minutes after the one before or up to 90 s late.
