@@ -29,7 +29,9 @@ pub(super) struct Refill<'a> {
     /// The IP versions that can be filtered.
     pub(super) versions: Vec<Version>,
     pub(super) desired: &'a Desired,
+    /// The time when this began.
     pub(super) now: Now,
+    began: Instant,
     /// `None` while what is put into the sets is not dropped yet.
     pub(super) urgent: Option<&'a mut dyn Urgent>,
     /// Urgent bans made meanwhile: the table does not know them, and they stay.
@@ -44,7 +46,17 @@ impl<'a> Refill<'a> {
         desired: &'a Desired,
         now: Now,
     ) -> Refill<'a> {
-        Refill { programs, store, versions, desired, now, urgent: None, urgent_clients: HashSet::new() }
+        let urgent_clients = HashSet::new();
+        Refill {
+            programs,
+            store,
+            versions,
+            desired,
+            now,
+            began: Instant::now(),
+            urgent: None,
+            urgent_clients,
+        }
     }
 
     /// Lists, adds what is missing, then removes what nobody wants.
@@ -59,7 +71,7 @@ impl<'a> Refill<'a> {
     }
 
     fn list(&mut self, version: Version, planner: &mut Planner<'_, Desired>) -> Result<()> {
-        let (store, now) = (self.store, self.now);
+        let (store, now, began) = (self.store, self.now, self.began);
         let mut aside = self.programs.another();
         let (sender, receiver) = sync_channel::<Vec<Element>>(8);
         std::thread::scope(|scope| {
@@ -80,6 +92,7 @@ impl<'a> Refill<'a> {
             loop {
                 match receiver.recv_timeout(PAUSE) {
                     Ok(batch) => {
+                        let now = time_at(now, began);
                         batch.iter().for_each(|e| planner.see(e.client, |ban| e.is_right_for(ban.ends, now)));
                     }
                     Err(RecvTimeoutError::Timeout) => {}
@@ -97,6 +110,7 @@ impl<'a> Refill<'a> {
     fn put_back(&mut self, planner: &Planner<'_, Desired>, work: &mut Work) {
         for version in self.versions.clone() {
             let mut piece: Vec<Element> = Vec::new();
+            let mut now = time_at(self.now, self.began);
             for slot in planner.missing() {
                 let (client, ban) = self.desired.entry(slot);
                 let is_over = ban.ends.is_past(self.now) || self.urgent_clients.contains(&client);
@@ -105,9 +119,10 @@ impl<'a> Refill<'a> {
                 }
                 // Ends that were wrong are put right without a word: after a suspend all of them are.
                 work.restored += usize::from(!planner.was_seen(slot));
-                piece.push(Element::new(client, ban.ends, self.now));
+                piece.push(Element::new(client, ban.ends, now));
                 if piece.len() == PIECE {
                     self.add(version, &mut piece, work);
+                    now = time_at(self.now, self.began);
                 }
             }
             self.add(version, &mut piece, work);
@@ -144,10 +159,11 @@ impl<'a> Refill<'a> {
             return;
         }
         let mut failures = Vec::new();
+        let now = time_at(self.now, self.began);
         for version in Version::ALL {
             let elements: Vec<Element> = bans
                 .iter()
-                .map(|Ban { client, ends }| Element::new(client.client(), *ends, self.now))
+                .map(|Ban { client, ends }| Element::new(client.client(), *ends, now))
                 .filter(|element| Version::of(&element.client) == version)
                 .collect();
             if elements.is_empty() {
@@ -162,5 +178,46 @@ impl<'a> Refill<'a> {
         }
         self.urgent_clients.extend(bans.iter().map(|ban| ban.client.client()));
         urgent.done(&bans, failures);
+    }
+}
+
+/// The time now, when it was `then` at `began`: with a million bans a refill goes on for longer than two ends may differ
+/// and still be the same.
+fn time_at(then: Now, began: Instant) -> Now {
+    then.plus_ms(began.elapsed().as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ipset::Ipset;
+    use super::super::programs::act;
+    use super::*;
+    use crate::enforce::simulator::SimulatedHost;
+    use crate::engine::allowlist::Allowlist;
+    use crate::engine::time::Ends;
+
+    const BEGAN: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 5_000_000 };
+
+    /// A listing of a million took 5 s on a busy machine: by its end all ends seemed wrong, and were written anew.
+    #[test]
+    fn ends_are_right_when_they_are_read_and_written_late() {
+        let (host, store) = (SimulatedHost::new(), Ipset { max_entries: [10, 10] });
+        let mut programs: Box<dyn Programs> = Box::new(host.clone());
+        store.ensure(&mut *programs, Version::V4, 1).unwrap();
+        act(&mut *programs, &["ipset", "restore"], "add shield4 192.0.2.1 timeout 596\n").unwrap();
+        let mut desired = Desired::default();
+        for (client, serial) in [("192.0.2.1", 1), ("192.0.2.2", 2)] {
+            let client = Allowlist::default().admit(client.parse().unwrap(), 64).unwrap();
+            desired.insert(Ban { client, ends: Ends::after(BEGAN, 600_000) }, serial);
+        }
+        let mut refill = Refill::new(&mut *programs, &store, vec![Version::V4], &desired, BEGAN);
+        refill.began = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
+        let mut work = Work::default();
+        refill.run(&mut work).unwrap();
+
+        assert_eq!(work.restored, 1);
+        let mut timeouts = Vec::new();
+        store.list(&mut *programs, Version::V4, &mut |element| timeouts.push(element.timeout_secs)).unwrap();
+        assert_eq!(timeouts, [596, 596]);
     }
 }
