@@ -1,5 +1,5 @@
 //! The body of `cargo xtask bench enforce`: a million bans put back at a start, the delay of a new ban, alone and while
-//! 100,000 bans end at once, and what it takes in memory. XDP, ipset, and 10,000 single rules.
+//! 100,000 bans end at once, a full reconcile, and what it takes in memory. XDP, ipset, and 10,000 single rules.
 //!
 //! Everything happens in a network namespace of its own, through the interpreter that the agent uses.
 
@@ -57,6 +57,9 @@ struct Arguments {
     /// Bans that end at the same time (at most all)
     #[arg(long, default_value_t = 100_000)]
     expiring: u32,
+    /// Measure this place alone
+    #[arg(long)]
+    place: Option<Place>,
 }
 
 /// One figure.
@@ -73,7 +76,7 @@ struct Row {
 }
 
 /// Where bans are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Place {
     Xdp,
     Ipset,
@@ -112,6 +115,9 @@ fn main() -> Result<()> {
     for (place, bans) in
         [(Place::Xdp, arguments.bans), (Place::Ipset, arguments.bans), (Place::Rules, arguments.rules)]
     {
+        if arguments.place.is_some_and(|wanted| wanted != place) {
+            continue;
+        }
         let measured = measure(place, bans, arguments.expiring.min(bans), &arguments);
         rows.extend(measured.with_context(|| format!("measured {}", place.name()))?);
     }
@@ -129,6 +135,7 @@ fn measure(place: Place, bans: u32, expiring: u32, arguments: &Arguments) -> Res
         let mut rows = Rows { place, bans, json: arguments.json, rows: Vec::new() };
         let run = Run::start(place.enforcer(&pins), bans, &mut rows)?;
         run.probe_alone(&mut rows)?;
+        run.reconcile(&mut rows)?;
         run.expire(expiring, &mut rows)?;
         drop(run);
         let mut enforcer = place.enforcer(&pins);
@@ -288,6 +295,19 @@ impl Run {
         let delays = self.delays(&asked)?;
         rows.add("new ban, median", millis(delays[delays.len() / 2]), "ms", None)?;
         rows.add("new ban, slowest", millis(delays[delays.len() - 1]), "ms", None)
+    }
+
+    /// The full comparison of every 30 s, with nothing to put right.
+    fn reconcile(&self, rows: &mut Rows) -> Result<()> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("made a runtime")?;
+        let began = Instant::now();
+        for (name, result) in runtime.block_on(self.interpreter.reconcile_now()) {
+            if let Some(repair) = result.with_context(|| format!("reconciled {}", name.name()))? {
+                bail!("{} was not as it had been left: {}", name.name(), repair.found);
+            }
+        }
+        rows.add("reconcile, nothing wrong", began.elapsed().as_secs_f64(), "s", None)
     }
 
     /// Ends so many bans in one moment, and measures new bans meanwhile.
