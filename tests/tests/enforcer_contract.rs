@@ -316,6 +316,8 @@ struct Real {
 #[derive(Clone, Copy)]
 enum HasIpset {
     Yes,
+    /// Through its program alone: as where the kernel's protocol is another.
+    WithoutNetlink,
     No,
 }
 
@@ -332,6 +334,23 @@ impl Programs for WithoutIpset {
 
     fn another(&self) -> Box<dyn Programs> {
         Box::new(WithoutIpset(Host))
+    }
+
+    fn read_proc(&mut self, path: &str) -> Option<String> {
+        self.0.read_proc(path)
+    }
+}
+
+/// This host, whose sets are filled by the ipset program.
+struct WithoutNetlink(Host);
+
+impl Programs for WithoutNetlink {
+    fn run(&mut self, argv: &[&str], stdin: &[u8], line: &mut dyn FnMut(&str)) -> Result<()> {
+        self.0.run(argv, stdin, line)
+    }
+
+    fn another(&self) -> Box<dyn Programs> {
+        Box::new(WithoutNetlink(Host))
     }
 
     fn read_proc(&mut self, path: &str) -> Option<String> {
@@ -370,13 +389,12 @@ fn is_ours(line: &str) -> bool {
 
 impl World for Real {
     fn enforcer(&self) -> Box<dyn Enforcer> {
-        match self.has_ipset {
-            HasIpset::Yes => Box::new(IptablesEnforcer::new(self.settings.clone())),
-            HasIpset::No => {
-                let programs = Box::new(WithoutIpset(Host));
-                Box::new(IptablesEnforcer::with_programs(self.settings.clone(), programs))
-            }
-        }
+        let programs: Box<dyn Programs> = match self.has_ipset {
+            HasIpset::Yes => Box::new(Host),
+            HasIpset::WithoutNetlink => Box::new(WithoutNetlink(Host)),
+            HasIpset::No => Box::new(WithoutIpset(Host)),
+        };
+        Box::new(IptablesEnforcer::with_programs(self.settings.clone(), programs))
     }
 
     fn flush(&self) -> Result<()> {
@@ -576,6 +594,11 @@ fn ipset_with_iptables_nft() {
 #[test]
 fn ipset_with_iptables_legacy() {
     on_real_kernel("ipsetleg", settings(Backend::Ipset, "-legacy"), HasIpset::Yes);
+}
+
+#[test]
+fn ipset_by_its_program() {
+    on_real_kernel("ipsetprog", settings(Backend::Ipset, "-nft"), HasIpset::WithoutNetlink);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 
 use super::ipset::Ipset;
 use super::nft::Nft;
-use super::sets::{Element, SetStore, all_failed};
+use super::sets::{Element, SetStore, Version, all_failed};
 use super::{Backend, IptablesEnforcer, Settings};
 use crate::enforce::{Ban, Failure};
 use crate::engine::time::{Ends, Now};
@@ -141,12 +141,18 @@ impl IptablesEnforcer {
 
     fn used_before(&mut self, kind: HeldBy) -> bool {
         let Some(store) = store_of(kind, &self.settings) else { return false };
+        let dropping: Vec<Version> = self
+            .families
+            .iter()
+            .filter(|family| store.rule(family.version).is_none_or(|rule| family.drops_by(&rule)))
+            .map(|family| family.version)
+            .collect();
+        if dropping.is_empty() {
+            return false;
+        }
         // A store that cannot be asked is not in use: our chains would name it, and are taken over all the same.
         let Ok(counts) = store.counts(&mut *self.programs) else { return false };
-        self.families.iter().any(|family| {
-            counts[family.version as usize].is_some()
-                && store.rule(family.version).is_none_or(|rule| family.drops_by(&rule))
-        })
+        dropping.into_iter().any(|version| counts[version as usize].is_some())
     }
 
     /// Cuts off the bans that have no room as single rules where there are no sets.

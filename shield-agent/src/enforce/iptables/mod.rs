@@ -3,13 +3,14 @@
 //!
 //! Owns the enforcer's verbs and the state that is shown. `backend` chooses between rules and sets, `repair` reconciles,
 //! `family` owns one IP version's chain, `sets` with `ipset` and `nft` the sets, `chain` the text, `programs` the
-//! processes.
+//! processes, `nfnetlink` the bytes of what needs none.
 
 mod backend;
 mod chain;
 mod family;
 mod generation;
 mod ipset;
+mod nfnetlink;
 mod nft;
 pub mod programs;
 mod refill;

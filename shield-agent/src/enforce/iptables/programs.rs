@@ -31,6 +31,11 @@ pub trait Programs: Send {
     fn generation(&mut self) -> Option<u32> {
         None
     }
+
+    /// Whether netlink, opened by the calling thread, reaches the kernel that these programs change.
+    fn have_netlink(&self) -> bool {
+        false
+    }
 }
 
 /// Runs `argv` for its effect.
@@ -78,6 +83,10 @@ impl Programs for Host {
 
     fn generation(&mut self) -> Option<u32> {
         generation::now().ok()
+    }
+
+    fn have_netlink(&self) -> bool {
+        true
     }
 }
 
