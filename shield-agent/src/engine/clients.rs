@@ -1,12 +1,14 @@
-//! The bounded table of clients: a record of 68 bytes each, with the first few requests inside it, and a
+//! The bounded table of clients: a record of 64 bytes each, with the first few requests inside it, and a
 //! [`Footprint`] for those that go on. At the bound the coldest light client goes first; a busy one only for a
 //! busier one. Evictions are counted.
 
 use hashbrown::HashTable;
 
+use super::client::Client;
 use super::footprint::{Footprint, TRAIL_SECS, counts_of};
 use super::hash::Seeded;
-use super::trace::{Flags, Trace};
+use super::prefetch;
+use super::trace::{Aim, Flags, Trace};
 use super::window::{Counts, WINDOW_SECS};
 
 /// Requests that fit into a record; the next one makes a footprint. No rule can fire before.
@@ -24,8 +26,35 @@ pub const LOOK_AHEAD: usize = 16;
 
 const NO_FOOTPRINT: u32 = u32::MAX;
 
-/// One client. 68 bytes; a test holds it to that.
+/// What [`Coming::place`] is while nobody knows.
+const UNKNOWN: u32 = u32::MAX;
+
+/// What is worked out of a request before it is counted.
 #[derive(Debug, Clone, Copy)]
+pub struct Coming {
+    /// Whose it is.
+    pub client: Client,
+    /// Its target.
+    pub aim: Aim,
+    /// Where its client was found among the records; it may have moved since.
+    place: u32,
+}
+
+impl Coming {
+    /// Of this client, for this target.
+    pub fn new(client: Client, aim: Aim) -> Coming {
+        Coming { client, aim, place: UNKNOWN }
+    }
+
+    /// Its target's key, as far as it can be told before its answer is looked at.
+    fn target(&self) -> u32 {
+        self.aim.path_hash as u32
+    }
+}
+
+/// One client: a line of the processor's cache; a test holds it to that.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
 struct Record {
     key: [u32; 4],
     /// The newest second it asked for something.
@@ -38,27 +67,48 @@ struct Record {
 }
 
 /// The first few requests: their traces, and how many seconds before `Record::last` they were.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Light {
     keys: [u32; LIGHT_REQUESTS],
+    /// [`NO_REQUEST`] behind the last one.
     agos: [u16; LIGHT_REQUESTS],
     weights: [u8; LIGHT_REQUESTS],
     flags: [Flags; LIGHT_REQUESTS],
-    len: u8,
+}
+
+const NO_REQUEST: u16 = u16::MAX;
+
+impl Default for Light {
+    fn default() -> Light {
+        Light {
+            keys: [0; LIGHT_REQUESTS],
+            agos: [NO_REQUEST; LIGHT_REQUESTS],
+            weights: [0; LIGHT_REQUESTS],
+            flags: [Flags::default(); LIGHT_REQUESTS],
+        }
+    }
 }
 
 impl Light {
-    fn push(&mut self, ago: u32, trace: &Trace) {
-        let at = usize::from(self.len);
+    fn len(&self) -> usize {
+        self.agos.iter().position(|ago| *ago == NO_REQUEST).unwrap_or(LIGHT_REQUESTS)
+    }
+
+    /// Takes one more; `false` when it is full.
+    fn push(&mut self, ago: u32, trace: &Trace) -> bool {
+        let at = self.len();
+        if at == LIGHT_REQUESTS {
+            return false;
+        }
         self.keys[at] = trace.key;
-        self.agos[at] = u16::try_from(ago).unwrap_or(u16::MAX);
+        self.agos[at] = ago.min(u32::from(NO_REQUEST) - 1) as u16;
         self.weights[at] = trace.weight;
         self.flags[at] = trace.flags;
-        self.len += 1;
+        true
     }
 
     fn requests(&self) -> impl Iterator<Item = (u32, Trace)> {
-        (0..usize::from(self.len)).map(|at| {
+        (0..self.len()).map(|at| {
             let trace =
                 Trace { key: self.keys[at], flags: self.flags[at], weight: self.weights[at], answer: 0 };
             (u32::from(self.agos[at]), trace)
@@ -67,8 +117,10 @@ impl Light {
 
     /// The newest second moved on by `secs`: what falls out of 10 min is let go.
     fn age(&mut self, secs: u32) {
-        let kept = *self;
-        self.len = 0;
+        if secs == 0 {
+            return;
+        }
+        let kept = std::mem::take(self);
         for (ago, trace) in kept.requests() {
             let ago = ago.saturating_add(secs);
             if ago < TRAIL_SECS {
@@ -99,13 +151,27 @@ pub struct Usage {
     pub bytes: usize,
 }
 
+/// Where a client is.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// More of its key's hash than the table itself compares: nearly always the record need not be read to be found.
+    mark: u32,
+    /// Its place among the records.
+    at: u32,
+}
+
+fn mark(hash: u64) -> u32 {
+    hash as u32
+}
+
 /// The table.
 pub struct Clients {
     hash: Seeded,
-    index: HashTable<u32>,
+    index: HashTable<Entry>,
     records: Vec<Record>,
-    /// Each with its owner's place among the records.
-    footprints: Vec<(u32, Footprint)>,
+    footprints: Vec<Footprint>,
+    /// Each footprint's place among the records.
+    owners: Vec<u32>,
     max_clients: usize,
     hand: usize,
     footprint_hand: usize,
@@ -120,6 +186,7 @@ impl Clients {
             index: HashTable::new(),
             records: Vec::new(),
             footprints: Vec::new(),
+            owners: Vec::new(),
             max_clients: max_clients.clamp(1, NO_FOOTPRINT as usize),
             hand: 0,
             footprint_hand: 0,
@@ -127,12 +194,13 @@ impl Clients {
         }
     }
 
-    /// Counts one request of the client with this key. Returns the client when it has a footprint: no rule can fire
-    /// before.
-    pub fn add(&mut self, key: u128, second: u32, trace: &Trace) -> Option<Busy<'_>> {
-        let at = match self.position(key) {
-            Some(at) => at,
-            None => self.insert(key, second),
+    /// Counts one request. Returns its client when that has a footprint: no rule can fire before.
+    pub fn add(&mut self, coming: &Coming, second: u32, trace: &Trace) -> Option<Busy<'_>> {
+        let key = coming.client.key();
+        let is_there = |record: &Record| record.key == split(key);
+        let at = match self.records.get(coming.place as usize).filter(|record| is_there(record)) {
+            Some(_) => coming.place as usize,
+            None => self.position(key).unwrap_or_else(|| self.insert(key, second)),
         };
         let record = &mut self.records[at];
         if record.footprint == NO_FOOTPRINT {
@@ -140,31 +208,38 @@ impl Clients {
             record.light.age(newest - record.last);
             record.last = newest;
             let ago = newest - second;
-            if usize::from(record.light.len) < LIGHT_REQUESTS {
-                record.light.push(ago, trace);
+            if record.light.push(ago, trace) {
                 return None;
             }
             self.promote(at);
         }
         let record = &mut self.records[at];
         record.last = record.last.max(second);
-        let footprint = &mut self.footprints[record.footprint as usize].1;
+        let footprint = &mut self.footprints[record.footprint as usize];
         footprint.add(second, trace);
         Some(Busy { footprint, suspect_until: &mut record.suspect_until })
     }
 
-    /// Reads what [`Clients::add`] will read for these clients and targets: step by step, so that the reads of a step
-    /// wait for nothing but the step before. Changes nothing.
-    pub fn look_ahead(&self, coming: &[(u128, u32); LOOK_AHEAD]) {
-        let places = coming.map(|(key, _)| self.position(key));
-        let records = places.map(|place| place.and_then(|at| self.records.get(at)));
-        let footprints = records.map(|record| record.map_or(NO_FOOTPRINT, |record| record.footprint));
-        let footprints =
-            footprints.map(|at| self.footprints.get(at as usize).map(|(_, footprint)| footprint));
-        std::hint::black_box(footprints.iter().flatten().fold(0, |read, f| read ^ f.ceiling_from()));
-        let targets = footprints.iter().zip(coming);
-        let read = targets.filter_map(|(footprint, (_, target))| footprint.map(|f| f.look_ahead(*target)));
-        std::hint::black_box(read.fold(0, |read, part| read ^ part));
+    /// Fetches what [`Clients::add`] will read for these requests: step by step, so that each step finds fetched what it
+    /// reads. Remembers where their clients are, and changes nothing else.
+    pub fn look_ahead(&self, coming: &mut [Coming; LOOK_AHEAD]) {
+        for one in coming.iter_mut() {
+            let hash = self.hash.key(one.client.key());
+            let found = self.index.find(hash, |entry| entry.mark == mark(hash));
+            one.place = found.map_or(UNKNOWN, |entry| entry.at);
+            self.records.get(one.place as usize).into_iter().for_each(prefetch::fetch);
+        }
+        let footprints = coming.each_ref().map(|one| {
+            let record = self.records.get(one.place as usize)?;
+            let footprint = self.footprints.get(record.footprint as usize)?;
+            footprint.fetch();
+            Some(footprint)
+        });
+        for (footprint, one) in footprints.iter().zip(coming.iter()) {
+            if let Some(footprint) = footprint {
+                footprint.fetch_target(one.target());
+            }
+        }
     }
 
     /// Forgets a client.
@@ -182,7 +257,7 @@ impl Clients {
 
     fn footprint_of(&self, record: &Record) -> Footprint {
         match self.footprints.get(record.footprint as usize) {
-            Some((_, footprint)) => footprint.clone(),
+            Some(footprint) => footprint.clone(),
             None => {
                 let mut footprint = Footprint::default();
                 let mut requests: Vec<_> = record.light.requests().collect();
@@ -199,7 +274,7 @@ impl Clients {
     /// key, its counts over those seconds, and until when it is suspect.
     pub fn each_active(&self, secs: u32, second: u32, mut visit: impl FnMut(Active<'_>)) {
         for record in self.records.iter().filter(|r| second.saturating_sub(r.last) < secs) {
-            let footprint = self.footprints.get(record.footprint as usize).map(|(_, f)| f);
+            let footprint = self.footprints.get(record.footprint as usize);
             let counts = match footprint {
                 Some(footprint) => footprint.window.sum_of_last(secs, second),
                 None => record.light_counts(secs, second),
@@ -232,8 +307,8 @@ impl Clients {
     /// What the table holds.
     pub fn usage(&self) -> Usage {
         let records = self.records.capacity() * size_of::<Record>();
-        let index = self.index.capacity() * (size_of::<u32>() + 1) * 8 / 7;
-        let footprints: usize = self.footprints.iter().map(|(_, f)| f.bytes() + size_of::<u32>()).sum();
+        let index = self.index.allocation_size();
+        let footprints: usize = self.footprints.iter().map(|f| f.bytes() + size_of::<u32>()).sum();
         Usage {
             clients: self.records.len(),
             footprints: self.footprints.len(),
@@ -243,9 +318,9 @@ impl Clients {
     }
 
     fn position(&self, key: u128) -> Option<usize> {
-        let split = split(key);
-        let found = self.index.find(self.hash.key(key), |at| self.records[*at as usize].key == split);
-        found.map(|at| *at as usize)
+        let (split, hash) = (split(key), self.hash.key(key));
+        let is_it = |entry: &Entry| entry.mark == mark(hash) && self.records[entry.at as usize].key == split;
+        self.index.find(hash, is_it).map(|entry| entry.at as usize)
     }
 
     fn insert(&mut self, key: u128, second: u32) -> usize {
@@ -266,7 +341,8 @@ impl Clients {
             light,
         });
         let Clients { index, records, hash, .. } = self;
-        index.insert_unique(hash.key(key), at as u32, |at| hash.key(join(records[*at as usize].key)));
+        let new = Entry { mark: mark(hash.key(key)), at: at as u32 };
+        index.insert_unique(hash.key(key), new, |entry| hash.key(join(records[entry.at as usize].key)));
         at
     }
 
@@ -278,7 +354,8 @@ impl Clients {
         let footprint = self.footprint_of(&self.records[at]);
         self.records[at].footprint = self.footprints.len() as u32;
         self.records[at].light = Light::default();
-        self.footprints.push((at as u32, footprint));
+        self.footprints.push(footprint);
+        self.owners.push(at as u32);
     }
 
     fn evict_a_cold_one(&mut self) {
@@ -301,15 +378,14 @@ impl Clients {
     fn evict_a_footprint(&mut self) {
         let len = self.footprints.len();
         let worth = |at: &usize| {
-            let (owner, footprint) = &self.footprints[*at];
-            (footprint.window.sum().requests, self.records[*owner as usize].last)
+            let owner = self.owners[*at] as usize;
+            (self.footprints[*at].window.sum().requests, self.records[owner].last)
         };
         let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.footprint_hand + i) % len);
         let least = sample.min_by_key(worth).unwrap_or(0);
         self.footprint_hand = (self.footprint_hand + EVICTION_SAMPLE) % len;
         self.evicted += 1;
-        let owner = self.footprints[least].0 as usize;
-        self.drop_footprint(owner);
+        self.drop_footprint(self.owners[least] as usize);
     }
 
     fn drop_footprint(&mut self, at: usize) {
@@ -318,7 +394,8 @@ impl Clients {
             return;
         }
         self.footprints.swap_remove(gone as usize);
-        if let Some((owner, _)) = self.footprints.get(gone as usize) {
+        self.owners.swap_remove(gone as usize);
+        if let Some(owner) = self.owners.get(gone as usize) {
             self.records[*owner as usize].footprint = gone;
         }
     }
@@ -326,16 +403,16 @@ impl Clients {
     fn remove(&mut self, at: usize) {
         self.drop_footprint(at);
         let key = join(self.records[at].key);
-        if let Ok(entry) = self.index.find_entry(self.hash.key(key), |i| *i as usize == at) {
+        if let Ok(entry) = self.index.find_entry(self.hash.key(key), |entry| entry.at as usize == at) {
             entry.remove();
         }
         self.records.swap_remove(at);
         let Some(moved) = self.records.get(at).copied() else { return };
         let last = self.records.len() as u32;
-        if let Some(place) = self.index.find_mut(self.hash.key(join(moved.key)), |i| *i == last) {
-            *place = at as u32;
+        if let Some(entry) = self.index.find_mut(self.hash.key(join(moved.key)), |entry| entry.at == last) {
+            entry.at = at as u32;
         }
-        if let Some((owner, _)) = self.footprints.get_mut(moved.footprint as usize) {
+        if let Some(owner) = self.owners.get_mut(moved.footprint as usize) {
             *owner = at as u32;
         }
     }
@@ -378,6 +455,7 @@ fn join(key: [u32; 4]) -> u128 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::net::{IpAddr, Ipv6Addr};
 
     fn clients(max: usize) -> Clients {
         Clients::new(max, Seeded::new(9))
@@ -387,20 +465,26 @@ mod tests {
         Trace { key, ..Trace::default() }
     }
 
+    fn add(clients: &mut Clients, key: u128, second: u32, trace: &Trace) {
+        let client = Client::of_addr(IpAddr::V6(Ipv6Addr::from_bits(key)), 128);
+        assert_eq!(client.key(), key);
+        clients.add(&Coming::new(client, Aim::default()), second, trace);
+    }
+
     fn requests(clients: &Clients, key: u128) -> Option<u32> {
         clients.footprint(key).map(|(footprint, _)| footprint.window.sum().requests)
     }
 
     #[test]
-    fn a_record_is_at_most_68_bytes() {
-        assert!(size_of::<Record>() <= 68, "{}", size_of::<Record>());
+    fn a_record_is_one_cache_line_and_a_footprint_two() {
+        assert_eq!((size_of::<Record>(), size_of::<Footprint>()), (64, 128));
     }
 
     #[test]
     fn a_light_client_costs_at_most_100_bytes() {
         let mut table = clients(1_000_000);
         for key in 0..1_000_000u128 {
-            table.add(key, 1000, &page(1));
+            add(&mut table, key, 1000, &page(1));
         }
         let usage = table.usage();
         assert_eq!(usage.clients, 1_000_000);
@@ -413,9 +497,9 @@ mod tests {
         let heavy = u128::MAX;
         for n in 0..1_000_000u32 {
             let second = 1000 + n / 20_000;
-            table.add(u128::from(n), second, &page(n));
+            add(&mut table, u128::from(n), second, &page(n));
             if n % 1000 == 0 {
-                table.add(heavy, second, &page(7));
+                add(&mut table, heavy, second, &page(7));
             }
         }
         assert_eq!(requests(&table, heavy), Some(1000));
@@ -427,10 +511,10 @@ mod tests {
     fn the_coldest_goes_first() {
         let mut table = clients(10);
         for key in 0..10u128 {
-            table.add(key, 1000 + key as u32, &page(1));
+            add(&mut table, key, 1000 + key as u32, &page(1));
         }
-        table.add(0, 1020, &page(1));
-        table.add(99, 1021, &page(1));
+        add(&mut table, 0, 1020, &page(1));
+        add(&mut table, 99, 1021, &page(1));
         assert_eq!(requests(&table, 1), None, "client 1 was quiet the longest");
         assert_eq!(requests(&table, 0), Some(2), "client 0 came back");
     }
@@ -441,7 +525,7 @@ mod tests {
         table.max_clients = 10_000;
         for key in 0..2000u128 {
             for n in 0..(if key == 5 { 50 } else { 5 }) {
-                table.add(key, 1000, &page(n));
+                add(&mut table, key, 1000, &page(n));
             }
         }
         assert_eq!(requests(&table, 5), Some(50));
@@ -451,8 +535,8 @@ mod tests {
     #[test]
     fn quiet_clients_are_swept() {
         let mut table = clients(100);
-        table.add(1, 1000, &page(1));
-        table.add(2, 1500, &page(1));
+        add(&mut table, 1, 1000, &page(1));
+        add(&mut table, 2, 1500, &page(1));
         table.sweep(1599);
         assert_eq!(table.usage().clients, 2);
         table.sweep(1600);
@@ -469,7 +553,7 @@ mod tests {
                 match kind {
                     0 => { table.forget(key); model.remove(&key); }
                     1 => { now += ahead; }
-                    _ => { table.add(key, now, &page(kind)); model.entry(key).or_default().push(now); }
+                    _ => { add(&mut table, key, now, &page(kind)); model.entry(key).or_default().push(now); }
                 }
             }
             for key in 0..40 {

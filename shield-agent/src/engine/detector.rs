@@ -11,8 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::baseline::{Baseline, ClientMinute, Feature, Level};
 use super::client::Client;
-pub use super::clients::LOOK_AHEAD;
 use super::clients::{Active, Clients};
+pub use super::clients::{Coming, LOOK_AHEAD};
 use super::footprint::{Footprint, Spread};
 use super::gate::{Gate, Need};
 use super::global::Global;
@@ -23,7 +23,7 @@ use super::report::{BaselineView, ClientSummary, DetectorStatus, Explanation, Gl
 use super::request::Request;
 use super::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use super::time::EventSecs;
-use super::trace::{Flags, Tracer};
+use super::trace::{Aim, Flags, Tracer};
 use super::verdict::{Evidence, PathCount, Rule, Verdict};
 use super::window::{SecondRing, ServerSecond, WINDOW_SECS};
 
@@ -55,20 +55,6 @@ pub enum Standing {
     Normal,
     /// It is banned: its request is shown in the totals, but not judged and teaches nothing.
     Banned,
-}
-
-/// What is worked out of a request before it is counted.
-#[derive(Debug, Clone, Copy)]
-pub struct Coming {
-    /// Whose it is.
-    pub client: Client,
-    path_hash: u64,
-}
-
-impl Default for Coming {
-    fn default() -> Coming {
-        Coming { client: Client::from(Ipv4Addr::UNSPECIFIED), path_hash: 0 }
-    }
 }
 
 /// Why a saved baseline could not be restored.
@@ -144,22 +130,23 @@ impl Detector {
         Client::of_addr(request.addr, self.ipv6_prefix)
     }
 
-    /// These requests (at most [`LOOK_AHEAD`]) will be observed next: works out what is needed of each, and reads what
-    /// counting them will read, so that the memory's answers, which take far longer than the counting, come while
-    /// several are waited for at once.
+    /// These requests (at most [`LOOK_AHEAD`]) will be observed next: works out what is needed of each, and fetches what
+    /// counting them will read, so that the memory's answers, which take far longer than the counting, come meanwhile
+    /// and several at once.
     pub fn look_ahead<'a>(&self, requests: impl Iterator<Item = Request<'a>>) -> [Coming; LOOK_AHEAD] {
-        let mut coming = [Coming::default(); LOOK_AHEAD];
+        let nobody = Coming::new(Client::from(Ipv4Addr::UNSPECIFIED), Aim::default());
+        let mut coming = [nobody; LOOK_AHEAD];
         for (coming, request) in coming.iter_mut().zip(requests) {
             *coming = self.coming(&request);
+            self.tracer.look_ahead(coming.aim);
         }
-        self.tracer.look_ahead(coming.iter().map(|coming| coming.path_hash));
-        self.clients.look_ahead(&coming.map(|coming| (coming.client.key(), coming.path_hash as u32)));
+        self.clients.look_ahead(&mut coming);
         coming
     }
 
     /// What is needed of one request to count it.
     pub fn coming(&self, request: &Request<'_>) -> Coming {
-        Coming { client: self.client_of(request), path_hash: self.tracer.path_hash(request.path) }
+        Coming::new(self.client_of(request), self.tracer.aim(request.path))
     }
 
     /// Counts one request at `second` and judges its client. `coming` is what [`Detector::coming`] says of it.
@@ -173,18 +160,18 @@ impl Detector {
         standing: Standing,
     ) -> Verdict {
         let Some(second) = self.place(second) else { return Verdict::Normal };
-        let client = coming.client;
-        let trace = self.tracer.trace_hashed(request, coming.path_hash);
+        let trace = self.tracer.trace(request, coming.aim);
         let error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
         if standing == Standing::Banned {
             return Verdict::Normal;
         }
         if !trace.flags.has(Flags::ASSET) {
-            self.names.put(trace.key, path_of(request));
+            // The path without its query, which may hold what nobody should read.
+            self.names.put(trace.key, coming.aim.split(request.path).0);
         }
-        let key = client.key();
-        let Some(busy) = self.clients.add(key, second, &trace) else {
+        let key = coming.client.key();
+        let Some(busy) = self.clients.add(coming, second, &trace) else {
             self.teaching.add(second, error);
             return Verdict::Normal;
         };
@@ -555,11 +542,6 @@ fn level_view(level: &Level, warmth: Warmth) -> BaselineView {
 
 fn warmth(policy: &Policy, baseline: &Baseline, second: u32) -> Warmth {
     if baseline.age_secs(second) >= policy.warm_up_secs { Warmth::Warm } else { Warmth::WarmingUp }
-}
-
-/// The path without its query, which may hold what nobody should read.
-fn path_of<'a>(request: &Request<'a>) -> &'a [u8] {
-    &request.path[..memchr::memchr(b'?', request.path).unwrap_or(request.path.len())]
 }
 
 /// Event seconds are kept in 32 bits, from 1970 to 2106; what lies outside is taken for the nearer end.

@@ -2,7 +2,7 @@
 //! judged. Only ever saves time: a client that a rule would fire at always passes. Made anew whenever the baseline is.
 
 use super::baseline::{Baseline, Feature};
-use super::footprint::Footprint;
+use super::footprint::{Ceiling, Footprint};
 use super::policy::{Policy, Reference, Switch};
 use super::rules::{Warmth, load};
 use super::window::WINDOW_SECS;
@@ -54,6 +54,8 @@ impl Gate {
             (Warmth::Warm, Switch::On) => least_unlike(policy, baseline, feature, floor, second),
             _ => u32::MAX,
         };
+        // A ceiling counts no further than this.
+        let countable = |value: u32| value.min(Ceiling::MAX);
         Gate {
             load: if warmth == Warmth::Warm { least_load(policy, baseline) } else { f64::INFINITY },
             pages: whole(flood.switch, (flood.rate * f64::from(flood.sustained_secs)).ceil() as u32),
@@ -61,14 +63,14 @@ impl Gate {
             foreign_tenths: whole(surge.switch, surge.malformed_requests.saturating_mul(10)),
             logins: whole(behaviour.switch, behaviour.logins.min(behaviour.login_burst)),
             remote_calls: whole(behaviour.switch, behaviour.remote_calls),
-            page_requests: whole(flood.switch, flood.page_requests),
+            page_requests: countable(whole(flood.switch, flood.page_requests)),
             page_secs: flood.page_secs,
-            weight: tenths(policy.probing.threshold_60s),
-            weight_600: tenths(policy.probing.threshold_600s),
-            alike_scripts: whole(policy.probing.switch, policy.probing.alike_scripts),
-            paths: unlike_others(Feature::Paths, behaviour.min_paths),
-            posts: unlike_others(Feature::Posts, behaviour.min_posts),
-            repeats: unlike_others(Feature::Repeats, behaviour.min_repeats),
+            weight: countable(tenths(policy.probing.threshold_60s)),
+            weight_600: countable(tenths(policy.probing.threshold_600s)),
+            alike_scripts: countable(whole(policy.probing.switch, policy.probing.alike_scripts)),
+            paths: countable(unlike_others(Feature::Paths, behaviour.min_paths)),
+            posts: countable(unlike_others(Feature::Posts, behaviour.min_posts)),
+            repeats: countable(unlike_others(Feature::Repeats, behaviour.min_repeats)),
         }
     }
 
@@ -89,24 +91,29 @@ impl Gate {
 
     fn needs_targets(&self, footprint: &Footprint, second: u32) -> bool {
         let Some(most) = footprint.ceiling(second) else { return true };
-        if most.shaped_weight >= self.weight || most.shaped_weight_600 >= self.weight_600 {
+        let [weight, weight_600] = [most.shaped_weight, most.shaped_weight_600].map(u32::from);
+        if weight >= self.weight || weight_600 >= self.weight_600 {
             return true;
         }
-        let is_heavy = most.shaped_weight + most.plain_weight >= self.weight
-            || most.shaped_weight_600 + most.plain_weight_600 >= self.weight_600;
-        let is_wide = most.paths >= self.paths || most.posts >= self.posts || most.repeats >= self.repeats;
-        let is_alike = most.alike_scripts >= self.alike_scripts;
-        let is_burst = most.repeats >= self.page_requests;
+        let is_heavy = weight + u32::from(most.plain_weight) >= self.weight
+            || weight_600 + u32::from(most.plain_weight_600) >= self.weight_600;
+        let [paths, posts, repeats, scripts] =
+            [most.paths, most.posts, most.repeats, most.scripts].map(u32::from);
+        let is_wide = paths >= self.paths || posts >= self.posts || repeats >= self.repeats;
+        let is_alike = scripts >= self.alike_scripts;
+        let is_burst = repeats >= self.page_requests;
         if !(is_heavy || is_wide || is_alike || is_burst) {
             return false;
         }
         let before = footprint.window.before(second);
-        let without_assets = |value: u32| value >= before.assets.saturating_mul(20);
-        (is_heavy && most.failed_paths >= before.served_pages())
-            || (is_alike && 2 * most.alike_scripts >= before.pages())
-            || (most.paths >= self.paths && without_assets(most.paths))
-            || (most.posts >= self.posts && without_assets(most.posts))
-            || (most.repeats >= self.repeats && without_assets(most.repeats))
+        // Enough of something else can outweigh a value that is known; one that ran out of its room is not.
+        let outweighs = |value: u32, other: u32| value == Ceiling::MAX || value >= other;
+        let without_assets = |value: u32| outweighs(value, before.assets.saturating_mul(20));
+        (is_heavy && outweighs(most.failed_paths.into(), before.served_pages()))
+            || (is_alike && outweighs(scripts, before.pages().div_ceil(2)))
+            || (paths >= self.paths && without_assets(paths))
+            || (posts >= self.posts && without_assets(posts))
+            || (repeats >= self.repeats && without_assets(repeats))
             || (is_burst
                 && footprint.window.sum_of_last(self.page_secs, second).pages() >= self.page_requests)
     }

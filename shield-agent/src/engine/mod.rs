@@ -32,6 +32,7 @@ pub mod names;
 mod outcomes;
 pub mod parts;
 pub mod policy;
+mod prefetch;
 pub mod reconcile;
 pub mod report;
 pub mod request;
@@ -45,6 +46,7 @@ mod tests;
 mod tick;
 pub mod time;
 pub mod trace;
+pub mod trails;
 pub mod verdict;
 
 use std::collections::BTreeMap;

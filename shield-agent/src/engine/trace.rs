@@ -2,6 +2,7 @@
 //! (`shape.rs`) and the answer; remembers shapes of paths seen before, because looking is dearer than remembering.
 
 use super::hash::Seeded;
+use super::prefetch;
 use super::request::Request;
 use super::shape::{self, Kind, Query, Shape};
 
@@ -115,7 +116,7 @@ mod weight {
 /// Paths whose shape is remembered, as a power of two: 8 bytes each.
 const REMEMBERED_BITS: u32 = 15;
 
-/// A path's shape beside its hash, in one word: 47 bits of the hash (those that do not choose the slot), 12 of
+/// A path's shape beside its hash, in one word: 47 bits of the hash (none of those that choose the slot), 12 of
 /// `told_by`, 3 of the kind, a bit each for login and remote call. 0 is an empty slot.
 #[derive(Debug, Clone, Copy, Default)]
 struct Remembered(u64);
@@ -142,12 +143,29 @@ impl Remembered {
         Some(Shape { kind, told_by, login: self.0 & 2 != 0, remote_call: self.0 & 1 != 0 })
     }
 
+    /// The first of a hash's two places, which are neighbours.
     fn slot(hash: u64) -> usize {
-        hash as usize & ((1 << REMEMBERED_BITS) - 1)
+        hash as usize & ((1 << REMEMBERED_BITS) - 2)
     }
 }
 
 const KINDS: [Kind; 6] = [Kind::Asset, Kind::Page, Kind::Script, Kind::Dubious, Kind::Probe, Kind::Foreign];
+
+/// A target's path: where it ends, and its hash.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Aim {
+    /// The hash of the path, without the query.
+    pub path_hash: u64,
+    /// The path's length in bytes.
+    path_len: usize,
+}
+
+impl Aim {
+    /// The target's path, and its query with the question mark.
+    pub fn split(self, target: &[u8]) -> (&[u8], &[u8]) {
+        target.split_at(self.path_len.min(target.len()))
+    }
+}
 
 /// Makes traces.
 pub struct Tracer {
@@ -171,31 +189,32 @@ impl Tracer {
         self.hash
     }
 
-    /// The hash of a target's path.
-    pub fn path_hash(&self, target: &[u8]) -> u64 {
-        self.hash.bytes(split_target(target).0)
+    /// What is worked out of a target before its request is traced.
+    pub fn aim(&self, target: &[u8]) -> Aim {
+        let path_len = memchr::memchr(b'?', target).unwrap_or(target.len());
+        Aim { path_hash: self.hash.bytes(&target[..path_len]), path_len }
     }
 
-    /// Reads what [`Tracer::trace`] will read for these paths. Changes nothing.
-    pub fn look_ahead(&self, path_hashes: impl Iterator<Item = u64>) {
-        let read = path_hashes.fold(0, |read, hash| read ^ self.remembered[Remembered::slot(hash)].0);
-        std::hint::black_box(read);
+    /// Fetches what [`Tracer::trace`] will read for this target.
+    pub fn look_ahead(&self, aim: Aim) {
+        prefetch::fetch(&self.remembered[Remembered::slot(aim.path_hash)]);
     }
 
-    /// What is kept of `request`.
-    pub fn trace(&mut self, request: &Request<'_>) -> Trace {
-        self.trace_hashed(request, self.path_hash(request.path))
+    /// What is kept of `request`, whose target's [`Tracer::aim`] is known.
+    pub fn trace(&mut self, request: &Request<'_>, aim: Aim) -> Trace {
+        let (path, query) = aim.split(request.path);
+        let shape = self.shape(path, aim.path_hash);
+        let target = Target { path, query, path_hash: aim.path_hash, shape, status: request.status };
+        self.everyday(request, &target).unwrap_or_else(|| self.any(request, &target))
     }
 
-    /// The same of a request whose [`Tracer::path_hash`] is known.
-    pub fn trace_hashed(&mut self, request: &Request<'_>, path_hash: u64) -> Trace {
-        let (path, query) = split_target(request.path);
-        let shape = self.shape(path, path_hash);
+    /// What is kept of any request.
+    fn any(&self, request: &Request<'_>, target: &Target<'_>) -> Trace {
+        let Target { path, query, shape, .. } = *target;
         let answer = Answer::of(request.status, &self.not_errors);
         let error = request.status >= 400 && !self.not_errors.contains(&request.status);
         let verb = Verb::of(request.method);
-        let judged =
-            self.judge(&Target { path, query, path_hash, shape, status: request.status }, verb, answer);
+        let judged = self.judge(target, verb, answer);
         let asset = judged.weight == 0 && (judged.asset || is_harmless(verb, request.status));
         let refused = answer == Answer::Refused;
         let no_target = shape.kind == Kind::Foreign;
@@ -219,14 +238,30 @@ impl Tracer {
         Trace { key, weight: judged.weight, flags, answer: answer_mark(request, answer) }
     }
 
+    /// What nearly every request is: a page or an asset asked for by GET and served. Says what [`Tracer::any`] would,
+    /// sooner; a test holds the two together.
+    fn everyday(&self, request: &Request<'_>, target: &Target<'_>) -> Option<Trace> {
+        let is_asset = target.shape.kind == Kind::Asset;
+        let is_everyday = request.status == 200
+            && target.query.is_empty()
+            && (is_asset || target.shape.kind == Kind::Page)
+            && request.method == b"GET"
+            && !self.not_errors.contains(&200);
+        let flags = Flags::default().with(Flags::ASSET, is_asset);
+        let answer = answer_mark(request, Answer::Served);
+        is_everyday.then_some(Trace { key: target.path_hash as u32, weight: 0, flags, answer })
+    }
+
     fn shape(&mut self, path: &[u8], hash: u64) -> Shape {
-        let slot = &mut self.remembered[Remembered::slot(hash)];
-        if let Some(shape) = slot.shape(hash) {
+        let slot = Remembered::slot(hash);
+        let [newer, older] = [self.remembered[slot], self.remembered[slot + 1]];
+        if let Some(shape) = newer.shape(hash).or_else(|| older.shape(hash)) {
             return shape;
         }
         let shape = shape::of_path(path);
         if let Some(remembered) = Remembered::of(hash, shape) {
-            *slot = remembered;
+            self.remembered[slot] = remembered;
+            self.remembered[slot + 1] = newer;
         }
         shape
     }
@@ -391,13 +426,6 @@ fn is_page_like(target: &Target<'_>) -> bool {
     memchr::memchr(b'.', &target.path[last..]).is_none()
 }
 
-fn split_target(target: &[u8]) -> (&[u8], &[u8]) {
-    match memchr::memchr(b'?', target) {
-        Some(at) => target.split_at(at),
-        None => (target, &[]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,7 +441,56 @@ mod tests {
             size: 0,
             behind_proxy: false,
         };
-        Tracer::new(Seeded::new(1), &[]).trace(&request)
+        let mut tracer = Tracer::new(Seeded::new(1), &[]);
+        let aim = tracer.aim(request.path);
+        tracer.trace(&request, aim)
+    }
+
+    #[test]
+    fn everyday_requests_are_traced_as_any_other() {
+        let mut seen = 0;
+        for path in [
+            "/",
+            "/a/page.html",
+            "/a/b.jpg",
+            "/x.php",
+            "/.env",
+            "/inbox",
+            "/page?q=1",
+            "/a.css?v=2",
+            "xyz",
+            "",
+        ] {
+            for (method, status) in
+                [("GET", 200), ("GET", 304), ("GET", 404), ("POST", 200), ("PROPFIND", 200)]
+            {
+                for not_errors in [&[][..], &[200, 404]] {
+                    let request = Request {
+                        addr: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+                        time: 0,
+                        method: method.as_bytes(),
+                        path: path.as_bytes(),
+                        status,
+                        size: 1234,
+                        behind_proxy: false,
+                    };
+                    let tracer = Tracer::new(Seeded::new(1), not_errors);
+                    let aim = tracer.aim(request.path);
+                    let ((path, query), path_hash) = (aim.split(request.path), aim.path_hash);
+                    let target = Target { path, query, path_hash, shape: shape::of_path(path), status };
+                    if let Some(trace) = tracer.everyday(&request, &target) {
+                        assert_eq!(
+                            trace,
+                            tracer.any(&request, &target),
+                            "{method} {:?} {status}",
+                            request.path
+                        );
+                        seen += 1;
+                    }
+                }
+            }
+        }
+        assert!(seen >= 3, "{seen}");
     }
 
     #[test]

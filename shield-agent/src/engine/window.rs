@@ -1,6 +1,8 @@
 //! Sliding windows in one-second buckets: exact, O(1) amortised a request. One client's ([`Window`], sparse) and the
 //! whole server's ([`SecondRing`], dense). Who they belong to is `clients.rs`'s business, what they mean `rules.rs`'s.
 
+use super::prefetch;
+
 /// Length of the window in seconds.
 pub const WINDOW_SECS: u32 = 60;
 
@@ -111,6 +113,8 @@ impl Bucket {
 pub struct Window {
     buckets: std::collections::VecDeque<Bucket>,
     sum: Counts,
+    /// The first bucket's second, so that nearly every request need not read that bucket.
+    oldest: u32,
 }
 
 impl Window {
@@ -127,7 +131,8 @@ impl Window {
         let mut left = counts.to_array();
         let mut place = self.buckets.len();
         // A second that is there already is nearly always the last one.
-        while let Some(bucket) = place.checked_sub(1).and_then(|at| self.buckets.get_mut(at))
+        while second <= newest
+            && let Some(bucket) = place.checked_sub(1).and_then(|at| self.buckets.get_mut(at))
             && bucket.second >= second
         {
             if bucket.second == second {
@@ -139,17 +144,25 @@ impl Window {
         while left != [0; COUNTS] {
             let mut bucket = Bucket { second, counts: [0; COUNTS] };
             bucket.take(&mut left);
-            self.buckets.insert(place, bucket);
+            if place == 0 {
+                self.oldest = second;
+            }
+            if place == self.buckets.len() {
+                self.buckets.push_back(bucket);
+                place += 1;
+            } else {
+                self.buckets.insert(place, bucket);
+            }
         }
     }
 
     /// Lets go of what lies outside the window ending at `second`.
     pub fn expire(&mut self, second: u32) {
-        while let Some(oldest) = self.buckets.front()
-            && second.saturating_sub(oldest.second) >= WINDOW_SECS
-        {
-            self.sum = self.sum.less(oldest.counts());
-            self.buckets.pop_front();
+        while !self.buckets.is_empty() && second.saturating_sub(self.oldest) >= WINDOW_SECS {
+            if let Some(gone) = self.buckets.pop_front() {
+                self.sum = self.sum.less(gone.counts());
+            }
+            self.oldest = self.buckets.front().map_or(0, |bucket| bucket.second);
         }
     }
 
@@ -182,10 +195,9 @@ impl Window {
         self.buckets.iter().map(|b| (b.second, b.counts()))
     }
 
-    /// The oldest and the newest second mixed: for nothing but reading both.
-    pub fn ends(&self) -> u32 {
-        let second = |bucket: Option<&Bucket>| bucket.map_or(0, |bucket| bucket.second);
-        second(self.buckets.front()) ^ second(self.buckets.back())
+    /// Fetches what [`Window::add`] will read.
+    pub fn fetch(&self) {
+        self.buckets.front().into_iter().chain(self.buckets.back()).for_each(prefetch::fetch);
     }
 
     /// Bytes on the heap.

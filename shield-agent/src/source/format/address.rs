@@ -2,7 +2,7 @@
 //!
 //! Addresses come out canonical: an IPv4-mapped IPv6 address is the IPv4 address.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -86,54 +86,110 @@ fn without_zone(text: &str) -> Option<&str> {
 /// `None` when there is none, or when `bytes` hold fewer than 16 bytes to look at.
 #[inline]
 pub fn leading_ipv4(bytes: &[u8]) -> Option<(Ipv4Addr, usize)> {
-    let word = u128::from_le_bytes(*bytes.first_chunk::<16>()?);
-    let mut dots = marks(word, b'.');
-    let mut start = 0;
+    let bytes = bytes.first_chunk::<16>()?;
     let mut octets = [0_u8; 4];
-    for octet in octets.iter_mut().take(3) {
-        let end = dots.trailing_zeros() as usize / 8;
-        *octet = octet_between(word, start, end)?;
-        start = end + 1;
-        dots &= dots.wrapping_sub(1);
+    let mut at = 0;
+    for (number, octet) in octets.iter_mut().enumerate() {
+        if number > 0 {
+            (bytes.get(at) == Some(&b'.')).then_some(())?;
+            at += 1;
+        }
+        let (value, len) = leading_octet(u32::from_le_bytes(*bytes.get(at..)?.first_chunk::<4>()?))?;
+        *octet = value;
+        at += len;
     }
-    let end = start + digits_at(word >> (start * 8).min(127));
-    octets[3] = octet_between(word, start, end)?;
-    Some((Ipv4Addr::from(octets), end))
+    Some((Ipv4Addr::from(octets), at))
 }
 
-/// The high bit of every byte of `word` that is `byte` (exact: no borrow runs between bytes).
+/// The value of the one to three digits at the start of four bytes, without a leading zero, and how many they are.
 #[inline]
-fn marks(word: u128, byte: u8) -> u128 {
-    const LOW: u128 = u128::from_ne_bytes([0x7f; 16]);
-    let differs = word ^ u128::from_ne_bytes([byte; 16]);
-    !(((differs & LOW) + LOW) | differs | LOW)
-}
-
-/// How many of the first three bytes are digits.
-#[inline]
-fn digits_at(word: u128) -> usize {
-    let [a, b, c, ..] = word.to_le_bytes();
-    let is = |byte: u8| usize::from(byte.is_ascii_digit());
-    is(a) * (1 + is(b) * (1 + is(c)))
-}
-
-/// The value of the one to three digits at `start..end`, without a leading zero.
-#[inline]
-fn octet_between(word: u128, start: usize, end: usize) -> Option<u8> {
-    let len = end.wrapping_sub(start);
-    if !(1..=3).contains(&len) || end > 15 {
+fn leading_octet(word: u32) -> Option<(u8, usize)> {
+    let digits = word ^ 0x3030_3030;
+    // The high bit of every byte that is no digit (exact: no carry runs between bytes).
+    let others = (((digits & 0x7f7f_7f7f) + 0x7676_7676) | digits) & 0x8080_8080;
+    let len = others.trailing_zeros() as usize / 8;
+    let has_leading_zero = len > 1 && digits & 0xff == 0;
+    if !(1..=3).contains(&len) || has_leading_zero {
         return None;
     }
     // The digits moved to the end of three bytes, zeros before them.
-    let text = (((word >> (start * 8)) as u32) << (8 * (4 - len))) >> 8;
-    let present = 0x00ff_ffff_u32 & (0x00ff_ffff_u32 << (8 * (3 - len)));
-    let values = text.wrapping_sub(0x0030_3030 & present);
-    let [h, t, o, _] = values.to_le_bytes();
-    let value = u32::from(h) * 100 + u32::from(t) * 10 + u32::from(o);
-    let is_decimal = h <= 9 && t <= 9 && o <= 9;
-    let first = (text >> (8 * (3 - len))) as u8;
-    (is_decimal && (first != b'0' || len == 1)).then(|| u8::try_from(value).ok()).flatten()
+    let [hundreds, tens, ones, _] = ((digits << (8 * (4 - len))) >> 8).to_le_bytes();
+    let value = u32::from(hundreds) * 100 + u32::from(tens) * 10 + u32::from(ones);
+    Some((u8::try_from(value).ok()?, len))
 }
+
+/// An IPv6 address of plain groups (no dotted end, no zone) at the start of `bytes`, with its length; of those shapes
+/// exactly what [`Ipv6Addr`]'s own parser reads. Not canonical yet.
+///
+/// `None` when there is none, or when `bytes` end with it.
+#[inline]
+pub fn leading_ipv6(bytes: &[u8]) -> Option<(Ipv6Addr, usize)> {
+    let mut groups = [0_u16; 8];
+    let mut count = 0;
+    // How many groups come before the `::`.
+    let mut gap = None;
+    let mut at = 0;
+    if *bytes.first_chunk::<2>()? == *b"::" {
+        (gap, at) = (Some(0), 2);
+    }
+    loop {
+        let (value, digits) = leading_hex(bytes.get(at..)?);
+        if digits == 0 {
+            // Nothing more may only follow a `::`.
+            gap.filter(|gap| *gap == count)?;
+            break;
+        }
+        *groups.get_mut(count)? = value;
+        count += 1;
+        at += digits;
+        match bytes.get(at..)?.first_chunk::<2>()? {
+            b"::" if gap.is_none() => (gap, at) = (Some(count), at + 2),
+            [b':', next] if *next != b':' => at += 1,
+            [b':', _] => return None,
+            _ => break,
+        }
+        if count == groups.len() {
+            return None;
+        }
+    }
+    match gap {
+        // A `::` stands for at least one group.
+        Some(gap) if count < groups.len() => {
+            let missing = groups.len() - count;
+            groups[gap..].rotate_right(missing);
+        }
+        None if count == groups.len() => {}
+        _ => return None,
+    }
+    Some((Ipv6Addr::from(groups), at))
+}
+
+/// The value of up to four hexadecimal digits at the start, and how many they are.
+#[inline]
+fn leading_hex(bytes: &[u8]) -> (u16, usize) {
+    let mut value = 0;
+    let mut len = 0;
+    while len < 4
+        && let Some(digit) = bytes.get(len).map(|byte| HEX[usize::from(*byte)])
+        && digit < 16
+    {
+        value = value << 4 | u16::from(digit);
+        len += 1;
+    }
+    (value, len)
+}
+
+/// The value of a hexadecimal digit; 16 for every other byte.
+const HEX: [u8; 256] = {
+    let mut values = [16; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        values[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        values[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    values
+};
 
 #[cfg(test)]
 mod tests {
@@ -179,6 +235,36 @@ mod tests {
     }
 
     #[test]
+    fn the_fast_reader_knows_ipv6_as_the_slow_one_does() {
+        for text in [
+            "::",
+            "::1",
+            "1::",
+            "1:2:3:4:5:6:7:8",
+            "1:2:3:4:5:6:7::",
+            "::2:3:4:5:6:7:8",
+            "1:2::7:8",
+            "2001:DB8::1",
+            "::1:2:3:4:5:6:7:8",
+            "1::2:3:4:5:6:7:8",
+            "1:2:3:4:5:6:7",
+            "1:2:3:4:5:6:7:8:9",
+            "1:::2",
+            "1::2::3",
+            ":1",
+            "1:",
+            "12345::",
+            "",
+            "g::",
+        ] {
+            let slow = text.parse::<Ipv6Addr>().ok().map(|addr| (addr, text.len()));
+            let fast = leading_ipv6(format!("{text}\"  ").as_bytes()).filter(|(_, len)| *len == text.len());
+            assert_eq!(fast, slow, "{text}");
+        }
+        assert_eq!(leading_ipv6(b"1:2:3:4:5:6:7:8"), None, "it could go on");
+    }
+
+    #[test]
     fn a_chain_is_read_from_the_right() {
         let proxies = TrustedProxies::new(vec!["198.51.100.0/24".parse().unwrap()]);
         let check = |field: &str, forwarded: &str, addr: &str, behind_proxy| {
@@ -202,6 +288,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_fast_reader_agrees_about_ipv6(text in "[0-9a-fA-F]{0,5}(:[0-9a-f]{0,4}){0,9}|[0-9a:.]{0,20}") {
+            let fast = leading_ipv6(format!("{text}\"  ").as_bytes());
+            let fast = fast.filter(|(_, len)| *len == text.len()).map(|(addr, _)| addr);
+            let slow = text.parse::<Ipv6Addr>().ok().filter(|_| !text.contains('.'));
+            prop_assert_eq!(fast, slow);
+        }
+
+        #[test]
+        fn every_ipv6_address_is_read_fast(bits: u128, mask: u128) {
+            let addr = Ipv6Addr::from_bits(bits & mask);
+            let text = addr.to_string();
+            let fast = leading_ipv6(format!("{text}\"  ").as_bytes()).filter(|(_, len)| *len == text.len());
+            prop_assert!(text.contains('.') || fast == Some((addr, text.len())));
+        }
+
         #[test]
         fn the_fast_reader_agrees_with_the_slow_one(text in "[0-9]{1,4}(\\.[0-9]{1,4}){3}|[0-9.a]{0,15}") {
             if let Some((addr, len)) = fast(&text) {

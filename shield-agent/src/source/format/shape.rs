@@ -237,6 +237,12 @@ fn read_addr(block: &[u8], at: usize, chain: &mut Chain) -> Option<(IpAddr, usiz
         chain.addr = (at, at + len);
         return Some((IpAddr::V4(addr), at + len));
     }
+    if let Some((addr, len)) = address::leading_ipv6(block.get(at..)?)
+        && block.get(at + len) == Some(&b'"')
+    {
+        chain.addr = (at, at + len);
+        return Some((IpAddr::V6(addr).to_canonical(), at + len));
+    }
     let end = plain_end(block, at)?;
     chain.addr = (at, end);
     let addr = address::parse(block.get(at..end)?);
@@ -308,7 +314,7 @@ fn number_end(block: &[u8], at: usize) -> Option<usize> {
 #[inline]
 fn plain_end(block: &[u8], mut at: usize) -> Option<usize> {
     loop {
-        let word = u64::from_le_bytes(*block.get(at..)?.first_chunk::<8>()?);
+        let word = word_at(block, at)?;
         let special = special_bytes(word);
         if special != 0 {
             return Some(at + special.trailing_zeros() as usize / 8);
@@ -355,16 +361,27 @@ impl Literal {
     #[inline]
     fn skip(&self, block: &[u8], at: usize) -> Option<usize> {
         let rest = block.get(at..)?;
-        let head = u64::from_le_bytes(*rest.first_chunk::<8>()?);
-        if (head ^ self.head) & self.head_mask != 0 {
+        if (word_at(rest, 0)? ^ self.head) & self.head_mask != 0 {
             return None;
         }
         let len = self.text.len();
-        if len > 8 && rest.get(8..len)? != self.text.get(8..)? {
-            return None;
+        let mut compared = 8;
+        while compared < len {
+            // The last word overlaps the one before, so that it ends where the text does.
+            let from = compared.min(len - 8);
+            if word_at(rest, from)? != word_at(&self.text, from)? {
+                return None;
+            }
+            compared += 8;
         }
         Some(at + len)
     }
+}
+
+/// The eight bytes from `at` on.
+#[inline]
+fn word_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk::<8>()?))
 }
 
 struct Hole<'a> {
