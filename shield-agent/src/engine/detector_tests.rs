@@ -466,8 +466,11 @@ proptest! {
     fn the_gate_hides_nothing_from_the_rules(
         steps in prop::collection::vec((-90i64..120, 1u32..4, 0usize..5, 0u32..40, 0usize..5), 1..500),
         haste in 1i64..40,
+        experience_secs in prop::sample::select(vec![0, 100, 900]),
     ) {
-        let mut site = Site::new(everything_low());
+        let mut policy = everything_low();
+        policy.behaviour.experience_secs = experience_secs;
+        let mut site = Site::new(policy);
         let (mut newest, mut quiet_until) = (START, std::collections::HashMap::new());
         let steps: Vec<Step> = steps;
         for (ahead, client, shape, name, kind) in steps {

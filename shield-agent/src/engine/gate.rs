@@ -50,8 +50,12 @@ impl Gate {
         let whole = |switch: Switch, value: u32| if switch.is_on() { value } else { u32::MAX };
         let tenths = |value: f64| whole(policy.probing.switch, (10.0 * value * SLACK).ceil() as u32);
         let (flood, surge, behaviour) = (&policy.flood, &policy.error_surge, &policy.behaviour);
+        // On a young site these clauses are not asked at all, and none of it needs to be worked out.
+        let may_be_experienced = baseline.age_secs(second + VALID_SECS) >= behaviour.experience_secs;
         let unlike_others = |feature, floor| match (warmth, behaviour.switch) {
-            (Warmth::Warm, Switch::On) => least_unlike(policy, baseline, feature, floor, second),
+            (Warmth::Warm, Switch::On) if may_be_experienced => {
+                least_unlike(policy, baseline, feature, floor, second)
+            }
             _ => u32::MAX,
         };
         // A ceiling counts no further than this.
@@ -59,7 +63,10 @@ impl Gate {
         Gate {
             load: if warmth == Warmth::Warm { least_load(policy, baseline) } else { f64::INFINITY },
             pages: whole(flood.switch, (flood.rate * f64::from(flood.sustained_secs)).ceil() as u32),
-            failed: if warmth == Warmth::Warm { whole(surge.switch, surge.min_errors) } else { u32::MAX },
+            failed: match warmth {
+                Warmth::Warm if may_be_experienced => whole(surge.switch, surge.min_errors),
+                _ => u32::MAX,
+            },
             foreign_tenths: whole(surge.switch, surge.malformed_requests.saturating_mul(10)),
             logins: whole(behaviour.switch, behaviour.logins.min(behaviour.login_burst)),
             remote_calls: whole(behaviour.switch, behaviour.remote_calls),
