@@ -5,12 +5,13 @@
 //! kernel's own tables lose then as well (`docs/adr/` has the reasoning).
 //!
 //! [`Store`] opens and writes, [`writer::Writer`] is what the store thread runs (it keeps what could not be written),
-//! [`reader::Reader`] answers the API from another thread. What a record means is the engine's business.
+//! `keeper` waits for the disk beside it, [`reader::Reader`] answers the API from another thread. What a record means is the engine's business.
 
 mod boots;
 mod commit;
 mod fault;
 mod files;
+mod keeper;
 mod load;
 pub mod reader;
 mod rows;
@@ -157,13 +158,17 @@ impl Store {
         load::prune(&self.connection, &self.settings, now).context("pruning the database")
     }
 
-    /// Moves the write-ahead log into the database file where no reader is in the way. This waits for the disk, so
-    /// it is done between commits, not inside one.
+    /// Moves the write-ahead log into the database file where no reader is in the way. This waits for the disk; while
+    /// bans are made, `keeper` does it beside them.
     pub fn checkpoint(&mut self) -> Result<()> {
-        self.connection
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-            .context("moving the write-ahead log into the database")
+        checkpoint(&self.connection)
     }
+}
+
+fn checkpoint(connection: &Connection) -> Result<()> {
+    connection
+        .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+        .context("moving the write-ahead log into the database")
 }
 
 /// Opens, checks and migrates the file. A damaged file is an error of [`Fault::Damaged`]; so is one without tables,

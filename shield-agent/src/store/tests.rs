@@ -609,3 +609,40 @@ proptest! {
         prop_assert_eq!(Reader::beside(writer.store()).unwrap().history(None, 1000).unwrap().len(), ended);
     }
 }
+
+/// Once a commit waited for the disk whenever the log was synced or moved: up to 40 ms, for which a ban waited as well.
+#[test]
+fn the_log_is_moved_into_the_database_beside_the_commits() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let mut writer = Writer::new(open(&settings, NOW).0, NOW);
+    // What is in the database file by itself, as the start after the log was lost would find it.
+    let in_file = || {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(settings.file(), copy.path().join("shield.db")).unwrap();
+        bans_of(&open(&Settings { dir: copy.path().to_owned(), ..settings.clone() }, NOW).0, NOW).len()
+    };
+    let (mut now, mut serial) = (NOW, 0);
+    let mut commit = |writer: &mut Writer, now: Now| {
+        serial += 1;
+        writer.commit(vec![banned(serial as u32, serial, Ends::Never)], now);
+    };
+    commit(&mut writer, now);
+    assert_eq!(writer.next_work_ms(), NOW.boot_ms + 5_000, "then it is synced");
+    now = now.plus_ms(5_000);
+    assert_eq!(writer.work(now), None);
+    commit(&mut writer, now);
+    assert_eq!(in_file(), 0, "synced is not moved");
+    now = NOW.plus_ms(60_000);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while in_file() < 2 && std::time::Instant::now() < until {
+        commit(&mut writer, now);
+        assert_eq!(writer.work(now), None);
+        now = now.plus_ms(5_000);
+        // The keeper waits for a real disk.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(in_file() >= 2);
+    writer.finish(now).unwrap();
+    assert_eq!(in_file(), serial as usize);
+}

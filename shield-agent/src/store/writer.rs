@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use anyhow::{Error, Result};
 
+use super::keeper::{Chore, Keeper};
 use super::{Fault, Store};
 use crate::engine::action::{BanRecord, LiftReason, Record, Totals};
 use crate::engine::allowlist::Allowed;
@@ -30,10 +31,13 @@ const EVIDENCE_HELD: usize = 10_000;
 const FIRST_RETRY_MS: u64 = 500;
 const LAST_RETRY_MS: u64 = 15_000;
 const PRUNE_EVERY_MS: u64 = 60_000;
+/// How long a power loss may take back what was committed.
+const SYNC_EVERY_MS: u64 = 5_000;
 /// Committed records after which the write-ahead log is moved into the database, so that it never takes long.
 const CHECKPOINT_AFTER: usize = 2_000;
-/// How long committed records stay in the write-ahead log alone.
-const CHECKPOINT_EVERY_MS: u64 = 5_000;
+/// How long committed records stay in the write-ahead log alone. Seldom: the first commit after it begins the log anew,
+/// and waits for the disk.
+const CHECKPOINT_EVERY_MS: u64 = 60_000;
 
 /// What became of the records handed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +63,13 @@ pub struct Writer {
     store: Store,
     held: Held,
     trouble: Option<Trouble>,
+    /// Waits for the disk.
+    keeper: Keeper,
+    /// Whether anything was committed since the log was last synced.
+    is_unsynced: bool,
     /// Records committed since the write-ahead log was last moved into the database.
     in_log: usize,
+    sync_at_ms: u64,
     checkpoint_at_ms: u64,
     prune_at_ms: u64,
 }
@@ -78,11 +87,15 @@ impl Writer {
     /// Writes to this store.
     pub fn new(store: Store, now: Now) -> Writer {
         let held = Held::new(store.settings().held_records);
+        let keeper = Keeper::new(store.settings().file());
         Writer {
             store,
             held,
             trouble: None,
+            keeper,
+            is_unsynced: false,
             in_log: 0,
+            sync_at_ms: now.boot_ms + SYNC_EVERY_MS,
             checkpoint_at_ms: now.boot_ms + CHECKPOINT_EVERY_MS,
             prune_at_ms: now.boot_ms + PRUNE_EVERY_MS,
         }
@@ -117,8 +130,16 @@ impl Writer {
         if self.trouble.as_ref().is_some_and(|t| now.boot_ms < t.retry_at_ms) {
             return None;
         }
-        if self.in_log >= CHECKPOINT_AFTER || (self.held.is_empty() && self.trouble.is_none()) {
+        if let Some(report) = self.heed_keeper(now) {
+            return Some(report);
+        }
+        if self.held.is_empty() && self.trouble.is_none() {
             return self.upkeep(now);
+        }
+        if self.in_log >= CHECKPOINT_AFTER
+            && let Some(report) = self.move_log(now)
+        {
+            return Some(report);
         }
         let mut batch = self.held.take_oldest(CLIENTS_AT_ONCE);
         batch.extend(self.held.take_rest());
@@ -151,6 +172,7 @@ impl Writer {
             self.write(batch, now)
                 .map_err(|error| error.context(format!("{held} records could not be written at the end")))?;
         }
+        self.keeper.stop();
         self.store.checkpoint()
     }
 
@@ -160,32 +182,66 @@ impl Writer {
         }
         let written = self.store.commit(&batch, now);
         match written {
-            Ok(()) => self.in_log += batch.len(),
+            Ok(()) => {
+                self.in_log += batch.len();
+                self.is_unsynced = true;
+            }
             Err(_) => self.held.put_back(batch),
         }
         written
     }
 
     fn upkeep_at_ms(&self) -> u64 {
-        match self.in_log {
-            0 => self.prune_at_ms,
-            1..CHECKPOINT_AFTER => self.prune_at_ms.min(self.checkpoint_at_ms),
-            _ => 0,
+        // While the keeper is busy nothing new is begun; how that went is seen at the next commit or the next pruning.
+        if self.keeper.is_busy() || !self.is_unsynced {
+            return self.prune_at_ms;
         }
+        if self.in_log >= CHECKPOINT_AFTER {
+            return 0;
+        }
+        self.prune_at_ms.min(self.sync_at_ms)
     }
 
     fn upkeep(&mut self, now: Now) -> Option<PartReport> {
         if now.boot_ms < self.upkeep_at_ms() {
             return None;
         }
-        let done = if now.boot_ms >= self.prune_at_ms {
+        if now.boot_ms >= self.prune_at_ms {
             self.prune_at_ms = now.boot_ms + PRUNE_EVERY_MS;
-            self.store.prune(now)
-        } else {
-            self.checkpoint_at_ms = now.boot_ms + CHECKPOINT_EVERY_MS;
-            self.in_log = 0;
-            self.store.checkpoint()
-        };
+            let pruned = self.store.prune(now);
+            return pruned.err().and_then(|error| self.note(&error, now));
+        }
+        if self.in_log >= CHECKPOINT_AFTER || now.boot_ms >= self.checkpoint_at_ms {
+            return self.move_log(now);
+        }
+        self.is_unsynced = false;
+        self.sync_at_ms = now.boot_ms + SYNC_EVERY_MS;
+        self.begin(Chore::Sync, now)
+    }
+
+    fn move_log(&mut self, now: Now) -> Option<PartReport> {
+        if self.keeper.is_busy() {
+            return None;
+        }
+        self.is_unsynced = false;
+        self.in_log = 0;
+        self.sync_at_ms = now.boot_ms + SYNC_EVERY_MS;
+        self.checkpoint_at_ms = now.boot_ms + CHECKPOINT_EVERY_MS;
+        self.begin(Chore::Checkpoint, now)
+    }
+
+    fn begin(&mut self, chore: Chore, now: Now) -> Option<PartReport> {
+        let begun = self.keeper.begin(chore);
+        begun.err().and_then(|error| self.note(&error, now))
+    }
+
+    /// Hears how the keeper's chore went. After a checkpoint the log is begun anew at once, while nobody waits.
+    fn heed_keeper(&mut self, now: Now) -> Option<PartReport> {
+        let (chore, done) = self.keeper.done()?;
+        let done = done.and_then(|()| match chore {
+            Chore::Sync => Ok(()),
+            Chore::Checkpoint => self.store.commit(&[], now),
+        });
         done.err().and_then(|error| self.note(&error, now))
     }
 
