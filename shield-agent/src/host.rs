@@ -1,37 +1,98 @@
 //! What must never be banned because this host needs it: its own addresses, gateways, resolvers, and whoever is
-//! logged in by SSH. Read from the kernel each time; nothing here is cached or changed.
+//! logged in by SSH. Read from the kernel; nothing here is changed.
+//!
+//! [`Watch`] looks every few seconds and reads again only what may have changed since: addresses and gateways when the
+//! kernel announced a change of the network, new processes, and connections when sshd holds other ones. Every
+//! twelfth look reads everything.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
-use procfs::process::FDTarget;
+use procfs::process::{FDTarget, Process};
 
 use crate::engine::allowlist::{AllowReason, Allowed};
+use crate::news::News;
+
+/// One look in so many trusts nothing that was read before: every minute when there is one every 5 s.
+const LOOKS_AT_ALL: u32 = 12;
 
 /// The reasons that [`addresses`] finds entries for.
 pub const REASONS: [AllowReason; 4] =
     [AllowReason::OwnAddress, AllowReason::Gateway, AllowReason::Resolver, AllowReason::SshSession];
 
-/// Every address of this host's that must not be banned, and a line for each thing that could not be read.
-pub fn addresses() -> (Vec<Allowed>, Vec<String>) {
-    let mut found = Vec::new();
-    let mut problems = Vec::new();
-    let mut take = |reason, result: Result<Vec<IpAddr>>| match result {
-        Ok(addrs) => found.extend(addrs.into_iter().filter(is_client).map(|addr| entry(addr, reason))),
-        Err(error) => problems.push(format!("{error:#}")),
-    };
-    take(AllowReason::OwnAddress, own_addresses());
-    take(AllowReason::Gateway, ipv4_gateways());
-    take(AllowReason::Gateway, ipv6_gateways());
-    take(AllowReason::Resolver, resolvers(Path::new("/etc/resolv.conf")));
-    take(AllowReason::SshSession, ssh_peers());
-    found.sort_unstable();
-    found.dedup();
-    (found, problems)
+/// What one look finds: every address of this host's that must not be banned, and a line for each thing that could not
+/// be read.
+pub type Found = (Vec<Allowed>, Vec<String>);
+
+/// Every address of this host's that must not be banned, once.
+pub fn addresses() -> Found {
+    Watch::begin().look()
+}
+
+/// Looks again and again.
+pub struct Watch {
+    looks: u32,
+    news: News,
+    /// Own addresses and gateways, as of the last news.
+    network: Option<Vec<(AllowReason, IpAddr)>>,
+    sessions: Sessions,
+}
+
+impl Watch {
+    /// A watch in the network namespace of the calling thread, which has seen nothing yet.
+    pub fn begin() -> Watch {
+        Watch { looks: 0, news: News::of_network(), network: None, sessions: Sessions::default() }
+    }
+
+    /// What there is now.
+    pub fn look(&mut self) -> Found {
+        let at_all = self.looks.is_multiple_of(LOOKS_AT_ALL);
+        self.looks = self.looks.wrapping_add(1);
+        let mut found = Vec::new();
+        let mut problems = Vec::new();
+        if self.news.came() || at_all {
+            self.network = None;
+        }
+        match self.network.clone() {
+            Some(network) => found.extend(network),
+            None => self.network = read_network(&mut found, &mut problems),
+        }
+        let mut take = |reason, result: Result<Vec<IpAddr>>| match result {
+            Ok(addrs) => found.extend(addrs.into_iter().map(|addr| (reason, addr))),
+            Err(error) => problems.push(format!("{error:#}")),
+        };
+        take(AllowReason::Resolver, resolvers(Path::new("/etc/resolv.conf")));
+        take(AllowReason::SshSession, self.sessions.peers(at_all));
+        let clients = found.into_iter().filter(|(_, addr)| is_client(addr));
+        let mut found: Vec<Allowed> = clients.map(|(reason, addr)| entry(addr, reason)).collect();
+        found.sort_unstable();
+        found.dedup();
+        (found, problems)
+    }
+}
+
+/// Own addresses and gateways; also returned, when all of it could be read.
+fn read_network(
+    found: &mut Vec<(AllowReason, IpAddr)>,
+    problems: &mut Vec<String>,
+) -> Option<Vec<(AllowReason, IpAddr)>> {
+    let (before, sound) = (found.len(), problems.len());
+    let read = [
+        (AllowReason::OwnAddress, own_addresses()),
+        (AllowReason::Gateway, ipv4_gateways()),
+        (AllowReason::Gateway, ipv6_gateways()),
+    ];
+    for (reason, result) in read {
+        match result {
+            Ok(addrs) => found.extend(addrs.into_iter().map(|addr| (reason, addr))),
+            Err(error) => problems.push(format!("{error:#}")),
+        }
+    }
+    (problems.len() == sound).then(|| found[before..].to_vec())
 }
 
 fn entry(addr: IpAddr, reason: AllowReason) -> Allowed {
@@ -93,9 +154,69 @@ fn resolver(line: &str) -> Option<IpAddr> {
     addr.split('%').next()?.parse().ok()
 }
 
-/// The far ends of established connections that belong to an sshd process, whatever port it listens on.
-fn ssh_peers() -> Result<Vec<IpAddr>> {
-    let sockets = sshd_sockets().context("cannot look for SSH sessions in /proc")?;
+/// Who is logged in by SSH.
+#[derive(Default)]
+struct Sessions {
+    /// Processes that were seen at the last look and were not sshd.
+    seen: BTreeSet<i32>,
+    /// Those of them that were seen before as well: they have become what they are, and are not asked again.
+    others: BTreeSet<i32>,
+    /// The sockets of all sshd processes, and the far ends of those that are connected.
+    known: Option<(HashSet<u64>, Vec<IpAddr>)>,
+}
+
+impl Sessions {
+    /// The far ends of established connections that belong to an sshd process, whatever port it listens on.
+    fn peers(&mut self, at_all: bool) -> Result<Vec<IpAddr>> {
+        if at_all {
+            *self = Sessions::default();
+        }
+        let sshds = self.sshds().context("cannot look for SSH sessions in /proc")?;
+        let sockets: HashSet<u64> = sshds.into_iter().flat_map(sockets_of).collect();
+        match &self.known {
+            Some((known, peers)) if *known == sockets => Ok(peers.clone()),
+            _ => {
+                let peers = far_ends(&sockets)?;
+                self.known = Some((sockets, peers.clone()));
+                Ok(peers)
+            }
+        }
+    }
+
+    /// The sshd processes. Only those that were not there at two looks are asked for their name.
+    fn sshds(&mut self) -> Result<Vec<i32>> {
+        let mut found = Vec::new();
+        let (mut seen, mut others) = (BTreeSet::new(), BTreeSet::new());
+        for entry in std::fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if self.others.contains(&pid) {
+                others.insert(pid);
+            } else if is_sshd(pid) {
+                found.push(pid);
+            } else if self.seen.contains(&pid) {
+                others.insert(pid);
+            } else {
+                seen.insert(pid);
+            }
+        }
+        (self.seen, self.others) = (seen, others);
+        Ok(found)
+    }
+}
+
+/// Processes come and go while we look: one that is gone holds no session.
+fn is_sshd(pid: i32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    name.is_ok_and(|name| matches!(name.trim_end(), "sshd" | "sshd-session"))
+}
+
+fn sockets_of(pid: i32) -> Vec<u64> {
+    let Ok(fds) = Process::new(pid).and_then(|process| process.fd()) else { return Vec::new() };
+    let socket = |target| if let FDTarget::Socket(inode) = target { Some(inode) } else { None };
+    fds.flatten().filter_map(|fd| socket(fd.target)).collect()
+}
+
+fn far_ends(sockets: &HashSet<u64>) -> Result<Vec<IpAddr>> {
     if sockets.is_empty() {
         return Ok(Vec::new());
     }
@@ -105,21 +226,6 @@ fn ssh_peers() -> Result<Vec<IpAddr>> {
         .into_iter()
         .filter(|entry| entry.state == procfs::net::TcpState::Established && sockets.contains(&entry.inode));
     Ok(established.map(|entry| entry.remote_address.ip()).collect())
-}
-
-fn sshd_sockets() -> Result<HashSet<u64>> {
-    let mut inodes = HashSet::new();
-    for process in procfs::process::all_processes()?.flatten() {
-        // Processes come and go while we look: one that is gone holds no session.
-        let is_sshd = process.stat().is_ok_and(|stat| stat.comm == "sshd" || stat.comm == "sshd-session");
-        let fds = if is_sshd { process.fd().ok() } else { None };
-        for fd in fds.into_iter().flatten().flatten() {
-            if let FDTarget::Socket(inode) = fd.target {
-                inodes.insert(inode);
-            }
-        }
-    }
-    Ok(inodes)
 }
 
 fn read(path: &str) -> Result<String> {
@@ -150,6 +256,26 @@ mod tests {
         check("# nameserver 192.0.2.53", None);
         check("search example.org", None);
         check("nameserver", None);
+    }
+
+    #[test]
+    fn a_process_is_asked_for_its_name_at_two_looks() {
+        let own = std::process::id() as i32;
+        let mut sessions = Sessions::default();
+        sessions.sshds().unwrap();
+        assert!(sessions.seen.contains(&own) && !sessions.others.contains(&own));
+        sessions.sshds().unwrap();
+        assert!(!sessions.seen.contains(&own) && sessions.others.contains(&own));
+        sessions.peers(true).unwrap();
+        assert!(!sessions.others.contains(&own), "a look at all trusts nothing");
+    }
+
+    #[test]
+    fn every_look_finds_the_same() {
+        let mut watch = Watch::begin();
+        let first = watch.look();
+        assert!(watch.network.is_some(), "{first:?}");
+        assert_eq!(watch.look(), first);
     }
 
     #[test]

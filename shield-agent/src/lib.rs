@@ -12,6 +12,8 @@ pub mod dry_run;
 pub mod enforce;
 pub mod engine;
 pub mod host;
+pub mod memory;
+pub mod news;
 pub mod notify;
 pub mod owner;
 pub mod performer;

@@ -20,8 +20,9 @@ use crate::engine::action::{Action, Notice, Record, Reply};
 use crate::owner::{Handle, Message};
 use crate::store::writer::Writer;
 
-/// How long the performer sleeps at most when there is nothing to do.
-const IDLE: Duration = Duration::from_millis(1_000);
+/// How long the performer sleeps at most when there is nothing to do: its timer stands still while the machine sleeps,
+/// and the clock that the store's work is due by does not.
+const IDLE: Duration = Duration::from_secs(15);
 
 /// The actions of one event, with what belongs to them.
 pub struct Job {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::api::backend::Mode;
 use crate::api::feed::{Feed, lift_name};
@@ -34,6 +34,7 @@ use crate::engine::request::{Checkpoint, SourceId};
 use crate::engine::time::Ends;
 use crate::engine::{Engine, SavedBan};
 use crate::host;
+use crate::memory;
 use crate::notify::{self, Notifier, Outbox};
 use crate::owner::{Handle, Inbox, Message, Owner};
 use crate::performer::{Announce, Job, Performer};
@@ -50,6 +51,10 @@ const REQUIRED_START: Duration = Duration::from_secs(30);
 const FLUSH: Duration = Duration::from_secs(3);
 /// How often this host's own addresses and SSH sessions are looked up.
 const HOST_EVERY: Duration = Duration::from_secs(5);
+/// When the start counts as over.
+const STARTED_AFTER: Duration = Duration::from_secs(10);
+/// Between two times that free memory is given back to the kernel.
+const TRIM_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Whether the kernel is touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,11 +109,17 @@ pub async fn run(options: Options) -> Result<()> {
         owner: handle.clone(),
         backlog: Arc::clone(&backlog),
     };
-    let performer = spawn("perform", move || performer.run(&jobs))?;
+    let ended = Arc::new(Notify::new());
+    let says = SaysWhenOver(Arc::clone(&ended));
+    let performer = spawn("perform", move || {
+        let _says = says;
+        performer.run(&jobs);
+    })?;
     for (at, source) in config.sources.iter().enumerate() {
         restored.engine.name_source(SourceId(at as u16), &source.name);
     }
-    let owner = start_owner(restored, inbox, perform, &handle, announce, pool.clone())?;
+    let says = SaysWhenOver(Arc::clone(&ended));
+    let owner = start_owner(restored, inbox, perform, &handle, announce, pool.clone(), says)?;
     reports.into_iter().for_each(|report| handle.say(Message::Part(report)));
 
     let (stop_api, api_stopped) = watch::channel(false);
@@ -125,11 +136,13 @@ pub async fn run(options: Options) -> Result<()> {
     let hosts = watch_host(handle.clone())?;
     tracing::info!(socket = %config.socket.display(), "started");
     let watchdog = tokio::spawn(systemd_watchdog(handle.clone()));
+    let tidying = tokio::spawn(tidy_memory());
 
-    let end = wait_for_end(&owner, &performer).await;
+    let end = wait_for_end(&ended).await;
     tracing::info!("stopping; bans stay in the kernel until their end");
     sd_notify(&[sd_notify::NotifyState::Stopping]);
     watchdog.abort();
+    tidying.abort();
     sources.stop();
     hosts.stop.store(true, Ordering::Relaxed);
     handle.say(Message::Stop);
@@ -369,6 +382,7 @@ fn start_owner(
     handle: &Handle,
     announce: Notice,
     pool: Pool,
+    says: SaysWhenOver,
 ) -> Result<JoinHandle<Result<Engine>>> {
     let engines = SearchEngines::default();
     let for_dns = handle.clone();
@@ -377,7 +391,10 @@ fn start_owner(
     let mut first = restored.leftovers;
     first.push(Action::Announce(announce));
     owner.pass_on(first);
-    spawn("engine", move || owner.run())
+    spawn("engine", move || {
+        let _says = says;
+        owner.run()
+    })
 }
 
 fn about(config: &Config, kernel: Kernel, started_ms: i64) -> About {
@@ -442,12 +459,15 @@ fn watch_host(owner: Handle) -> Result<HostWatch> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     spawn("host", move || {
-        let mut said = Vec::new();
+        let (mut watch, mut told, mut said) = (host::Watch::begin(), None, Vec::new());
         while !stopped.load(Ordering::Relaxed) {
-            let (entries, problems) = host::addresses();
+            let (entries, problems) = watch.look();
             problems.iter().filter(|p| !said.contains(*p)).for_each(|problem| tracing::warn!("{problem}"));
             said = problems;
-            owner.say(Message::HostAddresses(entries));
+            if told.as_ref() != Some(&entries) {
+                owner.say(Message::HostAddresses(entries.clone()));
+                told = Some(entries);
+            }
             std::thread::sleep(HOST_EVERY);
         }
     })?;
@@ -468,6 +488,18 @@ async fn systemd_watchdog(owner: Handle) {
     }
 }
 
+/// Gives back what the start took, once it is over; and now and then what busy times left free.
+async fn tidy_memory() {
+    tokio::time::sleep(STARTED_AFTER).await;
+    if let Err(error) = memory::let_go_of_program() {
+        tracing::debug!("could not let go of the program's pages: {error:#}");
+    }
+    loop {
+        memory::trim_heap();
+        tokio::time::sleep(TRIM_EVERY).await;
+    }
+}
+
 fn sd_notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("systemd was not told: {error}");
@@ -475,20 +507,24 @@ fn sd_notify(states: &[sd_notify::NotifyState<'_>]) {
 }
 
 /// Comes back when the agent is told to stop, or with an error when one of its threads ended.
-async fn wait_for_end(owner: &JoinHandle<Result<Engine>>, performer: &JoinHandle<()>) -> Result<()> {
+async fn wait_for_end(ended: &Notify) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut look = tokio::time::interval(Duration::from_millis(500));
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = look.tick() => {
-                if owner.is_finished() || performer.is_finished() {
-                    bail!("a thread that the agent cannot do without ended; see the message above");
-                }
-            }
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        () = ended.notified() => {
+            bail!("a thread that the agent cannot do without ended; see the message above")
         }
+    }
+}
+
+/// Says so when it goes: held by a thread that the agent cannot do without, however that ends.
+struct SaysWhenOver(Arc<Notify>);
+
+impl Drop for SaysWhenOver {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::types::{HistoryView, Mark, MarkKind, Range, Status};
+use super::backend::AgentView;
+use super::types::{Dropped, HistoryView, Mark, MarkKind, Range};
 use crate::dry_run;
 use crate::engine::action::Notice;
 
@@ -29,16 +30,16 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// What a status says.
-    pub fn of(status: &Status) -> Sample {
+    /// What a reading of the engine says, with the drops and their rates.
+    pub fn of(view: &AgentView, dropped: &Dropped) -> Sample {
         Sample {
-            rate: status.global.rate,
-            error_rate: status.global.error_rate,
-            mean: status.baseline.mean,
-            stddev: status.baseline.stddev,
-            packets_per_sec: status.dropped.packets_per_sec,
-            bytes_per_sec: status.dropped.bytes_per_sec,
-            active_bans: status.bans.active as f64,
+            rate: view.detector.global_rate,
+            error_rate: view.detector.global_error_rate,
+            mean: view.detector.global.mean,
+            stddev: view.detector.global.stddev,
+            packets_per_sec: dropped.packets_per_sec,
+            bytes_per_sec: dropped.bytes_per_sec,
+            active_bans: view.bans as f64,
         }
     }
 

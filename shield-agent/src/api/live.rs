@@ -1,4 +1,4 @@
-//! What the page and its streams see every second: one reading of the engine shared by everybody who asks, so that a
+//! What the page and its streams see every second while anybody looks: one reading of the engine shared by everybody who asks, so that a
 //! thousand requests a second cost the engine no more than ten. Also feeds the history.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use tokio::sync::{broadcast, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::Instant;
 
 use super::backend::{AgentView, Backend, Refusal};
 use super::convert;
@@ -35,8 +35,14 @@ const TOP_IN_SNAPSHOT: usize = 10;
 /// How long the shortest stretch is that a rate of drops is taken over.
 const RATE_STRETCH_MS: u64 = 900;
 
-/// Between two samples and snapshots.
-const PERIOD: Duration = Duration::from_secs(1);
+/// Between two samples and snapshots while somebody watches.
+const PERIOD_MS: i64 = 1_000;
+
+/// Between two samples while nobody does: one for each step of the history.
+const UNWATCHED_PERIOD_MS: i64 = 2_000;
+
+/// How old the base gets that CPU shares are taken from while nobody asks: they are then over half a minute at most.
+const VITALS_AGE_MS: u64 = 15_000;
 
 /// Between two saves of the history.
 const SAVE_EVERY_MS: u64 = 600_000;
@@ -170,13 +176,12 @@ impl Live {
         Ok(String::from_utf8(json(&snapshot)).expect("JSON is UTF-8").into())
     }
 
-    /// Samples and sends snapshots once a second until `stop` changes, then saves the history.
+    /// Samples, and sends snapshots once a second while anybody watches, until `stop` changes, then saves the history.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
         let subscription = self.feed.subscribe(Some(0));
         subscription.missed.iter().for_each(|published| self.mark(published));
         let mut notices = subscription.live;
-        let mut ticks = tokio::time::interval(PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick_at = Instant::now();
         let mut saved_at = clock::now();
         loop {
             tokio::select! {
@@ -188,9 +193,10 @@ impl Live {
                     }
                     Err(broadcast::error::RecvError::Closed) => break,
                 },
-                _ = ticks.tick() => {
+                () = tokio::time::sleep_until(tick_at) => {
                     self.tick().await;
                     let now = clock::now();
+                    tick_at = Instant::now() + pause(now, self.snapshots.receiver_count() > 0);
                     if now.boot_ms.saturating_sub(saved_at.boot_ms) >= SAVE_EVERY_MS {
                         self.save_history();
                         saved_at = now;
@@ -202,18 +208,25 @@ impl Live {
     }
 
     async fn tick(&self) {
-        match self.reading().await {
-            Ok(reading) => {
-                let sample = Sample::of(&reading.status);
-                self.lock_history().record(reading.status.now_ms, sample);
-            }
-            Err(refusal) => tracing::debug!(%refusal, "took no sample for the history"),
+        if let Err(refusal) = self.take_sample().await {
+            tracing::debug!(%refusal, "took no sample for the history");
         }
         if self.snapshots.receiver_count() > 0
             && let Ok(json) = self.snapshot().await
         {
             self.snapshots.send_replace(Some(json));
         }
+    }
+
+    /// Only what the history keeps: a reading's JSON and what it tells of the machine cost more, and nobody may look.
+    async fn take_sample(&self) -> Result<(), Refusal> {
+        let view = self.backend.view().await?;
+        let mut readings = self.readings.lock().await;
+        let dropped = readings.dropped(convert::dropped(&view), view.now);
+        readings.keep_vitals(view.started_ms, view.now);
+        drop(readings);
+        self.lock_history().record(view.now.wall_ms, Sample::of(&view, &dropped));
+        Ok(())
     }
 
     fn mark(&self, published: &Published) {
@@ -255,6 +268,14 @@ impl Readings {
         }
     }
 
+    /// Reads them when the last reading is old, so that the next one's CPU shares are of the last moments.
+    fn keep_vitals(&mut self, started_ms: i64, now: Now) {
+        let is_old = |(at, _): &(u64, Vitals)| now.boot_ms.saturating_sub(*at) >= VITALS_AGE_MS;
+        if self.read_vitals.as_ref().is_none_or(is_old) {
+            self.vitals(started_ms, now);
+        }
+    }
+
     fn dropped(&mut self, dropped: Dropped, now: Now) -> Dropped {
         match &self.rate_base {
             Some((at, base)) => {
@@ -270,6 +291,13 @@ impl Readings {
         }
         Dropped { packets_per_sec: self.rates.0, bytes_per_sec: self.rates.1, ..dropped }
     }
+}
+
+/// Until the next tick: at whole seconds of the wall clock, and between them only in the middle of a step of the history.
+fn pause(now: Now, watched: bool) -> Duration {
+    let period_ms = if watched { PERIOD_MS } else { UNWATCHED_PERIOD_MS };
+    let since_ms = (now.wall_ms - UNWATCHED_PERIOD_MS / 2).rem_euclid(period_ms);
+    Duration::from_millis((period_ms - since_ms).unsigned_abs())
 }
 
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
@@ -302,6 +330,19 @@ fn write_beside(path: &Path, content: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ticks_are_at_whole_seconds_and_in_the_middle_of_steps() {
+        let check = |wall_ms: i64, watched: bool, expected_ms: u64| {
+            let pause = pause(Now { wall_ms, boot_ms: 7 }, watched);
+            assert_eq!(pause.as_millis(), u128::from(expected_ms), "{wall_ms} {watched}");
+        };
+        check(1_800_000_000_000, true, 1_000);
+        check(1_800_000_000_250, true, 750);
+        check(1_800_000_000_000, false, 1_000);
+        check(1_800_000_001_000, false, 2_000);
+        check(1_800_000_001_003, false, 1_997);
+    }
 
     #[test]
     fn drops_per_second_are_over_a_stretch_long_enough() {

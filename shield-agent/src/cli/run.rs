@@ -43,6 +43,7 @@ impl ConfigArg {
 
 /// Runs the agent until it is told to stop.
 pub fn run(args: RunArgs) -> Result<Exit> {
+    crate::memory::keep_large_buffers_apart();
     let mut config = args.config.load()?;
     if let Some(path) = args.log {
         config = config.with_log(path);

@@ -29,8 +29,8 @@ const NOT_QUIET_MS: u64 = 20;
 /// What looks at the kernel rests so many times as long as it took: reading the counters of 10,000 single rules takes
 /// 80 ms, for which a new ban may have to wait.
 const REST: u64 = 20;
-/// And so many times that when nothing was dropped meanwhile: an idle server's agent costs next to nothing. Where
-/// counting takes under a millisecond, as in XDP's maps, it changes nothing.
+/// And so many times that when nothing was dropped meanwhile, and until the next check: an idle server's agent costs next
+/// to nothing.
 const QUIET_REST: u64 = 100;
 /// But never longer than this.
 const QUIET_REST_AT_MOST_MS: u64 = 15_000;
@@ -437,17 +437,20 @@ impl Worker {
         }
         let began = Instant::now();
         let total = self.guarded("counting", |enforcer| enforcer.total_drops());
-        let mut rest_ms = rest_ms(began);
+        let busy_ms = rest_ms(began);
+        let mut due_ms = now.boot_ms + self.shared.settings.totals_every_ms.max(busy_ms);
         match total.and_then(|result| result) {
             Ok(total) => {
                 let before = std::mem::replace(&mut lock(&self.lane().view).total, total);
                 if before == total {
-                    rest_ms = rest_ms.saturating_mul(QUIET_REST).min(QUIET_REST_AT_MOST_MS);
+                    let quiet_ms = busy_ms.saturating_mul(QUIET_REST).min(QUIET_REST_AT_MOST_MS);
+                    // Along with the next check: one wake for both.
+                    due_ms = due_ms.max(now.boot_ms + quiet_ms).max(self.due.check_ms);
                 }
             }
             Err(error) => self.in_trouble("could not read the drop counters", &error),
         }
-        self.due.totals_ms = now.boot_ms + self.shared.settings.totals_every_ms.max(rest_ms);
+        self.due.totals_ms = due_ms;
         self.publish(Told::Always);
         true
     }

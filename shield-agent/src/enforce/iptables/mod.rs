@@ -29,7 +29,7 @@ pub use self::chain::CHAIN;
 use self::chain::{Rule, Snapshot};
 use self::family::Family;
 use self::programs::{Host, NotInstalled, Programs};
-use self::repair::WorkOrder;
+use self::repair::{Settled, WorkOrder};
 pub use self::sets::Version;
 use self::sets::{Element, all_failed};
 pub use self::settings::{Backend, Containers, Settings};
@@ -55,6 +55,8 @@ pub struct IptablesEnforcer {
     in_sets: usize,
     /// nftables' generation at which the chains were last found right; it stays so until the number changes.
     right_at: Option<u32>,
+    /// The last full look, when it found nothing to repair and nothing was ordered since.
+    settled: Option<Settled>,
     /// What rules of the set store itself dropped, as of the last reading.
     own_drops: Drops,
 }
@@ -77,6 +79,7 @@ impl IptablesEnforcer {
             refused: 0,
             in_sets: 0,
             right_at: None,
+            settled: None,
             own_drops: Drops::default(),
         }
     }
@@ -259,6 +262,7 @@ impl Enforcer for IptablesEnforcer {
 
     fn start(&mut self, exempt: &[IpNet], now: Now) -> Result<()> {
         self.right_at = None;
+        self.settled = None;
         for at in 0..self.families.len() {
             self.families[at].missing = None;
             if let Err(error) = self.start_family(at, exempt) {
@@ -283,6 +287,7 @@ impl Enforcer for IptablesEnforcer {
     }
 
     fn ensure_banned(&mut self, bans: &[Ban], now: Now) -> Vec<Failure> {
+        self.settled = None;
         self.make_room(bans, now);
         let (fitting, over) = self.within_cap(bans);
         let mut failures = self.refuse(&over);
@@ -294,6 +299,7 @@ impl Enforcer for IptablesEnforcer {
     }
 
     fn ensure_lifted(&mut self, clients: &[Client]) -> Vec<Failure> {
+        self.settled = None;
         let (v4, v6): (Vec<Client>, Vec<Client>) =
             clients.iter().partition(|client| Version::of(client) == Version::V4);
         let mut failures = self.lift_in_family(0, &v4);
@@ -310,6 +316,7 @@ impl Enforcer for IptablesEnforcer {
 
     fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()> {
         self.right_at = None;
+        self.settled = None;
         let store = self.store();
         let mut errors = Vec::new();
         for family in self.families.iter_mut().filter(|family| family.missing.is_none()) {
@@ -352,7 +359,11 @@ impl Enforcer for IptablesEnforcer {
         now: Now,
         urgent: &mut dyn Urgent,
     ) -> Result<Option<Repair>> {
+        if self.is_settled(desired, exempt) {
+            return Ok(None);
+        }
         self.right_at = None;
+        self.settled = None;
         self.repair(&mut WorkOrder { desired, exempt, now, urgent })
     }
 
@@ -375,7 +386,10 @@ impl Enforcer for IptablesEnforcer {
     }
 
     fn total_drops(&mut self) -> Result<Drops> {
-        self.all_snapshots()?;
+        // Without a rule that drops there is nothing to read.
+        if self.held_by != HeldBy::Rules || self.held_rules() > 0 {
+            self.all_snapshots()?;
+        }
         if let Some(store) = self.store() {
             self.own_drops = store.own_drops(&mut *self.programs)?;
         }
@@ -408,6 +422,7 @@ impl Enforcer for IptablesEnforcer {
             }
         }
         self.held_by = HeldBy::Rules;
+        self.settled = None;
         if errors.is_empty() { Ok(removed) } else { bail!("{}", errors.join("; ")) }
     }
 }

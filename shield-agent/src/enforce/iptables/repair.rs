@@ -18,6 +18,19 @@ use crate::engine::time::Now;
 /// So many errors of one reconcile are told; the others are counted.
 const MAX_ERRORS: usize = 3;
 
+/// So many full looks in a row are spared while no rule changes; the one after them (at 10 min) looks again, for what no
+/// generation counts, such as the tables of another iptables.
+const MOST_SPARED: u32 = 19;
+
+/// A full look that found nothing to repair.
+pub(super) struct Settled {
+    /// nftables' generation then.
+    generation: u32,
+    exempt: Vec<IpNet>,
+    /// How many looks it has spared.
+    spared: u32,
+}
+
 /// What a reconcile is to achieve.
 pub(super) struct WorkOrder<'a> {
     pub(super) desired: &'a Desired,
@@ -39,6 +52,8 @@ pub(super) struct Work {
 impl IptablesEnforcer {
     pub(super) fn repair(&mut self, order: &mut WorkOrder<'_>) -> Result<Option<Repair>> {
         let mut work = Work::default();
+        // Asked before anything is listed: a change in between makes the next reconcile list again.
+        let generation = self.programs.generation();
         self.revive(&mut work);
         let (snapshots, errors) = self.snapshots();
         work.errors.extend(errors);
@@ -60,7 +75,34 @@ impl IptablesEnforcer {
                 work.try_to(store.destroy(&mut *self.programs, version).map(drop));
             }
         }
-        work.finish(before == self.held_by)
+        let repaired = work.finish(before == self.held_by)?;
+        let is_counted = snapshots.iter().flatten().all(|snapshot| snapshot.is_nftables);
+        let is_settled = repaired.is_none() && is_counted && self.is_told_by_generation();
+        let settled = |generation| Settled { generation, exempt: order.exempt.to_vec(), spared: 0 };
+        self.settled = generation.filter(|_| is_settled).map(settled);
+        Ok(repaired)
+    }
+
+    /// Whether the last full look found everything in place, and since then no rule has changed, anybody's, nor what is
+    /// wanted: then another one would find the same.
+    pub(super) fn is_settled(&mut self, desired: &Desired, exempt: &[IpNet]) -> bool {
+        let Some(settled) = &mut self.settled else { return false };
+        settled.spared += 1;
+        if settled.spared > MOST_SPARED || settled.exempt != exempt || self.held_rules() != desired.len() {
+            return false;
+        }
+        let holds = |client| self.families.iter().any(|family| family.rules.contains_key(&client));
+        if !desired.iter().all(|ban| holds(ban.client.client())) {
+            return false;
+        }
+        let generation = self.programs.generation();
+        generation.is_some() && generation == self.settled.as_ref().map(|settled| settled.generation)
+    }
+
+    /// Whether nftables' generation tells all: not what is in sets, nor whether what is missing on this host has come.
+    fn is_told_by_generation(&self) -> bool {
+        let all_there = self.families.iter().all(|family| family.missing.is_none());
+        self.held_by == HeldBy::Rules && self.no_sets.is_none() && all_there
     }
 
     /// Gives IP versions that could not be filtered another chance.
@@ -269,5 +311,84 @@ impl Work {
             text.push_str(&format!(" (found: {})", self.found.join("; ")));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enforce::iptables::Settings;
+    use crate::enforce::simulator::SimulatedHost;
+    use crate::enforce::{Ban, Enforcer as _};
+    use crate::engine::allowlist::Allowlist;
+    use crate::engine::time::Ends;
+
+    const NOW: Now = Now { wall_ms: 1_800_000_000_000, boot_ms: 5_000 };
+
+    fn banned(clients: &[&str]) -> (Vec<Ban>, Desired) {
+        let client = |text: &&str| Allowlist::default().admit(text.parse().unwrap(), 64).unwrap();
+        let bans: Vec<Ban> =
+            clients.iter().map(|text| Ban { client: client(text), ends: Ends::Never }).collect();
+        let mut desired = Desired::default();
+        bans.iter().zip(1..).for_each(|(ban, serial)| desired.insert(*ban, serial));
+        (bans, desired)
+    }
+
+    /// How many programs one reconcile runs.
+    fn runs(host: &SimulatedHost, enforcer: &mut IptablesEnforcer, desired: &Desired) -> usize {
+        let before = host.runs();
+        let _ = enforcer.reconcile(desired, &[], NOW).unwrap();
+        host.runs() - before
+    }
+
+    #[test]
+    fn a_full_look_is_spared_only_while_no_rule_changes_and_nothing_else_is_wanted() {
+        let host = SimulatedHost::with_nftables();
+        let mut enforcer = host.enforcer(Settings::default());
+        enforcer.start(&[], NOW).unwrap();
+        let (bans, desired) = banned(&["192.0.2.1", "2001:db8::/64"]);
+        enforcer.ensure_banned(&bans, NOW);
+        assert!(runs(&host, &mut enforcer, &desired) > 0);
+        for _ in 0..MOST_SPARED {
+            assert_eq!(runs(&host, &mut enforcer, &desired), 0);
+        }
+        assert!(runs(&host, &mut enforcer, &desired) > 0, "now and then it looks all the same");
+        assert_eq!(runs(&host, &mut enforcer, &desired), 0);
+        let (_, other) = banned(&["192.0.2.1", "2001:db8:1::/64"]);
+        assert!(runs(&host, &mut enforcer, &other) > 0, "another one is wanted");
+        enforcer.reconcile(&other, &[], NOW).unwrap();
+        host.flush_rules();
+        assert!(runs(&host, &mut enforcer, &other) > 0);
+        assert!(host.send_from("192.0.2.1".parse().unwrap()), "what was flushed is back");
+        enforcer.reconcile(&other, &[], NOW).unwrap();
+        let exempt = ["192.0.2.0/24".parse().unwrap()];
+        let before = host.runs();
+        enforcer.reconcile(&other, &exempt, NOW).unwrap();
+        assert!(host.runs() > before, "other networks are exempt");
+    }
+
+    #[test]
+    fn without_a_generation_every_full_look_looks() {
+        let host = SimulatedHost::new();
+        let mut enforcer = host.enforcer(Settings::default());
+        enforcer.start(&[], NOW).unwrap();
+        let (_, desired) = banned(&[]);
+        assert!((0..3).all(|_| runs(&host, &mut enforcer, &desired) > 0));
+    }
+
+    #[test]
+    fn counters_are_not_read_where_nothing_is_dropped() {
+        let host = SimulatedHost::new();
+        let mut enforcer = host.enforcer(Settings::default());
+        enforcer.start(&[], NOW).unwrap();
+        let before = host.runs();
+        enforcer.total_drops().unwrap();
+        assert_eq!(host.runs(), before);
+        let (bans, _) = banned(&["192.0.2.1"]);
+        enforcer.ensure_banned(&bans, NOW);
+        host.send_from("192.0.2.1".parse().unwrap());
+        assert_eq!(enforcer.total_drops().unwrap().packets, 1);
+        enforcer.ensure_lifted(&[bans[0].client.client()]);
+        assert_eq!(enforcer.total_drops().unwrap().packets, 1, "what was dropped stays counted");
     }
 }

@@ -82,8 +82,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(backend: Backend) -> Walk {
-        let host = SimulatedHost::new();
+    fn new(host: SimulatedHost, backend: Backend) -> Walk {
         host.insert_rule(Version::V4, "INPUT", FOREIGN);
         let settings = Settings { backend, max_rules: MAX_RULES, ..Settings::default() };
         let mut enforcer = host.enforcer(settings.clone());
@@ -195,8 +194,8 @@ impl Walk {
     }
 }
 
-fn walk(backend: Backend, steps: &[Step]) {
-    let mut walk = Walk::new(backend);
+fn walk(host: SimulatedHost, backend: Backend, steps: &[Step]) {
+    let mut walk = Walk::new(host, backend);
     steps.iter().for_each(|step| walk.take(step));
     walk.end();
 }
@@ -207,7 +206,8 @@ proptest! {
     #[test]
     fn the_kernel_ends_as_the_model(steps in prop::collection::vec(step(), 1..60)) {
         for backend in [Backend::Auto, Backend::Rules, Backend::Ipset] {
-            walk(backend, &steps);
+            walk(SimulatedHost::new(), backend, &steps);
+            walk(SimulatedHost::with_nftables(), backend, &steps);
         }
     }
 }

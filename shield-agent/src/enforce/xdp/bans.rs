@@ -319,13 +319,14 @@ impl Bans {
         self.networks_v6.remember();
     }
 
-    /// Whether as many bans are held as when we last changed them; `None` where the kernel does not say without listing.
-    pub fn is_as_left(&self) -> Option<bool> {
+    /// Whether as many bans are held as when we last changed them, by this reading of the maps' memory; `None` where the
+    /// kernel does not say without listing.
+    pub fn is_left_at(&self, memory: [u64; 4]) -> Option<bool> {
         let all = [
-            self.v4.is_as_left(),
-            self.v6.is_as_left(),
-            self.networks_v4.is_as_left(),
-            self.networks_v6.is_as_left(),
+            self.v4.is_left_at(memory[0]),
+            self.v6.is_left_at(memory[1]),
+            self.networks_v4.is_left_at(memory[2]),
+            self.networks_v6.is_left_at(memory[3]),
         ];
         if all.contains(&Some(false)) {
             return Some(false);

@@ -82,7 +82,10 @@ impl Filter {
     pub fn read(&mut self) -> Result<()> {
         let words = &mut self.words;
         kernel::lookup_all(self.map.as_fd(), CHUNK, |at: u32, word: u64| {
-            if let Some(slot) = words.get_mut(at as usize) {
+            // What stays zero is not touched, so that it takes no memory.
+            if let Some(slot) = words.get_mut(at as usize)
+                && *slot != word
+            {
                 *slot = word;
             }
         })

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "bpf(2) is a raw system call that takes a pointer to its argument")]
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -284,7 +284,10 @@ pub fn memory(map: BorrowedFd<'_>) -> Option<u64> {
     {
         return None;
     }
-    let said = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", map.as_raw_fd())).ok()?;
+    let mut said = [0; 1024];
+    let path = format!("/proc/thread-self/fdinfo/{}", map.as_raw_fd());
+    let length = std::fs::File::open(path).and_then(|mut file| file.read(&mut said)).ok()?;
+    let said = std::str::from_utf8(&said[..length]).ok()?;
     said.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }
 

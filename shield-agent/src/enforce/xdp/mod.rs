@@ -31,6 +31,7 @@ use crate::engine::client::Client;
 use crate::engine::event::{EnforcerName, PartState, Repair};
 use crate::engine::reconcile::Planner;
 use crate::engine::time::{Ends, Now};
+use crate::news::News;
 
 use super::{Ban, Desired, Drops, Enforcer, Failure, NothingUrgent, Urgent};
 use attach::Attachment;
@@ -48,7 +49,8 @@ const END_TOLERANCE_MS: u64 = 1_000;
 const COUNTED_BANS: usize = 20_000;
 
 /// The filters are read whole in one reconcile of so many (every 10 min): that takes 0.2 s, mostly for bits that nobody
-/// needs any more. What the bans need is looked up each time ...
+/// needs any more. What the bans need is looked up each time, and so are the bans where the kernel's account says that
+/// there are no others ...
 const FILTERS_READ_EVERY: u32 = 20;
 /// ... up to this many bans; beyond it reading all is as quick.
 const FILTER_LOOKUPS: usize = 10_000;
@@ -123,8 +125,13 @@ struct Running {
     /// The last error of a ban that the kernel had no room for.
     full: Option<String>,
     next_slot: u32,
+    /// From which slot on no program of ours counts, and what earlier ones counted there.
+    unused: Option<(u32, Drops)>,
     /// Reconciles since the filters were last read whole.
     filters_unread: u32,
+    /// Changes of the network, and whether every interface to be guarded was known at the last one.
+    news: News,
+    all_known: bool,
     /// The memory of the maps of bans at the last listing, and how many bans there were.
     counted: Option<([u64; 4], usize)>,
 }
@@ -211,7 +218,10 @@ impl Running {
             clock_object,
             full: None,
             next_slot: 0,
+            unused: None,
             filters_unread: FILTERS_READ_EVERY,
+            news: News::of_network(),
+            all_known: false,
             counted: None,
         })
     }
@@ -220,6 +230,7 @@ impl Running {
     /// one refused.
     fn attach_all(&mut self, pins: &Pins, settings: &Settings, maps: &std::path::Path) -> Result<()> {
         self.refused.clear();
+        self.all_known = false;
         let mut failures = Vec::new();
         for chosen in settings.interfaces.choose()? {
             let interface = match chosen {
@@ -261,7 +272,11 @@ impl Running {
     }
 
     /// Whether an interface that should be guarded is not, and was not refused before.
-    fn has_new_interface(&self, interfaces: &Selection) -> Result<bool> {
+    fn has_new_interface(&mut self, interfaces: &Selection) -> Result<bool> {
+        if !self.news.came() && self.all_known {
+            return Ok(false);
+        }
+        self.all_known = false;
         let is_known = |chosen: &interfaces::Chosen| match chosen {
             Ok(interface) => {
                 self.attachments.iter().any(|attachment| attachment.interface.index == interface.index)
@@ -269,7 +284,20 @@ impl Running {
             }
             Err(_) => true,
         };
-        Ok(!interfaces.choose()?.iter().all(is_known))
+        let all_known = interfaces.choose()?.iter().all(is_known);
+        self.all_known = all_known;
+        Ok(!all_known)
+    }
+
+    /// What the programs in these slots dropped.
+    fn drops_in(&self, slots: std::ops::Range<u32>) -> Result<Drops> {
+        let mut sum = Drops::default();
+        for slot in slots {
+            let totals = self.bans.totals(slot)?;
+            sum.packets += totals.dropped_v4 + totals.dropped_v6;
+            sum.bytes += totals.dropped_bytes;
+        }
+        Ok(sum)
     }
 
     fn sync_clock(&mut self) -> Result<()> {
@@ -292,9 +320,8 @@ impl Running {
         failed.into_iter().map(|(at, error)| Failure { client: ends[at].0, error }).collect()
     }
 
-    /// How many bans the kernel holds. Listed only when the maps' memory is not what it was at the last listing.
-    fn count(&mut self) -> Result<usize> {
-        let memory = self.bans.memory();
+    /// How many bans the kernel holds. Listed only when somebody else changed them since they were counted.
+    fn count(&mut self, memory: Option<[u64; 4]>) -> Result<usize> {
         if let (Some(memory), Some((counted_at, count))) = (memory, self.counted)
             && memory == counted_at
         {
@@ -318,6 +345,27 @@ impl Running {
         self.bans.rebuild_filters(wanted())
     }
 
+    /// Whether the kernel holds the few bans that are wanted, and by its account of the maps' memory no others. A listing
+    /// would walk the empty places of a map made for a million. `false` when that cannot be told this way, and once in so
+    /// many reconciles, together with the filters.
+    fn holds_exactly(&self, desired: &Desired, now: Now) -> Result<bool> {
+        let (Some(memory), Some((counted_at, count))) = (self.bans.memory(), self.counted) else {
+            return Ok(false);
+        };
+        let is_listed = self.filters_unread + 1 >= FILTERS_READ_EVERY;
+        if is_listed || memory != counted_at || count != desired.len() || count > FILTER_LOOKUPS {
+            return Ok(false);
+        }
+        let clients: Vec<Client> = desired.iter().map(|ban| ban.client.client()).collect();
+        let held = self.bans.get_all(&clients)?;
+        let is_right = |(held, wanted): (Option<_>, Ban)| {
+            held.is_some_and(|held: shield_common::Ban| {
+                is_same_end(wanted.ends, self.clock.ends_at(held.ends, now))
+            })
+        };
+        Ok(held.into_iter().zip(desired.iter()).all(is_right))
+    }
+
     /// Makes the kernel hold what is wanted, additions first. Bans that have ended are not put in any more; taking them
     /// out is the engine's order to give.
     ///
@@ -326,6 +374,10 @@ impl Running {
     fn even_out(&mut self, desired: &Desired, now: Now, pauses: &mut Pauses<'_>) -> Result<Difference> {
         self.full = None;
         self.sync_clock()?;
+        if self.holds_exactly(desired, now)? {
+            self.check_filters(desired, 0, pauses)?;
+            return Ok(Difference::default());
+        }
         let mut planner = Planner::new(desired);
         let clock = self.clock;
         self.bans.listing()?.for_each(|client, held| {
@@ -485,10 +537,11 @@ impl Enforcer for XdpEnforcer {
         if !running.bans.is_pinned(&pins.maps()) || running.has_new_interface(&settings)? {
             return Ok(false);
         }
-        if running.bans.is_as_left() == Some(false) {
+        let memory = running.bans.memory();
+        if memory.and_then(|memory| running.bans.is_left_at(memory)) == Some(false) {
             return Ok(false);
         }
-        Ok(desired > COUNTED_BANS || running.count()? == desired)
+        Ok(desired > COUNTED_BANS || running.count(memory)? == desired)
     }
 
     fn reconcile(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>> {
@@ -526,13 +579,14 @@ impl Enforcer for XdpEnforcer {
 
     fn total_drops(&mut self) -> Result<Drops> {
         let running = self.running()?;
-        let mut sum = Drops::default();
-        for slot in 0..SLOTS {
-            let totals = running.bans.totals(slot)?;
-            sum.packets += totals.dropped_v4 + totals.dropped_v6;
-            sum.bytes += totals.dropped_bytes;
-        }
-        Ok(sum)
+        let used = running.attachments.iter().map(|attachment| attachment.slot + 1).max().unwrap_or(0);
+        let unused = match running.unused {
+            Some((from, drops)) if from == used => drops,
+            _ => running.drops_in(used..SLOTS)?,
+        };
+        running.unused = Some((used, unused));
+        let drops = running.drops_in(0..used)?;
+        Ok(Drops { packets: drops.packets + unused.packets, bytes: drops.bytes + unused.bytes })
     }
 
     fn cleanup(&mut self) -> Result<Vec<String>> {

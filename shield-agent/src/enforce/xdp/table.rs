@@ -51,6 +51,8 @@ pub struct Table<K> {
     capacity: u32,
     /// The map's memory after our last change: when it is another one now, somebody else put bans in or took some out.
     left_at: Cell<Option<u64>>,
+    /// How many elements there were then, counted once and followed through our changes since.
+    left: Cell<Option<usize>>,
     keys: PhantomData<K>,
 }
 
@@ -71,7 +73,7 @@ impl<K: BanKey> Table<K> {
     pub fn open(maps: &Path, name: &'static str, capacity: u32) -> Result<Table<K>> {
         let path = maps.join(name);
         let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
-        Ok(Table { map, name, capacity, left_at: Cell::new(None), keys: PhantomData })
+        Ok(Table { map, name, capacity, left_at: Cell::new(None), left: Cell::new(None), keys: PhantomData })
     }
 
     /// Another descriptor of the same map.
@@ -85,6 +87,7 @@ impl<K: BanKey> Table<K> {
             name: self.name,
             capacity: self.capacity,
             left_at: Cell::new(None),
+            left: Cell::new(None),
             keys: PhantomData,
         })
     }
@@ -98,6 +101,7 @@ impl<K: BanKey> Table<K> {
     ///
     /// One system call each, about a microsecond: the kernel's batches cannot spare what is there already.
     pub fn ensure(&self, bans: &[(K, KernelTime)]) -> Done {
+        self.doubt();
         let mut done = Done::default();
         for (at, ban) in bans.iter().enumerate() {
             match self.ensure_one(ban) {
@@ -105,8 +109,22 @@ impl<K: BanKey> Table<K> {
                 Err(error) => done.failed.push((at, error)),
             }
         }
+        self.left.set(self.left.get().map(|left| left + done.changed));
         self.remember();
         done
+    }
+
+    /// Before a change of ours: when somebody else was there meanwhile, how many there are is not known any more.
+    fn doubt(&self) {
+        if self.is_as_left() != Some(true) {
+            self.left.set(None);
+        }
+    }
+
+    /// How many elements there are, where that is known without listing them.
+    pub fn known_count(&self) -> Option<usize> {
+        self.doubt();
+        self.left.get()
     }
 
     /// Takes the map as it is now for as we left it.
@@ -121,6 +139,11 @@ impl<K: BanKey> Table<K> {
         Some(self.memory() == Some(left_at))
     }
 
+    /// The same, of a reading of the map's memory.
+    pub fn is_left_at(&self, memory: u64) -> Option<bool> {
+        Some(memory == self.left_at.get()?)
+    }
+
     /// What the map's elements take, in bytes; `None` where the kernel does not say.
     pub fn memory(&self) -> Option<u64> {
         kernel::memory(self.map.as_fd())
@@ -128,6 +151,7 @@ impl<K: BanKey> Table<K> {
 
     /// Puts in bans that are known not to be there, thousands a system call.
     pub fn insert(&self, bans: &[(K, KernelTime)]) -> Done {
+        self.left.set(None);
         let mut done = Done::default();
         let mut from = 0;
         while from < bans.len() {
@@ -169,6 +193,7 @@ impl<K: BanKey> Table<K> {
 
     /// Takes bans out; those that were not in are no failure. Says how many were in.
     pub fn remove(&self, keys: &[K]) -> Done {
+        self.doubt();
         let mut removed = Done::default();
         let mut from = 0;
         while from < keys.len() {
@@ -184,6 +209,7 @@ impl<K: BanKey> Table<K> {
                 from += 1;
             }
         }
+        self.left.set(self.left.get().and_then(|left| left.checked_sub(removed.changed)));
         self.remember();
         removed
     }
@@ -204,13 +230,20 @@ impl<K: BanKey> Table<K> {
         kernel::lookup_all(self.map.as_fd(), CHUNK, each).with_context(|| format!("listed {}", self.name))
     }
 
-    /// How many elements there are.
+    /// How many elements there are; lists them unless that is known.
     ///
     /// # Errors
     /// When the kernel cannot be asked.
     pub fn count(&self) -> Result<usize> {
+        if let Some(count) = self.known_count() {
+            return Ok(count);
+        }
+        let memory = self.memory();
         let mut count = 0;
         self.for_each(|_, _| count += 1)?;
+        // What is put in meanwhile changes the memory, and is doubted the next time.
+        self.left_at.set(memory);
+        self.left.set(memory.map(|_| count));
         Ok(count)
     }
 
