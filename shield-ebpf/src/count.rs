@@ -1,6 +1,6 @@
 //! Counters: per ban in its value, per program and CPU in `TOTALS`; and which drops are logged.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_map_lookup_elem};
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use shield_common::{Ban, Totals};
 
@@ -19,11 +19,16 @@ pub fn not_understood(unknown: Unknown) {
 }
 
 /// Counts in this program's totals on this CPU. Never interrupted by itself, hence plain additions.
+///
+/// `aya`'s own way would read `SLOT` and store it as a key on the stack; where it stands already, it is a key as well.
 #[inline(always)]
 pub fn total(add: impl FnOnce(&mut Totals)) {
-    if let Some(totals) = TOTALS.get_ptr_mut(SLOT.load()) {
-        // SAFETY: a non-null pointer from the kernel to this CPU's own value, which is as large as `Totals`.
-        add(unsafe { &mut *totals });
+    let (map, key) = ((&raw const TOTALS).cast_mut(), &raw const SLOT);
+    // SAFETY: a map and a key of its size. The kernel only reads the key.
+    let totals: *mut Totals = unsafe { bpf_map_lookup_elem(map.cast(), key.cast()) }.cast();
+    // SAFETY: null, or a pointer from the kernel to this CPU's own value, which is as large as `Totals`.
+    if let Some(totals) = unsafe { totals.as_mut() } {
+        add(totals);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The XDP program: parse, make the key, look it up, give the verdict. What is not understood passes and is counted.
 //!
-//! Owns the entry points. `packet` parses, `verdict` asks the maps, `count` counts. The agent's side is
-//! `shield-agent/src/enforce/xdp/`, the layouts are in `shield-common`.
+//! Owns the entry points. `glance` lets most packets pass, `packet` parses, `verdict` asks the maps, `count` counts. The
+//! agent's side is `shield-agent/src/enforce/xdp/`, the layouts are in `shield-common`.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -9,6 +9,7 @@
 
 mod clock;
 mod count;
+mod glance;
 mod maps;
 mod packet;
 mod verdict;
@@ -21,6 +22,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 
 use crate::{
+    glance::{Glance, glance},
     packet::{Packet, Source},
     verdict::{Verdict, verdict},
 };
@@ -72,13 +74,21 @@ fn xdp_entry(ctx: &XdpContext) -> u32 {
 
 #[inline(always)]
 fn decide(packet: Packet, bytes: u64) -> Verdict {
-    match packet.source() {
-        Ok(source) => verdict(source, bytes),
-        Err(unknown) => {
-            count::not_understood(unknown);
-            Verdict::Pass
+    let source = match glance(packet) {
+        Glance::Free => {
+            count::total(|totals| totals.passed += 1);
+            return Verdict::Pass;
         }
-    }
+        Glance::Marked(source) => source,
+        Glance::Tagged | Glance::Unclear => match packet.source() {
+            Ok(source) => source,
+            Err(unknown) => {
+                count::not_understood(unknown);
+                return Verdict::Pass;
+            }
+        },
+    };
+    verdict(source, bytes)
 }
 
 /// Logs one dropped packet in `LOG_EVERY`. A macro because the logger wants the context's own type.
@@ -86,7 +96,7 @@ macro_rules! log_drop {
     ($ctx:expr, $source:expr) => {
         if count::is_sampled() {
             match $source {
-                Source::V4(octets) => debug!($ctx, "dropped a packet of {:i}", u32::from_be_bytes(octets)),
+                Source::V4(address) => debug!($ctx, "dropped a packet of {:i}", u32::from_be(address)),
                 Source::V6(halves) => debug!($ctx, "dropped a packet of {:i}", packet::octets(halves)),
             }
         }

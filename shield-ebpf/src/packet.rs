@@ -3,16 +3,14 @@
 //! Only the source address is wanted, which stands at a fixed place of either header: options, extension headers,
 //! fragments and ports are none of this program's business.
 
-use shield_common::KeyV4;
-
 /// Length of an Ethernet header.
-const ETHERNET: usize = 14;
+pub const ETHERNET: usize = 14;
 /// Length of a VLAN tag with the EtherType behind it.
-const VLAN: usize = 4;
+pub const VLAN: usize = 4;
 /// Length of an IPv4 header without options.
-const IPV4: usize = 20;
+pub const IPV4: usize = 20;
 /// Length of an IPv6 header without extensions.
-const IPV6: usize = 40;
+pub const IPV6: usize = 40;
 
 /// The first octet of an IPv4 header: version 4, and a length of at least five words.
 const IPV4_FIRST: core::ops::RangeInclusive<u8> = 0x45..=0x4f;
@@ -25,8 +23,8 @@ const ETHERTYPE_8021AD: u16 = u16::to_be(0x88a8);
 /// Where a packet comes from.
 #[derive(Clone, Copy)]
 pub enum Source {
-    /// The address's octets.
-    V4(KeyV4),
+    /// The address as loaded, in memory order. A word, because LLVM stores octets where the verifier refuses it.
+    V4(u32),
     /// The address's halves as loaded, in the machine's own byte order.
     V6([u64; 2]),
 }
@@ -60,13 +58,9 @@ impl Packet {
         (self.end - self.start) as u64
     }
 
-    /// The source address, or why there is none. What most packets are, IPv4 without a tag, is asked first, behind one
-    /// bounds check.
+    /// The source address, or why there is none.
     #[inline(always)]
     pub fn source(self) -> Result<Source, Unknown> {
-        if self.check(0, ETHERNET + IPV4).is_ok() && self.read(ETHERNET - 2) == Ok(ETHERTYPE_IPV4) {
-            return self.source_v4(ETHERNET);
-        }
         let (ethertype, offset) = self.network_header()?;
         match ethertype {
             ETHERTYPE_IPV4 => self.source_v4(offset),
@@ -111,13 +105,14 @@ impl Packet {
 
     /// The one bounds check.
     #[inline(always)]
-    fn check(self, offset: usize, length: usize) -> Result<usize, Unknown> {
+    pub fn check(self, offset: usize, length: usize) -> Result<usize, Unknown> {
         let at = self.start + offset;
         if at + length > self.end { Err(Unknown::Malformed) } else { Ok(at) }
     }
 
+    /// The `T` at `offset`; only integers and arrays of them.
     #[inline(always)]
-    fn read<T: Copy>(self, offset: usize) -> Result<T, Unknown> {
+    pub fn read<T: Copy>(self, offset: usize) -> Result<T, Unknown> {
         let at = self.check(offset, size_of::<T>())?;
         // SAFETY: inside the packet by the check (which the verifier repeats), and only integers are read.
         Ok(unsafe { (at as *const T).read_unaligned() })
@@ -133,8 +128,9 @@ impl Packet {
     }
 }
 
+/// Whether an EtherType, as loaded, is that of a VLAN tag.
 #[inline(always)]
-fn is_vlan(ethertype: u16) -> bool {
+pub fn is_vlan(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_8021Q || ethertype == ETHERTYPE_8021AD
 }
 

@@ -1,19 +1,16 @@
-//! From a source address to a verdict: filter, banned clients, banned networks, exemptions, in this order.
+//! From a source address to a verdict: banned clients, banned networks, exemptions, in this order.
 //!
-//! Legitimate traffic leaves at the filter. Only a packet whose filter bit is set asks a hash map; only one that is
-//! not banned by itself asks the tries, and only while they hold something.
+//! Legitimate traffic has left at the filter (`glance`). Only a packet that is not banned by itself asks the tries, and
+//! only while they hold something.
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::maps::{Array, LpmTrie, lpm_trie::Key};
-use shield_common::{Ban, Control, FilterBit, KeyV4, KeyV6, MAX_NESTED, filter_v4, filter_v6, mask_v6};
+use aya_ebpf::maps::{LpmTrie, lpm_trie::Key};
+use shield_common::{Ban, Control, KeyV6, MAX_NESTED, mask_v6};
 
 use crate::{
     clock, count,
-    maps::{
-        BANS_V4, BANS_V6, CONTROL, EXEMPT_V4, EXEMPT_V6, FILTER_V4, FILTER_V6, IPV6_PREFIX, NETWORKS_V4,
-        NETWORKS_V6,
-    },
+    maps::{BANS_V4, BANS_V6, CONTROL, EXEMPT_V4, EXEMPT_V6, IPV6_PREFIX, NETWORKS_V4, NETWORKS_V6},
     packet::{Source, octets},
 };
 
@@ -30,7 +27,7 @@ pub enum Verdict {
 #[inline(always)]
 pub fn verdict(source: Source, bytes: u64) -> Verdict {
     let ban = match source {
-        Source::V4(octets) => ban_v4(octets),
+        Source::V4(address) => ban_v4(address),
         Source::V6(halves) => ban_v6(halves),
     };
     let Some(ban) = ban else {
@@ -50,32 +47,36 @@ pub fn verdict(source: Source, bytes: u64) -> Verdict {
 
 /// The ban in force on an IPv4 source.
 #[inline(always)]
-fn ban_v4(source: KeyV4) -> Option<*mut Ban> {
-    if !is_set(&FILTER_V4, filter_v4(u32::from_be_bytes(source))) {
-        return None;
-    }
-    in_force(BANS_V4.get_ptr_mut(source)).or_else(|| network_v4(source))
+fn ban_v4(source: u32) -> Option<*mut Ban> {
+    in_force(BANS_V4.get_ptr_mut(source.to_ne_bytes())).or_else(|| network_v4(source))
 }
 
 /// The ban in force on an IPv6 source.
 #[inline(always)]
 fn ban_v6(source: [u64; 2]) -> Option<*mut Ban> {
-    let mask = mask_v6(IPV6_PREFIX.load());
-    let client = [source[0] & mask[0], source[1] & mask[1]];
-    if !is_set(&FILTER_V6, filter_v6(client)) {
-        return None;
+    in_force(BANS_V6.get_ptr_mut(octets(client_v6(source)))).or_else(|| network_v6(octets(source)))
+}
+
+/// The address with its host bits zero. The usual length is asked for first: the verifier knows the constant and removes
+/// the other way.
+#[inline(always)]
+pub fn client_v6(source: [u64; 2]) -> [u64; 2] {
+    let prefix = IPV6_PREFIX.load();
+    if prefix == 64 {
+        return [source[0], 0];
     }
-    in_force(BANS_V6.get_ptr_mut(octets(client))).or_else(|| network_v6(octets(source)))
+    let mask = mask_v6(prefix);
+    [source[0] & mask[0], source[1] & mask[1]]
 }
 
 #[inline(always)]
-fn network_v4(source: KeyV4) -> Option<*mut Ban> {
+fn network_v4(source: u32) -> Option<*mut Ban> {
     let control = control()?;
     if control.networks_v4 == 0 {
         return None;
     }
-    let ban = narrowest(&NETWORKS_V4, words_v4(source))?;
-    let exempt = control.exempt_v4 != 0 && is_exempt(&EXEMPT_V4, words_v4(source));
+    let ban = narrowest(&NETWORKS_V4, [source])?;
+    let exempt = control.exempt_v4 != 0 && is_exempt(&EXEMPT_V4, [source]);
     unless_exempt(ban, exempt)
 }
 
@@ -97,11 +98,6 @@ fn unless_exempt(ban: *mut Ban, exempt: bool) -> Option<*mut Ban> {
         return None;
     }
     Some(ban)
-}
-
-#[inline(always)]
-fn is_set(filter: &Array<u64>, bit: FilterBit) -> bool {
-    filter.get(bit.word).is_some_and(|word| word & bit.mask != 0)
 }
 
 /// A key of a trie: the prefix length, then an address of `WORDS` words.
@@ -168,12 +164,6 @@ fn is_exempt<K, const WORDS: usize>(networks: &LpmTrie<K, u32>, source: [u32; WO
 #[inline(always)]
 const fn bits_of(words: usize) -> u32 {
     words as u32 * u32::BITS
-}
-
-/// An address's octets as one word, in memory order.
-#[inline(always)]
-fn words_v4(octets: KeyV4) -> [u32; 1] {
-    [u32::from_ne_bytes(octets)]
 }
 
 /// An address's octets as words, in memory order.

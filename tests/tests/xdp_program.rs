@@ -217,9 +217,28 @@ fn options_fragments_and_extension_headers_do_not_hide_the_source() {
     check_v4("the first fragment", changed(v4(), 6, 0x20));
     check_v4("a later fragment", changed(changed(v4(), 6, 0x20), 7, 0xb9));
     check_v4("another protocol", changed(v4(), 9, 47));
+    check_v4("another type of service", changed(v4(), 1, 0xff));
     for next_header in [0, 43, 44, 51, 59, 60, 255] {
         let packet = frame(&[], IPV6, &changed(v6(), 6, next_header));
         harness.check(&format!("IPv6 next header {next_header}"), &packet, Drop, |t| t.dropped_v6);
+    }
+    let packet = frame(&[], IPV6, &changed(v6(), 0, 0x6f));
+    harness.check("another traffic class", &packet, Drop, |t| t.dropped_v6);
+}
+
+/// Headers with options take the way that does not begin with the filter.
+#[test]
+fn options_do_not_change_whose_packet_it_is() {
+    let mut harness = Harness::start(|_| {});
+    harness.ban("192.0.2.7", Ends::Never);
+    harness.ban("198.51.0.0/16", Ends::Never);
+    for tags in [&[][..], &[(VLAN, 7)], &[(SERVICE_VLAN, 5), (VLAN, 7)]] {
+        let packet = |source: &str| frame(tags, IPV4, &changed(ipv4(source), 0, 0x4a));
+        let name = |what: &str| format!("{what} behind {tags:?}");
+        harness.check(&name("banned"), &packet("192.0.2.7"), Drop, |t| t.dropped_v4);
+        harness.check(&name("in a banned network"), &packet("198.51.100.9"), Drop, |t| t.dropped_v4);
+        harness.check(&name("a neighbour"), &packet("192.0.2.8"), Pass, |t| t.passed);
+        harness.check(&name("elsewhere"), &packet("203.0.113.7"), Pass, |t| t.passed);
     }
 }
 
