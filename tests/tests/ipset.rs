@@ -251,3 +251,31 @@ fn no_process_is_started_for_a_ban() {
         enforcer.cleanup().unwrap();
     });
 }
+
+/// The sets of `backend = "ipset"` are made before it is known how many bans there are to restore; growing them to a
+/// million took a third of the restore.
+#[test]
+fn an_empty_set_is_made_anew_before_many_bans_go_in() {
+    inside("ipsetgrow", || {
+        let mut enforcer = started(settings());
+        let hash_of = |set: &str| {
+            let header = command::run(&["ipset", "list", "-t", set]).unwrap();
+            let size = header.split(' ').skip_while(|word| *word != "hashsize").nth(1);
+            size.unwrap().parse::<usize>().unwrap()
+        };
+        assert_eq!(hash_of("shield4"), 1_024);
+        let mut desired = Desired::default();
+        for n in 0..40_000_u32 {
+            let client = format!("10.{}.{}.{}", n >> 16, (n >> 8) & 255, n & 255);
+            desired.insert(ban(&client, in_seconds(600)), u64::from(n));
+        }
+        enforcer.reconcile(&desired, &[], clock::now()).unwrap();
+        assert_eq!((saved("shield4").len(), hash_of("shield4")), (40_000, 16_384));
+        // Nothing went into this one, so nothing made it grow by itself.
+        assert_eq!(hash_of("shield6"), 16_384);
+        assert!(enforcer.is_intact(40_000).unwrap());
+        assert!(enforcer.reconcile(&desired, &[], clock::now()).unwrap().is_none());
+        enforcer.cleanup().unwrap();
+        assert_eq!(command::run(&["ipset", "list", "-n"]).unwrap(), "");
+    });
+}

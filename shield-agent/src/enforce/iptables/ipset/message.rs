@@ -62,6 +62,7 @@ mod of_element {
 mod of_head {
     pub(super) const TIMEOUT: u16 = 6;
     pub(super) const FLAGS: u16 = 8;
+    pub(super) const HASH: u16 = 18;
     pub(super) const MAX_ENTRIES: u16 = 19;
     pub(super) const ENTRIES: u16 = 24;
 }
@@ -193,12 +194,13 @@ pub(super) fn head<'a>(part: impl Iterator<Item = (u16, &'a [u8])>) -> Option<He
 }
 
 fn head_data(data: &[u8]) -> Header {
-    let (mut has_timeout, mut flags, mut max_entries, mut entries) = (false, 0, 0, 0);
+    let (mut has_timeout, mut flags, mut hash, mut max_entries, mut entries) = (false, 0, 0, 0, 0);
     for (kind, value) in attributes(data) {
         let value = number(value).unwrap_or(0);
         match kind {
             of_head::TIMEOUT => has_timeout = true,
             of_head::FLAGS => flags = value,
+            of_head::HASH => hash = value,
             of_head::MAX_ENTRIES => max_entries = value,
             of_head::ENTRIES => entries = value,
             _ => {}
@@ -207,6 +209,7 @@ fn head_data(data: &[u8]) -> Header {
     Header {
         is_ours: has_timeout && flags & WITH_COUNTERS != 0,
         max_entries: max_entries as usize,
+        hash: hash as usize,
         entries: entries as usize,
     }
 }
@@ -374,7 +377,7 @@ mod tests {
             let part = [attribute(2, b"s\0"), attribute(3, kind), attribute(0x8007, &data.concat())].concat();
             head(attributes(&part))
         };
-        let ours = Header { is_ours: true, max_entries: 65_536, entries: 2 };
+        let ours = Header { is_ours: true, max_entries: 65_536, hash: 1024, entries: 2 };
         assert_eq!(head_of(b"hash:net\0", 8), Some(ours));
         assert_eq!(head_of(b"hash:net\0", 0), Some(Header { is_ours: false, ..ours }));
         assert_eq!(head_of(b"hash:ip\0", 8), Some(Header { is_ours: false, ..ours }));

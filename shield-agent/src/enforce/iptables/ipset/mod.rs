@@ -23,6 +23,8 @@ use crate::engine::client::Client;
 const MAX_BAD_LINES: usize = 8;
 /// ipset's smallest useful hash; it grows by doubling.
 const MIN_HASH: usize = 1024;
+/// A hash that has to grow by no more than this is left to grow.
+const GROWS_UNNOTICED: usize = 4;
 
 /// The store. Set names are this version's.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +42,8 @@ const SPARE: [&str; 2] = ["shield4-new", "shield6-new"];
 struct Header {
     is_ours: bool,
     max_entries: usize,
+    /// Buckets of its hash.
+    hash: usize,
     entries: usize,
 }
 
@@ -74,10 +78,21 @@ impl Ipset {
             Version::V4 => "inet",
             Version::V6 => "inet6",
         };
-        let max = self.max_entries[version as usize];
-        // Buckets hold up to 12 elements and fill evenly at a few.
-        let hash = (room.min(max) / 4).next_power_of_two().max(MIN_HASH);
+        let (max, hash) = (self.max_entries[version as usize], self.hash_for(version, room));
         format!("create {name} hash:net family {family} hashsize {hash} maxelem {max} timeout 0 counters\n")
+    }
+
+    /// Buckets hold up to 12 elements and fill evenly at a few.
+    fn hash_for(&self, version: Version, room: usize) -> usize {
+        (room.min(self.max_entries[version as usize]) / 4).next_power_of_two().max(MIN_HASH)
+    }
+
+    /// Whether a set can stay. One with nothing in it yet is made anew in the right size, because growing a hash step by
+    /// step takes a third of the time that filling it does.
+    fn suits(&self, header: Header, version: Version, room: usize) -> bool {
+        let starts_small =
+            header.entries == 0 && header.hash * GROWS_UNNOTICED < self.hash_for(version, room);
+        header.is_ours && header.max_entries == self.max_entries[version as usize] && !starts_small
     }
 
     /// A set of our name with other parameters: its elements go into a new one that takes its place at once.
@@ -145,9 +160,7 @@ impl SetStore for Ipset {
         match self.heads(programs)?[version as usize] {
             None => act(programs, &["ipset", "restore"], &self.create_line(name, version, room))
                 .with_context(|| format!("made the set {name}")),
-            Some(header) if header.is_ours && header.max_entries == self.max_entries[version as usize] => {
-                Ok(())
-            }
+            Some(header) if self.suits(header, version, room) => Ok(()),
             Some(_) => self.replace(programs, version, room),
         }
     }

@@ -124,12 +124,13 @@ impl HeaderParser {
         match key {
             "Type" => header.is_ours = value == "hash:net",
             "Header" => {
-                let mut words = value.split(' ');
                 header.is_ours &= ["timeout", "counters"].iter().all(|w| value.split(' ').any(|v| v == *w));
-                header.max_entries = words
-                    .find(|word| *word == "maxelem")
-                    .and_then(|_| words.next()?.parse().ok())
-                    .unwrap_or(0);
+                let number = |word: &str| {
+                    let mut words = value.split(' ').skip_while(|there| *there != word);
+                    words.nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+                };
+                header.max_entries = number("maxelem");
+                header.hash = number("hashsize");
             }
             "Number of entries" => header.entries = value.parse().unwrap_or(0),
             _ => {}
@@ -172,7 +173,7 @@ Number of entries: 12
 ";
         let mut parser = HeaderParser::default();
         text.lines().for_each(|line| parser.take(line));
-        let ours = Header { is_ours: true, max_entries: 1_000_000, entries: 12 };
+        let ours = Header { is_ours: true, max_entries: 1_000_000, hash: 1024, entries: 12 };
         assert_eq!(parser.found, [Some(ours), None]);
     }
 
