@@ -166,19 +166,24 @@ fn check_traces(all: &[Asked<'_>], policy: &Policy) {
     let mut warm = tracer();
     for asked in all {
         let request = asked.request();
-        let trace = warm.trace(&request);
-        assert_eq!(warm.trace(&request), trace, "asked again");
+        let trace = trace_by(&mut warm, &request);
+        assert_eq!(trace_by(&mut warm, &request), trace, "asked again");
         check_trace(&request, &trace, policy);
         check_shape(&asked.path);
     }
     // What a tracer remembers of paths changes nothing.
     if let Some(last) = all.last() {
         assert_eq!(
-            tracer().trace(&last.request()),
-            warm.trace(&last.request()),
+            trace_by(&mut tracer(), &last.request()),
+            trace_by(&mut warm, &last.request()),
             "by a tracer that knows nothing"
         );
     }
+}
+
+fn trace_by(tracer: &mut Tracer, request: &Request<'_>) -> Trace {
+    let aim = tracer.aim(request.path);
+    tracer.trace(request, aim)
 }
 
 fn check_trace(request: &Request<'_>, trace: &Trace, policy: &Policy) {
