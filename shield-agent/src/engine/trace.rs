@@ -431,8 +431,8 @@ mod tests {
     use super::*;
     use std::net::{IpAddr, Ipv4Addr};
 
-    fn trace(method: &str, path: &str, status: u16) -> Trace {
-        let request = Request {
+    fn request<'a>(method: &'a str, path: &'a str, status: u16) -> Request<'a> {
+        Request {
             addr: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
             time: 0,
             method: method.as_bytes(),
@@ -440,10 +440,13 @@ mod tests {
             status,
             size: 0,
             behind_proxy: false,
-        };
+        }
+    }
+
+    fn trace(method: &str, path: &str, status: u16) -> Trace {
         let mut tracer = Tracer::new(Seeded::new(1), &[]);
-        let aim = tracer.aim(request.path);
-        tracer.trace(&request, aim)
+        let aim = tracer.aim(path.as_bytes());
+        tracer.trace(&request(method, path, status), aim)
     }
 
     #[test]
@@ -465,15 +468,7 @@ mod tests {
                 [("GET", 200), ("GET", 304), ("GET", 404), ("POST", 200), ("PROPFIND", 200)]
             {
                 for not_errors in [&[][..], &[200, 404]] {
-                    let request = Request {
-                        addr: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-                        time: 0,
-                        method: method.as_bytes(),
-                        path: path.as_bytes(),
-                        status,
-                        size: 1234,
-                        behind_proxy: false,
-                    };
+                    let request = Request { size: 1234, ..request(method, path, status) };
                     let tracer = Tracer::new(Seeded::new(1), not_errors);
                     let aim = tracer.aim(request.path);
                     let ((path, query), path_hash) = (aim.split(request.path), aim.path_hash);
