@@ -13,6 +13,7 @@ pub mod http;
 pub mod lab;
 pub mod netns;
 pub mod nginx;
+pub mod programs;
 pub mod relay;
 pub mod residue;
 pub mod site;

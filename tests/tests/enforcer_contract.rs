@@ -23,6 +23,7 @@ use shield_common::{Ban as KernelBan, KeyV4, map_name};
 use shield_tests::bpffs::Bpffs;
 use shield_tests::command;
 use shield_tests::netns::{End, Namespace, connect};
+use shield_tests::programs::Counted;
 
 /// A kernel with an enforcer over it, and somebody else who changes it.
 trait World {
@@ -429,28 +430,6 @@ fn on_real_kernel(label: &str, settings: Settings, has_ipset: HasIpset) {
     assert!(!shield_tests::netns::left_by(std::process::id()).unwrap().contains(&name));
 }
 
-/// This host, which counts how often the chains are listed.
-struct Counting(Host, Arc<AtomicUsize>);
-
-impl Programs for Counting {
-    fn run(&mut self, argv: &[&str], stdin: &[u8], line: &mut dyn FnMut(&str)) -> Result<()> {
-        self.1.fetch_add(usize::from(argv[0].ends_with("-save")), Ordering::Relaxed);
-        self.0.run(argv, stdin, line)
-    }
-
-    fn another(&self) -> Box<dyn Programs> {
-        Box::new(Counting(Host, Arc::clone(&self.1)))
-    }
-
-    fn read_proc(&mut self, path: &str) -> Option<String> {
-        self.0.read_proc(path)
-    }
-
-    fn generation(&mut self) -> Option<u32> {
-        self.0.generation()
-    }
-}
-
 /// Listing 10,000 rules takes 80 ms, for which new bans waited every 2 s.
 #[test]
 fn chains_are_listed_by_the_check_only_when_a_rule_has_changed() {
@@ -465,7 +444,7 @@ fn chains_are_listed_by_the_check_only_when_a_rule_has_changed() {
                 ..Settings::default()
             };
             let listings = Arc::new(AtomicUsize::new(0));
-            let programs = Box::new(Counting(Host, Arc::clone(&listings)));
+            let programs = Box::new(Counted::new(|program| program.ends_with("-save"), &listings));
             let mut enforcer = IptablesEnforcer::with_programs(settings, programs);
             enforcer.start(&[], clock::now()).unwrap();
             let failures = enforcer.ensure_banned(&[ban("192.0.2.1", Ends::Never)], clock::now());

@@ -6,9 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::Result;
 use shield_agent::clock;
-use shield_agent::enforce::iptables::programs::{Host, Programs};
 use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings};
 use shield_agent::enforce::{Ban, Desired, Drops, Enforcer, Failure};
 use shield_agent::engine::allowlist::Allowlist;
@@ -16,6 +14,7 @@ use shield_agent::engine::client::Client;
 use shield_agent::engine::time::Ends;
 use shield_tests::command;
 use shield_tests::netns::Namespace;
+use shield_tests::programs::Counted;
 
 /// More than one message holds, so that a listing has several parts too.
 const MANY: u32 = 5_000;
@@ -23,32 +22,6 @@ const MANY: u32 = 5_000;
 const FEW: usize = 1_000;
 /// The longest timeout of ipset, in seconds.
 const LONGEST: u64 = 2_147_483;
-
-/// This host, which counts how often the `ipset` program runs.
-struct Counting(Host, Arc<AtomicUsize>);
-
-impl Programs for Counting {
-    fn run(&mut self, argv: &[&str], stdin: &[u8], line: &mut dyn FnMut(&str)) -> Result<()> {
-        self.1.fetch_add(usize::from(argv[0] == "ipset"), Ordering::Relaxed);
-        self.0.run(argv, stdin, line)
-    }
-
-    fn another(&self) -> Box<dyn Programs> {
-        Box::new(Counting(Host, Arc::clone(&self.1)))
-    }
-
-    fn read_proc(&mut self, path: &str) -> Option<String> {
-        self.0.read_proc(path)
-    }
-
-    fn generation(&mut self) -> Option<u32> {
-        self.0.generation()
-    }
-
-    fn have_netlink(&self) -> bool {
-        self.0.have_netlink()
-    }
-}
 
 fn settings() -> Settings {
     Settings { backend: Backend::Ipset, ..Settings::default() }
@@ -231,7 +204,7 @@ fn a_set_of_another_size_is_replaced_with_all_that_is_in_it() {
 fn no_process_is_started_for_a_ban() {
     inside("ipsetcount", || {
         let runs = Arc::new(AtomicUsize::new(0));
-        let programs = Box::new(Counting(Host, Arc::clone(&runs)));
+        let programs = Box::new(Counted::new(|program| program == "ipset", &runs));
         let mut enforcer = IptablesEnforcer::with_programs(settings(), programs);
         enforcer.start(&[], clock::now()).unwrap();
         let before = runs.load(Ordering::Relaxed);

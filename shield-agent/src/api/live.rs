@@ -1,5 +1,5 @@
-//! What the page and its streams see every second while anybody looks: one reading of the engine shared by everybody who asks, so that a
-//! thousand requests a second cost the engine no more than ten. Also feeds the history.
+//! What the page and its streams see every second while anybody looks: one reading of the engine shared by everybody who
+//! asks, so that a thousand requests a second cost the engine no more than ten. Also feeds the history.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -465,10 +465,14 @@ mod tests {
         Trace { key, ..Trace::default() }
     }
 
-    fn add(clients: &mut Clients, key: u128, second: u32, trace: &Trace) {
+    fn coming(key: u128) -> Coming {
         let client = Client::of_addr(IpAddr::V6(Ipv6Addr::from_bits(key)), 128);
         assert_eq!(client.key(), key);
-        clients.add(&Coming::new(client, Aim::default()), second, trace);
+        Coming::new(client, Aim::default())
+    }
+
+    fn add(clients: &mut Clients, key: u128, second: u32, trace: &Trace) {
+        clients.add(&coming(key), second, trace);
     }
 
     fn requests(clients: &Clients, key: u128) -> Option<u32> {
@@ -505,6 +509,20 @@ mod tests {
         assert_eq!(requests(&table, heavy), Some(1000));
         let usage = table.usage();
         assert_eq!((usage.clients, usage.evicted), (10_000, 1_000_001 - 10_000));
+    }
+
+    #[test]
+    fn a_client_that_moved_after_it_was_looked_up_is_counted_itself() {
+        let mut table = clients(100);
+        (1..=3).for_each(|key| add(&mut table, key, 1000, &page(1)));
+        let mut coming = [coming(3); LOOK_AHEAD];
+        table.look_ahead(&mut coming);
+        assert_eq!(coming[0].place, 2);
+        table.forget(1);
+        add(&mut table, 4, 1000, &page(1));
+        assert_eq!(table.position(3), Some(0), "another one is at its old place now");
+        table.add(&coming[0], 1000, &page(1));
+        assert_eq!((requests(&table, 3), requests(&table, 4)), (Some(2), Some(1)));
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! kernel's own tables lose then as well (`docs/adr/` has the reasoning).
 //!
 //! [`Store`] opens and writes, [`writer::Writer`] is what the store thread runs (it keeps what could not be written),
-//! `keeper` waits for the disk beside it, [`reader::Reader`] answers the API from another thread. What a record means is the engine's business.
+//! `keeper` waits for the disk beside it, [`reader::Reader`] answers the API from another thread. What a record means is
+//! the engine's business.
 
 mod boots;
 mod commit;
