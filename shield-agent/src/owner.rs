@@ -24,7 +24,7 @@ use crate::performer::Job;
 use crate::source::Pool;
 
 /// Batches that wait for the engine at most: a few milliseconds of work, so that what is said meanwhile is heard soon.
-const LINES_QUEUE: usize = 8;
+const LINES_QUEUE: usize = 2;
 /// The longest time between two ticks.
 const TICK_MS: u64 = 1_000;
 

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::moments::Moments;
-use super::window::{SecondRing, ServerSecond};
+use super::ring::{SecondRing, ServerSecond};
 
 /// The rolling window in minutes.
 const ROLLING_MINUTES: usize = 30;

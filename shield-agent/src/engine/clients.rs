@@ -4,11 +4,12 @@
 
 use hashbrown::HashTable;
 
+use super::aim::Aim;
 use super::client::Client;
 use super::footprint::{Footprint, TRAIL_SECS, counts_of};
 use super::hash::Seeded;
 use super::prefetch;
-use super::trace::{Aim, Flags, Trace};
+use super::trace::{Flags, Trace};
 use super::window::{Counts, WINDOW_SECS};
 
 /// Requests that fit into a record; the next one makes a footprint. No rule can fire before.
@@ -56,7 +57,7 @@ impl Coming {
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Record {
-    key: [u32; 4],
+    key: [u64; 2],
     /// The newest second it asked for something.
     last: u32,
     /// Its place among the footprints.
@@ -443,12 +444,12 @@ impl Record {
     }
 }
 
-fn split(key: u128) -> [u32; 4] {
-    [key as u32, (key >> 32) as u32, (key >> 64) as u32, (key >> 96) as u32]
+fn split(key: u128) -> [u64; 2] {
+    [key as u64, (key >> 64) as u64]
 }
 
-fn join(key: [u32; 4]) -> u128 {
-    key.iter().rev().fold(0, |joined, part| joined << 32 | u128::from(*part))
+fn join([low, high]: [u64; 2]) -> u128 {
+    u128::from(high) << 64 | u128::from(low)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::aim::Aim;
 use super::baseline::{Baseline, ClientMinute, Feature, Level};
 use super::client::Client;
 use super::clients::{Active, Clients};
@@ -21,11 +22,12 @@ use super::names::Names;
 use super::policy::{Policy, Reference};
 use super::report::{BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, RuleView};
 use super::request::Request;
+use super::ring::{SecondRing, ServerSecond};
 use super::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use super::time::EventSecs;
-use super::trace::{Aim, Flags, Tracer};
+use super::trace::{Flags, Tracer};
 use super::verdict::{Evidence, PathCount, Rule, Verdict};
-use super::window::{SecondRing, ServerSecond, WINDOW_SECS};
+use super::window::WINDOW_SECS;
 
 /// Nothing is learned from a client for so long after it was found anomalous.
 const SUSPECT_SECS: u32 = 60;
@@ -101,7 +103,7 @@ impl Detector {
         let hash = Seeded::new(seed);
         let baseline = Baseline::new(policy.baseline_min_samples);
         Detector {
-            gate: Gate::of(&policy, &baseline, Warmth::WarmingUp, 0),
+            gate: Gate::of(&policy, &baseline, Warmth::WarmingUp, 0, 0),
             gate_warmth: Warmth::WarmingUp,
             ipv6_prefix: ipv6_prefix.clamp(1, 128),
             tracer: Tracer::new(hash, &policy.not_errors),
@@ -139,6 +141,7 @@ impl Detector {
         for (coming, request) in coming.iter_mut().zip(requests) {
             *coming = self.coming(&request);
             self.tracer.look_ahead(coming.aim);
+            self.names.look_ahead(coming.aim.path_hash as u32);
         }
         self.clients.look_ahead(&mut coming);
         coming
@@ -338,7 +341,16 @@ impl Detector {
     }
 
     /// The second to count a request at, time moved on to it; `None` when it is too old for any window.
+    #[inline]
     fn place(&mut self, second: EventSecs) -> Option<u32> {
+        if second == EventSecs::from(self.latest) && second > 0 {
+            self.late_run = 0;
+            return Some(self.latest);
+        }
+        self.place_another(second)
+    }
+
+    fn place_another(&mut self, second: EventSecs) -> Option<u32> {
         let second = event_second(second);
         if second > self.latest {
             self.late_run = 0;
@@ -399,7 +411,8 @@ impl Detector {
     /// To be called whenever the baseline, or whether it is warm, has changed.
     fn make_gate(&mut self, second: u32) {
         self.gate_warmth = warmth(&self.policy, &self.baseline, second);
-        self.gate = Gate::of(&self.policy, &self.baseline, self.gate_warmth, second);
+        let number = self.gate.number().wrapping_add(1);
+        self.gate = Gate::of(&self.policy, &self.baseline, self.gate_warmth, second, number);
     }
 
     /// The minute before `boundary` is over: learns from it, and from the server's one before that.
@@ -458,16 +471,18 @@ fn learn_delay_secs(reference: Reference) -> u32 {
     }
 }
 
+/// What is learned of a client from the minute of the clock that ends with `second`.
 fn client_minute(active: &Active<'_>, policy: &Policy, second: u32) -> ClientMinute {
-    let spread = active.footprint.map_or_else(Spread::default, |footprint| footprint.spread(second));
+    let pages = active.footprint.map(|footprint| footprint.minute(second));
     let load = load(active.counts, policy);
     let mut minute =
         ClientMinute { load, errors: f64::from(active.counts.errors), ..ClientMinute::default() };
     // A light client's few pages are taken for as many paths.
-    let paths = if active.footprint.is_some() { spread.paths } else { active.counts.pages() };
+    let paths = pages.map_or(active.counts.pages(), |pages| pages.paths.into());
+    let pages = pages.unwrap_or_default();
     minute.features[Feature::Paths as usize] = f64::from(paths);
-    minute.features[Feature::Posts as usize] = f64::from(spread.posts);
-    minute.features[Feature::Repeats as usize] = f64::from(spread.repeats);
+    minute.features[Feature::Posts as usize] = f64::from(pages.posts);
+    minute.features[Feature::Repeats as usize] = f64::from(pages.repeats);
     minute.features[Feature::Failed as usize] = f64::from(active.counts.failed);
     minute
 }

@@ -4,7 +4,7 @@
 use super::prefetch;
 use super::trace::{Flags, Trace};
 pub use super::trails::TRAIL_SECS;
-use super::trails::{LATE_SECS, Trail, Trails};
+use super::trails::{LATE_SECS, MAX_TRAILS, Trail, Trails};
 use super::window::{Counts, WINDOW_SECS, Window};
 
 /// What a client's targets amount to.
@@ -64,26 +64,78 @@ pub struct Footprint {
     ceiling: Ceiling,
     /// The second from which on the ceiling holds.
     ceiling_from: u32,
+    spare: Spare,
+    minute: Minute,
+}
+
+/// What a client's pages amount to in one minute of the clock, which is what is learned: counted as they come, so that
+/// nobody has to look through every client's targets once a minute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Minute {
+    /// Seconds since 1970 over 60.
+    number: u32,
+    /// Distinct targets that are no assets.
+    pub paths: u16,
+    /// Posts to the target posted to most.
+    pub posts: u16,
+    /// Requests for the target asked for (not posted to) most.
+    pub repeats: u16,
+}
+
+impl Minute {
+    /// Takes in that a target became `after` from `before`.
+    #[inline]
+    fn count(&mut self, before: &Trail, after: &Trail) {
+        let number = after.last / 60;
+        if number < self.number {
+            return;
+        }
+        if number > self.number {
+            *self = Minute { number, ..Minute::default() };
+        }
+        let is_new = before.last / 60 < number && usize::from(self.paths) < MAX_TRAILS;
+        self.paths += u16::from(is_new);
+        let most = if after.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
+        *most = (*most).max(after.hits_in_minute().min(u32::from(u16::MAX)) as u16);
+    }
+}
+
+/// How many plain requests more make no difference to a gate: one more than that, as 0 is known by nobody.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spare {
+    left: u16,
+    /// Which gate that is.
+    gate: u32,
 }
 
 impl Footprint {
     /// Counts one request.
+    #[inline]
     pub fn add(&mut self, second: u32, trace: &Trace) {
-        self.window.add(second, counts_of(trace));
-        if trace.flags.has(Flags::ASSET) || trace.flags.has(Flags::NO_TARGET) {
-            return;
+        let mut is_plain = trace.is_plain();
+        if is_plain {
+            self.window.add_plain(second, trace.flags.has(Flags::ASSET));
+        } else {
+            self.window.add(second, counts_of(trace));
         }
-        let from = second.max(self.ceiling_from);
-        if let Some(trail) = self.trails.get_mut(trace.key) {
-            let before = *trail;
-            trail.hit(second, trace);
-            return self.ceiling.raise(&before, trail, from);
+        if !trace.flags.has_any(Flags::NOT_A_PAGE) {
+            let (before, after) = self.trails.hit(second, trace);
+            self.ceiling.raise(&before, &after, second.max(self.ceiling_from));
+            self.minute.count(&before, &after);
+            is_plain &= after.is_plain();
         }
-        let unasked = Trail::unasked(trace.key);
-        let mut trail = unasked;
-        trail.hit(second, trace);
-        self.ceiling.raise(&unasked, &trail, from);
-        self.trails.insert(trail, second);
+        self.spare.left = if is_plain { self.spare.left.saturating_sub(1) } else { 0 };
+    }
+
+    /// Whether the request that was just counted makes no difference to this gate, as [`Footprint::spare`] foretold.
+    #[inline]
+    pub fn is_spared(&self, gate: u32, second: u32) -> bool {
+        self.spare.left > 0 && self.spare.gate == gate && second >= self.ceiling_from
+    }
+
+    /// This many plain requests more, each for a target that is plain too, will make no difference to this gate.
+    pub fn spare(&mut self, requests: u32, gate: u32) {
+        self.spare = Spare { left: requests.saturating_add(1).min(u32::from(u16::MAX)) as u16, gate };
     }
 
     /// Fetches both its lines.
@@ -101,6 +153,16 @@ impl Footprint {
     /// At least what [`Footprint::spread`] would find at `second`; `None` when nothing is known about so long ago.
     pub fn ceiling(&self, second: u32) -> Option<&Ceiling> {
         (second >= self.ceiling_from).then_some(&self.ceiling)
+    }
+
+    /// What its pages amounted to in the minute of the clock that ends with `second`.
+    pub fn minute(&self, second: u32) -> Minute {
+        if self.minute.number == second / 60 { self.minute } else { Minute::default() }
+    }
+
+    /// The ceiling, for the seconds that it holds for.
+    pub fn latest_ceiling(&self) -> &Ceiling {
+        &self.ceiling
     }
 
     /// What the targets amount to at `second`, without changing anything.
@@ -132,6 +194,8 @@ impl Footprint {
         self.trails.prune(second);
         self.ceiling_from = second.saturating_sub(LATE_SECS);
         self.ceiling = Ceiling::default();
+        // As of a second further back, the ceiling may be higher than it was.
+        self.spare = Spare::default();
         for trail in self.trails.iter() {
             self.ceiling.raise(&Trail::default(), trail, self.ceiling_from);
         }
@@ -159,6 +223,7 @@ impl Ceiling {
 
     /// Takes in that a target became `after` from `before`: each value grows by at least as much as the true one at
     /// `second` or later.
+    #[inline]
     fn raise(&mut self, before: &Trail, after: &Trail, second: u32) {
         if after.weight > 0 {
             self.raise_weights(before, after, second);
@@ -169,13 +234,16 @@ impl Ceiling {
         let was_recent = before.last > 0 && before.is_within(WINDOW_SECS, second);
         let grow = |value: &mut u16, by: bool| *value = value.saturating_add(u16::from(by));
         grow(&mut self.paths, !was_recent);
-        grow(&mut self.failed_paths, after.has_failed() && !(was_recent && before.has_failed()));
-        let is_script = |trail: &Trail| trail.flags.has(Flags::SCRIPT);
-        grow(&mut self.scripts, is_script(after) && !(was_recent && is_script(before)));
+        if !after.is_plain() {
+            grow(&mut self.failed_paths, after.has_failed() && !(was_recent && before.has_failed()));
+            let is_script = |trail: &Trail| trail.flags.has(Flags::SCRIPT);
+            grow(&mut self.scripts, is_script(after) && !(was_recent && is_script(before)));
+        }
         let most = if after.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
         *most = (*most).max(after.repeats(second).min(Ceiling::MAX) as u16);
     }
 
+    #[cold]
     fn raise_weights(&mut self, before: &Trail, after: &Trail, second: u32) {
         let grow = |value: &mut u16, shaped, secs| {
             let weight_of = |trail: &Trail| {
@@ -223,5 +291,34 @@ pub fn counts_of(trace: &Trace) -> Counts {
         foreign_tenths: u32::from(trace.foreign_tenths()),
         logins: flag(Flags::LOGIN),
         remote_calls: flag(Flags::REMOTE_CALL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_minute_is_what_all_targets_say_at_its_end(
+            steps in prop::collection::vec((0u32..20, 0u32..90, 0u32..8, 0usize..4), 1..300),
+        ) {
+            let (mut footprint, mut newest) = (Footprint::default(), 6000);
+            for (ahead, late, key, kind) in steps {
+                for end in newest / 60 * 60 + 59..newest + ahead {
+                    if end % 60 == 59 {
+                        let (minute, spread) = (footprint.minute(end), footprint.spread(end));
+                        let counted = [minute.paths, minute.posts, minute.repeats].map(u32::from);
+                        prop_assert_eq!(counted, [spread.paths, spread.posts, spread.repeats], "at {}", end);
+                    }
+                }
+                newest += ahead;
+                let second = if late < 60 { newest } else { newest - late };
+                let flags = [Flags::default(), Flags::POST, Flags::FAILED, Flags::ASSET][kind];
+                let key = if kind == 1 { !key } else { key };
+                footprint.add(second, &Trace { key, flags, ..Trace::default() });
+            }
+        }
     }
 }

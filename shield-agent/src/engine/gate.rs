@@ -5,7 +5,7 @@ use super::baseline::{Baseline, Feature};
 use super::footprint::{Ceiling, Footprint};
 use super::policy::{Policy, Reference, Switch};
 use super::rules::{Warmth, load};
-use super::window::WINDOW_SECS;
+use super::window::{Counts, WINDOW_SECS};
 
 /// A bound that was worked out on another way than the rule's own is taken this much lower, far more than rounding
 /// can make it differ.
@@ -28,6 +28,8 @@ pub enum Need {
 /// The least that any rule could fire at, by policy and baseline.
 #[derive(Debug, Clone, Copy)]
 pub struct Gate {
+    /// Tells it from those before it.
+    number: u32,
     load: f64,
     pages: u32,
     failed: u32,
@@ -45,8 +47,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// The gate of a policy and of what was learned by `second`.
-    pub fn of(policy: &Policy, baseline: &Baseline, warmth: Warmth, second: u32) -> Gate {
+    /// The gate of a policy and of what was learned by `second`; `number` is another one for each gate.
+    pub fn of(policy: &Policy, baseline: &Baseline, warmth: Warmth, second: u32, number: u32) -> Gate {
         let whole = |switch: Switch, value: u32| if switch.is_on() { value } else { u32::MAX };
         let tenths = |value: f64| whole(policy.probing.switch, (10.0 * value * SLACK).ceil() as u32);
         let (flood, surge, behaviour) = (&policy.flood, &policy.error_surge, &policy.behaviour);
@@ -61,6 +63,7 @@ impl Gate {
         // A ceiling counts no further than this.
         let countable = |value: u32| value.min(Ceiling::MAX);
         Gate {
+            number,
             load: if warmth == Warmth::Warm { least_load(policy, baseline) } else { f64::INFINITY },
             pages: whole(flood.switch, (flood.rate * f64::from(flood.sustained_secs)).ceil() as u32),
             failed: match warmth {
@@ -81,29 +84,81 @@ impl Gate {
         }
     }
 
-    /// What must be asked about a client whose request at `second` was just counted.
-    pub fn need(&self, footprint: &Footprint, policy: &Policy, second: u32) -> Need {
+    /// The number it was made with.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// What must be asked about a client whose request at `second` was just counted. Looks, when it can, only as often
+    /// as a client's plain requests could make a difference.
+    #[inline]
+    pub fn need(&self, footprint: &mut Footprint, policy: &Policy, second: u32) -> Need {
+        if footprint.is_spared(self.number, second) {
+            return Need::Nothing;
+        }
+        let need = self.look(footprint, policy, second);
+        if need == Need::Nothing {
+            footprint.spare(self.spare(footprint, policy), self.number);
+        }
+        need
+    }
+
+    fn look(&self, footprint: &Footprint, policy: &Policy, second: u32) -> Need {
         if self.needs_targets(footprint, second) {
             return Need::Targets;
         }
-        let counts = footprint.window.sum();
-        let enough = counts.pages() >= self.pages
+        let window = &footprint.window;
+        let at_most = window.at_most();
+        if at_most.failed < self.failed && !self.is_much(at_most, policy) {
+            return Need::Nothing;
+        }
+        let counts = window.sum();
+        let is_surge = counts.failed >= self.failed && counts.failed > window.before(second).served();
+        if is_surge || self.is_much(counts, policy) { Need::Counts } else { Need::Nothing }
+    }
+
+    fn is_much(&self, counts: Counts, policy: &Policy) -> bool {
+        counts.pages() >= self.pages
             || counts.foreign_tenths >= self.foreign_tenths
             || counts.logins >= self.logins
             || counts.remote_calls >= self.remote_calls
             || load(counts, policy) >= self.load
-            || (counts.failed >= self.failed && counts.failed > footprint.window.before(second).served());
-        if enough { Need::Counts } else { Need::Nothing }
+    }
+
+    /// How many plain requests more for plain targets certainly leave this client below everything. Such a request adds
+    /// one to pages or assets, and at most one each to paths, posts and repeats, and nothing to anything else.
+    fn spare(&self, footprint: &Footprint, policy: &Policy) -> u32 {
+        let (most, counts) = (footprint.latest_ceiling(), footprint.window.at_most());
+        let is_near = counts.failed >= self.failed
+            || self.is_much(counts, policy)
+            || self.is_heavy(most)
+            || u32::from(most.scripts) >= self.alike_scripts;
+        if is_near {
+            return 0;
+        }
+        let left = |limit: u32, value: u32| limit.saturating_sub(value).saturating_sub(1);
+        let loads_left = (self.load - load(counts, policy)) / policy.asset_weight.max(1.0) - 1.0;
+        left(self.pages, counts.pages())
+            .min(loads_left as u32)
+            .min(left(self.paths, most.paths.into()))
+            .min(left(self.posts, most.posts.into()))
+            .min(left(self.repeats.min(self.page_requests), most.repeats.into()))
+    }
+
+    fn is_heavy(&self, most: &Ceiling) -> bool {
+        let [shaped, plain] = [most.shaped_weight, most.plain_weight].map(u32::from);
+        let [shaped_600, plain_600] = [most.shaped_weight_600, most.plain_weight_600].map(u32::from);
+        shaped + plain >= self.weight || shaped_600 + plain_600 >= self.weight_600
     }
 
     fn needs_targets(&self, footprint: &Footprint, second: u32) -> bool {
         let Some(most) = footprint.ceiling(second) else { return true };
-        let [weight, weight_600] = [most.shaped_weight, most.shaped_weight_600].map(u32::from);
-        if weight >= self.weight || weight_600 >= self.weight_600 {
+        if u32::from(most.shaped_weight) >= self.weight
+            || u32::from(most.shaped_weight_600) >= self.weight_600
+        {
             return true;
         }
-        let is_heavy = weight + u32::from(most.plain_weight) >= self.weight
-            || weight_600 + u32::from(most.plain_weight_600) >= self.weight_600;
+        let is_heavy = self.is_heavy(most);
         let [paths, posts, repeats, scripts] =
             [most.paths, most.posts, most.repeats, most.scripts].map(u32::from);
         let is_wide = paths >= self.paths || posts >= self.posts || repeats >= self.repeats;
@@ -152,4 +207,76 @@ fn least_unlike(policy: &Policy, baseline: &Baseline, feature: Feature, floor: u
         .max(rule.precedent_multiplier * baseline.least_precedent(feature, second + VALID_SECS));
     // Nothing can be above what is infinite; what is finite is rounded down.
     if learned.is_finite() { floor.max((learned * SLACK) as u32) } else { u32::MAX }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trace::{Flags, Trace};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// One request of each kind, for the target `key`.
+    fn trace(kind: usize, key: u32) -> Trace {
+        let plain = Flags::default();
+        let failed = Flags::ERROR.union(Flags::FAILED);
+        let (flags, weight) = [
+            (plain, 0),
+            (Flags::POST, 0),
+            (Flags::ASSET, 0),
+            (Flags::POST, 0),
+            (failed, 10),
+            (failed.union(Flags::SHAPED), 30),
+            (Flags::SCRIPT, 0),
+            (Flags::POST.union(Flags::LOGIN), 0),
+            (failed.union(Flags::FOREIGN).union(Flags::NO_TARGET), 0),
+            (Flags::ERROR.union(Flags::BROKEN), 3),
+        ][kind];
+        let key = if flags.has(Flags::POST) { !key } else { key };
+        Trace { key, flags, weight, answer: 1 }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_spared_needs_nothing(
+            limits in prop::collection::vec(prop_oneof![3 => 3u32..60, 1 => Just(60_000)], 12),
+            page_secs in 1u32..60,
+            asset_weight in prop::sample::select(vec![0.0, 0.1, 1.0, 2.5]),
+            mix in prop::sample::select(vec![3, 4, 7, 10]),
+            steps in prop::collection::vec(
+                (prop_oneof![6 => 0u32..3, 1 => 40u32..90], 0u32..200, 0u32..12, 0usize..10), 1..400),
+        ) {
+            let policy = Policy { asset_weight, ..Policy::default() };
+            let gate = Gate {
+                number: 7,
+                load: f64::from(limits[0]) / 1.5,
+                pages: limits[1],
+                failed: limits[2],
+                foreign_tenths: 10 * limits[3],
+                logins: limits[4],
+                remote_calls: 60_000,
+                page_requests: limits[5],
+                page_secs,
+                weight: 10 * limits[6],
+                weight_600: 10 * limits[7],
+                alike_scripts: limits[8],
+                paths: limits[9],
+                posts: limits[10],
+                repeats: limits[11],
+            };
+            let (mut footprint, mut newest) = (Footprint::default(), 6000);
+            for (ahead, late, key, kind) in steps {
+                newest += ahead;
+                let second = if late < 90 && late > 50 { newest - late } else { newest };
+                footprint.add(second, &trace(kind % mix, key));
+                let is_spared = footprint.is_spared(gate.number, second);
+                let looked = gate.look(&footprint, &policy, second);
+                prop_assert!(!is_spared || looked == Need::Nothing, "{looked:?} at {second} was spared");
+                prop_assert!(!footprint.is_spared(gate.number + 1, second), "another gate knows nothing of it");
+                prop_assert_eq!(gate.need(&mut footprint, &policy, second), looked);
+                if looked == Need::Targets {
+                    footprint.settle(second);
+                }
+            }
+        }
+    }
 }

@@ -130,10 +130,12 @@ impl Ledger {
     }
 
     /// The ban that drops this client: its own, or one of a network it lies in. Bans being lifted do not count.
+    #[inline]
     pub fn ban_over(&self, client: Client) -> Option<&LedgerBan> {
-        if self.slots.is_empty() {
-            return None;
-        }
+        if self.slots.is_empty() { None } else { self.find_ban_over(client) }
+    }
+
+    fn find_ban_over(&self, client: Client) -> Option<&LedgerBan> {
         let active = |client| self.get(client).filter(|ban| ban.lifting.is_none());
         active(client).or_else(|| self.networks.over(client).find_map(active))
     }

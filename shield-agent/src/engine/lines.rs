@@ -79,8 +79,11 @@ impl Engine {
 
     /// The event second to count a request at: its own, unless a live line is too far from the wall clock.
     fn second_of(&mut self, request: &Request<'_>, batch: &Batch, now: Now, out: &mut Effects) -> EventSecs {
+        if !batch.live {
+            return request.time;
+        }
         let skew = request.time - now.wall_secs();
-        if !batch.live || skew.abs() <= self.settings.max_clock_skew_secs {
+        if skew.abs() <= self.settings.max_clock_skew_secs {
             return request.time;
         }
         let id = batch.source.map_or(0, |s| s.0);

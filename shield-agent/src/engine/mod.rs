@@ -5,6 +5,7 @@
 //! report in `outcomes`, what time brings in `tick`.
 
 pub mod action;
+pub mod aim;
 pub mod allowlist;
 pub mod backoff;
 pub mod baseline;
@@ -34,8 +35,10 @@ pub mod parts;
 pub mod policy;
 mod prefetch;
 pub mod reconcile;
+mod remembered;
 pub mod report;
 pub mod request;
+pub mod ring;
 pub mod rules;
 pub mod settings;
 pub mod shape;
@@ -48,6 +51,7 @@ pub mod time;
 pub mod trace;
 pub mod trails;
 pub mod verdict;
+pub mod window;
 
 use std::collections::BTreeMap;
 
@@ -385,4 +389,3 @@ impl Effects {
         persist.chain(enforce).chain(announce).chain(self.other).collect()
     }
 }
-pub mod window;

@@ -1,6 +1,8 @@
 //! The text of targets seen lately, so that evidence can name paths though windows keep only their hashes. Bounded: a
 //! newer target takes an older one's place.
 
+use super::prefetch;
+
 /// Bytes of a target's text that evidence shows.
 const MAX_TOLD: usize = 120;
 
@@ -56,6 +58,11 @@ impl Names {
         self.text[at] = text.len() as u8;
         self.text[at + 1..=at + text.len()].copy_from_slice(text);
         self.written += 1 + text.len() as u64;
+    }
+
+    /// Fetches what [`Names::put`] will read first.
+    pub fn look_ahead(&self, key: u32) {
+        self.slots.get(place(key)).into_iter().for_each(prefetch::fetch);
     }
 
     /// The text of a target, as far as it is remembered; what is not UTF-8 is replaced.

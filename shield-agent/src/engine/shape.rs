@@ -44,14 +44,14 @@ pub fn of_path(path: &[u8]) -> Shape {
     if path == b"*" {
         return shape(Kind::Page, path.len());
     }
-    if path.first() != Some(&b'/') || path.iter().any(|b| *b < 0x20) {
+    if path.first() != Some(&b'/') || has_control(path) {
         return shape(Kind::Foreign, path.len());
     }
     if let Some(end) = probe_end(path) {
         return shape(Kind::Probe, end);
     }
     let kind = match kind_by_ending(last_segment(path)) {
-        Kind::Page if path.split(|b| *b == b'/').any(is_dubious_segment) => Kind::Dubious,
+        Kind::Page if segments(path).any(is_dubious_segment) => Kind::Dubious,
         Kind::Script if is_foreign_script(path) => Kind::Dubious,
         Kind::Page if is_plugin_paper(path) => Kind::Dubious,
         // Deeper down, packed files are a package mirror's and its clients ask for many that are not there.
@@ -111,8 +111,7 @@ fn is_plugin_paper(path: &[u8]) -> bool {
 /// is made anew, and crawlers go on asking for them. What is guessed is short.
 pub fn is_article(path: &[u8]) -> bool {
     let path = path.strip_suffix(b"/").unwrap_or(path);
-    let joints = last_segment(path).iter().filter(|byte| matches!(byte, b'-' | b'_' | b'+')).count();
-    joints >= MIN_ARTICLE_JOINTS
+    memchr::memchr3_iter(b'-', b'_', b'+', last_segment(path)).nth(MIN_ARTICLE_JOINTS - 1).is_some()
 }
 
 /// Three words and more.
@@ -306,7 +305,7 @@ fn is_dubious_segment(segment: &[u8]) -> bool {
 /// Where the part of a path ends that no page links to, if there is one.
 fn probe_end(path: &[u8]) -> Option<usize> {
     let mut at = 0;
-    for (depth, segment) in path.split(|b| *b == b'/').enumerate() {
+    for (depth, segment) in segments(path).enumerate() {
         let end = at + segment.len();
         if is_probe_segment(segment, depth) {
             return Some(end);
@@ -336,6 +335,17 @@ fn is_encoded_probe(path: &[u8]) -> bool {
             .iter()
             .any(|c| code.starts_with(c))
     })
+}
+
+/// The pieces between slashes.
+fn segments(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = memchr::memchr_iter(b'/', path).chain([path.len()]);
+    ends.scan(0, |start, end| path.get(std::mem::replace(start, end + 1)..end))
+}
+
+/// Whether there is a control byte. Without branches, so that it is compiled to wide instructions.
+fn has_control(path: &[u8]) -> bool {
+    path.iter().fold(false, |found, byte| found | (*byte < 0x20))
 }
 
 fn last_segment(path: &[u8]) -> &[u8] {
@@ -465,5 +475,13 @@ mod tests {
         check("?a=%3CScript%3E", Query::Probe);
         check("?x=http://example.org/shell.txt", Query::Dubious);
         check("?usr=admin&Pwd=1234&x", Query::Password(b"1234"));
+    }
+
+    #[test]
+    fn segments_are_the_pieces_between_slashes() {
+        for path in ["", "/", "/a", "a/", "//", "/a/b//c", "abc"] {
+            let pieces: Vec<_> = path.as_bytes().split(|byte| *byte == b'/').collect();
+            assert_eq!(segments(path.as_bytes()).collect::<Vec<_>>(), pieces, "{path}");
+        }
     }
 }

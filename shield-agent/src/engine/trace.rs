@@ -1,8 +1,9 @@
 //! One request as the windows keep it: eight bytes of what will matter later. Built from the target's shape
-//! (`shape.rs`) and the answer; remembers shapes of paths seen before, because looking is dearer than remembering.
+//! (`shape.rs`, remembered by `remembered.rs`) and the answer.
 
+use super::aim::Aim;
 use super::hash::Seeded;
-use super::prefetch;
+use super::remembered::Shapes;
 use super::request::Request;
 use super::shape::{self, Kind, Query, Shape};
 
@@ -35,6 +36,19 @@ impl Flags {
     pub const NO_TARGET: Flags = Flags(1024);
     /// A server-side script by its ending.
     pub const SCRIPT: Flags = Flags(2048);
+    /// What is not remembered by its target.
+    pub const NOT_A_PAGE: Flags = Flags::ASSET.or(Flags::NO_TARGET);
+    /// What most requests have none of: what is counted besides requests and assets, and what targets are told apart by.
+    pub const UNUSUAL: Flags = Flags::ERROR
+        .or(Flags::FAILED)
+        .or(Flags::BROKEN)
+        .or(Flags::FOREIGN)
+        .or(Flags::PERHAPS_FOREIGN)
+        .or(Flags::LOGIN)
+        .or(Flags::REMOTE_CALL)
+        .or(Flags::SHAPED)
+        .or(Flags::NO_TARGET)
+        .or(Flags::SCRIPT);
 
     /// Whether `flag` is set.
     pub fn has(self, flag: Flags) -> bool {
@@ -43,6 +57,15 @@ impl Flags {
 
     /// What is set in either.
     pub fn union(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+
+    /// Whether any of `flags` is set.
+    pub fn has_any(self, flags: Flags) -> bool {
+        self.0 & flags.0 != 0
+    }
+
+    const fn or(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
     }
 
@@ -65,6 +88,11 @@ pub struct Trace {
 }
 
 impl Trace {
+    /// Whether it was just served, and is nothing that any rule asks about but by how many there are.
+    pub fn is_plain(&self) -> bool {
+        self.weight == 0 && !self.flags.has_any(Flags::UNUSUAL)
+    }
+
     /// How much of a request that is none it is, in tenths.
     pub fn foreign_tenths(&self) -> u8 {
         match (self.flags.has(Flags::FOREIGN), self.flags.has(Flags::PERHAPS_FOREIGN)) {
@@ -113,65 +141,13 @@ mod weight {
     pub(super) const PAGE_BROKEN: u8 = 3;
 }
 
-/// Paths whose shape is remembered, as a power of two: 8 bytes each.
-const REMEMBERED_BITS: u32 = 15;
-
-/// A path's shape beside its hash, in one word: 47 bits of the hash (none of those that choose the slot), 12 of
-/// `told_by`, 3 of the kind, a bit each for login and remote call. 0 is an empty slot.
-#[derive(Debug, Clone, Copy, Default)]
-struct Remembered(u64);
-
-impl Remembered {
-    const SHAPE_BITS: u32 = 17;
-
-    fn of(hash: u64, shape: Shape) -> Option<Remembered> {
-        if shape.told_by >= 1 << 12 {
-            return None;
-        }
-        let kind = KINDS.iter().position(|kind| *kind == shape.kind)? as u64 + 1;
-        let (login, remote_call) = (u64::from(shape.login), u64::from(shape.remote_call));
-        let packed = (shape.told_by as u64) << 5 | kind << 2 | login << 1 | remote_call;
-        Some(Remembered(hash >> Self::SHAPE_BITS << Self::SHAPE_BITS | packed))
-    }
-
-    fn shape(self, hash: u64) -> Option<Shape> {
-        if self.0 >> Self::SHAPE_BITS != hash >> Self::SHAPE_BITS {
-            return None;
-        }
-        let kind = *KINDS.get((self.0 >> 2 & 7).checked_sub(1)? as usize)?;
-        let told_by = (self.0 >> 5) as usize & ((1 << 12) - 1);
-        Some(Shape { kind, told_by, login: self.0 & 2 != 0, remote_call: self.0 & 1 != 0 })
-    }
-
-    /// The first of a hash's two places, which are neighbours.
-    fn slot(hash: u64) -> usize {
-        hash as usize & ((1 << REMEMBERED_BITS) - 2)
-    }
-}
-
-const KINDS: [Kind; 6] = [Kind::Asset, Kind::Page, Kind::Script, Kind::Dubious, Kind::Probe, Kind::Foreign];
-
-/// A target's path: where it ends, and its hash.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Aim {
-    /// The hash of the path, without the query.
-    pub path_hash: u64,
-    /// The path's length in bytes.
-    path_len: usize,
-}
-
-impl Aim {
-    /// The target's path, and its query with the question mark.
-    pub fn split(self, target: &[u8]) -> (&[u8], &[u8]) {
-        target.split_at(self.path_len.min(target.len()))
-    }
-}
-
 /// Makes traces.
 pub struct Tracer {
     hash: Seeded,
     not_errors: Vec<u16>,
-    remembered: Box<[Remembered]>,
+    /// Whether 200 is an answer like any other, and none of `not_errors`.
+    answers_by_200: bool,
+    shapes: Shapes,
 }
 
 impl Tracer {
@@ -180,7 +156,8 @@ impl Tracer {
         Tracer {
             hash,
             not_errors: not_errors.to_vec(),
-            remembered: vec![Remembered::default(); 1 << REMEMBERED_BITS].into_boxed_slice(),
+            answers_by_200: !not_errors.contains(&200),
+            shapes: Shapes::default(),
         }
     }
 
@@ -190,22 +167,26 @@ impl Tracer {
     }
 
     /// What is worked out of a target before its request is traced.
+    #[inline]
     pub fn aim(&self, target: &[u8]) -> Aim {
-        let path_len = memchr::memchr(b'?', target).unwrap_or(target.len());
-        Aim { path_hash: self.hash.bytes(&target[..path_len]), path_len }
+        Aim::at(target, self.hash)
     }
 
     /// Fetches what [`Tracer::trace`] will read for this target.
     pub fn look_ahead(&self, aim: Aim) {
-        prefetch::fetch(&self.remembered[Remembered::slot(aim.path_hash)]);
+        self.shapes.look_ahead(aim.path_hash);
     }
 
     /// What is kept of `request`, whose target's [`Tracer::aim`] is known.
+    #[inline]
     pub fn trace(&mut self, request: &Request<'_>, aim: Aim) -> Trace {
         let (path, query) = aim.split(request.path);
-        let shape = self.shape(path, aim.path_hash);
+        let shape = self.shapes.of(path, aim.path_hash);
         let target = Target { path, query, path_hash: aim.path_hash, shape, status: request.status };
-        self.everyday(request, &target).unwrap_or_else(|| self.any(request, &target))
+        match self.everyday(request, &target) {
+            Some(trace) => trace,
+            None => self.any(request, &target),
+        }
     }
 
     /// What is kept of any request.
@@ -240,30 +221,17 @@ impl Tracer {
 
     /// What nearly every request is: a page or an asset asked for by GET and served. Says what [`Tracer::any`] would,
     /// sooner; a test holds the two together.
+    #[inline]
     fn everyday(&self, request: &Request<'_>, target: &Target<'_>) -> Option<Trace> {
         let is_asset = target.shape.kind == Kind::Asset;
         let is_everyday = request.status == 200
             && target.query.is_empty()
             && (is_asset || target.shape.kind == Kind::Page)
-            && request.method == b"GET"
-            && !self.not_errors.contains(&200);
+            && matches!(request.method, [b'G', b'E', b'T'])
+            && self.answers_by_200;
         let flags = Flags::default().with(Flags::ASSET, is_asset);
         let answer = answer_mark(request, Answer::Served);
         is_everyday.then_some(Trace { key: target.path_hash as u32, weight: 0, flags, answer })
-    }
-
-    fn shape(&mut self, path: &[u8], hash: u64) -> Shape {
-        let slot = Remembered::slot(hash);
-        let [newer, older] = [self.remembered[slot], self.remembered[slot + 1]];
-        if let Some(shape) = newer.shape(hash).or_else(|| older.shape(hash)) {
-            return shape;
-        }
-        let shape = shape::of_path(path);
-        if let Some(remembered) = Remembered::of(hash, shape) {
-            self.remembered[slot] = remembered;
-            self.remembered[slot + 1] = newer;
-        }
-        shape
     }
 
     /// The weight of a target with its answer, and the key under which it counts once.
@@ -513,23 +481,6 @@ mod tests {
         check("/search?q=<b>", 404, 30);
         check("/anything", 499, 0);
         check("", 400, 0);
-    }
-
-    #[test]
-    fn a_remembered_shape_is_the_shape() {
-        for path in
-            ["/", "/a.css", "/wp-login.php", "/xmlrpc.php", "/phpmyadmin/x", "/dump.sql", "example.org:443"]
-        {
-            for hash in [0, 1, 0x1_ffff, u64::MAX, 0x0123_4567_89ab_cdef] {
-                let shape = shape::of_path(path.as_bytes());
-                let remembered = Remembered::of(hash, shape).unwrap();
-                assert_eq!(remembered.shape(hash), Some(shape), "{path}");
-                assert_eq!(remembered.shape(hash ^ 1 << 17), None, "{path}");
-            }
-        }
-        assert_eq!(Remembered::default().shape(0), None, "an empty slot");
-        let long = format!("/{}", "x".repeat(5000));
-        assert!(Remembered::of(1, shape::of_path(long.as_bytes())).is_none(), "too long to be remembered");
     }
 
     #[test]

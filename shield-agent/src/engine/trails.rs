@@ -28,7 +28,7 @@ const TRAILS_LET_GO: usize = 64;
 const REPEAT_SLOT_SECS: u32 = 30;
 
 /// One target, in 16 bytes.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trail {
     /// Its key, a hash already.
     pub key: u32,
@@ -76,6 +76,18 @@ impl Trail {
         }
     }
 
+    /// Requests for it in the clock's minute that it was asked for last in.
+    pub fn hits_in_minute(&self) -> u32 {
+        const { assert!(2 * REPEAT_SLOT_SECS == 60, "a minute is two slots") };
+        let is_second_half = self.last / REPEAT_SLOT_SECS % 2 == 1;
+        u32::from(self.hits) + if is_second_half { u32::from(self.hits_before) } else { 0 }
+    }
+
+    /// Whether it was served whenever it was asked for, and is no script.
+    pub fn is_plain(&self) -> bool {
+        self.weight == 0 && !self.flags.has_any(Flags::UNUSUAL)
+    }
+
     /// Whether it was not served.
     pub fn has_failed(&self) -> bool {
         self.flags.has(Flags::FAILED) || self.flags.has(Flags::BROKEN)
@@ -106,27 +118,43 @@ impl Trails {
         self.slots.iter().filter(|trail| trail.last > 0)
     }
 
-    /// The trail of a target.
-    pub fn get_mut(&mut self, key: u32) -> Option<&mut Trail> {
-        let at = place(&self.slots, key)?;
-        self.slots.get_mut(at).filter(|trail| trail.last > 0)
+    /// Counts one request. Hands out its target's trail as it was, and as it is.
+    #[inline]
+    pub fn hit(&mut self, second: u32, trace: &Trace) -> (Trail, Trail) {
+        let at = place(&self.slots, trace.key);
+        if let Some(known) = at.and_then(|at| self.slots.get_mut(at)).filter(|trail| trail.last > 0) {
+            let before = *known;
+            known.hit(second, trace);
+            return (before, *known);
+        }
+        let before = Trail::unasked(trace.key);
+        let mut after = before;
+        after.hit(second, trace);
+        self.insert(after, at, second);
+        (before, after)
     }
 
-    /// Adds a target that is not there. What does not matter any more at `second` goes first, and beyond
-    /// [`MAX_TRAILS`] the least telling.
-    pub fn insert(&mut self, trail: Trail, second: u32) {
+    /// Adds a target that is not there, at its place. What does not matter any more at `second` goes first when there is
+    /// no room, and beyond [`MAX_TRAILS`] the least telling.
+    fn insert(&mut self, trail: Trail, mut at: Option<usize>, second: u32) {
         if 4 * (self.len as usize + 1) > 3 * self.slots.len() {
-            self.retain(|trail| trail.matters(second));
-            if self.len as usize >= MAX_TRAILS {
-                self.let_go_of_the_least();
-            }
-            if self.slots.len() < MAX_SLOTS && 2 * (self.len as usize + 1) > self.slots.len() {
-                self.rebuild(self.len as usize + 1, |_| true);
-            }
+            self.make_room(second);
+            at = place(&self.slots, trail.key);
         }
-        if let Some(slot) = place(&self.slots, trail.key).and_then(|at| self.slots.get_mut(at)) {
+        if let Some(slot) = at.and_then(|at| self.slots.get_mut(at)) {
             *slot = trail;
             self.len += 1;
+        }
+    }
+
+    #[cold]
+    fn make_room(&mut self, second: u32) {
+        self.retain(|trail| trail.matters(second));
+        if self.len as usize >= MAX_TRAILS {
+            self.let_go_of_the_least();
+        }
+        if self.slots.len() < MAX_SLOTS && 2 * (self.len as usize + 1) > self.slots.len() {
+            self.rebuild(self.len as usize + 1, |_| true);
         }
     }
 
@@ -135,7 +163,7 @@ impl Trails {
         self.retain(|trail| trail.matters(second));
     }
 
-    /// Fetches what [`Trails::get_mut`] will read first for this target.
+    /// Fetches what [`Trails::hit`] will read first for this target.
     pub fn fetch(&self, key: u32) {
         self.slots.get(home(&self.slots, key)).into_iter().for_each(prefetch::fetch);
     }
@@ -176,11 +204,13 @@ impl Trails {
 }
 
 /// Where the search for a key begins.
+#[inline]
 fn home(slots: &[Trail], key: u32) -> usize {
     key as usize & slots.len().wrapping_sub(1)
 }
 
 /// The slot of a key, or the free one where it would be; `None` only while there are no slots at all.
+#[inline]
 fn place(slots: &[Trail], key: u32) -> Option<usize> {
     let mut at = home(slots, key);
     loop {
@@ -198,8 +228,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    fn trail(key: u32, last: u32, weight: u8) -> Trail {
-        Trail { key, last, weight, ..Trail::default() }
+    fn trace(key: u32, weight: u8, flags: Flags) -> Trace {
+        Trace { key, weight, flags, answer: 0 }
     }
 
     #[test]
@@ -210,10 +240,12 @@ mod tests {
     #[test]
     fn pages_that_were_served_go_after_a_window_and_all_else_after_ten_minutes() {
         let mut trails = Trails::default();
-        trails.insert(trail(1, 1000, 0), 1000);
-        trails.insert(trail(2, 1000, 5), 1000);
-        trails.insert(Trail { flags: Flags::SCRIPT, ..trail(3, 1000, 0) }, 1000);
-        trails.insert(Trail { flags: Flags::FAILED, ..trail(4, 1000, 0) }, 1000);
+        let plain = Flags::default();
+        for (key, weight, flags) in
+            [(1, 0, plain), (2, 5, plain), (3, 0, Flags::SCRIPT), (4, 0, Flags::FAILED)]
+        {
+            trails.hit(1000, &trace(key, weight, flags));
+        }
         let kept = |trails: &Trails| {
             let mut keys: Vec<_> = trails.iter().map(|trail| trail.key).collect();
             keys.sort_unstable();
@@ -231,9 +263,7 @@ mod tests {
     fn a_client_that_asks_for_anything_costs_at_most_8_kib_and_hides_nothing() {
         let mut trails = Trails::default();
         for key in 0..100_000 {
-            if trails.get_mut(key).is_none() {
-                trails.insert(trail(key, 1000, u8::from(key < 100)), 1000);
-            }
+            trails.hit(1000, &trace(key, u8::from(key < 100), Flags::default()));
             assert!(trails.heap_bytes() <= 8192 && trails.iter().count() <= MAX_TRAILS);
         }
         assert_eq!(trails.iter().filter(|trail| trail.weight > 0).count(), 100);
@@ -247,15 +277,14 @@ mod tests {
             for (key, place, ahead) in steps {
                 now += ahead;
                 let key = key << 9 | (511 - place);
-                let new = trail(key, now, (key >> 9) as u8 % 2);
-                match trails.get_mut(key) {
-                    Some(known) => { prop_assert_eq!(known.key, key); *known = new; }
-                    None => trails.insert(new, now),
-                }
-                model.insert(key, new);
+                let trace = trace(key, (key >> 9) as u8 % 2, Flags::default());
+                let known = model.get(&key).copied().unwrap_or(Trail::unasked(key));
+                let (before, after) = trails.hit(now, &trace);
+                let is_forgotten = before.last == 0 && !known.matters(now);
+                prop_assert!(is_forgotten || before == known, "{before:?} {known:?}");
+                model.insert(key, after);
                 for known in model.values().filter(|known| known.matters(now)) {
-                    let found = trails.get_mut(known.key).map(|trail| (trail.last, trail.weight));
-                    prop_assert_eq!(found, Some((known.last, known.weight)), "{:?}", known);
+                    prop_assert_eq!(trails.iter().find(|trail| trail.key == known.key), Some(known));
                 }
             }
         }

@@ -1,5 +1,7 @@
-//! Sliding windows in one-second buckets: exact, O(1) amortised a request. One client's ([`Window`], sparse) and the
-//! whole server's ([`SecondRing`], dense). Who they belong to is `clients.rs`'s business, what they mean `rules.rs`'s.
+//! One client's sliding window in one-second buckets: exact, O(1) amortised a request, sparse. The whole server's is in
+//! `ring.rs`. Who they belong to is `clients.rs`'s business, what they mean `rules.rs`'s.
+
+use std::collections::VecDeque;
 
 use super::prefetch;
 
@@ -56,14 +58,10 @@ impl Counts {
         }
     }
 
-    fn to_array(self) -> [u32; COUNTS] {
-        let Counts { requests, errors, assets, failed, broken, foreign_tenths, logins, remote_calls } = self;
-        [requests, errors, assets, failed, broken, foreign_tenths, logins, remote_calls]
-    }
-
-    fn from_array(counts: [u32; COUNTS]) -> Counts {
-        let [requests, errors, assets, failed, broken, foreign_tenths, logins, remote_calls] = counts;
-        Counts { requests, errors, assets, failed, broken, foreign_tenths, logins, remote_calls }
+    /// Without what nearly every request adds to; `None` when nothing else is there.
+    fn rare(self) -> Option<Counts> {
+        let rare = Counts { requests: 0, assets: 0, ..self };
+        (rare != Counts::default()).then_some(rare)
     }
 
     /// Pages that were served.
@@ -82,99 +80,159 @@ impl Counts {
     }
 }
 
-/// One second of one client, in 20 bytes: a client's window is as much of the processor's cache as this makes it. A
+/// One second of one client, in eight bytes: a client's window is as much of the processor's cache as this makes it. A
 /// second of more than 65,535 of anything takes several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bucket {
     second: u32,
-    counts: [u16; COUNTS],
+    requests: u16,
+    assets: u16,
 }
-
-/// How many things [`Counts`] counts.
-const COUNTS: usize = 8;
 
 impl Bucket {
     fn counts(&self) -> Counts {
-        Counts::from_array(self.counts.map(u32::from))
+        let (requests, assets) = (u32::from(self.requests), u32::from(self.assets));
+        Counts { requests, assets, ..Counts::default() }
     }
 
-    /// Takes as much of `counts` as it can count, and leaves the rest there.
-    fn take(&mut self, counts: &mut [u32; COUNTS]) {
-        for (mine, left) in self.counts.iter_mut().zip(counts) {
-            let taken = (*left).min(u32::from(u16::MAX - *mine));
+    /// Takes as much of these as it can count, and says what is left.
+    fn take(&mut self, requests: u32, assets: u32) -> (u32, u32) {
+        let take = |mine: &mut u16, more: u32| {
+            let taken = more.min(u32::from(u16::MAX - *mine));
             *mine += taken as u16;
-            *left -= taken;
-        }
+            more - taken
+        };
+        (take(&mut self.requests, requests), take(&mut self.assets, assets))
     }
 }
 
-/// One client's last 60 s: only the seconds in which it asked for something, oldest first, and their sum.
+/// Seconds are let go of when the oldest is this much older than the window, all at once: letting one go at almost every
+/// request costs more than holding a few too many.
+const LET_GO_SECS: u32 = 20;
+
+/// One client's last 60 s: only the seconds in which it asked for something.
 #[derive(Debug, Clone, Default)]
 pub struct Window {
-    buckets: std::collections::VecDeque<Bucket>,
-    sum: Counts,
+    /// Oldest first.
+    buckets: VecDeque<Bucket>,
+    /// What few requests add to; many clients have none.
+    rare: Option<Box<Rare>>,
+    /// The sum of all buckets.
+    requests: u32,
+    assets: u32,
     /// The first bucket's second, so that nearly every request need not read that bucket.
     oldest: u32,
 }
 
+/// All counts but requests and assets.
+#[derive(Debug, Clone, Default)]
+struct Rare {
+    /// Each second's, oldest first.
+    seconds: VecDeque<(u32, Counts)>,
+    sum: Counts,
+}
+
 impl Window {
+    /// Counts one request at `second` that adds to nothing but requests, and assets if it was one: what
+    /// [`Window::add`] does, sooner, in nearly every case.
+    #[inline]
+    pub fn add_plain(&mut self, second: u32, is_asset: bool) {
+        let assets = u16::from(is_asset);
+        match self.buckets.back_mut() {
+            Some(last) if last.second == second && last.requests < u16::MAX => {
+                last.requests += 1;
+                last.assets += assets;
+            }
+            Some(last) if last.second < second && !is_to_let_go(self.oldest, second) => {
+                self.buckets.push_back(Bucket { second, requests: 1, assets });
+            }
+            _ => {
+                let counts = Counts { requests: 1, assets: u32::from(assets), ..Counts::default() };
+                return self.add(second, counts);
+            }
+        }
+        self.requests += 1;
+        self.assets += u32::from(assets);
+    }
+
     /// Counts something at `second`. Seconds may come out of order; what is older than the window ending at the newest
     /// second does not belong to it and changes nothing.
     pub fn add(&mut self, second: u32, counts: Counts) {
-        let newest = self.buckets.back().map_or(0, |bucket| bucket.second);
-        if second > newest {
-            self.expire(second);
-        } else if newest - second >= WINDOW_SECS {
+        if self.newest().saturating_sub(second) >= WINDOW_SECS {
             return;
         }
-        self.sum = self.sum.plus(counts);
-        let mut left = counts.to_array();
-        let mut place = self.buckets.len();
-        // A second that is there already is nearly always the last one.
-        while second <= newest
-            && let Some(bucket) = place.checked_sub(1).and_then(|at| self.buckets.get_mut(at))
-            && bucket.second >= second
+        if is_to_let_go(self.oldest, second) {
+            self.let_go(second);
+        }
+        self.requests += counts.requests;
+        self.assets += counts.assets;
+        self.add_buckets(second, counts.requests, counts.assets);
+        if let Some(counts) = counts.rare() {
+            self.rare.get_or_insert_default().add(second, counts);
+        }
+    }
+
+    fn add_buckets(&mut self, second: u32, mut requests: u32, mut assets: u32) {
+        let later = self.buckets.iter().rev().take_while(|bucket| bucket.second > second).count();
+        let mut place = self.buckets.len() - later;
+        if let Some(last) = place.checked_sub(1).and_then(|at| self.buckets.get_mut(at))
+            && last.second == second
         {
-            if bucket.second == second {
-                bucket.take(&mut left);
-                break;
-            }
-            place -= 1;
+            (requests, assets) = last.take(requests, assets);
         }
-        while left != [0; COUNTS] {
-            let mut bucket = Bucket { second, counts: [0; COUNTS] };
-            bucket.take(&mut left);
-            if place == 0 {
-                self.oldest = second;
-            }
-            if place == self.buckets.len() {
-                self.buckets.push_back(bucket);
-                place += 1;
-            } else {
-                self.buckets.insert(place, bucket);
-            }
+        while (requests, assets) != (0, 0) {
+            let mut bucket = Bucket { second, requests: 0, assets: 0 };
+            (requests, assets) = bucket.take(requests, assets);
+            self.buckets.insert(place, bucket);
+            place += 1;
         }
+        self.oldest = self.buckets.front().map_or(0, |bucket| bucket.second);
     }
 
     /// Lets go of what lies outside the window ending at `second`.
-    pub fn expire(&mut self, second: u32) {
-        while !self.buckets.is_empty() && second.saturating_sub(self.oldest) >= WINDOW_SECS {
-            if let Some(gone) = self.buckets.pop_front() {
-                self.sum = self.sum.less(gone.counts());
-            }
-            self.oldest = self.buckets.front().map_or(0, |bucket| bucket.second);
+    fn let_go(&mut self, second: u32) {
+        while self.buckets.front().is_some_and(|bucket| is_old(bucket.second, second))
+            && let Some(gone) = self.buckets.pop_front()
+        {
+            self.requests -= u32::from(gone.requests);
+            self.assets -= u32::from(gone.assets);
+        }
+        self.oldest = self.buckets.front().map_or(second, |bucket| bucket.second);
+        if let Some(rare) = &mut self.rare {
+            rare.let_go(second);
         }
     }
 
-    /// The sum over the window as of the last [`Window::add`] or [`Window::expire`].
-    pub fn sum(&self) -> Counts {
-        self.sum
+    /// At least [`Window::sum`], in no time: the sum over up to 20 s more.
+    pub fn at_most(&self) -> Counts {
+        let rare = self.rare.as_ref().map_or(Counts::default(), |rare| rare.sum);
+        Counts { requests: self.requests, assets: self.assets, ..rare }
     }
 
-    /// The sum over the `secs` (1..=60) seconds up to and including `second`, of what is held.
+    /// The sum over the window ending at the newest second.
+    pub fn sum(&self) -> Counts {
+        self.sum_up_to(self.newest())
+    }
+
+    /// The sum over the window ending at `second`, which is not before the newest one.
+    fn sum_up_to(&self, second: u32) -> Counts {
+        let old = self.buckets.iter().take_while(|bucket| is_old(bucket.second, second)).map(Bucket::counts);
+        let old_rare = self.rare().take_while(|(at, _)| is_old(*at, second)).map(|(_, counts)| *counts);
+        old.chain(old_rare).fold(self.at_most(), Counts::less)
+    }
+
+    /// The sum over the `secs` (1..=60) seconds up to and including `second`, as far as they lie in the window ending at
+    /// the newest one.
     pub fn sum_of_last(&self, secs: u32, second: u32) -> Counts {
-        let up_to = self.buckets.iter().rev().skip_while(|b| b.second > second);
-        up_to.take_while(|b| second - b.second < secs).fold(Counts::default(), |sum, b| sum.plus(b.counts()))
+        let newest = self.newest();
+        if secs == WINDOW_SECS && second >= newest {
+            return self.sum_up_to(second);
+        }
+        let is_inside = |at: u32| at <= second && second - at < secs && newest - at < WINDOW_SECS;
+        let buckets = self.buckets.iter().rev().skip_while(|bucket| bucket.second > second);
+        let buckets = buckets.take_while(|bucket| is_inside(bucket.second)).map(Bucket::counts);
+        let rare = self.rare().filter(|(at, _)| is_inside(*at)).map(|(_, counts)| *counts);
+        buckets.chain(rare).fold(Counts::default(), Counts::plus)
     }
 
     /// What was counted in exactly this second.
@@ -185,137 +243,72 @@ impl Window {
     /// The sum over the window ending at `second`, without that second itself.
     pub fn before(&self, second: u32) -> Counts {
         // The sum is as of the newest second: nearly always the one that is asked about.
-        let is_newest = self.buckets.back().is_none_or(|newest| newest.second == second);
-        let sum = if is_newest { self.sum } else { self.sum_of_last(WINDOW_SECS, second) };
+        let sum = if self.newest() == second { self.sum() } else { self.sum_of_last(WINDOW_SECS, second) };
         sum.less(self.at(second))
     }
 
-    /// Each second with its counts, oldest first; a very full one in several parts.
+    /// Each second of the window ending at the newest one with its counts; some in several parts, in no order.
     pub fn seconds(&self) -> impl Iterator<Item = (u32, Counts)> {
-        self.buckets.iter().map(|b| (b.second, b.counts()))
+        let newest = self.newest();
+        let buckets = self.buckets.iter().map(|bucket| (bucket.second, bucket.counts()));
+        buckets.chain(self.rare().copied()).filter(move |(at, _)| newest - at < WINDOW_SECS)
     }
 
     /// Fetches what [`Window::add`] will read.
     pub fn fetch(&self) {
-        self.buckets.front().into_iter().chain(self.buckets.back()).for_each(prefetch::fetch);
+        self.buckets.back().into_iter().for_each(prefetch::fetch);
     }
 
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
-        self.buckets.capacity() * size_of::<Bucket>()
+        let rare_bytes =
+            |rare: &Rare| size_of::<Rare>() + rare.seconds.capacity() * size_of::<(u32, Counts)>();
+        self.buckets.capacity() * size_of::<Bucket>() + self.rare.as_deref().map_or(0, rare_bytes)
+    }
+
+    fn rare(&self) -> impl Iterator<Item = &(u32, Counts)> {
+        self.rare.iter().flat_map(|rare| rare.seconds.iter())
+    }
+
+    /// The newest second; 0 when nothing is held.
+    fn newest(&self) -> u32 {
+        self.buckets.back().map_or(0, |bucket| bucket.second)
     }
 }
 
-/// One second of the whole server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ServerSecond {
-    /// Requests.
-    pub requests: u32,
-    /// Errors.
-    pub errors: u32,
+impl Rare {
+    fn add(&mut self, second: u32, counts: Counts) {
+        self.sum = self.sum.plus(counts);
+        let later = self.seconds.iter().rev().take_while(|(at, _)| *at > second).count();
+        let place = self.seconds.len() - later;
+        match place.checked_sub(1).and_then(|at| self.seconds.get_mut(at)) {
+            Some((at, known)) if *at == second => *known = known.plus(counts),
+            _ => self.seconds.insert(place, (second, counts)),
+        }
+    }
+
+    fn let_go(&mut self, second: u32) {
+        while self.seconds.front().is_some_and(|(at, _)| is_old(*at, second))
+            && let Some((_, gone)) = self.seconds.pop_front()
+        {
+            self.sum = self.sum.less(gone);
+        }
+    }
 }
 
-/// The whole server's last seconds, empty ones included, as many as it is made for.
-#[derive(Debug, Clone)]
-pub struct SecondRing {
-    slots: Box<[ServerSecond]>,
-    newest: u32,
-    newest_slot: usize,
-    sum: ServerSecond,
+/// Whether `at` lies before the window ending at `second`.
+fn is_old(at: u32, second: u32) -> bool {
+    second.saturating_sub(at) >= WINDOW_SECS
 }
 
-impl SecondRing {
-    /// A ring of `len` seconds (at least the window's and the one that leaves it), all empty, ending at `newest`.
-    pub fn new(len: u32, newest: u32) -> SecondRing {
-        let len = len.max(WINDOW_SECS + 1) as usize;
-        SecondRing {
-            slots: vec![ServerSecond::default(); len].into(),
-            newest,
-            newest_slot: newest as usize % len,
-            sum: ServerSecond::default(),
-        }
-    }
-
-    /// Time moves on to `second`; never back.
-    pub fn advance(&mut self, second: u32) {
-        let steps = second.saturating_sub(self.newest);
-        if steps as usize >= self.slots.len() {
-            self.slots.fill(ServerSecond::default());
-            self.sum = ServerSecond::default();
-            self.newest = second;
-            self.newest_slot = second as usize % self.slots.len();
-            return;
-        }
-        for _ in 0..steps {
-            // Asked before the step: in a ring no longer than the window, the step takes the second's own slot.
-            let leaving = (self.newest + 1).checked_sub(WINDOW_SECS);
-            let leaving = leaving.map_or(ServerSecond::default(), |second| self.at(second));
-            self.newest += 1;
-            self.sum.requests -= leaving.requests;
-            self.sum.errors -= leaving.errors;
-            self.newest_slot = (self.newest_slot + 1) % self.slots.len();
-            self.slots[self.newest_slot] = ServerSecond::default();
-        }
-    }
-
-    /// Counts one request at `second`; what is older than the ring is left out.
-    pub fn add(&mut self, second: u32, error: u32) {
-        self.change(second, |s| {
-            s.requests += 1;
-            s.errors += error;
-        });
-    }
-
-    /// Takes back what was counted at `second`.
-    pub fn take_back(&mut self, second: u32, what: ServerSecond) {
-        self.change(second, |s| {
-            s.requests = s.requests.saturating_sub(what.requests);
-            s.errors = s.errors.saturating_sub(what.errors);
-        });
-    }
-
-    fn change(&mut self, second: u32, change: impl Fn(&mut ServerSecond)) {
-        let Some(age) = self.newest.checked_sub(second).filter(|age| (*age as usize) < self.slots.len())
-        else {
-            return;
-        };
-        let slot = self.slot(second);
-        let before = self.slots[slot];
-        change(&mut self.slots[slot]);
-        if age < WINDOW_SECS {
-            self.sum.requests = self.sum.requests + self.slots[slot].requests - before.requests;
-            self.sum.errors = self.sum.errors + self.slots[slot].errors - before.errors;
-        }
-    }
-
-    /// One second's counts; nothing for seconds outside the ring.
-    pub fn at(&self, second: u32) -> ServerSecond {
-        let age = self.newest.checked_sub(second);
-        if age.is_some_and(|age| (age as usize) < self.slots.len()) {
-            self.slots[self.slot(second)]
-        } else {
-            ServerSecond::default()
-        }
-    }
-
-    /// The sum over the last 60 s.
-    pub fn window(&self) -> ServerSecond {
-        self.sum
-    }
-
-    /// The newest second.
-    pub fn newest(&self) -> u32 {
-        self.newest
-    }
-
-    fn slot(&self, second: u32) -> usize {
-        // Dividing takes long, and nearly every request is of the newest second.
-        if second == self.newest { self.newest_slot } else { second as usize % self.slots.len() }
-    }
+/// Whether it is time to let go of what is old.
+fn is_to_let_go(oldest: u32, second: u32) -> bool {
+    second.saturating_sub(oldest) >= WINDOW_SECS + LET_GO_SECS
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ring::{SecondRing, ServerSecond};
     use super::*;
     use proptest::prelude::*;
 
@@ -329,7 +322,7 @@ mod tests {
         window.add(100, one(false));
         window.add(159, one(false));
         assert_eq!(window.sum().requests, 2, "59 s apart");
-        window.expire(160);
+        window.let_go(160);
         assert_eq!(window.sum().requests, 1, "60 s apart");
         window.add(90, one(false));
         assert_eq!(window.sum().requests, 1, "too old to belong");
@@ -344,58 +337,55 @@ mod tests {
         assert_eq!((window.at(100).requests, window.at(101).requests), (70_001, 200_000));
         assert_eq!((window.sum().requests, window.before(101).requests), (270_001, 70_001));
         assert_eq!(window.seconds().map(|(_, counts)| counts.requests).sum::<u32>(), 270_001);
-        window.expire(160);
+        window.let_go(160);
         assert_eq!((window.sum().requests, window.sum().errors), (200_000, 0));
-    }
-
-    #[test]
-    fn a_ring_no_longer_than_the_window_forgets_what_leaves_it() {
-        let mut ring = SecondRing::new(WINDOW_SECS, 1000);
-        for second in 1000..2000 {
-            ring.advance(second);
-            ring.add(second, 0);
-        }
-        assert_eq!(ring.window().requests, WINDOW_SECS);
-    }
-
-    #[test]
-    fn a_gap_empties_the_ring() {
-        let mut ring = SecondRing::new(1800, 1000);
-        ring.add(1000, 1);
-        ring.advance(1059);
-        assert_eq!(ring.window(), ServerSecond { requests: 1, errors: 1 });
-        ring.advance(1060);
-        assert_eq!(ring.window(), ServerSecond::default());
-        assert_eq!(ring.at(1000).requests, 1);
-        ring.advance(900_000);
-        assert_eq!(ring.at(1000), ServerSecond::default());
     }
 
     proptest! {
         #[test]
-        fn a_windows_sum_is_the_events_in_it(events in prop::collection::vec((0u32..200, any::<bool>()), 1..300)) {
-            let (mut window, mut kept, mut newest) = (Window::default(), Vec::new(), 0);
-            let (mut ring, mut shortest) = (SecondRing::new(300, 0), SecondRing::new(0, 0));
-            for (second, error) in events {
-                window.add(second, one(error));
-                newest = newest.max(second);
+        fn a_windows_sum_is_the_events_in_it(
+            events in prop::collection::vec((0u32..25, 0u32..100, any::<bool>(), any::<bool>()), 1..300),
+        ) {
+            let (mut window, mut kept, mut newest) = (Window::default(), Vec::new(), 1000);
+            let (mut ring, mut shortest) = (SecondRing::new(300, 1000), SecondRing::new(0, 1000));
+            let first = (0, 0, false, false);
+            for (ahead, late, error, asset) in std::iter::once(first).chain(events) {
+                newest += ahead * u32::from(late < 60);
+                let second = if late < 60 { newest } else { newest - late };
+                let counts = Counts { requests: 1, errors: error.into(), assets: asset.into(), ..Counts::default() };
+                if error { window.add(second, counts) } else { window.add_plain(second, asset) }
                 ring.advance(newest);
                 ring.add(second, u32::from(error));
                 shortest.advance(newest);
                 shortest.add(second, u32::from(error));
-                kept.push((second, error));
-                let inside: Vec<_> = kept.iter().filter(|(s, _)| newest - s < WINDOW_SECS).collect();
-                let errors = inside.iter().filter(|(_, e)| *e).count() as u32;
-                prop_assert_eq!(window.sum().requests as usize, inside.len());
-                prop_assert_eq!(window.sum().errors, errors);
-                prop_assert_eq!(ring.window(), ServerSecond { requests: inside.len() as u32, errors });
+                kept.push((second, counts));
+                let sum = |secs, at: u32| {
+                    let inside = |s: &u32| newest - s < WINDOW_SECS && *s <= at && at - s < secs;
+                    kept.iter().filter(|(s, _)| inside(s)).fold(Counts::default(), |sum, (_, c)| sum.plus(*c))
+                };
+                let all = sum(WINDOW_SECS, newest);
+                prop_assert_eq!(window.sum(), all);
+                prop_assert!(window.at_most().requests >= all.requests && window.at_most().errors >= all.errors);
+                prop_assert_eq!(window.seconds().fold(Counts::default(), |sum, (_, c)| sum.plus(c)), all);
+                prop_assert_eq!(ring.window(), ServerSecond { requests: all.requests, errors: all.errors });
                 prop_assert_eq!(shortest.window(), ring.window());
-                prop_assert_eq!(window.sum_of_last(WINDOW_SECS, newest), window.sum());
-                for at in [second, newest] {
-                    let all = window.sum_of_last(WINDOW_SECS, at);
-                    prop_assert_eq!(window.before(at), all.less(window.at(at)));
+                for at in [second, newest, newest + 7] {
+                    prop_assert_eq!(window.sum_of_last(WINDOW_SECS, at), sum(WINDOW_SECS, at));
+                    prop_assert_eq!(window.sum_of_last(7, at), sum(7, at));
+                    prop_assert_eq!(window.before(at), sum(WINDOW_SECS, at).less(sum(1, at)));
                 }
-                prop_assert_eq!(window.at(second).requests as usize, inside.iter().filter(|(s, _)| *s == second).count());
+            }
+        }
+
+        #[test]
+        fn at_most_holds_little_more_than_the_window(steps in prop::collection::vec(0u32..4, 1..2000)) {
+            let (mut window, mut second, mut kept) = (Window::default(), 1000, Vec::new());
+            for step in steps {
+                second += step;
+                window.add_plain(second, false);
+                kept.push(second);
+                let most = kept.iter().filter(|at| second - **at < WINDOW_SECS + LET_GO_SECS).count();
+                prop_assert!(window.at_most().requests as usize <= most);
             }
         }
     }

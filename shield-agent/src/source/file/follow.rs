@@ -115,7 +115,7 @@ pub struct Follow {
 }
 
 /// Bytes of a block to read at once: enough that system calls do not matter, little enough to stay in the cache.
-const BLOCK_BYTES: usize = 64 * 1024;
+const BLOCK_BYTES: usize = 256 * 1024;
 
 impl Follow {
     /// Follows a path of which nothing was read yet.

@@ -312,15 +312,42 @@ fn number_end(block: &[u8], at: usize) -> Option<usize> {
 
 /// The first byte from `at` on that is not printable ASCII, or is a quote or a backslash.
 #[inline]
-fn plain_end(block: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        let word = word_at(block, at)?;
-        let special = special_bytes(word);
+fn plain_end(block: &[u8], at: usize) -> Option<usize> {
+    let short_end = at + SHORT_TEXT;
+    let mut at = at;
+    while at < short_end {
+        let special = special_bytes(word_at(block, at)?);
         if special != 0 {
             return Some(at + special.trailing_zeros() as usize / 8);
         }
         at += 8;
     }
+    long_plain_end(block, at)
+}
+
+/// Longer texts are looked through by more bytes at once.
+const SHORT_TEXT: usize = 40;
+
+fn long_plain_end(block: &[u8], mut at: usize) -> Option<usize> {
+    while block.get(at..)?.first_chunk().is_some_and(is_plain) {
+        at += WIDE;
+    }
+    loop {
+        let special = special_bytes(word_at(block, at)?);
+        if special != 0 {
+            return Some(at + special.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+}
+
+const WIDE: usize = 32;
+
+/// Whether none of these ends a plain text. Without branches, so that it is compiled to wide instructions.
+#[inline]
+fn is_plain(bytes: &[u8; WIDE]) -> bool {
+    let is_special = |byte: u8| !(0x20..0x80).contains(&byte) || byte == b'"' || byte == b'\\';
+    bytes.iter().fold(0, |found, byte| found | u8::from(is_special(*byte))) == 0
 }
 
 /// A mark in the high bit of each byte that ends a plain text; exact up to the lowest mark
