@@ -5,9 +5,12 @@
 //! or the network; that is `performer`'s business.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
@@ -23,8 +26,9 @@ use crate::host;
 use crate::performer::Job;
 use crate::source::Pool;
 
-/// Batches that wait for the engine at most: a few milliseconds of work, so that what is said meanwhile is heard soon.
-const LINES_QUEUE: usize = 2;
+/// Batches that wait for the engine at most. One is enough for it never to wait, and a batch is a millisecond of work, so
+/// that what is said meanwhile is heard soon; more would only push each other out of the processor's cache.
+const LINES_QUEUE: usize = 1;
 /// The longest time between two ticks.
 const TICK_MS: u64 = 1_000;
 
@@ -121,6 +125,15 @@ pub struct Inbox {
     lines: mpsc::Receiver<Batch>,
 }
 
+/// Wakes a thread that waits for what it polled.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
 /// The owner's state.
 pub struct Owner {
     engine: Engine,
@@ -149,43 +162,42 @@ impl Owner {
     }
 
     /// Runs until told to stop, on the calling thread. Returns the engine.
-    ///
-    /// # Errors
-    /// When the thread's runtime cannot be made.
-    pub fn run(mut self) -> Result<Engine> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .context("cannot start the engine's timer")?;
-        runtime.block_on(self.follow());
+    pub fn run(mut self) -> Engine {
+        self.follow();
         let actions = self.engine.save(clock::now());
         self.perform(actions, None);
-        Ok(self.engine)
+        self.engine
     }
 
-    async fn follow(&mut self) {
+    /// Sleeps on the thread itself, not on a runtime's timer: that one wakes up more than once for a long wait.
+    fn follow(&mut self) {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
         let mut tick_at = clock::now().boot_ms;
         loop {
-            let wait = Duration::from_millis(tick_at.saturating_sub(clock::now().boot_ms));
-            tokio::select! {
-                biased;
-                message = self.inbox.control.recv() => match message {
-                    None | Some(Message::Stop) => return,
-                    Some(message) => self.on_message(message),
-                },
-                () = tokio::time::sleep(wait) => {
-                    let now = clock::now();
-                    let actions = self.engine.handle(Event::Tick, now);
-                    self.perform(actions, None);
-                    tick_at = self.next_tick(now);
+            match self.inbox.control.poll_recv(&mut context) {
+                Poll::Ready(None | Some(Message::Stop)) => return,
+                Poll::Ready(Some(message)) => {
+                    self.on_message(message);
+                    continue;
                 }
-                Some(batch) = self.inbox.lines.recv() => {
-                    let actions = self.engine.handle(Event::Lines(&batch), clock::now());
-                    self.pool.give(batch);
-                    self.perform(actions, None);
-                    tick_at = tick_at.min(self.next_tick(clock::now()));
-                }
+                Poll::Pending => {}
             }
+            let now = clock::now();
+            if now.boot_ms >= tick_at {
+                let actions = self.engine.handle(Event::Tick, now);
+                self.perform(actions, None);
+                tick_at = self.next_tick(now);
+                continue;
+            }
+            if let Poll::Ready(Some(batch)) = self.inbox.lines.poll_recv(&mut context) {
+                let actions = self.engine.handle(Event::Lines(&batch), now);
+                self.pool.give(batch);
+                self.perform(actions, None);
+                tick_at = tick_at.min(self.next_tick(clock::now()));
+                continue;
+            }
+            std::thread::park_timeout(Duration::from_millis(tick_at - now.boot_ms));
         }
     }
 

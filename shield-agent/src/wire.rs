@@ -146,7 +146,7 @@ pub async fn run(options: Options) -> Result<()> {
     sources.stop();
     hosts.stop.store(true, Ordering::Relaxed);
     handle.say(Message::Stop);
-    join(owner, "the engine")??;
+    join(owner, "the engine")?;
     join(performer, "the store")?;
     // The last one who holds it ends its threads; requests under way hold it for a moment longer.
     drop(interpreter);
@@ -383,7 +383,7 @@ fn start_owner(
     announce: Notice,
     pool: Pool,
     says: SaysWhenOver,
-) -> Result<JoinHandle<Result<Engine>>> {
+) -> Result<JoinHandle<Engine>> {
     let engines = SearchEngines::default();
     let for_dns = handle.clone();
     let verify = Box::new(move |client, addr| engines.verify(client, addr, &for_dns));

@@ -295,6 +295,13 @@ fn what_somebody_takes_away_comes_back() {
     assert!(!off.status.success(), "`ip link set xdp off` detached a link");
     std::fs::remove_dir_all(&world.settings.pin_folder).unwrap();
     heals(&mut enforcer, "removing the pins", "not pinned any more");
+    // Long unchanged, so that a look at the folder is enough while nothing changes.
+    let maps = world.settings.pin_folder.join("maps");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    std::fs::File::open(&maps).unwrap().set_modified(long_ago).unwrap();
+    assert!(world.server.enter(|| enforcer.is_intact(bans.len())).unwrap());
+    std::fs::remove_file(maps.join("BANS_V6")).unwrap();
+    heals(&mut enforcer, "removing one pin", "not pinned any more");
     enforcer_of_somebody_else(&world).ensure_lifted(&[bans[0].client.client()]);
     heals(&mut enforcer, "taking a ban out", "differed from the ledger's");
     detach_by_force(&world);

@@ -221,9 +221,9 @@ impl Clients {
         Some(Busy { footprint, suspect_until: &mut record.suspect_until })
     }
 
-    /// Fetches what [`Clients::add`] will read for these requests: step by step, so that each step finds fetched what it
-    /// reads. Remembers where their clients are, and changes nothing else.
-    pub fn look_ahead(&self, coming: &mut [Coming; LOOK_AHEAD]) {
+    /// Fetches what [`Clients::add`] will read for these requests, of about `second`: step by step, so that each step
+    /// finds fetched what it reads. Remembers where their clients are, and changes nothing else.
+    pub fn look_ahead(&self, coming: &mut [Coming; LOOK_AHEAD], second: u32) {
         for one in coming.iter_mut() {
             let hash = self.hash.key(one.client.key());
             let found = self.index.find(hash, |entry| entry.mark == mark(hash));
@@ -238,7 +238,7 @@ impl Clients {
         });
         for (footprint, one) in footprints.iter().zip(coming.iter()) {
             if let Some(footprint) = footprint {
-                footprint.fetch_target(one.target());
+                footprint.fetch_target(one.target(), second);
             }
         }
     }
@@ -517,7 +517,7 @@ mod tests {
         let mut table = clients(100);
         (1..=3).for_each(|key| add(&mut table, key, 1000, &page(1)));
         let mut coming = [coming(3); LOOK_AHEAD];
-        table.look_ahead(&mut coming);
+        table.look_ahead(&mut coming, 1000);
         assert_eq!(coming[0].place, 2);
         table.forget(1);
         add(&mut table, 4, 1000, &page(1));

@@ -143,7 +143,7 @@ impl Detector {
             self.tracer.look_ahead(coming.aim);
             self.names.look_ahead(coming.aim.path_hash as u32);
         }
-        self.clients.look_ahead(&mut coming);
+        self.clients.look_ahead(&mut coming, self.latest);
         coming
     }
 

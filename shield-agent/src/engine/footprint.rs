@@ -144,9 +144,9 @@ impl Footprint {
         prefetch::fetch(&self.ceiling);
     }
 
-    /// Fetches what [`Footprint::add`] will follow from them for this target.
-    pub fn fetch_target(&self, key: u32) {
-        self.window.fetch();
+    /// Fetches what [`Footprint::add`] will follow from them for this target at about `second`.
+    pub fn fetch_target(&self, key: u32, second: u32) {
+        self.window.fetch(second);
         self.trails.fetch(key);
     }
 

@@ -254,9 +254,10 @@ impl Window {
         buckets.chain(self.rare().copied()).filter(move |(at, _)| newest - at < WINDOW_SECS)
     }
 
-    /// Fetches what [`Window::add`] will read.
-    pub fn fetch(&self) {
-        self.buckets.back().into_iter().for_each(prefetch::fetch);
+    /// Fetches what [`Window::add`] will read at about `second`.
+    pub fn fetch(&self, second: u32) {
+        let front = self.buckets.front().filter(|_| is_to_let_go(self.oldest, second));
+        self.buckets.back().into_iter().chain(front).for_each(prefetch::fetch);
     }
 
     /// Bytes on the heap.

@@ -1,11 +1,11 @@
-//! Batches that were used up, to be filled again: a batch is a hundred kilobytes that need not be made anew.
+//! Batches that were used up, to be filled again: a batch is some hundred kilobytes that need not be made anew.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::request::Batch;
 
 /// More than this many idle batches are not kept.
-const MAX_IDLE: usize = 8;
+const MAX_IDLE: usize = 4;
 
 /// Give used batches back, take empty ones. Cloning shares the pool.
 #[derive(Debug, Clone, Default)]

@@ -56,29 +56,35 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let mut files = Files::new(file::Settings { id: self.id, name, place, format, start }, checkpoint);
         let mut watch = Watch::new(&self.wake);
         watch.set(files.folders());
+        let mut was_rung = false;
         while !self.wake.is_stopped() {
-            if self.read_all(&mut files).is_break() {
-                return;
-            }
+            let ControlFlow::Continue(bytes) = self.read_all(&mut files) else { return };
             self.stats.set_lag(files.lag_bytes(), files.count());
             self.say(files.state());
+            if bytes > 0 {
+                watch.found(was_rung);
+            }
             watch.set(files.folders());
             self.wake.wait(sleep_for(&files, watch.poll()));
-            self.wake.answer();
+            was_rung = self.wake.answer();
             files.hint_all();
         }
     }
 
-    /// Delivers everything there is to read now.
-    fn read_all(&mut self, files: &mut Files) -> ControlFlow<()> {
+    /// Delivers everything there is to read now; says how many bytes.
+    fn read_all(&mut self, files: &mut Files) -> ControlFlow<(), u64> {
+        let mut read = 0;
         loop {
             let mut batch = self.pool.take();
             let Some(bytes) = files.step(clock::now().boot_ms, &mut batch) else {
                 self.pool.give(batch);
-                return ControlFlow::Continue(());
+                return ControlFlow::Continue(read);
             };
+            read += bytes;
             self.stats.count(&batch, bytes);
-            (self.deliver)(batch)?;
+            if (self.deliver)(batch).is_break() {
+                return ControlFlow::Break(());
+            }
             if self.wake.is_stopped() {
                 return ControlFlow::Break(());
             }

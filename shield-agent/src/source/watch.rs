@@ -1,5 +1,6 @@
 //! The kernel's hints that a log changed (inotify, by `notify`). Only hints: the files themselves are the truth, and
-//! are looked at every [`SAFETY_POLL`] anyway, or every [`BLIND_POLL`] where there are no hints.
+//! are looked at every [`SAFETY_POLL`] anyway, every [`TRUSTED_POLL`] as long as hints come before what they hint at is
+//! found, or every [`BLIND_POLL`] where there are none.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,6 +14,9 @@ use super::wake::Wake;
 /// How often to look when hints arrive: they do not from network file systems, nor for a link pointed elsewhere.
 pub const SAFETY_POLL: Duration = Duration::from_secs(1);
 
+/// How often to look while the lines found last were hinted at: every look wakes an idle machine.
+pub const TRUSTED_POLL: Duration = Duration::from_secs(3);
+
 /// How often to look without hints.
 pub const BLIND_POLL: Duration = Duration::from_millis(250);
 
@@ -22,6 +26,7 @@ pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     is_blind: bool,
+    is_trusted: bool,
 }
 
 impl Watch {
@@ -36,7 +41,7 @@ impl Watch {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, "could not watch files; looking every 250 ms"))
             .ok();
-        Watch { is_blind: watcher.is_none(), watcher, watched: BTreeSet::new() }
+        Watch { is_blind: watcher.is_none(), watcher, watched: BTreeSet::new(), is_trusted: false }
     }
 
     /// Watches exactly these folders from now on; those that cannot be watched are tried again next time.
@@ -62,7 +67,16 @@ impl Watch {
 
     /// How long to sleep without a hint.
     pub fn poll(&self) -> Duration {
-        if self.is_blind { BLIND_POLL } else { SAFETY_POLL }
+        match (self.is_blind, self.is_trusted) {
+            (true, _) => BLIND_POLL,
+            (false, true) => TRUSTED_POLL,
+            (false, false) => SAFETY_POLL,
+        }
+    }
+
+    /// New lines were found, hinted at or not.
+    pub fn found(&mut self, was_hinted_at: bool) {
+        self.is_trusted = was_hinted_at;
     }
 }
 

@@ -244,7 +244,7 @@ fn count_by_agent(log: &Path, lines: u64) -> Result<u64> {
     let counted = wait_for(&handle, lines)?;
     sources.stop();
     handle.say(shield_agent::owner::Message::Stop);
-    owner.join().map_err(|_| anyhow::anyhow!("the engine's thread panicked"))??;
+    owner.join().map_err(|_| anyhow::anyhow!("the engine's thread panicked"))?;
     performer.join().map_err(|_| anyhow::anyhow!("the performer's thread panicked"))?;
     Ok(counted)
 }

@@ -3,10 +3,13 @@
 //! Order: filter bits before a ban, the ban before the count that lets it be asked. A reader in the kernel so never
 //! misses a ban that is in force.
 
+use std::cell::Cell;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
@@ -44,6 +47,8 @@ pub struct Bans {
     totals_reader: PerCpuArray<MapData, Totals>,
     now: Control,
     ipv6_prefix: u8,
+    /// The folder of pins as it was when all were there.
+    all_pinned_at: Cell<Option<FolderState>>,
 }
 
 /// Descriptors of the maps of bans, for listing them.
@@ -102,6 +107,26 @@ impl<T> Sorted<T> {
     }
 }
 
+/// Which folder it is, and when a name in it was last made or taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FolderState {
+    inode: u64,
+    changed: SystemTime,
+}
+
+impl FolderState {
+    fn of(folder: &Path) -> Option<FolderState> {
+        let meta = folder.metadata().ok()?;
+        Some(FolderState { inode: meta.ino(), changed: meta.modified().ok()? })
+    }
+
+    /// Whether another change would show: the kernel's clock for files stands still for some milliseconds.
+    fn is_settled(self) -> bool {
+        const TICK: Duration = Duration::from_millis(100);
+        self.changed.elapsed().is_ok_and(|age| age >= TICK)
+    }
+}
+
 impl Bans {
     /// Opens the maps pinned in `maps`.
     ///
@@ -129,6 +154,7 @@ impl Bans {
             totals_reader: Map::PerCpuArray(reader).try_into()?,
             now: now.unwrap_or_default(),
             ipv6_prefix: settings.ipv6_prefix,
+            all_pinned_at: Cell::new(None),
         })
     }
 
@@ -158,9 +184,15 @@ impl Bans {
         Ok(())
     }
 
-    /// Whether every map is pinned in `maps`.
+    /// Whether every map is pinned in `maps`. Looks at each only when the folder has changed since all of them were.
     pub fn is_pinned(&self, maps: &Path) -> bool {
-        map_name::PINNED.iter().all(|name| maps.join(name).exists())
+        let Some(now) = FolderState::of(maps) else { return false };
+        if self.all_pinned_at.get() == Some(now) {
+            return true;
+        }
+        let all = map_name::PINNED.iter().all(|name| maps.join(name).exists());
+        self.all_pinned_at.set(Some(now).filter(|now| all && now.is_settled()));
+        all
     }
 
     /// Pins again what is not pinned in `maps` any more; says whether there was such.

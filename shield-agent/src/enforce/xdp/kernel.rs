@@ -5,10 +5,13 @@
 //! last field used: the kernel takes missing fields as zero.
 #![expect(unsafe_code, reason = "bpf(2) is a raw system call that takes a pointer to its argument")]
 
+use std::cell::RefCell;
 use std::ffi::CString;
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -276,17 +279,32 @@ fn run_batch(command: Command, attr: &mut BatchAttr) -> usize {
 /// The first Linux whose account of a map's memory counts the elements that are there, not those that may be.
 const ACCOUNTS_FOR_ELEMENTS: KernelVersion = KernelVersion::new(6, 4, 0);
 
-/// The memory that the elements of a map that is not preallocated take by the kernel's account, in bytes. `None` when the
-/// kernel does not say.
-pub fn memory(map: BorrowedFd<'_>) -> Option<u64> {
-    static IS_SAID: OnceLock<bool> = OnceLock::new();
-    if !IS_SAID.get_or_init(|| KernelVersion::current().is_ok_and(|version| version >= ACCOUNTS_FOR_ELEMENTS))
-    {
-        return None;
+/// The kernel's account of a map, kept open: it is read often.
+#[derive(Debug, Default)]
+pub struct Account(RefCell<Option<File>>);
+
+impl Account {
+    /// The memory that the elements of `map`, which is not preallocated, take by the kernel's account, in bytes. `None`
+    /// when the kernel does not say.
+    pub fn memory(&self, map: BorrowedFd<'_>) -> Option<u64> {
+        static IS_SAID: OnceLock<bool> = OnceLock::new();
+        let knows = || KernelVersion::current().is_ok_and(|version| version >= ACCOUNTS_FOR_ELEMENTS);
+        if !IS_SAID.get_or_init(knows) {
+            return None;
+        }
+        let mut file = self.0.borrow_mut();
+        if let Some(memory) = file.as_ref().and_then(read_memory) {
+            return Some(memory);
+        }
+        // Not opened yet, or by a thread that has ended since.
+        *file = File::open(format!("/proc/thread-self/fdinfo/{}", map.as_raw_fd())).ok();
+        file.as_ref().and_then(read_memory)
     }
+}
+
+fn read_memory(account: &File) -> Option<u64> {
     let mut said = [0; 1024];
-    let path = format!("/proc/thread-self/fdinfo/{}", map.as_raw_fd());
-    let length = std::fs::File::open(path).and_then(|mut file| file.read(&mut said)).ok()?;
+    let length = account.read_at(&mut said, 0).ok()?;
     let said = std::str::from_utf8(&said[..length]).ok()?;
     said.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }

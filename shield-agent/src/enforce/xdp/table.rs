@@ -11,7 +11,7 @@ use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use shield_common::{Ban, KernelTime, KeyV4, KeyV6};
 
-use super::kernel::{self, Update};
+use super::kernel::{self, Account, Update};
 
 /// Elements a system call.
 const CHUNK: usize = 4096;
@@ -53,6 +53,7 @@ pub struct Table<K> {
     left_at: Cell<Option<u64>>,
     /// How many elements there were then, counted once and followed through our changes since.
     left: Cell<Option<usize>>,
+    account: Account,
     keys: PhantomData<K>,
 }
 
@@ -73,7 +74,12 @@ impl<K: BanKey> Table<K> {
     pub fn open(maps: &Path, name: &'static str, capacity: u32) -> Result<Table<K>> {
         let path = maps.join(name);
         let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
-        Ok(Table { map, name, capacity, left_at: Cell::new(None), left: Cell::new(None), keys: PhantomData })
+        Ok(Table::of(map, name, capacity))
+    }
+
+    fn of(map: OwnedFd, name: &'static str, capacity: u32) -> Table<K> {
+        let (left_at, left) = (Cell::new(None), Cell::new(None));
+        Table { map, name, capacity, left_at, left, account: Account::default(), keys: PhantomData }
     }
 
     /// Another descriptor of the same map.
@@ -82,14 +88,7 @@ impl<K: BanKey> Table<K> {
     /// When there are too many descriptors.
     pub fn another(&self) -> Result<Table<K>> {
         let map = self.map.try_clone().with_context(|| format!("duplicated {}", self.name))?;
-        Ok(Table {
-            map,
-            name: self.name,
-            capacity: self.capacity,
-            left_at: Cell::new(None),
-            left: Cell::new(None),
-            keys: PhantomData,
-        })
+        Ok(Table::of(map, self.name, self.capacity))
     }
 
     /// The map's name and descriptor, for pinning.
@@ -146,7 +145,7 @@ impl<K: BanKey> Table<K> {
 
     /// What the map's elements take, in bytes; `None` where the kernel does not say.
     pub fn memory(&self) -> Option<u64> {
-        kernel::memory(self.map.as_fd())
+        self.account.memory(self.map.as_fd())
     }
 
     /// Puts in bans that are known not to be there, thousands a system call.

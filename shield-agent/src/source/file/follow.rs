@@ -114,7 +114,8 @@ pub struct Follow {
     newest_ns: i64,
 }
 
-/// Bytes of a block to read at once: enough that system calls do not matter, little enough to stay in the cache.
+/// Bytes of a block to read at once: enough that system calls and handing over do not matter, little enough to stay in the
+/// cache.
 const BLOCK_BYTES: usize = 256 * 1024;
 
 impl Follow {
