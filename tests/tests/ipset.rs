@@ -243,7 +243,9 @@ fn an_empty_set_is_made_anew_before_many_bans_go_in() {
             desired.insert(ban(&client, in_seconds(600)), u64::from(n));
         }
         enforcer.reconcile(&desired, &[], clock::now()).unwrap();
-        assert_eq!((saved("shield4").len(), hash_of("shield4")), (40_000, 16_384));
+        // The kernel may double it once more, where its hash (another one for each set) spreads unevenly.
+        assert!(matches!(hash_of("shield4"), 16_384 | 32_768), "{}", hash_of("shield4"));
+        assert_eq!(saved("shield4").len(), 40_000);
         // Nothing went into this one, so nothing made it grow by itself.
         assert_eq!(hash_of("shield6"), 16_384);
         assert!(enforcer.is_intact(40_000).unwrap());

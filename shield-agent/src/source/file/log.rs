@@ -186,12 +186,13 @@ impl OpenLog {
     ) -> io::Result<Found> {
         // Asked before reading, so that what is written meanwhile shows as a change.
         let before = self.len_and_time();
-        self.modified_ns = before.map_or(self.opened_ns, |(_, time)| time);
         let overlap = self.overlap();
         let end = self.fill(block, overlap, max_bytes)?;
         if end < overlap || block.get(..overlap) != Some(self.mark.tail.get(..overlap).unwrap_or_default()) {
             return Ok(Found::Rewritten);
         }
+        // Not of a file that is another one by now: nothing of that was read.
+        self.modified_ns = before.map_or(self.opened_ns, |(_, time)| time);
         let from = self.skip_long_line(block, overlap, end);
         let mut upto = parser.parse_block(block, from, end, out);
         if upto == overlap && end == overlap + max_bytes {

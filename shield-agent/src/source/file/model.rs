@@ -580,6 +580,26 @@ fn a_log_written_and_packed_while_the_agent_was_dead_is_found_between_its_neighb
     .unwrap();
 }
 
+/// A log was truncated and filled again to the very length that was read, rotated, and packed after the agent had begun to
+/// look at what came before it.
+#[test]
+fn a_log_filled_to_the_length_that_was_read_is_found_packed() {
+    let (create, write) = (false, Op::Write { lines: 1, half: false });
+    check([
+        write,
+        Op::Read,
+        write,
+        Op::CopyTruncate,
+        Op::Rename { create },
+        write,
+        Op::Reopen,
+        Op::ReadOnce,
+        Op::Pack(1),
+        Op::Kill,
+    ])
+    .unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: histories(), ..ProptestConfig::default() })]
 
