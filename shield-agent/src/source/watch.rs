@@ -88,3 +88,21 @@ fn is_change(kind: &EventKind) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_trusted_as_long_as_they_come_first() {
+        let mut watch = Watch::new(&Wake::default());
+        assert_eq!(watch.poll(), SAFETY_POLL, "nothing was found yet");
+        watch.found(true);
+        assert_eq!(watch.poll(), TRUSTED_POLL);
+        watch.found(false);
+        assert_eq!(watch.poll(), SAFETY_POLL, "lines that nobody hinted at");
+        watch.found(true);
+        watch.set(vec![PathBuf::from("/there/is/no/such/folder")]);
+        assert_eq!(watch.poll(), BLIND_POLL, "a folder that cannot be watched");
+    }
+}

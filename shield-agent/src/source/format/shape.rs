@@ -328,17 +328,12 @@ fn plain_end(block: &[u8], at: usize) -> Option<usize> {
 /// Longer texts are looked through by more bytes at once.
 const SHORT_TEXT: usize = 40;
 
+/// The rest of a long text; it ends within [`WIDE`] bytes of where this loop stops, if it ends at all.
 fn long_plain_end(block: &[u8], mut at: usize) -> Option<usize> {
     while block.get(at..)?.first_chunk().is_some_and(is_plain) {
         at += WIDE;
     }
-    loop {
-        let special = special_bytes(word_at(block, at)?);
-        if special != 0 {
-            return Some(at + special.trailing_zeros() as usize / 8);
-        }
-        at += 8;
-    }
+    plain_end(block, at)
 }
 
 const WIDE: usize = 32;
