@@ -84,6 +84,13 @@ impl Client {
         u128::from(self.high) << 64 | u128::from(self.low)
     }
 
+    /// The keys of the single clients inside this network, IPv6 ones of exactly `ipv6_prefix`.
+    pub fn singles(self, ipv6_prefix: u8) -> Singles {
+        let length = if self.is_v4() { 128 } else { ipv6_prefix.min(128) };
+        let step = u32::from(128 - length);
+        Singles { first: self.key(), step, bits: u32::from(length.saturating_sub(self.prefix)) }
+    }
+
     /// Whether `addr` lies inside this client or network.
     pub fn contains(self, addr: IpAddr) -> bool {
         self.network().contains(&addr.to_canonical())
@@ -110,7 +117,39 @@ impl Client {
     }
 
     fn is_v4(self) -> bool {
-        self.prefix >= MAPPED_PREFIX && self.high == 0 && self.low >> 32 == MAPPED >> 32
+        self.prefix >= MAPPED_PREFIX && is_v4_key(self.key())
+    }
+}
+
+fn is_v4_key(key: u128) -> bool {
+    key >> 32 == u128::from(MAPPED >> 32)
+}
+
+/// What [`Client::singles`] returns.
+#[derive(Debug, Clone, Copy)]
+pub struct Singles {
+    first: u128,
+    /// From one to the next, as a power of two.
+    step: u32,
+    /// How many there can be, as a power of two.
+    bits: u32,
+}
+
+impl Singles {
+    /// How many there can be.
+    pub fn count(self) -> u128 {
+        1_u128.checked_shl(self.bits).unwrap_or(u128::MAX)
+    }
+
+    /// All of them, in order.
+    pub fn keys(self) -> impl Iterator<Item = u128> {
+        (0..self.count()).map(move |nth| self.first | nth << self.step)
+    }
+
+    /// Whether the client of this key is one of them.
+    pub fn contains(self, key: u128) -> bool {
+        let above = |key: u128| key.checked_shr(self.step + self.bits).unwrap_or(0);
+        above(key) == above(self.first) && is_v4_key(key) == is_v4_key(self.first)
     }
 }
 
@@ -186,6 +225,44 @@ impl From<Ipv4Addr> for Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_single_clients_of_a_network_are_those_it_covers() {
+        let networks =
+            ["192.0.2.0/29", "192.0.2.7/32", "2001:db8:1::/60", "2001:db8:1::/64", "2001:db8::/66"];
+        for network in networks.map(|text| text.parse::<Client>().unwrap()) {
+            let singles = network.singles(64);
+            let keys: Vec<_> = singles.keys().collect();
+            assert_eq!(keys.len() as u128, singles.count(), "{network}");
+            assert!(keys.iter().all(|key| singles.contains(*key)), "{network}");
+            for other in
+                ["192.0.2.3", "192.0.2.7", "192.0.2.8", "2001:db8:1::1", "2001:db8:1:f::", "2001:db8:1:10::"]
+            {
+                let other = Client::of_addr(other.parse().unwrap(), 64);
+                let inside = network.covers(other.network());
+                assert_eq!(
+                    (keys.contains(&other.key()), singles.contains(other.key())),
+                    (inside, inside),
+                    "{network} {other}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_ipv4_client_is_one_of_an_ipv6_network() {
+        let (v4, v6) = ("192.0.2.3".parse::<Client>().unwrap(), "2001:db8::/64".parse::<Client>().unwrap());
+        for (network, has_v4, has_v6) in
+            [("::/0", false, true), ("::/16", false, false), ("0.0.0.0/0", true, false)]
+        {
+            let singles = network.parse::<Client>().unwrap().singles(64);
+            assert_eq!(
+                (singles.contains(v4.key()), singles.contains(v6.key())),
+                (has_v4, has_v6),
+                "{network}"
+            );
+        }
+    }
 
     #[test]
     fn an_address_becomes_its_client() {

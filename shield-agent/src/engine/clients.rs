@@ -5,7 +5,7 @@
 use hashbrown::HashTable;
 
 use super::aim::Aim;
-use super::client::Client;
+use super::client::{Client, Singles};
 use super::footprint::{Footprint, TRAIL_SECS, counts_of};
 use super::hash::Seeded;
 use super::prefetch;
@@ -24,6 +24,9 @@ const EVICTION_SAMPLE: usize = 32;
 
 /// How many requests are looked ahead to at once: about as many reads as a processor waits for at a time.
 pub const LOOK_AHEAD: usize = 16;
+
+/// Looking one client up takes about as long as looking at so many in a row.
+const CLIENTS_PER_LOOKUP: u128 = 4;
 
 const NO_FOOTPRINT: u32 = u32::MAX;
 
@@ -290,11 +293,20 @@ impl Clients {
         self.records.iter().filter(|r| second.saturating_sub(r.last) < TRAIL_SECS).count()
     }
 
-    /// Keys of the clients whose last request is less than 10 min before `second`, with what their last minute's
-    /// errors were and until when they are suspect.
-    pub fn recent(&self, second: u32) -> impl Iterator<Item = (u128, u32)> {
-        let recent = self.records.iter().filter(move |r| second.saturating_sub(r.last) < TRAIL_SECS);
-        recent.map(|r| (join(r.key), r.suspect_until))
+    /// How many clients there are.
+    pub fn tracked(&self) -> usize {
+        self.records.len()
+    }
+
+    /// How many of these asked for something in the 10 min up to `second` and are not suspect then. Each of them is
+    /// looked up, or each client there is looked at, whichever is less: a ban waits for this.
+    pub fn clean_among(&self, singles: Singles, second: u32) -> usize {
+        let is_clean = |r: &Record| second.saturating_sub(r.last) < TRAIL_SECS && r.suspect_until <= second;
+        if singles.count().saturating_mul(CLIENTS_PER_LOOKUP) <= self.records.len() as u128 {
+            let known = singles.keys().filter_map(|key| self.records.get(self.position(key)?));
+            return known.filter(|r| is_clean(r)).count();
+        }
+        self.records.iter().filter(|r| is_clean(r) && singles.contains(join(r.key))).count()
     }
 
     /// Lets go of clients that asked for nothing in the 10 min up to `second`: nothing of them counts any more.
@@ -365,13 +377,17 @@ impl Clients {
             let record = &self.records[*at];
             (record.footprint != NO_FOOTPRINT, record.last)
         };
-        let mut coldest =
-            (0..EVICTION_SAMPLE.min(len)).map(|i| (self.hand + i) % len).min_by_key(worth).unwrap_or(0);
-        if worth(&coldest).0 {
-            // Nothing but busy ones here: one look over the whole table, as long as there is a light one at all.
-            coldest = (0..len).min_by_key(worth).unwrap_or(coldest);
+        let mut coldest = self.hand % len;
+        // Past samples of nothing but busy ones: there is a light one nearly always, and what is walked over is not
+        // looked at again before its turn comes.
+        for _ in 0..len.div_ceil(EVICTION_SAMPLE) {
+            let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.hand + i) % len);
+            coldest = sample.chain([coldest]).min_by_key(worth).unwrap_or(coldest);
+            self.hand = (self.hand + EVICTION_SAMPLE) % len;
+            if !worth(&coldest).0 {
+                break;
+            }
         }
-        self.hand = (self.hand + EVICTION_SAMPLE) % len;
         self.evicted += 1;
         self.remove(coldest);
     }
@@ -510,6 +526,40 @@ mod tests {
         assert_eq!(requests(&table, heavy), Some(1000));
         let usage = table.usage();
         assert_eq!((usage.clients, usage.evicted), (10_000, 1_000_001 - 10_000));
+    }
+
+    #[test]
+    fn clean_clients_are_counted_alike_by_looking_up_and_by_looking_at_all() {
+        let mut table = clients(10_000);
+        let first = Client::of_addr("192.0.2.0".parse().unwrap(), 64).key();
+        for n in 0..4_000u128 {
+            add(&mut table, first + n, 1000, &page(1));
+        }
+        add(&mut table, first + 3, 2000, &page(1));
+        for (network, recent, all) in
+            [("192.0.2.0/24", 1, 256), ("192.0.0.0/21", 1, 1_536), ("192.0.2.4/30", 0, 4)]
+        {
+            let singles = network.parse::<Client>().unwrap().singles(64);
+            assert_eq!(table.clean_among(singles, 1000), all, "{network}");
+            assert_eq!(table.clean_among(singles, 2000), recent, "{network}");
+        }
+        let at = table.position(first + 3).unwrap();
+        table.records[at].suspect_until = 2_001;
+        let singles = "192.0.2.0/24".parse::<Client>().unwrap().singles(64);
+        assert_eq!((table.clean_among(singles, 2000), table.clean_among(singles, 2001)), (0, 1));
+    }
+
+    #[test]
+    fn a_full_table_of_many_busy_clients_lets_the_light_ones_go() {
+        let mut table = clients(10_000);
+        for key in (0..1_000).flat_map(|key| [key; 9]) {
+            add(&mut table, key, 1000, &page(1));
+        }
+        for key in 1_000..100_000u128 {
+            add(&mut table, key, 1001, &page(1));
+        }
+        assert!((0..1_000).all(|key| requests(&table, key) == Some(9)));
+        assert_eq!((table.tracked(), table.evicted), (10_000, 90_000));
     }
 
     #[test]

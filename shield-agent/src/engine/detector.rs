@@ -318,14 +318,12 @@ impl Detector {
 
     /// Clients that asked for something in the last 10 min (up to 11): what a blast radius is a share of.
     pub fn active_clients(&self) -> usize {
-        self.clients.usage().clients
+        self.clients.tracked()
     }
 
     /// Clients inside `network` that asked for something in the last 10 min and are not suspect.
     pub fn clean_clients_in(&self, network: Client) -> u32 {
-        let inside = |key| network.covers(client_of_key(key, self.ipv6_prefix).network());
-        let recent = self.clients.recent(self.latest);
-        recent.filter(|(key, suspect_until)| *suspect_until <= self.latest && inside(*key)).count() as u32
+        self.clients.clean_among(network.singles(self.ipv6_prefix), self.latest) as u32
     }
 
     /// What was learned, to be kept over a restart.
