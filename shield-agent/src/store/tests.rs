@@ -610,6 +610,30 @@ proptest! {
     }
 }
 
+#[test]
+fn decisions_are_synced_within_5_s_and_progress_alone_within_30_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::new(open(&settings(dir.path()), NOW).0, NOW);
+    let progress = || Record::Checkpoint(Checkpoint { source: "/var/log/x".into(), position: "{}".into() });
+    writer.commit(vec![progress()], NOW);
+    assert_eq!(writer.next_work_ms(), NOW.boot_ms + 30_000);
+    writer.commit(vec![banned(1, 1, Ends::Never), progress()], NOW.plus_ms(1_000));
+    assert_eq!(writer.next_work_ms(), NOW.boot_ms + 5_000);
+    writer.commit(vec![progress()], NOW.plus_ms(2_000));
+    assert_eq!(writer.next_work_ms(), NOW.boot_ms + 5_000, "the ban still waits");
+    assert_eq!(writer.work(NOW.plus_ms(5_000)), None);
+    writer.commit(vec![progress()], NOW.plus_ms(6_000));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while writer.next_work_ms() == NOW.boot_ms + 60_000 && std::time::Instant::now() < until {
+        // The keeper waits for a real disk; it is asked how that went at the next work.
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert_eq!(writer.work(NOW.plus_ms(6_000)), None);
+    }
+    assert_eq!(writer.next_work_ms(), NOW.boot_ms + 35_000);
+    writer.commit(vec![banned(2, 2, Ends::Never)], NOW.plus_ms(20_000));
+    assert_eq!(writer.next_work_ms(), NOW.boot_ms + 10_000, "at once: it is long since the last time");
+}
+
 /// Once a commit waited for the disk whenever the log was synced or moved: up to 40 ms, for which a ban waited as well.
 #[test]
 fn the_log_is_moved_into_the_database_beside_the_commits() {

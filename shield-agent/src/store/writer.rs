@@ -31,8 +31,10 @@ const EVIDENCE_HELD: usize = 10_000;
 const FIRST_RETRY_MS: u64 = 500;
 const LAST_RETRY_MS: u64 = 15_000;
 const PRUNE_EVERY_MS: u64 = 60_000;
-/// How long a power loss may take back what was committed.
+/// How long a power loss may take back what was decided.
 const SYNC_EVERY_MS: u64 = 5_000;
+/// The same of progress alone. Positions and totals are of one moment, so that no more comes of it than lines read again.
+const SYNC_PROGRESS_EVERY_MS: u64 = 30_000;
 /// Committed records after which the write-ahead log is moved into the database, so that it never takes long.
 const CHECKPOINT_AFTER: usize = 2_000;
 /// How long committed records stay in the write-ahead log alone. Seldom: the first commit after it begins the log anew,
@@ -65,13 +67,36 @@ pub struct Writer {
     trouble: Option<Trouble>,
     /// Waits for the disk.
     keeper: Keeper,
-    /// Whether anything was committed since the log was last synced.
-    is_unsynced: bool,
+    unsynced: Unsynced,
     /// Records committed since the write-ahead log was last moved into the database.
     in_log: usize,
-    sync_at_ms: u64,
+    synced_ms: u64,
     checkpoint_at_ms: u64,
     prune_at_ms: u64,
+}
+
+/// What was committed since the write-ahead log was last synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Unsynced {
+    Nothing,
+    /// How far sources were read, and what was learned and counted of it.
+    Progress,
+    /// What somebody decided.
+    Decisions,
+}
+
+impl Unsynced {
+    fn of(record: &Record) -> Unsynced {
+        match record {
+            Record::Checkpoint(_) | Record::Totals(_) | Record::Baseline(_) => Unsynced::Progress,
+            Record::Banned(_)
+            | Record::Extended(_)
+            | Record::Lifted { .. }
+            | Record::Offences { .. }
+            | Record::Allowed(_)
+            | Record::Disallowed(_) => Unsynced::Decisions,
+        }
+    }
 }
 
 /// Why the database cannot be written, and when it is tried again.
@@ -93,9 +118,9 @@ impl Writer {
             held,
             trouble: None,
             keeper,
-            is_unsynced: false,
+            unsynced: Unsynced::Nothing,
             in_log: 0,
-            sync_at_ms: now.boot_ms + SYNC_EVERY_MS,
+            synced_ms: now.boot_ms,
             checkpoint_at_ms: now.boot_ms + CHECKPOINT_EVERY_MS,
             prune_at_ms: now.boot_ms + PRUNE_EVERY_MS,
         }
@@ -184,7 +209,8 @@ impl Writer {
         match written {
             Ok(()) => {
                 self.in_log += batch.len();
-                self.is_unsynced = true;
+                let all = batch.iter().map(Unsynced::of).chain([self.unsynced]);
+                self.unsynced = all.max().unwrap_or(Unsynced::Nothing);
             }
             Err(_) => self.held.put_back(batch),
         }
@@ -193,13 +219,14 @@ impl Writer {
 
     fn upkeep_at_ms(&self) -> u64 {
         // While the keeper is busy nothing new is begun; how that went is seen at the next commit or the next pruning.
-        if self.keeper.is_busy() || !self.is_unsynced {
-            return self.prune_at_ms;
-        }
-        if self.in_log >= CHECKPOINT_AFTER {
-            return 0;
-        }
-        self.prune_at_ms.min(self.sync_at_ms)
+        let sync_every_ms = match self.unsynced {
+            _ if self.keeper.is_busy() => return self.prune_at_ms,
+            Unsynced::Nothing => return self.prune_at_ms,
+            _ if self.in_log >= CHECKPOINT_AFTER => return 0,
+            Unsynced::Progress => SYNC_PROGRESS_EVERY_MS,
+            Unsynced::Decisions => SYNC_EVERY_MS,
+        };
+        self.prune_at_ms.min(self.synced_ms + sync_every_ms)
     }
 
     fn upkeep(&mut self, now: Now) -> Option<PartReport> {
@@ -214,8 +241,8 @@ impl Writer {
         if self.in_log >= CHECKPOINT_AFTER || now.boot_ms >= self.checkpoint_at_ms {
             return self.move_log(now);
         }
-        self.is_unsynced = false;
-        self.sync_at_ms = now.boot_ms + SYNC_EVERY_MS;
+        self.unsynced = Unsynced::Nothing;
+        self.synced_ms = now.boot_ms;
         self.begin(Chore::Sync, now)
     }
 
@@ -223,9 +250,9 @@ impl Writer {
         if self.keeper.is_busy() {
             return None;
         }
-        self.is_unsynced = false;
+        self.unsynced = Unsynced::Nothing;
         self.in_log = 0;
-        self.sync_at_ms = now.boot_ms + SYNC_EVERY_MS;
+        self.synced_ms = now.boot_ms;
         self.checkpoint_at_ms = now.boot_ms + CHECKPOINT_EVERY_MS;
         self.begin(Chore::Checkpoint, now)
     }
