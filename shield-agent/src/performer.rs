@@ -108,6 +108,8 @@ impl Performer {
         }
         if !orders.is_empty() {
             self.interpreter.submit(orders);
+            // Who was just woken to drop somebody goes before people are told of it, also where both share a processor.
+            std::thread::yield_now();
         }
         for (answer, reply) in replies {
             // Whoever asked may have gone away.

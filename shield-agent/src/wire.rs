@@ -273,6 +273,8 @@ fn start_enforcement(
             EnforcerName::Xdp => enforcers.push(Box::new(XdpEnforcer::new(config.xdp.clone()))),
         }
     }
+    // They are told in this order: microseconds before milliseconds.
+    enforcers.sort_by_key(|enforcer| enforcer.name() != EnforcerName::Xdp);
     for name in EnforcerName::ALL.iter().filter(|name| !enforcers.iter().any(|e| e.name() == **name)) {
         let why =
             if kernel == Kernel::LeaveAlone { "a dry run leaves the kernel alone" } else { "mode = \"off\"" };
