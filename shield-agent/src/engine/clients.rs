@@ -25,7 +25,7 @@ const EVICTION_SAMPLE: usize = 32;
 /// How many requests are looked ahead to at once: about as many reads as a processor waits for at a time.
 pub const LOOK_AHEAD: usize = 16;
 
-/// Looking one client up takes about as long as looking at so many in a row.
+/// Looking one client up is taken to cost as much as looking at so many in a row.
 const CLIENTS_PER_LOOKUP: u128 = 4;
 
 const NO_FOOTPRINT: u32 = u32::MAX;

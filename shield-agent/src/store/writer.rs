@@ -33,7 +33,7 @@ const LAST_RETRY_MS: u64 = 15_000;
 const PRUNE_EVERY_MS: u64 = 60_000;
 /// How long a power loss may take back what was decided.
 const SYNC_EVERY_MS: u64 = 5_000;
-/// The same of progress alone. Positions and totals are of one moment, so that no more comes of it than lines read again.
+/// The same of progress alone. Positions and totals are of one moment, so that no more comes of a loss than lines read again.
 const SYNC_PROGRESS_EVERY_MS: u64 = 30_000;
 /// Committed records after which the write-ahead log is moved into the database, so that it never takes long.
 const CHECKPOINT_AFTER: usize = 2_000;
@@ -70,6 +70,7 @@ pub struct Writer {
     unsynced: Unsynced,
     /// Records committed since the write-ahead log was last moved into the database.
     in_log: usize,
+    /// When the log was last synced, or a sync begun.
     synced_ms: u64,
     checkpoint_at_ms: u64,
     prune_at_ms: u64,
