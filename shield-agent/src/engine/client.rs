@@ -35,7 +35,7 @@ impl Client {
             IpAddr::V4(v4) => Client::from(v4),
             IpAddr::V6(v6) => {
                 let (high, low) = halves(v6.to_bits());
-                if high == 0 && low >> 32 == MAPPED >> 32 {
+                if is_v4_key(v6.to_bits()) {
                     return Client { high, low, prefix: 128 };
                 }
                 let prefix = ipv6_prefix.min(128);

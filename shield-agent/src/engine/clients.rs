@@ -288,11 +288,6 @@ impl Clients {
         }
     }
 
-    /// Clients whose last request is less than 10 min before `second`.
-    pub fn active(&self, second: u32) -> usize {
-        self.records.iter().filter(|r| second.saturating_sub(r.last) < TRAIL_SECS).count()
-    }
-
     /// How many clients there are.
     pub fn tracked(&self) -> usize {
         self.records.len()

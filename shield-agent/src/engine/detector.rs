@@ -5,9 +5,7 @@
 //! anomalies in `global.rs`. Whom to ban, and for how long, is not decided here.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
-
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::aim::Aim;
 use super::baseline::{Baseline, ClientMinute, Feature, Level};
@@ -571,10 +569,7 @@ fn precedent_id(key: u128) -> u64 {
     key as u64 ^ (key >> 64) as u64
 }
 
+/// The single client that a [`Client::key`] is of.
 fn client_of_key(key: u128, ipv6_prefix: u8) -> Client {
-    let net = match key >> 32 {
-        0xffff => IpNet::V4(Ipv4Net::from(Ipv4Addr::from_bits(key as u32))),
-        _ => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(key), ipv6_prefix)),
-    };
-    Client::of_network(net)
+    Client::of_addr(IpAddr::V6(Ipv6Addr::from_bits(key)), ipv6_prefix)
 }
