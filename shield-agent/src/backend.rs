@@ -14,15 +14,15 @@ use crate::api::types::{BanSort, ClientState, ConfigView, Offences, PastBan};
 use crate::clock;
 use crate::enforce::Drops;
 use crate::enforce::interpreter::Interpreter;
-use crate::engine::Engine;
-use crate::engine::action::{BanRecord, Reply};
-use crate::engine::allowlist::Allowed;
-use crate::engine::client::Client;
-use crate::engine::event::{Command, EnforcerName, PartReport};
-use crate::engine::report::Explanation;
-use crate::engine::time::Now;
 use crate::owner::Handle;
 use crate::store::reader::{BanQuery as StoreQuery, BanSort as StoreSort, EndedBan, Reader};
+use shield_engine::Engine;
+use shield_engine::action::{BanRecord, Reply};
+use shield_engine::bans::allowlist::Allowed;
+use shield_engine::client::Client;
+use shield_engine::event::{Command, EnforcerName, PartReport};
+use shield_engine::report::Explanation;
+use shield_engine::time::Now;
 
 /// Ended bans shown of one client.
 const PAST_BANS: u32 = 20;
@@ -213,7 +213,7 @@ impl Backend for AgentBackend {
 }
 
 fn agent_view(engine: &Engine, now: Now, about: About, drops: Vec<(EnforcerName, Drops)>) -> AgentView {
-    let part = |(name, part): (&String, &crate::engine::parts::Part)| PartReport {
+    let part = |(name, part): (&String, &shield_engine::parts::Part)| PartReport {
         part: name.clone(),
         state: part.state.clone(),
         repaired: None,

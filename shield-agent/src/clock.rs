@@ -2,7 +2,7 @@
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::engine::time::Now;
+use shield_engine::time::Now;
 
 /// Both clocks, now.
 pub fn now() -> Now {

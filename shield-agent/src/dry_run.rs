@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-use crate::engine::action::Notice;
 use crate::performer::Announce;
+use shield_engine::action::Notice;
 
 /// Why a dry run bans nobody.
 pub const BECAUSE: &str = "dry run";
@@ -40,9 +40,9 @@ mod tests {
 
     use super::*;
     use crate::api::words;
-    use crate::engine::action::{BanRecord, LiftReason};
-    use crate::engine::time::Ends;
-    use crate::engine::verdict::Rule;
+    use shield_engine::action::{BanRecord, LiftReason};
+    use shield_engine::time::Ends;
+    use shield_engine::verdict::Rule;
 
     #[test]
     fn nobody_is_said_to_be_banned() {

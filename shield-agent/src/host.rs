@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use procfs::process::{FDTarget, Process};
 
-use crate::engine::allowlist::{AllowReason, Allowed};
 use crate::news::News;
+use shield_engine::bans::allowlist::{AllowReason, Allowed};
 
 /// One look in so many trusts nothing that was read before: every minute when there is one every 5 s.
 const LOOKS_AT_ALL: u32 = 12;

@@ -10,7 +10,6 @@ pub mod clock;
 pub mod config;
 pub mod dry_run;
 pub mod enforce;
-pub mod engine;
 pub mod host;
 pub mod memory;
 pub mod news;

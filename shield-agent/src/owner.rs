@@ -15,16 +15,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
 use crate::enforce::interpreter::Report;
-use crate::engine::Engine;
-use crate::engine::action::{Action, CommandId, Order, Reply};
-use crate::engine::allowlist::Allowed;
-use crate::engine::client::Client;
-use crate::engine::event::{Command, Event, PartReport};
-use crate::engine::request::Batch;
-use crate::engine::time::Now;
 use crate::host;
 use crate::performer::Job;
 use crate::source::Pool;
+use shield_engine::Engine;
+use shield_engine::action::{Action, CommandId, Order, Reply};
+use shield_engine::bans::allowlist::Allowed;
+use shield_engine::client::Client;
+use shield_engine::event::{Command, Event, PartReport};
+use shield_engine::request::Batch;
+use shield_engine::time::Now;
 
 /// Batches that wait for the engine at most. One is enough for it never to wait, and a batch is a millisecond of work, so
 /// that what is said meanwhile is heard soon; more would only push each other out of the processor's cache.

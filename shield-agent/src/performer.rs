@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 use self::queue::Queue;
 use crate::clock;
 use crate::enforce::interpreter::Interpreter;
-use crate::engine::action::{Action, Notice, Record, Reply};
 use crate::owner::{Handle, Message};
 use crate::store::writer::Writer;
+use shield_engine::action::{Action, Notice, Record, Reply};
 
 /// How long the performer sleeps at most when there is nothing to do: its timer stands still while the machine sleeps,
 /// and the clock that the store's work is due by does not.

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::engine::client::Client;
 use crate::owner::{Handle, Message, Verified};
+use shield_engine::client::Client;
 
 /// Domains under which the engines' crawlers resolve, as their operators document. Never a hoster's domain: everybody
 /// can rent a name under `googleusercontent.com`.

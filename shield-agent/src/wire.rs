@@ -27,12 +27,6 @@ use crate::enforce::interpreter::{self, Interpreter, Report};
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
 use crate::enforce::{Ban, Desired, Enforcer};
-use crate::engine::action::{Action, BanRecord, Notice, Order};
-use crate::engine::allowlist::Allowlist;
-use crate::engine::event::{EnforcerName, PartReport, PartState};
-use crate::engine::request::{Checkpoint, SourceId};
-use crate::engine::time::Ends;
-use crate::engine::{Engine, SavedBan};
 use crate::host;
 use crate::memory;
 use crate::notify::{self, Notifier, Outbox};
@@ -44,6 +38,12 @@ use crate::store::BootId;
 use crate::store::reader::Reader;
 use crate::store::writer::Writer;
 use crate::store::{self, Found, Store};
+use shield_engine::action::{Action, BanRecord, Notice, Order};
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::event::{EnforcerName, PartReport, PartState};
+use shield_engine::request::{Checkpoint, SourceId};
+use shield_engine::time::Ends;
+use shield_engine::{Engine, SavedBan};
 
 /// How long a required enforcer may take to start.
 const REQUIRED_START: Duration = Duration::from_secs(30);
@@ -168,7 +168,7 @@ struct Restored {
 fn open_store(
     config: &Config,
     kernel: Kernel,
-    now: crate::engine::time::Now,
+    now: shield_engine::time::Now,
 ) -> Result<(Store, Vec<PartReport>)> {
     // What a dry run would have banned must never be enforced by a later run: it keeps a database of its own.
     let dir = match kernel {

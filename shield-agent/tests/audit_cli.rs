@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use shield_agent::clock;
-use shield_agent::engine::action::Notice;
 use shield_agent::notify::audit::AuditLog;
+use shield_engine::action::Notice;
 
 fn shield(args: &[&str], log: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_shield-agent")).args(args).arg(log).output().unwrap()

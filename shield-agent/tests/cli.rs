@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 use shield_agent::cli::{ClientCommand, Connection, Exit};
-use shield_agent::engine::event::Command;
+use shield_engine::event::Command;
 use support::Setup;
 
 /// As `main` composes it.

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use shield_agent::engine::action::{BanRecord, LiftReason, Record, Totals};
-use shield_agent::engine::client::Client;
-use shield_agent::engine::request::Checkpoint;
-use shield_agent::engine::time::{Ends, Now};
-use shield_agent::engine::verdict::Rule;
 use shield_agent::store::reader::Reader;
 use shield_agent::store::{BootId, Found, Settings, Store};
+use shield_engine::action::{BanRecord, LiftReason, Record, Totals};
+use shield_engine::client::Client;
+use shield_engine::request::Checkpoint;
+use shield_engine::time::{Ends, Now};
+use shield_engine::verdict::Rule;
 
 const KILLS: u32 = 500;
 const CHILD_DIR: &str = "SHIELD_CRASH_DIR";

@@ -11,13 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use shield_agent::engine::allowlist::Allowlist;
-use shield_agent::engine::policy::Policy;
-use shield_agent::engine::settings::Settings;
 use shield_agent::replay::input::Input;
 use shield_agent::replay::labels::Labels;
 use shield_agent::replay::{Outcome, Replay};
-use shield_agent::source::format;
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::detect::policy::Policy;
+use shield_engine::settings::Settings;
 
 const IPV6_PREFIX: u8 = 64;
 
@@ -40,7 +39,7 @@ fn replay(data: &Path, log: &str) -> Outcome {
     let mut replay = Replay::new(Settings::default(), Policy::default(), Allowlist::default());
     let read = Arc::new(AtomicU64::new(0));
     let path = data.join(format!("logs/{log}.jsonl.gz"));
-    let batches = Input::of(&path).batches(&format::Settings::default(), &read, &mut |batch| {
+    let batches = Input::of(&path).batches(&shield_logline::Settings::default(), &read, &mut |batch| {
         replay.feed(batch);
         Ok(())
     });

@@ -16,10 +16,10 @@ use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings, Versi
 use shield_agent::enforce::simulator::SimulatedHost;
 use shield_agent::enforce::xdp::{self, XdpEnforcer};
 use shield_agent::enforce::{Ban, Desired, Enforcer, Failure};
-use shield_agent::engine::allowlist::Allowlist;
-use shield_agent::engine::client::Client;
-use shield_agent::engine::time::{Ends, Now};
 use shield_common::{Ban as KernelBan, KeyV4, map_name};
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::client::Client;
+use shield_engine::time::{Ends, Now};
 use shield_tests::bpffs::Bpffs;
 use shield_tests::command;
 use shield_tests::netns::{End, Namespace, connect};

@@ -17,9 +17,9 @@ use nix::sys::resource::{UsageWho, getrusage};
 use shield_agent::clock;
 use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings};
 use shield_agent::enforce::{Ban, Desired, Enforcer};
-use shield_agent::engine::allowlist::Allowlist;
-use shield_agent::engine::client::Client;
-use shield_agent::engine::time::Ends;
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::client::Client;
+use shield_engine::time::Ends;
 use shield_tests::command;
 use shield_tests::netns::Namespace;
 

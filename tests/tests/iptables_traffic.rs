@@ -11,10 +11,10 @@ use std::time::Duration;
 use shield_agent::clock;
 use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings};
 use shield_agent::enforce::{Ban, Desired, Drops, Enforcer};
-use shield_agent::engine::allowlist::Allowlist;
-use shield_agent::engine::client::Client;
-use shield_agent::engine::event::PartState;
-use shield_agent::engine::time::Ends;
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::client::Client;
+use shield_engine::event::PartState;
+use shield_engine::time::Ends;
 use shield_tests::netns::{End, Namespace, connect};
 use shield_tests::wait;
 

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
-use shield_agent::engine::request::{Batch, Checkpoint};
 use shield_agent::source::{self, FirstStart, Pool};
+use shield_engine::request::{Batch, Checkpoint};
 
 const LINES: u32 = 1_000_000;
 

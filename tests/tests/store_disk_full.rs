@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use shield_agent::engine::action::{BanRecord, Record};
-use shield_agent::engine::client::Client;
-use shield_agent::engine::event::PartState;
-use shield_agent::engine::time::{Ends, Now};
-use shield_agent::engine::verdict::Rule;
 use shield_agent::store::writer::{Kept, Writer};
 use shield_agent::store::{BootId, Found, Settings, Store};
+use shield_engine::action::{BanRecord, Record};
+use shield_engine::client::Client;
+use shield_engine::event::PartState;
+use shield_engine::time::{Ends, Now};
+use shield_engine::verdict::Rule;
 
 const NOW: Now = Now { wall_ms: 1_800_000_000_000, boot_ms: 1_000_000 };
 const DISK: &str = "size=3m,mode=0755";

@@ -13,10 +13,10 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use shield_agent::clock;
 use shield_agent::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer, object};
 use shield_agent::enforce::{Ban, Desired, Enforcer as _, Failure, Urgent};
-use shield_agent::engine::allowlist::Allowlist;
-use shield_agent::engine::client::Client;
-use shield_agent::engine::time::Ends;
 use shield_common::{Totals, map_name};
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::client::Client;
+use shield_engine::time::Ends;
 use shield_tests::bpffs::Bpffs;
 use shield_tests::netns::{End, Namespace, connect};
 

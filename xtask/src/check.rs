@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::needs::Purpose;
-use crate::{build_ebpf, build_page, dependencies, fuzz, purity, setup, sh};
+use crate::{build_ebpf, build_page, dependencies, fuzz, setup, sh};
 
 /// One check: it succeeds silently, or says what is wrong.
 type Check = fn() -> Result<()>;
@@ -14,9 +14,8 @@ type Check = fn() -> Result<()>;
 /// Names the checks that failed; what they found is printed above.
 pub fn run() -> Result<()> {
     setup::ensure(Purpose::All)?;
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 7] = [
         ("format", format),
-        ("engine purity", || purity::check(&sh::root_folder().join("shield-agent/src/engine"))),
         ("lints", lints),
         ("lints of the XDP program", build_ebpf::check),
         ("lints of the fuzz targets", fuzz::check),

@@ -16,7 +16,6 @@ mod dist;
 mod fuzz;
 mod lab;
 mod needs;
-mod purity;
 mod run;
 mod setup;
 mod sh;
@@ -44,7 +43,7 @@ enum Verb {
     Build(build::Arguments),
     /// Build, then run the agent on this machine as root
     Run(run::Arguments),
-    /// Format, lints, engine purity, dependency rules, page types
+    /// Format, lints, dependency rules, page types
     Check,
     /// Install what is missing, build, then run every test: unit, property, fuzz, privileged, browser
     Test(test::Arguments),

@@ -7,13 +7,13 @@ use std::pin::Pin;
 
 use super::types::{BanSort, ConfigView, PastBan};
 use crate::enforce::Drops;
-use crate::engine::action::{BanRecord, Reply, Totals};
-use crate::engine::allowlist::Allowed;
-use crate::engine::client::Client;
-use crate::engine::event::{Command, EnforcerName, PartReport};
-use crate::engine::report::{ClientSummary, DetectorStatus, Explanation};
-use crate::engine::request::RejectedCounts;
-use crate::engine::time::Now;
+use shield_engine::action::{BanRecord, Reply, Totals};
+use shield_engine::bans::allowlist::Allowed;
+use shield_engine::client::Client;
+use shield_engine::event::{Command, EnforcerName, PartReport};
+use shield_engine::report::{ClientSummary, DetectorStatus, Explanation};
+use shield_engine::request::RejectedCounts;
+use shield_engine::time::Now;
 
 /// An answer that comes later.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send + 'a>>;
@@ -96,7 +96,7 @@ pub struct BanQuery {
     /// How the client's text begins; a whole address also finds the networks that hold it.
     pub search: Option<String>,
     /// Only bans for this rule.
-    pub rule: Option<crate::engine::verdict::Rule>,
+    pub rule: Option<shield_engine::verdict::Rule>,
     /// In which order.
     pub sort: BanSort,
     /// How many to pass over.

@@ -9,12 +9,12 @@ use super::types::{
 };
 use super::vitals::Vitals;
 use super::words;
-use crate::engine::action::BanRecord;
-use crate::engine::allowlist::Allowed;
-use crate::engine::event::{PartReport, PartState};
-use crate::engine::report::DetectorStatus;
-use crate::engine::request::Rejected;
-use crate::engine::time::{Ends, Now};
+use shield_engine::action::BanRecord;
+use shield_engine::bans::allowlist::Allowed;
+use shield_engine::event::{PartReport, PartState};
+use shield_engine::report::DetectorStatus;
+use shield_engine::request::Rejected;
+use shield_engine::time::{Ends, Now};
 
 /// The length of the window that rates are over, in seconds.
 pub const WINDOW_SECS: u32 = 60;

@@ -1,7 +1,7 @@
 //! The detector's measures in plain words, for people who do not know its names: `73 failed requests in 60 s (limit 60)`.
 //! The names themselves stay in JSON, in the audit log and in a chat's second line.
 
-use crate::engine::verdict::{Evidence, Measure};
+use shield_engine::verdict::{Evidence, Measure};
 
 /// What fired, in plain words, with the value and its limit.
 pub fn fired(evidence: &Evidence) -> String {
@@ -115,7 +115,7 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::verdict::Rule;
+    use shield_engine::verdict::Rule;
 
     fn evidence(rule: Rule, measures: &[(&str, f64, f64)]) -> Evidence {
         let measure = |&(name, value, threshold): &(&str, f64, f64)| Measure {
@@ -211,7 +211,11 @@ mod tests {
             "posts_to_one_path",
             "requests_for_one_page",
         ];
-        let source = [include_str!("../engine/rules.rs"), include_str!("../engine/baseline.rs")].concat();
+        let source = [
+            include_str!("../../engine/src/detect/rules.rs"),
+            include_str!("../../engine/src/detect/baseline.rs"),
+        ]
+        .concat();
         for name in first {
             assert!(source.contains(&format!("\"{name}\"")), "the rules know no {name} any more");
             let words = fired(&evidence(Rule::Behaviour, &[(name, 3.0, 2.0)]));

@@ -9,9 +9,9 @@ use tokio::sync::broadcast;
 use super::evidence;
 use super::types::{Anomaly, EventList, EventView};
 use super::words;
-use crate::engine::action::{BanRecord, LiftReason, Notice};
-use crate::engine::time::Now;
-use crate::engine::verdict::Rule;
+use shield_engine::action::{BanRecord, LiftReason, Notice};
+use shield_engine::time::Now;
+use shield_engine::verdict::Rule;
 
 /// Notices kept for `/events/recent` and for streams that resume.
 const KEPT: usize = 2_000;

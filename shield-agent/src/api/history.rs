@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::backend::AgentView;
 use super::types::{Dropped, HistoryView, Mark, MarkKind, Range};
 use crate::dry_run;
-use crate::engine::action::Notice;
+use shield_engine::action::Notice;
 
 /// What is recorded of one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

@@ -18,7 +18,7 @@ use super::listen::stopped;
 use super::types::{ClientList, Dropped, Range, Snapshot, Status};
 use super::vitals::{self, Vitals};
 use crate::clock;
-use crate::engine::time::Now;
+use shield_engine::time::Now;
 
 /// A reading of the engine younger than this is shared.
 const STATUS_AGE_MS: u64 = 100;

@@ -8,9 +8,9 @@ use super::feed::{Counts, lift_name};
 use super::live::Reading;
 use super::types::{PartStateName, Status};
 use super::words;
-use crate::engine::action::LiftReason;
-use crate::engine::request::Rejected;
-use crate::engine::verdict::Rule;
+use shield_engine::action::LiftReason;
+use shield_engine::request::Rejected;
+use shield_engine::verdict::Rule;
 
 /// Every rule, shown from 0 on: an increase from nothing is none to Prometheus.
 const RULES: [Rule; 9] = [

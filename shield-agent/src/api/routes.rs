@@ -29,10 +29,10 @@ use super::types::{
     Whoami,
 };
 use super::{Settings, convert};
-use crate::engine::action::Reply;
-use crate::engine::client::Client;
-use crate::engine::event::{Command, ImportedBan};
-use crate::engine::verdict::Rule;
+use shield_engine::action::Reply;
+use shield_engine::client::Client;
+use shield_engine::event::{Command, ImportedBan};
+use shield_engine::verdict::Rule;
 
 /// The largest body of a request, in bytes: an import of 10,000 entries with reasons.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;

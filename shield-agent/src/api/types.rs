@@ -9,11 +9,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::enforce::Drops;
-use crate::engine::action::{LiftReason, Notice, Totals};
-use crate::engine::allowlist::AllowReason;
-use crate::engine::client::Client;
-use crate::engine::event::EnforcerName;
-use crate::engine::verdict::{Evidence, Measure, PathCount, Rule};
+use shield_engine::action::{LiftReason, Notice, Totals};
+use shield_engine::bans::allowlist::AllowReason;
+use shield_engine::client::Client;
+use shield_engine::event::EnforcerName;
+use shield_engine::verdict::{Evidence, Measure, PathCount, Rule};
 
 /// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use procfs::process::{Process, Stat};
 use procfs::{CpuTime, Current, CurrentSI, KernelStats, LoadAverage, Meminfo, Uptime, WithCurrentSystemInfo};
 
 use super::types::{AgentVitals, HostVitals};
-use crate::engine::time::Now;
+use shield_engine::time::Now;
 
 /// Both, with what the process metrics need besides.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -3,11 +3,11 @@
 
 use super::evidence;
 use super::types::{EventView, RuleState, Severity};
-use crate::engine::action::{BanRecord, LiftReason, Notice};
-use crate::engine::client::Client;
-use crate::engine::report::RuleView;
-use crate::engine::time::Ends;
-use crate::engine::verdict::{Evidence, PathCount, Rule};
+use shield_engine::action::{BanRecord, LiftReason, Notice};
+use shield_engine::client::Client;
+use shield_engine::report::RuleView;
+use shield_engine::time::Ends;
+use shield_engine::verdict::{Evidence, PathCount, Rule};
 
 /// Paths named in a ban's words.
 const PATHS_NAMED: usize = 3;
@@ -319,7 +319,7 @@ fn is_bidi_control(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::verdict::Measure;
+    use shield_engine::verdict::Measure;
 
     fn evidence() -> Evidence {
         Evidence {

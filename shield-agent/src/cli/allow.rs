@@ -9,7 +9,7 @@ use super::client::AgentClient;
 use super::print::{self, Colour, Table};
 use super::reply::{self, Format, JsonArg};
 use crate::api::types::{AllowList, AllowRequest};
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]
@@ -64,7 +64,7 @@ fn render(list: &AllowList, colour: Colour) -> String {
 mod tests {
     use super::*;
     use crate::api::convert::allow_entry;
-    use crate::engine::allowlist::{AllowReason, Allowed};
+    use shield_engine::bans::allowlist::{AllowReason, Allowed};
 
     #[test]
     fn the_list_gives_the_reason_of_each() {

@@ -137,9 +137,9 @@ fn report(paths: &[PathBuf], since_secs: u64) -> Result<Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::action::Notice;
-    use crate::engine::time::Now;
     use crate::notify::audit::AuditLog;
+    use shield_engine::action::Notice;
+    use shield_engine::time::Now;
 
     /// A log of three lines, changed by `tamper`; returns what `verify` would print, and how it would end.
     fn verified(tamper: impl Fn(String) -> String) -> (String, u64) {

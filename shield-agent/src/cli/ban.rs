@@ -7,7 +7,7 @@ use super::client::AgentClient;
 use super::reply::{self, JsonArg};
 use super::{Exit, args};
 use crate::api::types::{BanRequest, Term};
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]

@@ -145,7 +145,7 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::enforce::Drops;
-    use crate::engine::verdict::Rule;
+    use shield_engine::verdict::Rule;
 
     fn ban(client: &str, remaining_secs: Option<u64>) -> Ban {
         Ban {

@@ -114,7 +114,7 @@ pub fn line(event: &EventView, colour: Colour) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::action::Notice;
+    use shield_engine::action::Notice;
 
     #[test]
     fn an_event_is_a_line() {

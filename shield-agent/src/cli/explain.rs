@@ -9,7 +9,7 @@ use super::reply::{Format, JsonArg};
 use super::{Exit, args};
 use crate::api::types::{Explanation, PastBan, RuleState};
 use crate::api::words::{self, duration};
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]
@@ -66,7 +66,7 @@ pub fn render(explanation: &Explanation, asked: Asked, colour: Colour) -> String
     if !explanation.top_paths.is_empty() {
         lines.push(String::new());
         lines.push("Most requested paths:".to_owned());
-        let path = |path: &crate::engine::verdict::PathCount| {
+        let path = |path: &shield_engine::verdict::PathCount| {
             format!("  {:>6}  {}", path.count, words::printable(&path.path))
         };
         lines.extend(explanation.top_paths.iter().map(path));
@@ -133,8 +133,8 @@ fn past_line(past: &PastBan) -> String {
 mod tests {
     use super::*;
     use crate::api::types::{Offences, Reference, Window};
-    use crate::engine::action::LiftReason;
-    use crate::engine::verdict::{Measure, PathCount, Rule};
+    use shield_engine::action::LiftReason;
+    use shield_engine::verdict::{Measure, PathCount, Rule};
 
     #[test]
     fn an_explanation_holds_each_value_beside_its_threshold() {

@@ -15,7 +15,7 @@ use super::{Exit, args};
 use crate::api::types::{ImportEntry, ImportRequest, Term};
 use crate::api::words;
 use crate::clock;
-use crate::engine::action::{CommandResult, Reply};
+use shield_engine::action::{CommandResult, Reply};
 
 /// Entries sent in one request: each is one transaction of the agent.
 const BATCH: usize = 2_000;

@@ -12,13 +12,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::reply::{Format, JsonArg};
 use super::{BadConfig, Exit, args, print};
 use crate::config::Config;
-use crate::engine::allowlist::Allowlist;
-use crate::engine::client::Client;
-use crate::engine::report::Explanation;
 use crate::replay::input::Input;
 use crate::replay::labels::Labels;
 use crate::replay::{Outcome, Replay, Watch, html, text};
-use crate::source::format::Settings as FormatSettings;
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::client::Client;
+use shield_engine::report::Explanation;
+use shield_logline::Settings as FormatSettings;
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]

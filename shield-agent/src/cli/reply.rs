@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Exit;
 use super::print::{self, Colour, Style};
-use crate::engine::action::Reply;
+use shield_engine::action::Reply;
 
 /// Prints a reply, as JSON or a line a client; failed when one of them was refused.
 pub fn show(reply: &Reply, format: Format) -> Result<Exit> {
@@ -45,7 +45,7 @@ pub fn exit(reply: &Reply) -> Exit {
 }
 
 fn render(reply: &Reply, colour: Colour) -> String {
-    let line = |result: &crate::engine::action::CommandResult| {
+    let line = |result: &shield_engine::action::CommandResult| {
         let style = if result.ok { Style::Good } else { Style::Bad };
         format!("{}: {}\n", result.client, colour.paint(style, &result.message))
     };
@@ -55,7 +55,7 @@ fn render(reply: &Reply, colour: Colour) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::action::CommandResult;
+    use shield_engine::action::CommandResult;
 
     #[test]
     fn each_client_has_its_line_and_one_refusal_fails_the_command() {

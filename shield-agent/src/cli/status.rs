@@ -177,7 +177,7 @@ mod tests {
     use crate::api::types::{
         AgentVitals, Anomaly, BanCounts, Baseline, Dropped, GlobalRate, HostVitals, WarmUp,
     };
-    use crate::engine::action::Totals;
+    use shield_engine::action::Totals;
 
     fn status() -> Status {
         let part = |part: &str, state, text: &str| Part { part: part.into(), state, text: text.into() };

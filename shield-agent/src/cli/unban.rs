@@ -7,7 +7,7 @@ use super::Exit;
 use super::client::AgentClient;
 use super::reply::{self, JsonArg};
 use crate::api::types::UnbanRequest;
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]

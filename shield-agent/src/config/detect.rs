@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::engine::policy::Policy;
+use shield_engine::detect::policy::Policy;
 
 use super::suggest::nearest;
 

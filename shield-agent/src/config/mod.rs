@@ -14,12 +14,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::xdp;
-use crate::engine::allowlist::{AllowReason, Allowed};
-use crate::engine::backoff::{Backoff, Term};
-use crate::engine::policy::{Policy, Switch};
-use crate::engine::settings::{ExtendBy, NetworkAction, Settings as EngineSettings};
-use crate::source::format::{FieldNames, Format, Settings as FormatSettings};
 use crate::source::{self, FirstStart, Input};
+use shield_engine::bans::allowlist::{AllowReason, Allowed};
+use shield_engine::bans::backoff::{Backoff, Term};
+use shield_engine::detect::policy::{Policy, Switch};
+use shield_engine::settings::{ExtendBy, NetworkAction, Settings as EngineSettings};
+use shield_logline::{FieldNames, Format, Settings as FormatSettings};
 
 use self::raw::{RawBan, RawConfig, RawFields, RawHook, RawSource};
 use self::span::{Span, TermSpan};

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::engine::backoff::Term;
+use shield_engine::bans::backoff::Term;
 
 /// A hundred years: what is longer is a slip of the finger, and would overflow milliseconds somewhere.
 const LONGEST_SECS: u64 = 100 * 366 * 86_400;

@@ -7,10 +7,10 @@ use hashbrown::DefaultHashBuilder;
 use hashbrown::hash_table::{Entry, HashTable};
 use std::hash::BuildHasher;
 
-use crate::engine::allowlist::PackedBannable;
-use crate::engine::client::Client;
-use crate::engine::reconcile::Wanted;
-use crate::engine::time::{Ends, Now};
+use crate::enforce::reconcile::Wanted;
+use shield_engine::bans::allowlist::PackedBannable;
+use shield_engine::client::Client;
+use shield_engine::time::{Ends, Now};
 
 use super::Ban;
 
@@ -187,8 +187,8 @@ impl Wanted for Desired {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::allowlist::Allowlist;
     use proptest::prelude::*;
+    use shield_engine::bans::allowlist::Allowlist;
     use std::collections::BTreeMap;
 
     fn ban(n: u8, ends: Ends) -> Ban {

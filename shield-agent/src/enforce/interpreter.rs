@@ -18,11 +18,11 @@ use ipnet::IpNet;
 use tokio::sync::oneshot;
 
 use super::{Desired, Drops, Enforcer};
-use crate::engine::action::Order;
-use crate::engine::client::Client;
-use crate::engine::event::{EnforcerName, Outcome, PartReport, PartState, Repair};
-use crate::engine::time::Now;
 use queue::{Query, Queue};
+use shield_engine::action::Order;
+use shield_engine::client::Client;
+use shield_engine::event::{EnforcerName, Outcome, PartReport, PartState, Repair};
+use shield_engine::time::Now;
 use worker::Worker;
 
 /// How often the interpreter does what, in milliseconds.

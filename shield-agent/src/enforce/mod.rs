@@ -7,16 +7,17 @@
 pub mod desired;
 pub mod interpreter;
 pub mod iptables;
+pub mod reconcile;
 pub mod simulator;
 pub mod xdp;
 
 use anyhow::Result;
 use ipnet::IpNet;
 
-use crate::engine::allowlist::BannableClient;
-use crate::engine::client::Client;
-use crate::engine::event::{EnforcerName, PartState, Repair};
-use crate::engine::time::{Ends, Now};
+use shield_engine::bans::allowlist::BannableClient;
+use shield_engine::client::Client;
+use shield_engine::event::{EnforcerName, PartState, Repair};
+use shield_engine::time::{Ends, Now};
 
 pub use desired::Desired;
 

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use super::Drops;
 use super::iptables::programs::{NotInstalled, Programs};
 use super::iptables::{IptablesEnforcer, Settings, Version};
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// The size of every simulated packet in bytes.
 pub const PACKET_BYTES: u64 = 60;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::mailbox::{Kind, Mailbox, Parcel};
-use crate::engine::event::PartState;
+use shield_engine::event::PartState;
 
 /// How often is posted, and for how long it is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,13 +208,13 @@ mod tests {
     use super::super::samples;
     use super::super::slack::SlackBox;
     use super::*;
-    use crate::engine::client::Client;
+    use shield_engine::client::Client;
 
     fn courier() -> Courier<SlackBox> {
         Courier::new(Pace::default(), SlackBox::default())
     }
 
-    fn ban(n: u32) -> crate::engine::action::Notice {
+    fn ban(n: u32) -> shield_engine::action::Notice {
         samples::banned_client(Client::from(std::net::Ipv4Addr::from_bits(0xcb00_7100 + n)))
     }
 

@@ -1,6 +1,6 @@
 //! What waits to be posted, in bounded memory, whatever happens on the way.
 
-use crate::engine::action::Notice;
+use shield_engine::action::Notice;
 
 /// A receiver's own way to collect events and to put them into a body.
 pub trait Mailbox: Send + 'static {

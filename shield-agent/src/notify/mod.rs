@@ -27,9 +27,9 @@ use self::secret::Secret;
 use self::slack::SlackBox;
 use self::webhook::WebhookBox;
 use crate::config::UrlFrom;
-use crate::engine::action::Notice;
-use crate::engine::event::{PartReport, PartState};
-use crate::engine::time::Now;
+use shield_engine::action::Notice;
+use shield_engine::event::{PartReport, PartState};
+use shield_engine::time::Now;
 
 /// Where a part's state is told. Called from several threads; it must not block.
 pub type Report = Arc<dyn Fn(PartReport) + Send + Sync>;

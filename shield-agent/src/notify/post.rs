@@ -15,8 +15,8 @@ use super::courier::{Answer, Courier, Pace, Step};
 use super::mailbox::Mailbox;
 use super::secret::Secret;
 use crate::clock;
-use crate::engine::action::Notice;
-use crate::engine::event::{PartReport, PartState};
+use shield_engine::action::Notice;
+use shield_engine::event::{PartReport, PartState};
 
 /// How long a receiver may take for its answer by default.
 pub const TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,9 +1,9 @@
 //! Events for the tests of this part.
 
-use crate::engine::action::{BanRecord, LiftReason, Notice};
-use crate::engine::client::Client;
-use crate::engine::time::Ends;
-use crate::engine::verdict::{Evidence, PathCount, Rule};
+use shield_engine::action::{BanRecord, LiftReason, Notice};
+use shield_engine::client::Client;
+use shield_engine::time::Ends;
+use shield_engine::verdict::{Evidence, PathCount, Rule};
 
 /// 2026-05-11T22:07:33Z.
 pub const AT_MS: i64 = 1_778_537_253_000;

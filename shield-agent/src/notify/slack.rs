@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use super::mailbox::{Kind, Mailbox, Parcel};
 use super::words::{self, Message};
 use crate::api::words::{printable, utc};
-use crate::engine::action::Notice;
-use crate::engine::client::Client;
-use crate::engine::verdict::Rule;
+use shield_engine::action::Notice;
+use shield_engine::client::Client;
+use shield_engine::verdict::Rule;
 
 /// Events up to which each has a message of its own.
 const FEW: usize = 3;

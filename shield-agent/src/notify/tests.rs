@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// What the server does with one request; after the last, it accepts.
 #[derive(Debug, Clone, Copy)]

@@ -10,7 +10,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::mailbox::{Kind, Mailbox, Parcel};
-use crate::engine::action::Notice;
+use shield_engine::action::Notice;
 
 /// Events that wait at most.
 const WAITING: usize = 1_000;

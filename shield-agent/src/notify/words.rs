@@ -2,9 +2,9 @@
 //! it safe for a chat's markup is `slack`'s business.
 
 use crate::api::words::{printable, utc};
-use crate::engine::action::{BanRecord, LiftReason, Notice};
-use crate::engine::time::Ends;
-use crate::engine::verdict::Rule;
+use shield_engine::action::{BanRecord, LiftReason, Notice};
+use shield_engine::time::Ends;
+use shield_engine::verdict::Rule;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]

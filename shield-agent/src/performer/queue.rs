@@ -6,8 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::Job;
-use crate::engine::action::{Action, Order, Record};
-use crate::engine::client::Client;
+use shield_engine::action::{Action, Order, Record};
+use shield_engine::client::Client;
 
 /// Bulk records committed in one transaction at most, so that a ban never waits long for the one before it.
 const BULK_RECORDS: usize = 2_000;
@@ -103,10 +103,10 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::engine::action::{BanRecord, LiftReason, Totals};
-    use crate::engine::allowlist::Allowlist;
-    use crate::engine::time::Ends;
-    use crate::engine::verdict::Rule;
+    use shield_engine::action::{BanRecord, LiftReason, Totals};
+    use shield_engine::bans::allowlist::Allowlist;
+    use shield_engine::time::Ends;
+    use shield_engine::verdict::Rule;
 
     fn job(actions: Vec<Action>) -> Job {
         Job { actions, exempt: None, answer: None }

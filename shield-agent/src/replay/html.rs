@@ -189,7 +189,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::verdict::{Evidence, PathCount, Rule};
+    use shield_engine::verdict::{Evidence, PathCount, Rule};
 
     fn outcome(path: &str) -> Outcome {
         let evidence = Evidence {

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 
-use crate::engine::request::{Batch, Rejected};
-use crate::source::format::{Output, Parser, Settings};
+use shield_engine::request::{Batch, Rejected};
+use shield_logline::{Output, Parser, Settings};
 
 /// Bytes read at a time.
 const BLOCK_BYTES: usize = 1 << 20;

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::{Outcome, ReplayedBan};
-use crate::engine::client::Client;
-use crate::engine::time::EventSecs;
+use shield_engine::client::Client;
+use shield_engine::time::EventSecs;
 
 /// What should be done with a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,17 +13,17 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::engine::Engine;
-use crate::engine::action::{Action, BanRecord, Notice};
-use crate::engine::allowlist::Allowlist;
-use crate::engine::client::Client;
-use crate::engine::event::Event;
-use crate::engine::policy::Policy;
-use crate::engine::report::Explanation;
-use crate::engine::request::{Batch, Line, RejectedCounts};
-use crate::engine::settings::Settings;
-use crate::engine::time::{Ends, EventSecs, Now};
-use crate::engine::verdict::{Evidence, Rule};
+use shield_engine::Engine;
+use shield_engine::action::{Action, BanRecord, Notice};
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::client::Client;
+use shield_engine::detect::policy::Policy;
+use shield_engine::event::Event;
+use shield_engine::report::Explanation;
+use shield_engine::request::{Batch, Line, RejectedCounts};
+use shield_engine::settings::Settings;
+use shield_engine::time::{Ends, EventSecs, Now};
+use shield_engine::verdict::{Evidence, Rule};
 
 /// Hash tables are spread by this in a replay: the same each time, so that the output is.
 const SEED: u64 = 0x5348_4945_4c44;
@@ -369,7 +369,6 @@ mod tests {
     use super::input::Input;
     use super::labels::Labels;
     use super::*;
-    use crate::source::format;
 
     const PROBES: [&str; 6] =
         ["/.env", "/.git/config", "/backup.sql", "/phpmyadmin/", "/wp-config.php", "/.aws/credentials"];
@@ -392,7 +391,7 @@ mod tests {
     fn replay(path: &Path) -> Result<Outcome, anyhow::Error> {
         let mut replay = Replay::new(Settings::default(), Policy::default(), Allowlist::default());
         let read = Arc::new(AtomicU64::new(0));
-        Input::of(path).batches(&format::Settings::default(), &read, &mut |batch| {
+        Input::of(path).batches(&shield_logline::Settings::default(), &read, &mut |batch| {
             replay.feed(batch);
             Ok(())
         })?;

@@ -8,8 +8,8 @@ use super::labels::Score;
 use super::{Outcome, ReplayedBan, rfc3339};
 use crate::api::evidence;
 use crate::api::words::{self, duration};
-use crate::engine::report::Explanation;
-use crate::engine::request::Rejected;
+use shield_engine::report::Explanation;
+use shield_engine::request::Rejected;
 
 /// Bans listed at most; the rest is counted (`--json` lists all).
 const MAX_LISTED: usize = 200;

@@ -5,7 +5,6 @@
 //! and `wake` decide when to look. Nothing here knows what the requests are for.
 
 pub mod file;
-pub mod format;
 mod pool;
 mod run;
 pub mod stats;
@@ -26,8 +25,8 @@ pub use file::Place;
 pub use pool::Pool;
 pub use stats::{Snapshot, Stats};
 
-use crate::engine::event::PartReport;
-use crate::engine::request::{Batch, Checkpoint, SourceId};
+use shield_engine::event::PartReport;
+use shield_engine::request::{Batch, Checkpoint, SourceId};
 use wake::Wake;
 
 /// One configured source.
@@ -38,7 +37,7 @@ pub struct Settings {
     /// What it is.
     pub input: Input,
     /// How its lines are written.
-    pub format: format::Settings,
+    pub format: shield_logline::Settings,
     /// Where the first start in a file begins.
     pub first_start: FirstStart,
 }
@@ -49,7 +48,7 @@ impl Settings {
         Settings {
             name: text.to_owned(),
             input: Input::Files(text.to_owned()),
-            format: format::Settings::default(),
+            format: shield_logline::Settings::default(),
             first_start: FirstStart::End,
         }
     }

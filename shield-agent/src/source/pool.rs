@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::engine::request::Batch;
+use shield_engine::request::Batch;
 
 /// More than this many idle batches are not kept.
 const MAX_IDLE: usize = 4;

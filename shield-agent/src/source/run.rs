@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{self, Files, Start};
-use super::format::Output;
 use super::pool::Pool;
 use super::stats::Stats;
-use super::stream::{self, Syslog};
+use super::stream::Syslog;
 use super::wake::Wake;
 use super::watch::Watch;
 use super::{Deliver, FirstStart, Input, Place, Report, Settings};
 use crate::clock;
-use crate::engine::event::{PartReport, PartState};
-use crate::engine::request::{Batch, Checkpoint, SourceId};
+use shield_engine::event::{PartReport, PartState};
+use shield_engine::request::{Batch, Checkpoint, SourceId};
+use shield_logline::Output;
 
 /// How long to wait before binding a socket is tried again.
 const BIND_RETRY: Duration = Duration::from_secs(5);
@@ -121,7 +121,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
     }
 
     fn run_stdin(&mut self, settings: &Settings) {
-        let mut input = stream::Input::new(std::io::stdin().lock(), &settings.format);
+        let mut input = shield_logline::stream::Input::new(std::io::stdin().lock(), &settings.format);
         self.say(PartState::Active { detail: "reading".to_owned() });
         while !self.wake.is_stopped() {
             let mut batch = self.pool.take();

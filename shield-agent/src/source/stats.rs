@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use serde::Serialize;
 
 use super::Input;
-use crate::engine::event::PartState;
-use crate::engine::request::{Batch, Rejected, RejectedCounts};
+use shield_engine::event::PartState;
+use shield_engine::request::{Batch, Rejected, RejectedCounts};
 
 /// Counters of one source since the agent started.
 #[derive(Debug)]

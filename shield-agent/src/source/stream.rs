@@ -2,7 +2,7 @@
 //!
 //! Neither can be read a second time, so their batches have no checkpoint.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::format::{Output, Parser, Settings};
+use shield_logline::{Output, Parser, Settings, syslog};
 
 /// How long a wait for a datagram lasts before the thread looks whether it is to stop.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -20,9 +20,6 @@ const MAX_DATAGRAMS: usize = 1024;
 
 /// nginx's workers run as another user; the socket only takes lines in.
 const SOCKET_MODE: u32 = 0o666;
-
-/// Standard input is read by pieces of this size.
-const READ_BYTES: usize = 256 * 1024;
 
 /// A socket that nginx sends its lines to.
 #[derive(Debug)]
@@ -75,7 +72,7 @@ impl Syslog {
     fn take(&mut self, len: usize, block: &mut Vec<u8>, out: &mut Output) {
         let from = block.len();
         let datagram = self.datagram.get(..len).unwrap_or_default();
-        block.extend_from_slice(message(datagram));
+        block.extend_from_slice(syslog::message(datagram));
         let end = block.len();
         self.parser.parse_single(block, from, end, out);
     }
@@ -100,93 +97,12 @@ fn remove_dead_socket(path: &Path) -> anyhow::Result<()> {
     std::fs::remove_file(path).with_context(|| format!("remove the dead socket {}", path.display()))
 }
 
-/// A syslog datagram without its header `<PRI>Mon dd hh:mm:ss HOST TAG: `. With nginx's `nohostname` HOST is missing.
-///
-/// nginx writes the header itself, and neither host nor tag can hold `: `, so the first one ends it.
-fn message(datagram: &[u8]) -> &[u8] {
-    let end = memchr::memmem::find(datagram, b": ").filter(|_| datagram.first() == Some(&b'<'));
-    let text = end.and_then(|end| datagram.get(end + 2..)).unwrap_or(datagram);
-    text.strip_suffix(b"\n").unwrap_or(text)
-}
-
-/// Standard input.
-#[derive(Debug)]
-pub struct Input<R> {
-    reader: R,
-    parser: Parser,
-    max_line_bytes: usize,
-    /// The beginning of a line whose end has not come yet.
-    partial: Vec<u8>,
-    skipping: bool,
-}
-
-impl<R: Read> Input<R> {
-    /// Reads lines from `reader`.
-    pub fn new(reader: R, format: &Settings) -> Input<R> {
-        let max_line_bytes = format.max_line_bytes;
-        Input { reader, parser: Parser::new(format), max_line_bytes, partial: Vec::new(), skipping: false }
-    }
-
-    /// Waits for bytes and parses the lines among them. False at the end of the input, whose last line may lack its newline.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn step(&mut self, block: &mut Vec<u8>, out: &mut Output) -> io::Result<bool> {
-        block.clear();
-        block.append(&mut self.partial);
-        let from = block.len();
-        block.resize(from + READ_BYTES, 0);
-        let read = loop {
-            match self.reader.read(block.get_mut(from..).unwrap_or_default()) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                read => break read?,
-            }
-        };
-        let end = from + read;
-        if read == 0 {
-            if end > 0 && !self.skipping {
-                self.parser.parse_single(block, 0, end, out);
-            }
-            return Ok(false);
-        }
-        self.take(block, end, out);
-        Ok(true)
-    }
-
-    fn take(&mut self, block: &mut Vec<u8>, end: usize, out: &mut Output) {
-        let mut start = 0;
-        if self.skipping {
-            let Some(newline) = memchr::memchr(b'\n', block.get(..end).unwrap_or_default()) else { return };
-            self.skipping = false;
-            start = newline + 1;
-        }
-        let upto = self.parser.parse_block(block, start, end, out);
-        let rest = block.get(upto..end).unwrap_or_default();
-        if rest.len() > self.max_line_bytes {
-            self.skipping = true;
-            out.reject(crate::engine::request::Rejected::TooLong);
-        } else {
-            self.partial.extend_from_slice(rest);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::request::Rejected;
+    use shield_engine::request::Rejected;
 
     const LINE: &str = r#"{"source_ip":"192.0.2.7","timestamp":1795530901,"status":200}"#;
-
-    #[test]
-    fn the_syslog_header_is_cut_off() {
-        let check = |datagram: &str, expected: &str| {
-            assert_eq!(message(datagram.as_bytes()), expected.as_bytes(), "{datagram}");
-        };
-        check(&format!("<190>Nov 24 14:35:01 web nginx: {LINE}"), LINE);
-        check(&format!("<190>Nov 24 14:35:01 nginx: {LINE}\n"), LINE);
-        check(LINE, LINE);
-    }
 
     #[test]
     fn datagrams_are_lines_and_the_socket_goes_with_its_reader() {
@@ -216,29 +132,5 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert!(Syslog::bind(&path, &Settings::default()).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-    }
-
-    #[test]
-    fn input_is_read_to_its_last_line_in_pieces_of_any_size() {
-        struct Pieces<'a>(&'a [u8], usize);
-        impl Read for Pieces<'_> {
-            fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-                let len = self.1.min(room.len()).min(self.0.len());
-                let (piece, rest) = self.0.split_at(len);
-                room[..len].copy_from_slice(piece);
-                self.0 = rest;
-                Ok(len)
-            }
-        }
-        let settings = Settings { max_line_bytes: 100, ..Settings::default() };
-        let text = format!("{LINE}\n{}\n{LINE}\nrubbish\n{LINE}", "x".repeat(1000));
-        for size in [1, 7, 64, 101, 5000] {
-            let mut input = Input::new(Pieces(text.as_bytes(), size), &settings);
-            let (mut block, mut out) = (Vec::new(), Output::default());
-            while input.step(&mut block, &mut out).unwrap() {}
-            assert_eq!(out.lines.len(), 3, "{size}");
-            assert_eq!(out.rejected[Rejected::TooLong.index()], 1, "{size}");
-            assert_eq!(out.rejected[Rejected::Malformed.index()], 1, "{size}");
-        }
     }
 }

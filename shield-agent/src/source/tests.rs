@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::*;
-use crate::engine::event::PartState;
+use shield_engine::event::PartState;
 
 /// A hint takes milliseconds; this is for a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::engine::time::{Ends, Now};
+use shield_engine::time::{Ends, Now};
 
 /// The kernel's identifier of one boot: a UUID that is new with every boot.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::boots::Boots;
 use super::rows;
-use crate::engine::action::{BanRecord, LiftReason, Record};
-use crate::engine::client::Client;
-use crate::engine::time::Now;
+use shield_engine::action::{BanRecord, LiftReason, Record};
+use shield_engine::client::Client;
+use shield_engine::time::Now;
 
 /// Writes all of `records`, in their order, or none of them.
 pub fn commit<'a>(

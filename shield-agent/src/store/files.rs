@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use rusqlite::Connection;
 
 use super::schema;
-use crate::engine::time::Now;
+use shield_engine::time::Now;
 
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;

@@ -7,10 +7,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::boots::Boots;
 use super::{Settings, rows};
-use crate::engine::action::{BanRecord, Totals};
-use crate::engine::allowlist::Allowed;
-use crate::engine::client::Client;
-use crate::engine::time::Now;
+use shield_engine::action::{BanRecord, Totals};
+use shield_engine::bans::allowlist::Allowed;
+use shield_engine::client::Client;
+use shield_engine::time::Now;
 
 /// What an earlier run left, without its bans and offences (those are streamed).
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -32,8 +32,8 @@ pub use boots::{BootId, Boots};
 pub use fault::Fault;
 pub use load::Loaded;
 
-use crate::engine::action::Record;
-use crate::engine::time::Now;
+use shield_engine::action::Record;
+use shield_engine::time::Now;
 
 /// Where the database lies and how much it keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,12 +134,12 @@ impl Store {
     }
 
     /// Every ban, without its evidence, in the order of the serial numbers; those whose end has passed as well.
-    pub fn for_each_ban(&self, now: Now, each: impl FnMut(crate::engine::action::BanRecord)) -> Result<()> {
+    pub fn for_each_ban(&self, now: Now, each: impl FnMut(shield_engine::action::BanRecord)) -> Result<()> {
         load::for_each_ban(&self.connection, &self.boots, now, each)
     }
 
     /// Every client's offences: client, how many, and when the last was in Unix seconds.
-    pub fn for_each_offence(&self, each: impl FnMut(crate::engine::client::Client, u32, i64)) -> Result<()> {
+    pub fn for_each_offence(&self, each: impl FnMut(shield_engine::client::Client, u32, i64)) -> Result<()> {
         load::for_each_offence(&self.connection, each)
     }
 

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::boots::Boots;
 use super::{Settings, Store, rows};
-use crate::engine::action::{BanRecord, LiftReason};
-use crate::engine::client::Client;
-use crate::engine::time::Now;
-use crate::engine::verdict::{Evidence, Rule};
+use shield_engine::action::{BanRecord, LiftReason};
+use shield_engine::client::Client;
+use shield_engine::time::Now;
+use shield_engine::verdict::{Evidence, Rule};
 
 /// Rows that one answer holds at most.
 pub const MAX_PAGE: u32 = 1_000;

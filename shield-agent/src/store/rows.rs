@@ -7,10 +7,10 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as NameError, StrDeserializer};
 
 use super::boots::Boots;
-use crate::engine::action::{BanRecord, LiftReason};
-use crate::engine::allowlist::AllowReason;
-use crate::engine::client::Client;
-use crate::engine::time::{Ends, Now};
+use shield_engine::action::{BanRecord, LiftReason};
+use shield_engine::bans::allowlist::AllowReason;
+use shield_engine::client::Client;
+use shield_engine::time::{Ends, Now};
 
 /// The columns that [`ban`] reads, in its order.
 pub const BAN_COLUMNS: &str = "serial, client, since_ms, boot, end_boot_ms, offence, rule, reason";

@@ -8,13 +8,13 @@ use proptest::prelude::*;
 use super::reader::{BanQuery, BanSort, Reader};
 use super::writer::{Kept, Writer};
 use super::*;
-use crate::engine::action::{BanRecord, LiftReason, Totals};
-use crate::engine::allowlist::{AllowReason, Allowed};
-use crate::engine::client::Client;
-use crate::engine::event::PartState;
-use crate::engine::request::Checkpoint;
-use crate::engine::time::Ends;
-use crate::engine::verdict::{Evidence, Rule};
+use shield_engine::action::{BanRecord, LiftReason, Totals};
+use shield_engine::bans::allowlist::{AllowReason, Allowed};
+use shield_engine::client::Client;
+use shield_engine::event::PartState;
+use shield_engine::request::Checkpoint;
+use shield_engine::time::Ends;
+use shield_engine::verdict::{Evidence, Rule};
 
 const NOW: Now = Now { wall_ms: 1_800_000_000_000, boot_ms: 5_000_000 };
 

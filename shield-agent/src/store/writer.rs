@@ -15,12 +15,12 @@ use anyhow::{Error, Result};
 
 use super::keeper::{Chore, Keeper};
 use super::{Fault, Store};
-use crate::engine::action::{BanRecord, LiftReason, Record, Totals};
-use crate::engine::allowlist::Allowed;
-use crate::engine::client::Client;
-use crate::engine::event::{PartReport, PartState};
-use crate::engine::request::Checkpoint;
-use crate::engine::time::Now;
+use shield_engine::action::{BanRecord, LiftReason, Record, Totals};
+use shield_engine::bans::allowlist::Allowed;
+use shield_engine::client::Client;
+use shield_engine::event::{PartReport, PartState};
+use shield_engine::request::Checkpoint;
+use shield_engine::time::Now;
 
 /// Clients whose put-off records go into one transaction.
 const CLIENTS_AT_ONCE: usize = 500;

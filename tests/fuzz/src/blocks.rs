@@ -4,8 +4,8 @@ use std::io::{self, Read};
 
 use crate::cursor::Cursor;
 use crate::reading::{Reading, alone, line_by_line};
-use crate::source::format::{Format, Output, Parser, Settings};
-use crate::source::stream::Input;
+use shield_logline::stream::Input;
+use shield_logline::{Format, Output, Parser, Settings};
 
 /// Cuts of one input at most.
 const MAX_CUTS: u8 = 12;

@@ -6,7 +6,7 @@
 
 use crate::cursor::Cursor;
 use crate::reading::{alone, whole};
-use crate::source::format::{FieldNames, Format, Settings};
+use shield_logline::{FieldNames, Format, Settings};
 
 /// The first byte of an input that is lines as they are.
 pub const RAW: u8 = 0;

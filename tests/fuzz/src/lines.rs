@@ -2,8 +2,8 @@
 
 use crate::cursor::Cursor;
 use crate::reading::{Reading, line_by_line, whole};
-use crate::source::format::{Format, Settings};
 use crate::writing::{Entry, Escape};
+use shield_logline::{Format, Settings};
 
 /// The first byte of an input that is lines as they are.
 pub const RAW: u8 = 0;

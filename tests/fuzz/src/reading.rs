@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::engine::request::{Line, Rejected, RejectedCounts};
-use crate::source::format::{Output, Parser, Settings};
+use shield_engine::request::{Line, Rejected, RejectedCounts};
+use shield_logline::{Output, Parser, Settings};
 
 /// The most statuses can be.
 const MAX_STATUS: u16 = 999;

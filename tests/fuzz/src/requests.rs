@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::cursor::Cursor;
-use crate::engine::detector::{Detector, Standing};
-use crate::engine::hash::Seeded;
-use crate::engine::policy::Policy;
-use crate::engine::request::Request;
-use crate::engine::shape::{self, Kind, Query};
-use crate::engine::trace::{Flags, Trace, Tracer};
-use crate::engine::verdict::{Evidence, Verdict};
+use shield_engine::detect::detector::{Detector, Standing};
+use shield_engine::detect::hash::Seeded;
+use shield_engine::detect::policy::Policy;
+use shield_engine::detect::shape::{self, Kind, Query};
+use shield_engine::detect::trace::{Flags, Trace, Tracer};
+use shield_engine::request::Request;
+use shield_engine::verdict::{Evidence, Verdict};
 
 /// A Monday's 08:00 UTC.
 const START: i64 = 1_767_600_000;

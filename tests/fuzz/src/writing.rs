@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::cursor::Cursor;
 use crate::reading::Seen;
-use crate::source::format::Format;
+use shield_logline::Format;
 
 /// 24 November 2026, 14:00:00 UTC.
 const HOUR: i64 = 1_795_528_800;

@@ -8,17 +8,16 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use shield_agent::engine::allowlist::Allowlist;
-use shield_agent::engine::client::Client;
-use shield_agent::engine::detector::{Detector, Standing};
-use shield_agent::engine::policy::Policy;
-use shield_agent::engine::rules::Near;
-use shield_agent::engine::settings::Settings;
-use shield_agent::engine::verdict::{Rule, Verdict};
 use shield_agent::replay::input::Input;
 use shield_agent::replay::labels::{Decision, Labels, Score};
 use shield_agent::replay::{Outcome, Replay};
-use shield_agent::source::format;
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::client::Client;
+use shield_engine::detect::detector::{Detector, Standing};
+use shield_engine::detect::policy::Policy;
+use shield_engine::detect::rules::Near;
+use shield_engine::settings::Settings;
+use shield_engine::verdict::{Rule, Verdict};
 
 const IPV6_PREFIX: u8 = 64;
 
@@ -154,7 +153,7 @@ fn banned_by_detector(path: &Path) -> Result<BTreeSet<String>> {
     let mut detector = Detector::new(Policy::default(), IPV6_PREFIX, 1);
     let mut banned = BTreeSet::new();
     let read = Arc::new(AtomicU64::new(0));
-    Input::of(path).batches(&format::Settings::default(), &read, &mut |batch| {
+    Input::of(path).batches(&shield_logline::Settings::default(), &read, &mut |batch| {
         for request in batch.requests() {
             let coming = detector.coming(&request);
             let verdict = detector.observe(&request, request.time, &coming, Standing::Normal);
@@ -233,7 +232,7 @@ fn margins(arguments: &Arguments) -> Result<()> {
 fn each_nearness(path: &Path, labels: &Labels, visit: &mut dyn FnMut(Client, Decision, Near)) -> Result<()> {
     let mut detector = Detector::new(Policy::default(), IPV6_PREFIX, 1);
     let read = Arc::new(AtomicU64::new(0));
-    Input::of(path).batches(&format::Settings::default(), &read, &mut |batch| {
+    Input::of(path).batches(&shield_logline::Settings::default(), &read, &mut |batch| {
         for request in batch.requests() {
             let client = detector.client_of(&request);
             let coming = detector.coming(&request);
@@ -291,7 +290,7 @@ fn sum<'a>(scores: impl Iterator<Item = &'a Score>) -> Score {
 fn replay(path: &Path, policy: Policy) -> Result<Outcome> {
     let mut replay = Replay::new(Settings::default(), policy, Allowlist::default());
     let read = Arc::new(AtomicU64::new(0));
-    Input::of(path).batches(&format::Settings::default(), &read, &mut |batch| {
+    Input::of(path).batches(&shield_logline::Settings::default(), &read, &mut |batch| {
         replay.feed(batch);
         Ok(())
     })?;

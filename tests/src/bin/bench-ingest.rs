@@ -19,13 +19,13 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser as _, ValueEnum};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use shield_agent::engine::Engine;
-use shield_agent::engine::allowlist::Allowlist;
-use shield_agent::engine::policy::Policy;
-use shield_agent::engine::settings::Settings as EngineSettings;
 use shield_agent::owner::{Handle, Owner};
-use shield_agent::source::format::{Output, Parser, Settings as Format};
 use shield_agent::source::{self, FirstStart, Pool};
+use shield_engine::Engine;
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::detect::policy::Policy;
+use shield_engine::settings::Settings as EngineSettings;
+use shield_logline::{Output, Parser, Settings as Format};
 
 /// Bytes parsed at once, as the source does.
 const BLOCK_BYTES: usize = 256 * 1024;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Parsed;
 use crate::api::types::Ban;
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// What stands for permanent: CrowdSec has no bans without an end. Ten years.
 pub const PERMANENT_HOURS: u64 = 87_600;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Entry, Parsed, Reading};
 use crate::api::types::{Ban, Term};
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 const LIST_LABEL: &str = "Banned IP list:";
 const JAIL_LABEL: &str = "Status for the jail:";

@@ -9,7 +9,7 @@ mod shield;
 use clap::ValueEnum;
 
 use crate::api::types::{Ban, Term};
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// How a list is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -123,7 +123,7 @@ fn detect(text: &str) -> Result<ListFormat, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::verdict::Rule;
+    use shield_engine::verdict::Rule;
 
     const NOW_MS: i64 = 1_778_537_253_000;
 

@@ -3,7 +3,7 @@
 use super::{Entry, Parsed};
 use crate::api::types::Ban;
 use crate::api::words::printable;
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// Reads it; every text is such a list, only its lines may be wrong.
 pub fn parse(text: &str) -> Parsed {

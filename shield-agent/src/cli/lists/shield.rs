@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::{Entry, Parsed};
 use crate::api::types::{Ban, Term};
-use crate::engine::client::Client;
-use crate::engine::verdict::Rule;
+use shield_engine::client::Client;
+use shield_engine::verdict::Rule;
 
 const FORMAT: &str = "shield-bans";
 const VERSION: u64 = 1;

@@ -21,7 +21,7 @@ use super::args::UsageError;
 use super::bans::Query;
 use super::client::{AgentClient, ClientError, Message};
 use crate::api::types::{BanPage, BanRequest, EventList, HistoryView, Term, UnbanRequest};
-use crate::engine::action::Reply;
+use shield_engine::action::Reply;
 
 /// Between two attempts to reach the agent.
 const RETRY: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use ratatui::widgets::TableState;
 
 use crate::api::types::{BanPage, EventList, EventView, HistoryView, Snapshot};
 use crate::cli::client::Message;
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// Points of the rate plot: ten minutes at one a second.
 const POINTS: usize = 600;
@@ -221,7 +221,7 @@ fn keep_inside(state: &mut TableState, rows: usize) {
 pub mod tests {
     use super::*;
     use crate::api::types::{Ban, Range};
-    use crate::engine::verdict::Rule;
+    use shield_engine::verdict::Rule;
 
     pub fn history() -> HistoryView {
         let column = |value: f64| vec![None, Some(value), Some(value)];

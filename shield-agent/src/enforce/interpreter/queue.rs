@@ -10,9 +10,9 @@ use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::enforce::{Ban, Drops};
-use crate::engine::action::Order;
-use crate::engine::client::Client;
-use crate::engine::event::Repair;
+use shield_engine::action::Order;
+use shield_engine::client::Client;
+use shield_engine::event::Repair;
 
 /// Above this many entries, an emptied queue gives its memory back.
 const KEEP_CAPACITY: usize = 4096;
@@ -159,8 +159,8 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::allowlist::Allowlist;
-    use crate::engine::time::Ends;
+    use shield_engine::bans::allowlist::Allowlist;
+    use shield_engine::time::Ends;
 
     fn ban(text: &str, serial: u64) -> Order {
         let client = Allowlist::default().admit(text.parse().unwrap(), 64).unwrap();

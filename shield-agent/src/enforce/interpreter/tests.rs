@@ -10,11 +10,11 @@ use super::{Interpreter, Report, Settings, Shared, Start, lock};
 use crate::enforce::iptables::Version;
 use crate::enforce::simulator::SimulatedHost;
 use crate::enforce::{Ban, Desired, Drops, Enforcer, Failure, iptables};
-use crate::engine::action::Order;
-use crate::engine::allowlist::Allowlist;
-use crate::engine::client::Client;
-use crate::engine::event::{EnforcerName, Outcome, PartState, Repair};
-use crate::engine::time::{Ends, Now};
+use shield_engine::action::Order;
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::client::Client;
+use shield_engine::event::{EnforcerName, Outcome, PartState, Repair};
+use shield_engine::time::{Ends, Now};
 
 const NOW: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 100_000 };
 

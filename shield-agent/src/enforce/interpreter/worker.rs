@@ -13,9 +13,9 @@ use hashbrown::HashMap;
 use super::queue::Reconciled;
 use super::{Lane, Report, Shared, lock};
 use crate::enforce::{Ban, Enforcer, Failure, Lifts, Urgent};
-use crate::engine::client::Client;
-use crate::engine::event::{EnforcerName, FailedOrder, Outcome, PartReport, PartState, Repair};
-use crate::engine::time::Now;
+use shield_engine::client::Client;
+use shield_engine::event::{EnforcerName, FailedOrder, Outcome, PartReport, PartState, Repair};
+use shield_engine::time::Now;
 
 /// Bans given to an enforcer at once: enough to make one process or one batch worth its while, few enough to be done
 /// in some ten milliseconds.

@@ -7,7 +7,7 @@ use super::nft::Nft;
 use super::sets::{Element, SetStore, Version, all_failed};
 use super::{Backend, IptablesEnforcer, Settings};
 use crate::enforce::{Ban, Failure};
-use crate::engine::time::{Ends, Now};
+use shield_engine::time::{Ends, Now};
 
 /// The kernel end given to a ban whose own end is not known yet, in milliseconds: the reconcile that follows every start
 /// corrects it.

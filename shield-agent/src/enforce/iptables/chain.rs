@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 
 use crate::enforce::Drops;
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// The name of our chain in each family's filter table.
 pub const CHAIN: &str = "SHIELD";

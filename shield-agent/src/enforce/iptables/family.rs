@@ -14,8 +14,8 @@ use super::programs::{Programs, act};
 use super::sets::Version;
 use super::settings::{Containers, Settings};
 use crate::enforce::Drops;
-use crate::engine::client::Client;
-use crate::engine::time::Ends;
+use shield_engine::client::Client;
+use shield_engine::time::Ends;
 
 /// Seconds to wait for another program that holds iptables' lock.
 const WAIT: &str = "--wait=5";

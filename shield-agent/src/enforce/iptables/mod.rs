@@ -34,9 +34,9 @@ pub use self::sets::Version;
 use self::sets::{Element, all_failed};
 pub use self::settings::{Backend, Containers, Settings};
 use super::{Ban, Desired, Drops, Enforcer, Failure, Lifts, NothingUrgent, Urgent};
-use crate::engine::client::Client;
-use crate::engine::event::{EnforcerName, PartState, Repair};
-use crate::engine::time::{Ends, Now};
+use shield_engine::client::Client;
+use shield_engine::event::{EnforcerName, PartState, Repair};
+use shield_engine::time::{Ends, Now};
 
 /// A set with more clients than this is not listed to answer a question about a few of them.
 const MAX_LISTED_FOR_DROPS: usize = 20_000;

@@ -15,8 +15,8 @@ use super::chain::Rule;
 use super::programs::{Programs, act};
 use super::sets::{Element, SetStore, Version, all_failed};
 use crate::enforce::{Drops, Failure};
-use crate::engine::client::Client;
-use crate::engine::client::prefix_mask;
+use shield_engine::client::Client;
+use shield_engine::client::prefix_mask;
 
 /// Elements given to one `nft -f`: larger ones hit the limits of its netlink socket buffer.
 const ELEMENTS_AT_ONCE: usize = 4_000;

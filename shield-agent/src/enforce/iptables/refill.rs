@@ -10,10 +10,10 @@ use hashbrown::HashSet;
 use super::programs::Programs;
 use super::repair::Work;
 use super::sets::{Element, SetStore, Version, all_failed};
+use crate::enforce::reconcile::{Planner, Wanted as _};
 use crate::enforce::{Ban, Desired, Urgent};
-use crate::engine::client::Client;
-use crate::engine::reconcile::{Planner, Wanted as _};
-use crate::engine::time::Now;
+use shield_engine::client::Client;
+use shield_engine::time::Now;
 
 /// Elements changed at once: some 15 ms.
 const PIECE: usize = 8_000;
@@ -193,8 +193,8 @@ mod tests {
     use super::super::programs::act;
     use super::*;
     use crate::enforce::simulator::SimulatedHost;
-    use crate::engine::allowlist::Allowlist;
-    use crate::engine::time::Ends;
+    use shield_engine::bans::allowlist::Allowlist;
+    use shield_engine::time::Ends;
 
     const BEGAN: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 5_000_000 };
 

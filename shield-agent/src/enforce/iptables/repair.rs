@@ -9,11 +9,11 @@ use super::chain::{Rule, Snapshot};
 use super::family::Held;
 use super::refill::Refill;
 use super::sets::{SetStore, Version};
+use crate::enforce::reconcile::{Planner, Wanted as _};
 use crate::enforce::{Desired, Drops, Failure, Urgent};
-use crate::engine::client::Client;
-use crate::engine::event::Repair;
-use crate::engine::reconcile::{Planner, Wanted as _};
-use crate::engine::time::Now;
+use shield_engine::client::Client;
+use shield_engine::event::Repair;
+use shield_engine::time::Now;
 
 /// So many errors of one reconcile are told; the others are counted.
 const MAX_ERRORS: usize = 3;
@@ -320,8 +320,8 @@ mod tests {
     use crate::enforce::iptables::Settings;
     use crate::enforce::simulator::SimulatedHost;
     use crate::enforce::{Ban, Enforcer as _};
-    use crate::engine::allowlist::Allowlist;
-    use crate::engine::time::Ends;
+    use shield_engine::bans::allowlist::Allowlist;
+    use shield_engine::time::Ends;
 
     const NOW: Now = Now { wall_ms: 1_800_000_000_000, boot_ms: 5_000 };
 

@@ -7,8 +7,8 @@ use anyhow::Result;
 use super::chain::Rule;
 use super::programs::Programs;
 use crate::enforce::{Drops, Failure};
-use crate::engine::client::Client;
-use crate::engine::time::{Ends, Now};
+use shield_engine::client::Client;
+use shield_engine::time::{Ends, Now};
 
 /// The longest timeout that ipset takes (its kernel side counts milliseconds in 31 bits and then some): bans that last
 /// longer are asserted again by every full reconcile.

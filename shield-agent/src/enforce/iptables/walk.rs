@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use super::{Backend, IptablesEnforcer, Settings, Version};
 use crate::enforce::simulator::SimulatedHost;
 use crate::enforce::{Ban, Desired, Enforcer as _};
-use crate::engine::allowlist::Allowlist;
-use crate::engine::client::Client;
-use crate::engine::time::{Ends, Now};
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::client::Client;
+use shield_engine::time::{Ends, Now};
 
 /// The clients of the walk; small enough to meet each other often, large enough to cross `MAX_RULES` both ways.
 const CLIENTS: usize = 12;

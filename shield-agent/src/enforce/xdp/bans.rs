@@ -21,7 +21,7 @@ use shield_common::{
     filter_v6, map_name,
 };
 
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 use super::Settings;
 use super::exempt::Exempt;

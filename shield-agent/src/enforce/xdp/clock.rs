@@ -11,7 +11,7 @@ use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use shield_common::{KernelTime, NEVER};
 
 use crate::clock;
-use crate::engine::time::{Ends, Now};
+use shield_engine::time::{Ends, Now};
 
 /// Tick rates that kernels are built with (`CONFIG_HZ`), per second.
 const KNOWN_RATES: [u64; 6] = [100, 200, 250, 300, 500, 1000];

@@ -27,11 +27,11 @@ use ipnet::IpNet;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use shield_common::{SLOTS, Totals, program_name};
 
-use crate::engine::client::Client;
-use crate::engine::event::{EnforcerName, PartState, Repair};
-use crate::engine::reconcile::Planner;
-use crate::engine::time::{Ends, Now};
+use crate::enforce::reconcile::Planner;
 use crate::news::News;
+use shield_engine::client::Client;
+use shield_engine::event::{EnforcerName, PartState, Repair};
+use shield_engine::time::{Ends, Now};
 
 use super::{Ban, Desired, Drops, Enforcer, Failure, NothingUrgent, Urgent};
 use attach::Attachment;

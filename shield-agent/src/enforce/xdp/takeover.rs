@@ -14,8 +14,8 @@ use aya::{Ebpf, Pod};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use shield_common::{ABI_VERSION, Ban, Control, KernelTime, KeyV4, KeyV6, map_name};
 
-use crate::engine::client::Client;
-use crate::engine::time::Now;
+use shield_engine::client::Client;
+use shield_engine::time::Now;
 
 use super::bans::{Bans, Known};
 use super::clock::KernelClock;

@@ -7,7 +7,7 @@ use hashbrown::HashSet;
 use super::Running;
 use super::bans::Known;
 use crate::enforce::Urgent;
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// Bans compared between two pauses: a few milliseconds.
 const COMPARED_AT_A_TIME: usize = 16_384;

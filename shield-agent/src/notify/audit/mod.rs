@@ -18,8 +18,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use self::chain::{End, Head};
-use crate::engine::action::Notice;
-use crate::engine::time::Now;
+use shield_engine::action::Notice;
+use shield_engine::time::Now;
 
 const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;

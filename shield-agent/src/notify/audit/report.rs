@@ -8,10 +8,10 @@ use serde::Deserialize;
 
 use crate::api::evidence;
 use crate::api::words::{duration, printable, utc};
-use crate::engine::action::{BanRecord, LiftReason, Notice};
-use crate::engine::client::Client;
-use crate::engine::verdict::Rule;
 use crate::notify::words::lift_words;
+use shield_engine::action::{BanRecord, LiftReason, Notice};
+use shield_engine::client::Client;
+use shield_engine::verdict::Rule;
 
 /// Offenders that are named.
 const OFFENDERS: usize = 10;

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use super::log::OpenLog;
 use super::mark::Mark;
-use crate::engine::time::EventSecs;
-use crate::source::format::{Output, Parser};
+use shield_engine::time::EventSecs;
+use shield_logline::{Output, Parser};
 
 /// Below so many bytes the lines are looked at one after another.
 const LINEAR_BYTES: u64 = 64 * 1024;

@@ -21,8 +21,8 @@ use super::catch_up;
 use super::log::{Found, OpenLog};
 use super::mark::{FileId, Mark, SavedMark};
 use super::siblings;
-use crate::engine::time::EventSecs;
-use crate::source::format::{Output, Parser, Settings};
+use shield_engine::time::EventSecs;
+use shield_logline::{Output, Parser, Settings};
 
 /// A replaced file is closed when nothing was written to it for so long.
 pub const DRAIN_MS: u64 = 60_000;

@@ -9,8 +9,8 @@ use flate2::read::MultiGzDecoder;
 use memchr::memchr;
 
 use super::mark::{FileId, Fingerprint, Mark, SavedMark, TAIL_BYTES, modified_ns};
-use crate::engine::request::Rejected;
-use crate::source::format::{Output, Parser};
+use shield_engine::request::Rejected;
+use shield_logline::{Output, Parser};
 
 /// What a read found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,9 +22,9 @@ pub use follow::{DRAIN_MS, Start};
 use follow::{Follow, SavedLog, Trouble};
 use mark::FileId;
 
-use super::format;
-use crate::engine::event::PartState;
-use crate::engine::request::{Batch, Checkpoint, SourceId};
+use shield_engine::event::PartState;
+use shield_engine::request::{Batch, Checkpoint, SourceId};
+use shield_logline;
 
 /// The logs of a folder given as a source.
 const FOLDER_PATTERN: &str = "*.log";
@@ -106,7 +106,7 @@ pub struct Settings {
     /// Where to look.
     pub place: Place,
     /// How to understand lines.
-    pub format: format::Settings,
+    pub format: shield_logline::Settings,
     /// Where to start in a log that was there before the agent ever ran.
     pub start: Start,
 }
@@ -186,7 +186,10 @@ impl Files {
             self.needs_scan = false;
             self.scan(now_ms);
         }
-        let mut out = format::Output { lines: std::mem::take(&mut batch.lines), ..format::Output::default() };
+        let mut out = shield_logline::Output {
+            lines: std::mem::take(&mut batch.lines),
+            ..shield_logline::Output::default()
+        };
         let found = self.next_block(now_ms, &mut batch.bytes, &mut out);
         batch.lines = out.lines;
         batch.rejected = out.rejected;
@@ -201,7 +204,12 @@ impl Files {
     }
 
     /// One block of the first log, in turn, that has one.
-    fn next_block(&mut self, now_ms: u64, bytes: &mut Vec<u8>, out: &mut format::Output) -> Option<usize> {
+    fn next_block(
+        &mut self,
+        now_ms: u64,
+        bytes: &mut Vec<u8>,
+        out: &mut shield_logline::Output,
+    ) -> Option<usize> {
         let count = self.follows.len();
         for _ in 0..count {
             let at = self.turn % count;

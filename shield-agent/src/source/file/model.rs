@@ -391,7 +391,7 @@ impl World {
             id: SourceId(0),
             name: "a".to_owned(),
             place: Place::Path(path),
-            format: format::Settings::default(),
+            format: shield_logline::Settings::default(),
             start: Start::Beginning,
         };
         let checkpoint = self.checkpoint.as_ref();

@@ -72,7 +72,7 @@ impl Site {
             id: SourceId(0),
             name: self.place.clone(),
             place: Place::of(&self.place),
-            format: format::Settings::default(),
+            format: shield_logline::Settings::default(),
             start: self.start,
         };
         let checkpoint = self.checkpoint.as_ref();

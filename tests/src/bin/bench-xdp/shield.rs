@@ -8,9 +8,9 @@ use aya::Ebpf;
 use shield_agent::clock;
 use shield_agent::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer, object};
 use shield_agent::enforce::{Ban, Desired, Enforcer as _};
-use shield_agent::engine::allowlist::Allowlist;
-use shield_agent::engine::client::Client;
-use shield_agent::engine::time::Ends;
+use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::client::Client;
+use shield_engine::time::Ends;
 use shield_tests::bpffs::Bpffs;
 use shield_tests::netns::{End, Namespace, connect};
 

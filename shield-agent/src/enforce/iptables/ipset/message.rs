@@ -12,7 +12,7 @@ use super::super::nfnetlink::{attributes, begin, close, finish, kind, nest, put,
 use super::super::sets::Element;
 use super::{Header, Verb};
 use crate::enforce::Drops;
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// `NFNL_SUBSYS_IPSET`.
 const IPSET: u8 = 6;

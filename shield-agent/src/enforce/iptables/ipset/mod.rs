@@ -17,7 +17,7 @@ use super::chain::Rule;
 use super::programs::{Programs, act};
 use super::sets::{Element, SetStore, Version};
 use crate::enforce::{Drops, Failure};
-use crate::engine::client::Client;
+use shield_engine::client::Client;
 
 /// When so many single elements of a batch failed, it is given up: what is wrong is not one element.
 const MAX_BAD_LINES: usize = 8;

@@ -1,0 +1,244 @@
+//! Who must never be banned, and the only way to make a [`BannableClient`].
+//!
+//! Invariant 3: whatever path a ban comes by (detector, operator, import, restore), it passes [`Allowlist::admit`].
+
+use std::fmt;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::vocab::client::Client;
+
+/// Why a network is on the allowlist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AllowReason {
+    /// Written in the configuration.
+    Configured,
+    /// Allowed by an operator while running; kept in the store.
+    Operator,
+    /// One of this host's own addresses.
+    OwnAddress,
+    /// Loopback, link-local, multicast or unspecified: never a client that can be dropped.
+    Special,
+    /// A default gateway of this host.
+    Gateway,
+    /// A DNS resolver this host uses.
+    Resolver,
+    /// The far end of a live SSH session on this host.
+    SshSession,
+    /// A trusted proxy: banning it bans everybody behind it.
+    TrustedProxy,
+    /// A search engine, verified by DNS.
+    SearchEngine,
+}
+
+impl AllowReason {
+    /// The reason in a person's words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            AllowReason::Configured => "allowed in the configuration",
+            AllowReason::Operator => "allowed by an operator",
+            AllowReason::OwnAddress => "an address of this host",
+            AllowReason::Special => "a loopback, link-local, multicast or unspecified address",
+            AllowReason::Gateway => "a gateway of this host",
+            AllowReason::Resolver => "a DNS resolver of this host",
+            AllowReason::SshSession => "the far end of a live SSH session",
+            AllowReason::TrustedProxy => "a trusted proxy",
+            AllowReason::SearchEngine => "a search engine, verified by DNS",
+        }
+    }
+}
+
+/// One entry: a network and why it is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Allowed {
+    /// The network (a /32 or /128 for one address).
+    pub network: IpNet,
+    /// Why.
+    pub reason: AllowReason,
+}
+
+/// A client that the allowlist let through: the only thing an enforcer accepts to ban.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BannableClient(Client);
+
+impl BannableClient {
+    /// The client.
+    pub fn client(self) -> Client {
+        self.0
+    }
+
+    /// The same in 17 bytes, for large tables.
+    pub fn pack(self) -> PackedBannable {
+        PackedBannable(self.0.to_bytes())
+    }
+}
+
+/// A [`BannableClient`] in 17 bytes without alignment.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedBannable([u8; 17]);
+
+impl PackedBannable {
+    /// What was packed.
+    pub fn unpack(self) -> BannableClient {
+        BannableClient(Client::from_bytes(self.0))
+    }
+}
+
+impl fmt::Display for BannableClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Networks that are always special, whatever the configuration says.
+const SPECIAL: [&str; 9] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::/128",
+    "::1/128",
+    "fe80::/10",
+    "ff00::/8",
+];
+
+/// The allowlist: a small sorted table, asked once a ban.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allowlist {
+    entries: Vec<Allowed>,
+}
+
+impl Default for Allowlist {
+    fn default() -> Allowlist {
+        Allowlist::new([])
+    }
+}
+
+impl Allowlist {
+    /// An allowlist of these entries and the special networks.
+    pub fn new(entries: impl IntoIterator<Item = Allowed>) -> Allowlist {
+        let special = SPECIAL.iter().map(|text| Allowed {
+            network: text.parse().expect("the constant networks are well-formed"),
+            reason: AllowReason::Special,
+        });
+        let mut list = Allowlist { entries: special.collect() };
+        for entry in entries {
+            list.add(entry);
+        }
+        list
+    }
+
+    /// Adds an entry; the same network may be here for several reasons.
+    pub fn add(&mut self, entry: Allowed) {
+        let entry = Allowed { network: Client::of_network(entry.network).network(), ..entry };
+        if let Err(at) = self.entries.binary_search(&entry) {
+            self.entries.insert(at, entry);
+        }
+    }
+
+    /// Takes the operator's entry for exactly this network away; says whether there was one.
+    pub fn remove(&mut self, network: IpNet, reason: AllowReason) -> bool {
+        let before = self.entries.len();
+        let network = Client::of_network(network).network();
+        self.entries.retain(|e| !(e.network == network && e.reason == reason));
+        self.entries.len() != before
+    }
+
+    /// Replaces every entry that is here for one of `reasons` by `entries`: how discovered addresses are refreshed.
+    pub fn refresh(&mut self, reasons: &[AllowReason], entries: impl IntoIterator<Item = Allowed>) {
+        self.entries.retain(|e| !reasons.contains(&e.reason));
+        for entry in entries {
+            self.add(entry);
+        }
+    }
+
+    /// Everything on the list, sorted by network.
+    pub fn entries(&self) -> &[Allowed] {
+        &self.entries
+    }
+
+    /// The networks that enforcers must let through even inside a banned network (special ones left out).
+    pub fn exempt_networks(&self) -> Vec<IpNet> {
+        let mut nets: Vec<IpNet> =
+            self.entries.iter().filter(|e| e.reason != AllowReason::Special).map(|e| e.network).collect();
+        nets.dedup();
+        nets
+    }
+
+    /// Lets a client through as bannable, or says which entry protects it.
+    ///
+    /// A single client is protected when it overlaps an entry (an IPv6 /64 that holds one allowed address is not
+    /// banned whole). A network wider than every entry inside it may be banned: those entries stay exempt in the
+    /// enforcers.
+    pub fn admit(&self, client: Client, ipv6_prefix: u8) -> Result<BannableClient, Allowed> {
+        let single = client.is_single(ipv6_prefix);
+        let hit = self.entries.iter().find(|entry| {
+            Client::of_network(entry.network).covers(client.network())
+                || ((single || entry.reason == AllowReason::Special) && client.covers(entry.network))
+        });
+        match hit {
+            Some(entry) => Err(*entry),
+            None => Ok(BannableClient(client)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list() -> Allowlist {
+        let allowed = |net: &str, reason| Allowed { network: net.parse().unwrap(), reason };
+        Allowlist::new([
+            allowed("192.0.2.10/32", AllowReason::OwnAddress),
+            allowed("198.51.100.0/24", AllowReason::Configured),
+            allowed("2001:db8:1:2::5/128", AllowReason::SshSession),
+        ])
+    }
+
+    #[test]
+    fn who_may_be_banned() {
+        let check = |text: &str, expected: Option<AllowReason>| {
+            let client: Client = text.parse().unwrap();
+            assert_eq!(list().admit(client, 64).err().map(|e| e.reason), expected, "{text}");
+        };
+        check("192.0.2.11", None);
+        check("192.0.2.10", Some(AllowReason::OwnAddress));
+        check("198.51.100.77", Some(AllowReason::Configured));
+        check("198.51.100.0/25", Some(AllowReason::Configured));
+        check("2001:db8:1:2::/64", Some(AllowReason::SshSession));
+        check("2001:db8:1:3::/64", None);
+        check("127.0.0.1", Some(AllowReason::Special));
+        check("0.0.0.0/0", Some(AllowReason::Special));
+        check("::/0", Some(AllowReason::Special));
+        check("fe80::/64", Some(AllowReason::Special));
+        // A wider network may be banned; what is allowed inside it stays exempt in the enforcers.
+        check("198.51.0.0/16", None);
+        check("2001:db8::/32", None);
+    }
+
+    #[test]
+    fn exempt_networks_are_the_allowed_ones_without_the_special() {
+        assert_eq!(list().exempt_networks().len(), 3);
+    }
+
+    #[test]
+    fn refresh_replaces_only_its_own_reasons() {
+        let mut list = list();
+        list.refresh(&[AllowReason::SshSession], []);
+        assert!(list.admit("2001:db8:1:2::/64".parse().unwrap(), 64).is_ok());
+        assert!(list.admit("192.0.2.10".parse().unwrap(), 64).is_err());
+    }
+
+    #[test]
+    fn removing_an_operators_entry_leaves_the_others() {
+        let mut list = list();
+        let net = "198.51.100.0/24".parse().unwrap();
+        assert!(!list.remove(net, AllowReason::Operator));
+        assert!(list.remove(net, AllowReason::Configured));
+        assert!(list.admit("198.51.100.77".parse().unwrap(), 64).is_ok());
+    }
+}

@@ -1,0 +1,121 @@
+//! How long a ban lasts: the n-th offence gets the n-th term, the last term stays.
+
+use crate::vocab::time::{Ends, Now};
+
+/// One step of the ladder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Term {
+    /// So many seconds.
+    Secs(u64),
+    /// Without end.
+    Permanent,
+}
+
+impl Term {
+    /// The end of this term when it starts at `start`.
+    pub fn ends(self, start: Now) -> Ends {
+        match self {
+            Term::Secs(secs) => Ends::after(start, secs.saturating_mul(1000)),
+            Term::Permanent => Ends::Never,
+        }
+    }
+}
+
+/// The ladder of terms and when offences are forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backoff {
+    terms: Vec<Term>,
+    forget_after_secs: u64,
+}
+
+impl Default for Backoff {
+    /// 10 min, 30 min, 2 h, permanent; forgotten after 30 days.
+    fn default() -> Backoff {
+        let terms = [Term::Secs(600), Term::Secs(1800), Term::Secs(7200), Term::Permanent];
+        Backoff { terms: terms.to_vec(), forget_after_secs: 30 * 86_400 }
+    }
+}
+
+impl Backoff {
+    /// A ladder; `Err` says what is wrong: no term at all, or a term shorter than the one before it.
+    pub fn new(terms: Vec<Term>, forget_after_secs: u64) -> Result<Backoff, &'static str> {
+        if terms.is_empty() {
+            return Err("needs at least one term");
+        }
+        let length = |term: &Term| match term {
+            Term::Secs(secs) => *secs,
+            Term::Permanent => u64::MAX,
+        };
+        if terms.iter().any(|t| length(t) == 0) {
+            return Err("a term of zero seconds bans nobody");
+        }
+        if !terms.is_sorted_by_key(length) {
+            return Err("each term must be at least as long as the one before it");
+        }
+        Ok(Backoff { terms, forget_after_secs })
+    }
+
+    /// The ladder.
+    pub fn terms(&self) -> &[Term] {
+        &self.terms
+    }
+
+    /// The term of the n-th offence, counted from 1 (0 counts as 1).
+    pub fn term(&self, offence: u32) -> Term {
+        let at = (offence.max(1) as usize - 1).min(self.terms.len() - 1);
+        self.terms[at]
+    }
+
+    /// The offences that still count at `now_secs`, when the last ban ended or the last offence was at `last_secs`.
+    pub fn remembered(&self, offences: u32, last_secs: i64, now_secs: i64) -> u32 {
+        let idle = now_secs.saturating_sub(last_secs);
+        if idle > 0 && idle as u64 >= self.forget_after_secs { 0 } else { offences }
+    }
+
+    /// Seconds without a ban after which offences are forgotten.
+    pub fn forget_after_secs(&self) -> u64 {
+        self.forget_after_secs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_default_ladder() {
+        let terms: Vec<Term> = (0..6).map(|n| Backoff::default().term(n)).collect();
+        let [m10, m30, h2, ever] = [Term::Secs(600), Term::Secs(1800), Term::Secs(7200), Term::Permanent];
+        assert_eq!(terms, [m10, m10, m30, h2, ever, ever]);
+    }
+
+    #[test]
+    fn offences_are_forgotten_only_after_the_whole_time() {
+        let backoff = Backoff::default();
+        let month = 30 * 86_400;
+        assert_eq!(backoff.remembered(3, 1000, 1000 + month - 1), 3);
+        assert_eq!(backoff.remembered(3, 1000, 1000 + month), 0);
+        assert_eq!(backoff.remembered(3, 1000, 0), 3, "a clock that went back forgets nothing");
+    }
+
+    #[test]
+    fn a_ladder_that_goes_down_is_refused() {
+        assert!(Backoff::new(vec![], 1).is_err());
+        assert!(Backoff::new(vec![Term::Secs(0)], 1).is_err());
+        assert!(Backoff::new(vec![Term::Permanent, Term::Secs(5)], 1).is_err());
+        assert!(Backoff::new(vec![Term::Secs(5), Term::Secs(5)], 1).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn terms_never_shrink(mut secs in prop::collection::vec(1u64..1_000_000, 1..8), n in 0u32..50) {
+            secs.sort_unstable();
+            let longest = *secs.last().unwrap();
+            let backoff = Backoff::new(secs.into_iter().map(Term::Secs).collect(), 1).unwrap();
+            let len = |term| if let Term::Secs(s) = term { s } else { u64::MAX };
+            prop_assert!(len(backoff.term(n)) <= len(backoff.term(n + 1)));
+            prop_assert!(len(backoff.term(n)) <= longest);
+        }
+    }
+}

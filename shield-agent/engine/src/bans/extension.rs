@@ -1,0 +1,168 @@
+//! Activity-aware lifting: shortly before a ban's end its drop counters are sampled twice; when the flood still
+//! comes, the end is moved instead of opening the door into it.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use hashbrown::HashMap;
+
+use crate::bans::backoff::{Backoff, Term};
+use crate::bans::ledger::LedgerBan;
+use crate::settings::{ExtendBy, Extension};
+use crate::vocab::client::Client;
+use crate::vocab::time::{Ends, Now};
+
+/// The first sample is taken this long before the end…
+const LEAD_MS: u64 = 12_000;
+/// …and the second this long after the first; the rate is measured between them.
+const MEASURED_MS: u64 = 10_000;
+/// Shorter terms are over before anything could be measured.
+const SHORTEST_MS: u64 = 20_000;
+
+/// Which bans are to be sampled, when.
+pub struct Extensions {
+    settings: Extension,
+    wakes: BinaryHeap<Reverse<Wake>>,
+    samples: HashMap<Client, Sample>,
+}
+
+/// When a ban is to be sampled; the second sample is put down when the first is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Wake {
+    at_ms: u64,
+    serial: u64,
+    client: Client,
+    nth: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    serial: u64,
+    at_ms: u64,
+    packets: u64,
+}
+
+impl Extensions {
+    /// With these settings, nothing to sample yet.
+    pub fn new(settings: Extension) -> Extensions {
+        Extensions { settings, wakes: BinaryHeap::new(), samples: HashMap::new() }
+    }
+
+    /// A ban began, or its end was moved. Only the detector's bans are extended: an operator's term is his word.
+    pub fn watch(&mut self, ban: &LedgerBan, now: Now) {
+        let Ends::At { boot_ms, .. } = ban.ends else { return };
+        let long_enough = boot_ms.saturating_sub(now.boot_ms) >= SHORTEST_MS;
+        if self.settings.by == ExtendBy::Off || !ban.rule.is_detected() || !long_enough {
+            return;
+        }
+        let (at_ms, serial, client) = (boot_ms - LEAD_MS, ban.serial, ban.client);
+        self.wakes.push(Reverse(Wake { at_ms, serial, client, nth: 1 }));
+    }
+
+    /// Clients whose counters are to be sampled now, with their ban's serial number; at most `limit`.
+    pub fn due(&mut self, now: Now, limit: usize) -> Vec<(Client, u64)> {
+        let mut due = Vec::new();
+        while due.len() < limit && self.wakes.peek().is_some_and(|Reverse(wake)| wake.at_ms <= now.boot_ms) {
+            let Some(Reverse(wake)) = self.wakes.pop() else { break };
+            due.push((wake.client, wake.serial));
+            if wake.nth == 1 {
+                self.wakes.push(Reverse(Wake { at_ms: wake.at_ms + MEASURED_MS, nth: 2, ..wake }));
+            }
+        }
+        due
+    }
+
+    /// A sample came back. `Some(packets per second)` when the flood still comes.
+    pub fn sampled(&mut self, client: Client, serial: u64, packets: u64, now: Now) -> Option<f64> {
+        let first = self.samples.remove(&client).filter(|s| s.serial == serial);
+        let Some(first) = first else {
+            self.samples.insert(client, Sample { serial, at_ms: now.boot_ms, packets });
+            return None;
+        };
+        let secs = now.boot_ms.saturating_sub(first.at_ms) as f64 / 1000.0;
+        let rate = packets.saturating_sub(first.packets) as f64 / secs.max(1.0);
+        (rate >= self.settings.min_packets_per_sec).then_some(rate)
+    }
+
+    /// The ban ended; its sample is not needed any more.
+    pub fn forget(&mut self, client: Client) {
+        self.samples.remove(&client);
+    }
+
+    /// The new end of a ban whose flood still comes.
+    pub fn new_end(&self, ban: &LedgerBan, backoff: &Backoff, now: Now) -> Ends {
+        let step = match self.settings.by {
+            ExtendBy::NextTerm => backoff.term(ban.offence + 1),
+            ExtendBy::SameTerm | ExtendBy::Off => backoff.term(ban.offence),
+        };
+        // A flood alone makes no ban permanent: the longest term that ends is used instead.
+        let secs = match step {
+            Term::Secs(secs) => secs,
+            Term::Permanent => longest_ending(backoff, ban.offence),
+        };
+        let left_ms = ban.ends.remaining_ms(now).unwrap_or(0);
+        Ends::after(now, left_ms + secs * 1000)
+    }
+}
+
+fn longest_ending(backoff: &Backoff, offence: u32) -> u64 {
+    (1..=offence.min(64))
+        .rev()
+        .find_map(|n| if let Term::Secs(secs) = backoff.term(n) { Some(secs) } else { None })
+        .unwrap_or(600)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bans::ledger::Ledger;
+    use crate::settings::Settings;
+    use crate::vocab::verdict::Rule;
+
+    const T0: Now = Now { wall_ms: 0, boot_ms: 1_000_000 };
+
+    fn ban(rule: Rule, ms: u64, offence: u32) -> LedgerBan {
+        Ledger::saved("192.0.2.1".parse().unwrap(), 7, T0.wall_ms, Ends::after(T0, ms), offence, rule)
+    }
+
+    fn extensions() -> Extensions {
+        Extensions::new(Settings::default().extension)
+    }
+
+    #[test]
+    fn a_flood_that_still_comes_is_measured_between_two_samples() {
+        let mut ext = extensions();
+        let ban = ban(Rule::ZScore, 600_000, 1);
+        ext.watch(&ban, T0);
+        assert!(ext.due(T0.plus_ms(587_999), 9).is_empty());
+        assert_eq!(ext.due(T0.plus_ms(588_000), 9), [(ban.client, 7)]);
+        assert_eq!(ext.sampled(ban.client, 7, 100, T0.plus_ms(588_000)), None);
+        assert_eq!(ext.due(T0.plus_ms(598_000), 9), [(ban.client, 7)]);
+        assert_eq!(ext.sampled(ban.client, 7, 150, T0.plus_ms(598_000)), Some(5.0));
+        let end = ext.new_end(&ban, &Backoff::default(), T0.plus_ms(598_000));
+        assert_eq!(end.remaining_ms(T0.plus_ms(598_000)), Some(602_000));
+    }
+
+    #[test]
+    fn a_client_that_went_quiet_is_not_extended() {
+        let mut ext = extensions();
+        assert_eq!(ext.sampled(ban(Rule::ZScore, 1, 1).client, 7, 100, T0), None);
+        assert_eq!(ext.sampled(ban(Rule::ZScore, 1, 1).client, 7, 105, T0.plus_ms(10_000)), None);
+    }
+
+    #[test]
+    fn an_operators_ban_and_a_short_one_are_left_alone() {
+        let mut ext = extensions();
+        ext.watch(&ban(Rule::Operator, 600_000, 0), T0);
+        ext.watch(&ban(Rule::ZScore, 19_999, 1), T0);
+        assert!(ext.due(T0.plus_ms(10_000_000), 9).is_empty());
+    }
+
+    #[test]
+    fn a_flood_alone_makes_no_ban_permanent() {
+        let mut settings = Settings::default().extension;
+        settings.by = ExtendBy::NextTerm;
+        let end = Extensions::new(settings).new_end(&ban(Rule::ZScore, 0, 3), &Backoff::default(), T0);
+        assert_eq!(end.remaining_ms(T0), Some(7_200_000));
+    }
+}

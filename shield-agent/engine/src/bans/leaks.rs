@@ -1,0 +1,179 @@
+//! The efficacy watchdog: a banned client whose requests still appear in the log is leaking through.
+
+use hashbrown::HashMap;
+
+use crate::bans::ledger::LedgerBan;
+use crate::vocab::client::Client;
+use crate::vocab::time::{EventSecs, Now};
+
+/// Leaking clients watched at most at a time.
+const MAX_WATCHED: usize = 10_000;
+/// A leak is announced again after this long.
+const QUIET_MS: u64 = 600_000;
+/// Requests are counted over this span.
+const SPAN_SECS: i64 = 60;
+
+/// Counts banned clients' requests after the grace period.
+pub struct Leaks {
+    grace_secs: i64,
+    threshold: u32,
+    watched: HashMap<Client, Watched>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    since: EventSecs,
+    requests: u32,
+    announced_at: Option<u64>,
+    /// Its cause is being worked out.
+    due: bool,
+    by_proxy: bool,
+}
+
+/// What is known about one leak once the drop counters were asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether the address came out of a proxy's header.
+    pub behind_proxy: bool,
+    /// Whether any enforcer holds the ban.
+    pub held: bool,
+    /// Whether XDP works on its interfaces.
+    pub xdp_active: bool,
+    /// Whether iptables works.
+    pub iptables_active: bool,
+    /// Packets dropped since the ban.
+    pub packets: u64,
+}
+
+impl Leaks {
+    /// Requests up to `grace_secs` after a ban are on their way already; `threshold` later ones are a leak.
+    pub fn new(grace_secs: i64, threshold: u32) -> Leaks {
+        Leaks { grace_secs, threshold: threshold.max(1), watched: HashMap::new() }
+    }
+
+    /// Notes a banned client's request. `Some(requests)` when it is time to find out why and say so.
+    pub fn seen(&mut self, ban: &LedgerBan, second: EventSecs, now: Now) -> Option<u32> {
+        if second < ban.since_ms.div_euclid(1000) + self.grace_secs {
+            return None;
+        }
+        if self.watched.len() >= MAX_WATCHED && !self.watched.contains_key(&ban.client) {
+            return None;
+        }
+        let fresh = Watched { since: second, requests: 0, announced_at: None, due: false, by_proxy: false };
+        let watched = self.watched.entry(ban.client).or_insert(fresh);
+        if second - watched.since >= SPAN_SECS {
+            *watched = Watched { announced_at: watched.announced_at, by_proxy: watched.by_proxy, ..fresh };
+        }
+        watched.requests += 1;
+        let quiet = watched.announced_at.is_some_and(|at| now.boot_ms < at + QUIET_MS);
+        if quiet || watched.requests < self.threshold {
+            return None;
+        }
+        watched.announced_at = Some(now.boot_ms);
+        watched.due = true;
+        Some(watched.requests)
+    }
+
+    /// The requests of a leak whose cause is now known, once; 0 when none is waiting.
+    pub fn take_due(&mut self, client: Client) -> u32 {
+        let Some(watched) = self.watched.get_mut(&client) else { return 0 };
+        if std::mem::take(&mut watched.due) { watched.requests } else { 0 }
+    }
+
+    /// A banned client's request came through a proxy.
+    pub fn note_proxy(&mut self, client: Client) {
+        if let Some(watched) = self.watched.get_mut(&client) {
+            watched.by_proxy = true;
+        }
+    }
+
+    /// Whether a banned client's requests were seen to come through a proxy.
+    pub fn came_by_proxy(&self, client: Client) -> bool {
+        self.watched.get(&client).is_some_and(|w| w.by_proxy)
+    }
+
+    /// The client's ban ended.
+    pub fn forget(&mut self, client: Client) {
+        self.watched.remove(&client);
+    }
+
+    /// Clients announced as leaking and still watched.
+    pub fn leaking(&self) -> usize {
+        self.watched.values().filter(|w| w.announced_at.is_some()).count()
+    }
+}
+
+/// The likely cause, in words with what to do.
+pub fn likely_cause(facts: Facts) -> &'static str {
+    match facts {
+        Facts { behind_proxy: true, .. } => {
+            "it comes through a proxy, whose own address is what reaches this host: drop it at the proxy"
+        }
+        Facts { held: false, .. } => "no enforcer holds the ban: see `shield-agent status` for why",
+        Facts { packets: 0, xdp_active: false, .. } => {
+            "XDP is off and its packets never pass the SHIELD chain: a published container port (set [iptables] \
+             hooks) or a rule that accepts them first"
+        }
+        Facts { packets: 0, .. } => {
+            "none of its packets passed XDP or the SHIELD chain: it comes in by another interface (set [xdp] \
+             interfaces), a container port (set [iptables] hooks), or through a proxy in front (set trusted_proxies)"
+        }
+        Facts { iptables_active: false, .. } => {
+            "some of its packets are dropped and some get through, and iptables is not in force: fix iptables, or \
+             name every interface in [xdp] interfaces"
+        }
+        _ => {
+            "some of its packets are dropped and some get through: a second path into this host (another interface, \
+             a container port, a tunnel), or lines that were written long after their request"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bans::ledger::Ledger;
+    use crate::vocab::time::Ends;
+    use crate::vocab::verdict::Rule;
+
+    const T0: Now = Now { wall_ms: 1_000_000_000, boot_ms: 1_000_000 };
+
+    fn ban() -> LedgerBan {
+        Ledger::saved("192.0.2.1".parse().unwrap(), 1, T0.wall_ms, Ends::Never, 1, Rule::ZScore)
+    }
+
+    #[test]
+    fn requests_within_the_grace_are_no_leak() {
+        let mut leaks = Leaks::new(10, 2);
+        for second in 0..10 {
+            assert_eq!(leaks.seen(&ban(), T0.wall_secs() + second, T0), None);
+        }
+        assert_eq!(leaks.seen(&ban(), T0.wall_secs() + 10, T0), None);
+        assert_eq!(leaks.seen(&ban(), T0.wall_secs() + 11, T0), Some(2));
+    }
+
+    #[test]
+    fn a_leak_is_said_once_in_ten_minutes() {
+        let mut leaks = Leaks::new(0, 1);
+        let said = (0..1200)
+            .filter(|s| leaks.seen(&ban(), T0.wall_secs() + s, T0.plus_ms(*s as u64 * 1000)).is_some());
+        assert_eq!(said.count(), 2);
+        assert_eq!(leaks.leaking(), 1);
+        leaks.forget(ban().client);
+        assert_eq!(leaks.leaking(), 0);
+    }
+
+    #[test]
+    fn causes() {
+        let facts =
+            Facts { behind_proxy: false, held: true, xdp_active: true, iptables_active: true, packets: 0 };
+        let check =
+            |facts, part: &str| assert!(likely_cause(facts).contains(part), "{}", likely_cause(facts));
+        check(Facts { behind_proxy: true, ..facts }, "proxy");
+        check(Facts { held: false, ..facts }, "no enforcer holds");
+        check(facts, "another interface");
+        check(Facts { xdp_active: false, ..facts }, "XDP is off");
+        check(Facts { packets: 9, iptables_active: false, ..facts }, "iptables is not in force");
+        check(Facts { packets: 9, ..facts }, "second path");
+    }
+}

@@ -1,0 +1,599 @@
+//! The authoritative table of bans and offences. Pure; every moment comes in as `now`.
+//!
+//! A ban is a slot with a serial number. Deadlines point at slots and carry the serial number, so that an old
+//! deadline never ends a newer ban; outcomes of enforcers carry it for the same reason. Offences are kept apart from
+//! bans, so that lifting a ban does not forget the level of the next one.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+
+use crate::bans::allowlist::BannableClient;
+use crate::bans::backoff::Backoff;
+use crate::vocab::action::LiftReason;
+use crate::vocab::client::Client;
+use crate::vocab::event::EnforcerName;
+use crate::vocab::time::{Ends, Now};
+use crate::vocab::verdict::Rule;
+
+/// How many offences are kept at most; beyond it the oldest are forgotten first.
+const MAX_OFFENDERS: usize = 2_000_000;
+
+/// A ban in force, or one that is being lifted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerBan {
+    /// Who.
+    pub client: Client,
+    /// The serial number of this ban.
+    pub serial: u64,
+    /// Since when: wall clock, milliseconds.
+    pub since_ms: i64,
+    /// Until when.
+    pub ends: Ends,
+    /// Offences so far, this one included; 0 when it is none.
+    pub offence: u32,
+    /// What for.
+    pub rule: Rule,
+    /// Set once the ban is being lifted.
+    pub lifting: Option<LiftReason>,
+    /// The enforcers that hold it, as bits by `EnforcerName`.
+    held: u8,
+}
+
+impl LedgerBan {
+    /// Whether this enforcer holds the ban.
+    pub fn is_held_by(&self, enforcer: EnforcerName) -> bool {
+        self.held & bit(enforcer) != 0
+    }
+}
+
+/// A finished lift.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// The ban as it was.
+    pub ban: LedgerBan,
+    /// Why it ended.
+    pub reason: LiftReason,
+}
+
+/// Bans and offences.
+pub struct Ledger {
+    backoff: Backoff,
+    /// Where a client's ban lies in `slots`; hashed with a random seed so that nobody can choose colliding addresses.
+    index: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    slots: Vec<LedgerBan>,
+    /// (moment on the boot clock, serial, client): stale entries are skipped when they come up.
+    deadlines: BinaryHeap<Reverse<(u64, u64, Client)>>,
+    networks: Networks,
+    offences: HashMap<Client, Offences>,
+    next_serial: u64,
+    ipv6_prefix: u8,
+    lifting: usize,
+    permanent: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Offences {
+    count: u32,
+    last_secs: i64,
+}
+
+impl Ledger {
+    /// An empty ledger; serial numbers go on from `next_serial`.
+    pub fn new(backoff: Backoff, ipv6_prefix: u8, next_serial: u64) -> Ledger {
+        Ledger {
+            backoff,
+            index: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            slots: Vec::new(),
+            deadlines: BinaryHeap::new(),
+            networks: Networks::default(),
+            offences: HashMap::new(),
+            next_serial: next_serial.max(1),
+            ipv6_prefix,
+            lifting: 0,
+            permanent: 0,
+        }
+    }
+
+    /// Bans that are being lifted.
+    pub fn lifting_count(&self) -> usize {
+        self.lifting
+    }
+
+    /// Bans without an end.
+    pub fn permanent_count(&self) -> usize {
+        self.permanent
+    }
+
+    /// Bans in force or being lifted.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether nobody is banned.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Every ban, in no particular order.
+    pub fn bans(&self) -> impl ExactSizeIterator<Item = &LedgerBan> {
+        self.slots.iter()
+    }
+
+    /// The ban of exactly this client or network.
+    pub fn get(&self, client: Client) -> Option<&LedgerBan> {
+        self.slot_of(client).map(|at| &self.slots[at as usize])
+    }
+
+    /// The ban that drops this client: its own, or one of a network it lies in. Bans being lifted do not count.
+    #[inline]
+    pub fn ban_over(&self, client: Client) -> Option<&LedgerBan> {
+        if self.slots.is_empty() { None } else { self.find_ban_over(client) }
+    }
+
+    fn find_ban_over(&self, client: Client) -> Option<&LedgerBan> {
+        let active = |client| self.get(client).filter(|ban| ban.lifting.is_none());
+        active(client).or_else(|| self.networks.over(client).find_map(active))
+    }
+
+    /// Starts (or replaces) a ban and returns its serial number.
+    pub fn ban(&mut self, client: BannableClient, ends: Ends, rule: Rule, offence: u32, now: Now) -> u64 {
+        let serial = self.take_serial();
+        let held = self.get(client.client()).map_or(0, |old| old.held);
+        let ban = LedgerBan {
+            client: client.client(),
+            serial,
+            since_ms: now.wall_ms,
+            ends,
+            offence,
+            rule,
+            lifting: None,
+            held,
+        };
+        self.put(ban);
+        serial
+    }
+
+    /// Puts a ban back that was saved by an earlier run.
+    pub fn restore(&mut self, client: BannableClient, saved: LedgerBan) {
+        self.next_serial = self.next_serial.max(saved.serial + 1);
+        self.put(LedgerBan { client: client.client(), lifting: None, held: 0, ..saved });
+    }
+
+    /// A saved ban's data, for [`Ledger::restore`].
+    pub fn saved(
+        client: Client,
+        serial: u64,
+        since_ms: i64,
+        ends: Ends,
+        offence: u32,
+        rule: Rule,
+    ) -> LedgerBan {
+        LedgerBan { client, serial, since_ms, ends, offence, rule, lifting: None, held: 0 }
+    }
+
+    /// Moves the end of a ban; returns the new serial number, or `None` when there is no such ban.
+    pub fn extend(&mut self, client: Client, ends: Ends) -> Option<u64> {
+        let at = self.slot_of(client)? as usize;
+        if self.slots[at].lifting.is_some() {
+            return None;
+        }
+        let serial = self.take_serial();
+        let old = std::mem::replace(&mut self.slots[at].ends, ends);
+        self.permanent += usize::from(ends == Ends::Never);
+        self.permanent -= usize::from(old == Ends::Never);
+        self.slots[at].serial = serial;
+        self.push_deadline(client, serial, ends);
+        Some(serial)
+    }
+
+    /// Begins to lift a ban. `None` when there is none, or it is being lifted already.
+    pub fn begin_lift(&mut self, client: Client, reason: LiftReason) -> Option<LedgerBan> {
+        let at = self.slot_of(client)? as usize;
+        let ban = &mut self.slots[at];
+        if ban.lifting.is_some() {
+            return None;
+        }
+        ban.lifting = Some(reason);
+        self.lifting += 1;
+        Some(*ban)
+    }
+
+    /// Bans whose end has come, at most `limit` of them, marked as being lifted.
+    pub fn expire(&mut self, now: Now, limit: usize) -> Vec<LedgerBan> {
+        let mut due = Vec::new();
+        while due.len() < limit {
+            let Some(&Reverse((at_ms, serial, client))) = self.deadlines.peek() else { break };
+            if at_ms > now.boot_ms {
+                break;
+            }
+            self.deadlines.pop();
+            if self.get(client).is_some_and(|ban| ban.serial == serial) {
+                due.extend(self.begin_lift(client, LiftReason::Expired));
+            }
+        }
+        due
+    }
+
+    /// The next moment on the boot clock at which [`Ledger::expire`] may have something to do.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.deadlines.peek().map(|Reverse((at_ms, ..))| *at_ms)
+    }
+
+    /// An enforcer drops this client now. `false` when the outcome is of a ban that is no longer the current one.
+    pub fn confirm_banned(&mut self, enforcer: EnforcerName, client: Client, serial: u64) -> bool {
+        let Some(at) = self.slot_of(client) else { return false };
+        let ban = &mut self.slots[at as usize];
+        ban.held |= bit(enforcer);
+        ban.serial == serial
+    }
+
+    /// An enforcer could not drop this client.
+    pub fn deny_banned(&mut self, enforcer: EnforcerName, client: Client, serial: u64) {
+        if let Some(at) = self.slot_of(client)
+            && self.slots[at as usize].serial == serial
+        {
+            self.slots[at as usize].held &= !bit(enforcer);
+        }
+    }
+
+    /// An enforcer has forgotten this client. When all of `enforcers` have, the ban is taken out and returned.
+    pub fn confirm_lifted(
+        &mut self,
+        enforcer: EnforcerName,
+        client: Client,
+        serial: u64,
+        pending: &mut Pending,
+    ) -> Option<Finished> {
+        let ban = *self.get(client)?;
+        let reason = ban.lifting.filter(|_| ban.serial == serial)?;
+        if !pending.forgot(client, serial, enforcer) {
+            return None;
+        }
+        self.remove(client);
+        Some(Finished { ban, reason })
+    }
+
+    /// Takes a ban that is being lifted out at once: used where there is no enforcer to wait for.
+    pub fn finish_lift(&mut self, client: Client) -> Option<Finished> {
+        let ban = *self.get(client)?;
+        let reason = ban.lifting?;
+        self.remove(client);
+        Some(Finished { ban, reason })
+    }
+
+    /// Counts one offence and returns how many the client has now, with those too old forgotten first.
+    pub fn add_offence(&mut self, client: Client, now: Now) -> u32 {
+        let count = self.offences(client, now.wall_secs()).saturating_add(1);
+        self.set_offences(client, count, now.wall_secs());
+        count
+    }
+
+    /// Offences that count at `now_secs`.
+    pub fn offences(&self, client: Client, now_secs: i64) -> u32 {
+        self.offences.get(&client).map_or(0, |o| self.backoff.remembered(o.count, o.last_secs, now_secs))
+    }
+
+    /// Sets a client's offences (restored, or the moment moved to a ban's end); 0 forgets them.
+    pub fn set_offences(&mut self, client: Client, count: u32, last_secs: i64) {
+        if count == 0 {
+            self.offences.remove(&client);
+            return;
+        }
+        if self.offences.len() >= MAX_OFFENDERS && !self.offences.contains_key(&client) {
+            self.forget_oldest();
+        }
+        self.offences.insert(client, Offences { count, last_secs });
+    }
+
+    /// Drops offences that no longer count; returns whose.
+    pub fn forget_old_offences(&mut self, now_secs: i64) -> Vec<Client> {
+        let backoff = &self.backoff;
+        self.offences
+            .extract_if(|_, o| backoff.remembered(o.count, o.last_secs, now_secs) == 0)
+            .map(|(client, _)| client)
+            .collect()
+    }
+
+    /// The ladder of terms.
+    pub fn backoff(&self) -> &Backoff {
+        &self.backoff
+    }
+
+    /// Banned networks (not single clients).
+    pub fn network_count(&self) -> usize {
+        self.networks.len()
+    }
+
+    fn forget_oldest(&mut self) {
+        let mut moments: Vec<i64> = self.offences.values().map(|o| o.last_secs).collect();
+        let tenth = moments.len() / 10;
+        let (_, cut, _) = moments.select_nth_unstable(tenth);
+        let cut = *cut;
+        self.offences.retain(|_, o| o.last_secs > cut);
+    }
+
+    fn take_serial(&mut self) -> u64 {
+        self.next_serial += 1;
+        self.next_serial - 1
+    }
+
+    fn put(&mut self, ban: LedgerBan) {
+        self.permanent += usize::from(ban.ends == Ends::Never);
+        match self.slot_of(ban.client) {
+            Some(at) => {
+                let old = std::mem::replace(&mut self.slots[at as usize], ban);
+                self.lifting -= usize::from(old.lifting.is_some());
+                self.permanent -= usize::from(old.ends == Ends::Never);
+            }
+            None => self.insert(ban),
+        }
+        self.push_deadline(ban.client, ban.serial, ban.ends);
+    }
+
+    fn insert(&mut self, ban: LedgerBan) {
+        let at =
+            u32::try_from(self.slots.len()).expect("a ledger of four thousand million bans fits no memory");
+        self.slots.push(ban);
+        let (hasher, slots) = (&self.hasher, &self.slots);
+        let hash = hasher.hash_one(ban.client);
+        self.index.insert_unique(hash, at, |&slot| hasher.hash_one(slots[slot as usize].client));
+        if !ban.client.is_single(self.ipv6_prefix) {
+            self.networks.add(ban.client);
+        }
+    }
+
+    fn remove(&mut self, client: Client) {
+        let Some(at) = self.slot_of(client) else { return };
+        let hash = self.hasher.hash_one(client);
+        if let Ok(found) = self.index.find_entry(hash, |&slot| slot == at) {
+            found.remove();
+        }
+        let last = (self.slots.len() - 1) as u32;
+        if at != last {
+            let moved = self.hasher.hash_one(self.slots[last as usize].client);
+            if let Some(slot) = self.index.find_mut(moved, |&slot| slot == last) {
+                *slot = at;
+            }
+        }
+        let gone = self.slots.swap_remove(at as usize);
+        self.lifting -= usize::from(gone.lifting.is_some());
+        self.permanent -= usize::from(gone.ends == Ends::Never);
+        if !client.is_single(self.ipv6_prefix) {
+            self.networks.remove(client);
+        }
+    }
+
+    fn slot_of(&self, client: Client) -> Option<u32> {
+        let hash = self.hasher.hash_one(client);
+        self.index.find(hash, |&slot| self.slots[slot as usize].client == client).copied()
+    }
+
+    fn push_deadline(&mut self, client: Client, serial: u64, ends: Ends) {
+        if let Ends::At { boot_ms, .. } = ends {
+            self.deadlines.push(Reverse((boot_ms, serial, client)));
+        }
+    }
+}
+
+/// Which enforcers a lift still waits for.
+#[derive(Debug, Default)]
+pub struct Pending {
+    enforcers: u8,
+    forgot: HashMap<Client, (u64, u8)>,
+}
+
+impl Pending {
+    /// Lifts wait for all of these.
+    pub fn new(enforcers: &[EnforcerName]) -> Pending {
+        Pending { enforcers: enforcers.iter().map(|e| bit(*e)).fold(0, |a, b| a | b), forgot: HashMap::new() }
+    }
+
+    /// Whether there is any enforcer to wait for.
+    pub fn waits(&self) -> bool {
+        self.enforcers != 0
+    }
+
+    /// Notes that an enforcer forgot this client's ban; `true` when it was the last one.
+    fn forgot(&mut self, client: Client, serial: u64, enforcer: EnforcerName) -> bool {
+        let (seen_serial, seen) = self.forgot.get(&client).copied().unwrap_or((serial, 0));
+        let seen = if seen_serial == serial { seen | bit(enforcer) } else { bit(enforcer) };
+        if seen & self.enforcers == self.enforcers {
+            self.forgot.remove(&client);
+            return true;
+        }
+        self.forgot.insert(client, (serial, seen));
+        false
+    }
+}
+
+/// Banned networks by prefix length, so that the one over an address is found by one look-up a length in use.
+#[derive(Debug, Default)]
+struct Networks {
+    by_length: std::collections::BTreeMap<(bool, u8), HashMap<Client, ()>>,
+}
+
+impl Networks {
+    fn len(&self) -> usize {
+        self.by_length.values().map(HashMap::len).sum()
+    }
+
+    fn length_of(client: Client) -> (bool, u8) {
+        (client.network().addr().is_ipv6(), client.network().prefix_len())
+    }
+
+    fn add(&mut self, client: Client) {
+        self.by_length.entry(Self::length_of(client)).or_default().insert(client, ());
+    }
+
+    fn remove(&mut self, client: Client) {
+        let length = Self::length_of(client);
+        if let Some(set) = self.by_length.get_mut(&length) {
+            set.remove(&client);
+            if set.is_empty() {
+                self.by_length.remove(&length);
+            }
+        }
+    }
+
+    /// The banned networks around a client, longest prefix first.
+    fn over(&self, client: Client) -> impl Iterator<Item = Client> {
+        let (is_v6, own) = Self::length_of(client);
+        let addr = client.network().addr();
+        self.by_length.iter().rev().filter_map(move |(&(v6, length), set)| {
+            let wider = v6 == is_v6 && length <= own;
+            let net = wider.then(|| ipnet::IpNet::new(addr, length).ok()).flatten()?;
+            set.get_key_value(&Client::of_network(net)).map(|(client, ())| *client)
+        })
+    }
+}
+
+fn bit(enforcer: EnforcerName) -> u8 {
+    1 << (enforcer as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bans::allowlist::Allowlist;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const T0: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 50_000 };
+
+    fn bannable(text: &str) -> BannableClient {
+        Allowlist::default().admit(text.parse().unwrap(), 64).unwrap()
+    }
+
+    fn ledger() -> Ledger {
+        Ledger::new(Backoff::default(), 64, 1)
+    }
+
+    #[test]
+    fn an_old_deadline_never_ends_a_newer_ban() {
+        let mut ledger = ledger();
+        let client = bannable("192.0.2.1");
+        ledger.ban(client, Ends::after(T0, 10_000), Rule::ZScore, 1, T0);
+        ledger.ban(client, Ends::after(T0, 90_000), Rule::ZScore, 2, T0.plus_ms(5_000));
+        assert!(ledger.expire(T0.plus_ms(10_000), 10).is_empty());
+        assert_eq!(ledger.expire(T0.plus_ms(90_000), 10).len(), 1);
+    }
+
+    #[test]
+    fn the_offence_level_survives_the_lift() {
+        let mut ledger = ledger();
+        let client = bannable("192.0.2.1");
+        let offence = ledger.add_offence(client.client(), T0);
+        ledger.ban(client, Ends::after(T0, 1), Rule::ZScore, offence, T0);
+        ledger.expire(T0.plus_ms(2), 10);
+        ledger.finish_lift(client.client()).unwrap();
+        assert!(ledger.is_empty());
+        assert_eq!(ledger.add_offence(client.client(), T0.plus_ms(3)), 2);
+    }
+
+    #[test]
+    fn a_lift_is_finished_only_when_every_enforcer_has_forgotten() {
+        let mut ledger = ledger();
+        let mut pending = Pending::new(&EnforcerName::ALL);
+        let client = bannable("192.0.2.1");
+        let serial = ledger.ban(client, Ends::Never, Rule::Operator, 0, T0);
+        let c = client.client();
+        assert!(ledger.confirm_banned(EnforcerName::Xdp, c, serial));
+        ledger.begin_lift(c, LiftReason::Operator).unwrap();
+        assert_eq!(ledger.confirm_lifted(EnforcerName::Xdp, c, serial, &mut pending), None);
+        assert_eq!(
+            ledger.confirm_lifted(EnforcerName::Xdp, c, serial, &mut pending),
+            None,
+            "the same one twice"
+        );
+        let done = ledger.confirm_lifted(EnforcerName::Iptables, c, serial, &mut pending).unwrap();
+        assert_eq!(done.reason, LiftReason::Operator);
+        assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn the_outcome_of_an_old_lift_does_not_touch_a_new_ban() {
+        let mut ledger = ledger();
+        let mut pending = Pending::new(&[EnforcerName::Xdp]);
+        let client = bannable("192.0.2.1");
+        let old = ledger.ban(client, Ends::Never, Rule::Operator, 0, T0);
+        ledger.begin_lift(client.client(), LiftReason::Operator).unwrap();
+        ledger.ban(client, Ends::Never, Rule::Operator, 0, T0);
+        assert_eq!(ledger.confirm_lifted(EnforcerName::Xdp, client.client(), old, &mut pending), None);
+        assert!(ledger.ban_over(client.client()).is_some());
+    }
+
+    #[test]
+    fn a_client_inside_a_banned_network_is_banned() {
+        let mut ledger = ledger();
+        ledger.ban(bannable("198.51.100.0/24"), Ends::Never, Rule::Operator, 0, T0);
+        ledger.ban(bannable("2001:db8::/32"), Ends::Never, Rule::Operator, 0, T0);
+        let over = |text: &str| ledger.ban_over(text.parse().unwrap()).map(|b| b.client.to_string());
+        assert_eq!(over("198.51.100.9").as_deref(), Some("198.51.100.0/24"));
+        assert_eq!(over("2001:db8:9:9::/64").as_deref(), Some("2001:db8::/32"));
+        assert_eq!(over("198.51.101.9"), None);
+        ledger.begin_lift("198.51.100.0/24".parse().unwrap(), LiftReason::Operator);
+        ledger.finish_lift("198.51.100.0/24".parse().unwrap());
+        assert_eq!(ledger.ban_over("198.51.100.9".parse().unwrap()), None);
+        assert_eq!(ledger.network_count(), 1);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Ban(u8, u64),
+        Lift(u8),
+        Extend(u8, u64),
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u8..12, 1u64..500).prop_map(|(c, t)| Step::Ban(c, t)),
+            (0u8..12).prop_map(Step::Lift),
+            (0u8..12, 1u64..500).prop_map(|(c, t)| Step::Extend(c, t)),
+            (1u64..300).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// A random walk ends equal to a map of client -> end.
+        #[test]
+        fn a_random_walk_equals_a_model(steps in prop::collection::vec(step(), 1..120)) {
+            let (mut ledger, mut model, mut now) = (ledger(), BTreeMap::new(), T0);
+            let who = |n: u8| bannable(&format!("192.0.2.{n}"));
+            for step in steps {
+                match step {
+                    Step::Ban(c, ms) => {
+                        ledger.ban(who(c), Ends::after(now, ms), Rule::ZScore, 1, now);
+                        model.insert(who(c).client(), now.boot_ms + ms);
+                    }
+                    Step::Lift(c) => {
+                        let had = ledger.begin_lift(who(c).client(), LiftReason::Operator).is_some();
+                        ledger.finish_lift(who(c).client());
+                        prop_assert_eq!(had, model.remove(&who(c).client()).is_some());
+                    }
+                    Step::Extend(c, ms) => {
+                        let moved = ledger.extend(who(c).client(), Ends::after(now, ms)).is_some();
+                        prop_assert_eq!(moved, model.contains_key(&who(c).client()));
+                        if moved { model.insert(who(c).client(), now.boot_ms + ms); }
+                    }
+                    Step::Wait(ms) => {
+                        now = now.plus_ms(ms);
+                        for ban in ledger.expire(now, usize::MAX) { ledger.finish_lift(ban.client); }
+                        model.retain(|_, end| *end > now.boot_ms);
+                    }
+                }
+                let held: BTreeMap<Client, u64> = ledger.bans().map(|b| match b.ends {
+                    Ends::At { boot_ms, .. } => (b.client, boot_ms),
+                    Ends::Never => (b.client, u64::MAX),
+                }).collect();
+                prop_assert_eq!(&held, &model);
+                prop_assert_eq!(ledger.permanent_count(), held.values().filter(|end| **end == u64::MAX).count());
+            }
+        }
+    }
+}

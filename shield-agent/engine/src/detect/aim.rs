@@ -1,0 +1,80 @@
+//! A request's target: where its path ends, and the path's hash. Worked out of every request, so it is done by words.
+
+use crate::detect::hash::Seeded;
+
+/// A target's path: where it ends, and its hash.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Aim {
+    /// The hash of the path, without the query.
+    pub path_hash: u64,
+    /// The path's length in bytes.
+    path_len: usize,
+}
+
+/// Longer targets are searched with wide instructions, which take a while to begin.
+const SHORT_TARGET: usize = 64;
+
+/// The length of a target's path: up to its first question mark.
+#[inline]
+fn path_len(target: &[u8]) -> usize {
+    if target.len() > SHORT_TARGET {
+        return memchr::memchr(b'?', target).unwrap_or(target.len());
+    }
+    let mut at = 0;
+    while let Some(word) = target.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let marks = question_marks(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return at + marks.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let rest = target.get(at..).unwrap_or_default();
+    match target.last_chunk::<8>() {
+        // The last eight bytes overlap those that were looked at.
+        Some(word) if question_marks(u64::from_le_bytes(*word)) == 0 => target.len(),
+        _ => rest.iter().position(|byte| *byte == b'?').map_or(target.len(), |found| at + found),
+    }
+}
+
+/// A mark in the high bit of each byte that is a question mark; exact up to the lowest mark (Mycroft's `haszero`).
+#[inline]
+fn question_marks(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let zeros = word ^ (ONES * b'?' as u64);
+    zeros.wrapping_sub(ONES) & !zeros & HIGHS
+}
+
+impl Aim {
+    /// Of this target.
+    #[inline]
+    pub fn at(target: &[u8], hash: Seeded) -> Aim {
+        let path_len = path_len(target);
+        Aim { path_hash: hash.bytes(&target[..path_len]), path_len }
+    }
+
+    /// The target's path, and its query with the question mark.
+    pub fn split(self, target: &[u8]) -> (&[u8], &[u8]) {
+        target.split_at(self.path_len.min(target.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_path_ends_at_the_first_question_mark(target in prop::collection::vec(prop::sample::select(b"/a?@>\x80\xbf\xff".to_vec()), 0..90)) {
+            let len = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
+            prop_assert_eq!(path_len(&target), len);
+        }
+
+        #[test]
+        fn long_paths_end_there_too(before in 0usize..90, behind in 0usize..90) {
+            let target = ["/".repeat(before), "?".repeat(behind.min(1)), "b".repeat(behind)].concat();
+            prop_assert_eq!(path_len(target.as_bytes()), before);
+        }
+    }
+}

@@ -1,0 +1,613 @@
+//! What was learned: the whole server's level, this site's clients' levels, hour-of-day slots of both, and what single
+//! clients were seen doing before. Learns minute by minute; `detector.rs` decides from whom.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::detect::moments::Moments;
+use crate::detect::ring::{SecondRing, ServerSecond};
+
+/// The rolling window in minutes.
+const ROLLING_MINUTES: usize = 30;
+
+/// What an hour-of-day slot keeps of itself when its hour comes again on a later day.
+const HOUR_KEEP: f64 = 0.5;
+
+/// Mean and standard deviation are never taken for less than this (requests or errors per second).
+pub const FLOOR: f64 = 0.1;
+
+/// Samples of clients below which a level of theirs is not used.
+const MIN_CLIENT_SAMPLES: f64 = 30.0;
+
+/// Precedents are forgotten after a day.
+const PRECEDENT_SECS: u32 = 86_400;
+
+/// So many other clients make a precedent.
+const PRECEDENT_CLIENTS: usize = 3;
+
+const SECS_PER_HOUR: u32 = 3600;
+
+/// Something about one client's minute that is judged against other clients' minutes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// Distinct pages asked for.
+    Paths,
+    /// POSTs to one target.
+    Posts,
+    /// Requests for one page.
+    Repeats,
+    /// Refused requests.
+    Failed,
+}
+
+impl Feature {
+    /// All of them, in the order of their index.
+    pub const ALL: [Feature; 4] = [Feature::Paths, Feature::Posts, Feature::Repeats, Feature::Failed];
+
+    /// The name used in evidence.
+    pub fn name(self) -> &'static str {
+        match self {
+            Feature::Paths => "distinct_paths",
+            Feature::Posts => "posts_to_one_path",
+            Feature::Repeats => "requests_for_one_page",
+            Feature::Failed => "failures",
+        }
+    }
+}
+
+/// One client's minute.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ClientMinute {
+    /// Requests, assets counted as configured.
+    pub load: f64,
+    /// Errors.
+    pub errors: f64,
+    /// By [`Feature`].
+    pub features: [f64; Feature::ALL.len()],
+}
+
+/// Where a level comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The last 30 min.
+    Rolling,
+    /// The same hour on this and earlier days.
+    HourSlot,
+    /// All hours together.
+    AllHours,
+    /// Nothing was learned: the floors.
+    Floor,
+}
+
+impl Source {
+    /// The name used in evidence.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Rolling => "rolling",
+            Source::HourSlot => "hour_slot",
+            Source::AllHours => "all_hours",
+            Source::Floor => "floor",
+        }
+    }
+}
+
+/// A learned level, floors applied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Level {
+    /// Mean, per second.
+    pub mean: f64,
+    /// Population standard deviation, per second.
+    pub stddev: f64,
+    /// Mean of errors, per second.
+    pub error_mean: f64,
+    /// Samples it is made of.
+    pub samples: f64,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+impl Level {
+    /// (rate - mean) / stddev.
+    pub fn z_score(&self, rate: f64) -> f64 {
+        (rate - self.mean) / self.stddev
+    }
+
+    fn of(rates: &Moments, errors: &Moments, source: Source) -> Level {
+        Level {
+            mean: rates.mean().max(FLOOR),
+            stddev: rates.stddev().max(FLOOR),
+            error_mean: errors.mean().max(FLOOR),
+            samples: rates.count(),
+            source,
+        }
+    }
+}
+
+/// One minute, or an hour slot, of the whole server: samples are seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct ServerSpan {
+    requests: Moments,
+    errors: Moments,
+}
+
+impl ServerSpan {
+    fn merge(&mut self, other: &ServerSpan) {
+        self.requests.merge(&other.requests);
+        self.errors.merge(&other.errors);
+    }
+
+    fn forget(&mut self, keep: f64) {
+        self.requests.forget(keep);
+        self.errors.forget(keep);
+    }
+}
+
+/// One minute, or an hour slot, of clients: samples are clients' minutes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct ClientSpan {
+    /// Rates, per second.
+    load: Moments,
+    /// Error rates, per second.
+    errors: Moments,
+    /// Logarithms of 1 + value, by feature: these are spread over orders of magnitude.
+    logs: [Moments; Feature::ALL.len()],
+}
+
+impl ClientSpan {
+    fn add(&mut self, minute: &ClientMinute) {
+        self.load.add(minute.load / 60.0);
+        self.errors.add(minute.errors / 60.0);
+        for (logs, value) in self.logs.iter_mut().zip(minute.features) {
+            logs.add(value.ln_1p());
+        }
+    }
+
+    fn merge(&mut self, other: &ClientSpan) {
+        self.load.merge(&other.load);
+        self.errors.merge(&other.errors);
+        for (logs, other) in self.logs.iter_mut().zip(&other.logs) {
+            logs.merge(other);
+        }
+    }
+
+    fn forget(&mut self, keep: f64) {
+        self.load.forget(keep);
+        self.errors.forget(keep);
+        self.logs.iter_mut().for_each(|logs| logs.forget(keep));
+    }
+}
+
+/// An hour of the day, UTC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct HourSlot {
+    /// The day (since the epoch) it was last written on.
+    day: u32,
+    server: ServerSpan,
+    clients: ClientSpan,
+}
+
+/// A client that was seen doing much of something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Precedent {
+    client: u64,
+    value: f64,
+    second: u32,
+}
+
+/// Everything learned that outlives a restart.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Learned {
+    /// The second learning began at.
+    began: u32,
+    /// The newest minute that was learned (its first second).
+    minute: u32,
+    /// Minutes of the rolling window, oldest first.
+    server: VecDeque<ServerSpan>,
+    clients: VecDeque<ClientSpan>,
+    hours: Vec<HourSlot>,
+    precedents: [Vec<Precedent>; Feature::ALL.len()],
+}
+
+/// What was learned, and the levels in force.
+#[derive(Debug, Clone)]
+pub struct Baseline {
+    learned: Learned,
+    /// Minutes of a global anomaly, kept aside until it is over or accepted.
+    frozen: VecDeque<ServerSpan>,
+    min_samples: f64,
+    server: Level,
+    clients: Level,
+    logs: [Moments; Feature::ALL.len()],
+}
+
+/// The version of what [`Baseline::save`] writes.
+const SAVED_VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    version: u32,
+    learned: Learned,
+}
+
+impl Baseline {
+    /// Nothing learned. An hour slot is used once it holds `min_samples`.
+    pub fn new(min_samples: u32) -> Baseline {
+        let learned = Learned { hours: vec![HourSlot::default(); 24], ..Learned::default() };
+        let nothing = Level::of(&Moments::default(), &Moments::default(), Source::Floor);
+        Baseline {
+            learned,
+            frozen: VecDeque::new(),
+            min_samples: f64::from(min_samples),
+            server: nothing,
+            clients: nothing,
+            logs: Default::default(),
+        }
+    }
+
+    /// The first second of all that is seen: learning begins here, unless it has begun before a restart.
+    pub fn begin(&mut self, second: u32) {
+        if self.learned.began == 0 || second < self.learned.began {
+            self.learned.began = second;
+        }
+        if self.learned.minute == 0 || self.learned.minute > second {
+            self.learned.minute = second - second % 60;
+        }
+    }
+
+    /// Seconds since learning began.
+    pub fn age_secs(&self, second: u32) -> u32 {
+        if self.learned.began == 0 { 0 } else { second.saturating_sub(self.learned.began) }
+    }
+
+    /// Learns the whole server's minute starting at `minute` from the ring of what may teach. While `frozen`, it is only
+    /// put aside.
+    pub fn learn_server(&mut self, minute: u32, ring: &SecondRing, frozen: bool) {
+        let mut span = ServerSpan::default();
+        for second in minute.max(self.learned.began)..minute + 60 {
+            let ServerSecond { requests, errors } = ring.at(second);
+            span.requests.add(f64::from(requests));
+            span.errors.add(f64::from(errors));
+        }
+        self.learned.minute = self.learned.minute.max(minute + 60);
+        if frozen {
+            push(&mut self.frozen, span);
+            return;
+        }
+        self.frozen.clear();
+        self.learn_span(minute, span);
+    }
+
+    fn learn_span(&mut self, minute: u32, span: ServerSpan) {
+        push(&mut self.learned.server, span);
+        self.hour_mut(minute).server.merge(&span);
+    }
+
+    /// Learns `minutes` of silence starting at `minute`.
+    pub fn learn_silence(&mut self, minute: u32, minutes: u32) {
+        let mut silence = ServerSpan::default();
+        silence.requests.add_many(0.0, 60.0);
+        silence.errors.add_many(0.0, 60.0);
+        // Beyond a day and the rolling window, more of it changes nothing.
+        let first = minutes.saturating_sub(25 * 60);
+        for n in first..minutes {
+            self.learn_span(minute.saturating_add(n * 60), silence);
+            push(&mut self.learned.clients, ClientSpan::default());
+        }
+        self.learned.minute = self.learned.minute.max(minute.saturating_add(minutes.saturating_mul(60)));
+    }
+
+    /// Learns what clients did in the minute starting at `minute`: each with a number that tells clients apart.
+    pub fn learn_clients(&mut self, minute: u32, clients: impl Iterator<Item = (u64, ClientMinute)>) {
+        let mut span = ClientSpan::default();
+        for precedents in &mut self.learned.precedents {
+            precedents.retain(|p| minute.saturating_sub(p.second) < PRECEDENT_SECS);
+        }
+        for (client, values) in clients {
+            span.add(&values);
+            for (precedents, value) in self.learned.precedents.iter_mut().zip(values.features) {
+                remember(precedents, Precedent { client, value, second: minute });
+            }
+        }
+        push(&mut self.learned.clients, span);
+        self.hour_mut(minute).clients.merge(&span);
+    }
+
+    /// Takes the level of the frozen time for the real one.
+    pub fn accept_frozen(&mut self, second: u32) {
+        if self.frozen.is_empty() {
+            return;
+        }
+        self.learned.server = std::mem::take(&mut self.frozen);
+        let mut accepted = ServerSpan::default();
+        self.learned.server.iter().for_each(|span| accepted.merge(span));
+        self.hour_mut(second).server = accepted;
+    }
+
+    /// Works out the levels in force at `second`.
+    pub fn recompute(&mut self, second: u32) {
+        let mut rolling = ServerSpan::default();
+        self.learned.server.iter().for_each(|span| rolling.merge(span));
+        let mut rolling_clients = ClientSpan::default();
+        self.learned.clients.iter().for_each(|span| rolling_clients.merge(span));
+        let slot = &self.learned.hours[hour_of(second)];
+        self.server = match slot.server.requests.count() {
+            n if n >= self.min_samples => {
+                Level::of(&slot.server.requests, &slot.server.errors, Source::HourSlot)
+            }
+            _ if rolling.requests.count() > 0.0 => {
+                Level::of(&rolling.requests, &rolling.errors, Source::Rolling)
+            }
+            _ => Level::of(&Moments::default(), &Moments::default(), Source::Floor),
+        };
+        let (clients, source) = self.client_span(&rolling_clients, slot);
+        self.clients = Level::of(&clients.load, &clients.errors, source);
+        self.logs = clients.logs;
+    }
+
+    fn client_span(&self, rolling: &ClientSpan, slot: &HourSlot) -> (ClientSpan, Source) {
+        if slot.clients.load.count() >= self.min_samples {
+            return (slot.clients, Source::HourSlot);
+        }
+        if rolling.load.count() >= MIN_CLIENT_SAMPLES {
+            return (*rolling, Source::Rolling);
+        }
+        let mut all = ClientSpan::default();
+        self.learned.hours.iter().for_each(|slot| all.merge(&slot.clients));
+        if all.load.count() >= MIN_CLIENT_SAMPLES {
+            return (all, Source::AllHours);
+        }
+        (ClientSpan::default(), Source::Floor)
+    }
+
+    /// The whole server's level.
+    pub fn server(&self) -> &Level {
+        &self.server
+    }
+
+    /// One client's level.
+    pub fn clients(&self) -> &Level {
+        &self.clients
+    }
+
+    /// How many standard deviations above the mean of clients' minutes a feature's value is, on the logarithm's
+    /// scale; 0 when too little was learned that it could be held against.
+    pub fn log_z_score(&self, feature: Feature, value: f64) -> f64 {
+        let logs = &self.logs[feature as usize];
+        if logs.count() < MIN_CLIENT_SAMPLES {
+            return 0.0;
+        }
+        (value.ln_1p() - logs.mean()) / logs.stddev().max(FLOOR)
+    }
+
+    /// The value whose [`Baseline::log_z_score`] is `z`, infinite when too little was learned.
+    pub fn value_at_log_z(&self, feature: Feature, z: f64) -> f64 {
+        let logs = &self.logs[feature as usize];
+        if logs.count() < MIN_CLIENT_SAMPLES {
+            return f64::INFINITY;
+        }
+        (logs.mean() + z * logs.stddev().max(FLOOR)).exp_m1()
+    }
+
+    /// What is typical of a feature: the geometric mean over clients' minutes.
+    pub fn typical(&self, feature: Feature) -> f64 {
+        self.logs[feature as usize].mean().exp_m1()
+    }
+
+    /// What at least three other clients of this site did in some minute of the last day.
+    pub fn precedent(&self, feature: Feature, client: u64, second: u32) -> f64 {
+        let all = &self.learned.precedents[feature as usize];
+        let others =
+            all.iter().filter(|p| p.client != client && second.saturating_sub(p.second) < PRECEDENT_SECS);
+        others.map(|p| p.value).nth(PRECEDENT_CLIENTS - 1).unwrap_or(0.0)
+    }
+
+    /// At most what [`Baseline::precedent`] says of any client at any second up to `until`: as if the client asked
+    /// about were always one of the precedents itself.
+    pub fn least_precedent(&self, feature: Feature, until: u32) -> f64 {
+        let all = &self.learned.precedents[feature as usize];
+        let lasting = all.iter().filter(|p| until.saturating_sub(p.second) < PRECEDENT_SECS);
+        lasting.map(|p| p.value).nth(PRECEDENT_CLIENTS).unwrap_or(0.0)
+    }
+
+    /// Forgets what a client set as precedents: it turned out to be an attacker.
+    pub fn forget_precedents(&mut self, client: u64) {
+        self.learned.precedents.iter_mut().for_each(|all| all.retain(|p| p.client != client));
+    }
+
+    /// The minute to be learned next: its first second.
+    pub fn next_minute(&self) -> u32 {
+        self.learned.minute
+    }
+
+    /// Mean and standard deviation of the requests per second of each hour of the day, where there are enough samples.
+    pub fn hours(&self) -> Vec<Option<(f64, f64)>> {
+        let level = |slot: &HourSlot| {
+            let requests = &slot.server.requests;
+            (requests.count() >= self.min_samples).then(|| (requests.mean(), requests.stddev()))
+        };
+        self.learned.hours.iter().map(level).collect()
+    }
+
+    /// What was learned, as bytes for [`Baseline::restore`].
+    pub fn save(&self) -> Vec<u8> {
+        let saved = Saved { version: SAVED_VERSION, learned: self.learned.clone() };
+        serde_json::to_vec(&saved).expect("numbers, lists and names always serialise")
+    }
+
+    /// Takes up what was saved, or says why not.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let saved: Saved = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        if saved.version != SAVED_VERSION {
+            return Err(format!("of version {}, this Shield reads {SAVED_VERSION}", saved.version));
+        }
+        saved.learned.check()?;
+        self.learned = saved.learned;
+        self.recompute(self.learned.minute);
+        Ok(())
+    }
+
+    fn hour_mut(&mut self, second: u32) -> &mut HourSlot {
+        let day = second / (24 * SECS_PER_HOUR);
+        let slot = &mut self.learned.hours[hour_of(second)];
+        if slot.day != day {
+            slot.server.forget(HOUR_KEEP);
+            slot.clients.forget(HOUR_KEEP);
+            slot.day = day;
+        }
+        slot
+    }
+}
+
+impl Learned {
+    fn check(&self) -> Result<(), String> {
+        let server = self.server.iter().chain(self.hours.iter().map(|h| &h.server));
+        let clients = self.clients.iter().chain(self.hours.iter().map(|h| &h.clients));
+        let sane = server.clone().all(|s| s.requests.is_sane() && s.errors.is_sane())
+            && clients
+                .clone()
+                .all(|c| c.load.is_sane() && c.errors.is_sane() && c.logs.iter().all(Moments::is_sane));
+        if self.hours.len() != 24 {
+            return Err(format!("{} hours in its day", self.hours.len()));
+        }
+        if self.server.len() > ROLLING_MINUTES || self.clients.len() > ROLLING_MINUTES || !sane {
+            return Err("its numbers are not possible".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn push<T>(minutes: &mut VecDeque<T>, span: T) {
+    if minutes.len() >= ROLLING_MINUTES {
+        minutes.pop_front();
+    }
+    minutes.push_back(span);
+}
+
+fn hour_of(second: u32) -> usize {
+    (second / SECS_PER_HOUR % 24) as usize
+}
+
+/// Keeps the highest values, one a client, highest first; ties go to the newer one.
+fn remember(precedents: &mut Vec<Precedent>, new: Precedent) {
+    let full = precedents.len() > PRECEDENT_CLIENTS;
+    if new.value <= 0.0 || (full && precedents.last().is_some_and(|least| least.value > new.value)) {
+        return;
+    }
+    match precedents.iter_mut().find(|p| p.client == new.client) {
+        Some(old) if old.value > new.value => {}
+        Some(old) => *old = new,
+        None => precedents.push(new),
+    }
+    precedents.sort_by(|a, b| {
+        b.value.total_cmp(&a.value).then(b.second.cmp(&a.second)).then(a.client.cmp(&b.client))
+    });
+    precedents.truncate(PRECEDENT_CLIENTS + 1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ring with `rate` requests in each of the seconds, and a baseline that learned its minutes.
+    fn learn(baseline: &mut Baseline, from: u32, minutes: u32, rate: impl Fn(u32) -> u32, frozen: bool) {
+        let mut ring = SecondRing::new(1920, from);
+        baseline.begin(from);
+        for minute in 0..minutes {
+            let start = from + minute * 60;
+            for second in start..start + 60 {
+                ring.advance(second);
+                (0..rate(second)).for_each(|_| ring.add(second, 0));
+            }
+            baseline.learn_server(start, &ring, frozen);
+        }
+        baseline.recompute(from + minutes * 60);
+    }
+
+    #[test]
+    fn nothing_learned_is_the_floors() {
+        let baseline = Baseline::new(600);
+        let Level { mean, stddev, error_mean, source, .. } = *baseline.server();
+        assert_eq!((mean, stddev, error_mean, source), (FLOOR, FLOOR, FLOOR, Source::Floor));
+    }
+
+    #[test]
+    fn empty_seconds_count_as_zeros() {
+        let mut baseline = Baseline::new(100_000);
+        learn(&mut baseline, 86_400, 10, |second| if second % 10 == 0 { 20 } else { 0 }, false);
+        assert_eq!(baseline.server().source, Source::Rolling);
+        assert!((baseline.server().mean - 2.0).abs() < 1e-9);
+        assert!((baseline.server().stddev - 6.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_rolling_window_is_30_minutes() {
+        let mut baseline = Baseline::new(100_000);
+        learn(&mut baseline, 86_400, 60, |second| if second < 86_400 + 1800 { 9 } else { 3 }, false);
+        assert!((baseline.server().mean - 3.0).abs() < 1e-9);
+        assert!((baseline.server().samples - 1800.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_hours_slot_is_preferred_once_it_has_enough() {
+        let mut baseline = Baseline::new(1200);
+        learn(&mut baseline, 86_400, 19, |_| 4, false);
+        assert_eq!(baseline.server().source, Source::Rolling);
+        learn(&mut baseline, 86_400 + 19 * 60, 1, |_| 4, false);
+        assert_eq!(baseline.server().source, Source::HourSlot);
+    }
+
+    #[test]
+    fn an_hour_forgets_its_earlier_days_by_half() {
+        let mut baseline = Baseline::new(1200);
+        learn(&mut baseline, 86_400, 60, |_| 10, false);
+        learn(&mut baseline, 2 * 86_400, 60, |_| 4, false);
+        // 1800 remembered seconds of 10 and 3600 new ones of 4.
+        baseline.recompute(2 * 86_400 + 3599);
+        assert!((baseline.server().mean - 6.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_is_frozen_is_learned_only_when_accepted() {
+        let mut baseline = Baseline::new(100_000);
+        learn(&mut baseline, 86_400, 30, |_| 2, false);
+        learn(&mut baseline, 86_400 + 1800, 30, |_| 50, true);
+        assert!((baseline.server().mean - 2.0).abs() < 1e-9);
+        baseline.accept_frozen(86_400 + 3600);
+        baseline.recompute(86_400 + 3600);
+        assert!((baseline.server().mean - 50.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_precedent_needs_three_other_clients() {
+        let mut baseline = Baseline::new(600);
+        let minute = |paths| ClientMinute { features: [paths, 0.0, 0.0, 0.0], ..ClientMinute::default() };
+        baseline.learn_clients(6000, [(1, minute(200.0)), (2, minute(90.0)), (3, minute(80.0))].into_iter());
+        assert_eq!(baseline.precedent(Feature::Paths, 9, 6060), 80.0);
+        assert_eq!(baseline.precedent(Feature::Paths, 1, 6060), 0.0, "one of the three is the client itself");
+        baseline.learn_clients(6060, [(4, minute(70.0))].into_iter());
+        assert_eq!(baseline.precedent(Feature::Paths, 1, 6120), 70.0);
+        assert_eq!(baseline.precedent(Feature::Paths, 9, 6060 + PRECEDENT_SECS), 0.0, "a day later");
+        baseline.forget_precedents(3);
+        assert_eq!(baseline.precedent(Feature::Paths, 9, 6120), 70.0);
+    }
+
+    #[test]
+    fn it_survives_a_restart() {
+        let mut baseline = Baseline::new(600);
+        learn(&mut baseline, 86_400, 30, |second| second % 7, false);
+        let mut restored = Baseline::new(600);
+        restored.restore(&baseline.save()).unwrap();
+        assert_eq!(restored.learned, baseline.learned);
+        assert_eq!(restored.server(), baseline.server());
+    }
+
+    #[test]
+    fn nonsense_is_not_restored() {
+        let mut baseline = Baseline::new(600);
+        assert!(baseline.restore(b"").is_err());
+        let saved = String::from_utf8(baseline.save()).unwrap();
+        assert!(baseline.restore(saved.replace("\"version\":1", "\"version\":2").as_bytes()).is_err());
+        assert!(baseline.restore(saved.replace("\"n\":0.0", "\"n\":-1.0").as_bytes()).is_err());
+    }
+}

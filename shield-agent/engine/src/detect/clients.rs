@@ -1,0 +1,632 @@
+//! The bounded table of clients: a record of 64 bytes each, with the first few requests inside it, and a
+//! [`Footprint`] for those that go on. At the bound the coldest light client goes first; a busy one only for a
+//! busier one. Evictions are counted.
+
+use hashbrown::HashTable;
+
+use crate::detect::aim::Aim;
+use crate::detect::footprint::{Footprint, TRAIL_SECS, counts_of};
+use crate::detect::hash::Seeded;
+use crate::detect::prefetch;
+use crate::detect::trace::{Flags, Trace};
+use crate::detect::window::{Counts, WINDOW_SECS};
+use crate::vocab::client::{Client, Singles};
+
+/// Requests that fit into a record; the next one makes a footprint. No rule can fire before.
+pub const LIGHT_REQUESTS: usize = 4;
+
+/// At most one client in so many can have a footprint (but always [`MIN_FOOTPRINTS`]).
+const CLIENTS_PER_FOOTPRINT: usize = 8;
+const MIN_FOOTPRINTS: usize = 1024;
+
+/// How many records are looked at to find a cold one.
+const EVICTION_SAMPLE: usize = 32;
+
+/// How many requests are looked ahead to at once: about as many reads as a processor waits for at a time.
+pub const LOOK_AHEAD: usize = 16;
+
+/// Looking one client up is taken to cost as much as looking at so many in a row.
+const CLIENTS_PER_LOOKUP: u128 = 4;
+
+const NO_FOOTPRINT: u32 = u32::MAX;
+
+/// What [`Coming::place`] is while nobody knows.
+const UNKNOWN: u32 = u32::MAX;
+
+/// What is worked out of a request before it is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Coming {
+    /// Whose it is.
+    pub client: Client,
+    /// Its target.
+    pub aim: Aim,
+    /// Where its client was found among the records; it may have moved since.
+    place: u32,
+}
+
+impl Coming {
+    /// Of this client, for this target.
+    pub fn new(client: Client, aim: Aim) -> Coming {
+        Coming { client, aim, place: UNKNOWN }
+    }
+
+    /// Its target's key, as far as it can be told before its answer is looked at.
+    fn target(&self) -> u32 {
+        self.aim.path_hash as u32
+    }
+}
+
+/// One client: a line of the processor's cache; a test holds it to that.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Record {
+    key: [u64; 2],
+    /// The newest second it asked for something.
+    last: u32,
+    /// Its place among the footprints.
+    footprint: u32,
+    /// Nothing is learned from it before this second.
+    suspect_until: u32,
+    light: Light,
+}
+
+/// The first few requests: their traces, and how many seconds before `Record::last` they were.
+#[derive(Debug, Clone, Copy)]
+struct Light {
+    keys: [u32; LIGHT_REQUESTS],
+    /// [`NO_REQUEST`] behind the last one.
+    agos: [u16; LIGHT_REQUESTS],
+    weights: [u8; LIGHT_REQUESTS],
+    flags: [Flags; LIGHT_REQUESTS],
+}
+
+const NO_REQUEST: u16 = u16::MAX;
+
+impl Default for Light {
+    fn default() -> Light {
+        Light {
+            keys: [0; LIGHT_REQUESTS],
+            agos: [NO_REQUEST; LIGHT_REQUESTS],
+            weights: [0; LIGHT_REQUESTS],
+            flags: [Flags::default(); LIGHT_REQUESTS],
+        }
+    }
+}
+
+impl Light {
+    fn len(&self) -> usize {
+        self.agos.iter().position(|ago| *ago == NO_REQUEST).unwrap_or(LIGHT_REQUESTS)
+    }
+
+    /// Takes one more; `false` when it is full.
+    fn push(&mut self, ago: u32, trace: &Trace) -> bool {
+        let at = self.len();
+        if at == LIGHT_REQUESTS {
+            return false;
+        }
+        self.keys[at] = trace.key;
+        self.agos[at] = ago.min(u32::from(NO_REQUEST) - 1) as u16;
+        self.weights[at] = trace.weight;
+        self.flags[at] = trace.flags;
+        true
+    }
+
+    fn requests(&self) -> impl Iterator<Item = (u32, Trace)> {
+        (0..self.len()).map(|at| {
+            let trace =
+                Trace { key: self.keys[at], flags: self.flags[at], weight: self.weights[at], answer: 0 };
+            (u32::from(self.agos[at]), trace)
+        })
+    }
+
+    /// The newest second moved on by `secs`: what falls out of 10 min is let go.
+    fn age(&mut self, secs: u32) {
+        if secs == 0 {
+            return;
+        }
+        let kept = std::mem::take(self);
+        for (ago, trace) in kept.requests() {
+            let ago = ago.saturating_add(secs);
+            if ago < TRAIL_SECS {
+                self.push(ago, &trace);
+            }
+        }
+    }
+}
+
+/// A client as the rules see it.
+pub struct Busy<'a> {
+    /// What is kept of it.
+    pub footprint: &'a mut Footprint,
+    /// Nothing is learned from it before this second.
+    pub suspect_until: &'a mut u32,
+}
+
+/// What the table holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Clients.
+    pub clients: usize,
+    /// Clients with a footprint.
+    pub footprints: usize,
+    /// Clients let go because the table was full, since the start.
+    pub evicted: u64,
+    /// Bytes, about.
+    pub bytes: usize,
+}
+
+/// Where a client is.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// More of its key's hash than the table itself compares: nearly always the record need not be read to be found.
+    mark: u32,
+    /// Its place among the records.
+    at: u32,
+}
+
+fn mark(hash: u64) -> u32 {
+    hash as u32
+}
+
+/// The table.
+pub struct Clients {
+    hash: Seeded,
+    index: HashTable<Entry>,
+    records: Vec<Record>,
+    footprints: Vec<Footprint>,
+    /// Each footprint's place among the records.
+    owners: Vec<u32>,
+    max_clients: usize,
+    hand: usize,
+    footprint_hand: usize,
+    evicted: u64,
+}
+
+impl Clients {
+    /// An empty table for at most `max_clients` (at least 1).
+    pub fn new(max_clients: usize, hash: Seeded) -> Clients {
+        Clients {
+            hash,
+            index: HashTable::new(),
+            records: Vec::new(),
+            footprints: Vec::new(),
+            owners: Vec::new(),
+            max_clients: max_clients.clamp(1, NO_FOOTPRINT as usize),
+            hand: 0,
+            footprint_hand: 0,
+            evicted: 0,
+        }
+    }
+
+    /// Counts one request. Returns its client when that has a footprint: no rule can fire before.
+    pub fn add(&mut self, coming: &Coming, second: u32, trace: &Trace) -> Option<Busy<'_>> {
+        let key = coming.client.key();
+        let is_there = |record: &Record| record.key == split(key);
+        let at = match self.records.get(coming.place as usize).filter(|record| is_there(record)) {
+            Some(_) => coming.place as usize,
+            None => self.position(key).unwrap_or_else(|| self.insert(key, second)),
+        };
+        let record = &mut self.records[at];
+        if record.footprint == NO_FOOTPRINT {
+            let newest = record.last.max(second);
+            record.light.age(newest - record.last);
+            record.last = newest;
+            let ago = newest - second;
+            if record.light.push(ago, trace) {
+                return None;
+            }
+            self.promote(at);
+        }
+        let record = &mut self.records[at];
+        record.last = record.last.max(second);
+        let footprint = &mut self.footprints[record.footprint as usize];
+        footprint.add(second, trace);
+        Some(Busy { footprint, suspect_until: &mut record.suspect_until })
+    }
+
+    /// Fetches what [`Clients::add`] will read for these requests, of about `second`: step by step, so that each step
+    /// finds fetched what it reads. Remembers where their clients are, and changes nothing else.
+    pub fn look_ahead(&self, coming: &mut [Coming; LOOK_AHEAD], second: u32) {
+        for one in coming.iter_mut() {
+            let hash = self.hash.key(one.client.key());
+            let found = self.index.find(hash, |entry| entry.mark == mark(hash));
+            one.place = found.map_or(UNKNOWN, |entry| entry.at);
+            self.records.get(one.place as usize).into_iter().for_each(prefetch::fetch);
+        }
+        let footprints = coming.each_ref().map(|one| {
+            let record = self.records.get(one.place as usize)?;
+            let footprint = self.footprints.get(record.footprint as usize)?;
+            footprint.fetch();
+            Some(footprint)
+        });
+        for (footprint, one) in footprints.iter().zip(coming.iter()) {
+            if let Some(footprint) = footprint {
+                footprint.fetch_target(one.target(), second);
+            }
+        }
+    }
+
+    /// Forgets a client.
+    pub fn forget(&mut self, key: u128) {
+        if let Some(at) = self.position(key) {
+            self.remove(at);
+        }
+    }
+
+    /// A copy of what is kept of a client, light or not, and until when it is suspect.
+    pub fn footprint(&self, key: u128) -> Option<(Footprint, u32)> {
+        let record = &self.records[self.position(key)?];
+        Some((self.footprint_of(record), record.suspect_until))
+    }
+
+    fn footprint_of(&self, record: &Record) -> Footprint {
+        match self.footprints.get(record.footprint as usize) {
+            Some(footprint) => footprint.clone(),
+            None => {
+                let mut footprint = Footprint::default();
+                let mut requests: Vec<_> = record.light.requests().collect();
+                requests.sort_by_key(|(ago, _)| std::cmp::Reverse(*ago));
+                requests
+                    .iter()
+                    .for_each(|(ago, trace)| footprint.add(record.last.saturating_sub(*ago), trace));
+                footprint
+            }
+        }
+    }
+
+    /// Visits each client that asked for something in the `secs` (1..=60) seconds up to and including `second`: its
+    /// key, its counts over those seconds, and until when it is suspect.
+    pub fn each_active(&self, secs: u32, second: u32, mut visit: impl FnMut(Active<'_>)) {
+        for record in self.records.iter().filter(|r| second.saturating_sub(r.last) < secs) {
+            let footprint = self.footprints.get(record.footprint as usize);
+            let counts = match footprint {
+                Some(footprint) => footprint.window.sum_of_last(secs, second),
+                None => record.light_counts(secs, second),
+            };
+            let (key, suspect_until) = (join(record.key), record.suspect_until);
+            visit(Active { key, counts, footprint, suspect_until, last: record.last });
+        }
+    }
+
+    /// How many clients there are.
+    pub fn tracked(&self) -> usize {
+        self.records.len()
+    }
+
+    /// How many of these asked for something in the 10 min up to `second` and are not suspect then. Each of them is
+    /// looked up, or each client there is looked at, whichever is less: a ban waits for this.
+    pub fn clean_among(&self, singles: Singles, second: u32) -> usize {
+        let is_clean = |r: &Record| second.saturating_sub(r.last) < TRAIL_SECS && r.suspect_until <= second;
+        if singles.count().saturating_mul(CLIENTS_PER_LOOKUP) <= self.records.len() as u128 {
+            let known = singles.keys().filter_map(|key| self.records.get(self.position(key)?));
+            return known.filter(|r| is_clean(r)).count();
+        }
+        self.records.iter().filter(|r| is_clean(r) && singles.contains(join(r.key))).count()
+    }
+
+    /// Lets go of clients that asked for nothing in the 10 min up to `second`: nothing of them counts any more.
+    pub fn sweep(&mut self, second: u32) {
+        let mut at = 0;
+        while at < self.records.len() {
+            if second.saturating_sub(self.records[at].last) >= TRAIL_SECS { self.remove(at) } else { at += 1 }
+        }
+    }
+
+    /// What the table holds.
+    pub fn usage(&self) -> Usage {
+        let records = self.records.capacity() * size_of::<Record>();
+        let index = self.index.allocation_size();
+        let footprints: usize = self.footprints.iter().map(|f| f.bytes() + size_of::<u32>()).sum();
+        Usage {
+            clients: self.records.len(),
+            footprints: self.footprints.len(),
+            evicted: self.evicted,
+            bytes: records + index + footprints,
+        }
+    }
+
+    fn position(&self, key: u128) -> Option<usize> {
+        let (split, hash) = (split(key), self.hash.key(key));
+        let is_it = |entry: &Entry| entry.mark == mark(hash) && self.records[entry.at as usize].key == split;
+        self.index.find(hash, is_it).map(|entry| entry.at as usize)
+    }
+
+    fn insert(&mut self, key: u128, second: u32) -> usize {
+        if self.records.len() >= self.max_clients {
+            self.evict_a_cold_one();
+        }
+        if self.records.len() == self.records.capacity() {
+            // By a quarter, not by doubling: the table's memory is promised.
+            self.records.reserve_exact((self.records.len() / 4).max(1024));
+        }
+        let at = self.records.len();
+        let light = Light::default();
+        self.records.push(Record {
+            key: split(key),
+            last: second,
+            footprint: NO_FOOTPRINT,
+            suspect_until: 0,
+            light,
+        });
+        let Clients { index, records, hash, .. } = self;
+        let new = Entry { mark: mark(hash.key(key)), at: at as u32 };
+        index.insert_unique(hash.key(key), new, |entry| hash.key(join(records[entry.at as usize].key)));
+        at
+    }
+
+    /// Moves a client's first requests into a footprint of its own.
+    fn promote(&mut self, at: usize) {
+        if self.footprints.len() >= (self.max_clients / CLIENTS_PER_FOOTPRINT).max(MIN_FOOTPRINTS) {
+            self.evict_a_footprint();
+        }
+        let footprint = self.footprint_of(&self.records[at]);
+        self.records[at].footprint = self.footprints.len() as u32;
+        self.records[at].light = Light::default();
+        self.footprints.push(footprint);
+        self.owners.push(at as u32);
+    }
+
+    fn evict_a_cold_one(&mut self) {
+        let len = self.records.len();
+        let worth = |at: &usize| {
+            let record = &self.records[*at];
+            (record.footprint != NO_FOOTPRINT, record.last)
+        };
+        let mut coldest = self.hand % len;
+        // Past samples of nothing but busy ones: there is a light one nearly always, and what is walked over is not
+        // looked at again before its turn comes.
+        for _ in 0..len.div_ceil(EVICTION_SAMPLE) {
+            let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.hand + i) % len);
+            coldest = sample.chain([coldest]).min_by_key(worth).unwrap_or(coldest);
+            self.hand = (self.hand + EVICTION_SAMPLE) % len;
+            if !worth(&coldest).0 {
+                break;
+            }
+        }
+        self.evicted += 1;
+        self.remove(coldest);
+    }
+
+    fn evict_a_footprint(&mut self) {
+        let len = self.footprints.len();
+        let worth = |at: &usize| {
+            let owner = self.owners[*at] as usize;
+            (self.footprints[*at].window.sum().requests, self.records[owner].last)
+        };
+        let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.footprint_hand + i) % len);
+        let least = sample.min_by_key(worth).unwrap_or(0);
+        self.footprint_hand = (self.footprint_hand + EVICTION_SAMPLE) % len;
+        self.evicted += 1;
+        self.drop_footprint(self.owners[least] as usize);
+    }
+
+    fn drop_footprint(&mut self, at: usize) {
+        let gone = std::mem::replace(&mut self.records[at].footprint, NO_FOOTPRINT);
+        if gone == NO_FOOTPRINT {
+            return;
+        }
+        self.footprints.swap_remove(gone as usize);
+        self.owners.swap_remove(gone as usize);
+        if let Some(owner) = self.owners.get(gone as usize) {
+            self.records[*owner as usize].footprint = gone;
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.drop_footprint(at);
+        let key = join(self.records[at].key);
+        if let Ok(entry) = self.index.find_entry(self.hash.key(key), |entry| entry.at as usize == at) {
+            entry.remove();
+        }
+        self.records.swap_remove(at);
+        let Some(moved) = self.records.get(at).copied() else { return };
+        let last = self.records.len() as u32;
+        if let Some(entry) = self.index.find_mut(self.hash.key(join(moved.key)), |entry| entry.at == last) {
+            entry.at = at as u32;
+        }
+        if let Some(owner) = self.owners.get_mut(moved.footprint as usize) {
+            *owner = at as u32;
+        }
+    }
+}
+
+/// A client visited by [`Clients::each_active`].
+pub struct Active<'a> {
+    /// Its key.
+    pub key: u128,
+    /// Its counts over the seconds asked for.
+    pub counts: Counts,
+    /// What is kept of it, when it is not a light one.
+    pub footprint: Option<&'a Footprint>,
+    /// Nothing is learned from it before this second.
+    pub suspect_until: u32,
+    /// Its newest request's second.
+    pub last: u32,
+}
+
+impl Record {
+    fn light_counts(&self, secs: u32, second: u32) -> Counts {
+        let inside = |(ago, _): &(u32, Trace)| {
+            let at = self.last.saturating_sub(*ago);
+            at <= second && second - at < secs.min(WINDOW_SECS)
+        };
+        let requests = self.light.requests().filter(inside);
+        requests.fold(Counts::default(), |sum, (_, trace)| sum.plus(counts_of(&trace)))
+    }
+}
+
+fn split(key: u128) -> [u64; 2] {
+    [key as u64, (key >> 64) as u64]
+}
+
+fn join([low, high]: [u64; 2]) -> u128 {
+    u128::from(high) << 64 | u128::from(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::{IpAddr, Ipv6Addr};
+
+    fn clients(max: usize) -> Clients {
+        Clients::new(max, Seeded::new(9))
+    }
+
+    fn page(key: u32) -> Trace {
+        Trace { key, ..Trace::default() }
+    }
+
+    fn coming(key: u128) -> Coming {
+        let client = Client::of_addr(IpAddr::V6(Ipv6Addr::from_bits(key)), 128);
+        assert_eq!(client.key(), key);
+        Coming::new(client, Aim::default())
+    }
+
+    fn add(clients: &mut Clients, key: u128, second: u32, trace: &Trace) {
+        clients.add(&coming(key), second, trace);
+    }
+
+    fn requests(clients: &Clients, key: u128) -> Option<u32> {
+        clients.footprint(key).map(|(footprint, _)| footprint.window.sum().requests)
+    }
+
+    #[test]
+    fn a_record_is_one_cache_line_and_a_footprint_two() {
+        assert_eq!((size_of::<Record>(), size_of::<Footprint>()), (64, 128));
+    }
+
+    #[test]
+    fn a_light_client_costs_at_most_100_bytes() {
+        let mut table = clients(1_000_000);
+        for key in 0..1_000_000u128 {
+            add(&mut table, key, 1000, &page(1));
+        }
+        let usage = table.usage();
+        assert_eq!(usage.clients, 1_000_000);
+        assert!(usage.bytes <= 100 * 1_000_000, "{} bytes", usage.bytes);
+    }
+
+    #[test]
+    fn a_heavy_client_is_never_lost_among_a_million_light_ones() {
+        let mut table = clients(10_000);
+        let heavy = u128::MAX;
+        for n in 0..1_000_000u32 {
+            let second = 1000 + n / 20_000;
+            add(&mut table, u128::from(n), second, &page(n));
+            if n % 1000 == 0 {
+                add(&mut table, heavy, second, &page(7));
+            }
+        }
+        assert_eq!(requests(&table, heavy), Some(1000));
+        let usage = table.usage();
+        assert_eq!((usage.clients, usage.evicted), (10_000, 1_000_001 - 10_000));
+    }
+
+    #[test]
+    fn clean_clients_are_counted_alike_by_looking_up_and_by_looking_at_all() {
+        let mut table = clients(10_000);
+        let first = Client::of_addr("192.0.2.0".parse().unwrap(), 64).key();
+        for n in 0..4_000u128 {
+            add(&mut table, first + n, 1000, &page(1));
+        }
+        add(&mut table, first + 3, 2000, &page(1));
+        for (network, recent, all) in
+            [("192.0.2.0/24", 1, 256), ("192.0.0.0/21", 1, 1_536), ("192.0.2.4/30", 0, 4)]
+        {
+            let singles = network.parse::<Client>().unwrap().singles(64);
+            assert_eq!(table.clean_among(singles, 1000), all, "{network}");
+            assert_eq!(table.clean_among(singles, 2000), recent, "{network}");
+        }
+        let at = table.position(first + 3).unwrap();
+        table.records[at].suspect_until = 2_001;
+        let singles = "192.0.2.0/24".parse::<Client>().unwrap().singles(64);
+        assert_eq!((table.clean_among(singles, 2000), table.clean_among(singles, 2001)), (0, 1));
+    }
+
+    #[test]
+    fn a_full_table_of_many_busy_clients_lets_the_light_ones_go() {
+        let mut table = clients(10_000);
+        for key in (0..1_000).flat_map(|key| [key; 9]) {
+            add(&mut table, key, 1000, &page(1));
+        }
+        for key in 1_000..100_000u128 {
+            add(&mut table, key, 1001, &page(1));
+        }
+        assert!((0..1_000).all(|key| requests(&table, key) == Some(9)));
+        assert_eq!((table.tracked(), table.evicted), (10_000, 90_000));
+    }
+
+    #[test]
+    fn a_client_that_moved_after_it_was_looked_up_is_counted_itself() {
+        let mut table = clients(100);
+        (1..=3).for_each(|key| add(&mut table, key, 1000, &page(1)));
+        let mut coming = [coming(3); LOOK_AHEAD];
+        table.look_ahead(&mut coming, 1000);
+        assert_eq!(coming[0].place, 2);
+        table.forget(1);
+        add(&mut table, 4, 1000, &page(1));
+        assert_eq!(table.position(3), Some(0), "another one is at its old place now");
+        table.add(&coming[0], 1000, &page(1));
+        assert_eq!((requests(&table, 3), requests(&table, 4)), (Some(2), Some(1)));
+    }
+
+    #[test]
+    fn the_coldest_goes_first() {
+        let mut table = clients(10);
+        for key in 0..10u128 {
+            add(&mut table, key, 1000 + key as u32, &page(1));
+        }
+        add(&mut table, 0, 1020, &page(1));
+        add(&mut table, 99, 1021, &page(1));
+        assert_eq!(requests(&table, 1), None, "client 1 was quiet the longest");
+        assert_eq!(requests(&table, 0), Some(2), "client 0 came back");
+    }
+
+    #[test]
+    fn a_footprint_goes_only_for_a_busier_one() {
+        let mut table = clients(1);
+        table.max_clients = 10_000;
+        for key in 0..2000u128 {
+            for n in 0..(if key == 5 { 50 } else { 5 }) {
+                add(&mut table, key, 1000, &page(n));
+            }
+        }
+        assert_eq!(requests(&table, 5), Some(50));
+        assert_eq!(table.usage().footprints, 10_000 / CLIENTS_PER_FOOTPRINT);
+    }
+
+    #[test]
+    fn quiet_clients_are_swept() {
+        let mut table = clients(100);
+        add(&mut table, 1, 1000, &page(1));
+        add(&mut table, 2, 1500, &page(1));
+        table.sweep(1599);
+        assert_eq!(table.usage().clients, 2);
+        table.sweep(1600);
+        assert_eq!((requests(&table, 1), requests(&table, 2)), (None, Some(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_equals_a_map(steps in prop::collection::vec((0u128..40, 0u32..8, 0u32..90), 1..400)) {
+            let mut table = clients(1000);
+            let mut model = std::collections::HashMap::<u128, Vec<u32>>::new();
+            let mut now = 1000;
+            for (key, kind, ahead) in steps {
+                match kind {
+                    0 => { table.forget(key); model.remove(&key); }
+                    1 => { now += ahead; }
+                    _ => { add(&mut table, key, now, &page(kind)); model.entry(key).or_default().push(now); }
+                }
+            }
+            for key in 0..40 {
+                let expected = model.get(&key).map(|seconds| {
+                    let last = *seconds.iter().max().unwrap();
+                    seconds.iter().filter(|s| last - **s < WINDOW_SECS).count() as u32
+                });
+                prop_assert_eq!(requests(&table, key), expected, "client {}", key);
+            }
+        }
+    }
+}

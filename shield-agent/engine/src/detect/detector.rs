@@ -1,0 +1,577 @@
+//! Counts requests, learns what this server's traffic looks like, and judges clients against it.
+//!
+//! This file ties the parts together and owns event time: windows are in `window.rs`, what is kept of clients in
+//! `clients.rs` and `footprint.rs`, what was learned in `baseline.rs`, the rules in `rules.rs`, the whole server's
+//! anomalies in `global.rs`. Whom to ban, and for how long, is not decided here.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::detect::aim::Aim;
+use crate::detect::baseline::{Baseline, ClientMinute, Feature, Level};
+use crate::detect::clients::{Active, Clients};
+pub use crate::detect::clients::{Coming, LOOK_AHEAD};
+use crate::detect::footprint::{Footprint, Spread};
+use crate::detect::gate::{Gate, Need};
+use crate::detect::global::Global;
+use crate::detect::hash::Seeded;
+use crate::detect::names::Names;
+use crate::detect::policy::{Policy, Reference};
+use crate::detect::ring::{SecondRing, ServerSecond};
+use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
+use crate::detect::trace::{Flags, Tracer};
+use crate::detect::window::WINDOW_SECS;
+use crate::vocab::client::Client;
+use crate::vocab::report::{
+    BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, RuleView,
+};
+use crate::vocab::request::Request;
+use crate::vocab::time::EventSecs;
+use crate::vocab::verdict::{Evidence, PathCount, Rule, Verdict};
+
+/// Nothing is learned from a client for so long after it was found anomalous.
+const SUSPECT_SECS: u32 = 60;
+
+/// A client found anomalous is not judged again for so long: one verdict an attack is enough, many cost time.
+const QUIET_SECS: u32 = 10;
+
+/// A request older than this, against the newest one, belongs to no window any more.
+const MAX_LATE_SECS: u32 = 300;
+
+/// So many requests in a row that are older than that mean that the log's clock went back.
+const LATE_RUN: u32 = 100;
+
+/// The whole server's seconds are learned a minute late, so that an attacker's can still be taken back.
+const LEARN_DELAY_SECS: u32 = 60;
+
+/// Boundaries of minutes that are gone through one by one after a gap; by then every window is empty.
+const MINUTES_BEFORE_SILENCE: u32 = 3;
+
+/// Paths named in evidence.
+const TOP_PATHS: usize = 5;
+
+/// How a client stands when its request is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is known against it: its request is counted, judged and learned from.
+    Normal,
+    /// It is banned: its request is shown in the totals, but not judged and teaches nothing.
+    Banned,
+}
+
+/// Why a saved baseline could not be restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadBaseline(String);
+
+impl fmt::Display for BadBaseline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the saved baseline cannot be used ({}); learning starts anew", self.0)
+    }
+}
+
+impl std::error::Error for BadBaseline {}
+
+/// Learns what this server's traffic looks like and judges clients against it.
+pub struct Detector {
+    policy: Policy,
+    gate: Gate,
+    /// What the gate was made for.
+    gate_warmth: Warmth,
+    ipv6_prefix: u8,
+    tracer: Tracer,
+    names: Names,
+    clients: Clients,
+    baseline: Baseline,
+    global: Global,
+    changes: Vec<GlobalChange>,
+    /// Every request's second: what is shown.
+    shown: SecondRing,
+    /// Seconds of requests that may teach.
+    teaching: SecondRing,
+    /// The newest second; 0 before the first request.
+    latest: u32,
+    /// The boundary of minutes that is due next.
+    boundary: u32,
+    late_run: u32,
+    late: u64,
+}
+
+impl Detector {
+    /// A detector that knows nothing yet. `ipv6_prefix` is the length that makes an IPv6 client (1..=128). `seed`
+    /// spreads the hash tables so that nobody can aim at them; no verdict depends on it.
+    pub fn new(policy: Policy, ipv6_prefix: u8, seed: u64) -> Detector {
+        let hash = Seeded::new(seed);
+        let baseline = Baseline::new(policy.baseline_min_samples);
+        Detector {
+            gate: Gate::of(&policy, &baseline, Warmth::WarmingUp, 0, 0),
+            gate_warmth: Warmth::WarmingUp,
+            ipv6_prefix: ipv6_prefix.clamp(1, 128),
+            tracer: Tracer::new(hash, &policy.not_errors),
+            names: Names::default(),
+            clients: Clients::new(policy.max_clients, hash),
+            baseline,
+            global: Global::default(),
+            changes: Vec::new(),
+            shown: SecondRing::new(WINDOW_SECS, 0),
+            teaching: SecondRing::new(WINDOW_SECS + 4 * LEARN_DELAY_SECS, 0),
+            latest: 0,
+            boundary: 0,
+            late_run: 0,
+            late: 0,
+            policy,
+        }
+    }
+
+    /// The settings it runs with.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The client that a request is counted for.
+    pub fn client_of(&self, request: &Request<'_>) -> Client {
+        Client::of_addr(request.addr, self.ipv6_prefix)
+    }
+
+    /// These requests (at most [`LOOK_AHEAD`]) will be observed next: works out what is needed of each, and fetches what
+    /// counting them will read, so that the memory's answers, which take far longer than the counting, come meanwhile
+    /// and several at once.
+    pub fn look_ahead<'a>(&self, requests: impl Iterator<Item = Request<'a>>) -> [Coming; LOOK_AHEAD] {
+        let nobody = Coming::new(Client::from(Ipv4Addr::UNSPECIFIED), Aim::default());
+        let mut coming = [nobody; LOOK_AHEAD];
+        for (coming, request) in coming.iter_mut().zip(requests) {
+            *coming = self.coming(&request);
+            self.tracer.look_ahead(coming.aim);
+            self.names.look_ahead(coming.aim.path_hash as u32);
+        }
+        self.clients.look_ahead(&mut coming, self.latest);
+        coming
+    }
+
+    /// What is needed of one request to count it.
+    pub fn coming(&self, request: &Request<'_>) -> Coming {
+        Coming::new(self.client_of(request), self.tracer.aim(request.path))
+    }
+
+    /// Counts one request at `second` and judges its client. `coming` is what [`Detector::coming`] says of it.
+    ///
+    /// A request up to 5 min older than the newest one is counted in its own second; an older one in no window.
+    pub fn observe(
+        &mut self,
+        request: &Request<'_>,
+        second: EventSecs,
+        coming: &Coming,
+        standing: Standing,
+    ) -> Verdict {
+        let Some(second) = self.place(second) else { return Verdict::Normal };
+        let trace = self.tracer.trace(request, coming.aim);
+        let error = u32::from(trace.flags.has(Flags::ERROR));
+        self.shown.add(second, error);
+        if standing == Standing::Banned {
+            return Verdict::Normal;
+        }
+        if !trace.flags.has(Flags::ASSET) {
+            // The path without its query, which may hold what nobody should read.
+            self.names.put(trace.key, coming.aim.split(request.path).0);
+        }
+        let key = coming.client.key();
+        let Some(busy) = self.clients.add(coming, second, &trace) else {
+            self.teaching.add(second, error);
+            return Verdict::Normal;
+        };
+        let suspect_until = *busy.suspect_until;
+        if suspect_until <= second {
+            self.teaching.add(second, error);
+        }
+        let is_quiet = suspect_until >= second + SUSPECT_SECS - QUIET_SECS;
+        if is_quiet {
+            return Verdict::Normal;
+        }
+        let spread = match self.gate.need(busy.footprint, &self.policy, second) {
+            Need::Nothing => return Verdict::Normal,
+            Need::Counts => Spread::default(),
+            Need::Targets => busy.footprint.settle(second),
+        };
+        let facts = Facts::of(busy.footprint, spread, &self.policy, second);
+        let judge = Judge {
+            policy: &self.policy,
+            baseline: &self.baseline,
+            warmth: warmth(&self.policy, &self.baseline, second),
+            client: precedent_id(key),
+            second,
+        };
+        let Some(fired) = judge.judge(&facts) else { return Verdict::Normal };
+        *busy.suspect_until = second + SUSPECT_SECS;
+        let evidence = evidence(&judge, &facts, fired, busy.footprint, &self.names, second);
+        if suspect_until <= second {
+            for (at, counts) in busy.footprint.window.seconds().filter(|(at, _)| *at >= suspect_until) {
+                let taught = ServerSecond { requests: counts.requests, errors: counts.errors };
+                self.teaching.take_back(at, taught);
+            }
+        }
+        self.baseline.forget_precedents(precedent_id(key));
+        self.make_gate(self.latest);
+        Verdict::Anomalous(Box::new(evidence))
+    }
+
+    /// Time has come to `second`, with or without requests: recomputes what is due and says how the whole server's
+    /// state changed. Call it at least once a second while live; requests in order do the same by themselves.
+    pub fn tick(&mut self, second: EventSecs) -> Vec<GlobalChange> {
+        let second = event_second(second);
+        if self.latest > 0 && second > self.latest {
+            self.advance(second);
+        }
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Forgets a client's windows: after an unban, so that old requests do not ban it again at once.
+    pub fn forget(&mut self, client: Client) {
+        self.clients.forget(client.key());
+    }
+
+    /// Each rule's value beside its threshold for one client, as of `second`.
+    pub fn explain(&self, client: Client, second: EventSecs) -> Explanation {
+        let (key, at) = (client.key(), event_second(second));
+        let known = self.clients.footprint(key);
+        let footprint = known.as_ref().map_or_else(Footprint::default, |(footprint, _)| footprint.clone());
+        let facts = Facts::of(&footprint, footprint.spread(at), &self.policy, at);
+        let warmth = warmth(&self.policy, &self.baseline, at);
+        let client_id = precedent_id(key);
+        let judge =
+            Judge { policy: &self.policy, baseline: &self.baseline, warmth, client: client_id, second: at };
+        Explanation {
+            client,
+            at_secs: i64::from(at),
+            known: known.is_some(),
+            window_secs: WINDOW_SECS,
+            requests: facts.now.requests,
+            errors: facts.now.errors,
+            rate: judge.rate(facts.now),
+            baseline: level_view(judge.level(), warmth),
+            rules: ORDER.into_iter().map(|rule| rule_view(&judge, rule, &facts)).collect(),
+            top_paths: top_paths(&footprint, &self.names, at),
+        }
+    }
+
+    /// How near each clause of each rule comes to firing on a client as of `second`: for measuring margins.
+    pub fn nearness(&self, client: Client, second: EventSecs) -> Vec<Near> {
+        let (key, at) = (client.key(), event_second(second));
+        let footprint =
+            self.clients.footprint(key).map_or_else(Footprint::default, |(footprint, _)| footprint);
+        let facts = Facts::of(&footprint, footprint.spread(at), &self.policy, at);
+        let warmth = warmth(&self.policy, &self.baseline, at);
+        let client = precedent_id(key);
+        Judge { policy: &self.policy, baseline: &self.baseline, warmth, client, second: at }.nearness(&facts)
+    }
+
+    /// The `n` busiest clients over the 60 s up to `second`, busiest first.
+    pub fn top(&self, n: usize, second: EventSecs) -> Vec<ClientSummary> {
+        let at = event_second(second);
+        let mut all = Vec::new();
+        self.clients.each_active(WINDOW_SECS, at, |active| all.push((active.counts, active.key)));
+        all.sort_unstable_by_key(|(counts, key)| (std::cmp::Reverse(counts.requests), *key));
+        all.truncate(n);
+        let judge = Judge {
+            policy: &self.policy,
+            baseline: &self.baseline,
+            warmth: Warmth::Warm,
+            client: 0,
+            second: at,
+        };
+        let summary = |(counts, key): (crate::detect::window::Counts, u128)| ClientSummary {
+            client: client_of_key(key, self.ipv6_prefix),
+            requests: counts.requests,
+            errors: counts.errors,
+            rate: f64::from(counts.requests) / f64::from(WINDOW_SECS),
+            z_score: judge.level().z_score(judge.rate(counts)),
+        };
+        all.into_iter().map(summary).collect()
+    }
+
+    /// The detector's own state.
+    pub fn status(&self) -> DetectorStatus {
+        let warmth = warmth(&self.policy, &self.baseline, self.latest);
+        let (window, usage, hours) = (self.shown.window(), self.clients.usage(), self.baseline.hours());
+        let per_second = |count: u32| f64::from(count) / f64::from(WINDOW_SECS);
+        DetectorStatus {
+            warming_up: warmth == Warmth::WarmingUp,
+            warm_up_left_secs: self.policy.warm_up_secs.saturating_sub(self.baseline.age_secs(self.latest)),
+            global_rate: per_second(window.requests),
+            global_error_rate: per_second(window.errors),
+            global: level_view(self.baseline.server(), warmth),
+            clients: level_view(self.baseline.clients(), warmth),
+            global_anomaly: self.global.is_anomalous(),
+            frozen: self.is_frozen(),
+            hour_slots: hours.iter().flatten().count() as u32,
+            hours,
+            clients_tracked: usage.clients as u64,
+            evicted: usage.evicted,
+            clients_bytes: usage.bytes as u64,
+            late: self.late,
+            latest_secs: i64::from(self.latest),
+        }
+    }
+
+    /// The whole server's learned level.
+    pub fn level(&self) -> &Level {
+        self.baseline.server()
+    }
+
+    /// Clients that asked for something in the last 10 min (up to 11): what a blast radius is a share of.
+    pub fn active_clients(&self) -> usize {
+        self.clients.tracked()
+    }
+
+    /// Clients inside `network` that asked for something in the last 10 min and are not suspect.
+    pub fn clean_clients_in(&self, network: Client) -> u32 {
+        self.clients.clean_among(network.singles(self.ipv6_prefix), self.latest) as u32
+    }
+
+    /// What was learned, to be kept over a restart.
+    pub fn save(&self) -> Vec<u8> {
+        self.baseline.save()
+    }
+
+    /// Takes up what [`Detector::save`] wrote.
+    pub fn restore(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
+        self.baseline.restore(saved).map_err(BadBaseline)?;
+        self.make_gate(self.latest);
+        Ok(())
+    }
+
+    /// The second to count a request at, time moved on to it; `None` when it is too old for any window.
+    #[inline]
+    fn place(&mut self, second: EventSecs) -> Option<u32> {
+        if second == EventSecs::from(self.latest) && second > 0 {
+            self.late_run = 0;
+            return Some(self.latest);
+        }
+        self.place_another(second)
+    }
+
+    fn place_another(&mut self, second: EventSecs) -> Option<u32> {
+        let second = event_second(second);
+        if second > self.latest {
+            self.late_run = 0;
+            self.advance(second);
+        } else if self.latest - second > MAX_LATE_SECS {
+            self.late += 1;
+            self.late_run += 1;
+            if self.late_run < LATE_RUN {
+                return None;
+            }
+            self.go_back(second);
+        } else {
+            self.late_run = 0;
+        }
+        Some(second)
+    }
+
+    /// The log's clock went back for good: windows start anew, what was learned stays.
+    fn go_back(&mut self, second: u32) {
+        self.late_run = 0;
+        self.clients = Clients::new(self.policy.max_clients, self.tracer.hash());
+        self.shown = SecondRing::new(WINDOW_SECS, second);
+        self.teaching = SecondRing::new(WINDOW_SECS + 4 * LEARN_DELAY_SECS, second);
+        self.baseline.begin(second);
+        self.boundary = next_boundary(second);
+        self.latest = second;
+        self.make_gate(second);
+    }
+
+    fn advance(&mut self, second: u32) {
+        if self.latest == 0 {
+            self.baseline.begin(second);
+            self.shown.advance(second);
+            self.teaching.advance(second);
+            self.boundary = next_boundary(second);
+        }
+        let is_first = self.latest == 0;
+        let mut one_by_one = 0;
+        while self.boundary <= second {
+            let left = (second - self.boundary) / 60;
+            if one_by_one >= MINUTES_BEFORE_SILENCE && left > 2 * MINUTES_BEFORE_SILENCE {
+                self.baseline.learn_silence(self.baseline.next_minute(), left);
+                self.boundary += left * 60;
+            }
+            self.end_of_minute(self.boundary);
+            self.boundary = self.boundary.saturating_add(60);
+            one_by_one += 1;
+        }
+        self.shown.advance(second);
+        self.teaching.advance(second);
+        self.latest = second;
+        if is_first || one_by_one > 0 || self.gate_warmth != warmth(&self.policy, &self.baseline, second) {
+            self.make_gate(second);
+        }
+        self.watch_the_whole(second);
+    }
+
+    /// To be called whenever the baseline, or whether it is warm, has changed.
+    fn make_gate(&mut self, second: u32) {
+        self.gate_warmth = warmth(&self.policy, &self.baseline, second);
+        let number = self.gate.number().wrapping_add(1);
+        self.gate = Gate::of(&self.policy, &self.baseline, self.gate_warmth, second, number);
+    }
+
+    /// The minute before `boundary` is over: learns from it, and from the server's one before that.
+    fn end_of_minute(&mut self, boundary: u32) {
+        self.teaching.advance(boundary);
+        self.learn_clients(boundary);
+        let delay = learn_delay_secs(self.policy.reference);
+        while self.baseline.next_minute() + 60 + delay <= boundary {
+            let minute = self.baseline.next_minute();
+            self.baseline.learn_server(minute, &self.teaching, self.is_frozen());
+        }
+        self.baseline.recompute(boundary);
+        self.clients.sweep(boundary);
+    }
+
+    /// Whether the server's minutes are put aside and not learned.
+    fn is_frozen(&self) -> bool {
+        self.global.is_anomalous() && self.policy.max_freeze_secs > 0
+    }
+
+    fn learn_clients(&mut self, boundary: u32) {
+        let mut minutes = Vec::new();
+        let policy = &self.policy;
+        self.clients.each_active(60, boundary - 1, |active| {
+            if active.suspect_until <= boundary - 60 {
+                minutes.push((precedent_id(active.key), client_minute(&active, policy, boundary - 1)));
+            }
+        });
+        // By client, so that the sums do not depend on the order of the table.
+        minutes.sort_unstable_by_key(|(client, _)| *client);
+        self.baseline.learn_clients(boundary - 60, minutes.into_iter());
+    }
+
+    fn watch_the_whole(&mut self, second: u32) {
+        let rate = f64::from(self.shown.window().requests) / f64::from(WINDOW_SECS);
+        if warmth(&self.policy, &self.baseline, second) == Warmth::WarmingUp {
+            return;
+        }
+        let level = *self.baseline.server();
+        if let Some(change) = self.global.watch(rate, &level, &self.policy, second) {
+            if self.global.took_too_long() {
+                self.baseline.accept_frozen(second);
+                self.baseline.recompute(second);
+                self.make_gate(second);
+            }
+            self.changes.push(change);
+        }
+    }
+}
+
+/// As first described, the baseline holds every second up to the moment when it is worked out.
+fn learn_delay_secs(reference: Reference) -> u32 {
+    match reference {
+        Reference::Adaptive => LEARN_DELAY_SECS,
+        Reference::Classic => 0,
+    }
+}
+
+/// What is learned of a client from the minute of the clock that ends with `second`.
+fn client_minute(active: &Active<'_>, policy: &Policy, second: u32) -> ClientMinute {
+    let pages = active.footprint.map(|footprint| footprint.minute(second));
+    let load = load(active.counts, policy);
+    let mut minute =
+        ClientMinute { load, errors: f64::from(active.counts.errors), ..ClientMinute::default() };
+    // A light client's few pages are taken for as many paths.
+    let paths = pages.map_or(active.counts.pages(), |pages| pages.paths.into());
+    let pages = pages.unwrap_or_default();
+    minute.features[Feature::Paths as usize] = f64::from(paths);
+    minute.features[Feature::Posts as usize] = f64::from(pages.posts);
+    minute.features[Feature::Repeats as usize] = f64::from(pages.repeats);
+    minute.features[Feature::Failed as usize] = f64::from(active.counts.failed);
+    minute
+}
+
+fn evidence(
+    judge: &Judge<'_>,
+    facts: &Facts,
+    fired: Fired,
+    footprint: &Footprint,
+    names: &Names,
+    second: u32,
+) -> Evidence {
+    let (level, rate) = (judge.level(), judge.rate(facts.now));
+    Evidence {
+        rule: fired.rule,
+        condition: fired.checks.first().map(|check| check.describe()).unwrap_or_default(),
+        rate,
+        mean: level.mean,
+        stddev: level.stddev,
+        z_score: level.z_score(rate),
+        threshold: fired.checks.first().map_or(0.0, |check| check.threshold()),
+        tightened: matches!(fired.rule, Rule::ZScore | Rule::RateMultiplier) && judge.is_tightened(facts.now),
+        baseline: level_view(level, judge.warmth).source,
+        window_secs: WINDOW_SECS,
+        requests: facts.now.requests,
+        errors: facts.now.errors,
+        measures: fired.checks.iter().map(|check| check.measure()).collect(),
+        top_paths: top_paths(footprint, names, second),
+        at_secs: i64::from(second),
+    }
+}
+
+fn rule_view(judge: &Judge<'_>, rule: Rule, facts: &Facts) -> RuleView {
+    let answered = judge.ask(rule, facts);
+    let not_asked = if !judge.is_on(rule) {
+        Some("switched off")
+    } else if judge.warmth == Warmth::WarmingUp && matches!(rule, Rule::ZScore | Rule::RateMultiplier) {
+        Some("still warming up")
+    } else {
+        None
+    };
+    let mut measures: Vec<_> = answered.checks.iter().map(|check| check.measure()).collect();
+    measures.dedup();
+    RuleView { rule, fires: answered.fires, not_asked: not_asked.map(str::to_owned), measures }
+}
+
+fn top_paths(footprint: &Footprint, names: &Names, second: u32) -> Vec<PathCount> {
+    let mut paths: Vec<PathCount> = Vec::new();
+    for (key, count) in footprint.top_targets(4 * TOP_PATHS, second) {
+        let Some(path) = names.get(key) else { continue };
+        // Several targets of one path differ in their queries, which are not shown.
+        match paths.iter_mut().find(|known| known.path == path) {
+            Some(known) => known.count += count,
+            None => paths.push(PathCount { path, count }),
+        }
+    }
+    paths.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.path.cmp(&b.path)));
+    paths.truncate(TOP_PATHS);
+    paths
+}
+
+fn level_view(level: &Level, warmth: Warmth) -> BaselineView {
+    let source = if warmth == Warmth::WarmingUp { "warm_up" } else { level.source.name() };
+    BaselineView {
+        source: source.to_owned(),
+        mean: level.mean,
+        stddev: level.stddev,
+        error_mean: level.error_mean,
+        samples: level.samples as u64,
+    }
+}
+
+fn warmth(policy: &Policy, baseline: &Baseline, second: u32) -> Warmth {
+    if baseline.age_secs(second) >= policy.warm_up_secs { Warmth::Warm } else { Warmth::WarmingUp }
+}
+
+/// Event seconds are kept in 32 bits, from 1970 to 2106; what lies outside is taken for the nearer end.
+fn event_second(second: EventSecs) -> u32 {
+    u32::try_from(second.max(1)).unwrap_or(u32::MAX - MAX_LATE_SECS)
+}
+
+fn next_boundary(second: u32) -> u32 {
+    second - second % 60 + 60
+}
+
+/// Tells a client from others over restarts (the hash tables' seed changes with each).
+fn precedent_id(key: u128) -> u64 {
+    key as u64 ^ (key >> 64) as u64
+}
+
+/// The single client that a [`Client::key`] is of.
+fn client_of_key(key: u128, ipv6_prefix: u8) -> Client {
+    Client::of_addr(IpAddr::V6(Ipv6Addr::from_bits(key)), ipv6_prefix)
+}

@@ -1,0 +1,499 @@
+//! The detector as a whole: poisoning, warm-up, order, what must never be banned. Single parts test themselves.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+
+use crate::detect::detector::{Detector, Standing};
+use crate::detect::policy::{Policy, Reference};
+use crate::vocab::client::Client;
+use crate::vocab::report::GlobalChange;
+use crate::vocab::request::Request;
+use crate::vocab::verdict::{Evidence, Rule, Verdict};
+
+/// A Monday's 08:00 UTC.
+const START: i64 = 1_767_600_000;
+
+fn addr(n: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from_bits(0xc612_0000 + n))
+}
+
+struct Site {
+    detector: Detector,
+    verdicts: Vec<(i64, u32, Box<Evidence>)>,
+    changes: Vec<GlobalChange>,
+}
+
+impl Site {
+    fn new(policy: Policy) -> Site {
+        Site { detector: Detector::new(policy, 64, 1), verdicts: Vec::new(), changes: Vec::new() }
+    }
+
+    fn ask(&mut self, second: i64, client: u32, method: &str, path: &str, status: u16) {
+        let request = Request {
+            addr: addr(client),
+            time: second,
+            method: method.as_bytes(),
+            path: path.as_bytes(),
+            status,
+            size: 512,
+            behind_proxy: false,
+        };
+        let coming = self.detector.coming(&request);
+        if let Verdict::Anomalous(evidence) =
+            self.detector.observe(&request, second, &coming, Standing::Normal)
+        {
+            self.verdicts.push((second, client, evidence));
+        }
+    }
+
+    fn get(&mut self, second: i64, client: u32, path: &str) {
+        self.ask(second, client, "GET", path, 200);
+    }
+
+    fn tick(&mut self, second: i64) {
+        self.changes.extend(self.detector.tick(second));
+    }
+
+    /// `secs` seconds of ordinary traffic: each second `rate` requests of changing clients; returns the end.
+    fn ordinary(&mut self, from: i64, secs: i64, rate: u32) -> i64 {
+        for second in from..from + secs {
+            for n in 0..rate {
+                let client = 1000 + ((second - START) as u32 / 20 * rate + n) % 5000;
+                self.get(second, client, ["/", "/about", "/style.css", "/news/1"][n as usize % 4]);
+            }
+            self.tick(second);
+        }
+        from + secs
+    }
+}
+
+#[test]
+fn ten_minutes_of_attack_do_not_become_normal() {
+    for policy in [Policy::default(), Policy::classic()] {
+        let reference = policy.reference;
+        let mut site = Site::new(policy);
+        let mut second = site.ordinary(START, 1800, 2);
+        let before = site.verdicts.len();
+        let end = second + 660;
+        while second < end {
+            (0..100).for_each(|n| site.get(second, 7, &format!("/page/{n}?{second}")));
+            second = site.ordinary(second, 1, 2);
+        }
+        let attacker: Vec<i64> =
+            site.verdicts[before..].iter().filter(|(_, c, _)| *c == 7).map(|(at, ..)| *at).collect();
+        assert!(attacker.iter().any(|at| *at >= end - 60), "still anomalous in minute 11 ({reference:?})");
+        let mean = site.detector.status().global.mean;
+        assert!(mean < 4.0, "the site's 2 requests/s, not the attacker's 100: {mean} ({reference:?})");
+        if reference == Reference::Adaptive {
+            assert!(site.verdicts.iter().all(|(_, client, _)| *client == 7), "nobody else");
+        }
+    }
+}
+
+#[test]
+fn a_true_doubling_is_accepted_within_the_hour_and_bans_nobody() {
+    let mut site = Site::new(Policy::default());
+    let second = site.ordinary(START, 3600, 10);
+    site.ordinary(second, 3600, 20);
+    assert!(site.verdicts.is_empty(), "{:?}", site.verdicts.first());
+    let mean = site.detector.status().global.mean;
+    assert!((18.0..22.0).contains(&mean), "{mean}");
+    assert!(!site.detector.status().global_anomaly, "{:?}", site.changes);
+}
+
+#[test]
+fn a_lasting_tenfold_level_is_announced_and_then_accepted() {
+    let mut site = Site::new(Policy::default());
+    let second = site.ordinary(START, 1800, 2);
+    site.ordinary(second, 3600, 20);
+    let kinds: Vec<bool> = site.changes.iter().map(|c| matches!(c, GlobalChange::Started { .. })).collect();
+    assert_eq!(kinds, [true, false], "{:?}", site.changes);
+    assert!((18.0..22.0).contains(&site.detector.status().global.mean));
+    assert!(site.verdicts.is_empty(), "a global anomaly bans nobody");
+}
+
+#[test]
+fn the_first_visitor_of_a_quiet_site_is_welcome() {
+    let mut site = Site::new(Policy::default());
+    site.get(START, 1, "/");
+    for second in START + 1..START + 4 {
+        (0..40).for_each(|n| site.get(second, 1, &format!("/gallery/{n}.jpg")));
+        (0..6).for_each(|n| site.get(second, 1, &format!("/gallery/page{n}{second}")));
+    }
+    assert!(site.verdicts.is_empty());
+}
+
+#[test]
+fn who_is_at_home_here_is_not_banned() {
+    let mut site = Site::new(Policy::default());
+    let second = site.ordinary(START, 1800, 2);
+    for at in second..second + 300 {
+        // A file sync: ten files a second looked for, a few of them missing, all let in.
+        (0..10).for_each(|n| site.ask(at, 1, "PROPFIND", &format!("/dav/d{at}/{n}"), 207));
+        (0..3).for_each(|n| site.ask(at, 1, "PROPFIND", &format!("/dav/._f{at}{n}"), 404));
+        // A feed reader whose feed is gone, once a second.
+        site.ask(at, 2, "GET", "/feed.xml", 404);
+        // A login that waits for its second factor.
+        site.ask(at, 3, "POST", "/login/v2/poll", 404);
+        // A media library without pictures.
+        site.ask(at, 4, "GET", &format!("/Items/{at}/Images/Primary"), 404);
+        // A page of an application that asks for itself over and over while its backend is down.
+        site.ask(at, 5, "GET", "/api/state", 502);
+        // A health check with the wrong name.
+        if at % 5 == 0 {
+            site.ask(at, 6, "GET", "/", 400);
+        }
+    }
+    let banned: Vec<_> = site.verdicts.iter().map(|(at, c, e)| (at - second, c, &e.condition)).collect();
+    assert!(
+        banned.iter().all(|(_, client, _)| **client != 1 && **client != 4 && **client != 6),
+        "{banned:?}"
+    );
+    assert!(banned.iter().all(|(_, client, _)| ![2, 3, 5].contains(*client)), "{banned:?}");
+}
+
+#[test]
+fn when_everybodys_errors_go_up_nobody_is_banned() {
+    let mut site = Site::new(Policy::default());
+    let second = site.ordinary(START, 1800, 5);
+    for at in second..second + 600 {
+        for n in 0..5 {
+            let client = 2000 + (at as u32 / 10 + n) % 40;
+            for page in 0..3 {
+                site.ask(at, client, "GET", &format!("/shop/{n}/{page}/{at}"), 502);
+            }
+        }
+        site.tick(at);
+    }
+    assert!(site.verdicts.is_empty(), "{:?}", site.verdicts.first());
+}
+
+#[test]
+fn during_warm_up_only_what_needs_nothing_learned_bans() {
+    let mut site = Site::new(Policy::default());
+    for second in START..START + 120 {
+        (0..12).for_each(|n| site.get(second, 1, &format!("/page/{second}/{n}")));
+    }
+    assert!(site.verdicts.is_empty(), "12 pages/s are no absolute flood");
+    for second in START + 120..START + 200 {
+        (0..25).for_each(|n| site.get(second, 2, &format!("/page/{second}/{n}")));
+    }
+    let first = site.verdicts.first().map(|(at, client, e)| (*at - START - 120, *client, e.rule));
+    assert_eq!(first, Some((47, 2, Rule::Flood)), "25 pages/s are 20 pages/s over a minute after 48 s");
+}
+
+#[test]
+fn a_flood_of_one_page_is_seen_within_three_seconds() {
+    let mut site = Site::new(Policy::default());
+    for second in START..START + 3 {
+        (0..33).for_each(|n| site.ask(second, 1, "GET", &format!("/?{n}{second}"), 499));
+    }
+    assert_eq!(site.verdicts.first().map(|(at, ..)| at - START), Some(1));
+}
+
+#[test]
+fn what_probing_looks_like() {
+    let check = |requests: &[(&str, &str, u16)], expected: Option<Rule>| {
+        let mut site = Site::new(Policy::default());
+        for (n, (method, path, status)) in requests.iter().enumerate() {
+            site.ask(START + n as i64, 1, method, path, *status);
+        }
+        assert_eq!(site.verdicts.first().map(|(.., e)| e.rule), expected, "{requests:?}");
+    };
+    let probes =
+        ["/.env", "/.git/config", "/backup.sql", "/phpmyadmin/", "/wp-config.php", "/.aws/credentials"];
+    let with = |status| probes.map(|path| ("GET", path, status)).to_vec();
+    check(&with(404), Some(Rule::Probing));
+    check(&with(502), Some(Rule::Probing));
+    check(&with(301), None);
+    check(&probes.map(|path| ("GET", path, 200)), None);
+    let pages: Vec<String> = (0..20).map(|n| format!("/page{n}")).collect();
+    let dead: Vec<_> = pages.iter().map(|path| ("GET", path.as_str(), 404)).collect();
+    check(&dead[..12], None);
+    check(&dead[..13], Some(Rule::Probing));
+    // A crawler that follows as many good links as dead ones.
+    let mixed: Vec<_> = pages
+        .iter()
+        .enumerate()
+        .flat_map(|(n, path)| {
+            [("GET", path.as_str(), 200), ("GET", pages[19 - n].as_str(), 404), ("GET", "/", 200)]
+        })
+        .collect();
+    check(&mixed, None);
+    let scripts: Vec<String> = (0..30).map(|n| format!("/s{n}.php")).collect();
+    let alike: Vec<_> = scripts.iter().map(|path| ("GET", path.as_str(), 200)).collect();
+    check(&alike[..19], None);
+    check(&alike, Some(Rule::Probing));
+}
+
+#[test]
+fn passwords_are_not_tried_often() {
+    let mut site = Site::new(Policy::default());
+    for second in START..START + 120 {
+        if second % 2 == 0 {
+            site.ask(second, 1, "POST", "/wp-login.php", 200);
+        }
+        // An office that logs in on Monday morning: right passwords are answered with a redirect.
+        site.ask(second, 2, "POST", "/login", 302);
+        site.ask(second, 3, "POST", "/xmlrpc.php", 200);
+    }
+    let mut rules: Vec<_> = site.verdicts.iter().map(|(_, client, e)| (*client, e.rule)).collect();
+    rules.dedup();
+    assert!(rules.contains(&(1, Rule::Behaviour)) && rules.contains(&(3, Rule::Behaviour)), "{rules:?}");
+    assert!(rules.iter().all(|(client, _)| *client != 2));
+}
+
+#[test]
+fn a_client_unlike_all_others_is_found_once_the_site_is_known() {
+    let mut policy = Policy::default();
+    policy.behaviour.experience_secs = 1800;
+    let mut site = Site::new(policy);
+    let second = site.ordinary(START, 1800, 3);
+    for at in second..second + 60 {
+        (0..4).for_each(|n| site.get(at, 9, &format!("/directory{at}x{n}/")));
+    }
+    let found = site.verdicts.first().map(|(_, client, e)| (*client, e.rule));
+    assert_eq!(found, Some((9, Rule::Behaviour)));
+}
+
+#[test]
+fn a_site_whose_clients_all_do_much_bans_none_of_them() {
+    let mut site = Site::new(Policy::default());
+    for second in START..START + 3600 {
+        // Ten telephones that each sync 300 things in a minute, one after another.
+        let phone = 50 + ((second - START) / 60 % 10) as u32;
+        (0..5).for_each(|n| site.ask(second, phone, "POST", &format!("/sync/{n}"), 200));
+        site.tick(second);
+    }
+    assert!(site.verdicts.is_empty(), "{:?}", site.verdicts.first());
+}
+
+#[test]
+fn forgetting_a_client_clears_its_window() {
+    let mut site = Site::new(Policy::default());
+    for n in 0..12 {
+        site.ask(START, 1, "GET", &format!("/page{n}"), 404);
+    }
+    site.detector.forget(Client::of_addr(addr(1), 64));
+    site.ask(START + 1, 1, "GET", "/page12", 404);
+    assert!(site.verdicts.is_empty());
+}
+
+#[test]
+fn a_banned_clients_requests_teach_nothing() {
+    let mut site = Site::new(Policy::default());
+    let second = site.ordinary(START, 1800, 2);
+    for at in second..second + 300 {
+        let request = Request {
+            addr: addr(1),
+            time: at,
+            method: b"GET",
+            path: b"/",
+            status: 200,
+            size: 0,
+            behind_proxy: false,
+        };
+        let coming = site.detector.coming(&request);
+        (0..50).for_each(|_| {
+            assert_eq!(site.detector.observe(&request, at, &coming, Standing::Banned), Verdict::Normal);
+        });
+        site.tick(at);
+    }
+    let status = site.detector.status();
+    assert!(status.global_rate > 40.0, "it is shown");
+    assert!(status.global.mean < 3.0, "but not learned: {}", status.global.mean);
+}
+
+#[test]
+fn the_clock_of_a_log_may_jump() {
+    let mut site = Site::new(Policy::default());
+    let second = site.ordinary(START, 300, 2);
+    site.get(4_000_000_000, 1, "/a line of the next century");
+    site.ordinary(second, 300, 2);
+    assert_eq!(site.detector.status().latest_secs, second + 299, "it went back");
+    site.get(-5, 1, "/");
+    site.get(i64::MAX, 1, "/");
+    assert!(site.verdicts.is_empty());
+}
+
+#[test]
+fn an_explanation_shows_every_rule_beside_its_threshold() {
+    let mut site = Site::new(Policy::default());
+    for n in 0..8 {
+        site.ask(START, 1, "GET", &format!("/page{n}"), 404);
+    }
+    let explanation = site.detector.explain(Client::of_addr(addr(1), 64), START);
+    assert!(explanation.known);
+    assert_eq!((explanation.requests, explanation.errors), (8, 8));
+    assert_eq!(explanation.rules.len(), crate::detect::rules::ORDER.len());
+    let probing = explanation.rules.iter().find(|view| view.rule == Rule::Probing).unwrap();
+    let probes = probing.measures.iter().find(|m| m.name == "probes_60s" && m.value > 0.0).unwrap();
+    assert_eq!((probes.value, probes.threshold, probing.fires), (8.0, 13.0, false));
+    assert_eq!(explanation.top_paths.len(), 5);
+    assert!(!site.detector.explain(Client::of_addr(addr(2), 64), START).known);
+}
+
+/// What a client of a random log may ask for.
+const TARGETS: [(&str, &str, u16); 12] = [
+    ("GET", "/", 200),
+    ("GET", "/style.css", 200),
+    ("GET", "/missing1", 404),
+    ("GET", "/missing2", 404),
+    ("GET", "/.env", 404),
+    ("GET", "/.git/config", 403),
+    ("POST", "/login", 200),
+    ("GET", "/a.php", 404),
+    ("", "", 400),
+    ("GET", "/report", 500),
+    ("GET", "/dump.sql", 301),
+    ("POST", "/xmlrpc.php", 200),
+];
+
+/// The seconds and clients of verdicts, without a client's later ones.
+fn verdicts_of(log: &[(i64, u32, usize)], policy: &Policy, seed: u64) -> Vec<(i64, u32)> {
+    let mut site = Site { detector: Detector::new(policy.clone(), 64, seed), ..Site::new(policy.clone()) };
+    for (second, client, target) in log {
+        let (method, path, status) = TARGETS[*target];
+        site.ask(START + second, *client, method, path, status);
+    }
+    let mut seen = std::collections::BTreeMap::new();
+    for (second, client, _) in site.verdicts {
+        seen.entry(client).or_insert(second);
+    }
+    seen.into_iter().map(|(client, second)| (second, client)).collect()
+}
+
+fn log() -> impl Strategy<Value = Vec<(i64, u32, usize)>> {
+    prop::collection::vec((0i64..40, 0u32..3, 0usize..TARGETS.len()), 0..300).prop_map(|mut log| {
+        log.sort_by_key(|(second, ..)| *second);
+        log
+    })
+}
+
+/// Thresholds low enough for random logs to reach them.
+fn touchy() -> Policy {
+    let mut policy = Policy::default();
+    policy.probing.threshold_60s = 7.0;
+    policy.behaviour.logins = 9;
+    policy.error_surge.malformed_requests = 6;
+    policy.flood.page_requests = 8;
+    policy.warm_up_secs = 0;
+    policy.z_score.min_requests = 60;
+    policy
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_a_seconds_lines_makes_no_difference(log in log(), shuffle in any::<u64>()) {
+        let mut shuffled = log.clone();
+        let mut state = shuffle | 1;
+        shuffled.sort_by_cached_key(|(second, ..)| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (*second, state >> 33)
+        });
+        prop_assert_eq!(verdicts_of(&log, &touchy(), 1), verdicts_of(&shuffled, &touchy(), 1));
+    }
+
+    #[test]
+    fn verdicts_do_not_depend_on_the_seed(log in log(), seed in any::<u64>()) {
+        prop_assert_eq!(verdicts_of(&log, &touchy(), 1), verdicts_of(&log, &touchy(), seed));
+    }
+
+    #[test]
+    fn few_requests_without_errors_are_never_anomalous(
+        seconds in prop::collection::vec(0i64..60, 0..=100),
+        paths in prop::collection::vec("/[a-z]{1,6}(\\.css)?", 100),
+    ) {
+        let mut policy = Policy::default();
+        policy.z_score.min_requests = 100;
+        policy.rate_multiplier.min_requests = 100;
+        policy.warm_up_secs = 0;
+        let mut seconds = seconds;
+        seconds.sort_unstable();
+        let mut site = Site::new(policy);
+        for (second, path) in seconds.iter().zip(&paths) {
+            site.get(START + second, 1, path);
+        }
+        prop_assert!(site.verdicts.is_empty());
+    }
+}
+
+/// Rules lowered so far that a few requests make them fire: any of them may be the first.
+fn everything_low() -> Policy {
+    let mut policy = touchy();
+    policy.warm_up_secs = 60;
+    policy.flood.page_requests = 8;
+    policy.probing.threshold_60s = 4.3;
+    policy.probing.threshold_600s = 7.0;
+    policy.probing.alike_scripts = 5;
+    policy.error_surge.min_errors = 6;
+    policy.behaviour.min_paths = 8;
+    policy.behaviour.min_posts = 6;
+    policy.behaviour.min_repeats = 7;
+    policy.behaviour.experience_secs = 0;
+    policy.behaviour.z_threshold = 0.1;
+    policy.behaviour.multiplier = 1.01;
+    policy.behaviour.precedent_multiplier = 1.0;
+    policy
+}
+
+#[test]
+fn the_gate_opens_for_every_learned_feature() {
+    let mut site = Site::new(everything_low());
+    for second in START..START + 600 {
+        site.get(second, second as u32 % 60 + 100, "/");
+    }
+    for n in 0..9 {
+        site.get(START + 600 + n, 1, &format!("/page/{n}"));
+        site.ask(START + 600 + n, 2, "POST", "/form", 200);
+        site.get(START + 600 + n, 3, "/one");
+    }
+    let names: Vec<_> = [1, 2, 3]
+        .map(|client| site.verdicts.iter().find(|(_, who, _)| *who == client))
+        .into_iter()
+        .flatten()
+        .map(|(_, _, evidence)| evidence.measures[0].name.clone())
+        .collect();
+    assert_eq!(names, ["distinct_paths", "posts_to_one_path", "requests_for_one_page"]);
+}
+
+/// A request of one of a few clients, up to two minutes after the one before or up to 90 s late.
+type Step = (i64, u32, usize, u32, usize);
+
+proptest! {
+    #[test]
+    fn the_gate_hides_nothing_from_the_rules(
+        steps in prop::collection::vec((-90i64..120, 1u32..4, 0usize..5, 0u32..40, 0usize..5), 1..500),
+        haste in 1i64..40,
+        experience_secs in prop::sample::select(vec![0, 100, 900]),
+    ) {
+        let mut policy = everything_low();
+        policy.behaviour.experience_secs = experience_secs;
+        let mut site = Site::new(policy);
+        let (mut newest, mut quiet_until) = (START, std::collections::HashMap::new());
+        let steps: Vec<Step> = steps;
+        for (ahead, client, shape, name, kind) in steps {
+            let second = if ahead < 0 { newest + ahead } else { newest + ahead / haste };
+            newest = newest.max(second);
+            let path = match shape {
+                0 => format!("/page/{name}"),
+                1 => format!("/{name}.php"),
+                2 => format!("/.hidden/{name}"),
+                3 => format!("/pic{name}.png"),
+                _ => "/one".to_owned(),
+            };
+            let (method, status) = [("GET", 200), ("GET", 404), ("POST", 200), ("GET", 302), ("GET", 500)][kind];
+            let before = site.verdicts.len();
+            site.ask(second, client, method, &path, status);
+            if site.verdicts.len() > before {
+                quiet_until.insert(client, second + 100);
+                continue;
+            }
+            let explained = site.detector.explain(Client::of_addr(addr(client), 64), second);
+            let may_fire = explained.requests > 4 && quiet_until.get(&client).is_none_or(|until| second > *until);
+            let fires: Vec<Rule> = explained.rules.iter().filter(|r| r.fires).map(|r| r.rule).collect();
+            prop_assert!(!may_fire || fires.is_empty(), "{:?} at {} hidden by the gate", fires, second);
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! What is kept of a client that asked for more than a few things: its window, and the targets it asked for in the
+//! last 10 min. Bounded however many requests it makes. Clients with fewer requests are `clients.rs`'s light records.
+
+use crate::detect::prefetch;
+use crate::detect::trace::{Flags, Trace};
+pub use crate::detect::trails::TRAIL_SECS;
+use crate::detect::trails::{LATE_SECS, MAX_TRAILS, Trail, Trails};
+use crate::detect::window::{Counts, WINDOW_SECS, Window};
+
+/// What a client's targets amount to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// Distinct targets that are no assets, over the window.
+    pub paths: u32,
+    /// Distinct failed targets over the window.
+    pub failed_paths: u32,
+    /// Distinct scripts over the window that were answered alike: most of any one answer.
+    pub alike_scripts: u32,
+    /// Weight over the window of targets whose shape tells, in tenths of a failed path.
+    pub shaped_weight: u32,
+    /// Weight over the window of targets that merely failed.
+    pub plain_weight: u32,
+    /// Weight over 10 min of targets whose shape tells.
+    pub shaped_weight_600: u32,
+    /// Weight over 10 min of targets that merely failed.
+    pub plain_weight_600: u32,
+    /// Requests for the target asked for (not posted to) most, over the last 30 to 60 s.
+    pub repeats: u32,
+    /// Posts to the target posted to most, over the last 30 to 60 s.
+    pub posts: u32,
+}
+
+/// At least what [`Footprint::spread`] would find. A value that reached [`Ceiling::MAX`] may be anything above.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ceiling {
+    /// See [`Spread::paths`].
+    pub paths: u16,
+    /// See [`Spread::failed_paths`].
+    pub failed_paths: u16,
+    /// Distinct scripts, however answered.
+    pub scripts: u16,
+    /// See [`Spread::shaped_weight`].
+    pub shaped_weight: u16,
+    /// See [`Spread::plain_weight`].
+    pub plain_weight: u16,
+    /// See [`Spread::shaped_weight_600`].
+    pub shaped_weight_600: u16,
+    /// See [`Spread::plain_weight_600`].
+    pub plain_weight_600: u16,
+    /// See [`Spread::repeats`].
+    pub repeats: u16,
+    /// See [`Spread::posts`].
+    pub posts: u16,
+}
+
+/// What is kept of one busy client: two lines of the processor's cache, and what they point to.
+#[derive(Debug, Clone, Default)]
+#[repr(C, align(64))]
+pub struct Footprint {
+    /// Its window.
+    pub window: Window,
+    trails: Trails,
+    /// Nearly every request is below what any rule asks for: then it is enough to know this.
+    ceiling: Ceiling,
+    /// The second from which on the ceiling holds.
+    ceiling_from: u32,
+    spare: Spare,
+    minute: Minute,
+}
+
+/// What a client's pages amount to in one minute of the clock, which is what is learned: counted as they come, so that
+/// nobody has to look through every client's targets once a minute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Minute {
+    /// Seconds since 1970 over 60.
+    number: u32,
+    /// Distinct targets that are no assets.
+    pub paths: u16,
+    /// Posts to the target posted to most.
+    pub posts: u16,
+    /// Requests for the target asked for (not posted to) most.
+    pub repeats: u16,
+}
+
+impl Minute {
+    /// Takes in that a target became `after` from `before`.
+    #[inline]
+    fn count(&mut self, before: &Trail, after: &Trail) {
+        let number = after.last / 60;
+        if number < self.number {
+            return;
+        }
+        if number > self.number {
+            *self = Minute { number, ..Minute::default() };
+        }
+        let is_new = before.last / 60 < number && usize::from(self.paths) < MAX_TRAILS;
+        self.paths += u16::from(is_new);
+        let most = if after.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
+        *most = (*most).max(after.hits_in_minute().min(u32::from(u16::MAX)) as u16);
+    }
+}
+
+/// How many plain requests more make no difference to a gate: one more than that, as 0 is known by nobody.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spare {
+    left: u16,
+    /// Which gate that is.
+    gate: u32,
+}
+
+impl Footprint {
+    /// Counts one request.
+    #[inline]
+    pub fn add(&mut self, second: u32, trace: &Trace) {
+        let mut is_plain = trace.is_plain();
+        if is_plain {
+            self.window.add_plain(second, trace.flags.has(Flags::ASSET));
+        } else {
+            self.window.add(second, counts_of(trace));
+        }
+        if !trace.flags.has_any(Flags::NOT_A_PAGE) {
+            let (before, after) = self.trails.hit(second, trace);
+            self.ceiling.raise(&before, &after, second.max(self.ceiling_from));
+            self.minute.count(&before, &after);
+            is_plain &= after.is_plain();
+        }
+        self.spare.left = if is_plain { self.spare.left.saturating_sub(1) } else { 0 };
+    }
+
+    /// Whether the request that was just counted makes no difference to this gate, as [`Footprint::spare`] foretold.
+    #[inline]
+    pub fn is_spared(&self, gate: u32, second: u32) -> bool {
+        self.spare.left > 0 && self.spare.gate == gate && second >= self.ceiling_from
+    }
+
+    /// This many plain requests more, each for a target that is plain too, will make no difference to this gate.
+    pub fn spare(&mut self, requests: u32, gate: u32) {
+        self.spare = Spare { left: requests.saturating_add(1).min(u32::from(u16::MAX)) as u16, gate };
+    }
+
+    /// Fetches both its lines.
+    pub fn fetch(&self) {
+        prefetch::fetch(&self.window);
+        prefetch::fetch(&self.ceiling);
+    }
+
+    /// Fetches what [`Footprint::add`] will follow from them for this target at about `second`.
+    pub fn fetch_target(&self, key: u32, second: u32) {
+        self.window.fetch(second);
+        self.trails.fetch(key);
+    }
+
+    /// At least what [`Footprint::spread`] would find at `second`; `None` when nothing is known about so long ago.
+    pub fn ceiling(&self, second: u32) -> Option<&Ceiling> {
+        (second >= self.ceiling_from).then_some(&self.ceiling)
+    }
+
+    /// What its pages amounted to in the minute of the clock that ends with `second`.
+    pub fn minute(&self, second: u32) -> Minute {
+        if self.minute.number == second / 60 { self.minute } else { Minute::default() }
+    }
+
+    /// The ceiling, for the seconds that it holds for.
+    pub fn latest_ceiling(&self) -> &Ceiling {
+        &self.ceiling
+    }
+
+    /// What the targets amount to at `second`, without changing anything.
+    pub fn spread(&self, second: u32) -> Spread {
+        let mut spread = Spread::default();
+        let mut scripts = false;
+        for trail in self.trails.iter().filter(|t| t.is_within(TRAIL_SECS, second)) {
+            spread.count(trail, second);
+            scripts |= trail.flags.has(Flags::SCRIPT);
+        }
+        if scripts {
+            spread.alike_scripts = self.alike_scripts(second);
+        }
+        spread
+    }
+
+    /// Distinct scripts over the window that were answered alike: most of any one answer.
+    fn alike_scripts(&self, second: u32) -> u32 {
+        let mut alike = [0; 256];
+        let recent = self.trails.iter().filter(|trail| trail.is_within(WINDOW_SECS, second));
+        for trail in recent.filter(|trail| trail.flags.has(Flags::SCRIPT)) {
+            alike[usize::from(trail.answer)] += 1;
+        }
+        alike.iter().skip(1).copied().max().unwrap_or(0)
+    }
+
+    /// The same as [`Footprint::spread`]; forgets what does not matter any more and lowers the ceiling to what is there.
+    pub fn settle(&mut self, second: u32) -> Spread {
+        self.trails.prune(second);
+        self.ceiling_from = second.saturating_sub(LATE_SECS);
+        self.ceiling = Ceiling::default();
+        // As of a second further back, the ceiling may be higher than it was.
+        self.spare = Spare::default();
+        for trail in self.trails.iter() {
+            self.ceiling.raise(&Trail::default(), trail, self.ceiling_from);
+        }
+        self.spread(second)
+    }
+
+    /// Targets and requests for them over the last 30 to 60 s, most first (ties by key, so that the order is fixed).
+    pub fn top_targets(&self, n: usize, second: u32) -> Vec<(u32, u32)> {
+        let repeats = self.trails.iter().map(|trail| (trail.key, trail.repeats(second)));
+        let mut all: Vec<_> = repeats.filter(|(_, hits)| *hits > 0).collect();
+        all.sort_unstable_by_key(|(key, hits)| (std::cmp::Reverse(*hits), *key));
+        all.truncate(n);
+        all
+    }
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Footprint>() + self.window.heap_bytes() + self.trails.heap_bytes()
+    }
+}
+
+impl Ceiling {
+    /// Nothing is counted beyond it.
+    pub const MAX: u32 = u16::MAX as u32;
+
+    /// Takes in that a target became `after` from `before`: each value grows by at least as much as the true one at
+    /// `second` or later.
+    #[inline]
+    fn raise(&mut self, before: &Trail, after: &Trail, second: u32) {
+        if after.weight > 0 {
+            self.raise_weights(before, after, second);
+        }
+        if !after.is_within(WINDOW_SECS, second) {
+            return;
+        }
+        let was_recent = before.last > 0 && before.is_within(WINDOW_SECS, second);
+        let grow = |value: &mut u16, by: bool| *value = value.saturating_add(u16::from(by));
+        grow(&mut self.paths, !was_recent);
+        if !after.is_plain() {
+            grow(&mut self.failed_paths, after.has_failed() && !(was_recent && before.has_failed()));
+            let is_script = |trail: &Trail| trail.flags.has(Flags::SCRIPT);
+            grow(&mut self.scripts, is_script(after) && !(was_recent && is_script(before)));
+        }
+        let most = if after.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
+        *most = (*most).max(after.repeats(second).min(Ceiling::MAX) as u16);
+    }
+
+    #[cold]
+    fn raise_weights(&mut self, before: &Trail, after: &Trail, second: u32) {
+        let grow = |value: &mut u16, shaped, secs| {
+            let weight_of = |trail: &Trail| {
+                let counts = trail.flags.has(Flags::SHAPED) == shaped && trail.is_within(secs, second);
+                if counts { u16::from(trail.weight) } else { 0 }
+            };
+            *value = value.saturating_add(weight_of(after).saturating_sub(weight_of(before)));
+        };
+        grow(&mut self.shaped_weight, true, WINDOW_SECS);
+        grow(&mut self.plain_weight, false, WINDOW_SECS);
+        grow(&mut self.shaped_weight_600, true, TRAIL_SECS);
+        grow(&mut self.plain_weight_600, false, TRAIL_SECS);
+    }
+}
+
+impl Spread {
+    fn count(&mut self, trail: &Trail, second: u32) {
+        let weight = u32::from(trail.weight);
+        let recent = trail.is_within(WINDOW_SECS, second);
+        if trail.flags.has(Flags::SHAPED) {
+            self.shaped_weight_600 += weight;
+            self.shaped_weight += if recent { weight } else { 0 };
+        } else {
+            self.plain_weight_600 += weight;
+            self.plain_weight += if recent { weight } else { 0 };
+        }
+        if recent {
+            self.paths += 1;
+            self.failed_paths += u32::from(trail.has_failed());
+            let most = if trail.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
+            *most = (*most).max(trail.repeats(second));
+        }
+    }
+}
+
+/// What a request adds to a window.
+pub fn counts_of(trace: &Trace) -> Counts {
+    let flag = |flag| u32::from(trace.flags.has(flag));
+    Counts {
+        requests: 1,
+        errors: flag(Flags::ERROR),
+        assets: flag(Flags::ASSET),
+        failed: flag(Flags::FAILED),
+        broken: flag(Flags::BROKEN),
+        foreign_tenths: u32::from(trace.foreign_tenths()),
+        logins: flag(Flags::LOGIN),
+        remote_calls: flag(Flags::REMOTE_CALL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_minute_is_what_all_targets_say_at_its_end(
+            steps in prop::collection::vec((0u32..20, 0u32..90, 0u32..8, 0usize..4), 1..300),
+        ) {
+            let (mut footprint, mut newest) = (Footprint::default(), 6000);
+            for (ahead, late, key, kind) in steps {
+                for end in newest / 60 * 60 + 59..newest + ahead {
+                    if end % 60 == 59 {
+                        let (minute, spread) = (footprint.minute(end), footprint.spread(end));
+                        let counted = [minute.paths, minute.posts, minute.repeats].map(u32::from);
+                        prop_assert_eq!(counted, [spread.paths, spread.posts, spread.repeats], "at {}", end);
+                    }
+                }
+                newest += ahead;
+                let second = if late < 60 { newest } else { newest - late };
+                let flags = [Flags::default(), Flags::POST, Flags::FAILED, Flags::ASSET][kind];
+                let key = if kind == 1 { !key } else { key };
+                footprint.add(second, &Trace { key, flags, ..Trace::default() });
+            }
+        }
+    }
+}

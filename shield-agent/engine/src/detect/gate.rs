@@ -1,0 +1,282 @@
+//! The gate before the rules: what any rule would need at the least, so that nearly every request is counted and not
+//! judged. Only ever saves time: a client that a rule would fire at always passes. Made anew whenever the baseline is.
+
+use crate::detect::baseline::{Baseline, Feature};
+use crate::detect::footprint::{Ceiling, Footprint};
+use crate::detect::policy::{Policy, Reference, Switch};
+use crate::detect::rules::{Warmth, load};
+use crate::detect::window::{Counts, WINDOW_SECS};
+
+/// A bound that was worked out on another way than the rule's own is taken this much lower, far more than rounding
+/// can make it differ.
+const SLACK: f64 = 1.0 - 1e-9;
+
+/// Baselines are made anew every minute; a gate must hold until the next one, and for what comes late.
+const VALID_SECS: u32 = 120;
+
+/// What must be asked about one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: no rule can fire.
+    Nothing,
+    /// The rules that look at counts alone: what the targets amount to cannot matter.
+    Counts,
+    /// Every rule.
+    Targets,
+}
+
+/// The least that any rule could fire at, by policy and baseline.
+#[derive(Debug, Clone, Copy)]
+pub struct Gate {
+    /// Tells it from those before it.
+    number: u32,
+    load: f64,
+    pages: u32,
+    failed: u32,
+    foreign_tenths: u32,
+    logins: u32,
+    remote_calls: u32,
+    page_requests: u32,
+    page_secs: u32,
+    weight: u32,
+    weight_600: u32,
+    alike_scripts: u32,
+    paths: u32,
+    posts: u32,
+    repeats: u32,
+}
+
+impl Gate {
+    /// The gate of a policy and of what was learned by `second`; `number` is another one for each gate.
+    pub fn of(policy: &Policy, baseline: &Baseline, warmth: Warmth, second: u32, number: u32) -> Gate {
+        let whole = |switch: Switch, value: u32| if switch.is_on() { value } else { u32::MAX };
+        let tenths = |value: f64| whole(policy.probing.switch, (10.0 * value * SLACK).ceil() as u32);
+        let (flood, surge, behaviour) = (&policy.flood, &policy.error_surge, &policy.behaviour);
+        // On a young site these clauses are not asked at all, and none of it needs to be worked out.
+        let may_be_experienced = baseline.age_secs(second + VALID_SECS) >= behaviour.experience_secs;
+        let unlike_others = |feature, floor| match (warmth, behaviour.switch) {
+            (Warmth::Warm, Switch::On) if may_be_experienced => {
+                least_unlike(policy, baseline, feature, floor, second)
+            }
+            _ => u32::MAX,
+        };
+        // A ceiling counts no further than this.
+        let countable = |value: u32| value.min(Ceiling::MAX);
+        Gate {
+            number,
+            load: if warmth == Warmth::Warm { least_load(policy, baseline) } else { f64::INFINITY },
+            pages: whole(flood.switch, (flood.rate * f64::from(flood.sustained_secs)).ceil() as u32),
+            failed: match warmth {
+                Warmth::Warm if may_be_experienced => whole(surge.switch, surge.min_errors),
+                _ => u32::MAX,
+            },
+            foreign_tenths: whole(surge.switch, surge.malformed_requests.saturating_mul(10)),
+            logins: whole(behaviour.switch, behaviour.logins.min(behaviour.login_burst)),
+            remote_calls: whole(behaviour.switch, behaviour.remote_calls),
+            page_requests: countable(whole(flood.switch, flood.page_requests)),
+            page_secs: flood.page_secs,
+            weight: countable(tenths(policy.probing.threshold_60s)),
+            weight_600: countable(tenths(policy.probing.threshold_600s)),
+            alike_scripts: countable(whole(policy.probing.switch, policy.probing.alike_scripts)),
+            paths: countable(unlike_others(Feature::Paths, behaviour.min_paths)),
+            posts: countable(unlike_others(Feature::Posts, behaviour.min_posts)),
+            repeats: countable(unlike_others(Feature::Repeats, behaviour.min_repeats)),
+        }
+    }
+
+    /// The number it was made with.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// What must be asked about a client whose request at `second` was just counted. Looks, when it can, only as often
+    /// as a client's plain requests could make a difference.
+    #[inline]
+    pub fn need(&self, footprint: &mut Footprint, policy: &Policy, second: u32) -> Need {
+        if footprint.is_spared(self.number, second) {
+            return Need::Nothing;
+        }
+        let need = self.look(footprint, policy, second);
+        if need == Need::Nothing {
+            footprint.spare(self.spare(footprint, policy), self.number);
+        }
+        need
+    }
+
+    fn look(&self, footprint: &Footprint, policy: &Policy, second: u32) -> Need {
+        if self.needs_targets(footprint, second) {
+            return Need::Targets;
+        }
+        let window = &footprint.window;
+        let at_most = window.at_most();
+        if at_most.failed < self.failed && !self.is_much(at_most, policy) {
+            return Need::Nothing;
+        }
+        let counts = window.sum();
+        let is_surge = counts.failed >= self.failed && counts.failed > window.before(second).served();
+        if is_surge || self.is_much(counts, policy) { Need::Counts } else { Need::Nothing }
+    }
+
+    fn is_much(&self, counts: Counts, policy: &Policy) -> bool {
+        counts.pages() >= self.pages
+            || counts.foreign_tenths >= self.foreign_tenths
+            || counts.logins >= self.logins
+            || counts.remote_calls >= self.remote_calls
+            || load(counts, policy) >= self.load
+    }
+
+    /// How many plain requests more for plain targets certainly leave this client below everything. Such a request adds
+    /// one to pages or assets, and at most one each to paths, posts and repeats, and nothing to anything else.
+    fn spare(&self, footprint: &Footprint, policy: &Policy) -> u32 {
+        let (most, counts) = (footprint.latest_ceiling(), footprint.window.at_most());
+        let is_near = counts.failed >= self.failed
+            || self.is_much(counts, policy)
+            || self.is_heavy(most)
+            || u32::from(most.scripts) >= self.alike_scripts;
+        if is_near {
+            return 0;
+        }
+        let left = |limit: u32, value: u32| limit.saturating_sub(value).saturating_sub(1);
+        let loads_left = (self.load - load(counts, policy)) / policy.asset_weight.max(1.0) - 1.0;
+        left(self.pages, counts.pages())
+            .min(loads_left as u32)
+            .min(left(self.paths, most.paths.into()))
+            .min(left(self.posts, most.posts.into()))
+            .min(left(self.repeats.min(self.page_requests), most.repeats.into()))
+    }
+
+    fn is_heavy(&self, most: &Ceiling) -> bool {
+        let [shaped, plain] = [most.shaped_weight, most.plain_weight].map(u32::from);
+        let [shaped_600, plain_600] = [most.shaped_weight_600, most.plain_weight_600].map(u32::from);
+        shaped + plain >= self.weight || shaped_600 + plain_600 >= self.weight_600
+    }
+
+    fn needs_targets(&self, footprint: &Footprint, second: u32) -> bool {
+        let Some(most) = footprint.ceiling(second) else { return true };
+        if u32::from(most.shaped_weight) >= self.weight
+            || u32::from(most.shaped_weight_600) >= self.weight_600
+        {
+            return true;
+        }
+        let is_heavy = self.is_heavy(most);
+        let [paths, posts, repeats, scripts] =
+            [most.paths, most.posts, most.repeats, most.scripts].map(u32::from);
+        let is_wide = paths >= self.paths || posts >= self.posts || repeats >= self.repeats;
+        let is_alike = scripts >= self.alike_scripts;
+        let is_burst = repeats >= self.page_requests;
+        if !(is_heavy || is_wide || is_alike || is_burst) {
+            return false;
+        }
+        let before = footprint.window.before(second);
+        // Enough of something else can outweigh a value that is known; one that ran out of its room is not.
+        let outweighs = |value: u32, other: u32| value == Ceiling::MAX || value >= other;
+        let without_assets = |value: u32| outweighs(value, before.assets.saturating_mul(20));
+        (is_heavy && outweighs(most.failed_paths.into(), before.served_pages()))
+            || (is_alike && outweighs(scripts, before.pages().div_ceil(2)))
+            || (paths >= self.paths && without_assets(paths))
+            || (posts >= self.posts && without_assets(posts))
+            || (repeats >= self.repeats && without_assets(repeats))
+            || (is_burst
+                && footprint.window.sum_of_last(self.page_secs, second).pages() >= self.page_requests)
+    }
+}
+
+/// The least load (requests in the window, weighted) at which either rate rule could fire.
+fn least_load(policy: &Policy, baseline: &Baseline) -> f64 {
+    let level = match policy.reference {
+        Reference::Adaptive => baseline.clients(),
+        Reference::Classic => baseline.server(),
+    };
+    let tightest = if policy.tightening.switch.is_on() { policy.tightening.factor.min(1.0) } else { 1.0 };
+    let in_window =
+        |rate: f64, min_requests: u32| (rate * f64::from(WINDOW_SECS) * SLACK).max(f64::from(min_requests));
+    let (z, times) = (&policy.z_score, &policy.rate_multiplier);
+    let by_z = level.mean + z.threshold * tightest * level.stddev;
+    let by_times = times.multiplier * tightest * level.mean;
+    let when = |switch: Switch, value: f64| if switch.is_on() { value } else { f64::INFINITY };
+    when(z.switch, in_window(by_z, z.min_requests))
+        .min(when(times.switch, in_window(by_times, times.min_requests)))
+}
+
+/// The least value of a feature at which the behaviour rule could fire, whoever the client is.
+fn least_unlike(policy: &Policy, baseline: &Baseline, feature: Feature, floor: u32, second: u32) -> u32 {
+    let rule = &policy.behaviour;
+    let learned = baseline
+        .value_at_log_z(feature, rule.z_threshold)
+        .max(rule.multiplier * baseline.typical(feature))
+        .max(rule.precedent_multiplier * baseline.least_precedent(feature, second + VALID_SECS));
+    // Nothing can be above what is infinite; what is finite is rounded down.
+    if learned.is_finite() { floor.max((learned * SLACK) as u32) } else { u32::MAX }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::trace::{Flags, Trace};
+    use proptest::prelude::*;
+
+    /// One request of each kind, for the target `key`.
+    fn trace(kind: usize, key: u32) -> Trace {
+        let plain = Flags::default();
+        let failed = Flags::ERROR.union(Flags::FAILED);
+        let (flags, weight) = [
+            (plain, 0),
+            (Flags::POST, 0),
+            (Flags::ASSET, 0),
+            (Flags::POST, 0),
+            (failed, 10),
+            (failed.union(Flags::SHAPED), 30),
+            (Flags::SCRIPT, 0),
+            (Flags::POST.union(Flags::LOGIN), 0),
+            (failed.union(Flags::FOREIGN).union(Flags::NO_TARGET), 0),
+            (Flags::ERROR.union(Flags::BROKEN), 3),
+        ][kind];
+        let key = if flags.has(Flags::POST) { !key } else { key };
+        Trace { key, flags, weight, answer: 1 }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_spared_needs_nothing(
+            limits in prop::collection::vec(prop_oneof![3 => 3u32..60, 1 => Just(60_000)], 12),
+            page_secs in 1u32..60,
+            asset_weight in prop::sample::select(vec![0.0, 0.1, 1.0, 2.5]),
+            mix in prop::sample::select(vec![3, 4, 7, 10]),
+            steps in prop::collection::vec(
+                (prop_oneof![6 => 0u32..3, 1 => 40u32..90], 0u32..200, 0u32..12, 0usize..10), 1..400),
+        ) {
+            let policy = Policy { asset_weight, ..Policy::default() };
+            let gate = Gate {
+                number: 7,
+                load: f64::from(limits[0]) / 1.5,
+                pages: limits[1],
+                failed: limits[2],
+                foreign_tenths: 10 * limits[3],
+                logins: limits[4],
+                remote_calls: 60_000,
+                page_requests: limits[5],
+                page_secs,
+                weight: 10 * limits[6],
+                weight_600: 10 * limits[7],
+                alike_scripts: limits[8],
+                paths: limits[9],
+                posts: limits[10],
+                repeats: limits[11],
+            };
+            let (mut footprint, mut newest) = (Footprint::default(), 6000);
+            for (ahead, late, key, kind) in steps {
+                newest += ahead;
+                let second = if late < 90 && late > 50 { newest - late } else { newest };
+                footprint.add(second, &trace(kind % mix, key));
+                let is_spared = footprint.is_spared(gate.number, second);
+                let looked = gate.look(&footprint, &policy, second);
+                prop_assert!(!is_spared || looked == Need::Nothing, "{looked:?} at {second} was spared");
+                prop_assert!(!footprint.is_spared(gate.number + 1, second), "another gate knows nothing of it");
+                prop_assert_eq!(gate.need(&mut footprint, &policy, second), looked);
+                if looked == Need::Targets {
+                    footprint.settle(second);
+                }
+            }
+        }
+    }
+}

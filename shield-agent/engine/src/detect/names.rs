@@ -1,0 +1,115 @@
+//! The text of targets seen lately, so that evidence can name paths though windows keep only their hashes. Bounded: a
+//! newer target takes an older one's place.
+
+use crate::detect::prefetch;
+
+/// Bytes of a target's text that evidence shows.
+const MAX_TOLD: usize = 120;
+
+/// Slots (a power of two).
+const SLOTS: usize = 1 << 12;
+
+/// Bytes of text that are kept (a power of two): the texts lie one after the other, so that writing one touches memory
+/// that was just touched, and begin anew at the start.
+const TEXT_BYTES: usize = 1 << 18;
+
+/// Where a target's text is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    key: u32,
+    /// Bytes written before it, since the start; 0 is a free slot.
+    at: u64,
+}
+
+/// Targets' text by key.
+pub struct Names {
+    slots: Box<[Slot]>,
+    /// Each text behind its length in one byte.
+    text: Box<[u8]>,
+    /// Bytes written since the start.
+    written: u64,
+}
+
+impl Default for Names {
+    fn default() -> Names {
+        Names {
+            slots: vec![Slot::default(); SLOTS].into_boxed_slice(),
+            text: vec![0; TEXT_BYTES].into_boxed_slice(),
+            written: 1,
+        }
+    }
+}
+
+impl Names {
+    /// Remembers the text of a target, cut to [`MAX_TOLD`] bytes.
+    pub fn put(&mut self, key: u32, text: &[u8]) {
+        let slot = &mut self.slots[place(key)];
+        // One that is about to be written over is written anew.
+        if slot.key == key && slot.at > 0 && self.written - slot.at < (TEXT_BYTES / 2) as u64 {
+            return;
+        }
+        let text = &text[..text.len().min(MAX_TOLD)];
+        let mut at = self.written as usize % TEXT_BYTES;
+        if at + 1 + text.len() > TEXT_BYTES {
+            self.written += (TEXT_BYTES - at) as u64;
+            at = 0;
+        }
+        *slot = Slot { key, at: self.written };
+        self.text[at] = text.len() as u8;
+        self.text[at + 1..=at + text.len()].copy_from_slice(text);
+        self.written += 1 + text.len() as u64;
+    }
+
+    /// Fetches what [`Names::put`] will read first.
+    pub fn look_ahead(&self, key: u32) {
+        self.slots.get(place(key)).into_iter().for_each(prefetch::fetch);
+    }
+
+    /// The text of a target, as far as it is remembered; what is not UTF-8 is replaced.
+    pub fn get(&self, key: u32) -> Option<String> {
+        let slot = self.slots[place(key)];
+        let is_there = slot.key == key && slot.at > 0 && self.written - slot.at <= TEXT_BYTES as u64;
+        let at = slot.at as usize % TEXT_BYTES;
+        let len = usize::from(self.text[at]);
+        let text = self.text.get(at + 1..=at + len).filter(|text| is_there && !text.is_empty())?;
+        Some(String::from_utf8_lossy(text).into_owned())
+    }
+}
+
+fn place(key: u32) -> usize {
+    key as usize & (SLOTS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_named_until_another_takes_its_place() {
+        let mut names = Names::default();
+        names.put(5, b"/a");
+        assert_eq!(names.get(5).as_deref(), Some("/a"));
+        assert_eq!(names.get(6), None);
+        names.put(5 + SLOTS as u32, &[b'x'; 300]);
+        assert_eq!(names.get(5), None);
+        assert_eq!(names.get(5 + SLOTS as u32).map(|text| text.len()), Some(MAX_TOLD));
+        assert_eq!(names.get(0), None, "nobody said what that is");
+    }
+
+    #[test]
+    fn no_text_is_told_for_another() {
+        let mut names = Names::default();
+        let text_of = |key: u32| format!("/{key}/{}", "x".repeat(key as usize % 130));
+        for key in 1..20_000_u32 {
+            names.put(key, text_of(key).as_bytes());
+            for known in [key, key.saturating_sub(700).max(1), key.saturating_sub(1500).max(1)] {
+                let whole = text_of(known);
+                let told = &whole[..whole.len().min(MAX_TOLD)];
+                assert_eq!(names.get(known).as_deref(), Some(told), "{known} after {key}");
+            }
+        }
+        let told: Vec<_> = (1..20_000).filter_map(|key| Some((key, names.get(key)?))).collect();
+        assert!(told.len() > 2000, "{}", told.len());
+        assert!(told.iter().all(|(key, text)| text_of(*key).starts_with(text)));
+    }
+}

@@ -1,0 +1,146 @@
+//! The whole server's last seconds: a sliding window in one-second buckets, exact, O(1) amortised a request, dense.
+//! Single clients' are in `window.rs`.
+
+use crate::detect::window::WINDOW_SECS;
+
+/// One second of the whole server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerSecond {
+    /// Requests.
+    pub requests: u32,
+    /// Errors.
+    pub errors: u32,
+}
+
+/// The whole server's last seconds, empty ones included, as many as it is made for.
+#[derive(Debug, Clone)]
+pub struct SecondRing {
+    slots: Box<[ServerSecond]>,
+    newest: u32,
+    newest_slot: usize,
+    sum: ServerSecond,
+}
+
+impl SecondRing {
+    /// A ring of `len` seconds (at least the window's and the one that leaves it), all empty, ending at `newest`.
+    pub fn new(len: u32, newest: u32) -> SecondRing {
+        let len = len.max(WINDOW_SECS + 1) as usize;
+        SecondRing {
+            slots: vec![ServerSecond::default(); len].into(),
+            newest,
+            newest_slot: newest as usize % len,
+            sum: ServerSecond::default(),
+        }
+    }
+
+    /// Time moves on to `second`; never back.
+    pub fn advance(&mut self, second: u32) {
+        let steps = second.saturating_sub(self.newest);
+        if steps as usize >= self.slots.len() {
+            self.slots.fill(ServerSecond::default());
+            self.sum = ServerSecond::default();
+            self.newest = second;
+            self.newest_slot = second as usize % self.slots.len();
+            return;
+        }
+        for _ in 0..steps {
+            // Asked before the step: in a ring no longer than the window, the step takes the second's own slot.
+            let leaving = (self.newest + 1).checked_sub(WINDOW_SECS);
+            let leaving = leaving.map_or(ServerSecond::default(), |second| self.at(second));
+            self.newest += 1;
+            self.sum.requests -= leaving.requests;
+            self.sum.errors -= leaving.errors;
+            self.newest_slot = (self.newest_slot + 1) % self.slots.len();
+            self.slots[self.newest_slot] = ServerSecond::default();
+        }
+    }
+
+    /// Counts one request at `second`; what is older than the ring is left out.
+    #[inline]
+    pub fn add(&mut self, second: u32, error: u32) {
+        if second != self.newest {
+            return self.change(second, |s| {
+                s.requests += 1;
+                s.errors += error;
+            });
+        }
+        for counted in [&mut self.slots[self.newest_slot], &mut self.sum] {
+            counted.requests += 1;
+            counted.errors += error;
+        }
+    }
+
+    /// Takes back what was counted at `second`.
+    pub fn take_back(&mut self, second: u32, what: ServerSecond) {
+        self.change(second, |s| {
+            s.requests = s.requests.saturating_sub(what.requests);
+            s.errors = s.errors.saturating_sub(what.errors);
+        });
+    }
+
+    fn change(&mut self, second: u32, change: impl Fn(&mut ServerSecond)) {
+        let Some(age) = self.newest.checked_sub(second).filter(|age| (*age as usize) < self.slots.len())
+        else {
+            return;
+        };
+        let slot = self.slot(second);
+        let before = self.slots[slot];
+        change(&mut self.slots[slot]);
+        if age < WINDOW_SECS {
+            self.sum.requests = self.sum.requests + self.slots[slot].requests - before.requests;
+            self.sum.errors = self.sum.errors + self.slots[slot].errors - before.errors;
+        }
+    }
+
+    /// One second's counts; nothing for seconds outside the ring.
+    pub fn at(&self, second: u32) -> ServerSecond {
+        let age = self.newest.checked_sub(second);
+        if age.is_some_and(|age| (age as usize) < self.slots.len()) {
+            self.slots[self.slot(second)]
+        } else {
+            ServerSecond::default()
+        }
+    }
+
+    /// The sum over the last 60 s.
+    pub fn window(&self) -> ServerSecond {
+        self.sum
+    }
+
+    /// The newest second.
+    pub fn newest(&self) -> u32 {
+        self.newest
+    }
+
+    fn slot(&self, second: u32) -> usize {
+        second as usize % self.slots.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_no_longer_than_the_window_forgets_what_leaves_it() {
+        let mut ring = SecondRing::new(WINDOW_SECS, 1000);
+        for second in 1000..2000 {
+            ring.advance(second);
+            ring.add(second, 0);
+        }
+        assert_eq!(ring.window().requests, WINDOW_SECS);
+    }
+
+    #[test]
+    fn a_gap_empties_the_ring() {
+        let mut ring = SecondRing::new(1800, 1000);
+        ring.add(1000, 1);
+        ring.advance(1059);
+        assert_eq!(ring.window(), ServerSecond { requests: 1, errors: 1 });
+        ring.advance(1060);
+        assert_eq!(ring.window(), ServerSecond::default());
+        assert_eq!(ring.at(1000).requests, 1);
+        ring.advance(900_000);
+        assert_eq!(ring.at(1000), ServerSecond::default());
+    }
+}

@@ -1,0 +1,412 @@
+//! The rules: facts about one client's window, held against the policy and the baseline. Pure arithmetic.
+//!
+//! A rule fires when every check of one of its clauses holds. Whatever speaks for a client (pages that were served) is
+//! counted up to the second before, whatever speaks against it up to now: so a further line of the same second can
+//! only make a rule fire, never stop it from firing, and the order of a second's lines makes no difference.
+
+use crate::detect::baseline::{Baseline, Feature, Level};
+use crate::detect::footprint::{Footprint, Spread};
+use crate::detect::policy::{Policy, Reference, Switch};
+use crate::detect::window::{Counts, WINDOW_SECS};
+use crate::vocab::verdict::{Measure, Rule};
+
+/// The rules of the detector, in the order in which they are asked: those that need nothing learned first.
+pub const ORDER: [Rule; 6] =
+    [Rule::Flood, Rule::Probing, Rule::ErrorSurge, Rule::ZScore, Rule::RateMultiplier, Rule::Behaviour];
+
+/// The share of a burst that must have come before this second, so that one page's requests, all of one second, are
+/// not taken for a surge: one in so many.
+const SPREAD_OVER_SECONDS: u32 = 4;
+
+/// Whether enough was learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warmth {
+    /// Yes.
+    Warm,
+    /// Only clauses that need nothing learned are asked.
+    WarmingUp,
+}
+
+/// What the rules know about one client at one second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Facts {
+    /// Its window, this second included.
+    pub now: Counts,
+    /// Its window without this second.
+    pub before: Counts,
+    /// What its targets amount to.
+    pub spread: Spread,
+    /// Pages within the flood rule's seconds.
+    pub flood_pages: u32,
+    /// Pages within the flood rule's seconds for one page.
+    pub burst_pages: u32,
+    /// Passwords within the burst's seconds.
+    pub login_burst: u32,
+}
+
+impl Facts {
+    /// Gathers them from a footprint whose targets amount to `spread`.
+    pub fn of(footprint: &Footprint, spread: Spread, policy: &Policy, second: u32) -> Facts {
+        let window = &footprint.window;
+        let now = window.sum_of_last(WINDOW_SECS, second);
+        Facts {
+            now,
+            before: window.before(second),
+            spread,
+            flood_pages: window.sum_of_last(policy.flood.sustained_secs, second).pages(),
+            burst_pages: window.sum_of_last(policy.flood.page_secs, second).pages(),
+            login_burst: window.sum_of_last(policy.behaviour.login_burst_secs, second).logins,
+        }
+    }
+}
+
+/// Which side of its threshold makes a value suspicious.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    AtLeast,
+    Above,
+}
+
+/// One value beside its threshold.
+#[derive(Debug, Clone, Copy)]
+pub struct Check {
+    name: &'static str,
+    value: f64,
+    bound: Bound,
+    threshold: f64,
+}
+
+impl Check {
+    fn holds(&self) -> bool {
+        match self.bound {
+            Bound::AtLeast => self.value >= self.threshold,
+            Bound::Above => self.value > self.threshold,
+        }
+    }
+
+    /// In words: `z-score=5.43 > threshold=2`.
+    pub fn describe(&self) -> String {
+        let sign = match self.bound {
+            Bound::AtLeast => ">=",
+            Bound::Above => ">",
+        };
+        format!("{}={} {sign} threshold={}", self.name, short(self.value), short(self.threshold))
+    }
+
+    /// For evidence.
+    pub fn measure(&self) -> Measure {
+        Measure { name: self.name.to_owned(), value: rounded(self.value), threshold: rounded(self.threshold) }
+    }
+
+    /// Value by threshold; a threshold of nothing is reached by anything.
+    fn share(&self) -> f64 {
+        let share = self.value / self.threshold;
+        match self.bound {
+            _ if self.threshold <= 0.0 && self.holds() => f64::INFINITY,
+            // Just at the threshold is not above it.
+            Bound::Above if !self.holds() => share.min(1.0 - f64::EPSILON),
+            _ => share,
+        }
+    }
+
+    /// The threshold.
+    pub fn threshold(&self) -> f64 {
+        self.threshold
+    }
+}
+
+fn at_least(name: &'static str, value: impl Into<f64>, threshold: impl Into<f64>) -> Check {
+    Check { name, value: value.into(), bound: Bound::AtLeast, threshold: threshold.into() }
+}
+
+fn above(name: &'static str, value: f64, threshold: f64) -> Check {
+    Check { name, value, bound: Bound::Above, threshold }
+}
+
+/// To a thousandth: what a person reads, and the same on every machine.
+fn rounded(value: f64) -> f64 {
+    if value.is_finite() { (value * 1000.0).round() / 1000.0 } else { 0.0 }
+}
+
+fn short(value: f64) -> String {
+    let hundredths = (value * 100.0).round() / 100.0;
+    format!("{hundredths}")
+}
+
+/// A rule that fired, with the checks of the clause that did.
+#[derive(Debug, Clone)]
+pub struct Fired {
+    /// The rule.
+    pub rule: Rule,
+    /// What held.
+    pub checks: Vec<Check>,
+}
+
+/// How near a clause comes to firing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Near {
+    /// The rule.
+    pub rule: Rule,
+    /// Which of its clauses, from 0.
+    pub clause: u32,
+    /// The clause's first check.
+    pub name: &'static str,
+    /// Its weakest check's value by its threshold; from 1 on it fires.
+    pub share: f64,
+}
+
+/// A rule's answer, fired or not.
+pub struct Answered {
+    /// Whether one of its clauses holds.
+    pub fires: bool,
+    /// Every check it looked at.
+    pub checks: Vec<Check>,
+}
+
+/// Everything one client is held against at one second.
+pub struct Judge<'a> {
+    /// The settings.
+    pub policy: &'a Policy,
+    /// What was learned.
+    pub baseline: &'a Baseline,
+    /// Whether that is enough.
+    pub warmth: Warmth,
+    /// The number that tells this client from others among the precedents.
+    pub client: u64,
+    /// The second.
+    pub second: u32,
+}
+
+impl Judge<'_> {
+    /// The first rule that fires.
+    pub fn judge(&self, facts: &Facts) -> Option<Fired> {
+        ORDER.into_iter().filter(|rule| self.is_on(*rule)).find_map(|rule| {
+            let mut fired = None;
+            self.clauses(rule, facts, &mut |checks| {
+                if fired.is_none() && checks.iter().all(Check::holds) {
+                    fired = Some(Fired { rule, checks: checks.to_vec() });
+                }
+            });
+            fired
+        })
+    }
+
+    /// One rule's answer with all it looked at.
+    pub fn ask(&self, rule: Rule, facts: &Facts) -> Answered {
+        let mut answered = Answered { fires: false, checks: Vec::new() };
+        self.clauses(rule, facts, &mut |checks| {
+            answered.fires |= checks.iter().all(Check::holds);
+            answered.checks.extend_from_slice(checks);
+        });
+        answered.fires &= self.is_on(rule);
+        answered
+    }
+
+    /// How near each clause of each rule that is on comes to firing: its weakest check's share of its threshold, at least
+    /// 1 when it fires.
+    pub fn nearness(&self, facts: &Facts) -> Vec<Near> {
+        let mut all = Vec::new();
+        for rule in ORDER.into_iter().filter(|rule| self.is_on(*rule)) {
+            let mut clause = 0;
+            self.clauses(rule, facts, &mut |checks| {
+                let weakest = checks.iter().min_by(|a, b| a.share().total_cmp(&b.share()));
+                all.extend(weakest.map(|check| Near {
+                    rule,
+                    clause,
+                    name: checks[0].name,
+                    share: check.share(),
+                }));
+                clause += 1;
+            });
+        }
+        all
+    }
+
+    /// Whether a rule is switched on.
+    pub fn is_on(&self, rule: Rule) -> bool {
+        let switch = match rule {
+            Rule::Flood => self.policy.flood.switch,
+            Rule::Probing => self.policy.probing.switch,
+            Rule::ErrorSurge => self.policy.error_surge.switch,
+            Rule::ZScore => self.policy.z_score.switch,
+            Rule::RateMultiplier => self.policy.rate_multiplier.switch,
+            Rule::Behaviour => self.policy.behaviour.switch,
+            Rule::Operator | Rule::Imported | Rule::Network => Switch::Off,
+        };
+        switch.is_on()
+    }
+
+    /// The level that rates are held against.
+    pub fn level(&self) -> &Level {
+        match self.policy.reference {
+            Reference::Adaptive => self.baseline.clients(),
+            Reference::Classic => self.baseline.server(),
+        }
+    }
+
+    /// The client's rate as the rate rules see it, in requests per second.
+    pub fn rate(&self, counts: Counts) -> f64 {
+        load(counts, self.policy) / f64::from(WINDOW_SECS)
+    }
+
+    /// Whether errors tighten the rate rules' thresholds.
+    pub fn is_tightened(&self, counts: Counts) -> bool {
+        let tightening = &self.policy.tightening;
+        let error_rate = f64::from(counts.errors) / f64::from(WINDOW_SECS);
+        tightening.switch.is_on() && error_rate > tightening.error_rate_multiplier * self.level().error_mean
+    }
+
+    fn tightening(&self, counts: Counts) -> f64 {
+        if self.is_tightened(counts) { self.policy.tightening.factor } else { 1.0 }
+    }
+
+    fn is_warm(&self) -> bool {
+        self.warmth == Warmth::Warm
+    }
+
+    fn clauses(&self, rule: Rule, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
+        match rule {
+            Rule::Flood => self.flood(facts, clause),
+            Rule::Probing => self.probing(facts, clause),
+            Rule::ErrorSurge => self.error_surge(facts, clause),
+            Rule::ZScore if self.is_warm() => self.z_score(facts, clause),
+            Rule::RateMultiplier if self.is_warm() => self.rate_multiplier(facts, clause),
+            Rule::Behaviour => self.behaviour(facts, clause),
+            _ => {}
+        }
+    }
+
+    fn flood(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
+        let rule = &self.policy.flood;
+        clause(&[at_least("pages_sustained", facts.flood_pages, rule.rate * f64::from(rule.sustained_secs))]);
+        clause(&[
+            at_least("pages_burst", facts.burst_pages, rule.page_requests),
+            at_least("requests_for_one_page", facts.spread.repeats, rule.page_requests),
+        ]);
+    }
+
+    fn probing(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
+        let (rule, spread) = (&self.policy.probing, &facts.spread);
+        // What merely failed counts only when failing is most of what the client does: crawlers follow dead links too.
+        let mostly_failing = at_least("failed_paths", spread.failed_paths, facts.before.served_pages());
+        let minute = |weight| at_least("probes_60s", tenths(weight), rule.threshold_60s);
+        let ten_minutes = |weight| at_least("probes_600s", tenths(weight), rule.threshold_600s);
+        clause(&[minute(spread.shaped_weight)]);
+        clause(&[minute(spread.shaped_weight + spread.plain_weight), mostly_failing]);
+        clause(&[
+            at_least("scripts_answered_alike", spread.alike_scripts, rule.alike_scripts),
+            at_least("twice_scripts", 2 * spread.alike_scripts, facts.before.pages()),
+        ]);
+        clause(&[ten_minutes(spread.shaped_weight_600)]);
+        clause(&[ten_minutes(spread.shaped_weight_600 + spread.plain_weight_600), mostly_failing]);
+    }
+
+    fn error_surge(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
+        let rule = &self.policy.error_surge;
+        let (foreign, before) = (facts.now.foreign_tenths, facts.before.foreign_tenths);
+        clause(&[
+            at_least("malformed_requests", tenths(foreign), rule.malformed_requests),
+            above("malformed_requests", tenths(foreign), facts.before.served().into()),
+            at_least("malformed_before", tenths(before), rule.malformed_requests / SPREAD_OVER_SECONDS),
+        ]);
+        let failed = facts.now.failed;
+        if self.is_experienced() {
+            let error_rate = f64::from(failed) / f64::from(WINDOW_SECS);
+            clause(&[
+                at_least("failures", failed, rule.min_errors),
+                above("failures", failed.into(), facts.before.served().into()),
+                at_least("failures_before", facts.before.failed, rule.min_errors / SPREAD_OVER_SECONDS),
+                above("error_rate", error_rate, rule.error_rate_multiplier * self.level().error_mean),
+                self.unprecedented(Feature::Failed, failed.into()),
+            ]);
+        }
+    }
+
+    fn z_score(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
+        let (rule, counts) = (&self.policy.z_score, facts.now);
+        clause(&[
+            above(
+                "z-score",
+                self.level().z_score(self.rate(counts)),
+                rule.threshold * self.tightening(counts),
+            ),
+            at_least("requests", load(counts, self.policy), rule.min_requests),
+        ]);
+    }
+
+    fn rate_multiplier(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
+        let (rule, counts) = (&self.policy.rate_multiplier, facts.now);
+        let threshold = rule.multiplier * self.tightening(counts) * self.level().mean;
+        clause(&[
+            above("rate", self.rate(counts), threshold),
+            at_least("requests", load(counts, self.policy), rule.min_requests),
+        ]);
+    }
+
+    fn behaviour(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
+        let rule = &self.policy.behaviour;
+        clause(&[at_least("logins_60s", facts.now.logins, rule.logins)]);
+        clause(&[at_least("logins_burst", facts.login_burst, rule.login_burst)]);
+        clause(&[at_least("remote_calls_60s", facts.now.remote_calls, rule.remote_calls)]);
+        if !self.is_experienced() {
+            return;
+        }
+        // A program that is at home here has its posts accepted.
+        let unwanted = at_least("posts_to_one_path", facts.spread.posts, facts.before.served_pages());
+        // People's pages pull in assets; a program that walks a list of paths, or asks for one over and over, does not.
+        let assets = 20 * facts.before.assets;
+        let judged = [
+            (Feature::Paths, facts.spread.paths, rule.min_paths),
+            (Feature::Posts, facts.spread.posts, rule.min_posts),
+            (Feature::Repeats, facts.spread.repeats, rule.min_repeats),
+        ];
+        for (feature, value, floor) in judged {
+            let without_assets = at_least("twenty_times_assets", value, assets);
+            let mut and = vec![without_assets];
+            and.extend((feature == Feature::Posts).then_some(unwanted));
+            self.unlike_others(feature, value, floor, &and, clause);
+        }
+    }
+
+    /// Far above what this site's clients do, by z-score, multiplier and precedent.
+    fn unlike_others(
+        &self,
+        feature: Feature,
+        value: u32,
+        floor: u32,
+        and: &[Check],
+        clause: &mut dyn FnMut(&[Check]),
+    ) {
+        let (rule, value) = (&self.policy.behaviour, f64::from(value));
+        let mut checks = vec![at_least(feature.name(), value, floor)];
+        checks.extend_from_slice(and);
+        checks.extend([
+            above("log_z-score", self.baseline.log_z_score(feature, value), rule.z_threshold),
+            above(feature.name(), value, rule.multiplier * self.baseline.typical(feature)),
+            self.unprecedented(feature, value),
+        ]);
+        clause(&checks);
+    }
+
+    /// Whether enough was seen of this site that a lack of precedents means something.
+    fn is_experienced(&self) -> bool {
+        self.is_warm() && self.baseline.age_secs(self.second) >= self.policy.behaviour.experience_secs
+    }
+
+    fn unprecedented(&self, feature: Feature, value: f64) -> Check {
+        let seen = self.baseline.precedent(feature, self.client, self.second);
+        above("times_precedent", value, self.policy.behaviour.precedent_multiplier * seen)
+    }
+}
+
+/// Requests in the window, assets counted at their weight.
+pub fn load(counts: Counts, policy: &Policy) -> f64 {
+    match policy.reference {
+        Reference::Classic => f64::from(counts.requests),
+        Reference::Adaptive => f64::from(counts.pages()) + f64::from(counts.assets) * policy.asset_weight,
+    }
+}
+
+fn tenths(tenths: u32) -> f64 {
+    f64::from(tenths) / 10.0
+}

@@ -1,0 +1,529 @@
+//! One request as the windows keep it: eight bytes of what will matter later. Built from the target's shape
+//! (`shape.rs`, remembered by `remembered.rs`) and the answer.
+
+use crate::detect::aim::Aim;
+use crate::detect::hash::Seeded;
+use crate::detect::remembered::Shapes;
+use crate::detect::shape::{self, Kind, Query, Shape};
+use crate::vocab::request::Request;
+
+/// One bit a property of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flags(u16);
+
+impl Flags {
+    /// Status >= 400 and not one of our own answers.
+    pub const ERROR: Flags = Flags(1);
+    /// A file that pages pull in, or something just as harmless.
+    pub const ASSET: Flags = Flags(2);
+    /// Refused (4xx) in a way that says something about the client: no asset, no time-out.
+    pub const FAILED: Flags = Flags(4);
+    /// The server could not answer (5xx), or the client gave up (499): says something about the server first.
+    pub const BROKEN: Flags = Flags(8);
+    /// A request that is none, for certain: refused, and for no path of this server.
+    pub const FOREIGN: Flags = Flags(16);
+    /// Perhaps: a health check asks for `/` too, and an office program tries WebDAV.
+    pub const PERHAPS_FOREIGN: Flags = Flags(32);
+    /// A password posted and not answered by a redirect (what a right password is answered with).
+    pub const LOGIN: Flags = Flags(64);
+    /// A remote call posted.
+    pub const REMOTE_CALL: Flags = Flags(128);
+    /// A POST.
+    pub const POST: Flags = Flags(256);
+    /// Its weight comes from its shape and not from its failure alone.
+    pub const SHAPED: Flags = Flags(512);
+    /// It names no target of this server.
+    pub const NO_TARGET: Flags = Flags(1024);
+    /// A server-side script by its ending.
+    pub const SCRIPT: Flags = Flags(2048);
+    /// What is not remembered by its target.
+    pub const NOT_A_PAGE: Flags = Flags::ASSET.or(Flags::NO_TARGET);
+    /// What most requests have none of: what is counted besides requests and assets, and what targets are told apart by.
+    pub const UNUSUAL: Flags = Flags::ERROR
+        .or(Flags::FAILED)
+        .or(Flags::BROKEN)
+        .or(Flags::FOREIGN)
+        .or(Flags::PERHAPS_FOREIGN)
+        .or(Flags::LOGIN)
+        .or(Flags::REMOTE_CALL)
+        .or(Flags::SHAPED)
+        .or(Flags::NO_TARGET)
+        .or(Flags::SCRIPT);
+
+    /// Whether `flag` is set.
+    pub fn has(self, flag: Flags) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    /// What is set in either.
+    pub fn union(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+
+    /// Whether any of `flags` is set.
+    pub fn has_any(self, flags: Flags) -> bool {
+        self.0 & flags.0 != 0
+    }
+
+    const fn or(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+
+    fn with(self, flag: Flags, set: bool) -> Flags {
+        if set { Flags(self.0 | flag.0) } else { self }
+    }
+}
+
+/// What is kept of one request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// Which target: equal for requests that count as one.
+    pub key: u32,
+    /// Its properties.
+    pub flags: Flags,
+    /// How much of a probe it is, in tenths of a failed path.
+    pub weight: u8,
+    /// Equal for equal answers (status and size; a redirect's status alone); 0 where that says nothing.
+    pub answer: u8,
+}
+
+impl Trace {
+    /// Whether it was just served, and is nothing that any rule asks about but by how many there are.
+    pub fn is_plain(&self) -> bool {
+        self.weight == 0 && !self.flags.has_any(Flags::UNUSUAL)
+    }
+
+    /// How much of a request that is none it is, in tenths.
+    pub fn foreign_tenths(&self) -> u8 {
+        match (self.flags.has(Flags::FOREIGN), self.flags.has(Flags::PERHAPS_FOREIGN)) {
+            (true, _) => 10,
+            (false, true) => 3,
+            (false, false) => 0,
+        }
+    }
+}
+
+/// How a request was answered, as far as probing is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Served,
+    Redirected,
+    Refused,
+    Broken,
+    /// Says nothing about the client: a time-out, a request it gave up, our own limit.
+    Neutral,
+}
+
+impl Answer {
+    fn of(status: u16, not_errors: &[u16]) -> Answer {
+        match status {
+            408 | 429 | 444 | 499 => Answer::Neutral,
+            _ if not_errors.contains(&status) => Answer::Neutral,
+            200..=299 | 304 => Answer::Served,
+            300..=399 => Answer::Redirected,
+            400..=499 => Answer::Refused,
+            500..=599 => Answer::Broken,
+            _ => Answer::Neutral,
+        }
+    }
+}
+
+/// Weights in tenths of a failed path; the reasons are in `docs/detection.md`.
+mod weight {
+    pub(super) const PROBE_FAILED: u8 = 30;
+    pub(super) const PROBE_REDIRECTED: u8 = 20;
+    pub(super) const PROBE_SERVED: u8 = 12;
+    pub(super) const PAGE_REFUSED: u8 = 10;
+    pub(super) const ARTICLE_REFUSED: u8 = 5;
+    /// 401 begins every exchange of clients that have a password (git, package managers, WebDAV); 410 is said of what was
+    /// here once.
+    pub(super) const PAGE_CHALLENGED: u8 = 1;
+    pub(super) const PAGE_BROKEN: u8 = 3;
+}
+
+/// Makes traces.
+pub struct Tracer {
+    hash: Seeded,
+    not_errors: Vec<u16>,
+    /// Whether 200 is an answer like any other, and none of `not_errors`.
+    answers_by_200: bool,
+    shapes: Shapes,
+}
+
+impl Tracer {
+    /// A tracer whose keys depend on `hash`'s secret; `not_errors` are statuses that are our own answers.
+    pub fn new(hash: Seeded, not_errors: &[u16]) -> Tracer {
+        Tracer {
+            hash,
+            not_errors: not_errors.to_vec(),
+            answers_by_200: !not_errors.contains(&200),
+            shapes: Shapes::default(),
+        }
+    }
+
+    /// The hasher that the keys are made with.
+    pub fn hash(&self) -> Seeded {
+        self.hash
+    }
+
+    /// What is worked out of a target before its request is traced.
+    #[inline]
+    pub fn aim(&self, target: &[u8]) -> Aim {
+        Aim::at(target, self.hash)
+    }
+
+    /// Fetches what [`Tracer::trace`] will read for this target.
+    pub fn look_ahead(&self, aim: Aim) {
+        self.shapes.look_ahead(aim.path_hash);
+    }
+
+    /// What is kept of `request`, whose target's [`Tracer::aim`] is known.
+    #[inline]
+    pub fn trace(&mut self, request: &Request<'_>, aim: Aim) -> Trace {
+        let (path, query) = aim.split(request.path);
+        let shape = self.shapes.of(path, aim.path_hash);
+        let target = Target { path, query, path_hash: aim.path_hash, shape, status: request.status };
+        match self.everyday(request, &target) {
+            Some(trace) => trace,
+            None => self.any(request, &target),
+        }
+    }
+
+    /// What is kept of any request.
+    fn any(&self, request: &Request<'_>, target: &Target<'_>) -> Trace {
+        let Target { path, query, shape, .. } = *target;
+        let answer = Answer::of(request.status, &self.not_errors);
+        let error = request.status >= 400 && !self.not_errors.contains(&request.status);
+        let verb = Verb::of(request.method);
+        let judged = self.judge(target, verb, answer);
+        let asset = judged.weight == 0 && (judged.asset || is_harmless(verb, request.status));
+        let refused = answer == Answer::Refused;
+        let no_target = shape.kind == Kind::Foreign;
+        let perhaps =
+            (request.status == 400 && path == b"/") || (verb == Verb::Dav && is_unknown_verb(request.status));
+        let flags = Flags::default()
+            .with(Flags::ERROR, error)
+            .with(Flags::ASSET, asset)
+            .with(Flags::FAILED, refused && !asset)
+            .with(Flags::BROKEN, error && !asset && (answer == Answer::Broken || request.status == 499))
+            .with(Flags::FOREIGN, refused && no_target)
+            .with(Flags::PERHAPS_FOREIGN, perhaps)
+            .with(Flags::LOGIN, verb == Verb::Post && shape.login && answer != Answer::Redirected)
+            .with(Flags::REMOTE_CALL, verb == Verb::Post && shape.remote_call && answer != Answer::Redirected)
+            .with(Flags::POST, verb == Verb::Post)
+            .with(Flags::SHAPED, judged.shaped)
+            .with(Flags::NO_TARGET, no_target)
+            // With a query it is a page of a forum: when that moves, crawlers are redirected from all of them.
+            .with(Flags::SCRIPT, query.is_empty() && matches!(shape.kind, Kind::Script | Kind::Dubious));
+        let key = if verb == Verb::Post { !judged.key } else { judged.key };
+        Trace { key, weight: judged.weight, flags, answer: answer_mark(request, answer) }
+    }
+
+    /// What nearly every request is: a page or an asset asked for by GET and served. Says what [`Tracer::any`] would,
+    /// sooner; a test holds the two together.
+    #[inline]
+    fn everyday(&self, request: &Request<'_>, target: &Target<'_>) -> Option<Trace> {
+        let is_asset = target.shape.kind == Kind::Asset;
+        let is_everyday = request.status == 200
+            && target.query.is_empty()
+            && (is_asset || target.shape.kind == Kind::Page)
+            && matches!(request.method, [b'G', b'E', b'T'])
+            && self.answers_by_200;
+        let flags = Flags::default().with(Flags::ASSET, is_asset);
+        let answer = answer_mark(request, Answer::Served);
+        is_everyday.then_some(Trace { key: target.path_hash as u32, weight: 0, flags, answer })
+    }
+
+    /// The weight of a target with its answer, and the key under which it counts once.
+    fn judge(&self, target: &Target<'_>, verb: Verb, answer: Answer) -> Judged {
+        if verb == Verb::Dav {
+            return self.judge_dav(target, answer);
+        }
+        let failed = matches!(answer, Answer::Refused | Answer::Broken);
+        let shaped = |weight, key| Judged { key, weight, shaped: true, asset: false };
+        let by_path = target.path_hash as u32;
+        match (target.shape.kind, answer) {
+            (Kind::Probe, Answer::Refused | Answer::Broken) => return shaped(weight::PROBE_FAILED, by_path),
+            (Kind::Probe, Answer::Redirected) => return shaped(weight::PROBE_REDIRECTED, by_path),
+            (Kind::Probe, Answer::Served) => {
+                let told_by = &target.path[..target.shape.told_by];
+                return shaped(weight::PROBE_SERVED, self.hash.bytes(told_by) as u32);
+            }
+            (Kind::Dubious, Answer::Refused | Answer::Broken) => {
+                return shaped(weight::PROBE_FAILED, by_path);
+            }
+            (Kind::Dubious, Answer::Redirected) if !is_page_like(target) => {
+                return shaped(weight::PROBE_REDIRECTED, by_path);
+            }
+            _ => {}
+        }
+        let query = shape::of_query(target.query);
+        match query {
+            Query::Password(value) => return shaped(weight::PROBE_SERVED, self.hash.bytes(value) as u32),
+            Query::Probe => {
+                let weight = if failed { weight::PROBE_FAILED } else { weight::PROBE_SERVED };
+                return shaped(weight, self.hash.bytes(target.query) as u32);
+            }
+            Query::Dubious if failed => {
+                return shaped(weight::PROBE_FAILED, self.hash.bytes(target.query) as u32);
+            }
+            _ => {}
+        }
+        let asset = match target.shape.kind {
+            Kind::Asset => true,
+            Kind::Page if is_delivery(verb, target.path) => true,
+            Kind::Dubious => answer == Answer::Served,
+            _ => query == Query::Asset,
+        };
+        let weight = match (target.shape.kind, answer) {
+            _ if asset => 0,
+            (Kind::Foreign, _) => 0,
+            (_, Answer::Refused) if matches!(target.status, 401 | 410) => weight::PAGE_CHALLENGED,
+            (Kind::Page, Answer::Refused) if shape::is_article(target.path) => weight::ARTICLE_REFUSED,
+            (_, Answer::Refused) => weight::PAGE_REFUSED,
+            (_, Answer::Broken) => weight::PAGE_BROKEN,
+            _ => 0,
+        };
+        let key = if weight > 0 { self.failed_key(target) } else { self.served_key(target) };
+        Judged { key, weight, shaped: false, asset }
+    }
+
+    /// WebDAV's verbs: its clients look for hidden files by the dozen, and are answered in its own way (207, 404, …).
+    /// A server that does not speak it is being swept.
+    fn judge_dav(&self, target: &Target<'_>, answer: Answer) -> Judged {
+        let (weight, shaped) = match answer {
+            Answer::Redirected => (weight::PROBE_REDIRECTED, true),
+            Answer::Refused if target.status == 401 => (0, false),
+            Answer::Refused => (weight::PAGE_REFUSED, false),
+            _ => (0, false),
+        };
+        let key = if shaped { target.path_hash as u32 } else { self.below_directory(target) };
+        Judged { key, weight, shaped, asset: false }
+    }
+
+    /// A page or script that failed is one whatever its query; pages that failed below one directory are one: that is
+    /// how a program misses its pictures, and a crawler follows dead links.
+    fn failed_key(&self, target: &Target<'_>) -> u32 {
+        if target.shape.kind == Kind::Page { self.below_directory(target) } else { target.path_hash as u32 }
+    }
+
+    fn below_directory(&self, target: &Target<'_>) -> u32 {
+        let inner = target.path.get(1..).unwrap_or_default();
+        match memchr::memchr(b'/', inner) {
+            Some(end) if end + 1 < inner.len() => self.hash.bytes(&target.path[..end + 2]) as u32,
+            _ => target.path_hash as u32,
+        }
+    }
+
+    /// A target that was served is one with its query, but for a directory's page: a flood of `/?random` is one page.
+    fn served_key(&self, target: &Target<'_>) -> u32 {
+        let whole = target.query.is_empty() || target.path.ends_with(b"/");
+        let hash = if whole { target.path_hash } else { target.path_hash ^ self.hash.bytes(target.query) };
+        hash as u32
+    }
+}
+
+/// A small mark of the answer. A catch-all answers whatever is asked for with the same page.
+fn answer_mark(request: &Request<'_>, answer: Answer) -> u8 {
+    let mark = match answer {
+        Answer::Served if request.status != 304 => u64::from(request.status) << 40 ^ request.size,
+        Answer::Redirected => u64::from(request.status),
+        _ => return 0,
+    };
+    let mixed = mark.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 56) as u8 | 1
+}
+
+/// What kind of method, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Get,
+    Post,
+    /// A program's way to write.
+    Write,
+    /// WebDAV and other verbs that browsers do not use.
+    Dav,
+}
+
+impl Verb {
+    fn of(method: &[u8]) -> Verb {
+        match method {
+            b"POST" => Verb::Post,
+            b"PUT" | b"PATCH" | b"DELETE" => Verb::Write,
+            b"PROPFIND" | b"PROPPATCH" | b"MKCOL" | b"COPY" | b"MOVE" | b"LOCK" | b"UNLOCK" | b"REPORT"
+            | b"SEARCH" => Verb::Dav,
+            _ => Verb::Get,
+        }
+    }
+}
+
+/// How a server answers a verb that it does not know.
+fn is_unknown_verb(status: u16) -> bool {
+    matches!(status, 400 | 405 | 501)
+}
+
+/// Answers that only a client at home here gets by the dozen: WebDAV's, what it wrote, and pieces of a file being played.
+fn is_harmless(verb: Verb, status: u16) -> bool {
+    let is_at_home = matches!(verb, Verb::Dav | Verb::Write) && (200..300).contains(&status);
+    is_at_home || matches!(status, 201 | 206 | 207)
+}
+
+/// What servers of ActivityPub post to one another: hundreds a minute, refused (401, 410) when an author is gone.
+fn is_delivery(verb: Verb, path: &[u8]) -> bool {
+    verb == Verb::Post && path.ends_with(b"/inbox")
+}
+
+struct Target<'a> {
+    path: &'a [u8],
+    query: &'a [u8],
+    path_hash: u64,
+    shape: Shape,
+    status: u16,
+}
+
+struct Judged {
+    key: u32,
+    weight: u8,
+    shaped: bool,
+    asset: bool,
+}
+
+/// A dubious name without an ending (`/manager`): sites redirect those to their login.
+fn is_page_like(target: &Target<'_>) -> bool {
+    let last = memchr::memrchr(b'/', target.path).map_or(0, |at| at + 1);
+    memchr::memchr(b'.', &target.path[last..]).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    fn request<'a>(method: &'a str, path: &'a str, status: u16) -> Request<'a> {
+        Request {
+            addr: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+            time: 0,
+            method: method.as_bytes(),
+            path: path.as_bytes(),
+            status,
+            size: 0,
+            behind_proxy: false,
+        }
+    }
+
+    fn trace(method: &str, path: &str, status: u16) -> Trace {
+        let mut tracer = Tracer::new(Seeded::new(1), &[]);
+        let aim = tracer.aim(path.as_bytes());
+        tracer.trace(&request(method, path, status), aim)
+    }
+
+    #[test]
+    fn everyday_requests_are_traced_as_any_other() {
+        let mut seen = 0;
+        for path in [
+            "/",
+            "/a/page.html",
+            "/a/b.jpg",
+            "/x.php",
+            "/.env",
+            "/inbox",
+            "/page?q=1",
+            "/a.css?v=2",
+            "xyz",
+            "",
+        ] {
+            for (method, status) in
+                [("GET", 200), ("GET", 304), ("GET", 404), ("POST", 200), ("PROPFIND", 200)]
+            {
+                for not_errors in [&[][..], &[200, 404]] {
+                    let request = Request { size: 1234, ..request(method, path, status) };
+                    let tracer = Tracer::new(Seeded::new(1), not_errors);
+                    let aim = tracer.aim(request.path);
+                    let ((path, query), path_hash) = (aim.split(request.path), aim.path_hash);
+                    let target = Target { path, query, path_hash, shape: shape::of_path(path), status };
+                    if let Some(trace) = tracer.everyday(&request, &target) {
+                        assert_eq!(
+                            trace,
+                            tracer.any(&request, &target),
+                            "{method} {:?} {status}",
+                            request.path
+                        );
+                        seen += 1;
+                    }
+                }
+            }
+        }
+        assert!(seen >= 3, "{seen}");
+    }
+
+    #[test]
+    fn what_a_request_weighs() {
+        let check = |path: &str, status, weight: u8| {
+            assert_eq!(trace("GET", path, status).weight, weight, "{path} {status}");
+        };
+        check("/", 200, 0);
+        check("/gone", 404, 10);
+        check("/gone.php", 404, 10);
+        check("/gone.png", 404, 0);
+        check("/how-we-built-a-house/", 404, 5);
+        check("/gone", 410, 1);
+        check("/team/tool.git/info", 401, 1);
+        check("/wp-content/plugins/x/readme.txt", 404, 30);
+        check("/report", 502, 3);
+        check("/.env", 404, 30);
+        check("/.env", 502, 30);
+        check("/.env", 302, 20);
+        check("/.env", 200, 12);
+        check("/dump.sql", 301, 20);
+        check("/migrations/1.sql", 200, 0);
+        check("/manager", 302, 0);
+        check("/search?q=<b>", 200, 0);
+        check("/search?q=<b>", 404, 30);
+        check("/anything", 499, 0);
+        check("", 400, 0);
+    }
+
+    #[test]
+    fn a_webdav_client_may_look_for_hidden_files() {
+        assert!(!trace("PROPFIND", "/dav/.DS_Store", 404).flags.has(Flags::SHAPED));
+        assert_eq!(trace("PROPFIND", "/.hidden", 207).weight, 0);
+        assert_eq!(trace("PROPFIND", "/admin", 302).weight, 20, "no WebDAV here: a sweep");
+    }
+
+    #[test]
+    fn which_requests_count_as_one_target() {
+        let key = |path: &str, status| trace("GET", path, status).key;
+        assert_eq!(key("/?1", 200), key("/?2", 200), "a flood of the home page is one page");
+        assert_ne!(key("/thumb?id=1", 200), key("/thumb?id=2", 200), "a gallery is many");
+        assert_eq!(key("/Items/1/Images", 404), key("/Items/2/Images", 404), "a program misses its pictures");
+        assert_ne!(key("/a", 404), key("/b", 404));
+        assert_ne!(key("/x/a.php", 404), key("/x/b.php", 404), "scripts are tried one by one");
+        assert_eq!(key("/gone?id=1", 404), key("/gone?id=2", 404), "a failed path is one");
+        assert_eq!(key("/pma/a", 200), key("/pma/b", 200), "its owner's phpMyAdmin is one");
+        assert_ne!(key("/x?u=a&pwd=1", 200), key("/x?u=a&pwd=2", 200), "passwords are many");
+    }
+
+    #[test]
+    fn which_flags_it_carries() {
+        let has = |method, path, status, flag| trace(method, path, status).flags.has(flag);
+        assert!(has("POST", "/wp-login.php", 200, Flags::LOGIN));
+        assert!(!has("POST", "/wp-login.php", 302, Flags::LOGIN), "the password was right");
+        assert!(!has("GET", "/wp-login.php", 200, Flags::LOGIN));
+        assert!(has("POST", "/xmlrpc.php", 200, Flags::REMOTE_CALL));
+        assert!(has("", "", 400, Flags::FOREIGN));
+        assert!(has("CONNECT", "192.0.2.1:443", 405, Flags::FOREIGN));
+        assert!(has("GET", "/", 400, Flags::PERHAPS_FOREIGN));
+        assert!(has("PROPFIND", "/", 405, Flags::PERHAPS_FOREIGN));
+        assert!(has("PROPFIND", "/dav/", 207, Flags::ASSET));
+        assert!(has("GET", "/stream", 206, Flags::ASSET));
+        assert!(
+            has("PUT", "/api/items/1", 204, Flags::ASSET) && !has("PUT", "/api/items/1", 403, Flags::ASSET)
+        );
+        assert!(has("POST", "/users/a/inbox", 401, Flags::ASSET), "an author is gone");
+        assert!(has("GET", "/a.php", 200, Flags::SCRIPT) && !has("GET", "/a.php?id=1", 200, Flags::SCRIPT));
+        assert!(has("GET", "/api", 502, Flags::BROKEN) && !has("GET", "/api", 502, Flags::FAILED));
+        assert!(!has("", "", 408, Flags::FAILED), "a connection kept open says nothing");
+        assert!(has("GET", "/thumb?src=a.jpg", 200, Flags::ASSET));
+        assert!(!has("GET", "/a.png", 404, Flags::FAILED), "a broken image is the site's");
+    }
+}

@@ -1,0 +1,292 @@
+//! The targets that one client asked for lately: a small hash table of its own. Nearly every request looks into one, and
+//! with many clients each look is a wait for memory: so a slot is 16 bytes, four to a line of the processor's cache, and
+//! nothing has to be read before it (linear probing at a load of three quarters at most; nothing is deleted but by
+//! making the table anew). What targets amount to is `footprint.rs`'s business.
+
+use crate::detect::prefetch;
+use crate::detect::trace::{Flags, Trace};
+use crate::detect::window::WINDOW_SECS;
+
+/// Targets older than this are forgotten.
+pub const TRAIL_SECS: u32 = 600;
+
+/// Targets remembered of one client at most; far above every threshold.
+pub const MAX_TRAILS: usize = 384;
+
+/// Requests may be judged this many seconds before the newest one without looking at every target again.
+pub const LATE_SECS: u32 = 5;
+
+/// Slots of the smallest and of the largest table (powers of two; three quarters of the largest are [`MAX_TRAILS`]).
+const MIN_SLOTS: usize = 8;
+const MAX_SLOTS: usize = 512;
+
+/// So many are let go at once when there are more than [`MAX_TRAILS`], so that finding them costs little a request.
+const TRAILS_LET_GO: usize = 64;
+
+/// Repeats of one target are counted in slots of this many seconds, of which the newest two count: a value covers the
+/// last 30 to 60 s, never more than the window.
+const REPEAT_SLOT_SECS: u32 = 30;
+
+/// One target, in 16 bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trail {
+    /// Its key, a hash already.
+    pub key: u32,
+    /// When it was asked for last; 0 is a free slot.
+    pub last: u32,
+    /// Requests in the slot of `last`, and in the slot before it.
+    hits: u16,
+    hits_before: u16,
+    /// The most that it weighed.
+    pub weight: u8,
+    /// The highest mark of an answer.
+    pub answer: u8,
+    /// What was said of it, all together.
+    pub flags: Flags,
+}
+
+impl Trail {
+    /// A target's that was not asked for yet.
+    pub fn unasked(key: u32) -> Trail {
+        Trail { key, ..Trail::default() }
+    }
+
+    /// Counts one request for it.
+    pub fn hit(&mut self, second: u32, trace: &Trace) {
+        match (second / REPEAT_SLOT_SECS).saturating_sub(self.last / REPEAT_SLOT_SECS) {
+            // The same slot, or out of order: counted with the newer one, which it is at most a minute away from.
+            0 => {}
+            1 => (self.hits_before, self.hits) = (self.hits, 0),
+            _ => (self.hits_before, self.hits) = (0, 0),
+        }
+        self.hits = self.hits.saturating_add(1);
+        self.last = self.last.max(second);
+        // Both only grow, so that the order of a second's lines makes no difference.
+        self.weight = self.weight.max(trace.weight);
+        self.flags = self.flags.union(trace.flags);
+        self.answer = self.answer.max(trace.answer);
+    }
+
+    /// Requests for it over the last 30 to 60 s.
+    pub fn repeats(&self, second: u32) -> u32 {
+        match (second / REPEAT_SLOT_SECS).saturating_sub(self.last / REPEAT_SLOT_SECS) {
+            0 => u32::from(self.hits) + u32::from(self.hits_before),
+            1 => u32::from(self.hits),
+            _ => 0,
+        }
+    }
+
+    /// Requests for it in the clock's minute that it was asked for last in.
+    pub fn hits_in_minute(&self) -> u32 {
+        const { assert!(2 * REPEAT_SLOT_SECS == 60, "a minute is two slots") };
+        let is_second_half = self.last / REPEAT_SLOT_SECS % 2 == 1;
+        u32::from(self.hits) + if is_second_half { u32::from(self.hits_before) } else { 0 }
+    }
+
+    /// Whether it was served whenever it was asked for, and is no script.
+    pub fn is_plain(&self) -> bool {
+        self.weight == 0 && !self.flags.has_any(Flags::UNUSUAL)
+    }
+
+    /// Whether it was not served.
+    pub fn has_failed(&self) -> bool {
+        self.flags.has(Flags::FAILED) || self.flags.has(Flags::BROKEN)
+    }
+
+    /// Whether it was asked for within `secs`.
+    pub fn is_within(&self, secs: u32, second: u32) -> bool {
+        second.saturating_sub(self.last) < secs
+    }
+
+    /// Whether it can still make a difference: pages that were served count for a window only, all else for 10 min.
+    fn matters(&self, second: u32) -> bool {
+        let is_telling = self.weight > 0 || self.has_failed() || self.flags.has(Flags::SCRIPT);
+        self.is_within(if is_telling { TRAIL_SECS } else { WINDOW_SECS + LATE_SECS }, second)
+    }
+}
+
+/// The table.
+#[derive(Debug, Clone, Default)]
+pub struct Trails {
+    slots: Box<[Trail]>,
+    len: u32,
+}
+
+impl Trails {
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Trail> {
+        self.slots.iter().filter(|trail| trail.last > 0)
+    }
+
+    /// Counts one request. Hands out its target's trail as it was, and as it is.
+    #[inline]
+    pub fn hit(&mut self, second: u32, trace: &Trace) -> (Trail, Trail) {
+        let at = place(&self.slots, trace.key);
+        if let Some(known) = at.and_then(|at| self.slots.get_mut(at)).filter(|trail| trail.last > 0) {
+            let before = *known;
+            known.hit(second, trace);
+            return (before, *known);
+        }
+        let before = Trail::unasked(trace.key);
+        let mut after = before;
+        after.hit(second, trace);
+        self.insert(after, at, second);
+        (before, after)
+    }
+
+    /// Adds a target that is not there, at its place. What does not matter any more at `second` goes first when there is
+    /// no room, and beyond [`MAX_TRAILS`] the least telling.
+    fn insert(&mut self, trail: Trail, mut at: Option<usize>, second: u32) {
+        if 4 * (self.len as usize + 1) > 3 * self.slots.len() {
+            self.make_room(second);
+            at = place(&self.slots, trail.key);
+        }
+        if let Some(slot) = at.and_then(|at| self.slots.get_mut(at)) {
+            *slot = trail;
+            self.len += 1;
+        }
+    }
+
+    #[cold]
+    fn make_room(&mut self, second: u32) {
+        self.retain(|trail| trail.matters(second));
+        if self.len as usize >= MAX_TRAILS {
+            self.let_go_of_the_least();
+        }
+        if self.slots.len() < MAX_SLOTS && 2 * (self.len as usize + 1) > self.slots.len() {
+            self.rebuild(self.len as usize + 1, |_| true);
+        }
+    }
+
+    /// Lets go of what does not matter any more at `second`.
+    pub fn prune(&mut self, second: u32) {
+        self.retain(|trail| trail.matters(second));
+    }
+
+    /// Fetches what [`Trails::hit`] will read first for this target.
+    pub fn fetch(&self, key: u32) {
+        self.slots.get(home(&self.slots, key)).into_iter().for_each(prefetch::fetch);
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.slots)
+    }
+
+    /// Harmless ones first, so that nobody hides probes under a heap of pages; then the oldest.
+    fn let_go_of_the_least(&mut self) {
+        let worth = |trail: &Trail| (trail.weight, trail.last, trail.key);
+        let mut worths: Vec<_> = self.iter().map(worth).collect();
+        let (_, least_kept, _) = worths.select_nth_unstable(TRAILS_LET_GO);
+        let least_kept = *least_kept;
+        self.retain(|trail| worth(trail) >= least_kept);
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Trail) -> bool) {
+        let kept = self.iter().filter(|trail| keep(trail)).count();
+        if kept < self.len as usize {
+            self.rebuild(kept + 1, keep);
+        }
+    }
+
+    /// A table of twice the room that is needed, so that the next time is as many requests away.
+    fn rebuild(&mut self, wanted: usize, keep: impl Fn(&Trail) -> bool) {
+        let slots = (2 * wanted).next_power_of_two().clamp(MIN_SLOTS, MAX_SLOTS);
+        let old = std::mem::replace(&mut self.slots, vec![Trail::default(); slots].into_boxed_slice());
+        self.len = 0;
+        for trail in old.iter().filter(|trail| trail.last > 0 && keep(trail)) {
+            if let Some(slot) = place(&self.slots, trail.key).and_then(|at| self.slots.get_mut(at)) {
+                *slot = *trail;
+                self.len += 1;
+            }
+        }
+    }
+}
+
+/// Where the search for a key begins.
+#[inline]
+fn home(slots: &[Trail], key: u32) -> usize {
+    key as usize & slots.len().wrapping_sub(1)
+}
+
+/// The slot of a key, or the free one where it would be; `None` only while there are no slots at all.
+#[inline]
+fn place(slots: &[Trail], key: u32) -> Option<usize> {
+    let mut at = home(slots, key);
+    loop {
+        let trail = slots.get(at)?;
+        if trail.last == 0 || trail.key == key {
+            return Some(at);
+        }
+        at = (at + 1) & (slots.len() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn trace(key: u32, weight: u8, flags: Flags) -> Trace {
+        Trace { key, weight, flags, answer: 0 }
+    }
+
+    #[test]
+    fn a_trail_is_16_bytes() {
+        assert_eq!(size_of::<Trail>(), 16);
+    }
+
+    #[test]
+    fn pages_that_were_served_go_after_a_window_and_all_else_after_ten_minutes() {
+        let mut trails = Trails::default();
+        let plain = Flags::default();
+        for (key, weight, flags) in
+            [(1, 0, plain), (2, 5, plain), (3, 0, Flags::SCRIPT), (4, 0, Flags::FAILED)]
+        {
+            trails.hit(1000, &trace(key, weight, flags));
+        }
+        let kept = |trails: &Trails| {
+            let mut keys: Vec<_> = trails.iter().map(|trail| trail.key).collect();
+            keys.sort_unstable();
+            keys
+        };
+        trails.prune(1000 + WINDOW_SECS + LATE_SECS - 1);
+        assert_eq!(kept(&trails), [1, 2, 3, 4]);
+        trails.prune(1000 + WINDOW_SECS + LATE_SECS);
+        assert_eq!(kept(&trails), [2, 3, 4]);
+        trails.prune(1000 + TRAIL_SECS);
+        assert!(kept(&trails).is_empty());
+    }
+
+    #[test]
+    fn a_client_that_asks_for_anything_costs_at_most_8_kib_and_hides_nothing() {
+        let mut trails = Trails::default();
+        for key in 0..100_000 {
+            trails.hit(1000, &trace(key, u8::from(key < 100), Flags::default()));
+            assert!(trails.heap_bytes() <= 8192 && trails.iter().count() <= MAX_TRAILS);
+        }
+        assert_eq!(trails.iter().filter(|trail| trail.weight > 0).count(), 100);
+    }
+
+    proptest! {
+        /// Keys that begin at few places, so that they run into one another.
+        #[test]
+        fn the_table_equals_a_map(steps in prop::collection::vec((0u32..40, 0u32..4, 0u32..30), 1..400)) {
+            let (mut trails, mut model, mut now) = (Trails::default(), HashMap::<u32, Trail>::new(), 1000);
+            for (key, place, ahead) in steps {
+                now += ahead;
+                let key = key << 9 | (511 - place);
+                let trace = trace(key, (key >> 9) as u8 % 2, Flags::default());
+                let known = model.get(&key).copied().unwrap_or(Trail::unasked(key));
+                let (before, after) = trails.hit(now, &trace);
+                let is_forgotten = before.last == 0 && !known.matters(now);
+                prop_assert!(is_forgotten || before == known, "{before:?} {known:?}");
+                model.insert(key, after);
+                for known in model.values().filter(|known| known.matters(now)) {
+                    prop_assert_eq!(trails.iter().find(|trail| trail.key == known.key), Some(known));
+                }
+            }
+        }
+    }
+}

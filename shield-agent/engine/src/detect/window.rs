@@ -1,0 +1,393 @@
+//! One client's sliding window in one-second buckets: exact, O(1) amortised a request, sparse. The whole server's is in
+//! `ring.rs`. Who they belong to is `clients.rs`'s business, what they mean `rules.rs`'s.
+
+use std::collections::VecDeque;
+
+use crate::detect::prefetch;
+
+/// Length of the window in seconds.
+pub const WINDOW_SECS: u32 = 60;
+
+/// What is counted in a second, and summed up over a window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All requests.
+    pub requests: u32,
+    /// Errors: status >= 400, less those configured as our own answers.
+    pub errors: u32,
+    /// Requests for files that pages pull in.
+    pub assets: u32,
+    /// Refused requests (status 4xx) that say something about the client.
+    pub failed: u32,
+    /// Requests that the server could not answer (status 5xx), or that the client gave up.
+    pub broken: u32,
+    /// Requests that are none, in tenths.
+    pub foreign_tenths: u32,
+    /// Passwords posted and not accepted.
+    pub logins: u32,
+    /// Remote calls posted and not refused.
+    pub remote_calls: u32,
+}
+
+impl Counts {
+    /// Both together.
+    pub fn plus(self, other: Counts) -> Counts {
+        Counts {
+            requests: self.requests + other.requests,
+            errors: self.errors + other.errors,
+            assets: self.assets + other.assets,
+            failed: self.failed + other.failed,
+            broken: self.broken + other.broken,
+            foreign_tenths: self.foreign_tenths + other.foreign_tenths,
+            logins: self.logins + other.logins,
+            remote_calls: self.remote_calls + other.remote_calls,
+        }
+    }
+
+    /// What is left when `other`, a part of it, is taken away.
+    pub fn less(self, other: Counts) -> Counts {
+        Counts {
+            requests: self.requests - other.requests,
+            errors: self.errors - other.errors,
+            assets: self.assets - other.assets,
+            failed: self.failed - other.failed,
+            broken: self.broken - other.broken,
+            foreign_tenths: self.foreign_tenths - other.foreign_tenths,
+            logins: self.logins - other.logins,
+            remote_calls: self.remote_calls - other.remote_calls,
+        }
+    }
+
+    /// Without what nearly every request adds to; `None` when nothing else is there.
+    fn rare(self) -> Option<Counts> {
+        let rare = Counts { requests: 0, assets: 0, ..self };
+        (rare != Counts::default()).then_some(rare)
+    }
+
+    /// Pages that were served.
+    pub fn served_pages(self) -> u32 {
+        self.pages().saturating_sub(self.failed + self.broken)
+    }
+
+    /// Everything that was served: pages, and files that pages pull in.
+    pub fn served(self) -> u32 {
+        self.served_pages() + self.assets
+    }
+
+    /// Requests for anything but files that pages pull in.
+    pub fn pages(self) -> u32 {
+        self.requests - self.assets
+    }
+}
+
+/// One second of one client, in eight bytes: a client's window is as much of the processor's cache as this makes it. A
+/// second of more than 65,535 of anything takes several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bucket {
+    second: u32,
+    requests: u16,
+    assets: u16,
+}
+
+impl Bucket {
+    fn counts(&self) -> Counts {
+        let (requests, assets) = (u32::from(self.requests), u32::from(self.assets));
+        Counts { requests, assets, ..Counts::default() }
+    }
+
+    /// Takes as much of these as it can count, and says what is left.
+    fn take(&mut self, requests: u32, assets: u32) -> (u32, u32) {
+        let take = |mine: &mut u16, more: u32| {
+            let taken = more.min(u32::from(u16::MAX - *mine));
+            *mine += taken as u16;
+            more - taken
+        };
+        (take(&mut self.requests, requests), take(&mut self.assets, assets))
+    }
+}
+
+/// Seconds are let go of when the oldest is this much older than the window, all at once: letting one go at almost every
+/// request costs more than holding a few too many.
+const LET_GO_SECS: u32 = 20;
+
+/// One client's last 60 s: only the seconds in which it asked for something.
+#[derive(Debug, Clone, Default)]
+pub struct Window {
+    /// Oldest first.
+    buckets: VecDeque<Bucket>,
+    /// What few requests add to; many clients have none.
+    rare: Option<Box<Rare>>,
+    /// The sum of all buckets.
+    requests: u32,
+    assets: u32,
+    /// The first bucket's second, so that nearly every request need not read that bucket.
+    oldest: u32,
+}
+
+/// All counts but requests and assets.
+#[derive(Debug, Clone, Default)]
+struct Rare {
+    /// Each second's, oldest first.
+    seconds: VecDeque<(u32, Counts)>,
+    sum: Counts,
+}
+
+impl Window {
+    /// Counts one request at `second` that adds to nothing but requests, and assets if it was one: what
+    /// [`Window::add`] does, sooner, in nearly every case.
+    #[inline]
+    pub fn add_plain(&mut self, second: u32, is_asset: bool) {
+        let assets = u16::from(is_asset);
+        match self.buckets.back_mut() {
+            Some(last) if last.second == second && last.requests < u16::MAX => {
+                last.requests += 1;
+                last.assets += assets;
+            }
+            Some(last) if last.second < second && !is_to_let_go(self.oldest, second) => {
+                self.buckets.push_back(Bucket { second, requests: 1, assets });
+            }
+            _ => {
+                let counts = Counts { requests: 1, assets: u32::from(assets), ..Counts::default() };
+                return self.add(second, counts);
+            }
+        }
+        self.requests += 1;
+        self.assets += u32::from(assets);
+    }
+
+    /// Counts something at `second`. Seconds may come out of order; what is older than the window ending at the newest
+    /// second does not belong to it and changes nothing.
+    pub fn add(&mut self, second: u32, counts: Counts) {
+        if self.newest().saturating_sub(second) >= WINDOW_SECS {
+            return;
+        }
+        if is_to_let_go(self.oldest, second) {
+            self.let_go(second);
+        }
+        self.requests += counts.requests;
+        self.assets += counts.assets;
+        self.add_buckets(second, counts.requests, counts.assets);
+        if let Some(counts) = counts.rare() {
+            self.rare.get_or_insert_default().add(second, counts);
+        }
+    }
+
+    fn add_buckets(&mut self, second: u32, mut requests: u32, mut assets: u32) {
+        let later = self.buckets.iter().rev().take_while(|bucket| bucket.second > second).count();
+        let mut place = self.buckets.len() - later;
+        if let Some(last) = place.checked_sub(1).and_then(|at| self.buckets.get_mut(at))
+            && last.second == second
+        {
+            (requests, assets) = last.take(requests, assets);
+        }
+        while (requests, assets) != (0, 0) {
+            let mut bucket = Bucket { second, requests: 0, assets: 0 };
+            (requests, assets) = bucket.take(requests, assets);
+            self.buckets.insert(place, bucket);
+            place += 1;
+        }
+        self.oldest = self.buckets.front().map_or(0, |bucket| bucket.second);
+    }
+
+    /// Lets go of what lies outside the window ending at `second`.
+    fn let_go(&mut self, second: u32) {
+        while self.buckets.front().is_some_and(|bucket| is_old(bucket.second, second))
+            && let Some(gone) = self.buckets.pop_front()
+        {
+            self.requests -= u32::from(gone.requests);
+            self.assets -= u32::from(gone.assets);
+        }
+        self.oldest = self.buckets.front().map_or(second, |bucket| bucket.second);
+        if let Some(rare) = &mut self.rare {
+            rare.let_go(second);
+        }
+    }
+
+    /// At least [`Window::sum`], in no time: the sum over up to 20 s more.
+    pub fn at_most(&self) -> Counts {
+        let rare = self.rare.as_ref().map_or(Counts::default(), |rare| rare.sum);
+        Counts { requests: self.requests, assets: self.assets, ..rare }
+    }
+
+    /// The sum over the window ending at the newest second.
+    pub fn sum(&self) -> Counts {
+        self.sum_up_to(self.newest())
+    }
+
+    /// The sum over the window ending at `second`, which is not before the newest one.
+    fn sum_up_to(&self, second: u32) -> Counts {
+        let old = self.buckets.iter().take_while(|bucket| is_old(bucket.second, second)).map(Bucket::counts);
+        let old_rare = self.rare().take_while(|(at, _)| is_old(*at, second)).map(|(_, counts)| *counts);
+        old.chain(old_rare).fold(self.at_most(), Counts::less)
+    }
+
+    /// The sum over the `secs` (1..=60) seconds up to and including `second`, as far as they lie in the window ending at
+    /// the newest one.
+    pub fn sum_of_last(&self, secs: u32, second: u32) -> Counts {
+        let newest = self.newest();
+        if secs == WINDOW_SECS && second >= newest {
+            return self.sum_up_to(second);
+        }
+        let is_inside = |at: u32| at <= second && second - at < secs && newest - at < WINDOW_SECS;
+        let buckets = self.buckets.iter().rev().skip_while(|bucket| bucket.second > second);
+        let buckets = buckets.take_while(|bucket| is_inside(bucket.second)).map(Bucket::counts);
+        let rare = self.rare().filter(|(at, _)| is_inside(*at)).map(|(_, counts)| *counts);
+        buckets.chain(rare).fold(Counts::default(), Counts::plus)
+    }
+
+    /// What was counted in exactly this second.
+    pub fn at(&self, second: u32) -> Counts {
+        self.sum_of_last(1, second)
+    }
+
+    /// The sum over the window ending at `second`, without that second itself.
+    pub fn before(&self, second: u32) -> Counts {
+        // The sum is as of the newest second: nearly always the one that is asked about.
+        let sum = if self.newest() == second { self.sum() } else { self.sum_of_last(WINDOW_SECS, second) };
+        sum.less(self.at(second))
+    }
+
+    /// Each second of the window ending at the newest one with its counts; some in several parts, in no order.
+    pub fn seconds(&self) -> impl Iterator<Item = (u32, Counts)> {
+        let newest = self.newest();
+        let buckets = self.buckets.iter().map(|bucket| (bucket.second, bucket.counts()));
+        buckets.chain(self.rare().copied()).filter(move |(at, _)| newest - at < WINDOW_SECS)
+    }
+
+    /// Fetches what [`Window::add`] will read at about `second`.
+    pub fn fetch(&self, second: u32) {
+        let front = self.buckets.front().filter(|_| is_to_let_go(self.oldest, second));
+        self.buckets.back().into_iter().chain(front).for_each(prefetch::fetch);
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        let rare_bytes =
+            |rare: &Rare| size_of::<Rare>() + rare.seconds.capacity() * size_of::<(u32, Counts)>();
+        self.buckets.capacity() * size_of::<Bucket>() + self.rare.as_deref().map_or(0, rare_bytes)
+    }
+
+    fn rare(&self) -> impl Iterator<Item = &(u32, Counts)> {
+        self.rare.iter().flat_map(|rare| rare.seconds.iter())
+    }
+
+    /// The newest second; 0 when nothing is held.
+    fn newest(&self) -> u32 {
+        self.buckets.back().map_or(0, |bucket| bucket.second)
+    }
+}
+
+impl Rare {
+    fn add(&mut self, second: u32, counts: Counts) {
+        self.sum = self.sum.plus(counts);
+        let later = self.seconds.iter().rev().take_while(|(at, _)| *at > second).count();
+        let place = self.seconds.len() - later;
+        match place.checked_sub(1).and_then(|at| self.seconds.get_mut(at)) {
+            Some((at, known)) if *at == second => *known = known.plus(counts),
+            _ => self.seconds.insert(place, (second, counts)),
+        }
+    }
+
+    fn let_go(&mut self, second: u32) {
+        while self.seconds.front().is_some_and(|(at, _)| is_old(*at, second))
+            && let Some((_, gone)) = self.seconds.pop_front()
+        {
+            self.sum = self.sum.less(gone);
+        }
+    }
+}
+
+/// Whether `at` lies before the window ending at `second`.
+fn is_old(at: u32, second: u32) -> bool {
+    second.saturating_sub(at) >= WINDOW_SECS
+}
+
+/// Whether it is time to let go of what is old.
+fn is_to_let_go(oldest: u32, second: u32) -> bool {
+    second.saturating_sub(oldest) >= WINDOW_SECS + LET_GO_SECS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::ring::{SecondRing, ServerSecond};
+    use proptest::prelude::*;
+
+    fn one(error: bool) -> Counts {
+        Counts { requests: 1, errors: u32::from(error), ..Counts::default() }
+    }
+
+    #[test]
+    fn the_edge_of_the_window() {
+        let mut window = Window::default();
+        window.add(100, one(false));
+        window.add(159, one(false));
+        assert_eq!(window.sum().requests, 2, "59 s apart");
+        window.let_go(160);
+        assert_eq!(window.sum().requests, 1, "60 s apart");
+        window.add(90, one(false));
+        assert_eq!(window.sum().requests, 1, "too old to belong");
+    }
+
+    #[test]
+    fn a_second_counts_however_much_it_holds() {
+        let mut window = Window::default();
+        (0..70_000).for_each(|_| window.add(100, one(true)));
+        window.add(101, Counts { requests: 200_000, ..Counts::default() });
+        window.add(100, one(false));
+        assert_eq!((window.at(100).requests, window.at(101).requests), (70_001, 200_000));
+        assert_eq!((window.sum().requests, window.before(101).requests), (270_001, 70_001));
+        assert_eq!(window.seconds().map(|(_, counts)| counts.requests).sum::<u32>(), 270_001);
+        window.let_go(160);
+        assert_eq!((window.sum().requests, window.sum().errors), (200_000, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn a_windows_sum_is_the_events_in_it(
+            events in prop::collection::vec((0u32..25, 0u32..100, any::<bool>(), any::<bool>()), 1..300),
+        ) {
+            let (mut window, mut kept, mut newest) = (Window::default(), Vec::new(), 1000);
+            let (mut ring, mut shortest) = (SecondRing::new(300, 1000), SecondRing::new(0, 1000));
+            let first = (0, 0, false, false);
+            for (ahead, late, error, asset) in std::iter::once(first).chain(events) {
+                newest += ahead * u32::from(late < 60);
+                let second = if late < 60 { newest } else { newest - late };
+                let counts = Counts { requests: 1, errors: error.into(), assets: asset.into(), ..Counts::default() };
+                if error { window.add(second, counts) } else { window.add_plain(second, asset) }
+                ring.advance(newest);
+                ring.add(second, u32::from(error));
+                shortest.advance(newest);
+                shortest.add(second, u32::from(error));
+                kept.push((second, counts));
+                let sum = |secs, at: u32| {
+                    let inside = |s: &u32| newest - s < WINDOW_SECS && *s <= at && at - s < secs;
+                    kept.iter().filter(|(s, _)| inside(s)).fold(Counts::default(), |sum, (_, c)| sum.plus(*c))
+                };
+                let all = sum(WINDOW_SECS, newest);
+                prop_assert_eq!(window.sum(), all);
+                prop_assert!(window.at_most().requests >= all.requests && window.at_most().errors >= all.errors);
+                prop_assert_eq!(window.seconds().fold(Counts::default(), |sum, (_, c)| sum.plus(c)), all);
+                prop_assert_eq!(ring.window(), ServerSecond { requests: all.requests, errors: all.errors });
+                prop_assert_eq!(shortest.window(), ring.window());
+                for at in [second, newest, newest + 7] {
+                    prop_assert_eq!(window.sum_of_last(WINDOW_SECS, at), sum(WINDOW_SECS, at));
+                    prop_assert_eq!(window.sum_of_last(7, at), sum(7, at));
+                    prop_assert_eq!(window.before(at), sum(WINDOW_SECS, at).less(sum(1, at)));
+                }
+            }
+        }
+
+        #[test]
+        fn at_most_holds_little_more_than_the_window(steps in prop::collection::vec(0u32..4, 1..2000)) {
+            let (mut window, mut second, mut kept) = (Window::default(), 1000, Vec::new());
+            for step in steps {
+                second += step;
+                window.add_plain(second, false);
+                kept.push(second);
+                let most = kept.iter().filter(|at| second - **at < WINDOW_SECS + LET_GO_SECS).count();
+                prop_assert!(window.at_most().requests as usize <= most);
+            }
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The pure heart: no I/O, no clock, no tokio, no aya. Time comes in as an argument, effects go out as data.
+//!
+//! [`Engine::handle`] is the one door: everything that happens is an [`event::Event`], everything to be done about it
+//! is an [`action::Action`]. What lines lead to is in `lines`, what operators want in `commands`, what the enforcers
+//! report in `outcomes`, what time brings in `tick`.
+
+pub mod bans;
+mod commands;
+pub mod detect;
+mod lines;
+mod outcomes;
+pub mod parts;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+mod tick;
+mod vocab;
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashMap;
+
+pub use vocab::{action, client, event, report, request, time, verdict};
+
+use crate::bans::allowlist::{Allowlist, BannableClient};
+use crate::bans::blast::BlastRadius;
+use crate::bans::escalation::Escalation;
+use crate::bans::extension::Extensions;
+use crate::bans::leaks::Leaks;
+use crate::bans::ledger::{Finished, Ledger, LedgerBan, Pending};
+use crate::detect::detector::{BadBaseline, Detector};
+use crate::detect::policy::Policy;
+use crate::parts::Parts;
+use crate::settings::Settings;
+use crate::vocab::action::{Action, BanRecord, LiftReason, Notice, Order, Record, Totals};
+use crate::vocab::client::Client;
+use crate::vocab::event::Event;
+use crate::vocab::request::{Checkpoint, RejectedCounts};
+use crate::vocab::time::{Ends, Now};
+use crate::vocab::verdict::{Evidence, Rule};
+
+/// The engine: one owner runs it, nothing else changes ban state (invariant 2).
+pub struct Engine {
+    settings: Settings,
+    detector: Detector,
+    ledger: Ledger,
+    allowlist: Allowlist,
+    pending: Pending,
+    parts: Parts,
+    blast: BlastRadius,
+    escalation: Escalation,
+    extensions: Extensions,
+    leaks: Leaks,
+    /// Clients that are anomalous but not banned (protected, behind a proxy, blast radius): not judged until then.
+    quiet: HashMap<Client, u64>,
+    /// Verdicts that wait for a search engine's address to be verified, until a moment on the boot clock.
+    awaiting: HashMap<Client, tick::Awaiting>,
+    evasion: HashMap<Client, u32>,
+    notes: HashMap<Client, String>,
+    checkpoints: BTreeMap<String, Checkpoint>,
+    sources: BTreeMap<u16, String>,
+    skew_said: HashMap<u16, u64>,
+    /// When a backlog's lines last came, on the boot clock.
+    backlog_at_ms: Option<u64>,
+    totals: Totals,
+    rejected: RejectedCounts,
+    bans_by_rule: BTreeMap<Rule, u64>,
+    totals_saved: Totals,
+    baseline_saved_ms: u64,
+    last_second: u64,
+}
+
+/// What an earlier run left, as the engine takes it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SavedBan {
+    /// Who.
+    pub client: Client,
+    /// The ban's serial number.
+    pub serial: u64,
+    /// Since when: wall clock, milliseconds.
+    pub since_ms: i64,
+    /// Until when, on this boot's clock.
+    pub ends: Ends,
+    /// Offences, this one included.
+    pub offence: u32,
+    /// What for.
+    pub rule: Rule,
+}
+
+impl Engine {
+    /// An engine that has seen nothing. `seed` spreads hash tables; `next_serial` goes on from an earlier run (1 at first).
+    pub fn new(
+        settings: Settings,
+        policy: Policy,
+        allowlist: Allowlist,
+        next_serial: u64,
+        seed: u64,
+    ) -> Engine {
+        Engine {
+            detector: Detector::new(policy, settings.ipv6_prefix, seed),
+            ledger: Ledger::new(settings.backoff.clone(), settings.ipv6_prefix, next_serial),
+            allowlist,
+            pending: Pending::new(&settings.enforcers),
+            parts: Parts::default(),
+            blast: BlastRadius::new(settings.blast),
+            escalation: Escalation::new(settings.networks),
+            extensions: Extensions::new(settings.extension),
+            leaks: Leaks::new(settings.leak_grace_secs, settings.leak_requests),
+            quiet: HashMap::new(),
+            awaiting: HashMap::new(),
+            evasion: HashMap::new(),
+            notes: HashMap::new(),
+            checkpoints: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            skew_said: HashMap::new(),
+            backlog_at_ms: None,
+            totals: Totals::default(),
+            rejected: RejectedCounts::default(),
+            bans_by_rule: BTreeMap::new(),
+            totals_saved: Totals::default(),
+            baseline_saved_ms: 0,
+            last_second: 0,
+            settings,
+        }
+    }
+
+    /// Handles one event. Actions come out in the order persist, enforce, announce, so that whoever performs them in
+    /// order keeps invariant 4.
+    pub fn handle(&mut self, event: Event<'_>, now: Now) -> Vec<Action> {
+        let mut out = Effects::default();
+        match event {
+            Event::Lines(batch) => self.on_lines(batch, now, &mut out),
+            Event::Command(id, command) => self.on_command(id, command, now, &mut out),
+            Event::Outcome(outcome) => self.on_outcome(outcome, now, &mut out),
+            Event::Activity { client, serial, packets } => {
+                self.on_activity(client, serial, packets, now, &mut out);
+            }
+            Event::Part(report) => self.on_part(report, now, &mut out),
+            Event::HostAddresses { reasons, entries } => {
+                self.on_host_addresses(reasons, entries, now, &mut out);
+            }
+            Event::BotVerified { client, genuine } => self.on_bot_verified(client, genuine, now, &mut out),
+            Event::Tick => self.on_tick(now, &mut out),
+        }
+        out.into_actions()
+    }
+
+    /// Takes up a ban of an earlier run. Refused (and to be lifted) when the allowlist protects the client by now.
+    pub fn restore_ban(&mut self, saved: SavedBan, now: Now) -> Vec<Action> {
+        let mut out = Effects::default();
+        let SavedBan { client, serial, since_ms, ends, offence, rule } = saved;
+        match self.allowlist.admit(client, self.settings.ipv6_prefix) {
+            Ok(bannable) => {
+                self.ledger.restore(bannable, Ledger::saved(client, serial, since_ms, ends, offence, rule));
+                if let Some(ban) = self.ledger.get(client) {
+                    self.extensions.watch(ban, now);
+                }
+                out.enforce(Order::Ban { client: bannable, ends, serial });
+            }
+            Err(entry) => {
+                let reason = LiftReason::Allowed;
+                out.persist(Record::Lifted { client, serial, at_ms: now.wall_ms, reason });
+                out.announce(Notice::Protected {
+                    client,
+                    network: entry.network,
+                    reason: entry.reason,
+                    evidence: None,
+                });
+            }
+        }
+        out.into_actions()
+    }
+
+    /// Takes up a client's offences of an earlier run.
+    pub fn restore_offences(&mut self, client: Client, count: u32, last_secs: i64) {
+        self.ledger.set_offences(client, count, last_secs);
+    }
+
+    /// Takes up lifetime totals of an earlier run.
+    pub fn restore_totals(&mut self, totals: Totals) {
+        self.totals = totals;
+        self.totals_saved = totals;
+    }
+
+    /// Takes up the learned baseline of an earlier run.
+    pub fn restore_baseline(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
+        self.detector.restore(saved)
+    }
+
+    /// Names a source for notices: what its `SourceId` stands for.
+    pub fn name_source(&mut self, id: request::SourceId, name: &str) {
+        self.sources.insert(id.0, name.to_owned());
+    }
+
+    /// Everything worth saving that is not saved yet: asked for when the agent stops.
+    pub fn save(&mut self, now: Now) -> Vec<Action> {
+        let mut out = Effects::default();
+        self.save_progress(&mut out);
+        self.save_baseline(now, &mut out);
+        out.announce(Notice::Stopping { bans: self.ledger.len() as u64 });
+        out.into_actions()
+    }
+
+    /// The detector, for reading.
+    pub fn detector(&self) -> &Detector {
+        &self.detector
+    }
+
+    /// The ledger, for reading.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The allowlist, for reading.
+    pub fn allowlist(&self) -> &Allowlist {
+        &self.allowlist
+    }
+
+    /// The health of every part.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Lifetime totals.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Lines refused since the start, by reason.
+    pub fn rejected(&self) -> RejectedCounts {
+        self.rejected
+    }
+
+    /// Bans since the start, by rule.
+    pub fn bans_by_rule(&self) -> &BTreeMap<Rule, u64> {
+        &self.bans_by_rule
+    }
+
+    /// Whether the blast-radius limit stopped banning.
+    pub fn is_stopped_by_blast_radius(&self) -> bool {
+        self.blast.is_stopped()
+    }
+
+    /// Banned clients announced as leaking.
+    pub fn leaking(&self) -> usize {
+        self.leaks.leaking()
+    }
+
+    /// The settings it runs with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Makes a ban: ledger, store, kernel, people. The only place where a ban is made.
+    fn ban(&mut self, ban: NewBan, now: Now, out: &mut Effects) {
+        let client = ban.client.client();
+        let serial = self.ledger.ban(ban.client, ban.ends, ban.rule, ban.offence, now);
+        if let Some(made) = self.ledger.get(client) {
+            self.extensions.watch(made, now);
+        }
+        self.leaks.forget(client);
+        self.detector.forget(client);
+        self.totals.bans += 1;
+        *self.bans_by_rule.entry(ban.rule).or_default() += 1;
+        let record = BanRecord {
+            client,
+            serial,
+            since_ms: now.wall_ms,
+            ends: ban.ends,
+            offence: ban.offence,
+            rule: ban.rule,
+            reason: ban.reason,
+            evidence: ban.evidence,
+        };
+        out.persist(Record::Banned(Box::new(record.clone())));
+        if ban.offence > 0 {
+            let last_secs = now.wall_secs();
+            out.persist(Record::Offences { client, count: ban.offence, last_secs });
+        }
+        out.enforce(Order::Ban { client: ban.client, ends: ban.ends, serial });
+        out.announce(Notice::Banned(Box::new(record)));
+    }
+
+    /// Orders the enforcers to forget a ban that is being lifted; without enforcers it is over at once.
+    fn order_lift(&mut self, ban: LedgerBan, now: Now, out: &mut Effects) {
+        out.enforce(Order::Lift { client: ban.client, serial: ban.serial });
+        if !self.pending.waits() {
+            let finished = self.ledger.finish_lift(ban.client);
+            finished.into_iter().for_each(|finished| self.record_lift(finished, now, out));
+        }
+    }
+
+    /// A ban is over in every enforcer: record it and tell people.
+    fn record_lift(&mut self, finished: Finished, now: Now, out: &mut Effects) {
+        let Finished { ban, reason } = finished;
+        let client = ban.client;
+        self.totals.lifts += 1;
+        self.leaks.forget(client);
+        self.extensions.forget(client);
+        self.detector.forget(client);
+        out.persist(Record::Lifted { client, serial: ban.serial, at_ms: now.wall_ms, reason });
+        let offence = self.ledger.offences(client, now.wall_secs());
+        if offence > 0 {
+            // Offences are forgotten a time after the ban's end, not after its start.
+            self.ledger.set_offences(client, offence, now.wall_secs());
+            out.persist(Record::Offences { client, count: offence, last_secs: now.wall_secs() });
+        }
+        let lasted_secs = (now.wall_ms - ban.since_ms).max(0) as u64 / 1000;
+        let note = self.notes.remove(&client);
+        out.announce(Notice::Lifted { client, reason, lasted_secs, offence, note });
+    }
+}
+
+/// A ban about to be made.
+struct NewBan {
+    client: BannableClient,
+    ends: Ends,
+    offence: u32,
+    rule: Rule,
+    reason: Option<String>,
+    evidence: Option<Box<Evidence>>,
+}
+
+/// Collects effects by kind, so that they leave in the order persist, enforce, announce.
+#[derive(Default)]
+struct Effects {
+    persist: Vec<Record>,
+    enforce: Vec<Order>,
+    announce: Vec<Notice>,
+    other: Vec<Action>,
+}
+
+impl Effects {
+    fn persist(&mut self, record: Record) {
+        self.persist.push(record);
+    }
+
+    fn enforce(&mut self, order: Order) {
+        self.enforce.push(order);
+    }
+
+    fn announce(&mut self, notice: Notice) {
+        self.announce.push(notice);
+    }
+
+    fn other(&mut self, action: Action) {
+        self.other.push(action);
+    }
+
+    fn into_actions(self) -> Vec<Action> {
+        let persist = self.persist.into_iter().map(Action::Persist);
+        let enforce = self.enforce.into_iter().map(Action::Enforce);
+        let announce = self.announce.into_iter().map(Action::Announce);
+        persist.chain(enforce).chain(announce).chain(self.other).collect()
+    }
+}

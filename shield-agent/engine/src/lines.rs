@@ -1,0 +1,280 @@
+//! What lines lead to: counting, verdicts, and bans with their safeguards.
+
+use super::{Effects, Engine, NewBan};
+use crate::bans::allowlist::BannableClient;
+use crate::bans::backoff::Term;
+use crate::bans::blast::Permit;
+use crate::bans::ledger::LedgerBan;
+use crate::detect::detector::{Coming, LOOK_AHEAD, Standing};
+use crate::detect::policy::Switch;
+use crate::settings::NetworkAction;
+use crate::tick::Awaiting;
+use crate::vocab::action::{Action, Notice};
+use crate::vocab::client::Client;
+use crate::vocab::request::{Batch, Line, Request};
+use crate::vocab::time::{Ends, EventSecs, Now};
+use crate::vocab::verdict::{Evidence, Rule, Verdict};
+
+/// An anomalous client that is not banned is left unjudged this long before it is looked at (and announced) again.
+const QUIET_MS: u64 = 600_000;
+/// The same when the blast radius refused the ban: it may be granted soon.
+const REFUSED_QUIET_MS: u64 = 30_000;
+/// A search engine's DNS may take this long to answer before the ban goes ahead.
+const VERIFY_MS: u64 = 2_000;
+/// Clock skew of one source is said again after this long.
+const SKEW_QUIET_MS: u64 = 3_600_000;
+/// Clients whose unreadable lines are counted at most, a minute.
+const MAX_EVASION: usize = 10_000;
+
+impl Engine {
+    pub(super) fn on_lines(&mut self, batch: &Batch, now: Now, out: &mut Effects) {
+        if !batch.live {
+            self.backlog_at_ms = Some(now.boot_ms);
+        }
+        for lines in batch.lines.chunks(LOOK_AHEAD) {
+            let coming = self.detector.look_ahead(lines.iter().map(|line| batch.request(line)));
+            for (line, coming) in lines.iter().zip(&coming) {
+                let request = batch.request(line);
+                let second = self.second_of(&request, batch, now, out);
+                self.on_request(&request, coming, second, now, out);
+                if line.salvaged {
+                    self.on_salvaged(line, now, out);
+                }
+            }
+        }
+        for (total, refused) in self.rejected.iter_mut().zip(batch.rejected) {
+            *total += refused;
+            self.totals.rejected += refused;
+        }
+        if let Some(checkpoint) = &batch.checkpoint {
+            self.checkpoints.insert(checkpoint.source.clone(), checkpoint.clone());
+        }
+        // A decision is committed together with the position that it was made at.
+        if !out.persist.is_empty() {
+            self.save_progress(out);
+        }
+    }
+
+    fn on_request(
+        &mut self,
+        request: &Request<'_>,
+        coming: &Coming,
+        second: EventSecs,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        self.totals.requests += 1;
+        self.totals.errors += u64::from(request.status >= 400);
+        let client = coming.client;
+        let ban = self.ledger.ban_over(client).copied();
+        let standing =
+            if ban.is_some() || self.is_quiet(client, now) { Standing::Banned } else { Standing::Normal };
+        let verdict = self.detector.observe(request, second, coming, standing);
+        match (ban, verdict) {
+            (Some(ban), _) => self.on_banned_request(&ban, request, second, now, out),
+            (None, Verdict::Anomalous(evidence)) => self.on_anomalous(client, request, evidence, now, out),
+            (None, Verdict::Normal) => {}
+        }
+    }
+
+    /// The event second to count a request at: its own, unless a live line is too far from the wall clock.
+    fn second_of(&mut self, request: &Request<'_>, batch: &Batch, now: Now, out: &mut Effects) -> EventSecs {
+        if !batch.live {
+            return request.time;
+        }
+        let skew = request.time - now.wall_secs();
+        if skew.abs() <= self.settings.max_clock_skew_secs {
+            return request.time;
+        }
+        let id = batch.source.map_or(0, |s| s.0);
+        if self.skew_said.get(&id).is_none_or(|at| at + SKEW_QUIET_MS <= now.boot_ms) {
+            self.skew_said.insert(id, now.boot_ms);
+            let source = self.sources.get(&id).cloned().unwrap_or_default();
+            out.announce(Notice::ClockSkew { source, skew_secs: skew });
+        }
+        now.wall_secs()
+    }
+
+    fn is_quiet(&self, client: Client, now: Now) -> bool {
+        !self.quiet.is_empty() && self.quiet.get(&client).is_some_and(|until| now.boot_ms < *until)
+    }
+
+    fn on_banned_request(
+        &mut self,
+        ban: &LedgerBan,
+        request: &Request<'_>,
+        second: EventSecs,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        if !self.pending.waits() {
+            return;
+        }
+        if request.behind_proxy {
+            self.behind_proxy_seen(ban.client);
+        }
+        if self.leaks.seen(ban, second, now).is_some() {
+            // The cause is worked out when the drop counters come back.
+            out.enforce(super::Order::SampleActivity { client: ban.client, serial: ban.serial });
+        }
+    }
+
+    fn on_anomalous(
+        &mut self,
+        client: Client,
+        request: &Request<'_>,
+        evidence: Box<Evidence>,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        let bannable = match self.allowlist.admit(client, self.settings.ipv6_prefix) {
+            Ok(bannable) => bannable,
+            Err(entry) => {
+                self.keep_quiet(client, QUIET_MS, now);
+                let (network, reason) = (entry.network, entry.reason);
+                return out.announce(Notice::Protected { client, network, reason, evidence: Some(evidence) });
+            }
+        };
+        if request.behind_proxy {
+            let because = "its address comes from a proxy's header, so its packets cannot be dropped here";
+            return self.observe_only(bannable, evidence, because.to_owned(), QUIET_MS, now, out);
+        }
+        if self.settings.verify_search_engines == Switch::On {
+            self.keep_quiet(client, VERIFY_MS, now);
+            let awaiting = Awaiting { bannable, evidence, until_ms: now.boot_ms + VERIFY_MS };
+            if self.awaiting.insert(client, awaiting).is_none() {
+                out.other(Action::VerifyBot { client, addr: request.addr });
+            }
+            return;
+        }
+        self.offend(bannable, evidence, now, out);
+    }
+
+    /// One offence: asks the blast radius, counts it, bans for the ladder's term.
+    pub(super) fn offend(
+        &mut self,
+        bannable: BannableClient,
+        evidence: Box<Evidence>,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        let client = bannable.client();
+        if self.ledger.len() >= self.settings.max_bans {
+            let because = format!("the ledger is full ({} bans): raise [ban] max_bans", self.ledger.len());
+            return self.observe_only(bannable, evidence, because, QUIET_MS, now, out);
+        }
+        match self.blast.permit(client, self.detector.active_clients(), now) {
+            Permit::Granted => {}
+            Permit::Resumed => {
+                out.announce(Notice::BlastRadius {
+                    stopped: false,
+                    reason: "bans are within the limits again".to_owned(),
+                });
+            }
+            Permit::Stopped(reason) => {
+                out.announce(Notice::BlastRadius { stopped: true, reason: reason.clone() });
+                return self.observe_only(bannable, evidence, reason, REFUSED_QUIET_MS, now, out);
+            }
+            Permit::Refused(reason) => {
+                return self.observe_only(bannable, evidence, reason, REFUSED_QUIET_MS, now, out);
+            }
+        }
+        let offence = self.ledger.add_offence(client, now);
+        let Some(ends) = self.term_left(offence, evidence.at_secs, now) else {
+            let last_secs = now.wall_secs();
+            out.persist(super::Record::Offences { client, count: offence, last_secs });
+            let because = "seen while catching up on a backlog: its term is over by now";
+            return self.observe_only(bannable, evidence, because.to_owned(), REFUSED_QUIET_MS, now, out);
+        };
+        let rule = evidence.rule;
+        let evidence = Some(evidence);
+        self.ban(NewBan { client: bannable, ends, offence, rule, reason: None, evidence }, now, out);
+        self.escalate(client, now, out);
+    }
+
+    /// The end of the n-th offence's term. A term begins when the offence was, which lies back when a backlog is read;
+    /// `None` when it is over by now.
+    fn term_left(&self, offence: u32, at_secs: EventSecs, now: Now) -> Option<Ends> {
+        let age_secs = now.wall_secs() - at_secs;
+        let term = self.ledger.backoff().term(offence);
+        match term {
+            Term::Secs(secs) if age_secs > self.settings.max_clock_skew_secs => {
+                let left_secs = secs.checked_sub(age_secs as u64).filter(|left| *left > 0)?;
+                Some(Ends::after(now, left_secs * 1000))
+            }
+            _ => Some(term.ends(now)),
+        }
+    }
+
+    fn escalate(&mut self, client: Client, now: Now, out: &mut Effects) {
+        let Some((network, banned)) = self.escalation.banned(client, now) else { return };
+        if self.ledger.ban_over(network).is_some() {
+            return;
+        }
+        let clean = self.detector.clean_clients_in(network);
+        out.announce(Notice::NetworkProposed { network, banned, clean });
+        if self.settings.networks.action != NetworkAction::Ban {
+            return;
+        }
+        if let Ok(bannable) = self.allowlist.admit(network, self.settings.ipv6_prefix) {
+            let offence = self.ledger.add_offence(network, now);
+            let ends = self.ledger.backoff().term(offence).ends(now);
+            let reason =
+                Some(format!("{banned} of its clients were banned; {clean} clean clients are inside"));
+            self.ban(
+                NewBan { client: bannable, ends, offence, rule: Rule::Network, reason, evidence: None },
+                now,
+                out,
+            );
+        }
+    }
+
+    fn observe_only(
+        &mut self,
+        client: BannableClient,
+        evidence: Box<Evidence>,
+        because: String,
+        quiet_ms: u64,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        let client = client.client();
+        self.keep_quiet(client, quiet_ms, now);
+        let offence = self.ledger.offences(client, now.wall_secs()) + 1;
+        let ban = super::BanRecord {
+            client,
+            serial: 0,
+            since_ms: now.wall_ms,
+            ends: self.ledger.backoff().term(offence).ends(now),
+            offence,
+            rule: evidence.rule,
+            reason: None,
+            evidence: Some(evidence),
+        };
+        out.announce(Notice::WouldBan { ban: Box::new(ban), because });
+    }
+
+    fn keep_quiet(&mut self, client: Client, ms: u64, now: Now) {
+        self.quiet.insert(client, now.boot_ms + ms);
+        self.detector.forget(client);
+    }
+
+    fn on_salvaged(&mut self, line: &Line, now: Now, out: &mut Effects) {
+        self.totals.salvaged += 1;
+        let client = Client::of_addr(line.addr, self.settings.ipv6_prefix);
+        if self.evasion.len() >= MAX_EVASION && !self.evasion.contains_key(&client) {
+            return;
+        }
+        let lines = self.evasion.entry(client).or_default();
+        *lines += 1;
+        if *lines == self.settings.evasion_lines_per_min {
+            out.announce(Notice::Evasion { client, lines: *lines });
+        }
+        let _ = now;
+    }
+}
+
+/// The end of a ban of `for_secs` seconds as operators say it; 0 is permanent.
+pub(super) fn operator_end(for_secs: u64, now: Now) -> Ends {
+    if for_secs == 0 { Ends::Never } else { Ends::after(now, for_secs.saturating_mul(1000)) }
+}

@@ -1,0 +1,128 @@
+//! What the enforcers and the other parts report.
+
+use super::{BanRecord, Effects, Engine};
+use crate::bans::allowlist::{AllowReason, Allowed};
+use crate::bans::leaks::{Facts, likely_cause};
+use crate::bans::ledger::LedgerBan;
+use crate::vocab::action::{Notice, Order, Record};
+use crate::vocab::client::Client;
+use crate::vocab::event::{EnforcerName, Outcome, PartReport};
+use crate::vocab::time::Now;
+
+impl Engine {
+    pub(super) fn on_outcome(&mut self, outcome: Outcome, now: Now, out: &mut Effects) {
+        let enforcer = outcome.enforcer;
+        for (client, serial) in outcome.banned {
+            if !self.ledger.confirm_banned(enforcer, client, serial) {
+                self.take_back(client, serial, out);
+            }
+        }
+        for (client, serial) in outcome.lifted {
+            let finished = self.ledger.confirm_lifted(enforcer, client, serial, &mut self.pending);
+            finished.into_iter().for_each(|finished| self.record_lift(finished, now, out));
+        }
+        for failure in outcome.failed {
+            if !failure.was_lift {
+                self.ledger.deny_banned(enforcer, failure.client, failure.serial);
+            }
+        }
+    }
+
+    /// A ban was carried out that is no longer in the ledger at all: the kernel must forget it again.
+    fn take_back(&mut self, client: Client, serial: u64, out: &mut Effects) {
+        if self.ledger.get(client).is_none() {
+            out.enforce(Order::Lift { client, serial });
+        }
+    }
+
+    pub(super) fn on_activity(
+        &mut self,
+        client: Client,
+        serial: u64,
+        packets: u64,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        let Some(ban) = self.ledger.get(client).copied().filter(|ban| ban.serial == serial) else { return };
+        let requests = self.leaks.take_due(client);
+        if requests > 0 {
+            let cause = self.cause_of_leak(&ban, packets).to_owned();
+            return out.announce(Notice::Leaking { client, requests, cause });
+        }
+        if let Some(packets_per_sec) = self.extensions.sampled(client, serial, packets, now) {
+            self.extend(ban, packets_per_sec, now, out);
+        }
+    }
+
+    fn extend(&mut self, ban: LedgerBan, packets_per_sec: f64, now: Now, out: &mut Effects) {
+        let client = ban.client;
+        let ends = self.extensions.new_end(&ban, self.ledger.backoff(), now);
+        let Ok(bannable) = self.allowlist.admit(client, self.settings.ipv6_prefix) else { return };
+        let Some(serial) = self.ledger.extend(client, ends) else { return };
+        if let Some(moved) = self.ledger.get(client) {
+            self.extensions.watch(moved, now);
+        }
+        let record = BanRecord {
+            client,
+            serial,
+            since_ms: ban.since_ms,
+            ends,
+            offence: ban.offence,
+            rule: ban.rule,
+            reason: Some(format!("extended: {packets_per_sec:.1} packets/s were still dropped at its end")),
+            evidence: None,
+        };
+        out.persist(Record::Extended(Box::new(record)));
+        out.enforce(Order::Ban { client: bannable, ends, serial });
+        out.announce(Notice::Extended { client, ends, packets_per_sec });
+    }
+
+    fn cause_of_leak(&self, ban: &LedgerBan, packets: u64) -> &'static str {
+        likely_cause(Facts {
+            behind_proxy: self.leaks.came_by_proxy(ban.client),
+            held: EnforcerName::ALL.iter().any(|e| ban.is_held_by(*e)),
+            xdp_active: self.parts.is_active(EnforcerName::Xdp.name()),
+            iptables_active: self.parts.is_active(EnforcerName::Iptables.name()),
+            packets,
+        })
+    }
+
+    pub(super) fn behind_proxy_seen(&mut self, client: Client) {
+        self.leaks.note_proxy(client);
+    }
+
+    pub(super) fn on_part(&mut self, report: PartReport, now: Now, out: &mut Effects) {
+        if let Some(repair) = report.repaired {
+            let (part, found) = (report.part.clone(), repair.found);
+            let (restored, removed) = (repair.restored, repair.removed);
+            out.announce(Notice::Repaired { part, found, restored, removed });
+        }
+        out.announce.extend(self.parts.report(&report.part, report.state, now));
+    }
+
+    pub(super) fn on_host_addresses(
+        &mut self,
+        reasons: &[AllowReason],
+        entries: Vec<Allowed>,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        let before = self.allowlist.clone();
+        self.allowlist.refresh(reasons, entries);
+        if self.allowlist != before {
+            out.enforce(Order::AllowlistChanged);
+            self.lift_protected(now, out);
+        }
+    }
+
+    pub(super) fn on_bot_verified(&mut self, client: Client, genuine: bool, now: Now, out: &mut Effects) {
+        let Some(awaiting) = self.awaiting.remove(&client) else { return };
+        if !genuine {
+            return self.offend(awaiting.bannable, awaiting.evidence, now, out);
+        }
+        let network = client.network();
+        self.quiet.insert(client, now.boot_ms + crate::tick::BOT_QUIET_MS);
+        let (reason, evidence) = (AllowReason::SearchEngine, Some(awaiting.evidence));
+        out.announce(Notice::Protected { client, network, reason, evidence });
+    }
+}

@@ -1,0 +1,146 @@
+//! What time brings: expiry, retries, samples, global anomalies, saving.
+
+use super::{Effects, Engine};
+use crate::bans::allowlist::BannableClient;
+use crate::vocab::action::{Notice, Order, Record};
+use crate::vocab::client::Client;
+use crate::vocab::report::GlobalChange;
+use crate::vocab::time::Now;
+use crate::vocab::verdict::Evidence;
+
+/// Lifts started at most a tick, so that 100,000 ends in one second never hold up a new ban.
+pub const LIFTS_PER_TICK: usize = 2_000;
+/// The baseline is saved this often.
+const BASELINE_SAVE_MS: u64 = 60_000;
+/// A lift that an enforcer did not confirm is ordered again this often.
+const LIFT_RETRY_MS: u64 = 5_000;
+/// A backlog of which nothing has come for so long is read to its end.
+const BACKLOG_OVER_MS: u64 = 2_000;
+/// A verified search engine is not judged for this long.
+pub(super) const BOT_QUIET_MS: u64 = 86_400_000;
+
+/// A verdict that waits for DNS.
+pub(super) struct Awaiting {
+    pub(super) bannable: BannableClient,
+    pub(super) evidence: Box<Evidence>,
+    pub(super) until_ms: u64,
+}
+
+impl Engine {
+    pub(super) fn on_tick(&mut self, now: Now, out: &mut Effects) {
+        if !self.is_catching_up(now) {
+            for change in self.detector.tick(now.wall_secs()) {
+                out.announce(global_notice(change));
+            }
+        }
+        // Retries first: what this tick itself begins to lift is not ordered twice.
+        if self.second_passed(now) {
+            self.each_second(now, out);
+        }
+        self.expire(now, out);
+        self.sample(now, out);
+        self.settle_awaiting(now, out);
+    }
+
+    /// While a backlog is read, its own lines say what time it is: the wall clock would make all of them late.
+    fn is_catching_up(&self, now: Now) -> bool {
+        self.backlog_at_ms.is_some_and(|at| now.boot_ms < at + BACKLOG_OVER_MS)
+    }
+
+    /// The next moment on the boot clock at which a tick has something to do, besides every second.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.ledger.next_deadline()
+    }
+
+    fn expire(&mut self, now: Now, out: &mut Effects) {
+        for ban in self.ledger.expire(now, LIFTS_PER_TICK) {
+            self.order_lift(ban, now, out);
+        }
+    }
+
+    fn sample(&mut self, now: Now, out: &mut Effects) {
+        for (client, serial) in self.extensions.due(now, LIFTS_PER_TICK) {
+            if self.ledger.get(client).is_some_and(|ban| ban.serial == serial) {
+                out.enforce(Order::SampleActivity { client, serial });
+            }
+        }
+    }
+
+    /// DNS that did not answer in time holds no ban up.
+    fn settle_awaiting(&mut self, now: Now, out: &mut Effects) {
+        let late: Vec<Client> =
+            self.awaiting.iter().filter(|(_, a)| a.until_ms <= now.boot_ms).map(|(c, _)| *c).collect();
+        for client in late {
+            if let Some(awaiting) = self.awaiting.remove(&client) {
+                self.offend(awaiting.bannable, awaiting.evidence, now, out);
+            }
+        }
+    }
+
+    fn second_passed(&mut self, now: Now) -> bool {
+        let second = now.boot_ms / 1000;
+        std::mem::replace(&mut self.last_second, second) != second
+    }
+
+    fn each_second(&mut self, now: Now, out: &mut Effects) {
+        self.save_progress(out);
+        self.quiet.retain(|_, until| *until > now.boot_ms);
+        let second = now.boot_ms / 1000;
+        if second.is_multiple_of(LIFT_RETRY_MS / 1000) {
+            self.retry_lifts(out);
+        }
+        if second.is_multiple_of(60) {
+            self.evasion.clear();
+        }
+        if second.is_multiple_of(3600) {
+            for client in self.ledger.forget_old_offences(now.wall_secs()) {
+                out.persist(Record::Offences { client, count: 0, last_secs: 0 });
+            }
+        }
+        if now.boot_ms >= self.baseline_saved_ms + BASELINE_SAVE_MS {
+            self.save_baseline(now, out);
+        }
+    }
+
+    /// Orders again what was ordered and not confirmed, a bounded number at a time.
+    fn retry_lifts(&mut self, out: &mut Effects) {
+        if !self.pending.waits() || self.lifting_count() == 0 {
+            return;
+        }
+        let stuck = self.ledger.bans().filter(|ban| ban.lifting.is_some()).take(LIFTS_PER_TICK);
+        let orders: Vec<Order> =
+            stuck.map(|ban| Order::Lift { client: ban.client, serial: ban.serial }).collect();
+        orders.into_iter().for_each(|order| out.enforce(order));
+    }
+
+    fn lifting_count(&self) -> usize {
+        self.ledger.lifting_count()
+    }
+
+    /// Saves positions and totals when they moved.
+    pub(super) fn save_progress(&mut self, out: &mut Effects) {
+        for (_, checkpoint) in std::mem::take(&mut self.checkpoints) {
+            out.persist(Record::Checkpoint(checkpoint));
+        }
+        if self.totals != self.totals_saved {
+            self.totals_saved = self.totals;
+            out.persist(Record::Totals(self.totals));
+        }
+    }
+
+    pub(super) fn save_baseline(&mut self, now: Now, out: &mut Effects) {
+        self.baseline_saved_ms = now.boot_ms;
+        out.persist(Record::Baseline(self.detector.save()));
+    }
+}
+
+fn global_notice(change: GlobalChange) -> Notice {
+    match change {
+        GlobalChange::Started { condition, rate, mean, stddev, .. } => {
+            Notice::GlobalAnomalyStarted { condition, rate, mean, stddev }
+        }
+        GlobalChange::Ended { rate, mean, lasted_secs, .. } => {
+            Notice::GlobalAnomalyEnded { rate, mean, lasted_secs }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The engine's vocabulary: plain data that goes in and comes out, without behaviour of its own.
+
+pub mod action;
+pub mod client;
+pub mod event;
+pub mod report;
+pub mod request;
+pub mod time;
+pub mod verdict;

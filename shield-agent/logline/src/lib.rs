@@ -1,0 +1,215 @@
+//! Line formats: bytes of a log become [`Line`]s, or the reason why not.
+//!
+//! One [`Parser`] a log. It owns everything about a line's text and nothing about where lines come from. A JSON line is
+//! read by the first of three readers that understands it: `shape` (the fixed shape learned from earlier lines, no
+//! allocation), `json` (serde_json, strict), `loose` (tolerant: a client can break a line that nginx wrote without
+//! `escape=json`, and must not become invisible by it). The first two give identical results wherever both answer.
+//! `clf` reads the `combined` and `common` formats.
+//!
+//! Text is handed on unescaped. Nearly always that is a piece of the block itself; where a backslash makes the two
+//! differ, the unescaped text is appended to the block.
+
+mod address;
+mod clf;
+mod fields;
+mod json;
+mod loose;
+mod shape;
+pub mod stream;
+pub mod syslog;
+#[cfg(test)]
+mod tests;
+mod text;
+mod time;
+
+use std::borrow::Cow;
+
+use ipnet::IpNet;
+use memchr::memchr;
+use serde::{Deserialize, Serialize};
+
+pub use address::TrustedProxies;
+pub use fields::FieldNames;
+
+use fields::{Reader, Texts};
+use shape::Learner;
+use shield_engine::request::{Line, Rejected, RejectedCounts};
+use time::TimeCache;
+
+/// Zero bytes that follow a block while it is parsed, so that a scan by words never runs out of it.
+const PADDING_BYTES: usize = 64;
+
+/// How the lines of a source are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// JSON when a line starts with `{`, otherwise the common or combined format; decided for each line.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// nginx's and Apache's `combined`.
+    Combined,
+    /// The common log format (`combined` without referer and agent).
+    Common,
+}
+
+/// How a source's lines are understood.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The format.
+    pub format: Format,
+    /// The names of the JSON fields.
+    pub fields: FieldNames,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Longer lines, in bytes without their newline, are skipped and counted.
+    pub max_line_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            format: Format::Auto,
+            fields: FieldNames::default(),
+            trusted_proxies: Vec::new(),
+            max_line_bytes: 64 * 1024,
+        }
+    }
+}
+
+/// What came out of a block.
+#[derive(Debug, Clone, Default)]
+pub struct Output {
+    /// The requests, in order.
+    pub lines: Vec<Line>,
+    /// The lines that were none, by reason.
+    pub rejected: RejectedCounts,
+    /// Bytes of all these lines, newlines included.
+    pub bytes: u64,
+}
+
+impl Output {
+    /// Counts a refused line.
+    pub fn reject(&mut self, reason: Rejected) {
+        self.rejected[reason.index()] += 1;
+    }
+}
+
+/// Reads the lines of one log.
+#[derive(Debug)]
+pub struct Parser {
+    format: Format,
+    max_line_bytes: usize,
+    reader: Reader,
+    learner: Learner,
+}
+
+impl Parser {
+    /// A parser that has not seen a line yet.
+    pub fn new(settings: &Settings) -> Parser {
+        let proxies = TrustedProxies::new(settings.trusted_proxies.clone());
+        Parser {
+            format: settings.format,
+            max_line_bytes: settings.max_line_bytes,
+            learner: Learner::new(&settings.fields, !proxies.is_empty()),
+            reader: Reader { names: settings.fields.clone(), proxies, times: TimeCache::default() },
+        }
+    }
+
+    /// Parses every complete line of `block[from..end]`; returns where the first incomplete one starts.
+    ///
+    /// Unescaped text is appended to `block`, so that offsets of the lines found point into it. The bytes behind `end`
+    /// are overwritten.
+    pub fn parse_block(&mut self, block: &mut Vec<u8>, from: usize, end: usize, out: &mut Output) -> usize {
+        let padded = end + PADDING_BYTES;
+        if block.len() < padded {
+            block.resize(padded, 0);
+        }
+        block.get_mut(end..padded).expect("the block was just made long enough").fill(0);
+        let mut side = Vec::new();
+        let upto = self.parse_padded(block, from, end, &mut side, out);
+        out.bytes += upto.saturating_sub(from) as u64;
+        block.extend_from_slice(&side);
+        upto
+    }
+
+    /// Parses `block[from..end]`, which is one line by itself: a datagram, or what a closed file ends with.
+    pub fn parse_single(&mut self, block: &mut Vec<u8>, from: usize, end: usize, out: &mut Output) {
+        let mut side = Vec::new();
+        let mut texts = Texts::new(block, &mut side);
+        let line = block.get(from..end).unwrap_or_default();
+        out.bytes += line.len() as u64;
+        self.parse_line(line, &mut texts, out);
+        block.extend_from_slice(&side);
+    }
+
+    fn parse_padded(
+        &mut self,
+        block: &[u8],
+        from: usize,
+        end: usize,
+        side: &mut Vec<u8>,
+        out: &mut Output,
+    ) -> usize {
+        let mut texts = Texts::new(block, side);
+        let mut at = from;
+        while at < end {
+            if let Some((line, next)) = self.learner.read(block, at, self.max_line_bytes, &mut self.reader) {
+                out.lines.push(line);
+                at = next;
+                continue;
+            }
+            let rest = block.get(at..end).unwrap_or_default();
+            let Some(len) = memchr(b'\n', rest) else { break };
+            self.parse_line(rest.get(..len).unwrap_or_default(), &mut texts, out);
+            at += len + 1;
+        }
+        at
+    }
+
+    fn parse_line(&mut self, line: &[u8], texts: &mut Texts<'_>, out: &mut Output) {
+        match self.read_line(line, texts) {
+            Ok(line) => out.lines.push(line),
+            Err(reason) => out.reject(reason),
+        }
+    }
+
+    fn read_line(&mut self, line: &[u8], texts: &mut Texts<'_>) -> Result<Line, Rejected> {
+        if line.len() > self.max_line_bytes {
+            return Err(Rejected::TooLong);
+        }
+        let text = line.trim_ascii();
+        let is_json = match self.format {
+            Format::Auto => text.first() == Some(&b'{'),
+            Format::Json => true,
+            Format::Combined | Format::Common => false,
+        };
+        match (text.is_empty(), is_json) {
+            (true, _) => Err(Rejected::Empty),
+            (false, true) => self.read_json(line, texts),
+            (false, false) => clf::read(text, &mut self.reader, texts),
+        }
+    }
+
+    fn read_json(&mut self, line: &[u8], texts: &mut Texts<'_>) -> Result<Line, Rejected> {
+        let Some(raw) = json::read(line, &self.reader.names) else {
+            let raw = loose::read(line, &self.reader);
+            let any = raw.addr.is_some() || raw.time.is_some() || raw.status.is_some();
+            let found =
+                self.reader.finish(&raw, texts).map_err(|why| if any { why } else { Rejected::Malformed })?;
+            return Ok(Line { salvaged: !self.is_valid_but_for_utf8(line), ..found });
+        };
+        let found = self.reader.finish(&raw, texts)?;
+        self.learner.missed(line);
+        Ok(found)
+    }
+
+    /// nginx writes bytes that are not UTF-8 as they came, also with `escape=json`: data, and no attempt to hide.
+    fn is_valid_but_for_utf8(&self, line: &[u8]) -> bool {
+        match String::from_utf8_lossy(line) {
+            Cow::Owned(repaired) => json::read(repaired.as_bytes(), &self.reader.names).is_some(),
+            Cow::Borrowed(_) => false,
+        }
+    }
+}

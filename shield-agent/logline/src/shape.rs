@@ -1,0 +1,437 @@
+//! The fast reader of JSON lines: an access log writes one fixed shape, so learn it and scan for it.
+//!
+//! A shape is the line's text with holes where the values are. It is learned from a line that the strict reader understood.
+//! A line that differs in anything (another order, an escape, a byte that is not printable ASCII, a number that is not
+//! plain digits) is not read here but by the strict reader; what is read here comes out the same as it would there.
+//! `tests.rs` holds the two against each other.
+
+use std::net::IpAddr;
+
+use super::address;
+use super::fields::{Field, FieldNames, MAX_STATUS, Reader, decimal};
+use super::text::closing_quote;
+use super::time;
+use shield_engine::request::Line;
+use shield_engine::time::EventSecs;
+
+/// So many lines of another shape in a row make the learner take up the new one.
+const MISSES_TO_RELEARN: u32 = 4;
+
+/// Longer shapes (fields beyond any real log format) are left to the strict reader.
+const MAX_SLOTS: usize = 64;
+
+/// Knows the shape of the log's lines, once it has seen one.
+#[derive(Debug)]
+pub struct Learner {
+    names: FieldNames,
+    reads_chains: bool,
+    shape: Option<Shape>,
+    misses: u32,
+}
+
+impl Learner {
+    /// One that has not seen a line. Chains are read only where a proxy is trusted.
+    pub fn new(names: &FieldNames, reads_chains: bool) -> Learner {
+        Learner { names: names.clone(), reads_chains, shape: None, misses: 0 }
+    }
+
+    /// The line at `at`, if it has the shape known, and where the next one starts.
+    #[inline]
+    pub fn read(
+        &mut self,
+        block: &[u8],
+        at: usize,
+        max_bytes: usize,
+        reader: &mut Reader,
+    ) -> Option<(Line, usize)> {
+        let (line, next) = self.shape.as_ref()?.read(block, at, reader)?;
+        self.misses = 0;
+        (next - at <= max_bytes).then_some((line, next))
+    }
+
+    /// A line that the strict reader understood and this one did not.
+    pub fn missed(&mut self, line: &[u8]) {
+        self.misses += 1;
+        if self.shape.is_none() || self.misses >= MISSES_TO_RELEARN {
+            self.misses = 0;
+            self.shape = Shape::of(line, &self.names, self.reads_chains).or(self.shape.take());
+        }
+    }
+}
+
+/// The text before the first value, then each value with the text after it.
+#[derive(Debug, PartialEq)]
+struct Shape {
+    lead: Literal,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Slot {
+    kind: Kind,
+    /// The text up to the next value, or the newline; it starts with the value's closing quote if there is one.
+    then: Literal,
+}
+
+/// What a hole holds, and whether in quotes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Addr,
+    QuotedTime,
+    BareTime,
+    Method,
+    Path,
+    QuotedStatus,
+    BareStatus,
+    QuotedSize,
+    BareSize,
+    Forwarded,
+    QuotedOther,
+    BareOther,
+}
+
+impl Kind {
+    fn of(field: Option<Field>, is_quoted: bool) -> Option<Kind> {
+        Some(match (field, is_quoted) {
+            (Some(Field::Addr), true) => Kind::Addr,
+            (Some(Field::Time), true) => Kind::QuotedTime,
+            (Some(Field::Time), false) => Kind::BareTime,
+            (Some(Field::Method), true) => Kind::Method,
+            (Some(Field::Path), true) => Kind::Path,
+            (Some(Field::Status), true) => Kind::QuotedStatus,
+            (Some(Field::Status), false) => Kind::BareStatus,
+            (Some(Field::Size), true) => Kind::QuotedSize,
+            (Some(Field::Size), false) => Kind::BareSize,
+            (Some(Field::Forwarded), true) => Kind::Forwarded,
+            (None, true) => Kind::QuotedOther,
+            (None, false) => Kind::BareOther,
+            (Some(Field::Addr | Field::Method | Field::Path | Field::Forwarded), false) => return None,
+        })
+    }
+}
+
+impl Shape {
+    /// The shape of a line that the strict reader understood; `None` when it has values that are not plain.
+    fn of(line: &[u8], names: &FieldNames, reads_chains: bool) -> Option<Shape> {
+        let mut slots: Vec<Slot> = Vec::new();
+        let mut lead = None;
+        let mut literal_at = 0;
+        let mut at = 0;
+        while let Some(hole) = next_hole(line, at)? {
+            let literal = Literal::new(line.get(literal_at..hole.start)?);
+            match slots.last_mut() {
+                Some(slot) => slot.then = literal,
+                None => lead = Some(literal),
+            }
+            let field = names.field(hole.name).filter(|field| *field != Field::Forwarded || reads_chains);
+            slots.push(Slot { kind: Kind::of(field, hole.is_quoted)?, then: Literal::default() });
+            literal_at = hole.end;
+            at = hole.end + usize::from(hole.is_quoted);
+        }
+        let mut last = line.get(literal_at..)?.to_vec();
+        last.push(b'\n');
+        slots.last_mut()?.then = Literal::new(&last);
+        let has = |kinds: [Kind; 2]| slots.iter().any(|slot| kinds.contains(&slot.kind));
+        let is_complete = has([Kind::Addr, Kind::Addr])
+            && has([Kind::QuotedTime, Kind::BareTime])
+            && has([Kind::QuotedStatus, Kind::BareStatus]);
+        (is_complete && slots.len() <= MAX_SLOTS).then_some(Shape { lead: lead?, slots })
+    }
+
+    #[inline]
+    fn read(&self, block: &[u8], start: usize, reader: &mut Reader) -> Option<(Line, usize)> {
+        let mut at = self.lead.skip(block, start)?;
+        let mut line = EMPTY_LINE;
+        let mut chain = Chain::default();
+        for slot in &self.slots {
+            let end = match slot.kind {
+                Kind::Addr => {
+                    let (addr, end) = read_addr(block, at, &mut chain)?;
+                    line.addr = addr;
+                    end
+                }
+                Kind::QuotedTime => {
+                    let (time, end) = read_quoted_time(block, at, reader)?;
+                    line.time = time;
+                    end
+                }
+                Kind::BareTime => {
+                    let (time, end) = read_bare_time(block, at)?;
+                    line.time = time;
+                    end
+                }
+                Kind::Method => {
+                    let end = plain_end(block, at)?;
+                    line.method_len = u16::try_from(end - at).ok()?;
+                    line.method_at = if end == at { 0 } else { u32::try_from(at).ok()? };
+                    end
+                }
+                Kind::Path => {
+                    let end = plain_end(block, at)?;
+                    line.path_len = u32::try_from(end - at).ok()?;
+                    line.path_at = if end == at { 0 } else { u32::try_from(at).ok()? };
+                    end
+                }
+                Kind::QuotedStatus | Kind::BareStatus => {
+                    line.status = read_status(block, at)?;
+                    at + 3
+                }
+                Kind::QuotedSize | Kind::BareSize => {
+                    let (size, end) = read_whole(block, at)?;
+                    line.size = size;
+                    end
+                }
+                Kind::Forwarded => {
+                    let end = plain_end(block, at)?;
+                    chain.forwarded = (at, end);
+                    end
+                }
+                Kind::QuotedOther => plain_end(block, at)?,
+                Kind::BareOther => number_end(block, at)?,
+            };
+            at = slot.then.skip(block, end)?;
+        }
+        if chain.is_needed || !reader.proxies.is_empty() {
+            chain.attribute(block, reader, &mut line)?;
+        }
+        Some((line, at))
+    }
+}
+
+const EMPTY_LINE: Line = Line {
+    addr: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+    time: 0,
+    method_at: 0,
+    method_len: 0,
+    path_at: 0,
+    path_len: 0,
+    status: 0,
+    size: 0,
+    behind_proxy: false,
+    salvaged: false,
+};
+
+/// The texts that an address is worked out of where it is not plain.
+#[derive(Default)]
+struct Chain {
+    addr: (usize, usize),
+    forwarded: (usize, usize),
+    is_needed: bool,
+}
+
+impl Chain {
+    fn attribute(&self, block: &[u8], reader: &Reader, line: &mut Line) -> Option<()> {
+        let addr = block.get(self.addr.0..self.addr.1)?;
+        let client = reader.proxies.attribute(addr, block.get(self.forwarded.0..self.forwarded.1)?)?;
+        line.addr = client.addr;
+        line.behind_proxy = client.behind_proxy;
+        Some(())
+    }
+}
+
+#[inline]
+fn read_addr(block: &[u8], at: usize, chain: &mut Chain) -> Option<(IpAddr, usize)> {
+    if let Some((addr, len)) = address::leading_ipv4(block.get(at..)?)
+        && block.get(at + len) == Some(&b'"')
+    {
+        chain.addr = (at, at + len);
+        return Some((IpAddr::V4(addr), at + len));
+    }
+    if let Some((addr, len)) = address::leading_ipv6(block.get(at..)?)
+        && block.get(at + len) == Some(&b'"')
+    {
+        chain.addr = (at, at + len);
+        return Some((IpAddr::V6(addr).to_canonical(), at + len));
+    }
+    let end = plain_end(block, at)?;
+    chain.addr = (at, end);
+    let addr = address::parse(block.get(at..end)?);
+    chain.is_needed = addr.is_none();
+    Some((addr.unwrap_or(EMPTY_LINE.addr), end))
+}
+
+#[inline]
+fn read_quoted_time(block: &[u8], at: usize, reader: &mut Reader) -> Option<(EventSecs, usize)> {
+    if let Some((secs, len)) = reader.times.starts(block.get(at..)?)
+        && block.get(at + len) == Some(&b'"')
+    {
+        return Some((secs, at + len));
+    }
+    let end = plain_end(block, at)?;
+    Some((reader.times.parse(block.get(at..end)?)?, end))
+}
+
+/// Unix time as a bare number. The strict reader sees it as a float, so only as many digits as both read alike.
+#[inline]
+fn read_bare_time(block: &[u8], at: usize) -> Option<(EventSecs, usize)> {
+    let end = number_end(block, at)?;
+    let text = block.get(at..end)?;
+    let whole_len = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
+    let is_exact = whole_len <= 11 && text.len() <= whole_len + 4;
+    let secs = time::from_unix(decimal(text.get(..whole_len)?)?)?;
+    is_exact.then_some((secs, end))
+}
+
+/// Three digits, the first not 0.
+#[inline]
+fn read_status(block: &[u8], at: usize) -> Option<u16> {
+    let [a, b, c] = *block.get(at..)?.first_chunk::<3>()?;
+    let digit = |byte: u8| u16::from(byte.wrapping_sub(b'0'));
+    let (a, b, c) = (digit(a), digit(b), digit(c));
+    let is_status = (1..=9).contains(&a) && b <= 9 && c <= 9;
+    const { assert!(MAX_STATUS == 999) };
+    is_status.then_some(a * 100 + b * 10 + c)
+}
+
+/// A whole number as JSON writes it: no leading zero, and no more than 18 digits.
+#[inline]
+fn read_whole(block: &[u8], at: usize) -> Option<(u64, usize)> {
+    let digits = block.get(at..at + 19)?;
+    let mut value = 0_u64;
+    for (len, byte) in digits.iter().enumerate() {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            let is_plain = len == 1 || (len > 1 && digits.first() != Some(&b'0'));
+            return is_plain.then_some((value, at + len));
+        }
+        value = value * 10 + u64::from(digit);
+    }
+    None
+}
+
+/// Where a number of digits with or without decimals ends.
+#[inline]
+fn number_end(block: &[u8], at: usize) -> Option<usize> {
+    let (_, end) = read_whole(block, at)?;
+    if block.get(end) != Some(&b'.') {
+        return Some(end);
+    }
+    let decimals = block.get(end + 1..)?.iter().position(|byte| !byte.is_ascii_digit())?;
+    (1..=18).contains(&decimals).then_some(end + 1 + decimals)
+}
+
+/// The first byte from `at` on that is not printable ASCII, or is a quote or a backslash.
+#[inline]
+fn plain_end(block: &[u8], at: usize) -> Option<usize> {
+    let short_end = at + SHORT_TEXT;
+    let mut at = at;
+    while at < short_end {
+        let special = special_bytes(word_at(block, at)?);
+        if special != 0 {
+            return Some(at + special.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    long_plain_end(block, at)
+}
+
+/// Longer texts are looked through by more bytes at once.
+const SHORT_TEXT: usize = 40;
+
+/// The rest of a long text; it ends within [`WIDE`] bytes of where this loop stops, if it ends at all.
+fn long_plain_end(block: &[u8], mut at: usize) -> Option<usize> {
+    while block.get(at..)?.first_chunk().is_some_and(is_plain) {
+        at += WIDE;
+    }
+    plain_end(block, at)
+}
+
+const WIDE: usize = 32;
+
+/// Whether none of these ends a plain text. Without branches, so that it is compiled to wide instructions.
+#[inline]
+fn is_plain(bytes: &[u8; WIDE]) -> bool {
+    let is_special = |byte: u8| !(0x20..0x80).contains(&byte) || byte == b'"' || byte == b'\\';
+    bytes.iter().fold(0, |found, byte| found | u8::from(is_special(*byte))) == 0
+}
+
+/// A mark in the high bit of each byte that ends a plain text; exact up to the lowest mark
+/// (Mycroft's `haszero`, and a subtraction that borrows from every byte below 0x20).
+#[inline]
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let quote = quote.wrapping_sub(ONES) & !quote;
+    let backslash = backslash.wrapping_sub(ONES) & !backslash;
+    let control = word.wrapping_sub(ONES * 0x20);
+    (quote | backslash | control | word) & HIGHS
+}
+
+/// A fixed text, compared eight bytes at a time.
+#[derive(Debug, Default, PartialEq)]
+struct Literal {
+    text: Box<[u8]>,
+    /// The first eight bytes, and which of them count.
+    head: u64,
+    head_mask: u64,
+}
+
+impl Literal {
+    fn new(text: &[u8]) -> Literal {
+        let mut head = [0_u8; 8];
+        let mut mask = [0_u8; 8];
+        for ((to, mask), byte) in head.iter_mut().zip(&mut mask).zip(text) {
+            *to = *byte;
+            *mask = 0xff;
+        }
+        Literal { text: text.into(), head: u64::from_le_bytes(head), head_mask: u64::from_le_bytes(mask) }
+    }
+
+    /// Where the block goes on after this text, if it is what stands at `at`.
+    #[inline]
+    fn skip(&self, block: &[u8], at: usize) -> Option<usize> {
+        let rest = block.get(at..)?;
+        if (word_at(rest, 0)? ^ self.head) & self.head_mask != 0 {
+            return None;
+        }
+        let len = self.text.len();
+        let mut compared = 8;
+        while compared < len {
+            // The last word overlaps the one before, so that it ends where the text does.
+            let from = compared.min(len - 8);
+            if word_at(rest, from)? != word_at(&self.text, from)? {
+                return None;
+            }
+            compared += 8;
+        }
+        Some(at + len)
+    }
+}
+
+/// The eight bytes from `at` on.
+#[inline]
+fn word_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk::<8>()?))
+}
+
+struct Hole<'a> {
+    name: &'a [u8],
+    /// Of the value, without its quotes.
+    start: usize,
+    end: usize,
+    is_quoted: bool,
+}
+
+/// The next value of a flat JSON object, from the end of the one before; `Some(None)` at the object's end.
+/// Names with escapes, and values that are neither strings nor plain numbers, have no shape.
+#[expect(clippy::option_option, reason = "no more holes, and no shape at all, are different answers")]
+fn next_hole(line: &[u8], at: usize) -> Option<Option<Hole<'_>>> {
+    let Some(name_at) = closing_quote(line, at).map(|quote| quote + 1) else { return Some(None) };
+    let name_end = closing_quote(line, name_at)?;
+    let name = line.get(name_at..name_end)?;
+    let after = line.get(name_end + 1..)?;
+    let blanks = after.iter().position(|byte| !matches!(byte, b':' | b' ' | b'\t'))?;
+    let value_at = name_end + 1 + blanks;
+    if name.contains(&b'\\') {
+        return None;
+    }
+    if line.get(value_at) == Some(&b'"') {
+        let end = closing_quote(line, value_at + 1)?;
+        return Some(Some(Hole { name, start: value_at + 1, end, is_quoted: true }));
+    }
+    let rest = line.get(value_at..)?;
+    let len = rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.')?;
+    (len > 0).then_some(Some(Hole { name, start: value_at, end: value_at + len, is_quoted: false }))
+}
