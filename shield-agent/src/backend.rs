@@ -18,7 +18,7 @@ use crate::owner::Handle;
 use crate::store::reader::{BanQuery as StoreQuery, BanSort as StoreSort, EndedBan, Reader};
 use shield_engine::Engine;
 use shield_engine::action::{BanRecord, Reply};
-use shield_engine::bans::allowlist::Allowed;
+use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, EnforcerName, PartReport};
 use shield_engine::report::Explanation;
@@ -28,7 +28,7 @@ use shield_engine::time::Now;
 const PAST_BANS: u32 = 20;
 
 /// The agent behind the API.
-pub struct AgentBackend {
+pub(crate) struct AgentBackend {
     owner: Handle,
     interpreter: Arc<Interpreter>,
     reader: Arc<Mutex<Reader>>,
@@ -38,7 +38,7 @@ pub struct AgentBackend {
 
 /// What never changes while the agent runs.
 #[derive(Debug, Clone)]
-pub struct About {
+pub(crate) struct About {
     /// When the agent started: wall clock, milliseconds.
     pub started_ms: i64,
     /// Whether the kernel is touched.
@@ -51,7 +51,7 @@ pub struct About {
 
 impl AgentBackend {
     /// A backend over the running agent; `backlog` is the performer's.
-    pub fn new(
+    pub(crate) fn new(
         owner: Handle,
         interpreter: Arc<Interpreter>,
         reader: Reader,

@@ -7,10 +7,10 @@ use crate::performer::Announce;
 use shield_engine::action::Notice;
 
 /// Why a dry run bans nobody.
-pub const BECAUSE: &str = "dry run";
+pub(crate) const BECAUSE: &str = "dry run";
 
 /// Tells `announce` what would have happened.
-pub fn told(mut announce: Announce) -> Announce {
+pub(crate) fn told(mut announce: Announce) -> Announce {
     Box::new(move |notice| {
         if let Some(notice) = as_it_is(notice) {
             announce(&notice);

@@ -15,26 +15,26 @@ use nix::ifaddrs::getifaddrs;
 use procfs::process::{FDTarget, Process};
 
 use crate::news::News;
-use shield_engine::bans::allowlist::{AllowReason, Allowed};
+use shield_engine::allowlist::{AllowReason, Allowed};
 
 /// One look in so many trusts nothing that was read before: every minute when there is one every 5 s.
 const LOOKS_AT_ALL: u32 = 12;
 
 /// The reasons that [`addresses`] finds entries for.
-pub const REASONS: [AllowReason; 4] =
+pub(crate) const REASONS: [AllowReason; 4] =
     [AllowReason::OwnAddress, AllowReason::Gateway, AllowReason::Resolver, AllowReason::SshSession];
 
 /// What one look finds: every address of this host's that must not be banned, and a line for each thing that could not
 /// be read.
-pub type Found = (Vec<Allowed>, Vec<String>);
+pub(crate) type Found = (Vec<Allowed>, Vec<String>);
 
 /// Every address of this host's that must not be banned, once.
-pub fn addresses() -> Found {
+pub(crate) fn addresses() -> Found {
     Watch::begin().look()
 }
 
 /// Looks again and again.
-pub struct Watch {
+pub(crate) struct Watch {
     looks: u32,
     news: News,
     /// Own addresses and gateways, as of the last news.
@@ -44,12 +44,12 @@ pub struct Watch {
 
 impl Watch {
     /// A watch in the network namespace of the calling thread, which has seen nothing yet.
-    pub fn begin() -> Watch {
+    pub(crate) fn begin() -> Watch {
         Watch { looks: 0, news: News::of_network(), network: None, sessions: Sessions::default() }
     }
 
     /// What there is now.
-    pub fn look(&mut self) -> Found {
+    pub(crate) fn look(&mut self) -> Found {
         let at_all = self.looks.is_multiple_of(LOOKS_AT_ALL);
         self.looks = self.looks.wrapping_add(1);
         let mut found = Vec::new();

@@ -1,23 +1,28 @@
 //! Shield's agent: reads an access log, learns what traffic looks like, and makes the kernel drop what does not.
 //!
-//! `engine` is the pure heart; everything else is the shell around it. Start reading at `engine/mod.rs`, then
-//! `wire.rs`.
+//! This crate is the shell around `shield-engine`, which decides, and `shield-logline`, which reads lines. Its only
+//! public surface is the command line; start reading at `wire.rs`.
 
-pub mod api;
-pub mod backend;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod dry_run;
-pub mod enforce;
-pub mod host;
-pub mod memory;
-pub mod news;
-pub mod notify;
-pub mod owner;
-pub mod performer;
-pub mod replay;
-pub mod search_engines;
-pub mod source;
-pub mod store;
-pub mod wire;
+mod api;
+mod backend;
+mod cli;
+mod clock;
+mod config;
+mod dry_run;
+mod enforce;
+mod host;
+mod memory;
+mod news;
+mod notify;
+mod owner;
+mod performer;
+mod replay;
+mod search_engines;
+mod source;
+mod store;
+#[cfg(feature = "test-support")]
+pub mod test_support;
+mod wire;
+
+pub use cli::print::error as print_error;
+pub use cli::{Cli, Exit};

@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use shield_agent::cli::{Cli, Exit};
+use shield_agent::{Cli, Exit};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.run() {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => {
-            shield_agent::cli::print::error(&error);
+            shield_agent::print_error(&error);
             ExitCode::from(Exit::of(&error).code())
         }
     }

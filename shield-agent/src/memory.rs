@@ -12,7 +12,7 @@ const LARGE_BYTES: i32 = 1 << 20;
 
 /// Has large buffers mapped by themselves for ever: else the first ones freed at the start teach the C library to take
 /// later ones from the heap, where they stay, and where zeroes take memory. To be called first of all.
-pub fn keep_large_buffers_apart() {
+pub(crate) fn keep_large_buffers_apart() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes numbers. It is called before there are other threads.
     let _ = unsafe {
@@ -24,7 +24,7 @@ pub fn keep_large_buffers_apart() {
 }
 
 /// Gives free memory of the heap back to the kernel. Takes milliseconds; allocations wait meanwhile.
-pub fn trim_heap() {
+pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes a number, and may be called at any time by any thread.
     let _ = unsafe { libc::malloc_trim(0) };
@@ -35,7 +35,7 @@ pub fn trim_heap() {
 ///
 /// # Errors
 /// When the mappings cannot be read, or the kernel refuses.
-pub fn let_go_of_program() -> Result<()> {
+pub(crate) fn let_go_of_program() -> Result<()> {
     let program = fs::read_link("/proc/self/exe").context("asked for this program's own path")?;
     let maps = fs::read_to_string("/proc/self/maps").context("read this process' mappings")?;
     let program = program.to_string_lossy();

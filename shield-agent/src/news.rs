@@ -12,11 +12,11 @@ const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 
 /// Announcements of the kernel; where it makes none, there is always news.
 #[derive(Debug)]
-pub struct News(Option<Socket>);
+pub(crate) struct News(Option<Socket>);
 
 impl News {
     /// Begins to listen.
-    pub fn of_network() -> News {
+    pub(crate) fn of_network() -> News {
         let opened = open().inspect_err(|error| {
             tracing::debug!(%error, "could not listen to changes of the network; asking again and again");
         });
@@ -25,7 +25,7 @@ impl News {
 
     /// Whether anything was announced since the last call. Ask it before what may have changed is read, so that a change
     /// in between is news the next time.
-    pub fn came(&mut self) -> bool {
+    pub(crate) fn came(&mut self) -> bool {
         let Some(socket) = &self.0 else { return true };
         let mut came = false;
         loop {

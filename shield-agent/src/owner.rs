@@ -20,7 +20,7 @@ use crate::performer::Job;
 use crate::source::Pool;
 use shield_engine::Engine;
 use shield_engine::action::{Action, CommandId, Order, Reply};
-use shield_engine::bans::allowlist::Allowed;
+use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, Event, PartReport};
 use shield_engine::request::Batch;
@@ -33,7 +33,7 @@ const LINES_QUEUE: usize = 1;
 const TICK_MS: u64 = 1_000;
 
 /// Looks at the engine between two events.
-pub type Look = Box<dyn FnOnce(&Engine, Now) + Send>;
+pub(crate) type Look = Box<dyn FnOnce(&Engine, Now) + Send>;
 
 /// Something said to the owner, besides lines.
 pub enum Message {
@@ -63,7 +63,7 @@ pub enum Verified {
 }
 
 /// Asks DNS about an address and tells the owner.
-pub type Verify = Box<dyn FnMut(Client, IpAddr) + Send>;
+pub(crate) type Verify = Box<dyn FnMut(Client, IpAddr) + Send>;
 
 /// The sending end of the owner's queues. Cheap to clone.
 #[derive(Clone)]

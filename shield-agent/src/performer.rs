@@ -35,10 +35,10 @@ pub struct Job {
 }
 
 /// Takes a notice to people. Never blocks for long: queues are bounded and full ones are counted, not waited for.
-pub type Announce = Box<dyn FnMut(&Notice) + Send>;
+pub(crate) type Announce = Box<dyn FnMut(&Notice) + Send>;
 
 /// Performs actions. Owns the store's writing end and the notifier.
-pub struct Performer {
+pub(crate) struct Performer {
     /// The store's writing end.
     pub writer: Writer,
     /// Told what to drop.
@@ -53,7 +53,7 @@ pub struct Performer {
 
 impl Performer {
     /// Runs until every sender of jobs is gone, then finishes what is queued and closes the store.
-    pub fn run(mut self, jobs: &Receiver<Job>) {
+    pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
         let mut queue = Queue::default();
         let mut open = true;
         while open || !queue.is_empty() {

@@ -29,7 +29,7 @@ const MAX_ASKING: usize = 16;
 
 /// Asks DNS, remembers answers.
 #[derive(Clone, Default)]
-pub struct SearchEngines {
+pub(crate) struct SearchEngines {
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -41,7 +41,7 @@ struct Inner {
 
 impl SearchEngines {
     /// Finds out about an address and tells the owner; never blocks.
-    pub fn verify(&self, client: Client, addr: IpAddr, owner: &Handle) {
+    pub(crate) fn verify(&self, client: Client, addr: IpAddr, owner: &Handle) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let known = inner.answers.get(&addr).copied();
         if known.is_some() || inner.asking >= MAX_ASKING {
@@ -81,7 +81,7 @@ fn ask(addr: IpAddr) -> Verified {
 }
 
 /// Whether a host name lies under a known crawler domain.
-pub fn is_crawler_name(name: &str) -> bool {
+pub(crate) fn is_crawler_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let under = |domain: &str| name.strip_suffix(domain).is_some_and(|head| head.ends_with('.'));
     DOMAINS.iter().any(|domain| under(domain))

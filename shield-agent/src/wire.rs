@@ -39,7 +39,7 @@ use crate::store::reader::Reader;
 use crate::store::writer::Writer;
 use crate::store::{self, Found, Store};
 use shield_engine::action::{Action, BanRecord, Notice, Order};
-use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::allowlist::Allowlist;
 use shield_engine::event::{EnforcerName, PartReport, PartState};
 use shield_engine::request::{Checkpoint, SourceId};
 use shield_engine::time::Ends;
@@ -58,7 +58,7 @@ const TRIM_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Whether the kernel is touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kernel {
+pub(crate) enum Kernel {
     /// Bans are enforced.
     Enforce,
     /// Everything but the kernel.
@@ -66,7 +66,7 @@ pub enum Kernel {
 }
 
 /// How to run.
-pub struct Options {
+pub(crate) struct Options {
     /// The configuration.
     pub config: Config,
     /// Whether the kernel is touched.
@@ -78,7 +78,7 @@ pub struct Options {
 /// # Errors
 /// When something that the agent cannot do without is missing: the database (locked, unreadable), the control socket, a
 /// required enforcer.
-pub async fn run(options: Options) -> Result<()> {
+pub(crate) async fn run(options: Options) -> Result<()> {
     let Options { config, kernel } = options;
     let started = clock::now();
     let (store, reports) = open_store(&config, kernel, started)?;

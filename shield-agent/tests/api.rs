@@ -8,10 +8,10 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use shield_agent::api::listen::Limits;
-use shield_agent::api::types::{Ban, BanPage, Status};
-use shield_agent::cli::client::{AgentClient, ClientError, Endpoint, Message};
-use shield_agent::clock;
+use shield_agent::test_support::api::listen::Limits;
+use shield_agent::test_support::api::types::{Ban, BanPage, Status};
+use shield_agent::test_support::cli::client::{AgentClient, ClientError, Endpoint, Message};
+use shield_agent::test_support::clock;
 use shield_engine::action::Notice;
 use shield_engine::event::Command;
 use shield_engine::verdict::Rule;
@@ -290,7 +290,7 @@ async fn internal_errors_do_not_tell_their_causes() {
 
 /// Waits at most 5 s for the next message that `pick` wants: the agent sends a snapshot a second.
 async fn next<T>(
-    stream: &mut shield_agent::cli::client::EventStream,
+    stream: &mut shield_agent::test_support::cli::client::EventStream,
     pick: impl Fn(Message) -> Option<T>,
 ) -> T {
     let search = async {

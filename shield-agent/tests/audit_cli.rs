@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use shield_agent::clock;
-use shield_agent::notify::audit::AuditLog;
+use shield_agent::test_support::clock;
+use shield_agent::test_support::notify::audit::AuditLog;
 use shield_engine::action::Notice;
 
 fn shield(args: &[&str], log: &Path) -> Output {

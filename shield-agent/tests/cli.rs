@@ -8,13 +8,14 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
-use shield_agent::cli::{ClientCommand, Connection, Exit};
+use shield_agent::Exit;
+use shield_agent::test_support::cli::{ClientCommand, Connection};
 use shield_engine::event::Command;
 use support::Setup;
 
 /// As `main` composes it.
 #[derive(Debug, Parser)]
-#[command(name = "shield-agent", after_help = shield_agent::cli::EXIT_CODES_HELP)]
+#[command(name = "shield-agent", after_help = shield_agent::test_support::cli::EXIT_CODES_HELP)]
 struct CommandLine {
     #[command(flatten)]
     connection: Connection,

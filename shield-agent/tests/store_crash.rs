@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use shield_agent::store::reader::Reader;
-use shield_agent::store::{BootId, Found, Settings, Store};
+use shield_agent::test_support::store::reader::Reader;
+use shield_agent::test_support::store::{BootId, Found, Settings, Store};
 use shield_engine::action::{BanRecord, LiftReason, Record, Totals};
 use shield_engine::client::Client;
 use shield_engine::request::Checkpoint;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
-use shield_agent::enforce::iptables::programs::{Host, Programs};
+use shield_agent::test_support::enforce::iptables::programs::{Host, Programs};
 
 /// This host, which counts how often some of its programs run.
 pub struct Counted {

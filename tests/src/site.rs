@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use shield_agent::api::types::{Ban, BanPage, PartStateName, Status};
+use shield_agent::test_support::api::types::{Ban, BanPage, PartStateName, Status};
 
 use crate::agent::{Agent, Home};
 use crate::http::{Get, is_timeout};

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use shield_agent::replay::input::Input;
-use shield_agent::replay::labels::Labels;
-use shield_agent::replay::{Outcome, Replay};
-use shield_engine::bans::allowlist::Allowlist;
-use shield_engine::detect::policy::Policy;
+use shield_agent::test_support::replay::input::Input;
+use shield_agent::test_support::replay::labels::Labels;
+use shield_agent::test_support::replay::{Outcome, Replay};
+use shield_engine::allowlist::Allowlist;
+use shield_engine::policy::Policy;
 use shield_engine::settings::Settings;
 
 const IPV6_PREFIX: u8 = 64;

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use shield_agent::clock;
-use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings};
-use shield_agent::enforce::{Ban, Desired, Drops, Enforcer, Failure};
-use shield_engine::bans::allowlist::Allowlist;
+use shield_agent::test_support::clock;
+use shield_agent::test_support::enforce::iptables::{Backend, IptablesEnforcer, Settings};
+use shield_agent::test_support::enforce::{Ban, Desired, Drops, Enforcer, Failure};
+use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::time::Ends;
 use shield_tests::command;

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
-use shield_agent::clock;
-use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings};
-use shield_agent::enforce::{Ban, Desired, Enforcer};
-use shield_engine::bans::allowlist::Allowlist;
+use shield_agent::test_support::clock;
+use shield_agent::test_support::enforce::iptables::{Backend, IptablesEnforcer, Settings};
+use shield_agent::test_support::enforce::{Ban, Desired, Enforcer};
+use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::time::Ends;
 use shield_tests::command;

@@ -8,10 +8,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use shield_agent::clock;
-use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings};
-use shield_agent::enforce::{Ban, Desired, Drops, Enforcer};
-use shield_engine::bans::allowlist::Allowlist;
+use shield_agent::test_support::clock;
+use shield_agent::test_support::enforce::iptables::{Backend, IptablesEnforcer, Settings};
+use shield_agent::test_support::enforce::{Ban, Desired, Drops, Enforcer};
+use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::event::PartState;
 use shield_engine::time::Ends;

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use shield_agent::api::types::PartStateName;
-use shield_agent::config::Config;
+use shield_agent::test_support::api::types::PartStateName;
+use shield_agent::test_support::config::Config;
 use shield_tests::agent::Agent;
 use shield_tests::site::{ATTACKER, Site, VISITOR};
 use shield_tests::{agent, command, wait};

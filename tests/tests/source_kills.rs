@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
-use shield_agent::source::{self, FirstStart, Pool};
+use shield_agent::test_support::source::{self, FirstStart, Pool};
 use shield_engine::request::{Batch, Checkpoint};
 
 const LINES: u32 = 1_000_000;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flate2::read::MultiGzDecoder;
-use shield_agent::source::{self, Pool, Snapshot};
+use shield_agent::test_support::source::{self, Pool, Snapshot};
 
 /// Some ten thousand lines take a fraction of a second; the rest is for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use shield_agent::store::writer::{Kept, Writer};
-use shield_agent::store::{BootId, Found, Settings, Store};
+use shield_agent::test_support::store::writer::{Kept, Writer};
+use shield_agent::test_support::store::{BootId, Found, Settings, Store};
 use shield_engine::action::{BanRecord, Record};
 use shield_engine::client::Client;
 use shield_engine::event::PartState;

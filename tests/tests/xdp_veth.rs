@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use shield_agent::clock;
-use shield_agent::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer};
-use shield_agent::enforce::{Ban, Desired, Enforcer as _};
-use shield_engine::bans::allowlist::Allowlist;
+use shield_agent::test_support::clock;
+use shield_agent::test_support::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer};
+use shield_agent::test_support::enforce::{Ban, Desired, Enforcer as _};
+use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::event::PartState;
 use shield_engine::time::Ends;

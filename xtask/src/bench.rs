@@ -10,7 +10,7 @@ use crate::{setup, sh};
 
 /// What `bench` can be told.
 #[derive(Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// What to measure
     name: Name,
     /// For the benchmark itself, for instance --json
@@ -52,7 +52,7 @@ impl Name {
 ///
 /// # Errors
 /// When something cannot be installed or built, and when the benchmark fails.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::All)?;
     build::everything(Profile::Release)?;
     let binary = arguments.name.binary();

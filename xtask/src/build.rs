@@ -10,7 +10,7 @@ use crate::{build_ebpf, build_page, setup, sh};
 
 /// What `build` can be told.
 #[derive(Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Build the agent without optimisation (the XDP program is always optimised)
     #[arg(long)]
     debug: bool,
@@ -18,7 +18,7 @@ pub struct Arguments {
 
 /// How the agent is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
+pub(crate) enum Profile {
     /// For tests: quick to build.
     Dev,
     /// For machines.
@@ -27,7 +27,7 @@ pub enum Profile {
 
 impl Profile {
     /// What cargo must be told for it.
-    pub fn flags(self) -> &'static [&'static str] {
+    pub(crate) fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Dev => &[],
             Self::Release => &["--release"],
@@ -35,7 +35,7 @@ impl Profile {
     }
 
     /// Where cargo puts what it builds with it.
-    pub fn folder(self) -> PathBuf {
+    pub(crate) fn folder(self) -> PathBuf {
         let name = match self {
             Self::Dev => "debug",
             Self::Release => "release",
@@ -48,7 +48,7 @@ impl Profile {
 ///
 /// # Errors
 /// Where something cannot be installed or does not compile.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::Build)?;
     let agent = everything(if arguments.debug { Profile::Dev } else { Profile::Release })?;
     eprintln!("built {}", agent.display());
@@ -59,7 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 ///
 /// # Errors
 /// Where something does not compile.
-pub fn everything(profile: Profile) -> Result<PathBuf> {
+pub(crate) fn everything(profile: Profile) -> Result<PathBuf> {
     build_ebpf::build()?;
     build_page::build()?;
     sh::run(sh::cargo().args(["build", "--package", "shield-agent"]).args(profile.flags()))?;
@@ -67,7 +67,7 @@ pub fn everything(profile: Profile) -> Result<PathBuf> {
 }
 
 /// Cargo's target folder.
-pub fn target_folder() -> PathBuf {
+pub(crate) fn target_folder() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => PathBuf::from(folder),
         None => sh::root_folder().join("target"),

@@ -15,7 +15,7 @@ use crate::{setup, sh};
 
 /// What `build-ebpf` can be told.
 #[derive(Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Optimise (always done: the kernel's verifier refuses much unoptimised code)
     #[arg(long)]
     release: bool,
@@ -34,7 +34,7 @@ enum Route {
 ///
 /// # Errors
 /// As for [`build`].
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { release: _ } = arguments;
     setup::ensure(Purpose::Build)?;
     build()
@@ -45,7 +45,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 ///
 /// # Errors
 /// When no compiler can do it (the message says how to get one), and when it does not compile.
-pub fn build() -> Result<()> {
+pub(crate) fn build() -> Result<()> {
     sh::run(cargo("build")?.args(["--release"]).args(TARGET))?;
     for object in OBJECTS {
         publish(object)?;
@@ -70,7 +70,7 @@ fn publish(object: &str) -> Result<()> {
 ///
 /// # Errors
 /// As for [`build`], and when a lint fires.
-pub fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", "shield-ebpf/Cargo.toml"]))?;
     sh::run(clippy().args(["--", "-D", "warnings"]))
 }

@@ -14,7 +14,7 @@ const PAGE: &str = "dashboard/web";
 const BROWSER_TESTS: &str = "tests/browser";
 
 /// Whether the packages that the lock files name are installed.
-pub fn packages_are_installed() -> bool {
+pub(crate) fn packages_are_installed() -> bool {
     [PAGE, BROWSER_TESTS].iter().all(|folder| is_installed(&sh::root_folder().join(folder)))
 }
 
@@ -31,7 +31,7 @@ fn is_installed(folder: &Path) -> bool {
 ///
 /// # Errors
 /// When npm fails.
-pub fn install_packages() -> Result<()> {
+pub(crate) fn install_packages() -> Result<()> {
     for folder in [PAGE, BROWSER_TESTS] {
         sh::run(npm(folder)?.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
     }
@@ -42,7 +42,7 @@ pub fn install_packages() -> Result<()> {
 ///
 /// # Errors
 /// When npm or the bundler fails.
-pub fn build() -> Result<()> {
+pub(crate) fn build() -> Result<()> {
     sh::run(npm(PAGE)?.args(["run", "build"]))
 }
 
@@ -50,7 +50,7 @@ pub fn build() -> Result<()> {
 ///
 /// # Errors
 /// When a type is wrong.
-pub fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     sh::run(npm(PAGE)?.args(["run", "check"]))
 }
 

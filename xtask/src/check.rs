@@ -12,7 +12,7 @@ type Check = fn() -> Result<()>;
 ///
 /// # Errors
 /// Names the checks that failed; what they found is printed above.
-pub fn run() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     setup::ensure(Purpose::All)?;
     let checks: [(&str, Check); 7] = [
         ("format", format),

@@ -11,7 +11,7 @@ const DOCUMENT: &str = "docs/dependencies.md";
 ///
 /// # Errors
 /// Names every dependency without a row, and every row without a dependency.
-pub fn check(root: &Path) -> Result<()> {
+pub(crate) fn check(root: &Path) -> Result<()> {
     let read = |file: &str| std::fs::read_to_string(root.join(file)).with_context(|| format!("read {file}"));
     let mut declared = declared(&read("Cargo.toml")?, "[workspace.dependencies]");
     for manifest in ["shield-ebpf/Cargo.toml", "tests/fuzz/Cargo.toml"] {

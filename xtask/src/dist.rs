@@ -33,7 +33,7 @@ const FILES: &[(&str, &str, &str)] = &[
 ///
 /// # Errors
 /// Where the build fails, or dpkg-deb is missing.
-pub fn run() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     if sh::find("dpkg-deb").is_none() {
         bail!(
             "there is no dpkg-deb here: build with `cargo xtask build` and install with packaging/install.sh"

@@ -17,7 +17,7 @@ use crate::{build, setup, sh};
 
 /// What `fuzz` can be told.
 #[derive(Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// What to fuzz
     target: Target,
     /// How long, in seconds; 0 is until stopped or until something is found
@@ -30,7 +30,7 @@ pub struct Arguments {
 
 /// The targets: `tests/fuzz/src/bin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Target {
+pub(crate) enum Target {
     /// Lines in JSON: any bytes, and what servers write
     Json,
     /// Lines in the combined format
@@ -82,7 +82,7 @@ const MANIFEST: &str = "tests/fuzz/Cargo.toml";
 ///
 /// # Errors
 /// When it cannot be built, when it finds something, and when it ran no input at all.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::Test)?;
     let programs = build()?;
     let folders = Folders::of(arguments.target)?;
@@ -100,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 ///
 /// # Errors
 /// When the targets cannot be built.
-pub fn run_all(filter: Option<&str>) -> Result<(u64, u64)> {
+pub(crate) fn run_all(filter: Option<&str>) -> Result<(u64, u64)> {
     let wanted = |target: &Target| filter.is_none_or(|filter| test_name(*target).contains(filter));
     let targets: Vec<Target> = Target::value_variants().iter().copied().filter(wanted).collect();
     if targets.is_empty() {
@@ -129,7 +129,7 @@ pub fn run_all(filter: Option<&str>) -> Result<(u64, u64)> {
 ///
 /// # Errors
 /// When something is found.
-pub fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", MANIFEST]))?;
     let mut clippy = sh::cargo();
     clippy.args(["clippy", "--manifest-path", MANIFEST, "--target-dir"]).arg(folder().join("lint"));

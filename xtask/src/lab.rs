@@ -10,7 +10,7 @@ use crate::{setup, sh};
 
 /// What `lab` can be told.
 #[derive(Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Leave everything running at the end, and say the page's address, until Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -23,7 +23,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// When something cannot be installed or built, and when a step of the story does not happen.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::Lab)?;
     build::everything(Profile::Dev)?;
     let mut lab = sh::cargo_as_root(&["run", "--quiet", "--package", "shield-tests", "--bin", "lab", "--"])?;

@@ -7,7 +7,7 @@ use crate::sh;
 
 /// Which commands need it. Each includes those before it: who tests also builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// `build`, `build-ebpf`, `run`, `dist`.
     Build,
     /// `lab`.
@@ -20,7 +20,7 @@ pub enum Purpose {
 
 /// One thing that must be there.
 #[derive(Debug)]
-pub struct Need {
+pub(crate) struct Need {
     /// What it is called where it is missed.
     pub what: &'static str,
     /// In a few words, what it is for.
@@ -35,7 +35,7 @@ pub struct Need {
 
 /// Where a missing thing comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// Debian packages.
     Apt(&'static [&'static str]),
     /// `cargo install`, with the arguments and the environment it needs.
@@ -52,7 +52,7 @@ pub enum Source {
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// Everything, in the order in which it must be installed.
-pub const NEEDS: &[Need] = &[
+pub(crate) const NEEDS: &[Need] = &[
     Need {
         what: "a Rust compiler with its standard library's source",
         why: "builds the XDP program (a rustup nightly with rust-src does as well)",
@@ -181,7 +181,7 @@ pub const NEEDS: &[Need] = &[
 ];
 
 /// What is missing for this purpose, in the order in which to install it.
-pub fn missing(purpose: Purpose) -> Vec<&'static Need> {
+pub(crate) fn missing(purpose: Purpose) -> Vec<&'static Need> {
     NEEDS.iter().filter(|need| need.purpose <= purpose && !(need.is_met)()).collect()
 }
 

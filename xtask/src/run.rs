@@ -9,7 +9,7 @@ use crate::{setup, sh};
 
 /// What `run` can be told.
 #[derive(Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// For `shield-agent run`, for instance --log /var/log/nginx/access.log --dry-run
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     agent: Vec<String>,
@@ -19,7 +19,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// When the build fails, without root and sudo, and when the agent ends with an error.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::Build)?;
     let agent = build::everything(Profile::Release)?;
     sh::run_for_output(sh::as_root(agent)?.arg("run").args(&arguments.agent))

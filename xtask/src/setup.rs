@@ -24,7 +24,7 @@ const START_POLICY_REFUSES: &str = "#!/bin/sh\nexit 101\n";
 ///
 /// # Errors
 /// Where a step fails, and on a distribution without apt: then with the list of what is missing.
-pub fn run() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     if !ensure(Purpose::All)? {
         eprintln!("setup: everything is here, nothing was changed");
     }
@@ -35,7 +35,7 @@ pub fn run() -> Result<()> {
 ///
 /// # Errors
 /// As for [`run`].
-pub fn ensure(purpose: Purpose) -> Result<bool> {
+pub(crate) fn ensure(purpose: Purpose) -> Result<bool> {
     let missing = missing(purpose);
     let page = !build_page::packages_are_installed();
     if missing.is_empty() && !page {

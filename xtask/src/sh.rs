@@ -8,12 +8,12 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 /// The folder of the workspace, whatever the current one is.
-pub fn root_folder() -> &'static Path {
+pub(crate) fn root_folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
 }
 
 /// The cargo that runs us, as the developer chose it (`cargo +nightly xtask` stays on nightly).
-pub fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
@@ -21,7 +21,7 @@ pub fn cargo() -> Command {
 ///
 /// # Errors
 /// When we are not root and there is no sudo.
-pub fn as_root(program: impl Into<OsString>) -> Result<Command> {
+pub(crate) fn as_root(program: impl Into<OsString>) -> Result<Command> {
     let program = program.into();
     if nix::unistd::geteuid().is_root() {
         return Ok(Command::new(program));
@@ -40,7 +40,7 @@ pub fn as_root(program: impl Into<OsString>) -> Result<Command> {
 ///
 /// # Errors
 /// When we are not root and there is no sudo.
-pub fn cargo_as_root(arguments: &[&str]) -> Result<Command> {
+pub(crate) fn cargo_as_root(arguments: &[&str]) -> Result<Command> {
     let mut command = cargo();
     command.args(arguments);
     if !nix::unistd::geteuid().is_root() {
@@ -57,7 +57,7 @@ pub fn cargo_as_root(arguments: &[&str]) -> Result<Command> {
 ///
 /// # Errors
 /// When it cannot be started, or ends with anything but success; the command line is in the error.
-pub fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     run_for_output(command.stdout(std::io::stderr()))
 }
 
@@ -65,7 +65,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// As for [`run`].
-pub fn run_for_output(command: &mut Command) -> Result<()> {
+pub(crate) fn run_for_output(command: &mut Command) -> Result<()> {
     let line = line(command);
     eprintln!("$ {line}");
     let status = status(command)?;
@@ -79,19 +79,19 @@ pub fn run_for_output(command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn status(command: &mut Command) -> Result<ExitStatus> {
+pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
     let line = line(command);
     command.status().with_context(|| format!("started `{line}`"))
 }
 
 /// What it prints on standard output, `None` when it is not there or fails: for asking a tool about itself.
-pub fn ask(program: &str, arguments: &[&str]) -> Option<String> {
+pub(crate) fn ask(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Where a program is: on `PATH`, or where distributions keep those of root, or where cargo installs.
-pub fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.extend(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));

@@ -15,7 +15,7 @@ use crate::{fuzz, setup, sh};
 
 /// What `test` can be told.
 #[derive(Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Only tests whose name contains this
     filter: Option<String>,
 }
@@ -24,7 +24,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// When something cannot be installed or built, and when any test failed.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     setup::ensure(Purpose::Test)?;
     build::everything(Profile::Dev)?;

@@ -4,9 +4,9 @@
 //! is an [`action::Action`]. What lines lead to is in `lines`, what operators want in `commands`, what the enforcers
 //! report in `outcomes`, what time brings in `tick`.
 
-pub mod bans;
+mod bans;
 mod commands;
-pub mod detect;
+mod detect;
 mod lines;
 mod outcomes;
 pub mod parts;
@@ -16,10 +16,19 @@ mod tests;
 mod tick;
 mod vocab;
 
+#[cfg(feature = "test-support")]
+pub mod test_support {
+    //! Inner parts that the fuzz targets and benchmarks reach into.
+
+    pub use crate::detect::{detector, hash, rules, shape, trace};
+}
+
 use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
 
+pub use bans::{allowlist, backoff};
+pub use detect::policy;
 pub use vocab::{action, client, event, report, request, time, verdict};
 
 use crate::bans::allowlist::{Allowlist, BannableClient};

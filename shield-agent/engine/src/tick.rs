@@ -9,7 +9,7 @@ use crate::vocab::time::Now;
 use crate::vocab::verdict::Evidence;
 
 /// Lifts started at most a tick, so that 100,000 ends in one second never hold up a new ban.
-pub const LIFTS_PER_TICK: usize = 2_000;
+pub(crate) const LIFTS_PER_TICK: usize = 2_000;
 /// The baseline is saved this often.
 const BASELINE_SAVE_MS: u64 = 60_000;
 /// A lift that an enforcer did not confirm is ordered again this often.

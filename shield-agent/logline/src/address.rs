@@ -58,7 +58,7 @@ impl TrustedProxies {
 }
 
 /// Reads one address: IPv4, IPv6, either with a port (`192.0.2.1:80`, `[2001:db8::1]:80`) or a zone (`fe80::1%eth0`).
-pub fn parse(text: &[u8]) -> Option<IpAddr> {
+pub(crate) fn parse(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
     let addr = text.parse().ok().or_else(|| parse_decorated(text))?;
     Some(IpAddr::to_canonical(&addr))
@@ -85,7 +85,7 @@ fn without_zone(text: &str) -> Option<&str> {
 ///
 /// `None` when there is none, or when `bytes` hold fewer than 16 bytes to look at.
 #[inline]
-pub fn leading_ipv4(bytes: &[u8]) -> Option<(Ipv4Addr, usize)> {
+pub(crate) fn leading_ipv4(bytes: &[u8]) -> Option<(Ipv4Addr, usize)> {
     let bytes = bytes.first_chunk::<16>()?;
     let mut octets = [0_u8; 4];
     let mut at = 0;
@@ -123,7 +123,7 @@ fn leading_octet(word: u32) -> Option<(u8, usize)> {
 ///
 /// `None` when there is none, or when `bytes` end with it.
 #[inline]
-pub fn leading_ipv6(bytes: &[u8]) -> Option<(Ipv6Addr, usize)> {
+pub(crate) fn leading_ipv6(bytes: &[u8]) -> Option<(Ipv6Addr, usize)> {
     let mut groups = [0_u16; 8];
     let mut count = 0;
     // How many groups come before the `::`.

@@ -13,7 +13,7 @@ use shield_engine::request::{Line, Rejected};
 const TIME_BYTES: usize = 26;
 
 /// Reads one line without its newline.
-pub fn read(line: &[u8], reader: &mut Reader, texts: &mut Texts<'_>) -> Result<Line, Rejected> {
+pub(crate) fn read(line: &[u8], reader: &mut Reader, texts: &mut Texts<'_>) -> Result<Line, Rejected> {
     let addr_end = memchr(b' ', line).ok_or(Rejected::Malformed)?;
     let (addr, rest) = line.split_at(addr_end);
     let (time, rest) = split_time(rest).ok_or(Rejected::Malformed)?;

@@ -11,7 +11,7 @@ use shield_engine::request::{Line, Rejected};
 use shield_engine::time::EventSecs;
 
 /// Statuses go up to here.
-pub const MAX_STATUS: u16 = 999;
+pub(crate) const MAX_STATUS: u16 = 999;
 
 /// The names of the JSON fields that are read; every other field is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +96,7 @@ impl FieldNames {
 
 /// A field's value as written.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value<'a> {
+pub(crate) enum Value<'a> {
     /// A string, unescaped.
     Text(Cow<'a, [u8]>),
     /// A non-negative whole number.
@@ -116,7 +116,7 @@ impl Value<'_> {
     }
 
     /// A whole number, also when it is quoted.
-    pub fn number(&self) -> Option<u64> {
+    pub(crate) fn number(&self) -> Option<u64> {
         match self {
             Value::Number(number) => Some(*number),
             Value::Text(text) => decimal(text),
@@ -126,7 +126,7 @@ impl Value<'_> {
 }
 
 /// A whole number in decimal digits and nothing else.
-pub fn decimal(text: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     let digit = |value: u64, byte: &u8| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         value.checked_mul(10)?.checked_add(digit)
@@ -136,7 +136,7 @@ pub fn decimal(text: &[u8]) -> Option<u64> {
 
 /// The fields found in one line.
 #[derive(Debug, Default, PartialEq)]
-pub struct RawFields<'a> {
+pub(crate) struct RawFields<'a> {
     /// See [`Field::Addr`].
     pub addr: Option<Value<'a>>,
     /// See [`Field::Time`].
@@ -155,7 +155,7 @@ pub struct RawFields<'a> {
 
 impl<'a> RawFields<'a> {
     /// The place of a field's value.
-    pub fn slot(&mut self, field: Field) -> &mut Option<Value<'a>> {
+    pub(crate) fn slot(&mut self, field: Field) -> &mut Option<Value<'a>> {
         match field {
             Field::Addr => &mut self.addr,
             Field::Time => &mut self.time,
@@ -170,7 +170,7 @@ impl<'a> RawFields<'a> {
 
 /// Where a line's texts end up: pieces of the block, or appended behind it.
 #[derive(Debug)]
-pub struct Texts<'a> {
+pub(crate) struct Texts<'a> {
     block_at: usize,
     block_len: usize,
     side: &'a mut Vec<u8>,
@@ -178,12 +178,12 @@ pub struct Texts<'a> {
 
 impl<'a> Texts<'a> {
     /// Texts of `block`; `side` will be appended to it.
-    pub fn new(block: &[u8], side: &'a mut Vec<u8>) -> Texts<'a> {
+    pub(crate) fn new(block: &[u8], side: &'a mut Vec<u8>) -> Texts<'a> {
         Texts { block_at: block.as_ptr().addr(), block_len: block.len(), side }
     }
 
     /// The offset of `text` in the block with `side` appended (0 for no text).
-    pub fn place(&mut self, text: &[u8]) -> u32 {
+    pub(crate) fn place(&mut self, text: &[u8]) -> u32 {
         if text.is_empty() {
             return 0;
         }
@@ -202,7 +202,7 @@ impl<'a> Texts<'a> {
 
 /// Understands fields.
 #[derive(Debug)]
-pub struct Reader {
+pub(crate) struct Reader {
     /// What they are called.
     pub names: FieldNames,
     /// Whose chains are believed.
@@ -213,7 +213,7 @@ pub struct Reader {
 
 impl Reader {
     /// Makes a line of its fields.
-    pub fn finish(&mut self, raw: &RawFields<'_>, texts: &mut Texts<'_>) -> Result<Line, Rejected> {
+    pub(crate) fn finish(&mut self, raw: &RawFields<'_>, texts: &mut Texts<'_>) -> Result<Line, Rejected> {
         let forwarded = raw.forwarded.as_ref().and_then(Value::text).unwrap_or_default();
         let addr = raw.addr.as_ref().and_then(Value::text).ok_or(Rejected::NoAddress)?;
         let client = self.proxies.attribute(addr, forwarded).ok_or(Rejected::NoAddress)?;
@@ -244,7 +244,7 @@ impl Reader {
 }
 
 /// A time in any of its forms.
-pub fn time(value: &Value<'_>) -> Option<EventSecs> {
+pub(crate) fn time(value: &Value<'_>) -> Option<EventSecs> {
     match value {
         Value::Text(text) => time::parse(text),
         Value::Number(number) => time::from_unix(*number),
@@ -254,7 +254,7 @@ pub fn time(value: &Value<'_>) -> Option<EventSecs> {
 }
 
 /// A status: a number of 0..=999, bare or quoted.
-pub fn status(value: &Value<'_>) -> Option<u16> {
+pub(crate) fn status(value: &Value<'_>) -> Option<u16> {
     let number = u16::try_from(value.number()?).ok()?;
     (number <= MAX_STATUS).then_some(number)
 }

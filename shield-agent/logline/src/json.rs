@@ -12,7 +12,7 @@ use super::fields::{FieldNames, RawFields, Value};
 ///
 /// A name that occurs twice means that text broke out of its string (nginx with `escape=none`), so that the line is as
 /// little to be trusted as an invalid one.
-pub fn read<'a>(line: &'a [u8], names: &FieldNames) -> Option<RawFields<'a>> {
+pub(crate) fn read<'a>(line: &'a [u8], names: &FieldNames) -> Option<RawFields<'a>> {
     let mut deserializer = serde_json::Deserializer::from_slice(line);
     let raw = deserializer.deserialize_map(LineVisitor(names)).ok()?;
     deserializer.end().ok()?;

@@ -18,7 +18,7 @@ use super::fields::{Field, RawFields, Reader, Value, decimal, status, time};
 use super::text::{closing_quote, unescape};
 
 /// Whatever fields can be trusted.
-pub fn read<'a>(line: &'a [u8], reader: &Reader) -> RawFields<'a> {
+pub(crate) fn read<'a>(line: &'a [u8], reader: &Reader) -> RawFields<'a> {
     let left = read_from_left(line, reader);
     if left.is_whole {
         return left.fields;

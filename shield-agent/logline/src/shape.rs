@@ -22,7 +22,7 @@ const MAX_SLOTS: usize = 64;
 
 /// Knows the shape of the log's lines, once it has seen one.
 #[derive(Debug)]
-pub struct Learner {
+pub(crate) struct Learner {
     names: FieldNames,
     reads_chains: bool,
     shape: Option<Shape>,
@@ -31,13 +31,13 @@ pub struct Learner {
 
 impl Learner {
     /// One that has not seen a line. Chains are read only where a proxy is trusted.
-    pub fn new(names: &FieldNames, reads_chains: bool) -> Learner {
+    pub(crate) fn new(names: &FieldNames, reads_chains: bool) -> Learner {
         Learner { names: names.clone(), reads_chains, shape: None, misses: 0 }
     }
 
     /// The line at `at`, if it has the shape known, and where the next one starts.
     #[inline]
-    pub fn read(
+    pub(crate) fn read(
         &mut self,
         block: &[u8],
         at: usize,
@@ -50,7 +50,7 @@ impl Learner {
     }
 
     /// A line that the strict reader understood and this one did not.
-    pub fn missed(&mut self, line: &[u8]) {
+    pub(crate) fn missed(&mut self, line: &[u8]) {
         self.misses += 1;
         if self.shape.is_none() || self.misses >= MISSES_TO_RELEARN {
             self.misses = 0;

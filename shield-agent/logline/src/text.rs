@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use memchr::memchr;
 
 /// Undoes every escape that is one; a backslash that starts none stays as it is.
-pub fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
+pub(crate) fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
     let Some(first) = memchr(b'\\', text) else { return Cow::Borrowed(text) };
     let (head, mut rest) = text.split_at(first);
     let mut plain = head.to_vec();
@@ -25,7 +25,7 @@ pub fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// The first `"` at or after `from` that no backslash escapes.
-pub fn closing_quote(text: &[u8], from: usize) -> Option<usize> {
+pub(crate) fn closing_quote(text: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
         let found = at + memchr::memchr2(b'"', b'\\', text.get(at..)?)?;

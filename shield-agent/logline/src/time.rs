@@ -15,7 +15,7 @@ const MAX_CACHED_BYTES: usize = 32;
 /// Reads any of the known forms, in whole seconds since the Unix epoch (fractions are cut off).
 ///
 /// `None` when it is none of them, or no day of the calendar.
-pub fn parse(text: &[u8]) -> Option<EventSecs> {
+pub(crate) fn parse(text: &[u8]) -> Option<EventSecs> {
     match text {
         [_, _, _, _, b'-', ..] => parse_iso(text),
         [_, _, b'/', ..] => parse_clf(text),
@@ -24,14 +24,14 @@ pub fn parse(text: &[u8]) -> Option<EventSecs> {
 }
 
 /// Reads Unix seconds with or without a fraction, or Unix milliseconds (13 digits, as `$msec` without its dot).
-pub fn from_unix(value: u64) -> Option<EventSecs> {
+pub(crate) fn from_unix(value: u64) -> Option<EventSecs> {
     let secs = if value >= FIRST_MILLIS { value / 1000 } else { value };
     (secs < FIRST_MILLIS).then_some(secs as i64)
 }
 
 /// Remembers the last text read: an access log repeats the same second many times over.
 #[derive(Debug, Clone, Default)]
-pub struct TimeCache {
+pub(crate) struct TimeCache {
     text: [u8; MAX_CACHED_BYTES],
     /// Which bytes of `text` are the text's own.
     mask: [u128; 2],
@@ -41,7 +41,7 @@ pub struct TimeCache {
 
 impl TimeCache {
     /// The same as [`parse`].
-    pub fn parse(&mut self, text: &[u8]) -> Option<EventSecs> {
+    pub(crate) fn parse(&mut self, text: &[u8]) -> Option<EventSecs> {
         if self.len != 0 && self.text.get(..self.len) == Some(text) {
             return Some(self.secs);
         }
@@ -58,7 +58,7 @@ impl TimeCache {
     /// When `bytes` go on with the remembered text: its seconds and its length. `None` too when they are fewer than
     /// [`MAX_CACHED_BYTES`].
     #[inline]
-    pub fn starts(&self, bytes: &[u8]) -> Option<(EventSecs, usize)> {
+    pub(crate) fn starts(&self, bytes: &[u8]) -> Option<(EventSecs, usize)> {
         let bytes = bytes.first_chunk::<MAX_CACHED_BYTES>()?;
         // All of it at once; bytes behind the text count for nothing.
         let (words, ours) = (halves(bytes), halves(&self.text));

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use super::types::{BanSort, ConfigView, PastBan};
 use crate::enforce::Drops;
 use shield_engine::action::{BanRecord, Reply, Totals};
-use shield_engine::bans::allowlist::Allowed;
+use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, EnforcerName, PartReport};
 use shield_engine::report::{ClientSummary, DetectorStatus, Explanation};

@@ -10,17 +10,17 @@ use super::types::{
 use super::vitals::Vitals;
 use super::words;
 use shield_engine::action::BanRecord;
-use shield_engine::bans::allowlist::Allowed;
+use shield_engine::allowlist::Allowed;
 use shield_engine::event::{PartReport, PartState};
 use shield_engine::report::DetectorStatus;
 use shield_engine::request::Rejected;
 use shield_engine::time::{Ends, Now};
 
 /// The length of the window that rates are over, in seconds.
-pub const WINDOW_SECS: u32 = 60;
+pub(crate) const WINDOW_SECS: u32 = 60;
 
 /// Everything at a glance; `dropped` comes with its rates, which need two readings.
-pub fn status(view: &AgentView, standing: &Standing, dropped: Dropped, vitals: &Vitals) -> Status {
+pub(crate) fn status(view: &AgentView, standing: &Standing, dropped: Dropped, vitals: &Vitals) -> Status {
     let parts: Vec<Part> = view.parts.iter().map(part).collect();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -120,7 +120,7 @@ fn hour_profile(levels: &[Option<(f64, f64)>]) -> Vec<HourSlot> {
 }
 
 /// What the enforcers dropped in all, without rates.
-pub fn dropped(view: &AgentView) -> Dropped {
+pub(crate) fn dropped(view: &AgentView) -> Dropped {
     let by_enforcer: Vec<EnforcerDrops> = (view.drops.iter())
         .map(|(enforcer, drops)| EnforcerDrops {
             enforcer: *enforcer,
@@ -138,7 +138,7 @@ pub fn dropped(view: &AgentView) -> Dropped {
 }
 
 /// One ban.
-pub fn ban(row: BanRow, now: Now) -> Ban {
+pub(crate) fn ban(row: BanRow, now: Now) -> Ban {
     let words = words::cause(&row.record);
     let record = row.record;
     Ban {
@@ -164,7 +164,7 @@ fn ends_ms(ends: Ends, now: Now) -> Option<i64> {
 }
 
 /// One page of bans that started after `offset` others.
-pub fn ban_page(found: BanRows, offset: u64) -> BanPage {
+pub(crate) fn ban_page(found: BanRows, offset: u64) -> BanPage {
     let end = offset + found.rows.len() as u64;
     let has_more = !found.rows.is_empty() && end < found.total;
     BanPage {
@@ -176,7 +176,7 @@ pub fn ban_page(found: BanRows, offset: u64) -> BanPage {
 }
 
 /// The busiest clients.
-pub fn client_list(top: &TopClients) -> ClientList {
+pub(crate) fn client_list(top: &TopClients) -> ClientList {
     let clients = top.clients.iter().map(|client| ClientActivity {
         client: client.summary.client,
         rate: client.summary.rate,
@@ -190,7 +190,7 @@ pub fn client_list(top: &TopClients) -> ClientList {
 
 /// Adds clients that were banned within the window: none of their requests is counted any more, and whoever looks for
 /// an attacker must find it. Their figures are those they were banned with.
-pub fn add_banned(list: &mut ClientList, bans: Vec<BanRecord>) {
+pub(crate) fn add_banned(list: &mut ClientList, bans: Vec<BanRecord>) {
     for ban in bans {
         let Some(evidence) = ban.evidence else { continue };
         if list.clients.iter().any(|listed| listed.client == ban.client) {
@@ -209,12 +209,12 @@ pub fn add_banned(list: &mut ClientList, bans: Vec<BanRecord>) {
 }
 
 /// An allowlist entry.
-pub fn allow_entry(entry: &Allowed) -> AllowEntry {
+pub(crate) fn allow_entry(entry: &Allowed) -> AllowEntry {
     AllowEntry { network: entry.network, reason: entry.reason, words: entry.reason.describe().to_owned() }
 }
 
 /// Why a client is banned, or why not.
-pub fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
+pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
     let detector = &view.detector;
     let window = detector.known.then_some(Window {
         secs: detector.window_secs,

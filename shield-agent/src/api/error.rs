@@ -14,7 +14,7 @@ use super::types::ErrorBody;
 
 /// A refusal on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiError {
+pub(crate) struct ApiError {
     /// The HTTP status.
     pub status: StatusCode,
     /// Stable, for programs.
@@ -25,27 +25,27 @@ pub struct ApiError {
 
 impl ApiError {
     /// 400: the words say what, where and what to do.
-    pub fn bad_request(message: impl Into<String>) -> ApiError {
+    pub(crate) fn bad_request(message: impl Into<String>) -> ApiError {
         ApiError { status: StatusCode::BAD_REQUEST, code: "bad_request", message: message.into() }
     }
 
     /// 401.
-    pub fn unauthorized(message: impl Into<String>) -> ApiError {
+    pub(crate) fn unauthorized(message: impl Into<String>) -> ApiError {
         ApiError { status: StatusCode::UNAUTHORIZED, code: "unauthorized", message: message.into() }
     }
 
     /// 403.
-    pub fn forbidden(message: impl Into<String>) -> ApiError {
+    pub(crate) fn forbidden(message: impl Into<String>) -> ApiError {
         ApiError { status: StatusCode::FORBIDDEN, code: "forbidden", message: message.into() }
     }
 
     /// 404.
-    pub fn not_found(message: impl Into<String>) -> ApiError {
+    pub(crate) fn not_found(message: impl Into<String>) -> ApiError {
         ApiError { status: StatusCode::NOT_FOUND, code: "not_found", message: message.into() }
     }
 
     /// 405.
-    pub fn method_not_allowed() -> ApiError {
+    pub(crate) fn method_not_allowed() -> ApiError {
         ApiError {
             status: StatusCode::METHOD_NOT_ALLOWED,
             code: "method_not_allowed",
@@ -54,7 +54,7 @@ impl ApiError {
     }
 
     /// 408.
-    pub fn timeout() -> ApiError {
+    pub(crate) fn timeout() -> ApiError {
         ApiError {
             status: StatusCode::REQUEST_TIMEOUT,
             code: "timeout",
@@ -63,7 +63,7 @@ impl ApiError {
     }
 
     /// 421.
-    pub fn wrong_host(host: &str) -> ApiError {
+    pub(crate) fn wrong_host(host: &str) -> ApiError {
         ApiError {
             status: StatusCode::MISDIRECTED_REQUEST,
             code: "wrong_host",
@@ -74,7 +74,7 @@ impl ApiError {
     }
 
     /// 429.
-    pub fn too_many_streams(limit: usize) -> ApiError {
+    pub(crate) fn too_many_streams(limit: usize) -> ApiError {
         ApiError {
             status: StatusCode::TOO_MANY_REQUESTS,
             code: "too_many_streams",
@@ -83,7 +83,7 @@ impl ApiError {
     }
 
     /// 503.
-    pub fn overloaded(message: impl Into<String>) -> ApiError {
+    pub(crate) fn overloaded(message: impl Into<String>) -> ApiError {
         ApiError { status: StatusCode::SERVICE_UNAVAILABLE, code: "overloaded", message: message.into() }
     }
 }
@@ -120,7 +120,7 @@ impl IntoResponse for ApiError {
 
 /// Query parameters; a bad one is answered in JSON.
 #[derive(Debug)]
-pub struct Params<T>(pub T);
+pub(crate) struct Params<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = ApiError;
@@ -135,7 +135,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 
 /// A JSON body; a bad one is answered in JSON.
 #[derive(Debug)]
-pub struct Body<T>(pub T);
+pub(crate) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;

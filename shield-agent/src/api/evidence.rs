@@ -4,7 +4,7 @@
 use shield_engine::verdict::{Evidence, Measure};
 
 /// What fired, in plain words, with the value and its limit.
-pub fn fired(evidence: &Evidence) -> String {
+pub(crate) fn fired(evidence: &Evidence) -> String {
     let tightened = if evidence.tightened { ", lowered because so many of its requests failed" } else { "" };
     let first = evidence.measures.first();
     let (value, limit) = match first.map(|measure| (measure.name.as_str(), measure)) {
@@ -20,14 +20,14 @@ pub fn fired(evidence: &Evidence) -> String {
 }
 
 /// A global anomaly: how far the whole server's rate is above what was learned.
-pub fn anomaly(rate: f64, mean: f64, stddev: f64) -> String {
+pub(crate) fn anomaly(rate: f64, mean: f64, stddev: f64) -> String {
     let deviations = if stddev > 0.0 { (rate - mean) / stddev } else { 0.0 };
     format!("{} in all, {} the usual {}", per_sec(rate), deviations_above(deviations), per_sec(mean))
 }
 
 /// What a rule looked at, fired or not: what was seen of it, each beside its limit. What only compares two counts is
 /// left to the table of values: alone it says nothing to a person.
-pub fn told(measures: &[Measure]) -> String {
+pub(crate) fn told(measures: &[Measure]) -> String {
     let mut told: Vec<String> = Vec::new();
     for (at, measure) in measures.iter().enumerate() {
         let is_first = !measures[..at].iter().any(|before| before.name == measure.name);

@@ -202,7 +202,7 @@ impl Standing {
 }
 
 /// The name of a lift's reason in metrics and JSON.
-pub fn lift_name(reason: LiftReason) -> &'static str {
+pub(crate) fn lift_name(reason: LiftReason) -> &'static str {
     match reason {
         LiftReason::Expired => "expired",
         LiftReason::Operator => "operator",

@@ -15,7 +15,7 @@ use super::types::{Transport, Whoami};
 
 /// What TCP requests are held against.
 #[derive(Debug, Clone)]
-pub struct TcpGate {
+pub(crate) struct TcpGate {
     token: Token,
     hosts: Hosts,
     reads: Reads,
@@ -49,7 +49,7 @@ enum Credentials {
 
 impl TcpGate {
     /// For a listener bound to `bound`, also called by `names` (host names without a port).
-    pub fn new(token: Token, bound: SocketAddr, names: &[String]) -> TcpGate {
+    pub(crate) fn new(token: Token, bound: SocketAddr, names: &[String]) -> TcpGate {
         let reads = if bound.ip().is_loopback() { Reads::Open } else { Reads::NeedToken };
         let names = names.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect();
         TcpGate { token, hosts: Hosts { bound: bound.ip().to_canonical(), names }, reads }
@@ -136,7 +136,7 @@ fn without_port(host: &str) -> Option<&str> {
 }
 
 /// The gate of TCP listeners.
-pub async fn tcp(
+pub(crate) async fn tcp(
     State(gate): State<Arc<TcpGate>>,
     mut request: Request,
     next: Next,
@@ -147,7 +147,7 @@ pub async fn tcp(
 }
 
 /// The gate of the control socket.
-pub async fn unix(mut request: Request, next: Next) -> Result<Response, ApiError> {
+pub(crate) async fn unix(mut request: Request, next: Next) -> Result<Response, ApiError> {
     match request.extensions().get::<Peer>() {
         Some(Peer(Ok(()))) => {}
         Some(Peer(Err(reason))) => return Err(ApiError::forbidden(reason.to_string())),

@@ -12,7 +12,7 @@ use shield_engine::action::Notice;
 
 /// What is recorded of one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Global rate, requests per second.
     pub rate: f64,
     /// Errors per second.
@@ -31,7 +31,7 @@ pub struct Sample {
 
 impl Sample {
     /// What a reading of the engine says, with the drops and their rates.
-    pub fn of(view: &AgentView, dropped: &Dropped) -> Sample {
+    pub(crate) fn of(view: &AgentView, dropped: &Dropped) -> Sample {
         Sample {
             rate: view.detector.global_rate,
             error_rate: view.detector.global_error_rate,
@@ -58,7 +58,7 @@ impl Sample {
 
 /// Both ranges.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct History {
+pub(crate) struct History {
     half_hour: Series,
     day: Series,
 }
@@ -71,13 +71,13 @@ impl Default for History {
 
 impl History {
     /// Records a sample taken at `at_ms`.
-    pub fn record(&mut self, at_ms: i64, sample: Sample) {
+    pub(crate) fn record(&mut self, at_ms: i64, sample: Sample) {
         self.half_hour.record(at_ms, sample);
         self.day.record(at_ms, sample);
     }
 
     /// Marks a notice, when it is of a kind that is marked.
-    pub fn mark(&mut self, at_ms: i64, notice: &Notice, text: &str) {
+    pub(crate) fn mark(&mut self, at_ms: i64, notice: &Notice, text: &str) {
         let kind = match notice {
             Notice::Banned(_) => MarkKind::Bans,
             Notice::WouldBan { because, .. } if because == dry_run::BECAUSE => MarkKind::Bans,
@@ -90,7 +90,7 @@ impl History {
     }
 
     /// A range up to `now_ms`, evenly spaced, with gaps where nothing was recorded.
-    pub fn view(&self, range: Range, now_ms: i64) -> HistoryView {
+    pub(crate) fn view(&self, range: Range, now_ms: i64) -> HistoryView {
         match range {
             Range::HalfHour => self.half_hour.view(range, now_ms),
             Range::Day => self.day.view(range, now_ms),

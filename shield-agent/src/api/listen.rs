@@ -53,7 +53,12 @@ const GRACE: Duration = Duration::from_millis(500);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves TCP until `stop` is true.
-pub async fn serve_tcp(listener: TcpListener, router: Router, limits: Limits, stop: watch::Receiver<bool>) {
+pub(crate) async fn serve_tcp(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    stop: watch::Receiver<bool>,
+) {
     let accept = async || {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -63,7 +68,12 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, limits: Limits, st
 }
 
 /// Serves the control socket until `stop` is true, then removes it.
-pub async fn serve_unix(socket: ControlSocket, router: Router, limits: Limits, stop: watch::Receiver<bool>) {
+pub(crate) async fn serve_unix(
+    socket: ControlSocket,
+    router: Router,
+    limits: Limits,
+    stop: watch::Receiver<bool>,
+) {
     let accept = async || {
         let (stream, peer) = socket.accept().await?;
         Ok((stream, Some(peer)))
@@ -108,7 +118,7 @@ where
 }
 
 /// Comes back when the agent stops (or nobody is left to say so).
-pub async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|is_stopping| *is_stopping).await;
 }
 

@@ -48,7 +48,7 @@ const VITALS_AGE_MS: u64 = 15_000;
 const SAVE_EVERY_MS: u64 = 600_000;
 
 /// The shared readings.
-pub struct Live {
+pub(crate) struct Live {
     backend: Arc<dyn Backend>,
     feed: Arc<Feed>,
     readings: tokio::sync::Mutex<Readings>,
@@ -61,7 +61,7 @@ pub struct Live {
 
 /// One reading of everything.
 #[derive(Debug, Clone)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// As the engine told it.
     pub view: AgentView,
     /// As the API shows it.
@@ -83,7 +83,7 @@ struct Readings {
 
 impl Live {
     /// Readings of `backend`; the history is kept in `history_path` when there is one.
-    pub fn new(backend: Arc<dyn Backend>, feed: Arc<Feed>, history_path: Option<PathBuf>) -> Live {
+    pub(crate) fn new(backend: Arc<dyn Backend>, feed: Arc<Feed>, history_path: Option<PathBuf>) -> Live {
         let history = history_path.as_deref().map(load_history).unwrap_or_default();
         Live {
             backend,
@@ -98,17 +98,17 @@ impl Live {
     }
 
     /// The rest of the agent.
-    pub fn backend(&self) -> &dyn Backend {
+    pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.backend
     }
 
     /// What happened.
-    pub fn feed(&self) -> &Feed {
+    pub(crate) fn feed(&self) -> &Feed {
         &self.feed
     }
 
     /// How everything stands, at most a tenth of a second old.
-    pub async fn reading(&self) -> Result<Arc<Reading>, Refusal> {
+    pub(crate) async fn reading(&self) -> Result<Arc<Reading>, Refusal> {
         let mut readings = self.readings.lock().await;
         let now = clock::now();
         if let Some((at, reading)) = &readings.last
@@ -123,7 +123,7 @@ impl Live {
     }
 
     /// The `n` busiest clients, at most a second old.
-    pub async fn top(&self, n: usize) -> Result<ClientList, Refusal> {
+    pub(crate) async fn top(&self, n: usize) -> Result<ClientList, Refusal> {
         if n > TOP_SHARED {
             return self.fresh_top(n).await;
         }
@@ -149,7 +149,7 @@ impl Live {
     }
 
     /// A time series for the plots as JSON, at most a second old: it is long, and the same for everybody.
-    pub fn history(&self, range: Range) -> Bytes {
+    pub(crate) fn history(&self, range: Range) -> Bytes {
         let now_ms = clock::now().wall_ms;
         let second = now_ms.div_euclid(1000);
         let mut shared = self.history_json.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,12 +164,12 @@ impl Live {
     }
 
     /// The snapshots, one a second while anybody holds a receiver.
-    pub fn snapshots(&self) -> watch::Receiver<Option<Arc<str>>> {
+    pub(crate) fn snapshots(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.snapshots.subscribe()
     }
 
     /// A snapshot's JSON, for a stream that starts.
-    pub async fn snapshot(&self) -> Result<Arc<str>, Refusal> {
+    pub(crate) async fn snapshot(&self) -> Result<Arc<str>, Refusal> {
         let reading = self.reading().await?;
         let clients = self.top(TOP_IN_SNAPSHOT).await?;
         let snapshot = Snapshot { status: reading.status.clone(), clients };
@@ -177,7 +177,7 @@ impl Live {
     }
 
     /// Samples, and sends snapshots once a second while anybody watches, until `stop` changes, then saves the history.
-    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn run(&self, mut stop: watch::Receiver<bool>) {
         let subscription = self.feed.subscribe(Some(0));
         subscription.missed.iter().for_each(|published| self.mark(published));
         let mut notices = subscription.live;

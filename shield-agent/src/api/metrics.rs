@@ -29,11 +29,11 @@ const RULES: [Rule; 9] = [
 const LIFTS: [LiftReason; 3] = [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed];
 
 /// What `/metrics` is served as.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How much the API itself did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ApiCounts {
+pub(crate) struct ApiCounts {
     /// Answers by status class, 1xx to 5xx.
     pub answers: [u64; 5],
     /// Event streams open.
@@ -41,7 +41,7 @@ pub struct ApiCounts {
 }
 
 /// All metrics.
-pub fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> String {
+pub(crate) fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> String {
     let mut page = Page::default();
     let status = &reading.status;
     agent(&mut page, reading);

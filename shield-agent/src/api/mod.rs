@@ -4,24 +4,24 @@
 //! may do what; `routes` answers; `live` shares one reading of the engine among all who ask; `listen` bounds what
 //! clients can take. The engine never waits for anything here (invariant 7).
 
-pub mod backend;
-pub mod convert;
-pub mod error;
-pub mod evidence;
-pub mod feed;
-pub mod gate;
-pub mod history;
-pub mod listen;
-pub mod live;
-pub mod metrics;
-pub mod priority;
-pub mod routes;
-pub mod socket;
-pub mod stream;
-pub mod token;
-pub mod types;
-pub mod vitals;
-pub mod words;
+pub(crate) mod backend;
+pub(crate) mod convert;
+pub(crate) mod error;
+pub(crate) mod evidence;
+pub(crate) mod feed;
+pub(crate) mod gate;
+pub(crate) mod history;
+pub(crate) mod listen;
+pub(crate) mod live;
+pub(crate) mod metrics;
+pub(crate) mod priority;
+pub(crate) mod routes;
+pub(crate) mod socket;
+pub(crate) mod stream;
+pub(crate) mod token;
+pub(crate) mod types;
+pub(crate) mod vitals;
+pub(crate) mod words;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,16 +43,16 @@ use self::socket::ControlSocket;
 use self::token::Token;
 
 /// Where the control socket is unless configured otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/shield/control.sock";
+pub(crate) const DEFAULT_SOCKET: &str = "/run/shield/control.sock";
 
 /// Where the page and the API listen on TCP unless configured otherwise.
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
 /// The token's file in the state directory.
-pub const TOKEN_FILE: &str = "api-token";
+pub(crate) const TOKEN_FILE: &str = "api-token";
 
 /// The history's file in the state directory.
-pub const HISTORY_FILE: &str = "history.json";
+pub(crate) const HISTORY_FILE: &str = "history.json";
 
 /// How the API serves.
 #[derive(Debug, Clone, PartialEq, Eq)]

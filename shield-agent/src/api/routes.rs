@@ -41,7 +41,7 @@ const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 const MAX_LIMIT: u32 = 1_000;
 
 /// What the handlers share.
-pub struct Api {
+pub(crate) struct Api {
     live: Arc<Live>,
     settings: Settings,
     requests: Semaphore,
@@ -54,7 +54,7 @@ type Answer<T> = Result<Json<T>, ApiError>;
 
 impl Api {
     /// Handlers over these readings.
-    pub fn new(live: Arc<Live>, settings: Settings) -> Api {
+    pub(crate) fn new(live: Arc<Live>, settings: Settings) -> Api {
         Api {
             live,
             requests: Semaphore::new(settings.max_requests),
@@ -78,7 +78,7 @@ impl Api {
 }
 
 /// Everything but the page, without a gate.
-pub fn router(api: &Arc<Api>) -> Router {
+pub(crate) fn router(api: &Arc<Api>) -> Router {
     let v1 = Router::new()
         .route("/whoami", get(whoami))
         .route("/status", get(status))
@@ -106,7 +106,7 @@ pub fn router(api: &Arc<Api>) -> Router {
 }
 
 /// Headers that every answer carries, and the count of answers. The page sets its own Content-Security-Policy.
-pub fn finish(router: Router, api: &Arc<Api>) -> Router {
+pub(crate) fn finish(router: Router, api: &Arc<Api>) -> Router {
     router
         .layer(header_layer(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(header_layer(header::REFERRER_POLICY, "no-referrer"))

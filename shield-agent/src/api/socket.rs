@@ -16,7 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::gate::Peer;
 
 /// The group whose members may use the control socket.
-pub const GROUP: &str = "shield";
+pub(crate) const GROUP: &str = "shield";
 
 const SOCKET_MODE: u32 = 0o660;
 const DIR_MODE: u32 = 0o755;

@@ -15,7 +15,7 @@ use super::feed::{Published, Subscription};
 use super::types::Gap;
 
 /// One watcher's stream.
-pub struct Watcher {
+pub(crate) struct Watcher {
     ready: VecDeque<Event>,
     notices: broadcast::Receiver<Arc<Published>>,
     snapshots: watch::Receiver<Option<Arc<str>>>,
@@ -24,7 +24,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// A stream that starts with `first` (a snapshot's JSON, when there is one) and what `subscription` missed.
-    pub fn new(
+    pub(crate) fn new(
         subscription: Subscription,
         first: Option<&str>,
         mut snapshots: watch::Receiver<Option<Arc<str>>>,
@@ -41,7 +41,7 @@ impl Watcher {
     }
 
     /// As a stream that ends when the agent stops.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
+    pub(crate) fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
         stream::unfold(self, |mut watcher| async move {
             let event = watcher.next().await?;
             Some((Ok(event), watcher))

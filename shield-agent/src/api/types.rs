@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::enforce::Drops;
 use shield_engine::action::{LiftReason, Notice, Totals};
-use shield_engine::bans::allowlist::AllowReason;
+use shield_engine::allowlist::AllowReason;
 use shield_engine::client::Client;
 use shield_engine::event::EnforcerName;
 use shield_engine::verdict::{Evidence, Measure, PathCount, Rule};
@@ -27,7 +27,7 @@ pub struct ErrorBody {
 /// How a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Transport {
+pub(crate) enum Transport {
     /// Over the control socket.
     Unix,
     /// Over TCP.
@@ -36,7 +36,7 @@ pub enum Transport {
 
 /// What a caller may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Whoami {
+pub(crate) struct Whoami {
     /// How the request came.
     pub transport: Transport,
     /// Whether its credentials allow changes.
@@ -351,7 +351,7 @@ impl BanSort {
 /// How long to ban.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Term {
+pub(crate) enum Term {
     /// The backoff ladder's next step for this client.
     #[default]
     Next,
@@ -362,18 +362,18 @@ pub enum Term {
 }
 
 /// The longest term in seconds (100 years): beyond it say permanent.
-pub const MAX_TERM_SECS: u64 = 3_155_760_000;
+pub(crate) const MAX_TERM_SECS: u64 = 3_155_760_000;
 
 /// Clients a request may name.
-pub const MAX_CLIENTS_PER_REQUEST: usize = 10_000;
+pub(crate) const MAX_CLIENTS_PER_REQUEST: usize = 10_000;
 
 /// Bytes of an operator's reason.
-pub const MAX_REASON_CHARS: usize = 1000;
+pub(crate) const MAX_REASON_CHARS: usize = 1000;
 
 /// Ban these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct BanRequest {
+pub(crate) struct BanRequest {
     /// Addresses or networks.
     pub clients: Vec<Client>,
     /// How long.
@@ -387,7 +387,7 @@ pub struct BanRequest {
 /// Lift these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct UnbanRequest {
+pub(crate) struct UnbanRequest {
     /// Addresses or networks.
     pub clients: Vec<Client>,
     /// Whether their offences are forgotten as well.
@@ -401,7 +401,7 @@ pub struct UnbanRequest {
 /// Put these on the allowlist, or take them off it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AllowRequest {
+pub(crate) struct AllowRequest {
     /// Addresses or networks.
     pub clients: Vec<Client>,
     /// Why.
@@ -412,7 +412,7 @@ pub struct AllowRequest {
 /// One entry of an import.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ImportEntry {
+pub(crate) struct ImportEntry {
     /// Who.
     pub client: Client,
     /// How long.
@@ -426,14 +426,14 @@ pub struct ImportEntry {
 /// Ban a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ImportRequest {
+pub(crate) struct ImportRequest {
     /// The bans.
     pub bans: Vec<ImportEntry>,
 }
 
 /// A network that is never banned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AllowEntry {
+pub(crate) struct AllowEntry {
     /// The network.
     pub network: IpNet,
     /// Why it is here.
@@ -444,7 +444,7 @@ pub struct AllowEntry {
 
 /// The allowlist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AllowList {
+pub(crate) struct AllowList {
     /// Sorted by network.
     pub entries: Vec<AllowEntry>,
 }
@@ -493,7 +493,7 @@ pub struct ClientList {
 
 /// One rule's values beside its thresholds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RuleState {
+pub(crate) struct RuleState {
     /// Which rule.
     pub rule: Rule,
     /// Whether it would fire.
@@ -525,7 +525,7 @@ pub struct PastBan {
 
 /// A client's window.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Window {
+pub(crate) struct Window {
     /// Length in seconds.
     pub secs: u32,
     /// Requests.
@@ -538,7 +538,7 @@ pub struct Window {
 
 /// What a client's rate is compared with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reference {
+pub(crate) struct Reference {
     /// Requests per second.
     pub mean: f64,
     /// Requests per second.
@@ -558,7 +558,7 @@ pub struct Offences {
 
 /// Why a client is banned, or why not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// Who.
     pub client: Client,
     /// The moment explained.
@@ -641,7 +641,7 @@ pub struct Snapshot {
 
 /// How far back a history goes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Range {
+pub(crate) enum Range {
     /// 30 minutes.
     #[default]
     #[serde(rename = "30m")]
@@ -654,7 +654,7 @@ pub enum Range {
 /// What a mark on the plot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum MarkKind {
+pub(crate) enum MarkKind {
     /// Bans were made.
     Bans,
     /// A global anomaly started.
@@ -665,7 +665,7 @@ pub enum MarkKind {
 
 /// Something to mark on the plot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub(crate) struct Mark {
     /// When.
     pub at_ms: i64,
     /// What.
@@ -678,7 +678,7 @@ pub struct Mark {
 
 /// Time series in columns of equal length, oldest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HistoryView {
+pub(crate) struct HistoryView {
     /// What was asked for.
     pub range: Range,
     /// Distance of two points in seconds; a point is the mean over it.

@@ -9,7 +9,7 @@ use shield_engine::time::Now;
 
 /// Both, with what the process metrics need besides.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Vitals {
+pub(crate) struct Vitals {
     /// The process.
     pub agent: AgentVitals,
     /// The machine.
@@ -22,7 +22,7 @@ pub struct Vitals {
 
 /// Reads them, remembering the last reading.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub(crate) struct Reader {
     last: Option<Ticks>,
     has_complained: bool,
 }
@@ -37,7 +37,7 @@ struct Ticks {
 
 impl Reader {
     /// Reads /proc.
-    pub fn read(&mut self, started_ms: i64, now: Now) -> Vitals {
+    pub(crate) fn read(&mut self, started_ms: i64, now: Now) -> Vitals {
         match self.try_read(started_ms, now) {
             Ok(vitals) => vitals,
             Err(error) => {

@@ -13,7 +13,7 @@ use shield_engine::verdict::{Evidence, PathCount, Rule};
 const PATHS_NAMED: usize = 3;
 
 /// A notice as the API shows it.
-pub fn event(id: u64, at_ms: i64, notice: &Notice) -> EventView {
+pub(crate) fn event(id: u64, at_ms: i64, notice: &Notice) -> EventView {
     EventView {
         id,
         at_ms,
@@ -26,12 +26,12 @@ pub fn event(id: u64, at_ms: i64, notice: &Notice) -> EventView {
 }
 
 /// A notice in one line, with nothing in it that a terminal would obey.
-pub fn plain(notice: &Notice) -> String {
+pub(crate) fn plain(notice: &Notice) -> String {
     printable(&text(notice))
 }
 
 /// Every kind of notice.
-pub const KINDS: [&str; 18] = [
+pub(crate) const KINDS: [&str; 18] = [
     "banned",
     "would_ban",
     "lifted",
@@ -53,7 +53,7 @@ pub const KINDS: [&str; 18] = [
 ];
 
 /// The notice's tag in JSON.
-pub fn kind(notice: &Notice) -> &'static str {
+pub(crate) fn kind(notice: &Notice) -> &'static str {
     match notice {
         Notice::Banned(_) => "banned",
         Notice::WouldBan { .. } => "would_ban",
@@ -207,14 +207,14 @@ fn until(ends: Ends) -> String {
 }
 
 /// A wall-clock moment as `2026-05-11T22:07:33Z`.
-pub fn utc(wall_ms: i64) -> String {
+pub(crate) fn utc(wall_ms: i64) -> String {
     jiff::Timestamp::from_millisecond(wall_ms)
         .map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
         .unwrap_or_else(|_| format!("{wall_ms} ms"))
 }
 
 /// Seconds as a person says them, in at most two units: `45 s`, `10 min`, `2 h 5 min`, `3 d`.
-pub fn duration(secs: u64) -> String {
+pub(crate) fn duration(secs: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
     let Some(at) = UNITS.iter().position(|(size, _)| secs >= *size) else { return "0 s".to_owned() };
     let (size, name) = UNITS[at];
@@ -226,7 +226,7 @@ pub fn duration(secs: u64) -> String {
 }
 
 /// A ban's cause in one or two sentences.
-pub fn cause(ban: &BanRecord) -> String {
+pub(crate) fn cause(ban: &BanRecord) -> String {
     let given = ban.reason.as_deref().map(|reason| format!("{reason}. ")).unwrap_or_default();
     let facts = match (&ban.evidence, ban.rule) {
         (Some(evidence), _) => evidence_words(evidence),
@@ -239,7 +239,7 @@ pub fn cause(ban: &BanRecord) -> String {
 }
 
 /// Evidence in words: what fired, what was counted, what was asked for.
-pub fn evidence_words(evidence: &Evidence) -> String {
+pub(crate) fn evidence_words(evidence: &Evidence) -> String {
     let failed = match evidence.errors {
         0 => "none failed".to_owned(),
         errors if errors == evidence.requests => "all failed".to_owned(),
@@ -261,7 +261,7 @@ fn paths_words(paths: &[PathCount]) -> String {
 }
 
 /// What a rule looks for.
-pub fn rule_words(rule: Rule) -> &'static str {
+pub(crate) fn rule_words(rule: Rule) -> &'static str {
     match rule {
         Rule::ZScore => "rate far above what clients here do",
         Rule::RateMultiplier => "rate a multiple of what clients here do",
@@ -276,7 +276,7 @@ pub fn rule_words(rule: Rule) -> &'static str {
 }
 
 /// Where a learned level comes from.
-pub fn baseline_source(source: &str) -> &str {
+pub(crate) fn baseline_source(source: &str) -> &str {
     match source {
         "rolling" => "the last 30 min",
         "hour_slot" => "this hour of the day",
@@ -288,7 +288,7 @@ pub fn baseline_source(source: &str) -> &str {
 }
 
 /// A rule's state as the API shows it.
-pub fn rule_state(view: &RuleView) -> RuleState {
+pub(crate) fn rule_state(view: &RuleView) -> RuleState {
     let words = match (&view.not_asked, view.fires) {
         (Some(why), _) => format!("not asked ({why})"),
         (None, true) => format!("fires: {}", evidence::told(&view.measures)),
@@ -304,7 +304,7 @@ pub fn rule_state(view: &RuleView) -> RuleState {
 }
 
 /// Text with every control character made visible, so that a terminal obeys nothing that came from the network.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let is_safe = |c: char| !c.is_control() && !is_bidi_control(c);
     if text.chars().all(is_safe) {
         return text.to_owned();

@@ -31,7 +31,7 @@ pub struct AllowArgs {
 }
 
 /// Runs it.
-pub async fn run(args: &AllowArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(args: &AllowArgs, client: &AgentClient) -> Result<Exit> {
     if args.list || args.clients.is_empty() {
         if !args.list && args.remove {
             return Err(UsageError("--remove needs the clients to take off the list".to_owned()).into());
@@ -64,7 +64,7 @@ fn render(list: &AllowList, colour: Colour) -> String {
 mod tests {
     use super::*;
     use crate::api::convert::allow_entry;
-    use shield_engine::bans::allowlist::{AllowReason, Allowed};
+    use shield_engine::allowlist::{AllowReason, Allowed};
 
     #[test]
     fn the_list_gives_the_reason_of_each() {

@@ -8,7 +8,7 @@ use crate::api::types::{MAX_TERM_SECS, Term};
 
 /// The command line asks for something that makes no sense together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsageError(pub String);
+pub(crate) struct UsageError(pub String);
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,7 +19,7 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// Parses a ban's term: `90s`, `10m`, `2h`, `1d 12h`, `2 weeks`, `permanent`, or `next` (the backoff ladder's step).
-pub fn term(text: &str) -> Result<Term, String> {
+pub(crate) fn term(text: &str) -> Result<Term, String> {
     match text.trim() {
         "permanent" | "forever" => return Ok(Term::Permanent),
         "next" => return Ok(Term::Next),
@@ -34,7 +34,7 @@ pub fn term(text: &str) -> Result<Term, String> {
 }
 
 /// Parses a length of time into whole seconds; days have 24 hours.
-pub fn seconds(text: &str) -> Result<u64, String> {
+pub(crate) fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no length of time such as 90s, 10m, 2h, 7d or `1d 12h`");
     let span: Span = text.trim().parse().map_err(|_| wrong())?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
@@ -42,7 +42,7 @@ pub fn seconds(text: &str) -> Result<u64, String> {
 }
 
 /// Parses a moment into milliseconds since the Unix epoch: RFC 3339 with an offset, or a local date and time.
-pub fn moment(text: &str) -> Result<i64, String> {
+pub(crate) fn moment(text: &str) -> Result<i64, String> {
     let text = text.trim();
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time.as_millisecond());

@@ -14,7 +14,7 @@ use crate::notify::audit::report::Report;
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]
-pub struct AuditArgs {
+pub(crate) struct AuditArgs {
     #[command(subcommand)]
     command: AuditCommand,
 }
@@ -72,7 +72,7 @@ impl LogArgs {
 }
 
 /// Runs the command.
-pub fn run(args: &AuditArgs) -> Result<Exit> {
+pub(crate) fn run(args: &AuditArgs) -> Result<Exit> {
     match &args.command {
         AuditCommand::Verify(args) => verify(&args.log.files()?),
         AuditCommand::Report(args) => report(&args.log.files()?, args.since),

@@ -26,7 +26,7 @@ pub struct BanArgs {
 }
 
 /// Runs it.
-pub async fn run(args: &BanArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(args: &BanArgs, client: &AgentClient) -> Result<Exit> {
     let request = BanRequest { clients: args.clients.clone(), term: args.term, reason: args.reason.clone() };
     reply::show(&client.post("/ban", &request).await?, args.json.format())
 }

@@ -43,7 +43,7 @@ pub struct BansArgs {
 }
 
 /// Runs it.
-pub async fn run(args: &BansArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(args: &BansArgs, client: &AgentClient) -> Result<Exit> {
     let query = Query { search: args.search.clone(), rule: args.rule.clone(), sort: args.sort };
     let page = if args.all {
         all(client, &query).await?
@@ -59,7 +59,7 @@ pub async fn run(args: &BansArgs, client: &AgentClient) -> Result<Exit> {
 
 /// Which bans.
 #[derive(Debug, Clone, Default)]
-pub struct Query {
+pub(crate) struct Query {
     /// See [`crate::api::backend::BanQuery::search`].
     pub search: Option<String>,
     /// Only bans for this rule.
@@ -70,7 +70,12 @@ pub struct Query {
 
 impl Query {
     /// One page of them.
-    pub async fn page(&self, client: &AgentClient, offset: u64, limit: u32) -> Result<BanPage, ClientError> {
+    pub(crate) async fn page(
+        &self,
+        client: &AgentClient,
+        offset: u64,
+        limit: u32,
+    ) -> Result<BanPage, ClientError> {
         let mut params = vec![
             ("sort", self.sort.name().to_owned()),
             ("limit", limit.to_string()),
@@ -83,7 +88,7 @@ impl Query {
 }
 
 /// All bans that match, page by page. A ban made or lifted meanwhile may be missed or seen, none is given twice.
-pub async fn all(client: &AgentClient, query: &Query) -> Result<BanPage, ClientError> {
+pub(crate) async fn all(client: &AgentClient, query: &Query) -> Result<BanPage, ClientError> {
     let mut whole = query.page(client, 0, PAGE).await?;
     let mut seen: std::collections::HashSet<_> = whole.bans.iter().map(|ban| ban.client).collect();
     let mut offset = u64::from(PAGE);

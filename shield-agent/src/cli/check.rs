@@ -13,7 +13,7 @@ use crate::source::Input;
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     #[command(flatten)]
     config: ConfigArg,
     #[command(flatten)]
@@ -21,7 +21,7 @@ pub struct CheckArgs {
 }
 
 /// Checks; a wrong configuration is an error.
-pub fn run(args: &CheckArgs) -> Result<Exit> {
+pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
     let config = args.config.load()?;
     match args.json.format() {
         Format::Json => print::json(&config.shown())?,

@@ -13,7 +13,7 @@ use crate::enforce::xdp::XdpEnforcer;
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]
-pub struct CleanupArgs {
+pub(crate) struct CleanupArgs {
     #[command(flatten)]
     config: ConfigArg,
 }
@@ -22,7 +22,7 @@ pub struct CleanupArgs {
 ///
 /// # Errors
 /// When an agent is running (it would put everything back), or something could not be removed.
-pub async fn run(args: &CleanupArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(args: &CleanupArgs, client: &AgentClient) -> Result<Exit> {
     if client.get::<Status>("/status", &[]).await.is_ok() {
         bail!("the agent is running and would put everything back: stop it first (systemctl stop shield)");
     }

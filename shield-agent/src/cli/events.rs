@@ -33,7 +33,7 @@ pub struct EventsArgs {
 }
 
 /// Runs it.
-pub async fn run(args: &EventsArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(args: &EventsArgs, client: &AgentClient) -> Result<Exit> {
     let mut shown = Shown { last_id: None, format: args.json.format(), colour: Colour::of_stdout() };
     let past = recent(args, client).await?;
     for event in past.events.iter().rev() {
@@ -101,7 +101,7 @@ impl Shown {
 }
 
 /// An event as a line.
-pub fn line(event: &EventView, colour: Colour) -> String {
+pub(crate) fn line(event: &EventView, colour: Colour) -> String {
     let time = colour.paint(Style::Dim, &words::utc(event.at_ms));
     let text = match event.severity {
         Severity::Info => event.text.clone(),

@@ -26,7 +26,7 @@ pub struct ExplainArgs {
 
 /// Of which moment was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub(crate) enum Asked {
     /// This one.
     Now,
     /// An earlier one.
@@ -43,7 +43,7 @@ impl ExplainArgs {
 }
 
 /// Runs it.
-pub async fn run(args: &ExplainArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(args: &ExplainArgs, client: &AgentClient) -> Result<Exit> {
     let mut params = vec![("client", args.client.to_string())];
     params.extend(args.at.map(|at| ("at", at.to_string())));
     let explanation: Explanation = client.get("/explain", &params).await?;
@@ -55,7 +55,7 @@ pub async fn run(args: &ExplainArgs, client: &AgentClient) -> Result<Exit> {
 }
 
 /// The explanation as text.
-pub fn render(explanation: &Explanation, asked: Asked, colour: Colour) -> String {
+pub(crate) fn render(explanation: &Explanation, asked: Asked, colour: Colour) -> String {
     let mut lines = vec![colour.paint(Style::Bold, &explanation.words), String::new()];
     lines.extend(record(explanation));
     if asked == Asked::Then {

@@ -24,7 +24,7 @@ pub struct ExportArgs {
 }
 
 /// Runs it.
-pub async fn run(args: &ExportArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(args: &ExportArgs, client: &AgentClient) -> Result<Exit> {
     let query = Query { search: args.search.clone(), rule: args.rule.clone(), sort: BanSort::Client };
     let page = bans::all(client, &query).await?;
     let reading = Reading { now_ms: page.now_ms, zone: jiff::tz::TimeZone::system() };

@@ -64,7 +64,7 @@ struct Summary {
 }
 
 /// Runs it.
-pub async fn run(args: &ImportArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(args: &ImportArgs, client: &AgentClient) -> Result<Exit> {
     let text = read(&args.file)?;
     let reading = Reading { now_ms: clock::now().wall_ms, zone: jiff::tz::TimeZone::system() };
     let parsed = lists::parse(&text, args.format, &reading)

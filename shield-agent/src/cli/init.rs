@@ -22,7 +22,7 @@ const SYSLOG: &str = "access_log syslog:server=unix:/run/shield/nginx.sock,nohos
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]
-pub struct InitArgs {
+pub(crate) struct InitArgs {
     #[command(subcommand)]
     server: Server,
 }
@@ -48,7 +48,7 @@ struct NginxArgs {
 ///
 /// # Errors
 /// When standard output cannot be written. That nginx is not here is told, and no error.
-pub fn run(args: &InitArgs) -> Result<Exit> {
+pub(crate) fn run(args: &InitArgs) -> Result<Exit> {
     let Server::Nginx(args) = &args.server;
     let advice = match configuration(&args.nginx) {
         Ok(text) => Advice::new(Ok(examine(&text))),

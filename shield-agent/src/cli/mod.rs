@@ -1,27 +1,27 @@
 //! The command line: one file a command. Those here are clients of the running agent over its control socket; what
 //! they print goes through `print`. `main` parses, runs one, prints the error and sets the exit code.
 
-pub mod allow;
-pub mod args;
-pub mod audit;
-pub mod ban;
-pub mod bans;
-pub mod check;
-pub mod cleanup;
-pub mod client;
-pub mod events;
-pub mod explain;
-pub mod export;
-pub mod import;
-pub mod init;
-pub mod lists;
-pub mod print;
-pub mod replay;
-pub mod reply;
-pub mod run;
-pub mod status;
-pub mod top;
-pub mod unban;
+pub(crate) mod allow;
+pub(crate) mod args;
+pub(crate) mod audit;
+pub(crate) mod ban;
+pub(crate) mod bans;
+pub(crate) mod check;
+pub(crate) mod cleanup;
+pub(crate) mod client;
+pub(crate) mod events;
+pub(crate) mod explain;
+pub(crate) mod export;
+pub(crate) mod import;
+pub(crate) mod init;
+pub(crate) mod lists;
+pub(crate) mod print;
+pub(crate) mod replay;
+pub(crate) mod reply;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod top;
+pub(crate) mod unban;
 
 use std::path::PathBuf;
 
@@ -76,11 +76,11 @@ impl Exit {
 
 /// The configuration is wrong; what, where and what to do is in the error it holds.
 #[derive(Debug)]
-pub struct BadConfig(anyhow::Error);
+pub(crate) struct BadConfig(anyhow::Error);
 
 impl BadConfig {
     /// What is wrong with it.
-    pub fn of(error: anyhow::Error) -> BadConfig {
+    pub(crate) fn of(error: anyhow::Error) -> BadConfig {
         BadConfig(error)
     }
 }

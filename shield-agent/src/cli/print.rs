@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// Whether to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Colour {
+pub(crate) enum Colour {
     /// Escape sequences are understood.
     On,
     /// Plain text.
@@ -16,14 +16,14 @@ pub enum Colour {
 
 impl Colour {
     /// On a terminal, unless NO_COLOR is set (to anything but nothing) or TERM is dumb.
-    pub fn of_stdout() -> Colour {
+    pub(crate) fn of_stdout() -> Colour {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         if io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb { Colour::On } else { Colour::Off }
     }
 
     /// `text` in this style.
-    pub fn paint(self, style: Style, text: &str) -> String {
+    pub(crate) fn paint(self, style: Style, text: &str) -> String {
         match self {
             Colour::On => format!("\x1b[{}m{text}\x1b[0m", style.code()),
             Colour::Off => text.to_owned(),
@@ -33,7 +33,7 @@ impl Colour {
 
 /// What text means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
+pub(crate) enum Style {
     /// A heading.
     Bold,
     /// Less important.
@@ -59,7 +59,7 @@ impl Style {
 }
 
 /// Writes text to standard output. A reader that went away (`| head`) is no error.
-pub fn text(text: &str) -> Result<()> {
+pub(crate) fn text(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -68,7 +68,7 @@ pub fn text(text: &str) -> Result<()> {
 }
 
 /// Whether the reader of standard output is still there, after [`text()`] wrote this. For commands that go on for ever.
-pub fn text_to_reader(text: &str) -> Result<bool> {
+pub(crate) fn text_to_reader(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
@@ -84,7 +84,7 @@ pub fn error(error: &anyhow::Error) {
 }
 
 /// Writes one JSON document, indented.
-pub fn json(value: &impl Serialize) -> Result<()> {
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     let mut document = serde_json::to_string_pretty(value).context("writing the answer as JSON")?;
     document.push('\n');
     text(&document)
@@ -92,24 +92,24 @@ pub fn json(value: &impl Serialize) -> Result<()> {
 
 /// Rows of cells in aligned columns, with a heading. Columns of numbers are right-aligned by the caller's choice.
 #[derive(Debug, Default)]
-pub struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
     right: Vec<usize>,
 }
 
 impl Table {
     /// A table with this heading; the columns in `right` are right-aligned.
-    pub fn new(heading: &[&str], right: &[usize]) -> Table {
+    pub(crate) fn new(heading: &[&str], right: &[usize]) -> Table {
         Table { rows: vec![heading.iter().map(|&cell| cell.to_owned()).collect()], right: right.to_vec() }
     }
 
     /// Adds a row.
-    pub fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
     /// The table as text, its heading bold.
-    pub fn render(&self, colour: Colour) -> String {
+    pub(crate) fn render(&self, colour: Colour) -> String {
         let columns = self.rows[0].len();
         let width =
             |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -135,7 +135,7 @@ impl Table {
 }
 
 /// A count with a space every three digits.
-pub fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -148,7 +148,7 @@ pub fn count(number: u64) -> String {
 }
 
 /// Bytes in binary units, as `1.5 MiB`.
-pub fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

@@ -15,14 +15,14 @@ use crate::config::Config;
 use crate::replay::input::Input;
 use crate::replay::labels::Labels;
 use crate::replay::{Outcome, Replay, Watch, html, text};
-use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::report::Explanation;
 use shield_logline::Settings as FormatSettings;
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]
-pub struct ReplayArgs {
+pub(crate) struct ReplayArgs {
     /// Access logs, oldest first: JSON or nginx's combined format, plain, .gz or .zst; - is standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
@@ -52,7 +52,7 @@ pub struct ReplayArgs {
 ///
 /// # Errors
 /// When the configuration is wrong, or a file cannot be read or is no access log.
-pub fn run(args: &ReplayArgs) -> Result<Exit> {
+pub(crate) fn run(args: &ReplayArgs) -> Result<Exit> {
     let inputs: Vec<Input> = args.files.iter().map(|file| Input::of(file)).collect();
     let config = load(args.config.as_deref())?;
     let labels =

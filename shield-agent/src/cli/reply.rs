@@ -7,7 +7,7 @@ use super::print::{self, Colour, Style};
 use shield_engine::action::Reply;
 
 /// Prints a reply, as JSON or a line a client; failed when one of them was refused.
-pub fn show(reply: &Reply, format: Format) -> Result<Exit> {
+pub(crate) fn show(reply: &Reply, format: Format) -> Result<Exit> {
     match format {
         Format::Json => print::json(reply)?,
         Format::Text => print::text(&render(reply, Colour::of_stdout()))?,
@@ -17,7 +17,7 @@ pub fn show(reply: &Reply, format: Format) -> Result<Exit> {
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     Text,
     /// For programs.
@@ -26,7 +26,7 @@ pub enum Format {
 
 /// The switch that every listing command has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
-pub struct JsonArg {
+pub(crate) struct JsonArg {
     /// Print JSON, as the API gives it
     #[arg(long)]
     pub json: bool,
@@ -34,13 +34,13 @@ pub struct JsonArg {
 
 impl JsonArg {
     /// What was asked for.
-    pub fn format(self) -> Format {
+    pub(crate) fn format(self) -> Format {
         if self.json { Format::Json } else { Format::Text }
     }
 }
 
 /// Failed when any client was refused.
-pub fn exit(reply: &Reply) -> Exit {
+pub(crate) fn exit(reply: &Reply) -> Exit {
     if reply.results.iter().all(|result| result.ok) { Exit::Done } else { Exit::Failed }
 }
 

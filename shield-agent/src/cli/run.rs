@@ -12,7 +12,7 @@ use crate::wire::{self, Kernel, Options};
 
 /// Its arguments.
 #[derive(Debug, Clone, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(super) config: ConfigArg,
     /// Read this log instead of those configured
@@ -28,7 +28,7 @@ pub struct RunArgs {
 
 /// Which configuration file.
 #[derive(Debug, Clone, Args)]
-pub struct ConfigArg {
+pub(crate) struct ConfigArg {
     /// The configuration file; without it /etc/shield/shield.toml, or the defaults when there is none
     #[arg(long, value_name = "FILE", env = "SHIELD_CONFIG")]
     pub config: Option<PathBuf>,
@@ -36,13 +36,13 @@ pub struct ConfigArg {
 
 impl ConfigArg {
     /// Reads it.
-    pub fn load(&self) -> Result<Config> {
+    pub(crate) fn load(&self) -> Result<Config> {
         Config::load(self.config.as_deref()).map_err(|error| anyhow::Error::new(super::BadConfig(error)))
     }
 }
 
 /// Runs the agent until it is told to stop.
-pub fn run(args: RunArgs) -> Result<Exit> {
+pub(crate) fn run(args: RunArgs) -> Result<Exit> {
     crate::memory::keep_large_buffers_apart();
     let mut config = args.config.load()?;
     if let Some(path) = args.log {

@@ -18,7 +18,7 @@ pub struct StatusArgs {
 }
 
 /// Runs it.
-pub async fn run(args: &StatusArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(args: &StatusArgs, client: &AgentClient) -> Result<Exit> {
     let status: Status = client.get("/status", &[]).await?;
     match args.json.format() {
         Format::Json => print::json(&status)?,
@@ -28,7 +28,7 @@ pub async fn run(args: &StatusArgs, client: &AgentClient) -> Result<Exit> {
 }
 
 /// The screen.
-pub fn render(status: &Status, colour: Colour) -> String {
+pub(crate) fn render(status: &Status, colour: Colour) -> String {
     let mut lines = vec![headline(status, colour), String::new()];
     let width = status.parts.iter().map(|part| part.part.chars().count()).max().unwrap_or(0).max(LABEL_CHARS);
     lines.extend(status.parts.iter().map(|part| part_line(part, width, colour)));

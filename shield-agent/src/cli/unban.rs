@@ -26,7 +26,7 @@ pub struct UnbanArgs {
 }
 
 /// Runs it.
-pub async fn run(args: &UnbanArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(args: &UnbanArgs, client: &AgentClient) -> Result<Exit> {
     let request =
         UnbanRequest { clients: args.clients.clone(), forget: args.forget, reason: args.reason.clone() };
     reply::show(&client.post("/unban", &request).await?, args.json.format())

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use shield_engine::detect::policy::Policy;
+use shield_engine::policy::Policy;
 
 use super::suggest::nearest;
 
@@ -14,7 +14,7 @@ const PROFILES: [&str; 2] = ["default", "classic"];
 ///
 /// # Errors
 /// Says which key is unknown (and the nearest known one), or which value is of the wrong kind.
-pub fn policy(mut table: toml::Table) -> Result<(String, Policy)> {
+pub(super) fn policy(mut table: toml::Table) -> Result<(String, Policy)> {
     let profile = match table.remove("profile") {
         None => "default".to_owned(),
         Some(toml::Value::String(name)) => name,

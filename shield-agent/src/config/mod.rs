@@ -3,8 +3,8 @@
 //! `raw` is the file as it is written, `detect` its `[detect]` section. Every default works without a file.
 
 mod detect;
-pub mod raw;
-pub mod span;
+pub(crate) mod raw;
+pub(crate) mod span;
 mod suggest;
 
 use std::net::SocketAddr;
@@ -15,9 +15,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::xdp;
 use crate::source::{self, FirstStart, Input};
-use shield_engine::bans::allowlist::{AllowReason, Allowed};
-use shield_engine::bans::backoff::{Backoff, Term};
-use shield_engine::detect::policy::{Policy, Switch};
+use shield_engine::allowlist::{AllowReason, Allowed};
+use shield_engine::backoff::{Backoff, Term};
+use shield_engine::policy::{Policy, Switch};
 use shield_engine::settings::{ExtendBy, NetworkAction, Settings as EngineSettings};
 use shield_logline::{FieldNames, Format, Settings as FormatSettings};
 
@@ -25,7 +25,7 @@ use self::raw::{RawBan, RawConfig, RawFields, RawHook, RawSource};
 use self::span::{Span, TermSpan};
 
 /// Where the configuration is looked for when none is named.
-pub const DEFAULT_PATH: &str = "/etc/shield/shield.toml";
+pub(crate) const DEFAULT_PATH: &str = "/etc/shield/shield.toml";
 /// The log that is read when no source is named.
 const DEFAULT_LOG: &str = "/var/log/nginx/access.log";
 

@@ -13,7 +13,7 @@ use super::span::{Span, TermSpan};
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawConfig {
+pub(crate) struct RawConfig {
     /// `[agent]`
     pub agent: RawAgent,
     /// `[[source]]`
@@ -41,7 +41,7 @@ pub struct RawConfig {
 /// `[agent]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawAgent {
+pub(crate) struct RawAgent {
     /// Where the database and the token lie.
     pub state_dir: Option<PathBuf>,
     /// The control socket.
@@ -55,7 +55,7 @@ pub struct RawAgent {
 /// `[[source]]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawSource {
+pub(crate) struct RawSource {
     /// A file, a pattern (`*`), or a folder.
     pub path: Option<PathBuf>,
     /// A Unix datagram socket to create, for nginx's `access_log syslog:server=unix:…`.
@@ -75,7 +75,7 @@ pub struct RawSource {
 /// `[source.fields]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawFields {
+pub(crate) struct RawFields {
     /// The client's address.
     pub source_ip: Option<String>,
     /// The time.
@@ -95,7 +95,7 @@ pub struct RawFields {
 /// `[ban]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawBan {
+pub(crate) struct RawBan {
     /// The ladder.
     pub terms: Option<Vec<TermSpan>>,
     /// Offences are forgotten after this long without a ban.
@@ -127,7 +127,7 @@ pub struct RawBan {
 /// `[allow]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawAllow {
+pub(crate) struct RawAllow {
     /// Never banned.
     pub networks: Option<Vec<IpNet>>,
     /// Proxies in front of the web server.
@@ -139,7 +139,7 @@ pub struct RawAllow {
 /// `[iptables]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawIptables {
+pub(crate) struct RawIptables {
     /// `on`, `off` or `required`.
     pub mode: Option<String>,
     /// `auto`, `rules` or `ipset`.
@@ -161,7 +161,7 @@ pub struct RawIptables {
 /// `[xdp]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawXdp {
+pub(crate) struct RawXdp {
     /// `on`, `off` or `required`.
     pub mode: Option<String>,
     /// Interface names; `default` (the default route's) or `all` (physical ones).
@@ -183,7 +183,7 @@ pub struct RawXdp {
 /// `[page]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawPage {
+pub(crate) struct RawPage {
     /// Whether there is a page.
     pub enabled: Option<bool>,
     /// Where it listens.
@@ -195,7 +195,7 @@ pub struct RawPage {
 /// `[slack]`, `[webhook]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawHook {
+pub(crate) struct RawHook {
     /// A file with the URL.
     pub url_file: Option<PathBuf>,
     /// An environment variable with the URL.
@@ -207,7 +207,7 @@ pub struct RawHook {
 /// `[audit]`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RawAudit {
+pub(crate) struct RawAudit {
     /// The file.
     pub path: Option<PathBuf>,
 }

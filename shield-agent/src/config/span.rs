@@ -5,18 +5,18 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
-use shield_engine::bans::backoff::Term;
+use shield_engine::backoff::Term;
 
 /// A hundred years: what is longer is a slip of the finger, and would overflow milliseconds somewhere.
 const LONGEST_SECS: u64 = 100 * 366 * 86_400;
 
 /// A whole number of seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub u64);
+pub(crate) struct Span(pub u64);
 
 /// Why a text is not a span of time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotASpan(String);
+pub(crate) struct NotASpan(String);
 
 impl fmt::Display for NotASpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,7 +74,7 @@ impl<'de> Deserialize<'de> for Span {
 
 /// A ban's term as written: a span, or `permanent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TermSpan(pub Term);
+pub(crate) struct TermSpan(pub Term);
 
 impl FromStr for TermSpan {
     type Err = NotASpan;

@@ -1,7 +1,7 @@
 //! Turns serde's "unknown field" into an error that names the nearest key there is.
 
 /// The nearest of `candidates` to `word`, when one is near enough to be a slip.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
@@ -11,7 +11,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 /// Adds "did you mean" to a message of serde's form ``unknown field `x`, expected one of `a`, `b` ``.
-pub fn with_suggestion(message: &str) -> String {
+pub(super) fn with_suggestion(message: &str) -> String {
     let Some(rest) = message.split("unknown field `").nth(1) else { return message.to_owned() };
     let mut quoted = rest.split('`');
     let Some(word) = quoted.next() else { return message.to_owned() };

@@ -8,7 +8,7 @@ use hashbrown::hash_table::{Entry, HashTable};
 use std::hash::BuildHasher;
 
 use crate::enforce::reconcile::Wanted;
-use shield_engine::bans::allowlist::PackedBannable;
+use shield_engine::allowlist::PackedBannable;
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 
@@ -188,7 +188,7 @@ impl Wanted for Desired {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use shield_engine::bans::allowlist::Allowlist;
+    use shield_engine::allowlist::Allowlist;
     use std::collections::BTreeMap;
 
     fn ban(n: u8, ends: Ends) -> Ban {

@@ -4,22 +4,22 @@
 //! holds up XDP. Its verbs are idempotent: banning what is banned moves the end, lifting what is absent succeeds.
 //! "Could not ask" is an error, never "not banned" (invariant 9).
 
-pub mod desired;
-pub mod interpreter;
-pub mod iptables;
-pub mod reconcile;
-pub mod simulator;
-pub mod xdp;
+pub(crate) mod desired;
+pub(crate) mod interpreter;
+pub(crate) mod iptables;
+pub(crate) mod reconcile;
+pub(crate) mod simulator;
+pub(crate) mod xdp;
 
 use anyhow::Result;
 use ipnet::IpNet;
 
-use shield_engine::bans::allowlist::BannableClient;
+use shield_engine::allowlist::BannableClient;
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartState, Repair};
 use shield_engine::time::{Ends, Now};
 
-pub use desired::Desired;
+pub(crate) use desired::Desired;
 
 /// One ban as an enforcer is told it, and as the interpreter remembers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub trait Urgent {
 }
 
 /// For a reconcile that nobody waits for.
-pub struct NothingUrgent;
+pub(crate) struct NothingUrgent;
 
 impl Urgent for NothingUrgent {
     fn take(&mut self) -> Vec<Ban> {

@@ -4,7 +4,7 @@ use shield_engine::client::Client;
 
 /// What to do, additions first so that no repair opens a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan<E> {
+pub(crate) struct Plan<E> {
     /// Wanted but absent, or held with another end.
     pub add: Vec<(Client, E)>,
     /// Held but not wanted (or held more than once: the surplus).
@@ -13,13 +13,13 @@ pub struct Plan<E> {
 
 impl<E> Plan<E> {
     /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.add.is_empty() && self.remove.is_empty()
     }
 }
 
 /// A table of what is wanted, with a dense slot number for each client, so that "seen" is one bit a client.
-pub trait Wanted {
+pub(crate) trait Wanted {
     /// What is wanted about a client.
     type Entry: Copy;
 
@@ -42,7 +42,7 @@ pub trait Wanted {
 ///
 /// `same_end` says whether an observed end is near enough to the wanted one (clocks of different resolution);
 /// enforcers that hold no end pass `|_, _| true`.
-pub fn plan<W: Wanted, O>(
+pub(crate) fn plan<W: Wanted, O>(
     desired: &W,
     observed: impl IntoIterator<Item = (Client, O)>,
     mut same_end: impl FnMut(W::Entry, O) -> bool,
@@ -55,7 +55,7 @@ pub fn plan<W: Wanted, O>(
 }
 
 /// [`plan`] for a listing that comes entry by entry and is never held in memory as a whole.
-pub struct Planner<'a, W> {
+pub(crate) struct Planner<'a, W> {
     desired: &'a W,
     seen: Bits,
     right: Bits,
@@ -64,7 +64,7 @@ pub struct Planner<'a, W> {
 
 impl<'a, W: Wanted> Planner<'a, W> {
     /// A comparison with this table.
-    pub fn new(desired: &'a W) -> Self {
+    pub(crate) fn new(desired: &'a W) -> Self {
         Planner {
             desired,
             seen: Bits::new(desired.len()),
@@ -74,7 +74,7 @@ impl<'a, W: Wanted> Planner<'a, W> {
     }
 
     /// The enforcer holds this client; `is_right` says whether in the wanted form.
-    pub fn see(&mut self, client: Client, is_right: impl FnOnce(W::Entry) -> bool) {
+    pub(crate) fn see(&mut self, client: Client, is_right: impl FnOnce(W::Entry) -> bool) {
         let Some(slot) = self.desired.slot(&client) else {
             self.remove.push(client);
             return;
@@ -89,22 +89,22 @@ impl<'a, W: Wanted> Planner<'a, W> {
     }
 
     /// Slots that are wanted but were not seen, or not in the wanted form.
-    pub fn missing(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn missing(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.desired.len()).filter(|slot| !self.right.get(*slot))
     }
 
     /// Whether the client in this slot was seen, in whatever form.
-    pub fn was_seen(&self, slot: usize) -> bool {
+    pub(crate) fn was_seen(&self, slot: usize) -> bool {
         self.seen.get(slot)
     }
 
     /// Clients that were seen but are not wanted, or were seen once too often.
-    pub fn surplus(&self) -> &[Client] {
+    pub(crate) fn surplus(&self) -> &[Client] {
         &self.remove
     }
 
     /// What is to be changed.
-    pub fn finish(self) -> Plan<W::Entry> {
+    pub(crate) fn finish(self) -> Plan<W::Entry> {
         let slots = 0..self.desired.len();
         let mut add: Vec<_> =
             slots.filter(|slot| !self.right.get(*slot)).map(|slot| self.desired.entry(slot)).collect();

@@ -18,7 +18,7 @@ use super::iptables::{IptablesEnforcer, Settings, Version};
 use shield_engine::client::Client;
 
 /// The size of every simulated packet in bytes.
-pub const PACKET_BYTES: u64 = 60;
+pub(crate) const PACKET_BYTES: u64 = 60;
 
 /// A handle to the simulated host; clones share it.
 #[derive(Debug, Clone, Default)]

@@ -8,7 +8,7 @@ use shield_engine::event::PartState;
 
 /// How often is posted, and for how long it is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// Shortest time between two posts.
     pub between_posts: Duration,
     /// Shortest time from a digest to the next post.
@@ -41,7 +41,7 @@ const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
 /// What to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Post this, then tell [`Courier::done`].
     Post(String),
     /// Ask again at this time.
@@ -52,7 +52,7 @@ pub enum Step {
 
 /// How a post went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// It was taken.
     Accepted,
     /// It will never be taken: the URL or the message is wrong.
@@ -68,7 +68,7 @@ pub enum Answer {
 
 /// Takes messages from a mailbox to one receiver.
 #[derive(Debug)]
-pub struct Courier<M> {
+pub(crate) struct Courier<M> {
     pace: Pace,
     mailbox: M,
     carried: Option<Carried>,
@@ -95,7 +95,7 @@ struct Carried {
 
 impl<M: Mailbox> Courier<M> {
     /// A courier for this mailbox.
-    pub fn new(pace: Pace, mailbox: M) -> Courier<M> {
+    pub(crate) fn new(pace: Pace, mailbox: M) -> Courier<M> {
         Courier {
             pace,
             mailbox,
@@ -109,29 +109,29 @@ impl<M: Mailbox> Courier<M> {
 
     /// Nothing more will be put in, and there is little time: from now on no pause is longer than the shortest, except
     /// one that the other side asks for from now on.
-    pub fn close(&mut self, now_ms: u64) {
+    pub(crate) fn close(&mut self, now_ms: u64) {
         self.phase = Phase::Closing;
         self.ready_at_ms = self.ready_at_ms.min(now_ms + millis(self.pace.between_posts));
     }
 
     /// Whether it was closed and everything was posted or given up.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.phase == Phase::Closing && self.waiting() == 0
     }
 
     /// Events that were put in and neither posted nor given up.
-    pub fn waiting(&self) -> u64 {
+    pub(crate) fn waiting(&self) -> u64 {
         let carried = self.carried.as_ref().map_or(0, |carried| carried.parcel.events);
         carried + self.mailbox.waiting()
     }
 
     /// What waits.
-    pub fn mailbox(&mut self) -> &mut M {
+    pub(crate) fn mailbox(&mut self) -> &mut M {
         &mut self.mailbox
     }
 
     /// What to do at `now_ms`.
-    pub fn step(&mut self, now_ms: u64) -> Step {
+    pub(crate) fn step(&mut self, now_ms: u64) -> Step {
         if self.waiting() == 0 {
             return Step::Idle;
         }
@@ -145,7 +145,7 @@ impl<M: Mailbox> Courier<M> {
     }
 
     /// Takes note of how the last post went; returns the part's state when it changed.
-    pub fn done(&mut self, answer: Answer, now_ms: u64) -> Option<PartState> {
+    pub(crate) fn done(&mut self, answer: Answer, now_ms: u64) -> Option<PartState> {
         match answer {
             Answer::Accepted => self.accepted(now_ms),
             Answer::Refused(why) => {

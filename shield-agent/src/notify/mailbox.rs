@@ -3,7 +3,7 @@
 use shield_engine::action::Notice;
 
 /// A receiver's own way to collect events and to put them into a body.
-pub trait Mailbox: Send + 'static {
+pub(crate) trait Mailbox: Send + 'static {
     /// Puts an event in, at its wall-clock time in milliseconds. Never refuses; what does not fit is counted.
     fn put(&mut self, notice: &Notice, at_ms: i64);
 
@@ -19,7 +19,7 @@ pub trait Mailbox: Send + 'static {
 
 /// One body to post.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parcel {
+pub(crate) struct Parcel {
     /// JSON.
     pub body: String,
     /// Events that it tells of.
@@ -30,7 +30,7 @@ pub struct Parcel {
 
 /// How much a body tells of each event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Everything.
     Messages,
     /// Counts: there were too many to tell each, and so there may be more soon.

@@ -4,13 +4,13 @@
 //! `audit` keeps the record. `words` says an event in a chat's lines, `slack` and `webhook` collect events for their
 //! receiver, `courier` decides when to post, `post` does it. The live page is the API's business.
 
-pub mod audit;
-pub mod courier;
+pub(crate) mod audit;
+pub(crate) mod courier;
 mod mailbox;
 mod post;
 #[cfg(test)]
 mod samples;
-pub mod secret;
+pub(crate) mod secret;
 mod slack;
 mod webhook;
 mod words;
@@ -32,11 +32,11 @@ use shield_engine::event::{PartReport, PartState};
 use shield_engine::time::Now;
 
 /// Where a part's state is told. Called from several threads; it must not block.
-pub type Report = Arc<dyn Fn(PartReport) + Send + Sync>;
+pub(crate) type Report = Arc<dyn Fn(PartReport) + Send + Sync>;
 
 /// Who is told, and where the record is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The audit log's file; made with mode 0640 when it is missing.
     pub audit: PathBuf,
     /// Slack's incoming webhook.
@@ -62,7 +62,7 @@ impl Default for Settings {
 }
 
 /// Tells people.
-pub struct Notifier {
+pub(crate) struct Notifier {
     audit: AuditLog,
     audit_state: AuditState,
     slack: Option<Receiver<SlackBox>>,
@@ -71,14 +71,14 @@ pub struct Notifier {
 }
 
 /// What is on its way to those who are told by the network.
-pub struct Outbox {
+pub(crate) struct Outbox {
     deliveries: Vec<Delivery>,
 }
 
 impl Outbox {
     /// Posts what still waits, to all receivers at the same time, for at most `within`. For the end of the agent, when
     /// nothing is notified any more.
-    pub async fn flush(self, within: Duration) {
+    pub(crate) async fn flush(self, within: Duration) {
         futures::future::join_all(self.deliveries.into_iter().map(|delivery| delivery.finish(within))).await;
     }
 }
@@ -94,7 +94,7 @@ enum AuditState {
 impl Notifier {
     /// Starts the tasks that post, on the runtime of the one who calls. A receiver whose URL cannot be had is
     /// reported as degraded; nothing of this stops the agent. What is owed at the end is the outbox's business.
-    pub fn start(settings: &Settings, report: Report) -> (Notifier, Outbox) {
+    pub(crate) fn start(settings: &Settings, report: Report) -> (Notifier, Outbox) {
         let (slack, to_slack) =
             start("slack", settings.slack.as_ref(), SlackBox::default(), settings, &report).unzip();
         let (webhook, to_webhook) =
@@ -105,7 +105,7 @@ impl Notifier {
     }
 
     /// Records the event, then hands it to those who post.
-    pub fn notify(&mut self, notice: &Notice, now: Now) {
+    pub(crate) fn notify(&mut self, notice: &Notice, now: Now) {
         let recorded = self.audit.append(notice, now);
         self.report_audit(&recorded);
         if let Some(slack) = &self.slack {

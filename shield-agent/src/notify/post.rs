@@ -19,13 +19,13 @@ use shield_engine::action::Notice;
 use shield_engine::event::{PartReport, PartState};
 
 /// How long a receiver may take for its answer by default.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a refusal's text that are repeated.
 const REPEATED_BYTES: usize = 120;
 
 /// A receiver of events. Cheap to clone.
 #[derive(Debug)]
-pub struct Receiver<M> {
+pub(super) struct Receiver<M> {
     shared: Arc<Shared<M>>,
 }
 
@@ -38,7 +38,7 @@ struct Shared<M> {
 impl<M: Mailbox> Receiver<M> {
     /// Starts the task that posts to `url`, on the runtime of the one who calls. `part` names it in reports. What it
     /// owes at the end is the second one's business.
-    pub fn start(
+    pub(super) fn start(
         part: &'static str,
         mailbox: M,
         url: Secret,
@@ -71,14 +71,14 @@ impl<M: Mailbox> Receiver<M> {
     }
 
     /// Puts an event in. Never waits for the network.
-    pub fn put(&self, notice: &Notice, at_ms: i64) {
+    pub(super) fn put(&self, notice: &Notice, at_ms: i64) {
         self.shared.lock().mailbox().put(notice, at_ms);
         self.shared.wake.notify_one();
     }
 }
 
 /// The task behind a [`Receiver`].
-pub struct Delivery {
+pub(super) struct Delivery {
     part: &'static str,
     task: JoinHandle<()>,
     closing: Arc<dyn Closing>,
@@ -92,7 +92,7 @@ trait Closing: Send + Sync {
 
 impl Delivery {
     /// Posts what still waits, for at most `within`; says how much was not told. Nothing may be put in any more.
-    pub async fn finish(mut self, within: Duration) {
+    pub(super) async fn finish(mut self, within: Duration) {
         self.closing.close();
         // An error says that the task panicked, which was said already; what waits is counted either way.
         let _ = tokio::time::timeout(within, &mut self.task).await;
@@ -197,7 +197,7 @@ fn chain(error: &reqwest::Error) -> String {
 }
 
 /// How a receiver that was not started stands.
-pub fn off() -> PartState {
+pub(super) fn off() -> PartState {
     PartState::Off { reason: "no URL is configured".into() }
 }
 

@@ -17,11 +17,11 @@ const NOT_THE_OWNER: u32 = 0o077;
 
 /// A secret URL.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Url);
+pub(crate) struct Secret(Url);
 
 impl Secret {
     /// Reads it from where the configuration says. The error says what is wrong, never what was read.
-    pub fn load(from: &UrlFrom) -> Result<Secret> {
+    pub(crate) fn load(from: &UrlFrom) -> Result<Secret> {
         match from {
             UrlFrom::File(path) => Secret::of_file(path),
             UrlFrom::Env(name) => {
@@ -39,7 +39,7 @@ impl Secret {
     }
 
     /// Reads a text as the URL.
-    pub fn parse(text: &str) -> Result<Secret> {
+    pub(crate) fn parse(text: &str) -> Result<Secret> {
         let Ok(url) = Url::parse(text.trim()) else { bail!("it is not a URL (https://…)") };
         ensure!(matches!(url.scheme(), "https" | "http"), "it must begin with https://");
         ensure!(url.has_host(), "it names no host");
@@ -52,7 +52,7 @@ impl Secret {
     }
 
     /// Takes it out of a text that others wrote, with each part that tells it.
-    pub fn scrub(&self, text: &str) -> String {
+    pub(crate) fn scrub(&self, text: &str) -> String {
         let mut text = text.replace(self.0.as_str(), HIDDEN);
         let telling = [Some(self.0.path()), self.0.query(), self.0.password(), Some(self.0.username())];
         for part in telling.into_iter().flatten().filter(|part| part.len() > 1) {

@@ -23,7 +23,7 @@ const VALUE_CHARS: usize = 250;
 
 /// Collects events for Slack.
 #[derive(Debug, Default)]
-pub struct SlackBox {
+pub(super) struct SlackBox {
     few: Vec<(Notice, i64)>,
     digest: Option<Digest>,
     lost: u64,

@@ -19,7 +19,7 @@ const AT_ONCE: usize = 100;
 
 /// Collects events for a webhook.
 #[derive(Debug, Default)]
-pub struct WebhookBox {
+pub(super) struct WebhookBox {
     waiting: VecDeque<Box<RawValue>>,
     left_out: u64,
 }

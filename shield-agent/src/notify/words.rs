@@ -8,7 +8,7 @@ use shield_engine::verdict::Rule;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub(super) struct Message {
     /// The heading.
     pub title: &'static str,
     /// Label and value of each line.
@@ -17,14 +17,14 @@ pub struct Message {
 
 impl Message {
     /// As plain text: the heading, then one line each.
-    pub fn plain(&self) -> String {
+    pub(super) fn plain(&self) -> String {
         let lines = self.lines.iter().map(|(label, value)| format!("\n• {label}: {}", printable(value)));
         format!("{}{}", self.title, lines.collect::<String>())
     }
 }
 
 /// What a chat is told of this event; `None` for those that only the audit log keeps.
-pub fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
+pub(super) fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
     let (title, mut lines) = match notice {
         Notice::Banned(ban) => return Some(Message { title: "IP BANNED", lines: ban_lines(ban) }),
         Notice::WouldBan { ban, because } => {
@@ -109,7 +109,7 @@ fn term_words(ban: &BanRecord) -> String {
 }
 
 /// Why a ban ended.
-pub fn lift_words(reason: LiftReason) -> &'static str {
+pub(super) fn lift_words(reason: LiftReason) -> &'static str {
     match reason {
         LiftReason::Expired => "its term is over",
         LiftReason::Operator => "lifted by an operator",

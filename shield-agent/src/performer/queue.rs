@@ -14,7 +14,7 @@ const BULK_RECORDS: usize = 2_000;
 
 /// The jobs that wait.
 #[derive(Default)]
-pub struct Queue {
+pub(super) struct Queue {
     urgent: VecDeque<Job>,
     bulk: VecDeque<Job>,
     /// Lifts in the bulk, by client.
@@ -23,12 +23,12 @@ pub struct Queue {
 
 impl Queue {
     /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.urgent.is_empty() && self.bulk.is_empty()
     }
 
     /// Puts a job where it belongs.
-    pub fn put(&mut self, job: Job) {
+    pub(super) fn put(&mut self, job: Job) {
         if is_urgent(&job) {
             self.bring_lifts_forward(&job);
             self.urgent.push_back(job);
@@ -39,7 +39,7 @@ impl Queue {
     }
 
     /// Everything urgent, or a bounded piece of the bulk.
-    pub fn next(&mut self) -> Vec<Job> {
+    pub(super) fn next(&mut self) -> Vec<Job> {
         if !self.urgent.is_empty() {
             return self.urgent.drain(..).collect();
         }
@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
     use shield_engine::action::{BanRecord, LiftReason, Totals};
-    use shield_engine::bans::allowlist::Allowlist;
+    use shield_engine::allowlist::Allowlist;
     use shield_engine::time::Ends;
     use shield_engine::verdict::Rule;
 

@@ -28,7 +28,7 @@ border-bottom:1px solid var(--line);vertical-align:top}td{overflow-wrap:anywhere
 font-size:1.3rem}";
 
 /// The page.
-pub fn render(outcome: &Outcome, score: Option<&Score>, title: &str) -> String {
+pub(crate) fn render(outcome: &Outcome, score: Option<&Score>, title: &str) -> String {
     let mut page = String::new();
     let title = escape(title);
     let _ = write!(

@@ -3,10 +3,10 @@
 //! `input` opens files, [`Replay`] here runs their lines through [`Engine`] and keeps what it decided, `labels` holds
 //! that against known answers, `text` and `html` tell it. Same input, same output, byte for byte.
 
-pub mod html;
-pub mod input;
-pub mod labels;
-pub mod text;
+pub(crate) mod html;
+pub(crate) mod input;
+pub(crate) mod labels;
+pub(crate) mod text;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -15,10 +15,10 @@ use serde::Serialize;
 
 use shield_engine::Engine;
 use shield_engine::action::{Action, BanRecord, Notice};
-use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
-use shield_engine::detect::policy::Policy;
 use shield_engine::event::Event;
+use shield_engine::policy::Policy;
 use shield_engine::report::Explanation;
 use shield_engine::request::{Batch, Line, RejectedCounts};
 use shield_engine::settings::Settings;
@@ -335,7 +335,7 @@ impl Replay {
 }
 
 /// A second as RFC 3339 in UTC.
-pub fn rfc3339(second: EventSecs) -> String {
+pub(crate) fn rfc3339(second: EventSecs) -> String {
     jiff::Timestamp::from_second(second).map_or_else(|_| format!("@{second}"), |time| time.to_string())
 }
 

@@ -15,7 +15,7 @@ use shield_engine::request::Rejected;
 const MAX_LISTED: usize = 200;
 
 /// Who would have been banned, when, by which rule, with what evidence, and what share that is.
-pub fn render(outcome: &Outcome, score: Option<&Score>) -> String {
+pub(crate) fn render(outcome: &Outcome, score: Option<&Score>) -> String {
     let mut out = String::new();
     for ban in outcome.bans.iter().take(MAX_LISTED) {
         let _ = writeln!(out, "{}", ban_line(ban));
@@ -109,7 +109,7 @@ fn scored(score: &Score, out: &mut String) {
 }
 
 /// One JSON value a line: each ban (`event` is `ban`, or `would_ban` when it was not made), then one `summary`.
-pub fn json_lines(outcome: &Outcome, score: Option<&Score>) -> Vec<Value> {
+pub(crate) fn json_lines(outcome: &Outcome, score: Option<&Score>) -> Vec<Value> {
     let mut lines: Vec<Value> = outcome.bans.iter().map(ban_json).collect();
     let share = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
     let rejected: serde_json::Map<String, Value> = Rejected::ALL
@@ -154,7 +154,7 @@ fn ban_json(ban: &ReplayedBan) -> Value {
 }
 
 /// What a change of configuration would change: the bans that only one of two replays made.
-pub fn render_difference(a: &Outcome, b: &Outcome) -> String {
+pub(crate) fn render_difference(a: &Outcome, b: &Outcome) -> String {
     let (only_a, only_b) = difference(a, b);
     let mut out = String::new();
     let banned = |outcome: &Outcome| format!("{} clients", outcome.clients_banned);
@@ -171,7 +171,7 @@ pub fn render_difference(a: &Outcome, b: &Outcome) -> String {
 }
 
 /// The same as JSON lines.
-pub fn difference_json(a: &Outcome, b: &Outcome) -> Vec<Value> {
+pub(crate) fn difference_json(a: &Outcome, b: &Outcome) -> Vec<Value> {
     let (only_a, only_b) = difference(a, b);
     let mut lines: Vec<Value> = only_a.iter().map(|ban| changed_json(ban, "no_longer_banned")).collect();
     lines.extend(only_b.iter().map(|ban| changed_json(ban, "newly_banned")));
@@ -203,7 +203,7 @@ fn only_in<'a>(one: &'a Outcome, other: &Outcome) -> Vec<&'a ReplayedBan> {
 }
 
 /// Why a client was banned in the replay, or why not.
-pub fn render_explanation(explanation: &Explanation, ban: Option<&ReplayedBan>) -> String {
+pub(crate) fn render_explanation(explanation: &Explanation, ban: Option<&ReplayedBan>) -> String {
     let mut out = String::new();
     match ban {
         Some(ban) => {

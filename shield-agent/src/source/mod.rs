@@ -4,10 +4,10 @@
 //! understands lines, `file` follows files through rotation and restarts, `stream` reads what is in no file, `watch`
 //! and `wake` decide when to look. Nothing here knows what the requests are for.
 
-pub mod file;
-mod pool;
+pub(crate) mod file;
+pub(crate) mod pool;
 mod run;
-pub mod stats;
+pub(crate) mod stats;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -21,9 +21,9 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 
-pub use file::Place;
-pub use pool::Pool;
-pub use stats::{Snapshot, Stats};
+pub(crate) use file::Place;
+pub(crate) use pool::Pool;
+pub(crate) use stats::Stats;
 
 use shield_engine::event::PartReport;
 use shield_engine::request::{Batch, Checkpoint, SourceId};

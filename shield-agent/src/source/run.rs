@@ -21,7 +21,7 @@ use shield_logline::Output;
 const BIND_RETRY: Duration = Duration::from_secs(5);
 
 /// One source, ready to run.
-pub struct Source<D, R> {
+pub(super) struct Source<D, R> {
     /// Its number.
     pub id: SourceId,
     /// Wakes and stops it.
@@ -38,7 +38,7 @@ pub struct Source<D, R> {
 
 impl<D: Deliver, R: Report> Source<D, R> {
     /// Runs until it is stopped, its input ends, or nobody takes its batches any more.
-    pub fn run(mut self, settings: Settings, checkpoint: Option<Checkpoint>) {
+    pub(super) fn run(mut self, settings: Settings, checkpoint: Option<Checkpoint>) {
         match &settings.input {
             Input::Files(text) => self.run_files(Place::of(text), &settings, checkpoint.as_ref()),
             Input::Syslog(path) => self.run_syslog(path, &settings),

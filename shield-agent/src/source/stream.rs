@@ -23,7 +23,7 @@ const SOCKET_MODE: u32 = 0o666;
 
 /// A socket that nginx sends its lines to.
 #[derive(Debug)]
-pub struct Syslog {
+pub(super) struct Syslog {
     socket: UnixDatagram,
     path: PathBuf,
     parser: Parser,
@@ -35,7 +35,7 @@ impl Syslog {
     ///
     /// # Errors
     /// When something else is at `path`, somebody listens there, or the folder cannot be written to.
-    pub fn bind(path: &Path, format: &Settings) -> anyhow::Result<Syslog> {
+    pub(super) fn bind(path: &Path, format: &Settings) -> anyhow::Result<Syslog> {
         remove_dead_socket(path)?;
         let socket =
             UnixDatagram::bind(path).with_context(|| format!("bind the syslog socket {}", path.display()))?;
@@ -51,7 +51,7 @@ impl Syslog {
     ///
     /// # Errors
     /// When the socket cannot be read.
-    pub fn step(&mut self, block: &mut Vec<u8>, out: &mut Output) -> io::Result<bool> {
+    pub(super) fn step(&mut self, block: &mut Vec<u8>, out: &mut Output) -> io::Result<bool> {
         block.clear();
         let mut count = 0;
         while count < MAX_DATAGRAMS {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A bell that any thread can ring; a ring is not lost when nobody is waiting.
 #[derive(Debug, Clone, Default)]
-pub struct Wake(Arc<Inner>);
+pub(super) struct Wake(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -18,7 +18,7 @@ struct Inner {
 
 impl Wake {
     /// Wakes the sleeper. Costs next to nothing while the last ring was not answered.
-    pub fn ring(&self) {
+    pub(super) fn ring(&self) {
         if !self.0.rung.swap(true, Ordering::AcqRel) {
             let _sleeping = self.0.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
             self.0.bell.notify_all();
@@ -26,23 +26,23 @@ impl Wake {
     }
 
     /// Tells the sleeper to come to its end.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.0.stopped.store(true, Ordering::Release);
         self.ring();
     }
 
     /// Whether it is to stop.
-    pub fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.0.stopped.load(Ordering::Acquire)
     }
 
     /// Whether somebody rang since the last answer; answers.
-    pub fn answer(&self) -> bool {
+    pub(super) fn answer(&self) -> bool {
         self.0.rung.swap(false, Ordering::AcqRel)
     }
 
     /// Sleeps until somebody rings, or for `timeout`; leaves the ring to be answered.
-    pub fn wait(&self, timeout: Duration) {
+    pub(super) fn wait(&self, timeout: Duration) {
         let guard = self.0.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
         let is_quiet = |(): &mut ()| !self.0.rung.load(Ordering::Acquire);
         // A poisoned lock guards nothing, and a timeout is an answer like any other.

@@ -12,17 +12,17 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use super::wake::Wake;
 
 /// How often to look when hints arrive: they do not from network file systems, nor for a link pointed elsewhere.
-pub const SAFETY_POLL: Duration = Duration::from_secs(1);
+pub(super) const SAFETY_POLL: Duration = Duration::from_secs(1);
 
 /// How often to look while the lines found last were hinted at: every look wakes an idle machine.
-pub const TRUSTED_POLL: Duration = Duration::from_secs(3);
+pub(super) const TRUSTED_POLL: Duration = Duration::from_secs(3);
 
 /// How often to look without hints.
-pub const BLIND_POLL: Duration = Duration::from_millis(250);
+pub(super) const BLIND_POLL: Duration = Duration::from_millis(250);
 
 /// Watches folders and rings when something in them changes.
 #[derive(Debug)]
-pub struct Watch {
+pub(super) struct Watch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     is_blind: bool,
@@ -31,7 +31,7 @@ pub struct Watch {
 
 impl Watch {
     /// A watch on nothing yet.
-    pub fn new(wake: &Wake) -> Watch {
+    pub(super) fn new(wake: &Wake) -> Watch {
         let wake = wake.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if event.map_or(true, |event| is_change(&event.kind)) {
@@ -45,7 +45,7 @@ impl Watch {
     }
 
     /// Watches exactly these folders from now on; those that cannot be watched are tried again next time.
-    pub fn set(&mut self, folders: Vec<PathBuf>) {
+    pub(super) fn set(&mut self, folders: Vec<PathBuf>) {
         let wanted: BTreeSet<PathBuf> = folders.into_iter().collect();
         let Some(watcher) = &mut self.watcher else { return };
         for gone in self.watched.difference(&wanted) {
@@ -66,7 +66,7 @@ impl Watch {
     }
 
     /// How long to sleep without a hint.
-    pub fn poll(&self) -> Duration {
+    pub(super) fn poll(&self) -> Duration {
         match (self.is_blind, self.is_trusted) {
             (true, _) => BLIND_POLL,
             (false, true) => TRUSTED_POLL,
@@ -75,7 +75,7 @@ impl Watch {
     }
 
     /// New lines were found, hinted at or not.
-    pub fn found(&mut self, was_hinted_at: bool) {
+    pub(super) fn found(&mut self, was_hinted_at: bool) {
         self.is_trusted = was_hinted_at;
     }
 }

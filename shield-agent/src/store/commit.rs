@@ -10,7 +10,7 @@ use shield_engine::client::Client;
 use shield_engine::time::Now;
 
 /// Writes all of `records`, in their order, or none of them.
-pub fn commit<'a>(
+pub(super) fn commit<'a>(
     connection: &mut Connection,
     boots: &mut Boots,
     records: impl Iterator<Item = &'a Record>,

@@ -6,7 +6,7 @@ use rusqlite::ErrorCode;
 
 /// A kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The disk, the quota or the allowed file size is used up: write again later.
     DiskFull,
     /// The file is not a sound database: move it aside.
@@ -17,7 +17,7 @@ pub enum Fault {
 
 impl Fault {
     /// The kind of this error.
-    pub fn of(error: &anyhow::Error) -> Fault {
+    pub(crate) fn of(error: &anyhow::Error) -> Fault {
         error
             .chain()
             .find_map(|cause| {
@@ -33,7 +33,7 @@ impl Fault {
     }
 
     /// What an operator can do about it.
-    pub fn advice(self) -> &'static str {
+    pub(crate) fn advice(self) -> &'static str {
         match self {
             Fault::DiskFull => "free some space; it is tried again by itself",
             Fault::Damaged => "restart the agent: it moves the file aside and makes a new one",
@@ -65,7 +65,7 @@ fn of_sqlite(error: &rusqlite::Error) -> Option<Fault> {
 
 /// The integrity check's words.
 #[derive(Debug)]
-pub struct DamageFound(pub String);
+pub(super) struct DamageFound(pub String);
 
 impl fmt::Display for DamageFound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,7 +18,7 @@ const FILE_MODE: u32 = 0o600;
 const COMPANIONS: [&str; 3] = ["", "-wal", "-shm"];
 
 /// Makes the directory when it is missing and takes its lock, which lasts as long as the file returned.
-pub fn prepare(dir: &Path) -> Result<File> {
+pub(super) fn prepare(dir: &Path) -> Result<File> {
     DirBuilder::new()
         .recursive(true)
         .mode(DIR_MODE)
@@ -38,7 +38,7 @@ pub fn prepare(dir: &Path) -> Result<File> {
 
 /// Makes an empty database under another name and moves it into place, so that a crash leaves none or a whole one,
 /// and a file of no length can only be a damaged one.
-pub fn create(path: &Path) -> Result<()> {
+pub(super) fn create(path: &Path) -> Result<()> {
     let new = with_suffix(path, ".new");
     for companion in ["", "-journal"] {
         remove_if_there(&with_suffix(&new, companion))?;
@@ -52,7 +52,7 @@ pub fn create(path: &Path) -> Result<()> {
 }
 
 /// Renames a damaged database and its write-ahead log; returns the new name.
-pub fn move_aside(path: &Path, now: Now) -> Result<PathBuf> {
+pub(super) fn move_aside(path: &Path, now: Now) -> Result<PathBuf> {
     let stamp = jiff::Timestamp::from_millisecond(now.wall_ms).unwrap_or_default().strftime("%Y%m%dT%H%M%SZ");
     let base = with_suffix(path, &format!(".damaged-{stamp}"));
     let aside = (1..)

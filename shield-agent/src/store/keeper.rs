@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 
 /// What there is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chore {
+pub(super) enum Chore {
     /// What is in the write-ahead log lasts from now on.
     Sync,
     /// The same, and it is moved into the database where no reader is in the way.
@@ -23,11 +23,11 @@ pub enum Chore {
 }
 
 /// A chore that is over, and how it went.
-pub type Done = (Chore, Result<()>);
+pub(super) type Done = (Chore, Result<()>);
 
 /// See the module.
 #[derive(Debug)]
-pub struct Keeper {
+pub(super) struct Keeper {
     file: PathBuf,
     thread: Option<Thread>,
     is_busy: bool,
@@ -42,12 +42,12 @@ struct Thread {
 
 impl Keeper {
     /// Of the database in `file`; does nothing yet.
-    pub fn new(file: PathBuf) -> Keeper {
+    pub(super) fn new(file: PathBuf) -> Keeper {
         Keeper { file, thread: None, is_busy: false }
     }
 
     /// Whether a chore is under way, or its end was not asked for.
-    pub fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.is_busy
     }
 
@@ -55,7 +55,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When the thread cannot be made.
-    pub fn begin(&mut self, chore: Chore) -> Result<()> {
+    pub(super) fn begin(&mut self, chore: Chore) -> Result<()> {
         let thread = match self.thread.take() {
             Some(thread) => thread,
             None => Thread::start(self.file.clone())?,
@@ -67,14 +67,14 @@ impl Keeper {
     }
 
     /// The end of the chore under way, when it has come. Does not wait.
-    pub fn done(&mut self) -> Option<Done> {
+    pub(super) fn done(&mut self) -> Option<Done> {
         let done = self.thread.as_ref()?.done.try_recv().ok()?;
         self.is_busy = false;
         Some(done)
     }
 
     /// Waits for the chore under way and ends the thread.
-    pub fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         let Some(Thread { chores, done, handle }) = self.thread.take() else { return };
         drop(chores);
         // A panic was printed where it happened; what was not done is done at the next start.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::boots::Boots;
 use super::{Settings, rows};
 use shield_engine::action::{BanRecord, Totals};
-use shield_engine::bans::allowlist::Allowed;
+use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::time::Now;
 

@@ -8,18 +8,18 @@
 //! `keeper` waits for the disk beside it, [`reader::Reader`] answers the API from another thread. What a record means is
 //! the engine's business.
 
-mod boots;
+pub(crate) mod boots;
 mod commit;
 mod fault;
 mod files;
 mod keeper;
 mod load;
-pub mod reader;
+pub(crate) mod reader;
 mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
-pub mod writer;
+pub(crate) mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -28,9 +28,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, OpenFlags};
 
-pub use boots::{BootId, Boots};
-pub use fault::Fault;
-pub use load::Loaded;
+pub(crate) use boots::{BootId, Boots};
+pub(crate) use fault::Fault;
+pub(crate) use load::Loaded;
 
 use shield_engine::action::Record;
 use shield_engine::time::Now;

@@ -14,7 +14,7 @@ use shield_engine::time::Now;
 use shield_engine::verdict::{Evidence, Rule};
 
 /// Rows that one answer holds at most.
-pub const MAX_PAGE: u32 = 1_000;
+pub(crate) const MAX_PAGE: u32 = 1_000;
 
 /// Matches up to here are collected and sorted; more of them are found by walking in the sorted order, where they are
 /// then dense.

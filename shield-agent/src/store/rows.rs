@@ -8,15 +8,15 @@ use serde::de::value::{Error as NameError, StrDeserializer};
 
 use super::boots::Boots;
 use shield_engine::action::{BanRecord, LiftReason};
-use shield_engine::bans::allowlist::AllowReason;
+use shield_engine::allowlist::AllowReason;
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 
 /// The columns that [`ban`] reads, in its order.
-pub const BAN_COLUMNS: &str = "serial, client, since_ms, boot, end_boot_ms, offence, rule, reason";
+pub(super) const BAN_COLUMNS: &str = "serial, client, since_ms, boot, end_boot_ms, offence, rule, reason";
 
 /// The end's place in the order of ends: after every other one when permanent.
-pub fn sort_key(ends: Ends) -> i64 {
+pub(super) fn sort_key(ends: Ends) -> i64 {
     match ends {
         Ends::At { wall_ms, .. } => wall_ms,
         Ends::Never => i64::MAX,
@@ -24,7 +24,7 @@ pub fn sort_key(ends: Ends) -> i64 {
 }
 
 /// The end on the boot clock; `None` when permanent.
-pub fn deadline(ends: Ends) -> Option<i64> {
+pub(super) fn deadline(ends: Ends) -> Option<i64> {
     match ends {
         Ends::At { boot_ms, .. } => Some(i64::try_from(boot_ms).unwrap_or(i64::MAX)),
         Ends::Never => None,
@@ -32,7 +32,7 @@ pub fn deadline(ends: Ends) -> Option<i64> {
 }
 
 /// A ban without its evidence, out of a row of [`BAN_COLUMNS`].
-pub fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
+pub(super) fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
     Ok(BanRecord {
         serial: row.get::<_, i64>(0)? as u64,
         client: client(row, 1)?,
@@ -46,19 +46,19 @@ pub fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
 }
 
 /// The client in a column.
-pub fn client(row: &Row<'_>, column: usize) -> Result<Client> {
+pub(super) fn client(row: &Row<'_>, column: usize) -> Result<Client> {
     row.get_ref(column)?.as_str()?.parse().map_err(|error| anyhow!("column {column}: {error}"))
 }
 
 /// A unit variant in a column, by its name in JSON.
-pub fn name<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> Result<T> {
+pub(super) fn name<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> Result<T> {
     let text = row.get_ref(column)?.as_str()?;
     let deserializer: StrDeserializer<'_, NameError> = text.into_deserializer();
     T::deserialize(deserializer).with_context(|| format!("column {column} holds {text:?}"))
 }
 
 /// JSON in a column that may be empty.
-pub fn json<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> Result<Option<T>> {
+pub(super) fn json<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> Result<Option<T>> {
     let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
     serde_json::from_str(text)
         .map(Some)
@@ -66,7 +66,7 @@ pub fn json<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> Resul
 }
 
 /// The name of a lift's reason, as in JSON.
-pub fn lift_reason(reason: LiftReason) -> &'static str {
+pub(super) fn lift_reason(reason: LiftReason) -> &'static str {
     match reason {
         LiftReason::Expired => "expired",
         LiftReason::Operator => "operator",
@@ -75,7 +75,7 @@ pub fn lift_reason(reason: LiftReason) -> &'static str {
 }
 
 /// The name of an allowlist entry's reason, as in JSON.
-pub fn allow_reason(reason: AllowReason) -> &'static str {
+pub(super) fn allow_reason(reason: AllowReason) -> &'static str {
     match reason {
         AllowReason::Configured => "configured",
         AllowReason::Operator => "operator",

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use rusqlite::Connection;
 
 /// Marks the file as Shield's (`PRAGMA application_id`): "SHLD" in ASCII.
-pub const APPLICATION_ID: i32 = 0x5348_4c44;
+pub(super) const APPLICATION_ID: i32 = 0x5348_4c44;
 
 /// One script a version; version n is reached by the first n scripts. Never change one that was released.
 const MIGRATIONS: [&str; 1] = [VERSION_1];
@@ -71,13 +71,13 @@ const VERSION_1: &str = "
 ";
 
 /// The version this program writes.
-pub fn newest() -> i64 {
+pub(super) fn newest() -> i64 {
     MIGRATIONS.len() as i64
 }
 
 /// Brings the tables to the newest version, in one transaction. An error when the file is of a newer version, or of
 /// another program.
-pub fn migrate(connection: &mut Connection) -> Result<()> {
+pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let version = version_of(connection)?;
     if version == newest() {
         return Ok(());
@@ -92,7 +92,7 @@ pub fn migrate(connection: &mut Connection) -> Result<()> {
 }
 
 /// The version of the tables, 0 when there are none. An error when it is newer than this program, or another's file.
-pub fn version_of(connection: &Connection) -> Result<i64> {
+pub(super) fn version_of(connection: &Connection) -> Result<i64> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let version = number("user_version").context("reading the version of the tables")?;
     if version > 0 && number("application_id")? != i64::from(APPLICATION_ID) {

@@ -9,7 +9,7 @@ use super::reader::{BanQuery, BanSort, Reader};
 use super::writer::{Kept, Writer};
 use super::*;
 use shield_engine::action::{BanRecord, LiftReason, Totals};
-use shield_engine::bans::allowlist::{AllowReason, Allowed};
+use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::client::Client;
 use shield_engine::event::PartState;
 use shield_engine::request::Checkpoint;

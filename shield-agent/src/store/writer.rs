@@ -16,7 +16,7 @@ use anyhow::{Error, Result};
 use super::keeper::{Chore, Keeper};
 use super::{Fault, Store};
 use shield_engine::action::{BanRecord, LiftReason, Record, Totals};
-use shield_engine::bans::allowlist::Allowed;
+use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::event::{PartReport, PartState};
 use shield_engine::request::Checkpoint;

@@ -1,6 +1,6 @@
 //! An API over a backend of its own, on a free port and a socket in a fresh directory. Each test file uses a part.
 
-pub mod schema;
+pub(crate) mod schema;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,21 +10,21 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use serde_json::{Value, json};
-use shield_agent::api::backend::{
+use shield_agent::test_support::api::backend::{
     AgentView, Answer as Later, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient,
     TopClients,
 };
-use shield_agent::api::feed::Feed;
-use shield_agent::api::listen::Limits;
-use shield_agent::api::socket::ControlSocket;
-use shield_agent::api::token::Token;
-use shield_agent::api::types::{ClientState, ConfigView, Offences, PastBan};
-use shield_agent::api::{Server, Settings};
-use shield_agent::cli::client::{AgentClient, Endpoint};
-use shield_agent::clock;
-use shield_agent::enforce::Drops;
+use shield_agent::test_support::api::feed::Feed;
+use shield_agent::test_support::api::listen::Limits;
+use shield_agent::test_support::api::socket::ControlSocket;
+use shield_agent::test_support::api::token::Token;
+use shield_agent::test_support::api::types::{ClientState, ConfigView, Offences, PastBan};
+use shield_agent::test_support::api::{Server, Settings};
+use shield_agent::test_support::cli::client::{AgentClient, Endpoint};
+use shield_agent::test_support::clock;
+use shield_agent::test_support::enforce::Drops;
 use shield_engine::action::{BanRecord, CommandResult, LiftReason, Notice, Reply, Totals};
-use shield_engine::bans::allowlist::{AllowReason, Allowed};
+use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::client::Client;
 use shield_engine::event::{Command, EnforcerName, PartReport, PartState};
 use shield_engine::report::{BaselineView, ClientSummary, DetectorStatus, Explanation, RuleView};
@@ -36,13 +36,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// The token of the API under test.
-pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// Bans that the backend has.
-pub const BANS: usize = 5;
+pub(crate) const BANS: usize = 5;
 
 /// What a test wants otherwise than usual.
-pub struct Setup {
+pub(crate) struct Setup {
     pub listen: &'static str,
     pub limits: Limits,
     pub request_timeout: Duration,
@@ -62,7 +62,7 @@ impl Default for Setup {
 }
 
 /// A running API. Dropping it stops it.
-pub struct Running {
+pub(crate) struct Running {
     pub backend: Arc<FakeBackend>,
     pub feed: Arc<Feed>,
     pub tcp: SocketAddr,
@@ -73,7 +73,7 @@ pub struct Running {
 }
 
 impl Setup {
-    pub async fn start(self) -> Running {
+    pub(crate) async fn start(self) -> Running {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("control.sock");
         let backend = Arc::new(FakeBackend::default());
@@ -98,15 +98,15 @@ impl Setup {
 }
 
 impl Running {
-    pub fn unix_client(&self) -> AgentClient {
+    pub(crate) fn unix_client(&self) -> AgentClient {
         AgentClient::new(Endpoint::Unix(self.socket.clone()))
     }
 
-    pub fn socket(&self) -> &std::path::Path {
+    pub(crate) fn socket(&self) -> &std::path::Path {
         &self.socket
     }
 
-    pub fn publish_some_notices(&self) {
+    pub(crate) fn publish_some_notices(&self) {
         let now = clock::now();
         for row in ban_rows().into_iter().take(2) {
             self.feed.publish(&Notice::Banned(Box::new(row.record)), now);
@@ -117,7 +117,7 @@ impl Running {
         self.feed.publish(&Notice::Degraded { part: "xdp".into(), reason: "no driver".into() }, now);
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.send(true).unwrap();
         self.serving.await.unwrap();
         assert!(!self.socket.exists(), "the socket is removed");
@@ -125,19 +125,19 @@ impl Running {
 }
 
 /// An HTTP answer.
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub body: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 }
 
 /// One request over TCP to `/api/v1` + `target`.
-pub async fn request(
+pub(crate) async fn request(
     running: &Running,
     method: &str,
     target: &str,
@@ -156,7 +156,7 @@ pub async fn request(
 }
 
 /// Writes `text` to a new connection and returns the answer, head and body.
-pub async fn raw(running: &Running, text: &str) -> String {
+pub(crate) async fn raw(running: &Running, text: &str) -> String {
     let mut stream = TcpStream::connect(running.tcp).await.unwrap();
     let text = text.replacen("\r\n\r\n", "\r\nconnection: close\r\n\r\n", 1);
     // A refusal may come, and the connection close, before a large body is written.
@@ -168,7 +168,7 @@ pub async fn raw(running: &Running, text: &str) -> String {
 
 /// Answers from constants and remembers what it was asked.
 #[derive(Default)]
-pub struct FakeBackend {
+pub(crate) struct FakeBackend {
     commands: Mutex<Vec<Command>>,
     views: AtomicU64,
     trouble: Mutex<Option<Trouble>>,
@@ -180,19 +180,19 @@ enum Trouble {
 }
 
 impl FakeBackend {
-    pub fn commands(&self) -> Vec<Command> {
+    pub(crate) fn commands(&self) -> Vec<Command> {
         self.commands.lock().unwrap().clone()
     }
 
-    pub fn views(&self) -> u64 {
+    pub(crate) fn views(&self) -> u64 {
         self.views.load(Ordering::Relaxed)
     }
 
-    pub fn hang(&self) {
+    pub(crate) fn hang(&self) {
         *self.trouble.lock().unwrap() = Some(Trouble::Hangs);
     }
 
-    pub fn fail(&self, words: &'static str) {
+    pub(crate) fn fail(&self, words: &'static str) {
         *self.trouble.lock().unwrap() = Some(Trouble::Fails(words));
     }
 
@@ -392,7 +392,7 @@ fn evidence() -> Evidence {
 }
 
 /// Bans of every kind: with and without evidence, reason, end, counters.
-pub fn ban_rows() -> Vec<BanRow> {
+pub(crate) fn ban_rows() -> Vec<BanRow> {
     let now = clock::now();
     let row = |at: usize| BanRow {
         record: BanRecord {

@@ -4,28 +4,28 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-pub struct Document(Value);
+pub(crate) struct Document(Value);
 
 impl Document {
-    pub fn load() -> Document {
+    pub(crate) fn load() -> Document {
         let text = include_str!("../../../docs/openapi.json");
         Document(serde_json::from_str(text).expect("the document is JSON"))
     }
 
     /// Every (path, method) of the document.
-    pub fn operations(&self) -> BTreeSet<(&str, &str)> {
+    pub(crate) fn operations(&self) -> BTreeSet<(&str, &str)> {
         let paths = self.0["paths"].as_object().unwrap();
         let methods = |path| self.0["paths"][path].as_object().unwrap().keys().map(String::as_str);
         paths.keys().flat_map(|path| methods(path).map(move |method| (path.as_str(), method))).collect()
     }
 
     /// `value` against a named schema.
-    pub fn check(&self, schema: &str, value: &Value) {
+    pub(crate) fn check(&self, schema: &str, value: &Value) {
         self.check_against(&json!({"$ref": format!("#/components/schemas/{schema}")}), value, schema);
     }
 
     /// A body against what the operation takes.
-    pub fn check_request(&self, path: &str, method: &str, body: Option<&Value>) {
+    pub(crate) fn check_request(&self, path: &str, method: &str, body: Option<&Value>) {
         let schema = self.0["paths"][path][method].pointer("/requestBody/content/application~1json/schema");
         match (schema, body) {
             (Some(schema), Some(body)) => {
@@ -37,7 +37,7 @@ impl Document {
     }
 
     /// An answer against what the operation gives with this status.
-    pub fn check_answer(&self, path: &str, method: &str, status: u16, answer: &Value) {
+    pub(crate) fn check_answer(&self, path: &str, method: &str, status: u16, answer: &Value) {
         let pointer = format!("/responses/{status}/content/application~1json/schema");
         let schema = self.0["paths"][path][method].pointer(&pointer);
         let schema = schema.unwrap_or_else(|| panic!("{method} {path} does not describe status {status}"));

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::cursor::Cursor;
-use shield_engine::detect::detector::{Detector, Standing};
-use shield_engine::detect::hash::Seeded;
-use shield_engine::detect::policy::Policy;
-use shield_engine::detect::shape::{self, Kind, Query};
-use shield_engine::detect::trace::{Flags, Trace, Tracer};
+use shield_engine::test_support::detector::{Detector, Standing};
+use shield_engine::test_support::hash::Seeded;
+use shield_engine::policy::Policy;
+use shield_engine::test_support::shape::{self, Kind, Query};
+use shield_engine::test_support::trace::{Flags, Trace, Tracer};
 use shield_engine::request::Request;
 use shield_engine::verdict::{Evidence, Verdict};
 

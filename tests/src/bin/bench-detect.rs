@@ -8,15 +8,15 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use shield_agent::replay::input::Input;
-use shield_agent::replay::labels::{Decision, Labels, Score};
-use shield_agent::replay::{Outcome, Replay};
-use shield_engine::bans::allowlist::Allowlist;
+use shield_agent::test_support::replay::input::Input;
+use shield_agent::test_support::replay::labels::{Decision, Labels, Score};
+use shield_agent::test_support::replay::{Outcome, Replay};
+use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
-use shield_engine::detect::detector::{Detector, Standing};
-use shield_engine::detect::policy::Policy;
-use shield_engine::detect::rules::Near;
+use shield_engine::policy::Policy;
 use shield_engine::settings::Settings;
+use shield_engine::test_support::detector::{Detector, Standing};
+use shield_engine::test_support::rules::Near;
 use shield_engine::verdict::{Rule, Verdict};
 
 const IPV6_PREFIX: u8 = 64;

@@ -19,11 +19,11 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser as _, ValueEnum};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use shield_agent::owner::{Handle, Owner};
-use shield_agent::source::{self, FirstStart, Pool};
+use shield_agent::test_support::owner::{Handle, Owner};
+use shield_agent::test_support::source::{self, FirstStart, Pool};
 use shield_engine::Engine;
-use shield_engine::bans::allowlist::Allowlist;
-use shield_engine::detect::policy::Policy;
+use shield_engine::allowlist::Allowlist;
+use shield_engine::policy::Policy;
 use shield_engine::settings::Settings as EngineSettings;
 use shield_logline::{Output, Parser, Settings as Format};
 
@@ -246,7 +246,7 @@ fn count_by_agent(log: &Path, lines: u64) -> Result<u64> {
     let sources = source::start(vec![settings], &[], &pool, &deliver, &|_| {})?;
     let counted = wait_for(&handle, lines)?;
     sources.stop();
-    handle.say(shield_agent::owner::Message::Stop);
+    handle.say(shield_agent::test_support::owner::Message::Stop);
     owner.join().map_err(|_| anyhow::anyhow!("the engine's thread panicked"))?;
     performer.join().map_err(|_| anyhow::anyhow!("the performer's thread panicked"))?;
     Ok(counted)

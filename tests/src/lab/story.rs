@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use shield_agent::api::types::{Ban, BanPage, PartStateName, Status};
+use shield_agent::test_support::api::types::{Ban, BanPage, PartStateName, Status};
 
 use crate::agent::Agent;
 use crate::lab::history;

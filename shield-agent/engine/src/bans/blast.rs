@@ -13,7 +13,7 @@ const SHARE_SPAN_MS: u64 = 600_000;
 const MINUTE_MS: u64 = 60_000;
 
 /// Remembers when rules banned, and decides whether one more ban is within the limits.
-pub struct BlastRadius {
+pub(crate) struct BlastRadius {
     limits: BlastLimits,
     bans: VecDeque<(u64, Client)>,
     /// When each client among them was banned last: one that comes back is still one client.
@@ -23,7 +23,7 @@ pub struct BlastRadius {
 
 /// What the limits say about one more ban.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Permit {
+pub(crate) enum Permit {
     /// Go on.
     Granted,
     /// Go on; banning was stopped before.
@@ -36,17 +36,17 @@ pub enum Permit {
 
 impl BlastRadius {
     /// With these limits, nothing banned yet.
-    pub fn new(limits: BlastLimits) -> BlastRadius {
+    pub(crate) fn new(limits: BlastLimits) -> BlastRadius {
         BlastRadius { limits, bans: VecDeque::new(), clients: HashMap::new(), stopped: false }
     }
 
     /// Whether banning is stopped.
-    pub fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped
     }
 
     /// Asks whether a rule may ban this client; a granted ban is remembered.
-    pub fn permit(&mut self, client: Client, active_clients: usize, now: Now) -> Permit {
+    pub(crate) fn permit(&mut self, client: Client, active_clients: usize, now: Now) -> Permit {
         self.drop_old(now);
         match self.exceeded(client, active_clients, now) {
             Some(reason) if self.stopped => Permit::Refused(reason),

@@ -12,7 +12,7 @@ use crate::vocab::time::Now;
 const MAX_NETWORKS: usize = 100_000;
 
 /// Bans by network, lately.
-pub struct Escalation {
+pub(crate) struct Escalation {
     settings: NetworkEscalation,
     /// By network: when which of its clients was banned last, oldest first.
     recent: HashMap<Client, VecDeque<(u64, Client)>>,
@@ -20,13 +20,13 @@ pub struct Escalation {
 
 impl Escalation {
     /// Nothing banned yet.
-    pub fn new(settings: NetworkEscalation) -> Escalation {
+    pub(crate) fn new(settings: NetworkEscalation) -> Escalation {
         Escalation { settings, recent: HashMap::new() }
     }
 
     /// Notes that a client was banned. When it is the one that makes its network suspicious, returns the network
     /// and how many of its clients were banned; the count then starts anew.
-    pub fn banned(&mut self, client: Client, now: Now) -> Option<(Client, u32)> {
+    pub(crate) fn banned(&mut self, client: Client, now: Now) -> Option<(Client, u32)> {
         if self.settings.action == NetworkAction::Off {
             return None;
         }

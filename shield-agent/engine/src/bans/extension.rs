@@ -20,7 +20,7 @@ const MEASURED_MS: u64 = 10_000;
 const SHORTEST_MS: u64 = 20_000;
 
 /// Which bans are to be sampled, when.
-pub struct Extensions {
+pub(crate) struct Extensions {
     settings: Extension,
     wakes: BinaryHeap<Reverse<Wake>>,
     samples: HashMap<Client, Sample>,
@@ -44,12 +44,12 @@ struct Sample {
 
 impl Extensions {
     /// With these settings, nothing to sample yet.
-    pub fn new(settings: Extension) -> Extensions {
+    pub(crate) fn new(settings: Extension) -> Extensions {
         Extensions { settings, wakes: BinaryHeap::new(), samples: HashMap::new() }
     }
 
     /// A ban began, or its end was moved. Only the detector's bans are extended: an operator's term is his word.
-    pub fn watch(&mut self, ban: &LedgerBan, now: Now) {
+    pub(crate) fn watch(&mut self, ban: &LedgerBan, now: Now) {
         let Ends::At { boot_ms, .. } = ban.ends else { return };
         let long_enough = boot_ms.saturating_sub(now.boot_ms) >= SHORTEST_MS;
         if self.settings.by == ExtendBy::Off || !ban.rule.is_detected() || !long_enough {
@@ -60,7 +60,7 @@ impl Extensions {
     }
 
     /// Clients whose counters are to be sampled now, with their ban's serial number; at most `limit`.
-    pub fn due(&mut self, now: Now, limit: usize) -> Vec<(Client, u64)> {
+    pub(crate) fn due(&mut self, now: Now, limit: usize) -> Vec<(Client, u64)> {
         let mut due = Vec::new();
         while due.len() < limit && self.wakes.peek().is_some_and(|Reverse(wake)| wake.at_ms <= now.boot_ms) {
             let Some(Reverse(wake)) = self.wakes.pop() else { break };
@@ -73,7 +73,7 @@ impl Extensions {
     }
 
     /// A sample came back. `Some(packets per second)` when the flood still comes.
-    pub fn sampled(&mut self, client: Client, serial: u64, packets: u64, now: Now) -> Option<f64> {
+    pub(crate) fn sampled(&mut self, client: Client, serial: u64, packets: u64, now: Now) -> Option<f64> {
         let first = self.samples.remove(&client).filter(|s| s.serial == serial);
         let Some(first) = first else {
             self.samples.insert(client, Sample { serial, at_ms: now.boot_ms, packets });
@@ -85,12 +85,12 @@ impl Extensions {
     }
 
     /// The ban ended; its sample is not needed any more.
-    pub fn forget(&mut self, client: Client) {
+    pub(crate) fn forget(&mut self, client: Client) {
         self.samples.remove(&client);
     }
 
     /// The new end of a ban whose flood still comes.
-    pub fn new_end(&self, ban: &LedgerBan, backoff: &Backoff, now: Now) -> Ends {
+    pub(crate) fn new_end(&self, ban: &LedgerBan, backoff: &Backoff, now: Now) -> Ends {
         let step = match self.settings.by {
             ExtendBy::NextTerm => backoff.term(ban.offence + 1),
             ExtendBy::SameTerm | ExtendBy::Off => backoff.term(ban.offence),

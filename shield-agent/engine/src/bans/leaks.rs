@@ -14,7 +14,7 @@ const QUIET_MS: u64 = 600_000;
 const SPAN_SECS: i64 = 60;
 
 /// Counts banned clients' requests after the grace period.
-pub struct Leaks {
+pub(crate) struct Leaks {
     grace_secs: i64,
     threshold: u32,
     watched: HashMap<Client, Watched>,
@@ -32,7 +32,7 @@ struct Watched {
 
 /// What is known about one leak once the drop counters were asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Whether the address came out of a proxy's header.
     pub behind_proxy: bool,
     /// Whether any enforcer holds the ban.
@@ -47,12 +47,12 @@ pub struct Facts {
 
 impl Leaks {
     /// Requests up to `grace_secs` after a ban are on their way already; `threshold` later ones are a leak.
-    pub fn new(grace_secs: i64, threshold: u32) -> Leaks {
+    pub(crate) fn new(grace_secs: i64, threshold: u32) -> Leaks {
         Leaks { grace_secs, threshold: threshold.max(1), watched: HashMap::new() }
     }
 
     /// Notes a banned client's request. `Some(requests)` when it is time to find out why and say so.
-    pub fn seen(&mut self, ban: &LedgerBan, second: EventSecs, now: Now) -> Option<u32> {
+    pub(crate) fn seen(&mut self, ban: &LedgerBan, second: EventSecs, now: Now) -> Option<u32> {
         if second < ban.since_ms.div_euclid(1000) + self.grace_secs {
             return None;
         }
@@ -75,36 +75,36 @@ impl Leaks {
     }
 
     /// The requests of a leak whose cause is now known, once; 0 when none is waiting.
-    pub fn take_due(&mut self, client: Client) -> u32 {
+    pub(crate) fn take_due(&mut self, client: Client) -> u32 {
         let Some(watched) = self.watched.get_mut(&client) else { return 0 };
         if std::mem::take(&mut watched.due) { watched.requests } else { 0 }
     }
 
     /// A banned client's request came through a proxy.
-    pub fn note_proxy(&mut self, client: Client) {
+    pub(crate) fn note_proxy(&mut self, client: Client) {
         if let Some(watched) = self.watched.get_mut(&client) {
             watched.by_proxy = true;
         }
     }
 
     /// Whether a banned client's requests were seen to come through a proxy.
-    pub fn came_by_proxy(&self, client: Client) -> bool {
+    pub(crate) fn came_by_proxy(&self, client: Client) -> bool {
         self.watched.get(&client).is_some_and(|w| w.by_proxy)
     }
 
     /// The client's ban ended.
-    pub fn forget(&mut self, client: Client) {
+    pub(crate) fn forget(&mut self, client: Client) {
         self.watched.remove(&client);
     }
 
     /// Clients announced as leaking and still watched.
-    pub fn leaking(&self) -> usize {
+    pub(crate) fn leaking(&self) -> usize {
         self.watched.values().filter(|w| w.announced_at.is_some()).count()
     }
 }
 
 /// The likely cause, in words with what to do.
-pub fn likely_cause(facts: Facts) -> &'static str {
+pub(crate) fn likely_cause(facts: Facts) -> &'static str {
     match facts {
         Facts { behind_proxy: true, .. } => {
             "it comes through a proxy, whose own address is what reaches this host: drop it at the proxy"

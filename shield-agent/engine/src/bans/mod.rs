@@ -2,8 +2,8 @@
 
 pub mod allowlist;
 pub mod backoff;
-pub mod blast;
-pub mod escalation;
-pub mod extension;
-pub mod leaks;
-pub mod ledger;
+pub(crate) mod blast;
+pub(crate) mod escalation;
+pub(crate) mod extension;
+pub(crate) mod leaks;
+pub(crate) mod ledger;

@@ -15,7 +15,7 @@ const ROLLING_MINUTES: usize = 30;
 const HOUR_KEEP: f64 = 0.5;
 
 /// Mean and standard deviation are never taken for less than this (requests or errors per second).
-pub const FLOOR: f64 = 0.1;
+pub(crate) const FLOOR: f64 = 0.1;
 
 /// Samples of clients below which a level of theirs is not used.
 const MIN_CLIENT_SAMPLES: f64 = 30.0;

@@ -13,7 +13,7 @@ use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::client::{Client, Singles};
 
 /// Requests that fit into a record; the next one makes a footprint. No rule can fire before.
-pub const LIGHT_REQUESTS: usize = 4;
+pub(crate) const LIGHT_REQUESTS: usize = 4;
 
 /// At most one client in so many can have a footprint (but always [`MIN_FOOTPRINTS`]).
 const CLIENTS_PER_FOOTPRINT: usize = 8;
@@ -135,7 +135,7 @@ impl Light {
 }
 
 /// A client as the rules see it.
-pub struct Busy<'a> {
+pub(crate) struct Busy<'a> {
     /// What is kept of it.
     pub footprint: &'a mut Footprint,
     /// Nothing is learned from it before this second.
@@ -144,7 +144,7 @@ pub struct Busy<'a> {
 
 /// What the table holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Clients.
     pub clients: usize,
     /// Clients with a footprint.
@@ -169,7 +169,7 @@ fn mark(hash: u64) -> u32 {
 }
 
 /// The table.
-pub struct Clients {
+pub(crate) struct Clients {
     hash: Seeded,
     index: HashTable<Entry>,
     records: Vec<Record>,
@@ -184,7 +184,7 @@ pub struct Clients {
 
 impl Clients {
     /// An empty table for at most `max_clients` (at least 1).
-    pub fn new(max_clients: usize, hash: Seeded) -> Clients {
+    pub(crate) fn new(max_clients: usize, hash: Seeded) -> Clients {
         Clients {
             hash,
             index: HashTable::new(),
@@ -199,7 +199,7 @@ impl Clients {
     }
 
     /// Counts one request. Returns its client when that has a footprint: no rule can fire before.
-    pub fn add(&mut self, coming: &Coming, second: u32, trace: &Trace) -> Option<Busy<'_>> {
+    pub(crate) fn add(&mut self, coming: &Coming, second: u32, trace: &Trace) -> Option<Busy<'_>> {
         let key = coming.client.key();
         let is_there = |record: &Record| record.key == split(key);
         let at = match self.records.get(coming.place as usize).filter(|record| is_there(record)) {
@@ -226,7 +226,7 @@ impl Clients {
 
     /// Fetches what [`Clients::add`] will read for these requests, of about `second`: step by step, so that each step
     /// finds fetched what it reads. Remembers where their clients are, and changes nothing else.
-    pub fn look_ahead(&self, coming: &mut [Coming; LOOK_AHEAD], second: u32) {
+    pub(crate) fn look_ahead(&self, coming: &mut [Coming; LOOK_AHEAD], second: u32) {
         for one in coming.iter_mut() {
             let hash = self.hash.key(one.client.key());
             let found = self.index.find(hash, |entry| entry.mark == mark(hash));
@@ -247,14 +247,14 @@ impl Clients {
     }
 
     /// Forgets a client.
-    pub fn forget(&mut self, key: u128) {
+    pub(crate) fn forget(&mut self, key: u128) {
         if let Some(at) = self.position(key) {
             self.remove(at);
         }
     }
 
     /// A copy of what is kept of a client, light or not, and until when it is suspect.
-    pub fn footprint(&self, key: u128) -> Option<(Footprint, u32)> {
+    pub(crate) fn footprint(&self, key: u128) -> Option<(Footprint, u32)> {
         let record = &self.records[self.position(key)?];
         Some((self.footprint_of(record), record.suspect_until))
     }
@@ -276,7 +276,7 @@ impl Clients {
 
     /// Visits each client that asked for something in the `secs` (1..=60) seconds up to and including `second`: its
     /// key, its counts over those seconds, and until when it is suspect.
-    pub fn each_active(&self, secs: u32, second: u32, mut visit: impl FnMut(Active<'_>)) {
+    pub(crate) fn each_active(&self, secs: u32, second: u32, mut visit: impl FnMut(Active<'_>)) {
         for record in self.records.iter().filter(|r| second.saturating_sub(r.last) < secs) {
             let footprint = self.footprints.get(record.footprint as usize);
             let counts = match footprint {
@@ -289,13 +289,13 @@ impl Clients {
     }
 
     /// How many clients there are.
-    pub fn tracked(&self) -> usize {
+    pub(crate) fn tracked(&self) -> usize {
         self.records.len()
     }
 
     /// How many of these asked for something in the 10 min up to `second` and are not suspect then. Each of them is
     /// looked up, or each client there is looked at, whichever is less: a ban waits for this.
-    pub fn clean_among(&self, singles: Singles, second: u32) -> usize {
+    pub(crate) fn clean_among(&self, singles: Singles, second: u32) -> usize {
         let is_clean = |r: &Record| second.saturating_sub(r.last) < TRAIL_SECS && r.suspect_until <= second;
         if singles.count().saturating_mul(CLIENTS_PER_LOOKUP) <= self.records.len() as u128 {
             let known = singles.keys().filter_map(|key| self.records.get(self.position(key)?));
@@ -305,7 +305,7 @@ impl Clients {
     }
 
     /// Lets go of clients that asked for nothing in the 10 min up to `second`: nothing of them counts any more.
-    pub fn sweep(&mut self, second: u32) {
+    pub(crate) fn sweep(&mut self, second: u32) {
         let mut at = 0;
         while at < self.records.len() {
             if second.saturating_sub(self.records[at].last) >= TRAIL_SECS { self.remove(at) } else { at += 1 }
@@ -313,7 +313,7 @@ impl Clients {
     }
 
     /// What the table holds.
-    pub fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         let records = self.records.capacity() * size_of::<Record>();
         let index = self.index.allocation_size();
         let footprints: usize = self.footprints.iter().map(|f| f.bytes() + size_of::<u32>()).sum();
@@ -431,7 +431,7 @@ impl Clients {
 }
 
 /// A client visited by [`Clients::each_active`].
-pub struct Active<'a> {
+pub(crate) struct Active<'a> {
     /// Its key.
     pub key: u128,
     /// Its counts over the seconds asked for.

@@ -3,7 +3,7 @@
 
 use crate::detect::prefetch;
 use crate::detect::trace::{Flags, Trace};
-pub use crate::detect::trails::TRAIL_SECS;
+pub(crate) use crate::detect::trails::TRAIL_SECS;
 use crate::detect::trails::{LATE_SECS, MAX_TRAILS, Trail, Trails};
 use crate::detect::window::{Counts, WINDOW_SECS, Window};
 
@@ -280,7 +280,7 @@ impl Spread {
 }
 
 /// What a request adds to a window.
-pub fn counts_of(trace: &Trace) -> Counts {
+pub(crate) fn counts_of(trace: &Trace) -> Counts {
     let flag = |flag| u32::from(trace.flags.has(flag));
     Counts {
         requests: 1,

@@ -16,7 +16,7 @@ const VALID_SECS: u32 = 120;
 
 /// What must be asked about one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
+pub(super) enum Need {
     /// Nothing: no rule can fire.
     Nothing,
     /// The rules that look at counts alone: what the targets amount to cannot matter.
@@ -27,7 +27,7 @@ pub enum Need {
 
 /// The least that any rule could fire at, by policy and baseline.
 #[derive(Debug, Clone, Copy)]
-pub struct Gate {
+pub(super) struct Gate {
     /// Tells it from those before it.
     number: u32,
     load: f64,
@@ -48,7 +48,7 @@ pub struct Gate {
 
 impl Gate {
     /// The gate of a policy and of what was learned by `second`; `number` is another one for each gate.
-    pub fn of(policy: &Policy, baseline: &Baseline, warmth: Warmth, second: u32, number: u32) -> Gate {
+    pub(super) fn of(policy: &Policy, baseline: &Baseline, warmth: Warmth, second: u32, number: u32) -> Gate {
         let whole = |switch: Switch, value: u32| if switch.is_on() { value } else { u32::MAX };
         let tenths = |value: f64| whole(policy.probing.switch, (10.0 * value * SLACK).ceil() as u32);
         let (flood, surge, behaviour) = (&policy.flood, &policy.error_surge, &policy.behaviour);
@@ -85,14 +85,14 @@ impl Gate {
     }
 
     /// The number it was made with.
-    pub fn number(&self) -> u32 {
+    pub(super) fn number(&self) -> u32 {
         self.number
     }
 
     /// What must be asked about a client whose request at `second` was just counted. Looks, when it can, only as often
     /// as a client's plain requests could make a difference.
     #[inline]
-    pub fn need(&self, footprint: &mut Footprint, policy: &Policy, second: u32) -> Need {
+    pub(super) fn need(&self, footprint: &mut Footprint, policy: &Policy, second: u32) -> Need {
         if footprint.is_spared(self.number, second) {
             return Need::Nothing;
         }

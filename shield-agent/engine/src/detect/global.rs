@@ -18,7 +18,7 @@ enum State {
 
 /// Watches the whole server's rate.
 #[derive(Debug, Clone)]
-pub struct Global {
+pub(crate) struct Global {
     state: State,
     accepted: bool,
 }
@@ -31,17 +31,23 @@ impl Default for Global {
 
 impl Global {
     /// Whether an anomaly is on.
-    pub fn is_anomalous(&self) -> bool {
+    pub(crate) fn is_anomalous(&self) -> bool {
         matches!(self.state, State::Anomalous { .. })
     }
 
     /// Whether the anomaly that ended last ended because it lasted too long to be one.
-    pub fn took_too_long(&self) -> bool {
+    pub(crate) fn took_too_long(&self) -> bool {
         self.accepted
     }
 
     /// Looks at the rate (requests per second over the window) at `second`; seconds never go back.
-    pub fn watch(&mut self, rate: f64, level: &Level, policy: &Policy, second: u32) -> Option<GlobalChange> {
+    pub(crate) fn watch(
+        &mut self,
+        rate: f64,
+        level: &Level,
+        policy: &Policy,
+        second: u32,
+    ) -> Option<GlobalChange> {
         let rule = &policy.global;
         self.accepted = false;
         match self.state {

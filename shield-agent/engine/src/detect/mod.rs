@@ -1,27 +1,27 @@
 //! Detection: requests are counted for each client, held against the site's baseline, and judged.
 
-pub mod aim;
-pub mod baseline;
+pub(crate) mod aim;
+pub(crate) mod baseline;
 #[cfg(test)]
 mod classic_tests;
-pub mod clients;
+pub(crate) mod clients;
 pub mod detector;
 #[cfg(test)]
 mod detector_tests;
-pub mod footprint;
+pub(crate) mod footprint;
 mod gate;
-pub mod global;
+pub(crate) mod global;
 pub mod hash;
-pub mod moments;
-pub mod names;
+pub(crate) mod moments;
+pub(crate) mod names;
 pub mod policy;
 mod prefetch;
 mod remembered;
-pub mod ring;
+pub(crate) mod ring;
 pub mod rules;
 pub mod shape;
 #[cfg(test)]
 mod site_tests;
 pub mod trace;
-pub mod trails;
-pub mod window;
+pub(crate) mod trails;
+pub(crate) mod window;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Count, sum and sum of squares: enough for mean and population standard deviation, and mergeable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Moments {
+pub(crate) struct Moments {
     n: f64,
     sum: f64,
     sum_squares: f64,
@@ -12,43 +12,43 @@ pub struct Moments {
 
 impl Moments {
     /// Adds one sample.
-    pub fn add(&mut self, value: f64) {
+    pub(crate) fn add(&mut self, value: f64) {
         self.add_many(value, 1.0);
     }
 
     /// Adds the same sample `times` times (seconds of silence come in thousands).
-    pub fn add_many(&mut self, value: f64, times: f64) {
+    pub(crate) fn add_many(&mut self, value: f64, times: f64) {
         self.n += times;
         self.sum += value * times;
         self.sum_squares += value * value * times;
     }
 
     /// Adds all of another's samples.
-    pub fn merge(&mut self, other: &Moments) {
+    pub(crate) fn merge(&mut self, other: &Moments) {
         self.n += other.n;
         self.sum += other.sum;
         self.sum_squares += other.sum_squares;
     }
 
     /// Makes everything seen so far count `keep` (0..=1) as much as before.
-    pub fn forget(&mut self, keep: f64) {
+    pub(crate) fn forget(&mut self, keep: f64) {
         self.n *= keep;
         self.sum *= keep;
         self.sum_squares *= keep;
     }
 
     /// How many samples, forgetting applied.
-    pub fn count(&self) -> f64 {
+    pub(crate) fn count(&self) -> f64 {
         self.n
     }
 
     /// The mean; 0 without samples.
-    pub fn mean(&self) -> f64 {
+    pub(crate) fn mean(&self) -> f64 {
         if self.n > 0.0 { self.sum / self.n } else { 0.0 }
     }
 
     /// The population standard deviation, sqrt(E[x²] - E[x]²); 0 without samples.
-    pub fn stddev(&self) -> f64 {
+    pub(crate) fn stddev(&self) -> f64 {
         if self.n <= 0.0 {
             return 0.0;
         }
@@ -58,7 +58,7 @@ impl Moments {
     }
 
     /// Whether every number in it is finite and possible: what was restored from a file may be anything.
-    pub fn is_sane(&self) -> bool {
+    pub(crate) fn is_sane(&self) -> bool {
         [self.n, self.sum, self.sum_squares].iter().all(|v| v.is_finite() && *v >= 0.0)
     }
 }

@@ -22,7 +22,7 @@ struct Slot {
 }
 
 /// Targets' text by key.
-pub struct Names {
+pub(crate) struct Names {
     slots: Box<[Slot]>,
     /// Each text behind its length in one byte.
     text: Box<[u8]>,
@@ -42,7 +42,7 @@ impl Default for Names {
 
 impl Names {
     /// Remembers the text of a target, cut to [`MAX_TOLD`] bytes.
-    pub fn put(&mut self, key: u32, text: &[u8]) {
+    pub(crate) fn put(&mut self, key: u32, text: &[u8]) {
         let slot = &mut self.slots[place(key)];
         // One that is about to be written over is written anew.
         if slot.key == key && slot.at > 0 && self.written - slot.at < (TEXT_BYTES / 2) as u64 {
@@ -61,12 +61,12 @@ impl Names {
     }
 
     /// Fetches what [`Names::put`] will read first.
-    pub fn look_ahead(&self, key: u32) {
+    pub(crate) fn look_ahead(&self, key: u32) {
         self.slots.get(place(key)).into_iter().for_each(prefetch::fetch);
     }
 
     /// The text of a target, as far as it is remembered; what is not UTF-8 is replaced.
-    pub fn get(&self, key: u32) -> Option<String> {
+    pub(crate) fn get(&self, key: u32) -> Option<String> {
         let slot = self.slots[place(key)];
         let is_there = slot.key == key && slot.at > 0 && self.written - slot.at <= TEXT_BYTES as u64;
         let at = slot.at as usize % TEXT_BYTES;

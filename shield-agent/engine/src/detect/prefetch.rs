@@ -3,7 +3,7 @@
 /// Fetches the line of the processor's cache that `value` begins in; changes nothing. Does nothing on processors other
 /// than x86-64, where the standard library has no such thing yet.
 #[inline]
-pub fn fetch<T>(value: &T) {
+pub(super) fn fetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -43,7 +43,7 @@ impl Remembered {
 const KINDS: [Kind; 6] = [Kind::Asset, Kind::Page, Kind::Script, Kind::Dubious, Kind::Probe, Kind::Foreign];
 
 /// A bounded table of shapes by the hash of their path; a newer path takes an older one's place.
-pub struct Shapes(Box<[Remembered]>);
+pub(super) struct Shapes(Box<[Remembered]>);
 
 impl Default for Shapes {
     fn default() -> Shapes {
@@ -54,7 +54,7 @@ impl Default for Shapes {
 impl Shapes {
     /// The shape of this path, which has this hash.
     #[inline]
-    pub fn of(&mut self, path: &[u8], hash: u64) -> Shape {
+    pub(super) fn of(&mut self, path: &[u8], hash: u64) -> Shape {
         let slot = Remembered::slot(hash);
         match self.0[slot].shape(hash).or_else(|| self.0[slot + 1].shape(hash)) {
             Some(shape) => shape,
@@ -74,7 +74,7 @@ impl Shapes {
     }
 
     /// Fetches what [`Shapes::of`] will read for this hash.
-    pub fn look_ahead(&self, hash: u64) {
+    pub(super) fn look_ahead(&self, hash: u64) {
         prefetch::fetch(&self.0[Remembered::slot(hash)]);
     }
 }

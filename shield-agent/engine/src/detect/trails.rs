@@ -8,13 +8,13 @@ use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::WINDOW_SECS;
 
 /// Targets older than this are forgotten.
-pub const TRAIL_SECS: u32 = 600;
+pub(crate) const TRAIL_SECS: u32 = 600;
 
 /// Targets remembered of one client at most; far above every threshold.
-pub const MAX_TRAILS: usize = 384;
+pub(crate) const MAX_TRAILS: usize = 384;
 
 /// Requests may be judged this many seconds before the newest one without looking at every target again.
-pub const LATE_SECS: u32 = 5;
+pub(crate) const LATE_SECS: u32 = 5;
 
 /// Slots of the smallest and of the largest table (powers of two; three quarters of the largest are [`MAX_TRAILS`]).
 const MIN_SLOTS: usize = 8;
@@ -29,7 +29,7 @@ const REPEAT_SLOT_SECS: u32 = 30;
 
 /// One target, in 16 bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Trail {
+pub(crate) struct Trail {
     /// Its key, a hash already.
     pub key: u32,
     /// When it was asked for last; 0 is a free slot.
@@ -47,12 +47,12 @@ pub struct Trail {
 
 impl Trail {
     /// A target's that was not asked for yet.
-    pub fn unasked(key: u32) -> Trail {
+    pub(crate) fn unasked(key: u32) -> Trail {
         Trail { key, ..Trail::default() }
     }
 
     /// Counts one request for it.
-    pub fn hit(&mut self, second: u32, trace: &Trace) {
+    pub(crate) fn hit(&mut self, second: u32, trace: &Trace) {
         match (second / REPEAT_SLOT_SECS).saturating_sub(self.last / REPEAT_SLOT_SECS) {
             // The same slot, or out of order: counted with the newer one, which it is at most a minute away from.
             0 => {}
@@ -68,7 +68,7 @@ impl Trail {
     }
 
     /// Requests for it over the last 30 to 60 s.
-    pub fn repeats(&self, second: u32) -> u32 {
+    pub(crate) fn repeats(&self, second: u32) -> u32 {
         match (second / REPEAT_SLOT_SECS).saturating_sub(self.last / REPEAT_SLOT_SECS) {
             0 => u32::from(self.hits) + u32::from(self.hits_before),
             1 => u32::from(self.hits),
@@ -77,24 +77,24 @@ impl Trail {
     }
 
     /// Requests for it in the clock's minute that it was asked for last in.
-    pub fn hits_in_minute(&self) -> u32 {
+    pub(crate) fn hits_in_minute(&self) -> u32 {
         const { assert!(2 * REPEAT_SLOT_SECS == 60, "a minute is two slots") };
         let is_second_half = self.last / REPEAT_SLOT_SECS % 2 == 1;
         u32::from(self.hits) + if is_second_half { u32::from(self.hits_before) } else { 0 }
     }
 
     /// Whether it was served whenever it was asked for, and is no script.
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.weight == 0 && !self.flags.has_any(Flags::UNUSUAL)
     }
 
     /// Whether it was not served.
-    pub fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.flags.has(Flags::FAILED) || self.flags.has(Flags::BROKEN)
     }
 
     /// Whether it was asked for within `secs`.
-    pub fn is_within(&self, secs: u32, second: u32) -> bool {
+    pub(crate) fn is_within(&self, secs: u32, second: u32) -> bool {
         second.saturating_sub(self.last) < secs
     }
 
@@ -107,20 +107,20 @@ impl Trail {
 
 /// The table.
 #[derive(Debug, Clone, Default)]
-pub struct Trails {
+pub(crate) struct Trails {
     slots: Box<[Trail]>,
     len: u32,
 }
 
 impl Trails {
     /// All of them, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &Trail> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Trail> {
         self.slots.iter().filter(|trail| trail.last > 0)
     }
 
     /// Counts one request. Hands out its target's trail as it was, and as it is.
     #[inline]
-    pub fn hit(&mut self, second: u32, trace: &Trace) -> (Trail, Trail) {
+    pub(crate) fn hit(&mut self, second: u32, trace: &Trace) -> (Trail, Trail) {
         let at = place(&self.slots, trace.key);
         if let Some(known) = at.and_then(|at| self.slots.get_mut(at)).filter(|trail| trail.last > 0) {
             let before = *known;
@@ -159,17 +159,17 @@ impl Trails {
     }
 
     /// Lets go of what does not matter any more at `second`.
-    pub fn prune(&mut self, second: u32) {
+    pub(crate) fn prune(&mut self, second: u32) {
         self.retain(|trail| trail.matters(second));
     }
 
     /// Fetches what [`Trails::hit`] will read first for this target.
-    pub fn fetch(&self, key: u32) {
+    pub(crate) fn fetch(&self, key: u32) {
         self.slots.get(home(&self.slots, key)).into_iter().for_each(prefetch::fetch);
     }
 
     /// Bytes on the heap.
-    pub fn heap_bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         size_of_val(&*self.slots)
     }
 

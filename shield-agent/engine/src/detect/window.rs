@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use crate::detect::prefetch;
 
 /// Length of the window in seconds.
-pub const WINDOW_SECS: u32 = 60;
+pub(crate) const WINDOW_SECS: u32 = 60;
 
 /// What is counted in a second, and summed up over a window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use crate::api::types::Ban;
 use shield_engine::client::Client;
 
 /// What stands for permanent: CrowdSec has no bans without an end. Ten years.
-pub const PERMANENT_HOURS: u64 = 87_600;
+pub(super) const PERMANENT_HOURS: u64 = 87_600;
 
 /// One decision as it was found; fields that were not there are `None`.
 #[derive(Default)]
@@ -21,13 +21,13 @@ struct Decision {
 }
 
 /// Whether a line is the heading of CrowdSec's CSV.
-pub fn is_heading(line: &str) -> bool {
+pub(super) fn is_heading(line: &str) -> bool {
     let names: Vec<&str> = line.trim_end().split(',').collect();
     (names.contains(&"value") || names.contains(&"ip")) && names.len() > 1
 }
 
 /// Reads it.
-pub fn parse(text: &str) -> Result<Parsed, String> {
+pub(super) fn parse(text: &str) -> Result<Parsed, String> {
     let begin = text.trim_start();
     let decisions = if begin.starts_with('[') || begin.trim_end() == "null" {
         let list: Value =
@@ -139,7 +139,7 @@ fn seconds_left(text: &str) -> Result<i64, String> {
 }
 
 /// Writes what `cscli decisions import --format json` reads.
-pub fn write(bans: &[Ban]) -> String {
+pub(super) fn write(bans: &[Ban]) -> String {
     let decision = |ban: &Ban| {
         let duration = match ban.remaining_secs {
             Some(secs) => format!("{secs}s"),

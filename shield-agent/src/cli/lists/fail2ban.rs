@@ -17,18 +17,18 @@ const PERMANENT_SECS: &str = "-1";
 const PERMANENT_END: &str = "9999-12-31 23:59:59";
 
 /// Whether this is the output of `fail2ban-client banned`: a list of jails, not of decisions.
-pub fn is_banned_output(text: &str) -> bool {
+pub(super) fn is_banned_output(text: &str) -> bool {
     let inside = text.trim_start().trim_start_matches('[').trim_start();
     inside.starts_with("{'")
 }
 
 /// Whether this is one of the other outputs.
-pub fn is_text(text: &str) -> bool {
+pub(super) fn is_text(text: &str) -> bool {
     text.contains(LIST_LABEL) || text.lines().any(|line| timed(line).is_some())
 }
 
 /// Reads any of them.
-pub fn parse(text: &str, reading: &Reading) -> Result<Parsed, String> {
+pub(super) fn parse(text: &str, reading: &Reading) -> Result<Parsed, String> {
     let mut parsed = Parsed::default();
     if text.trim_start().starts_with('[') {
         jails(text, &mut parsed)?;
@@ -106,7 +106,7 @@ fn read_timed(line: &str, reading: &Reading, parsed: &mut Parsed) -> Result<(), 
 }
 
 /// Writes lines as `get JAIL banip --with-time` prints them.
-pub fn write(bans: &[Ban], reading: &Reading) -> String {
+pub(super) fn write(bans: &[Ban], reading: &Reading) -> String {
     let time = |ms: i64| {
         let moment = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
         reading.zone.to_datetime(moment).strftime(TIME_FORMAT).to_string()

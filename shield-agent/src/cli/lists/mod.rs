@@ -13,7 +13,7 @@ use shield_engine::client::Client;
 
 /// How a list is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ListFormat {
+pub(crate) enum ListFormat {
     /// Find out from the content
     Auto,
     /// Shield's own JSON, as `export` and `bans --json` write it
@@ -29,7 +29,7 @@ pub enum ListFormat {
 
 /// One entry that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Who.
     pub client: Client,
     /// How long from now; `None` when the list does not say.
@@ -40,7 +40,7 @@ pub struct Entry {
 
 /// One that was not.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Wrong {
+pub(crate) struct Wrong {
     /// Where: `line 7`, `entry 3`.
     pub place: String,
     /// What is wrong with it.
@@ -49,7 +49,7 @@ pub struct Wrong {
 
 /// A list as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Parsed {
+pub(crate) struct Parsed {
     /// What was understood, in order.
     pub entries: Vec<Entry>,
     /// What was not.
@@ -76,7 +76,7 @@ impl Parsed {
 
 /// The moment and the zone that a list is read in.
 #[derive(Debug, Clone)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Now, in milliseconds since the Unix epoch.
     pub now_ms: i64,
     /// The zone of times written without one.
@@ -84,7 +84,7 @@ pub struct Reading {
 }
 
 /// Reads a list. The error is about the whole; single wrong entries are in the answer.
-pub fn parse(text: &str, format: ListFormat, reading: &Reading) -> Result<Parsed, String> {
+pub(crate) fn parse(text: &str, format: ListFormat, reading: &Reading) -> Result<Parsed, String> {
     let text = text.trim_start_matches('\u{feff}');
     match format {
         ListFormat::Auto => parse(text, detect(text)?, reading),
@@ -96,7 +96,7 @@ pub fn parse(text: &str, format: ListFormat, reading: &Reading) -> Result<Parsed
 }
 
 /// Writes bans as a list that [`parse`] and the other tool read.
-pub fn write(bans: &[Ban], format: ListFormat, reading: &Reading) -> String {
+pub(crate) fn write(bans: &[Ban], format: ListFormat, reading: &Reading) -> String {
     match format {
         ListFormat::Auto | ListFormat::Shield => shield::write(bans, reading.now_ms),
         ListFormat::Plain => plain::write(bans),

@@ -6,7 +6,7 @@ use crate::api::words::printable;
 use shield_engine::client::Client;
 
 /// Reads it; every text is such a list, only its lines may be wrong.
-pub fn parse(text: &str) -> Parsed {
+pub(super) fn parse(text: &str) -> Parsed {
     let mut parsed = Parsed::default();
     for (at, line) in text.lines().enumerate() {
         let (content, comment) = match line.split_once(['#', ';']) {
@@ -26,7 +26,7 @@ pub fn parse(text: &str) -> Parsed {
 }
 
 /// Writes it; a reason stays on its line.
-pub fn write(bans: &[Ban]) -> String {
+pub(super) fn write(bans: &[Ban]) -> String {
     let line = |ban: &Ban| match &ban.reason {
         Some(reason) => format!("{} # {}\n", ban.client, printable(reason)),
         None => format!("{}\n", ban.client),

@@ -22,7 +22,7 @@ struct Listed {
 }
 
 /// Reads it.
-pub fn parse(text: &str, now_ms: i64) -> Result<Parsed, String> {
+pub(super) fn parse(text: &str, now_ms: i64) -> Result<Parsed, String> {
     let list: Value = serde_json::from_str(text).map_err(|error| format!("the list is not JSON: {error}"))?;
     if let Some(version) = list["version"].as_u64().filter(|&version| version != VERSION) {
         return Err(format!("the list is of version {version}; this shield-agent reads version {VERSION}"));
@@ -51,7 +51,7 @@ fn read(ban: &Value, now_ms: i64, parsed: &mut Parsed) -> Result<(), String> {
 }
 
 /// Writes it.
-pub fn write(bans: &[Ban], now_ms: i64) -> String {
+pub(super) fn write(bans: &[Ban], now_ms: i64) -> String {
     let ban = |ban: &Ban| {
         json!({
             "client": ban.client,

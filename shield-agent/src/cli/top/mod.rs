@@ -46,7 +46,7 @@ const QUEUE: usize = 256;
 pub struct TopArgs {}
 
 /// Runs it until `q`.
-pub async fn run(_args: &TopArgs, client: &AgentClient) -> Result<Exit> {
+pub(crate) async fn run(_args: &TopArgs, client: &AgentClient) -> Result<Exit> {
     if !std::io::stdout().is_terminal() {
         return Err(
             UsageError("top needs a terminal; for programs there is `status --json`".to_owned()).into()

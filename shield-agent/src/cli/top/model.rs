@@ -17,7 +17,7 @@ const EVENTS: usize = 50;
 
 /// Something that happened to `top`.
 #[derive(Debug)]
-pub enum Input {
+pub(super) enum Input {
     /// A key was pressed.
     Key(KeyEvent),
     /// The agent sent something.
@@ -34,7 +34,7 @@ pub enum Input {
 
 /// Something to ask the agent for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub(super) enum Wish {
     /// The bans in force.
     ListBans,
     /// Ban this client.
@@ -45,7 +45,7 @@ pub enum Wish {
 
 /// Which table the arrow keys move in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Focus {
+pub(super) enum Focus {
     /// The busiest clients.
     Clients,
     /// The bans.
@@ -54,7 +54,7 @@ pub enum Focus {
 
 /// Everything that is shown.
 #[derive(Debug)]
-pub struct Model {
+pub(super) struct Model {
     /// Global rate and baseline mean, oldest first, one a second.
     pub rates: VecDeque<(f64, f64)>,
     /// The last snapshot.
@@ -80,7 +80,7 @@ pub struct Model {
 
 impl Model {
     /// Begins with what the agent remembers: of the rate, and the last events, newest first.
-    pub fn new(history: &HistoryView, recent: EventList) -> Model {
+    pub(super) fn new(history: &HistoryView, recent: EventList) -> Model {
         let points = history.rate.iter().zip(&history.mean).filter_map(|(rate, mean)| (*rate).zip(*mean));
         // The history has a point every `step_secs`, the plot one a second.
         let each_second = points.flat_map(|point| std::iter::repeat_n(point, history.step_secs as usize));
@@ -102,12 +102,12 @@ impl Model {
     }
 
     /// Whether the user wants to go.
-    pub fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.is_done
     }
 
     /// Takes an input in; what it asks for comes out.
-    pub fn take(&mut self, input: Input) -> Option<Wish> {
+    pub(super) fn take(&mut self, input: Input) -> Option<Wish> {
         match input {
             Input::Key(key) => self.key(key),
             Input::Message(message) => self.message(message),

@@ -33,7 +33,7 @@ impl Columns {
 }
 
 /// Draws everything.
-pub fn draw(model: &mut Model, frame: &mut Frame<'_>) {
+pub(super) fn draw(model: &mut Model, frame: &mut Frame<'_>) {
     let plot_height = if frame.area().height >= PLOT_FROM_HEIGHT { frame.area().height / 3 } else { 0 };
     let [head, plot, tables, events, foot] = Layout::vertical([
         Constraint::Length(3),

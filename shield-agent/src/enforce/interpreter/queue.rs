@@ -159,7 +159,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shield_engine::bans::allowlist::Allowlist;
+    use shield_engine::allowlist::Allowlist;
     use shield_engine::time::Ends;
 
     fn ban(text: &str, serial: u64) -> Order {

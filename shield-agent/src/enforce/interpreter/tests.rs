@@ -11,7 +11,7 @@ use crate::enforce::iptables::Version;
 use crate::enforce::simulator::SimulatedHost;
 use crate::enforce::{Ban, Desired, Drops, Enforcer, Failure, iptables};
 use shield_engine::action::Order;
-use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, Outcome, PartState, Repair};
 use shield_engine::time::{Ends, Now};

@@ -11,17 +11,17 @@ use crate::enforce::Drops;
 use shield_engine::client::Client;
 
 /// The name of our chain in each family's filter table.
-pub const CHAIN: &str = "SHIELD";
+pub(crate) const CHAIN: &str = "SHIELD";
 /// The chain of packets for this host.
-pub const INPUT: &str = "INPUT";
+pub(super) const INPUT: &str = "INPUT";
 /// The chain of packets that are passed on, to containers among others.
-pub const FORWARD: &str = "FORWARD";
+pub(super) const FORWARD: &str = "FORWARD";
 /// The chain that Docker leaves to the operator, asked before its own rules in FORWARD.
-pub const DOCKER_USER: &str = "DOCKER-USER";
+pub(super) const DOCKER_USER: &str = "DOCKER-USER";
 
 /// One rule of our chain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Rule {
+pub(super) enum Rule {
     /// `-s NET -j RETURN`: an allowed network goes on to the other rules of this host.
     Exempt(IpNet),
     /// `-m set --match-set NAME src -j DROP`.
@@ -33,7 +33,7 @@ pub enum Rule {
 }
 
 /// A rule with what it has matched so far.
-pub type Counted = (Rule, Drops);
+pub(super) type Counted = (Rule, Drops);
 
 impl Rule {
     fn parse(text: &str) -> Rule {
@@ -66,7 +66,7 @@ impl Rule {
 
 /// What one family's filter table says about us.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
+pub(super) struct Snapshot {
     /// The rules of our chain in order; `None` when there is no such chain.
     pub chain: Option<Vec<Counted>>,
     /// Every chain of the table.
@@ -79,7 +79,7 @@ pub struct Snapshot {
 
 /// The jumps to our chain in another chain.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Jumps {
+pub(super) struct Jumps {
     /// The rules' texts after the chain's name, in order.
     pub rules: Vec<String>,
     /// The chain's first rule, when that is not a plain jump to ours.
@@ -90,7 +90,7 @@ impl Snapshot {
     /// Takes one line of `iptables-save -c -t filter`.
     ///
     /// `Err` is the line by which a mix of nftables' and iptables' rules announces that it cannot be listed.
-    pub fn take(&mut self, line: &str) -> Result<(), String> {
+    pub(super) fn take(&mut self, line: &str) -> Result<(), String> {
         if line.starts_with('#') && line.contains("incompatible") {
             return Err(line.trim_start_matches(['#', ' ']).to_owned());
         }
@@ -129,7 +129,7 @@ impl Snapshot {
     }
 
     /// How the jump from `hook` stands.
-    pub fn jump(&self, hook: &str) -> Jump {
+    pub(super) fn jump(&self, hook: &str) -> Jump {
         match self.jumps.get(hook) {
             Some(Jumps { rules, before: None }) if rules.len() == 1 => Jump::First,
             Some(Jumps { rules, before: None }) => Jump::Several(rules.len()),
@@ -141,7 +141,7 @@ impl Snapshot {
 
 /// How a jump to our chain stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Jump {
+pub(super) enum Jump {
     /// It is the chain's first rule, once.
     First,
     /// There is none.
@@ -162,7 +162,7 @@ fn parse_counters(text: &str) -> Drops {
 
 /// One transaction for `iptables-restore --noflush --counters`.
 #[derive(Debug)]
-pub struct Batch(String);
+pub(super) struct Batch(String);
 
 impl Default for Batch {
     fn default() -> Batch {
@@ -172,45 +172,45 @@ impl Default for Batch {
 
 impl Batch {
     /// Makes our chain, or empties it when it is there.
-    pub fn renew_chain(&mut self) {
+    pub(super) fn renew_chain(&mut self) {
         self.line(format_args!(":{CHAIN} - [0:0]"));
     }
 
     /// Appends a rule to our chain, with the counters it had.
-    pub fn append(&mut self, rule: &Rule, drops: Drops) {
+    pub(super) fn append(&mut self, rule: &Rule, drops: Drops) {
         let _ = write!(self.0, "[{}:{}] -A {CHAIN} ", drops.packets, drops.bytes);
         rule.write(&mut self.0);
         self.0.push('\n');
     }
 
     /// Deletes a rule from our chain; the whole transaction fails when it is not there.
-    pub fn delete(&mut self, rule: &Rule) {
+    pub(super) fn delete(&mut self, rule: &Rule) {
         self.0.push_str("-D SHIELD ");
         rule.write(&mut self.0);
         self.0.push('\n');
     }
 
     /// Makes the jump from `hook` the first rule there, in place of the jumps that are there.
-    pub fn jump_first(&mut self, hook: &str, present: Option<&Jumps>) {
+    pub(super) fn jump_first(&mut self, hook: &str, present: Option<&Jumps>) {
         self.delete_jumps(hook, present);
         self.line(format_args!("-I {hook} 1 {JUMP}"));
     }
 
     /// Deletes the jumps to our chain from `hook`.
-    pub fn delete_jumps(&mut self, hook: &str, present: Option<&Jumps>) {
+    pub(super) fn delete_jumps(&mut self, hook: &str, present: Option<&Jumps>) {
         for rule in present.map(|jumps| jumps.rules.as_slice()).unwrap_or_default() {
             self.line(format_args!("-D {hook} {rule}"));
         }
     }
 
     /// Deletes our chain. No jump to it may be left.
-    pub fn delete_chain(&mut self) {
+    pub(super) fn delete_chain(&mut self) {
         self.line(format_args!("-F {CHAIN}"));
         self.line(format_args!("-X {CHAIN}"));
     }
 
     /// The transaction's text.
-    pub fn commit(mut self) -> String {
+    pub(super) fn commit(mut self) -> String {
         self.0.push_str("COMMIT\n");
         self.0
     }

@@ -12,11 +12,11 @@ mod generation;
 mod ipset;
 mod nfnetlink;
 mod nft;
-pub mod programs;
+pub(crate) mod programs;
 mod refill;
 mod repair;
-mod sets;
-mod settings;
+pub(crate) mod sets;
+pub(crate) mod settings;
 #[cfg(test)]
 mod walk;
 
@@ -25,14 +25,13 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use self::backend::HeldBy;
-pub use self::chain::CHAIN;
 use self::chain::{Rule, Snapshot};
 use self::family::Family;
 use self::programs::{Host, NotInstalled, Programs};
 use self::repair::{Settled, WorkOrder};
-pub use self::sets::Version;
+pub(crate) use self::sets::Version;
 use self::sets::{Element, all_failed};
-pub use self::settings::{Backend, Containers, Settings};
+pub(crate) use self::settings::{Backend, Containers, Settings};
 use super::{Ban, Desired, Drops, Enforcer, Failure, Lifts, NothingUrgent, Urgent};
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartState, Repair};

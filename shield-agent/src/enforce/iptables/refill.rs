@@ -193,7 +193,7 @@ mod tests {
     use super::super::programs::act;
     use super::*;
     use crate::enforce::simulator::SimulatedHost;
-    use shield_engine::bans::allowlist::Allowlist;
+    use shield_engine::allowlist::Allowlist;
     use shield_engine::time::Ends;
 
     const BEGAN: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 5_000_000 };

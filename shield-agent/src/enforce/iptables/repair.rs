@@ -320,7 +320,7 @@ mod tests {
     use crate::enforce::iptables::Settings;
     use crate::enforce::simulator::SimulatedHost;
     use crate::enforce::{Ban, Enforcer as _};
-    use shield_engine::bans::allowlist::Allowlist;
+    use shield_engine::allowlist::Allowlist;
     use shield_engine::time::Ends;
 
     const NOW: Now = Now { wall_ms: 1_800_000_000_000, boot_ms: 5_000 };

@@ -47,7 +47,7 @@ impl Version {
 
 /// One client in a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Element {
+pub(crate) struct Element {
     /// Who.
     pub client: Client,
     /// Seconds left in the kernel; 0 for ever.

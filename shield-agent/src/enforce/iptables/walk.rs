@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::{Backend, IptablesEnforcer, Settings, Version};
 use crate::enforce::simulator::SimulatedHost;
 use crate::enforce::{Ban, Desired, Enforcer as _};
-use shield_engine::bans::allowlist::Allowlist;
+use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 

@@ -20,7 +20,7 @@ use super::{Mode, Settings};
 
 /// How the program is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum How {
+pub(super) enum How {
     /// In the driver.
     Native,
     /// In the network stack, and why not in the driver.
@@ -37,7 +37,7 @@ pub enum How {
 
 impl How {
     /// In words, for the page: `native`, `generic (driver: …)`.
-    pub fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         match self {
             How::Native => "native".to_owned(),
             How::Generic { because } => format!("generic ({because})"),
@@ -47,7 +47,7 @@ impl How {
 }
 
 /// The program on one interface.
-pub struct Attachment {
+pub(super) struct Attachment {
     /// The interface, as it was when attached.
     pub interface: Interface,
     /// How.
@@ -66,7 +66,7 @@ impl Attachment {
     ///
     /// # Errors
     /// When neither XDP nor traffic control takes the program, or the settings forbid the mode it would take.
-    pub fn make(
+    pub(super) fn make(
         interface: Interface,
         slot: u32,
         pins: &Pins,
@@ -119,7 +119,7 @@ impl Attachment {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn is_intact(&self, pins: &Pins) -> Result<bool> {
+    pub(super) fn is_intact(&self, pins: &Pins) -> Result<bool> {
         let info = kernel::link_info(self.link.as_fd())
             .with_context(|| format!("asked for the link on {}", self.interface.name))?;
         let attached = info.interface_index == self.interface.index && info.program_id == self.program_id;
@@ -130,7 +130,7 @@ impl Attachment {
     ///
     /// # Errors
     /// When it cannot be pinned.
-    pub fn repin(&self, pins: &Pins) -> Result<bool> {
+    pub(super) fn repin(&self, pins: &Pins) -> Result<bool> {
         let pin = pins.link(self.interface.index);
         match kernel::pin(self.link.as_fd(), &pin) {
             Ok(()) => Ok(true),
@@ -143,13 +143,13 @@ impl Attachment {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn is_attached(&self) -> Result<bool> {
+    pub(super) fn is_attached(&self) -> Result<bool> {
         let info = kernel::link_info(self.link.as_fd()).context("asked for the link's state")?;
         Ok(info.interface_index == self.interface.index && info.program_id == self.program_id)
     }
 
     /// Hands the program's messages on to the log.
-    pub fn flush_log(&mut self) {
+    pub(super) fn flush_log(&mut self) {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }

@@ -33,7 +33,7 @@ use super::table::{BanKey, Table};
 const CONTROL_KEY: u32 = 0;
 
 /// The maps that all interfaces' programs share.
-pub struct Bans {
+pub(super) struct Bans {
     v4: Table<KeyV4>,
     v6: Table<KeyV6>,
     networks_v4: Table<Key<KeyV4>>,
@@ -52,7 +52,7 @@ pub struct Bans {
 }
 
 /// Descriptors of the maps of bans, for listing them.
-pub struct Listing {
+pub(super) struct Listing {
     v4: Table<KeyV4>,
     v6: Table<KeyV6>,
     networks_v4: Table<Key<KeyV4>>,
@@ -65,7 +65,7 @@ impl Listing {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn for_each(&self, mut each: impl FnMut(Client, Ban)) -> Result<()> {
+    pub(super) fn for_each(&self, mut each: impl FnMut(Client, Ban)) -> Result<()> {
         let prefix = self.ipv6_prefix;
         self.v4.for_each(|key, ban| each(Client::from(Ipv4Addr::from(key)), ban))?;
         self.v6.for_each(|key, ban| each(Client::of_addr(Ipv6Addr::from(key).into(), prefix), ban))?;
@@ -76,7 +76,7 @@ impl Listing {
 
 /// What is known about bans that are to be put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
+pub(super) enum Known {
     /// They may be there already.
     Nothing,
     /// They are not there: found by listing, and nobody else puts any in.
@@ -132,7 +132,7 @@ impl Bans {
     ///
     /// # Errors
     /// When one is missing.
-    pub fn open(maps: &Path, settings: &Settings) -> Result<Bans> {
+    pub(super) fn open(maps: &Path, settings: &Settings) -> Result<Bans> {
         let pinned = |name: &str| {
             kernel::open_pinned(&maps.join(name)).with_context(|| format!("opened the map {name}"))
         };
@@ -162,7 +162,7 @@ impl Bans {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn mark(&mut self) -> Result<()> {
+    pub(super) fn mark(&mut self) -> Result<()> {
         let count = |count: usize| u32::try_from(count).expect("maps have at most 2^32 entries");
         let control = Control {
             abi_version: ABI_VERSION,
@@ -185,7 +185,7 @@ impl Bans {
     }
 
     /// Whether every map is pinned in `maps`. Looks at each only when the folder has changed since all of them were.
-    pub fn is_pinned(&self, maps: &Path) -> bool {
+    pub(super) fn is_pinned(&self, maps: &Path) -> bool {
         let Some(now) = FolderState::of(maps) else { return false };
         if self.all_pinned_at.get() == Some(now) {
             return true;
@@ -199,7 +199,7 @@ impl Bans {
     ///
     /// # Errors
     /// When the folder cannot be made or a map not pinned.
-    pub fn repin(&self, maps: &Path) -> Result<bool> {
+    pub(super) fn repin(&self, maps: &Path) -> Result<bool> {
         if self.is_pinned(maps) {
             return Ok(false);
         }
@@ -231,7 +231,11 @@ impl Bans {
     }
 
     /// Puts bans in, or moves their ends. Returns those that failed by their place in `bans`.
-    pub fn ensure(&mut self, bans: &[(Client, KernelTime)], known: Known) -> Vec<(usize, anyhow::Error)> {
+    pub(super) fn ensure(
+        &mut self,
+        bans: &[(Client, KernelTime)],
+        known: Known,
+    ) -> Vec<(usize, anyhow::Error)> {
         let placed = bans.iter().enumerate().map(|(at, (client, ends))| (*client, (at, *ends)));
         let sorted = Sorted::new(placed, self.ipv6_prefix);
         let mut failed = Vec::new();
@@ -301,7 +305,7 @@ impl Bans {
     }
 
     /// Takes bans out; absent is success. Returns those that failed by their place in `clients`.
-    pub fn remove(&mut self, clients: &[Client]) -> Vec<(usize, anyhow::Error)> {
+    pub(super) fn remove(&mut self, clients: &[Client]) -> Vec<(usize, anyhow::Error)> {
         let placed = clients.iter().enumerate().map(|(at, client)| (*client, at));
         let sorted = Sorted::new(placed, self.ipv6_prefix);
         let mut failed = Vec::new();
@@ -325,7 +329,7 @@ impl Bans {
     ///
     /// # Errors
     /// When there are too many descriptors.
-    pub fn listing(&self) -> Result<Listing> {
+    pub(super) fn listing(&self) -> Result<Listing> {
         Ok(Listing {
             v4: self.v4.another()?,
             v6: self.v6.another()?,
@@ -339,12 +343,12 @@ impl Bans {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn count(&self) -> Result<usize> {
+    pub(super) fn count(&self) -> Result<usize> {
         Ok(self.v4.count()? + self.v6.count()? + self.networks_v4.count()? + self.networks_v6.count()?)
     }
 
     /// Takes what is held now for what was put in: after it has been compared.
-    pub fn remember(&self) {
+    pub(super) fn remember(&self) {
         self.v4.remember();
         self.v6.remember();
         self.networks_v4.remember();
@@ -353,7 +357,7 @@ impl Bans {
 
     /// Whether as many bans are held as when we last changed them, by this reading of the maps' memory; `None` where the
     /// kernel does not say without listing.
-    pub fn is_left_at(&self, memory: [u64; 4]) -> Option<bool> {
+    pub(super) fn is_left_at(&self, memory: [u64; 4]) -> Option<bool> {
         let all = [
             self.v4.is_left_at(memory[0]),
             self.v6.is_left_at(memory[1]),
@@ -367,7 +371,7 @@ impl Bans {
     }
 
     /// The memory of the four maps of bans; `None` where the kernel does not say.
-    pub fn memory(&self) -> Option<[u64; 4]> {
+    pub(super) fn memory(&self) -> Option<[u64; 4]> {
         Some([self.v4.memory()?, self.v6.memory()?, self.networks_v4.memory()?, self.networks_v6.memory()?])
     }
 
@@ -375,7 +379,7 @@ impl Bans {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn filters_hold(&self, mut clients: impl Iterator<Item = Client>) -> Result<bool> {
+    pub(super) fn filters_hold(&self, mut clients: impl Iterator<Item = Client>) -> Result<bool> {
         let holds = |client: Client| match (client.network(), client.is_single(self.ipv6_prefix)) {
             (IpNet::V4(net), true) => self.filter_v4.holds(filter_v4(net.addr().to_bits())),
             (IpNet::V6(net), true) => self.filter_v6.holds(filter_v6(halves(net.addr().octets()))),
@@ -388,7 +392,7 @@ impl Bans {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn get_all(&self, clients: &[Client]) -> Result<Vec<Option<Ban>>> {
+    pub(super) fn get_all(&self, clients: &[Client]) -> Result<Vec<Option<Ban>>> {
         let networks = self.networks_among(clients)?;
         let get = |client: &Client| match (client.network(), client.is_single(self.ipv6_prefix)) {
             (IpNet::V4(net), true) => self.v4.get(&net.addr().octets()),
@@ -420,7 +424,7 @@ impl Bans {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn rebuild_filters(&mut self, clients: impl Iterator<Item = Client>) -> Result<()> {
+    pub(super) fn rebuild_filters(&mut self, clients: impl Iterator<Item = Client>) -> Result<()> {
         let mut v4 = Bitmap::empty(FILTER_V4_WORDS);
         let mut v6 = Bitmap::empty(FILTER_V6_WORDS);
         for client in clients {
@@ -440,7 +444,7 @@ impl Bans {
     ///
     /// # Errors
     /// When there are too many, or the kernel refuses.
-    pub fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()> {
+    pub(super) fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for network in networks {
             match Client::of_network(*network).network() {
@@ -462,7 +466,7 @@ impl Bans {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn totals(&self, slot: u32) -> Result<Totals> {
+    pub(super) fn totals(&self, slot: u32) -> Result<Totals> {
         let values = self.totals_reader.get(&slot, 0).context("read TOTALS")?;
         Ok(values.iter().fold(Totals::default(), |sum, cpu| Totals {
             passed: sum.passed + cpu.passed,

@@ -24,7 +24,7 @@ const PACKET: [u8; 64] = [0; 64];
 
 /// One moment on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub(super) struct Reading {
     /// On the boot clock, in milliseconds.
     pub boot_ms: u64,
     /// On the program's clock, in ticks.
@@ -33,7 +33,7 @@ pub struct Reading {
 
 /// The program's clock, compared with the boot clock.
 #[derive(Debug, Clone, Copy)]
-pub struct KernelClock {
+pub(super) struct KernelClock {
     ticks_per_sec: u64,
     last: Reading,
 }
@@ -43,7 +43,7 @@ impl KernelClock {
     ///
     /// # Errors
     /// When the kernel cannot run the program, or ticks at a rate that no kernel has.
-    pub fn calibrate(program: &Xdp) -> Result<KernelClock> {
+    pub(super) fn calibrate(program: &Xdp) -> Result<KernelClock> {
         let first = read(program)?;
         sleep(CALIBRATION);
         let last = read(program)?;
@@ -66,13 +66,13 @@ impl KernelClock {
     ///
     /// # Errors
     /// When the kernel cannot run the program.
-    pub fn sync(&mut self, program: &Xdp) -> Result<()> {
+    pub(super) fn sync(&mut self, program: &Xdp) -> Result<()> {
         self.last = read(program)?;
         Ok(())
     }
 
     /// An end as the program compares it: the first tick that is not before it.
-    pub fn ticks_at(&self, ends: Ends) -> KernelTime {
+    pub(super) fn ticks_at(&self, ends: Ends) -> KernelTime {
         let Ends::At { boot_ms, .. } = ends else { return NEVER };
         let ticks = i128::from(boot_ms) - i128::from(self.last.boot_ms);
         // One more, because the tick at the last reading had begun up to a whole tick before it.
@@ -82,7 +82,7 @@ impl KernelClock {
     }
 
     /// An end as the ledger knows it, within a tick; `now` gives its wall clock.
-    pub fn ends_at(&self, ends: KernelTime, now: Now) -> Ends {
+    pub(super) fn ends_at(&self, ends: KernelTime, now: Now) -> Ends {
         if ends == NEVER {
             return Ends::Never;
         }

@@ -19,7 +19,7 @@ const PRESENT: u32 = 1;
 
 /// One trie.
 #[derive(Debug)]
-pub struct Exempt<A> {
+pub(super) struct Exempt<A> {
     map: OwnedFd,
     name: &'static str,
     keys: std::marker::PhantomData<A>,
@@ -30,14 +30,14 @@ impl<A: Pod + Eq + Hash> Exempt<A> {
     ///
     /// # Errors
     /// When it is not there.
-    pub fn open(maps: &Path, name: &'static str) -> Result<Exempt<A>> {
+    pub(super) fn open(maps: &Path, name: &'static str) -> Result<Exempt<A>> {
         let path = maps.join(name);
         let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
         Ok(Exempt { map, name, keys: std::marker::PhantomData })
     }
 
     /// The map's name and descriptor, for pinning.
-    pub fn pinnable(&self) -> (&'static str, BorrowedFd<'_>) {
+    pub(super) fn pinnable(&self) -> (&'static str, BorrowedFd<'_>) {
         (self.name, self.map.as_fd())
     }
 
@@ -45,7 +45,7 @@ impl<A: Pod + Eq + Hash> Exempt<A> {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn keys(&self) -> Result<Vec<Key<A>>> {
+    pub(super) fn keys(&self) -> Result<Vec<Key<A>>> {
         let mut keys = Vec::new();
         kernel::lookup_all(self.map.as_fd(), CHUNK, |key: Key<A>, _: u32| keys.push(key))
             .with_context(|| format!("listed {}", self.name))?;
@@ -56,7 +56,7 @@ impl<A: Pod + Eq + Hash> Exempt<A> {
     ///
     /// # Errors
     /// When there are more than fit, or the kernel refuses.
-    pub fn replace(&self, wanted: &[Key<A>]) -> Result<()> {
+    pub(super) fn replace(&self, wanted: &[Key<A>]) -> Result<()> {
         for key in wanted {
             kernel::update(self.map.as_fd(), key, &PRESENT, Update::Any)
                 .with_context(|| format!("added to {} ({MAX_EXEMPT} networks at most)", self.name))?;

@@ -16,7 +16,7 @@ const CHUNK: usize = 8192;
 
 /// One filter map and what it holds.
 #[derive(Debug)]
-pub struct Filter {
+pub(super) struct Filter {
     map: OwnedFd,
     name: &'static str,
     words: Vec<u64>,
@@ -24,21 +24,21 @@ pub struct Filter {
 
 /// A filter worked out in memory, to be put in a map's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bitmap(Vec<u64>);
+pub(super) struct Bitmap(Vec<u64>);
 
 impl Bitmap {
     /// No bit set.
-    pub fn empty(words: u32) -> Bitmap {
+    pub(super) fn empty(words: u32) -> Bitmap {
         Bitmap(vec![0; words as usize])
     }
 
     /// Sets one bit.
-    pub fn set(&mut self, bit: FilterBit) {
+    pub(super) fn set(&mut self, bit: FilterBit) {
         self.0[bit.word as usize] |= bit.mask;
     }
 
     /// Sets all bits between two, both included, in the order of words and then of bits.
-    pub fn set_range(&mut self, first: FilterBit, last: FilterBit) {
+    pub(super) fn set_range(&mut self, first: FilterBit, last: FilterBit) {
         let (from, to) = (first.word as usize, last.word as usize);
         let low = !(first.mask - 1);
         let high = last.mask | (last.mask - 1);
@@ -52,7 +52,7 @@ impl Bitmap {
     }
 
     /// Sets every bit.
-    pub fn fill(&mut self) {
+    pub(super) fn fill(&mut self) {
         self.0.fill(u64::MAX);
     }
 }
@@ -62,7 +62,7 @@ impl Filter {
     ///
     /// # Errors
     /// When it is not there or cannot be read.
-    pub fn open(maps: &Path, name: &'static str, words: u32) -> Result<Filter> {
+    pub(super) fn open(maps: &Path, name: &'static str, words: u32) -> Result<Filter> {
         let path = maps.join(name);
         let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
         let mut filter = Filter { map, name, words: vec![0; words as usize] };
@@ -71,7 +71,7 @@ impl Filter {
     }
 
     /// The map's name and descriptor, for pinning.
-    pub fn pinnable(&self) -> (&'static str, BorrowedFd<'_>) {
+    pub(super) fn pinnable(&self) -> (&'static str, BorrowedFd<'_>) {
         (self.name, self.map.as_fd())
     }
 
@@ -79,7 +79,7 @@ impl Filter {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn read(&mut self) -> Result<()> {
+    pub(super) fn read(&mut self) -> Result<()> {
         let words = &mut self.words;
         kernel::lookup_all(self.map.as_fd(), CHUNK, |at: u32, word: u64| {
             // What stays zero is not touched, so that it takes no memory.
@@ -96,7 +96,7 @@ impl Filter {
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn holds(&self, bit: FilterBit) -> Result<bool> {
+    pub(super) fn holds(&self, bit: FilterBit) -> Result<bool> {
         let word = kernel::lookup::<u32, u64>(self.map.as_fd(), &bit.word);
         let word = word.with_context(|| format!("read {}", self.name))?;
         Ok(word.is_some_and(|word| word & bit.mask != 0))
@@ -106,7 +106,7 @@ impl Filter {
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub fn add(&mut self, more: &Bitmap) -> Result<()> {
+    pub(super) fn add(&mut self, more: &Bitmap) -> Result<()> {
         let changed =
             self.words.iter().zip(&more.0).enumerate().filter(|(_, (old, more))| **more & !**old != 0);
         let changed: Vec<(u32, u64)> = changed.map(|(at, (old, more))| (at as u32, old | more)).collect();
@@ -117,7 +117,7 @@ impl Filter {
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub fn add_bits(&mut self, bits: impl IntoIterator<Item = FilterBit>) -> Result<()> {
+    pub(super) fn add_bits(&mut self, bits: impl IntoIterator<Item = FilterBit>) -> Result<()> {
         let mut changed: Vec<(u32, u64)> = Vec::new();
         for bit in bits {
             let word = &mut self.words[bit.word as usize];
@@ -133,7 +133,7 @@ impl Filter {
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub fn replace(&mut self, wanted: &Bitmap) -> Result<()> {
+    pub(super) fn replace(&mut self, wanted: &Bitmap) -> Result<()> {
         let changed = self.words.iter().zip(&wanted.0).enumerate().filter(|(_, (old, new))| old != new);
         let changed: Vec<(u32, u64)> = changed.map(|(at, (_, new))| (at as u32, *new)).collect();
         self.write(&changed)

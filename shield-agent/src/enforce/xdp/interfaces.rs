@@ -70,7 +70,7 @@ enum Kind {
 }
 
 /// An interface that should be guarded, or why that is not possible.
-pub type Chosen = std::result::Result<Interface, Refused>;
+pub(crate) type Chosen = std::result::Result<Interface, Refused>;
 
 /// An interface that cannot be guarded now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +135,7 @@ fn lowest(all: &[Interface], interface: Interface) -> Interface {
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub fn list() -> Result<Vec<Interface>> {
+pub(crate) fn list() -> Result<Vec<Interface>> {
     let mut interfaces = Vec::new();
     dump_links(|link| interfaces.push(describe(link))).context("listed the network interfaces")?;
     Ok(interfaces)

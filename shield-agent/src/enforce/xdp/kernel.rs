@@ -37,7 +37,7 @@ enum Command {
 
 /// Where on an interface a program is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
+pub(super) enum Hook {
     /// XDP in the driver.
     XdpNative,
     /// XDP in the network stack.
@@ -67,7 +67,7 @@ impl Hook {
 
 /// What the kernel says about a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LinkInfo {
+pub(super) struct LinkInfo {
     /// The program it runs.
     pub program_id: u32,
     /// The interface; 0 when it is gone, or the link was detached.
@@ -80,7 +80,7 @@ pub struct LinkInfo {
 ///
 /// # Errors
 /// EBUSY and EEXIST when another program is attached; what the driver said otherwise.
-pub fn create_link(program: BorrowedFd<'_>, interface_index: u32, hook: Hook) -> io::Result<OwnedFd> {
+pub(super) fn create_link(program: BorrowedFd<'_>, interface_index: u32, hook: Hook) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         program_fd: u32,
@@ -101,7 +101,7 @@ pub fn create_link(program: BorrowedFd<'_>, interface_index: u32, hook: Hook) ->
 ///
 /// # Errors
 /// When the interface is gone (ENOLINK), or the kernel refuses the program.
-pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         link_fd: u32,
@@ -117,7 +117,7 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
 ///
 /// # Errors
 /// When the descriptor is no link of a kind that can be detached.
-pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         link_fd: u32,
@@ -129,7 +129,7 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Errors
 /// When the descriptor is no link.
-pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     /// `struct bpf_link_info`; both XDP and TCX have the interface first in their part.
     #[repr(C)]
     #[derive(Default)]
@@ -163,7 +163,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 ///
 /// # Errors
 /// EEXIST when there is something; EPERM when it is no bpffs.
-pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     let mut attr = PinAttr { path: path.as_ptr() as u64, fd: raw(object), flags: 0 };
     bpf(Command::ObjPin, &mut attr).map(drop)
@@ -173,7 +173,7 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// ENOENT when nothing is.
-pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let mut attr = PinAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 };
     new_fd(Command::ObjGet, &mut attr)
@@ -190,7 +190,7 @@ struct PinAttr {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+pub(super) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut value = zeroed::<V>();
     let mut attr = ElementAttr::new(map, key);
     attr.value = (&raw mut value) as u64;
@@ -205,7 +205,12 @@ pub fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option
 ///
 /// # Errors
 /// EEXIST for [`Update::Insert`] of a key that is there; E2BIG or ENOSPC when the map is full.
-pub fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V, update: Update) -> io::Result<()> {
+pub(super) fn update<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &V,
+    update: Update,
+) -> io::Result<()> {
     let mut attr = ElementAttr::new(map, key);
     attr.value = std::ptr::from_ref(value) as u64;
     attr.flags = update as u64;
@@ -216,7 +221,7 @@ pub fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V, update: U
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     match bpf(Command::MapDelete, &mut ElementAttr::new(map, key)) {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
@@ -241,7 +246,7 @@ impl ElementAttr {
 
 /// What an update does about a key that is there already, or is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Update {
+pub(super) enum Update {
     /// Inserts or replaces.
     Any = 0,
     /// Only inserts (EEXIST otherwise).
@@ -250,7 +255,7 @@ pub enum Update {
 
 /// Puts elements into a map, or replaces them, in one system call. Says how many are in: when fewer than given, the next one is what the
 /// kernel refused, and changing it alone brings out why.
-pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> usize {
+pub(super) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> usize {
     assert_eq!(keys.len(), values.len(), "every key has its value");
     let mut attr = BatchAttr::new(map, keys.len());
     attr.keys = keys.as_ptr() as u64;
@@ -260,7 +265,7 @@ pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V
 
 /// Takes elements out of a map in one system call. Says how many are gone: when fewer than given, the next one was not
 /// there, or refused.
-pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> usize {
+pub(super) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> usize {
     let mut attr = BatchAttr::new(map, keys.len());
     attr.keys = keys.as_ptr() as u64;
     run_batch(Command::MapDeleteBatch, &mut attr)
@@ -281,12 +286,12 @@ const ACCOUNTS_FOR_ELEMENTS: KernelVersion = KernelVersion::new(6, 4, 0);
 
 /// The kernel's account of a map, kept open: it is read often.
 #[derive(Debug, Default)]
-pub struct Account(RefCell<Option<File>>);
+pub(super) struct Account(RefCell<Option<File>>);
 
 impl Account {
     /// The memory that the elements of `map`, which is not preallocated, take by the kernel's account, in bytes. `None`
     /// when the kernel does not say.
-    pub fn memory(&self, map: BorrowedFd<'_>) -> Option<u64> {
+    pub(super) fn memory(&self, map: BorrowedFd<'_>) -> Option<u64> {
         static IS_SAID: OnceLock<bool> = OnceLock::new();
         let knows = || KernelVersion::current().is_ok_and(|version| version >= ACCOUNTS_FOR_ELEMENTS);
         if !IS_SAID.get_or_init(knows) {
@@ -313,7 +318,7 @@ fn read_memory(account: &File) -> Option<u64> {
 ///
 /// # Errors
 /// When the map cannot be read this way (LPM tries before Linux 5.15, anything before 5.6).
-pub fn lookup_all<K: Pod, V: Pod>(
+pub(super) fn lookup_all<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     chunk: usize,
     mut each: impl FnMut(K, V),

@@ -9,9 +9,9 @@ mod bans;
 mod clock;
 mod exempt;
 mod filter;
-mod interfaces;
+pub(crate) mod interfaces;
 mod kernel;
-pub mod object;
+pub(crate) mod object;
 mod pins;
 mod table;
 mod takeover;
@@ -41,7 +41,7 @@ use interfaces::Refused;
 use pins::Pins;
 use urgent::Pauses;
 
-pub use interfaces::Selection;
+pub(crate) use interfaces::Selection;
 
 /// How far an end in the kernel may be from the ledger's before it is written again, in milliseconds.
 const END_TOLERANCE_MS: u64 = 1_000;

@@ -23,13 +23,13 @@ const LINK: &str = "link_";
 
 /// The folder.
 #[derive(Debug, Clone)]
-pub struct Pins {
+pub(super) struct Pins {
     root: PathBuf,
 }
 
 impl Pins {
     /// The folder at `root`, not looked at yet.
-    pub fn new(root: &Path) -> Pins {
+    pub(super) fn new(root: &Path) -> Pins {
         Pins { root: root.to_owned() }
     }
 
@@ -37,7 +37,7 @@ impl Pins {
     ///
     /// # Errors
     /// When it can be neither made nor mounted; the message says what to do.
-    pub fn prepare(&self) -> Result<()> {
+    pub(super) fn prepare(&self) -> Result<()> {
         if !self.is_on_bpffs() {
             self.mount()?;
         }
@@ -61,17 +61,17 @@ impl Pins {
     }
 
     /// Where the maps are pinned.
-    pub fn maps(&self) -> PathBuf {
+    pub(super) fn maps(&self) -> PathBuf {
         self.root.join(MAPS)
     }
 
     /// Where maps are pinned that will replace them.
-    pub fn new_maps(&self) -> PathBuf {
+    pub(super) fn new_maps(&self) -> PathBuf {
         self.root.join(NEW_MAPS)
     }
 
     /// The pin of the link on the interface with this index.
-    pub fn link(&self, interface_index: u32) -> PathBuf {
+    pub(super) fn link(&self, interface_index: u32) -> PathBuf {
         self.root.join(format!("{LINK}{interface_index}"))
     }
 
@@ -79,7 +79,7 @@ impl Pins {
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn links(&self) -> Result<Vec<u32>> {
+    pub(super) fn links(&self) -> Result<Vec<u32>> {
         Ok(self.names()?.iter().filter_map(|name| name.strip_prefix(LINK)?.parse().ok()).collect())
     }
 
@@ -97,7 +97,7 @@ impl Pins {
     ///
     /// # Errors
     /// When the folder cannot be changed.
-    pub fn recover(&self) -> Result<()> {
+    pub(super) fn recover(&self) -> Result<()> {
         if self.new_maps().exists() {
             if self.maps().exists() {
                 return remove_folder(&self.new_maps()).map(drop);
@@ -111,7 +111,7 @@ impl Pins {
     ///
     /// # Errors
     /// When the folder cannot be changed.
-    pub fn promote(&self) -> Result<()> {
+    pub(super) fn promote(&self) -> Result<()> {
         remove_folder(&self.maps())?;
         fs::rename(self.new_maps(), self.maps())
             .with_context(|| format!("renamed {} to {MAPS}", self.new_maps().display()))
@@ -121,7 +121,7 @@ impl Pins {
     ///
     /// # Errors
     /// When something cannot be removed; the rest is.
-    pub fn remove(&self) -> Result<Vec<String>> {
+    pub(super) fn remove(&self) -> Result<Vec<String>> {
         let mut removed = Vec::new();
         for index in self.links()? {
             removed.extend(remove_link(&self.link(index))?);
@@ -164,7 +164,7 @@ fn remove_folder(folder: &Path) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// When the pin cannot be opened or removed.
-pub fn remove_link(path: &Path) -> Result<Option<String>> {
+pub(super) fn remove_link(path: &Path) -> Result<Option<String>> {
     match kernel::open_pinned(path) {
         // A link whose interface is gone cannot be detached, and need not be.
         Ok(link) => drop(kernel::detach_link(link.as_fd())),
@@ -178,7 +178,7 @@ pub fn remove_link(path: &Path) -> Result<Option<String>> {
 ///
 /// # Errors
 /// When it cannot be removed.
-pub fn remove_file(path: &Path) -> Result<Option<String>> {
+pub(super) fn remove_file(path: &Path) -> Result<Option<String>> {
     match fs::remove_file(path) {
         Ok(()) => Ok(Some(path.display().to_string())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

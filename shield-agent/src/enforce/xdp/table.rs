@@ -17,7 +17,7 @@ use super::kernel::{self, Account, Update};
 const CHUNK: usize = 4096;
 
 /// A key of a map of bans.
-pub trait BanKey: Pod {
+pub(super) trait BanKey: Pod {
     /// Length of the network's prefix; 0 for a single client.
     fn prefix(&self) -> u32;
 }
@@ -45,7 +45,7 @@ where
 
 /// A map of bans with keys of one kind.
 #[derive(Debug)]
-pub struct Table<K> {
+pub(super) struct Table<K> {
     map: OwnedFd,
     name: &'static str,
     capacity: u32,
@@ -59,7 +59,7 @@ pub struct Table<K> {
 
 /// What became of the bans of one call.
 #[derive(Debug, Default)]
-pub struct Done {
+pub(super) struct Done {
     /// How many were put in that were not in, or taken out that were.
     pub changed: usize,
     /// Those that failed: their place in the call, and why.
@@ -71,7 +71,7 @@ impl<K: BanKey> Table<K> {
     ///
     /// # Errors
     /// When it is not pinned there.
-    pub fn open(maps: &Path, name: &'static str, capacity: u32) -> Result<Table<K>> {
+    pub(super) fn open(maps: &Path, name: &'static str, capacity: u32) -> Result<Table<K>> {
         let path = maps.join(name);
         let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
         Ok(Table::of(map, name, capacity))
@@ -86,20 +86,20 @@ impl<K: BanKey> Table<K> {
     ///
     /// # Errors
     /// When there are too many descriptors.
-    pub fn another(&self) -> Result<Table<K>> {
+    pub(super) fn another(&self) -> Result<Table<K>> {
         let map = self.map.try_clone().with_context(|| format!("duplicated {}", self.name))?;
         Ok(Table::of(map, self.name, self.capacity))
     }
 
     /// The map's name and descriptor, for pinning.
-    pub fn pinnable(&self) -> (&'static str, BorrowedFd<'_>) {
+    pub(super) fn pinnable(&self) -> (&'static str, BorrowedFd<'_>) {
         (self.name, self.map.as_fd())
     }
 
     /// Puts bans in, or moves their ends. Counters of a ban that is there already are kept.
     ///
     /// One system call each, about a microsecond: the kernel's batches cannot spare what is there already.
-    pub fn ensure(&self, bans: &[(K, KernelTime)]) -> Done {
+    pub(super) fn ensure(&self, bans: &[(K, KernelTime)]) -> Done {
         self.doubt();
         let mut done = Done::default();
         for (at, ban) in bans.iter().enumerate() {
@@ -121,35 +121,35 @@ impl<K: BanKey> Table<K> {
     }
 
     /// How many elements there are, where that is known without listing them.
-    pub fn known_count(&self) -> Option<usize> {
+    pub(super) fn known_count(&self) -> Option<usize> {
         self.doubt();
         self.left.get()
     }
 
     /// Takes the map as it is now for as we left it.
-    pub fn remember(&self) {
+    pub(super) fn remember(&self) {
         self.left_at.set(self.memory());
     }
 
     /// Whether the map holds as many bans as when we left it; `None` where the kernel does not say. Costs microseconds,
     /// however many there are.
-    pub fn is_as_left(&self) -> Option<bool> {
+    pub(super) fn is_as_left(&self) -> Option<bool> {
         let left_at = self.left_at.get()?;
         Some(self.memory() == Some(left_at))
     }
 
     /// The same, of a reading of the map's memory.
-    pub fn is_left_at(&self, memory: u64) -> Option<bool> {
+    pub(super) fn is_left_at(&self, memory: u64) -> Option<bool> {
         Some(memory == self.left_at.get()?)
     }
 
     /// What the map's elements take, in bytes; `None` where the kernel does not say.
-    pub fn memory(&self) -> Option<u64> {
+    pub(super) fn memory(&self) -> Option<u64> {
         self.account.memory(self.map.as_fd())
     }
 
     /// Puts in bans that are known not to be there, thousands a system call.
-    pub fn insert(&self, bans: &[(K, KernelTime)]) -> Done {
+    pub(super) fn insert(&self, bans: &[(K, KernelTime)]) -> Done {
         self.left.set(None);
         let mut done = Done::default();
         let mut from = 0;
@@ -191,7 +191,7 @@ impl<K: BanKey> Table<K> {
     }
 
     /// Takes bans out; those that were not in are no failure. Says how many were in.
-    pub fn remove(&self, keys: &[K]) -> Done {
+    pub(super) fn remove(&self, keys: &[K]) -> Done {
         self.doubt();
         let mut removed = Done::default();
         let mut from = 0;
@@ -217,7 +217,7 @@ impl<K: BanKey> Table<K> {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn get(&self, key: &K) -> Result<Option<Ban>> {
+    pub(super) fn get(&self, key: &K) -> Result<Option<Ban>> {
         kernel::lookup(self.map.as_fd(), key).with_context(|| format!("looked up a ban in {}", self.name))
     }
 
@@ -225,7 +225,7 @@ impl<K: BanKey> Table<K> {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn for_each(&self, each: impl FnMut(K, Ban)) -> Result<()> {
+    pub(super) fn for_each(&self, each: impl FnMut(K, Ban)) -> Result<()> {
         kernel::lookup_all(self.map.as_fd(), CHUNK, each).with_context(|| format!("listed {}", self.name))
     }
 
@@ -233,7 +233,7 @@ impl<K: BanKey> Table<K> {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub fn count(&self) -> Result<usize> {
+    pub(super) fn count(&self) -> Result<usize> {
         if let Some(count) = self.known_count() {
             return Ok(count);
         }
@@ -258,7 +258,7 @@ impl<K: BanKey> Table<K> {
 
 /// A map that has no room left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full {
+pub(super) struct Full {
     map: &'static str,
     capacity: u32,
 }

@@ -23,7 +23,7 @@ use super::pins::Pins;
 use super::{Settings, kernel, object};
 
 /// Maps ready to be used, and what was needed to make them so.
-pub struct Prepared {
+pub(super) struct Prepared {
     /// The maps.
     pub bans: Bans,
     /// The kernel's clock.
@@ -39,7 +39,7 @@ const CHUNK: usize = 4096;
 ///
 /// # Errors
 /// When the kernel refuses the maps or the clock program.
-pub fn maps(pins: &Pins, settings: &Settings, _now: Now) -> Result<Prepared> {
+pub(super) fn maps(pins: &Pins, settings: &Settings, _now: Now) -> Result<Prepared> {
     let old = pins.maps();
     let fits = !old.exists() || fits(&old, settings);
     let folder = if fits { old.clone() } else { pins.new_maps() };

@@ -18,7 +18,7 @@ const TOLD: usize = 100;
 
 /// Where the chain stands: the last line's number and hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
+pub(crate) struct Head {
     /// The line's number, from 1; 0 before the first.
     pub seq: u64,
     /// The line's hash.
@@ -41,7 +41,7 @@ struct Start {
 }
 
 /// Appends a line with this event to `text`; returns where the chain then stands.
-pub fn append(text: &mut Vec<u8>, head: &Head, at: &str, event: &impl Serialize) -> Result<Head> {
+pub(crate) fn append(text: &mut Vec<u8>, head: &Head, at: &str, event: &impl Serialize) -> Result<Head> {
     #[derive(Serialize)]
     struct Line<'a, E> {
         #[serde(flatten)]
@@ -59,7 +59,7 @@ pub fn append(text: &mut Vec<u8>, head: &Head, at: &str, event: &impl Serialize)
 }
 
 /// SHA-256 in lower-case hex.
-pub fn hex_sha256(bytes: &[u8]) -> String {
+pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     Sha256::digest(bytes).iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
@@ -67,7 +67,7 @@ pub fn hex_sha256(bytes: &[u8]) -> String {
 
 /// How a file ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End<'a> {
+pub(crate) enum End<'a> {
     /// With a newline, or it is empty.
     Clean,
     /// With a whole line that only lacks its newline.
@@ -78,7 +78,7 @@ pub enum End<'a> {
 
 /// Where the chain stands at the end of a file, and how the file ends. Whole lines that are none of the chain are
 /// passed over: verifying finds them.
-pub fn end_of(tail: &[u8]) -> (Option<Head>, End<'_>) {
+pub(crate) fn end_of(tail: &[u8]) -> (Option<Head>, End<'_>) {
     let mut head = None;
     let mut lines = tail.rsplit(|byte| *byte == b'\n');
     let rest = lines.next().unwrap_or_default();
@@ -116,7 +116,7 @@ impl Link {
 
 /// One fault of the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// The file.
     pub file: String,
     /// The line's number in it, from 1.
@@ -127,7 +127,7 @@ pub struct Problem {
 
 /// Follows the chain line by line.
 #[derive(Debug, Default)]
-pub struct Verifier {
+pub(crate) struct Verifier {
     head: Option<Head>,
     /// A line that is none, until the next one says why.
     unreadable: Option<(Problem, String)>,
@@ -145,7 +145,7 @@ pub struct Verifier {
 
 impl Verifier {
     /// Takes the next line, without its newline.
-    pub fn line(&mut self, file: &str, number: u64, line: &[u8]) {
+    pub(crate) fn line(&mut self, file: &str, number: u64, line: &[u8]) {
         let problem = |what: String| Problem { file: file.to_owned(), line: number, what };
         let Some(link) = Link::read(line) else {
             self.settle_unreadable(None);
@@ -165,7 +165,7 @@ impl Verifier {
     }
 
     /// The last line was taken; returns where the chain ends.
-    pub fn finish(&mut self) -> Option<&Head> {
+    pub(crate) fn finish(&mut self) -> Option<&Head> {
         self.settle_unreadable(None);
         self.head.as_ref()
     }

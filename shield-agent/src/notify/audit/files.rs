@@ -18,7 +18,7 @@ const TAIL_KEPT_BYTES: usize = 1 << 20;
 
 /// The log at `path` and its rotated files (`PATH.1`, `PATH.2.gz`, `PATH-20260511.gz`…), oldest first by their first
 /// line's number; files without a readable line come last. The one at `path` is among them when it is there.
-pub fn family(path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn family(path: &Path) -> Result<Vec<PathBuf>> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     let entries = std::fs::read_dir(dir).with_context(|| format!("listing {}", dir.display()))?;
@@ -33,7 +33,7 @@ pub fn family(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// These files in the order they were written.
-pub fn in_order(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+pub(crate) fn in_order(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let mut keyed = Vec::new();
     for path in paths {
         keyed.push((first_seq(&path)?.unwrap_or(u64::MAX), path));
@@ -62,7 +62,7 @@ pub(super) fn newest_head(path: &Path) -> Result<Option<Head>> {
 }
 
 /// Hands each line of a file over, without its newline, with its number from 1.
-pub fn for_each_line(path: &Path, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+pub(crate) fn for_each_line(path: &Path, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
     let mut reader = reader(path)?;
     let mut line = Vec::new();
     for number in 1.. {

@@ -5,9 +5,9 @@
 //! writes: it goes on where the last line ended, follows a rotation, mends the end that a crash tore, and counts what
 //! a full disk refused so that the gap itself is on record.
 
-pub mod chain;
-pub mod files;
-pub mod report;
+pub(crate) mod chain;
+pub(crate) mod files;
+pub(crate) mod report;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -202,7 +202,7 @@ fn read_tail(file: &mut File, len: u64) -> Result<Vec<u8>> {
 }
 
 /// A moment as RFC 3339 in UTC, in milliseconds.
-pub fn stamp(wall_ms: i64) -> String {
+pub(crate) fn stamp(wall_ms: i64) -> String {
     let time = jiff::Timestamp::from_millisecond(wall_ms).unwrap_or_default();
     time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }

@@ -24,7 +24,7 @@ const BANNING: &str = "automatic banning";
 
 /// Collects lines into a report.
 #[derive(Debug)]
-pub struct Report {
+pub(crate) struct Report {
     from_ms: i64,
     to_ms: i64,
     last_ms: Option<i64>,
@@ -85,7 +85,7 @@ struct Line {
 
 impl Report {
     /// A report of the events from `from_ms` to `to_ms` (wall clock, milliseconds).
-    pub fn new(from_ms: i64, to_ms: i64) -> Report {
+    pub(crate) fn new(from_ms: i64, to_ms: i64) -> Report {
         Report {
             from_ms,
             to_ms,
@@ -105,7 +105,7 @@ impl Report {
     }
 
     /// Takes the next line of the log.
-    pub fn line(&mut self, line: &[u8]) {
+    pub(crate) fn line(&mut self, line: &[u8]) {
         let Ok(head) = serde_json::from_slice::<Line>(line) else {
             self.unreadable += 1;
             return;
@@ -243,7 +243,7 @@ impl Report {
     }
 
     /// The report. All times in it are UTC.
-    pub fn markdown(mut self) -> String {
+    pub(crate) fn markdown(mut self) -> String {
         for (part, (began_ms, reason)) in std::mem::take(&mut self.began) {
             self.gap(&part, began_ms, self.to_ms, "not yet", &reason);
         }

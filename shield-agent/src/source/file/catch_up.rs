@@ -16,7 +16,7 @@ const LINEAR_BYTES: u64 = 64 * 1024;
 ///
 /// An access log is in order but for a second or two (lines are written when a request ends), and halving lands no farther
 /// from the right line than its disorder.
-pub fn start_since(
+pub(super) fn start_since(
     log: &mut OpenLog,
     since: EventSecs,
     max_line_bytes: usize,

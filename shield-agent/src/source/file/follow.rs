@@ -25,7 +25,7 @@ use shield_engine::time::EventSecs;
 use shield_logline::{Output, Parser, Settings};
 
 /// A replaced file is closed when nothing was written to it for so long.
-pub const DRAIN_MS: u64 = 60_000;
+pub(crate) const DRAIN_MS: u64 = 60_000;
 
 /// A deleted file that nothing replaced is given up when nothing was written to it for so long.
 const ORPHAN_MS: u64 = 3_600_000;
@@ -39,7 +39,7 @@ const LAST_RETRY_MS: u64 = 30_000;
 
 /// Where to start in a file that was there before the agent ever ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub(crate) enum Start {
     /// At its end: only what is written from now on.
     End,
     /// At its beginning.
@@ -50,7 +50,7 @@ pub enum Start {
 
 /// A file's saved mark with what it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedLog {
+pub(super) struct SavedLog {
     /// The mark.
     #[serde(flatten)]
     pub mark: SavedMark,
@@ -61,7 +61,7 @@ pub struct SavedLog {
 /// What a file is to the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+pub(super) enum Role {
     /// The path names it, or named it last.
     Current,
     /// The path names another one now; it may still be written to.
@@ -80,7 +80,7 @@ struct Entry {
 
 /// What stands in the way of reading the path itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
+pub(super) enum Trouble {
     /// It names no file.
     Missing,
     /// It names one that cannot be read: why.
@@ -89,7 +89,7 @@ pub enum Trouble {
 
 /// One path, followed.
 #[derive(Debug)]
-pub struct Follow {
+pub(super) struct Follow {
     path: PathBuf,
     max_line_bytes: usize,
     block_bytes: usize,
@@ -120,7 +120,7 @@ const BLOCK_BYTES: usize = 256 * 1024;
 
 impl Follow {
     /// Follows a path of which nothing was read yet.
-    pub fn new(path: PathBuf, format: &Settings, start: Start) -> Follow {
+    pub(super) fn new(path: PathBuf, format: &Settings, start: Start) -> Follow {
         Follow {
             path,
             max_line_bytes: format.max_line_bytes,
@@ -141,45 +141,45 @@ impl Follow {
     }
 
     /// Goes on where an earlier run of the agent stopped. Without marks: everything there is, is new.
-    pub fn resume(path: PathBuf, format: &Settings, saved: Vec<SavedLog>) -> Follow {
+    pub(super) fn resume(path: PathBuf, format: &Settings, saved: Vec<SavedLog>) -> Follow {
         let newest_ns = saved.iter().map(|saved| saved.mark.modified_ns).max().unwrap_or(i64::MIN);
         Follow { saved, newest_ns, ..Follow::new(path, format, Start::Beginning) }
     }
 
     /// The path followed.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// What stands in the way, if anything.
-    pub fn trouble(&self) -> Option<&Trouble> {
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
     }
 
     /// Whether what is read now was written just now.
-    pub fn is_live(&self) -> bool {
+    pub(super) fn is_live(&self) -> bool {
         self.is_live
     }
 
     /// Something may have happened to the path.
-    pub fn hint(&mut self) {
+    pub(super) fn hint(&mut self) {
         self.needs_look = true;
     }
 
     /// Whether one of the open files is this one.
-    pub fn holds(&self, id: FileId) -> bool {
+    pub(super) fn holds(&self, id: FileId) -> bool {
         self.entries.iter().any(|entry| entry.log.id == id)
     }
 
     /// Whether the path is gone, and every file it named too, for so long that nobody writes to them any more.
-    pub fn is_over(&self, now_ms: u64) -> bool {
+    pub(super) fn is_over(&self, now_ms: u64) -> bool {
         let is_orphan =
             |entry: &Entry| entry.log.is_deleted() && now_ms.saturating_sub(entry.idle_since_ms) >= ORPHAN_MS;
         self.trouble == Some(Trouble::Missing) && !self.needs_look && self.entries.iter().all(is_orphan)
     }
 
     /// Every file's mark, to go on from after a restart.
-    pub fn saved(&self) -> Vec<SavedLog> {
+    pub(super) fn saved(&self) -> Vec<SavedLog> {
         let open = self.entries.iter().map(|entry| SavedLog { mark: self.mark_of(entry), role: entry.role });
         self.saved.iter().cloned().chain(open).chain(self.last.clone()).collect()
     }
@@ -190,19 +190,19 @@ impl Follow {
     }
 
     /// Bytes known to be unread.
-    pub fn lag_bytes(&self) -> u64 {
+    pub(super) fn lag_bytes(&self) -> u64 {
         self.entries.iter().map(|entry| entry.log.unread_bytes()).sum()
     }
 
     /// When to look again without a hint (boot clock, ms).
-    pub fn deadline_ms(&self) -> Option<u64> {
+    pub(super) fn deadline_ms(&self) -> Option<u64> {
         let retry = matches!(self.trouble, Some(Trouble::Unreadable(_))).then_some(self.retry_at_ms);
         let drained = self.entries.iter().filter(|entry| entry.role == Role::Replaced);
         retry.into_iter().chain(drained.map(|entry| entry.idle_since_ms + DRAIN_MS)).min()
     }
 
     /// Reads at most one block of lines into `block` and `out`. Returns false when there is nothing to read now.
-    pub fn step(&mut self, now_ms: u64, block: &mut Vec<u8>, out: &mut Output) -> bool {
+    pub(super) fn step(&mut self, now_ms: u64, block: &mut Vec<u8>, out: &mut Output) -> bool {
         loop {
             // Read first, look after: a file is known by what was read of it when it is looked for elsewhere.
             if self.read_open(now_ms, block, out) {

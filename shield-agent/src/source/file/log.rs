@@ -14,7 +14,7 @@ use shield_logline::{Output, Parser};
 
 /// What a read found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub(super) enum Found {
     /// Complete lines, though maybe none that is a request.
     Lines,
     /// No complete line behind the mark (but maybe the beginning of one).
@@ -25,7 +25,7 @@ pub enum Found {
 
 /// An open log.
 #[derive(Debug)]
-pub struct OpenLog {
+pub(super) struct OpenLog {
     /// Its identity.
     pub id: FileId,
     /// How far it was read.
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Packed {
 
 impl OpenLog {
     /// Opens a regular file at its start.
-    pub fn open(path: &Path) -> io::Result<OpenLog> {
+    pub(super) fn open(path: &Path) -> io::Result<OpenLog> {
         // Opening a FIFO or a terminal could block for ever, so look before.
         if !path.metadata()?.is_file() {
             let message = "not a regular file (for a pipe use stdin, for a socket a syslog source)";
@@ -87,7 +87,7 @@ impl OpenLog {
     }
 
     /// Opens the file if it holds what was read when `saved` was made, at its offset; `None` if it does not.
-    pub fn resume(path: &Path, saved: &SavedMark) -> io::Result<Option<OpenLog>> {
+    pub(super) fn resume(path: &Path, saved: &SavedMark) -> io::Result<Option<OpenLog>> {
         let mut log = OpenLog::open(path)?;
         let mark = match &mut log.content {
             Content::Plain(file) => match Mark::at(file, saved.offset) {
@@ -108,7 +108,7 @@ impl OpenLog {
     }
 
     /// The mark in the form that is stored.
-    pub fn saved(&self) -> SavedMark {
+    pub(super) fn saved(&self) -> SavedMark {
         let mark = &self.mark;
         SavedMark {
             id: self.id,
@@ -121,17 +121,17 @@ impl OpenLog {
     }
 
     /// See [`SavedMark::modified_ns`].
-    pub fn modified_ns(&self) -> i64 {
+    pub(super) fn modified_ns(&self) -> i64 {
         self.modified_ns
     }
 
     /// When it was last written to before it was opened: nanoseconds since the Unix epoch.
-    pub fn opened_ns(&self) -> i64 {
+    pub(super) fn opened_ns(&self) -> i64 {
         self.opened_ns
     }
 
     /// The file of a plain log.
-    pub fn plain(&self) -> Option<&File> {
+    pub(super) fn plain(&self) -> Option<&File> {
         match &self.content {
             Content::Plain(file) => Some(file),
             Content::Packed(_) => None,
@@ -139,17 +139,17 @@ impl OpenLog {
     }
 
     /// Bytes behind the mark; 0 for a packed file.
-    pub fn unread_bytes(&self) -> u64 {
+    pub(super) fn unread_bytes(&self) -> u64 {
         self.len_and_time().map_or(0, |(len, _)| len.saturating_sub(self.mark.offset))
     }
 
     /// Whether the file has a name no more: whatever is written to it goes when its writer closes it.
-    pub fn is_deleted(&self) -> bool {
+    pub(super) fn is_deleted(&self) -> bool {
         self.plain().is_some_and(|file| file.metadata().is_ok_and(|meta| meta.nlink() == 0))
     }
 
     /// Whether nothing happened to the file since [`Found::End`].
-    pub fn is_unchanged(&self) -> bool {
+    pub(super) fn is_unchanged(&self) -> bool {
         self.ended.is_some() && self.ended == self.len_and_time()
     }
 
@@ -159,7 +159,7 @@ impl OpenLog {
     }
 
     /// Moves the mark to the start of the line that `offset` is in.
-    pub fn start_at(&mut self, offset: u64, max_line_bytes: usize) -> io::Result<()> {
+    pub(super) fn start_at(&mut self, offset: u64, max_line_bytes: usize) -> io::Result<()> {
         let Some(file) = self.plain() else { return Ok(()) };
         let window = offset.min(max_line_bytes as u64 + 1);
         let mut before = vec![0; window as usize];
@@ -177,7 +177,7 @@ impl OpenLog {
     }
 
     /// Reads one block of at most `max_bytes` into `block` and parses its lines.
-    pub fn read(
+    pub(super) fn read(
         &mut self,
         block: &mut Vec<u8>,
         max_bytes: usize,
@@ -206,7 +206,7 @@ impl OpenLog {
     }
 
     /// Parses what stands behind the last newline, as the last line of a file that nobody writes to any more.
-    pub fn read_rest(
+    pub(super) fn read_rest(
         &mut self,
         block: &mut Vec<u8>,
         max_bytes: usize,

@@ -11,14 +11,14 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use serde::{Deserialize, Serialize};
 
 /// So many of a file's first bytes tell it from others.
-pub const HEAD_BYTES: usize = 256;
+pub(super) const HEAD_BYTES: usize = 256;
 
 /// So many bytes before the offset tell whether they are still those that were read.
-pub const TAIL_BYTES: usize = 64;
+pub(super) const TAIL_BYTES: usize = 64;
 
 /// A file's identity while it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct FileId {
+pub(super) struct FileId {
     /// The device's number.
     pub dev: u64,
     /// The inode's number.
@@ -27,14 +27,14 @@ pub struct FileId {
 
 impl FileId {
     /// The identity of the file that `meta` describes.
-    pub fn of(meta: &Metadata) -> FileId {
+    pub(super) fn of(meta: &Metadata) -> FileId {
         FileId { dev: meta.dev(), ino: meta.ino() }
     }
 }
 
 /// A hash of a known number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fingerprint {
+pub(super) struct Fingerprint {
     /// How many bytes.
     pub len: u32,
     /// Their FNV-1a hash (64 bits).
@@ -43,7 +43,7 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     /// The fingerprint of `bytes`.
-    pub fn of(bytes: &[u8]) -> Fingerprint {
+    pub(super) fn of(bytes: &[u8]) -> Fingerprint {
         const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
         const PRIME: u64 = 0x0000_0100_0000_01b3;
         let hash =
@@ -52,14 +52,14 @@ impl Fingerprint {
     }
 
     /// Whether `bytes` are the ones it was made of.
-    pub fn is_of(self, bytes: &[u8]) -> bool {
+    pub(super) fn is_of(self, bytes: &[u8]) -> bool {
         bytes.len() == self.len as usize && Fingerprint::of(bytes) == self
     }
 }
 
 /// How far a file was read. The offset is always the start of a line, unless `skipping`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mark {
+pub(super) struct Mark {
     /// Bytes read, from the file's start (of the unpacked text, for a packed file).
     pub offset: u64,
     /// The file's first bytes, as far as they were read.
@@ -72,7 +72,7 @@ pub struct Mark {
 
 impl Mark {
     /// Takes up the bytes read from the offset on.
-    pub fn advance(&mut self, read: &[u8]) {
+    pub(super) fn advance(&mut self, read: &[u8]) {
         self.offset += read.len() as u64;
         let room = HEAD_BYTES - self.head.len();
         self.head.extend(read.iter().take(room));
@@ -82,7 +82,7 @@ impl Mark {
     }
 
     /// The mark at `offset` of a file that nobody has read up to there.
-    pub fn at(file: &File, offset: u64) -> io::Result<Mark> {
+    pub(super) fn at(file: &File, offset: u64) -> io::Result<Mark> {
         let head = read_range(file, 0, offset.min(HEAD_BYTES as u64) as usize)?;
         let tail_len = offset.min(TAIL_BYTES as u64);
         let tail = read_range(file, offset - tail_len, tail_len as usize)?;
@@ -98,7 +98,7 @@ fn read_range(file: &File, at: u64, len: usize) -> io::Result<Vec<u8>> {
 
 /// A mark as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedMark {
+pub(super) struct SavedMark {
     /// The file's identity.
     #[serde(flatten)]
     pub id: FileId,
@@ -122,7 +122,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// When the file was last written to: nanoseconds since the Unix epoch.
-pub fn modified_ns(meta: &Metadata) -> i64 {
+pub(super) fn modified_ns(meta: &Metadata) -> i64 {
     meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())
 }
 

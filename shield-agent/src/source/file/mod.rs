@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use follow::{DRAIN_MS, Start};
+pub(crate) use follow::Start;
 use follow::{Follow, SavedLog, Trouble};
 use mark::FileId;
 
@@ -37,7 +37,7 @@ const POSITION_VERSION: u32 = 1;
 
 /// Where files are looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// This one log.
     Path(PathBuf),
     /// Every log that the pattern matches, new ones included.
@@ -47,7 +47,7 @@ pub enum Place {
 impl Place {
     /// What `text` of the configuration means: a pattern when it has `*`, `?` or `[`, otherwise a path. A folder is all
     /// its logs (`*.log` but for error logs).
-    pub fn of(text: &str) -> Place {
+    pub(crate) fn of(text: &str) -> Place {
         if text.contains(['*', '?', '[']) {
             return Place::Pattern(text.to_owned());
         }
@@ -98,7 +98,7 @@ fn is_log(path: &Path, skip_error_logs: bool) -> bool {
 
 /// What a source of files is made of.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Its number.
     pub id: SourceId,
     /// Its name: what the configuration says.
@@ -119,7 +119,7 @@ struct Position {
 
 /// Every log of one source.
 #[derive(Debug)]
-pub struct Files {
+pub(crate) struct Files {
     settings: Settings,
     follows: Vec<Follow>,
     /// Marks of logs read before the restart whose path was not seen again yet.
@@ -135,7 +135,7 @@ pub struct Files {
 
 impl Files {
     /// A source that goes on at `checkpoint`, or starts as the settings say.
-    pub fn new(settings: Settings, checkpoint: Option<&Checkpoint>) -> Files {
+    pub(crate) fn new(settings: Settings, checkpoint: Option<&Checkpoint>) -> Files {
         let position = checkpoint.and_then(|checkpoint| read_position(&settings.name, &checkpoint.position));
         Files {
             settings,
@@ -149,13 +149,13 @@ impl Files {
     }
 
     /// Something may have happened to any log: look at all of them, and for new ones.
-    pub fn hint_all(&mut self) {
+    pub(crate) fn hint_all(&mut self) {
         self.needs_scan = true;
         self.follows.iter_mut().for_each(Follow::hint);
     }
 
     /// Folders in which a change may concern these logs.
-    pub fn folders(&self) -> Vec<PathBuf> {
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.settings.place.folder()];
         for follow in &self.follows {
             let path = follow.path();
@@ -175,13 +175,13 @@ impl Files {
     }
 
     /// When to step again without a hint (boot clock, ms).
-    pub fn deadline_ms(&self) -> Option<u64> {
+    pub(crate) fn deadline_ms(&self) -> Option<u64> {
         self.follows.iter().filter_map(Follow::deadline_ms).min()
     }
 
     /// Reads at most one block of lines into `batch`; returns how many bytes they had. `None` when there is nothing to read
     /// now.
-    pub fn step(&mut self, now_ms: u64, batch: &mut Batch) -> Option<u64> {
+    pub(crate) fn step(&mut self, now_ms: u64, batch: &mut Batch) -> Option<u64> {
         if self.needs_scan {
             self.needs_scan = false;
             self.scan(now_ms);
@@ -261,17 +261,17 @@ impl Files {
     }
 
     /// Bytes known to be unread.
-    pub fn lag_bytes(&self) -> u64 {
+    pub(crate) fn lag_bytes(&self) -> u64 {
         self.follows.iter().map(Follow::lag_bytes).sum()
     }
 
     /// How many logs are followed.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.follows.len()
     }
 
     /// The source's state in words.
-    pub fn state(&self) -> PartState {
+    pub(crate) fn state(&self) -> PartState {
         let total = self.follows.len();
         let troubled: Vec<&Follow> =
             self.follows.iter().filter(|follow| follow.trouble().is_some()).collect();

@@ -22,6 +22,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
+use super::follow::DRAIN_MS;
 use super::*;
 
 /// logrotate keeps so many old logs.

@@ -15,7 +15,7 @@ const MAX_NUMBER_DIGITS: usize = 5;
 
 /// A file beside the log.
 #[derive(Debug, Clone)]
-pub struct Sibling {
+pub(super) struct Sibling {
     /// Where.
     pub path: PathBuf,
     /// Its identity.
@@ -40,7 +40,7 @@ enum Age {
 
 /// The predecessors that hold lines not read yet, oldest first.
 #[derive(Debug, Default)]
-pub struct Unread {
+pub(super) struct Unread {
     /// The file that was being read, opened at its mark.
     pub ours: Option<OpenLog>,
     /// Files rotated after it, to be read whole.
@@ -53,7 +53,7 @@ pub struct Unread {
 /// The file read is known by its identity and fingerprints, a copy or packed copy of it by the fingerprints alone. When
 /// it is gone altogether, files last written to after it was read are the newer ones, and those that are empty: when they
 /// were written to says nothing, but a writer may have one of them open.
-pub fn unread(path: &Path, saved: &SavedMark, until: Option<FileId>) -> Unread {
+pub(super) fn unread(path: &Path, saved: &SavedMark, until: Option<FileId>) -> Unread {
     let siblings = all(path);
     let end = siblings.iter().position(|sibling| Some(sibling.id) == until);
     let before_end = siblings.get(..end.unwrap_or(siblings.len())).unwrap_or_default();
@@ -146,7 +146,7 @@ fn sort(siblings: &mut [Sibling]) {
 }
 
 /// Whether `path` is, by its name, a rotated predecessor of `log`.
-pub fn is_rotated(log: &Path, path: &Path) -> bool {
+pub(super) fn is_rotated(log: &Path, path: &Path) -> bool {
     age_of(log, path).0 != Age::Unknown
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::follow::DRAIN_MS;
 use super::*;
 
 /// A folder with a log, and a reader of it.

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use shield_agent::clock;
+use shield_agent::test_support::clock;
 
 /// Writes a second.
 const WRITES_PER_SEC: u64 = 100;
@@ -24,7 +24,7 @@ const MOST: Duration = Duration::from_secs(300);
 const LEAST_SHARE: f64 = 0.9;
 
 /// A running load.
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     writer: JoinHandle<Result<(u64, Duration)>>,
     lines_per_sec: u64,
@@ -32,7 +32,7 @@ pub struct Load {
 
 impl Load {
     /// Begins to append `lines_per_sec` lines a second to `log`.
-    pub fn start(log: &Path, lines_per_sec: u64) -> Result<Load> {
+    pub(crate) fn start(log: &Path, lines_per_sec: u64) -> Result<Load> {
         let log = File::options().append(true).open(log).context("opened the log")?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -41,7 +41,7 @@ impl Load {
     }
 
     /// Ends it and says how many lines a second it was.
-    pub fn stop(self) -> Result<u64> {
+    pub(crate) fn stop(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         let (lines, took) =
             self.writer.join().map_err(|_| anyhow::anyhow!("the thread that writes the load panicked"))??;
@@ -102,7 +102,7 @@ impl Piece {
 }
 
 /// A second as nginx's `$time_iso8601` writes it, always as long.
-pub fn timestamp(secs: i64) -> Result<String> {
+pub(crate) fn timestamp(secs: i64) -> Result<String> {
     let time = jiff::Timestamp::from_second(secs).context("the second is a time")?;
     Ok(time.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string())
 }

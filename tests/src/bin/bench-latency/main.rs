@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
-use shield_agent::clock;
+use shield_agent::test_support::clock;
 use shield_tests::lab::kernel;
 use shield_tests::site::Site;
 

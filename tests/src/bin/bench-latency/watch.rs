@@ -29,14 +29,14 @@ const NEW_RULE: u16 = 10 << 8 | 6;
 const HEAD: usize = 16;
 
 /// Listens to what is committed to nftables in one namespace. iptables' rules are nftables' here.
-pub struct RuleWatch {
+pub(crate) struct RuleWatch {
     socket: OwnedFd,
     buffer: Vec<u8>,
 }
 
 impl RuleWatch {
     /// Begins to listen in the namespace of the calling thread.
-    pub fn open() -> Result<RuleWatch> {
+    pub(crate) fn open() -> Result<RuleWatch> {
         let socket = socket(
             AddressFamily::Netlink,
             SockType::Raw,
@@ -51,7 +51,7 @@ impl RuleWatch {
     }
 
     /// When a rule with this address was announced.
-    pub fn wait_for(&mut self, client: Ipv4Addr, at_most: Duration) -> Result<Instant> {
+    pub(crate) fn wait_for(&mut self, client: Ipv4Addr, at_most: Duration) -> Result<Instant> {
         let deadline = Instant::now() + at_most;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -93,11 +93,11 @@ fn head(messages: &[u8]) -> Option<(usize, u16)> {
 }
 
 /// Looks into the pinned map of banned IPv4 clients.
-pub struct XdpWatch(HashMap<MapData, [u8; 4], BanWords>);
+pub(crate) struct XdpWatch(HashMap<MapData, [u8; 4], BanWords>);
 
 impl XdpWatch {
     /// Opens the map pinned below `pins`.
-    pub fn open(pins: &Path) -> Result<XdpWatch> {
+    pub(crate) fn open(pins: &Path) -> Result<XdpWatch> {
         let pin = pins.join("maps").join(map_name::BANS_V4);
         let data =
             MapData::from_pin(&pin).with_context(|| format!("opened the map pinned at {}", pin.display()))?;
@@ -106,7 +106,7 @@ impl XdpWatch {
     }
 
     /// When the client's entry was seen.
-    pub fn wait_for(&self, client: Ipv4Addr, at_most: Duration) -> Result<Instant> {
+    pub(crate) fn wait_for(&self, client: Ipv4Addr, at_most: Duration) -> Result<Instant> {
         let began = Instant::now();
         while began.elapsed() < at_most {
             match self.0.get(&client.octets(), 0) {

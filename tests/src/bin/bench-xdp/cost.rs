@@ -35,7 +35,7 @@ const ELSEWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb9, 1, 2, 0, 0, 0, 9);
 
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     program: &'static str,
     family: &'static str,
     vlan: bool,
@@ -60,7 +60,7 @@ struct Subject<'a> {
 }
 
 /// Measures everything with up to `most` bans.
-pub fn measure(most: usize) -> Result<Vec<Row>> {
+pub(crate) fn measure(most: usize) -> Result<Vec<Row>> {
     let mut empty = EbpfLoader::new()
         .load_file(EMPTY)
         .with_context(|| format!("loaded {EMPTY} (`cargo xtask build-ebpf`)"))?;
@@ -101,7 +101,7 @@ pub fn measure(most: usize) -> Result<Vec<Row>> {
 }
 
 /// Prints the rows as a table.
-pub fn print_table(rows: &[Row]) {
+pub(crate) fn print_table(rows: &[Row]) {
     println!(
         "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8} {:>9}  half of them within",
         "program", "family", "vlan", "case", "bans", "ns", "ratio"

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
-use shield_agent::clock;
-use shield_agent::enforce::iptables::{Backend, IptablesEnforcer, Settings as IptablesSettings};
-use shield_agent::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer};
-use shield_agent::enforce::{Ban, Enforcer};
+use shield_agent::test_support::clock;
+use shield_agent::test_support::enforce::iptables::{
+    Backend, IptablesEnforcer, Settings as IptablesSettings,
+};
+use shield_agent::test_support::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer};
+use shield_agent::test_support::enforce::{Ban, Enforcer};
 use shield_tests::bpffs::Bpffs;
 use shield_tests::netns::{End, Namespace, connect};
 
@@ -28,7 +30,7 @@ const SENDER: &str = "192.0.2.2";
 
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     path: &'static str,
     case: &'static str,
     bans: usize,
@@ -37,7 +39,7 @@ pub struct Row {
 }
 
 /// Measures every path, each with the sender not banned (`miss`) and banned (`hit`).
-pub fn measure() -> Result<Vec<Row>> {
+pub(crate) fn measure() -> Result<Vec<Row>> {
     let mut rows = vec![Lane::new()?.row("nothing", "miss", 0)?];
     for (name, mode) in [("xdp native", Mode::Native), ("xdp generic", Mode::Generic)] {
         let lane = Lane::new()?;
@@ -57,7 +59,7 @@ pub fn measure() -> Result<Vec<Row>> {
 }
 
 /// Prints the rows as a table.
-pub fn print_table(rows: &[Row]) {
+pub(crate) fn print_table(rows: &[Row]) {
     println!("\nwhole path over a veth pair, one sender of small UDP packets, {OTHERS} other clients banned");
     println!("{:<12} {:<5} {:>14} {:>10}", "path", "case", "packets/s", "ns");
     for row in rows {

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use aya::Ebpf;
-use shield_agent::clock;
-use shield_agent::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer, object};
-use shield_agent::enforce::{Ban, Desired, Enforcer as _};
-use shield_engine::bans::allowlist::Allowlist;
+use shield_agent::test_support::clock;
+use shield_agent::test_support::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer, object};
+use shield_agent::test_support::enforce::{Ban, Desired, Enforcer as _};
+use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::time::Ends;
 use shield_tests::bpffs::Bpffs;
@@ -20,7 +20,7 @@ const SPREAD: u32 = 0x9e37_79b1;
 const MAX_BANS: u32 = 1_100_000;
 
 /// A started enforcer and a copy of its program to be run on packets.
-pub struct Shield {
+pub(crate) struct Shield {
     /// The copy.
     pub ebpf: Ebpf,
     /// How many bans of each family.
@@ -32,7 +32,7 @@ pub struct Shield {
 
 impl Shield {
     /// Starts one with this many bans of each family.
-    pub fn with_bans(bans: usize) -> Result<Shield> {
+    pub(crate) fn with_bans(bans: usize) -> Result<Shield> {
         let (namespace, bpffs) = (Namespace::create("bench")?, Bpffs::mount()?);
         let end = |interface| End { namespace: &namespace, interface, addresses: &[] };
         connect(end("eth0"), end("peer0"))?;
@@ -66,7 +66,7 @@ fn restore(enforcer: &mut XdpEnforcer, bans: impl Iterator<Item = Ban>) -> Resul
 }
 
 /// Addresses that may be banned, spread over the whole space.
-pub fn addresses_v4() -> impl Iterator<Item = Ipv4Addr> {
+pub(crate) fn addresses_v4() -> impl Iterator<Item = Ipv4Addr> {
     let allowlist = Allowlist::default();
     (0..u32::MAX)
         .map(|n| Ipv4Addr::from(n.wrapping_mul(SPREAD)))
@@ -74,13 +74,13 @@ pub fn addresses_v4() -> impl Iterator<Item = Ipv4Addr> {
 }
 
 /// The n-th prefix to be banned.
-pub fn address_v6(n: usize) -> Ipv6Addr {
+pub(crate) fn address_v6(n: usize) -> Ipv6Addr {
     let spread = (n as u32).wrapping_mul(SPREAD);
     Ipv6Addr::new(0x2001, 0xdb8, (spread >> 16) as u16, spread as u16, 0, 0, 0, 1)
 }
 
 /// A permanent ban of this address.
-pub fn ban_v4(address: Ipv4Addr) -> Ban {
+pub(crate) fn ban_v4(address: Ipv4Addr) -> Ban {
     ban(Client::from(address))
 }
 

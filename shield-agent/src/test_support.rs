@@ -1,0 +1,103 @@
+//! Inner parts that the crate's integration tests, the privileged tests and the benchmarks reach into, under the
+//! modules' own names.
+
+#![expect(missing_docs, reason = "documented where they belong")]
+
+pub mod api {
+    pub use crate::api::{Server, Settings};
+    pub mod backend {
+        pub use crate::api::backend::{
+            AgentView, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient,
+            TopClients,
+        };
+    }
+    pub mod feed {
+        pub use crate::api::feed::Feed;
+    }
+    pub mod listen {
+        pub use crate::api::listen::Limits;
+    }
+    pub mod priority {
+        pub use crate::api::priority::give_way;
+    }
+    pub mod socket {
+        pub use crate::api::socket::ControlSocket;
+    }
+    pub mod token {
+        pub use crate::api::token::Token;
+    }
+    pub mod types {
+        pub use crate::api::types::{
+            Ban, BanPage, ClientState, ConfigView, Offences, PartStateName, PastBan, Status,
+        };
+    }
+}
+pub mod cli {
+    pub use crate::cli::{ClientCommand, Connection, EXIT_CODES_HELP};
+    pub mod client {
+        pub use crate::cli::client::{AgentClient, ClientError, Endpoint, EventStream, Message};
+    }
+}
+pub mod clock {
+    pub use crate::clock::*;
+}
+pub mod config {
+    pub use crate::config::Config;
+}
+pub mod enforce {
+    pub use crate::enforce::desired::Desired;
+    pub use crate::enforce::{Ban, Drops, Enforcer, Failure, Urgent};
+    pub mod interpreter {
+        pub use crate::enforce::interpreter::{Interpreter, Report, Settings, Start};
+    }
+    pub mod iptables {
+        pub use crate::enforce::iptables::IptablesEnforcer;
+        pub use crate::enforce::iptables::sets::Version;
+        pub use crate::enforce::iptables::settings::{Backend, Settings};
+        pub mod programs {
+            pub use crate::enforce::iptables::programs::{Host, NotInstalled, Programs};
+        }
+    }
+    pub mod simulator {
+        pub use crate::enforce::simulator::SimulatedHost;
+    }
+    pub mod xdp {
+        pub use crate::enforce::xdp::interfaces::Selection;
+        pub use crate::enforce::xdp::{Mode, Settings, XdpEnforcer};
+        pub mod object {
+            pub use crate::enforce::xdp::object::*;
+        }
+    }
+}
+pub mod notify {
+    pub mod audit {
+        pub use crate::notify::audit::AuditLog;
+    }
+}
+pub mod owner {
+    pub use crate::owner::{Handle, Message, Owner};
+}
+pub mod replay {
+    pub use crate::replay::{Outcome, Replay};
+    pub mod input {
+        pub use crate::replay::input::Input;
+    }
+    pub mod labels {
+        pub use crate::replay::labels::{Decision, Labels, Score};
+    }
+}
+pub mod source {
+    pub use crate::source::pool::Pool;
+    pub use crate::source::stats::Snapshot;
+    pub use crate::source::{FirstStart, Settings, start};
+}
+pub mod store {
+    pub use crate::store::boots::BootId;
+    pub use crate::store::{Found, Settings, Store};
+    pub mod reader {
+        pub use crate::store::reader::Reader;
+    }
+    pub mod writer {
+        pub use crate::store::writer::{Kept, Writer};
+    }
+}
