@@ -3,6 +3,11 @@
 //! This crate is the shell around `shield-engine`, which decides, and `shield-logline`, which reads lines. Its only
 //! public surface is the command line; start reading at `wire.rs`.
 
+#![cfg_attr(
+    not(feature = "test-support"),
+    allow(unreachable_pub, reason = "the items behind `test_support` are public for it alone")
+)]
+
 mod api;
 mod backend;
 mod cli;

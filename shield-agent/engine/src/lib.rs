@@ -4,6 +4,11 @@
 //! is an [`action::Action`]. What lines lead to is in `lines`, what operators want in `commands`, what the enforcers
 //! report in `outcomes`, what time brings in `tick`.
 
+#![cfg_attr(
+    not(feature = "test-support"),
+    allow(unreachable_pub, reason = "the items behind `test_support` are public for it alone")
+)]
+
 mod bans;
 mod commands;
 mod detect;
