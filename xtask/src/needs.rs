@@ -178,6 +178,16 @@ pub(crate) const NEEDS: &[Need] = &[
             environment: &[],
         },
     },
+    Need {
+        what: "cargo-machete",
+        why: "`check` finds dependencies that no code uses",
+        purpose: Purpose::All,
+        is_met: || has("cargo-machete"),
+        source: Source::Cargo {
+            arguments: &["cargo-machete", "--version", "0.9.2", "--locked"],
+            environment: &[],
+        },
+    },
 ];
 
 /// What is missing for this purpose, in the order in which to install it.
