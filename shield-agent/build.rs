@@ -1,13 +1,11 @@
-//! Embeds the XDP object that `cargo xtask build-ebpf` made, when it is there.
-//!
-//! A plain `cargo build` needs no BPF toolchain: without the object the agent still builds, and says at start that it
-//! has none.
+//! Embeds the XDP object, which is committed so that building the agent needs no BPF toolchain. Without it the agent
+//! still builds, and says at start that it has none.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Where `cargo xtask build-ebpf` leaves the object, from the workspace's root.
-const OBJECT: &str = "target/bpf/shield-ebpf";
+const OBJECT: &str = "shield-ebpf/prebuilt/shield-ebpf";
 
 fn main() {
     let object = workspace_root().join(OBJECT);
@@ -30,7 +28,7 @@ fn workspace_root() -> PathBuf {
 /// that does not exist as always changed and would rebuild the agent every time.
 fn watch(object: &Path) {
     let folder = object.parent().expect("the object's path has a folder");
-    // Where it cannot be made (a read-only checkout) nothing is lost but the time of a rebuild.
+    // Where it cannot be created (a read-only checkout) nothing is lost but the time of a rebuild.
     let _ = fs::create_dir_all(folder);
     println!("cargo::rerun-if-changed={}", folder.display());
     println!("cargo::rerun-if-changed=build.rs");

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use crate::build::{self, Profile};
 use crate::needs::Purpose;
-use crate::{setup, sh};
+use crate::{build_ebpf, setup, sh};
 
 /// What `bench` can be told.
 #[derive(Args)]
@@ -55,6 +55,9 @@ impl Name {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::All)?;
     build::everything(Profile::Release)?;
+    if matches!(arguments.name, Name::Xdp) {
+        build_ebpf::build_empty()?;
+    }
     let binary = arguments.name.binary();
     let cargo = ["run", "--quiet", "--release", "--package", "shield-tests", "--bin", &binary, "--"];
     let mut bench = if arguments.name.needs_root() {

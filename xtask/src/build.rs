@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the XDP program, the page, and the agent with both embedded.
+//! `cargo xtask build`: the agent, with the XDP program and the page embedded.
 
 use std::path::PathBuf;
 
@@ -55,13 +55,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Builds everything and returns where the agent is.
+/// Builds the agent, and before it the committed products whose sources changed. Returns where the agent is.
 ///
 /// # Errors
 /// Where something does not compile.
 pub(crate) fn everything(profile: Profile) -> Result<PathBuf> {
-    build_ebpf::build()?;
-    build_page::build()?;
+    build_ebpf::build_if_changed()?;
+    build_page::build_if_changed()?;
     sh::run(sh::cargo().args(["build", "--package", "shield-agent"]).args(profile.flags()))?;
     Ok(profile.folder().join("shield-agent"))
 }

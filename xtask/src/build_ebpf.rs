@@ -10,7 +10,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::needs::Purpose;
+use crate::needs::{self, Purpose};
+use crate::prebuilt::OBJECT;
 use crate::{setup, sh};
 
 /// What `build-ebpf` can be told.
@@ -36,34 +37,106 @@ enum Route {
 /// As for [`build`].
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { release: _ } = arguments;
-    setup::ensure(Purpose::Build)?;
     build()
 }
 
-/// Builds the XDP program into `target/bpf`, where the agent's build script looks for it. Cargo decides what is to be
-/// compiled; an object that did not change is not touched, so that the agent is not built anew for nothing.
+/// Builds the object into `shield-ebpf/prebuilt`, where the agent's build script takes it from. A file that did not
+/// change is not touched, so that the agent is not compiled again for nothing.
 ///
 /// # Errors
 /// When no compiler can do it (the message says how to get one), and when it does not compile.
 pub(crate) fn build() -> Result<()> {
-    sh::run(cargo("build")?.args(["--release"]).args(TARGET))?;
-    for object in OBJECTS {
-        publish(object)?;
-    }
-    Ok(())
+    let object = compile(PROGRAM)?;
+    write(&OBJECT.path().join(PROGRAM), &object)?;
+    OBJECT.record(&tools()?)
 }
 
-/// Copies an object to its stable place.
-fn publish(object: &str) -> Result<()> {
-    let root = sh::root_folder();
-    let built = root.join(BUILD_FOLDER).join("bpfel-unknown-none/release").join(object);
-    let stable = root.join(OBJECT_FOLDER).join(object);
-    let new = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
-    if fs::read(&stable).is_ok_and(|old| old == new) {
+/// Builds the object unless the committed one was built from the sources as they are.
+///
+/// # Errors
+/// As for [`build`].
+pub(crate) fn build_if_changed() -> Result<()> {
+    if OBJECT.is_current()? { Ok(()) } else { build() }
+}
+
+/// Builds the object and compares it with the committed one. With other tools than it was built with nothing can be
+/// compared, which is said; it is compiled all the same.
+///
+/// # Errors
+/// As for [`build`], and when the two differ.
+pub(crate) fn verify() -> Result<()> {
+    let committed = OBJECT.read()?;
+    setup::ensure(Purpose::Object)?;
+    let (here, there) = (tools()?, OBJECT.tools().unwrap_or_default());
+    if here != there {
+        compile(PROGRAM)?;
+        eprintln!("NOT compared: {} was built by {there}; here is {here}", OBJECT.name);
         return Ok(());
     }
-    fs::create_dir_all(root.join(OBJECT_FOLDER)).with_context(|| format!("made {OBJECT_FOLDER}"))?;
-    fs::write(&stable, new).with_context(|| format!("wrote {}", stable.display()))
+    build()?;
+    OBJECT.compare(&committed)
+}
+
+/// Builds the empty program that benchmarks compare ours with.
+///
+/// # Errors
+/// As for [`build`].
+pub(crate) fn build_empty() -> Result<()> {
+    let object = compile(EMPTY)?;
+    write(&sh::root_folder().join(EMPTY_FOLDER).join(EMPTY), &object)
+}
+
+/// Compiles one program and takes out its debug information, which is most of it and which no kernel reads. BTF stays.
+fn compile(program: &str) -> Result<Vec<u8>> {
+    setup::ensure(Purpose::Object)?;
+    sh::run(cargo("build")?.args(["--release", "--bin", program]).args(TARGET))?;
+    let built = sh::root_folder().join(BUILD_FOLDER).join("bpfel-unknown-none/release").join(program);
+    let stripped = built.with_extension("stripped");
+    let mut objcopy = Command::new(llvm("llvm-objcopy")?);
+    objcopy.arg("--strip-debug");
+    // The mangled names of local functions hold a hash of the path that shield-common lies at.
+    for (number, name) in mangled_names(&built)?.iter().enumerate() {
+        objcopy.arg(format!("--redefine-sym={name}=function_{number}"));
+    }
+    sh::run(objcopy.arg(&built).arg(&stripped))?;
+    fs::read(&stripped).with_context(|| format!("could not read {}", stripped.display()))
+}
+
+/// The names of the object's functions that Rust mangled, in the order of the symbol table.
+fn mangled_names(object: &Path) -> Result<Vec<String>> {
+    let object = object.to_str().context("the target folder's path is not UTF-8")?;
+    let nm = llvm("llvm-nm")?;
+    let arguments = ["--no-sort", "--defined-only", "--format=just-symbols", object];
+    let listed = sh::ask(&nm.to_string_lossy(), &arguments).context("could not list the object's symbols")?;
+    Ok(listed.lines().filter(|name| name.starts_with("_R")).map(str::to_owned).collect())
+}
+
+fn llvm(program: &str) -> Result<PathBuf> {
+    needs::llvm(program)
+        .with_context(|| format!("could not find {program}: `cargo xtask setup` installs LLVM's tools"))
+}
+
+/// Writes a file unless it has this content.
+fn write(file: &Path, content: &[u8]) -> Result<()> {
+    if fs::read(file).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
+    let folder = file.parent().expect("a program has a folder");
+    fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
+    fs::write(file, content).with_context(|| format!("could not write {}", file.display()))
+}
+
+/// The versions that decide which bytes come out.
+fn tools() -> Result<String> {
+    let rustc = match route()? {
+        Route::Nightly => sh::ask("rustc", &["+nightly", "--version"]),
+        Route::Distribution(rustc) => sh::ask(&rustc.to_string_lossy(), &["--version"]),
+    };
+    let linker = sh::find("bpf-linker").and_then(|it| sh::ask(&it.to_string_lossy(), &["--version"]));
+    let llvm = needs::llvm("llvm-objcopy").and_then(|it| sh::ask(&it.to_string_lossy(), &["--version"]));
+    let llvm = llvm.as_deref().and_then(|text| text.lines().find(|line| line.contains("LLVM version")));
+    let known = |version: Option<&str>| version.unwrap_or("unknown").trim().to_owned();
+    Ok(format!("{}, {}, {}", known(rustc.as_deref()), known(linker.as_deref()), known(llvm)))
 }
 
 /// Format and lints of the XDP program.
@@ -84,10 +157,12 @@ fn clippy() -> Command {
     cargo
 }
 
-/// What is built: the program, and the empty one that benchmarks compare it with.
-const OBJECTS: &[&str] = &["shield-ebpf", "empty"];
-/// Where the agent's build script and the benchmarks look for them.
-const OBJECT_FOLDER: &str = "target/bpf";
+/// The program.
+const PROGRAM: &str = "shield-ebpf";
+/// The one that does nothing, for benchmarks.
+const EMPTY: &str = "empty";
+/// Where the benchmarks look for it.
+const EMPTY_FOLDER: &str = "target/bpf";
 /// Cargo's own folders for them: apart, because compiler and flags differ from the workspace's.
 const BUILD_FOLDER: &str = "target/bpf-build";
 const LINT_FOLDER: &str = "target/bpf-lint";
@@ -112,11 +187,23 @@ fn cargo(verb: &str) -> Result<Command> {
     if knows_misaligned_access() {
         flags.push("-Clink-arg=--cpu-features=+alu32,+allows-misaligned-mem-access");
     }
+    let remapped: Vec<String> =
+        names_of_folders().into_iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")).collect();
+    flags.extend(remapped.iter().map(String::as_str));
     // Encoded, so that the developer's own RUSTFLAGS, meant for the host, stay out.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTUP_TOOLCHAIN");
     cargo.current_dir(sh::root_folder().join("shield-ebpf"));
     cargo.arg(verb).arg("--target-dir").arg(sh::root_folder().join(BUILD_FOLDER));
     Ok(cargo)
+}
+
+/// Folders of this machine, and what stands for them in the object's BTF: the same bytes come out everywhere.
+fn names_of_folders() -> Vec<(String, &'static str)> {
+    let mut names = vec![(sh::root_folder().display().to_string(), "shield")];
+    let registry = sh::cargo_home().map(|home| home.join("registry/src"));
+    let sources = registry.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    names.extend(sources.map(|entry| (entry.path().display().to_string(), "crates")));
+    names
 }
 
 /// Whether the linker can make one load of what it must otherwise put together from single bytes (LLVM 22): the headers

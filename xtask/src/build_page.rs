@@ -6,16 +6,18 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::sh;
+use crate::needs::Purpose;
+use crate::prebuilt::PAGE;
+use crate::{setup, sh};
 
-/// The page.
-const PAGE: &str = "dashboard/web";
+/// The page's sources.
+const SOURCES: &str = "dashboard/web";
 /// Its tests in a real browser.
 const BROWSER_TESTS: &str = "tests/browser";
 
 /// Whether the packages that the lock files name are installed.
 pub(crate) fn packages_are_installed() -> bool {
-    [PAGE, BROWSER_TESTS].iter().all(|folder| is_installed(&sh::root_folder().join(folder)))
+    [SOURCES, BROWSER_TESTS].iter().all(|folder| is_installed(&sh::root_folder().join(folder)))
 }
 
 /// npm writes its own record when it has installed: one older than the lock file is of another lock file.
@@ -32,18 +34,38 @@ fn is_installed(folder: &Path) -> bool {
 /// # Errors
 /// When npm fails.
 pub(crate) fn install_packages() -> Result<()> {
-    for folder in [PAGE, BROWSER_TESTS] {
+    for folder in [SOURCES, BROWSER_TESTS] {
         sh::run(npm(folder)?.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
     }
     Ok(())
 }
 
-/// Bundles the page.
+/// Installs what bundling needs, then bundles the page.
 ///
 /// # Errors
-/// When npm or the bundler fails.
-pub(crate) fn build() -> Result<()> {
-    sh::run(npm(PAGE)?.args(["run", "build"]))
+/// When something cannot be installed, and when npm or the bundler fails.
+pub(crate) fn run() -> Result<()> {
+    setup::ensure(Purpose::Page)?;
+    sh::run(npm(SOURCES)?.args(["run", "build"]))?;
+    PAGE.record(&format!("esbuild as locked in {SOURCES}/package-lock.json"))
+}
+
+/// Bundles the page unless the committed one was built from the sources as they are.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn build_if_changed() -> Result<()> {
+    if PAGE.is_current()? { Ok(()) } else { run() }
+}
+
+/// Bundles the page and compares it with the committed one.
+///
+/// # Errors
+/// As for [`run`], and when the two differ.
+pub(crate) fn verify() -> Result<()> {
+    let committed = PAGE.read()?;
+    run()?;
+    PAGE.compare(&committed)
 }
 
 /// Checks its types.
@@ -51,7 +73,8 @@ pub(crate) fn build() -> Result<()> {
 /// # Errors
 /// When a type is wrong.
 pub(crate) fn check() -> Result<()> {
-    sh::run(npm(PAGE)?.args(["run", "check"]))
+    setup::ensure(Purpose::Page)?;
+    sh::run(npm(SOURCES)?.args(["run", "check"]))
 }
 
 fn npm(folder: &str) -> Result<Command> {

@@ -16,6 +16,7 @@ mod dist;
 mod fuzz;
 mod lab;
 mod needs;
+mod prebuilt;
 mod run;
 mod setup;
 mod sh;
@@ -37,9 +38,11 @@ struct CommandLine {
 enum Verb {
     /// Install what building and testing need; says each step first, and changes nothing that is there
     Setup,
-    /// Build the XDP program
+    /// Build the XDP program, which is committed, anew
     BuildEbpf(build_ebpf::Arguments),
-    /// Build everything: XDP program, page, and the agent with both embedded
+    /// Build the live page, which is committed, anew
+    BuildPage,
+    /// Build the agent, with the XDP program and the page inside; those two are built where their sources changed
     Build(build::Arguments),
     /// Build, then run the agent on this machine as root
     Run(run::Arguments),
@@ -72,6 +75,7 @@ fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Setup => setup::run(),
         Verb::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+        Verb::BuildPage => build_page::run(),
         Verb::Build(arguments) => build::run(&arguments),
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Check => check::run(),

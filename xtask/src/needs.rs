@@ -5,17 +5,37 @@ use std::path::PathBuf;
 
 use crate::sh;
 
-/// Which commands need it. Each includes those before it: who tests also builds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What is to be done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// `build`, `build-ebpf`, `run`, `dist`.
+    /// Compiling the agent: `build`, `run`, `dist`.
     Build,
-    /// `lab`.
+    /// Showing it: `lab`.
     Lab,
+    /// Building the XDP object anew: `build-ebpf`.
+    Object,
+    /// Building the page anew: `build-page`.
+    Page,
     /// `test`.
     Test,
     /// `check` and `bench`.
     All,
+}
+
+impl Purpose {
+    /// Whether whoever does this does `other` too: all compile, and a test shows, and renews both products.
+    fn includes(self, other: Self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Test => other != Self::All,
+            Self::Build | Self::Lab | Self::Object | Self::Page => other == self || other == Self::Build,
+        }
+    }
+
+    /// Whether it needs the page's npm packages.
+    pub(crate) fn needs_packages(self) -> bool {
+        self.includes(Self::Page)
+    }
 }
 
 /// One thing that must be there.
@@ -54,23 +74,30 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 /// Everything, in the order in which it must be installed.
 pub(crate) const NEEDS: &[Need] = &[
     Need {
+        what: "a C compiler",
+        why: "links Rust programs and compiles SQLite",
+        purpose: Purpose::Build,
+        is_met: || has("cc"),
+        source: Source::Apt(&["gcc", "libc6-dev"]),
+    },
+    Need {
         what: "a Rust compiler with its standard library's source",
         why: "builds the XDP program (a rustup nightly with rust-src does as well)",
-        purpose: Purpose::Build,
+        purpose: Purpose::Object,
         is_met: has_rustc_with_source,
         source: Source::Apt(&["rustc-web", "rust-web-src"]),
     },
     Need {
         what: "LLVM 22 with zstd and zlib, as libraries",
         why: "builds bpf-linker",
-        purpose: Purpose::Build,
+        purpose: Purpose::Object,
         is_met: || has("bpf-linker") || PathBuf::from(LLVM_PREFIX).join("bin/llvm-config").is_file(),
         source: Source::Apt(&["llvm-22-dev", "libzstd-dev", "zlib1g-dev"]),
     },
     Need {
         what: "bpf-linker",
         why: "links the XDP program",
-        purpose: Purpose::Build,
+        purpose: Purpose::Object,
         is_met: || has("bpf-linker"),
         source: Source::Cargo {
             arguments: &[
@@ -85,9 +112,16 @@ pub(crate) const NEEDS: &[Need] = &[
         },
     },
     Need {
-        what: "node 20 or newer, and npm",
+        what: "llvm-objcopy and llvm-nm",
+        why: "takes the debug information out of the XDP object",
+        purpose: Purpose::Object,
+        is_met: || llvm("llvm-objcopy").is_some() && llvm("llvm-nm").is_some(),
+        source: Source::Apt(&["llvm-22"]),
+    },
+    Need {
+        what: "node 18 or newer, and npm",
         why: "bundle the page",
-        purpose: Purpose::Build,
+        purpose: Purpose::Page,
         is_met: || has_node() && has("npm"),
         source: Source::Apt(&["nodejs", "npm"]),
     },
@@ -128,8 +162,8 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         what: "nft",
-        why: "flushes the rule set from outside in the tests of repairing",
-        purpose: Purpose::Test,
+        why: "shows the lab that this machine's own firewall is untouched; flushes rules in tests",
+        purpose: Purpose::Lab,
         is_met: || has("nft"),
         source: Source::Apt(&["nftables"]),
     },
@@ -192,7 +226,13 @@ pub(crate) const NEEDS: &[Need] = &[
 
 /// What is missing for this purpose, in the order in which to install it.
 pub(crate) fn missing(purpose: Purpose) -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| need.purpose <= purpose && !(need.is_met)()).collect()
+    NEEDS.iter().filter(|need| purpose.includes(need.purpose) && !(need.is_met)()).collect()
+}
+
+/// One of LLVM's tools (GNU's do not know BPF), rather of the version that bpf-linker links with than of another.
+pub(crate) fn llvm(program: &str) -> Option<PathBuf> {
+    let own = PathBuf::from(LLVM_PREFIX).join("bin").join(program);
+    if own.is_file() { Some(own) } else { sh::find(program) }
 }
 
 fn has(program: &str) -> bool {
@@ -200,13 +240,13 @@ fn has(program: &str) -> bool {
 }
 
 /// The oldest Node that the page's bundler and the browser tests run on (`engines` in their package.json).
-const OLDEST_NODE: u32 = 20;
+const OLDEST_NODE: u32 = 18;
 
 fn has_node() -> bool {
     sh::ask("node", &["--version"]).and_then(|version| node_major(&version)) >= Some(OLDEST_NODE)
 }
 
-/// `v20.19.2` is 20.
+/// `v18.20.4` is 18.
 fn node_major(version: &str) -> Option<u32> {
     version.trim().strip_prefix('v')?.split('.').next()?.parse().ok()
 }
@@ -228,16 +268,25 @@ mod tests {
 
     #[test]
     fn building_needs_less_than_testing() {
-        let count = |purpose| NEEDS.iter().filter(|need| need.purpose <= purpose).count();
+        let count = |purpose: Purpose| NEEDS.iter().filter(|need| purpose.includes(need.purpose)).count();
         assert!(count(Purpose::Build) < count(Purpose::Lab));
         assert!(count(Purpose::Lab) < count(Purpose::Test));
         assert_eq!(count(Purpose::All), NEEDS.len());
     }
 
     #[test]
+    fn the_lab_needs_neither_a_bpf_toolchain_nor_node() {
+        let needed = |need: &&Need| Purpose::Lab.includes(need.purpose);
+        for need in NEEDS.iter().filter(needed) {
+            let Source::Apt(packages) = need.source else { panic!("{} is compiled here", need.what) };
+            assert!(!packages.iter().any(|it| it.contains("llvm") || it.contains("node")), "{}", need.what);
+        }
+    }
+
+    #[test]
     fn an_old_node_is_none() {
-        assert_eq!(node_major("v20.19.2\n"), Some(20));
-        assert!(node_major("v18.19.0") < Some(OLDEST_NODE));
+        assert_eq!(node_major("v18.20.4\n"), Some(18));
+        assert!(node_major("v16.20.2") < Some(OLDEST_NODE));
         assert!(None < Some(OLDEST_NODE), "no node at all");
         assert_eq!(node_major("node: not found"), None);
     }

@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<()> {
 /// As for [`run`].
 pub(crate) fn ensure(purpose: Purpose) -> Result<bool> {
     let missing = missing(purpose);
-    let page = !build_page::packages_are_installed();
+    let page = purpose.needs_packages() && !build_page::packages_are_installed();
     if missing.is_empty() && !page {
         return Ok(false);
     }

@@ -101,10 +101,14 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// Where `cargo install` puts programs.
 fn cargo_bin_folder() -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME")
+    Some(cargo_home()?.join("bin"))
+}
+
+/// Cargo's folder for what it downloads and installs.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
-    Some(home.join("bin"))
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
 }
 
 fn line(command: &Command) -> String {

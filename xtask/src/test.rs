@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::build::{self, Profile};
 use crate::needs::Purpose;
-use crate::{fuzz, setup, sh};
+use crate::{build_ebpf, build_page, fuzz, setup, sh};
 
 /// What `test` can be told.
 #[derive(Args)]
@@ -27,6 +27,8 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     setup::ensure(Purpose::Test)?;
+    build_ebpf::verify()?;
+    build_page::verify()?;
     build::everything(Profile::Dev)?;
     let mut totals = Totals::default();
     let plain = cargo_test(sh::cargo(), &[], arguments, &mut totals)?;
