@@ -2,6 +2,7 @@
 //!
 //! Lists of bans come from the database, so that a million of them cost the engine nothing.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -84,7 +85,7 @@ impl AgentBackend {
 
     /// Adds what the kernel and the engine know of each ban.
     async fn rows(&self, records: Vec<BanRecord>) -> Result<Vec<BanRow>, Refusal> {
-        let clients: Vec<Client> = records.iter().map(|record| record.client).collect();
+        let clients: Vec<Client> = records.iter().map(|record| record.ban.client).collect();
         let drops = self.drops_of(clients.clone()).await;
         let held = self
             .look(move |engine, _| clients.iter().map(|c| held_by(engine, *c)).collect::<Vec<_>>())
@@ -128,7 +129,10 @@ impl AgentBackend {
             detector,
             ban,
             allowed,
-            offences: Offences { count: offences, last_ms: last.filter(|_| offences > 0) },
+            offences: Offences {
+                count: offences.map_or(0, NonZeroU32::get),
+                last_ms: last.filter(|_| offences.is_some()),
+            },
             history: past.into_iter().map(past_ban).collect(),
             now,
         })
@@ -161,7 +165,7 @@ impl Backend for AgentBackend {
                     let records: Vec<BanRecord> = std::mem::take(&mut page.bans);
                     let with_evidence: anyhow::Result<Vec<BanRecord>> = records
                         .into_iter()
-                        .map(|record| Ok(reader.ban(record.client, now)?.unwrap_or(record)))
+                        .map(|record| Ok(reader.ban(record.ban.client, now)?.unwrap_or(record)))
                         .collect();
                     Ok((page, with_evidence?, now))
                 })
@@ -189,7 +193,7 @@ impl Backend for AgentBackend {
             let mut view = self.client_view(client).await?;
             if let Some(at_ms) = at_ms {
                 view.history.retain(|past| past.since_ms <= at_ms && at_ms <= past.ended_ms);
-                let began_later = view.ban.as_ref().is_some_and(|ban| ban.record.since_ms > at_ms);
+                let began_later = view.ban.as_ref().is_some_and(|ban| ban.record.ban.since_ms > at_ms);
                 view.ban = view.ban.filter(|_| !began_later);
             }
             Ok(view)

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use crate::performer::Announce;
 use shield_engine::action::Notice;
+use shield_engine::ban::Ban;
 
 /// Why a dry run bans nobody.
 pub(crate) const BECAUSE: &str = "dry run";
@@ -53,12 +54,14 @@ mod tests {
         }));
         let client = "192.0.2.7".parse().unwrap();
         announce(&Notice::Banned(Box::new(BanRecord {
-            client,
-            serial: 1,
-            since_ms: 1_000,
-            ends: Ends::At { boot_ms: 0, wall_ms: 601_000 },
-            offence: 1,
-            rule: Rule::Operator,
+            ban: Ban {
+                client,
+                serial: 1,
+                since_ms: 1_000,
+                ends: Ends::At { boot_ms: 0, wall_ms: 601_000 },
+                offence: std::num::NonZeroU32::new(1),
+                rule: Rule::Operator,
+            },
             reason: Some("scraping".into()),
             evidence: None,
         })));

@@ -3,6 +3,7 @@
 //! Start order: store, engine (restored), enforcers (with the restored bans), performer, owner, API, sources. Stop order:
 //! sources, owner (saves), performer (commits), enforcers' threads, API, and what is still to be told. Bans stay in the kernel throughout.
 
+use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -38,12 +39,12 @@ use crate::store::BootId;
 use crate::store::reader::Reader;
 use crate::store::writer::Writer;
 use crate::store::{self, Found, Store};
+use shield_engine::Engine;
 use shield_engine::action::{Action, BanRecord, Notice, Order};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::event::{EnforcerName, PartReport, PartState};
 use shield_engine::request::{Checkpoint, SourceId};
 use shield_engine::time::Ends;
-use shield_engine::{Engine, SavedBan};
 
 /// How long a required enforcer may take to start.
 const REQUIRED_START: Duration = Duration::from_secs(30);
@@ -211,12 +212,16 @@ fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<Restored> {
     {
         tracing::warn!("{error}");
     }
-    store.for_each_offence(|client, count, last_secs| engine.restore_offences(client, count, last_secs))?;
+    store.for_each_offence(|client, count, last_secs| {
+        if let Some(count) = NonZeroU32::new(count) {
+            engine.restore_offences(client, count, last_secs);
+        }
+    })?;
     let mut desired = Desired::with_capacity(loaded.bans as usize);
     let mut leftovers = Vec::new();
     let now = clock::now();
     store.for_each_ban(now, |ban| {
-        for action in engine.restore_ban(saved_ban(&ban), now) {
+        for action in engine.restore_ban(ban.ban, now) {
             match action {
                 Action::Enforce(Order::Ban { client, ends, serial }) => {
                     desired.insert(Ban { client, ends }, serial);
@@ -228,17 +233,6 @@ fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<Restored> {
     let checkpoint = |(source, position)| Checkpoint { source, position };
     let checkpoints = loaded.checkpoints.into_iter().map(checkpoint).collect();
     Ok(Restored { engine, desired, leftovers, checkpoints })
-}
-
-fn saved_ban(ban: &BanRecord) -> SavedBan {
-    SavedBan {
-        client: ban.client,
-        serial: ban.serial,
-        since_ms: ban.since_ms,
-        ends: ban.ends,
-        offence: ban.offence,
-        rule: ban.rule,
-    }
 }
 
 fn random_seed() -> Result<u64> {
@@ -351,11 +345,12 @@ fn publisher(feed: Arc<Feed>) -> Announce {
 fn log_notice(notice: &Notice) {
     match notice {
         Notice::Banned(ban) => {
-            let (client, rule, offence, until) = (ban.client, ban.rule, ban.offence, until(ban.ends));
+            let (ban, offence) = (ban.ban, ban.ban.offence_number());
+            let (client, rule, until) = (ban.client, ban.rule, until(ban.ends));
             tracing::info!(%client, %rule, offence, until, "banned");
         }
         Notice::WouldBan { ban, because } => {
-            let (client, rule, until) = (ban.client, ban.rule, until(ban.ends));
+            let (client, rule, until) = (ban.ban.client, ban.ban.rule, until(ban.ban.ends));
             tracing::info!(%client, %rule, until, %because, "would ban");
         }
         Notice::Lifted { client, reason, lasted_secs, .. } => {

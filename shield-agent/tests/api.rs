@@ -13,6 +13,7 @@ use shield_agent::test_support::api::types::{Ban, BanPage, Status};
 use shield_agent::test_support::cli::client::{AgentClient, ClientError, Endpoint, Message};
 use shield_agent::test_support::clock;
 use shield_engine::action::Notice;
+use shield_engine::backoff::Term;
 use shield_engine::event::Command;
 use shield_engine::verdict::Rule;
 use support::schema::Document;
@@ -126,10 +127,15 @@ async fn changes_reach_the_engine_as_they_were_meant() {
     let clients = |text: &str| vec![text.parse().unwrap()];
     assert_eq!(
         commands[0],
-        Command::Ban { clients: clients("192.0.2.7"), for_secs: Some(0), reason: None, rule: Rule::Operator }
+        Command::Ban {
+            clients: clients("192.0.2.7"),
+            term: Some(Term::Permanent),
+            reason: None,
+            rule: Rule::Operator
+        }
     );
     let Command::Import { bans } = &commands[1] else { panic!("{commands:?}") };
-    assert_eq!((bans[0].client.to_string().as_str(), bans[0].for_secs), ("198.51.100.0/24", Some(5)));
+    assert_eq!((bans[0].client.to_string().as_str(), bans[0].term), ("198.51.100.0/24", Some(Term::Secs(5))));
     assert_eq!(commands[2], Command::Unban { clients: clients("192.0.2.7"), forget: false, reason: None });
 }
 

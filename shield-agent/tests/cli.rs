@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{CommandFactory, Parser};
 use shield_agent::Exit;
 use shield_agent::test_support::cli::{ClientCommand, Connection};
+use shield_engine::backoff::Term;
 use shield_engine::event::Command;
 use support::Setup;
 
@@ -123,7 +124,9 @@ async fn a_long_list_is_imported_in_batches_and_a_wrong_one_not_at_all() {
     });
     let all: Vec<_> = batches.flatten().collect();
     assert_eq!((commands.len(), all.len()), (3, 5_000));
-    assert!(all.iter().all(|ban| ban.for_secs == Some(3_600) && ban.reason.as_deref() == Some("list")));
+    assert!(
+        all.iter().all(|ban| ban.term == Some(Term::Secs(3_600)) && ban.reason.as_deref() == Some("list"))
+    );
 
     let wrong = list_in(folder.path(), "192.0.2.7\nnonsense\n");
     let wrong = wrong.to_str().expect("the path is UTF-8");

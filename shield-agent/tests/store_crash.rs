@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{BufRead, BufReader, Write};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use shield_agent::test_support::store::reader::Reader;
 use shield_agent::test_support::store::{BootId, Found, Settings, Store};
 use shield_engine::action::{BanRecord, LiftReason, Record, Totals};
+use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 use shield_engine::request::Checkpoint;
 use shield_engine::time::{Ends, Now};
@@ -36,12 +38,14 @@ fn client(n: u64) -> Client {
 
 fn ban(n: u64) -> BanRecord {
     BanRecord {
-        client: client(n),
-        serial: n,
-        since_ms: NOW.wall_ms + n as i64,
-        ends: Ends::after(NOW, n),
-        offence: n as u32,
-        rule: Rule::Flood,
+        ban: Ban {
+            client: client(n),
+            serial: n,
+            since_ms: NOW.wall_ms + n as i64,
+            ends: Ends::after(NOW, n),
+            offence: NonZeroU32::new(n as u32),
+            rule: Rule::Flood,
+        },
         reason: Some("x".repeat((n % 700) as usize)),
         evidence: None,
     }
@@ -50,7 +54,11 @@ fn ban(n: u64) -> BanRecord {
 fn transaction(n: u64) -> Vec<Record> {
     let mut records = vec![
         Record::Banned(Box::new(ban(n))),
-        Record::Offences { client: client(n), count: n as u32, last_secs: 1_800_000_000 },
+        Record::Offences {
+            client: client(n),
+            count: NonZeroU32::new(n as u32).expect("serial numbers begin at 1"),
+            last_secs: 1_800_000_000,
+        },
         Record::Baseline(vec![n as u8; (n % 9_000) as usize]),
         Record::Totals(Totals { requests: n, ..Totals::default() }),
         Record::Checkpoint(Checkpoint { source: "log".into(), position: n.to_string() }),

@@ -8,6 +8,7 @@ use nix::sched::{CloneFlags, unshare};
 use shield_agent::test_support::store::writer::{Kept, Writer};
 use shield_agent::test_support::store::{BootId, Found, Settings, Store};
 use shield_engine::action::{BanRecord, Record};
+use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 use shield_engine::event::PartState;
 use shield_engine::time::{Ends, Now};
@@ -19,12 +20,14 @@ const BALLAST_BYTES: usize = 1 << 20;
 
 fn ban(n: u32) -> Record {
     Record::Banned(Box::new(BanRecord {
-        client: Client::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n)),
-        serial: u64::from(n) + 1,
-        since_ms: NOW.wall_ms,
-        ends: Ends::after(NOW, 600_000),
-        offence: 1,
-        rule: Rule::Flood,
+        ban: Ban {
+            client: Client::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n)),
+            serial: u64::from(n) + 1,
+            since_ms: NOW.wall_ms,
+            ends: Ends::after(NOW, 600_000),
+            offence: std::num::NonZeroU32::new(1),
+            rule: Rule::Flood,
+        },
         reason: Some("x".repeat(100)),
         evidence: None,
     }))

@@ -2,7 +2,7 @@
 
 use super::{Effects, Engine, NewBan};
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
-use crate::lines::operator_end;
+use crate::bans::backoff::Term;
 use crate::vocab::action::{Action, CommandId, CommandResult, LiftReason, Notice, Order, Record, Reply};
 use crate::vocab::client::Client;
 use crate::vocab::event::Command;
@@ -12,13 +12,13 @@ use crate::vocab::verdict::Rule;
 impl Engine {
     pub(super) fn on_command(&mut self, id: CommandId, command: Command, now: Now, out: &mut Effects) {
         let results = match command {
-            Command::Ban { clients, for_secs, reason, rule } => clients
+            Command::Ban { clients, term, reason, rule } => clients
                 .into_iter()
-                .map(|client| self.ban_by_hand(client, for_secs, reason.clone(), rule, now, out))
+                .map(|client| self.ban_by_hand(client, term, reason.clone(), rule, now, out))
                 .collect(),
             Command::Import { bans } => bans
                 .into_iter()
-                .map(|ban| self.ban_by_hand(ban.client, ban.for_secs, ban.reason, Rule::Imported, now, out))
+                .map(|ban| self.ban_by_hand(ban.client, ban.term, ban.reason, Rule::Imported, now, out))
                 .collect(),
             Command::Unban { clients, forget, reason } => clients
                 .into_iter()
@@ -37,7 +37,7 @@ impl Engine {
     fn ban_by_hand(
         &mut self,
         client: Client,
-        for_secs: Option<u64>,
+        term: Option<Term>,
         reason: Option<String>,
         rule: Rule,
         now: Now,
@@ -58,13 +58,14 @@ impl Engine {
                 format!("not banned: {} bans is the limit, raise [ban] max_bans", self.ledger.len()),
             );
         }
-        let (ends, offence) = match for_secs {
-            Some(secs) => (operator_end(secs, now), 0),
+        let (term, offence) = match term {
+            Some(term) => (term, None),
             None => {
                 let offence = self.ledger.add_offence(client, now);
-                (self.ledger.backoff().term(offence).ends(now), offence)
+                (self.ledger.backoff().term(offence), Some(offence))
             }
         };
+        let ends = term.ends(now);
         self.ban(NewBan { client: bannable, ends, offence, rule, reason, evidence: None }, now, out);
         done(client, format!("banned {}", describe_end(ends, now)))
     }
@@ -85,8 +86,8 @@ impl Engine {
         self.detector.forget(client);
         self.quiet.remove(&client);
         if forget {
-            self.ledger.set_offences(client, 0, 0);
-            out.persist(Record::Offences { client, count: 0, last_secs: 0 });
+            self.ledger.forget_offences(client);
+            out.persist(Record::OffencesForgotten(client));
         }
         if let Some(ban) = self.ledger.begin_lift(client, LiftReason::Operator) {
             if let Some(reason) = reason {
@@ -152,9 +153,10 @@ impl Engine {
         let prefix = self.settings.ipv6_prefix;
         let protected: Vec<Client> = self
             .ledger
-            .bans()
-            .filter(|ban| ban.lifting.is_none() && self.allowlist.admit(ban.client, prefix).is_err())
-            .map(|ban| ban.client)
+            .entries()
+            .filter(|entry| entry.lifting.is_none())
+            .map(|entry| entry.ban.client)
+            .filter(|client| self.allowlist.admit(*client, prefix).is_err())
             .collect();
         let lifts: Vec<_> = protected
             .iter()

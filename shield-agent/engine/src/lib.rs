@@ -29,24 +29,26 @@ pub mod test_support {
 }
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use hashbrown::HashMap;
 
 pub use bans::{allowlist, backoff};
 pub use detect::policy;
-pub use vocab::{action, client, event, report, request, time, verdict};
+pub use vocab::{action, ban, client, event, report, request, time, verdict};
 
 use crate::bans::allowlist::{Allowlist, BannableClient};
 use crate::bans::blast::BlastRadius;
 use crate::bans::escalation::Escalation;
 use crate::bans::extension::Extensions;
 use crate::bans::leaks::Leaks;
-use crate::bans::ledger::{Finished, Ledger, LedgerBan, Pending};
+use crate::bans::ledger::{Finished, Ledger, Pending};
 use crate::detect::detector::{BadBaseline, Detector};
 use crate::detect::policy::Policy;
 use crate::parts::Parts;
 use crate::settings::Settings;
 use crate::vocab::action::{Action, BanRecord, LiftReason, Notice, Order, Record, Totals};
+use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::event::Event;
 use crate::vocab::request::{Checkpoint, RejectedCounts};
@@ -82,23 +84,6 @@ pub struct Engine {
     totals_saved: Totals,
     baseline_saved_ms: u64,
     last_second: u64,
-}
-
-/// What an earlier run left, as the engine takes it up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SavedBan {
-    /// Who.
-    pub client: Client,
-    /// The ban's serial number.
-    pub serial: u64,
-    /// Since when: wall clock, milliseconds.
-    pub since_ms: i64,
-    /// Until when, on this boot's clock.
-    pub ends: Ends,
-    /// Offences, this one included.
-    pub offence: u32,
-    /// What for.
-    pub rule: Rule,
 }
 
 impl Engine {
@@ -160,15 +145,13 @@ impl Engine {
     }
 
     /// Takes up a ban of an earlier run. Refused (and to be lifted) when the allowlist protects the client by now.
-    pub fn restore_ban(&mut self, saved: SavedBan, now: Now) -> Vec<Action> {
+    pub fn restore_ban(&mut self, saved: Ban, now: Now) -> Vec<Action> {
         let mut out = Effects::default();
-        let SavedBan { client, serial, since_ms, ends, offence, rule } = saved;
+        let Ban { client, serial, ends, .. } = saved;
         match self.allowlist.admit(client, self.settings.ipv6_prefix) {
             Ok(bannable) => {
-                self.ledger.restore(bannable, Ledger::saved(client, serial, since_ms, ends, offence, rule));
-                if let Some(ban) = self.ledger.get(client) {
-                    self.extensions.watch(ban, now);
-                }
+                self.ledger.restore(bannable, saved);
+                self.extensions.watch(&saved, now);
                 out.enforce(Order::Ban { client: bannable, ends, serial });
             }
             Err(entry) => {
@@ -186,7 +169,7 @@ impl Engine {
     }
 
     /// Takes up a client's offences of an earlier run.
-    pub fn restore_offences(&mut self, client: Client, count: u32, last_secs: i64) {
+    pub fn restore_offences(&mut self, client: Client, count: NonZeroU32, last_secs: i64) {
         self.ledger.set_offences(client, count, last_secs);
     }
 
@@ -266,37 +249,25 @@ impl Engine {
     }
 
     /// Makes a ban: ledger, store, kernel, people. The only place where a ban is made.
-    fn ban(&mut self, ban: NewBan, now: Now, out: &mut Effects) {
-        let client = ban.client.client();
-        let serial = self.ledger.ban(ban.client, ban.ends, ban.rule, ban.offence, now);
-        if let Some(made) = self.ledger.get(client) {
-            self.extensions.watch(made, now);
-        }
+    fn ban(&mut self, new: NewBan, now: Now, out: &mut Effects) {
+        let client = new.client.client();
+        let ban = self.ledger.ban(new.client, new.ends, new.rule, new.offence, now);
+        self.extensions.watch(&ban, now);
         self.leaks.forget(client);
         self.detector.forget(client);
         self.totals.bans += 1;
         *self.bans_by_rule.entry(ban.rule).or_default() += 1;
-        let record = BanRecord {
-            client,
-            serial,
-            since_ms: now.wall_ms,
-            ends: ban.ends,
-            offence: ban.offence,
-            rule: ban.rule,
-            reason: ban.reason,
-            evidence: ban.evidence,
-        };
+        let record = BanRecord { ban, reason: new.reason, evidence: new.evidence };
         out.persist(Record::Banned(Box::new(record.clone())));
-        if ban.offence > 0 {
-            let last_secs = now.wall_secs();
-            out.persist(Record::Offences { client, count: ban.offence, last_secs });
+        if let Some(count) = ban.offence {
+            out.persist(Record::Offences { client, count, last_secs: now.wall_secs() });
         }
-        out.enforce(Order::Ban { client: ban.client, ends: ban.ends, serial });
+        out.enforce(Order::Ban { client: new.client, ends: ban.ends, serial: ban.serial });
         out.announce(Notice::Banned(Box::new(record)));
     }
 
     /// Orders the enforcers to forget a ban that is being lifted; without enforcers it is over at once.
-    fn order_lift(&mut self, ban: LedgerBan, now: Now, out: &mut Effects) {
+    fn order_lift(&mut self, ban: Ban, now: Now, out: &mut Effects) {
         out.enforce(Order::Lift { client: ban.client, serial: ban.serial });
         if !self.pending.waits() {
             let finished = self.ledger.finish_lift(ban.client);
@@ -313,14 +284,16 @@ impl Engine {
         self.extensions.forget(client);
         self.detector.forget(client);
         out.persist(Record::Lifted { client, serial: ban.serial, at_ms: now.wall_ms, reason });
-        let offence = self.ledger.offences(client, now.wall_secs());
-        if offence > 0 {
+        let offences = self.ledger.offences(client, now.wall_secs());
+        if let Some(count) = offences {
             // Offences are forgotten a time after the ban's end, not after its start.
-            self.ledger.set_offences(client, offence, now.wall_secs());
-            out.persist(Record::Offences { client, count: offence, last_secs: now.wall_secs() });
+            let last_secs = now.wall_secs();
+            self.ledger.set_offences(client, count, last_secs);
+            out.persist(Record::Offences { client, count, last_secs });
         }
         let lasted_secs = (now.wall_ms - ban.since_ms).max(0) as u64 / 1000;
         let note = self.notes.remove(&client);
+        let offence = offences.map_or(0, NonZeroU32::get);
         out.announce(Notice::Lifted { client, reason, lasted_secs, offence, note });
     }
 }
@@ -329,7 +302,7 @@ impl Engine {
 struct NewBan {
     client: BannableClient,
     ends: Ends,
-    offence: u32,
+    offence: Option<NonZeroU32>,
     rule: Rule,
     reason: Option<String>,
     evidence: Option<Box<Evidence>>,

@@ -1,15 +1,17 @@
 //! What lines lead to: counting, verdicts, and bans with their safeguards.
 
+use std::num::NonZeroU32;
+
 use super::{Effects, Engine, NewBan};
 use crate::bans::allowlist::BannableClient;
 use crate::bans::backoff::Term;
 use crate::bans::blast::Permit;
-use crate::bans::ledger::LedgerBan;
 use crate::detect::detector::{Coming, LOOK_AHEAD, Standing};
 use crate::detect::policy::Switch;
 use crate::settings::NetworkAction;
 use crate::tick::Awaiting;
-use crate::vocab::action::{Action, Notice};
+use crate::vocab::action::{Action, BanRecord, Notice};
+use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::request::{Batch, Line, Request};
 use crate::vocab::time::{Ends, EventSecs, Now};
@@ -101,7 +103,7 @@ impl Engine {
 
     fn on_banned_request(
         &mut self,
-        ban: &LedgerBan,
+        ban: &Ban,
         request: &Request<'_>,
         second: EventSecs,
         now: Now,
@@ -188,13 +190,14 @@ impl Engine {
         };
         let rule = evidence.rule;
         let evidence = Some(evidence);
+        let offence = Some(offence);
         self.ban(NewBan { client: bannable, ends, offence, rule, reason: None, evidence }, now, out);
         self.escalate(client, now, out);
     }
 
     /// The end of the n-th offence's term. A term begins when the offence was, which lies back when a backlog is read;
     /// `None` when it is over by now.
-    fn term_left(&self, offence: u32, at_secs: EventSecs, now: Now) -> Option<Ends> {
+    fn term_left(&self, offence: NonZeroU32, at_secs: EventSecs, now: Now) -> Option<Ends> {
         let age_secs = now.wall_secs() - at_secs;
         let term = self.ledger.backoff().term(offence);
         match term {
@@ -219,6 +222,7 @@ impl Engine {
         if let Ok(bannable) = self.allowlist.admit(network, self.settings.ipv6_prefix) {
             let offence = self.ledger.add_offence(network, now);
             let ends = self.ledger.backoff().term(offence).ends(now);
+            let offence = Some(offence);
             let reason =
                 Some(format!("{banned} of its clients were banned; {clean} clean clients are inside"));
             self.ban(
@@ -240,18 +244,17 @@ impl Engine {
     ) {
         let client = client.client();
         self.keep_quiet(client, quiet_ms, now);
-        let offence = self.ledger.offences(client, now.wall_secs()) + 1;
-        let ban = super::BanRecord {
+        let offence = self.ledger.next_offence(client, now);
+        let ban = Ban {
             client,
             serial: 0,
             since_ms: now.wall_ms,
             ends: self.ledger.backoff().term(offence).ends(now),
-            offence,
+            offence: Some(offence),
             rule: evidence.rule,
-            reason: None,
-            evidence: Some(evidence),
         };
-        out.announce(Notice::WouldBan { ban: Box::new(ban), because });
+        let record = BanRecord { ban, reason: None, evidence: Some(evidence) };
+        out.announce(Notice::WouldBan { ban: Box::new(record), because });
     }
 
     fn keep_quiet(&mut self, client: Client, ms: u64, now: Now) {
@@ -272,9 +275,4 @@ impl Engine {
         }
         let _ = now;
     }
-}
-
-/// The end of a ban of `for_secs` seconds as operators say it; 0 is permanent.
-pub(super) fn operator_end(for_secs: u64, now: Now) -> Ends {
-    if for_secs == 0 { Ends::Never } else { Ends::after(now, for_secs.saturating_mul(1000)) }
 }

@@ -3,8 +3,9 @@
 use super::{BanRecord, Effects, Engine};
 use crate::bans::allowlist::{AllowReason, Allowed};
 use crate::bans::leaks::{Facts, likely_cause};
-use crate::bans::ledger::LedgerBan;
+use crate::bans::ledger::LedgerEntry;
 use crate::vocab::action::{Notice, Order, Record};
+use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::event::{EnforcerName, Outcome, PartReport};
 use crate::vocab::time::Now;
@@ -43,44 +44,37 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) {
-        let Some(ban) = self.ledger.get(client).copied().filter(|ban| ban.serial == serial) else { return };
-        let requests = self.leaks.take_due(client);
-        if requests > 0 {
-            let cause = self.cause_of_leak(&ban, packets).to_owned();
+        let entry = self.ledger.get(client).copied().filter(|entry| entry.ban.serial == serial);
+        let Some(entry) = entry else { return };
+        if let Some(requests) = self.leaks.take_due(client) {
+            let cause = self.cause_of_leak(&entry, packets).to_owned();
             return out.announce(Notice::Leaking { client, requests, cause });
         }
         if let Some(packets_per_sec) = self.extensions.sampled(client, serial, packets, now) {
-            self.extend(ban, packets_per_sec, now, out);
+            self.extend(entry.ban, packets_per_sec, now, out);
         }
     }
 
-    fn extend(&mut self, ban: LedgerBan, packets_per_sec: f64, now: Now, out: &mut Effects) {
+    fn extend(&mut self, ban: Ban, packets_per_sec: f64, now: Now, out: &mut Effects) {
         let client = ban.client;
         let ends = self.extensions.new_end(&ban, self.ledger.backoff(), now);
         let Ok(bannable) = self.allowlist.admit(client, self.settings.ipv6_prefix) else { return };
-        let Some(serial) = self.ledger.extend(client, ends) else { return };
-        if let Some(moved) = self.ledger.get(client) {
-            self.extensions.watch(moved, now);
-        }
+        let Some(moved) = self.ledger.extend(client, ends) else { return };
+        self.extensions.watch(&moved, now);
         let record = BanRecord {
-            client,
-            serial,
-            since_ms: ban.since_ms,
-            ends,
-            offence: ban.offence,
-            rule: ban.rule,
+            ban: moved,
             reason: Some(format!("extended: {packets_per_sec:.1} packets/s were still dropped at its end")),
             evidence: None,
         };
         out.persist(Record::Extended(Box::new(record)));
-        out.enforce(Order::Ban { client: bannable, ends, serial });
+        out.enforce(Order::Ban { client: bannable, ends, serial: moved.serial });
         out.announce(Notice::Extended { client, ends, packets_per_sec });
     }
 
-    fn cause_of_leak(&self, ban: &LedgerBan, packets: u64) -> &'static str {
+    fn cause_of_leak(&self, entry: &LedgerEntry, packets: u64) -> &'static str {
         likely_cause(Facts {
-            behind_proxy: self.leaks.came_by_proxy(ban.client),
-            held: EnforcerName::ALL.iter().any(|e| ban.is_held_by(*e)),
+            behind_proxy: self.leaks.came_by_proxy(entry.ban.client),
+            held: EnforcerName::ALL.iter().any(|e| entry.is_held_by(*e)),
             xdp_active: self.parts.is_active(EnforcerName::Xdp.name()),
             iptables_active: self.parts.is_active(EnforcerName::Iptables.name()),
             packets,

@@ -1,10 +1,14 @@
 //! Scenarios through the one door, `Engine::handle`.
 
-use super::{Effects, Engine, SavedBan};
+use std::num::NonZeroU32;
+
+use super::{Effects, Engine};
 use crate::bans::allowlist::{AllowReason, Allowed, Allowlist};
+use crate::bans::backoff::Term;
 use crate::detect::policy::Policy;
 use crate::settings::Settings;
 use crate::vocab::action::{Action, CommandId, LiftReason, Notice, Order, Record, Reply};
+use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::event::{Command, EnforcerName, Event, Outcome, PartReport, PartState};
 use crate::vocab::request::{Batch, Line};
@@ -23,8 +27,8 @@ fn client(text: &str) -> Client {
     text.parse().unwrap()
 }
 
-fn ban_command(text: &str, for_secs: Option<u64>) -> Event<'static> {
-    let command = Command::Ban { clients: vec![client(text)], for_secs, reason: None, rule: Rule::Operator };
+fn ban_command(text: &str, term: Option<Term>) -> Event<'static> {
+    let command = Command::Ban { clients: vec![client(text)], term, reason: None, rule: Rule::Operator };
     Event::Command(CommandId(1), command)
 }
 
@@ -105,12 +109,12 @@ fn nobody_on_the_allowlist_is_banned_by_any_path() {
     let by_hand = engine.handle(ban_command("192.0.2.10", None), T0);
     assert!(!reply(&by_hand).results[0].ok);
     assert!(reply(&by_hand).results[0].message.contains("an address of this host"));
-    let saved = SavedBan {
+    let saved = Ban {
         client: client("192.0.2.10"),
         serial: 9,
         since_ms: T0.wall_ms,
         ends: Ends::Never,
-        offence: 1,
+        offence: NonZeroU32::new(1),
         rule: Rule::ZScore,
     };
     let restored = engine.restore_ban(saved, T0);
@@ -123,7 +127,7 @@ fn nobody_on_the_allowlist_is_banned_by_any_path() {
 #[test]
 fn a_lift_is_recorded_when_the_kernel_has_forgotten() {
     let mut engine = engine();
-    let serial = serial_in(&engine.handle(ban_command("203.0.113.5", Some(60)), T0));
+    let serial = serial_in(&engine.handle(ban_command("203.0.113.5", Some(Term::Secs(60))), T0));
     let expired = engine.handle(Event::Tick, T0.plus_ms(60_000));
     assert!(expired.contains(&Action::Enforce(Order::Lift { client: client("203.0.113.5"), serial })));
     assert!(!expired.iter().any(|a| matches!(a, Action::Persist(Record::Lifted { .. }))));
@@ -142,7 +146,7 @@ fn repeat_offenders_climb_the_ladder() {
     let mut terms = Vec::new();
     for _ in 0..5 {
         let serial = serial_in(&offend(&mut engine, "203.0.113.5", now));
-        let ends = engine.ledger().get(client("203.0.113.5")).unwrap().ends;
+        let ends = engine.ledger().get(client("203.0.113.5")).unwrap().ban.ends;
         terms.push(ends.remaining_ms(now).map(|ms| ms / 1000));
         let Some(left) = ends.remaining_ms(now) else { break };
         now = now.plus_ms(left);
@@ -165,7 +169,7 @@ fn unban_says_what_it_did_and_why_it_could_not() {
     engine.handle(ban_command("203.0.113.5", None), T0);
     check(&mut engine, "203.0.113.5", "unbanned");
     check(&mut engine, "203.0.113.5", "is being unbanned already");
-    engine.handle(ban_command("198.51.100.0/24", Some(0)), T0);
+    engine.handle(ban_command("198.51.100.0/24", Some(Term::Permanent)), T0);
     check(&mut engine, "198.51.100.7", "is banned as part of 198.51.100.0/24: unban that network");
 }
 
@@ -181,7 +185,7 @@ fn an_ipv6_address_banned_by_hand_is_its_client() {
 #[test]
 fn allowing_a_banned_client_lifts_it() {
     let mut engine = engine();
-    let serial = serial_in(&engine.handle(ban_command("203.0.113.5", Some(0)), T0));
+    let serial = serial_in(&engine.handle(ban_command("203.0.113.5", Some(Term::Permanent)), T0));
     let command = Command::Allow { clients: vec![client("203.0.113.0/24")], reason: None };
     let actions = engine.handle(Event::Command(CommandId(3), command), T0);
     assert!(actions.contains(&Action::Enforce(Order::Lift { client: client("203.0.113.5"), serial })));
@@ -244,7 +248,7 @@ fn expiry_is_spread_over_ticks() {
     let mut engine = engine();
     let mut now = T0;
     for n in 0..5_000u32 {
-        engine.handle(ban_command(&format!("10.0.{}.{}", n / 250, n % 250), Some(60)), now);
+        engine.handle(ban_command(&format!("10.0.{}.{}", n / 250, n % 250), Some(Term::Secs(60))), now);
     }
     now = now.plus_ms(60_000);
     let lifts = |actions: Vec<Action>| {
@@ -257,7 +261,7 @@ fn expiry_is_spread_over_ticks() {
 #[test]
 fn wall_clock_jumps_neither_end_nor_keep_a_ban() {
     let mut engine = engine();
-    engine.handle(ban_command("203.0.113.5", Some(600)), T0);
+    engine.handle(ban_command("203.0.113.5", Some(Term::Secs(600))), T0);
     let jumped = |boot: u64, wall: i64| Now { wall_ms: T0.wall_ms + wall, boot_ms: T0.boot_ms + boot };
     let forward = engine.handle(Event::Tick, jumped(1_000, 86_400_000));
     assert!(!forward.iter().any(|a| matches!(a, Action::Enforce(_))), "a day forward ended it early");
@@ -285,12 +289,16 @@ fn an_offence_in_a_backlog_is_punished_from_when_it_was() {
         let bannable = engine.allowlist.admit(client(text), 64).unwrap();
         let old = Box::new(Evidence { at_secs: T0.wall_secs() - age_secs, ..*evidence() });
         engine.offend(bannable, old, T0, &mut out);
-        engine.ledger().get(client(text)).and_then(|ban| ban.ends.remaining_ms(T0))
+        engine.ledger().get(client(text)).and_then(|entry| entry.ban.ends.remaining_ms(T0))
     };
     assert_eq!(left(10, "203.0.113.1"), Some(600_000), "a line a little late is of now");
     assert_eq!(left(400, "203.0.113.2"), Some(200_000));
     assert_eq!(left(601, "203.0.113.3"), None);
-    assert_eq!(engine.ledger().offences(client("203.0.113.3"), T0.wall_secs()), 1, "but it is remembered");
+    assert_eq!(
+        engine.ledger().offences(client("203.0.113.3"), T0.wall_secs()),
+        NonZeroU32::new(1),
+        "but it is remembered"
+    );
 }
 
 /// The lab's own find: a tick in the middle of a backlog moved the windows to now, the backlog's next lines were late, and

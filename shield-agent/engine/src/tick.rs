@@ -60,7 +60,7 @@ impl Engine {
 
     fn sample(&mut self, now: Now, out: &mut Effects) {
         for (client, serial) in self.extensions.due(now, LIFTS_PER_TICK) {
-            if self.ledger.get(client).is_some_and(|ban| ban.serial == serial) {
+            if self.ledger.get(client).is_some_and(|entry| entry.ban.serial == serial) {
                 out.enforce(Order::SampleActivity { client, serial });
             }
         }
@@ -94,7 +94,7 @@ impl Engine {
         }
         if second.is_multiple_of(3600) {
             for client in self.ledger.forget_old_offences(now.wall_secs()) {
-                out.persist(Record::Offences { client, count: 0, last_secs: 0 });
+                out.persist(Record::OffencesForgotten(client));
             }
         }
         if now.boot_ms >= self.baseline_saved_ms + BASELINE_SAVE_MS {
@@ -107,10 +107,9 @@ impl Engine {
         if !self.pending.waits() || self.lifting_count() == 0 {
             return;
         }
-        let stuck = self.ledger.bans().filter(|ban| ban.lifting.is_some()).take(LIFTS_PER_TICK);
-        let orders: Vec<Order> =
-            stuck.map(|ban| Order::Lift { client: ban.client, serial: ban.serial }).collect();
-        orders.into_iter().for_each(|order| out.enforce(order));
+        let stuck = self.ledger.entries().filter(|entry| entry.lifting.is_some()).take(LIFTS_PER_TICK);
+        out.enforce
+            .extend(stuck.map(|entry| Order::Lift { client: entry.ban.client, serial: entry.ban.serial }));
     }
 
     fn lifting_count(&self) -> usize {

@@ -142,13 +142,13 @@ pub(crate) fn ban(row: BanRow, now: Now) -> Ban {
     let words = words::cause(&row.record);
     let record = row.record;
     Ban {
-        client: record.client,
-        serial: record.serial,
-        since_ms: record.since_ms,
-        ends_ms: ends_ms(record.ends, now),
-        remaining_secs: record.ends.remaining_ms(now).map(|ms| ms.div_ceil(1000)),
-        offence: record.offence,
-        rule: record.rule,
+        client: record.ban.client,
+        serial: record.ban.serial,
+        since_ms: record.ban.since_ms,
+        ends_ms: ends_ms(record.ban.ends, now),
+        remaining_secs: record.ban.ends.remaining_ms(now).map(|ms| ms.div_ceil(1000)),
+        offence: record.ban.offence_number(),
+        rule: record.ban.rule,
         reason: record.reason,
         words,
         evidence: record.evidence,
@@ -193,11 +193,11 @@ pub(crate) fn client_list(top: &TopClients) -> ClientList {
 pub(crate) fn add_banned(list: &mut ClientList, bans: Vec<BanRecord>) {
     for ban in bans {
         let Some(evidence) = ban.evidence else { continue };
-        if list.clients.iter().any(|listed| listed.client == ban.client) {
+        if list.clients.iter().any(|listed| listed.client == ban.ban.client) {
             continue;
         }
         list.clients.push(ClientActivity {
-            client: ban.client,
+            client: ban.ban.client,
             rate: evidence.rate,
             requests: evidence.requests,
             errors: evidence.errors,
@@ -259,8 +259,11 @@ fn record_words(view: &ClientView, at_ms: i64) -> String {
 fn explanation_words(view: &ClientView) -> String {
     let client = view.detector.client;
     if let Some(row) = &view.ban {
-        let through =
-            if row.record.client == client { String::new() } else { format!(" with {}", row.record.client) };
+        let through = if row.record.ban.client == client {
+            String::new()
+        } else {
+            format!(" with {}", row.record.ban.client)
+        };
         return format!("{client} is banned{through}: {}", words::cause(&row.record));
     }
     if let Some(entry) = view.allowed.first() {

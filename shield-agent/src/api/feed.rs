@@ -129,7 +129,7 @@ impl Feed {
                 _ if event.at_ms < since_ms => break,
                 Notice::Lifted { client, .. } => drop(ended.insert(*client)),
                 // A ban older than one already seen, or than its own end, is over.
-                Notice::Banned(ban) if ended.insert(ban.client) => bans.push((**ban).clone()),
+                Notice::Banned(ban) if ended.insert(ban.ban.client) => bans.push((**ban).clone()),
                 _ => {}
             }
         }
@@ -178,7 +178,7 @@ impl Counts {
     fn add(&mut self, kind: &str, notice: &Notice) {
         *self.notices.entry(kind.to_owned()).or_default() += 1;
         match notice {
-            Notice::Banned(ban) => *self.bans.entry(ban.rule).or_default() += 1,
+            Notice::Banned(ban) => *self.bans.entry(ban.ban.rule).or_default() += 1,
             Notice::Lifted { reason, .. } => *self.lifts.entry(lift_name(*reason)).or_default() += 1,
             _ => {}
         }
@@ -316,7 +316,7 @@ mod tests {
         {
             feed.publish(&notice, later);
         }
-        let serials: Vec<u64> = feed.banned_since(NOW.wall_ms + 1).iter().map(|ban| ban.serial).collect();
+        let serials: Vec<u64> = feed.banned_since(NOW.wall_ms + 1).iter().map(|ban| ban.ban.serial).collect();
         assert_eq!(serials, [5, 4]);
     }
 }

@@ -30,6 +30,7 @@ use super::types::{
 };
 use super::{Settings, convert};
 use shield_engine::action::Reply;
+use shield_engine::backoff;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, ImportedBan};
 use shield_engine::verdict::Rule;
@@ -188,7 +189,7 @@ async fn bans(State(api): Shared, Params(params): Params<BansParams>) -> Answer<
 async fn ban(State(api): Shared, Body(request): Body<BanRequest>) -> Answer<Reply> {
     let command = Command::Ban {
         clients: some_clients(request.clients)?,
-        for_secs: for_secs(request.term)?,
+        term: asked_term(request.term)?,
         reason: reason(request.reason)?,
         rule: Rule::Operator,
     };
@@ -207,11 +208,7 @@ async fn unban(State(api): Shared, Body(request): Body<UnbanRequest>) -> Answer<
 async fn import(State(api): Shared, Body(request): Body<ImportRequest>) -> Answer<Reply> {
     bounded_count("bans", request.bans.len())?;
     let entry = |entry: super::types::ImportEntry| {
-        Ok(ImportedBan {
-            client: entry.client,
-            for_secs: for_secs(entry.term)?,
-            reason: reason(entry.reason)?,
-        })
+        Ok(ImportedBan { client: entry.client, term: asked_term(entry.term)?, reason: reason(entry.reason)? })
     };
     let bans = request.bans.into_iter().map(entry).collect::<Result<Vec<ImportedBan>, ApiError>>()?;
     api.command(Command::Import { bans }).await
@@ -325,11 +322,11 @@ fn bounded_count(field: &str, count: usize) -> Result<(), ApiError> {
 }
 
 /// A term in the words of [`Command::Ban`].
-fn for_secs(term: Term) -> Result<Option<u64>, ApiError> {
+fn asked_term(term: Term) -> Result<Option<backoff::Term>, ApiError> {
     match term {
         Term::Next => Ok(None),
-        Term::Permanent => Ok(Some(0)),
-        Term::Secs(secs) if (1..=MAX_TERM_SECS).contains(&secs) => Ok(Some(secs)),
+        Term::Permanent => Ok(Some(backoff::Term::Permanent)),
+        Term::Secs(secs) if (1..=MAX_TERM_SECS).contains(&secs) => Ok(Some(backoff::Term::Secs(secs))),
         Term::Secs(secs) => Err(ApiError::bad_request(format!(
             "a term of {secs} s is not between 1 s and {MAX_TERM_SECS} s; say \"permanent\" for no end"
         ))),

@@ -4,6 +4,7 @@
 use super::evidence;
 use super::types::{EventView, RuleState, Severity};
 use shield_engine::action::{BanRecord, LiftReason, Notice};
+use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 use shield_engine::report::RuleView;
 use shield_engine::time::Ends;
@@ -102,7 +103,7 @@ fn severity(notice: &Notice) -> Severity {
 
 fn client(notice: &Notice) -> Option<Client> {
     match notice {
-        Notice::Banned(ban) | Notice::WouldBan { ban, .. } => Some(ban.client),
+        Notice::Banned(ban) | Notice::WouldBan { ban, .. } => Some(ban.ban.client),
         Notice::Lifted { client, .. }
         | Notice::Extended { client, .. }
         | Notice::Protected { client, .. }
@@ -116,9 +117,14 @@ fn client(notice: &Notice) -> Option<Client> {
 
 fn text(notice: &Notice) -> String {
     match notice {
-        Notice::Banned(ban) => format!("{} banned {}: {}", ban.client, term(ban), cause(ban)),
+        Notice::Banned(ban) => format!("{} banned {}: {}", ban.ban.client, term(ban), cause(ban)),
         Notice::WouldBan { ban, because } => {
-            format!("{} would be banned {}, and is not ({because}): {}", ban.client, term(ban), cause(ban))
+            format!(
+                "{} would be banned {}, and is not ({because}): {}",
+                ban.ban.client,
+                term(ban),
+                cause(ban)
+            )
         }
         Notice::Lifted { client, reason, lasted_secs, note, .. } => {
             let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
@@ -190,10 +196,10 @@ fn lift(reason: LiftReason) -> &'static str {
 }
 
 fn term(ban: &BanRecord) -> String {
-    match ban.ends {
+    match ban.ban.ends {
         Ends::Never => "permanently".to_owned(),
         Ends::At { wall_ms, .. } => {
-            let secs = wall_ms.saturating_sub(ban.since_ms).max(0) / 1000;
+            let secs = wall_ms.saturating_sub(ban.ban.since_ms).max(0) / 1000;
             format!("for {}", duration(secs.unsigned_abs()))
         }
     }
@@ -228,7 +234,7 @@ pub(crate) fn duration(secs: u64) -> String {
 /// A ban's cause in one or two sentences.
 pub(crate) fn cause(ban: &BanRecord) -> String {
     let given = ban.reason.as_deref().map(|reason| format!("{reason}. ")).unwrap_or_default();
-    let facts = match (&ban.evidence, ban.rule) {
+    let facts = match (&ban.evidence, ban.ban.rule) {
         (Some(evidence), _) => evidence_words(evidence),
         (None, Rule::Operator) if given.is_empty() => "banned by an operator".to_owned(),
         (None, Rule::Imported) if given.is_empty() => "taken from an imported list".to_owned(),
@@ -343,12 +349,14 @@ mod tests {
 
     fn ban(evidence: Option<Evidence>, rule: Rule, reason: Option<&str>) -> BanRecord {
         BanRecord {
-            client: "192.0.2.7".parse().unwrap(),
-            serial: 1,
-            since_ms: 1_000,
-            ends: Ends::At { boot_ms: 0, wall_ms: 601_000 },
-            offence: 1,
-            rule,
+            ban: Ban {
+                client: "192.0.2.7".parse().unwrap(),
+                serial: 1,
+                since_ms: 1_000,
+                ends: Ends::At { boot_ms: 0, wall_ms: 601_000 },
+                offence: std::num::NonZeroU32::new(1),
+                rule,
+            },
             reason: reason.map(str::to_owned),
             evidence: evidence.map(Box::new),
         }

@@ -256,7 +256,7 @@ fn backoff(raw: &RawBan) -> Result<Backoff> {
     let default = Backoff::default();
     let terms: Vec<Term> = match &raw.terms {
         Some(terms) => terms.iter().map(|TermSpan(term)| *term).collect(),
-        None => (1..=4).map(|n| default.term(n)).collect(),
+        None => default.terms().to_vec(),
     };
     let forget = raw.forget_after.map_or(default.forget_after_secs(), |s| s.0);
     Backoff::new(terms, forget).map_err(|why| anyhow::anyhow!("[ban] terms: {why}"))
@@ -487,7 +487,7 @@ mod tests {
         assert_eq!(config.sources[1].input, Input::Syslog("/run/shield/nginx.sock".into()));
         assert_eq!(config.sources[1].format.fields.source_ip, "remote_addr");
         assert_eq!(config.sources[1].format.trusted_proxies.len(), 1);
-        assert_eq!(config.engine.backoff.term(2), Term::Secs(120));
+        assert_eq!(config.engine.backoff.terms()[1], Term::Secs(120));
         assert_eq!(config.allow.len(), 2);
         assert_eq!(config.use_xdp, Use::Required);
     }

@@ -1,6 +1,7 @@
 //! Events for the tests of this part.
 
 use shield_engine::action::{BanRecord, LiftReason, Notice};
+use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 use shield_engine::time::Ends;
 use shield_engine::verdict::{Evidence, PathCount, Rule};
@@ -14,12 +15,14 @@ pub fn banned() -> Notice {
 
 pub fn banned_client(client: Client) -> Notice {
     Notice::Banned(Box::new(BanRecord {
-        client,
-        serial: 1,
-        since_ms: AT_MS,
-        ends: Ends::At { boot_ms: 601_000, wall_ms: AT_MS + 600_000 },
-        offence: 1,
-        rule: Rule::ZScore,
+        ban: Ban {
+            client,
+            serial: 1,
+            since_ms: AT_MS,
+            ends: Ends::At { boot_ms: 601_000, wall_ms: AT_MS + 600_000 },
+            offence: std::num::NonZeroU32::new(1),
+            rule: Rule::ZScore,
+        },
         reason: None,
         evidence: Some(Box::new(evidence())),
     }))
@@ -47,12 +50,14 @@ pub fn evidence() -> Evidence {
 
 pub fn banned_by_hand(reason: &str) -> Notice {
     Notice::Banned(Box::new(BanRecord {
-        client: "2001:db8:1:2::/64".parse().unwrap(),
-        serial: 2,
-        since_ms: AT_MS,
-        ends: Ends::Never,
-        offence: 0,
-        rule: Rule::Operator,
+        ban: Ban {
+            client: "2001:db8:1:2::/64".parse().unwrap(),
+            serial: 2,
+            since_ms: AT_MS,
+            ends: Ends::Never,
+            offence: None,
+            rule: Rule::Operator,
+        },
         reason: Some(reason.into()),
         evidence: None,
     }))

@@ -96,9 +96,9 @@ impl Digest {
         *self.counts.entry(message.title).or_default() += 1;
         match notice {
             Notice::Banned(ban) => {
-                *self.rules.entry(ban.rule).or_default() += 1;
+                *self.rules.entry(ban.ban.rule).or_default() += 1;
                 if self.banned.len() < NAMED {
-                    self.banned.push(ban.client);
+                    self.banned.push(ban.ban.client);
                 }
             }
             Notice::Lifted { .. } => {}

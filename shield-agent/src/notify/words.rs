@@ -73,7 +73,7 @@ pub(super) fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
 }
 
 fn ban_lines(ban: &BanRecord) -> Vec<(&'static str, String)> {
-    let mut lines = vec![("IP", ban.client.to_string())];
+    let mut lines = vec![("IP", ban.ban.client.to_string())];
     match &ban.evidence {
         Some(evidence) => lines.extend([
             ("Condition", evidence.condition.clone()),
@@ -81,11 +81,14 @@ fn ban_lines(ban: &BanRecord) -> Vec<(&'static str, String)> {
             ("Baseline", per_sec(evidence.mean)),
         ]),
         None => {
-            lines.push(("Condition", ban.reason.clone().unwrap_or_else(|| rule_words(ban.rule).to_owned())));
+            lines.push((
+                "Condition",
+                ban.reason.clone().unwrap_or_else(|| rule_words(ban.ban.rule).to_owned()),
+            ));
         }
     }
     lines.push(("Ban duration", term_words(ban)));
-    lines.push(("Timestamp", utc(ban.since_ms)));
+    lines.push(("Timestamp", utc(ban.ban.since_ms)));
     lines
 }
 
@@ -100,10 +103,10 @@ fn anomaly_lines(rate: f64, mean: f64) -> Vec<(&'static str, String)> {
 
 /// How long a ban lasts, in whole seconds from its beginning.
 fn term_words(ban: &BanRecord) -> String {
-    match ban.ends {
+    match ban.ban.ends {
         Ends::Never => "permanent".to_owned(),
         Ends::At { wall_ms, .. } => {
-            seconds((wall_ms.saturating_sub(ban.since_ms).max(0) as u64 + 500) / 1000)
+            seconds((wall_ms.saturating_sub(ban.ban.since_ms).max(0) as u64 + 500) / 1000)
         }
     }
 }

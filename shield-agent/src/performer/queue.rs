@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::Job;
 use shield_engine::action::{Action, Order, Record};
+use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 
 /// Bulk records committed in one transaction at most, so that a ban never waits long for the one before it.
@@ -93,7 +94,7 @@ fn lifted(job: &Job) -> impl Iterator<Item = Client> {
 
 fn banned(job: &Job) -> impl Iterator<Item = Client> {
     job.actions.iter().filter_map(|action| match action {
-        Action::Persist(Record::Banned(ban)) => Some(ban.client),
+        Action::Persist(Record::Banned(ban)) => Some(ban.ban.client),
         _ => None,
     })
 }
@@ -123,12 +124,14 @@ mod tests {
 
     fn ban(client: Client, serial: u64) -> Job {
         let record = BanRecord {
-            client,
-            serial,
-            since_ms: 0,
-            ends: Ends::Never,
-            offence: 1,
-            rule: Rule::Flood,
+            ban: Ban {
+                client,
+                serial,
+                since_ms: 0,
+                ends: Ends::Never,
+                offence: std::num::NonZeroU32::new(1),
+                rule: Rule::Flood,
+            },
             reason: None,
             evidence: None,
         };
@@ -140,7 +143,7 @@ mod tests {
     fn serials(jobs: &[Job]) -> Vec<u64> {
         let serial = |action: &Action| match action {
             Action::Persist(Record::Lifted { serial, .. }) => Some(*serial),
-            Action::Persist(Record::Banned(ban)) => Some(ban.serial),
+            Action::Persist(Record::Banned(ban)) => Some(ban.ban.serial),
             _ => None,
         };
         jobs.iter().flat_map(|job| &job.actions).filter_map(serial).collect()

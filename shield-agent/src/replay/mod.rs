@@ -275,20 +275,20 @@ impl Replay {
 
     fn note_ban(&mut self, record: BanRecord, addr: Option<IpAddr>, not_made: Option<String>) {
         if not_made.is_none() {
-            *self.outcome.by_rule.entry(record.rule).or_default() += 1;
-            self.banned.insert(record.client);
+            *self.outcome.by_rule.entry(record.ban.rule).or_default() += 1;
+            self.banned.insert(record.ban.client);
         }
-        let term_secs = match record.ends {
-            Ends::At { wall_ms, .. } => Some((wall_ms - record.since_ms).max(0) as u64 / 1000),
+        let term_secs = match record.ban.ends {
+            Ends::At { wall_ms, .. } => Some((wall_ms - record.ban.since_ms).max(0) as u64 / 1000),
             Ends::Never => None,
         };
         self.outcome.bans.push(ReplayedBan {
             at_secs: self.now,
             timestamp: rfc3339(self.now),
-            ip: addr.unwrap_or_else(|| record.client.network().addr()),
-            client: record.client,
-            rule: record.rule,
-            offence: record.offence,
+            ip: addr.unwrap_or_else(|| record.ban.client.network().addr()),
+            client: record.ban.client,
+            rule: record.ban.rule,
+            offence: record.ban.offence_number(),
             term_secs,
             not_made,
             evidence: record.evidence,

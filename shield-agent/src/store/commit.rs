@@ -22,7 +22,7 @@ pub(super) fn commit<'a>(
     for record in records {
         write(&tx, boot, record).with_context(|| format!("writing {}", describe(record)))?;
         if let Record::Banned(ban) | Record::Extended(ban) = record {
-            last_serial = last_serial.max(Some(ban.serial));
+            last_serial = last_serial.max(Some(ban.ban.serial));
         }
     }
     if let Some(serial) = last_serial {
@@ -36,12 +36,13 @@ pub(super) fn commit<'a>(
 fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
     match record {
         Record::Banned(ban) => {
-            take_out(tx, ban.client)?;
+            take_out(tx, ban.ban.client)?;
             insert_ban(tx, boot, ban)?;
         }
         Record::Extended(ban) => extended(tx, boot, ban)?,
         Record::Lifted { client, serial, at_ms, reason } => lifted(tx, *client, *serial, *at_ms, *reason)?,
-        Record::Offences { client, count, last_secs } => offences(tx, *client, *count, *last_secs)?,
+        Record::Offences { client, count, last_secs } => offences(tx, *client, count.get(), *last_secs)?,
+        Record::OffencesForgotten(client) => forget_offences(tx, *client)?,
         Record::Baseline(bytes) => single(tx, "baseline", bytes)?,
         Record::Totals(totals) => single(tx, "totals", &serde_json::to_vec(totals)?)?,
         Record::Checkpoint(at) => {
@@ -76,9 +77,9 @@ fn take_out(tx: &Connection, client: Client) -> rusqlite::Result<(Option<String>
 
 /// Moves the end. What the engine does not hold in memory, the evidence and the words, stays as it was.
 fn extended(tx: &Connection, boot: i64, ban: &BanRecord) -> Result<()> {
-    let (reason, evidence) = take_out(tx, ban.client)?;
+    let (reason, evidence) = take_out(tx, ban.ban.client)?;
     insert_ban(tx, boot, ban)?;
-    let serial = ban.serial as i64;
+    let serial = ban.ban.serial as i64;
     if let Some(json) = evidence.filter(|_| ban.evidence.is_none()) {
         insert_evidence(tx, serial, &json)?;
     }
@@ -89,7 +90,8 @@ fn extended(tx: &Connection, boot: i64, ban: &BanRecord) -> Result<()> {
     Ok(())
 }
 
-fn insert_ban(tx: &Connection, boot: i64, ban: &BanRecord) -> Result<()> {
+fn insert_ban(tx: &Connection, boot: i64, record: &BanRecord) -> Result<()> {
+    let ban = &record.ban;
     tx.prepare_cached(
         "INSERT INTO bans (serial, client, since_ms, boot, end_boot_ms, end_sort_ms, offence, rule, reason)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -101,11 +103,11 @@ fn insert_ban(tx: &Connection, boot: i64, ban: &BanRecord) -> Result<()> {
         boot,
         rows::deadline(ban.ends),
         rows::sort_key(ban.ends),
-        ban.offence,
+        ban.offence_number(),
         ban.rule.name(),
-        ban.reason,
+        record.reason,
     ])?;
-    match &ban.evidence {
+    match &record.evidence {
         Some(evidence) => insert_evidence(tx, ban.serial as i64, &serde_json::to_string(evidence)?),
         None => Ok(()),
     }
@@ -143,17 +145,17 @@ fn lifted(
 
 /// A count that is both lower and older than the stored one was overtaken on its way here, and is left out.
 fn offences(tx: &Connection, client: Client, count: u32, last_secs: i64) -> rusqlite::Result<()> {
-    let client = client.to_string();
-    if count == 0 {
-        tx.prepare_cached("DELETE FROM offences WHERE client = ?1")?.execute([client])?;
-    } else {
-        tx.prepare_cached(
-            "INSERT INTO offences (client, count, last_secs) VALUES (?1, ?2, ?3)
-             ON CONFLICT (client) DO UPDATE SET count = excluded.count, last_secs = excluded.last_secs
-             WHERE excluded.last_secs >= last_secs OR excluded.count > count",
-        )?
-        .execute(params![client, count, last_secs])?;
-    }
+    tx.prepare_cached(
+        "INSERT INTO offences (client, count, last_secs) VALUES (?1, ?2, ?3)
+         ON CONFLICT (client) DO UPDATE SET count = excluded.count, last_secs = excluded.last_secs
+         WHERE excluded.last_secs >= last_secs OR excluded.count > count",
+    )?
+    .execute(params![client.to_string(), count, last_secs])?;
+    Ok(())
+}
+
+fn forget_offences(tx: &Connection, client: Client) -> rusqlite::Result<()> {
+    tx.prepare_cached("DELETE FROM offences WHERE client = ?1")?.execute([client.to_string()])?;
     Ok(())
 }
 
@@ -174,9 +176,11 @@ fn raise_next_serial(tx: &Connection, next: u64) -> rusqlite::Result<()> {
 
 fn describe(record: &Record) -> String {
     match record {
-        Record::Banned(ban) | Record::Extended(ban) => format!("the ban of {}", ban.client),
+        Record::Banned(ban) | Record::Extended(ban) => format!("the ban of {}", ban.ban.client),
         Record::Lifted { client, .. } => format!("the lift of {client}"),
-        Record::Offences { client, .. } => format!("the offences of {client}"),
+        Record::Offences { client, .. } | Record::OffencesForgotten(client) => {
+            format!("the offences of {client}")
+        }
         Record::Baseline(_) => "the baseline".into(),
         Record::Checkpoint(at) => format!("the checkpoint of {}", at.source),
         Record::Totals(_) => "the totals".into(),

@@ -1,5 +1,7 @@
 //! Between the engine's types and the database's columns.
 
+use std::num::NonZeroU32;
+
 use anyhow::{Context, Result, anyhow};
 use rusqlite::Row;
 use serde::Deserialize;
@@ -9,6 +11,7 @@ use serde::de::value::{Error as NameError, StrDeserializer};
 use super::boots::Boots;
 use shield_engine::action::{BanRecord, LiftReason};
 use shield_engine::allowlist::AllowReason;
+use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 
@@ -33,16 +36,15 @@ pub(super) fn deadline(ends: Ends) -> Option<i64> {
 
 /// A ban without its evidence, out of a row of [`BAN_COLUMNS`].
 pub(super) fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
-    Ok(BanRecord {
+    let ban = Ban {
         serial: row.get::<_, i64>(0)? as u64,
         client: client(row, 1)?,
         since_ms: row.get(2)?,
         ends: boots.ends(row.get(3)?, row.get(4)?, now),
-        offence: row.get(5)?,
+        offence: NonZeroU32::new(row.get(5)?),
         rule: name(row, 6)?,
-        reason: row.get(7)?,
-        evidence: None,
-    })
+    };
+    Ok(BanRecord { ban, reason: row.get(7)?, evidence: None })
 }
 
 /// The client in a column.

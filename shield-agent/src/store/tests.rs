@@ -1,6 +1,7 @@
 //! The store against a model, a torn file, a jumping clock and a reboot.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 
 use proptest::prelude::*;
@@ -10,6 +11,7 @@ use super::writer::{Kept, Writer};
 use super::*;
 use shield_engine::action::{BanRecord, LiftReason, Totals};
 use shield_engine::allowlist::{AllowReason, Allowed};
+use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 use shield_engine::event::PartState;
 use shield_engine::request::Checkpoint;
@@ -34,14 +36,24 @@ fn client(n: u32) -> Client {
     Client::from(std::net::Ipv4Addr::from_bits(0xcb00_7100 + n))
 }
 
+/// A client's offences; none are forgotten.
+fn offences(client: Client, count: u32, last_secs: i64) -> Record {
+    match NonZeroU32::new(count) {
+        Some(count) => Record::Offences { client, count, last_secs },
+        None => Record::OffencesForgotten(client),
+    }
+}
+
 fn ban(n: u32, serial: u64, ends: Ends) -> BanRecord {
     BanRecord {
-        client: client(n),
-        serial,
-        since_ms: NOW.wall_ms + serial as i64,
-        ends,
-        offence: n % 4,
-        rule: if n.is_multiple_of(2) { Rule::ZScore } else { Rule::Operator },
+        ban: Ban {
+            client: client(n),
+            serial,
+            since_ms: NOW.wall_ms + serial as i64,
+            ends,
+            offence: NonZeroU32::new(n % 4),
+            rule: if n.is_multiple_of(2) { Rule::ZScore } else { Rule::Operator },
+        },
         reason: n.is_multiple_of(3).then(|| format!("reason {n}")),
         evidence: None,
     }
@@ -82,7 +94,7 @@ fn bans_of(store: &Store, now: Now) -> Vec<BanRecord> {
 }
 
 fn remaining(store: &Store, now: Now) -> Vec<Option<u64>> {
-    bans_of(store, now).iter().map(|ban| ban.ends.remaining_ms(now)).collect()
+    bans_of(store, now).iter().map(|ban| ban.ban.ends.remaining_ms(now)).collect()
 }
 
 #[test]
@@ -100,7 +112,7 @@ fn everything_comes_back_after_a_restart() {
             &[
                 Record::Banned(Box::new(first.clone())),
                 banned(2, 8, Ends::Never),
-                Record::Offences { client: client(1), count: 3, last_secs: 99 },
+                offences(client(1), 3, 99),
                 Record::Baseline(vec![1, 2, 3]),
                 Record::Checkpoint(checkpoint.clone()),
                 Record::Totals(totals),
@@ -241,7 +253,8 @@ fn an_extended_ban_keeps_its_evidence_and_a_new_one_does_not_inherit_it() {
         reason: Some("flood".into()),
         ..ban(1, 1, Ends::after(NOW, 1000))
     };
-    let extended = BanRecord { serial: 2, ends: Ends::Never, evidence: None, reason: None, ..first.clone() };
+    let moved = Ban { serial: 2, ends: Ends::Never, ..first.ban };
+    let extended = BanRecord { ban: moved, evidence: None, reason: None };
     store.commit(&[Record::Banned(Box::new(first.clone()))], NOW).unwrap();
     store.commit(&[Record::Extended(Box::new(extended.clone()))], NOW).unwrap();
     let reader = Reader::beside(&store).unwrap();
@@ -267,7 +280,7 @@ fn within_a_boot_the_boot_clock_decides_however_the_wall_clock_jumps() {
         let later = Now { wall_ms: later.wall_ms + jump_ms, ..later };
         let (store, _) = open(&settings, later);
         assert_eq!(remaining(&store, later), [Some(540_000)], "jump {jump_ms}");
-        let Ends::At { wall_ms, .. } = bans_of(&store, later)[0].ends else { panic!("no end") };
+        let Ends::At { wall_ms, .. } = bans_of(&store, later)[0].ban.ends else { panic!("no end") };
         assert_eq!(wall_ms, later.wall_ms + 540_000, "people are told the end on the clock as it is");
     };
     check(0);
@@ -340,13 +353,9 @@ fn offences_idle_for_long_are_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = open(&settings(dir.path()), NOW);
     let day: i64 = 86_400;
-    let offence = |n, days_ago| Record::Offences {
-        client: client(n),
-        count: 1,
-        last_secs: NOW.wall_secs() - days_ago * day,
-    };
+    let offence = |n, days_ago| offences(client(n), 1, NOW.wall_secs() - days_ago * day);
     store.commit(&[offence(1, 31), offence(2, 29), offence(3, 31)], NOW).unwrap();
-    store.commit(&[Record::Offences { client: client(3), count: 0, last_secs: 0 }], NOW).unwrap();
+    store.commit(&[Record::OffencesForgotten(client(3))], NOW).unwrap();
     store.prune(NOW).unwrap();
     let reader = Reader::beside(&store).unwrap();
     let kept: Vec<bool> = (1..=3).map(|n| reader.offences(client(n)).unwrap().is_some()).collect();
@@ -360,7 +369,7 @@ fn an_overtaken_count_of_offences_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (mut store, _) = open(&settings(dir.path()), NOW);
         for (count, last_secs) in [first, then] {
-            store.commit(&[Record::Offences { client: client(1), count, last_secs }], NOW).unwrap();
+            store.commit(&[offences(client(1), count, last_secs)], NOW).unwrap();
         }
         let kept = Reader::beside(&store).unwrap().offences(client(1)).unwrap();
         assert_eq!(kept.map(|offences| offences.count), expected, "{first:?} then {then:?}");
@@ -378,14 +387,16 @@ fn bans_are_found_sorted_and_paged() {
     let (mut store, _) = open(&settings(dir.path()), NOW);
     let mut records: Vec<Record> =
         (0..200).map(|n| banned(n, u64::from(n) + 1, Ends::after(NOW, u64::from(300 - n) * 1000))).collect();
-    let network = BanRecord { client: "203.0.113.0/24".parse().unwrap(), ..ban(0, 500, Ends::Never) };
-    let ipv6 = BanRecord { client: "2001:db8:a::/64".parse().unwrap(), ..ban(0, 501, Ends::Never) };
+    let mut network = ban(0, 500, Ends::Never);
+    network.ban.client = "203.0.113.0/24".parse().unwrap();
+    let mut ipv6 = ban(0, 501, Ends::Never);
+    ipv6.ban.client = "2001:db8:a::/64".parse().unwrap();
     records.extend([Record::Banned(Box::new(network)), Record::Banned(Box::new(ipv6))]);
     store.commit(&records, NOW).unwrap();
     let reader = Reader::beside(&store).unwrap();
     let list = |query: BanQuery| {
         let page = reader.bans(&BanQuery { limit: 3, ..query }, NOW).unwrap();
-        let clients: Vec<String> = page.bans.iter().map(|ban| ban.client.to_string()).collect();
+        let clients: Vec<String> = page.bans.iter().map(|ban| ban.ban.client.to_string()).collect();
         (page.total, clients.join(" "))
     };
     let search = |text: &str| BanQuery { search: Some(text.into()), ..BanQuery::default() };
@@ -568,13 +579,13 @@ proptest! {
                 Step::Ban(n) => {
                     serial += 1;
                     let new = ban(n, serial, Ends::after(NOW, serial * 1000));
-                    bans.retain(|_, old| old.client != new.client);
+                    bans.retain(|_, old| old.ban.client != new.ban.client);
                     bans.insert(serial, new.clone());
                     writer.commit(vec![Record::Banned(Box::new(new))], NOW);
                 }
                 Step::Lift(n) => {
-                    let Some(old) = bans.values().find(|ban| ban.client == client(n)) else { continue };
-                    let old = old.serial;
+                    let Some(old) = bans.values().find(|ban| ban.ban.client == client(n)) else { continue };
+                    let old = old.ban.serial;
                     let reason = if n % 2 == 0 { LiftReason::Expired } else { LiftReason::Operator };
                     bans.remove(&old);
                     ended += 1;
@@ -582,7 +593,7 @@ proptest! {
                 }
                 Step::Offences(n, count) => {
                     offences.insert(client(n).to_string(), (count, 7));
-                    writer.commit(vec![Record::Offences { client: client(n), count, last_secs: 7 }], NOW);
+                    writer.commit(vec![self::offences(client(n), count, 7)], NOW);
                 }
                 Step::Checkpoint(n) => {
                     let at = Checkpoint { source: format!("log {n}"), position: serial.to_string() };

@@ -94,6 +94,7 @@ impl Unsynced {
             | Record::Extended(_)
             | Record::Lifted { .. }
             | Record::Offences { .. }
+            | Record::OffencesForgotten(_)
             | Record::Allowed(_)
             | Record::Disallowed(_) => Unsynced::Decisions,
         }
@@ -369,7 +370,7 @@ impl Held {
         let mut urgent = Vec::new();
         for record in records {
             match &record {
-                Record::Banned(ban) | Record::Extended(ban) => urgent.push(ban.client),
+                Record::Banned(ban) | Record::Extended(ban) => urgent.push(ban.ban.client),
                 Record::Lifted { client, reason, .. } if *reason != LiftReason::Expired => {
                     urgent.push(*client);
                 }
@@ -382,8 +383,10 @@ impl Held {
 
     fn add(&mut self, record: Record) {
         match record {
-            Record::Banned(ref ban) | Record::Extended(ref ban) => self.add_of(ban.client, record),
-            Record::Lifted { client, .. } | Record::Offences { client, .. } => self.add_of(client, record),
+            Record::Banned(ref ban) | Record::Extended(ref ban) => self.add_of(ban.ban.client, record),
+            Record::Lifted { client, .. }
+            | Record::Offences { client, .. }
+            | Record::OffencesForgotten(client) => self.add_of(client, record),
             other => self.rest.add(other),
         }
     }
@@ -467,7 +470,11 @@ impl Rest {
             Record::Allowed(entry) | Record::Disallowed(entry) => {
                 self.allowlist.insert(entry, record);
             }
-            Record::Banned(_) | Record::Extended(_) | Record::Lifted { .. } | Record::Offences { .. } => {
+            Record::Banned(_)
+            | Record::Extended(_)
+            | Record::Lifted { .. }
+            | Record::Offences { .. }
+            | Record::OffencesForgotten(_) => {
                 unreachable!("Held::add keeps records of one client with that client")
             }
         }
@@ -485,8 +492,8 @@ impl Rest {
 /// replaced or extended before it was ever written.
 fn coalesce(list: &mut Vec<Record>, record: Record) {
     match record {
-        Record::Offences { .. } => {
-            list.retain(|old| !matches!(old, Record::Offences { .. }));
+        Record::Offences { .. } | Record::OffencesForgotten(_) => {
+            list.retain(|old| !is_of_offences(old));
             list.push(record);
         }
         Record::Banned(_) => {
@@ -504,9 +511,13 @@ fn coalesce(list: &mut Vec<Record>, record: Record) {
     }
 }
 
+fn is_of_offences(record: &Record) -> bool {
+    matches!(record, Record::Offences { .. } | Record::OffencesForgotten(_))
+}
+
 /// Takes the last ban out that has no lift after it.
 fn take_unended(list: &mut Vec<Record>) -> Option<Record> {
-    let at = list.iter().rposition(|old| !matches!(old, Record::Offences { .. }))?;
+    let at = list.iter().rposition(|old| !is_of_offences(old))?;
     matches!(list[at], Record::Banned(_) | Record::Extended(_)).then(|| list.remove(at))
 }
 

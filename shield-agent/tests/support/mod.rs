@@ -25,6 +25,7 @@ use shield_agent::test_support::clock;
 use shield_agent::test_support::enforce::Drops;
 use shield_engine::action::{BanRecord, CommandResult, LiftReason, Notice, Reply, Totals};
 use shield_engine::allowlist::{AllowReason, Allowed};
+use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, EnforcerName, PartReport, PartState};
 use shield_engine::report::{BaselineView, ClientSummary, DetectorStatus, Explanation, RuleView};
@@ -267,7 +268,7 @@ impl Backend for FakeBackend {
         };
         self.later(ClientView {
             detector: explanation(client),
-            ban: ban_rows().into_iter().find(|row| row.record.client == client),
+            ban: ban_rows().into_iter().find(|row| row.record.ban.client == client),
             allowed: vec![Allowed {
                 network: "198.51.100.0/24".parse().unwrap(),
                 reason: AllowReason::Operator,
@@ -396,12 +397,14 @@ pub(crate) fn ban_rows() -> Vec<BanRow> {
     let now = clock::now();
     let row = |at: usize| BanRow {
         record: BanRecord {
-            client: format!("192.0.2.{at}").parse().unwrap(),
-            serial: at as u64 + 1,
-            since_ms: now.wall_ms - 1_000,
-            ends: if at == 4 { Ends::Never } else { Ends::after(now, 600_000) },
-            offence: at as u32,
-            rule: if at == 0 { Rule::Operator } else { Rule::Probing },
+            ban: Ban {
+                client: format!("192.0.2.{at}").parse().unwrap(),
+                serial: at as u64 + 1,
+                since_ms: now.wall_ms - 1_000,
+                ends: if at == 4 { Ends::Never } else { Ends::after(now, 600_000) },
+                offence: std::num::NonZeroU32::new(at as u32),
+                rule: if at == 0 { Rule::Operator } else { Rule::Probing },
+            },
             reason: (at == 0).then(|| "scraping".to_owned()),
             evidence: (at != 0).then(|| Box::new(evidence())),
         },

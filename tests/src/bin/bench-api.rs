@@ -278,7 +278,7 @@ async fn ban_of(client: Client, events: &mut EventStream) -> Result<(i64, i64)> 
     loop {
         match events.next().await?.context("the event stream goes on")? {
             Message::Notice(event) if event.client == Some(client) => match &event.data {
-                Notice::WouldBan { ban, .. } => return Ok((ban.since_ms, event.at_ms)),
+                Notice::WouldBan { ban, .. } => return Ok((ban.ban.since_ms, event.at_ms)),
                 other => bail!("{client} was not found out: {other:?}"),
             },
             _ => {}

@@ -1,5 +1,7 @@
 //! How long a ban lasts: the n-th offence gets the n-th term, the last term stays.
 
+use std::num::NonZeroU32;
+
 use crate::vocab::time::{Ends, Now};
 
 /// One step of the ladder.
@@ -12,6 +14,11 @@ pub enum Term {
 }
 
 impl Term {
+    /// The length in seconds; `None` when permanent.
+    pub fn secs(self) -> Option<u64> {
+        if let Term::Secs(secs) = self { Some(secs) } else { None }
+    }
+
     /// The end of this term when it starts at `start`.
     pub fn ends(self, start: Now) -> Ends {
         match self {
@@ -60,16 +67,17 @@ impl Backoff {
         &self.terms
     }
 
-    /// The term of the n-th offence, counted from 1 (0 counts as 1).
-    pub fn term(&self, offence: u32) -> Term {
-        let at = (offence.max(1) as usize - 1).min(self.terms.len() - 1);
+    /// The term of the n-th offence. Offences beyond the ladder get its last term.
+    pub fn term(&self, offence: NonZeroU32) -> Term {
+        let at = (offence.get() as usize - 1).min(self.terms.len() - 1);
         self.terms[at]
     }
 
-    /// The offences that still count at `now_secs`, when the last ban ended or the last offence was at `last_secs`.
-    pub fn remembered(&self, offences: u32, last_secs: i64, now_secs: i64) -> u32 {
+    /// Whether offences still count at `now_secs`, when the last ban ended or the last offence was at `last_secs`.
+    /// A clock that was set back forgets nothing.
+    pub fn is_remembered(&self, last_secs: i64, now_secs: i64) -> bool {
         let idle = now_secs.saturating_sub(last_secs);
-        if idle > 0 && idle as u64 >= self.forget_after_secs { 0 } else { offences }
+        idle <= 0 || (idle as u64) < self.forget_after_secs
     }
 
     /// Seconds without a ban after which offences are forgotten.
@@ -83,20 +91,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn nth(offence: u32) -> NonZeroU32 {
+        NonZeroU32::new(offence).unwrap()
+    }
+
     #[test]
     fn the_default_ladder() {
-        let terms: Vec<Term> = (0..6).map(|n| Backoff::default().term(n)).collect();
+        let terms: Vec<Term> = (1..6).map(|n| Backoff::default().term(nth(n))).collect();
         let [m10, m30, h2, ever] = [Term::Secs(600), Term::Secs(1800), Term::Secs(7200), Term::Permanent];
-        assert_eq!(terms, [m10, m10, m30, h2, ever, ever]);
+        assert_eq!(terms, [m10, m30, h2, ever, ever]);
     }
 
     #[test]
     fn offences_are_forgotten_only_after_the_whole_time() {
         let backoff = Backoff::default();
         let month = 30 * 86_400;
-        assert_eq!(backoff.remembered(3, 1000, 1000 + month - 1), 3);
-        assert_eq!(backoff.remembered(3, 1000, 1000 + month), 0);
-        assert_eq!(backoff.remembered(3, 1000, 0), 3, "a clock that went back forgets nothing");
+        assert!(backoff.is_remembered(1000, 1000 + month - 1));
+        assert!(!backoff.is_remembered(1000, 1000 + month));
+        assert!(backoff.is_remembered(1000, 0), "a clock that went back forgets nothing");
     }
 
     #[test]
@@ -109,13 +121,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn terms_never_shrink(mut secs in prop::collection::vec(1u64..1_000_000, 1..8), n in 0u32..50) {
+        fn terms_never_shrink(mut secs in prop::collection::vec(1u64..1_000_000, 1..8), n in 1u32..50) {
             secs.sort_unstable();
             let longest = *secs.last().unwrap();
             let backoff = Backoff::new(secs.into_iter().map(Term::Secs).collect(), 1).unwrap();
             let len = |term| if let Term::Secs(s) = term { s } else { u64::MAX };
-            prop_assert!(len(backoff.term(n)) <= len(backoff.term(n + 1)));
-            prop_assert!(len(backoff.term(n)) <= longest);
+            prop_assert!(len(backoff.term(nth(n))) <= len(backoff.term(nth(n + 1))));
+            prop_assert!(len(backoff.term(nth(n))) <= longest);
         }
     }
 }

@@ -3,12 +3,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::num::NonZeroU32;
 
 use hashbrown::HashMap;
 
 use crate::bans::backoff::{Backoff, Term};
-use crate::bans::ledger::LedgerBan;
 use crate::settings::{ExtendBy, Extension};
+use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::time::{Ends, Now};
 
@@ -18,6 +19,9 @@ const LEAD_MS: u64 = 12_000;
 const MEASURED_MS: u64 = 10_000;
 /// Shorter terms are over before anything could be measured.
 const SHORTEST_MS: u64 = 20_000;
+
+/// The extension where every term of the ladder is permanent, so that none says how long one could be.
+const LADDER_OF_PERMANENT_SECS: u64 = 600;
 
 /// Which bans are to be sampled, when.
 pub(crate) struct Extensions {
@@ -49,7 +53,7 @@ impl Extensions {
     }
 
     /// A ban began, or its end was moved. Only the detector's bans are extended: an operator's term is his word.
-    pub(crate) fn watch(&mut self, ban: &LedgerBan, now: Now) {
+    pub(crate) fn watch(&mut self, ban: &Ban, now: Now) {
         let Ends::At { boot_ms, .. } = ban.ends else { return };
         let long_enough = boot_ms.saturating_sub(now.boot_ms) >= SHORTEST_MS;
         if self.settings.by == ExtendBy::Off || !ban.rule.is_detected() || !long_enough {
@@ -90,39 +94,45 @@ impl Extensions {
     }
 
     /// The new end of a ban whose flood still comes.
-    pub(crate) fn new_end(&self, ban: &LedgerBan, backoff: &Backoff, now: Now) -> Ends {
+    pub(crate) fn new_end(&self, ban: &Ban, backoff: &Backoff, now: Now) -> Ends {
+        let offence = ban.offence.unwrap_or(NonZeroU32::MIN);
         let step = match self.settings.by {
-            ExtendBy::NextTerm => backoff.term(ban.offence + 1),
-            ExtendBy::SameTerm | ExtendBy::Off => backoff.term(ban.offence),
+            ExtendBy::NextTerm => backoff.term(offence.saturating_add(1)),
+            ExtendBy::SameTerm | ExtendBy::Off => backoff.term(offence),
         };
         // A flood alone makes no ban permanent: the longest term that ends is used instead.
         let secs = match step {
             Term::Secs(secs) => secs,
-            Term::Permanent => longest_ending(backoff, ban.offence),
+            Term::Permanent => longest_ending(backoff, offence),
         };
         let left_ms = ban.ends.remaining_ms(now).unwrap_or(0);
         Ends::after(now, left_ms + secs * 1000)
     }
 }
 
-fn longest_ending(backoff: &Backoff, offence: u32) -> u64 {
-    (1..=offence.min(64))
-        .rev()
-        .find_map(|n| if let Term::Secs(secs) = backoff.term(n) { Some(secs) } else { None })
-        .unwrap_or(600)
+/// The longest term of a client's first offences that is not permanent, in seconds.
+fn longest_ending(backoff: &Backoff, offence: NonZeroU32) -> u64 {
+    let terms = backoff.terms().iter().take(offence.get() as usize).rev();
+    terms.copied().find_map(Term::secs).unwrap_or(LADDER_OF_PERMANENT_SECS)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bans::ledger::Ledger;
     use crate::settings::Settings;
     use crate::vocab::verdict::Rule;
 
     const T0: Now = Now { wall_ms: 0, boot_ms: 1_000_000 };
 
-    fn ban(rule: Rule, ms: u64, offence: u32) -> LedgerBan {
-        Ledger::saved("192.0.2.1".parse().unwrap(), 7, T0.wall_ms, Ends::after(T0, ms), offence, rule)
+    fn ban(rule: Rule, ms: u64, offence: u32) -> Ban {
+        Ban {
+            client: "192.0.2.1".parse().unwrap(),
+            serial: 7,
+            since_ms: T0.wall_ms,
+            ends: Ends::after(T0, ms),
+            offence: NonZeroU32::new(offence),
+            rule,
+        }
     }
 
     fn extensions() -> Extensions {

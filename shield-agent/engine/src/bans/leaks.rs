@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use crate::bans::ledger::LedgerBan;
+use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::time::{EventSecs, Now};
 
@@ -52,7 +52,7 @@ impl Leaks {
     }
 
     /// Notes a banned client's request. `Some(requests)` when it is time to find out why and say so.
-    pub(crate) fn seen(&mut self, ban: &LedgerBan, second: EventSecs, now: Now) -> Option<u32> {
+    pub(crate) fn seen(&mut self, ban: &Ban, second: EventSecs, now: Now) -> Option<u32> {
         if second < ban.since_ms.div_euclid(1000) + self.grace_secs {
             return None;
         }
@@ -74,10 +74,10 @@ impl Leaks {
         Some(watched.requests)
     }
 
-    /// The requests of a leak whose cause is now known, once; 0 when none is waiting.
-    pub(crate) fn take_due(&mut self, client: Client) -> u32 {
-        let Some(watched) = self.watched.get_mut(&client) else { return 0 };
-        if std::mem::take(&mut watched.due) { watched.requests } else { 0 }
+    /// The requests of a leak whose cause is being worked out; `None` when it was reported already.
+    pub(crate) fn take_due(&mut self, client: Client) -> Option<u32> {
+        let watched = self.watched.get_mut(&client)?;
+        std::mem::take(&mut watched.due).then_some(watched.requests)
     }
 
     /// A banned client's request came through a proxy.
@@ -131,15 +131,23 @@ pub(crate) fn likely_cause(facts: Facts) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
-    use crate::bans::ledger::Ledger;
     use crate::vocab::time::Ends;
     use crate::vocab::verdict::Rule;
 
     const T0: Now = Now { wall_ms: 1_000_000_000, boot_ms: 1_000_000 };
 
-    fn ban() -> LedgerBan {
-        Ledger::saved("192.0.2.1".parse().unwrap(), 1, T0.wall_ms, Ends::Never, 1, Rule::ZScore)
+    fn ban() -> Ban {
+        Ban {
+            client: "192.0.2.1".parse().unwrap(),
+            serial: 1,
+            since_ms: T0.wall_ms,
+            ends: Ends::Never,
+            offence: NonZeroU32::new(1),
+            rule: Rule::ZScore,
+        }
     }
 
     #[test]

@@ -7,12 +7,14 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
+use std::num::NonZeroU32;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use crate::bans::allowlist::BannableClient;
 use crate::bans::backoff::Backoff;
 use crate::vocab::action::LiftReason;
+use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::event::EnforcerName;
 use crate::vocab::time::{Ends, Now};
@@ -21,28 +23,18 @@ use crate::vocab::verdict::Rule;
 /// How many offences are kept at most; beyond it the oldest are forgotten first.
 const MAX_OFFENDERS: usize = 2_000_000;
 
-/// A ban in force, or one that is being lifted.
+/// A ban in force or being lifted, and the enforcers that hold it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LedgerBan {
-    /// Who.
-    pub client: Client,
-    /// The serial number of this ban.
-    pub serial: u64,
-    /// Since when: wall clock, milliseconds.
-    pub since_ms: i64,
-    /// Until when.
-    pub ends: Ends,
-    /// Offences so far, this one included; 0 when it is none.
-    pub offence: u32,
-    /// What for.
-    pub rule: Rule,
+pub struct LedgerEntry {
+    /// The ban.
+    pub ban: Ban,
     /// Set once the ban is being lifted.
     pub lifting: Option<LiftReason>,
     /// The enforcers that hold it, as bits by `EnforcerName`.
     held: u8,
 }
 
-impl LedgerBan {
+impl LedgerEntry {
     /// Whether this enforcer holds the ban.
     pub fn is_held_by(&self, enforcer: EnforcerName) -> bool {
         self.held & bit(enforcer) != 0
@@ -53,7 +45,7 @@ impl LedgerBan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finished {
     /// The ban as it was.
-    pub ban: LedgerBan,
+    pub ban: Ban,
     /// Why it ended.
     pub reason: LiftReason,
 }
@@ -64,7 +56,7 @@ pub struct Ledger {
     /// Where a client's ban lies in `slots`; hashed with a random seed so that nobody can choose colliding addresses.
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
-    slots: Vec<LedgerBan>,
+    slots: Vec<LedgerEntry>,
     /// (moment on the boot clock, serial, client): stale entries are skipped when they come up.
     deadlines: BinaryHeap<Reverse<(u64, u64, Client)>>,
     networks: Networks,
@@ -77,7 +69,7 @@ pub struct Ledger {
 
 #[derive(Debug, Clone, Copy)]
 struct Offences {
-    count: u32,
+    count: NonZeroU32,
     last_secs: i64,
 }
 
@@ -120,91 +112,80 @@ impl Ledger {
     }
 
     /// Every ban, in no particular order.
-    pub fn bans(&self) -> impl ExactSizeIterator<Item = &LedgerBan> {
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = &LedgerEntry> {
         self.slots.iter()
     }
 
     /// The ban of exactly this client or network.
-    pub fn get(&self, client: Client) -> Option<&LedgerBan> {
+    pub fn get(&self, client: Client) -> Option<&LedgerEntry> {
         self.slot_of(client).map(|at| &self.slots[at as usize])
     }
 
     /// The ban that drops this client: its own, or one of a network it lies in. Bans being lifted do not count.
     #[inline]
-    pub fn ban_over(&self, client: Client) -> Option<&LedgerBan> {
+    pub fn ban_over(&self, client: Client) -> Option<&Ban> {
         if self.slots.is_empty() { None } else { self.find_ban_over(client) }
     }
 
-    fn find_ban_over(&self, client: Client) -> Option<&LedgerBan> {
-        let active = |client| self.get(client).filter(|ban| ban.lifting.is_none());
+    fn find_ban_over(&self, client: Client) -> Option<&Ban> {
+        let active =
+            |client| self.get(client).filter(|entry| entry.lifting.is_none()).map(|entry| &entry.ban);
         active(client).or_else(|| self.networks.over(client).find_map(active))
     }
 
-    /// Starts (or replaces) a ban and returns its serial number.
-    pub fn ban(&mut self, client: BannableClient, ends: Ends, rule: Rule, offence: u32, now: Now) -> u64 {
-        let serial = self.take_serial();
-        let held = self.get(client.client()).map_or(0, |old| old.held);
-        let ban = LedgerBan {
-            client: client.client(),
-            serial,
-            since_ms: now.wall_ms,
-            ends,
-            offence,
-            rule,
-            lifting: None,
-            held,
-        };
-        self.put(ban);
-        serial
+    /// Starts a ban, or replaces the client's older one.
+    pub fn ban(
+        &mut self,
+        client: BannableClient,
+        ends: Ends,
+        rule: Rule,
+        offence: Option<NonZeroU32>,
+        now: Now,
+    ) -> Ban {
+        let (client, serial) = (client.client(), self.take_serial());
+        let ban = Ban { client, serial, since_ms: now.wall_ms, ends, offence, rule };
+        let held = self.get(client).map_or(0, |old| old.held);
+        self.put(LedgerEntry { ban, lifting: None, held });
+        ban
     }
 
     /// Puts a ban back that was saved by an earlier run.
-    pub fn restore(&mut self, client: BannableClient, saved: LedgerBan) {
+    pub fn restore(&mut self, client: BannableClient, saved: Ban) {
         self.next_serial = self.next_serial.max(saved.serial + 1);
-        self.put(LedgerBan { client: client.client(), lifting: None, held: 0, ..saved });
+        self.put(LedgerEntry { ban: Ban { client: client.client(), ..saved }, lifting: None, held: 0 });
     }
 
-    /// A saved ban's data, for [`Ledger::restore`].
-    pub fn saved(
-        client: Client,
-        serial: u64,
-        since_ms: i64,
-        ends: Ends,
-        offence: u32,
-        rule: Rule,
-    ) -> LedgerBan {
-        LedgerBan { client, serial, since_ms, ends, offence, rule, lifting: None, held: 0 }
-    }
-
-    /// Moves the end of a ban; returns the new serial number, or `None` when there is no such ban.
-    pub fn extend(&mut self, client: Client, ends: Ends) -> Option<u64> {
+    /// Moves the end of a ban, under a new serial number. `None` when there is no such ban, or it is being lifted.
+    pub fn extend(&mut self, client: Client, ends: Ends) -> Option<Ban> {
         let at = self.slot_of(client)? as usize;
         if self.slots[at].lifting.is_some() {
             return None;
         }
         let serial = self.take_serial();
-        let old = std::mem::replace(&mut self.slots[at].ends, ends);
+        let ban = &mut self.slots[at].ban;
+        let old = std::mem::replace(&mut ban.ends, ends);
+        ban.serial = serial;
+        let moved = *ban;
         self.permanent += usize::from(ends == Ends::Never);
         self.permanent -= usize::from(old == Ends::Never);
-        self.slots[at].serial = serial;
-        self.push_deadline(client, serial, ends);
-        Some(serial)
+        self.push_deadline(moved);
+        Some(moved)
     }
 
     /// Begins to lift a ban. `None` when there is none, or it is being lifted already.
-    pub fn begin_lift(&mut self, client: Client, reason: LiftReason) -> Option<LedgerBan> {
+    pub fn begin_lift(&mut self, client: Client, reason: LiftReason) -> Option<Ban> {
         let at = self.slot_of(client)? as usize;
-        let ban = &mut self.slots[at];
-        if ban.lifting.is_some() {
+        let entry = &mut self.slots[at];
+        if entry.lifting.is_some() {
             return None;
         }
-        ban.lifting = Some(reason);
+        entry.lifting = Some(reason);
         self.lifting += 1;
-        Some(*ban)
+        Some(entry.ban)
     }
 
     /// Bans whose end has come, at most `limit` of them, marked as being lifted.
-    pub fn expire(&mut self, now: Now, limit: usize) -> Vec<LedgerBan> {
+    pub fn expire(&mut self, now: Now, limit: usize) -> Vec<Ban> {
         let mut due = Vec::new();
         while due.len() < limit {
             let Some(&Reverse((at_ms, serial, client))) = self.deadlines.peek() else { break };
@@ -212,7 +193,7 @@ impl Ledger {
                 break;
             }
             self.deadlines.pop();
-            if self.get(client).is_some_and(|ban| ban.serial == serial) {
+            if self.get(client).is_some_and(|entry| entry.ban.serial == serial) {
                 due.extend(self.begin_lift(client, LiftReason::Expired));
             }
         }
@@ -227,15 +208,15 @@ impl Ledger {
     /// An enforcer drops this client now. `false` when the outcome is of a ban that is no longer the current one.
     pub fn confirm_banned(&mut self, enforcer: EnforcerName, client: Client, serial: u64) -> bool {
         let Some(at) = self.slot_of(client) else { return false };
-        let ban = &mut self.slots[at as usize];
-        ban.held |= bit(enforcer);
-        ban.serial == serial
+        let entry = &mut self.slots[at as usize];
+        entry.held |= bit(enforcer);
+        entry.ban.serial == serial
     }
 
     /// An enforcer could not drop this client.
     pub fn deny_banned(&mut self, enforcer: EnforcerName, client: Client, serial: u64) {
         if let Some(at) = self.slot_of(client)
-            && self.slots[at as usize].serial == serial
+            && self.slots[at as usize].ban.serial == serial
         {
             self.slots[at as usize].held &= !bit(enforcer);
         }
@@ -249,8 +230,8 @@ impl Ledger {
         serial: u64,
         pending: &mut Pending,
     ) -> Option<Finished> {
-        let ban = *self.get(client)?;
-        let reason = ban.lifting.filter(|_| ban.serial == serial)?;
+        let LedgerEntry { ban, lifting, .. } = *self.get(client)?;
+        let reason = lifting.filter(|_| ban.serial == serial)?;
         if !pending.forgot(client, serial, enforcer) {
             return None;
         }
@@ -260,41 +241,48 @@ impl Ledger {
 
     /// Takes a ban that is being lifted out at once: used where there is no enforcer to wait for.
     pub fn finish_lift(&mut self, client: Client) -> Option<Finished> {
-        let ban = *self.get(client)?;
-        let reason = ban.lifting?;
+        let LedgerEntry { ban, lifting, .. } = *self.get(client)?;
+        let reason = lifting?;
         self.remove(client);
         Some(Finished { ban, reason })
     }
 
     /// Counts one offence and returns how many the client has now, with those too old forgotten first.
-    pub fn add_offence(&mut self, client: Client, now: Now) -> u32 {
-        let count = self.offences(client, now.wall_secs()).saturating_add(1);
+    pub fn add_offence(&mut self, client: Client, now: Now) -> NonZeroU32 {
+        let count = self.next_offence(client, now);
         self.set_offences(client, count, now.wall_secs());
         count
     }
 
-    /// Offences that count at `now_secs`.
-    pub fn offences(&self, client: Client, now_secs: i64) -> u32 {
-        self.offences.get(&client).map_or(0, |o| self.backoff.remembered(o.count, o.last_secs, now_secs))
+    /// The number that the client's next offence would have.
+    pub fn next_offence(&self, client: Client, now: Now) -> NonZeroU32 {
+        self.offences(client, now.wall_secs()).map_or(NonZeroU32::MIN, |count| count.saturating_add(1))
     }
 
-    /// Sets a client's offences (restored, or the moment moved to a ban's end); 0 forgets them.
-    pub fn set_offences(&mut self, client: Client, count: u32, last_secs: i64) {
-        if count == 0 {
-            self.offences.remove(&client);
-            return;
-        }
+    /// The client's offences that still count at `now_secs`, if any.
+    pub fn offences(&self, client: Client, now_secs: i64) -> Option<NonZeroU32> {
+        let offences = self.offences.get(&client)?;
+        self.backoff.is_remembered(offences.last_secs, now_secs).then_some(offences.count)
+    }
+
+    /// Sets a client's offences (restored, or the moment moved to a ban's end).
+    pub fn set_offences(&mut self, client: Client, count: NonZeroU32, last_secs: i64) {
         if self.offences.len() >= MAX_OFFENDERS && !self.offences.contains_key(&client) {
             self.forget_oldest();
         }
         self.offences.insert(client, Offences { count, last_secs });
     }
 
-    /// Drops offences that no longer count; returns whose.
+    /// Forgets a client's offences.
+    pub fn forget_offences(&mut self, client: Client) {
+        self.offences.remove(&client);
+    }
+
+    /// Drops offences that no longer count; returns the clients they were of.
     pub fn forget_old_offences(&mut self, now_secs: i64) -> Vec<Client> {
         let backoff = &self.backoff;
         self.offences
-            .extract_if(|_, o| backoff.remembered(o.count, o.last_secs, now_secs) == 0)
+            .extract_if(|_, o| !backoff.is_remembered(o.last_secs, now_secs))
             .map(|(client, _)| client)
             .collect()
     }
@@ -322,28 +310,29 @@ impl Ledger {
         self.next_serial - 1
     }
 
-    fn put(&mut self, ban: LedgerBan) {
-        self.permanent += usize::from(ban.ends == Ends::Never);
-        match self.slot_of(ban.client) {
+    fn put(&mut self, entry: LedgerEntry) {
+        self.permanent += usize::from(entry.ban.ends == Ends::Never);
+        match self.slot_of(entry.ban.client) {
             Some(at) => {
-                let old = std::mem::replace(&mut self.slots[at as usize], ban);
+                let old = std::mem::replace(&mut self.slots[at as usize], entry);
                 self.lifting -= usize::from(old.lifting.is_some());
-                self.permanent -= usize::from(old.ends == Ends::Never);
+                self.permanent -= usize::from(old.ban.ends == Ends::Never);
             }
-            None => self.insert(ban),
+            None => self.insert(entry),
         }
-        self.push_deadline(ban.client, ban.serial, ban.ends);
+        self.push_deadline(entry.ban);
     }
 
-    fn insert(&mut self, ban: LedgerBan) {
+    fn insert(&mut self, entry: LedgerEntry) {
         let at =
             u32::try_from(self.slots.len()).expect("a ledger of four thousand million bans fits no memory");
-        self.slots.push(ban);
+        let client = entry.ban.client;
+        self.slots.push(entry);
         let (hasher, slots) = (&self.hasher, &self.slots);
-        let hash = hasher.hash_one(ban.client);
-        self.index.insert_unique(hash, at, |&slot| hasher.hash_one(slots[slot as usize].client));
-        if !ban.client.is_single(self.ipv6_prefix) {
-            self.networks.add(ban.client);
+        let hash = hasher.hash_one(client);
+        self.index.insert_unique(hash, at, |&slot| hasher.hash_one(slots[slot as usize].ban.client));
+        if !client.is_single(self.ipv6_prefix) {
+            self.networks.add(client);
         }
     }
 
@@ -355,14 +344,14 @@ impl Ledger {
         }
         let last = (self.slots.len() - 1) as u32;
         if at != last {
-            let moved = self.hasher.hash_one(self.slots[last as usize].client);
+            let moved = self.hasher.hash_one(self.slots[last as usize].ban.client);
             if let Some(slot) = self.index.find_mut(moved, |&slot| slot == last) {
                 *slot = at;
             }
         }
         let gone = self.slots.swap_remove(at as usize);
         self.lifting -= usize::from(gone.lifting.is_some());
-        self.permanent -= usize::from(gone.ends == Ends::Never);
+        self.permanent -= usize::from(gone.ban.ends == Ends::Never);
         if !client.is_single(self.ipv6_prefix) {
             self.networks.remove(client);
         }
@@ -370,12 +359,12 @@ impl Ledger {
 
     fn slot_of(&self, client: Client) -> Option<u32> {
         let hash = self.hasher.hash_one(client);
-        self.index.find(hash, |&slot| self.slots[slot as usize].client == client).copied()
+        self.index.find(hash, |&slot| self.slots[slot as usize].ban.client == client).copied()
     }
 
-    fn push_deadline(&mut self, client: Client, serial: u64, ends: Ends) {
-        if let Ends::At { boot_ms, .. } = ends {
-            self.deadlines.push(Reverse((boot_ms, serial, client)));
+    fn push_deadline(&mut self, ban: Ban) {
+        if let Ends::At { boot_ms, .. } = ban.ends {
+            self.deadlines.push(Reverse((boot_ms, ban.serial, ban.client)));
         }
     }
 }
@@ -469,6 +458,10 @@ mod tests {
         Allowlist::default().admit(text.parse().unwrap(), 64).unwrap()
     }
 
+    fn nth(offence: u32) -> Option<NonZeroU32> {
+        NonZeroU32::new(offence)
+    }
+
     fn ledger() -> Ledger {
         Ledger::new(Backoff::default(), 64, 1)
     }
@@ -477,8 +470,8 @@ mod tests {
     fn an_old_deadline_never_ends_a_newer_ban() {
         let mut ledger = ledger();
         let client = bannable("192.0.2.1");
-        ledger.ban(client, Ends::after(T0, 10_000), Rule::ZScore, 1, T0);
-        ledger.ban(client, Ends::after(T0, 90_000), Rule::ZScore, 2, T0.plus_ms(5_000));
+        ledger.ban(client, Ends::after(T0, 10_000), Rule::ZScore, nth(1), T0);
+        ledger.ban(client, Ends::after(T0, 90_000), Rule::ZScore, nth(2), T0.plus_ms(5_000));
         assert!(ledger.expire(T0.plus_ms(10_000), 10).is_empty());
         assert_eq!(ledger.expire(T0.plus_ms(90_000), 10).len(), 1);
     }
@@ -488,11 +481,11 @@ mod tests {
         let mut ledger = ledger();
         let client = bannable("192.0.2.1");
         let offence = ledger.add_offence(client.client(), T0);
-        ledger.ban(client, Ends::after(T0, 1), Rule::ZScore, offence, T0);
+        ledger.ban(client, Ends::after(T0, 1), Rule::ZScore, Some(offence), T0);
         ledger.expire(T0.plus_ms(2), 10);
         ledger.finish_lift(client.client()).unwrap();
         assert!(ledger.is_empty());
-        assert_eq!(ledger.add_offence(client.client(), T0.plus_ms(3)), 2);
+        assert_eq!(ledger.add_offence(client.client(), T0.plus_ms(3)).get(), 2);
     }
 
     #[test]
@@ -500,7 +493,7 @@ mod tests {
         let mut ledger = ledger();
         let mut pending = Pending::new(&EnforcerName::ALL);
         let client = bannable("192.0.2.1");
-        let serial = ledger.ban(client, Ends::Never, Rule::Operator, 0, T0);
+        let serial = ledger.ban(client, Ends::Never, Rule::Operator, None, T0).serial;
         let c = client.client();
         assert!(ledger.confirm_banned(EnforcerName::Xdp, c, serial));
         ledger.begin_lift(c, LiftReason::Operator).unwrap();
@@ -520,9 +513,9 @@ mod tests {
         let mut ledger = ledger();
         let mut pending = Pending::new(&[EnforcerName::Xdp]);
         let client = bannable("192.0.2.1");
-        let old = ledger.ban(client, Ends::Never, Rule::Operator, 0, T0);
+        let old = ledger.ban(client, Ends::Never, Rule::Operator, None, T0).serial;
         ledger.begin_lift(client.client(), LiftReason::Operator).unwrap();
-        ledger.ban(client, Ends::Never, Rule::Operator, 0, T0);
+        ledger.ban(client, Ends::Never, Rule::Operator, None, T0);
         assert_eq!(ledger.confirm_lifted(EnforcerName::Xdp, client.client(), old, &mut pending), None);
         assert!(ledger.ban_over(client.client()).is_some());
     }
@@ -530,8 +523,8 @@ mod tests {
     #[test]
     fn a_client_inside_a_banned_network_is_banned() {
         let mut ledger = ledger();
-        ledger.ban(bannable("198.51.100.0/24"), Ends::Never, Rule::Operator, 0, T0);
-        ledger.ban(bannable("2001:db8::/32"), Ends::Never, Rule::Operator, 0, T0);
+        ledger.ban(bannable("198.51.100.0/24"), Ends::Never, Rule::Operator, None, T0);
+        ledger.ban(bannable("2001:db8::/32"), Ends::Never, Rule::Operator, None, T0);
         let over = |text: &str| ledger.ban_over(text.parse().unwrap()).map(|b| b.client.to_string());
         assert_eq!(over("198.51.100.9").as_deref(), Some("198.51.100.0/24"));
         assert_eq!(over("2001:db8:9:9::/64").as_deref(), Some("2001:db8::/32"));
@@ -568,7 +561,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Ban(c, ms) => {
-                        ledger.ban(who(c), Ends::after(now, ms), Rule::ZScore, 1, now);
+                        ledger.ban(who(c), Ends::after(now, ms), Rule::ZScore, nth(1), now);
                         model.insert(who(c).client(), now.boot_ms + ms);
                     }
                     Step::Lift(c) => {
@@ -587,9 +580,9 @@ mod tests {
                         model.retain(|_, end| *end > now.boot_ms);
                     }
                 }
-                let held: BTreeMap<Client, u64> = ledger.bans().map(|b| match b.ends {
-                    Ends::At { boot_ms, .. } => (b.client, boot_ms),
-                    Ends::Never => (b.client, u64::MAX),
+                let held: BTreeMap<Client, u64> = ledger.entries().map(|e| match e.ban.ends {
+                    Ends::At { boot_ms, .. } => (e.ban.client, boot_ms),
+                    Ends::Never => (e.ban.client, u64::MAX),
                 }).collect();
                 prop_assert_eq!(&held, &model);
                 prop_assert_eq!(ledger.permanent_count(), held.values().filter(|end| **end == u64::MAX).count());

@@ -1,13 +1,16 @@
 //! What the engine wants done: effects as data. One interpreter performs them, in the order
 //! persist (committed) -> enforce -> announce.
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
+use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::request::Checkpoint;
 use crate::vocab::time::Ends;
-use crate::vocab::verdict::{Evidence, Rule};
+use crate::vocab::verdict::Evidence;
 
 /// One effect.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,18 +100,9 @@ pub enum LiftReason {
 /// A ban as it is stored, exported and announced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BanRecord {
-    /// Who.
-    pub client: Client,
-    /// The ban's serial number: grows by one with every ban or change of one, across restarts.
-    pub serial: u64,
-    /// Since when, wall clock, in milliseconds since the Unix epoch.
-    pub since_ms: i64,
-    /// Until when.
-    pub ends: Ends,
-    /// The client's offences so far, this one included (0 for bans that are no offence).
-    pub offence: u32,
-    /// What it was banned for.
-    pub rule: Rule,
+    /// The ban itself.
+    #[serde(flatten)]
+    pub ban: Ban,
     /// The operator's or list's words, when there are some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -135,15 +129,17 @@ pub enum Record {
         /// Why.
         reason: LiftReason,
     },
-    /// How many offences a client has, and when the last was.
+    /// A client's offences.
     Offences {
-        /// Who.
+        /// The client or network.
         client: Client,
-        /// How many; 0 removes the row.
-        count: u32,
-        /// When the last one was, or its ban ended: Unix seconds.
+        /// Its offences that count.
+        count: NonZeroU32,
+        /// The last offence, or the end of its ban: Unix seconds.
         last_secs: i64,
     },
+    /// A client's offences no longer count.
+    OffencesForgotten(Client),
     /// The learned baseline, in the detector's own encoding.
     Baseline(Vec<u8>),
     /// Where a source goes on.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bans::allowlist::{AllowReason, Allowed};
+use crate::bans::backoff::Term;
 use crate::vocab::action::CommandId;
 use crate::vocab::client::Client;
 use crate::vocab::request::Batch;
@@ -47,15 +48,14 @@ pub enum Event<'a> {
 }
 
 /// What an operator can ask for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Ban these clients or networks.
     Ban {
         /// Who. A single IPv6 address is widened to the configured prefix.
         clients: Vec<Client>,
-        /// For how long in seconds; `None` takes the backoff ladder's next term, `Some(0)` is permanent.
-        for_secs: Option<u64>,
+        /// The term; `None` takes the next one of the backoff ladder and counts as an offence.
+        term: Option<Term>,
         /// Why, in the operator's words.
         reason: Option<String>,
         /// `Rule::Operator` or `Rule::Imported`.
@@ -92,12 +92,12 @@ pub enum Command {
 }
 
 /// One entry of an imported list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ImportedBan {
     /// Who. A single IPv6 address is widened to the configured prefix.
     pub client: Client,
-    /// As in [`Command::Ban`]: `None` takes the backoff ladder's next term, `Some(0)` is permanent.
-    pub for_secs: Option<u64>,
+    /// As in [`Command::Ban`].
+    pub term: Option<Term>,
     /// The list's words.
     pub reason: Option<String>,
 }

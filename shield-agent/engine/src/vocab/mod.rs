@@ -1,6 +1,7 @@
 //! The engine's vocabulary: plain data that goes in and comes out, without behaviour of its own.
 
 pub mod action;
+pub mod ban;
 pub mod client;
 pub mod event;
 pub mod report;

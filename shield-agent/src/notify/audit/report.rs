@@ -156,17 +156,17 @@ impl Report {
 
     fn banned(&mut self, ban: &BanRecord, at_ms: i64) {
         self.day(at_ms).bans += 1;
-        *self.rules.entry(ban.rule).or_default() += 1;
+        *self.rules.entry(ban.ban.rule).or_default() += 1;
         let why = ban.evidence.as_ref().map(|evidence| evidence::fired(evidence));
-        let offender = self.offenders.entry(ban.client).or_insert_with(|| Offender {
+        let offender = self.offenders.entry(ban.ban.client).or_insert_with(|| Offender {
             bans: 0,
             last_ms: at_ms,
-            last_rule: ban.rule,
+            last_rule: ban.ban.rule,
             last_why: String::new(),
         });
         offender.bans += 1;
         offender.last_ms = at_ms;
-        offender.last_rule = ban.rule;
+        offender.last_rule = ban.ban.rule;
         offender.last_why = why.or_else(|| ban.reason.clone()).unwrap_or_default();
     }
 

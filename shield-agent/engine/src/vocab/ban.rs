@@ -1,0 +1,73 @@
+//! A ban: the part that the ledger, the store, the announcements and a restart all share.
+
+use std::num::NonZeroU32;
+
+use serde::{Deserialize, Serialize};
+
+use crate::vocab::client::Client;
+use crate::vocab::time::Ends;
+use crate::vocab::verdict::Rule;
+
+/// A ban without its history: whom it drops, since when, until when and for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ban {
+    /// The banned client or network.
+    pub client: Client,
+    /// Grows by one with every ban or change of one, across restarts, so that a late deadline or outcome of an older
+    /// ban never touches a newer one.
+    pub serial: u64,
+    /// The start on the wall clock, in milliseconds since the Unix epoch.
+    pub since_ms: i64,
+    /// The end, on the clock of this boot.
+    pub ends: Ends,
+    /// The client's offences so far, this one included; `None` for a ban that counts as no offence (an operator's or
+    /// a list's own term). Written as 0 in JSON and in the database.
+    #[serde(with = "zero_is_none")]
+    pub offence: Option<NonZeroU32>,
+    /// The rule, person or list that it was banned by.
+    pub rule: Rule,
+}
+
+impl Ban {
+    /// The number of offences as JSON and the database spell it: 0 when the ban is none.
+    pub fn offence_number(&self) -> u32 {
+        self.offence.map_or(0, NonZeroU32::get)
+    }
+}
+
+mod zero_is_none {
+    use std::num::NonZeroU32;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(offence: &Option<NonZeroU32>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u32(offence.map_or(0, NonZeroU32::get))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<NonZeroU32>, D::Error> {
+        u32::deserialize(from).map(NonZeroU32::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ban_that_is_no_offence_is_written_as_zero() {
+        let ban = Ban {
+            client: "192.0.2.1".parse().unwrap(),
+            serial: 7,
+            since_ms: 1,
+            ends: Ends::Never,
+            offence: None,
+            rule: Rule::Operator,
+        };
+        let json =
+            r#"{"client":"192.0.2.1","serial":7,"since_ms":1,"ends":"never","offence":0,"rule":"operator"}"#;
+        assert_eq!(serde_json::to_string(&ban).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Ban>(json).unwrap(), ban);
+        let third = Ban { offence: NonZeroU32::new(3), ..ban };
+        assert_eq!(serde_json::from_str::<Ban>(&json.replace("offence\":0", "offence\":3")).unwrap(), third);
+    }
+}
