@@ -15,6 +15,7 @@ mod detect;
 mod lines;
 mod outcomes;
 pub mod parts;
+mod seeded_map;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -31,8 +32,6 @@ pub mod test_support {
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use hashbrown::HashMap;
-
 pub use bans::{allowlist, backoff};
 pub use detect::policy;
 pub use vocab::{action, ban, client, event, report, request, time, verdict};
@@ -46,6 +45,7 @@ use crate::bans::ledger::{Finished, Ledger, Pending};
 use crate::detect::detector::{BadBaseline, Detector};
 use crate::detect::policy::Policy;
 use crate::parts::Parts;
+use crate::seeded_map::{SeededMap, SeededState};
 use crate::settings::Settings;
 use crate::vocab::action::{Action, BanRecord, LiftReason, Notice, Order, Record, Totals};
 use crate::vocab::ban::Ban;
@@ -68,14 +68,14 @@ pub struct Engine {
     extensions: Extensions,
     leaks: Leaks,
     /// Clients that are anomalous but not banned (protected, behind a proxy, blast radius): not judged until then.
-    quiet: HashMap<Client, u64>,
+    quiet: SeededMap<Client, u64>,
     /// Verdicts that wait for a search engine's address to be verified, until a moment on the boot clock.
-    awaiting: HashMap<Client, tick::Awaiting>,
-    evasion: HashMap<Client, u32>,
-    notes: HashMap<Client, String>,
+    awaiting: BTreeMap<Client, tick::Awaiting>,
+    evasion: BTreeMap<Client, u32>,
+    notes: BTreeMap<Client, String>,
     checkpoints: BTreeMap<String, Checkpoint>,
     sources: BTreeMap<u16, String>,
-    skew_said: HashMap<u16, u64>,
+    skew_said: BTreeMap<u16, u64>,
     /// When a backlog's lines last came, on the boot clock.
     backlog_at_ms: Option<u64>,
     totals: Totals,
@@ -87,7 +87,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine that has seen nothing. `seed` spreads hash tables; `next_serial` goes on from an earlier run (1 at first).
+    /// An engine that has seen nothing. `next_serial` goes on from an earlier run (1 at first).
+    ///
+    /// `seed` spreads every hash table: the same events and seed give the same actions in every process (a replay
+    /// uses a constant). The agent draws a random one, so that no client can aim at a table.
     pub fn new(
         settings: Settings,
         policy: Policy,
@@ -95,9 +98,10 @@ impl Engine {
         next_serial: u64,
         seed: u64,
     ) -> Engine {
+        let hasher = SeededState::new(seed);
         Engine {
             detector: Detector::new(policy, settings.ipv6_prefix, seed),
-            ledger: Ledger::new(settings.backoff.clone(), settings.ipv6_prefix, next_serial),
+            ledger: Ledger::new(settings.backoff.clone(), settings.ipv6_prefix, next_serial, hasher),
             allowlist,
             pending: Pending::new(&settings.enforcers),
             parts: Parts::default(),
@@ -105,13 +109,13 @@ impl Engine {
             escalation: Escalation::new(settings.networks),
             extensions: Extensions::new(settings.extension),
             leaks: Leaks::new(settings.leak_grace_secs, settings.leak_requests),
-            quiet: HashMap::new(),
-            awaiting: HashMap::new(),
-            evasion: HashMap::new(),
-            notes: HashMap::new(),
+            quiet: SeededMap::with_hasher(hasher),
+            awaiting: BTreeMap::new(),
+            evasion: BTreeMap::new(),
+            notes: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             sources: BTreeMap::new(),
-            skew_said: HashMap::new(),
+            skew_said: BTreeMap::new(),
             backlog_at_ms: None,
             totals: Totals::default(),
             rejected: RejectedCounts::default(),

@@ -68,9 +68,15 @@ impl Engine {
 
     /// DNS that did not answer in time holds no ban up.
     fn settle_awaiting(&mut self, now: Now, out: &mut Effects) {
-        let late: Vec<Client> =
-            self.awaiting.iter().filter(|(_, a)| a.until_ms <= now.boot_ms).map(|(c, _)| *c).collect();
-        for client in late {
+        let mut late: Vec<(u64, Client)> = self
+            .awaiting
+            .iter()
+            .map(|(client, awaiting)| (awaiting.until_ms, *client))
+            .filter(|(until_ms, _)| *until_ms <= now.boot_ms)
+            .collect();
+        // Who offended first is banned first: the blast radius may refuse the last ones.
+        late.sort_unstable();
+        for (_, client) in late {
             if let Some(awaiting) = self.awaiting.remove(&client) {
                 self.offend(awaiting.bannable, awaiting.evidence, now, out);
             }

@@ -1,8 +1,6 @@
 //! Blast radius: a rule that would ban too many clients is stopped, keeps observing, and says so.
 
-use std::collections::VecDeque;
-
-use hashbrown::HashMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::settings::BlastLimits;
 use crate::vocab::client::Client;
@@ -17,7 +15,7 @@ pub(crate) struct BlastRadius {
     limits: BlastLimits,
     bans: VecDeque<(u64, Client)>,
     /// When each client among them was banned last: one that comes back is still one client.
-    clients: HashMap<Client, u64>,
+    clients: BTreeMap<Client, u64>,
     stopped: bool,
 }
 
@@ -37,7 +35,7 @@ pub(crate) enum Permit {
 impl BlastRadius {
     /// With these limits, nothing banned yet.
     pub(crate) fn new(limits: BlastLimits) -> BlastRadius {
-        BlastRadius { limits, bans: VecDeque::new(), clients: HashMap::new(), stopped: false }
+        BlastRadius { limits, bans: VecDeque::new(), clients: BTreeMap::new(), stopped: false }
     }
 
     /// Whether banning is stopped.

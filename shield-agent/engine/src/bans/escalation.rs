@@ -1,8 +1,6 @@
 //! Several clients of one network banned within a short time: propose (or ban) the network.
 
-use std::collections::VecDeque;
-
-use hashbrown::HashMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::settings::{NetworkAction, NetworkEscalation};
 use crate::vocab::client::Client;
@@ -15,13 +13,13 @@ const MAX_NETWORKS: usize = 100_000;
 pub(crate) struct Escalation {
     settings: NetworkEscalation,
     /// By network: when which of its clients was banned last, oldest first.
-    recent: HashMap<Client, VecDeque<(u64, Client)>>,
+    recent: BTreeMap<Client, VecDeque<(u64, Client)>>,
 }
 
 impl Escalation {
     /// Nothing banned yet.
     pub(crate) fn new(settings: NetworkEscalation) -> Escalation {
-        Escalation { settings, recent: HashMap::new() }
+        Escalation { settings, recent: BTreeMap::new() }
     }
 
     /// Notes that a client was banned. When it is the one that makes its network suspicious, returns the network

@@ -2,10 +2,8 @@
 //! comes, the end is moved instead of opening the door into it.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::num::NonZeroU32;
-
-use hashbrown::HashMap;
 
 use crate::bans::backoff::{Backoff, Term};
 use crate::settings::{ExtendBy, Extension};
@@ -27,7 +25,7 @@ const LADDER_OF_PERMANENT_SECS: u64 = 600;
 pub(crate) struct Extensions {
     settings: Extension,
     wakes: BinaryHeap<Reverse<Wake>>,
-    samples: HashMap<Client, Sample>,
+    samples: BTreeMap<Client, Sample>,
 }
 
 /// When a ban is to be sampled; the second sample is put down when the first is taken.
@@ -49,7 +47,7 @@ struct Sample {
 impl Extensions {
     /// With these settings, nothing to sample yet.
     pub(crate) fn new(settings: Extension) -> Extensions {
-        Extensions { settings, wakes: BinaryHeap::new(), samples: HashMap::new() }
+        Extensions { settings, wakes: BinaryHeap::new(), samples: BTreeMap::new() }
     }
 
     /// A ban began, or its end was moved. Only the detector's bans are extended: an operator's term is his word.

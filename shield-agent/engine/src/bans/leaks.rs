@@ -1,6 +1,6 @@
 //! The efficacy watchdog: a banned client whose requests still appear in the log is leaking through.
 
-use hashbrown::HashMap;
+use std::collections::BTreeMap;
 
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
@@ -17,7 +17,7 @@ const SPAN_SECS: i64 = 60;
 pub(crate) struct Leaks {
     grace_secs: i64,
     threshold: u32,
-    watched: HashMap<Client, Watched>,
+    watched: BTreeMap<Client, Watched>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +48,7 @@ pub(crate) struct Facts {
 impl Leaks {
     /// Requests up to `grace_secs` after a ban are on their way already; `threshold` later ones are a leak.
     pub(crate) fn new(grace_secs: i64, threshold: u32) -> Leaks {
-        Leaks { grace_secs, threshold: threshold.max(1), watched: HashMap::new() }
+        Leaks { grace_secs, threshold: threshold.max(1), watched: BTreeMap::new() }
     }
 
     /// Notes a banned client's request. `Some(requests)` when it is time to find out why and say so.

@@ -5,14 +5,15 @@
 //! bans, so that lifting a ban does not forget the level of the next one.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::hash::BuildHasher;
 use std::num::NonZeroU32;
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hashbrown::HashTable;
 
 use crate::bans::allowlist::BannableClient;
 use crate::bans::backoff::Backoff;
+use crate::seeded_map::{SeededMap, SeededState};
 use crate::vocab::action::LiftReason;
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
@@ -53,14 +54,14 @@ pub struct Finished {
 /// Bans and offences.
 pub struct Ledger {
     backoff: Backoff,
-    /// Where a client's ban lies in `slots`; hashed with a random seed so that nobody can choose colliding addresses.
+    /// The place of a client's ban in `slots`.
     index: HashTable<u32>,
-    hasher: DefaultHashBuilder,
+    hasher: SeededState,
     slots: Vec<LedgerEntry>,
     /// (moment on the boot clock, serial, client): stale entries are skipped when they come up.
     deadlines: BinaryHeap<Reverse<(u64, u64, Client)>>,
     networks: Networks,
-    offences: HashMap<Client, Offences>,
+    offences: SeededMap<Client, Offences>,
     next_serial: u64,
     ipv6_prefix: u8,
     lifting: usize,
@@ -74,16 +75,16 @@ struct Offences {
 }
 
 impl Ledger {
-    /// An empty ledger; serial numbers go on from `next_serial`.
-    pub fn new(backoff: Backoff, ipv6_prefix: u8, next_serial: u64) -> Ledger {
+    /// An empty ledger; serial numbers go on from `next_serial`, tables are spread by `hasher`.
+    pub(crate) fn new(backoff: Backoff, ipv6_prefix: u8, next_serial: u64, hasher: SeededState) -> Ledger {
         Ledger {
             backoff,
             index: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
+            hasher,
             slots: Vec::new(),
             deadlines: BinaryHeap::new(),
-            networks: Networks::default(),
-            offences: HashMap::new(),
+            networks: Networks::new(hasher),
+            offences: SeededMap::with_hasher(hasher),
             next_serial: next_serial.max(1),
             ipv6_prefix,
             lifting: 0,
@@ -281,10 +282,13 @@ impl Ledger {
     /// Drops offences that no longer count; returns the clients they were of.
     pub fn forget_old_offences(&mut self, now_secs: i64) -> Vec<Client> {
         let backoff = &self.backoff;
-        self.offences
+        let mut forgotten: Vec<Client> = self
+            .offences
             .extract_if(|_, o| !backoff.is_remembered(o.last_secs, now_secs))
             .map(|(client, _)| client)
-            .collect()
+            .collect();
+        forgotten.sort_unstable();
+        forgotten
     }
 
     /// The ladder of terms.
@@ -373,13 +377,16 @@ impl Ledger {
 #[derive(Debug, Default)]
 pub struct Pending {
     enforcers: u8,
-    forgot: HashMap<Client, (u64, u8)>,
+    forgot: BTreeMap<Client, (u64, u8)>,
 }
 
 impl Pending {
     /// Lifts wait for all of these.
     pub fn new(enforcers: &[EnforcerName]) -> Pending {
-        Pending { enforcers: enforcers.iter().map(|e| bit(*e)).fold(0, |a, b| a | b), forgot: HashMap::new() }
+        Pending {
+            enforcers: enforcers.iter().map(|e| bit(*e)).fold(0, |a, b| a | b),
+            forgot: BTreeMap::new(),
+        }
     }
 
     /// Whether there is any enforcer to wait for.
@@ -401,14 +408,19 @@ impl Pending {
 }
 
 /// Banned networks by prefix length, so that the one over an address is found by one look-up a length in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Networks {
-    by_length: std::collections::BTreeMap<(bool, u8), HashMap<Client, ()>>,
+    by_length: BTreeMap<(bool, u8), SeededMap<Client, ()>>,
+    hasher: SeededState,
 }
 
 impl Networks {
+    fn new(hasher: SeededState) -> Networks {
+        Networks { by_length: BTreeMap::new(), hasher }
+    }
+
     fn len(&self) -> usize {
-        self.by_length.values().map(HashMap::len).sum()
+        self.by_length.values().map(SeededMap::len).sum()
     }
 
     fn length_of(client: Client) -> (bool, u8) {
@@ -416,7 +428,8 @@ impl Networks {
     }
 
     fn add(&mut self, client: Client) {
-        self.by_length.entry(Self::length_of(client)).or_default().insert(client, ());
+        let set = self.by_length.entry(Self::length_of(client));
+        set.or_insert_with(|| SeededMap::with_hasher(self.hasher)).insert(client, ());
     }
 
     fn remove(&mut self, client: Client) {
@@ -450,7 +463,6 @@ mod tests {
     use super::*;
     use crate::bans::allowlist::Allowlist;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
 
     const T0: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 50_000 };
 
@@ -463,7 +475,7 @@ mod tests {
     }
 
     fn ledger() -> Ledger {
-        Ledger::new(Backoff::default(), 64, 1)
+        Ledger::new(Backoff::default(), 64, 1, SeededState::new(7))
     }
 
     #[test]

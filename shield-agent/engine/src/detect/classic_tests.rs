@@ -1,7 +1,7 @@
 //! `profile = "classic"` against a plain model of the rule as Shield was first described: the whole history is kept and
 //! counted anew for every request. Nothing of the engine's windows or baseline is used.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
@@ -45,7 +45,7 @@ struct Level {
 #[derive(Default)]
 struct Model {
     past: Vec<Past>,
-    found: HashMap<u32, u32>,
+    found: BTreeMap<u32, u32>,
     /// The level in force and until when its history goes: what is learned does not change any more.
     level: Option<(u32, Level)>,
 }

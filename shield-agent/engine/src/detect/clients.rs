@@ -611,7 +611,7 @@ mod tests {
         #[test]
         fn the_table_equals_a_map(steps in prop::collection::vec((0u128..40, 0u32..8, 0u32..90), 1..400)) {
             let mut table = clients(1000);
-            let mut model = std::collections::HashMap::<u128, Vec<u32>>::new();
+            let mut model = std::collections::BTreeMap::<u128, Vec<u32>>::new();
             let mut now = 1000;
             for (key, kind, ahead) in steps {
                 match kind {

@@ -471,7 +471,7 @@ proptest! {
         let mut policy = everything_low();
         policy.behaviour.experience_secs = experience_secs;
         let mut site = Site::new(policy);
-        let (mut newest, mut quiet_until) = (START, std::collections::HashMap::new());
+        let (mut newest, mut quiet_until) = (START, std::collections::BTreeMap::new());
         let steps: Vec<Step> = steps;
         for (ahead, client, shape, name, kind) in steps {
             let second = if ahead < 0 { newest + ahead } else { newest + ahead / haste };

@@ -226,7 +226,7 @@ fn place(slots: &[Trail], key: u32) -> Option<usize> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashMap;
+    use std::collections::BTreeMap;
 
     fn trace(key: u32, weight: u8, flags: Flags) -> Trace {
         Trace { key, weight, flags, answer: 0 }
@@ -273,7 +273,7 @@ mod tests {
         /// Keys that begin at few places, so that they run into one another.
         #[test]
         fn the_table_equals_a_map(steps in prop::collection::vec((0u32..40, 0u32..4, 0u32..30), 1..400)) {
-            let (mut trails, mut model, mut now) = (Trails::default(), HashMap::<u32, Trail>::new(), 1000);
+            let (mut trails, mut model, mut now) = (Trails::default(), BTreeMap::<u32, Trail>::new(), 1000);
             for (key, place, ahead) in steps {
                 now += ahead;
                 let key = key << 9 | (511 - place);
