@@ -16,6 +16,7 @@ use crate::clock;
 use crate::enforce::Drops;
 use crate::enforce::interpreter::Interpreter;
 use crate::owner::Handle;
+use crate::source;
 use crate::store::reader::{BanQuery as StoreQuery, BanSort as StoreSort, EndedBan, Reader};
 use shield_engine::Engine;
 use shield_engine::action::{BanRecord, Reply};
@@ -34,6 +35,7 @@ pub(crate) struct AgentBackend {
     interpreter: Arc<Interpreter>,
     reader: Arc<Mutex<Reader>>,
     backlog: Arc<AtomicU64>,
+    sources: Vec<Arc<source::Stats>>,
     about: About,
 }
 
@@ -57,9 +59,10 @@ impl AgentBackend {
         interpreter: Arc<Interpreter>,
         reader: Reader,
         backlog: Arc<AtomicU64>,
+        sources: Vec<Arc<source::Stats>>,
         about: About,
     ) -> AgentBackend {
-        AgentBackend { owner, interpreter, reader: Arc::new(Mutex::new(reader)), backlog, about }
+        AgentBackend { owner, interpreter, reader: Arc::new(Mutex::new(reader)), backlog, sources, about }
     }
 
     async fn look<T: Send + 'static>(
@@ -146,7 +149,8 @@ impl Backend for AgentBackend {
             let drops = self.interpreter.totals();
             let backlog = self.backlog.load(Ordering::Relaxed);
             let view = self.look(move |engine, now| agent_view(engine, now, about, drops)).await?;
-            Ok(AgentView { store_backlog: backlog, ..view })
+            let sources = self.sources.iter().map(|stats| stats.snapshot()).collect();
+            Ok(AgentView { store_backlog: backlog, sources, ..view })
         })
     }
 
@@ -238,6 +242,7 @@ fn agent_view(engine: &Engine, now: Now, about: About, drops: Vec<(EnforcerName,
         permanent_bans: engine.ledger().permanent_count() as u64,
         drops,
         store_backlog: 0,
+        sources: Vec::new(),
     }
 }
 

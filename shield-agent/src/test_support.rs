@@ -88,8 +88,8 @@ pub mod replay {
 }
 pub mod source {
     pub use crate::source::pool::Pool;
-    pub use crate::source::stats::Snapshot;
-    pub use crate::source::{FirstStart, Settings, start};
+    pub use crate::source::stats::{Backlog, Snapshot};
+    pub use crate::source::{FirstStart, Prepared, Settings};
 }
 pub mod store {
     pub use crate::store::boots::BootId;

@@ -125,7 +125,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 
     let (stop_api, api_stopped) = watch::channel(false);
     let about = about(&config, kernel, started.wall_ms);
-    let backend = AgentBackend::new(handle.clone(), Arc::clone(&interpreter), reader, backlog, about);
+    let sources = source::Prepared::new(config.sources.clone());
+    let interpreter_too = Arc::clone(&interpreter);
+    let backend = AgentBackend::new(handle.clone(), interpreter_too, reader, backlog, sources.stats(), about);
     let server = serve(&config, Arc::new(backend), feed).await?;
     handle.say(Message::Part(PartReport {
         part: "page".to_owned(),
@@ -133,7 +135,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         repaired: None,
     }));
     let server = tokio::spawn(server.run(api_stopped));
-    let sources = start_sources(&config, restored_checkpoints, pool, &handle)?;
+    let sources = start_sources(sources, &restored_checkpoints, &pool, &handle)?;
     let hosts = watch_host(handle.clone())?;
     tracing::info!(socket = %config.socket.display(), "started");
     let watchdog = tokio::spawn(systemd_watchdog(handle.clone()));
@@ -435,16 +437,16 @@ fn page_state(config: &Config) -> PartState {
 }
 
 fn start_sources(
-    config: &Config,
-    checkpoints: Vec<Checkpoint>,
-    pool: Pool,
+    sources: source::Prepared,
+    checkpoints: &[Checkpoint],
+    pool: &Pool,
     owner: &Handle,
 ) -> Result<Sources> {
     let (lines, states) = (owner.clone(), owner.clone());
     let deliver =
         move |batch| if lines.lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
     let report = move |report| states.say(Message::Part(report));
-    source::start(config.sources.clone(), &checkpoints, &pool, &deliver, &report)
+    sources.start(checkpoints, pool, &deliver, &report)
 }
 
 /// The thread that keeps the allowlist's host entries true.

@@ -8,10 +8,17 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use shield_tests::agent::{Agent, Home};
 use shield_tests::command;
 use shield_tests::netns::Namespace;
+
+/// Lines are read within seconds; this is for a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between two scrapes.
+const POLL: Duration = Duration::from_millis(50);
 
 fn packaging() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging")
@@ -25,6 +32,14 @@ fn metrics() -> String {
     fs::write(&log, "").unwrap();
     home.configure(&log, "", "[page]\nenabled = false\n").unwrap();
     let agent = Agent::start(&namespace, &home, &["--dry-run"]).unwrap();
+    let line = r#"{"source_ip":"192.0.2.9","timestamp":1795530901,"path":"/","status":200}"#;
+    fs::write(&log, format!("{line}\n{line}\nrubbish\n")).unwrap();
+    let lines_read = format!("shield_source_lines_total{{source=\"{}\"}} 3\n", log.display());
+    let deadline = Instant::now() + PATIENCE;
+    while !get(&home.socket(), "/metrics").contains(&lines_read) {
+        assert!(Instant::now() < deadline, "the log's lines were not read: {}", home.log());
+        std::thread::sleep(POLL);
+    }
     home.command(&namespace, &["ban", "192.0.2.7", "--for", "10m"]).unwrap();
     let text = get(&home.socket(), "/metrics");
     assert!(agent.stop().unwrap().success(), "{}", home.log());
@@ -64,6 +79,13 @@ fn promtool_finds_nothing_and_alerts_and_dashboard_use_what_is_there() {
     assert!(metrics.contains("shield_notices_total{kind=\"would_ban\"} 1"), "{metrics}");
     assert!(metrics.contains("shield_bans_total{rule=\"operator\"} 0"), "a dry run bans nobody: {metrics}");
     assert!(metrics.contains("shield_dry_run 1"), "{metrics}");
+    for (family, value) in [("lag_bytes", 0), ("last_line_timestamp_seconds", 1_795_530_901)] {
+        let is_sample = |line: &str| {
+            line.starts_with(&format!("shield_source_{family}{{source=\"/"))
+                && line.ends_with(&format!("/access.log\"}} {value}"))
+        };
+        assert!(metrics.lines().any(is_sample), "{family}: {metrics}");
+    }
     assert!(!metrics.contains("192.0.2.7"), "no label a client");
     let families: BTreeSet<&str> =
         metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();

@@ -90,7 +90,8 @@ fn reader() {
     };
     let pool = Pool::default();
     let checkpoints: Vec<Checkpoint> = checkpoint.into_iter().collect();
-    let sources = source::start(vec![settings], &checkpoints, &pool, &deliver, &|_| {}).unwrap();
+    let sources =
+        source::Prepared::new(vec![settings]).start(&checkpoints, &pool, &deliver, &|_| {}).unwrap();
     let mut log = OpenOptions::new().create(true).append(true).open(commits).unwrap();
     for batch in batches {
         assert_eq!(batch.rejected.iter().sum::<u64>(), 0);

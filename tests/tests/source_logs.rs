@@ -64,10 +64,11 @@ fn wrong_with(log: &Path) -> Option<String> {
         ControlFlow::Continue(())
     };
     let settings = source::Settings::of_files(path.to_str().unwrap());
-    let sources = source::start(vec![settings], &[], &pool, &deliver, &|_| {}).unwrap();
-    let stats = &sources.stats()[0];
+    let prepared = source::Prepared::new(vec![settings]);
+    let stats = prepared.stats().remove(0);
+    let sources = prepared.start(&[], &pool, &deliver, &|_| {}).unwrap();
     // Until the empty file was seen, what is written to it would be older than the first start.
-    wait_until(|| stats.snapshot().logs == 1);
+    wait_until(|| stats.snapshot().backlog.is_some_and(|backlog| backlog.logs == 1));
     OpenOptions::new().append(true).open(&path).unwrap().write_all(&text).unwrap();
     wait_until(|| stats.snapshot().bytes >= text.len() as u64);
     let snapshot = stats.snapshot();

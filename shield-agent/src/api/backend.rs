@@ -7,6 +7,7 @@ use std::pin::Pin;
 
 use super::types::{BanSort, ConfigView, PastBan};
 use crate::enforce::Drops;
+use crate::source;
 use shield_engine::action::{BanRecord, Reply, Totals};
 use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
@@ -88,6 +89,8 @@ pub struct AgentView {
     pub drops: Vec<(EnforcerName, Drops)>,
     /// Records that are not in the database yet.
     pub store_backlog: u64,
+    /// What every source has read, in the order of the configuration.
+    pub sources: Vec<source::stats::Snapshot>,
 }
 
 /// Which bans to list.

@@ -5,10 +5,12 @@ use super::feed::Standing;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
     Detector, Dropped, EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Part, PartStateName,
-    Reference, Status, WarmUp, Window,
+    Reference, SourceStatus, Status, WarmUp, Window,
 };
 use super::vitals::Vitals;
 use super::words;
+use crate::source::file::BLOCK_BYTES;
+use crate::source::stats::Snapshot;
 use shield_engine::action::BanRecord;
 use shield_engine::allowlist::Allowed;
 use shield_engine::event::{PartReport, PartState};
@@ -21,7 +23,9 @@ pub(crate) const WINDOW_SECS: u32 = 60;
 
 /// Everything at a glance; `dropped` comes with its rates, which need two readings.
 pub(crate) fn status(view: &AgentView, standing: &Standing, dropped: Dropped, vitals: &Vitals) -> Status {
-    let parts: Vec<Part> = view.parts.iter().map(part).collect();
+    let sources: Vec<SourceStatus> =
+        view.sources.iter().map(|source| source_status(source, view.now)).collect();
+    let parts: Vec<Part> = view.parts.iter().map(|report| part(report, &sources)).collect();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now_ms: view.now.wall_ms,
@@ -42,17 +46,50 @@ pub(crate) fn status(view: &AgentView, standing: &Standing, dropped: Dropped, vi
         agent: vitals.agent.clone(),
         host: vitals.host.clone(),
         parts,
+        sources,
     }
 }
 
-fn part(report: &PartReport) -> Part {
+fn part(report: &PartReport, sources: &[SourceStatus]) -> Part {
     let (state, text) = match &report.state {
         PartState::Active { detail } => (PartStateName::Active, detail),
         PartState::Waiting { reason } => (PartStateName::Waiting, reason),
         PartState::Degraded { reason } => (PartStateName::Degraded, reason),
         PartState::Off { reason } => (PartStateName::Off, reason),
     };
-    Part { part: report.part.clone(), state, text: words::printable(text) }
+    let name = report.part.strip_prefix("source:");
+    let lag = sources.iter().find(|source| name == Some(&source.source)).and_then(lag_words);
+    let text = lag.map_or_else(|| text.clone(), |lag| format!("{text}; {lag}"));
+    Part { part: report.part.clone(), state, text: words::printable(&text) }
+}
+
+/// Less than a block is no lag: the next read takes it whole.
+const LAG_SHOWN_BYTES: u64 = BLOCK_BYTES as u64;
+
+fn source_status(source: &Snapshot, now: Now) -> SourceStatus {
+    let rejected: u64 = source.rejected.iter().sum();
+    let lag_bytes = source.backlog.map(|backlog| backlog.bytes);
+    let age_secs = |last_secs: i64| u64::try_from(now.wall_secs() - last_secs).unwrap_or(0);
+    // On a quiet site the last line is old although nothing is left to read.
+    let is_behind = lag_bytes.is_some_and(|bytes| bytes >= LAG_SHOWN_BYTES);
+    SourceStatus {
+        source: source.source.clone(),
+        lines: source.lines + rejected,
+        bytes: source.bytes,
+        rejected,
+        salvaged: source.salvaged,
+        logs: source.backlog.map(|backlog| backlog.logs),
+        lag_bytes,
+        lag_secs: source.last_line_secs.filter(|_| is_behind).map(age_secs),
+        last_line_ms: source.last_line_secs.map(|secs| secs.saturating_mul(1000)),
+    }
+}
+
+/// `1.2 GiB (3 h) behind`; `None` when it is not.
+fn lag_words(source: &SourceStatus) -> Option<String> {
+    let bytes = words::bytes(source.lag_bytes.filter(|bytes| *bytes >= LAG_SHOWN_BYTES)?);
+    let age = source.lag_secs.map(|secs| format!(" ({})", words::duration(secs))).unwrap_or_default();
+    Some(format!("{bytes}{age} behind"))
 }
 
 fn health(parts: &[Part], warming_up: bool, standing: &Standing) -> Health {
@@ -283,6 +320,7 @@ fn explanation_words(view: &ClientView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::stats::Backlog;
 
     fn part(state: PartStateName) -> Part {
         Part { part: "xdp".into(), state, text: String::new() }
@@ -303,6 +341,34 @@ mod tests {
         check(&[Waiting, Active], false, &calm, Health::Waiting);
         check(&[Waiting, Degraded], true, &calm, Health::Degraded);
         check(&[Active], false, &stopped, Health::Degraded);
+    }
+
+    #[test]
+    fn a_source_behind_its_log_says_how_far() {
+        let now = Now { wall_ms: 20_000_000_000, boot_ms: 0 };
+        let check = |state: PartState, bytes: u64, last_line_secs, expected: &str| {
+            let snapshot = Snapshot {
+                source: "/a.log".into(),
+                lines: 3,
+                bytes: 500,
+                salvaged: 1,
+                rejected: [1, 0, 0, 0, 0, 0],
+                backlog: Some(Backlog { bytes, logs: 1 }),
+                last_line_secs,
+            };
+            let report = PartReport { part: "source:/a.log".into(), state, repaired: None };
+            let status = source_status(&snapshot, now);
+            assert_eq!((status.lines, status.rejected, status.lag_bytes), (4, 1, Some(bytes)));
+            assert_eq!(super::part(&report, &[status]).text, expected);
+        };
+        let reading = || PartState::Active { detail: "reading".into() };
+        let late = || PartState::Degraded { reason: "bans come late".into() };
+        check(reading(), 0, Some(1), "reading");
+        check(reading(), LAG_SHOWN_BYTES - 1, Some(1), "reading");
+        check(reading(), 300 << 20, None, "reading; 300.0 MiB behind");
+        check(reading(), 1_288_490_189, Some(20_000_000 - 10_800), "reading; 1.2 GiB (3 h) behind");
+        check(late(), 1 << 30, Some(20_000_000 - 90), "bans come late; 1.0 GiB (1 min 30 s) behind");
+        check(reading(), 1 << 30, Some(20_000_060), "reading; 1.0 GiB (0 s) behind");
     }
 
     #[test]

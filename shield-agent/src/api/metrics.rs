@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::feed::{Counts, lift_name};
 use super::live::Reading;
-use super::types::{PartStateName, Status};
+use super::types::{PartStateName, SourceStatus, Status};
 use super::words;
 use shield_engine::action::LiftReason;
 use shield_engine::request::Rejected;
@@ -98,6 +98,7 @@ fn traffic(page: &mut Page, reading: &Reading) {
         let count = reading.view.rejected[reason.index()];
         page.sample("shield_lines_rejected_total", &[("reason", reason.name())], count as f64);
     }
+    sources(page, &status.sources);
     let salvaged = totals.salvaged as f64;
     page.counter(
         "shield_lines_salvaged_total",
@@ -118,6 +119,37 @@ fn traffic(page: &mut Page, reading: &Reading) {
     );
     let evicted = "Clients dropped from the full table since start.";
     page.counter("shield_clients_evicted_total", evicted, detector.evicted as f64);
+}
+
+/// One sample a source, so the configuration bounds their number: a pattern of a thousand logs is one source.
+fn sources(page: &mut Page, sources: &[SourceStatus]) {
+    let lines = |source: &SourceStatus| Some(source.lines as f64);
+    let lag = |source: &SourceStatus| source.lag_bytes.map(|bytes| bytes as f64);
+    let last_line = |source: &SourceStatus| source.last_line_ms.map(|ms| ms as f64 / 1000.0);
+    type Value<'a> = &'a dyn Fn(&SourceStatus) -> Option<f64>;
+    let families: [(&str, &str, &str, Value<'_>); 3] = [
+        (
+            "shield_source_lines_total",
+            "counter",
+            "Log lines read since start, refused ones included.",
+            &lines,
+        ),
+        ("shield_source_lag_bytes", "gauge", "Bytes in the source's logs that are not read yet.", &lag),
+        (
+            "shield_source_last_line_timestamp_seconds",
+            "gauge",
+            "When the last line read was logged, by the log's times, since the Unix epoch.",
+            &last_line,
+        ),
+    ];
+    for (name, kind, help, value) in families {
+        page.family(name, kind, help);
+        for source in sources {
+            if let Some(value) = value(source) {
+                page.sample(name, &[("source", &source.source)], value);
+            }
+        }
+    }
 }
 
 fn baseline(page: &mut Page, status: &Status) {
@@ -224,6 +256,45 @@ mod tests {
             }
         }
         assert_eq!(std::collections::BTreeSet::from(RULES).len(), RULES.len());
+    }
+
+    #[test]
+    fn a_source_has_a_sample_for_whatever_is_known_of_it() {
+        let file = SourceStatus {
+            source: "/var/log/nginx/access.log".into(),
+            lines: 12,
+            bytes: 1_000,
+            rejected: 2,
+            salvaged: 0,
+            logs: Some(1),
+            lag_bytes: Some(1_288_490_189),
+            lag_secs: Some(10_800),
+            last_line_ms: Some(1_795_530_901_000),
+        };
+        let socket = SourceStatus {
+            source: "/run/shield.sock".into(),
+            lines: 0,
+            logs: None,
+            lag_bytes: None,
+            lag_secs: None,
+            last_line_ms: None,
+            ..file.clone()
+        };
+        let mut page = Page::default();
+        sources(&mut page, &[file, socket]);
+        let expected = r#"
+# HELP shield_source_lines_total Log lines read since start, refused ones included.
+# TYPE shield_source_lines_total counter
+shield_source_lines_total{source="/var/log/nginx/access.log"} 12
+shield_source_lines_total{source="/run/shield.sock"} 0
+# HELP shield_source_lag_bytes Bytes in the source's logs that are not read yet.
+# TYPE shield_source_lag_bytes gauge
+shield_source_lag_bytes{source="/var/log/nginx/access.log"} 1288490189
+# HELP shield_source_last_line_timestamp_seconds When the last line read was logged, by the log's times, since the Unix epoch.
+# TYPE shield_source_last_line_timestamp_seconds gauge
+shield_source_last_line_timestamp_seconds{source="/var/log/nginx/access.log"} 1795530901
+"#;
+        assert_eq!(page.text, expected.trim_start());
     }
 
     #[test]

@@ -260,6 +260,8 @@ pub struct Status {
     pub health: Health,
     /// Every part.
     pub parts: Vec<Part>,
+    /// Every source.
+    pub sources: Vec<SourceStatus>,
     /// The detector.
     pub detector: Detector,
     /// The whole server's traffic.
@@ -280,6 +282,29 @@ pub struct Status {
     pub agent: AgentVitals,
     /// The machine.
     pub host: HostVitals,
+}
+
+/// What one source has read since start, and how far it is behind its logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Its name; its part is `source:` and the name.
+    pub source: String,
+    /// Lines read, refused ones included.
+    pub lines: u64,
+    /// Bytes of these lines.
+    pub bytes: u64,
+    /// Lines refused.
+    pub rejected: u64,
+    /// Requests recovered from broken lines.
+    pub salvaged: u64,
+    /// Logs followed; `None` for a socket and for standard input.
+    pub logs: Option<u64>,
+    /// Bytes in the logs that are not read yet; `None` for a socket and for standard input.
+    pub lag_bytes: Option<u64>,
+    /// How old the last line read is, by the log's times. `None` when the source is not behind, or before the first line.
+    pub lag_secs: Option<u64>,
+    /// When the last line read was logged, by the log's times; `None` before the first.
+    pub last_line_ms: Option<i64>,
 }
 
 /// A ban in force.

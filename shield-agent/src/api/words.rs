@@ -231,6 +231,18 @@ pub(crate) fn duration(secs: u64) -> String {
     }
 }
 
+/// Bytes in binary units, as `1.5 MiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
 /// A ban's cause in one or two sentences.
 pub(crate) fn cause(ban: &BanRecord) -> String {
     let given = ban.reason.as_deref().map(|reason| format!("{reason}. ")).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! What commands write to standard output: text, tables, JSON; colours only on a terminal. The one place for it.
 
+pub(crate) use crate::api::words::bytes;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anyhow::{Context, Result};
@@ -145,18 +146,6 @@ pub(crate) fn count(number: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// Bytes in binary units, as `1.5 MiB`.
-pub(crate) fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 #[cfg(test)]

@@ -214,6 +214,7 @@ mod tests {
             },
             hour_profile: Vec::new(),
             totals: Totals { requests: 1_000, errors: 25, rejected: 3, salvaged: 1, bans: 40, lifts: 28 },
+            sources: Vec::new(),
             rejected: Default::default(),
             bans: BanCounts { active: 12, permanent: 1 },
             dropped: Dropped {

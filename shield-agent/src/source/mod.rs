@@ -5,6 +5,7 @@
 //! and `wake` decide when to look. Nothing here knows what the requests are for.
 
 pub(crate) mod file;
+mod lag;
 pub(crate) mod pool;
 mod run;
 pub(crate) mod stats;
@@ -25,6 +26,7 @@ pub(crate) use file::Place;
 pub(crate) use pool::Pool;
 pub(crate) use stats::Stats;
 
+use lag::Lag;
 use shield_engine::event::PartReport;
 use shield_engine::request::{Batch, Checkpoint, SourceId};
 use wake::Wake;
@@ -42,6 +44,7 @@ pub struct Settings {
     pub first_start: FirstStart,
 }
 
+#[cfg(any(test, feature = "test-support"))]
 impl Settings {
     /// The log, pattern or folder `text`, with every setting at its default.
     pub fn of_files(text: &str) -> Settings {
@@ -90,79 +93,98 @@ impl<F: FnMut(Batch) -> ControlFlow<()> + Send + 'static> Deliver for F {}
 pub trait Report: FnMut(PartReport) + Send + 'static {}
 impl<F: FnMut(PartReport) + Send + 'static> Report for F {}
 
+/// The configured sources before their threads start: their counters can be handed out first.
+#[derive(Debug)]
+pub struct Prepared {
+    sources: Vec<(Settings, Arc<Stats>)>,
+}
+
+impl Prepared {
+    /// Makes the counters of every source.
+    pub fn new(settings: Vec<Settings>) -> Prepared {
+        let with_stats = |settings: Settings| {
+            let stats = Arc::new(Stats::new(&settings.name, &settings.input));
+            (settings, stats)
+        };
+        Prepared { sources: settings.into_iter().map(with_stats).collect() }
+    }
+
+    /// Returns every source's counters, in the order of the settings.
+    pub fn stats(&self) -> Vec<Arc<Stats>> {
+        self.sources.iter().map(|(_, stats)| Arc::clone(stats)).collect()
+    }
+
+    /// Starts a thread for every source.
+    ///
+    /// `checkpoints` are those stored by earlier runs, of any source; each source takes its own.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or there are more than 65,536 sources. A log that cannot be read is no error here
+    /// but a state that is reported, and retried.
+    pub fn start<D, R>(
+        self,
+        checkpoints: &[Checkpoint],
+        pool: &Pool,
+        deliver: &D,
+        report: &R,
+    ) -> anyhow::Result<Sources>
+    where
+        D: Deliver + Clone,
+        R: Report + Clone,
+    {
+        let mut sources = Sources { threads: Vec::new() };
+        for (at, (settings, stats)) in self.sources.into_iter().enumerate() {
+            let id = u16::try_from(at).context("could not number the sources: there are more than 65,536")?;
+            let wake = Wake::default();
+            let checkpoint =
+                checkpoints.iter().find(|checkpoint| checkpoint.source == settings.name).cloned();
+            let source = run::Source {
+                id: SourceId(id),
+                wake: wake.clone(),
+                stats,
+                lag: Lag::default(),
+                pool: pool.clone(),
+                deliver: deliver.clone(),
+                report: report.clone(),
+            };
+            let name = settings.name.clone();
+            let can_be_woken = settings.input != Input::Stdin;
+            let handle = std::thread::Builder::new()
+                .name(format!("source-{at}"))
+                .spawn(move || source.run(settings, checkpoint))
+                .with_context(|| format!("could not start a thread for the source {name}"))?;
+            sources.threads.push(SourceThread { wake, handle, can_be_woken });
+        }
+        Ok(sources)
+    }
+}
+
 /// The running sources.
 #[derive(Debug)]
 pub struct Sources {
-    threads: Vec<(Wake, JoinHandle<()>)>,
-    stats: Vec<Arc<Stats>>,
+    threads: Vec<SourceThread>,
+}
+
+#[derive(Debug)]
+struct SourceThread {
+    wake: Wake,
+    handle: JoinHandle<()>,
+    can_be_woken: bool,
 }
 
 impl Sources {
-    /// Every source's counters, in the order of the settings.
-    pub fn stats(&self) -> &[Arc<Stats>] {
-        &self.stats
-    }
-
-    /// Whether every source came to its end by itself (standard input does).
-    pub fn are_over(&self) -> bool {
-        self.threads.iter().all(|(_, thread)| thread.is_finished())
-    }
-
-    /// Ends every source, at the latest when its current batch is delivered.
+    /// Stops every source, at the latest when its current batch is delivered.
     ///
     /// A thread that waits for standard input cannot be woken; it ends with the process.
     pub fn stop(self) {
-        for (wake, _) in &self.threads {
-            wake.stop();
+        // All are woken before the first is waited for, so that they come to their ends at the same time.
+        for thread in &self.threads {
+            thread.wake.stop();
         }
-        for (at, (_, thread)) in self.threads.into_iter().enumerate() {
-            let waits_for_input = self.stats.get(at).is_some_and(|stats| stats.is_stdin());
-            if !waits_for_input && thread.join().is_err() {
+        for thread in self.threads.into_iter().filter(|thread| thread.can_be_woken) {
+            if thread.handle.join().is_err() {
                 tracing::error!("a source's thread had panicked");
             }
         }
     }
-}
-
-/// Starts a thread for every source.
-///
-/// `checkpoints` are those stored by earlier runs, of any source; each source takes its own.
-///
-/// # Errors
-/// When a thread cannot be made, or there are more than 65,536 sources. Whatever is wrong with a log is no error here but
-/// a state that is reported, and retried.
-pub fn start<D, R>(
-    settings: Vec<Settings>,
-    checkpoints: &[Checkpoint],
-    pool: &Pool,
-    deliver: &D,
-    report: &R,
-) -> anyhow::Result<Sources>
-where
-    D: Deliver + Clone,
-    R: Report + Clone,
-{
-    let mut sources = Sources { threads: Vec::new(), stats: Vec::new() };
-    for (at, settings) in settings.into_iter().enumerate() {
-        let id = SourceId(u16::try_from(at).context("count the sources (65,536 at most)")?);
-        let stats = Arc::new(Stats::new(&settings.name, &settings.input));
-        let wake = Wake::default();
-        let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.source == settings.name).cloned();
-        let source = run::Source {
-            id,
-            wake: wake.clone(),
-            stats: Arc::clone(&stats),
-            pool: pool.clone(),
-            deliver: deliver.clone(),
-            report: report.clone(),
-        };
-        let name = settings.name.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("source-{at}"))
-            .spawn(move || source.run(settings, checkpoint))
-            .with_context(|| format!("start a thread for the source {name}"))?;
-        sources.threads.push((wake, thread));
-        sources.stats.push(stats);
-    }
-    Ok(sources)
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{self, Files, Start};
+use super::lag::Lag;
 use super::pool::Pool;
-use super::stats::Stats;
+use super::stats::{Backlog, Stats};
 use super::stream::Syslog;
 use super::wake::Wake;
 use super::watch::Watch;
@@ -20,14 +21,21 @@ use shield_logline::Output;
 /// How long to wait before binding a socket is tried again.
 const BIND_RETRY: Duration = Duration::from_secs(5);
 
+/// Between two looks at how far behind a source is while it reads without a pause.
+const NOTE_EVERY_MS: u64 = 250;
+
+/// The reason of a source that is behind for too long. Without figures, because every new reason is announced; the API adds
+/// those of the moment.
+const LATE: &str = "reading, but behind its log for over a minute, so bans come late; check whether the machine is overloaded";
+
 /// One source, ready to run.
 pub(super) struct Source<D, R> {
     /// Its number.
     pub id: SourceId,
     /// Wakes and stops it.
     pub wake: Wake,
-    /// Its counters.
     pub stats: Arc<Stats>,
+    pub lag: Lag,
     /// Where batches come from.
     pub pool: Pool,
     /// Where batches go.
@@ -59,8 +67,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let mut was_rung = false;
         while !self.wake.is_stopped() {
             let ControlFlow::Continue(bytes) = self.read_all(&mut files) else { return };
-            self.stats.set_lag(files.lag_bytes(), files.count());
-            self.say(files.state());
+            self.note_progress(&files, clock::now().boot_ms);
             if bytes > 0 {
                 watch.found(was_rung);
             }
@@ -71,17 +78,25 @@ impl<D: Deliver, R: Report> Source<D, R> {
         }
     }
 
-    /// Delivers everything there is to read now; says how many bytes.
+    /// Delivers everything there is to read now; returns how many bytes that were.
     fn read_all(&mut self, files: &mut Files) -> ControlFlow<(), u64> {
         let mut read = 0;
+        let mut noted_ms = None;
         loop {
             let mut batch = self.pool.take();
-            let Some(bytes) = files.step(clock::now().boot_ms, &mut batch) else {
+            let now_ms = clock::now().boot_ms;
+            let Some(bytes) = files.step(now_ms, &mut batch) else {
                 self.pool.give(batch);
                 return ControlFlow::Continue(read);
             };
             read += bytes;
             self.stats.count(&batch, bytes);
+            // Before the delivery, which blocks as long as the engine is behind. Not for every batch: it costs a system
+            // call for each log followed.
+            if noted_ms.is_none_or(|noted_ms| now_ms >= noted_ms + NOTE_EVERY_MS) {
+                noted_ms = Some(now_ms);
+                self.note_progress(files, now_ms);
+            }
             if (self.deliver)(batch).is_break() {
                 return ControlFlow::Break(());
             }
@@ -92,6 +107,17 @@ impl<D: Deliver, R: Report> Source<D, R> {
                 files.hint_all();
             }
         }
+    }
+
+    /// Publishes how far behind the source is, and its state.
+    fn note_progress(&mut self, files: &Files, now_ms: u64) {
+        let backlog = Backlog { bytes: files.lag_bytes(), logs: files.count() as u64 };
+        self.stats.set_backlog(backlog);
+        let is_late = self.lag.is_late(backlog.bytes, now_ms);
+        self.say(match files.state() {
+            PartState::Active { .. } if is_late => PartState::Degraded { reason: LATE.to_owned() },
+            state => state,
+        });
     }
 
     fn run_syslog(&mut self, path: &Path, settings: &Settings) {

@@ -1,10 +1,8 @@
-//! What a source counts, for the status page and the metrics: written by its thread, read by anybody.
+//! Counters of one source, for the status page and the metrics. Its thread writes them and any thread reads them.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-
-use serde::Serialize;
 
 use super::Input;
 use shield_engine::event::PartState;
@@ -14,7 +12,7 @@ use shield_engine::request::{Batch, Rejected, RejectedCounts};
 #[derive(Debug)]
 pub struct Stats {
     name: String,
-    is_stdin: bool,
+    reads_files: bool,
     lines: AtomicU64,
     bytes: AtomicU64,
     salvaged: AtomicU64,
@@ -26,7 +24,7 @@ pub struct Stats {
 }
 
 /// The counters at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// The source's name.
     pub source: String,
@@ -34,30 +32,33 @@ pub struct Snapshot {
     pub lines: u64,
     /// Bytes of all lines read.
     pub bytes: u64,
-    /// Requests taken from broken lines.
+    /// Requests recovered from broken lines.
     pub salvaged: u64,
     /// Lines refused, in the order of [`Rejected::ALL`].
     pub rejected: RejectedCounts,
-    /// Bytes in the logs that are not read yet.
-    pub lag_bytes: u64,
-    /// Logs followed.
-    pub logs: u64,
+    /// How far reading is behind; `None` for a socket and for standard input, whose queues belong to the kernel.
+    pub backlog: Option<Backlog>,
     /// The time of the last request, by the log's clock; `None` before the first.
     pub last_line_secs: Option<i64>,
-    /// Whether it works.
-    #[serde(flatten)]
-    pub state: PartState,
+}
+
+/// What a source of files still has to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Bytes in the logs that are not read yet. Packed logs count with their packed size.
+    pub bytes: u64,
+    /// Logs followed.
+    pub logs: u64,
 }
 
 /// No line was read yet.
 const NEVER: i64 = i64::MIN;
 
 impl Stats {
-    /// All zero.
-    pub fn new(name: &str, input: &Input) -> Stats {
+    pub(super) fn new(name: &str, input: &Input) -> Stats {
         Stats {
             name: name.to_owned(),
-            is_stdin: *input == Input::Stdin,
+            reads_files: matches!(input, Input::Files(_)),
             lines: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             salvaged: AtomicU64::new(0),
@@ -69,18 +70,12 @@ impl Stats {
         }
     }
 
-    /// The source's name.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it reads standard input.
-    pub(super) fn is_stdin(&self) -> bool {
-        self.is_stdin
-    }
-
     /// Counts a batch of `bytes` bytes of lines.
-    pub fn count(&self, batch: &Batch, bytes: u64) {
+    pub(super) fn count(&self, batch: &Batch, bytes: u64) {
         let add = |counter: &AtomicU64, count: u64| counter.fetch_add(count, Ordering::Relaxed);
         add(&self.lines, batch.lines.len() as u64);
         add(&self.bytes, bytes);
@@ -93,14 +88,13 @@ impl Stats {
         }
     }
 
-    /// Notes how much there is to read, in how many logs.
-    pub fn set_lag(&self, lag_bytes: u64, logs: usize) {
-        self.lag_bytes.store(lag_bytes, Ordering::Relaxed);
-        self.logs.store(logs as u64, Ordering::Relaxed);
+    pub(super) fn set_backlog(&self, backlog: Backlog) {
+        self.lag_bytes.store(backlog.bytes, Ordering::Relaxed);
+        self.logs.store(backlog.logs, Ordering::Relaxed);
     }
 
-    /// Notes the state; returns whether it is another than before.
-    pub fn set_state(&self, state: &PartState) -> bool {
+    /// Stores the state; returns whether it differs from the one before.
+    pub(super) fn set_state(&self, state: &PartState) -> bool {
         let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = *known != *state;
         if is_new {
@@ -109,20 +103,19 @@ impl Stats {
         is_new
     }
 
-    /// The counters now.
+    /// Reads the counters. Each is right by itself; a batch counted meanwhile may show in some of them only.
     pub fn snapshot(&self) -> Snapshot {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let last = self.last_line_secs.load(Ordering::Relaxed);
+        let backlog = Backlog { bytes: load(&self.lag_bytes), logs: load(&self.logs) };
         Snapshot {
             source: self.name.clone(),
             lines: load(&self.lines),
             bytes: load(&self.bytes),
             salvaged: load(&self.salvaged),
             rejected: self.rejected.each_ref().map(load),
-            lag_bytes: load(&self.lag_bytes),
-            logs: load(&self.logs),
+            backlog: self.reads_files.then_some(backlog),
             last_line_secs: (last != NEVER).then_some(last),
-            state: self.state.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::stats::Backlog;
 use super::*;
 use shield_engine::event::PartState;
 
@@ -17,12 +18,22 @@ fn deliver_to(sender: SyncSender<Batch>) -> impl Deliver + Clone {
     move |batch| if sender.send(batch).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
-fn launch(settings: Settings, batches: usize) -> (Sources, Receiver<Batch>, Receiver<PartReport>) {
-    let (sender, receiver) = sync_channel(batches);
+struct Running {
+    sources: Sources,
+    stats: Arc<Stats>,
+    batches: Receiver<Batch>,
+    reports: Receiver<PartReport>,
+}
+
+/// Starts one source whose consumer has room for `room` batches.
+fn launch(settings: Settings, room: usize) -> Running {
+    let (sender, batches) = sync_channel(room);
     let (reporter, reports) = sync_channel(100);
     let report = move |report| drop(reporter.send(report));
-    let sources = start(vec![settings], &[], &Pool::default(), &deliver_to(sender), &report).unwrap();
-    (sources, receiver, reports)
+    let prepared = Prepared::new(vec![settings]);
+    let stats = prepared.stats().remove(0);
+    let sources = prepared.start(&[], &Pool::default(), &deliver_to(sender), &report).unwrap();
+    Running { sources, stats, batches, reports }
 }
 
 fn next_lines(receiver: &Receiver<Batch>) -> usize {
@@ -38,7 +49,7 @@ fn next_lines(receiver: &Receiver<Batch>) -> usize {
 fn lines_come_as_they_are_written_and_the_state_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.log");
-    let (sources, batches, reports) = launch(Settings::of_files(path.to_str().unwrap()), 4);
+    let Running { sources, stats, batches, reports } = launch(Settings::of_files(path.to_str().unwrap()), 4);
     let report = reports.recv_timeout(PATIENCE).unwrap();
     assert_eq!(report.part, format!("source:{}", path.display()));
     assert!(matches!(report.state, PartState::Waiting { .. }));
@@ -49,7 +60,7 @@ fn lines_come_as_they_are_written_and_the_state_is_told() {
     assert_eq!(state, PartState::Active { detail: "reading".to_owned() });
     writeln!(log, "{LINE}\nrubbish").unwrap();
     assert_eq!(next_lines(&batches), 1);
-    let stats = sources.stats()[0].snapshot();
+    let stats = stats.snapshot();
     assert_eq!(
         (stats.lines, stats.rejected.iter().sum::<u64>(), stats.bytes),
         (2, 1, 2 * (LINE.len() as u64 + 1) + 8)
@@ -65,9 +76,40 @@ fn a_source_whose_batches_nobody_takes_still_stops() {
     std::fs::write(&path, format!("{LINE}\n").repeat(20_000)).unwrap();
     let settings =
         Settings { first_start: FirstStart::Beginning, ..Settings::of_files(path.to_str().unwrap()) };
-    let (sources, batches, _reports) = launch(settings, 1);
+    let Running { sources, batches, .. } = launch(settings, 1);
     assert!(next_lines(&batches) > 0);
     drop(batches);
+    sources.stop();
+}
+
+/// History: the lag was counted only once everything was read, so an agent hours behind showed none.
+#[test]
+fn a_source_that_is_held_back_shows_how_far_it_is_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.log");
+    let text = format!("{LINE}\n").repeat(20_000);
+    std::fs::write(&path, &text).unwrap();
+    let settings =
+        Settings { first_start: FirstStart::Beginning, ..Settings::of_files(path.to_str().unwrap()) };
+    let Running { sources, stats, batches, .. } = launch(settings, 0);
+    let first = next_lines(&batches);
+    let behind = stats.snapshot();
+    let unread = |lines: usize| (text.len() - lines * (LINE.len() + 1)) as u64;
+    assert_eq!(
+        behind.backlog,
+        Some(Backlog { bytes: unread(first), logs: 1 }),
+        "the first batch alone is read"
+    );
+    assert!(unread(first) > file::BLOCK_BYTES as u64, "{first} lines were the first block");
+    let mut lines = first;
+    while lines < 20_000 {
+        lines += next_lines(&batches);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while stats.snapshot().backlog != Some(Backlog { bytes: 0, logs: 1 }) {
+        assert!(Instant::now() < deadline, "{:?}", stats.snapshot());
+        std::thread::yield_now();
+    }
     sources.stop();
 }
 
@@ -76,7 +118,7 @@ fn nginx_can_send_its_lines_over_a_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nginx.sock");
     let settings = Settings { input: Input::Syslog(path.clone()), ..Settings::of_files("syslog") };
-    let (sources, batches, reports) = launch(settings, 4);
+    let Running { sources, batches, reports, .. } = launch(settings, 4);
     assert!(matches!(reports.recv_timeout(PATIENCE).unwrap().state, PartState::Active { .. }));
     let sender = UnixDatagram::unbound().unwrap();
     sender.send_to(format!("<190>Nov 24 14:35:01 web nginx: {LINE}").as_bytes(), &path).unwrap();

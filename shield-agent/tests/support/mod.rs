@@ -23,6 +23,7 @@ use shield_agent::test_support::api::{Server, Settings};
 use shield_agent::test_support::cli::client::{AgentClient, Endpoint};
 use shield_agent::test_support::clock;
 use shield_agent::test_support::enforce::Drops;
+use shield_agent::test_support::source::{Backlog, Snapshot};
 use shield_engine::action::{BanRecord, CommandResult, LiftReason, Notice, Reply, Totals};
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::ban::Ban;
@@ -227,6 +228,7 @@ impl Backend for FakeBackend {
             bans: BANS as u64,
             permanent_bans: 1,
             store_backlog: 0,
+            sources: sources(),
             drops: vec![
                 (EnforcerName::Iptables, Drops { packets: 10, bytes: 600 }),
                 (EnforcerName::Xdp, Drops { packets: 20, bytes: 1_200 }),
@@ -317,6 +319,18 @@ fn parts() -> Vec<PartReport> {
         part("source:/var/log/nginx/access.log", PartState::Waiting { reason: "not there yet".into() }),
         part("slack", PartState::Off { reason: "no webhook configured".into() }),
     ]
+}
+
+fn sources() -> Vec<Snapshot> {
+    vec![Snapshot {
+        source: "/var/log/nginx/access.log".into(),
+        lines: 99,
+        bytes: 20_000,
+        salvaged: 0,
+        rejected: [1, 0, 0, 0, 0, 0],
+        backlog: Some(Backlog { bytes: 3 << 20, logs: 1 }),
+        last_line_secs: Some(1_795_530_901),
+    }]
 }
 
 fn baseline() -> BaselineView {

@@ -243,7 +243,7 @@ fn count_by_agent(log: &Path, lines: u64) -> Result<u64> {
     let to_owner = handle.clone();
     let deliver =
         move |batch| if to_owner.lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-    let sources = source::start(vec![settings], &[], &pool, &deliver, &|_| {})?;
+    let sources = source::Prepared::new(vec![settings]).start(&[], &pool, &deliver, &|_| {})?;
     let counted = wait_for(&handle, lines)?;
     sources.stop();
     handle.say(shield_agent::test_support::owner::Message::Stop);

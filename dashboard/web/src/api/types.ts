@@ -12,6 +12,18 @@ export interface Part {
   text: string;
 }
 
+export interface SourceStatus {
+  source: string;
+  lines: number;
+  bytes: number;
+  rejected: number;
+  salvaged: number;
+  logs: number | null;
+  lag_bytes: number | null;
+  lag_secs: number | null;
+  last_line_ms: number | null;
+}
+
 export interface Status {
   version: string;
   now_ms: number;
@@ -19,6 +31,7 @@ export interface Status {
   dry_run: boolean;
   health: "ok" | "waiting" | "degraded";
   parts: Part[];
+  sources: SourceStatus[];
   detector: DetectorStatus;
   global: GlobalRate;
   baseline: Baseline;

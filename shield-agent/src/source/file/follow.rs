@@ -30,8 +30,8 @@ pub(crate) const DRAIN_MS: u64 = 60_000;
 /// A deleted file that nothing replaced is given up when nothing was written to it for so long.
 const ORPHAN_MS: u64 = 3_600_000;
 
-/// So many unread bytes make what is read a backlog, not live traffic.
-const BACKLOG_BYTES: u64 = 8 << 20;
+/// From this many unread bytes on, what is read is a backlog and not live traffic.
+pub(crate) const BACKLOG_BYTES: u64 = 8 << 20;
 
 /// Waits between attempts to open a file that cannot be opened: doubled from the first to the last.
 const FIRST_RETRY_MS: u64 = 250;
@@ -114,9 +114,9 @@ pub(super) struct Follow {
     newest_ns: i64,
 }
 
-/// Bytes of a block to read at once: enough that system calls and handing over do not matter, little enough to stay in the
+/// Bytes read at once: enough that system calls and handing over do not matter, few enough to stay in the processor's
 /// cache.
-const BLOCK_BYTES: usize = 256 * 1024;
+pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
 
 impl Follow {
     /// Follows a path of which nothing was read yet.

@@ -1,7 +1,7 @@
 //! One open log file, plain or packed, read by blocks of whole lines from its mark on.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -138,9 +138,14 @@ impl OpenLog {
         }
     }
 
-    /// Bytes behind the mark; 0 for a packed file.
+    /// Returns how many bytes are behind the mark. Those of a packed file count as packed: its unpacked length is not known.
     pub(super) fn unread_bytes(&self) -> u64 {
-        self.len_and_time().map_or(0, |(len, _)| len.saturating_sub(self.mark.offset))
+        match &self.content {
+            Content::Plain(_) => {
+                self.len_and_time().map_or(0, |(len, _)| len.saturating_sub(self.mark.offset))
+            }
+            Content::Packed(packed) => packed.unread_bytes(),
+        }
     }
 
     /// Whether the file has a name no more: whatever is written to it goes when its writer closes it.
@@ -270,6 +275,14 @@ impl Packed {
         let len = room.len().min(self.ahead.len());
         room.get_mut(..len).unwrap_or_default().copy_from_slice(self.ahead.get(..len).unwrap_or_default());
         Ok(len)
+    }
+
+    /// Returns how many packed bytes of the file were not read yet; 0 when that cannot be found out.
+    fn unread_bytes(&self) -> u64 {
+        let mut file = self.decoder.get_ref().get_ref();
+        let read = file.stream_position();
+        let len = file.metadata().map(|meta| meta.len());
+        len.and_then(|len| Ok(len.saturating_sub(read?))).unwrap_or(0)
     }
 
     /// Unpacks and drops everything before `offset`; `None` when the text is shorter.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use follow::Start;
+pub(crate) use follow::{BACKLOG_BYTES, BLOCK_BYTES, Start};
 use follow::{Follow, SavedLog, Trouble};
 use mark::FileId;
 

@@ -1,0 +1,51 @@
+//! When a source that is behind its logs is so for too long.
+//!
+//! Every source is behind for a moment: after a start, a rotation, a burst. That is no fault. Behind for a minute means
+//! that bans come a minute late, and nothing else would show it: the reader works, it only works on old lines.
+
+/// From this many unread bytes on a source counts as behind.
+///
+/// The reader's own bound between live traffic and a backlog, so that both change together.
+pub(super) const BEHIND_BYTES: u64 = super::file::BACKLOG_BYTES;
+
+/// Below this many it has caught up. Less than [`BEHIND_BYTES`], so that a lag about either bound does not flap.
+const CAUGHT_UP_BYTES: u64 = 1 << 20;
+
+/// Behind for longer is degraded. What a restart leaves to read is read in less: a minute is some ten gigabytes.
+const LATE_AFTER_MS: u64 = 60_000;
+
+/// Since when a source is behind.
+#[derive(Debug, Default)]
+pub(super) struct Lag {
+    behind_since_ms: Option<u64>,
+}
+
+impl Lag {
+    /// Takes the unread bytes at `now_ms` (boot clock); returns whether the source is behind for too long.
+    pub(super) fn is_late(&mut self, unread_bytes: u64, now_ms: u64) -> bool {
+        if unread_bytes < CAUGHT_UP_BYTES {
+            self.behind_since_ms = None;
+        } else if unread_bytes >= BEHIND_BYTES {
+            self.behind_since_ms.get_or_insert(now_ms);
+        }
+        self.behind_since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= LATE_AFTER_MS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_late_when_it_stays_behind_and_not_after_it_caught_up() {
+        let mut lag = Lag::default();
+        assert!(!lag.is_late(BEHIND_BYTES, 1_000), "just now behind");
+        assert!(!lag.is_late(BEHIND_BYTES, 1_000 + LATE_AFTER_MS - 1));
+        assert!(lag.is_late(BEHIND_BYTES, 1_000 + LATE_AFTER_MS));
+        assert!(lag.is_late(CAUGHT_UP_BYTES, 100_000), "less, but not caught up");
+        assert!(!lag.is_late(CAUGHT_UP_BYTES - 1, 100_001));
+        assert!(!lag.is_late(BEHIND_BYTES - 1, 1_000_000), "an ordinary lag");
+        assert!(!lag.is_late(BEHIND_BYTES - 1, 2_000_000));
+        assert!(!lag.is_late(BEHIND_BYTES, 2_000_001), "behind anew");
+    }
+}
