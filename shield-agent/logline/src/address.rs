@@ -58,7 +58,7 @@ impl TrustedProxies {
 }
 
 /// Reads one address: IPv4, IPv6, either with a port (`192.0.2.1:80`, `[2001:db8::1]:80`) or a zone (`fe80::1%eth0`).
-pub(crate) fn parse(text: &[u8]) -> Option<IpAddr> {
+fn parse(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
     let addr = text.parse().ok().or_else(|| parse_decorated(text))?;
     Some(IpAddr::to_canonical(&addr))

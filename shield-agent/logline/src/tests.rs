@@ -230,6 +230,37 @@ fn differential(settings: &Settings, taught: &[u8], line: &[u8]) {
     }
 }
 
+/// What the fuzzer found, and what is like it: as one block, whose first line teaches the shape, and line by line.
+///
+/// History: the fast reader read `fe80::1%et,0` as an address with a zone, the strict one as a list without an address.
+#[test]
+fn fast_and_strict_agree_on_what_was_found_once() {
+    let trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()];
+    let fields = FieldNames { forwarded_for: Some("xff".into()), ..FieldNames::default() };
+    let behind = Settings { fields, trusted_proxies, ..Settings::default() };
+    for settings in [Settings::default(), behind] {
+        for lines in include_str!("../../../tests/fuzz/corpus/differential.txt").split("\n\n") {
+            let (taught, rest) = lines.split_once('\n').unwrap();
+            for line in rest.lines() {
+                differential(&settings, taught.as_bytes(), line.as_bytes());
+            }
+        }
+    }
+}
+
+/// An address as a log may have it, or nearly: with ports, zones, brackets, and several in a list.
+fn addresses() -> impl Strategy<Value = String> {
+    let address = prop_oneof![
+        "192\\.0\\.2\\.[0-9]{1,3}",
+        "[0-9a-f]{1,4}(:[0-9a-f]{0,4}){2,8}",
+        "::ffff:192\\.0\\.2\\.[0-9]",
+        "[0-9a-f:.%,\\[\\] x-]{0,12}",
+    ];
+    let dressed = ("[\\[ ]?", address, "(%[a-z0-9,%:]{0,5})?", "[\\] ]?(:[0-9]{0,6})?");
+    let one = dressed.prop_map(|(open, address, zone, port)| format!("{open}{address}{zone}{port}"));
+    proptest::collection::vec(one, 1..4).prop_map(|list| format!("\"{}\"", list.join(",")))
+}
+
 fn values() -> impl Strategy<Value = String> {
     prop_oneof![
         "[0-9]{1,3}(\\.[0-9]{1,3}){3}".prop_map(|text| format!("\"{text}\"")),
@@ -297,6 +328,19 @@ proptest! {
         let fields = FieldNames { forwarded_for: Some("xff".into()), ..FieldNames::default() };
         let settings = Settings { fields, trusted_proxies, ..Settings::default() };
         differential(&settings, &shaped(&order, &taught, blank), &shaped(&order, &line, blank));
+    }
+
+    /// Ports, zones and lists mean the same to both, in the address as in the chain.
+    #[test]
+    fn fast_and_strict_agree_on_every_address(addr in addresses(), chain in addresses(), proxied in any::<bool>()) {
+        let mut line = ordinary();
+        line[0] = addr;
+        line[6] = chain;
+        let trusted_proxies = if proxied { vec!["192.0.2.0/24".parse().unwrap()] } else { Vec::new() };
+        let fields = FieldNames { forwarded_for: Some("xff".into()), ..FieldNames::default() };
+        let settings = Settings { fields, trusted_proxies, ..Settings::default() };
+        let order = [0, 1, 2, 3, 4, 5, 6, 7];
+        differential(&settings, &shaped(&order, &ordinary(), ""), &shaped(&order, &line, ""));
     }
 
     /// Any byte of a line changed: fast and strict still agree.

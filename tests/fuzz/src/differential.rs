@@ -26,7 +26,7 @@ pub const SHAPES: [&str; 8] = [
 ];
 
 /// What is put into lines: what each reader could take for something else.
-const PIECES: [&[u8]; 16] = [
+const PIECES: [&[u8]; 20] = [
     b"\"",
     b"\\",
     b"\\\"",
@@ -43,6 +43,10 @@ const PIECES: [&[u8]; 16] = [
     b"1e2",
     b"-",
     b",\"status\":1",
+    b"%",
+    b",0",
+    b":80",
+    b"[",
 ];
 
 /// Numbers that stand on some edge.
