@@ -5,7 +5,7 @@
 use hashbrown::HashTable;
 
 use crate::detect::aim::Aim;
-use crate::detect::footprint::{Footprint, TRAIL_SECS, counts_of};
+use crate::detect::footprint::{Footprint, TARGET_SECS, counts_of};
 use crate::detect::hash::Seeded;
 use crate::detect::prefetch;
 use crate::detect::trace::{Flags, Trace};
@@ -127,7 +127,7 @@ impl Light {
         let kept = std::mem::take(self);
         for (ago, trace) in kept.requests() {
             let ago = ago.saturating_add(secs);
-            if ago < TRAIL_SECS {
+            if ago < TARGET_SECS {
                 self.push(ago, &trace);
             }
         }
@@ -296,7 +296,7 @@ impl Clients {
     /// How many of these asked for something in the 10 min up to `second` and are not suspect then. Each of them is
     /// looked up, or each client there is looked at, whichever is less: a ban waits for this.
     pub(crate) fn clean_among(&self, singles: Singles, second: u32) -> usize {
-        let is_clean = |r: &Record| second.saturating_sub(r.last) < TRAIL_SECS && r.suspect_until <= second;
+        let is_clean = |r: &Record| second.saturating_sub(r.last) < TARGET_SECS && r.suspect_until <= second;
         if singles.count().saturating_mul(CLIENTS_PER_LOOKUP) <= self.records.len() as u128 {
             let known = singles.keys().filter_map(|key| self.records.get(self.position(key)?));
             return known.filter(|r| is_clean(r)).count();
@@ -308,7 +308,11 @@ impl Clients {
     pub(crate) fn sweep(&mut self, second: u32) {
         let mut at = 0;
         while at < self.records.len() {
-            if second.saturating_sub(self.records[at].last) >= TRAIL_SECS { self.remove(at) } else { at += 1 }
+            if second.saturating_sub(self.records[at].last) >= TARGET_SECS {
+                self.remove(at)
+            } else {
+                at += 1
+            }
         }
     }
 

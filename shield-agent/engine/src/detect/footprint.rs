@@ -2,9 +2,9 @@
 //! last 10 min. Bounded however many requests it makes. Clients with fewer requests are `clients.rs`'s light records.
 
 use crate::detect::prefetch;
+pub(crate) use crate::detect::targets::TARGET_SECS;
+use crate::detect::targets::{LATE_SECS, MAX_TARGETS, Target, Targets};
 use crate::detect::trace::{Flags, Trace};
-pub(crate) use crate::detect::trails::TRAIL_SECS;
-use crate::detect::trails::{LATE_SECS, MAX_TRAILS, Trail, Trails};
 use crate::detect::window::{Counts, WINDOW_SECS, Window};
 
 /// What a client's targets amount to.
@@ -59,7 +59,7 @@ pub struct Ceiling {
 pub struct Footprint {
     /// Its window.
     pub window: Window,
-    trails: Trails,
+    targets: Targets,
     /// Nearly every request is below what any rule asks for: then it is enough to know this.
     ceiling: Ceiling,
     /// The second from which on the ceiling holds.
@@ -85,7 +85,7 @@ pub struct Minute {
 impl Minute {
     /// Takes in that a target became `after` from `before`.
     #[inline]
-    fn count(&mut self, before: &Trail, after: &Trail) {
+    fn count(&mut self, before: &Target, after: &Target) {
         let number = after.last / 60;
         if number < self.number {
             return;
@@ -93,7 +93,7 @@ impl Minute {
         if number > self.number {
             *self = Minute { number, ..Minute::default() };
         }
-        let is_new = before.last / 60 < number && usize::from(self.paths) < MAX_TRAILS;
+        let is_new = before.last / 60 < number && usize::from(self.paths) < MAX_TARGETS;
         self.paths += u16::from(is_new);
         let most = if after.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
         *most = (*most).max(after.hits_in_minute().min(u32::from(u16::MAX)) as u16);
@@ -119,7 +119,7 @@ impl Footprint {
             self.window.add(second, counts_of(trace));
         }
         if !trace.flags.has_any(Flags::NOT_A_PAGE) {
-            let (before, after) = self.trails.hit(second, trace);
+            let (before, after) = self.targets.hit(second, trace);
             self.ceiling.raise(&before, &after, second.max(self.ceiling_from));
             self.minute.count(&before, &after);
             is_plain &= after.is_plain();
@@ -147,7 +147,7 @@ impl Footprint {
     /// Fetches what [`Footprint::add`] will follow from them for this target at about `second`.
     pub fn fetch_target(&self, key: u32, second: u32) {
         self.window.fetch(second);
-        self.trails.fetch(key);
+        self.targets.fetch(key);
     }
 
     /// At least what [`Footprint::spread`] would find at `second`; `None` when nothing is known about so long ago.
@@ -169,9 +169,9 @@ impl Footprint {
     pub fn spread(&self, second: u32) -> Spread {
         let mut spread = Spread::default();
         let mut scripts = false;
-        for trail in self.trails.iter().filter(|t| t.is_within(TRAIL_SECS, second)) {
-            spread.count(trail, second);
-            scripts |= trail.flags.has(Flags::SCRIPT);
+        for target in self.targets.iter().filter(|t| t.is_within(TARGET_SECS, second)) {
+            spread.count(target, second);
+            scripts |= target.flags.has(Flags::SCRIPT);
         }
         if scripts {
             spread.alike_scripts = self.alike_scripts(second);
@@ -182,29 +182,29 @@ impl Footprint {
     /// Distinct scripts over the window that were answered alike: most of any one answer.
     fn alike_scripts(&self, second: u32) -> u32 {
         let mut alike = [0; 256];
-        let recent = self.trails.iter().filter(|trail| trail.is_within(WINDOW_SECS, second));
-        for trail in recent.filter(|trail| trail.flags.has(Flags::SCRIPT)) {
-            alike[usize::from(trail.answer)] += 1;
+        let recent = self.targets.iter().filter(|target| target.is_within(WINDOW_SECS, second));
+        for target in recent.filter(|target| target.flags.has(Flags::SCRIPT)) {
+            alike[usize::from(target.answer)] += 1;
         }
         alike.iter().skip(1).copied().max().unwrap_or(0)
     }
 
     /// The same as [`Footprint::spread`]; forgets what does not matter any more and lowers the ceiling to what is there.
     pub fn settle(&mut self, second: u32) -> Spread {
-        self.trails.prune(second);
+        self.targets.prune(second);
         self.ceiling_from = second.saturating_sub(LATE_SECS);
         self.ceiling = Ceiling::default();
         // As of a second further back, the ceiling may be higher than it was.
         self.spare = Spare::default();
-        for trail in self.trails.iter() {
-            self.ceiling.raise(&Trail::default(), trail, self.ceiling_from);
+        for target in self.targets.iter() {
+            self.ceiling.raise(&Target::default(), target, self.ceiling_from);
         }
         self.spread(second)
     }
 
     /// Targets and requests for them over the last 30 to 60 s, most first (ties by key, so that the order is fixed).
     pub fn top_targets(&self, n: usize, second: u32) -> Vec<(u32, u32)> {
-        let repeats = self.trails.iter().map(|trail| (trail.key, trail.repeats(second)));
+        let repeats = self.targets.iter().map(|target| (target.key, target.repeats(second)));
         let mut all: Vec<_> = repeats.filter(|(_, hits)| *hits > 0).collect();
         all.sort_unstable_by_key(|(key, hits)| (std::cmp::Reverse(*hits), *key));
         all.truncate(n);
@@ -213,7 +213,7 @@ impl Footprint {
 
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
-        size_of::<Footprint>() + self.window.heap_bytes() + self.trails.heap_bytes()
+        size_of::<Footprint>() + self.window.heap_bytes() + self.targets.heap_bytes()
     }
 }
 
@@ -224,7 +224,7 @@ impl Ceiling {
     /// Takes in that a target became `after` from `before`: each value grows by at least as much as the true one at
     /// `second` or later.
     #[inline]
-    fn raise(&mut self, before: &Trail, after: &Trail, second: u32) {
+    fn raise(&mut self, before: &Target, after: &Target, second: u32) {
         if after.weight > 0 {
             self.raise_weights(before, after, second);
         }
@@ -236,7 +236,7 @@ impl Ceiling {
         grow(&mut self.paths, !was_recent);
         if !after.is_plain() {
             grow(&mut self.failed_paths, after.has_failed() && !(was_recent && before.has_failed()));
-            let is_script = |trail: &Trail| trail.flags.has(Flags::SCRIPT);
+            let is_script = |target: &Target| target.flags.has(Flags::SCRIPT);
             grow(&mut self.scripts, is_script(after) && !(was_recent && is_script(before)));
         }
         let most = if after.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
@@ -244,26 +244,26 @@ impl Ceiling {
     }
 
     #[cold]
-    fn raise_weights(&mut self, before: &Trail, after: &Trail, second: u32) {
+    fn raise_weights(&mut self, before: &Target, after: &Target, second: u32) {
         let grow = |value: &mut u16, shaped, secs| {
-            let weight_of = |trail: &Trail| {
-                let counts = trail.flags.has(Flags::SHAPED) == shaped && trail.is_within(secs, second);
-                if counts { u16::from(trail.weight) } else { 0 }
+            let weight_of = |target: &Target| {
+                let counts = target.flags.has(Flags::SHAPED) == shaped && target.is_within(secs, second);
+                if counts { u16::from(target.weight) } else { 0 }
             };
             *value = value.saturating_add(weight_of(after).saturating_sub(weight_of(before)));
         };
         grow(&mut self.shaped_weight, true, WINDOW_SECS);
         grow(&mut self.plain_weight, false, WINDOW_SECS);
-        grow(&mut self.shaped_weight_600, true, TRAIL_SECS);
-        grow(&mut self.plain_weight_600, false, TRAIL_SECS);
+        grow(&mut self.shaped_weight_600, true, TARGET_SECS);
+        grow(&mut self.plain_weight_600, false, TARGET_SECS);
     }
 }
 
 impl Spread {
-    fn count(&mut self, trail: &Trail, second: u32) {
-        let weight = u32::from(trail.weight);
-        let recent = trail.is_within(WINDOW_SECS, second);
-        if trail.flags.has(Flags::SHAPED) {
+    fn count(&mut self, target: &Target, second: u32) {
+        let weight = u32::from(target.weight);
+        let recent = target.is_within(WINDOW_SECS, second);
+        if target.flags.has(Flags::SHAPED) {
             self.shaped_weight_600 += weight;
             self.shaped_weight += if recent { weight } else { 0 };
         } else {
@@ -272,9 +272,9 @@ impl Spread {
         }
         if recent {
             self.paths += 1;
-            self.failed_paths += u32::from(trail.has_failed());
-            let most = if trail.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
-            *most = (*most).max(trail.repeats(second));
+            self.failed_paths += u32::from(target.has_failed());
+            let most = if target.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
+            *most = (*most).max(target.repeats(second));
         }
     }
 }

@@ -22,6 +22,6 @@ pub mod rules;
 pub mod shape;
 #[cfg(test)]
 mod site_tests;
+pub(crate) mod targets;
 pub mod trace;
-pub(crate) mod trails;
 pub(crate) mod window;

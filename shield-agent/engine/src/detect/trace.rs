@@ -182,7 +182,7 @@ impl Tracer {
     pub fn trace(&mut self, request: &Request<'_>, aim: Aim) -> Trace {
         let (path, query) = aim.split(request.path);
         let shape = self.shapes.of(path, aim.path_hash);
-        let target = Target { path, query, path_hash: aim.path_hash, shape, status: request.status };
+        let target = RequestTarget { path, query, path_hash: aim.path_hash, shape, status: request.status };
         match self.everyday(request, &target) {
             Some(trace) => trace,
             None => self.any(request, &target),
@@ -190,8 +190,8 @@ impl Tracer {
     }
 
     /// What is kept of any request.
-    fn any(&self, request: &Request<'_>, target: &Target<'_>) -> Trace {
-        let Target { path, query, shape, .. } = *target;
+    fn any(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Trace {
+        let RequestTarget { path, query, shape, .. } = *target;
         let answer = Answer::of(request.status, &self.not_errors);
         let error = request.status >= 400 && !self.not_errors.contains(&request.status);
         let verb = Verb::of(request.method);
@@ -222,7 +222,7 @@ impl Tracer {
     /// What nearly every request is: a page or an asset asked for by GET and served. Says what [`Tracer::any`] would,
     /// sooner; a test holds the two together.
     #[inline]
-    fn everyday(&self, request: &Request<'_>, target: &Target<'_>) -> Option<Trace> {
+    fn everyday(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Option<Trace> {
         let is_asset = target.shape.kind == Kind::Asset;
         let is_everyday = request.status == 200
             && target.query.is_empty()
@@ -235,7 +235,7 @@ impl Tracer {
     }
 
     /// The weight of a target with its answer, and the key under which it counts once.
-    fn judge(&self, target: &Target<'_>, verb: Verb, answer: Answer) -> Judged {
+    fn judge(&self, target: &RequestTarget<'_>, verb: Verb, answer: Answer) -> Judged {
         if verb == Verb::Dav {
             return self.judge_dav(target, answer);
         }
@@ -290,7 +290,7 @@ impl Tracer {
 
     /// WebDAV's verbs: its clients look for hidden files by the dozen, and are answered in its own way (207, 404, …).
     /// A server that does not speak it is being swept.
-    fn judge_dav(&self, target: &Target<'_>, answer: Answer) -> Judged {
+    fn judge_dav(&self, target: &RequestTarget<'_>, answer: Answer) -> Judged {
         let (weight, shaped) = match answer {
             Answer::Redirected => (weight::PROBE_REDIRECTED, true),
             Answer::Refused if target.status == 401 => (0, false),
@@ -303,11 +303,11 @@ impl Tracer {
 
     /// A page or script that failed is one whatever its query; pages that failed below one directory are one: that is
     /// how a program misses its pictures, and a crawler follows dead links.
-    fn failed_key(&self, target: &Target<'_>) -> u32 {
+    fn failed_key(&self, target: &RequestTarget<'_>) -> u32 {
         if target.shape.kind == Kind::Page { self.below_directory(target) } else { target.path_hash as u32 }
     }
 
-    fn below_directory(&self, target: &Target<'_>) -> u32 {
+    fn below_directory(&self, target: &RequestTarget<'_>) -> u32 {
         let inner = target.path.get(1..).unwrap_or_default();
         match memchr::memchr(b'/', inner) {
             Some(end) if end + 1 < inner.len() => self.hash.bytes(&target.path[..end + 2]) as u32,
@@ -316,7 +316,7 @@ impl Tracer {
     }
 
     /// A target that was served is one with its query, but for a directory's page: a flood of `/?random` is one page.
-    fn served_key(&self, target: &Target<'_>) -> u32 {
+    fn served_key(&self, target: &RequestTarget<'_>) -> u32 {
         let whole = target.query.is_empty() || target.path.ends_with(b"/");
         let hash = if whole { target.path_hash } else { target.path_hash ^ self.hash.bytes(target.query) };
         hash as u32
@@ -373,7 +373,7 @@ fn is_delivery(verb: Verb, path: &[u8]) -> bool {
     verb == Verb::Post && path.ends_with(b"/inbox")
 }
 
-struct Target<'a> {
+struct RequestTarget<'a> {
     path: &'a [u8],
     query: &'a [u8],
     path_hash: u64,
@@ -389,7 +389,7 @@ struct Judged {
 }
 
 /// A dubious name without an ending (`/manager`): sites redirect those to their login.
-fn is_page_like(target: &Target<'_>) -> bool {
+fn is_page_like(target: &RequestTarget<'_>) -> bool {
     let last = memchr::memrchr(b'/', target.path).map_or(0, |at| at + 1);
     memchr::memchr(b'.', &target.path[last..]).is_none()
 }
@@ -440,7 +440,8 @@ mod tests {
                     let tracer = Tracer::new(Seeded::new(1), not_errors);
                     let aim = tracer.aim(request.path);
                     let ((path, query), path_hash) = (aim.split(request.path), aim.path_hash);
-                    let target = Target { path, query, path_hash, shape: shape::of_path(path), status };
+                    let target =
+                        RequestTarget { path, query, path_hash, shape: shape::of_path(path), status };
                     if let Some(trace) = tracer.everyday(&request, &target) {
                         assert_eq!(
                             trace,

@@ -8,20 +8,20 @@ use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::WINDOW_SECS;
 
 /// Targets older than this are forgotten.
-pub(crate) const TRAIL_SECS: u32 = 600;
+pub(crate) const TARGET_SECS: u32 = 600;
 
 /// Targets remembered of one client at most; far above every threshold.
-pub(crate) const MAX_TRAILS: usize = 384;
+pub(crate) const MAX_TARGETS: usize = 384;
 
 /// Requests may be judged this many seconds before the newest one without looking at every target again.
 pub(crate) const LATE_SECS: u32 = 5;
 
-/// Slots of the smallest and of the largest table (powers of two; three quarters of the largest are [`MAX_TRAILS`]).
+/// Slots of the smallest and of the largest table (powers of two; three quarters of the largest are [`MAX_TARGETS`]).
 const MIN_SLOTS: usize = 8;
 const MAX_SLOTS: usize = 512;
 
-/// So many are let go at once when there are more than [`MAX_TRAILS`], so that finding them costs little a request.
-const TRAILS_LET_GO: usize = 64;
+/// So many are let go at once when there are more than [`MAX_TARGETS`], so that finding them costs little a request.
+const EVICTED_AT_ONCE: usize = 64;
 
 /// Repeats of one target are counted in slots of this many seconds, of which the newest two count: a value covers the
 /// last 30 to 60 s, never more than the window.
@@ -29,7 +29,7 @@ const REPEAT_SLOT_SECS: u32 = 30;
 
 /// One target, in 16 bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Trail {
+pub(crate) struct Target {
     /// Its key, a hash already.
     pub key: u32,
     /// When it was asked for last; 0 is a free slot.
@@ -45,10 +45,10 @@ pub(crate) struct Trail {
     pub flags: Flags,
 }
 
-impl Trail {
+impl Target {
     /// A target's that was not asked for yet.
-    pub(crate) fn unasked(key: u32) -> Trail {
-        Trail { key, ..Trail::default() }
+    pub(crate) fn unasked(key: u32) -> Target {
+        Target { key, ..Target::default() }
     }
 
     /// Counts one request for it.
@@ -101,33 +101,33 @@ impl Trail {
     /// Whether it can still make a difference: pages that were served count for a window only, all else for 10 min.
     fn matters(&self, second: u32) -> bool {
         let is_telling = self.weight > 0 || self.has_failed() || self.flags.has(Flags::SCRIPT);
-        self.is_within(if is_telling { TRAIL_SECS } else { WINDOW_SECS + LATE_SECS }, second)
+        self.is_within(if is_telling { TARGET_SECS } else { WINDOW_SECS + LATE_SECS }, second)
     }
 }
 
 /// The table.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Trails {
-    slots: Box<[Trail]>,
+pub(crate) struct Targets {
+    slots: Box<[Target]>,
     len: u32,
 }
 
-impl Trails {
+impl Targets {
     /// All of them, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Trail> {
-        self.slots.iter().filter(|trail| trail.last > 0)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Target> {
+        self.slots.iter().filter(|target| target.last > 0)
     }
 
-    /// Counts one request. Hands out its target's trail as it was, and as it is.
+    /// Counts one request. Hands out its target's target as it was, and as it is.
     #[inline]
-    pub(crate) fn hit(&mut self, second: u32, trace: &Trace) -> (Trail, Trail) {
+    pub(crate) fn hit(&mut self, second: u32, trace: &Trace) -> (Target, Target) {
         let at = place(&self.slots, trace.key);
-        if let Some(known) = at.and_then(|at| self.slots.get_mut(at)).filter(|trail| trail.last > 0) {
+        if let Some(known) = at.and_then(|at| self.slots.get_mut(at)).filter(|target| target.last > 0) {
             let before = *known;
             known.hit(second, trace);
             return (before, *known);
         }
-        let before = Trail::unasked(trace.key);
+        let before = Target::unasked(trace.key);
         let mut after = before;
         after.hit(second, trace);
         self.insert(after, at, second);
@@ -135,22 +135,22 @@ impl Trails {
     }
 
     /// Adds a target that is not there, at its place. What does not matter any more at `second` goes first when there is
-    /// no room, and beyond [`MAX_TRAILS`] the least telling.
-    fn insert(&mut self, trail: Trail, mut at: Option<usize>, second: u32) {
+    /// no room, and beyond [`MAX_TARGETS`] the least telling.
+    fn insert(&mut self, target: Target, mut at: Option<usize>, second: u32) {
         if 4 * (self.len as usize + 1) > 3 * self.slots.len() {
             self.make_room(second);
-            at = place(&self.slots, trail.key);
+            at = place(&self.slots, target.key);
         }
         if let Some(slot) = at.and_then(|at| self.slots.get_mut(at)) {
-            *slot = trail;
+            *slot = target;
             self.len += 1;
         }
     }
 
     #[cold]
     fn make_room(&mut self, second: u32) {
-        self.retain(|trail| trail.matters(second));
-        if self.len as usize >= MAX_TRAILS {
+        self.retain(|target| target.matters(second));
+        if self.len as usize >= MAX_TARGETS {
             self.let_go_of_the_least();
         }
         if self.slots.len() < MAX_SLOTS && 2 * (self.len as usize + 1) > self.slots.len() {
@@ -160,10 +160,10 @@ impl Trails {
 
     /// Lets go of what does not matter any more at `second`.
     pub(crate) fn prune(&mut self, second: u32) {
-        self.retain(|trail| trail.matters(second));
+        self.retain(|target| target.matters(second));
     }
 
-    /// Fetches what [`Trails::hit`] will read first for this target.
+    /// Fetches what [`Targets::hit`] will read first for this target.
     pub(crate) fn fetch(&self, key: u32) {
         self.slots.get(home(&self.slots, key)).into_iter().for_each(prefetch::fetch);
     }
@@ -175,28 +175,28 @@ impl Trails {
 
     /// Harmless ones first, so that nobody hides probes under a heap of pages; then the oldest.
     fn let_go_of_the_least(&mut self) {
-        let worth = |trail: &Trail| (trail.weight, trail.last, trail.key);
+        let worth = |target: &Target| (target.weight, target.last, target.key);
         let mut worths: Vec<_> = self.iter().map(worth).collect();
-        let (_, least_kept, _) = worths.select_nth_unstable(TRAILS_LET_GO);
+        let (_, least_kept, _) = worths.select_nth_unstable(EVICTED_AT_ONCE);
         let least_kept = *least_kept;
-        self.retain(|trail| worth(trail) >= least_kept);
+        self.retain(|target| worth(target) >= least_kept);
     }
 
-    fn retain(&mut self, keep: impl Fn(&Trail) -> bool) {
-        let kept = self.iter().filter(|trail| keep(trail)).count();
+    fn retain(&mut self, keep: impl Fn(&Target) -> bool) {
+        let kept = self.iter().filter(|target| keep(target)).count();
         if kept < self.len as usize {
             self.rebuild(kept + 1, keep);
         }
     }
 
     /// A table of twice the room that is needed, so that the next time is as many requests away.
-    fn rebuild(&mut self, wanted: usize, keep: impl Fn(&Trail) -> bool) {
+    fn rebuild(&mut self, wanted: usize, keep: impl Fn(&Target) -> bool) {
         let slots = (2 * wanted).next_power_of_two().clamp(MIN_SLOTS, MAX_SLOTS);
-        let old = std::mem::replace(&mut self.slots, vec![Trail::default(); slots].into_boxed_slice());
+        let old = std::mem::replace(&mut self.slots, vec![Target::default(); slots].into_boxed_slice());
         self.len = 0;
-        for trail in old.iter().filter(|trail| trail.last > 0 && keep(trail)) {
-            if let Some(slot) = place(&self.slots, trail.key).and_then(|at| self.slots.get_mut(at)) {
-                *slot = *trail;
+        for target in old.iter().filter(|target| target.last > 0 && keep(target)) {
+            if let Some(slot) = place(&self.slots, target.key).and_then(|at| self.slots.get_mut(at)) {
+                *slot = *target;
                 self.len += 1;
             }
         }
@@ -205,17 +205,17 @@ impl Trails {
 
 /// Where the search for a key begins.
 #[inline]
-fn home(slots: &[Trail], key: u32) -> usize {
+fn home(slots: &[Target], key: u32) -> usize {
     key as usize & slots.len().wrapping_sub(1)
 }
 
 /// The slot of a key, or the free one where it would be; `None` only while there are no slots at all.
 #[inline]
-fn place(slots: &[Trail], key: u32) -> Option<usize> {
+fn place(slots: &[Target], key: u32) -> Option<usize> {
     let mut at = home(slots, key);
     loop {
-        let trail = slots.get(at)?;
-        if trail.last == 0 || trail.key == key {
+        let target = slots.get(at)?;
+        if target.last == 0 || target.key == key {
             return Some(at);
         }
         at = (at + 1) & (slots.len() - 1);
@@ -233,58 +233,58 @@ mod tests {
     }
 
     #[test]
-    fn a_trail_is_16_bytes() {
-        assert_eq!(size_of::<Trail>(), 16);
+    fn a_target_is_16_bytes() {
+        assert_eq!(size_of::<Target>(), 16);
     }
 
     #[test]
     fn pages_that_were_served_go_after_a_window_and_all_else_after_ten_minutes() {
-        let mut trails = Trails::default();
+        let mut targets = Targets::default();
         let plain = Flags::default();
         for (key, weight, flags) in
             [(1, 0, plain), (2, 5, plain), (3, 0, Flags::SCRIPT), (4, 0, Flags::FAILED)]
         {
-            trails.hit(1000, &trace(key, weight, flags));
+            targets.hit(1000, &trace(key, weight, flags));
         }
-        let kept = |trails: &Trails| {
-            let mut keys: Vec<_> = trails.iter().map(|trail| trail.key).collect();
+        let kept = |targets: &Targets| {
+            let mut keys: Vec<_> = targets.iter().map(|target| target.key).collect();
             keys.sort_unstable();
             keys
         };
-        trails.prune(1000 + WINDOW_SECS + LATE_SECS - 1);
-        assert_eq!(kept(&trails), [1, 2, 3, 4]);
-        trails.prune(1000 + WINDOW_SECS + LATE_SECS);
-        assert_eq!(kept(&trails), [2, 3, 4]);
-        trails.prune(1000 + TRAIL_SECS);
-        assert!(kept(&trails).is_empty());
+        targets.prune(1000 + WINDOW_SECS + LATE_SECS - 1);
+        assert_eq!(kept(&targets), [1, 2, 3, 4]);
+        targets.prune(1000 + WINDOW_SECS + LATE_SECS);
+        assert_eq!(kept(&targets), [2, 3, 4]);
+        targets.prune(1000 + TARGET_SECS);
+        assert!(kept(&targets).is_empty());
     }
 
     #[test]
     fn a_client_that_asks_for_anything_costs_at_most_8_kib_and_hides_nothing() {
-        let mut trails = Trails::default();
+        let mut targets = Targets::default();
         for key in 0..100_000 {
-            trails.hit(1000, &trace(key, u8::from(key < 100), Flags::default()));
-            assert!(trails.heap_bytes() <= 8192 && trails.iter().count() <= MAX_TRAILS);
+            targets.hit(1000, &trace(key, u8::from(key < 100), Flags::default()));
+            assert!(targets.heap_bytes() <= 8192 && targets.iter().count() <= MAX_TARGETS);
         }
-        assert_eq!(trails.iter().filter(|trail| trail.weight > 0).count(), 100);
+        assert_eq!(targets.iter().filter(|target| target.weight > 0).count(), 100);
     }
 
     proptest! {
         /// Keys that begin at few places, so that they run into one another.
         #[test]
         fn the_table_equals_a_map(steps in prop::collection::vec((0u32..40, 0u32..4, 0u32..30), 1..400)) {
-            let (mut trails, mut model, mut now) = (Trails::default(), BTreeMap::<u32, Trail>::new(), 1000);
+            let (mut targets, mut model, mut now) = (Targets::default(), BTreeMap::<u32, Target>::new(), 1000);
             for (key, place, ahead) in steps {
                 now += ahead;
                 let key = key << 9 | (511 - place);
                 let trace = trace(key, (key >> 9) as u8 % 2, Flags::default());
-                let known = model.get(&key).copied().unwrap_or(Trail::unasked(key));
-                let (before, after) = trails.hit(now, &trace);
+                let known = model.get(&key).copied().unwrap_or(Target::unasked(key));
+                let (before, after) = targets.hit(now, &trace);
                 let is_forgotten = before.last == 0 && !known.matters(now);
                 prop_assert!(is_forgotten || before == known, "{before:?} {known:?}");
                 model.insert(key, after);
                 for known in model.values().filter(|known| known.matters(now)) {
-                    prop_assert_eq!(trails.iter().find(|trail| trail.key == known.key), Some(known));
+                    prop_assert_eq!(targets.iter().find(|target| target.key == known.key), Some(known));
                 }
             }
         }
