@@ -1,23 +1,23 @@
 //! The bounded table of clients: a record of 64 bytes each, with the first few requests inside it, and a
-//! [`Footprint`] for those that go on. At the bound the coldest light client goes first; a busy one only for a
+//! [`Activity`] for those that go on. At the bound the coldest light client goes first; a busy one only for a
 //! busier one. Evictions are counted.
 
 use hashbrown::HashTable;
 
+use crate::detect::activity::{Activity, TARGET_SECS, counts_of};
 use crate::detect::aim::Aim;
-use crate::detect::footprint::{Footprint, TARGET_SECS, counts_of};
 use crate::detect::hash::Seeded;
 use crate::detect::prefetch;
 use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::client::{Client, Singles};
 
-/// Requests that fit into a record; the next one makes a footprint. No rule can fire before.
+/// Requests that fit into a record; the next one makes an activity. No rule can fire before.
 pub(crate) const LIGHT_REQUESTS: usize = 4;
 
-/// At most one client in so many can have a footprint (but always [`MIN_FOOTPRINTS`]).
-const CLIENTS_PER_FOOTPRINT: usize = 8;
-const MIN_FOOTPRINTS: usize = 1024;
+/// At most one client in so many can have an activity (but always [`MIN_ACTIVITIES`]).
+const CLIENTS_PER_ACTIVITY: usize = 8;
+const MIN_ACTIVITIES: usize = 1024;
 
 /// How many records are looked at to find a cold one.
 const EVICTION_SAMPLE: usize = 32;
@@ -28,7 +28,7 @@ pub const LOOK_AHEAD: usize = 16;
 /// Looking one client up is taken to cost as much as looking at so many in a row.
 const CLIENTS_PER_LOOKUP: u128 = 4;
 
-const NO_FOOTPRINT: u32 = u32::MAX;
+const NO_ACTIVITY: u32 = u32::MAX;
 
 /// What [`Coming::place`] is while nobody knows.
 const UNKNOWN: u32 = u32::MAX;
@@ -63,8 +63,8 @@ struct Record {
     key: [u64; 2],
     /// The newest second it asked for something.
     last: u32,
-    /// Its place among the footprints.
-    footprint: u32,
+    /// Its place among the activities.
+    activity: u32,
     /// Nothing is learned from it before this second.
     suspect_until: u32,
     light: Light,
@@ -137,7 +137,7 @@ impl Light {
 /// A client as the rules see it.
 pub(crate) struct Busy<'a> {
     /// What is kept of it.
-    pub footprint: &'a mut Footprint,
+    pub activity: &'a mut Activity,
     /// Nothing is learned from it before this second.
     pub suspect_until: &'a mut u32,
 }
@@ -147,8 +147,8 @@ pub(crate) struct Busy<'a> {
 pub(crate) struct Usage {
     /// Clients.
     pub clients: usize,
-    /// Clients with a footprint.
-    pub footprints: usize,
+    /// Clients with an activity.
+    pub activities: usize,
     /// Clients let go because the table was full, since the start.
     pub evicted: u64,
     /// Bytes, about.
@@ -173,12 +173,12 @@ pub(crate) struct Clients {
     hash: Seeded,
     index: HashTable<Entry>,
     records: Vec<Record>,
-    footprints: Vec<Footprint>,
-    /// Each footprint's place among the records.
+    activities: Vec<Activity>,
+    /// Each activity's place among the records.
     owners: Vec<u32>,
     max_clients: usize,
     hand: usize,
-    footprint_hand: usize,
+    activity_hand: usize,
     evicted: u64,
 }
 
@@ -189,16 +189,16 @@ impl Clients {
             hash,
             index: HashTable::new(),
             records: Vec::new(),
-            footprints: Vec::new(),
+            activities: Vec::new(),
             owners: Vec::new(),
-            max_clients: max_clients.clamp(1, NO_FOOTPRINT as usize),
+            max_clients: max_clients.clamp(1, NO_ACTIVITY as usize),
             hand: 0,
-            footprint_hand: 0,
+            activity_hand: 0,
             evicted: 0,
         }
     }
 
-    /// Counts one request. Returns its client when that has a footprint: no rule can fire before.
+    /// Counts one request. Returns its client when that has an activity: no rule can fire before.
     pub(crate) fn add(&mut self, coming: &Coming, second: u32, trace: &Trace) -> Option<Busy<'_>> {
         let key = coming.client.key();
         let is_there = |record: &Record| record.key == split(key);
@@ -207,7 +207,7 @@ impl Clients {
             None => self.position(key).unwrap_or_else(|| self.insert(key, second)),
         };
         let record = &mut self.records[at];
-        if record.footprint == NO_FOOTPRINT {
+        if record.activity == NO_ACTIVITY {
             let newest = record.last.max(second);
             record.light.age(newest - record.last);
             record.last = newest;
@@ -219,9 +219,9 @@ impl Clients {
         }
         let record = &mut self.records[at];
         record.last = record.last.max(second);
-        let footprint = &mut self.footprints[record.footprint as usize];
-        footprint.add(second, trace);
-        Some(Busy { footprint, suspect_until: &mut record.suspect_until })
+        let activity = &mut self.activities[record.activity as usize];
+        activity.add(second, trace);
+        Some(Busy { activity, suspect_until: &mut record.suspect_until })
     }
 
     /// Fetches what [`Clients::add`] will read for these requests, of about `second`: step by step, so that each step
@@ -233,15 +233,15 @@ impl Clients {
             one.place = found.map_or(UNKNOWN, |entry| entry.at);
             self.records.get(one.place as usize).into_iter().for_each(prefetch::fetch);
         }
-        let footprints = coming.each_ref().map(|one| {
+        let activities = coming.each_ref().map(|one| {
             let record = self.records.get(one.place as usize)?;
-            let footprint = self.footprints.get(record.footprint as usize)?;
-            footprint.fetch();
-            Some(footprint)
+            let activity = self.activities.get(record.activity as usize)?;
+            activity.fetch();
+            Some(activity)
         });
-        for (footprint, one) in footprints.iter().zip(coming.iter()) {
-            if let Some(footprint) = footprint {
-                footprint.fetch_target(one.target(), second);
+        for (activity, one) in activities.iter().zip(coming.iter()) {
+            if let Some(activity) = activity {
+                activity.fetch_target(one.target(), second);
             }
         }
     }
@@ -254,22 +254,22 @@ impl Clients {
     }
 
     /// A copy of what is kept of a client, light or not, and until when it is suspect.
-    pub(crate) fn footprint(&self, key: u128) -> Option<(Footprint, u32)> {
+    pub(crate) fn activity(&self, key: u128) -> Option<(Activity, u32)> {
         let record = &self.records[self.position(key)?];
-        Some((self.footprint_of(record), record.suspect_until))
+        Some((self.activity_of(record), record.suspect_until))
     }
 
-    fn footprint_of(&self, record: &Record) -> Footprint {
-        match self.footprints.get(record.footprint as usize) {
-            Some(footprint) => footprint.clone(),
+    fn activity_of(&self, record: &Record) -> Activity {
+        match self.activities.get(record.activity as usize) {
+            Some(activity) => activity.clone(),
             None => {
-                let mut footprint = Footprint::default();
+                let mut activity = Activity::default();
                 let mut requests: Vec<_> = record.light.requests().collect();
                 requests.sort_by_key(|(ago, _)| std::cmp::Reverse(*ago));
                 requests
                     .iter()
-                    .for_each(|(ago, trace)| footprint.add(record.last.saturating_sub(*ago), trace));
-                footprint
+                    .for_each(|(ago, trace)| activity.add(record.last.saturating_sub(*ago), trace));
+                activity
             }
         }
     }
@@ -278,13 +278,13 @@ impl Clients {
     /// key, its counts over those seconds, and until when it is suspect.
     pub(crate) fn each_active(&self, secs: u32, second: u32, mut visit: impl FnMut(Active<'_>)) {
         for record in self.records.iter().filter(|r| second.saturating_sub(r.last) < secs) {
-            let footprint = self.footprints.get(record.footprint as usize);
-            let counts = match footprint {
-                Some(footprint) => footprint.window.sum_of_last(secs, second),
+            let activity = self.activities.get(record.activity as usize);
+            let counts = match activity {
+                Some(activity) => activity.window.sum_of_last(secs, second),
                 None => record.light_counts(secs, second),
             };
             let (key, suspect_until) = (join(record.key), record.suspect_until);
-            visit(Active { key, counts, footprint, suspect_until, last: record.last });
+            visit(Active { key, counts, activity, suspect_until, last: record.last });
         }
     }
 
@@ -320,12 +320,12 @@ impl Clients {
     pub(crate) fn usage(&self) -> Usage {
         let records = self.records.capacity() * size_of::<Record>();
         let index = self.index.allocation_size();
-        let footprints: usize = self.footprints.iter().map(|f| f.bytes() + size_of::<u32>()).sum();
+        let activities: usize = self.activities.iter().map(|f| f.bytes() + size_of::<u32>()).sum();
         Usage {
             clients: self.records.len(),
-            footprints: self.footprints.len(),
+            activities: self.activities.len(),
             evicted: self.evicted,
-            bytes: records + index + footprints,
+            bytes: records + index + activities,
         }
     }
 
@@ -348,7 +348,7 @@ impl Clients {
         self.records.push(Record {
             key: split(key),
             last: second,
-            footprint: NO_FOOTPRINT,
+            activity: NO_ACTIVITY,
             suspect_until: 0,
             light,
         });
@@ -358,15 +358,15 @@ impl Clients {
         at
     }
 
-    /// Moves a client's first requests into a footprint of its own.
+    /// Moves a client's first requests into an activity of its own.
     fn promote(&mut self, at: usize) {
-        if self.footprints.len() >= (self.max_clients / CLIENTS_PER_FOOTPRINT).max(MIN_FOOTPRINTS) {
-            self.evict_a_footprint();
+        if self.activities.len() >= (self.max_clients / CLIENTS_PER_ACTIVITY).max(MIN_ACTIVITIES) {
+            self.evict_a_activity();
         }
-        let footprint = self.footprint_of(&self.records[at]);
-        self.records[at].footprint = self.footprints.len() as u32;
+        let activity = self.activity_of(&self.records[at]);
+        self.records[at].activity = self.activities.len() as u32;
         self.records[at].light = Light::default();
-        self.footprints.push(footprint);
+        self.activities.push(activity);
         self.owners.push(at as u32);
     }
 
@@ -374,7 +374,7 @@ impl Clients {
         let len = self.records.len();
         let worth = |at: &usize| {
             let record = &self.records[*at];
-            (record.footprint != NO_FOOTPRINT, record.last)
+            (record.activity != NO_ACTIVITY, record.last)
         };
         let mut coldest = self.hand % len;
         // Past samples of nothing but busy ones: there is a light one nearly always, and what is walked over is not
@@ -391,33 +391,33 @@ impl Clients {
         self.remove(coldest);
     }
 
-    fn evict_a_footprint(&mut self) {
-        let len = self.footprints.len();
+    fn evict_a_activity(&mut self) {
+        let len = self.activities.len();
         let worth = |at: &usize| {
             let owner = self.owners[*at] as usize;
-            (self.footprints[*at].window.sum().requests, self.records[owner].last)
+            (self.activities[*at].window.sum().requests, self.records[owner].last)
         };
-        let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.footprint_hand + i) % len);
+        let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.activity_hand + i) % len);
         let least = sample.min_by_key(worth).unwrap_or(0);
-        self.footprint_hand = (self.footprint_hand + EVICTION_SAMPLE) % len;
+        self.activity_hand = (self.activity_hand + EVICTION_SAMPLE) % len;
         self.evicted += 1;
-        self.drop_footprint(self.owners[least] as usize);
+        self.drop_activity(self.owners[least] as usize);
     }
 
-    fn drop_footprint(&mut self, at: usize) {
-        let gone = std::mem::replace(&mut self.records[at].footprint, NO_FOOTPRINT);
-        if gone == NO_FOOTPRINT {
+    fn drop_activity(&mut self, at: usize) {
+        let gone = std::mem::replace(&mut self.records[at].activity, NO_ACTIVITY);
+        if gone == NO_ACTIVITY {
             return;
         }
-        self.footprints.swap_remove(gone as usize);
+        self.activities.swap_remove(gone as usize);
         self.owners.swap_remove(gone as usize);
         if let Some(owner) = self.owners.get(gone as usize) {
-            self.records[*owner as usize].footprint = gone;
+            self.records[*owner as usize].activity = gone;
         }
     }
 
     fn remove(&mut self, at: usize) {
-        self.drop_footprint(at);
+        self.drop_activity(at);
         let key = join(self.records[at].key);
         if let Ok(entry) = self.index.find_entry(self.hash.key(key), |entry| entry.at as usize == at) {
             entry.remove();
@@ -428,7 +428,7 @@ impl Clients {
         if let Some(entry) = self.index.find_mut(self.hash.key(join(moved.key)), |entry| entry.at == last) {
             entry.at = at as u32;
         }
-        if let Some(owner) = self.owners.get_mut(moved.footprint as usize) {
+        if let Some(owner) = self.owners.get_mut(moved.activity as usize) {
             *owner = at as u32;
         }
     }
@@ -441,7 +441,7 @@ pub(crate) struct Active<'a> {
     /// Its counts over the seconds asked for.
     pub counts: Counts,
     /// What is kept of it, when it is not a light one.
-    pub footprint: Option<&'a Footprint>,
+    pub activity: Option<&'a Activity>,
     /// Nothing is learned from it before this second.
     pub suspect_until: u32,
     /// Its newest request's second.
@@ -492,12 +492,12 @@ mod tests {
     }
 
     fn requests(clients: &Clients, key: u128) -> Option<u32> {
-        clients.footprint(key).map(|(footprint, _)| footprint.window.sum().requests)
+        clients.activity(key).map(|(activity, _)| activity.window.sum().requests)
     }
 
     #[test]
-    fn a_record_is_one_cache_line_and_a_footprint_two() {
-        assert_eq!((size_of::<Record>(), size_of::<Footprint>()), (64, 128));
+    fn a_record_is_one_cache_line_and_a_activity_two() {
+        assert_eq!((size_of::<Record>(), size_of::<Activity>()), (64, 128));
     }
 
     #[test]
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn a_footprint_goes_only_for_a_busier_one() {
+    fn an_activity_goes_only_for_a_busier_one() {
         let mut table = clients(1);
         table.max_clients = 10_000;
         for key in 0..2000u128 {
@@ -597,7 +597,7 @@ mod tests {
             }
         }
         assert_eq!(requests(&table, 5), Some(50));
-        assert_eq!(table.usage().footprints, 10_000 / CLIENTS_PER_FOOTPRINT);
+        assert_eq!(table.usage().activities, 10_000 / CLIENTS_PER_ACTIVITY);
     }
 
     #[test]

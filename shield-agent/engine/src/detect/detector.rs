@@ -1,17 +1,17 @@
 //! Counts requests, learns what this server's traffic looks like, and judges clients against it.
 //!
 //! This file ties the parts together and owns event time: windows are in `window.rs`, what is kept of clients in
-//! `clients.rs` and `footprint.rs`, what was learned in `baseline.rs`, the rules in `rules.rs`, the whole server's
+//! `clients.rs` and `activity.rs`, what was learned in `baseline.rs`, the rules in `rules.rs`, the whole server's
 //! anomalies in `global.rs`. Whom to ban, and for how long, is not decided here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::detect::activity::{Activity, Spread};
 use crate::detect::aim::Aim;
 use crate::detect::baseline::{Baseline, ClientMinute, Feature, Level};
 use crate::detect::clients::{Active, Clients};
 pub use crate::detect::clients::{Coming, LOOK_AHEAD};
-use crate::detect::footprint::{Footprint, Spread};
 use crate::detect::gate::{Gate, Need};
 use crate::detect::global::Global;
 use crate::detect::hash::Seeded;
@@ -186,12 +186,12 @@ impl Detector {
         if is_quiet {
             return Verdict::Normal;
         }
-        let spread = match self.gate.need(busy.footprint, &self.policy, second) {
+        let spread = match self.gate.need(busy.activity, &self.policy, second) {
             Need::Nothing => return Verdict::Normal,
             Need::Counts => Spread::default(),
-            Need::Targets => busy.footprint.settle(second),
+            Need::Targets => busy.activity.settle(second),
         };
-        let facts = Facts::of(busy.footprint, spread, &self.policy, second);
+        let facts = Facts::of(busy.activity, spread, &self.policy, second);
         let judge = Judge {
             policy: &self.policy,
             baseline: &self.baseline,
@@ -201,9 +201,9 @@ impl Detector {
         };
         let Some(fired) = judge.judge(&facts) else { return Verdict::Normal };
         *busy.suspect_until = second + SUSPECT_SECS;
-        let evidence = evidence(&judge, &facts, fired, busy.footprint, &self.names, second);
+        let evidence = evidence(&judge, &facts, fired, busy.activity, &self.names, second);
         if suspect_until <= second {
-            for (at, counts) in busy.footprint.window.seconds().filter(|(at, _)| *at >= suspect_until) {
+            for (at, counts) in busy.activity.window.seconds().filter(|(at, _)| *at >= suspect_until) {
                 let taught = ServerSecond { requests: counts.requests, errors: counts.errors };
                 self.teaching.take_back(at, taught);
             }
@@ -231,9 +231,9 @@ impl Detector {
     /// Each rule's value beside its threshold for one client, as of `second`.
     pub fn explain(&self, client: Client, second: EventSecs) -> Explanation {
         let (key, at) = (client.key(), event_second(second));
-        let known = self.clients.footprint(key);
-        let footprint = known.as_ref().map_or_else(Footprint::default, |(footprint, _)| footprint.clone());
-        let facts = Facts::of(&footprint, footprint.spread(at), &self.policy, at);
+        let known = self.clients.activity(key);
+        let activity = known.as_ref().map_or_else(Activity::default, |(activity, _)| activity.clone());
+        let facts = Facts::of(&activity, activity.spread(at), &self.policy, at);
         let warmth = warmth(&self.policy, &self.baseline, at);
         let client_id = precedent_id(key);
         let judge =
@@ -248,16 +248,15 @@ impl Detector {
             rate: judge.rate(facts.now),
             baseline: level_view(judge.level(), warmth),
             rules: ORDER.into_iter().map(|rule| rule_view(&judge, rule, &facts)).collect(),
-            top_paths: top_paths(&footprint, &self.names, at),
+            top_paths: top_paths(&activity, &self.names, at),
         }
     }
 
     /// How near each clause of each rule comes to firing on a client as of `second`: for measuring margins.
     pub fn nearness(&self, client: Client, second: EventSecs) -> Vec<Near> {
         let (key, at) = (client.key(), event_second(second));
-        let footprint =
-            self.clients.footprint(key).map_or_else(Footprint::default, |(footprint, _)| footprint);
-        let facts = Facts::of(&footprint, footprint.spread(at), &self.policy, at);
+        let activity = self.clients.activity(key).map_or_else(Activity::default, |(activity, _)| activity);
+        let facts = Facts::of(&activity, activity.spread(at), &self.policy, at);
         let warmth = warmth(&self.policy, &self.baseline, at);
         let client = precedent_id(key);
         Judge { policy: &self.policy, baseline: &self.baseline, warmth, client, second: at }.nearness(&facts)
@@ -471,7 +470,7 @@ fn learn_delay_secs(reference: Reference) -> u32 {
 
 /// What is learned of a client from the minute of the clock that ends with `second`.
 fn client_minute(active: &Active<'_>, policy: &Policy, second: u32) -> ClientMinute {
-    let pages = active.footprint.map(|footprint| footprint.minute(second));
+    let pages = active.activity.map(|activity| activity.minute(second));
     let load = load(active.counts, policy);
     let mut minute =
         ClientMinute { load, errors: f64::from(active.counts.errors), ..ClientMinute::default() };
@@ -489,7 +488,7 @@ fn evidence(
     judge: &Judge<'_>,
     facts: &Facts,
     fired: Fired,
-    footprint: &Footprint,
+    activity: &Activity,
     names: &Names,
     second: u32,
 ) -> Evidence {
@@ -508,7 +507,7 @@ fn evidence(
         requests: facts.now.requests,
         errors: facts.now.errors,
         measures: fired.checks.iter().map(|check| check.measure()).collect(),
-        top_paths: top_paths(footprint, names, second),
+        top_paths: top_paths(activity, names, second),
         at_secs: i64::from(second),
     }
 }
@@ -527,9 +526,9 @@ fn rule_view(judge: &Judge<'_>, rule: Rule, facts: &Facts) -> RuleView {
     RuleView { rule, fires: answered.fires, not_asked: not_asked.map(str::to_owned), measures }
 }
 
-fn top_paths(footprint: &Footprint, names: &Names, second: u32) -> Vec<PathCount> {
+fn top_paths(activity: &Activity, names: &Names, second: u32) -> Vec<PathCount> {
     let mut paths: Vec<PathCount> = Vec::new();
-    for (key, count) in footprint.top_targets(4 * TOP_PATHS, second) {
+    for (key, count) in activity.top_targets(4 * TOP_PATHS, second) {
         let Some(path) = names.get(key) else { continue };
         // Several targets of one path differ in their queries, which are not shown.
         match paths.iter_mut().find(|known| known.path == path) {

@@ -1,8 +1,8 @@
 //! The gate before the rules: what any rule would need at the least, so that nearly every request is counted and not
 //! judged. Only ever saves time: a client that a rule would fire at always passes. Made anew whenever the baseline is.
 
+use crate::detect::activity::{Activity, Ceiling};
 use crate::detect::baseline::{Baseline, Feature};
-use crate::detect::footprint::{Ceiling, Footprint};
 use crate::detect::policy::{Policy, Reference, Switch};
 use crate::detect::rules::{Warmth, load};
 use crate::detect::window::{Counts, WINDOW_SECS};
@@ -92,22 +92,22 @@ impl Gate {
     /// What must be asked about a client whose request at `second` was just counted. Looks, when it can, only as often
     /// as a client's plain requests could make a difference.
     #[inline]
-    pub(super) fn need(&self, footprint: &mut Footprint, policy: &Policy, second: u32) -> Need {
-        if footprint.is_spared(self.number, second) {
+    pub(super) fn need(&self, activity: &mut Activity, policy: &Policy, second: u32) -> Need {
+        if activity.is_spared(self.number, second) {
             return Need::Nothing;
         }
-        let need = self.look(footprint, policy, second);
+        let need = self.look(activity, policy, second);
         if need == Need::Nothing {
-            footprint.spare(self.spare(footprint, policy), self.number);
+            activity.spare(self.spare(activity, policy), self.number);
         }
         need
     }
 
-    fn look(&self, footprint: &Footprint, policy: &Policy, second: u32) -> Need {
-        if self.needs_targets(footprint, second) {
+    fn look(&self, activity: &Activity, policy: &Policy, second: u32) -> Need {
+        if self.needs_targets(activity, second) {
             return Need::Targets;
         }
-        let window = &footprint.window;
+        let window = &activity.window;
         let at_most = window.at_most();
         if at_most.failed < self.failed && !self.is_much(at_most, policy) {
             return Need::Nothing;
@@ -127,8 +127,8 @@ impl Gate {
 
     /// How many plain requests more for plain targets certainly leave this client below everything. Such a request adds
     /// one to pages or assets, and at most one each to paths, posts and repeats, and nothing to anything else.
-    fn spare(&self, footprint: &Footprint, policy: &Policy) -> u32 {
-        let (most, counts) = (footprint.latest_ceiling(), footprint.window.at_most());
+    fn spare(&self, activity: &Activity, policy: &Policy) -> u32 {
+        let (most, counts) = (activity.latest_ceiling(), activity.window.at_most());
         let is_near = counts.failed >= self.failed
             || self.is_much(counts, policy)
             || self.is_heavy(most)
@@ -151,8 +151,8 @@ impl Gate {
         shaped + plain >= self.weight || shaped_600 + plain_600 >= self.weight_600
     }
 
-    fn needs_targets(&self, footprint: &Footprint, second: u32) -> bool {
-        let Some(most) = footprint.ceiling(second) else { return true };
+    fn needs_targets(&self, activity: &Activity, second: u32) -> bool {
+        let Some(most) = activity.ceiling(second) else { return true };
         if u32::from(most.shaped_weight) >= self.weight
             || u32::from(most.shaped_weight_600) >= self.weight_600
         {
@@ -167,7 +167,7 @@ impl Gate {
         if !(is_heavy || is_wide || is_alike || is_burst) {
             return false;
         }
-        let before = footprint.window.before(second);
+        let before = activity.window.before(second);
         // Enough of something else can outweigh a value that is known; one that ran out of its room is not.
         let outweighs = |value: u32, other: u32| value == Ceiling::MAX || value >= other;
         let without_assets = |value: u32| outweighs(value, before.assets.saturating_mul(20));
@@ -176,8 +176,7 @@ impl Gate {
             || (paths >= self.paths && without_assets(paths))
             || (posts >= self.posts && without_assets(posts))
             || (repeats >= self.repeats && without_assets(repeats))
-            || (is_burst
-                && footprint.window.sum_of_last(self.page_secs, second).pages() >= self.page_requests)
+            || (is_burst && activity.window.sum_of_last(self.page_secs, second).pages() >= self.page_requests)
     }
 }
 
@@ -263,18 +262,18 @@ mod tests {
                 posts: limits[10],
                 repeats: limits[11],
             };
-            let (mut footprint, mut newest) = (Footprint::default(), 6000);
+            let (mut activity, mut newest) = (Activity::default(), 6000);
             for (ahead, late, key, kind) in steps {
                 newest += ahead;
                 let second = if late < 90 && late > 50 { newest - late } else { newest };
-                footprint.add(second, &trace(kind % mix, key));
-                let is_spared = footprint.is_spared(gate.number, second);
-                let looked = gate.look(&footprint, &policy, second);
+                activity.add(second, &trace(kind % mix, key));
+                let is_spared = activity.is_spared(gate.number, second);
+                let looked = gate.look(&activity, &policy, second);
                 prop_assert!(!is_spared || looked == Need::Nothing, "{looked:?} at {second} was spared");
-                prop_assert!(!footprint.is_spared(gate.number + 1, second), "another gate knows nothing of it");
-                prop_assert_eq!(gate.need(&mut footprint, &policy, second), looked);
+                prop_assert!(!activity.is_spared(gate.number + 1, second), "another gate knows nothing of it");
+                prop_assert_eq!(gate.need(&mut activity, &policy, second), looked);
                 if looked == Need::Targets {
-                    footprint.settle(second);
+                    activity.settle(second);
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Detection: requests are counted for each client, held against the site's baseline, and judged.
 
+pub(crate) mod activity;
 pub(crate) mod aim;
 pub(crate) mod baseline;
 #[cfg(test)]
@@ -8,7 +9,6 @@ pub(crate) mod clients;
 pub mod detector;
 #[cfg(test)]
 mod detector_tests;
-pub(crate) mod footprint;
 mod gate;
 pub(crate) mod global;
 pub mod hash;

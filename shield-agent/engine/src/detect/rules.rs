@@ -4,8 +4,8 @@
 //! counted up to the second before, whatever speaks against it up to now: so a further line of the same second can
 //! only make a rule fire, never stop it from firing, and the order of a second's lines makes no difference.
 
+use crate::detect::activity::{Activity, Spread};
 use crate::detect::baseline::{Baseline, Feature, Level};
-use crate::detect::footprint::{Footprint, Spread};
 use crate::detect::policy::{Policy, Reference, Switch};
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::verdict::{Measure, Rule};
@@ -45,9 +45,9 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Gathers them from a footprint whose targets amount to `spread`.
-    pub fn of(footprint: &Footprint, spread: Spread, policy: &Policy, second: u32) -> Facts {
-        let window = &footprint.window;
+    /// Gathers them from an activity whose targets amount to `spread`.
+    pub fn of(activity: &Activity, spread: Spread, policy: &Policy, second: u32) -> Facts {
+        let window = &activity.window;
         let now = window.sum_of_last(WINDOW_SECS, second);
         Facts {
             now,

@@ -1,7 +1,7 @@
 //! The targets that one client asked for lately: a small hash table of its own. Nearly every request looks into one, and
 //! with many clients each look is a wait for memory: so a slot is 16 bytes, four to a line of the processor's cache, and
 //! nothing has to be read before it (linear probing at a load of three quarters at most; nothing is deleted but by
-//! making the table anew). What targets amount to is `footprint.rs`'s business.
+//! making the table anew). What targets amount to is `activity.rs`'s business.
 
 use crate::detect::prefetch;
 use crate::detect::trace::{Flags, Trace};

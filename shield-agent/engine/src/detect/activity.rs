@@ -30,7 +30,7 @@ pub struct Spread {
     pub posts: u32,
 }
 
-/// At least what [`Footprint::spread`] would find. A value that reached [`Ceiling::MAX`] may be anything above.
+/// At least what [`Activity::spread`] would find. A value that reached [`Ceiling::MAX`] may be anything above.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ceiling {
     /// See [`Spread::paths`].
@@ -56,7 +56,7 @@ pub struct Ceiling {
 /// What is kept of one busy client: two lines of the processor's cache, and what they point to.
 #[derive(Debug, Clone, Default)]
 #[repr(C, align(64))]
-pub struct Footprint {
+pub struct Activity {
     /// Its window.
     pub window: Window,
     targets: Targets,
@@ -108,7 +108,7 @@ struct Spare {
     gate: u32,
 }
 
-impl Footprint {
+impl Activity {
     /// Counts one request.
     #[inline]
     pub fn add(&mut self, second: u32, trace: &Trace) {
@@ -127,7 +127,7 @@ impl Footprint {
         self.spare.left = if is_plain { self.spare.left.saturating_sub(1) } else { 0 };
     }
 
-    /// Whether the request that was just counted makes no difference to this gate, as [`Footprint::spare`] foretold.
+    /// Whether the request that was just counted makes no difference to this gate, as [`Activity::spare`] foretold.
     #[inline]
     pub fn is_spared(&self, gate: u32, second: u32) -> bool {
         self.spare.left > 0 && self.spare.gate == gate && second >= self.ceiling_from
@@ -144,13 +144,13 @@ impl Footprint {
         prefetch::fetch(&self.ceiling);
     }
 
-    /// Fetches what [`Footprint::add`] will follow from them for this target at about `second`.
+    /// Fetches what [`Activity::add`] will follow from them for this target at about `second`.
     pub fn fetch_target(&self, key: u32, second: u32) {
         self.window.fetch(second);
         self.targets.fetch(key);
     }
 
-    /// At least what [`Footprint::spread`] would find at `second`; `None` when nothing is known about so long ago.
+    /// At least what [`Activity::spread`] would find at `second`; `None` when nothing is known about so long ago.
     pub fn ceiling(&self, second: u32) -> Option<&Ceiling> {
         (second >= self.ceiling_from).then_some(&self.ceiling)
     }
@@ -189,7 +189,7 @@ impl Footprint {
         alike.iter().skip(1).copied().max().unwrap_or(0)
     }
 
-    /// The same as [`Footprint::spread`]; forgets what does not matter any more and lowers the ceiling to what is there.
+    /// The same as [`Activity::spread`]; forgets what does not matter any more and lowers the ceiling to what is there.
     pub fn settle(&mut self, second: u32) -> Spread {
         self.targets.prune(second);
         self.ceiling_from = second.saturating_sub(LATE_SECS);
@@ -213,7 +213,7 @@ impl Footprint {
 
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
-        size_of::<Footprint>() + self.window.heap_bytes() + self.targets.heap_bytes()
+        size_of::<Activity>() + self.window.heap_bytes() + self.targets.heap_bytes()
     }
 }
 
@@ -304,11 +304,11 @@ mod tests {
         fn a_minute_is_what_all_targets_say_at_its_end(
             steps in prop::collection::vec((0u32..20, 0u32..90, 0u32..8, 0usize..4), 1..300),
         ) {
-            let (mut footprint, mut newest) = (Footprint::default(), 6000);
+            let (mut activity, mut newest) = (Activity::default(), 6000);
             for (ahead, late, key, kind) in steps {
                 for end in newest / 60 * 60 + 59..newest + ahead {
                     if end % 60 == 59 {
-                        let (minute, spread) = (footprint.minute(end), footprint.spread(end));
+                        let (minute, spread) = (activity.minute(end), activity.spread(end));
                         let counted = [minute.paths, minute.posts, minute.repeats].map(u32::from);
                         prop_assert_eq!(counted, [spread.paths, spread.posts, spread.repeats], "at {}", end);
                     }
@@ -317,7 +317,7 @@ mod tests {
                 let second = if late < 60 { newest } else { newest - late };
                 let flags = [Flags::default(), Flags::POST, Flags::FAILED, Flags::ASSET][kind];
                 let key = if kind == 1 { !key } else { key };
-                footprint.add(second, &Trace { key, flags, ..Trace::default() });
+                activity.add(second, &Trace { key, flags, ..Trace::default() });
             }
         }
     }
