@@ -6,7 +6,7 @@ use super::{Effects, Engine, NewBan};
 use crate::bans::allowlist::BannableClient;
 use crate::bans::backoff::Term;
 use crate::bans::blast::Permit;
-use crate::detect::detector::{Coming, LOOK_AHEAD, Standing};
+use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
 use crate::detect::policy::Switch;
 use crate::settings::NetworkAction;
 use crate::tick::Awaiting;
@@ -34,11 +34,11 @@ impl Engine {
             self.backlog_at_ms = Some(now.boot_ms);
         }
         for lines in batch.lines.chunks(LOOK_AHEAD) {
-            let coming = self.detector.look_ahead(lines.iter().map(|line| batch.request(line)));
-            for (line, coming) in lines.iter().zip(&coming) {
+            let prepared = self.detector.prepare_batch(lines.iter().map(|line| batch.request(line)));
+            for (line, prepared) in lines.iter().zip(&prepared) {
                 let request = batch.request(line);
                 let second = self.second_of(&request, batch, now, out);
-                self.on_request(&request, coming, second, now, out);
+                self.on_request(&request, prepared, second, now, out);
                 if line.salvaged {
                     self.on_salvaged(line, now, out);
                 }
@@ -60,18 +60,18 @@ impl Engine {
     fn on_request(
         &mut self,
         request: &Request<'_>,
-        coming: &Coming,
+        prepared: &Prepared,
         second: EventSecs,
         now: Now,
         out: &mut Effects,
     ) {
         self.totals.requests += 1;
         self.totals.errors += u64::from(request.status >= 400);
-        let client = coming.client;
+        let client = prepared.client;
         let ban = self.ledger.ban_over(client).copied();
         let standing =
             if ban.is_some() || self.is_quiet(client, now) { Standing::Banned } else { Standing::Normal };
-        let verdict = self.detector.observe(request, second, coming, standing);
+        let verdict = self.detector.observe(request, second, prepared, standing);
         match (ban, verdict) {
             (Some(ban), _) => self.on_banned_request(&ban, request, second, now, out),
             (None, Verdict::Anomalous(evidence)) => self.on_anomalous(client, request, evidence, now, out),

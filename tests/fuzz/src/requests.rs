@@ -182,8 +182,8 @@ fn check_traces(all: &[Asked<'_>], policy: &Policy) {
 }
 
 fn trace_by(tracer: &mut Tracer, request: &Request<'_>) -> Trace {
-    let aim = tracer.aim(request.path);
-    tracer.trace(request, aim)
+    let hashed = tracer.hash_path(request.path);
+    tracer.trace(request, hashed)
 }
 
 fn check_trace(request: &Request<'_>, trace: &Trace, policy: &Policy) {
@@ -224,8 +224,8 @@ fn check_detector(all: &[Asked<'_>], policy: &Policy) {
         let request = asked.request();
         let client = detectors[0].client_of(&request);
         let [one, other] = detectors.each_mut().map(|detector| {
-            let coming = detector.coming(&request);
-            detector.observe(&request, asked.second, &coming, Standing::Normal)
+            let prepared = detector.prepare(&request);
+            detector.observe(&request, asked.second, &prepared, Standing::Normal)
         });
         assert_eq!(essence(&one), essence(&other), "with another seed");
         let explained = detectors[0].explain(client, asked.second);

@@ -155,8 +155,8 @@ fn banned_by_detector(path: &Path) -> Result<BTreeSet<String>> {
     let read = Arc::new(AtomicU64::new(0));
     Input::of(path).batches(&shield_logline::Settings::default(), &read, &mut |batch| {
         for request in batch.requests() {
-            let coming = detector.coming(&request);
-            let verdict = detector.observe(&request, request.time, &coming, Standing::Normal);
+            let prepared = detector.prepare(&request);
+            let verdict = detector.observe(&request, request.time, &prepared, Standing::Normal);
             if verdict != Verdict::Normal {
                 banned.insert(request.addr.to_string());
             }
@@ -235,8 +235,8 @@ fn each_nearness(path: &Path, labels: &Labels, visit: &mut dyn FnMut(Client, Dec
     Input::of(path).batches(&shield_logline::Settings::default(), &read, &mut |batch| {
         for request in batch.requests() {
             let client = detector.client_of(&request);
-            let coming = detector.coming(&request);
-            detector.observe(&request, request.time, &coming, Standing::Normal);
+            let prepared = detector.prepare(&request);
+            detector.observe(&request, request.time, &prepared, Standing::Normal);
             let decision = labels.get(client).map(|label| label.decision);
             if let Some(decision @ (Decision::Ban | Decision::Stay)) = decision {
                 detector

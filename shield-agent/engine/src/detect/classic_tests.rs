@@ -149,8 +149,8 @@ fn ask(detector: &mut Detector, second: u32, client: u32, error: bool) -> Option
         size: 9,
         behind_proxy: false,
     };
-    let coming = detector.coming(&request);
-    match detector.observe(&request, i64::from(second), &coming, Standing::Normal) {
+    let prepared = detector.prepare(&request);
+    match detector.observe(&request, i64::from(second), &prepared, Standing::Normal) {
         Verdict::Anomalous(evidence) => Some(evidence.rule),
         Verdict::Normal => None,
     }

@@ -5,8 +5,8 @@
 use hashbrown::HashTable;
 
 use crate::detect::activity::{Activity, TARGET_SECS, counts_of};
-use crate::detect::aim::Aim;
 use crate::detect::hash::Seeded;
+use crate::detect::hashed_path::HashedPath;
 use crate::detect::prefetch;
 use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::{Counts, WINDOW_SECS};
@@ -30,29 +30,29 @@ const CLIENTS_PER_LOOKUP: u128 = 4;
 
 const NO_ACTIVITY: u32 = u32::MAX;
 
-/// What [`Coming::place`] is while nobody knows.
+/// What [`Prepared::place`] is while nobody knows.
 const UNKNOWN: u32 = u32::MAX;
 
 /// What is worked out of a request before it is counted.
 #[derive(Debug, Clone, Copy)]
-pub struct Coming {
+pub struct Prepared {
     /// Whose it is.
     pub client: Client,
     /// Its target.
-    pub aim: Aim,
+    pub path: HashedPath,
     /// Where its client was found among the records; it may have moved since.
     place: u32,
 }
 
-impl Coming {
+impl Prepared {
     /// Of this client, for this target.
-    pub fn new(client: Client, aim: Aim) -> Coming {
-        Coming { client, aim, place: UNKNOWN }
+    pub fn new(client: Client, path: HashedPath) -> Prepared {
+        Prepared { client, path, place: UNKNOWN }
     }
 
     /// Its target's key, as far as it can be told before its answer is looked at.
     fn target(&self) -> u32 {
-        self.aim.path_hash as u32
+        self.path.hash as u32
     }
 }
 
@@ -199,11 +199,11 @@ impl Clients {
     }
 
     /// Counts one request. Returns its client when that has an activity: no rule can fire before.
-    pub(crate) fn add(&mut self, coming: &Coming, second: u32, trace: &Trace) -> Option<Busy<'_>> {
-        let key = coming.client.key();
+    pub(crate) fn add(&mut self, prepared: &Prepared, second: u32, trace: &Trace) -> Option<Busy<'_>> {
+        let key = prepared.client.key();
         let is_there = |record: &Record| record.key == split(key);
-        let at = match self.records.get(coming.place as usize).filter(|record| is_there(record)) {
-            Some(_) => coming.place as usize,
+        let at = match self.records.get(prepared.place as usize).filter(|record| is_there(record)) {
+            Some(_) => prepared.place as usize,
             None => self.position(key).unwrap_or_else(|| self.insert(key, second)),
         };
         let record = &mut self.records[at];
@@ -226,20 +226,20 @@ impl Clients {
 
     /// Fetches what [`Clients::add`] will read for these requests, of about `second`: step by step, so that each step
     /// finds fetched what it reads. Remembers where their clients are, and changes nothing else.
-    pub(crate) fn look_ahead(&self, coming: &mut [Coming; LOOK_AHEAD], second: u32) {
-        for one in coming.iter_mut() {
+    pub(crate) fn look_ahead(&self, prepared: &mut [Prepared; LOOK_AHEAD], second: u32) {
+        for one in prepared.iter_mut() {
             let hash = self.hash.key(one.client.key());
             let found = self.index.find(hash, |entry| entry.mark == mark(hash));
             one.place = found.map_or(UNKNOWN, |entry| entry.at);
             self.records.get(one.place as usize).into_iter().for_each(prefetch::fetch);
         }
-        let activities = coming.each_ref().map(|one| {
+        let activities = prepared.each_ref().map(|one| {
             let record = self.records.get(one.place as usize)?;
             let activity = self.activities.get(record.activity as usize)?;
             activity.fetch();
             Some(activity)
         });
-        for (activity, one) in activities.iter().zip(coming.iter()) {
+        for (activity, one) in activities.iter().zip(prepared.iter()) {
             if let Some(activity) = activity {
                 activity.fetch_target(one.target(), second);
             }
@@ -481,14 +481,14 @@ mod tests {
         Trace { key, ..Trace::default() }
     }
 
-    fn coming(key: u128) -> Coming {
+    fn prepared(key: u128) -> Prepared {
         let client = Client::of_addr(IpAddr::V6(Ipv6Addr::from_bits(key)), 128);
         assert_eq!(client.key(), key);
-        Coming::new(client, Aim::default())
+        Prepared::new(client, HashedPath::default())
     }
 
     fn add(clients: &mut Clients, key: u128, second: u32, trace: &Trace) {
-        clients.add(&coming(key), second, trace);
+        clients.add(&prepared(key), second, trace);
     }
 
     fn requests(clients: &Clients, key: u128) -> Option<u32> {
@@ -565,13 +565,13 @@ mod tests {
     fn a_client_that_moved_after_it_was_looked_up_is_counted_itself() {
         let mut table = clients(100);
         (1..=3).for_each(|key| add(&mut table, key, 1000, &page(1)));
-        let mut coming = [coming(3); LOOK_AHEAD];
-        table.look_ahead(&mut coming, 1000);
-        assert_eq!(coming[0].place, 2);
+        let mut prepared = [prepared(3); LOOK_AHEAD];
+        table.look_ahead(&mut prepared, 1000);
+        assert_eq!(prepared[0].place, 2);
         table.forget(1);
         add(&mut table, 4, 1000, &page(1));
         assert_eq!(table.position(3), Some(0), "another one is at its old place now");
-        table.add(&coming[0], 1000, &page(1));
+        table.add(&prepared[0], 1000, &page(1));
         assert_eq!((requests(&table, 3), requests(&table, 4)), (Some(2), Some(1)));
     }
 

@@ -8,13 +8,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::detect::activity::{Activity, Spread};
-use crate::detect::aim::Aim;
 use crate::detect::baseline::{Baseline, ClientMinute, Feature, Level};
 use crate::detect::clients::{Active, Clients};
-pub use crate::detect::clients::{Coming, LOOK_AHEAD};
+pub use crate::detect::clients::{LOOK_AHEAD, Prepared};
 use crate::detect::gate::{Gate, Need};
 use crate::detect::global::Global;
 use crate::detect::hash::Seeded;
+use crate::detect::hashed_path::HashedPath;
 use crate::detect::names::Names;
 use crate::detect::policy::{Policy, Reference};
 use crate::detect::ring::{SecondRing, ServerSecond};
@@ -135,35 +135,35 @@ impl Detector {
     /// These requests (at most [`LOOK_AHEAD`]) will be observed next: works out what is needed of each, and fetches what
     /// counting them will read, so that the memory's answers, which take far longer than the counting, come meanwhile
     /// and several at once.
-    pub fn look_ahead<'a>(&self, requests: impl Iterator<Item = Request<'a>>) -> [Coming; LOOK_AHEAD] {
-        let nobody = Coming::new(Client::from(Ipv4Addr::UNSPECIFIED), Aim::default());
-        let mut coming = [nobody; LOOK_AHEAD];
-        for (coming, request) in coming.iter_mut().zip(requests) {
-            *coming = self.coming(&request);
-            self.tracer.look_ahead(coming.aim);
-            self.names.look_ahead(coming.aim.path_hash as u32);
+    pub fn prepare_batch<'a>(&self, requests: impl Iterator<Item = Request<'a>>) -> [Prepared; LOOK_AHEAD] {
+        let nobody = Prepared::new(Client::from(Ipv4Addr::UNSPECIFIED), HashedPath::default());
+        let mut prepared = [nobody; LOOK_AHEAD];
+        for (prepared, request) in prepared.iter_mut().zip(requests) {
+            *prepared = self.prepare(&request);
+            self.tracer.look_ahead(prepared.path);
+            self.names.look_ahead(prepared.path.hash as u32);
         }
-        self.clients.look_ahead(&mut coming, self.latest);
-        coming
+        self.clients.look_ahead(&mut prepared, self.latest);
+        prepared
     }
 
     /// What is needed of one request to count it.
-    pub fn coming(&self, request: &Request<'_>) -> Coming {
-        Coming::new(self.client_of(request), self.tracer.aim(request.path))
+    pub fn prepare(&self, request: &Request<'_>) -> Prepared {
+        Prepared::new(self.client_of(request), self.tracer.hash_path(request.path))
     }
 
-    /// Counts one request at `second` and judges its client. `coming` is what [`Detector::coming`] says of it.
+    /// Counts one request at `second` and judges its client. `prepared` is what [`Detector::prepare`] says of it.
     ///
     /// A request up to 5 min older than the newest one is counted in its own second; an older one in no window.
     pub fn observe(
         &mut self,
         request: &Request<'_>,
         second: EventSecs,
-        coming: &Coming,
+        prepared: &Prepared,
         standing: Standing,
     ) -> Verdict {
         let Some(second) = self.place(second) else { return Verdict::Normal };
-        let trace = self.tracer.trace(request, coming.aim);
+        let trace = self.tracer.trace(request, prepared.path);
         let error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
         if standing == Standing::Banned {
@@ -171,10 +171,10 @@ impl Detector {
         }
         if !trace.flags.has(Flags::ASSET) {
             // The path without its query, which may hold what nobody should read.
-            self.names.put(trace.key, coming.aim.split(request.path).0);
+            self.names.put(trace.key, prepared.path.split(request.path).0);
         }
-        let key = coming.client.key();
-        let Some(busy) = self.clients.add(coming, second, &trace) else {
+        let key = prepared.client.key();
+        let Some(busy) = self.clients.add(prepared, second, &trace) else {
             self.teaching.add(second, error);
             return Verdict::Normal;
         };

@@ -39,9 +39,9 @@ impl Site {
             size: 512,
             behind_proxy: false,
         };
-        let coming = self.detector.coming(&request);
+        let prepared = self.detector.prepare(&request);
         if let Verdict::Anomalous(evidence) =
-            self.detector.observe(&request, second, &coming, Standing::Normal)
+            self.detector.observe(&request, second, &prepared, Standing::Normal)
         {
             self.verdicts.push((second, client, evidence));
         }
@@ -294,9 +294,9 @@ fn a_banned_clients_requests_teach_nothing() {
             size: 0,
             behind_proxy: false,
         };
-        let coming = site.detector.coming(&request);
+        let prepared = site.detector.prepare(&request);
         (0..50).for_each(|_| {
-            assert_eq!(site.detector.observe(&request, at, &coming, Standing::Banned), Verdict::Normal);
+            assert_eq!(site.detector.observe(&request, at, &prepared, Standing::Banned), Verdict::Normal);
         });
         site.tick(at);
     }

@@ -1,7 +1,6 @@
 //! Detection: requests are counted for each client, held against the site's baseline, and judged.
 
 pub(crate) mod activity;
-pub(crate) mod aim;
 pub(crate) mod baseline;
 #[cfg(test)]
 mod classic_tests;
@@ -12,6 +11,7 @@ mod detector_tests;
 mod gate;
 pub(crate) mod global;
 pub mod hash;
+pub(crate) mod hashed_path;
 pub(crate) mod moments;
 pub(crate) mod names;
 pub mod policy;

@@ -32,8 +32,8 @@ fn observe(detector: &mut Detector, second: i64, asked: &Asked) -> Option<Rule> 
         size: *size,
         behind_proxy: false,
     };
-    let coming = detector.coming(&request);
-    match detector.observe(&request, second, &coming, Standing::Normal) {
+    let prepared = detector.prepare(&request);
+    match detector.observe(&request, second, &prepared, Standing::Normal) {
         Verdict::Anomalous(evidence) => Some(evidence.rule),
         Verdict::Normal => None,
     }

@@ -1,8 +1,8 @@
 //! One request as the windows keep it: eight bytes of what will matter later. Built from the target's shape
 //! (`shape.rs`, remembered by `remembered.rs`) and the answer.
 
-use crate::detect::aim::Aim;
 use crate::detect::hash::Seeded;
+use crate::detect::hashed_path::HashedPath;
 use crate::detect::remembered::Shapes;
 use crate::detect::shape::{self, Kind, Query, Shape};
 use crate::vocab::request::Request;
@@ -168,21 +168,21 @@ impl Tracer {
 
     /// What is worked out of a target before its request is traced.
     #[inline]
-    pub fn aim(&self, target: &[u8]) -> Aim {
-        Aim::at(target, self.hash)
+    pub fn hash_path(&self, target: &[u8]) -> HashedPath {
+        HashedPath::of(target, self.hash)
     }
 
     /// Fetches what [`Tracer::trace`] will read for this target.
-    pub fn look_ahead(&self, aim: Aim) {
-        self.shapes.look_ahead(aim.path_hash);
+    pub fn look_ahead(&self, hashed: HashedPath) {
+        self.shapes.look_ahead(hashed.hash);
     }
 
-    /// What is kept of `request`, whose target's [`Tracer::aim`] is known.
+    /// What is kept of `request`, whose target's [`Tracer::hash_path`] is known.
     #[inline]
-    pub fn trace(&mut self, request: &Request<'_>, aim: Aim) -> Trace {
-        let (path, query) = aim.split(request.path);
-        let shape = self.shapes.of(path, aim.path_hash);
-        let target = RequestTarget { path, query, path_hash: aim.path_hash, shape, status: request.status };
+    pub fn trace(&mut self, request: &Request<'_>, hashed: HashedPath) -> Trace {
+        let (path, query) = hashed.split(request.path);
+        let shape = self.shapes.of(path, hashed.hash);
+        let target = RequestTarget { path, query, path_hash: hashed.hash, shape, status: request.status };
         match self.everyday(request, &target) {
             Some(trace) => trace,
             None => self.any(request, &target),
@@ -413,8 +413,8 @@ mod tests {
 
     fn trace(method: &str, path: &str, status: u16) -> Trace {
         let mut tracer = Tracer::new(Seeded::new(1), &[]);
-        let aim = tracer.aim(path.as_bytes());
-        tracer.trace(&request(method, path, status), aim)
+        let hashed = tracer.hash_path(path.as_bytes());
+        tracer.trace(&request(method, path, status), hashed)
     }
 
     #[test]
@@ -438,8 +438,8 @@ mod tests {
                 for not_errors in [&[][..], &[200, 404]] {
                     let request = Request { size: 1234, ..request(method, path, status) };
                     let tracer = Tracer::new(Seeded::new(1), not_errors);
-                    let aim = tracer.aim(request.path);
-                    let ((path, query), path_hash) = (aim.split(request.path), aim.path_hash);
+                    let hashed = tracer.hash_path(request.path);
+                    let ((path, query), path_hash) = (hashed.split(request.path), hashed.hash);
                     let target =
                         RequestTarget { path, query, path_hash, shape: shape::of_path(path), status };
                     if let Some(trace) = tracer.everyday(&request, &target) {

@@ -4,11 +4,11 @@ use crate::detect::hash::Seeded;
 
 /// A target's path: where it ends, and its hash.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Aim {
+pub struct HashedPath {
     /// The hash of the path, without the query.
-    pub path_hash: u64,
+    pub hash: u64,
     /// The path's length in bytes.
-    path_len: usize,
+    len: usize,
 }
 
 /// Longer targets are searched with wide instructions, which take a while to begin.
@@ -45,17 +45,17 @@ fn question_marks(word: u64) -> u64 {
     zeros.wrapping_sub(ONES) & !zeros & HIGHS
 }
 
-impl Aim {
+impl HashedPath {
     /// Of this target.
     #[inline]
-    pub fn at(target: &[u8], hash: Seeded) -> Aim {
+    pub fn of(target: &[u8], hash: Seeded) -> HashedPath {
         let path_len = path_len(target);
-        Aim { path_hash: hash.bytes(&target[..path_len]), path_len }
+        HashedPath { hash: hash.bytes(&target[..path_len]), len: path_len }
     }
 
     /// The target's path, and its query with the question mark.
     pub fn split(self, target: &[u8]) -> (&[u8], &[u8]) {
-        target.split_at(self.path_len.min(target.len()))
+        target.split_at(self.len.min(target.len()))
     }
 }
 
