@@ -16,10 +16,10 @@ pub(crate) mod moments;
 pub(crate) mod names;
 pub mod policy;
 mod prefetch;
-mod remembered;
 pub(crate) mod ring;
 pub mod rules;
 pub mod shape;
+mod shape_cache;
 #[cfg(test)]
 mod site_tests;
 pub(crate) mod targets;

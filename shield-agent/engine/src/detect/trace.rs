@@ -1,10 +1,10 @@
 //! One request as the windows keep it: eight bytes of what will matter later. Built from the target's shape
-//! (`shape.rs`, remembered by `remembered.rs`) and the answer.
+//! (`shape.rs`, cached by `shape_cache.rs`) and the answer.
 
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
-use crate::detect::remembered::Shapes;
 use crate::detect::shape::{self, Kind, Query, Shape};
+use crate::detect::shape_cache::ShapeCache;
 use crate::vocab::request::Request;
 
 /// One bit a property of a request.
@@ -147,7 +147,7 @@ pub struct Tracer {
     not_errors: Vec<u16>,
     /// Whether 200 is an answer like any other, and none of `not_errors`.
     answers_by_200: bool,
-    shapes: Shapes,
+    shapes: ShapeCache,
 }
 
 impl Tracer {
@@ -157,7 +157,7 @@ impl Tracer {
             hash,
             not_errors: not_errors.to_vec(),
             answers_by_200: !not_errors.contains(&200),
-            shapes: Shapes::default(),
+            shapes: ShapeCache::default(),
         }
     }
 

@@ -4,24 +4,24 @@ use crate::detect::prefetch;
 use crate::detect::shape::{self, Kind, Shape};
 
 /// Paths whose shape is remembered, as a power of two: 8 bytes each.
-const REMEMBERED_BITS: u32 = 15;
+const CACHE_BITS: u32 = 15;
 
 /// A path's shape beside its hash, in one word: 47 bits of the hash (none of those that choose the slot), 12 of
 /// `told_by`, 3 of the kind, a bit each for login and remote call. 0 is an empty slot.
 #[derive(Debug, Clone, Copy, Default)]
-struct Remembered(u64);
+struct CachedShape(u64);
 
-impl Remembered {
+impl CachedShape {
     const SHAPE_BITS: u32 = 17;
 
-    fn of(hash: u64, shape: Shape) -> Option<Remembered> {
+    fn of(hash: u64, shape: Shape) -> Option<CachedShape> {
         if shape.told_by >= 1 << 12 {
             return None;
         }
         let kind = KINDS.iter().position(|kind| *kind == shape.kind)? as u64 + 1;
         let (login, remote_call) = (u64::from(shape.login), u64::from(shape.remote_call));
         let packed = (shape.told_by as u64) << 5 | kind << 2 | login << 1 | remote_call;
-        Some(Remembered(hash >> Self::SHAPE_BITS << Self::SHAPE_BITS | packed))
+        Some(CachedShape(hash >> Self::SHAPE_BITS << Self::SHAPE_BITS | packed))
     }
 
     #[inline]
@@ -36,26 +36,26 @@ impl Remembered {
 
     /// The first of a hash's two places, which are neighbours.
     fn slot(hash: u64) -> usize {
-        hash as usize & ((1 << REMEMBERED_BITS) - 2)
+        hash as usize & ((1 << CACHE_BITS) - 2)
     }
 }
 
 const KINDS: [Kind; 6] = [Kind::Asset, Kind::Page, Kind::Script, Kind::Dubious, Kind::Probe, Kind::Foreign];
 
 /// A bounded table of shapes by the hash of their path; a newer path takes an older one's place.
-pub(super) struct Shapes(Box<[Remembered]>);
+pub(super) struct ShapeCache(Box<[CachedShape]>);
 
-impl Default for Shapes {
-    fn default() -> Shapes {
-        Shapes(vec![Remembered::default(); 1 << REMEMBERED_BITS].into_boxed_slice())
+impl Default for ShapeCache {
+    fn default() -> ShapeCache {
+        ShapeCache(vec![CachedShape::default(); 1 << CACHE_BITS].into_boxed_slice())
     }
 }
 
-impl Shapes {
+impl ShapeCache {
     /// The shape of this path, which has this hash.
     #[inline]
     pub(super) fn of(&mut self, path: &[u8], hash: u64) -> Shape {
-        let slot = Remembered::slot(hash);
+        let slot = CachedShape::slot(hash);
         match self.0[slot].shape(hash).or_else(|| self.0[slot + 1].shape(hash)) {
             Some(shape) => shape,
             None => self.look(path, hash),
@@ -65,17 +65,17 @@ impl Shapes {
     #[cold]
     fn look(&mut self, path: &[u8], hash: u64) -> Shape {
         let shape = shape::of_path(path);
-        if let Some(remembered) = Remembered::of(hash, shape) {
-            let slot = Remembered::slot(hash);
+        if let Some(cached) = CachedShape::of(hash, shape) {
+            let slot = CachedShape::slot(hash);
             self.0[slot + 1] = self.0[slot];
-            self.0[slot] = remembered;
+            self.0[slot] = cached;
         }
         shape
     }
 
-    /// Fetches what [`Shapes::of`] will read for this hash.
+    /// Fetches what [`ShapeCache::of`] will read for this hash.
     pub(super) fn look_ahead(&self, hash: u64) {
-        prefetch::fetch(&self.0[Remembered::slot(hash)]);
+        prefetch::fetch(&self.0[CachedShape::slot(hash)]);
     }
 }
 
@@ -84,25 +84,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_remembered_shape_is_the_shape() {
+    fn a_cached_shape_is_the_shape() {
         for path in
             ["/", "/a.css", "/wp-login.php", "/xmlrpc.php", "/phpmyadmin/x", "/dump.sql", "example.org:443"]
         {
             for hash in [0, 1, 0x1_ffff, u64::MAX, 0x0123_4567_89ab_cdef] {
                 let shape = shape::of_path(path.as_bytes());
-                let remembered = Remembered::of(hash, shape).unwrap();
-                assert_eq!(remembered.shape(hash), Some(shape), "{path}");
-                assert_eq!(remembered.shape(hash ^ 1 << 17), None, "{path}");
+                let cached = CachedShape::of(hash, shape).unwrap();
+                assert_eq!(cached.shape(hash), Some(shape), "{path}");
+                assert_eq!(cached.shape(hash ^ 1 << 17), None, "{path}");
             }
         }
-        assert_eq!(Remembered::default().shape(0), None, "an empty slot");
+        assert_eq!(CachedShape::default().shape(0), None, "an empty slot");
         let long = format!("/{}", "x".repeat(5000));
-        assert!(Remembered::of(1, shape::of_path(long.as_bytes())).is_none(), "too long to be remembered");
+        assert!(CachedShape::of(1, shape::of_path(long.as_bytes())).is_none(), "too long to be remembered");
     }
 
     #[test]
     fn a_path_has_its_shape_however_many_came_between() {
-        let mut shapes = Shapes::default();
+        let mut shapes = ShapeCache::default();
         // Four paths for each pair of places.
         for round in 0..3 {
             for n in 0..4_u64 {
