@@ -15,7 +15,7 @@ use crate::detect::gate::{Gate, Need};
 use crate::detect::global::Global;
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
-use crate::detect::names::Names;
+use crate::detect::path_interner::PathInterner;
 use crate::detect::policy::{Policy, Reference};
 use crate::detect::ring::{SecondRing, ServerSecond};
 use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
@@ -79,7 +79,7 @@ pub struct Detector {
     gate_warmth: Warmth,
     ipv6_prefix: u8,
     tracer: Tracer,
-    names: Names,
+    paths: PathInterner,
     clients: Clients,
     baseline: Baseline,
     global: Global,
@@ -107,7 +107,7 @@ impl Detector {
             gate_warmth: Warmth::WarmingUp,
             ipv6_prefix: ipv6_prefix.clamp(1, 128),
             tracer: Tracer::new(hash, &policy.not_errors),
-            names: Names::default(),
+            paths: PathInterner::default(),
             clients: Clients::new(policy.max_clients, hash),
             baseline,
             global: Global::default(),
@@ -141,7 +141,7 @@ impl Detector {
         for (prepared, request) in prepared.iter_mut().zip(requests) {
             *prepared = self.prepare(&request);
             self.tracer.look_ahead(prepared.path);
-            self.names.look_ahead(prepared.path.hash as u32);
+            self.paths.look_ahead(prepared.path.hash as u32);
         }
         self.clients.look_ahead(&mut prepared, self.latest);
         prepared
@@ -171,7 +171,7 @@ impl Detector {
         }
         if !trace.flags.has(Flags::ASSET) {
             // The path without its query, which may hold what nobody should read.
-            self.names.put(trace.key, prepared.path.split(request.path).0);
+            self.paths.put(trace.key, prepared.path.split(request.path).0);
         }
         let key = prepared.client.key();
         let Some(busy) = self.clients.add(prepared, second, &trace) else {
@@ -201,7 +201,7 @@ impl Detector {
         };
         let Some(fired) = judge.judge(&facts) else { return Verdict::Normal };
         *busy.suspect_until = second + SUSPECT_SECS;
-        let evidence = evidence(&judge, &facts, fired, busy.activity, &self.names, second);
+        let evidence = evidence(&judge, &facts, fired, busy.activity, &self.paths, second);
         if suspect_until <= second {
             for (at, counts) in busy.activity.window.seconds().filter(|(at, _)| *at >= suspect_until) {
                 let taught = ServerSecond { requests: counts.requests, errors: counts.errors };
@@ -248,7 +248,7 @@ impl Detector {
             rate: judge.rate(facts.now),
             baseline: level_view(judge.level(), warmth),
             rules: ORDER.into_iter().map(|rule| rule_view(&judge, rule, &facts)).collect(),
-            top_paths: top_paths(&activity, &self.names, at),
+            top_paths: top_paths(&activity, &self.paths, at),
         }
     }
 
@@ -489,7 +489,7 @@ fn evidence(
     facts: &Facts,
     fired: Fired,
     activity: &Activity,
-    names: &Names,
+    interner: &PathInterner,
     second: u32,
 ) -> Evidence {
     let (level, rate) = (judge.level(), judge.rate(facts.now));
@@ -507,7 +507,7 @@ fn evidence(
         requests: facts.now.requests,
         errors: facts.now.errors,
         measures: fired.checks.iter().map(|check| check.measure()).collect(),
-        top_paths: top_paths(activity, names, second),
+        top_paths: top_paths(activity, interner, second),
         at_secs: i64::from(second),
     }
 }
@@ -526,10 +526,10 @@ fn rule_view(judge: &Judge<'_>, rule: Rule, facts: &Facts) -> RuleView {
     RuleView { rule, fires: answered.fires, not_asked: not_asked.map(str::to_owned), measures }
 }
 
-fn top_paths(activity: &Activity, names: &Names, second: u32) -> Vec<PathCount> {
+fn top_paths(activity: &Activity, interner: &PathInterner, second: u32) -> Vec<PathCount> {
     let mut paths: Vec<PathCount> = Vec::new();
     for (key, count) in activity.top_targets(4 * TOP_PATHS, second) {
-        let Some(path) = names.get(key) else { continue };
+        let Some(path) = interner.get(key) else { continue };
         // Several targets of one path differ in their queries, which are not shown.
         match paths.iter_mut().find(|known| known.path == path) {
             Some(known) => known.count += count,

@@ -13,7 +13,7 @@ pub(crate) mod global;
 pub mod hash;
 pub(crate) mod hashed_path;
 pub(crate) mod moments;
-pub(crate) mod names;
+pub(crate) mod path_interner;
 pub mod policy;
 mod prefetch;
 pub(crate) mod ring;

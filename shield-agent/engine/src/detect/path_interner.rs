@@ -4,7 +4,7 @@
 use crate::detect::prefetch;
 
 /// Bytes of a target's text that evidence shows.
-const MAX_TOLD: usize = 120;
+const MAX_TEXT_BYTES: usize = 120;
 
 /// Slots (a power of two).
 const SLOTS: usize = 1 << 12;
@@ -22,7 +22,7 @@ struct Slot {
 }
 
 /// Targets' text by key.
-pub(crate) struct Names {
+pub(crate) struct PathInterner {
     slots: Box<[Slot]>,
     /// Each text behind its length in one byte.
     text: Box<[u8]>,
@@ -30,9 +30,9 @@ pub(crate) struct Names {
     written: u64,
 }
 
-impl Default for Names {
-    fn default() -> Names {
-        Names {
+impl Default for PathInterner {
+    fn default() -> PathInterner {
+        PathInterner {
             slots: vec![Slot::default(); SLOTS].into_boxed_slice(),
             text: vec![0; TEXT_BYTES].into_boxed_slice(),
             written: 1,
@@ -40,15 +40,15 @@ impl Default for Names {
     }
 }
 
-impl Names {
-    /// Remembers the text of a target, cut to [`MAX_TOLD`] bytes.
+impl PathInterner {
+    /// Remembers the text of a target, cut to [`MAX_TEXT_BYTES`] bytes.
     pub(crate) fn put(&mut self, key: u32, text: &[u8]) {
         let slot = &mut self.slots[place(key)];
         // One that is about to be written over is written anew.
         if slot.key == key && slot.at > 0 && self.written - slot.at < (TEXT_BYTES / 2) as u64 {
             return;
         }
-        let text = &text[..text.len().min(MAX_TOLD)];
+        let text = &text[..text.len().min(MAX_TEXT_BYTES)];
         let mut at = self.written as usize % TEXT_BYTES;
         if at + 1 + text.len() > TEXT_BYTES {
             self.written += (TEXT_BYTES - at) as u64;
@@ -60,7 +60,7 @@ impl Names {
         self.written += 1 + text.len() as u64;
     }
 
-    /// Fetches what [`Names::put`] will read first.
+    /// Fetches what [`PathInterner::put`] will read first.
     pub(crate) fn look_ahead(&self, key: u32) {
         self.slots.get(place(key)).into_iter().for_each(prefetch::fetch);
     }
@@ -86,30 +86,30 @@ mod tests {
 
     #[test]
     fn a_target_is_named_until_another_takes_its_place() {
-        let mut names = Names::default();
-        names.put(5, b"/a");
-        assert_eq!(names.get(5).as_deref(), Some("/a"));
-        assert_eq!(names.get(6), None);
-        names.put(5 + SLOTS as u32, &[b'x'; 300]);
-        assert_eq!(names.get(5), None);
-        assert_eq!(names.get(5 + SLOTS as u32).map(|text| text.len()), Some(MAX_TOLD));
-        assert_eq!(names.get(0), None, "nobody said what that is");
+        let mut interner = PathInterner::default();
+        interner.put(5, b"/a");
+        assert_eq!(interner.get(5).as_deref(), Some("/a"));
+        assert_eq!(interner.get(6), None);
+        interner.put(5 + SLOTS as u32, &[b'x'; 300]);
+        assert_eq!(interner.get(5), None);
+        assert_eq!(interner.get(5 + SLOTS as u32).map(|text| text.len()), Some(MAX_TEXT_BYTES));
+        assert_eq!(interner.get(0), None, "nobody said what that is");
     }
 
     #[test]
-    fn no_text_is_told_for_another() {
-        let mut names = Names::default();
+    fn no_target_gets_the_text_of_another() {
+        let mut interner = PathInterner::default();
         let text_of = |key: u32| format!("/{key}/{}", "x".repeat(key as usize % 130));
         for key in 1..20_000_u32 {
-            names.put(key, text_of(key).as_bytes());
+            interner.put(key, text_of(key).as_bytes());
             for known in [key, key.saturating_sub(700).max(1), key.saturating_sub(1500).max(1)] {
                 let whole = text_of(known);
-                let told = &whole[..whole.len().min(MAX_TOLD)];
-                assert_eq!(names.get(known).as_deref(), Some(told), "{known} after {key}");
+                let cut = &whole[..whole.len().min(MAX_TEXT_BYTES)];
+                assert_eq!(interner.get(known).as_deref(), Some(cut), "{known} after {key}");
             }
         }
-        let told: Vec<_> = (1..20_000).filter_map(|key| Some((key, names.get(key)?))).collect();
-        assert!(told.len() > 2000, "{}", told.len());
-        assert!(told.iter().all(|(key, text)| text_of(*key).starts_with(text)));
+        let named: Vec<_> = (1..20_000).filter_map(|key| Some((key, interner.get(key)?))).collect();
+        assert!(named.len() > 2000, "{}", named.len());
+        assert!(named.iter().all(|(key, text)| text_of(*key).starts_with(text)));
     }
 }
