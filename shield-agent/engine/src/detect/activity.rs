@@ -100,12 +100,12 @@ impl Minute {
     }
 }
 
-/// How many plain requests more make no difference to a gate: one more than that, as 0 is known by nobody.
+/// How many plain requests more make no difference to a prefilter: one more than that, as 0 is known by nobody.
 #[derive(Debug, Clone, Copy, Default)]
 struct Spare {
     left: u16,
-    /// Which gate that is.
-    gate: u32,
+    /// Which prefilter that is.
+    prefilter: u32,
 }
 
 impl Activity {
@@ -127,15 +127,15 @@ impl Activity {
         self.spare.left = if is_plain { self.spare.left.saturating_sub(1) } else { 0 };
     }
 
-    /// Whether the request that was just counted makes no difference to this gate, as [`Activity::spare`] foretold.
+    /// Whether the request that was just counted makes no difference to this prefilter, as [`Activity::spare`] foretold.
     #[inline]
-    pub fn is_spared(&self, gate: u32, second: u32) -> bool {
-        self.spare.left > 0 && self.spare.gate == gate && second >= self.ceiling_from
+    pub fn is_spared(&self, prefilter: u32, second: u32) -> bool {
+        self.spare.left > 0 && self.spare.prefilter == prefilter && second >= self.ceiling_from
     }
 
-    /// This many plain requests more, each for a target that is plain too, will make no difference to this gate.
-    pub fn spare(&mut self, requests: u32, gate: u32) {
-        self.spare = Spare { left: requests.saturating_add(1).min(u32::from(u16::MAX)) as u16, gate };
+    /// This many plain requests more, each for a target that is plain too, will make no difference to this prefilter.
+    pub fn spare(&mut self, requests: u32, prefilter: u32) {
+        self.spare = Spare { left: requests.saturating_add(1).min(u32::from(u16::MAX)) as u16, prefilter };
     }
 
     /// Fetches both its lines.

@@ -11,12 +11,12 @@ use crate::detect::activity::{Activity, Spread};
 use crate::detect::baseline::{Baseline, ClientMinute, Feature, Level};
 use crate::detect::clients::{Active, Clients};
 pub use crate::detect::clients::{LOOK_AHEAD, Prepared};
-use crate::detect::gate::{Gate, Need};
 use crate::detect::global::Global;
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
 use crate::detect::path_interner::PathInterner;
 use crate::detect::policy::{Policy, Reference};
+use crate::detect::prefilter::{Need, Prefilter};
 use crate::detect::ring::{SecondRing, ServerSecond};
 use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use crate::detect::trace::{Flags, Tracer};
@@ -74,9 +74,9 @@ impl std::error::Error for BadBaseline {}
 /// Learns what this server's traffic looks like and judges clients against it.
 pub struct Detector {
     policy: Policy,
-    gate: Gate,
-    /// What the gate was made for.
-    gate_warmth: Warmth,
+    prefilter: Prefilter,
+    /// What the prefilter was made for.
+    prefilter_warmth: Warmth,
     ipv6_prefix: u8,
     tracer: Tracer,
     paths: PathInterner,
@@ -103,8 +103,8 @@ impl Detector {
         let hash = Seeded::new(seed);
         let baseline = Baseline::new(policy.baseline_min_samples);
         Detector {
-            gate: Gate::of(&policy, &baseline, Warmth::WarmingUp, 0, 0),
-            gate_warmth: Warmth::WarmingUp,
+            prefilter: Prefilter::of(&policy, &baseline, Warmth::WarmingUp, 0, 0),
+            prefilter_warmth: Warmth::WarmingUp,
             ipv6_prefix: ipv6_prefix.clamp(1, 128),
             tracer: Tracer::new(hash, &policy.not_errors),
             paths: PathInterner::default(),
@@ -186,7 +186,7 @@ impl Detector {
         if is_quiet {
             return Verdict::Normal;
         }
-        let spread = match self.gate.need(busy.activity, &self.policy, second) {
+        let spread = match self.prefilter.need(busy.activity, &self.policy, second) {
             Need::Nothing => return Verdict::Normal,
             Need::Counts => Spread::default(),
             Need::Targets => busy.activity.settle(second),
@@ -209,7 +209,7 @@ impl Detector {
             }
         }
         self.baseline.forget_precedents(precedent_id(key));
-        self.make_gate(self.latest);
+        self.rebuild_prefilter(self.latest);
         Verdict::Anomalous(Box::new(evidence))
     }
 
@@ -333,7 +333,7 @@ impl Detector {
     /// Takes up what [`Detector::save`] wrote.
     pub fn restore(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
         self.baseline.restore(saved).map_err(BadBaseline)?;
-        self.make_gate(self.latest);
+        self.rebuild_prefilter(self.latest);
         Ok(())
     }
 
@@ -374,7 +374,7 @@ impl Detector {
         self.baseline.begin(second);
         self.boundary = next_boundary(second);
         self.latest = second;
-        self.make_gate(second);
+        self.rebuild_prefilter(second);
     }
 
     fn advance(&mut self, second: u32) {
@@ -399,17 +399,18 @@ impl Detector {
         self.shown.advance(second);
         self.teaching.advance(second);
         self.latest = second;
-        if is_first || one_by_one > 0 || self.gate_warmth != warmth(&self.policy, &self.baseline, second) {
-            self.make_gate(second);
+        if is_first || one_by_one > 0 || self.prefilter_warmth != warmth(&self.policy, &self.baseline, second)
+        {
+            self.rebuild_prefilter(second);
         }
         self.watch_the_whole(second);
     }
 
     /// To be called whenever the baseline, or whether it is warm, has changed.
-    fn make_gate(&mut self, second: u32) {
-        self.gate_warmth = warmth(&self.policy, &self.baseline, second);
-        let number = self.gate.number().wrapping_add(1);
-        self.gate = Gate::of(&self.policy, &self.baseline, self.gate_warmth, second, number);
+    fn rebuild_prefilter(&mut self, second: u32) {
+        self.prefilter_warmth = warmth(&self.policy, &self.baseline, second);
+        let number = self.prefilter.number().wrapping_add(1);
+        self.prefilter = Prefilter::of(&self.policy, &self.baseline, self.prefilter_warmth, second, number);
     }
 
     /// The minute before `boundary` is over: learns from it, and from the server's one before that.
@@ -453,7 +454,7 @@ impl Detector {
             if self.global.took_too_long() {
                 self.baseline.accept_frozen(second);
                 self.baseline.recompute(second);
-                self.make_gate(second);
+                self.rebuild_prefilter(second);
             }
             self.changes.push(change);
         }

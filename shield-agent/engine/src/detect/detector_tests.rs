@@ -439,7 +439,7 @@ fn everything_low() -> Policy {
 }
 
 #[test]
-fn the_gate_opens_for_every_learned_feature() {
+fn the_prefilter_opens_for_every_learned_feature() {
     let mut site = Site::new(everything_low());
     for second in START..START + 600 {
         site.get(second, second as u32 % 60 + 100, "/");
@@ -463,7 +463,7 @@ type Step = (i64, u32, usize, u32, usize);
 
 proptest! {
     #[test]
-    fn the_gate_hides_nothing_from_the_rules(
+    fn the_prefilter_hides_nothing_from_the_rules(
         steps in prop::collection::vec((-90i64..120, 1u32..4, 0usize..5, 0u32..40, 0usize..5), 1..500),
         haste in 1i64..40,
         experience_secs in prop::sample::select(vec![0, 100, 900]),
@@ -493,7 +493,7 @@ proptest! {
             let explained = site.detector.explain(Client::of_addr(addr(client), 64), second);
             let may_fire = explained.requests > 4 && quiet_until.get(&client).is_none_or(|until| second > *until);
             let fires: Vec<Rule> = explained.rules.iter().filter(|r| r.fires).map(|r| r.rule).collect();
-            prop_assert!(!may_fire || fires.is_empty(), "{:?} at {} hidden by the gate", fires, second);
+            prop_assert!(!may_fire || fires.is_empty(), "{:?} at {} hidden by the prefilter", fires, second);
         }
     }
 }

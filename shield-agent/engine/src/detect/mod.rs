@@ -8,7 +8,6 @@ pub(crate) mod clients;
 pub mod detector;
 #[cfg(test)]
 mod detector_tests;
-mod gate;
 pub(crate) mod global;
 pub mod hash;
 pub(crate) mod hashed_path;
@@ -16,6 +15,7 @@ pub(crate) mod moments;
 pub(crate) mod path_interner;
 pub mod policy;
 mod prefetch;
+mod prefilter;
 pub(crate) mod ring;
 pub mod rules;
 pub mod shape;

@@ -3,15 +3,15 @@
 
 use crate::detect::prefetch;
 
-/// Bytes of a target's text that evidence shows.
-const MAX_TEXT_BYTES: usize = 120;
+/// Bytes of a path that evidence shows.
+const MAX_PATH_BYTES: usize = 120;
 
 /// Slots (a power of two).
 const SLOTS: usize = 1 << 12;
 
 /// Bytes of text that are kept (a power of two): the texts lie one after the other, so that writing one touches memory
 /// that was just touched, and begin anew at the start.
-const TEXT_BYTES: usize = 1 << 18;
+const ARENA_BYTES: usize = 1 << 18;
 
 /// Where a target's text is.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,24 +34,24 @@ impl Default for PathInterner {
     fn default() -> PathInterner {
         PathInterner {
             slots: vec![Slot::default(); SLOTS].into_boxed_slice(),
-            text: vec![0; TEXT_BYTES].into_boxed_slice(),
+            text: vec![0; ARENA_BYTES].into_boxed_slice(),
             written: 1,
         }
     }
 }
 
 impl PathInterner {
-    /// Remembers the text of a target, cut to [`MAX_TEXT_BYTES`] bytes.
+    /// Remembers the text of a target, cut to [`MAX_PATH_BYTES`] bytes.
     pub(crate) fn put(&mut self, key: u32, text: &[u8]) {
         let slot = &mut self.slots[place(key)];
         // One that is about to be written over is written anew.
-        if slot.key == key && slot.at > 0 && self.written - slot.at < (TEXT_BYTES / 2) as u64 {
+        if slot.key == key && slot.at > 0 && self.written - slot.at < (ARENA_BYTES / 2) as u64 {
             return;
         }
-        let text = &text[..text.len().min(MAX_TEXT_BYTES)];
-        let mut at = self.written as usize % TEXT_BYTES;
-        if at + 1 + text.len() > TEXT_BYTES {
-            self.written += (TEXT_BYTES - at) as u64;
+        let text = &text[..text.len().min(MAX_PATH_BYTES)];
+        let mut at = self.written as usize % ARENA_BYTES;
+        if at + 1 + text.len() > ARENA_BYTES {
+            self.written += (ARENA_BYTES - at) as u64;
             at = 0;
         }
         *slot = Slot { key, at: self.written };
@@ -68,8 +68,8 @@ impl PathInterner {
     /// The text of a target, as far as it is remembered; what is not UTF-8 is replaced.
     pub(crate) fn get(&self, key: u32) -> Option<String> {
         let slot = self.slots[place(key)];
-        let is_there = slot.key == key && slot.at > 0 && self.written - slot.at <= TEXT_BYTES as u64;
-        let at = slot.at as usize % TEXT_BYTES;
+        let is_there = slot.key == key && slot.at > 0 && self.written - slot.at <= ARENA_BYTES as u64;
+        let at = slot.at as usize % ARENA_BYTES;
         let len = usize::from(self.text[at]);
         let text = self.text.get(at + 1..=at + len).filter(|text| is_there && !text.is_empty())?;
         Some(String::from_utf8_lossy(text).into_owned())
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(interner.get(6), None);
         interner.put(5 + SLOTS as u32, &[b'x'; 300]);
         assert_eq!(interner.get(5), None);
-        assert_eq!(interner.get(5 + SLOTS as u32).map(|text| text.len()), Some(MAX_TEXT_BYTES));
+        assert_eq!(interner.get(5 + SLOTS as u32).map(|text| text.len()), Some(MAX_PATH_BYTES));
         assert_eq!(interner.get(0), None, "nobody said what that is");
     }
 
@@ -104,7 +104,7 @@ mod tests {
             interner.put(key, text_of(key).as_bytes());
             for known in [key, key.saturating_sub(700).max(1), key.saturating_sub(1500).max(1)] {
                 let whole = text_of(known);
-                let cut = &whole[..whole.len().min(MAX_TEXT_BYTES)];
+                let cut = &whole[..whole.len().min(MAX_PATH_BYTES)];
                 assert_eq!(interner.get(known).as_deref(), Some(cut), "{known} after {key}");
             }
         }

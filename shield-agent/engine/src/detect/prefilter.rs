@@ -1,4 +1,4 @@
-//! The gate before the rules: what any rule would need at the least, so that nearly every request is counted and not
+//! The prefilter before the rules: what any rule would need at the least, so that nearly every request is counted and not
 //! judged. Only ever saves time: a client that a rule would fire at always passes. Made anew whenever the baseline is.
 
 use crate::detect::activity::{Activity, Ceiling};
@@ -11,7 +11,7 @@ use crate::detect::window::{Counts, WINDOW_SECS};
 /// can make it differ.
 const SLACK: f64 = 1.0 - 1e-9;
 
-/// Baselines are made anew every minute; a gate must hold until the next one, and for what comes late.
+/// Baselines are made anew every minute; a prefilter must hold until the next one, and for what comes late.
 const VALID_SECS: u32 = 120;
 
 /// What must be asked about one client.
@@ -27,7 +27,7 @@ pub(super) enum Need {
 
 /// The least that any rule could fire at, by policy and baseline.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Gate {
+pub(super) struct Prefilter {
     /// Tells it from those before it.
     number: u32,
     load: f64,
@@ -46,9 +46,15 @@ pub(super) struct Gate {
     repeats: u32,
 }
 
-impl Gate {
-    /// The gate of a policy and of what was learned by `second`; `number` is another one for each gate.
-    pub(super) fn of(policy: &Policy, baseline: &Baseline, warmth: Warmth, second: u32, number: u32) -> Gate {
+impl Prefilter {
+    /// The prefilter of a policy and of what was learned by `second`; `number` is another one for each prefilter.
+    pub(super) fn of(
+        policy: &Policy,
+        baseline: &Baseline,
+        warmth: Warmth,
+        second: u32,
+        number: u32,
+    ) -> Prefilter {
         let whole = |switch: Switch, value: u32| if switch.is_on() { value } else { u32::MAX };
         let tenths = |value: f64| whole(policy.probing.switch, (10.0 * value * SLACK).ceil() as u32);
         let (flood, surge, behaviour) = (&policy.flood, &policy.error_surge, &policy.behaviour);
@@ -62,7 +68,7 @@ impl Gate {
         };
         // A ceiling counts no further than this.
         let countable = |value: u32| value.min(Ceiling::MAX);
-        Gate {
+        Prefilter {
             number,
             load: if warmth == Warmth::Warm { least_load(policy, baseline) } else { f64::INFINITY },
             pages: whole(flood.switch, (flood.rate * f64::from(flood.sustained_secs)).ceil() as u32),
@@ -245,7 +251,7 @@ mod tests {
                 (prop_oneof![6 => 0u32..3, 1 => 40u32..90], 0u32..200, 0u32..12, 0usize..10), 1..400),
         ) {
             let policy = Policy { asset_weight, ..Policy::default() };
-            let gate = Gate {
+            let prefilter = Prefilter {
                 number: 7,
                 load: f64::from(limits[0]) / 1.5,
                 pages: limits[1],
@@ -267,11 +273,11 @@ mod tests {
                 newest += ahead;
                 let second = if late < 90 && late > 50 { newest - late } else { newest };
                 activity.add(second, &trace(kind % mix, key));
-                let is_spared = activity.is_spared(gate.number, second);
-                let looked = gate.look(&activity, &policy, second);
+                let is_spared = activity.is_spared(prefilter.number, second);
+                let looked = prefilter.look(&activity, &policy, second);
                 prop_assert!(!is_spared || looked == Need::Nothing, "{looked:?} at {second} was spared");
-                prop_assert!(!activity.is_spared(gate.number + 1, second), "another gate knows nothing of it");
-                prop_assert_eq!(gate.need(&mut activity, &policy, second), looked);
+                prop_assert!(!activity.is_spared(prefilter.number + 1, second), "another prefilter knows nothing of it");
+                prop_assert_eq!(prefilter.need(&mut activity, &policy, second), looked);
                 if looked == Need::Targets {
                     activity.settle(second);
                 }
