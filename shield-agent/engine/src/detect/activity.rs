@@ -2,6 +2,7 @@
 //! last 10 min. Bounded however many requests it makes. Clients with fewer requests are `clients.rs`'s light records.
 
 use crate::detect::prefetch;
+use crate::detect::prefilter::{Prefilter, Screening};
 pub(crate) use crate::detect::targets::TARGET_SECS;
 use crate::detect::targets::{LATE_SECS, MAX_TARGETS, Target, Targets};
 use crate::detect::trace::{Flags, Trace};
@@ -100,15 +101,22 @@ impl Minute {
     }
 }
 
-/// How many plain requests more make no difference to a prefilter: one more than that, as 0 is known by nobody.
+/// How many plain requests more certainly stay below the prefilter's limits, plus one: 0 means unknown.
 #[derive(Debug, Clone, Copy, Default)]
 struct Spare {
     left: u16,
-    /// Which prefilter that is.
-    prefilter: u32,
+    /// The generation of the prefilter's limits that it holds for.
+    generation: u32,
 }
 
 impl Activity {
+    /// Counts one request, and returns which rules could fire because of it.
+    #[inline]
+    pub(crate) fn record(&mut self, second: u32, trace: &Trace, prefilter: &Prefilter) -> Screening {
+        self.add(second, trace);
+        prefilter.screen(self, second)
+    }
+
     /// Counts one request.
     #[inline]
     pub fn add(&mut self, second: u32, trace: &Trace) {
@@ -127,15 +135,16 @@ impl Activity {
         self.spare.left = if is_plain { self.spare.left.saturating_sub(1) } else { 0 };
     }
 
-    /// Whether the request that was just counted makes no difference to this prefilter, as [`Activity::spare`] foretold.
+    /// Returns whether [`Activity::spare`] covers the request that was just counted.
     #[inline]
-    pub fn is_spared(&self, prefilter: u32, second: u32) -> bool {
-        self.spare.left > 0 && self.spare.prefilter == prefilter && second >= self.ceiling_from
+    pub fn is_spared(&self, generation: u32, second: u32) -> bool {
+        self.spare.left > 0 && self.spare.generation == generation && second >= self.ceiling_from
     }
 
-    /// This many plain requests more, each for a target that is plain too, will make no difference to this prefilter.
-    pub fn spare(&mut self, requests: u32, prefilter: u32) {
-        self.spare = Spare { left: requests.saturating_add(1).min(u32::from(u16::MAX)) as u16, prefilter };
+    /// Spares the comparison with the limits of `generation` for this many plain requests more. A request that is not
+    /// plain, or for a target that is not, ends it.
+    pub fn spare(&mut self, requests: u32, generation: u32) {
+        self.spare = Spare { left: requests.saturating_add(1).min(u32::from(u16::MAX)) as u16, generation };
     }
 
     /// Fetches both its lines.

@@ -423,6 +423,10 @@ impl Baseline {
         lasting.map(|p| p.value).nth(PRECEDENT_CLIENTS).unwrap_or(0.0)
     }
 
+    pub fn has_precedents_of(&self, client: u64) -> bool {
+        self.learned.precedents.iter().flatten().any(|p| p.client == client)
+    }
+
     /// Forgets what a client set as precedents: it turned out to be an attacker.
     pub fn forget_precedents(&mut self, client: u64) {
         self.learned.precedents.iter_mut().for_each(|all| all.retain(|p| p.client != client));
@@ -448,16 +452,16 @@ impl Baseline {
         serde_json::to_vec(&saved).expect("numbers, lists and names always serialise")
     }
 
-    /// Takes up what was saved, or says why not.
-    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+    /// Reads what [`Baseline::save`] wrote; the levels are those of the last minute learned.
+    pub fn restored(bytes: &[u8], min_samples: u32) -> Result<Baseline, String> {
         let saved: Saved = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         if saved.version != SAVED_VERSION {
             return Err(format!("of version {}, this Shield reads {SAVED_VERSION}", saved.version));
         }
         saved.learned.check()?;
-        self.learned = saved.learned;
-        self.recompute(self.learned.minute);
-        Ok(())
+        let mut baseline = Baseline { learned: saved.learned, ..Baseline::new(min_samples) };
+        baseline.recompute(baseline.learned.minute);
+        Ok(baseline)
     }
 
     fn hour_mut(&mut self, second: u32) -> &mut HourSlot {
@@ -640,18 +644,18 @@ mod tests {
     fn it_survives_a_restart() {
         let mut baseline = Baseline::new(600);
         learn(&mut baseline, 86_400, 30, |second| second % 7, false);
-        let mut restored = Baseline::new(600);
-        restored.restore(&baseline.save()).unwrap();
+        let restored = Baseline::restored(&baseline.save(), 600).unwrap();
         assert_eq!(restored.learned, baseline.learned);
         assert_eq!(restored.server(), baseline.server());
     }
 
     #[test]
     fn nonsense_is_not_restored() {
-        let mut baseline = Baseline::new(600);
-        assert!(baseline.restore(b"").is_err());
-        let saved = String::from_utf8(baseline.save()).unwrap();
-        assert!(baseline.restore(saved.replace("\"version\":1", "\"version\":2").as_bytes()).is_err());
-        assert!(baseline.restore(saved.replace("\"n\":0.0", "\"n\":-1.0").as_bytes()).is_err());
+        assert!(Baseline::restored(b"", 600).is_err());
+        let saved = String::from_utf8(Baseline::new(600).save()).unwrap();
+        assert!(Baseline::restored(saved.as_bytes(), 600).is_ok());
+        for (from, to) in [("\"version\":1", "\"version\":2"), ("\"n\":0.0", "\"n\":-1.0")] {
+            assert!(Baseline::restored(saved.replace(from, to).as_bytes(), 600).is_err(), "{to}");
+        }
     }
 }

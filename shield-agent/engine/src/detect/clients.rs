@@ -8,6 +8,7 @@ use crate::detect::activity::{Activity, TARGET_SECS, counts_of};
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
 use crate::detect::prefetch;
+use crate::detect::prefilter::{Prefilter, Screening};
 use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::client::{Client, Singles};
@@ -134,12 +135,12 @@ impl Light {
     }
 }
 
-/// A client as the rules see it.
-pub(crate) struct Busy<'a> {
-    /// What is kept of it.
+/// A client with an [`Activity`] whose request was just counted.
+pub(crate) struct Recorded<'a> {
     pub activity: &'a mut Activity,
-    /// Nothing is learned from it before this second.
+    /// Nothing is learned from the client before this second.
     pub suspect_until: &'a mut u32,
+    pub screening: Screening,
 }
 
 /// What the table holds.
@@ -198,8 +199,14 @@ impl Clients {
         }
     }
 
-    /// Counts one request. Returns its client when that has an activity: no rule can fire before.
-    pub(crate) fn add(&mut self, prepared: &Prepared, second: u32, trace: &Trace) -> Option<Busy<'_>> {
+    /// Counts one request. Returns `None` for a light client: no rule can fire before a client has an [`Activity`].
+    pub(crate) fn record(
+        &mut self,
+        prepared: &Prepared,
+        second: u32,
+        trace: &Trace,
+        prefilter: &Prefilter,
+    ) -> Option<Recorded<'_>> {
         let key = prepared.client.key();
         let is_there = |record: &Record| record.key == split(key);
         let at = match self.records.get(prepared.place as usize).filter(|record| is_there(record)) {
@@ -220,11 +227,11 @@ impl Clients {
         let record = &mut self.records[at];
         record.last = record.last.max(second);
         let activity = &mut self.activities[record.activity as usize];
-        activity.add(second, trace);
-        Some(Busy { activity, suspect_until: &mut record.suspect_until })
+        let screening = activity.record(second, trace, prefilter);
+        Some(Recorded { activity, suspect_until: &mut record.suspect_until, screening })
     }
 
-    /// Fetches what [`Clients::add`] will read for these requests, of about `second`: step by step, so that each step
+    /// Fetches what [`Clients::record`] will read for these requests, of about `second`: step by step, so that each step
     /// finds fetched what it reads. Remembers where their clients are, and changes nothing else.
     pub(crate) fn look_ahead(&self, prepared: &mut [Prepared; LOOK_AHEAD], second: u32) {
         for one in prepared.iter_mut() {
@@ -470,8 +477,11 @@ fn join([low, high]: [u64; 2]) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detect::policy::Policy;
+    use crate::detect::thresholds::Thresholds;
     use proptest::prelude::*;
     use std::net::{IpAddr, Ipv6Addr};
+    use std::sync::LazyLock;
 
     fn clients(max: usize) -> Clients {
         Clients::new(max, Seeded::new(9))
@@ -488,7 +498,13 @@ mod tests {
     }
 
     fn add(clients: &mut Clients, key: u128, second: u32, trace: &Trace) {
-        clients.add(&prepared(key), second, trace);
+        record(clients, &prepared(key), second, trace);
+    }
+
+    fn record(clients: &mut Clients, prepared: &Prepared, second: u32, trace: &Trace) {
+        static PREFILTER: LazyLock<Prefilter> =
+            LazyLock::new(|| *Thresholds::new(Policy::default()).prefilter());
+        clients.record(prepared, second, trace, &PREFILTER);
     }
 
     fn requests(clients: &Clients, key: u128) -> Option<u32> {
@@ -571,7 +587,7 @@ mod tests {
         table.forget(1);
         add(&mut table, 4, 1000, &page(1));
         assert_eq!(table.position(3), Some(0), "another one is at its old place now");
-        table.add(&prepared[0], 1000, &page(1));
+        record(&mut table, &prepared[0], 1000, &page(1));
         assert_eq!((requests(&table, 3), requests(&table, 4)), (Some(2), Some(1)));
     }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::detect::activity::{Activity, Spread};
-use crate::detect::baseline::{Baseline, ClientMinute, Feature, Level};
+use crate::detect::baseline::{ClientMinute, Feature, Level};
 use crate::detect::clients::{Active, Clients};
 pub use crate::detect::clients::{LOOK_AHEAD, Prepared};
 use crate::detect::global::Global;
@@ -16,9 +16,10 @@ use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
 use crate::detect::path_interner::PathInterner;
 use crate::detect::policy::{Policy, Reference};
-use crate::detect::prefilter::{Need, Prefilter};
+use crate::detect::prefilter::Screening;
 use crate::detect::ring::{SecondRing, ServerSecond};
 use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
+use crate::detect::thresholds::Thresholds;
 use crate::detect::trace::{Flags, Tracer};
 use crate::detect::window::WINDOW_SECS;
 use crate::vocab::client::Client;
@@ -73,15 +74,11 @@ impl std::error::Error for BadBaseline {}
 
 /// Learns what this server's traffic looks like and judges clients against it.
 pub struct Detector {
-    policy: Policy,
-    prefilter: Prefilter,
-    /// What the prefilter was made for.
-    prefilter_warmth: Warmth,
+    thresholds: Thresholds,
     ipv6_prefix: u8,
     tracer: Tracer,
     paths: PathInterner,
     clients: Clients,
-    baseline: Baseline,
     global: Global,
     changes: Vec<GlobalChange>,
     /// Every request's second: what is shown.
@@ -101,15 +98,11 @@ impl Detector {
     /// spreads the hash tables so that nobody can aim at them; no verdict depends on it.
     pub fn new(policy: Policy, ipv6_prefix: u8, seed: u64) -> Detector {
         let hash = Seeded::new(seed);
-        let baseline = Baseline::new(policy.baseline_min_samples);
         Detector {
-            prefilter: Prefilter::of(&policy, &baseline, Warmth::WarmingUp, 0, 0),
-            prefilter_warmth: Warmth::WarmingUp,
             ipv6_prefix: ipv6_prefix.clamp(1, 128),
             tracer: Tracer::new(hash, &policy.not_errors),
             paths: PathInterner::default(),
             clients: Clients::new(policy.max_clients, hash),
-            baseline,
             global: Global::default(),
             changes: Vec::new(),
             shown: SecondRing::new(WINDOW_SECS, 0),
@@ -118,13 +111,13 @@ impl Detector {
             boundary: 0,
             late_run: 0,
             late: 0,
-            policy,
+            thresholds: Thresholds::new(policy),
         }
     }
 
     /// The settings it runs with.
     pub fn policy(&self) -> &Policy {
-        &self.policy
+        self.thresholds.policy()
     }
 
     /// The client that a request is counted for.
@@ -173,12 +166,12 @@ impl Detector {
             // The path without its query, which may hold what nobody should read.
             self.paths.put(trace.key, prepared.path.split(request.path).0);
         }
-        let key = prepared.client.key();
-        let Some(busy) = self.clients.add(prepared, second, &trace) else {
+        let prefilter = self.thresholds.prefilter();
+        let Some(recorded) = self.clients.record(prepared, second, &trace, prefilter) else {
             self.teaching.add(second, error);
             return Verdict::Normal;
         };
-        let suspect_until = *busy.suspect_until;
+        let suspect_until = *recorded.suspect_until;
         if suspect_until <= second {
             self.teaching.add(second, error);
         }
@@ -186,30 +179,25 @@ impl Detector {
         if is_quiet {
             return Verdict::Normal;
         }
-        let spread = match self.prefilter.need(busy.activity, &self.policy, second) {
-            Need::Nothing => return Verdict::Normal,
-            Need::Counts => Spread::default(),
-            Need::Targets => busy.activity.settle(second),
+        let activity = recorded.activity;
+        let spread = match recorded.screening {
+            Screening::Skip => return Verdict::Normal,
+            Screening::CheckCounts => Spread::default(),
+            Screening::CheckAll => activity.settle(second),
         };
-        let facts = Facts::of(busy.activity, spread, &self.policy, second);
-        let judge = Judge {
-            policy: &self.policy,
-            baseline: &self.baseline,
-            warmth: warmth(&self.policy, &self.baseline, second),
-            client: precedent_id(key),
-            second,
-        };
+        let facts = Facts::of(activity, spread, self.thresholds.policy(), second);
+        let client = precedent_id(prepared.client.key());
+        let judge = self.thresholds.judge(client, second);
         let Some(fired) = judge.judge(&facts) else { return Verdict::Normal };
-        *busy.suspect_until = second + SUSPECT_SECS;
-        let evidence = evidence(&judge, &facts, fired, busy.activity, &self.paths, second);
+        *recorded.suspect_until = second + SUSPECT_SECS;
+        let evidence = evidence(&judge, &facts, fired, activity, &self.paths, second);
         if suspect_until <= second {
-            for (at, counts) in busy.activity.window.seconds().filter(|(at, _)| *at >= suspect_until) {
+            for (at, counts) in activity.window.seconds().filter(|(at, _)| *at >= suspect_until) {
                 let taught = ServerSecond { requests: counts.requests, errors: counts.errors };
                 self.teaching.take_back(at, taught);
             }
         }
-        self.baseline.forget_precedents(precedent_id(key));
-        self.rebuild_prefilter(self.latest);
+        self.thresholds.forget_precedents(client, self.latest);
         Verdict::Anomalous(Box::new(evidence))
     }
 
@@ -233,11 +221,8 @@ impl Detector {
         let (key, at) = (client.key(), event_second(second));
         let known = self.clients.activity(key);
         let activity = known.as_ref().map_or_else(Activity::default, |(activity, _)| activity.clone());
-        let facts = Facts::of(&activity, activity.spread(at), &self.policy, at);
-        let warmth = warmth(&self.policy, &self.baseline, at);
-        let client_id = precedent_id(key);
-        let judge =
-            Judge { policy: &self.policy, baseline: &self.baseline, warmth, client: client_id, second: at };
+        let facts = Facts::of(&activity, activity.spread(at), self.thresholds.policy(), at);
+        let judge = self.thresholds.judge(precedent_id(key), at);
         Explanation {
             client,
             at_secs: i64::from(at),
@@ -246,7 +231,7 @@ impl Detector {
             requests: facts.now.requests,
             errors: facts.now.errors,
             rate: judge.rate(facts.now),
-            baseline: level_view(judge.level(), warmth),
+            baseline: level_view(judge.level(), judge.warmth),
             rules: ORDER.into_iter().map(|rule| rule_view(&judge, rule, &facts)).collect(),
             top_paths: top_paths(&activity, &self.paths, at),
         }
@@ -256,10 +241,8 @@ impl Detector {
     pub fn nearness(&self, client: Client, second: EventSecs) -> Vec<Near> {
         let (key, at) = (client.key(), event_second(second));
         let activity = self.clients.activity(key).map_or_else(Activity::default, |(activity, _)| activity);
-        let facts = Facts::of(&activity, activity.spread(at), &self.policy, at);
-        let warmth = warmth(&self.policy, &self.baseline, at);
-        let client = precedent_id(key);
-        Judge { policy: &self.policy, baseline: &self.baseline, warmth, client, second: at }.nearness(&facts)
+        let facts = Facts::of(&activity, activity.spread(at), self.thresholds.policy(), at);
+        self.thresholds.judge(precedent_id(key), at).nearness(&facts)
     }
 
     /// The `n` busiest clients over the 60 s up to `second`, busiest first.
@@ -269,13 +252,7 @@ impl Detector {
         self.clients.each_active(WINDOW_SECS, at, |active| all.push((active.counts, active.key)));
         all.sort_unstable_by_key(|(counts, key)| (std::cmp::Reverse(counts.requests), *key));
         all.truncate(n);
-        let judge = Judge {
-            policy: &self.policy,
-            baseline: &self.baseline,
-            warmth: Warmth::Warm,
-            client: 0,
-            second: at,
-        };
+        let judge = self.thresholds.judge(0, at);
         let summary = |(counts, key): (crate::detect::window::Counts, u128)| ClientSummary {
             client: client_of_key(key, self.ipv6_prefix),
             requests: counts.requests,
@@ -288,16 +265,17 @@ impl Detector {
 
     /// The detector's own state.
     pub fn status(&self) -> DetectorStatus {
-        let warmth = warmth(&self.policy, &self.baseline, self.latest);
-        let (window, usage, hours) = (self.shown.window(), self.clients.usage(), self.baseline.hours());
+        let (policy, baseline) = (self.thresholds.policy(), self.thresholds.baseline());
+        let warmth = self.thresholds.warmth(self.latest);
+        let (window, usage, hours) = (self.shown.window(), self.clients.usage(), baseline.hours());
         let per_second = |count: u32| f64::from(count) / f64::from(WINDOW_SECS);
         DetectorStatus {
             warming_up: warmth == Warmth::WarmingUp,
-            warm_up_left_secs: self.policy.warm_up_secs.saturating_sub(self.baseline.age_secs(self.latest)),
+            warm_up_left_secs: policy.warm_up_secs.saturating_sub(baseline.age_secs(self.latest)),
             global_rate: per_second(window.requests),
             global_error_rate: per_second(window.errors),
-            global: level_view(self.baseline.server(), warmth),
-            clients: level_view(self.baseline.clients(), warmth),
+            global: level_view(baseline.server(), warmth),
+            clients: level_view(baseline.clients(), warmth),
             global_anomaly: self.global.is_anomalous(),
             frozen: self.is_frozen(),
             hour_slots: hours.iter().flatten().count() as u32,
@@ -312,7 +290,7 @@ impl Detector {
 
     /// The whole server's learned level.
     pub fn level(&self) -> &Level {
-        self.baseline.server()
+        self.thresholds.baseline().server()
     }
 
     /// Clients that asked for something in the last 10 min (up to 11): what a blast radius is a share of.
@@ -327,14 +305,12 @@ impl Detector {
 
     /// What was learned, to be kept over a restart.
     pub fn save(&self) -> Vec<u8> {
-        self.baseline.save()
+        self.thresholds.baseline().save()
     }
 
     /// Takes up what [`Detector::save`] wrote.
     pub fn restore(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
-        self.baseline.restore(saved).map_err(BadBaseline)?;
-        self.rebuild_prefilter(self.latest);
-        Ok(())
+        self.thresholds.restore(saved, self.latest).map_err(BadBaseline)
     }
 
     /// The second to count a request at, time moved on to it; `None` when it is too old for any window.
@@ -368,28 +344,28 @@ impl Detector {
     /// The log's clock went back for good: windows start anew, what was learned stays.
     fn go_back(&mut self, second: u32) {
         self.late_run = 0;
-        self.clients = Clients::new(self.policy.max_clients, self.tracer.hash());
+        self.clients = Clients::new(self.thresholds.policy().max_clients, self.tracer.hash());
         self.shown = SecondRing::new(WINDOW_SECS, second);
         self.teaching = SecondRing::new(WINDOW_SECS + 4 * LEARN_DELAY_SECS, second);
-        self.baseline.begin(second);
+        self.thresholds.update(second, |baseline| baseline.begin(second));
         self.boundary = next_boundary(second);
         self.latest = second;
-        self.rebuild_prefilter(second);
     }
 
     fn advance(&mut self, second: u32) {
         if self.latest == 0 {
-            self.baseline.begin(second);
+            self.thresholds.update(second, |baseline| baseline.begin(second));
             self.shown.advance(second);
             self.teaching.advance(second);
             self.boundary = next_boundary(second);
         }
-        let is_first = self.latest == 0;
         let mut one_by_one = 0;
         while self.boundary <= second {
             let left = (second - self.boundary) / 60;
             if one_by_one >= MINUTES_BEFORE_SILENCE && left > 2 * MINUTES_BEFORE_SILENCE {
-                self.baseline.learn_silence(self.baseline.next_minute(), left);
+                self.thresholds.update(self.boundary, |baseline| {
+                    baseline.learn_silence(baseline.next_minute(), left);
+                });
                 self.boundary += left * 60;
             }
             self.end_of_minute(self.boundary);
@@ -399,41 +375,34 @@ impl Detector {
         self.shown.advance(second);
         self.teaching.advance(second);
         self.latest = second;
-        if is_first || one_by_one > 0 || self.prefilter_warmth != warmth(&self.policy, &self.baseline, second)
-        {
-            self.rebuild_prefilter(second);
-        }
+        self.thresholds.advance(second);
         self.watch_the_whole(second);
-    }
-
-    /// To be called whenever the baseline, or whether it is warm, has changed.
-    fn rebuild_prefilter(&mut self, second: u32) {
-        self.prefilter_warmth = warmth(&self.policy, &self.baseline, second);
-        let number = self.prefilter.number().wrapping_add(1);
-        self.prefilter = Prefilter::of(&self.policy, &self.baseline, self.prefilter_warmth, second, number);
     }
 
     /// The minute before `boundary` is over: learns from it, and from the server's one before that.
     fn end_of_minute(&mut self, boundary: u32) {
         self.teaching.advance(boundary);
-        self.learn_clients(boundary);
-        let delay = learn_delay_secs(self.policy.reference);
-        while self.baseline.next_minute() + 60 + delay <= boundary {
-            let minute = self.baseline.next_minute();
-            self.baseline.learn_server(minute, &self.teaching, self.is_frozen());
-        }
-        self.baseline.recompute(boundary);
+        let (clients, is_frozen) = (self.client_minutes(boundary), self.is_frozen());
+        let delay = learn_delay_secs(self.thresholds.policy().reference);
+        let teaching = &self.teaching;
+        self.thresholds.update(boundary, |baseline| {
+            baseline.learn_clients(boundary - 60, clients.into_iter());
+            while baseline.next_minute() + 60 + delay <= boundary {
+                baseline.learn_server(baseline.next_minute(), teaching, is_frozen);
+            }
+        });
         self.clients.sweep(boundary);
     }
 
     /// Whether the server's minutes are put aside and not learned.
     fn is_frozen(&self) -> bool {
-        self.global.is_anomalous() && self.policy.max_freeze_secs > 0
+        self.global.is_anomalous() && self.thresholds.policy().max_freeze_secs > 0
     }
 
-    fn learn_clients(&mut self, boundary: u32) {
+    /// What each client that is not suspect did in the minute before `boundary`.
+    fn client_minutes(&self, boundary: u32) -> Vec<(u64, ClientMinute)> {
         let mut minutes = Vec::new();
-        let policy = &self.policy;
+        let policy = self.thresholds.policy();
         self.clients.each_active(60, boundary - 1, |active| {
             if active.suspect_until <= boundary - 60 {
                 minutes.push((precedent_id(active.key), client_minute(&active, policy, boundary - 1)));
@@ -441,20 +410,18 @@ impl Detector {
         });
         // By client, so that the sums do not depend on the order of the table.
         minutes.sort_unstable_by_key(|(client, _)| *client);
-        self.baseline.learn_clients(boundary - 60, minutes.into_iter());
+        minutes
     }
 
     fn watch_the_whole(&mut self, second: u32) {
         let rate = f64::from(self.shown.window().requests) / f64::from(WINDOW_SECS);
-        if warmth(&self.policy, &self.baseline, second) == Warmth::WarmingUp {
+        if self.thresholds.warmth(second) == Warmth::WarmingUp {
             return;
         }
-        let level = *self.baseline.server();
-        if let Some(change) = self.global.watch(rate, &level, &self.policy, second) {
+        let level = self.thresholds.baseline().server();
+        if let Some(change) = self.global.watch(rate, level, self.thresholds.policy(), second) {
             if self.global.took_too_long() {
-                self.baseline.accept_frozen(second);
-                self.baseline.recompute(second);
-                self.rebuild_prefilter(second);
+                self.thresholds.update(second, |baseline| baseline.accept_frozen(second));
             }
             self.changes.push(change);
         }
@@ -551,10 +518,6 @@ fn level_view(level: &Level, warmth: Warmth) -> BaselineView {
         error_mean: level.error_mean,
         samples: level.samples as u64,
     }
-}
-
-fn warmth(policy: &Policy, baseline: &Baseline, second: u32) -> Warmth {
-    if baseline.age_secs(second) >= policy.warm_up_secs { Warmth::Warm } else { Warmth::WarmingUp }
 }
 
 /// Event seconds are kept in 32 bits, from 1970 to 2106; what lies outside is taken for the nearer end.

@@ -23,5 +23,6 @@ mod shape_cache;
 #[cfg(test)]
 mod site_tests;
 pub(crate) mod targets;
+pub(crate) mod thresholds;
 pub mod trace;
 pub(crate) mod window;

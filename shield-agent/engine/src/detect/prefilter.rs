@@ -4,7 +4,7 @@
 use crate::detect::activity::{Activity, Ceiling};
 use crate::detect::baseline::{Baseline, Feature};
 use crate::detect::policy::{Policy, Reference, Switch};
-use crate::detect::rules::{Warmth, load};
+use crate::detect::rules::Warmth;
 use crate::detect::window::{Counts, WINDOW_SECS};
 
 /// A bound that was worked out on another way than the rule's own is taken this much lower, far more than rounding
@@ -14,22 +14,23 @@ const SLACK: f64 = 1.0 - 1e-9;
 /// Baselines are made anew every minute; a prefilter must hold until the next one, and for what comes late.
 const VALID_SECS: u32 = 120;
 
-/// What must be asked about one client.
+/// Which rules could fire after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
-    /// Nothing: no rule can fire.
-    Nothing,
-    /// The rules that look at counts alone: what the targets amount to cannot matter.
-    Counts,
-    /// Every rule.
-    Targets,
+pub(crate) enum Screening {
+    /// None.
+    Skip,
+    /// Those that read counts alone: what the targets amount to cannot matter, and is not worked out.
+    CheckCounts,
+    /// Any.
+    CheckAll,
 }
 
 /// The least that any rule could fire at, by policy and baseline.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Prefilter {
-    /// Tells it from those before it.
-    number: u32,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Prefilter {
+    /// Changes whenever a limit does: what an [`Activity`] is spared is bound to the limits it was worked out for.
+    generation: u32,
+    asset_weight: f64,
     load: f64,
     pages: u32,
     failed: u32,
@@ -47,14 +48,8 @@ pub(super) struct Prefilter {
 }
 
 impl Prefilter {
-    /// The prefilter of a policy and of what was learned by `second`; `number` is another one for each prefilter.
-    pub(super) fn of(
-        policy: &Policy,
-        baseline: &Baseline,
-        warmth: Warmth,
-        second: u32,
-        number: u32,
-    ) -> Prefilter {
+    /// The limits of `policy` and `baseline` from `second` until the next minute is learned.
+    pub(super) fn new(policy: &Policy, baseline: &Baseline, warmth: Warmth, second: u32) -> Prefilter {
         let whole = |switch: Switch, value: u32| if switch.is_on() { value } else { u32::MAX };
         let tenths = |value: f64| whole(policy.probing.switch, (10.0 * value * SLACK).ceil() as u32);
         let (flood, surge, behaviour) = (&policy.flood, &policy.error_surge, &policy.behaviour);
@@ -69,7 +64,8 @@ impl Prefilter {
         // A ceiling counts no further than this.
         let countable = |value: u32| value.min(Ceiling::MAX);
         Prefilter {
-            number,
+            generation: 0,
+            asset_weight: asset_weight(policy),
             load: if warmth == Warmth::Warm { least_load(policy, baseline) } else { f64::INFINITY },
             pages: whole(flood.switch, (flood.rate * f64::from(flood.sustained_secs)).ceil() as u32),
             failed: match warmth {
@@ -90,60 +86,68 @@ impl Prefilter {
         }
     }
 
-    /// The number it was made with.
-    pub(super) fn number(&self) -> u32 {
-        self.number
+    /// Takes over the limits of `new`. Where they are the same, what clients are spared stays valid.
+    pub(super) fn replace(&mut self, new: Prefilter) {
+        let unchanged = Prefilter { generation: self.generation, ..new };
+        if *self != unchanged {
+            *self = Prefilter { generation: self.generation.wrapping_add(1), ..new };
+        }
     }
 
-    /// What must be asked about a client whose request at `second` was just counted. Looks, when it can, only as often
-    /// as a client's plain requests could make a difference.
+    /// Screens a client whose request at `second` was just counted. Compares with the limits only as often as the
+    /// client's plain requests could have reached one since the last time.
     #[inline]
-    pub(super) fn need(&self, activity: &mut Activity, policy: &Policy, second: u32) -> Need {
-        if activity.is_spared(self.number, second) {
-            return Need::Nothing;
+    pub(super) fn screen(&self, activity: &mut Activity, second: u32) -> Screening {
+        if activity.is_spared(self.generation, second) {
+            return Screening::Skip;
         }
-        let need = self.look(activity, policy, second);
-        if need == Need::Nothing {
-            activity.spare(self.spare(activity, policy), self.number);
+        let screening = self.compare(activity, second);
+        if screening == Screening::Skip {
+            activity.spare(self.spare(activity), self.generation);
         }
-        need
+        screening
     }
 
-    fn look(&self, activity: &Activity, policy: &Policy, second: u32) -> Need {
+    fn compare(&self, activity: &Activity, second: u32) -> Screening {
         if self.needs_targets(activity, second) {
-            return Need::Targets;
+            return Screening::CheckAll;
         }
         let window = &activity.window;
         let at_most = window.at_most();
-        if at_most.failed < self.failed && !self.is_much(at_most, policy) {
-            return Need::Nothing;
+        if at_most.failed < self.failed && !self.is_much(at_most) {
+            return Screening::Skip;
         }
         let counts = window.sum();
         let is_surge = counts.failed >= self.failed && counts.failed > window.before(second).served();
-        if is_surge || self.is_much(counts, policy) { Need::Counts } else { Need::Nothing }
+        if is_surge || self.is_much(counts) { Screening::CheckCounts } else { Screening::Skip }
     }
 
-    fn is_much(&self, counts: Counts, policy: &Policy) -> bool {
+    fn is_much(&self, counts: Counts) -> bool {
         counts.pages() >= self.pages
             || counts.foreign_tenths >= self.foreign_tenths
             || counts.logins >= self.logins
             || counts.remote_calls >= self.remote_calls
-            || load(counts, policy) >= self.load
+            || self.load_of(counts) >= self.load
+    }
+
+    /// As [`load`](super::rules::load), without the policy.
+    fn load_of(&self, counts: Counts) -> f64 {
+        f64::from(counts.pages()) + f64::from(counts.assets) * self.asset_weight
     }
 
     /// How many plain requests more for plain targets certainly leave this client below everything. Such a request adds
     /// one to pages or assets, and at most one each to paths, posts and repeats, and nothing to anything else.
-    fn spare(&self, activity: &Activity, policy: &Policy) -> u32 {
+    fn spare(&self, activity: &Activity) -> u32 {
         let (most, counts) = (activity.latest_ceiling(), activity.window.at_most());
         let is_near = counts.failed >= self.failed
-            || self.is_much(counts, policy)
+            || self.is_much(counts)
             || self.is_heavy(most)
             || u32::from(most.scripts) >= self.alike_scripts;
         if is_near {
             return 0;
         }
         let left = |limit: u32, value: u32| limit.saturating_sub(value).saturating_sub(1);
-        let loads_left = (self.load - load(counts, policy)) / policy.asset_weight.max(1.0) - 1.0;
+        let loads_left = (self.load - self.load_of(counts)) / self.asset_weight.max(1.0) - 1.0;
         left(self.pages, counts.pages())
             .min(loads_left as u32)
             .min(left(self.paths, most.paths.into()))
@@ -183,6 +187,14 @@ impl Prefilter {
             || (posts >= self.posts && without_assets(posts))
             || (repeats >= self.repeats && without_assets(repeats))
             || (is_burst && activity.window.sum_of_last(self.page_secs, second).pages() >= self.page_requests)
+    }
+}
+
+/// The weight of an asset in a client's load.
+fn asset_weight(policy: &Policy) -> f64 {
+    match policy.reference {
+        Reference::Adaptive => policy.asset_weight,
+        Reference::Classic => 1.0,
     }
 }
 
@@ -242,7 +254,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_spared_needs_nothing(
+        fn what_is_spared_can_be_skipped(
             limits in prop::collection::vec(prop_oneof![3 => 3u32..60, 1 => Just(60_000)], 12),
             page_secs in 1u32..60,
             asset_weight in prop::sample::select(vec![0.0, 0.1, 1.0, 2.5]),
@@ -250,9 +262,9 @@ mod tests {
             steps in prop::collection::vec(
                 (prop_oneof![6 => 0u32..3, 1 => 40u32..90], 0u32..200, 0u32..12, 0usize..10), 1..400),
         ) {
-            let policy = Policy { asset_weight, ..Policy::default() };
             let prefilter = Prefilter {
-                number: 7,
+                generation: 7,
+                asset_weight,
                 load: f64::from(limits[0]) / 1.5,
                 pages: limits[1],
                 failed: limits[2],
@@ -273,12 +285,12 @@ mod tests {
                 newest += ahead;
                 let second = if late < 90 && late > 50 { newest - late } else { newest };
                 activity.add(second, &trace(kind % mix, key));
-                let is_spared = activity.is_spared(prefilter.number, second);
-                let looked = prefilter.look(&activity, &policy, second);
-                prop_assert!(!is_spared || looked == Need::Nothing, "{looked:?} at {second} was spared");
-                prop_assert!(!activity.is_spared(prefilter.number + 1, second), "another prefilter knows nothing of it");
-                prop_assert_eq!(prefilter.need(&mut activity, &policy, second), looked);
-                if looked == Need::Targets {
+                let is_spared = activity.is_spared(prefilter.generation, second);
+                let compared = prefilter.compare(&activity, second);
+                prop_assert!(!is_spared || compared == Screening::Skip, "{compared:?} at {second} was spared");
+                prop_assert!(!activity.is_spared(prefilter.generation + 1, second), "bound to its limits");
+                prop_assert_eq!(prefilter.screen(&mut activity, second), compared);
+                if compared == Screening::CheckAll {
                     activity.settle(second);
                 }
             }
