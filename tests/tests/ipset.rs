@@ -148,7 +148,7 @@ fn one_bad_element_fails_alone() {
         let failures = enforcer.ensure_banned(&bans, clock::now());
         assert_eq!(clients(&failures), ["192.0.2.1", "192.0.2.0/24", "192.0.2.2", "192.0.2.3"]);
         let said = format!("{:#}", failures[0].error);
-        assert!(said.starts_with("added to the set shield4: the set is full; raise max_bans_ipv4"), "{said}");
+        assert!(said.starts_with("could not add to the set shield4: the set is full; raise max_bans_ipv4"), "{said}");
         let held = saved("shield4");
         assert_eq!(held.len(), FEW);
         assert!(held.iter().all(|element| (5_900..=6_001).contains(&timeout_of(element))), "{held:?}");
@@ -217,7 +217,7 @@ fn no_process_is_started_for_a_ban() {
         let mut desired = Desired::default();
         bans.iter().zip(1..).for_each(|(ban, serial)| desired.insert(*ban, serial));
         let repair = enforcer.reconcile(&desired, &[], clock::now()).unwrap().expect("one was missing");
-        assert_eq!(repair.found, "1 bans were missing");
+        assert_eq!(repair.found, "1 ban was missing");
         assert_eq!(clients(&enforcer.ensure_lifted(&[bans[0].client.client()])), [""; 0]);
         assert_eq!(enforcer.observe(clock::now()).unwrap().len(), 1);
         assert_eq!(runs.load(Ordering::Relaxed), before);

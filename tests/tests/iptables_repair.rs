@@ -52,23 +52,23 @@ const TO_CHAINS: &[Damage] = &[
 ];
 
 const TO_RULES: &[Damage] = &[
-    Damage { commands: &["iptables -D SHIELD -s 10.0.0.1 -j DROP"], found: "1 bans were missing" },
+    Damage { commands: &["iptables -D SHIELD -s 10.0.0.1 -j DROP"], found: "1 ban was missing" },
     Damage {
         commands: &["iptables -A SHIELD -s 10.0.0.1 -j DROP"],
-        found: "1 entries were there that nobody wanted",
+        found: "1 entry was unwanted or a duplicate",
     },
     Damage {
         commands: &["iptables -A SHIELD -s 198.51.100.7 -j DROP"],
-        found: "1 entries were there that nobody wanted",
+        found: "1 entry was unwanted or a duplicate",
     },
 ];
 
 const TO_SETS: &[Damage] = &[
     Damage { commands: &["ipset flush"], found: "10000 bans were missing" },
-    Damage { commands: &["ipset del shield4 10.0.0.1"], found: "1 bans were missing" },
+    Damage { commands: &["ipset del shield4 10.0.0.1"], found: "1 ban was missing" },
     Damage {
         commands: &["ipset add shield4 198.51.100.7"],
-        found: "1 entries were there that nobody wanted",
+        found: "1 entry was unwanted or a duplicate",
     },
     Damage {
         commands: &["iptables -F", "ipset destroy shield4"],

@@ -347,7 +347,7 @@ fn moving_between_rules_and_sets_lets_nothing_slip() {
         }
         is_over.store(true, Ordering::Relaxed);
         assert!(format!("{:?}", details[0]).contains("51 clients in ipset"), "{:?}", details[0]);
-        assert!(format!("{:?}", details[1]).contains("1 single rules"), "{:?}", details[1]);
+        assert!(format!("{:?}", details[1]).contains("1 single rule, "), "{:?}", details[1]);
         sender.join().unwrap()
     });
     assert!(sent > 500, "only {sent} datagrams were sent");

@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use ipnet::IpNet;
 
 use super::Drops;
-use super::iptables::programs::{NotInstalled, Programs};
+use super::iptables::programs::{Failed, NotInstalled, Programs};
 use super::iptables::{IptablesEnforcer, Settings, Version};
 use shield_engine::client::Client;
 
@@ -291,7 +291,10 @@ impl State {
 
     fn run(&mut self, argv: &[&str], stdin: &str) -> Result<String> {
         self.runs += 1;
-        let fail = |said: &str| anyhow!("`{}` ended with exit status: 1: {said}", argv.join(" "));
+        let fail = |stderr: &str| {
+            let (command, status) = (argv.join(" "), "exit status: 1".to_owned());
+            anyhow::Error::new(Failed { command, status, stderr: stderr.to_owned() })
+        };
         if self.missing_programs.iter().any(|missing| argv[0].split('-').next() == Some(missing)) {
             return Err(NotInstalled(argv[0].to_owned()).into());
         }

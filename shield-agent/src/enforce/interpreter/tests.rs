@@ -160,7 +160,7 @@ fn a_flush_is_found_by_the_cheap_check_and_healed() {
     assert!(drops(&host, "192.0.2.1"), "healed within one check");
     let [repair] = &bench.repairs()[..] else { panic!("{:?}", bench.repairs()) };
     let found = "IPv4: the jump from INPUT was gone; IPv4: chain SHIELD had been flushed; \
-                 IPv6: the jump from INPUT was gone; 1 bans were missing";
+                 IPv6: the jump from INPUT was gone; 1 ban was missing";
     assert_eq!((repair.found.as_str(), repair.restored, repair.removed), (found, 1, 0));
 }
 

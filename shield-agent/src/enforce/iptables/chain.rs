@@ -3,7 +3,7 @@
 //! Owns the two formats. Which rules should be there is `family`'s business.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use ipnet::IpNet;
 
@@ -52,15 +52,17 @@ impl Rule {
             _ => None,
         }
     }
+}
 
-    fn write(&self, out: &mut String) {
-        // Writing to a String cannot fail.
-        let _ = match self {
-            Rule::Exempt(net) => write!(out, "-s {net} -j RETURN"),
-            Rule::DropSet(name) => write!(out, "-m set --match-set {name} src -j DROP"),
-            Rule::Drop(client) => write!(out, "-s {} -j DROP", client.network()),
-            Rule::Foreign(text) => write!(out, "{text}"),
-        };
+/// The rule as `iptables-save` prints it after the chain's name.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rule::Exempt(net) => write!(f, "-s {net} -j RETURN"),
+            Rule::DropSet(name) => write!(f, "-m set --match-set {name} src -j DROP"),
+            Rule::Drop(client) => write!(f, "-s {} -j DROP", client.network()),
+            Rule::Foreign(text) => f.write_str(text),
+        }
     }
 }
 
@@ -128,7 +130,15 @@ impl Snapshot {
         }
     }
 
-    /// How the jump from `hook` stands.
+    /// The clients that have a DROP rule of their own; one with two of them comes twice.
+    pub(super) fn dropped(&self) -> impl Iterator<Item = Client> + '_ {
+        self.chain.iter().flatten().filter_map(|(rule, _)| match rule {
+            Rule::Drop(client) => Some(*client),
+            _ => None,
+        })
+    }
+
+    /// The state of the jump from `hook`.
     pub(super) fn jump(&self, hook: &str) -> Jump {
         match self.jumps.get(hook) {
             Some(Jumps { rules, before: None }) if rules.len() == 1 => Jump::First,
@@ -178,16 +188,12 @@ impl Batch {
 
     /// Appends a rule to our chain, with the counters it had.
     pub(super) fn append(&mut self, rule: &Rule, drops: Drops) {
-        let _ = write!(self.0, "[{}:{}] -A {CHAIN} ", drops.packets, drops.bytes);
-        rule.write(&mut self.0);
-        self.0.push('\n');
+        self.line(format_args!("[{}:{}] -A {CHAIN} {rule}", drops.packets, drops.bytes));
     }
 
     /// Deletes a rule from our chain; the whole transaction fails when it is not there.
     pub(super) fn delete(&mut self, rule: &Rule) {
-        self.0.push_str("-D SHIELD ");
-        rule.write(&mut self.0);
-        self.0.push('\n');
+        self.line(format_args!("-D {CHAIN} {rule}"));
     }
 
     /// Makes the jump from `hook` the first rule there, in place of the jumps that are there.
@@ -215,7 +221,8 @@ impl Batch {
         self.0
     }
 
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+    fn line(&mut self, line: fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
         let _ = self.0.write_fmt(line);
         self.0.push('\n');
     }

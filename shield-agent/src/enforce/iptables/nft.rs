@@ -25,7 +25,7 @@ const PRIORITY: i32 = -1;
 const TABLE: &str = "shield";
 
 /// The store.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Nft {
     /// The most elements of each IPv4 and of each IPv6 set.
     pub(super) max_entries: [usize; 2],

@@ -1,30 +1,30 @@
-//! Running iptables' programs: argv arrays, `LC_ALL=C`, the command line and what it said in every error.
+//! Running iptables' programs: argv arrays, `LC_ALL=C`, the command line and its error output in every error.
 //!
 //! Owns processes and nothing about rules. The trait is the seam at which `enforce::simulator` takes the kernel's place.
 
+use std::fmt;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::generation;
 
-/// At most so much of what a failing program said goes into its error, in bytes.
+/// The most of a failing program's error output that goes into its error, in bytes.
 const MAX_STDERR_BYTES: u64 = 2_000;
 
 /// Something that runs programs: the host, or a simulation of one.
 pub trait Programs: Send {
-    /// Runs `argv` with `stdin`, calls `line` with each line it prints, and returns when it has ended well.
+    /// Runs `argv` with `stdin`, calls `line` with each line of its output, and returns when it has ended.
     ///
     /// # Errors
-    /// When it is not installed (the error names the package), cannot be run or ends with another code than 0: with
-    /// the command line and what it said.
+    /// [`NotInstalled`], [`Failed`] when it ended with another code than 0, or an I/O error.
     fn run(&mut self, argv: &[&str], stdin: &[u8], line: &mut dyn FnMut(&str)) -> Result<()>;
 
     /// Another one for another thread, on the same host.
     fn another(&self) -> Box<dyn Programs>;
 
-    /// What a file of the kernel says (`/proc/…`); `None` when there is no such file.
+    /// The content of a file of the kernel (`/proc/...`); `None` when there is no such file.
     fn read_proc(&mut self, path: &str) -> Option<String>;
 
     /// nftables' generation, which every change of a rule counts up; `None` where that cannot be known.
@@ -49,7 +49,7 @@ pub struct Host;
 
 impl Programs for Host {
     fn run(&mut self, argv: &[&str], stdin: &[u8], line: &mut dyn FnMut(&str)) -> Result<()> {
-        let [program, arguments @ ..] = argv else { bail!("ran a program without a name") };
+        let [program, arguments @ ..] = argv else { bail!("could not run a program: no name was given") };
         let mut child = Command::new(program)
             .args(arguments)
             .env("LC_ALL", "C")
@@ -58,19 +58,22 @@ impl Programs for Host {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| not_started(program, error))?;
-        let input = child.stdin.take().expect("stdin was asked to be a pipe");
-        let output = child.stdout.take().expect("stdout was asked to be a pipe");
-        let complaints = child.stderr.take().expect("stderr was asked to be a pipe");
+        let child_stdin = child.stdin.take().expect("stdin is a pipe");
+        let child_stdout = child.stdout.take().expect("stdout is a pipe");
+        let child_stderr = child.stderr.take().expect("stderr is a pipe");
         // All three pipes at once: a program that fills one while we wait at another would never end.
-        let (said, read) = std::thread::scope(|scope| {
-            scope.spawn(move || feed(input, stdin));
-            let said = scope.spawn(move || gather(complaints));
-            let read = each_line(output, line);
-            (said.join().unwrap_or_default(), read)
+        let (stderr, read) = std::thread::scope(|scope| {
+            scope.spawn(move || feed(child_stdin, stdin));
+            let stderr = scope.spawn(move || read_stderr(child_stderr));
+            let read = each_line(child_stdout, line);
+            (stderr.join().unwrap_or_default(), read)
         });
-        let status = child.wait().with_context(|| format!("waited for `{}`", argv.join(" ")))?;
-        check(argv, status, &said)?;
-        read.with_context(|| format!("read what `{}` printed", argv.join(" ")))
+        let command = || argv.join(" ");
+        let status = child.wait().with_context(|| format!("could not wait for `{}`", command()))?;
+        if !status.success() {
+            return Err(Failed { command: command(), status: status.to_string(), stderr }.into());
+        }
+        read.with_context(|| format!("could not read the output of `{}`", command()))
     }
 
     fn another(&self) -> Box<dyn Programs> {
@@ -94,15 +97,15 @@ fn not_started(program: &str, error: std::io::Error) -> anyhow::Error {
     if error.kind() == ErrorKind::NotFound {
         return NotInstalled(program.to_owned()).into();
     }
-    anyhow::Error::new(error).context(format!("started {program}"))
+    anyhow::Error::new(error).context(format!("could not start {program}"))
 }
 
 /// The program is not on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotInstalled(pub String);
 
-impl std::fmt::Display for NotInstalled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for NotInstalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is not installed (package {})", self.0, package(&self.0))
     }
 }
@@ -117,22 +120,59 @@ fn package(program: &str) -> &'static str {
     }
 }
 
-/// A program that ends early closes its end; its exit code tells why, so that is no error here.
-fn feed(mut input: std::process::ChildStdin, bytes: &[u8]) {
-    let _ = input.write_all(bytes);
+/// The program ended with another exit code than 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failed {
+    /// The command line.
+    pub(crate) command: String,
+    pub(crate) status: String,
+    pub(crate) stderr: String,
 }
 
-fn gather(complaints: std::process::ChildStderr) -> String {
+impl Failed {
+    /// Whether the program's part of the kernel is not on this host.
+    fn is_unsupported(&self) -> bool {
+        const MESSAGES: [&str; 4] = [
+            "Address family not supported",
+            "do you need to insmod",
+            "Table does not exist",
+            "Protocol not supported",
+        ];
+        MESSAGES.iter().any(|message| self.stderr.contains(message))
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failed { command, status, stderr } = self;
+        let stderr = if stderr.is_empty() { "no error output" } else { stderr };
+        write!(f, "`{command}` ended with {status}: {stderr}")
+    }
+}
+
+impl std::error::Error for Failed {}
+
+/// Whether the error is that the program, or its part of the kernel, is not on this host: nothing of ours can be there.
+pub(super) fn is_absent(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<NotInstalled>().is_some()
+        || error.downcast_ref::<Failed>().is_some_and(Failed::is_unsupported)
+}
+
+/// A program that ends early closes its end; its exit code is the error then, so a failed write is none.
+fn feed(mut stdin: ChildStdin, bytes: &[u8]) {
+    let _ = stdin.write_all(bytes);
+}
+
+fn read_stderr(mut stderr: ChildStderr) -> String {
     let mut bytes = Vec::new();
-    let mut complaints = complaints;
-    let _ = complaints.by_ref().take(MAX_STDERR_BYTES).read_to_end(&mut bytes);
+    let _ = stderr.by_ref().take(MAX_STDERR_BYTES).read_to_end(&mut bytes);
     // The rest is read and dropped, so that the program can end.
-    let _ = std::io::copy(&mut complaints, &mut std::io::sink());
+    let _ = std::io::copy(&mut stderr, &mut std::io::sink());
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
-fn each_line(output: std::process::ChildStdout, line: &mut dyn FnMut(&str)) -> std::io::Result<()> {
-    let mut reader = BufReader::with_capacity(64 * 1024, output);
+fn each_line(stdout: ChildStdout, line: &mut dyn FnMut(&str)) -> std::io::Result<()> {
+    let mut reader = BufReader::with_capacity(64 * 1024, stdout);
     let mut text = String::new();
     loop {
         text.clear();
@@ -141,14 +181,6 @@ fn each_line(output: std::process::ChildStdout, line: &mut dyn FnMut(&str)) -> s
         }
         line(text.trim_end_matches('\n'));
     }
-}
-
-fn check(argv: &[&str], status: ExitStatus, said: &str) -> Result<()> {
-    if status.success() {
-        return Ok(());
-    }
-    let said = if said.is_empty() { "it said nothing" } else { said };
-    bail!("`{}` ended with {status}: {said}", argv.join(" "))
 }
 
 #[cfg(test)]
@@ -175,6 +207,21 @@ mod tests {
             error.starts_with("`ls /nowhere at all` ended with exit status: 2: ls: cannot access"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_is_absent_from_the_host() {
+        let failed = |stderr: &str| {
+            let failed = Failed {
+                command: "ip6tables-save".to_owned(),
+                status: "exit status: 3".to_owned(),
+                stderr: stderr.to_owned(),
+            };
+            anyhow::Error::new(failed).context("could not list the IPv6 filter table")
+        };
+        assert!(is_absent(&failed("ip6tables-save v1.8.9 (legacy): do you need to insmod?")));
+        assert!(is_absent(&NotInstalled("nft".to_owned()).into()));
+        assert!(!is_absent(&failed("Permission denied (you must be root)")));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Brings sets to exactly what is wanted: a listing of a million elements takes a second, so it runs aside, changes go in
-//! pieces, and urgent bans get in between.
+//! Brings sets to exactly what is wanted. Listing a million elements takes a second, so that runs on a thread of its own,
+//! changes are made in pieces, and urgent bans are put in between.
 
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use hashbrown::HashSet;
 
+use super::findings::Findings;
 use super::programs::Programs;
-use super::repair::Work;
 use super::sets::{Element, SetStore, Version, all_failed};
 use crate::enforce::reconcile::{Planner, Wanted as _};
 use crate::enforce::{Ban, Desired, Urgent};
 use shield_engine::client::Client;
 use shield_engine::time::Now;
 
-/// Elements changed at once: some 15 ms.
+/// Elements changed at once; takes some 15 ms.
 const PIECE: usize = 8_000;
-/// Elements handed over at once by the listing.
+/// Elements that the listing hands over at once.
 const LISTED_AT_ONCE: usize = 1_024;
 /// How long urgent bans wait at most for a listing to come to a pause.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -29,12 +29,12 @@ pub(super) struct Refill<'a> {
     /// The IP versions that can be filtered.
     pub(super) versions: Vec<Version>,
     pub(super) desired: &'a Desired,
-    /// The time when this began.
+    /// The time at `began`.
     pub(super) now: Now,
     began: Instant,
     /// `None` while what is put into the sets is not dropped yet.
     pub(super) urgent: Option<&'a mut dyn Urgent>,
-    /// Urgent bans made meanwhile: the table does not know them, and they stay.
+    /// Urgent bans made meanwhile. They are not in `desired`, and must not be removed as surplus.
     urgent_clients: HashSet<Client>,
 }
 
@@ -59,26 +59,26 @@ impl<'a> Refill<'a> {
         }
     }
 
-    /// Lists, adds what is missing, then removes what nobody wants.
-    pub(super) fn run(mut self, work: &mut Work) -> Result<()> {
+    /// Lists, adds what is missing, then removes what is not wanted: additions first, so that no repair opens a gap.
+    pub(super) fn run(mut self, findings: &mut Findings) -> Result<()> {
         let mut planner = Planner::new(self.desired);
         for version in self.versions.clone() {
             self.list(version, &mut planner)?;
         }
-        self.put_back(&planner, work);
-        self.take_out(planner.surplus(), work);
+        self.add_missing(&planner, findings);
+        self.remove_surplus(planner.surplus(), findings);
         Ok(())
     }
 
     fn list(&mut self, version: Version, planner: &mut Planner<'_, Desired>) -> Result<()> {
         let (store, now, began) = (self.store, self.now, self.began);
-        let mut aside = self.programs.another();
+        let mut programs = self.programs.another();
         let (sender, receiver) = sync_channel::<Vec<Element>>(8);
         std::thread::scope(|scope| {
             let listing = scope.spawn(move || -> Result<()> {
                 let mut batch = Vec::with_capacity(LISTED_AT_ONCE);
-                // A send fails only when the receiver is gone, and then nobody wants the rest.
-                store.list(&mut *aside, version, &mut |element| {
+                // A send fails only when the receiver is gone, and then the rest is not wanted.
+                store.list(&mut *programs, version, &mut |element| {
                     batch.push(element);
                     if batch.len() == LISTED_AT_ONCE {
                         let _ =
@@ -99,15 +99,17 @@ impl<'a> Refill<'a> {
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
                 if paused.elapsed() >= PAUSE {
-                    self.let_urgent_in();
+                    self.add_urgent();
                     paused = Instant::now();
                 }
             }
-            listing.join().unwrap_or_else(|_| Err(anyhow!("listing the set of {} panicked", version.name())))
+            listing.join().unwrap_or_else(|_| {
+                Err(anyhow!("could not list the {} set: the listing panicked", version.name()))
+            })
         })
     }
 
-    fn put_back(&mut self, planner: &Planner<'_, Desired>, work: &mut Work) {
+    fn add_missing(&mut self, planner: &Planner<'_, Desired>, findings: &mut Findings) {
         for version in self.versions.clone() {
             let mut piece: Vec<Element> = Vec::new();
             let mut now = time_at(self.now, self.began);
@@ -117,27 +119,27 @@ impl<'a> Refill<'a> {
                 if Version::of(&client) != version || is_over {
                     continue;
                 }
-                // Ends that were wrong are put right without a word: after a suspend all of them are.
-                work.restored += usize::from(!planner.was_seen(slot));
+                // Wrong ends are corrected but not counted as restored: after a suspend all of them are wrong.
+                findings.restored += usize::from(!planner.was_seen(slot));
                 piece.push(Element::new(client, ban.ends, now));
                 if piece.len() == PIECE {
-                    self.add(version, &mut piece, work);
+                    self.add(version, &mut piece, findings);
                     now = time_at(self.now, self.began);
                 }
             }
-            self.add(version, &mut piece, work);
+            self.add(version, &mut piece, findings);
         }
     }
 
-    fn add(&mut self, version: Version, piece: &mut Vec<Element>, work: &mut Work) {
+    fn add(&mut self, version: Version, piece: &mut Vec<Element>, findings: &mut Findings) {
         if !piece.is_empty() {
-            work.failed(self.store.add(self.programs, version, piece));
+            findings.fail_each(self.store.add(self.programs, version, piece));
             piece.clear();
-            self.let_urgent_in();
+            self.add_urgent();
         }
     }
 
-    fn take_out(&mut self, surplus: &[Client], work: &mut Work) {
+    fn remove_surplus(&mut self, surplus: &[Client], findings: &mut Findings) {
         for version in Version::ALL {
             let unwanted: Vec<Client> = surplus
                 .iter()
@@ -145,14 +147,14 @@ impl<'a> Refill<'a> {
                 .filter(|client| Version::of(client) == version && !self.urgent_clients.contains(client))
                 .collect();
             for piece in unwanted.chunks(PIECE) {
-                work.removed += piece.len();
-                work.failed(self.store.remove(self.programs, version, piece));
-                self.let_urgent_in();
+                findings.removed += piece.len();
+                findings.fail_each(self.store.remove(self.programs, version, piece));
+                self.add_urgent();
             }
         }
     }
 
-    fn let_urgent_in(&mut self) {
+    fn add_urgent(&mut self) {
         let Some(urgent) = self.urgent.as_deref_mut() else { return };
         let bans = urgent.take();
         if bans.is_empty() {
@@ -181,8 +183,8 @@ impl<'a> Refill<'a> {
     }
 }
 
-/// The time now, when it was `then` at `began`: with a million bans a refill goes on for longer than two ends may differ
-/// and still be the same.
+/// The time now, when it was `then` at `began`. A refill of a million bans takes longer than the difference at which two
+/// ends still count as the same.
 fn time_at(then: Now, began: Instant) -> Now {
     then.plus_ms(began.elapsed().as_millis() as u64)
 }
@@ -212,10 +214,10 @@ mod tests {
         }
         let mut refill = Refill::new(&mut *programs, &store, vec![Version::V4], &desired, BEGAN);
         refill.began = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
-        let mut work = Work::default();
-        refill.run(&mut work).unwrap();
+        let mut findings = Findings::default();
+        refill.run(&mut findings).unwrap();
 
-        assert_eq!(work.restored, 1);
+        assert_eq!(findings.restored, 1);
         let mut timeouts = Vec::new();
         store.list(&mut *programs, Version::V4, &mut |element| timeouts.push(element.timeout_secs)).unwrap();
         assert_eq!(timeouts, [596, 596]);

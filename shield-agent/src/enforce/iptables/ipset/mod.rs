@@ -27,7 +27,7 @@ const MIN_HASH: usize = 1024;
 const GROWS_UNNOTICED: usize = 4;
 
 /// The store. Set names are this version's.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ipset {
     /// The most elements of the IPv4 and of the IPv6 set.
     pub(super) max_entries: [usize; 2],

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use super::super::programs::{Programs, act};
+use super::super::programs::{Failed, Programs, act};
 use super::super::sets::{Element, all_failed};
 use super::{Header, MAX_BAD_LINES, SETS, Verb};
 use crate::enforce::{Drops, Failure};
@@ -42,7 +42,7 @@ pub(super) fn change<T>(
             text.push_str(head);
             rest.iter().for_each(|item| write_line(&mut text, verb, set, &element(item)));
             let Err(error) = act(programs, &["ipset", "-exist", "restore"], &text) else { break };
-            let bad = failed_line(&format!("{error:#}"))
+            let bad = failed_line(&error)
                 .and_then(|line| line.checked_sub(head.lines().count()))
                 .filter(|line| (1..=rest.len()).contains(line));
             match bad {
@@ -74,8 +74,8 @@ fn write_line(out: &mut String, verb: Verb, set: &str, element: &Element) {
 }
 
 /// The number in `ipset v7.17: Error in line 3: …`.
-fn failed_line(said: &str) -> Option<usize> {
-    let rest = said.split_once("Error in line ")?.1;
+fn failed_line(error: &anyhow::Error) -> Option<usize> {
+    let rest = error.downcast_ref::<Failed>()?.stderr.split_once("Error in line ")?.1;
     rest.split_once(':')?.0.parse().ok()
 }
 
@@ -179,9 +179,11 @@ Number of entries: 12
 
     #[test]
     fn the_line_that_failed() {
-        let said =
-            "`ipset -exist restore` ended with exit status: 1: ipset v7.17: Error in line 3: Hash is full";
-        assert_eq!(failed_line(said), Some(3));
-        assert_eq!(failed_line("ipset v7.17: Kernel error received: Operation not permitted"), None);
+        let failed = |stderr: &str| {
+            let (command, status) = ("ipset -exist restore".to_owned(), "exit status: 1".to_owned());
+            failed_line(&Failed { command, status, stderr: stderr.to_owned() }.into())
+        };
+        assert_eq!(failed("ipset v7.17: Error in line 3: Hash is full"), Some(3));
+        assert_eq!(failed("ipset v7.17: Kernel error received: Operation not permitted"), None);
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::{Backend, IptablesEnforcer, Settings, Version};
+use crate::enforce::iptables::{Backend, IptablesEnforcer, Settings, Version};
 use crate::enforce::simulator::SimulatedHost;
 use crate::enforce::{Ban, Desired, Enforcer as _};
 use shield_engine::allowlist::Allowlist;

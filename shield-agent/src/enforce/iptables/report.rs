@@ -1,0 +1,46 @@
+//! The state of the enforcer in words, for the status page and the logs. Lists nothing.
+
+use super::chains::Chains;
+use super::family::Family;
+use super::firewall::held_rules;
+use super::plural::counted;
+use super::storage::Storage;
+use shield_engine::event::PartState;
+
+/// Degraded by every IP version that cannot be filtered and by missing sets; active otherwise, with mode and place.
+pub(super) fn state(families: &[Family; 2], storage: &Storage) -> PartState {
+    let mut reasons = unavailable(families);
+    reasons.extend(shortage(storage));
+    if reasons.is_empty() {
+        PartState::Active { detail: detail(families, storage) }
+    } else {
+        PartState::Degraded { reason: reasons.join("; ") }
+    }
+}
+
+/// The IP versions that cannot be filtered, each with its reason.
+pub(super) fn unavailable(families: &[Family; 2]) -> Vec<String> {
+    let reasons = families.iter().filter_map(|family| Some((family.version(), family.error()?)));
+    reasons.map(|(version, error)| format!("no {}: {error:#}", version.name())).collect()
+}
+
+fn detail(families: &[Family; 2], storage: &Storage) -> String {
+    let clients = || counted(storage.in_sets(), "client", "clients");
+    let held = match storage.sets() {
+        None => counted(held_rules(families), "single rule", "single rules"),
+        Some(kind) => format!("{} in {}", clients(), kind.store().name()),
+    };
+    let hooks = families.iter().filter_map(Family::chains).next().map_or(&[][..], Chains::hooks);
+    format!("{held}, first in {}", hooks.join(" and "))
+}
+
+fn shortage(storage: &Storage) -> Option<String> {
+    let reason = storage.unavailable()?;
+    let max = storage.max_rules();
+    let refused = match storage.refused() {
+        0 => String::new(),
+        n => format!(", {n} refused"),
+    };
+    let advice = if reason.is_for_want_of_ipset() { " (install ipset)" } else { "" };
+    Some(format!("no sets, so at most {max} single rules{refused}{advice}: {reason}"))
+}

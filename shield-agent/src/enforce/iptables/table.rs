@@ -1,0 +1,89 @@
+//! One IP version's filter table, as `iptables-save` and `iptables-restore` list and change it.
+//!
+//! Owns the command lines. The text of the listings and transactions is `chain`'s; what the table should hold is
+//! decided in `chains`.
+
+use anyhow::{Result, anyhow};
+
+use super::chain::{Batch, DOCKER_USER, FORWARD, INPUT, Snapshot};
+use super::programs::{Programs, act};
+use super::sets::Version;
+use super::settings::{Containers, Settings};
+
+/// Seconds to wait for another program that holds iptables' lock.
+const WAIT: &str = "--wait=5";
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    pub(super) version: Version,
+    save: String,
+    restore: String,
+    containers: Containers,
+}
+
+impl Table {
+    pub(super) fn new(version: Version, settings: &Settings) -> Table {
+        let program = settings.program(version);
+        Table {
+            version,
+            save: format!("{program}-save"),
+            restore: format!("{program}-restore"),
+            containers: settings.containers.clone(),
+        }
+    }
+
+    pub(super) fn read(&self, programs: &mut dyn Programs) -> Result<Snapshot> {
+        let mut snapshot = Snapshot::default();
+        let mut incompatible = None;
+        programs.run(&[&self.save, "-c", "-t", "filter"], b"", &mut |line| {
+            if let Err(message) = snapshot.take(line) {
+                incompatible = Some(message);
+            }
+        })?;
+        match incompatible {
+            Some(message) => Err(anyhow!("`{} -t filter` cannot list the table: {message}", self.save)),
+            None => Ok(snapshot),
+        }
+    }
+
+    /// Applies `batch` in one transaction: no packet passes a half-written chain.
+    pub(super) fn commit(&self, programs: &mut dyn Programs, batch: Batch) -> Result<()> {
+        act(programs, &[&self.restore, "--noflush", "--counters", WAIT], &batch.commit())
+    }
+
+    /// The chains that should jump to ours, as this host is set up now.
+    pub(super) fn hooks(&self, programs: &mut dyn Programs, snapshot: &Snapshot) -> Result<Vec<String>> {
+        let mut hooks = vec![INPUT.to_owned()];
+        match &self.containers {
+            Containers::Never => {}
+            Containers::Chains(names) => {
+                hooks.extend(names.iter().filter(|name| snapshot.chains.contains(*name)).cloned());
+            }
+            Containers::Auto if snapshot.chains.contains(DOCKER_USER) => hooks.push(DOCKER_USER.to_owned()),
+            Containers::Auto if self.redirects_ports(programs)? => hooks.push(FORWARD.to_owned()),
+            Containers::Auto => {}
+        }
+        hooks.dedup();
+        Ok(hooks)
+    }
+
+    /// Whether the nat table sends packets for this host to other addresses.
+    fn redirects_ports(&self, programs: &mut dyn Programs) -> Result<bool> {
+        // Listing a table that legacy iptables has not loaded yet would load it, and connection tracking with it.
+        let loaded = match self.version {
+            Version::V4 => "/proc/thread-self/net/ip_tables_names",
+            Version::V6 => "/proc/thread-self/net/ip6_tables_names",
+        };
+        let is_legacy = self.save.contains("legacy")
+            || programs.read_proc(loaded).is_some_and(|names| names.lines().any(|name| name == "filter"));
+        if is_legacy && !programs.read_proc(loaded).is_some_and(|names| names.lines().any(|n| n == "nat")) {
+            return Ok(false);
+        }
+        let mut found = false;
+        programs.run(&[&self.save, "-t", "nat"], b"", &mut |line| {
+            found |= line.starts_with("-A ") && line.contains(" -j DNAT ");
+        })?;
+        Ok(found)
+    }
+}
