@@ -1,6 +1,6 @@
-//! The text of our chain: what `iptables-save` says of it, and what `iptables-restore` is told. Pure.
+//! The text of our chain: as `iptables-save` prints it, and as `iptables-restore` reads it. Pure.
 //!
-//! Owns the two formats. Which rules should be there is `family`'s business.
+//! Owns the two formats. Which rules should be there is decided in `chains`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -14,26 +14,26 @@ use shield_engine::client::Client;
 pub(crate) const CHAIN: &str = "SHIELD";
 /// The chain of packets for this host.
 pub(super) const INPUT: &str = "INPUT";
-/// The chain of packets that are passed on, to containers among others.
+/// The chain of forwarded packets, those to containers among them.
 pub(super) const FORWARD: &str = "FORWARD";
-/// The chain that Docker leaves to the operator, asked before its own rules in FORWARD.
+/// The chain that Docker leaves to the operator; FORWARD jumps to it before Docker's own rules.
 pub(super) const DOCKER_USER: &str = "DOCKER-USER";
 
 /// One rule of our chain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Rule {
-    /// `-s NET -j RETURN`: an allowed network goes on to the other rules of this host.
+    /// `-s NET -j RETURN`: an allowed network goes on to the host's other rules.
     Exempt(IpNet),
     /// `-m set --match-set NAME src -j DROP`.
     DropSet(String),
     /// `-s NET -j DROP`: one banned client.
     Drop(Client),
-    /// Not one of ours, as `iptables-save` prints it after the chain's name.
+    /// Any other rule, as `iptables-save` prints it after the chain's name: not one of ours.
     Foreign(String),
 }
 
-/// A rule with what it has matched so far.
-pub(super) type Counted = (Rule, Drops);
+/// A rule with its counters.
+pub(super) type CountedRule = (Rule, Drops);
 
 impl Rule {
     fn parse(text: &str) -> Rule {
@@ -66,11 +66,11 @@ impl fmt::Display for Rule {
     }
 }
 
-/// What one family's filter table says about us.
+/// The parts of one family's filter table that concern us.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Snapshot {
     /// The rules of our chain in order; `None` when there is no such chain.
-    pub chain: Option<Vec<Counted>>,
+    pub chain: Option<Vec<CountedRule>>,
     /// Every chain of the table.
     pub chains: BTreeSet<String>,
     /// The rules of each chain that jump to ours.
@@ -89,9 +89,10 @@ pub(super) struct Jumps {
 }
 
 impl Snapshot {
-    /// Takes one line of `iptables-save -c -t filter`.
+    /// Parses one line of `iptables-save -c -t filter`.
     ///
-    /// `Err` is the line by which a mix of nftables' and iptables' rules announces that it cannot be listed.
+    /// # Errors
+    /// The comment by which `iptables-save` reports that a table with rules of nftables' own cannot be listed.
     pub(super) fn take(&mut self, line: &str) -> Result<(), String> {
         if line.starts_with('#') && line.contains("incompatible") {
             return Err(line.trim_start_matches(['#', ' ']).to_owned());
@@ -149,16 +150,15 @@ impl Snapshot {
     }
 }
 
-/// How a jump to our chain stands.
+/// The state of a jump to our chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Jump {
-    /// It is the chain's first rule, once.
+    /// The chain's first rule, once.
     First,
-    /// There is none.
     Missing,
-    /// Another rule stands before it.
+    /// Behind another rule.
     Behind(String),
-    /// It is first, but there are so many.
+    /// First, but there are so many.
     Several(usize),
 }
 
@@ -181,7 +181,7 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// Makes our chain, or empties it when it is there.
+    /// Creates our chain, or empties it when it is there.
     pub(super) fn renew_chain(&mut self) {
         self.line(format_args!(":{CHAIN} - [0:0]"));
     }
@@ -196,7 +196,7 @@ impl Batch {
         self.line(format_args!("-D {CHAIN} {rule}"));
     }
 
-    /// Makes the jump from `hook` the first rule there, in place of the jumps that are there.
+    /// Makes the jump from `hook` the first rule there, in place of `present` jumps.
     pub(super) fn jump_first(&mut self, hook: &str, present: Option<&Jumps>) {
         self.delete_jumps(hook, present);
         self.line(format_args!("-I {hook} 1 {JUMP}"));
@@ -209,7 +209,7 @@ impl Batch {
         }
     }
 
-    /// Deletes our chain. No jump to it may be left.
+    /// Deletes our chain. The jumps to it must have been deleted.
     pub(super) fn delete_chain(&mut self) {
         self.line(format_args!("-F {CHAIN}"));
         self.line(format_args!("-X {CHAIN}"));
@@ -258,7 +258,7 @@ COMMIT
     }
 
     #[test]
-    fn what_iptables_save_says() {
+    fn a_listing_of_iptables_save_is_parsed() {
         let snapshot = snapshot(SAVED);
         let drops = |packets, bytes| Drops { packets, bytes };
         let expected = [

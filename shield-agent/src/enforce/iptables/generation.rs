@@ -1,5 +1,5 @@
-//! The number that nftables counts up at every change of any rule: while it stays, nothing of ours was touched, and nothing
-//! needs to be listed. Asked by netlink, in the network namespace of the calling thread.
+//! nftables' generation: a number that every change of any rule increments. While it stays, nothing of ours was touched,
+//! and nothing needs to be listed. Read over netlink, in the network namespace of the calling thread.
 
 use std::io;
 
@@ -17,10 +17,10 @@ const GENERATION: u16 = kind(NFTABLES, 15);
 /// `NFTA_GEN_ID`.
 const GENERATION_ID: u16 = 1;
 
-/// The generation now.
+/// The current generation.
 ///
 /// # Errors
-/// When the kernel has no nftables, or does not say.
+/// When the kernel has no nftables.
 pub(super) fn now() -> io::Result<u32> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
@@ -29,10 +29,10 @@ pub(super) fn now() -> io::Result<u32> {
     finish(&mut request);
     socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
     let (answer, _) = socket.recv_from_full()?;
-    parse(&answer).ok_or_else(|| io::Error::other("the kernel did not say nftables' generation"))
+    parse(&answer).ok_or_else(|| io::Error::other("the kernel's answer has no generation of nftables"))
 }
 
-/// The id in a `NFT_MSG_NEWGEN`.
+/// The generation in a `NFT_MSG_NEWGEN`.
 fn parse(datagram: &[u8]) -> Option<u32> {
     let message = messages(datagram).next().filter(|message| message.kind == GENERATION)?;
     let (_, id) = message.attributes().find(|(kind, _)| *kind == GENERATION_ID)?;
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_read_and_anything_else_is_not() {
+    fn an_answer_is_parsed_and_anything_else_is_not() {
         let message = |kind: u16, attributes: &[(u16, [u8; 4])]| {
             let mut message = Vec::new();
             begin(&mut message, kind, 0, 0);

@@ -1,7 +1,7 @@
-//! Netfilter's netlink messages as bytes: heads and attributes, written and read. Nothing is sent here.
+//! Netfilter's netlink messages as bytes: headers and attributes, written and parsed. Nothing is sent here.
 //!
-//! The layout is that of `linux/netlink.h` and `linux/netfilter/nfnetlink.h`. `generation` and `ipset::message` know
-//! what the messages mean.
+//! The layout is that of `linux/netlink.h` and `linux/netfilter/nfnetlink.h`. What the messages mean is known to
+//! `generation` and `ipset::message`.
 
 use netlink_packet_core::NLM_F_REQUEST;
 
@@ -11,19 +11,19 @@ const HEADER: usize = 16;
 const FAMILY: usize = 4;
 /// Length of `struct nlattr`.
 const ATTRIBUTE: usize = 4;
-/// `NFPROTO_IPV4`: subsystems that are asked here do not look at it.
+/// `NFPROTO_IPV4`; the subsystems used here ignore it.
 const ANY_FAMILY: u8 = 2;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
 /// `NLA_F_NET_BYTEORDER`.
 const NETWORK_ORDER: u16 = 1 << 14;
 
-/// A netfilter subsystem's message kind.
+/// The kind of a subsystem's message.
 pub(super) const fn kind(subsystem: u8, command: u8) -> u16 {
     (subsystem as u16) << 8 | command as u16
 }
 
-/// Makes `out` the head of a request; [`finish`] puts its length in.
+/// Makes `out` the header of a request; [`finish`] sets its length.
 pub(super) fn begin(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32) {
     out.clear();
     out.extend(0_u32.to_ne_bytes());
@@ -34,7 +34,7 @@ pub(super) fn begin(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32) {
     out.extend([ANY_FAMILY, 0, 0, 0]);
 }
 
-/// Ends the message that `out` is.
+/// Sets the length of the message in `out`.
 pub(super) fn finish(out: &mut [u8]) {
     let length = out.len() as u32;
     out[..4].copy_from_slice(&length.to_ne_bytes());
@@ -48,19 +48,19 @@ pub(super) fn put(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
-/// Appends an attribute whose value is a number in network order.
+/// Appends an attribute whose value is in network byte order.
 pub(super) fn put_number(out: &mut Vec<u8>, kind: u16, big_endian: &[u8]) {
     put(out, kind | NETWORK_ORDER, big_endian);
 }
 
-/// Begins an attribute made of attributes; [`close`] ends it.
+/// Begins a nested attribute, and returns its start for [`close`].
 pub(super) fn nest(out: &mut Vec<u8>, kind: u16) -> usize {
     let start = out.len();
     put(out, kind | NESTED, &[]);
     start
 }
 
-/// Ends the nest that began at `start`.
+/// Ends the nested attribute that began at `start`.
 pub(super) fn close(out: &mut [u8], start: usize) {
     let length = (out.len() - start) as u16;
     out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
@@ -70,9 +70,9 @@ pub(super) fn close(out: &mut [u8], start: usize) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Message<'a> {
     pub(super) kind: u16,
-    /// The number that the request had.
+    /// That of the request.
     pub(super) sequence: u32,
-    /// What follows `struct nlmsghdr`.
+    /// The bytes behind `struct nlmsghdr`.
     pub(super) body: &'a [u8],
 }
 
@@ -83,7 +83,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The messages of a datagram; what is cut off is left out.
+/// The messages of a datagram, up to one that is cut off.
 pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -95,7 +95,7 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-/// Attributes as (kind, value); what is cut off is left out.
+/// Attributes as (kind, value), up to one that is cut off.
 pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -107,8 +107,10 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The code (positive, 0 for success) of a `NLMSG_ERROR` or `NLMSG_DONE`, and the attributes of the request that it
-/// answers, as far as they were sent back.
-pub(super) fn verdict<'a>(message: &Message<'a>) -> (i32, impl Iterator<Item = (u16, &'a [u8])> + use<'a>) {
+/// answers, as far as it returns them.
+pub(super) fn parse_status<'a>(
+    message: &Message<'a>,
+) -> (i32, impl Iterator<Item = (u16, &'a [u8])> + use<'a>) {
     let code = u32_at(message.body, 0).map_or(0, |code| code as i32);
     let request = message.body.get(4 + HEADER + FAMILY..).unwrap_or_default();
     (code.saturating_neg(), attributes(request))
@@ -127,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn what_is_written_is_parsed_again() {
         let mut bytes = Vec::new();
         begin(&mut bytes, kind(6, 7), 0, 99);
         put(&mut bytes, 1, &[6]);
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_or_senseless_ends_the_reading() {
+    fn what_is_cut_off_or_malformed_ends_the_parsing() {
         let check = |bytes: &[u8]| {
             assert_eq!(messages(bytes).count(), 0, "{bytes:?}");
             assert_eq!(attributes(bytes).count(), 0, "{bytes:?}");

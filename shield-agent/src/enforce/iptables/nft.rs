@@ -1,4 +1,4 @@
-//! Sets kept by nftables in tables of our own (`ip shield`, `ip6 shield`), where ipset is absent.
+//! Sets in nftables tables of our own (`ip shield`, `ip6 shield`), where ipset is absent.
 //!
 //! iptables cannot match an nftables set, so these tables have chains of their own, hooked before iptables' filter
 //! chains. One plain hash set for each prefix length in use, looked up by the masked source address: unlike interval
@@ -18,13 +18,13 @@ use crate::enforce::{Drops, Failure};
 use shield_engine::client::Client;
 use shield_engine::client::prefix_mask;
 
-/// Elements given to one `nft -f`: larger ones hit the limits of its netlink socket buffer.
-const ELEMENTS_AT_ONCE: usize = 4_000;
+/// Elements given to one `nft -f`: more would exceed its netlink socket buffer.
+const MAX_ELEMENTS_PER_SCRIPT: usize = 4_000;
 /// Just before iptables' filter chains (priority 0).
 const PRIORITY: i32 = -1;
 const TABLE: &str = "shield";
 
-/// The store.
+/// The store of sets in nftables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Nft {
     /// The most elements of each IPv4 and of each IPv6 set.
@@ -43,7 +43,7 @@ fn prefix(client: &Client) -> u8 {
 }
 
 impl Nft {
-    /// Makes the sets of these prefix lengths and the rules that drop by them, where they are missing.
+    /// Creates the sets of these prefix lengths and the rules that drop by them, where they are missing.
     fn ensure_lengths(
         &self,
         programs: &mut dyn Programs,
@@ -95,7 +95,7 @@ impl Nft {
     }
 
     /// Whether every set has its rule in every chain: somebody may have flushed a chain and left the sets.
-    fn drops(&self, programs: &mut dyn Programs, version: Version) -> Result<bool> {
+    fn has_all_rules(&self, programs: &mut dyn Programs, version: Version) -> Result<bool> {
         let wanted = self.lengths(programs, version)?.len() * CHAINS.len();
         let mut rules = 0;
         let argv = ["nft", "-t", "list", "table", family(version), TABLE];
@@ -150,7 +150,7 @@ impl SetStore for Nft {
     fn counts(&self, programs: &mut dyn Programs) -> Result<[Option<usize>; 2]> {
         let mut counts = [None, None];
         for version in Version::ALL {
-            if self.exists(programs, version)? && self.drops(programs, version)? {
+            if self.exists(programs, version)? && self.has_all_rules(programs, version)? {
                 let mut count = 0;
                 self.list(programs, version, &mut |_| count += 1)?;
                 counts[version as usize] = Some(count);
@@ -187,7 +187,7 @@ impl SetStore for Nft {
             return all_failed(elements.iter().map(|e| e.client), &error);
         }
         let mut failures = Vec::new();
-        for piece in elements.chunks(ELEMENTS_AT_ONCE) {
+        for piece in elements.chunks(MAX_ELEMENTS_PER_SCRIPT) {
             if let Err(error) = run_script(programs, &add_script(version, piece)) {
                 failures.extend(all_failed(piece.iter().map(|e| e.client), &error));
             }
@@ -203,7 +203,7 @@ impl SetStore for Nft {
         let present: Vec<Client> =
             clients.iter().copied().filter(|client| lengths.contains(&prefix(client))).collect();
         let mut failures = Vec::new();
-        for piece in present.chunks(ELEMENTS_AT_ONCE) {
+        for piece in present.chunks(MAX_ELEMENTS_PER_SCRIPT) {
             if let Err(error) = run_script(programs, &remove_script(version, piece)) {
                 failures.extend(all_failed(piece.iter().copied(), &error));
             }
@@ -264,7 +264,7 @@ fn run_script(programs: &mut dyn Programs, script: &str) -> Result<()> {
     act(programs, &["nft", "-f", "-"], script)
 }
 
-/// The items by prefix length, one a client: nft refuses to delete the same element twice. The last one wins.
+/// The items by prefix length, one for each client, the last one given: nft refuses to delete the same element twice.
 fn by_length<T>(items: &[T], client: impl Fn(&T) -> Client) -> BTreeMap<u8, Vec<&T>> {
     let newest: BTreeMap<Client, &T> = items.iter().map(|item| (client(item), item)).collect();
     let mut groups: BTreeMap<u8, Vec<&T>> = BTreeMap::new();
@@ -274,7 +274,7 @@ fn by_length<T>(items: &[T], client: impl Fn(&T) -> Client) -> BTreeMap<u8, Vec<
     groups
 }
 
-/// Adding an element that is there does not move its end, so each one is added, deleted and added again, in one
+/// Adds elements. Adding one that is present does not move its end, so each is added, deleted and added again, in one
 /// transaction.
 fn add_script(version: Version, elements: &[Element]) -> String {
     let mut script = String::new();
@@ -300,7 +300,7 @@ fn timed(element: &Element) -> String {
     text
 }
 
-/// Deleting an absent element fails, so each one is added first, in the same transaction.
+/// Removes elements. Deleting an absent one fails, so each is added first, in the same transaction.
 fn remove_script(version: Version, clients: &[Client]) -> String {
     let mut script = String::new();
     for (length, group) in by_length(clients, |c| *c) {
@@ -328,7 +328,7 @@ fn write_elements<'a>(
     script.push_str(" }\n");
 }
 
-/// Calls `each` with the kind and content of every object of nft's JSON answer.
+/// Calls `each` with the kind and content of every object of nft's JSON output.
 fn for_each_object(
     programs: &mut dyn Programs,
     argv: &[&str],
@@ -336,8 +336,8 @@ fn for_each_object(
 ) -> Result<()> {
     let mut text = String::new();
     programs.run(argv, b"", &mut |line| text.push_str(line))?;
-    let answer: Value =
-        serde_json::from_str(&text).with_context(|| format!("read what `{}` printed", argv.join(" ")))?;
+    let answer: Value = serde_json::from_str(&text)
+        .with_context(|| format!("could not parse the output of `{}`", argv.join(" ")))?;
     for object in answer["nftables"].as_array().into_iter().flatten() {
         if let Some((kind, content)) = object.as_object().and_then(|object| object.iter().next()) {
             each(kind, content);
@@ -346,12 +346,12 @@ fn for_each_object(
     Ok(())
 }
 
-/// An element is its bare address, or an object with address, timeout and counter.
+/// Parses an element: its bare address, or an object with address, timeout and counter.
 fn parse_element(element: &Value, length: u8) -> Option<Element> {
     let detail = &element["elem"];
     let address = element.as_str().or_else(|| detail["val"].as_str())?;
     let network = IpNet::new(address.parse().ok()?, length).ok()?;
-    // `expires` is rounded down; an element in its last second has 0 left, which would read as "for ever".
+    // `expires` is rounded down: an element in its last second has 0, which would mean that it has no end.
     let timeout_secs = match (detail["timeout"].as_u64(), detail["expires"].as_u64()) {
         (Some(_), left) => u32::try_from(left.unwrap_or(0)).ok()?.max(1),
         (None, _) => 0,

@@ -1,6 +1,6 @@
-//! What a set of banned clients is, whoever keeps it: ipset, or nftables in a table of its own.
+//! Sets of banned clients, as ipset and nftables both keep them.
 //!
-//! Owns the vocabulary that both stores share, and how a ban's end becomes a kernel timeout.
+//! Owns the trait of the two stores, and the conversion of a ban's end into a kernel timeout.
 
 use anyhow::Result;
 
@@ -10,12 +10,12 @@ use crate::enforce::{Drops, Failure};
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 
-/// The longest timeout that ipset takes (its kernel side counts milliseconds in 31 bits and then some): bans that last
-/// longer are asserted again by every full reconcile.
+/// The longest timeout that ipset accepts, in seconds: 31 bits of milliseconds. Longer bans are extended by full
+/// reconciles.
 pub(super) const MAX_TIMEOUT_SECS: u32 = 2_147_483;
-/// Kernel timeouts run this much longer than the ban: the lift comes from the agent, the timeout is for when it is dead.
+/// Kernel timeouts run this much longer than the ban: the agent lifts it, and the timeout is for when the agent is dead.
 const GRACE_SECS: u64 = 1;
-/// Ends that differ by no more than this are the same: kernel timeouts are listed in whole seconds, rounded down.
+/// Ends that differ by no more than this count as the same: kernel timeouts are listed in whole seconds, rounded down.
 const SAME_END_SECS: u32 = 3;
 
 /// An IP version.
@@ -28,15 +28,14 @@ pub enum Version {
 }
 
 impl Version {
-    /// Both.
+    /// Both versions.
     pub const ALL: [Version; 2] = [Version::V4, Version::V6];
 
-    /// The version that this client's packets have.
+    /// The version of this client's packets.
     pub fn of(client: &Client) -> Version {
         if client.network().addr().is_ipv4() { Version::V4 } else { Version::V6 }
     }
 
-    /// As people write it.
     pub fn name(self) -> &'static str {
         match self {
             Version::V4 => "IPv4",
@@ -48,16 +47,13 @@ impl Version {
 /// One client in a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Element {
-    /// Who.
     pub client: Client,
-    /// Seconds left in the kernel; 0 for ever.
+    /// Seconds left in the kernel; 0 without an end.
     pub timeout_secs: u32,
-    /// What was dropped of it.
     pub drops: Drops,
 }
 
 impl Element {
-    /// The element of a ban.
     pub(super) fn new(client: Client, ends: Ends, now: Now) -> Element {
         Element { client, timeout_secs: timeout_secs(ends, now), drops: Drops::default() }
     }
@@ -70,20 +66,20 @@ impl Element {
         }
     }
 
-    /// Whether the kernel's end is near enough to the wanted one.
+    /// Whether the element's end is near enough to the wanted one.
     pub(super) fn is_right_for(&self, ends: Ends, now: Now) -> bool {
         let wanted = timeout_secs(ends, now);
         match (wanted, self.timeout_secs) {
             (0, 0) => true,
             (0, _) | (_, 0) => false,
-            // Longer than a timeout can be: asserted again once half of it is over.
+            // Longer than a timeout can be: extended once half of it is over.
             (MAX_TIMEOUT_SECS, held) => held > MAX_TIMEOUT_SECS / 2,
             (wanted, held) => wanted.abs_diff(held) <= SAME_END_SECS,
         }
     }
 }
 
-/// A ban's end as a kernel timeout: rounded up, at least a second (0 would be for ever), within the cap.
+/// A ban's end as a kernel timeout: rounded up, at least a second (0 would mean no end), at most the longest.
 fn timeout_secs(ends: Ends, now: Now) -> u32 {
     match ends.remaining_ms(now) {
         None => 0,
@@ -94,19 +90,19 @@ fn timeout_secs(ends: Ends, now: Now) -> u32 {
     }
 }
 
-/// Something that keeps sets in the kernel, one for each IP version.
+/// A kind of sets in the kernel, one set for each IP version.
 pub(super) trait SetStore: Sync {
-    /// The name used in state and logs.
+    /// The name in state and logs.
     fn name(&self) -> &'static str;
 
-    /// Whether it works here at all.
+    /// Checks that it works on this host.
     fn probe(&self, programs: &mut dyn Programs) -> Result<()>;
 
-    /// Makes this version's set where it is missing, and what drops by it outside of our iptables chain.
-    /// `room` is how many clients it will hold soon.
+    /// Creates this version's set where it is missing, with everything outside of our iptables chain that drops by it.
+    /// `room` is the number of clients that it will hold soon.
     fn ensure(&self, programs: &mut dyn Programs, version: Version, room: usize) -> Result<()>;
 
-    /// How many clients each version's set holds; `None` when there is no such set or nothing drops by it.
+    /// The number of clients in each version's set; `None` when there is no such set, or nothing drops by it.
     fn counts(&self, programs: &mut dyn Programs) -> Result<[Option<usize>; 2]>;
 
     /// Calls `each` with every element of this version's set.
@@ -117,22 +113,22 @@ pub(super) trait SetStore: Sync {
         each: &mut dyn FnMut(Element),
     ) -> Result<()>;
 
-    /// Adds elements, or moves the ends of those that are there. All are tried; those that failed are returned.
+    /// Adds elements, or moves the ends of those that are present. All are tried; those that failed are returned.
     fn add(&self, programs: &mut dyn Programs, version: Version, elements: &[Element]) -> Vec<Failure>;
 
     /// Removes clients; absent ones succeed. All are tried; those that failed are returned.
     fn remove(&self, programs: &mut dyn Programs, version: Version, clients: &[Client]) -> Vec<Failure>;
 
-    /// Lets these networks through, where that is not our iptables chain's business.
+    /// Lets these networks through, where our iptables chain does not see to that.
     fn exempt(&self, programs: &mut dyn Programs, version: Version, networks: &[ipnet::IpNet]) -> Result<()>;
 
-    /// The rule of our iptables chain that drops by this version's set; `None` when the store does that itself.
+    /// The rule of our iptables chain that drops by this version's set; `None` when the store has rules of its own.
     fn rule(&self, version: Version) -> Option<Rule>;
 
-    /// What was dropped by rules of its own.
+    /// The drops by the store's own rules.
     fn own_drops(&self, programs: &mut dyn Programs) -> Result<Drops>;
 
-    /// Removes this version's set; says whether there was one. No rule may refer to it any more.
+    /// Removes this version's set; returns whether there was one. No rule may refer to it any more.
     fn destroy(&self, programs: &mut dyn Programs, version: Version) -> Result<bool>;
 }
 
@@ -165,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn which_ends_are_the_same() {
+    fn ends_that_count_as_the_same() {
         let check = |held, ends, expected| {
             assert_eq!(element(held).is_right_for(ends, NOW), expected, "{held} {ends:?}");
         };

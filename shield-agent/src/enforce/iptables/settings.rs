@@ -1,4 +1,4 @@
-//! What an operator can set about the netfilter enforcer.
+//! The settings of the netfilter enforcer.
 
 use super::sets::Version;
 
@@ -7,8 +7,8 @@ use super::sets::Version;
 pub struct Settings {
     /// Single rules, sets, or whichever suits the number of bans.
     pub backend: Backend,
-    /// `Backend::Auto` keeps single rules up to this many bans, and goes back to them at half of it. Every rule is
-    /// walked for every packet: 256 of them cost a packet about 1 us.
+    /// `Backend::Auto` keeps single rules up to this many bans, and goes back to them at half of it. Every packet is
+    /// compared with every rule: 256 of them cost a packet about 1 us.
     pub max_rules: usize,
     /// The most single rules where neither ipset nor nftables can hold sets; bans beyond it fail and the enforcer is
     /// degraded.

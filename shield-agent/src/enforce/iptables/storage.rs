@@ -22,8 +22,8 @@ pub(super) enum SetKind {
 }
 
 impl SetKind {
-    /// All kinds, the preferred one first: iptables matches an ipset in our own chain, behind the exempt networks, while
-    /// nftables' sets need tables and hooks besides it.
+    /// All kinds, the preferred one first. nftables' sets need tables and hooks of their own, because iptables cannot match
+    /// them.
     pub(super) fn all(settings: &Settings) -> [SetKind; 2] {
         let max_entries = settings.max_entries();
         [SetKind::Ipset(Ipset { max_entries }), SetKind::Nft(Nft { max_entries })]

@@ -1,26 +1,27 @@
-//! The kernel's ipset, spoken to by netlink in the network namespace of the calling thread: no process, and no text to
-//! read twice.
+//! The kernel's ipset over netlink, in the network namespace of the calling thread: no process, and no text to parse.
 //!
-//! A socket serves one operation, so that nothing of an earlier one can be left in it. The kernel does what it is told
-//! within the call that tells it, so an answer that is not there at once will never be.
+//! A socket serves one operation, so that nothing of an earlier one can be left in it. It does not block: the kernel handles
+//! a request within the call that sends it, so an answer that is not there at once will never come.
 
+use std::fmt;
 use std::io;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Error, Result, bail};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::super::nfnetlink::{Message, messages, verdict};
+use super::super::nfnetlink::{Message, messages, parse_status};
+use super::super::plural::counted;
 use super::super::sets::{Element, all_failed};
 use super::message::{self, Listed};
-use super::{Header, MAX_BAD_LINES, Verb};
+use super::{Header, MAX_BAD_ELEMENTS, Verb};
 use crate::enforce::Failure;
 
-/// `NLMSG_ERROR`: also the answer that all went well.
+/// `NLMSG_ERROR`; with code 0 it acknowledges success.
 const ERROR: u16 = 2;
 /// `NLMSG_DONE`.
 const DONE: u16 = 3;
-/// Room for an answer: the kernel fills up to 32 KiB with a listing, and sends back messages of ours that failed.
+/// Room for an answer: the kernel fills up to 32 KiB with a listing, and returns requests that failed.
 const RECEIVED_BYTES: usize = 64 * 1024;
 
 /// `IPSET_ERR_INVALID_CIDR`.
@@ -38,14 +39,31 @@ pub(super) struct Kernel {
     received: Vec<u8>,
 }
 
-/// Why something was not done.
+/// The kernel's error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Refusal {
     /// An errno, or a code of ipset's own.
     code: i32,
-    /// Which element of the message, counted from 1; 0 for the whole of it.
+    /// The element of the message that it is about, counted from 1; 0 for the whole message.
     line: u32,
 }
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            libc::ENOENT => f.write_str(
+                "there is no such set any more (another program destroyed it?); the next reconcile makes it again",
+            ),
+            libc::EAGAIN => f.write_str("the kernel did not answer"),
+            BAD_LENGTH => f.write_str("a hash:net set cannot hold a prefix of this length"),
+            FULL => f.write_str("the set is full; raise max_bans_ipv4 or max_bans_ipv6 under [iptables]"),
+            code if code >= OWN_CODES => write!(f, "ipset's error {code}"),
+            code => io::Error::from_raw_os_error(code).fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Refusal {
@@ -54,61 +72,65 @@ impl From<io::Error> for Refusal {
 }
 
 impl Kernel {
-    /// Opens a socket and makes sure that the kernel understands us.
+    /// Opens a socket and checks that the kernel speaks our protocol.
     ///
     /// # Errors
-    /// Without netfilter's netlink, ipset in the kernel or the right to ask it, and when it speaks another protocol.
+    /// Without netfilter's netlink, ipset in the kernel or the permission to use it, and when it speaks another protocol.
     pub(super) fn open() -> Result<Kernel> {
         let mut kernel = Kernel {
-            socket: socket().map_err(|error| anyhow!("opened a netlink socket: {error}"))?,
+            socket: socket().context("could not open a netlink socket")?,
             sequence: 0,
             sent: Vec::new(),
             received: Vec::with_capacity(RECEIVED_BYTES),
         };
-        message::ask_protocol(&mut kernel.sent, kernel.sequence);
-        let mut spoken = None;
+        message::query_protocol(&mut kernel.sent, kernel.sequence);
+        let mut protocols = None;
         kernel
-            .ask(&mut |part| spoken = Some(message::protocols(part.attributes())))
-            .map_err(|refusal| anyhow!("asked the kernel's ipset for its protocol: {}", in_words(refusal)))?;
-        let Some((lowest, highest)) = spoken else { bail!("the kernel's ipset named no protocol") };
+            .request(&mut |part| protocols = Some(message::protocols(part.attributes())))
+            .context("could not query the protocol of the kernel's ipset")?;
+        let Some((lowest, highest)) = protocols else { bail!("the kernel's ipset named no protocol") };
         if !(lowest..=highest).contains(&message::PROTOCOL) {
             let ours = message::PROTOCOL;
-            bail!("the kernel's ipset speaks the protocols {lowest} to {highest}, and we speak {ours}");
+            bail!("the kernel's ipset speaks the protocols {lowest} to {highest}, the agent only {ours}");
         }
         Ok(kernel)
     }
 
-    /// The head of a set; `None` when there is no set of this name.
-    pub(super) fn head(&mut self, set: &str) -> Result<Option<Header>> {
-        message::list(&mut self.sent, self.sequence, set, Listed::Head);
-        let mut head = None;
-        match self.ask(&mut |part| head = head.take().or(message::head(part.attributes()))) {
-            Ok(()) if head.is_some() => Ok(head),
-            Ok(()) => bail!("asked for the head of the set {set}: the kernel sent none"),
+    /// The header of a set; `None` when there is no set of this name.
+    pub(super) fn header(&mut self, set: &str) -> Result<Option<Header>> {
+        message::list(&mut self.sent, self.sequence, set, Listed::Header);
+        let mut header = None;
+        match self.request(&mut |part| header = header.take().or(message::header(part.attributes()))) {
+            Ok(()) if header.is_some() => Ok(header),
+            Ok(()) => bail!("could not read the header of the set {set}: the kernel sent none"),
             Err(Refusal { code: libc::ENOENT, .. }) => Ok(None),
-            Err(refusal) => bail!("asked for the head of the set {set}: {}", in_words(refusal)),
+            Err(refusal) => {
+                Err(Error::new(refusal).context(format!("could not read the header of the set {set}")))
+            }
         }
     }
 
     /// Calls `each` with every element of a set.
     pub(super) fn list(&mut self, set: &str, each: &mut dyn FnMut(Element)) -> Result<()> {
         message::list(&mut self.sent, self.sequence, set, Listed::Elements);
-        let mut senseless = 0;
-        self.ask(&mut |part| {
+        let mut malformed = 0;
+        self.request(&mut |part| {
             message::elements(part.attributes(), &mut |element| match element {
                 Some(element) => each(element),
-                None => senseless += 1,
+                None => malformed += 1,
             });
         })
-        .map_err(|refusal| anyhow!("listed the set {set}: {}", in_words(refusal)))?;
-        match senseless {
+        .with_context(|| format!("could not list the set {set}"))?;
+        match malformed {
             0 => Ok(()),
-            n => bail!("listed the set {set}: {n} elements in it are no networks"),
+            n => {
+                bail!("could not list the set {set}: {} no network", counted(n, "element is", "elements are"))
+            }
         }
     }
 
-    /// Adds or removes elements. One that fails is noted and the rest goes on, until it is plain that the trouble is not
-    /// one element's.
+    /// Adds or removes elements. Goes on behind one that fails, until so many have failed that the cause cannot be a single
+    /// element.
     pub(super) fn change<T>(
         &mut self,
         set: &str,
@@ -120,14 +142,14 @@ impl Kernel {
         let mut rest = items;
         while !rest.is_empty() {
             let fitted = message::change(&mut self.sent, self.sequence, verb, set, rest, &element);
-            let Err(refusal) = self.ask(&mut |_| {}) else {
+            let Err(refusal) = self.request(&mut |_| {}) else {
                 rest = &rest[fitted..];
                 continue;
             };
-            let error = anyhow!("{} the set {set}: {}", verb.past(), in_words(refusal));
+            let error = Error::new(refusal).context(format!("could not {verb} the set {set}"));
             let bad = (refusal.line as usize).checked_sub(1).filter(|at| *at < fitted);
             match bad {
-                Some(at) if failures.len() < MAX_BAD_LINES => {
+                Some(at) if failures.len() < MAX_BAD_ELEMENTS => {
                     failures.extend(all_failed([element(&rest[at]).client], &error));
                     rest = &rest[at + 1..];
                 }
@@ -141,8 +163,8 @@ impl Kernel {
         failures
     }
 
-    /// Sends the message in `sent` and hands out the answer's parts until it is complete.
-    fn ask(&mut self, each: &mut dyn FnMut(&Message<'_>)) -> Result<(), Refusal> {
+    /// Sends the message in `sent`, and calls `each` with every part of the answer.
+    fn request(&mut self, each: &mut dyn FnMut(&Message<'_>)) -> Result<(), Refusal> {
         let sequence = self.sequence;
         self.sequence += 1;
         self.socket.send_to(&self.sent, &SocketAddr::new(0, 0), 0)?;
@@ -152,11 +174,11 @@ impl Kernel {
             if length > self.received.len() {
                 return Err(Refusal { code: libc::EMSGSIZE, line: 0 });
             }
-            // A listing that could not be begun is answered twice by some kernels.
+            // Some kernels answer twice when a listing could not be begun.
             for part in messages(&self.received).filter(|part| part.sequence == sequence) {
                 match part.kind {
                     ERROR | DONE => {
-                        let (code, request) = verdict(&part);
+                        let (code, request) = parse_status(&part);
                         let line = if part.kind == ERROR { message::stopped_at(request) } else { 0 };
                         return if code == 0 { Ok(()) } else { Err(Refusal { code, line }) };
                     }
@@ -171,23 +193,9 @@ fn socket() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
-    // Without it (before 4.3), answers bring our whole message back: only larger.
+    // Without it (before 4.3), answers return our whole message: that only makes them larger.
     let _ = socket.set_cap_ack(true);
     Ok(socket)
-}
-
-fn in_words(refusal: Refusal) -> String {
-    match refusal.code {
-        libc::ENOENT => {
-            "there is no such set any more (another program destroyed it?); the next reconcile makes it again"
-                .to_owned()
-        }
-        libc::EAGAIN => "the kernel did not answer".to_owned(),
-        BAD_LENGTH => "a hash:net set cannot hold a prefix of this length".to_owned(),
-        FULL => "the set is full; raise max_bans_ipv4 or max_bans_ipv6 under [iptables]".to_owned(),
-        code if code >= OWN_CODES => format!("ipset's error {code}"),
-        code => io::Error::from_raw_os_error(code).to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -197,8 +205,8 @@ mod tests {
     #[test]
     fn refusals_in_words() {
         let check = |code, expected: &str| {
-            let said = in_words(Refusal { code, line: 1 });
-            assert!(said.starts_with(expected), "{code}: {said}");
+            let text = Refusal { code, line: 1 }.to_string();
+            assert!(text.starts_with(expected), "{code}: {text}");
         };
         check(libc::ENOENT, "there is no such set any more");
         check(libc::EPERM, "Operation not permitted");

@@ -1,9 +1,7 @@
-//! What is said to the kernel's ipset, and what it answers, as bytes (`linux/netfilter/ipset/ip_set.h`). Nothing is sent
-//! here.
+//! The requests to the kernel's ipset and its answers, as bytes (`linux/netfilter/ipset/ip_set.h`). Nothing is sent here.
 //!
-//! Many elements go into one message, each with its line number, and the kernel names the line at which it stopped. It
-//! goes over several without a word: an element added once more, or removed and not there (no `NLM_F_EXCL`, which is the
-//! program's `-exist`).
+//! Many elements go into one message, each with its line number, and the kernel returns the line at which it stopped.
+//! Without `NLM_F_EXCL` (the program's `-exist`) it accepts an element that is added again, or removed and absent.
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
@@ -18,16 +16,16 @@ use shield_engine::client::Client;
 const IPSET: u8 = 6;
 /// The protocol spoken: kernels before 4.20 speak 6 alone, all later ones 6 and 7.
 pub(super) const PROTOCOL: u8 = 6;
-/// A message is at most so long, in bytes: some 1,000 elements. A list of elements may have 64 KiB, and the kernel holds
-/// its lock for as long as one message takes.
+/// The most bytes of a message: some 1,000 elements. A list of elements may have 64 KiB, but the kernel holds its lock for
+/// as long as one message takes.
 const MAX_BYTES: usize = 32 * 1024;
-/// The most that one element takes: an IPv6 network with everything.
+/// The most bytes of one element: an IPv6 network with all attributes.
 const MAX_ELEMENT_BYTES: usize = 4 + 24 + 8 + 8 + 12 + 12 + 8;
 
 /// `IPSET_CMD_PROTOCOL`.
-pub(super) const ASK_PROTOCOL: u16 = kind(IPSET, 1);
-/// `IPSET_CMD_LIST`: also what each part of the answer is.
-pub(super) const LIST: u16 = kind(IPSET, 7);
+const QUERY_PROTOCOL: u16 = kind(IPSET, 1);
+/// `IPSET_CMD_LIST`; the parts of the answer have it too.
+const LIST: u16 = kind(IPSET, 7);
 /// `IPSET_CMD_ADD`.
 const ADD: u16 = kind(IPSET, 9);
 /// `IPSET_CMD_DEL`.
@@ -58,30 +56,30 @@ mod of_element {
     pub(super) const V6: u16 = 2;
 }
 
-/// Attributes of a set's head, `IPSET_ATTR_…`.
-mod of_head {
+/// Attributes of a set's header, `IPSET_ATTR_…`.
+mod of_header {
     pub(super) const TIMEOUT: u16 = 6;
     pub(super) const FLAGS: u16 = 8;
-    pub(super) const HASH: u16 = 18;
+    pub(super) const BUCKETS: u16 = 18;
     pub(super) const MAX_ENTRIES: u16 = 19;
     pub(super) const ENTRIES: u16 = 24;
 }
 
 /// `IPSET_FLAG_LIST_HEADER`.
-const HEAD_ALONE: u32 = 4;
+const HEADER_ONLY: u32 = 4;
 /// `IPSET_FLAG_WITH_COUNTERS`.
 const WITH_COUNTERS: u32 = 8;
 
 /// How much of a set is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listed {
-    Head,
+    Header,
     Elements,
 }
 
-/// Asks which protocols the kernel speaks.
-pub(super) fn ask_protocol(out: &mut Vec<u8>, sequence: u32) {
-    begin(out, ASK_PROTOCOL, NLM_F_ACK, sequence);
+/// Requests the protocols that the kernel speaks.
+pub(super) fn query_protocol(out: &mut Vec<u8>, sequence: u32) {
+    begin(out, QUERY_PROTOCOL, NLM_F_ACK, sequence);
     put(out, of_message::PROTOCOL, &[PROTOCOL]);
     finish(out);
 }
@@ -97,22 +95,22 @@ pub(super) fn protocols<'a>(answer: impl Iterator<Item = (u16, &'a [u8])>) -> (u
             _ => {}
         }
     }
-    // A kernel that speaks one names no lowest.
+    // A kernel that speaks only one protocol names no lowest.
     (lowest.unwrap_or(highest), highest)
 }
 
-/// Asks for a set.
+/// Requests a listing of a set.
 pub(super) fn list(out: &mut Vec<u8>, sequence: u32, set: &str, listed: Listed) {
     begin(out, LIST, NLM_F_ACK | NLM_F_DUMP, sequence);
     put(out, of_message::PROTOCOL, &[PROTOCOL]);
     put_set(out, set);
-    if listed == Listed::Head {
-        put_number(out, of_message::FLAGS, &HEAD_ALONE.to_be_bytes());
+    if listed == Listed::Header {
+        put_number(out, of_message::FLAGS, &HEADER_ONLY.to_be_bytes());
     }
     finish(out);
 }
 
-/// Adds or removes as many of the first elements as one message holds; says how many these are. Lines count from 1.
+/// Adds or removes as many of the first elements as one message holds; returns their number. Lines count from 1.
 pub(super) fn change<T>(
     out: &mut Vec<u8>,
     sequence: u32,
@@ -128,7 +126,7 @@ pub(super) fn change<T>(
     begin(out, command, NLM_F_ACK, sequence);
     put(out, of_message::PROTOCOL, &[PROTOCOL]);
     put_set(out, set);
-    // The kernel writes here at which line it stopped.
+    // The kernel overwrites it with the line at which it stopped.
     put_number(out, of_message::LINE, &0_u32.to_be_bytes());
     let elements = nest(out, of_message::ELEMENTS);
     let mut fitted = 0;
@@ -159,13 +157,13 @@ fn put_element(out: &mut Vec<u8>, verb: Verb, element: &Element, line: u32) {
         IpNet::V6(network) => put_number(out, of_element::V6, &network.addr().octets()),
     }
     close(out, address);
-    // Without it, it is a single address.
+    // An element without a length is a single address.
     if network.prefix_len() != network.max_prefix_len() {
         put(out, of_element::LENGTH, &[network.prefix_len()]);
     }
     if verb == Verb::Add {
         put_number(out, of_element::TIMEOUT, &element.timeout_secs.to_be_bytes());
-        // Without them, an element that is there keeps its own.
+        // Without counters, an element that is present keeps its own.
         if element.drops != Drops::default() {
             put_number(out, of_element::BYTES, &element.drops.bytes.to_be_bytes());
             put_number(out, of_element::PACKETS, &element.drops.packets.to_be_bytes());
@@ -175,46 +173,46 @@ fn put_element(out: &mut Vec<u8>, verb: Verb, element: &Element, line: u32) {
     close(out, data);
 }
 
-/// The line at which the kernel stopped, from the request that it sent back; 0 when it was no line's fault.
+/// The line at which the kernel stopped, from the request that it returned; 0 when no single line was at fault.
 pub(super) fn stopped_at<'a>(mut request: impl Iterator<Item = (u16, &'a [u8])>) -> u32 {
     request.find(|(kind, _)| *kind == of_message::LINE).and_then(|(_, line)| number(line)).unwrap_or(0)
 }
 
-/// The head of a listed set, when this part of the answer has it.
-pub(super) fn head<'a>(part: impl Iterator<Item = (u16, &'a [u8])>) -> Option<Header> {
-    let (mut head, mut is_hash_net) = (None, false);
+/// The header of a listed set, when this part of the answer has it.
+pub(super) fn header<'a>(part: impl Iterator<Item = (u16, &'a [u8])>) -> Option<Header> {
+    let (mut header, mut is_hash_net) = (None, false);
     for (kind, value) in part {
         match kind {
             of_message::TYPE => is_hash_net = value == b"hash:net\0",
-            of_message::DATA => head = Some(head_data(value)),
+            of_message::DATA => header = Some(parse_header(value)),
             _ => {}
         }
     }
-    head.map(|head| Header { is_ours: head.is_ours && is_hash_net, ..head })
+    header.map(|header| Header { is_ours: header.is_ours && is_hash_net, ..header })
 }
 
-fn head_data(data: &[u8]) -> Header {
-    let (mut has_timeout, mut flags, mut hash, mut max_entries, mut entries) = (false, 0, 0, 0, 0);
+fn parse_header(data: &[u8]) -> Header {
+    let (mut has_timeout, mut flags, mut buckets, mut max_entries, mut entries) = (false, 0, 0, 0, 0);
     for (kind, value) in attributes(data) {
         let value = number(value).unwrap_or(0);
         match kind {
-            of_head::TIMEOUT => has_timeout = true,
-            of_head::FLAGS => flags = value,
-            of_head::HASH => hash = value,
-            of_head::MAX_ENTRIES => max_entries = value,
-            of_head::ENTRIES => entries = value,
+            of_header::TIMEOUT => has_timeout = true,
+            of_header::FLAGS => flags = value,
+            of_header::BUCKETS => buckets = value,
+            of_header::MAX_ENTRIES => max_entries = value,
+            of_header::ENTRIES => entries = value,
             _ => {}
         }
     }
     Header {
         is_ours: has_timeout && flags & WITH_COUNTERS != 0,
         max_entries: max_entries as usize,
-        hash: hash as usize,
+        buckets: buckets as usize,
         entries: entries as usize,
     }
 }
 
-/// Calls `each` with the elements in this part of the answer: `None` for one that makes no sense.
+/// Calls `each` with the elements in this part of the answer; with `None` for a malformed one.
 pub(super) fn elements<'a>(
     part: impl Iterator<Item = (u16, &'a [u8])>,
     each: &mut dyn FnMut(Option<Element>),
@@ -257,7 +255,7 @@ fn number(big_endian: &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::nfnetlink::{messages, verdict};
+    use super::super::super::nfnetlink::{messages, parse_status};
     use super::*;
 
     fn element(client: &str, timeout_secs: u32, packets: u64) -> Element {
@@ -265,14 +263,14 @@ mod tests {
         Element { client: client.parse().unwrap(), timeout_secs, drops }
     }
 
-    /// The head of a message of ours, in this machine's order, before its body.
+    /// Puts the head of a request, in this machine's byte order, before its body.
     fn with_head(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
         let length = 20 + body.len() as u32;
         let head = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes()].concat();
         [&head[..], &sequence.to_ne_bytes(), &[0; 4], &[2, 0, 0, 0], body].concat()
     }
 
-    /// An attribute whose length and kind are in this machine's order.
+    /// An attribute, with length and kind in this machine's byte order.
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let length = 4 + value.len() as u16;
         let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
@@ -280,9 +278,9 @@ mod tests {
         bytes
     }
 
-    /// The bytes that `ipset -exist restore` was seen to send for the same elements.
+    /// As recorded from `ipset -exist restore` with the same elements.
     #[test]
-    fn elements_are_added_in_the_words_of_ipset_itself() {
+    fn elements_are_added_by_the_same_bytes_as_by_ipset_itself() {
         let mut out = Vec::new();
         let items = [element("192.0.2.0/24", 9, 3), element("192.0.2.1", 0, 0)];
         assert_eq!(change(&mut out, 7, Verb::Add, "s", &items, |e| *e), 2);
@@ -330,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_takes_no_more_than_it_may_hold() {
+    fn a_message_is_no_longer_than_allowed() {
         let items = vec![element("2001:db8::/64", 9, 3); 3_000];
         let mut out = Vec::new();
         let fitted = change(&mut out, 1, Verb::Add, &"n".repeat(31), &items, |e| *e);
@@ -339,20 +337,20 @@ mod tests {
     }
 
     #[test]
-    fn questions() {
+    fn queries() {
         let mut out = Vec::new();
-        ask_protocol(&mut out, 3);
+        query_protocol(&mut out, 3);
         assert_eq!(out, with_head(0x0601, 5, 3, &attribute(1, &[6])));
         let named = [attribute(1, &[6]), attribute(2, b"shield4\0")].concat();
         list(&mut out, 4, "shield4", Listed::Elements);
         assert_eq!(out, with_head(0x0607, 0x305, 4, &named));
-        list(&mut out, 5, "shield4", Listed::Head);
+        list(&mut out, 5, "shield4", Listed::Header);
         let named = [named, attribute(0x4006, &[0, 0, 0, 4])].concat();
         assert_eq!(out, with_head(0x0607, 0x305, 5, &named));
     }
 
     #[test]
-    fn which_protocols_the_kernel_speaks() {
+    fn the_protocols_that_the_kernel_speaks() {
         let check = |answer: &[(u16, u8)], expected| {
             let bytes: Vec<u8> = answer.iter().flat_map(|(kind, n)| attribute(*kind, &[*n])).collect();
             assert_eq!(protocols(attributes(&bytes)), expected, "{answer:?}");
@@ -362,10 +360,10 @@ mod tests {
         check(&[], (0, 0));
     }
 
-    /// What the kernel was seen to answer when a set was listed.
+    /// As recorded from a kernel.
     #[test]
-    fn a_listing_is_read() {
-        let head_of = |kind: &[u8], flags: u8| {
+    fn a_listing_is_parsed() {
+        let header_of = |kind: &[u8], flags: u8| {
             let data = [
                 attribute(0x4012, &[0, 0, 4, 0]),
                 attribute(0x4013, &[0, 1, 0, 0]),
@@ -375,13 +373,13 @@ mod tests {
                 attribute(0x4008, &[0, 0, 0, flags]),
             ];
             let part = [attribute(2, b"s\0"), attribute(3, kind), attribute(0x8007, &data.concat())].concat();
-            head(attributes(&part))
+            header(attributes(&part))
         };
-        let ours = Header { is_ours: true, max_entries: 65_536, hash: 1024, entries: 2 };
-        assert_eq!(head_of(b"hash:net\0", 8), Some(ours));
-        assert_eq!(head_of(b"hash:net\0", 0), Some(Header { is_ours: false, ..ours }));
-        assert_eq!(head_of(b"hash:ip\0", 8), Some(Header { is_ours: false, ..ours }));
-        assert_eq!(head(attributes(&attribute(2, b"s\0"))), None);
+        let ours = Header { is_ours: true, max_entries: 65_536, buckets: 1024, entries: 2 };
+        assert_eq!(header_of(b"hash:net\0", 8), Some(ours));
+        assert_eq!(header_of(b"hash:net\0", 0), Some(Header { is_ours: false, ..ours }));
+        assert_eq!(header_of(b"hash:ip\0", 8), Some(Header { is_ours: false, ..ours }));
+        assert_eq!(header(attributes(&attribute(2, b"s\0"))), None);
 
         let data = [
             attribute(0x8001, &attribute(1, &[192, 0, 2, 0])),
@@ -396,7 +394,7 @@ mod tests {
         assert_eq!(read, [Some(element("192.0.2.0/24", 8, 3)), None]);
     }
 
-    /// The kernel sends the message back with the line in it.
+    /// The kernel returns the message with the line in it.
     #[test]
     fn the_line_at_which_it_stopped() {
         let mut request = Vec::new();
@@ -408,7 +406,7 @@ mod tests {
             let head = [&(16 + body.len() as u32).to_ne_bytes()[..], &[2, 0, 0, 0], &[9, 0, 0, 0], &[0; 4]];
             let datagram = [&head.concat()[..], &body].concat();
             let message = messages(&datagram).next().unwrap();
-            let (code, request) = verdict(&message);
+            let (code, request) = parse_status(&message);
             assert_eq!((code, stopped_at(request)), expected);
         };
         check(-4352, &request, (4352, 1));

@@ -1,13 +1,15 @@
 //! Sets kept by ipset: `hash:net` with timeouts and counters, dropped by one rule of our iptables chain.
 //!
 //! `hash:net` holds single addresses, IPv6 prefixes and networks alike; a look-up costs one hash probe for each prefix
-//! length in use. Sets are made, swapped and destroyed by the `ipset` program (`text`); elements go in, out and are
-//! listed by netlink (`kernel`, whose bytes are `message`'s), or by the program where the kernel cannot be spoken to.
+//! length in use. Sets are created, swapped and destroyed by the `ipset` program (`text`), which happens rarely. Elements
+//! are added, removed and listed over netlink (`kernel`, with the bytes in `message`): a process for every ban cost 3 ms.
+//! Where netlink does not reach the kernel's ipset, the program does that too.
 
 mod kernel;
 mod message;
 mod text;
 
+use std::fmt;
 use std::sync::Once;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -19,14 +21,14 @@ use super::sets::{Element, SetStore, Version};
 use crate::enforce::{Drops, Failure};
 use shield_engine::client::Client;
 
-/// When so many single elements of a batch failed, it is given up: what is wrong is not one element.
-const MAX_BAD_LINES: usize = 8;
-/// ipset's smallest useful hash; it grows by doubling.
+/// A batch is abandoned after so many failures of single elements: the cause is not a single element then.
+const MAX_BAD_ELEMENTS: usize = 8;
+/// The fewest buckets of a new hash. The kernel doubles it as it fills.
 const MIN_HASH: usize = 1024;
-/// A hash that has to grow by no more than this is left to grow.
-const GROWS_UNNOTICED: usize = 4;
+/// An empty set is recreated when its hash would have to grow by more than this factor.
+const TOLERATED_GROWTH: usize = 4;
 
-/// The store. Set names are this version's.
+/// The store of sets in ipset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ipset {
     /// The most elements of the IPv4 and of the IPv6 set.
@@ -34,42 +36,42 @@ pub(super) struct Ipset {
 }
 
 const SETS: [&str; 2] = ["shield4", "shield6"];
-/// The name a set has while its replacement is filled.
-const SPARE: [&str; 2] = ["shield4-new", "shield6-new"];
+/// The name of a set's replacement while that is being filled.
+const REPLACEMENT: [&str; 2] = ["shield4-new", "shield6-new"];
 
-/// What is known of a set without listing it.
+/// A set's properties, which are read without listing its elements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Header {
     is_ours: bool,
     max_entries: usize,
     /// Buckets of its hash.
-    hash: usize,
+    buckets: usize,
     entries: usize,
 }
 
-/// What is done with elements.
+/// A change of elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verb {
-    /// One that is there gets the new timeout, and keeps its counters where none are given.
+    /// One that is present gets the new timeout, and keeps its counters where none are given.
     Add,
-    /// One that is not there is no error.
+    /// One that is absent is no error.
     Remove,
 }
 
-impl Verb {
-    fn past(self) -> &'static str {
-        match self {
-            Verb::Add => "added to",
-            Verb::Remove => "removed from",
-        }
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verb::Add => "add to",
+            Verb::Remove => "remove from",
+        })
     }
 }
 
 impl Ipset {
-    fn heads(&self, programs: &mut dyn Programs) -> Result<[Option<Header>; 2]> {
-        match direct(programs) {
-            Ok(mut kernel) => Ok([kernel.head(SETS[0])?, kernel.head(SETS[1])?]),
-            Err(_) => text::heads(programs),
+    fn headers(&self, programs: &mut dyn Programs) -> Result<[Option<Header>; 2]> {
+        match open_kernel(programs) {
+            Ok(mut kernel) => Ok([kernel.header(SETS[0])?, kernel.header(SETS[1])?]),
+            Err(_) => text::headers(programs),
         }
     }
 
@@ -78,48 +80,53 @@ impl Ipset {
             Version::V4 => "inet",
             Version::V6 => "inet6",
         };
-        let (max, hash) = (self.max_entries[version as usize], self.hash_for(version, room));
-        format!("create {name} hash:net family {family} hashsize {hash} maxelem {max} timeout 0 counters\n")
+        let (max, buckets) = (self.max_entries[version as usize], self.buckets_for(version, room));
+        format!(
+            "create {name} hash:net family {family} hashsize {buckets} maxelem {max} timeout 0 counters\n"
+        )
     }
 
-    /// Buckets hold up to 12 elements and fill evenly at a few.
-    fn hash_for(&self, version: Version, room: usize) -> usize {
+    /// The buckets for `room` elements. A bucket holds up to 12, but the hash spreads them unevenly, and grows as soon as one
+    /// bucket is full: so a few in each.
+    fn buckets_for(&self, version: Version, room: usize) -> usize {
         (room.min(self.max_entries[version as usize]) / 4).next_power_of_two().max(MIN_HASH)
     }
 
-    /// Whether a set can stay. One with nothing in it yet is made anew in the right size, because growing a hash step by
-    /// step takes a third of the time that filling it does.
-    fn suits(&self, header: Header, version: Version, room: usize) -> bool {
+    /// Whether a set can stay. An empty one is recreated in the right size, because growing its hash step by step takes a
+    /// third of the time that filling it does.
+    fn is_suitable(&self, header: Header, version: Version, room: usize) -> bool {
         let starts_small =
-            header.entries == 0 && header.hash * GROWS_UNNOTICED < self.hash_for(version, room);
+            header.entries == 0 && header.buckets * TOLERATED_GROWTH < self.buckets_for(version, room);
         header.is_ours && header.max_entries == self.max_entries[version as usize] && !starts_small
     }
 
-    /// A set of our name with other parameters: its elements go into a new one that takes its place at once.
+    /// Replaces a set that has our name and other parameters. Its elements are copied into a new one, which is swapped in
+    /// atomically, so that no client gets through meanwhile.
     fn replace(&self, programs: &mut dyn Programs, version: Version, room: usize) -> Result<()> {
-        let (name, spare) = (SETS[version as usize], SPARE[version as usize]);
+        let (name, replacement) = (SETS[version as usize], REPLACEMENT[version as usize]);
         let mut elements = Vec::new();
         list(programs, name, &mut |element| elements.push(element))?;
-        // An agent that was killed on this way left one.
-        destroy(programs, &[spare])?;
-        let create = self.create_line(spare, version, room);
+        // An agent that was killed at this point left one behind.
+        destroy(programs, &[replacement])?;
+        let create = self.create_line(replacement, version, room);
         act(programs, &["ipset", "restore"], &create)?;
-        let failures = change(programs, (spare, &create), Verb::Add, &elements, |element| *element);
+        let failures = change(programs, (replacement, &create), Verb::Add, &elements, |element| *element);
         if let Some(failure) = failures.first() {
-            let error = anyhow!("{:#}", failure.error).context(format!("copied {name} into a larger set"));
-            act(programs, &["ipset", "destroy", spare], "")?;
+            let error = anyhow!("{:#}", failure.error)
+                .context(format!("could not copy the set {name} into a new one"));
+            act(programs, &["ipset", "destroy", replacement], "")?;
             return Err(error);
         }
-        act(programs, &["ipset", "restore"], &format!("swap {name} {spare}\ndestroy {spare}\n"))
+        act(programs, &["ipset", "restore"], &format!("swap {name} {replacement}\ndestroy {replacement}\n"))
     }
 }
 
-/// The kernel itself, where this thread can speak to it.
-fn direct(programs: &dyn Programs) -> Result<Kernel> {
-    if programs.have_netlink() { Kernel::open() } else { Err(anyhow!("these programs stand for no kernel")) }
+/// The kernel's ipset, where netlink reaches the kernel that `programs` change.
+fn open_kernel(programs: &dyn Programs) -> Result<Kernel> {
+    if programs.have_netlink() { Kernel::open() } else { Err(anyhow!("netlink does not reach this kernel")) }
 }
 
-/// Adds or removes elements of the set that `create` makes. All are tried; those that failed are returned.
+/// Adds or removes elements of the set that the line `create` creates. All are tried; those that failed are returned.
 fn change<T>(
     programs: &mut dyn Programs,
     (set, create): (&str, &str),
@@ -127,12 +134,15 @@ fn change<T>(
     items: &[T],
     element: impl Fn(&T) -> Element,
 ) -> Vec<Failure> {
-    static SAID: Once = Once::new();
-    match direct(programs) {
+    static LOGGED: Once = Once::new();
+    match open_kernel(programs) {
         Ok(mut kernel) => kernel.change(set, verb, items, element),
         Err(reason) => {
-            SAID.call_once(|| {
-                tracing::info!(reason = format!("{reason:#}"), "filled sets by the ipset program");
+            LOGGED.call_once(|| {
+                tracing::info!(
+                    reason = format!("{reason:#}"),
+                    "netlink does not reach ipset; sets are filled by the ipset program"
+                );
             });
             text::change(programs, (set, create), verb, items, element)
         }
@@ -140,7 +150,7 @@ fn change<T>(
 }
 
 fn list(programs: &mut dyn Programs, set: &str, each: &mut dyn FnMut(Element)) -> Result<()> {
-    match direct(programs) {
+    match open_kernel(programs) {
         Ok(mut kernel) => kernel.list(set, each),
         Err(_) => text::list(programs, set, each),
     }
@@ -157,16 +167,16 @@ impl SetStore for Ipset {
 
     fn ensure(&self, programs: &mut dyn Programs, version: Version, room: usize) -> Result<()> {
         let name = SETS[version as usize];
-        match self.heads(programs)?[version as usize] {
+        match self.headers(programs)?[version as usize] {
             None => act(programs, &["ipset", "restore"], &self.create_line(name, version, room))
-                .with_context(|| format!("made the set {name}")),
-            Some(header) if self.suits(header, version, room) => Ok(()),
+                .with_context(|| format!("could not create the set {name}")),
+            Some(header) if self.is_suitable(header, version, room) => Ok(()),
             Some(_) => self.replace(programs, version, room),
         }
     }
 
     fn counts(&self, programs: &mut dyn Programs) -> Result<[Option<usize>; 2]> {
-        Ok(self.heads(programs)?.map(|header| header.map(|header| header.entries)))
+        Ok(self.headers(programs)?.map(|header| header.map(|header| header.entries)))
     }
 
     fn list(
@@ -207,11 +217,11 @@ impl SetStore for Ipset {
     }
 
     fn destroy(&self, programs: &mut dyn Programs, version: Version) -> Result<bool> {
-        destroy(programs, &[SETS[version as usize], SPARE[version as usize]])
+        destroy(programs, &[SETS[version as usize], REPLACEMENT[version as usize]])
     }
 }
 
-/// Destroys those of these sets that there are; says whether there was one.
+/// Destroys those of these sets that exist; returns whether one did.
 fn destroy(programs: &mut dyn Programs, sets: &[&str]) -> Result<bool> {
     let mut names = Vec::new();
     programs.run(&["ipset", "list", "-n"], b"", &mut |line| names.push(line.to_owned()))?;

@@ -1,5 +1,5 @@
-//! The `ipset` program: what is asked of it and what it prints. The way to the sets where netlink is none, and that of
-//! tests on a simulated host.
+//! The `ipset` program: its input and output. Used where netlink does not reach the kernel's ipset, and by tests on a
+//! simulated host.
 
 use std::fmt::Write as _;
 
@@ -7,25 +7,25 @@ use anyhow::Result;
 
 use super::super::programs::{Failed, Programs, act};
 use super::super::sets::{Element, all_failed};
-use super::{Header, MAX_BAD_LINES, SETS, Verb};
+use super::{Header, MAX_BAD_ELEMENTS, SETS, Verb};
 use crate::enforce::{Drops, Failure};
 
-/// Lines given to one `ipset restore`: about 2 MB of text.
+/// The most lines given to one `ipset restore`: about 2 MB of text.
 const LINES_AT_ONCE: usize = 50_000;
-/// From so many lines on, the set is named once more at the head (`create`, which `-exist` makes nothing of): a set that
-/// it has not met by name in the same text, ipset asks the kernel about once more for every line, and sends the lines one
-/// by one. With it a million elements go in three times as fast. For a few lines the plain form is better, because it
-/// fails when somebody destroyed the set.
-const HEADED_FROM: usize = 512;
+/// From so many lines on, the text begins with the set's `create` line, which `-exist` ignores. ipset queries the kernel
+/// again for every line that names a set not created in the same text, and sends such lines one by one; with the `create`
+/// line a million elements go in three times as fast. A few lines go without it, because they then fail when somebody
+/// destroyed the set, instead of creating one that nothing drops by.
+const CREATE_FROM: usize = 512;
 
-pub(super) fn heads(programs: &mut dyn Programs) -> Result<[Option<Header>; 2]> {
+pub(super) fn headers(programs: &mut dyn Programs) -> Result<[Option<Header>; 2]> {
     let mut parser = HeaderParser::default();
     programs.run(&["ipset", "list", "-t"], b"", &mut |line| parser.take(line))?;
     Ok(parser.found)
 }
 
-/// Adds or removes elements by `ipset -exist restore`. It stops at the first line that fails: that one is noted and the
-/// rest goes on, until it is plain that the trouble is not one line's. `create` heads a long text.
+/// Adds or removes elements by `ipset -exist restore`, which stops at the first line that fails. Goes on behind that line,
+/// until so many have failed that the cause cannot be a single element.
 pub(super) fn change<T>(
     programs: &mut dyn Programs,
     (set, create): (&str, &str),
@@ -38,7 +38,7 @@ pub(super) fn change<T>(
         let mut rest = piece;
         while !rest.is_empty() {
             let mut text = String::with_capacity(rest.len() * 48);
-            let head = if rest.len() >= HEADED_FROM { create } else { "" };
+            let head = if rest.len() >= CREATE_FROM { create } else { "" };
             text.push_str(head);
             rest.iter().for_each(|item| write_line(&mut text, verb, set, &element(item)));
             let Err(error) = act(programs, &["ipset", "-exist", "restore"], &text) else { break };
@@ -46,7 +46,7 @@ pub(super) fn change<T>(
                 .and_then(|line| line.checked_sub(head.lines().count()))
                 .filter(|line| (1..=rest.len()).contains(line));
             match bad {
-                Some(line) if failures.len() < MAX_BAD_LINES => {
+                Some(line) if failures.len() < MAX_BAD_ELEMENTS => {
                     failures.extend(all_failed([element(&rest[line - 1]).client], &error));
                     rest = &rest[line..];
                 }
@@ -103,7 +103,7 @@ fn parse_element(line: &str) -> Option<Element> {
     Some(element)
 }
 
-/// Reads `ipset list -t`: a block of `Key: value` lines a set.
+/// Parses `ipset list -t`: a block of `Key: value` lines for each set.
 #[derive(Default)]
 struct HeaderParser {
     found: [Option<Header>; 2],
@@ -130,7 +130,7 @@ impl HeaderParser {
                     words.nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
                 };
                 header.max_entries = number("maxelem");
-                header.hash = number("hashsize");
+                header.buckets = number("hashsize");
             }
             "Number of entries" => header.entries = value.parse().unwrap_or(0),
             _ => {}
@@ -173,7 +173,7 @@ Number of entries: 12
 ";
         let mut parser = HeaderParser::default();
         text.lines().for_each(|line| parser.take(line));
-        let ours = Header { is_ours: true, max_entries: 1_000_000, hash: 1024, entries: 12 };
+        let ours = Header { is_ours: true, max_entries: 1_000_000, buckets: 1024, entries: 12 };
         assert_eq!(parser.found, [Some(ours), None]);
     }
 
