@@ -1,7 +1,7 @@
-//! The table of everything that should be dropped: what reconciling compares the kernel with.
+//! The table of the wanted bans, which a reconcile compares the kernel with.
 //!
-//! Owns the compact form in which a million bans fit into about 44 MB (29 bytes each and 10 bytes of index). Does not
-//! decide anything: the interpreter writes it as orders come in, enforcers read it.
+//! Owns the compact form in which a million bans take about 44 MB (29 bytes each and 10 bytes of index). Decides nothing:
+//! the interpreter writes it as orders come in, enforcers read it.
 
 use hashbrown::DefaultHashBuilder;
 use hashbrown::hash_table::{Entry, HashTable};
@@ -10,14 +10,14 @@ use std::hash::BuildHasher;
 use crate::enforce::reconcile::Wanted;
 use shield_engine::allowlist::PackedBannable;
 use shield_engine::client::Client;
-use shield_engine::time::{Ends, Now};
+use shield_engine::time::Ends;
 
 use super::Ban;
 
-/// Everything that the interpreter wants in force, as it was ordered. Shared by the enforcers for reconciling.
+/// The bans that should be in force, with the serial numbers of their orders. One table for all enforcers.
 ///
-/// Entries lie densely, so that a slot number can stand for a client in a bitmap; a removal moves the last entry into
-/// the gap.
+/// Entries are dense, so that a slot number can stand for a client in a bitmap; a removal moves the last entry into the
+/// gap.
 #[derive(Debug, Default, Clone)]
 pub struct Desired {
     entries: Vec<Packed>,
@@ -53,7 +53,7 @@ impl U48 {
 }
 
 impl Desired {
-    /// An empty table with room for `bans` entries.
+    /// Makes an empty table with room for `bans` entries.
     pub fn with_capacity(bans: usize) -> Desired {
         Desired {
             entries: Vec::with_capacity(bans),
@@ -62,17 +62,11 @@ impl Desired {
         }
     }
 
-    /// How many clients should be dropped.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nobody should be dropped.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Wants `ban` in force, in place of an earlier one of the same client. `serial` is kept for outcome reports.
+    /// Adds `ban` in place of an earlier one of the same client. `serial` is kept for outcome reports.
     pub fn insert(&mut self, ban: Ban, serial: u64) {
         let end = match ban.ends {
             Ends::Never => U48_MAX,
@@ -98,7 +92,7 @@ impl Desired {
         }
     }
 
-    /// Does not want this client dropped any more; says whether it was in the table.
+    /// Removes the ban of this client and returns whether there was one.
     pub fn remove(&mut self, client: &Client) -> bool {
         let Some(slot) = self.slot(client) else { return false };
         self.forget_index(*client, slot);
@@ -122,20 +116,19 @@ impl Desired {
         }
     }
 
-    /// The ban wanted for this client.
+    /// Returns the ban wanted for this client.
     ///
-    /// The wall-clock half of its end is worked out from the newest clock reading in the table; the boot-clock half,
-    /// which counts, is as ordered.
+    /// The wall-clock half of its end is computed from the newest clock reading in the table: storing it too would cost
+    /// 8 bytes a ban, and only the boot-clock half, which is as ordered, decides when the ban ends.
     pub fn get(&self, client: &Client) -> Option<Ban> {
         self.slot(client).map(|slot| self.ban(slot))
     }
 
-    /// Whether this client should be dropped.
     pub fn contains(&self, client: &Client) -> bool {
         self.slot(client).is_some()
     }
 
-    /// The ban in a slot below `len()`.
+    /// Returns the ban in a slot below `len()`.
     pub fn ban(&self, slot: usize) -> Ban {
         let packed = self.entries[slot];
         let ends = match packed.end.get() {
@@ -147,19 +140,14 @@ impl Desired {
         Ban { client: packed.who.unpack(), ends }
     }
 
-    /// The serial number of the ban in a slot below `len()`.
+    /// Returns the serial number of the ban in a slot below `len()`.
     pub fn serial(&self, slot: usize) -> u64 {
         self.entries[slot].serial.get()
     }
 
-    /// Every ban wanted, in no order.
+    /// Iterates over the bans, in the order of their slots.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Ban> + '_ {
         (0..self.len()).map(|slot| self.ban(slot))
-    }
-
-    /// How many bans have not ended at `now`.
-    pub fn unexpired(&self, now: Now) -> usize {
-        self.iter().filter(|ban| !ban.ends.is_past(now)).count()
     }
 }
 

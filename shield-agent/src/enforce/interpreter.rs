@@ -21,7 +21,7 @@ use super::{Desired, Drops, Enforcer};
 use queue::{Query, Queue};
 use shield_engine::action::Order;
 use shield_engine::client::Client;
-use shield_engine::event::{EnforcerName, Outcome, PartReport, PartState, Repair};
+use shield_engine::event::{EnforcerName, Outcome, PartReport, PartState};
 use shield_engine::time::Now;
 use worker::Worker;
 
@@ -157,8 +157,9 @@ impl Interpreter {
         self.shared.for_each_queue(Queue::change_exempt);
     }
 
-    /// Reconciles every enforcer now and returns what each repaired, once all are done.
-    pub async fn reconcile_now(&self) -> Vec<(EnforcerName, Result<Option<Repair>>)> {
+    /// Reconciles every enforcer now and returns the repairs once all are done. The agent itself reconciles by the clock.
+    #[cfg(any(test, feature = "test-support"))]
+    pub async fn reconcile_now(&self) -> Vec<(EnforcerName, Result<Option<shield_engine::event::Repair>>)> {
         let asked: Vec<_> = self.shared.lanes.iter().map(|lane| (lane.name, lane.ask_reconcile())).collect();
         let mut results = Vec::with_capacity(asked.len());
         for (name, answer) in asked {
@@ -187,11 +188,6 @@ impl Interpreter {
     /// How each enforcer stands.
     pub fn states(&self) -> Vec<(EnforcerName, PartState)> {
         self.shared.lanes.iter().map(|lane| (lane.name, lock(&lane.view).state.clone())).collect()
-    }
-
-    /// How many clients should be dropped.
-    pub fn desired_len(&self) -> usize {
-        self.shared.read_desired().len()
     }
 }
 
@@ -342,7 +338,8 @@ impl Lane {
         receiver
     }
 
-    fn ask_reconcile(&self) -> oneshot::Receiver<Result<Option<Repair>>> {
+    #[cfg(any(test, feature = "test-support"))]
+    fn ask_reconcile(&self) -> oneshot::Receiver<Result<Option<shield_engine::event::Repair>>> {
         let (sender, receiver) = oneshot::channel();
         lock(&self.queue).want_reconcile(sender);
         self.wake.notify_one();

@@ -1,13 +1,14 @@
-//! What makes the kernel drop: the [`Enforcer`] contract, its implementations and the one interpreter of orders.
+//! What makes the kernel drop packets: the [`Enforcer`] contract, its implementations, and the interpreter that runs them.
 //!
-//! An enforcer is a blocking object that runs on a thread of its own (`interpreter`), so that a slow iptables never
-//! holds up XDP. Its verbs are idempotent: banning what is banned moves the end, lifting what is absent succeeds.
-//! "Could not ask" is an error, never "not banned" (invariant 9).
+//! An enforcer is a blocking object on a thread of its own (`interpreter`), so that a slow iptables never holds up XDP.
+//! Its verbs are idempotent: banning a banned client moves the end of its ban, lifting an absent one succeeds. A failed
+//! query of the kernel is an error, never "not banned" (invariant 9).
 
 pub(crate) mod desired;
 pub(crate) mod interpreter;
 pub(crate) mod iptables;
 pub(crate) mod reconcile;
+#[cfg(any(test, feature = "test-support"))]
 pub(crate) mod simulator;
 pub(crate) mod xdp;
 
@@ -21,52 +22,48 @@ use shield_engine::time::{Ends, Now};
 
 pub(crate) use desired::Desired;
 
-/// One ban as an enforcer is told it, and as the interpreter remembers it.
+/// A banned client and the end of its ban.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ban {
-    /// Who.
     pub client: BannableClient,
-    /// Until when.
     pub ends: Ends,
 }
 
-/// One order that could not be carried out.
+/// A ban or lift that failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// Who it was about.
     pub client: Client,
-    /// Why, with the command line or system call in it.
+    /// Names the command line or system call that failed.
     pub error: anyhow::Error,
 }
 
-/// Packets and bytes dropped.
+/// Dropped packets and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Drops {
-    /// Packets.
     pub packets: u64,
-    /// Bytes, link-layer header included where the enforcer sees it.
+    /// Includes the link-layer header where the enforcer sees it: XDP does, iptables does not.
     pub bytes: u64,
 }
 
-/// How an enforcer likes lifts to be given.
+/// How many lifts an enforcer takes in one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifts {
-    /// In pieces of some ten milliseconds, with new bans in between: each costs about the same.
+    /// Pieces of some ten milliseconds, with new bans in between: the cost grows with the number of lifts.
     InPieces,
-    /// All that wait at once: many cost no more than a few.
+    /// All that are queued: the cost is that of one transaction, however many lifts it holds.
     Together,
 }
 
-/// New bans that must not wait until a long reconcile is over.
+/// New bans that must not wait for the end of a long reconcile.
 pub trait Urgent {
-    /// Those that came in since the last call; often none.
+    /// Takes the bans that came in since the last call; often none.
     fn take(&mut self) -> Vec<Ban>;
 
-    /// What became of those taken: all are in force but these.
+    /// Reports that the bans taken are in force, except those in `failures`.
     fn done(&mut self, bans: &[Ban], failures: Vec<Failure>);
 }
 
-/// For a reconcile that nobody waits for.
+/// An [`Urgent`] without bans.
 pub(crate) struct NothingUrgent;
 
 impl Urgent for NothingUrgent {
@@ -77,44 +74,55 @@ impl Urgent for NothingUrgent {
     fn done(&mut self, _: &[Ban], _: Vec<Failure>) {}
 }
 
-/// Something that makes the kernel drop.
+/// Makes the kernel drop the packets of banned clients.
 pub trait Enforcer: Send {
-    /// Which one.
     fn name(&self) -> EnforcerName;
 
-    /// Sets up (or takes over) what it needs in the kernel. What is already right stays untouched, so that a restart
-    /// opens no gap. An error means that nothing of it is in force and nothing half-made was left behind.
+    /// Sets up, or takes over, what it needs in the kernel. What is already right stays untouched, so that a restart
+    /// opens no gap.
+    ///
+    /// # Errors
+    /// Nothing of it is in force then, and nothing half-made is left behind.
     fn start(&mut self, exempt: &[IpNet], now: Now) -> Result<()>;
 
-    /// How it stands: `Active` with mode and place, `Degraded` with the reason, `Off`. Never asks the kernel.
+    /// Returns `Active` with mode and place, `Degraded` with the reason, or `Off`. Never queries the kernel.
     fn state(&self) -> PartState;
 
-    /// Drops these clients until their ends. All are tried; those that failed are returned.
+    /// Drops these clients until their bans end. Tries all and returns those that failed.
     fn ensure_banned(&mut self, bans: &[Ban], now: Now) -> Vec<Failure>;
 
-    /// Stops dropping these clients. All are tried; those that failed are returned.
+    /// Stops dropping these clients. Tries all and returns those that failed.
     fn ensure_lifted(&mut self, clients: &[Client]) -> Vec<Failure>;
 
-    /// How [`Enforcer::ensure_lifted`] is best called, as it stands now.
+    /// Returns how many lifts to pass to [`Enforcer::ensure_lifted`]. May change from one call to the next.
     fn lifts(&self) -> Lifts {
         Lifts::InPieces
     }
 
-    /// Lets these networks through even inside a banned network; replaces the list given before.
+    /// Lets these networks through even inside a banned network. Replaces the earlier list.
     fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()>;
 
-    /// Everything it holds in the kernel, with the end where the kernel knows one.
+    /// Lists the bans in the kernel, with their ends where the kernel knows them.
+    ///
+    /// Only for tests: a reconcile compares its listing entry by entry instead, because a list of a million bans takes
+    /// tens of megabytes.
+    #[cfg(any(test, feature = "test-support"))]
     fn observe(&mut self, now: Now) -> Result<Vec<(Client, Option<Ends>)>>;
 
-    /// Cheap check (every 2 s): `Ok(true)` when what it set up is still there and as it was left (generation,
-    /// attachment, count), without listing every ban.
+    /// Returns whether everything in the kernel is as this enforcer left it, `desired` bans included.
+    ///
+    /// Runs every 2 s, hence compares generations, attachments and counts instead of listing the bans.
     fn is_intact(&mut self, desired: usize) -> Result<bool>;
 
-    /// Full reconcile: what is missing comes back, what nobody wants goes, additions first. `None` when all was right.
+    /// Makes the kernel hold exactly `desired`: adds what is missing, then removes what is not wanted, so that no repair
+    /// opens a gap. Returns `None` when nothing had to be changed.
+    ///
+    /// # Errors
+    /// Where the bans in the kernel cannot be listed, none is added and none removed.
     fn reconcile(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>>;
 
-    /// As [`Enforcer::reconcile`], but every few ten milliseconds takes `urgent` bans and puts them in force. Those are
-    /// not in `desired`; they stay. An enforcer whose reconcile is never long need not implement it.
+    /// Reconciles like [`Enforcer::reconcile`], but puts `urgent` bans in force every few ten milliseconds. They are not
+    /// in `desired`, and stay. An enforcer whose reconcile is always short need not implement it.
     fn reconcile_yielding(
         &mut self,
         desired: &Desired,
@@ -126,12 +134,12 @@ pub trait Enforcer: Send {
         self.reconcile(desired, exempt, now)
     }
 
-    /// What was dropped of each of these clients since its ban, `None` where it does not know.
+    /// Returns what was dropped of each client since its ban, `None` where that is unknown.
     fn drops(&mut self, clients: &[Client]) -> Result<Vec<Option<Drops>>>;
 
-    /// What was dropped in all, since it was set up.
+    /// Returns what was dropped in total since the enforcer was set up.
     fn total_drops(&mut self) -> Result<Drops>;
 
-    /// Removes everything of Shield's from the kernel and nothing else; says what it removed.
+    /// Removes everything of Shield's from the kernel and nothing else. Returns the names of what it removed.
     fn cleanup(&mut self) -> Result<Vec<String>>;
 }

@@ -1,60 +1,22 @@
-//! `plan(desired, observed)`: what to change so that an enforcer holds exactly what the ledger wants. Pure.
+//! The comparison of the wanted bans with those in the kernel. Pure.
 
 use shield_engine::client::Client;
 
-/// What to do, additions first so that no repair opens a gap.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Plan<E> {
-    /// Wanted but absent, or held with another end.
-    pub add: Vec<(Client, E)>,
-    /// Held but not wanted (or held more than once: the surplus).
-    pub remove: Vec<Client>,
-}
-
-impl<E> Plan<E> {
-    /// Whether there is nothing to do.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.add.is_empty() && self.remove.is_empty()
-    }
-}
-
-/// A table of what is wanted, with a dense slot number for each client, so that "seen" is one bit a client.
+/// A table of the wanted bans. Each client has a dense slot number, so that "seen" takes one bit a client.
 pub(crate) trait Wanted {
-    /// What is wanted about a client.
     type Entry: Copy;
 
-    /// How many clients; slots are `0..len()`.
+    /// The number of clients; slots are `0..len()`.
     fn len(&self) -> usize;
 
-    /// Whether nothing is wanted.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The slot of this client.
     fn slot(&self, client: &Client) -> Option<usize>;
 
-    /// The client in a slot, and what is wanted about it.
     fn entry(&self, slot: usize) -> (Client, Self::Entry);
 }
 
-/// Compares what is wanted with what is there.
+/// Compares a listing with the wanted bans.
 ///
-/// `same_end` says whether an observed end is near enough to the wanted one (clocks of different resolution);
-/// enforcers that hold no end pass `|_, _| true`.
-pub(crate) fn plan<W: Wanted, O>(
-    desired: &W,
-    observed: impl IntoIterator<Item = (Client, O)>,
-    mut same_end: impl FnMut(W::Entry, O) -> bool,
-) -> Plan<W::Entry> {
-    let mut planner = Planner::new(desired);
-    for (client, end) in observed {
-        planner.see(client, |wanted| same_end(wanted, end));
-    }
-    planner.finish()
-}
-
-/// [`plan`] for a listing that comes entry by entry and is never held in memory as a whole.
+/// Takes the listing entry by entry: a million observed bans in memory would cost more than the wanted table itself.
 pub(crate) struct Planner<'a, W> {
     desired: &'a W,
     seen: Bits,
@@ -63,7 +25,6 @@ pub(crate) struct Planner<'a, W> {
 }
 
 impl<'a, W: Wanted> Planner<'a, W> {
-    /// A comparison with this table.
     pub(crate) fn new(desired: &'a W) -> Self {
         Planner {
             desired,
@@ -73,13 +34,13 @@ impl<'a, W: Wanted> Planner<'a, W> {
         }
     }
 
-    /// The enforcer holds this client; `is_right` says whether in the wanted form.
+    /// Takes one entry of the listing; `is_right` compares its form (such as the end of the ban) with the wanted one.
     pub(crate) fn see(&mut self, client: Client, is_right: impl FnOnce(W::Entry) -> bool) {
         let Some(slot) = self.desired.slot(&client) else {
             self.remove.push(client);
             return;
         };
-        // Seen twice: one copy too many would outlive the ban.
+        // A client that is listed twice, as a rule can be: the copy would outlive the ban.
         if self.seen.set(slot) {
             self.remove.push(client);
         }
@@ -88,34 +49,23 @@ impl<'a, W: Wanted> Planner<'a, W> {
         }
     }
 
-    /// Slots that are wanted but were not seen, or not in the wanted form.
+    /// Returns the slots that were not seen in the wanted form.
     pub(crate) fn missing(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.desired.len()).filter(|slot| !self.right.get(*slot))
     }
 
-    /// Whether the client in this slot was seen, in whatever form.
+    /// Returns whether the client in this slot was seen, in any form.
     pub(crate) fn was_seen(&self, slot: usize) -> bool {
         self.seen.get(slot)
     }
 
-    /// Clients that were seen but are not wanted, or were seen once too often.
+    /// Returns the clients that are not wanted, and those that were seen more than once.
     pub(crate) fn surplus(&self) -> &[Client] {
         &self.remove
     }
-
-    /// What is to be changed.
-    pub(crate) fn finish(self) -> Plan<W::Entry> {
-        let slots = 0..self.desired.len();
-        let mut add: Vec<_> =
-            slots.filter(|slot| !self.right.get(*slot)).map(|slot| self.desired.entry(slot)).collect();
-        let mut remove = self.remove;
-        add.sort_unstable_by_key(|(client, _)| *client);
-        remove.sort_unstable();
-        Plan { add, remove }
-    }
 }
 
-/// One bit a slot.
+/// A set of slots, one bit each.
 struct Bits(Vec<u64>);
 
 impl Bits {
@@ -127,7 +77,7 @@ impl Bits {
         self.0[at / 64] & (1 << (at % 64)) != 0
     }
 
-    /// Sets a bit; says whether it was set before.
+    /// Sets a bit and returns whether it was set before.
     fn set(&mut self, at: usize) -> bool {
         let before = self.get(at);
         self.0[at / 64] |= 1 << (at % 64);
@@ -146,7 +96,6 @@ mod tests {
         Client::from(Ipv4Addr::from_bits(0x0a00_0000 + n))
     }
 
-    /// The plainest table: a list.
     struct List(Vec<(Client, u32)>);
 
     impl Wanted for List {
@@ -165,20 +114,36 @@ mod tests {
         }
     }
 
+    /// The additions and removals that `observed` needs, sorted.
+    fn plan(
+        desired: &List,
+        observed: impl IntoIterator<Item = (Client, u32)>,
+    ) -> (Vec<(Client, u32)>, Vec<Client>) {
+        let mut planner = Planner::new(desired);
+        for (client, end) in observed {
+            planner.see(client, |wanted| wanted == end);
+        }
+        let mut add: Vec<_> = planner.missing().map(|slot| desired.entry(slot)).collect();
+        let mut remove = planner.surplus().to_vec();
+        add.sort_unstable();
+        remove.sort_unstable();
+        (add, remove)
+    }
+
     #[test]
     fn what_is_missing_stale_or_foreign() {
         let desired = List(vec![(client(1), 10), (client(2), 20), (client(3), 30)]);
         let observed = [(client(2), 20), (client(3), 31), (client(4), 40)];
-        let plan = plan(&desired, observed, |a, b| a == b);
-        assert_eq!(plan.add, [(client(1), 10), (client(3), 30)]);
-        assert_eq!(plan.remove, [client(4)]);
+        let (add, remove) = plan(&desired, observed);
+        assert_eq!(add, [(client(1), 10), (client(3), 30)]);
+        assert_eq!(remove, [client(4)]);
     }
 
     #[test]
     fn a_duplicate_is_removed() {
         let desired = List(vec![(client(1), 0)]);
-        let plan = plan(&desired, [(client(1), ()), (client(1), ())], |_, _| true);
-        assert_eq!((plan.add.len(), plan.remove), (0, vec![client(1)]));
+        let (add, remove) = plan(&desired, [(client(1), 0), (client(1), 0)]);
+        assert_eq!((add.len(), remove), (0, vec![client(1)]));
     }
 
     proptest! {
@@ -189,11 +154,11 @@ mod tests {
         ) {
             let desired = List(wanted.iter().map(|(n, e)| (client(*n), *e)).collect());
             let mut kernel: BTreeMap<Client, u32> = held.iter().map(|(n, e)| (client(*n), *e)).collect();
-            let first = plan(&desired, kernel.clone(), |a, b| a == b);
-            for (c, e) in first.add { kernel.insert(c, e); }
-            for c in first.remove { kernel.remove(&c); }
+            let (add, remove) = plan(&desired, kernel.clone());
+            for (c, e) in add { kernel.insert(c, e); }
+            for c in remove { kernel.remove(&c); }
             prop_assert_eq!(&kernel, &desired.0.iter().copied().collect::<BTreeMap<_, _>>());
-            prop_assert!(plan(&desired, kernel, |a, b| a == b).is_empty());
+            prop_assert_eq!(plan(&desired, kernel), (vec![], vec![]));
         }
     }
 }

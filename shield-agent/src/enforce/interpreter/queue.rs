@@ -117,6 +117,7 @@ impl Queue {
         self.queries.pop_front()
     }
 
+    #[cfg(any(test, feature = "test-support"))]
     pub(super) fn want_reconcile(&mut self, answer: Reconciled) {
         self.reconciles.push(answer);
         self.reconcile_unseen = true;

@@ -46,7 +46,7 @@ use self::storage::SetKind;
 use super::{Ban, Desired, Drops, Enforcer, Failure, Lifts, NothingUrgent, Urgent};
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartState, Repair};
-use shield_engine::time::{Ends, Now};
+use shield_engine::time::Now;
 
 /// A set with more clients than this is not listed to answer a query about a few of them.
 const MAX_LISTED_FOR_DROPS: usize = 20_000;
@@ -115,10 +115,11 @@ impl Enforcer for IptablesEnforcer {
         orders::exempt(self.change(Change::All), networks)
     }
 
-    fn observe(&mut self, now: Now) -> Result<Vec<(Client, Option<Ends>)>> {
+    #[cfg(any(test, feature = "test-support"))]
+    fn observe(&mut self, now: Now) -> Result<Vec<(Client, Option<shield_engine::time::Ends>)>> {
         let snapshots = self.firewall.snapshots()?;
         let single = snapshots.iter().flat_map(|snapshot| snapshot.dropped());
-        let mut held: Vec<(Client, Option<Ends>)> = single.map(|client| (client, None)).collect();
+        let mut held: Vec<_> = single.map(|client| (client, None)).collect();
         self.firewall.list_sets(&mut |element| held.push((element.client, Some(element.ends(now)))))?;
         Ok(held)
     }

@@ -25,7 +25,7 @@ use aya::Ebpf;
 use aya::programs::Xdp;
 use ipnet::IpNet;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use shield_common::{SLOTS, Totals, program_name};
+use shield_common::{SLOTS, program_name};
 
 use crate::enforce::reconcile::Planner;
 use crate::news::News;
@@ -145,6 +145,7 @@ struct Difference {
 }
 
 /// What one interface's program did since its maps were made.
+#[cfg(any(test, feature = "test-support"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfaceTotals {
     /// The interface.
@@ -152,7 +153,7 @@ pub struct InterfaceTotals {
     /// `native`, `generic (why)`, `TC ingress (why)`.
     pub how: String,
     /// Packets by what became of them.
-    pub totals: Totals,
+    pub totals: shield_common::Totals,
 }
 
 impl XdpEnforcer {
@@ -166,6 +167,7 @@ impl XdpEnforcer {
     ///
     /// # Errors
     /// Before `start`, or when the kernel cannot be asked.
+    #[cfg(any(test, feature = "test-support"))]
     pub fn totals(&self) -> Result<Vec<InterfaceTotals>> {
         let running = self.running.as_ref().context("the XDP enforcer is not started")?;
         let row = |attachment: &Attachment| {
@@ -513,6 +515,7 @@ impl Enforcer for XdpEnforcer {
         self.running()?.bans.ensure_exempt(networks)
     }
 
+    #[cfg(any(test, feature = "test-support"))]
     fn observe(&mut self, now: Now) -> Result<Vec<(Client, Option<Ends>)>> {
         let running = self.running()?;
         running.sync_clock()?;
