@@ -1,4 +1,4 @@
-//! Counters: per ban in its value, per program and CPU in `TOTALS`; and which drops are logged.
+//! Counters, per ban in its value and per program and CPU in `TOTALS`, and the sampling of drops for the log.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_map_lookup_elem};
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
@@ -18,9 +18,10 @@ pub fn not_understood(unknown: Unknown) {
     });
 }
 
-/// Counts in this program's totals on this CPU. Never interrupted by itself, hence plain additions.
+/// Changes this program's totals on this CPU. Plain additions, because the program never interrupts itself on one CPU.
 ///
-/// `aya`'s own way would read `SLOT` and store it as a key on the stack; where it stands already, it is a key as well.
+/// Calls the helper directly: `aya`'s `get_ptr_mut` would load `SLOT` and store it on the stack, while the static itself
+/// serves as the key.
 #[inline(always)]
 pub fn total(add: impl FnOnce(&mut Totals)) {
     let (map, key) = ((&raw const TOTALS).cast_mut(), &raw const SLOT);
@@ -32,7 +33,7 @@ pub fn total(add: impl FnOnce(&mut Totals)) {
     }
 }
 
-/// Counts a dropped packet in its ban, which all CPUs share.
+/// Counts a dropped packet in its ban. Atomic, because all CPUs share the element.
 #[inline(always)]
 pub fn dropped(ban: *mut Ban, bytes: u64) {
     // SAFETY: `ban` points into a map value, which the kernel keeps while the program runs.
@@ -42,7 +43,7 @@ pub fn dropped(ban: *mut Ban, bytes: u64) {
     }
 }
 
-/// Whether this drop is one that is logged. Constant false, and removed by the verifier, while `LOG_EVERY` is 0.
+/// Draws whether to log this drop. Constant false while `LOG_EVERY` is 0, so that the verifier removes the code.
 #[inline(always)]
 pub fn is_sampled() -> bool {
     let every = LOG_EVERY.load();

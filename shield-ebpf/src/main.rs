@@ -1,7 +1,8 @@
-//! The XDP program: parse, make the key, look it up, give the verdict. What is not understood passes and is counted.
+//! The XDP program: parse the packet, make its key, look the key up, return the verdict. A packet that cannot be parsed
+//! passes and is counted.
 //!
-//! Owns the entry points. `glance` lets most packets pass, `packet` parses, `verdict` asks the maps, `count` counts. The
-//! agent's side is `shield-agent/src/enforce/xdp/`, the layouts are in `shield-common`.
+//! Owns the entry points. `fast_path` lets most packets pass, `packet` parses, `verdict` looks up the maps, `count` counts.
+//! The agent's side is `shield-agent/src/enforce/xdp/`; the layouts are in `shield-common`.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -9,7 +10,7 @@
 
 mod clock;
 mod count;
-mod glance;
+mod fast_path;
 mod maps;
 mod packet;
 mod verdict;
@@ -22,28 +23,29 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 
 use crate::{
-    glance::{Glance, glance},
+    fast_path::{FastPath, fast_path},
     packet::{Packet, Source},
     verdict::{Verdict, verdict},
 };
 
-/// XDP with multi-buffer packets: the headers always lie in the first buffer.
+/// XDP with multi-buffer packets, without which some drivers refuse large MTUs. The headers always lie in the first buffer.
 #[xdp(frags)]
 pub fn shield_frags(ctx: XdpContext) -> u32 {
     xdp_entry(&ctx)
 }
 
-/// XDP for kernels before 5.18.
+/// XDP for kernels before 5.18, which refuse the multi-buffer flag.
 #[xdp]
 pub fn shield(ctx: XdpContext) -> u32 {
     xdp_entry(&ctx)
 }
 
-/// Traffic control ingress: the same verdict where another XDP program holds the interface.
+/// Traffic control ingress: the same verdict, for interfaces whose XDP hook another program holds.
 #[classifier]
 pub fn shield_tc(ctx: TcContext) -> i32 {
     let packet = Packet::new(ctx.data(), ctx.data_end());
     match decide(packet, u64::from(ctx.len())) {
+        // Not TC_ACT_OK, which would keep the packet from the programs behind this one.
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Drop(source) => {
             log_drop!(&ctx, source);
@@ -52,7 +54,7 @@ pub fn shield_tc(ctx: TcContext) -> i32 {
     }
 }
 
-/// Writes the clock's value into its packet: how the agent learns what [`clock::now`] says. Never attached.
+/// Writes [`clock::now`] into its packet. The agent reads the clock by a test run of this program, which is never attached.
 #[xdp]
 pub fn shield_clock(ctx: XdpContext) -> u32 {
     let packet = Packet::new(ctx.data(), ctx.data_end());
@@ -74,13 +76,13 @@ fn xdp_entry(ctx: &XdpContext) -> u32 {
 
 #[inline(always)]
 fn decide(packet: Packet, bytes: u64) -> Verdict {
-    let source = match glance(packet) {
-        Glance::Free => {
+    let source = match fast_path(packet) {
+        FastPath::Pass => {
             count::total(|totals| totals.passed += 1);
             return Verdict::Pass;
         }
-        Glance::Marked(source) => source,
-        Glance::Tagged | Glance::Unclear => match packet.source() {
+        FastPath::Candidate(source) => source,
+        FastPath::Fallback => match packet.source() {
             Ok(source) => source,
             Err(unknown) => {
                 count::not_understood(unknown);
@@ -91,7 +93,7 @@ fn decide(packet: Packet, bytes: u64) -> Verdict {
     verdict(source, bytes)
 }
 
-/// Logs one dropped packet in `LOG_EVERY`. A macro because the logger wants the context's own type.
+/// Logs one dropped packet in `LOG_EVERY`. A macro because the logger needs the concrete context type.
 macro_rules! log_drop {
     ($ctx:expr, $source:expr) => {
         if count::is_sampled() {

@@ -1,7 +1,7 @@
-//! The maps and the constants set at load time. Layouts and names are `shield-common`'s.
+//! The maps and the constants set at load time. Layouts and names are in `shield-common`.
 //!
-//! Hash maps are not preallocated: memory is taken only for bans that exist, and an element that is removed stays
-//! valid under a reader until the packet is done (RCU), so a slot is never reused under the program.
+//! Hash maps are not preallocated, for two reasons: only existing bans take memory, and a removed element stays valid until
+//! the program is done with its packet (RCU), where a preallocated one could be reused under it.
 
 use aya_ebpf::{
     Global,
@@ -38,9 +38,9 @@ pub static TOTALS: PerCpuArray<Totals> = PerCpuArray::with_max_entries(SLOTS, 0)
 /// Length of the prefix that makes an IPv6 client.
 #[unsafe(no_mangle)]
 pub static IPV6_PREFIX: Global<u8> = Global::new(64);
-/// This program's place in `TOTALS`.
+/// The index of this program's element in `TOTALS`.
 #[unsafe(no_mangle)]
 pub static SLOT: Global<u32> = Global::new(0);
-/// One dropped packet in how many is logged; a power of two, or 0.
+/// Logs one dropped packet in this many; a power of two, or 0 for none.
 #[unsafe(no_mangle)]
 pub static LOG_EVERY: Global<u32> = Global::new(0);

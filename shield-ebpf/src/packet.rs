@@ -1,7 +1,7 @@
 //! From bytes to a source address: Ethernet, up to two VLAN tags, IPv4, IPv6.
 //!
-//! Only the source address is wanted, which stands at a fixed place of either header: options, extension headers,
-//! fragments and ports are none of this program's business.
+//! Bans match source addresses only, which stand at a fixed offset of either header. Hence options, extension headers,
+//! fragments and ports are not parsed.
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -20,16 +20,16 @@ const ETHERTYPE_IPV6: u16 = u16::to_be(0x86dd);
 const ETHERTYPE_8021Q: u16 = u16::to_be(0x8100);
 const ETHERTYPE_8021AD: u16 = u16::to_be(0x88a8);
 
-/// Where a packet comes from.
+/// The source address of a packet.
 #[derive(Clone, Copy)]
 pub enum Source {
-    /// The address as loaded, in memory order. A word, because LLVM stores octets where the verifier refuses it.
+    /// In memory order. A word instead of octets, because LLVM stores octets in a way that the verifier refuses.
     V4(u32),
-    /// The address's halves as loaded, in the machine's own byte order.
+    /// Both halves as loaded, not converted from network byte order.
     V6([u64; 2]),
 }
 
-/// Why a packet has no known source.
+/// The reason why a packet has no source address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unknown {
     /// Neither IPv4 nor IPv6.
@@ -38,7 +38,7 @@ pub enum Unknown {
     Malformed,
 }
 
-/// A packet's first bytes. The only place where packet memory is touched.
+/// A packet's first buffer. The only code that touches packet memory.
 #[derive(Clone, Copy)]
 pub struct Packet {
     start: usize,
@@ -46,19 +46,17 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// The packet between two addresses of the context.
+    /// Takes the addresses `data` and `data_end` of the context.
     #[inline(always)]
     pub fn new(start: usize, end: usize) -> Packet {
         Packet { start, end }
     }
 
-    /// Length in bytes.
     #[inline(always)]
     pub fn len(self) -> u64 {
         (self.end - self.start) as u64
     }
 
-    /// The source address, or why there is none.
     #[inline(always)]
     pub fn source(self) -> Result<Source, Unknown> {
         let (ethertype, offset) = self.network_header()?;
@@ -69,7 +67,7 @@ impl Packet {
         }
     }
 
-    /// The EtherType behind at most two VLAN tags, and where its header begins.
+    /// Returns the EtherType behind at most two VLAN tags, and the offset of its header.
     #[inline(always)]
     fn network_header(self) -> Result<(u16, usize), Unknown> {
         let outer: u16 = self.read(ETHERNET - 2)?;
@@ -103,14 +101,15 @@ impl Packet {
         Ok(Source::V6(self.read(offset + 8)?))
     }
 
-    /// The one bounds check.
+    /// The only bounds check, in the form `start + constant > end` that the verifier recognises.
     #[inline(always)]
     pub fn check(self, offset: usize, length: usize) -> Result<usize, Unknown> {
         let at = self.start + offset;
         if at + length > self.end { Err(Unknown::Malformed) } else { Ok(at) }
     }
 
-    /// The `T` at `offset`; only integers and arrays of them.
+    /// Reads the `T` at `offset`, which must be an integer or an array of integers. Unaligned, because an Ethernet header of
+    /// 14 bytes leaves the headers behind it unaligned.
     #[inline(always)]
     pub fn read<T: Copy>(self, offset: usize) -> Result<T, Unknown> {
         let at = self.check(offset, size_of::<T>())?;
@@ -118,7 +117,7 @@ impl Packet {
         Ok(unsafe { (at as *const T).read_unaligned() })
     }
 
-    /// Writes `value` at `offset` when there is room.
+    /// Writes `value` at `offset` if the packet is long enough.
     #[inline(always)]
     pub fn write<T: Copy>(self, offset: usize, value: T) {
         if let Ok(at) = self.check(offset, size_of::<T>()) {
@@ -128,13 +127,13 @@ impl Packet {
     }
 }
 
-/// Whether an EtherType, as loaded, is that of a VLAN tag.
+/// Returns whether an EtherType, in network byte order as loaded, is that of a VLAN tag.
 #[inline(always)]
 pub fn is_vlan(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_8021Q || ethertype == ETHERTYPE_8021AD
 }
 
-/// The octets of an IPv6 address given as halves.
+/// Converts the halves of an IPv6 address to octets.
 #[inline(always)]
 pub fn octets(halves: [u64; 2]) -> [u8; 16] {
     // SAFETY: two integers without padding, read as bytes in memory order.

@@ -1,7 +1,7 @@
 //! From a source address to a verdict: banned clients, banned networks, exemptions, in this order.
 //!
-//! Legitimate traffic has left at the filter (`glance`). Only a packet that is not banned by itself asks the tries, and
-//! only while they hold something.
+//! Most legitimate traffic has passed at the filter (`fast_path`). The kernel walks a trie node by node, so the tries are
+//! queried only for a packet that no ban of a single client matches, and only while they hold something.
 
 use core::mem::MaybeUninit;
 
@@ -14,16 +14,13 @@ use crate::{
     packet::{Source, octets},
 };
 
-/// What becomes of a packet.
 #[derive(Clone, Copy)]
 pub enum Verdict {
-    /// It goes on.
     Pass,
-    /// It ends here.
     Drop(Source),
 }
 
-/// The verdict on a packet of `bytes` bytes from `source`; counted.
+/// Decides on a packet of `bytes` bytes from `source`, and counts the decision.
 #[inline(always)]
 pub fn verdict(source: Source, bytes: u64) -> Verdict {
     let ban = match source {
@@ -45,20 +42,18 @@ pub fn verdict(source: Source, bytes: u64) -> Verdict {
     Verdict::Drop(source)
 }
 
-/// The ban in force on an IPv4 source.
 #[inline(always)]
 fn ban_v4(source: u32) -> Option<*mut Ban> {
     in_force(BANS_V4.get_ptr_mut(source.to_ne_bytes())).or_else(|| network_v4(source))
 }
 
-/// The ban in force on an IPv6 source.
 #[inline(always)]
 fn ban_v6(source: [u64; 2]) -> Option<*mut Ban> {
     in_force(BANS_V6.get_ptr_mut(octets(client_v6(source)))).or_else(|| network_v6(octets(source)))
 }
 
-/// The address with its host bits zero. The usual length is asked for first: the verifier knows the constant and removes
-/// the other way.
+/// Clears the host bits of an address. Tests for the usual prefix length first: the verifier knows the constant and removes
+/// the other branch.
 #[inline(always)]
 pub fn client_v6(source: [u64; 2]) -> [u64; 2] {
     let prefix = IPV6_PREFIX.load();
@@ -108,7 +103,7 @@ struct Around<const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Around<WORDS> {
-    /// Writes the address; the length comes with each question. Volatile, because LLVM would make one store of two, which
+    /// Writes the address; each lookup writes its own length. Volatile, because LLVM would merge two stores into one, which
     /// the verifier refuses where it is not aligned.
     #[inline(always)]
     fn write(key: &mut MaybeUninit<Self>, source: [u32; WORDS]) {
@@ -119,9 +114,9 @@ impl<const WORDS: usize> Around<WORDS> {
         }
     }
 
-    /// The narrowest entry around a written address, among those with prefixes up to `longest` bits.
+    /// Looks up the narrowest entry around a written address, among those with prefixes up to `longest` bits.
     #[inline(always)]
-    fn ask<'a, K, V>(key: &mut MaybeUninit<Self>, trie: &'a LpmTrie<K, V>, longest: u32) -> Option<&'a V> {
+    fn lookup<'a, K, V>(key: &mut MaybeUninit<Self>, trie: &'a LpmTrie<K, V>, longest: u32) -> Option<&'a V> {
         const { assert!(size_of::<Self>() == size_of::<Key<K>>()) };
         // SAFETY: the first word of `key`.
         unsafe { key.as_mut_ptr().cast::<u32>().write_volatile(longest) };
@@ -130,20 +125,23 @@ impl<const WORDS: usize> Around<WORDS> {
     }
 }
 
-/// The narrowest network around `source` whose ban is in force. An ended one that nobody has lifted yet hides the wider
-/// ones from the trie, so those are asked for by a shorter prefix.
+/// Finds the narrowest network around `source` whose ban is in force.
+///
+/// A trie returns only the longest match. A ban that has ended but is not lifted yet would hide the wider networks around
+/// it, so those are looked up with a shorter prefix; at most `MAX_NESTED` times, because the verifier needs a bound.
 #[inline(always)]
 fn narrowest<K, const WORDS: usize>(networks: &LpmTrie<K, Ban>, source: [u32; WORDS]) -> Option<*mut Ban> {
     let mut key = MaybeUninit::uninit();
     Around::write(&mut key, source);
     let mut longest = bits_of(WORDS);
     for _ in 0..MAX_NESTED {
-        let held = Around::ask(&mut key, networks, longest)?;
+        let held = Around::lookup(&mut key, networks, longest)?;
         let ban = in_force(Some(core::ptr::from_ref(held).cast_mut()));
         if ban.is_some() {
             return ban;
         }
-        // Written once, before the element was in the trie.
+        // Not a network, or not shorter than the last one: going on could loop. The prefix needs no atomic read, because the
+        // agent writes it once, before the element is in the trie.
         if held.prefix == 0 || held.prefix > longest {
             return None;
         }
@@ -152,21 +150,19 @@ fn narrowest<K, const WORDS: usize>(networks: &LpmTrie<K, Ban>, source: [u32; WO
     None
 }
 
-/// Whether an exempt network holds `source`.
 #[inline(always)]
 fn is_exempt<K, const WORDS: usize>(networks: &LpmTrie<K, u32>, source: [u32; WORDS]) -> bool {
     let mut key = MaybeUninit::uninit();
     Around::write(&mut key, source);
-    Around::ask(&mut key, networks, bits_of(WORDS)).is_some()
+    Around::lookup(&mut key, networks, bits_of(WORDS)).is_some()
 }
 
-/// The length of an address in bits.
 #[inline(always)]
 const fn bits_of(words: usize) -> u32 {
     words as u32 * u32::BITS
 }
 
-/// An address's octets as words, in memory order.
+/// Converts octets to words in memory order.
 #[inline(always)]
 fn words_v6(octets: KeyV6) -> [u32; 4] {
     // SAFETY: sixteen bytes either way, and any bytes are integers.
@@ -178,7 +174,7 @@ fn control() -> Option<&'static Control> {
     CONTROL.get(0)
 }
 
-/// The ban, unless it has ended.
+/// Returns the ban unless it has ended.
 #[inline(always)]
 fn in_force(ban: Option<*mut Ban>) -> Option<*mut Ban> {
     let ban = ban?;
