@@ -40,7 +40,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::api::words;
+    use crate::text;
     use shield_engine::action::{BanRecord, LiftReason};
     use shield_engine::time::Ends;
     use shield_engine::verdict::Rule;
@@ -50,7 +50,7 @@ mod tests {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let ears = Arc::clone(&heard);
         let mut announce = told(Box::new(move |notice| {
-            ears.lock().unwrap().push(words::event(1, 0, notice).text);
+            ears.lock().unwrap().push(text::notice_line(notice));
         }));
         let client = "192.0.2.7".parse().unwrap();
         announce(&Notice::Banned(Box::new(BanRecord {
@@ -74,8 +74,8 @@ mod tests {
         });
         announce(&Notice::Leaking { client, requests: 9, cause: "nobody drops them".into() });
         let expected = [
-            "192.0.2.7 would be banned for 10 min, and is not (dry run): scraping",
-            "192.0.2.7 lifted after 1 min 1 s (by an operator): dry run; asked for by mail",
+            "192.0.2.7 would be banned for 10 min, but is not (dry run): scraping",
+            "ban of 192.0.2.7 ended after 1 min 1 s: lifted by an operator (dry run; asked for by mail)",
         ];
         assert_eq!(*heard.lock().unwrap(), expected);
     }

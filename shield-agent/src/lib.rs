@@ -27,6 +27,7 @@ mod source;
 mod store;
 #[cfg(feature = "test-support")]
 pub mod test_support;
+mod text;
 mod wire;
 
 pub use cli::print::error as print_error;

@@ -15,11 +15,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::api::backend::Mode;
-use crate::api::feed::{Feed, lift_name};
+use crate::api::feed::Feed;
 use crate::api::socket::ControlSocket;
 use crate::api::token::Token;
 use crate::api::types::ConfigView;
-use crate::api::{self, Server, words};
+use crate::api::{self, Server};
 use crate::backend::{About, AgentBackend};
 use crate::clock;
 use crate::config::{Config, Use};
@@ -39,6 +39,7 @@ use crate::store::BootId;
 use crate::store::reader::Reader;
 use crate::store::writer::Writer;
 use crate::store::{self, Found, Store};
+use crate::text;
 use shield_engine::Engine;
 use shield_engine::action::{Action, BanRecord, Notice, Order};
 use shield_engine::allowlist::Allowlist;
@@ -356,21 +357,21 @@ fn log_notice(notice: &Notice) {
             tracing::info!(%client, %rule, until, %because, "would ban");
         }
         Notice::Lifted { client, reason, lasted_secs, .. } => {
-            tracing::info!(%client, reason = lift_name(*reason), lasted_secs, "lifted");
+            tracing::info!(%client, reason = text::lift_reason_name(*reason), lasted_secs, "lifted");
         }
         Notice::Degraded { part, reason } => tracing::warn!(%part, %reason, "degraded"),
         Notice::Recovered { part, after_secs } => tracing::info!(%part, after_secs, "recovered"),
         Notice::Repaired { part, found, restored, removed } => {
             tracing::warn!(%part, %found, restored, removed, "repaired");
         }
-        other => tracing::info!("{}", words::plain(other)),
+        other => tracing::info!("{}", text::notice_line(other)),
     }
 }
 
 fn until(ends: Ends) -> String {
     match ends {
         Ends::Never => "lifted by hand".to_owned(),
-        Ends::At { wall_ms, .. } => words::utc(wall_ms),
+        Ends::At { wall_ms, .. } => text::utc(wall_ms),
     }
 }
 

@@ -148,7 +148,10 @@ fn one_bad_element_fails_alone() {
         let failures = enforcer.ensure_banned(&bans, clock::now());
         assert_eq!(clients(&failures), ["192.0.2.1", "192.0.2.0/24", "192.0.2.2", "192.0.2.3"]);
         let said = format!("{:#}", failures[0].error);
-        assert!(said.starts_with("could not add to the set shield4: the set is full; raise max_bans_ipv4"), "{said}");
+        assert!(
+            said.starts_with("could not add to the set shield4: the set is full; raise max_bans_ipv4"),
+            "{said}"
+        );
         let held = saved("shield4");
         assert_eq!(held.len(), FEW);
         assert!(held.iter().all(|element| (5_900..=6_001).contains(&timeout_of(element))), "{held:?}");

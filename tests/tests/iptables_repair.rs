@@ -66,10 +66,7 @@ const TO_RULES: &[Damage] = &[
 const TO_SETS: &[Damage] = &[
     Damage { commands: &["ipset flush"], found: "10000 bans were missing" },
     Damage { commands: &["ipset del shield4 10.0.0.1"], found: "1 ban was missing" },
-    Damage {
-        commands: &["ipset add shield4 198.51.100.7"],
-        found: "1 entry was unwanted or a duplicate",
-    },
+    Damage { commands: &["ipset add shield4 198.51.100.7"], found: "1 entry was unwanted or a duplicate" },
     Damage {
         commands: &["iptables -F", "ipset destroy shield4"],
         found: "the set of banned clients was gone",

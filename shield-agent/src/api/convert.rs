@@ -5,16 +5,16 @@ use super::feed::Standing;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
     Detector, Dropped, EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Part, PartStateName,
-    Reference, SourceStatus, Status, WarmUp, Window,
+    Reference, RuleState, SourceStatus, Status, WarmUp, Window,
 };
 use super::vitals::Vitals;
-use super::words;
 use crate::source::file::BLOCK_BYTES;
 use crate::source::stats::Snapshot;
+use crate::text;
 use shield_engine::action::BanRecord;
 use shield_engine::allowlist::Allowed;
 use shield_engine::event::{PartReport, PartState};
-use shield_engine::report::DetectorStatus;
+use shield_engine::report::{DetectorStatus, RuleView};
 use shield_engine::request::Rejected;
 use shield_engine::time::{Ends, Now};
 
@@ -60,7 +60,7 @@ fn part(report: &PartReport, sources: &[SourceStatus]) -> Part {
     let name = report.part.strip_prefix("source:");
     let lag = sources.iter().find(|source| name == Some(&source.source)).and_then(lag_words);
     let text = lag.map_or_else(|| text.clone(), |lag| format!("{text}; {lag}"));
-    Part { part: report.part.clone(), state, text: words::printable(&text) }
+    Part { part: report.part.clone(), state, text: text::printable(&text) }
 }
 
 /// Less than a block is no lag: the next read takes it whole.
@@ -87,8 +87,8 @@ fn source_status(source: &Snapshot, now: Now) -> SourceStatus {
 
 /// `1.2 GiB (3 h) behind`; `None` when it is not.
 fn lag_words(source: &SourceStatus) -> Option<String> {
-    let bytes = words::bytes(source.lag_bytes.filter(|bytes| *bytes >= LAG_SHOWN_BYTES)?);
-    let age = source.lag_secs.map(|secs| format!(" ({})", words::duration(secs))).unwrap_or_default();
+    let bytes = text::bytes(source.lag_bytes.filter(|bytes| *bytes >= LAG_SHOWN_BYTES)?);
+    let age = source.lag_secs.map(|secs| format!(" ({})", text::duration(secs))).unwrap_or_default();
     Some(format!("{bytes}{age} behind"))
 }
 
@@ -176,7 +176,7 @@ pub(crate) fn dropped(view: &AgentView) -> Dropped {
 
 /// One ban.
 pub(crate) fn ban(row: BanRow, now: Now) -> Ban {
-    let words = words::cause(&row.record);
+    let words = text::cause(&row.record);
     let record = row.record;
     Ban {
         client: record.ban.client,
@@ -270,7 +270,7 @@ pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
             stddev: detector.baseline.stddev,
             source: detector.baseline.source.clone(),
         },
-        rules: detector.rules.iter().map(words::rule_state).collect(),
+        rules: detector.rules.iter().map(rule_state).collect(),
         top_paths: detector.top_paths.clone(),
         offences: view.offences,
         history: view.history,
@@ -278,16 +278,27 @@ pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
     }
 }
 
+/// A rule's state.
+fn rule_state(view: &RuleView) -> RuleState {
+    RuleState {
+        rule: view.rule,
+        fires: view.fires,
+        not_asked: view.not_asked.clone(),
+        measures: view.measures.clone(),
+        words: text::rule_answer(view),
+    }
+}
+
 /// What the record says of a moment: bans alone, because nothing else is kept.
 fn record_words(view: &ClientView, at_ms: i64) -> String {
-    let (client, at) = (view.detector.client, words::utc(at_ms));
+    let (client, at) = (view.detector.client, text::utc(at_ms));
     if let Some(row) = &view.ban {
-        return format!("{client} was banned at {at}, and still is: {}", words::cause(&row.record));
+        return format!("{client} was banned at {at}, and still is: {}", text::cause(&row.record));
     }
     match view.history.first() {
         Some(past) => {
-            let why = past.reason.as_deref().unwrap_or_else(|| words::rule_words(past.rule));
-            format!("{client} was banned at {at}, until {}: {why}", words::utc(past.ended_ms))
+            let why = past.reason.as_deref().unwrap_or_else(|| text::rule_sentence(past.rule));
+            format!("{client} was banned at {at}, until {}: {why}", text::utc(past.ended_ms))
         }
         None => format!("{client} was not banned at {at}, as far as is remembered"),
     }
@@ -301,7 +312,7 @@ fn explanation_words(view: &ClientView) -> String {
         } else {
             format!(" with {}", row.record.ban.client)
         };
-        return format!("{client} is banned{through}: {}", words::cause(&row.record));
+        return format!("{client} is banned{through}: {}", text::cause(&row.record));
     }
     if let Some(entry) = view.allowed.first() {
         return format!("{client} is never banned: {} is {}", entry.network, entry.reason.describe());
@@ -311,7 +322,7 @@ fn explanation_words(view: &ClientView) -> String {
     }
     match view.detector.rules.iter().find(|rule| rule.fires) {
         Some(rule) => {
-            format!("{client} is not banned, but {} fires: {}", rule.rule, words::rule_words(rule.rule))
+            format!("{client} is not banned, but {} fires: {}", rule.rule, text::rule_sentence(rule.rule))
         }
         None => format!("{client} is not banned: no rule fires"),
     }

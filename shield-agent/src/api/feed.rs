@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::broadcast;
 
-use super::evidence;
+use super::events;
 use super::types::{Anomaly, EventList, EventView};
-use super::words;
-use shield_engine::action::{BanRecord, LiftReason, Notice};
+use crate::text;
+use shield_engine::action::{BanRecord, Notice};
 use shield_engine::time::Now;
 use shield_engine::verdict::Rule;
 
@@ -166,7 +166,7 @@ impl Inner {
     fn record(&mut self, notice: &Notice, now: Now) -> Published {
         let id = self.next_id;
         self.next_id += 1;
-        let event = words::event(id, now.wall_ms, notice);
+        let event = events::event(id, now.wall_ms, notice);
         self.counts.add(&event.kind, notice);
         self.standing.follow(notice, now);
         let json = serde_json::to_string(&event).expect("an event has only text keys");
@@ -179,7 +179,9 @@ impl Counts {
         *self.notices.entry(kind.to_owned()).or_default() += 1;
         match notice {
             Notice::Banned(ban) => *self.bans.entry(ban.ban.rule).or_default() += 1,
-            Notice::Lifted { reason, .. } => *self.lifts.entry(lift_name(*reason)).or_default() += 1,
+            Notice::Lifted { reason, .. } => {
+                *self.lifts.entry(text::lift_reason_name(*reason)).or_default() += 1
+            }
             _ => {}
         }
     }
@@ -189,7 +191,7 @@ impl Standing {
     fn follow(&mut self, notice: &Notice, now: Now) {
         match notice {
             Notice::GlobalAnomalyStarted { rate, mean, stddev, .. } => {
-                let condition = evidence::anomaly(*rate, *mean, *stddev);
+                let condition = text::global_anomaly(*rate, *mean, *stddev);
                 self.anomaly = Some(Anomaly { since_ms: now.wall_ms, condition });
             }
             Notice::GlobalAnomalyEnded { .. } => self.anomaly = None,
@@ -201,18 +203,10 @@ impl Standing {
     }
 }
 
-/// The name of a lift's reason in metrics and JSON.
-pub(crate) fn lift_name(reason: LiftReason) -> &'static str {
-    match reason {
-        LiftReason::Expired => "expired",
-        LiftReason::Operator => "operator",
-        LiftReason::Allowed => "allowed",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shield_engine::action::LiftReason;
 
     const NOW: Now = Now { wall_ms: 1_800_000_000_000, boot_ms: 5_000 };
 

@@ -4,10 +4,10 @@
 
 use std::fmt::Write as _;
 
-use super::feed::{Counts, lift_name};
+use super::feed::Counts;
 use super::live::Reading;
 use super::types::{PartStateName, SourceStatus, Status};
-use super::words;
+use crate::text;
 use shield_engine::action::LiftReason;
 use shield_engine::request::Rejected;
 use shield_engine::verdict::Rule;
@@ -177,11 +177,11 @@ fn bans(page: &mut Page, status: &Status, counts: &Counts) {
     }
     page.family("shield_lifts_total", "counter", "Bans ended since start, by reason.");
     for reason in LIFTS {
-        let count = counts.lifts.get(lift_name(reason)).copied().unwrap_or(0);
-        page.sample("shield_lifts_total", &[("reason", lift_name(reason))], count as f64);
+        let count = counts.lifts.get(text::lift_reason_name(reason)).copied().unwrap_or(0);
+        page.sample("shield_lifts_total", &[("reason", text::lift_reason_name(reason))], count as f64);
     }
     page.family("shield_notices_total", "counter", "Notices since start, by kind.");
-    for kind in words::KINDS {
+    for kind in text::KINDS {
         let count = counts.notices.get(kind).copied().unwrap_or(0);
         page.sample("shield_notices_total", &[("kind", kind)], count as f64);
     }

@@ -7,7 +7,7 @@
 pub(crate) mod backend;
 pub(crate) mod convert;
 pub(crate) mod error;
-pub(crate) mod evidence;
+pub(crate) mod events;
 pub(crate) mod feed;
 pub(crate) mod gate;
 pub(crate) mod history;
@@ -21,7 +21,6 @@ pub(crate) mod stream;
 pub(crate) mod token;
 pub(crate) mod types;
 pub(crate) mod vitals;
-pub(crate) mod words;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

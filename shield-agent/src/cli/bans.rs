@@ -8,7 +8,7 @@ use super::client::{AgentClient, ClientError};
 use super::print::{self, Colour, Style, Table};
 use super::reply::{Format, JsonArg};
 use crate::api::types::{Ban, BanPage, BanSort};
-use crate::api::words;
+use crate::text;
 
 /// Bans asked for at once when all are wanted: the most that the API gives.
 const PAGE: u32 = 1_000;
@@ -104,9 +104,9 @@ pub(crate) async fn all(client: &AgentClient, query: &Query) -> Result<BanPage, 
 fn render(page: &BanPage, offset: u64, colour: Colour) -> String {
     if page.bans.is_empty() {
         return if page.total == 0 {
-            "Nobody is banned.\n"
+            "No client is banned.\n"
         } else {
-            "No ban here; try a smaller --offset.\n"
+            "No ban at this --offset; use a smaller one.\n"
         }
         .to_owned();
     }
@@ -118,8 +118,12 @@ fn render(page: &BanPage, offset: u64, colour: Colour) -> String {
     let mut text = table.render(colour);
     let last = offset + page.bans.len() as u64;
     if last < page.total || offset > 0 {
-        let note =
-            format!("{} to {} of {}; --offset {last} goes on, --all shows all", offset + 1, last, page.total);
+        let note = format!(
+            "{} to {} of {}; use --offset {last} for more, --all for all",
+            offset + 1,
+            last,
+            page.total
+        );
         text.push_str(&colour.paint(Style::Dim, &note));
         text.push('\n');
     }
@@ -129,10 +133,10 @@ fn render(page: &BanPage, offset: u64, colour: Colour) -> String {
 fn cells(ban: &Ban) -> Vec<String> {
     vec![
         ban.client.to_string(),
-        words::utc(ban.since_ms),
-        ban.remaining_secs.map_or("permanent".to_owned(), words::duration),
+        text::utc(ban.since_ms),
+        ban.remaining_secs.map_or("permanent".to_owned(), text::duration),
         ban.offence.to_string(),
-        ban.dropped.map_or("-".to_owned(), |dropped| print::count(dropped.packets)),
+        ban.dropped.map_or("-".to_owned(), |dropped| text::count(dropped.packets)),
         ban.rule.name().to_owned(),
         shortened(&ban.words),
     ]
@@ -174,18 +178,18 @@ mod tests {
         let bans = vec![ban("192.0.2.7", Some(599)), ban("2001:db8:1:2::/64", None)];
         let page = BanPage { bans, total: 9, next: Some("4".into()), now_ms: 0 };
         assert_eq!(
-            render(&page, 2, Colour::Off).replace('\u{202f}', " "),
+            render(&page, 2, Colour::Off),
             "CLIENT             SINCE                 LEFT        OFFENCE  DROPPED  RULE     CAUSE\n\
-             192.0.2.7          2026-05-11T22:07:33Z  9 min 59 s        2   12 345  probing  many different paths that do not exist\n\
+             192.0.2.7          2026-05-11T22:07:33Z  9 min 59 s        2   12,345  probing  many different paths that do not exist\n\
              2001:db8:1:2::/64  2026-05-11T22:07:33Z  permanent         2        -  probing  many different paths that do not exist\n\
-             3 to 4 of 9; --offset 4 goes on, --all shows all\n"
+             3 to 4 of 9; use --offset 4 for more, --all for all\n"
         );
     }
 
     #[test]
     fn no_bans_are_said_to_be_none() {
         let page = |total| BanPage { bans: Vec::new(), total, next: None, now_ms: 0 };
-        assert_eq!(render(&page(0), 0, Colour::Off), "Nobody is banned.\n");
+        assert_eq!(render(&page(0), 0, Colour::Off), "No client is banned.\n");
         assert!(render(&page(7), 50, Colour::Off).contains("--offset"));
     }
 

@@ -10,7 +10,7 @@ use super::client::{AgentClient, ClientError, EventStream, Message};
 use super::print::{self, Colour, Style};
 use super::reply::{Format, JsonArg};
 use crate::api::types::{EventList, EventView, Severity};
-use crate::api::words;
+use crate::text;
 
 /// Between two attempts to reach an agent that went away.
 const RETRY: Duration = Duration::from_secs(1);
@@ -102,7 +102,7 @@ impl Shown {
 
 /// An event as a line.
 pub(crate) fn line(event: &EventView, colour: Colour) -> String {
-    let time = colour.paint(Style::Dim, &words::utc(event.at_ms));
+    let time = colour.paint(Style::Dim, &text::utc(event.at_ms));
     let text = match event.severity {
         Severity::Info => event.text.clone(),
         Severity::Warning => colour.paint(Style::Warn, &event.text),
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn an_event_is_a_line() {
         let notice = Notice::Degraded { part: "xdp".into(), reason: "no driver".into() };
-        let event = words::event(1, 1_778_537_253_000, &notice);
+        let event = crate::api::events::event(1, 1_778_537_253_000, &notice);
         assert_eq!(line(&event, Colour::Off), "2026-05-11T22:07:33Z  xdp degraded: no driver");
         assert!(line(&event, Colour::On).contains("\u{1b}[31mxdp degraded"));
     }

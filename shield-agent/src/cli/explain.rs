@@ -8,7 +8,7 @@ use super::print::{self, Colour, Style};
 use super::reply::{Format, JsonArg};
 use super::{Exit, args};
 use crate::api::types::{Explanation, PastBan, RuleState};
-use crate::api::words::{self, duration};
+use crate::text::{self, duration};
 use shield_engine::client::Client;
 
 /// Its arguments.
@@ -67,7 +67,7 @@ pub(crate) fn render(explanation: &Explanation, asked: Asked, colour: Colour) ->
         lines.push(String::new());
         lines.push("Most requested paths:".to_owned());
         let path = |path: &shield_engine::verdict::PathCount| {
-            format!("  {:>6}  {}", path.count, words::printable(&path.path))
+            format!("  {:>6}  {}", path.count, text::printable(&path.path))
         };
         lines.extend(explanation.top_paths.iter().map(path));
     }
@@ -81,12 +81,12 @@ pub(crate) fn render(explanation: &Explanation, asked: Asked, colour: Colour) ->
 
 /// What is known of the moment.
 fn record(explanation: &Explanation) -> Vec<String> {
-    let mut lines = vec![format!("at         {}", words::utc(explanation.at_ms))];
+    let mut lines = vec![format!("at         {}", text::utc(explanation.at_ms))];
     if let Some(ban) = &explanation.ban {
         let left = ban
             .remaining_secs
             .map_or("permanently".to_owned(), |secs| format!("for another {}", duration(secs)));
-        lines.push(format!("banned     since {}, {left}", words::utc(ban.since_ms)));
+        lines.push(format!("banned     since {}, {left}", text::utc(ban.since_ms)));
     }
     lines
 }
@@ -108,10 +108,10 @@ fn standing(explanation: &Explanation) -> Vec<String> {
         "usual      {:.2} req/s ± {:.2} ({})",
         reference.mean,
         reference.stddev,
-        words::baseline_source(&reference.source)
+        text::baseline_source(&reference.source)
     ));
     let offences = explanation.offences;
-    let last = offences.last_ms.map(|ms| format!(", the last at {}", words::utc(ms))).unwrap_or_default();
+    let last = offences.last_ms.map(|ms| format!(", the last at {}", text::utc(ms))).unwrap_or_default();
     lines.push(format!("offences   {}{last}", offences.count));
     lines.push(String::new());
     lines
@@ -125,8 +125,8 @@ fn rule_line(rule: &RuleState, colour: Colour) -> String {
 fn past_line(past: &PastBan) -> String {
     let lasted = u64::try_from((past.ended_ms - past.since_ms) / 1000).unwrap_or(0);
     let note = past.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    let ended = crate::api::feed::lift_name(past.lifted);
-    format!("  {}  {}, {} ({ended}){note}", words::utc(past.since_ms), past.rule, duration(lasted))
+    let ended = text::lift_reason_name(past.lifted);
+    format!("  {}  {}, {} ({ended}){note}", text::utc(past.since_ms), past.rule, duration(lasted))
 }
 
 #[cfg(test)]

@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::client::AgentClient;
 use super::lists::{self, Entry, ListFormat, Parsed, Reading, Wrong};
-use super::print::{self, count};
+use super::print;
 use super::reply::{Format, JsonArg};
 use super::{Exit, args};
 use crate::api::types::{ImportEntry, ImportRequest, Term};
-use crate::api::words;
 use crate::clock;
+use crate::text::{self, count};
 use shield_engine::action::{CommandResult, Reply};
 
 /// Entries sent in one request: each is one transaction of the agent.
@@ -149,7 +149,7 @@ impl Summary {
         let refused = self.refused.iter().map(|result| format!("{}: {}\n", result.client, result.message));
         text.extend(refused.take(SHOWN));
         let wrong =
-            self.wrong.iter().map(|wrong| format!("{}: {}\n", wrong.place, words::printable(&wrong.why)));
+            self.wrong.iter().map(|wrong| format!("{}: {}\n", wrong.place, text::printable(&wrong.why)));
         text.extend(wrong.take(SHOWN));
         text.push_str(&format!(
             "{} {verb}, {} refused, {} over already or no bans, {} not understood\n",

@@ -1,6 +1,6 @@
 //! What commands write to standard output: text, tables, JSON; colours only on a terminal. The one place for it.
 
-pub(crate) use crate::api::words::bytes;
+pub(crate) use crate::text::bytes;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anyhow::{Context, Result};
@@ -135,19 +135,6 @@ impl Table {
     }
 }
 
-/// A count with a space every three digits.
-pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,17 +149,5 @@ mod tests {
             "client         bans  why\n192.0.2.7         3\n2001:db8::/64    12  flood\n"
         );
         assert!(table.render(Colour::On).starts_with("\x1b[1mclient"));
-    }
-
-    #[test]
-    fn numbers_as_people_read_them() {
-        let check = |number, expected: &str| assert_eq!(count(number), expected);
-        check(0, "0");
-        check(999, "999");
-        check(1_000, "1\u{202f}000");
-        check(1_234_567, "1\u{202f}234\u{202f}567");
-        assert_eq!(bytes(1_023), "1023 B");
-        assert_eq!(bytes(1_536), "1.5 KiB");
-        assert_eq!(bytes(u64::MAX), "16384.0 PiB");
     }
 }

@@ -14,7 +14,7 @@ use super::{BadConfig, Exit, args, print};
 use crate::config::Config;
 use crate::replay::input::Input;
 use crate::replay::labels::Labels;
-use crate::replay::{Outcome, Replay, Watch, html, text};
+use crate::replay::{Outcome, Replay, Watch, html, render};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::report::Explanation;
@@ -72,8 +72,8 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit> {
         std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
     }
     match args.json.format() {
-        Format::Json => print_lines(&text::json_lines(&replayed.outcome, score.as_ref()))?,
-        Format::Text => print::text(&text::render(&replayed.outcome, score.as_ref()))?,
+        Format::Json => print_lines(&render::json_lines(&replayed.outcome, score.as_ref()))?,
+        Format::Text => print::text(&render::render(&replayed.outcome, score.as_ref()))?,
     }
     Ok(Exit::Done)
 }
@@ -93,8 +93,8 @@ fn compare(inputs: &[Input], before: &Config, after: &Config, format: Format) ->
     }
     let (before, after) = (replay(inputs, before, None)?.outcome, replay(inputs, after, None)?.outcome);
     match format {
-        Format::Json => print_lines(&text::difference_json(&before, &after))?,
-        Format::Text => print::text(&text::render_difference(&before, &after))?,
+        Format::Json => print_lines(&render::difference_json(&before, &after))?,
+        Format::Text => print::text(&render::render_difference(&before, &after))?,
     }
     Ok(Exit::Done)
 }
@@ -116,7 +116,7 @@ fn explain(replayed: &Replayed, format: Format) -> Result<Exit> {
         .find(|ban| ban.client == explanation.client && ban.at_secs >= explanation.at_secs);
     match format {
         Format::Json => print::json(&serde_json::json!({ "explanation": explanation, "ban": ban }))?,
-        Format::Text => print::text(&text::render_explanation(explanation, ban))?,
+        Format::Text => print::text(&render::render_explanation(explanation, ban))?,
     }
     Ok(Exit::Done)
 }

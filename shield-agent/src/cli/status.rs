@@ -1,23 +1,21 @@
-//! `shield-agent status`: one screen.
+//! `shield-agent status`: the state of the agent, its parts and the traffic on one screen.
 
 use anyhow::Result;
 use clap::Args;
 
 use super::Exit;
 use super::client::AgentClient;
-use super::print::{self, Colour, Style, bytes, count};
+use super::print::{self, Colour, Style};
 use super::reply::{Format, JsonArg};
 use crate::api::types::{Detector, Health, Part, PartStateName, Status};
-use crate::api::words::{self, duration};
+use crate::text::{self, bytes, count, counted, duration, per_sec, percent};
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// Runs it.
 pub(crate) async fn run(args: &StatusArgs, client: &AgentClient) -> Result<Exit> {
     let status: Status = client.get("/status", &[]).await?;
     match args.json.format() {
@@ -27,7 +25,6 @@ pub(crate) async fn run(args: &StatusArgs, client: &AgentClient) -> Result<Exit>
     Ok(Exit::Done)
 }
 
-/// The screen.
 pub(crate) fn render(status: &Status, colour: Colour) -> String {
     let mut lines = vec![headline(status, colour), String::new()];
     let width = status.parts.iter().map(|part| part.part.chars().count()).max().unwrap_or(0).max(LABEL_CHARS);
@@ -46,7 +43,7 @@ pub(crate) fn render(status: &Status, colour: Colour) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Width of the labels at least.
+/// Minimum width of the labels.
 const LABEL_CHARS: usize = 8;
 
 fn row(label: &str, width: usize, text: &str) -> String {
@@ -55,12 +52,12 @@ fn row(label: &str, width: usize, text: &str) -> String {
 
 fn headline(status: &Status, colour: Colour) -> String {
     let (style, health) = match status.health {
-        Health::Ok => (Style::Good, "everything works"),
-        Health::Waiting => (Style::Warn, "getting ready"),
+        Health::Ok => (Style::Good, "healthy"),
+        Health::Waiting => (Style::Warn, "waiting"),
         Health::Degraded => (Style::Bad, "degraded"),
     };
     let name = colour.paint(Style::Bold, &format!("shield {}", status.version));
-    let mode = if status.dry_run { ", dry run: the kernel is left alone" } else { "" };
+    let mode = if status.dry_run { ", dry run: nothing is dropped" } else { "" };
     format!("{name}  {}, up {}{mode}", colour.paint(style, health), duration(status.agent.uptime_secs))
 }
 
@@ -77,29 +74,29 @@ fn part_line(part: &Part, width: usize, colour: Colour) -> String {
 
 fn detector(detector: &Detector, colour: Colour) -> String {
     let (style, state, text) = match (&detector.blast_radius, &detector.warm_up) {
-        (Some(why), _) => (Style::Bad, "stopped", format!("bans nobody: {why}")),
+        (Some(why), _) => (Style::Bad, "stopped", format!("no automatic bans: {why}")),
         (None, Some(warm_up)) => {
             let left = duration(warm_up.remaining_secs);
             (
                 Style::Warn,
                 "warm-up",
-                format!("{left} left; until then bans only floods, probing and password guessing"),
+                format!("{left} left; until then only floods, probing and failed logins lead to bans"),
             )
         }
         (None, None) if detector.frozen => {
-            (Style::Warn, "frozen", "does not learn from an anomaly".to_owned())
+            (Style::Warn, "frozen", "learning paused during the global anomaly".to_owned())
         }
         (None, None) => {
             (Style::Good, "ready", format!("profile {}, {} reference", detector.profile, detector.reference))
         }
     };
-    let clients = format!("{} of {} clients", count(detector.clients), count(detector.max_clients));
+    let clients = format!("tracks {} of {} clients", count(detector.clients), count(detector.max_clients));
     format!("{}  {text}; {clients}", colour.paint(style, &format!("{state:<8}")))
 }
 
 fn traffic(status: &Status, colour: Colour) -> String {
     let global = &status.global;
-    let rate = format!("{:.2} req/s, {:.2} errors/s", global.rate, global.error_rate);
+    let rate = format!("{}, {:.2} errors/s", per_sec(global.rate), global.error_rate);
     match &global.anomaly {
         Some(anomaly) => {
             format!("{rate}; {}", colour.paint(Style::Bad, &format!("anomaly: {}", anomaly.condition)))
@@ -111,10 +108,10 @@ fn traffic(status: &Status, colour: Colour) -> String {
 fn baseline(status: &Status) -> String {
     let baseline = &status.baseline;
     format!(
-        "{:.2} req/s ± {:.2} ({}, from {} of it)",
-        baseline.mean,
+        "{} ± {:.2} ({}, {} of samples)",
+        per_sec(baseline.mean),
         baseline.stddev,
-        words::baseline_source(&baseline.source),
+        text::baseline_source(&baseline.source),
         duration(baseline.samples)
     )
 }
@@ -122,7 +119,7 @@ fn baseline(status: &Status) -> String {
 fn bans(status: &Status) -> String {
     let (bans, totals) = (status.bans, status.totals);
     format!(
-        "{} in force, {} of them permanent; {} made, {} ended",
+        "{} in force, {} of them permanent; {} made, {} ended in all",
         count(bans.active),
         count(bans.permanent),
         count(totals.bans),
@@ -133,8 +130,8 @@ fn bans(status: &Status) -> String {
 fn dropped(status: &Status) -> String {
     let dropped = &status.dropped;
     format!(
-        "{} packets, {}; now {:.1} packets/s",
-        count(dropped.packets),
+        "{}, {}; now {:.1} packets/s",
+        counted(dropped.packets, "packet"),
         bytes(dropped.bytes),
         dropped.packets_per_sec
     )
@@ -142,12 +139,11 @@ fn dropped(status: &Status) -> String {
 
 fn lines_read(status: &Status) -> String {
     let totals = status.totals;
-    let share =
-        if totals.requests == 0 { 0.0 } else { totals.errors as f64 * 100.0 / totals.requests as f64 };
     format!(
-        "{} requests, {share:.1} % errors; {} lines refused, {} saved",
-        count(totals.requests),
-        count(totals.rejected),
+        "{}, {} errors; {} rejected, {} recovered",
+        counted(totals.requests, "request"),
+        percent(totals.errors, totals.requests),
+        counted(totals.rejected, "line"),
         count(totals.salvaged)
     )
 }
@@ -160,10 +156,10 @@ fn agent(status: &Status) -> String {
 fn host(status: &Status) -> String {
     let host = &status.host;
     format!(
-        "{}: {:.1} % of {} CPUs, load {:.2}, {} of {}, up {}",
+        "{}: {:.1} % of {}, load {:.2}, {} of {}, up {}",
         host.name,
         host.cpu_percent,
-        host.cores,
+        counted(u64::from(host.cores), "CPU"),
         host.load_1min,
         bytes(host.memory_used_bytes),
         bytes(host.memory_total_bytes),
@@ -243,20 +239,20 @@ mod tests {
 
     #[test]
     fn one_screen() {
-        let screen = render(&status(), Colour::Off).replace('\u{202f}', " ");
+        let screen = render(&status(), Colour::Off);
         let expected = "\
 shield 0.1.0  degraded, up 2 h
 
 iptables                          active    rules, 12 clients
 xdp                               degraded  no driver support on eth0
 source:/var/log/nginx/access.log  waiting   the file is not there yet
-detector                          ready     profile default, adaptive reference; 1 234 of 1 000 000 clients
+detector                          ready     profile default, adaptive reference; tracks 1,234 of 1,000,000 clients
 
 traffic                           3.20 req/s, 0.10 errors/s
-baseline                          2.90 req/s ± 0.80 (this hour of the day, from 30 min of it)
-bans                              12 in force, 1 of them permanent; 40 made, 28 ended
-dropped                           12 345 packets, 1.5 MiB; now 12.0 packets/s
-lines                             1 000 requests, 2.5 % errors; 3 lines refused, 1 saved
+baseline                          2.90 req/s ± 0.80 (this hour of the day, 30 min of samples)
+bans                              12 in force, 1 of them permanent; 40 made, 28 ended in all
+dropped                           12,345 packets, 1.5 MiB; now 12.0 packets/s
+lines                             1,000 requests, 2.5 % errors; 3 lines rejected, 1 recovered
 agent                             1.2 % of a CPU, 45.0 MiB
 host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 4.0 GiB, up 1 d 1 h
 ";
@@ -264,7 +260,7 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
     }
 
     #[test]
-    fn what_matters_most_is_said_of_the_detector_and_the_traffic() {
+    fn the_detector_and_the_traffic_show_their_most_important_state_first() {
         let mut status = status();
         status.detector.warm_up = Some(WarmUp { remaining_secs: 90 });
         status.global.anomaly =
@@ -275,7 +271,7 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
             assert!(screen.contains(expected), "{screen}");
         }
         status.detector.blast_radius = Some("21 % of the clients".into());
-        assert!(render(&status, Colour::Off).contains("bans nobody: 21 % of the clients"));
+        assert!(render(&status, Colour::Off).contains("no automatic bans: 21 % of the clients"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::mailbox::{Kind, Mailbox, Parcel};
+use crate::text::retrying;
 use shield_engine::event::PartState;
 
 /// How often is posted, and for how long it is tried.
@@ -184,7 +185,7 @@ impl<M: Mailbox> Courier<M> {
         if self.failures < TOLERATED {
             return None;
         }
-        self.degrade(format!("{why}; it is tried again by itself"))
+        self.degrade(retrying(why))
     }
 
     fn give_up(&mut self) {
@@ -314,7 +315,7 @@ mod tests {
         courier.step(0);
         assert_eq!(courier.done(failure(None), 0), None);
         assert_eq!(courier.done(failure(None), 10_000), None);
-        let reason = "answered 503; it is tried again by itself".to_owned();
+        let reason = "inactive, retrying: answered 503".to_owned();
         assert_eq!(courier.done(failure(None), 20_000), Some(PartState::Degraded { reason }));
         assert_eq!(courier.done(failure(None), 40_000), None, "said once");
         let detail = "posting again".to_owned();

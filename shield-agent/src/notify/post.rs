@@ -173,7 +173,7 @@ async fn judge(response: Response, url: &Secret) -> Answer {
 async fn first_words(mut response: Response) -> String {
     let Ok(Some(chunk)) = response.chunk().await else { return String::new() };
     let text = String::from_utf8_lossy(&chunk[..chunk.len().min(REPEATED_BYTES)]).into_owned();
-    format!(": {}", crate::api::words::printable(text.trim()))
+    format!(": {}", crate::text::printable(text.trim()))
 }
 
 /// A `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3).

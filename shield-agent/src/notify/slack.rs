@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::mailbox::{Kind, Mailbox, Parcel};
 use super::words::{self, Message};
-use crate::api::words::{printable, utc};
+use crate::text::{printable, utc};
 use shield_engine::action::Notice;
 use shield_engine::client::Client;
 use shield_engine::verdict::Rule;

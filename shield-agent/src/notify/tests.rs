@@ -203,7 +203,7 @@ async fn slack_down_is_a_state_without_the_secret_and_ends_by_itself() {
     wait_until(|| bench.states_of("slack").len() == 3).await;
     let states = bench.states_of("slack");
     let PartState::Degraded { reason } = &states[1] else { panic!("{states:?}") };
-    assert_eq!(reason, "answered 500 Internal Server Error; it is tried again by itself");
+    assert_eq!(reason, "inactive, retrying: answered 500 Internal Server Error");
     assert_eq!(states[2], PartState::Active { detail: "posting again".into() });
 }
 

@@ -1,10 +1,9 @@
-//! What is said to people in a chat: a heading and a few lines for each event that is worth one. Plain text; making
-//! it safe for a chat's markup is `slack`'s business.
+//! Chat messages: a heading and labelled lines for each event that is worth interrupting somebody for. Plain text;
+//! escaping it for a chat's markup is `slack`'s business.
 
-use crate::api::words::{printable, utc};
-use shield_engine::action::{BanRecord, LiftReason, Notice};
+use crate::text::{cause, lift_reason, per_sec, printable, utc};
+use shield_engine::action::{BanRecord, Notice};
 use shield_engine::time::Ends;
-use shield_engine::verdict::Rule;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +35,7 @@ pub(super) fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
             return Some(Message { title: "GLOBAL TRAFFIC ANOMALY", lines: anomaly_lines(*rate, *mean) });
         }
         Notice::Lifted { client, reason, lasted_secs, note, .. } => {
-            let mut lines = vec![("IP", client.to_string()), ("Reason", lift_words(*reason).to_owned())];
+            let mut lines = vec![("IP", client.to_string()), ("Reason", lift_reason(*reason).to_owned())];
             lines.extend(note.clone().map(|note| ("Note", note)));
             lines.push(("Banned for", seconds(*lasted_secs)));
             ("IP UNBANNED", lines)
@@ -81,10 +80,7 @@ fn ban_lines(ban: &BanRecord) -> Vec<(&'static str, String)> {
             ("Baseline", per_sec(evidence.mean)),
         ]),
         None => {
-            lines.push((
-                "Condition",
-                ban.reason.clone().unwrap_or_else(|| rule_words(ban.ban.rule).to_owned()),
-            ));
+            lines.push(("Condition", cause(ban)));
         }
     }
     lines.push(("Ban duration", term_words(ban)));
@@ -109,28 +105,6 @@ fn term_words(ban: &BanRecord) -> String {
             seconds((wall_ms.saturating_sub(ban.ban.since_ms).max(0) as u64 + 500) / 1000)
         }
     }
-}
-
-/// Why a ban ended.
-pub(super) fn lift_words(reason: LiftReason) -> &'static str {
-    match reason {
-        LiftReason::Expired => "its term is over",
-        LiftReason::Operator => "lifted by an operator",
-        LiftReason::Allowed => "put on the allowlist",
-    }
-}
-
-fn rule_words(rule: Rule) -> &'static str {
-    match rule {
-        Rule::Operator => "banned by an operator",
-        Rule::Imported => "taken from an imported list",
-        Rule::Network => "several clients of this network were banned",
-        detected => detected.name(),
-    }
-}
-
-fn per_sec(rate: f64) -> String {
-    format!("{rate:.2} req/s")
 }
 
 fn seconds(secs: u64) -> String {

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 
 use super::labels::Score;
 use super::{Outcome, Point, ReplayedBan, rfc3339};
-use crate::api::evidence;
-use crate::api::words::{duration, printable};
+use crate::text::{self, duration, printable};
 
 const WIDTH: f64 = 1200.0;
 const HEIGHT: f64 = 320.0;
@@ -161,12 +160,14 @@ fn row(ban: &ReplayedBan, page: &mut String) {
             .iter()
             .map(|path| format!("{} ({})", escape(&printable(&path.path)), path.count))
             .collect();
-        format!("{}<br><span class=\"dim\">{}</span>", escape(&evidence::fired(evidence)), paths.join(", "))
+        format!("{}<br><span class=\"dim\">{}</span>", escape(&text::fired(evidence)), paths.join(", "))
     });
     let _ = write!(
         page,
         "<tr><td>{}</td><td>{}</td><td>{}</td><td>{evidence}</td><td>{term}</td></tr>",
-        ban.timestamp, ban.client, ban.rule
+        ban.timestamp,
+        ban.client,
+        text::rule_title(ban.rule)
     );
 }
 

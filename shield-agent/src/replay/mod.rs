@@ -6,7 +6,7 @@
 pub(crate) mod html;
 pub(crate) mod input;
 pub(crate) mod labels;
-pub(crate) mod text;
+pub(crate) mod render;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;

@@ -2,7 +2,7 @@
 
 use super::{Entry, Parsed};
 use crate::api::types::Ban;
-use crate::api::words::printable;
+use crate::text::printable;
 use shield_engine::client::Client;
 
 /// Reads it; every text is such a list, only its lines may be wrong.

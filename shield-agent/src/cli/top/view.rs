@@ -9,8 +9,7 @@ use ratatui::widgets::{Axis, Block, Cell, Chart, Dataset, GraphType, Paragraph, 
 
 use super::model::{Focus, Model, Wish};
 use crate::api::types::{Ban, ClientActivity, ClientState, Health, Part, PartStateName, Severity, Status};
-use crate::api::words;
-use crate::cli::print::{bytes, count};
+use crate::text::{self, bytes, count};
 
 /// Below this height the plot gives way to the tables.
 const PLOT_FROM_HEIGHT: u16 = 24;
@@ -59,7 +58,7 @@ fn head_lines(model: &Model) -> Vec<Line<'static>> {
     let lost = model
         .lost
         .as_ref()
-        .map(|why| Line::styled(format!("no connection, trying again: {}", words::printable(why)), bad()));
+        .map(|why| Line::styled(format!("no connection, retrying: {}", text::printable(why)), bad()));
     let Some(snapshot) = &model.snapshot else {
         return vec![lost.unwrap_or_else(|| Line::raw("waiting for the agent…"))];
     };
@@ -69,12 +68,12 @@ fn head_lines(model: &Model) -> Vec<Line<'static>> {
 
 fn headline(status: &Status) -> Line<'static> {
     let (health, style) = match status.health {
-        Health::Ok => ("everything works", good()),
-        Health::Waiting => ("getting ready", warn()),
+        Health::Ok => ("healthy", good()),
+        Health::Waiting => ("waiting", warn()),
         Health::Degraded => ("degraded", bad()),
     };
     let mode = if status.dry_run { "  dry run" } else { "" };
-    let uptime = words::duration(status.agent.uptime_secs);
+    let uptime = text::duration(status.agent.uptime_secs);
     Line::from(vec![
         Span::styled(format!("shield {}  ", status.version), Style::new().add_modifier(Modifier::BOLD)),
         Span::styled(health, style),
@@ -116,17 +115,9 @@ fn parts_line(status: &Status) -> Line<'static> {
             PartStateName::Degraded => bad(),
             PartStateName::Off => Style::new(),
         };
-        Span::styled(format!("{} {}  ", short_name(&part.part), part.state.name()), style)
+        Span::styled(format!("{} {}  ", text::part_name(&part.part), part.state.name()), style)
     };
     Line::from(parts.iter().map(span).collect::<Vec<Span<'_>>>())
-}
-
-/// `source:/var/log/nginx/access.log` as `access.log`.
-fn short_name(part: &str) -> &str {
-    match part.strip_prefix("source:") {
-        Some(path) => path.rsplit('/').next().unwrap_or(path),
-        None => part,
-    }
 }
 
 fn draw_plot(model: &Model, frame: &mut Frame<'_>, area: Rect) {
@@ -138,7 +129,7 @@ fn draw_plot(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let highest = rate.iter().chain(&mean).map(|point| point.1).fold(1.0, f64::max);
     let oldest = rate.first().map_or(-60.0, |point| point.0.min(-60.0));
     let datasets = vec![line("baseline", &mean, Color::DarkGray), line("requests/s", &rate, Color::Cyan)];
-    let ago = Span::raw(format!("{} ago", words::duration(-oldest as u64)));
+    let ago = Span::raw(format!("{} ago", text::duration(-oldest as u64)));
     let chart = Chart::new(datasets)
         .block(Block::bordered().title("requests per second"))
         .x_axis(Axis::default().bounds([oldest, 0.0]).labels([ago, Span::raw("now")]))
@@ -218,7 +209,7 @@ fn ban_row(ban: &Ban, now_ms: Option<i64>, columns: Columns) -> Row<'static> {
     };
     let mut cells = vec![
         Cell::from(ban.client.to_string()),
-        Cell::from(left_secs.map_or("permanent".to_owned(), words::duration)),
+        Cell::from(left_secs.map_or("permanent".to_owned(), text::duration)),
     ];
     if columns == Columns::All {
         let dropped = ban.dropped.map_or("-".to_owned(), |dropped| count(dropped.packets));
@@ -235,7 +226,7 @@ fn draw_events(model: &Model, frame: &mut Frame<'_>, area: Rect) {
             Severity::Warning => warn(),
             Severity::Critical => bad(),
         };
-        Line::styled(format!("{}  {}", words::utc(event.at_ms), event.text), style)
+        Line::styled(format!("{}  {}", text::utc(event.at_ms), event.text), style)
     };
     let lines: Vec<Line<'_>> = model.events.iter().map(line).collect();
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title("events")), area);
@@ -245,7 +236,7 @@ fn foot_line(model: &Model) -> Line<'static> {
     match (&model.asked, &model.told) {
         (Some(Wish::Lift(client)), _) => Line::styled(format!("lift the ban of {client}? y/n"), warn()),
         (Some(Wish::Ban(client)), _) => Line::styled(format!("ban {client}? y/n"), warn()),
-        (Some(Wish::ListBans) | None, Some(words)) => Line::raw(words::printable(words)),
+        (Some(Wish::ListBans) | None, Some(words)) => Line::raw(text::printable(words)),
         (Some(Wish::ListBans) | None, None) => {
             Line::raw("q quit   Tab other table   ↑↓ choose   l lift   b ban")
         }
@@ -320,7 +311,7 @@ mod tests {
         model.take(Input::Lost("nobody there".into()));
         model.asked = Some(Wish::Lift("192.0.2.7".parse().unwrap()));
         let screen = screen(&mut model, 100, 30);
-        assert!(screen.contains("no connection, trying again: nobody there"), "{screen}");
+        assert!(screen.contains("no connection, retrying: nobody there"), "{screen}");
         assert!(screen.contains("lift the ban of 192.0.2.7? y/n"), "{screen}");
     }
 }

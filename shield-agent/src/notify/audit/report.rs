@@ -6,9 +6,7 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
-use crate::api::evidence;
-use crate::api::words::{duration, printable, utc};
-use crate::notify::words::lift_words;
+use crate::text::{self, duration, lift_reason, printable, utc};
 use shield_engine::action::{BanRecord, LiftReason, Notice};
 use shield_engine::client::Client;
 use shield_engine::verdict::Rule;
@@ -132,7 +130,7 @@ impl Report {
             Notice::GlobalAnomalyStarted { rate, mean, stddev, .. } => {
                 self.day(at_ms).anomalies += 1;
                 self.tell(at_ms, || {
-                    format!("Global anomaly began: {}", evidence::anomaly(*rate, *mean, *stddev))
+                    format!("Global anomaly began: {}", text::global_anomaly(*rate, *mean, *stddev))
                 });
             }
             Notice::GlobalAnomalyEnded { lasted_secs, .. } => {
@@ -157,7 +155,7 @@ impl Report {
     fn banned(&mut self, ban: &BanRecord, at_ms: i64) {
         self.day(at_ms).bans += 1;
         *self.rules.entry(ban.ban.rule).or_default() += 1;
-        let why = ban.evidence.as_ref().map(|evidence| evidence::fired(evidence));
+        let why = ban.evidence.as_ref().map(|evidence| text::fired(evidence));
         let offender = self.offenders.entry(ban.ban.client).or_insert_with(|| Offender {
             bans: 0,
             last_ms: at_ms,
@@ -174,7 +172,7 @@ impl Report {
         self.day(at_ms).lifts += 1;
         if reason != LiftReason::Expired {
             let note = safe(note.unwrap_or_default());
-            self.by_hand.add(|| format!("| {} | {client} | {} | {note} |", utc(at_ms), lift_words(reason)));
+            self.by_hand.add(|| format!("| {} | {client} | {} | {note} |", utc(at_ms), lift_reason(reason)));
         }
     }
 

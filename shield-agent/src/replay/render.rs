@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 
 use super::labels::Score;
 use super::{Outcome, ReplayedBan, rfc3339};
-use crate::api::evidence;
-use crate::api::words::{self, duration};
+use crate::text::{self, duration};
 use shield_engine::report::Explanation;
 use shield_engine::request::Rejected;
 
@@ -37,7 +36,7 @@ pub(crate) fn render(outcome: &Outcome, score: Option<&Score>) -> String {
 }
 
 fn ban_line(ban: &ReplayedBan) -> String {
-    let why = ban.evidence.as_ref().map(|found| evidence::fired(found)).unwrap_or_default();
+    let why = ban.evidence.as_ref().map(|found| text::fired(found)).unwrap_or_default();
     let verdict = match (&ban.not_made, ban.term_secs) {
         (Some(because), _) => format!("not banned: {because}"),
         (None, Some(secs)) => format!("banned for {}", duration(secs)),
@@ -48,7 +47,7 @@ fn ban_line(ban: &ReplayedBan) -> String {
         .iter()
         .flat_map(|evidence| &evidence.top_paths)
         .take(3)
-        .map(|path| format!("{} ({})", words::printable(&path.path), path.count))
+        .map(|path| format!("{} ({})", text::printable(&path.path), path.count))
         .collect();
     let paths = if paths.is_empty() { String::new() } else { format!("; {}", paths.join(", ")) };
     format!(
@@ -237,7 +236,7 @@ pub(crate) fn render_explanation(explanation: &Explanation, ban: Option<&Replaye
     if !explanation.top_paths.is_empty() {
         out.push_str("\nmost requested paths\n");
         for path in &explanation.top_paths {
-            let _ = writeln!(out, "  {:>6}  {}", path.count, words::printable(&path.path));
+            let _ = writeln!(out, "  {:>6}  {}", path.count, text::printable(&path.path));
         }
     }
     out

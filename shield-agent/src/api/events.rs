@@ -1,0 +1,58 @@
+//! Notices as the API shows them.
+
+use shield_engine::action::Notice;
+use shield_engine::client::Client;
+
+use super::types::{EventView, Severity};
+use crate::text;
+
+/// A notice as the API shows it.
+pub(crate) fn event(id: u64, at_ms: i64, notice: &Notice) -> EventView {
+    EventView {
+        id,
+        at_ms,
+        kind: text::kind(notice).to_owned(),
+        severity: severity(notice),
+        client: client(notice),
+        text: text::notice_line(notice),
+        data: notice.clone(),
+    }
+}
+
+fn severity(notice: &Notice) -> Severity {
+    match notice {
+        Notice::Leaking { .. } | Notice::Degraded { .. } | Notice::BlastRadius { stopped: true, .. } => {
+            Severity::Critical
+        }
+        Notice::Banned(_)
+        | Notice::WouldBan { .. }
+        | Notice::Extended { .. }
+        | Notice::Protected { .. }
+        | Notice::GlobalAnomalyStarted { .. }
+        | Notice::Repaired { .. }
+        | Notice::NetworkProposed { .. }
+        | Notice::Evasion { .. }
+        | Notice::ClockSkew { .. } => Severity::Warning,
+        Notice::Lifted { .. }
+        | Notice::GlobalAnomalyEnded { .. }
+        | Notice::Recovered { .. }
+        | Notice::BlastRadius { stopped: false, .. }
+        | Notice::AllowlistChanged { .. }
+        | Notice::Started { .. }
+        | Notice::Stopping { .. } => Severity::Info,
+    }
+}
+
+fn client(notice: &Notice) -> Option<Client> {
+    match notice {
+        Notice::Banned(ban) | Notice::WouldBan { ban, .. } => Some(ban.ban.client),
+        Notice::Lifted { client, .. }
+        | Notice::Extended { client, .. }
+        | Notice::Protected { client, .. }
+        | Notice::Leaking { client, .. }
+        | Notice::Evasion { client, .. } => Some(*client),
+        Notice::NetworkProposed { network, .. } => Some(*network),
+        Notice::AllowlistChanged { network, .. } => Some(Client::of_network(*network)),
+        _ => None,
+    }
+}

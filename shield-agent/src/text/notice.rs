@@ -1,0 +1,263 @@
+//! Notices in one line each, for the live page, `events`, the agent's log and the timeline of the audit report.
+
+use shield_engine::action::Notice;
+
+use super::{cause, counted, duration, global_anomaly, lift_reason, per_sec, plural, printable, term, until};
+
+/// Every kind of notice, as in the `event` field of its JSON.
+pub(crate) const KINDS: [&str; 18] = [
+    "banned",
+    "would_ban",
+    "lifted",
+    "extended",
+    "protected",
+    "global_anomaly_started",
+    "global_anomaly_ended",
+    "degraded",
+    "recovered",
+    "repaired",
+    "leaking",
+    "blast_radius",
+    "network_proposed",
+    "evasion",
+    "clock_skew",
+    "allowlist_changed",
+    "started",
+    "stopping",
+];
+
+/// The notice's kind: one of [`KINDS`].
+pub(crate) fn kind(notice: &Notice) -> &'static str {
+    match notice {
+        Notice::Banned(_) => "banned",
+        Notice::WouldBan { .. } => "would_ban",
+        Notice::Lifted { .. } => "lifted",
+        Notice::Extended { .. } => "extended",
+        Notice::Protected { .. } => "protected",
+        Notice::GlobalAnomalyStarted { .. } => "global_anomaly_started",
+        Notice::GlobalAnomalyEnded { .. } => "global_anomaly_ended",
+        Notice::Degraded { .. } => "degraded",
+        Notice::Recovered { .. } => "recovered",
+        Notice::Repaired { .. } => "repaired",
+        Notice::Leaking { .. } => "leaking",
+        Notice::BlastRadius { .. } => "blast_radius",
+        Notice::NetworkProposed { .. } => "network_proposed",
+        Notice::Evasion { .. } => "evasion",
+        Notice::ClockSkew { .. } => "clock_skew",
+        Notice::AllowlistChanged { .. } => "allowlist_changed",
+        Notice::Started { .. } => "started",
+        Notice::Stopping { .. } => "stopping",
+    }
+}
+
+/// The notice in one line, printable.
+pub(crate) fn notice_line(notice: &Notice) -> String {
+    printable(&line(notice))
+}
+
+fn line(notice: &Notice) -> String {
+    match notice {
+        Notice::Banned(ban) => format!("{} banned {}: {}", ban.ban.client, term(ban), cause(ban)),
+        Notice::WouldBan { ban, because } => {
+            format!(
+                "{} would be banned {}, but is not ({because}): {}",
+                ban.ban.client,
+                term(ban),
+                cause(ban)
+            )
+        }
+        Notice::Lifted { client, reason, lasted_secs, note, .. } => {
+            let (lasted, reason) = (duration(*lasted_secs), lift_reason(*reason));
+            format!("ban of {client} ended after {lasted}: {reason}{}", in_brackets(note.as_deref()))
+        }
+        Notice::Extended { client, ends, packets_per_sec } => {
+            format!("ban of {client} extended {}: {packets_per_sec:.1} packets/s still arrive", until(*ends))
+        }
+        Notice::Protected { client, network, reason, .. } => {
+            format!("{client} is anomalous but not banned: {network} is {}", reason.describe())
+        }
+        Notice::GlobalAnomalyStarted { rate, mean, stddev, .. } => {
+            format!("global anomaly started: {}", global_anomaly(*rate, *mean, *stddev))
+        }
+        Notice::GlobalAnomalyEnded { rate, lasted_secs, .. } => {
+            format!("global anomaly ended after {}: {}", duration(*lasted_secs), per_sec(*rate))
+        }
+        Notice::Degraded { part, reason } => format!("{part} degraded: {reason}"),
+        Notice::Recovered { part, after_secs } => {
+            format!("{part} recovered after {}", duration(*after_secs))
+        }
+        Notice::Repaired { part, found, restored, removed } => format!(
+            "{part} repaired: {found} ({} restored, {} removed)",
+            counted(*restored, "ban"),
+            plural(*removed, "entry", "entries")
+        ),
+        Notice::Leaking { client, requests, cause } => {
+            let requests = counted(u64::from(*requests), "request");
+            format!("{client} is banned, but {requests} of it reached the web server: {cause}")
+        }
+        Notice::BlastRadius { stopped: true, reason } => format!("automatic bans stopped: {reason}"),
+        Notice::BlastRadius { stopped: false, reason } => format!("automatic bans resumed: {reason}"),
+        Notice::NetworkProposed { network, banned, clean } => format!(
+            "ban of {network} proposed: {}, {} in it without an offence",
+            counted(u64::from(*banned), "banned client"),
+            counted(u64::from(*clean), "other")
+        ),
+        Notice::Evasion { client, lines } => {
+            let lines = counted(u64::from(*lines), "line");
+            format!("{lines} of {client} in one minute not valid in the log's format")
+        }
+        Notice::ClockSkew { source, skew_secs } => {
+            let side = if *skew_secs > 0 { "ahead of" } else { "behind" };
+            let skew = duration(skew_secs.unsigned_abs());
+            format!("times in {source} are {skew} {side} the wall clock")
+        }
+        Notice::AllowlistChanged { network, added, note } => {
+            let change = if *added { "added to" } else { "removed from" };
+            format!("{network} {change} the allowlist{}", in_brackets(note.as_deref()))
+        }
+        Notice::Started { version, restored, dry_run } => {
+            let mode = if *dry_run { ", dry run" } else { "" };
+            format!("shield {version} started, {} restored{mode}", counted(*restored, "ban"))
+        }
+        Notice::Stopping { bans: 0 } => "shield is stopping; no bans in force".to_owned(),
+        Notice::Stopping { bans } => {
+            let stay = if *bans == 1 { "stays until its end" } else { "stay until their end" };
+            format!("shield is stopping; {} {stay}", counted(*bans, "ban"))
+        }
+    }
+}
+
+fn in_brackets(note: Option<&str>) -> String {
+    note.map(|note| format!(" ({note})")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::evidence::tests::{ban, evidence};
+    use super::*;
+    use shield_engine::action::LiftReason;
+    use shield_engine::allowlist::AllowReason;
+    use shield_engine::client::Client;
+    use shield_engine::time::Ends;
+    use shield_engine::verdict::{PathCount, Rule};
+
+    fn check(notice: &Notice, expected: &str) {
+        assert_eq!(notice_line(notice), expected);
+        assert!(KINDS.contains(&kind(notice)));
+        assert_eq!(serde_json::to_value(notice).unwrap()["event"], kind(notice));
+    }
+
+    fn client() -> Client {
+        "192.0.2.7".parse().unwrap()
+    }
+
+    #[test]
+    fn a_ban_has_its_numbers_and_no_control_characters() {
+        let mut found = evidence(Rule::ZScore, &[("z-score", 5.43, 2.0)]);
+        found.tightened = true;
+        found.top_paths = vec![PathCount { path: "/wp-login.php\u{1b}[2J".into(), count: 199 }];
+        check(
+            &Notice::Banned(Box::new(ban(Some(found), Rule::ZScore, None))),
+            "192.0.2.7 banned for 10 min: 3.72 req/s, 5.43 standard deviations above the usual 0.10 req/s (limit 2, \
+             lowered because so many of its requests failed). 223 requests in 60 s, 73 failed. Most requested: \
+             /wp-login.php\\u{1b}[2J (199x)",
+        );
+    }
+
+    #[test]
+    fn what_becomes_of_bans() {
+        check(
+            &Notice::WouldBan { ban: Box::new(ban(None, Rule::Flood, None)), because: "dry run".into() },
+            "192.0.2.7 would be banned for 10 min, but is not (dry run): flood of requests",
+        );
+        let lifted = |reason, note: Option<&str>| Notice::Lifted {
+            client: client(),
+            reason,
+            lasted_secs: 600,
+            offence: 1,
+            note: note.map(str::to_owned),
+        };
+        check(&lifted(LiftReason::Expired, None), "ban of 192.0.2.7 ended after 10 min: its term is over");
+        check(
+            &lifted(LiftReason::Operator, Some("by mail")),
+            "ban of 192.0.2.7 ended after 10 min: lifted by an operator (by mail)",
+        );
+        check(
+            &Notice::Extended {
+                client: client(),
+                ends: Ends::At { boot_ms: 0, wall_ms: 1_778_537_253_000 },
+                packets_per_sec: 12.0,
+            },
+            "ban of 192.0.2.7 extended until 2026-05-11T22:07:33Z: 12.0 packets/s still arrive",
+        );
+        let leaking = |requests| Notice::Leaking { client: client(), requests, cause: "a proxy".into() };
+        check(&leaking(1), "192.0.2.7 is banned, but 1 request of it reached the web server: a proxy");
+        check(&leaking(7), "192.0.2.7 is banned, but 7 requests of it reached the web server: a proxy");
+        check(
+            &Notice::Protected {
+                client: client(),
+                network: "192.0.2.7/32".parse().unwrap(),
+                reason: AllowReason::Gateway,
+                evidence: None,
+            },
+            "192.0.2.7 is anomalous but not banned: 192.0.2.7/32 is a gateway of this host",
+        );
+    }
+
+    #[test]
+    fn what_concerns_many() {
+        check(
+            &Notice::GlobalAnomalyStarted { condition: String::new(), rate: 9.87, mean: 2.81, stddev: 0.62 },
+            "global anomaly started: 9.87 req/s server-wide, 11.4 standard deviations above the usual 2.81 req/s",
+        );
+        check(
+            &Notice::GlobalAnomalyEnded { rate: 2.9, mean: 2.81, lasted_secs: 90 },
+            "global anomaly ended after 1 min 30 s: 2.90 req/s",
+        );
+        let limit = || "51 bans in 60 s > 50".to_owned();
+        let blast_radius = |stopped| Notice::BlastRadius { stopped, reason: limit() };
+        check(&blast_radius(true), "automatic bans stopped: 51 bans in 60 s > 50");
+        check(&blast_radius(false), "automatic bans resumed: 51 bans in 60 s > 50");
+        check(
+            &Notice::NetworkProposed { network: "192.0.2.0/24".parse().unwrap(), banned: 12, clean: 1 },
+            "ban of 192.0.2.0/24 proposed: 12 banned clients, 1 other in it without an offence",
+        );
+        let changed = |added, note: Option<&str>| Notice::AllowlistChanged {
+            network: "192.0.2.0/24".parse().unwrap(),
+            added,
+            note: note.map(str::to_owned),
+        };
+        check(&changed(true, Some("office")), "192.0.2.0/24 added to the allowlist (office)");
+        check(&changed(false, None), "192.0.2.0/24 removed from the allowlist");
+    }
+
+    #[test]
+    fn shield_itself() {
+        check(
+            &Notice::Degraded { part: "xdp".into(), reason: "no driver".into() },
+            "xdp degraded: no driver",
+        );
+        check(&Notice::Recovered { part: "xdp".into(), after_secs: 4 }, "xdp recovered after 4 s");
+        let repaired = |restored, removed| Notice::Repaired {
+            part: "iptables".into(),
+            found: "the jump was missing".into(),
+            restored,
+            removed,
+        };
+        check(&repaired(1, 2), "iptables repaired: the jump was missing (1 ban restored, 2 entries removed)");
+        check(&repaired(2, 1), "iptables repaired: the jump was missing (2 bans restored, 1 entry removed)");
+        check(
+            &Notice::Evasion { client: client(), lines: 30 },
+            "30 lines of 192.0.2.7 in one minute not valid in the log's format",
+        );
+        let skewed = |skew_secs| Notice::ClockSkew { source: "/var/log/a.log".into(), skew_secs };
+        check(&skewed(300), "times in /var/log/a.log are 5 min ahead of the wall clock");
+        check(&skewed(-300), "times in /var/log/a.log are 5 min behind the wall clock");
+        let started = |restored, dry_run| Notice::Started { version: "1".into(), restored, dry_run };
+        check(&started(1, true), "shield 1 started, 1 ban restored, dry run");
+        check(&started(2, false), "shield 1 started, 2 bans restored");
+        check(&Notice::Stopping { bans: 0 }, "shield is stopping; no bans in force");
+        check(&Notice::Stopping { bans: 1 }, "shield is stopping; 1 ban stays until its end");
+        check(&Notice::Stopping { bans: 2 }, "shield is stopping; 2 bans stay until their end");
+    }
+}
