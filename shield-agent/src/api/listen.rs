@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
-use super::gate::Peer;
+use super::auth::Peer;
 use super::socket::ControlSocket;
 
 /// The limits of one listener.

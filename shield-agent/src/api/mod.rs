@@ -1,6 +1,6 @@
 //! The HTTP API: `/api/v1`, its event stream and `/metrics`, on the Unix control socket and, with the page, on TCP.
 //!
-//! `backend` is what it needs from the rest of the agent; `types` is its JSON (`docs/openapi.json`); `gate` decides who
+//! `backend` is what it needs from the rest of the agent; `types` is its JSON (`docs/openapi.json`); `auth` decides who
 //! may do what; `routes` answers; `live` shares one reading of the engine among all who ask; `listen` bounds what
 //! clients can take. The engine never waits for anything here (invariant 7).
 
@@ -9,7 +9,7 @@ pub(crate) mod convert;
 pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod feed;
-pub(crate) mod gate;
+pub(crate) mod auth;
 pub(crate) mod history;
 pub(crate) mod listen;
 pub(crate) mod live;
@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 
 use self::backend::Backend;
 use self::feed::Feed;
-use self::gate::TcpGate;
+use self::auth::TcpAuth;
 use self::live::Live;
 use self::routes::Api;
 use self::socket::ControlSocket;
@@ -103,9 +103,9 @@ impl Server {
             )
         })?;
         let bound = listener.local_addr().context("asking for the API's own address")?;
-        let gate = Arc::new(TcpGate::new(token, bound, &self.hosts));
+        let auth = Arc::new(TcpAuth::new(token, bound, &self.hosts));
         let gated =
-            routes::router(&self.api).merge(page).layer(middleware::from_fn_with_state(gate, gate::tcp));
+            routes::router(&self.api).merge(page).layer(middleware::from_fn_with_state(auth, auth::tcp));
         self.tcp.push((listener, routes::finish(gated, &self.api)));
         Ok(bound)
     }
@@ -113,7 +113,7 @@ impl Server {
     /// Serves until `stop` is true; then lets requests under way finish for half a second.
     pub async fn run(self, stop: watch::Receiver<bool>) {
         let mut tasks = JoinSet::new();
-        let gated = routes::router(&self.api).layer(middleware::from_fn(gate::unix));
+        let gated = routes::router(&self.api).layer(middleware::from_fn(auth::unix));
         let unix_router = routes::finish(gated, &self.api);
         for socket in self.unix {
             tasks.spawn(listen::serve_unix(socket, unix_router.clone(), self.limits, stop.clone()));

@@ -1,4 +1,4 @@
-//! The paths of `/api/v1` and `/metrics`: parse and bound what is asked for, ask, answer. Who may ask is `gate`'s work.
+//! The paths of `/api/v1` and `/metrics`: parse and bound what is asked for, ask, answer. Who may ask is `auth`'s work.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::gate::Peer;
+use super::auth::Peer;
 
 /// The group whose members may use the control socket.
 pub(crate) const GROUP: &str = "shield";

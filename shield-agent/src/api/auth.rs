@@ -15,7 +15,7 @@ use super::types::{Transport, Whoami};
 
 /// What TCP requests are held against.
 #[derive(Debug, Clone)]
-pub(crate) struct TcpGate {
+pub(crate) struct TcpAuth {
     token: Token,
     hosts: Hosts,
     reads: Reads,
@@ -47,12 +47,12 @@ enum Credentials {
     Wrong,
 }
 
-impl TcpGate {
+impl TcpAuth {
     /// For a listener bound to `bound`, also called by `names` (host names without a port).
-    pub(crate) fn new(token: Token, bound: SocketAddr, names: &[String]) -> TcpGate {
+    pub(crate) fn new(token: Token, bound: SocketAddr, names: &[String]) -> TcpAuth {
         let reads = if bound.ip().is_loopback() { Reads::Open } else { Reads::NeedToken };
         let names = names.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect();
-        TcpGate { token, hosts: Hosts { bound: bound.ip().to_canonical(), names }, reads }
+        TcpAuth { token, hosts: Hosts { bound: bound.ip().to_canonical(), names }, reads }
     }
 
     /// Decides on one request.
@@ -135,18 +135,18 @@ fn without_port(host: &str) -> Option<&str> {
     is_sound.then_some(name)
 }
 
-/// The gate of TCP listeners.
+/// Authorises requests of TCP listeners.
 pub(crate) async fn tcp(
-    State(gate): State<Arc<TcpGate>>,
+    State(auth): State<Arc<TcpAuth>>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let whoami = gate.decide(&request)?;
+    let whoami = auth.decide(&request)?;
     request.extensions_mut().insert(whoami);
     Ok(next.run(request).await)
 }
 
-/// The gate of the control socket.
+/// Authorises requests of the control socket.
 pub(crate) async fn unix(mut request: Request, next: Next) -> Result<Response, ApiError> {
     match request.extensions().get::<Peer>() {
         Some(Peer(Ok(()))) => {}
@@ -167,8 +167,8 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-    fn gate(bound: &str) -> TcpGate {
-        TcpGate::new(Token::of(TOKEN), bound.parse().unwrap(), &["Shield.Example.ORG".to_owned()])
+    fn gate(bound: &str) -> TcpAuth {
+        TcpAuth::new(Token::of(TOKEN), bound.parse().unwrap(), &["Shield.Example.ORG".to_owned()])
     }
 
     #[test]
