@@ -7,6 +7,10 @@
     not(feature = "test-support"),
     allow(unreachable_pub, reason = "the items behind `test_support` are public for it alone")
 )]
+#![cfg_attr(
+    feature = "test-support",
+    allow(missing_docs, reason = "what only tests and benchmarks reach is documented where it needs to be")
+)]
 
 mod api;
 mod backend;

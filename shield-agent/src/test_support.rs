@@ -1,8 +1,6 @@
 //! Inner parts that the crate's integration tests, the privileged tests and the benchmarks reach into, under the
 //! modules' own names.
 
-#![expect(missing_docs, reason = "documented where they belong")]
-
 pub mod api {
     pub use crate::api::{Server, Settings};
     pub mod backend {

@@ -13,7 +13,7 @@ fn shield(args: &[&str], log: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_shield-agent")).args(args).arg(log).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -29,17 +29,17 @@ fn log_in(dir: &Path) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_whole_log_is_said_to_be_whole_and_a_changed_one_fails() {
+fn an_intact_log_is_verified_and_a_changed_one_fails() {
     let dir = tempfile::tempdir().unwrap();
     let path = log_in(dir.path());
     let whole = shield(&["audit", "verify"], &path);
     assert_eq!(whole.status.code(), Some(0), "{whole:?}");
-    assert!(said(&whole).contains("3 lines in 1 files"), "{whole:?}");
+    assert!(stdout(&whole).contains("3 lines in 1 file"), "{whole:?}");
     let changed = std::fs::read_to_string(&path).unwrap().replace("slack", "stack");
     std::fs::write(&path, changed).unwrap();
     let broken = shield(&["audit", "verify"], &path);
     assert_eq!(broken.status.code(), Some(1), "{broken:?}");
-    assert!(said(&broken).contains("audit.jsonl:2: the line was changed"), "{broken:?}");
+    assert!(stdout(&broken).contains("audit.jsonl:2: the line was changed"), "{broken:?}");
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_report_of_the_last_hour() {
     let path = log_in(dir.path());
     let report = shield(&["audit", "report", "--since", "1h"], &path);
     assert_eq!(report.status.code(), Some(0), "{report:?}");
-    assert!(said(&report).contains("slack degraded: a test"), "{report:?}");
+    assert!(stdout(&report).contains("slack degraded: a test"), "{report:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `shield-agent allow [CLIENT…] [--remove]`
+//! `shield-agent allow [CLIENT…] [--remove]`: shows and changes the allowlist.
 
 use anyhow::Result;
 use clap::Args;
@@ -11,30 +11,30 @@ use super::reply::{self, Format, JsonArg};
 use crate::api::types::{AllowList, AllowRequest};
 use shield_engine::client::Client;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub struct AllowArgs {
     /// An address or a network
     #[arg(value_name = "CLIENT")]
     clients: Vec<Client>,
-    /// List everything that is never banned, with the reason
+    /// List the allowlist, with the reason of each entry
     #[arg(long, conflicts_with_all = ["clients", "remove", "reason"])]
     list: bool,
-    /// Take these off the list again (only what `allow` put there)
+    /// Remove these from the allowlist (only entries added with `allow`)
     #[arg(long, requires = "clients")]
     remove: bool,
-    /// Why, for the record
+    /// The reason, for the record
     #[arg(long, value_name = "TEXT", requires = "clients")]
     reason: Option<String>,
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// Runs it.
 pub(crate) async fn run(args: &AllowArgs, client: &AgentClient) -> Result<Exit> {
     if args.list || args.clients.is_empty() {
         if !args.list && args.remove {
-            return Err(UsageError("--remove needs the clients to take off the list".to_owned()).into());
+            return Err(
+                UsageError("--remove needs the clients to remove from the allowlist".to_owned()).into()
+            );
         }
         return list(client, args.json.format()).await;
     }

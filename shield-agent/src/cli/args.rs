@@ -1,4 +1,4 @@
-//! What command lines are made of: terms, moments, the error of wrong usage.
+//! Values on command lines: terms, durations, moments; and the error for contradictory arguments.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use crate::api::types::{MAX_TERM_SECS, Term};
 
-/// The command line asks for something that makes no sense together.
+/// Arguments that contradict each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UsageError(pub String);
 
@@ -27,15 +27,13 @@ pub(crate) fn term(text: &str) -> Result<Term, String> {
     }
     match seconds(text)? {
         secs @ 1..=MAX_TERM_SECS => Ok(Term::Secs(secs)),
-        _ => {
-            Err("a term is at least one second and at most 100 years; say `permanent` for no end".to_owned())
-        }
+        _ => Err("a term is at least 1 s and at most 100 years; use `permanent` for no end".to_owned()),
     }
 }
 
-/// Parses a length of time into whole seconds; days have 24 hours.
+/// Parses a duration into whole seconds; days have 24 hours.
 pub(crate) fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no length of time such as 90s, 10m, 2h, 7d or `1d 12h`");
+    let wrong = || format!("{text:?} is not a duration such as 90s, 10m, 2h, 7d or `1d 12h`");
     let span: Span = text.trim().parse().map_err(|_| wrong())?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     u64::try_from(duration.as_secs()).map_err(|_| wrong())
@@ -51,7 +49,7 @@ pub(crate) fn moment(text: &str) -> Result<i64, String> {
     let local = text.parse::<jiff::civil::DateTime>().and_then(|time| zone.to_timestamp(time));
     local.map(Timestamp::as_millisecond).map_err(|_| {
         format!(
-            "{text:?} is no moment such as 2026-05-11T22:07:33Z or, in this host's zone, `2026-05-11 22:07`"
+            "{text:?} is not a time such as 2026-05-11T22:07:33Z or, in this host's time zone, `2026-05-11 22:07`"
         )
     })
 }

@@ -1,4 +1,4 @@
-//! `shield-agent audit`: verifies the audit log's chain, or makes a report of it. Reads files only; no agent is asked.
+//! `shield-agent audit`: verifies the audit log's hash chain, or makes a report. Reads files only; needs no agent.
 
 use std::path::{Path, PathBuf};
 
@@ -11,15 +11,14 @@ use crate::clock;
 use crate::notify::audit::chain::Verifier;
 use crate::notify::audit::files;
 use crate::notify::audit::report::Report;
+use crate::text::counted;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AuditArgs {
     #[command(subcommand)]
     command: AuditCommand,
 }
 
-/// What to do with the log.
 #[derive(Debug, Clone, Subcommand)]
 enum AuditCommand {
     /// Check that no line was changed, removed or added
@@ -36,14 +35,13 @@ struct VerifyArgs {
 
 #[derive(Debug, Clone, Args)]
 struct ReportArgs {
-    /// How far back, such as 24h, 7d or 4w
+    /// The period up to now, such as 24h, 7d or `1w 2d`
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = super::args::seconds)]
     since: u64,
     #[command(flatten)]
     log: LogArgs,
 }
 
-/// Which files.
 #[derive(Debug, Clone, Args)]
 struct LogArgs {
     /// The log's files, in any order; default: the configured one and its rotated files
@@ -63,7 +61,7 @@ impl LogArgs {
         let found = files::family(&path)?;
         if found.is_empty() {
             bail!(
-                "there is no audit log at {}: name its files, or the configuration with --config",
+                "there is no audit log at {}: name its files, or its configuration with --config",
                 path.display()
             );
         }
@@ -71,7 +69,6 @@ impl LogArgs {
     }
 }
 
-/// Runs the command.
 pub(crate) fn run(args: &AuditArgs) -> Result<Exit> {
     match &args.command {
         AuditCommand::Verify(args) => verify(&args.log.files()?),
@@ -98,24 +95,29 @@ fn render(verifier: &Verifier, paths: &[PathBuf]) -> String {
     for problem in &verifier.problems {
         out.push_str(&format!("{}:{}: {}\n", problem.file, problem.line, problem.what));
     }
-    let untold = verifier.problem_count - verifier.problems.len() as u64;
-    if untold > 0 {
-        out.push_str(&format!("and {untold} more problems\n"));
+    let hidden = verifier.problem_count - verifier.problems.len() as u64;
+    if hidden > 0 {
+        out.push_str(&format!("and {} more\n", counted(hidden, "problem")));
     }
     let verdict = match verifier.problem_count {
-        0 => "the chain is whole".to_owned(),
-        1 => "1 problem: the log is not as it was written".to_owned(),
-        count => format!("{count} problems: the log is not as it was written"),
+        0 => "the chain is intact".to_owned(),
+        problems => format!("{}: the log was changed after it was written", counted(problems, "problem")),
     };
     let last = paths.last().map_or(Path::new("-"), PathBuf::as_path).display();
-    let lines = verifier.lines;
-    out.push_str(&format!("{lines} lines in {} files up to {last}: {verdict}\n", paths.len()));
+    let (lines, files) = (counted(verifier.lines, "line"), counted(paths.len() as u64, "file"));
+    out.push_str(&format!("{lines} in {files} up to {last}: {verdict}\n"));
     if verifier.first_seq > 1 {
-        let before = verifier.first_seq - 1;
-        out.push_str(&format!("lines 1 to {before} are in files that are not here any more\n"));
+        let earlier = match verifier.first_seq - 1 {
+            1 => "line 1 is".to_owned(),
+            before => format!("lines 1 to {before} are"),
+        };
+        out.push_str(&format!("{earlier} in older files that are missing here\n"));
     }
     if verifier.torn > 0 {
-        out.push_str(&format!("{} lines were torn by a crash, as the log says itself\n", verifier.torn));
+        out.push_str(&format!(
+            "{} torn by a crash, as recorded in the log\n",
+            counted(verifier.torn, "line")
+        ));
     }
     out
 }
@@ -165,17 +167,17 @@ mod tests {
         let check = |tamper: &dyn Fn(String) -> String, expected: &str, problems: u64| {
             assert_eq!(verified(tamper), (expected.to_owned(), problems));
         };
-        check(&|text| text, "3 lines in 1 files up to audit.jsonl: the chain is whole\n", 0);
+        check(&|text| text, "3 lines in 1 file up to audit.jsonl: the chain is intact\n", 0);
         check(
             &|text| text.replace("\"bans\":2", "\"bans\":9"),
             "audit.jsonl:2: the line was changed: its hash is not that of its text\n\
-             3 lines in 1 files up to audit.jsonl: 1 problem: the log is not as it was written\n",
+             3 lines in 1 file up to audit.jsonl: 1 problem: the log was changed after it was written\n",
             1,
         );
         check(
             &|text| text.split_inclusive('\n').skip(1).collect(),
-            "2 lines in 1 files up to audit.jsonl: the chain is whole\n\
-             lines 1 to 1 are in files that are not here any more\n",
+            "2 lines in 1 file up to audit.jsonl: the chain is intact\n\
+             line 1 is in older files that are missing here\n",
             0,
         );
     }

@@ -1,4 +1,4 @@
-//! `shield-agent ban CLIENT…`
+//! `shield-agent ban CLIENT…`: bans clients or networks by hand.
 
 use anyhow::Result;
 use clap::Args;
@@ -9,23 +9,21 @@ use super::{Exit, args};
 use crate::api::types::{BanRequest, Term};
 use shield_engine::client::Client;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub struct BanArgs {
     /// An address, or a network such as 192.0.2.0/24. A single IPv6 address stands for its /64
     #[arg(required = true, value_name = "CLIENT")]
     clients: Vec<Client>,
-    /// For how long: 90s, 10m, 2h, 7d, permanent; or the next step of the backoff ladder
+    /// The term: 90s, 10m, 2h, `1d 12h`, permanent; or next, the next step of the backoff ladder
     #[arg(long = "for", value_name = "TIME", value_parser = args::term, default_value = "next")]
     term: Term,
-    /// Why, for the record
+    /// The reason, for the record
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// Runs it.
 pub(crate) async fn run(args: &BanArgs, client: &AgentClient) -> Result<Exit> {
     let request = BanRequest { clients: args.clients.clone(), term: args.term, reason: args.reason.clone() };
     reply::show(&client.post("/ban", &request).await?, args.json.format())

@@ -1,4 +1,4 @@
-//! `shield-agent bans [BEGINNING]`
+//! `shield-agent bans [BEGINNING]`: lists the bans in force.
 
 use anyhow::Result;
 use clap::Args;
@@ -10,39 +10,37 @@ use super::reply::{Format, JsonArg};
 use crate::api::types::{Ban, BanPage, BanSort};
 use crate::text;
 
-/// Bans asked for at once when all are wanted: the most that the API gives.
+/// Bans per request with `--all`: the API's maximum.
 const PAGE: u32 = 1_000;
 
-/// Characters of the cause that the table shows.
+/// Maximum characters of the cause column.
 const CAUSE_CHARS: usize = 80;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub struct BansArgs {
-    /// Only clients whose text begins like this; a whole address also finds the networks that hold it
+    /// Only clients that begin with this text; a whole address also finds the networks that contain it
     #[arg(value_name = "BEGINNING")]
     search: Option<String>,
     /// Only bans for this rule: z_score, rate_multiplier, error_surge, probing, flood, behaviour, operator, imported,
     /// network
     #[arg(long, value_name = "RULE")]
     rule: Option<String>,
-    /// In which order
+    /// The order
     #[arg(long, value_enum, default_value_t)]
     sort: BanSort,
-    /// How many at most
+    /// The maximum number of bans listed
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
-    /// How many to pass over
+    /// The number of bans to skip
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "all")]
     offset: u64,
-    /// All of them, however many
+    /// List all bans, however many
     #[arg(long, conflicts_with = "limit")]
     all: bool,
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// Runs it.
 pub(crate) async fn run(args: &BansArgs, client: &AgentClient) -> Result<Exit> {
     let query = Query { search: args.search.clone(), rule: args.rule.clone(), sort: args.sort };
     let page = if args.all {
@@ -57,19 +55,17 @@ pub(crate) async fn run(args: &BansArgs, client: &AgentClient) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Which bans.
+/// A selection of bans.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Query {
     /// See [`crate::api::backend::BanQuery::search`].
     pub search: Option<String>,
     /// Only bans for this rule.
     pub rule: Option<String>,
-    /// In which order.
     pub sort: BanSort,
 }
 
 impl Query {
-    /// One page of them.
     pub(crate) async fn page(
         &self,
         client: &AgentClient,
@@ -87,7 +83,7 @@ impl Query {
     }
 }
 
-/// All bans that match, page by page. A ban made or lifted meanwhile may be missed or seen, none is given twice.
+/// Fetches all matching bans page by page. A ban made or lifted meanwhile may be missed or included; none appears twice.
 pub(crate) async fn all(client: &AgentClient, query: &Query) -> Result<BanPage, ClientError> {
     let mut whole = query.page(client, 0, PAGE).await?;
     let mut seen: std::collections::HashSet<_> = whole.bans.iter().map(|ban| ban.client).collect();
@@ -187,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn no_bans_are_said_to_be_none() {
+    fn an_empty_list_has_its_reason() {
         let page = |total| BanPage { bans: Vec::new(), total, next: None, now_ms: 0 };
         assert_eq!(render(&page(0), 0, Colour::Off), "No client is banned.\n");
         assert!(render(&page(7), 50, Colour::Off).contains("--offset"));

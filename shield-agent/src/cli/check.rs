@@ -1,4 +1,4 @@
-//! `shield-agent check`: reads the configuration and says what would be done with it.
+//! `shield-agent check`: validates the configuration and shows its effect.
 
 use std::fmt::Write as _;
 
@@ -10,8 +10,8 @@ use super::run::ConfigArg;
 use super::{Exit, print};
 use crate::config::{Config, Use};
 use crate::source::Input;
+use crate::text::counted;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
@@ -20,7 +20,6 @@ pub(crate) struct CheckArgs {
     json: JsonArg,
 }
 
-/// Checks; a wrong configuration is an error.
 pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
     let config = args.config.load()?;
     match args.json.format() {
@@ -37,43 +36,43 @@ fn render(config: &Config) -> String {
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(out, "{name:<12}{value}");
     };
-    line("config", &format!("{file}: good"));
+    line("config", &format!("{file}: valid"));
     for source in &config.sources {
         line("source", &format!("{} ({})", source.name, presence(&source.input)));
     }
     line("detect", &format!("profile {}", config.profile));
-    line("iptables", in_words(config.use_iptables));
-    line("xdp", in_words(config.use_xdp));
+    line("iptables", use_text(config.use_iptables));
+    line("xdp", use_text(config.use_xdp));
     line("page", &config.page.map_or("off".to_owned(), |addr| format!("http://{addr}/")));
     line("slack", if config.slack.is_some() { "on" } else { "off" });
     line("webhook", if config.webhook.is_some() { "on" } else { "off" });
-    line("allowed", &format!("{} networks configured", config.allow.len()));
+    line("allowed", &format!("{} configured", counted(config.allow.len() as u64, "network")));
     line("state", &config.state_dir.display().to_string());
     line("socket", &config.socket.display().to_string());
     line("audit", &config.audit.display().to_string());
     out
 }
 
-fn in_words(used: Use) -> &'static str {
+fn use_text(used: Use) -> &'static str {
     match used {
-        Use::On => "on; where it cannot work the agent says so and goes on",
+        Use::On => "on; the agent runs without it where it does not work",
         Use::Off => "off",
-        Use::Required => "required; where it cannot work the agent does not start",
+        Use::Required => "required; the agent does not start where it does not work",
     }
 }
 
-/// Whether there is something to read yet.
+/// The state of a source's input as this user sees it.
 fn presence(input: &Input) -> &'static str {
     match input {
         Input::Stdin => "standard input",
-        Input::Syslog(_) => "a socket that the agent makes",
+        Input::Syslog(_) => "a socket that the agent creates",
         Input::Files(text) if text.contains(['*', '?', '[']) => "a pattern",
         Input::Files(path) => match std::fs::File::open(path) {
             Ok(_) => "readable",
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                "not there yet: the agent waits for it"
+                "does not exist yet: the agent waits for it"
             }
-            Err(_) => "not readable for you: the agent waits until it is",
+            Err(_) => "not readable by this user: the agent waits until it is",
         },
     }
 }
@@ -83,13 +82,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checked_configuration_is_told_on_one_screen() {
+    fn a_valid_configuration_is_shown_on_one_screen() {
         let config = Config::parse("[[source]]\npath = '/nowhere/*.log'\n[xdp]\nmode = 'off'").unwrap();
         let expected = "\
-config      the defaults (no file): good
+config      the defaults (no file): valid
 source      /nowhere/*.log (a pattern)
 detect      profile default
-iptables    on; where it cannot work the agent says so and goes on
+iptables    on; the agent runs without it where it does not work
 xdp         off
 page        http://127.0.0.1:8080/
 slack       off

@@ -1,4 +1,4 @@
-//! `shield-agent cleanup`: takes everything of Shield's out of the kernel, and nothing else.
+//! `shield-agent cleanup`: removes everything of Shield's from the kernel, and nothing else.
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -11,23 +11,22 @@ use crate::enforce::Enforcer;
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CleanupArgs {
     #[command(flatten)]
     config: ConfigArg,
 }
 
-/// Cleans up. The database, the configuration and the audit log stay.
+/// Removes all kernel state; a part that fails does not keep the other from being cleaned up. The database, the configuration and the audit log stay.
 ///
 /// # Errors
-/// When an agent is running (it would put everything back), or something could not be removed.
+/// When an agent is running (it would restore everything).
 pub(crate) async fn run(args: &CleanupArgs, client: &AgentClient) -> Result<Exit> {
     if client.get::<Status>("/status", &[]).await.is_ok() {
-        bail!("the agent is running and would put everything back: stop it first (systemctl stop shield)");
+        bail!("the agent is running and would restore everything: stop it first (systemctl stop shield)");
     }
     let config = args.config.load()?;
-    // In the kernel things can lie from an earlier configuration, so both are cleaned whatever is configured now.
+    // The kernel may hold state of an earlier configuration, so both are cleaned up whatever is configured now.
     let enforcers: [Box<dyn Enforcer>; 2] =
         [Box::new(IptablesEnforcer::new(config.iptables)), Box::new(XdpEnforcer::new(config.xdp))];
     let mut exit = Exit::Done;
@@ -37,12 +36,12 @@ pub(crate) async fn run(args: &CleanupArgs, client: &AgentClient) -> Result<Exit
             Ok(done) => removed.extend(done),
             Err(error) => {
                 exit = Exit::Failed;
-                print::error(&error.context(format!("cannot clean up {}", enforcer.name().name())));
+                print::error(&error.context(format!("could not clean up {}", enforcer.name().name())));
             }
         }
     }
     if removed.is_empty() && exit == Exit::Done {
-        print::text("nothing of Shield was in the kernel\n")?;
+        print::text("nothing to remove: the kernel holds no state of Shield\n")?;
     }
     removed.iter().try_for_each(|line| print::text(&format!("removed {line}\n")))?;
     Ok(exit)

@@ -1,8 +1,7 @@
-//! Talks to the running agent over its control socket (or TCP): one connection a request, typed answers, errors that
-//! say what to do. Not here: what is asked (one file a command), how it is shown (`print`).
+//! Client of the running agent over its control socket: one connection per request, typed answers, errors that say what
+//! to do. The commands choose the requests; `print` shows the answers.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
@@ -11,17 +10,17 @@ use std::{error, fmt};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
 use crate::api::types::{ErrorBody, EventView, Gap, Snapshot};
 
-/// How long an answer may take: longer than the agent itself allows a request.
+/// Timeout of an answer: longer than the agent's own limit for a request, so that the agent's error arrives.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The largest answer read, in bytes.
@@ -30,15 +29,15 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// The largest single message of an event stream, in bytes.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Where the agent is.
+/// The agent's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
-    /// Its control socket.
+    /// The control socket.
     Unix(PathBuf),
-    /// Its TCP listener.
+    /// The TCP listener, which commands never use: the control socket needs no token.
+    #[cfg(any(test, feature = "test-support"))]
     Tcp {
-        /// Where it listens.
-        addr: SocketAddr,
+        addr: std::net::SocketAddr,
         /// The bearer token, for changes.
         token: Option<String>,
     },
@@ -48,37 +47,22 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Endpoint::Unix(path) => path.display().fmt(f),
+            #[cfg(any(test, feature = "test-support"))]
             Endpoint::Tcp { addr, .. } => addr.fmt(f),
         }
     }
 }
 
-/// Why there is no answer.
 #[derive(Debug)]
 pub enum ClientError {
-    /// Nobody listens there.
-    NotRunning {
-        /// Where.
-        endpoint: Endpoint,
-        /// What the system said.
-        cause: std::io::Error,
-    },
-    /// The caller may not.
+    /// Nothing listens there.
+    NotRunning { endpoint: Endpoint, cause: std::io::Error },
+    /// The caller has no permission.
     Denied(String),
-    /// The agent refused, in its own words.
-    Refused {
-        /// The HTTP status.
-        status: StatusCode,
-        /// Its words.
-        body: ErrorBody,
-    },
-    /// The connection broke, or the answer made no sense.
-    Broken {
-        /// Where.
-        endpoint: Endpoint,
-        /// What was wrong.
-        cause: String,
-    },
+    /// The agent refused the request.
+    Refused(ErrorBody),
+    /// The connection broke, or the answer could not be decoded.
+    Broken { endpoint: Endpoint, cause: String },
 }
 
 impl fmt::Display for ClientError {
@@ -86,13 +70,13 @@ impl fmt::Display for ClientError {
         match self {
             ClientError::NotRunning { endpoint, cause } => write!(
                 f,
-                "no shield-agent answers on {endpoint} ({cause}); start it (`systemctl start shield`, or \
+                "could not connect to the shield-agent on {endpoint} ({cause}): start it (`systemctl start shield` or \
                  `shield-agent run`), or name its socket with --socket"
             ),
             ClientError::Denied(words) => f.write_str(words),
-            ClientError::Refused { body, .. } => f.write_str(&body.message),
+            ClientError::Refused(body) => f.write_str(&body.message),
             ClientError::Broken { endpoint, cause } => {
-                write!(f, "the shield-agent on {endpoint} did not answer properly: {cause}")
+                write!(f, "could not get an answer from the shield-agent on {endpoint}: {cause}")
             }
         }
     }
@@ -100,7 +84,6 @@ impl fmt::Display for ClientError {
 
 impl error::Error for ClientError {}
 
-/// A client of the agent's API.
 #[derive(Debug, Clone)]
 pub struct AgentClient {
     endpoint: Endpoint,
@@ -108,19 +91,13 @@ pub struct AgentClient {
 
 type Connection = http1::SendRequest<Full<Bytes>>;
 
-/// Both kinds of stream.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl AgentClient {
-    /// A client that connects to `endpoint` for every request.
+    /// Creates a client that connects to `endpoint` for every request.
     pub fn new(endpoint: Endpoint) -> AgentClient {
         AgentClient { endpoint }
-    }
-
-    /// Where it connects to.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
     }
 
     /// GET `/api/v1` + `path` with query `params`.
@@ -145,7 +122,7 @@ impl AgentClient {
         self.answer(request).await
     }
 
-    /// The live events, after the notice `last_id` when there is one.
+    /// Opens the live events, after the notice `last_id` when there is one.
     pub async fn events(&self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
         let mut request = self.request(Method::GET, "/events", &[]).header(ACCEPT, "text/event-stream");
         if let Some(id) = last_id {
@@ -176,8 +153,9 @@ impl AgentClient {
         };
         let request = Request::builder().method(method).uri(target).header(HOST, "localhost");
         match &self.endpoint {
+            #[cfg(any(test, feature = "test-support"))]
             Endpoint::Tcp { token: Some(token), .. } => {
-                request.header(AUTHORIZATION, format!("Bearer {token}"))
+                request.header(hyper::header::AUTHORIZATION, format!("Bearer {token}"))
             }
             _ => request,
         }
@@ -191,7 +169,7 @@ impl AgentClient {
             }
             let bytes = self.read(response).await?;
             serde_json::from_slice(&bytes)
-                .map_err(|error| self.broken(format!("its answer is of another version: {error}")))
+                .map_err(|error| self.broken(format!("its answer does not fit this version: {error}")))
         })
         .await
     }
@@ -211,8 +189,9 @@ impl AgentClient {
             Endpoint::Unix(path) => {
                 Box::pin(UnixStream::connect(path).await.map_err(|error| self.unreachable(error))?)
             }
+            #[cfg(any(test, feature = "test-support"))]
             Endpoint::Tcp { addr, .. } => {
-                Box::pin(TcpStream::connect(addr).await.map_err(|error| self.unreachable(error))?)
+                Box::pin(tokio::net::TcpStream::connect(addr).await.map_err(|error| self.unreachable(error))?)
             }
         };
         let handshake = http1::handshake(TokioIo::new(stream)).await;
@@ -236,14 +215,14 @@ impl AgentClient {
         };
         Ok(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ClientError::Denied(body.message),
-            _ => ClientError::Refused { status, body },
+            _ => ClientError::Refused(body),
         })
     }
 
     fn unreachable(&self, cause: std::io::Error) -> ClientError {
         if cause.kind() == ErrorKind::PermissionDenied {
             return ClientError::Denied(format!(
-                "this user may not use {}; use root, or join the group {} (`usermod -aG {} USER`, then log in again)",
+                "no permission to use {}: run as root, or join the group {} (`usermod -aG {} USER`, then log in again)",
                 self.endpoint,
                 crate::api::socket::GROUP,
                 crate::api::socket::GROUP
@@ -260,11 +239,10 @@ impl AgentClient {
 /// One message of the event stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Message {
-    /// Something happened.
     Notice(Box<EventView>),
-    /// How everything stands.
+    /// The whole state.
     Snapshot(Box<Snapshot>),
-    /// Notices are missing.
+    /// Notices were missed.
     Gap(Gap),
 }
 
@@ -277,8 +255,8 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// The next message; `None` when the agent ended the stream. Kinds that this version does not know are passed
-    /// over. May be dropped and called again without loss.
+    /// Returns the next message; `None` when the agent ended the stream. Skips kinds that this version does not know.
+    /// Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Message>, ClientError> {
         loop {
             while let Some(message) = take_message(&mut self.buffer) {
@@ -287,7 +265,7 @@ impl EventStream {
                 }
             }
             if self.buffer.len() > MAX_MESSAGE_BYTES {
-                return Err(self.broken("a message without an end".to_owned()));
+                return Err(self.broken("an event is larger than the limit".to_owned()));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => self.buffer.extend(frame.data_ref().into_iter().flatten()),
@@ -302,7 +280,7 @@ impl EventStream {
     }
 }
 
-/// Takes the first whole message (up to an empty line) out of the buffer.
+/// Removes the first complete message (up to an empty line) from the buffer.
 fn take_message(buffer: &mut Vec<u8>) -> Option<String> {
     let end = memchr::memmem::find(buffer, b"\n\n")?;
     let message = String::from_utf8_lossy(&buffer[..end]).into_owned();
@@ -314,7 +292,7 @@ fn take_message(buffer: &mut Vec<u8>) -> Option<String> {
 fn parse_message(text: &str) -> Result<Option<Message>, String> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
     let Some(data) = field("data:") else { return Ok(None) };
-    let wrong = |error: serde_json::Error| format!("its event is of another version: {error}");
+    let wrong = |error: serde_json::Error| format!("its event does not fit this version: {error}");
     match field("event:") {
         Some("notice") => serde_json::from_str(data).map(Message::Notice).map(Some).map_err(wrong),
         Some("snapshot") => serde_json::from_str(data).map(Message::Snapshot).map(Some).map_err(wrong),
@@ -356,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_said_with_the_socket_and_what_to_do() {
+    async fn a_missing_agent_is_reported_with_its_socket_and_what_to_do() {
         let client = AgentClient::new(Endpoint::Unix("/nonexistent/control.sock".into()));
         let error = client.get::<serde_json::Value>("/status", &[]).await.unwrap_err();
         assert!(matches!(error, ClientError::NotRunning { .. }));

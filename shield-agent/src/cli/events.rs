@@ -1,4 +1,4 @@
-//! `shield-agent events [--follow]`
+//! `shield-agent events [--follow]`: shows recent notices and follows new ones.
 
 use std::time::Duration;
 
@@ -12,27 +12,24 @@ use super::reply::{Format, JsonArg};
 use crate::api::types::{EventList, EventView, Severity};
 use crate::text;
 
-/// Between two attempts to reach an agent that went away.
+/// Pause between two attempts to reconnect.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub struct EventsArgs {
-    /// Go on with what happens; survives a restart of the agent
+    /// Keep printing new events; survives a restart of the agent
     #[arg(long, short)]
     follow: bool,
-    /// How many past events
+    /// The number of past events shown
     #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1000))]
     limit: u32,
-    /// Only this kind: banned, lifted, global_anomaly_started, degraded, repaired, leaking…
+    /// Only events of this kind: banned, lifted, global_anomaly_started, degraded, repaired, leaking…
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
-    /// Print JSON, one event a line
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// Runs it.
 pub(crate) async fn run(args: &EventsArgs, client: &AgentClient) -> Result<Exit> {
     let mut shown = Shown { last_id: None, format: args.json.format(), colour: Colour::of_stdout() };
     let past = recent(args, client).await?;
@@ -53,7 +50,7 @@ async fn recent(args: &EventsArgs, client: &AgentClient) -> Result<EventList, Cl
     client.get("/events/recent", &params).await
 }
 
-/// Until the reader goes away or the process is interrupted. An agent that restarts is waited for.
+/// Runs until the pipe is closed or the process is interrupted. Waits for an agent that restarts.
 async fn follow(args: &EventsArgs, client: &AgentClient, mut shown: Shown) -> Result<Exit> {
     let mut stream = client.events(shown.last_id).await?;
     loop {
@@ -89,7 +86,7 @@ struct Shown {
 }
 
 impl Shown {
-    /// Prints an event; says whether anybody still reads.
+    /// Prints an event; returns false when the pipe is closed.
     fn show(&mut self, event: &EventView) -> Result<bool> {
         self.last_id = Some(event.id);
         let line = match self.format {
@@ -100,7 +97,6 @@ impl Shown {
     }
 }
 
-/// An event as a line.
 pub(crate) fn line(event: &EventView, colour: Colour) -> String {
     let time = colour.paint(Style::Dim, &text::utc(event.at_ms));
     let text = match event.severity {

@@ -1,4 +1,4 @@
-//! `shield-agent explain CLIENT`: why it is banned, or why not, from the running agent.
+//! `shield-agent explain CLIENT`: the reasons why a client is banned or not, from the running agent.
 
 use anyhow::Result;
 use clap::Args;
@@ -8,60 +8,55 @@ use super::print::{self, Colour, Style};
 use super::reply::{Format, JsonArg};
 use super::{Exit, args};
 use crate::api::types::{Explanation, PastBan, RuleState};
-use crate::text::{self, duration};
+use crate::text::{self, counted, duration, per_sec};
 use shield_engine::client::Client;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
     /// An address or a network
     #[arg(value_name = "CLIENT")]
     client: Client,
-    /// At this moment, from the record: 2026-05-11T22:07:33Z, or a date and time in this host's zone
+    /// At this time, from the record: 2026-05-11T22:07:33Z, or a date and time in this host's time zone
     #[arg(long, value_name = "TIME", value_parser = args::moment, allow_hyphen_values = true)]
     at: Option<i64>,
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// Of which moment was asked.
+/// The moment that is explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
-    /// This one.
+pub(crate) enum Moment {
     Now,
-    /// An earlier one.
-    Then,
+    Past,
 }
 
-/// What stands between the record of a moment and what is known only of now.
-const AS_OF_NOW: &str = "As of now, not of then (the audit log keeps each ban's evidence):";
+/// Separates the record of a past moment from values that are only known for the present.
+const AS_OF_NOW: &str = "Current values, not those of that time (the audit log keeps each ban's evidence):";
 
 impl ExplainArgs {
-    fn asked(&self) -> Asked {
-        if self.at.is_some() { Asked::Then } else { Asked::Now }
+    fn moment(&self) -> Moment {
+        if self.at.is_some() { Moment::Past } else { Moment::Now }
     }
 }
 
-/// Runs it.
 pub(crate) async fn run(args: &ExplainArgs, client: &AgentClient) -> Result<Exit> {
     let mut params = vec![("client", args.client.to_string())];
     params.extend(args.at.map(|at| ("at", at.to_string())));
     let explanation: Explanation = client.get("/explain", &params).await?;
     match args.json.format() {
         Format::Json => print::json(&explanation)?,
-        Format::Text => print::text(&render(&explanation, args.asked(), Colour::of_stdout()))?,
+        Format::Text => print::text(&render(&explanation, args.moment(), Colour::of_stdout()))?,
     }
     Ok(Exit::Done)
 }
 
-/// The explanation as text.
-pub(crate) fn render(explanation: &Explanation, asked: Asked, colour: Colour) -> String {
+pub(crate) fn render(explanation: &Explanation, moment: Moment, colour: Colour) -> String {
     let mut lines = vec![colour.paint(Style::Bold, &explanation.words), String::new()];
     lines.extend(record(explanation));
-    if asked == Asked::Then {
+    if moment == Moment::Past {
         lines.extend([String::new(), AS_OF_NOW.to_owned()]);
     }
-    lines.extend(standing(explanation));
+    lines.extend(current(explanation));
     lines.extend(explanation.rules.iter().map(|rule| rule_line(rule, colour)));
     if !explanation.top_paths.is_empty() {
         lines.push(String::new());
@@ -73,13 +68,13 @@ pub(crate) fn render(explanation: &Explanation, asked: Asked, colour: Colour) ->
     }
     if !explanation.history.is_empty() {
         lines.push(String::new());
-        lines.push("Bans before:".to_owned());
+        lines.push("Earlier bans:".to_owned());
         lines.extend(explanation.history.iter().map(past_line));
     }
     lines.join("\n") + "\n"
 }
 
-/// What is known of the moment.
+/// Lines that hold for the moment explained.
 fn record(explanation: &Explanation) -> Vec<String> {
     let mut lines = vec![format!("at         {}", text::utc(explanation.at_ms))];
     if let Some(ban) = &explanation.ban {
@@ -91,22 +86,25 @@ fn record(explanation: &Explanation) -> Vec<String> {
     lines
 }
 
-/// What is known of now alone.
-fn standing(explanation: &Explanation) -> Vec<String> {
+/// Lines that are only known for the present.
+fn current(explanation: &Explanation) -> Vec<String> {
     let mut lines = Vec::new();
     for entry in &explanation.allowed {
         lines.push(format!("allowed    {}: {}", entry.network, entry.words));
     }
     if let Some(window) = &explanation.window {
         lines.push(format!(
-            "window     {} requests, {} of them failed, in {} s ({:.2} req/s)",
-            window.requests, window.errors, window.secs, window.rate
+            "window     {}, {} of them failed, in {} s ({})",
+            counted(u64::from(window.requests), "request"),
+            window.errors,
+            window.secs,
+            per_sec(window.rate)
         ));
     }
     let reference = &explanation.reference;
     lines.push(format!(
-        "usual      {:.2} req/s ± {:.2} ({})",
-        reference.mean,
+        "usual      {} ± {:.2} ({})",
+        per_sec(reference.mean),
         reference.stddev,
         text::baseline_source(&reference.source)
     ));
@@ -125,7 +123,7 @@ fn rule_line(rule: &RuleState, colour: Colour) -> String {
 fn past_line(past: &PastBan) -> String {
     let lasted = u64::try_from((past.ended_ms - past.since_ms) / 1000).unwrap_or(0);
     let note = past.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    let ended = text::lift_reason_name(past.lifted);
+    let ended = text::lift_reason(past.lifted);
     format!("  {}  {}, {} ({ended}){note}", text::utc(past.since_ms), past.rule, duration(lasted))
 }
 
@@ -169,7 +167,7 @@ mod tests {
 
 at         2026-05-11T22:07:33Z
 window     90 requests, 3 of them failed, in 60 s (1.50 req/s)
-usual      0.20 req/s ± 0.10 (the last 30 min)
+usual      0.20 req/s ± 0.10 (last 30 min)
 offences   1, the last at 2026-05-11T20:06:40Z
 
 probing          does not fire: 3 probes for weak spots in 60 s (limit 10)
@@ -177,11 +175,11 @@ probing          does not fire: 3 probes for weak spots in 60 s (limit 10)
 Most requested paths:
        7  /\\u{1b}]0;x
 
-Bans before:
-  2026-05-11T20:06:40Z  flood, 10 min (expired)
+Earlier bans:
+  2026-05-11T20:06:40Z  flood, 10 min (its term is over)
 ";
-        assert_eq!(render(&explanation, Asked::Now, Colour::Off), expected);
-        let then = render(&explanation, Asked::Then, Colour::Off);
+        assert_eq!(render(&explanation, Moment::Now, Colour::Off), expected);
+        let then = render(&explanation, Moment::Past, Colour::Off);
         let split = format!("at         2026-05-11T22:07:33Z\n\n{AS_OF_NOW}\nwindow ");
         assert!(then.contains(&split), "{then}");
     }

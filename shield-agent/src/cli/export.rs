@@ -9,13 +9,12 @@ use super::lists::{self, ListFormat, Reading};
 use super::{Exit, print};
 use crate::api::types::BanSort;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub struct ExportArgs {
-    /// How to write it
+    /// The list's format
     #[arg(long, value_enum, default_value_t = ListFormat::Shield)]
     format: ListFormat,
-    /// Only clients whose text begins like this
+    /// Only clients that begin with this text
     #[arg(value_name = "BEGINNING")]
     search: Option<String>,
     /// Only bans for this rule
@@ -23,7 +22,6 @@ pub struct ExportArgs {
     rule: Option<String>,
 }
 
-/// Runs it.
 pub(crate) async fn run(args: &ExportArgs, client: &AgentClient) -> Result<Exit> {
     let query = Query { search: args.search.clone(), rule: args.rule.clone(), sort: BanSort::Client };
     let page = bans::all(client, &query).await?;

@@ -14,62 +14,59 @@ use super::reply::{Format, JsonArg};
 use super::{Exit, args};
 use crate::api::types::{ImportEntry, ImportRequest, Term};
 use crate::clock;
-use crate::text::{self, count};
+use crate::text::{self, count, plural};
 use shield_engine::action::{CommandResult, Reply};
 
 /// Entries sent in one request: each is one transaction of the agent.
 const BATCH: usize = 2_000;
 
-/// Refusals and wrong entries shown one by one.
+/// Maximum number of refused and of invalid entries that are listed.
 const SHOWN: usize = 20;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub struct ImportArgs {
     /// The list; `-` for standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// How it is written
+    /// The list's format
     #[arg(long, value_enum, default_value_t = ListFormat::Auto)]
     format: ListFormat,
-    /// For how long, for entries that do not say
+    /// The term of entries that have none
     #[arg(long = "for", value_name = "TIME", value_parser = args::term, default_value = "24h")]
     term: Term,
-    /// Why, for entries that do not say
+    /// The reason of entries that have none
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Pass over entries that are not understood, instead of importing nothing
+    /// Skip invalid entries instead of importing nothing
     #[arg(long)]
     skip_wrong: bool,
-    /// Read and check the list, ban nobody
+    /// Read and check the list without banning
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// What became of a list.
+/// The result of an import; its field names are part of `--json`.
 #[derive(Debug, Default, Serialize)]
 struct Summary {
-    /// Entries that were banned (or would be, with `--dry-run`).
+    /// Entries banned, or to be banned with `--dry-run`.
     banned: u64,
-    /// Entries whose ban is over already, or that are no bans.
+    /// Entries that have ended, or that are not bans.
     passed_over: u64,
-    /// Entries that the agent refused.
     refused: Vec<CommandResult>,
-    /// Entries that were not understood.
+    /// Invalid entries.
     wrong: Vec<Wrong>,
-    /// Whether nothing was sent because of them.
+    /// Nothing was sent because of `wrong`.
     stopped: bool,
 }
 
-/// Runs it.
 pub(crate) async fn run(args: &ImportArgs, client: &AgentClient) -> Result<Exit> {
     let text = read(&args.file)?;
     let reading = Reading { now_ms: clock::now().wall_ms, zone: jiff::tz::TimeZone::system() };
     let parsed = lists::parse(&text, args.format, &reading)
         .map_err(anyhow::Error::msg)
-        .with_context(|| format!("reading {}", args.file.display()))?;
+        .with_context(|| format!("could not read {}", args.file.display()))?;
     let summary = send(args, client, parsed).await?;
     match args.json.format() {
         Format::Json => print::json(&summary)?,
@@ -83,12 +80,12 @@ pub(crate) async fn run(args: &ImportArgs, client: &AgentClient) -> Result<Exit>
 fn read(file: &Path) -> Result<String> {
     let bytes = if file == Path::new("-") {
         let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).context("reading standard input")?;
+        std::io::stdin().read_to_end(&mut bytes).context("could not read standard input")?;
         bytes
     } else {
-        std::fs::read(file).with_context(|| format!("reading {}", file.display()))?
+        std::fs::read(file).with_context(|| format!("could not read {}", file.display()))?
     };
-    // Names in comments may be of any encoding; addresses are ASCII.
+    // Comments may be in any encoding; addresses are ASCII.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -109,7 +106,8 @@ async fn send(args: &ImportArgs, client: &AgentClient, parsed: Parsed) -> Result
         let done = summary.banned;
         let reply: Reply = client.post("/import", &request).await.with_context(|| {
             format!(
-                "importing; {done} entries were banned before, and importing the whole again does no harm"
+                "could not import the whole list ({} banned); import it again, entries that are banned stay as they are",
+                plural(done, "entry was", "entries were")
             )
         })?;
         summary.add(reply);
@@ -139,7 +137,7 @@ impl Summary {
         self.banned += (all - (self.refused.len() - refused)) as u64;
     }
 
-    /// Whether everything was done that was asked for. What the allowlist protects was not.
+    /// Every entry was banned. Entries refused because of the allowlist were not, so the command fails with them.
     fn is_whole(&self, skip_wrong: bool) -> bool {
         self.refused.is_empty() && (skip_wrong || self.wrong.is_empty())
     }
@@ -152,7 +150,7 @@ impl Summary {
             self.wrong.iter().map(|wrong| format!("{}: {}\n", wrong.place, text::printable(&wrong.why)));
         text.extend(wrong.take(SHOWN));
         text.push_str(&format!(
-            "{} {verb}, {} refused, {} over already or no bans, {} not understood\n",
+            "{} {verb}, {} refused, {} skipped (ended, or not a ban), {} invalid\n",
             count(self.banned),
             count(self.refused.len() as u64),
             count(self.passed_over),
@@ -160,7 +158,7 @@ impl Summary {
         ));
         if self.stopped {
             text.push_str(
-                "Nothing was imported; mend the list, or pass over what is wrong with --skip-wrong.\n",
+                "Nothing was imported: correct the list, or skip its invalid entries with --skip-wrong.\n",
             );
         }
         text
@@ -172,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_refused_or_wrong_is_listed_before_the_sum() {
+    fn refused_and_invalid_entries_are_listed_before_the_sum() {
         let result = |client: &str, ok| CommandResult {
             client: client.parse().unwrap(),
             ok,
@@ -183,7 +181,7 @@ mod tests {
         assert_eq!(
             summary.render("banned"),
             "192.0.2.1: not banned: a gateway of this host\n\
-             1 banned, 1 refused, 3 over already or no bans, 0 not understood\n"
+             1 banned, 1 refused, 3 skipped (ended, or not a ban), 0 invalid\n"
         );
         assert!(!summary.is_whole(true));
     }

@@ -1,5 +1,5 @@
-//! `shield-agent init nginx`: prints what to add to nginx, reads the configuration that nginx has (`nginx -T`), and says what
-//! in it would keep Shield from seeing, delay it, or let visitors lie to it. Changes nothing.
+//! `shield-agent init nginx`: prints the lines to add to nginx, reads nginx's present configuration (`nginx -T`), and lists
+//! directives that would blind Shield, delay it, or let visitors forge addresses. Changes nothing.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::reply::{Format, JsonArg};
 use super::{Exit, print};
 
-/// The lines that make nginx write what Shield reads.
+/// The format that Shield reads fastest and without ambiguity.
 const LOG_FORMAT: &str = r#"log_format shield escape=json
     '{"source_ip":"$remote_addr","timestamp":"$time_iso8601","method":"$request_method",'
     '"path":"$request_uri","status":$status,"response_size":$body_bytes_sent}';"#;
@@ -20,34 +20,28 @@ const ACCESS_LOG: &str = "access_log /var/log/nginx/access.log shield;";
 
 const SYSLOG: &str = "access_log syslog:server=unix:/run/shield/nginx.sock,nohostname shield;";
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct InitArgs {
     #[command(subcommand)]
     server: Server,
 }
 
-/// The web servers known.
 #[derive(Debug, Clone, Subcommand)]
 enum Server {
-    /// What to add to nginx's configuration, and what is wrong with the one it has
+    /// Lines to add to nginx's configuration, and problems of the present one
     Nginx(NginxArgs),
 }
 
-/// What `init nginx` can be told.
 #[derive(Debug, Clone, Args)]
 struct NginxArgs {
-    /// The nginx to ask for its configuration
+    /// The nginx program whose configuration is examined
     #[arg(long, default_value = "nginx", value_name = "PROGRAM")]
     nginx: String,
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// Prints.
-///
-/// # Errors
-/// When standard output cannot be written. That nginx is not here is told, and no error.
+/// Prints the advice. A missing nginx is part of it, not an error.
 pub(crate) fn run(args: &InitArgs) -> Result<Exit> {
     let Server::Nginx(args) = &args.server;
     let advice = match configuration(&args.nginx) {
@@ -69,15 +63,15 @@ fn configuration(program: &str) -> Result<String> {
         .output()
         .with_context(|| format!("could not run `{program} -T` (name another with --nginx)"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
+        let errors = String::from_utf8_lossy(&output.stderr);
         let last =
-            said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it did not say why").trim();
+            errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no error message").trim();
         bail!("`{program} -T` failed (it needs root to read certificates): {last}");
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What is told.
+/// The output.
 #[derive(Debug, Serialize)]
 struct Advice {
     log_format: &'static str,
@@ -88,7 +82,7 @@ struct Advice {
     logs: Option<Vec<Log>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     findings: Option<Vec<Finding>>,
-    /// Why nothing could be found out.
+    /// Why the configuration could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     unread: Option<String>,
 }
@@ -98,20 +92,20 @@ struct Advice {
 struct Log {
     path: String,
     format: String,
-    /// Whether Shield understands it as it is.
+    /// Shield reads it as it is.
     readable: bool,
 }
 
-/// Something to mend.
+/// A problem to correct.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Finding {
     /// `FILE:LINE`.
     place: String,
-    /// What is there, what it does, and what to do.
+    /// The directive, its effect, and what to do.
     problem: String,
 }
 
-/// What was read out of a configuration.
+/// The logs and problems of a configuration.
 #[derive(Debug, PartialEq, Eq)]
 struct Examined {
     logs: Vec<Log>,
@@ -131,7 +125,7 @@ impl Advice {
     fn render(&self) -> String {
         let mut out = format!(
             "# In nginx's http section:\n{LOG_FORMAT}\n{ACCESS_LOG}\n\n\
-             # Or without a file (the agent makes the socket: [[source]] syslog = \"/run/shield/nginx.sock\"):\n\
+             # Or without a file (the agent creates the socket: [[source]] syslog = \"/run/shield/nginx.sock\"):\n\
              # {SYSLOG}\n\n# Then: nginx -t && nginx -s reload\n\n"
         );
         self.render_found(&mut out).expect("writing to a String cannot fail");
@@ -140,18 +134,21 @@ impl Advice {
 
     fn render_found(&self, out: &mut String) -> std::fmt::Result {
         if let Some(why) = &self.unread {
-            return writeln!(out, "The present configuration was not looked at: {why}");
+            return writeln!(out, "The present configuration was not examined: {why}");
         }
         for log in self.logs.iter().flatten() {
-            let state =
-                if log.readable { "Shield reads it as it is" } else { "not readable: write it as `shield`" };
+            let state = if log.readable {
+                "Shield reads it as it is"
+            } else {
+                "not readable: use the format `shield`"
+            };
             writeln!(out, "log      {} ({}): {state}", log.path, log.format)?;
         }
         for finding in self.findings.iter().flatten() {
             writeln!(out, "problem  {}: {}", finding.place, finding.problem)?;
         }
         if self.findings.as_ref().is_some_and(Vec::is_empty) {
-            writeln!(out, "Nothing in the present configuration stands in Shield's way.")?;
+            writeln!(out, "The present configuration has no problem for Shield.")?;
         }
         Ok(())
     }
@@ -178,7 +175,7 @@ fn examine(text: &str) -> Examined {
                 let log = log_of(directive, &formats);
                 examined.logs.extend(log.filter(|log| !examined.logs.contains(log)));
             }
-            "set_real_ip_from" => examined.findings.extend(believes_everybody(directive)),
+            "set_real_ip_from" => examined.findings.extend(trusts_everybody(directive)),
             _ => {}
         }
     }
@@ -191,7 +188,7 @@ impl Directive {
     }
 }
 
-/// Whether the directive defines a JSON format; its text.
+/// The text of a JSON format; `None` for other formats.
 fn json_text(format: &Directive) -> Option<String> {
     let pieces = format.arguments.iter().skip(1).filter(|argument| !argument.starts_with("escape="));
     let text: String = pieces.map(String::as_str).collect();
@@ -203,7 +200,7 @@ fn unescaped_json(format: &Directive) -> Option<Finding> {
     let has_escape = format.arguments.get(1).is_some_and(|argument| argument == "escape=json");
     let name = format.arguments.first().map_or("", String::as_str);
     let problem = format!(
-        "log_format {name} is JSON without escape=json: a visitor can break its own lines with a quote. \
+        "log_format {name} is JSON without escape=json: a client can make its own lines unreadable with a quote. \
          Write `log_format {name} escape=json …`"
     );
     (!has_escape).then(|| format.finding(problem))
@@ -214,18 +211,18 @@ fn delayed(access_log: &Directive) -> Option<Finding> {
         |argument: &&String| ["buffer=", "gzip", "flush="].iter().any(|start| argument.starts_with(start));
     let argument = access_log.arguments.iter().skip(2).find(waits)?;
     let problem = format!(
-        "access_log {} with {argument}: lines come late and in bursts, and so do bans. Take buffer=, gzip and flush= away",
+        "access_log {} with {argument}: lines and therefore bans come late and in bursts. Remove buffer=, gzip and flush=",
         access_log.arguments.first()?
     );
     Some(access_log.finding(problem))
 }
 
-fn believes_everybody(real_ip: &Directive) -> Option<Finding> {
+fn trusts_everybody(real_ip: &Directive) -> Option<Finding> {
     let network = real_ip.arguments.first()?;
     let is_everybody = network.parse::<ipnet::IpNet>().is_ok_and(|network| network.prefix_len() == 0);
     let problem = format!(
-        "set_real_ip_from {network}: anybody can claim any address and get somebody else banned. \
-         Name only your own proxies' networks"
+        "set_real_ip_from {network}: any client can claim any address and get others banned. \
+         List only your own proxies' networks"
     );
     is_everybody.then(|| real_ip.finding(problem))
 }
@@ -246,7 +243,7 @@ fn log_of(access_log: &Directive, formats: &[&Directive]) -> Option<Log> {
     Some(Log { path, format: format.to_owned(), readable })
 }
 
-/// Whether a format begins like `combined`, whatever it adds.
+/// The format begins like `combined`, so that the reader for it works; what follows is ignored.
 fn extends_common(format: &Directive) -> bool {
     let text: String =
         format.arguments.iter().skip(1).filter(|text| !text.starts_with("escape=")).cloned().collect();
@@ -282,7 +279,7 @@ struct Reader {
     line: u32,
     found: Vec<Directive>,
     words: Vec<String>,
-    /// Where the directive's name stands.
+    /// The line of the directive's name.
     line_of_name: u32,
 }
 
@@ -334,7 +331,7 @@ impl Reader {
     }
 }
 
-/// A backslash before the quote or itself protects it; before anything else it stays, as in nginx.
+/// A backslash escapes the quote and itself; before anything else it is literal, as in nginx.
 fn unescaped(next: char, quote: char) -> String {
     if next == quote || next == '\\' { next.to_string() } else { format!("\\{next}") }
 }
@@ -361,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_way_is_said_with_its_place() {
+    fn problems_have_their_place() {
         let text = r#"# configuration file /etc/nginx/nginx.conf:
 http {
     log_format bad '{"source_ip":"$remote_addr"}';
@@ -376,13 +373,13 @@ http {
 }
 "#;
         let expected = "\
-log      /var/log/nginx/a.log (bad): not readable: write it as `shield`
+log      /var/log/nginx/a.log (bad): not readable: use the format `shield`
 log      /var/log/nginx/b.log (combined): Shield reads it as it is
 log      /var/log/nginx/c.log (main): Shield reads it as it is
-problem  /etc/nginx/nginx.conf:2: log_format bad is JSON without escape=json: a visitor can break its own lines with a quote. Write `log_format bad escape=json …`
-problem  /etc/nginx/nginx.conf:5: access_log /var/log/nginx/a.log with buffer=32k: lines come late and in bursts, and so do bans. Take buffer=, gzip and flush= away
-problem  /etc/nginx/nginx.conf:8: set_real_ip_from 0.0.0.0/0: anybody can claim any address and get somebody else banned. Name only your own proxies' networks
-problem  /etc/nginx/nginx.conf:9: set_real_ip_from ::/0: anybody can claim any address and get somebody else banned. Name only your own proxies' networks
+problem  /etc/nginx/nginx.conf:2: log_format bad is JSON without escape=json: a client can make its own lines unreadable with a quote. Write `log_format bad escape=json …`
+problem  /etc/nginx/nginx.conf:5: access_log /var/log/nginx/a.log with buffer=32k: lines and therefore bans come late and in bursts. Remove buffer=, gzip and flush=
+problem  /etc/nginx/nginx.conf:8: set_real_ip_from 0.0.0.0/0: any client can claim any address and get others banned. List only your own proxies' networks
+problem  /etc/nginx/nginx.conf:9: set_real_ip_from ::/0: any client can claim any address and get others banned. List only your own proxies' networks
 ";
         let mut shown = String::new();
         Advice::new(Ok(examine(text))).render_found(&mut shown).unwrap();
@@ -390,24 +387,24 @@ problem  /etc/nginx/nginx.conf:9: set_real_ip_from ::/0: anybody can claim any a
     }
 
     #[test]
-    fn what_it_tells_to_add_is_found_good() {
+    fn the_lines_to_add_have_no_problems() {
         let examined = examine(&format!("http {{ {LOG_FORMAT} {ACCESS_LOG} {SYSLOG} }}"));
         assert_eq!(examined.findings, []);
         assert!(examined.logs.iter().all(|log| log.readable), "{:?}", examined.logs);
         assert_eq!(examined.logs.len(), 2);
-        let told = Advice::new(Ok(examined)).render();
+        let advice = Advice::new(Ok(examined)).render();
         assert!(
-            told.contains(LOG_FORMAT)
-                && told.ends_with("Nothing in the present configuration stands in Shield's way.\n")
+            advice.contains(LOG_FORMAT)
+                && advice.ends_with("The present configuration has no problem for Shield.\n")
         );
     }
 
     #[test]
     fn without_nginx_the_lines_are_printed_all_the_same() {
         let error = configuration("/nonexistent/nginx").unwrap_err();
-        let told = Advice::new(Err(format!("{error:#}"))).render();
+        let advice = Advice::new(Err(format!("{error:#}"))).render();
         assert!(
-            told.contains(LOG_FORMAT) && told.contains("could not run `/nonexistent/nginx -T`"),
+            advice.contains(LOG_FORMAT) && advice.contains("could not run `/nonexistent/nginx -T`"),
             "{told}"
         );
     }

@@ -1,5 +1,5 @@
-//! The command line: one file a command. Those here are clients of the running agent over its control socket; what
-//! they print goes through `print`. `main` parses, runs one, prints the error and sets the exit code.
+//! The command line, one file per command. Most commands are clients of the running agent over its control socket; all
+//! print through `print`. `main` parses, runs one, prints its error and sets the exit code.
 
 pub(crate) mod allow;
 pub(crate) mod args;
@@ -31,28 +31,28 @@ use clap::{Args, Parser, Subcommand};
 use self::client::{AgentClient, ClientError, Endpoint};
 use crate::api::DEFAULT_SOCKET;
 
-/// How a command ended, as the process' exit code. Listed in `--help`.
+/// The outcome of a command: the process' exit code, listed in `--help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// 0: done.
     Done,
-    /// 1: failed, in whole or for some of the clients named.
+    /// 1: failed, or refused for some of the clients.
     Failed,
     /// 2: the command line or the configuration is wrong (also what clap uses).
     Usage,
     /// 3: no agent answers on the control socket.
     NotRunning,
-    /// 4: this user may not.
+    /// 4: this user has no permission.
     Denied,
 }
 
 /// The exit codes, for the end of `--help`.
 pub const EXIT_CODES_HELP: &str = "\
-Exit codes: 0 done; 1 failed, or refused for some of the clients named; 2 wrong usage or configuration;
+Exit codes: 0 done; 1 failed, or refused for some of the clients; 2 wrong usage or configuration;
 3 no agent answers on the control socket; 4 permission denied.";
 
 impl Exit {
-    /// The process' exit code.
+    /// Returns the process' exit code.
     pub fn code(self) -> u8 {
         match self {
             Exit::Done => 0,
@@ -63,7 +63,7 @@ impl Exit {
         }
     }
 
-    /// What an error of a command means.
+    /// The outcome that an error stands for.
     pub fn of(error: &anyhow::Error) -> Exit {
         match error.downcast_ref::<ClientError>() {
             Some(ClientError::NotRunning { .. }) => Exit::NotRunning,
@@ -79,7 +79,6 @@ impl Exit {
 pub(crate) struct BadConfig(anyhow::Error);
 
 impl BadConfig {
-    /// What is wrong with it.
     pub(crate) fn of(error: anyhow::Error) -> BadConfig {
         BadConfig(error)
     }
@@ -93,7 +92,7 @@ impl std::fmt::Display for BadConfig {
 
 impl std::error::Error for BadConfig {}
 
-/// Learns what a web server's traffic looks like and drops what does not, in iptables and XDP
+/// Learns a web server's normal traffic and drops attackers, with iptables and XDP
 #[derive(Debug, Clone, Parser)]
 #[command(name = "shield-agent", version, after_help = EXIT_CODES_HELP)]
 pub struct Cli {
@@ -103,20 +102,19 @@ pub struct Cli {
     command: Command,
 }
 
-/// Every command.
 #[derive(Debug, Clone, Subcommand)]
 enum Command {
     /// Run the agent
     Run(run::RunArgs),
-    /// Print what to add to a web server's configuration, and what is wrong with the one it has
+    /// Print lines to add to a web server's configuration, and problems of the present one
     Init(init::InitArgs),
-    /// Check the configuration and show what it means
+    /// Validate the configuration and show its effect
     Check(check::CheckArgs),
-    /// Verify the audit log, or make a report of it
+    /// Verify the audit log, or make a report from it
     Audit(audit::AuditArgs),
     /// Remove everything of Shield's from the kernel, and nothing else
     Cleanup(cleanup::CleanupArgs),
-    /// Run past logs through the engine: who would have been banned, when and why
+    /// Run past logs through the engine and list the bans that it would have made
     Replay(replay::ReplayArgs),
     #[command(flatten)]
     Client(ClientCommand),
@@ -126,7 +124,7 @@ impl Cli {
     /// Runs the command.
     ///
     /// # Errors
-    /// As the command says; [`Exit::of`] gives the exit code.
+    /// Those of the command; [`Exit::of`] maps them to exit codes.
     pub fn run(self) -> Result<Exit> {
         let connection = self.connection;
         match self.command {
@@ -141,13 +139,13 @@ impl Cli {
     }
 }
 
-/// Runs one short command.
+/// Runs an asynchronous command on this thread.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start the runtime")?.block_on(work)
+    runtime.context("could not start the runtime")?.block_on(work)
 }
 
-/// Where the agent is; for every command that asks it.
+/// The running agent's address.
 #[derive(Debug, Clone, Args)]
 pub struct Connection {
     /// The agent's control socket
@@ -156,16 +154,15 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A client of that agent.
     pub fn client(&self) -> AgentClient {
         AgentClient::new(Endpoint::Unix(self.socket.clone()))
     }
 }
 
-/// The commands that ask the running agent.
+/// The commands that talk to the running agent.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ClientCommand {
-    /// Show on one screen how the agent, its parts and the traffic stand
+    /// Show the state of the agent, its parts and the traffic
     Status(status::StatusArgs),
     /// List the bans in force
     Bans(bans::BansArgs),
@@ -173,17 +170,17 @@ pub enum ClientCommand {
     Ban(ban::BanArgs),
     /// Lift bans and clear the clients' windows, so that they are not banned again at once
     Unban(unban::UnbanArgs),
-    /// Never ban these; lifts what is banned inside them. Without CLIENT: list the allowlist
+    /// Never ban these, and lift bans inside them. Without CLIENT: list the allowlist
     Allow(allow::AllowArgs),
     /// Show recent events, or follow them
     Events(events::EventsArgs),
-    /// Ban the clients of a list
+    /// Ban the clients in a list
     Import(import::ImportArgs),
     /// Write the bans in force as a list
     Export(export::ExportArgs),
-    /// Say why a client is banned, or why not
+    /// Explain why a client is banned, or why not
     Explain(explain::ExplainArgs),
-    /// Watch live: rate, clients, bans; lift and ban by key
+    /// Watch the rate, clients and bans live; ban and lift with keys
     Top(top::TopArgs),
 }
 

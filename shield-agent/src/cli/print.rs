@@ -1,4 +1,5 @@
-//! What commands write to standard output: text, tables, JSON; colours only on a terminal. The one place for it.
+//! Standard output: text, tables, JSON. Every command prints through here, so that colours, broken pipes and write
+//! errors are handled once.
 
 pub(crate) use crate::text::bytes;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -6,24 +7,21 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-/// Whether to colour.
+/// Coloured or plain output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Colour {
-    /// Escape sequences are understood.
     On,
-    /// Plain text.
     Off,
 }
 
 impl Colour {
-    /// On a terminal, unless NO_COLOR is set (to anything but nothing) or TERM is dumb.
+    /// On for a terminal, unless `NO_COLOR` is set and not empty or `TERM` is `dumb`.
     pub(crate) fn of_stdout() -> Colour {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         if io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb { Colour::On } else { Colour::Off }
     }
 
-    /// `text` in this style.
     pub(crate) fn paint(self, style: Style, text: &str) -> String {
         match self {
             Colour::On => format!("\x1b[{}m{text}\x1b[0m", style.code()),
@@ -32,18 +30,13 @@ impl Colour {
     }
 }
 
-/// What text means.
+/// The meaning of a piece of text; its colour follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// A heading.
     Bold,
-    /// Less important.
     Dim,
-    /// As it should be.
     Good,
-    /// Worth a look.
     Warn,
-    /// Wrong.
     Bad,
 }
 
@@ -59,39 +52,39 @@ impl Style {
     }
 }
 
-/// Writes text to standard output. A reader that went away (`| head`) is no error.
+/// Writes text to standard output. A closed pipe (`| head`) is not an error.
 pub(crate) fn text(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("writing to standard output"),
+        written => written.context("could not write to standard output"),
     }
 }
 
-/// Whether the reader of standard output is still there, after [`text()`] wrote this. For commands that go on for ever.
+/// Writes text as [`text()`] does; returns false when the pipe is closed. For commands that run until interrupted.
 pub(crate) fn text_to_reader(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        written => written.map(|()| true).context("writing to standard output"),
+        written => written.map(|()| true).context("could not write to standard output"),
     }
 }
 
-/// Writes an error with its causes to standard error, in one line each.
+/// Writes an error with its causes to standard error, in one line.
 pub fn error(error: &anyhow::Error) {
     let mut out = io::stderr().lock();
-    // Where standard error is closed there is nobody to tell.
+    // With standard error closed there is no other place to report to.
     let _ = writeln!(out, "shield-agent: {error:#}");
 }
 
 /// Writes one JSON document, indented.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    let mut document = serde_json::to_string_pretty(value).context("writing the answer as JSON")?;
+    let mut document = serde_json::to_string_pretty(value).context("could not encode the answer as JSON")?;
     document.push('\n');
     text(&document)
 }
 
-/// Rows of cells in aligned columns, with a heading. Columns of numbers are right-aligned by the caller's choice.
+/// A table with a heading and aligned columns.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -99,17 +92,15 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table with this heading; the columns in `right` are right-aligned.
+    /// Creates a table with this heading; the columns in `right` are right-aligned.
     pub(crate) fn new(heading: &[&str], right: &[usize]) -> Table {
         Table { rows: vec![heading.iter().map(|&cell| cell.to_owned()).collect()], right: right.to_vec() }
     }
 
-    /// Adds a row.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    /// The table as text, its heading bold.
     pub(crate) fn render(&self, colour: Colour) -> String {
         let columns = self.rows[0].len();
         let width =

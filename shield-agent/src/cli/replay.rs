@@ -1,5 +1,5 @@
-//! `shield-agent replay FILE…`: past logs through the very engine, without privileges: who would have been banned, when,
-//! by which rule, with what evidence. The work is done in `crate::replay`; this is its command line.
+//! `shield-agent replay FILE…`: the command line of `crate::replay`, which runs past logs through the engine and lists
+//! the bans that it would have made. Needs no privileges.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,38 +20,37 @@ use shield_engine::client::Client;
 use shield_engine::report::Explanation;
 use shield_logline::Settings as FormatSettings;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ReplayArgs {
-    /// Access logs, oldest first: JSON or nginx's combined format, plain, .gz or .zst; - is standard input
+    /// Access logs, oldest first: JSON or nginx's combined format, plain, .gz or .zst; - for standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// With this configuration (default: the built-in one)
+    /// The configuration (default: the built-in one)
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    /// Say what changes from --config to this configuration
+    /// Compare --config with this configuration: the bans that only one of them makes
     #[arg(long, value_name = "PATH", conflicts_with_all = ["labels", "html", "explain"])]
     against: Option<PathBuf>,
-    /// Known answers: a CSV file with the columns ip and decision (ban, no_ban)
+    /// Score against labels: a CSV file with the columns ip and decision (ban, no_ban)
     #[arg(long, value_name = "PATH")]
     labels: Option<PathBuf>,
-    /// Write one self-contained page with the traffic, the baseline and the bans drawn
+    /// Write a self-contained page that plots the traffic, the baseline and the bans
     #[arg(long, value_name = "PATH")]
     html: Option<PathBuf>,
-    /// Say why this client was banned, or why not
+    /// Explain why this client was banned, or why not
     #[arg(long, value_name = "CLIENT", conflicts_with = "html")]
     explain: Option<Client>,
-    /// At this moment (with --explain; default: its ban, or else its last request)
+    /// The time that --explain refers to (default: its ban, or else its last request)
     #[arg(long, value_name = "TIME", requires = "explain", value_parser = args::moment, allow_hyphen_values = true)]
     at: Option<i64>,
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// Runs it.
+/// Replays, then scores, compares or explains.
 ///
 /// # Errors
-/// When the configuration is wrong, or a file cannot be read or is no access log.
+/// When the configuration is wrong, or a file cannot be read or is not an access log.
 pub(crate) fn run(args: &ReplayArgs) -> Result<Exit> {
     let inputs: Vec<Input> = args.files.iter().map(|file| Input::of(file)).collect();
     let config = load(args.config.as_deref())?;
@@ -65,20 +64,21 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit> {
     if args.explain.is_some() {
         return explain(&replayed, args.json.format());
     }
-    let score = labels.map(|labels| labels.score(&replayed.outcome));
+    let score = labels.as_ref().map(|labels| labels.score(&replayed.outcome));
     if let Some(path) = &args.html {
         let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
         let page = html::render(&replayed.outcome, score.as_ref(), &names.join(", "));
-        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, page).with_context(|| format!("could not write {}", path.display()))?;
     }
     match args.json.format() {
         Format::Json => print_lines(&render::json_lines(&replayed.outcome, score.as_ref()))?,
-        Format::Text => print::text(&render::render(&replayed.outcome, score.as_ref()))?,
+        Format::Text => print::text(&render::render(&replayed.outcome, labels.as_ref().zip(score.as_ref())))?,
     }
     Ok(Exit::Done)
 }
 
-/// The configuration named, or the built-in one: a replay does not depend on what is installed here.
+/// Loads the named configuration, or else the built-in one and not the installed one: a replay must not depend on the
+/// host it runs on.
 fn load(named: Option<&Path>) -> Result<Config> {
     let config = match named {
         Some(path) => Config::load(Some(path)),
@@ -107,7 +107,7 @@ struct Replayed {
 
 fn explain(replayed: &Replayed, format: Format) -> Result<Exit> {
     let Some(explanation) = &replayed.explanation else {
-        bail!("this client does not appear in the log (before the moment asked for)");
+        bail!("could not explain this client: the log has no request of it (before the time of --at)");
     };
     let ban = replayed
         .outcome
@@ -140,7 +140,7 @@ fn replay(inputs: &[Input], config: &Config, watch: Option<Watch>) -> Result<Rep
     Ok(Replayed { explanation: replay.explanation(), outcome: replay.finish() })
 }
 
-/// A bar on standard error, when that is a terminal.
+/// A progress bar on standard error, when that is a terminal.
 struct Progress {
     bar: ProgressBar,
     read_bytes: Arc<AtomicU64>,
@@ -169,7 +169,7 @@ impl Progress {
 fn print_lines(lines: &[serde_json::Value]) -> Result<()> {
     let mut all = String::new();
     for line in lines {
-        all.push_str(&serde_json::to_string(line).context("cannot write a result as JSON")?);
+        all.push_str(&serde_json::to_string(line).context("could not encode a result as JSON")?);
         all.push('\n');
     }
     print::text(&all)

@@ -1,4 +1,4 @@
-//! Shows what the agent did about each client named.
+//! Prints the agent's result for each client of a command.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use super::Exit;
 use super::print::{self, Colour, Style};
 use shield_engine::action::Reply;
 
-/// Prints a reply, as JSON or a line a client; failed when one of them was refused.
+/// Prints a reply, as JSON or one line per client; the exit is `Failed` when a client was refused.
 pub(crate) fn show(reply: &Reply, format: Format) -> Result<Exit> {
     match format {
         Format::Json => print::json(reply)?,
@@ -15,31 +15,27 @@ pub(crate) fn show(reply: &Reply, format: Format) -> Result<Exit> {
     Ok(exit(reply))
 }
 
-/// How to print.
+/// Output for people or for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// For people.
     Text,
-    /// For programs.
     Json,
 }
 
-/// The switch that every listing command has.
+/// The `--json` switch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
 pub(crate) struct JsonArg {
-    /// Print JSON, as the API gives it
+    /// Print JSON, as returned by the API
     #[arg(long)]
     pub json: bool,
 }
 
 impl JsonArg {
-    /// What was asked for.
     pub(crate) fn format(self) -> Format {
         if self.json { Format::Json } else { Format::Text }
     }
 }
 
-/// Failed when any client was refused.
 pub(crate) fn exit(reply: &Reply) -> Exit {
     if reply.results.iter().all(|result| result.ok) { Exit::Done } else { Exit::Failed }
 }

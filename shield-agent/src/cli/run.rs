@@ -10,7 +10,6 @@ use super::Exit;
 use crate::config::Config;
 use crate::wire::{self, Kernel, Options};
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
@@ -21,12 +20,11 @@ pub(crate) struct RunArgs {
     /// At the first start, read logs from their beginning instead of their end
     #[arg(long)]
     from_start: bool,
-    /// Do everything but touch the kernel: who would be banned is said, nobody is dropped
+    /// Do everything except touch the kernel: report the bans that would be made, drop nothing
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Which configuration file.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ConfigArg {
     /// The configuration file; without it /etc/shield/shield.toml, or the defaults when there is none
@@ -35,13 +33,12 @@ pub(crate) struct ConfigArg {
 }
 
 impl ConfigArg {
-    /// Reads it.
     pub(crate) fn load(&self) -> Result<Config> {
         Config::load(self.config.as_deref()).map_err(|error| anyhow::Error::new(super::BadConfig(error)))
     }
 }
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until a signal stops it.
 pub(crate) fn run(args: RunArgs) -> Result<Exit> {
     crate::memory::keep_large_buffers_apart();
     let mut config = args.config.load()?;
@@ -58,29 +55,29 @@ pub(crate) fn run(args: RunArgs) -> Result<Exit> {
         .on_thread_start(crate::api::priority::give_way)
         .enable_all()
         .build()
-        .context("cannot start the runtime")?;
+        .context("could not start the runtime")?;
     runtime.block_on(wire::run(Options { config, kernel }))?;
-    // Threads that wait for standard input or for DNS are not waited for.
+    // Threads blocked on standard input or DNS would delay the exit without end.
     runtime.shutdown_background();
     Ok(Exit::Done)
 }
 
-/// What other people's code says for no reader of ours, turned down unless the configured filter names it:
-/// netlink-packet-route warns of every kernel newer than its tables, at every look at an interface.
-const TURNED_DOWN: &str = "netlink_packet_route=error";
+/// Directives that silence noise of dependencies unless the configured filter names them: netlink-packet-route warns of
+/// every kernel newer than its tables, each time an interface is read.
+const QUIETED_DEPENDENCIES: &str = "netlink_packet_route=error";
 
 /// Logs to standard error; under systemd the journal adds the time.
 fn start_logging(filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(format!("{TURNED_DOWN},{filter}"))
-        .with_context(|| format!("[agent] log = {filter:?} is no filter"))?;
+    let filter = EnvFilter::try_new(format!("{QUIETED_DEPENDENCIES},{filter}"))
+        .with_context(|| format!("could not use [agent] log = {filter:?} as a filter: write a level such as \"info\", or TARGET=LEVEL,…"))?;
     let under_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let use_colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     if under_journal {
         builder.without_time().with_ansi(false).init();
     } else {
-        builder.with_ansi(colours).init();
+        builder.with_ansi(use_colours).init();
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `shield-agent unban CLIENT…`
+//! `shield-agent unban CLIENT…`: lifts bans.
 
 use anyhow::Result;
 use clap::Args;
@@ -9,23 +9,21 @@ use super::reply::{self, JsonArg};
 use crate::api::types::UnbanRequest;
 use shield_engine::client::Client;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub struct UnbanArgs {
-    /// As listed by `bans`
+    /// A client as listed by `bans`
     #[arg(required = true, value_name = "CLIENT")]
     clients: Vec<Client>,
-    /// Forget the clients' offences as well, so that the next ban is a first one
+    /// Forget the clients' offences as well, so that the next ban counts as the first
     #[arg(long)]
     forget: bool,
-    /// Why, for the record
+    /// The reason, for the record
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]
     json: JsonArg,
 }
 
-/// Runs it.
 pub(crate) async fn run(args: &UnbanArgs, client: &AgentClient) -> Result<Exit> {
     let request =
         UnbanRequest { clients: args.clients.clone(), forget: args.forget, reason: args.reason.clone() };

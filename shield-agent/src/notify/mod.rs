@@ -1,51 +1,50 @@
-//! Tells people: the audit log first, then Slack and a webhook. Bounded, and never in the way of a ban: writing a line
-//! is all that the caller waits for.
+//! Notifications: the audit log first, then Slack and a webhook. Bounded, and never in the way of a ban: appending one
+//! line is all that the caller waits for.
 //!
-//! `audit` keeps the record. `words` says an event in a chat's lines, `slack` and `webhook` collect events for their
-//! receiver, `courier` decides when to post, `post` does it. The live page is the API's business.
+//! `audit` keeps the record. `message` lays out chat messages, `slack` and `webhook` queue events for their receiver,
+//! `dispatch` paces and retries posts, `post` sends them. The live page is the API's business.
 
 pub(crate) mod audit;
-pub(crate) mod courier;
-mod mailbox;
+pub(crate) mod dispatch;
+mod message;
 mod post;
+mod queue;
 #[cfg(test)]
 mod samples;
 pub(crate) mod secret;
 mod slack;
 mod webhook;
-mod words;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::audit::AuditLog;
-use self::courier::Pace;
-use self::mailbox::Mailbox;
+use self::dispatch::Pace;
 use self::post::{Delivery, Receiver};
+use self::queue::EventQueue;
 use self::secret::Secret;
-use self::slack::SlackBox;
-use self::webhook::WebhookBox;
+use self::slack::SlackQueue;
+use self::webhook::WebhookQueue;
 use crate::config::UrlFrom;
 use shield_engine::action::Notice;
 use shield_engine::event::{PartReport, PartState};
 use shield_engine::time::Now;
 
-/// Where a part's state is told. Called from several threads; it must not block.
+/// Receives the parts' states. Called from several threads; it must not block.
 pub(crate) type Report = Arc<dyn Fn(PartReport) + Send + Sync>;
 
-/// Who is told, and where the record is kept.
+/// Receivers and the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// The audit log's file; made with mode 0640 when it is missing.
+    /// The audit log's file; created with mode 0640.
     pub audit: PathBuf,
     /// Slack's incoming webhook.
     pub slack: Option<UrlFrom>,
     /// A webhook that takes JSON.
     pub webhook: Option<UrlFrom>,
-    /// How often is posted.
     pub pace: Pace,
-    /// How long a receiver may take for its answer.
+    /// Timeout of one post.
     pub timeout: Duration,
 }
 
@@ -61,29 +60,29 @@ impl Default for Settings {
     }
 }
 
-/// Tells people.
+/// Records events and hands them to the receivers.
 pub(crate) struct Notifier {
     audit: AuditLog,
     audit_state: AuditState,
-    slack: Option<Receiver<SlackBox>>,
-    webhook: Option<Receiver<WebhookBox>>,
+    slack: Option<Receiver<SlackQueue>>,
+    webhook: Option<Receiver<WebhookQueue>>,
     report: Report,
 }
 
-/// What is on its way to those who are told by the network.
+/// Events that are queued or being posted.
 pub(crate) struct Outbox {
     deliveries: Vec<Delivery>,
 }
 
 impl Outbox {
-    /// Posts what still waits, to all receivers at the same time, for at most `within`. For the end of the agent, when
-    /// nothing is notified any more.
+    /// Posts what still waits, to all receivers concurrently, for at most `within`. Call it last: events pushed later
+    /// are lost.
     pub(crate) async fn flush(self, within: Duration) {
         futures::future::join_all(self.deliveries.into_iter().map(|delivery| delivery.finish(within))).await;
     }
 }
 
-/// What was last reported of the audit log.
+/// The audit log's state as last reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AuditState {
     Unknown,
@@ -92,27 +91,27 @@ enum AuditState {
 }
 
 impl Notifier {
-    /// Starts the tasks that post, on the runtime of the one who calls. A receiver whose URL cannot be had is
-    /// reported as degraded; nothing of this stops the agent. What is owed at the end is the outbox's business.
+    /// Starts the posting tasks on the caller's runtime. A receiver whose URL cannot be loaded is reported as degraded;
+    /// it does not stop the agent, because protection matters more than messages about it.
     pub(crate) fn start(settings: &Settings, report: Report) -> (Notifier, Outbox) {
         let (slack, to_slack) =
-            start("slack", settings.slack.as_ref(), SlackBox::default(), settings, &report).unzip();
+            start("slack", settings.slack.as_ref(), SlackQueue::default(), settings, &report).unzip();
         let (webhook, to_webhook) =
-            start("webhook", settings.webhook.as_ref(), WebhookBox::default(), settings, &report).unzip();
+            start("webhook", settings.webhook.as_ref(), WebhookQueue::default(), settings, &report).unzip();
         let audit = AuditLog::new(&settings.audit);
         let notifier = Notifier { audit, audit_state: AuditState::Unknown, slack, webhook, report };
         (notifier, Outbox { deliveries: to_slack.into_iter().chain(to_webhook).collect() })
     }
 
-    /// Records the event, then hands it to those who post.
+    /// Appends the event to the audit log, then queues it for the receivers.
     pub(crate) fn notify(&mut self, notice: &Notice, now: Now) {
         let recorded = self.audit.append(notice, now);
         self.report_audit(&recorded);
         if let Some(slack) = &self.slack {
-            slack.put(notice, now.wall_ms);
+            slack.push(notice, now.wall_ms);
         }
         if let Some(webhook) = &self.webhook {
-            webhook.put(notice, now.wall_ms);
+            webhook.push(notice, now.wall_ms);
         }
     }
 
@@ -122,31 +121,29 @@ impl Notifier {
             return;
         }
         let state = match recorded {
-            Ok(()) => PartState::Active { detail: "one line an event".into() },
+            Ok(()) => PartState::Active { detail: "writing".into() },
             Err(error) => PartState::Degraded {
-                reason: format!(
-                    "{error:#}; events are counted and their number recorded when it can be written"
-                ),
+                reason: format!("{error:#}; missed events are counted and recorded once it can be written"),
             },
         };
         (self.report)(PartReport { part: "audit".into(), state, repaired: None });
     }
 }
 
-fn start<M: Mailbox>(
+fn start<M: EventQueue>(
     part: &'static str,
     url: Option<&UrlFrom>,
-    mailbox: M,
+    queue: M,
     settings: &Settings,
     report: &Report,
 ) -> Option<(Receiver<M>, Delivery)> {
     let started = url.map(|from| {
         let url = Secret::load(from)?;
-        Receiver::start(part, mailbox, url, settings.pace, settings.timeout, Arc::clone(report))
+        Receiver::start(part, queue, url, settings.pace, settings.timeout, Arc::clone(report))
     });
     let (receiver, state) = match started {
         None => (None, post::off()),
-        Some(Ok(receiver)) => (Some(receiver), PartState::Active { detail: "a URL is configured".into() }),
+        Some(Ok(receiver)) => (Some(receiver), PartState::Active { detail: "URL configured".into() }),
         Some(Err(error)) => (None, PartState::Degraded { reason: format!("{error:#}") }),
     };
     report(PartReport { part: part.into(), state, repaired: None });

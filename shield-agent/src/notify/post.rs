@@ -1,4 +1,4 @@
-//! The thin shell around a [`Courier`]: one task a receiver, one HTTP client, nobody who waits for it.
+//! The I/O around a [`Dispatcher`]: one task and one HTTP client per receiver. Nothing in the agent waits for it.
 
 use std::error::Error as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,16 +11,16 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::Report;
-use super::courier::{Answer, Courier, Pace, Step};
-use super::mailbox::Mailbox;
+use super::dispatch::{Answer, Dispatcher, Pace, Step};
+use super::queue::EventQueue;
 use super::secret::Secret;
 use crate::clock;
 use shield_engine::action::Notice;
 use shield_engine::event::{PartReport, PartState};
 
-/// How long a receiver may take for its answer by default.
+/// Default timeout of one post.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a refusal's text that are repeated.
+/// Bytes of an error response that are quoted.
 const REPEATED_BYTES: usize = 120;
 
 /// A receiver of events. Cheap to clone.
@@ -31,24 +31,23 @@ pub(super) struct Receiver<M> {
 
 #[derive(Debug)]
 struct Shared<M> {
-    courier: Mutex<Courier<M>>,
+    dispatcher: Mutex<Dispatcher<M>>,
     wake: Notify,
 }
 
-impl<M: Mailbox> Receiver<M> {
-    /// Starts the task that posts to `url`, on the runtime of the one who calls. `part` names it in reports. What it
-    /// owes at the end is the second one's business.
+impl<M: EventQueue> Receiver<M> {
+    /// Starts the task that posts to `url` on the caller's runtime. `part` names it in reports.
     pub(super) fn start(
         part: &'static str,
-        mailbox: M,
+        queue: M,
         url: Secret,
         pace: Pace,
         timeout: Duration,
         report: Report,
     ) -> Result<(Receiver<M>, Delivery)> {
-        let client = client(&url, timeout).with_context(|| format!("preparing to post to {part}"))?;
+        let client = client(&url, timeout).with_context(|| format!("could not set up posting to {part}"))?;
         let shared =
-            Arc::new(Shared { courier: Mutex::new(Courier::new(pace, mailbox)), wake: Notify::new() });
+            Arc::new(Shared { dispatcher: Mutex::new(Dispatcher::new(pace, queue)), wake: Notify::new() });
         let deliver = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             while !deliver.lock().is_done() {
@@ -70,9 +69,9 @@ impl<M: Mailbox> Receiver<M> {
         Ok((Receiver { shared }, Delivery { part, task, closing }))
     }
 
-    /// Puts an event in. Never waits for the network.
-    pub(super) fn put(&self, notice: &Notice, at_ms: i64) {
-        self.shared.lock().mailbox().put(notice, at_ms);
+    /// Queues an event. Never waits for the network.
+    pub(super) fn push(&self, notice: &Notice, at_ms: i64) {
+        self.shared.lock().queue().push(notice, at_ms);
         self.shared.wake.notify_one();
     }
 }
@@ -84,28 +83,28 @@ pub(super) struct Delivery {
     closing: Arc<dyn Closing>,
 }
 
-/// What a delivery needs to know of its receiver, whatever its messages are.
+/// The receiver's side of a [`Delivery`], whatever its queue is.
 trait Closing: Send + Sync {
     fn close(&self);
     fn waiting(&self) -> u64;
 }
 
 impl Delivery {
-    /// Posts what still waits, for at most `within`; says how much was not told. Nothing may be put in any more.
+    /// Posts what still waits, for at most `within`; logs the number of events that were not posted.
     pub(super) async fn finish(mut self, within: Duration) {
         self.closing.close();
-        // An error says that the task panicked, which was said already; what waits is counted either way.
+        // A panic of the task was logged when it happened; what waits is counted either way.
         let _ = tokio::time::timeout(within, &mut self.task).await;
         self.task.abort();
         let events = self.closing.waiting();
         if events > 0 {
             let part = self.part;
-            tracing::warn!(part, events, "stopped before everything was told; the audit log has it all");
+            tracing::warn!(part, events, "stopped before all events were posted; the audit log has them");
         }
     }
 }
 
-impl<M: Mailbox> Closing for Shared<M> {
+impl<M: EventQueue> Closing for Shared<M> {
     fn close(&self) {
         self.lock().close(clock::now().boot_ms);
         self.wake.notify_one();
@@ -117,42 +116,44 @@ impl<M: Mailbox> Closing for Shared<M> {
 }
 
 impl<M> Shared<M> {
-    /// Until then, or until there is something new: a message (which waits as well), or the end.
+    /// Waits until `at_ms` or until something changes: an event was pushed, or the agent stops.
     async fn wait_until(&self, at_ms: u64) {
         let pause = Duration::from_millis(at_ms.saturating_sub(clock::now().boot_ms));
-        // An error says that the time is up.
+        // A timeout is the normal end of a pause.
         let _ = tokio::time::timeout(pause, self.wake.notified()).await;
     }
 
-    /// The lock is held for moments only, never across a wait; a panic inside leaves counts that are at worst old.
-    fn lock(&self) -> MutexGuard<'_, Courier<M>> {
-        self.courier.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Never held across an await. A poisoned lock is used as it is: a panic inside leaves outdated counts at worst.
+    fn lock(&self) -> MutexGuard<'_, Dispatcher<M>> {
+        self.dispatcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A client for this URL. Redirects are not followed: they would carry the message to somebody else. The system's
-/// roots are trusted; for `http://` none are needed.
+/// Builds the client for this URL. Redirects are not followed: they would send events to another host. The system's
+/// root certificates are trusted; for `http://` none are loaded, so that a host without them works.
 fn client(url: &Secret, timeout: Duration) -> Result<Client> {
     install_provider();
     let builder = Client::builder()
         .timeout(timeout)
         .redirect(redirect::Policy::none())
         .user_agent(concat!("shield-agent/", env!("CARGO_PKG_VERSION")));
-    let builder = if url.reveal().scheme() == "http" { builder.tls_certs_only([]) } else { builder };
-    builder.build().context("making an HTTP client (are the system's root certificates installed?)")
+    let builder = if url.expose().scheme() == "http" { builder.tls_certs_only([]) } else { builder };
+    builder
+        .build()
+        .context("could not create an HTTP client: install the system's root certificates (ca-certificates)")
 }
 
-/// TLS by ring, for the whole process.
+/// Makes ring the process' TLS provider.
 fn install_provider() {
-    // An error says that one is installed already.
+    // Fails only when one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 async fn post(client: &Client, url: &Secret, body: String) -> Answer {
-    let request = client.post(url.reveal().clone()).header(CONTENT_TYPE, "application/json").body(body);
+    let request = client.post(url.expose().clone()).header(CONTENT_TYPE, "application/json").body(body);
     match request.send().await {
         Ok(response) => judge(response, url).await,
-        Err(error) => Answer::Failed { why: url.scrub(&chain(&error.without_url())), retry_after: None },
+        Err(error) => Answer::Failed { why: url.redact(&chain(&error.without_url())), retry_after: None },
     }
 }
 
@@ -162,22 +163,22 @@ async fn judge(response: Response, url: &Secret) -> Answer {
         return Answer::Accepted;
     }
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let retry_after = retry_after.and_then(|text| pause_asked(text, clock::now().wall_ms));
-    let why = format!("answered {status}{}", url.scrub(&first_words(response).await));
-    let again = status.is_server_error()
+    let retry_after = retry_after.and_then(|text| parse_retry_after(text, clock::now().wall_ms));
+    let why = format!("answered {status}{}", url.redact(&excerpt(response).await));
+    let is_transient = status.is_server_error()
         || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
-    if again { Answer::Failed { why, retry_after } } else { Answer::Refused(why) }
+    if is_transient { Answer::Failed { why, retry_after } } else { Answer::Refused(why) }
 }
 
-/// The beginning of what was answered, such as Slack's `: invalid_token`.
-async fn first_words(mut response: Response) -> String {
+/// The beginning of the response's text, such as Slack's `: invalid_token`.
+async fn excerpt(mut response: Response) -> String {
     let Ok(Some(chunk)) = response.chunk().await else { return String::new() };
     let text = String::from_utf8_lossy(&chunk[..chunk.len().min(REPEATED_BYTES)]).into_owned();
     format!(": {}", crate::text::printable(text.trim()))
 }
 
-/// A `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3).
-fn pause_asked(text: &str, wall_ms: i64) -> Option<Duration> {
+/// Parses `Retry-After`: seconds or a date (RFC 9110, section 10.2.3).
+fn parse_retry_after(text: &str, wall_ms: i64) -> Option<Duration> {
     if let Ok(secs) = text.trim().parse() {
         return Some(Duration::from_secs(secs));
     }
@@ -196,7 +197,7 @@ fn chain(error: &reqwest::Error) -> String {
     text
 }
 
-/// How a receiver that was not started stands.
+/// The state of a receiver that is not configured.
 pub(super) fn off() -> PartState {
     PartState::Off { reason: "no URL is configured".into() }
 }
@@ -206,10 +207,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_is_asked_for_in_seconds_or_by_date() {
+    fn retry_after_is_in_seconds_or_a_date() {
         let at = 1_445_412_480_000 - 90_000;
         let check = |text: &str, expected: Option<u64>| {
-            assert_eq!(pause_asked(text, at), expected.map(Duration::from_secs), "{text}");
+            assert_eq!(parse_retry_after(text, at), expected.map(Duration::from_secs), "{text}");
         };
         check("120", Some(120));
         check(" 0 ", Some(0));

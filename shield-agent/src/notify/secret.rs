@@ -1,5 +1,5 @@
-//! A webhook's URL: whoever knows it can post as us. It is read from a file, the environment or systemd's credentials,
-//! and it never shows: not in `Debug`, not in an error, not in the log.
+//! A webhook's URL, which is a secret: anybody who has it can post in Shield's name. It is loaded from a file, the
+//! environment or systemd's credentials, and never appears in `Debug`, an error or the log.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -10,9 +10,9 @@ use reqwest::Url;
 
 use crate::config::UrlFrom;
 
-/// What is shown in its place.
+/// Shown in place of the URL.
 const HIDDEN: &str = "[webhook URL]";
-/// Rights of others and of the group on a file.
+/// Permission bits of the group and of others.
 const NOT_THE_OWNER: u32 = 0o077;
 
 /// A secret URL.
@@ -20,39 +20,43 @@ const NOT_THE_OWNER: u32 = 0o077;
 pub(crate) struct Secret(Url);
 
 impl Secret {
-    /// Reads it from where the configuration says. The error says what is wrong, never what was read.
+    /// Loads it from its configured place. Errors never contain what was read.
     pub(crate) fn load(from: &UrlFrom) -> Result<Secret> {
         match from {
             UrlFrom::File(path) => Secret::of_file(path),
             UrlFrom::Env(name) => {
-                let text = std::env::var(name)
-                    .with_context(|| format!("the environment variable {name} holds no webhook URL"))?;
-                Secret::parse(&text).with_context(|| format!("the environment variable {name}"))
+                let text = std::env::var(name).with_context(|| {
+                    format!("could not read the webhook URL in the environment variable {name}")
+                })?;
+                Secret::parse(&text).with_context(|| {
+                    format!("could not use the webhook URL in the environment variable {name}")
+                })
             }
             UrlFrom::Credential(name) => {
                 let dir = std::env::var_os("CREDENTIALS_DIRECTORY").with_context(|| {
-                    format!("no systemd credentials here: add LoadCredential={name}:FILE to the unit")
+                    format!(
+                        "could not find systemd's credentials: add LoadCredential={name}:FILE to the unit"
+                    )
                 })?;
                 Secret::of_file(&Path::new(&dir).join(name))
             }
         }
     }
 
-    /// Reads a text as the URL.
     pub(crate) fn parse(text: &str) -> Result<Secret> {
-        let Ok(url) = Url::parse(text.trim()) else { bail!("it is not a URL (https://…)") };
-        ensure!(matches!(url.scheme(), "https" | "http"), "it must begin with https://");
-        ensure!(url.has_host(), "it names no host");
+        let Ok(url) = Url::parse(text.trim()) else { bail!("the value is not a URL (https://…)") };
+        ensure!(matches!(url.scheme(), "https" | "http"), "the URL must begin with https://");
+        ensure!(url.has_host(), "the URL has no host");
         Ok(Secret(url))
     }
 
-    /// The URL, for the one request that is sent there.
-    pub(super) fn reveal(&self) -> &Url {
+    /// The URL itself; only for sending a request to it.
+    pub(super) fn expose(&self) -> &Url {
         &self.0
     }
 
-    /// Takes it out of a text that others wrote, with each part that tells it.
-    pub(crate) fn scrub(&self, text: &str) -> String {
+    /// Removes the URL, and every part that gives it away, from a text written elsewhere.
+    pub(crate) fn redact(&self, text: &str) -> String {
         let mut text = text.replace(self.0.as_str(), HIDDEN);
         let telling = [Some(self.0.path()), self.0.query(), self.0.password(), Some(self.0.username())];
         for part in telling.into_iter().flatten().filter(|part| part.len() > 1) {
@@ -63,14 +67,15 @@ impl Secret {
 
     fn of_file(path: &Path) -> Result<Secret> {
         let shown = path.display();
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("reading the webhook URL in {shown}"))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("could not read the webhook URL in {shown}"))?;
         let mode = std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or_default();
         if mode & NOT_THE_OWNER != 0 {
-            tracing::warn!(file = %shown, "the webhook URL can be read by others: chmod 0600 it");
+            tracing::warn!(file = %shown, "the webhook URL can be read by other users: chmod 0600 the file");
         }
         let first = text.lines().next().unwrap_or_default();
-        Secret::parse(first).with_context(|| format!("the first line of {shown}"))
+        Secret::parse(first)
+            .with_context(|| format!("could not use the first line of {shown} as the webhook URL"))
     }
 }
 
@@ -96,7 +101,7 @@ mod tests {
     fn it_never_shows() {
         let secret = Secret::parse(URL).unwrap();
         assert_eq!(format!("{secret} {secret:?} {secret:#?}"), [HIDDEN; 3].join(" "));
-        let said = secret.scrub(&format!("error sending to {URL}: no route for /services/T0/B0/verysecret"));
+        let said = secret.redact(&format!("error sending to {URL}: no route for /services/T0/B0/verysecret"));
         assert_eq!(said, "error sending to [webhook URL]: no route for [webhook URL]");
     }
 

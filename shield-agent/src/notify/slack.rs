@@ -1,35 +1,35 @@
-//! Slack's side: a few events as messages of their own, more of them as a digest, in Block Kit with a plain-text
-//! fall-back. Everything that came from outside is plain text to Slack: no markup, no links, no mentions.
+//! Slack: up to three events as messages of their own, more of them as a digest, in Block Kit with a plain-text
+//! fall-back. All values are plain text to Slack (no markup, links or mentions), because clients choose some of them.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::mailbox::{Kind, Mailbox, Parcel};
-use super::words::{self, Message};
+use super::message::{self, Message};
+use super::queue::{EventQueue, Kind, Payload};
 use crate::text::{printable, utc};
 use shield_engine::action::Notice;
 use shield_engine::client::Client;
 use shield_engine::verdict::Rule;
 
-/// Events up to which each has a message of its own.
-const FEW: usize = 3;
+/// Events that have a message of their own; with one more, all go into a digest.
+const MAX_MESSAGES: usize = 3;
 /// Banned clients that a digest names.
-const NAMED: usize = 10;
-/// Other events that a digest tells in a line each.
-const TOLD: usize = 10;
-/// Characters of one value at most (Slack takes 3,000 a section).
+const MAX_BANNED: usize = 10;
+/// Other events that a digest lists.
+const MAX_OTHERS: usize = 10;
+/// Maximum characters of a value (Slack accepts 3,000 in a section).
 const VALUE_CHARS: usize = 250;
 
-/// Collects events for Slack.
+/// The queue in front of Slack.
 #[derive(Debug, Default)]
-pub(super) struct SlackBox {
-    few: Vec<(Notice, i64)>,
+pub(super) struct SlackQueue {
+    messages: Vec<(Notice, i64)>,
     digest: Option<Digest>,
     lost: u64,
 }
 
-/// Events in numbers.
+/// Many events, counted.
 #[derive(Debug)]
 struct Digest {
     first_ms: i64,
@@ -40,39 +40,39 @@ struct Digest {
     others: Vec<String>,
 }
 
-impl Mailbox for SlackBox {
-    fn put(&mut self, notice: &Notice, at_ms: i64) {
-        if words::message(notice, at_ms).is_none() {
+impl EventQueue for SlackQueue {
+    fn push(&mut self, notice: &Notice, at_ms: i64) {
+        if message::message(notice, at_ms).is_none() {
             return;
         }
-        if self.digest.is_none() && self.few.len() < FEW {
-            self.few.push((notice.clone(), at_ms));
+        if self.digest.is_none() && self.messages.len() < MAX_MESSAGES {
+            self.messages.push((notice.clone(), at_ms));
             return;
         }
         let digest = self.digest.get_or_insert_with(|| Digest::new(at_ms));
-        for (notice, at_ms) in self.few.drain(..) {
+        for (notice, at_ms) in self.messages.drain(..) {
             digest.add(&notice, at_ms);
         }
         digest.add(notice, at_ms);
     }
 
     fn waiting(&self) -> u64 {
-        self.few.len() as u64 + self.digest.as_ref().map_or(0, Digest::events)
+        self.messages.len() as u64 + self.digest.as_ref().map_or(0, Digest::events)
     }
 
-    fn take(&mut self) -> Parcel {
+    fn take(&mut self) -> Payload {
         let lost = std::mem::take(&mut self.lost);
         if let Some(digest) = self.digest.take() {
             let body = body(&[digest.message()], lost);
-            return Parcel { body, events: digest.events() + lost, kind: Kind::Digest };
+            return Payload { body, events: digest.events() + lost, kind: Kind::Digest };
         }
-        let few = std::mem::take(&mut self.few);
+        let messages = std::mem::take(&mut self.messages);
         let messages: Vec<Message> =
-            few.iter().filter_map(|(notice, at_ms)| words::message(notice, *at_ms)).collect();
-        Parcel { body: body(&messages, lost), events: messages.len() as u64 + lost, kind: Kind::Messages }
+            messages.iter().filter_map(|(notice, at_ms)| message::message(notice, *at_ms)).collect();
+        Payload { body: body(&messages, lost), events: messages.len() as u64 + lost, kind: Kind::Messages }
     }
 
-    fn note_lost(&mut self, events: u64) {
+    fn count_lost(&mut self, events: u64) {
         self.lost += events;
     }
 }
@@ -90,19 +90,19 @@ impl Digest {
     }
 
     fn add(&mut self, notice: &Notice, at_ms: i64) {
-        let Some(message) = words::message(notice, at_ms) else { return };
+        let Some(message) = message::message(notice, at_ms) else { return };
         self.first_ms = self.first_ms.min(at_ms);
         self.last_ms = self.last_ms.max(at_ms);
         *self.counts.entry(message.title).or_default() += 1;
         match notice {
             Notice::Banned(ban) => {
                 *self.rules.entry(ban.ban.rule).or_default() += 1;
-                if self.banned.len() < NAMED {
+                if self.banned.len() < MAX_BANNED {
                     self.banned.push(ban.ban.client);
                 }
             }
             Notice::Lifted { .. } => {}
-            _ if self.others.len() < TOLD => self.others.push(in_a_line(&message)),
+            _ if self.others.len() < MAX_OTHERS => self.others.push(one_line(&message)),
             _ => {}
         }
     }
@@ -113,9 +113,9 @@ impl Digest {
 
     fn message(&self) -> Message {
         let mut lines: Vec<(&'static str, String)> =
-            self.counts.iter().map(|(title, count)| (*title, self.count_words(title, *count))).collect();
+            self.counts.iter().map(|(title, count)| (*title, self.count_text(title, *count))).collect();
         if !self.banned.is_empty() {
-            lines.push(("Banned", self.banned_words()));
+            lines.push(("Banned", self.banned_text()));
         }
         lines.extend(self.others.iter().map(|line| ("Event", line.clone())));
         lines.push(("Events in all", format!("{}, each of them in the audit log", self.events())));
@@ -124,7 +124,7 @@ impl Digest {
         Message { title: "SHIELD DIGEST", lines }
     }
 
-    fn count_words(&self, title: &str, count: u64) -> String {
+    fn count_text(&self, title: &str, count: u64) -> String {
         if title != "IP BANNED" {
             return count.to_string();
         }
@@ -132,7 +132,7 @@ impl Digest {
         format!("{count} ({})", rules.join(", "))
     }
 
-    fn banned_words(&self) -> String {
+    fn banned_text(&self) -> String {
         let named: Vec<String> = self.banned.iter().map(Client::to_string).collect();
         let all: u64 = self.rules.values().sum();
         match all - named.len() as u64 {
@@ -142,7 +142,7 @@ impl Digest {
     }
 }
 
-fn in_a_line(message: &Message) -> String {
+fn one_line(message: &Message) -> String {
     let values: Vec<&str> = message.lines.iter().map(|(_, value)| value.as_str()).collect();
     format!("{}: {}", message.title, values.join("; "))
 }
@@ -151,8 +151,8 @@ fn body(messages: &[Message], lost: u64) -> String {
     let mut messages: Vec<Message> = messages.iter().map(shortened).collect();
     if lost > 0 {
         let events = if lost == 1 { "event" } else { "events" };
-        let said = format!("{lost} earlier {events} could not be posted; the audit log has them");
-        messages.push(Message { title: "SHIELD", lines: vec![("Missing here", said)] });
+        let missing = format!("{lost} earlier {events} could not be posted; the audit log has them");
+        messages.push(Message { title: "SHIELD", lines: vec![("Missing here", missing)] });
     }
     let text: Vec<String> = messages.iter().map(|message| escaped(&message.plain())).collect();
     let blocks: Vec<Value> = messages.iter().flat_map(blocks).collect();
@@ -190,7 +190,7 @@ fn cut(value: &str) -> String {
     }
 }
 
-/// The three characters that Slack's texts must have escaped.
+/// Escapes the three characters that Slack requires to be escaped in any text.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -201,11 +201,11 @@ mod tests {
     use super::*;
 
     fn body_of(notices: &[Notice]) -> Value {
-        let mut mailbox = SlackBox::default();
-        notices.iter().for_each(|notice| mailbox.put(notice, samples::AT_MS));
-        let parcel = mailbox.take();
-        assert_eq!(mailbox.waiting(), 0);
-        serde_json::from_str(&parcel.body).unwrap()
+        let mut queue = SlackQueue::default();
+        notices.iter().for_each(|notice| queue.push(notice, samples::AT_MS));
+        let payload = queue.take();
+        assert_eq!(queue.waiting(), 0);
+        serde_json::from_str(&payload.body).unwrap()
     }
 
     #[test]
@@ -270,26 +270,26 @@ mod tests {
 
     #[test]
     fn a_digest_of_any_number_of_events_is_small() {
-        let mut mailbox = SlackBox::default();
+        let mut queue = SlackQueue::default();
         for n in 0..50_000u32 {
             let client = Client::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n));
-            mailbox.put(&samples::banned_client(client), samples::AT_MS + i64::from(n));
-            mailbox.put(&samples::degraded(&"part".repeat(100)), samples::AT_MS);
+            queue.push(&samples::banned_client(client), samples::AT_MS + i64::from(n));
+            queue.push(&samples::degraded(&"part".repeat(100)), samples::AT_MS);
         }
-        let parcel = mailbox.take();
-        assert_eq!((parcel.events, parcel.kind), (100_000, Kind::Digest));
-        assert!(parcel.body.contains("IP BANNED: 50000 (z_score 50000)"));
-        assert!(parcel.body.contains("and 49990 more"));
-        assert!(parcel.body.len() < 10_000, "{} bytes", parcel.body.len());
-        let json: Value = serde_json::from_str(&parcel.body).unwrap();
+        let payload = queue.take();
+        assert_eq!((payload.events, payload.kind), (100_000, Kind::Digest));
+        assert!(payload.body.contains("IP BANNED: 50000 (z_score 50000)"));
+        assert!(payload.body.contains("and 49990 more"));
+        assert!(payload.body.len() < 10_000, "{} bytes", payload.body.len());
+        let json: Value = serde_json::from_str(&payload.body).unwrap();
         let section = json["blocks"][1]["text"]["text"].as_str().unwrap();
         assert!(section.chars().count() <= 3_000, "Slack takes no more: {}", section.chars().count());
     }
 
     #[test]
     fn what_is_for_the_audit_log_alone_is_not_posted() {
-        let mut mailbox = SlackBox::default();
-        mailbox.put(&Notice::Stopping { bans: 1 }, samples::AT_MS);
-        assert_eq!(mailbox.waiting(), 0);
+        let mut queue = SlackQueue::default();
+        queue.push(&Notice::Stopping { bans: 1 }, samples::AT_MS);
+        assert_eq!(queue.waiting(), 0);
     }
 }

@@ -171,7 +171,7 @@ async fn a_ban_arrives_in_the_chat_and_at_the_webhook() {
     assert!(text_of(&slack.wait_for(1).await[0]).starts_with("IP BANNED\n• IP: 192.0.2.156\n"));
     let body: serde_json::Value = serde_json::from_str(&webhook.wait_for(1).await[0]).unwrap();
     assert_eq!(body["events"][0]["event"], "banned");
-    assert_eq!(bench.states_of("slack"), [PartState::Active { detail: "a URL is configured".into() }]);
+    assert_eq!(bench.states_of("slack"), [PartState::Active { detail: "URL configured".into() }]);
 }
 
 /// Whatever the other side does first, the same message arrives in the end.
@@ -204,7 +204,7 @@ async fn slack_down_is_a_state_without_the_secret_and_ends_by_itself() {
     let states = bench.states_of("slack");
     let PartState::Degraded { reason } = &states[1] else { panic!("{states:?}") };
     assert_eq!(reason, "inactive, retrying: answered 500 Internal Server Error");
-    assert_eq!(states[2], PartState::Active { detail: "posting again".into() });
+    assert_eq!(states[2], PartState::Active { detail: "posting".into() });
 }
 
 #[tokio::test]
@@ -285,7 +285,8 @@ async fn an_audit_log_that_cannot_be_written_is_a_state_that_ends_by_itself() {
 async fn a_client_for_https_can_be_made() {
     let url = Secret::parse("https://hooks.example.org/x").unwrap();
     let report: Report = Arc::new(|_| {});
-    let started = Receiver::start("slack", SlackBox::default(), url, Pace::default(), post::TIMEOUT, report);
+    let started =
+        Receiver::start("slack", SlackQueue::default(), url, Pace::default(), post::TIMEOUT, report);
     assert!(started.is_ok(), "{:#}", started.err().unwrap());
 }
 

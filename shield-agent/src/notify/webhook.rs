@@ -1,7 +1,7 @@
-//! Any webhook's side: every event as JSON, some at a time.
+//! Generic webhook: every event as JSON, in batches.
 //!
 //! The body is `{"source":"shield","events":[{"at":"2026-05-11T22:07:33.000Z","event":"banned",…}],"left_out":0}`;
-//! the events' fields are those of the audit log. `left_out` counts earlier events that did not fit or were not taken.
+//! the events' fields are those of the audit log. `left_out` counts earlier events that did not fit or could not be delivered.
 
 use std::collections::VecDeque;
 
@@ -9,36 +9,35 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::mailbox::{Kind, Mailbox, Parcel};
+use super::queue::{EventQueue, Kind, Payload};
 use shield_engine::action::Notice;
 
-/// Events that wait at most.
-const WAITING: usize = 1_000;
-/// Events in one body at most.
-const AT_ONCE: usize = 100;
+/// Maximum number of waiting events.
+const MAX_WAITING: usize = 1_000;
+/// Maximum number of events in one body.
+const MAX_PER_BODY: usize = 100;
 
-/// Collects events for a webhook.
+/// The queue in front of a webhook.
 #[derive(Debug, Default)]
-pub(super) struct WebhookBox {
+pub(super) struct WebhookQueue {
     waiting: VecDeque<Box<RawValue>>,
     left_out: u64,
 }
 
-/// An event with its time.
 #[derive(Serialize)]
-struct Timed<'a> {
+struct TimedEvent<'a> {
     at: String,
     #[serde(flatten)]
     notice: &'a Notice,
 }
 
-impl Mailbox for WebhookBox {
-    fn put(&mut self, notice: &Notice, at_ms: i64) {
-        if self.waiting.len() == WAITING {
+impl EventQueue for WebhookQueue {
+    fn push(&mut self, notice: &Notice, at_ms: i64) {
+        if self.waiting.len() == MAX_WAITING {
             self.left_out += 1;
             return;
         }
-        match serde_json::value::to_raw_value(&Timed { at: super::audit::stamp(at_ms), notice }) {
+        match serde_json::value::to_raw_value(&TimedEvent { at: super::audit::stamp(at_ms), notice }) {
             Ok(event) => self.waiting.push_back(event),
             Err(_) => self.left_out += 1,
         }
@@ -48,14 +47,14 @@ impl Mailbox for WebhookBox {
         self.waiting.len() as u64
     }
 
-    fn take(&mut self) -> Parcel {
-        let events: Vec<Box<RawValue>> = self.waiting.drain(..self.waiting.len().min(AT_ONCE)).collect();
+    fn take(&mut self) -> Payload {
+        let events: Vec<Box<RawValue>> = self.waiting.drain(..self.waiting.len().min(MAX_PER_BODY)).collect();
         let left_out = std::mem::take(&mut self.left_out);
         let body = json!({ "source": "shield", "events": events, "left_out": left_out }).to_string();
-        Parcel { body, events: events.len() as u64 + left_out, kind: Kind::Messages }
+        Payload { body, events: events.len() as u64 + left_out, kind: Kind::Messages }
     }
 
-    fn note_lost(&mut self, events: u64) {
+    fn count_lost(&mut self, events: u64) {
         self.left_out += events;
     }
 }
@@ -65,15 +64,15 @@ mod tests {
     use super::super::samples;
     use super::*;
 
-    fn parsed(parcel: &Parcel) -> serde_json::Value {
-        serde_json::from_str(&parcel.body).unwrap()
+    fn parsed(payload: &Payload) -> serde_json::Value {
+        serde_json::from_str(&payload.body).unwrap()
     }
 
     #[test]
     fn an_event_carries_everything() {
-        let mut mailbox = WebhookBox::default();
-        mailbox.put(&samples::banned(), samples::AT_MS);
-        let body = parsed(&mailbox.take());
+        let mut queue = WebhookQueue::default();
+        queue.push(&samples::banned(), samples::AT_MS);
+        let body = parsed(&queue.take());
         let event = &body["events"][0];
         assert_eq!(event["at"], "2026-05-11T22:07:33.000Z");
         assert_eq!(event["event"], "banned");
@@ -83,14 +82,14 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_counted() {
-        let mut mailbox = WebhookBox::default();
+        let mut queue = WebhookQueue::default();
         for _ in 0..1_250 {
-            mailbox.put(&samples::banned(), samples::AT_MS);
+            queue.push(&samples::banned(), samples::AT_MS);
         }
-        let first = mailbox.take();
+        let first = queue.take();
         assert_eq!((parsed(&first)["events"].as_array().unwrap().len(), first.events), (100, 350));
         assert_eq!(parsed(&first)["left_out"], 250);
-        mailbox.note_lost(7);
-        assert_eq!(parsed(&mailbox.take())["left_out"], 7);
+        queue.count_lost(7);
+        assert_eq!(parsed(&queue.take())["left_out"], 7);
     }
 }

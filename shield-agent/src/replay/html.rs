@@ -158,7 +158,7 @@ fn row(ban: &ReplayedBan, page: &mut String) {
         let paths: Vec<String> = evidence
             .top_paths
             .iter()
-            .map(|path| format!("{} ({})", escape(&printable(&path.path)), path.count))
+            .map(|path| format!("{} ({}x)", escape(&printable(&path.path)), path.count))
             .collect();
         format!("{}<br><span class=\"dim\">{}</span>", escape(&text::fired(evidence)), paths.join(", "))
     });
@@ -230,7 +230,7 @@ mod tests {
     fn what_comes_out_of_the_log_is_escaped() {
         let page = render(&outcome("/<script>alert('1')</script>\""), None, "a<b>.log");
         assert!(!page.contains("<script"), "{page}");
-        assert!(page.contains("/&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&quot; (6)"));
+        assert!(page.contains("/&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&quot; (6x)"));
         assert!(page.contains("a&lt;b&gt;.log"));
     }
 

@@ -1,5 +1,5 @@
-//! Opens what is to be replayed: files, plain or packed with gzip or zstd, told by their first bytes; `-` is standard
-//! input. Hands out batches of lines.
+//! Reads logs to be replayed in batches of lines: files, plain or compressed with gzip or zstd (recognised by their first
+//! bytes), or standard input.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, stdin};
@@ -12,28 +12,25 @@ use anyhow::{Context, Result, bail};
 use shield_engine::request::{Batch, Rejected};
 use shield_logline::{Output, Parser, Settings};
 
-/// Bytes read at a time.
 const BLOCK_BYTES: usize = 1 << 20;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// One thing to replay.
+/// One log to replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A file.
     File(PathBuf),
-    /// Standard input.
     Stdin,
 }
 
 impl Input {
-    /// What the command line names: `-` is standard input.
+    /// The input that a command line names: `-` is standard input.
     pub fn of(name: &Path) -> Input {
         if name.as_os_str() == "-" { Input::Stdin } else { Input::File(name.to_owned()) }
     }
 
-    /// Its size in bytes as it lies there, where that is known.
+    /// The file's size in bytes, compressed or not; `None` for a stream.
     pub fn len_bytes(&self) -> Option<u64> {
         match self {
             Input::File(path) => path.metadata().ok().filter(|m| m.is_file()).map(|m| m.len()),
@@ -52,7 +49,7 @@ impl Input {
         match self {
             Input::Stdin => Ok(Box::new(stdin().lock())),
             Input::File(path) => {
-                let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+                let file = File::open(path).with_context(|| format!("could not open {}", path.display()))?;
                 if file.metadata().is_ok_and(|m| m.is_dir()) {
                     bail!("{} is a directory: name the log files in it, oldest first", path.display());
                 }
@@ -61,10 +58,10 @@ impl Input {
         }
     }
 
-    /// Reads it all, a batch at a time. `read_bytes` follows how far it is, in bytes as they lie there.
+    /// Reads the log to its end, one batch at a time. `read_bytes` counts the file's bytes, for a progress bar.
     ///
     /// # Errors
-    /// When it cannot be opened, read or unpacked, when `each` fails, and when not one of its lines is a log line.
+    /// When it cannot be opened, read or decompressed, when `each` fails, or when none of its lines is a log line.
     pub fn batches(
         &self,
         settings: &Settings,
@@ -72,14 +69,15 @@ impl Input {
         each: &mut dyn FnMut(&mut Batch) -> Result<()>,
     ) -> Result<()> {
         let counted = Counted { inner: self.open()?, read: Arc::clone(read_bytes) };
-        let mut reader = unpacked(counted).with_context(|| format!("cannot read {}", self.name()))?;
+        let mut reader = unpacked(counted).with_context(|| format!("could not read {}", self.name()))?;
         let mut tally = Tally::default();
         let mut parser = Parser::new(settings);
         let mut rest = Vec::new();
         loop {
             let mut block = std::mem::take(&mut rest);
-            let at_end = fill(&mut *reader, &mut block)
-                .with_context(|| format!("cannot read {} (cut off, or damaged?)", self.name()))?;
+            let at_end = fill(&mut *reader, &mut block).with_context(|| {
+                format!("could not read {} to its end; it may be truncated or damaged", self.name())
+            })?;
             if at_end && !block.is_empty() && block.last() != Some(&b'\n') {
                 block.push(b'\n');
             }
@@ -98,7 +96,7 @@ impl Input {
     }
 }
 
-/// Reads on until `block` has grown by [`BLOCK_BYTES`]; says whether that was the end.
+/// Reads until `block` has grown by [`BLOCK_BYTES`]; returns true at the end of the input.
 fn fill(reader: &mut dyn Read, block: &mut Vec<u8>) -> std::io::Result<bool> {
     let read = reader.take(BLOCK_BYTES as u64).read_to_end(block)?;
     Ok(read < BLOCK_BYTES)
@@ -116,7 +114,7 @@ fn unpacked(counted: Counted) -> std::io::Result<Box<dyn Read>> {
     Ok(Box::new(buffered))
 }
 
-/// Counts the bytes that were read, for a progress bar.
+/// Counts the bytes read.
 struct Counted {
     inner: Box<dyn Read>,
     read: Arc<AtomicU64>,
@@ -130,19 +128,19 @@ impl Read for Counted {
     }
 }
 
-/// Whether a file is a log at all.
+/// Counts lines, to recognise a file that is not a log.
 #[derive(Default)]
 struct Tally {
     lines: u64,
-    refused: u64,
+    rejected: u64,
     first: Option<String>,
 }
 
 impl Tally {
     fn add(&mut self, output: &Output, block: &[u8]) {
         self.lines += output.lines.len() as u64;
-        let refused = output.rejected.iter().sum::<u64>() - output.rejected[Rejected::Empty.index()];
-        self.refused += refused;
+        let rejected = output.rejected.iter().sum::<u64>() - output.rejected[Rejected::Empty.index()];
+        self.rejected += rejected;
         if self.first.is_none() {
             let line = block.split(|b| *b == b'\n').find(|line| !line.trim_ascii().is_empty());
             self.first = line.map(|line| String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned());
@@ -150,13 +148,13 @@ impl Tally {
     }
 
     fn check(&self, name: &str) -> Result<()> {
-        if self.lines == 0 && self.refused > 0 {
+        if self.lines == 0 && self.rejected > 0 {
             let first = self.first.clone().unwrap_or_default();
             bail!(
                 "none of the {} lines of {name} is an access-log line (the first begins {first:?}): expected one JSON \
                  object a line with source_ip, timestamp, method, path and status, or nginx's combined format; other \
                  field names are set in [[source]] of the configuration",
-                self.refused
+                self.rejected
             );
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Known answers beside a replay: who should have been banned, who not, and who was.
+//! Labelled clients, and a replay's score against them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,12 +10,11 @@ use super::{Outcome, ReplayedBan};
 use shield_engine::client::Client;
 use shield_engine::time::EventSecs;
 
-/// What should be done with a client.
+/// The right decision about a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// It should be banned.
     Ban,
-    /// It must stay.
+    /// Must not be banned.
     Stay,
     /// Either is right; not scored.
     Either,
@@ -24,11 +23,10 @@ pub enum Decision {
 /// One labelled client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// What should be done with it.
     pub decision: Decision,
-    /// The first second of the evidence against it, where the labels say.
+    /// The first second of the evidence against it, when labelled.
     pub first_secs: Option<EventSecs>,
-    /// What it is, in the labels' words.
+    /// The labels' description.
     pub what: String,
 }
 
@@ -38,7 +36,7 @@ pub struct Labels {
     by_client: BTreeMap<Client, Label>,
 }
 
-/// How well a replay's bans agree with the labels.
+/// A replay's bans compared with the labels.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Score {
     /// Share of the clients to ban that were banned, 0..=1 (1 when there are none).
@@ -67,7 +65,8 @@ pub struct Score {
 }
 
 impl Score {
-    /// Both together.
+    /// The score of both together.
+    #[cfg(any(test, feature = "test-support"))]
     pub fn plus(mut self, other: Score) -> Score {
         self.missed.extend(other.missed);
         self.wrongly_banned.extend(other.wrongly_banned);
@@ -97,8 +96,9 @@ impl Labels {
     /// When it cannot be read, a column is missing, or a client cannot be read; with the line.
     pub fn read(path: &Path, ipv6_prefix: u8) -> Result<Labels> {
         let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Labels::parse(&text, ipv6_prefix).with_context(|| format!("in {}", path.display()))
+            std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+        Labels::parse(&text, ipv6_prefix)
+            .with_context(|| format!("could not use the labels in {}", path.display()))
     }
 
     /// The same from text.
@@ -107,7 +107,10 @@ impl Labels {
         let header: Vec<String> = lines.next().map(|(_, line)| split_csv(line)).unwrap_or_default();
         let column = |name: &str| header.iter().position(|h| h == name);
         let (Some(ip), Some(decision)) = (column("ip"), column("decision")) else {
-            bail!("its first line must name the columns `ip` and `decision`; it names {}", header.join(", "));
+            bail!(
+                "the first line must name the columns `ip` and `decision`, but names {}",
+                header.join(", ")
+            );
         };
         let (first, label, why) = (column("first"), column("label"), column("why"));
         let mut labels = Labels::default();
@@ -126,12 +129,11 @@ impl Labels {
         Ok(labels)
     }
 
-    /// One client's label.
     pub fn get(&self, client: Client) -> Option<&Label> {
         self.by_client.get(&client)
     }
 
-    /// How well an outcome agrees. Bans that were not made do not count.
+    /// Scores an outcome. Bans that were not made do not count.
     pub fn score(&self, outcome: &Outcome) -> Score {
         let mut score = Score::default();
         let mut banned = BTreeSet::new();

@@ -1,7 +1,8 @@
-//! Past logs through the very engine, without privileges and without a clock: the log's own times are the time.
+//! Runs past logs through the engine that the agent uses, without privileges and without a clock: the log's own times
+//! are the time.
 //!
-//! `input` opens files, [`Replay`] here runs their lines through [`Engine`] and keeps what it decided, `labels` holds
-//! that against known answers, `text` and `html` tell it. Same input, same output, byte for byte.
+//! `input` opens files, [`Replay`] runs their lines through [`Engine`] and keeps its decisions, `labels` compares them
+//! with known answers, `render` and `html` show them. Same input, same output, byte for byte.
 
 pub(crate) mod html;
 pub(crate) mod input;
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::text;
 use shield_engine::Engine;
 use shield_engine::action::{Action, BanRecord, Notice};
 use shield_engine::allowlist::Allowlist;
@@ -25,83 +27,77 @@ use shield_engine::settings::Settings;
 use shield_engine::time::{Ends, EventSecs, Now};
 use shield_engine::verdict::{Evidence, Rule};
 
-/// Hash tables are spread by this in a replay: the same each time, so that the output is.
+/// Seed of the engine's hash tables: fixed, so that the output is reproducible.
 const SEED: u64 = 0x5348_4945_4c44;
 
-/// The boot clock's reading at the first line: any, as long as it is far from zero.
+/// The boot clock at the first line: far from zero, so that nothing before it underflows.
 const BOOT_START_MS: u64 = 1_000_000_000;
 
-/// Points of the traffic curve kept at most; beyond it two are merged into one.
+/// Maximum points of the traffic curve; beyond it two are merged into one.
 const MAX_POINTS: usize = 4096;
 
 /// One ban of a replay.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReplayedBan {
-    /// When, in Unix seconds.
+    /// Unix seconds.
     #[serde(skip)]
     pub at_secs: EventSecs,
-    /// When, as RFC 3339 in UTC.
+    /// RFC 3339 in UTC.
     pub timestamp: String,
-    /// The address whose request tipped it.
+    /// The address whose request triggered the ban.
     pub ip: IpAddr,
-    /// The client that was banned.
     pub client: Client,
-    /// The rule that fired.
     pub rule: Rule,
     /// The client's offences, this one included.
     pub offence: u32,
-    /// For how long, in seconds; `None` is permanent.
+    /// The term in seconds; `None` is permanent.
     pub term_secs: Option<u64>,
-    /// Why it was not made, when it was not: an allowlist entry, the blast radius, a proxy.
+    /// The reason, when the ban was not made: an allowlist entry, the blast radius, a proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_made: Option<String>,
-    /// Everything the rule looked at.
     pub evidence: Option<Box<Evidence>>,
 }
 
-/// A stretch of the traffic curve.
+/// A point of the traffic curve.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Point {
     /// Its first second, in Unix seconds.
     pub at_secs: EventSecs,
-    /// Requests.
     pub requests: u64,
-    /// Of them, errors.
+    /// Requests with an error status.
     pub errors: u64,
-    /// Of them, of banned clients.
+    /// Requests of banned clients.
     pub banned: u64,
     /// The baseline's mean for the whole server at its end, requests per second.
     pub baseline_mean: f64,
 }
 
-/// What a replay found.
+/// The result of a replay.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Outcome {
-    /// Bans, in the order in which they were made. Those not made are in it, with the reason.
+    /// Bans in order. Those not made are included, with the reason.
     pub bans: Vec<ReplayedBan>,
-    /// Requests.
     pub requests: u64,
-    /// Requests of clients that were banned at their time, and so would not have been served.
+    /// Requests of clients that were banned at that time: the kernel would have dropped them.
     pub requests_banned: u64,
-    /// Clients.
     pub clients: u64,
     /// Clients banned at least once.
     pub clients_banned: u64,
-    /// Lines refused, by reason.
+    /// Rejected lines by reason.
     pub rejected: RejectedCounts,
-    /// Bans by rule.
+    /// Bans made, by rule.
     pub by_rule: BTreeMap<Rule, u64>,
-    /// Announcements of the whole server's rate, in words.
+    /// Starts and ends of global anomalies, one line each.
     pub global: Vec<String>,
-    /// The first and the last second seen.
+    /// The first and the last second of the log.
     pub span: Option<(EventSecs, EventSecs)>,
-    /// Seconds that a point of the curve covers.
+    /// Seconds per point of the curve.
     pub point_secs: i64,
-    /// The traffic curve, quiet stretches left out.
+    /// The traffic curve, without points of no traffic.
     pub points: Vec<Point>,
 }
 
-/// One client to be explained: at a moment, or at its first ban, or else at its last request.
+/// A client to be explained: at a moment, or at its first ban, or else at its last request.
 #[derive(Debug, Clone)]
 pub struct Watch {
     client: Client,
@@ -148,17 +144,18 @@ impl Replay {
         }
     }
 
-    /// Explains a client on the way.
+    /// Records the explanation of a client on the way.
     pub fn watch(&mut self, watch: Watch) {
         self.watch = Some(watch);
     }
 
-    /// The explanation of the client that is watched, once it was seen.
+    /// The explanation of the watched client; `None` until its first request.
     pub fn explanation(&self) -> Option<Explanation> {
         self.watch.as_ref()?.explanation.clone()
     }
 
-    /// Runs a batch's lines through the engine. The batch comes back with its bytes and without its lines.
+    /// Runs a batch's lines through the engine, one by one so that the replay's clock follows each. Leaves the batch
+    /// without its lines.
     pub fn feed(&mut self, batch: &mut Batch) {
         let lines = std::mem::take(&mut batch.lines);
         for (total, refused) in self.outcome.rejected.iter_mut().zip(batch.rejected) {
@@ -174,17 +171,17 @@ impl Replay {
         let client = Client::of_addr(line.addr, self.ipv6_prefix);
         let is_banned = self.engine.ledger().ban_over(client).is_some();
         self.count(line, client, is_banned);
-        self.look_before(line.time);
+        self.explain_before(line.time);
         batch.lines.clear();
         batch.lines.push(*line);
         let actions = self.engine.handle(Event::Lines(batch), self.clocks(self.now));
         self.note(actions, Some(line.addr));
         batch.lines.clear();
-        self.look_after(client);
+        self.explain_after(client);
     }
 
-    /// The moment asked for comes before this line.
-    fn look_before(&mut self, second: EventSecs) {
+    /// Explains the watched client when its moment lies before this line.
+    fn explain_before(&mut self, second: EventSecs) {
         let Some(watch) = self.watch.as_mut().filter(|watch| !watch.is_done) else { return };
         if let Some(at) = watch.at_secs.filter(|at| *at < second) {
             watch.explanation = Some(self.engine.detector().explain(watch.client, at));
@@ -192,9 +189,9 @@ impl Replay {
         }
     }
 
-    /// A line of the client was counted: without a moment, its last one explains it, up to its first ban (which
-    /// forgets its window, and carries its own evidence).
-    fn look_after(&mut self, client: Client) {
+    /// Explains the watched client after a line of its own. Stops at its first ban, which clears its window and has
+    /// evidence of its own.
+    fn explain_after(&mut self, client: Client) {
         let Some(watch) = self.watch.as_mut().filter(|watch| !watch.is_done && watch.client == client) else {
             return;
         };
@@ -226,7 +223,8 @@ impl Replay {
         }
     }
 
-    /// Time goes on to `second`, never back.
+    /// Advances time to `second`, never back, with a tick at each end of a ban on the way: the client's next request must
+    /// meet the ban lifted, as it would live.
     fn move_to(&mut self, second: EventSecs) {
         let start = *self.start.get_or_insert(second);
         let (first, last) = self.outcome.span.unwrap_or((start, start));
@@ -262,11 +260,9 @@ impl Replay {
                     let because = format!("{network} is {}", reason.describe());
                     self.note_protected(client, evidence, addr, because);
                 }
-                Notice::GlobalAnomalyStarted { condition, .. } => {
-                    self.outcome.global.push(format!("{} started: {condition}", rfc3339(self.now)));
-                }
-                Notice::GlobalAnomalyEnded { lasted_secs, .. } => {
-                    self.outcome.global.push(format!("{} ended after {lasted_secs} s", rfc3339(self.now)));
+                Notice::GlobalAnomalyStarted { .. } | Notice::GlobalAnomalyEnded { .. } => {
+                    let line = text::notice_line(&notice);
+                    self.outcome.global.push(format!("{}  {line}", rfc3339(self.now)));
                 }
                 _ => {}
             }
@@ -316,17 +312,16 @@ impl Replay {
         });
     }
 
-    /// The engine as it stands, for explaining.
+    #[cfg(any(test, feature = "test-support"))]
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// The second that the replay has come to.
+    #[cfg(any(test, feature = "test-support"))]
     pub fn now(&self) -> EventSecs {
         self.now
     }
 
-    /// What was found.
     pub fn finish(mut self) -> Outcome {
         self.outcome.clients = self.seen.len() as u64;
         self.outcome.clients_banned = self.banned.len() as u64;
@@ -339,7 +334,7 @@ pub(crate) fn rfc3339(second: EventSecs) -> String {
     jiff::Timestamp::from_second(second).map_or_else(|_| format!("@{second}"), |time| time.to_string())
 }
 
-/// Two points become one, over and over twice as long.
+/// Doubles the length of a point and merges points to it.
 fn coarsen(outcome: &mut Outcome) {
     outcome.point_secs *= 2;
     let width = outcome.point_secs;
@@ -429,7 +424,7 @@ mod tests {
         let error =
             replay(&write(dir.path(), "notes.txt", b"buy milk\ncall home\n")).unwrap_err().to_string();
         assert!(error.contains("none of the 2 lines") && error.contains("combined"), "{error}");
-        assert!(replay(&dir.path().join("absent.log")).unwrap_err().to_string().contains("cannot open"));
+        assert!(replay(&dir.path().join("absent.log")).unwrap_err().to_string().contains("could not open"));
         assert!(replay(dir.path()).unwrap_err().to_string().contains("is a directory"));
     }
 

@@ -1,20 +1,20 @@
-//! A replay's outcome as text for people, and as JSON lines.
+//! A replay's outcome as text, and as JSON lines.
 
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::labels::Score;
+use super::labels::{Labels, Score};
 use super::{Outcome, ReplayedBan, rfc3339};
-use crate::text::{self, duration};
+use crate::text::{self, counted, duration, per_sec};
 use shield_engine::report::Explanation;
 use shield_engine::request::Rejected;
 
-/// Bans listed at most; the rest is counted (`--json` lists all).
+/// Maximum number of bans listed; further ones are counted (`--json` lists all).
 const MAX_LISTED: usize = 200;
 
-/// Who would have been banned, when, by which rule, with what evidence, and what share that is.
-pub(crate) fn render(outcome: &Outcome, score: Option<&Score>) -> String {
+/// Lists the bans with their time, rule and evidence, then the totals.
+pub(crate) fn render(outcome: &Outcome, scored: Option<(&Labels, &Score)>) -> String {
     let mut out = String::new();
     for ban in outcome.bans.iter().take(MAX_LISTED) {
         let _ = writeln!(out, "{}", ban_line(ban));
@@ -25,18 +25,21 @@ pub(crate) fn render(outcome: &Outcome, score: Option<&Score>) -> String {
     if !outcome.bans.is_empty() {
         out.push('\n');
     }
-    for words in &outcome.global {
-        let _ = writeln!(out, "whole server    {words}");
+    for anomaly in &outcome.global {
+        let _ = writeln!(out, "{anomaly}");
+    }
+    if !outcome.global.is_empty() {
+        out.push('\n');
     }
     summary(outcome, &mut out);
-    if let Some(score) = score {
-        scored(score, &mut out);
+    if let Some((labels, score)) = scored {
+        comparison(labels, score, &mut out);
     }
     out
 }
 
 fn ban_line(ban: &ReplayedBan) -> String {
-    let why = ban.evidence.as_ref().map(|found| text::fired(found)).unwrap_or_default();
+    let fired = ban.evidence.as_ref().map(|found| text::fired(found)).unwrap_or_default();
     let verdict = match (&ban.not_made, ban.term_secs) {
         (Some(because), _) => format!("not banned: {because}"),
         (None, Some(secs)) => format!("banned for {}", duration(secs)),
@@ -47,52 +50,58 @@ fn ban_line(ban: &ReplayedBan) -> String {
         .iter()
         .flat_map(|evidence| &evidence.top_paths)
         .take(3)
-        .map(|path| format!("{} ({})", text::printable(&path.path), path.count))
+        .map(|path| format!("{} ({}x)", text::printable(&path.path), path.count))
         .collect();
     let paths = if paths.is_empty() { String::new() } else { format!("; {}", paths.join(", ")) };
     format!(
-        "{}  {}  {} (offence {})  {}: {why}{paths}",
+        "{}  {}  {} (offence {})  {}: {fired}{paths}",
         ban.timestamp, ban.client, verdict, ban.offence, ban.rule
     )
 }
 
 fn summary(outcome: &Outcome, out: &mut String) {
-    let made = outcome.bans.iter().filter(|ban| ban.not_made.is_none()).count();
+    let made = outcome.bans.iter().filter(|ban| ban.not_made.is_none()).count() as u64;
     let share = |part: u64, of: u64| if of == 0 { 0.0 } else { 100.0 * part as f64 / of as f64 };
     if let Some((first, last)) = outcome.span {
         let _ = writeln!(out, "log             {} to {}", rfc3339(first), rfc3339(last));
     }
-    let _ = writeln!(out, "requests        {} from {} clients", outcome.requests, outcome.clients);
     let _ = writeln!(
         out,
-        "bans            {made}; {} clients ({:.2} %) would have been banned",
-        outcome.clients_banned,
+        "requests        {} of {}",
+        text::count(outcome.requests),
+        counted(outcome.clients, "client")
+    );
+    let _ = writeln!(
+        out,
+        "bans            {}, of {} ({:.2} %)",
+        text::count(made),
+        counted(outcome.clients_banned, "client"),
         share(outcome.clients_banned, outcome.clients)
     );
     let _ = writeln!(
         out,
-        "dropped         {} requests ({:.2} %) came while their client was banned",
-        outcome.requests_banned,
+        "dropped         {} ({:.2} %) while their client was banned",
+        counted(outcome.requests_banned, "request"),
         share(outcome.requests_banned, outcome.requests)
     );
     for (rule, count) in &outcome.by_rule {
-        let _ = writeln!(out, "  {:<14}{count}", rule.name());
+        let _ = writeln!(out, "  {:<14}{}", rule.name(), text::count(*count));
     }
     for reason in Rejected::ALL {
         let count = outcome.rejected[reason.index()];
         if count > 0 {
-            let _ = writeln!(out, "lines refused   {count} ({})", reason.name());
+            let _ = writeln!(out, "lines rejected  {} ({})", text::count(count), reason.name());
         }
     }
 }
 
-fn scored(score: &Score, out: &mut String) {
-    let _ = writeln!(out, "\nagainst the labels");
+fn comparison(labels: &Labels, score: &Score, out: &mut String) {
+    let _ = writeln!(out, "\ncompared with the labels");
     let _ =
         writeln!(out, "  caught        {} of {} ({:.1} %)", score.caught, score.to_ban, 100.0 * score.recall);
     let _ = writeln!(
         out,
-        "  wrong bans    {} of {} that must stay ({:.3} %)",
+        "  wrong bans    {} of {} that must not be banned ({:.3} %)",
         score.wrong,
         score.must_stay,
         100.0 * score.wrong_bans_share
@@ -102,7 +111,9 @@ fn scored(score: &Score, out: &mut String) {
     }
     for (what, clients) in [("missed", &score.missed), ("wrong", &score.wrongly_banned)] {
         for client in clients {
-            let _ = writeln!(out, "  {what:<14}{client}");
+            let label = labels.get(*client).map_or("", |label| &label.what);
+            let _ =
+                writeln!(out, "{}", format!("  {what:<14}{client}  {}", text::printable(label)).trim_end());
         }
     }
 }
@@ -143,7 +154,7 @@ fn ban_json(ban: &ReplayedBan) -> Value {
         "term_secs": ban.term_secs,
         "evidence": ban.evidence,
     });
-    // Whoever scores by `ip` counts bans that were made.
+    // Tools that score by `ip` count every line that has one as a ban, so bans not made have another name.
     let name = if ban.not_made.is_none() { "ip" } else { "address" };
     line[name] = json!(ban.ip);
     if let Some(because) = &ban.not_made {
@@ -152,14 +163,18 @@ fn ban_json(ban: &ReplayedBan) -> Value {
     line
 }
 
-/// What a change of configuration would change: the bans that only one of two replays made.
+/// Compares two configurations: the bans that only one of two replays made.
 pub(crate) fn render_difference(a: &Outcome, b: &Outcome) -> String {
     let (only_a, only_b) = difference(a, b);
     let mut out = String::new();
-    let banned = |outcome: &Outcome| format!("{} clients", outcome.clients_banned);
+    let banned = |outcome: &Outcome| counted(outcome.clients_banned, "client");
     let _ = writeln!(out, "banned          {} before, {} after", banned(a), banned(b));
-    let _ =
-        writeln!(out, "dropped         {} requests before, {} after", a.requests_banned, b.requests_banned);
+    let _ = writeln!(
+        out,
+        "dropped         {} before, {} after",
+        counted(a.requests_banned, "request"),
+        text::count(b.requests_banned)
+    );
     for (title, bans) in [("no longer banned", &only_a), ("newly banned", &only_b)] {
         let _ = writeln!(out, "\n{title}: {}", bans.len());
         for ban in bans.iter().take(MAX_LISTED) {
@@ -169,7 +184,7 @@ pub(crate) fn render_difference(a: &Outcome, b: &Outcome) -> String {
     out
 }
 
-/// The same as JSON lines.
+/// The comparison as JSON lines.
 pub(crate) fn difference_json(a: &Outcome, b: &Outcome) -> Vec<Value> {
     let (only_a, only_b) = difference(a, b);
     let mut lines: Vec<Value> = only_a.iter().map(|ban| changed_json(ban, "no_longer_banned")).collect();
@@ -188,7 +203,7 @@ fn changed_json(ban: &ReplayedBan, change: &'static str) -> Value {
     line
 }
 
-/// Each client's first ban that only one of the two made.
+/// The first ban of each client that only one of the two made, for both.
 fn difference<'a>(a: &'a Outcome, b: &'a Outcome) -> (Vec<&'a ReplayedBan>, Vec<&'a ReplayedBan>) {
     (only_in(a, b), only_in(b, a))
 }
@@ -201,7 +216,7 @@ fn only_in<'a>(one: &'a Outcome, other: &Outcome) -> Vec<&'a ReplayedBan> {
     made(one).filter(|ban| !others.contains(&ban.client) && seen.insert(ban.client)).collect()
 }
 
-/// Why a client was banned in the replay, or why not.
+/// Explains why a client was banned in the replay, or why not.
 pub(crate) fn render_explanation(explanation: &Explanation, ban: Option<&ReplayedBan>) -> String {
     let mut out = String::new();
     match ban {
@@ -215,16 +230,22 @@ pub(crate) fn render_explanation(explanation: &Explanation, ban: Option<&Replaye
     let _ = writeln!(out, "at              {}", rfc3339(explanation.at_secs));
     let _ = writeln!(
         out,
-        "window          {} requests, {} errors in {} s ({:.2} req/s)",
-        explanation.requests, explanation.errors, explanation.window_secs, explanation.rate
+        "window          {}, {} of them failed, in {} s ({})",
+        counted(u64::from(explanation.requests), "request"),
+        explanation.errors,
+        explanation.window_secs,
+        per_sec(explanation.rate)
     );
     let level = &explanation.baseline;
-    let _ =
-        writeln!(out, "reference       {:.2} req/s ± {:.2} ({})\n", level.mean, level.stddev, level.source);
+    let _ = writeln!(
+        out,
+        "usual           {} ± {:.2} ({})\n",
+        per_sec(level.mean),
+        level.stddev,
+        text::baseline_source(&level.source)
+    );
     for view in &explanation.rules {
-        let state = if view.fires { "fires" } else { "does not fire" };
-        let why = view.not_asked.as_ref().map_or_else(|| state.to_owned(), |why| format!("not asked: {why}"));
-        let _ = writeln!(out, "{:<16}{why}", view.rule.name());
+        let _ = writeln!(out, "{:<16}{}", view.rule.name(), text::rule_answer(view));
         for measure in &view.measures {
             let _ = writeln!(
                 out,
@@ -234,7 +255,7 @@ pub(crate) fn render_explanation(explanation: &Explanation, ban: Option<&Replaye
         }
     }
     if !explanation.top_paths.is_empty() {
-        out.push_str("\nmost requested paths\n");
+        out.push_str("\nMost requested paths:\n");
         for path in &explanation.top_paths {
             let _ = writeln!(out, "  {:>6}  {}", path.count, text::printable(&path.path));
         }

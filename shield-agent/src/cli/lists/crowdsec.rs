@@ -7,7 +7,7 @@ use super::Parsed;
 use crate::api::types::Ban;
 use shield_engine::client::Client;
 
-/// What stands for permanent: CrowdSec has no bans without an end. Ten years.
+/// Stands for a permanent ban, which CrowdSec does not have: ten years.
 pub(super) const PERMANENT_HOURS: u64 = 87_600;
 
 /// One decision as it was found; fields that were not there are `None`.
@@ -20,13 +20,12 @@ struct Decision {
     reason: Option<String>,
 }
 
-/// Whether a line is the heading of CrowdSec's CSV.
+/// Recognises the heading of CrowdSec's CSV.
 pub(super) fn is_heading(line: &str) -> bool {
     let names: Vec<&str> = line.trim_end().split(',').collect();
     (names.contains(&"value") || names.contains(&"ip")) && names.len() > 1
 }
 
-/// Reads it.
 pub(super) fn parse(text: &str) -> Result<Parsed, String> {
     let begin = text.trim_start();
     let decisions = if begin.starts_with('[') || begin.trim_end() == "null" {
@@ -135,7 +134,7 @@ fn seconds_left(text: &str) -> Result<i64, String> {
     let duration = text.trim().parse::<jiff::SignedDuration>();
     duration
         .map(|duration| duration.as_secs())
-        .map_err(|_| format!("{text:?} is no duration such as 3h59m49s"))
+        .map_err(|_| format!("{text:?} is not a duration such as 3h59m49s"))
 }
 
 /// Writes what `cscli decisions import --format json` reads.

@@ -1,4 +1,4 @@
-//! What fail2ban-client prints: `banned` (a Python list of jails), `status JAIL` (a line of addresses), and
+//! Output of fail2ban-client: `banned` (a Python list of jails), `status JAIL` (a line of addresses), and
 //! `get JAIL banip --with-time` (a line an address, with its end in the host's zone), which `write` also makes.
 
 use jiff::civil::DateTime;
@@ -16,18 +16,17 @@ const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
 const PERMANENT_SECS: &str = "-1";
 const PERMANENT_END: &str = "9999-12-31 23:59:59";
 
-/// Whether this is the output of `fail2ban-client banned`: a list of jails, not of decisions.
+/// Recognises `fail2ban-client banned`: a list of jails, where CrowdSec prints one of decisions.
 pub(super) fn is_banned_output(text: &str) -> bool {
     let inside = text.trim_start().trim_start_matches('[').trim_start();
     inside.starts_with("{'")
 }
 
-/// Whether this is one of the other outputs.
+/// Recognises the other outputs.
 pub(super) fn is_text(text: &str) -> bool {
     text.contains(LIST_LABEL) || text.lines().any(|line| timed(line).is_some())
 }
 
-/// Reads any of them.
 pub(super) fn parse(text: &str, reading: &Reading) -> Result<Parsed, String> {
     let mut parsed = Parsed::default();
     if text.trim_start().starts_with('[') {
@@ -98,7 +97,7 @@ fn read_timed(line: &str, reading: &Reading, parsed: &mut Parsed) -> Result<(), 
         parsed.entries.push(Entry { client, term: Some(Term::Permanent), reason: Some(reason(None)) });
         return Ok(());
     }
-    let wrong = |_| format!("{end:?} is no time such as `2026-05-11 22:10:00`");
+    let wrong = |_| format!("{end:?} is not a time such as `2026-05-11 22:10:00`");
     let civil = DateTime::strptime(TIME_FORMAT, end).map_err(wrong)?;
     let end_ms = reading.zone.to_timestamp(civil).map_err(wrong)?.as_millisecond();
     parsed.add_until(client, (end_ms - reading.now_ms) / 1000, Some(reason(None)));

@@ -1,5 +1,4 @@
-//! Lists of bans as other tools and people write them: read into entries, written from bans. Pure text work; nothing
-//! here asks the agent. One file a format.
+//! Ban lists in the formats of other tools: parsed into entries, written from bans. Pure; one file per format.
 
 mod crowdsec;
 mod fail2ban;
@@ -11,10 +10,10 @@ use clap::ValueEnum;
 use crate::api::types::{Ban, Term};
 use shield_engine::client::Client;
 
-/// How a list is written.
+/// The format of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ListFormat {
-    /// Find out from the content
+    /// Detected from the content
     Auto,
     /// Shield's own JSON, as `export` and `bans --json` write it
     Shield,
@@ -27,34 +26,30 @@ pub(crate) enum ListFormat {
     Fail2ban,
 }
 
-/// One entry that was understood.
+/// One valid entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Who.
     pub client: Client,
-    /// How long from now; `None` when the list does not say.
+    /// The term from now; `None` when the list has none.
     pub term: Option<Term>,
-    /// The list's words.
+    /// The list's reason or comment.
     pub reason: Option<String>,
 }
 
-/// One that was not.
+/// An invalid entry.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Wrong {
-    /// Where: `line 7`, `entry 3`.
+    /// `line 7`, `entry 3`.
     pub place: String,
-    /// What is wrong with it.
     pub why: String,
 }
 
-/// A list as it was read.
+/// A parsed list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Parsed {
-    /// What was understood, in order.
     pub entries: Vec<Entry>,
-    /// What was not.
     pub wrong: Vec<Wrong>,
-    /// Entries whose ban is over already, or that are no bans (a captcha).
+    /// Entries that have ended, or that are not bans (a captcha).
     pub passed_over: usize,
 }
 
@@ -63,7 +58,7 @@ impl Parsed {
         self.wrong.push(Wrong { place, why: why.into() });
     }
 
-    /// Adds an entry whose ban ends `left_secs` from now; over already when that is not positive.
+    /// Adds an entry whose ban ends in `left_secs`; it has ended when that is not positive.
     fn add_until(&mut self, client: Client, left_secs: i64, reason: Option<String>) {
         match u64::try_from(left_secs) {
             Ok(secs) if secs > 0 => {
@@ -74,7 +69,7 @@ impl Parsed {
     }
 }
 
-/// The moment and the zone that a list is read in.
+/// The present and the time zone of a list.
 #[derive(Debug, Clone)]
 pub(crate) struct Reading {
     /// Now, in milliseconds since the Unix epoch.
@@ -83,7 +78,7 @@ pub(crate) struct Reading {
     pub zone: jiff::tz::TimeZone,
 }
 
-/// Reads a list. The error is about the whole; single wrong entries are in the answer.
+/// Parses a list. An error concerns the whole list; invalid entries are in the result.
 pub(crate) fn parse(text: &str, format: ListFormat, reading: &Reading) -> Result<Parsed, String> {
     let text = text.trim_start_matches('\u{feff}');
     match format {
@@ -105,7 +100,7 @@ pub(crate) fn write(bans: &[Ban], format: ListFormat, reading: &Reading) -> Stri
     }
 }
 
-/// What a text is written in; plain when it looks like nothing else.
+/// Detects the format; plain when it looks like no other.
 fn detect(text: &str) -> Result<ListFormat, String> {
     let begin = text.trim_start();
     let first_line = begin.lines().next().unwrap_or_default();
@@ -205,7 +200,7 @@ mod tests {
             192.0.2.9 \t2026-05-11 20:00:00 + -1 = 9999-12-31 23:59:59\n\
             192.0.2.10 \t2026-05-11 + 600 = then\n";
         let expected = "192.0.2.7 147s fail2ban\n192.0.2.9 permanent fail2ban\n\
-            ! line 4: \"then\" is no time such as `2026-05-11 22:10:00`\npassed over 1\n";
+            ! line 4: \"then\" is not a time such as `2026-05-11 22:10:00`\npassed over 1\n";
         check(with_time, ListFormat::Fail2ban, expected);
     }
 

@@ -1,11 +1,11 @@
-//! One address or network a line. Whatever follows `#` or `;` is a comment and becomes the reason.
+//! One address or network per line. Text after `#` or `;` is a comment and becomes the reason.
 
 use super::{Entry, Parsed};
 use crate::api::types::Ban;
 use crate::text::printable;
 use shield_engine::client::Client;
 
-/// Reads it; every text is such a list, only its lines may be wrong.
+/// Never fails as a whole: any text is a list in this format, only its lines may be invalid.
 pub(super) fn parse(text: &str) -> Parsed {
     let mut parsed = Parsed::default();
     for (at, line) in text.lines().enumerate() {
@@ -25,7 +25,7 @@ pub(super) fn parse(text: &str) -> Parsed {
     parsed
 }
 
-/// Writes it; a reason stays on its line.
+/// Reasons are made printable, so that a line break in one does not begin an entry.
 pub(super) fn write(bans: &[Ban]) -> String {
     let line = |ban: &Ban| match &ban.reason {
         Some(reason) => format!("{} # {}\n", ban.client, printable(reason)),

@@ -12,7 +12,7 @@ use shield_engine::verdict::Rule;
 const FORMAT: &str = "shield-bans";
 const VERSION: u64 = 1;
 
-/// What is read of one ban; the rest of it is passed over.
+/// The fields of a ban that are read; others are ignored.
 #[derive(Deserialize)]
 struct Listed {
     client: String,
@@ -21,11 +21,10 @@ struct Listed {
     rule: Option<Rule>,
 }
 
-/// Reads it.
 pub(super) fn parse(text: &str, now_ms: i64) -> Result<Parsed, String> {
     let list: Value = serde_json::from_str(text).map_err(|error| format!("the list is not JSON: {error}"))?;
     if let Some(version) = list["version"].as_u64().filter(|&version| version != VERSION) {
-        return Err(format!("the list is of version {version}; this shield-agent reads version {VERSION}"));
+        return Err(format!("the list has version {version}, but this shield-agent reads version {VERSION}"));
     }
     let bans = list["bans"].as_array().ok_or("the list has no array `bans`")?;
     let mut parsed = Parsed::default();
@@ -50,7 +49,6 @@ fn read(ban: &Value, now_ms: i64, parsed: &mut Parsed) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes it.
 pub(super) fn write(bans: &[Ban], now_ms: i64) -> String {
     let ban = |ban: &Ban| {
         json!({

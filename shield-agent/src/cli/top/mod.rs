@@ -1,5 +1,5 @@
-//! `shield-agent top`: the live terminal view. Here: the terminal, the connection, the loop. What is known and what
-//! keys mean is `model`, how it is drawn `view`.
+//! `shield-agent top`: the live terminal view. This file owns the terminal, the connection and the loop; `model` holds
+//! the state and the keys, `view` draws.
 
 mod model;
 mod view;
@@ -15,7 +15,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use tokio::sync::mpsc;
 
-use self::model::{Input, Model, Wish};
+use self::model::{Input, Model, Request};
 use super::Exit;
 use super::args::UsageError;
 use super::bans::Query;
@@ -23,39 +23,33 @@ use super::client::{AgentClient, ClientError, Message};
 use crate::api::types::{BanPage, BanRequest, EventList, HistoryView, Term, UnbanRequest};
 use shield_engine::action::Reply;
 
-/// Between two attempts to reach the agent.
+/// Pause between two attempts to connect.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long the key reader waits before it looks whether it should end.
+/// Interval at which the key reader checks whether to end.
 const KEY_POLL: Duration = Duration::from_millis(100);
 
-/// How often bans are listed anew, to follow the counters of dropped packets.
+/// Interval of listing bans again, because no event announces dropped packets.
 const BANS_EVERY: Duration = Duration::from_secs(5);
 
-/// Bans listed.
 const BANS_SHOWN: u32 = 200;
 
-/// Past events shown at the start.
 const EVENTS_AT_START: u32 = 20;
 
-/// Inputs that may wait to be shown.
+/// Bound of the channel of inputs.
 const QUEUE: usize = 256;
 
-/// Its arguments.
 #[derive(Debug, Clone, Args)]
 pub struct TopArgs {}
 
-/// Runs it until `q`.
 pub(crate) async fn run(_args: &TopArgs, client: &AgentClient) -> Result<Exit> {
     if !std::io::stdout().is_terminal() {
-        return Err(
-            UsageError("top needs a terminal; for programs there is `status --json`".to_owned()).into()
-        );
+        return Err(UsageError("top needs a terminal; use `status --json` in programs".to_owned()).into());
     }
     let history: HistoryView = client.get("/history", &[]).await?;
     let recent: EventList = client.get("/events/recent", &[("limit", EVENTS_AT_START.to_string())]).await?;
     let model = Model::new(&history, recent);
-    let terminal = ratatui::try_init().context("preparing the terminal")?;
+    let terminal = ratatui::try_init().context("could not set up the terminal")?;
     let result = watch(model, client, terminal).await;
     ratatui::restore();
     result.map(|()| Exit::Done)
@@ -67,13 +61,13 @@ async fn watch(mut model: Model, client: &AgentClient, mut terminal: DefaultTerm
     let following = tokio::spawn(follow(client.clone(), inputs.clone()));
     let mut refresh = tokio::time::interval(BANS_EVERY);
     while !model.is_done() {
-        terminal.draw(|frame| view::draw(&mut model, frame)).context("drawing")?;
-        let wish = tokio::select! {
+        terminal.draw(|frame| view::draw(&mut model, frame)).context("could not draw to the terminal")?;
+        let request = tokio::select! {
             Some(input) = received.recv() => model.take(input),
-            _ = refresh.tick() => Some(Wish::ListBans),
+            _ = refresh.tick() => Some(Request::ListBans),
         };
-        if let Some(wish) = wish {
-            tokio::spawn(fulfil(wish, client.clone(), inputs.clone()));
+        if let Some(request) = request {
+            tokio::spawn(perform(request, client.clone(), inputs.clone()));
         }
     }
     following.abort();
@@ -81,7 +75,7 @@ async fn watch(mut model: Model, client: &AgentClient, mut terminal: DefaultTerm
     Ok(())
 }
 
-/// Reads keys on a thread of its own, for the terminal can only be read by blocking. Dropping it ends the thread.
+/// Reads keys on a thread of its own, because reading a terminal blocks. Dropping it ends the thread.
 struct KeyReader(Arc<AtomicBool>);
 
 impl KeyReader {
@@ -115,13 +109,13 @@ fn input_of(event: Event) -> Option<Input> {
     }
 }
 
-/// Follows the events for ever, over restarts of the agent.
+/// Follows the events until the program ends; reconnects when the agent restarts.
 async fn follow(client: AgentClient, inputs: mpsc::Sender<Input>) {
     let mut last_id = None;
     loop {
-        let lost = follow_once(&client, &inputs, &mut last_id).await;
-        let words = lost.err().map_or("the agent stopped".to_owned(), |error| error.to_string());
-        if inputs.send(Input::Lost(words)).await.is_err() {
+        let ended = follow_once(&client, &inputs, &mut last_id).await;
+        let why = ended.err().map_or("the agent ended the connection".to_owned(), |error| error.to_string());
+        if inputs.send(Input::Disconnected(why)).await.is_err() {
             return;
         }
         tokio::time::sleep(RETRY).await;
@@ -145,31 +139,30 @@ async fn follow_once(
     Ok(())
 }
 
-/// Does what a key or an event asked for and brings back what came of it. When nobody waits for it any more, the
-/// program is ending.
-async fn fulfil(wish: Wish, client: AgentClient, inputs: mpsc::Sender<Input>) {
-    let input = match wish {
-        Wish::ListBans => match Query::default().page(&client, 0, BANS_SHOWN).await {
+/// Performs a request and sends its result to the loop. A closed channel means that the program is ending.
+async fn perform(request: Request, client: AgentClient, inputs: mpsc::Sender<Input>) {
+    let input = match request {
+        Request::ListBans => match Query::default().page(&client, 0, BANS_SHOWN).await {
             Ok(page) => Input::Bans(Box::new(page) as Box<BanPage>),
-            // The event stream says so as well.
+            // The event stream fails as well, and shows it.
             Err(_) => return,
         },
-        Wish::Ban(banned) => {
+        Request::Ban(banned) => {
             let reason = Some("by hand, in top".to_owned());
             let request = BanRequest { clients: vec![banned], term: Term::Next, reason };
-            told(client.post("/ban", &request).await)
+            answer(client.post("/ban", &request).await)
         }
-        Wish::Lift(lifted) => {
+        Request::Lift(lifted) => {
             let reason = Some("by hand, in top".to_owned());
             let request = UnbanRequest { clients: vec![lifted], forget: false, reason };
-            told(client.post("/unban", &request).await)
+            answer(client.post("/unban", &request).await)
         }
     };
     let _ = inputs.send(input).await;
 }
 
-fn told(answer: Result<Reply, ClientError>) -> Input {
-    Input::Told(match answer {
+fn answer(answer: Result<Reply, ClientError>) -> Input {
+    Input::Answer(match answer {
         Ok(reply) => {
             let words = reply.results.iter().map(|result| format!("{}: {}", result.client, result.message));
             words.collect::<Vec<String>>().join("; ")

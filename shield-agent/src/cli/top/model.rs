@@ -1,4 +1,4 @@
-//! What `top` knows and what keys mean. Pure: inputs come in, wishes go out.
+//! The state of `top` and the meaning of keys. Pure: inputs come in, requests go out.
 
 use std::collections::VecDeque;
 
@@ -9,41 +9,34 @@ use crate::api::types::{BanPage, EventList, EventView, HistoryView, Snapshot};
 use crate::cli::client::Message;
 use shield_engine::client::Client;
 
-/// Points of the rate plot: ten minutes at one a second.
+/// Points of the rate plot, one per second: ten minutes.
 const POINTS: usize = 600;
 
-/// Events kept to show.
 const EVENTS: usize = 50;
 
-/// Something that happened to `top`.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// A key was pressed.
     Key(KeyEvent),
-    /// The agent sent something.
     Message(Message),
-    /// The agent is gone, in words.
-    Lost(String),
+    /// The connection broke, for this reason.
+    Disconnected(String),
     /// The bans in force.
     Bans(Box<BanPage>),
-    /// What came of a wish.
-    Told(String),
-    /// The terminal changed.
+    /// The result of a ban or lift, one line.
+    Answer(String),
+    /// The terminal was resized.
     Redraw,
 }
 
-/// Something to ask the agent for.
+/// A request to the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
-    /// The bans in force.
+pub(super) enum Request {
     ListBans,
-    /// Ban this client.
     Ban(Client),
-    /// Lift this ban.
     Lift(Client),
 }
 
-/// Which table the arrow keys move in.
+/// The table in which the arrow keys move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Focus {
     /// The busiest clients.
@@ -52,7 +45,6 @@ pub(super) enum Focus {
     Bans,
 }
 
-/// Everything that is shown.
 #[derive(Debug)]
 pub(super) struct Model {
     /// Global rate and baseline mean, oldest first, one a second.
@@ -63,23 +55,20 @@ pub(super) struct Model {
     pub bans: Option<Box<BanPage>>,
     /// The last events, newest first.
     pub events: VecDeque<EventView>,
-    /// Why there is no connection, when there is none.
-    pub lost: Option<String>,
-    /// What came of the last wish.
-    pub told: Option<String>,
-    /// A wish that waits for `y`.
-    pub asked: Option<Wish>,
-    /// Where the arrow keys move.
+    /// The reason, while there is no connection.
+    pub disconnected: Option<String>,
+    /// The result of the last ban or lift.
+    pub answer: Option<String>,
+    /// A request that needs `y` to be sent.
+    pub to_confirm: Option<Request>,
     pub focus: Focus,
-    /// The selected client.
     pub client_rows: TableState,
-    /// The selected ban.
     pub ban_rows: TableState,
     is_done: bool,
 }
 
 impl Model {
-    /// Begins with what the agent remembers: of the rate, and the last events, newest first.
+    /// Starts with the agent's history of the rate and its recent events, newest first.
     pub(super) fn new(history: &HistoryView, recent: EventList) -> Model {
         let points = history.rate.iter().zip(&history.mean).filter_map(|(rate, mean)| (*rate).zip(*mean));
         // The history has a point every `step_secs`, the plot one a second.
@@ -91,9 +80,9 @@ impl Model {
             snapshot: None,
             bans: None,
             events: recent.events.into(),
-            lost: None,
-            told: None,
-            asked: None,
+            disconnected: None,
+            answer: None,
+            to_confirm: None,
             focus: Focus::Bans,
             client_rows: TableState::default(),
             ban_rows: TableState::default(),
@@ -101,18 +90,17 @@ impl Model {
         }
     }
 
-    /// Whether the user wants to go.
     pub(super) fn is_done(&self) -> bool {
         self.is_done
     }
 
-    /// Takes an input in; what it asks for comes out.
-    pub(super) fn take(&mut self, input: Input) -> Option<Wish> {
+    /// Applies an input; returns the request that follows from it.
+    pub(super) fn take(&mut self, input: Input) -> Option<Request> {
         match input {
             Input::Key(key) => self.key(key),
             Input::Message(message) => self.message(message),
-            Input::Lost(why) => {
-                self.lost = Some(why);
+            Input::Disconnected(why) => {
+                self.disconnected = Some(why);
                 None
             }
             Input::Bans(page) => {
@@ -121,43 +109,43 @@ impl Model {
                 keep_inside(&mut self.ban_rows, rows);
                 None
             }
-            Input::Told(words) => {
-                self.told = Some(words);
-                Some(Wish::ListBans)
+            Input::Answer(words) => {
+                self.answer = Some(words);
+                Some(Request::ListBans)
             }
             Input::Redraw => None,
         }
     }
 
-    fn message(&mut self, message: Message) -> Option<Wish> {
-        let was_lost = self.lost.take().is_some();
+    fn message(&mut self, message: Message) -> Option<Request> {
+        let was_lost = self.disconnected.take().is_some();
         match message {
             Message::Snapshot(snapshot) => {
                 self.rates.push_back((snapshot.status.global.rate, snapshot.status.baseline.mean));
                 self.rates.drain(..self.rates.len().saturating_sub(POINTS));
                 keep_inside(&mut self.client_rows, snapshot.clients.clients.len());
                 self.snapshot = Some(snapshot);
-                was_lost.then_some(Wish::ListBans)
+                was_lost.then_some(Request::ListBans)
             }
             Message::Notice(event) => {
                 let changes_bans = matches!(event.kind.as_str(), "banned" | "lifted" | "extended");
                 self.events.push_front(*event);
                 self.events.truncate(EVENTS);
-                changes_bans.then_some(Wish::ListBans)
+                changes_bans.then_some(Request::ListBans)
             }
-            Message::Gap(_) => Some(Wish::ListBans),
+            Message::Gap(_) => Some(Request::ListBans),
         }
     }
 
-    fn key(&mut self, key: KeyEvent) -> Option<Wish> {
-        self.told = None;
+    fn key(&mut self, key: KeyEvent) -> Option<Request> {
+        self.answer = None;
         let is_interrupt = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
         if is_interrupt {
             self.is_done = true;
             return None;
         }
-        if let Some(wish) = self.asked.take() {
-            return matches!(key.code, KeyCode::Char('y' | 'Y')).then_some(wish);
+        if let Some(request) = self.to_confirm.take() {
+            return matches!(key.code, KeyCode::Char('y' | 'Y')).then_some(request);
         }
         match key.code {
             KeyCode::Char('q') | KeyCode::Esc => self.is_done = true,
@@ -168,8 +156,8 @@ impl Model {
             KeyCode::Up | KeyCode::Char('k') => self.selection().select_previous(),
             KeyCode::PageDown => self.selection().scroll_down_by(10),
             KeyCode::PageUp => self.selection().scroll_up_by(10),
-            KeyCode::Char('l') => self.ask(Wish::Lift),
-            KeyCode::Char('b') => self.ask(Wish::Ban),
+            KeyCode::Char('l') => self.confirm_first(Request::Lift),
+            KeyCode::Char('b') => self.confirm_first(Request::Ban),
             _ => {}
         }
         let rows = self.rows();
@@ -177,11 +165,11 @@ impl Model {
         None
     }
 
-    fn ask(&mut self, wish: impl Fn(Client) -> Wish) {
-        self.asked = self.selected().map(wish);
-        if self.asked.is_none() {
-            self.told =
-                Some("choose a client with the arrow keys first; Tab goes to the other table".to_owned());
+    fn confirm_first(&mut self, request: impl Fn(Client) -> Request) {
+        self.to_confirm = self.selected().map(request);
+        if self.to_confirm.is_none() {
+            self.answer =
+                Some("select a client with the arrow keys first; Tab switches to the other table".to_owned());
         }
     }
 
@@ -263,7 +251,7 @@ pub mod tests {
         Input::Bans(Box::new(BanPage { total: bans.len() as u64, bans, next: None, now_ms: 0 }))
     }
 
-    fn press(model: &mut Model, code: KeyCode) -> Option<Wish> {
+    fn press(model: &mut Model, code: KeyCode) -> Option<Request> {
         model.take(Input::Key(KeyEvent::new(code, KeyModifiers::NONE)))
     }
 
@@ -273,19 +261,19 @@ pub mod tests {
     }
 
     #[test]
-    fn lifting_asks_first() {
+    fn lifting_needs_confirmation() {
         let mut model = Model::new(&history(), no_events());
         assert_eq!(press(&mut model, KeyCode::Char('l')), None);
-        assert!(model.told.is_some(), "nothing is chosen");
+        assert!(model.answer.is_some(), "nothing is selected");
         model.take(bans(&["192.0.2.7", "192.0.2.8"]));
         press(&mut model, KeyCode::Down);
         press(&mut model, KeyCode::Down);
         assert_eq!(press(&mut model, KeyCode::Char('l')), None);
-        assert_eq!(model.asked, Some(Wish::Lift("192.0.2.8".parse().unwrap())));
+        assert_eq!(model.to_confirm, Some(Request::Lift("192.0.2.8".parse().unwrap())));
         assert_eq!(press(&mut model, KeyCode::Char('n')), None);
-        assert_eq!(model.asked, None);
+        assert_eq!(model.to_confirm, None);
         press(&mut model, KeyCode::Char('l'));
-        assert_eq!(press(&mut model, KeyCode::Char('y')), Some(Wish::Lift("192.0.2.8".parse().unwrap())));
+        assert_eq!(press(&mut model, KeyCode::Char('y')), Some(Request::Lift("192.0.2.8".parse().unwrap())));
     }
 
     #[test]
@@ -298,17 +286,17 @@ pub mod tests {
         assert_eq!(model.ban_rows.selected(), Some(0));
         model.take(bans(&[]));
         assert_eq!(press(&mut model, KeyCode::Char('l')), None);
-        assert_eq!(model.asked, None);
+        assert_eq!(model.to_confirm, None);
     }
 
     #[test]
-    fn a_lost_agent_is_said_and_bans_are_listed_anew_when_it_is_back() {
+    fn a_lost_connection_is_shown_and_bans_are_listed_again_when_it_is_back() {
         let mut model = Model::new(&history(), no_events());
-        model.take(Input::Lost("nobody there".into()));
-        assert!(model.lost.is_some());
+        model.take(Input::Disconnected("nobody there".into()));
+        assert!(model.disconnected.is_some());
         let gap = Message::Gap(crate::api::types::Gap { missed: 0 });
-        assert_eq!(model.take(Input::Message(gap)), Some(Wish::ListBans));
-        assert!(model.lost.is_none());
+        assert_eq!(model.take(Input::Message(gap)), Some(Request::ListBans));
+        assert!(model.disconnected.is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How `top` draws what it knows. Colours come with text, never alone, so that it reads in one colour as well.
+//! Draws `top`. Colours only repeat what the text says, so that it reads without them as well.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -7,9 +7,9 @@ use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Block, Cell, Chart, Dataset, GraphType, Paragraph, Row, Table};
 
-use super::model::{Focus, Model, Wish};
+use super::model::{Focus, Model, Request};
 use crate::api::types::{Ban, ClientActivity, ClientState, Health, Part, PartStateName, Severity, Status};
-use crate::text::{self, bytes, count};
+use crate::text::{self, bytes, count, counted};
 
 /// Below this height the plot gives way to the tables.
 const PLOT_FROM_HEIGHT: u16 = 24;
@@ -18,7 +18,7 @@ const PLOT_FROM_HEIGHT: u16 = 24;
 const CLIENTS_WIDTH: u16 = 54;
 const BANS_WIDTH: u16 = 60;
 
-/// How much of a table there is room for.
+/// Columns that fit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Columns {
     All,
@@ -31,7 +31,6 @@ impl Columns {
     }
 }
 
-/// Draws everything.
 pub(super) fn draw(model: &mut Model, frame: &mut Frame<'_>) {
     let plot_height = if frame.area().height >= PLOT_FROM_HEIGHT { frame.area().height / 3 } else { 0 };
     let [head, plot, tables, events, foot] = Layout::vertical([
@@ -55,15 +54,15 @@ pub(super) fn draw(model: &mut Model, frame: &mut Frame<'_>) {
 }
 
 fn head_lines(model: &Model) -> Vec<Line<'static>> {
-    let lost = model
-        .lost
+    let disconnected = model
+        .disconnected
         .as_ref()
         .map(|why| Line::styled(format!("no connection, retrying: {}", text::printable(why)), bad()));
     let Some(snapshot) = &model.snapshot else {
-        return vec![lost.unwrap_or_else(|| Line::raw("waiting for the agent…"))];
+        return vec![disconnected.unwrap_or_else(|| Line::raw("waiting for the agent…"))];
     };
     let status = &snapshot.status;
-    vec![lost.unwrap_or_else(|| headline(status)), traffic_line(status), parts_line(status)]
+    vec![disconnected.unwrap_or_else(|| headline(status)), traffic_line(status), parts_line(status)]
 }
 
 fn headline(status: &Status) -> Line<'static> {
@@ -87,12 +86,12 @@ fn headline(status: &Status) -> Line<'static> {
 
 fn traffic_line(status: &Status) -> Line<'static> {
     let text = format!(
-        "{:.2} req/s (baseline {:.2} ± {:.2})  {:.2} errors/s  {} bans  {:.1} packets/s dropped",
+        "{:.2} req/s (baseline {:.2} ± {:.2})  {:.2} errors/s  {}  {:.1} packets/s dropped",
         status.global.rate,
         status.baseline.mean,
         status.baseline.stddev,
         status.global.error_rate,
-        count(status.bans.active),
+        counted(status.bans.active, "ban"),
         status.dropped.packets_per_sec
     );
     match &status.global.anomaly {
@@ -104,7 +103,7 @@ fn traffic_line(status: &Status) -> Line<'static> {
     }
 }
 
-/// What does not work first, because the line may be cut; what is switched off is left to `status`.
+/// Parts that are not active come first, because the line may be cut; `status` lists those that are off.
 fn parts_line(status: &Status) -> Line<'static> {
     let mut parts: Vec<&Part> = status.parts.iter().filter(|part| part.state != PartStateName::Off).collect();
     parts.sort_by_key(|part| part.state == PartStateName::Active);
@@ -201,7 +200,7 @@ fn draw_bans(model: &mut Model, frame: &mut Frame<'_>, area: Rect) {
     frame.render_stateful_widget(table, area, &mut model.ban_rows);
 }
 
-/// Counted down by the agent's clock since the list was made.
+/// The time left follows the agent's clock, because the list may be seconds old.
 fn ban_row(ban: &Ban, now_ms: Option<i64>, columns: Columns) -> Row<'static> {
     let left_secs = match (ban.ends_ms, now_ms) {
         (Some(ends), Some(now)) => Some(u64::try_from((ends - now) / 1000).unwrap_or(0)),
@@ -233,12 +232,12 @@ fn draw_events(model: &Model, frame: &mut Frame<'_>, area: Rect) {
 }
 
 fn foot_line(model: &Model) -> Line<'static> {
-    match (&model.asked, &model.told) {
-        (Some(Wish::Lift(client)), _) => Line::styled(format!("lift the ban of {client}? y/n"), warn()),
-        (Some(Wish::Ban(client)), _) => Line::styled(format!("ban {client}? y/n"), warn()),
-        (Some(Wish::ListBans) | None, Some(words)) => Line::raw(text::printable(words)),
-        (Some(Wish::ListBans) | None, None) => {
-            Line::raw("q quit   Tab other table   ↑↓ choose   l lift   b ban")
+    match (&model.to_confirm, &model.answer) {
+        (Some(Request::Lift(client)), _) => Line::styled(format!("lift the ban of {client}? y/n"), warn()),
+        (Some(Request::Ban(client)), _) => Line::styled(format!("ban {client}? y/n"), warn()),
+        (Some(Request::ListBans) | None, Some(words)) => Line::raw(text::printable(words)),
+        (Some(Request::ListBans) | None, None) => {
+            Line::raw("q quit   Tab other table   ↑↓ select   l lift   b ban")
         }
     }
 }
@@ -308,8 +307,8 @@ mod tests {
     #[test]
     fn a_lost_agent_and_a_question_are_seen() {
         let mut model = Model::new(&history(), no_events());
-        model.take(Input::Lost("nobody there".into()));
-        model.asked = Some(Wish::Lift("192.0.2.7".parse().unwrap()));
+        model.take(Input::Disconnected("nobody there".into()));
+        model.to_confirm = Some(Request::Lift("192.0.2.7".parse().unwrap()));
         let screen = screen(&mut model, 100, 30);
         assert!(screen.contains("no connection, retrying: nobody there"), "{screen}");
         assert!(screen.contains("lift the ban of 192.0.2.7? y/n"), "{screen}");

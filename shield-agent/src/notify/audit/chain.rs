@@ -1,11 +1,11 @@
-//! The chain of hashes: how a line is made, and how a changed, missing or added one is found.
+//! The hash chain: makes lines and finds changed, missing and added ones.
 //!
 //! A line's hash is the SHA-256 of the line without its `hash` field (the bytes up to it and a closing brace), in
 //! lower-case hex. As `prev` is one of those bytes, each hash covers every line before it.
 //!
-//! It finds what was changed, removed or added between two lines that are still there. It cannot find that the last
-//! lines are missing (nothing follows them), nor a log written anew from some line on by somebody who may write the file:
-//! for that, ship the lines to another machine as they are written.
+//! It detects changes between two lines that are still there. It cannot detect that the last lines are missing (nothing
+//! follows them), nor a log rewritten from some line on by somebody with write access: for that, ship the lines to
+//! another machine as they are written.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -13,15 +13,14 @@ use sha2::{Digest, Sha256};
 
 const HASH_FIELD: &str = ",\"hash\":\"";
 const HEX_LEN: usize = 64;
-/// Problems that are told in words; further ones are only counted.
-const TOLD: usize = 100;
+/// Problems that are kept; further ones are only counted.
+const MAX_PROBLEMS: usize = 100;
 
-/// Where the chain stands: the last line's number and hash.
+/// The chain's head: number and hash of the last line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
     /// The line's number, from 1; 0 before the first.
     pub seq: u64,
-    /// The line's hash.
     pub hash: String,
 }
 
@@ -32,7 +31,7 @@ impl Default for Head {
     }
 }
 
-/// What every line begins with.
+/// The fields that every line begins with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Start {
     seq: u64,
@@ -40,7 +39,7 @@ struct Start {
     prev: String,
 }
 
-/// Appends a line with this event to `text`; returns where the chain then stands.
+/// Appends a line with this event to `text`; returns the new head.
 pub(crate) fn append(text: &mut Vec<u8>, head: &Head, at: &str, event: &impl Serialize) -> Result<Head> {
     #[derive(Serialize)]
     struct Line<'a, E> {
@@ -65,7 +64,7 @@ pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// How a file ends.
+/// The end of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End<'a> {
     /// With a newline, or it is empty.
@@ -76,14 +75,14 @@ pub(crate) enum End<'a> {
     Torn(&'a [u8]),
 }
 
-/// Where the chain stands at the end of a file, and how the file ends. Whole lines that are none of the chain are
-/// passed over: verifying finds them.
+/// Returns the chain's head at the end of a file, and how the file ends. Foreign lines are skipped here; verifying
+/// reports them.
 pub(crate) fn end_of(tail: &[u8]) -> (Option<Head>, End<'_>) {
     let mut head = None;
     let mut lines = tail.rsplit(|byte| *byte == b'\n');
     let rest = lines.next().unwrap_or_default();
     let mut end = if rest.is_empty() { End::Clean } else { End::Torn(rest) };
-    if let Some(link) = Link::read(rest).filter(|link| link.said == link.computed) {
+    if let Some(link) = Link::read(rest).filter(|link| link.stated == link.computed) {
         head = Some(link.head());
         end = End::NoNewline;
     }
@@ -93,9 +92,9 @@ pub(crate) fn end_of(tail: &[u8]) -> (Option<Head>, End<'_>) {
 /// A line as a link of the chain.
 struct Link {
     start: Start,
-    /// The hash that the line says it has.
-    said: String,
-    /// The hash that it has.
+    /// The hash in the line.
+    stated: String,
+    /// The hash of the line's text.
     computed: String,
 }
 
@@ -104,24 +103,22 @@ impl Link {
         let start: Start = serde_json::from_slice(line).ok()?;
         let at = line.len().checked_sub(HASH_FIELD.len() + HEX_LEN + 2)?;
         let field = line[at..].strip_prefix(HASH_FIELD.as_bytes())?;
-        let said = String::from_utf8(field[..HEX_LEN].to_vec()).ok()?;
+        let stated = String::from_utf8(field[..HEX_LEN].to_vec()).ok()?;
         let computed = hex_sha256(&[&line[..at], b"}"].concat());
-        Some(Link { start, said, computed })
+        Some(Link { start, stated, computed })
     }
 
     fn head(&self) -> Head {
-        Head { seq: self.start.seq, hash: self.said.clone() }
+        Head { seq: self.start.seq, hash: self.stated.clone() }
     }
 }
 
 /// One fault of the chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// The file.
     pub file: String,
     /// The line's number in it, from 1.
     pub line: u64,
-    /// What is wrong.
     pub what: String,
 }
 
@@ -129,17 +126,17 @@ pub(crate) struct Problem {
 #[derive(Debug, Default)]
 pub(crate) struct Verifier {
     head: Option<Head>,
-    /// A line that is none, until the next one says why.
+    /// A line that is not a link, until the next one shows whether it was torn.
     unreadable: Option<(Problem, String)>,
     /// Number of the first line.
     pub first_seq: u64,
     /// Lines that are links of the chain.
     pub lines: u64,
-    /// Lines torn by a crash, as the log itself says.
+    /// Lines torn by a crash, by the log's own record.
     pub torn: u64,
-    /// What is wrong, as far as it is told.
+    /// The first problems.
     pub problems: Vec<Problem>,
-    /// How much is wrong.
+    /// Number of all problems.
     pub problem_count: u64,
 }
 
@@ -155,7 +152,7 @@ impl Verifier {
         };
         self.settle_unreadable(Some(line));
         if let Some(what) = self.fault_of(&link) {
-            self.tell(problem(what));
+            self.report(problem(what));
         }
         if self.lines == 0 {
             self.first_seq = link.start.seq;
@@ -164,14 +161,14 @@ impl Verifier {
         self.head = Some(link.head());
     }
 
-    /// The last line was taken; returns where the chain ends.
+    /// Finishes after the last line; returns the head.
     pub(crate) fn finish(&mut self) -> Option<&Head> {
         self.settle_unreadable(None);
         self.head.as_ref()
     }
 
     fn fault_of(&self, link: &Link) -> Option<String> {
-        if link.said != link.computed {
+        if link.stated != link.computed {
             return Some("the line was changed: its hash is not that of its text".into());
         }
         let head = self.head.as_ref()?;
@@ -182,6 +179,7 @@ impl Verifier {
         }
         Some(match seq.checked_sub(expected) {
             Some(0) => "the line before it was replaced: this one belongs to another".to_owned(),
+            Some(1) => format!("1 line is missing before it: {expected}"),
             Some(missing) => format!("{missing} lines are missing before it: {expected} to {}", seq - 1),
             None => format!(
                 "it is number {seq} where {expected} was expected: a line was repeated, moved or added"
@@ -189,7 +187,7 @@ impl Verifier {
         })
     }
 
-    /// An unreadable line is excused by a next one that says it was torn, and which bytes it had.
+    /// Excuses an unreadable line when the next one records it as torn, with the hash of its bytes.
     fn settle_unreadable(&mut self, next: Option<&[u8]>) {
         #[derive(Deserialize)]
         struct Torn {
@@ -197,17 +195,17 @@ impl Verifier {
             sha256: Option<String>,
         }
         let Some((problem, sha256)) = self.unreadable.take() else { return };
-        let said = next.and_then(|line| serde_json::from_slice::<Torn>(line).ok());
-        if said.is_some_and(|torn| torn.event == "torn_line" && torn.sha256.as_ref() == Some(&sha256)) {
+        let stated = next.and_then(|line| serde_json::from_slice::<Torn>(line).ok());
+        if stated.is_some_and(|torn| torn.event == "torn_line" && torn.sha256.as_ref() == Some(&sha256)) {
             self.torn += 1;
         } else {
-            self.tell(problem);
+            self.report(problem);
         }
     }
 
-    fn tell(&mut self, problem: Problem) {
+    fn report(&mut self, problem: Problem) {
         self.problem_count += 1;
-        if self.problems.len() < TOLD {
+        if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
         }
     }

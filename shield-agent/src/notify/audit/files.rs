@@ -13,7 +13,7 @@ use super::chain::{self, Head};
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// The end of a rotated file in which its last whole line is looked for.
+/// Bytes of the end of a rotated file that are searched for its last whole line.
 const TAIL_KEPT_BYTES: usize = 1 << 20;
 
 /// The log at `path` and its rotated files (`PATH.1`, `PATH.2.gz`, `PATH-20260511.gz`…), oldest first by their first
@@ -21,10 +21,10 @@ const TAIL_KEPT_BYTES: usize = 1 << 20;
 pub(crate) fn family(path: &Path) -> Result<Vec<PathBuf>> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    let entries = std::fs::read_dir(dir).with_context(|| format!("listing {}", dir.display()))?;
+    let entries = std::fs::read_dir(dir).with_context(|| format!("could not list {}", dir.display()))?;
     let mut found = Vec::new();
     for entry in entries {
-        let entry = entry.with_context(|| format!("listing {}", dir.display()))?;
+        let entry = entry.with_context(|| format!("could not list {}", dir.display()))?;
         if entry.file_name().to_str().is_some_and(|other| is_rotated(&name, other)) {
             found.push(entry.path());
         }
@@ -42,7 +42,7 @@ pub(crate) fn in_order(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     Ok(keyed.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Where the chain stands at the end of the rotated files: for a log that begins a new file.
+/// The chain's head at the end of the rotated files: a log that begins a new file continues from it.
 pub(super) fn newest_head(path: &Path) -> Result<Option<Head>> {
     for path in family(path)?.iter().rev() {
         let mut tail = Vec::new();
@@ -61,14 +61,15 @@ pub(super) fn newest_head(path: &Path) -> Result<Option<Head>> {
     Ok(None)
 }
 
-/// Hands each line of a file over, without its newline, with its number from 1.
+/// Calls `each` with every line of a file, without its newline, and its number from 1.
 pub(crate) fn for_each_line(path: &Path, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
     let mut reader = reader(path)?;
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let read =
-            reader.read_until(b'\n', &mut line).with_context(|| format!("reading {}", path.display()))?;
+        let read = reader
+            .read_until(b'\n', &mut line)
+            .with_context(|| format!("could not read {}", path.display()))?;
         if read == 0 {
             break;
         }
@@ -89,7 +90,7 @@ fn is_rotated(name: &str, other: &str) -> bool {
 }
 
 fn reader(path: &Path) -> Result<Box<dyn BufRead>> {
-    let open = || File::open(path).with_context(|| format!("opening {}", path.display()));
+    let open = || File::open(path).with_context(|| format!("could not open {}", path.display()));
     let mut magic = [0; 2];
     let is_gzip = open()?.read_exact(&mut magic).is_ok() && magic == GZIP_MAGIC;
     let file = open()?;
@@ -107,6 +108,6 @@ fn first_seq(path: &Path) -> Result<Option<u64>> {
     }
     let mut reader = reader(path)?;
     let mut line = Vec::new();
-    reader.read_until(b'\n', &mut line).with_context(|| format!("reading {}", path.display()))?;
+    reader.read_until(b'\n', &mut line).with_context(|| format!("could not read {}", path.display()))?;
     Ok(serde_json::from_slice::<Numbered>(&line).ok().map(|line| line.seq))
 }

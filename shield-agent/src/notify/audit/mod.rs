@@ -1,9 +1,9 @@
-//! The audit log: one event a line, appended before anybody else is told, never rewritten.
+//! The audit log: one event a line, appended before the event is sent anywhere else, never rewritten.
 //!
 //! Each line is JSON: `seq` (grows by one), `at` (RFC 3339, UTC), `prev` (the hash of the line before), the event's own
-//! fields, and last `hash`. How the hash is made is [`chain`]'s business, finding rotated files is [`files`]'. This file
-//! writes: it goes on where the last line ended, follows a rotation, mends the end that a crash tore, and counts what
-//! a full disk refused so that the gap itself is on record.
+//! fields, and last `hash`. [`chain`] makes and verifies the hashes, [`files`] finds rotated files. This file
+//! writes: it continues after the last line, follows a rotation, repairs the end that a crash tore, and counts what a
+//! full disk refused so that the gap itself is on record.
 
 pub(crate) mod chain;
 pub(crate) mod files;
@@ -23,25 +23,22 @@ use shield_engine::time::Now;
 
 const FILE_MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o750;
-/// The end of a file that is read at the start; no line is longer.
+/// Bytes of the end of the file that are read at the start; no line is longer.
 const TAIL_BYTES: u64 = 1 << 20;
 
-/// What the log itself has to say, beside the events.
+/// Lines about the log itself.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Remark<'a> {
     /// The line before this one was not finished (a crash, a full disk). It stays as it is.
     TornLine {
-        /// Its length in bytes.
         bytes: u64,
         /// SHA-256 of these bytes.
         sha256: &'a str,
     },
     /// Events before this line could not be written.
     AuditGap {
-        /// How many.
         missing: u64,
-        /// Since when.
         since: &'a str,
         /// The first error.
         because: &'a str,
@@ -64,7 +61,7 @@ struct OpenFile {
     id: (u64, u64),
 }
 
-/// What a file's end lacks.
+/// The repair that a file's end needs.
 #[derive(Debug, PartialEq, Eq)]
 enum Mend {
     Nothing,
@@ -80,13 +77,14 @@ struct Gap {
 }
 
 impl AuditLog {
-    /// A log at this path. Nothing is opened yet: the first event does, and every later one tries again.
+    /// A log at this path. The first event opens the file; after a failure every later event retries, so that the log
+    /// continues as soon as the disk allows.
     pub fn new(path: &Path) -> AuditLog {
         AuditLog { path: path.to_owned(), open: None, head: None, gap: None }
     }
 
-    /// Appends an event. An error says why it is missing; it is counted, and the next event that can be written is
-    /// preceded by a line that says how many are.
+    /// Appends an event. A failed event is counted; the next one that can be written is preceded by a line with the
+    /// number of missing events.
     pub fn append(&mut self, notice: &Notice, now: Now) -> Result<()> {
         let appended = self.try_append(notice, now);
         match &appended {
@@ -117,27 +115,28 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Writes all or, as far as the file system allows, nothing. What stays of a failed write is mended as a torn
-    /// line when the file is opened again.
+    /// Writes all or, as far as the file system allows, nothing. The rest of a failed write is repaired as a torn line
+    /// when the file is opened again.
     fn write(&mut self, text: &[u8]) -> Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let written = write_or_undo(&mut open.file, text);
         if written.is_err() {
             self.open = None;
         }
-        written.with_context(|| format!("writing to the audit log {}", self.path.display()))
+        written.with_context(|| format!("could not write to the audit log {}", self.path.display()))
     }
 
-    /// Opens the file where it is not open or was rotated; returns what has to be mended at its end.
+    /// Opens the file when it is not open or was rotated; returns the repair that its end needs.
     fn open_if_needed(&mut self) -> Result<Mend> {
         let current = std::fs::metadata(&self.path).ok().map(|meta| (meta.dev(), meta.ino()));
         if self.open.as_ref().is_some_and(|open| Some(open.id) == current) {
             return Ok(Mend::Nothing);
         }
         let shown = self.path.display().to_string();
-        let mut file = create(&self.path).with_context(|| format!("opening the audit log {shown}"))?;
+        let mut file = create(&self.path).with_context(|| format!("could not open the audit log {shown}"))?;
         let meta = file.metadata()?;
-        let tail = read_tail(&mut file, meta.len()).with_context(|| format!("reading the end of {shown}"))?;
+        let tail =
+            read_tail(&mut file, meta.len()).with_context(|| format!("could not read the end of {shown}"))?;
         let (last, end) = chain::end_of(&tail);
         if self.head.is_none() {
             self.head = match last {
@@ -163,7 +162,7 @@ impl AuditLog {
     }
 }
 
-/// Appends all of `text`, or takes back what was appended of it.
+/// Appends all of `text`, or truncates the file to its length before.
 fn write_or_undo(file: &mut File, text: &[u8]) -> io::Result<()> {
     let mut rest = text;
     while !rest.is_empty() {
@@ -176,7 +175,7 @@ fn write_or_undo(file: &mut File, text: &[u8]) -> io::Result<()> {
                 if appended > 0
                     && let Ok(meta) = file.metadata()
                 {
-                    // Where this fails too, the next opening finds the torn line.
+                    // When this fails as well, the torn line is found when the file is opened again.
                     let _ = file.set_len(meta.len().saturating_sub(appended));
                 }
                 return Err(error);

@@ -1,5 +1,5 @@
-//! A report of some days in Markdown, out of the audit log's lines: what happened, who did it, and when protection
-//! was not whole. Pure: lines come in, text goes out. Memory grows with clients and notable events, not with lines.
+//! The report of a period in Markdown, made from the audit log: timeline, offenders, rules, leaks, gaps in protection.
+//! Pure: lines come in, text goes out. Memory grows with clients and notable events, not with lines.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -11,14 +11,14 @@ use shield_engine::action::{BanRecord, LiftReason, Notice};
 use shield_engine::client::Client;
 use shield_engine::verdict::Rule;
 
-/// Offenders that are named.
+/// Number of offenders listed.
 const OFFENDERS: usize = 10;
-/// Rows of each list at most; how many more there are is said.
+/// Maximum rows of a list; further ones are counted.
 const ROWS: usize = 200;
 /// The parts whose absence is a gap in protection.
 const PROTECTING: [&str; 2] = ["iptables", "xdp"];
 const AGENT: &str = "agent";
-const BANNING: &str = "automatic banning";
+const BANNING: &str = "automatic bans";
 
 /// Collects lines into a report.
 #[derive(Debug)]
@@ -59,20 +59,20 @@ struct Offender {
 /// Rows of a list, bounded.
 #[derive(Debug, Default)]
 struct Rows {
-    told: Vec<String>,
+    shown: Vec<String>,
     count: u64,
 }
 
 impl Rows {
     fn add(&mut self, row: impl FnOnce() -> String) {
         self.count += 1;
-        if self.told.len() < ROWS {
-            self.told.push(row());
+        if self.shown.len() < ROWS {
+            self.shown.push(row());
         }
     }
 }
 
-/// What a line begins with.
+/// The fields that a line begins with.
 #[derive(Deserialize)]
 struct Line {
     at: jiff::Timestamp,
@@ -127,26 +127,24 @@ impl Report {
             Notice::Lifted { client, reason, note, .. } => {
                 self.lifted(*client, *reason, note.as_deref(), at_ms);
             }
-            Notice::GlobalAnomalyStarted { rate, mean, stddev, .. } => {
+            Notice::GlobalAnomalyStarted { .. } => {
                 self.day(at_ms).anomalies += 1;
-                self.tell(at_ms, || {
-                    format!("Global anomaly began: {}", text::global_anomaly(*rate, *mean, *stddev))
-                });
+                self.timeline_notice(notice, at_ms);
             }
-            Notice::GlobalAnomalyEnded { lasted_secs, .. } => {
-                self.tell(at_ms, || format!("Global anomaly ended after {}", duration(*lasted_secs)));
+            Notice::Degraded { part, reason } if PROTECTING.contains(&part.as_str()) => {
+                self.begin(part, reason, at_ms);
             }
-            Notice::Degraded { part, reason } => self.degraded(part, reason, at_ms),
-            Notice::Recovered { part, .. } => self.recovered(part, at_ms),
-            Notice::Repaired { part, found, restored, removed } => self.tell(at_ms, || {
-                format!("{} repaired: {} ({restored} put back, {removed} removed)", safe(part), safe(found))
-            }),
+            Notice::Recovered { part, .. } if PROTECTING.contains(&part.as_str()) => self.end(part, at_ms),
+            Notice::GlobalAnomalyEnded { .. }
+            | Notice::Degraded { .. }
+            | Notice::Recovered { .. }
+            | Notice::Repaired { .. } => self.timeline_notice(notice, at_ms),
             Notice::Leaking { client, requests, cause } => {
                 self.leaks.add(|| format!("| {} | {client} | {requests} | {} |", utc(at_ms), safe(cause)));
             }
             Notice::BlastRadius { stopped: true, reason } => self.begin(BANNING, reason, at_ms),
             Notice::BlastRadius { stopped: false, .. } => self.end(BANNING, at_ms),
-            Notice::Started { version, .. } => self.started(version, at_ms),
+            Notice::Started { .. } => self.started(notice, at_ms),
             Notice::Stopping { .. } => self.begin(AGENT, "the agent was stopped", at_ms),
             _ => {}
         }
@@ -155,7 +153,7 @@ impl Report {
     fn banned(&mut self, ban: &BanRecord, at_ms: i64) {
         self.day(at_ms).bans += 1;
         *self.rules.entry(ban.ban.rule).or_default() += 1;
-        let why = ban.evidence.as_ref().map(|evidence| text::fired(evidence));
+        let cause = ban.evidence.as_ref().map(|evidence| text::fired(evidence));
         let offender = self.offenders.entry(ban.ban.client).or_insert_with(|| Offender {
             bans: 0,
             last_ms: at_ms,
@@ -165,7 +163,7 @@ impl Report {
         offender.bans += 1;
         offender.last_ms = at_ms;
         offender.last_rule = ban.ban.rule;
-        offender.last_why = why.or_else(|| ban.reason.clone()).unwrap_or_default();
+        offender.last_why = cause.or_else(|| ban.reason.clone()).unwrap_or_default();
     }
 
     fn lifted(&mut self, client: Client, reason: LiftReason, note: Option<&str>, at_ms: i64) {
@@ -176,43 +174,31 @@ impl Report {
         }
     }
 
-    fn degraded(&mut self, part: &str, reason: &str, at_ms: i64) {
-        if PROTECTING.contains(&part) {
-            self.begin(part, reason, at_ms);
-        } else {
-            self.tell(at_ms, || format!("{} degraded: {}", safe(part), safe(reason)));
-        }
-    }
-
-    fn recovered(&mut self, part: &str, at_ms: i64) {
-        if PROTECTING.contains(&part) {
-            self.end(part, at_ms);
-        } else {
-            self.tell(at_ms, || format!("{} works again", safe(part)));
-        }
-    }
-
-    /// A start without a stop before it: the agent had died, at the latest moment it was seen or later. Parts that
-    /// were degraded are looked at anew by the agent that starts.
-    fn started(&mut self, version: &str, at_ms: i64) {
+    /// Handles a start. Without a stop before it the agent died, at its last event or later. Gaps of parts end here as
+    /// well: the agent that starts checks them anew and reports what is still degraded.
+    fn started(&mut self, notice: &Notice, at_ms: i64) {
         if let Some(last_ms) = self.last_ms
             && !self.began.contains_key(AGENT)
         {
-            self.begin(AGENT, "the agent ended without a word (its last event began this gap)", last_ms);
+            self.begin(
+                AGENT,
+                "the agent died without recording a stop (the gap begins at its last event)",
+                last_ms,
+            );
         }
         let open: Vec<String> = self.began.keys().cloned().collect();
         open.iter().for_each(|part| self.end(part, at_ms));
-        self.tell(at_ms, || format!("Agent {} started", safe(version)));
+        self.timeline_notice(notice, at_ms);
     }
 
     fn begin(&mut self, part: &str, reason: &str, at_ms: i64) {
-        self.tell(at_ms, || format!("{} stopped protecting: {}", safe(part), safe(reason)));
+        self.timeline_entry(at_ms, || format!("{} stopped protecting: {}", safe(part), safe(reason)));
         self.began.entry(part.to_owned()).or_insert_with(|| (at_ms, reason.to_owned()));
     }
 
     fn end(&mut self, part: &str, at_ms: i64) {
         let Some((began_ms, reason)) = self.began.remove(part) else { return };
-        self.tell(at_ms, || format!("{} protects again", safe(part)));
+        self.timeline_entry(at_ms, || format!("{} protects again", safe(part)));
         self.gap(part, began_ms, at_ms, &utc(at_ms), &reason);
     }
 
@@ -236,7 +222,11 @@ impl Report {
         self.days.entry(day).or_default()
     }
 
-    fn tell(&mut self, at_ms: i64, what: impl FnOnce() -> String) {
+    fn timeline_notice(&mut self, notice: &Notice, at_ms: i64) {
+        self.timeline_entry(at_ms, || safe(&text::notice_line(notice)));
+    }
+
+    fn timeline_entry(&mut self, at_ms: i64, what: impl FnOnce() -> String) {
         self.timeline.add(|| format!("- {} {}", utc(at_ms), what()));
     }
 
@@ -250,7 +240,7 @@ impl Report {
         self.write_timeline(&mut out);
         self.write_offenders(&mut out);
         self.write_rules(&mut out);
-        section(&mut out, "Lifted by hand", "| When | Client | How | Note |", &self.by_hand);
+        section(&mut out, "Lifted by an operator", "| When | Client | How | Note |", &self.by_hand);
         section(&mut out, "Leaks", "| When | Client | Requests after the ban | Likely cause |", &self.leaks);
         section(&mut out, "Gaps in protection", "| Part | From | To | For | Why |", &self.gaps);
         out
@@ -266,7 +256,7 @@ impl Report {
         row("Bans", sum(|day| day.bans).to_string());
         row("Clients banned", self.offenders.len().to_string());
         row("Bans ended", sum(|day| day.lifts).to_string());
-        row("Lifted by hand", self.by_hand.count.to_string());
+        row("Lifted by an operator", self.by_hand.count.to_string());
         row("Global anomalies", sum(|day| day.anomalies).to_string());
         row("Leaking bans", self.leaks.count.to_string());
         let gaps = match self.gaps.count {
@@ -285,7 +275,7 @@ impl Report {
     fn write_timeline(&self, out: &mut String) {
         out.push_str("\n## Timeline\n\n");
         if self.days.is_empty() && self.timeline.count == 0 {
-            out.push_str("Nothing happened.\n");
+            out.push_str("No events.\n");
         }
         if !self.days.is_empty() {
             out.push_str("| Day | Bans | Ended | Global anomalies |\n| --- | ---: | ---: | ---: |\n");
@@ -334,13 +324,13 @@ fn section(out: &mut String, title: &str, heading: &str, list: &Rows) {
 }
 
 fn rows(out: &mut String, list: &Rows) {
-    for row in &list.told {
+    for row in &list.shown {
         out.push_str(row);
         out.push('\n');
     }
-    let more = list.count - list.told.len() as u64;
+    let more = list.count - list.shown.len() as u64;
     if more > 0 {
-        let _ = write!(out, "\n{more} more are in the log.\n");
+        let _ = write!(out, "\n{more} more in the log.\n");
     }
 }
 
@@ -412,7 +402,7 @@ mod tests {
     #[test]
     fn days_without_events() {
         let report = report_of(&[]);
-        assert!(report.contains("## Timeline\n\nNothing happened.\n"), "{report}");
+        assert!(report.contains("## Timeline\n\nNo events.\n"), "{report}");
         assert_eq!(report.matches("None.").count(), 5, "{report}");
     }
 
@@ -420,8 +410,7 @@ mod tests {
     fn an_agent_that_died_leaves_a_gap_from_its_last_event() {
         let started = || Notice::Started { version: "0.1.0".into(), restored: 0, dry_run: false };
         let report = report_of(&[(0, started()), (60_000, samples::banned()), (120_000, started())]);
-        let row =
-            "| agent | 2026-05-11T22:08:33Z | 2026-05-11T22:09:33Z | 1 min | the agent ended without a word";
+        let row = "| agent | 2026-05-11T22:08:33Z | 2026-05-11T22:09:33Z | 1 min | the agent died without recording a stop";
         assert!(report.contains(row), "{report}");
     }
 
@@ -429,6 +418,6 @@ mod tests {
     fn long_lists_are_cut_and_say_so() {
         let leak = Notice::Leaking { client: "192.0.2.1".parse().unwrap(), requests: 1, cause: "x".into() };
         let leaks: Vec<(i64, Notice)> = (0..250).map(|n| (n, leak.clone())).collect();
-        assert!(report_of(&leaks).contains("\n50 more are in the log.\n"));
+        assert!(report_of(&leaks).contains("\n50 more in the log.\n"));
     }
 }

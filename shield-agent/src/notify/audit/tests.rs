@@ -126,7 +126,7 @@ fn whatever_is_done_to_a_line_is_found() {
     };
     let one_byte = |lines: &mut Vec<String>| lines[2] = lines[2].replace("192.0.2.156", "192.0.2.157");
     check("one byte", &one_byte, 3, "was changed");
-    check("one removed", &|lines| drop(lines.remove(2)), 3, "1 lines are missing before it: 3 to 3");
+    check("one removed", &|lines| drop(lines.remove(2)), 3, "1 line is missing before it: 3");
     check("two removed", &|lines| drop(lines.drain(1..3)), 2, "2 lines are missing before it: 2 to 3");
     check("swapped", &|lines| lines.swap(2, 3), 3, "1 lines are missing");
     check("repeated", &|lines| lines.insert(3, lines[2].clone()), 4, "number 3 where 4 was expected");

@@ -5,24 +5,21 @@ use crate::text::{cause, lift_reason, per_sec, printable, utc};
 use shield_engine::action::{BanRecord, Notice};
 use shield_engine::time::Ends;
 
-/// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
-    /// The heading.
     pub title: &'static str,
     /// Label and value of each line.
     pub lines: Vec<(&'static str, String)>,
 }
 
 impl Message {
-    /// As plain text: the heading, then one line each.
     pub(super) fn plain(&self) -> String {
         let lines = self.lines.iter().map(|(label, value)| format!("\n• {label}: {}", printable(value)));
         format!("{}{}", self.title, lines.collect::<String>())
     }
 }
 
-/// What a chat is told of this event; `None` for those that only the audit log keeps.
+/// Returns the event's message; `None` for events that are recorded in the audit log only.
 pub(super) fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
     let (title, mut lines) = match notice {
         Notice::Banned(ban) => return Some(Message { title: "IP BANNED", lines: ban_lines(ban) }),
@@ -83,7 +80,7 @@ fn ban_lines(ban: &BanRecord) -> Vec<(&'static str, String)> {
             lines.push(("Condition", cause(ban)));
         }
     }
-    lines.push(("Ban duration", term_words(ban)));
+    lines.push(("Ban duration", ban_term(ban)));
     lines.push(("Timestamp", utc(ban.ban.since_ms)));
     lines
 }
@@ -97,8 +94,8 @@ fn anomaly_lines(rate: f64, mean: f64) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// How long a ban lasts, in whole seconds from its beginning.
-fn term_words(ban: &BanRecord) -> String {
+/// A ban's term in whole seconds, rounded.
+fn ban_term(ban: &BanRecord) -> String {
     match ban.ban.ends {
         Ends::Never => "permanent".to_owned(),
         Ends::At { wall_ms, .. } => {
@@ -209,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_the_audit_log_keeps() {
+    fn events_for_the_audit_log_only() {
         assert_eq!(message(&Notice::Stopping { bans: 3 }, samples::AT_MS), None);
     }
 }
