@@ -84,6 +84,7 @@ async fn commands_end_as_documented() {
         &["allow", "--remove"],
         &["allow", "--list", "192.0.2.7"],
         &["explain", "192.0.2.7", "--at", "yesterday"],
+        &["events", "--kind", "nonsense"],
         &["top"],
     ] {
         assert_eq!(run(socket, arguments).await, Err(Exit::Usage), "{arguments:?}");

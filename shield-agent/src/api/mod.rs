@@ -4,12 +4,12 @@
 //! may do what; `routes` answers; `live` shares one reading of the engine among all who ask; `listen` bounds what
 //! clients can take. The engine never waits for anything here (invariant 7).
 
+pub(crate) mod auth;
 pub(crate) mod backend;
 pub(crate) mod convert;
 pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod feed;
-pub(crate) mod auth;
 pub(crate) mod history;
 pub(crate) mod listen;
 pub(crate) mod live;
@@ -33,9 +33,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::auth::TcpAuth;
 use self::backend::Backend;
 use self::feed::Feed;
-use self::auth::TcpAuth;
 use self::live::Live;
 use self::routes::Api;
 use self::socket::ControlSocket;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use super::Exit;
 use super::client::{AgentClient, ClientError, EventStream, Message};
@@ -23,8 +24,8 @@ pub struct EventsArgs {
     /// The number of past events shown
     #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=1000))]
     limit: u32,
-    /// Only events of this kind: banned, lifted, global_anomaly_started, degraded, repaired, leaking…
-    #[arg(long, value_name = "KIND")]
+    /// Only events of this kind
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(text::KINDS))]
     kind: Option<String>,
     #[command(flatten)]
     json: JsonArg,

@@ -67,15 +67,16 @@ fn summary(outcome: &Outcome, out: &mut String) {
     }
     let _ = writeln!(
         out,
-        "requests        {} of {}",
+        "requests        {} from {}",
         text::count(outcome.requests),
         counted(outcome.clients, "client")
     );
     let _ = writeln!(
         out,
-        "bans            {}, of {} ({:.2} %)",
+        "bans            {} for {} of {} ({:.2} %)",
         text::count(made),
-        counted(outcome.clients_banned, "client"),
+        text::count(outcome.clients_banned),
+        counted(outcome.clients, "client"),
         share(outcome.clients_banned, outcome.clients)
     );
     let _ = writeln!(

@@ -52,8 +52,8 @@ pub(crate) fn fired(evidence: &Evidence) -> String {
     let (value, limit) = match first.map(|measure| (measure.name.as_str(), measure)) {
         Some(("z-score", measure)) => (far_above(evidence), number(measure.threshold)),
         Some(("rate", measure)) => (times_the_usual(evidence), per_sec(measure.threshold)),
-        Some((_, measure)) => match occurrences(measure) {
-            Some(text) => (text, number(measure.threshold)),
+        Some((name, measure)) => match occurrences(measure) {
+            Some(text) => (format!("{text}{}", compared(name)), number(measure.threshold)),
             None => return evidence.condition.clone(),
         },
         None => return evidence.condition.clone(),
@@ -101,7 +101,7 @@ fn beside_its_limit(measure: &Measure) -> Option<String> {
 /// A counting measure with its noun; `None` for every other one.
 fn occurrences(measure: &Measure) -> Option<String> {
     let (one, many) = match measure.name.as_str() {
-        "pages_sustained" => ("page without a pause", "pages without a pause"),
+        "pages_sustained" => ("page in a sustained period", "pages in a sustained period"),
         "pages_burst" => ("page within seconds", "pages within seconds"),
         "requests_for_one_page" => ("request for the same page", "requests for the same page"),
         "probes_60s" => ("probe for vulnerabilities in 60 s", "probes for vulnerabilities in 60 s"),
@@ -114,17 +114,20 @@ fn occurrences(measure: &Measure) -> Option<String> {
         "logins_60s" => ("failed login in 60 s", "failed logins in 60 s"),
         "logins_burst" => ("failed login within seconds", "failed logins within seconds"),
         "remote_calls_60s" => ("remote call in 60 s", "remote calls in 60 s"),
-        "distinct_paths" => {
-            ("path in 60 s, unlike other clients", "different paths in 60 s, unlike other clients")
-        }
-        "posts_to_one_path" => (
-            "form sent to one path in 60 s, unlike other clients",
-            "forms sent to one path in 60 s, unlike other clients",
-        ),
+        "distinct_paths" => ("path in 60 s", "different paths in 60 s"),
+        "posts_to_one_path" => ("form sent to one path in 60 s", "forms sent to one path in 60 s"),
         "requests" => ("request in 60 s", "requests in 60 s"),
         _ => return None,
     };
     Some(format!("{} {}", number(measure.value), if measure.value == 1.0 { one } else { many }))
+}
+
+/// The rest of the clause whose first check this is: these clauses fire only where other clients do less.
+fn compared(name: &str) -> &'static str {
+    match name {
+        "distinct_paths" | "posts_to_one_path" => ", unlike other clients",
+        _ => "",
+    }
 }
 
 fn far_above(evidence: &Evidence) -> String {
@@ -225,6 +228,8 @@ pub(super) mod tests {
         check(Rule::RateMultiplier, &[("rate", 3.72, 0.5)], many);
         check(Rule::Behaviour, &[("logins_60s", 1.0, 1.0)], "1 failed login in 60 s (limit 1)");
         check(Rule::Behaviour, &[("logins_burst", 7.0, 7.0)], "7 failed logins within seconds (limit 7)");
+        let paths = "150 different paths in 60 s, unlike other clients (limit 120)";
+        check(Rule::Behaviour, &[("distinct_paths", 150.0, 120.0)], paths);
         check(Rule::Behaviour, &[("of_a_later_version", 1.0, 0.0)], "x=1 > threshold=0");
         check(Rule::Network, &[], "x=1 > threshold=0");
     }
@@ -261,8 +266,7 @@ pub(super) mod tests {
             ("distinct_paths", 3.0, 8.0),
             ("z-score", -1.5, 6.0),
         ];
-        let text = "does not fire: 3 different paths in 60 s, unlike other clients (limit 120), \
-                    1.5 standard deviations below the usual rate (limit 6)";
+        let text = "does not fire: 3 different paths in 60 s (limit 120), 1.5 standard deviations below the usual rate (limit 6)";
         check(false, None, &seen, text);
         check(false, None, &[], "does not fire: nothing it looks for was seen");
         check(true, None, &[("logins_60s", 31.0, 30.0)], "fires: 31 failed logins in 60 s (limit 30)");
