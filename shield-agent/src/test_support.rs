@@ -9,11 +9,17 @@ pub mod api {
             TopClients,
         };
     }
+    pub mod document {
+        pub use crate::api::document::{openapi, typescript};
+    }
     pub mod feed {
         pub use crate::api::feed::Feed;
     }
     pub mod listen {
         pub use crate::api::listen::Limits;
+    }
+    pub mod operation {
+        pub use crate::api::operation::Operation;
     }
     pub mod priority {
         pub use crate::api::priority::give_way;

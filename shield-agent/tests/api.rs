@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shield_agent::test_support::api::listen::Limits;
+use shield_agent::test_support::api::operation::Operation;
 use shield_agent::test_support::api::types::{Ban, BanPage, Status};
 use shield_agent::test_support::cli::client::{AgentClient, ClientError, Endpoint, Message};
 use shield_agent::test_support::clock;
@@ -32,6 +33,7 @@ fn everything() -> Vec<(&'static str, &'static str, String, Option<Value>)> {
         get("/bans", ""),
         get("/bans", "?q=192.0.2.&rule=probing&sort=ends&limit=2&offset=2"),
         get("/allow", ""),
+        get("/labels", ""),
         get("/clients", "?n=5"),
         get("/clients", "?n=1000"),
         get("/explain", "?client=192.0.2.1"),
@@ -119,10 +121,10 @@ async fn refusals_are_described_too() {
 async fn changes_reach_the_engine_as_they_were_meant() {
     let running = Setup::default().start().await;
     let client = running.unix_client();
-    let post = async |path: &str, body: Value| client.post::<Value>(path, &body).await.unwrap();
-    post("/ban", json!({"clients": ["192.0.2.7"], "term": "permanent", "reason": "  "})).await;
-    post("/import", json!({"bans": [{"client": "198.51.100.0/24", "term": {"secs": 5}}]})).await;
-    post("/unban", json!({"clients": ["::ffff:192.0.2.7"]})).await;
+    let post = async |operation, body: Value| client.post::<Value>(operation, &body).await.unwrap();
+    post(Operation::Ban, json!({"clients": ["192.0.2.7"], "term": "permanent", "reason": "  "})).await;
+    post(Operation::Import, json!({"bans": [{"client": "198.51.100.0/24", "term": {"secs": 5}}]})).await;
+    post(Operation::Unban, json!({"clients": ["::ffff:192.0.2.7"]})).await;
     let commands = running.backend.commands();
     let clients = |text: &str| vec![text.parse().unwrap()];
     assert_eq!(
@@ -146,7 +148,7 @@ async fn pages_follow_each_other_without_loss_or_repeat() {
     let mut seen: Vec<Ban> = Vec::new();
     let mut params = vec![("limit", "2".to_owned())];
     loop {
-        let page: BanPage = client.get("/bans", &params).await.unwrap();
+        let page: BanPage = client.get(Operation::Bans, &params).await.unwrap();
         assert_eq!(page.total, support::BANS as u64);
         seen.extend(page.bans);
         let Some(next) = page.next else { break };
@@ -171,7 +173,7 @@ async fn who_may_do_what() {
             assert_eq!(answer.status, expected, "{method} {target} {token:?}");
         }
     }
-    assert!(running.unix_client().post::<Value>("/ban", &ban).await.is_ok());
+    assert!(running.unix_client().post::<Value>(Operation::Ban, &ban).await.is_ok());
     let whoami = |answer: support::Answer| answer.json()["may_change"].as_bool().unwrap();
     assert!(!whoami(request(&running, "get", "/whoami", None, None).await));
     assert!(whoami(request(&running, "get", "/whoami", None, Some(TOKEN)).await));
@@ -239,7 +241,7 @@ async fn slow_clients_starve_nobody_and_are_cut_off() {
     for _ in 0..20 {
         let began = Instant::now();
         assert_eq!(request(&running, "get", "/status", None, None).await.status, 200);
-        client.get::<Status>("/status", &[]).await.unwrap();
+        client.get::<Status>(Operation::Status, &[]).await.unwrap();
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     }
     // The head's time limit is 2 s; ten leave room for a busy machine.
@@ -269,7 +271,7 @@ async fn connections_beyond_the_limit_are_closed_at_once() {
     let _ = beyond.read_to_end(&mut rest).await;
     assert!(rest.is_empty());
     assert!(
-        running.unix_client().get::<Status>("/status", &[]).await.is_ok(),
+        running.unix_client().get::<Status>(Operation::Status, &[]).await.is_ok(),
         "the control socket has its own limit"
     );
 }
@@ -402,11 +404,11 @@ async fn streams_are_bounded_and_freed() {
 async fn many_readers_cost_the_engine_few_readings() {
     let running = Setup::default().start().await;
     let client = running.unix_client();
-    client.get::<Status>("/status", &[]).await.unwrap();
+    client.get::<Status>(Operation::Status, &[]).await.unwrap();
     let before = running.backend.views();
     let began = Instant::now();
     for _ in 0..300 {
-        client.get::<Status>("/status", &[]).await.unwrap();
+        client.get::<Status>(Operation::Status, &[]).await.unwrap();
     }
     let readings = running.backend.views() - before;
     let allowed = began.elapsed().as_millis() as u64 / 100 + 2 + began.elapsed().as_secs();
@@ -437,7 +439,7 @@ async fn what_stands_shows_in_the_status() {
     let running = Setup::default().start().await;
     let stopped = Notice::BlastRadius { stopped: true, reason: "21 % of the clients".into() };
     running.feed.publish(&stopped, clock::now());
-    let status: Status = running.unix_client().get("/status", &[]).await.unwrap();
+    let status: Status = running.unix_client().get(Operation::Status, &[]).await.unwrap();
     assert_eq!(status.detector.blast_radius.as_deref(), Some("21 % of the clients"));
     assert_eq!(status.dropped.packets, 30);
 }
@@ -446,7 +448,7 @@ async fn what_stands_shows_in_the_status() {
 async fn the_command_line_says_who_may_not() {
     let running = Setup::default().start().await;
     let endpoint = Endpoint::Tcp { addr: running.tcp, token: Some("wrong".into()) };
-    let error = AgentClient::new(endpoint).get::<Value>("/status", &[]).await.unwrap_err();
+    let error = AgentClient::new(endpoint).get::<Value>(Operation::Status, &[]).await.unwrap_err();
     assert!(matches!(&error, ClientError::Denied(words) if words.contains("api-token")), "{error}");
 }
 

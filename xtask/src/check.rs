@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::needs::Purpose;
-use crate::{build_ebpf, build_page, dependencies, fuzz, setup, sh};
+use crate::{api_types, build_ebpf, build_page, dependencies, fuzz, setup, sh};
 
 /// One check: it succeeds silently, or says what is wrong.
 type Check = fn() -> Result<()>;
@@ -14,7 +14,7 @@ type Check = fn() -> Result<()>;
 /// Names the checks that failed; what they found is printed above.
 pub(crate) fn run() -> Result<()> {
     setup::ensure(Purpose::All)?;
-    let checks: [(&str, Check); 10] = [
+    let checks: [(&str, Check); 11] = [
         ("format", format),
         ("lints", lints),
         ("dead code", dead_code),
@@ -24,6 +24,7 @@ pub(crate) fn run() -> Result<()> {
         ("dependency rules", dependency_rules),
         ("unused dependencies", unused_dependencies),
         ("dependency reasons", || dependencies::check(sh::root_folder())),
+        ("description of the API", api_types::check),
         ("page types", build_page::check),
     ];
     let failed: Vec<&str> =

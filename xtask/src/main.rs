@@ -6,6 +6,7 @@
     reason = "a developer's tool: printing is its interface"
 )]
 
+mod api_types;
 mod bench;
 mod build;
 mod build_ebpf;
@@ -46,7 +47,9 @@ enum Verb {
     Build(build::Arguments),
     /// Build, then run the agent on this machine as root
     Run(run::Arguments),
-    /// Format, lints, dependency rules, page types
+    /// Renew what is generated from the API's types: docs/openapi.json and the page's types.ts
+    ApiTypes,
+    /// Format, lints, dependency rules, the API's description, page types
     Check,
     /// Install what is missing, build, then run every test: unit, property, fuzz, privileged, browser
     Test(test::Arguments),
@@ -78,6 +81,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::BuildPage => build_page::run(),
         Verb::Build(arguments) => build::run(&arguments),
         Verb::Run(arguments) => run::run(&arguments),
+        Verb::ApiTypes => api_types::renew(),
         Verb::Check => check::run(),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),

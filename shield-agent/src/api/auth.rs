@@ -1,5 +1,6 @@
-//! Who may do what. On the Unix socket the peer's credentials decide; on TCP the Host header (against DNS rebinding)
-//! and the bearer token do: for changes always, for reads when the agent listens beyond loopback. No CORS anywhere.
+//! Authorisation. On the Unix socket the peer's credentials decide. On TCP the Host header does (against DNS rebinding),
+//! then the bearer token: always for changes, for reads only if the agent listens beyond loopback. No CORS headers, so that
+//! a browser keeps other sites from reading anything.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::error::ApiError;
 use super::token::Token;
 use super::types::{Transport, Whoami};
 
-/// What TCP requests are held against.
+/// The checks of TCP requests.
 #[derive(Debug, Clone)]
 pub(crate) struct TcpAuth {
     token: Token,
@@ -21,25 +22,24 @@ pub(crate) struct TcpAuth {
     reads: Reads,
 }
 
-/// Whether reads need the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reads {
     Open,
     NeedToken,
 }
 
-/// The names by which a request may call this agent.
+/// The names of this agent that a Host header may contain.
 #[derive(Debug, Clone)]
 struct Hosts {
     bound: IpAddr,
     names: Vec<String>,
 }
 
-/// What the Unix listener found out about the peer; an extension of every request that came by it.
+/// The verdict on the peer of a Unix connection, an extension of each of its requests. An error has the reason for the
+/// refusal.
 #[derive(Debug, Clone)]
 pub struct Peer(pub Result<(), Arc<str>>);
 
-/// What credentials came with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Credentials {
     None,
@@ -48,26 +48,25 @@ enum Credentials {
 }
 
 impl TcpAuth {
-    /// For a listener bound to `bound`, also called by `names` (host names without a port).
+    /// The checks of a listener bound to `bound`; `names` are further host names, without a port.
     pub(crate) fn new(token: Token, bound: SocketAddr, names: &[String]) -> TcpAuth {
         let reads = if bound.ip().is_loopback() { Reads::Open } else { Reads::NeedToken };
         let names = names.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect();
         TcpAuth { token, hosts: Hosts { bound: bound.ip().to_canonical(), names }, reads }
     }
 
-    /// Decides on one request.
-    fn decide(&self, request: &Request) -> Result<Whoami, ApiError> {
+    fn authorise(&self, request: &Request) -> Result<Whoami, ApiError> {
         self.hosts.check(request)?;
         let credentials = self.credentials(request);
         let is_data = is_data(request.uri().path());
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         match credentials {
             Credentials::Wrong => Err(ApiError::unauthorized(
-                "the bearer token is wrong; the right one is in `api-token` in the agent's state directory",
+                "the bearer token is wrong; the right one is in the file `api-token` in the agent's state directory",
             )),
             Credentials::None if !is_read => Err(ApiError::unauthorized(
-                "changes over TCP need `Authorization: Bearer TOKEN`; the token is in `api-token` in the agent's state \
-                 directory",
+                "changes over TCP need `Authorization: Bearer TOKEN`; the token is in the file `api-token` in the \
+                 agent's state directory",
             )),
             Credentials::None if is_data && self.reads == Reads::NeedToken => Err(ApiError::unauthorized(
                 "this agent listens beyond loopback, so reading needs `Authorization: Bearer TOKEN` as well",
@@ -94,7 +93,8 @@ impl TcpAuth {
     }
 }
 
-/// Whether a path tells something about this server, rather than being a file of the page.
+/// True for the API and the metrics. The files of the page are the same on every server, and a browser cannot send a token
+/// for them.
 fn is_data(path: &str) -> bool {
     path == "/metrics" || path == "/api" || path.starts_with("/api/")
 }
@@ -120,7 +120,8 @@ impl Hosts {
         }
     }
 
-    /// An address in the Host header cannot come from DNS rebinding; bound to every address, any may be ours.
+    /// With an address in the Host header a request cannot come from DNS rebinding, which needs a name. Bound to all
+    /// addresses, any of them may be ours.
     fn is_our_address(&self, addr: IpAddr) -> bool {
         addr.is_loopback() || addr == self.bound || self.bound.is_unspecified()
     }
@@ -135,23 +136,23 @@ fn without_port(host: &str) -> Option<&str> {
     is_sound.then_some(name)
 }
 
-/// Authorises requests of TCP listeners.
+/// Authorises requests over TCP.
 pub(crate) async fn tcp(
     State(auth): State<Arc<TcpAuth>>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let whoami = auth.decide(&request)?;
+    let whoami = auth.authorise(&request)?;
     request.extensions_mut().insert(whoami);
     Ok(next.run(request).await)
 }
 
-/// Authorises requests of the control socket.
+/// Authorises requests over the control socket.
 pub(crate) async fn unix(mut request: Request, next: Next) -> Result<Response, ApiError> {
     match request.extensions().get::<Peer>() {
         Some(Peer(Ok(()))) => {}
         Some(Peer(Err(reason))) => return Err(ApiError::forbidden(reason.to_string())),
-        None => return Err(ApiError::forbidden("the peer's credentials are not known")),
+        None => return Err(ApiError::forbidden("could not read the peer's credentials")),
     }
     let whoami = Whoami { transport: Transport::Unix, may_change: true, token_for_reads: false };
     request.extensions_mut().insert(whoami);
@@ -167,14 +168,14 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-    fn gate(bound: &str) -> TcpAuth {
+    fn auth(bound: &str) -> TcpAuth {
         TcpAuth::new(Token::of(TOKEN), bound.parse().unwrap(), &["Shield.Example.ORG".to_owned()])
     }
 
     #[test]
     fn only_names_of_this_agent_are_answered() {
         let check = |bound: &str, host: &str, expected: bool| {
-            assert_eq!(gate(bound).hosts.is_ours(host), expected, "{bound} {host}");
+            assert_eq!(auth(bound).hosts.is_ours(host), expected, "{bound} {host}");
         };
         for host in [
             "localhost",
@@ -203,9 +204,8 @@ mod tests {
         check("0.0.0.0:8080", "evil.example", false);
     }
 
-    /// Every combination of listener, method, path and credentials.
     #[test]
-    fn the_matrix_of_access() {
+    fn every_combination_of_listener_method_path_and_credentials() {
         const LOCAL: &str = "127.0.0.1:8080";
         const OPEN: &str = "192.0.2.1:8080";
         let right = format!("Bearer {TOKEN}");
@@ -216,8 +216,8 @@ mod tests {
                 if !credentials.is_empty() {
                     request = request.header("authorization", credentials);
                 }
-                let got = gate(bound).decide(&request.body(Body::empty()).unwrap());
-                let got = got.map(|whoami| whoami.may_change).map_err(|error| error.status.as_u16());
+                let got = auth(bound).authorise(&request.body(Body::empty()).unwrap());
+                let got = got.map(|whoami| whoami.may_change).map_err(|error| error.code.status().as_u16());
                 assert_eq!(got, expected, "{bound} {method} {path} {credentials:?}");
             };
         for path in ["/api/v1/status", "/metrics", "/api/v1/events"] {
@@ -245,14 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn two_tokens_or_hosts_are_none() {
+    fn two_tokens_or_hosts_are_refused() {
         let right = format!("Bearer {TOKEN}");
         let two_tokens = Request::builder().header("host", "localhost");
         let two_tokens = two_tokens.header("authorization", "Bearer x").header("authorization", &right);
-        let refused = gate("127.0.0.1:1").decide(&two_tokens.body(Body::empty()).unwrap()).unwrap_err();
-        assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+        let refused = auth("127.0.0.1:1").authorise(&two_tokens.body(Body::empty()).unwrap()).unwrap_err();
+        assert_eq!(refused.code.status(), StatusCode::UNAUTHORIZED);
         let two_hosts = Request::builder().header("host", "localhost").header("host", "evil.example");
-        let refused = gate("127.0.0.1:1").decide(&two_hosts.body(Body::empty()).unwrap()).unwrap_err();
-        assert_eq!(refused.status, StatusCode::MISDIRECTED_REQUEST);
+        let refused = auth("127.0.0.1:1").authorise(&two_hosts.body(Body::empty()).unwrap()).unwrap_err();
+        assert_eq!(refused.code.status(), StatusCode::MISDIRECTED_REQUEST);
     }
 }

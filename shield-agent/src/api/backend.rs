@@ -22,22 +22,16 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send 
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Refusal {
-    /// What was asked for makes no sense; the words say what, where and what to do.
-    BadRequest(String),
-    /// There is no such thing.
-    NotFound(String),
-    /// The part that knows does not answer now: it is starting, stopping or overloaded.
+    /// The engine or the store does not answer now: starting, stopping or overloaded.
     Unavailable(String),
-    /// Something failed that should not; logged with its causes, and only said to be so to the caller.
+    /// A failure that should not happen: logged with its causes, reported without them.
     Internal(anyhow::Error),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::BadRequest(words) | Refusal::NotFound(words) | Refusal::Unavailable(words) => {
-                f.write_str(words)
-            }
+            Refusal::Unavailable(message) => f.write_str(message),
             Refusal::Internal(error) => write!(f, "{error:#}"),
         }
     }

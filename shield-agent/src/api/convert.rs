@@ -4,19 +4,21 @@ use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, TopClients};
 use super::feed::Standing;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
-    Detector, Dropped, EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Part, PartStateName,
+    Detector, Dropped, EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Labels, Part, PartStateName,
     Reference, RuleState, SourceStatus, Status, WarmUp, Window,
 };
+use super::metrics;
 use super::vitals::Vitals;
 use crate::source::file::BLOCK_BYTES;
 use crate::source::stats::Snapshot;
 use crate::text;
 use shield_engine::action::BanRecord;
 use shield_engine::allowlist::Allowed;
-use shield_engine::event::{PartReport, PartState};
+use shield_engine::event::{EnforcerName, PartReport, PartState};
 use shield_engine::report::{DetectorStatus, RuleView};
 use shield_engine::request::Rejected;
 use shield_engine::time::{Ends, Now};
+use shield_engine::verdict::Rule;
 
 /// The length of the window that rates are over, in seconds.
 pub(crate) const WINDOW_SECS: u32 = 60;
@@ -60,7 +62,8 @@ fn part(report: &PartReport, sources: &[SourceStatus]) -> Part {
     let name = report.part.strip_prefix("source:");
     let lag = sources.iter().find(|source| name == Some(&source.source)).and_then(lag_words);
     let text = lag.map_or_else(|| text.clone(), |lag| format!("{text}; {lag}"));
-    Part { part: report.part.clone(), state, text: text::printable(&text) }
+    let label = text::printable(&text::part_name(&report.part));
+    Part { part: report.part.clone(), label, state, text: text::printable(&text) }
 }
 
 /// Less than a block is no lag: the next read takes it whole.
@@ -107,7 +110,9 @@ fn health(parts: &[Part], warming_up: bool, standing: &Standing) -> Health {
 fn detector(view: &AgentView, standing: &Standing) -> Detector {
     let status = &view.detector;
     let left = u64::from(status.warm_up_left_secs);
-    Detector {
+    let mut detector = Detector {
+        state: PartStateName::Active,
+        text: String::new(),
         profile: view.profile.clone(),
         reference: view.reference.clone(),
         warm_up: status.warming_up.then_some(WarmUp { remaining_secs: left }),
@@ -116,22 +121,42 @@ fn detector(view: &AgentView, standing: &Standing) -> Detector {
         clients: status.clients_tracked,
         max_clients: view.max_clients,
         evicted: status.evicted,
+    };
+    (detector.state, detector.text) = detector_state(&detector);
+    detector
+}
+
+/// The detector as a part: it cannot break, but it can be in a state that an operator should know.
+pub(crate) fn detector_state(detector: &Detector) -> (PartStateName, String) {
+    match (&detector.blast_radius, &detector.warm_up) {
+        (Some(why), _) => (PartStateName::Degraded, format!("no automatic bans: {why}")),
+        (None, Some(warm_up)) => {
+            let left = text::duration(warm_up.remaining_secs);
+            let text = format!("{left} left; until then only floods, probing and failed logins lead to bans");
+            (PartStateName::Waiting, text)
+        }
+        (None, None) if detector.frozen => {
+            (PartStateName::Active, "learning paused during the global anomaly".to_owned())
+        }
+        (None, None) => {
+            (PartStateName::Active, format!("profile {}, {} reference", detector.profile, detector.reference))
+        }
     }
 }
 
 fn global(status: &DetectorStatus, standing: &Standing, now: Now) -> GlobalRate {
-    let told = || standing.anomaly.clone().unwrap_or_else(|| unannounced_anomaly(status, now));
+    let anomaly = || standing.anomaly.clone().unwrap_or_else(|| unannounced_anomaly(status, now));
     GlobalRate {
         rate: status.global_rate,
         error_rate: status.global_error_rate,
         window_secs: WINDOW_SECS,
-        anomaly: status.global_anomaly.then(told),
+        anomaly: status.global_anomaly.then(anomaly),
     }
 }
 
-/// An anomaly that the detector is in although no start of it was announced in this run.
+/// An anomaly whose start was not announced in this run: the detector was restored in the middle of it.
 fn unannounced_anomaly(status: &DetectorStatus, now: Now) -> Anomaly {
-    let condition = format!("{:.2} req/s against {:.2} req/s", status.global_rate, status.global.mean);
+    let condition = text::global_anomaly(status.global_rate, status.global.mean, status.global.stddev);
     Anomaly { since_ms: now.wall_ms, condition }
 }
 
@@ -250,6 +275,19 @@ pub(crate) fn allow_entry(entry: &Allowed) -> AllowEntry {
     AllowEntry { network: entry.network, reason: entry.reason, words: entry.reason.describe().to_owned() }
 }
 
+/// The names that the API uses, as the page shows them.
+pub(crate) fn labels() -> Labels {
+    let owned = |name: &str, label: &str| (name.to_owned(), label.to_owned());
+    let rule = |rule: Rule| owned(rule.name(), text::rule_title(rule));
+    let source = |source: &str| owned(source, text::baseline_source(source));
+    let enforcer = |name: EnforcerName| owned(name.name(), &text::part_name(name.name()));
+    Labels {
+        rules: metrics::RULES.into_iter().map(rule).collect(),
+        baseline_sources: ["rolling", "hour_slot", "all_hours", "floor", "warm_up"].into_iter().map(source).collect(),
+        enforcers: EnforcerName::ALL.into_iter().map(enforcer).collect(),
+    }
+}
+
 /// Why a client is banned, or why not.
 pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
     let detector = &view.detector;
@@ -334,7 +372,7 @@ mod tests {
     use crate::source::stats::Backlog;
 
     fn part(state: PartStateName) -> Part {
-        Part { part: "xdp".into(), state, text: String::new() }
+        Part { part: "xdp".into(), label: "XDP".into(), state, text: String::new() }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! How the API says no: one JSON shape with a stable code and words for people. Internal errors are logged with their
-//! causes and answered without them.
+//! Refusals of the API: one JSON shape with a stable code and a message. Internal errors are logged with their causes and
+//! answered without them, because a cause can name files and settings that the caller may not see.
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -10,97 +10,75 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use super::backend::Refusal;
-use super::types::ErrorBody;
+use super::types::{ErrorBody, ErrorCode};
 
-/// A refusal on its way out.
+/// A refusal: a code, whose HTTP status it is answered with, and a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiError {
-    /// The HTTP status.
-    pub status: StatusCode,
-    /// Stable, for programs.
-    pub code: &'static str,
-    /// For people.
+    pub code: ErrorCode,
     pub message: String,
 }
 
 impl ApiError {
-    /// 400: the words say what, where and what to do.
+    fn new(code: ErrorCode, message: impl Into<String>) -> ApiError {
+        ApiError { code, message: message.into() }
+    }
+
     pub(crate) fn bad_request(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::BAD_REQUEST, code: "bad_request", message: message.into() }
+        ApiError::new(ErrorCode::BadRequest, message)
     }
 
-    /// 401.
     pub(crate) fn unauthorized(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::UNAUTHORIZED, code: "unauthorized", message: message.into() }
+        ApiError::new(ErrorCode::Unauthorized, message)
     }
 
-    /// 403.
     pub(crate) fn forbidden(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::FORBIDDEN, code: "forbidden", message: message.into() }
+        ApiError::new(ErrorCode::Forbidden, message)
     }
 
-    /// 404.
     pub(crate) fn not_found(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::NOT_FOUND, code: "not_found", message: message.into() }
+        ApiError::new(ErrorCode::NotFound, message)
     }
 
-    /// 405.
     pub(crate) fn method_not_allowed() -> ApiError {
-        ApiError {
-            status: StatusCode::METHOD_NOT_ALLOWED,
-            code: "method_not_allowed",
-            message: "this path takes another method; see docs/openapi.json".to_owned(),
-        }
+        ApiError::new(
+            ErrorCode::MethodNotAllowed,
+            "this path does not take this method; docs/openapi.json lists the methods",
+        )
     }
 
-    /// 408.
     pub(crate) fn timeout() -> ApiError {
-        ApiError {
-            status: StatusCode::REQUEST_TIMEOUT,
-            code: "timeout",
-            message: "the answer took too long; try again".to_owned(),
-        }
+        ApiError::new(ErrorCode::Timeout, "the agent did not answer in time; try again")
     }
 
-    /// 421.
     pub(crate) fn wrong_host(host: &str) -> ApiError {
-        ApiError {
-            status: StatusCode::MISDIRECTED_REQUEST,
-            code: "wrong_host",
-            message: format!(
-                "{host:?} is no name of this agent; use localhost or its address, or add the name to `hosts` in [page]"
+        ApiError::new(
+            ErrorCode::WrongHost,
+            format!(
+                "{host:?} is not a name of this agent; use localhost or its address, or add the name to `hosts` in [page]"
             ),
-        }
+        )
     }
 
-    /// 429.
     pub(crate) fn too_many_streams(limit: usize) -> ApiError {
-        ApiError {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            code: "too_many_streams",
-            message: format!("{limit} event streams are open already; close one, or poll /api/v1/status"),
-        }
+        ApiError::new(
+            ErrorCode::TooManyStreams,
+            format!("{limit} event streams are open already; close one, or poll /api/v1/status"),
+        )
     }
 
-    /// 503.
     pub(crate) fn overloaded(message: impl Into<String>) -> ApiError {
-        ApiError { status: StatusCode::SERVICE_UNAVAILABLE, code: "overloaded", message: message.into() }
+        ApiError::new(ErrorCode::Overloaded, message)
     }
 }
 
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> ApiError {
         match refusal {
-            Refusal::BadRequest(message) => ApiError::bad_request(message),
-            Refusal::NotFound(message) => ApiError::not_found(message),
             Refusal::Unavailable(message) => ApiError::overloaded(message),
             Refusal::Internal(error) => {
-                tracing::error!(error = format!("{error:#}"), "an API request failed");
-                ApiError {
-                    status: StatusCode::INTERNAL_SERVER_ERROR,
-                    code: "internal",
-                    message: "an internal error; its causes are in the agent's log".to_owned(),
-                }
+                tracing::error!(error = format!("{error:#}"), "could not answer an API request");
+                ApiError::new(ErrorCode::Internal, "internal error; its causes are in the agent's log")
             }
         }
     }
@@ -108,9 +86,9 @@ impl From<Refusal> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = ErrorBody { code: self.code.to_owned(), message: self.message };
-        let mut response = (self.status, Json(body)).into_response();
-        if self.status == StatusCode::UNAUTHORIZED {
+        let body = ErrorBody { code: self.code.name().to_owned(), message: self.message };
+        let mut response = (self.code.status(), Json(body)).into_response();
+        if self.code == ErrorCode::Unauthorized {
             let challenge = axum::http::HeaderValue::from_static("Bearer realm=\"shield\"");
             response.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, challenge);
         }
@@ -118,7 +96,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Query parameters; a bad one is answered in JSON.
+/// Query parameters. In contrast to axum's own extractor it refuses in JSON, as everything else here does.
 #[derive(Debug)]
 pub(crate) struct Params<T>(pub T);
 
@@ -128,12 +106,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Params<T>, ApiError> {
         let query = Query::<T>::from_request_parts(parts, state).await;
         query.map(|Query(params)| Params(params)).map_err(|rejection: QueryRejection| {
-            ApiError::bad_request(format!("query of {}: {}", parts.uri.path(), causes(&rejection)))
+            ApiError::bad_request(format!("query of {}: {}", parts.uri.path(), innermost(&rejection)))
         })
     }
 }
 
-/// A JSON body; a bad one is answered in JSON.
+/// A JSON body, refused in JSON.
 #[derive(Debug)]
 pub(crate) struct Body<T>(pub T);
 
@@ -143,21 +121,19 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Body<T>, ApiError> {
         let json = Json::<T>::from_request(request, state).await;
         json.map(|Json(body)| Body(body)).map_err(|rejection: JsonRejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ApiError {
-                status: StatusCode::PAYLOAD_TOO_LARGE,
-                code: "too_large",
-                message: "the body is too large; send it in several requests".to_owned(),
-            },
-            _ => ApiError::bad_request(format!("body: {}", causes(&rejection))),
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                ApiError::new(ErrorCode::TooLarge, "the body is too large; send it in several requests")
+            }
+            _ => ApiError::bad_request(format!("body: {}", innermost(&rejection))),
         })
     }
 }
 
-/// The innermost cause says what is wrong; the outer ones only that something is.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
+/// The innermost cause: the outer ones say only that deserialising failed.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    innermost.to_string()
+    cause.to_string()
 }

@@ -12,8 +12,8 @@ use shield_engine::action::LiftReason;
 use shield_engine::request::Rejected;
 use shield_engine::verdict::Rule;
 
-/// Every rule, shown from 0 on: an increase from nothing is none to Prometheus.
-const RULES: [Rule; 9] = [
+/// All rules. Each is shown from 0 on, because Prometheus sees no increase in a series that starts at 1.
+pub(crate) const RULES: [Rule; 9] = [
     Rule::ZScore,
     Rule::RateMultiplier,
     Rule::ErrorSurge,

@@ -1,12 +1,14 @@
 //! The HTTP API: `/api/v1`, its event stream and `/metrics`, on the Unix control socket and, with the page, on TCP.
 //!
-//! `backend` is what it needs from the rest of the agent; `types` is its JSON (`docs/openapi.json`); `auth` decides who
-//! may do what; `routes` answers; `live` shares one reading of the engine among all who ask; `listen` bounds what
-//! clients can take. The engine never waits for anything here (invariant 7).
+//! `backend` is what it needs from the rest of the agent; `types` is its JSON (`docs/openapi.json`); `auth` authorises;
+//! `operation` is the table of paths and `routes` their handlers; `live` shares one reading of the engine among all requests;
+//! `listen` bounds what clients can take. The engine never waits for anything here (invariant 7).
 
 pub(crate) mod auth;
 pub(crate) mod backend;
 pub(crate) mod convert;
+#[cfg(feature = "test-support")]
+pub(crate) mod document;
 pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod feed;
@@ -14,6 +16,7 @@ pub(crate) mod history;
 pub(crate) mod listen;
 pub(crate) mod live;
 pub(crate) mod metrics;
+pub(crate) mod operation;
 pub(crate) mod priority;
 pub(crate) mod routes;
 pub(crate) mod socket;
@@ -43,9 +46,6 @@ use self::token::Token;
 
 /// Where the control socket is unless configured otherwise.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/shield/control.sock";
-
-/// Where the page and the API listen on TCP unless configured otherwise.
-pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
 /// The token's file in the state directory.
 pub(crate) const TOKEN_FILE: &str = "api-token";
@@ -99,22 +99,22 @@ impl Server {
     pub async fn add_tcp(&mut self, addr: SocketAddr, token: Token, page: Router) -> Result<SocketAddr> {
         let listener = TcpListener::bind(addr).await.with_context(|| {
             format!(
-                "listening on {addr} for the page and the API; set another `listen` in [page] if it is taken"
+                "could not listen on {addr} for the page and the API; set another `listen` in [page] if it is taken"
             )
         })?;
-        let bound = listener.local_addr().context("asking for the API's own address")?;
+        let bound = listener.local_addr().context("could not read the address that the API is bound to")?;
         let auth = Arc::new(TcpAuth::new(token, bound, &self.hosts));
-        let gated =
+        let router =
             routes::router(&self.api).merge(page).layer(middleware::from_fn_with_state(auth, auth::tcp));
-        self.tcp.push((listener, routes::finish(gated, &self.api)));
+        self.tcp.push((listener, routes::finish(router, &self.api)));
         Ok(bound)
     }
 
     /// Serves until `stop` is true; then lets requests under way finish for half a second.
     pub async fn run(self, stop: watch::Receiver<bool>) {
         let mut tasks = JoinSet::new();
-        let gated = routes::router(&self.api).layer(middleware::from_fn(auth::unix));
-        let unix_router = routes::finish(gated, &self.api);
+        let router = routes::router(&self.api).layer(middleware::from_fn(auth::unix));
+        let unix_router = routes::finish(router, &self.api);
         for socket in self.unix {
             tasks.spawn(listen::serve_unix(socket, unix_router.clone(), self.limits, stop.clone()));
         }

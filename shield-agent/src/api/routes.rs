@@ -1,4 +1,5 @@
-//! The paths of `/api/v1` and `/metrics`: parse and bound what is asked for, ask, answer. Who may ask is `auth`'s work.
+//! The handlers of `/api/v1` and `/metrics`: parse and bound the request, query the agent, answer. Not here: who may ask (`auth`), which
+//! paths there are (`operation`).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, MethodRouter, get, on};
 use axum::{Json, Router};
 use futures::Stream;
 use serde::Deserialize;
@@ -22,9 +23,10 @@ use super::backend::BanQuery;
 use super::error::{ApiError, Body, Params};
 use super::live::Live;
 use super::metrics::{self, ApiCounts};
+use super::operation::{BASE, Operation};
 use super::stream::Watcher;
 use super::types::{
-    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ClientList, ConfigView, EventList, Explanation,
+    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ClientList, ConfigView, EventList, Explanation, Labels,
     ImportRequest, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, Range, Term, UnbanRequest,
     Whoami,
 };
@@ -78,32 +80,42 @@ impl Api {
     }
 }
 
-/// Everything but the page, without a gate.
+/// The API and the metrics, without the page and without authorisation.
 pub(crate) fn router(api: &Arc<Api>) -> Router {
-    let v1 = Router::new()
-        .route("/whoami", get(whoami))
-        .route("/status", get(status))
-        .route("/bans", get(bans))
-        .route("/ban", post(ban))
-        .route("/unban", post(unban))
-        .route("/import", post(import))
-        .route("/allow", get(allowlist).post(allow))
-        .route("/disallow", post(disallow))
-        .route("/clients", get(clients))
-        .route("/explain", get(explain))
-        .route("/events", get(events))
-        .route("/events/recent", get(recent_events))
-        .route("/history", get(history))
-        .route("/config", get(config))
+    let v1 = Operation::ALL
+        .into_iter()
+        .fold(Router::new(), |router, operation| router.route(operation.path(), handler(operation)))
         .fallback(async |request: Request| not_found(&request))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed());
     Router::new()
-        .nest("/api/v1", v1)
+        .nest(BASE, v1)
         .route("/metrics", get(prometheus).fallback(async || ApiError::method_not_allowed()))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(Arc::clone(api), bounded))
         .layer(header_layer(header::CACHE_CONTROL, "no-store"))
         .with_state(Arc::clone(api))
+}
+
+fn handler(operation: Operation) -> MethodRouter<Arc<Api>> {
+    let method = MethodFilter::try_from(operation.method()).expect("the table has only GET and POST");
+    match operation {
+        Operation::Whoami => on(method, whoami),
+        Operation::Status => on(method, status),
+        Operation::Bans => on(method, bans),
+        Operation::Ban => on(method, ban),
+        Operation::Unban => on(method, unban),
+        Operation::Import => on(method, import),
+        Operation::Allowlist => on(method, allowlist),
+        Operation::Allow => on(method, allow),
+        Operation::Disallow => on(method, disallow),
+        Operation::Labels => on(method, labels),
+        Operation::Clients => on(method, clients),
+        Operation::Explain => on(method, explain),
+        Operation::Events => on(method, events),
+        Operation::RecentEvents => on(method, recent_events),
+        Operation::History => on(method, history),
+        Operation::Config => on(method, config),
+    }
 }
 
 /// Headers that every answer carries, and the count of answers. The page sets its own Content-Security-Policy.
@@ -122,7 +134,7 @@ fn header_layer(name: header::HeaderName, value: &'static str) -> SetResponseHea
 }
 
 fn not_found(request: &Request) -> ApiError {
-    ApiError::not_found(format!("there is no {}; see docs/openapi.json", request.uri().path()))
+    ApiError::not_found(format!("there is no {}; docs/openapi.json lists the paths", request.uri().path()))
 }
 
 /// At most so many requests at once, each for at most so long; streams count only until they start.
@@ -156,14 +168,22 @@ fn ready_json(json: Bytes) -> Response {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct BansParams {
+pub(super) struct BansParams {
+    /// How the client's text begins; a whole address also finds the networks that contain it.
     q: Option<String>,
+    /// Only bans for this rule.
     rule: Option<Rule>,
+    /// `since`: newest first. `ends`: ending soonest first, permanent last. `client`: by the client's text.
     #[serde(default)]
     sort: BanSort,
-    limit: Option<u32>,
+    /// Bans a page.
+    #[serde(default)]
+    limit: Limit<50>,
+    /// Number of bans to skip, for going to a certain page. Not together with `cursor`.
     offset: Option<u64>,
+    /// `next` of the page before, with the same `q`, `rule` and `sort`.
     cursor: Option<String>,
 }
 
@@ -172,7 +192,7 @@ async fn bans(State(api): Shared, Params(params): Params<BansParams>) -> Answer<
         (Some(_), Some(_)) => return Err(ApiError::bad_request("give `offset` or `cursor`, not both")),
         (offset, None) => offset.unwrap_or(0),
         (None, Some(cursor)) => {
-            let wrong = || ApiError::bad_request("`cursor` is not one that a page before gave as `next`");
+            let wrong = || ApiError::bad_request("`cursor` is not the `next` of an earlier page");
             cursor.parse().map_err(|_| wrong())?
         }
     };
@@ -181,7 +201,7 @@ async fn bans(State(api): Shared, Params(params): Params<BansParams>) -> Answer<
         rule: params.rule,
         sort: params.sort,
         offset,
-        limit: limit(params.limit, 50)?,
+        limit: params.limit.0,
     };
     Ok(Json(convert::ban_page(api.live.backend().bans(query).await?, offset)))
 }
@@ -224,26 +244,36 @@ async fn disallow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answ
     api.command(Command::Disallow { clients, reason: reason(request.reason)? }).await
 }
 
+async fn labels() -> Json<Labels> {
+    Json(convert::labels())
+}
+
 async fn allowlist(State(api): Shared) -> Answer<AllowList> {
     let entries = api.live.backend().allowlist().await?;
     Ok(Json(AllowList { entries: entries.iter().map(convert::allow_entry).collect() }))
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct ClientsParams {
-    n: Option<u32>,
+pub(super) struct ClientsParams {
+    /// Number of clients.
+    #[serde(default)]
+    n: Limit<10>,
 }
 
 async fn clients(State(api): Shared, Params(params): Params<ClientsParams>) -> Answer<ClientList> {
-    let n = limit(params.n, 10)?;
-    Ok(Json(api.live.top(n as usize).await?))
+    Ok(Json(api.live.top(params.n.0 as usize).await?))
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct ExplainParams {
+pub(super) struct ExplainParams {
+    /// An address or a network.
     client: String,
+    /// The moment to explain, milliseconds since the Unix epoch; now if left out. A past moment is explained from the
+    /// record of bans.
     at: Option<i64>,
 }
 
@@ -268,21 +298,28 @@ async fn events(
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct RecentParams {
-    limit: Option<u32>,
+pub(super) struct RecentParams {
+    /// Number of events.
+    #[serde(default)]
+    limit: Limit<100>,
+    /// Only events with a smaller id.
     before: Option<u64>,
+    /// Only this kind.
     kind: Option<String>,
 }
 
 async fn recent_events(State(api): Shared, Params(params): Params<RecentParams>) -> Answer<EventList> {
-    let limit = limit(params.limit, 100)? as usize;
+    let limit = params.limit.0 as usize;
     Ok(Json(api.live.feed().recent(limit, params.before, params.kind.as_deref())))
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct HistoryParams {
+pub(super) struct HistoryParams {
+    /// How far back.
     #[serde(default)]
     range: Range,
 }
@@ -301,10 +338,39 @@ async fn prometheus(State(api): Shared) -> Result<Response, ApiError> {
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
-fn limit(asked: Option<u32>, default: u32) -> Result<u32, ApiError> {
-    let asked = asked.unwrap_or(default);
-    let wrong = || ApiError::bad_request(format!("{asked} is not between 1 and {MAX_LIMIT}"));
-    (1..=MAX_LIMIT).contains(&asked).then_some(asked).ok_or_else(wrong)
+/// The length of a list: 1 to [`MAX_LIMIT`].
+#[derive(Deserialize)]
+#[serde(try_from = "u32")]
+struct Limit<const DEFAULT: u32>(u32);
+
+impl<const DEFAULT: u32> Default for Limit<DEFAULT> {
+    fn default() -> Self {
+        Limit(DEFAULT)
+    }
+}
+
+impl<const DEFAULT: u32> TryFrom<u32> for Limit<DEFAULT> {
+    type Error = String;
+
+    fn try_from(limit: u32) -> Result<Self, String> {
+        let is_in_bounds = (1..=MAX_LIMIT).contains(&limit);
+        is_in_bounds.then_some(Limit(limit)).ok_or_else(|| format!("{limit} is not between 1 and {MAX_LIMIT}"))
+    }
+}
+
+#[cfg(feature = "test-support")]
+impl<const DEFAULT: u32> schemars::JsonSchema for Limit<DEFAULT> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Limit".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT})
+    }
 }
 
 fn some_clients(clients: Vec<Client>) -> Result<Vec<Client>, ApiError> {

@@ -1,5 +1,5 @@
-//! The Unix control socket's file and who may talk through it: mode 0660, root and group `shield`; a stale file is
-//! taken over, a live one is another agent's. Not here: serving (`listen`), what is answered (`routes`).
+//! The file of the Unix control socket (mode 0660, root and group `shield`) and its peers' permissions. A stale file is
+//! replaced; one that answers belongs to another agent. Not here: serving (`listen`), the answers (`routes`).
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
@@ -21,7 +21,7 @@ pub(crate) const GROUP: &str = "shield";
 const SOCKET_MODE: u32 = 0o660;
 const DIR_MODE: u32 = 0o755;
 
-/// The bound control socket. Dropping it removes the file, when it is still this one.
+/// The bound control socket. Dropping it removes the file, unless another agent has replaced it meanwhile.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
@@ -31,18 +31,21 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Binds `path` for root, this process' user and the members of [`GROUP`], when this host has it. Fails when another agent answers there, or when something else than a socket is there.
+    /// Binds `path` for root, the user of this process and the members of [`GROUP`] if this host has it.
+    ///
+    /// # Errors
+    /// If another agent answers there, or if the file there is not a socket.
     pub fn bind(path: &Path) -> Result<ControlSocket> {
         let policy = PeerPolicy::of_this_host()?;
         make_dir(path)?;
         refuse_if_in_use(path)?;
-        let listener = bind_ready_made(path, policy.group)?;
-        let metadata = fs::metadata(path).with_context(|| format!("looking at {}", path.display()))?;
+        let listener = bind_with_permissions(path, policy.group)?;
+        let metadata = fs::metadata(path).with_context(|| format!("could not look at {}", path.display()))?;
         let inode = (metadata.dev(), metadata.ino());
         Ok(ControlSocket { path: path.to_owned(), inode, listener, policy })
     }
 
-    /// The next connection, with what its peer may do.
+    /// Accepts the next connection and judges its peer.
     pub async fn accept(&self) -> std::io::Result<(UnixStream, Peer)> {
         let (stream, _) = self.listener.accept().await?;
         let credentials = stream.peer_cred()?;
@@ -66,18 +69,18 @@ fn make_dir(path: &Path) -> Result<()> {
     };
     fs::create_dir_all(dir)
         .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(DIR_MODE)))
-        .with_context(|| format!("making {} for the control socket", dir.display()))
+        .with_context(|| format!("could not create {} for the control socket", dir.display()))
 }
 
 fn refuse_if_in_use(path: &Path) -> Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("looking at {}", path.display())),
+        Err(error) => return Err(error).with_context(|| format!("could not look at {}", path.display())),
     };
     if !found.file_type().is_socket() {
         bail!(
-            "{} is there and is no socket; move it away or set another `socket` in [agent]",
+            "{} exists and is not a socket; move it away or set another `socket` in [agent]",
             path.display()
         );
     }
@@ -88,29 +91,28 @@ fn refuse_if_in_use(path: &Path) -> Result<()> {
         ),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
         Err(error) => {
-            Err(error).with_context(|| format!("asking whether another agent answers on {}", path.display()))
+            Err(error).with_context(|| format!("could not find out whether another agent answers on {}", path.display()))
         }
     }
 }
 
-/// Binds beside `path` and renames, so that the socket never shows there with other permissions than its own.
-fn bind_ready_made(path: &Path, group: Option<Gid>) -> Result<UnixListener> {
+/// Binds beside `path` and renames, so that nobody can connect before the permissions are set.
+fn bind_with_permissions(path: &Path, group: Option<Gid>) -> Result<UnixListener> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     let fresh = PathBuf::from(name);
     let listener = UnixListener::bind(&fresh)
-        .with_context(|| format!("binding the control socket {}", path.display()))?;
+        .with_context(|| format!("could not bind the control socket {}", path.display()))?;
     let ready = fs::set_permissions(&fresh, fs::Permissions::from_mode(SOCKET_MODE))
         .and_then(|()| group.map_or(Ok(()), |gid| chown(&fresh, None, Some(gid.as_raw()))))
         .and_then(|()| fs::rename(&fresh, path));
     if let Err(error) = ready {
         let _ = fs::remove_file(&fresh);
-        return Err(error).with_context(|| format!("making the control socket {} ready", path.display()));
+        return Err(error).with_context(|| format!("could not set up the control socket {}", path.display()));
     }
     Ok(listener)
 }
 
-/// Whose requests are answered.
 #[derive(Debug, Clone)]
 struct PeerPolicy {
     own: Uid,
@@ -119,7 +121,7 @@ struct PeerPolicy {
 
 impl PeerPolicy {
     fn of_this_host() -> Result<PeerPolicy> {
-        let group = Group::from_name(GROUP).with_context(|| format!("looking for the group {GROUP}"))?;
+        let group = Group::from_name(GROUP).with_context(|| format!("could not look up the group {GROUP}"))?;
         let group = group.map(|group| group.gid);
         Ok(PeerPolicy { own: Uid::effective(), group })
     }
@@ -129,7 +131,7 @@ impl PeerPolicy {
         if self.is_allowed(uid, gid, &[]) {
             return Peer(Ok(()));
         }
-        // The user database may be remote and slow: asked off the runtime's threads, and only for strangers.
+        // The user database may be remote and slow: queried off the runtime's threads, and only if it is needed.
         let groups = tokio::task::spawn_blocking(move || groups_of(uid)).await.unwrap_or_default();
         if self.is_allowed(uid, gid, &groups) { Peer(Ok(())) } else { Peer(Err(self.refusal(uid))) }
     }
@@ -162,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_may_use_the_socket() {
+    fn only_root_the_own_user_and_the_group_may_use_the_socket() {
         let policy = PeerPolicy { own: Uid::from_raw(990), group: Some(Gid::from_raw(980)) };
         let check = |uid, gid, groups: &[u32], expected| {
             let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
@@ -196,13 +198,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_socket_is_left_alone() {
+    async fn a_file_that_is_not_a_socket_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
-        fs::write(&path, "somebody's file").unwrap();
+        fs::write(&path, "another file").unwrap();
         let error = format!("{:#}", ControlSocket::bind(&path).unwrap_err());
-        assert!(error.contains("is no socket"), "{error}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's file");
+        assert!(error.contains("is not a socket"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "another file");
     }
 
     #[tokio::test]

@@ -1,5 +1,4 @@
-//! The bearer token that changes over TCP need: made at the first start, kept in a file of mode 0600, compared in
-//! constant time, never shown.
+//! The bearer token that changes over TCP need: made at the first start, kept in a file of mode 0600, never shown.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -9,13 +8,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use subtle::ConstantTimeEq;
 
-/// Random bytes in a token.
 const TOKEN_BYTES: usize = 32;
 
-/// The shortest token accepted from a file that an operator wrote.
+/// The shortest token accepted from a file that an operator wrote: 128 bits in hexadecimal.
 const MIN_CHARS: usize = 32;
 
-/// A bearer token.
+/// The bearer token of the TCP listener.
 #[derive(Clone)]
 pub struct Token(String);
 
@@ -26,36 +24,39 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    /// Reads the token in `path`, or makes the file with a new one.
+    /// Reads the token in `path`, or creates the file with a new one.
     ///
-    /// Refuses a file that others may read, and one that is empty or short: then somebody else made it.
+    /// # Errors
+    /// Also for a file that other users may read, whose token is no secret any more, and for an empty or short one, which
+    /// this agent did not write.
     pub fn load_or_create(path: &Path) -> Result<Token> {
         match fs::read_to_string(path) {
             Ok(text) => Token::checked(path, &text),
             Err(error) if error.kind() == ErrorKind::NotFound => Token::create(path),
-            Err(error) => Err(error).with_context(|| format!("reading the API token in {}", path.display())),
+            Err(error) => Err(error).with_context(|| format!("could not read the API token in {}", path.display())),
         }
     }
 
-    /// A token of these characters; for tests and callers that have it already.
+    /// A token of these characters.
+    #[cfg(any(test, feature = "test-support"))]
     pub fn of(text: &str) -> Token {
         Token(text.to_owned())
     }
 
-    /// Whether `given` is this token; takes the same time however much of it is right.
+    /// Compares in constant time, so that the time of a refusal does not show how much of a guess is right.
     pub fn is(&self, given: &str) -> bool {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
     }
 
     fn checked(path: &Path, text: &str) -> Result<Token> {
         let mode = fs::metadata(path)
-            .with_context(|| format!("looking at {}", path.display()))?
+            .with_context(|| format!("could not read the mode of {}", path.display()))?
             .permissions()
             .mode();
         if mode & 0o077 != 0 {
             bail!(
-                "{} holds the API token and others may read it (mode {:o}); run `chmod 600` on it, or remove it for a \
-                 new token",
+                "{} holds the API token, and other users may read it (mode {:o}); run `chmod 600` on it, or remove it \
+                 for a new token",
                 path.display(),
                 mode & 0o777
             );
@@ -63,7 +64,7 @@ impl Token {
         let token = text.trim();
         ensure!(
             token.len() >= MIN_CHARS && token.bytes().all(|byte| byte.is_ascii_graphic()),
-            "{} holds no API token of at least {MIN_CHARS} printable characters; remove it for a new one",
+            "{} does not hold an API token of at least {MIN_CHARS} printable characters; remove it for a new one",
             path.display()
         );
         Ok(Token(token.to_owned()))
@@ -76,10 +77,10 @@ impl Token {
             .create_new(true)
             .mode(0o600)
             .open(path)
-            .with_context(|| format!("making the API token's file {}", path.display()))?;
+            .with_context(|| format!("could not create {} for the API token", path.display()))?;
         file.write_all(format!("{text}\n").as_bytes())
             .and_then(|()| file.sync_all())
-            .with_context(|| format!("writing the API token to {}", path.display()))?;
+            .with_context(|| format!("could not write the API token to {}", path.display()))?;
         Ok(Token(text))
     }
 }
@@ -120,8 +121,8 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check("0123456789abcdef0123456789abcdef", 0o640, "chmod 600");
-        check("", 0o600, "no API token");
-        check("short", 0o600, "no API token");
-        check("0123456789abcdef 123456789abcdef", 0o600, "no API token");
+        check("", 0o600, "does not hold an API token");
+        check("short", 0o600, "does not hold an API token");
+        check("0123456789abcdef 123456789abcdef", 0o600, "does not hold an API token");
     }
 }

@@ -1,10 +1,11 @@
-//! The JSON of `/api/v1`, for the server and for the command line alike. `docs/openapi.json` describes the same types;
-//! the tests hold every answer against it. Nothing here computes anything.
+//! The JSON of `/api/v1`, for the server and for the command line alike. `document` turns these types and their doc
+//! comments into `docs/openapi.json` and the page's `types.ts`: a comment here is what an API user reads there.
 //!
 //! Times are milliseconds since the Unix epoch on the wall clock (`_ms`), rates are per second.
 
 use std::collections::BTreeMap;
 
+use hyper::StatusCode;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -15,43 +16,112 @@ use shield_engine::client::Client;
 use shield_engine::event::EnforcerName;
 use shield_engine::verdict::{Evidence, Measure, PathCount, Rule};
 
-/// Why a request was refused.
+/// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "Error"))]
 pub struct ErrorBody {
-    /// Stable, for programs.
+    /// Stable, for programs. A string rather than an [`ErrorCode`], because a newer agent may have codes that this
+    /// client does not know.
+    #[cfg_attr(feature = "test-support", schemars(with = "ErrorCode"))]
     pub code: String,
-    /// For people: what, where, and what to do.
+    /// For people: what is wrong, where, and what to do about it.
     pub message: String,
 }
 
-/// How a request came.
+/// The kinds of refusals; each has its HTTP status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ErrorCode {
+    /// Malformed request.
+    BadRequest,
+    /// Token missing or wrong.
+    Unauthorized,
+    /// Not allowed for this user.
+    Forbidden,
+    /// No such thing.
+    NotFound,
+    /// Wrong method for this path.
+    MethodNotAllowed,
+    /// No answer in time.
+    Timeout,
+    /// Body too large.
+    TooLarge,
+    /// The Host header names another host.
+    WrongHost,
+    /// Too many event streams.
+    TooManyStreams,
+    /// The agent is starting, stopping or overloaded.
+    Overloaded,
+    /// Internal error; its causes are in the agent's log.
+    Internal,
+}
+
+impl ErrorCode {
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            ErrorCode::BadRequest => StatusCode::BAD_REQUEST,
+            ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
+            ErrorCode::Forbidden => StatusCode::FORBIDDEN,
+            ErrorCode::NotFound => StatusCode::NOT_FOUND,
+            ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            ErrorCode::Timeout => StatusCode::REQUEST_TIMEOUT,
+            ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorCode::WrongHost => StatusCode::MISDIRECTED_REQUEST,
+            ErrorCode::TooManyStreams => StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ErrorCode::BadRequest => "bad_request",
+            ErrorCode::Unauthorized => "unauthorized",
+            ErrorCode::Forbidden => "forbidden",
+            ErrorCode::NotFound => "not_found",
+            ErrorCode::MethodNotAllowed => "method_not_allowed",
+            ErrorCode::Timeout => "timeout",
+            ErrorCode::TooLarge => "too_large",
+            ErrorCode::WrongHost => "wrong_host",
+            ErrorCode::TooManyStreams => "too_many_streams",
+            ErrorCode::Overloaded => "overloaded",
+            ErrorCode::Internal => "internal",
+        }
+    }
+}
+
+/// The transport that a request came over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Transport {
-    /// Over the control socket.
+    /// The control socket.
     Unix,
-    /// Over TCP.
+    /// TCP.
     Tcp,
 }
 
-/// What a caller may do.
+/// The permissions of the caller. The page sends a token here to find out whether it is the right one (401 if not).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub(crate) struct Whoami {
     /// How the request came.
     pub transport: Transport,
-    /// Whether its credentials allow changes.
+    /// True if the credentials of this request allow changes.
     pub may_change: bool,
-    /// Whether reading needs the token as well.
+    /// True if reading needs the token as well: the agent listens beyond loopback.
     pub token_for_reads: bool,
 }
 
-/// A part's state without its text.
+/// The state of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "PartState"))]
 #[serde(rename_all = "snake_case")]
 pub enum PartStateName {
     /// Works as configured.
     Active,
-    /// Not ready yet.
+    /// Not ready yet; nothing to worry about.
     Waiting,
     /// Does not work, or only in part.
     Degraded,
@@ -60,7 +130,7 @@ pub enum PartStateName {
 }
 
 impl PartStateName {
-    /// All of them.
+    /// All states.
     pub const ALL: [PartStateName; 4] =
         [PartStateName::Active, PartStateName::Waiting, PartStateName::Degraded, PartStateName::Off];
 
@@ -75,101 +145,114 @@ impl PartStateName {
     }
 }
 
-/// One part of Shield and how it stands.
+/// A part of Shield with its state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Part {
-    /// Which: `iptables`, `xdp`, `store`, `slack`, `source:PATH`…
+    /// `iptables`, `xdp`, `store`, `slack`, `source:PATH`…
     pub part: String,
-    /// Its state.
+    /// The display name.
+    pub label: String,
     pub state: PartStateName,
-    /// How it works, for what it waits, or why it does not work and what to do.
+    /// Details of a working part, or the reason for any other state and what to do about it.
     pub text: String,
 }
 
-/// The detector still learns.
+/// The warm-up: until it ends, only what needs no baseline is banned (floods, probing, password guessing).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct WarmUp {
     /// Seconds left, by the log's time.
     pub remaining_secs: u64,
 }
 
-/// The detector's state.
+/// The detector.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "DetectorStatus"))]
 pub struct Detector {
-    /// The rule profile.
+    /// Its state, as for a part.
+    pub state: PartStateName,
+    /// The details of the state, as for a part.
+    pub text: String,
+    /// The rule profile: `default`, `classic`…
     pub profile: String,
-    /// What a client's rate is compared with: `adaptive` or `classic`.
+    /// The reference that a client's rate is compared with: `adaptive` or `classic`.
     pub reference: String,
-    /// Set while it only bans what needs no baseline: floods, probing, password guessing.
+    /// Null once the baseline is learned.
     pub warm_up: Option<WarmUp>,
-    /// Whether learning is frozen because of an anomaly.
+    /// True while an anomaly keeps the baseline from learning.
     pub frozen: bool,
-    /// Why the blast-radius limit stopped banning.
+    /// The reason why the blast-radius limit stopped banning; null if it did not.
     pub blast_radius: Option<String>,
     /// Clients in the table.
     pub clients: u64,
-    /// The table's bound.
+    /// Capacity of the table.
     pub max_clients: u64,
-    /// Clients dropped at the bound, since start.
+    /// Clients evicted from the full table since the start.
     pub evicted: u64,
 }
 
-/// A global anomaly under way.
+/// A global anomaly in progress.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Anomaly {
-    /// When it started.
+    /// Start of the anomaly.
     pub since_ms: i64,
-    /// With the numbers.
+    /// The condition that holds, with its numbers.
     pub condition: String,
 }
 
-/// The whole server's traffic over the window.
+/// The traffic of the whole server over the window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct GlobalRate {
     /// Requests per second.
     pub rate: f64,
-    /// Errors per second.
+    /// Requests with an error status per second.
     pub error_rate: f64,
     /// Length of the window in seconds.
     pub window_secs: u32,
-    /// Set during a global anomaly.
+    /// Null while traffic is normal.
     pub anomaly: Option<Anomaly>,
 }
 
 /// The level that the global rate is compared with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Baseline {
     /// Requests per second.
     pub mean: f64,
     /// Population standard deviation, requests per second.
     pub stddev: f64,
-    /// Errors per second.
+    /// Requests with an error status per second.
     pub error_mean: f64,
-    /// `rolling`, `hour_slot`, `floor` or `warm_up`.
+    /// Where the values come from.
     pub source: String,
-    /// Seconds it was computed from.
+    /// Seconds of traffic it was computed from.
     pub samples: u64,
-    /// Mean rate of one client, once known.
+    /// Mean rate of one client in requests per second; null until it is known.
     pub client_mean: Option<f64>,
-    /// Its standard deviation.
+    /// Standard deviation of one client's rate; null until it is known.
     pub client_stddev: Option<f64>,
 }
 
-/// What is learned about one hour of the day.
+/// The learned level of one hour of the day.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct HourSlot {
     /// 0 to 23, UTC.
+    #[cfg_attr(feature = "test-support", schemars(range(max = 23)))]
     pub hour: u8,
-    /// Requests per second, once known.
+    /// Requests per second; null until it is known.
     pub mean: Option<f64>,
-    /// Its standard deviation, when known.
+    /// Standard deviation in requests per second; null until it is known.
     pub stddev: Option<f64>,
 }
 
-/// One enforcer's drops since start.
+/// The packets and bytes that one enforcer dropped since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct EnforcerDrops {
-    /// Which.
     pub enforcer: EnforcerName,
     /// Packets.
     pub packets: u64,
@@ -177,47 +260,50 @@ pub struct EnforcerDrops {
     pub bytes: u64,
 }
 
-/// What the kernel dropped.
+/// Packets and bytes that the kernel dropped for Shield. Packets that XDP drops never reach iptables, so the sums
+/// count nothing twice.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Dropped {
-    /// Packets since start.
+    /// Packets since the start.
     pub packets: u64,
-    /// Bytes since start.
+    /// Bytes since the start.
     pub bytes: u64,
-    /// Packets per second now.
+    /// Packets per second, over the last second or more.
     pub packets_per_sec: f64,
-    /// Bytes per second now.
+    /// Bytes per second, over the last second or more.
     pub bytes_per_sec: f64,
-    /// One entry an enforcer that counts.
+    /// One entry for each enforcer that counts.
     pub by_enforcer: Vec<EnforcerDrops>,
 }
 
 /// Bans in force.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct BanCounts {
-    /// All.
+    /// All bans in force.
     pub active: u64,
-    /// Those without an end.
+    /// Permanent bans among them.
     pub permanent: u64,
 }
 
 /// The agent's process.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "Agent"))]
 pub struct AgentVitals {
     /// CPU in percent of one core over the last seconds.
     pub cpu_percent: f64,
     /// Resident memory.
     pub memory_bytes: u64,
-    /// Seconds since it started.
+    /// Seconds since the start.
     pub uptime_secs: u64,
-    /// Threads.
     pub threads: u64,
 }
 
 /// The machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "Host"))]
 pub struct HostVitals {
-    /// Host name.
     pub name: String,
     /// CPU in percent of all cores over the last seconds.
     pub cpu_percent: f64,
@@ -227,14 +313,14 @@ pub struct HostVitals {
     pub load_1min: f64,
     /// Total less available memory.
     pub memory_used_bytes: u64,
-    /// Total memory.
     pub memory_total_bytes: u64,
     /// Seconds since boot.
     pub uptime_secs: u64,
 }
 
-/// The worst state of any part.
+/// The worst state of any part, of the detector included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// Every part is active or switched off.
@@ -245,20 +331,21 @@ pub enum Health {
     Degraded,
 }
 
-/// Everything at a glance.
+/// The state of the agent, its traffic, its bans and the machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Status {
     /// The agent's version.
     pub version: String,
-    /// The agent's clock when this was made.
+    /// The agent's clock at the time of this answer: count down against it, not against the viewer's clock.
     pub now_ms: i64,
-    /// When the agent started.
+    /// Start of the agent.
     pub started_ms: i64,
-    /// Whether the kernel is left alone.
+    /// True if bans are decided and recorded but not enforced.
     pub dry_run: bool,
-    /// The worst part's state.
+    /// The worst state of any part.
     pub health: Health,
-    /// Every part.
+    /// All parts, in a fixed order.
     pub parts: Vec<Part>,
     /// Every source.
     pub sources: Vec<SourceStatus>,
@@ -266,17 +353,18 @@ pub struct Status {
     pub detector: Detector,
     /// The whole server's traffic.
     pub global: GlobalRate,
-    /// What it is compared with.
+    /// The level that the traffic is compared with.
     pub baseline: Baseline,
     /// 24 entries, hour 0 first.
+    #[cfg_attr(feature = "test-support", schemars(length(min = 24, max = 24)))]
     pub hour_profile: Vec<HourSlot>,
-    /// Across restarts.
+    /// Totals since the first start, across restarts.
     pub totals: Totals,
-    /// Lines refused since start, by reason.
+    /// Log lines rejected since the start, by reason.
     pub rejected: BTreeMap<String, u64>,
     /// Bans in force.
     pub bans: BanCounts,
-    /// What was dropped.
+    /// Packets and bytes that the kernel dropped.
     pub dropped: Dropped,
     /// The agent's process.
     pub agent: AgentVitals,
@@ -309,48 +397,51 @@ pub struct SourceStatus {
 
 /// A ban in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Ban {
-    /// Who.
+    /// The client.
     pub client: Client,
-    /// Grows with every ban or change of one.
+    /// Grows with every ban and every change of one, across restarts.
     pub serial: u64,
-    /// Since when.
+    /// Start of the ban.
     pub since_ms: i64,
-    /// Until when; `None` is permanent.
+    /// End of the ban; null if it is permanent.
     pub ends_ms: Option<i64>,
-    /// Seconds left by the clock that counts; `None` is permanent.
+    /// Seconds left by the boot clock, which decides; null if the ban is permanent.
     pub remaining_secs: Option<u64>,
-    /// The client's offences, this one included.
+    /// The client's offences, this one included; 0 if the ban is not for an offence.
     pub offence: u32,
-    /// What for.
+    /// The rule it was for.
     pub rule: Rule,
-    /// The operator's or the list's words.
+    /// The reason that the operator or the imported list gave.
     pub reason: Option<String>,
-    /// The evidence in plain words.
+    /// The cause in plain words, one or two sentences.
     pub words: String,
-    /// The detector's evidence.
+    /// The detector's evidence; null for a ban that it did not make.
     pub evidence: Option<Box<Evidence>>,
-    /// What was dropped of this client since its ban, where it is counted.
+    /// Dropped packets of this client since its ban; null while no enforcer counts them.
     pub dropped: Option<Drops>,
-    /// The enforcers that drop it now, when known.
+    /// The enforcers that drop it now; null if that is not known.
     pub enforced_by: Option<Vec<EnforcerName>>,
 }
 
-/// One page of bans.
+/// One page of the bans in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct BanPage {
-    /// In the order asked for.
+    /// In the requested order.
     pub bans: Vec<Ban>,
-    /// Bans that match the filter.
+    /// Number of bans that match the filter.
     pub total: u64,
-    /// The next page's cursor.
+    /// The `cursor` of the next page; null on the last one.
     pub next: Option<String>,
-    /// The agent's clock.
+    /// The agent's clock at the time of this answer.
     pub now_ms: i64,
 }
 
-/// How bans are sorted.
+/// The order of a list of bans.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BanSort {
     /// Newest first.
@@ -363,7 +454,6 @@ pub enum BanSort {
 }
 
 impl BanSort {
-    /// The name in the query.
     pub fn name(self) -> &'static str {
         match self {
             BanSort::Since => "since",
@@ -373,311 +463,351 @@ impl BanSort {
     }
 }
 
-/// How long to ban.
+/// The term of a ban.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Term {
-    /// The backoff ladder's next step for this client.
+    /// The next step of the backoff ladder for this client.
     #[default]
     Next,
-    /// For ever.
+    /// Without an end.
     Permanent,
-    /// This many seconds, at least 1.
-    Secs(u64),
+    /// This many seconds.
+    Secs(#[cfg_attr(feature = "test-support", schemars(range(min = 1, max = MAX_TERM_SECS)))] u64),
 }
 
-/// The longest term in seconds (100 years): beyond it say permanent.
+/// The longest term in seconds: 100 years. A longer one is better said as permanent, and could overflow a deadline.
 pub(crate) const MAX_TERM_SECS: u64 = 3_155_760_000;
 
-/// Clients a request may name.
+/// The most clients that one request may name.
 pub(crate) const MAX_CLIENTS_PER_REQUEST: usize = 10_000;
 
-/// Bytes of an operator's reason.
+/// The longest reason, in characters.
 pub(crate) const MAX_REASON_CHARS: usize = 1000;
 
-/// Ban these.
+/// Clients to ban.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BanRequest {
     /// Addresses or networks.
+    #[cfg_attr(feature = "test-support", schemars(length(min = 1, max = MAX_CLIENTS_PER_REQUEST)))]
     pub clients: Vec<Client>,
-    /// How long.
     #[serde(default)]
     pub term: Term,
-    /// Why.
+    /// The reason, for the record.
     #[serde(default)]
+    #[cfg_attr(feature = "test-support", schemars(length(max = MAX_REASON_CHARS)))]
     pub reason: Option<String>,
 }
 
-/// Lift these.
+/// Bans to lift. The windows of the clients are cleared, so that old requests do not ban them again at once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UnbanRequest {
     /// Addresses or networks.
+    #[cfg_attr(feature = "test-support", schemars(length(min = 1, max = MAX_CLIENTS_PER_REQUEST)))]
     pub clients: Vec<Client>,
-    /// Whether their offences are forgotten as well.
+    /// Forget the offences of these clients as well.
     #[serde(default)]
     pub forget: bool,
-    /// Why.
+    /// The reason, for the record.
     #[serde(default)]
+    #[cfg_attr(feature = "test-support", schemars(length(max = MAX_REASON_CHARS)))]
     pub reason: Option<String>,
 }
 
-/// Put these on the allowlist, or take them off it.
+/// Networks to put on the allowlist, or to take off it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AllowRequest {
     /// Addresses or networks.
+    #[cfg_attr(feature = "test-support", schemars(length(min = 1, max = MAX_CLIENTS_PER_REQUEST)))]
     pub clients: Vec<Client>,
-    /// Why.
+    /// The reason, for the record.
     #[serde(default)]
+    #[cfg_attr(feature = "test-support", schemars(length(max = MAX_REASON_CHARS)))]
     pub reason: Option<String>,
 }
 
-/// One entry of an import.
+/// One ban of an import.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ImportEntry {
-    /// Who.
     pub client: Client,
-    /// How long.
     #[serde(default)]
     pub term: Term,
-    /// Why.
+    /// The reason, for the record.
     #[serde(default)]
+    #[cfg_attr(feature = "test-support", schemars(length(max = MAX_REASON_CHARS)))]
     pub reason: Option<String>,
 }
 
-/// Ban a list.
+/// A list of bans, each with its own term.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ImportRequest {
-    /// The bans.
+    #[cfg_attr(feature = "test-support", schemars(length(min = 1, max = MAX_CLIENTS_PER_REQUEST)))]
     pub bans: Vec<ImportEntry>,
 }
 
-/// A network that is never banned.
+/// A network whose clients are never banned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub(crate) struct AllowEntry {
-    /// The network.
+    /// In CIDR notation.
+    #[cfg_attr(feature = "test-support", schemars(with = "String"))]
     pub network: IpNet,
-    /// Why it is here.
     pub reason: AllowReason,
-    /// The reason in words.
+    /// The reason in plain words.
     pub words: String,
 }
 
 /// The allowlist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub(crate) struct AllowList {
     /// Sorted by network.
     pub entries: Vec<AllowEntry>,
 }
 
-/// What a busy client is at the moment.
+/// The display names of what the API names for programs. Constant for one version of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub(crate) struct Labels {
+    /// By the name in `rule`.
+    pub rules: BTreeMap<String, String>,
+    /// By the name in a baseline's `source`.
+    pub baseline_sources: BTreeMap<String, String>,
+    /// By the name in `enforcer` and `enforced_by`.
+    pub enforcers: BTreeMap<String, String>,
+}
+
+/// The state of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ClientState {
-    /// Nothing is held against it.
+    /// No rule fires for it.
     Normal,
-    /// The detector finds it anomalous.
+    /// A rule fires: it is about to be banned, or would be.
     Anomalous,
-    /// It is banned.
+    /// Banned, and so dropped by the kernel.
     Banned,
-    /// The allowlist protects it.
+    /// Protected by the allowlist.
     Allowed,
 }
 
-/// A client and its last 60 s; of one that was banned within them, the 60 s before its ban.
+/// A client and its window: the last 60 s, or the 60 s before its ban if that was made within them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct ClientActivity {
-    /// Who.
     pub client: Client,
     /// Requests per second.
     pub rate: f64,
     /// Requests in the window.
     pub requests: u32,
-    /// Errors in the window.
+    /// Requests with an error status in the window.
     pub errors: u32,
-    /// Against the reference level.
+    /// Distance of the rate from the reference level, in standard deviations.
     pub z_score: f64,
-    /// What it is.
     pub state: ClientState,
 }
 
 /// The busiest clients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct ClientList {
     /// Length of the window in seconds.
     pub window_secs: u32,
-    /// The agent's clock.
+    /// The agent's clock at the time of this answer.
     pub now_ms: i64,
     /// Highest rate first.
     pub clients: Vec<ClientActivity>,
 }
 
-/// One rule's values beside its thresholds.
+/// The values of one rule beside its thresholds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub(crate) struct RuleState {
-    /// Which rule.
     pub rule: Rule,
-    /// Whether it would fire.
+    /// True if the rule fires.
     pub fires: bool,
-    /// Why it was not asked, when it was not.
+    /// The reason why the rule was not evaluated (off, warming up, too few requests); null if it was.
     pub not_asked: Option<String>,
-    /// Each value beside its threshold.
     pub measures: Vec<Measure>,
-    /// In plain words.
+    /// The outcome in plain words.
     pub words: String,
 }
 
-/// A ban that ended.
+/// A ban that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct PastBan {
-    /// Its serial number.
+    /// The serial number of the ban.
     pub serial: u64,
-    /// From.
+    /// Start of the ban.
     pub since_ms: i64,
-    /// To.
+    /// End of the ban.
     pub ended_ms: i64,
-    /// What for.
+    /// The rule it was for.
     pub rule: Rule,
-    /// Why it ended.
+    /// The reason for its end.
     pub lifted: LiftReason,
-    /// The operator's words.
+    /// The reason that the operator gave.
     pub reason: Option<String>,
 }
 
 /// A client's window.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub(crate) struct Window {
     /// Length in seconds.
     pub secs: u32,
-    /// Requests.
     pub requests: u32,
-    /// Errors.
+    /// Requests with an error status.
     pub errors: u32,
     /// Requests per second.
     pub rate: f64,
 }
 
-/// What a client's rate is compared with.
+/// The level that a client's rate is compared with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub(crate) struct Reference {
     /// Requests per second.
     pub mean: f64,
     /// Requests per second.
     pub stddev: f64,
-    /// `rolling`, `hour_slot`, `floor` or `warm_up`.
+    /// Where the values come from.
     pub source: String,
 }
 
-/// What is remembered of a client's offences.
+/// A client's offences that are still remembered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Offences {
-    /// How many.
+    /// The number of offences.
     pub count: u32,
-    /// When the last one was.
+    /// Time of the last one; null if there is none.
     pub last_ms: Option<i64>,
 }
 
-/// Why a client is banned, or why not.
+/// The reason why a client is banned, or why it is not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub(crate) struct Explanation {
-    /// Who.
     pub client: Client,
-    /// The moment explained.
+    /// The moment that is explained.
     pub at_ms: i64,
     /// The answer in plain words.
     pub words: String,
-    /// Its ban.
+    /// The ban that drops it, its own or that of a network around it; null if there is none.
     pub ban: Option<Ban>,
     /// Allowlist entries that protect it.
     pub allowed: Vec<AllowEntry>,
-    /// Its window, when it was seen lately.
+    /// Null if the client was not seen lately.
     pub window: Option<Window>,
-    /// What its rate is compared with.
     pub reference: Reference,
-    /// Every rule.
+    /// All rules.
     pub rules: Vec<RuleState>,
-    /// Most first.
+    /// Most requested first.
     pub top_paths: Vec<PathCount>,
-    /// What is remembered.
     pub offences: Offences,
     /// Newest first.
     pub history: Vec<PastBan>,
 }
 
-/// How loud an event is.
+/// The severity of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Good to know.
+    /// For information.
     Info,
-    /// Worth a look.
+    /// Deserves a look.
     Warning,
-    /// Somebody must act.
+    /// Needs an operator.
     Critical,
 }
 
-/// Something people should know.
+/// An event that an operator should know of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "Event"))]
 pub struct EventView {
     /// Grows with every event, also across restarts.
     pub id: u64,
-    /// When.
     pub at_ms: i64,
-    /// What happened: the notice's tag.
+    /// The kind of event. New kinds may be added: show `text`.
     pub kind: String,
-    /// How loud it is.
     pub severity: Severity,
-    /// Whom it is about.
+    /// The client concerned; null if the event concerns none.
     pub client: Option<Client>,
-    /// In plain words, one line.
+    /// In plain words, one line. May contain text from the network: never markup.
     pub text: String,
-    /// Everything.
+    /// All facts, as in the audit log; `event` names the kind.
+    #[cfg_attr(feature = "test-support", schemars(with = "NoticeFacts"))]
     pub data: Notice,
+}
+
+/// The part of a [`Notice`] that is fixed in the document: the rest depends on the kind, and the page shows `text`.
+#[cfg(feature = "test-support")]
+#[derive(schemars::JsonSchema)]
+#[schemars(inline, extend("additionalProperties" = true))]
+#[expect(dead_code, reason = "only its schema is used")]
+struct NoticeFacts {
+    event: String,
 }
 
 /// Recent events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct EventList {
     /// Newest first.
     pub events: Vec<EventView>,
-    /// Ask for older ones with this as `before`.
+    /// The `before` of the next older events; null if there are no older ones here (the audit log has them).
     pub next: Option<u64>,
 }
 
-/// Notices are missing in a stream.
+/// Events are missing in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Gap {
-    /// How many; 0 when unknown.
+    /// Number of missing events; 0 if it is unknown.
     pub missed: u64,
 }
 
 /// What the page needs every second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Snapshot {
-    /// Everything at a glance.
+    /// The state of the agent, its traffic, its bans and the machine.
     pub status: Status,
     /// The ten busiest clients.
     pub clients: ClientList,
 }
 
-/// How far back a history goes.
+/// The range of a history.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "HistoryRange"))]
 pub(crate) enum Range {
-    /// 30 minutes.
+    /// 30 minutes, in steps of 2 s.
     #[default]
     #[serde(rename = "30m")]
     HalfHour,
-    /// 24 hours.
+    /// 24 hours, in steps of 60 s.
     #[serde(rename = "24h")]
     Day,
 }
 
-/// What a mark on the plot is.
+/// The kind of a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum MarkKind {
     /// Bans were made.
@@ -688,39 +818,38 @@ pub(crate) enum MarkKind {
     AnomalyEnded,
 }
 
-/// Something to mark on the plot.
+/// A mark on the plot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub(crate) struct Mark {
-    /// When.
     pub at_ms: i64,
-    /// What.
     pub kind: MarkKind,
-    /// How many bans fell into this step; 1 for anomalies.
+    /// Number of bans in this step; 1 for an anomaly.
     pub count: u64,
-    /// In words.
+    /// In plain words.
     pub text: String,
 }
 
-/// Time series in columns of equal length, oldest first.
+/// Time series in columns of equal length, oldest first and evenly spaced. Null where nothing was recorded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "History"))]
 pub(crate) struct HistoryView {
-    /// What was asked for.
     pub range: Range,
-    /// Distance of two points in seconds; a point is the mean over it.
+    /// Seconds between two points; a point is the mean over them.
     pub step_secs: u32,
-    /// The points' times.
+    /// Times of the points.
     pub at_ms: Vec<i64>,
-    /// Global rate.
+    /// Global rate, requests per second.
     pub rate: Vec<Option<f64>>,
-    /// Errors per second.
+    /// Requests with an error status per second.
     pub error_rate: Vec<Option<f64>>,
-    /// Baseline mean.
+    /// Mean of the baseline, requests per second.
     pub mean: Vec<Option<f64>>,
-    /// Baseline standard deviation.
+    /// Standard deviation of the baseline, requests per second.
     pub stddev: Vec<Option<f64>>,
-    /// Packets per second.
+    /// Dropped packets per second.
     pub dropped_packets_per_sec: Vec<Option<f64>>,
-    /// Bytes per second.
+    /// Dropped bytes per second.
     pub dropped_bytes_per_sec: Vec<Option<f64>>,
     /// Bans in force.
     pub active_bans: Vec<Option<f64>>,
@@ -730,9 +859,11 @@ pub(crate) struct HistoryView {
 
 /// The configuration in force, without secrets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "Config"))]
 pub struct ConfigView {
-    /// The file it came from; `None` for the defaults.
+    /// The file it was read from; null for the defaults.
     pub path: Option<String>,
-    /// Every setting; secrets appear as `(set)`.
+    /// All settings with their values; a secret appears as `(set)`.
+    #[cfg_attr(feature = "test-support", schemars(with = "serde_json::Map<String, serde_json::Value>"))]
     pub settings: serde_json::Value,
 }

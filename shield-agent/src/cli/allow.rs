@@ -8,6 +8,7 @@ use super::args::UsageError;
 use super::client::AgentClient;
 use super::print::{self, Colour, Table};
 use super::reply::{self, Format, JsonArg};
+use crate::api::operation::Operation;
 use crate::api::types::{AllowList, AllowRequest};
 use shield_engine::client::Client;
 
@@ -38,13 +39,13 @@ pub(crate) async fn run(args: &AllowArgs, client: &AgentClient) -> Result<Exit> 
         }
         return list(client, args.json.format()).await;
     }
-    let path = if args.remove { "/disallow" } else { "/allow" };
+    let operation = if args.remove { Operation::Disallow } else { Operation::Allow };
     let request = AllowRequest { clients: args.clients.clone(), reason: args.reason.clone() };
-    reply::show(&client.post(path, &request).await?, args.json.format())
+    reply::show(&client.post(operation, &request).await?, args.json.format())
 }
 
 async fn list(client: &AgentClient, format: Format) -> Result<Exit> {
-    let list: AllowList = client.get("/allow", &[]).await?;
+    let list: AllowList = client.get(Operation::Allowlist, &[]).await?;
     match format {
         Format::Json => print::json(&list)?,
         Format::Text => print::text(&render(&list, Colour::of_stdout()))?,

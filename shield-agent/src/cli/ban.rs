@@ -6,6 +6,7 @@ use clap::Args;
 use super::client::AgentClient;
 use super::reply::{self, JsonArg};
 use super::{Exit, args};
+use crate::api::operation::Operation;
 use crate::api::types::{BanRequest, Term};
 use shield_engine::client::Client;
 
@@ -26,5 +27,5 @@ pub struct BanArgs {
 
 pub(crate) async fn run(args: &BanArgs, client: &AgentClient) -> Result<Exit> {
     let request = BanRequest { clients: args.clients.clone(), term: args.term, reason: args.reason.clone() };
-    reply::show(&client.post("/ban", &request).await?, args.json.format())
+    reply::show(&client.post(Operation::Ban, &request).await?, args.json.format())
 }

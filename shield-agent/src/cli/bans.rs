@@ -7,6 +7,7 @@ use super::Exit;
 use super::client::{AgentClient, ClientError};
 use super::print::{self, Colour, Style, Table};
 use super::reply::{Format, JsonArg};
+use crate::api::operation::Operation;
 use crate::api::types::{Ban, BanPage, BanSort};
 use crate::text;
 
@@ -79,7 +80,7 @@ impl Query {
         ];
         params.extend(self.search.clone().map(|search| ("q", search)));
         params.extend(self.rule.clone().map(|rule| ("rule", rule)));
-        client.get("/bans", &params).await
+        client.get(Operation::Bans, &params).await
     }
 }
 

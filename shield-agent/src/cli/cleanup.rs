@@ -6,6 +6,7 @@ use clap::Args;
 use super::client::AgentClient;
 use super::run::ConfigArg;
 use super::{Exit, print};
+use crate::api::operation::Operation;
 use crate::api::types::Status;
 use crate::enforce::Enforcer;
 use crate::enforce::iptables::IptablesEnforcer;
@@ -22,7 +23,7 @@ pub(crate) struct CleanupArgs {
 /// # Errors
 /// When an agent is running (it would restore everything).
 pub(crate) async fn run(args: &CleanupArgs, client: &AgentClient) -> Result<Exit> {
-    if client.get::<Status>("/status", &[]).await.is_ok() {
+    if client.get::<Status>(Operation::Status, &[]).await.is_ok() {
         bail!("the agent is running and would restore everything: stop it first (systemctl stop shield)");
     }
     let config = args.config.load()?;

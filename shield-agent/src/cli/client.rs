@@ -11,13 +11,14 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
+use crate::api::operation::{BASE, Operation};
 use crate::api::types::{ErrorBody, EventView, Gap, Snapshot};
 
 /// Timeout of an answer: longer than the agent's own limit for a request, so that the agent's error arrives.
@@ -100,31 +101,31 @@ impl AgentClient {
         AgentClient { endpoint }
     }
 
-    /// GET `/api/v1` + `path` with query `params`.
+    /// Performs a read with query `params`.
     pub async fn get<T: DeserializeOwned>(
         &self,
-        path: &str,
+        operation: Operation,
         params: &[(&str, String)],
     ) -> Result<T, ClientError> {
-        let request = self.request(Method::GET, path, params).body(Full::default());
+        let request = self.request(operation, params).body(Full::default());
         self.answer(request.expect("the parts of the request are well-formed")).await
     }
 
-    /// POST `body` to `/api/v1` + `path`.
+    /// Performs a change.
     pub async fn post<T: DeserializeOwned>(
         &self,
-        path: &str,
+        operation: Operation,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let json = serde_json::to_vec(body).expect("requests have only text keys");
-        let request = self.request(Method::POST, path, &[]).header(CONTENT_TYPE, "application/json");
+        let request = self.request(operation, &[]).header(CONTENT_TYPE, "application/json");
         let request = request.body(Full::from(json)).expect("the parts of the request are well-formed");
         self.answer(request).await
     }
 
     /// Opens the live events, after the notice `last_id` when there is one.
     pub async fn events(&self, last_id: Option<u64>) -> Result<EventStream, ClientError> {
-        let mut request = self.request(Method::GET, "/events", &[]).header(ACCEPT, "text/event-stream");
+        let mut request = self.request(Operation::Events, &[]).header(ACCEPT, "text/event-stream");
         if let Some(id) = last_id {
             request = request.header("last-event-id", id.to_string());
         }
@@ -138,12 +139,11 @@ impl AgentClient {
 
     fn request(
         &self,
-        method: Method,
-        path: &str,
+        operation: Operation,
         params: &[(&str, String)],
     ) -> hyper::http::request::Builder {
-        let mut url = reqwest::Url::parse("http://localhost/api/v1").expect("the constant is a URL");
-        url.set_path(&format!("/api/v1{path}"));
+        let mut url = reqwest::Url::parse("http://localhost").expect("the constant is a URL");
+        url.set_path(&format!("{BASE}{}", operation.path()));
         if !params.is_empty() {
             url.query_pairs_mut().extend_pairs(params);
         }
@@ -151,7 +151,7 @@ impl AgentClient {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
         };
-        let request = Request::builder().method(method).uri(target).header(HOST, "localhost");
+        let request = Request::builder().method(operation.method()).uri(target).header(HOST, "localhost");
         match &self.endpoint {
             #[cfg(any(test, feature = "test-support"))]
             Endpoint::Tcp { token: Some(token), .. } => {
@@ -246,7 +246,7 @@ pub enum Message {
     Gap(Gap),
 }
 
-/// The live events.
+/// The event stream.
 #[derive(Debug)]
 pub struct EventStream {
     endpoint: Endpoint,
@@ -329,14 +329,14 @@ mod tests {
     fn a_query_is_encoded() {
         let client = AgentClient::new(Endpoint::Unix("/nowhere".into()));
         let params = [("client", "2001:db8::/64".to_owned()), ("q", "a&b=c d".to_owned())];
-        let request = client.request(Method::GET, "/explain", &params).body(()).unwrap();
+        let request = client.request(Operation::Explain, &params).body(()).unwrap();
         assert_eq!(request.uri(), "/api/v1/explain?client=2001%3Adb8%3A%3A%2F64&q=a%26b%3Dc+d");
     }
 
     #[tokio::test]
     async fn a_missing_agent_is_reported_with_its_socket_and_what_to_do() {
         let client = AgentClient::new(Endpoint::Unix("/nonexistent/control.sock".into()));
-        let error = client.get::<serde_json::Value>("/status", &[]).await.unwrap_err();
+        let error = client.get::<serde_json::Value>(Operation::Status, &[]).await.unwrap_err();
         assert!(matches!(error, ClientError::NotRunning { .. }));
         let text = error.to_string();
         assert!(text.contains("/nonexistent/control.sock") && text.contains("--socket"), "{text}");

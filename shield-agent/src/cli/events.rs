@@ -10,6 +10,7 @@ use super::Exit;
 use super::client::{AgentClient, ClientError, EventStream, Message};
 use super::print::{self, Colour, Style};
 use super::reply::{Format, JsonArg};
+use crate::api::operation::Operation;
 use crate::api::types::{EventList, EventView, Severity};
 use crate::text;
 
@@ -48,7 +49,7 @@ async fn recent(args: &EventsArgs, client: &AgentClient) -> Result<EventList, Cl
     }
     let mut params = vec![("limit", args.limit.to_string())];
     params.extend(args.kind.clone().map(|kind| ("kind", kind)));
-    client.get("/events/recent", &params).await
+    client.get(Operation::RecentEvents, &params).await
 }
 
 /// Runs until the pipe is closed or the process is interrupted. Waits for an agent that restarts.

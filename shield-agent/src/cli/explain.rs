@@ -7,6 +7,7 @@ use super::client::AgentClient;
 use super::print::{self, Colour, Style};
 use super::reply::{Format, JsonArg};
 use super::{Exit, args};
+use crate::api::operation::Operation;
 use crate::api::types::{Explanation, PastBan, RuleState};
 use crate::text::{self, counted, duration, per_sec};
 use shield_engine::client::Client;
@@ -42,7 +43,7 @@ impl ExplainArgs {
 pub(crate) async fn run(args: &ExplainArgs, client: &AgentClient) -> Result<Exit> {
     let mut params = vec![("client", args.client.to_string())];
     params.extend(args.at.map(|at| ("at", at.to_string())));
-    let explanation: Explanation = client.get("/explain", &params).await?;
+    let explanation: Explanation = client.get(Operation::Explain, &params).await?;
     match args.json.format() {
         Format::Json => print::json(&explanation)?,
         Format::Text => print::text(&render(&explanation, args.moment(), Colour::of_stdout()))?,

@@ -12,6 +12,7 @@ use super::lists::{self, Entry, ListFormat, Parsed, Reading, Wrong};
 use super::print;
 use super::reply::{Format, JsonArg};
 use super::{Exit, args};
+use crate::api::operation::Operation;
 use crate::api::types::{ImportEntry, ImportRequest, Term};
 use crate::clock;
 use crate::text::{self, count, plural};
@@ -104,7 +105,7 @@ async fn send(args: &ImportArgs, client: &AgentClient, parsed: Parsed) -> Result
     for batch in entries.chunks(BATCH) {
         let request = ImportRequest { bans: batch.to_vec() };
         let done = summary.banned;
-        let reply: Reply = client.post("/import", &request).await.with_context(|| {
+        let reply: Reply = client.post(Operation::Import, &request).await.with_context(|| {
             format!(
                 "could not import the whole list ({} banned); import it again, entries that are banned stay as they are",
                 plural(done, "entry was", "entries were")

@@ -7,6 +7,8 @@ use super::Exit;
 use super::client::AgentClient;
 use super::print::{self, Colour, Style};
 use super::reply::{Format, JsonArg};
+use crate::api::convert::detector_state;
+use crate::api::operation::Operation;
 use crate::api::types::{Detector, Health, Part, PartStateName, Status};
 use crate::text::{self, bytes, count, counted, duration, per_sec, percent};
 
@@ -17,7 +19,7 @@ pub struct StatusArgs {
 }
 
 pub(crate) async fn run(args: &StatusArgs, client: &AgentClient) -> Result<Exit> {
-    let status: Status = client.get("/status", &[]).await?;
+    let status: Status = client.get(Operation::Status, &[]).await?;
     match args.json.format() {
         Format::Json => print::json(&status)?,
         Format::Text => print::text(&render(&status, Colour::of_stdout()))?,
@@ -73,23 +75,13 @@ fn part_line(part: &Part, width: usize, colour: Colour) -> String {
 }
 
 fn detector(detector: &Detector, colour: Colour) -> String {
-    let (style, state, text) = match (&detector.blast_radius, &detector.warm_up) {
-        (Some(why), _) => (Style::Bad, "stopped", format!("no automatic bans: {why}")),
-        (None, Some(warm_up)) => {
-            let left = duration(warm_up.remaining_secs);
-            (
-                Style::Warn,
-                "warm-up",
-                format!("{left} left; until then only floods, probing and failed logins lead to bans"),
-            )
-        }
-        (None, None) if detector.frozen => {
-            (Style::Warn, "frozen", "learning paused during the global anomaly".to_owned())
-        }
-        (None, None) => {
-            (Style::Good, "ready", format!("profile {}, {} reference", detector.profile, detector.reference))
-        }
+    let (style, state) = match (&detector.blast_radius, &detector.warm_up) {
+        (Some(_), _) => (Style::Bad, "stopped"),
+        (None, Some(_)) => (Style::Warn, "warm-up"),
+        (None, None) if detector.frozen => (Style::Warn, "frozen"),
+        (None, None) => (Style::Good, "ready"),
     };
+    let (_, text) = detector_state(detector);
     let clients = format!("tracks {} of {} clients", count(detector.clients), count(detector.max_clients));
     format!("{}  {text}; {clients}", colour.paint(style, &format!("{state:<8}")))
 }
@@ -176,7 +168,7 @@ mod tests {
     use shield_engine::action::Totals;
 
     fn status() -> Status {
-        let part = |part: &str, state, text: &str| Part { part: part.into(), state, text: text.into() };
+        let part = |part: &str, state, text: &str| Part { part: part.into(), label: part.into(), state, text: text.into() };
         Status {
             version: "0.1.0".into(),
             now_ms: 1_778_537_253_000,
@@ -189,6 +181,8 @@ mod tests {
                 part("source:/var/log/nginx/access.log", PartStateName::Waiting, "the file is not there yet"),
             ],
             detector: Detector {
+                state: PartStateName::Active,
+                text: String::new(),
                 profile: "default".into(),
                 reference: "adaptive".into(),
                 warm_up: None,

@@ -6,6 +6,7 @@ use clap::Args;
 use super::Exit;
 use super::client::AgentClient;
 use super::reply::{self, JsonArg};
+use crate::api::operation::Operation;
 use crate::api::types::UnbanRequest;
 use shield_engine::client::Client;
 
@@ -27,5 +28,5 @@ pub struct UnbanArgs {
 pub(crate) async fn run(args: &UnbanArgs, client: &AgentClient) -> Result<Exit> {
     let request =
         UnbanRequest { clients: args.clients.clone(), forget: args.forget, reason: args.reason.clone() };
-    reply::show(&client.post("/unban", &request).await?, args.json.format())
+    reply::show(&client.post(Operation::Unban, &request).await?, args.json.format())
 }

@@ -39,6 +39,7 @@ pub struct Failure {
 
 /// Dropped packets and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Drops {
     pub packets: u64,
     /// Includes the link-layer header where the enforcer sees it: XDP does, iptables does not.

@@ -11,6 +11,7 @@ use crate::vocab::client::Client;
 
 /// Why a network is on the allowlist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AllowReason {
     /// Written in the configuration.

@@ -38,6 +38,7 @@ pub struct CommandId(pub u64);
 
 /// The answer to a command: what was done for each client asked for, in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reply {
     /// One result a client.
     pub results: Vec<CommandResult>,
@@ -45,6 +46,7 @@ pub struct Reply {
 
 /// What a command did about one client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CommandResult {
     /// The client, in canonical form.
     pub client: Client,
@@ -87,6 +89,7 @@ pub enum Order {
 
 /// Why a ban ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LiftReason {
     /// Its term was over.
@@ -154,6 +157,7 @@ pub enum Record {
 
 /// Lifetime totals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Totals {
     /// Requests counted.
     pub requests: u64,

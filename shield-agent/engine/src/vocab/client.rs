@@ -209,6 +209,21 @@ impl Serialize for Client {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Client {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Client".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "An IPv4 address, or a network in CIDR notation. An IPv6 client is a /64 unless configured otherwise.",
+            "examples": ["192.0.2.7", "2001:db8:1:2::/64", "198.51.100.0/24"],
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for Client {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Client, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;

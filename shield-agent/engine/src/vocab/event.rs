@@ -104,6 +104,7 @@ pub struct ImportedBan {
 
 /// An enforcer's name; the order is the order of [`EnforcerSet`] bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EnforcerName {
     /// The netfilter rules.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A detection rule. Each has its own switch, thresholds and evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "RuleName"))]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// The rate's z-score against the baseline.
@@ -58,6 +59,7 @@ impl fmt::Display for Rule {
 
 /// A path and how often the client asked for it in the window. Lossy UTF-8, cut to a bounded length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PathCount {
     /// The path.
     pub path: String,
@@ -67,6 +69,7 @@ pub struct PathCount {
 
 /// One measured value beside the threshold it was held against.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Measure {
     /// What was measured, in the field's words: `rate`, `errors_60s`, `failed_paths_600s`…
     pub name: String,
@@ -78,6 +81,7 @@ pub struct Measure {
 
 /// Why a client was found anomalous.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Evidence {
     /// The rule that fired first.
     pub rule: Rule,

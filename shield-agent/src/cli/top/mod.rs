@@ -20,6 +20,7 @@ use super::Exit;
 use super::args::UsageError;
 use super::bans::Query;
 use super::client::{AgentClient, ClientError, Message};
+use crate::api::operation::Operation;
 use crate::api::types::{BanPage, BanRequest, EventList, HistoryView, Term, UnbanRequest};
 use shield_engine::action::Reply;
 
@@ -46,8 +47,8 @@ pub(crate) async fn run(_args: &TopArgs, client: &AgentClient) -> Result<Exit> {
     if !std::io::stdout().is_terminal() {
         return Err(UsageError("top needs a terminal; use `status --json` in programs".to_owned()).into());
     }
-    let history: HistoryView = client.get("/history", &[]).await?;
-    let recent: EventList = client.get("/events/recent", &[("limit", EVENTS_AT_START.to_string())]).await?;
+    let history: HistoryView = client.get(Operation::History, &[]).await?;
+    let recent: EventList = client.get(Operation::RecentEvents, &[("limit", EVENTS_AT_START.to_string())]).await?;
     let model = Model::new(&history, recent);
     let terminal = ratatui::try_init().context("could not set up the terminal")?;
     let result = watch(model, client, terminal).await;
@@ -150,12 +151,12 @@ async fn perform(request: Request, client: AgentClient, inputs: mpsc::Sender<Inp
         Request::Ban(banned) => {
             let reason = Some("by hand, in top".to_owned());
             let request = BanRequest { clients: vec![banned], term: Term::Next, reason };
-            answer(client.post("/ban", &request).await)
+            answer(client.post(Operation::Ban, &request).await)
         }
         Request::Lift(lifted) => {
             let reason = Some("by hand, in top".to_owned());
             let request = UnbanRequest { clients: vec![lifted], forget: false, reason };
-            answer(client.post("/unban", &request).await)
+            answer(client.post(Operation::Unban, &request).await)
         }
     };
     let _ = inputs.send(input).await;

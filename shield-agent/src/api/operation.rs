@@ -1,0 +1,96 @@
+//! The operations of `/api/v1`: the one table that the router, the clients and the document are made from.
+
+use hyper::Method;
+
+/// The path that all operations are below.
+pub(crate) const BASE: &str = "/api/v1";
+
+/// An operation of `/api/v1`: a method on a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Returns the caller's permissions.
+    Whoami,
+    /// Returns the state of the agent.
+    Status,
+    /// Lists bans in force.
+    Bans,
+    /// Bans clients.
+    Ban,
+    /// Lifts bans.
+    Unban,
+    /// Bans a list.
+    Import,
+    /// Returns the allowlist.
+    Allowlist,
+    /// Adds to the allowlist.
+    Allow,
+    /// Removes from the allowlist.
+    Disallow,
+    /// Returns the display names.
+    Labels,
+    /// Lists the busiest clients.
+    Clients,
+    /// Explains why a client is banned, or why it is not.
+    Explain,
+    /// Streams events and snapshots.
+    Events,
+    /// Lists recent events.
+    RecentEvents,
+    /// Returns the time series of the plots.
+    History,
+    /// Returns the configuration.
+    Config,
+}
+
+impl Operation {
+    /// All operations.
+    pub const ALL: [Operation; 16] = [
+        Operation::Whoami,
+        Operation::Status,
+        Operation::Bans,
+        Operation::Ban,
+        Operation::Unban,
+        Operation::Import,
+        Operation::Allowlist,
+        Operation::Allow,
+        Operation::Disallow,
+        Operation::Labels,
+        Operation::Clients,
+        Operation::Explain,
+        Operation::Events,
+        Operation::RecentEvents,
+        Operation::History,
+        Operation::Config,
+    ];
+
+    fn route(self) -> (Method, &'static str) {
+        match self {
+            Operation::Whoami => (Method::GET, "/whoami"),
+            Operation::Status => (Method::GET, "/status"),
+            Operation::Bans => (Method::GET, "/bans"),
+            Operation::Ban => (Method::POST, "/ban"),
+            Operation::Unban => (Method::POST, "/unban"),
+            Operation::Import => (Method::POST, "/import"),
+            Operation::Allowlist => (Method::GET, "/allow"),
+            Operation::Allow => (Method::POST, "/allow"),
+            Operation::Disallow => (Method::POST, "/disallow"),
+            Operation::Labels => (Method::GET, "/labels"),
+            Operation::Clients => (Method::GET, "/clients"),
+            Operation::Explain => (Method::GET, "/explain"),
+            Operation::Events => (Method::GET, "/events"),
+            Operation::RecentEvents => (Method::GET, "/events/recent"),
+            Operation::History => (Method::GET, "/history"),
+            Operation::Config => (Method::GET, "/config"),
+        }
+    }
+
+    /// The HTTP method.
+    pub fn method(self) -> Method {
+        self.route().0
+    }
+
+    /// The path below [`BASE`].
+    pub fn path(self) -> &'static str {
+        self.route().1
+    }
+}
