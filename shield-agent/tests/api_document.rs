@@ -12,11 +12,10 @@ const RENEW: &str = "SHIELD_RENEW_API_TYPES";
 fn the_document_and_the_pages_types_are_up_to_date() {
     let document = openapi();
     let json = serde_json::to_string_pretty(&document).expect("a JSON value can be written");
-    let files = [
-        ("docs/openapi.json", json + "\n"),
-        ("dashboard/web/src/api/types.ts", typescript(&document)),
-    ];
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a folder of the workspace");
+    let files =
+        [("docs/openapi.json", json + "\n"), ("dashboard/web/src/api/types.ts", typescript(&document))];
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a folder of the workspace");
     let mut stale = Vec::new();
     for (file, expected) in files {
         let path = root.join(file);
@@ -26,5 +25,9 @@ fn the_document_and_the_pages_types_are_up_to_date() {
             stale.push(file);
         }
     }
-    assert!(stale.is_empty(), "{} stale: run `cargo xtask api-types` and commit the result", stale.join(" and "));
+    assert!(
+        stale.is_empty(),
+        "{} stale: run `cargo xtask api-types` and commit the result",
+        stale.join(" and ")
+    );
 }

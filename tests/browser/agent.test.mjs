@@ -39,7 +39,7 @@ const secondsLeft = async () => {
   return text.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
 };
 
-test("before the attack nobody is banned and every part says how it stands", async () => {
+test("before the attack nobody is banned and every part has a state", async () => {
   await page.getByText("Nobody is banned.").waitFor();
   const parts = await page.locator(".part-name").allTextContents();
   for (const part of ["iptables", "XDP", "Store", "Detector"]) assert.ok(parts.includes(part), `${part} in ${parts}`);
@@ -78,7 +78,7 @@ test("the page survives a restart of the agent, and so does the ban", async () =
   const before = await secondsLeft();
   await page.evaluate(() => (window.stillTheSamePage = true));
   await world("stop the agent");
-  await page.getByText("Cut off from the agent").waitFor({ timeout: 10_000 });
+  await page.getByText("Disconnected from the agent").waitFor({ timeout: 10_000 });
   await world("start the agent");
   await reaches(page, () => document.body.dataset.link === "live", "live again", { ms: RESTART_MS });
   await rowIs(page, ATTACKER, "shown");

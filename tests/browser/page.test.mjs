@@ -1,5 +1,4 @@
-// The page in a real browser, against a made-up agent: what a person sees and does. The run against the real agent is
-// agent.test.mjs.
+// The page in a real browser, against a fake agent. agent.test.mjs runs against the real one.
 
 import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
@@ -34,7 +33,7 @@ const leftOf = async (page, client) => (await row(page, client).locator(".left")
 const seconds = (clock) => clock.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
 
 describe("bans", () => {
-  test("a new ban is shown within 3 s, with its rule, its evidence and who is next to act", () =>
+  test("a new ban is shown within 3 s, with its rule and its evidence", () =>
     withPage("calm", {}, async (page, { agent }) => {
       agent.makeBan(CLIENT, { secs: 600, rule: "probing" });
       await rowIs(page, CLIENT, "shown");
@@ -71,7 +70,7 @@ describe("bans", () => {
       const dialog = page.getByRole("dialog", { name: `Lift the ban of ${CLIENT}` });
       await dialog.getByLabel("Token").fill("wrong");
       await dialog.getByRole("button", { name: "Lift the ban" }).click();
-      await dialog.getByText("That is not the token.").waitFor();
+      await dialog.getByText("This token is wrong.").waitFor();
       await dialog.getByLabel("Token").fill(TOKEN);
       await dialog.getByRole("button", { name: "Lift the ban" }).click();
       await dialog.waitFor({ state: "hidden" });
@@ -85,7 +84,7 @@ describe("bans", () => {
       assert.equal(await page.evaluate(() => JSON.stringify(Object.values(localStorage))).then((kept) => kept.includes("dev-token")), false, "kept in the session only");
     }));
 
-  test("a client can be allowed, and a refused wish is said", () =>
+  test("a client can be allowed, and a refusal is shown", () =>
     withPage("calm", {}, async (page, { agent }) => {
       agent.makeBan(CLIENT);
       await rowIs(page, CLIENT, "shown");
@@ -152,20 +151,20 @@ test("the browser itself refuses markup: the policy is in force", () =>
   }));
 
 describe("the link", () => {
-  test("is said to be cut off when the agent goes, and comes back by itself when it does", async () => {
+  test("shows that it is disconnected when the agent stops, and reconnects by itself", async () => {
     const first = await serve(new FakeAgent("calm"));
     const page = await openLive(browser, first.url);
     await page.evaluate(() => (window.stillTheSamePage = true));
     await first.stop();
-    await page.getByText("Cut off from the agent").waitFor({ timeout: 8_000 });
-    assert.equal(await page.locator("#link-text").textContent(), "Cut off");
+    await page.getByText("Disconnected from the agent").waitFor({ timeout: 8_000 });
+    assert.equal(await page.locator("#link-text").textContent(), "Disconnected");
 
     const agent = new FakeAgent("calm");
     agent.makeBan(CLIENT);
     const second = await serve(agent, first.port);
     await reaches(page, () => document.body.dataset.link === "live", "live again", { ms: 8_000 });
     await rowIs(page, CLIENT, "shown");
-    assert.equal(await page.getByText("Cut off from the agent").count(), 0);
+    assert.equal(await page.getByText("Disconnected from the agent").count(), 0);
     assert.equal(await page.evaluate(() => window.stillTheSamePage), true);
     await close(page);
     await second.stop();
@@ -253,7 +252,7 @@ describe("looks", () => {
       }));
   }
 
-  test("dialogs and the cut-off state are accessible", async () => {
+  test("dialogs and the disconnected state are accessible", async () => {
     for (const colorScheme of SCHEMES) {
       const server = await serve(new FakeAgent("attack"));
       const page = await openLive(browser, server.url, { colorScheme });
@@ -266,13 +265,13 @@ describe("looks", () => {
       await assertAccessible(page, `explaining, ${colorScheme}`);
       await page.keyboard.press("Escape");
       await server.stop();
-      await page.getByText("Cut off from the agent").waitFor({ timeout: 8_000 });
-      await assertAccessible(page, `cut off, ${colorScheme}`);
+      await page.getByText("Disconnected from the agent").waitFor({ timeout: 8_000 });
+      await assertAccessible(page, `disconnected, ${colorScheme}`);
       await close(page);
     }
   });
 
-  test("screenshots are kept for looking at", async () => {
+  test("screenshots are kept for review", async () => {
     await mkdir(SCREENSHOTS, { recursive: true });
     for (const width of WIDTHS) {
       for (const colorScheme of SCHEMES) {

@@ -20,7 +20,8 @@ pub(crate) fn renew() -> Result<()> {
 /// # Errors
 /// When one is stale.
 pub(crate) fn check() -> Result<()> {
-    sh::run(&mut generator()).context("the API's types have changed: run `cargo xtask api-types` and commit the result")
+    sh::run(&mut generator())
+        .context("the API's types have changed: run `cargo xtask api-types` and commit the result")
 }
 
 fn generator() -> Command {

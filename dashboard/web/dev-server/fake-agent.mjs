@@ -1,11 +1,11 @@
-// A made-up agent for developing and testing the page: the same API (docs/openapi.json), invented facts, only
-// documentation addresses. It is never shipped and takes no part in tests of the agent itself.
+// A fake agent for developing and testing the page: the same API (docs/openapi.json), invented data, documentation
+// addresses only. Not shipped, and not used by the tests of the agent.
 
 const MINUTE = 60;
 const HOUR = 3600;
 const WINDOW_SECS = 60;
 
-/** What a person would want to look at. `bans` is how many are in force. */
+/** Scenarios; `bans` is the number of bans in force. */
 export const SCENARIOS = {
   attack: { bans: 7, attack: true },
   calm: { bans: 3 },
@@ -82,6 +82,7 @@ export class FakeAgent {
       health: scenario.degraded ? "degraded" : scenario.warming ? "waiting" : "ok",
       parts,
       detector: {
+        ...detectorState(scenario, surging),
         profile: "default",
         reference: "adaptive",
         warm_up: scenario.warming ? { remaining_secs: Math.max(0, Math.round(1_260 - (secs - this.startOfShow()))) } : null,
@@ -95,7 +96,7 @@ export class FakeAgent {
         rate,
         error_rate: rate * (surging ? 0.31 : 0.04),
         window_secs: WINDOW_SECS,
-        anomaly: surging ? { since_ms: now - 48_000, condition: `Global rate ${rate.toFixed(2)} req/s, z-score=4.71 > threshold=3.0` } : null,
+        anomaly: surging ? { since_ms: now - 48_000, condition: `${rate.toFixed(2)} req/s server-wide, 4.71 standard deviations above the usual 2.10 req/s` } : null,
       },
       baseline: {
         mean: scenario.quiet ? 0.1 : meanAt(secs),
@@ -133,13 +134,13 @@ export class FakeAgent {
   parts() {
     const { scenario } = this;
     return [
-      { part: "source:/var/log/nginx/access.log", state: scenario.quiet ? "waiting" : "active", text: scenario.quiet ? "the log is empty so far" : "read to its end, 0.2 s behind" },
+      { part: "source:/var/log/nginx/access.log", label: "Log access.log", state: scenario.quiet ? "waiting" : "active", text: scenario.quiet ? "the log is empty so far" : "read to its end, 0.2 s behind" },
       scenario.degraded
-        ? { part: "iptables", state: "degraded", text: "iptables-restore: Another app is currently holding the xtables lock; tried 3 times, next in 10 s. Bans are still dropped by XDP." }
-        : { part: "iptables", state: "active", text: `rules in SHIELD (v4, v6), ${Math.min(this.activeBans(), 512)} clients` },
-      { part: "xdp", state: "active", text: "native on eth0, pinned" },
-      { part: "store", state: "active", text: "/var/lib/shield/shield.db, 3.1 MiB" },
-      { part: "slack", state: "off", text: "no webhook in the configuration" },
+        ? { part: "iptables", label: "iptables", state: "degraded", text: "inactive, retrying: could not write the IPv4 chain SHIELD: another process holds the xtables lock" }
+        : { part: "iptables", label: "iptables", state: "active", text: `rules in SHIELD (v4, v6), ${Math.min(this.activeBans(), 512)} clients` },
+      { part: "xdp", label: "XDP", state: "active", text: "native on eth0, pinned" },
+      { part: "store", label: "Store", state: "active", text: "/var/lib/shield/shield.db, 3.1 MiB" },
+      { part: "slack", label: "Slack", state: "off", text: "no webhook in the configuration" },
     ];
   }
 
@@ -199,8 +200,8 @@ export class FakeAgent {
       window: { secs: WINDOW_SECS, requests: 26, errors: 1, rate: 26 / 60 },
       reference: { mean: 0.08, stddev: 0.11, source: "hour_slot" },
       rules: [
-        { rule: "z_score", fires: ban !== null, not_asked: null, measures: [{ name: "z_score", value: 3.1, threshold: 12 }], words: "Its rate is 3.1 standard deviations above a normal client's; 12 would be too many." },
-        { rule: "probing", fires: false, not_asked: null, measures: [{ name: "failed_paths_60s", value: 1, threshold: 10 }], words: "One failed path in 60 s; 10 would be too many." },
+        { rule: "z_score", fires: ban !== null, not_asked: null, measures: [{ name: "z_score", value: 3.1, threshold: 12 }], words: ban === null ? "does not fire: 3.1 standard deviations above the usual rate (limit 12)" : "fires: 33.1 standard deviations above the usual rate (limit 12)" },
+        { rule: "probing", fires: false, not_asked: null, measures: [{ name: "failed_paths_60s", value: 1, threshold: 10 }], words: "does not fire: 1 failed request in 60 s (limit 10)" },
       ],
       top_paths: [{ path: "/", count: 9 }, { path: "/feed.xml", count: 6 }],
       offences: { count: ban?.offence ?? 0, last_ms: null },
@@ -252,7 +253,11 @@ export class FakeAgent {
     for (const listener of this.listeners) listener(event);
   }
 
-  // --- the invented bans -------------------------------------------------------------------------------------------
+  labels() {
+    return LABELS;
+  }
+
+  // --- invented bans -----------------------------------------------------------------------------------------------
 
   activeBans() {
     return this.keys().length;
@@ -329,16 +334,27 @@ export class FakeAgent {
 
 const MARKS = { banned: "bans", global_anomaly_started: "anomaly_started", global_anomaly_ended: "anomaly_ended" };
 
+const LABELS = {
+  rules: { z_score: "Z-score", rate_multiplier: "Rate multiple", error_surge: "Error surge", probing: "Probing", flood: "Flood", behaviour: "Behaviour", operator: "Operator", imported: "Imported", network: "Network" },
+  baseline_sources: { rolling: "last 30 min", hour_slot: "this hour of the day", all_hours: "all hours of the day", floor: "minimum values, nothing learned yet", warm_up: "still learning" },
+  enforcers: { iptables: "iptables", xdp: "XDP" },
+};
+
+function detectorState({ warming }, surging) {
+  if (warming) return { state: "waiting", text: "21 min left; until then only floods, probing and failed logins lead to bans" };
+  return { state: "active", text: surging ? "learning paused during the global anomaly" : "profile default, adaptive reference" };
+}
+
 const WORDS = {
-  z_score: "Asked 3.72 times a second; a client here asks 0.08 times (± 0.11). That is 33.1 standard deviations away, more than the 12 allowed.",
-  rate_multiplier: "Asked 1.90 times a second, 24 times as often as a client here; 20 times is allowed.",
-  error_surge: "44 of its 61 requests in the last minute failed; this site's usual share is 4 %.",
-  probing: "Asked for 14 different paths that do not exist within 60 s; 10 are allowed.",
-  flood: "Asked 212 times a second, more than any client may (100).",
-  behaviour: "Only pages, never an image or a style sheet, and never the same page twice: unlike this site's clients.",
-  network: "6 clients of this network were banned within 10 min.",
-  operator: "Banned by hand: scraping the shop's prices.",
-  imported: "Taken from an imported list: list of 2026-11.",
+  z_score: "3.72 req/s, 33.1 standard deviations above the usual 0.08 req/s (limit 12). In all 223 requests in 60 s, 201 failed",
+  rate_multiplier: "1.90 req/s, 24 times the usual 0.08 req/s (limit 20). In all 114 requests in 60 s, none failed",
+  error_surge: "44 failed requests in 60 s (limit 20). In all 61 requests in 60 s, 44 failed",
+  probing: "14 different paths that do not exist in 60 s (limit 10). In all 64 requests in 60 s, all failed",
+  flood: "flood of requests: 212.00 req/s (limit 100). In all 12,720 requests in 60 s, none failed",
+  behaviour: "behaviour unlike this site's clients: 40 different paths in 60 s, never an image or a style sheet",
+  network: "6 banned clients in one network within 10 min",
+  operator: "scraping the shop's prices",
+  imported: "list of 2026-11",
 };
 
 function evidence(rule, sinceMs, path) {

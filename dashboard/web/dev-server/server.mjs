@@ -1,4 +1,4 @@
-// Serves dist/ and a made-up agent, for developing the page and for the browser tests of its logic.
+// Serves dist/ with a fake agent, for developing the page and for its browser tests.
 //
 //     node dev-server/server.mjs [scenario] [port]
 //
@@ -73,6 +73,8 @@ function read(agent, { pathname, searchParams }, request, response) {
       return json(response, 200, { transport: "tcp", may_change: isAuthorised(request), token_for_reads: false });
     case "/api/v1/status":
       return json(response, 200, agent.status());
+    case "/api/v1/labels":
+      return json(response, 200, agent.labels());
     case "/api/v1/clients":
       return json(response, 200, agent.clients(number("n", 10)));
     case "/api/v1/bans":

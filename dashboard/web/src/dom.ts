@@ -1,5 +1,5 @@
-// The only place that makes elements. Text goes in as text: there is no way to hand markup to the page, and the
-// policy (Trusted Types without a policy) makes the browser refuse it as well.
+// Creates all elements. Text goes in as text nodes only, because paths and user agents come from attackers; the browser
+// refuses markup as well (Trusted Types without a policy).
 
 type Child = Node | string | null;
 type Attributes = Record<string, string | number | boolean | null | ((event: Event) => void)>;
@@ -47,13 +47,13 @@ export function setText(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Sets an attribute only when it changed; null takes it away. */
+/** Sets an attribute only when it changed; null removes it. */
 export function setAttribute(element: Element, name: string, value: string | null): void {
   if (value === null) element.removeAttribute(name);
   else if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
-/** Makes `parent` hold exactly `children` in this order, moving as little as possible, so that focus survives. */
+/** Makes `children` the children of `parent`, in this order. Moves as few as possible: a moved element loses focus. */
 export function arrange(parent: Element, children: Element[]): void {
   const wanted = new Set<Element>(children);
   for (const child of [...parent.children]) {
@@ -66,7 +66,7 @@ export function arrange(parent: Element, children: Element[]): void {
   }
 }
 
-/** Views of a list by key: one a key is kept and updated, so that what a person is doing in it is not lost. */
+/** A list of views by key. A view is updated rather than made anew, so that focus, selections and open details survive. */
 export class Keyed<Item, View extends { elements: Element[]; update(item: Item): void }> {
   private views = new Map<string, View>();
 

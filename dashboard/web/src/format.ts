@@ -1,4 +1,5 @@
-// Numbers and spans as the English page writes them; moments in the way and the zone of the viewer.
+// Number and time formatting. Numbers are English, as the page is; times are in the locale and the zone of the viewer,
+// which only the browser knows. All other texts come from the agent.
 
 const grouped = new Intl.NumberFormat("en");
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
@@ -11,12 +12,12 @@ const MINUTE = 60;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
 
-/** A count in full: `1,000,000`. */
+/** A full count: `1,000,000`. */
 export function count(value: number): string {
   return grouped.format(value);
 }
 
-/** A count in short, where the place is small: `9,999`, `1.2M`. */
+/** A short count: `9,999`, `1.2M`. */
 export function shortCount(value: number): string {
   return value < 10_000 ? grouped.format(Math.round(value)) : compact.format(value);
 }
@@ -47,12 +48,11 @@ export function bytes(value: number): string {
   return `${at === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[at]}`;
 }
 
-/** A share of 100. */
 export function percent(value: number): string {
   return `${value < 10 ? value.toFixed(1) : Math.round(value)} %`;
 }
 
-/** A span, to two units: `9 min 59 s`, `3 d 4 h`. */
+/** A duration, to two units: `9 min 59 s`, `3 d 4 h`. */
 export function span(seconds: number): string {
   const secs = Math.max(0, Math.floor(seconds));
   if (secs < MINUTE) return `${secs} s`;
@@ -61,7 +61,7 @@ export function span(seconds: number): string {
   return `${Math.floor(secs / DAY)} d ${Math.floor((secs % DAY) / HOUR)} h`;
 }
 
-/** Time left as a clock: `09:59`, `1:59:59`, `3 d 01:00:00`. Rounded up, so that it reaches 0 when it is over. */
+/** Time left as a clock: `09:59`, `1:59:59`, `3 d 01:00:00`. Rounded up, so that it shows 0 only when the time is over. */
 export function countdown(ms: number): string {
   const secs = Math.max(0, Math.ceil(ms / 1000));
   const two = (value: number): string => String(value).padStart(2, "0");
@@ -71,14 +71,14 @@ export function countdown(ms: number): string {
   return hours > 0 ? `${hours}:${tail}` : tail;
 }
 
-/** A moment as a time of day; with the day when that is not today. */
+/** A time of day, with the day unless that is today. */
 export function time(ms: number): string {
   const at = new Date(ms);
   const isToday = at.toDateString() === new Date().toDateString();
   return isToday ? clock.format(at) : `${day.format(at)}, ${clock.format(at)}`;
 }
 
-/** A moment in full, with the zone: for tooltips and details. */
+/** Date and time with the zone. */
 export function fullTime(ms: number): string {
   return full.format(new Date(ms));
 }
@@ -88,59 +88,12 @@ export function zone(): string {
   return Intl.DateTimeFormat().resolvedOptions().timeZone;
 }
 
-/** `one ban`, `12 bans`. */
+/** `1 ban`, `12 bans`. */
 export function plural(value: number, one: string, many: string): string {
   return `${count(value)} ${value === 1 ? one : many}`;
 }
 
-/** The rules by their names in the API, as a person reads them. */
-export const RULES: Readonly<Record<string, string>> = {
-  z_score: "Z-score",
-  rate_multiplier: "Rate multiple",
-  error_surge: "Error surge",
-  probing: "Probing",
-  flood: "Flood",
-  behaviour: "Behaviour",
-  operator: "By hand",
-  imported: "Imported",
-  network: "Network",
-};
-
-/** A rule's name as a person reads it; an unknown one as it came. */
-export function ruleName(rule: string): string {
-  return RULES[rule] ?? rule;
-}
-
-const SOURCES: Record<string, string> = {
-  rolling: "last 30 min",
-  hour_slot: "this hour of the day",
-  all_hours: "all hours of the day",
-  floor: "floor values",
-  warm_up: "still learning",
-};
-
-/** Where a baseline comes from, as a person reads it. */
-export function baselineSource(source: string): string {
-  return SOURCES[source] ?? source;
-}
-
-const PARTS: Record<string, string> = {
-  xdp: "XDP",
-  store: "Store",
-  slack: "Slack",
-  webhook: "Webhook",
-  detector: "Detector",
-  audit: "Audit log",
-  api: "API",
-  page: "Page",
-};
-
-/** A part's name as a person reads it; `source:/var/log/nginx/access.log` is shown as the file it is. */
-export function partName(part: string): string {
-  return PARTS[part] ?? part.replace(/^source:.*\//, "Log ").replace(/^source:/, "Log ");
-}
-
-/** The agent's words as a sentence begins. */
-export function sentence(words: string): string {
-  return words.charAt(0).toUpperCase() + words.slice(1);
+/** Capitalises a text of the agent, for the start of a line. */
+export function sentence(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }

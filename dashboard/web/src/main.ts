@@ -1,10 +1,11 @@
-// Wires the page: one link to the agent, and views that show what comes over it.
+// Wires one connection to the agent to the views.
 
 import { api } from "./api/client";
 import { Link } from "./api/link";
 import { everySecond, setAgentClock } from "./clock";
 import { byId, setText } from "./dom";
 import { zone } from "./format";
+import { loadLabels } from "./labels";
 import { startTheme } from "./theme";
 import { allow, lift, startTokenButton } from "./views/actions";
 import { startBaseline } from "./views/baseline";
@@ -19,9 +20,9 @@ import { startMachine } from "./views/machine";
 import { Notices } from "./views/notices";
 import { Traffic } from "./views/traffic";
 
-const EVENTS_ASKED = 60;
+const EVENTS_AT_START = 60;
 
-/** Events after which the table of bans is not what it was. */
+/** Kinds of events that change the table of bans. */
 const CHANGES_BANS = new Set(["banned", "lifted", "extended", "allowlist_changed", "started"]);
 
 const header = startHeader();
@@ -61,14 +62,17 @@ const unlock = startTokenButton(() => {
 });
 const notices = new Notices(() => link.retryNow(), unlock);
 
-/** Everything that is kept rather than streamed is asked for again. */
+/** Fetches everything that is kept rather than streamed. Failing is no fault here: the connection's state shows it, and
+ * reconnecting reloads. */
 function reload(): void {
+  loadLabels()
+    .then((areNew) => areNew && bans.labelsLoaded())
+    .catch(() => undefined);
   bans.changed();
   traffic.reload();
   api
-    .recentEvents(EVENTS_ASKED)
+    .recentEvents(EVENTS_AT_START)
     .then((list) => events.replace(list.events))
-    // Cut off or locked: the link says so, and coming back reloads.
     .catch(() => undefined);
 }
 

@@ -1,4 +1,4 @@
-// The two plots, drawn by uPlot: what is drawn how. Which numbers are drawn is `traffic.ts`'s business.
+// The two plots, drawn by uPlot. Their data is in `series.ts`.
 
 import uPlot from "uplot";
 import { bytes, shortCount } from "./format";
@@ -32,7 +32,7 @@ function readPalette(): Palette {
   return read;
 }
 
-/** The colours changed: they are read again at the next drawing. */
+/** Reads the colours again at the next drawing. */
 export function forgetPalette(): void {
   palette = readPalette;
 }
@@ -46,7 +46,7 @@ export function dropData({ columns }: Series): uPlot.AlignedData {
   return [columns.at, columns.packets, columns.bytes];
 }
 
-/** The rate against the band of normal; `series` answers with what is marked. */
+/** The rate and the normal band, with the marks of `series`. */
 export function ratePlot(parent: HTMLElement, series: () => Series, hovered: (at: number | null) => void): uPlot {
   const line = (token: keyof Palette, width: number, dash?: number[]): uPlot.Series => ({
     stroke: () => palette()[token],
@@ -57,7 +57,7 @@ export function ratePlot(parent: HTMLElement, series: () => Series, hovered: (at
   return new uPlot(
     {
       ...common(parent),
-      // As wide as the other plot's axis, so that one moment is at one place in both.
+      // As wide as the other plot's right axis, so that a moment is at the same place in both.
       padding: [10, (plot) => rightPx(plot) + 8, 0, 0],
       series: [{}, line("rate", 2), line("errors", 1.5), line("mean", 1.25, [5, 4]), line("band", 0), line("band", 0)],
       bands: [{ series: [RATE.high, RATE.low], fill: () => palette().band }],
@@ -111,7 +111,7 @@ function rightPx(plot: uPlot): number {
   return plot.width < NARROW_PX ? 0 : RIGHT_AXIS_PX;
 }
 
-/** From nothing to a tenth above the highest value, but never a span so small that noise looks like mountains. */
+/** From 0 to a tenth above the highest value, and at least to `least`, so that noise does not fill the plot. */
 function fromZero(least: number): uPlot.Range.Function {
   return (_plot, _min, max) => [0, Math.max(least, (max ?? 0) * 1.1)];
 }
@@ -179,7 +179,7 @@ function drawBans(plot: uPlot, series: Series): void {
   ctx.restore();
 }
 
-/** A dotted line with a triangle at its top, and the number when it stands for several. */
+/** A dotted line with a triangle at its top, and a number if it stands for several bans. */
 function drawBan(ctx: CanvasRenderingContext2D, x: number, bbox: uPlot.BBox, count: number, ratio: number): void {
   const size = 4 * ratio;
   ctx.beginPath();

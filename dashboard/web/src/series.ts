@@ -1,6 +1,6 @@
-// The numbers behind the plots: columns of equal length, oldest first, and the marks on them. Pure: no DOM, no fetch.
+// The data of the plots: columns of equal length, oldest first, and marks. Pure: no DOM, no fetch.
 
-import type { AgentEvent, History, Mark, Status } from "./api/types";
+import type { Event as AgentEvent, History, Mark, Status } from "./api/types";
 
 export type Value = number | null;
 
@@ -21,8 +21,8 @@ export interface AnomalySpan {
   to: number | null;
 }
 
-/** Points further apart than this (and than a few steps) have a hole between them; a late answer is not yet one. */
-const HOLE_SECS = 10;
+/** Points further apart than this and than three steps have a gap between them; a late answer does not make one. */
+const GAP_SECS = 10;
 
 export class Series {
   readonly columns: Columns = { at: [], rate: [], errors: [], mean: [], stddev: [], packets: [], bytes: [] };
@@ -34,7 +34,7 @@ export class Series {
     readonly stepSecs: number,
   ) {}
 
-  /** Replaces everything by what the agent recorded. */
+  /** Replaces everything with the agent's history. */
   load(history: History): void {
     const first = history.at_ms.findIndex((at) => at >= (history.at_ms.at(-1) ?? 0) - this.spanSecs * 1000);
     const from = Math.max(0, first);
@@ -48,13 +48,13 @@ export class Series {
     this.marks = [...history.marks];
   }
 
-  /** Adds the present, when the last point is old enough; a hole is kept as a hole. */
+  /** Appends the present if a step has passed; after a gap, a null keeps the line from bridging it. */
   push(status: Status): void {
     const { columns } = this;
     const now = status.now_ms / 1000;
     const last = columns.at.at(-1) ?? Number.NEGATIVE_INFINITY;
     if (now - last < this.stepSecs * 0.9) return;
-    if (now - last > Math.max(HOLE_SECS, this.stepSecs * 3) && Number.isFinite(last)) this.append(last + this.stepSecs, null);
+    if (now - last > Math.max(GAP_SECS, this.stepSecs * 3) && Number.isFinite(last)) this.append(last + this.stepSecs, null);
     this.append(now, status);
     while (columns.at.length > 0 && (columns.at[0] ?? now) < now - this.spanSecs) {
       for (const column of Object.values(columns)) column.shift();
@@ -72,13 +72,13 @@ export class Series {
     columns.bytes.push(status?.dropped.bytes_per_sec ?? null);
   }
 
-  /** Takes an event over as a mark, when it is of a kind that is marked. */
+  /** Adds a mark if the event is of a kind that has one. */
   mark(event: AgentEvent): void {
     const kind = MARKED[event.kind];
     if (kind !== undefined) this.marks.push({ at_ms: event.at_ms, kind, count: 1, text: event.text });
   }
 
-  /** Bans as (second, how many), summed within `perSecs` so that marks do not pile up. */
+  /** Bans summed over `perSecs`, so that their marks do not overlap. */
   bans(perSecs: number): { at: number; count: number }[] {
     const sums = new Map<number, number>();
     for (const mark of this.marks) {
@@ -89,7 +89,7 @@ export class Series {
     return [...sums].map(([at, count]) => ({ at, count }));
   }
 
-  /** Global anomalies as stretches. One that began before the record begins there. */
+  /** Global anomalies. One that started before the first point starts there. */
   anomalies(): AnomalySpan[] {
     const spans: AnomalySpan[] = [];
     for (const mark of this.marks) {
@@ -109,7 +109,7 @@ const MARKED: Record<string, Mark["kind"]> = {
   global_anomaly_ended: "anomaly_ended",
 };
 
-/** The band of normal around the mean: one standard deviation to each side, never below nothing. */
+/** The normal band: one standard deviation around the mean, never below 0. */
 export function band({ mean, stddev }: Columns): { low: Value[]; high: Value[] } {
   const edge = (sign: number): Value[] =>
     mean.map((value, at) => {

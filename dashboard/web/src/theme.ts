@@ -1,4 +1,4 @@
-// Dark, light, or as the system has it: the choice is kept on this device. The colours themselves are in tokens.css.
+// The colour scheme: dark, light or the system's. The choice is kept on this device; the colours are in tokens.css.
 
 const KEY = "shield-theme";
 const CHOICES = ["system", "dark", "light"] as const;
@@ -6,7 +6,7 @@ type Choice = (typeof CHOICES)[number];
 
 const LABELS: Record<Choice, string> = { system: "Auto", dark: "Dark", light: "Light" };
 
-/** Wires the switch; `changed` is told when the colours are different now. */
+/** Wires the switch; calls `changed` after each change of the colours. */
 export function startTheme(button: HTMLElement, changed: () => void): void {
   let choice = CHOICES.find((known) => known === localStorage.getItem(KEY)) ?? "system";
   const show = (): void => {
@@ -24,7 +24,7 @@ export function startTheme(button: HTMLElement, changed: () => void): void {
   show();
 }
 
-/** A colour of tokens.css as the canvas understands it (`light-dark()` resolved). */
+/** A colour of tokens.css with `light-dark()` resolved, which a canvas does not understand. */
 export function colour(token: string): string {
   const probe = document.createElement("i");
   probe.className = "visually-hidden";

@@ -2,12 +2,12 @@
 
 use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, TopClients};
 use super::feed::Standing;
+use super::metrics;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
     Detector, Dropped, EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Labels, Part, PartStateName,
     Reference, RuleState, SourceStatus, Status, WarmUp, Window,
 };
-use super::metrics;
 use super::vitals::Vitals;
 use crate::source::file::BLOCK_BYTES;
 use crate::source::stats::Snapshot;
@@ -154,7 +154,7 @@ fn global(status: &DetectorStatus, standing: &Standing, now: Now) -> GlobalRate 
     }
 }
 
-/// An anomaly whose start was not announced in this run: the detector was restored in the middle of it.
+/// An anomaly whose start was not announced in this run.
 fn unannounced_anomaly(status: &DetectorStatus, now: Now) -> Anomaly {
     let condition = text::global_anomaly(status.global_rate, status.global.mean, status.global.stddev);
     Anomaly { since_ms: now.wall_ms, condition }
@@ -283,7 +283,10 @@ pub(crate) fn labels() -> Labels {
     let enforcer = |name: EnforcerName| owned(name.name(), &text::part_name(name.name()));
     Labels {
         rules: metrics::RULES.into_iter().map(rule).collect(),
-        baseline_sources: ["rolling", "hour_slot", "all_hours", "floor", "warm_up"].into_iter().map(source).collect(),
+        baseline_sources: ["rolling", "hour_slot", "all_hours", "floor", "warm_up"]
+            .into_iter()
+            .map(source)
+            .collect(),
         enforcers: EnforcerName::ALL.into_iter().map(enforcer).collect(),
     }
 }

@@ -26,9 +26,9 @@ use super::metrics::{self, ApiCounts};
 use super::operation::{BASE, Operation};
 use super::stream::Watcher;
 use super::types::{
-    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ClientList, ConfigView, EventList, Explanation, Labels,
-    ImportRequest, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, Range, Term, UnbanRequest,
-    Whoami,
+    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ClientList, ConfigView, EventList, Explanation,
+    ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, Range, Term,
+    UnbanRequest, Whoami,
 };
 use super::{Settings, convert};
 use shield_engine::action::Reply;
@@ -354,7 +354,9 @@ impl<const DEFAULT: u32> TryFrom<u32> for Limit<DEFAULT> {
 
     fn try_from(limit: u32) -> Result<Self, String> {
         let is_in_bounds = (1..=MAX_LIMIT).contains(&limit);
-        is_in_bounds.then_some(Limit(limit)).ok_or_else(|| format!("{limit} is not between 1 and {MAX_LIMIT}"))
+        is_in_bounds
+            .then_some(Limit(limit))
+            .ok_or_else(|| format!("{limit} is not between 1 and {MAX_LIMIT}"))
     }
 }
 

@@ -90,9 +90,9 @@ fn refuse_if_in_use(path: &Path) -> Result<()> {
             path.display()
         ),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) => {
-            Err(error).with_context(|| format!("could not find out whether another agent answers on {}", path.display()))
-        }
+        Err(error) => Err(error).with_context(|| {
+            format!("could not find out whether another agent answers on {}", path.display())
+        }),
     }
 }
 
@@ -121,7 +121,8 @@ struct PeerPolicy {
 
 impl PeerPolicy {
     fn of_this_host() -> Result<PeerPolicy> {
-        let group = Group::from_name(GROUP).with_context(|| format!("could not look up the group {GROUP}"))?;
+        let group =
+            Group::from_name(GROUP).with_context(|| format!("could not look up the group {GROUP}"))?;
         let group = group.map(|group| group.gid);
         Ok(PeerPolicy { own: Uid::effective(), group })
     }

@@ -33,7 +33,9 @@ impl Token {
         match fs::read_to_string(path) {
             Ok(text) => Token::checked(path, &text),
             Err(error) if error.kind() == ErrorKind::NotFound => Token::create(path),
-            Err(error) => Err(error).with_context(|| format!("could not read the API token in {}", path.display())),
+            Err(error) => {
+                Err(error).with_context(|| format!("could not read the API token in {}", path.display()))
+            }
         }
     }
 

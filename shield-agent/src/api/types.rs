@@ -372,26 +372,27 @@ pub struct Status {
     pub host: HostVitals,
 }
 
-/// What one source has read since start, and how far it is behind its logs.
+/// A source's lines since the start, and how far it is behind its logs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct SourceStatus {
-    /// Its name; its part is `source:` and the name.
+    /// The name; the part of this source is `source:` and the name.
     pub source: String,
-    /// Lines read, refused ones included.
+    /// Lines read, rejected ones included.
     pub lines: u64,
     /// Bytes of these lines.
     pub bytes: u64,
-    /// Lines refused.
+    /// Lines rejected.
     pub rejected: u64,
     /// Requests recovered from broken lines.
     pub salvaged: u64,
-    /// Logs followed; `None` for a socket and for standard input.
+    /// Logs followed; null for a socket and for standard input.
     pub logs: Option<u64>,
-    /// Bytes in the logs that are not read yet; `None` for a socket and for standard input.
+    /// Bytes in the logs that are not read yet; null for a socket and for standard input.
     pub lag_bytes: Option<u64>,
-    /// How old the last line read is, by the log's times. `None` when the source is not behind, or before the first line.
+    /// Age of the last line read, by the log's times; null if the source is not behind, and before the first line.
     pub lag_secs: Option<u64>,
-    /// When the last line read was logged, by the log's times; `None` before the first.
+    /// Time of the last line read, by the log's times; null before the first line.
     pub last_line_ms: Option<i64>,
 }
 

@@ -137,11 +137,7 @@ impl AgentClient {
         Ok(EventStream { endpoint: self.endpoint.clone(), body: response.into_body(), buffer: Vec::new() })
     }
 
-    fn request(
-        &self,
-        operation: Operation,
-        params: &[(&str, String)],
-    ) -> hyper::http::request::Builder {
+    fn request(&self, operation: Operation, params: &[(&str, String)]) -> hyper::http::request::Builder {
         let mut url = reqwest::Url::parse("http://localhost").expect("the constant is a URL");
         url.set_path(&format!("{BASE}{}", operation.path()));
         if !params.is_empty() {

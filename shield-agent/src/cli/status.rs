@@ -168,7 +168,12 @@ mod tests {
     use shield_engine::action::Totals;
 
     fn status() -> Status {
-        let part = |part: &str, state, text: &str| Part { part: part.into(), label: part.into(), state, text: text.into() };
+        let part = |part: &str, state, text: &str| Part {
+            part: part.into(),
+            label: part.into(),
+            state,
+            text: text.into(),
+        };
         Status {
             version: "0.1.0".into(),
             now_ms: 1_778_537_253_000,

@@ -1,28 +1,15 @@
-// Requests to `/api/v1`: addresses, the token, time limits, and errors that say what went wrong. Knows no view.
+// Requests to the agent's API, with the token, a time limit, and errors that name the cause.
 
-import type {
-  BanPage,
-  BanSort,
-  ClientList,
-  EventList,
-  Explanation,
-  History,
-  HistoryRange,
-  Reply,
-  Status,
-  Whoami,
-} from "./types";
+import { BASE, type BanSort, type Changes, type HistoryRange, type Reads, type RuleName } from "./types";
 import { readToken } from "./token";
 
-const BASE = "/api/v1";
-
-/** A read that takes longer says that the agent is in trouble; the page then shows itself cut off. */
+/** Within the agent's own limit of 10 s: a slower agent is in trouble, and the page shows that it is disconnected. */
 const READ_LIMIT_MS = 8_000;
 
-/** A change is committed and enforced before it is answered, which may take a slow iptables a while. */
+/** Longer than for reads: a change is committed to the store before it is answered. */
 const CHANGE_LIMIT_MS = 20_000;
 
-/** A request that was refused, or got no answer (`status` 0). */
+/** A refused request, or one without an answer (`status` 0). */
 export class ApiError extends Error {
   constructor(
     readonly status: number,
@@ -37,15 +24,16 @@ export class ApiError extends Error {
 }
 
 export const api = {
-  status: () => read<Status>("/status"),
-  clients: (n: number) => read<ClientList>("/clients", { n: String(n) }),
-  recentEvents: (limit: number) => read<EventList>("/events/recent", { limit: String(limit) }),
-  history: (range: HistoryRange) => read<History>("/history", { range }),
-  explain: (client: string) => read<Explanation>("/explain", { client }),
-  bans: (query: { q: string; rule: string; sort: BanSort; limit: number; cursor: string | null }) =>
-    read<BanPage>("/bans", {
+  status: () => read("/status", {}),
+  labels: () => read("/labels", {}),
+  clients: (n: number) => read("/clients", { n }),
+  recentEvents: (limit: number) => read("/events/recent", { limit }),
+  history: (range: HistoryRange) => read("/history", { range }),
+  explain: (client: string) => read("/explain", { client }),
+  bans: (query: { q: string; rule: RuleName | ""; sort: BanSort; limit: number; cursor: string | null }) =>
+    read("/bans", {
       sort: query.sort,
-      limit: String(query.limit),
+      limit: query.limit,
       ...(query.q === "" ? {} : { q: query.q }),
       ...(query.rule === "" ? {} : { rule: query.rule }),
       ...(query.cursor === null ? {} : { cursor: query.cursor }),
@@ -55,22 +43,22 @@ export const api = {
     change("/unban", { clients: [client], forget, reason }),
   allow: (client: string, reason: string | null) => change("/allow", { clients: [client], reason }),
 
-  /** Whether this token is right: 401 is an answer here, everything else that fails is an error. */
+  /** Checks a token. 401 is the answer "no"; any other failure is an error. */
   async mayChange(token: string): Promise<boolean> {
     try {
       const answer = await request("/whoami", { headers: { authorization: `Bearer ${token}` } }, READ_LIMIT_MS);
-      return ((await answer.json()) as Whoami).may_change;
+      return ((await answer.json()) as Reads["/whoami"]["answer"]).may_change;
     } catch (error) {
       if (error instanceof ApiError && error.needsToken) return false;
       throw error;
     }
   },
 
-  /** Opens the event stream; the caller reads the body and ends it through `signal`. */
+  /** Opens the event stream; the caller reads the body and aborts it through `signal`. */
   async openEvents(lastEventId: string | null, signal: AbortSignal): Promise<ReadableStream<Uint8Array>> {
     const headers: Record<string, string> = { accept: "text/event-stream", ...authorization() };
     if (lastEventId !== null) headers["last-event-id"] = lastEventId;
-    const answer = await fetchOrExplain(BASE + "/events", { headers, cache: "no-store", signal });
+    const answer = await fetchOrThrow(BASE + "/events", { headers, cache: "no-store", signal });
     if (answer.body === null) throw new ApiError(0, "The event stream has no body.");
     return answer.body;
   },
@@ -81,23 +69,23 @@ function authorization(): Record<string, string> {
   return token === null ? {} : { authorization: `Bearer ${token}` };
 }
 
-async function read<T>(path: string, query: Record<string, string> = {}): Promise<T> {
-  const search = new URLSearchParams(query).toString();
+async function read<Path extends keyof Reads>(path: Path, query: Reads[Path]["query"]): Promise<Reads[Path]["answer"]> {
+  const search = new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)])).toString();
   const answer = await request(search === "" ? path : `${path}?${search}`, { headers: authorization() }, READ_LIMIT_MS);
-  return (await answer.json()) as T;
+  return (await answer.json()) as Reads[Path]["answer"];
 }
 
-async function change(path: string, body: unknown): Promise<Reply> {
+async function change<Path extends keyof Changes>(path: Path, body: Changes[Path]["body"]): Promise<Changes[Path]["answer"]> {
   const headers = { "content-type": "application/json", ...authorization() };
   const answer = await request(path, { method: "POST", headers, body: JSON.stringify(body) }, CHANGE_LIMIT_MS);
-  return (await answer.json()) as Reply;
+  return (await answer.json()) as Changes[Path]["answer"];
 }
 
 function request(path: string, init: RequestInit, limitMs: number): Promise<Response> {
-  return fetchOrExplain(BASE + path, { cache: "no-store", ...init, signal: AbortSignal.timeout(limitMs) });
+  return fetchOrThrow(BASE + path, { cache: "no-store", ...init, signal: AbortSignal.timeout(limitMs) });
 }
 
-async function fetchOrExplain(url: string, init: RequestInit): Promise<Response> {
+async function fetchOrThrow(url: string, init: RequestInit): Promise<Response> {
   let answer: Response;
   try {
     answer = await fetch(url, init);

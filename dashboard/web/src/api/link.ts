@@ -1,38 +1,39 @@
-// The link to the agent: streams while it can, polls when it cannot, says so when it is cut off, and keeps trying.
-//
-// Every state it reports is one that a person should see; what is done with the facts is the views' business.
+// The connection to the agent: the event stream, polling where streaming fails, and reconnecting. Every state is one that
+// the operator should see.
 
 import { api, ApiError } from "./client";
 import { messages } from "./stream";
-import type { AgentEvent, Snapshot } from "./types";
+import type { Event as AgentEvent, Streams } from "./types";
+
+type Snapshot = Streams["/events"]["snapshot"];
 
 export type LinkState =
   | { kind: "connecting" }
   | { kind: "live"; by: "stream" | "polling" }
-  | { kind: "cut-off"; sinceMs: number; retryAtMs: number; why: string }
+  | { kind: "disconnected"; sinceMs: number; retryAtMs: number; why: string }
   | { kind: "locked" };
 
 export interface Listener {
   onState(state: LinkState): void;
   onSnapshot(snapshot: Snapshot): void;
   onNotice(event: AgentEvent): void;
-  /** Notices may have been missed: everything that is kept should be asked for again. */
+  /** Events may have been missed: everything that is kept should be fetched again. */
   onGap(): void;
 }
 
-/** Snapshots come every second. After this long without a word the stream is dead, whatever TCP believes. */
+/** Snapshots come every second. After this long without one the stream is dead, even if TCP has not noticed yet. */
 const SILENCE_LIMIT_MS = 5_000;
 
-/** How often facts are fetched without a stream; the promise is 3 s at most. */
+/** Interval of polling: what is shown is never older than 3 s. */
 const POLL_EVERY_MS = 2_000;
 
-/** While polling, the stream is tried again this often. */
+/** Interval of attempts to stream while polling. */
 const RETRY_STREAM_MS = 30_000;
 
-/** Waits between attempts while cut off: short at first, because a restart takes a second or two. */
+/** Waits between attempts while disconnected: short at first, because a restart of the agent takes a second or two. */
 const BACKOFF_MS = [500, 1_000, 2_000, 3_000, 5_000];
 
-/** A stream that worked and broke is opened again after this, before anything else is tried. */
+/** A stream that worked and broke is reopened after this long, before anything else is tried. */
 const FIRST_RETRY_MS = 250;
 
 const CLIENTS_SHOWN = 10;
@@ -59,12 +60,12 @@ export class Link {
     }
   }
 
-  /** Tries again at once: the operator asked to, gave a token, or the network came back. */
+  /** Retries at once, instead of after the wait. */
   retryNow(): void {
     this.wake?.();
   }
 
-  /** Reads the stream until it breaks; always ends with an error. */
+  /** Reads the stream until it breaks; never resolves. */
   private async stream(): Promise<void> {
     const abort = new AbortController();
     const watchdog = new Watchdog(SILENCE_LIMIT_MS, () => abort.abort());
@@ -80,7 +81,7 @@ export class Link {
     } finally {
       watchdog.stop();
     }
-    throw new ApiError(0, "The agent ended the connection.");
+    throw new ApiError(0, "The agent closed the connection.");
   }
 
   private deliver(snapshot: Snapshot, by: "stream" | "polling"): void {
@@ -114,11 +115,11 @@ export class Link {
     this.missedSome = true;
     const wait = BACKOFF_MS[Math.min(this.failures++, BACKOFF_MS.length - 1)] ?? POLL_EVERY_MS;
     const why = error instanceof ApiError ? error.message : "The agent does not answer.";
-    this.listener.onState({ kind: "cut-off", sinceMs: this.lastWordMs, retryAtMs: Date.now() + wait, why });
+    this.listener.onState({ kind: "disconnected", sinceMs: this.lastWordMs, retryAtMs: Date.now() + wait, why });
     await this.pause(wait);
   }
 
-  /** Polls until it is time to try the stream again; says whether polling worked at all. */
+  /** Polls until it is time to try the stream again; false if polling failed at once. */
   private async poll(): Promise<boolean> {
     const end = Date.now() + RETRY_STREAM_MS;
     let worked = false;
@@ -148,7 +149,7 @@ export class Link {
   }
 }
 
-/** Calls `expired` once when it was not fed for `limitMs`. */
+/** Calls `expired` once if it was not fed for `limitMs`. */
 class Watchdog {
   private timer: ReturnType<typeof setTimeout>;
 

@@ -1,6 +1,5 @@
-// Server-sent events read with `fetch`, which, unlike `EventSource`, can send a token and can be timed.
+// Server-sent events over `fetch`: `EventSource` can neither send a token nor be given a time limit.
 
-/** One message of the stream. */
 export interface Message {
   event: string;
   data: string;
@@ -8,8 +7,8 @@ export interface Message {
 }
 
 /**
- * The messages in a stream of bytes, as the HTML standard's "event stream interpretation" reads them. Ends when the
- * stream does; comments (the server's heartbeats) come out as messages of the event `comment`.
+ * Parses a stream of bytes as the HTML standard's "event stream interpretation" says. Ends with the stream; a comment
+ * becomes a message of the event `comment`, because it shows that the stream is alive.
  */
 export async function* messages(body: ReadableStream<Uint8Array>): AsyncGenerator<Message> {
   const reader = body.getReader();
@@ -21,7 +20,7 @@ export async function* messages(body: ReadableStream<Uint8Array>): AsyncGenerato
       const { done, value } = await reader.read();
       if (done) return;
       const text = pending + decoder.decode(value, { stream: true });
-      // A CR at the end may be half of a CR LF: it waits for what follows.
+      // A CR at the end may be the first half of a CR LF: kept until the next bytes are here.
       const end = text.endsWith("\r") ? text.length - 1 : text.length;
       const lines = text.slice(0, end).split(/\r\n|\n|\r/);
       pending = (lines.pop() ?? "") + text.slice(end);

@@ -1,4 +1,4 @@
-// The operator's token: kept for this tab's session and nowhere else, sent only to this server.
+// The operator's token, in the session storage of this tab: gone with the tab, and sent only to this server.
 
 const KEY = "shield-token";
 

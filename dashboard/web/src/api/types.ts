@@ -1,254 +1,682 @@
-// The shapes of `/api/v1` that the page uses; `docs/openapi.json` is their source and says what each means.
+// The types of `/api/v1`, generated from the agent's Rust types: do not edit. `cargo xtask api-types` renews this file.
 
-export type PartState = "active" | "waiting" | "degraded" | "off";
-export type Severity = "info" | "warning" | "critical";
-export type ClientState = "normal" | "anomalous" | "banned" | "allowed";
-export type BanSort = "since" | "ends" | "client";
-export type HistoryRange = "30m" | "24h";
+export const BASE = "/api/v1";
 
-export interface Part {
-  part: string;
-  state: PartState;
-  text: string;
-}
-
-export interface SourceStatus {
-  source: string;
-  lines: number;
-  bytes: number;
-  rejected: number;
-  salvaged: number;
-  logs: number | null;
-  lag_bytes: number | null;
-  lag_secs: number | null;
-  last_line_ms: number | null;
-}
-
-export interface Status {
-  version: string;
-  now_ms: number;
-  started_ms: number;
-  dry_run: boolean;
-  health: "ok" | "waiting" | "degraded";
-  parts: Part[];
-  sources: SourceStatus[];
-  detector: DetectorStatus;
-  global: GlobalRate;
-  baseline: Baseline;
-  hour_profile: HourSlot[];
-  totals: Totals;
-  bans: { active: number; permanent: number };
-  dropped: Dropped;
-  agent: { cpu_percent: number; memory_bytes: number; uptime_secs: number; threads: number };
-  host: Host;
-}
-
-export interface DetectorStatus {
-  profile: string;
-  reference: string;
-  warm_up: { remaining_secs: number } | null;
-  frozen: boolean;
-  blast_radius: string | null;
-  clients: number;
-  max_clients: number;
-  evicted: number;
-}
-
-export interface GlobalRate {
-  rate: number;
-  error_rate: number;
-  window_secs: number;
-  anomaly: { since_ms: number; condition: string } | null;
-}
-
-export interface Baseline {
-  mean: number;
-  stddev: number;
-  error_mean: number;
-  source: string;
-  samples: number;
-  client_mean: number | null;
-  client_stddev: number | null;
-}
-
-export interface HourSlot {
-  hour: number;
-  mean: number | null;
-  stddev: number | null;
-}
-
-export interface Totals {
-  requests: number;
-  errors: number;
-  rejected: number;
-  salvaged: number;
-  bans: number;
-  lifts: number;
-}
-
-export interface Dropped {
-  packets: number;
-  bytes: number;
-  packets_per_sec: number;
-  bytes_per_sec: number;
-  by_enforcer: { enforcer: string; packets: number; bytes: number }[];
-}
-
-export interface Host {
-  name: string;
+/** The agent's process. */
+export interface Agent {
+  /** CPU in percent of one core over the last seconds. */
   cpu_percent: number;
-  cores: number;
-  load_1min: number;
-  memory_used_bytes: number;
-  memory_total_bytes: number;
+  /** Resident memory. */
+  memory_bytes: number;
+  threads: number;
+  /** Seconds since the start. */
   uptime_secs: number;
 }
 
-export interface Measure {
-  name: string;
-  value: number;
-  threshold: number;
-}
-
-export interface PathCount {
-  path: string;
-  count: number;
-}
-
-export interface Evidence {
-  rule: string;
-  condition: string;
-  rate: number;
-  mean: number;
-  stddev: number;
-  z_score: number;
-  threshold: number;
-  tightened: boolean;
-  baseline: string;
-  window_secs: number;
-  requests: number;
-  errors: number;
-  at_secs: number;
-  measures: Measure[];
-  top_paths: PathCount[];
-}
-
-export interface Ban {
-  client: string;
-  serial: number;
-  since_ms: number;
-  ends_ms: number | null;
-  remaining_secs: number | null;
-  offence: number;
-  rule: string;
-  reason: string | null;
+/** A network whose clients are never banned. */
+export interface AllowEntry {
+  /** In CIDR notation. */
+  network: string;
+  reason: AllowReason;
+  /** The reason in plain words. */
   words: string;
+}
+
+/** The allowlist. */
+export interface AllowList {
+  /** Sorted by network. */
+  entries: AllowEntry[];
+}
+
+/** Why a network is on the allowlist. */
+export type AllowReason = "configured" | "operator" | "own_address" | "special" | "gateway" | "resolver" | "ssh_session" | "trusted_proxy" | "search_engine";
+
+/** Networks to put on the allowlist, or to take off it. */
+export interface AllowRequest {
+  /** Addresses or networks. */
+  clients: Client[];
+  /** The reason, for the record. */
+  reason?: string | null;
+}
+
+/** A global anomaly in progress. */
+export interface Anomaly {
+  /** The condition that holds, with its numbers. */
+  condition: string;
+  /** Start of the anomaly. */
+  since_ms: number;
+}
+
+/** A ban in force. */
+export interface Ban {
+  /** The client. */
+  client: Client;
+  /** Dropped packets of this client since its ban; null while no enforcer counts them. */
+  dropped: Drops | null;
+  /** End of the ban; null if it is permanent. */
+  ends_ms: number | null;
+  /** The enforcers that drop it now; null if that is not known. */
+  enforced_by: EnforcerName[] | null;
+  /** The detector's evidence; null for a ban that it did not make. */
   evidence: Evidence | null;
-  dropped: { packets: number; bytes: number } | null;
-  enforced_by: string[] | null;
+  /** The client's offences, this one included; 0 if the ban is not for an offence. */
+  offence: number;
+  /** The reason that the operator or the imported list gave. */
+  reason: string | null;
+  /** Seconds left by the boot clock, which decides; null if the ban is permanent. */
+  remaining_secs: number | null;
+  /** The rule it was for. */
+  rule: RuleName;
+  /** Grows with every ban and every change of one, across restarts. */
+  serial: number;
+  /** Start of the ban. */
+  since_ms: number;
+  /** The cause in plain words, one or two sentences. */
+  words: string;
 }
 
+/** Bans in force. */
+export interface BanCounts {
+  /** All bans in force. */
+  active: number;
+  /** Permanent bans among them. */
+  permanent: number;
+}
+
+/** One page of the bans in force. */
 export interface BanPage {
+  /** In the requested order. */
   bans: Ban[];
-  total: number;
+  /** The `cursor` of the next page; null on the last one. */
   next: string | null;
+  /** The agent's clock at the time of this answer. */
   now_ms: number;
+  /** Number of bans that match the filter. */
+  total: number;
 }
 
+/** Clients to ban. */
+export interface BanRequest {
+  /** Addresses or networks. */
+  clients: Client[];
+  /** The reason, for the record. */
+  reason?: string | null;
+  term?: Term;
+}
+
+/** The order of a list of bans. */
+export type BanSort = "since" | "ends" | "client";
+
+/** The level that the global rate is compared with. */
+export interface Baseline {
+  /** Mean rate of one client in requests per second; null until it is known. */
+  client_mean: number | null;
+  /** Standard deviation of one client's rate; null until it is known. */
+  client_stddev: number | null;
+  /** Requests with an error status per second. */
+  error_mean: number;
+  /** Requests per second. */
+  mean: number;
+  /** Seconds of traffic it was computed from. */
+  samples: number;
+  /** Where the values come from. */
+  source: string;
+  /** Population standard deviation, requests per second. */
+  stddev: number;
+}
+
+/** An IPv4 address, or a network in CIDR notation. An IPv6 client is a /64 unless configured otherwise. */
+export type Client = string;
+
+/** A client and its window: the last 60 s, or the 60 s before its ban if that was made within them. */
 export interface ClientActivity {
-  client: string;
-  rate: number;
-  requests: number;
+  client: Client;
+  /** Requests with an error status in the window. */
   errors: number;
-  z_score: number;
+  /** Requests per second. */
+  rate: number;
+  /** Requests in the window. */
+  requests: number;
   state: ClientState;
+  /** Distance of the rate from the reference level, in standard deviations. */
+  z_score: number;
 }
 
+/** The busiest clients. */
 export interface ClientList {
-  window_secs: number;
-  now_ms: number;
+  /** Highest rate first. */
   clients: ClientActivity[];
+  /** The agent's clock at the time of this answer. */
+  now_ms: number;
+  /** Length of the window in seconds. */
+  window_secs: number;
 }
 
-export interface Snapshot {
-  status: Status;
-  clients: ClientList;
+/** The state of a client. */
+export type ClientState = "normal" | "anomalous" | "banned" | "allowed";
+
+/** What a command did about one client. */
+export interface CommandResult {
+  /** The client, in canonical form. */
+  client: Client;
+  /** In words: `banned until …`, `not banned: an address of this host`, `was not banned`. */
+  message: string;
+  /** Whether the wish was fulfilled. */
+  ok: boolean;
 }
 
-export interface AgentEvent {
-  id: number;
+/** The configuration in force, without secrets. */
+export interface Config {
+  /** The file it was read from; null for the defaults. */
+  path: string | null;
+  /** All settings with their values; a secret appears as `(set)`. */
+  settings: Record<string, unknown>;
+}
+
+/** The detector. */
+export interface DetectorStatus {
+  /** The reason why the blast-radius limit stopped banning; null if it did not. */
+  blast_radius: string | null;
+  /** Clients in the table. */
+  clients: number;
+  /** Clients evicted from the full table since the start. */
+  evicted: number;
+  /** True while an anomaly keeps the baseline from learning. */
+  frozen: boolean;
+  /** Capacity of the table. */
+  max_clients: number;
+  /** The rule profile: `default`, `classic`… */
+  profile: string;
+  /** The reference that a client's rate is compared with: `adaptive` or `classic`. */
+  reference: string;
+  /** Its state, as for a part. */
+  state: PartState;
+  /** The details of the state, as for a part. */
+  text: string;
+  /** Null once the baseline is learned. */
+  warm_up: WarmUp | null;
+}
+
+/** Packets and bytes that the kernel dropped for Shield. Packets that XDP drops never reach iptables, so the sums count nothing twice. */
+export interface Dropped {
+  /** One entry for each enforcer that counts. */
+  by_enforcer: EnforcerDrops[];
+  /** Bytes since the start. */
+  bytes: number;
+  /** Bytes per second, over the last second or more. */
+  bytes_per_sec: number;
+  /** Packets since the start. */
+  packets: number;
+  /** Packets per second, over the last second or more. */
+  packets_per_sec: number;
+}
+
+/** Dropped packets and bytes. */
+export interface Drops {
+  /** Includes the link-layer header where the enforcer sees it: XDP does, iptables does not. */
+  bytes: number;
+  packets: number;
+}
+
+/** The packets and bytes that one enforcer dropped since the start. */
+export interface EnforcerDrops {
+  /** Bytes. */
+  bytes: number;
+  enforcer: EnforcerName;
+  /** Packets. */
+  packets: number;
+}
+
+/** An enforcer's name; the order is the order of [`EnforcerSet`] bits. */
+export type EnforcerName = "iptables" | "xdp";
+
+/** A refused request. */
+export interface Error {
+  /** Stable, for programs. A string rather than an [`ErrorCode`], because a newer agent may have codes that this client does not know. */
+  code: ErrorCode;
+  /** For people: what is wrong, where, and what to do about it. */
+  message: string;
+}
+
+/** The kinds of refusals; each has its HTTP status. */
+export type ErrorCode = "bad_request" | "unauthorized" | "forbidden" | "not_found" | "method_not_allowed" | "timeout" | "too_large" | "wrong_host" | "too_many_streams" | "overloaded" | "internal";
+
+/** An event that an operator should know of. */
+export interface Event {
   at_ms: number;
+  /** The client concerned; null if the event concerns none. */
+  client: Client | null;
+  /** All facts, as in the audit log; `event` names the kind. */
+  data: { event: string };
+  /** Grows with every event, also across restarts. */
+  id: number;
+  /** The kind of event. New kinds may be added: show `text`. */
   kind: string;
   severity: Severity;
-  client: string | null;
+  /** In plain words, one line. May contain text from the network: never markup. */
   text: string;
 }
 
+/** Recent events. */
 export interface EventList {
-  events: AgentEvent[];
+  /** Newest first. */
+  events: Event[];
+  /** The `before` of the next older events; null if there are no older ones here (the audit log has them). */
   next: number | null;
 }
 
+/** Why a client was found anomalous. */
+export interface Evidence {
+  /** The log's time of the request that tipped it, in Unix seconds. */
+  at_secs: number;
+  /** What the baseline was: `rolling`, `hour_slot`, `floor`, `warm_up`. */
+  baseline: string;
+  /** In one line, with the numbers: `z-score=5.43 > threshold=2.0`. */
+  condition: string;
+  /** Its errors (status >= 400, less those configured as our own answers) in the window. */
+  errors: number;
+  /** The baseline's mean that it was held against, in requests per second. */
+  mean: number;
+  /** Every value that the rule looked at, beside its threshold. */
+  measures?: Measure[];
+  /** The client's rate over the window, in requests per second. */
+  rate: number;
+  /** The client's requests in the window. */
+  requests: number;
+  /** The rule that fired first. */
+  rule: RuleName;
+  /** The baseline's standard deviation, in requests per second. */
+  stddev: number;
+  /** The threshold of the rule that fired. */
+  threshold: number;
+  /** Whether an error surge tightened the thresholds. */
+  tightened: boolean;
+  /** The most requested paths in the window, most first. */
+  top_paths?: PathCount[];
+  /** Length of the window in seconds. */
+  window_secs: number;
+  /** (rate - mean) / stddev. */
+  z_score: number;
+}
+
+/** The reason why a client is banned, or why it is not. */
+export interface Explanation {
+  /** Allowlist entries that protect it. */
+  allowed: AllowEntry[];
+  /** The moment that is explained. */
+  at_ms: number;
+  /** The ban that drops it, its own or that of a network around it; null if there is none. */
+  ban: Ban | null;
+  client: Client;
+  /** Newest first. */
+  history: PastBan[];
+  offences: Offences;
+  reference: Reference;
+  /** All rules. */
+  rules: RuleState[];
+  /** Most requested first. */
+  top_paths: PathCount[];
+  /** Null if the client was not seen lately. */
+  window: Window | null;
+  /** The answer in plain words. */
+  words: string;
+}
+
+/** Events are missing in a stream. */
+export interface Gap {
+  /** Number of missing events; 0 if it is unknown. */
+  missed: number;
+}
+
+/** The traffic of the whole server over the window. */
+export interface GlobalRate {
+  /** Null while traffic is normal. */
+  anomaly: Anomaly | null;
+  /** Requests with an error status per second. */
+  error_rate: number;
+  /** Requests per second. */
+  rate: number;
+  /** Length of the window in seconds. */
+  window_secs: number;
+}
+
+/** The worst state of any part, of the detector included. */
+export type Health = "ok" | "waiting" | "degraded";
+
+/** Time series in columns of equal length, oldest first and evenly spaced. Null where nothing was recorded. */
+export interface History {
+  /** Bans in force. */
+  active_bans: (number | null)[];
+  /** Times of the points. */
+  at_ms: number[];
+  /** Dropped bytes per second. */
+  dropped_bytes_per_sec: (number | null)[];
+  /** Dropped packets per second. */
+  dropped_packets_per_sec: (number | null)[];
+  /** Requests with an error status per second. */
+  error_rate: (number | null)[];
+  /** Oldest first. */
+  marks: Mark[];
+  /** Mean of the baseline, requests per second. */
+  mean: (number | null)[];
+  range: HistoryRange;
+  /** Global rate, requests per second. */
+  rate: (number | null)[];
+  /** Standard deviation of the baseline, requests per second. */
+  stddev: (number | null)[];
+  /** Seconds between two points; a point is the mean over them. */
+  step_secs: number;
+}
+
+/** The range of a history. */
+export type HistoryRange = "30m" | "24h";
+
+/** The machine. */
+export interface Host {
+  /** Logical CPUs. */
+  cores: number;
+  /** CPU in percent of all cores over the last seconds. */
+  cpu_percent: number;
+  /** Load average over one minute. */
+  load_1min: number;
+  memory_total_bytes: number;
+  /** Total less available memory. */
+  memory_used_bytes: number;
+  name: string;
+  /** Seconds since boot. */
+  uptime_secs: number;
+}
+
+/** The learned level of one hour of the day. */
+export interface HourSlot {
+  /** 0 to 23, UTC. */
+  hour: number;
+  /** Requests per second; null until it is known. */
+  mean: number | null;
+  /** Standard deviation in requests per second; null until it is known. */
+  stddev: number | null;
+}
+
+/** One ban of an import. */
+export interface ImportEntry {
+  client: Client;
+  /** The reason, for the record. */
+  reason?: string | null;
+  term?: Term;
+}
+
+/** A list of bans, each with its own term. */
+export interface ImportRequest {
+  bans: ImportEntry[];
+}
+
+/** The display names of what the API names for programs. Constant for one version of the agent. */
+export interface Labels {
+  /** By the name in a baseline's `source`. */
+  baseline_sources: Record<string, string>;
+  /** By the name in `enforcer` and `enforced_by`. */
+  enforcers: Record<string, string>;
+  /** By the name in `rule`. */
+  rules: Record<string, string>;
+}
+
+/** Why a ban ended. */
+export type LiftReason = "expired" | "operator" | "allowed";
+
+/** A mark on the plot. */
 export interface Mark {
   at_ms: number;
-  kind: "bans" | "anomaly_started" | "anomaly_ended";
+  /** Number of bans in this step; 1 for an anomaly. */
   count: number;
+  kind: MarkKind;
+  /** In plain words. */
   text: string;
 }
 
-type Column = (number | null)[];
+/** The kind of a mark. */
+export type MarkKind = "bans" | "anomaly_started" | "anomaly_ended";
 
-export interface History {
-  range: HistoryRange;
-  step_secs: number;
-  at_ms: number[];
-  rate: Column;
-  error_rate: Column;
-  mean: Column;
-  stddev: Column;
-  dropped_packets_per_sec: Column;
-  dropped_bytes_per_sec: Column;
-  active_bans: Column;
-  marks: Mark[];
+/** One measured value beside the threshold it was held against. */
+export interface Measure {
+  /** What was measured, in the field's words: `rate`, `errors_60s`, `failed_paths_600s`… */
+  name: string;
+  /** The threshold in force (already tightened when `Evidence::tightened`). */
+  threshold: number;
+  /** Its value. */
+  value: number;
 }
 
-export interface RuleState {
-  rule: string;
-  fires: boolean;
-  not_asked?: string | null;
-  measures: Measure[];
-  words: string;
+/** A client's offences that are still remembered. */
+export interface Offences {
+  /** The number of offences. */
+  count: number;
+  /** Time of the last one; null if there is none. */
+  last_ms: number | null;
 }
 
+/** A part of Shield with its state. */
+export interface Part {
+  /** The display name. */
+  label: string;
+  /** `iptables`, `xdp`, `store`, `slack`, `source:PATH`… */
+  part: string;
+  state: PartState;
+  /** Details of a working part, or the reason for any other state and what to do about it. */
+  text: string;
+}
+
+/** The state of a part. */
+export type PartState = "active" | "waiting" | "degraded" | "off";
+
+/** A ban that has ended. */
 export interface PastBan {
-  serial: number;
-  since_ms: number;
+  /** End of the ban. */
   ended_ms: number;
-  rule: string;
-  lifted: string;
+  /** The reason for its end. */
+  lifted: LiftReason;
+  /** The reason that the operator gave. */
   reason: string | null;
+  /** The rule it was for. */
+  rule: RuleName;
+  /** The serial number of the ban. */
+  serial: number;
+  /** Start of the ban. */
+  since_ms: number;
 }
 
-export interface Explanation {
-  client: string;
-  at_ms: number;
-  words: string;
-  ban: Ban | null;
-  allowed: { network: string; reason: string; words: string }[];
-  window: { secs: number; requests: number; errors: number; rate: number } | null;
-  reference: { mean: number; stddev: number; source: string };
-  rules: RuleState[];
-  top_paths: PathCount[];
-  offences: { count: number; last_ms: number | null };
-  history: PastBan[];
+/** A path and how often the client asked for it in the window. Lossy UTF-8, cut to a bounded length. */
+export interface PathCount {
+  /** Requests for it in the window. */
+  count: number;
+  /** The path. */
+  path: string;
 }
 
+/** The level that a client's rate is compared with. */
+export interface Reference {
+  /** Requests per second. */
+  mean: number;
+  /** Where the values come from. */
+  source: string;
+  /** Requests per second. */
+  stddev: number;
+}
+
+/** The answer to a command: what was done for each client asked for, in order. */
 export interface Reply {
-  results: { client: string; ok: boolean; message: string }[];
+  /** One result a client. */
+  results: CommandResult[];
 }
 
+/** A detection rule. Each has its own switch, thresholds and evidence. */
+export type RuleName = "z_score" | "rate_multiplier" | "error_surge" | "probing" | "flood" | "behaviour" | "operator" | "imported" | "network";
+
+/** The values of one rule beside its thresholds. */
+export interface RuleState {
+  /** True if the rule fires. */
+  fires: boolean;
+  measures: Measure[];
+  /** The reason why the rule was not evaluated (off, warming up, too few requests); null if it was. */
+  not_asked: string | null;
+  rule: RuleName;
+  /** The outcome in plain words. */
+  words: string;
+}
+
+/** The severity of an event. */
+export type Severity = "info" | "warning" | "critical";
+
+/** What the page needs every second. */
+export interface Snapshot {
+  /** The ten busiest clients. */
+  clients: ClientList;
+  /** The state of the agent, its traffic, its bans and the machine. */
+  status: Status;
+}
+
+/** A source's lines since the start, and how far it is behind its logs. */
+export interface SourceStatus {
+  /** Bytes of these lines. */
+  bytes: number;
+  /** Bytes in the logs that are not read yet; null for a socket and for standard input. */
+  lag_bytes: number | null;
+  /** Age of the last line read, by the log's times; null if the source is not behind, and before the first line. */
+  lag_secs: number | null;
+  /** Time of the last line read, by the log's times; null before the first line. */
+  last_line_ms: number | null;
+  /** Lines read, rejected ones included. */
+  lines: number;
+  /** Logs followed; null for a socket and for standard input. */
+  logs: number | null;
+  /** Lines rejected. */
+  rejected: number;
+  /** Requests recovered from broken lines. */
+  salvaged: number;
+  /** The name; the part of this source is `source:` and the name. */
+  source: string;
+}
+
+/** The state of the agent, its traffic, its bans and the machine. */
+export interface Status {
+  /** The agent's process. */
+  agent: Agent;
+  /** Bans in force. */
+  bans: BanCounts;
+  /** The level that the traffic is compared with. */
+  baseline: Baseline;
+  /** The detector. */
+  detector: DetectorStatus;
+  /** Packets and bytes that the kernel dropped. */
+  dropped: Dropped;
+  /** True if bans are decided and recorded but not enforced. */
+  dry_run: boolean;
+  /** The whole server's traffic. */
+  global: GlobalRate;
+  /** The worst state of any part. */
+  health: Health;
+  /** The machine. */
+  host: Host;
+  /** 24 entries, hour 0 first. */
+  hour_profile: HourSlot[];
+  /** The agent's clock at the time of this answer: count down against it, not against the viewer's clock. */
+  now_ms: number;
+  /** All parts, in a fixed order. */
+  parts: Part[];
+  /** Log lines rejected since the start, by reason. */
+  rejected: Record<string, number>;
+  /** Every source. */
+  sources: SourceStatus[];
+  /** Start of the agent. */
+  started_ms: number;
+  /** Totals since the first start, across restarts. */
+  totals: Totals;
+  /** The agent's version. */
+  version: string;
+}
+
+/** The term of a ban. */
+export type Term = "next" | "permanent" | { secs: number };
+
+/** Lifetime totals. */
+export interface Totals {
+  /** Bans made. */
+  bans: number;
+  /** Requests with an error status. */
+  errors: number;
+  /** Bans ended. */
+  lifts: number;
+  /** Lines refused. */
+  rejected: number;
+  /** Requests counted. */
+  requests: number;
+  /** Lines saved by the tolerant reader. */
+  salvaged: number;
+}
+
+/** The transport that a request came over. */
+export type Transport = "unix" | "tcp";
+
+/** Bans to lift. The windows of the clients are cleared, so that old requests do not ban them again at once. */
+export interface UnbanRequest {
+  /** Addresses or networks. */
+  clients: Client[];
+  /** Forget the offences of these clients as well. */
+  forget?: boolean;
+  /** The reason, for the record. */
+  reason?: string | null;
+}
+
+/** The warm-up: until it ends, only what needs no baseline is banned (floods, probing, password guessing). */
+export interface WarmUp {
+  /** Seconds left, by the log's time. */
+  remaining_secs: number;
+}
+
+/** The permissions of the caller. The page sends a token here to find out whether it is the right one (401 if not). */
 export interface Whoami {
-  transport: string;
+  /** True if the credentials of this request allow changes. */
   may_change: boolean;
+  /** True if reading needs the token as well: the agent listens beyond loopback. */
   token_for_reads: boolean;
+  /** How the request came. */
+  transport: Transport;
+}
+
+/** A client's window. */
+export interface Window {
+  /** Requests with an error status. */
+  errors: number;
+  /** Requests per second. */
+  rate: number;
+  requests: number;
+  /** Length in seconds. */
+  secs: number;
+}
+
+/** Reads: path to query and answer. */
+export interface Reads {
+  "/allow": { query: Record<string, never>; answer: AllowList };
+  "/bans": { query: { cursor?: string; limit?: number; offset?: number; q?: string; rule?: RuleName; sort?: BanSort }; answer: BanPage };
+  "/clients": { query: { n?: number }; answer: ClientList };
+  "/config": { query: Record<string, never>; answer: Config };
+  "/events/recent": { query: { before?: number; kind?: string; limit?: number }; answer: EventList };
+  "/explain": { query: { at?: number; client: string }; answer: Explanation };
+  "/history": { query: { range?: HistoryRange }; answer: History };
+  "/labels": { query: Record<string, never>; answer: Labels };
+  "/status": { query: Record<string, never>; answer: Status };
+  "/whoami": { query: Record<string, never>; answer: Whoami };
+}
+
+/** Changes: path to body and answer. */
+export interface Changes {
+  "/allow": { body: AllowRequest; answer: Reply };
+  "/ban": { body: BanRequest; answer: Reply };
+  "/disallow": { body: AllowRequest; answer: Reply };
+  "/import": { body: ImportRequest; answer: Reply };
+  "/unban": { body: UnbanRequest; answer: Reply };
+}
+
+/** Streams: path to the data of each kind of message. */
+export interface Streams {
+  "/events": { gap: Gap; notice: Event; snapshot: Snapshot };
 }

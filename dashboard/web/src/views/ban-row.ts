@@ -1,9 +1,10 @@
-// One banned client: its row, which counts down by itself, and its evidence when opened.
+// The row of a banned client, with its countdown and, when opened, the evidence.
 
 import type { Ban } from "../api/types";
 import { agentNowMs } from "../clock";
 import { h, icon, setAttribute, setText } from "../dom";
-import { bytes, countdown, plural, ruleName, sentence, shortCount, time } from "../format";
+import { bytes, countdown, plural, sentence, shortCount, time } from "../format";
+import { ruleLabel } from "../labels";
 import { banDetails } from "./evidence";
 
 export interface BanActions {
@@ -12,10 +13,10 @@ export interface BanActions {
   explain(ban: Ban): void;
 }
 
-/** A ban this young is pointed out when it appears. */
+/** A ban younger than this is highlighted when it appears. */
 const FRESH_MS = 5_000;
 
-/** The agent's answers come in whole seconds: an end that moved by less than this did not move. */
+/** `remaining_secs` is in whole seconds: an end that moved by less than this has not moved. */
 const JITTER_MS = 1_500;
 
 let rowsMade = 0;
@@ -62,7 +63,7 @@ export class BanRow {
     this.ban = ban;
     this.setEnd(ban, isNewBan);
     setText(this.since, `since ${time(ban.since_ms)}`);
-    setText(this.rule, ruleName(ban.rule));
+    setText(this.rule, ruleLabel(ban.rule));
     setAttribute(this.rule, "data-rule", ban.rule);
     setText(this.words, sentence(ban.words));
     setText(this.offence, ban.offence === 0 ? "–" : String(ban.offence));
@@ -87,7 +88,7 @@ export class BanRow {
     this.bar.style.width = `${(100 * Math.min(1, Math.max(0, share))).toFixed(1)}%`;
   }
 
-  /** `remaining_secs` is by the clock that counts; it is turned into a moment on the agent's clock once. */
+  /** `remaining_secs` is by the agent's boot clock, which decides; converted once, so that the countdown does not jitter. */
   private setEnd(ban: Ban, isNewBan: boolean): void {
     if (ban.remaining_secs === null) {
       this.endMs = null;
@@ -105,7 +106,7 @@ export class BanRow {
     if (opened) this.showDetails();
   }
 
-  /** Only when something in them has changed: a person may be marking text in there. */
+  /** Only if something in them has changed, so that selected text stays selected. */
   private showDetails(): void {
     const shown = JSON.stringify({ ...this.ban, remaining_secs: null, dropped: null });
     if (shown === this.shownDetails) return;

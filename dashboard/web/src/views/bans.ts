@@ -1,30 +1,30 @@
-// The table of banned clients. Searching, sorting and paging are the agent's work, so that a million bans cost this
-// page no more than one page of them.
+// The table of banned clients. The agent searches, sorts and pages, so that a million bans cost the browser one page.
 
 import { api, ApiError } from "../api/client";
-import type { Ban, BanPage, BanSort } from "../api/types";
+import type { Ban, BanPage, BanSort, RuleName } from "../api/types";
 import { everySecond } from "../clock";
 import { byId, h, Keyed, setText } from "../dom";
-import { count, plural, RULES } from "../format";
+import { count, plural } from "../format";
+import { ruleLabels } from "../labels";
 import { BanRow, type BanActions } from "./ban-row";
 
 const PER_PAGE = 25;
 
-/** Drop counters and ends are asked for again this often; the promise is 3 s at most. */
+/** Interval at which counters and ends are fetched again: what is shown is never older than 3 s. */
 const REFRESH_MS = 2_500;
 
-/** A burst of bans is one refresh. */
+/** Bans within this time lead to one refresh. */
 const BURST_MS = 250;
 
-/** Typing is over when nothing was typed for this long. */
+/** A search starts when nothing was typed for this long. */
 const TYPING_MS = 200;
 
 export class Bans {
-  private query = { q: "", rule: "", sort: "since" as BanSort };
-  /** Where each page seen so far begins; the last is the one shown. */
+  private query = { q: "", rule: "" as RuleName | "", sort: "since" as BanSort };
+  /** Cursors of the pages up to the one shown, which is the last. */
   private cursors: (string | null)[] = [null];
   private next: string | null = null;
-  private asked = 0;
+  private requests = 0;
   private refreshTimer: ReturnType<typeof setTimeout> | undefined;
   private readonly rows: Keyed<Ban, BanRow>;
   private readonly search = byId<HTMLInputElement>("bans-search");
@@ -40,7 +40,6 @@ export class Bans {
       clearTimeout(typing);
       typing = setTimeout(() => this.ask(), TYPING_MS);
     });
-    this.rule.append(...Object.entries(RULES).map(([value, name]) => h("option", { value }, name)));
     this.rule.addEventListener("change", () => this.ask());
     this.sort.addEventListener("change", () => this.ask());
     this.previousButton.addEventListener("click", () => this.turn(this.cursors.slice(0, -1)));
@@ -49,20 +48,26 @@ export class Bans {
     setInterval(() => this.refreshIfSeen(), REFRESH_MS);
   }
 
-  /** Something about bans has changed: shown soon, once for a burst. */
+  /** Offers the rules as filters and renders the rows again with the names. */
+  labelsLoaded(): void {
+    this.rule.append(...ruleLabels().map(([value, label]) => h("option", { value }, label)));
+    this.changed();
+  }
+
+  /** Refreshes soon, once for a burst of changes. */
   changed(): void {
     clearTimeout(this.refreshTimer);
     this.refreshTimer = setTimeout(() => void this.refresh(), BURST_MS);
   }
 
-  /** Asks for the page that is shown once more. */
+  /** Fetches the page that is shown. Only the answer to the latest request counts: an older one may arrive after it. */
   async refresh(): Promise<void> {
-    const ticket = ++this.asked;
+    const ticket = ++this.requests;
     try {
       const page = await api.bans({ ...this.query, limit: PER_PAGE, cursor: this.cursors.at(-1) ?? null });
-      if (ticket === this.asked) this.show(page);
+      if (ticket === this.requests) this.show(page);
     } catch (error) {
-      if (ticket === this.asked) this.refused(error);
+      if (ticket === this.requests) this.failed(error);
     }
   }
 
@@ -71,7 +76,7 @@ export class Bans {
   }
 
   private ask(): void {
-    this.query = { q: this.search.value.trim(), rule: this.rule.value, sort: this.sort.value as BanSort };
+    this.query = { q: this.search.value.trim(), rule: this.rule.value as RuleName | "", sort: this.sort.value as BanSort };
     this.turn([null]);
   }
 
@@ -116,8 +121,8 @@ export class Bans {
     setText(empty, this.isFiltered ? "No banned client matches." : "Nobody is banned. A client appears here as soon as it is dropped.");
   }
 
-  /** A cursor can go stale (a restart): back to the first page. Being cut off is told elsewhere. */
-  private refused(error: unknown): void {
+  /** A cursor is stale after a restart of the agent: back to the first page. The connection's state is shown elsewhere. */
+  private failed(error: unknown): void {
     if (error instanceof ApiError && error.status === 400 && this.cursors.length > 1) this.turn([null]);
   }
 }

@@ -1,8 +1,9 @@
-// What is normal here: the learned numbers, and the profile of the day in the viewer's zone.
+// The learned baseline, and the profile of the day in the viewer's zone.
 
 import type { HourSlot, Status } from "../api/types";
 import { byId, h, setText, svg } from "../dom";
-import { baselineSource, rate, span } from "../format";
+import { rate, span } from "../format";
+import { sourceLabel } from "../labels";
 
 const HOURS = 24;
 const HOUR_MS = 3_600_000;
@@ -14,7 +15,7 @@ export function startBaseline(): (status: Status) => void {
   let drawn = "";
   return (status) => {
     const { baseline } = status;
-    setText(byId("baseline-note"), baselineSource(baseline.source));
+    setText(byId("baseline-note"), sourceLabel(baseline.source));
     showPairs(pairs, status);
     const profile = JSON.stringify([status.hour_profile, new Date(status.now_ms).getHours()]);
     if (profile !== drawn) byId("hours").replaceChildren(hours(status.hour_profile, status.now_ms));
@@ -23,11 +24,11 @@ export function startBaseline(): (status: Status) => void {
 }
 
 function showPairs(parent: Element, { baseline }: Status): void {
-  const perClient = baseline.client_mean === null ? "not known yet" : `${rate(baseline.client_mean)} ± ${rate(baseline.client_stddev ?? 0)}`;
+  const perClient = baseline.client_mean === null ? "not learned yet" : `${rate(baseline.client_mean)} ± ${rate(baseline.client_stddev ?? 0)}`;
   const rows: [string, string, string][] = [
     ["Mean", rate(baseline.mean), "req/s"],
     ["Standard deviation", rate(baseline.stddev), "req/s"],
-    ["One client", perClient, baseline.client_mean === null ? "" : "req/s"],
+    ["Per client", perClient, baseline.client_mean === null ? "" : "req/s"],
     ["Learned from", span(baseline.samples).replace(/ 0 \w+$/, ""), ""],
   ];
   if (parent.childElementCount === 0) {
@@ -39,7 +40,7 @@ function showPairs(parent: Element, { baseline }: Status): void {
   });
 }
 
-/** The hours as the viewer's clock has them: slots are UTC hours, so each is shown at the local hour it starts in. */
+/** Slots are UTC hours: each is shown at the local hour in which it starts. */
 function localHours(profile: HourSlot[], nowMs: number): HourSlot[] {
   const midnight = new Date(nowMs);
   midnight.setHours(0, 0, 0, 0);
@@ -59,7 +60,7 @@ function hours(profile: HourSlot[], nowMs: number): Element {
   for (const slot of slots) chart.append(bar(slot, slot.hour === nowHour, y));
   const scale = h("div", { class: "hours-scale", "aria-hidden": "true" }, ...["00", "06", "12", "18", "24"].map((hour) => h("span", {}, hour)));
   const learned = slots.some((slot) => slot.mean !== null);
-  return h("div", {}, learned ? chart : h("p", { class: "panel-note" }, "Each hour is learned when it has been seen."), scale);
+  return h("div", {}, learned ? chart : h("p", { class: "panel-note" }, "No hour of the day is learned yet."), scale);
 }
 
 function bar(slot: HourSlot, isNow: boolean, y: (value: number) => number): SVGElement {
@@ -83,7 +84,7 @@ function bar(slot: HourSlot, isNow: boolean, y: (value: number) => number): SVGE
 function describe(slots: HourSlot[]): string {
   const known = slots.filter((slot) => slot.mean !== null).sort((a, b) => (b.mean ?? 0) - (a.mean ?? 0));
   const [busiest, quietest] = [known[0], known.at(-1)];
-  if (busiest === undefined || quietest === undefined) return "Nothing is learned about any hour of the day yet.";
+  if (busiest === undefined || quietest === undefined) return "No hour of the day is learned yet.";
   const at = (slot: HourSlot): string => `${slot.hour}:00 with ${rate(slot.mean ?? 0)} requests per second`;
   return `${known.length} of 24 hours learned. Busiest ${at(busiest)}, quietest ${at(quietest)}.`;
 }

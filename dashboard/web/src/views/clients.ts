@@ -1,10 +1,8 @@
-// The clients with the highest rates over the window, held against the level of a normal client.
+// The clients with the highest rates over the window, beside the level of a normal client.
 
-import type { ClientActivity, ClientList, ClientState } from "../api/types";
+import type { ClientActivity, ClientList } from "../api/types";
 import { byId, h, Keyed, setAttribute, setText } from "../dom";
 import { count, rate, sigmas } from "../format";
-
-const STATES: Record<ClientState, string> = { normal: "normal", anomalous: "anomalous", banned: "banned", allowed: "allowed" };
 
 export function startClients(explain: (client: string) => void): (list: ClientList) => void {
   const rows = new Keyed<ClientActivity, ClientRow>(
@@ -17,7 +15,7 @@ export function startClients(explain: (client: string) => void): (list: ClientLi
     setText(byId("clients-note"), `over ${list.window_secs} s`);
     const empty = byId("clients-empty");
     empty.hidden = list.clients.length > 0;
-    setText(empty, `No client that gets through asked for anything in the last ${list.window_secs} seconds.`);
+    setText(empty, `No requests in the last ${list.window_secs} seconds.`);
   };
 }
 
@@ -39,7 +37,7 @@ class ClientRow {
     setText(this.rate, rate(client.rate));
     setText(this.errors, client.errors === 0 ? "0" : `${count(client.errors)} of ${count(client.requests)}`);
     setText(this.zScore, sigmas(client.z_score));
-    setText(this.badge, STATES[client.state] ?? client.state);
+    setText(this.badge, client.state);
     setAttribute(this.badge, "data-state", client.state);
   }
 }

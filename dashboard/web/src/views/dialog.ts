@@ -1,4 +1,4 @@
-// The one dialog of the page: asks before anything is changed, and for the token when there is none yet.
+// The dialog: confirms changes, asks for the token if there is none yet, and shows explanations.
 
 import { api, ApiError } from "../api/client";
 import { forgetToken, keepToken, readToken } from "../api/token";
@@ -9,19 +9,19 @@ export interface Question {
   text: string;
   /** Further fields, above the token's. */
   fields: HTMLElement[];
-  /** On the button that does it. */
-  doIt: string;
-  /** Does it; what it throws is shown and the dialog stays. */
+  /** The label of the confirming button. */
+  confirm: string;
+  /** Performs the change. If it throws, the message is shown and the dialog stays open. */
   run(): Promise<void>;
 }
 
 const dialog = byId<HTMLDialogElement>("dialog");
 
-/** Opens a dialog that does what it says when confirmed. */
+/** Opens a dialog that runs its action once it is confirmed. */
 export function ask(question: Question): void {
   const tokenField = new TokenField();
   const problem = h("p", { class: "problem", role: "alert" });
-  const confirm = h("button", { type: "submit", class: "primary" }, question.doIt);
+  const confirm = h("button", { type: "submit", class: "primary" }, question.confirm);
   const cancel = h("button", { type: "button", class: "quiet", click: () => dialog.close() }, "Cancel");
   const form = h(
     "form",
@@ -42,7 +42,7 @@ export function ask(question: Question): void {
   dialog.showModal();
 }
 
-/** Shows something to read in the dialog. */
+/** Shows content to read. */
 export function show(title: string, ...content: HTMLElement[]): void {
   const close = h("button", { type: "button", class: "quiet", click: () => dialog.close() }, "Close");
   dialog.replaceChildren(
@@ -75,10 +75,10 @@ async function attempt(question: Question, token: TokenField, problem: HTMLEleme
   }
 }
 
-/** Asks for the token, unless this tab has one already. */
+/** The field for the token, hidden if this tab has one. */
 class TokenField {
   private readonly parts = field("Token", { type: "password", autocomplete: "off", spellcheck: false, required: true });
-  private readonly hint = h("p", { class: "hint" }, "The agent made it at its first start, in a file that only root can read; ", h("code", {}, "shield-agent status"), " names it. Kept in this tab until the tab is closed.");
+  private readonly hint = h("p", { class: "hint" }, "The agent created it at its first start, as the file api-token in its state directory, which only root can read. ", "This tab keeps it until it is closed.");
   readonly element = h("div", {}, this.parts.element, this.hint);
 
   constructor() {
@@ -92,11 +92,11 @@ class TokenField {
     this.parts.input.focus();
   }
 
-  /** Keeps the token when it is right; an error says when it is not. */
+  /** Keeps the token if the agent accepts it; throws if not. */
   async settle(): Promise<void> {
     if (this.element.hidden) return;
     const token = this.parts.input.value.trim();
-    if (!(await api.mayChange(token))) throw new Error("That is not the token.");
+    if (!(await api.mayChange(token))) throw new Error("This token is wrong.");
     keepToken(token);
     document.dispatchEvent(new Event("token-changed"));
     this.hide();

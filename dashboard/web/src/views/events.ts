@@ -1,10 +1,10 @@
-// What happened lately, newest first.
+// Recent events, newest first.
 
-import type { AgentEvent } from "../api/types";
+import type { Event as AgentEvent } from "../api/types";
 import { byId, h, icon, setText, type IconName } from "../dom";
 import { fullTime, sentence, time } from "../format";
 
-/** More is in the audit log; a page with thousands of lines helps nobody. */
+/** Lines kept; older events are in the audit log. */
 const KEPT = 100;
 
 const ICONS: Record<string, IconName> = {
@@ -33,7 +33,7 @@ export class Events {
     this.showEmpty();
   }
 
-  /** One more; one that is here already (the stream was resumed) is left out. */
+  /** Adds an event unless it is here already: a resumed stream repeats some. */
   add(event: AgentEvent): void {
     if (event.id <= this.newest) return;
     this.newest = event.id;
@@ -47,7 +47,7 @@ export class Events {
     const nothing = this.list.childElementCount === 0;
     empty.hidden = !nothing;
     this.list.hidden = nothing;
-    setText(empty, "Nothing has happened since the agent keeps its record.");
+    setText(empty, "No events since the agent started.");
     setText(byId("events-note"), nothing ? "" : "newest first");
   }
 }

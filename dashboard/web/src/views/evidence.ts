@@ -1,18 +1,19 @@
-// The evidence of a ban or a verdict in full: the numbers beside their thresholds, and what was asked for.
+// The evidence of a ban: the values beside their thresholds, and the requested paths.
 
 import type { Ban, Evidence, Measure, PathCount } from "../api/types";
 import { h } from "../dom";
-import { baselineSource, count, fullTime, partName, rate, ruleName, sigmas } from "../format";
+import { count, fullTime, rate, sigmas } from "../format";
+import { enforcerLabel, ruleLabel, sourceLabel } from "../labels";
 
 type Pair = [name: string, value: string];
 
-/** Everything that is known about a ban; `explain` asks the agent for the client's whole story. */
+/** All facts about a ban; `explain` opens the explanation of the client. */
 export function banDetails(ban: Ban, explain: () => void): HTMLElement {
   const facts: Pair[] = [
     ["Banned", fullTime(ban.since_ms)],
-    ["Until", ban.ends_ms === null ? "lifted by hand: permanent" : fullTime(ban.ends_ms)],
-    ["Rule", ruleName(ban.rule)],
-    ["Dropped by", ban.enforced_by === null ? "not known yet" : ban.enforced_by.map(partName).join(" and ") || "nobody yet"],
+    ["Until", ban.ends_ms === null ? "permanent, until it is lifted" : fullTime(ban.ends_ms)],
+    ["Rule", ruleLabel(ban.rule)],
+    ["Dropped by", ban.enforced_by === null ? "not known yet" : ban.enforced_by.map(enforcerLabel).join(" and ") || "no enforcer yet"],
   ];
   if (ban.reason !== null) facts.push(["Reason given", ban.reason]);
   return h(
@@ -20,8 +21,8 @@ export function banDetails(ban: Ban, explain: () => void): HTMLElement {
     { class: "details" },
     h("div", {}, h("h3", {}, "The ban"), pairs(facts), h("button", { type: "button", class: "quiet", click: explain }, "Explain this client")),
     ban.evidence === null ? null : evidenceFacts(ban.evidence),
-    ban.evidence === null ? null : measures(ban.evidence.measures),
-    ban.evidence === null ? null : paths(ban.evidence.top_paths),
+    ban.evidence === null ? null : measures(ban.evidence.measures ?? []),
+    ban.evidence === null ? null : paths(ban.evidence.top_paths ?? []),
   );
 }
 
@@ -29,12 +30,12 @@ function evidenceFacts(evidence: Evidence): HTMLElement {
   const facts: Pair[] = [
     ["Condition", evidence.condition],
     ["Rate", `${rate(evidence.rate)} req/s`],
-    ["Baseline", `${rate(evidence.mean)} ± ${rate(evidence.stddev)} req/s (${baselineSource(evidence.baseline)})`],
+    ["Baseline", `${rate(evidence.mean)} ± ${rate(evidence.stddev)} req/s (${sourceLabel(evidence.baseline)})`],
     ["Z-score", `${sigmas(evidence.z_score)} σ`],
     ["Requests", `${count(evidence.requests)} in ${evidence.window_secs} s, ${count(evidence.errors)} failed`],
     ["Seen", fullTime(evidence.at_secs * 1000)],
   ];
-  if (evidence.tightened) facts.push(["Thresholds", "tightened: many of its requests failed"]);
+  if (evidence.tightened) facts.push(["Thresholds", "lowered, because many of its requests failed"]);
   return h("div", {}, h("h3", {}, "The evidence"), pairs(facts));
 }
 
@@ -54,14 +55,13 @@ export function measures(list: Measure[]): HTMLElement | null {
   return h("div", {}, h("h3", {}, "Values and thresholds"), h("table", { class: "small" }, h("thead", {}, head), h("tbody", {}, ...rows)));
 }
 
-/** The most requested paths; they come from the network and go in as text. */
+/** The most requested paths, which come from the network: as text. */
 export function paths(list: PathCount[]): HTMLElement | null {
   if (list.length === 0) return null;
   const items = list.map(({ path, count: times }) => h("li", {}, h("span", { class: "times" }, `${count(times)}×`), h("code", {}, path)));
   return h("div", {}, h("h3", {}, "Most requested"), h("ul", { class: "paths" }, ...items));
 }
 
-/** Names and values. */
 export function pairs(list: Pair[]): HTMLElement {
   return h("dl", { class: "pairs" }, ...list.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text))));
 }

@@ -1,15 +1,15 @@
-// Why a client is banned, or why not: the agent's explanation, to read.
+// The agent's explanation why a client is banned, or why it is not.
 
 import { api } from "../api/client";
 import type { Explanation, RuleState } from "../api/types";
 import { h } from "../dom";
-import { count, fullTime, plural, rate, ruleName, sentence } from "../format";
+import { count, fullTime, plural, rate, sentence } from "../format";
+import { ruleLabel, sourceLabel } from "../labels";
 import { show } from "./dialog";
 import { measures, pairs, paths } from "./evidence";
 
-/** Fetches and shows the explanation. */
 export async function explain(client: string): Promise<void> {
-  show(client, h("p", {}, "Asking the agent…"));
+  show(client, h("p", {}, "Loading…"));
   try {
     show(client, ...explanation(await api.explain(client)));
   } catch (error) {
@@ -20,15 +20,15 @@ export async function explain(client: string): Promise<void> {
 function explanation(it: Explanation): HTMLElement[] {
   const facts: [string, string][] = [
     ["Window", it.window === null ? "not seen lately" : `${count(it.window.requests)} requests in ${it.window.secs} s, ${count(it.window.errors)} failed, ${rate(it.window.rate)} req/s`],
-    ["Compared with", `${rate(it.reference.mean)} ± ${rate(it.reference.stddev)} req/s`],
-    ["Offences", it.offences.count === 0 ? "none remembered" : plural(it.offences.count, "offence", "offences")],
+    ["Compared with", `${rate(it.reference.mean)} ± ${rate(it.reference.stddev)} req/s (${sourceLabel(it.reference.source)})`],
+    ["Offences", it.offences.count === 0 ? "none" : plural(it.offences.count, "offence", "offences")],
   ];
   for (const entry of it.allowed) facts.push(["Protected", `${entry.network}: ${entry.words}`]);
   const sections = [h("p", { class: "lead" }, sentence(it.words)), pairs(facts), paths(it.top_paths), rules(it.rules), history(it)];
   return sections.filter((section) => section !== null);
 }
 
-/** One line a rule, those that fire first; opened, a rule shows its values. */
+/** One line for each rule, those that fire first; opened, it shows the values. */
 function rules(list: RuleState[]): HTMLElement | null {
   if (list.length === 0) return null;
   const items = list.toSorted((a, b) => Number(b.fires) - Number(a.fires)).map(rule);
@@ -36,14 +36,13 @@ function rules(list: RuleState[]): HTMLElement | null {
 }
 
 function rule(state: RuleState): HTMLElement {
-  const notAsked = state.not_asked ?? null;
-  const answer = state.fires ? "fires" : notAsked === null ? "does not fire" : `not asked: ${notAsked}`;
-  const summary = h("summary", {}, h("strong", {}, ruleName(state.rule)), " ", answer);
-  return h("details", { class: state.fires ? "rule fires" : "rule" }, summary, measures(state.measures) ?? h("p", {}, state.words));
+  const summary = h("summary", {}, h("strong", {}, ruleLabel(state.rule)), " ", state.words);
+  const values = measures(state.measures) ?? h("p", {}, "This rule has no values to compare.");
+  return h("details", { class: state.fires ? "rule fires" : "rule" }, summary, values);
 }
 
 function history(it: Explanation): HTMLElement | null {
   if (it.history.length === 0) return null;
-  const items = it.history.map((past) => h("li", {}, `${fullTime(past.since_ms)}: ${ruleName(past.rule)}, ended ${fullTime(past.ended_ms)} (${past.lifted})`));
+  const items = it.history.map((past) => h("li", {}, `${fullTime(past.since_ms)}: ${ruleLabel(past.rule)}, ended ${fullTime(past.ended_ms)} (${past.lifted})`));
   return h("div", {}, h("h3", {}, "Earlier bans"), h("ul", { class: "rules" }, ...items));
 }

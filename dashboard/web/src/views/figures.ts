@@ -1,10 +1,10 @@
-// The row of large figures: what is going on this second.
+// The row of large figures: the present second.
 
 import { byId, h, setAttribute, setText } from "../dom";
 import { bytes, count, percent, plural, rate, shortCount, sigmas, span } from "../format";
 import type { Baseline, DetectorStatus, Status } from "../api/types";
 
-/** From this many standard deviations on, a rate is shown as unusual; the detector's own thresholds decide bans. */
+/** A rate this many standard deviations above the mean is highlighted. Bans follow the detector's own thresholds. */
 const UNUSUAL_SIGMAS = 2;
 
 type Tone = "calm" | "alert" | "warm";
@@ -66,7 +66,7 @@ function showErrors(figure: Figure, { global, baseline, detector }: Status): voi
 }
 
 function showBanned(figure: Figure, { bans, totals }: Status): void {
-  const note = `${count(bans.permanent)} permanent · ${shortCount(totals.bans)} ever`;
+  const note = `${count(bans.permanent)} permanent · ${shortCount(totals.bans)} in all`;
   figure.show(count(bans.active), bans.active === 1 ? "client" : "clients", note);
 }
 
@@ -78,7 +78,7 @@ function showDropped(figure: Figure, { dropped }: Status): void {
 function showClients(figure: Figure, { detector }: Status): void {
   const full = detector.clients >= detector.max_clients;
   const note = full
-    ? `table full, ${plural(detector.evicted, "client", "clients")} put out`
+    ? `table full, ${plural(detector.evicted, "client", "clients")} evicted`
     : detector.warm_up === null
       ? `room for ${shortCount(detector.max_clients)}`
       : `learning, ${span(detector.warm_up.remaining_secs)} left`;

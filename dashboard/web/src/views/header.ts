@@ -1,9 +1,9 @@
-// The header: what Shield is doing in one line, and whether what is shown is current.
+// The header: the state of the agent in one line, and of the connection to it.
 
 import type { LinkState } from "../api/link";
 import type { Status } from "../api/types";
 import { byId, icon, setAttribute, setText } from "../dom";
-import { count, partName, time } from "../format";
+import { count, plural, time } from "../format";
 
 export function startHeader(): { link(state: LinkState): void; status(status: Status): void } {
   byId("emblem").append(icon("shield"));
@@ -13,9 +13,9 @@ export function startHeader(): { link(state: LinkState): void; status(status: St
 function showLink(state: LinkState): void {
   setAttribute(document.body, "data-link", state.kind);
   setText(byId("link-text"), linkText(state));
-  if (state.kind === "cut-off" || state.kind === "locked") {
+  if (state.kind === "disconnected" || state.kind === "locked") {
     setAttribute(byId("emblem"), "data-health", "unknown");
-    setText(byId("posture"), state.kind === "locked" ? "Reading needs the operator's token" : `As it was at ${time(state.sinceMs)}`);
+    setText(byId("posture"), state.kind === "locked" ? "Reading needs the operator's token" : `Last update at ${time(state.sinceMs)}`);
   }
 }
 
@@ -25,8 +25,8 @@ function linkText(state: LinkState): string {
       return "Connecting";
     case "live":
       return state.by === "stream" ? "Live" : "Live, by polling";
-    case "cut-off":
-      return "Cut off";
+    case "disconnected":
+      return "Disconnected";
     case "locked":
       return "Locked";
   }
@@ -41,12 +41,12 @@ function showStatus(status: Status): void {
 }
 
 function posture(status: Status): string {
-  const troubled = status.parts.filter((part) => part.state === "degraded").length;
-  if (status.dry_run) return "Watching only: dry run";
+  const degraded = status.parts.filter((part) => part.state === "degraded").length;
+  if (status.dry_run) return "Dry run: bans are not enforced";
   if (status.global.anomaly !== null) return "Unusual traffic across the whole server";
-  if (troubled > 0) return `Degraded: ${troubled} of ${status.parts.length} parts need attention`;
+  if (degraded > 0) return `${plural(degraded, "part is", "parts are")} degraded`;
   const waiting = status.parts.filter((part) => part.state === "waiting");
   if (status.detector.warm_up !== null) return "Learning what is normal here";
-  if (waiting.length > 0) return `Protecting; ${waiting.map((part) => partName(part.part)).join(", ")} still waiting`;
-  return "Protecting, all parts work";
+  if (waiting.length > 0) return `Protecting; waiting: ${waiting.map((part) => part.label).join(", ")}`;
+  return "Protecting; all parts work";
 }

@@ -18,10 +18,10 @@ export function startMachine(): (status: Status) => void {
     agentCpu: gauge(agent, "CPU"),
     agentMemory: gauge(agent, "Memory"),
   };
-  const hostUp = pair(host, "Up");
+  const hostUp = pair(host, "Uptime");
   const load = pair(host, "Load, 1 min");
-  const agentUp = pair(agent, "Up");
-  const lines = pair(agent, "Lines refused");
+  const agentUp = pair(agent, "Uptime");
+  const lines = pair(agent, "Lines rejected");
   return ({ host: machine, agent: process, totals, started_ms: startedMs }) => {
     setText(byId("machine-note"), plural(machine.cores, "core", "cores"));
     gauges.hostCpu.show(percent(machine.cpu_percent), machine.cpu_percent / 100);

@@ -1,10 +1,10 @@
-// The conditions that a person must not miss, each one line across the page, worst first. None of them is an event:
-// each is shown for as long as it holds.
+// Conditions that the operator must not miss, one line each, worst first. In contrast to an event, a condition is shown for
+// as long as it holds.
 
 import type { LinkState } from "../api/link";
 import type { Severity, Status } from "../api/types";
 import { byId, h, icon, Keyed, setText, type IconName } from "../dom";
-import { partName, span, time } from "../format";
+import { span, time } from "../format";
 
 interface Notice {
   key: string;
@@ -39,7 +39,7 @@ export class Notices {
     this.show();
   }
 
-  /** Also called every second: some lines count. */
+  /** Also called every second, for the countdown to the next attempt. */
   show(): void {
     const rest = this.status === null ? [] : statusNotices(this.status);
     this.list.update([...this.linkNotices(), ...rest]);
@@ -47,37 +47,36 @@ export class Notices {
 
   private linkNotices(): Notice[] {
     if (this.link.kind === "locked") {
-      const action = { label: "Give the token", run: this.unlock };
+      const action = { label: "Enter the token", run: this.unlock };
       return [{ key: "locked", severity: "warning", icon: "warn", title: "Locked", text: "The agent listens beyond this machine, so reading needs the operator's token.", action }];
     }
-    if (this.link.kind !== "cut-off") return [];
+    if (this.link.kind !== "disconnected") return [];
     const seconds = Math.max(0, Math.ceil((this.link.retryAtMs - Date.now()) / 1000));
-    const text = `${this.link.why} What you see is from ${time(this.link.sinceMs)}; bans stay in the kernel until their end. ${seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again."}`;
-    return [{ key: "cut-off", severity: "critical", icon: "warn", title: "Cut off from the agent", text, action: { label: "Try now", run: this.retry } }];
+    const text = `${this.link.why} The page shows the state at ${time(this.link.sinceMs)}; bans stay in the kernel until their end. ${seconds > 0 ? `Retrying in ${seconds} s.` : "Retrying."}`;
+    return [{ key: "disconnected", severity: "critical", icon: "warn", title: "Disconnected from the agent", text, action: { label: "Retry now", run: this.retry } }];
   }
 }
 
 function statusNotices(status: Status): Notice[] {
   const notices: Notice[] = [];
   const { anomaly } = status.global;
-  const { blast_radius: stopped, warm_up: warmUp, frozen } = status.detector;
-  if (stopped !== null) notices.push({ key: "blast", severity: "critical", icon: "ban", title: "Banning is stopped", text: stopped });
+  const { blast_radius: stopped, warm_up: warmUp, frozen, text: detectorText } = status.detector;
+  if (stopped !== null) notices.push({ key: "blast", severity: "critical", icon: "ban", title: "Automatic bans are stopped", text: stopped });
   if (anomaly !== null) {
-    const text = `${anomaly.condition}, for ${span((status.now_ms - anomaly.since_ms) / 1000)}. No client is banned for it alone.`;
+    const text = `${anomaly.condition}, for ${span((status.now_ms - anomaly.since_ms) / 1000)}. It alone bans no client.`;
     notices.push({ key: "anomaly", severity: "critical", icon: "spike", title: "Global traffic anomaly", text });
   }
   if (status.dry_run) {
     notices.push({ key: "dry-run", severity: "warning", icon: "info", title: "Dry run", text: "Bans are decided and recorded, but nothing is dropped." });
   }
   for (const part of status.parts.filter((part) => part.state === "degraded")) {
-    notices.push({ key: `part ${part.part}`, severity: "warning", icon: "warn", title: partName(part.part), text: part.text });
+    notices.push({ key: `part ${part.part}`, severity: "warning", icon: "warn", title: part.label, text: part.text });
   }
   if (warmUp !== null) {
-    const text = `${span(warmUp.remaining_secs)} left until rates are judged. Until then only floods, probing and password guessing are banned.`;
-    notices.push({ key: "warm-up", severity: "info", icon: "wait", title: "Learning what is normal here", text });
+    notices.push({ key: "warm-up", severity: "info", icon: "wait", title: "Learning what is normal here", text: detectorText });
   }
   if (frozen && anomaly === null) {
-    notices.push({ key: "frozen", severity: "info", icon: "info", title: "Baseline frozen", text: "It learns nothing from unusual traffic." });
+    notices.push({ key: "frozen", severity: "info", icon: "info", title: "Baseline frozen", text: "It does not learn from unusual traffic." });
   }
   return notices;
 }

@@ -1,8 +1,8 @@
-// The traffic panel: which span is shown, where its numbers come from, and the values under the pointer.
+// The traffic panel: the span shown, its data, and the values under the pointer.
 
 import type uPlot from "uplot";
 import { api } from "../api/client";
-import type { AgentEvent, HistoryRange, Status } from "../api/types";
+import type { Event as AgentEvent, HistoryRange, Status } from "../api/types";
 import { byId, h, setAttribute, setText } from "../dom";
 import { bytes, rate, time } from "../format";
 import { dropData, dropPlot, forgetPalette, rateData, ratePlot } from "../plots";
@@ -17,7 +17,7 @@ interface Span {
   reloadMs: number;
 }
 
-/** The agent's record is asked for again now and then; between, the live numbers are appended. */
+/** The agent's history is fetched again from time to time; in between, live values are appended. */
 const SPANS: Span[] = [
   { label: "Live", words: "the last 5 minutes", history: "30m", secs: 300, stepSecs: 1, reloadMs: 300_000 },
   { label: "30 min", words: "the last 30 minutes", history: "30m", secs: 1_800, stepSecs: 2, reloadMs: 60_000 },
@@ -63,25 +63,23 @@ export class Traffic {
     observer.observe(this.dropBox);
   }
 
-  /** A second has passed. */
+  /** Appends the present, once a second. */
   push(status: Status): void {
     for (const series of this.all) series.push(status);
     this.reloadWhenOld();
     this.draw();
   }
 
-  /** Something happened that may be marked. */
   mark(event: AgentEvent): void {
     for (const series of this.all) series.mark(event);
   }
 
-  /** What is shown may have holes: the agent's record has the truth. */
+  /** Fetches the agent's history, which fills gaps in what is shown. */
   reload(): void {
     this.loadedMs.fill(Number.NEGATIVE_INFINITY);
     this.reloadWhenOld();
   }
 
-  /** The colours changed. */
   recolour(): void {
     forgetPalette();
     this.plots.rate.redraw();
@@ -106,7 +104,7 @@ export class Traffic {
         this.all[at]?.load(history);
         this.draw();
       })
-      // Cut off: the link says so already, and coming back reloads.
+      // The connection's state is shown elsewhere, and reconnecting reloads.
       .catch(() => undefined);
   }
 
@@ -175,7 +173,7 @@ function isEmpty(column: Value[]): boolean {
   return column.every((value) => value === null || value === 0);
 }
 
-/** Entries with a value that changes, and signs that only say what they stand for. */
+/** A legend: entries with a value, and signs that only explain a mark. */
 function legend(parent: Element, entries: [string, string][], signs: [string, string][] = []): Legend {
   const values = new Map<string, Element>();
   for (const [key, name] of signs) parent.append(h("div", { "data-series": key }, h("dt", {}, name), h("dd", { class: "visually-hidden" }, "marked in the plot")));

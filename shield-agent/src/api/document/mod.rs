@@ -117,8 +117,13 @@ impl Schemas {
 
     fn parameters<T: JsonSchema>(&mut self) -> Vec<Value> {
         let schema = T::json_schema(&mut self.read);
-        let required: Vec<&str> =
-            schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> = schema
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         let properties = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
         let parameter = |(name, schema): (&String, &Value)| {
             let mut schema = without_null(schema);
@@ -206,12 +211,18 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
             parameters: schemas.parameters::<BansParams>(),
             ..read("Bans in force: filtered, sorted, in pages.", schemas.answer::<BanPage>())
         },
-        Operation::Ban => change("Ban clients or networks.", schemas.body::<BanRequest>(), schemas.answer::<Reply>()),
-        Operation::Unban => change("Lift bans.", schemas.body::<UnbanRequest>(), schemas.answer::<Reply>()),
-        Operation::Import => {
-            change("Ban a list, each for its own term.", schemas.body::<ImportRequest>(), schemas.answer::<Reply>())
+        Operation::Ban => {
+            change("Ban clients or networks.", schemas.body::<BanRequest>(), schemas.answer::<Reply>())
         }
-        Operation::Allowlist => read("The allowlist, with the reason for each entry.", schemas.answer::<AllowList>()),
+        Operation::Unban => change("Lift bans.", schemas.body::<UnbanRequest>(), schemas.answer::<Reply>()),
+        Operation::Import => change(
+            "Ban a list, each for its own term.",
+            schemas.body::<ImportRequest>(),
+            schemas.answer::<Reply>(),
+        ),
+        Operation::Allowlist => {
+            read("The allowlist, with the reason for each entry.", schemas.answer::<AllowList>())
+        }
         Operation::Allow => change(
             "Put networks on the allowlist; lifts the bans inside them.",
             schemas.body::<AllowRequest>(),
@@ -222,7 +233,9 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
             schemas.body::<AllowRequest>(),
             schemas.answer::<Reply>(),
         ),
-        Operation::Labels => read("Display names of rules, baseline sources and parts.", schemas.answer::<Labels>()),
+        Operation::Labels => {
+            read("Display names of rules, baseline sources and parts.", schemas.answer::<Labels>())
+        }
         Operation::Clients => Details {
             parameters: schemas.parameters::<ClientsParams>(),
             ..read("The busiest clients over the window.", schemas.answer::<ClientList>())
@@ -246,7 +259,9 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
             parameters: schemas.parameters::<HistoryParams>(),
             ..read("Time series for the plots.", schemas.answer::<HistoryView>())
         },
-        Operation::Config => read("The configuration in force, without secrets.", schemas.answer::<ConfigView>()),
+        Operation::Config => {
+            read("The configuration in force, without secrets.", schemas.answer::<ConfigView>())
+        }
     }
 }
 

@@ -18,6 +18,7 @@ macro_rules! put {
 /// The TypeScript types of every schema and operation of the document.
 pub fn typescript(document: &Value) -> String {
     let mut text = HEAD.to_owned();
+    put!(text, "\nexport const BASE = {};\n", document["servers"][0]["url"]);
     for (name, schema) in object(&document["components"]["schemas"]) {
         text.push('\n');
         text.push_str(&comment("", schema));
@@ -38,24 +39,28 @@ fn operations(text: &mut String, document: &Value) {
     for (path, methods) in object(&document["paths"]) {
         for (method, operation) in object(methods) {
             let content = &operation["responses"]["200"]["content"];
-            let answer = type_of(&content["application/json"]["schema"]);
+            let answer = || type_of(&content["application/json"]["schema"]);
             match method.as_str() {
                 "post" => {
                     let body = type_of(&operation["requestBody"]["content"]["application/json"]["schema"]);
-                    put!(changes, "  \"{path}\": {{ body: {body}; answer: {answer} }};\n");
+                    put!(changes, "  \"{path}\": {{ body: {body}; answer: {} }};\n", answer());
                 }
                 _ if content["text/event-stream"].is_object() => {
                     let messages = &content["text/event-stream"]["x-messages"];
-                    let messages = object(messages).map(|(name, schema)| format!("{name}: {}", type_of(schema)));
+                    let messages =
+                        object(messages).map(|(name, schema)| format!("{name}: {}", type_of(schema)));
                     put!(streams, "  \"{path}\": {{ {} }};\n", messages.collect::<Vec<_>>().join("; "));
                 }
-                _ => put!(reads, "  \"{path}\": {{ query: {}; answer: {answer} }};\n", query(operation)),
+                _ => put!(reads, "  \"{path}\": {{ query: {}; answer: {} }};\n", query(operation), answer()),
             }
         }
     }
     put!(text, "\n/** Reads: path to query and answer. */\nexport interface Reads {{\n{reads}}}\n");
     put!(text, "\n/** Changes: path to body and answer. */\nexport interface Changes {{\n{changes}}}\n");
-    put!(text, "\n/** Streams: path to the data of each kind of message. */\nexport interface Streams {{\n{streams}}}\n");
+    put!(
+        text,
+        "\n/** Streams: path to the data of each kind of message. */\nexport interface Streams {{\n{streams}}}\n"
+    );
 }
 
 fn query(operation: &Value) -> String {
@@ -66,7 +71,11 @@ fn query(operation: &Value) -> String {
             format!("{}{mark}: {}", string(&parameter["name"]), type_of(&parameter["schema"]))
         })
         .collect();
-    if fields.is_empty() { "Record<string, never>".to_owned() } else { format!("{{ {} }}", fields.join("; ")) }
+    if fields.is_empty() {
+        "Record<string, never>".to_owned()
+    } else {
+        format!("{{ {} }}", fields.join("; "))
+    }
 }
 
 fn interface(schema: &Value, properties: &Map<String, Value>) -> String {
@@ -164,8 +173,14 @@ mod tests {
         check(json!({"$ref": "#/components/schemas/Ban"}), "Ban");
         check(json!({"anyOf": [{"$ref": "#/x/Ban"}, {"type": "null"}]}), "Ban | null");
         check(json!({"type": "array", "items": {"type": ["number", "null"]}}), "(number | null)[]");
-        check(json!({"oneOf": [{"const": "a", "type": "string"}, {"enum": ["b", "c"]}]}), "\"a\" | \"b\" | \"c\"");
-        check(json!({"type": "object", "additionalProperties": {"type": "integer"}}), "Record<string, number>");
+        check(
+            json!({"oneOf": [{"const": "a", "type": "string"}, {"enum": ["b", "c"]}]}),
+            "\"a\" | \"b\" | \"c\"",
+        );
+        check(
+            json!({"type": "object", "additionalProperties": {"type": "integer"}}),
+            "Record<string, number>",
+        );
         check(json!({"type": "object", "additionalProperties": true}), "Record<string, unknown>");
         check(
             json!({"type": "object", "properties": {"a": {"type": "string"}, "b": true}, "required": ["a"]}),

@@ -48,7 +48,8 @@ pub(crate) async fn run(_args: &TopArgs, client: &AgentClient) -> Result<Exit> {
         return Err(UsageError("top needs a terminal; use `status --json` in programs".to_owned()).into());
     }
     let history: HistoryView = client.get(Operation::History, &[]).await?;
-    let recent: EventList = client.get(Operation::RecentEvents, &[("limit", EVENTS_AT_START.to_string())]).await?;
+    let recent: EventList =
+        client.get(Operation::RecentEvents, &[("limit", EVENTS_AT_START.to_string())]).await?;
     let model = Model::new(&history, recent);
     let terminal = ratatui::try_init().context("could not set up the terminal")?;
     let result = watch(model, client, terminal).await;
