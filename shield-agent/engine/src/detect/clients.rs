@@ -291,7 +291,7 @@ impl Clients {
                 None => record.light_counts(secs, second),
             };
             let (key, suspect_until) = (join(record.key), record.suspect_until);
-            visit(Active { key, counts, activity, suspect_until, last: record.last });
+            visit(Active { key, counts, activity, suspect_until });
         }
     }
 
@@ -316,9 +316,9 @@ impl Clients {
         let mut at = 0;
         while at < self.records.len() {
             if second.saturating_sub(self.records[at].last) >= TARGET_SECS {
-                self.remove(at)
+                self.remove(at);
             } else {
-                at += 1
+                at += 1;
             }
         }
     }
@@ -451,8 +451,6 @@ pub(crate) struct Active<'a> {
     pub activity: Option<&'a Activity>,
     /// Nothing is learned from it before this second.
     pub suspect_until: u32,
-    /// Its newest request's second.
-    pub last: u32,
 }
 
 impl Record {

@@ -107,11 +107,6 @@ impl SecondRing {
         self.sum
     }
 
-    /// The newest second.
-    pub fn newest(&self) -> u32 {
-        self.newest
-    }
-
     fn slot(&self, second: u32) -> usize {
         second as usize % self.slots.len()
     }
