@@ -233,7 +233,7 @@ impl Clients {
 
     /// Fetches what [`Clients::record`] will read for these requests, of about `second`: step by step, so that each step
     /// finds fetched what it reads. Remembers where their clients are, and changes nothing else.
-    pub(crate) fn look_ahead(&self, prepared: &mut [Prepared; LOOK_AHEAD], second: u32) {
+    pub(crate) fn prefetch(&self, prepared: &mut [Prepared; LOOK_AHEAD], second: u32) {
         for one in prepared.iter_mut() {
             let hash = self.hash.key(one.client.key());
             let found = self.index.find(hash, |entry| entry.mark == mark(hash));
@@ -580,7 +580,7 @@ mod tests {
         let mut table = clients(100);
         (1..=3).for_each(|key| add(&mut table, key, 1000, &page(1)));
         let mut prepared = [prepared(3); LOOK_AHEAD];
-        table.look_ahead(&mut prepared, 1000);
+        table.prefetch(&mut prepared, 1000);
         assert_eq!(prepared[0].place, 2);
         table.forget(1);
         add(&mut table, 4, 1000, &page(1));

@@ -133,10 +133,10 @@ impl Detector {
         let mut prepared = [nobody; LOOK_AHEAD];
         for (prepared, request) in prepared.iter_mut().zip(requests) {
             *prepared = self.prepare(&request);
-            self.tracer.look_ahead(prepared.path);
-            self.paths.look_ahead(prepared.path.hash as u32);
+            self.tracer.prefetch(prepared.path);
+            self.paths.prefetch(prepared.path.hash as u32);
         }
-        self.clients.look_ahead(&mut prepared, self.latest);
+        self.clients.prefetch(&mut prepared, self.latest);
         prepared
     }
 

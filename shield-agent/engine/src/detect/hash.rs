@@ -1,10 +1,11 @@
-//! Seeded hashing of paths and clients: fast, and not to be aimed at by whoever does not know the seed.
+//! Seeded hashing of paths and clients: fast, and without collisions that a client could construct, as it does not know
+//! the seed.
 
-/// Hashes with one secret.
+/// A hash function keyed by a secret seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Seeded {
     seed: u64,
-    /// Hides the other operand of each product, which would otherwise be the client's to choose.
+    /// Masks the second operand of each product, which a client could otherwise choose.
     mask: u64,
 }
 
@@ -12,17 +13,17 @@ pub struct Seeded {
 const MIX: [u64; 3] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d1];
 
 impl Seeded {
-    /// A hasher of this secret.
+    /// Derives the hash function from `seed`.
     pub fn new(seed: u64) -> Seeded {
         let first = fold(seed ^ MIX[0], MIX[1]);
         Seeded { seed: first, mask: fold(first ^ MIX[1], MIX[2]) }
     }
 
-    /// Hashes bytes, 16 at a time: the two halves are folded through one 128-bit product. The last 16 may overlap the
-    /// ones before, so that no piece needs to be filled up.
+    /// Hashes bytes, 16 at a time: the two halves are folded through one 128-bit product. The last 16 may overlap those
+    /// before them, which saves padding.
     #[inline]
     pub fn bytes(self, bytes: &[u8]) -> u64 {
-        // Another secret for each length: a length could be made up for by a text otherwise.
+        // A start per length: otherwise a text could be chosen that compensates for a difference in length.
         let start = fold(self.seed ^ bytes.len() as u64, self.mask);
         let ([low, high], state) = match bytes.last_chunk::<16>() {
             Some(last) if bytes.len() <= LANES_FROM => (words(last), self.in_turn(start, bytes)),
@@ -32,7 +33,7 @@ impl Seeded {
         fold(low ^ state, high ^ self.mask ^ MIX[2])
     }
 
-    /// All but the last 16 bytes or fewer.
+    /// Mixes in all but the last 1 to 16 bytes.
     #[inline]
     fn in_turn(self, mut state: u64, bytes: &[u8]) -> u64 {
         let mut rest = bytes;
@@ -46,7 +47,7 @@ impl Seeded {
         state
     }
 
-    /// The same of long texts, in two lanes that do not wait for each other.
+    /// As [`Seeded::in_turn`], in two lanes: their multiplications do not depend on each other and overlap.
     fn in_lanes(self, start: u64, bytes: &[u8]) -> u64 {
         let (mut one, mut other) = (start, start ^ MIX[0]);
         let mut rest = bytes;
@@ -61,14 +62,14 @@ impl Seeded {
         self.in_turn(fold(one ^ self.mask, other ^ self.seed), rest)
     }
 
-    /// Hashes a client's key.
+    /// Hashes the key of a client.
     #[inline]
     pub fn key(self, key: u128) -> u64 {
         fold(key as u64 ^ self.seed, (key >> 64) as u64 ^ self.mask)
     }
 }
 
-/// Longer texts are hashed in lanes.
+/// Texts longer than this, in bytes, are hashed in two lanes.
 const LANES_FROM: usize = 64;
 
 #[inline]
@@ -84,7 +85,7 @@ fn four_words(bytes: &[u8; 32]) -> [u64; 4] {
     [a, b, c, d]
 }
 
-/// Fewer than 16 bytes in two words that tell all of them; the length is told elsewhere.
+/// Packs fewer than 16 bytes into two words without loss, given their number, which is hashed separately.
 #[inline]
 fn short_words(bytes: &[u8]) -> [u64; 2] {
     if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
@@ -100,7 +101,7 @@ fn short_words(bytes: &[u8]) -> [u64; 2] {
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
-    // A product of zero would swallow whatever came before: both operands are seeded, so that nobody can aim at it.
+    // A product of zero would erase the state: both operands depend on the seed, so no client can force one.
     (product as u64) ^ ((product >> 64) as u64)
 }
 
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_that_differ_anywhere_hash_apart() {
+    fn texts_that_differ_in_one_byte_hash_differently() {
         let hash = Seeded::new(7);
         let mut seen = std::collections::BTreeSet::new();
         for len in 0..140 {
@@ -125,7 +126,7 @@ mod tests {
     /// History: a fuzzer found a path that ended in the constant that it was mixed with, so that the product was zero
     /// and all such paths had one hash, whatever the seed.
     #[test]
-    fn no_ending_swallows_what_comes_before() {
+    fn no_suffix_erases_the_state() {
         for constant in MIX {
             for seed in 0..100 {
                 let hash = Seeded::new(seed);
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_not_made_up_for_by_a_text() {
+    fn no_text_compensates_for_a_length() {
         let hash = Seeded::new(7);
         assert_ne!(hash.bytes(b"aaaaa"), hash.bytes(b"baaaaa"), "'a' ^ 5 is 'b' ^ 6");
         for (shorter, longer) in [(20, 21), (70, 71), (90, 91)] {
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_changes_the_order() {
+    fn another_seed_gives_other_hashes() {
         assert_ne!(Seeded::new(1).bytes(b"/"), Seeded::new(2).bytes(b"/"));
         assert_ne!(Seeded::new(1).key(1), Seeded::new(2).key(1));
     }

@@ -1,17 +1,18 @@
-//! A request's target: where its path ends, and the path's hash. Worked out of every request, so it is done by words.
+//! The path of a request's target and its hash. Computed for every request, so the search for the end of the path goes
+//! eight bytes at a time.
 
 use crate::detect::hash::Seeded;
 
-/// A target's path: where it ends, and its hash.
+/// The length and the hash of a target's path.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HashedPath {
-    /// The hash of the path, without the query.
+    /// Of the path without the query.
     pub hash: u64,
-    /// The path's length in bytes.
+    /// In bytes.
     len: usize,
 }
 
-/// Longer targets are searched with wide instructions, which take a while to begin.
+/// Longer targets are searched with SIMD instructions (memchr); below this their set-up costs more than they save.
 const SHORT_TARGET: usize = 64;
 
 /// The length of a target's path: up to its first question mark.
@@ -30,7 +31,7 @@ fn path_len(target: &[u8]) -> usize {
     }
     let rest = target.get(at..).unwrap_or_default();
     match target.last_chunk::<8>() {
-        // The last eight bytes overlap those that were looked at.
+        // Overlaps bytes that were searched already, which is cheaper than searching the rest byte by byte.
         Some(word) if question_marks(u64::from_le_bytes(*word)) == 0 => target.len(),
         _ => rest.iter().position(|byte| *byte == b'?').map_or(target.len(), |found| at + found),
     }
@@ -46,14 +47,13 @@ fn question_marks(word: u64) -> u64 {
 }
 
 impl HashedPath {
-    /// Of this target.
     #[inline]
     pub fn of(target: &[u8], hash: Seeded) -> HashedPath {
         let path_len = path_len(target);
         HashedPath { hash: hash.bytes(&target[..path_len]), len: path_len }
     }
 
-    /// The target's path, and its query with the question mark.
+    /// Splits the target it was computed from into the path and the query, the latter with its question mark.
     pub fn split(self, target: &[u8]) -> (&[u8], &[u8]) {
         target.split_at(self.len.min(target.len()))
     }

@@ -1,8 +1,8 @@
-//! Mean and standard deviation of a stream of samples, with forgetting. Knows nothing of requests or time.
+//! Mean and standard deviation of a stream of samples, with exponential forgetting.
 
 use serde::{Deserialize, Serialize};
 
-/// Count, sum and sum of squares: enough for mean and population standard deviation, and mergeable.
+/// Count, sum and sum of squares: enough for the mean and the population standard deviation, and mergeable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Moments {
     n: f64,
@@ -11,33 +11,31 @@ pub(crate) struct Moments {
 }
 
 impl Moments {
-    /// Adds one sample.
     pub(crate) fn add(&mut self, value: f64) {
         self.add_many(value, 1.0);
     }
 
-    /// Adds the same sample `times` times (seconds of silence come in thousands).
+    /// Adds the same sample `times` times: silences are thousands of seconds long.
     pub(crate) fn add_many(&mut self, value: f64, times: f64) {
         self.n += times;
         self.sum += value * times;
         self.sum_squares += value * value * times;
     }
 
-    /// Adds all of another's samples.
     pub(crate) fn merge(&mut self, other: &Moments) {
         self.n += other.n;
         self.sum += other.sum;
         self.sum_squares += other.sum_squares;
     }
 
-    /// Makes everything seen so far count `keep` (0..=1) as much as before.
+    /// Scales the weight of all samples so far by `keep` (0..=1).
     pub(crate) fn forget(&mut self, keep: f64) {
         self.n *= keep;
         self.sum *= keep;
         self.sum_squares *= keep;
     }
 
-    /// How many samples, forgetting applied.
+    /// The weight of all samples: their number, less what was forgotten.
     pub(crate) fn count(&self) -> f64 {
         self.n
     }
@@ -53,11 +51,11 @@ impl Moments {
             return 0.0;
         }
         let mean = self.mean();
-        // Rounding can push the difference a hair below zero.
+        // Rounding can push the difference slightly below zero.
         (self.sum_squares / self.n - mean * mean).max(0.0).sqrt()
     }
 
-    /// Whether every number in it is finite and possible: what was restored from a file may be anything.
+    /// Returns whether every number is finite and not negative: a saved file may hold anything.
     pub(crate) fn is_sane(&self) -> bool {
         [self.n, self.sum, self.sum_squares].iter().all(|v| v.is_finite() && *v >= 0.0)
     }

@@ -1,32 +1,32 @@
-//! The text of targets seen lately, so that evidence can name paths though windows keep only their hashes. Bounded: a
-//! newer target takes an older one's place.
+//! The text of recent paths by the key of their target: windows keep only hashes, and evidence names paths. Bounded: a
+//! newer path overwrites an older one, and evidence leaves out what was overwritten.
 
 use crate::detect::prefetch;
 
-/// Bytes of a path that evidence shows.
+/// Longer paths are cut off in evidence. A length must fit into one byte of the arena.
 const MAX_PATH_BYTES: usize = 120;
 
-/// Slots (a power of two).
+/// A power of two.
 const SLOTS: usize = 1 << 12;
 
-/// Bytes of text that are kept (a power of two): the texts lie one after the other, so that writing one touches memory
-/// that was just touched, and begin anew at the start.
+/// Size of the ring that texts are written to, one after the other, so that a write touches memory that is in the cache
+/// already. A power of two.
 const ARENA_BYTES: usize = 1 << 18;
 
-/// Where a target's text is.
+/// The position of one path's text.
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
     key: u32,
-    /// Bytes written before it, since the start; 0 is a free slot.
+    /// The value of [`PathInterner::written`] when it was stored; 0 marks a free slot.
     at: u64,
 }
 
-/// Targets' text by key.
+/// A direct-mapped table of positions, and a ring of texts.
 pub(crate) struct PathInterner {
     slots: Box<[Slot]>,
-    /// Each text behind its length in one byte.
+    /// Each text follows its length, which takes one byte.
     text: Box<[u8]>,
-    /// Bytes written since the start.
+    /// Bytes written since the start, plus one.
     written: u64,
 }
 
@@ -41,10 +41,10 @@ impl Default for PathInterner {
 }
 
 impl PathInterner {
-    /// Remembers the text of a target, cut to [`MAX_PATH_BYTES`] bytes.
+    /// Stores the path of a target, cut to [`MAX_PATH_BYTES`].
     pub(crate) fn put(&mut self, key: u32, text: &[u8]) {
         let slot = &mut self.slots[place(key)];
-        // One that is about to be written over is written anew.
+        // What lies in the older half of the ring is stored again before it is overwritten.
         if slot.key == key && slot.at > 0 && self.written - slot.at < (ARENA_BYTES / 2) as u64 {
             return;
         }
@@ -60,12 +60,12 @@ impl PathInterner {
         self.written += 1 + text.len() as u64;
     }
 
-    /// Fetches what [`PathInterner::put`] will read first.
-    pub(crate) fn look_ahead(&self, key: u32) {
+    /// Prefetches what [`PathInterner::put`] reads first.
+    pub(crate) fn prefetch(&self, key: u32) {
         self.slots.get(place(key)).into_iter().for_each(prefetch::fetch);
     }
 
-    /// The text of a target, as far as it is remembered; what is not UTF-8 is replaced.
+    /// Returns the path of a target unless it was overwritten. Bytes that are not UTF-8 are replaced.
     pub(crate) fn get(&self, key: u32) -> Option<String> {
         let slot = self.slots[place(key)];
         let is_there = slot.key == key && slot.at > 0 && self.written - slot.at <= ARENA_BYTES as u64;
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_named_until_another_takes_its_place() {
+    fn a_path_is_kept_until_another_takes_its_slot() {
         let mut interner = PathInterner::default();
         interner.put(5, b"/a");
         assert_eq!(interner.get(5).as_deref(), Some("/a"));
@@ -93,7 +93,7 @@ mod tests {
         interner.put(5 + SLOTS as u32, &[b'x'; 300]);
         assert_eq!(interner.get(5), None);
         assert_eq!(interner.get(5 + SLOTS as u32).map(|text| text.len()), Some(MAX_PATH_BYTES));
-        assert_eq!(interner.get(0), None, "nobody said what that is");
+        assert_eq!(interner.get(0), None, "never stored");
     }
 
     #[test]

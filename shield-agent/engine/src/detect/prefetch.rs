@@ -1,13 +1,13 @@
-//! Asking the processor to fetch memory that will be read soon, without waiting for it.
+//! Prefetching: asks the processor for memory that will be read soon, without waiting for it.
 
-/// Fetches the line of the processor's cache that `value` begins in; changes nothing. Does nothing on processors other
-/// than x86-64, where the standard library has no such thing yet.
+/// Prefetches the cache line that `value` begins in. Does nothing on processors other than x86-64: stable Rust has no
+/// prefetch for them yet.
 #[inline]
 pub(super) fn fetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        #[expect(unsafe_code, reason = "the instruction reads nothing and faults at no address")]
+        #[expect(unsafe_code, reason = "a prefetch cannot fault")]
         // SAFETY: `value` is a reference, and a prefetch has no effect but on the cache.
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());

@@ -1,18 +1,16 @@
-//! The whole server's last seconds: a sliding window in one-second buckets, exact, O(1) amortised a request, dense.
-//! Single clients' are in `window.rs`.
+//! The whole server's sliding window in one-second buckets: exact, O(1) amortised, dense. A single client's window is
+//! sparse, in `window.rs`.
 
 use crate::detect::window::WINDOW_SECS;
 
-/// One second of the whole server.
+/// The counts of one second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServerSecond {
-    /// Requests.
     pub requests: u32,
-    /// Errors.
     pub errors: u32,
 }
 
-/// The whole server's last seconds, empty ones included, as many as it is made for.
+/// The last seconds, empty ones included.
 #[derive(Debug, Clone)]
 pub struct SecondRing {
     slots: Box<[ServerSecond]>,
@@ -22,7 +20,8 @@ pub struct SecondRing {
 }
 
 impl SecondRing {
-    /// A ring of `len` seconds (at least the window's and the one that leaves it), all empty, ending at `newest`.
+    /// A ring of `len` empty seconds that ends at `newest`. It is at least one second longer than the window: the second
+    /// that leaves the window must still be there to be subtracted.
     pub fn new(len: u32, newest: u32) -> SecondRing {
         let len = len.max(WINDOW_SECS + 1) as usize;
         SecondRing {
@@ -33,7 +32,7 @@ impl SecondRing {
         }
     }
 
-    /// Time moves on to `second`; never back.
+    /// Moves on to `second`. An earlier one changes nothing.
     pub fn advance(&mut self, second: u32) {
         let steps = second.saturating_sub(self.newest);
         if steps as usize >= self.slots.len() {
@@ -44,7 +43,7 @@ impl SecondRing {
             return;
         }
         for _ in 0..steps {
-            // Asked before the step: in a ring no longer than the window, the step takes the second's own slot.
+            // Read before the step, which may reuse its slot.
             let leaving = (self.newest + 1).checked_sub(WINDOW_SECS);
             let leaving = leaving.map_or(ServerSecond::default(), |second| self.at(second));
             self.newest += 1;
@@ -55,7 +54,7 @@ impl SecondRing {
         }
     }
 
-    /// Counts one request at `second`; what is older than the ring is left out.
+    /// Counts one request at `second`, unless that is older than the ring.
     #[inline]
     pub fn add(&mut self, second: u32, error: u32) {
         if second != self.newest {
@@ -70,7 +69,7 @@ impl SecondRing {
         }
     }
 
-    /// Takes back what was counted at `second`.
+    /// Subtracts `what` from `second`'s counts.
     pub fn take_back(&mut self, second: u32, what: ServerSecond) {
         self.change(second, |s| {
             s.requests = s.requests.saturating_sub(what.requests);
@@ -92,7 +91,7 @@ impl SecondRing {
         }
     }
 
-    /// One second's counts; nothing for seconds outside the ring.
+    /// Returns the counts of one second; zeros outside the ring.
     pub fn at(&self, second: u32) -> ServerSecond {
         let age = self.newest.checked_sub(second);
         if age.is_some_and(|age| (age as usize) < self.slots.len()) {
@@ -117,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_no_longer_than_the_window_forgets_what_leaves_it() {
+    fn the_shortest_ring_subtracts_what_leaves_the_window() {
         let mut ring = SecondRing::new(WINDOW_SECS, 1000);
         for second in 1000..2000 {
             ring.advance(second);

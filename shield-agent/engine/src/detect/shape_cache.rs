@@ -1,12 +1,12 @@
-//! The shapes of paths seen before: looking at a path (`shape.rs`) is dearer than remembering what it looked like.
+//! A cache of the shapes of recent paths: looking one up costs far less than classifying the path again (`shape.rs`).
 
 use crate::detect::prefetch;
 use crate::detect::shape::{self, Kind, Shape};
 
-/// Paths whose shape is remembered, as a power of two: 8 bytes each.
+/// Entries of the cache, as a power of two; 8 bytes each.
 const CACHE_BITS: u32 = 15;
 
-/// A path's shape beside its hash, in one word: 47 bits of the hash (none of those that choose the slot), 12 of
+/// A path's hash and its shape in one word: 47 bits of the hash (none of those that choose the slot), 12 of
 /// `told_by`, 3 of the kind, a bit each for login and remote call. 0 is an empty slot.
 #[derive(Debug, Clone, Copy, Default)]
 struct CachedShape(u64);
@@ -34,7 +34,7 @@ impl CachedShape {
         Some(Shape { kind, told_by, login: self.0 & 2 != 0, remote_call: self.0 & 1 != 0 })
     }
 
-    /// The first of a hash's two places, which are neighbours.
+    /// The first of the two slots of a hash; the other is the next one.
     fn slot(hash: u64) -> usize {
         hash as usize & ((1 << CACHE_BITS) - 2)
     }
@@ -42,7 +42,7 @@ impl CachedShape {
 
 const KINDS: [Kind; 6] = [Kind::Asset, Kind::Page, Kind::Script, Kind::Dubious, Kind::Probe, Kind::Foreign];
 
-/// A bounded table of shapes by the hash of their path; a newer path takes an older one's place.
+/// Shapes by the hash of their path, two to a set; the older one of a set is evicted.
 pub(super) struct ShapeCache(Box<[CachedShape]>);
 
 impl Default for ShapeCache {
@@ -52,18 +52,18 @@ impl Default for ShapeCache {
 }
 
 impl ShapeCache {
-    /// The shape of this path, which has this hash.
+    /// Returns the shape of `path`, whose hash is `hash`.
     #[inline]
     pub(super) fn of(&mut self, path: &[u8], hash: u64) -> Shape {
         let slot = CachedShape::slot(hash);
         match self.0[slot].shape(hash).or_else(|| self.0[slot + 1].shape(hash)) {
             Some(shape) => shape,
-            None => self.look(path, hash),
+            None => self.classify(path, hash),
         }
     }
 
     #[cold]
-    fn look(&mut self, path: &[u8], hash: u64) -> Shape {
+    fn classify(&mut self, path: &[u8], hash: u64) -> Shape {
         let shape = shape::of_path(path);
         if let Some(cached) = CachedShape::of(hash, shape) {
             let slot = CachedShape::slot(hash);
@@ -73,8 +73,8 @@ impl ShapeCache {
         shape
     }
 
-    /// Fetches what [`ShapeCache::of`] will read for this hash.
-    pub(super) fn look_ahead(&self, hash: u64) {
+    /// Prefetches what [`ShapeCache::of`] reads for this hash.
+    pub(super) fn prefetch(&self, hash: u64) {
         prefetch::fetch(&self.0[CachedShape::slot(hash)]);
     }
 }
@@ -97,13 +97,13 @@ mod tests {
         }
         assert_eq!(CachedShape::default().shape(0), None, "an empty slot");
         let long = format!("/{}", "x".repeat(5000));
-        assert!(CachedShape::of(1, shape::of_path(long.as_bytes())).is_none(), "too long to be remembered");
+        assert!(CachedShape::of(1, shape::of_path(long.as_bytes())).is_none(), "too long for an entry");
     }
 
     #[test]
-    fn a_path_has_its_shape_however_many_came_between() {
+    fn an_evicted_path_is_classified_again() {
         let mut shapes = ShapeCache::default();
-        // Four paths for each pair of places.
+        // Four paths to a set of two.
         for round in 0..3 {
             for n in 0..4_u64 {
                 let path = format!("/{n}.{}", ["css", "php", "html", "zip"][n as usize]);

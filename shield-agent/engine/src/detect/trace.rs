@@ -172,9 +172,9 @@ impl Tracer {
         HashedPath::of(target, self.hash)
     }
 
-    /// Fetches what [`Tracer::trace`] will read for this target.
-    pub fn look_ahead(&self, hashed: HashedPath) {
-        self.shapes.look_ahead(hashed.hash);
+    /// Prefetches what [`Tracer::trace`] reads for this path.
+    pub fn prefetch(&self, hashed: HashedPath) {
+        self.shapes.prefetch(hashed.hash);
     }
 
     /// What is kept of `request`, whose target's [`Tracer::hash_path`] is known.
