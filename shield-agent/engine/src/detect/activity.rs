@@ -1,5 +1,5 @@
-//! What is kept of a client that asked for more than a few things: its window, and the targets it asked for in the
-//! last 10 min. Bounded however many requests it makes. Clients with fewer requests are `clients.rs`'s light records.
+//! The recent activity of a client: its window of counts, and its targets of the last 10 min. Bounded in memory whatever
+//! the client does. A client's first few requests are kept in a light record instead, see `clients.rs`.
 
 use crate::detect::prefetch;
 use crate::detect::prefilter::{Prefilter, Screening};
@@ -8,37 +8,38 @@ use crate::detect::targets::{LATE_SECS, MAX_TARGETS, Target, Targets};
 use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::{Counts, WINDOW_SECS, Window};
 
-/// What a client's targets amount to.
+/// The values that the rules compare, derived from a client's targets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spread {
-    /// Distinct targets that are no assets, over the window.
+    /// Distinct targets over the window, without assets.
     pub paths: u32,
     /// Distinct failed targets over the window.
     pub failed_paths: u32,
-    /// Distinct scripts over the window that were answered alike: most of any one answer.
+    /// The largest number of distinct scripts over the window that got the same answer.
     pub alike_scripts: u32,
-    /// Weight over the window of targets whose shape tells, in tenths of a failed path.
+    /// Weight over the window of targets shaped like probes, in tenths of a failed path.
     pub shaped_weight: u32,
-    /// Weight over the window of targets that merely failed.
+    /// The same of targets that merely failed.
     pub plain_weight: u32,
-    /// Weight over 10 min of targets whose shape tells.
+    /// Weight over 10 min of targets shaped like probes.
     pub shaped_weight_600: u32,
-    /// Weight over 10 min of targets that merely failed.
+    /// The same of targets that merely failed, over 10 min.
     pub plain_weight_600: u32,
-    /// Requests for the target asked for (not posted to) most, over the last 30 to 60 s.
+    /// Requests other than POST for one target, the most of any target, over the last 30 to 60 s.
     pub repeats: u32,
-    /// Posts to the target posted to most, over the last 30 to 60 s.
+    /// POSTs to one target, the most of any target, over the last 30 to 60 s.
     pub posts: u32,
 }
 
-/// At least what [`Activity::spread`] would find. A value that reached [`Ceiling::MAX`] may be anything above.
+/// Upper bounds of a [`Spread`], kept up to date with every request. At [`Ceiling::MAX`] a value is saturated, and the
+/// true one may be higher.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ceiling {
     /// See [`Spread::paths`].
     pub paths: u16,
     /// See [`Spread::failed_paths`].
     pub failed_paths: u16,
-    /// Distinct scripts, however answered.
+    /// Distinct scripts, whatever the answer.
     pub scripts: u16,
     /// See [`Spread::shaped_weight`].
     pub shaped_weight: u16,
@@ -54,37 +55,36 @@ pub struct Ceiling {
     pub posts: u16,
 }
 
-/// What is kept of one busy client: two lines of the processor's cache, and what they point to.
+/// The activity of one client: two cache lines, and the heap behind them.
 #[derive(Debug, Clone, Default)]
 #[repr(C, align(64))]
 pub struct Activity {
-    /// Its window.
     pub window: Window,
     targets: Targets,
-    /// Nearly every request is below what any rule asks for: then it is enough to know this.
+    /// Below the prefilter's limits for nearly every request; then the targets need not be walked.
     ceiling: Ceiling,
-    /// The second from which on the ceiling holds.
+    /// The first second that the ceiling is valid for.
     ceiling_from: u32,
     spare: Spare,
     minute: Minute,
 }
 
-/// What a client's pages amount to in one minute of the clock, which is what is learned: counted as they come, so that
-/// nobody has to look through every client's targets once a minute.
+/// The values of one clock minute that the baseline learns. Counted request by request: walking all targets of all
+/// clients once a minute would stall the detector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Minute {
-    /// Seconds since 1970 over 60.
+    /// Minutes since 1970.
     number: u32,
-    /// Distinct targets that are no assets.
+    /// Distinct targets, without assets.
     pub paths: u16,
-    /// Posts to the target posted to most.
+    /// POSTs to one target, the most of any.
     pub posts: u16,
-    /// Requests for the target asked for (not posted to) most.
+    /// Other requests for one target, the most of any.
     pub repeats: u16,
 }
 
 impl Minute {
-    /// Takes in that a target became `after` from `before`.
+    /// Accounts for a request that changed a target from `before` to `after`.
     #[inline]
     fn count(&mut self, before: &Target, after: &Target) {
         let number = after.last / 60;
@@ -147,34 +147,34 @@ impl Activity {
         self.spare = Spare { left: requests.saturating_add(1).min(u32::from(u16::MAX)) as u16, generation };
     }
 
-    /// Fetches both its lines.
-    pub fn fetch(&self) {
+    /// Prefetches both cache lines.
+    pub fn prefetch(&self) {
         prefetch::fetch(&self.window);
         prefetch::fetch(&self.ceiling);
     }
 
-    /// Fetches what [`Activity::add`] will follow from them for this target at about `second`.
-    pub fn fetch_target(&self, key: u32, second: u32) {
-        self.window.fetch(second);
-        self.targets.fetch(key);
+    /// Prefetches what [`Activity::add`] reads through them for this target at about `second`.
+    pub fn prefetch_target(&self, key: u32, second: u32) {
+        self.window.prefetch(second);
+        self.targets.prefetch(key);
     }
 
-    /// At least what [`Activity::spread`] would find at `second`; `None` when nothing is known about so long ago.
+    /// Upper bounds of the spread at `second`; `None` when that is too long ago to know.
     pub fn ceiling(&self, second: u32) -> Option<&Ceiling> {
         (second >= self.ceiling_from).then_some(&self.ceiling)
     }
 
-    /// What its pages amounted to in the minute of the clock that ends with `second`.
+    /// The values of the clock minute that ends with `second`.
     pub fn minute(&self, second: u32) -> Minute {
         if self.minute.number == second / 60 { self.minute } else { Minute::default() }
     }
 
-    /// The ceiling, for the seconds that it holds for.
+    /// The ceiling, without a check that it is valid for the second in question.
     pub fn latest_ceiling(&self) -> &Ceiling {
         &self.ceiling
     }
 
-    /// What the targets amount to at `second`, without changing anything.
+    /// Computes the spread at `second`.
     pub fn spread(&self, second: u32) -> Spread {
         let mut spread = Spread::default();
         let mut scripts = false;
@@ -188,7 +188,6 @@ impl Activity {
         spread
     }
 
-    /// Distinct scripts over the window that were answered alike: most of any one answer.
     fn alike_scripts(&self, second: u32) -> u32 {
         let mut alike = [0; 256];
         let recent = self.targets.iter().filter(|target| target.is_within(WINDOW_SECS, second));
@@ -198,12 +197,12 @@ impl Activity {
         alike.iter().skip(1).copied().max().unwrap_or(0)
     }
 
-    /// The same as [`Activity::spread`]; forgets what does not matter any more and lowers the ceiling to what is there.
+    /// Computes the spread at `second`, removes expired targets, and lowers the ceiling to what is left.
     pub fn settle(&mut self, second: u32) -> Spread {
         self.targets.prune(second);
         self.ceiling_from = second.saturating_sub(LATE_SECS);
         self.ceiling = Ceiling::default();
-        // As of a second further back, the ceiling may be higher than it was.
+        // The ceiling is now valid from an earlier second, and may be higher than before.
         self.spare = Spare::default();
         for target in self.targets.iter() {
             self.ceiling.raise(&Target::default(), target, self.ceiling_from);
@@ -211,7 +210,8 @@ impl Activity {
         self.spread(second)
     }
 
-    /// Targets and requests for them over the last 30 to 60 s, most first (ties by key, so that the order is fixed).
+    /// Keys of the most requested targets over the last 30 to 60 s with their requests, most first; ties by key, for a
+    /// deterministic order.
     pub fn top_targets(&self, n: usize, second: u32) -> Vec<(u32, u32)> {
         let repeats = self.targets.iter().map(|target| (target.key, target.repeats(second)));
         let mut all: Vec<_> = repeats.filter(|(_, hits)| *hits > 0).collect();
@@ -220,18 +220,18 @@ impl Activity {
         all
     }
 
-    /// Bytes it takes.
+    /// Memory in bytes, heap included.
     pub fn bytes(&self) -> usize {
         size_of::<Activity>() + self.window.heap_bytes() + self.targets.heap_bytes()
     }
 }
 
 impl Ceiling {
-    /// Nothing is counted beyond it.
+    /// The value at which a bound saturates.
     pub const MAX: u32 = u16::MAX as u32;
 
-    /// Takes in that a target became `after` from `before`: each value grows by at least as much as the true one at
-    /// `second` or later.
+    /// Accounts for a request that changed a target from `before` to `after`: each bound grows by at least as much as the
+    /// true value at `second` or later.
     #[inline]
     fn raise(&mut self, before: &Target, after: &Target, second: u32) {
         if after.weight > 0 {
@@ -288,7 +288,7 @@ impl Spread {
     }
 }
 
-/// What a request adds to a window.
+/// The counts that one request adds to a window.
 pub(crate) fn counts_of(trace: &Trace) -> Counts {
     let flag = |flag| u32::from(trace.flags.has(flag));
     Counts {
@@ -310,7 +310,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_minute_is_what_all_targets_say_at_its_end(
+        fn a_minute_equals_the_spread_at_its_end(
             steps in prop::collection::vec((0u32..20, 0u32..90, 0u32..8, 0usize..4), 1..300),
         ) {
             let (mut activity, mut newest) = (Activity::default(), 6000);

@@ -243,12 +243,12 @@ impl Clients {
         let activities = prepared.each_ref().map(|one| {
             let record = self.records.get(one.place as usize)?;
             let activity = self.activities.get(record.activity as usize)?;
-            activity.fetch();
+            activity.prefetch();
             Some(activity)
         });
         for (activity, one) in activities.iter().zip(prepared.iter()) {
             if let Some(activity) = activity {
-                activity.fetch_target(one.target(), second);
+                activity.prefetch_target(one.target(), second);
             }
         }
     }

@@ -1,30 +1,30 @@
-//! The targets that one client asked for lately: a small hash table of its own. Nearly every request looks into one, and
-//! with many clients each look is a wait for memory: so a slot is 16 bytes, four to a line of the processor's cache, and
-//! nothing has to be read before it (linear probing at a load of three quarters at most; nothing is deleted but by
-//! making the table anew). What targets amount to is `activity.rs`'s business.
+//! The recent targets of one client, in a small hash table per client. Nearly every request reads one, and with many
+//! clients each read is a cache miss: so a slot is 16 bytes, four to a cache line, and a lookup reads nothing else first
+//! (linear probing at a load of three quarters at most; removal rebuilds the table, so there are no tombstones).
+//! `activity.rs` derives from them what the rules compare.
 
 use crate::detect::prefetch;
 use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::WINDOW_SECS;
 
-/// Targets older than this are forgotten.
+/// Targets are forgotten after this long: the longest window of a rule.
 pub(crate) const TARGET_SECS: u32 = 600;
 
-/// Targets remembered of one client at most; far above every threshold.
+/// The most targets kept of one client; far above every threshold.
 pub(crate) const MAX_TARGETS: usize = 384;
 
-/// Requests may be judged this many seconds before the newest one without looking at every target again.
+/// Requests up to this much older than the newest one are judged without walking all targets again.
 pub(crate) const LATE_SECS: u32 = 5;
 
-/// Slots of the smallest and of the largest table (powers of two; three quarters of the largest are [`MAX_TARGETS`]).
+/// Slots of the smallest and the largest table. Powers of two; three quarters of the largest are [`MAX_TARGETS`].
 const MIN_SLOTS: usize = 8;
 const MAX_SLOTS: usize = 512;
 
-/// So many are let go at once when there are more than [`MAX_TARGETS`], so that finding them costs little a request.
+/// Targets evicted at once at the bound: selecting them walks the whole table, and is spread over as many requests.
 const EVICTED_AT_ONCE: usize = 64;
 
-/// Repeats of one target are counted in slots of this many seconds, of which the newest two count: a value covers the
-/// last 30 to 60 s, never more than the window.
+/// Repeats of one target are counted in slots of this many seconds, of which the newest two count: the sum covers the
+/// last 30 to 60 s and never exceeds the window.
 const REPEAT_SLOT_SECS: u32 = 30;
 
 /// One target, in 16 bytes.
@@ -46,28 +46,27 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// A target's that was not asked for yet.
+    /// A target without a request.
     pub(crate) fn unasked(key: u32) -> Target {
         Target { key, ..Target::default() }
     }
 
-    /// Counts one request for it.
     pub(crate) fn hit(&mut self, second: u32, trace: &Trace) {
         match (second / REPEAT_SLOT_SECS).saturating_sub(self.last / REPEAT_SLOT_SECS) {
-            // The same slot, or out of order: counted with the newer one, which it is at most a minute away from.
+            // The same slot, or out of order: a late request counts in the newer slot.
             0 => {}
             1 => (self.hits_before, self.hits) = (self.hits, 0),
             _ => (self.hits_before, self.hits) = (0, 0),
         }
         self.hits = self.hits.saturating_add(1);
         self.last = self.last.max(second);
-        // Both only grow, so that the order of a second's lines makes no difference.
+        // These only grow, so that the order of a second's lines makes no difference.
         self.weight = self.weight.max(trace.weight);
         self.flags = self.flags.union(trace.flags);
         self.answer = self.answer.max(trace.answer);
     }
 
-    /// Requests for it over the last 30 to 60 s.
+    /// Returns its requests over the last 30 to 60 s.
     pub(crate) fn repeats(&self, second: u32) -> u32 {
         match (second / REPEAT_SLOT_SECS).saturating_sub(self.last / REPEAT_SLOT_SECS) {
             0 => u32::from(self.hits) + u32::from(self.hits_before),
@@ -76,36 +75,34 @@ impl Target {
         }
     }
 
-    /// Requests for it in the clock's minute that it was asked for last in.
+    /// Returns its requests in the clock minute of its last request.
     pub(crate) fn hits_in_minute(&self) -> u32 {
         const { assert!(2 * REPEAT_SLOT_SECS == 60, "a minute is two slots") };
         let is_second_half = self.last / REPEAT_SLOT_SECS % 2 == 1;
         u32::from(self.hits) + if is_second_half { u32::from(self.hits_before) } else { 0 }
     }
 
-    /// Whether it was served whenever it was asked for, and is no script.
+    /// Returns whether every request for it was served normally, and it is no script.
     pub(crate) fn is_plain(&self) -> bool {
         self.weight == 0 && !self.flags.has_any(Flags::UNUSUAL)
     }
 
-    /// Whether it was not served.
     pub(crate) fn has_failed(&self) -> bool {
         self.flags.has(Flags::FAILED) || self.flags.has(Flags::BROKEN)
     }
 
-    /// Whether it was asked for within `secs`.
+    /// Returns whether its last request was less than `secs` before `second`.
     pub(crate) fn is_within(&self, secs: u32, second: u32) -> bool {
         second.saturating_sub(self.last) < secs
     }
 
-    /// Whether it can still make a difference: pages that were served count for a window only, all else for 10 min.
+    /// Returns whether a rule can still count it: served pages for a window only, all others for 10 min.
     fn matters(&self, second: u32) -> bool {
         let is_telling = self.weight > 0 || self.has_failed() || self.flags.has(Flags::SCRIPT);
         self.is_within(if is_telling { TARGET_SECS } else { WINDOW_SECS + LATE_SECS }, second)
     }
 }
 
-/// The table.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Targets {
     slots: Box<[Target]>,
@@ -113,12 +110,12 @@ pub(crate) struct Targets {
 }
 
 impl Targets {
-    /// All of them, in no order.
+    /// All targets, in unspecified order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Target> {
         self.slots.iter().filter(|target| target.last > 0)
     }
 
-    /// Counts one request. Hands out its target's target as it was, and as it is.
+    /// Counts one request, and returns its target before and after.
     #[inline]
     pub(crate) fn hit(&mut self, second: u32, trace: &Trace) -> (Target, Target) {
         let at = place(&self.slots, trace.key);
@@ -134,8 +131,8 @@ impl Targets {
         (before, after)
     }
 
-    /// Adds a target that is not there, at its place. What does not matter any more at `second` goes first when there is
-    /// no room, and beyond [`MAX_TARGETS`] the least telling.
+    /// Adds a target at its slot `at`. Without room, targets that do not matter any more at `second` are removed first;
+    /// at [`MAX_TARGETS`], the least suspicious.
     fn insert(&mut self, target: Target, mut at: Option<usize>, second: u32) {
         if 4 * (self.len as usize + 1) > 3 * self.slots.len() {
             self.make_room(second);
@@ -151,35 +148,34 @@ impl Targets {
     fn make_room(&mut self, second: u32) {
         self.retain(|target| target.matters(second));
         if self.len as usize >= MAX_TARGETS {
-            self.let_go_of_the_least();
+            self.evict_least_suspicious();
         }
         if self.slots.len() < MAX_SLOTS && 2 * (self.len as usize + 1) > self.slots.len() {
             self.rebuild(self.len as usize + 1, |_| true);
         }
     }
 
-    /// Lets go of what does not matter any more at `second`.
+    /// Removes targets that do not matter any more at `second`.
     pub(crate) fn prune(&mut self, second: u32) {
         self.retain(|target| target.matters(second));
     }
 
-    /// Fetches what [`Targets::hit`] will read first for this target.
-    pub(crate) fn fetch(&self, key: u32) {
+    /// Prefetches what [`Targets::hit`] reads first for this target.
+    pub(crate) fn prefetch(&self, key: u32) {
         self.slots.get(home(&self.slots, key)).into_iter().for_each(prefetch::fetch);
     }
 
-    /// Bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
         size_of_val(&*self.slots)
     }
 
-    /// Harmless ones first, so that nobody hides probes under a heap of pages; then the oldest.
-    fn let_go_of_the_least(&mut self) {
-        let worth = |target: &Target| (target.weight, target.last, target.key);
-        let mut worths: Vec<_> = self.iter().map(worth).collect();
-        let (_, least_kept, _) = worths.select_nth_unstable(EVICTED_AT_ONCE);
+    /// Evicts harmless targets first, so that a client cannot flush its probes with pages; then the oldest.
+    fn evict_least_suspicious(&mut self) {
+        let rank = |target: &Target| (target.weight, target.last, target.key);
+        let mut ranks: Vec<_> = self.iter().map(rank).collect();
+        let (_, least_kept, _) = ranks.select_nth_unstable(EVICTED_AT_ONCE);
         let least_kept = *least_kept;
-        self.retain(|target| worth(target) >= least_kept);
+        self.retain(|target| rank(target) >= least_kept);
     }
 
     fn retain(&mut self, keep: impl Fn(&Target) -> bool) {
@@ -189,7 +185,7 @@ impl Targets {
         }
     }
 
-    /// A table of twice the room that is needed, so that the next time is as many requests away.
+    /// Moves the kept targets to a table of twice the room needed, so that rebuilding is amortised.
     fn rebuild(&mut self, wanted: usize, keep: impl Fn(&Target) -> bool) {
         let slots = (2 * wanted).next_power_of_two().clamp(MIN_SLOTS, MAX_SLOTS);
         let old = std::mem::replace(&mut self.slots, vec![Target::default(); slots].into_boxed_slice());
@@ -203,13 +199,13 @@ impl Targets {
     }
 }
 
-/// Where the search for a key begins.
+/// The slot at which the search for a key begins.
 #[inline]
 fn home(slots: &[Target], key: u32) -> usize {
     key as usize & slots.len().wrapping_sub(1)
 }
 
-/// The slot of a key, or the free one where it would be; `None` only while there are no slots at all.
+/// The slot of a key, or the free one where it belongs; `None` only for a table without slots.
 #[inline]
 fn place(slots: &[Target], key: u32) -> Option<usize> {
     let mut at = home(slots, key);
@@ -238,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_that_were_served_go_after_a_window_and_all_else_after_ten_minutes() {
+    fn served_pages_expire_after_a_window_and_others_after_ten_minutes() {
         let mut targets = Targets::default();
         let plain = Flags::default();
         for (key, weight, flags) in
@@ -260,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_asks_for_anything_costs_at_most_8_kib_and_hides_nothing() {
+    fn a_client_costs_at_most_8_kib_and_cannot_flush_its_probes() {
         let mut targets = Targets::default();
         for key in 0..100_000 {
             targets.hit(1000, &trace(key, u8::from(key < 100), Flags::default()));
@@ -270,7 +266,7 @@ mod tests {
     }
 
     proptest! {
-        /// Keys that begin at few places, so that they run into one another.
+        /// Keys with few home slots, so that they collide.
         #[test]
         fn the_table_equals_a_map(steps in prop::collection::vec((0u32..40, 0u32..4, 0u32..30), 1..400)) {
             let (mut targets, mut model, mut now) = (Targets::default(), BTreeMap::<u32, Target>::new(), 1000);

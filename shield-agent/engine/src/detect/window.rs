@@ -1,36 +1,35 @@
-//! One client's sliding window in one-second buckets: exact, O(1) amortised a request, sparse. The whole server's is in
-//! `ring.rs`. Who they belong to is `clients.rs`'s business, what they mean `rules.rs`'s.
+//! The sliding window of one client in one-second buckets: exact, O(1) amortised, sparse. The whole server's is dense, in
+//! `ring.rs`.
 
 use std::collections::VecDeque;
 
 use crate::detect::prefetch;
 
-/// Length of the window in seconds.
+/// The length of the window in seconds.
 pub(crate) const WINDOW_SECS: u32 = 60;
 
-/// What is counted in a second, and summed up over a window.
+/// The counts of one second, or their sum over a window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// All requests.
     pub requests: u32,
-    /// Errors: status >= 400, less those configured as our own answers.
+    /// Status >= 400, without those in `not_errors`.
     pub errors: u32,
-    /// Requests for files that pages pull in.
+    /// Requests for assets: files that pages embed.
     pub assets: u32,
-    /// Refused requests (status 4xx) that say something about the client.
+    /// Requests refused (4xx) for a reason that lies with the client.
     pub failed: u32,
-    /// Requests that the server could not answer (status 5xx), or that the client gave up.
+    /// Requests that the server failed to answer (5xx), or that the client aborted (499).
     pub broken: u32,
-    /// Requests that are none, in tenths.
+    /// Malformed requests, in tenths.
     pub foreign_tenths: u32,
-    /// Passwords posted and not accepted.
+    /// Failed logins.
     pub logins: u32,
-    /// Remote calls posted and not refused.
+    /// Remote calls (`xmlrpc.php`) posted.
     pub remote_calls: u32,
 }
 
 impl Counts {
-    /// Both together.
     pub fn plus(self, other: Counts) -> Counts {
         Counts {
             requests: self.requests + other.requests,
@@ -44,7 +43,7 @@ impl Counts {
         }
     }
 
-    /// What is left when `other`, a part of it, is taken away.
+    /// Subtracts `other`, which must be a part of it.
     pub fn less(self, other: Counts) -> Counts {
         Counts {
             requests: self.requests - other.requests,
@@ -58,30 +57,29 @@ impl Counts {
         }
     }
 
-    /// Without what nearly every request adds to; `None` when nothing else is there.
+    /// The counts other than requests and assets; `None` when all are 0.
     fn rare(self) -> Option<Counts> {
         let rare = Counts { requests: 0, assets: 0, ..self };
         (rare != Counts::default()).then_some(rare)
     }
 
-    /// Pages that were served.
     pub fn served_pages(self) -> u32 {
         self.pages().saturating_sub(self.failed + self.broken)
     }
 
-    /// Everything that was served: pages, and files that pages pull in.
+    /// Served pages, and all assets.
     pub fn served(self) -> u32 {
         self.served_pages() + self.assets
     }
 
-    /// Requests for anything but files that pages pull in.
+    /// All requests that are not for assets.
     pub fn pages(self) -> u32 {
         self.requests - self.assets
     }
 }
 
-/// One second of one client, in eight bytes: a client's window is as much of the processor's cache as this makes it. A
-/// second of more than 65,535 of anything takes several.
+/// One second of one client in eight bytes, to keep windows small in the cache. A second with more than 65,535 requests
+/// takes several buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bucket {
     second: u32,
@@ -95,7 +93,7 @@ impl Bucket {
         Counts { requests, assets, ..Counts::default() }
     }
 
-    /// Takes as much of these as it can count, and says what is left.
+    /// Counts as many of these as fit, and returns the rest.
     fn take(&mut self, requests: u32, assets: u32) -> (u32, u32) {
         let take = |mine: &mut u16, more: u32| {
             let taken = more.min(u32::from(u16::MAX - *mine));
@@ -106,35 +104,34 @@ impl Bucket {
     }
 }
 
-/// Seconds are let go of when the oldest is this much older than the window, all at once: letting one go at almost every
-/// request costs more than holding a few too many.
-const LET_GO_SECS: u32 = 20;
+/// Expired seconds are removed in one go, once the oldest is this much older than the window: removing one at almost
+/// every request costs more than keeping a few too many.
+const EXPIRY_SLACK_SECS: u32 = 20;
 
-/// One client's last 60 s: only the seconds in which it asked for something.
+/// The last 60 s of one client: only the seconds with a request.
 #[derive(Debug, Clone, Default)]
 pub struct Window {
     /// Oldest first.
     buckets: VecDeque<Bucket>,
-    /// What few requests add to; many clients have none.
+    /// The counts that few requests add to; many clients have none.
     rare: Option<Box<Rare>>,
     /// The sum of all buckets.
     requests: u32,
     assets: u32,
-    /// The first bucket's second, so that nearly every request need not read that bucket.
+    /// The second of the first bucket, kept here so that nearly no request has to read that bucket.
     oldest: u32,
 }
 
-/// All counts but requests and assets.
+/// All counts other than requests and assets.
 #[derive(Debug, Clone, Default)]
 struct Rare {
-    /// Each second's, oldest first.
+    /// Oldest first.
     seconds: VecDeque<(u32, Counts)>,
     sum: Counts,
 }
 
 impl Window {
-    /// Counts one request at `second` that adds to nothing but requests, and assets if it was one: what
-    /// [`Window::add`] does, sooner, in nearly every case.
+    /// Counts one request at `second` that adds to requests and assets only: the fast path of [`Window::add`].
     #[inline]
     pub fn add_plain(&mut self, second: u32, is_asset: bool) {
         let assets = u16::from(is_asset);
@@ -143,7 +140,7 @@ impl Window {
                 last.requests += 1;
                 last.assets += assets;
             }
-            Some(last) if last.second < second && !is_to_let_go(self.oldest, second) => {
+            Some(last) if last.second < second && !is_expiry_due(self.oldest, second) => {
                 self.buckets.push_back(Bucket { second, requests: 1, assets });
             }
             _ => {
@@ -155,14 +152,14 @@ impl Window {
         self.assets += u32::from(assets);
     }
 
-    /// Counts something at `second`. Seconds may come out of order; what is older than the window ending at the newest
-    /// second does not belong to it and changes nothing.
+    /// Adds `counts` at `second`. Seconds may come out of order; those before the window that ends at the newest second
+    /// are ignored.
     pub fn add(&mut self, second: u32, counts: Counts) {
         if self.newest().saturating_sub(second) >= WINDOW_SECS {
             return;
         }
-        if is_to_let_go(self.oldest, second) {
-            self.let_go(second);
+        if is_expiry_due(self.oldest, second) {
+            self.expire(second);
         }
         self.requests += counts.requests;
         self.assets += counts.assets;
@@ -189,8 +186,8 @@ impl Window {
         self.oldest = self.buckets.front().map_or(0, |bucket| bucket.second);
     }
 
-    /// Lets go of what lies outside the window ending at `second`.
-    fn let_go(&mut self, second: u32) {
+    /// Removes seconds outside the window that ends at `second`.
+    fn expire(&mut self, second: u32) {
         while self.buckets.front().is_some_and(|bucket| is_old(bucket.second, second))
             && let Some(gone) = self.buckets.pop_front()
         {
@@ -199,30 +196,30 @@ impl Window {
         }
         self.oldest = self.buckets.front().map_or(second, |bucket| bucket.second);
         if let Some(rare) = &mut self.rare {
-            rare.let_go(second);
+            rare.expire(second);
         }
     }
 
-    /// At least [`Window::sum`], in no time: the sum over up to 20 s more.
+    /// An upper bound of [`Window::sum`] in O(1): the sum over up to 20 s more.
     pub fn at_most(&self) -> Counts {
         let rare = self.rare.as_ref().map_or(Counts::default(), |rare| rare.sum);
         Counts { requests: self.requests, assets: self.assets, ..rare }
     }
 
-    /// The sum over the window ending at the newest second.
+    /// The sum over the window that ends at the newest second.
     pub fn sum(&self) -> Counts {
         self.sum_up_to(self.newest())
     }
 
-    /// The sum over the window ending at `second`, which is not before the newest one.
+    /// The sum over the window that ends at `second`, which must not be before the newest one.
     fn sum_up_to(&self, second: u32) -> Counts {
         let old = self.buckets.iter().take_while(|bucket| is_old(bucket.second, second)).map(Bucket::counts);
         let old_rare = self.rare().take_while(|(at, _)| is_old(*at, second)).map(|(_, counts)| *counts);
         old.chain(old_rare).fold(self.at_most(), Counts::less)
     }
 
-    /// The sum over the `secs` (1..=60) seconds up to and including `second`, as far as they lie in the window ending at
-    /// the newest one.
+    /// The sum over the `secs` (1..=60) seconds up to and including `second`, limited to the window that ends at the newest
+    /// second.
     pub fn sum_of_last(&self, secs: u32, second: u32) -> Counts {
         let newest = self.newest();
         if secs == WINDOW_SECS && second >= newest {
@@ -235,32 +232,32 @@ impl Window {
         buckets.chain(rare).fold(Counts::default(), Counts::plus)
     }
 
-    /// What was counted in exactly this second.
+    /// The counts of exactly this second.
     pub fn at(&self, second: u32) -> Counts {
         self.sum_of_last(1, second)
     }
 
-    /// The sum over the window ending at `second`, without that second itself.
+    /// The sum over the window that ends at `second`, without that second itself.
     pub fn before(&self, second: u32) -> Counts {
-        // The sum is as of the newest second: nearly always the one that is asked about.
+        // Nearly always the newest second, whose sum is at hand.
         let sum = if self.newest() == second { self.sum() } else { self.sum_of_last(WINDOW_SECS, second) };
         sum.less(self.at(second))
     }
 
-    /// Each second of the window ending at the newest one with its counts; some in several parts, in no order.
+    /// The seconds of the window that ends at the newest one, with their counts. A second may come in several parts; the
+    /// order is unspecified.
     pub fn seconds(&self) -> impl Iterator<Item = (u32, Counts)> {
         let newest = self.newest();
         let buckets = self.buckets.iter().map(|bucket| (bucket.second, bucket.counts()));
         buckets.chain(self.rare().copied()).filter(move |(at, _)| newest - at < WINDOW_SECS)
     }
 
-    /// Fetches what [`Window::add`] will read at about `second`.
-    pub fn fetch(&self, second: u32) {
-        let front = self.buckets.front().filter(|_| is_to_let_go(self.oldest, second));
+    /// Prefetches what [`Window::add`] reads at about `second`.
+    pub fn prefetch(&self, second: u32) {
+        let front = self.buckets.front().filter(|_| is_expiry_due(self.oldest, second));
         self.buckets.back().into_iter().chain(front).for_each(prefetch::fetch);
     }
 
-    /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
         let rare_bytes =
             |rare: &Rare| size_of::<Rare>() + rare.seconds.capacity() * size_of::<(u32, Counts)>();
@@ -271,7 +268,7 @@ impl Window {
         self.rare.iter().flat_map(|rare| rare.seconds.iter())
     }
 
-    /// The newest second; 0 when nothing is held.
+    /// The newest second; 0 when empty.
     fn newest(&self) -> u32 {
         self.buckets.back().map_or(0, |bucket| bucket.second)
     }
@@ -288,7 +285,7 @@ impl Rare {
         }
     }
 
-    fn let_go(&mut self, second: u32) {
+    fn expire(&mut self, second: u32) {
         while self.seconds.front().is_some_and(|(at, _)| is_old(*at, second))
             && let Some((_, gone)) = self.seconds.pop_front()
         {
@@ -297,14 +294,13 @@ impl Rare {
     }
 }
 
-/// Whether `at` lies before the window ending at `second`.
+/// Returns whether `at` lies before the window that ends at `second`.
 fn is_old(at: u32, second: u32) -> bool {
     second.saturating_sub(at) >= WINDOW_SECS
 }
 
-/// Whether it is time to let go of what is old.
-fn is_to_let_go(oldest: u32, second: u32) -> bool {
-    second.saturating_sub(oldest) >= WINDOW_SECS + LET_GO_SECS
+fn is_expiry_due(oldest: u32, second: u32) -> bool {
+    second.saturating_sub(oldest) >= WINDOW_SECS + EXPIRY_SLACK_SECS
 }
 
 #[cfg(test)]
@@ -323,14 +319,14 @@ mod tests {
         window.add(100, one(false));
         window.add(159, one(false));
         assert_eq!(window.sum().requests, 2, "59 s apart");
-        window.let_go(160);
+        window.expire(160);
         assert_eq!(window.sum().requests, 1, "60 s apart");
         window.add(90, one(false));
         assert_eq!(window.sum().requests, 1, "too old to belong");
     }
 
     #[test]
-    fn a_second_counts_however_much_it_holds() {
+    fn a_second_may_exceed_what_a_bucket_holds() {
         let mut window = Window::default();
         (0..70_000).for_each(|_| window.add(100, one(true)));
         window.add(101, Counts { requests: 200_000, ..Counts::default() });
@@ -338,7 +334,7 @@ mod tests {
         assert_eq!((window.at(100).requests, window.at(101).requests), (70_001, 200_000));
         assert_eq!((window.sum().requests, window.before(101).requests), (270_001, 70_001));
         assert_eq!(window.seconds().map(|(_, counts)| counts.requests).sum::<u32>(), 270_001);
-        window.let_go(160);
+        window.expire(160);
         assert_eq!((window.sum().requests, window.sum().errors), (200_000, 0));
     }
 
@@ -379,13 +375,13 @@ mod tests {
         }
 
         #[test]
-        fn at_most_holds_little_more_than_the_window(steps in prop::collection::vec(0u32..4, 1..2000)) {
+        fn the_upper_bound_covers_at_most_20_s_more(steps in prop::collection::vec(0u32..4, 1..2000)) {
             let (mut window, mut second, mut kept) = (Window::default(), 1000, Vec::new());
             for step in steps {
                 second += step;
                 window.add_plain(second, false);
                 kept.push(second);
-                let most = kept.iter().filter(|at| second - **at < WINDOW_SECS + LET_GO_SECS).count();
+                let most = kept.iter().filter(|at| second - **at < WINDOW_SECS + EXPIRY_SLACK_SECS).count();
                 prop_assert!(window.at_most().requests as usize <= most);
             }
         }
