@@ -1,6 +1,7 @@
-//! The bounded table of clients: a record of 64 bytes each, with the first few requests inside it, and a
-//! [`Activity`] for those that go on. At the bound the coldest light client goes first; a busy one only for a
-//! busier one. Evictions are counted.
+//! The bounded table of clients: a record of 64 bytes each, which holds a client's first few requests itself, and an
+//! [`Activity`] for those that make more. At the bound, the light client that was quiet longest is evicted first, and an
+//! activity only for that of a busier client: an attacker with a million addresses cannot flush out a busy one. Evictions
+//! are counted.
 
 use hashbrown::HashTable;
 
@@ -13,69 +14,66 @@ use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::client::{Client, Singles};
 
-/// Requests that fit into a record; the next one makes an activity. No rule can fire before.
+/// Requests that fit into a record; the next one creates an activity. No rule can fire before that one.
 pub(crate) const LIGHT_REQUESTS: usize = 4;
 
-/// At most one client in so many can have an activity (but always [`MIN_ACTIVITIES`]).
+/// At most one client in this many has an activity, but [`MIN_ACTIVITIES`] may in any case.
 const CLIENTS_PER_ACTIVITY: usize = 8;
 const MIN_ACTIVITIES: usize = 1024;
 
-/// How many records are looked at to find a cold one.
+/// Records compared to find one to evict: a sample, as an exact order would cost every request its upkeep.
 const EVICTION_SAMPLE: usize = 32;
 
-/// How many requests are looked ahead to at once: about as many reads as a processor waits for at a time.
+/// Requests prepared at once: about as many reads as a processor can have in flight.
 pub const LOOK_AHEAD: usize = 16;
 
-/// Looking one client up is taken to cost as much as looking at so many in a row.
+/// The cost of looking up one client, in records read sequentially.
 const CLIENTS_PER_LOOKUP: u128 = 4;
 
 const NO_ACTIVITY: u32 = u32::MAX;
 
-/// What [`Prepared::place`] is while nobody knows.
+/// A [`Prepared::place`] that was not looked up or not found.
 const UNKNOWN: u32 = u32::MAX;
 
-/// What is worked out of a request before it is counted.
+/// A request's client and path hash, computed before the request is counted.
 #[derive(Debug, Clone, Copy)]
 pub struct Prepared {
-    /// Whose it is.
     pub client: Client,
-    /// Its target.
     pub path: HashedPath,
-    /// Where its client was found among the records; it may have moved since.
+    /// The index at which its client's record was found; a hint, as the record may have moved since.
     place: u32,
 }
 
 impl Prepared {
-    /// Of this client, for this target.
     pub fn new(client: Client, path: HashedPath) -> Prepared {
         Prepared { client, path, place: UNKNOWN }
     }
 
-    /// Its target's key, as far as it can be told before its answer is looked at.
+    /// The key of its target in the usual case: the answer can change it.
     fn target(&self) -> u32 {
         self.path.hash as u32
     }
 }
 
-/// One client: a line of the processor's cache; a test holds it to that.
+/// One client, in one cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Record {
     key: [u64; 2],
-    /// The newest second it asked for something.
+    /// The second of its newest request.
     last: u32,
-    /// Its place among the activities.
+    /// Index into [`Clients::activities`], or [`NO_ACTIVITY`].
     activity: u32,
     /// Nothing is learned from it before this second.
     suspect_until: u32,
     light: Light,
 }
 
-/// The first few requests: their traces, and how many seconds before `Record::last` they were.
+/// A client's first few requests: their traces, and how many seconds before [`Record::last`] they came.
 #[derive(Debug, Clone, Copy)]
 struct Light {
     keys: [u32; LIGHT_REQUESTS],
-    /// [`NO_REQUEST`] behind the last one.
+    /// [`NO_REQUEST`] after the last one.
     agos: [u16; LIGHT_REQUESTS],
     weights: [u8; LIGHT_REQUESTS],
     flags: [Flags; LIGHT_REQUESTS],
@@ -99,7 +97,7 @@ impl Light {
         self.agos.iter().position(|ago| *ago == NO_REQUEST).unwrap_or(LIGHT_REQUESTS)
     }
 
-    /// Takes one more; `false` when it is full.
+    /// Adds a request; returns `false` when there is no room.
     fn push(&mut self, ago: u32, trace: &Trace) -> bool {
         let at = self.len();
         if at == LIGHT_REQUESTS {
@@ -120,7 +118,7 @@ impl Light {
         })
     }
 
-    /// The newest second moved on by `secs`: what falls out of 10 min is let go.
+    /// Moves the newest second on by `secs`, and drops requests older than 10 min.
     fn age(&mut self, secs: u32) {
         if secs == 0 {
             return;
@@ -143,25 +141,23 @@ pub(crate) struct Recorded<'a> {
     pub screening: Screening,
 }
 
-/// What the table holds.
+/// The table's size and its evictions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Clients.
     pub clients: usize,
-    /// Clients with an activity.
     pub activities: usize,
-    /// Clients let go because the table was full, since the start.
+    /// Clients and activities evicted since the start.
     pub evicted: u64,
-    /// Bytes, about.
+    /// Approximate memory in bytes.
     pub bytes: usize,
 }
 
-/// Where a client is.
+/// An entry of the index.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// More of its key's hash than the table itself compares: nearly always the record need not be read to be found.
+    /// 32 bits of the key's hash, more than the table itself compares: so a lookup nearly never reads a wrong record.
     mark: u32,
-    /// Its place among the records.
+    /// Index into [`Clients::records`].
     at: u32,
 }
 
@@ -169,13 +165,12 @@ fn mark(hash: u64) -> u32 {
     hash as u32
 }
 
-/// The table.
 pub(crate) struct Clients {
     hash: Seeded,
     index: HashTable<Entry>,
     records: Vec<Record>,
     activities: Vec<Activity>,
-    /// Each activity's place among the records.
+    /// The index of each activity's record.
     owners: Vec<u32>,
     max_clients: usize,
     hand: usize,
@@ -231,8 +226,8 @@ impl Clients {
         Some(Recorded { activity, suspect_until: &mut record.suspect_until, screening })
     }
 
-    /// Fetches what [`Clients::record`] will read for these requests, of about `second`: step by step, so that each step
-    /// finds fetched what it reads. Remembers where their clients are, and changes nothing else.
+    /// Prefetches what [`Clients::record`] reads for these requests, of about `second`, and notes the places of their
+    /// clients. Goes through all requests for each level of indirection, so that the cache misses of a level overlap.
     pub(crate) fn prefetch(&self, prepared: &mut [Prepared; LOOK_AHEAD], second: u32) {
         for one in prepared.iter_mut() {
             let hash = self.hash.key(one.client.key());
@@ -253,14 +248,13 @@ impl Clients {
         }
     }
 
-    /// Forgets a client.
     pub(crate) fn forget(&mut self, key: u128) {
         if let Some(at) = self.position(key) {
             self.remove(at);
         }
     }
 
-    /// A copy of what is kept of a client, light or not, and until when it is suspect.
+    /// Returns a copy of a client's activity, light or not, and the second until which it is suspect.
     pub(crate) fn activity(&self, key: u128) -> Option<(Activity, u32)> {
         let record = &self.records[self.position(key)?];
         Some((self.activity_of(record), record.suspect_until))
@@ -281,9 +275,8 @@ impl Clients {
         }
     }
 
-    /// Visits each client that asked for something in the `secs` (1..=60) seconds up to and including `second`: its
-    /// key, its counts over those seconds, and until when it is suspect.
-    pub(crate) fn each_active(&self, secs: u32, second: u32, mut visit: impl FnMut(Active<'_>)) {
+    /// Visits the clients with a request in the `secs` (1..=60) seconds up to and including `second`.
+    pub(crate) fn each_active(&self, secs: u32, second: u32, mut visit: impl FnMut(ActiveClient<'_>)) {
         for record in self.records.iter().filter(|r| second.saturating_sub(r.last) < secs) {
             let activity = self.activities.get(record.activity as usize);
             let counts = match activity {
@@ -291,17 +284,16 @@ impl Clients {
                 None => record.light_counts(secs, second),
             };
             let (key, suspect_until) = (join(record.key), record.suspect_until);
-            visit(Active { key, counts, activity, suspect_until });
+            visit(ActiveClient { key, counts, activity, suspect_until });
         }
     }
 
-    /// How many clients there are.
     pub(crate) fn tracked(&self) -> usize {
         self.records.len()
     }
 
-    /// How many of these asked for something in the 10 min up to `second` and are not suspect then. Each of them is
-    /// looked up, or each client there is looked at, whichever is less: a ban waits for this.
+    /// Counts the clients among `singles` with a request in the 10 min up to `second` that are not suspect then. Looks up
+    /// each address or walks all clients, whichever is cheaper: a ban waits for this.
     pub(crate) fn clean_among(&self, singles: Singles, second: u32) -> usize {
         let is_clean = |r: &Record| second.saturating_sub(r.last) < TARGET_SECS && r.suspect_until <= second;
         if singles.count().saturating_mul(CLIENTS_PER_LOOKUP) <= self.records.len() as u128 {
@@ -311,7 +303,7 @@ impl Clients {
         self.records.iter().filter(|r| is_clean(r) && singles.contains(join(r.key))).count()
     }
 
-    /// Lets go of clients that asked for nothing in the 10 min up to `second`: nothing of them counts any more.
+    /// Removes clients without a request in the 10 min up to `second`: no rule counts any of theirs.
     pub(crate) fn sweep(&mut self, second: u32) {
         let mut at = 0;
         while at < self.records.len() {
@@ -323,7 +315,7 @@ impl Clients {
         }
     }
 
-    /// What the table holds.
+    /// The table's size and its evictions.
     pub(crate) fn usage(&self) -> Usage {
         let records = self.records.capacity() * size_of::<Record>();
         let index = self.index.allocation_size();
@@ -344,10 +336,10 @@ impl Clients {
 
     fn insert(&mut self, key: u128, second: u32) -> usize {
         if self.records.len() >= self.max_clients {
-            self.evict_a_cold_one();
+            self.evict_client();
         }
         if self.records.len() == self.records.capacity() {
-            // By a quarter, not by doubling: the table's memory is promised.
+            // By a quarter instead of doubling, to keep the documented bound of 100 bytes per light client.
             self.records.reserve_exact((self.records.len() / 4).max(1024));
         }
         let at = self.records.len();
@@ -365,10 +357,10 @@ impl Clients {
         at
     }
 
-    /// Moves a client's first requests into an activity of its own.
+    /// Moves a client's first requests into a new activity.
     fn promote(&mut self, at: usize) {
         if self.activities.len() >= (self.max_clients / CLIENTS_PER_ACTIVITY).max(MIN_ACTIVITIES) {
-            self.evict_a_activity();
+            self.evict_activity();
         }
         let activity = self.activity_of(&self.records[at]);
         self.records[at].activity = self.activities.len() as u32;
@@ -377,20 +369,20 @@ impl Clients {
         self.owners.push(at as u32);
     }
 
-    fn evict_a_cold_one(&mut self) {
+    fn evict_client(&mut self) {
         let len = self.records.len();
-        let worth = |at: &usize| {
+        let rank = |at: &usize| {
             let record = &self.records[*at];
             (record.activity != NO_ACTIVITY, record.last)
         };
         let mut coldest = self.hand % len;
-        // Past samples of nothing but busy ones: there is a light one nearly always, and what is walked over is not
-        // looked at again before its turn comes.
+        // Continues past samples without a light client: nearly always there is one further on, and the hand does not come
+        // back to what it passed before it went round.
         for _ in 0..len.div_ceil(EVICTION_SAMPLE) {
             let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.hand + i) % len);
-            coldest = sample.chain([coldest]).min_by_key(worth).unwrap_or(coldest);
+            coldest = sample.chain([coldest]).min_by_key(rank).unwrap_or(coldest);
             self.hand = (self.hand + EVICTION_SAMPLE) % len;
-            if !worth(&coldest).0 {
+            if !rank(&coldest).0 {
                 break;
             }
         }
@@ -398,14 +390,14 @@ impl Clients {
         self.remove(coldest);
     }
 
-    fn evict_a_activity(&mut self) {
+    fn evict_activity(&mut self) {
         let len = self.activities.len();
-        let worth = |at: &usize| {
+        let rank = |at: &usize| {
             let owner = self.owners[*at] as usize;
             (self.activities[*at].window.sum().requests, self.records[owner].last)
         };
         let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.activity_hand + i) % len);
-        let least = sample.min_by_key(worth).unwrap_or(0);
+        let least = sample.min_by_key(rank).unwrap_or(0);
         self.activity_hand = (self.activity_hand + EVICTION_SAMPLE) % len;
         self.evicted += 1;
         self.drop_activity(self.owners[least] as usize);
@@ -442,12 +434,11 @@ impl Clients {
 }
 
 /// A client visited by [`Clients::each_active`].
-pub(crate) struct Active<'a> {
-    /// Its key.
+pub(crate) struct ActiveClient<'a> {
     pub key: u128,
-    /// Its counts over the seconds asked for.
+    /// Over the seconds of the visit.
     pub counts: Counts,
-    /// What is kept of it, when it is not a light one.
+    /// `None` for a light client.
     pub activity: Option<&'a Activity>,
     /// Nothing is learned from it before this second.
     pub suspect_until: u32,
@@ -510,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_one_cache_line_and_a_activity_two() {
+    fn a_record_is_one_cache_line_and_an_activity_two() {
         assert_eq!((size_of::<Record>(), size_of::<Activity>()), (64, 128));
     }
 
@@ -542,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn clean_clients_are_counted_alike_by_looking_up_and_by_looking_at_all() {
+    fn clean_clients_are_counted_alike_by_lookup_and_by_walk() {
         let mut table = clients(10_000);
         let first = Client::of_addr("192.0.2.0".parse().unwrap(), 64).key();
         for n in 0..4_000u128 {
@@ -563,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_of_many_busy_clients_lets_the_light_ones_go() {
+    fn a_full_table_evicts_light_clients_before_busy_ones() {
         let mut table = clients(10_000);
         for key in (0..1_000).flat_map(|key| [key; 9]) {
             add(&mut table, key, 1000, &page(1));
@@ -576,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_moved_after_it_was_looked_up_is_counted_itself() {
+    fn a_client_whose_record_moved_since_the_lookup_is_still_found() {
         let mut table = clients(100);
         (1..=3).for_each(|key| add(&mut table, key, 1000, &page(1)));
         let mut prepared = [prepared(3); LOOK_AHEAD];
@@ -584,13 +575,13 @@ mod tests {
         assert_eq!(prepared[0].place, 2);
         table.forget(1);
         add(&mut table, 4, 1000, &page(1));
-        assert_eq!(table.position(3), Some(0), "another one is at its old place now");
+        assert_eq!(table.position(3), Some(0), "another client has its old place");
         record(&mut table, &prepared[0], 1000, &page(1));
         assert_eq!((requests(&table, 3), requests(&table, 4)), (Some(2), Some(1)));
     }
 
     #[test]
-    fn the_coldest_goes_first() {
+    fn the_client_quiet_longest_is_evicted_first() {
         let mut table = clients(10);
         for key in 0..10u128 {
             add(&mut table, key, 1000 + key as u32, &page(1));
@@ -602,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn an_activity_goes_only_for_a_busier_one() {
+    fn the_least_active_client_loses_its_activity() {
         let mut table = clients(1);
         table.max_clients = 10_000;
         for key in 0..2000u128 {
@@ -615,7 +606,42 @@ mod tests {
     }
 
     #[test]
-    fn quiet_clients_are_swept() {
+    fn the_bounds_are_exact() {
+        let mut table = clients(3);
+        (0..3).for_each(|key| add(&mut table, key, 1000, &page(1)));
+        assert_eq!((table.usage().clients, table.usage().evicted), (3, 0));
+        add(&mut table, 3, 1000, &page(1));
+        assert_eq!((table.usage().clients, table.usage().evicted), (3, 1));
+        // One client in eight may have an activity, and never fewer than 1,024 clients may.
+        for (max, activities) in [(2_000, MIN_ACTIVITIES), (8 * MIN_ACTIVITIES + 8, MIN_ACTIVITIES + 1)] {
+            let mut table = clients(max);
+            for key in 0..1_500 {
+                (0..=LIGHT_REQUESTS).for_each(|_| add(&mut table, key, 1000, &page(1)));
+            }
+            let usage = table.usage();
+            assert_eq!((usage.clients, usage.activities), (1_500, activities));
+            assert_eq!(
+                usage.evicted,
+                1_500 - activities as u64,
+                "each client beyond the bound cost one its activity"
+            );
+        }
+    }
+
+    #[test]
+    fn a_client_that_lost_its_activity_starts_again_as_a_light_one() {
+        let mut table = clients(100);
+        (0..9).for_each(|_| add(&mut table, 1, 1000, &page(1)));
+        (0..9).for_each(|_| add(&mut table, 2, 1000, &page(1)));
+        table.drop_activity(table.position(1).unwrap());
+        assert_eq!((requests(&table, 1), requests(&table, 2)), (Some(0), Some(9)));
+        add(&mut table, 1, 1000, &page(1));
+        add(&mut table, 2, 1000, &page(1));
+        assert_eq!((requests(&table, 1), requests(&table, 2)), (Some(1), Some(10)));
+    }
+
+    #[test]
+    fn quiet_clients_are_removed() {
         let mut table = clients(100);
         add(&mut table, 1, 1000, &page(1));
         add(&mut table, 2, 1500, &page(1));

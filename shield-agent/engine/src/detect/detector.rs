@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::detect::activity::{Activity, Spread};
 use crate::detect::baseline::{ClientMinute, Feature, Level};
-use crate::detect::clients::{Active, Clients};
+use crate::detect::clients::{ActiveClient, Clients};
 pub use crate::detect::clients::{LOOK_AHEAD, Prepared};
 use crate::detect::global::Global;
 use crate::detect::hash::Seeded;
@@ -437,7 +437,7 @@ fn learn_delay_secs(reference: Reference) -> u32 {
 }
 
 /// What is learned of a client from the minute of the clock that ends with `second`.
-fn client_minute(active: &Active<'_>, policy: &Policy, second: u32) -> ClientMinute {
+fn client_minute(active: &ActiveClient<'_>, policy: &Policy, second: u32) -> ClientMinute {
     let pages = active.activity.map(|activity| activity.minute(second));
     let load = load(active.counts, policy);
     let mut minute =
