@@ -1,5 +1,5 @@
-//! What was learned: the whole server's level, this site's clients' levels, hour-of-day slots of both, and what single
-//! clients were seen doing before. Learns minute by minute; `detector.rs` decides from whom.
+//! The learned baseline: levels of the whole server and of the site's clients, with a slot for each hour of the day, and
+//! precedents set by single clients. Learns minute by minute; `detector.rs` decides which requests may teach.
 
 use std::collections::VecDeque;
 
@@ -8,30 +8,31 @@ use serde::{Deserialize, Serialize};
 use crate::detect::moments::Moments;
 use crate::detect::ring::{SecondRing, ServerSecond};
 
-/// The rolling window in minutes.
+/// Length of the rolling window, in minutes.
 const ROLLING_MINUTES: usize = 30;
 
-/// What an hour-of-day slot keeps of itself when its hour comes again on a later day.
+/// The weight that an hour slot's earlier days keep when its hour comes again on a later day.
 const HOUR_KEEP: f64 = 0.5;
 
-/// Mean and standard deviation are never taken for less than this (requests or errors per second).
+/// The least mean and standard deviation, in requests or errors per second. On a silent site any visitor would be
+/// infinitely many deviations above the mean otherwise.
 pub(crate) const FLOOR: f64 = 0.1;
 
-/// Samples of clients below which a level of theirs is not used.
+/// Client minutes that a level of clients needs before it is used.
 const MIN_CLIENT_SAMPLES: f64 = 30.0;
 
-/// Precedents are forgotten after a day.
+/// Precedents expire after a day.
 const PRECEDENT_SECS: u32 = 86_400;
 
-/// So many other clients make a precedent.
+/// A precedent is what this many other clients did: fewer could be an attacker's own.
 const PRECEDENT_CLIENTS: usize = 3;
 
 const SECS_PER_HOUR: u32 = 3600;
 
-/// Something about one client's minute that is judged against other clients' minutes.
+/// A value of one client's minute that is compared with those of other clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feature {
-    /// Distinct pages asked for.
+    /// Distinct pages.
     Paths,
     /// POSTs to one target.
     Posts,
@@ -42,10 +43,10 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// All of them, in the order of their index.
+    /// In the order of their discriminants, which index arrays.
     pub const ALL: [Feature; 4] = [Feature::Paths, Feature::Posts, Feature::Repeats, Feature::Failed];
 
-    /// The name used in evidence.
+    /// The name in evidence.
     pub fn name(self) -> &'static str {
         match self {
             Feature::Paths => "distinct_paths",
@@ -56,18 +57,17 @@ impl Feature {
     }
 }
 
-/// One client's minute.
+/// The values learned of one client's minute.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ClientMinute {
-    /// Requests, assets counted as configured.
+    /// Requests, with assets at their configured weight.
     pub load: f64,
-    /// Errors.
     pub errors: f64,
-    /// By [`Feature`].
+    /// Indexed by [`Feature`].
     pub features: [f64; Feature::ALL.len()],
 }
 
-/// Where a level comes from.
+/// The samples that a level is computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// The last 30 min.
@@ -76,12 +76,12 @@ pub enum Source {
     HourSlot,
     /// All hours together.
     AllHours,
-    /// Nothing was learned: the floors.
+    /// None: nothing was learned, and [`FLOOR`] applies.
     Floor,
 }
 
 impl Source {
-    /// The name used in evidence.
+    /// The name in evidence.
     pub fn name(self) -> &'static str {
         match self {
             Source::Rolling => "rolling",
@@ -92,18 +92,17 @@ impl Source {
     }
 }
 
-/// A learned level, floors applied.
+/// A learned level, at least [`FLOOR`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Level {
-    /// Mean, per second.
+    /// Requests per second.
     pub mean: f64,
-    /// Population standard deviation, per second.
+    /// The population standard deviation, in requests per second.
     pub stddev: f64,
-    /// Mean of errors, per second.
+    /// Errors per second.
     pub error_mean: f64,
-    /// Samples it is made of.
+    /// The number of samples, less what was forgotten.
     pub samples: f64,
-    /// Where it comes from.
     pub source: Source,
 }
 
@@ -124,7 +123,7 @@ impl Level {
     }
 }
 
-/// One minute, or an hour slot, of the whole server: samples are seconds.
+/// A minute or an hour slot of the whole server. The samples are seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct ServerSpan {
     requests: Moments,
@@ -150,14 +149,14 @@ impl ServerSpan {
     }
 }
 
-/// One minute, or an hour slot, of clients: samples are clients' minutes.
+/// A minute or an hour slot of clients. The samples are minutes of single clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct ClientSpan {
-    /// Rates, per second.
+    /// In requests per second.
     load: Moments,
-    /// Error rates, per second.
+    /// In errors per second.
     errors: Moments,
-    /// Logarithms of 1 + value, by feature: these are spread over orders of magnitude.
+    /// ln(1 + value) by feature: the values spread over orders of magnitude.
     logs: [Moments; Feature::ALL.len()],
 }
 
@@ -188,13 +187,13 @@ impl ClientSpan {
 /// An hour of the day, UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct HourSlot {
-    /// The day (since the epoch) it was last written on.
+    /// The day, since 1970, that was learned last.
     day: u32,
     server: ServerSpan,
     clients: ClientSpan,
 }
 
-/// A client that was seen doing much of something.
+/// A high value of a feature that a client reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct Precedent {
     client: u64,
@@ -202,25 +201,25 @@ struct Precedent {
     second: u32,
 }
 
-/// Everything learned that outlives a restart.
+/// Everything that outlives a restart.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Learned {
-    /// The second learning began at.
+    /// The second at which learning began; 0 before.
     began: u32,
-    /// The newest minute that was learned (its first second).
+    /// The first second of the minute to learn next.
     minute: u32,
-    /// Minutes of the rolling window, oldest first.
+    /// The rolling window, oldest minute first.
     server: VecDeque<ServerSpan>,
     clients: VecDeque<ClientSpan>,
     hours: Vec<HourSlot>,
     precedents: [Vec<Precedent>; Feature::ALL.len()],
 }
 
-/// What was learned, and the levels in force.
+/// What was learned, and the levels in force. Changed through [`Thresholds`](super::thresholds::Thresholds) only.
 #[derive(Debug, Clone)]
 pub struct Baseline {
     learned: Learned,
-    /// Minutes of a global anomaly, kept aside until it is over or accepted.
+    /// Minutes of a global anomaly: dropped when it ends, learned when it is accepted.
     frozen: VecDeque<ServerSpan>,
     min_samples: f64,
     server: Level,
@@ -228,7 +227,7 @@ pub struct Baseline {
     logs: [Moments; Feature::ALL.len()],
 }
 
-/// The version of what [`Baseline::save`] writes.
+/// The format of [`Baseline::save`].
 const SAVED_VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
@@ -238,7 +237,7 @@ struct Saved {
 }
 
 impl Baseline {
-    /// Nothing learned. An hour slot is used once it holds `min_samples`.
+    /// An empty baseline. An hour slot is used once it holds `min_samples` seconds or client minutes.
     pub fn new(min_samples: u32) -> Baseline {
         let learned = Learned { hours: vec![HourSlot::default(); 24], ..Learned::default() };
         let nothing = Level::of(&Moments::default(), &Moments::default(), Source::Floor);
@@ -252,7 +251,7 @@ impl Baseline {
         }
     }
 
-    /// The first second of all that is seen: learning begins here, unless it has begun before a restart.
+    /// Begins learning at `second`, the first one seen, unless an earlier run has begun.
     pub fn begin(&mut self, second: u32) {
         if self.learned.began == 0 || second < self.learned.began {
             self.learned.began = second;
@@ -262,13 +261,12 @@ impl Baseline {
         }
     }
 
-    /// Seconds since learning began.
+    /// Seconds from the beginning of learning to `second`.
     pub fn age_secs(&self, second: u32) -> u32 {
         if self.learned.began == 0 { 0 } else { second.saturating_sub(self.learned.began) }
     }
 
-    /// Learns the whole server's minute starting at `minute` from the ring of what may teach. While `frozen`, it is only
-    /// put aside.
+    /// Learns the whole server's minute that starts at `minute`. While `frozen`, the minute is only set aside.
     pub fn learn_server(&mut self, minute: u32, ring: &SecondRing, frozen: bool) {
         let mut span = ServerSpan::default();
         for second in minute.max(self.learned.began)..minute + 60 {
@@ -310,7 +308,7 @@ impl Baseline {
         self.learned.minute = self.learned.minute.max(end);
     }
 
-    /// Learns what clients did in the minute starting at `minute`: each with a number that tells clients apart.
+    /// Learns the minute that starts at `minute` from clients, each with an id that is stable over restarts.
     pub fn learn_clients(&mut self, minute: u32, clients: impl Iterator<Item = (u64, ClientMinute)>) {
         let mut span = ClientSpan::default();
         for precedents in &mut self.learned.precedents {
@@ -326,7 +324,7 @@ impl Baseline {
         self.hour_mut(minute).clients.merge(&span);
     }
 
-    /// Takes the level of the frozen time for the real one.
+    /// Learns the frozen minutes after all, in place of the level before them.
     pub fn accept_frozen(&mut self, second: u32) {
         if self.frozen.is_empty() {
             return;
@@ -337,7 +335,7 @@ impl Baseline {
         self.hour_mut(second).server = accepted;
     }
 
-    /// Works out the levels in force at `second`.
+    /// Computes the levels in force at `second`.
     pub fn recompute(&mut self, second: u32) {
         let mut rolling = ServerSpan::default();
         self.learned.server.iter().for_each(|span| rolling.merge(span));
@@ -373,18 +371,16 @@ impl Baseline {
         (ClientSpan::default(), Source::Floor)
     }
 
-    /// The whole server's level.
     pub fn server(&self) -> &Level {
         &self.server
     }
 
-    /// One client's level.
     pub fn clients(&self) -> &Level {
         &self.clients
     }
 
-    /// How many standard deviations above the mean of clients' minutes a feature's value is, on the logarithm's
-    /// scale; 0 when too little was learned that it could be held against.
+    /// Returns the z-score of a feature's value among minutes of clients, on a logarithmic scale; 0 when too little was
+    /// learned to compare with.
     pub fn log_z_score(&self, feature: Feature, value: f64) -> f64 {
         let logs = &self.logs[feature as usize];
         if logs.count() < MIN_CLIENT_SAMPLES {
@@ -393,7 +389,7 @@ impl Baseline {
         (value.ln_1p() - logs.mean()) / logs.stddev().max(FLOOR)
     }
 
-    /// The value whose [`Baseline::log_z_score`] is `z`, infinite when too little was learned.
+    /// Returns the value whose [`Baseline::log_z_score`] is `z`; infinity when too little was learned.
     pub fn value_at_log_z(&self, feature: Feature, z: f64) -> f64 {
         let logs = &self.logs[feature as usize];
         if logs.count() < MIN_CLIENT_SAMPLES {
@@ -402,12 +398,12 @@ impl Baseline {
         (logs.mean() + z * logs.stddev().max(FLOOR)).exp_m1()
     }
 
-    /// What is typical of a feature: the geometric mean over clients' minutes.
+    /// Returns the geometric mean of 1 + value over minutes of clients, less 1.
     pub fn typical(&self, feature: Feature) -> f64 {
         self.logs[feature as usize].mean().exp_m1()
     }
 
-    /// What at least three other clients of this site did in some minute of the last day.
+    /// Returns the value that at least three other clients reached in some minute of the last day; 0 when there is none.
     pub fn precedent(&self, feature: Feature, client: u64, second: u32) -> f64 {
         let all = &self.learned.precedents[feature as usize];
         let others =
@@ -415,8 +411,8 @@ impl Baseline {
         others.map(|p| p.value).nth(PRECEDENT_CLIENTS - 1).unwrap_or(0.0)
     }
 
-    /// At most what [`Baseline::precedent`] says of any client at any second up to `until`: as if the client asked
-    /// about were always one of the precedents itself.
+    /// Returns a lower bound of [`Baseline::precedent`] for all clients and all seconds up to `until`: skips one precedent
+    /// more, in case it is the client's own.
     pub fn least_precedent(&self, feature: Feature, until: u32) -> f64 {
         let all = &self.learned.precedents[feature as usize];
         let lasting = all.iter().filter(|p| until.saturating_sub(p.second) < PRECEDENT_SECS);
@@ -427,17 +423,17 @@ impl Baseline {
         self.learned.precedents.iter().flatten().any(|p| p.client == client)
     }
 
-    /// Forgets what a client set as precedents: it turned out to be an attacker.
+    /// Forgets the precedents that a client set: it turned out to be an attacker.
     pub fn forget_precedents(&mut self, client: u64) {
         self.learned.precedents.iter_mut().for_each(|all| all.retain(|p| p.client != client));
     }
 
-    /// The minute to be learned next: its first second.
+    /// The first second of the minute to learn next.
     pub fn next_minute(&self) -> u32 {
         self.learned.minute
     }
 
-    /// Mean and standard deviation of the requests per second of each hour of the day, where there are enough samples.
+    /// Mean and standard deviation of the requests per second by hour of the day; `None` where samples are too few.
     pub fn hours(&self) -> Vec<Option<(f64, f64)>> {
         let level = |slot: &HourSlot| {
             let requests = &slot.server.requests;
@@ -446,7 +442,7 @@ impl Baseline {
         self.learned.hours.iter().map(level).collect()
     }
 
-    /// What was learned, as bytes for [`Baseline::restore`].
+    /// Serialises what was learned, for [`Baseline::restored`].
     pub fn save(&self) -> Vec<u8> {
         let saved = Saved { version: SAVED_VERSION, learned: self.learned.clone() };
         serde_json::to_vec(&saved).expect("numbers, lists and names always serialise")
@@ -456,7 +452,10 @@ impl Baseline {
     pub fn restored(bytes: &[u8], min_samples: u32) -> Result<Baseline, String> {
         let saved: Saved = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         if saved.version != SAVED_VERSION {
-            return Err(format!("of version {}, this Shield reads {SAVED_VERSION}", saved.version));
+            return Err(format!(
+                "its format is version {}, this Shield reads {SAVED_VERSION}",
+                saved.version
+            ));
         }
         saved.learned.check()?;
         let mut baseline = Baseline { learned: saved.learned, ..Baseline::new(min_samples) };
@@ -485,7 +484,7 @@ impl Learned {
                 .clone()
                 .all(|c| c.load.is_sane() && c.errors.is_sane() && c.logs.iter().all(Moments::is_sane));
         if self.hours.len() != 24 {
-            return Err(format!("{} hours in its day", self.hours.len()));
+            return Err(format!("its day has {} hours", self.hours.len()));
         }
         if self.server.len() > ROLLING_MINUTES || self.clients.len() > ROLLING_MINUTES || !sane {
             return Err("its numbers are not possible".to_owned());
@@ -505,7 +504,7 @@ fn hour_of(second: u32) -> usize {
     (second / SECS_PER_HOUR % 24) as usize
 }
 
-/// Keeps the highest values, one a client, highest first; ties go to the newer one.
+/// Keeps the highest values, one per client and highest first; of equal ones the newer.
 fn remember(precedents: &mut Vec<Precedent>, new: Precedent) {
     let full = precedents.len() > PRECEDENT_CLIENTS;
     if new.value <= 0.0 || (full && precedents.last().is_some_and(|least| least.value > new.value)) {
@@ -526,7 +525,7 @@ fn remember(precedents: &mut Vec<Precedent>, new: Precedent) {
 mod tests {
     use super::*;
 
-    /// A ring with `rate` requests in each of the seconds, and a baseline that learned its minutes.
+    /// Teaches `minutes` in which each second has `rate` requests.
     fn learn(baseline: &mut Baseline, from: u32, minutes: u32, rate: impl Fn(u32) -> u32, frozen: bool) {
         let mut ring = SecondRing::new(1920, from);
         baseline.begin(from);
@@ -616,7 +615,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_frozen_is_learned_only_when_accepted() {
+    fn frozen_minutes_are_learned_only_when_accepted() {
         let mut baseline = Baseline::new(100_000);
         learn(&mut baseline, 86_400, 30, |_| 2, false);
         learn(&mut baseline, 86_400 + 1800, 30, |_| 50, true);

@@ -1,5 +1,6 @@
-//! The prefilter before the rules: what any rule would need at the least, so that nearly every request is counted and not
-//! judged. Only ever saves time: a client that a rule would fire at always passes. Made anew whenever the baseline is.
+//! The prefilter: for each value that a rule compares, the least at which any rule could fire. Nearly every request stays
+//! below all of them, and its client is not judged. It only saves time: a client that a rule would fire for always passes,
+//! which a property test and a fuzz target check.
 
 use crate::detect::activity::{Activity, Ceiling};
 use crate::detect::baseline::{Baseline, Feature};
@@ -7,11 +8,11 @@ use crate::detect::policy::{Policy, Reference, Switch};
 use crate::detect::rules::Warmth;
 use crate::detect::window::{Counts, WINDOW_SECS};
 
-/// A bound that was worked out on another way than the rule's own is taken this much lower, far more than rounding
-/// can make it differ.
+/// Limits computed in another way than the rule's own threshold are lowered by this factor, far more than rounding can
+/// make them differ.
 const SLACK: f64 = 1.0 - 1e-9;
 
-/// Baselines are made anew every minute; a prefilter must hold until the next one, and for what comes late.
+/// Seconds that limits stay valid: baselines change every minute, and requests may come late.
 const VALID_SECS: u32 = 120;
 
 /// Which rules could fire after a request.
@@ -25,7 +26,7 @@ pub(crate) enum Screening {
     CheckAll,
 }
 
-/// The least that any rule could fire at, by policy and baseline.
+/// For each value, the least at which any rule could fire.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Prefilter {
     /// Changes whenever a limit does: what an [`Activity`] is spared is bound to the limits it was worked out for.
@@ -53,7 +54,7 @@ impl Prefilter {
         let whole = |switch: Switch, value: u32| if switch.is_on() { value } else { u32::MAX };
         let tenths = |value: f64| whole(policy.probing.switch, (10.0 * value * SLACK).ceil() as u32);
         let (flood, surge, behaviour) = (&policy.flood, &policy.error_surge, &policy.behaviour);
-        // On a young site these clauses are not asked at all, and none of it needs to be worked out.
+        // Clauses that a young site does not use need no limit.
         let may_be_experienced = baseline.age_secs(second + VALID_SECS) >= behaviour.experience_secs;
         let unlike_others = |feature, floor| match (warmth, behaviour.switch) {
             (Warmth::Warm, Switch::On) if may_be_experienced => {
@@ -61,7 +62,7 @@ impl Prefilter {
             }
             _ => u32::MAX,
         };
-        // A ceiling counts no further than this.
+        // A saturated ceiling must reach its limit.
         let countable = |value: u32| value.min(Ceiling::MAX);
         Prefilter {
             generation: 0,
@@ -114,15 +115,15 @@ impl Prefilter {
         }
         let window = &activity.window;
         let at_most = window.at_most();
-        if at_most.failed < self.failed && !self.is_much(at_most) {
+        if at_most.failed < self.failed && !self.exceeds_counts(at_most) {
             return Screening::Skip;
         }
         let counts = window.sum();
         let is_surge = counts.failed >= self.failed && counts.failed > window.before(second).served();
-        if is_surge || self.is_much(counts) { Screening::CheckCounts } else { Screening::Skip }
+        if is_surge || self.exceeds_counts(counts) { Screening::CheckCounts } else { Screening::Skip }
     }
 
-    fn is_much(&self, counts: Counts) -> bool {
+    fn exceeds_counts(&self, counts: Counts) -> bool {
         counts.pages() >= self.pages
             || counts.foreign_tenths >= self.foreign_tenths
             || counts.logins >= self.logins
@@ -135,13 +136,13 @@ impl Prefilter {
         f64::from(counts.pages()) + f64::from(counts.assets) * self.asset_weight
     }
 
-    /// How many plain requests more for plain targets certainly leave this client below everything. Such a request adds
-    /// one to pages or assets, and at most one each to paths, posts and repeats, and nothing to anything else.
+    /// Returns how many further plain requests for plain targets are certain to stay below all limits. Such a request adds
+    /// one to pages or assets, at most one each to paths, posts and repeats, and nothing to any other value.
     fn spare(&self, activity: &Activity) -> u32 {
         let (most, counts) = (activity.latest_ceiling(), activity.window.at_most());
         let is_near = counts.failed >= self.failed
-            || self.is_much(counts)
-            || self.is_heavy(most)
+            || self.exceeds_counts(counts)
+            || self.exceeds_weights(most)
             || u32::from(most.scripts) >= self.alike_scripts;
         if is_near {
             return 0;
@@ -155,7 +156,7 @@ impl Prefilter {
             .min(left(self.repeats.min(self.page_requests), most.repeats.into()))
     }
 
-    fn is_heavy(&self, most: &Ceiling) -> bool {
+    fn exceeds_weights(&self, most: &Ceiling) -> bool {
         let [shaped, plain] = [most.shaped_weight, most.plain_weight].map(u32::from);
         let [shaped_600, plain_600] = [most.shaped_weight_600, most.plain_weight_600].map(u32::from);
         shaped + plain >= self.weight || shaped_600 + plain_600 >= self.weight_600
@@ -168,7 +169,7 @@ impl Prefilter {
         {
             return true;
         }
-        let is_heavy = self.is_heavy(most);
+        let is_heavy = self.exceeds_weights(most);
         let [paths, posts, repeats, scripts] =
             [most.paths, most.posts, most.repeats, most.scripts].map(u32::from);
         let is_wide = paths >= self.paths || posts >= self.posts || repeats >= self.repeats;
@@ -178,7 +179,7 @@ impl Prefilter {
             return false;
         }
         let before = activity.window.before(second);
-        // Enough of something else can outweigh a value that is known; one that ran out of its room is not.
+        // A rule's other side can outweigh a value, unless the value is saturated and so unknown.
         let outweighs = |value: u32, other: u32| value == Ceiling::MAX || value >= other;
         let without_assets = |value: u32| outweighs(value, before.assets.saturating_mul(20));
         (is_heavy && outweighs(most.failed_paths.into(), before.served_pages()))
@@ -198,7 +199,7 @@ fn asset_weight(policy: &Policy) -> f64 {
     }
 }
 
-/// The least load (requests in the window, weighted) at which either rate rule could fire.
+/// The least load (weighted requests in the window) at which either rate rule could fire.
 fn least_load(policy: &Policy, baseline: &Baseline) -> f64 {
     let level = match policy.reference {
         Reference::Adaptive => baseline.clients(),
@@ -215,14 +216,14 @@ fn least_load(policy: &Policy, baseline: &Baseline) -> f64 {
         .min(when(times.switch, in_window(by_times, times.min_requests)))
 }
 
-/// The least value of a feature at which the behaviour rule could fire, whoever the client is.
+/// The least value of a feature at which the behaviour rule could fire for any client.
 fn least_unlike(policy: &Policy, baseline: &Baseline, feature: Feature, floor: u32, second: u32) -> u32 {
     let rule = &policy.behaviour;
     let learned = baseline
         .value_at_log_z(feature, rule.z_threshold)
         .max(rule.multiplier * baseline.typical(feature))
         .max(rule.precedent_multiplier * baseline.least_precedent(feature, second + VALID_SECS));
-    // Nothing can be above what is infinite; what is finite is rounded down.
+    // No value is above infinity. A finite limit is rounded down.
     if learned.is_finite() { floor.max((learned * SLACK) as u32) } else { u32::MAX }
 }
 
@@ -232,7 +233,7 @@ mod tests {
     use crate::detect::trace::{Flags, Trace};
     use proptest::prelude::*;
 
-    /// One request of each kind, for the target `key`.
+    /// A request of each kind for the target `key`.
     fn trace(kind: usize, key: u32) -> Trace {
         let plain = Flags::default();
         let failed = Flags::ERROR.union(Flags::FAILED);
