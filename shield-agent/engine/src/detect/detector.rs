@@ -1,8 +1,7 @@
-//! Counts requests, learns what this server's traffic looks like, and judges clients against it.
+//! Counts requests, learns the server's usual traffic, and judges clients against it.
 //!
-//! This file ties the parts together and owns event time: windows are in `window.rs`, what is kept of clients in
-//! `clients.rs` and `activity.rs`, what was learned in `baseline.rs`, the rules in `rules.rs`, the whole server's
-//! anomalies in `global.rs`. Whom to ban, and for how long, is not decided here.
+//! This file connects the parts (see the diagram in `mod.rs`) and owns event time. It returns verdicts; whether a client
+//! is banned, and for how long, is decided in `lines.rs` and `bans/`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -30,37 +29,38 @@ use crate::vocab::request::Request;
 use crate::vocab::time::EventSecs;
 use crate::vocab::verdict::{Evidence, PathCount, Rule, Verdict};
 
-/// Nothing is learned from a client for so long after it was found anomalous.
+/// Nothing is learned from a client for this long after a verdict against it.
 const SUSPECT_SECS: u32 = 60;
 
-/// A client found anomalous is not judged again for so long: one verdict an attack is enough, many cost time.
+/// A client is not judged again for this long after a verdict: one per attack is enough, and evidence takes time to
+/// gather.
 const QUIET_SECS: u32 = 10;
 
-/// A request older than this, against the newest one, belongs to no window any more.
+/// Requests this much older than the newest one are not counted: no window reaches back so far.
 const MAX_LATE_SECS: u32 = 300;
 
-/// So many requests in a row that are older than that mean that the log's clock went back.
+/// This many such requests in a row mean that the log's clock was set back.
 const LATE_RUN: u32 = 100;
 
-/// The whole server's seconds are learned a minute late, so that an attacker's can still be taken back.
+/// The whole server's seconds are learned this late: until then an attacker's requests can be subtracted.
 const LEARN_DELAY_SECS: u32 = 60;
 
-/// Boundaries of minutes that are gone through one by one after a gap; by then every window is empty.
+/// Minute boundaries processed one by one after a gap. By then every window is empty, and the rest is silence.
 const MINUTES_BEFORE_SILENCE: u32 = 3;
 
-/// Paths named in evidence.
+/// The most paths in evidence.
 const TOP_PATHS: usize = 5;
 
-/// How a client stands when its request is counted.
+/// A client's status when its request is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing is known against it: its request is counted, judged and learned from.
+    /// The request is counted, judged and learned from.
     Normal,
-    /// It is banned: its request is shown in the totals, but not judged and teaches nothing.
+    /// The request counts in the totals only: it is neither judged nor learned from.
     Banned,
 }
 
-/// Why a saved baseline could not be restored.
+/// A saved baseline that cannot be restored, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadBaseline(String);
 
@@ -72,7 +72,7 @@ impl fmt::Display for BadBaseline {
 
 impl std::error::Error for BadBaseline {}
 
-/// Learns what this server's traffic looks like and judges clients against it.
+/// Counts requests, learns the server's usual traffic, and judges clients against it.
 pub struct Detector {
     thresholds: Thresholds,
     ipv6_prefix: u8,
@@ -81,21 +81,21 @@ pub struct Detector {
     clients: Clients,
     global: Global,
     changes: Vec<GlobalChange>,
-    /// Every request's second: what is shown.
+    /// All requests: the rates on the status page and of the global anomaly.
     shown: SecondRing,
-    /// Seconds of requests that may teach.
+    /// Requests that the baseline may learn from.
     teaching: SecondRing,
     /// The newest second; 0 before the first request.
     latest: u32,
-    /// The boundary of minutes that is due next.
+    /// The next minute boundary to process.
     boundary: u32,
     late_run: u32,
     late: u64,
 }
 
 impl Detector {
-    /// A detector that knows nothing yet. `ipv6_prefix` is the length that makes an IPv6 client (1..=128). `seed`
-    /// spreads the hash tables so that nobody can aim at them; no verdict depends on it.
+    /// A detector that has learned nothing. `ipv6_prefix` is the prefix length of an IPv6 client (1..=128). `seed` keys the
+    /// hash tables against chosen collisions; no verdict depends on it.
     pub fn new(policy: Policy, ipv6_prefix: u8, seed: u64) -> Detector {
         let hash = Seeded::new(seed);
         Detector {
@@ -115,22 +115,19 @@ impl Detector {
         }
     }
 
-    /// The settings it runs with.
     pub fn policy(&self) -> &Policy {
         self.thresholds.policy()
     }
 
-    /// The client that a request is counted for.
     pub fn client_of(&self, request: &Request<'_>) -> Client {
         Client::of_addr(request.addr, self.ipv6_prefix)
     }
 
-    /// These requests (at most [`LOOK_AHEAD`]) will be observed next: works out what is needed of each, and fetches what
-    /// counting them will read, so that the memory's answers, which take far longer than the counting, come meanwhile
-    /// and several at once.
+    /// Prepares the requests to be observed next, at most [`LOOK_AHEAD`], and prefetches what counting them reads: the
+    /// cache misses take far longer than the counting, and overlap this way.
     pub fn prepare_batch<'a>(&self, requests: impl Iterator<Item = Request<'a>>) -> [Prepared; LOOK_AHEAD] {
-        let nobody = Prepared::new(Client::from(Ipv4Addr::UNSPECIFIED), HashedPath::default());
-        let mut prepared = [nobody; LOOK_AHEAD];
+        let unused = Prepared::new(Client::from(Ipv4Addr::UNSPECIFIED), HashedPath::default());
+        let mut prepared = [unused; LOOK_AHEAD];
         for (prepared, request) in prepared.iter_mut().zip(requests) {
             *prepared = self.prepare(&request);
             self.tracer.prefetch(prepared.path);
@@ -140,14 +137,14 @@ impl Detector {
         prepared
     }
 
-    /// What is needed of one request to count it.
+    /// Prepares one request, without prefetching.
     pub fn prepare(&self, request: &Request<'_>) -> Prepared {
         Prepared::new(self.client_of(request), self.tracer.hash_path(request.path))
     }
 
-    /// Counts one request at `second` and judges its client. `prepared` is what [`Detector::prepare`] says of it.
+    /// Counts a request at `second` and judges its client. `prepared` is what [`Detector::prepare`] returned for it.
     ///
-    /// A request up to 5 min older than the newest one is counted in its own second; an older one in no window.
+    /// A request up to 5 min older than the newest one counts in its own second; an older one does not count.
     pub fn observe(
         &mut self,
         request: &Request<'_>,
@@ -155,7 +152,7 @@ impl Detector {
         prepared: &Prepared,
         standing: Standing,
     ) -> Verdict {
-        let Some(second) = self.place(second) else { return Verdict::Normal };
+        let Some(second) = self.advance_to(second) else { return Verdict::Normal };
         let trace = self.tracer.trace(request, prepared.path);
         let error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
@@ -163,7 +160,7 @@ impl Detector {
             return Verdict::Normal;
         }
         if !trace.flags.has(Flags::ASSET) {
-            // The path without its query, which may hold what nobody should read.
+            // Without the query, which may hold secrets.
             self.paths.put(trace.key, prepared.path.split(request.path).0);
         }
         let prefilter = self.thresholds.prefilter();
@@ -201,8 +198,8 @@ impl Detector {
         Verdict::Anomalous(Box::new(evidence))
     }
 
-    /// Time has come to `second`, with or without requests: recomputes what is due and says how the whole server's
-    /// state changed. Call it at least once a second while live; requests in order do the same by themselves.
+    /// Moves on to `second`, learns the minutes that ended, and returns the starts and ends of global anomalies since the
+    /// last call. To be called once a second on a live log; requests in order move time on too.
     pub fn tick(&mut self, second: EventSecs) -> Vec<GlobalChange> {
         let second = event_second(second);
         if self.latest > 0 && second > self.latest {
@@ -211,12 +208,12 @@ impl Detector {
         std::mem::take(&mut self.changes)
     }
 
-    /// Forgets a client's windows: after an unban, so that old requests do not ban it again at once.
+    /// Forgets a client's requests, so that after an unban they do not ban it again at once.
     pub fn forget(&mut self, client: Client) {
         self.clients.forget(client.key());
     }
 
-    /// Each rule's value beside its threshold for one client, as of `second`.
+    /// Returns the values and thresholds of all rules for one client at `second`.
     pub fn explain(&self, client: Client, second: EventSecs) -> Explanation {
         let (key, at) = (client.key(), event_second(second));
         let known = self.clients.activity(key);
@@ -237,7 +234,7 @@ impl Detector {
         }
     }
 
-    /// How near each clause of each rule comes to firing on a client as of `second`: for measuring margins.
+    /// Returns how close a client is to each clause of each rule at `second`, to measure margins.
     pub fn nearness(&self, client: Client, second: EventSecs) -> Vec<Near> {
         let (key, at) = (client.key(), event_second(second));
         let activity = self.clients.activity(key).map_or_else(Activity::default, |(activity, _)| activity);
@@ -245,7 +242,7 @@ impl Detector {
         self.thresholds.judge(precedent_id(key), at).nearness(&facts)
     }
 
-    /// The `n` busiest clients over the 60 s up to `second`, busiest first.
+    /// Returns the `n` busiest clients over the 60 s up to `second`, busiest first.
     pub fn top(&self, n: usize, second: EventSecs) -> Vec<ClientSummary> {
         let at = event_second(second);
         let mut all = Vec::new();
@@ -263,7 +260,6 @@ impl Detector {
         all.into_iter().map(summary).collect()
     }
 
-    /// The detector's own state.
     pub fn status(&self) -> DetectorStatus {
         let (policy, baseline) = (self.thresholds.policy(), self.thresholds.baseline());
         let warmth = self.thresholds.warmth(self.latest);
@@ -288,42 +284,42 @@ impl Detector {
         }
     }
 
-    /// The whole server's learned level.
     pub fn level(&self) -> &Level {
         self.thresholds.baseline().server()
     }
 
-    /// Clients that asked for something in the last 10 min (up to 11): what a blast radius is a share of.
+    /// The number of clients with a request in the last 10 to 11 min, of which the blast radius is a share.
     pub fn active_clients(&self) -> usize {
         self.clients.tracked()
     }
 
-    /// Clients inside `network` that asked for something in the last 10 min and are not suspect.
+    /// The number of clients inside `network` with a request in the last 10 min that are not suspect.
     pub fn clean_clients_in(&self, network: Client) -> u32 {
         self.clients.clean_among(network.singles(self.ipv6_prefix), self.latest) as u32
     }
 
-    /// What was learned, to be kept over a restart.
+    /// Serialises the baseline.
     pub fn save(&self) -> Vec<u8> {
         self.thresholds.baseline().save()
     }
 
-    /// Takes up what [`Detector::save`] wrote.
+    /// Takes over the baseline that [`Detector::save`] returned in an earlier run.
     pub fn restore(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
         self.thresholds.restore(saved, self.latest).map_err(BadBaseline)
     }
 
-    /// The second to count a request at, time moved on to it; `None` when it is too old for any window.
+    /// Moves time on to `second` if it is newer, and returns the second to count a request at; `None` when that is too old
+    /// for any window.
     #[inline]
-    fn place(&mut self, second: EventSecs) -> Option<u32> {
+    fn advance_to(&mut self, second: EventSecs) -> Option<u32> {
         if second == EventSecs::from(self.latest) && second > 0 {
             self.late_run = 0;
             return Some(self.latest);
         }
-        self.place_another(second)
+        self.advance_to_other(second)
     }
 
-    fn place_another(&mut self, second: EventSecs) -> Option<u32> {
+    fn advance_to_other(&mut self, second: EventSecs) -> Option<u32> {
         let second = event_second(second);
         if second > self.latest {
             self.late_run = 0;
@@ -341,7 +337,7 @@ impl Detector {
         Some(second)
     }
 
-    /// The log's clock went back for good: windows start anew, what was learned stays.
+    /// The log's clock was set back: windows start anew, the baseline stays.
     fn go_back(&mut self, second: u32) {
         self.late_run = 0;
         self.clients = Clients::new(self.thresholds.policy().max_clients, self.tracer.hash());
@@ -376,10 +372,10 @@ impl Detector {
         self.teaching.advance(second);
         self.latest = second;
         self.thresholds.advance(second);
-        self.watch_the_whole(second);
+        self.watch_server(second);
     }
 
-    /// The minute before `boundary` is over: learns from it, and from the server's one before that.
+    /// Learns clients' minute before `boundary`, and the server's minutes that are old enough.
     fn end_of_minute(&mut self, boundary: u32) {
         self.teaching.advance(boundary);
         let (clients, is_frozen) = (self.client_minutes(boundary), self.is_frozen());
@@ -394,12 +390,12 @@ impl Detector {
         self.clients.sweep(boundary);
     }
 
-    /// Whether the server's minutes are put aside and not learned.
+    /// Returns whether the server's minutes are set aside instead of learned.
     fn is_frozen(&self) -> bool {
         self.global.is_anomalous() && self.thresholds.policy().max_freeze_secs > 0
     }
 
-    /// What each client that is not suspect did in the minute before `boundary`.
+    /// Returns the values of the minute before `boundary` by precedent id, of clients that are not suspect.
     fn client_minutes(&self, boundary: u32) -> Vec<(u64, ClientMinute)> {
         let mut minutes = Vec::new();
         let policy = self.thresholds.policy();
@@ -408,12 +404,12 @@ impl Detector {
                 minutes.push((precedent_id(active.key), client_minute(&active, policy, boundary - 1)));
             }
         });
-        // By client, so that the sums do not depend on the order of the table.
+        // Sorted, because sums of floating-point numbers depend on their order.
         minutes.sort_unstable_by_key(|(client, _)| *client);
         minutes
     }
 
-    fn watch_the_whole(&mut self, second: u32) {
+    fn watch_server(&mut self, second: u32) {
         let rate = f64::from(self.shown.window().requests) / f64::from(WINDOW_SECS);
         if self.thresholds.warmth(second) == Warmth::WarmingUp {
             return;
@@ -428,7 +424,7 @@ impl Detector {
     }
 }
 
-/// As first described, the baseline holds every second up to the moment when it is worked out.
+/// The classic rule's baseline includes every second up to the moment at which it is computed.
 fn learn_delay_secs(reference: Reference) -> u32 {
     match reference {
         Reference::Adaptive => LEARN_DELAY_SECS,
@@ -436,13 +432,13 @@ fn learn_delay_secs(reference: Reference) -> u32 {
     }
 }
 
-/// What is learned of a client from the minute of the clock that ends with `second`.
+/// The values learned of a client's clock minute that ends with `second`.
 fn client_minute(active: &ActiveClient<'_>, policy: &Policy, second: u32) -> ClientMinute {
     let pages = active.activity.map(|activity| activity.minute(second));
     let load = load(active.counts, policy);
     let mut minute =
         ClientMinute { load, errors: f64::from(active.counts.errors), ..ClientMinute::default() };
-    // A light client's few pages are taken for as many paths.
+    // A light client's targets are not told apart: each of its few pages counts as a path.
     let paths = pages.map_or(active.counts.pages(), |pages| pages.paths.into());
     let pages = pages.unwrap_or_default();
     minute.features[Feature::Paths as usize] = f64::from(paths);
@@ -481,7 +477,7 @@ fn evidence(
 }
 
 fn rule_view(judge: &Judge<'_>, rule: Rule, facts: &Facts) -> RuleView {
-    let answered = judge.ask(rule, facts);
+    let evaluation = judge.evaluate(rule, facts);
     let not_asked = if !judge.is_on(rule) {
         Some("switched off")
     } else if judge.warmth == Warmth::WarmingUp && matches!(rule, Rule::ZScore | Rule::RateMultiplier) {
@@ -489,16 +485,16 @@ fn rule_view(judge: &Judge<'_>, rule: Rule, facts: &Facts) -> RuleView {
     } else {
         None
     };
-    let mut measures: Vec<_> = answered.checks.iter().map(|check| check.measure()).collect();
+    let mut measures: Vec<_> = evaluation.checks.iter().map(|check| check.measure()).collect();
     measures.dedup();
-    RuleView { rule, fires: answered.fires, not_asked: not_asked.map(str::to_owned), measures }
+    RuleView { rule, fires: evaluation.fires, not_asked: not_asked.map(str::to_owned), measures }
 }
 
 fn top_paths(activity: &Activity, interner: &PathInterner, second: u32) -> Vec<PathCount> {
     let mut paths: Vec<PathCount> = Vec::new();
     for (key, count) in activity.top_targets(4 * TOP_PATHS, second) {
         let Some(path) = interner.get(key) else { continue };
-        // Several targets of one path differ in their queries, which are not shown.
+        // Targets of one path differ in their queries, which evidence leaves out.
         match paths.iter_mut().find(|known| known.path == path) {
             Some(known) => known.count += count,
             None => paths.push(PathCount { path, count }),
@@ -520,7 +516,7 @@ fn level_view(level: &Level, warmth: Warmth) -> BaselineView {
     }
 }
 
-/// Event seconds are kept in 32 bits, from 1970 to 2106; what lies outside is taken for the nearer end.
+/// Clamps to 32 bits, 1970 to 2106. Stops short of the end, so that sums of seconds and windows do not overflow.
 fn event_second(second: EventSecs) -> u32 {
     u32::try_from(second.max(1)).unwrap_or(u32::MAX - MAX_LATE_SECS)
 }
@@ -529,12 +525,12 @@ fn next_boundary(second: u32) -> u32 {
     second - second % 60 + 60
 }
 
-/// Tells a client from others over restarts (the hash tables' seed changes with each).
+/// An id of a client that is stable over restarts, unlike its hash, whose seed changes.
 fn precedent_id(key: u128) -> u64 {
     key as u64 ^ (key >> 64) as u64
 }
 
-/// The single client that a [`Client::key`] is of.
+/// The inverse of [`Client::key`] for single clients.
 fn client_of_key(key: u128, ipv6_prefix: u8) -> Client {
     Client::of_addr(IpAddr::V6(Ipv6Addr::from_bits(key)), ipv6_prefix)
 }

@@ -1,21 +1,20 @@
-//! What the detector is told to do: every rule's switch and thresholds, with the defaults that were measured.
-//!
-//! Nothing here decides anything; `rules.rs` does. Why each default is what it is stands in `docs/detection.md`.
+//! The settings of detection: switches and thresholds of all rules. `docs/detection.md` gives the reason and the measured
+//! effect of each default.
 
 use serde::{Deserialize, Serialize};
 
-/// What one client's rate is compared with.
+/// The distribution that a client's rate is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reference {
-    /// The distribution of the rates of this site's clients: does not depend on how many clients there are.
+    /// Rates of this site's clients: independent of their number.
     Adaptive,
-    /// The whole server's requests a second, as Shield was first described.
+    /// The whole server's requests per second, as Shield was first described.
     Classic,
 }
 
 impl Reference {
-    /// The name used in configuration and JSON.
+    /// The name in configuration and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Reference::Adaptive => "adaptive",
@@ -24,150 +23,150 @@ impl Reference {
     }
 }
 
-/// Whether something is switched on.
+/// A setting that is on or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Switch {
-    /// It is.
+    /// Switched on.
     On,
-    /// It is not.
+    /// Switched off.
     Off,
 }
 
 impl Switch {
-    /// Whether it is on.
+    /// Returns whether it is [`Switch::On`].
     pub fn is_on(self) -> bool {
         self == Switch::On
     }
 }
 
-/// The z-score rule: rate further than `threshold` standard deviations above the mean.
+/// The z-score rule: a rate more than `threshold` standard deviations above the mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ZScoreRule {
-    /// Whether it is asked.
+    /// Whether the rule is evaluated.
     pub switch: Switch,
     /// Standard deviations above the mean (> 0).
     pub threshold: f64,
-    /// Requests in the window below which it is not asked.
+    /// Requests in the window below which the rule does not fire.
     pub min_requests: u32,
 }
 
-/// The rate-multiplier rule: rate above `multiplier` times the mean.
+/// The rate-multiplier rule: a rate above `multiplier` times the mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RateMultiplierRule {
-    /// Whether it is asked.
+    /// Whether the rule is evaluated.
     pub switch: Switch,
-    /// How many times the mean (> 1).
+    /// Multiple of the mean (> 1).
     pub multiplier: f64,
-    /// Requests in the window below which it is not asked.
+    /// Requests in the window below which the rule does not fire.
     pub min_requests: u32,
 }
 
-/// When many errors tighten the two rate rules.
+/// The tightening of the two rate rules for clients with many errors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Tightening {
-    /// Whether they do.
+    /// Whether thresholds are tightened.
     pub switch: Switch,
-    /// The client's error rate above so many times the baseline's error rate (> 1).
+    /// The client's error rate must exceed this multiple of the baseline's (> 1).
     pub error_rate_multiplier: f64,
-    /// What both thresholds are multiplied by then (0..1).
+    /// The factor of both thresholds then (0..1).
     pub factor: f64,
 }
 
-/// The absolute flood rule: needs nothing learned.
+/// The flood rule: absolute, without a baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FloodRule {
-    /// Whether it is asked.
+    /// Whether the rule is evaluated.
     pub switch: Switch,
-    /// Pages (all but assets) per second ...
+    /// Pages (requests without assets) per second, held for `sustained_secs`.
     pub rate: f64,
-    /// ... held for so many seconds (1..=60): `rate * sustained_secs` pages within them.
+    /// Seconds (1..=60) within which `rate * sustained_secs` pages make a flood.
     pub sustained_secs: u32,
-    /// Requests for one and the same page ...
+    /// Requests for one page within `page_secs`.
     pub page_requests: u32,
-    /// ... within so many seconds (1..=30).
+    /// Seconds (1..=30) within which `page_requests` make a flood.
     pub page_secs: u32,
 }
 
-/// The probing rule: distinct targets that failed or that no page links to. Needs nothing learned.
+/// The probing rule: distinct targets that failed or that no page links to. Needs no baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ProbingRule {
-    /// Whether it is asked.
+    /// Whether the rule is evaluated.
     pub switch: Switch,
-    /// Over 60 s, in failed paths (a target shaped like a probe weighs up to three).
+    /// Failed paths over 60 s; a target shaped like a probe weighs up to three.
     pub threshold_60s: f64,
     /// The same over 10 min.
     pub threshold_600s: f64,
-    /// Distinct scripts in the window that were all answered alike, whatever the answer.
+    /// Distinct scripts in the window that all got the same answer.
     pub alike_scripts: u32,
 }
 
-/// The error-surge rule: failures far above the baseline, and most of what the client does.
+/// The error-surge rule: failures far above the baseline, by a client that mostly fails.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ErrorSurgeRule {
-    /// Whether it is asked.
+    /// Whether the rule is evaluated.
     pub switch: Switch,
-    /// Refused requests (status 4xx) in the window below which it is not asked.
+    /// Refused requests (status 4xx) in the window below which the rule does not fire.
     pub min_errors: u32,
-    /// The client's error rate above so many times the baseline's error rate (> 1).
+    /// The client's error rate must exceed this multiple of the baseline's (> 1).
     pub error_rate_multiplier: f64,
-    /// Requests that are none (binary, `CONNECT`, status 400 before a path was read) in the window; those that may be a
-    /// health check's or an office program's count 0.3. Needs nothing learned.
+    /// Malformed requests in the window (binary, `CONNECT`, status 400 before a path was read); those that a health check
+    /// or an office program may make count 0.3. Needs no baseline.
     pub malformed_requests: u32,
 }
 
-/// The behaviour rule: repeated passwords, and features of a window unlike this site's clients.
+/// The behaviour rule: failed logins, and features of a window unlike this site's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BehaviourRule {
-    /// Whether it is asked.
+    /// Whether the rule is evaluated.
     pub switch: Switch,
-    /// Passwords posted in vain in the window; needs nothing learned.
+    /// Failed logins in the window. Needs no baseline.
     pub logins: u32,
-    /// Passwords posted in vain ...
+    /// Failed logins within `login_burst_secs`.
     pub login_burst: u32,
-    /// ... within so many seconds (1..=60).
+    /// Seconds (1..=60) within which `login_burst` counts.
     pub login_burst_secs: u32,
-    /// Remote calls (`xmlrpc.php`) posted in the window; needs nothing learned.
+    /// Remote calls (`xmlrpc.php`) posted in the window. Needs no baseline.
     pub remote_calls: u32,
-    /// Distinct pages in the window below which their number is not judged.
+    /// The least number of distinct pages in the window that can fire.
     pub min_paths: u32,
-    /// POSTs to one target in the window below which their number is not judged.
+    /// The least number of POSTs to one target in the window that can fire.
     pub min_posts: u32,
-    /// Requests for one page in the window below which their number is not judged.
+    /// The least number of requests for one page in the window that can fire.
     pub min_repeats: u32,
     /// Standard deviations above the mean of the logarithm, over this site's clients (> 0).
     pub z_threshold: f64,
-    /// How many times what is typical for this site's clients (> 1).
+    /// Multiple of the typical value of this site's clients (> 1).
     pub multiplier: f64,
-    /// How many times what other clients of this site were seen doing before (> 1).
+    /// Multiple of the highest precedent that other clients set (> 1).
     pub precedent_multiplier: f64,
-    /// Seconds of event time before the lack of a precedent counts, here and in `error_surge`.
+    /// Seconds of event time before a lack of precedents counts, here and in `error_surge`.
     pub experience_secs: u32,
 }
 
-/// When the whole server's rate is announced as anomalous. Bans nobody.
+/// The global anomaly of the whole server's rate. Only announced; bans nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GlobalRule {
-    /// Whether it is asked.
+    /// Whether the rule is evaluated.
     pub switch: Switch,
     /// Standard deviations above the mean (> 0).
     pub z_threshold: f64,
-    /// How many times the mean (> 1).
+    /// Multiple of the mean (> 1).
     pub multiplier: f64,
-    /// Requests per second below which it is not asked.
+    /// Requests per second below which the rule does not fire.
     pub min_rate: f64,
-    /// Seconds it must last before it is announced.
+    /// Seconds that the rate must be high before the start is announced.
     pub start_secs: u32,
-    /// Seconds it must be over before its end is.
+    /// Seconds that the rate must be low before the end is announced.
     pub end_secs: u32,
 }
 
-/// Every setting of detection.
+/// All settings of detection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
-    /// What the rate rules compare with.
+    /// See [`Reference`].
     pub reference: Reference,
-    /// What a request for an asset counts in a client's rate (0..=1), with `reference = "adaptive"`.
+    /// Weight of an asset in a client's rate (0..=1), with `reference = "adaptive"`.
     pub asset_weight: f64,
     /// See [`ZScoreRule`].
     pub z_score: ZScoreRule,
@@ -185,16 +184,15 @@ pub struct Policy {
     pub behaviour: BehaviourRule,
     /// See [`GlobalRule`].
     pub global: GlobalRule,
-    /// Statuses that are this server's own answers to banned or limited clients, and so no errors.
+    /// Statuses of this server's own answers to banned or limited clients, which are no errors.
     pub not_errors: Vec<u16>,
-    /// Clients kept at most (>= 1); beyond it the coldest go.
+    /// The most clients tracked (>= 1); beyond it, those quiet longest are evicted.
     pub max_clients: usize,
-    /// Seconds of event time before anything learned is used: until then only absolute rules ban.
+    /// Seconds of event time before the baseline is used; until then only absolute rules ban.
     pub warm_up_secs: u32,
     /// Samples an hour-of-day slot must hold before it is preferred to the rolling window.
     pub baseline_min_samples: u32,
-    /// Seconds of a global anomaly after which the new level is accepted as real; 0: a global anomaly is learned as
-    /// everything else is.
+    /// Seconds of a global anomaly after which the new level is learned; with 0 an anomaly is learned like all traffic.
     pub max_freeze_secs: u32,
 }
 
@@ -247,8 +245,8 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Exactly the behaviour as Shield was first described, with its numbers: two rules on the rate against the whole
-    /// server's, tightened by errors, and nothing else.
+    /// The behaviour and numbers of Shield as first described: the two rate rules against the whole server's rate,
+    /// tightened by errors, and nothing else.
     pub fn classic() -> Policy {
         let (off, default) = (Switch::Off, Policy::default());
         Policy {

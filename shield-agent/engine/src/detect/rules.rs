@@ -1,8 +1,8 @@
-//! The rules: facts about one client's window, held against the policy and the baseline. Pure arithmetic.
+//! The rules: facts about one client's window, compared with the policy and the baseline. Pure arithmetic.
 //!
-//! A rule fires when every check of one of its clauses holds. Whatever speaks for a client (pages that were served) is
-//! counted up to the second before, whatever speaks against it up to now: so a further line of the same second can
-//! only make a rule fire, never stop it from firing, and the order of a second's lines makes no difference.
+//! A rule fires when all checks of one of its clauses hold. What speaks for a client (served pages) counts up to the
+//! second before, what speaks against it up to now: so a further line of the same second can make a rule fire but never
+//! keep it from firing, and the order of a second's lines makes no difference.
 
 use crate::detect::activity::{Activity, Spread};
 use crate::detect::baseline::{Baseline, Feature, Level};
@@ -10,42 +10,42 @@ use crate::detect::policy::{Policy, Reference, Switch};
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::verdict::{Measure, Rule};
 
-/// The rules of the detector, in the order in which they are asked: those that need nothing learned first.
+/// The rules in the order of evaluation: those that need no baseline first.
 pub const ORDER: [Rule; 6] =
     [Rule::Flood, Rule::Probing, Rule::ErrorSurge, Rule::ZScore, Rule::RateMultiplier, Rule::Behaviour];
 
-/// The share of a burst that must have come before this second, so that one page's requests, all of one second, are
-/// not taken for a surge: one in so many.
+/// One in this many requests of a surge must have come before the present second: the requests of one page, all of one
+/// second, are no surge.
 const SPREAD_OVER_SECONDS: u32 = 4;
 
-/// Whether enough was learned.
+/// Whether enough was learned to use the baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Warmth {
-    /// Yes.
+    /// Every clause is evaluated.
     Warm,
-    /// Only clauses that need nothing learned are asked.
+    /// Only clauses that need no baseline are.
     WarmingUp,
 }
 
-/// What the rules know about one client at one second.
+/// The values of one client at one second that the rules compare.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Facts {
-    /// Its window, this second included.
+    /// The window, this second included.
     pub now: Counts,
-    /// Its window without this second.
+    /// The window without this second.
     pub before: Counts,
-    /// What its targets amount to.
+    /// The values derived from its targets.
     pub spread: Spread,
-    /// Pages within the flood rule's seconds.
+    /// Pages within the flood rule's `sustained_secs`.
     pub flood_pages: u32,
-    /// Pages within the flood rule's seconds for one page.
+    /// Pages within the flood rule's `page_secs`.
     pub burst_pages: u32,
-    /// Passwords within the burst's seconds.
+    /// Failed logins within the behaviour rule's `login_burst_secs`.
     pub login_burst: u32,
 }
 
 impl Facts {
-    /// Gathers them from an activity whose targets amount to `spread`.
+    /// Gathers the facts of an activity with this spread.
     pub fn of(activity: &Activity, spread: Spread, policy: &Policy, second: u32) -> Facts {
         let window = &activity.window;
         let now = window.sum_of_last(WINDOW_SECS, second);
@@ -60,14 +60,13 @@ impl Facts {
     }
 }
 
-/// Which side of its threshold makes a value suspicious.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bound {
     AtLeast,
     Above,
 }
 
-/// One value beside its threshold.
+/// A value and its threshold.
 #[derive(Debug, Clone, Copy)]
 pub struct Check {
     name: &'static str,
@@ -84,7 +83,7 @@ impl Check {
         }
     }
 
-    /// In words: `z-score=5.43 > threshold=2`.
+    /// Formats it as `z-score=5.43 > threshold=2`.
     pub fn describe(&self) -> String {
         let sign = match self.bound {
             Bound::AtLeast => ">=",
@@ -93,17 +92,17 @@ impl Check {
         format!("{}={} {sign} threshold={}", self.name, short(self.value), short(self.threshold))
     }
 
-    /// For evidence.
+    /// Converts it for evidence.
     pub fn measure(&self) -> Measure {
         Measure { name: self.name.to_owned(), value: rounded(self.value), threshold: rounded(self.threshold) }
     }
 
-    /// Value by threshold; a threshold of nothing is reached by anything.
+    /// The value divided by the threshold; infinite for a threshold of 0 that holds.
     fn share(&self) -> f64 {
         let share = self.value / self.threshold;
         match self.bound {
             _ if self.threshold <= 0.0 && self.holds() => f64::INFINITY,
-            // Just at the threshold is not above it.
+            // A value equal to its threshold is not above it.
             Bound::Above if !self.holds() => share.min(1.0 - f64::EPSILON),
             _ => share,
         }
@@ -123,7 +122,7 @@ fn above(name: &'static str, value: f64, threshold: f64) -> Check {
     Check { name, value, bound: Bound::Above, threshold }
 }
 
-/// To a thousandth: what a person reads, and the same on every machine.
+/// Rounds to thousandths: readable, and the same on every machine.
 fn rounded(value: f64) -> f64 {
     if value.is_finite() { (value * 1000.0).round() / 1000.0 } else { 0.0 }
 }
@@ -133,52 +132,48 @@ fn short(value: f64) -> String {
     format!("{hundredths}")
 }
 
-/// A rule that fired, with the checks of the clause that did.
+/// A rule that fired, with the checks of its first clause that held.
 #[derive(Debug, Clone)]
 pub struct Fired {
     /// The rule.
     pub rule: Rule,
-    /// What held.
+    /// All of them hold.
     pub checks: Vec<Check>,
 }
 
-/// How near a clause comes to firing.
+/// How close a client is to a clause.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Near {
     /// The rule.
     pub rule: Rule,
-    /// Which of its clauses, from 0.
+    /// The clause's index in its rule.
     pub clause: u32,
-    /// The clause's first check.
+    /// The name of the clause's first check.
     pub name: &'static str,
-    /// Its weakest check's value by its threshold; from 1 on it fires.
+    /// The lowest share of a threshold among its checks; the clause fires from 1 on.
     pub share: f64,
 }
 
-/// A rule's answer, fired or not.
-pub struct Answered {
-    /// Whether one of its clauses holds.
+/// A rule's evaluation, whether it fires or not.
+pub struct Evaluation {
+    /// Whether one of its clauses holds and the rule is on.
     pub fires: bool,
-    /// Every check it looked at.
+    /// The checks of all its clauses.
     pub checks: Vec<Check>,
 }
 
-/// Everything one client is held against at one second.
+/// Evaluates the rules for one client at one second.
 pub struct Judge<'a> {
-    /// The settings.
     pub policy: &'a Policy,
-    /// What was learned.
     pub baseline: &'a Baseline,
-    /// Whether that is enough.
     pub warmth: Warmth,
-    /// The number that tells this client from others among the precedents.
+    /// The client's id among the precedents.
     pub client: u64,
-    /// The second.
     pub second: u32,
 }
 
 impl Judge<'_> {
-    /// The first rule that fires.
+    /// Returns the first rule that fires.
     pub fn judge(&self, facts: &Facts) -> Option<Fired> {
         ORDER.into_iter().filter(|rule| self.is_on(*rule)).find_map(|rule| {
             let mut fired = None;
@@ -191,19 +186,18 @@ impl Judge<'_> {
         })
     }
 
-    /// One rule's answer with all it looked at.
-    pub fn ask(&self, rule: Rule, facts: &Facts) -> Answered {
-        let mut answered = Answered { fires: false, checks: Vec::new() };
+    /// Evaluates one rule completely.
+    pub fn evaluate(&self, rule: Rule, facts: &Facts) -> Evaluation {
+        let mut evaluation = Evaluation { fires: false, checks: Vec::new() };
         self.clauses(rule, facts, &mut |checks| {
-            answered.fires |= checks.iter().all(Check::holds);
-            answered.checks.extend_from_slice(checks);
+            evaluation.fires |= checks.iter().all(Check::holds);
+            evaluation.checks.extend_from_slice(checks);
         });
-        answered.fires &= self.is_on(rule);
-        answered
+        evaluation.fires &= self.is_on(rule);
+        evaluation
     }
 
-    /// How near each clause of each rule that is on comes to firing: its weakest check's share of its threshold, at least
-    /// 1 when it fires.
+    /// Returns how close each clause of each rule that is on comes to firing.
     pub fn nearness(&self, facts: &Facts) -> Vec<Near> {
         let mut all = Vec::new();
         for rule in ORDER.into_iter().filter(|rule| self.is_on(*rule)) {
@@ -222,7 +216,6 @@ impl Judge<'_> {
         all
     }
 
-    /// Whether a rule is switched on.
     pub fn is_on(&self, rule: Rule) -> bool {
         let switch = match rule {
             Rule::Flood => self.policy.flood.switch,
@@ -236,7 +229,7 @@ impl Judge<'_> {
         switch.is_on()
     }
 
-    /// The level that rates are held against.
+    /// The level that the rate rules compare with.
     pub fn level(&self) -> &Level {
         match self.policy.reference {
             Reference::Adaptive => self.baseline.clients(),
@@ -244,12 +237,12 @@ impl Judge<'_> {
         }
     }
 
-    /// The client's rate as the rate rules see it, in requests per second.
+    /// The client's rate for the rate rules: weighted requests per second.
     pub fn rate(&self, counts: Counts) -> f64 {
         load(counts, self.policy) / f64::from(WINDOW_SECS)
     }
 
-    /// Whether errors tighten the rate rules' thresholds.
+    /// Returns whether the client's errors tighten the thresholds of the rate rules.
     pub fn is_tightened(&self, counts: Counts) -> bool {
         let tightening = &self.policy.tightening;
         let error_rate = f64::from(counts.errors) / f64::from(WINDOW_SECS);
@@ -287,7 +280,7 @@ impl Judge<'_> {
 
     fn probing(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
         let (rule, spread) = (&self.policy.probing, &facts.spread);
-        // What merely failed counts only when failing is most of what the client does: crawlers follow dead links too.
+        // Plain failures count only for clients that mostly fail: crawlers follow dead links too.
         let mostly_failing = at_least("failed_paths", spread.failed_paths, facts.before.served_pages());
         let minute = |weight| at_least("probes_60s", tenths(weight), rule.threshold_60s);
         let ten_minutes = |weight| at_least("probes_600s", tenths(weight), rule.threshold_600s);
@@ -351,9 +344,9 @@ impl Judge<'_> {
         if !self.is_experienced() {
             return;
         }
-        // A program that is at home here has its posts accepted.
+        // A legitimate program has its POSTs accepted.
         let unwanted = at_least("posts_to_one_path", facts.spread.posts, facts.before.served_pages());
-        // People's pages pull in assets; a program that walks a list of paths, or asks for one over and over, does not.
+        // Browsers load a page's assets; a program that walks a list of paths, or repeats one, does not.
         let assets = 20 * facts.before.assets;
         let judged = [
             (Feature::Paths, facts.spread.paths, rule.min_paths),
@@ -368,7 +361,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Far above what this site's clients do, by z-score, multiplier and precedent.
+    /// Far above this site's clients, by z-score, multiplier and precedent.
     fn unlike_others(
         &self,
         feature: Feature,
@@ -388,7 +381,7 @@ impl Judge<'_> {
         clause(&checks);
     }
 
-    /// Whether enough was seen of this site that a lack of precedents means something.
+    /// Returns whether the site was observed long enough for a lack of precedents to mean something.
     fn is_experienced(&self) -> bool {
         self.is_warm() && self.baseline.age_secs(self.second) >= self.policy.behaviour.experience_secs
     }
@@ -399,7 +392,7 @@ impl Judge<'_> {
     }
 }
 
-/// Requests in the window, assets counted at their weight.
+/// Requests in the window, with assets at their weight.
 pub fn load(counts: Counts, policy: &Policy) -> f64 {
     match policy.reference {
         Reference::Classic => f64::from(counts.requests),
