@@ -126,7 +126,7 @@ impl Activity {
         } else {
             self.window.add(second, counts_of(trace));
         }
-        if !trace.flags.has_any(Flags::NOT_A_PAGE) {
+        if !trace.flags.has(Flags::NOT_A_PAGE) {
             let (before, after) = self.targets.hit(second, trace);
             self.ceiling.raise(&before, &after, second.max(self.ceiling_from));
             self.minute.count(&before, &after);

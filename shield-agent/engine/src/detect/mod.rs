@@ -1,4 +1,31 @@
-//! Detection: requests are counted for each client, held against the site's baseline, and judged.
+//! Detection: counts the requests of each client, learns the site's usual traffic, and judges clients against it.
+//!
+//! Every request takes one way through the detector:
+//!
+//! ```text
+//!  Request
+//!     │ prepare_batch: client, hash of the path, prefetch       hashed_path, prefetch, clients
+//!     ▼
+//!  Detector::observe
+//!     │ event time; older than 5 min ───────────────────────▶ Normal (not counted)
+//!     │ a minute ends ─▶ Thresholds::update(learn) ─▶ levels, prefilter      baseline, thresholds
+//!     ▼
+//!  Tracer::trace: target's key, flags, weight                  shape, shape_cache, trace
+//!     │ the client is banned ───────────────────────────────▶ Normal (in the totals only)
+//!     ▼
+//!  Clients::record                                             clients
+//!     │ one of the first 4 requests (light record) ─────────▶ Normal
+//!     ▼
+//!  Activity::record: window and targets                        activity, window, targets
+//!     │ Screening::Skip: below all limits ──────────────────▶ Normal      prefilter
+//!     ▼
+//!  Facts ─▶ Judge::judge: policy, baseline, precedents         rules, policy
+//!     │ no clause holds ────────────────────────────────────▶ Normal
+//!     ▼
+//!  Verdict::Anomalous(evidence), and the client's requests are not learned      path_interner
+//! ```
+//!
+//! Beside it, [`global`] compares the whole server's rate with its level once a second.
 
 pub(crate) mod activity;
 pub(crate) mod baseline;

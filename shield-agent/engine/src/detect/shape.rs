@@ -1,42 +1,42 @@
-//! What a request's target looks like, before anything is known about the answer or the site.
+//! Classifies a request's target by its text alone, without the answer or the site.
 //!
-//! Not signatures of attacks: shapes that a page never links to (a hidden file, a backup, a traversal, another
-//! product's installer), so that asking for several of them says "probing" whatever the server answers. The reasons
-//! and the measured effect are in `docs/detection.md`. `trace.rs` adds the answer.
+//! These are not signatures of attacks but shapes that no page links to (a hidden file, a backup, a traversal, another
+//! product's installer), so that requests for several of them are probing whatever the server answers.
+//! `docs/detection.md` gives the reasons and the measured effect; `trace.rs` adds the answer.
 
-/// What kind of target.
+/// A class of paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A file that pages pull in by the dozen: images, styles, scripts, fonts, media.
+    /// A file that pages embed by the dozen: images, styles, scripts, fonts, media.
     Asset,
-    /// Anything without a telling shape.
+    /// Any path without a shape of its own.
     Page,
-    /// A server-side script by its ending (`.php`, `.asp`, …).
+    /// A server-side script by its extension (`.php`, `.asp`, …).
     Script,
-    /// An archive, dump, backup or configuration file by its ending, or a name that some sites use for themselves: a
-    /// download or a page where it is served, a probe where it is not.
+    /// An archive, dump, backup or configuration file by its extension, or a name that some sites use: a download or a
+    /// page where it is served, a probe where it is not.
     Dubious,
     /// A target that no page links to, even where something is served for it.
     Probe,
-    /// Not a path of this server at all: empty, binary, a proxy request, `CONNECT host:port`.
+    /// No path of this server: empty, binary, a proxy request, `CONNECT host:port`.
     Foreign,
 }
 
-/// A target's shape.
+/// The classification of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// What kind.
     pub kind: Kind,
-    /// Where what tells it ends: `/phpmyadmin` of `/phpmyadmin/index.php`. The whole path where nothing does.
+    /// The length of the prefix that decides the kind: `/phpmyadmin` of `/phpmyadmin/index.php`. Of other kinds than
+    /// [`Kind::Probe`] the whole path.
     pub told_by: usize,
-    /// Whether a password is posted here, by its last part's name.
+    /// Whether passwords are posted here, by the last segment's name.
     pub login: bool,
-    /// Whether it is WordPress's door for remote calls, at which passwords are tried too. No login: its applications
-    /// make a dozen calls at once when they start.
+    /// Whether it is WordPress's endpoint for remote calls, at which passwords are tried too. Not counted as a login:
+    /// its applications make a dozen calls at once when they start.
     pub remote_call: bool,
 }
 
-/// Looks at a target's path (no query).
+/// Classifies a path (without a query).
 pub fn of_path(path: &[u8]) -> Shape {
     let login = is_login(last_segment(path));
     let remote_call = path.ends_with(b"/xmlrpc.php");
@@ -53,8 +53,8 @@ pub fn of_path(path: &[u8]) -> Shape {
     let kind = match kind_by_ending(last_segment(path)) {
         Kind::Page if segments(path).any(is_dubious_segment) => Kind::Dubious,
         Kind::Script if is_foreign_script(path) => Kind::Dubious,
-        Kind::Page if is_plugin_paper(path) => Kind::Dubious,
-        // Deeper down, packed files are a package mirror's and its clients ask for many that are not there.
+        Kind::Page if is_plugin_document(path) => Kind::Dubious,
+        // Deeper down, archives belong to package mirrors, whose clients request many that do not exist.
         Kind::Dubious if is_packed(path) && depth(path) > MAX_BACKUP_DEPTH => Kind::Asset,
         kind => kind,
     };
@@ -74,8 +74,8 @@ fn is_packed(path: &[u8]) -> bool {
         .any(|end| path.ends_with(end))
 }
 
-/// A script called directly where WordPress keeps what is not to be called, or with a name like one of its own that is
-/// none.
+/// A script in a directory whose scripts WordPress only includes, or named like one of WordPress's own without being
+/// one.
 fn is_foreign_script(path: &[u8]) -> bool {
     const CORE: [&[u8]; 9] = [
         b"wp-login.php",
@@ -96,8 +96,8 @@ fn is_foreign_script(path: &[u8]) -> bool {
         || (name.starts_with(b"wp-") && !CORE.contains(&name))
 }
 
-/// What comes with WordPress and its plugins and is linked from nowhere: asked for to see which are installed.
-fn is_plugin_paper(path: &[u8]) -> bool {
+/// A document of WordPress or a plugin that no page links to: requested to find out what is installed.
+fn is_plugin_document(path: &[u8]) -> bool {
     let mut lower = [0; 16];
     let name = last_segment(path);
     name.len() <= lower.len()
@@ -107,32 +107,32 @@ fn is_plugin_paper(path: &[u8]) -> bool {
         )
 }
 
-/// Whether a page's name reads like an article's (`/why-we-moved-to-a-new-house`): those die by the hundred when a site
-/// is made anew, and crawlers go on asking for them. What is guessed is short.
+/// Returns whether a page's name reads like an article's (`/why-we-moved-to-a-new-house`): those disappear by the hundred
+/// when a site is rebuilt, and crawlers go on requesting them. Guessed names are short.
 pub fn is_article(path: &[u8]) -> bool {
     let path = path.strip_suffix(b"/").unwrap_or(path);
     memchr::memchr3_iter(b'-', b'_', b'+', last_segment(path)).nth(MIN_ARTICLE_JOINTS - 1).is_some()
 }
 
-/// Three words and more.
+/// Three words or more.
 const MIN_ARTICLE_JOINTS: usize = 2;
 
-/// What a query tells.
+/// A class of queries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Query<'a> {
-    /// Nothing.
+    /// Any other.
     Plain,
-    /// It names a file that pages pull in (`?src=a.jpg`): the page is one too.
+    /// It names an asset (`?src=a.jpg`), so the page serves one.
     Asset,
-    /// A password in plain sight: its value.
+    /// It contains a password, with its value.
     Password(&'a [u8]),
-    /// Something that sites send rarely (a tag, another server's URL): a probe where it is refused.
+    /// It contains text that sites rarely send (a tag, another server's URL): a probe where it is refused.
     Dubious,
-    /// Something no form sends: traversal, a script, SQL, code.
+    /// It contains text that no form sends: traversal, a script, SQL, code.
     Probe,
 }
 
-/// Looks at a target's query (from the `?` on, which may be missing).
+/// Classifies a query (with its `?`, if there is one).
 pub fn of_query(query: &[u8]) -> Query<'_> {
     if query.len() < 4 {
         return Query::Plain;
@@ -142,7 +142,7 @@ pub fn of_query(query: &[u8]) -> Query<'_> {
     if let Some(password) = password_in(query, lower) {
         return Query::Password(password);
     }
-    // Each text is looked for only where its rarest byte is: nearly every query holds none of these.
+    // Searches for a text only if its rarest byte occurs: nearly every query has none of them.
     let mut seen = [false; 256];
     lower.iter().for_each(|byte| seen[usize::from(*byte)] = true);
     let holds = |probes: &[(u8, &[u8])]| {
@@ -172,7 +172,7 @@ fn is_asset_query(query: &[u8]) -> bool {
     query.split(|b| matches!(b, b'&' | b'=' | b'?')).any(|part| kind_by_ending(part) == Kind::Asset)
 }
 
-/// Each with its rarest byte.
+/// Texts with their rarest byte.
 const QUERY_PROBES: [(u8, &[u8]); 17] = [
     (b'/', b"../"),
     (b'%', b"..%2f"),
@@ -203,7 +203,7 @@ const QUERY_DUBIOUS: [(u8, &[u8]); 7] = [
     (b'(', b"alert("),
 ];
 
-/// Whole path segments (lower case) that belong to another product's insides, or to an attacker's toolbox.
+/// Path segments, in lower case, of the internals of other products or of an attacker's tools.
 const PROBE_SEGMENTS: [&[u8]; 52] = [
     b"wlwmanifest.xml",
     b"wp-config.php",
@@ -259,7 +259,7 @@ const PROBE_SEGMENTS: [&[u8]; 52] = [
     b"boot.ini",
 ];
 
-/// Segments that some sites use for pages of their own, so that only their refusal tells.
+/// Segments that some sites use for their own pages, so that only a refusal is suspicious.
 const DUBIOUS_SEGMENTS: [&[u8]; 10] = [
     b"manager",
     b"containers",
@@ -273,8 +273,7 @@ const DUBIOUS_SEGMENTS: [&[u8]; 10] = [
     b"console",
 ];
 
-/// By a name's first byte, the lengths (as bits) of the names that begin so: nearly every segment of a path is none of
-/// them by that alone.
+/// The lengths of names, as bits, by their first byte: rules out nearly every segment without a comparison.
 type Lengths = [u32; 256];
 
 const PROBE_LENGTHS: Lengths = lengths(&PROBE_SEGMENTS);
@@ -290,7 +289,7 @@ const fn lengths(names: &[&[u8]]) -> Lengths {
     lengths
 }
 
-/// Whether a segment is one of `names` (in lower case, shorter than 32 bytes), in whatever case.
+/// Returns whether a segment is one of `names` (lower case, shorter than 32 bytes), ignoring case.
 fn is_one_of(segment: &[u8], names: &[&[u8]], lengths: &Lengths) -> bool {
     let mut lower = [0; 31];
     let Some(first) = segment.first().filter(|_| segment.len() <= lower.len()) else { return false };
@@ -302,7 +301,7 @@ fn is_dubious_segment(segment: &[u8]) -> bool {
     is_one_of(segment, &DUBIOUS_SEGMENTS, &DUBIOUS_LENGTHS)
 }
 
-/// Where the part of a path ends that no page links to, if there is one.
+/// The end of the first part of a path that no page links to.
 fn probe_end(path: &[u8]) -> Option<usize> {
     let mut at = 0;
     for (depth, segment) in segments(path).enumerate() {
@@ -325,8 +324,8 @@ fn is_probe_segment(segment: &[u8], depth: usize) -> bool {
     }
 }
 
-/// Characters encoded that no client needs to encode in a path: a dot, a percent sign before a dot or slash, a line
-/// end, a zero, a quote with markup.
+/// Percent-encoded characters that no client needs to encode in a path: a dot, a percent sign before a dot or slash, a
+/// line end, a NUL, `<`, and `/etc`.
 fn is_encoded_probe(path: &[u8]) -> bool {
     memchr::memchr_iter(b'%', path).any(|at| {
         let mut lower = [0; 5];
@@ -337,13 +336,13 @@ fn is_encoded_probe(path: &[u8]) -> bool {
     })
 }
 
-/// The pieces between slashes.
+/// The parts between slashes, including empty ones.
 fn segments(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let ends = memchr::memchr_iter(b'/', path).chain([path.len()]);
     ends.scan(0, |start, end| path.get(std::mem::replace(start, end + 1)..end))
 }
 
-/// Whether there is a control byte. Without branches, so that it is compiled to wide instructions.
+/// Returns whether there is a control byte. Without branches, so that it compiles to SIMD instructions.
 fn has_control(path: &[u8]) -> bool {
     path.iter().fold(false, |found, byte| found | (*byte < 0x20))
 }
@@ -352,7 +351,7 @@ fn last_segment(path: &[u8]) -> &[u8] {
     &path[memchr::memrchr(b'/', path).map_or(0, |at| at + 1)..]
 }
 
-/// Lower-cases as much of `text` as fits into `space`.
+/// Copies as much of `text` as fits into `space`, in lower case.
 fn lowered<'a>(text: &[u8], space: &'a mut [u8]) -> &'a [u8] {
     let len = text.len().min(space.len());
     for (to, from) in space.iter_mut().zip(text) {
@@ -391,7 +390,7 @@ fn kind_by_ending(segment: &[u8]) -> Kind {
     }
 }
 
-/// Names of the page that a password is posted to. Not `token` or `session`: programs refresh those by themselves.
+/// Names of pages to which passwords are posted. Not `token` or `session`: programs refresh those by themselves.
 fn is_login(segment: &[u8]) -> bool {
     let mut lower = [0; 16];
     if segment.len() > lower.len() {
@@ -409,7 +408,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_path_looks_like() {
+    fn kinds_of_paths() {
         let check = |path: &str, kind: Kind| assert_eq!(of_path(path.as_bytes()).kind, kind, "{path}");
         for page in
             ["/", "/about", "/.well-known/acme-challenge/x", "*", "/wp-admin/", "/a/b/c/.github/workflows/x"]
@@ -454,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn where_passwords_are_posted() {
+    fn login_pages() {
         let check =
             |path: &str, expected: bool| assert_eq!(of_path(path.as_bytes()).login, expected, "{path}");
         check("/wp-login.php", true);
@@ -464,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_query_tells() {
+    fn kinds_of_queries() {
         let check =
             |query: &str, expected: Query<'_>| assert_eq!(of_query(query.as_bytes()), expected, "{query}");
         check("", Query::Plain);

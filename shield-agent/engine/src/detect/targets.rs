@@ -84,7 +84,7 @@ impl Target {
 
     /// Returns whether every request for it was served normally, and it is no script.
     pub(crate) fn is_plain(&self) -> bool {
-        self.weight == 0 && !self.flags.has_any(Flags::UNUSUAL)
+        self.weight == 0 && !self.flags.has(Flags::UNUSUAL)
     }
 
     pub(crate) fn has_failed(&self) -> bool {

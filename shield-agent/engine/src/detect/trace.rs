@@ -1,5 +1,5 @@
-//! One request as the windows keep it: eight bytes of what will matter later. Built from the target's shape
-//! (`shape.rs`, cached by `shape_cache.rs`) and the answer.
+//! A request as the windows keep it, in eight bytes: the key of its target, its flags and its weight. Derived from the
+//! target's shape (`shape.rs`, cached by `shape_cache.rs`) and the answer.
 
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
@@ -7,38 +7,37 @@ use crate::detect::shape::{self, Kind, Query, Shape};
 use crate::detect::shape_cache::ShapeCache;
 use crate::vocab::request::Request;
 
-/// One bit a property of a request.
+/// Properties of a request, as bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flags(u16);
 
 impl Flags {
-    /// Status >= 400 and not one of our own answers.
+    /// Status >= 400, and not one of `not_errors`.
     pub const ERROR: Flags = Flags(1);
-    /// A file that pages pull in, or something just as harmless.
+    /// A file that pages embed, or a request that is as harmless.
     pub const ASSET: Flags = Flags(2);
-    /// Refused (4xx) in a way that says something about the client: no asset, no time-out.
+    /// Refused (4xx) for a reason that lies with the client: no asset, no time-out.
     pub const FAILED: Flags = Flags(4);
-    /// The server could not answer (5xx), or the client gave up (499): says something about the server first.
+    /// The server failed to answer (5xx), or the client aborted (499), which is the server's fault first.
     pub const BROKEN: Flags = Flags(8);
-    /// A request that is none, for certain: refused, and for no path of this server.
+    /// Certainly malformed: refused, and for no path of this server.
     pub const FOREIGN: Flags = Flags(16);
-    /// Perhaps: a health check asks for `/` too, and an office program tries WebDAV.
+    /// Possibly malformed: health checks request `/` without a host, and office programs try WebDAV.
     pub const PERHAPS_FOREIGN: Flags = Flags(32);
-    /// A password posted and not answered by a redirect (what a right password is answered with).
+    /// A failed login: a password posted and not answered by a redirect, which a right one is.
     pub const LOGIN: Flags = Flags(64);
-    /// A remote call posted.
+    /// A remote call (`xmlrpc.php`) posted.
     pub const REMOTE_CALL: Flags = Flags(128);
-    /// A POST.
     pub const POST: Flags = Flags(256);
-    /// Its weight comes from its shape and not from its failure alone.
+    /// Its weight comes from its shape, not from its failure alone.
     pub const SHAPED: Flags = Flags(512);
-    /// It names no target of this server.
+    /// Without a target on this server.
     pub const NO_TARGET: Flags = Flags(1024);
-    /// A server-side script by its ending.
+    /// A server-side script by its extension, without a query.
     pub const SCRIPT: Flags = Flags(2048);
-    /// What is not remembered by its target.
+    /// Not counted by target.
     pub const NOT_A_PAGE: Flags = Flags::ASSET.or(Flags::NO_TARGET);
-    /// What most requests have none of: what is counted besides requests and assets, and what targets are told apart by.
+    /// Flags that most requests have none of. Without them a request adds to requests and assets only.
     pub const UNUSUAL: Flags = Flags::ERROR
         .or(Flags::FAILED)
         .or(Flags::BROKEN)
@@ -50,19 +49,13 @@ impl Flags {
         .or(Flags::NO_TARGET)
         .or(Flags::SCRIPT);
 
-    /// Whether `flag` is set.
+    /// Returns whether any bit of `flag` is set.
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
     }
 
-    /// What is set in either.
     pub fn union(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
-    }
-
-    /// Whether any of `flags` is set.
-    pub fn has_any(self, flags: Flags) -> bool {
-        self.0 & flags.0 != 0
     }
 
     const fn or(self, other: Flags) -> Flags {
@@ -74,26 +67,25 @@ impl Flags {
     }
 }
 
-/// What is kept of one request.
+/// A request, reduced to what the rules need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// Which target: equal for requests that count as one.
+    /// The target's key, equal for requests that count as one target.
     pub key: u32,
-    /// Its properties.
     pub flags: Flags,
-    /// How much of a probe it is, in tenths of a failed path.
+    /// Its weight as a probe, in tenths of a failed path.
     pub weight: u8,
-    /// Equal for equal answers (status and size; a redirect's status alone); 0 where that says nothing.
+    /// A hash of the answer (status and size; of a redirect the status alone); 0 for answers that are not compared.
     pub answer: u8,
 }
 
 impl Trace {
-    /// Whether it was just served, and is nothing that any rule asks about but by how many there are.
+    /// Returns whether it was served normally, and rules only count how many such requests there are.
     pub fn is_plain(&self) -> bool {
-        self.weight == 0 && !self.flags.has_any(Flags::UNUSUAL)
+        self.weight == 0 && !self.flags.has(Flags::UNUSUAL)
     }
 
-    /// How much of a request that is none it is, in tenths.
+    /// Its weight as a malformed request, in tenths.
     pub fn foreign_tenths(&self) -> u8 {
         match (self.flags.has(Flags::FOREIGN), self.flags.has(Flags::PERHAPS_FOREIGN)) {
             (true, _) => 10,
@@ -103,14 +95,14 @@ impl Trace {
     }
 }
 
-/// How a request was answered, as far as probing is concerned.
+/// A class of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Served,
     Redirected,
     Refused,
     Broken,
-    /// Says nothing about the client: a time-out, a request it gave up, our own limit.
+    /// No evidence about the client: a time-out, an aborted request, one of `not_errors`.
     Neutral,
 }
 
@@ -135,38 +127,35 @@ mod weight {
     pub(super) const PROBE_SERVED: u8 = 12;
     pub(super) const PAGE_REFUSED: u8 = 10;
     pub(super) const ARTICLE_REFUSED: u8 = 5;
-    /// 401 begins every exchange of clients that have a password (git, package managers, WebDAV); 410 is said of what was
-    /// here once.
+    /// 401 begins every exchange of clients with a password (git, package managers, WebDAV); 410 is for what existed once.
     pub(super) const PAGE_CHALLENGED: u8 = 1;
     pub(super) const PAGE_BROKEN: u8 = 3;
 }
 
-/// Makes traces.
+/// Derives traces from requests.
 pub struct Tracer {
     hash: Seeded,
     not_errors: Vec<u16>,
-    /// Whether 200 is an answer like any other, and none of `not_errors`.
-    answers_by_200: bool,
+    /// Whether 200 is not in `not_errors`: the condition of the fast path.
+    is_200_served: bool,
     shapes: ShapeCache,
 }
 
 impl Tracer {
-    /// A tracer whose keys depend on `hash`'s secret; `not_errors` are statuses that are our own answers.
+    /// `hash` computes the keys of targets; `not_errors` are the statuses of this server's own answers to banned clients.
     pub fn new(hash: Seeded, not_errors: &[u16]) -> Tracer {
         Tracer {
             hash,
             not_errors: not_errors.to_vec(),
-            answers_by_200: !not_errors.contains(&200),
+            is_200_served: !not_errors.contains(&200),
             shapes: ShapeCache::default(),
         }
     }
 
-    /// The hasher that the keys are made with.
     pub fn hash(&self) -> Seeded {
         self.hash
     }
 
-    /// What is worked out of a target before its request is traced.
     #[inline]
     pub fn hash_path(&self, target: &[u8]) -> HashedPath {
         HashedPath::of(target, self.hash)
@@ -177,20 +166,19 @@ impl Tracer {
         self.shapes.prefetch(hashed.hash);
     }
 
-    /// What is kept of `request`, whose target's [`Tracer::hash_path`] is known.
+    /// Derives the trace of `request`; `hashed` is [`Tracer::hash_path`] of its target.
     #[inline]
     pub fn trace(&mut self, request: &Request<'_>, hashed: HashedPath) -> Trace {
         let (path, query) = hashed.split(request.path);
         let shape = self.shapes.of(path, hashed.hash);
         let target = RequestTarget { path, query, path_hash: hashed.hash, shape, status: request.status };
-        match self.everyday(request, &target) {
+        match self.trace_plain(request, &target) {
             Some(trace) => trace,
-            None => self.any(request, &target),
+            None => self.trace_any(request, &target),
         }
     }
 
-    /// What is kept of any request.
-    fn any(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Trace {
+    fn trace_any(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Trace {
         let RequestTarget { path, query, shape, .. } = *target;
         let answer = Answer::of(request.status, &self.not_errors);
         let error = request.status >= 400 && !self.not_errors.contains(&request.status);
@@ -219,22 +207,22 @@ impl Tracer {
         Trace { key, weight: judged.weight, flags, answer: answer_mark(request, answer) }
     }
 
-    /// What nearly every request is: a page or an asset asked for by GET and served. Says what [`Tracer::any`] would,
-    /// sooner; a test holds the two together.
+    /// The fast path for a page or asset requested by GET and served: returns what [`Tracer::trace_any`] would, which a
+    /// test compares.
     #[inline]
-    fn everyday(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Option<Trace> {
+    fn trace_plain(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Option<Trace> {
         let is_asset = target.shape.kind == Kind::Asset;
-        let is_everyday = request.status == 200
+        let is_plain = request.status == 200
             && target.query.is_empty()
             && (is_asset || target.shape.kind == Kind::Page)
             && matches!(request.method, [b'G', b'E', b'T'])
-            && self.answers_by_200;
+            && self.is_200_served;
         let flags = Flags::default().with(Flags::ASSET, is_asset);
         let answer = answer_mark(request, Answer::Served);
-        is_everyday.then_some(Trace { key: target.path_hash as u32, weight: 0, flags, answer })
+        is_plain.then_some(Trace { key: target.path_hash as u32, weight: 0, flags, answer })
     }
 
-    /// The weight of a target with its answer, and the key under which it counts once.
+    /// Weighs a target with its answer, and chooses the key under which it counts once.
     fn judge(&self, target: &RequestTarget<'_>, verb: Verb, answer: Answer) -> Judged {
         if verb == Verb::Dav {
             return self.judge_dav(target, answer);
@@ -288,8 +276,8 @@ impl Tracer {
         Judged { key, weight, shaped: false, asset }
     }
 
-    /// WebDAV's verbs: its clients look for hidden files by the dozen, and are answered in its own way (207, 404, …).
-    /// A server that does not speak it is being swept.
+    /// WebDAV's clients look for hidden files by the dozen, and get answers of their own (207, 404, …). On a server that
+    /// redirects them, somebody is scanning.
     fn judge_dav(&self, target: &RequestTarget<'_>, answer: Answer) -> Judged {
         let (weight, shaped) = match answer {
             Answer::Redirected => (weight::PROBE_REDIRECTED, true),
@@ -301,8 +289,8 @@ impl Tracer {
         Judged { key, weight, shaped, asset: false }
     }
 
-    /// A page or script that failed is one whatever its query; pages that failed below one directory are one: that is
-    /// how a program misses its pictures, and a crawler follows dead links.
+    /// A failed path is one target whatever its query, and failed pages below one directory are one: a program misses its
+    /// pictures that way, and a crawler follows dead links.
     fn failed_key(&self, target: &RequestTarget<'_>) -> u32 {
         if target.shape.kind == Kind::Page { self.below_directory(target) } else { target.path_hash as u32 }
     }
@@ -315,7 +303,7 @@ impl Tracer {
         }
     }
 
-    /// A target that was served is one with its query, but for a directory's page: a flood of `/?random` is one page.
+    /// A served target includes its query, except for the page of a directory: a flood of `/?random` is for one page.
     fn served_key(&self, target: &RequestTarget<'_>) -> u32 {
         let whole = target.query.is_empty() || target.path.ends_with(b"/");
         let hash = if whole { target.path_hash } else { target.path_hash ^ self.hash.bytes(target.query) };
@@ -323,7 +311,7 @@ impl Tracer {
     }
 }
 
-/// A small mark of the answer. A catch-all answers whatever is asked for with the same page.
+/// A hash of the answer in one byte, to recognise a catch-all, which answers every request with the same page.
 fn answer_mark(request: &Request<'_>, answer: Answer) -> u8 {
     let mark = match answer {
         Answer::Served if request.status != 304 => u64::from(request.status) << 40 ^ request.size,
@@ -334,14 +322,14 @@ fn answer_mark(request: &Request<'_>, answer: Answer) -> u8 {
     (mixed >> 56) as u8 | 1
 }
 
-/// What kind of method, as far as it matters.
+/// A class of methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verb {
     Get,
     Post,
-    /// A program's way to write.
+    /// Writes by programs.
     Write,
-    /// WebDAV and other verbs that browsers do not use.
+    /// WebDAV, and other methods that browsers do not use.
     Dav,
 }
 
@@ -357,18 +345,18 @@ impl Verb {
     }
 }
 
-/// How a server answers a verb that it does not know.
+/// Answers of a server to a method that it does not know.
 fn is_unknown_verb(status: u16) -> bool {
     matches!(status, 400 | 405 | 501)
 }
 
-/// Answers that only a client at home here gets by the dozen: WebDAV's, what it wrote, and pieces of a file being played.
+/// Answers that only legitimate clients get by the dozen: to WebDAV, to writes, and parts of a media file.
 fn is_harmless(verb: Verb, status: u16) -> bool {
     let is_at_home = matches!(verb, Verb::Dav | Verb::Write) && (200..300).contains(&status);
     is_at_home || matches!(status, 201 | 206 | 207)
 }
 
-/// What servers of ActivityPub post to one another: hundreds a minute, refused (401, 410) when an author is gone.
+/// Deliveries between ActivityPub servers: hundreds a minute, refused (401, 410) when an author is gone.
 fn is_delivery(verb: Verb, path: &[u8]) -> bool {
     verb == Verb::Post && path.ends_with(b"/inbox")
 }
@@ -388,7 +376,7 @@ struct Judged {
     asset: bool,
 }
 
-/// A dubious name without an ending (`/manager`): sites redirect those to their login.
+/// A dubious name without an extension (`/manager`), which sites redirect to their login.
 fn is_page_like(target: &RequestTarget<'_>) -> bool {
     let last = memchr::memrchr(b'/', target.path).map_or(0, |at| at + 1);
     memchr::memchr(b'.', &target.path[last..]).is_none()
@@ -418,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn everyday_requests_are_traced_as_any_other() {
+    fn the_fast_path_returns_what_the_slow_path_does() {
         let mut seen = 0;
         for path in [
             "/",
@@ -442,10 +430,10 @@ mod tests {
                     let ((path, query), path_hash) = (hashed.split(request.path), hashed.hash);
                     let target =
                         RequestTarget { path, query, path_hash, shape: shape::of_path(path), status };
-                    if let Some(trace) = tracer.everyday(&request, &target) {
+                    if let Some(trace) = tracer.trace_plain(&request, &target) {
                         assert_eq!(
                             trace,
-                            tracer.any(&request, &target),
+                            tracer.trace_any(&request, &target),
                             "{method} {:?} {status}",
                             request.path
                         );
@@ -458,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_weighs() {
+    fn weights_by_target_and_status() {
         let check = |path: &str, status, weight: u8| {
             assert_eq!(trace("GET", path, status).weight, weight, "{path} {status}");
         };
@@ -485,14 +473,14 @@ mod tests {
     }
 
     #[test]
-    fn a_webdav_client_may_look_for_hidden_files() {
+    fn webdav_clients_may_look_for_hidden_files() {
         assert!(!trace("PROPFIND", "/dav/.DS_Store", 404).flags.has(Flags::SHAPED));
         assert_eq!(trace("PROPFIND", "/.hidden", 207).weight, 0);
         assert_eq!(trace("PROPFIND", "/admin", 302).weight, 20, "no WebDAV here: a sweep");
     }
 
     #[test]
-    fn which_requests_count_as_one_target() {
+    fn keys_of_requests_for_one_target_are_equal() {
         let key = |path: &str, status| trace("GET", path, status).key;
         assert_eq!(key("/?1", 200), key("/?2", 200), "a flood of the home page is one page");
         assert_ne!(key("/thumb?id=1", 200), key("/thumb?id=2", 200), "a gallery is many");
@@ -505,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn which_flags_it_carries() {
+    fn flags_by_method_target_and_status() {
         let has = |method, path, status, flag| trace(method, path, status).flags.has(flag);
         assert!(has("POST", "/wp-login.php", 200, Flags::LOGIN));
         assert!(!has("POST", "/wp-login.php", 302, Flags::LOGIN), "the password was right");
@@ -523,7 +511,7 @@ mod tests {
         assert!(has("POST", "/users/a/inbox", 401, Flags::ASSET), "an author is gone");
         assert!(has("GET", "/a.php", 200, Flags::SCRIPT) && !has("GET", "/a.php?id=1", 200, Flags::SCRIPT));
         assert!(has("GET", "/api", 502, Flags::BROKEN) && !has("GET", "/api", 502, Flags::FAILED));
-        assert!(!has("", "", 408, Flags::FAILED), "a connection kept open says nothing");
+        assert!(!has("", "", 408, Flags::FAILED), "an idle connection is no evidence");
         assert!(has("GET", "/thumb?src=a.jpg", 200, Flags::ASSET));
         assert!(!has("GET", "/a.png", 404, Flags::FAILED), "a broken image is the site's");
     }
