@@ -10,7 +10,7 @@ use crate::detect::window::{Counts, WINDOW_SECS, Window};
 
 /// The values that the rules compare, derived from a client's targets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spread {
+pub(crate) struct Spread {
     /// Distinct targets over the window, without assets.
     pub paths: u32,
     /// Distinct failed targets over the window.
@@ -34,7 +34,7 @@ pub struct Spread {
 /// Upper bounds of a [`Spread`], kept up to date with every request. At [`Ceiling::MAX`] a value is saturated, and the
 /// true one may be higher.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ceiling {
+pub(crate) struct Ceiling {
     /// See [`Spread::paths`].
     pub paths: u16,
     /// See [`Spread::failed_paths`].
@@ -58,7 +58,7 @@ pub struct Ceiling {
 /// The activity of one client: two cache lines, and the heap behind them.
 #[derive(Debug, Clone, Default)]
 #[repr(C, align(64))]
-pub struct Activity {
+pub(crate) struct Activity {
     pub window: Window,
     targets: Targets,
     /// Below the prefilter's limits for nearly every request; then the targets need not be walked.
@@ -72,7 +72,7 @@ pub struct Activity {
 /// The values of one clock minute that the baseline learns. Counted request by request: walking all targets of all
 /// clients once a minute would stall the detector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Minute {
+pub(crate) struct Minute {
     /// Minutes since 1970.
     number: u32,
     /// Distinct targets, without assets.
@@ -119,7 +119,7 @@ impl Activity {
 
     /// Counts one request.
     #[inline]
-    pub fn add(&mut self, second: u32, trace: &Trace) {
+    pub(crate) fn add(&mut self, second: u32, trace: &Trace) {
         let mut is_plain = trace.is_plain();
         if is_plain {
             self.window.add_plain(second, trace.flags.has(Flags::ASSET));
@@ -137,45 +137,45 @@ impl Activity {
 
     /// Returns whether [`Activity::spare`] covers the request that was just counted.
     #[inline]
-    pub fn is_spared(&self, generation: u32, second: u32) -> bool {
+    pub(crate) fn is_spared(&self, generation: u32, second: u32) -> bool {
         self.spare.left > 0 && self.spare.generation == generation && second >= self.ceiling_from
     }
 
     /// Spares the comparison with the limits of `generation` for this many plain requests more. A request that is not
     /// plain, or for a target that is not, ends it.
-    pub fn spare(&mut self, requests: u32, generation: u32) {
+    pub(crate) fn spare(&mut self, requests: u32, generation: u32) {
         self.spare = Spare { left: requests.saturating_add(1).min(u32::from(u16::MAX)) as u16, generation };
     }
 
     /// Prefetches both cache lines.
-    pub fn prefetch(&self) {
+    pub(crate) fn prefetch(&self) {
         prefetch::fetch(&self.window);
         prefetch::fetch(&self.ceiling);
     }
 
     /// Prefetches what [`Activity::add`] reads through them for this target at about `second`.
-    pub fn prefetch_target(&self, key: u32, second: u32) {
+    pub(crate) fn prefetch_target(&self, key: u32, second: u32) {
         self.window.prefetch(second);
         self.targets.prefetch(key);
     }
 
     /// Upper bounds of the spread at `second`; `None` when that is too long ago to know.
-    pub fn ceiling(&self, second: u32) -> Option<&Ceiling> {
+    pub(crate) fn ceiling(&self, second: u32) -> Option<&Ceiling> {
         (second >= self.ceiling_from).then_some(&self.ceiling)
     }
 
     /// The values of the clock minute that ends with `second`.
-    pub fn minute(&self, second: u32) -> Minute {
+    pub(crate) fn minute(&self, second: u32) -> Minute {
         if self.minute.number == second / 60 { self.minute } else { Minute::default() }
     }
 
     /// The ceiling, without a check that it is valid for the second in question.
-    pub fn latest_ceiling(&self) -> &Ceiling {
+    pub(crate) fn latest_ceiling(&self) -> &Ceiling {
         &self.ceiling
     }
 
     /// Computes the spread at `second`.
-    pub fn spread(&self, second: u32) -> Spread {
+    pub(crate) fn spread(&self, second: u32) -> Spread {
         let mut spread = Spread::default();
         let mut scripts = false;
         for target in self.targets.iter().filter(|t| t.is_within(TARGET_SECS, second)) {
@@ -198,7 +198,7 @@ impl Activity {
     }
 
     /// Computes the spread at `second`, removes expired targets, and lowers the ceiling to what is left.
-    pub fn settle(&mut self, second: u32) -> Spread {
+    pub(crate) fn settle(&mut self, second: u32) -> Spread {
         self.targets.prune(second);
         self.ceiling_from = second.saturating_sub(LATE_SECS);
         self.ceiling = Ceiling::default();
@@ -212,7 +212,7 @@ impl Activity {
 
     /// Keys of the most requested targets over the last 30 to 60 s with their requests, most first; ties by key, for a
     /// deterministic order.
-    pub fn top_targets(&self, n: usize, second: u32) -> Vec<(u32, u32)> {
+    pub(crate) fn top_targets(&self, n: usize, second: u32) -> Vec<(u32, u32)> {
         let repeats = self.targets.iter().map(|target| (target.key, target.repeats(second)));
         let mut all: Vec<_> = repeats.filter(|(_, hits)| *hits > 0).collect();
         all.sort_unstable_by_key(|(key, hits)| (std::cmp::Reverse(*hits), *key));
@@ -221,14 +221,14 @@ impl Activity {
     }
 
     /// Memory in bytes, heap included.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         size_of::<Activity>() + self.window.heap_bytes() + self.targets.heap_bytes()
     }
 }
 
 impl Ceiling {
     /// The value at which a bound saturates.
-    pub const MAX: u32 = u16::MAX as u32;
+    pub(crate) const MAX: u32 = u16::MAX as u32;
 
     /// Accounts for a request that changed a target from `before` to `after`: each bound grows by at least as much as the
     /// true value at `second` or later.

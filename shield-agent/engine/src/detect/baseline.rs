@@ -31,7 +31,7 @@ const SECS_PER_HOUR: u32 = 3600;
 
 /// A value of one client's minute that is compared with those of other clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Feature {
+pub(crate) enum Feature {
     /// Distinct pages.
     Paths,
     /// POSTs to one target.
@@ -44,10 +44,10 @@ pub enum Feature {
 
 impl Feature {
     /// In the order of their discriminants, which index arrays.
-    pub const ALL: [Feature; 4] = [Feature::Paths, Feature::Posts, Feature::Repeats, Feature::Failed];
+    pub(crate) const ALL: [Feature; 4] = [Feature::Paths, Feature::Posts, Feature::Repeats, Feature::Failed];
 
     /// The name in evidence.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Feature::Paths => "distinct_paths",
             Feature::Posts => "posts_to_one_path",
@@ -59,7 +59,7 @@ impl Feature {
 
 /// The values learned of one client's minute.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct ClientMinute {
+pub(crate) struct ClientMinute {
     /// Requests, with assets at their configured weight.
     pub load: f64,
     pub errors: f64,
@@ -69,7 +69,7 @@ pub struct ClientMinute {
 
 /// The samples that a level is computed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// The last 30 min.
     Rolling,
     /// The same hour on this and earlier days.
@@ -82,7 +82,7 @@ pub enum Source {
 
 impl Source {
     /// The name in evidence.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Source::Rolling => "rolling",
             Source::HourSlot => "hour_slot",
@@ -98,17 +98,17 @@ pub struct Level {
     /// Requests per second.
     pub mean: f64,
     /// The population standard deviation, in requests per second.
-    pub stddev: f64,
+    pub(crate) stddev: f64,
     /// Errors per second.
-    pub error_mean: f64,
+    pub(crate) error_mean: f64,
     /// The number of samples, less what was forgotten.
-    pub samples: f64,
-    pub source: Source,
+    pub(crate) samples: f64,
+    pub(crate) source: Source,
 }
 
 impl Level {
     /// (rate - mean) / stddev.
-    pub fn z_score(&self, rate: f64) -> f64 {
+    pub(crate) fn z_score(&self, rate: f64) -> f64 {
         (rate - self.mean) / self.stddev
     }
 
@@ -217,7 +217,7 @@ struct Learned {
 
 /// What was learned, and the levels in force. Changed through [`Thresholds`](super::thresholds::Thresholds) only.
 #[derive(Debug, Clone)]
-pub struct Baseline {
+pub(crate) struct Baseline {
     learned: Learned,
     /// Minutes of a global anomaly: dropped when it ends, learned when it is accepted.
     frozen: VecDeque<ServerSpan>,
@@ -238,7 +238,7 @@ struct Saved {
 
 impl Baseline {
     /// An empty baseline. An hour slot is used once it holds `min_samples` seconds or client minutes.
-    pub fn new(min_samples: u32) -> Baseline {
+    pub(crate) fn new(min_samples: u32) -> Baseline {
         let learned = Learned { hours: vec![HourSlot::default(); 24], ..Learned::default() };
         let nothing = Level::of(&Moments::default(), &Moments::default(), Source::Floor);
         Baseline {
@@ -252,7 +252,7 @@ impl Baseline {
     }
 
     /// Begins learning at `second`, the first one seen, unless an earlier run has begun.
-    pub fn begin(&mut self, second: u32) {
+    pub(crate) fn begin(&mut self, second: u32) {
         if self.learned.began == 0 || second < self.learned.began {
             self.learned.began = second;
         }
@@ -262,12 +262,12 @@ impl Baseline {
     }
 
     /// Seconds from the beginning of learning to `second`.
-    pub fn age_secs(&self, second: u32) -> u32 {
+    pub(crate) fn age_secs(&self, second: u32) -> u32 {
         if self.learned.began == 0 { 0 } else { second.saturating_sub(self.learned.began) }
     }
 
     /// Learns the whole server's minute that starts at `minute`. While `frozen`, the minute is only set aside.
-    pub fn learn_server(&mut self, minute: u32, ring: &SecondRing, frozen: bool) {
+    pub(crate) fn learn_server(&mut self, minute: u32, ring: &SecondRing, frozen: bool) {
         let mut span = ServerSpan::default();
         for second in minute.max(self.learned.began)..minute + 60 {
             let ServerSecond { requests, errors } = ring.at(second);
@@ -292,7 +292,7 @@ impl Baseline {
     ///
     /// Goes through the silence hour by hour, however long it is: an hour's slot halves its past on each of the days,
     /// so two days of silence leave another level behind than one.
-    pub fn learn_silence(&mut self, minute: u32, minutes: u32) {
+    pub(crate) fn learn_silence(&mut self, minute: u32, minutes: u32) {
         let end = minute.saturating_add(minutes.saturating_mul(60));
         let mut start = minute;
         while start < end {
@@ -309,7 +309,7 @@ impl Baseline {
     }
 
     /// Learns the minute that starts at `minute` from clients, each with an id that is stable over restarts.
-    pub fn learn_clients(&mut self, minute: u32, clients: impl Iterator<Item = (u64, ClientMinute)>) {
+    pub(crate) fn learn_clients(&mut self, minute: u32, clients: impl Iterator<Item = (u64, ClientMinute)>) {
         let mut span = ClientSpan::default();
         for precedents in &mut self.learned.precedents {
             precedents.retain(|p| minute.saturating_sub(p.second) < PRECEDENT_SECS);
@@ -325,7 +325,7 @@ impl Baseline {
     }
 
     /// Learns the frozen minutes after all, in place of the level before them.
-    pub fn accept_frozen(&mut self, second: u32) {
+    pub(crate) fn accept_frozen(&mut self, second: u32) {
         if self.frozen.is_empty() {
             return;
         }
@@ -336,7 +336,7 @@ impl Baseline {
     }
 
     /// Computes the levels in force at `second`.
-    pub fn recompute(&mut self, second: u32) {
+    pub(crate) fn recompute(&mut self, second: u32) {
         let mut rolling = ServerSpan::default();
         self.learned.server.iter().for_each(|span| rolling.merge(span));
         let mut rolling_clients = ClientSpan::default();
@@ -371,17 +371,17 @@ impl Baseline {
         (ClientSpan::default(), Source::Floor)
     }
 
-    pub fn server(&self) -> &Level {
+    pub(crate) fn server(&self) -> &Level {
         &self.server
     }
 
-    pub fn clients(&self) -> &Level {
+    pub(crate) fn clients(&self) -> &Level {
         &self.clients
     }
 
     /// Returns the z-score of a feature's value among minutes of clients, on a logarithmic scale; 0 when too little was
     /// learned to compare with.
-    pub fn log_z_score(&self, feature: Feature, value: f64) -> f64 {
+    pub(crate) fn log_z_score(&self, feature: Feature, value: f64) -> f64 {
         let logs = &self.logs[feature as usize];
         if logs.count() < MIN_CLIENT_SAMPLES {
             return 0.0;
@@ -390,7 +390,7 @@ impl Baseline {
     }
 
     /// Returns the value whose [`Baseline::log_z_score`] is `z`; infinity when too little was learned.
-    pub fn value_at_log_z(&self, feature: Feature, z: f64) -> f64 {
+    pub(crate) fn value_at_log_z(&self, feature: Feature, z: f64) -> f64 {
         let logs = &self.logs[feature as usize];
         if logs.count() < MIN_CLIENT_SAMPLES {
             return f64::INFINITY;
@@ -399,12 +399,12 @@ impl Baseline {
     }
 
     /// Returns the geometric mean of 1 + value over minutes of clients, less 1.
-    pub fn typical(&self, feature: Feature) -> f64 {
+    pub(crate) fn typical(&self, feature: Feature) -> f64 {
         self.logs[feature as usize].mean().exp_m1()
     }
 
     /// Returns the value that at least three other clients reached in some minute of the last day; 0 when there is none.
-    pub fn precedent(&self, feature: Feature, client: u64, second: u32) -> f64 {
+    pub(crate) fn precedent(&self, feature: Feature, client: u64, second: u32) -> f64 {
         let all = &self.learned.precedents[feature as usize];
         let others =
             all.iter().filter(|p| p.client != client && second.saturating_sub(p.second) < PRECEDENT_SECS);
@@ -413,28 +413,28 @@ impl Baseline {
 
     /// Returns a lower bound of [`Baseline::precedent`] for all clients and all seconds up to `until`: skips one precedent
     /// more, in case it is the client's own.
-    pub fn least_precedent(&self, feature: Feature, until: u32) -> f64 {
+    pub(crate) fn least_precedent(&self, feature: Feature, until: u32) -> f64 {
         let all = &self.learned.precedents[feature as usize];
         let lasting = all.iter().filter(|p| until.saturating_sub(p.second) < PRECEDENT_SECS);
         lasting.map(|p| p.value).nth(PRECEDENT_CLIENTS).unwrap_or(0.0)
     }
 
-    pub fn has_precedents_of(&self, client: u64) -> bool {
+    pub(crate) fn has_precedents_of(&self, client: u64) -> bool {
         self.learned.precedents.iter().flatten().any(|p| p.client == client)
     }
 
     /// Forgets the precedents that a client set: it turned out to be an attacker.
-    pub fn forget_precedents(&mut self, client: u64) {
+    pub(crate) fn forget_precedents(&mut self, client: u64) {
         self.learned.precedents.iter_mut().for_each(|all| all.retain(|p| p.client != client));
     }
 
     /// The first second of the minute to learn next.
-    pub fn next_minute(&self) -> u32 {
+    pub(crate) fn next_minute(&self) -> u32 {
         self.learned.minute
     }
 
     /// Mean and standard deviation of the requests per second by hour of the day; `None` where samples are too few.
-    pub fn hours(&self) -> Vec<Option<(f64, f64)>> {
+    pub(crate) fn hours(&self) -> Vec<Option<(f64, f64)>> {
         let level = |slot: &HourSlot| {
             let requests = &slot.server.requests;
             (requests.count() >= self.min_samples).then(|| (requests.mean(), requests.stddev()))
@@ -443,13 +443,13 @@ impl Baseline {
     }
 
     /// Serialises what was learned, for [`Baseline::restored`].
-    pub fn save(&self) -> Vec<u8> {
+    pub(crate) fn save(&self) -> Vec<u8> {
         let saved = Saved { version: SAVED_VERSION, learned: self.learned.clone() };
         serde_json::to_vec(&saved).expect("numbers, lists and names always serialise")
     }
 
     /// Reads what [`Baseline::save`] wrote; the levels are those of the last minute learned.
-    pub fn restored(bytes: &[u8], min_samples: u32) -> Result<Baseline, String> {
+    pub(crate) fn restored(bytes: &[u8], min_samples: u32) -> Result<Baseline, String> {
         let saved: Saved = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         if saved.version != SAVED_VERSION {
             return Err(format!(

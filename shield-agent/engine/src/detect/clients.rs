@@ -25,7 +25,7 @@ const MIN_ACTIVITIES: usize = 1024;
 const EVICTION_SAMPLE: usize = 32;
 
 /// Requests prepared at once: about as many reads as a processor can have in flight.
-pub const LOOK_AHEAD: usize = 16;
+pub(crate) const LOOK_AHEAD: usize = 16;
 
 /// The cost of looking up one client, in records read sequentially.
 const CLIENTS_PER_LOOKUP: u128 = 4;
@@ -38,14 +38,14 @@ const UNKNOWN: u32 = u32::MAX;
 /// A request's client and path hash, computed before the request is counted.
 #[derive(Debug, Clone, Copy)]
 pub struct Prepared {
-    pub client: Client,
-    pub path: HashedPath,
+    pub(crate) client: Client,
+    pub(crate) path: HashedPath,
     /// The index at which its client's record was found; a hint, as the record may have moved since.
     place: u32,
 }
 
 impl Prepared {
-    pub fn new(client: Client, path: HashedPath) -> Prepared {
+    pub(crate) fn new(client: Client, path: HashedPath) -> Prepared {
         Prepared { client, path, place: UNKNOWN }
     }
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::detect::activity::{Activity, Spread};
 use crate::detect::baseline::{ClientMinute, Feature, Level};
 use crate::detect::clients::{ActiveClient, Clients};
-pub use crate::detect::clients::{LOOK_AHEAD, Prepared};
+pub(crate) use crate::detect::clients::{LOOK_AHEAD, Prepared};
 use crate::detect::global::Global;
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
@@ -115,17 +115,22 @@ impl Detector {
         }
     }
 
+    /// The settings that it was created with.
     pub fn policy(&self) -> &Policy {
         self.thresholds.policy()
     }
 
+    /// The client of a request: its IPv4 address, or the prefix of its IPv6 address.
     pub fn client_of(&self, request: &Request<'_>) -> Client {
         Client::of_addr(request.addr, self.ipv6_prefix)
     }
 
     /// Prepares the requests to be observed next, at most [`LOOK_AHEAD`], and prefetches what counting them reads: the
     /// cache misses take far longer than the counting, and overlap this way.
-    pub fn prepare_batch<'a>(&self, requests: impl Iterator<Item = Request<'a>>) -> [Prepared; LOOK_AHEAD] {
+    pub(crate) fn prepare_batch<'a>(
+        &self,
+        requests: impl Iterator<Item = Request<'a>>,
+    ) -> [Prepared; LOOK_AHEAD] {
         let unused = Prepared::new(Client::from(Ipv4Addr::UNSPECIFIED), HashedPath::default());
         let mut prepared = [unused; LOOK_AHEAD];
         for (prepared, request) in prepared.iter_mut().zip(requests) {
@@ -200,7 +205,7 @@ impl Detector {
 
     /// Moves on to `second`, learns the minutes that ended, and returns the starts and ends of global anomalies since the
     /// last call. To be called once a second on a live log; requests in order move time on too.
-    pub fn tick(&mut self, second: EventSecs) -> Vec<GlobalChange> {
+    pub(crate) fn tick(&mut self, second: EventSecs) -> Vec<GlobalChange> {
         let second = event_second(second);
         if self.latest > 0 && second > self.latest {
             self.advance(second);
@@ -209,7 +214,7 @@ impl Detector {
     }
 
     /// Forgets a client's requests, so that after an unban they do not ban it again at once.
-    pub fn forget(&mut self, client: Client) {
+    pub(crate) fn forget(&mut self, client: Client) {
         self.clients.forget(client.key());
     }
 
@@ -260,6 +265,7 @@ impl Detector {
         all.into_iter().map(summary).collect()
     }
 
+    /// Rates, levels and memory, for the status page.
     pub fn status(&self) -> DetectorStatus {
         let (policy, baseline) = (self.thresholds.policy(), self.thresholds.baseline());
         let warmth = self.thresholds.warmth(self.latest);
@@ -284,27 +290,28 @@ impl Detector {
         }
     }
 
+    /// The learned level of the whole server's rate.
     pub fn level(&self) -> &Level {
         self.thresholds.baseline().server()
     }
 
     /// The number of clients with a request in the last 10 to 11 min, of which the blast radius is a share.
-    pub fn active_clients(&self) -> usize {
+    pub(crate) fn active_clients(&self) -> usize {
         self.clients.tracked()
     }
 
     /// The number of clients inside `network` with a request in the last 10 min that are not suspect.
-    pub fn clean_clients_in(&self, network: Client) -> u32 {
+    pub(crate) fn clean_clients_in(&self, network: Client) -> u32 {
         self.clients.clean_among(network.singles(self.ipv6_prefix), self.latest) as u32
     }
 
     /// Serialises the baseline.
-    pub fn save(&self) -> Vec<u8> {
+    pub(crate) fn save(&self) -> Vec<u8> {
         self.thresholds.baseline().save()
     }
 
     /// Takes over the baseline that [`Detector::save`] returned in an earlier run.
-    pub fn restore(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
+    pub(crate) fn restore(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
         self.thresholds.restore(saved, self.latest).map_err(BadBaseline)
     }
 

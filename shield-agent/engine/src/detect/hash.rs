@@ -22,7 +22,7 @@ impl Seeded {
     /// Hashes bytes, 16 at a time: the two halves are folded through one 128-bit product. The last 16 may overlap those
     /// before them, which saves padding.
     #[inline]
-    pub fn bytes(self, bytes: &[u8]) -> u64 {
+    pub(crate) fn bytes(self, bytes: &[u8]) -> u64 {
         // A start per length: otherwise a text could be chosen that compensates for a difference in length.
         let start = fold(self.seed ^ bytes.len() as u64, self.mask);
         let ([low, high], state) = match bytes.last_chunk::<16>() {
@@ -64,7 +64,7 @@ impl Seeded {
 
     /// Hashes the key of a client.
     #[inline]
-    pub fn key(self, key: u128) -> u64 {
+    pub(crate) fn key(self, key: u128) -> u64 {
         fold(key as u64 ^ self.seed, (key >> 64) as u64 ^ self.mask)
     }
 }

@@ -7,7 +7,7 @@ use crate::detect::hash::Seeded;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HashedPath {
     /// Of the path without the query.
-    pub hash: u64,
+    pub(crate) hash: u64,
     /// In bytes.
     len: usize,
 }
@@ -48,13 +48,13 @@ fn question_marks(word: u64) -> u64 {
 
 impl HashedPath {
     #[inline]
-    pub fn of(target: &[u8], hash: Seeded) -> HashedPath {
+    pub(crate) fn of(target: &[u8], hash: Seeded) -> HashedPath {
         let path_len = path_len(target);
         HashedPath { hash: hash.bytes(&target[..path_len]), len: path_len }
     }
 
     /// Splits the target it was computed from into the path and the query, the latter with its question mark.
-    pub fn split(self, target: &[u8]) -> (&[u8], &[u8]) {
+    pub(crate) fn split(self, target: &[u8]) -> (&[u8], &[u8]) {
         target.split_at(self.len.min(target.len()))
     }
 }

@@ -17,6 +17,7 @@
 //!     │ one of the first 4 requests (light record) ─────────▶ Normal
 //!     ▼
 //!  Activity::record: window and targets                        activity, window, targets
+//!     │ a verdict less than 10 s ago ───────────────────────▶ Normal
 //!     │ Screening::Skip: below all limits ──────────────────▶ Normal      prefilter
 //!     ▼
 //!  Facts ─▶ Judge::judge: policy, baseline, precedents         rules, policy

@@ -5,14 +5,14 @@ use crate::detect::window::WINDOW_SECS;
 
 /// The counts of one second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ServerSecond {
+pub(crate) struct ServerSecond {
     pub requests: u32,
     pub errors: u32,
 }
 
 /// The last seconds, empty ones included.
 #[derive(Debug, Clone)]
-pub struct SecondRing {
+pub(crate) struct SecondRing {
     slots: Box<[ServerSecond]>,
     newest: u32,
     newest_slot: usize,
@@ -22,7 +22,7 @@ pub struct SecondRing {
 impl SecondRing {
     /// A ring of `len` empty seconds that ends at `newest`. It is at least one second longer than the window: the second
     /// that leaves the window must still be there to be subtracted.
-    pub fn new(len: u32, newest: u32) -> SecondRing {
+    pub(crate) fn new(len: u32, newest: u32) -> SecondRing {
         let len = len.max(WINDOW_SECS + 1) as usize;
         SecondRing {
             slots: vec![ServerSecond::default(); len].into(),
@@ -33,7 +33,7 @@ impl SecondRing {
     }
 
     /// Moves on to `second`. An earlier one changes nothing.
-    pub fn advance(&mut self, second: u32) {
+    pub(crate) fn advance(&mut self, second: u32) {
         let steps = second.saturating_sub(self.newest);
         if steps as usize >= self.slots.len() {
             self.slots.fill(ServerSecond::default());
@@ -56,7 +56,7 @@ impl SecondRing {
 
     /// Counts one request at `second`, unless that is older than the ring.
     #[inline]
-    pub fn add(&mut self, second: u32, error: u32) {
+    pub(crate) fn add(&mut self, second: u32, error: u32) {
         if second != self.newest {
             return self.change(second, |s| {
                 s.requests += 1;
@@ -70,7 +70,7 @@ impl SecondRing {
     }
 
     /// Subtracts `what` from `second`'s counts.
-    pub fn take_back(&mut self, second: u32, what: ServerSecond) {
+    pub(crate) fn take_back(&mut self, second: u32, what: ServerSecond) {
         self.change(second, |s| {
             s.requests = s.requests.saturating_sub(what.requests);
             s.errors = s.errors.saturating_sub(what.errors);
@@ -92,7 +92,7 @@ impl SecondRing {
     }
 
     /// Returns the counts of one second; zeros outside the ring.
-    pub fn at(&self, second: u32) -> ServerSecond {
+    pub(crate) fn at(&self, second: u32) -> ServerSecond {
         let age = self.newest.checked_sub(second);
         if age.is_some_and(|age| (age as usize) < self.slots.len()) {
             self.slots[self.slot(second)]
@@ -102,7 +102,7 @@ impl SecondRing {
     }
 
     /// The sum over the last 60 s.
-    pub fn window(&self) -> ServerSecond {
+    pub(crate) fn window(&self) -> ServerSecond {
         self.sum
     }
 

@@ -11,7 +11,7 @@ use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::verdict::{Measure, Rule};
 
 /// The rules in the order of evaluation: those that need no baseline first.
-pub const ORDER: [Rule; 6] =
+pub(crate) const ORDER: [Rule; 6] =
     [Rule::Flood, Rule::Probing, Rule::ErrorSurge, Rule::ZScore, Rule::RateMultiplier, Rule::Behaviour];
 
 /// One in this many requests of a surge must have come before the present second: the requests of one page, all of one
@@ -20,7 +20,7 @@ const SPREAD_OVER_SECONDS: u32 = 4;
 
 /// Whether enough was learned to use the baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Warmth {
+pub(crate) enum Warmth {
     /// Every clause is evaluated.
     Warm,
     /// Only clauses that need no baseline are.
@@ -29,7 +29,7 @@ pub enum Warmth {
 
 /// The values of one client at one second that the rules compare.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The window, this second included.
     pub now: Counts,
     /// The window without this second.
@@ -46,7 +46,7 @@ pub struct Facts {
 
 impl Facts {
     /// Gathers the facts of an activity with this spread.
-    pub fn of(activity: &Activity, spread: Spread, policy: &Policy, second: u32) -> Facts {
+    pub(crate) fn of(activity: &Activity, spread: Spread, policy: &Policy, second: u32) -> Facts {
         let window = &activity.window;
         let now = window.sum_of_last(WINDOW_SECS, second);
         Facts {
@@ -68,7 +68,7 @@ enum Bound {
 
 /// A value and its threshold.
 #[derive(Debug, Clone, Copy)]
-pub struct Check {
+pub(crate) struct Check {
     name: &'static str,
     value: f64,
     bound: Bound,
@@ -84,7 +84,7 @@ impl Check {
     }
 
     /// Formats it as `z-score=5.43 > threshold=2`.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let sign = match self.bound {
             Bound::AtLeast => ">=",
             Bound::Above => ">",
@@ -93,7 +93,7 @@ impl Check {
     }
 
     /// Converts it for evidence.
-    pub fn measure(&self) -> Measure {
+    pub(crate) fn measure(&self) -> Measure {
         Measure { name: self.name.to_owned(), value: rounded(self.value), threshold: rounded(self.threshold) }
     }
 
@@ -109,7 +109,7 @@ impl Check {
     }
 
     /// The threshold.
-    pub fn threshold(&self) -> f64 {
+    pub(crate) fn threshold(&self) -> f64 {
         self.threshold
     }
 }
@@ -134,7 +134,7 @@ fn short(value: f64) -> String {
 
 /// A rule that fired, with the checks of its first clause that held.
 #[derive(Debug, Clone)]
-pub struct Fired {
+pub(crate) struct Fired {
     /// The rule.
     pub rule: Rule,
     /// All of them hold.
@@ -155,7 +155,7 @@ pub struct Near {
 }
 
 /// A rule's evaluation, whether it fires or not.
-pub struct Evaluation {
+pub(crate) struct Evaluation {
     /// Whether one of its clauses holds and the rule is on.
     pub fires: bool,
     /// The checks of all its clauses.
@@ -163,7 +163,7 @@ pub struct Evaluation {
 }
 
 /// Evaluates the rules for one client at one second.
-pub struct Judge<'a> {
+pub(crate) struct Judge<'a> {
     pub policy: &'a Policy,
     pub baseline: &'a Baseline,
     pub warmth: Warmth,
@@ -174,7 +174,7 @@ pub struct Judge<'a> {
 
 impl Judge<'_> {
     /// Returns the first rule that fires.
-    pub fn judge(&self, facts: &Facts) -> Option<Fired> {
+    pub(crate) fn judge(&self, facts: &Facts) -> Option<Fired> {
         ORDER.into_iter().filter(|rule| self.is_on(*rule)).find_map(|rule| {
             let mut fired = None;
             self.clauses(rule, facts, &mut |checks| {
@@ -187,7 +187,7 @@ impl Judge<'_> {
     }
 
     /// Evaluates one rule completely.
-    pub fn evaluate(&self, rule: Rule, facts: &Facts) -> Evaluation {
+    pub(crate) fn evaluate(&self, rule: Rule, facts: &Facts) -> Evaluation {
         let mut evaluation = Evaluation { fires: false, checks: Vec::new() };
         self.clauses(rule, facts, &mut |checks| {
             evaluation.fires |= checks.iter().all(Check::holds);
@@ -198,7 +198,7 @@ impl Judge<'_> {
     }
 
     /// Returns how close each clause of each rule that is on comes to firing.
-    pub fn nearness(&self, facts: &Facts) -> Vec<Near> {
+    pub(crate) fn nearness(&self, facts: &Facts) -> Vec<Near> {
         let mut all = Vec::new();
         for rule in ORDER.into_iter().filter(|rule| self.is_on(*rule)) {
             let mut clause = 0;
@@ -216,7 +216,7 @@ impl Judge<'_> {
         all
     }
 
-    pub fn is_on(&self, rule: Rule) -> bool {
+    pub(crate) fn is_on(&self, rule: Rule) -> bool {
         let switch = match rule {
             Rule::Flood => self.policy.flood.switch,
             Rule::Probing => self.policy.probing.switch,
@@ -230,7 +230,7 @@ impl Judge<'_> {
     }
 
     /// The level that the rate rules compare with.
-    pub fn level(&self) -> &Level {
+    pub(crate) fn level(&self) -> &Level {
         match self.policy.reference {
             Reference::Adaptive => self.baseline.clients(),
             Reference::Classic => self.baseline.server(),
@@ -238,12 +238,12 @@ impl Judge<'_> {
     }
 
     /// The client's rate for the rate rules: weighted requests per second.
-    pub fn rate(&self, counts: Counts) -> f64 {
+    pub(crate) fn rate(&self, counts: Counts) -> f64 {
         load(counts, self.policy) / f64::from(WINDOW_SECS)
     }
 
     /// Returns whether the client's errors tighten the thresholds of the rate rules.
-    pub fn is_tightened(&self, counts: Counts) -> bool {
+    pub(crate) fn is_tightened(&self, counts: Counts) -> bool {
         let tightening = &self.policy.tightening;
         let error_rate = f64::from(counts.errors) / f64::from(WINDOW_SECS);
         tightening.switch.is_on() && error_rate > tightening.error_rate_multiplier * self.level().error_mean
@@ -393,7 +393,7 @@ impl Judge<'_> {
 }
 
 /// Requests in the window, with assets at their weight.
-pub fn load(counts: Counts, policy: &Policy) -> f64 {
+pub(crate) fn load(counts: Counts, policy: &Policy) -> f64 {
     match policy.reference {
         Reference::Classic => f64::from(counts.requests),
         Reference::Adaptive => f64::from(counts.pages()) + f64::from(counts.assets) * policy.asset_weight,

@@ -25,6 +25,7 @@ pub enum Kind {
 /// The classification of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
+    /// The class of the whole path.
     pub kind: Kind,
     /// The length of the prefix that decides the kind: `/phpmyadmin` of `/phpmyadmin/index.php`. Of other kinds than
     /// [`Kind::Probe`] the whole path.
@@ -109,7 +110,7 @@ fn is_plugin_document(path: &[u8]) -> bool {
 
 /// Returns whether a page's name reads like an article's (`/why-we-moved-to-a-new-house`): those disappear by the hundred
 /// when a site is rebuilt, and crawlers go on requesting them. Guessed names are short.
-pub fn is_article(path: &[u8]) -> bool {
+pub(crate) fn is_article(path: &[u8]) -> bool {
     let path = path.strip_suffix(b"/").unwrap_or(path);
     memchr::memchr3_iter(b'-', b'_', b'+', last_segment(path)).nth(MIN_ARTICLE_JOINTS - 1).is_some()
 }

@@ -23,22 +23,23 @@ impl Flags {
     /// Certainly malformed: refused, and for no path of this server.
     pub const FOREIGN: Flags = Flags(16);
     /// Possibly malformed: health checks request `/` without a host, and office programs try WebDAV.
-    pub const PERHAPS_FOREIGN: Flags = Flags(32);
+    pub(crate) const PERHAPS_FOREIGN: Flags = Flags(32);
     /// A failed login: a password posted and not answered by a redirect, which a right one is.
     pub const LOGIN: Flags = Flags(64);
     /// A remote call (`xmlrpc.php`) posted.
     pub const REMOTE_CALL: Flags = Flags(128);
+    /// The method is POST.
     pub const POST: Flags = Flags(256);
     /// Its weight comes from its shape, not from its failure alone.
-    pub const SHAPED: Flags = Flags(512);
+    pub(crate) const SHAPED: Flags = Flags(512);
     /// Without a target on this server.
     pub const NO_TARGET: Flags = Flags(1024);
     /// A server-side script by its extension, without a query.
-    pub const SCRIPT: Flags = Flags(2048);
+    pub(crate) const SCRIPT: Flags = Flags(2048);
     /// Not counted by target.
-    pub const NOT_A_PAGE: Flags = Flags::ASSET.or(Flags::NO_TARGET);
+    pub(crate) const NOT_A_PAGE: Flags = Flags::ASSET.or(Flags::NO_TARGET);
     /// Flags that most requests have none of. Without them a request adds to requests and assets only.
-    pub const UNUSUAL: Flags = Flags::ERROR
+    pub(crate) const UNUSUAL: Flags = Flags::ERROR
         .or(Flags::FAILED)
         .or(Flags::BROKEN)
         .or(Flags::FOREIGN)
@@ -54,7 +55,7 @@ impl Flags {
         self.0 & flag.0 != 0
     }
 
-    pub fn union(self, other: Flags) -> Flags {
+    pub(crate) fn union(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
     }
 
@@ -72,6 +73,7 @@ impl Flags {
 pub struct Trace {
     /// The target's key, equal for requests that count as one target.
     pub key: u32,
+    /// Derived from method, target and answer.
     pub flags: Flags,
     /// Its weight as a probe, in tenths of a failed path.
     pub weight: u8,
@@ -81,12 +83,12 @@ pub struct Trace {
 
 impl Trace {
     /// Returns whether it was served normally, and rules only count how many such requests there are.
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.weight == 0 && !self.flags.has(Flags::UNUSUAL)
     }
 
     /// Its weight as a malformed request, in tenths.
-    pub fn foreign_tenths(&self) -> u8 {
+    pub(crate) fn foreign_tenths(&self) -> u8 {
         match (self.flags.has(Flags::FOREIGN), self.flags.has(Flags::PERHAPS_FOREIGN)) {
             (true, _) => 10,
             (false, true) => 3,
@@ -152,17 +154,18 @@ impl Tracer {
         }
     }
 
-    pub fn hash(&self) -> Seeded {
+    pub(crate) fn hash(&self) -> Seeded {
         self.hash
     }
 
     #[inline]
+    /// Splits a target at its query, and hashes the path.
     pub fn hash_path(&self, target: &[u8]) -> HashedPath {
         HashedPath::of(target, self.hash)
     }
 
     /// Prefetches what [`Tracer::trace`] reads for this path.
-    pub fn prefetch(&self, hashed: HashedPath) {
+    pub(crate) fn prefetch(&self, hashed: HashedPath) {
         self.shapes.prefetch(hashed.hash);
     }
 

@@ -10,7 +10,7 @@ pub(crate) const WINDOW_SECS: u32 = 60;
 
 /// The counts of one second, or their sum over a window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// All requests.
     pub requests: u32,
     /// Status >= 400, without those in `not_errors`.
@@ -30,7 +30,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub fn plus(self, other: Counts) -> Counts {
+    pub(crate) fn plus(self, other: Counts) -> Counts {
         Counts {
             requests: self.requests + other.requests,
             errors: self.errors + other.errors,
@@ -44,7 +44,7 @@ impl Counts {
     }
 
     /// Subtracts `other`, which must be a part of it.
-    pub fn less(self, other: Counts) -> Counts {
+    pub(crate) fn less(self, other: Counts) -> Counts {
         Counts {
             requests: self.requests - other.requests,
             errors: self.errors - other.errors,
@@ -63,17 +63,17 @@ impl Counts {
         (rare != Counts::default()).then_some(rare)
     }
 
-    pub fn served_pages(self) -> u32 {
+    pub(crate) fn served_pages(self) -> u32 {
         self.pages().saturating_sub(self.failed + self.broken)
     }
 
     /// Served pages, and all assets.
-    pub fn served(self) -> u32 {
+    pub(crate) fn served(self) -> u32 {
         self.served_pages() + self.assets
     }
 
     /// All requests that are not for assets.
-    pub fn pages(self) -> u32 {
+    pub(crate) fn pages(self) -> u32 {
         self.requests - self.assets
     }
 }
@@ -110,7 +110,7 @@ const EXPIRY_SLACK_SECS: u32 = 20;
 
 /// The last 60 s of one client: only the seconds with a request.
 #[derive(Debug, Clone, Default)]
-pub struct Window {
+pub(crate) struct Window {
     /// Oldest first.
     buckets: VecDeque<Bucket>,
     /// The counts that few requests add to; many clients have none.
@@ -133,7 +133,7 @@ struct Rare {
 impl Window {
     /// Counts one request at `second` that adds to requests and assets only: the fast path of [`Window::add`].
     #[inline]
-    pub fn add_plain(&mut self, second: u32, is_asset: bool) {
+    pub(crate) fn add_plain(&mut self, second: u32, is_asset: bool) {
         let assets = u16::from(is_asset);
         match self.buckets.back_mut() {
             Some(last) if last.second == second && last.requests < u16::MAX => {
@@ -154,7 +154,7 @@ impl Window {
 
     /// Adds `counts` at `second`. Seconds may come out of order; those before the window that ends at the newest second
     /// are ignored.
-    pub fn add(&mut self, second: u32, counts: Counts) {
+    pub(crate) fn add(&mut self, second: u32, counts: Counts) {
         if self.newest().saturating_sub(second) >= WINDOW_SECS {
             return;
         }
@@ -201,13 +201,13 @@ impl Window {
     }
 
     /// An upper bound of [`Window::sum`] in O(1): the sum over up to 20 s more.
-    pub fn at_most(&self) -> Counts {
+    pub(crate) fn at_most(&self) -> Counts {
         let rare = self.rare.as_ref().map_or(Counts::default(), |rare| rare.sum);
         Counts { requests: self.requests, assets: self.assets, ..rare }
     }
 
     /// The sum over the window that ends at the newest second.
-    pub fn sum(&self) -> Counts {
+    pub(crate) fn sum(&self) -> Counts {
         self.sum_up_to(self.newest())
     }
 
@@ -220,7 +220,7 @@ impl Window {
 
     /// The sum over the `secs` (1..=60) seconds up to and including `second`, limited to the window that ends at the newest
     /// second.
-    pub fn sum_of_last(&self, secs: u32, second: u32) -> Counts {
+    pub(crate) fn sum_of_last(&self, secs: u32, second: u32) -> Counts {
         let newest = self.newest();
         if secs == WINDOW_SECS && second >= newest {
             return self.sum_up_to(second);
@@ -233,12 +233,12 @@ impl Window {
     }
 
     /// The counts of exactly this second.
-    pub fn at(&self, second: u32) -> Counts {
+    pub(crate) fn at(&self, second: u32) -> Counts {
         self.sum_of_last(1, second)
     }
 
     /// The sum over the window that ends at `second`, without that second itself.
-    pub fn before(&self, second: u32) -> Counts {
+    pub(crate) fn before(&self, second: u32) -> Counts {
         // Nearly always the newest second, whose sum is at hand.
         let sum = if self.newest() == second { self.sum() } else { self.sum_of_last(WINDOW_SECS, second) };
         sum.less(self.at(second))
@@ -246,19 +246,19 @@ impl Window {
 
     /// The seconds of the window that ends at the newest one, with their counts. A second may come in several parts; the
     /// order is unspecified.
-    pub fn seconds(&self) -> impl Iterator<Item = (u32, Counts)> {
+    pub(crate) fn seconds(&self) -> impl Iterator<Item = (u32, Counts)> {
         let newest = self.newest();
         let buckets = self.buckets.iter().map(|bucket| (bucket.second, bucket.counts()));
         buckets.chain(self.rare().copied()).filter(move |(at, _)| newest - at < WINDOW_SECS)
     }
 
     /// Prefetches what [`Window::add`] reads at about `second`.
-    pub fn prefetch(&self, second: u32) {
+    pub(crate) fn prefetch(&self, second: u32) {
         let front = self.buckets.front().filter(|_| is_expiry_due(self.oldest, second));
         self.buckets.back().into_iter().chain(front).for_each(prefetch::fetch);
     }
 
-    pub fn heap_bytes(&self) -> usize {
+    pub(crate) fn heap_bytes(&self) -> usize {
         let rare_bytes =
             |rare: &Rare| size_of::<Rare>() + rare.seconds.capacity() * size_of::<(u32, Counts)>();
         self.buckets.capacity() * size_of::<Bucket>() + self.rare.as_deref().map_or(0, rare_bytes)
