@@ -5,7 +5,6 @@ use std::borrow::Cow;
 
 use crate::performer::Announce;
 use shield_engine::action::Notice;
-use shield_engine::ban::Ban;
 
 /// Why a dry run bans nobody.
 pub(crate) const BECAUSE: &str = "dry run";
@@ -42,6 +41,7 @@ mod tests {
     use super::*;
     use crate::text;
     use shield_engine::action::{BanRecord, LiftReason};
+    use shield_engine::ban::Ban;
     use shield_engine::time::Ends;
     use shield_engine::verdict::Rule;
 

@@ -41,7 +41,7 @@ use crate::store::writer::Writer;
 use crate::store::{self, Found, Store};
 use crate::text;
 use shield_engine::Engine;
-use shield_engine::action::{Action, BanRecord, Notice, Order};
+use shield_engine::action::{Action, Notice, Order};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::event::{EnforcerName, PartReport, PartState};
 use shield_engine::request::{Checkpoint, SourceId};

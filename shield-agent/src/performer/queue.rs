@@ -7,7 +7,6 @@ use std::collections::{HashMap, VecDeque};
 
 use super::Job;
 use shield_engine::action::{Action, Order, Record};
-use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 
 /// Bulk records committed in one transaction at most, so that a ban never waits long for the one before it.
@@ -106,6 +105,7 @@ mod tests {
     use super::*;
     use shield_engine::action::{BanRecord, LiftReason, Totals};
     use shield_engine::allowlist::Allowlist;
+    use shield_engine::ban::Ban;
     use shield_engine::time::Ends;
     use shield_engine::verdict::Rule;
 
