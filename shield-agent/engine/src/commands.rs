@@ -1,4 +1,4 @@
-//! What operators want: ban, unban, allow, disallow.
+//! Operators' commands: ban, import, unban, allow, disallow.
 
 use super::{Effects, Engine, NewBan};
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
@@ -55,7 +55,10 @@ impl Engine {
         if full {
             return failed(
                 client,
-                format!("not banned: {} bans is the limit, raise [ban] max_bans", self.ledger.len()),
+                format!(
+                    "not banned: the ledger is full: raise max_bans = {} in [ban]",
+                    self.settings.max_bans
+                ),
             );
         }
         let (term, offence) = match term {
@@ -114,7 +117,7 @@ impl Engine {
         if network.prefix_len() == 0 {
             return failed(
                 client,
-                "not allowed: that is every address there is, and would switch Shield off".to_owned(),
+                "not allowed: it covers every address, which would switch Shield off".to_owned(),
             );
         }
         let entry = Allowed { network, reason: AllowReason::Operator };
@@ -126,7 +129,11 @@ impl Engine {
         self.quiet.remove(&client);
         done(
             client,
-            if lifted == 0 { "allowed".to_owned() } else { format!("allowed; {lifted} bans lifted") },
+            match lifted {
+                0 => "allowed".to_owned(),
+                1 => "allowed; 1 ban lifted".to_owned(),
+                _ => format!("allowed; {lifted} bans lifted"),
+            },
         )
     }
 
@@ -148,7 +155,7 @@ impl Engine {
         done(client, "no longer allowed".to_owned())
     }
 
-    /// Lifts every ban that the allowlist now forbids; returns how many.
+    /// Lifts every ban that the allowlist now forbids, and returns their number.
     pub(super) fn lift_protected(&mut self, now: Now, out: &mut Effects) -> usize {
         let prefix = self.settings.ipv6_prefix;
         let protected: Vec<Client> = self

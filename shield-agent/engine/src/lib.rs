@@ -1,9 +1,10 @@
-//! The pure heart: no I/O, no clock, no tokio, no aya. Time comes in as an argument, effects go out as data.
+//! Decides which clients to ban. No I/O and no clock: time comes in as an argument, effects go out as data.
 //!
-//! [`Engine::handle`] is the one door: everything that happens is an [`event::Event`], everything to be done about it
-//! is an [`action::Action`]. What lines lead to is in `lines`, what operators want in `commands`, what the enforcers
-//! report in `outcomes`, what time brings in `tick`.
+//! Everything that happens is an [`event::Event`], everything to be done about it an [`action::Action`];
+//! [`Engine::handle`] turns one into the other. Log lines are handled in `lines`, operators' commands in `commands`,
+//! reports of enforcers and other parts in `outcomes`, and the passing of time in `tick`.
 
+#![allow(missing_docs, reason = "not published: a doc stands where a name does not say everything")]
 #![cfg_attr(
     not(feature = "test-support"),
     allow(unreachable_pub, reason = "the items behind `test_support` are public for it alone")
@@ -24,7 +25,7 @@ mod vocab;
 
 #[cfg(feature = "test-support")]
 pub mod test_support {
-    //! Inner parts that the fuzz targets and benchmarks reach into.
+    //! Inner parts for fuzz targets and benchmarks.
 
     pub use crate::detect::{detector, hash, rules, shape, trace};
 }
@@ -51,11 +52,11 @@ use crate::vocab::action::{Action, BanRecord, LiftReason, Notice, Order, Record,
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::event::Event;
-use crate::vocab::request::{Checkpoint, RejectedCounts};
+use crate::vocab::request::{Checkpoint, RejectedCounts, SourceId};
 use crate::vocab::time::{Ends, Now};
 use crate::vocab::verdict::{Evidence, Rule};
 
-/// The engine: one owner runs it, nothing else changes ban state (invariant 2).
+/// The decision engine. One owner runs it, and nothing else changes the state of bans (invariant 2).
 pub struct Engine {
     settings: Settings,
     detector: Detector,
@@ -67,16 +68,18 @@ pub struct Engine {
     escalation: Escalation,
     extensions: Extensions,
     leaks: Leaks,
-    /// Clients that are anomalous but not banned (protected, behind a proxy, blast radius): not judged until then.
+    /// Anomalous clients that are not banned (protected, behind a proxy, blast radius) and the moment on the boot clock
+    /// until which they are not evaluated: every further request would announce them anew.
     quiet: SeededMap<Client, u64>,
-    /// Verdicts that wait for a search engine's address to be verified, until a moment on the boot clock.
+    /// Verdicts that wait for DNS to verify a search engine's address.
     awaiting: BTreeMap<Client, tick::Awaiting>,
     evasion: BTreeMap<Client, u32>,
     notes: BTreeMap<Client, String>,
     checkpoints: BTreeMap<String, Checkpoint>,
-    sources: BTreeMap<u16, String>,
-    skew_said: BTreeMap<u16, u64>,
-    /// When a backlog's lines last came, on the boot clock.
+    sources: BTreeMap<SourceId, String>,
+    /// The latest announcement of each source's clock skew, on the boot clock.
+    skew_announced_ms: BTreeMap<Option<SourceId>, u64>,
+    /// The latest arrival of lines of a backlog, on the boot clock.
     backlog_at_ms: Option<u64>,
     totals: Totals,
     rejected: RejectedCounts,
@@ -87,7 +90,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine that has seen nothing. `next_serial` goes on from an earlier run (1 at first).
+    /// An engine that has seen nothing. Serial numbers start at `next_serial` (1 in a new installation).
     ///
     /// `seed` spreads every hash table: the same events and seed give the same actions in every process (a replay
     /// uses a constant). The agent draws a random one, so that no client can aim at a table.
@@ -115,7 +118,7 @@ impl Engine {
             notes: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             sources: BTreeMap::new(),
-            skew_said: BTreeMap::new(),
+            skew_announced_ms: BTreeMap::new(),
             backlog_at_ms: None,
             totals: Totals::default(),
             rejected: RejectedCounts::default(),
@@ -127,8 +130,8 @@ impl Engine {
         }
     }
 
-    /// Handles one event. Actions come out in the order persist, enforce, announce, so that whoever performs them in
-    /// order keeps invariant 4.
+    /// Handles one event. Actions come out in the order persist, enforce, announce, so that performing them in order
+    /// keeps invariant 4.
     pub fn handle(&mut self, event: Event<'_>, now: Now) -> Vec<Action> {
         let mut out = Effects::default();
         match event {
@@ -148,7 +151,7 @@ impl Engine {
         out.into_actions()
     }
 
-    /// Takes up a ban of an earlier run. Refused (and to be lifted) when the allowlist protects the client by now.
+    /// Restores a ban of an earlier run, or records its lift when the allowlist protects the client by now.
     pub fn restore_ban(&mut self, saved: Ban, now: Now) -> Vec<Action> {
         let mut out = Effects::default();
         let Ban { client, serial, ends, .. } = saved;
@@ -172,28 +175,28 @@ impl Engine {
         out.into_actions()
     }
 
-    /// Takes up a client's offences of an earlier run.
+    /// Restores a client's offences of an earlier run.
     pub fn restore_offences(&mut self, client: Client, count: NonZeroU32, last_secs: i64) {
         self.ledger.set_offences(client, count, last_secs);
     }
 
-    /// Takes up lifetime totals of an earlier run.
+    /// Restores lifetime totals of an earlier run.
     pub fn restore_totals(&mut self, totals: Totals) {
         self.totals = totals;
         self.totals_saved = totals;
     }
 
-    /// Takes up the learned baseline of an earlier run.
+    /// Restores the learned baseline of an earlier run.
     pub fn restore_baseline(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
         self.detector.restore(saved)
     }
 
-    /// Names a source for notices: what its `SourceId` stands for.
-    pub fn name_source(&mut self, id: request::SourceId, name: &str) {
-        self.sources.insert(id.0, name.to_owned());
+    /// Names a source for notices.
+    pub fn name_source(&mut self, id: SourceId, name: &str) {
+        self.sources.insert(id, name.to_owned());
     }
 
-    /// Everything worth saving that is not saved yet: asked for when the agent stops.
+    /// Records everything not saved yet. Called when the agent stops.
     pub fn save(&mut self, now: Now) -> Vec<Action> {
         let mut out = Effects::default();
         self.save_progress(&mut out);
@@ -202,42 +205,36 @@ impl Engine {
         out.into_actions()
     }
 
-    /// The detector, for reading.
     pub fn detector(&self) -> &Detector {
         &self.detector
     }
 
-    /// The ledger, for reading.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// The allowlist, for reading.
     pub fn allowlist(&self) -> &Allowlist {
         &self.allowlist
     }
 
-    /// The health of every part.
     pub fn parts(&self) -> &Parts {
         &self.parts
     }
 
-    /// Lifetime totals.
     pub fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// Lines refused since the start, by reason.
+    /// Refused lines since the start.
     pub fn rejected(&self) -> RejectedCounts {
         self.rejected
     }
 
-    /// Bans since the start, by rule.
+    /// Bans since the start.
     pub fn bans_by_rule(&self) -> &BTreeMap<Rule, u64> {
         &self.bans_by_rule
     }
 
-    /// Whether the blast-radius limit stopped banning.
     pub fn is_stopped_by_blast_radius(&self) -> bool {
         self.blast.is_stopped()
     }
@@ -247,12 +244,11 @@ impl Engine {
         self.leaks.leaking()
     }
 
-    /// The settings it runs with.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Makes a ban: ledger, store, kernel, people. The only place where a ban is made.
+    /// Makes a ban: in the ledger, the store, the kernel and the announcements. Nothing else makes one.
     fn ban(&mut self, new: NewBan, now: Now, out: &mut Effects) {
         let client = new.client.client();
         let ban = self.ledger.ban(new.client, new.ends, new.rule, new.offence, now);
@@ -270,7 +266,7 @@ impl Engine {
         out.announce(Notice::Banned(Box::new(record)));
     }
 
-    /// Orders the enforcers to forget a ban that is being lifted; without enforcers it is over at once.
+    /// Orders the enforcers to lift a ban. Without enforcers it ends at once.
     fn order_lift(&mut self, ban: Ban, now: Now, out: &mut Effects) {
         out.enforce(Order::Lift { client: ban.client, serial: ban.serial });
         if !self.pending.waits() {
@@ -279,7 +275,7 @@ impl Engine {
         }
     }
 
-    /// A ban is over in every enforcer: record it and tell people.
+    /// Records and announces a ban that ended in every enforcer.
     fn record_lift(&mut self, finished: Finished, now: Now, out: &mut Effects) {
         let Finished { ban, reason } = finished;
         let client = ban.client;
@@ -290,7 +286,7 @@ impl Engine {
         out.persist(Record::Lifted { client, serial: ban.serial, at_ms: now.wall_ms, reason });
         let offences = self.ledger.offences(client, now.wall_secs());
         if let Some(count) = offences {
-            // Offences are forgotten a time after the ban's end, not after its start.
+            // Counted from the end of the ban: otherwise a ban longer than `forget_after` would forget its own offence.
             let last_secs = now.wall_secs();
             self.ledger.set_offences(client, count, last_secs);
             out.persist(Record::Offences { client, count, last_secs });
@@ -312,7 +308,7 @@ struct NewBan {
     evidence: Option<Box<Evidence>>,
 }
 
-/// Collects effects by kind, so that they leave in the order persist, enforce, announce.
+/// Effects by kind, so that they leave in the order persist, enforce, announce.
 #[derive(Default)]
 struct Effects {
     persist: Vec<Record>,

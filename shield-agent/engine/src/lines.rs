@@ -1,4 +1,4 @@
-//! What lines lead to: counting, verdicts, and bans with their safeguards.
+//! Log lines: counting, verdicts, and bans with their safeguards.
 
 use std::num::NonZeroU32;
 
@@ -17,15 +17,15 @@ use crate::vocab::request::{Batch, Line, Request};
 use crate::vocab::time::{Ends, EventSecs, Now};
 use crate::vocab::verdict::{Evidence, Rule, Verdict};
 
-/// An anomalous client that is not banned is left unjudged this long before it is looked at (and announced) again.
+/// The time until an anomalous client that is not banned is evaluated (and announced) again.
 const QUIET_MS: u64 = 600_000;
-/// The same when the blast radius refused the ban: it may be granted soon.
+/// The same after a refusal by the blast radius, which may soon be over.
 const REFUSED_QUIET_MS: u64 = 30_000;
-/// A search engine's DNS may take this long to answer before the ban goes ahead.
+/// The time for DNS to verify a search engine. After it the ban goes ahead.
 const VERIFY_MS: u64 = 2_000;
-/// Clock skew of one source is said again after this long.
+/// The time until the clock skew of one source is announced again.
 const SKEW_QUIET_MS: u64 = 3_600_000;
-/// Clients whose unreadable lines are counted at most, a minute.
+/// Clients whose malformed lines are counted at most, per minute.
 const MAX_EVASION: usize = 10_000;
 
 impl Engine {
@@ -40,7 +40,7 @@ impl Engine {
                 let second = self.second_of(&request, batch, now, out);
                 self.on_request(&request, prepared, second, now, out);
                 if line.salvaged {
-                    self.on_salvaged(line, now, out);
+                    self.on_salvaged(line, out);
                 }
             }
         }
@@ -51,7 +51,8 @@ impl Engine {
         if let Some(checkpoint) = &batch.checkpoint {
             self.checkpoints.insert(checkpoint.source.clone(), checkpoint.clone());
         }
-        // A decision is committed together with the position that it was made at.
+        // A decision is committed together with the position in the log at which it was made, so that a restart
+        // does not decide about the same lines again.
         if !out.persist.is_empty() {
             self.save_progress(out);
         }
@@ -79,7 +80,7 @@ impl Engine {
         }
     }
 
-    /// The event second to count a request at: its own, unless a live line is too far from the wall clock.
+    /// The second at which a request is counted: its own, unless a live line is too far from the wall clock.
     fn second_of(&mut self, request: &Request<'_>, batch: &Batch, now: Now, out: &mut Effects) -> EventSecs {
         if !batch.live {
             return request.time;
@@ -88,10 +89,9 @@ impl Engine {
         if skew.abs() <= self.settings.max_clock_skew_secs {
             return request.time;
         }
-        let id = batch.source.map_or(0, |s| s.0);
-        if self.skew_said.get(&id).is_none_or(|at| at + SKEW_QUIET_MS <= now.boot_ms) {
-            self.skew_said.insert(id, now.boot_ms);
-            let source = self.sources.get(&id).cloned().unwrap_or_default();
+        if self.skew_announced_ms.get(&batch.source).is_none_or(|at| at + SKEW_QUIET_MS <= now.boot_ms) {
+            self.skew_announced_ms.insert(batch.source, now.boot_ms);
+            let source = batch.source.and_then(|id| self.sources.get(&id)).cloned().unwrap_or_default();
             out.announce(Notice::ClockSkew { source, skew_secs: skew });
         }
         now.wall_secs()
@@ -116,7 +116,7 @@ impl Engine {
             self.behind_proxy_seen(ban.client);
         }
         if self.leaks.seen(ban, second, now).is_some() {
-            // The cause is worked out when the drop counters come back.
+            // The cause is worked out when the drop counters arrive.
             out.enforce(super::Order::SampleActivity { client: ban.client, serial: ban.serial });
         }
     }
@@ -152,7 +152,7 @@ impl Engine {
         self.offend(bannable, evidence, now, out);
     }
 
-    /// One offence: asks the blast radius, counts it, bans for the ladder's term.
+    /// Makes a ban for one offence, if the limits permit it, with the term that the ladder gives.
     pub(super) fn offend(
         &mut self,
         bannable: BannableClient,
@@ -162,7 +162,7 @@ impl Engine {
     ) {
         let client = bannable.client();
         if self.ledger.len() >= self.settings.max_bans {
-            let because = format!("the ledger is full ({} bans): raise [ban] max_bans", self.ledger.len());
+            let because = format!("the ledger is full: raise max_bans = {} in [ban]", self.settings.max_bans);
             return self.observe_only(bannable, evidence, because, QUIET_MS, now, out);
         }
         match self.blast.permit(client, self.detector.active_clients(), now) {
@@ -173,19 +173,21 @@ impl Engine {
                     reason: "bans are within the limits again".to_owned(),
                 });
             }
-            Permit::Stopped(reason) => {
+            Permit::Stopped(limit) => {
+                let reason = limit.to_string();
                 out.announce(Notice::BlastRadius { stopped: true, reason: reason.clone() });
                 return self.observe_only(bannable, evidence, reason, REFUSED_QUIET_MS, now, out);
             }
-            Permit::Refused(reason) => {
-                return self.observe_only(bannable, evidence, reason, REFUSED_QUIET_MS, now, out);
+            Permit::Refused(limit) => {
+                let because = limit.to_string();
+                return self.observe_only(bannable, evidence, because, REFUSED_QUIET_MS, now, out);
             }
         }
         let offence = self.ledger.add_offence(client, now);
-        let Some(ends) = self.term_left(offence, evidence.at_secs, now) else {
+        let Some(ends) = self.remaining_term(offence, evidence.at_secs, now) else {
             let last_secs = now.wall_secs();
             out.persist(super::Record::Offences { client, count: offence, last_secs });
-            let because = "seen while catching up on a backlog: its term is over by now";
+            let because = "found in a backlog: its term would be over by now";
             return self.observe_only(bannable, evidence, because.to_owned(), REFUSED_QUIET_MS, now, out);
         };
         let rule = evidence.rule;
@@ -195,9 +197,9 @@ impl Engine {
         self.escalate(client, now, out);
     }
 
-    /// The end of the n-th offence's term. A term begins when the offence was, which lies back when a backlog is read;
-    /// `None` when it is over by now.
-    fn term_left(&self, offence: NonZeroU32, at_secs: EventSecs, now: Now) -> Option<Ends> {
+    /// The end of the n-th offence's term. The term begins with the offence, which lies in the past when a backlog is
+    /// read; `None` when it is over by now.
+    fn remaining_term(&self, offence: NonZeroU32, at_secs: EventSecs, now: Now) -> Option<Ends> {
         let age_secs = now.wall_secs() - at_secs;
         let term = self.ledger.backoff().term(offence);
         match term {
@@ -223,8 +225,9 @@ impl Engine {
             let offence = self.ledger.add_offence(network, now);
             let ends = self.ledger.backoff().term(offence).ends(now);
             let offence = Some(offence);
-            let reason =
-                Some(format!("{banned} of its clients were banned; {clean} clean clients are inside"));
+            let reason = Some(format!(
+                "{banned} of its clients were banned; clients without anything suspect inside it: {clean}"
+            ));
             self.ban(
                 NewBan { client: bannable, ends, offence, rule: Rule::Network, reason, evidence: None },
                 now,
@@ -247,7 +250,7 @@ impl Engine {
         let offence = self.ledger.next_offence(client, now);
         let ban = Ban {
             client,
-            serial: 0,
+            serial: Ban::UNMADE,
             since_ms: now.wall_ms,
             ends: self.ledger.backoff().term(offence).ends(now),
             offence: Some(offence),
@@ -262,7 +265,7 @@ impl Engine {
         self.detector.forget(client);
     }
 
-    fn on_salvaged(&mut self, line: &Line, now: Now, out: &mut Effects) {
+    fn on_salvaged(&mut self, line: &Line, out: &mut Effects) {
         self.totals.salvaged += 1;
         let client = Client::of_addr(line.addr, self.settings.ipv6_prefix);
         if self.evasion.len() >= MAX_EVASION && !self.evasion.contains_key(&client) {
@@ -273,6 +276,5 @@ impl Engine {
         if *lines == self.settings.evasion_lines_per_min {
             out.announce(Notice::Evasion { client, lines: *lines });
         }
-        let _ = now;
     }
 }

@@ -1,4 +1,4 @@
-//! What the enforcers and the other parts report.
+//! Reports of the enforcers and the other parts.
 
 use super::{BanRecord, Effects, Engine};
 use crate::bans::allowlist::{AllowReason, Allowed};
@@ -29,7 +29,7 @@ impl Engine {
         }
     }
 
-    /// A ban was carried out that is no longer in the ledger at all: the kernel must forget it again.
+    /// Lifts a ban in the kernel that is no longer in the ledger at all: it was carried out too late.
     fn take_back(&mut self, client: Client, serial: u64, out: &mut Effects) {
         if self.ledger.get(client).is_none() {
             out.enforce(Order::Lift { client, serial });
@@ -63,7 +63,9 @@ impl Engine {
         self.extensions.watch(&moved, now);
         let record = BanRecord {
             ban: moved,
-            reason: Some(format!("extended: {packets_per_sec:.1} packets/s were still dropped at its end")),
+            reason: Some(format!(
+                "extended: {packets_per_sec:.1} packets/s were still dropped shortly before its end"
+            )),
             evidence: None,
         };
         out.persist(Record::Extended(Box::new(record)));

@@ -1,4 +1,4 @@
-//! The health of every part, as states with reasons, and since when.
+//! The health of every part: its state, the reason, and since when.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,14 @@ use crate::vocab::action::Notice;
 use crate::vocab::event::PartState;
 use crate::vocab::time::Now;
 
-/// One part's state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Part {
-    /// Its state.
     pub state: PartState,
-    /// Since when: wall clock, milliseconds.
+    /// Wall clock, in milliseconds.
     pub since_ms: i64,
 }
 
-/// Every part that ever reported.
+/// Every part that has reported.
 #[derive(Debug, Default)]
 pub struct Parts {
     parts: BTreeMap<String, Part>,
@@ -25,7 +23,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Takes a report in. A notice comes out when the part became degraded (or for another reason), or recovered.
+    /// Records a report. Returns a notice when the part became degraded, is degraded for another reason, or recovered.
     pub fn report(&mut self, part: &str, state: PartState, now: Now) -> Option<Notice> {
         let old = self.parts.get(part).map(|p| &p.state);
         if old == Some(&state) {
@@ -48,12 +46,10 @@ impl Parts {
         notice
     }
 
-    /// Every part by name.
     pub fn all(&self) -> &BTreeMap<String, Part> {
         &self.parts
     }
 
-    /// Whether this part works as configured.
     pub fn is_active(&self, part: &str) -> bool {
         matches!(self.parts.get(part), Some(Part { state: PartState::Active { .. }, .. }))
     }

@@ -1,4 +1,4 @@
-//! What the engine is told to do, already checked. The detector's own settings are in `policy`.
+//! The engine's settings, already validated. Detection thresholds are in `policy`. Defaults stand at the end of a line.
 
 use crate::bans::backoff::Backoff;
 use crate::detect::policy::Switch;
@@ -7,86 +7,79 @@ use crate::vocab::event::EnforcerName;
 /// Everything but detection thresholds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Prefix length that makes an IPv6 client (1..=128). 64.
+    /// Prefix length of an IPv6 client (1..=128). 64.
     pub ipv6_prefix: u8,
-    /// How long bans last.
     pub backoff: Backoff,
-    /// A live line further away from the wall clock is counted at the wall clock. 300 s.
+    /// A live line further from the wall clock than this is counted at the wall clock. 300 s.
     pub max_clock_skew_secs: i64,
-    /// Requests of a banned client that arrive this long after its ban are a leak. 10 s.
+    /// The time after a ban during which its client's requests are no leak. 10 s.
     pub leak_grace_secs: i64,
-    /// So many of them in a minute raise the alarm. 3.
+    /// Later requests per minute that are a leak. 3.
     pub leak_requests: u32,
-    /// Limits on what a rule gone wrong can do.
+    /// Limits on the damage of a wrong rule.
     pub blast: BlastLimits,
-    /// When many clients of one network are banned.
     pub networks: NetworkEscalation,
-    /// Whether a ban whose flood still comes is extended.
     pub extension: Extension,
-    /// Bans held at most; beyond it a new ban is refused and said.
+    /// Bans held at most; further ones are refused and announced. 1,250,000.
     pub max_bans: usize,
-    /// The enforcers that a lift waits for; none in a dry run or replay.
+    /// The enforcers that a lift waits for; none in a dry run or a replay.
     pub enforcers: Vec<EnforcerName>,
-    /// One client with this many lines a minute that only the tolerant reader could read is reported. 20.
+    /// Malformed lines per minute from which a client is reported. 20.
     pub evasion_lines_per_min: u32,
-    /// Whether the allowlist's search engines are asked for by reverse-then-forward DNS before a ban.
+    /// Whether a client is checked by reverse and forward DNS before a ban, so that search engines are spared. Off.
     pub verify_search_engines: Switch,
 }
 
-/// The blast-radius limits.
+/// Limits on bans by rules.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlastLimits {
-    /// Share of the clients active in the last 10 min that may be banned by rules in those 10 min, 0..=1. 0.2.
+    /// Share of the clients active in the last 10 min that may be banned in those 10 min, 0..=1. 0.2.
     pub max_share: f64,
-    /// Bans in 10 min that are always allowed, however few clients there are. 20.
+    /// Bans in 10 min that are always permitted, however few clients there are. 20.
     pub always_allowed: usize,
-    /// Bans by rules a minute. 200.
+    /// Bans per minute. 200.
     pub max_bans_per_minute: usize,
 }
 
-/// When banning a whole network is proposed or done.
+/// When a whole network is proposed for a ban, or banned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetworkEscalation {
-    /// So many clients of one network…
+    /// Banned clients of one network that lead to an escalation. 8.
     pub clients: usize,
-    /// …banned within so many seconds.
+    /// The time within which they were banned. 3600 s.
     pub within_secs: u64,
-    /// Prefix length of the network for IPv4 clients. 24.
+    /// Prefix length of an IPv4 network. 24.
     pub ipv4_prefix: u8,
-    /// Prefix length of the network for IPv6 clients. 48.
+    /// Prefix length of an IPv6 network. 48.
     pub ipv6_prefix: u8,
-    /// What then happens.
     pub action: NetworkAction,
 }
 
-/// What an escalation does.
+/// The action of an escalation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NetworkAction {
-    /// Nothing.
     Off,
-    /// Say so.
+    /// Announce the network.
     Propose,
-    /// Ban the network, by the backoff ladder.
+    /// Ban the network for the ladder's term.
     Ban,
 }
 
-/// Activity-aware lifting.
+/// The extension of bans whose flood goes on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Extension {
-    /// By how much.
     pub by: ExtendBy,
-    /// Dropped packets per second, measured shortly before the end, from which a flood "still comes". 1.0.
+    /// Dropped packets per second, measured shortly before the end, that count as a flood. 1.0.
     pub min_packets_per_sec: f64,
 }
 
-/// How far a ban's end is moved.
+/// The step by which an end is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtendBy {
-    /// Not at all.
     Off,
-    /// By the term it had.
+    /// The term of the ban.
     SameTerm,
-    /// By the ladder's next term (the longest that ends).
+    /// The ladder's next term, or the longest that is not permanent.
     NextTerm,
 }
 

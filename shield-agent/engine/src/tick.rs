@@ -1,4 +1,4 @@
-//! What time brings: expiry, retries, samples, global anomalies, saving.
+//! The passing of time: expiry, retries, samples, global anomalies, saving.
 
 use super::{Effects, Engine};
 use crate::bans::allowlist::BannableClient;
@@ -8,15 +8,15 @@ use crate::vocab::report::GlobalChange;
 use crate::vocab::time::Now;
 use crate::vocab::verdict::Evidence;
 
-/// Lifts started at most a tick, so that 100,000 ends in one second never hold up a new ban.
+/// Lifts started at most per tick, so that 100,000 ends in one second never delay a new ban.
 pub(crate) const LIFTS_PER_TICK: usize = 2_000;
-/// The baseline is saved this often.
+/// The time between two saves of the baseline.
 const BASELINE_SAVE_MS: u64 = 60_000;
-/// A lift that an enforcer did not confirm is ordered again this often.
+/// The time until a lift that an enforcer did not confirm is ordered again.
 const LIFT_RETRY_MS: u64 = 5_000;
-/// A backlog of which nothing has come for so long is read to its end.
+/// A backlog without new lines for this long is taken as read to its end.
 const BACKLOG_OVER_MS: u64 = 2_000;
-/// A verified search engine is not judged for this long.
+/// The time for which a verified search engine is not evaluated.
 pub(super) const BOT_QUIET_MS: u64 = 86_400_000;
 
 /// A verdict that waits for DNS.
@@ -33,7 +33,7 @@ impl Engine {
                 out.announce(global_notice(change));
             }
         }
-        // Retries first: what this tick itself begins to lift is not ordered twice.
+        // Retries first, so that a lift begun by this tick is not ordered twice.
         if self.second_passed(now) {
             self.each_second(now, out);
         }
@@ -42,12 +42,12 @@ impl Engine {
         self.settle_awaiting(now, out);
     }
 
-    /// While a backlog is read, its own lines say what time it is: the wall clock would make all of them late.
+    /// While a backlog is read, its lines carry the time: by the wall clock every one of them would be late.
     fn is_catching_up(&self, now: Now) -> bool {
         self.backlog_at_ms.is_some_and(|at| now.boot_ms < at + BACKLOG_OVER_MS)
     }
 
-    /// The next moment on the boot clock at which a tick has something to do, besides every second.
+    /// The next moment on the boot clock at which a tick has something to do, besides the tick of every second.
     pub fn next_deadline(&self) -> Option<u64> {
         self.ledger.next_deadline()
     }
@@ -66,7 +66,7 @@ impl Engine {
         }
     }
 
-    /// DNS that did not answer in time holds no ban up.
+    /// Goes ahead with bans that DNS did not answer in time, so that a slow resolver protects nobody.
     fn settle_awaiting(&mut self, now: Now, out: &mut Effects) {
         let mut late: Vec<(u64, Client)> = self
             .awaiting
@@ -74,7 +74,7 @@ impl Engine {
             .map(|(client, awaiting)| (awaiting.until_ms, *client))
             .filter(|(until_ms, _)| *until_ms <= now.boot_ms)
             .collect();
-        // Who offended first is banned first: the blast radius may refuse the last ones.
+        // Oldest first, because the blast radius may refuse the later ones.
         late.sort_unstable();
         for (_, client) in late {
             if let Some(awaiting) = self.awaiting.remove(&client) {
@@ -108,7 +108,7 @@ impl Engine {
         }
     }
 
-    /// Orders again what was ordered and not confirmed, a bounded number at a time.
+    /// Orders unconfirmed lifts again, a bounded number at a time.
     fn retry_lifts(&mut self, out: &mut Effects) {
         if !self.pending.waits() || self.lifting_count() == 0 {
             return;
@@ -122,7 +122,7 @@ impl Engine {
         self.ledger.lifting_count()
     }
 
-    /// Saves positions and totals when they moved.
+    /// Saves positions and totals that have changed.
     pub(super) fn save_progress(&mut self, out: &mut Effects) {
         for (_, checkpoint) in std::mem::take(&mut self.checkpoints) {
             out.persist(Record::Checkpoint(checkpoint));

@@ -1,6 +1,6 @@
-//! Who must never be banned, and the only way to make a [`BannableClient`].
+//! The networks that must never be banned, and the only constructor of [`BannableClient`].
 //!
-//! Invariant 3: whatever path a ban comes by (detector, operator, import, restore), it passes [`Allowlist::admit`].
+//! Invariant 3: every ban, whether of the detector, an operator, an import or a restart, passes [`Allowlist::admit`].
 
 use std::fmt;
 
@@ -9,33 +9,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::vocab::client::Client;
 
-/// Why a network is on the allowlist.
+/// The origin of an allowlist entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AllowReason {
-    /// Written in the configuration.
     Configured,
-    /// Allowed by an operator while running; kept in the store.
+    /// Added by an operator at run time and kept in the store.
     Operator,
-    /// One of this host's own addresses.
     OwnAddress,
     /// Loopback, link-local, multicast or unspecified: never a client that can be dropped.
     Special,
-    /// A default gateway of this host.
     Gateway,
-    /// A DNS resolver this host uses.
     Resolver,
-    /// The far end of a live SSH session on this host.
+    /// The remote end of a live SSH session on this host.
     SshSession,
-    /// A trusted proxy: banning it bans everybody behind it.
+    /// A trusted proxy: banning it would ban everybody behind it.
     TrustedProxy,
-    /// A search engine, verified by DNS.
     SearchEngine,
 }
 
 impl AllowReason {
-    /// The reason in a person's words.
+    /// The reason for people.
     pub fn describe(self) -> &'static str {
         match self {
             AllowReason::Configured => "allowed in the configuration",
@@ -51,21 +46,19 @@ impl AllowReason {
     }
 }
 
-/// One entry: a network and why it is here.
+/// An allowlist entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Allowed {
-    /// The network (a /32 or /128 for one address).
+    /// A /32 or /128 for a single address.
     pub network: IpNet,
-    /// Why.
     pub reason: AllowReason,
 }
 
-/// A client that the allowlist let through: the only thing an enforcer accepts to ban.
+/// A client that the allowlist let through: the only kind that enforcers accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BannableClient(Client);
 
 impl BannableClient {
-    /// The client.
     pub fn client(self) -> Client {
         self.0
     }
@@ -76,12 +69,11 @@ impl BannableClient {
     }
 }
 
-/// A [`BannableClient`] in 17 bytes without alignment.
+/// A [`BannableClient`] in 17 bytes without padding.
 #[derive(Debug, Clone, Copy)]
 pub struct PackedBannable([u8; 17]);
 
 impl PackedBannable {
-    /// What was packed.
     pub fn unpack(self) -> BannableClient {
         BannableClient(Client::from_bytes(self.0))
     }
@@ -93,7 +85,7 @@ impl fmt::Display for BannableClient {
     }
 }
 
-/// Networks that are always special, whatever the configuration says.
+/// Networks that are protected whatever the configuration says.
 const SPECIAL: [&str; 9] = [
     "0.0.0.0/8",
     "127.0.0.0/8",
@@ -106,7 +98,7 @@ const SPECIAL: [&str; 9] = [
     "ff00::/8",
 ];
 
-/// The allowlist: a small sorted table, asked once a ban.
+/// A sorted table. It is small and consulted once per ban, so that a linear search is enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allowlist {
     entries: Vec<Allowed>,
@@ -132,7 +124,7 @@ impl Allowlist {
         list
     }
 
-    /// Adds an entry; the same network may be here for several reasons.
+    /// Adds an entry. A network may have several, one per reason.
     pub fn add(&mut self, entry: Allowed) {
         let entry = Allowed { network: Client::of_network(entry.network).network(), ..entry };
         if let Err(at) = self.entries.binary_search(&entry) {
@@ -140,7 +132,7 @@ impl Allowlist {
         }
     }
 
-    /// Takes the operator's entry for exactly this network away; says whether there was one.
+    /// Removes the entry for exactly this network and reason; returns whether there was one.
     pub fn remove(&mut self, network: IpNet, reason: AllowReason) -> bool {
         let before = self.entries.len();
         let network = Client::of_network(network).network();
@@ -148,7 +140,7 @@ impl Allowlist {
         self.entries.len() != before
     }
 
-    /// Replaces every entry that is here for one of `reasons` by `entries`: how discovered addresses are refreshed.
+    /// Replaces every entry that has one of `reasons` by `entries`, so that an address that left the host is dropped.
     pub fn refresh(&mut self, reasons: &[AllowReason], entries: impl IntoIterator<Item = Allowed>) {
         self.entries.retain(|e| !reasons.contains(&e.reason));
         for entry in entries {
@@ -156,12 +148,12 @@ impl Allowlist {
         }
     }
 
-    /// Everything on the list, sorted by network.
+    /// Every entry, sorted by network.
     pub fn entries(&self) -> &[Allowed] {
         &self.entries
     }
 
-    /// The networks that enforcers must let through even inside a banned network (special ones left out).
+    /// The networks that enforcers must let through even inside a banned network. Special ones are left out.
     pub fn exempt_networks(&self) -> Vec<IpNet> {
         let mut nets: Vec<IpNet> =
             self.entries.iter().filter(|e| e.reason != AllowReason::Special).map(|e| e.network).collect();
@@ -169,10 +161,10 @@ impl Allowlist {
         nets
     }
 
-    /// Lets a client through as bannable, or says which entry protects it.
+    /// Returns the client as bannable, or the entry that protects it.
     ///
-    /// A single client is protected when it overlaps an entry (an IPv6 /64 that holds one allowed address is not
-    /// banned whole). A network wider than every entry inside it may be banned: those entries stay exempt in the
+    /// A single client is protected when it overlaps an entry: an IPv6 /64 that holds one allowed address must not be
+    /// banned whole. A network wider than every entry inside it may be banned, because those entries stay exempt in the
     /// enforcers.
     pub fn admit(&self, client: Client, ipv6_prefix: u8) -> Result<BannableClient, Allowed> {
         let single = client.is_single(ipv6_prefix);

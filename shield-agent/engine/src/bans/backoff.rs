@@ -1,25 +1,21 @@
-//! How long a ban lasts: the n-th offence gets the n-th term, the last term stays.
+//! The backoff ladder: the n-th offence gets the n-th term, later ones the last term.
 
+use std::fmt;
 use std::num::NonZeroU32;
 
 use crate::vocab::time::{Ends, Now};
 
-/// One step of the ladder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Term {
-    /// So many seconds.
     Secs(u64),
-    /// Without end.
     Permanent,
 }
 
 impl Term {
-    /// The length in seconds; `None` when permanent.
     pub fn secs(self) -> Option<u64> {
         if let Term::Secs(secs) = self { Some(secs) } else { None }
     }
 
-    /// The end of this term when it starts at `start`.
     pub fn ends(self, start: Now) -> Ends {
         match self {
             Term::Secs(secs) => Ends::after(start, secs.saturating_mul(1000)),
@@ -28,12 +24,32 @@ impl Term {
     }
 }
 
-/// The ladder of terms and when offences are forgotten.
+/// The ladder of terms, and the time after which offences are forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backoff {
     terms: Vec<Term>,
     forget_after_secs: u64,
 }
+
+/// A ladder that makes no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadLadder {
+    Empty,
+    ZeroTerm,
+    Descending,
+}
+
+impl fmt::Display for BadLadder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BadLadder::Empty => "needs at least one term",
+            BadLadder::ZeroTerm => "a term of zero seconds bans nobody",
+            BadLadder::Descending => "each term must be at least as long as the one before it",
+        })
+    }
+}
+
+impl std::error::Error for BadLadder {}
 
 impl Default for Backoff {
     /// 10 min, 30 min, 2 h, permanent; forgotten after 30 days.
@@ -44,25 +60,25 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// A ladder; `Err` says what is wrong: no term at all, or a term shorter than the one before it.
-    pub fn new(terms: Vec<Term>, forget_after_secs: u64) -> Result<Backoff, &'static str> {
+    /// # Errors
+    /// A ladder that is empty, descends, or holds a term of zero seconds.
+    pub fn new(terms: Vec<Term>, forget_after_secs: u64) -> Result<Backoff, BadLadder> {
         if terms.is_empty() {
-            return Err("needs at least one term");
+            return Err(BadLadder::Empty);
         }
         let length = |term: &Term| match term {
             Term::Secs(secs) => *secs,
             Term::Permanent => u64::MAX,
         };
         if terms.iter().any(|t| length(t) == 0) {
-            return Err("a term of zero seconds bans nobody");
+            return Err(BadLadder::ZeroTerm);
         }
         if !terms.is_sorted_by_key(length) {
-            return Err("each term must be at least as long as the one before it");
+            return Err(BadLadder::Descending);
         }
         Ok(Backoff { terms, forget_after_secs })
     }
 
-    /// The ladder.
     pub fn terms(&self) -> &[Term] {
         &self.terms
     }
@@ -113,9 +129,9 @@ mod tests {
 
     #[test]
     fn a_ladder_that_goes_down_is_refused() {
-        assert!(Backoff::new(vec![], 1).is_err());
-        assert!(Backoff::new(vec![Term::Secs(0)], 1).is_err());
-        assert!(Backoff::new(vec![Term::Permanent, Term::Secs(5)], 1).is_err());
+        assert!(Backoff::new(vec![], 1) == Err(BadLadder::Empty));
+        assert!(Backoff::new(vec![Term::Secs(0)], 1) == Err(BadLadder::ZeroTerm));
+        assert!(Backoff::new(vec![Term::Permanent, Term::Secs(5)], 1) == Err(BadLadder::Descending));
         assert!(Backoff::new(vec![Term::Secs(5), Term::Secs(5)], 1).is_ok());
     }
 

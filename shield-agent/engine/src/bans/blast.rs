@@ -1,49 +1,72 @@
-//! Blast radius: a rule that would ban too many clients is stopped, keeps observing, and says so.
+//! The blast radius: limits on how many clients rules may ban, so that a wrong rule cannot lock a site's users out.
 
 use std::collections::{BTreeMap, VecDeque};
+
+use std::fmt;
 
 use crate::settings::BlastLimits;
 use crate::vocab::client::Client;
 use crate::vocab::time::Now;
 
-/// Bans by rules are remembered this long: the span that `max_share` is about.
+/// The span over which `max_share` is measured.
 const SHARE_SPAN_MS: u64 = 600_000;
 const MINUTE_MS: u64 = 60_000;
 
-/// Remembers when rules banned, and decides whether one more ban is within the limits.
+/// Recent bans by rules, and the decision whether one more is within the limits.
 pub(crate) struct BlastRadius {
     limits: BlastLimits,
     bans: VecDeque<(u64, Client)>,
-    /// When each client among them was banned last: one that comes back is still one client.
+    /// The latest ban of each client in `bans`: a client banned twice counts once.
     clients: BTreeMap<Client, u64>,
     stopped: bool,
 }
 
-/// What the limits say about one more ban.
+/// The answer to one more ban.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Permit {
-    /// Go on.
     Granted,
-    /// Go on; banning was stopped before.
+    /// Granted after bans had been stopped.
     Resumed,
-    /// Not now, for this reason.
-    Refused(String),
-    /// Not now, and this is the first refusal.
-    Stopped(String),
+    /// Refused while bans are stopped, with the limit.
+    Refused(Limit),
+    /// The first refusal, which stops bans, with the limit.
+    Stopped(Limit),
+}
+
+/// A limit that a ban would exceed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Limit {
+    /// `max_bans_per_minute`.
+    Minute { max: usize },
+    /// `max_share` of the active clients, or `always_allowed` where that is more.
+    Share { banned: usize, active: usize, limits: BlastLimits },
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::Minute { max } => {
+                write!(f, "the limit of bans within a minute is reached (max_bans_per_minute = {max})")
+            }
+            Limit::Share { banned, active, limits: BlastLimits { max_share, always_allowed, .. } } => write!(
+                f,
+                "the limit of bans within 10 min is reached: clients banned by rules: {banned}, active clients: \
+                 {active} (max_share = {max_share}, always_allowed = {always_allowed})"
+            ),
+        }
+    }
 }
 
 impl BlastRadius {
-    /// With these limits, nothing banned yet.
     pub(crate) fn new(limits: BlastLimits) -> BlastRadius {
         BlastRadius { limits, bans: VecDeque::new(), clients: BTreeMap::new(), stopped: false }
     }
 
-    /// Whether banning is stopped.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped
     }
 
-    /// Asks whether a rule may ban this client; a granted ban is remembered.
+    /// Decides about a ban by a rule, and remembers it when granted.
     pub(crate) fn permit(&mut self, client: Client, active_clients: usize, now: Now) -> Permit {
         self.drop_old(now);
         match self.exceeded(client, active_clients, now) {
@@ -71,18 +94,15 @@ impl BlastRadius {
         }
     }
 
-    fn exceeded(&self, client: Client, active_clients: usize, now: Now) -> Option<String> {
+    fn exceeded(&self, client: Client, active: usize, now: Now) -> Option<Limit> {
         let last_minute = self.bans.iter().rev().take_while(|(at, _)| at + MINUTE_MS > now.boot_ms).count();
-        let per_minute = self.limits.max_bans_per_minute;
-        if last_minute >= per_minute {
-            return Some(format!("{last_minute} bans within a minute (max_bans_per_minute = {per_minute})"));
+        let limits = self.limits;
+        if last_minute >= limits.max_bans_per_minute {
+            return Some(Limit::Minute { max: limits.max_bans_per_minute });
         }
-        let share = self.limits.max_share;
-        let allowed = self.limits.always_allowed.max((share * active_clients as f64) as usize);
-        let bans = self.clients.len() - usize::from(self.clients.contains_key(&client));
-        (bans >= allowed).then(|| {
-            format!("{bans} of {active_clients} clients active in the last 10 min are banned (max_share = {share})")
-        })
+        let allowed = limits.always_allowed.max((limits.max_share * active as f64) as usize);
+        let banned = self.clients.len() - usize::from(self.clients.contains_key(&client));
+        (banned >= allowed).then_some(Limit::Share { banned, active, limits })
     }
 }
 
@@ -125,10 +145,14 @@ mod tests {
         for n in 0..20 {
             assert_eq!(blast.permit(client(n), 100, T0), Permit::Granted);
         }
-        let Permit::Stopped(reason) = blast.permit(client(20), 100, T0) else {
+        let Permit::Stopped(limit) = blast.permit(client(20), 100, T0) else {
             panic!("21 of 100 is over a fifth")
         };
-        assert!(reason.contains("20 of 100"), "{reason}");
+        assert_eq!(
+            limit.to_string(),
+            "the limit of bans within 10 min is reached: clients banned by rules: 20, active clients: 100 \
+             (max_share = 0.2, always_allowed = 3)"
+        );
     }
 
     #[test]

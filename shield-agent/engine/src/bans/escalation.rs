@@ -1,4 +1,4 @@
-//! Several clients of one network banned within a short time: propose (or ban) the network.
+//! Escalation from several banned clients of one network to the network itself.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,24 +6,24 @@ use crate::settings::{NetworkAction, NetworkEscalation};
 use crate::vocab::client::Client;
 use crate::vocab::time::Now;
 
-/// Networks watched at most; beyond it those without a recent ban are dropped, then everything.
+/// Networks watched at most. Beyond it those without a recent ban are dropped, and if that frees none, all are: an
+/// attacker with that many networks must not use up memory.
 const MAX_NETWORKS: usize = 100_000;
 
-/// Bans by network, lately.
+/// Recent bans by network.
 pub(crate) struct Escalation {
     settings: NetworkEscalation,
-    /// By network: when which of its clients was banned last, oldest first.
+    /// The latest ban of each client by network, oldest first.
     recent: BTreeMap<Client, VecDeque<(u64, Client)>>,
 }
 
 impl Escalation {
-    /// Nothing banned yet.
     pub(crate) fn new(settings: NetworkEscalation) -> Escalation {
         Escalation { settings, recent: BTreeMap::new() }
     }
 
-    /// Notes that a client was banned. When it is the one that makes its network suspicious, returns the network
-    /// and how many of its clients were banned; the count then starts anew.
+    /// Records a ban. Returns the network and the number of its banned clients when the limit is reached; counting
+    /// then starts again, so that one network is not proposed at every further ban.
     pub(crate) fn banned(&mut self, client: Client, now: Now) -> Option<(Client, u32)> {
         if self.settings.action == NetworkAction::Off {
             return None;
@@ -99,6 +99,23 @@ mod tests {
         for n in 0..20 {
             assert_eq!(escalation.banned("192.0.2.1".parse().unwrap(), T0.plus_ms(n)), None, "{n}");
         }
+    }
+
+    #[test]
+    fn the_networks_watched_are_bounded() {
+        let mut escalation = Escalation::new(Settings::default().networks);
+        let client = |n: u32| Client::from(std::net::Ipv4Addr::from_bits(n << 8));
+        let hour = 3_600_000;
+        for n in 0..MAX_NETWORKS as u32 {
+            escalation.banned(client(n), T0.plus_ms(u64::from(n >= 10) * hour / 2));
+        }
+        assert_eq!(escalation.recent.len(), MAX_NETWORKS);
+        escalation.banned(client(MAX_NETWORKS as u32), T0.plus_ms(hour));
+        assert_eq!(escalation.recent.len(), MAX_NETWORKS - 9, "those without a recent ban are dropped first");
+        for n in 0..10 {
+            escalation.banned(client(MAX_NETWORKS as u32 + 1 + n), T0.plus_ms(hour));
+        }
+        assert!(escalation.recent.len() < 10, "then all of them");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Activity-aware lifting: shortly before a ban's end its drop counters are sampled twice; when the flood still
-//! comes, the end is moved instead of opening the door into it.
+//! Extension of bans whose flood goes on: the drop counters are sampled twice shortly before the end, and if packets
+//! still arrive, the end is moved before the flood gets through.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,24 +11,24 @@ use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::time::{Ends, Now};
 
-/// The first sample is taken this long before the end…
+/// The time of the first sample before the end.
 const LEAD_MS: u64 = 12_000;
-/// …and the second this long after the first; the rate is measured between them.
+/// The time between the two samples, over which the rate is measured.
 const MEASURED_MS: u64 = 10_000;
-/// Shorter terms are over before anything could be measured.
+/// Shorter bans are over before both samples are taken.
 const SHORTEST_MS: u64 = 20_000;
 
-/// The extension where every term of the ladder is permanent, so that none says how long one could be.
+/// The extension in seconds when every term of the ladder is permanent.
 const LADDER_OF_PERMANENT_SECS: u64 = 600;
 
-/// Which bans are to be sampled, when.
+/// The samples that are due, and those already taken.
 pub(crate) struct Extensions {
     settings: Extension,
     wakes: BinaryHeap<Reverse<Wake>>,
     samples: BTreeMap<Client, Sample>,
 }
 
-/// When a ban is to be sampled; the second sample is put down when the first is taken.
+/// The time of a sample. The second is scheduled when the first is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Wake {
     at_ms: u64,
@@ -45,12 +45,11 @@ struct Sample {
 }
 
 impl Extensions {
-    /// With these settings, nothing to sample yet.
     pub(crate) fn new(settings: Extension) -> Extensions {
         Extensions { settings, wakes: BinaryHeap::new(), samples: BTreeMap::new() }
     }
 
-    /// A ban began, or its end was moved. Only the detector's bans are extended: an operator's term is his word.
+    /// Schedules the samples of a new or moved ban. Only the detector's bans are extended: an operator's term stands.
     pub(crate) fn watch(&mut self, ban: &Ban, now: Now) {
         let Ends::At { boot_ms, .. } = ban.ends else { return };
         let long_enough = boot_ms.saturating_sub(now.boot_ms) >= SHORTEST_MS;
@@ -61,7 +60,7 @@ impl Extensions {
         self.wakes.push(Reverse(Wake { at_ms, serial, client, nth: 1 }));
     }
 
-    /// Clients whose counters are to be sampled now, with their ban's serial number; at most `limit`.
+    /// Clients (with the serial numbers of their bans) whose counters are to be sampled now, at most `limit`.
     pub(crate) fn due(&mut self, now: Now, limit: usize) -> Vec<(Client, u64)> {
         let mut due = Vec::new();
         while due.len() < limit && self.wakes.peek().is_some_and(|Reverse(wake)| wake.at_ms <= now.boot_ms) {
@@ -74,7 +73,7 @@ impl Extensions {
         due
     }
 
-    /// A sample came back. `Some(packets per second)` when the flood still comes.
+    /// Records a sample. Returns the packets per second between both samples when the flood goes on.
     pub(crate) fn sampled(&mut self, client: Client, serial: u64, packets: u64, now: Now) -> Option<f64> {
         let first = self.samples.remove(&client).filter(|s| s.serial == serial);
         let Some(first) = first else {
@@ -86,19 +85,19 @@ impl Extensions {
         (rate >= self.settings.min_packets_per_sec).then_some(rate)
     }
 
-    /// The ban ended; its sample is not needed any more.
+    /// Discards the sample of a ban that ended.
     pub(crate) fn forget(&mut self, client: Client) {
         self.samples.remove(&client);
     }
 
-    /// The new end of a ban whose flood still comes.
+    /// The new end of a ban whose flood goes on.
     pub(crate) fn new_end(&self, ban: &Ban, backoff: &Backoff, now: Now) -> Ends {
         let offence = ban.offence.unwrap_or(NonZeroU32::MIN);
         let step = match self.settings.by {
             ExtendBy::NextTerm => backoff.term(offence.saturating_add(1)),
             ExtendBy::SameTerm | ExtendBy::Off => backoff.term(offence),
         };
-        // A flood alone makes no ban permanent: the longest term that ends is used instead.
+        // A flood alone makes no ban permanent: the longest other term is used instead.
         let secs = match step {
             Term::Secs(secs) => secs,
             Term::Permanent => longest_ending(backoff, offence),
@@ -108,7 +107,7 @@ impl Extensions {
     }
 }
 
-/// The longest term of a client's first offences that is not permanent, in seconds.
+/// The longest term up to this offence that is not permanent, in seconds.
 fn longest_ending(backoff: &Backoff, offence: NonZeroU32) -> u64 {
     let terms = backoff.terms().iter().take(offence.get() as usize).rev();
     terms.copied().find_map(Term::secs).unwrap_or(LADDER_OF_PERMANENT_SECS)

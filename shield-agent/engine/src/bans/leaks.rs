@@ -1,4 +1,4 @@
-//! The efficacy watchdog: a banned client whose requests still appear in the log is leaking through.
+//! Leaks: banned clients whose requests still appear in the log.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::time::{EventSecs, Now};
 
-/// Leaking clients watched at most at a time.
+/// Clients watched at most.
 const MAX_WATCHED: usize = 10_000;
-/// A leak is announced again after this long.
+/// The time until the same leak is announced again.
 const QUIET_MS: u64 = 600_000;
-/// Requests are counted over this span.
+/// The span over which requests are counted.
 const SPAN_SECS: i64 = 60;
 
-/// Counts banned clients' requests after the grace period.
+/// Counts the requests of banned clients after the grace period.
 pub(crate) struct Leaks {
     grace_secs: i64,
     threshold: u32,
@@ -25,33 +25,30 @@ struct Watched {
     since: EventSecs,
     requests: u32,
     announced_at: Option<u64>,
-    /// Its cause is being worked out.
+    /// Set until the drop counters arrive, from which the cause is worked out.
     due: bool,
     by_proxy: bool,
 }
 
-/// What is known about one leak once the drop counters were asked.
+/// The facts about one leak, from which its cause is worked out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// Whether the address came out of a proxy's header.
     pub behind_proxy: bool,
     /// Whether any enforcer holds the ban.
     pub held: bool,
-    /// Whether XDP works on its interfaces.
     pub xdp_active: bool,
-    /// Whether iptables works.
     pub iptables_active: bool,
-    /// Packets dropped since the ban.
+    /// Packets dropped since the ban began.
     pub packets: u64,
 }
 
 impl Leaks {
-    /// Requests up to `grace_secs` after a ban are on their way already; `threshold` later ones are a leak.
+    /// Requests up to `grace_secs` after a ban may have been sent before it; `threshold` later ones are a leak.
     pub(crate) fn new(grace_secs: i64, threshold: u32) -> Leaks {
         Leaks { grace_secs, threshold: threshold.max(1), watched: BTreeMap::new() }
     }
 
-    /// Notes a banned client's request. `Some(requests)` when it is time to find out why and say so.
+    /// Counts a banned client's request. Returns the number when it is a leak that is to be explained and announced.
     pub(crate) fn seen(&mut self, ban: &Ban, second: EventSecs, now: Now) -> Option<u32> {
         if second < ban.since_ms.div_euclid(1000) + self.grace_secs {
             return None;
@@ -74,36 +71,35 @@ impl Leaks {
         Some(watched.requests)
     }
 
-    /// The requests of a leak whose cause is being worked out; `None` when it was reported already.
+    /// The requests of a leak whose cause is being worked out; `None` when it was announced already.
     pub(crate) fn take_due(&mut self, client: Client) -> Option<u32> {
         let watched = self.watched.get_mut(&client)?;
         std::mem::take(&mut watched.due).then_some(watched.requests)
     }
 
-    /// A banned client's request came through a proxy.
+    /// Records that a banned client's request came through a proxy.
     pub(crate) fn note_proxy(&mut self, client: Client) {
         if let Some(watched) = self.watched.get_mut(&client) {
             watched.by_proxy = true;
         }
     }
 
-    /// Whether a banned client's requests were seen to come through a proxy.
+    /// Whether a banned client's requests came through a proxy.
     pub(crate) fn came_by_proxy(&self, client: Client) -> bool {
         self.watched.get(&client).is_some_and(|w| w.by_proxy)
     }
 
-    /// The client's ban ended.
     pub(crate) fn forget(&mut self, client: Client) {
         self.watched.remove(&client);
     }
 
-    /// Clients announced as leaking and still watched.
+    /// Clients announced as leaking and still banned.
     pub(crate) fn leaking(&self) -> usize {
         self.watched.values().filter(|w| w.announced_at.is_some()).count()
     }
 }
 
-/// The likely cause, in words with what to do.
+/// The likely cause, and what to do about it.
 pub(crate) fn likely_cause(facts: Facts) -> &'static str {
     match facts {
         Facts { behind_proxy: true, .. } => {
@@ -115,7 +111,7 @@ pub(crate) fn likely_cause(facts: Facts) -> &'static str {
              hooks) or a rule that accepts them first"
         }
         Facts { packets: 0, .. } => {
-            "none of its packets passed XDP or the SHIELD chain: it comes in by another interface (set [xdp] \
+            "neither XDP nor the SHIELD chain dropped any of its packets: it comes in by another interface (set [xdp] \
              interfaces), a container port (set [iptables] hooks), or through a proxy in front (set trusted_proxies)"
         }
         Facts { iptables_active: false, .. } => {
@@ -169,6 +165,23 @@ mod tests {
         assert_eq!(leaks.leaking(), 1);
         leaks.forget(ban().client);
         assert_eq!(leaks.leaking(), 0);
+    }
+
+    #[test]
+    fn the_clients_watched_are_bounded() {
+        let mut leaks = Leaks::new(0, 1);
+        let of = |n: u32| Ban { client: std::net::Ipv4Addr::from_bits(n).into(), ..ban() };
+        let seen = (0..=MAX_WATCHED as u32).filter(|n| leaks.seen(&of(*n), T0.wall_secs(), T0).is_some());
+        assert_eq!(seen.count(), MAX_WATCHED);
+        leaks.forget(of(0).client);
+        assert!(leaks.seen(&of(MAX_WATCHED as u32), T0.wall_secs(), T0).is_some(), "room again");
+    }
+
+    #[test]
+    fn a_leak_is_counted_within_a_minute() {
+        let mut leaks = Leaks::new(0, 2);
+        let mut seen = |second| leaks.seen(&ban(), T0.wall_secs() + second, T0).is_some();
+        assert_eq!([seen(0), seen(60), seen(119)], [false, false, true]);
     }
 
     #[test]

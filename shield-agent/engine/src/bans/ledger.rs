@@ -1,8 +1,8 @@
-//! The authoritative table of bans and offences. Pure; every moment comes in as `now`.
+//! The authoritative table of bans and offences.
 //!
-//! A ban is a slot with a serial number. Deadlines point at slots and carry the serial number, so that an old
-//! deadline never ends a newer ban; outcomes of enforcers carry it for the same reason. Offences are kept apart from
-//! bans, so that lifting a ban does not forget the level of the next one.
+//! A ban is a slot with a serial number. Deadlines and the outcomes of enforcers carry that number, so that a late one
+//! of an older ban never touches a newer one. Offences are kept apart from bans, so that lifting a ban does not forget
+//! the level of the next one.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -21,13 +21,12 @@ use crate::vocab::event::EnforcerName;
 use crate::vocab::time::{Ends, Now};
 use crate::vocab::verdict::Rule;
 
-/// How many offences are kept at most; beyond it the oldest are forgotten first.
+/// Offences kept at most; beyond it the oldest tenth is forgotten.
 const MAX_OFFENDERS: usize = 2_000_000;
 
 /// A ban in force or being lifted, and the enforcers that hold it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LedgerEntry {
-    /// The ban.
     pub ban: Ban,
     /// Set once the ban is being lifted.
     pub lifting: Option<LiftReason>,
@@ -36,29 +35,25 @@ pub struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// Whether this enforcer holds the ban.
     pub fn is_held_by(&self, enforcer: EnforcerName) -> bool {
         self.held & bit(enforcer) != 0
     }
 }
 
-/// A finished lift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finished {
-    /// The ban as it was.
     pub ban: Ban,
-    /// Why it ended.
     pub reason: LiftReason,
 }
 
-/// Bans and offences.
 pub struct Ledger {
     backoff: Backoff,
-    /// The place of a client's ban in `slots`.
+    /// Positions in `slots` by client.
     index: HashTable<u32>,
     hasher: SeededState,
     slots: Vec<LedgerEntry>,
-    /// (moment on the boot clock, serial, client): stale entries are skipped when they come up.
+    /// (deadline on the boot clock, serial number, client). Entries of replaced bans are skipped when they come up,
+    /// because removing them from the heap would cost a search.
     deadlines: BinaryHeap<Reverse<(u64, u64, Client)>>,
     networks: Networks,
     offences: SeededMap<Client, Offences>,
@@ -92,12 +87,10 @@ impl Ledger {
         }
     }
 
-    /// Bans that are being lifted.
     pub fn lifting_count(&self) -> usize {
         self.lifting
     }
 
-    /// Bans without an end.
     pub fn permanent_count(&self) -> usize {
         self.permanent
     }
@@ -107,12 +100,11 @@ impl Ledger {
         self.slots.len()
     }
 
-    /// Whether nobody is banned.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Every ban, in no particular order.
+    /// Every ban, in no particular order, but the same in every process.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &LedgerEntry> {
         self.slots.iter()
     }
@@ -122,7 +114,7 @@ impl Ledger {
         self.slot_of(client).map(|at| &self.slots[at as usize])
     }
 
-    /// The ban that drops this client: its own, or one of a network it lies in. Bans being lifted do not count.
+    /// The ban that drops this client: its own, or that of a network around it. A ban being lifted does not count.
     #[inline]
     pub fn ban_over(&self, client: Client) -> Option<&Ban> {
         if self.slots.is_empty() { None } else { self.find_ban_over(client) }
@@ -134,7 +126,7 @@ impl Ledger {
         active(client).or_else(|| self.networks.over(client).find_map(active))
     }
 
-    /// Starts a ban, or replaces the client's older one.
+    /// Starts a ban. It replaces the client's older one.
     pub fn ban(
         &mut self,
         client: BannableClient,
@@ -150,7 +142,7 @@ impl Ledger {
         ban
     }
 
-    /// Puts a ban back that was saved by an earlier run.
+    /// Restores a ban of an earlier run.
     pub fn restore(&mut self, client: BannableClient, saved: Ban) {
         self.next_serial = self.next_serial.max(saved.serial + 1);
         self.put(LedgerEntry { ban: Ban { client: client.client(), ..saved }, lifting: None, held: 0 });
@@ -173,7 +165,7 @@ impl Ledger {
         Some(moved)
     }
 
-    /// Begins to lift a ban. `None` when there is none, or it is being lifted already.
+    /// Marks a ban as being lifted. `None` when there is none, or it was marked before.
     pub fn begin_lift(&mut self, client: Client, reason: LiftReason) -> Option<Ban> {
         let at = self.slot_of(client)? as usize;
         let entry = &mut self.slots[at];
@@ -185,7 +177,7 @@ impl Ledger {
         Some(entry.ban)
     }
 
-    /// Bans whose end has come, at most `limit` of them, marked as being lifted.
+    /// Marks bans whose end has come as being lifted, at most `limit`, and returns them.
     pub fn expire(&mut self, now: Now, limit: usize) -> Vec<Ban> {
         let mut due = Vec::new();
         while due.len() < limit {
@@ -201,12 +193,12 @@ impl Ledger {
         due
     }
 
-    /// The next moment on the boot clock at which [`Ledger::expire`] may have something to do.
+    /// The next moment on the boot clock at which [`Ledger::expire`] may find something.
     pub fn next_deadline(&self) -> Option<u64> {
         self.deadlines.peek().map(|Reverse((at_ms, ..))| *at_ms)
     }
 
-    /// An enforcer drops this client now. `false` when the outcome is of a ban that is no longer the current one.
+    /// Records that an enforcer drops this client. `false` when the outcome is of a ban that is not the current one.
     pub fn confirm_banned(&mut self, enforcer: EnforcerName, client: Client, serial: u64) -> bool {
         let Some(at) = self.slot_of(client) else { return false };
         let entry = &mut self.slots[at as usize];
@@ -214,7 +206,7 @@ impl Ledger {
         entry.ban.serial == serial
     }
 
-    /// An enforcer could not drop this client.
+    /// Records that an enforcer could not drop this client.
     pub fn deny_banned(&mut self, enforcer: EnforcerName, client: Client, serial: u64) {
         if let Some(at) = self.slot_of(client)
             && self.slots[at as usize].ban.serial == serial
@@ -223,7 +215,8 @@ impl Ledger {
         }
     }
 
-    /// An enforcer has forgotten this client. When all of `enforcers` have, the ban is taken out and returned.
+    /// Records that an enforcer no longer drops this client. Removes and returns the ban when `pending` waits for no
+    /// other enforcer.
     pub fn confirm_lifted(
         &mut self,
         enforcer: EnforcerName,
@@ -240,7 +233,7 @@ impl Ledger {
         Some(Finished { ban, reason })
     }
 
-    /// Takes a ban that is being lifted out at once: used where there is no enforcer to wait for.
+    /// Removes a ban that is being lifted, without waiting for enforcers.
     pub fn finish_lift(&mut self, client: Client) -> Option<Finished> {
         let LedgerEntry { ban, lifting, .. } = *self.get(client)?;
         let reason = lifting?;
@@ -248,25 +241,25 @@ impl Ledger {
         Some(Finished { ban, reason })
     }
 
-    /// Counts one offence and returns how many the client has now, with those too old forgotten first.
+    /// Counts an offence, and returns the client's offences that count, this one included.
     pub fn add_offence(&mut self, client: Client, now: Now) -> NonZeroU32 {
         let count = self.next_offence(client, now);
         self.set_offences(client, count, now.wall_secs());
         count
     }
 
-    /// The number that the client's next offence would have.
+    /// The number of the client's next offence.
     pub fn next_offence(&self, client: Client, now: Now) -> NonZeroU32 {
         self.offences(client, now.wall_secs()).map_or(NonZeroU32::MIN, |count| count.saturating_add(1))
     }
 
-    /// The client's offences that still count at `now_secs`, if any.
+    /// The client's offences that still count.
     pub fn offences(&self, client: Client, now_secs: i64) -> Option<NonZeroU32> {
         let offences = self.offences.get(&client)?;
         self.backoff.is_remembered(offences.last_secs, now_secs).then_some(offences.count)
     }
 
-    /// Sets a client's offences (restored, or the moment moved to a ban's end).
+    /// Sets a client's offences.
     pub fn set_offences(&mut self, client: Client, count: NonZeroU32, last_secs: i64) {
         if self.offences.len() >= MAX_OFFENDERS && !self.offences.contains_key(&client) {
             self.forget_oldest();
@@ -274,12 +267,11 @@ impl Ledger {
         self.offences.insert(client, Offences { count, last_secs });
     }
 
-    /// Forgets a client's offences.
     pub fn forget_offences(&mut self, client: Client) {
         self.offences.remove(&client);
     }
 
-    /// Drops offences that no longer count; returns the clients they were of.
+    /// Removes offences that no longer count, and returns their clients in order.
     pub fn forget_old_offences(&mut self, now_secs: i64) -> Vec<Client> {
         let backoff = &self.backoff;
         let mut forgotten: Vec<Client> = self
@@ -291,12 +283,11 @@ impl Ledger {
         forgotten
     }
 
-    /// The ladder of terms.
     pub fn backoff(&self) -> &Backoff {
         &self.backoff
     }
 
-    /// Banned networks (not single clients).
+    /// Banned networks, not single clients.
     pub fn network_count(&self) -> usize {
         self.networks.len()
     }
@@ -328,8 +319,7 @@ impl Ledger {
     }
 
     fn insert(&mut self, entry: LedgerEntry) {
-        let at =
-            u32::try_from(self.slots.len()).expect("a ledger of four thousand million bans fits no memory");
+        let at = u32::try_from(self.slots.len()).expect("4,294,967,296 bans do not fit into memory");
         let client = entry.ban.client;
         self.slots.push(entry);
         let (hasher, slots) = (&self.hasher, &self.slots);
@@ -373,7 +363,7 @@ impl Ledger {
     }
 }
 
-/// Which enforcers a lift still waits for.
+/// The enforcers that lifts still wait for.
 #[derive(Debug, Default)]
 pub struct Pending {
     enforcers: u8,
@@ -381,7 +371,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Lifts wait for all of these.
+    /// Lifts wait for every one of these.
     pub fn new(enforcers: &[EnforcerName]) -> Pending {
         Pending {
             enforcers: enforcers.iter().map(|e| bit(*e)).fold(0, |a, b| a | b),
@@ -389,12 +379,11 @@ impl Pending {
         }
     }
 
-    /// Whether there is any enforcer to wait for.
     pub fn waits(&self) -> bool {
         self.enforcers != 0
     }
 
-    /// Notes that an enforcer forgot this client's ban; `true` when it was the last one.
+    /// Records that an enforcer no longer drops this client; `true` when it was the last one.
     fn forgot(&mut self, client: Client, serial: u64, enforcer: EnforcerName) -> bool {
         let (seen_serial, seen) = self.forgot.get(&client).copied().unwrap_or((serial, 0));
         let seen = if seen_serial == serial { seen | bit(enforcer) } else { bit(enforcer) };
@@ -407,7 +396,7 @@ impl Pending {
     }
 }
 
-/// Banned networks by prefix length, so that the one over an address is found by one look-up a length in use.
+/// Banned networks by prefix length, so that the network around an address is found with one look-up per length in use.
 #[derive(Debug)]
 struct Networks {
     by_length: BTreeMap<(bool, u8), SeededMap<Client, ()>>,
@@ -545,6 +534,22 @@ mod tests {
         ledger.finish_lift("198.51.100.0/24".parse().unwrap());
         assert_eq!(ledger.ban_over("198.51.100.9".parse().unwrap()), None);
         assert_eq!(ledger.network_count(), 1);
+    }
+
+    #[test]
+    fn the_oldest_tenth_of_too_many_offences_is_forgotten() {
+        let mut ledger = ledger();
+        let client = |n: usize| Client::from(std::net::Ipv4Addr::from_bits(n as u32));
+        let one = NonZeroU32::MIN;
+        for n in 0..MAX_OFFENDERS {
+            ledger.set_offences(client(n), one, n as i64);
+        }
+        ledger.set_offences(client(0), one, 0);
+        assert_eq!(ledger.offences.len(), MAX_OFFENDERS, "a known client needs no room");
+        ledger.set_offences(client(MAX_OFFENDERS), one, MAX_OFFENDERS as i64);
+        assert_eq!(ledger.offences.len(), MAX_OFFENDERS - MAX_OFFENDERS / 10);
+        assert_eq!(ledger.offences(client(MAX_OFFENDERS / 10), 0), None);
+        assert_eq!(ledger.offences(client(MAX_OFFENDERS / 10 + 1), 0), Some(one));
     }
 
     #[derive(Debug, Clone)]

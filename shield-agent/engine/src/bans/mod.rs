@@ -1,4 +1,4 @@
-//! Bans: who holds one, for how long, and what limits them.
+//! Bans: the ledger, the terms, and the limits.
 
 pub mod allowlist;
 pub mod backoff;

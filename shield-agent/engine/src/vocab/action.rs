@@ -1,5 +1,4 @@
-//! What the engine wants done: effects as data. One interpreter performs them, in the order
-//! persist (committed) -> enforce -> announce.
+//! Effects as data: what the engine wants written, enforced, announced and answered.
 
 use std::num::NonZeroU32;
 
@@ -12,89 +11,76 @@ use crate::vocab::request::Checkpoint;
 use crate::vocab::time::Ends;
 use crate::vocab::verdict::Evidence;
 
-/// One effect.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Write to the store. All of one `handle` call's records are one transaction.
+    /// Write to the store. All records of one `Engine::handle` call are one transaction.
     Persist(Record),
-    /// Tell the enforcers.
+    /// Give an order to the enforcers.
     Enforce(Order),
-    /// Tell people: audit log first, then Slack, webhook and the live page.
+    /// Publish: to the audit log first, then Slack, the webhook and the live page.
     Announce(Notice),
     /// Answer a command.
     Reply(CommandId, Reply),
-    /// Ask DNS (reverse, then forward) whether this address is a search engine's; answer with `Event::BotVerified`.
+    /// Check by reverse and forward DNS that this address is a search engine's; the answer is `Event::BotVerified`.
     VerifyBot {
-        /// The client whose ban waits for it.
+        /// The client whose ban waits for the answer.
         client: Client,
-        /// The address to ask for.
+        /// The address to look up.
         addr: std::net::IpAddr,
     },
 }
 
-/// Which command a reply answers.
+/// Identifies the command that a reply answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CommandId(pub u64);
 
-/// The answer to a command: what was done for each client asked for, in order.
+/// The answer to a command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reply {
-    /// One result a client.
+    /// One result per client of the command, in its order.
     pub results: Vec<CommandResult>,
 }
 
-/// What a command did about one client.
+/// The result of a command for one client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CommandResult {
-    /// The client, in canonical form.
     pub client: Client,
-    /// Whether the wish was fulfilled.
+    /// Whether the command took effect.
     pub ok: bool,
-    /// In words: `banned until …`, `not banned: an address of this host`, `was not banned`.
+    /// For people: `banned for 600 s`, `not banned: …`, `was not banned`.
     pub message: String,
 }
 
-/// An order to the enforcers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Drop this client until the end given; also used to move the end.
+    /// Drop this client until `ends`; also moves the end of a ban in force.
     Ban {
-        /// Who.
         client: BannableClient,
-        /// Until when.
         ends: Ends,
-        /// The ban's serial number, returned with the outcome so that an old outcome never touches a newer ban.
+        /// Returned with the outcome, so that a late outcome of an older ban never touches a newer one.
         serial: u64,
     },
-    /// Stop dropping this client. Absent is success.
+    /// Stop dropping this client. Not having dropped it is success.
     Lift {
-        /// Who.
         client: Client,
-        /// The serial number of the ban that is lifted.
+        /// The serial number of the lifted ban.
         serial: u64,
     },
-    /// The allowlist changed: these networks must get through even inside a banned network.
-    /// (The list itself is read from the engine; this only says that it is stale.)
+    /// The allowlist changed. Enforcers read it from the engine; its entries must get through even inside a
+    /// banned network.
     AllowlistChanged,
-    /// Sample the drop counters of this client and report them as an `Event::Activity`.
-    SampleActivity {
-        /// Who.
-        client: Client,
-        /// The ban's serial number.
-        serial: u64,
-    },
+    /// Sample the drop counters of this client and report them as `Event::Activity`.
+    SampleActivity { client: Client, serial: u64 },
 }
 
-/// Why a ban ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LiftReason {
     /// Its term was over.
     Expired,
-    /// An operator lifted it.
     Operator,
     /// The client was put on the allowlist.
     Allowed,
@@ -103,229 +89,194 @@ pub enum LiftReason {
 /// A ban as it is stored, exported and announced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BanRecord {
-    /// The ban itself.
     #[serde(flatten)]
     pub ban: Ban,
-    /// The operator's or list's words, when there are some.
+    /// The operator's or the list's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The detector's evidence, when there is some.
+    /// The detector's evidence; `None` for bans that no detector made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Box<Evidence>>,
 }
 
-/// Something to write to the store.
+/// A change of the store.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
-    /// A new ban (the same client's older one is replaced).
+    /// A new ban. It replaces the client's older one.
     Banned(Box<BanRecord>),
-    /// The end of a ban was moved: serial number, end and reason change, the evidence stays.
+    /// A ban whose end was moved: serial number, end and reason change, the evidence stays.
     Extended(Box<BanRecord>),
-    /// A ban that ended; it moves to the history.
+    /// A ban that ended and moves to the history.
     Lifted {
-        /// Who.
         client: Client,
-        /// Which of its bans.
         serial: u64,
-        /// When, wall clock, milliseconds.
+        /// Wall clock, in milliseconds.
         at_ms: i64,
-        /// Why.
         reason: LiftReason,
     },
-    /// A client's offences.
     Offences {
-        /// The client or network.
         client: Client,
-        /// Its offences that count.
         count: NonZeroU32,
-        /// The last offence, or the end of its ban: Unix seconds.
+        /// The time of the last offence, or of the end of its ban: Unix seconds.
         last_secs: i64,
     },
     /// A client's offences no longer count.
     OffencesForgotten(Client),
     /// The learned baseline, in the detector's own encoding.
     Baseline(Vec<u8>),
-    /// Where a source goes on.
+    /// The position at which a source resumes.
     Checkpoint(Checkpoint),
     /// Lifetime totals, so that counters survive restarts.
     Totals(Totals),
-    /// An operator's allowlist entry.
+    /// An allowlist entry that an operator added.
     Allowed(Allowed),
-    /// An operator's allowlist entry taken away.
+    /// An allowlist entry that an operator removed.
     Disallowed(Allowed),
 }
 
-/// Lifetime totals.
+/// Totals over the lifetime of the database, across restarts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Totals {
-    /// Requests counted.
     pub requests: u64,
-    /// Requests with an error status.
+    /// Requests with a status of 400 or more.
     pub errors: u64,
-    /// Lines refused.
+    /// Lines that were not counted as requests.
     pub rejected: u64,
-    /// Lines saved by the tolerant reader.
+    /// Malformed lines that the tolerant reader recovered.
     pub salvaged: u64,
-    /// Bans made.
     pub bans: u64,
-    /// Bans ended.
     pub lifts: u64,
 }
 
-/// Something people should know. One variant a kind of event; serialised with the kind in `event`.
+/// An event that people are notified of. JSON names the variant in `event`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Notice {
-    /// A client was banned (or its ban renewed).
+    /// A client was banned.
     Banned(Box<BanRecord>),
-    /// A ban would have been made, but the engine only observes: dry run, blast-radius limit, or no detector ban.
+    /// A ban was not made, though a rule fired: a dry run, a limit, a proxy, or a backlog too old.
     WouldBan {
-        /// The ban that was not made.
+        /// The ban as it would have been. Its serial number is [`Ban::UNMADE`] except in a dry run.
         ban: Box<BanRecord>,
-        /// Why not.
+        /// The reason why it was not made.
         because: String,
     },
-    /// A ban ended, in every enforcer.
+    /// A ban ended in every enforcer.
     Lifted {
-        /// Who.
         client: Client,
-        /// Why.
         reason: LiftReason,
-        /// How long it lasted, in seconds.
         lasted_secs: u64,
-        /// Offences that stay remembered.
+        /// Offences that still count; 0 when none do.
         offence: u32,
         /// The operator's words.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<String>,
     },
-    /// A ban's time was up but its flood still came, so its end was moved.
+    /// A ban was about to end while its flood went on, so its end was moved.
     Extended {
-        /// Who.
         client: Client,
-        /// The new end.
         ends: Ends,
-        /// Packets per second still dropped when it was decided.
+        /// The drop rate measured shortly before the end.
         packets_per_sec: f64,
     },
-    /// An anomalous client could not be banned because the allowlist protects it.
+    /// A rule fired for a client that the allowlist protects.
     Protected {
-        /// Who.
         client: Client,
-        /// By which entry.
+        /// The entry that protects it.
         network: ipnet::IpNet,
-        /// Why that entry is there.
+        /// The reason of that entry.
         reason: AllowReason,
-        /// The evidence.
         evidence: Option<Box<Evidence>>,
     },
-    /// The global rate became anomalous.
+    /// The whole server's request rate became anomalous.
     GlobalAnomalyStarted {
-        /// In one line, with the numbers.
+        /// One line with the numbers.
         condition: String,
-        /// The global rate, requests per second.
+        /// Requests per second.
         rate: f64,
-        /// The baseline's mean, requests per second.
+        /// The baseline's mean, in requests per second.
         mean: f64,
-        /// Its standard deviation.
+        /// The baseline's standard deviation, in requests per second.
         stddev: f64,
     },
-    /// It is back to normal (or the new level was accepted).
+    /// The rate is normal again, or the new level was accepted as normal.
     GlobalAnomalyEnded {
-        /// The global rate, requests per second.
+        /// Requests per second.
         rate: f64,
-        /// The baseline's mean, requests per second.
+        /// The baseline's mean, in requests per second.
         mean: f64,
-        /// How long it lasted, seconds.
         lasted_secs: u64,
     },
-    /// A part of Shield stopped working as configured.
+    /// A part of Shield no longer works as configured.
     Degraded {
-        /// Which: `iptables`, `xdp`, `store`, `slack`, `source:PATH`…
+        /// The part's name: `iptables`, `xdp`, `store`, `slack`, `source:PATH`…
         part: String,
-        /// Why, and what to do.
+        /// The cause, and what to do about it.
         reason: String,
     },
-    /// It works again.
-    Recovered {
-        /// Which.
-        part: String,
-        /// How long it was degraded, seconds.
-        after_secs: u64,
-    },
-    /// Somebody changed what an enforcer holds, and it was repaired.
+    /// A degraded part works again.
+    Recovered { part: String, after_secs: u64 },
+    /// An enforcer's rules were changed from outside, and were repaired.
     Repaired {
-        /// Which enforcer.
+        /// The enforcer's name.
         part: String,
-        /// What was found, in words.
+        /// A description of the damage.
         found: String,
-        /// Bans that were missing and put back.
+        /// Missing bans that were restored.
         restored: u64,
-        /// Entries that nobody wanted and were removed.
+        /// Foreign entries that were removed.
         removed: u64,
     },
-    /// A banned client's requests still reach the web server.
+    /// Requests of a banned client still reach the web server.
     Leaking {
-        /// Who.
         client: Client,
-        /// Requests seen since the grace period ended.
+        /// Requests in the log since the grace period ended.
         requests: u32,
-        /// The likely cause, worked out.
+        /// The likely cause, and what to do about it.
         cause: String,
     },
-    /// The blast-radius limit stopped banning, or lets it go on again.
+    /// The blast-radius limit stopped bans by rules, or permits them again.
     BlastRadius {
-        /// Whether banning is stopped.
         stopped: bool,
-        /// Which limit, with the numbers.
+        /// The limit, with the numbers.
         reason: String,
     },
-    /// Several clients of one network were banned; banning the whole network is proposed.
+    /// Several clients of one network were banned; a ban of the whole network is proposed.
     NetworkProposed {
-        /// The network.
         network: Client,
-        /// Its banned clients.
+        /// Clients of the network that were banned.
         banned: u32,
-        /// Clients inside it that did nothing wrong in the last 10 minutes.
+        /// Clients of the network that were active in the last 10 minutes and are not suspect.
         clean: u32,
     },
-    /// One client writes many lines that are not valid in the log's format.
+    /// A client causes many lines that are malformed in the log's format.
     Evasion {
-        /// Who.
         client: Client,
-        /// Lines in the last minute.
+        /// Lines within the current minute.
         lines: u32,
     },
-    /// A source's lines are too far from the wall clock to be counted at their own time.
+    /// A source's timestamps are too far from the wall clock to be used.
     ClockSkew {
-        /// The source.
         source: String,
-        /// By how much, seconds; positive when the log is ahead.
+        /// Positive when the log is ahead of the wall clock.
         skew_secs: i64,
     },
     /// An operator changed the allowlist.
     AllowlistChanged {
-        /// The network.
         network: ipnet::IpNet,
-        /// Added, or removed.
+        /// `false` for a removed entry.
         added: bool,
         /// The operator's words.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<String>,
     },
-    /// The agent started.
     Started {
-        /// Its version.
         version: String,
         /// Bans restored from the store.
         restored: u64,
-        /// Whether the kernel is left alone.
         dry_run: bool,
     },
     /// The agent is stopping; bans stay in the kernel until their end.
-    Stopping {
-        /// Bans in force.
-        bans: u64,
-    },
+    Stopping { bans: u64 },
 }

@@ -1,4 +1,4 @@
-//! A ban: the part that the ledger, the store, the announcements and a restart all share.
+//! A ban: the fields that the ledger, the store, announcements and a restart share.
 
 use std::num::NonZeroU32;
 
@@ -8,13 +8,13 @@ use crate::vocab::client::Client;
 use crate::vocab::time::Ends;
 use crate::vocab::verdict::Rule;
 
-/// A ban without its history: whom it drops, since when, until when and for what.
+/// A ban without its reason and evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ban {
     /// The banned client or network.
     pub client: Client,
-    /// Grows by one with every ban or change of one, across restarts, so that a late deadline or outcome of an older
-    /// ban never touches a newer one.
+    /// Grows by one with every ban or change of one, across restarts, so that a late deadline or outcome of an
+    /// older ban never touches a newer one.
     pub serial: u64,
     /// The start on the wall clock, in milliseconds since the Unix epoch.
     pub since_ms: i64,
@@ -24,11 +24,14 @@ pub struct Ban {
     /// a list's own term). Written as 0 in JSON and in the database.
     #[serde(with = "zero_is_none")]
     pub offence: Option<NonZeroU32>,
-    /// The rule, person or list that it was banned by.
+    /// The origin of the ban.
     pub rule: Rule,
 }
 
 impl Ban {
+    /// The serial number of a ban that was not made; those of bans begin at 1. JSON has always had it as 0.
+    pub const UNMADE: u64 = 0;
+
     /// The number of offences as JSON and the database spell it: 0 when the ban is none.
     pub fn offence_number(&self) -> u32 {
         self.offence.map_or(0, NonZeroU32::get)

@@ -1,4 +1,4 @@
-//! What is counted and banned: an IPv4 address, or an IPv6 prefix. Also used for banned networks (CIDR).
+//! The unit that is counted and banned: an IPv4 address, an IPv6 prefix, or a banned network (CIDR).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,27 +7,26 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-/// A client: a network in canonical form (host bits zero, IPv4-mapped IPv6 turned into IPv4).
+/// A client as a network in canonical form: host bits zero, IPv4-mapped IPv6 turned into IPv4.
 ///
-/// One IPv4 address is a /32; one IPv6 client is a prefix of the configured length (/64 by default).
-/// Any other length is a network ban. Displayed without the length for a /32, with it otherwise.
+/// An IPv4 client is a /32, an IPv6 client a prefix of the configured length (/64 by default); any other length is a
+/// network ban. A /32 is displayed without its length.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Client {
-    /// The first address as IPv6 bits, IPv4 mapped into `::ffff:0:0/96`: whole words, because every request's client
-    /// is made, compared and copied many times.
+    /// The first address as IPv6 bits, IPv4 mapped into `::ffff:0:0/96`. Two whole words, because a client is made,
+    /// compared and copied for every request.
     high: u64,
     low: u64,
-    /// The length in IPv6 terms (0..=128): IPv4's is 96 more than its own.
+    /// The length in IPv6 terms (0..=128): IPv4's own length plus 96.
     prefix: u8,
 }
 
-/// What IPv4 addresses have in common as IPv6 bits: `::ffff:0:0/96`.
+/// The low half of every IPv4 address in IPv6 bits: `::ffff:0:0/96`.
 const MAPPED: u64 = 0xffff_0000_0000;
-/// Its length.
 const MAPPED_PREFIX: u8 = 96;
 
 impl Client {
-    /// The client that a single address belongs to. `::ffff:a.b.c.d` is the IPv4 client.
+    /// The client that an address belongs to. `::ffff:a.b.c.d` is the IPv4 client.
     ///
     /// `ipv6_prefix` is the length that makes an IPv6 client (1..=128); larger values count as 128.
     pub fn of_addr(addr: IpAddr, ipv6_prefix: u8) -> Client {
@@ -45,7 +44,7 @@ impl Client {
         }
     }
 
-    /// The client that is this whole network (host bits are cleared, mapped IPv4 made IPv4).
+    /// The whole network as a client: host bits cleared, mapped IPv4 turned into IPv4.
     pub fn of_network(net: IpNet) -> Client {
         let (bits, prefix) = match net {
             IpNet::V4(net) => (net.addr().to_ipv6_mapped().to_bits(), MAPPED_PREFIX + net.prefix_len()),
@@ -64,7 +63,6 @@ impl Client {
         }
     }
 
-    /// The network of this client.
     pub fn network(self) -> IpNet {
         if self.is_v4() {
             let net = Ipv4Net::new_assert(Ipv4Addr::from_bits(self.low as u32), self.prefix - MAPPED_PREFIX);
@@ -73,35 +71,34 @@ impl Client {
         IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(self.key()), self.prefix))
     }
 
-    /// Whether this is one client of the table (IPv4 /32, IPv6 of exactly `ipv6_prefix`), not a wider or odd network.
+    /// Whether this is an ordinary client (IPv4 /32, IPv6 of exactly `ipv6_prefix`) and not a network.
     pub fn is_single(self, ipv6_prefix: u8) -> bool {
         self.prefix == if self.is_v4() { 128 } else { ipv6_prefix }
     }
 
     /// A compact key for hash tables: the first address as IPv6 bits, IPv4 mapped into `::ffff:0:0/96`.
-    /// Unique among clients of one kind (`is_single`), not among networks of several lengths.
+    /// Unique among ordinary clients ([`Client::is_single`]), not among networks of several lengths.
     pub fn key(self) -> u128 {
         u128::from(self.high) << 64 | u128::from(self.low)
     }
 
-    /// The keys of the single clients inside this network, IPv6 ones of exactly `ipv6_prefix`.
+    /// The keys of the ordinary clients inside this network.
     pub fn singles(self, ipv6_prefix: u8) -> Singles {
         let length = if self.is_v4() { 128 } else { ipv6_prefix.min(128) };
         let step = u32::from(128 - length);
         Singles { first: self.key(), step, bits: u32::from(length.saturating_sub(self.prefix)) }
     }
 
-    /// Whether `addr` lies inside this client or network.
     pub fn contains(self, addr: IpAddr) -> bool {
         self.network().contains(&addr.to_canonical())
     }
 
-    /// Whether every address of `other` lies inside this one.
+    /// Whether every address of `other` lies inside this network.
     pub fn covers(self, other: IpNet) -> bool {
         self.network().contains(&other)
     }
 
-    /// The client in 17 bytes without alignment, for large tables.
+    /// The client in 17 bytes without padding, for large tables.
     pub fn to_bytes(self) -> [u8; 17] {
         let mut bytes = [self.prefix; 17];
         bytes[..8].copy_from_slice(&self.high.to_be_bytes());
@@ -109,7 +106,7 @@ impl Client {
         bytes
     }
 
-    /// The client that [`Client::to_bytes`] wrote.
+    /// The inverse of [`Client::to_bytes`].
     pub fn from_bytes(bytes: [u8; 17]) -> Client {
         let [key @ .., prefix] = bytes;
         let (high, low) = halves(u128::from_be_bytes(key));
@@ -125,28 +122,27 @@ fn is_v4_key(key: u128) -> bool {
     key >> 32 == u128::from(MAPPED >> 32)
 }
 
-/// What [`Client::singles`] returns.
+/// The keys of the clients inside a network: see [`Client::singles`].
 #[derive(Debug, Clone, Copy)]
 pub struct Singles {
     first: u128,
-    /// From one to the next, as a power of two.
+    /// The distance between keys, as a power of two.
     step: u32,
-    /// How many there can be, as a power of two.
+    /// The number of keys, as a power of two.
     bits: u32,
 }
 
 impl Singles {
-    /// How many there can be.
+    /// The number of keys; saturates at `u128::MAX`.
     pub fn count(self) -> u128 {
         1_u128.checked_shl(self.bits).unwrap_or(u128::MAX)
     }
 
-    /// All of them, in order.
+    /// Every key in ascending order.
     pub fn keys(self) -> impl Iterator<Item = u128> {
         (0..self.count()).map(move |nth| self.first | nth << self.step)
     }
 
-    /// Whether the client of this key is one of them.
     pub fn contains(self, key: u128) -> bool {
         let above = |key: u128| key.checked_shr(self.step + self.bits).unwrap_or(0);
         above(key) == above(self.first) && is_v4_key(key) == is_v4_key(self.first)
@@ -177,7 +173,7 @@ impl fmt::Display for Client {
     }
 }
 
-/// Why a text is not a client.
+/// An error: the text is neither an address nor a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotAClient(String);
 
@@ -192,7 +188,7 @@ impl std::error::Error for NotAClient {}
 impl FromStr for Client {
     type Err = NotAClient;
 
-    /// Reads a network, or a single address as exactly that address (an IPv6 address becomes a /128; use
+    /// Parses a network, or a single address as exactly that address (an IPv6 address becomes a /128; use
     /// [`Client::of_addr`] to widen it to the client's prefix).
     fn from_str(text: &str) -> Result<Client, NotAClient> {
         let text = text.trim();

@@ -1,68 +1,61 @@
-//! What the detector tells about itself and its clients: for the page, metrics, `status` and `explain`. Data only.
+//! The detector's state and its view of a client, for the page, metrics, `status` and `explain`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::vocab::client::Client;
 use crate::vocab::verdict::{Measure, PathCount, Rule};
 
-/// One rule's answer about one client, fired or not.
+/// One rule's result for one client, fired or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RuleView {
-    /// Which rule.
     pub rule: Rule,
     /// Whether it would fire now.
     pub fires: bool,
-    /// Why it was not asked, when it was not: switched off, warming up, too few requests.
+    /// The reason why it was not evaluated: switched off, warming up, too few requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_asked: Option<String>,
-    /// Every value it looks at, beside its threshold.
+    /// Every value that the rule uses, beside its threshold.
     pub measures: Vec<Measure>,
 }
 
-/// Why a client is, or is not, anomalous.
+/// The detector's view of one client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// Who.
     pub client: Client,
-    /// The event second that it was asked for.
+    /// The event second of the explanation.
     pub at_secs: i64,
-    /// Whether the detector knows this client at all.
+    /// Whether the detector has seen this client in its window.
     pub known: bool,
-    /// Length of the window in seconds.
     pub window_secs: u32,
-    /// Requests in the window.
     pub requests: u32,
-    /// Errors in the window.
     pub errors: u32,
-    /// Requests per second over the window.
     pub rate: f64,
-    /// The reference level it is held against.
+    /// The level that the client is compared with.
     pub baseline: BaselineView,
-    /// Every rule, in the order in which they are asked.
+    /// Every rule, in the order of evaluation.
     pub rules: Vec<RuleView>,
-    /// The most requested paths, most first, as far as they are remembered.
+    /// The most requested paths, most requested first, as far as they are remembered.
     pub top_paths: Vec<PathCount>,
 }
 
 /// A learned level.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaselineView {
-    /// Where it comes from: `rolling`, `hour_slot`, `floor`, `warm_up`.
+    /// `rolling`, `hour_slot`, `floor` or `warm_up`.
     pub source: String,
-    /// Mean, requests per second.
+    /// Requests per second.
     pub mean: f64,
-    /// Standard deviation, requests per second.
+    /// Requests per second.
     pub stddev: f64,
-    /// Mean of errors per second.
+    /// Errors per second.
     pub error_mean: f64,
-    /// How many samples (seconds of the server, or windows of clients) it is made of.
+    /// Samples behind it: seconds of the server, or windows of clients.
     pub samples: u64,
 }
 
-/// A client among the busiest.
+/// One of the busiest clients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClientSummary {
-    /// Who.
     pub client: Client,
     /// Requests in the last 60 s.
     pub requests: u32,
@@ -70,42 +63,39 @@ pub struct ClientSummary {
     pub errors: u32,
     /// Requests per second.
     pub rate: f64,
-    /// The rate's z-score against the reference level.
+    /// Against the reference level.
     pub z_score: f64,
 }
 
-/// The detector's own state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DetectorStatus {
-    /// Whether it only bans what needs no baseline yet (floods, probing, password guessing).
+    /// During warm-up only rules that need no baseline fire: floods, probing, failed logins.
     pub warming_up: bool,
-    /// Seconds of warm-up left, by event time.
+    /// By event time.
     pub warm_up_left_secs: u32,
-    /// The whole server's requests per second over the last 60 s.
+    /// Requests per second of the whole server over the last 60 s.
     pub global_rate: f64,
-    /// The whole server's errors per second over the last 60 s.
+    /// Errors per second of the whole server over the last 60 s.
     pub global_error_rate: f64,
-    /// The whole server's learned level.
+    /// The learned level of the whole server.
     pub global: BaselineView,
-    /// The learned level of one client, which the rate rules use with `reference = "adaptive"`.
+    /// The learned level of one client, for rate rules with `reference = "adaptive"`.
     pub clients: BaselineView,
-    /// Whether a global anomaly is on.
     pub global_anomaly: bool,
-    /// Whether learning is frozen because of it.
+    /// Whether a global anomaly has frozen learning.
     pub frozen: bool,
     /// Hour-of-day slots (UTC) with enough samples to be used.
     pub hour_slots: u32,
-    /// Mean and standard deviation of requests per second of each hour-of-day slot, `None` where nothing was learned.
+    /// Mean and standard deviation of requests per second by hour of day; `None` where nothing was learned.
     pub hours: Vec<Option<(f64, f64)>>,
-    /// Clients tracked now.
     pub clients_tracked: u64,
-    /// Clients dropped from the table because it was full, since the start.
+    /// Clients dropped from a full table since the start.
     pub evicted: u64,
-    /// Bytes held for clients, about.
+    /// Approximate memory for clients.
     pub clients_bytes: u64,
-    /// Requests that came more than 5 min late, and so belong to no window.
+    /// Requests that were more than 5 min late and so belong to no window.
     pub late: u64,
-    /// The last event second seen.
+    /// The latest event second.
     pub latest_secs: i64,
 }
 
@@ -113,28 +103,25 @@ pub struct DetectorStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GlobalChange {
-    /// The global rate became anomalous.
+    /// The request rate became anomalous.
     Started {
-        /// In one line, with the numbers.
+        /// One line with the numbers.
         condition: String,
         /// Requests per second.
         rate: f64,
-        /// The baseline's mean.
+        /// The baseline's mean, in requests per second.
         mean: f64,
-        /// Its standard deviation.
+        /// The baseline's standard deviation, in requests per second.
         stddev: f64,
-        /// The event second.
         at_secs: i64,
     },
-    /// It is back to normal, or the new level was accepted.
+    /// The rate is normal again, or the new level was accepted as normal.
     Ended {
         /// Requests per second.
         rate: f64,
-        /// The baseline's mean.
+        /// The baseline's mean, in requests per second.
         mean: f64,
-        /// How long it lasted.
         lasted_secs: u64,
-        /// The event second.
         at_secs: i64,
     },
 }

@@ -1,43 +1,41 @@
-//! Time as the engine sees it: an argument. The one place that reads clocks is `crate::clock`.
+//! Time as the engine sees it: an argument. Only `shield-agent`'s `clock` reads clocks.
 
 use serde::{Deserialize, Serialize};
 
-/// Seconds since the Unix epoch, as written in a log line (UTC after the offset is applied).
+/// Seconds since the Unix epoch, as written in a log line (UTC, after applying the offset).
 pub type EventSecs = i64;
 
-/// One reading of both clocks, handed to the engine with every event.
+/// A reading of both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
     /// Wall clock: milliseconds since the Unix epoch. Jumps with NTP and operators.
     pub wall_ms: i64,
-    /// Time since boot in milliseconds, suspend included (`CLOCK_BOOTTIME`). Never jumps; bans end by it.
+    /// Milliseconds since boot, suspend included (`CLOCK_BOOTTIME`). Never jumps, so bans end by it.
     pub boot_ms: u64,
 }
 
 impl Now {
-    /// The wall clock in whole seconds.
     pub fn wall_secs(self) -> EventSecs {
         self.wall_ms.div_euclid(1000)
     }
 
-    /// The same moment `ms` milliseconds later, on both clocks.
+    /// The moment `ms` milliseconds later, on both clocks.
     pub fn plus_ms(self, ms: u64) -> Now {
         Now { wall_ms: self.wall_ms + ms as i64, boot_ms: self.boot_ms + ms }
     }
 }
 
-/// When a ban ends. Decided on the boot clock; the wall clock is what people are told.
+/// The end of a ban. The boot clock decides; the wall clock is for display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ends {
-    /// At this moment.
     At {
-        /// The deadline on the boot clock, in milliseconds since boot: the one that counts.
+        /// The deadline, in milliseconds since boot.
         boot_ms: u64,
         /// The same moment on the wall clock as it stood when the ban was made or restored.
         wall_ms: i64,
     },
-    /// Not by itself.
+    /// Permanent.
     Never,
 }
 
@@ -48,7 +46,7 @@ impl Ends {
         Ends::At { boot_ms: end.boot_ms, wall_ms: end.wall_ms }
     }
 
-    /// Milliseconds left at `now`; `None` for a permanent ban, 0 when the end has passed.
+    /// Milliseconds left at `now`: 0 once the end has passed, `None` for a permanent ban.
     pub fn remaining_ms(self, now: Now) -> Option<u64> {
         match self {
             Ends::At { boot_ms, .. } => Some(boot_ms.saturating_sub(now.boot_ms)),
@@ -56,7 +54,6 @@ impl Ends {
         }
     }
 
-    /// Whether the end has come at `now`.
     pub fn is_past(self, now: Now) -> bool {
         self.remaining_ms(now) == Some(0)
     }
