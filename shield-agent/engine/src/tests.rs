@@ -1,4 +1,6 @@
-//! Scenarios through the one door, `Engine::handle`.
+//! Scenarios through `Engine::handle`.
+
+mod safeguards;
 
 use std::num::NonZeroU32;
 
@@ -85,7 +87,7 @@ fn reply(actions: &[Action]) -> &Reply {
     actions.iter().find_map(of).expect("a command is answered")
 }
 
-/// Invariant 4: the ban is committed before the kernel is told, and people hear of it last.
+/// Invariant 4: a ban is committed, then enforced, then announced.
 #[test]
 fn a_ban_is_persisted_then_enforced_then_announced() {
     let actions = offend(&mut engine(), "203.0.113.5", T0);
@@ -102,7 +104,7 @@ fn a_ban_is_persisted_then_enforced_then_announced() {
     assert!([0, 1, 2].iter().all(|kind| kinds.contains(kind)));
 }
 
-/// Invariant 3, by every path a ban can come by.
+/// Invariant 3, for every origin of a ban.
 #[test]
 fn nobody_on_the_allowlist_is_banned_by_any_path() {
     let mut engine = engine();
@@ -301,8 +303,8 @@ fn an_offence_in_a_backlog_is_punished_from_when_it_was() {
     );
 }
 
-/// The lab's own find: a tick in the middle of a backlog moved the windows to now, the backlog's next lines were late, and
-/// its half hour was counted as one minute.
+/// History: a tick in the middle of a backlog moved the windows to now, so that the backlog's next lines were late and its
+/// half hour was counted as one minute.
 #[test]
 fn a_backlog_read_across_ticks_keeps_its_own_time() {
     let mut engine = engine();
