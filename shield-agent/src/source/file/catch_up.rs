@@ -1,4 +1,4 @@
-//! Where in a log the lines of a given time begin, found by halving, not by reading it all.
+//! Finds where in a log the lines of a given time begin, by bisection, because a log can be many gigabytes.
 
 use std::fs::File;
 use std::io;
@@ -9,13 +9,13 @@ use super::mark::Mark;
 use shield_engine::time::EventSecs;
 use shield_logline::{Output, Parser};
 
-/// Below so many bytes the lines are looked at one after another.
+/// Below this many bytes the lines are read one after another.
 const LINEAR_BYTES: u64 = 64 * 1024;
 
 /// Puts the mark of a log at the first line of time `since` or later.
 ///
-/// An access log is in order but for a second or two (lines are written when a request ends), and halving lands no farther
-/// from the right line than its disorder.
+/// An access log is in order but for a second or two, because lines are written when a request ends. Bisection misses the
+/// right line by no more than that disorder.
 pub(super) fn start_since(
     log: &mut OpenLog,
     since: EventSecs,
@@ -25,7 +25,7 @@ pub(super) fn start_since(
     let Some(file) = log.plain() else { return Ok(()) };
     let mut search =
         Search { file, since, window_bytes: (2 * max_line_bytes).max(LINEAR_BYTES as usize), parser };
-    let offset = search.halve(file.metadata()?.len())?;
+    let offset = search.bisect(file.metadata()?.len())?;
     let mark = Mark::at(file, offset)?;
     log.mark = mark;
     Ok(())
@@ -39,9 +39,9 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The start of the first line that is late enough, or of the last one.
-    fn halve(&mut self, len: u64) -> io::Result<u64> {
-        // Every line that starts before `early` is too early; the answer is not behind `late`.
+    /// Returns the start of the first line that is late enough, or of the last one.
+    fn bisect(&mut self, len: u64) -> io::Result<u64> {
+        // Invariant: every line that starts before `early` is too early, and the result is not behind `late`.
         let (mut early, mut late) = (0, len);
         while late - early > LINEAR_BYTES {
             let middle = early + (late - early) / 2;
@@ -53,7 +53,7 @@ impl Search<'_> {
         self.walk(early, len)
     }
 
-    /// The first readable line that starts behind `offset`, and its time.
+    /// Returns the first readable line that starts behind `offset`, and its time.
     fn first_line_after(&mut self, offset: u64) -> io::Result<Option<(u64, EventSecs)>> {
         let window = self.window(offset)?;
         let Some(first) = memchr::memchr(b'\n', &window) else { return Ok(None) };
@@ -76,7 +76,7 @@ impl Search<'_> {
         Ok(at.min(len))
     }
 
-    /// The complete lines of the window from `from` on that are requests, with their times.
+    /// Yields the start and time of every request among the window's complete lines from `from` on.
     fn timed_lines<'w>(
         &'w mut self,
         window: &'w [u8],

@@ -1,14 +1,14 @@
-//! One log's path, followed through everything that happens to it: rotation by rename, copy or recreate, truncation,
-//! deletion, permissions.
+//! Follows the path of one log through rotation (by rename, copy or recreation), truncation, deletion and changes of its
+//! permissions.
 //!
-//! The path is only a name. What is read are files: the one that the path named last, and before it those that it named
-//! earlier and that are not read to their end yet. A file that was replaced stays open until nothing was written to it
-//! for [`DRAIN_MS`], because nginx goes on writing to it until it is told to reopen, each worker in its own time.
+//! The path is only a name; files are read: the one that the path named last, and before it those that it named earlier
+//! and that are not read to their end yet. A replaced file stays open until nothing was written to it for [`DRAIN_MS`],
+//! because nginx writes to it until its workers have reopened the log, each in its own time.
 //!
-//! What can be lost: bytes that were overwritten or deleted before anybody could read them, and what `copytruncate`
-//! itself loses between its copy and its truncation. What cannot be told: a file truncated and written anew past the
-//! mark with the very same 64 bytes before it; when nothing was read of a file yet, a copy of it; and, when the file that
-//! was read is gone altogether, a file whose last line is older than one that was read of another.
+//! Lost are bytes that were overwritten or deleted before they could be read, and what `copytruncate` itself loses between
+//! its copy and its truncation. Not recognised are a file truncated and written anew past the mark with the very same 64
+//! bytes before it; a copy of a file of which nothing was read yet; and, when the file that was read is gone altogether, a
+//! file whose last line is older than one that was read of another.
 
 use std::collections::VecDeque;
 use std::fs::Metadata;
@@ -24,20 +24,20 @@ use super::siblings;
 use shield_engine::time::EventSecs;
 use shield_logline::{Output, Parser, Settings};
 
-/// A replaced file is closed when nothing was written to it for so long.
+/// A replaced file is closed when nothing was written to it for this long.
 pub(crate) const DRAIN_MS: u64 = 60_000;
 
-/// A deleted file that nothing replaced is given up when nothing was written to it for so long.
+/// A deleted file without a successor is given up when nothing was written to it for this long.
 const ORPHAN_MS: u64 = 3_600_000;
 
 /// From this many unread bytes on, what is read is a backlog and not live traffic.
 pub(crate) const BACKLOG_BYTES: u64 = 8 << 20;
 
-/// Waits between attempts to open a file that cannot be opened: doubled from the first to the last.
+/// The pauses between attempts to open a file that cannot be opened: doubled from the first to the last.
 const FIRST_RETRY_MS: u64 = 250;
 const LAST_RETRY_MS: u64 = 30_000;
 
-/// Where to start in a file that was there before the agent ever ran.
+/// The place to start in a file that existed before the agent first ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Start {
     /// At its end: only what is written from now on.
@@ -48,21 +48,19 @@ pub(crate) enum Start {
     Since(EventSecs),
 }
 
-/// A file's saved mark with what it was.
+/// A file's saved mark and role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SavedLog {
-    /// The mark.
     #[serde(flatten)]
     pub mark: SavedMark,
-    /// What it was.
     pub role: Role,
 }
 
-/// What a file is to the path.
+/// The relation of a file to the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Role {
-    /// The path names it, or named it last.
+    /// The path names it, or named it last: it is written to.
     Current,
     /// The path names another one now; it may still be written to.
     Replaced,
@@ -78,16 +76,16 @@ struct Entry {
     idle_since_ms: u64,
 }
 
-/// What stands in the way of reading the path itself.
+/// The reason why the path itself cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// It names no file.
     Missing,
-    /// It names one that cannot be read: why.
+    /// It names one that cannot be read, for this reason.
     Unreadable(String),
 }
 
-/// One path, followed.
+/// The state of following one path.
 #[derive(Debug)]
 pub(super) struct Follow {
     path: PathBuf,
@@ -96,21 +94,23 @@ pub(super) struct Follow {
     parser: Parser,
     /// Oldest first; the last may be the current one.
     entries: VecDeque<Entry>,
-    /// Where to start in the file that the path names first; `None` once one was opened.
+    /// The place to start in the first file that the path names; `None` once one was opened.
     start: Option<Start>,
-    /// The length of an unreadable file when it was first seen: with `Start::End` that is where it starts.
+    /// The length of an unreadable file when it was first seen: with `Start::End` reading starts there, not at the end it
+    /// has when it becomes readable.
     first_seen: Option<(FileId, u64)>,
-    /// What was read before the restart and not found again yet.
+    /// Files read before the restart that are not found again yet.
     saved: Vec<SavedLog>,
     trouble: Option<Trouble>,
     retry_at_ms: u64,
     retry_wait_ms: u64,
-    needs_look: bool,
+    needs_check: bool,
     is_live: bool,
-    /// Where the newest file was closed, until a newer one is open: what came after it is still to be found. Older ones may
-    /// still be open.
-    last: Option<SavedLog>,
-    /// The latest write seen to any file of this path (ns since the Unix epoch): what is not younger was read already.
+    /// The end of the newest file, which is closed, until a newer one is open: its successor is still to be found. Older
+    /// files may still be open.
+    last_closed: Option<SavedLog>,
+    /// The latest write seen to any file of this path (ns since the Unix epoch). A file last written to no later than that
+    /// was read already.
     newest_ns: i64,
 }
 
@@ -119,7 +119,7 @@ pub(super) struct Follow {
 pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
 
 impl Follow {
-    /// Follows a path of which nothing was read yet.
+    /// Starts with a path of which nothing was read yet.
     pub(super) fn new(path: PathBuf, format: &Settings, start: Start) -> Follow {
         Follow {
             path,
@@ -133,55 +133,53 @@ impl Follow {
             trouble: Some(Trouble::Missing),
             retry_at_ms: 0,
             retry_wait_ms: FIRST_RETRY_MS,
-            needs_look: true,
+            needs_check: true,
             is_live: false,
-            last: None,
+            last_closed: None,
             newest_ns: i64::MIN,
         }
     }
 
-    /// Goes on where an earlier run of the agent stopped. Without marks: everything there is, is new.
+    /// Continues where an earlier run of the agent stopped. Without marks everything is new, and read from its beginning.
     pub(super) fn resume(path: PathBuf, format: &Settings, saved: Vec<SavedLog>) -> Follow {
         let newest_ns = saved.iter().map(|saved| saved.mark.modified_ns).max().unwrap_or(i64::MIN);
         Follow { saved, newest_ns, ..Follow::new(path, format, Start::Beginning) }
     }
 
-    /// The path followed.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What stands in the way, if anything.
     pub(super) fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
     }
 
-    /// Whether what is read now was written just now.
+    /// Returns whether the lines read now were written just now, and are no backlog.
     pub(super) fn is_live(&self) -> bool {
         self.is_live
     }
 
-    /// Something may have happened to the path.
+    /// Notes that something may have happened to the path.
     pub(super) fn hint(&mut self) {
-        self.needs_look = true;
+        self.needs_check = true;
     }
 
-    /// Whether one of the open files is this one.
+    /// Returns whether this file is open here.
     pub(super) fn holds(&self, id: FileId) -> bool {
         self.entries.iter().any(|entry| entry.log.id == id)
     }
 
-    /// Whether the path is gone, and every file it named too, for so long that nobody writes to them any more.
-    pub(super) fn is_over(&self, now_ms: u64) -> bool {
+    /// Returns whether the path and every file it named are deleted, and for so long that no writer has them open any more.
+    pub(super) fn is_finished(&self, now_ms: u64) -> bool {
         let is_orphan =
             |entry: &Entry| entry.log.is_deleted() && now_ms.saturating_sub(entry.idle_since_ms) >= ORPHAN_MS;
-        self.trouble == Some(Trouble::Missing) && !self.needs_look && self.entries.iter().all(is_orphan)
+        self.trouble == Some(Trouble::Missing) && !self.needs_check && self.entries.iter().all(is_orphan)
     }
 
-    /// Every file's mark, to go on from after a restart.
+    /// Returns every file's mark, to continue from after a restart.
     pub(super) fn saved(&self) -> Vec<SavedLog> {
         let open = self.entries.iter().map(|entry| SavedLog { mark: self.mark_of(entry), role: entry.role });
-        self.saved.iter().cloned().chain(open).chain(self.last.clone()).collect()
+        self.saved.iter().cloned().chain(open).chain(self.last_closed.clone()).collect()
     }
 
     fn mark_of(&self, entry: &Entry) -> SavedMark {
@@ -189,12 +187,12 @@ impl Follow {
         SavedMark { modified_ns: mark.modified_ns.max(self.newest_ns), ..mark }
     }
 
-    /// Bytes known to be unread.
+    /// Returns the bytes known to be unread.
     pub(super) fn lag_bytes(&self) -> u64 {
         self.entries.iter().map(|entry| entry.log.unread_bytes()).sum()
     }
 
-    /// When to look again without a hint (boot clock, ms).
+    /// Returns when to step again without a hint (boot clock, ms).
     pub(super) fn deadline_ms(&self) -> Option<u64> {
         let retry = matches!(self.trouble, Some(Trouble::Unreadable(_))).then_some(self.retry_at_ms);
         let drained = self.entries.iter().filter(|entry| entry.role == Role::Replaced);
@@ -204,19 +202,19 @@ impl Follow {
     /// Reads at most one block of lines into `block` and `out`. Returns false when there is nothing to read now.
     pub(super) fn step(&mut self, now_ms: u64, block: &mut Vec<u8>, out: &mut Output) -> bool {
         loop {
-            // Read first, look after: a file is known by what was read of it when it is looked for elsewhere.
+            // Read before checking the path: a replaced file is found elsewhere by the bytes that were read of it.
             if self.read_open(now_ms, block, out) {
                 return true;
             }
-            if !self.needs_look && self.deadline_ms().is_none_or(|deadline| deadline > now_ms) {
+            if !self.needs_check && self.deadline_ms().is_none_or(|deadline| deadline > now_ms) {
                 return false;
             }
-            self.needs_look = false;
-            self.look(now_ms);
+            self.needs_check = false;
+            self.check_path(now_ms);
         }
     }
 
-    /// Reads one block of the oldest file that has one.
+    /// Reads one block of the oldest file that has one, so that lines keep their order across a rotation.
     fn read_open(&mut self, now_ms: u64, block: &mut Vec<u8>, out: &mut Output) -> bool {
         let mut at = 0;
         while at < self.entries.len() {
@@ -242,25 +240,25 @@ impl Follow {
         self.entries.remove(at);
         if at == self.entries.len() {
             // A newer one that was closed before stays the newest.
-            self.last.get_or_insert(closed);
+            self.last_closed.get_or_insert(closed);
         }
     }
 
-    /// Compares what the path names now with what is read.
-    fn look(&mut self, now_ms: u64) {
+    /// Compares the file that the path names now with the one that is read.
+    fn check_path(&mut self, now_ms: u64) {
         match self.path.metadata() {
             Ok(meta) if meta.is_file() && self.current_id() == Some(FileId::of(&meta)) => {
                 self.trouble = None;
                 self.note_backlog();
             }
-            Ok(meta) => self.look_at_new_file(&meta, now_ms),
+            Ok(meta) => self.open_new_file(&meta, now_ms),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.trouble = Some(Trouble::Missing);
                 self.first_seen = None;
                 self.start = self.start.map(|_| Start::Beginning);
                 self.find_saved_elsewhere(now_ms);
             }
-            Err(error) => self.failed(&error, now_ms),
+            Err(error) => self.note_failure(&error, now_ms),
         }
     }
 
@@ -268,7 +266,7 @@ impl Follow {
         self.entries.back().filter(|entry| entry.role == Role::Current).map(|entry| entry.log.id)
     }
 
-    fn look_at_new_file(&mut self, meta: &Metadata, now_ms: u64) {
+    fn open_new_file(&mut self, meta: &Metadata, now_ms: u64) {
         if matches!(self.trouble, Some(Trouble::Unreadable(_))) && now_ms < self.retry_at_ms {
             return;
         }
@@ -279,12 +277,12 @@ impl Follow {
             .map_or(len, |seen| seen.1);
         self.first_seen = meta.is_file().then_some((id, seen_len));
         match OpenLog::open(&self.path) {
-            Ok(log) => self.take_up(log, seen_len, now_ms),
-            Err(error) => self.failed(&error, now_ms),
+            Ok(log) => self.adopt(log, seen_len, now_ms),
+            Err(error) => self.note_failure(&error, now_ms),
         }
     }
 
-    fn failed(&mut self, error: &io::Error, now_ms: u64) {
+    fn note_failure(&mut self, error: &io::Error, now_ms: u64) {
         let waited = matches!(self.trouble, Some(Trouble::Unreadable(_)));
         self.retry_wait_ms =
             if waited { (self.retry_wait_ms * 2).min(LAST_RETRY_MS) } else { FIRST_RETRY_MS };
@@ -292,12 +290,12 @@ impl Follow {
         self.trouble = Some(Trouble::Unreadable(error.to_string()));
     }
 
-    /// The path names this file now, and could open it.
-    fn take_up(&mut self, log: OpenLog, seen_len: u64, now_ms: u64) {
+    /// Takes the file that the path names now.
+    fn adopt(&mut self, log: OpenLog, seen_len: u64, now_ms: u64) {
         self.trouble = None;
         self.first_seen = None;
         if !self.saved.is_empty() {
-            return self.take_up_after_restart(log, now_ms);
+            return self.adopt_after_restart(log, now_ms);
         }
         if let Some(mark) = self.newest_mark() {
             self.retire_current(now_ms);
@@ -305,13 +303,13 @@ impl Follow {
             self.push_newer(&newer, now_ms);
             self.start = None;
         }
-        let log = self.started(log, seen_len);
+        let log = self.at_start(log, seen_len);
         self.push(log, Role::Current, now_ms);
     }
 
-    /// The mark of the newest file that was read.
+    /// Returns the mark of the newest file that was read.
     fn newest_mark(&self) -> Option<SavedMark> {
-        let closed = self.last.as_ref().map(|last| {
+        let closed = self.last_closed.as_ref().map(|last| {
             let modified_ns = last.mark.modified_ns.max(self.newest_ns);
             SavedMark { modified_ns, ..last.mark.clone() }
         });
@@ -325,8 +323,8 @@ impl Follow {
         }
     }
 
-    /// Puts the mark of the path's very first file where it belongs.
-    fn started(&mut self, mut log: OpenLog, seen_len: u64) -> OpenLog {
+    /// Puts the mark of the path's first file where the settings say.
+    fn at_start(&mut self, mut log: OpenLog, seen_len: u64) -> OpenLog {
         if self.start.is_some() {
             self.newest_ns = self.newest_ns.max(log.opened_ns());
         }
@@ -341,13 +339,13 @@ impl Follow {
             }
         };
         if let Err(error) = result {
-            tracing::warn!(path = %self.path.display(), %error, "could not find where to start, started at the beginning");
+            tracing::warn!(path = %self.path.display(), %error, "could not find where to start in the log; reading it from the beginning");
         }
         log
     }
 
     /// Finds every file read before the restart, and those that came between them and the path's file.
-    fn take_up_after_restart(&mut self, current: OpenLog, now_ms: u64) {
+    fn adopt_after_restart(&mut self, current: OpenLog, now_ms: u64) {
         self.start = None;
         let saved = std::mem::take(&mut self.saved);
         let resumed = saved.last().and_then(|last| self.resumed_current(&last.mark));
@@ -363,8 +361,8 @@ impl Follow {
 
     /// Opens the files read before the restart, all of them older than `end`.
     ///
-    /// A file of which nothing was read yet is not known again once it is packed: in its place comes what was written to
-    /// since, up to the next file that is known.
+    /// A file of which nothing was read yet has no fingerprint, so it is not recognised once it is packed. In its place the
+    /// files written to since are read, up to the next one that is recognised.
     fn push_saved(&mut self, saved: &[SavedLog], end: FileId, now_ms: u64) {
         let mut until = end;
         let mut found = Vec::new();
@@ -386,7 +384,7 @@ impl Follow {
         }
     }
 
-    /// The path is gone since the restart, but what it named may be written to under another name.
+    /// Looks for the path's file under another name: the path is gone since the restart, but the file may be written to.
     fn find_saved_elsewhere(&mut self, now_ms: u64) {
         let Some(last) = self.saved.last() else { return };
         let unread = siblings::unread(&self.path, &last.mark, None);
@@ -402,7 +400,7 @@ impl Follow {
         }
     }
 
-    /// The path's file, if it is the one that was read.
+    /// Opens the path's file at its mark, if it is the one that was read.
     fn resumed_current(&self, saved: &SavedMark) -> Option<OpenLog> {
         OpenLog::resume(&self.path, saved).ok()?.filter(|log| log.id == saved.id)
     }
@@ -415,7 +413,7 @@ impl Follow {
                     self.push_if_new(log, role, now_ms);
                 }
                 Err(error) => {
-                    tracing::warn!(path = %sibling.path.display(), %error, "could not open a rotated log; its lines are lost");
+                    tracing::warn!(path = %sibling.path.display(), %error, "could not open a rotated log; its unread lines are lost");
                 }
             }
         }
@@ -429,7 +427,7 @@ impl Follow {
     }
 
     fn push(&mut self, log: OpenLog, role: Role, now_ms: u64) {
-        self.last = None;
+        self.last_closed = None;
         self.entries.push_back(Entry { log, role, idle_since_ms: now_ms });
     }
 
@@ -441,7 +439,7 @@ impl Follow {
 
     fn read_entry(&mut self, at: usize, now_ms: u64, block: &mut Vec<u8>, out: &mut Output) -> Progress {
         let Some(entry) = self.entries.get_mut(at) else { return Progress::Idle };
-        if entry.log.is_unchanged() && !entry.is_over(now_ms) {
+        if entry.log.is_unchanged() && !entry.is_complete(now_ms) {
             return Progress::Idle;
         }
         let found = entry.log.read(block, self.block_bytes, &mut self.parser, out);
@@ -451,54 +449,55 @@ impl Follow {
                 entry.idle_since_ms = now_ms;
                 if has_content(out) { Progress::Read } else { Progress::Again }
             }
-            Ok(Found::End) if entry.is_over(now_ms) => {
+            Ok(Found::End) if entry.is_complete(now_ms) => {
                 if let Err(error) = entry.log.read_rest(block, self.block_bytes, &mut self.parser, out) {
                     tracing::warn!(path = %self.path.display(), %error, "could not read the end of a rotated log");
                 }
                 Progress::Finished
             }
             Ok(Found::End) => Progress::Idle,
-            Ok(Found::Rewritten) => self.rewritten(at, now_ms),
-            Err(error) => self.unreadable(at, &error, now_ms),
+            Ok(Found::Rewritten) => self.handle_rewrite(at, now_ms),
+            Err(error) => self.handle_read_error(at, &error, now_ms),
         }
     }
 
-    /// The bytes before the mark are gone: what was not read of them may have been copied elsewhere first.
-    fn rewritten(&mut self, at: usize, now_ms: u64) -> Progress {
+    /// Handles a file whose bytes before the mark are gone: what was not read of them may have been copied elsewhere first.
+    fn handle_rewrite(&mut self, at: usize, now_ms: u64) -> Progress {
         let Some(mark) = self.entries.get(at).map(|entry| self.mark_of(entry)) else { return Progress::Idle };
         let unread = siblings::unread(&self.path, &mark, Some(mark.id));
         let mut behind = self.entries.split_off(at);
-        let last = self.last.take();
+        let last_closed = self.last_closed.take();
         if let Some(rewritten) = behind.front_mut() {
             rewritten.log.mark = Mark::default();
         }
         if let Some(ours) = unread.ours.filter(|copy| behind.iter().all(|entry| entry.log.id != copy.id)) {
             self.push_if_new(ours, Role::Closed, now_ms);
         }
-        // Of a deleted file nobody knows which of the old logs were written before it was.
+        // Of a deleted file it cannot be known which of the old logs were written before it.
         if behind.front().is_some_and(|entry| entry.role == Role::Current && !entry.log.is_deleted()) {
             self.push_newer(&unread.newer, now_ms);
         }
         self.entries.extend(behind);
-        self.last = last;
+        self.last_closed = last_closed;
         Progress::Again
     }
 
-    /// A file that was open cannot be read any more (a network file system, a failing disk): try again by its path.
-    fn unreadable(&mut self, at: usize, error: &io::Error, now_ms: u64) -> Progress {
+    /// Closes a file that cannot be read any more (a network file system, a failing disk); its path is retried.
+    fn handle_read_error(&mut self, at: usize, error: &io::Error, now_ms: u64) -> Progress {
         if let Some(entry) = self.entries.remove(at) {
             tracing::warn!(path = %self.path.display(), %error, "could not read a log");
             if entry.role == Role::Current {
                 self.saved.push(SavedLog { mark: entry.log.saved(), role: Role::Current });
             }
         }
-        self.failed(error, now_ms);
+        self.note_failure(error, now_ms);
         Progress::Again
     }
 }
 
 impl Entry {
-    fn is_over(&self, now_ms: u64) -> bool {
+    /// Returns whether nothing more will be written to it.
+    fn is_complete(&self, now_ms: u64) -> bool {
         match self.role {
             Role::Current => false,
             Role::Replaced => now_ms.saturating_sub(self.idle_since_ms) >= DRAIN_MS,
@@ -514,7 +513,7 @@ enum Progress {
     Idle,
     /// Read to its end for good.
     Finished,
-    /// Look at the same place again.
+    /// Try the same index again: the entry there changed or is another one.
     Again,
 }
 

@@ -1,4 +1,4 @@
-//! One open log file, plain or packed, read by blocks of whole lines from its mark on.
+//! One open log file, plain or packed, read in blocks of whole lines from its mark on.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -12,29 +12,29 @@ use super::mark::{FileId, Fingerprint, Mark, SavedMark, TAIL_BYTES, modified_ns}
 use shield_engine::request::Rejected;
 use shield_logline::{Output, Parser};
 
-/// What a read found.
+/// The outcome of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Complete lines, though maybe none that is a request.
+    /// Complete lines, which may all be refused ones.
     Lines,
-    /// No complete line behind the mark (but maybe the beginning of one).
+    /// No complete line behind the mark, at most the beginning of one.
     End,
-    /// The bytes before the mark are not those that were read: the file was truncated and maybe written anew.
+    /// The bytes before the mark are not those that were read: the file was truncated, and maybe written anew.
     Rewritten,
 }
 
 /// An open log.
 #[derive(Debug)]
 pub(super) struct OpenLog {
-    /// Its identity.
     pub id: FileId,
-    /// How far it was read.
+    /// How far the file is read.
     pub mark: Mark,
-    /// See [`SavedMark::modified_ns`]; the least there is when nothing was read since it was opened at its start.
+    /// See [`SavedMark::modified_ns`]; `i64::MIN` when nothing was read since it was opened at its start.
     modified_ns: i64,
-    /// When it was last written to before it was opened: nanoseconds since the Unix epoch.
+    /// The last write before it was opened: nanoseconds since the Unix epoch.
     opened_ns: i64,
-    /// Length and time of the last write when nothing complete was left to read.
+    /// Length and time of the last write when nothing complete was left to read. While both stay the same, the file need
+    /// not be read again.
     ended: Option<(u64, i64)>,
     content: Content,
 }
@@ -45,7 +45,7 @@ enum Content {
     Packed(Box<Packed>),
 }
 
-/// A gzip file is read only forwards; `ahead` holds what was unpacked behind the mark.
+/// A gzip file can be read forwards only, so `ahead` keeps the bytes unpacked behind the mark until they are parsed.
 struct Packed {
     decoder: MultiGzDecoder<BufReader<File>>,
     ahead: Vec<u8>,
@@ -60,7 +60,7 @@ impl std::fmt::Debug for Packed {
 impl OpenLog {
     /// Opens a regular file at its start.
     pub(super) fn open(path: &Path) -> io::Result<OpenLog> {
-        // Opening a FIFO or a terminal could block for ever, so look before.
+        // Opening a FIFO or a terminal can block for ever, so its type is checked before.
         if !path.metadata()?.is_file() {
             let message = "not a regular file (for a pipe use stdin, for a socket a syslog source)";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -86,7 +86,7 @@ impl OpenLog {
         })
     }
 
-    /// Opens the file if it holds what was read when `saved` was made, at its offset; `None` if it does not.
+    /// Opens the file at `saved`'s offset; `None` when the bytes before it are not those that were read.
     pub(super) fn resume(path: &Path, saved: &SavedMark) -> io::Result<Option<OpenLog>> {
         let mut log = OpenLog::open(path)?;
         let mark = match &mut log.content {
@@ -99,7 +99,7 @@ impl OpenLog {
                 None => return Ok(None),
             },
         };
-        if !saved.head.is_of(&mark.head) || !saved.tail.is_of(&mark.tail) {
+        if !saved.head.matches(&mark.head) || !saved.tail.matches(&mark.tail) {
             return Ok(None);
         }
         log.mark = Mark { skipping: saved.skipping, ..mark };
@@ -107,7 +107,7 @@ impl OpenLog {
         Ok(Some(log))
     }
 
-    /// The mark in the form that is stored.
+    /// Returns the mark in the form that is stored.
     pub(super) fn saved(&self) -> SavedMark {
         let mark = &self.mark;
         SavedMark {
@@ -125,12 +125,12 @@ impl OpenLog {
         self.modified_ns
     }
 
-    /// When it was last written to before it was opened: nanoseconds since the Unix epoch.
+    /// Returns the last write before it was opened: nanoseconds since the Unix epoch.
     pub(super) fn opened_ns(&self) -> i64 {
         self.opened_ns
     }
 
-    /// The file of a plain log.
+    /// Returns the file of a plain log.
     pub(super) fn plain(&self) -> Option<&File> {
         match &self.content {
             Content::Plain(file) => Some(file),
@@ -148,12 +148,12 @@ impl OpenLog {
         }
     }
 
-    /// Whether the file has a name no more: whatever is written to it goes when its writer closes it.
+    /// Returns whether the file has no name any more, so that it is gone once its writer closes it.
     pub(super) fn is_deleted(&self) -> bool {
         self.plain().is_some_and(|file| file.metadata().is_ok_and(|meta| meta.nlink() == 0))
     }
 
-    /// Whether nothing happened to the file since [`Found::End`].
+    /// Returns whether the file is as it was at [`Found::End`].
     pub(super) fn is_unchanged(&self) -> bool {
         self.ended.is_some() && self.ended == self.len_and_time()
     }
@@ -163,7 +163,7 @@ impl OpenLog {
         Some((meta.len(), modified_ns(&meta)))
     }
 
-    /// Moves the mark to the start of the line that `offset` is in.
+    /// Moves the mark to the start of the line that `offset` is in, so that a line written half at the start is read whole.
     pub(super) fn start_at(&mut self, offset: u64, max_line_bytes: usize) -> io::Result<()> {
         let Some(file) = self.plain() else { return Ok(()) };
         let window = offset.min(max_line_bytes as u64 + 1);
@@ -189,14 +189,14 @@ impl OpenLog {
         parser: &mut Parser,
         out: &mut Output,
     ) -> io::Result<Found> {
-        // Asked before reading, so that what is written meanwhile shows as a change.
+        // Queried before reading, so that what is written meanwhile shows as a change.
         let before = self.len_and_time();
         let overlap = self.overlap();
         let end = self.fill(block, overlap, max_bytes)?;
         if end < overlap || block.get(..overlap) != Some(self.mark.tail.get(..overlap).unwrap_or_default()) {
             return Ok(Found::Rewritten);
         }
-        // Not of a file that is another one by now: nothing of that was read.
+        // Only after the check above: nothing was read of a file that was rewritten.
         self.modified_ns = before.map_or(self.opened_ns, |(_, time)| time);
         let from = self.skip_long_line(block, overlap, end);
         let mut upto = parser.parse_block(block, from, end, out);
@@ -210,7 +210,7 @@ impl OpenLog {
         if upto == overlap { Ok(Found::End) } else { Ok(Found::Lines) }
     }
 
-    /// Parses what stands behind the last newline, as the last line of a file that nobody writes to any more.
+    /// Parses the bytes behind the last newline, as the last line of a file that is not written to any more.
     pub(super) fn read_rest(
         &mut self,
         block: &mut Vec<u8>,
@@ -227,7 +227,7 @@ impl OpenLog {
         Ok(())
     }
 
-    /// How many bytes before the mark are read again to see that they are the same.
+    /// Returns how many bytes before the mark are read again to check that they are the same.
     fn overlap(&self) -> usize {
         match self.content {
             Content::Plain(_) => self.mark.tail.len().min(TAIL_BYTES),
@@ -237,7 +237,7 @@ impl OpenLog {
 
     fn fill(&mut self, block: &mut Vec<u8>, overlap: usize, max_bytes: usize) -> io::Result<usize> {
         let wanted = overlap + max_bytes;
-        // A block used before keeps its length here, and only the text appended to it goes: nothing is zeroed again.
+        // A reused block is longer, by the text appended to it, so this cuts it and zeroes nothing.
         block.resize(wanted, 0);
         match &mut self.content {
             Content::Plain(file) => fill_at(file, block, self.mark.offset - overlap as u64),
@@ -245,7 +245,7 @@ impl OpenLog {
         }
     }
 
-    /// Where the line after a too long one starts in the block; its end when that is not in sight.
+    /// Returns where the line after a too long one starts in the block, or the block's end when it starts behind it.
     fn skip_long_line(&mut self, block: &[u8], from: usize, end: usize) -> usize {
         if !self.mark.skipping {
             return from;
@@ -268,7 +268,7 @@ impl OpenLog {
 }
 
 impl Packed {
-    /// Unpacks until `room` can be filled or the text ends; leaves the text where it is.
+    /// Unpacks until `room` can be filled or the text ends, and copies the text without consuming it.
     fn peek(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let missing = room.len().saturating_sub(self.ahead.len());
         self.decoder.by_ref().take(missing as u64).read_to_end(&mut self.ahead)?;
@@ -285,7 +285,7 @@ impl Packed {
         len.and_then(|len| Ok(len.saturating_sub(read?))).unwrap_or(0)
     }
 
-    /// Unpacks and drops everything before `offset`; `None` when the text is shorter.
+    /// Unpacks and drops everything before `offset`. Returns the mark there; `None` when the text is shorter.
     fn skip_to(&mut self, offset: u64) -> io::Result<Option<Mark>> {
         let mut mark = Mark::default();
         let mut chunk = vec![0; 64 * 1024];

@@ -1,7 +1,8 @@
-//! Logs in files: one path, a glob pattern, or a folder of logs. Which paths there are, whose turn it is, and the
+//! Logs in files: one path, a glob pattern, or a folder of logs. Finds the paths, reads them in turn, and keeps the
 //! position of all of them together.
 //!
-//! Nothing here waits or reads a clock: [`Files::step`] is called with the time, and says when it wants to be called again.
+//! Nothing here waits or reads a clock: [`Files::step`] takes the time, and [`Files::deadline_ms`] returns when it must be
+//! called again.
 
 mod catch_up;
 mod follow;
@@ -24,18 +25,17 @@ use mark::FileId;
 
 use shield_engine::event::PartState;
 use shield_engine::request::{Batch, Checkpoint, SourceId};
-use shield_logline;
 
-/// The logs of a folder given as a source.
+/// The logs of a folder that is a source.
 const FOLDER_PATTERN: &str = "*.log";
 
-/// In a folder of logs, names with this in them are not access logs.
+/// Files of a folder with this in their names are no access logs.
 const NOT_ACCESS: &str = "error";
 
 /// The version of the position's encoding.
 const POSITION_VERSION: u32 = 1;
 
-/// Where files are looked for.
+/// The place of a source's logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     /// This one log.
@@ -45,8 +45,8 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// What `text` of the configuration means: a pattern when it has `*`, `?` or `[`, otherwise a path. A folder is all
-    /// its logs (`*.log` but for error logs).
+    /// Reads the configuration's text: a pattern when it has `*`, `?` or `[`, otherwise a path. A folder stands for all its
+    /// logs, `*.log` without error logs.
     pub(crate) fn of(text: &str) -> Place {
         if text.contains(['*', '?', '[']) {
             return Place::Pattern(text.to_owned());
@@ -63,7 +63,7 @@ impl Place {
         pattern.ends_with(&format!("/{FOLDER_PATTERN}"))
     }
 
-    /// The paths there are now.
+    /// Returns the paths that exist now.
     fn paths(&self) -> Vec<PathBuf> {
         match self {
             Place::Path(path) => vec![path.clone()],
@@ -78,7 +78,7 @@ impl Place {
         }
     }
 
-    /// The folder whose changes tell of new logs.
+    /// Returns the folder in which new logs appear.
     fn folder(&self) -> PathBuf {
         let (text, is_pattern) = match self {
             Place::Path(path) => (path.as_path(), false),
@@ -96,18 +96,14 @@ fn is_log(path: &Path, skip_error_logs: bool) -> bool {
     !is_packed && path.is_file() && !(skip_error_logs && name.contains(NOT_ACCESS))
 }
 
-/// What a source of files is made of.
+/// The settings of a source of files.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Its number.
     pub id: SourceId,
-    /// Its name: what the configuration says.
+    /// The configuration's text, under which the position is stored.
     pub name: String,
-    /// Where to look.
     pub place: Place,
-    /// How to understand lines.
     pub format: shield_logline::Settings,
-    /// Where to start in a log that was there before the agent ever ran.
     pub start: Start,
 }
 
@@ -117,44 +113,44 @@ struct Position {
     logs: BTreeMap<String, Vec<SavedLog>>,
 }
 
-/// Every log of one source.
+/// All logs of one source.
 #[derive(Debug)]
 pub(crate) struct Files {
     settings: Settings,
     follows: Vec<Follow>,
     /// Marks of logs read before the restart whose path was not seen again yet.
     saved: BTreeMap<String, Vec<SavedLog>>,
-    /// Whose turn it is.
+    /// The index of the next log to read.
     turn: usize,
-    /// What is found from now on is new, and read from its beginning.
+    /// The first scan is over: a log found from now on is new, and read from its beginning.
     has_started: bool,
-    /// A position must be stored though nothing was read, or the next start would be a first one again.
-    owes_position: bool,
+    /// A position must be stored although nothing was read, or the next start would be a first one again.
+    must_store_position: bool,
     needs_scan: bool,
 }
 
 impl Files {
-    /// A source that goes on at `checkpoint`, or starts as the settings say.
+    /// Makes a source that continues at `checkpoint`, or starts as the settings say.
     pub(crate) fn new(settings: Settings, checkpoint: Option<&Checkpoint>) -> Files {
         let position = checkpoint.and_then(|checkpoint| read_position(&settings.name, &checkpoint.position));
         Files {
             settings,
             follows: Vec::new(),
             has_started: position.is_some(),
-            owes_position: position.is_none(),
+            must_store_position: position.is_none(),
             saved: position.map(|position| position.logs).unwrap_or_default(),
             turn: 0,
             needs_scan: true,
         }
     }
 
-    /// Something may have happened to any log: look at all of them, and for new ones.
+    /// Notes that something may have happened to any log, or that there may be new ones.
     pub(crate) fn hint_all(&mut self) {
         self.needs_scan = true;
         self.follows.iter_mut().for_each(Follow::hint);
     }
 
-    /// Folders in which a change may concern these logs.
+    /// Returns the folders in which a change may concern these logs.
     pub(crate) fn folders(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.settings.place.folder()];
         for follow in &self.follows {
@@ -174,12 +170,12 @@ impl Files {
         folders
     }
 
-    /// When to step again without a hint (boot clock, ms).
+    /// Returns when to step again without a hint (boot clock, ms).
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
         self.follows.iter().filter_map(Follow::deadline_ms).min()
     }
 
-    /// Reads at most one block of lines into `batch`; returns how many bytes they had. `None` when there is nothing to read
+    /// Reads at most one block of lines into `batch` and returns their length in bytes. `None` when there is nothing to read
     /// now.
     pub(crate) fn step(&mut self, now_ms: u64, batch: &mut Batch) -> Option<u64> {
         if self.needs_scan {
@@ -195,15 +191,15 @@ impl Files {
         batch.rejected = out.rejected;
         batch.source = Some(self.settings.id);
         batch.live = found.is_some_and(|at| self.follows.get(at).is_some_and(Follow::is_live));
-        let is_owed = std::mem::take(&mut self.owes_position);
-        if found.is_none() && !is_owed {
+        let must_store = std::mem::take(&mut self.must_store_position);
+        if found.is_none() && !must_store {
             return None;
         }
         batch.checkpoint = Some(Checkpoint { source: self.settings.name.clone(), position: self.position() });
         Some(out.bytes)
     }
 
-    /// One block of the first log, in turn, that has one.
+    /// Reads one block of the next log that has one. In turn, so that a log with a backlog does not hold up the others.
     fn next_block(
         &mut self,
         now_ms: u64,
@@ -223,7 +219,7 @@ impl Files {
 
     fn scan(&mut self, now_ms: u64) {
         if matches!(self.settings.place, Place::Pattern(_)) {
-            self.follows.retain(|follow| !follow.is_over(now_ms));
+            self.follows.retain(|follow| !follow.is_finished(now_ms));
         }
         for path in self.settings.place.paths() {
             if self.follows.iter().all(|follow| follow.path() != path) && !self.is_held(&path) {
@@ -234,7 +230,7 @@ impl Files {
         self.has_started = true;
     }
 
-    /// Whether the file of that path is already read under the name it had before.
+    /// Returns whether the file of that path is already read under the name it had before a rotation.
     fn is_held(&self, path: &Path) -> bool {
         let id = path.metadata().ok().map(|meta| FileId::of(&meta));
         id.is_some_and(|id| self.follows.iter().any(|follow| follow.holds(id)))
@@ -260,17 +256,17 @@ impl Files {
         serde_json::to_string(&Position { v: POSITION_VERSION, logs }).expect("numbers and strings are JSON")
     }
 
-    /// Bytes known to be unread.
+    /// Returns the bytes known to be unread.
     pub(crate) fn lag_bytes(&self) -> u64 {
         self.follows.iter().map(Follow::lag_bytes).sum()
     }
 
-    /// How many logs are followed.
+    /// Returns the number of logs followed.
     pub(crate) fn count(&self) -> usize {
         self.follows.len()
     }
 
-    /// The source's state in words.
+    /// Returns the state of the source, with its reason.
     pub(crate) fn state(&self) -> PartState {
         let total = self.follows.len();
         let troubled: Vec<&Follow> =
@@ -279,21 +275,21 @@ impl Files {
             (0, _) => PartState::Waiting { reason: format!("no log matches {}", self.settings.name) },
             (1, []) => PartState::Active { detail: "reading".to_owned() },
             (_, []) => PartState::Active { detail: format!("reading {total} logs") },
-            (_, [first, ..]) if troubled.len() == total => PartState::Waiting { reason: in_words(first) },
+            (_, [first, ..]) if troubled.len() == total => PartState::Waiting { reason: describe(first) },
             (_, [first, ..]) => {
                 let reason =
-                    format!("{} of {total} logs cannot be read; {}", troubled.len(), in_words(first));
+                    format!("could not read {} of {total} logs; {}", troubled.len(), describe(first));
                 PartState::Degraded { reason }
             }
         }
     }
 }
 
-fn in_words(follow: &Follow) -> String {
+fn describe(follow: &Follow) -> String {
     let path = follow.path().display();
     match follow.trouble() {
         Some(Trouble::Missing) => format!("{path} does not exist (yet)"),
-        Some(Trouble::Unreadable(why)) => format!("{path} cannot be read: {why}; trying again"),
+        Some(Trouble::Unreadable(why)) => format!("could not read {path}: {why}; retrying"),
         None => format!("{path} is read"),
     }
 }
@@ -305,12 +301,12 @@ fn read_position(source: &str, text: &str) -> Option<Position> {
             tracing::warn!(
                 source,
                 version = position.v,
-                "the stored position is of another version; starting afresh"
+                "could not use the stored position: it is of another version; starting as if for the first time"
             );
             None
         }
         Err(error) => {
-            tracing::warn!(source, %error, "the stored position cannot be read; starting afresh");
+            tracing::warn!(source, %error, "could not read the stored position; starting as if for the first time");
             None
         }
     }

@@ -1,14 +1,14 @@
-//! Random histories of a log and its reader against a model: every line exactly once and in order, but for those that
-//! nobody could have read.
+//! Random histories of a log and its reader, compared with a model: every line comes exactly once and in order, except
+//! those that no reader could have read.
 //!
 //! The world is nginx with one open log, a logrotate that knows every way there is, an operator, and an agent that can be
-//! killed at any moment, before or after it committed what it read. Lines are numbered. What may be lost, and why:
+//! killed at any moment, before or after it committed the lines it read. Lines are numbered. These may be lost:
 //!
-//! - a truncation without a copy takes what was not read;
-//! - a deleted file is lost to an agent that does not hold it open: it was dead, or had not looked since the file was there
-//!   (a copy is a file of its own);
+//! - unread lines of a file that is truncated without a copy;
+//! - a deleted file that the agent does not hold open, because it was dead or had not checked the folder since the file was
+//!   there (a copy is a file of its own);
 //! - a line of which `copytruncate` or a truncation caught only the first half;
-//! - a copy of a file of which nothing was read yet: there is nothing to know it by.
+//! - a copy of a file of which nothing was read yet: it has no fingerprint to be recognised by.
 //!
 //! Nothing else may be lost, and nothing may ever come twice.
 
@@ -25,10 +25,10 @@ use proptest::prelude::*;
 use super::follow::DRAIN_MS;
 use super::*;
 
-/// logrotate keeps so many old logs.
+/// Old logs that logrotate keeps.
 const KEPT: u32 = 4;
 
-/// So many histories are tried, unless `PROPTEST_CASES` says how many.
+/// Histories tried, unless `PROPTEST_CASES` is set.
 const HISTORIES: u32 = 5_000;
 
 fn histories() -> u32 {
@@ -37,13 +37,13 @@ fn histories() -> u32 {
 
 #[derive(Debug, Clone, Copy)]
 enum Op {
-    /// nginx writes so many lines, the last of them only by half when told so.
+    /// nginx writes this many lines, of the last one only the first half if `half`.
     Write { lines: u32, half: bool },
     /// logrotate: rename, and `create` a new log or leave that to nginx.
     Rename { create: bool },
     /// logrotate: copy and truncate.
     CopyTruncate,
-    /// nginx is told to reopen its log.
+    /// nginx reopens its log.
     Reopen,
     /// logrotate packs an old log that nginx does not write to any more.
     Pack(u32),
@@ -61,7 +61,7 @@ enum Op {
     Kill,
     /// The agent is killed with one block read but not committed.
     KillBeforeCommit,
-    /// More time passes than replaced logs are kept open; nginx was told to reopen before.
+    /// nginx reopens its log, and more time passes than replaced logs are kept open.
     Age,
 }
 
@@ -87,11 +87,11 @@ fn ops() -> impl Strategy<Value = Op> {
 #[derive(Debug, Default)]
 struct Generation {
     lines: BTreeSet<u32>,
-    /// The agent read everything and looked while this was the log.
+    /// The agent read everything and checked the path while this was the log.
     is_seen: bool,
     /// It has no name any more.
     is_deleted: bool,
-    /// And no agent holds it open.
+    /// No agent holds it open either.
     is_orphan: bool,
 }
 
@@ -109,7 +109,7 @@ struct World {
     owed: String,
     clock: Duration,
     files: Option<Files>,
-    /// Filled again and again.
+    /// Reused for every read.
     batch: Batch,
     checkpoint: Option<Checkpoint>,
     delivered: Vec<u32>,
@@ -123,7 +123,7 @@ fn text(number: u32) -> String {
 
 impl World {
     fn new() -> World {
-        // Memory if there is a file system in it: five thousand histories are a million system calls.
+        // In memory where there is such a file system: five thousand histories are a million system calls.
         let shm = Path::new("/dev/shm");
         let root = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
         fs::create_dir(root.path().join("logs")).unwrap();

@@ -1,7 +1,7 @@
-//! The rotated predecessors of a log: which files beside it they are, and in which order they were written.
+//! Finds the rotated predecessors of a log among the files beside it, and the order in which they were written.
 //!
-//! Recognised are `access.log.1`, `access.log-20261124`, `access-20261124.log` and the like, plain or `.gz`. Other
-//! names are found only by identity: a file renamed to anything is still the file that was being read.
+//! Recognised are `access.log.1`, `access.log-20261124`, `access-20261124.log` and the like, plain or `.gz`. A file with
+//! another name is found only by identity: renamed to anything, it is still the file that was being read.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -16,25 +16,23 @@ const MAX_NUMBER_DIGITS: usize = 5;
 /// A file beside the log.
 #[derive(Debug, Clone)]
 pub(super) struct Sibling {
-    /// Where.
     pub path: PathBuf,
-    /// Its identity.
     pub id: FileId,
     modified_ns: i64,
     age: Age,
     is_packed: bool,
-    /// A plain file without a byte: whatever will be in it was read by nobody.
-    is_blank: bool,
+    /// Plain and empty: nothing of it can have been read.
+    is_empty: bool,
 }
 
-/// What its name says about when it was rotated.
+/// The age of a rotated file, by its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Age {
-    /// `.1` is younger than `.2`.
+    /// Counts rotations: `.1` is younger than `.2`.
     Number(u32),
     /// Dates sort as text.
     Date(String),
-    /// Nothing.
+    /// Not a name of a rotated file.
     Unknown,
 }
 
@@ -47,12 +45,12 @@ pub(super) struct Unread {
     pub newer: Vec<Sibling>,
 }
 
-/// Finds out where the bytes behind `saved` are now, and which files came after them but before `until`, the file with
-/// which reading goes on (whatever its name is by now), when the log at `path` no longer is the file that was read.
+/// Finds the bytes behind `saved` when the log at `path` no longer is the file that was read, and the files written after
+/// them but before `until`, the file at which reading continues (whatever its name is by now).
 ///
-/// The file read is known by its identity and fingerprints, a copy or packed copy of it by the fingerprints alone. When
-/// it is gone altogether, files last written to after it was read are the newer ones, and those that are empty: when they
-/// were written to says nothing, but a writer may have one of them open.
+/// The file that was read is recognised by its identity and fingerprints, a copy or packed copy of it by the fingerprints
+/// alone. When it is gone altogether, the newer files are those last written to after it was read, and those that are
+/// empty: a writer may have one of them open, whenever it was last written to.
 pub(super) fn unread(path: &Path, saved: &SavedMark, until: Option<FileId>) -> Unread {
     let siblings = all(path);
     let end = siblings.iter().position(|sibling| Some(sibling.id) == until);
@@ -63,7 +61,7 @@ pub(super) fn unread(path: &Path, saved: &SavedMark, until: Option<FileId>) -> U
     }
 }
 
-/// Where `saved`'s bytes are among the siblings.
+/// Returns the sibling that holds `saved`'s bytes, opened at its mark.
 fn find(siblings: &[Sibling], saved: &SavedMark, until: Option<FileId>) -> Option<(usize, OpenLog)> {
     let is_known = |sibling: &Sibling| {
         let may_be_copy = saved.head.len > 0 && sibling.age != Age::Unknown;
@@ -80,22 +78,24 @@ fn after(siblings: &[Sibling], at: usize) -> Vec<Sibling> {
     if ours.age == Age::Unknown {
         return modified_after(siblings, ours.modified_ns);
     }
-    once_each(siblings.iter().skip(at + 1).filter(|sibling| sibling.age != ours.age))
+    without_duplicates(siblings.iter().skip(at + 1).filter(|sibling| sibling.age != ours.age))
 }
 
 fn modified_after(siblings: &[Sibling], modified_ns: i64) -> Vec<Sibling> {
-    once_each(siblings.iter().filter(|sibling| sibling.is_blank || sibling.modified_ns > modified_ns))
+    without_duplicates(
+        siblings.iter().filter(|sibling| sibling.is_empty || sibling.modified_ns > modified_ns),
+    )
 }
 
-/// The recognised files; of a plain and a packed one of the same age the plain one.
-fn once_each<'s>(siblings: impl Iterator<Item = &'s Sibling>) -> Vec<Sibling> {
+/// Returns the recognised files; of a plain and a packed one of the same age only the plain one.
+fn without_duplicates<'s>(siblings: impl Iterator<Item = &'s Sibling>) -> Vec<Sibling> {
     let mut recognised: Vec<Sibling> =
         siblings.filter(|sibling| sibling.age != Age::Unknown).cloned().collect();
     recognised.dedup_by(|packed, plain| packed.age == plain.age);
     recognised
 }
 
-/// Every file beside `path` (and beside what it links to), the recognised ones in the order they were rotated.
+/// Returns every file beside `path` and beside what it links to, the recognised ones in the order they were rotated.
 fn all(path: &Path) -> Vec<Sibling> {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let mut found = BTreeMap::new();
@@ -116,19 +116,19 @@ fn beside(log: &Path) -> impl Iterator<Item = Sibling> {
         let path = entry.ok()?.path();
         let meta = path.metadata().ok().filter(Metadata::is_file)?;
         let (age, is_packed) = age_of(log, &path);
-        let is_blank = meta.len() == 0 && !is_packed;
+        let is_empty = meta.len() == 0 && !is_packed;
         Some(Sibling {
             id: FileId::of(&meta),
             modified_ns: modified_ns(&meta),
             path,
             age,
             is_packed,
-            is_blank,
+            is_empty,
         })
     })
 }
 
-/// Numbers count down, dates count up; where both kinds occur the time of the last write decides.
+/// Sorts oldest first: numbers count down, dates count up, and where both kinds occur the last write decides.
 fn sort(siblings: &mut [Sibling]) {
     let has = |wanted: fn(&Age) -> bool| siblings.iter().any(|sibling| wanted(&sibling.age));
     let is_mixed = has(|age| matches!(age, Age::Number(_))) && has(|age| matches!(age, Age::Date(_)));
@@ -145,7 +145,7 @@ fn sort(siblings: &mut [Sibling]) {
     });
 }
 
-/// Whether `path` is, by its name, a rotated predecessor of `log`.
+/// Returns whether `path` is, by its name, a rotated predecessor of `log`.
 pub(super) fn is_rotated(log: &Path, path: &Path) -> bool {
     age_of(log, path).0 != Age::Unknown
 }
@@ -191,7 +191,7 @@ mod tests {
         for name in names {
             fs::write(folder.path().join(name), name).unwrap();
         }
-        let recognised = once_each(all(&folder.path().join(log)).iter());
+        let recognised = without_duplicates(all(&folder.path().join(log)).iter());
         recognised.iter().map(|sibling| name_of(&sibling.path).unwrap()).collect()
     }
 
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn rotated_names_are_told_from_logs_of_their_own() {
+    fn rotated_names_differ_from_logs_of_their_own() {
         let check = |path: &str, expected| {
             assert_eq!(is_rotated(Path::new("/l/a.log"), Path::new(path)), expected, "{path}");
         };

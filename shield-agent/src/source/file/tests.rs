@@ -1,4 +1,4 @@
-//! A source of files through everything that happens to logs, by single steps and without waiting.
+//! A source of files through rotations, truncations, restarts and failures, by single steps and without waiting.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 use super::follow::DRAIN_MS;
 use super::*;
 
-/// A folder with a log, and a reader of it.
+/// A folder with a log, and its reader.
 struct Site {
     folder: tempfile::TempDir,
     place: String,
@@ -80,7 +80,7 @@ impl Site {
         self.files.get_or_insert_with(|| Files::new(settings, checkpoint))
     }
 
-    /// The numbers in the paths of every line that can be read now, and whether the last was live.
+    /// Reads all lines there are; returns the numbers in their paths, and whether the last block was live.
     fn read(&mut self) -> (Vec<u32>, bool) {
         let now_ms = self.now_ms;
         self.files().hint_all();
@@ -101,7 +101,7 @@ impl Site {
         assert_eq!(self.read().0, numbers.collect::<Vec<u32>>());
     }
 
-    /// As after `kill -9`: all that stays is the last checkpoint.
+    /// Drops everything but the last checkpoint, as `kill -9` does.
     fn kill(&mut self) {
         self.files = None;
     }
@@ -136,7 +136,7 @@ fn the_first_start_can_be_some_time_ago() {
     }
 }
 
-/// History: relatives forget where they were when nothing was read yet, and start at the end again.
+/// History: other log readers store no position before the first line, and start at the end again.
 #[test]
 fn a_restart_before_the_first_line_loses_nothing() {
     let mut site = Site::new("a.log", Start::End);
@@ -148,7 +148,7 @@ fn a_restart_before_the_first_line_loses_nothing() {
 }
 
 #[test]
-fn a_log_that_is_not_there_yet_is_waited_for() {
+fn a_missing_log_is_waited_for() {
     let mut site = Site::new("deep/a.log", Start::End);
     site.expect(0..0);
     assert!(
@@ -163,7 +163,7 @@ fn a_log_that_is_not_there_yet_is_waited_for() {
 /// History: a reader died for good on one permission error. (Root may read everything; a folder in the log's place
 /// cannot be read by anybody.)
 #[test]
-fn a_log_that_cannot_be_read_is_tried_again() {
+fn a_log_that_cannot_be_read_is_retried() {
     let mut site = Site::new("a.log", Start::End);
     fs::create_dir(site.path("a.log")).unwrap();
     let mut files = Files::new(
@@ -339,7 +339,7 @@ fn a_line_too_long_for_any_block_is_skipped_across_a_restart() {
 }
 
 #[test]
-fn a_folder_is_all_its_logs_new_ones_included() {
+fn a_folder_stands_for_all_its_logs_new_ones_included() {
     let mut site = Site::new("", Start::End);
     site.append("a.log", &lines(0..5));
     site.append("error.log", "not for us\n");
