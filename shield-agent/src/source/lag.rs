@@ -1,7 +1,7 @@
-//! When a source that is behind its logs is so for too long.
+//! The decision that a source has been behind its logs for too long.
 //!
-//! Every source is behind for a moment: after a start, a rotation, a burst. That is no fault. Behind for a minute means
-//! that bans come a minute late, and nothing else would show it: the reader works, it only works on old lines.
+//! Every source is behind for a moment after a start, a rotation or a burst, and that is no fault. Behind for a minute means
+//! that bans come a minute late, which nothing else would show: the reader works, only on old lines.
 
 /// From this many unread bytes on a source counts as behind.
 ///
@@ -14,7 +14,7 @@ const CAUGHT_UP_BYTES: u64 = 1 << 20;
 /// Behind for longer is degraded. What a restart leaves to read is read in less: a minute is some ten gigabytes.
 const LATE_AFTER_MS: u64 = 60_000;
 
-/// Since when a source is behind.
+/// Tracks since when a source is behind.
 #[derive(Debug, Default)]
 pub(super) struct Lag {
     behind_since_ms: Option<u64>,

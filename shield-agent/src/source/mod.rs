@@ -1,8 +1,9 @@
-//! Where lines come from: files, nginx's syslog datagrams, standard input; and how they become batches of requests.
+//! Sources of lines (files, nginx's syslog datagrams, standard input), read into batches of requests.
 //!
-//! Every source has a thread of its own, because it waits in system calls. [`start`] is the only door. `format`
-//! understands lines, `file` follows files through rotation and restarts, `stream` reads what is in no file, `watch`
-//! and `wake` decide when to look. Nothing here knows what the requests are for.
+//! Every source has a thread of its own, because it waits in system calls. [`Prepared::start`] is the entry point. `file`
+//! follows files through rotation and restarts, `stream` reads what is in no file, `watch` and `wake` decide when to read,
+//! `lag` when a source is too far behind; the crate `shield-logline` parses the lines. Nothing here depends on what the
+//! requests are for.
 
 pub(crate) mod file;
 mod lag;
@@ -34,19 +35,17 @@ use wake::Wake;
 /// One configured source.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Its stable name, under which its checkpoint is stored: what the configuration says (`/var/log/nginx/access.log`).
+    /// The text of the configuration (`/var/log/nginx/access.log`). Checkpoints are stored under it, so it must not change
+    /// between two runs.
     pub name: String,
-    /// What it is.
     pub input: Input,
-    /// How its lines are written.
     pub format: shield_logline::Settings,
-    /// Where the first start in a file begins.
     pub first_start: FirstStart,
 }
 
 #[cfg(any(test, feature = "test-support"))]
 impl Settings {
-    /// The log, pattern or folder `text`, with every setting at its default.
+    /// Returns the settings of the log, pattern or folder `text`, everything else at its default.
     pub fn of_files(text: &str) -> Settings {
         Settings {
             name: text.to_owned(),
@@ -57,7 +56,7 @@ impl Settings {
     }
 }
 
-/// What a source is.
+/// The kind of a source, and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A log, a pattern of logs (`/var/log/nginx/*.access.log`), or a folder of logs.
@@ -68,7 +67,7 @@ pub enum Input {
     Stdin,
 }
 
-/// Where to begin in a file that was there before the agent ever read it.
+/// The place to begin in a file that existed before the agent first read it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum FirstStart {
     /// At its end.
@@ -76,20 +75,17 @@ pub enum FirstStart {
     End,
     /// At its beginning (`--from-start`).
     Beginning,
-    /// So many seconds back (`catch_up`), by the log's own times.
-    CatchUp {
-        /// Seconds before now.
-        secs: u32,
-    },
+    /// At the lines of the last `secs` seconds (`catch_up`), by the log's own times.
+    CatchUp { secs: u32 },
 }
 
-/// Takes a batch; blocks while there is no room for it, which holds the source back. `Break` ends the source.
+/// Takes a batch. Blocks while there is no room for it, which holds the source back; `Break` stops the source.
 ///
-/// Used batches should go back to the [`Pool`].
+/// Used batches should be given back to the [`Pool`].
 pub trait Deliver: FnMut(Batch) -> ControlFlow<()> + Send + 'static {}
 impl<F: FnMut(Batch) -> ControlFlow<()> + Send + 'static> Deliver for F {}
 
-/// Takes reports of state changes; must not block for long.
+/// Takes reports of state changes. Must not block for long, because the source does not read meanwhile.
 pub trait Report: FnMut(PartReport) + Send + 'static {}
 impl<F: FnMut(PartReport) + Send + 'static> Report for F {}
 

@@ -1,4 +1,4 @@
-//! A source's thread: step, deliver, report, sleep.
+//! The thread of a source: read, deliver, report, sleep.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -18,10 +18,10 @@ use shield_engine::event::{PartReport, PartState};
 use shield_engine::request::{Batch, Checkpoint, SourceId};
 use shield_logline::Output;
 
-/// How long to wait before binding a socket is tried again.
+/// The pause before binding a socket is retried.
 const BIND_RETRY: Duration = Duration::from_secs(5);
 
-/// Between two looks at how far behind a source is while it reads without a pause.
+/// The interval between two updates of the lag while a source reads without a pause.
 const NOTE_EVERY_MS: u64 = 250;
 
 /// The reason of a source that is behind for too long. Without figures, because every new reason is announced; the API adds
@@ -30,22 +30,17 @@ const LATE: &str = "reading, but behind its log for over a minute, so bans come 
 
 /// One source, ready to run.
 pub(super) struct Source<D, R> {
-    /// Its number.
     pub id: SourceId,
-    /// Wakes and stops it.
     pub wake: Wake,
     pub stats: Arc<Stats>,
     pub lag: Lag,
-    /// Where batches come from.
     pub pool: Pool,
-    /// Where batches go.
     pub deliver: D,
-    /// Where states go.
     pub report: R,
 }
 
 impl<D: Deliver, R: Report> Source<D, R> {
-    /// Runs until it is stopped, its input ends, or nobody takes its batches any more.
+    /// Runs until the source is stopped, its input ends, or the consumer is gone.
     pub(super) fn run(mut self, settings: Settings, checkpoint: Option<Checkpoint>) {
         match &settings.input {
             Input::Files(text) => self.run_files(Place::of(text), &settings, checkpoint.as_ref()),
@@ -64,21 +59,21 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let mut files = Files::new(file::Settings { id: self.id, name, place, format, start }, checkpoint);
         let mut watch = Watch::new(&self.wake);
         watch.set(files.folders());
-        let mut was_rung = false;
+        let mut was_hinted = false;
         while !self.wake.is_stopped() {
             let ControlFlow::Continue(bytes) = self.read_all(&mut files) else { return };
             self.note_progress(&files, clock::now().boot_ms);
             if bytes > 0 {
-                watch.found(was_rung);
+                watch.note_lines(was_hinted);
             }
             watch.set(files.folders());
-            self.wake.wait(sleep_for(&files, watch.poll()));
-            was_rung = self.wake.answer();
+            self.wake.wait(sleep_for(&files, watch.interval()));
+            was_hinted = self.wake.take();
             files.hint_all();
         }
     }
 
-    /// Delivers everything there is to read now; returns how many bytes that were.
+    /// Delivers everything there is to read now; returns its length in bytes.
     fn read_all(&mut self, files: &mut Files) -> ControlFlow<(), u64> {
         let mut read = 0;
         let mut noted_ms = None;
@@ -103,7 +98,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
             if self.wake.is_stopped() {
                 return ControlFlow::Break(());
             }
-            if self.wake.answer() {
+            if self.wake.take() {
                 files.hint_all();
             }
         }
@@ -114,7 +109,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let backlog = Backlog { bytes: files.lag_bytes(), logs: files.count() as u64 };
         self.stats.set_backlog(backlog);
         let is_late = self.lag.is_late(backlog.bytes, now_ms);
-        self.say(match files.state() {
+        self.set_state(match files.state() {
             PartState::Active { .. } if is_late => PartState::Degraded { reason: LATE.to_owned() },
             state => state,
         });
@@ -123,12 +118,12 @@ impl<D: Deliver, R: Report> Source<D, R> {
     fn run_syslog(&mut self, path: &Path, settings: &Settings) {
         while !self.wake.is_stopped() {
             let outcome = Syslog::bind(path, &settings.format).and_then(|mut syslog| {
-                self.say(PartState::Active { detail: "listening".to_owned() });
+                self.set_state(PartState::Active { detail: "listening".to_owned() });
                 Ok(self.receive(&mut syslog)?)
             });
             match outcome {
                 Ok(()) => return,
-                Err(error) => self.say(PartState::Waiting { reason: format!("{error:#}; trying again") }),
+                Err(error) => self.set_state(PartState::Waiting { reason: format!("{error:#}; retrying") }),
             }
             self.wake.wait(BIND_RETRY);
         }
@@ -139,7 +134,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
             let mut batch = self.pool.take();
             let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
             let any = syslog.step(&mut batch.bytes, &mut out)?;
-            if self.hand_on(batch, out, any).is_break() {
+            if self.deliver_parsed(batch, out, any).is_break() {
                 break;
             }
         }
@@ -148,26 +143,27 @@ impl<D: Deliver, R: Report> Source<D, R> {
 
     fn run_stdin(&mut self, settings: &Settings) {
         let mut input = shield_logline::stream::Input::new(std::io::stdin().lock(), &settings.format);
-        self.say(PartState::Active { detail: "reading".to_owned() });
+        self.set_state(PartState::Active { detail: "reading".to_owned() });
         while !self.wake.is_stopped() {
             let mut batch = self.pool.take();
             let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
-            let more = input.step(&mut batch.bytes, &mut out);
-            if self.hand_on(batch, out, true).is_break() {
+            let goes_on = input.step(&mut batch.bytes, &mut out);
+            if self.deliver_parsed(batch, out, true).is_break() {
                 return;
             }
-            match more {
+            match goes_on {
                 Ok(true) => {}
-                Ok(false) => return self.say(PartState::Off { reason: "the input ended".to_owned() }),
+                Ok(false) => return self.set_state(PartState::Off { reason: "the input ended".to_owned() }),
                 Err(error) => {
-                    return self
-                        .say(PartState::Degraded { reason: format!("cannot read standard input: {error}") });
+                    return self.set_state(PartState::Degraded {
+                        reason: format!("could not read standard input: {error}"),
+                    });
                 }
             }
         }
     }
 
-    fn hand_on(&mut self, batch: Batch, out: Output, any: bool) -> ControlFlow<()> {
+    fn deliver_parsed(&mut self, batch: Batch, out: Output, any: bool) -> ControlFlow<()> {
         let bytes = out.bytes;
         let batch = Batch {
             source: Some(self.id),
@@ -185,7 +181,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         (self.deliver)(batch)
     }
 
-    fn say(&mut self, state: PartState) {
+    fn set_state(&mut self, state: PartState) {
         if self.stats.set_state(&state) {
             let part = format!("source:{}", self.stats.name());
             (self.report)(PartReport { part, state, repaired: None });
@@ -193,8 +189,9 @@ impl<D: Deliver, R: Report> Source<D, R> {
     }
 }
 
-fn sleep_for(files: &Files, poll: Duration) -> Duration {
+/// Returns how long to sleep: the interval, or less when a file needs attention before.
+fn sleep_for(files: &Files, interval: Duration) -> Duration {
     let now_ms = clock::now().boot_ms;
     let until = files.deadline_ms().map(|deadline| Duration::from_millis(deadline.saturating_sub(now_ms)));
-    until.map_or(poll, |until| until.min(poll))
+    until.map_or(interval, |until| until.min(interval))
 }

@@ -1,6 +1,6 @@
-//! Lines that are in no file: nginx's syslog datagrams (`access_log syslog:server=unix:…`) and standard input.
+//! nginx's syslog datagrams (`access_log syslog:server=unix:…`).
 //!
-//! Neither can be read a second time, so their batches have no checkpoint.
+//! They cannot be read a second time, so their batches have no checkpoint.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -12,16 +12,17 @@ use anyhow::Context;
 
 use shield_logline::{Output, Parser, Settings, syslog};
 
-/// How long a wait for a datagram lasts before the thread looks whether it is to stop.
+/// The longest wait for a datagram: in between the thread checks whether it was stopped, because a socket's wait cannot be
+/// ended from outside.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Datagrams taken into one batch at most.
+/// Datagrams of one batch at most.
 const MAX_DATAGRAMS: usize = 1024;
 
-/// nginx's workers run as another user; the socket only takes lines in.
+/// Anyone may send, because nginx's workers run as another user. Nothing can be read from the socket.
 const SOCKET_MODE: u32 = 0o666;
 
-/// A socket that nginx sends its lines to.
+/// A bound socket that nginx sends its lines to.
 #[derive(Debug)]
 pub(super) struct Syslog {
     socket: UnixDatagram,
@@ -31,23 +32,25 @@ pub(super) struct Syslog {
 }
 
 impl Syslog {
-    /// Binds the socket; one that a dead agent left behind is replaced.
+    /// Binds the socket, in place of one that a killed agent left behind.
     ///
     /// # Errors
-    /// When something else is at `path`, somebody listens there, or the folder cannot be written to.
+    /// When `path` is something else than a socket, another program listens there, or the folder is not writable.
     pub(super) fn bind(path: &Path, format: &Settings) -> anyhow::Result<Syslog> {
         remove_dead_socket(path)?;
-        let socket =
-            UnixDatagram::bind(path).with_context(|| format!("bind the syslog socket {}", path.display()))?;
+        let socket = UnixDatagram::bind(path)
+            .with_context(|| format!("could not bind the syslog socket {}", path.display()))?;
         let mode = std::fs::Permissions::from_mode(SOCKET_MODE);
         std::fs::set_permissions(path, mode)
-            .with_context(|| format!("let nginx write to {}", path.display()))?;
-        socket.set_read_timeout(Some(RECEIVE_TIMEOUT)).context("set a timeout on the syslog socket")?;
+            .with_context(|| format!("could not let nginx write to {}", path.display()))?;
+        socket
+            .set_read_timeout(Some(RECEIVE_TIMEOUT))
+            .context("could not set a timeout on the syslog socket")?;
         let datagram = vec![0; format.max_line_bytes + 1024];
         Ok(Syslog { socket, path: path.to_owned(), parser: Parser::new(format), datagram })
     }
 
-    /// Waits a moment for datagrams and parses those that are there. False when there were none.
+    /// Waits for datagrams, [`RECEIVE_TIMEOUT`] at most, and parses those that are there. Returns false when there were none.
     ///
     /// # Errors
     /// When the socket cannot be read.
@@ -61,7 +64,7 @@ impl Syslog {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            // Only the first wait may last; whatever else is there already is taken with it.
+            // Only for the first datagram: whatever else is queued already belongs to this batch, without waiting for more.
             self.socket.set_nonblocking(true)?;
             count += 1;
         }
@@ -80,7 +83,7 @@ impl Syslog {
 
 impl Drop for Syslog {
     fn drop(&mut self) {
-        // It may be gone already, or the folder; then there is nothing to clean up.
+        // An error means that the socket or its folder is gone already.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -88,13 +91,13 @@ impl Drop for Syslog {
 fn remove_dead_socket(path: &Path) -> anyhow::Result<()> {
     let Ok(meta) = path.symlink_metadata() else { return Ok(()) };
     if !meta.file_type().is_socket() {
-        anyhow::bail!("{} is there already and no socket; remove it or choose another path", path.display());
+        anyhow::bail!("{} exists and is not a socket; remove it or choose another path", path.display());
     }
-    let probe = UnixDatagram::unbound().context("make a socket")?;
+    let probe = UnixDatagram::unbound().context("could not create a socket")?;
     if probe.connect(path).is_ok() {
         anyhow::bail!("another program listens on {}; stop it or choose another path", path.display());
     }
-    std::fs::remove_file(path).with_context(|| format!("remove the dead socket {}", path.display()))
+    std::fs::remove_file(path).with_context(|| format!("could not remove the dead socket {}", path.display()))
 }
 
 #[cfg(test)]
@@ -105,7 +108,7 @@ mod tests {
     const LINE: &str = r#"{"source_ip":"192.0.2.7","timestamp":1795530901,"status":200}"#;
 
     #[test]
-    fn datagrams_are_lines_and_the_socket_goes_with_its_reader() {
+    fn datagrams_are_lines_and_the_socket_is_removed_with_its_reader() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nginx.sock");
         let mut syslog = Syslog::bind(&path, &Settings::default()).unwrap();

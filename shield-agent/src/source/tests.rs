@@ -1,4 +1,4 @@
-//! The threads: real files, real hints, real waits (each with a deadline).
+//! The threads, with real files, real hints and real waits, each with a deadline.
 
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
@@ -46,7 +46,7 @@ fn next_lines(receiver: &Receiver<Batch>) -> usize {
 }
 
 #[test]
-fn lines_come_as_they_are_written_and_the_state_is_told() {
+fn lines_are_read_as_they_are_written_and_the_state_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.log");
     let Running { sources, stats, batches, reports } = launch(Settings::of_files(path.to_str().unwrap()), 4);
@@ -70,7 +70,7 @@ fn lines_come_as_they_are_written_and_the_state_is_told() {
 }
 
 #[test]
-fn a_source_whose_batches_nobody_takes_still_stops() {
+fn a_source_without_a_consumer_still_stops() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.log");
     std::fs::write(&path, format!("{LINE}\n").repeat(20_000)).unwrap();

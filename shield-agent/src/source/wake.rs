@@ -1,52 +1,51 @@
-//! How a source's thread sleeps: until something hints at new lines, a deadline passes, or it is told to stop.
+//! The sleep of a source's thread: until a hint at new lines, a deadline, or the stop of the source.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// A bell that any thread can ring; a ring is not lost when nobody is waiting.
+/// A notification that any thread can send. It is kept until it is taken, so one sent before the wait is not lost.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wake(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    rung: AtomicBool,
+    notified: AtomicBool,
     stopped: AtomicBool,
     sleeping: Mutex<()>,
-    bell: Condvar,
+    condvar: Condvar,
 }
 
 impl Wake {
-    /// Wakes the sleeper. Costs next to nothing while the last ring was not answered.
-    pub(super) fn ring(&self) {
-        if !self.0.rung.swap(true, Ordering::AcqRel) {
+    /// Wakes the sleeper. Costs one atomic operation while the last notification is not taken: inotify reports every write.
+    pub(super) fn notify(&self) {
+        if !self.0.notified.swap(true, Ordering::AcqRel) {
             let _sleeping = self.0.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
-            self.0.bell.notify_all();
+            self.0.condvar.notify_all();
         }
     }
 
-    /// Tells the sleeper to come to its end.
+    /// Wakes the sleeper for the last time.
     pub(super) fn stop(&self) {
         self.0.stopped.store(true, Ordering::Release);
-        self.ring();
+        self.notify();
     }
 
-    /// Whether it is to stop.
     pub(super) fn is_stopped(&self) -> bool {
         self.0.stopped.load(Ordering::Acquire)
     }
 
-    /// Whether somebody rang since the last answer; answers.
-    pub(super) fn answer(&self) -> bool {
-        self.0.rung.swap(false, Ordering::AcqRel)
+    /// Takes the notification; returns whether there was one.
+    pub(super) fn take(&self) -> bool {
+        self.0.notified.swap(false, Ordering::AcqRel)
     }
 
-    /// Sleeps until somebody rings, or for `timeout`; leaves the ring to be answered.
+    /// Sleeps until there is a notification, or for `timeout`. Does not take it.
     pub(super) fn wait(&self, timeout: Duration) {
         let guard = self.0.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_quiet = |(): &mut ()| !self.0.rung.load(Ordering::Acquire);
-        // A poisoned lock guards nothing, and a timeout is an answer like any other.
-        drop(self.0.bell.wait_timeout_while(guard, timeout, is_quiet));
+        let is_idle = |(): &mut ()| !self.0.notified.load(Ordering::Acquire);
+        // The lock guards no data, so poison means nothing; and a timeout needs no other handling than a notification.
+        drop(self.0.condvar.wait_timeout_while(guard, timeout, is_idle));
     }
 }
 
@@ -55,12 +54,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_before_the_wait_is_heard() {
+    fn a_notification_before_the_wait_is_not_lost() {
         let wake = Wake::default();
-        wake.ring();
+        wake.notify();
         wake.wait(Duration::from_secs(3600));
-        assert!(wake.answer());
-        assert!(!wake.answer());
+        assert!(wake.take());
+        assert!(!wake.take());
     }
 
     #[test]
@@ -70,7 +69,7 @@ mod tests {
         let thread = std::thread::spawn(move || {
             while !sleeper.is_stopped() {
                 sleeper.wait(Duration::from_secs(3600));
-                sleeper.answer();
+                sleeper.take();
             }
         });
         wake.stop();

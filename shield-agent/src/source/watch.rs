@@ -1,6 +1,8 @@
-//! The kernel's hints that a log changed (inotify, by `notify`). Only hints: the files themselves are the truth, and
-//! are looked at every [`SAFETY_POLL`] anyway, every [`TRUSTED_POLL`] as long as hints come before what they hint at is
-//! found, or every [`BLIND_POLL`] where there are none.
+//! The kernel's hints that a log changed (inotify, by the crate `notify`).
+//!
+//! They are only hints: events can be missing (network file systems, links) and say nothing of the content. The files are
+//! checked every [`SAFETY_POLL`] anyway, every [`TRUSTED_POLL`] as long as hints precede what is found, or every
+//! [`BLIND_POLL`] where there are none.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,16 +13,16 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::wake::Wake;
 
-/// How often to look when hints arrive: they do not from network file systems, nor for a link pointed elsewhere.
+/// The interval where hints can arrive. They do not from network file systems, nor for a link that is changed.
 pub(super) const SAFETY_POLL: Duration = Duration::from_secs(1);
 
-/// How often to look while the lines found last were hinted at: every look wakes an idle machine.
+/// The interval while the last lines found had been hinted at. Longer, because every check wakes an idle machine.
 pub(super) const TRUSTED_POLL: Duration = Duration::from_secs(3);
 
-/// How often to look without hints.
+/// The interval without hints.
 pub(super) const BLIND_POLL: Duration = Duration::from_millis(250);
 
-/// Watches folders and rings when something in them changes.
+/// Watches folders and wakes the source when something in them changes.
 #[derive(Debug)]
 pub(super) struct Watch {
     watcher: Option<RecommendedWatcher>,
@@ -30,26 +32,28 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// A watch on nothing yet.
+    /// Makes a watch on nothing yet.
     pub(super) fn new(wake: &Wake) -> Watch {
         let wake = wake.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             if event.map_or(true, |event| is_change(&event.kind)) {
-                wake.ring();
+                wake.notify();
             }
         });
         let watcher = watcher
-            .inspect_err(|error| tracing::warn!(%error, "could not watch files; looking every 250 ms"))
+            .inspect_err(
+                |error| tracing::warn!(%error, "could not watch files; checking them every 250 ms instead"),
+            )
             .ok();
         Watch { is_blind: watcher.is_none(), watcher, watched: BTreeSet::new(), is_trusted: false }
     }
 
-    /// Watches exactly these folders from now on; those that cannot be watched are tried again next time.
+    /// Watches exactly these folders from now on. One that cannot be watched is retried at the next call.
     pub(super) fn set(&mut self, folders: Vec<PathBuf>) {
         let wanted: BTreeSet<PathBuf> = folders.into_iter().collect();
         let Some(watcher) = &mut self.watcher else { return };
         for gone in self.watched.difference(&wanted) {
-            // It fails when the folder is gone, and so is the watch.
+            // It fails when the folder is gone, and then the kernel has removed the watch already.
             let _ = watcher.unwatch(gone);
         }
         self.watched.retain(|folder| wanted.contains(folder));
@@ -65,8 +69,8 @@ impl Watch {
         self.is_blind = failed;
     }
 
-    /// How long to sleep without a hint.
-    pub(super) fn poll(&self) -> Duration {
+    /// Returns how long to sleep without a hint.
+    pub(super) fn interval(&self) -> Duration {
         match (self.is_blind, self.is_trusted) {
             (true, _) => BLIND_POLL,
             (false, true) => TRUSTED_POLL,
@@ -74,13 +78,13 @@ impl Watch {
         }
     }
 
-    /// New lines were found, hinted at or not.
-    pub(super) fn found(&mut self, was_hinted_at: bool) {
+    /// Notes that new lines were found, with or without a hint before.
+    pub(super) fn note_lines(&mut self, was_hinted_at: bool) {
         self.is_trusted = was_hinted_at;
     }
 }
 
-/// Opening and reading a log (we do it ourselves) is no change.
+/// Returns whether this can mean new lines. Opening and reading cannot: the agent's own reads would wake it for ever.
 fn is_change(kind: &EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
@@ -96,13 +100,13 @@ mod tests {
     #[test]
     fn hints_are_trusted_as_long_as_they_come_first() {
         let mut watch = Watch::new(&Wake::default());
-        assert_eq!(watch.poll(), SAFETY_POLL, "nothing was found yet");
-        watch.found(true);
-        assert_eq!(watch.poll(), TRUSTED_POLL);
-        watch.found(false);
-        assert_eq!(watch.poll(), SAFETY_POLL, "lines that nobody hinted at");
-        watch.found(true);
+        assert_eq!(watch.interval(), SAFETY_POLL, "nothing was found yet");
+        watch.note_lines(true);
+        assert_eq!(watch.interval(), TRUSTED_POLL);
+        watch.note_lines(false);
+        assert_eq!(watch.interval(), SAFETY_POLL, "lines without a hint");
+        watch.note_lines(true);
         watch.set(vec![PathBuf::from("/there/is/no/such/folder")]);
-        assert_eq!(watch.poll(), BLIND_POLL, "a folder that cannot be watched");
+        assert_eq!(watch.interval(), BLIND_POLL, "a folder that cannot be watched");
     }
 }
