@@ -1,31 +1,30 @@
-//! Client addresses: as written, and out of a proxy's chain.
+//! Client addresses: parsing them, and finding the client in a proxy's chain.
 //!
-//! Addresses come out canonical: an IPv4-mapped IPv6 address is the IPv4 address.
+//! Addresses are canonical: an IPv4-mapped IPv6 address becomes the IPv4 address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Who a request is attributed to.
+/// The client that a request is attributed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributed {
-    /// The client.
+    /// The client's address.
     pub addr: IpAddr,
-    /// It came out of a chain, so its packets come from a proxy's address.
+    /// The address comes from a chain, so the client's packets have a proxy's address.
     pub behind_proxy: bool,
 }
 
-/// Proxies whose word about their clients is believed.
+/// Proxies that are trusted to name their clients.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// The proxies of these networks.
     pub fn new(networks: Vec<IpNet>) -> TrustedProxies {
         TrustedProxies(networks)
     }
 
-    /// Whether there are none, so that no chain is ever believed.
+    /// Returns whether there are none, so that no chain is ever trusted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -37,12 +36,12 @@ impl TrustedProxies {
     /// Attributes a request to its client.
     ///
     /// `field` is the text of the configured address field: an address, or itself a chain. `forwarded` is the text of the
-    /// configured chain field (`X-Forwarded-For`), believed only when the address in `field` is a trusted proxy.
-    /// A chain is read from the right, skipping trusted proxies; the first other address is the client. What stands
-    /// left of it was written by the client and means nothing. An element that is no address ends the reading,
-    /// and the request stays with the proxy that handed it on.
+    /// configured chain field (`X-Forwarded-For`), trusted only when the address in `field` is a trusted proxy.
+    /// A chain is read from the right, skipping trusted proxies; the first other address is the client. Whatever is left of
+    /// it was written by the client and is ignored. An element that is no address ends the reading, and the request is
+    /// attributed to the proxy that added it.
     ///
-    /// `None` when `field` holds no address.
+    /// Returns `None` when the last element of `field` is no address.
     pub fn attribute(&self, field: &[u8], forwarded: &[u8]) -> Option<Attributed> {
         let mut hops = field.rsplit(|byte| *byte == b',').chain(forwarded.rsplit(|byte| *byte == b','));
         let addr = parse(hops.next()?)?;
@@ -57,7 +56,7 @@ impl TrustedProxies {
     }
 }
 
-/// Reads one address: IPv4, IPv6, either with a port (`192.0.2.1:80`, `[2001:db8::1]:80`) or a zone (`fe80::1%eth0`).
+/// Parses one address: IPv4 or IPv6, with a port (`192.0.2.1:80`, `[2001:db8::1]:80`) or a zone (`fe80::1%eth0`).
 fn parse(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
     let addr = text.parse().ok().or_else(|| parse_decorated(text))?;
@@ -81,9 +80,10 @@ fn without_zone(text: &str) -> Option<&str> {
     text.split('%').next()
 }
 
-/// An IPv4 address at the start of `bytes`, with its length; the shapes of [`Ipv4Addr`]'s own parser and no others.
+/// Parses an IPv4 address at the start of `bytes`; returns it with its length. Accepts exactly what [`Ipv4Addr`]'s own
+/// parser accepts.
 ///
-/// `None` when there is none, or when `bytes` hold fewer than 16 bytes to look at.
+/// Returns `None` when there is none, or when `bytes` are fewer than 16: the length is checked once and not for each octet.
 #[inline]
 pub(crate) fn leading_ipv4(bytes: &[u8]) -> Option<(Ipv4Addr, usize)> {
     let bytes = bytes.first_chunk::<16>()?;
@@ -101,11 +101,11 @@ pub(crate) fn leading_ipv4(bytes: &[u8]) -> Option<(Ipv4Addr, usize)> {
     Some((Ipv4Addr::from(octets), at))
 }
 
-/// The value of the one to three digits at the start of four bytes, without a leading zero, and how many they are.
+/// Returns the value and the number of the one to three digits at the start of four bytes; no leading zero.
 #[inline]
 fn leading_octet(word: u32) -> Option<(u8, usize)> {
     let digits = word ^ 0x3030_3030;
-    // The high bit of every byte that is no digit (exact: no carry runs between bytes).
+    // The high bit of every byte that is no digit. Exact, because no carry crosses from one byte into the next.
     let others = (((digits & 0x7f7f_7f7f) + 0x7676_7676) | digits) & 0x8080_8080;
     let len = others.trailing_zeros() as usize / 8;
     let has_leading_zero = len > 1 && digits & 0xff == 0;
@@ -118,15 +118,15 @@ fn leading_octet(word: u32) -> Option<(u8, usize)> {
     Some((u8::try_from(value).ok()?, len))
 }
 
-/// An IPv6 address of plain groups (no dotted end, no zone) at the start of `bytes`, with its length; of those shapes
-/// exactly what [`Ipv6Addr`]'s own parser reads. Not canonical yet.
+/// Parses an IPv6 address of plain groups (no dotted end, no zone) at the start of `bytes`; returns it with its length. Of
+/// such addresses it accepts exactly what [`Ipv6Addr`]'s own parser accepts. Not canonical yet.
 ///
-/// `None` when there is none, or when `bytes` end with it.
+/// Returns `None` when there is none, or when `bytes` end with it, because it could continue.
 #[inline]
 pub(crate) fn leading_ipv6(bytes: &[u8]) -> Option<(Ipv6Addr, usize)> {
     let mut groups = [0_u16; 8];
     let mut count = 0;
-    // How many groups come before the `::`.
+    // The number of groups before the `::`.
     let mut gap = None;
     let mut at = 0;
     if *bytes.first_chunk::<2>()? == *b"::" {
@@ -135,7 +135,7 @@ pub(crate) fn leading_ipv6(bytes: &[u8]) -> Option<(Ipv6Addr, usize)> {
     loop {
         let (value, digits) = leading_hex(bytes.get(at..)?);
         if digits == 0 {
-            // Nothing more may only follow a `::`.
+            // Without a digit the address can only end here, and only right behind a `::`.
             gap.filter(|gap| *gap == count)?;
             break;
         }
@@ -164,7 +164,7 @@ pub(crate) fn leading_ipv6(bytes: &[u8]) -> Option<(Ipv6Addr, usize)> {
     Some((Ipv6Addr::from(groups), at))
 }
 
-/// The value of up to four hexadecimal digits at the start, and how many they are.
+/// Returns the value and the number of up to four hexadecimal digits at the start.
 #[inline]
 fn leading_hex(bytes: &[u8]) -> (u16, usize) {
     let word = match bytes.first_chunk::<4>() {
@@ -174,18 +174,18 @@ fn leading_hex(bytes: &[u8]) -> (u16, usize) {
     leading_hex_of(u32::from_le_bytes(word))
 }
 
-/// All four bytes at once: groups are of any length, and a processor that guesses wrongly where one ends loses more.
+/// Works on all four bytes at once: groups have any length, so a loop would cost a mispredicted branch for nearly each.
 #[inline]
 fn leading_hex_of(word: u32) -> (u16, usize) {
     const HIGHS: u32 = 0x8080_8080;
-    // A byte of up to 0x7f reaches its high bit by this when it is at least `least`; no carry runs between bytes.
+    // Sets the high bit of each byte that is at least `least` (of the low seven bits); no carry crosses bytes.
     let reaches = |bytes: u32, least: u8| (bytes & !HIGHS) + u32::from(0x80 - least) * 0x0101_0101;
     let lower = word | 0x2020_2020;
     let is_digit = reaches(word, b'0') & !reaches(word, b'9' + 1);
     let is_letter = reaches(lower, b'a') & !reaches(lower, b'f' + 1);
     let is_other = !((is_digit | is_letter) & !word) & HIGHS;
     let len = is_other.trailing_zeros() as usize / 8;
-    // A letter's low four bits are 1 to 6, and its bit 6 tells it from a digit.
+    // A letter's low four bits are 1 to 6, and its bit 6 distinguishes it from a digit.
     let values = (word & 0x0f0f_0f0f) + (word >> 6 & 0x0101_0101) * 9;
     // The digits moved to the end of the four bytes, zeros before them.
     let [a, b, c, d] = values.checked_shl(32 - 8 * len as u32).unwrap_or(0).to_le_bytes().map(u16::from);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_in_every_dress() {
+    fn addresses_are_read_with_ports_zones_and_brackets() {
         let check = |text: &str, expected: Option<&str>| {
             assert_eq!(parse(text.as_bytes()).map(|addr| addr.to_string()).as_deref(), expected, "{text}");
         };
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fast_reader_knows_exactly_what_the_slow_one_knows() {
+    fn the_fast_ipv4_reader_accepts_exactly_what_the_standard_library_does() {
         for text in
             ["0.0.0.0", "255.255.255.255", "1.22.333.4", "256.1.1.1", "01.2.3.4", "1.2.3", "1.2.3.", "1..2.3"]
         {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fast_reader_knows_ipv6_as_the_slow_one_does() {
+    fn the_fast_ipv6_reader_accepts_exactly_what_the_standard_library_does() {
         for text in [
             "::",
             "::1",
@@ -262,7 +262,7 @@ mod tests {
             let fast = leading_ipv6(format!("{text}\"  ").as_bytes()).filter(|(_, len)| *len == text.len());
             assert_eq!(fast, slow, "{text}");
         }
-        assert_eq!(leading_ipv6(b"1:2:3:4:5:6:7:8"), None, "it could go on");
+        assert_eq!(leading_ipv6(b"1:2:3:4:5:6:7:8"), None, "it could continue");
     }
 
     #[test]

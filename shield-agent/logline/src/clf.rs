@@ -1,7 +1,7 @@
-//! The `common` and `combined` formats: `ADDR IDENT USER [TIME] "REQUEST" STATUS SIZE`, whatever follows.
+//! The `common` and `combined` formats: `ADDR IDENT USER [TIME] "REQUEST" STATUS SIZE`, with anything behind.
 //!
-//! nginx and Apache escape quotes in the request, so that its end is the first bare quote; where another program did not,
-//! the first quote that a status follows is taken, and the line counts as salvaged.
+//! nginx and Apache escape quotes in the request, so it ends at the first bare quote. Where another program does not escape
+//! them, it ends at the first quote that a status follows, and the line counts as recovered (`salvaged`).
 
 use memchr::{memchr, memchr_iter, memrchr};
 
@@ -36,7 +36,8 @@ pub(crate) fn read(line: &[u8], reader: &mut Reader, texts: &mut Texts<'_>) -> R
     })
 }
 
-/// The time between the first brackets that hold one and have the request behind them: a user name may contain brackets.
+/// Splits off the time: the first bracketed text of its length with the request behind it, because a user name may contain
+/// brackets.
 fn split_time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     memchr_iter(b'[', rest).find_map(|at| {
         let (time, after) = rest.get(at + 1..)?.split_at_checked(TIME_BYTES)?;
@@ -44,25 +45,26 @@ fn split_time(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     })
 }
 
-struct Asked<'a> {
+/// The quoted request, with status and size behind it.
+struct Exchange<'a> {
     text: &'a [u8],
     status: u16,
     size: u64,
     salvaged: bool,
 }
 
-fn split_request(rest: &[u8]) -> Option<Asked<'_>> {
+fn split_request(rest: &[u8]) -> Option<Exchange<'_>> {
     let first = closing_quote(rest, 0);
-    let asked = |end: usize, salvaged| {
-        let (status, size) = read_answer(rest.get(end + 1..)?)?;
-        Some(Asked { text: rest.get(..end)?, status, size, salvaged })
+    let ending_at = |end: usize, salvaged| {
+        let (status, size) = read_response(rest.get(end + 1..)?)?;
+        Some(Exchange { text: rest.get(..end)?, status, size, salvaged })
     };
-    let bare = first.and_then(|end| asked(end, false));
-    bare.or_else(|| memchr_iter(b'"', rest).find_map(|end| asked(end, true)))
+    let bare = first.and_then(|end| ending_at(end, false));
+    bare.or_else(|| memchr_iter(b'"', rest).find_map(|end| ending_at(end, true)))
 }
 
-/// ` STATUS SIZE`; a size of `-` is 0.
-fn read_answer(after: &[u8]) -> Option<(u16, u64)> {
+/// Reads ` STATUS SIZE`; a size of `-` is 0.
+fn read_response(after: &[u8]) -> Option<(u16, u64)> {
     let (status, rest) = after.strip_prefix(b" ")?.split_at_checked(3)?;
     let status = u16::try_from(decimal(status)?).ok().filter(|status| *status <= MAX_STATUS)?;
     let rest = rest.strip_prefix(b" ")?;
@@ -70,8 +72,8 @@ fn read_answer(after: &[u8]) -> Option<(u16, u64)> {
     if size == b"-" { Some((status, 0)) } else { Some((status, decimal(size)?)) }
 }
 
-/// Method and path of `METHOD PATH PROTOCOL`. What is no such request (`-`, TLS sent to the HTTP port) has no method, and
-/// its text, if there is any, is the path.
+/// Splits `METHOD PATH PROTOCOL` into method and path. A malformed request (`-`, TLS sent to the HTTP port) has no method,
+/// and its text, if there is any, is the path.
 fn split_target(request: &[u8]) -> (&[u8], &[u8]) {
     let Some(first) = memchr(b' ', request) else {
         return (b"", if request == b"-" { b"" } else { request });

@@ -1,5 +1,5 @@
-//! The fields of a line before they are understood, and how they become a [`Line`]: the one place that decides what an
-//! address, a time, a status and a size may look like, for every reader of JSON.
+//! The raw fields of a line, and their conversion to a [`Line`]: the one place that decides which addresses, times, statuses
+//! and sizes are valid, so that no two readers of JSON differ in it.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use super::time::{self, TimeCache};
 use shield_engine::request::{Line, Rejected};
 use shield_engine::time::EventSecs;
 
-/// Statuses go up to here.
+/// The highest valid status.
 pub(crate) const MAX_STATUS: u16 = 999;
 
 /// The names of the JSON fields that are read; every other field is ignored.
@@ -28,7 +28,7 @@ pub struct FieldNames {
     pub status: String,
     /// Bytes sent (`$body_bytes_sent` or `$bytes_sent`).
     pub response_size: String,
-    /// The proxies' chain (`$http_x_forwarded_for`). Without a name no chain is ever read.
+    /// The proxies' chain (`$http_x_forwarded_for`); `None` when no chain is read.
     pub forwarded_for: Option<String>,
 }
 
@@ -66,7 +66,7 @@ pub enum Field {
 }
 
 impl FieldNames {
-    /// The field of that name.
+    /// Returns the field of this name.
     pub fn field(&self, name: &[u8]) -> Option<Field> {
         let named = [
             (&self.source_ip, Field::Addr),
@@ -80,7 +80,7 @@ impl FieldNames {
         known.or_else(|| (self.forwarded_for.as_deref()?.as_bytes() == name).then_some(Field::Forwarded))
     }
 
-    /// The name of that field, where it has one.
+    /// Returns the name of this field; `None` for a chain that is not read.
     pub fn name(&self, field: Field) -> Option<&str> {
         match field {
             Field::Addr => Some(&self.source_ip),
@@ -94,7 +94,7 @@ impl FieldNames {
     }
 }
 
-/// A field's value as written.
+/// The value of a field, as written.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value<'a> {
     /// A string, unescaped.
@@ -115,7 +115,7 @@ impl Value<'_> {
         }
     }
 
-    /// A whole number, also when it is quoted.
+    /// Returns a whole number, quoted or not.
     pub(crate) fn number(&self) -> Option<u64> {
         match self {
             Value::Number(number) => Some(*number),
@@ -125,7 +125,7 @@ impl Value<'_> {
     }
 }
 
-/// A whole number in decimal digits and nothing else.
+/// Parses a whole number: decimal digits and nothing else.
 pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     let digit = |value: u64, byte: &u8| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
@@ -137,24 +137,16 @@ pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
 /// The fields found in one line.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct RawFields<'a> {
-    /// See [`Field::Addr`].
     pub addr: Option<Value<'a>>,
-    /// See [`Field::Time`].
     pub time: Option<Value<'a>>,
-    /// See [`Field::Method`].
     pub method: Option<Value<'a>>,
-    /// See [`Field::Path`].
     pub path: Option<Value<'a>>,
-    /// See [`Field::Status`].
     pub status: Option<Value<'a>>,
-    /// See [`Field::Size`].
     pub size: Option<Value<'a>>,
-    /// See [`Field::Forwarded`].
     pub forwarded: Option<Value<'a>>,
 }
 
 impl<'a> RawFields<'a> {
-    /// The place of a field's value.
     pub(crate) fn slot(&mut self, field: Field) -> &mut Option<Value<'a>> {
         match field {
             Field::Addr => &mut self.addr,
@@ -168,7 +160,7 @@ impl<'a> RawFields<'a> {
     }
 }
 
-/// Where a line's texts end up: pieces of the block, or appended behind it.
+/// Places the texts of a line: pieces of the block keep their offset, other texts are collected to be appended to it.
 #[derive(Debug)]
 pub(crate) struct Texts<'a> {
     block_at: usize,
@@ -177,12 +169,12 @@ pub(crate) struct Texts<'a> {
 }
 
 impl<'a> Texts<'a> {
-    /// Texts of `block`; `side` will be appended to it.
+    /// Places texts in `block`; the caller appends `side` to it afterwards.
     pub(crate) fn new(block: &[u8], side: &'a mut Vec<u8>) -> Texts<'a> {
         Texts { block_at: block.as_ptr().addr(), block_len: block.len(), side }
     }
 
-    /// The offset of `text` in the block with `side` appended (0 for no text).
+    /// Returns the offset of `text` in the block with `side` appended; 0 for an empty text.
     pub(crate) fn place(&mut self, text: &[u8]) -> u32 {
         if text.is_empty() {
             return 0;
@@ -200,19 +192,15 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// Understands fields.
+/// Converts raw fields to lines.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    /// What they are called.
     pub names: FieldNames,
-    /// Whose chains are believed.
     pub proxies: TrustedProxies,
-    /// The last time read.
     pub times: TimeCache,
 }
 
 impl Reader {
-    /// Makes a line of its fields.
     pub(crate) fn finish(&mut self, raw: &RawFields<'_>, texts: &mut Texts<'_>) -> Result<Line, Rejected> {
         let forwarded = raw.forwarded.as_ref().and_then(Value::text).unwrap_or_default();
         let addr = raw.addr.as_ref().and_then(Value::text).ok_or(Rejected::NoAddress)?;
@@ -243,7 +231,7 @@ impl Reader {
     }
 }
 
-/// A time in any of its forms.
+/// Converts a time in any of its forms.
 pub(crate) fn time(value: &Value<'_>) -> Option<EventSecs> {
     match value {
         Value::Text(text) => time::parse(text),
@@ -253,7 +241,7 @@ pub(crate) fn time(value: &Value<'_>) -> Option<EventSecs> {
     }
 }
 
-/// A status: a number of 0..=999, bare or quoted.
+/// Converts a status: a number of 0..=999, bare or quoted.
 pub(crate) fn status(value: &Value<'_>) -> Option<u16> {
     let number = u16::try_from(value.number()?).ok()?;
     (number <= MAX_STATUS).then_some(number)

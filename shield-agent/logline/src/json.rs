@@ -1,4 +1,4 @@
-//! The strict reader of JSON lines, by serde_json: the definition of what a JSON line means.
+//! The strict reader of JSON lines, by serde_json. It defines the meaning of a JSON line for the other readers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visito
 
 use super::fields::{FieldNames, RawFields, Value};
 
-/// The fields of a line that is one valid JSON object naming each of them once at most; otherwise `None`.
+/// Reads the fields of a line; `None` unless it is one valid JSON object that has each of them at most once.
 ///
-/// A name that occurs twice means that text broke out of its string (nginx with `escape=none`), so that the line is as
-/// little to be trusted as an invalid one.
+/// A name that occurs twice means that text broke out of its string (nginx with `escape=none`), so the line can be trusted
+/// no more than an invalid one.
 pub(crate) fn read<'a>(line: &'a [u8], names: &FieldNames) -> Option<RawFields<'a>> {
     let mut deserializer = serde_json::Deserializer::from_slice(line);
     let raw = deserializer.deserialize_map(LineVisitor(names)).ok()?;

@@ -1,13 +1,13 @@
-//! Line formats: bytes of a log become [`Line`]s, or the reason why not.
+//! Readers of access-log lines: the bytes of a log become [`Line`]s, or counts of refused lines by reason.
 //!
-//! One [`Parser`] a log. It owns everything about a line's text and nothing about where lines come from. A JSON line is
-//! read by the first of three readers that understands it: `shape` (the fixed shape learned from earlier lines, no
-//! allocation), `json` (serde_json, strict), `loose` (tolerant: a client can break a line that nginx wrote without
-//! `escape=json`, and must not become invisible by it). The first two give identical results wherever both answer.
-//! `clf` reads the `combined` and `common` formats.
+//! Each log has one [`Parser`]. It owns everything about the text of a line and nothing about where lines come from. Three
+//! readers try a JSON line in this order: `shape` (the fixed shape learned from earlier lines, without allocating), `json`
+//! (serde_json, strict), `loose` (tolerant: a client can break a line that nginx wrote without `escape=json`, and must not
+//! become invisible by it). The first two give identical results wherever both read a line, which the tests and the fuzz
+//! target `differential` check. `clf` reads the `combined` and `common` formats.
 //!
-//! Text is handed on unescaped. Nearly always that is a piece of the block itself; where a backslash makes the two
-//! differ, the unescaped text is appended to the block.
+//! Texts are returned unescaped. Nearly always such a text is a piece of the block itself; where a backslash makes the two
+//! differ, the unescaped text is appended to the block, so that a [`Line`] needs offsets only.
 
 mod address;
 mod clf;
@@ -36,10 +36,10 @@ use shape::Learner;
 use shield_engine::request::{Line, Rejected, RejectedCounts};
 use time::TimeCache;
 
-/// Zero bytes that follow a block while it is parsed, so that a scan by words never runs out of it.
+/// Zero bytes that follow a block while it is parsed, so that a scan by words stays inside it without checking each byte.
 const PADDING_BYTES: usize = 64;
 
-/// How the lines of a source are written.
+/// The format of a source's lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
@@ -54,16 +54,16 @@ pub enum Format {
     Common,
 }
 
-/// How a source's lines are understood.
+/// The settings of a parser.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The format.
+    /// The format of the lines.
     pub format: Format,
     /// The names of the JSON fields.
     pub fields: FieldNames,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Longer lines, in bytes without their newline, are skipped and counted.
+    /// Longer lines, in bytes without their newline, are refused.
     pub max_line_bytes: usize,
 }
 
@@ -78,12 +78,12 @@ impl Default for Settings {
     }
 }
 
-/// What came out of a block.
+/// The result of parsing a block.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
     /// The requests, in order.
     pub lines: Vec<Line>,
-    /// The lines that were none, by reason.
+    /// Refused lines, by reason.
     pub rejected: RejectedCounts,
     /// Bytes of all these lines, newlines included.
     pub bytes: u64,
@@ -96,7 +96,7 @@ impl Output {
     }
 }
 
-/// Reads the lines of one log.
+/// The parser of one log, which learns the shape of its lines.
 #[derive(Debug)]
 pub struct Parser {
     format: Format,
@@ -106,7 +106,7 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// A parser that has not seen a line yet.
+    /// Makes a parser that has not seen a line yet.
     pub fn new(settings: &Settings) -> Parser {
         let proxies = TrustedProxies::new(settings.trusted_proxies.clone());
         Parser {
@@ -117,10 +117,10 @@ impl Parser {
         }
     }
 
-    /// Parses every complete line of `block[from..end]`; returns where the first incomplete one starts.
+    /// Parses every complete line of `block[from..end]` and returns where the first incomplete one starts.
     ///
-    /// Unescaped text is appended to `block`, so that offsets of the lines found point into it. The bytes behind `end`
-    /// are overwritten.
+    /// The offsets of the lines found are those of `block`, to which unescaped text is appended. The bytes behind `end` are
+    /// overwritten.
     pub fn parse_block(&mut self, block: &mut Vec<u8>, from: usize, end: usize, out: &mut Output) -> usize {
         let padded = end + PADDING_BYTES;
         if block.len() < padded {
@@ -134,7 +134,7 @@ impl Parser {
         upto
     }
 
-    /// Parses `block[from..end]`, which is one line by itself: a datagram, or what a closed file ends with.
+    /// Parses `block[from..end]` as one line: a datagram, or the last line of a file that is not written to any more.
     pub fn parse_single(&mut self, block: &mut Vec<u8>, from: usize, end: usize, out: &mut Output) {
         let mut side = Vec::new();
         let mut texts = Texts::new(block, &mut side);
@@ -201,11 +201,12 @@ impl Parser {
             return Ok(Line { salvaged: !self.is_valid_but_for_utf8(line), ..found });
         };
         let found = self.reader.finish(&raw, texts)?;
-        self.learner.missed(line);
+        self.learner.learn(line);
         Ok(found)
     }
 
-    /// nginx writes bytes that are not UTF-8 as they came, also with `escape=json`: data, and no attempt to hide.
+    /// Returns whether only bytes that are not UTF-8 make the line invalid. nginx writes them as they came, even with
+    /// `escape=json`, so they are data and no attempt to hide.
     fn is_valid_but_for_utf8(&self, line: &[u8]) -> bool {
         match String::from_utf8_lossy(line) {
             Cow::Owned(repaired) => json::read(repaired.as_bytes(), &self.reader.names).is_some(),

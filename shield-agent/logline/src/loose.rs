@@ -1,9 +1,9 @@
 //! The tolerant reader of JSON lines that are not valid JSON.
 //!
 //! Without `escape=json` nginx writes a quote in a path or agent as `\x22`, or (`escape=none`) as it came. Either way the
-//! client has broken its own line, and must not become invisible by it. Nor may it choose what the line says:
+//! client has broken its own line, and must become neither invisible by it nor able to choose the line's content:
 //!
-//! - Read from the left as far as it makes sense, with `\xHH`, control bytes and invalid UTF-8 taken as data. When that
+//! - The line is read from the left as far as it is well formed, with `\xHH`, control bytes and invalid UTF-8 taken as data. When that
 //!   reaches the end and no field occurs twice, this *is* what nginx wrote.
 //! - Otherwise text broke out of its string. Fields left of the first text that a client controls are still
 //!   certain. The rest is looked for behind it: time, status and size at their last occurrence, which nginx wrote unless
@@ -17,7 +17,7 @@ use memchr::memmem;
 use super::fields::{Field, RawFields, Reader, Value, decimal, status, time};
 use super::text::{closing_quote, unescape};
 
-/// Whatever fields can be trusted.
+/// Reads the fields that can be trusted.
 pub(crate) fn read<'a>(line: &'a [u8], reader: &Reader) -> RawFields<'a> {
     let left = read_from_left(line, reader);
     if left.is_whole {
@@ -37,12 +37,13 @@ pub(crate) fn read<'a>(line: &'a [u8], reader: &Reader) -> RawFields<'a> {
     raw
 }
 
+/// The result of reading a line from the left.
 struct Left<'a> {
-    /// Everything read.
+    /// All fields read.
     fields: RawFields<'a>,
-    /// The line ended where it should, and no field came twice.
+    /// The line is one complete object without a field that occurs twice.
     is_whole: bool,
-    /// What stood before the first text of the client's.
+    /// The fields before the first text that a client controls.
     certain: RawFields<'a>,
 }
 
@@ -78,7 +79,7 @@ fn skip_blanks(line: &[u8], at: usize) -> usize {
     at + rest.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(rest.len())
 }
 
-/// A name and its colon; returns where the value starts.
+/// Reads a name and its colon; returns the name and where the value starts.
 fn read_name(line: &[u8], at: usize) -> Option<(&[u8], usize)> {
     if line.get(at) != Some(&b'"') {
         return None;
@@ -88,7 +89,7 @@ fn read_name(line: &[u8], at: usize) -> Option<(&[u8], usize)> {
     (line.get(colon) == Some(&b':')).then_some((line.get(at + 1..end)?, skip_blanks(line, colon + 1)))
 }
 
-/// A string or a bare word (which may be missing: nginx writes `"status":,` for an empty variable).
+/// Reads a string or a bare word (which may be missing: nginx writes `"status":,` for an empty variable).
 fn read_value(line: &[u8], at: usize) -> Option<(Value<'_>, usize)> {
     if line.get(at) == Some(&b'"') {
         let end = closing_quote(line, at + 1)?;
@@ -100,12 +101,12 @@ fn read_value(line: &[u8], at: usize) -> Option<(Value<'_>, usize)> {
     Some((bare_value(word), at + len))
 }
 
-/// A bare word is kept as text: a number of any kind reads the same as if it were quoted.
+/// Keeps a bare word as text, so that a number of any kind is read as if it were quoted.
 fn bare_value(word: &[u8]) -> Value<'_> {
     decimal(word).map_or(Value::Text(Cow::Borrowed(word)), Value::Number)
 }
 
-/// Every `"name": value` in the line, wherever it stands.
+/// Yields every `"name": value` in the line, inside texts too.
 fn occurrences<'a>(line: &'a [u8], reader: &Reader, field: Field) -> impl Iterator<Item = Value<'a>> {
     let quoted = reader.names.name(field).map(|name| format!("\"{name}\""));
     let starts: Vec<usize> =

@@ -1,9 +1,9 @@
-//! The fast reader of JSON lines: an access log writes one fixed shape, so learn it and scan for it.
+//! The fast reader of JSON lines. The lines of an access log have one fixed shape; it is learned once and then scanned for.
 //!
-//! A shape is the line's text with holes where the values are. It is learned from a line that the strict reader understood.
-//! A line that differs in anything (another order, an escape, a byte that is not printable ASCII, a number that is not
-//! plain digits) is not read here but by the strict reader; what is read here comes out the same as it would there.
-//! `tests.rs` holds the two against each other.
+//! A shape is the text of a line with slots in place of the values. It is learned from a line that the strict reader
+//! accepted. A line that differs in anything (another order, an escape, a byte that is not printable ASCII, a number that is
+//! not plain digits) is left to the strict reader; a line read here gives the same result as there. `tests.rs` compares
+//! the two.
 
 use std::net::IpAddr;
 
@@ -14,13 +14,14 @@ use super::time;
 use shield_engine::request::Line;
 use shield_engine::time::EventSecs;
 
-/// So many lines of another shape in a row make the learner take up the new one.
+/// Lines of another shape in a row before it replaces the learned one. More than one, because a single odd line must not
+/// evict the shape of all others.
 const MISSES_TO_RELEARN: u32 = 4;
 
-/// Longer shapes (fields beyond any real log format) are left to the strict reader.
+/// Values of a shape at most. Longer lines, beyond any real log format, are left to the strict reader.
 const MAX_SLOTS: usize = 64;
 
-/// Knows the shape of the log's lines, once it has seen one.
+/// Learns the shape of a log's lines, and reads those that have it.
 #[derive(Debug)]
 pub(crate) struct Learner {
     names: FieldNames,
@@ -30,12 +31,12 @@ pub(crate) struct Learner {
 }
 
 impl Learner {
-    /// One that has not seen a line. Chains are read only where a proxy is trusted.
+    /// Makes a learner that has not seen a line. Chains are read only where a proxy is trusted.
     pub(crate) fn new(names: &FieldNames, reads_chains: bool) -> Learner {
         Learner { names: names.clone(), reads_chains, shape: None, misses: 0 }
     }
 
-    /// The line at `at`, if it has the shape known, and where the next one starts.
+    /// Reads the line at `at` if it has the learned shape; returns it with the start of the next one.
     #[inline]
     pub(crate) fn read(
         &mut self,
@@ -49,8 +50,8 @@ impl Learner {
         (next - at <= max_bytes).then_some((line, next))
     }
 
-    /// A line that the strict reader understood and this one did not.
-    pub(crate) fn missed(&mut self, line: &[u8]) {
+    /// Learns from a line that only the strict reader could read.
+    pub(crate) fn learn(&mut self, line: &[u8]) {
         self.misses += 1;
         if self.shape.is_none() || self.misses >= MISSES_TO_RELEARN {
             self.misses = 0;
@@ -59,7 +60,7 @@ impl Learner {
     }
 }
 
-/// The text before the first value, then each value with the text after it.
+/// The fixed text before the first value, then a slot for each value with the fixed text after it.
 #[derive(Debug, PartialEq)]
 struct Shape {
     lead: Literal,
@@ -69,11 +70,11 @@ struct Shape {
 #[derive(Debug, PartialEq)]
 struct Slot {
     kind: Kind,
-    /// The text up to the next value, or the newline; it starts with the value's closing quote if there is one.
+    /// The fixed text up to the next value or through the newline, the value's closing quote included.
     then: Literal,
 }
 
-/// What a hole holds, and whether in quotes.
+/// The field of a slot, and whether the value is quoted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Addr,
@@ -111,22 +112,22 @@ impl Kind {
 }
 
 impl Shape {
-    /// The shape of a line that the strict reader understood; `None` when it has values that are not plain.
+    /// Derives the shape of a line that the strict reader accepted; `None` when a value is not plain.
     fn of(line: &[u8], names: &FieldNames, reads_chains: bool) -> Option<Shape> {
         let mut slots: Vec<Slot> = Vec::new();
         let mut lead = None;
         let mut literal_at = 0;
         let mut at = 0;
-        while let Some(hole) = next_hole(line, at)? {
-            let literal = Literal::new(line.get(literal_at..hole.start)?);
+        while let Some(value) = next_value(line, at)? {
+            let literal = Literal::new(line.get(literal_at..value.start)?);
             match slots.last_mut() {
                 Some(slot) => slot.then = literal,
                 None => lead = Some(literal),
             }
-            let field = names.field(hole.name).filter(|field| *field != Field::Forwarded || reads_chains);
-            slots.push(Slot { kind: Kind::of(field, hole.is_quoted)?, then: Literal::default() });
-            literal_at = hole.end;
-            at = hole.end + usize::from(hole.is_quoted);
+            let field = names.field(value.name).filter(|field| *field != Field::Forwarded || reads_chains);
+            slots.push(Slot { kind: Kind::of(field, value.is_quoted)?, then: Literal::default() });
+            literal_at = value.end;
+            at = value.end + usize::from(value.is_quoted);
         }
         let mut last = line.get(literal_at..)?.to_vec();
         last.push(b'\n');
@@ -211,7 +212,7 @@ const EMPTY_LINE: Line = Line {
     salvaged: false,
 };
 
-/// The texts that an address is worked out of where it is not plain.
+/// The texts that the client's address is derived from where it is not plain.
 #[derive(Default)]
 struct Chain {
     addr: (usize, usize),
@@ -253,7 +254,7 @@ fn read_addr(block: &[u8], at: usize, chain: &mut Chain) -> Option<(IpAddr, usiz
 
 #[inline]
 fn read_quoted_time(block: &[u8], at: usize, reader: &mut Reader) -> Option<(EventSecs, usize)> {
-    if let Some((secs, len)) = reader.times.starts(block.get(at..)?)
+    if let Some((secs, len)) = reader.times.match_start(block.get(at..)?)
         && block.get(at + len) == Some(&b'"')
     {
         return Some((secs, at + len));
@@ -262,7 +263,8 @@ fn read_quoted_time(block: &[u8], at: usize, reader: &mut Reader) -> Option<(Eve
     Some((reader.times.parse(block.get(at..end)?)?, end))
 }
 
-/// Unix time as a bare number. The strict reader sees it as a float, so only as many digits as both read alike.
+/// Reads a Unix time that is a bare number. The strict reader sees it as a float, so only as many digits are accepted here
+/// as both read alike.
 #[inline]
 fn read_bare_time(block: &[u8], at: usize) -> Option<(EventSecs, usize)> {
     let end = number_end(block, at)?;
@@ -273,7 +275,7 @@ fn read_bare_time(block: &[u8], at: usize) -> Option<(EventSecs, usize)> {
     is_exact.then_some((secs, end))
 }
 
-/// Three digits, the first not 0.
+/// Reads three digits, the first not 0.
 #[inline]
 fn read_status(block: &[u8], at: usize) -> Option<u16> {
     let [a, b, c] = *block.get(at..)?.first_chunk::<3>()?;
@@ -284,7 +286,7 @@ fn read_status(block: &[u8], at: usize) -> Option<u16> {
     is_status.then_some(a * 100 + b * 10 + c)
 }
 
-/// A whole number as JSON writes it: no leading zero, and no more than 18 digits.
+/// Reads a whole number as JSON writes it, without a leading zero. At most 18 digits, so that it cannot overflow.
 #[inline]
 fn read_whole(block: &[u8], at: usize) -> Option<(u64, usize)> {
     let digits = block.get(at..at + 19)?;
@@ -300,7 +302,7 @@ fn read_whole(block: &[u8], at: usize) -> Option<(u64, usize)> {
     None
 }
 
-/// Where a number of digits with or without decimals ends.
+/// Returns the end of a number with or without decimals.
 #[inline]
 fn number_end(block: &[u8], at: usize) -> Option<usize> {
     let (_, end) = read_whole(block, at)?;
@@ -311,7 +313,7 @@ fn number_end(block: &[u8], at: usize) -> Option<usize> {
     (1..=18).contains(&decimals).then_some(end + 1 + decimals)
 }
 
-/// The first byte from `at` on that is not printable ASCII, or is a quote or a backslash.
+/// Returns the first byte from `at` on that is not printable ASCII, or is a quote or a backslash.
 #[inline]
 fn plain_end(block: &[u8], at: usize) -> Option<usize> {
     let short_end = at + SHORT_TEXT;
@@ -326,10 +328,10 @@ fn plain_end(block: &[u8], at: usize) -> Option<usize> {
     long_plain_end(block, at)
 }
 
-/// Longer texts are looked through by more bytes at once.
+/// Texts longer than this are scanned by more bytes at once.
 const SHORT_TEXT: usize = 40;
 
-/// The rest of a long text; it ends within [`WIDE`] bytes of where this loop stops, if it ends at all.
+/// Continues [`plain_end`] in a long text, whose end is at most [`WIDE`] bytes behind the place where this loop stops.
 fn long_plain_end(block: &[u8], mut at: usize) -> Option<usize> {
     while block.get(at..)?.first_chunk().is_some_and(is_plain) {
         at += WIDE;
@@ -339,15 +341,15 @@ fn long_plain_end(block: &[u8], mut at: usize) -> Option<usize> {
 
 const WIDE: usize = 32;
 
-/// Whether none of these ends a plain text. Without branches, so that it is compiled to wide instructions.
+/// Returns whether none of these bytes ends a plain text. Without branches, so that it compiles to wide instructions.
 #[inline]
 fn is_plain(bytes: &[u8; WIDE]) -> bool {
     let is_special = |byte: u8| !(0x20..0x80).contains(&byte) || byte == b'"' || byte == b'\\';
     bytes.iter().fold(0, |found, byte| found | u8::from(is_special(*byte))) == 0
 }
 
-/// A mark in the high bit of each byte that ends a plain text; exact up to the lowest mark
-/// (Mycroft's `haszero`, and a subtraction that borrows from every byte below 0x20).
+/// Sets the high bit of each byte that ends a plain text. Exact up to the lowest one, which is all that is used: above it a
+/// borrow can set more (Mycroft's `haszero`, and a subtraction that borrows from every byte below 0x20).
 #[inline]
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
@@ -360,11 +362,11 @@ fn special_bytes(word: u64) -> u64 {
     (quote | backslash | control | word) & HIGHS
 }
 
-/// A fixed text, compared eight bytes at a time.
+/// A fixed text that is compared eight bytes at a time.
 #[derive(Debug, Default, PartialEq)]
 struct Literal {
     text: Box<[u8]>,
-    /// The first eight bytes, and which of them count.
+    /// The first eight bytes, and a mask of those that belong to the text.
     head: u64,
     head_mask: u64,
 }
@@ -380,7 +382,7 @@ impl Literal {
         Literal { text: text.into(), head: u64::from_le_bytes(head), head_mask: u64::from_le_bytes(mask) }
     }
 
-    /// Where the block goes on after this text, if it is what stands at `at`.
+    /// Returns the end of this text in the block if it is at `at`.
     #[inline]
     fn skip(&self, block: &[u8], at: usize) -> Option<usize> {
         let rest = block.get(at..)?;
@@ -390,7 +392,7 @@ impl Literal {
         let len = self.text.len();
         let mut compared = 8;
         while compared < len {
-            // The last word overlaps the one before, so that it ends where the text does.
+            // The last word overlaps the one before it, so that it ends where the text does.
             let from = compared.min(len - 8);
             if word_at(rest, from)? != word_at(&self.text, from)? {
                 return None;
@@ -401,24 +403,27 @@ impl Literal {
     }
 }
 
-/// The eight bytes from `at` on.
 #[inline]
 fn word_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk::<8>()?))
 }
 
-struct Hole<'a> {
+/// One value of a line.
+struct Found<'a> {
     name: &'a [u8],
-    /// Of the value, without its quotes.
+    /// The bounds of the value, without its quotes.
     start: usize,
     end: usize,
     is_quoted: bool,
 }
 
-/// The next value of a flat JSON object, from the end of the one before; `Some(None)` at the object's end.
-/// Names with escapes, and values that are neither strings nor plain numbers, have no shape.
-#[expect(clippy::option_option, reason = "no more holes, and no shape at all, are different answers")]
-fn next_hole(line: &[u8], at: usize) -> Option<Option<Hole<'_>>> {
+/// Returns the next value of a flat JSON object, from the end of the one before; `Some(None)` at the object's end.
+/// `None` for a name with escapes and for a value that is neither a string nor a plain number: such a line has no shape.
+#[expect(
+    clippy::option_option,
+    reason = "the end of the line and a line without a shape are different results"
+)]
+fn next_value(line: &[u8], at: usize) -> Option<Option<Found<'_>>> {
     let Some(name_at) = closing_quote(line, at).map(|quote| quote + 1) else { return Some(None) };
     let name_end = closing_quote(line, name_at)?;
     let name = line.get(name_at..name_end)?;
@@ -430,9 +435,9 @@ fn next_hole(line: &[u8], at: usize) -> Option<Option<Hole<'_>>> {
     }
     if line.get(value_at) == Some(&b'"') {
         let end = closing_quote(line, value_at + 1)?;
-        return Some(Some(Hole { name, start: value_at + 1, end, is_quoted: true }));
+        return Some(Some(Found { name, start: value_at + 1, end, is_quoted: true }));
     }
     let rest = line.get(value_at..)?;
     let len = rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.')?;
-    (len > 0).then_some(Some(Hole { name, start: value_at, end: value_at + len, is_quoted: false }))
+    (len > 0).then_some(Some(Found { name, start: value_at, end: value_at + len, is_quoted: false }))
 }

@@ -1,4 +1,4 @@
-//! Lines out of a stream of bytes that comes in pieces of any size, such as standard input.
+//! Reads lines from a stream of bytes, such as standard input, that comes in pieces of any size.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -6,17 +6,18 @@ use shield_engine::request::Rejected;
 
 use crate::{Output, Parser, Settings};
 
-/// The stream is read in pieces of this size.
+/// Bytes read at once.
 const READ_BYTES: usize = 256 * 1024;
 
-/// A stream that is read line by line to its end.
+/// A stream of lines.
 #[derive(Debug)]
 pub struct Input<R> {
     reader: R,
     parser: Parser,
     max_line_bytes: usize,
-    /// The beginning of a line whose end has not come yet.
+    /// The beginning of a line whose end is not read yet.
     partial: Vec<u8>,
+    /// The stream is inside a line that is too long and already counted as refused.
     skipping: bool,
 }
 
@@ -27,10 +28,11 @@ impl<R: Read> Input<R> {
         Input { reader, parser: Parser::new(format), max_line_bytes, partial: Vec::new(), skipping: false }
     }
 
-    /// Waits for bytes and parses the lines among them. False at the end of the input, whose last line may lack its newline.
+    /// Waits for bytes and parses the lines among them. Returns false at the end of the stream, whose last line may lack its
+    /// newline.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the stream cannot be read.
     pub fn step(&mut self, block: &mut Vec<u8>, out: &mut Output) -> io::Result<bool> {
         block.clear();
         block.append(&mut self.partial);

@@ -1,8 +1,8 @@
-//! The header that nginx puts before a line it sends by syslog.
+//! The header that nginx puts before a line that it sends by syslog.
 
-/// A syslog datagram without its header `<PRI>Mon dd hh:mm:ss HOST TAG: `. With nginx's `nohostname` HOST is missing.
+/// Strips the header `<PRI>Mon dd hh:mm:ss HOST TAG: ` from a syslog datagram. With nginx's `nohostname` HOST is missing.
 ///
-/// nginx writes the header itself, and neither host nor tag can hold `: `, so the first one ends it.
+/// The header ends at the first `: `, because nginx writes it and neither host nor tag can contain one.
 pub fn message(datagram: &[u8]) -> &[u8] {
     let end = memchr::memmem::find(datagram, b": ").filter(|_| datagram.first() == Some(&b'<'));
     let text = end.and_then(|end| datagram.get(end + 2..)).unwrap_or(datagram);

@@ -1,4 +1,4 @@
-//! Every format through the whole parser, and the fast reader against the strict one.
+//! Every format through the whole parser, and the fast reader compared with the strict one.
 
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ fn parse(settings: &Settings, text: &[u8]) -> (Vec<u8>, Output) {
     (block, out)
 }
 
-/// One line as `ADDR TIME METHOD PATH STATUS SIZE`, with a mark for what is odd about it; or the reason it was refused.
+/// Reads one line and shows it as `ADDR TIME METHOD PATH STATUS SIZE` and its flags, or as the reason why it was refused.
 fn read(settings: &Settings, line: &[u8]) -> String {
     let (block, out) = parse(settings, &[line, b"\n"].concat());
     let Some(line) = out.lines.first() else {
@@ -81,7 +81,7 @@ fn a_json_line_without_what_counts_is_refused_for_that() {
     check(" \t\r", "empty");
 }
 
-/// History: relatives skip a line that is not JSON, so a client that sends a quote is never counted.
+/// History: other log readers skip a line that is not JSON, so a client that sends a quote is never counted.
 #[test]
 fn a_client_cannot_hide_by_breaking_its_line() {
     let salvaged = |path: &str, status: u16| format!("192.0.2.7 1795530901 GET {path} {status} 5 salvaged");
@@ -194,7 +194,7 @@ fn an_incomplete_line_waits() {
     assert_eq!((upto, out.lines.len()), (text.len() + 1, 1));
 }
 
-/// The strict reader alone, as the definition.
+/// Reads a line by the strict reader alone, which is the definition.
 fn strictly(settings: &Settings, line: &[u8]) -> (Option<Line>, Vec<u8>) {
     let mut parser = Parser::new(settings);
     let mut block = line.to_vec();
@@ -208,7 +208,7 @@ fn texts(line: &Line, block: &[u8]) -> (Vec<u8>, Vec<u8>) {
     (text(line.method_at, usize::from(line.method_len)), text(line.path_at, line.path_len as usize))
 }
 
-/// Reads `line` after lines of the shape of `taught`, and by the strict reader; both must say the same.
+/// Reads `line` after `taught`, whose shape is learned, and by the strict reader; both results must be the same.
 fn differential(settings: &Settings, taught: &[u8], line: &[u8]) {
     let mut block = [taught, b"\n", line, b"\n"].concat();
     let mut out = Output::default();
@@ -230,7 +230,7 @@ fn differential(settings: &Settings, taught: &[u8], line: &[u8]) {
     }
 }
 
-/// What the fuzzer found, and what is like it: as one block, whose first line teaches the shape, and line by line.
+/// Replays the fuzzer's findings and lines like them. The first line of each block teaches the shape.
 ///
 /// History: the fast reader read `fe80::1%et,0` as an address with a zone, the strict one as a list without an address.
 #[test]
@@ -305,7 +305,7 @@ fn ordinary() -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// Identical results, whatever the value and whatever shape was learned before.
+    /// Both give identical results for every value after every shape.
     #[test]
     fn fast_and_strict_agree(
         order in Just((0..8).collect::<Vec<usize>>()).prop_shuffle(),

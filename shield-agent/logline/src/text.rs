@@ -1,10 +1,10 @@
-//! Escapes in logged text, read tolerantly: JSON's own, and the `\xHH` of nginx and Apache.
+//! Tolerant unescaping of logged text: JSON's escapes, and the `\xHH` of nginx and Apache.
 
 use std::borrow::Cow;
 
 use memchr::memchr;
 
-/// Undoes every escape that is one; a backslash that starts none stays as it is.
+/// Replaces every valid escape; a backslash that starts none stays as it is.
 pub(crate) fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
     let Some(first) = memchr(b'\\', text) else { return Cow::Borrowed(text) };
     let (head, mut rest) = text.split_at(first);
@@ -24,7 +24,7 @@ pub(crate) fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(plain)
 }
 
-/// The first `"` at or after `from` that no backslash escapes.
+/// Returns the first `"` at or after `from` that no backslash escapes.
 pub(crate) fn closing_quote(text: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
@@ -50,7 +50,7 @@ impl Escaped {
     }
 }
 
-/// What stands after a backslash, with its length without the backslash.
+/// Reads the escape after a backslash; returns it with its length, the backslash not counted.
 fn escape(after: &[u8]) -> Option<(Escaped, usize)> {
     let byte = |byte| Some((Escaped::Byte(byte), 1));
     match after {
@@ -66,7 +66,7 @@ fn escape(after: &[u8]) -> Option<(Escaped, usize)> {
     }
 }
 
-/// The four digits after `\u`, or two such escapes that make one character outside the basic plane.
+/// Reads the four digits after `\u`, or a surrogate pair of two such escapes.
 fn unicode(digits: &[u8]) -> Option<(Escaped, usize)> {
     let unit = four_hex(digits)?;
     if let Some(char) = char::from_u32(unit) {
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_are_undone_and_the_rest_is_left_alone() {
+    fn escapes_are_replaced_and_everything_else_is_kept() {
         let check = |text: &[u8], expected: &[u8]| assert_eq!(unescape(text).as_ref(), expected, "{text:?}");
         check(b"/plain", b"/plain");
         check(br"\x16\x03\xff", b"\x16\x03\xff");

@@ -1,6 +1,6 @@
-//! Times as access logs write them: ISO-8601 with an offset, nginx's `$time_local`, and Unix seconds or milliseconds.
+//! Times as access logs write them: ISO 8601 with an offset, nginx's `$time_local`, and Unix seconds or milliseconds.
 //!
-//! Nothing here reads a clock. A time without an offset is refused: it would be right only by luck.
+//! Nothing here reads a clock. A time without an offset is refused, because it would be right only by luck.
 
 use shield_engine::time::EventSecs;
 
@@ -9,12 +9,12 @@ const FIRST_MILLIS: u64 = 100_000_000_000;
 
 const SECS_PER_DAY: i64 = 86_400;
 
-/// Longest text that [`TimeCache`] remembers; every usual form is shorter.
+/// The longest text that [`TimeCache`] keeps; every usual form is shorter.
 const MAX_CACHED_BYTES: usize = 32;
 
-/// Reads any of the known forms, in whole seconds since the Unix epoch (fractions are cut off).
+/// Parses any of the known forms to whole seconds since the Unix epoch; fractions are truncated.
 ///
-/// `None` when it is none of them, or no day of the calendar.
+/// Returns `None` for any other text, and for a day that the calendar does not have.
 pub(crate) fn parse(text: &[u8]) -> Option<EventSecs> {
     match text {
         [_, _, _, _, b'-', ..] => parse_iso(text),
@@ -23,24 +23,24 @@ pub(crate) fn parse(text: &[u8]) -> Option<EventSecs> {
     }
 }
 
-/// Reads Unix seconds with or without a fraction, or Unix milliseconds (13 digits, as `$msec` without its dot).
+/// Converts Unix seconds, or Unix milliseconds (13 digits, as `$msec` without its dot).
 pub(crate) fn from_unix(value: u64) -> Option<EventSecs> {
     let secs = if value >= FIRST_MILLIS { value / 1000 } else { value };
     (secs < FIRST_MILLIS).then_some(secs as i64)
 }
 
-/// Remembers the last text read: an access log repeats the same second many times over.
+/// Keeps the last text parsed, because a busy access log repeats the same second many times.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TimeCache {
     text: [u8; MAX_CACHED_BYTES],
-    /// Which bytes of `text` are the text's own.
+    /// Ones for the first `len` bytes of `text`.
     mask: [u128; 2],
     len: usize,
     secs: EventSecs,
 }
 
 impl TimeCache {
-    /// The same as [`parse`].
+    /// Gives the same result as [`parse`].
     pub(crate) fn parse(&mut self, text: &[u8]) -> Option<EventSecs> {
         if self.len != 0 && self.text.get(..self.len) == Some(text) {
             return Some(self.secs);
@@ -55,12 +55,12 @@ impl TimeCache {
         Some(secs)
     }
 
-    /// When `bytes` go on with the remembered text: its seconds and its length. `None` too when they are fewer than
+    /// Returns the seconds and the length of the cached text if `bytes` start with it. `None` also when they are fewer than
     /// [`MAX_CACHED_BYTES`].
     #[inline]
-    pub(crate) fn starts(&self, bytes: &[u8]) -> Option<(EventSecs, usize)> {
+    pub(crate) fn match_start(&self, bytes: &[u8]) -> Option<(EventSecs, usize)> {
         let bytes = bytes.first_chunk::<MAX_CACHED_BYTES>()?;
-        // All of it at once; bytes behind the text count for nothing.
+        // Two words instead of a loop; the mask excludes the bytes behind the text.
         let (words, ours) = (halves(bytes), halves(&self.text));
         let differ = ((words[0] ^ ours[0]) & self.mask[0]) | ((words[1] ^ ours[1]) & self.mask[1]);
         (self.len != 0 && differ == 0).then_some((self.secs, self.len))
@@ -72,14 +72,14 @@ fn halves(bytes: &[u8; MAX_CACHED_BYTES]) -> [u128; 2] {
     [half(0), half(16)]
 }
 
-/// Ones in the first `len` bytes.
+/// Returns ones in the first `len` bytes.
 fn mask_of(len: usize) -> [u128; 2] {
     let mut mask = [0; MAX_CACHED_BYTES];
     mask[..len].fill(0xff);
     halves(&mask)
 }
 
-/// `2026-11-24T14:35:01.123+01:00`, with `T` or a blank, any number of decimals, and `Z`, `+01:00`, `+0100` or `+01`.
+/// Parses `2026-11-24T14:35:01.123+01:00`, with `T` or a blank, any number of decimals, and `Z`, `+01:00`, `+0100` or `+01`.
 fn parse_iso(text: &[u8]) -> Option<EventSecs> {
     let (date_time, rest) = text.split_at_checked(19)?;
     let [y0, y1, y2, y3, b'-', o0, o1, b'-', d0, d1, b'T' | b't' | b' ', clock @ ..] = date_time else {
@@ -91,7 +91,7 @@ fn parse_iso(text: &[u8]) -> Option<EventSecs> {
     Some(days * SECS_PER_DAY + parse_clock(clock)? - offset)
 }
 
-/// `24/Nov/2026:14:35:01 +0100`.
+/// Parses `24/Nov/2026:14:35:01 +0100`.
 fn parse_clf(text: &[u8]) -> Option<EventSecs> {
     let (date_time, rest) = text.split_at_checked(20)?;
     let [d0, d1, b'/', month @ .., b'/', y0, y1, y2, y3, b':', _, _, _, _, _, _, _, _] = date_time else {
@@ -113,7 +113,7 @@ fn parse_unix(text: &[u8]) -> Option<EventSecs> {
     from_unix(u64::try_from(digits(whole)?).ok()?)
 }
 
-/// `14:35:01`; a leap second counts as the first of the next minute.
+/// Parses `14:35:01`; a leap second counts as the first of the next minute.
 fn parse_clock(text: &[u8]) -> Option<i64> {
     let [h0, h1, b':', m0, m1, b':', s0, s1] = text else { return None };
     let (hour, minute, second) = (digits(&[*h0, *h1])?, digits(&[*m0, *m1])?, digits(&[*s0, *s1])?);
@@ -130,7 +130,7 @@ fn skip_fraction(rest: &[u8]) -> &[u8] {
     }
 }
 
-/// Seconds east of Greenwich.
+/// Parses an offset to seconds east of Greenwich.
 fn parse_offset(text: &[u8]) -> Option<i64> {
     let (sign, hours, minutes) = match text {
         [b'Z' | b'z'] => return Some(0),
@@ -148,7 +148,7 @@ fn parse_offset(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// Days since 1970-01-01 in the proleptic Gregorian calendar (Howard Hinnant, "chrono-compatible low-level date
+/// Returns the days since 1970-01-01 in the proleptic Gregorian calendar (Howard Hinnant, "chrono-compatible low-level date
 /// algorithms", `days_from_civil`).
 fn days_from_civil(year: i64, month: i64, day: i64) -> Option<i64> {
     if !(1..=12).contains(&month) || !(1..=days_in_month(year, month)).contains(&day) {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn other_texts_are_refused() {
         let check = |text: &str| assert_eq!(parse(text.as_bytes()), None, "{text}");
         check("");
         check("-");
@@ -226,14 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_answers_only_for_its_own_text() {
+    fn the_cache_matches_only_its_own_text() {
         let mut cache = TimeCache::default();
-        assert_eq!(cache.starts(b""), None);
+        assert_eq!(cache.match_start(b""), None);
         assert_eq!(cache.parse(b"1970-01-01T00:00:07Z"), Some(7));
         assert_eq!(cache.parse(b"1970-01-01T00:00:08Z"), Some(8));
-        assert_eq!(cache.starts(b"1970-01-01T00:00:08Z\",\"method\":\"GET\""), Some((8, 20)));
-        assert_eq!(cache.starts(b"1970-01-01T00:00:07Z\",\"method\":\"GET\""), None);
-        assert_eq!(cache.starts(b"1970-01-01T00:00:08Z\",\"method\""), None, "fewer than 32 bytes");
+        assert_eq!(cache.match_start(b"1970-01-01T00:00:08Z\",\"method\":\"GET\""), Some((8, 20)));
+        assert_eq!(cache.match_start(b"1970-01-01T00:00:07Z\",\"method\":\"GET\""), None);
+        assert_eq!(cache.match_start(b"1970-01-01T00:00:08Z\",\"method\""), None, "fewer than 32 bytes");
         assert_eq!(cache.parse(b"nonsense"), None);
     }
 
