@@ -1,4 +1,4 @@
-//! The target `blocks`: the same bytes give the same lines wherever they are cut, in blocks or in pieces of a stream.
+//! The target `blocks`: the same bytes give the same lines wherever they are cut, into blocks or into pieces of a stream.
 
 use std::io::{self, Read};
 
@@ -7,10 +7,10 @@ use crate::reading::{Reading, alone, line_by_line};
 use shield_logline::stream::Input;
 use shield_logline::{Format, Output, Parser, Settings};
 
-/// Cuts of one input at most.
+/// Cuts of an input at most.
 const MAX_CUTS: u8 = 12;
 
-/// The longest line: short, so that the fuzzer makes longer ones.
+/// The longest line: short, so that the fuzzer exceeds it.
 const MAX_LINE_BYTES: usize = 200;
 
 /// `blocks`.
@@ -28,7 +28,7 @@ pub fn check(data: &[u8]) {
     assert_eq!(by_blocks(&settings, &text[..complete], &sizes), lines, "in blocks cut after {sizes:?}");
 }
 
-/// Line by line, the last one without its newline.
+/// Reads line by line, the last one without its newline.
 fn expected(settings: &Settings, text: &[u8]) -> Reading {
     let mut all = line_by_line(settings, text);
     let rest = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -55,7 +55,7 @@ fn by_stream(settings: &Settings, text: &[u8], sizes: &[usize]) -> Reading {
     }
 }
 
-/// As a file is followed: each block begins with bytes that were read before, and what is incomplete comes again.
+/// Reads as a file is followed: each block begins with bytes that were read before, and an incomplete line comes again.
 fn by_blocks(settings: &Settings, text: &[u8], sizes: &[usize]) -> Reading {
     let mut parser = Parser::new(settings);
     let mut reading = Reading::default();
@@ -65,7 +65,7 @@ fn by_blocks(settings: &Settings, text: &[u8], sizes: &[usize]) -> Reading {
     while from < text.len() {
         end = sizes.next().map_or(text.len(), |size| (end + size).min(text.len()));
         let overlap = from.min(16);
-        // What an earlier block left behind the end of a shorter one must not matter.
+        // The rest of an earlier, longer block behind the end of this one must not matter.
         block.resize(block.len().max(end - from + overlap), b'x');
         block[..end - from + overlap].copy_from_slice(&text[from - overlap..end]);
         let mut out = Output::default();
@@ -76,7 +76,7 @@ fn by_blocks(settings: &Settings, text: &[u8], sizes: &[usize]) -> Reading {
     reading
 }
 
-/// A stream that hands its bytes over in pieces of these sizes, then all that is left.
+/// A stream that returns its bytes in pieces of these sizes, then the rest at once.
 struct Pieces<'a> {
     text: &'a [u8],
     sizes: std::slice::Iter<'a, usize>,

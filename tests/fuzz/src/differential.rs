@@ -1,8 +1,8 @@
-//! The target `differential`: the fixed-shape reader and the strict one (serde_json) say the same about every line.
+//! The target `differential`: the fixed-shape reader and the strict one (serde_json) give the same result for every line.
 //!
 //! The fixed shape is learned from the lines themselves, so an input is several lines: valid ones of one shape, and the
-//! same damaged. Read as one block, the fast reader takes those that have the shape; read one by one by parsers that
-//! have seen nothing, the strict reader takes all.
+//! same damaged. Read as one block, the fast reader reads those that have the shape; read one by one with new parsers, the
+//! strict reader reads all.
 
 use crate::cursor::Cursor;
 use crate::reading::{alone, whole};
@@ -25,7 +25,7 @@ pub const SHAPES: [&str; 8] = [
     r#"{"source_ip":"192.0.2.1","timestamp":"2026-11-24T14:35:01Z","status":200,"ok":true,"list":[1,"x"],"path":"/"}"#,
 ];
 
-/// What is put into lines: what each reader could take for something else.
+/// Pieces to insert that the readers could interpret differently.
 const PIECES: [&[u8]; 20] = [
     b"\"",
     b"\\",
@@ -49,7 +49,7 @@ const PIECES: [&[u8]; 20] = [
     b"[",
 ];
 
-/// Numbers that stand on some edge.
+/// Numbers at the limits of what a reader accepts.
 const NUMBERS: [&[u8]; 8] = [
     b"0",
     b"007",
@@ -61,7 +61,7 @@ const NUMBERS: [&[u8]; 8] = [
     b"1795530901123",
 ];
 
-/// How many lines an input of the second kind has.
+/// Lines of an input that damages valid ones.
 const COPIES: usize = 6;
 
 /// `differential`.
@@ -92,7 +92,7 @@ fn settings(byte: u8) -> Settings {
     Settings { format: Format::Json, fields, trusted_proxies, max_line_bytes }
 }
 
-/// One change of one line: a byte, a piece put in, a piece taken out, or a number in a number's place.
+/// Changes one line: overwrites a byte, inserts a piece, removes a piece, or replaces a number.
 fn damage(lines: &mut [Vec<u8>], cursor: &mut Cursor<'_>) {
     let line = &mut lines[usize::from(cursor.byte()) % COPIES];
     let at = usize::from(cursor.byte()) % (line.len() + 1);
@@ -118,7 +118,7 @@ fn replace_number(line: &mut Vec<u8>, from: usize, number: &[u8]) {
     line.splice(start..start + len, number.iter().copied());
 }
 
-/// Reads `text` as one block, and each of its lines alone.
+/// Compares `text` read as one block with each of its lines read alone.
 fn compare(settings: &Settings, text: &[u8]) {
     let fast = whole(settings, text);
     let mut seen = fast.seen.iter();

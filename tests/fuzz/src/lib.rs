@@ -1,5 +1,8 @@
-//! Coverage-guided fuzz targets. Each is a function of bytes that panics where something is wrong; the binaries in
-//! `bin/` hand it to libFuzzer. `cargo xtask fuzz TARGET` builds and runs them, `cargo xtask test` for a minute each.
+//! Coverage-guided fuzz targets. Each is a function of bytes that panics when a property does not hold; the binaries in
+//! `bin/` pass it to libFuzzer. `cargo xtask fuzz TARGET` builds and runs them, `cargo xtask test` for a minute each.
+//!
+//! Seeds are generated (`seeds.rs`). What libFuzzer learned is kept in `target/fuzz/corpus` and never committed; a finding
+//! that was fixed goes to `corpus/` here, from where `cargo test` replays it.
 
 pub mod blocks;
 mod cursor;

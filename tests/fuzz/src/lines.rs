@@ -1,4 +1,4 @@
-//! The targets `json`, `combined` and `common`: any bytes, and lines as servers write them.
+//! The targets `json`, `combined` and `common`: arbitrary bytes, and lines as servers write them.
 
 use crate::cursor::Cursor;
 use crate::reading::{Reading, line_by_line, whole};
@@ -7,10 +7,10 @@ use shield_logline::{Format, Settings};
 
 /// The first byte of an input that is lines as they are.
 pub const RAW: u8 = 0;
-/// The first byte of an input that entries are made of.
+/// The first byte of an input that entries are generated from.
 pub const ENTRIES: u8 = 1;
 
-/// Entries of one input at most.
+/// Entries of an input at most.
 const MAX_ENTRIES: usize = 8;
 
 /// `json`.
@@ -36,14 +36,14 @@ fn check(format: Format, data: &[u8]) {
     }
 }
 
-/// Nothing panics, nothing is lost, and a line means the same whatever stands before it.
+/// Checks that nothing panics, no line is lost, and a line has the same result whatever precedes it.
 fn any_bytes(format: Format, text: &[u8]) {
     let settings = Settings { format, ..Settings::default() };
     let all = whole(&settings, text);
     assert_eq!(all, line_by_line(&settings, text), "{}", String::from_utf8_lossy(text));
 }
 
-/// What a server wrote comes back exactly, whatever bytes the client chose.
+/// Checks that the entries written by a server are read back exactly, whatever bytes the client chose.
 fn written_lines(format: Format, mut cursor: Cursor<'_>) {
     let settings = Settings { format, ..Settings::default() };
     let mut entries = Vec::new();

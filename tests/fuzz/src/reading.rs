@@ -1,20 +1,20 @@
-//! What the agent's reader makes of bytes, in a form that can be compared, and what must hold of it in any case.
+//! Parses bytes as the agent does, into results that can be compared, and checks what must hold for every input.
 
 use std::net::IpAddr;
 
 use shield_engine::request::{Line, Rejected, RejectedCounts};
 use shield_logline::{Output, Parser, Settings};
 
-/// The most statuses can be.
+/// The highest valid status.
 const MAX_STATUS: u16 = 999;
 
-/// Bytes behind a block that the reader may use as it likes.
+/// Bytes behind a block that the parser may overwrite.
 const PADDING_BYTES: usize = 64;
 
-/// One line, its texts taken out of the block.
+/// One line with copies of its texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// The line with its offsets struck out.
+    /// The line, its offsets set to 0.
     pub line: Line,
     /// The method.
     pub method: Vec<u8>,
@@ -22,17 +22,17 @@ pub struct Seen {
     pub path: Vec<u8>,
 }
 
-/// All that came out of some bytes.
+/// The results of parsing some bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
     /// The requests.
     pub seen: Vec<Seen>,
-    /// The lines that were none.
+    /// Refused lines, by reason.
     pub rejected: RejectedCounts,
 }
 
 impl Reading {
-    /// Takes up what a parser put into `out` from `block`.
+    /// Adds a parser's results from `block`.
     pub fn take(&mut self, block: &[u8], out: &Output) {
         self.seen.extend(out.lines.iter().map(|line| seen(line, block)));
         for (total, refused) in self.rejected.iter_mut().zip(out.rejected) {
@@ -40,12 +40,12 @@ impl Reading {
         }
     }
 
-    /// Lines of either kind.
+    /// Returns the number of all lines, refused ones included.
     pub fn count(&self) -> usize {
         self.seen.len() + self.rejected.iter().sum::<u64>() as usize
     }
 
-    /// The reason why the only line was refused.
+    /// Returns the reason why the only line was refused.
     pub fn reason(&self) -> Option<Rejected> {
         Rejected::ALL.into_iter().find(|reason| self.rejected[reason.index()] > 0)
     }
@@ -62,7 +62,7 @@ fn seen(line: &Line, block: &[u8]) -> Seen {
     }
 }
 
-/// All complete lines of `text` as one block.
+/// Reads all complete lines of `text` as one block.
 pub fn whole(settings: &Settings, text: &[u8]) -> Reading {
     let (mut block, mut out) = (text.to_vec(), Output::default());
     let upto = Parser::new(settings).parse_block(&mut block, 0, text.len(), &mut out);
@@ -75,7 +75,7 @@ pub fn whole(settings: &Settings, text: &[u8]) -> Reading {
     reading
 }
 
-/// One line by a parser that has seen nothing before: the slow and strict readers alone.
+/// Reads one line with a new parser, which has no shape learned, so that only the slow readers take part.
 pub fn alone(settings: &Settings, line: &[u8]) -> Reading {
     let (mut block, mut out) = (line.to_vec(), Output::default());
     Parser::new(settings).parse_single(&mut block, 0, line.len(), &mut out);
@@ -85,7 +85,7 @@ pub fn alone(settings: &Settings, line: &[u8]) -> Reading {
     reading
 }
 
-/// Each complete line of `text` read by itself.
+/// Reads each complete line of `text` by itself.
 pub fn line_by_line(settings: &Settings, text: &[u8]) -> Reading {
     let mut all = Reading::default();
     let mut lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();

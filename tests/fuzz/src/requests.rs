@@ -1,19 +1,19 @@
 //! The target `requests`: the engine's reading of a request line, and the detector over a run of them.
 //!
-//! Any method, target and status: no panic; weights and flags within what is documented; the same answer twice, with
-//! and without a memory of earlier paths; memory within its bound; and the detector's short cut (it judges only
+//! For every method, target and status there is no panic, weights and flags are as documented, the result is the same twice,
+//! with and without a cache of earlier paths, memory stays within its bound, and the detector's prefilter (it judges only
 //! clients that could be anomalous) never hides a rule that fires.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::cursor::Cursor;
+use shield_engine::policy::Policy;
+use shield_engine::request::Request;
 use shield_engine::test_support::detector::{Detector, Standing};
 use shield_engine::test_support::hash::Seeded;
-use shield_engine::policy::Policy;
 use shield_engine::test_support::shape::{self, Kind, Query};
 use shield_engine::test_support::trace::{Flags, Trace, Tracer};
-use shield_engine::request::Request;
 use shield_engine::verdict::{Evidence, Verdict};
 
 /// A Monday's 08:00 UTC.
@@ -22,16 +22,16 @@ const START: i64 = 1_767_600_000;
 /// Requests of one input at most.
 const MAX_REQUESTS: usize = 400;
 
-/// Everything kept of one busy client fits into this.
+/// The bound of the memory for one busy client.
 const MAX_CLIENT_BYTES: u64 = 64 * 1024;
 
-/// What an empty table may take.
+/// The bound of the memory for an empty table.
 const MAX_TABLE_BYTES: u64 = 1024 * 1024;
 
-/// A client just found anomalous is not judged for so long.
+/// A client is not judged for this long after it was found anomalous.
 const QUIET_SECS: i64 = 10;
 
-/// No rule is asked before a client's fifth request.
+/// No rule is evaluated before a client's fifth request.
 const FIRST_JUDGED: u32 = 5;
 
 const METHODS: [&[u8]; 8] = [b"GET", b"POST", b"HEAD", b"PROPFIND", b"CONNECT", b"", b"OPTIONS", b"REPORT"];
@@ -57,11 +57,11 @@ const BEGINNINGS: [&[u8]; 16] = [
     b"/phpmyadmin/",
 ];
 
-/// The bit of an input's first byte that takes the detector in.
+/// The bit of an input's first byte that includes the detector.
 pub const WITH_DETECTOR: u8 = 8;
 
 /// One request of an input.
-struct Asked<'a> {
+struct Input<'a> {
     client: u8,
     second: i64,
     method: &'a [u8],
@@ -70,8 +70,8 @@ struct Asked<'a> {
     size: u64,
 }
 
-impl<'a> Asked<'a> {
-    fn of(cursor: &mut Cursor<'a>, second: i64) -> Asked<'a> {
+impl<'a> Input<'a> {
+    fn of(cursor: &mut Cursor<'a>, second: i64) -> Input<'a> {
         let head = cursor.byte();
         let method = match cursor.byte() {
             n @ 0..128 => METHODS[usize::from(n) % METHODS.len()],
@@ -90,7 +90,7 @@ impl<'a> Asked<'a> {
             14 => -3,
             _ => i64::from(cursor.short() % 700),
         };
-        Asked {
+        Input {
             client: head % 3,
             second: second + step,
             method,
@@ -118,19 +118,19 @@ pub fn check(data: &[u8]) {
     let mut cursor = Cursor::new(data);
     let mode = cursor.byte();
     let policy = policy(mode);
-    let asked = asked(cursor);
-    check_traces(&asked, &policy);
-    // Detectors are large: half of the inputs leave them out, and go through quickly.
+    let all = requests(cursor);
+    check_traces(&all, &policy);
+    // Detectors are large, so half of the inputs leave them out and run fast.
     if mode & WITH_DETECTOR != 0 {
-        check_detector(&asked, &policy);
+        check_detector(&all, &policy);
     }
 }
 
-fn asked(mut cursor: Cursor<'_>) -> Vec<Asked<'_>> {
-    let mut all: Vec<Asked<'_>> = Vec::new();
+fn requests(mut cursor: Cursor<'_>) -> Vec<Input<'_>> {
+    let mut all: Vec<Input<'_>> = Vec::new();
     while !cursor.is_empty() && all.len() < MAX_REQUESTS {
         let second = all.last().map_or(START, |last| last.second);
-        all.push(Asked::of(&mut cursor, second));
+        all.push(Input::of(&mut cursor, second));
     }
     all
 }
@@ -161,17 +161,17 @@ fn policy(byte: u8) -> Policy {
     policy
 }
 
-fn check_traces(all: &[Asked<'_>], policy: &Policy) {
+fn check_traces(all: &[Input<'_>], policy: &Policy) {
     let tracer = || Tracer::new(Seeded::new(1), &policy.not_errors);
     let mut warm = tracer();
-    for asked in all {
-        let request = asked.request();
+    for input in all {
+        let request = input.request();
         let trace = trace_by(&mut warm, &request);
-        assert_eq!(trace_by(&mut warm, &request), trace, "asked again");
+        assert_eq!(trace_by(&mut warm, &request), trace, "a second time");
         check_trace(&request, &trace, policy);
-        check_shape(&asked.path);
+        check_shape(&input.path);
     }
-    // What a tracer remembers of paths changes nothing.
+    // A tracer's caches change no result.
     if let Some(last) = all.last() {
         assert_eq!(
             trace_by(&mut tracer(), &last.request()),
@@ -216,27 +216,27 @@ fn check_shape(target: &[u8]) {
     }
 }
 
-/// Two detectors with different seeds see the same.
-fn check_detector(all: &[Asked<'_>], policy: &Policy) {
+/// Checks that two detectors with different seeds give the same verdicts.
+fn check_detector(all: &[Input<'_>], policy: &Policy) {
     let mut detectors = [1, 2].map(|seed| Detector::new(policy.clone(), 64, seed));
     let mut found_at = HashMap::new();
-    for asked in all {
-        let request = asked.request();
+    for input in all {
+        let request = input.request();
         let client = detectors[0].client_of(&request);
         let [one, other] = detectors.each_mut().map(|detector| {
             let prepared = detector.prepare(&request);
-            detector.observe(&request, asked.second, &prepared, Standing::Normal)
+            detector.observe(&request, input.second, &prepared, Standing::Normal)
         });
         assert_eq!(essence(&one), essence(&other), "with another seed");
-        let explained = detectors[0].explain(client, asked.second);
+        let explained = detectors[0].explain(client, input.second);
         let firing: Vec<_> = explained.rules.iter().filter(|view| view.fires).map(|view| view.rule).collect();
-        let quiet_until = found_at.get(&asked.client).map_or(i64::MIN, |at| at + QUIET_SECS);
+        let quiet_until = found_at.get(&input.client).map_or(i64::MIN, |at| at + QUIET_SECS);
         match &one {
             Verdict::Anomalous(evidence) => {
                 assert!(firing.contains(&evidence.rule), "{:?} is not explained: {firing:?}", evidence.rule);
-                found_at.insert(asked.client, asked.second);
+                found_at.insert(input.client, input.second);
             }
-            Verdict::Normal if asked.second > quiet_until && explained.requests >= FIRST_JUDGED => {
+            Verdict::Normal if input.second > quiet_until && explained.requests >= FIRST_JUDGED => {
                 assert_eq!(firing, [], "fires, and was not judged: {:?}", explained.rules);
             }
             Verdict::Normal => {}
@@ -246,7 +246,8 @@ fn check_detector(all: &[Asked<'_>], policy: &Policy) {
     assert!(bytes <= MAX_TABLE_BYTES + 3 * MAX_CLIENT_BYTES, "{bytes} bytes for three clients");
 }
 
-/// What no seed may change: everything but the paths named, of which a table keyed by hashes remembers some.
+/// Returns the part of a verdict that the seed must not change: all but the paths, of which a table keyed by hashes keeps
+/// some.
 fn essence(verdict: &Verdict) -> Option<Evidence> {
     match verdict {
         Verdict::Anomalous(evidence) => Some(Evidence { top_paths: Vec::new(), ..(**evidence).clone() }),

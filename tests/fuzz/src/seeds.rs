@@ -1,14 +1,14 @@
-//! The inputs that the fuzzer starts from, made here so that no real log is ever needed.
+//! The inputs that the fuzzer starts from. They are generated, so that no real log is ever needed.
 
 use std::fs;
 use std::path::PathBuf;
 
 use crate::{differential, lines, requests};
 
-/// Names the folder that [`write`] fills; set by `cargo xtask fuzz`.
+/// The environment variable with the folder that [`write`] fills; `cargo xtask fuzz` sets it.
 const FOLDER: &str = "SHIELD_FUZZ_SEEDS";
 
-/// Lines in the common format: ordinary ones, and what is odd but real.
+/// Lines in the common format: ordinary ones, and odd ones that occur in real logs.
 const COMMON: [&str; 6] = [
     r#"192.0.2.7 - - [24/Nov/2026:15:35:01 +0100] "GET /a?b HTTP/1.1" 200 12"#,
     r#"2001:db8::7 - user [24/Nov/2026:15:35:02 +0000] "POST /x y HTTP/2.0" 404 -"#,
@@ -28,10 +28,11 @@ const ODD_JSON: [&str; 5] = [
 ];
 
 /// Lines on which the fixed-shape reader and the strict one once differed, and their like. The first line of each block
-/// teaches the shape. `shield-logline`'s own tests replay the same file, so that no run of the fuzzer has to find them anew.
+/// teaches the shape. `shield-logline`'s own tests replay the same file, so that a slip
+/// that comes back fails there and not only when the fuzzer happens to find it.
 const FOUND: &str = include_str!("../corpus/differential.txt");
 
-/// Fills the folder that the environment names with the seeds of `target`; does nothing when it names none.
+/// Writes the seeds of `target` to the folder that the environment names; does nothing when it names none.
 pub fn write(target: &str) {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     fs::create_dir_all(&folder).expect("the folder for seeds can be made");
@@ -81,8 +82,8 @@ fn with_entries(texts: Vec<String>) -> Vec<Vec<u8>> {
 }
 
 fn of_requests() -> Vec<Vec<u8>> {
-    // Method, beginning, rest and status, as `requests` picks them: mixtures, and each kind alone, which brings a client to
-    // each rule's threshold and no other's.
+    // Method, beginning, rest and status, as `requests` picks them: mixtures, and each kind alone, which takes a client to
+    // the threshold of that rule and of no other.
     let runs: [&[(u8, u8, &str, u8)]; 13] = [
         &[(0, 1, "", 0), (0, 2, "1", 1), (0, 7, "", 0)],
         &[(0, 4, "env", 1), (0, 4, "git/config", 2), (0, 11, "", 4), (0, 12, "luci", 1), (0, 15, "a", 1)],
@@ -120,9 +121,9 @@ fn of_differential() -> Vec<Vec<u8>> {
     // Twice each: a shape is learned from the first line that has it.
     let repeated = json_texts().into_iter().map(|text| text.repeat(2));
     let found = FOUND.split("\n\n").map(|lines| format!("{}\n", lines.trim_end()));
-    let raw = repeated.chain(found).flat_map(|text| {
-        [0, 1].map(|settings| [&[differential::RAW, settings], text.as_bytes()].concat())
-    });
+    let raw = repeated
+        .chain(found)
+        .flat_map(|text| [0, 1].map(|settings| [&[differential::RAW, settings], text.as_bytes()].concat()));
     let damaged = (0..differential::SHAPES.len() as u8).flat_map(|shape| {
         [0, 7].map(|settings| vec![differential::DAMAGED, settings, shape, 3, 40, 1, 0, 5, 90, 0, b'x'])
     });

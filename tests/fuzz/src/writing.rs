@@ -1,4 +1,4 @@
-//! Writes log lines as web servers do: what the readers must give back exactly.
+//! Writes log lines as web servers do. The readers must give back their entries exactly.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use shield_logline::Format;
 /// 24 November 2026, 14:00:00 UTC.
 const HOUR: i64 = 1_795_528_800;
 
-/// How a server escapes a text.
+/// The escaping of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Escape {
     /// nginx, `escape=json`.
@@ -18,7 +18,7 @@ pub enum Escape {
     Hex,
 }
 
-/// What happened, before it is written.
+/// A logged request before it is written.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// The client.
@@ -38,7 +38,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// An entry out of the fuzzer's bytes.
+    /// Makes an entry of the fuzzer's bytes.
     pub fn of(cursor: &mut Cursor<'_>) -> Entry {
         let addr = match cursor.byte() % 4 {
             0 => IpAddr::V6(Ipv6Addr::new(
@@ -70,7 +70,7 @@ impl Entry {
         }
     }
 
-    /// What must be read.
+    /// Returns whether a line read from the log equals this entry.
     pub fn is_read_as(&self, seen: &Seen) -> bool {
         let line = &seen.line;
         line.addr == self.addr
@@ -82,7 +82,7 @@ impl Entry {
             && !line.behind_proxy
     }
 
-    /// The line without its newline.
+    /// Writes the line without its newline.
     pub fn write(&self, format: Format, escape: Escape, cursor: &mut Cursor<'_>) -> Vec<u8> {
         match format {
             Format::Auto | Format::Json => self.json(escape, cursor),
@@ -98,7 +98,7 @@ impl Entry {
         [head.as_bytes(), &hex(&self.method), b" ", &hex(&self.path), tail.as_bytes()].concat()
     }
 
-    /// The fields in an order that the cursor says, quoted or bare where both occur.
+    /// Writes the fields in an order that the cursor chooses, quoted or bare where real logs have both.
     fn json(&self, escape: Escape, cursor: &mut Cursor<'_>) -> Vec<u8> {
         let text = |text: &[u8]| [b"\"", &escaped(text, escape)[..], b"\""].concat();
         let (minute, second) = (self.second / 60, self.second % 60);
