@@ -36,13 +36,13 @@ pub struct Snapshot {
     pub salvaged: u64,
     /// Lines refused, in the order of [`Rejected::ALL`].
     pub rejected: RejectedCounts,
-    /// How far reading is behind; `None` for a socket and for standard input, whose queues belong to the kernel.
+    /// The unread part of its logs; `None` for a socket and for standard input, whose queues belong to the kernel.
     pub backlog: Option<Backlog>,
     /// The time of the last request, by the log's clock; `None` before the first.
     pub last_line_secs: Option<i64>,
 }
 
-/// What a source of files still has to read.
+/// The unread part of a source's logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
     /// Bytes in the logs that are not read yet. Packed logs count with their packed size.

@@ -509,7 +509,7 @@ impl Entry {
 enum Progress {
     /// Lines are in the output.
     Read,
-    /// Nothing to read now.
+    /// No complete line now.
     Idle,
     /// Read to its end for good.
     Finished,

@@ -27,7 +27,7 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct OpenLog {
     pub id: FileId,
-    /// How far the file is read.
+    /// The position up to which the file is read.
     pub mark: Mark,
     /// See [`SavedMark::modified_ns`]; `i64::MIN` when nothing was read since it was opened at its start.
     modified_ns: i64,

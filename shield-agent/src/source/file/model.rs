@@ -271,7 +271,7 @@ impl World {
         self.lose(at);
     }
 
-    /// What was not delivered of a generation may be lost.
+    /// Notes that the undelivered lines of a generation may be lost.
     fn lose(&mut self, at: usize) {
         let delivered: BTreeSet<u32> = self.delivered.iter().copied().collect();
         self.may_be_lost.extend(self.generations[at].lines.difference(&delivered));
@@ -482,8 +482,8 @@ fn an_empty_log_rotated_before_it_was_seen_is_read_when_it_fills() {
     .unwrap();
 }
 
-/// The log was truncated and written anew, and then rotated twice before the agent looked: what came after it is not what
-/// was copied from it.
+/// The log was truncated and written anew, and then rotated twice before the agent checked: its successor is not the
+/// copy of it.
 #[test]
 fn a_truncated_log_is_read_before_those_rotated_after_it() {
     let (create, write) = (false, Op::Write { lines: 1, half: false });
@@ -520,7 +520,7 @@ fn a_packed_log_newer_than_an_open_one_is_read_once() {
 }
 
 /// Five rotations between two looks: the copy that holds the first lines is deleted before the agent could know of it, and
-/// the model must not ask for them.
+/// the model must not expect them.
 #[test]
 fn a_copy_deleted_before_the_agent_looked_is_lost() {
     let (create, write) = (true, Op::Write { lines: 1, half: false });
