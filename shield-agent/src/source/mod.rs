@@ -38,8 +38,11 @@ pub struct Settings {
     /// The text of the configuration (`/var/log/nginx/access.log`). Checkpoints are stored under it, so it must not change
     /// between two runs.
     pub name: String,
+    /// Its kind and place.
     pub input: Input,
+    /// The format of its lines.
     pub format: shield_logline::Settings,
+    /// The place to begin in a file without a checkpoint.
     pub first_start: FirstStart,
 }
 
@@ -76,7 +79,10 @@ pub enum FirstStart {
     /// At its beginning (`--from-start`).
     Beginning,
     /// At the lines of the last `secs` seconds (`catch_up`), by the log's own times.
-    CatchUp { secs: u32 },
+    CatchUp {
+        /// Seconds before now.
+        secs: u32,
+    },
 }
 
 /// Takes a batch. Blocks while there is no room for it, which holds the source back; `Break` stops the source.
