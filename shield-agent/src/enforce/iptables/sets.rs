@@ -36,6 +36,7 @@ impl Version {
         if client.network().addr().is_ipv4() { Version::V4 } else { Version::V6 }
     }
 
+    /// `IPv4` or `IPv6`.
     pub fn name(self) -> &'static str {
         match self {
             Version::V4 => "IPv4",
