@@ -1,5 +1,5 @@
-//! Sets of bans against the real kernel: what netlink puts into them is what the `ipset` program reads out of them, one
-//! bad element fails alone, and no process is started for a ban.
+//! Sets of bans in the real kernel: the `ipset` program lists what netlink added, one bad element fails alone, and no process
+//! is started for a ban.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -16,7 +16,7 @@ use shield_tests::command;
 use shield_tests::netns::Namespace;
 use shield_tests::programs::Counted;
 
-/// More than one message holds, so that a listing has several parts too.
+/// More than fit into one message, so that a listing has several parts too.
 const MANY: u32 = 5_000;
 /// No more than fit into ipset's smallest hash.
 const FEW: usize = 1_000;
@@ -147,10 +147,10 @@ fn one_bad_element_fails_alone() {
         bans.push(ban("2001:db8::/64", Ends::Never));
         let failures = enforcer.ensure_banned(&bans, clock::now());
         assert_eq!(clients(&failures), ["192.0.2.1", "192.0.2.0/24", "192.0.2.2", "192.0.2.3"]);
-        let said = format!("{:#}", failures[0].error);
+        let error = format!("{:#}", failures[0].error);
         assert!(
-            said.starts_with("could not add to the set shield4: the set is full; raise max_bans_ipv4"),
-            "{said}"
+            error.starts_with("could not add to the set shield4: the set is full; raise max_bans_ipv4"),
+            "{error}"
         );
         let held = saved("shield4");
         assert_eq!(held.len(), FEW);
@@ -161,7 +161,7 @@ fn one_bad_element_fails_alone() {
 }
 
 #[test]
-fn a_full_set_says_so_and_holds_what_it_can() {
+fn a_full_set_is_reported_and_holds_what_it_can() {
     inside("ipsetfull", || {
         let mut enforcer = started(Settings { max_entries_v4: FEW, ..settings() });
         let failures = enforcer.ensure_banned(&many(in_seconds(600)), clock::now());
@@ -176,8 +176,8 @@ fn a_full_set_says_so_and_holds_what_it_can() {
     });
 }
 
-/// Another size of sets in the configuration: what was held goes over into the new one, ends and counters too. A set that
-/// an agent killed on this way left behind made every later start fail.
+/// With another size of sets in the configuration, all elements are copied into a new one, ends and counters too. A set left
+/// behind by an agent that was killed meanwhile made every later start fail.
 #[test]
 fn a_set_of_another_size_is_replaced_with_all_that_is_in_it() {
     inside("ipsetsize", || {
@@ -228,10 +228,10 @@ fn no_process_is_started_for_a_ban() {
     });
 }
 
-/// The sets of `backend = "ipset"` are made before it is known how many bans there are to restore; growing them to a
-/// million took a third of the restore.
+/// The sets of `backend = "ipset"` are created before the number of bans to restore is known; growing them to a million took
+/// a third of the restore.
 #[test]
-fn an_empty_set_is_made_anew_before_many_bans_go_in() {
+fn an_empty_set_is_recreated_before_many_bans_are_added() {
     inside("ipsetgrow", || {
         let mut enforcer = started(settings());
         let hash_of = |set: &str| {
@@ -249,7 +249,7 @@ fn an_empty_set_is_made_anew_before_many_bans_go_in() {
         // The kernel may double it once more, where its hash (another one for each set) spreads unevenly.
         assert!(matches!(hash_of("shield4"), 16_384 | 32_768), "{}", hash_of("shield4"));
         assert_eq!(saved("shield4").len(), 40_000);
-        // Nothing went into this one, so nothing made it grow by itself.
+        // It has no elements, so it cannot have grown by itself.
         assert_eq!(hash_of("shield6"), 16_384);
         assert!(enforcer.is_intact(40_000).unwrap());
         assert!(enforcer.reconcile(&desired, &[], clock::now()).unwrap().is_none());

@@ -1,9 +1,9 @@
-//! Firewall reloads and other people's changes, with 10,000 bans in force: each is found by the cheap check, healed by the
-//! reconcile, said in words, and nobody else's rule is touched.
+//! Firewall reloads and changes by other programs, with 10,000 bans in force: each is found by the cheap check, repaired by
+//! the reconcile and described in words, and no rule of others is touched.
 //!
-//! The cheap check runs every 2 s; check and repair together may take 3 s, so that all is well again within 5 s. Those 3 s
-//! are processor time of this process and the programs it runs: on an idle machine that is the time that passes, and on a
-//! busy one it is what can be promised. So one siege at a time.
+//! The cheap check runs every 2 s; check and repair together may take 3 s, so that everything is repaired within 5 s. Those
+//! 3 s are processor time of this process and the programs it runs: on an idle machine that is the time that passes, and on
+//! a busy one it is all that can be promised. That time is counted for the whole process, so one test runs at a time.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -25,14 +25,14 @@ use shield_tests::netns::Namespace;
 
 const BANS: usize = 10_000;
 /// 5 s less the 2 s between two cheap checks.
-const HEALS_WITHIN: Duration = Duration::from_secs(3);
+const REPAIRED_WITHIN: Duration = Duration::from_secs(3);
 const THEIRS: &str = "-A INPUT -s 203.0.113.5/32 -p tcp -m tcp --dport 22 -j ACCEPT";
 
-/// Something that happens to a firewall.
+/// A change of the firewall by another program.
 struct Damage {
     /// Command lines; `iptables` stands for the flavour under test.
     commands: &'static [&'static str],
-    /// Part of what the repair says it found.
+    /// Part of the repair's description.
     found: &'static str,
 }
 
@@ -86,14 +86,14 @@ fn bans() -> Vec<Ban> {
         .collect()
 }
 
-struct Fortress {
+struct Guarded {
     enforcer: IptablesEnforcer,
     desired: Desired,
     program: String,
 }
 
-impl Fortress {
-    fn build(backend: Backend, flavour: &str) -> Result<Fortress> {
+impl Guarded {
+    fn start(backend: Backend, flavour: &str) -> Result<Guarded> {
         let (program_v4, program_v6) = (format!("iptables{flavour}"), format!("ip6tables{flavour}"));
         let program = program_v4.clone();
         command::run(&["ipset", "create", "theirs", "hash:ip"])?;
@@ -106,9 +106,9 @@ impl Fortress {
         let failures = enforcer.ensure_banned(&bans, clock::now());
         ensure!(failures.is_empty(), "{:?}", failures.first());
         ensure!(enforcer.is_intact(BANS)?, "not intact to begin with");
-        let fortress = Fortress { enforcer, desired, program };
-        fortress.add_theirs()?;
-        Ok(fortress)
+        let guarded = Guarded { enforcer, desired, program };
+        guarded.add_theirs()?;
+        Ok(guarded)
     }
 
     fn run(&self, line: &str) -> Result<String> {
@@ -120,19 +120,22 @@ impl Fortress {
         self.run(&format!("iptables {THEIRS}")).map(drop)
     }
 
-    /// Lets the damage happen and demands that check and reconcile make it good in time.
-    fn suffers(&mut self, damage: &Damage) -> Result<()> {
+    /// Does the damage, and requires that check and reconcile repair it in time.
+    fn recovers_from(&mut self, damage: &Damage) -> Result<()> {
         for line in damage.commands {
             self.run(line)?;
         }
         let theirs = self.theirs()?;
         let began = processor_time()?;
-        ensure!(!self.enforcer.is_intact(BANS)?, "went unnoticed");
-        let repair = self.enforcer.reconcile(&self.desired, &[], clock::now())?.context("found nothing")?;
+        ensure!(!self.enforcer.is_intact(BANS)?, "the check found nothing");
+        let repair = self
+            .enforcer
+            .reconcile(&self.desired, &[], clock::now())?
+            .context("the reconcile found nothing")?;
         let took = processor_time()?.saturating_sub(began);
-        ensure!(took < HEALS_WITHIN, "healed with {took:?} of processor time");
-        ensure!(repair.found.contains(damage.found), "said: {}", repair.found);
-        ensure!(self.enforcer.is_intact(BANS)?, "not whole after the repair");
+        ensure!(took < REPAIRED_WITHIN, "repaired with {took:?} of processor time");
+        ensure!(repair.found.contains(damage.found), "found: {}", repair.found);
+        ensure!(self.enforcer.is_intact(BANS)?, "not intact after the repair");
         ensure!(self.enforcer.observe(clock::now())?.len() == BANS, "not every ban once");
         ensure!(self.run("iptables -S INPUT 1")?.trim() == "-A INPUT -j SHIELD", "not first in INPUT");
         ensure!(self.theirs()? == theirs, "their rules were {theirs:?}, now {:?}", self.theirs()?);
@@ -149,7 +152,7 @@ impl Fortress {
         Ok(theirs)
     }
 
-    /// What `iptables-restore` without `--noflush` does: another tool loads its whole firewall.
+    /// Another program loads its whole firewall, as `iptables-restore` without `--noflush` does.
     fn reload(&mut self) -> Result<()> {
         let program = format!("{}-restore", self.program);
         let mut child = Command::new(&program).stdin(Stdio::piped()).spawn()?;
@@ -159,15 +162,15 @@ impl Fortress {
         );
         child.stdin.take().context("piped")?.write_all(ruleset.as_bytes())?;
         ensure!(child.wait()?.success(), "{program} failed");
-        self.suffers(&Damage { commands: &[], found: "chain SHIELD was gone" })
+        self.recovers_from(&Damage { commands: &[], found: "chain SHIELD was gone" })
     }
 }
 
-/// What this process and its ended children have used of the processors.
+/// The processor time used by this process and its ended children.
 fn processor_time() -> Result<Duration> {
     let mut total = Duration::ZERO;
     for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
-        let usage = getrusage(who).context("asked for the processor time used")?;
+        let usage = getrusage(who).context("could not read the processor time used")?;
         for time in [usage.user_time(), usage.system_time()] {
             total += Duration::from_secs(time.tv_sec().unsigned_abs());
             total += Duration::from_micros(time.tv_usec().unsigned_abs());
@@ -176,19 +179,19 @@ fn processor_time() -> Result<Duration> {
     Ok(total)
 }
 
-static ONE_SIEGE: Mutex<()> = Mutex::new(());
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn besiege(label: &str, backend: Backend, flavour: &str, damages: &[&[Damage]]) {
-    let _one = ONE_SIEGE.lock().unwrap_or_else(PoisonError::into_inner);
+fn check_repairs(label: &str, backend: Backend, flavour: &str, damages: &[&[Damage]]) {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let namespace = Namespace::create(label).unwrap();
     namespace.enter(|| {
-        let mut fortress = Fortress::build(backend, flavour).unwrap();
+        let mut guarded = Guarded::start(backend, flavour).unwrap();
         for damage in damages.iter().copied().flatten() {
-            fortress.suffers(damage).with_context(|| damage.commands.join("; ")).unwrap();
+            guarded.recovers_from(damage).with_context(|| damage.commands.join("; ")).unwrap();
         }
-        fortress.reload().context("a whole firewall was loaded").unwrap();
-        fortress.enforcer.cleanup().unwrap();
-        let saved = command::run(&[&format!("{}-save", fortress.program)]).unwrap();
+        guarded.reload().context("while a whole firewall was loaded").unwrap();
+        guarded.enforcer.cleanup().unwrap();
+        let saved = command::run(&[&format!("{}-save", guarded.program)]).unwrap();
         assert!(!saved.contains("SHIELD") && saved.contains(THEIRS), "{saved}");
         assert_eq!(command::run(&["ipset", "list", "-n"]).unwrap().trim(), "theirs");
     });
@@ -196,20 +199,20 @@ fn besiege(label: &str, backend: Backend, flavour: &str, damages: &[&[Damage]]) 
 
 #[test]
 fn single_rules_of_iptables_nft_heal() {
-    besiege("repnft", Backend::Rules, "-nft", &[TO_CHAINS, TO_RULES, RULESET]);
+    check_repairs("repnft", Backend::Rules, "-nft", &[TO_CHAINS, TO_RULES, RULESET]);
 }
 
 #[test]
 fn single_rules_of_iptables_legacy_heal() {
-    besiege("repleg", Backend::Rules, "-legacy", &[TO_CHAINS, TO_RULES]);
+    check_repairs("repleg", Backend::Rules, "-legacy", &[TO_CHAINS, TO_RULES]);
 }
 
 #[test]
 fn ipset_with_iptables_nft_heals() {
-    besiege("repset", Backend::Auto, "-nft", &[TO_CHAINS, TO_SETS, RULESET]);
+    check_repairs("repset", Backend::Auto, "-nft", &[TO_CHAINS, TO_SETS, RULESET]);
 }
 
 #[test]
 fn ipset_with_iptables_legacy_heals() {
-    besiege("repsetl", Backend::Auto, "-legacy", &[TO_CHAINS, TO_SETS]);
+    check_repairs("repsetl", Backend::Auto, "-legacy", &[TO_CHAINS, TO_SETS]);
 }

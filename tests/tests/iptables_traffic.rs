@@ -105,7 +105,7 @@ fn dial(namespace: &Namespace, to: SocketAddr, at_most: Duration) -> std::io::Re
     namespace.enter(|| TcpStream::connect_timeout(&to, at_most))
 }
 
-/// A connection that must come about, however busy the machine and however fresh the link.
+/// Opens a connection, on however busy a machine and over however fresh a link.
 fn reach(namespace: &Namespace, to: SocketAddr) -> TcpStream {
     dial(namespace, to, AT_MOST).expect("connected")
 }
@@ -132,7 +132,7 @@ fn assert_silent(result: std::io::Result<()>, what: &str) {
 
 fn open_connections_die(label: &str, backend: Backend, flavour: &str) {
     let (server, client) = pair(label);
-    // What most hosts have, and what a chain that comes later never gets past.
+    // Most hosts have this rule; a chain behind it never sees packets of an open connection.
     let accept = ["-A", "INPUT", "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"];
     for program in [format!("iptables{flavour}"), format!("ip6tables{flavour}")] {
         server.run(&[&[program.as_str()], &accept[..]].concat()).unwrap();
@@ -148,7 +148,7 @@ fn open_connections_die(label: &str, backend: Backend, flavour: &str) {
     let v6 = echo(&server, "[2001:db8:1::1]:0");
     let mut streams = [reach(&client, v4), reach(&client, v6)];
     streams.iter_mut().for_each(assert_answered);
-    // The link's own addresses are in the banned IPv6 prefix too, so neighbour discovery has to be done by now.
+    // The link's own addresses are in the banned IPv6 prefix too, so neighbour discovery must have finished before.
     inside.ban(&["192.0.2.50", "2001:db8:1::50/128"]);
     for stream in &mut streams {
         assert_silent(ask(stream, SILENCE), "a connection opened before the ban");
@@ -290,7 +290,7 @@ fn published_container_ports_are_covered_in_docker_user() {
     published.is_covered("-nft", "first in INPUT and DOCKER-USER");
 }
 
-/// Docker starts while the agent runs: the next reconcile covers its ports, and says so.
+/// Docker starts while the agent runs: the next reconcile covers its ports, and reports it.
 #[test]
 fn containers_that_come_later_are_covered_by_the_next_reconcile() {
     let published = Published::new("publa", "-nft");

@@ -75,7 +75,7 @@ pub(super) struct Snapshot {
     pub chains: BTreeSet<String>,
     /// The rules of each chain that jump to ours.
     pub jumps: BTreeMap<String, Jumps>,
-    /// Whether nftables keeps the table, so that every change of it counts up nftables' generation.
+    /// nftables keeps the table, so that every change of it increments nftables' generation.
     pub is_nftables: bool,
 }
 

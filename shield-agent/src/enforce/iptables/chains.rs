@@ -31,7 +31,7 @@ pub(super) struct HeldRule {
     pub(super) counters: Drops,
 }
 
-/// How many single rules a listing has too few and too many.
+/// Single rules that a listing has too few and too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RuleDifference {
     pub(super) missing: usize,
@@ -178,7 +178,7 @@ impl Chains {
         exempt.chain(self.set_rule.clone()).chain(drops)
     }
 
-    /// Whether the table is exactly as it should be.
+    /// Returns `true` if the table is exactly as it should be.
     pub(super) fn is_as_written(&self, snapshot: &Snapshot) -> bool {
         self.faults(snapshot).is_empty() && self.rule_difference(snapshot).is_none()
     }
@@ -255,7 +255,7 @@ impl Chains {
                 Rule::Exempt(_) | Rule::Foreign(_) => None,
             };
             let Some(known) = known else { continue };
-            // Fewer than before: somebody zeroed it, or put the rule back without its counters.
+            // Fewer than before: the counter was zeroed, or the rule was put back without it.
             let lost = if listed.packets < known.packets { *known } else { Drops::default() };
             *known = *listed;
             self.retire(lost);
@@ -333,8 +333,8 @@ impl Chains {
 
     /// Removes the rules of these clients; those that have none succeed.
     ///
-    /// A few are deleted one by one, for each of which iptables walks the chain. Many are left out of a chain written
-    /// anew, which costs the same however many they are.
+    /// A few are deleted one by one, for each of which iptables walks the chain. Many are left out when the
+    /// whole chain is rewritten, which costs the same for any number of them.
     pub(super) fn remove_rules(&mut self, programs: &mut dyn Programs, clients: &[Client]) -> Result<()> {
         let held = clients.iter().filter(|client| self.rules.contains_key(*client)).count();
         let snapshot = if held > MAX_SINGLE_DELETIONS { Some(self.read(programs)?) } else { None };
@@ -388,7 +388,7 @@ pub(super) fn remove_all(table: &Table, programs: &mut dyn Programs) -> Result<V
 fn jump_fault(hook: &str, jump: &Jump, snapshot: &Snapshot) -> Option<String> {
     match jump {
         Jump::First => None,
-        // The chain's own absence is reported, and says it all.
+        // Reported as the chain's own absence.
         Jump::Missing if snapshot.chain.is_none() => None,
         Jump::Missing => Some(format!("the jump from {hook} was gone")),
         Jump::Behind(other) => Some(format!("another rule stood before ours in {hook}: `{other}`")),

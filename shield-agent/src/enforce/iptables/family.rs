@@ -22,7 +22,7 @@ pub(super) enum Family {
 #[derive(Debug)]
 pub(super) struct Unavailable {
     table: Table,
-    /// What chains that were in place earlier had dropped.
+    /// The drops of chains that were in place earlier: the total must not fall when a family is started again.
     retired: Drops,
     pub(super) error: anyhow::Error,
 }
@@ -135,7 +135,7 @@ impl Snapshots {
             .filter_map(|(family, snapshot)| Some((family.chains_mut()?, snapshot.as_ref()?)))
     }
 
-    /// Whether nftables keeps every listed table, so that its generation counts every change.
+    /// Returns `true` if nftables keeps every listed table, so that its generation counts every change.
     pub(super) fn are_nftables(&self) -> bool {
         self.iter().all(|snapshot| snapshot.is_nftables)
     }

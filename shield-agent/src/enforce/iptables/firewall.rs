@@ -1,6 +1,6 @@
 //! The parts of this host's firewall that are ours, with the programs that reach them.
 //!
-//! Owns what every other file here asks of both IP versions and of the sets together. Orders are carried out by `orders`,
+//! Owns the queries that concern both IP versions, or rules and sets, together. Orders are carried out by `orders`,
 //! moves between rules and sets by `migrate`, the full comparison by `reconcile`.
 
 use anyhow::Result;
@@ -43,7 +43,7 @@ impl Firewall {
         all_snapshots(&mut self.families, &mut *self.programs)
     }
 
-    /// How many clients the sets hold; `None` when one of the sets is gone, or nothing drops by it.
+    /// Counts the clients in the sets; `None` when one of the sets is gone, or nothing drops by it.
     pub(super) fn count_sets(&mut self) -> Result<Option<usize>> {
         let Some(kind) = self.storage.sets() else { return Ok(Some(0)) };
         let counts = kind.store().counts(&mut *self.programs)?;
@@ -65,7 +65,7 @@ impl Firewall {
     }
 }
 
-/// How many clients have a rule of their own.
+/// The number of clients that have a rule of their own.
 pub(super) fn held_rules(families: &[Family; 2]) -> usize {
     families.iter().filter_map(Family::chains).map(|chains| chains.rules().len()).sum()
 }

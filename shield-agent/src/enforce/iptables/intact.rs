@@ -1,7 +1,7 @@
-//! What is known to be in place without listing it.
+//! The knowledge that everything is in place, which saves listing it.
 //!
-//! nftables counts every change of any rule, anybody's (`generation`). While that number stays, what was found right is
-//! right. Everything that changes the firewall, or what is wanted of it, comes by [`Intact::forget`].
+//! nftables counts every change of any rule, those of other programs too (`generation`). While that number stays, what was
+//! found right is right. Every change of the firewall, or of what is wanted of it, must call [`Intact::forget`].
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use super::firewall::Firewall;
 use crate::enforce::Desired;
 
-/// So many full reconciles in a row are skipped while no rule changes; the one after them (at 10 min) lists all the same,
-/// for what no generation counts, such as the tables of another iptables.
+/// The most full reconciles skipped in a row while no rule changes. The one after them (every 10 min) lists all the same,
+/// for changes that no generation counts, such as those in the tables of another iptables.
 pub(super) const MAX_SKIPPED: u32 = 19;
 
 /// A change of what is wanted.
@@ -36,7 +36,7 @@ pub(super) struct Intact {
 struct Settled {
     generation: u32,
     exempt: Vec<IpNet>,
-    /// How many reconciles it has spared.
+    /// The number of reconciles that were skipped because of it.
     skipped: u32,
 }
 
@@ -48,7 +48,7 @@ impl Intact {
         }
     }
 
-    /// Whether chains and jumps are as they were written. Lists them only when a rule has changed since they were found
+    /// Returns `true` if chains and jumps are as they were written. Lists them only when a rule has changed since they were found
     /// right, or where that cannot be known (iptables-legacy).
     pub(super) fn chains_are_right(&mut self, firewall: &mut Firewall) -> Result<bool> {
         // Read before the listing: a change in between makes the next check list again.
@@ -76,8 +76,8 @@ impl Intact {
         self.settled = generation.filter(|_| is_counted).map(settled);
     }
 
-    /// Whether a full reconcile would find what the last one found: everything in place, no rule changed since, and the same
-    /// wanted.
+    /// Returns `true` if a full reconcile would find nothing to repair, like the last one: no rule has changed since, and the
+    /// same clients and networks are wanted.
     pub(super) fn skips_reconcile(
         &mut self,
         firewall: &mut Firewall,

@@ -1,4 +1,4 @@
-//! The way of bans from single rules into sets, without a moment in which they are in neither.
+//! Moves bans from single rules into sets, without a moment in which they are in neither.
 
 use anyhow::{Context as _, Result};
 
@@ -13,12 +13,12 @@ use shield_engine::time::{Ends, Now};
 /// corrects it.
 const UNKNOWN_END_MS: u64 = 600_000;
 
-/// Moves to sets when `new` bans more are too many for single rules. Where that fails, the reason is kept and shown, and
+/// Moves to sets when `new` more bans are too many for single rules. Where that fails, the reason is kept and shown, and
 /// single rules go on up to their cap.
 pub(super) fn make_room(firewall: &mut Firewall, new: usize, now: Now) {
     let storage = &firewall.storage;
     let too_many = storage.sets().is_none() && storage.wants_sets(firewall.held_rules() + new);
-    // Not probed again for every ban: the next reconcile does.
+    // Sets that are unavailable are probed again by the next reconcile, not for every ban.
     if !too_many || storage.unavailable().is_some() {
         return;
     }

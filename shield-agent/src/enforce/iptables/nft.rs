@@ -94,7 +94,7 @@ impl Nft {
         Ok(lengths)
     }
 
-    /// Whether every set has its rule in every chain: somebody may have flushed a chain and left the sets.
+    /// Returns `true` if every set has its rule in every chain: another program may have flushed a chain and left the sets.
     fn has_all_rules(&self, programs: &mut dyn Programs, version: Version) -> Result<bool> {
         let wanted = self.lengths(programs, version)?.len() * CHAINS.len();
         let mut rules = 0;

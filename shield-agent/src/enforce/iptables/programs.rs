@@ -32,7 +32,7 @@ pub trait Programs: Send {
         None
     }
 
-    /// Whether netlink, opened by the calling thread, reaches the kernel that these programs change.
+    /// Returns `true` if netlink, opened by the calling thread, reaches the kernel that these programs change.
     fn have_netlink(&self) -> bool {
         false
     }
@@ -130,7 +130,7 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    /// Whether the program's part of the kernel is not on this host.
+    /// Returns `true` if the program's part of the kernel is not on this host.
     fn is_unsupported(&self) -> bool {
         const MESSAGES: [&str; 4] = [
             "Address family not supported",
@@ -152,7 +152,7 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// Whether the error is that the program, or its part of the kernel, is not on this host: nothing of ours can be there.
+/// Returns `true` if the program, or its part of the kernel, is not on this host: nothing of ours can be there then.
 pub(super) fn is_absent(error: &anyhow::Error) -> bool {
     error.downcast_ref::<NotInstalled>().is_some()
         || error.downcast_ref::<Failed>().is_some_and(Failed::is_unsupported)
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_has_the_command_line_and_what_it_said() {
+    fn an_error_has_the_command_line_and_its_error_output() {
         let error = run(&["ls", "/nowhere at all"], "").unwrap_err().to_string();
         assert!(
             error.starts_with("`ls /nowhere at all` ended with exit status: 2: ls: cannot access"),

@@ -17,7 +17,7 @@ use shield_engine::client::Client;
 use shield_engine::event::Repair;
 use shield_engine::time::{Ends, Now};
 
-/// What a reconcile is to achieve.
+/// The state that a reconcile is to achieve.
 pub(super) struct Goal<'a> {
     pub(super) desired: &'a Desired,
     pub(super) exempt: &'a [IpNet],
@@ -25,11 +25,11 @@ pub(super) struct Goal<'a> {
     pub(super) urgent: &'a mut dyn Urgent,
 }
 
-/// What a reconcile came to.
+/// The result of a reconcile.
 pub(super) struct Outcome {
     /// `None` when all was right.
     pub(super) repair: Option<Repair>,
-    /// Whether nftables keeps all that was listed, so that its generation counts every change.
+    /// nftables keeps all that was listed, so that its generation counts every change.
     pub(super) is_nftables: bool,
 }
 

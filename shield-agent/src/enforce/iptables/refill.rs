@@ -19,7 +19,7 @@ use shield_engine::time::Now;
 const PIECE: usize = 8_000;
 /// Elements that the listing hands over at once.
 const LISTED_AT_ONCE: usize = 1_024;
-/// How long urgent bans wait at most for a listing to come to a pause.
+/// The longest that urgent bans wait while a listing is read.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// See the module.
@@ -200,7 +200,7 @@ mod tests {
 
     const BEGAN: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 5_000_000 };
 
-    /// A listing of a million took 5 s on a busy machine: by its end all ends seemed wrong, and were written anew.
+    /// A listing of a million took 5 s on a busy machine: by its end all ends seemed wrong, and were written again.
     #[test]
     fn ends_are_right_when_they_are_read_and_written_late() {
         let (host, store) = (SimulatedHost::new(), Ipset { max_entries: [10, 10] });

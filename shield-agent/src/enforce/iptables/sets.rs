@@ -68,7 +68,7 @@ impl Element {
         }
     }
 
-    /// Whether the element's end is near enough to the wanted one.
+    /// Returns `true` if the element's end is near enough to the wanted one.
     pub(super) fn is_right_for(&self, ends: Ends, now: Now) -> bool {
         let wanted = timeout_secs(ends, now);
         match (wanted, self.timeout_secs) {

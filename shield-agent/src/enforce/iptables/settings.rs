@@ -17,7 +17,6 @@ pub struct Settings {
     pub max_entries_v4: usize,
     /// The most bans of IPv6 clients in a set.
     pub max_entries_v6: usize,
-    /// Whether traffic to containers is filtered too.
     pub containers: Containers,
     /// The program for IPv4; `-save` and `-restore` are appended. `iptables` is whichever flavour this host uses,
     /// `iptables-nft` and `iptables-legacy` name one.
@@ -54,7 +53,7 @@ impl Settings {
     }
 }
 
-/// How bans are kept.
+/// Single rules or sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     /// Single rules while they are few, sets beyond `max_rules`.
@@ -65,7 +64,7 @@ pub enum Backend {
     Ipset,
 }
 
-/// Whether the chains that traffic to containers passes are hooked. A published container port never passes INPUT.
+/// The hooked chains besides INPUT, for traffic to containers: packets to a published container port never pass INPUT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Containers {
     /// `DOCKER-USER` where there is one; otherwise `FORWARD` when the nat table redirects ports to other addresses.

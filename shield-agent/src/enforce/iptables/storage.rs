@@ -1,6 +1,6 @@
-//! Where bans are kept: in single rules, or in sets of one kind; and which bans found no room.
+//! The choice between single rules and sets, and the bans that found no room.
 //!
-//! Decides, and remembers what was decided. Moving bans from one to the other is `migrate`'s.
+//! Owns the decision alone. `migrate` moves the bans from one to the other.
 
 use std::fmt;
 
@@ -42,7 +42,7 @@ impl SetKind {
 pub(super) struct SetsUnavailable(Vec<anyhow::Error>);
 
 impl SetsUnavailable {
-    /// Whether installing ipset would help.
+    /// Returns `true` if installing ipset would help.
     pub(super) fn is_for_want_of_ipset(&self) -> bool {
         self.0
             .iter()
@@ -71,14 +71,14 @@ pub(super) struct Storage {
     settings: Settings,
     /// The sets in use; `None` for single rules.
     sets: Option<SetKind>,
-    /// Since sets were last wanted and could not be had.
+    /// The reason that sets could not be used when they were last wanted.
     unavailable: Option<SetsUnavailable>,
     /// Clients whose bans found no room as single rules. A set, not a number: the same ban is refused again at every
     /// retry.
     refused: HashSet<Client>,
-    /// How many clients the sets held when they were last counted.
+    /// The number of clients in the sets as of the last count.
     in_sets: usize,
-    /// What rules of the sets' own tables had dropped, as of the last reading.
+    /// The drops of rules in the sets' own tables, as of the last reading.
     pub(super) own_drops: Drops,
 }
 
@@ -125,8 +125,8 @@ impl Storage {
         self.unavailable = Some(reason.into());
     }
 
-    /// Whether this many bans belong into sets. On the way back from sets to rules the limit is half as high, so that a
-    /// number near it does not move everything to and fro.
+    /// Returns `true` if this many bans belong into sets. On the way back from sets to rules the limit is half as high, so that a
+    /// number near it does not move everything back and forth.
     pub(super) fn wants_sets(&self, bans: usize) -> bool {
         match self.settings.backend {
             Backend::Rules => false,
@@ -136,7 +136,7 @@ impl Storage {
         }
     }
 
-    /// Whether this many bans are where they belong, as far as that is possible here.
+    /// Returns `true` if this many bans are where they belong, as far as that is possible here.
     pub(super) fn suits(&self, bans: usize) -> bool {
         self.unavailable.is_some() || self.wants_sets(bans) == self.sets.is_some()
     }
@@ -160,7 +160,7 @@ impl Storage {
         None
     }
 
-    /// How many single rules there may be.
+    /// The most single rules allowed.
     pub(super) fn max_rules(&self) -> usize {
         match (self.sets, &self.unavailable) {
             (None, Some(_)) => self.settings.max_rules_without_sets,
@@ -172,7 +172,7 @@ impl Storage {
         self.refused.insert(client);
     }
 
-    /// This client is banned, or need not be any more.
+    /// To be called when this client is banned, or is not wanted banned any more.
     pub(super) fn forget_refused(&mut self, client: &Client) {
         self.refused.remove(client);
     }

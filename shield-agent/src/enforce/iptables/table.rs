@@ -68,7 +68,7 @@ impl Table {
         Ok(hooks)
     }
 
-    /// Whether the nat table sends packets for this host to other addresses.
+    /// Returns `true` if the nat table redirects packets for this host to other addresses.
     fn redirects_ports(&self, programs: &mut dyn Programs) -> Result<bool> {
         // Listing a table that legacy iptables has not loaded yet would load it, and connection tracking with it.
         let loaded = match self.version {

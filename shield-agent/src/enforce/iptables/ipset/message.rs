@@ -70,7 +70,7 @@ const HEADER_ONLY: u32 = 4;
 /// `IPSET_FLAG_WITH_COUNTERS`.
 const WITH_COUNTERS: u32 = 8;
 
-/// How much of a set is listed.
+/// The extent of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listed {
     Header,

@@ -92,7 +92,7 @@ impl Ipset {
         (room.min(self.max_entries[version as usize]) / 4).next_power_of_two().max(MIN_HASH)
     }
 
-    /// Whether a set can stay. An empty one is recreated in the right size, because growing its hash step by step takes a
+    /// Returns `true` if a set can stay. An empty one is recreated in the right size, because growing its hash step by step takes a
     /// third of the time that filling it does.
     fn is_suitable(&self, header: Header, version: Version, room: usize) -> bool {
         let starts_small =

@@ -1,4 +1,4 @@
-//! The enforcer as a whole on the simulated host: what it may skip, what it counts, whom it refuses.
+//! The whole enforcer on the simulated host: skipped reconciles, counters, refused bans.
 
 mod model;
 
@@ -35,7 +35,7 @@ fn started(host: &SimulatedHost, settings: Settings) -> IptablesEnforcer {
     enforcer
 }
 
-/// How many programs one reconcile runs.
+/// The number of programs that one reconcile runs.
 fn runs(host: &SimulatedHost, enforcer: &mut IptablesEnforcer, desired: &Desired) -> usize {
     let before = host.runs();
     let _ = enforcer.reconcile(desired, &[], NOW).unwrap();

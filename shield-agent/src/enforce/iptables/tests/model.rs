@@ -1,5 +1,5 @@
-//! A random walk: bans, lifts, restarts, firewall reloads and failing commands on the simulated host, against a model that
-//! only remembers who should be dropped.
+//! Random sequences of bans, lifts, restarts, firewall reloads and failing commands on the simulated host, compared with a
+//! model that only knows which clients should be dropped.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,18 +14,18 @@ use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 
-/// The clients of the walk; small enough to meet each other often, large enough to cross `MAX_RULES` both ways.
+/// Few enough that steps often concern the same client, enough to cross `MAX_RULES` both ways.
 const CLIENTS: usize = 12;
 const MAX_RULES: usize = 5;
 const EXEMPT: &str = "192.0.2.9/32";
-const FOREIGN: &str = "-s 203.0.113.5/32 -j ACCEPT";
+const OTHERS_RULE: &str = "-s 203.0.113.5/32 -j ACCEPT";
 
 #[derive(Debug, Clone)]
 enum Step {
     Ban(Vec<usize>, u64),
     Lift(Vec<usize>),
     Restart,
-    Pass(u64),
+    Advance(u64),
     Exempt,
     NoExempt,
     FlushRules,
@@ -41,10 +41,10 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let some = || prop::collection::vec(0..CLIENTS, 1..6);
     prop_oneof![
-        6 => (some(), 1u64..200).prop_map(|(who, secs)| Step::Ban(who, secs)),
+        6 => (some(), 1u64..200).prop_map(|(clients, secs)| Step::Ban(clients, secs)),
         4 => some().prop_map(Step::Lift),
         1 => Just(Step::Restart),
-        2 => (1u64..120).prop_map(Step::Pass),
+        2 => (1u64..120).prop_map(Step::Advance),
         1 => Just(Step::Exempt),
         1 => Just(Step::NoExempt),
         1 => Just(Step::FlushRules),
@@ -72,7 +72,7 @@ fn source(client: Client) -> IpAddr {
     client.network().addr()
 }
 
-struct Walk {
+struct Run {
     host: SimulatedHost,
     settings: Settings,
     enforcer: IptablesEnforcer,
@@ -81,22 +81,22 @@ struct Walk {
     now: Now,
 }
 
-impl Walk {
-    fn new(host: SimulatedHost, backend: Backend) -> Walk {
-        host.insert_rule(Version::V4, "INPUT", FOREIGN);
+impl Run {
+    fn new(host: SimulatedHost, backend: Backend) -> Run {
+        host.insert_rule(Version::V4, "INPUT", OTHERS_RULE);
         let settings = Settings { backend, max_rules: MAX_RULES, ..Settings::default() };
         let mut enforcer = host.enforcer(settings.clone());
         let now = Now { wall_ms: 1_700_000_000_000, boot_ms: 0 };
         enforcer.start(&[], now).expect("the simulated host is sound");
-        Walk { host, settings, enforcer, model: BTreeMap::new(), exempt: Vec::new(), now }
+        Run { host, settings, enforcer, model: BTreeMap::new(), exempt: Vec::new(), now }
     }
 
     fn take(&mut self, step: &Step) {
         match step {
-            Step::Ban(who, secs) => self.ban(who, *secs),
-            Step::Lift(who) => self.lift(who.iter().map(|n| client(*n)).collect()),
+            Step::Ban(clients, secs) => self.ban(clients, *secs),
+            Step::Lift(clients) => self.lift(clients.iter().map(|n| client(*n)).collect()),
             Step::Restart => self.restart(),
-            Step::Pass(secs) => self.pass(*secs),
+            Step::Advance(secs) => self.advance(*secs),
             Step::Exempt => self.set_exempt(vec![EXEMPT.parse().expect("a network")]),
             Step::NoExempt => self.set_exempt(Vec::new()),
             Step::FlushRules => self.host.flush_rules(),
@@ -104,7 +104,7 @@ impl Walk {
             Step::FlushSets => self.host.flush_sets(),
             Step::RuleBeforeOurs => self.host.insert_rule(Version::V4, "INPUT", "-i lo -j ACCEPT"),
             Step::RuleInOurChain if self.host.has_chain(Version::V4, "SHIELD") => {
-                self.host.insert_rule(Version::V4, "SHIELD", FOREIGN);
+                self.host.insert_rule(Version::V4, "SHIELD", OTHERS_RULE);
             }
             Step::RuleInOurChain => {}
             Step::Docker => self.host.add_chain(Version::V4, "DOCKER-USER"),
@@ -113,15 +113,15 @@ impl Walk {
         }
     }
 
-    fn ban(&mut self, who: &[usize], secs: u64) {
-        let bans: Vec<Ban> = who
+    fn ban(&mut self, clients: &[usize], secs: u64) {
+        let bans: Vec<Ban> = clients
             .iter()
             .map(|n| Ban {
                 client: Allowlist::default().admit(client(*n), 64).expect("no special address"),
                 ends: if secs < 10 { Ends::Never } else { Ends::after(self.now, secs * 1000) },
             })
             .collect();
-        // What fails stays wanted, and is put in force by the next reconcile.
+        // A failed ban stays wanted, and is put in force by the next reconcile.
         let _ = self.enforcer.ensure_banned(&bans, self.now);
         self.model.extend(bans.iter().map(|ban| (ban.client.client(), *ban)));
     }
@@ -133,12 +133,12 @@ impl Walk {
 
     fn restart(&mut self) {
         self.enforcer = self.host.enforcer(self.settings.clone());
-        // An injected failure may hit the start; the interpreter tries again.
+        // An injected failure may hit the start; the interpreter retries it.
         while self.enforcer.start(&self.exempt, self.now).is_err() {}
     }
 
-    /// Time goes by, and what has ended is lifted as the engine does it.
-    fn pass(&mut self, secs: u64) {
+    /// Advances the clock, and lifts what has ended, as the engine does.
+    fn advance(&mut self, secs: u64) {
         self.now = self.now.plus_ms(secs * 1000);
         self.host.set_time(self.now.boot_ms);
         let over =
@@ -151,7 +151,7 @@ impl Walk {
         self.exempt = networks;
     }
 
-    /// Reconciles in the middle of injected failures, then without them, and holds the kernel against the model.
+    /// Reconciles amid injected failures, then without them, and compares the kernel with the model.
     fn reconcile(&mut self) {
         let mut desired = Desired::default();
         self.model.values().zip(1..).for_each(|(ban, serial)| desired.insert(*ban, serial));
@@ -181,7 +181,7 @@ impl Walk {
         }
     }
 
-    /// The end of every walk: nothing of ours is left, and what was somebody else's is.
+    /// Ends a run: nothing of ours is left, and everything of others is.
     fn end(mut self) {
         self.reconcile();
         self.enforcer.cleanup().expect("cleaned up");
@@ -189,15 +189,15 @@ impl Walk {
         for version in Version::ALL {
             assert!(!self.host.has_chain(version, "SHIELD"));
             let input = self.host.rules(version, "INPUT");
-            assert!(input.iter().all(|rule| rule == FOREIGN || rule == "-i lo -j ACCEPT"), "{input:?}");
+            assert!(input.iter().all(|rule| rule == OTHERS_RULE || rule == "-i lo -j ACCEPT"), "{input:?}");
         }
     }
 }
 
-fn walk(host: SimulatedHost, backend: Backend, steps: &[Step]) {
-    let mut walk = Walk::new(host, backend);
-    steps.iter().for_each(|step| walk.take(step));
-    walk.end();
+fn run(host: SimulatedHost, backend: Backend, steps: &[Step]) {
+    let mut run = Run::new(host, backend);
+    steps.iter().for_each(|step| run.take(step));
+    run.end();
 }
 
 proptest! {
@@ -206,8 +206,8 @@ proptest! {
     #[test]
     fn the_kernel_ends_as_the_model(steps in prop::collection::vec(step(), 1..60)) {
         for backend in [Backend::Auto, Backend::Rules, Backend::Ipset] {
-            walk(SimulatedHost::new(), backend, &steps);
-            walk(SimulatedHost::with_nftables(), backend, &steps);
+            run(SimulatedHost::new(), backend, &steps);
+            run(SimulatedHost::with_nftables(), backend, &steps);
         }
     }
 }
