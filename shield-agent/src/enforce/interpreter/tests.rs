@@ -232,20 +232,22 @@ fn could_not_ask_is_an_error_and_a_state() {
 /// Invariant 9: what cannot be listed is not taken for "nothing is banned", and not repaired.
 #[test]
 fn a_failed_listing_changes_nothing() {
-    let host = SimulatedHost::new();
-    let sets = iptables::Settings { backend: iptables::Backend::Ipset, ..iptables::Settings::default() };
-    let mut enforcer = host.enforcer(sets);
-    enforcer.start(&[], NOW).unwrap();
-    let mut desired = Desired::default();
-    for (text, serial) in [("192.0.2.1", 1), ("2001:db8::/64", 2)] {
-        desired.insert(bannable(text), serial);
-    }
-    enforcer.reconcile(&desired, &[], NOW).unwrap();
-    let held = enforcer.observe(NOW).unwrap();
-    // One ban too many and one too few: a reconcile that went on would change something.
-    desired.remove(&"192.0.2.1".parse().unwrap());
-    desired.insert(bannable("192.0.2.2"), 3);
-    for listing in ["iptables-save", "ipset save"] {
+    // Each with the program that lists its bans: a set is kept up to date even while the chains cannot be listed.
+    let listings = [(iptables::Backend::Rules, "iptables-save"), (iptables::Backend::Ipset, "ipset save")];
+    for (backend, listing) in listings {
+        let host = SimulatedHost::new();
+        let mut enforcer = host.enforcer(iptables::Settings { backend, ..iptables::Settings::default() });
+        enforcer.start(&[], NOW).unwrap();
+        let mut desired = Desired::default();
+        for (text, serial) in [("192.0.2.1", 1), ("2001:db8::/64", 2)] {
+            desired.insert(bannable(text), serial);
+        }
+        enforcer.reconcile(&desired, &[], NOW).unwrap();
+        let held = enforcer.observe(NOW).unwrap();
+        assert_eq!(held.len(), 2, "{held:?}");
+        // One ban too many and one too few: a reconcile that went on would change something.
+        desired.remove(&"192.0.2.1".parse().unwrap());
+        desired.insert(bannable("192.0.2.2"), 3);
         host.fail(listing, usize::MAX, "Resource temporarily unavailable");
         let error = enforcer.reconcile(&desired, &[], NOW).unwrap_err();
         assert!(format!("{error:#}").contains("temporarily unavailable"), "{error:#}");
