@@ -124,7 +124,7 @@ impl Desired {
         self.slot(client).map(|slot| self.ban(slot))
     }
 
-    pub fn contains(&self, client: &Client) -> bool {
+    pub(crate) fn contains(&self, client: &Client) -> bool {
         self.slot(client).is_some()
     }
 

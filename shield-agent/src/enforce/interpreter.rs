@@ -1,13 +1,16 @@
-//! The one interpreter of enforcement orders: a thread and a queue for each enforcer, and the shared table of what
-//! should be in force.
+//! The interpreter of enforcement orders: a thread and a queue for each enforcer, and the shared table of wanted bans.
 //!
-//! Owns when things happen: new bans first, lifts in pieces, a cheap check every 2 s, a full reconcile every 30 s, an
-//! enforcer that could not start tried again. What happens in the kernel is the enforcers' business, and what an outcome
-//! means is the engine's. Nothing here blocks the caller.
+//! Owns the timing: new bans first, lifts in pieces, a cheap check every 2 s, a full reconcile every 30 s, retries of a
+//! failed start. The enforcers own what happens in the kernel, the engine what an outcome means. Nothing here blocks the
+//! caller. Each thread's loop is in `worker`.
 
+mod failures;
 mod queue;
+mod schedule;
+mod stage;
 #[cfg(test)]
 mod tests;
+mod urgent;
 mod worker;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -25,7 +28,7 @@ use shield_engine::event::{EnforcerName, Outcome, PartReport, PartState};
 use shield_engine::time::Now;
 use worker::Worker;
 
-/// How often the interpreter does what, in milliseconds.
+/// Intervals in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Between cheap checks that an enforcer is still as it was left.
@@ -34,9 +37,9 @@ pub struct Settings {
     pub reconcile_every_ms: u64,
     /// Between readings of the drop totals.
     pub totals_every_ms: u64,
-    /// Before the first new attempt to start an enforcer that could not start; doubled each time.
+    /// Between the first failed start of an enforcer and the next attempt; doubled each time.
     pub retry_first_ms: u64,
-    /// The longest time between two such attempts.
+    /// The longest interval between two such attempts.
     pub retry_at_most_ms: u64,
 }
 
@@ -52,49 +55,49 @@ impl Default for Settings {
     }
 }
 
-/// What the interpreter starts with.
+/// The input of [`Interpreter::start`].
 pub struct Start {
     /// Bans to put in force at once (restored ones), with their serial numbers.
     pub desired: Desired,
-    /// Networks that must get through even inside a banned network.
+    /// Networks that pass even inside a banned network.
     pub exempt: Vec<IpNet>,
-    /// Reads the clocks.
+    /// Reads the clocks; a parameter for tests.
     pub clock: fn() -> Now,
-    /// How often to do what.
+    /// The intervals.
     pub settings: Settings,
 }
 
-/// What the interpreter tells.
+/// An event for the engine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
-    /// What became of orders.
+    /// The outcome of orders.
     Outcome(Outcome),
     /// An enforcer changed its state, or repaired something.
     Part(PartReport),
-    /// The answer to `Order::SampleActivity`: packets dropped since the ban, over all enforcers that count.
+    /// The answer to `Order::SampleActivity`: the packets dropped since the ban, over all enforcers that count.
     Activity {
-        /// Who.
+        /// The sampled client.
         client: Client,
         /// The ban's serial number.
         serial: u64,
-        /// Packets; 0 where no enforcer knows.
+        /// 0 where no enforcer knows.
         packets: u64,
     },
 }
 
-/// Takes reports, on the enforcers' threads.
+/// Receives reports, on the enforcers' threads.
 pub(crate) type Reporter = Arc<dyn Fn(Report) + Send + Sync>;
 
-/// See the module. Dropping it ends the threads after the order in hand; what is in the kernel stays there.
+/// The threads and queues. Dropping it ends the threads after the order in hand; the bans in the kernel stay.
 pub struct Interpreter {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What the caller and all threads share.
+/// Shared by the caller and all threads.
 pub(crate) struct Shared {
     desired: RwLock<Desired>,
-    /// Orders that are queued but not yet in `desired`, because somebody was reading it.
+    /// Orders that are queued but not yet in `desired`, because a thread was reading it.
     backlog: Mutex<Vec<Order>>,
     exempt: Mutex<Arc<[IpNet]>>,
     lanes: Vec<Lane>,
@@ -103,7 +106,7 @@ pub(crate) struct Shared {
     settings: Settings,
 }
 
-/// One enforcer's queue and what is known of it.
+/// One enforcer's queue and last known state.
 pub(crate) struct Lane {
     name: EnforcerName,
     queue: Mutex<Queue>,
@@ -111,24 +114,24 @@ pub(crate) struct Lane {
     view: Mutex<View>,
 }
 
-/// What can be asked of an enforcer without waiting for it.
+/// The part of an enforcer's state that is read without waiting for it.
 #[derive(Debug, Clone)]
 struct View {
     state: PartState,
     total: Drops,
 }
 
-/// Locks, even when a thread panicked while it held the lock: every update under these locks is complete or harmless.
+/// Locks even a poisoned mutex: every update under these locks is complete or harmless when a thread panics.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Interpreter {
-    /// Starts one thread for each enforcer; each sets its enforcer up, brings it to `start.desired` and then follows
-    /// orders. Returns at once. `report` is called on those threads, and may block them.
+    /// Starts one thread for each enforcer. The thread sets its enforcer up, puts `start.desired` in force and then follows
+    /// orders. Returns at once. `report` is called on those threads and may block them.
     ///
     /// # Errors
-    /// When a thread cannot be made.
+    /// When a thread cannot be started.
     pub fn start(
         enforcers: Vec<Box<dyn Enforcer>>,
         start: Start,
@@ -146,12 +149,12 @@ impl Interpreter {
 
     /// Takes orders, in the order given. Never blocks on an enforcer.
     ///
-    /// `Order::AllowlistChanged` says nothing here: whoever owns the allowlist calls [`Interpreter::set_exempt`].
+    /// Ignores `Order::AllowlistChanged`: the owner of the allowlist calls [`Interpreter::set_exempt`] with the new networks.
     pub fn submit(&self, orders: Vec<Order>) {
         self.shared.submit(orders);
     }
 
-    /// Replaces the networks that must get through even inside a banned network.
+    /// Replaces the networks that pass even inside a banned network.
     pub fn set_exempt(&self, networks: Vec<IpNet>) {
         *lock(&self.shared.exempt) = networks.into();
         self.shared.for_each_queue(Queue::change_exempt);
@@ -160,32 +163,37 @@ impl Interpreter {
     /// Reconciles every enforcer now and returns the repairs once all are done. The agent itself reconciles by the clock.
     #[cfg(any(test, feature = "test-support"))]
     pub async fn reconcile_now(&self) -> Vec<(EnforcerName, Result<Option<shield_engine::event::Repair>>)> {
-        let asked: Vec<_> = self.shared.lanes.iter().map(|lane| (lane.name, lane.ask_reconcile())).collect();
-        let mut results = Vec::with_capacity(asked.len());
-        for (name, answer) in asked {
+        let queries: Vec<_> =
+            self.shared.lanes.iter().map(|lane| (lane.name, lane.request_reconcile())).collect();
+        let mut results = Vec::with_capacity(queries.len());
+        for (name, answer) in queries {
             results.push((name, answer.await.unwrap_or_else(|_| Err(stopped(name)))));
         }
         results
     }
 
-    /// What each enforcer dropped of these clients since their bans; `None` where it does not know.
+    /// Returns what each enforcer dropped of these clients since their bans; `None` where it does not know.
     pub async fn drops(&self, clients: Vec<Client>) -> Vec<(EnforcerName, Result<Vec<Option<Drops>>>)> {
         let clients: Arc<[Client]> = clients.into();
-        let asked: Vec<_> =
-            self.shared.lanes.iter().map(|lane| (lane.name, lane.ask_drops(Arc::clone(&clients)))).collect();
-        let mut results = Vec::with_capacity(asked.len());
-        for (name, answer) in asked {
+        let queries: Vec<_> = self
+            .shared
+            .lanes
+            .iter()
+            .map(|lane| (lane.name, lane.query_drops(Arc::clone(&clients))))
+            .collect();
+        let mut results = Vec::with_capacity(queries.len());
+        for (name, answer) in queries {
             results.push((name, answer.await.unwrap_or_else(|_| Err(stopped(name)))));
         }
         results
     }
 
-    /// What each enforcer dropped in all, as of the last reading (at most a second or two ago).
+    /// Returns what each enforcer dropped in total, as of the last reading (a second ago, longer on an idle server).
     pub fn totals(&self) -> Vec<(EnforcerName, Drops)> {
         self.shared.lanes.iter().map(|lane| (lane.name, lock(&lane.view).total)).collect()
     }
 
-    /// How each enforcer stands.
+    /// Returns the state of each enforcer.
     pub fn states(&self) -> Vec<(EnforcerName, PartState)> {
         self.shared.lanes.iter().map(|lane| (lane.name, lock(&lane.view).state.clone())).collect()
     }
@@ -234,7 +242,7 @@ impl Shared {
         }
     }
 
-    /// Brings the table up to date, unless somebody is reading it: then that reader does it when done.
+    /// Brings the table up to date, unless a thread is reading it: that thread does it when done.
     fn settle(&self) {
         let Ok(mut desired) = self.desired.try_write() else { return };
         for order in lock(&self.backlog).drain(..) {
@@ -250,7 +258,7 @@ impl Shared {
         self.desired.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The table, at a moment when it says exactly what this lane's enforcer was told; `None` while it does not.
+    /// Returns the table if it holds exactly the orders that this lane's enforcer has received, `None` otherwise.
     ///
     /// Every order is in the backlog before it is in a queue, and in a queue before it is in the table. So while the
     /// table is held for reading, an empty backlog means that every order taken from the queue is in the table, and an
@@ -266,7 +274,7 @@ impl Shared {
         Arc::clone(&lock(&self.exempt))
     }
 
-    /// Asks every enforcer for the drops of the clients to be sampled; the last to answer reports the sums.
+    /// Queries every enforcer for the drops of the sampled clients; the last to answer reports the sums.
     fn sample(&self, orders: &[Order]) {
         let samples: Vec<(Client, u64)> = orders
             .iter()
@@ -283,12 +291,12 @@ impl Shared {
         for lane in &self.lanes {
             let sum = Arc::clone(&sum);
             let answer = Box::new(move |drops: Result<Vec<_>>| sum.add(&drops.unwrap_or_default()));
-            lane.ask(Query { clients: Arc::clone(&clients), answer });
+            lane.query(Query { clients: Arc::clone(&clients), answer });
         }
     }
 }
 
-/// Adds up what the enforcers say about sampled clients; reports when the last of them lets go.
+/// Sums the enforcers' drops of sampled clients. Reports when dropped, hence even if an enforcer never answers.
 struct SampleSum {
     samples: Vec<(Client, u64)>,
     packets: Mutex<Vec<u64>>,
@@ -327,21 +335,21 @@ impl Lane {
         }
     }
 
-    fn ask(&self, query: Query) {
-        lock(&self.queue).ask(query);
+    fn query(&self, query: Query) {
+        lock(&self.queue).push_query(query);
         self.wake.notify_one();
     }
 
-    fn ask_drops(&self, clients: Arc<[Client]>) -> oneshot::Receiver<Result<Vec<Option<Drops>>>> {
+    fn query_drops(&self, clients: Arc<[Client]>) -> oneshot::Receiver<Result<Vec<Option<Drops>>>> {
         let (sender, receiver) = oneshot::channel();
-        self.ask(Query { clients, answer: Box::new(move |drops| drop(sender.send(drops))) });
+        self.query(Query { clients, answer: Box::new(move |drops| drop(sender.send(drops))) });
         receiver
     }
 
     #[cfg(any(test, feature = "test-support"))]
-    fn ask_reconcile(&self) -> oneshot::Receiver<Result<Option<shield_engine::event::Repair>>> {
+    fn request_reconcile(&self) -> oneshot::Receiver<Result<Option<shield_engine::event::Repair>>> {
         let (sender, receiver) = oneshot::channel();
-        lock(&self.queue).want_reconcile(sender);
+        lock(&self.queue).request_reconcile(sender);
         self.wake.notify_one();
         receiver
     }

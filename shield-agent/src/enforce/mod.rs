@@ -25,13 +25,16 @@ pub(crate) use desired::Desired;
 /// A banned client and the end of its ban.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ban {
+    /// Checked against the allowlist, as its type proves.
     pub client: BannableClient,
+    /// The moment from which packets pass again.
     pub ends: Ends,
 }
 
 /// A ban or lift that failed.
 #[derive(Debug)]
 pub struct Failure {
+    /// The client of the ban or lift.
     pub client: Client,
     /// Names the command line or system call that failed.
     pub error: anyhow::Error,
@@ -41,6 +44,7 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Drops {
+    /// Counted since the ban, or since the enforcer was set up.
     pub packets: u64,
     /// Includes the link-layer header where the enforcer sees it: XDP does, iptables does not.
     pub bytes: u64,
@@ -77,6 +81,7 @@ impl Urgent for NothingUrgent {
 
 /// Makes the kernel drop the packets of banned clients.
 pub trait Enforcer: Send {
+    /// Returns the name that states, outcomes and metrics carry.
     fn name(&self) -> EnforcerName;
 
     /// Sets up, or takes over, what it needs in the kernel. What is already right stays untouched, so that a restart
@@ -119,7 +124,7 @@ pub trait Enforcer: Send {
     /// opens a gap. Returns `None` when nothing had to be changed.
     ///
     /// # Errors
-    /// Where the bans in the kernel cannot be listed, none is added and none removed.
+    /// Bans that cannot be listed are neither added nor removed.
     fn reconcile(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>>;
 
     /// Reconciles like [`Enforcer::reconcile`], but puts `urgent` bans in force every few ten milliseconds. They are not

@@ -1,6 +1,6 @@
 //! One enforcer's queue of orders: coalesced per client, bans before lifts.
 //!
-//! Owns only the order in which work is taken. Who carries it out is `worker`'s business.
+//! Owns only the order in which work is taken; `worker` carries it out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,29 +14,27 @@ use shield_engine::action::Order;
 use shield_engine::client::Client;
 use shield_engine::event::Repair;
 
-/// Above this many entries, an emptied queue gives its memory back.
+/// An emptied queue with room for more entries frees its memory.
 const KEEP_CAPACITY: usize = 4096;
 
-/// What is to be done about one client: the newest order wins.
+/// The newest order about one client, which replaces earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Latest {
     Ban(Ban, u64),
     Lift(u64),
 }
 
-/// A question about drop counters, answered by calling `answer` on the enforcer's thread.
+/// A query of drop counters. `answer` is called on the enforcer's thread.
 pub(super) struct Query {
     pub(super) clients: Arc<[Client]>,
     pub(super) answer: Answer,
 }
 
-/// What takes an answer to a [`Query`].
 pub(super) type Answer = Box<dyn FnOnce(Result<Vec<Option<Drops>>>) + Send>;
 
-/// What takes the result of a reconcile asked for.
+/// Receives the result of a requested reconcile.
 pub(super) type Reconciled = oneshot::Sender<Result<Option<Repair>>>;
 
-/// See the module.
 #[derive(Default)]
 pub(super) struct Queue {
     latest: HashMap<Client, Latest>,
@@ -44,13 +42,13 @@ pub(super) struct Queue {
     lifts: VecDeque<Client>,
     queries: VecDeque<Query>,
     reconciles: Vec<Reconciled>,
-    reconcile_unseen: bool,
+    new_request: bool,
     exempt_changed: bool,
     stopping: bool,
 }
 
 impl Queue {
-    /// Appends a ban or a lift; other orders are not for a queue.
+    /// Appends a ban or a lift; ignores other orders, which are handled without a queue.
     pub(super) fn push(&mut self, order: &Order) {
         let (client, latest) = match *order {
             Order::Ban { client, ends, serial } => {
@@ -99,17 +97,17 @@ impl Queue {
         taken
     }
 
-    /// Whether no ban and no lift waits.
+    /// Returns whether no ban and no lift is queued.
     pub(super) fn is_quiet(&self) -> bool {
         self.latest.is_empty()
     }
 
-    /// Whether a worker that found nothing to do may sleep: nothing came in since it looked.
+    /// Returns whether a worker that found nothing to do may sleep, because nothing came in since.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_quiet() && self.queries.is_empty() && !self.exempt_changed && !self.reconcile_unseen
+        self.is_quiet() && self.queries.is_empty() && !self.exempt_changed && !self.new_request
     }
 
-    pub(super) fn ask(&mut self, query: Query) {
+    pub(super) fn push_query(&mut self, query: Query) {
         self.queries.push_back(query);
     }
 
@@ -118,13 +116,13 @@ impl Queue {
     }
 
     #[cfg(any(test, feature = "test-support"))]
-    pub(super) fn want_reconcile(&mut self, answer: Reconciled) {
+    pub(super) fn request_reconcile(&mut self, answer: Reconciled) {
         self.reconciles.push(answer);
-        self.reconcile_unseen = true;
+        self.new_request = true;
     }
 
-    pub(super) fn wants_reconcile(&mut self) -> bool {
-        self.reconcile_unseen = false;
+    pub(super) fn has_reconcile_requests(&mut self) -> bool {
+        self.new_request = false;
         !self.reconciles.is_empty()
     }
 

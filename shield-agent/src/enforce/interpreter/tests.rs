@@ -165,7 +165,7 @@ fn a_flush_is_found_by_the_cheap_check_and_healed() {
 }
 
 #[test]
-fn an_enforcer_that_cannot_start_is_degraded_and_tried_again() {
+fn an_enforcer_that_cannot_start_is_degraded_and_retried() {
     let host = SimulatedHost::new();
     host.remove_program("iptables");
     host.remove_program("ip6tables");
@@ -175,6 +175,7 @@ fn an_enforcer_that_cannot_start_is_degraded_and_tried_again() {
     bench.settle();
     let PartState::Degraded { reason } = bench.state() else { panic!("{:?}", bench.state()) };
     assert!(reason.contains("iptables-save is not installed (package iptables)"), "{reason}");
+    assert!(reason.starts_with("inactive, retrying: "), "{reason}");
     let outcomes = bench.outcomes();
     let failed: Vec<_> = outcomes.iter().flat_map(|o| &o.failed).collect();
     assert_eq!((failed.len(), failed[0].serial), (1, 1));
@@ -198,7 +199,7 @@ fn a_start_without_root_does_not_spin() {
 }
 
 #[test]
-fn failed_bans_are_told_and_tried_again_at_the_reconcile() {
+fn failed_bans_are_reported_and_retried_at_the_reconcile() {
     let host = SimulatedHost::new();
     let mut bench = Bench::on(&host);
     bench.settle();
@@ -215,7 +216,7 @@ fn failed_bans_are_told_and_tried_again_at_the_reconcile() {
 }
 
 #[test]
-fn could_not_ask_is_an_error_and_a_state() {
+fn a_failed_query_is_an_error_and_a_state() {
     let host = SimulatedHost::new();
     let mut bench = Bench::on(&host);
     bench.settle();
@@ -229,7 +230,7 @@ fn could_not_ask_is_an_error_and_a_state() {
     assert!(drops(&host, "192.0.2.1"));
 }
 
-/// Invariant 9: what cannot be listed is not taken for "nothing is banned", and not repaired.
+/// Invariant 9: bans that cannot be listed are not taken for absent, and not repaired.
 #[test]
 fn a_failed_listing_changes_nothing() {
     // Each with the program that lists its bans: a set is kept up to date even while the chains cannot be listed.
@@ -251,7 +252,7 @@ fn a_failed_listing_changes_nothing() {
         host.fail(listing, usize::MAX, "Resource temporarily unavailable");
         let error = enforcer.reconcile(&desired, &[], NOW).unwrap_err();
         assert!(format!("{error:#}").contains("temporarily unavailable"), "{error:#}");
-        assert!(enforcer.observe(NOW).is_err(), "nothing was listed, not even an empty list");
+        assert!(enforcer.observe(NOW).is_err(), "not even an empty list");
         host.end_failures();
         assert_eq!(enforcer.observe(NOW).unwrap(), held, "after a failed {listing}");
     }

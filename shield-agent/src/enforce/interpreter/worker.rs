@@ -2,111 +2,71 @@
 //!
 //! `step` does one piece of work and is all that the tests need; `run` is `step` in a loop with waiting in between.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 use hashbrown::HashMap;
 
+use super::failures::{Failed, banned_outcome, lifted_outcome};
 use super::queue::Reconciled;
+use super::schedule::{BANS_AT_ONCE, IN_FLIGHT_RETRY_MS, LiftPiece, Schedule};
+use super::stage::{Panicked, Stage};
+use super::urgent::UrgentBans;
 use super::{Lane, Report, Shared, lock};
-use crate::enforce::{Ban, Enforcer, Failure, Lifts, Urgent};
+use crate::enforce::{Ban, Desired, Enforcer, Lifts};
 use shield_engine::client::Client;
-use shield_engine::event::{EnforcerName, FailedOrder, Outcome, PartReport, PartState, Repair};
+use shield_engine::event::{Outcome, PartReport, PartState, Repair};
 use shield_engine::time::Now;
-
-/// Bans given to an enforcer at once: enough to make one process or one batch worth its while, few enough to be done
-/// in some ten milliseconds.
-const BANS_AT_ONCE: usize = 4096;
-/// Lifts are cut so that a piece takes about this long: a new ban waits for one piece at most.
-const LIFT_PIECE_MS: u64 = 10;
-/// The smallest and the largest piece of lifts.
-const LIFT_PIECE: std::ops::RangeInclusive<usize> = 256..=8192;
-/// How soon a check that met orders in flight is tried again.
-const NOT_QUIET_MS: u64 = 20;
-/// What looks at the kernel rests so many times as long as it took: reading the counters of 10,000 single rules takes
-/// 80 ms, for which a new ban may have to wait.
-const REST: u64 = 20;
-/// And so many times that when nothing was dropped meanwhile, and until the next check: an idle server's agent costs next
-/// to nothing.
-const QUIET_REST: u64 = 100;
-/// But never longer than this.
-const QUIET_REST_AT_MOST_MS: u64 = 15_000;
-/// A check never rests longer than this, so that what it finds is healed within 5 s.
-const CHECK_REST_AT_MOST_MS: u64 = 4_000;
 
 /// What to do after a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// There may be more at once.
+    /// Step again at once: there may be more.
     Again,
-    /// Nothing before this moment on the boot clock, unless something is queued.
+    /// Sleep until this moment on the boot clock, unless something is queued.
     At(u64),
 }
 
-/// See the module.
 pub(super) struct Worker {
     enforcer: Box<dyn Enforcer>,
     shared: Arc<Shared>,
-    at: usize,
+    /// The index of this worker's lane in `shared`.
+    lane: usize,
     stage: Stage,
-    /// Bans that failed, with their serial numbers: tried again at every reconcile.
-    unfulfilled: HashMap<Client, u64>,
-    /// Slots of the table below this one are yet to be reported as banned, after a start.
-    to_report: usize,
-    /// They have to be put in force first, because the reconcile at the start did not achieve it.
-    refill: bool,
-    /// Why the kernel could not be asked or repaired lately.
-    trouble: Option<String>,
-    due: Due,
-    lift_piece: usize,
-    told: Option<PartState>,
+    /// Bans that failed, with their serial numbers. Retried at every reconcile.
+    failed_bans: HashMap<Client, u64>,
+    restore: Restore,
+    /// The last failure to query or repair the kernel, until a reconcile succeeds.
+    trouble: Option<Error>,
+    schedule: Schedule,
+    lift_piece: LiftPiece,
+    reported: Option<PartState>,
 }
 
-/// Whether the enforcer is set up.
-enum Stage {
-    /// It is not; nothing of it is in the kernel, unless it broke down while running.
-    Down {
-        why: Why,
-        attempts: u32,
-        retry_at_ms: u64,
-    },
-    Up,
-}
-
-enum Why {
-    NotYet,
-    NeverStarted(String),
-    Broke(String),
-}
-
-/// When to do what next, on the boot clock in milliseconds.
+/// The bans that were in the table at the start, until all are reported as banned.
 #[derive(Default)]
-struct Due {
-    check_ms: u64,
-    reconcile_ms: u64,
-    totals_ms: u64,
-    /// A check that raised a false alarm is not believed again before this.
-    believe_check_ms: u64,
-    false_alarms: u32,
+struct Restore {
+    /// Slots of the table below this one are not reported yet.
+    below: usize,
+    /// They have to be put in force first, because the reconcile at the start failed.
+    must_ban: bool,
 }
 
 impl Worker {
-    pub(super) fn new(enforcer: Box<dyn Enforcer>, shared: Arc<Shared>, at: usize) -> Worker {
+    pub(super) fn new(enforcer: Box<dyn Enforcer>, shared: Arc<Shared>, lane: usize) -> Worker {
         Worker {
             enforcer,
             shared,
-            at,
-            stage: Stage::Down { why: Why::NotYet, attempts: 0, retry_at_ms: 0 },
-            unfulfilled: HashMap::new(),
-            to_report: 0,
-            refill: false,
+            lane,
+            stage: Stage::not_started(),
+            failed_bans: HashMap::new(),
+            restore: Restore::default(),
             trouble: None,
-            due: Due::default(),
-            lift_piece: *LIFT_PIECE.start(),
-            told: None,
+            schedule: Schedule::default(),
+            lift_piece: LiftPiece::smallest(),
+            reported: None,
         }
     }
 
@@ -114,13 +74,13 @@ impl Worker {
         self.enforcer.name().name()
     }
 
-    /// Works until the queue says stop.
+    /// Works until the queue is stopped.
     pub(super) fn run(mut self) {
         loop {
             let now = (self.shared.clock)();
             let next = self.step(now);
             let shared = Arc::clone(&self.shared);
-            let lane = &shared.lanes[self.at];
+            let lane = &shared.lanes[self.lane];
             let queue = lock(&lane.queue);
             if queue.is_stopping() {
                 return;
@@ -137,10 +97,12 @@ impl Worker {
     /// Does the most urgent piece of work.
     pub(super) fn step(&mut self, now: Now) -> Next {
         let next = self.work(now);
-        self.publish(Told::WhenItMatters);
+        self.publish(Publish::Transitions);
         next
     }
 
+    /// In this order: a ban waits for nothing, a check finds a flush before the lifts of a mass expiry are through, and
+    /// what can take seconds comes last.
     fn work(&mut self, now: Now) -> Next {
         if let Stage::Down { retry_at_ms, .. } = self.stage {
             if now.boot_ms >= retry_at_ms {
@@ -156,38 +118,47 @@ impl Worker {
         if self.do_reconcile(now) || self.report_restored(now) || self.do_totals(now) {
             return Next::Again;
         }
-        Next::At(self.due.check_ms.min(self.due.reconcile_ms).min(self.due.totals_ms))
+        Next::At(self.schedule.next_ms())
     }
 
     fn lane(&self) -> &Lane {
-        &self.shared.lanes[self.at]
+        &self.shared.lanes[self.lane]
     }
 
-    /// Calls the enforcer; a panic in it takes the enforcer down, not the agent.
-    fn guarded<T>(&mut self, what: &str, call: impl FnOnce(&mut dyn Enforcer) -> T) -> Result<T> {
+    /// Calls the enforcer. A panic in it takes the enforcer down, not the agent.
+    fn guarded<T>(
+        &mut self,
+        step: &'static str,
+        call: impl FnOnce(&mut dyn Enforcer) -> T,
+    ) -> Result<T, Panicked> {
         let enforcer = &mut *self.enforcer;
-        catch_unwind(AssertUnwindSafe(|| call(enforcer))).map_err(|panic| {
-            let reason = format!("{what} panicked: {}", panic_text(&*panic));
-            self.stage = Stage::Down { why: Why::Broke(reason.clone()), attempts: 0, retry_at_ms: 0 };
-            anyhow!(reason)
+        catch_unwind(AssertUnwindSafe(|| call(enforcer))).map_err(|payload| {
+            let panicked = Panicked::new(step, &*payload);
+            self.stage = Stage::broken(panicked.clone());
+            panicked
         })
+    }
+
+    /// The same for a call that can fail by itself.
+    fn guarded_result<T>(
+        &mut self,
+        step: &'static str,
+        call: impl FnOnce(&mut dyn Enforcer) -> Result<T>,
+    ) -> Result<T> {
+        self.guarded(step, call)?
     }
 
     fn try_start(&mut self, now: Now) {
         let exempt = self.shared.exempt();
         let Stage::Down { attempts, .. } = self.stage else { return };
-        let started = self.guarded("starting", |enforcer| enforcer.start(&exempt, now));
-        match started.and_then(|result| result) {
+        match self.guarded_result("starting", |enforcer| enforcer.start(&exempt, now)) {
             Ok(()) => self.started(now),
             Err(error) => {
                 let settings = &self.shared.settings;
                 let wait_ms = (settings.retry_first_ms << attempts.min(20)).min(settings.retry_at_most_ms);
-                let why = match &self.stage {
-                    Stage::Down { why: Why::Broke(_), .. } => Why::Broke(format!("{error:#}")),
-                    _ => Why::NeverStarted(format!("{error:#}")),
-                };
                 let retry_at_ms = now.boot_ms + wait_ms;
-                self.stage = Stage::Down { why, attempts: attempts + 1, retry_at_ms };
+                let stage = std::mem::replace(&mut self.stage, Stage::Up);
+                self.stage = stage.after_failed_start(error, attempts, retry_at_ms);
             }
         }
     }
@@ -195,26 +166,36 @@ impl Worker {
     fn started(&mut self, now: Now) {
         self.stage = Stage::Up;
         self.trouble = None;
-        self.due = Due { check_ms: now.boot_ms + self.shared.settings.check_every_ms, ..Due::default() };
-        // What is in the table is put in force by the first reconcile; what that cannot do stays unfulfilled.
         let shared = Arc::clone(&self.shared);
+        let settings = &shared.settings;
+        self.schedule =
+            Schedule::new(now.boot_ms + settings.check_every_ms, now.boot_ms + settings.reconcile_every_ms);
         let exempt = shared.exempt();
         let desired = shared.read_desired();
-        let mut urgent = UrgentBans::new(&shared, self.at);
-        let filled = self
-            .guarded("filling", |enforcer| enforcer.reconcile_yielding(&desired, &exempt, now, &mut urgent));
-        let outcomes = urgent.finish();
-        self.unfulfilled.clear();
-        outcomes.iter().for_each(|outcome| self.remember(outcome));
-        self.to_report = desired.len();
-        self.due.reconcile_ms = now.boot_ms + shared.settings.reconcile_every_ms;
-        let filled = filled.and_then(|result| result);
-        self.refill = filled.is_err();
+        self.failed_bans.clear();
+        let filled = self.reconcile_yielding("filling", &desired, &exempt, now);
+        self.restore = Restore { below: desired.len(), must_ban: filled.is_err() };
         if let Err(error) = filled {
-            self.in_trouble("could not put all bans in force", &error);
+            self.set_trouble("could not put all bans in force", error);
         }
         drop(desired);
         shared.settle();
+    }
+
+    /// Reconciles, and takes note of the urgent bans that came in between.
+    fn reconcile_yielding(
+        &mut self,
+        step: &'static str,
+        desired: &Desired,
+        exempt: &[ipnet::IpNet],
+        now: Now,
+    ) -> Result<Option<Repair>> {
+        let shared = Arc::clone(&self.shared);
+        let mut urgent = UrgentBans::new(&shared, self.lane);
+        let result = self
+            .guarded_result(step, |enforcer| enforcer.reconcile_yielding(desired, exempt, now, &mut urgent));
+        urgent.finish().iter().for_each(|outcome| self.note_failed(outcome));
+        result
     }
 
     fn do_bans(&mut self, now: Now) -> bool {
@@ -229,26 +210,21 @@ impl Worker {
     fn ban(&mut self, orders: &[(Ban, u64)], now: Now) {
         let bans: Vec<Ban> = orders.iter().map(|(ban, _)| *ban).collect();
         let result = self.guarded("banning", |enforcer| enforcer.ensure_banned(&bans, now));
-        self.report_banned(orders, &Failed::new(result));
+        let outcome = banned_outcome(self.enforcer.name(), orders, &Failed::new(result));
+        self.note_failed(&outcome);
+        self.report(Report::Outcome(outcome));
     }
 
-    /// Tells what became of bans, and remembers those to be tried again.
-    fn report_banned(&mut self, orders: &[(Ban, u64)], failed: &Failed) {
-        let outcome = banned_outcome(self.enforcer.name(), orders, failed);
-        self.remember(&outcome);
-        (self.shared.report)(Report::Outcome(outcome));
-    }
-
-    fn remember(&mut self, outcome: &Outcome) {
+    fn note_failed(&mut self, outcome: &Outcome) {
         for (client, _) in &outcome.banned {
-            self.unfulfilled.remove(client);
+            self.failed_bans.remove(client);
         }
-        self.unfulfilled.extend(outcome.failed.iter().map(|order| (order.client, order.serial)));
+        self.failed_bans.extend(outcome.failed.iter().map(|order| (order.client, order.serial)));
     }
 
     fn do_lifts(&mut self) -> bool {
         let limit = match self.enforcer.lifts() {
-            Lifts::InPieces => self.lift_piece,
+            Lifts::InPieces => self.lift_piece.size(),
             Lifts::Together => usize::MAX,
         };
         let orders = lock(&self.lane().queue).take_lifts(limit);
@@ -258,34 +234,16 @@ impl Worker {
         let began = Instant::now();
         let clients: Vec<Client> = orders.iter().map(|(client, _)| *client).collect();
         let result = self.guarded("lifting", |enforcer| enforcer.ensure_lifted(&clients));
-        if clients.len() == self.lift_piece {
-            self.lift_piece = next_piece(self.lift_piece, began.elapsed());
-        }
+        self.lift_piece.measured(clients.len(), began.elapsed());
         self.report_lifted(&orders, &Failed::new(result));
         true
     }
 
     fn report_lifted(&mut self, orders: &[(Client, u64)], failed: &Failed) {
-        let mut outcome = self.outcome();
-        for (client, serial) in orders {
-            self.unfulfilled.remove(client);
-            match failed.error_of(client) {
-                None => outcome.lifted.push((*client, *serial)),
-                Some(error) => {
-                    outcome.failed.push(FailedOrder {
-                        client: *client,
-                        serial: *serial,
-                        was_lift: true,
-                        error,
-                    });
-                }
-            }
+        for (client, _) in orders {
+            self.failed_bans.remove(client);
         }
-        (self.shared.report)(Report::Outcome(outcome));
-    }
-
-    fn outcome(&self) -> Outcome {
-        Outcome { enforcer: self.enforcer.name(), banned: Vec::new(), lifted: Vec::new(), failed: Vec::new() }
+        self.report(Report::Outcome(lifted_outcome(self.enforcer.name(), orders, failed)));
     }
 
     fn do_exempt(&mut self) -> bool {
@@ -293,76 +251,67 @@ impl Worker {
             return false;
         }
         let exempt = self.shared.exempt();
-        let result = self.guarded("exempting", |enforcer| enforcer.ensure_exempt(&exempt));
-        if let Err(error) = result.and_then(|result| result) {
-            self.in_trouble("could not exempt the allowed networks", &error);
-            self.due.reconcile_ms = 0;
+        if let Err(error) = self.guarded_result("exempting", |enforcer| enforcer.ensure_exempt(&exempt)) {
+            self.set_trouble("could not exempt the allowed networks", error);
+            self.schedule.reconcile_ms = 0;
         }
         true
     }
 
     fn do_query(&mut self) -> bool {
         let Some(query) = lock(&self.lane().queue).take_query() else { return false };
-        let drops = self.guarded("counting", |enforcer| enforcer.drops(&query.clients));
-        (query.answer)(drops.and_then(|result| result));
+        let drops = self.guarded_result("counting", |enforcer| enforcer.drops(&query.clients));
+        (query.answer)(drops);
         true
     }
 
-    /// The cheap check; a full reconcile at once when something is wrong.
+    /// Does the cheap check, and schedules a full reconcile at once when something is wrong.
     fn do_check(&mut self, now: Now) -> bool {
-        if now.boot_ms < self.due.check_ms {
+        if now.boot_ms < self.schedule.check_ms {
             return false;
         }
         let shared = Arc::clone(&self.shared);
-        let Some(expected) = shared.quiet(&shared.lanes[self.at]).map(|desired| desired.len()) else {
-            self.due.check_ms = now.boot_ms + NOT_QUIET_MS;
+        let Some(expected) = shared.quiet(&shared.lanes[self.lane]).map(|desired| desired.len()) else {
+            self.schedule.check_ms = now.boot_ms + IN_FLIGHT_RETRY_MS;
             return false;
         };
-        self.due.check_ms = next_beat(now.boot_ms, shared.settings.check_every_ms);
-        let held = expected.saturating_sub(self.unfulfilled.len());
+        let held = expected.saturating_sub(self.failed_bans.len());
         let began = Instant::now();
-        let intact = self.guarded("checking", |enforcer| enforcer.is_intact(held));
-        self.due.check_ms = self.due.check_ms.max(now.boot_ms + rest_ms(began).min(CHECK_REST_AT_MOST_MS));
-        match intact.and_then(|result| result) {
-            Ok(true) => self.due.false_alarms = 0,
-            Ok(false) if now.boot_ms >= self.due.believe_check_ms => self.due.reconcile_ms = now.boot_ms,
-            Ok(false) => {}
-            Err(error) => self.in_trouble("could not check", &error),
+        let intact = self.guarded_result("checking", |enforcer| enforcer.is_intact(held));
+        self.schedule.checked(now.boot_ms, shared.settings.check_every_ms, began);
+        match intact {
+            Ok(true) => self.schedule.end_false_alarms(),
+            Ok(false) => self.schedule.alarm(now.boot_ms),
+            Err(error) => self.set_trouble("could not check the bans in the kernel", error),
         }
         true
     }
 
     fn do_reconcile(&mut self, now: Now) -> bool {
-        let asked = lock(&self.lane().queue).wants_reconcile();
-        if !asked && now.boot_ms < self.due.reconcile_ms {
+        let requested = lock(&self.lane().queue).has_reconcile_requests();
+        if !requested && now.boot_ms < self.schedule.reconcile_ms {
             return false;
         }
         let shared = Arc::clone(&self.shared);
-        let Some(desired) = shared.quiet(&shared.lanes[self.at]) else {
-            self.due.reconcile_ms = now.boot_ms + NOT_QUIET_MS;
+        let Some(desired) = shared.quiet(&shared.lanes[self.lane]) else {
+            self.schedule.reconcile_ms = now.boot_ms + IN_FLIGHT_RETRY_MS;
             return false;
         };
         let answers = lock(&self.lane().queue).take_reconciles();
-        self.due.reconcile_ms = now.boot_ms + shared.settings.reconcile_every_ms;
-        self.retry_unfulfilled(&desired, now);
-        let exempt = shared.exempt();
-        let mut urgent = UrgentBans::new(&shared, self.at);
-        let result = self.guarded("reconciling", |enforcer| {
-            enforcer.reconcile_yielding(&desired, &exempt, now, &mut urgent)
-        });
-        let outcomes = urgent.finish();
+        self.schedule.reconcile_ms = now.boot_ms + shared.settings.reconcile_every_ms;
+        self.retry_failed(&desired, now);
+        let result = self.reconcile_yielding("reconciling", &desired, &shared.exempt(), now);
         drop(desired);
         shared.settle();
-        outcomes.iter().for_each(|outcome| self.remember(outcome));
-        self.reconciled(result.and_then(|result| result), answers, now);
+        self.reconciled(result, answers, now);
         true
     }
 
-    /// Tries bans that failed again, so that the engine learns which of them are in force now.
-    fn retry_unfulfilled(&mut self, desired: &super::Desired, now: Now) {
-        self.unfulfilled.retain(|client, _| desired.contains(client));
+    /// Retries failed bans by themselves, because a reconcile does not report which bans it put in force.
+    fn retry_failed(&mut self, desired: &Desired, now: Now) {
+        self.failed_bans.retain(|client, _| desired.contains(client));
         let again: Vec<(Ban, u64)> = self
-            .unfulfilled
+            .failed_bans
             .iter()
             .filter_map(|(client, serial)| Some((desired.get(client)?, *serial)))
             .take(BANS_AT_ONCE)
@@ -373,97 +322,81 @@ impl Worker {
     }
 
     fn reconciled(&mut self, result: Result<Option<Repair>>, answers: Vec<Reconciled>, now: Now) {
-        match &result {
+        let text = result.as_ref().err().map(|error| format!("{error:#}"));
+        let repair = match result {
             Ok(None) => {
                 self.trouble = None;
-                self.doubt_check(now);
+                self.schedule.found_nothing(now.boot_ms, self.shared.settings.check_every_ms);
+                None
             }
             Ok(Some(repair)) => {
                 self.trouble = None;
-                self.due.false_alarms = 0;
-                self.tell(self.state(), Some(repair.clone()));
+                self.schedule.end_false_alarms();
+                self.report_part(self.state(), Some(repair.clone()));
+                Some(repair)
             }
-            Err(error) => self.in_trouble("could not reconcile", error),
-        }
-        let text = result.as_ref().err().map(|error| format!("{error:#}"));
-        let repair = result.ok().flatten();
+            Err(error) => {
+                self.set_trouble("could not reconcile", error);
+                None
+            }
+        };
         for answer in answers {
             let result = match &text {
                 None => Ok(repair.clone()),
                 Some(text) => Err(anyhow!(text.clone())),
             };
-            // Whoever asked may have gone away.
+            // Fails when the requester is gone.
             let _ = answer.send(result);
         }
     }
 
-    /// When a check said that something was wrong and nothing was, the next such alarm has to wait longer: a listing of a
-    /// million bans every two seconds would be worse than what it looks for.
-    fn doubt_check(&mut self, now: Now) {
-        self.due.false_alarms = (self.due.false_alarms + 1).min(4);
-        let wait_ms = self.shared.settings.check_every_ms << self.due.false_alarms;
-        self.due.believe_check_ms = now.boot_ms + wait_ms.saturating_sub(self.shared.settings.check_every_ms);
-    }
-
-    /// Tells the engine, piece by piece, that the bans that were in the table at the start are in force.
+    /// Reports a piece of the restored bans as in force.
     ///
-    /// From the last slot down: a removal moves the table's last entry into the gap, so that what is yet to be
-    /// reported stays below the mark.
+    /// From the last slot down: a removal moves the table's last entry into the gap, so that what is not reported yet
+    /// stays below the mark.
     fn report_restored(&mut self, now: Now) -> bool {
-        if self.to_report == 0 {
+        if self.restore.below == 0 {
             return false;
         }
         let piece: Vec<(Ban, u64)> = {
             let desired = self.shared.read_desired();
-            let top = self.to_report.min(desired.len());
-            self.to_report = top.saturating_sub(BANS_AT_ONCE);
-            (self.to_report..top).map(|slot| (desired.ban(slot), desired.serial(slot))).collect()
+            let top = self.restore.below.min(desired.len());
+            self.restore.below = top.saturating_sub(BANS_AT_ONCE);
+            (self.restore.below..top).map(|slot| (desired.ban(slot), desired.serial(slot))).collect()
         };
         self.shared.settle();
-        if self.refill {
+        if self.restore.must_ban {
             self.ban(&piece, now);
         } else {
-            let mut outcome = self.outcome();
-            let held = piece.iter().map(|(ban, serial)| (ban.client.client(), *serial));
-            outcome.banned = held.filter(|(client, _)| !self.unfulfilled.contains_key(client)).collect();
-            (self.shared.report)(Report::Outcome(outcome));
+            let mut held = piece;
+            held.retain(|(ban, _)| !self.failed_bans.contains_key(&ban.client.client()));
+            self.report(Report::Outcome(banned_outcome(self.enforcer.name(), &held, &Failed::none())));
         }
         true
     }
 
     fn do_totals(&mut self, now: Now) -> bool {
-        if now.boot_ms < self.due.totals_ms {
+        if now.boot_ms < self.schedule.totals_ms {
             return false;
         }
         let began = Instant::now();
-        let total = self.guarded("counting", |enforcer| enforcer.total_drops());
-        let busy_ms = rest_ms(began);
-        let mut due_ms = now.boot_ms + self.shared.settings.totals_every_ms.max(busy_ms);
-        match total.and_then(|result| result) {
+        let mut is_idle = false;
+        match self.guarded_result("counting", |enforcer| enforcer.total_drops()) {
             Ok(total) => {
-                let before = std::mem::replace(&mut lock(&self.lane().view).total, total);
-                if before == total {
-                    let quiet_ms = busy_ms.saturating_mul(QUIET_REST).min(QUIET_REST_AT_MOST_MS);
-                    // Along with the next check: one wake for both.
-                    due_ms = due_ms.max(now.boot_ms + quiet_ms).max(self.due.check_ms);
-                }
+                is_idle = std::mem::replace(&mut lock(&self.lane().view).total, total) == total;
             }
-            Err(error) => self.in_trouble("could not read the drop counters", &error),
+            Err(error) => self.set_trouble("could not read the drop counters", error),
         }
-        self.due.totals_ms = due_ms;
-        self.publish(Told::Always);
+        self.schedule.counted(now.boot_ms, self.shared.settings.totals_every_ms, began, is_idle);
+        self.publish(Publish::Details);
         true
     }
 
-    /// While it is down: bans fail with the reason, lifts of what was never in force succeed.
+    /// While it is down: fails bans and queries with the reason, and lifts unless no ban can be in force.
     fn refuse_everything(&mut self) {
-        let Stage::Down { why, .. } = &self.stage else { return };
-        let (reason, never_in_force) = match why {
-            Why::NotYet => ("not started yet".to_owned(), true),
-            Why::NeverStarted(reason) => (reason.clone(), true),
-            Why::Broke(reason) => (reason.clone(), false),
-        };
-        let (bans, lifts, queries, asked) = {
+        let Stage::Down { cause, .. } = &self.stage else { return };
+        let (reason, was_never_in_force) = (cause.refusal(), cause.was_never_in_force());
+        let (bans, lifts, queries, requests) = {
             let mut queue = lock(&self.lane().queue);
             let queries: Vec<_> = std::iter::from_fn(|| queue.take_query()).collect();
             (queue.take_bans(usize::MAX), queue.take_lifts(usize::MAX), queries, queue.take_reconciles())
@@ -471,193 +404,69 @@ impl Worker {
         for query in queries {
             (query.answer)(Err(anyhow!(reason.clone())));
         }
-        for answer in asked {
+        for answer in requests {
             let _ = answer.send(Err(anyhow!(reason.clone())));
         }
         if !bans.is_empty() {
-            self.refuse_bans(&bans, &reason);
+            let failed = Failed::All(reason.clone());
+            self.report(Report::Outcome(banned_outcome(self.enforcer.name(), &bans, &failed)));
         }
         if !lifts.is_empty() {
-            let failed = if never_in_force { Failed::default() } else { Failed::all(reason) };
+            let failed = if was_never_in_force { Failed::none() } else { Failed::All(reason) };
             self.report_lifted(&lifts, &failed);
         }
     }
 
-    fn refuse_bans(&mut self, bans: &[(Ban, u64)], reason: &str) {
-        let mut outcome = self.outcome();
-        for (ban, serial) in bans {
-            let (client, error) = (ban.client.client(), reason.to_owned());
-            outcome.failed.push(FailedOrder { client, serial: *serial, was_lift: false, error });
-        }
-        (self.shared.report)(Report::Outcome(outcome));
+    fn set_trouble(&mut self, what: &'static str, error: Error) {
+        self.trouble = Some(error.context(what));
     }
 
-    fn in_trouble(&mut self, what: &str, error: &anyhow::Error) {
-        self.trouble = Some(format!("{what}: {error:#}"));
-    }
-
-    /// How it stands, seen from here.
+    /// The enforcer's state, as far as this worker knows better.
     fn state(&self) -> PartState {
-        let degraded = |reason: String| PartState::Degraded { reason };
         match (&self.stage, &self.trouble) {
-            (Stage::Down { why: Why::NotYet, .. }, _) => PartState::Waiting { reason: "starting".to_owned() },
-            (Stage::Down { why: Why::NeverStarted(reason), .. }, _) => {
-                degraded(format!("not in force, is tried again: {reason}"))
-            }
-            (Stage::Down { why: Why::Broke(reason), .. }, _) => {
-                degraded(format!("broke down, is started again: {reason}"))
-            }
-            (Stage::Up, Some(trouble)) => degraded(trouble.clone()),
+            (Stage::Down { cause, .. }, _) => cause.state(),
+            (Stage::Up, Some(trouble)) => PartState::Degraded { reason: format!("{trouble:#}") },
             (Stage::Up, None) => self.enforcer.state(),
         }
     }
 
-    fn publish(&mut self, told: Told) {
+    fn publish(&mut self, publish: Publish) {
         let state = self.state();
-        let news = self.told.as_ref().is_none_or(|before| match told {
-            Told::Always => *before != state,
-            Told::WhenItMatters => is_news(before, &state),
-        });
-        if news {
-            self.tell(state, None);
+        let is_news = self.reported.as_ref().is_none_or(|before| publish.is_news(before, &state));
+        if is_news {
+            self.report_part(state, None);
         } else {
             lock(&self.lane().view).state = state;
         }
     }
 
-    fn tell(&mut self, state: PartState, repaired: Option<Repair>) {
+    fn report_part(&mut self, state: PartState, repaired: Option<Repair>) {
         lock(&self.lane().view).state = state.clone();
-        self.told = Some(state.clone());
+        self.reported = Some(state.clone());
         let part = self.name().to_owned();
-        (self.shared.report)(Report::Part(PartReport { part, state, repaired }));
+        self.report(Report::Part(PartReport { part, state, repaired }));
+    }
+
+    fn report(&self, report: Report) {
+        (self.shared.report)(report);
     }
 }
 
-/// What became of bans.
-fn banned_outcome(enforcer: EnforcerName, orders: &[(Ban, u64)], failed: &Failed) -> Outcome {
-    let mut outcome = Outcome { enforcer, banned: Vec::new(), lifted: Vec::new(), failed: Vec::new() };
-    for (ban, serial) in orders {
-        let (client, serial) = (ban.client.client(), *serial);
-        match failed.error_of(&client) {
-            None => outcome.banned.push((client, serial)),
-            Some(error) => outcome.failed.push(FailedOrder { client, serial, was_lift: false, error }),
-        }
-    }
-    outcome
-}
-
-/// New bans taken from the queue in the middle of a reconcile, and reported at once.
-struct UrgentBans<'a> {
-    shared: &'a Shared,
-    at: usize,
-    taken: Vec<(Ban, u64)>,
-    outcomes: Vec<Outcome>,
-}
-
-impl<'a> UrgentBans<'a> {
-    fn new(shared: &'a Shared, at: usize) -> UrgentBans<'a> {
-        UrgentBans { shared, at, taken: Vec::new(), outcomes: Vec::new() }
-    }
-
-    fn tell(&mut self, failed: &Failed) {
-        let orders = std::mem::take(&mut self.taken);
-        let outcome = banned_outcome(self.shared.lanes[self.at].name, &orders, failed);
-        (self.shared.report)(Report::Outcome(outcome.clone()));
-        self.outcomes.push(outcome);
-    }
-
-    /// What was reported; bans that were taken but never carried out have failed.
-    fn finish(mut self) -> Vec<Outcome> {
-        if !self.taken.is_empty() {
-            self.tell(&Failed::all("the enforcer broke down".to_owned()));
-        }
-        self.outcomes
-    }
-}
-
-impl Urgent for UrgentBans<'_> {
-    fn take(&mut self) -> Vec<Ban> {
-        let new = lock(&self.shared.lanes[self.at].queue).take_bans(BANS_AT_ONCE);
-        let bans = new.iter().map(|(ban, _)| *ban).collect();
-        self.taken.extend(new);
-        bans
-    }
-
-    fn done(&mut self, _: &[Ban], failures: Vec<Failure>) {
-        if !self.taken.is_empty() {
-            self.tell(&Failed::new(Ok(failures)));
-        }
-    }
-}
-
-/// When a changed state is reported.
+/// Which changes of the state are reported.
 #[derive(Clone, Copy)]
-enum Told {
-    /// At once, because it works or does not work now.
-    WhenItMatters,
-    /// Now and then, because its details (`12 clients`) changed.
-    Always,
+enum Publish {
+    /// Only changes between working and not working: these at once.
+    Transitions,
+    /// Also details (`12 clients`), which change with every ban: these now and then.
+    Details,
 }
 
-fn is_news(before: &PartState, state: &PartState) -> bool {
-    let both_work = matches!((before, state), (PartState::Active { .. }, PartState::Active { .. }));
-    !both_work && before != state
-}
-
-/// How long something that began then and is over now should rest.
-fn rest_ms(began: Instant) -> u64 {
-    REST.saturating_mul(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
-}
-
-fn next_piece(piece: usize, took: Duration) -> usize {
-    let took_ms = took.as_millis() as u64;
-    let next = if took_ms > LIFT_PIECE_MS {
-        piece / 2
-    } else if took_ms < LIFT_PIECE_MS / 2 {
-        piece * 2
-    } else {
-        piece
-    };
-    next.clamp(*LIFT_PIECE.start(), *LIFT_PIECE.end())
-}
-
-/// Which clients of a batch failed.
-#[derive(Default)]
-struct Failed {
-    all: Option<String>,
-    some: HashMap<Client, String>,
-}
-
-impl Failed {
-    fn new(result: Result<Vec<Failure>>) -> Failed {
-        match result.context("the enforcer broke down") {
-            Ok(failures) => {
-                let some = failures.into_iter().map(|f| (f.client, format!("{:#}", f.error))).collect();
-                Failed { all: None, some }
-            }
-            Err(error) => Failed::all(format!("{error:#}")),
+impl Publish {
+    fn is_news(self, before: &PartState, state: &PartState) -> bool {
+        let both_work = matches!((before, state), (PartState::Active { .. }, PartState::Active { .. }));
+        match self {
+            Publish::Transitions => !both_work && before != state,
+            Publish::Details => before != state,
         }
     }
-
-    fn all(reason: String) -> Failed {
-        Failed { all: Some(reason), some: HashMap::new() }
-    }
-
-    fn error_of(&self, client: &Client) -> Option<String> {
-        self.all.as_ref().or_else(|| self.some.get(client)).cloned()
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
-}
-
-/// The next multiple of `every_ms`: what several parts do at the same moment wakes an idle machine once.
-fn next_beat(now_ms: u64, every_ms: u64) -> u64 {
-    let every_ms = every_ms.max(1);
-    (now_ms / every_ms + 1) * every_ms
 }
