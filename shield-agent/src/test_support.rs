@@ -66,8 +66,9 @@ pub mod enforce {
         pub use crate::enforce::simulator::SimulatedHost;
     }
     pub mod xdp {
+        pub use crate::enforce::xdp::XdpEnforcer;
         pub use crate::enforce::xdp::interfaces::Selection;
-        pub use crate::enforce::xdp::{Mode, Settings, XdpEnforcer};
+        pub use crate::enforce::xdp::settings::{Mode, Settings};
         pub mod object {
             pub use crate::enforce::xdp::object::*;
         }

@@ -1,7 +1,7 @@
 //! One interface with Shield's program on it: attaching, taking over from an earlier agent, checking.
 //!
-//! Driver first, then the network stack; where another program holds XDP, traffic control ingress instead. Another's
-//! program is never replaced. Links only, pinned: nothing stays behind a killed agent that the next one does not find.
+//! Tries the driver first, then the network stack; where another program holds XDP, traffic control ingress. Never replaces
+//! another's program. Attaches by pinned links only, so that the next agent finds whatever a killed one leaves.
 
 use std::fs::remove_file;
 use std::io;
@@ -16,27 +16,21 @@ use super::interfaces::{Attached, Interface};
 use super::kernel::{self, Hook};
 use super::object;
 use super::pins::Pins;
-use super::{Mode, Settings};
+use super::settings::{Mode, Settings};
 
-/// How the program is attached.
+/// The hook that took the program, and why not a better one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum How {
     /// In the driver.
     Native,
-    /// In the network stack, and why not in the driver.
-    Generic {
-        /// What the driver said, or the setting.
-        because: String,
-    },
-    /// At traffic control ingress, and why not XDP.
-    Tcx {
-        /// Who holds XDP.
-        because: String,
-    },
+    /// In the network stack, because of the driver's error or the setting.
+    Generic { because: String },
+    /// At traffic control ingress, because another program holds XDP.
+    Tcx { because: String },
 }
 
 impl How {
-    /// In words, for the page: `native`, `generic (driver: …)`.
+    /// Returns `native`, `generic (reason)` or `TC ingress (reason)`, as the state shows it.
     pub(super) fn describe(&self) -> String {
         match self {
             How::Native => "native".to_owned(),
@@ -48,16 +42,15 @@ impl How {
 
 /// The program on one interface.
 pub(super) struct Attachment {
-    /// The interface, as it was when attached.
+    /// As it was when attached.
     pub interface: Interface,
-    /// How.
     pub how: How,
-    /// Its place in the totals.
+    /// Index in the totals.
     pub slot: u32,
     link: OwnedFd,
     program_id: u32,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    /// Keeps the programs and their maps open.
+    /// Keeps the programs and their maps loaded.
     _ebpf: Ebpf,
 }
 
@@ -75,7 +68,7 @@ impl Attachment {
     ) -> Result<Attachment> {
         let name = interface.name.clone();
         Attachment::attach(interface, slot, pins, maps, settings)
-            .with_context(|| format!("attached the XDP program to {name}"))
+            .with_context(|| format!("could not attach the XDP program to {name}"))
     }
 
     fn attach(
@@ -98,57 +91,51 @@ impl Attachment {
             Err(taken) => attach_tcx(&mut ebpf, old.as_ref(), &interface, settings, taken)?,
         };
         let link = match (link, old) {
-            // Taken over: the pin is right as it is.
+            // Taken over: the pin already names this link.
             (None, Some(old)) => old.link,
-            (None, None) => bail!("took over a link that was not there"),
+            (None, None) => {
+                bail!("the XDP program was taken over from a link that does not exist; this is a bug")
+            }
             (Some(link), old) => {
                 if old.is_some() {
-                    remove_file(&pin).with_context(|| format!("removed the old link {}", pin.display()))?;
+                    remove_file(&pin)
+                        .with_context(|| format!("could not remove the old link {}", pin.display()))?;
                 }
                 kernel::pin(link.as_fd(), &pin)
-                    .with_context(|| format!("pinned the link at {}", pin.display()))?;
+                    .with_context(|| format!("could not pin the link at {}", pin.display()))?;
                 link
             }
         };
-        let info = kernel::link_info(link.as_fd()).context("asked for the link's state")?;
+        let info = kernel::link_info(link.as_fd()).context("could not read the link's state")?;
         let logger = settings.log_every.is_some().then(|| EbpfLogger::init(&mut ebpf)).transpose()?;
         Ok(Attachment { interface, how, slot, link, program_id: info.program_id, logger, _ebpf: ebpf })
     }
 
-    /// Whether the link still runs this program on this interface, and is pinned.
-    ///
-    /// # Errors
-    /// When the kernel cannot be asked.
+    /// Returns whether the link still runs this program on this interface, and is pinned.
     pub(super) fn is_intact(&self, pins: &Pins) -> Result<bool> {
         let info = kernel::link_info(self.link.as_fd())
-            .with_context(|| format!("asked for the link on {}", self.interface.name))?;
+            .with_context(|| format!("could not read the state of the link on {}", self.interface.name))?;
         let attached = info.interface_index == self.interface.index && info.program_id == self.program_id;
         Ok(attached && pins.link(self.interface.index).exists())
     }
 
-    /// Pins the link again when its pin is gone; says whether it was.
-    ///
-    /// # Errors
-    /// When it cannot be pinned.
+    /// Pins the link again if its pin is gone, and returns whether it was.
     pub(super) fn repin(&self, pins: &Pins) -> Result<bool> {
         let pin = pins.link(self.interface.index);
         match kernel::pin(self.link.as_fd(), &pin) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("pinned the link at {}", pin.display())),
+            Err(error) => Err(error).with_context(|| format!("could not pin the link at {}", pin.display())),
         }
     }
 
-    /// Whether the link still runs this program on this interface, pinned or not.
-    ///
-    /// # Errors
-    /// When the kernel cannot be asked.
+    /// Returns whether the link still runs this program on this interface, pinned or not.
     pub(super) fn is_attached(&self) -> Result<bool> {
-        let info = kernel::link_info(self.link.as_fd()).context("asked for the link's state")?;
+        let info = kernel::link_info(self.link.as_fd()).context("could not read the link's state")?;
         Ok(info.interface_index == self.interface.index && info.program_id == self.program_id)
     }
 
-    /// Hands the program's messages on to the log.
+    /// Forwards the program's messages to the log.
     pub(super) fn flush_log(&mut self) {
         if let Some(logger) = &mut self.logger {
             logger.flush();
@@ -163,24 +150,26 @@ struct PinnedLink {
 }
 
 impl PinnedLink {
-    /// Opens it. One whose interface is gone is unpinned, which ends it.
+    /// Opens the link. Unpins one whose interface is gone, which ends it.
     fn open(pin: &Path, interface_index: u32) -> Result<Option<PinnedLink>> {
         let link = match kernel::open_pinned(pin) {
             Ok(link) => link,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("opened the link {}", pin.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("could not open the link {}", pin.display()));
+            }
         };
-        let info =
-            kernel::link_info(link.as_fd()).with_context(|| format!("read the link {}", pin.display()))?;
+        let info = kernel::link_info(link.as_fd())
+            .with_context(|| format!("could not read the link {}", pin.display()))?;
         if info.interface_index != interface_index {
-            remove_file(pin).with_context(|| format!("removed the dead link {}", pin.display()))?;
+            remove_file(pin).with_context(|| format!("could not remove the dead link {}", pin.display()))?;
             return Ok(None);
         }
         Ok(Some(PinnedLink { link, is_xdp: info.is_xdp }))
     }
 }
 
-/// Puts the program into the link of an earlier agent, atomically, when its mode is one that the settings want.
+/// Replaces the program in an earlier agent's link atomically, if the settings allow the link's mode.
 fn take_over_xdp(
     old: Option<&PinnedLink>,
     program: &OwnedFd,
@@ -198,15 +187,15 @@ fn take_over_xdp(
         Mode::Generic => how != How::Native,
     };
     if !is_wanted {
-        // The one change that cannot be made without a gap; an operator asked for it.
+        // The one change that cannot be made without a gap: a link cannot change its mode. An operator configured it.
         return detach(&old.link).map(|()| None);
     }
     kernel::update_link(old.link.as_fd(), program.as_fd())
-        .context("replaced the program in the pinned link")?;
+        .context("could not replace the program in the pinned link")?;
     Ok(Some(how))
 }
 
-/// Attaches to XDP in the first mode that works. The inner error says who holds XDP already.
+/// Attaches to XDP in the first mode that works. The inner error names the holder of the hook.
 fn attach_xdp(
     program: &OwnedFd,
     interface: &Interface,
@@ -220,17 +209,17 @@ fn attach_xdp(
             Err(error) if settings.mode == Mode::Auto && is_driver_refusal(&error) => {
                 because = format!("the driver refused native mode: {error}");
             }
-            Err(error) => return Err(error).context("attached in native mode, which is required"),
+            Err(error) => return Err(error).context("could not attach in native mode"),
         }
     }
     match kernel::create_link(program.as_fd(), interface.index, Hook::XdpGeneric) {
         Ok(link) => Ok(Ok((link, How::Generic { because }))),
         Err(error) if is_taken(&error) => Ok(Err(holder(interface))),
-        Err(error) => Err(error).context(format!("attached in generic mode ({because})")),
+        Err(error) => Err(error).context(format!("could not attach in generic mode ({because})")),
     }
 }
 
-/// Attaches to traffic control ingress, because XDP is taken.
+/// Attaches to traffic control ingress instead of XDP.
 fn attach_tcx(
     ebpf: &mut Ebpf,
     old: Option<&PinnedLink>,
@@ -245,26 +234,28 @@ fn attach_tcx(
     let how = How::Tcx { because: because.clone() };
     if let Some(old) = old.filter(|old| !old.is_xdp) {
         kernel::update_link(old.link.as_fd(), program.as_fd())
-            .context("replaced the program in the TCX link")?;
+            .context("could not replace the program in the TCX link")?;
         return Ok((None, how));
     }
     let link = kernel::create_link(program.as_fd(), interface.index, Hook::TcxIngress).with_context(|| {
-        format!("{because}; it is left alone, and traffic control ingress (Linux 6.6) does not take the program either")
+        format!(
+            "could not attach at traffic control ingress (which needs Linux 6.6); {because}, which is left alone"
+        )
     })?;
     Ok((Some(link), how))
 }
 
 fn detach(link: &OwnedFd) -> Result<()> {
     kernel::detach_link(link.as_fd())
-        .with_context(|| format!("detached the link (descriptor {})", link.as_raw_fd()))
+        .with_context(|| format!("could not detach the link (descriptor {})", link.as_raw_fd()))
 }
 
-/// Another program is attached, in this mode or the other.
+/// Another program is attached, in this mode (EBUSY) or the other (EEXIST).
 fn is_taken(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
 }
 
-/// The driver cannot: no XDP, MTU too large, no queues left.
+/// The driver cannot: no XDP, an MTU too large, or no queues left.
 fn is_driver_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::ENOMEM))
 }

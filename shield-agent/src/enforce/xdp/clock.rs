@@ -1,7 +1,7 @@
-//! Between the boot clock, which bans end by, and the kernel's ticks, which the program reads.
+//! Conversion between the boot clock, which ends bans, and the kernel's ticks, which the program reads.
 //!
-//! Ticks stand still in a suspend, the boot clock does not: the two are compared anew at every check, and an end that
-//! has moved against its ban is written again by reconciling. See `docs/adr/kernel-clock.md`.
+//! Ticks stand still in a suspend, the boot clock does not. Hence both are read together before ends are written or
+//! compared, and a reconcile corrects the ends that a suspend has moved. See `docs/adr/kernel-clock.md`.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -15,19 +15,17 @@ use shield_engine::time::{Ends, Now};
 
 /// Tick rates that kernels are built with (`CONFIG_HZ`), per second.
 const KNOWN_RATES: [u64; 6] = [100, 200, 250, 300, 500, 1000];
-/// Long enough to tell 250 ticks a second from 300 with an error of a tick and a millisecond.
+/// Long enough to distinguish 250 ticks a second from 300 with an error of a tick and a millisecond.
 const CALIBRATION: Duration = Duration::from_millis(100);
-/// How many readings are tried until one is not torn apart by the scheduler.
+/// Readings until one is not interrupted by the scheduler.
 const TRIES: u32 = 200;
-/// A packet of the least length that the kernel runs a program on.
+/// A packet longer than an Ethernet header, below which the kernel does not run a program.
 const PACKET: [u8; 64] = [0; 64];
 
 /// One moment on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reading {
-    /// On the boot clock, in milliseconds.
     pub boot_ms: u64,
-    /// On the program's clock, in ticks.
     pub ticks: KernelTime,
 }
 
@@ -39,7 +37,7 @@ pub(super) struct KernelClock {
 }
 
 impl KernelClock {
-    /// Finds out how fast the program's clock ticks. Takes a tenth of a second.
+    /// Measures the tick rate, which no interface of the kernel returns. Takes a tenth of a second.
     ///
     /// # Errors
     /// When the kernel cannot run the program, or ticks at a rate that no kernel has.
@@ -52,36 +50,34 @@ impl KernelClock {
             .into_iter()
             .min_by_key(|rate| rate.abs_diff(measured))
             .filter(|rate| rate.abs_diff(measured) * 5 < *rate)
-            .with_context(|| format!("measured {measured} kernel ticks a second, which fits no kernel"))?;
+            .with_context(|| {
+                format!("could not calibrate the kernel's clock: {measured} ticks a second fit no known rate")
+            })?;
         Ok(KernelClock { ticks_per_sec, last })
     }
 
-    /// A clock from known values, for tests.
     #[cfg(test)]
-    pub fn new(ticks_per_sec: u64, last: Reading) -> KernelClock {
+    fn new(ticks_per_sec: u64, last: Reading) -> KernelClock {
         KernelClock { ticks_per_sec, last }
     }
 
-    /// Compares the clocks again.
-    ///
-    /// # Errors
-    /// When the kernel cannot run the program.
+    /// Reads both clocks again.
     pub(super) fn sync(&mut self, program: &Xdp) -> Result<()> {
         self.last = read(program)?;
         Ok(())
     }
 
-    /// An end as the program compares it: the first tick that is not before it.
+    /// Converts an end to ticks, rounded up: a ban never ends early.
     pub(super) fn ticks_at(&self, ends: Ends) -> KernelTime {
         let Ends::At { boot_ms, .. } = ends else { return NEVER };
         let ticks = i128::from(boot_ms) - i128::from(self.last.boot_ms);
-        // One more, because the tick at the last reading had begun up to a whole tick before it.
+        // One more, because the tick of the last reading had begun up to a whole tick before it.
         let ahead = (ticks * i128::from(self.ticks_per_sec)).div_euclid(1000) + 1;
         let ends = (i128::from(self.last.ticks) + ahead).clamp(0, i128::from(NEVER - 1));
         KernelTime::try_from(ends).expect("clamped to its range")
     }
 
-    /// An end as the ledger knows it, within a tick; `now` gives its wall clock.
+    /// Converts ticks to an end, within a tick; `now` gives its wall clock.
     pub(super) fn ends_at(&self, ends: KernelTime, now: Now) -> Ends {
         if ends == NEVER {
             return Ends::Never;
@@ -115,7 +111,7 @@ fn read_ticks(program: &Xdp) -> Result<KernelTime> {
         repeat: 1,
         ..TestRunOptions::default()
     };
-    program.test_run(options).context("ran the program that reads the kernel's clock")?;
+    program.test_run(options).context("could not run the program that reads the kernel's clock")?;
     let [a, b, c, d, e, f, g, h, ..] = out;
     Ok(KernelTime::from_ne_bytes([a, b, c, d, e, f, g, h]))
 }

@@ -1,4 +1,4 @@
-//! The tries of networks that get through a banned network.
+//! The tries of the networks that pass even inside a banned network.
 
 use std::hash::Hash;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -12,12 +12,11 @@ use shield_common::MAX_EXEMPT;
 
 use super::kernel::{self, Update};
 
-/// Elements a system call: all of them.
+/// Elements in one system call: all of them.
 const CHUNK: usize = MAX_EXEMPT as usize;
-/// The value means nothing; presence is what counts.
+/// The value is never read, only presence counts.
 const PRESENT: u32 = 1;
 
-/// One trie.
 #[derive(Debug)]
 pub(super) struct Exempt<A> {
     map: OwnedFd,
@@ -27,12 +26,10 @@ pub(super) struct Exempt<A> {
 
 impl<A: Pod + Eq + Hash> Exempt<A> {
     /// Opens the trie `name` pinned in `maps`.
-    ///
-    /// # Errors
-    /// When it is not there.
     pub(super) fn open(maps: &Path, name: &'static str) -> Result<Exempt<A>> {
         let path = maps.join(name);
-        let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
+        let map = kernel::open_pinned(&path)
+            .with_context(|| format!("could not open the map {}", path.display()))?;
         Ok(Exempt { map, name, keys: std::marker::PhantomData })
     }
 
@@ -41,31 +38,25 @@ impl<A: Pod + Eq + Hash> Exempt<A> {
         (self.name, self.map.as_fd())
     }
 
-    /// What is in it.
-    ///
-    /// # Errors
-    /// When the kernel cannot be asked.
+    /// Lists the networks.
     pub(super) fn keys(&self) -> Result<Vec<Key<A>>> {
         let mut keys = Vec::new();
         kernel::lookup_all(self.map.as_fd(), CHUNK, |key: Key<A>, _: u32| keys.push(key))
-            .with_context(|| format!("listed {}", self.name))?;
+            .with_context(|| format!("could not list {}", self.name))?;
         Ok(keys)
     }
 
-    /// Makes it hold exactly `wanted`, additions first.
-    ///
-    /// # Errors
-    /// When there are more than fit, or the kernel refuses.
+    /// Replaces the networks, additions first.
     pub(super) fn replace(&self, wanted: &[Key<A>]) -> Result<()> {
         for key in wanted {
             kernel::update(self.map.as_fd(), key, &PRESENT, Update::Any)
-                .with_context(|| format!("added to {} ({MAX_EXEMPT} networks at most)", self.name))?;
+                .with_context(|| format!("could not add to {} (at most {MAX_EXEMPT} networks)", self.name))?;
         }
         let keep: HashSet<(u32, A)> = wanted.iter().map(|key| (key.prefix_len(), key.data())).collect();
         for old in self.keys()? {
             if !keep.contains(&(old.prefix_len(), old.data())) {
                 kernel::delete(self.map.as_fd(), &old)
-                    .with_context(|| format!("removed from {}", self.name))?;
+                    .with_context(|| format!("could not remove from {}", self.name))?;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
-//! The bitmap that legitimate packets are asked by first: a bit that is not set means "nothing banned here".
+//! The bitmap that the program looks up first: a clear bit means that nothing is banned near the source.
 //!
-//! Bits are set before a ban goes in, and never cleared when it goes: a bit too many only costs its packets a hash
-//! lookup. Reconciling works the bitmap out anew.
+//! A bit is set before its ban is added, and stays when the ban is removed: other bans may need it, and one bit too many
+//! only costs packets a hash lookup. A reconcile computes the bitmap anew.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -11,10 +11,10 @@ use shield_common::FilterBit;
 
 use super::kernel::{self, Update};
 
-/// Words a system call.
+/// Words in one system call.
 const CHUNK: usize = 8192;
 
-/// One filter map and what it holds.
+/// One filter map, with a copy of its words.
 #[derive(Debug)]
 pub(super) struct Filter {
     map: OwnedFd,
@@ -22,22 +22,20 @@ pub(super) struct Filter {
     words: Vec<u64>,
 }
 
-/// A filter worked out in memory, to be put in a map's place.
+/// Bits to be set in a filter, or to replace it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bitmap(Vec<u64>);
 
 impl Bitmap {
-    /// No bit set.
     pub(super) fn empty(words: u32) -> Bitmap {
         Bitmap(vec![0; words as usize])
     }
 
-    /// Sets one bit.
     pub(super) fn set(&mut self, bit: FilterBit) {
         self.0[bit.word as usize] |= bit.mask;
     }
 
-    /// Sets all bits between two, both included, in the order of words and then of bits.
+    /// Sets all bits from `first` to `last`, in the order of words and then of bits.
     pub(super) fn set_range(&mut self, first: FilterBit, last: FilterBit) {
         let (from, to) = (first.word as usize, last.word as usize);
         let low = !(first.mask - 1);
@@ -51,7 +49,6 @@ impl Bitmap {
         self.0[to] |= high;
     }
 
-    /// Sets every bit.
     pub(super) fn fill(&mut self) {
         self.0.fill(u64::MAX);
     }
@@ -59,12 +56,10 @@ impl Bitmap {
 
 impl Filter {
     /// Opens the filter `name` pinned in `maps` and reads it.
-    ///
-    /// # Errors
-    /// When it is not there or cannot be read.
     pub(super) fn open(maps: &Path, name: &'static str, words: u32) -> Result<Filter> {
         let path = maps.join(name);
-        let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
+        let map = kernel::open_pinned(&path)
+            .with_context(|| format!("could not open the map {}", path.display()))?;
         let mut filter = Filter { map, name, words: vec![0; words as usize] };
         filter.read()?;
         Ok(filter)
@@ -76,36 +71,27 @@ impl Filter {
     }
 
     /// Reads the map again.
-    ///
-    /// # Errors
-    /// When it cannot be read.
     pub(super) fn read(&mut self) -> Result<()> {
         let words = &mut self.words;
         kernel::lookup_all(self.map.as_fd(), CHUNK, |at: u32, word: u64| {
-            // What stays zero is not touched, so that it takes no memory.
+            // Pages that stay zero are not written, so that they take no memory.
             if let Some(slot) = words.get_mut(at as usize)
                 && *slot != word
             {
                 *slot = word;
             }
         })
-        .with_context(|| format!("read {}", self.name))
+        .with_context(|| format!("could not read {}", self.name))
     }
 
-    /// Asks the kernel for one bit.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
+    /// Reads one bit from the map, not from the copy.
     pub(super) fn holds(&self, bit: FilterBit) -> Result<bool> {
         let word = kernel::lookup::<u32, u64>(self.map.as_fd(), &bit.word);
-        let word = word.with_context(|| format!("read {}", self.name))?;
+        let word = word.with_context(|| format!("could not read {}", self.name))?;
         Ok(word.is_some_and(|word| word & bit.mask != 0))
     }
 
-    /// Sets what is set in `more` and not here yet.
-    ///
-    /// # Errors
-    /// When the map cannot be written.
+    /// Sets the bits that are set in `more`.
     pub(super) fn add(&mut self, more: &Bitmap) -> Result<()> {
         let changed =
             self.words.iter().zip(&more.0).enumerate().filter(|(_, (old, more))| **more & !**old != 0);
@@ -114,9 +100,6 @@ impl Filter {
     }
 
     /// Sets a few bits.
-    ///
-    /// # Errors
-    /// When the map cannot be written.
     pub(super) fn add_bits(&mut self, bits: impl IntoIterator<Item = FilterBit>) -> Result<()> {
         let mut changed: Vec<(u32, u64)> = Vec::new();
         for bit in bits {
@@ -130,9 +113,6 @@ impl Filter {
     }
 
     /// Makes the map equal to `wanted`.
-    ///
-    /// # Errors
-    /// When the map cannot be written.
     pub(super) fn replace(&mut self, wanted: &Bitmap) -> Result<()> {
         let changed = self.words.iter().zip(&wanted.0).enumerate().filter(|(_, (old, new))| old != new);
         let changed: Vec<(u32, u64)> = changed.map(|(at, (_, new))| (at as u32, *new)).collect();
@@ -143,7 +123,7 @@ impl Filter {
         for chunk in changed.chunks(CHUNK) {
             let keys: Vec<u32> = chunk.iter().map(|(at, _)| *at).collect();
             let values: Vec<u64> = chunk.iter().map(|(_, word)| *word).collect();
-            self.write_chunk(&keys, &values).with_context(|| format!("wrote {}", self.name))?;
+            self.write_chunk(&keys, &values).with_context(|| format!("could not write {}", self.name))?;
             for (at, word) in chunk {
                 self.words[*at as usize] = *word;
             }
@@ -153,7 +133,7 @@ impl Filter {
 
     fn write_chunk(&self, keys: &[u32], values: &[u64]) -> std::io::Result<()> {
         let done = kernel::update_batch(self.map.as_fd(), keys, values);
-        // On a kernel without batches (before 5.6), or one that has a reason: word by word brings it out.
+        // The rest word by word: for kernels without batches (before 5.6), and because a batch returns no error.
         for (key, value) in keys.iter().zip(values).skip(done) {
             kernel::update(self.map.as_fd(), key, value, Update::Any)?;
         }

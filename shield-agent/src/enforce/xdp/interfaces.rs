@@ -1,5 +1,5 @@
-//! Which network interfaces there are, and which of them to guard. Asks the kernel by netlink, in the network
-//! namespace of the calling thread; changes nothing.
+//! The network interfaces, and the choice of those to guard. Queries netlink in the network namespace of the calling thread;
+//! changes nothing.
 
 use std::fs;
 
@@ -14,15 +14,15 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 /// `RTF_REJECT`: a route that refuses packets.
 const ROUTE_REJECTS: u32 = 0x200;
 
-/// Which interfaces to guard.
+/// The configured choice of interfaces.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Selection {
-    /// Those that default routes, IPv4 or IPv6, lead out of.
+    /// The interfaces of the default routes, IPv4 and IPv6.
     #[default]
     DefaultRoute,
     /// Every hardware (or virtio) Ethernet interface.
     AllPhysical,
-    /// These.
+    /// Interfaces by name.
     Named(Vec<String>),
 }
 
@@ -39,14 +39,14 @@ pub enum Attached {
     Other,
 }
 
-/// One network interface.
+/// A network interface, as it was when listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name now.
+    /// May change while the interface lives.
     pub name: String,
-    /// Its index: stays while the interface lives.
+    /// Stays while the interface lives.
     pub index: u32,
-    /// What XDP program it has.
+    /// The XDP program on it.
     pub xdp: Attached,
     ethernet: Framing,
     kind: Kind,
@@ -69,25 +69,25 @@ enum Kind {
     Virtual,
 }
 
-/// An interface that should be guarded, or why that is not possible.
+/// A chosen interface, or why it cannot be guarded.
 pub(crate) type Chosen = std::result::Result<Interface, Refused>;
 
 /// An interface that cannot be guarded now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Its name.
+    /// Its name, as configured.
     pub name: String,
-    /// Its index, when it is there but the program could not be attached.
+    /// Its index, if it exists but the program could not be attached.
     pub index: Option<u32>,
-    /// Why.
+    /// The reason, and what to do about it where something can be done.
     pub reason: String,
 }
 
 impl Selection {
-    /// The interfaces to guard now.
+    /// Chooses among the interfaces that exist now.
     ///
     /// # Errors
-    /// When the kernel cannot be asked.
+    /// When interfaces or routes cannot be read.
     pub fn choose(&self) -> Result<Vec<Chosen>> {
         let all = list()?;
         Ok(match self {
@@ -123,7 +123,7 @@ fn named(all: &[Interface], name: &str) -> Chosen {
     Ok(interface.clone())
 }
 
-/// The interface that a VLAN device stands on: there the program runs in the driver, and reads the tags itself.
+/// Returns the interface below a VLAN device. Only there the program can run in the driver; it parses the tags itself.
 fn lowest(all: &[Interface], interface: Interface) -> Interface {
     let Kind::VlanOn(index) = interface.kind else { return interface };
     let below =
@@ -131,25 +131,23 @@ fn lowest(all: &[Interface], interface: Interface) -> Interface {
     below.map_or(interface, |below| lowest(all, below.clone()))
 }
 
-/// Every interface of this network namespace.
-///
-/// # Errors
-/// When the kernel cannot be asked.
+/// Lists the interfaces of this network namespace.
 pub(crate) fn list() -> Result<Vec<Interface>> {
     let mut interfaces = Vec::new();
-    dump_links(|link| interfaces.push(describe(link))).context("listed the network interfaces")?;
+    dump_links(|link| interfaces.push(describe(link))).context("could not list the network interfaces")?;
     Ok(interfaces)
 }
 
 fn dump_links(mut each: impl FnMut(LinkMessage)) -> Result<()> {
-    let mut socket = Socket::new(NETLINK_ROUTE).context("opened a netlink socket")?;
-    socket.bind_auto().context("bound a netlink socket")?;
-    socket.send_to(&link_request(), &SocketAddr::new(0, 0), 0).context("sent RTM_GETLINK")?;
+    let mut socket = Socket::new(NETLINK_ROUTE).context("could not open a netlink socket")?;
+    socket.bind_auto().context("could not bind a netlink socket")?;
+    socket.send_to(&link_request(), &SocketAddr::new(0, 0), 0).context("could not send RTM_GETLINK")?;
     loop {
-        let (datagram, _) = socket.recv_from_full().context("received links")?;
+        let (datagram, _) = socket.recv_from_full().context("could not receive the links")?;
         let mut rest = &datagram[..];
         while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).context("read a link")?;
+            let message =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).context("could not parse a link")?;
             let length = (message.header.length as usize).next_multiple_of(4).clamp(1, rest.len());
             rest = &rest[length..];
             match message.payload {
@@ -244,7 +242,7 @@ fn default_route_names() -> Result<Vec<String>> {
 fn read_routes(path: &str) -> Result<String> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        other => other.with_context(|| format!("read {path}")),
+        other => other.with_context(|| format!("could not read {path}")),
     }
 }
 

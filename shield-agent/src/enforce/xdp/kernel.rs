@@ -1,7 +1,7 @@
-//! The commands of bpf(2) that aya does not offer, or offers only with a fallback that Shield must not have.
+//! The commands of bpf(2) that aya lacks, or has only with a fallback that Shield must not use.
 //!
-//! aya's `Xdp::attach` answers EINVAL with a netlink attachment, which nobody owns once the agent is killed; and it
-//! has no batch operations. Everything else goes through aya. Structures are those of `linux/bpf.h`, cut after the
+//! On EINVAL aya's `Xdp::attach` falls back to a netlink attachment, which nobody owns once the agent is killed; and aya has
+//! no batch operations. Everything else goes through aya. Structures are those of `linux/bpf.h`, cut after the
 //! last field used: the kernel takes missing fields as zero.
 #![expect(unsafe_code, reason = "bpf(2) is a raw system call that takes a pointer to its argument")]
 
@@ -35,7 +35,7 @@ enum Command {
     LinkDetach = 34,
 }
 
-/// Where on an interface a program is attached.
+/// The place on an interface that a program is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
     /// XDP in the driver.
@@ -65,21 +65,20 @@ impl Hook {
     }
 }
 
-/// What the kernel says about a link.
+/// The state of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LinkInfo {
-    /// The program it runs.
     pub program_id: u32,
-    /// The interface; 0 when it is gone, or the link was detached.
+    /// 0 if the interface is gone or the link was detached.
     pub interface_index: u32,
-    /// Whether it is an XDP link (else TCX).
+    /// A TCX link otherwise.
     pub is_xdp: bool,
 }
 
 /// Attaches a program to an interface. The attachment ends with the last descriptor or pin of the link.
 ///
 /// # Errors
-/// EBUSY and EEXIST when another program is attached; what the driver said otherwise.
+/// EBUSY or EEXIST if another program is attached, else the driver's error.
 pub(super) fn create_link(program: BorrowedFd<'_>, interface_index: u32, hook: Hook) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
@@ -97,10 +96,10 @@ pub(super) fn create_link(program: BorrowedFd<'_>, interface_index: u32, hook: H
     new_fd(Command::LinkCreate, &mut attr)
 }
 
-/// Puts another program into a link, atomically.
+/// Replaces the program of a link atomically.
 ///
 /// # Errors
-/// When the interface is gone (ENOLINK), or the kernel refuses the program.
+/// ENOLINK if the interface is gone.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
@@ -113,10 +112,7 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(Command::LinkUpdate, &mut attr).map(drop)
 }
 
-/// Takes a link's program off its interface; the link stays, attached to nothing.
-///
-/// # Errors
-/// When the descriptor is no link of a kind that can be detached.
+/// Detaches a link's program. The link stays, attached to nothing.
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
@@ -125,12 +121,9 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(Command::LinkDetach, &mut Attr { link_fd: raw(link) }).map(drop)
 }
 
-/// What a link is attached to, and which program it runs.
-///
-/// # Errors
-/// When the descriptor is no link.
+/// Reads the interface and the program of a link.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
-    /// `struct bpf_link_info`; both XDP and TCX have the interface first in their part.
+    /// `struct bpf_link_info`. The parts of XDP and TCX both begin with the interface.
     #[repr(C)]
     #[derive(Default)]
     struct Info {
@@ -162,17 +155,17 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 /// Pins a map or link at a path of a bpffs.
 ///
 /// # Errors
-/// EEXIST when there is something; EPERM when it is no bpffs.
+/// EEXIST if the path exists; EPERM if it is not on a bpffs.
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     let mut attr = PinAttr { path: path.as_ptr() as u64, fd: raw(object), flags: 0 };
     bpf(Command::ObjPin, &mut attr).map(drop)
 }
 
-/// Opens what is pinned at a path.
+/// Opens a pinned map or link.
 ///
 /// # Errors
-/// ENOENT when nothing is.
+/// ENOENT if nothing is pinned there.
 pub(super) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let mut attr = PinAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 };
@@ -186,10 +179,7 @@ struct PinAttr {
     flags: u32,
 }
 
-/// The value of a key, or `None` when it is not in the map.
-///
-/// # Errors
-/// When the kernel refuses.
+/// Looks up a key.
 pub(super) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut value = zeroed::<V>();
     let mut attr = ElementAttr::new(map, key);
@@ -201,10 +191,10 @@ pub(super) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result
     }
 }
 
-/// Puts one element into a map.
+/// Writes one element.
 ///
 /// # Errors
-/// EEXIST for [`Update::Insert`] of a key that is there; E2BIG or ENOSPC when the map is full.
+/// EEXIST for [`Update::Insert`] of an existing key; E2BIG (hash) or ENOSPC (trie) if the map is full.
 pub(super) fn update<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     key: &K,
@@ -217,10 +207,7 @@ pub(super) fn update<K: Pod, V: Pod>(
     bpf(Command::MapUpdate, &mut attr).map(drop)
 }
 
-/// Takes one element out of a map; says whether it was there.
-///
-/// # Errors
-/// When the kernel refuses.
+/// Deletes one element and returns whether it existed.
 pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     match bpf(Command::MapDelete, &mut ElementAttr::new(map, key)) {
         Ok(_) => Ok(true),
@@ -244,17 +231,17 @@ impl ElementAttr {
     }
 }
 
-/// What an update does about a key that is there already, or is not.
+/// The treatment of existing keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Update {
     /// Inserts or replaces.
     Any = 0,
-    /// Only inserts (EEXIST otherwise).
+    /// Only inserts; EEXIST for an existing key.
     Insert = 1,
 }
 
-/// Puts elements into a map, or replaces them, in one system call. Says how many are in: when fewer than given, the next one is what the
-/// kernel refused, and changing it alone brings out why.
+/// Inserts or replaces elements in one system call. Returns how many were written; the kernel refused the next one, and
+/// returns the reason only when that one is written alone.
 pub(super) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> usize {
     assert_eq!(keys.len(), values.len(), "every key has its value");
     let mut attr = BatchAttr::new(map, keys.len());
@@ -263,8 +250,7 @@ pub(super) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], valu
     run_batch(Command::MapUpdateBatch, &mut attr)
 }
 
-/// Takes elements out of a map in one system call. Says how many are gone: when fewer than given, the next one was not
-/// there, or refused.
+/// Deletes elements in one system call. Returns how many were deleted; the next one was absent or refused.
 pub(super) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> usize {
     let mut attr = BatchAttr::new(map, keys.len());
     attr.keys = keys.as_ptr() as u64;
@@ -275,46 +261,46 @@ fn run_batch(command: Command, attr: &mut BatchAttr) -> usize {
     let wanted = attr.count;
     match bpf(command, attr) {
         Ok(_) => wanted as usize,
-        // Where the kernel did not get as far as counting, it leaves the count as it was.
+        // A kernel that fails before the first element leaves the count as it was.
         Err(_) if attr.count < wanted => attr.count as usize,
         Err(_) => 0,
     }
 }
 
-/// The first Linux whose account of a map's memory counts the elements that are there, not those that may be.
+/// The first Linux that accounts for the existing elements of a map, not for the maximum.
 const ACCOUNTS_FOR_ELEMENTS: KernelVersion = KernelVersion::new(6, 4, 0);
 
-/// The kernel's account of a map, kept open: it is read often.
+/// The fdinfo file of a map, kept open because it is read every two seconds.
 #[derive(Debug, Default)]
 pub(super) struct Account(RefCell<Option<File>>);
 
 impl Account {
-    /// The memory that the elements of `map`, which is not preallocated, take by the kernel's account, in bytes. `None`
-    /// when the kernel does not say.
+    /// Reads how many bytes the elements of `map` take, which must not be preallocated. `None` on kernels that do not account
+    /// for it.
     pub(super) fn memory(&self, map: BorrowedFd<'_>) -> Option<u64> {
-        static IS_SAID: OnceLock<bool> = OnceLock::new();
+        static IS_ACCOUNTED: OnceLock<bool> = OnceLock::new();
         let knows = || KernelVersion::current().is_ok_and(|version| version >= ACCOUNTS_FOR_ELEMENTS);
-        if !IS_SAID.get_or_init(knows) {
+        if !IS_ACCOUNTED.get_or_init(knows) {
             return None;
         }
         let mut file = self.0.borrow_mut();
         if let Some(memory) = file.as_ref().and_then(read_memory) {
             return Some(memory);
         }
-        // Not opened yet, or by a thread that has ended since.
+        // Not opened yet, or opened by a thread that has ended: the file is that thread's.
         *file = File::open(format!("/proc/thread-self/fdinfo/{}", map.as_raw_fd())).ok();
         file.as_ref().and_then(read_memory)
     }
 }
 
 fn read_memory(account: &File) -> Option<u64> {
-    let mut said = [0; 1024];
-    let length = account.read_at(&mut said, 0).ok()?;
-    let said = std::str::from_utf8(&said[..length]).ok()?;
-    said.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+    let mut buffer = [0; 1024];
+    let length = account.read_at(&mut buffer, 0).ok()?;
+    let text = std::str::from_utf8(&buffer[..length]).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }
 
-/// Reads a whole map, `chunk` elements a system call.
+/// Reads a whole map, `chunk` elements in one system call.
 ///
 /// # Errors
 /// When the map cannot be read this way (LPM tries before Linux 5.15, anything before 5.6).
@@ -325,7 +311,7 @@ pub(super) fn lookup_all<K: Pod, V: Pod>(
 ) -> io::Result<()> {
     let mut keys = vec![zeroed::<K>(); chunk];
     let mut values = vec![zeroed::<V>(); chunk];
-    // The kernel's place in the map: a bucket number for hash maps, a key for arrays and tries.
+    // The kernel's cursor: a bucket number for hash maps, a key for arrays and tries.
     let mut place = [0u64; 4];
     let mut begun = false;
     loop {

@@ -1,36 +1,35 @@
-//! The compiled XDP object inside this binary, and how it is put into the kernel.
+//! The compiled XDP object inside this binary, and loading it into the kernel.
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use shield_common::{SLOTS, global_name, map_name, program_name};
 
-use super::Settings;
+use super::settings::Settings;
 
 /// The object, unless this binary was built without a BPF toolchain.
 static OBJECT: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/xdp_object.rs"));
 
-/// `aya_log`'s own switch: what it keeps of the program's messages.
+/// `aya_log`'s global for the least severe level that the program sends.
 const AYA_LOG_LEVEL: &str = "AYA_LOG_LEVEL";
-/// Everything down to debug.
 const LOG_DEBUG: u8 = 4;
-/// Nothing: the verifier then removes the code.
+/// With this level the verifier removes the logging code.
 const LOG_OFF: u8 = 0;
 
-/// What is said when it is not there.
+/// The error of a binary without the object.
 pub const NOT_EMBEDDED: &str =
     "this binary was built without the XDP object; build it with `cargo xtask build`, or take a release";
 
-/// Whether this binary carries the XDP object.
+/// Returns whether this binary contains the XDP object.
 pub fn is_embedded() -> bool {
     OBJECT.is_some()
 }
 
 /// Loads the object's maps and links its programs to them. Maps pinned in `maps` are used as they are, others are
-/// created and pinned there. `slot` is the place of this copy in the totals.
+/// created and pinned there. `slot` is the index of this copy in the totals.
 ///
 /// # Errors
 /// When the object is not in this binary, or the kernel refuses a map.
@@ -53,10 +52,10 @@ pub fn load(maps: &Path, settings: &Settings, slot: u32) -> Result<Ebpf> {
         .override_global(global_name::LOG_EVERY, &log_every, true)
         .override_global(AYA_LOG_LEVEL, &log_level, true)
         .load(object)
-        .context("loaded the XDP object (needs root, or CAP_BPF and CAP_NET_ADMIN)")
+        .context("could not load the XDP object (it needs root, or CAP_BPF and CAP_NET_ADMIN)")
 }
 
-/// Puts the XDP program into the kernel: with multi-buffer support where the kernel has it.
+/// Loads the XDP program into the kernel, with multi-buffer support where the kernel has it.
 ///
 /// # Errors
 /// When the verifier refuses it.
@@ -65,7 +64,7 @@ pub fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     xdp_named(ebpf, if has_frags { program_name::XDP_FRAGS } else { program_name::XDP })
 }
 
-/// Puts the program that reads the kernel's clock into the kernel.
+/// Loads the program that reads the kernel's clock.
 ///
 /// # Errors
 /// When the verifier refuses it.
@@ -73,41 +72,22 @@ pub fn clock(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     xdp_named(ebpf, program_name::CLOCK)
 }
 
-/// Puts the traffic-control program into the kernel.
+/// Loads the traffic-control program.
 ///
 /// # Errors
 /// When the verifier refuses it.
 pub fn classifier(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
-    let program = ebpf.program_mut(program_name::TC).context("looked for the TC program in the object")?;
+    let program =
+        ebpf.program_mut(program_name::TC).context("could not find the TC program in the object")?;
     let program: &mut SchedClassifier = program.try_into()?;
-    program.load().context("loaded the TC program")?;
+    program.load().context("could not load the TC program")?;
     Ok(program)
 }
 
 fn xdp_named<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     let program =
-        ebpf.program_mut(name).with_context(|| format!("looked for the program {name} in the object"))?;
+        ebpf.program_mut(name).with_context(|| format!("could not find the program {name} in the object"))?;
     let program: &mut Xdp = program.try_into()?;
-    program.load().with_context(|| format!("loaded the XDP program {name}"))?;
+    program.load().with_context(|| format!("could not load the XDP program {name}"))?;
     Ok(program)
-}
-
-/// Refuses settings that no map can be made with.
-///
-/// # Errors
-/// Naming the setting and its range.
-pub fn check(settings: &Settings) -> Result<()> {
-    for (name, value) in [
-        ("max_bans_v4", settings.max_bans_v4),
-        ("max_bans_v6", settings.max_bans_v6),
-        ("max_networks", settings.max_networks),
-    ] {
-        ensure!(value > 0, "{name} is 0; it must be at least 1");
-    }
-    ensure!(
-        (1..=128).contains(&settings.ipv6_prefix),
-        "ipv6_prefix is {}; it must be in 1..=128",
-        settings.ipv6_prefix
-    );
-    Ok(())
 }

@@ -1,18 +1,16 @@
-//! The pauses of a long reconcile, in which new bans get in: a million bans take more than a second to compare.
-//!
-//! Owns when there is a pause and who got in. What is put in force is `Running`'s business.
+//! The pauses of a long reconcile, in which new bans get in: comparing a million bans takes more than a second.
 
 use hashbrown::HashSet;
 
-use super::Running;
-use super::bans::Known;
 use crate::enforce::Urgent;
 use shield_engine::client::Client;
 
-/// Bans compared between two pauses: a few milliseconds.
-const COMPARED_AT_A_TIME: usize = 16_384;
+use super::bans::Bans;
+use super::maps::Presence;
 
-/// See the module.
+/// Bans compared between two pauses: a few milliseconds.
+const COMPARED_AT_ONCE: usize = 16_384;
+
 pub(super) struct Pauses<'a> {
     urgent: &'a mut dyn Urgent,
     clients: HashSet<Client>,
@@ -20,37 +18,36 @@ pub(super) struct Pauses<'a> {
 }
 
 impl<'a> Pauses<'a> {
-    /// None yet.
     pub(super) fn new(urgent: &'a mut dyn Urgent) -> Pauses<'a> {
         Pauses { urgent, clients: HashSet::new(), since_last: 0 }
     }
 
-    /// One more ban was compared: a pause now and then.
-    pub(super) fn after_one(&mut self, running: &mut Running) {
+    /// Counts one compared ban; pauses now and then.
+    pub(super) fn compared(&mut self, bans: &mut Bans) {
         self.since_last += 1;
-        if self.since_last == COMPARED_AT_A_TIME {
-            self.now(running);
+        if self.since_last == COMPARED_AT_ONCE {
+            self.pause(bans);
         }
     }
 
-    /// Puts in force what has come in.
-    pub(super) fn now(&mut self, running: &mut Running) {
+    /// Puts the waiting bans in force.
+    pub(super) fn pause(&mut self, bans: &mut Bans) {
         self.since_last = 0;
-        let bans = self.urgent.take();
-        if bans.is_empty() {
+        let waiting = self.urgent.take();
+        if waiting.is_empty() {
             return;
         }
-        self.clients.extend(bans.iter().map(|ban| ban.client.client()));
-        let failures = running.ensure(&bans, Known::Nothing);
-        self.urgent.done(&bans, failures);
+        self.clients.extend(waiting.iter().map(|ban| ban.client.client()));
+        let failures = bans.ensure(&waiting, Presence::Unknown);
+        self.urgent.done(&waiting, failures);
     }
 
-    /// Whether this client got in during a pause.
-    pub(super) fn let_in(&self, client: Client) -> bool {
+    /// Returns whether this client was banned in a pause.
+    pub(super) fn banned(&self, client: Client) -> bool {
         self.clients.contains(&client)
     }
 
-    /// Everybody who got in.
+    /// Iterates over the clients that were banned in pauses.
     pub(super) fn clients(&self) -> impl Iterator<Item = Client> + '_ {
         self.clients.iter().copied()
     }

@@ -1,6 +1,6 @@
 //! The folder in bpffs that keeps maps and links alive without the agent: `maps/NAME` and `link_INDEX`.
 //!
-//! Names have no dots: bpffs refuses them. What the maps and links mean is `tables` and `attach`.
+//! Names have no dots, because bpffs refuses them. What the maps and links mean is in `maps` and `attach`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,38 +13,33 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::kernel;
 
-/// Where systems mount their bpffs.
+/// Where init systems mount the bpffs.
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
-/// The source that a bpffs mounted for Shield alone is listed under, so that cleaning up unmounts no other.
+/// The mount source of a bpffs that is Shield's alone, so that a cleanup unmounts no other.
 const OWN_MOUNT: &str = "shield";
 const MAPS: &str = "maps";
 const NEW_MAPS: &str = "maps_new";
 const LINK: &str = "link_";
 
-/// The folder.
 #[derive(Debug, Clone)]
 pub(super) struct Pins {
     root: PathBuf,
 }
 
 impl Pins {
-    /// The folder at `root`, not looked at yet.
     pub(super) fn new(root: &Path) -> Pins {
         Pins { root: root.to_owned() }
     }
 
-    /// Makes the folder, and mounts a bpffs when there is none.
-    ///
-    /// # Errors
-    /// When it can be neither made nor mounted; the message says what to do.
+    /// Makes the folder, and mounts a bpffs if there is none.
     pub(super) fn prepare(&self) -> Result<()> {
         if !self.is_on_bpffs() {
             self.mount()?;
         }
-        fs::create_dir_all(&self.root).with_context(|| format!("made {}", self.root.display()))
+        fs::create_dir_all(&self.root).with_context(|| format!("could not make {}", self.root.display()))
     }
 
-    /// Whether the folder, or its nearest parent that exists, is on a bpffs.
+    /// Returns whether the folder, or its nearest existing parent, is on a bpffs.
     fn is_on_bpffs(&self) -> bool {
         let existing = self.root.ancestors().find(|path| path.exists());
         existing.is_some_and(|path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC))
@@ -54,18 +49,21 @@ impl Pins {
         let system = Path::new(SYSTEM_BPFFS);
         let (at, source) =
             if self.root.starts_with(system) { (system, "bpf") } else { (self.root.as_path(), OWN_MOUNT) };
-        fs::create_dir_all(at).with_context(|| format!("made {} to mount a bpffs on", at.display()))?;
+        fs::create_dir_all(at)
+            .with_context(|| format!("could not make {} as a mount point", at.display()))?;
         mount(Some(source), at, Some("bpf"), MsFlags::empty(), None::<&str>).with_context(|| {
-            format!("mounted a bpffs: run `mount -t bpf bpf {}` or set another pin folder", at.display())
+            format!(
+                "could not mount a bpffs: run `mount -t bpf bpf {}`, or configure another pin folder",
+                at.display()
+            )
         })
     }
 
-    /// Where the maps are pinned.
     pub(super) fn maps(&self) -> PathBuf {
         self.root.join(MAPS)
     }
 
-    /// Where maps are pinned that will replace them.
+    /// The folder of new maps, until every link runs on them.
     pub(super) fn new_maps(&self) -> PathBuf {
         self.root.join(NEW_MAPS)
     }
@@ -75,10 +73,7 @@ impl Pins {
         self.root.join(format!("{LINK}{interface_index}"))
     }
 
-    /// Interface indices with a pinned link.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
+    /// Lists the interface indices with a pinned link.
     pub(super) fn links(&self) -> Result<Vec<u32>> {
         Ok(self.names()?.iter().filter_map(|name| name.strip_prefix(LINK)?.parse().ok()).collect())
     }
@@ -87,16 +82,15 @@ impl Pins {
         let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).with_context(|| format!("listed {}", self.root.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("could not list {}", self.root.display()));
+            }
         };
         Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
     }
 
-    /// Settles what an agent that was killed between two steps of replacing maps left: the new ones count only when
-    /// the old ones are gone already.
-    ///
-    /// # Errors
-    /// When the folder cannot be changed.
+    /// Finishes or undoes a replacement of maps in which an agent was killed. New maps count only if the old ones are gone:
+    /// otherwise some links may still run on the old ones.
     pub(super) fn recover(&self) -> Result<()> {
         if self.new_maps().exists() {
             if self.maps().exists() {
@@ -107,20 +101,14 @@ impl Pins {
         Ok(())
     }
 
-    /// Puts the new maps in the old ones' place.
-    ///
-    /// # Errors
-    /// When the folder cannot be changed.
+    /// Replaces the old maps by the new ones.
     pub(super) fn promote(&self) -> Result<()> {
         remove_folder(&self.maps())?;
         fs::rename(self.new_maps(), self.maps())
-            .with_context(|| format!("renamed {} to {MAPS}", self.new_maps().display()))
+            .with_context(|| format!("could not rename {} to {MAPS}", self.new_maps().display()))
     }
 
-    /// Removes everything of Shield's, the folder included, and a bpffs that was mounted for it alone.
-    ///
-    /// # Errors
-    /// When something cannot be removed; the rest is.
+    /// Removes everything of Shield's, the folder included, and a bpffs that was mounted for it alone. Returns the names.
     pub(super) fn remove(&self) -> Result<Vec<String>> {
         let mut removed = Vec::new();
         for index in self.links()? {
@@ -137,7 +125,7 @@ impl Pins {
         Ok(removed)
     }
 
-    /// Whether the folder is itself a bpffs that was mounted here by Shield.
+    /// Returns whether the folder is itself a bpffs that Shield mounted.
     fn is_own_mount(&self) -> bool {
         let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
         let ours = format!("{OWN_MOUNT} {} bpf ", self.root.display());
@@ -149,39 +137,35 @@ fn remove_folder(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("listed {}", folder.display())),
+        Err(error) => return Err(error).with_context(|| format!("could not list {}", folder.display())),
     };
     let mut removed = Vec::new();
     for entry in entries.flatten() {
         removed.extend(remove_file(&entry.path())?);
     }
-    fs::remove_dir(folder).with_context(|| format!("removed {}", folder.display()))?;
+    fs::remove_dir(folder).with_context(|| format!("could not remove {}", folder.display()))?;
     Ok(removed)
 }
 
-/// Takes a pinned link's program off its interface and removes the pin. Without detaching, the kernel would end the link
-/// some time later, and go on dropping until then.
-///
-/// # Errors
-/// When the pin cannot be opened or removed.
+/// Detaches a pinned link and removes the pin. Without detaching, the kernel would end the link some time later, and go on
+/// dropping until then.
 pub(super) fn remove_link(path: &Path) -> Result<Option<String>> {
     match kernel::open_pinned(path) {
         // A link whose interface is gone cannot be detached, and need not be.
         Ok(link) => drop(kernel::detach_link(link.as_fd())),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("opened the link {}", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("could not open the link {}", path.display()));
+        }
     }
     remove_file(path)
 }
 
-/// Removes a pin; gone already is as good.
-///
-/// # Errors
-/// When it cannot be removed.
+/// Removes a pin; an absent one is no failure.
 pub(super) fn remove_file(path: &Path) -> Result<Option<String>> {
     match fs::remove_file(path) {
         Ok(()) => Ok(Some(path.display().to_string())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("removed {}", path.display())),
+        Err(error) => Err(error).with_context(|| format!("could not remove {}", path.display())),
     }
 }

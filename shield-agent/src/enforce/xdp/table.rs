@@ -1,262 +1,220 @@
-//! One map of bans, hash or trie alike: ends in, ends and counters out. Knows keys, not clients.
+//! One map of bans, hash or trie: writes ends, reads ends and counters. Knows keys, not clients.
 
-use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
-use aya::Pod;
-use aya::maps::lpm_trie::Key;
-use shield_common::{Ban, KernelTime, KeyV4, KeyV6};
+use shield_common::{Ban, KernelTime};
 
-use super::kernel::{self, Account, Update};
+use super::kernel::{self, Update};
+use super::keys::BanKey;
+use super::occupancy::{Modify, Occupancy, OccupiedMap};
 
-/// Elements a system call.
+/// Elements in one system call.
 const CHUNK: usize = 4096;
-
-/// A key of a map of bans.
-pub(super) trait BanKey: Pod {
-    /// Length of the network's prefix; 0 for a single client.
-    fn prefix(&self) -> u32;
-}
-
-impl BanKey for KeyV4 {
-    fn prefix(&self) -> u32 {
-        0
-    }
-}
-
-impl BanKey for KeyV6 {
-    fn prefix(&self) -> u32 {
-        0
-    }
-}
-
-impl<K: Pod> BanKey for Key<K>
-where
-    Key<K>: Pod,
-{
-    fn prefix(&self) -> u32 {
-        self.prefix_len()
-    }
-}
 
 /// A map of bans with keys of one kind.
 #[derive(Debug)]
 pub(super) struct Table<K> {
-    map: OwnedFd,
+    map: OccupiedMap,
     name: &'static str,
     capacity: u32,
-    /// The map's memory after our last change: when it is another one now, somebody else put bans in or took some out.
-    left_at: Cell<Option<u64>>,
-    /// How many elements there were then, counted once and followed through our changes since.
-    left: Cell<Option<usize>>,
-    account: Account,
     keys: PhantomData<K>,
 }
 
-/// What became of the bans of one call.
+/// The result of one call about many bans.
 #[derive(Debug, Default)]
 pub(super) struct Done {
-    /// How many were put in that were not in, or taken out that were.
+    /// The number of elements added or removed.
     pub changed: usize,
-    /// Those that failed: their place in the call, and why.
+    /// The failed ones, by their index in the call.
     pub failed: Vec<(usize, anyhow::Error)>,
 }
 
 impl<K: BanKey> Table<K> {
     /// Opens the map `name` pinned in `maps`, which was made for `capacity` elements.
-    ///
-    /// # Errors
-    /// When it is not pinned there.
     pub(super) fn open(maps: &Path, name: &'static str, capacity: u32) -> Result<Table<K>> {
         let path = maps.join(name);
-        let map = kernel::open_pinned(&path).with_context(|| format!("opened the map {}", path.display()))?;
-        Ok(Table::of(map, name, capacity))
+        let map = kernel::open_pinned(&path)
+            .with_context(|| format!("could not open the map {}", path.display()))?;
+        Ok(Table { map: OccupiedMap::new(map), name, capacity, keys: PhantomData })
     }
 
-    fn of(map: OwnedFd, name: &'static str, capacity: u32) -> Table<K> {
-        let (left_at, left) = (Cell::new(None), Cell::new(None));
-        Table { map, name, capacity, left_at, left, account: Account::default(), keys: PhantomData }
-    }
-
-    /// Another descriptor of the same map.
-    ///
-    /// # Errors
-    /// When there are too many descriptors.
-    pub(super) fn another(&self) -> Result<Table<K>> {
-        let map = self.map.try_clone().with_context(|| format!("duplicated {}", self.name))?;
-        Ok(Table::of(map, self.name, self.capacity))
+    /// Duplicates the descriptor, for a listing that goes on while the table changes.
+    pub(super) fn listing(&self) -> Result<Listing<K>> {
+        let map = self.map.fd().try_clone_to_owned();
+        let map = map.with_context(|| format!("could not duplicate the descriptor of {}", self.name))?;
+        Ok(Listing { map, name: self.name, keys: PhantomData })
     }
 
     /// The map's name and descriptor, for pinning.
     pub(super) fn pinnable(&self) -> (&'static str, BorrowedFd<'_>) {
-        (self.name, self.map.as_fd())
+        (self.name, self.map.fd())
     }
 
-    /// Puts bans in, or moves their ends. Counters of a ban that is there already are kept.
+    /// Reads the map's memory, which [`Table::occupancy`] is compared with.
+    pub(super) fn memory(&self) -> Option<u64> {
+        self.map.memory()
+    }
+
+    pub(super) fn occupancy(&self) -> Occupancy {
+        self.map.occupancy()
+    }
+
+    /// Takes the map as it is for as we left it: see [`OccupiedMap::accept`].
+    pub(super) fn accept(&mut self) {
+        self.map.accept();
+    }
+
+    /// Adds bans, or moves their ends. Keeps the counters of those that are there already.
     ///
-    /// One system call each, about a microsecond: the kernel's batches cannot spare what is there already.
-    pub(super) fn ensure(&self, bans: &[(K, KernelTime)]) -> Done {
-        self.doubt();
+    /// One system call each, about a microsecond: the kernel's batches replace elements with their counters.
+    pub(super) fn ensure(&mut self, bans: &[(K, KernelTime)]) -> Done {
+        let writer = Writer { name: self.name, capacity: self.capacity };
+        let mut change = self.map.modify();
         let mut done = Done::default();
         for (at, ban) in bans.iter().enumerate() {
-            match self.ensure_one(ban) {
-                Ok(inserted) => done.changed += usize::from(inserted),
+            match writer.ensure(&change, ban) {
+                Ok(was_added) => done.changed += usize::from(was_added),
                 Err(error) => done.failed.push((at, error)),
             }
         }
-        self.left.set(self.left.get().map(|left| left + done.changed));
-        self.remember();
+        change.added(done.changed);
         done
     }
 
-    /// Before a change of ours: when somebody else was there meanwhile, how many there are is not known any more.
-    fn doubt(&self) {
-        if self.is_as_left() != Some(true) {
-            self.left.set(None);
-        }
-    }
-
-    /// How many elements there are, where that is known without listing them.
-    pub(super) fn known_count(&self) -> Option<usize> {
-        self.doubt();
-        self.left.get()
-    }
-
-    /// Takes the map as it is now for as we left it.
-    pub(super) fn remember(&self) {
-        self.left_at.set(self.memory());
-    }
-
-    /// Whether the map holds as many bans as when we left it; `None` where the kernel does not say. Costs microseconds,
-    /// however many there are.
-    pub(super) fn is_as_left(&self) -> Option<bool> {
-        let left_at = self.left_at.get()?;
-        Some(self.memory() == Some(left_at))
-    }
-
-    /// The same, of a reading of the map's memory.
-    pub(super) fn is_left_at(&self, memory: u64) -> Option<bool> {
-        Some(memory == self.left_at.get()?)
-    }
-
-    /// What the map's elements take, in bytes; `None` where the kernel does not say.
-    pub(super) fn memory(&self) -> Option<u64> {
-        self.account.memory(self.map.as_fd())
-    }
-
-    /// Puts in bans that are known not to be there, thousands a system call.
-    pub(super) fn insert(&self, bans: &[(K, KernelTime)]) -> Done {
-        self.left.set(None);
+    /// Adds bans that are known not to be there, thousands a system call.
+    pub(super) fn insert(&mut self, bans: &[(K, KernelTime)]) -> Done {
+        let writer = Writer { name: self.name, capacity: self.capacity };
+        let mut change = self.map.modify();
+        // A batch does not return how many of its elements somebody else had put in since the listing.
+        change.forget_count();
         let mut done = Done::default();
         let mut from = 0;
         while from < bans.len() {
             let chunk = &bans[from..bans.len().min(from + CHUNK)];
             let keys: Vec<K> = chunk.iter().map(|(key, _)| *key).collect();
             let values: Vec<Ban> = chunk.iter().map(|(key, ends)| Ban::new(*ends, key.prefix())).collect();
-            let inserted = kernel::update_batch(self.map.as_fd(), &keys, &values);
+            let inserted = kernel::update_batch(change.fd(), &keys, &values);
             done.changed += inserted;
             from += inserted;
             if inserted < chunk.len() {
-                // What the kernel refused goes by itself, which brings out why.
-                let one = self.ensure(&bans[from..=from]);
-                done.changed += one.changed;
-                done.failed.extend(one.failed.into_iter().map(|(_, error)| (from, error)));
+                // The element that the kernel refused goes by itself, because a batch does not return its error.
+                match writer.ensure(&change, &bans[from]) {
+                    Ok(was_added) => done.changed += usize::from(was_added),
+                    Err(error) => done.failed.push((from, error)),
+                }
                 from += 1;
             }
         }
-        self.remember();
         done
     }
 
-    /// Inserts one or moves its end; says whether it was inserted.
-    fn ensure_one(&self, (key, ends): &(K, KernelTime)) -> Result<bool> {
+    /// Removes bans; absent ones are no failure.
+    pub(super) fn remove(&mut self, keys: &[K]) -> Done {
+        let writer = Writer { name: self.name, capacity: self.capacity };
+        let mut change = self.map.modify();
+        let mut done = Done::default();
+        let mut from = 0;
+        while from < keys.len() {
+            let chunk = &keys[from..keys.len().min(from + CHUNK)];
+            let deleted = kernel::delete_batch(change.fd(), chunk);
+            done.changed += deleted;
+            from += deleted;
+            if deleted < chunk.len() {
+                match kernel::delete(change.fd(), &keys[from]) {
+                    Ok(was_there) => done.changed += usize::from(was_there),
+                    Err(error) => done.failed.push((from, writer.explain(error))),
+                }
+                from += 1;
+            }
+        }
+        change.removed(done.changed);
+        done
+    }
+
+    /// Looks up the ban of a key; in a trie, that of the longest network around it.
+    pub(super) fn get(&self, key: &K) -> Result<Option<Ban>> {
+        get(self.map.fd(), self.name, key)
+    }
+
+    /// Calls `each` for every element.
+    pub(super) fn for_each(&self, each: impl FnMut(K, Ban)) -> Result<()> {
+        for_each(self.map.fd(), self.name, each)
+    }
+
+    /// Counts the elements of a map whose memory was just read. Lists them unless the number is known.
+    pub(super) fn count(&mut self, memory: Option<u64>) -> Result<usize> {
+        if let Some(count) = self.occupancy().count_at(memory) {
+            return Ok(count);
+        }
+        let mut count = 0;
+        self.for_each(|_, _| count += 1)?;
+        self.map.listed(memory, count);
+        Ok(count)
+    }
+}
+
+/// A descriptor of a table, to list it while it changes.
+pub(super) struct Listing<K> {
+    map: OwnedFd,
+    name: &'static str,
+    keys: PhantomData<K>,
+}
+
+impl<K: BanKey> Listing<K> {
+    /// Calls `each` for every element. One that is added meanwhile may be seen or not.
+    pub(super) fn for_each(&self, each: impl FnMut(K, Ban)) -> Result<()> {
+        for_each(self.map.as_fd(), self.name, each)
+    }
+}
+
+fn for_each<K: BanKey>(map: BorrowedFd<'_>, name: &str, each: impl FnMut(K, Ban)) -> Result<()> {
+    kernel::lookup_all(map, CHUNK, each).with_context(|| format!("could not list {name}"))
+}
+
+fn get<K: BanKey>(map: BorrowedFd<'_>, name: &str, key: &K) -> Result<Option<Ban>> {
+    kernel::lookup(map, key).with_context(|| format!("could not look up a ban in {name}"))
+}
+
+/// Writes one ban, and explains why the kernel refused it.
+#[derive(Clone, Copy)]
+struct Writer {
+    name: &'static str,
+    capacity: u32,
+}
+
+impl Writer {
+    /// Adds a ban or moves its end; returns whether it was added.
+    fn ensure<K: BanKey>(self, change: &Modify<'_>, (key, ends): &(K, KernelTime)) -> Result<bool> {
         let new = Ban::new(*ends, key.prefix());
-        match kernel::update(self.map.as_fd(), key, &new, Update::Insert) {
+        match kernel::update(change.fd(), key, &new, Update::Insert) {
             Ok(()) => return Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => return Err(self.explain(error)),
         }
         // It is there, so that a trie answers with this key itself, not with a shorter one.
-        let old = self.get(key)?.unwrap_or(new);
+        let old = get(change.fd(), self.name, key)?.unwrap_or(new);
         if old.ends != *ends {
             let moved = Ban { ends: *ends, ..old };
-            kernel::update(self.map.as_fd(), key, &moved, Update::Any)
-                .map_err(|error| self.explain(error))?;
+            kernel::update(change.fd(), key, &moved, Update::Any).map_err(|error| self.explain(error))?;
         }
         Ok(false)
     }
 
-    /// Takes bans out; those that were not in are no failure. Says how many were in.
-    pub(super) fn remove(&self, keys: &[K]) -> Done {
-        self.doubt();
-        let mut removed = Done::default();
-        let mut from = 0;
-        while from < keys.len() {
-            let chunk = &keys[from..keys.len().min(from + CHUNK)];
-            let done = kernel::delete_batch(self.map.as_fd(), chunk);
-            removed.changed += done;
-            from += done;
-            if done < chunk.len() {
-                match kernel::delete(self.map.as_fd(), &keys[from]) {
-                    Ok(was_in) => removed.changed += usize::from(was_in),
-                    Err(error) => removed.failed.push((from, self.explain(error))),
-                }
-                from += 1;
-            }
-        }
-        self.left.set(self.left.get().and_then(|left| left.checked_sub(removed.changed)));
-        self.remember();
-        removed
-    }
-
-    /// The ban of a key; in a trie, of the longest network that holds it.
-    ///
-    /// # Errors
-    /// When the kernel cannot be asked.
-    pub(super) fn get(&self, key: &K) -> Result<Option<Ban>> {
-        kernel::lookup(self.map.as_fd(), key).with_context(|| format!("looked up a ban in {}", self.name))
-    }
-
-    /// Calls `each` for every element.
-    ///
-    /// # Errors
-    /// When the kernel cannot be asked.
-    pub(super) fn for_each(&self, each: impl FnMut(K, Ban)) -> Result<()> {
-        kernel::lookup_all(self.map.as_fd(), CHUNK, each).with_context(|| format!("listed {}", self.name))
-    }
-
-    /// How many elements there are; lists them unless that is known.
-    ///
-    /// # Errors
-    /// When the kernel cannot be asked.
-    pub(super) fn count(&self) -> Result<usize> {
-        if let Some(count) = self.known_count() {
-            return Ok(count);
-        }
-        let memory = self.memory();
-        let mut count = 0;
-        self.for_each(|_, _| count += 1)?;
-        // What is put in meanwhile changes the memory, and is doubted the next time.
-        self.left_at.set(memory);
-        self.left.set(memory.map(|_| count));
-        Ok(count)
-    }
-
-    fn explain(&self, error: io::Error) -> anyhow::Error {
+    fn explain(self, error: io::Error) -> anyhow::Error {
         // Hash maps answer E2BIG when full, tries ENOSPC.
         let is_full = matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC));
         if is_full {
-            return anyhow!(Full { map: self.name, capacity: self.capacity });
+            return Full { map: self.name, capacity: self.capacity }.into();
         }
-        anyhow!(error).context(format!("changed {}", self.name))
+        anyhow!(error).context(format!("could not change {}", self.name))
     }
 }
 
-/// A map that has no room left.
+/// The error of a map without room for another ban.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full {
     map: &'static str,
