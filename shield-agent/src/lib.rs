@@ -25,6 +25,7 @@ mod news;
 mod notify;
 mod owner;
 mod performer;
+mod random;
 mod replay;
 mod search_engines;
 mod source;

@@ -33,6 +33,7 @@ use crate::memory;
 use crate::notify::{self, Notifier, Outbox};
 use crate::owner::{Handle, Inbox, Message, Owner};
 use crate::performer::{Announce, Job, Performer};
+use crate::random;
 use crate::search_engines::SearchEngines;
 use crate::source::{self, Pool, Sources};
 use crate::store::BootId;
@@ -208,7 +209,7 @@ fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<Restored> {
     problems.iter().for_each(|problem| tracing::warn!("{problem}"));
     let allowlist = Allowlist::new(config.allow.iter().copied().chain(loaded.allowed).chain(host));
     let mut engine =
-        Engine::new(settings, config.policy.clone(), allowlist, loaded.next_serial, random_seed()?);
+        Engine::new(settings, config.policy.clone(), allowlist, loaded.next_serial, u64::from_ne_bytes(random::bytes()?));
     engine.restore_totals(loaded.totals);
     if let Some(saved) = &loaded.baseline
         && let Err(error) = engine.restore_baseline(saved)
@@ -236,16 +237,6 @@ fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<Restored> {
     let checkpoint = |(source, position)| Checkpoint { source, position };
     let checkpoints = loaded.checkpoints.into_iter().map(checkpoint).collect();
     Ok(Restored { engine, desired, leftovers, checkpoints })
-}
-
-fn random_seed() -> Result<u64> {
-    let mut bytes = [0; 8];
-    std::io::Read::read_exact(
-        &mut std::fs::File::open("/dev/urandom").context("cannot open /dev/urandom")?,
-        &mut bytes,
-    )
-    .context("cannot read /dev/urandom")?;
-    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// The enforcers that a lift waits for.

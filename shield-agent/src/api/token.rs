@@ -1,12 +1,14 @@
 //! The bearer token that changes over TCP need: made at the first start, kept in a file of mode 0600, never shown.
 
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use subtle::ConstantTimeEq;
+
+use crate::random;
 
 const TOKEN_BYTES: usize = 32;
 
@@ -88,10 +90,7 @@ impl Token {
 }
 
 fn random_hex() -> Result<String> {
-    let mut bytes = [0u8; TOKEN_BYTES];
-    fs::File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .context("reading random bytes for the API token from /dev/urandom")?;
+    let bytes = random::bytes::<TOKEN_BYTES>()?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
