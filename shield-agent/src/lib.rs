@@ -18,6 +18,7 @@ mod cli;
 mod clock;
 mod config;
 mod dry_run;
+mod duration;
 mod enforce;
 mod host;
 mod memory;

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use jiff::{Span, SpanRelativeTo, Timestamp};
+use jiff::Timestamp;
 
 use crate::api::types::{MAX_TERM_SECS, Term};
+use crate::duration;
 
 /// Arguments that contradict each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +32,9 @@ pub(crate) fn term(text: &str) -> Result<Term, String> {
     }
 }
 
-/// Parses a duration into whole seconds; days have 24 hours.
+/// Parses a duration into seconds.
 pub(crate) fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is not a duration such as 90s, 10m, 2h, 7d or `1d 12h`");
-    let span: Span = text.trim().parse().map_err(|_| wrong())?;
-    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-    u64::try_from(duration.as_secs()).map_err(|_| wrong())
+    duration::seconds(text).map_err(|error| error.to_string())
 }
 
 /// Parses a moment into milliseconds since the Unix epoch: RFC 3339 with an offset, or a local date and time.

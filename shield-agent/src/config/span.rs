@@ -1,52 +1,22 @@
-//! Spans of time as people write them: `10s`, `30m`, `2h`, `7d`, `permanent`, or a number of seconds.
+//! Durations in the configuration: a text of [`crate::duration`]'s grammar, a number of seconds, or `permanent`.
 
-use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::duration::{self, InvalidDuration};
 use shield_engine::backoff::Term;
-
-/// A hundred years: what is longer is a slip of the finger, and would overflow milliseconds somewhere.
-const LONGEST_SECS: u64 = 100 * 366 * 86_400;
 
 /// A whole number of seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span(pub u64);
 
-/// Why a text is not a span of time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NotASpan(String);
-
-impl fmt::Display for NotASpan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} is not a span of time: write a number with s, m, h or d, such as 90s, 10m, 2h, 30d",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for NotASpan {}
-
 impl FromStr for Span {
-    type Err = NotASpan;
+    type Err = InvalidDuration;
 
-    fn from_str(written: &str) -> Result<Span, NotASpan> {
-        let bad = || NotASpan(written.to_owned());
-        let text = written.trim();
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
-        let unit = match text[digits.len()..].trim() {
-            "" | "s" | "sec" | "secs" => 1,
-            "m" | "min" | "mins" => 60,
-            "h" | "hour" | "hours" => 3600,
-            "d" | "day" | "days" => 86_400,
-            "w" | "week" | "weeks" => 604_800,
-            _ => return Err(bad()),
-        };
-        let number: u64 = digits.parse().map_err(|_| bad())?;
-        number.checked_mul(unit).filter(|secs| *secs <= LONGEST_SECS).map(Span).ok_or_else(bad)
+    fn from_str(text: &str) -> Result<Span, InvalidDuration> {
+        let number = text.trim().parse().ok().and_then(duration::within_bounds);
+        number.map_or_else(|| duration::seconds(text), Ok).map(Span)
     }
 }
 
@@ -77,9 +47,9 @@ impl<'de> Deserialize<'de> for Span {
 pub(crate) struct TermSpan(pub Term);
 
 impl FromStr for TermSpan {
-    type Err = NotASpan;
+    type Err = InvalidDuration;
 
-    fn from_str(text: &str) -> Result<TermSpan, NotASpan> {
+    fn from_str(text: &str) -> Result<TermSpan, InvalidDuration> {
         match text.trim() {
             "permanent" | "forever" => Ok(TermSpan(Term::Permanent)),
             other => other.parse().map(|Span(secs)| TermSpan(Term::Secs(secs))),
@@ -110,7 +80,8 @@ mod tests {
         check("1w", Some(604_800));
         check("", None);
         check("-5s", None);
-        check("1.5h", None);
+        check("1.5h", Some(5400));
+        check("1d 12h", Some(129_600));
         check("10 fortnights", None);
         check("99999999999d", None);
         check("permanent", None);
