@@ -1,9 +1,9 @@
-//! What must never be banned because this host needs it: its own addresses, gateways, resolvers, and whoever is
-//! logged in by SSH. Read from the kernel; nothing here is changed.
+//! Addresses that must never be banned because this host needs them: its own, gateways, resolvers, and the peers of live
+//! SSH sessions. Only reads.
 //!
-//! [`Watch`] looks every few seconds and reads again only what may have changed since: addresses and gateways when the
-//! kernel announced a change of the network, new processes, and connections when sshd holds other ones. Every
-//! twelfth look reads everything.
+//! [`Watch`] scans every few seconds and reads again only what may have changed: addresses and gateways after the kernel
+//! announced a change of the network, new processes, and connections when sshd's sockets changed. Every twelfth scan
+//! reads everything, in case an announcement was missed or a process number was reused.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,47 +14,45 @@ use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use procfs::process::{FDTarget, Process};
 
-use crate::news::News;
+use crate::network_monitor::NetworkMonitor;
 use shield_engine::allowlist::{AllowReason, Allowed};
 
-/// One look in so many trusts nothing that was read before: every minute when there is one every 5 s.
-const LOOKS_AT_ALL: u32 = 12;
+/// Every n-th scan uses nothing that was read before: once a minute with a scan every 5 s.
+const FULL_SCAN_EVERY: u32 = 12;
 
-/// The reasons that [`addresses`] finds entries for.
+/// The reasons of the entries that a scan returns.
 pub(crate) const REASONS: [AllowReason; 4] =
     [AllowReason::OwnAddress, AllowReason::Gateway, AllowReason::Resolver, AllowReason::SshSession];
 
-/// What one look finds: every address of this host's that must not be banned, and a line for each thing that could not
-/// be read.
+/// The result of a scan: sorted entries, and a message for each thing that could not be read.
 pub(crate) type Found = (Vec<Allowed>, Vec<String>);
 
-/// Every address of this host's that must not be banned, once.
+/// Scans once.
 pub(crate) fn addresses() -> Found {
-    Watch::begin().look()
+    Watch::new().scan()
 }
 
-/// Looks again and again.
+/// Repeated scans.
 pub(crate) struct Watch {
-    looks: u32,
-    news: News,
-    /// Own addresses and gateways, as of the last news.
+    scans: u32,
+    monitor: NetworkMonitor,
+    /// Own addresses and gateways as of the last change of the network; `None` when they have to be read.
     network: Option<Vec<(AllowReason, IpAddr)>>,
     sessions: Sessions,
 }
 
 impl Watch {
-    /// A watch in the network namespace of the calling thread, which has seen nothing yet.
-    pub(crate) fn begin() -> Watch {
-        Watch { looks: 0, news: News::of_network(), network: None, sessions: Sessions::default() }
+    /// Watches the network namespace of the calling thread.
+    pub(crate) fn new() -> Watch {
+        Watch { scans: 0, monitor: NetworkMonitor::new(), network: None, sessions: Sessions::default() }
     }
 
-    /// What there is now.
-    pub(crate) fn look(&mut self) -> Found {
-        let at_all = self.looks.is_multiple_of(LOOKS_AT_ALL);
-        self.looks = self.looks.wrapping_add(1);
+    pub(crate) fn scan(&mut self) -> Found {
+        let full = self.scans.is_multiple_of(FULL_SCAN_EVERY);
+        self.scans = self.scans.wrapping_add(1);
         let mut found = Vec::new();
         let mut problems = Vec::new();
-        if self.news.came() || at_all {
+        if self.monitor.changed() || full {
             self.network = None;
         }
         match self.network.clone() {
@@ -66,7 +64,7 @@ impl Watch {
             Err(error) => problems.push(format!("{error:#}")),
         };
         take(AllowReason::Resolver, resolvers(Path::new("/etc/resolv.conf")));
-        take(AllowReason::SshSession, self.sessions.peers(at_all));
+        take(AllowReason::SshSession, self.sessions.peers(full));
         let clients = found.into_iter().filter(|(_, addr)| is_client(addr));
         let mut found: Vec<Allowed> = clients.map(|(reason, addr)| entry(addr, reason)).collect();
         found.sort_unstable();
@@ -75,12 +73,12 @@ impl Watch {
     }
 }
 
-/// Own addresses and gateways; also returned, when all of it could be read.
+/// Appends own addresses and gateways to `found`. Returns them too when all could be read: only then may they be kept.
 fn read_network(
     found: &mut Vec<(AllowReason, IpAddr)>,
     problems: &mut Vec<String>,
 ) -> Option<Vec<(AllowReason, IpAddr)>> {
-    let (before, sound) = (found.len(), problems.len());
+    let (first, problems_before) = (found.len(), problems.len());
     let read = [
         (AllowReason::OwnAddress, own_addresses()),
         (AllowReason::Gateway, ipv4_gateways()),
@@ -92,21 +90,21 @@ fn read_network(
             Err(error) => problems.push(format!("{error:#}")),
         }
     }
-    (problems.len() == sound).then(|| found[before..].to_vec())
+    (problems.len() == problems_before).then(|| found[first..].to_vec())
 }
 
 fn entry(addr: IpAddr, reason: AllowReason) -> Allowed {
     Allowed { network: IpNet::from(addr.to_canonical()), reason }
 }
 
-/// Special addresses are on the allowlist anyway.
+/// Special addresses are on the allowlist anyway, and would only lengthen it.
 fn is_client(addr: &IpAddr) -> bool {
     let link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
     !(addr.is_loopback() || addr.is_unspecified() || addr.is_multicast() || link_local)
 }
 
 fn own_addresses() -> Result<Vec<IpAddr>> {
-    let interfaces = getifaddrs().context("cannot list this host's addresses")?;
+    let interfaces = getifaddrs().context("could not list this host's addresses")?;
     let addr = |storage: nix::sys::socket::SockaddrStorage| {
         let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
         v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
@@ -129,7 +127,7 @@ fn ipv6_gateways() -> Result<Vec<IpAddr>> {
     match std::fs::read_to_string("/proc/net/ipv6_route") {
         Ok(text) => Ok(text.lines().filter_map(ipv6_gateway).collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).context("cannot read /proc/net/ipv6_route"),
+        Err(error) => Err(error).context("could not read /proc/net/ipv6_route"),
     }
 }
 
@@ -143,7 +141,7 @@ fn resolvers(path: &Path) -> Result<Vec<IpAddr>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text.lines().filter_map(resolver).collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) => Err(error).with_context(|| format!("could not read {}", path.display())),
     }
 }
 
@@ -154,57 +152,58 @@ fn resolver(line: &str) -> Option<IpAddr> {
     addr.split('%').next()?.parse().ok()
 }
 
-/// Who is logged in by SSH.
+/// The live SSH sessions, and what makes the next scan cheap.
 #[derive(Default)]
 struct Sessions {
-    /// Processes that were seen at the last look and were not sshd.
-    seen: BTreeSet<i32>,
-    /// Those of them that were seen before as well: they have become what they are, and are not asked again.
+    /// Processes that were new at the last scan and were not sshd.
+    new: BTreeSet<i32>,
+    /// Processes that were not sshd at two scans. Their name is not read again: a process forked for a session runs sshd's
+    /// program long before the second scan.
     others: BTreeSet<i32>,
-    /// The sockets of all sshd processes, and the far ends of those that are connected.
+    /// The sockets of all sshd processes, and the peers of those that are connected.
     known: Option<(HashSet<u64>, Vec<IpAddr>)>,
 }
 
 impl Sessions {
-    /// The far ends of established connections that belong to an sshd process, whatever port it listens on.
-    fn peers(&mut self, at_all: bool) -> Result<Vec<IpAddr>> {
-        if at_all {
+    /// The peers of established connections that belong to an sshd process, whatever port it listens on.
+    fn peers(&mut self, full: bool) -> Result<Vec<IpAddr>> {
+        if full {
             *self = Sessions::default();
         }
-        let sshds = self.sshds().context("cannot look for SSH sessions in /proc")?;
+        let sshds = self.sshds().context("could not look for SSH sessions in /proc")?;
         let sockets: HashSet<u64> = sshds.into_iter().flat_map(sockets_of).collect();
         match &self.known {
             Some((known, peers)) if *known == sockets => Ok(peers.clone()),
             _ => {
-                let peers = far_ends(&sockets)?;
+                let peers = peers_of(&sockets)?;
                 self.known = Some((sockets, peers.clone()));
                 Ok(peers)
             }
         }
     }
 
-    /// The sshd processes. Only those that were not there at two looks are asked for their name.
+    /// The sshd processes. Reads the names only of processes that are not in `others`.
     fn sshds(&mut self) -> Result<Vec<i32>> {
         let mut found = Vec::new();
-        let (mut seen, mut others) = (BTreeSet::new(), BTreeSet::new());
+        let (mut new, mut others) = (BTreeSet::new(), BTreeSet::new());
         for entry in std::fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             if self.others.contains(&pid) {
                 others.insert(pid);
             } else if is_sshd(pid) {
                 found.push(pid);
-            } else if self.seen.contains(&pid) {
+            } else if self.new.contains(&pid) {
                 others.insert(pid);
             } else {
-                seen.insert(pid);
+                new.insert(pid);
             }
         }
-        (self.seen, self.others) = (seen, others);
+        (self.new, self.others) = (new, others);
         Ok(found)
     }
 }
 
-/// Processes come and go while we look: one that is gone holds no session.
+/// An unreadable name counts as no: processes end during the scan, and one that ended holds no session.
 fn is_sshd(pid: i32) -> bool {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
     name.is_ok_and(|name| matches!(name.trim_end(), "sshd" | "sshd-session"))
@@ -216,11 +215,11 @@ fn sockets_of(pid: i32) -> Vec<u64> {
     fds.flatten().filter_map(|fd| socket(fd.target)).collect()
 }
 
-fn far_ends(sockets: &HashSet<u64>) -> Result<Vec<IpAddr>> {
+fn peers_of(sockets: &HashSet<u64>) -> Result<Vec<IpAddr>> {
     if sockets.is_empty() {
         return Ok(Vec::new());
     }
-    let mut entries = procfs::net::tcp().context("cannot read /proc/net/tcp")?;
+    let mut entries = procfs::net::tcp().context("could not read /proc/net/tcp")?;
     entries.extend(procfs::net::tcp6().unwrap_or_default());
     let established = entries
         .into_iter()
@@ -229,7 +228,7 @@ fn far_ends(sockets: &HashSet<u64>) -> Result<Vec<IpAddr>> {
 }
 
 fn read(path: &str) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))
+    std::fs::read_to_string(path).with_context(|| format!("could not read {path}"))
 }
 
 #[cfg(test)]
@@ -259,23 +258,23 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_asked_for_its_name_at_two_looks() {
+    fn the_name_of_a_process_is_read_at_two_scans() {
         let own = std::process::id() as i32;
         let mut sessions = Sessions::default();
         sessions.sshds().unwrap();
-        assert!(sessions.seen.contains(&own) && !sessions.others.contains(&own));
+        assert!(sessions.new.contains(&own) && !sessions.others.contains(&own));
         sessions.sshds().unwrap();
-        assert!(!sessions.seen.contains(&own) && sessions.others.contains(&own));
+        assert!(!sessions.new.contains(&own) && sessions.others.contains(&own));
         sessions.peers(true).unwrap();
-        assert!(!sessions.others.contains(&own), "a look at all trusts nothing");
+        assert!(!sessions.others.contains(&own), "a full scan starts over");
     }
 
     #[test]
-    fn every_look_finds_the_same() {
-        let mut watch = Watch::begin();
-        let first = watch.look();
+    fn every_scan_finds_the_same() {
+        let mut watch = Watch::new();
+        let first = watch.scan();
         assert!(watch.network.is_some(), "{first:?}");
-        assert_eq!(watch.look(), first);
+        assert_eq!(watch.scan(), first);
     }
 
     #[test]

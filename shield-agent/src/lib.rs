@@ -22,7 +22,7 @@ mod duration;
 mod enforce;
 mod host;
 mod memory;
-mod news;
+mod network_monitor;
 mod notify;
 mod owner;
 mod performer;

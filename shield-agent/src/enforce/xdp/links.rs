@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use shield_common::SLOTS;
 
-use crate::news::News;
+use crate::network_monitor::NetworkMonitor;
 
 use super::attach::Attachment;
 use super::interfaces::{Chosen, Refused, Selection};
@@ -16,7 +16,7 @@ pub(super) struct Links {
     attachments: Vec<Attachment>,
     refused: Vec<Refused>,
     next_slot: u32,
-    network: News,
+    network: NetworkMonitor,
     /// Whether every chosen interface was guarded or refused at the last change of the network.
     all_known: bool,
 }
@@ -27,7 +27,7 @@ impl Links {
             attachments: Vec::new(),
             refused: Vec::new(),
             next_slot: 0,
-            network: News::of_network(),
+            network: NetworkMonitor::new(),
             all_known: false,
         }
     }
