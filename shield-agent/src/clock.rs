@@ -1,10 +1,11 @@
-//! The one file that reads clocks.
+//! Reads the clocks that the engine's time is made of. Timers and timeouts of the shell use `std::time::Instant` and
+//! tokio's clock; nothing that the engine decides depends on those.
 
 use nix::time::{ClockId, clock_gettime};
 
 use shield_engine::time::Now;
 
-/// Both clocks, now.
+/// The wall clock and the boot clock.
 pub fn now() -> Now {
     Now { wall_ms: read_ms(ClockId::CLOCK_REALTIME), boot_ms: read_ms(ClockId::CLOCK_BOOTTIME) as u64 }
 }

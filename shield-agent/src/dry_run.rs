@@ -1,25 +1,25 @@
-//! What a dry run announces: the engine decides as always and knows no difference; people are told that nobody is
-//! dropped. Applied between the performer and everybody who tells people.
+//! Turns a dry run's notices into what is true: bans become "would ban". The engine decides as always and does not know
+//! that the run is dry, so that a dry run shows what a real one would do.
 
 use std::borrow::Cow;
 
-use crate::performer::Announce;
+use crate::pipeline::Announce;
 use shield_engine::action::Notice;
 
-/// Why a dry run bans nobody.
+/// The reason in a dry run's "would ban" notices.
 pub(crate) const BECAUSE: &str = "dry run";
 
-/// Tells `announce` what would have happened.
-pub(crate) fn told(mut announce: Announce) -> Announce {
+/// Wraps a receiver of notices.
+pub(crate) fn announce(mut receiver: Announce) -> Announce {
     Box::new(move |notice| {
-        if let Some(notice) = as_it_is(notice) {
-            announce(&notice);
+        if let Some(notice) = translate(notice) {
+            receiver(&notice);
         }
     })
 }
 
-/// `None` for what is no news: whoever is not dropped still comes through.
-fn as_it_is(notice: &Notice) -> Option<Cow<'_, Notice>> {
+/// Returns `None` for leaks: a client that is not dropped is expected to get through.
+fn translate(notice: &Notice) -> Option<Cow<'_, Notice>> {
     Some(match notice {
         Notice::Leaking { .. } => return None,
         Notice::Banned(ban) => Cow::Owned(Notice::WouldBan { ban: ban.clone(), because: BECAUSE.to_owned() }),
@@ -46,11 +46,11 @@ mod tests {
     use shield_engine::verdict::Rule;
 
     #[test]
-    fn nobody_is_said_to_be_banned() {
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let ears = Arc::clone(&heard);
-        let mut announce = told(Box::new(move |notice| {
-            ears.lock().unwrap().push(text::notice_line(notice));
+    fn no_notice_claims_a_ban() {
+        let texts = Arc::new(Mutex::new(Vec::new()));
+        let received = Arc::clone(&texts);
+        let mut announce = announce(Box::new(move |notice| {
+            received.lock().unwrap().push(text::notice_line(notice));
         }));
         let client = "192.0.2.7".parse().unwrap();
         announce(&Notice::Banned(Box::new(BanRecord {
@@ -77,6 +77,6 @@ mod tests {
             "192.0.2.7 would be banned for 10 min, but is not (dry run): scraping",
             "ban of 192.0.2.7 ended after 1 min 1 s: lifted by an operator (dry run; asked for by mail)",
         ];
-        assert_eq!(*heard.lock().unwrap(), expected);
+        assert_eq!(*texts.lock().unwrap(), expected);
     }
 }

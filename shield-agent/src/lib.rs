@@ -1,7 +1,7 @@
 //! Shield's agent: reads an access log, learns what traffic looks like, and makes the kernel drop what does not.
 //!
 //! This crate is the shell around `shield-engine`, which decides, and `shield-logline`, which reads lines. Its only
-//! public surface is the command line; start reading at `wire.rs`.
+//! public surface is the command line; start reading at `agent/mod.rs`.
 
 #![cfg_attr(
     not(feature = "test-support"),
@@ -12,8 +12,8 @@
     allow(missing_docs, reason = "what only tests and benchmarks reach is documented where it needs to be")
 )]
 
+mod agent;
 mod api;
-mod backend;
 mod cli;
 mod clock;
 mod config;
@@ -26,6 +26,7 @@ mod network_monitor;
 mod notify;
 mod owner;
 mod performer;
+mod pipeline;
 mod random;
 mod replay;
 mod search_engines;
@@ -34,7 +35,6 @@ mod store;
 #[cfg(feature = "test-support")]
 pub mod test_support;
 mod text;
-mod wire;
 
 pub use cli::print::error as print_error;
 pub use cli::{Cli, Exit};

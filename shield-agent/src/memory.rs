@@ -1,5 +1,5 @@
-//! Gives back the memory that only the start needed: a few seconds of reading the kernel's types, the database and the
-//! arguments leave free memory in the heap and most of the program mapped, for an agent that then runs for months.
+//! Returns memory that only the start needed to the kernel: a few seconds of reading the kernel's types, the database and
+//! the arguments leave free memory in the heap and most of the program mapped, in an agent that then runs for months.
 #![expect(unsafe_code, reason = "malloc_trim and madvise are calls of the C library")]
 
 use std::fs;
@@ -7,14 +7,15 @@ use std::ops::Range;
 
 use anyhow::{Context as _, Result};
 
-/// From here on, a buffer is large.
+/// Buffers from this size on get a mapping of their own.
 const LARGE_BYTES: i32 = 1 << 20;
 
-/// Has large buffers mapped by themselves for ever: else the first ones freed at the start teach the C library to take
-/// later ones from the heap, where they stay, and where zeroes take memory. To be called first of all.
+/// Fixes the size from which buffers get a mapping of their own. By default glibc raises that threshold when the first
+/// large buffers are freed, and later ones then come from the heap, where they are not returned and where zeroed memory
+/// is resident. Call it before any other thread exists.
 pub(crate) fn keep_large_buffers_apart() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it takes numbers. It is called before there are other threads.
+    // SAFETY: it takes numbers, and is called before there are other threads.
     let _ = unsafe {
         (
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES),
@@ -23,36 +24,37 @@ pub(crate) fn keep_large_buffers_apart() {
     };
 }
 
-/// Gives free memory of the heap back to the kernel. Takes milliseconds; allocations wait meanwhile.
+/// Returns the heap's free memory to the kernel. Takes milliseconds, during which allocations wait.
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes a number, and may be called at any time by any thread.
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
-/// Unmaps the program's own code and constants: what is used again is mapped again from the page cache when it is
-/// touched, the rest no longer counts.
+/// Drops the program's own code and constants from resident memory. Pages in use come back from the page cache when they
+/// are touched.
 ///
 /// # Errors
 /// When the mappings cannot be read, or the kernel refuses.
-pub(crate) fn let_go_of_program() -> Result<()> {
-    let program = fs::read_link("/proc/self/exe").context("asked for this program's own path")?;
-    let maps = fs::read_to_string("/proc/self/maps").context("read this process' mappings")?;
+pub(crate) fn unmap_program() -> Result<()> {
+    let program =
+        fs::read_link("/proc/self/exe").context("could not read the path of the running program")?;
+    let maps = fs::read_to_string("/proc/self/maps").context("could not read /proc/self/maps")?;
     let program = program.to_string_lossy();
     for range in maps.lines().filter_map(|line| unwritten(line, &program)) {
         // SAFETY: the range is a whole private mapping of a file that this process never writes to (see `unwritten`), so
         // that the kernel puts back the very same bytes at the next access.
-        let done = unsafe { libc::madvise(range.start as *mut _, range.len(), libc::MADV_DONTNEED) };
-        if done != 0 {
-            return Err(std::io::Error::last_os_error()).context("let go of the program's mapping");
+        let result = unsafe { libc::madvise(range.start as *mut _, range.len(), libc::MADV_DONTNEED) };
+        if result != 0 {
+            return Err(std::io::Error::last_os_error()).context("could not drop the program's pages");
         }
     }
     Ok(())
 }
 
-/// The mapping in this line of `/proc/self/maps`, when it is one of `program` that was never written to: its code, and what
-/// lies before it with the file's head. Other read-only mappings were written by the dynamic linker before they were
-/// protected.
+/// Returns the mapping of this line of `/proc/self/maps` when it belongs to `program` and was never written to: the code,
+/// and the mapping of the file's head. Other read-only mappings were written by the dynamic linker before they were
+/// protected, and dropping them would undo its relocations.
 fn unwritten(line: &str, program: &str) -> Option<Range<usize>> {
     let (fields, path) = line.split_once('/')?;
     if path != program.strip_prefix('/')? {
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_never_written_is_let_go_of() {
+    fn only_mappings_never_written_to_are_dropped() {
         let check = |rights: &str, offset: &str, path: &str, expected: Option<Range<usize>>| {
             let line = format!("55d0c000-55d0f000 {rights} {offset} fe:00 1234    {path}");
             assert_eq!(unwritten(&line, "/usr/bin/shield-agent"), expected, "{line}");
@@ -95,7 +97,7 @@ mod tests {
         static RELOCATED: [&str; 2] = ["shield", "agent"];
         let before = RELOCATED.concat();
         trim_heap();
-        let_go_of_program().unwrap();
+        unmap_program().unwrap();
         assert_eq!(RELOCATED.concat(), before);
     }
 }

@@ -1,7 +1,8 @@
-//! The one interpreter of the engine's actions: store (committed) -> enforcers -> audit, Slack, webhook, live page.
+//! Performs the engine's actions in a fixed order: store (committed), enforcers, replies, then the audit log, Slack,
+//! webhook and live page.
 //!
-//! Jobs that tell the kernel to drop somebody, and commands that somebody waits for, overtake the bulk (expiries of
-//! 100,000 bans, positions, lifted outcomes): serial numbers make that safe, see `engine::ledger` and `queue`.
+//! Urgent jobs (those that ban somebody or answer a command) overtake bulk jobs (expiries of 100,000 bans, positions).
+//! Serial numbers make that safe, see `engine::ledger` and `queue`.
 
 mod queue;
 
@@ -10,49 +11,33 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use ipnet::IpNet;
-use tokio::sync::oneshot;
-
 use self::queue::Queue;
 use crate::clock;
 use crate::enforce::interpreter::Interpreter;
-use crate::owner::{Handle, Message};
+use crate::pipeline::{Announce, Handle, Job, Message};
 use crate::store::writer::Writer;
-use shield_engine::action::{Action, Notice, Record, Reply};
+use shield_engine::action::{Action, Record};
 
-/// How long the performer sleeps at most when there is nothing to do: its timer stands still while the machine sleeps,
-/// and the clock that the store's work is due by does not.
-const IDLE: Duration = Duration::from_secs(15);
+/// The longest sleep. The timer of `recv_timeout` stands still while the machine is suspended, but the store's work is
+/// due by the boot clock, which does not.
+const MAX_IDLE: Duration = Duration::from_secs(15);
+/// The shortest sleep, so that work that cannot make progress does not spin.
+const MIN_IDLE: Duration = Duration::from_millis(10);
 
-/// The actions of one event, with what belongs to them.
-pub struct Job {
-    /// What to do, in order.
-    pub actions: Vec<Action>,
-    /// The networks that must get through, when the allowlist changed.
-    pub exempt: Option<Vec<IpNet>>,
-    /// Who waits for the reply.
-    pub answer: Option<oneshot::Sender<Reply>>,
-}
-
-/// Takes a notice to people. Never blocks for long: queues are bounded and full ones are counted, not waited for.
-pub(crate) type Announce = Box<dyn FnMut(&Notice) + Send>;
-
-/// Performs actions. Owns the store's writing end and the notifier.
+/// Owns the only connection that writes to the store.
 pub(crate) struct Performer {
-    /// The store's writing end.
     pub writer: Writer,
-    /// Told what to drop.
     pub interpreter: Arc<Interpreter>,
-    /// Whom notices go to, in order: the audit log first, then Slack and webhook, the live page.
+    /// Receivers of notices, in order: the notifier (audit log, Slack, webhook) before the live page.
     pub announce: Vec<Announce>,
-    /// Where the store's own state is reported.
+    /// Receives reports about the store.
     pub owner: Handle,
-    /// Set to how many records are not in the database yet, for metrics.
+    /// Records that are not in the database yet, for metrics.
     pub backlog: Arc<AtomicU64>,
 }
 
 impl Performer {
-    /// Runs until every sender of jobs is gone, then finishes what is queued and closes the store.
+    /// Runs until every sender of jobs is gone, then performs the queued jobs and closes the store.
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
         let mut queue = Queue::default();
         let mut open = true;
@@ -60,24 +45,24 @@ impl Performer {
             if queue.is_empty() {
                 open = self.wait(jobs, &mut queue);
             }
-            jobs.try_iter().for_each(|job| queue.put(job));
+            jobs.try_iter().for_each(|job| queue.push(job));
             self.perform(queue.next());
             self.backlog.store(self.writer.backlog() as u64, Ordering::Relaxed);
         }
         if let Err(error) = self.writer.finish(clock::now()) {
-            tracing::error!("the store was not closed cleanly: {error:#}");
+            tracing::error!("could not close the store cleanly: {error:#}");
         }
     }
 
-    /// Waits for a job or until the store has work of its own; `false` when no more jobs can come.
+    /// Waits for a job or until the store's own work is due; returns `false` when no more jobs can come.
     fn wait(&mut self, jobs: &Receiver<Job>, queue: &mut Queue) -> bool {
         let now = clock::now();
         if let Some(report) = self.writer.work(now) {
-            self.owner.say(Message::Part(report));
+            self.owner.send(Message::Part(report));
         }
         let until_work = Duration::from_millis(self.writer.next_work_ms().saturating_sub(now.boot_ms));
-        match jobs.recv_timeout(IDLE.min(until_work.max(Duration::from_millis(10)))) {
-            Ok(job) => queue.put(job),
+        match jobs.recv_timeout(until_work.clamp(MIN_IDLE, MAX_IDLE)) {
+            Ok(job) => queue.push(job),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
         }
@@ -108,11 +93,11 @@ impl Performer {
         }
         if !orders.is_empty() {
             self.interpreter.submit(orders);
-            // Who was just woken to drop somebody goes before people are told of it, also where both share a processor.
+            // The enforcer's thread was just woken: on a shared processor it runs before this one announces the ban.
             std::thread::yield_now();
         }
         for (answer, reply) in replies {
-            // Whoever asked may have gone away.
+            // Fails when the client has disconnected.
             let _ = answer.send(reply);
         }
         for notice in &notices {
@@ -120,14 +105,14 @@ impl Performer {
         }
     }
 
-    /// Commits, or keeps the records until the store works again: a ban that cannot be saved is still enforced, its
-    /// end is in the kernel, and the store's state says that it is not saved.
+    /// Commits the records, or holds them until the store works again. A ban that cannot be saved is still enforced: its
+    /// end is in the kernel, and the store's state reports that it is not saved.
     fn commit(&mut self, records: Vec<Record>) {
         if records.is_empty() {
             return;
         }
         if let Some(report) = self.writer.commit(records, clock::now()).report {
-            self.owner.say(Message::Part(report));
+            self.owner.send(Message::Part(report));
         }
     }
 }

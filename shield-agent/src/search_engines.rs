@@ -1,16 +1,16 @@
-//! Whether an address is a search engine's: its reverse name lies in a known domain, and that name leads back to the
-//! address (the check that the engines themselves publish). Asked only at the moment of a ban, off the hot path, and
-//! remembered.
+//! Verifies by DNS that an address is a search engine's: its reverse name lies in a known domain, and that name resolves
+//! back to the address (the check that the engines themselves publish). Runs only at the moment of a ban, on a thread of
+//! its own, and caches the result.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::owner::{Handle, Message, Verified};
+use crate::pipeline::{Handle, Message, Verified};
 use shield_engine::client::Client;
 
-/// Domains under which the engines' crawlers resolve, as their operators document. Never a hoster's domain: everybody
-/// can rent a name under `googleusercontent.com`.
+/// Domains under which the engines' crawlers resolve, as their operators document. Never a hosting provider's
+/// domain: anyone can rent a name under `googleusercontent.com`.
 const DOMAINS: [&str; 9] = [
     "googlebot.com",
     "google.com",
@@ -22,12 +22,10 @@ const DOMAINS: [&str; 9] = [
     "yandex.com",
     "yandex.net",
 ];
-/// Answers remembered at most.
-const MAX_REMEMBERED: usize = 10_000;
-/// Questions under way at most; beyond it a client is simply not verified.
-const MAX_ASKING: usize = 16;
+const MAX_CACHED: usize = 10_000;
+/// Lookups at the same time. Beyond it a client counts as not verified: a flood must not start a thread for each address.
+const MAX_LOOKUPS: usize = 16;
 
-/// Asks DNS, remembers answers.
 #[derive(Clone, Default)]
 pub(crate) struct SearchEngines {
     inner: Arc<Mutex<Inner>>,
@@ -36,51 +34,51 @@ pub(crate) struct SearchEngines {
 #[derive(Default)]
 struct Inner {
     answers: HashMap<IpAddr, Verified>,
-    asking: usize,
+    lookups: usize,
 }
 
 impl SearchEngines {
-    /// Finds out about an address and tells the owner; never blocks.
+    /// Verifies an address and sends the result to the owner. Never blocks.
     pub(crate) fn verify(&self, client: Client, addr: IpAddr, owner: &Handle) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let known = inner.answers.get(&addr).copied();
-        if known.is_some() || inner.asking >= MAX_ASKING {
-            return owner.say(Message::BotVerified(client, known.unwrap_or(Verified::Unknown)));
+        if known.is_some() || inner.lookups >= MAX_LOOKUPS {
+            return owner.send(Message::BotVerified(client, known.unwrap_or(Verified::Unknown)));
         }
-        inner.asking += 1;
+        inner.lookups += 1;
         drop(inner);
         let (this, owner) = (self.clone(), owner.clone());
-        let asked = std::thread::Builder::new().name("dns".to_owned()).spawn(move || {
-            let verified = ask(addr);
-            this.remember(addr, verified);
-            owner.say(Message::BotVerified(client, verified));
+        let started = std::thread::Builder::new().name("dns".to_owned()).spawn(move || {
+            let verified = lookup(addr);
+            this.cache(addr, verified);
+            owner.send(Message::BotVerified(client, verified));
         });
-        if let Err(error) = asked {
-            // The engine bans after its time limit.
-            tracing::warn!("cannot ask DNS about {addr}: {error}");
+        if let Err(error) = started {
+            // No result is sent: the engine bans after its time limit.
+            tracing::warn!("could not start the DNS lookup of {addr}: {error}");
+            self.inner.lock().unwrap_or_else(PoisonError::into_inner).lookups -= 1;
         }
     }
 
-    fn remember(&self, addr: IpAddr, verified: Verified) {
+    fn cache(&self, addr: IpAddr, verified: Verified) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.asking = inner.asking.saturating_sub(1);
-        if inner.answers.len() >= MAX_REMEMBERED {
+        inner.lookups = inner.lookups.saturating_sub(1);
+        if inner.answers.len() >= MAX_CACHED {
             inner.answers.clear();
         }
         inner.answers.insert(addr, verified);
     }
 }
 
-fn ask(addr: IpAddr) -> Verified {
+fn lookup(addr: IpAddr) -> Verified {
     let Ok(name) = dns_lookup::lookup_addr(&addr) else { return Verified::Unknown };
     if !is_crawler_name(&name) {
         return Verified::Unknown;
     }
-    let leads_back = dns_lookup::lookup_host(&name).is_ok_and(|mut addrs| addrs.any(|a| a == addr));
-    if leads_back { Verified::Genuine } else { Verified::Unknown }
+    let resolves_back = dns_lookup::lookup_host(&name).is_ok_and(|mut addrs| addrs.any(|a| a == addr));
+    if resolves_back { Verified::Genuine } else { Verified::Unknown }
 }
 
-/// Whether a host name lies under a known crawler domain.
 pub(crate) fn is_crawler_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let under = |domain: &str| name.strip_suffix(domain).is_some_and(|head| head.ends_with('.'));

@@ -80,7 +80,10 @@ pub mod notify {
     }
 }
 pub mod owner {
-    pub use crate::owner::{Handle, Message, Owner};
+    pub use crate::owner::Owner;
+}
+pub mod pipeline {
+    pub use crate::pipeline::{Handle, Message};
 }
 pub mod replay {
     pub use crate::replay::{Outcome, Replay};

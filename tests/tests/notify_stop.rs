@@ -15,7 +15,7 @@ use shield_tests::netns::Namespace;
 /// How long a message may take that must come; only a failure takes so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What the agent allows itself for its last messages (`wire::FLUSH`).
+/// What the agent allows itself for its last messages (`agent::FLUSH`).
 const FLUSH: Duration = Duration::from_secs(3);
 
 /// What the rest of the agent's end may take on a busy machine.

@@ -7,8 +7,8 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::Exit;
+use crate::agent::{self, Kernel, Options};
 use crate::config::Config;
-use crate::wire::{self, Kernel, Options};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
@@ -56,7 +56,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Exit> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    runtime.block_on(wire::run(Options { config, kernel }))?;
+    runtime.block_on(agent::run(Options { config, kernel }))?;
     // Threads blocked on standard input or DNS would delay the exit without end.
     runtime.shutdown_background();
     Ok(Exit::Done)

@@ -1,34 +1,31 @@
-//! The jobs that wait, in two lines: what is urgent goes before the bulk (expiries of 100,000 bans, positions).
+//! The performer's two queues: urgent jobs go before bulk jobs (expiries of 100,000 bans, positions).
 //!
-//! Serial numbers make that safe for bans. One thing would still be lost: a ban that ended moves to the history only
-//! while its row is there, and the client's next ban takes its row. So a ban takes its client's lifts along.
+//! Serial numbers make that safe for bans. History is the exception: a lift moves the ban's row there, and the client's
+//! next ban replaces that row. So a ban that overtakes brings the queued lifts of its client with it.
 
 use std::collections::{HashMap, VecDeque};
 
-use super::Job;
+use crate::pipeline::Job;
 use shield_engine::action::{Action, Order, Record};
 use shield_engine::client::Client;
 
-/// Bulk records committed in one transaction at most, so that a ban never waits long for the one before it.
-const BULK_RECORDS: usize = 2_000;
+/// Actions after which a bulk transaction is closed, so that a ban never waits long for the transaction before it.
+const BULK_ACTIONS: usize = 2_000;
 
-/// The jobs that wait.
 #[derive(Default)]
 pub(super) struct Queue {
     urgent: VecDeque<Job>,
     bulk: VecDeque<Job>,
-    /// Lifts in the bulk, by client.
+    /// Number of lifts in `bulk`, by client. Spares most bans a search through the whole queue.
     lifts: HashMap<Client, usize>,
 }
 
 impl Queue {
-    /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.urgent.is_empty() && self.bulk.is_empty()
     }
 
-    /// Puts a job where it belongs.
-    pub(super) fn put(&mut self, job: Job) {
+    pub(super) fn push(&mut self, job: Job) {
         if is_urgent(&job) {
             self.bring_lifts_forward(&job);
             self.urgent.push_back(job);
@@ -38,14 +35,14 @@ impl Queue {
         }
     }
 
-    /// Everything urgent, or a bounded piece of the bulk.
+    /// All urgent jobs; when there are none, a bounded number of bulk jobs.
     pub(super) fn next(&mut self) -> Vec<Job> {
         if !self.urgent.is_empty() {
             return self.urgent.drain(..).collect();
         }
         let mut piece = Vec::new();
         let mut size = 0;
-        while size < BULK_RECORDS
+        while size < BULK_ACTIONS
             && let Some(job) = self.bulk.pop_front()
         {
             self.forget_lifts(&job);
@@ -79,7 +76,7 @@ impl Queue {
     }
 }
 
-/// Jobs that make the kernel drop somebody, and those that somebody waits for.
+/// Jobs that ban somebody, and those whose reply is awaited.
 fn is_urgent(job: &Job) -> bool {
     job.answer.is_some() || job.actions.iter().any(|a| matches!(a, Action::Enforce(Order::Ban { .. })))
 }
@@ -152,9 +149,9 @@ mod tests {
     #[test]
     fn what_somebody_waits_for_overtakes_the_bulk() {
         let mut queue = Queue::default();
-        (0..100).for_each(|_| queue.put(bulk_job(1_000)));
+        (0..100).for_each(|_| queue.push(bulk_job(1_000)));
         let (answer, _answered) = oneshot::channel();
-        queue.put(Job { answer: Some(answer), ..bulk_job(1) });
+        queue.push(Job { answer: Some(answer), ..bulk_job(1) });
         assert_eq!(queue.next().len(), 1);
         assert_eq!(queue.next().len(), 2, "the bulk goes on in pieces");
     }
@@ -164,13 +161,13 @@ mod tests {
     fn a_ban_does_not_overtake_the_end_of_its_clients_last_one() {
         let (one, two) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let mut queue = Queue::default();
-        queue.put(bulk_job(1));
-        queue.put(lift(one, 1));
-        queue.put(lift(two, 2));
-        queue.put(lift(one, 3));
-        queue.put(ban(one, 4));
+        queue.push(bulk_job(1));
+        queue.push(lift(one, 1));
+        queue.push(lift(two, 2));
+        queue.push(lift(one, 3));
+        queue.push(ban(one, 4));
         assert_eq!(serials(&queue.next()), [1, 3, 4]);
-        queue.put(ban(one, 5));
+        queue.push(ban(one, 5));
         assert_eq!(serials(&queue.next()), [5], "no lift of it waits any more");
         assert_eq!(serials(&queue.next()), [2]);
         assert!(queue.is_empty() && queue.lifts.is_empty());

@@ -19,7 +19,8 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser as _, ValueEnum};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use shield_agent::test_support::owner::{Handle, Owner};
+use shield_agent::test_support::owner::Owner;
+use shield_agent::test_support::pipeline::{Handle, Message};
 use shield_agent::test_support::source::{self, FirstStart, Pool};
 use shield_engine::Engine;
 use shield_engine::allowlist::Allowlist;
@@ -241,12 +242,13 @@ fn count_by_agent(log: &Path, lines: u64) -> Result<u64> {
         ..source::Settings::of_files(log.to_str().context("the log's path is text")?)
     };
     let to_owner = handle.clone();
-    let deliver =
-        move |batch| if to_owner.lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+    let deliver = move |batch| {
+        if to_owner.send_lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
     let sources = source::Prepared::new(vec![settings]).start(&[], &pool, &deliver, &|_| {})?;
     let counted = wait_for(&handle, lines)?;
     sources.stop();
-    handle.say(shield_agent::test_support::owner::Message::Stop);
+    handle.send(Message::Stop);
     owner.join().map_err(|_| anyhow::anyhow!("the engine's thread panicked"))?;
     performer.join().map_err(|_| anyhow::anyhow!("the performer's thread panicked"))?;
     Ok(counted)
@@ -259,7 +261,7 @@ fn wait_for(handle: &Handle, lines: u64) -> Result<u64> {
     let deadline = Instant::now() + PATIENCE;
     runtime.block_on(async {
         loop {
-            let counted = handle.read(|engine, _| engine.totals().requests).await?;
+            let counted = handle.query(|engine, _| engine.totals().requests).await?;
             if counted >= lines || Instant::now() > deadline {
                 return Ok(counted);
             }

@@ -96,7 +96,7 @@ impl Links {
     /// Returns whether a chosen interface is neither guarded nor refused. Reads the interfaces only when the network has
     /// changed, or one was new at the last reading.
     fn has_new_interface(&mut self, interfaces: &Selection) -> Result<bool> {
-        if !self.network.came() && self.all_known {
+        if !self.network.changed() && self.all_known {
             return Ok(false);
         }
         self.all_known = false;

@@ -1,6 +1,6 @@
-//! What the API asks, answered from the engine (between two events), the enforcers' counters and the database.
+//! Answers the API's queries from the engine (between two events), the enforcers' counters and the database.
 //!
-//! Lists of bans come from the database, so that a million of them cost the engine nothing.
+//! Lists of bans come from the database: sorting a million of them in the engine would hold up lines.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::api::types::{BanSort, ClientState, ConfigView, Offences, PastBan};
 use crate::clock;
 use crate::enforce::Drops;
 use crate::enforce::interpreter::Interpreter;
-use crate::owner::Handle;
+use crate::pipeline::Handle;
 use crate::source;
 use crate::store::reader::{BanQuery as StoreQuery, BanSort as StoreSort, EndedBan, Reader};
 use shield_engine::Engine;
@@ -26,10 +26,9 @@ use shield_engine::event::{Command, EnforcerName, PartReport};
 use shield_engine::report::Explanation;
 use shield_engine::time::Now;
 
-/// Ended bans shown of one client.
+/// Ended bans shown for one client, at most.
 const PAST_BANS: u32 = 20;
 
-/// The agent behind the API.
 pub(crate) struct AgentBackend {
     owner: Handle,
     interpreter: Arc<Interpreter>,
@@ -39,12 +38,11 @@ pub(crate) struct AgentBackend {
     about: About,
 }
 
-/// What never changes while the agent runs.
+/// Facts that do not change while the agent runs.
 #[derive(Debug, Clone)]
 pub(crate) struct About {
-    /// When the agent started: wall clock, milliseconds.
+    /// When the agent started, in milliseconds since the Unix epoch.
     pub started_ms: i64,
-    /// Whether the kernel is touched.
     pub mode: Mode,
     /// The detector's profile by name.
     pub profile: String,
@@ -53,7 +51,7 @@ pub(crate) struct About {
 }
 
 impl AgentBackend {
-    /// A backend over the running agent; `backlog` is the performer's.
+    /// `backlog` is the performer's count of unsaved records.
     pub(crate) fn new(
         owner: Handle,
         interpreter: Arc<Interpreter>,
@@ -65,39 +63,39 @@ impl AgentBackend {
         AgentBackend { owner, interpreter, reader: Arc::new(Mutex::new(reader)), backlog, sources, about }
     }
 
-    async fn look<T: Send + 'static>(
+    async fn query_engine<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Engine, Now) -> T + Send + 'static,
+        query: impl FnOnce(&Engine, Now) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let stopping = |_| Refusal::Unavailable("the agent is stopping".to_owned());
-        self.owner.read(look).await.map_err(stopping)
+        self.owner.query(query).await.map_err(stopping)
     }
 
-    /// Asks the database on a thread where blocking is allowed.
-    async fn query<T: Send + 'static>(
+    /// Queries the database on a thread where blocking is allowed.
+    async fn query_store<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&Reader, Now) -> anyhow::Result<T> + Send + 'static,
+        query: impl FnOnce(&Reader, Now) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
         let reader = Arc::clone(&self.reader);
         let answer = tokio::task::spawn_blocking(move || {
             let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            ask(&reader, clock::now())
+            query(&reader, clock::now())
         });
-        Ok(answer.await.context("the database reader was ended")??)
+        Ok(answer.await.context("could not finish the database query: its thread ended")??)
     }
 
-    /// Adds what the kernel and the engine know of each ban.
+    /// Adds the drop counters and the enforcers that hold each ban.
     async fn rows(&self, records: Vec<BanRecord>) -> Result<Vec<BanRow>, Refusal> {
         let clients: Vec<Client> = records.iter().map(|record| record.ban.client).collect();
         let drops = self.drops_of(clients.clone()).await;
         let held = self
-            .look(move |engine, _| clients.iter().map(|c| held_by(engine, *c)).collect::<Vec<_>>())
+            .query_engine(move |engine, _| clients.iter().map(|c| held_by(engine, *c)).collect::<Vec<_>>())
             .await?;
         let rows = records.into_iter().zip(drops).zip(held);
         Ok(rows.map(|((record, drops), held_by)| BanRow { record, drops, held_by }).collect())
     }
 
-    /// What was dropped of each client, over all enforcers that count; `None` where none knows.
+    /// The sum of all enforcers' drop counters for each client; `None` when no enforcer counts it.
     async fn drops_of(&self, clients: Vec<Client>) -> Vec<Option<Drops>> {
         let mut sums = vec![None; clients.len()];
         for (name, answer) in self.interpreter.drops(clients).await {
@@ -111,7 +109,7 @@ impl AgentBackend {
 
     async fn client_view(&self, asked: Client) -> Result<ClientView, Refusal> {
         let (detector, ban_over, allowed, offences, client, now) = self
-            .look(move |engine, now| {
+            .query_engine(move |engine, now| {
                 let client = asked.widened(engine.settings().ipv6_prefix);
                 let explanation: Explanation = engine.detector().explain(client, now.wall_secs());
                 let over = engine.ledger().ban_over(client).map(|ban| ban.client);
@@ -121,7 +119,7 @@ impl AgentBackend {
             })
             .await?;
         let (record, past, last) = self
-            .query(move |reader, now| {
+            .query_store(move |reader, now| {
                 let record = ban_over.map(|client| reader.ban(client, now)).transpose()?.flatten();
                 let last = reader.offences(client)?.map(|count| count.last_secs * 1000);
                 Ok((record, reader.history_of(client, PAST_BANS)?, last))
@@ -148,7 +146,7 @@ impl Backend for AgentBackend {
             let about = self.about.clone();
             let drops = self.interpreter.totals();
             let backlog = self.backlog.load(Ordering::Relaxed);
-            let view = self.look(move |engine, now| agent_view(engine, now, about, drops)).await?;
+            let view = self.query_engine(move |engine, now| agent_view(engine, now, about, drops)).await?;
             let sources = self.sources.iter().map(|stats| stats.snapshot()).collect();
             Ok(AgentView { store_backlog: backlog, sources, ..view })
         })
@@ -164,7 +162,7 @@ impl Backend for AgentBackend {
             };
             let query = StoreQuery { search, rule, sort, offset, limit };
             let (page, records, now) = self
-                .query(move |reader, now| {
+                .query_store(move |reader, now| {
                     let mut page = reader.bans(&query, now)?;
                     let records: Vec<BanRecord> = std::mem::take(&mut page.bans);
                     let with_evidence: anyhow::Result<Vec<BanRecord>> = records
@@ -180,7 +178,7 @@ impl Backend for AgentBackend {
 
     fn top(&self, n: usize) -> Answer<'_, TopClients> {
         Box::pin(async move {
-            self.look(move |engine, now| {
+            self.query_engine(move |engine, now| {
                 let summaries = engine.detector().top(n, now.wall_secs());
                 let clients = summaries
                     .into_iter()
@@ -205,7 +203,7 @@ impl Backend for AgentBackend {
     }
 
     fn allowlist(&self) -> Answer<'_, Vec<Allowed>> {
-        Box::pin(async move { self.look(|engine, _| engine.allowlist().entries().to_vec()).await })
+        Box::pin(async move { self.query_engine(|engine, _| engine.allowlist().entries().to_vec()).await })
     }
 
     fn command(&self, command: Command) -> Answer<'_, Reply> {

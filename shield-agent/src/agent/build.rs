@@ -1,0 +1,158 @@
+//! Builds each part of the running agent from the configuration. In which order they start, `run` says.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, mpsc};
+
+use anyhow::Result;
+
+use super::Kernel;
+use super::backend::{About, AgentBackend};
+use super::restore::Restored;
+use crate::api::backend::Mode;
+use crate::api::feed::Feed;
+use crate::api::socket::ControlSocket;
+use crate::api::token::Token;
+use crate::api::types::ConfigView;
+use crate::api::{self, Server};
+use crate::clock;
+use crate::config::{Config, Use};
+use crate::enforce::Enforcer;
+use crate::enforce::interpreter::{self, Interpreter};
+use crate::enforce::iptables::IptablesEnforcer;
+use crate::enforce::xdp::XdpEnforcer;
+use crate::notify::{self, Notifier, Outbox};
+use crate::owner::Owner;
+use crate::pipeline::{Announce, Handle, Inbox, Job, Message};
+use crate::search_engines::SearchEngines;
+use crate::source::{self, Pool, Sources};
+use shield_engine::Engine;
+use shield_engine::action::{Action, Notice};
+use shield_engine::event::{EnforcerName, PartReport, PartState};
+use shield_engine::request::Checkpoint;
+
+/// The enforcers in use. The engine records a lift only after each of them has confirmed it.
+pub(super) fn enforcers(config: &Config, kernel: Kernel) -> Vec<EnforcerName> {
+    let uses = [(EnforcerName::Iptables, config.use_iptables), (EnforcerName::Xdp, config.use_xdp)];
+    let used = uses.into_iter().filter(|(_, used)| kernel == Kernel::Enforce && *used != Use::Off);
+    used.map(|(name, _)| name).collect()
+}
+
+/// Starts a thread for each enforcer, with the restored bans to enforce.
+pub(super) fn start_enforcement(
+    config: &Config,
+    kernel: Kernel,
+    restored: &mut Restored,
+    owner: Handle,
+) -> Result<Interpreter> {
+    let mut started: Vec<Box<dyn Enforcer>> = Vec::new();
+    for name in enforcers(config, kernel) {
+        match name {
+            EnforcerName::Iptables => {
+                started.push(Box::new(IptablesEnforcer::new(config.iptables.clone())));
+            }
+            EnforcerName::Xdp => started.push(Box::new(XdpEnforcer::new(config.xdp.clone()))),
+        }
+    }
+    // Orders are submitted in this order: XDP takes microseconds, iptables milliseconds.
+    started.sort_by_key(|enforcer| enforcer.name() != EnforcerName::Xdp);
+    for name in EnforcerName::ALL.iter().filter(|name| !started.iter().any(|e| e.name() == **name)) {
+        let why =
+            if kernel == Kernel::LeaveAlone { "a dry run leaves the kernel alone" } else { "mode = \"off\"" };
+        let state = PartState::Off { reason: why.to_owned() };
+        owner.send(Message::Part(PartReport { part: name.name().to_owned(), state, repaired: None }));
+    }
+    let start = interpreter::Start {
+        desired: std::mem::take(&mut restored.desired),
+        exempt: restored.engine.allowlist().exempt_networks(),
+        clock: clock::now,
+        settings: interpreter::Settings::default(),
+    };
+    Interpreter::start(started, start, move |report| owner.send(Message::Enforcement(report)))
+}
+
+/// Starts the audit log, Slack and webhook.
+pub(super) fn start_notifier(config: &Config, owner: Handle) -> (Announce, Outbox) {
+    let settings = notify::Settings {
+        audit: config.audit.clone(),
+        slack: config.slack.clone(),
+        webhook: config.webhook.clone(),
+        ..notify::Settings::default()
+    };
+    let report: notify::Report = Arc::new(move |report| owner.send(Message::Part(report)));
+    let (mut notifier, outbox) = Notifier::start(&settings, report);
+    (Box::new(move |notice| notifier.notify(notice, clock::now())), outbox)
+}
+
+/// Builds the owner of the engine. `first` is announced before anything else happens.
+pub(super) fn owner(
+    engine: Engine,
+    mut leftovers: Vec<Action>,
+    first: Notice,
+    inbox: Inbox,
+    performer: mpsc::Sender<Job>,
+    handle: &Handle,
+    pool: Pool,
+) -> Owner {
+    let engines = SearchEngines::default();
+    let for_dns = handle.clone();
+    let verify = Box::new(move |client, addr| engines.verify(client, addr, &for_dns));
+    let mut owner = Owner::new(engine, inbox, performer, verify, pool);
+    leftovers.push(Action::Announce(first));
+    owner.perform_first(leftovers);
+    owner
+}
+
+pub(super) fn about(config: &Config, kernel: Kernel, started_ms: i64) -> About {
+    About {
+        started_ms,
+        mode: if kernel == Kernel::Enforce { Mode::Enforcing } else { Mode::DryRun },
+        profile: config.profile.clone(),
+        config: ConfigView {
+            path: config.file.as_ref().map(|path| path.display().to_string()),
+            settings: config.shown(),
+        },
+    }
+}
+
+/// Binds the control socket and, when it is enabled, the page's address.
+pub(super) async fn bind_api(config: &Config, backend: Arc<AgentBackend>, feed: Arc<Feed>) -> Result<Server> {
+    let settings = api::Settings {
+        hosts: config.page_hosts.clone(),
+        history_path: Some(config.state_dir.join(api::HISTORY_FILE)),
+        ..api::Settings::default()
+    };
+    let mut server = Server::new(backend, feed, settings);
+    server.add_control_socket(ControlSocket::bind(&config.socket)?);
+    if let Some(addr) = config.page {
+        let token = Token::load_or_create(&config.state_dir.join(api::TOKEN_FILE))?;
+        let bound = server.add_tcp(addr, token, dashboard::router()).await?;
+        tracing::info!("the page is at http://{bound}/");
+    }
+    Ok(server)
+}
+
+/// The page's state. It does not change while the agent runs.
+pub(super) fn page_state(config: &Config) -> PartState {
+    match config.page {
+        None => PartState::Off { reason: "[page] enabled = false".to_owned() },
+        Some(addr) if dashboard::was_built() => PartState::Active { detail: format!("http://{addr}/") },
+        Some(_) => PartState::Degraded {
+            reason: "this agent was built without the page; `cargo xtask build` bundles it before it builds"
+                .to_owned(),
+        },
+    }
+}
+
+/// Starts a thread for each source.
+pub(super) fn start_sources(
+    sources: source::Prepared,
+    checkpoints: &[Checkpoint],
+    pool: &Pool,
+    owner: &Handle,
+) -> Result<Sources> {
+    let (lines, states) = (owner.clone(), owner.clone());
+    let deliver =
+        move |batch| if lines.send_lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+    let report = move |report| states.send(Message::Part(report));
+    sources.start(checkpoints, pool, &deliver, &report)
+}
