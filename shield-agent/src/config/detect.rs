@@ -1,67 +1,88 @@
-//! `[detect]`: the detector's policy. The keys are those of `engine::policy::Policy`; what is not written keeps the
-//! profile's value, so that this file never has to repeat the rules.
+//! `[detect]`: the detector's policy. The keys are those of `engine::policy::Policy`, written over the profile's values as
+//! TOML tables: a new key of the policy is a key of the file without a line here.
 
 use anyhow::{Context, Result, bail};
 
 use shield_engine::policy::Policy;
 
+use super::place::Place;
 use super::suggest::nearest;
 
-/// Which values a policy starts from.
 const PROFILES: [&str; 2] = ["default", "classic"];
 
-/// The profile's name and the policy that `[detect]` describes.
+/// Returns the profile's name and the policy.
 ///
 /// # Errors
-/// Says which key is unknown (and the nearest known one), or which value is of the wrong kind.
+/// When a key is unknown or a value of the wrong kind.
 pub(super) fn policy(mut table: toml::Table) -> Result<(String, Policy)> {
+    let place = || Place::section("detect").key("profile");
     let profile = match table.remove("profile") {
         None => "default".to_owned(),
         Some(toml::Value::String(name)) => name,
         Some(other) => {
-            bail!("[detect] profile = {other} is not a name: write one of {}", PROFILES.join(", "))
+            let profiles = PROFILES.join(", ");
+            bail!(place().error(format!("[detect] profile = {other} is not a name: write one of {profiles}")))
         }
     };
     let base = match profile.as_str() {
         "default" => Policy::default(),
         "classic" => Policy::classic(),
-        other => bail!("[detect] profile = {other:?} does not exist: write one of {}", PROFILES.join(", ")),
+        other => {
+            let profiles = PROFILES.join(", ");
+            bail!(
+                place()
+                    .error(format!("[detect] profile = {other:?} does not exist: write one of {profiles}"))
+            )
+        }
     };
-    let mut merged = toml::Table::try_from(&base).context("cannot write the built-in policy as TOML")?;
-    overlay(&mut merged, table, "detect")?;
+    let mut merged = toml::Table::try_from(&base).context("could not write the built-in policy as TOML")?;
+    overlay(&mut merged, table, "detect", &Place::section("detect"))?;
     let policy: Policy = merged.try_into().map_err(|error: toml::de::Error| {
-        anyhow::anyhow!("[detect] has a value of the wrong kind: {}", error.message())
+        let message = format!("[detect] has a value of the wrong kind: {}", error.message());
+        Place::section("detect").error(message)
     })?;
     Ok((profile, policy))
 }
 
-/// Writes `own` over `base`. A key that `base` does not have is refused.
-fn overlay(base: &mut toml::Table, own: toml::Table, section: &str) -> Result<()> {
+/// Writes `own` over `base` and refuses keys that `base` does not have.
+fn overlay(base: &mut toml::Table, own: toml::Table, section: &str, at: &Place) -> Result<()> {
     for (key, value) in own {
+        let place = at.clone().key(&key);
         let Some(slot) = base.get_mut(&key) else {
             let keys: Vec<&str> = base.keys().map(String::as_str).chain(["profile"]).collect();
-            match nearest(&key, keys.iter().copied()) {
-                Some(best) => bail!("[{section}] has no key `{key}`; did you mean `{best}`?"),
-                None => bail!("[{section}] has no key `{key}`; the keys here are {}", keys.join(", ")),
-            }
+            let hint = match nearest(&key, keys.iter().copied()) {
+                Some(best) => format!("did you mean `{best}`?"),
+                None => format!("the keys here are {}", keys.join(", ")),
+            };
+            bail!(place.error(format!("[{section}] has no key `{key}`; {hint}")));
         };
         match (slot, value) {
             (toml::Value::Table(slot), toml::Value::Table(own)) => {
-                overlay(slot, own, &format!("{section}.{key}"))?;
+                overlay(slot, own, &format!("{section}.{key}"), &place)?;
             }
             (toml::Value::Table(_), other) => {
-                bail!("[{section}] {key} = {other} must be a section [{section}.{key}]")
+                bail!(place.error(format!("[{section}] {key} = {other} must be a section [{section}.{key}]")))
             }
             (slot, toml::Value::Integer(number)) if slot.is_float() => {
                 *slot = toml::Value::Float(number as f64);
             }
             (slot, value) if slot.same_type(&value) => *slot = value,
             (slot, value) => {
-                bail!("[{section}] {key} = {value} is of the wrong kind: it must be a {}", slot.type_str());
+                let kind = with_article(slot.type_str());
+                bail!(
+                    place.error(format!(
+                        "[{section}] {key} = {value} is of the wrong kind: it must be {kind}"
+                    ))
+                );
             }
         }
     }
     Ok(())
+}
+
+fn with_article(kind: &str) -> String {
+    let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {kind}")
 }
 
 #[cfg(test)]
@@ -93,7 +114,7 @@ mod tests {
         };
         check("max_cleints = 5", "did you mean `max_clients`?");
         check("[z_score]\ntreshold = 5", "[detect.z_score] has no key `treshold`; did you mean `threshold`?");
-        check("max_clients = 'many'", "max_clients = \"many\" is of the wrong kind: it must be a integer");
+        check("max_clients = 'many'", "max_clients = \"many\" is of the wrong kind: it must be an integer");
         check("profile = 'clasic'", "write one of default, classic");
         check("z_score = 3", "must be a section [detect.z_score]");
     }

@@ -1,7 +1,10 @@
 //! Durations in the configuration: a text of [`crate::duration`]'s grammar, a number of seconds, or `permanent`.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
+use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::duration::{self, InvalidDuration};
@@ -20,29 +23,33 @@ impl FromStr for Span {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Number(u64),
-    Text(String),
-}
+/// Reads a text or a number of seconds. An untagged enum would do the same, but its error for another kind of value names
+/// the enum and not what is accepted.
+struct TextOrSeconds<T>(PhantomData<T>);
 
-impl Written {
-    fn parse<T: FromStr>(self) -> Result<T, T::Err> {
-        match self {
-            Written::Number(number) => number.to_string().parse(),
-            Written::Text(text) => text.parse(),
-        }
+impl<T: FromStr<Err = InvalidDuration>> Visitor<'_> for TextOrSeconds<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a span of time such as \"10m\" or \"1d 12h\", or a number of seconds")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        number.to_string().parse().map_err(E::custom)
     }
 }
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
-        Written::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_any(TextOrSeconds(PhantomData))
     }
 }
 
-/// A ban's term as written: a span, or `permanent`.
+/// A ban's term: a duration, or `permanent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TermSpan(pub Term);
 
@@ -59,7 +66,7 @@ impl FromStr for TermSpan {
 
 impl<'de> Deserialize<'de> for TermSpan {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TermSpan, D::Error> {
-        Written::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_any(TextOrSeconds(PhantomData))
     }
 }
 

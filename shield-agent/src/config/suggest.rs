@@ -1,6 +1,6 @@
-//! Turns serde's "unknown field" into an error that names the nearest key there is.
+//! Suggestions for mistyped keys.
 
-/// The nearest of `candidates` to `word`, when one is near enough to be a slip.
+/// Returns the nearest of `candidates` to `word`, if it is near enough for a typing error.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
@@ -10,7 +10,8 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// Adds "did you mean" to a message of serde's form ``unknown field `x`, expected one of `a`, `b` ``.
+/// Adds "did you mean" to a message of serde's form ``unknown field `x`, expected one of `a`, `b` ``. serde reports the
+/// names only in that text; a message of another form is returned as it is.
 pub(super) fn with_suggestion(message: &str) -> String {
     let Some(rest) = message.split("unknown field `").nth(1) else { return message.to_owned() };
     let mut quoted = rest.split('`');

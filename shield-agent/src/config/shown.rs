@@ -1,0 +1,55 @@
+//! The configuration as the API and `check --json` show it.
+
+use super::{Config, UrlFrom, Use};
+use shield_engine::backoff::{Backoff, Term};
+
+impl Config {
+    /// The settings in force as JSON for the API and `check`. Of secrets it shows only that they are set.
+    pub fn shown(&self) -> serde_json::Value {
+        let sources: Vec<serde_json::Value> = self
+            .sources
+            .iter()
+            .map(|s| serde_json::json!({ "name": s.name, "format": s.format.format, "fields": s.format.fields }))
+            .collect();
+        let secret = |from: &Option<UrlFrom>| from.as_ref().map(|_| "(set)");
+        let engine = &self.engine;
+        serde_json::json!({
+            "agent": { "state_dir": self.state_dir, "socket": self.socket, "log": self.log },
+            "source": sources,
+            "detect": { "profile": self.profile, "policy": self.policy },
+            "ban": {
+                "terms": shown_terms(&engine.backoff),
+                "forget_after_secs": engine.backoff.forget_after_secs(),
+                "ipv6_prefix": engine.ipv6_prefix,
+                "max_bans": engine.max_bans,
+                "max_share": engine.blast.max_share,
+                "always_allowed": engine.blast.always_allowed,
+                "max_bans_per_minute": engine.blast.max_bans_per_minute,
+                "leak_grace_secs": engine.leak_grace_secs,
+            },
+            "allow": self.allow,
+            "iptables": { "mode": shown_use(self.use_iptables), "max_rules": self.iptables.max_rules },
+            "xdp": { "mode": shown_use(self.use_xdp), "pin_dir": self.xdp.pin_folder },
+            "page": { "listen": self.page, "hosts": self.page_hosts },
+            "slack": secret(&self.slack),
+            "webhook": secret(&self.webhook),
+            "audit": self.audit,
+        })
+    }
+}
+
+fn shown_terms(backoff: &Backoff) -> Vec<String> {
+    let term = |term| match term {
+        Term::Secs(secs) => format!("{secs}s"),
+        Term::Permanent => "permanent".to_owned(),
+    };
+    backoff.terms().iter().copied().map(term).collect()
+}
+
+fn shown_use(used: Use) -> &'static str {
+    match used {
+        Use::On => "on",
+        Use::Off => "off",
+        Use::Required => "required",
+    }
+}

@@ -1,0 +1,313 @@
+//! From the file as written to the configuration in force: defaults, ranges, words.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+
+use super::place::Place;
+use super::raw::{Listen, Network, RawBan, RawConfig, RawFields, RawHook, RawSource};
+use super::span::{Span, TermSpan};
+use super::{Config, UrlFrom, Use, detect, raw};
+use crate::enforce::iptables::{self, Backend, Containers};
+use crate::enforce::xdp;
+use crate::source::{self, FirstStart, Input};
+use shield_engine::allowlist::{AllowReason, Allowed};
+use shield_engine::backoff::{Backoff, Term};
+use shield_engine::policy::Switch;
+use shield_engine::settings::{ExtendBy, NetworkAction, Settings as EngineSettings};
+use shield_logline::{FieldNames, Format, Settings as FormatSettings};
+
+/// nginx's log where its packages put it.
+const DEFAULT_LOG: &str = "/var/log/nginx/access.log";
+
+/// Validates the file and fills in the defaults.
+pub(super) fn config(raw: RawConfig) -> Result<Config> {
+    let (profile, policy) = detect::policy(raw.detect)?;
+    let mut engine = engine_settings(&raw.ban)?;
+    if let Some(Span(secs)) = raw.agent.max_clock_skew {
+        engine.max_clock_skew_secs = secs as i64;
+    }
+    if raw.allow.search_engines == Some(true) {
+        engine.verify_search_engines = Switch::On;
+    }
+    let ipv6_prefix = engine.ipv6_prefix;
+    let networks = allowed_networks(raw.allow.networks, "networks")?;
+    let proxies = allowed_networks(raw.allow.trusted_proxies, "trusted_proxies")?;
+    let entry = |network, reason| Allowed { network, reason };
+    let allow = networks.into_iter().map(|net| entry(net, AllowReason::Configured));
+    let allow = allow.chain(proxies.iter().map(|net| entry(*net, AllowReason::TrustedProxy))).collect();
+    Ok(Config {
+        file: None,
+        state_dir: raw.agent.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/shield")),
+        socket: raw.agent.socket.unwrap_or_else(|| PathBuf::from("/run/shield/control.sock")),
+        log: raw.agent.log.unwrap_or_else(|| "info".to_owned()),
+        sources: sources(raw.source, &proxies)?,
+        profile,
+        policy,
+        engine,
+        allow,
+        use_iptables: use_of(raw.iptables.mode.as_deref(), "iptables")?,
+        iptables: iptables_settings(raw.iptables)?,
+        use_xdp: use_of(raw.xdp.mode.as_deref(), "xdp")?,
+        xdp: xdp_settings(raw.xdp, ipv6_prefix)?,
+        page: page(&raw.page),
+        page_hosts: raw.page.hosts.unwrap_or_default(),
+        slack: url_from(raw.slack, "slack")?,
+        webhook: url_from(raw.webhook, "webhook")?,
+        audit: raw.audit.path.unwrap_or_else(|| PathBuf::from("/var/log/shield/audit.jsonl")),
+    })
+}
+
+fn engine_settings(raw: &RawBan) -> Result<EngineSettings> {
+    let mut settings = EngineSettings::default();
+    let set = |slot: &mut usize, value: Option<usize>| *slot = value.unwrap_or(*slot);
+    settings.backoff = backoff(raw)?;
+    settings.ipv6_prefix = raw.ipv6_prefix.unwrap_or(settings.ipv6_prefix);
+    let prefix = settings.ipv6_prefix;
+    if !(16..=128).contains(&prefix) {
+        bail!(ban("ipv6_prefix").error(format!("[ban] ipv6_prefix = {prefix} must lie between 16 and 128")));
+    }
+    set(&mut settings.max_bans, raw.max_bans);
+    set(&mut settings.blast.always_allowed, raw.always_allowed);
+    set(&mut settings.blast.max_bans_per_minute, raw.max_bans_per_minute);
+    set(&mut settings.networks.clients, raw.network_clients);
+    settings.blast.max_share = share(raw.max_share.unwrap_or(settings.blast.max_share))?;
+    settings.networks.within_secs = raw.network_within.map_or(settings.networks.within_secs, |s| s.0);
+    settings.leak_grace_secs = raw.leak_grace.map_or(settings.leak_grace_secs, |s| s.0 as i64);
+    let from = raw.extend_from_packets_per_sec.unwrap_or(settings.extension.min_packets_per_sec);
+    if from.is_nan() || from <= 0.0 {
+        let message = format!("[ban] extend_from_packets_per_sec = {from} must be more than 0");
+        bail!(ban("extend_from_packets_per_sec").error(message));
+    }
+    settings.extension.min_packets_per_sec = from;
+    let extend = [("term", ExtendBy::SameTerm), ("off", ExtendBy::Off), ("next", ExtendBy::NextTerm)];
+    settings.extension.by = one_of(raw.extend.as_deref(), "ban", "extend", &extend)?;
+    let networks =
+        [("propose", NetworkAction::Propose), ("off", NetworkAction::Off), ("ban", NetworkAction::Ban)];
+    settings.networks.action = one_of(raw.networks.as_deref(), "ban", "networks", &networks)?;
+    if settings.networks.clients < 2 {
+        bail!(ban("network_clients").error("[ban] network_clients must be at least 2"));
+    }
+    Ok(settings)
+}
+
+fn backoff(raw: &RawBan) -> Result<Backoff> {
+    let default = Backoff::default();
+    let terms: Vec<Term> = match &raw.terms {
+        Some(terms) => terms.iter().map(|TermSpan(term)| *term).collect(),
+        None => default.terms().to_vec(),
+    };
+    let forget = raw.forget_after.map_or(default.forget_after_secs(), |s| s.0);
+    Backoff::new(terms, forget).map_err(|why| ban("terms").error(format!("[ban] terms: {why}")))
+}
+
+fn share(share: f64) -> Result<f64> {
+    if (0.0..=1.0).contains(&share) {
+        return Ok(share);
+    }
+    let message = format!("[ban] max_share = {share} is a share: write a number from 0.0 to 1.0");
+    bail!(ban("max_share").error(message))
+}
+
+fn ban(key: &str) -> Place {
+    Place::section("ban").key(key)
+}
+
+/// Returns the networks unless one of them holds every address: an allowlist of everybody protects nobody.
+fn allowed_networks(networks: Option<Vec<Network>>, key: &str) -> Result<Vec<IpNet>> {
+    let networks: Vec<IpNet> = networks.unwrap_or_default().into_iter().map(|Network(net)| net).collect();
+    match networks.iter().position(|net| net.prefix_len() == 0) {
+        None => Ok(networks),
+        Some(at) => bail!(Place::section("allow").key(key).item(at).error(format!(
+            "[allow] {key}: {} would allow everybody and switch Shield off: name smaller networks",
+            networks[at]
+        ))),
+    }
+}
+
+/// The value that a word stands for; the first choice when the key is absent.
+fn one_of<T: Copy>(word: Option<&str>, section: &str, key: &str, choices: &[(&str, T)]) -> Result<T> {
+    one_of_at(word, Place::section(section).key(key), &format!("[{section}] {key}"), choices)
+}
+
+fn one_of_at<T: Copy>(word: Option<&str>, place: Place, name: &str, choices: &[(&str, T)]) -> Result<T> {
+    let Some(word) = word else { return Ok(choices[0].1) };
+    if let Some((_, value)) = choices.iter().find(|(name, _)| *name == word) {
+        return Ok(*value);
+    }
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    bail!(place.error(format!("{name} = {word:?} does not exist: write one of {}", names.join(", "))))
+}
+
+fn use_of(word: Option<&str>, section: &str) -> Result<Use> {
+    one_of(word, section, "mode", &[("on", Use::On), ("off", Use::Off), ("required", Use::Required)])
+}
+
+fn iptables_settings(raw: raw::RawIptables) -> Result<iptables::Settings> {
+    let default = iptables::Settings::default();
+    let backends = [("auto", Backend::Auto), ("rules", Backend::Rules), ("ipset", Backend::Ipset)];
+    let containers = match raw.hooks {
+        None => Containers::Auto,
+        Some(chains) if chains.is_empty() => Containers::Never,
+        Some(chains) if chains == ["auto"] => Containers::Auto,
+        Some(chains) => Containers::Chains(chains),
+    };
+    if let Containers::Chains(chains) = &containers
+        && let Some(at) = chains.iter().position(|chain| !is_chain_name(chain))
+    {
+        bail!(Place::section("iptables").key("hooks").item(at).error(format!(
+            "[iptables] hooks: {:?} is no name of a chain: write up to 28 letters, digits and -_. or [\"auto\"] alone",
+            chains[at]
+        )));
+    }
+    Ok(iptables::Settings {
+        backend: one_of(raw.backend.as_deref(), "iptables", "backend", &backends)?,
+        max_rules: raw.max_rules.unwrap_or(default.max_rules),
+        max_entries_v4: raw.max_bans_ipv4.unwrap_or(default.max_entries_v4),
+        max_entries_v6: raw.max_bans_ipv6.unwrap_or(default.max_entries_v6),
+        containers,
+        program_v4: raw.program_ipv4.unwrap_or(default.program_v4),
+        program_v6: raw.program_ipv6.unwrap_or(default.program_v6),
+        ..iptables::Settings::default()
+    })
+}
+
+/// Netfilter's limit is 28 bytes. A leading dash is refused because the name becomes an argument of iptables.
+fn is_chain_name(name: &str) -> bool {
+    let fits = (1..=28).contains(&name.len()) && !name.starts_with('-');
+    fits && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+fn page(raw: &raw::RawPage) -> Option<SocketAddr> {
+    let default = SocketAddr::from(([127, 0, 0, 1], 8080));
+    (raw.enabled != Some(false)).then(|| raw.listen.map_or(default, |Listen(addr)| addr))
+}
+
+fn url_from(raw: RawHook, section: &str) -> Result<Option<UrlFrom>> {
+    let file = raw.url_file.map(UrlFrom::File);
+    let env = raw.url_env.map(UrlFrom::Env);
+    let credential = raw.url_credential.map(UrlFrom::Credential);
+    let mut given = [file, env, credential].into_iter().flatten();
+    let first = given.next();
+    if given.next().is_some() {
+        let message = format!("[{section}] has several URLs: keep one of url_file, url_env, url_credential");
+        bail!(Place::section(section).error(message));
+    }
+    Ok(first)
+}
+
+fn sources(raw: Vec<RawSource>, proxies: &[IpNet]) -> Result<Vec<source::Settings>> {
+    if raw.is_empty() {
+        let path = Some(PathBuf::from(DEFAULT_LOG));
+        return Ok(vec![source_settings(0, RawSource { path, ..RawSource::default() }, proxies)?]);
+    }
+    let settings = raw.into_iter().enumerate().map(|(at, raw)| source_settings(at, raw, proxies));
+    let sources: Vec<source::Settings> = settings.collect::<Result<_>>()?;
+    for (at, source) in sources.iter().enumerate() {
+        let twice = sources[..at].iter().any(|other| other.name == source.name);
+        if twice {
+            let message =
+                format!("two [[source]] sections read {}: its lines would be counted twice", source.name);
+            bail!(Place::section("source").item(at).key("path").error(message));
+        }
+    }
+    Ok(sources)
+}
+
+fn source_settings(at: usize, raw: RawSource, proxies: &[IpNet]) -> Result<source::Settings> {
+    let place = || Place::section("source").item(at);
+    let files = raw.path.map(|path| Input::Files(path.display().to_string()));
+    let stdin = (raw.stdin == Some(true)).then_some(Input::Stdin);
+    let mut given = [files, raw.syslog.map(Input::Syslog), stdin].into_iter().flatten();
+    let Some(input) = given.next() else {
+        bail!(place().error("a [[source]] needs one of path, syslog, stdin = true"));
+    };
+    if given.next().is_some() {
+        bail!(place().error("a [[source]] has several origins: write one of path, syslog, stdin for each"));
+    }
+    let formats = [
+        ("auto", Format::Auto),
+        ("json", Format::Json),
+        ("combined", Format::Combined),
+        ("common", Format::Common),
+    ];
+    let default = FormatSettings::default();
+    let max_line_bytes = raw.max_line_bytes.unwrap_or(default.max_line_bytes);
+    if !(256..=16 << 20).contains(&max_line_bytes) {
+        let message =
+            format!("[[source]] max_line_bytes = {max_line_bytes} must lie between 256 and 16777216");
+        bail!(place().key("max_line_bytes").error(message));
+    }
+    let format = FormatSettings {
+        format: one_of_at(raw.format.as_deref(), place().key("format"), "[[source]] format", &formats)?,
+        fields: fields(raw.fields.unwrap_or_default()),
+        trusted_proxies: proxies.to_vec(),
+        max_line_bytes,
+    };
+    let first_start = match raw.catch_up {
+        Some(Span(secs)) => FirstStart::CatchUp { secs: u32::try_from(secs).unwrap_or(u32::MAX) },
+        None => FirstStart::End,
+    };
+    let name = match &input {
+        Input::Files(text) => text.clone(),
+        Input::Syslog(path) => path.display().to_string(),
+        Input::Stdin => "stdin".to_owned(),
+    };
+    Ok(source::Settings { name, input, format, first_start })
+}
+
+fn xdp_settings(raw: raw::RawXdp, ipv6_prefix: u8) -> Result<xdp::Settings> {
+    let default = xdp::Settings::default();
+    let modes = [("auto", xdp::Mode::Auto), ("native", xdp::Mode::Native), ("generic", xdp::Mode::Generic)];
+    let interfaces = match raw.interfaces {
+        None => xdp::Selection::DefaultRoute,
+        Some(names) if names == ["default"] => xdp::Selection::DefaultRoute,
+        Some(names) if names == ["all"] => xdp::Selection::AllPhysical,
+        Some(names) => xdp::Selection::Named(names),
+    };
+    if let xdp::Selection::Named(names) = &interfaces {
+        let place = Place::section("xdp").key("interfaces");
+        if names.is_empty() {
+            bail!(place.error("[xdp] interfaces is empty: name some, or write mode = \"off\""));
+        }
+        let is_wrong = |name: &String| name.is_empty() || name.len() > 15 || name.contains(['/', ' ']);
+        if let Some(at) = names.iter().position(is_wrong) {
+            bail!(place.item(at).error(format!(
+                "[xdp] interfaces: {:?} is no name of an interface: write names as `ip link` shows them, or \
+                 [\"default\"] or [\"all\"] alone",
+                names[at]
+            )));
+        }
+    }
+    let at_least_one = |value: u32, key: &str| {
+        if value == 0 {
+            bail!(Place::section("xdp").key(key).error(format!("[xdp] {key} must be at least 1")));
+        }
+        Ok(value)
+    };
+    Ok(xdp::Settings {
+        interfaces,
+        mode: one_of(raw.attach.as_deref(), "xdp", "attach", &modes)?,
+        max_bans_v4: at_least_one(raw.max_bans_ipv4.unwrap_or(default.max_bans_v4), "max_bans_ipv4")?,
+        max_bans_v6: at_least_one(raw.max_bans_ipv6.unwrap_or(default.max_bans_v6), "max_bans_ipv6")?,
+        max_networks: at_least_one(raw.max_networks.unwrap_or(default.max_networks), "max_networks")?,
+        ipv6_prefix,
+        pin_folder: raw.pin_dir.unwrap_or(default.pin_folder),
+        log_every: raw.log_drops_every.and_then(std::num::NonZeroU32::new),
+    })
+}
+
+fn fields(raw: RawFields) -> FieldNames {
+    let default = FieldNames::default();
+    FieldNames {
+        source_ip: raw.source_ip.unwrap_or(default.source_ip),
+        timestamp: raw.timestamp.unwrap_or(default.timestamp),
+        method: raw.method.unwrap_or(default.method),
+        path: raw.path.unwrap_or(default.path),
+        status: raw.status.unwrap_or(default.status),
+        response_size: raw.response_size.unwrap_or(default.response_size),
+        forwarded_for: raw.forwarded_for,
+    }
+}
