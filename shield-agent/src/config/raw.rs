@@ -74,7 +74,7 @@ pub(crate) struct RawFields {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawBan {
-    pub terms: Option<Vec<TermSpan>>,
+    pub terms: Option<Vec<Deferred<TermSpan>>>,
     /// Offences are forgotten after this long without a ban.
     pub forget_after: Option<Span>,
     /// Prefix length of an IPv6 client's network.
@@ -102,9 +102,9 @@ pub(crate) struct RawBan {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawAllow {
-    pub networks: Option<Vec<Network>>,
+    pub networks: Option<Vec<Deferred<Network>>>,
     /// Proxies in front of the web server: never banned, and skipped when a proxy chain is read.
-    pub trusted_proxies: Option<Vec<Network>>,
+    pub trusted_proxies: Option<Vec<Deferred<Network>>>,
     /// `true`: search engines, verified by DNS, are not banned.
     pub search_engines: Option<bool>,
 }
@@ -172,6 +172,17 @@ pub(crate) struct RawHook {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawAudit {
     pub path: Option<PathBuf>,
+}
+
+/// An item of an array whose error is kept until `validate` can name the item: toml's own error shows where the array
+/// begins, which is no help in a long one.
+#[derive(Debug, Clone)]
+pub(crate) struct Deferred<T>(pub Result<T, String>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Deferred<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Deferred<T>, D::Error> {
+        Ok(Deferred(T::deserialize(deserializer).map_err(|error| error.to_string().trim_end().to_owned())))
+    }
 }
 
 /// A network, written with its prefix length. A newtype for the sake of its error: `ipnet`'s does not name the text.

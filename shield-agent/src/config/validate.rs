@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use ipnet::IpNet;
 
 use super::place::Place;
-use super::raw::{Listen, Network, RawBan, RawConfig, RawFields, RawHook, RawSource};
+use super::raw::{Deferred, Listen, Network, RawBan, RawConfig, RawFields, RawHook, RawSource};
 use super::span::{Span, TermSpan};
 use super::{Config, UrlFrom, Use, detect, raw};
 use crate::enforce::iptables::{self, Backend, Containers};
@@ -25,7 +25,7 @@ const DEFAULT_LOG: &str = "/var/log/nginx/access.log";
 /// Validates the file and fills in the defaults.
 pub(super) fn config(raw: RawConfig) -> Result<Config> {
     let (profile, policy) = detect::policy(raw.detect)?;
-    let mut engine = engine_settings(&raw.ban)?;
+    let mut engine = engine_settings(raw.ban)?;
     if let Some(Span(secs)) = raw.agent.max_clock_skew {
         engine.max_clock_skew_secs = secs as i64;
     }
@@ -60,10 +60,10 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     })
 }
 
-fn engine_settings(raw: &RawBan) -> Result<EngineSettings> {
+fn engine_settings(raw: RawBan) -> Result<EngineSettings> {
     let mut settings = EngineSettings::default();
     let set = |slot: &mut usize, value: Option<usize>| *slot = value.unwrap_or(*slot);
-    settings.backoff = backoff(raw)?;
+    settings.backoff = backoff(raw.terms, raw.forget_after)?;
     settings.ipv6_prefix = raw.ipv6_prefix.unwrap_or(settings.ipv6_prefix);
     let prefix = settings.ipv6_prefix;
     if !(16..=128).contains(&prefix) {
@@ -93,13 +93,13 @@ fn engine_settings(raw: &RawBan) -> Result<EngineSettings> {
     Ok(settings)
 }
 
-fn backoff(raw: &RawBan) -> Result<Backoff> {
+fn backoff(terms: Option<Vec<Deferred<TermSpan>>>, forget_after: Option<Span>) -> Result<Backoff> {
     let default = Backoff::default();
-    let terms: Vec<Term> = match &raw.terms {
-        Some(terms) => terms.iter().map(|TermSpan(term)| *term).collect(),
+    let terms: Vec<Term> = match terms {
+        Some(terms) => items(terms, &ban("terms"))?.into_iter().map(|TermSpan(term)| term).collect(),
         None => default.terms().to_vec(),
     };
-    let forget = raw.forget_after.map_or(default.forget_after_secs(), |s| s.0);
+    let forget = forget_after.map_or(default.forget_after_secs(), |s| s.0);
     Backoff::new(terms, forget).map_err(|why| ban("terms").error(format!("[ban] terms: {why}")))
 }
 
@@ -115,9 +115,16 @@ fn ban(key: &str) -> Place {
     Place::section("ban").key(key)
 }
 
+/// Returns the items unless one could not be read.
+fn items<T>(items: Vec<Deferred<T>>, place: &Place) -> Result<Vec<T>> {
+    let items = items.into_iter().enumerate();
+    items.map(|(at, Deferred(item))| item.map_err(|message| place.clone().item(at).error(message))).collect()
+}
+
 /// Returns the networks unless one of them holds every address: an allowlist of everybody protects nobody.
-fn allowed_networks(networks: Option<Vec<Network>>, key: &str) -> Result<Vec<IpNet>> {
-    let networks: Vec<IpNet> = networks.unwrap_or_default().into_iter().map(|Network(net)| net).collect();
+fn allowed_networks(networks: Option<Vec<Deferred<Network>>>, key: &str) -> Result<Vec<IpNet>> {
+    let networks = items(networks.unwrap_or_default(), &Place::section("allow").key(key))?;
+    let networks: Vec<IpNet> = networks.into_iter().map(|Network(net)| net).collect();
     match networks.iter().position(|net| net.prefix_len() == 0) {
         None => Ok(networks),
         Some(at) => bail!(Place::section("allow").key(key).item(at).error(format!(
