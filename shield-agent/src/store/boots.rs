@@ -1,10 +1,9 @@
-//! Deadlines across restarts and reboots: which boot's clock a stored deadline is on, and what it is on today's.
+//! Translates stored deadlines across restarts and reboots.
 //!
-//! `CLOCK_BOOTTIME` starts again at every boot, so a stored deadline carries the boot it was made in. Within one boot
-//! it holds, whatever the wall clock did. Across a reboot only the wall clock can say how long the machine was down:
-//! each transaction notes both clocks, and the time between the last note and the first start of the next boot is
-//! what passed. A wall clock that went backwards over the reboot counts as no time, so that what is left of a ban
-//! never grows and is never negative.
+//! `CLOCK_BOOTTIME` starts again at every boot, so a stored deadline carries its boot. Within that boot it holds, whatever
+//! the wall clock does. Across a reboot only the wall clock knows how long the machine was down: each transaction samples
+//! both clocks, and the time between the last sample and the first start of the next boot is what passed. A wall clock
+//! that went backwards over the reboot counts as no time, so that the rest of a ban never grows.
 
 use std::collections::HashMap;
 
@@ -13,39 +12,37 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use shield_engine::time::{Ends, Now};
 
-/// The kernel's identifier of one boot: a UUID that is new with every boot.
+/// The kernel's identifier of one boot: a UUID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootId(String);
 
 impl BootId {
-    /// The running kernel's.
+    /// Reads the running kernel's identifier.
     pub fn current() -> Result<BootId> {
         const PATH: &str = "/proc/sys/kernel/random/boot_id";
-        let text = std::fs::read_to_string(PATH).with_context(|| format!("reading {PATH}"))?;
+        let text = std::fs::read_to_string(PATH).with_context(|| format!("could not read {PATH}"))?;
         Ok(BootId::from_text(&text))
     }
 
-    /// A boot by this text.
     pub fn from_text(text: &str) -> BootId {
         BootId(text.trim().to_owned())
     }
 }
 
-/// What turns stored deadlines into today's. Worked out when the store is opened, which writes nothing (the disk may be
-/// full); the first transaction adds this boot to the database.
+/// Translates stored deadlines to this boot's clock. Computed when the store is opened, which writes nothing because the
+/// disk may be full; the first transaction adds this boot to the database.
 #[derive(Debug, Clone)]
 pub struct Boots {
     boot_id: BootId,
-    /// This boot's row, once it has one.
+    /// This boot's row; `None` until the first transaction is committed.
     current: Option<i64>,
-    /// For every earlier boot: what to add to its deadlines to have them on this boot's clock.
+    /// Offset from each stored boot's clock to this boot's.
     shifts_ms: HashMap<i64, i64>,
-    /// How far the stored shifts have to move when this boot gets its row.
+    /// To be added to the stored offsets when this boot gets its row.
     move_ms: i64,
 }
 
 impl Boots {
-    /// Looks for this boot in the database.
     pub fn load(connection: &Connection, boot_id: &BootId, now: Now) -> Result<Boots> {
         let current = connection
             .query_row("SELECT id FROM boots WHERE boot_id = ?1", [&boot_id.0], |row| row.get(0))
@@ -58,8 +55,8 @@ impl Boots {
         Ok(Boots { boot_id: boot_id.clone(), current, shifts_ms, move_ms })
     }
 
-    /// Notes both clocks, which is what a reboot is measured from, and returns this boot's row. Part of every
-    /// transaction; tell [`Boots::registered`] when it was committed.
+    /// Samples both clocks and returns this boot's row. Part of every transaction; call [`Boots::registered`] once that is
+    /// committed.
     pub fn sample(&self, tx: &Connection, now: Now) -> rusqlite::Result<i64> {
         let id = match self.current {
             Some(id) => id,
@@ -70,7 +67,7 @@ impl Boots {
         Ok(id)
     }
 
-    /// The transaction with this boot's row was committed.
+    /// Keeps this boot's row, after the transaction with it was committed.
     pub fn registered(&mut self, id: i64) {
         self.current = Some(id);
     }
@@ -84,7 +81,7 @@ impl Boots {
         Ok(tx.last_insert_rowid())
     }
 
-    /// A stored deadline as an end on today's clocks; the wall clock's part is made new from `now`.
+    /// Translates a stored deadline. The wall-clock end is recomputed from `now`: the stored one may be from before a jump.
     pub fn ends(&self, boot: i64, end_boot_ms: Option<i64>, now: Now) -> Ends {
         let Some(stored) = end_boot_ms else { return Ends::Never };
         let shift = self.shifts_ms.get(&boot).copied().unwrap_or(0);
@@ -94,7 +91,7 @@ impl Boots {
     }
 }
 
-/// A deadline d of the last boot is, on the new boot's clock, d - last sample - time passed since it + now.
+/// Offset from the last boot's clock to this one's: now - last sample - time passed since that sample.
 fn shift_since_last(connection: &Connection, now: Now) -> rusqlite::Result<i64> {
     let last = connection
         .query_row("SELECT sample_wall_ms, sample_boot_ms FROM boots ORDER BY id DESC LIMIT 1", [], |row| {

@@ -1,4 +1,4 @@
-//! Writing: a run of records becomes one transaction.
+//! Writes records in one transaction.
 
 use anyhow::{Context, Result};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -16,11 +16,11 @@ pub(super) fn commit<'a>(
     records: impl Iterator<Item = &'a Record>,
     now: Now,
 ) -> Result<()> {
-    let tx = connection.transaction().context("starting to write to the database")?;
-    let boot = boots.sample(&tx, now).context("noting the time in the database")?;
+    let tx = connection.transaction().context("could not begin a transaction")?;
+    let boot = boots.sample(&tx, now).context("could not record the time")?;
     let mut last_serial = None;
     for record in records {
-        write(&tx, boot, record).with_context(|| format!("writing {}", describe(record)))?;
+        write(&tx, boot, record).with_context(|| format!("could not write {}", describe(record)))?;
         if let Record::Banned(ban) | Record::Extended(ban) = record {
             last_serial = last_serial.max(Some(ban.ban.serial));
         }
@@ -28,7 +28,7 @@ pub(super) fn commit<'a>(
     if let Some(serial) = last_serial {
         raise_next_serial(&tx, serial + 1)?;
     }
-    tx.commit().context("committing to the database")?;
+    tx.commit().context("could not commit")?;
     boots.registered(boot);
     Ok(())
 }
@@ -61,7 +61,7 @@ fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// Takes the client's ban out; returns its reason and evidence.
+/// Deletes the client's ban and returns its reason and evidence.
 fn take_out(tx: &Connection, client: Client) -> rusqlite::Result<(Option<String>, Option<String>)> {
     let old: Option<(i64, Option<String>)> = tx
         .prepare_cached("DELETE FROM bans WHERE client = ?1 RETURNING serial, reason")?
@@ -75,7 +75,7 @@ fn take_out(tx: &Connection, client: Client) -> rusqlite::Result<(Option<String>
     Ok((reason, evidence))
 }
 
-/// Moves the end. What the engine does not hold in memory, the evidence and the words, stays as it was.
+/// Moves the end of a ban. Evidence and reason stay, because the engine does not keep them in memory.
 fn extended(tx: &Connection, boot: i64, ban: &BanRecord) -> Result<()> {
     let (reason, evidence) = take_out(tx, ban.ban.client)?;
     insert_ban(tx, boot, ban)?;
@@ -119,7 +119,7 @@ fn insert_evidence(tx: &Connection, serial: i64, json: &str) -> Result<()> {
     Ok(())
 }
 
-/// Moves a ban to the history. A ban that was replaced by a newer one since stays: its serial number differs.
+/// Moves a ban to the history. Does nothing when a newer ban has replaced it: its serial number differs.
 fn lifted(
     tx: &Connection,
     client: Client,
@@ -143,7 +143,7 @@ fn lifted(
     Ok(())
 }
 
-/// A count that is both lower and older than the stored one was overtaken on its way here, and is left out.
+/// Stores a count unless it is both lower and older than the stored one: then a newer record has overtaken it.
 fn offences(tx: &Connection, client: Client, count: u32, last_secs: i64) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "INSERT INTO offences (client, count, last_secs) VALUES (?1, ?2, ?3)

@@ -1,5 +1,4 @@
-//! The state directory: its modes, its lock, making the database file whole or not at all, moving a damaged one
-//! aside.
+//! The files of the state directory: modes, the lock, creating a database atomically, moving a damaged one aside.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -14,41 +13,43 @@ use shield_engine::time::Now;
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Files that belong to a database file, by what is appended to its name.
+/// Suffixes of the files that belong to a database.
 const COMPANIONS: [&str; 3] = ["", "-wal", "-shm"];
 
-/// Makes the directory when it is missing and takes its lock, which lasts as long as the file returned.
+/// Creates the directory when it is missing, and takes its lock, which lasts until the returned file is dropped.
 pub(super) fn prepare(dir: &Path) -> Result<File> {
     DirBuilder::new()
         .recursive(true)
         .mode(DIR_MODE)
         .create(dir)
-        .with_context(|| format!("making the state directory {}", dir.display()))?;
+        .with_context(|| format!("could not create the state directory {}", dir.display()))?;
     let path = dir.join("shield.lock");
-    let lock = private().open(&path).with_context(|| format!("opening {}", path.display()))?;
+    let lock = private().open(&path).with_context(|| format!("could not open {}", path.display()))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => bail!(
             "another shield-agent is running on {}: stop it first, or give this one a state directory of its own",
             dir.display()
         ),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("could not lock {}", path.display()))
+        }
     }
 }
 
-/// Makes an empty database under another name and moves it into place, so that a crash leaves none or a whole one,
-/// and a file of no length can only be a damaged one.
+/// Creates an empty database under another name and renames it, so that a crash leaves none or a whole one, and an empty
+/// file can only be a damaged one.
 pub(super) fn create(path: &Path) -> Result<()> {
     let new = with_suffix(path, ".new");
     for companion in ["", "-journal"] {
         remove_if_there(&with_suffix(&new, companion))?;
     }
-    private().open(&new).with_context(|| format!("making {}", new.display()))?;
+    private().open(&new).with_context(|| format!("could not create {}", new.display()))?;
     let mut connection = Connection::open(&new)?;
     connection.pragma_update(None, "auto_vacuum", "incremental")?;
     schema::migrate(&mut connection)?;
     connection.close().map_err(|(_, error)| error)?;
-    fs::rename(&new, path).with_context(|| format!("moving the new database to {}", path.display()))
+    fs::rename(&new, path).with_context(|| format!("could not rename the new database to {}", path.display()))
 }
 
 /// Renames a damaged database and its write-ahead log; returns the new name.
@@ -58,12 +59,12 @@ pub(super) fn move_aside(path: &Path, now: Now) -> Result<PathBuf> {
     let aside = (1..)
         .map(|n: u32| if n == 1 { base.clone() } else { with_suffix(&base, &format!(".{n}")) })
         .find(|name| !name.exists())
-        .expect("some number is free");
+        .expect("there are fewer than 2^32 files");
     for companion in COMPANIONS {
         let from = with_suffix(path, companion);
         if from.exists() {
             fs::rename(&from, with_suffix(&aside, companion))
-                .with_context(|| format!("moving the damaged {} aside", from.display()))?;
+                .with_context(|| format!("could not move the damaged {} aside", from.display()))?;
         }
     }
     Ok(aside)
@@ -78,7 +79,7 @@ fn private() -> OpenOptions {
 fn remove_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing the unfinished {}", path.display()))
+            Err(error).with_context(|| format!("could not remove the unfinished {}", path.display()))
         }
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! Reading at a start, and forgetting what need not be kept.
+//! Reading at the start, and pruning.
 
 use std::collections::BTreeMap;
 
@@ -12,26 +12,25 @@ use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::time::Now;
 
-/// What an earlier run left, without its bans and offences (those are streamed).
+/// The state of the last run except bans and offences, which are streamed because there may be millions.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Loaded {
-    /// How many bans [`super::Store::for_each_ban`] will stream.
+    /// The number of bans that [`super::Store::for_each_ban`] streams.
     pub bans: u64,
-    /// The learned baseline, in the detector's own encoding.
+    /// The baseline in the detector's encoding.
     pub baseline: Option<Vec<u8>>,
-    /// Where each source goes on: its name, and the position it wrote for itself.
+    /// The position of each source by its name, in the source's own encoding.
     pub checkpoints: BTreeMap<String, String>,
-    /// Lifetime totals.
     pub totals: Totals,
     /// The operator's allowlist entries.
     pub allowed: Vec<Allowed>,
-    /// The next serial number: greater than every one that was ever committed.
+    /// Greater than every serial number that was ever committed.
     pub next_serial: u64,
 }
 
-/// Rows that one pruning deletes at most from one table, so that it never holds up a ban for long.
+/// Rows that one pruning deletes from a table, so that it never holds up a ban for long.
 const PRUNED_AT_ONCE: u64 = 2_000;
-/// Free pages (of 4 KiB) that one pruning gives back at most.
+/// Free pages (of 4 KiB) that one pruning returns to the file system.
 const VACUUMED_AT_ONCE: u32 = 512;
 
 pub(super) fn load(connection: &Connection) -> Result<Loaded> {
@@ -40,9 +39,9 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded> {
     Ok(Loaded {
         bans,
         baseline: single(connection, "baseline")?,
-        checkpoints: checkpoints(connection).context("reading the checkpoints")?,
+        checkpoints: checkpoints(connection).context("could not read the checkpoints")?,
         totals: totals.map(|json| serde_json::from_slice(&json)).transpose()?.unwrap_or_default(),
-        allowed: allowed(connection).context("reading the operator's allowlist")?,
+        allowed: allowed(connection).context("could not read the operator's allowlist")?,
         next_serial: single::<i64>(connection, "next_serial")?.unwrap_or(1) as u64,
     })
 }
@@ -56,8 +55,8 @@ pub(super) fn for_each_ban(
     let sql = format!("SELECT {} FROM bans ORDER BY serial", rows::BAN_COLUMNS);
     let mut statement = connection.prepare(&sql)?;
     let mut found = statement.query([])?;
-    while let Some(row) = found.next().context("reading the bans")? {
-        each(rows::ban(row, boots, now).context("reading a ban")?);
+    while let Some(row) = found.next().context("could not read the bans")? {
+        each(rows::ban(row, boots, now).context("could not read a ban")?);
     }
     Ok(())
 }
@@ -68,7 +67,7 @@ pub(super) fn for_each_offence(
 ) -> Result<()> {
     let mut statement = connection.prepare("SELECT client, count, last_secs FROM offences")?;
     let mut found = statement.query([])?;
-    while let Some(row) = found.next().context("reading the offences")? {
+    while let Some(row) = found.next().context("could not read the offences")? {
         each(rows::client(row, 0)?, row.get(1)?, row.get(2)?);
     }
     Ok(())
@@ -130,7 +129,7 @@ fn single<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> R
     connection
         .query_row("SELECT value FROM singles WHERE name = ?1", [name], |row| row.get(0))
         .optional()
-        .with_context(|| format!("reading the stored {name}"))
+        .with_context(|| format!("could not read the stored {name}"))
 }
 
 fn checkpoints(connection: &Connection) -> Result<BTreeMap<String, String>> {
@@ -144,7 +143,8 @@ fn allowed(connection: &Connection) -> Result<Vec<Allowed>> {
     let mut found = statement.query([])?;
     let mut entries = Vec::new();
     while let Some(row) = found.next()? {
-        let network = row.get_ref(0)?.as_str()?.parse().context("an entry is not a network")?;
+        let network =
+            row.get_ref(0)?.as_str()?.parse().context("could not read a network of the allowlist")?;
         entries.push(Allowed { network, reason: rows::name(row, 1)? });
     }
     Ok(entries)

@@ -1,18 +1,18 @@
-//! The embedded database: bans, their history, offences, baseline, checkpoints, totals, the operator's allowlist.
+//! The database: bans, their history, offences, baseline, checkpoints, totals, the operator's allowlist.
 //!
 //! SQLite with a write-ahead log and `synchronous = NORMAL`: a transaction is whole or absent after kill -9 at any
-//! moment, and a ban costs no wait for the disk; after a power loss the last moments may be missing, which the
-//! kernel's own tables lose then as well (`docs/adr/` has the reasoning).
+//! moment, and a ban does not wait for the disk. A power failure may lose the last seconds, but it also loses the kernel's
+//! tables (`docs/adr/store-sqlite.md`).
 //!
-//! [`Store`] opens and writes, [`writer::Writer`] is what the store thread runs (it keeps what could not be written),
-//! `keeper` waits for the disk beside it, [`reader::Reader`] answers the API from another thread. What a record means is
-//! the engine's business.
+//! [`Store`] opens, reads at the start and commits; [`writer::Writer`] adds what happens while commits fail, `disk_sync`
+//! waits for the disk on its own thread, and [`reader::Reader`] answers the API from others.
 
 pub(crate) mod boots;
 mod commit;
-mod fault;
+mod disk_sync;
+mod error;
 mod files;
-mod keeper;
+mod held;
 mod load;
 pub(crate) mod reader;
 mod rows;
@@ -29,28 +29,28 @@ use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, OpenFlags};
 
 pub(crate) use boots::{BootId, Boots};
-pub(crate) use fault::Fault;
+pub(crate) use error::{Error, Fault};
 pub(crate) use load::Loaded;
 
 use shield_engine::action::Record;
 use shield_engine::time::Now;
 
-/// Where the database lies and how much it keeps.
+/// The database's directory and bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The state directory; made with mode 0700 when it is missing.
+    /// The state directory; created with mode 0700 when it is missing.
     pub dir: PathBuf,
-    /// Ended bans that are kept at most; the oldest go first.
+    /// Rows of ended bans; the oldest are deleted first.
     pub history_rows: u64,
-    /// How long ended bans are kept at most.
+    /// Age at which ended bans are deleted.
     pub history_kept: Duration,
-    /// Clients whose offences are kept at most; those idle longest go first.
+    /// Rows of clients' offences; those of the longest idle clients are deleted first.
     pub offence_rows: u64,
-    /// How long offences are kept after the last ban; at least `backoff.forget_after`, or they are forgotten early.
+    /// How long offences are kept after the last ban. Not less than `[ban] forget_after`, or they are forgotten early.
     pub offences_kept: Duration,
-    /// Memory for database pages, per connection, in KiB.
+    /// Page cache of each connection, in KiB.
     pub cache_kib: u32,
-    /// Records that are held in memory at most while the database cannot be written.
+    /// Records held in memory while the database cannot be written.
     pub held_records: usize,
 }
 
@@ -70,29 +70,26 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The database file.
     pub fn file(&self) -> PathBuf {
         self.dir.join("shield.db")
     }
 }
 
-/// What was found when the store was opened.
+/// The state of the database before it was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// No database: a first start. An empty one was made.
+    /// A first start: there was none, and an empty one was created.
     Nothing,
-    /// A sound database.
     Sound,
-    /// A damaged database. It was moved aside and an empty one made: all bans of before are unknown.
+    /// It was moved aside and an empty one created; earlier bans are lost.
     Damaged {
-        /// Where the damaged file lies now.
         moved_to: PathBuf,
-        /// What is wrong with it.
+        /// The result of the integrity check.
         damage: String,
     },
 }
 
-/// The database, open for writing. One at a time a directory, held by a lock.
+/// The database, open for writing. A lock on the directory keeps a second agent out.
 #[derive(Debug)]
 pub struct Store {
     connection: Connection,
@@ -102,78 +99,83 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the database of `settings.dir`, makes it when it is missing, and brings its tables up to date.
+    /// Opens the database, creates it when it is missing, and brings its tables up to date. A damaged file is moved aside
+    /// ([`Found::Damaged`]).
     ///
-    /// A damaged file is moved aside and said in [`Found::Damaged`]. Everything else that stands in the way is an
-    /// error: another agent that holds the directory, no permission, a full disk, a file of a newer version.
+    /// # Errors
+    /// When another agent holds the directory, permission is missing, the disk is full, or the file was written by a newer
+    /// version or another program.
     pub fn open(settings: &Settings, boot_id: &BootId, now: Now) -> Result<(Store, Found)> {
         let lock = files::prepare(&settings.dir)?;
         let path = settings.file();
         let mut found = if path.exists() { Found::Sound } else { Found::Nothing };
-        let opened = match connect(&path, settings) {
-            Err(error) if Fault::of(&error) == Fault::Damaged => {
+        let opened = match connect(&path, settings).map_err(Error::from) {
+            Err(error) if error.fault() == Fault::Damaged => {
                 let moved_to = files::move_aside(&path, now)?;
                 found = Found::Damaged { moved_to, damage: format!("{error:#}") };
-                connect(&path, settings)
+                connect(&path, settings).map_err(Error::from)
             }
             other => other,
         };
-        let connection = opened.with_context(|| format!("opening the database {}", path.display()))?;
-        let boots = Boots::load(&connection, boot_id, now).context("reading when the machine was booted")?;
+        let connection = opened.with_context(|| format!("could not open the database {}", path.display()))?;
+        let boots =
+            Boots::load(&connection, boot_id, now).context("could not read the boots from the database")?;
         Ok((Store { connection, boots, settings: settings.clone(), _lock: lock }, found))
     }
 
-    /// Writes all of `records` in one transaction, or, with an error, none of them.
-    pub fn commit<'a>(&mut self, records: impl IntoIterator<Item = &'a Record>, now: Now) -> Result<()> {
-        commit::commit(&mut self.connection, &mut self.boots, records.into_iter(), now)
+    /// Writes all of `records` in one transaction or, with an error, none of them.
+    pub fn commit<'a>(
+        &mut self,
+        records: impl IntoIterator<Item = &'a Record>,
+        now: Now,
+    ) -> Result<(), Error> {
+        Ok(commit::commit(&mut self.connection, &mut self.boots, records.into_iter(), now)?)
     }
 
-    /// Everything but bans and offences, which [`Store::for_each_ban`] and [`Store::for_each_offence`] stream.
+    /// Reads everything but bans and offences, which [`Store::for_each_ban`] and [`Store::for_each_offence`] stream.
     pub fn load(&self) -> Result<Loaded> {
         load::load(&self.connection)
     }
 
-    /// Every ban, without its evidence, in the order of the serial numbers; those whose end has passed as well.
+    /// Streams every ban, also those whose end has passed, without its evidence and in the order of the serial numbers.
     pub fn for_each_ban(&self, now: Now, each: impl FnMut(shield_engine::action::BanRecord)) -> Result<()> {
         load::for_each_ban(&self.connection, &self.boots, now, each)
     }
 
-    /// Every client's offences: client, how many, and when the last was in Unix seconds.
+    /// Streams every client's offences: client, number, and the last one's time in Unix seconds.
     pub fn for_each_offence(&self, each: impl FnMut(shield_engine::client::Client, u32, i64)) -> Result<()> {
         load::for_each_offence(&self.connection, each)
     }
 
-    /// How stored deadlines are read; the reader needs it too.
+    /// Needed to read stored deadlines.
     pub fn boots(&self) -> &Boots {
         &self.boots
     }
 
-    /// What it was opened with.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Forgets what is kept for longer or in greater number than the settings say, and gives free pages back to the
-    /// disk: a bounded amount of each, so that no call takes long. Call it every minute or so.
-    pub fn prune(&mut self, now: Now) -> Result<()> {
-        load::prune(&self.connection, &self.settings, now).context("pruning the database")
+    /// Deletes rows beyond the settings' bounds and returns free pages to the file system: a bounded number of each, so that
+    /// no call holds up a ban. Call it about once a minute.
+    pub fn prune(&mut self, now: Now) -> Result<(), Error> {
+        Ok(load::prune(&self.connection, &self.settings, now).context("could not prune the database")?)
     }
 
-    /// Moves the write-ahead log into the database file where no reader is in the way. This waits for the disk; while
-    /// bans are made, `keeper` does it beside them.
-    pub fn checkpoint(&mut self) -> Result<()> {
-        checkpoint(&self.connection)
+    /// Moves the write-ahead log into the database file, as far as no reader still needs it. This waits for the disk; while
+    /// bans are made, `disk_sync` does it on another thread.
+    pub fn checkpoint(&mut self) -> Result<(), Error> {
+        Ok(checkpoint(&self.connection)?)
     }
 }
 
 fn checkpoint(connection: &Connection) -> Result<()> {
     connection
         .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-        .context("moving the write-ahead log into the database")
+        .context("could not checkpoint the write-ahead log")
 }
 
-/// Opens, checks and migrates the file. A damaged file is an error of [`Fault::Damaged`]; so is one without tables,
-/// because [`files::create`] never leaves such a one.
+/// Opens, checks and migrates the file. One without tables counts as damaged: [`files::create`] never leaves such a file.
 fn connect(path: &Path, settings: &Settings) -> Result<Connection> {
     if !path.exists() {
         files::create(path)?;
@@ -181,7 +183,7 @@ fn connect(path: &Path, settings: &Settings) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     if schema::version_of(&connection)? == 0 {
-        bail!(fault::DamageFound("it has no tables".into()));
+        bail!(error::Damage("it has no tables".into()));
     }
     configure(&connection, settings)?;
     schema::migrate(&mut connection)?;
@@ -201,11 +203,11 @@ fn configure(connection: &Connection, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Walks every page once. Reads the whole file, so it costs what the first load would cost anyway.
+/// Walks every page once. That reads the whole file, which loading the bans would do anyway.
 fn check(connection: &Connection) -> Result<()> {
-    let said: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if said != "ok" {
-        bail!(fault::DamageFound(said.trim_start_matches("*** in database main ***").trim().to_owned()));
+    let result: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if result != "ok" {
+        bail!(error::Damage(result.trim_start_matches("*** in database main ***").trim().to_owned()));
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The read side: what the API, the page and the command line ask, on a connection of its own that never waits for
-//! the writer nor makes it wait. Every answer is a page of bounded size.
+//! Queries of the API, the page and the command line, on a connection of their own, which neither waits for the writer nor
+//! holds it up. Every result is a page of bounded size.
 
 use anyhow::{Context, Result};
 use rusqlite::types::Value;
@@ -13,56 +13,53 @@ use shield_engine::client::Client;
 use shield_engine::time::Now;
 use shield_engine::verdict::{Evidence, Rule};
 
-/// Rows that one answer holds at most.
+/// Rows of one page.
 pub(crate) const MAX_PAGE: u32 = 1_000;
 
-/// Matches up to here are collected and sorted; more of them are found by walking in the sorted order, where they are
-/// then dense.
+/// Up to so many matches are collected by the filter's index and sorted. More of them are dense in the sorted order, so
+/// walking that index finds a page sooner.
 const FEW_MATCHES: u64 = 20_000;
 
-/// The order of a list of bans.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BanSort {
-    /// Those made or changed last come first.
+    /// Last made or extended first.
     #[default]
     Newest,
-    /// Those that end first come first; permanent ones last.
+    /// By end; permanent bans last.
     EndsFirst,
     /// By the client's text.
     Client,
 }
 
-/// Which bans to list.
+/// A filtered and sorted list of bans.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BanQuery {
     /// Only clients whose text begins with this; an address also finds the networks that hold it.
     pub search: Option<String>,
     /// Only bans for this rule.
     pub rule: Option<Rule>,
-    /// In which order.
     #[serde(default)]
     pub sort: BanSort,
-    /// How many to pass over.
+    /// Matches to skip.
     #[serde(default)]
     pub offset: u64,
-    /// How many to return, [`MAX_PAGE`] at most.
+    /// Rows to return, at most [`MAX_PAGE`].
     pub limit: u32,
 }
 
-/// One page of bans.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BanPage {
-    /// The bans, without their evidence.
+    /// Without their evidence.
     pub bans: Vec<BanRecord>,
-    /// How many match in all.
+    /// The number of all matches.
     pub total: u64,
 }
 
 /// A ban that ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndedBan {
-    /// Its place in the history: grows with every lift. Pass it as `before` to go on from here.
+    /// Grows with every lift. Pass it as `before` to get the next page.
     pub id: i64,
     /// Who.
     pub client: Client,
@@ -89,7 +86,7 @@ pub struct EndedBan {
 pub struct OffenceCount {
     /// How many.
     pub count: u32,
-    /// When the last one was, or its ban ended: Unix seconds.
+    /// The time of the last one, or of the end of its ban, in Unix seconds.
     pub last_secs: i64,
 }
 
@@ -101,17 +98,15 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads beside an open store.
     pub fn beside(store: &Store) -> Result<Reader> {
         Reader::open(store.settings(), store.boots().clone())
     }
 
-    /// Reads the database of these settings.
-    pub fn open(settings: &Settings, boots: Boots) -> Result<Reader> {
+    fn open(settings: &Settings, boots: Boots) -> Result<Reader> {
         let path = settings.file();
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags)
-            .with_context(|| format!("opening {} for reading", path.display()))?;
+            .with_context(|| format!("could not open {} for reading", path.display()))?;
         connection.busy_timeout(std::time::Duration::from_secs(1))?;
         connection.set_prepared_statement_cache_capacity(64);
         connection.pragma_update(None, "cache_size", -i64::from(settings.cache_kib))?;
@@ -138,7 +133,7 @@ impl Reader {
         let mut statement = self.connection.prepare(&sql)?;
         let mut found = statement.query(params_from_iter(&filter.values))?;
         let mut bans = Vec::new();
-        while let Some(row) = found.next().context("listing bans")? {
+        while let Some(row) = found.next().context("could not list the bans")? {
             bans.push(rows::ban(row, &self.boots, now)?);
         }
         Ok(BanPage { bans, total })
@@ -152,7 +147,8 @@ impl Reader {
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
         let mut found = statement.query([client.to_string()])?;
-        let Some(row) = found.next().with_context(|| format!("looking for the ban of {client}"))? else {
+        let Some(row) = found.next().with_context(|| format!("could not look up the ban of {client}"))?
+        else {
             return Ok(None);
         };
         let ban = rows::ban(row, &self.boots, now)?;
@@ -167,10 +163,11 @@ impl Reader {
                 Ok(OffenceCount { count: row.get(0)?, last_secs: row.get(1)? })
             })
             .optional()
-            .with_context(|| format!("looking for the offences of {client}"))
+            .with_context(|| format!("could not look up the offences of {client}"))
     }
 
     /// Bans that ended, the last first, older than `before` (an [`EndedBan::id`]) when it is given.
+    #[cfg(any(test, feature = "test-support"))]
     pub fn history(&self, before: Option<i64>, limit: u32) -> Result<Vec<EndedBan>> {
         self.ended("id < ?1", [Value::from(before.unwrap_or(i64::MAX))], limit)
     }
@@ -189,7 +186,7 @@ impl Reader {
         let mut statement = self.connection.prepare_cached(&sql)?;
         let mut found = statement.query(value)?;
         let mut ended = Vec::new();
-        while let Some(row) = found.next().context("reading the history")? {
+        while let Some(row) = found.next().context("could not read the history")? {
             ended.push(EndedBan {
                 id: row.get(0)?,
                 client: rows::client(row, 1)?,
@@ -214,7 +211,7 @@ impl Reader {
     }
 }
 
-/// A query's conditions: SQL with places for `values`. A column that begins with `+` is not looked up in an index.
+/// The conditions of a query: SQL with placeholders for `values`. In SQLite a `+` before a column keeps its index unused.
 struct Filter {
     search: Option<String>,
     rule: Option<&'static str>,
@@ -241,7 +238,7 @@ impl Filter {
         Filter { search, rule, values }
     }
 
-    /// `WHERE …`; with many matches the indices of the conditions are left alone and that of the order is used.
+    /// The `WHERE` clause. With many matches it leaves the conditions' indices unused, so that SQLite uses the order's.
     fn sql(&self, many_matches: bool) -> String {
         let plus = if many_matches { "+" } else { "" };
         let search = self.search.as_ref().map(|text| text.replace("COLUMN", &format!("{plus}client")));
@@ -251,7 +248,7 @@ impl Filter {
     }
 }
 
-/// Every network that a whole address lies in, as clients are written; nothing when `text` is no address.
+/// Every network that contains the address, as clients are written; empty when `text` is not an address.
 fn networks_over(text: &str) -> Vec<String> {
     let Ok(addr) = text.parse::<std::net::IpAddr>() else { return Vec::new() };
     let addr = addr.to_canonical();

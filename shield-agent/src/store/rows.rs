@@ -1,4 +1,4 @@
-//! Between the engine's types and the database's columns.
+//! Conversions between the engine's types and columns.
 
 use std::num::NonZeroU32;
 
@@ -18,7 +18,7 @@ use shield_engine::time::{Ends, Now};
 /// The columns that [`ban`] reads, in its order.
 pub(super) const BAN_COLUMNS: &str = "serial, client, since_ms, boot, end_boot_ms, offence, rule, reason";
 
-/// The end's place in the order of ends: after every other one when permanent.
+/// The sort key of an end; permanent bans come last.
 pub(super) fn sort_key(ends: Ends) -> i64 {
     match ends {
         Ends::At { wall_ms, .. } => wall_ms,
@@ -34,7 +34,7 @@ pub(super) fn deadline(ends: Ends) -> Option<i64> {
     }
 }
 
-/// A ban without its evidence, out of a row of [`BAN_COLUMNS`].
+/// Reads a ban without its evidence from a row of [`BAN_COLUMNS`].
 pub(super) fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
     let ban = Ban {
         serial: row.get::<_, i64>(0)? as u64,
@@ -47,24 +47,23 @@ pub(super) fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
     Ok(BanRecord { ban, reason: row.get(7)?, evidence: None })
 }
 
-/// The client in a column.
 pub(super) fn client(row: &Row<'_>, column: usize) -> Result<Client> {
     row.get_ref(column)?.as_str()?.parse().map_err(|error| anyhow!("column {column}: {error}"))
 }
 
-/// A unit variant in a column, by its name in JSON.
+/// Reads a unit variant by its name in JSON.
 pub(super) fn name<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> Result<T> {
     let text = row.get_ref(column)?.as_str()?;
     let deserializer: StrDeserializer<'_, NameError> = text.into_deserializer();
-    T::deserialize(deserializer).with_context(|| format!("column {column} holds {text:?}"))
+    T::deserialize(deserializer).with_context(|| format!("could not read column {column}: {text:?}"))
 }
 
-/// JSON in a column that may be empty.
+/// Reads JSON from a column that may be null.
 pub(super) fn json<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -> Result<Option<T>> {
     let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
     serde_json::from_str(text)
         .map(Some)
-        .with_context(|| format!("column {column} is not the JSON it should be"))
+        .with_context(|| format!("could not read the JSON in column {column}"))
 }
 
 /// The name of a lift's reason, as in JSON.

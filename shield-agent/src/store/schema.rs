@@ -1,4 +1,4 @@
-//! The database's tables and how an older file becomes a newer one. Owns the SQL of the schema, nothing else.
+//! The tables and their migrations.
 
 use anyhow::{Context, Result, bail};
 use rusqlite::Connection;
@@ -6,11 +6,11 @@ use rusqlite::Connection;
 /// Marks the file as Shield's (`PRAGMA application_id`): "SHLD" in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x5348_4c44;
 
-/// One script a version; version n is reached by the first n scripts. Never change one that was released.
+/// One script for each version; the first n scripts make version n. A released script must never change.
 const MIGRATIONS: [&str; 1] = [VERSION_1];
 
-/// Bans lie in the order of their serial numbers, so that new ones are appended. Evidence has a table of its own, so
-/// that the bans stay narrow: a start reads all of them and none of it.
+/// Bans are stored in the order of their serial numbers, so that new ones are appended. Evidence has a table of its own to
+/// keep the rows of bans short: a start reads all bans and no evidence.
 const VERSION_1: &str = "
     CREATE TABLE boots (
         id             INTEGER PRIMARY KEY,
@@ -75,8 +75,7 @@ pub(super) fn newest() -> i64 {
     MIGRATIONS.len() as i64
 }
 
-/// Brings the tables to the newest version, in one transaction. An error when the file is of a newer version, or of
-/// another program.
+/// Brings the tables to the newest version in one transaction.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let version = version_of(connection)?;
     if version == newest() {
@@ -84,17 +83,21 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     }
     let tx = connection.transaction()?;
     for (at, script) in MIGRATIONS.iter().enumerate().skip(version as usize) {
-        tx.execute_batch(script).with_context(|| format!("making version {} of the tables", at + 1))?;
+        tx.execute_batch(script)
+            .with_context(|| format!("could not create version {} of the tables", at + 1))?;
     }
     tx.pragma_update(None, "user_version", newest())?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-    tx.commit().context("committing the new tables")
+    tx.commit().context("could not commit the new tables")
 }
 
-/// The version of the tables, 0 when there are none. An error when it is newer than this program, or another's file.
+/// Returns the version of the tables, 0 when there are none.
+///
+/// # Errors
+/// When the version is newer than this program, or the file is another program's.
 pub(super) fn version_of(connection: &Connection) -> Result<i64> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let version = number("user_version").context("reading the version of the tables")?;
+    let version = number("user_version").context("could not read the version of the tables")?;
     if version > 0 && number("application_id")? != i64::from(APPLICATION_ID) {
         bail!(
             "this is another program's database, not Shield's: move it away or set another state directory"

@@ -636,7 +636,7 @@ fn decisions_are_synced_within_5_s_and_progress_alone_within_30_s() {
     writer.commit(vec![progress()], NOW.plus_ms(6_000));
     let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while writer.next_work_ms() == NOW.boot_ms + 60_000 && std::time::Instant::now() < until {
-        // The keeper waits for a real disk; it is asked how that went at the next work.
+        // The sync thread waits for a real disk; its result is read at the next work.
         std::thread::sleep(std::time::Duration::from_millis(5));
         assert_eq!(writer.work(NOW.plus_ms(6_000)), None);
     }
@@ -674,7 +674,7 @@ fn the_log_is_moved_into_the_database_beside_the_commits() {
         commit(&mut writer, now);
         assert_eq!(writer.work(now), None);
         now = now.plus_ms(5_000);
-        // The keeper waits for a real disk.
+        // The sync thread waits for a real disk.
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert!(in_file() >= 2);

@@ -1,0 +1,138 @@
+//! The error of the store, sorted by cause: each cause asks for another reaction.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use rusqlite::ErrorCode;
+use rusqlite::ffi::{SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_WRITE};
+
+/// The cause of a failure of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The disk, the quota or the largest file size is used up. Retrying helps once there is room.
+    DiskFull,
+    /// Another program holds a lock on the database. Retrying helps once it lets go.
+    Locked,
+    /// The file is not a sound database. Retrying does not help; the next start moves the file aside.
+    Damaged,
+    /// Anything else, such as a missing permission or an I/O error.
+    Other,
+}
+
+impl Fault {
+    /// What an operator can do.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Fault::DiskFull => "free some space",
+            Fault::Locked => "close other programs that have the database open",
+            Fault::Damaged => "restart the agent: it moves the file aside and makes a new one",
+            Fault::Other => "the bans made meanwhile are saved as soon as it works again",
+        }
+    }
+}
+
+/// A failure of the database with its cause.
+#[derive(Debug)]
+pub struct Error {
+    fault: Fault,
+    error: anyhow::Error,
+}
+
+impl Error {
+    pub(crate) fn fault(&self) -> Fault {
+        self.fault
+    }
+}
+
+/// Classifies by the first cause in the chain that is known.
+impl From<anyhow::Error> for Error {
+    fn from(error: anyhow::Error) -> Error {
+        let fault = error.chain().find_map(fault_of).unwrap_or(Fault::Other);
+        Error { fault, error }
+    }
+}
+
+/// Shows the failure, and with `{:#}` its causes too, as `anyhow` does.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.error.source()
+    }
+}
+
+fn fault_of(cause: &(dyn StdError + 'static)) -> Option<Fault> {
+    if cause.is::<Damage>() {
+        return Some(Fault::Damaged);
+    }
+    if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+        return of_io(error);
+    }
+    cause.downcast_ref::<rusqlite::Error>().and_then(of_sqlite)
+}
+
+fn of_io(error: &std::io::Error) -> Option<Fault> {
+    use std::io::ErrorKind as K;
+    matches!(error.kind(), K::StorageFull | K::QuotaExceeded | K::FileTooLarge).then_some(Fault::DiskFull)
+}
+
+fn of_sqlite(error: &rusqlite::Error) -> Option<Fault> {
+    let rusqlite::Error::SqliteFailure(failure, _) = error else { return None };
+    match (failure.code, failure.extended_code) {
+        (ErrorCode::DiskFull, _) => Some(Fault::DiskFull),
+        // The kernel's EFBIG and EDQUOT reach SQLite as a failed write.
+        (ErrorCode::SystemIoFailure, SQLITE_IOERR_WRITE) => Some(Fault::DiskFull),
+        (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => Some(Fault::Locked),
+        (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => Some(Fault::Damaged),
+        (ErrorCode::SystemIoFailure, SQLITE_IOERR_SHORT_READ) => Some(Fault::Damaged),
+        _ => None,
+    }
+}
+
+/// The result of a failed integrity check.
+#[derive(Debug)]
+pub(super) struct Damage(pub String);
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the database is damaged: {}", self.0)
+    }
+}
+
+impl StdError for Damage {}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn the_cause_is_found_below_any_context() {
+        let check = |cause: anyhow::Error, expected: Fault| {
+            let text = cause.to_string();
+            let error = Error::from(Err::<(), _>(cause).context("could not commit").unwrap_err());
+            assert_eq!(error.fault(), expected, "{text}");
+            assert_eq!(
+                format!("{error} / {error:#}"),
+                format!("could not commit / could not commit: {text}")
+            );
+            assert_eq!(format!("{:#}", anyhow::Error::new(error)), format!("could not commit: {text}"));
+        };
+        let sqlite =
+            |code| anyhow::Error::new(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+        check(sqlite(rusqlite::ffi::SQLITE_FULL), Fault::DiskFull);
+        check(sqlite(SQLITE_IOERR_WRITE), Fault::DiskFull);
+        check(sqlite(rusqlite::ffi::SQLITE_BUSY), Fault::Locked);
+        check(sqlite(rusqlite::ffi::SQLITE_CORRUPT), Fault::Damaged);
+        check(sqlite(SQLITE_IOERR_SHORT_READ), Fault::Damaged);
+        check(sqlite(rusqlite::ffi::SQLITE_PERM), Fault::Other);
+        check(std::io::Error::from(std::io::ErrorKind::StorageFull).into(), Fault::DiskFull);
+        check(Damage("a page is missing".to_owned()).into(), Fault::Damaged);
+        check(anyhow::anyhow!("something else"), Fault::Other);
+    }
+}
