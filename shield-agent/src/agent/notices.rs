@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::api::feed::Feed;
-use crate::text;
 use crate::clock;
 use crate::pipeline::Announce;
+use crate::text;
 use shield_engine::action::Notice;
 use shield_engine::time::Ends;
 

@@ -405,7 +405,7 @@ problem  /etc/nginx/nginx.conf:9: set_real_ip_from ::/0: any client can claim an
         let advice = Advice::new(Err(format!("{error:#}"))).render();
         assert!(
             advice.contains(LOG_FORMAT) && advice.contains("could not run `/nonexistent/nginx -T`"),
-            "{told}"
+            "{advice}"
         );
     }
 }

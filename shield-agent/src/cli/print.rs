@@ -1,7 +1,6 @@
 //! Standard output: text, tables, JSON. Every command prints through here, so that colours, broken pipes and write
 //! errors are handled once.
 
-pub(crate) use crate::text::bytes;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anyhow::{Context, Result};
