@@ -180,7 +180,7 @@ impl Counts {
         match notice {
             Notice::Banned(ban) => *self.bans.entry(ban.ban.rule).or_default() += 1,
             Notice::Lifted { reason, .. } => {
-                *self.lifts.entry(text::lift_reason_name(*reason)).or_default() += 1
+                *self.lifts.entry(text::lift_reason_name(*reason)).or_default() += 1;
             }
             _ => {}
         }

@@ -151,7 +151,7 @@ fn host(status: &Status) -> String {
         "{}: {:.1} % of {}, load {:.2}, {} of {}, up {}",
         host.name,
         host.cpu_percent,
-        counted(u64::from(host.cores), "CPU"),
+        counted(host.cores, "CPU"),
         host.load_1min,
         bytes(host.memory_used_bytes),
         bytes(host.memory_total_bytes),

@@ -7,13 +7,13 @@ use shield_engine::time::Ends;
 use shield_engine::verdict::{Evidence, PathCount, Rule};
 
 /// 2026-05-11T22:07:33Z.
-pub const AT_MS: i64 = 1_778_537_253_000;
+pub(crate) const AT_MS: i64 = 1_778_537_253_000;
 
-pub fn banned() -> Notice {
+pub(crate) fn banned() -> Notice {
     banned_client(Client::from(std::net::Ipv4Addr::new(192, 0, 2, 156)))
 }
 
-pub fn banned_client(client: Client) -> Notice {
+pub(crate) fn banned_client(client: Client) -> Notice {
     Notice::Banned(Box::new(BanRecord {
         ban: Ban {
             client,
@@ -28,7 +28,7 @@ pub fn banned_client(client: Client) -> Notice {
     }))
 }
 
-pub fn evidence() -> Evidence {
+pub(crate) fn evidence() -> Evidence {
     Evidence {
         rule: Rule::ZScore,
         condition: "z-score=5.43 > threshold=2.0".into(),
@@ -48,7 +48,7 @@ pub fn evidence() -> Evidence {
     }
 }
 
-pub fn banned_by_hand(reason: &str) -> Notice {
+pub(crate) fn banned_by_hand(reason: &str) -> Notice {
     Notice::Banned(Box::new(BanRecord {
         ban: Ban {
             client: "2001:db8:1:2::/64".parse().unwrap(),
@@ -63,7 +63,7 @@ pub fn banned_by_hand(reason: &str) -> Notice {
     }))
 }
 
-pub fn lifted() -> Notice {
+pub(crate) fn lifted() -> Notice {
     Notice::Lifted {
         client: "192.0.2.156".parse().unwrap(),
         reason: LiftReason::Operator,
@@ -73,11 +73,11 @@ pub fn lifted() -> Notice {
     }
 }
 
-pub fn anomaly() -> Notice {
+pub(crate) fn anomaly() -> Notice {
     let condition = "z-score=30.00 > threshold=3.0".into();
     Notice::GlobalAnomalyStarted { condition, rate: 3.1, mean: 0.1, stddev: 0.1 }
 }
 
-pub fn degraded(part: &str) -> Notice {
+pub(crate) fn degraded(part: &str) -> Notice {
     Notice::Degraded { part: part.into(), reason: "the program was detached".into() }
 }

@@ -206,12 +206,12 @@ fn keep_inside(state: &mut TableState, rows: usize) {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::api::types::{Ban, Range};
     use shield_engine::verdict::Rule;
 
-    pub fn history() -> HistoryView {
+    pub(in crate::cli::top) fn history() -> HistoryView {
         let column = |value: f64| vec![None, Some(value), Some(value)];
         HistoryView {
             range: Range::HalfHour,
@@ -228,11 +228,11 @@ pub mod tests {
         }
     }
 
-    pub fn no_events() -> EventList {
+    pub(in crate::cli::top) fn no_events() -> EventList {
         EventList { events: Vec::new(), next: None }
     }
 
-    pub fn bans(clients: &[&str]) -> Input {
+    pub(in crate::cli::top) fn bans(clients: &[&str]) -> Input {
         let ban = |client: &&str| Ban {
             client: client.parse().unwrap(),
             serial: 1,
