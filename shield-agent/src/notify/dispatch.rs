@@ -77,7 +77,7 @@ pub(crate) struct Dispatcher<M> {
     phase: Phase,
 }
 
-/// Whether the agent is stopping.
+/// Running or stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,

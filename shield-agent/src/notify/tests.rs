@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use shield_engine::client::Client;
 
-/// What the server does with one request; after the last, it accepts.
+/// The server's behaviour for one request; after the last it accepts.
 #[derive(Debug, Clone, Copy)]
 enum Behaviour {
     Accept,
@@ -29,7 +29,7 @@ const MOVED: &str = "HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nConten
 const GONE: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 10\r\n\r\nno_service";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// How long a test waits for what must come; only a failure takes so long.
+/// Deadline for what must come; only a failure takes that long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Default)]
@@ -137,13 +137,13 @@ impl Bench {
             timeout: Duration::from_millis(300),
         };
         let reports = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&reports);
+        let reported = Arc::clone(&reports);
         let (notifier, outbox) =
-            Notifier::start(&settings, Arc::new(move |report| told.lock().unwrap().push(report)));
+            Notifier::start(&settings, Arc::new(move |report| reported.lock().unwrap().push(report)));
         Bench { notifier, outbox, reports, dir }
     }
 
-    fn tell(&mut self, notice: &Notice) {
+    fn notify(&mut self, notice: &Notice) {
         self.notifier.notify(notice, Now { wall_ms: samples::AT_MS, boot_ms: 1 });
     }
 
@@ -166,7 +166,7 @@ async fn a_ban_arrives_in_the_chat_and_at_the_webhook() {
     let (slack, slack_addr) = Server::start(&[]).await;
     let (webhook, webhook_addr) = Server::start(&[]).await;
     let mut bench = Bench::new(Some(slack_addr), Some(webhook_addr));
-    bench.tell(&samples::banned());
+    bench.notify(&samples::banned());
     assert_eq!(bench.audit_lines(), 1, "on record before it is announced");
     assert!(text_of(&slack.wait_for(1).await[0]).starts_with("IP BANNED\n• IP: 192.0.2.156\n"));
     let body: serde_json::Value = serde_json::from_str(&webhook.wait_for(1).await[0]).unwrap();
@@ -188,7 +188,7 @@ async fn a_message_survives_every_failure() {
     ] {
         let (server, addr) = Server::start(&[trouble]).await;
         let mut bench = Bench::new(Some(addr), None);
-        bench.tell(&samples::banned());
+        bench.notify(&samples::banned());
         let bodies = server.wait_for(2).await;
         assert_eq!(bodies[0], bodies[1], "{trouble:?}");
     }
@@ -198,7 +198,7 @@ async fn a_message_survives_every_failure() {
 async fn slack_down_is_a_state_without_the_secret_and_ends_by_itself() {
     let (server, addr) = Server::start(&[Behaviour::Answer(BROKEN); 5]).await;
     let mut bench = Bench::new(Some(addr), None);
-    bench.tell(&samples::banned());
+    bench.notify(&samples::banned());
     server.wait_for(6).await;
     wait_until(|| bench.states_of("slack").len() == 3).await;
     let states = bench.states_of("slack");
@@ -211,23 +211,23 @@ async fn slack_down_is_a_state_without_the_secret_and_ends_by_itself() {
 async fn nobody_listening_is_a_state_without_the_secret() {
     let addr = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut bench = Bench::new(Some(addr), None);
-    bench.tell(&samples::banned());
+    bench.notify(&samples::banned());
     wait_until(|| bench.states_of("slack").len() == 2).await;
-    let said = format!("{:?}", bench.states_of("slack"));
-    assert!(said.contains("Connection refused"), "{said}");
-    assert!(!said.contains("verysecret"), "{said}");
+    let reason = format!("{:?}", bench.states_of("slack"));
+    assert!(reason.contains("Connection refused"), "{reason}");
+    assert!(!reason.contains("verysecret"), "{reason}");
 }
 
 #[tokio::test]
-async fn a_wrong_url_is_said_and_the_message_given_up() {
+async fn a_wrong_url_is_reported_and_the_message_given_up() {
     for (answer, words) in [(GONE, "answered 404 Not Found: no_service"), (MOVED, "answered 302 Found")] {
         let (server, addr) = Server::start(&[Behaviour::Answer(answer)]).await;
         let mut bench = Bench::new(Some(addr), None);
-        bench.tell(&samples::banned());
+        bench.notify(&samples::banned());
         wait_until(|| bench.states_of("slack").len() == 2).await;
-        let said = format!("{:?}", bench.states_of("slack")[1]);
-        assert!(said.contains(words) && said.contains("check the webhook's URL"), "{said}");
-        bench.tell(&samples::lifted());
+        let reason = format!("{:?}", bench.states_of("slack")[1]);
+        assert!(reason.contains(words) && reason.contains("check the webhook's URL"), "{reason}");
+        bench.notify(&samples::lifted());
         let bodies = server.wait_for(2).await;
         assert!(text_of(&bodies[1]).contains("1 earlier event could not be posted"), "{}", bodies[1]);
     }
@@ -237,11 +237,11 @@ async fn a_wrong_url_is_said_and_the_message_given_up() {
 async fn a_server_that_never_answers_holds_nobody_up_and_nothing_is_left_out_of_the_audit() {
     let (server, addr) = Server::start(&[Behaviour::Never]).await;
     let mut bench = Bench::new(Some(addr), None);
-    bench.tell(&samples::lifted());
+    bench.notify(&samples::lifted());
     server.wait_for(1).await;
     let started = Instant::now();
     for n in 0..500 {
-        bench.tell(&samples::banned_client(Client::from(std::net::Ipv4Addr::from_bits(0xcb00_7100 + n))));
+        bench.notify(&samples::banned_client(Client::from(std::net::Ipv4Addr::from_bits(0xcb00_7100 + n))));
     }
     assert!(started.elapsed() < Duration::from_secs(5), "telling 500 events took {:?}", started.elapsed());
     assert_eq!(bench.audit_lines(), 501);
@@ -254,14 +254,14 @@ async fn a_server_that_never_answers_holds_nobody_up_and_nothing_is_left_out_of_
 async fn what_is_not_configured_is_off_and_what_cannot_be_read_degraded() {
     let dir = tempfile::tempdir().unwrap();
     let reports = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&reports);
+    let reported = Arc::clone(&reports);
     let settings = Settings {
         audit: dir.path().join("audit.jsonl"),
         slack: Some(UrlFrom::File(dir.path().join("missing"))),
         ..Settings::default()
     };
     let _started =
-        Notifier::start(&settings, Arc::new(move |report: PartReport| told.lock().unwrap().push(report)));
+        Notifier::start(&settings, Arc::new(move |report: PartReport| reported.lock().unwrap().push(report)));
     let reports = reports.lock().unwrap();
     assert!(matches!(&reports[0].state, PartState::Degraded { reason } if reason.contains("missing")));
     assert_eq!(reports[1].state, PartState::Off { reason: "no URL is configured".into() });
@@ -272,10 +272,10 @@ async fn an_audit_log_that_cannot_be_written_is_a_state_that_ends_by_itself() {
     let mut bench = Bench::new(None, None);
     let path = bench.dir.path().join("audit.jsonl");
     std::fs::create_dir(&path).unwrap();
-    bench.tell(&samples::banned());
-    bench.tell(&samples::banned());
+    bench.notify(&samples::banned());
+    bench.notify(&samples::banned());
     std::fs::remove_dir(&path).unwrap();
-    bench.tell(&samples::banned());
+    bench.notify(&samples::banned());
     let states = bench.states_of("audit");
     assert!(matches!(states[..], [PartState::Degraded { .. }, PartState::Active { .. }]), "{states:?}");
 }
@@ -291,12 +291,12 @@ async fn a_client_for_https_can_be_made() {
 }
 
 #[tokio::test]
-async fn what_waits_at_the_end_is_still_told() {
+async fn what_waits_at_the_end_is_still_posted() {
     let (slack, slack_addr) = Server::start(&[Behaviour::Answer(BROKEN)]).await;
     let (webhook, webhook_addr) = Server::start(&[]).await;
     let mut bench = Bench::new(Some(slack_addr), Some(webhook_addr));
-    bench.tell(&samples::banned());
-    bench.tell(&samples::lifted());
+    bench.notify(&samples::banned());
+    bench.notify(&samples::lifted());
     bench.outbox.flush(PATIENCE).await;
     let (slack, webhook) = (slack.bodies(), webhook.bodies());
     let last = text_of(slack.last().unwrap());
@@ -308,7 +308,7 @@ async fn what_waits_at_the_end_is_still_told() {
 async fn a_receiver_that_never_answers_does_not_hold_up_the_end() {
     let (server, addr) = Server::start(&[Behaviour::Never; 100]).await;
     let mut bench = Bench::new(Some(addr), None);
-    bench.tell(&samples::banned());
+    bench.notify(&samples::banned());
     server.wait_for(1).await;
     let bound = Duration::from_millis(500);
     let started = Instant::now();
@@ -317,10 +317,10 @@ async fn a_receiver_that_never_answers_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn nothing_to_tell_is_no_wait() {
+async fn nothing_to_post_is_no_wait() {
     let (server, addr) = Server::start(&[]).await;
     let mut bench = Bench::new(Some(addr), None);
-    bench.tell(&samples::banned());
+    bench.notify(&samples::banned());
     server.wait_for(1).await;
     tokio::time::timeout(PATIENCE, bench.outbox.flush(PATIENCE * 2)).await.expect("it ends at once");
 }

@@ -1,5 +1,5 @@
 //! A replay's outcome as one self-contained page: the traffic, the baseline and the bans as inline SVG, the bans as a
-//! table. Loads nothing from anywhere; everything out of the log is escaped.
+//! table. Loads nothing; everything that comes from the log is escaped.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ const WIDTH: f64 = 1200.0;
 const HEIGHT: f64 = 320.0;
 const MARGIN: f64 = 48.0;
 
-/// Bans in the table at most; the rest is counted.
+/// Maximum rows of the table; further bans are counted.
 const MAX_ROWS: usize = 5000;
 
 const STYLE: &str = "\
@@ -47,14 +47,14 @@ pub(crate) fn render(outcome: &Outcome, score: Option<&Score>, title: &str) -> S
 fn facts(outcome: &Outcome, score: Option<&Score>, page: &mut String) {
     let share = |part: u64, of: u64| if of == 0 { 0.0 } else { 100.0 * part as f64 / of as f64 };
     let mut facts = vec![
-        (outcome.requests.to_string(), "requests".to_owned()),
-        (outcome.clients.to_string(), "clients".to_owned()),
+        (text::count(outcome.requests), "requests".to_owned()),
+        (text::count(outcome.clients), "clients".to_owned()),
         (
-            outcome.clients_banned.to_string(),
+            text::count(outcome.clients_banned),
             format!("clients banned ({:.2} %)", share(outcome.clients_banned, outcome.clients)),
         ),
         (
-            outcome.requests_banned.to_string(),
+            text::count(outcome.requests_banned),
             format!("requests dropped ({:.2} %)", share(outcome.requests_banned, outcome.requests)),
         ),
     ];
@@ -69,8 +69,8 @@ fn facts(outcome: &Outcome, score: Option<&Score>, page: &mut String) {
         ));
     }
     page.push_str("<div class=\"facts\">");
-    for (value, words) in facts {
-        let _ = write!(page, "<div><b>{value}</b><span class=\"dim\">{words}</span></div>");
+    for (value, label) in facts {
+        let _ = write!(page, "<div><b>{value}</b><span class=\"dim\">{label}</span></div>");
     }
     page.push_str("</div>");
 }

@@ -35,7 +35,7 @@ pub(crate) fn rule_sentence(rule: Rule) -> &'static str {
     }
 }
 
-/// Where a baseline comes from, for the names of `BaselineView::source`; an unknown name is returned unchanged.
+/// The origin of a baseline, for the names of `BaselineView::source`; an unknown name is returned unchanged.
 pub(crate) fn baseline_source(source: &str) -> &str {
     match source {
         "rolling" => "last 30 min",

@@ -166,8 +166,8 @@ async fn perform(request: Request, client: AgentClient, inputs: mpsc::Sender<Inp
 fn answer(answer: Result<Reply, ClientError>) -> Input {
     Input::Answer(match answer {
         Ok(reply) => {
-            let words = reply.results.iter().map(|result| format!("{}: {}", result.client, result.message));
-            words.collect::<Vec<String>>().join("; ")
+            let lines = reply.results.iter().map(|result| format!("{}: {}", result.client, result.message));
+            lines.collect::<Vec<String>>().join("; ")
         }
         Err(error) => error.to_string(),
     })

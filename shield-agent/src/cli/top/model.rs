@@ -109,8 +109,8 @@ impl Model {
                 keep_inside(&mut self.ban_rows, rows);
                 None
             }
-            Input::Answer(words) => {
-                self.answer = Some(words);
+            Input::Answer(line) => {
+                self.answer = Some(line);
                 Some(Request::ListBans)
             }
             Input::Redraw => None,

@@ -235,7 +235,7 @@ fn foot_line(model: &Model) -> Line<'static> {
     match (&model.to_confirm, &model.answer) {
         (Some(Request::Lift(client)), _) => Line::styled(format!("lift the ban of {client}? y/n"), warn()),
         (Some(Request::Ban(client)), _) => Line::styled(format!("ban {client}? y/n"), warn()),
-        (Some(Request::ListBans) | None, Some(words)) => Line::raw(text::printable(words)),
+        (Some(Request::ListBans) | None, Some(answer)) => Line::raw(text::printable(answer)),
         (Some(Request::ListBans) | None, None) => {
             Line::raw("q quit   Tab other table   ↑↓ select   l lift   b ban")
         }
