@@ -135,6 +135,20 @@ test("a request's path of <script> is text, wherever it is shown", () =>
     assert.deepEqual(found, { hacked: false, scripts: 1, images: 0 });
   }));
 
+// Its details stayed empty: the agent leaves empty lists out, and the page took them for granted.
+test("a ban whose evidence has neither values nor paths can be opened", () =>
+  withPage("calm", {}, async (page, { agent }) => {
+    const ban = agent.ban.bind(agent);
+    agent.ban = (client) => {
+      const { measures, top_paths: paths, ...evidence } = ban(client).evidence ?? {};
+      return { ...ban(client), evidence };
+    };
+    agent.makeBan(CLIENT);
+    await rowIs(page, CLIENT, "shown");
+    await row(page, CLIENT).getByRole("button", { name: CLIENT, exact: true }).click();
+    await page.getByRole("heading", { name: "The evidence" }).first().waitFor();
+  }));
+
 test("the browser itself refuses markup: the policy is in force", () =>
   withPage("calm", {}, async (page) => {
     const refused = await page.evaluate(() => {

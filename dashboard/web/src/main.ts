@@ -62,12 +62,16 @@ const unlock = startTokenButton(() => {
 });
 const notices = new Notices(() => link.retryNow(), unlock);
 
+/** Without them names show as they are in the API; reconnecting fetches them again. */
+async function showLabels(): Promise<void> {
+  const areNew = await loadLabels().catch(() => false);
+  if (areNew) bans.labelsLoaded();
+}
+
 /** Fetches everything that is kept rather than streamed. Failing is no fault here: the connection's state shows it, and
  * reconnecting reloads. */
 function reload(): void {
-  loadLabels()
-    .then((areNew) => areNew && bans.labelsLoaded())
-    .catch(() => undefined);
+  void showLabels();
   bans.changed();
   traffic.reload();
   api
@@ -83,5 +87,8 @@ addEventListener("online", () => link.retryNow());
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible") link.retryNow();
 });
-reload();
-void link.run();
+// The labels first, so that no row shows a bare name for a moment.
+void showLabels().finally(() => {
+  reload();
+  void link.run();
+});

@@ -1,5 +1,5 @@
-//! What the API needs from the rest of the agent: one trait, implemented over the engine's thread and the store, and
-//! by a fake in the tests. It speaks the engine's words; turning them into the JSON of `types` is the API's work.
+//! The API's view of the rest of the agent: one trait, implemented over the engine's thread and the store, and by a fake in
+//! the tests. It returns the engine's types; `convert` turns them into those of `types`.
 
 use std::fmt;
 use std::future::Future;
@@ -16,10 +16,10 @@ use shield_engine::report::{ClientSummary, DetectorStatus, Explanation};
 use shield_engine::request::RejectedCounts;
 use shield_engine::time::Now;
 
-/// An answer that comes later.
+/// A future answer.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send + 'a>>;
 
-/// Why there is no answer.
+/// A failure to answer.
 #[derive(Debug)]
 pub enum Refusal {
     /// The engine or the store does not answer now: starting, stopping or overloaded.
@@ -43,25 +43,25 @@ impl From<anyhow::Error> for Refusal {
     }
 }
 
-/// Whether the kernel is touched.
+/// The mode of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Bans are enforced.
     Enforcing,
-    /// Everything but the kernel.
+    /// Bans are decided and recorded, but not enforced.
     DryRun,
 }
 
-/// How the agent stands, in one reading of the engine.
+/// The state of the agent, in one reading of the engine.
 #[derive(Debug, Clone)]
 pub struct AgentView {
-    /// The moment of the reading.
+    /// Time of the reading.
     pub now: Now,
-    /// When the agent started: wall clock, milliseconds.
+    /// Start of the agent: wall clock, milliseconds.
     pub started_ms: i64,
-    /// Whether the kernel is touched.
+    /// The mode.
     pub mode: Mode,
-    /// Every part that ever reported, in a fixed order.
+    /// All parts that have reported, in a fixed order.
     pub parts: Vec<PartReport>,
     /// The detector's own state.
     pub detector: DetectorStatus,
@@ -69,67 +69,67 @@ pub struct AgentView {
     pub profile: String,
     /// `adaptive` or `classic`.
     pub reference: String,
-    /// The bound of its client table.
+    /// Capacity of its client table.
     pub max_clients: u64,
     /// Lifetime totals.
     pub totals: Totals,
-    /// Lines refused since start.
+    /// Lines rejected since the start.
     pub rejected: RejectedCounts,
     /// Bans in force.
     pub bans: u64,
-    /// Those of them without an end.
+    /// Permanent bans among them.
     pub permanent_bans: u64,
-    /// What each enforcer that counts has dropped since start.
+    /// Drops since the start, of each enforcer that counts.
     pub drops: Vec<(EnforcerName, Drops)>,
     /// Records that are not in the database yet.
     pub store_backlog: u64,
-    /// What every source has read, in the order of the configuration.
+    /// All sources, in the order of the configuration.
     pub sources: Vec<source::stats::Snapshot>,
 }
 
-/// Which bans to list.
+/// A query for bans.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BanQuery {
-    /// How the client's text begins; a whole address also finds the networks that hold it.
+    /// Start of the client's text; a whole address also finds the networks that contain it.
     pub search: Option<String>,
     /// Only bans for this rule.
     pub rule: Option<shield_engine::verdict::Rule>,
-    /// In which order.
+    /// The order.
     pub sort: BanSort,
-    /// How many to pass over.
+    /// Number of bans to skip.
     pub offset: u64,
-    /// How many at most.
+    /// Maximum number of bans.
     pub limit: u32,
 }
 
-/// One ban as it stands.
+/// A ban in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BanRow {
     /// The ban, with its evidence.
     pub record: BanRecord,
-    /// What was dropped of this client since its ban; `None` where nobody counts.
+    /// Drops of this client since its ban; `None` while no enforcer counts them.
     pub drops: Option<Drops>,
-    /// The enforcers that drop it now; `None` when not known.
+    /// The enforcers that drop it now; `None` if unknown.
     pub held_by: Option<Vec<EnforcerName>>,
 }
 
-/// Some bans.
+/// Bans that match a query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BanRows {
-    /// In the order asked for.
+    /// In the requested order.
     pub rows: Vec<BanRow>,
-    /// How many match in all.
+    /// Number of all matching bans.
     pub total: u64,
-    /// The moment of the reading.
+    /// Time of the reading.
     pub now: Now,
 }
 
 /// The busiest clients.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopClients {
-    /// Busiest first, with what holds for each.
+    /// Busiest first.
     pub clients: Vec<TopClient>,
-    /// The moment of the reading.
+    /// Time of the reading.
     pub now: Now,
 }
 
@@ -138,7 +138,7 @@ pub struct TopClients {
 pub struct TopClient {
     /// Its window.
     pub summary: ClientSummary,
-    /// Whether a rule fires for it now.
+    /// Its state.
     pub state: super::types::ClientState,
 }
 
@@ -153,15 +153,15 @@ pub struct ClientView {
     pub allowed: Vec<Allowed>,
     /// Remembered offences.
     pub offences: super::types::Offences,
-    /// Its bans that ended, newest first.
+    /// Its earlier bans, newest first.
     pub history: Vec<PastBan>,
-    /// The moment of the reading.
+    /// Time of the reading.
     pub now: Now,
 }
 
-/// The rest of the agent, as the API sees it. Every method may be called at any rate and concurrently; none may block.
+/// The rest of the agent. Its methods are called concurrently and at any rate, and must not block.
 pub trait Backend: Send + Sync + 'static {
-    /// How the agent stands.
+    /// Reads the state of the agent.
     fn view(&self) -> Answer<'_, AgentView>;
 
     /// Bans in force.
@@ -170,13 +170,13 @@ pub trait Backend: Send + Sync + 'static {
     /// The `n` busiest clients over the window.
     fn top(&self, n: usize) -> Answer<'_, TopClients>;
 
-    /// Why a client is banned, or why not; at `at_ms` (wall clock) from the record, or now.
+    /// Explains why a client is banned or is not: now, or at `at_ms` (wall clock) from the record.
     fn explain(&self, client: Client, at_ms: Option<i64>) -> Answer<'_, ClientView>;
 
     /// The allowlist, sorted by network.
     fn allowlist(&self) -> Answer<'_, Vec<Allowed>>;
 
-    /// Has the engine carry out a command and waits for its reply (committed to the store; the kernel follows).
+    /// Runs a command in the engine. The reply comes once it is committed to the store; the kernel follows.
     fn command(&self, command: Command) -> Answer<'_, Reply>;
 
     /// The configuration in force, without secrets.

@@ -1,7 +1,7 @@
-//! The engine's words turned into the API's JSON types. Pure functions, no decisions of their own.
+//! Conversion of the engine's types into the API's JSON types: pure functions.
 
 use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, TopClients};
-use super::feed::Standing;
+use super::feed::Conditions;
 use super::metrics;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
@@ -20,11 +20,11 @@ use shield_engine::request::Rejected;
 use shield_engine::time::{Ends, Now};
 use shield_engine::verdict::Rule;
 
-/// The length of the window that rates are over, in seconds.
+/// The length of the window of a rate, in seconds.
 pub(crate) const WINDOW_SECS: u32 = 60;
 
-/// Everything at a glance; `dropped` comes with its rates, which need two readings.
-pub(crate) fn status(view: &AgentView, standing: &Standing, dropped: Dropped, vitals: &Vitals) -> Status {
+/// The status. `dropped` has its rates already: they need two readings.
+pub(crate) fn status(view: &AgentView, conditions: &Conditions, dropped: Dropped, vitals: &Vitals) -> Status {
     let sources: Vec<SourceStatus> =
         view.sources.iter().map(|source| source_status(source, view.now)).collect();
     let parts: Vec<Part> = view.parts.iter().map(|report| part(report, &sources)).collect();
@@ -33,9 +33,9 @@ pub(crate) fn status(view: &AgentView, standing: &Standing, dropped: Dropped, vi
         now_ms: view.now.wall_ms,
         started_ms: view.started_ms,
         dry_run: view.mode == Mode::DryRun,
-        health: health(&parts, view.detector.warming_up, standing),
-        detector: detector(view, standing),
-        global: global(&view.detector, standing, view.now),
+        health: health(&parts, view.detector.warming_up, conditions),
+        detector: detector(view, conditions),
+        global: global(&view.detector, conditions, view.now),
         baseline: baseline(&view.detector),
         hour_profile: hour_profile(&view.detector.hours),
         totals: view.totals,
@@ -66,7 +66,7 @@ fn part(report: &PartReport, sources: &[SourceStatus]) -> Part {
     Part { part: report.part.clone(), label, state, text: text::printable(&text) }
 }
 
-/// Less than a block is no lag: the next read takes it whole.
+/// Less than a block is no lag: the next read takes all of it.
 const LAG_SHOWN_BYTES: u64 = BLOCK_BYTES as u64;
 
 fn source_status(source: &Snapshot, now: Now) -> SourceStatus {
@@ -95,7 +95,7 @@ fn lag_words(source: &SourceStatus) -> Option<String> {
     Some(format!("{bytes}{age} behind"))
 }
 
-fn health(parts: &[Part], warming_up: bool, standing: &Standing) -> Health {
+fn health(parts: &[Part], warming_up: bool, conditions: &Conditions) -> Health {
     let of_part = |part: &Part| match part.state {
         PartStateName::Active | PartStateName::Off => Health::Ok,
         PartStateName::Waiting => Health::Waiting,
@@ -103,11 +103,11 @@ fn health(parts: &[Part], warming_up: bool, standing: &Standing) -> Health {
     };
     let worst_part = parts.iter().map(of_part).max().unwrap_or(Health::Ok);
     let detector = if warming_up { Health::Waiting } else { Health::Ok };
-    let stopped = if standing.blast_radius.is_some() { Health::Degraded } else { Health::Ok };
+    let stopped = if conditions.blast_radius.is_some() { Health::Degraded } else { Health::Ok };
     worst_part.max(detector).max(stopped)
 }
 
-fn detector(view: &AgentView, standing: &Standing) -> Detector {
+fn detector(view: &AgentView, conditions: &Conditions) -> Detector {
     let status = &view.detector;
     let left = u64::from(status.warm_up_left_secs);
     let mut detector = Detector {
@@ -117,7 +117,7 @@ fn detector(view: &AgentView, standing: &Standing) -> Detector {
         reference: view.reference.clone(),
         warm_up: status.warming_up.then_some(WarmUp { remaining_secs: left }),
         frozen: status.frozen,
-        blast_radius: standing.blast_radius.clone(),
+        blast_radius: conditions.blast_radius.clone(),
         clients: status.clients_tracked,
         max_clients: view.max_clients,
         evicted: status.evicted,
@@ -144,8 +144,8 @@ pub(crate) fn detector_state(detector: &Detector) -> (PartStateName, String) {
     }
 }
 
-fn global(status: &DetectorStatus, standing: &Standing, now: Now) -> GlobalRate {
-    let anomaly = || standing.anomaly.clone().unwrap_or_else(|| unannounced_anomaly(status, now));
+fn global(status: &DetectorStatus, conditions: &Conditions, now: Now) -> GlobalRate {
+    let anomaly = || conditions.anomaly.clone().unwrap_or_else(|| unannounced_anomaly(status, now));
     GlobalRate {
         rate: status.global_rate,
         error_rate: status.global_error_rate,
@@ -181,7 +181,7 @@ fn hour_profile(levels: &[Option<(f64, f64)>]) -> Vec<HourSlot> {
     (0..24).map(slot).collect()
 }
 
-/// What the enforcers dropped in all, without rates.
+/// The sums of all enforcers, without rates.
 pub(crate) fn dropped(view: &AgentView) -> Dropped {
     let by_enforcer: Vec<EnforcerDrops> = (view.drops.iter())
         .map(|(enforcer, drops)| EnforcerDrops {
@@ -199,7 +199,6 @@ pub(crate) fn dropped(view: &AgentView) -> Dropped {
     }
 }
 
-/// One ban.
 pub(crate) fn ban(row: BanRow, now: Now) -> Ban {
     let words = text::cause(&row.record);
     let record = row.record;
@@ -219,13 +218,13 @@ pub(crate) fn ban(row: BanRow, now: Now) -> Ban {
     }
 }
 
-/// The end on the wall clock as it stands now: the boot clock decides, and the wall clock may have jumped since.
+/// The end on the present wall clock: the boot clock decides, and the wall clock may have been set since the ban.
 fn ends_ms(ends: Ends, now: Now) -> Option<i64> {
     let remaining = i64::try_from(ends.remaining_ms(now)?).unwrap_or(i64::MAX);
     Some(now.wall_ms.saturating_add(remaining))
 }
 
-/// One page of bans that started after `offset` others.
+/// The page of bans that comes after `offset` others.
 pub(crate) fn ban_page(found: BanRows, offset: u64) -> BanPage {
     let end = offset + found.rows.len() as u64;
     let has_more = !found.rows.is_empty() && end < found.total;
@@ -237,7 +236,6 @@ pub(crate) fn ban_page(found: BanRows, offset: u64) -> BanPage {
     }
 }
 
-/// The busiest clients.
 pub(crate) fn client_list(top: &TopClients) -> ClientList {
     let clients = top.clients.iter().map(|client| ClientActivity {
         client: client.summary.client,
@@ -250,8 +248,8 @@ pub(crate) fn client_list(top: &TopClients) -> ClientList {
     ClientList { window_secs: WINDOW_SECS, now_ms: top.now.wall_ms, clients: clients.collect() }
 }
 
-/// Adds clients that were banned within the window: none of their requests is counted any more, and whoever looks for
-/// an attacker must find it. Their figures are those they were banned with.
+/// Adds clients that were banned within the window, with the figures of their bans: their requests are no longer counted,
+/// but an operator who looks for the attacker should find it here.
 pub(crate) fn add_banned(list: &mut ClientList, bans: Vec<BanRecord>) {
     for ban in bans {
         let Some(evidence) = ban.evidence else { continue };
@@ -270,7 +268,6 @@ pub(crate) fn add_banned(list: &mut ClientList, bans: Vec<BanRecord>) {
     list.clients.sort_by(|a, b| b.rate.total_cmp(&a.rate));
 }
 
-/// An allowlist entry.
 pub(crate) fn allow_entry(entry: &Allowed) -> AllowEntry {
     AllowEntry { network: entry.network, reason: entry.reason, words: entry.reason.describe().to_owned() }
 }
@@ -291,7 +288,6 @@ pub(crate) fn labels() -> Labels {
     }
 }
 
-/// Why a client is banned, or why not.
 pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
     let detector = &view.detector;
     let window = detector.known.then_some(Window {
@@ -319,7 +315,6 @@ pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
     }
 }
 
-/// A rule's state.
 fn rule_state(view: &RuleView) -> RuleState {
     RuleState {
         rule: view.rule,
@@ -330,7 +325,7 @@ fn rule_state(view: &RuleView) -> RuleState {
     }
 }
 
-/// What the record says of a moment: bans alone, because nothing else is kept.
+/// The answer for a past moment: about bans only, because nothing else is recorded.
 fn record_words(view: &ClientView, at_ms: i64) -> String {
     let (client, at) = (view.detector.client, text::utc(at_ms));
     if let Some(row) = &view.ban {
@@ -381,11 +376,11 @@ mod tests {
     #[test]
     fn health_is_the_worst_that_holds() {
         use PartStateName::{Active, Degraded, Off, Waiting};
-        let calm = Standing::default();
-        let stopped = Standing { blast_radius: Some("21 %".into()), ..Standing::default() };
-        let check = |states: &[PartStateName], warming_up, standing, expected| {
+        let calm = Conditions::default();
+        let stopped = Conditions { blast_radius: Some("21 %".into()), ..Conditions::default() };
+        let check = |states: &[PartStateName], warming_up, conditions, expected| {
             let parts: Vec<Part> = states.iter().copied().map(part).collect();
-            assert_eq!(health(&parts, warming_up, standing), expected, "{states:?}");
+            assert_eq!(health(&parts, warming_up, conditions), expected, "{states:?}");
         };
         check(&[], false, &calm, Health::Ok);
         check(&[Active, Off], false, &calm, Health::Ok);

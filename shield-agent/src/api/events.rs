@@ -6,7 +6,6 @@ use shield_engine::client::Client;
 use super::types::{EventView, Severity};
 use crate::text;
 
-/// A notice as the API shows it.
 pub(crate) fn event(id: u64, at_ms: i64, notice: &Notice) -> EventView {
     EventView {
         id,

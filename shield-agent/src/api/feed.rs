@@ -1,5 +1,5 @@
-//! What happened, for whoever watches: the last notices, their live stream, and what still stands of them. The rest
-//! of the agent calls [`Feed::publish`], which never waits (invariant 7); the audit log is the lasting record.
+//! Notices for the page and for streams: the last ones, those to come, and the conditions that they began. The rest of the
+//! agent calls [`Feed::publish`], which never waits (invariant 7). Not the lasting record: that is the audit log.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,11 +16,11 @@ use shield_engine::verdict::Rule;
 /// Notices kept for `/events/recent` and for streams that resume.
 const KEPT: usize = 2_000;
 
-/// Notices a stream may be behind before it misses some.
+/// Notices that a stream may lag behind before it misses some.
 const BACKLOG: usize = 1_024;
 
-/// Ids grow by one from the start's wall clock in milliseconds times this, so that they also grow across restarts (as
-/// long as there are fewer than this many a millisecond) and stay below 2^53 until the year 2255.
+/// Ids count up from the wall clock at the start, in milliseconds times this. So they grow across restarts, unless there
+/// are more notices than this a millisecond, and stay below 2^53, exact in JavaScript, until the year 2255.
 const IDS_PER_MS: u64 = 1_000;
 
 /// The notices of this run.
@@ -39,7 +39,7 @@ pub struct Published {
     pub json: String,
 }
 
-/// How often what happened, since the start.
+/// Numbers of notices since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Bans made, by rule.
@@ -50,23 +50,23 @@ pub struct Counts {
     pub notices: BTreeMap<String, u64>,
 }
 
-/// What has started and not ended yet.
+/// Conditions that have started and not ended.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Standing {
-    /// The global anomaly under way.
+pub struct Conditions {
+    /// The global anomaly in progress.
     pub anomaly: Option<Anomaly>,
-    /// Why the blast-radius limit stopped banning.
+    /// The reason why the blast-radius limit stopped banning.
     pub blast_radius: Option<String>,
 }
 
-/// A new stream: what it missed, and what comes.
+/// A new stream: the notices it missed, and those to come.
 #[derive(Debug)]
 pub struct Subscription {
     /// Notices after the id it resumed from, oldest first.
     pub missed: Vec<Arc<Published>>,
-    /// Whether some are missing between the id it resumed from and `missed`.
+    /// True if some are missing between the id it resumed from and `missed`.
     pub gap: bool,
-    /// What comes from now on.
+    /// The notices from now on.
     pub live: broadcast::Receiver<Arc<Published>>,
 }
 
@@ -76,11 +76,11 @@ struct Inner {
     first_id: u64,
     kept: VecDeque<Arc<Published>>,
     counts: Counts,
-    standing: Standing,
+    conditions: Conditions,
 }
 
 impl Feed {
-    /// An empty feed of an agent that starts now.
+    /// The empty feed of an agent that starts now.
     pub fn new(now: Now) -> Feed {
         let first_id = u64::try_from(now.wall_ms).unwrap_or(0) * IDS_PER_MS;
         Feed {
@@ -89,13 +89,13 @@ impl Feed {
                 first_id,
                 kept: VecDeque::new(),
                 counts: Counts::default(),
-                standing: Standing::default(),
+                conditions: Conditions::default(),
             }),
             live: broadcast::channel(BACKLOG).0,
         }
     }
 
-    /// Announces a notice. Never waits for anybody who watches.
+    /// Publishes a notice. Never waits for a subscriber.
     pub fn publish(&self, notice: &Notice, now: Now) {
         let mut inner = self.lock();
         let published = Arc::new(inner.record(notice, now));
@@ -103,11 +103,11 @@ impl Feed {
         if inner.kept.len() > KEPT {
             inner.kept.pop_front();
         }
-        // An error only says that nobody watches. Sent under the lock, so that the order is that of the ids.
+        // An error only means that there is no subscriber. Sent under the lock, so that the order is that of the ids.
         let _ = self.live.send(published);
     }
 
-    /// The last notices, newest first: at most `limit`, older than `before`, of this `kind`.
+    /// Returns the last notices, newest first: at most `limit`, older than `before`, of this `kind`.
     pub fn recent(&self, limit: usize, before: Option<u64>, kind: Option<&str>) -> EventList {
         let inner = self.lock();
         let mut matching = (inner.kept.iter().rev())
@@ -119,7 +119,7 @@ impl Feed {
         EventList { events, next }
     }
 
-    /// Bans announced at `since_ms` (wall clock) or later whose end was not announced yet, newest first.
+    /// Returns the bans published at `since_ms` (wall clock) or later whose end was not published yet, newest first.
     pub fn banned_since(&self, since_ms: i64) -> Vec<BanRecord> {
         let inner = self.lock();
         let mut ended = HashSet::new();
@@ -136,7 +136,7 @@ impl Feed {
         bans
     }
 
-    /// Starts a stream after the notice `last_id`, or with what comes next.
+    /// Starts a stream after the notice `last_id`, or with the next notice.
     pub fn subscribe(&self, last_id: Option<u64>) -> Subscription {
         let inner = self.lock();
         let live = self.live.subscribe();
@@ -147,14 +147,12 @@ impl Feed {
         Subscription { missed, gap, live }
     }
 
-    /// How often what happened.
     pub fn counts(&self) -> Counts {
         self.lock().counts.clone()
     }
 
-    /// What has started and not ended.
-    pub fn standing(&self) -> Standing {
-        self.lock().standing.clone()
+    pub fn conditions(&self) -> Conditions {
+        self.lock().conditions.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -168,7 +166,7 @@ impl Inner {
         self.next_id += 1;
         let event = events::event(id, now.wall_ms, notice);
         self.counts.add(&event.kind, notice);
-        self.standing.follow(notice, now);
+        self.conditions.follow(notice, now);
         let json = serde_json::to_string(&event).expect("an event has only text keys");
         Published { event, json }
     }
@@ -187,7 +185,7 @@ impl Counts {
     }
 }
 
-impl Standing {
+impl Conditions {
     fn follow(&mut self, notice: &Notice, now: Now) {
         match notice {
             Notice::GlobalAnomalyStarted { rate, mean, stddev, .. } => {
@@ -254,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_first_and_a_resumed_stream_is_told() {
+    fn the_oldest_are_dropped_and_a_resumed_stream_learns_of_the_gap() {
         let feed = Feed::new(NOW);
         (0..KEPT as i64 + 5).for_each(|n| feed.publish(&skew(n), NOW));
         let first = feed.lock().first_id;
@@ -270,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_started_stands_until_it_ends() {
+    fn a_condition_lasts_until_its_end_is_published() {
         let feed = Feed::new(NOW);
         let started = Notice::GlobalAnomalyStarted {
             condition: "z-score=9.00 > threshold=3.0".into(),
@@ -280,16 +278,16 @@ mod tests {
         };
         feed.publish(&started, NOW);
         feed.publish(&Notice::BlastRadius { stopped: true, reason: "21 % of clients".into() }, NOW);
-        let standing = feed.standing();
-        assert_eq!(standing.anomaly.unwrap().since_ms, NOW.wall_ms);
-        assert_eq!(standing.blast_radius.as_deref(), Some("21 % of clients"));
+        let conditions = feed.conditions();
+        assert_eq!(conditions.anomaly.unwrap().since_ms, NOW.wall_ms);
+        assert_eq!(conditions.blast_radius.as_deref(), Some("21 % of clients"));
         feed.publish(&Notice::GlobalAnomalyEnded { rate: 1.0, mean: 1.0, lasted_secs: 60 }, NOW);
         feed.publish(&Notice::BlastRadius { stopped: false, reason: "8 % of clients".into() }, NOW);
-        assert_eq!(feed.standing(), Standing::default());
+        assert_eq!(feed.conditions(), Conditions::default());
     }
 
     #[test]
-    fn bans_of_late_are_those_that_stand() {
+    fn recent_bans_are_those_that_have_not_ended() {
         let feed = Feed::new(NOW);
         let ban = |client: &str, serial: u64| {
             let record = serde_json::json!({"event": "banned", "client": client, "serial": serial, "since_ms": 0,

@@ -1,5 +1,5 @@
-//! The last 30 minutes and 24 hours as time series for the plots: two rings of bounded size, fed once a second, with
-//! marks for bans and anomalies. Time comes in as an argument. Kept across restarts as JSON in the state directory.
+//! Time series of the last 30 minutes and 24 hours for the plots, with marks for bans and anomalies: two rings of bounded
+//! size, kept across restarts as JSON in the state directory. Time is an argument.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use super::types::{Dropped, HistoryView, Mark, MarkKind, Range};
 use crate::dry_run;
 use shield_engine::action::Notice;
 
-/// What is recorded of one moment.
+/// The values of one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sample {
     /// Global rate, requests per second.
@@ -30,7 +30,6 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// What a reading of the engine says, with the drops and their rates.
     pub(crate) fn of(view: &AgentView, dropped: &Dropped) -> Sample {
         Sample {
             rate: view.detector.global_rate,
@@ -56,7 +55,6 @@ impl Sample {
     }
 }
 
-/// Both ranges.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct History {
     half_hour: Series,
@@ -70,13 +68,12 @@ impl Default for History {
 }
 
 impl History {
-    /// Records a sample taken at `at_ms`.
     pub(crate) fn record(&mut self, at_ms: i64, sample: Sample) {
         self.half_hour.record(at_ms, sample);
         self.day.record(at_ms, sample);
     }
 
-    /// Marks a notice, when it is of a kind that is marked.
+    /// Adds a mark if the notice is of a kind that has one.
     pub(crate) fn mark(&mut self, at_ms: i64, notice: &Notice, text: &str) {
         let kind = match notice {
             Notice::Banned(_) => MarkKind::Bans,
@@ -89,7 +86,7 @@ impl History {
         self.day.mark(at_ms, kind, text);
     }
 
-    /// A range up to `now_ms`, evenly spaced, with gaps where nothing was recorded.
+    /// Returns a range up to `now_ms`, evenly spaced, with gaps where nothing was recorded.
     pub(crate) fn view(&self, range: Range, now_ms: i64) -> HistoryView {
         match range {
             Range::HalfHour => self.half_hour.view(range, now_ms),
@@ -129,7 +126,7 @@ impl Series {
         at_ms.div_euclid(i64::from(self.step_secs) * 1000)
     }
 
-    /// Adds to the newest step. A clock set back starts that stretch anew: what lies after it is forgotten.
+    /// Adds to the newest step. After the clock was set back, steps in the future are dropped: time must grow along a ring.
     fn record(&mut self, at_ms: i64, sample: Sample) {
         let number = self.number(at_ms);
         while self.points.back().is_some_and(|last| last.number > number) {
@@ -154,7 +151,7 @@ impl Series {
         }
     }
 
-    /// One mark a kind and step, so that there are at most three times as many as points.
+    /// Keeps one mark for each kind and step: at most three times as many marks as points, whatever the rate of bans.
     fn mark(&mut self, at_ms: i64, kind: MarkKind, text: &str) {
         let number = self.number(at_ms);
         while self.marks.back().is_some_and(|last| last.number > number) {
@@ -256,8 +253,8 @@ mod tests {
         history.mark(120_000, &started, "anomaly");
         history.mark(121_000, &ban, "192.0.2.8 banned");
         let marks = history.view(Range::Day, 122_000).marks;
-        let told: Vec<_> = marks.iter().map(|mark| (mark.kind, mark.count, mark.text.as_str())).collect();
-        assert_eq!(told, [(MarkKind::Bans, 2, "2 bans"), (MarkKind::AnomalyStarted, 1, "anomaly")]);
+        let shown: Vec<_> = marks.iter().map(|mark| (mark.kind, mark.count, mark.text.as_str())).collect();
+        assert_eq!(shown, [(MarkKind::Bans, 2, "2 bans"), (MarkKind::AnomalyStarted, 1, "anomaly")]);
     }
 
     #[test]

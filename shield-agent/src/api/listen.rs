@@ -1,5 +1,5 @@
-//! Accepts connections and serves HTTP/1 on them, within limits: how many there are, how long a request's head may
-//! take to arrive, how long an answer may wait for a peer that does not read it. 200 slow clients starve nobody.
+//! Accepts connections and serves HTTP/1 on them, with limits on their number, on the time of a request's head, and on the
+//! time that an answer waits for its reader, so that 200 slow clients do not starve others.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -25,11 +25,11 @@ use super::socket::ControlSocket;
 /// The limits of one listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at the same time; more are closed at once. Above 200, so that as many slow ones starve nobody.
+    /// Open connections; further ones are closed at once. Above 200, so that as many slow ones leave room for others.
     pub max_connections: usize,
-    /// How long a request's head may take to arrive, also the first and the next on a connection kept alive.
+    /// Time limit for the head of a request, also for the first and the next one of a connection kept alive.
     pub head_timeout: Duration,
-    /// How long an answer may wait for a peer that does not read it.
+    /// Time limit for an answer that the peer does not read.
     pub write_timeout: Duration,
 }
 
@@ -46,10 +46,10 @@ impl Default for Limits {
 /// The largest head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// How long requests under way get to finish at the end; event streams never do.
+/// Time for requests in progress to finish when the agent stops. Event streams never finish by themselves.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// How long to wait after a failed accept (no file descriptors left): it would fail again at once.
+/// Pause after a failed accept (no file descriptors left), which would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves TCP until `stop` is true.
@@ -113,11 +113,11 @@ where
         }
     }
     let all_done = async { while connections.join_next().await.is_some() {} };
-    // What is left after the grace is aborted when the set is dropped.
+    // Connections that are left then are aborted when the set is dropped.
     let _ = tokio::time::timeout(GRACE, all_done).await;
 }
 
-/// Comes back when the agent stops (or nobody is left to say so).
+/// Resolves when the agent stops, or when its sender is gone.
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|is_stopping| *is_stopping).await;
 }

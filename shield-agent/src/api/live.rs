@@ -1,5 +1,5 @@
-//! What the page and its streams see every second while anybody looks: one reading of the engine shared by everybody who
-//! asks, so that a thousand requests a second cost the engine no more than ten. Also feeds the history.
+//! The live state: one reading of the engine is shared by all requests and streams, so that a thousand requests a second
+//! cost the engine no more than ten. Also samples the history.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,28 +26,28 @@ const STATUS_AGE_MS: u64 = 100;
 /// A list of the busiest clients younger than this is shared: finding them walks the whole table.
 const TOP_AGE_MS: u64 = 1_000;
 
-/// How many of the busiest clients are found at once and shared.
+/// Number of busiest clients that are found at once and shared.
 const TOP_SHARED: usize = 100;
 
-/// How many of them a snapshot carries.
+/// Number of busiest clients in a snapshot.
 const TOP_IN_SNAPSHOT: usize = 10;
 
-/// How long the shortest stretch is that a rate of drops is taken over.
-const RATE_STRETCH_MS: u64 = 900;
+/// The shortest time that a rate of drops is computed over: over less, single packets would look like bursts.
+const MIN_RATE_PERIOD_MS: u64 = 900;
 
-/// Between two samples and snapshots while somebody watches.
+/// Period of samples and snapshots while there is a stream.
 const PERIOD_MS: i64 = 1_000;
 
-/// Between two samples while nobody does: one for each step of the history.
+/// Period of samples otherwise: one for each step of the history.
 const UNWATCHED_PERIOD_MS: i64 = 2_000;
 
-/// How old the base gets that CPU shares are taken from while nobody asks: they are then over half a minute at most.
+/// Age at which the base of CPU shares is renewed without a request, so that the next request shows the last half minute
+/// at most and not the hours since the last one.
 const VITALS_AGE_MS: u64 = 15_000;
 
-/// Between two saves of the history.
+/// Period of saving the history.
 const SAVE_EVERY_MS: u64 = 600_000;
 
-/// The shared readings.
 pub(crate) struct Live {
     backend: Arc<dyn Backend>,
     feed: Arc<Feed>,
@@ -59,16 +59,13 @@ pub(crate) struct Live {
     snapshots: watch::Sender<Option<Arc<str>>>,
 }
 
-/// One reading of everything.
+/// One reading of the engine and of the machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Reading {
-    /// As the engine told it.
     pub view: AgentView,
-    /// As the API shows it.
     pub status: Status,
-    /// The same as JSON, made once for everybody who asks.
+    /// `status` as JSON, made once for all requests.
     pub status_json: Bytes,
-    /// The process and the machine.
     pub vitals: Vitals,
 }
 
@@ -82,7 +79,7 @@ struct Readings {
 }
 
 impl Live {
-    /// Readings of `backend`; the history is kept in `history_path` when there is one.
+    /// Loads the history from `history_path`, if there is one, and keeps it there.
     pub(crate) fn new(backend: Arc<dyn Backend>, feed: Arc<Feed>, history_path: Option<PathBuf>) -> Live {
         let history = history_path.as_deref().map(load_history).unwrap_or_default();
         Live {
@@ -97,17 +94,15 @@ impl Live {
         }
     }
 
-    /// The rest of the agent.
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.backend
     }
 
-    /// What happened.
     pub(crate) fn feed(&self) -> &Feed {
         &self.feed
     }
 
-    /// How everything stands, at most a tenth of a second old.
+    /// Returns a reading that is at most a tenth of a second old.
     pub(crate) async fn reading(&self) -> Result<Arc<Reading>, Refusal> {
         let mut readings = self.readings.lock().await;
         let now = clock::now();
@@ -122,7 +117,7 @@ impl Live {
         Ok(reading)
     }
 
-    /// The `n` busiest clients, at most a second old.
+    /// Returns the `n` busiest clients, at most a second old.
     pub(crate) async fn top(&self, n: usize) -> Result<ClientList, Refusal> {
         if n > TOP_SHARED {
             return self.fresh_top(n).await;
@@ -148,7 +143,7 @@ impl Live {
         Ok(list)
     }
 
-    /// A time series for the plots as JSON, at most a second old: it is long, and the same for everybody.
+    /// Returns the time series of the plots as JSON, at most a second old: shared, because it is long.
     pub(crate) fn history(&self, range: Range) -> Bytes {
         let now_ms = clock::now().wall_ms;
         let second = now_ms.div_euclid(1000);
@@ -163,12 +158,12 @@ impl Live {
         }
     }
 
-    /// The snapshots, one a second while anybody holds a receiver.
+    /// Subscribes to the snapshots, one a second while there is a receiver.
     pub(crate) fn snapshots(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.snapshots.subscribe()
     }
 
-    /// A snapshot's JSON, for a stream that starts.
+    /// Returns a snapshot as JSON, for a stream that starts.
     pub(crate) async fn snapshot(&self) -> Result<Arc<str>, Refusal> {
         let reading = self.reading().await?;
         let clients = self.top(TOP_IN_SNAPSHOT).await?;
@@ -176,7 +171,7 @@ impl Live {
         Ok(String::from_utf8(json(&snapshot)).expect("JSON is UTF-8").into())
     }
 
-    /// Samples, and sends snapshots once a second while anybody watches, until `stop` changes, then saves the history.
+    /// Samples the history and sends snapshots to the streams until `stop` changes, then saves the history.
     pub(crate) async fn run(&self, mut stop: watch::Receiver<bool>) {
         let subscription = self.feed.subscribe(Some(0));
         subscription.missed.iter().for_each(|published| self.mark(published));
@@ -189,7 +184,7 @@ impl Live {
                 notice = notices.recv() => match notice {
                     Ok(published) => self.mark(&published),
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
-                        tracing::warn!(missed, "marked less on the history than happened");
+                        tracing::warn!(missed, "the history lacks marks: the notices came too fast");
                     }
                     Err(broadcast::error::RecvError::Closed) => break,
                 },
@@ -209,7 +204,7 @@ impl Live {
 
     async fn tick(&self) {
         if let Err(refusal) = self.take_sample().await {
-            tracing::debug!(%refusal, "took no sample for the history");
+            tracing::debug!(%refusal, "could not sample the history");
         }
         if self.snapshots.receiver_count() > 0
             && let Ok(json) = self.snapshot().await
@@ -218,7 +213,7 @@ impl Live {
         }
     }
 
-    /// Only what the history keeps: a reading's JSON and what it tells of the machine cost more, and nobody may look.
+    /// Reads only what the history keeps: a whole reading with its JSON costs more, and there may be no request for it.
     async fn take_sample(&self) -> Result<(), Refusal> {
         let view = self.backend.view().await?;
         let mut readings = self.readings.lock().await;
@@ -251,15 +246,15 @@ impl Readings {
     fn complete(&mut self, view: AgentView, feed: &Feed, now: Now) -> Reading {
         let vitals = self.vitals(view.started_ms, now);
         let dropped = self.dropped(convert::dropped(&view), now);
-        let status = convert::status(&view, &feed.standing(), dropped, &vitals);
+        let status = convert::status(&view, &feed.conditions(), dropped, &vitals);
         let status_json = Bytes::from(json(&status));
         Reading { view, status, status_json, vitals }
     }
 
-    /// Read at most once a second, so that CPU shares are over a stretch that means something.
+    /// Reads at most once a second: CPU shares of a shorter time would be mostly rounding.
     fn vitals(&mut self, started_ms: i64, now: Now) -> Vitals {
         match &self.read_vitals {
-            Some((at, vitals)) if now.boot_ms.saturating_sub(*at) < RATE_STRETCH_MS => vitals.clone(),
+            Some((at, vitals)) if now.boot_ms.saturating_sub(*at) < MIN_RATE_PERIOD_MS => vitals.clone(),
             _ => {
                 let vitals = self.vitals.read(started_ms, now);
                 self.read_vitals = Some((now.boot_ms, vitals.clone()));
@@ -268,7 +263,7 @@ impl Readings {
         }
     }
 
-    /// Reads them when the last reading is old, so that the next one's CPU shares are of the last moments.
+    /// Renews an old base of the CPU shares, see [`VITALS_AGE_MS`].
     fn keep_vitals(&mut self, started_ms: i64, now: Now) {
         let is_old = |(at, _): &(u64, Vitals)| now.boot_ms.saturating_sub(*at) >= VITALS_AGE_MS;
         if self.read_vitals.as_ref().is_none_or(is_old) {
@@ -280,7 +275,7 @@ impl Readings {
         match &self.rate_base {
             Some((at, base)) => {
                 let elapsed_ms = now.boot_ms.saturating_sub(*at);
-                if elapsed_ms >= RATE_STRETCH_MS {
+                if elapsed_ms >= MIN_RATE_PERIOD_MS {
                     let per_sec =
                         |new: u64, old: u64| new.saturating_sub(old) as f64 * 1000.0 / elapsed_ms as f64;
                     self.rates = (per_sec(dropped.packets, base.packets), per_sec(dropped.bytes, base.bytes));
@@ -293,7 +288,8 @@ impl Readings {
     }
 }
 
-/// Until the next tick: at whole seconds of the wall clock, and between them only in the middle of a step of the history.
+/// The pause until the next tick: with streams at whole seconds of the wall clock, otherwise in the middle of each step of
+/// the history, so that jitter does not move a sample into another step.
 fn pause(now: Now, watched: bool) -> Duration {
     let period_ms = if watched { PERIOD_MS } else { UNWATCHED_PERIOD_MS };
     let since_ms = (now.wall_ms - UNWATCHED_PERIOD_MS / 2).rem_euclid(period_ms);
@@ -304,7 +300,7 @@ fn json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("the API's types have only text keys and cannot fail to be written")
 }
 
-/// What was saved, or an empty history: it is shown, not decided by.
+/// Loads the saved history. A damaged one is replaced by an empty one: nothing is decided by it.
 fn load_history(path: &Path) -> History {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -316,7 +312,7 @@ fn load_history(path: &Path) -> History {
         }
     };
     serde_json::from_slice(&text).unwrap_or_else(|error| {
-        tracing::warn!(path = %path.display(), %error, "the saved history is damaged; plots start anew");
+        tracing::warn!(path = %path.display(), %error, "could not parse the saved history; the plots start empty");
         History::default()
     })
 }
@@ -345,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_per_second_are_over_a_stretch_long_enough() {
+    fn drops_per_second_are_over_a_time_long_enough() {
         let mut readings = Readings::default();
         let mut at = |boot_ms, packets| {
             let dropped = Dropped { packets, bytes: packets * 60, ..Dropped::default() };
@@ -354,9 +350,9 @@ mod tests {
             (shown.packets_per_sec, shown.bytes_per_sec)
         };
         assert_eq!(at(0, 100), (0.0, 0.0));
-        assert_eq!(at(100, 900), (0.0, 0.0), "too short to tell");
+        assert_eq!(at(100, 900), (0.0, 0.0), "too short a time");
         assert_eq!(at(1_000, 1_100), (1_000.0, 60_000.0));
         assert_eq!(at(1_500, 5_000), (1_000.0, 60_000.0));
-        assert_eq!(at(3_000, 100), (0.0, 0.0), "an enforcer that was set up anew counts from 0");
+        assert_eq!(at(3_000, 100), (0.0, 0.0), "an enforcer that was restarted counts from 0");
     }
 }

@@ -1,6 +1,6 @@
-//! `/metrics` in Prometheus' text format 0.0.4: names and units by its conventions, no label per client. Written here
-//! rather than by a client library because every value is read from the engine at the moment of the scrape; there is
-//! nothing to register or to count twice.
+//! `/metrics` in Prometheus' text format 0.0.4, with names and units by its conventions. No label has a client in it: an
+//! attack would make a series for each. No client library: all values are read from the engine at the time of the scrape,
+//! so there is nothing to register.
 
 use std::fmt::Write as _;
 
@@ -25,13 +25,11 @@ pub(crate) const RULES: [Rule; 9] = [
     Rule::Network,
 ];
 
-/// Every reason of a lift.
 const LIFTS: [LiftReason; 3] = [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed];
 
-/// What `/metrics` is served as.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How much the API itself did.
+/// Counters of the API itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ApiCounts {
     /// Answers by status class, 1xx to 5xx.
@@ -40,7 +38,6 @@ pub(crate) struct ApiCounts {
     pub streams: u64,
 }
 
-/// All metrics.
 pub(crate) fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> String {
     let mut page = Page::default();
     let status = &reading.status;
@@ -49,9 +46,9 @@ pub(crate) fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> Stri
     baseline(&mut page, status);
     bans(&mut page, status, counts);
     drops(&mut page, status);
-    let backlog = "Records that are not in the database yet; more than a moment of them means that it cannot be written.";
+    let backlog = "Records that are not in the database yet. A backlog that does not shrink means that it cannot be written.";
     page.gauge("shield_store_backlog_records", backlog, reading.view.store_backlog as f64);
-    page.family("shield_part_state", "gauge", "Whether a part is in this state: 1 or 0.");
+    page.family("shield_part_state", "gauge", "1 if a part is in this state, otherwise 0.");
     for part in &status.parts {
         for state in PartStateName::ALL {
             let labels = [("part", part.part.as_str()), ("state", state.name())];
@@ -70,7 +67,11 @@ fn agent(page: &mut Page, reading: &Reading) {
     let (status, vitals) = (&reading.status, &reading.vitals);
     page.family("shield_build_info", "gauge", "Always 1; the version is a label.");
     page.sample("shield_build_info", &[("version", &status.version)], 1.0);
-    page.gauge("shield_dry_run", "Whether the kernel is left alone: 1 or 0.", flag(status.dry_run));
+    page.gauge(
+        "shield_dry_run",
+        "1 in a dry run, in which bans are not enforced, otherwise 0.",
+        flag(status.dry_run),
+    );
     page.counter("process_cpu_seconds_total", "User and system CPU time spent in seconds.", vitals.cpu_secs);
     let memory = vitals.agent.memory_bytes as f64;
     page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", memory);
@@ -93,7 +94,7 @@ fn traffic(page: &mut Page, reading: &Reading) {
         "Requests with an error status, across restarts.",
         totals.errors as f64,
     );
-    page.family("shield_lines_rejected_total", "counter", "Log lines refused since start, by reason.");
+    page.family("shield_lines_rejected_total", "counter", "Log lines rejected since the start, by reason.");
     for reason in Rejected::ALL {
         let count = reading.view.rejected[reason.index()];
         page.sample("shield_lines_rejected_total", &[("reason", reason.name())], count as f64);
@@ -102,7 +103,7 @@ fn traffic(page: &mut Page, reading: &Reading) {
     let salvaged = totals.salvaged as f64;
     page.counter(
         "shield_lines_salvaged_total",
-        "Log lines saved by the tolerant reader, across restarts.",
+        "Log lines recovered by the tolerant reader, across restarts.",
         salvaged,
     );
     let rate = "Requests per second of the whole server over the last 60 s.";
@@ -111,13 +112,13 @@ fn traffic(page: &mut Page, reading: &Reading) {
     page.gauge("shield_request_error_rate", error_rate, status.global.error_rate);
     let detector = &reading.view.detector;
     page.gauge("shield_clients", "Clients in the detector's table.", detector.clients_tracked as f64);
-    page.gauge("shield_clients_limit", "The bound of the detector's table.", reading.view.max_clients as f64);
+    page.gauge("shield_clients_limit", "Capacity of the detector's table.", reading.view.max_clients as f64);
     page.gauge(
         "shield_clients_memory_bytes",
-        "Memory held for clients, about.",
+        "Approximate memory of the detector's table.",
         detector.clients_bytes as f64,
     );
-    let evicted = "Clients dropped from the full table since start.";
+    let evicted = "Clients evicted from the full table since the start.";
     page.counter("shield_clients_evicted_total", evicted, detector.evicted as f64);
 }
 
@@ -158,18 +159,30 @@ fn baseline(page: &mut Page, status: &Status) {
     let stddev = "Learned standard deviation of the global rate in requests per second.";
     page.gauge("shield_baseline_stddev_request_rate", stddev, status.baseline.stddev);
     let warm_up = status.detector.warm_up.map_or(0, |warm_up| warm_up.remaining_secs);
-    page.gauge("shield_warm_up_remaining_seconds", "Warm-up left; 0 when warm.", warm_up as f64);
+    page.gauge(
+        "shield_warm_up_remaining_seconds",
+        "Seconds left of the warm-up; 0 after it.",
+        warm_up as f64,
+    );
     let anomaly = flag(status.global.anomaly.is_some());
-    page.gauge("shield_global_anomaly", "Whether a global anomaly is under way: 1 or 0.", anomaly);
+    page.gauge("shield_global_anomaly", "1 during a global anomaly, otherwise 0.", anomaly);
     let frozen = flag(status.detector.frozen);
-    page.gauge("shield_baseline_frozen", "Whether learning is frozen by an anomaly: 1 or 0.", frozen);
+    page.gauge(
+        "shield_baseline_frozen",
+        "1 while an anomaly keeps the baseline from learning, otherwise 0.",
+        frozen,
+    );
     let stopped = flag(status.detector.blast_radius.is_some());
-    page.gauge("shield_banning_stopped", "Whether the blast-radius limit stopped banning: 1 or 0.", stopped);
+    page.gauge(
+        "shield_banning_stopped",
+        "1 while the blast-radius limit stops automatic bans, otherwise 0.",
+        stopped,
+    );
 }
 
 fn bans(page: &mut Page, status: &Status, counts: &Counts) {
     page.gauge("shield_bans_active", "Bans in force.", status.bans.active as f64);
-    page.gauge("shield_bans_permanent", "Bans in force without an end.", status.bans.permanent as f64);
+    page.gauge("shield_bans_permanent", "Permanent bans in force.", status.bans.permanent as f64);
     page.family("shield_bans_total", "counter", "Bans made since start, by rule.");
     for rule in RULES {
         let count = counts.bans.get(&rule).copied().unwrap_or(0);
@@ -237,7 +250,7 @@ impl Page {
     }
 }
 
-/// A label's value, by the text format's rules.
+/// Escapes a label's value by the rules of the text format.
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -44,29 +44,29 @@ use self::routes::Api;
 use self::socket::ControlSocket;
 use self::token::Token;
 
-/// Where the control socket is unless configured otherwise.
+/// The default path of the control socket.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/shield/control.sock";
 
-/// The token's file in the state directory.
+/// In the state directory.
 pub(crate) const TOKEN_FILE: &str = "api-token";
 
-/// The history's file in the state directory.
+/// In the state directory.
 pub(crate) const HISTORY_FILE: &str = "history.json";
 
-/// How the API serves.
+/// Settings of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Host names, without a port, that the page may be called by besides localhost and addresses of this agent.
+    /// Host names, without a port, under which the page is reached, besides localhost and the addresses of this agent.
     pub hosts: Vec<String>,
-    /// Requests worked on at the same time, 1 or more; others wait their turn.
+    /// Requests handled at the same time, 1 or more; others wait.
     pub max_requests: usize,
-    /// How long a request may take, its wait included.
+    /// Time limit of a request, including its wait.
     pub request_timeout: Duration,
     /// Event streams at the same time.
     pub max_streams: usize,
     /// Limits of each listener's connections.
     pub limits: listen::Limits,
-    /// Where the plots' history is kept across restarts; `None` keeps it in memory only.
+    /// The file that keeps the history of the plots across restarts; `None` keeps it in memory only.
     pub history_path: Option<PathBuf>,
 }
 
@@ -110,7 +110,7 @@ impl Server {
         Ok(bound)
     }
 
-    /// Serves until `stop` is true; then lets requests under way finish for half a second.
+    /// Serves until `stop` is true, then gives requests in progress half a second to finish.
     pub async fn run(self, stop: watch::Receiver<bool>) {
         let mut tasks = JoinSet::new();
         let router = routes::router(&self.api).layer(middleware::from_fn(auth::unix));

@@ -1,12 +1,12 @@
-//! Keeps whoever asks the API from slowing detection down: on a machine with few CPUs both want the same ones.
+//! The priority of the API's threads: on a machine with few CPUs, requests must not slow detection down.
 
-/// How much nicer than the engine's threads those are that serve.
+/// Added to the nice value of the API's threads.
 const NICER: i32 = 10;
 
-/// Makes the calling thread give way to the threads that read, detect and ban. For the runtime's `on_thread_start`;
-/// threads that it starts inherit it.
+/// Lowers the priority of the calling thread below that of the threads that read, detect and ban. For the runtime's
+/// `on_thread_start`; threads that it starts inherit it.
 pub fn give_way() {
-    // On Linux this is a property of the one thread. A kernel that refuses it only costs the courtesy.
+    // On Linux the nice value belongs to the thread. If the kernel refuses, the API works all the same.
     if let Err(error) = rustix::process::nice(NICER) {
         tracing::debug!(%error, "could not lower the priority of an API thread");
     }
@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_thread_that_asked_gives_way() {
+    fn only_the_calling_thread_is_lowered() {
         let niceness = || rustix::process::getpriority_process(None).unwrap();
         let before = niceness();
         let inside = std::thread::spawn(move || {

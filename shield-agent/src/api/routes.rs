@@ -24,7 +24,7 @@ use super::error::{ApiError, Body, Params};
 use super::live::Live;
 use super::metrics::{self, ApiCounts};
 use super::operation::{BASE, Operation};
-use super::stream::Watcher;
+use super::stream::EventStream;
 use super::types::{
     AllowList, AllowRequest, BanPage, BanRequest, BanSort, ClientList, ConfigView, EventList, Explanation,
     ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, Range, Term,
@@ -40,10 +40,9 @@ use shield_engine::verdict::Rule;
 /// The largest body of a request, in bytes: an import of 10,000 entries with reasons.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
-/// The most a page or list holds.
+/// The largest page or list.
 const MAX_LIMIT: u32 = 1_000;
 
-/// What the handlers share.
 pub(crate) struct Api {
     live: Arc<Live>,
     settings: Settings,
@@ -56,7 +55,6 @@ type Shared = State<Arc<Api>>;
 type Answer<T> = Result<Json<T>, ApiError>;
 
 impl Api {
-    /// Handlers over these readings.
     pub(crate) fn new(live: Arc<Live>, settings: Settings) -> Api {
         Api {
             live,
@@ -118,7 +116,7 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Api>> {
     }
 }
 
-/// Headers that every answer carries, and the count of answers. The page sets its own Content-Security-Policy.
+/// Adds the headers of every answer and counts answers. The page has set its own Content-Security-Policy.
 pub(crate) fn finish(router: Router, api: &Arc<Api>) -> Router {
     router
         .layer(header_layer(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
@@ -137,7 +135,7 @@ fn not_found(request: &Request) -> ApiError {
     ApiError::not_found(format!("there is no {}; docs/openapi.json lists the paths", request.uri().path()))
 }
 
-/// At most so many requests at once, each for at most so long; streams count only until they start.
+/// Bounds the number of requests at a time and the time of each. A stream counts only until its answer starts.
 async fn bounded(State(api): Shared, request: Request, next: Next) -> Result<Response, ApiError> {
     let work = async {
         let slot = api.requests.acquire().await;
@@ -189,7 +187,9 @@ pub(super) struct BansParams {
 
 async fn bans(State(api): Shared, Params(params): Params<BansParams>) -> Answer<BanPage> {
     let offset = match (params.offset, &params.cursor) {
-        (Some(_), Some(_)) => return Err(ApiError::bad_request("give `offset` or `cursor`, not both")),
+        (Some(_), Some(_)) => {
+            return Err(ApiError::bad_request("give either `offset` or `cursor`, not both"));
+        }
         (offset, None) => offset.unwrap_or(0),
         (None, Some(cursor)) => {
             let wrong = || ApiError::bad_request("`cursor` is not the `next` of an earlier page");
@@ -292,9 +292,9 @@ async fn events(
     let last_id = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.trim().parse().ok());
     let subscription = api.live.feed().subscribe(last_id);
     let snapshots = api.live.snapshots();
-    // Without one (the engine does not answer) the stream still starts: its notices are worth having.
+    // Without a snapshot, because the engine does not answer, the stream is still worth having for its notices.
     let first = api.live.snapshot().await.ok();
-    Ok(Sse::new(Watcher::new(subscription, first.as_deref(), snapshots, slot).into_stream()))
+    Ok(Sse::new(EventStream::new(subscription, first.as_deref(), snapshots, slot).into_stream()))
 }
 
 #[derive(Deserialize)]
@@ -389,14 +389,13 @@ fn bounded_count(field: &str, count: usize) -> Result<(), ApiError> {
     )))
 }
 
-/// A term in the words of [`Command::Ban`].
 fn asked_term(term: Term) -> Result<Option<backoff::Term>, ApiError> {
     match term {
         Term::Next => Ok(None),
         Term::Permanent => Ok(Some(backoff::Term::Permanent)),
         Term::Secs(secs) if (1..=MAX_TERM_SECS).contains(&secs) => Ok(Some(backoff::Term::Secs(secs))),
         Term::Secs(secs) => Err(ApiError::bad_request(format!(
-            "a term of {secs} s is not between 1 s and {MAX_TERM_SECS} s; say \"permanent\" for no end"
+            "a term of {secs} s is not between 1 s and {MAX_TERM_SECS} s; use \"permanent\" for a ban without an end"
         ))),
     }
 }

@@ -1,5 +1,5 @@
-//! `/events`: server-sent events. Every stream gets every notice once, or is told how many it missed; and a snapshot
-//! a second, the newest one when it is slow.
+//! `/events`: server-sent events. A stream gets each notice once, or the number of those it missed, and a snapshot a second:
+//! the newest one if the stream is slow.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,22 +14,22 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
 use super::feed::{Published, Subscription};
 use super::types::Gap;
 
-/// One watcher's stream.
-pub(crate) struct Watcher {
+/// One event stream.
+pub(crate) struct EventStream {
     ready: VecDeque<Event>,
     notices: broadcast::Receiver<Arc<Published>>,
     snapshots: watch::Receiver<Option<Arc<str>>>,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Watcher {
-    /// A stream that starts with `first` (a snapshot's JSON, when there is one) and what `subscription` missed.
+impl EventStream {
+    /// Starts with the snapshot `first` (JSON), if there is one, and the notices that `subscription` missed.
     pub(crate) fn new(
         subscription: Subscription,
         first: Option<&str>,
         mut snapshots: watch::Receiver<Option<Arc<str>>>,
         slot: OwnedSemaphorePermit,
-    ) -> Watcher {
+    ) -> EventStream {
         snapshots.mark_unchanged();
         let mut ready = VecDeque::new();
         ready.extend(first.map(snapshot));
@@ -37,14 +37,14 @@ impl Watcher {
             ready.push_back(gap(0));
         }
         ready.extend(subscription.missed.iter().map(|published| notice(published)));
-        Watcher { ready, notices: subscription.live, snapshots, _slot: slot }
+        EventStream { ready, notices: subscription.live, snapshots, _slot: slot }
     }
 
-    /// As a stream that ends when the agent stops.
+    /// Ends when the agent stops.
     pub(crate) fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        stream::unfold(self, |mut watcher| async move {
-            let event = watcher.next().await?;
-            Some((Ok(event), watcher))
+        stream::unfold(self, |mut events| async move {
+            let event = events.next().await?;
+            Some((Ok(event), events))
         })
     }
 

@@ -1,5 +1,5 @@
-//! CPU, memory and uptime of this process and of the machine, read from /proc. CPU shares are of the time between two
-//! readings. What cannot be read is shown as 0 and said once in the log.
+//! CPU, memory and uptime of the process and of the machine, from /proc. CPU shares are of the time between two readings. A
+//! failure shows as 0, and is logged once.
 
 use procfs::process::{Process, Stat};
 use procfs::{CpuTime, Current, CurrentSI, KernelStats, LoadAverage, Meminfo, Uptime, WithCurrentSystemInfo};
@@ -7,24 +7,22 @@ use procfs::{CpuTime, Current, CurrentSI, KernelStats, LoadAverage, Meminfo, Upt
 use super::types::{AgentVitals, HostVitals};
 use shield_engine::time::Now;
 
-/// Both, with what the process metrics need besides.
+/// The vitals that the API shows, and further values for the process metrics.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Vitals {
-    /// The process.
     pub agent: AgentVitals,
-    /// The machine.
     pub host: HostVitals,
-    /// CPU time the process has used, seconds.
+    /// CPU time of the process, seconds.
     pub cpu_secs: f64,
     /// Open file descriptors of the process.
     pub open_files: u64,
 }
 
-/// Reads them, remembering the last reading.
+/// Reads the vitals; keeps the last reading, because CPU shares need two.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     last: Option<Ticks>,
-    has_complained: bool,
+    is_failure_logged: bool,
 }
 
 /// CPU time used, in clock ticks.
@@ -36,12 +34,11 @@ struct Ticks {
 }
 
 impl Reader {
-    /// Reads /proc.
     pub(crate) fn read(&mut self, started_ms: i64, now: Now) -> Vitals {
         match self.try_read(started_ms, now) {
             Ok(vitals) => vitals,
             Err(error) => {
-                if !std::mem::replace(&mut self.has_complained, true) {
+                if !std::mem::replace(&mut self.is_failure_logged, true) {
                     tracing::warn!(%error, "could not read the vitals of host and agent from /proc");
                 }
                 Vitals::default()
@@ -80,7 +77,7 @@ impl Reader {
         })
     }
 
-    /// This process' and everybody's share of all CPU time since the last reading, 0 to 1.
+    /// Returns the shares of this process and of all processes in the CPU time since the last reading, 0 to 1.
     fn shares(&mut self, ticks: Ticks) -> (f64, f64) {
         let last = self.last.replace(ticks);
         let Some(last) = last.filter(|last| last.all < ticks.all) else { return (0.0, 0.0) };
@@ -108,7 +105,7 @@ fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-/// Seconds from `started_ms` to now; 0 when the clock was set back behind the start.
+/// Seconds from `started_ms` to now; 0 if the clock was set back to before the start.
 fn uptime_secs(started_ms: i64, now: Now) -> u64 {
     u64::try_from((now.wall_ms - started_ms) / 1000).unwrap_or(0)
 }
