@@ -101,7 +101,7 @@ impl Minute {
     }
 }
 
-/// How many plain requests more certainly stay below the prefilter's limits, plus one: 0 means unknown.
+/// The number of further plain requests that certainly stay below the prefilter's limits, plus one: 0 means unknown.
 #[derive(Debug, Clone, Copy, Default)]
 struct Spare {
     left: u16,

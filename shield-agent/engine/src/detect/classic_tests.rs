@@ -1,5 +1,5 @@
-//! `profile = "classic"` against a plain model of the rule as Shield was first described: the whole history is kept and
-//! counted anew for every request. Nothing of the engine's windows or baseline is used.
+//! Compares `profile = "classic"` with a naive model of the rule as Shield was first described. The model keeps the whole
+//! history and recounts it for every request, without the engine's windows or baseline.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,7 +24,7 @@ const ERROR_MULTIPLIER: f64 = 3.0;
 const TIGHTENED_BY: f64 = 0.6;
 /// Seconds that an hour's slot must hold before it is preferred.
 const SLOT_SAMPLES: f64 = 600.0;
-/// A client found anomalous teaches nothing for so long, and is not judged again for so long.
+/// Seconds after a verdict in which a client is not learned from (`SUSPECT`) and not judged (`QUIET`).
 const SUSPECT: u32 = 60;
 const QUIET: u32 = 10;
 
@@ -46,12 +46,12 @@ struct Level {
 struct Model {
     past: Vec<Past>,
     found: BTreeMap<u32, u32>,
-    /// The level in force and until when its history goes: what is learned does not change any more.
+    /// The level in force, and the end of the history that it was computed from.
     level: Option<(u32, Level)>,
 }
 
 impl Model {
-    /// The rules that this request makes its client break.
+    /// Returns the rules that fire because of this request.
     fn observe(&mut self, second: u32, client: u32, error: bool) -> Vec<Rule> {
         let found = self.found.get(&client).copied();
         let teaches = found.is_none_or(|at| at + SUSPECT <= second);
@@ -79,7 +79,7 @@ impl Model {
         }
         if !broken.is_empty() {
             self.found.insert(client, second);
-            // What of its window was not learned yet is not learned.
+            // The part of its window that was not learned yet never is.
             let learned = learned_before(second);
             let of_window =
                 |p: &&mut Past| p.client == client && second - p.second < WINDOW && p.second >= learned;
@@ -93,7 +93,7 @@ impl Model {
         let began = self.past.first().map_or(second, |p| p.second);
         let hour = |second: u32| second / 3600 % 24;
         let day = |second: u32| second / 86_400;
-        // Each second with its requests and errors; an hour's earlier days count half, a quarter, and so on.
+        // Requests and errors by second; of an hour, the days before count half, a quarter, and so on.
         let mut counts: BTreeMap<u32, (f64, f64)> = (began..until)
             .filter(|at| hour(*at) == hour(until) || until - at <= BASELINE)
             .map(|at| (at, (0.0, 0.0)))
@@ -164,9 +164,9 @@ struct Phase {
     secs: u32,
     /// Requests in each second by 40 ordinary clients.
     ordinary: u32,
-    /// A client that makes so many requests each second, every so many seconds.
+    /// A client's requests in a second, and the interval of such seconds.
     loud: (u32, u32),
-    /// Every so many requests fail.
+    /// One request in this many fails.
     fails_every: u32,
 }
 
@@ -207,7 +207,7 @@ proptest! {
     }
 }
 
-/// With nothing learned the floors decide: more than 2 x 0.1 requests a second are more than 12 in a minute.
+/// Without a baseline the floors decide: more than 2 x 0.1 requests a second are more than 12 in a minute.
 #[test]
 fn the_thirteenth_request_of_a_silent_sites_first_minute_is_too_many() {
     let mut detector = Detector::new(Policy::classic(), 64, 1);

@@ -445,7 +445,7 @@ fn client_minute(active: &ActiveClient<'_>, policy: &Policy, second: u32) -> Cli
     let load = load(active.counts, policy);
     let mut minute =
         ClientMinute { load, errors: f64::from(active.counts.errors), ..ClientMinute::default() };
-    // A light client's targets are not told apart: each of its few pages counts as a path.
+    // A light client's targets are not distinguished: each of its few pages counts as a path.
     let paths = pages.map_or(active.counts.pages(), |pages| pages.paths.into());
     let pages = pages.unwrap_or_default();
     minute.features[Feature::Paths as usize] = f64::from(paths);

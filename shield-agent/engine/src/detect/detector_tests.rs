@@ -1,4 +1,5 @@
-//! The detector as a whole: poisoning, warm-up, order, what must never be banned. Single parts test themselves.
+//! Tests of the whole detector: poisoning, warm-up, order of lines, clients that must never be banned. Its parts have
+//! tests of their own.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -55,7 +56,7 @@ impl Site {
         self.changes.extend(self.detector.tick(second));
     }
 
-    /// `secs` seconds of ordinary traffic: each second `rate` requests of changing clients; returns the end.
+    /// Plays `secs` of ordinary traffic, `rate` requests per second from changing clients, and returns its end.
     fn ordinary(&mut self, from: i64, secs: i64, rate: u32) -> i64 {
         for second in from..from + secs {
             for n in 0..rate {
@@ -125,7 +126,7 @@ fn the_first_visitor_of_a_quiet_site_is_welcome() {
 }
 
 #[test]
-fn who_is_at_home_here_is_not_banned() {
+fn legitimate_programs_are_not_banned() {
     let mut site = Site::new(Policy::default());
     let second = site.ordinary(START, 1800, 2);
     for at in second..second + 300 {
@@ -138,7 +139,7 @@ fn who_is_at_home_here_is_not_banned() {
         site.ask(at, 3, "POST", "/login/v2/poll", 404);
         // A media library without pictures.
         site.ask(at, 4, "GET", &format!("/Items/{at}/Images/Primary"), 404);
-        // A page of an application that asks for itself over and over while its backend is down.
+        // A page that polls its API while the backend is down.
         site.ask(at, 5, "GET", "/api/state", 502);
         // A health check with the wrong name.
         if at % 5 == 0 {
@@ -154,7 +155,7 @@ fn who_is_at_home_here_is_not_banned() {
 }
 
 #[test]
-fn when_everybodys_errors_go_up_nobody_is_banned() {
+fn a_failing_site_bans_no_client() {
     let mut site = Site::new(Policy::default());
     let second = site.ordinary(START, 1800, 5);
     for at in second..second + 600 {
@@ -170,7 +171,7 @@ fn when_everybodys_errors_go_up_nobody_is_banned() {
 }
 
 #[test]
-fn during_warm_up_only_what_needs_nothing_learned_bans() {
+fn during_warm_up_only_absolute_rules_ban() {
     let mut site = Site::new(Policy::default());
     for second in START..START + 120 {
         (0..12).for_each(|n| site.get(second, 1, &format!("/page/{second}/{n}")));
@@ -193,7 +194,7 @@ fn a_flood_of_one_page_is_seen_within_three_seconds() {
 }
 
 #[test]
-fn what_probing_looks_like() {
+fn probing_by_target_and_answer() {
     let check = |requests: &[(&str, &str, u16)], expected: Option<Rule>| {
         let mut site = Site::new(Policy::default());
         for (n, (method, path, status)) in requests.iter().enumerate() {
@@ -228,7 +229,7 @@ fn what_probing_looks_like() {
 }
 
 #[test]
-fn passwords_are_not_tried_often() {
+fn repeated_logins_are_banned() {
     let mut site = Site::new(Policy::default());
     for second in START..START + 120 {
         if second % 2 == 0 {
@@ -269,6 +270,23 @@ fn a_site_whose_clients_all_do_much_bans_none_of_them() {
     assert!(site.verdicts.is_empty(), "{:?}", site.verdicts.first());
 }
 
+/// The bound of the policy reaches the table of clients, also after the log's clock was set back.
+#[test]
+fn no_more_clients_are_tracked_than_the_policy_allows() {
+    let mut site = Site::new(Policy { max_clients: 50, ..Policy::default() });
+    let tracked = |site: &Site| {
+        let status = site.detector.status();
+        (status.clients_tracked, status.evicted)
+    };
+    (0..50).for_each(|client| site.get(START, client, "/"));
+    assert_eq!(tracked(&site), (50, 0));
+    (50..80).for_each(|client| site.get(START, client, "/"));
+    assert_eq!(tracked(&site), (50, 30));
+    (0..1000).for_each(|client| site.get(START - 86_400, client, "/"));
+    assert_eq!(site.detector.status().latest_secs, START - 86_400);
+    assert_eq!(tracked(&site).0, 50);
+}
+
 #[test]
 fn forgetting_a_client_clears_its_window() {
     let mut site = Site::new(Policy::default());
@@ -281,7 +299,7 @@ fn forgetting_a_client_clears_its_window() {
 }
 
 #[test]
-fn a_banned_clients_requests_teach_nothing() {
+fn requests_of_banned_clients_are_not_learned() {
     let mut site = Site::new(Policy::default());
     let second = site.ordinary(START, 1800, 2);
     for at in second..second + 300 {
@@ -334,7 +352,7 @@ fn an_explanation_shows_every_rule_beside_its_threshold() {
     assert!(!site.detector.explain(Client::of_addr(addr(2), 64), START).known);
 }
 
-/// What a client of a random log may ask for.
+/// The requests of random logs.
 const TARGETS: [(&str, &str, u16); 12] = [
     ("GET", "/", 200),
     ("GET", "/style.css", 200),
@@ -350,7 +368,7 @@ const TARGETS: [(&str, &str, u16); 12] = [
     ("POST", "/xmlrpc.php", 200),
 ];
 
-/// The seconds and clients of verdicts, without a client's later ones.
+/// The first verdict of each client.
 fn verdicts_of(log: &[(i64, u32, usize)], policy: &Policy, seed: u64) -> Vec<(i64, u32)> {
     let mut site = Site { detector: Detector::new(policy.clone(), 64, seed), ..Site::new(policy.clone()) };
     for (second, client, target) in log {
@@ -371,7 +389,7 @@ fn log() -> impl Strategy<Value = Vec<(i64, u32, usize)>> {
     })
 }
 
-/// Thresholds low enough for random logs to reach them.
+/// Thresholds that random logs reach.
 fn touchy() -> Policy {
     let mut policy = Policy::default();
     policy.probing.threshold_60s = 7.0;
@@ -419,7 +437,7 @@ proptest! {
     }
 }
 
-/// Rules lowered so far that a few requests make them fire: any of them may be the first.
+/// Thresholds so low that a few requests reach any of them.
 fn everything_low() -> Policy {
     let mut policy = touchy();
     policy.warm_up_secs = 60;

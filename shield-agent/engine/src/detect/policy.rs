@@ -43,7 +43,7 @@ impl Switch {
 /// The z-score rule: a rate more than `threshold` standard deviations above the mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ZScoreRule {
-    /// Whether the rule is evaluated.
+    /// Turns the rule on or off.
     pub switch: Switch,
     /// Standard deviations above the mean (> 0).
     pub threshold: f64,
@@ -54,7 +54,7 @@ pub struct ZScoreRule {
 /// The rate-multiplier rule: a rate above `multiplier` times the mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RateMultiplierRule {
-    /// Whether the rule is evaluated.
+    /// Turns the rule on or off.
     pub switch: Switch,
     /// Multiple of the mean (> 1).
     pub multiplier: f64,
@@ -65,7 +65,7 @@ pub struct RateMultiplierRule {
 /// The tightening of the two rate rules for clients with many errors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Tightening {
-    /// Whether thresholds are tightened.
+    /// Turns the tightening on or off.
     pub switch: Switch,
     /// The client's error rate must exceed this multiple of the baseline's (> 1).
     pub error_rate_multiplier: f64,
@@ -76,7 +76,7 @@ pub struct Tightening {
 /// The flood rule: absolute, without a baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FloodRule {
-    /// Whether the rule is evaluated.
+    /// Turns the rule on or off.
     pub switch: Switch,
     /// Pages (requests without assets) per second, held for `sustained_secs`.
     pub rate: f64,
@@ -91,7 +91,7 @@ pub struct FloodRule {
 /// The probing rule: distinct targets that failed or that no page links to. Needs no baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ProbingRule {
-    /// Whether the rule is evaluated.
+    /// Turns the rule on or off.
     pub switch: Switch,
     /// Failed paths over 60 s; a target shaped like a probe weighs up to three.
     pub threshold_60s: f64,
@@ -104,7 +104,7 @@ pub struct ProbingRule {
 /// The error-surge rule: failures far above the baseline, by a client that mostly fails.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ErrorSurgeRule {
-    /// Whether the rule is evaluated.
+    /// Turns the rule on or off.
     pub switch: Switch,
     /// Refused requests (status 4xx) in the window below which the rule does not fire.
     pub min_errors: u32,
@@ -118,7 +118,7 @@ pub struct ErrorSurgeRule {
 /// The behaviour rule: failed logins, and features of a window unlike this site's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BehaviourRule {
-    /// Whether the rule is evaluated.
+    /// Turns the rule on or off.
     pub switch: Switch,
     /// Failed logins in the window. Needs no baseline.
     pub logins: u32,
@@ -147,7 +147,7 @@ pub struct BehaviourRule {
 /// The global anomaly of the whole server's rate. Only announced; bans nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GlobalRule {
-    /// Whether the rule is evaluated.
+    /// Turns the rule on or off.
     pub switch: Switch,
     /// Standard deviations above the mean (> 0).
     pub z_threshold: f64,

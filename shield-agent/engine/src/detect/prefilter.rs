@@ -15,7 +15,7 @@ const SLACK: f64 = 1.0 - 1e-9;
 /// Seconds that limits stay valid: baselines change every minute, and requests may come late.
 const VALID_SECS: u32 = 120;
 
-/// Which rules could fire after a request.
+/// The rules that could fire after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Screening {
     /// None.

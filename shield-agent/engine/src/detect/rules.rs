@@ -18,7 +18,7 @@ pub(crate) const ORDER: [Rule; 6] =
 /// second, are no surge.
 const SPREAD_OVER_SECONDS: u32 = 4;
 
-/// Whether enough was learned to use the baseline.
+/// The state of the warm-up, which decides whether the baseline is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Warmth {
     /// Every clause is evaluated.
@@ -141,7 +141,7 @@ pub(crate) struct Fired {
     pub checks: Vec<Check>,
 }
 
-/// How close a client is to a clause.
+/// A client's distance from a clause.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Near {
     /// The rule.

@@ -1,5 +1,5 @@
-//! Kinds of clients that the labelled logs hold few of, each as a generator: who must never be banned, neither while
-//! Shield knows nothing nor once it knows the site, and who must be.
+//! Generators of clients that are rare in the labelled logs: those that must never be banned, neither on a new site nor on
+//! a known one, and those that must be.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::OnceLock;
@@ -12,10 +12,10 @@ use crate::vocab::verdict::{Rule, Verdict};
 /// A Monday's 08:00 UTC.
 const START: i64 = 1_767_600_000;
 
-/// Long enough for every rule to be asked.
+/// Long enough for every rule to be evaluated.
 const KNOWN_AFTER_SECS: i64 = 7 * 3600;
 
-/// How long a client goes on.
+/// Seconds that a client is active.
 const SECS: i64 = 900;
 
 /// One request: client (of its kind), method, target, status, size.
@@ -39,7 +39,7 @@ fn observe(detector: &mut Detector, second: i64, asked: &Asked) -> Option<Rule> 
     }
 }
 
-/// What was learned of a site where 2 requests a second come from people.
+/// The baseline of a site with 2 requests per second from people.
 fn known_site() -> &'static [u8] {
     static SAVED: OnceLock<Vec<u8>> = OnceLock::new();
     SAVED.get_or_init(|| {
@@ -77,7 +77,7 @@ fn ask(method: &'static str, path: impl Into<String>, status: u16) -> Asked {
     (1, method, path.into(), status, 512)
 }
 
-/// What `kind` asks for every so many seconds.
+/// Returns the n-th requests of a client that makes some every `secs` seconds.
 fn every(secs: i64, t: i64, asked: impl FnOnce(i64) -> Vec<Asked>) -> Vec<Asked> {
     if t % secs == 0 { asked(t / secs) } else { Vec::new() }
 }

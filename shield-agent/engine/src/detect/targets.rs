@@ -30,24 +30,24 @@ const REPEAT_SLOT_SECS: u32 = 30;
 /// One target, in 16 bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// Its key, a hash already.
+    /// A hash; the slot is taken from its low bits.
     pub key: u32,
-    /// When it was asked for last; 0 is a free slot.
+    /// The second of the last request; 0 marks a free slot.
     pub last: u32,
     /// Requests in the slot of `last`, and in the slot before it.
     hits: u16,
     hits_before: u16,
-    /// The most that it weighed.
+    /// The highest weight of a request.
     pub weight: u8,
-    /// The highest mark of an answer.
+    /// The highest [`Trace::answer`] of a request.
     pub answer: u8,
-    /// What was said of it, all together.
+    /// The flags of all requests together.
     pub flags: Flags,
 }
 
 impl Target {
     /// A target without a request.
-    pub(crate) fn unasked(key: u32) -> Target {
+    pub(crate) fn new(key: u32) -> Target {
         Target { key, ..Target::default() }
     }
 
@@ -124,7 +124,7 @@ impl Targets {
             known.hit(second, trace);
             return (before, *known);
         }
-        let before = Target::unasked(trace.key);
+        let before = Target::new(trace.key);
         let mut after = before;
         after.hit(second, trace);
         self.insert(after, at, second);
@@ -274,7 +274,7 @@ mod tests {
                 now += ahead;
                 let key = key << 9 | (511 - place);
                 let trace = trace(key, (key >> 9) as u8 % 2, Flags::default());
-                let known = model.get(&key).copied().unwrap_or(Target::unasked(key));
+                let known = model.get(&key).copied().unwrap_or(Target::new(key));
                 let (before, after) = targets.hit(now, &trace);
                 let is_forgotten = before.last == 0 && !known.matters(now);
                 prop_assert!(is_forgotten || before == known, "{before:?} {known:?}");

@@ -1,7 +1,6 @@
 //! The policy and the baseline, with everything that is derived from the two.
 //!
-//! The levels in force and the prefilter are caches of what the policy and the learned baseline say. Both are private
-//! here, and [`Thresholds::update`] is the only way to change the baseline: so no change can leave a cache behind.
+//! The levels in force and the prefilter are caches derived from the policy and what was learned. Both are private here, and [`Thresholds::update`] is the only way to change the baseline: so no change can leave a cache behind.
 
 use crate::detect::baseline::Baseline;
 use crate::detect::policy::Policy;
