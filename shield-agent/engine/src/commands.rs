@@ -87,14 +87,14 @@ impl Engine {
             client.widened(self.settings.ipv6_prefix)
         };
         self.detector.forget(client);
-        self.quiet.remove(&client);
+        self.suppressed.remove(&client);
         if forget {
             self.ledger.forget_offences(client);
             out.persist(Record::OffencesForgotten(client));
         }
         if let Some(ban) = self.ledger.begin_lift(client, LiftReason::Operator) {
             if let Some(reason) = reason {
-                self.notes.insert(client, reason.to_owned());
+                self.unban_notes.insert(client, reason.to_owned());
             }
             self.order_lift(ban, now, out);
             return done(client, "unbanned".to_owned());
@@ -126,7 +126,7 @@ impl Engine {
         out.enforce(Order::AllowlistChanged);
         out.announce(Notice::AllowlistChanged { network, added: true, note: reason });
         let lifted = self.lift_protected(now, out);
-        self.quiet.remove(&client);
+        self.suppressed.remove(&client);
         done(
             client,
             match lifted {

@@ -70,11 +70,14 @@ pub struct Engine {
     leaks: Leaks,
     /// Anomalous clients that are not banned (protected, behind a proxy, blast radius) and the moment on the boot clock
     /// until which they are not evaluated: every further request would announce them anew.
-    quiet: SeededMap<Client, u64>,
+    suppressed: SeededMap<Client, u64>,
     /// Verdicts that wait for DNS to verify a search engine's address.
-    awaiting: BTreeMap<Client, tick::Awaiting>,
-    evasion: BTreeMap<Client, u32>,
-    notes: BTreeMap<Client, String>,
+    awaiting_dns: BTreeMap<Client, tick::Awaiting>,
+    /// Malformed lines of each client in the current minute.
+    malformed_lines: BTreeMap<Client, u32>,
+    /// Operators' reasons for lifts that are not over yet.
+    unban_notes: BTreeMap<Client, String>,
+    /// Positions not saved yet, by source.
     checkpoints: BTreeMap<String, Checkpoint>,
     sources: BTreeMap<SourceId, String>,
     /// The latest announcement of each source's clock skew, on the boot clock.
@@ -112,10 +115,10 @@ impl Engine {
             escalation: Escalation::new(settings.networks),
             extensions: Extensions::new(settings.extension),
             leaks: Leaks::new(settings.leak_grace_secs, settings.leak_requests),
-            quiet: SeededMap::with_hasher(hasher),
-            awaiting: BTreeMap::new(),
-            evasion: BTreeMap::new(),
-            notes: BTreeMap::new(),
+            suppressed: SeededMap::with_hasher(hasher),
+            awaiting_dns: BTreeMap::new(),
+            malformed_lines: BTreeMap::new(),
+            unban_notes: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             sources: BTreeMap::new(),
             skew_announced_ms: BTreeMap::new(),
@@ -292,7 +295,7 @@ impl Engine {
             out.persist(Record::Offences { client, count, last_secs });
         }
         let lasted_secs = (now.wall_ms - ban.since_ms).max(0) as u64 / 1000;
-        let note = self.notes.remove(&client);
+        let note = self.unban_notes.remove(&client);
         let offence = offences.map_or(0, NonZeroU32::get);
         out.announce(Notice::Lifted { client, reason, lasted_secs, offence, note });
     }

@@ -18,15 +18,15 @@ use crate::vocab::time::{Ends, EventSecs, Now};
 use crate::vocab::verdict::{Evidence, Rule, Verdict};
 
 /// The time until an anomalous client that is not banned is evaluated (and announced) again.
-const QUIET_MS: u64 = 600_000;
+const SUPPRESSION_MS: u64 = 600_000;
 /// The same after a refusal by the blast radius, which may soon be over.
-const REFUSED_QUIET_MS: u64 = 30_000;
+const REFUSED_SUPPRESSION_MS: u64 = 30_000;
 /// The time for DNS to verify a search engine. After it the ban goes ahead.
 const VERIFY_MS: u64 = 2_000;
 /// The time until the clock skew of one source is announced again.
-const SKEW_QUIET_MS: u64 = 3_600_000;
+const SKEW_REPEAT_MS: u64 = 3_600_000;
 /// Clients whose malformed lines are counted at most, per minute.
-const MAX_EVASION: usize = 10_000;
+const MAX_EVADERS: usize = 10_000;
 
 impl Engine {
     pub(super) fn on_lines(&mut self, batch: &Batch, now: Now, out: &mut Effects) {
@@ -70,8 +70,11 @@ impl Engine {
         self.totals.errors += u64::from(request.status >= 400);
         let client = prepared.client;
         let ban = self.ledger.ban_over(client).copied();
-        let standing =
-            if ban.is_some() || self.is_quiet(client, now) { Standing::Banned } else { Standing::Normal };
+        let standing = if ban.is_some() || self.is_suppressed(client, now) {
+            Standing::Banned
+        } else {
+            Standing::Normal
+        };
         let verdict = self.detector.observe(request, second, prepared, standing);
         match (ban, verdict) {
             (Some(ban), _) => self.on_banned_request(&ban, request, second, now, out),
@@ -89,7 +92,7 @@ impl Engine {
         if skew.abs() <= self.settings.max_clock_skew_secs {
             return request.time;
         }
-        if self.skew_announced_ms.get(&batch.source).is_none_or(|at| at + SKEW_QUIET_MS <= now.boot_ms) {
+        if self.skew_announced_ms.get(&batch.source).is_none_or(|at| at + SKEW_REPEAT_MS <= now.boot_ms) {
             self.skew_announced_ms.insert(batch.source, now.boot_ms);
             let source = batch.source.and_then(|id| self.sources.get(&id)).cloned().unwrap_or_default();
             out.announce(Notice::ClockSkew { source, skew_secs: skew });
@@ -97,8 +100,8 @@ impl Engine {
         now.wall_secs()
     }
 
-    fn is_quiet(&self, client: Client, now: Now) -> bool {
-        !self.quiet.is_empty() && self.quiet.get(&client).is_some_and(|until| now.boot_ms < *until)
+    fn is_suppressed(&self, client: Client, now: Now) -> bool {
+        !self.suppressed.is_empty() && self.suppressed.get(&client).is_some_and(|until| now.boot_ms < *until)
     }
 
     fn on_banned_request(
@@ -132,19 +135,19 @@ impl Engine {
         let bannable = match self.allowlist.admit(client, self.settings.ipv6_prefix) {
             Ok(bannable) => bannable,
             Err(entry) => {
-                self.keep_quiet(client, QUIET_MS, now);
+                self.suppress(client, SUPPRESSION_MS, now);
                 let (network, reason) = (entry.network, entry.reason);
                 return out.announce(Notice::Protected { client, network, reason, evidence: Some(evidence) });
             }
         };
         if request.behind_proxy {
             let because = "its address comes from a proxy's header, so its packets cannot be dropped here";
-            return self.observe_only(bannable, evidence, because.to_owned(), QUIET_MS, now, out);
+            return self.observe_only(bannable, evidence, because.to_owned(), SUPPRESSION_MS, now, out);
         }
         if self.settings.verify_search_engines == Switch::On {
-            self.keep_quiet(client, VERIFY_MS, now);
+            self.suppress(client, VERIFY_MS, now);
             let awaiting = Awaiting { bannable, evidence, until_ms: now.boot_ms + VERIFY_MS };
-            if self.awaiting.insert(client, awaiting).is_none() {
+            if self.awaiting_dns.insert(client, awaiting).is_none() {
                 out.other(Action::VerifyBot { client, addr: request.addr });
             }
             return;
@@ -163,7 +166,7 @@ impl Engine {
         let client = bannable.client();
         if self.ledger.len() >= self.settings.max_bans {
             let because = format!("the ledger is full: raise max_bans = {} in [ban]", self.settings.max_bans);
-            return self.observe_only(bannable, evidence, because, QUIET_MS, now, out);
+            return self.observe_only(bannable, evidence, because, SUPPRESSION_MS, now, out);
         }
         match self.blast.permit(client, self.detector.active_clients(), now) {
             Permit::Granted => {}
@@ -176,11 +179,11 @@ impl Engine {
             Permit::Stopped(limit) => {
                 let reason = limit.to_string();
                 out.announce(Notice::BlastRadius { stopped: true, reason: reason.clone() });
-                return self.observe_only(bannable, evidence, reason, REFUSED_QUIET_MS, now, out);
+                return self.observe_only(bannable, evidence, reason, REFUSED_SUPPRESSION_MS, now, out);
             }
             Permit::Refused(limit) => {
                 let because = limit.to_string();
-                return self.observe_only(bannable, evidence, because, REFUSED_QUIET_MS, now, out);
+                return self.observe_only(bannable, evidence, because, REFUSED_SUPPRESSION_MS, now, out);
             }
         }
         let offence = self.ledger.add_offence(client, now);
@@ -188,7 +191,14 @@ impl Engine {
             let last_secs = now.wall_secs();
             out.persist(super::Record::Offences { client, count: offence, last_secs });
             let because = "found in a backlog: its term would be over by now";
-            return self.observe_only(bannable, evidence, because.to_owned(), REFUSED_QUIET_MS, now, out);
+            return self.observe_only(
+                bannable,
+                evidence,
+                because.to_owned(),
+                REFUSED_SUPPRESSION_MS,
+                now,
+                out,
+            );
         };
         let rule = evidence.rule;
         let evidence = Some(evidence);
@@ -241,12 +251,12 @@ impl Engine {
         client: BannableClient,
         evidence: Box<Evidence>,
         because: String,
-        quiet_ms: u64,
+        suppression_ms: u64,
         now: Now,
         out: &mut Effects,
     ) {
         let client = client.client();
-        self.keep_quiet(client, quiet_ms, now);
+        self.suppress(client, suppression_ms, now);
         let offence = self.ledger.next_offence(client, now);
         let ban = Ban {
             client,
@@ -260,18 +270,18 @@ impl Engine {
         out.announce(Notice::WouldBan { ban: Box::new(record), because });
     }
 
-    fn keep_quiet(&mut self, client: Client, ms: u64, now: Now) {
-        self.quiet.insert(client, now.boot_ms + ms);
+    fn suppress(&mut self, client: Client, ms: u64, now: Now) {
+        self.suppressed.insert(client, now.boot_ms + ms);
         self.detector.forget(client);
     }
 
     fn on_salvaged(&mut self, line: &Line, out: &mut Effects) {
         self.totals.salvaged += 1;
         let client = Client::of_addr(line.addr, self.settings.ipv6_prefix);
-        if self.evasion.len() >= MAX_EVASION && !self.evasion.contains_key(&client) {
+        if self.malformed_lines.len() >= MAX_EVADERS && !self.malformed_lines.contains_key(&client) {
             return;
         }
-        let lines = self.evasion.entry(client).or_default();
+        let lines = self.malformed_lines.entry(client).or_default();
         *lines += 1;
         if *lines == self.settings.evasion_lines_per_min {
             out.announce(Notice::Evasion { client, lines: *lines });

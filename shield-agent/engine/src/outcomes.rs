@@ -112,12 +112,12 @@ impl Engine {
     }
 
     pub(super) fn on_bot_verified(&mut self, client: Client, genuine: bool, now: Now, out: &mut Effects) {
-        let Some(awaiting) = self.awaiting.remove(&client) else { return };
+        let Some(awaiting) = self.awaiting_dns.remove(&client) else { return };
         if !genuine {
             return self.offend(awaiting.bannable, awaiting.evidence, now, out);
         }
         let network = client.network();
-        self.quiet.insert(client, now.boot_ms + crate::tick::BOT_QUIET_MS);
+        self.suppressed.insert(client, now.boot_ms + crate::tick::VERIFIED_SUPPRESSION_MS);
         let (reason, evidence) = (AllowReason::SearchEngine, Some(awaiting.evidence));
         out.announce(Notice::Protected { client, network, reason, evidence });
     }

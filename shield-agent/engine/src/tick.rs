@@ -17,7 +17,7 @@ const LIFT_RETRY_MS: u64 = 5_000;
 /// A backlog without new lines for this long is taken as read to its end.
 const BACKLOG_OVER_MS: u64 = 2_000;
 /// The time for which a verified search engine is not evaluated.
-pub(super) const BOT_QUIET_MS: u64 = 86_400_000;
+pub(super) const VERIFIED_SUPPRESSION_MS: u64 = 86_400_000;
 
 /// A verdict that waits for DNS.
 pub(super) struct Awaiting {
@@ -69,7 +69,7 @@ impl Engine {
     /// Goes ahead with bans that DNS did not answer in time, so that a slow resolver protects nobody.
     fn settle_awaiting(&mut self, now: Now, out: &mut Effects) {
         let mut late: Vec<(u64, Client)> = self
-            .awaiting
+            .awaiting_dns
             .iter()
             .map(|(client, awaiting)| (awaiting.until_ms, *client))
             .filter(|(until_ms, _)| *until_ms <= now.boot_ms)
@@ -77,7 +77,7 @@ impl Engine {
         // Oldest first, because the blast radius may refuse the later ones.
         late.sort_unstable();
         for (_, client) in late {
-            if let Some(awaiting) = self.awaiting.remove(&client) {
+            if let Some(awaiting) = self.awaiting_dns.remove(&client) {
                 self.offend(awaiting.bannable, awaiting.evidence, now, out);
             }
         }
@@ -90,13 +90,13 @@ impl Engine {
 
     fn each_second(&mut self, now: Now, out: &mut Effects) {
         self.save_progress(out);
-        self.quiet.retain(|_, until| *until > now.boot_ms);
+        self.suppressed.retain(|_, until| *until > now.boot_ms);
         let second = now.boot_ms / 1000;
         if second.is_multiple_of(LIFT_RETRY_MS / 1000) {
             self.retry_lifts(out);
         }
         if second.is_multiple_of(60) {
-            self.evasion.clear();
+            self.malformed_lines.clear();
         }
         if second.is_multiple_of(3600) {
             for client in self.ledger.forget_old_offences(now.wall_secs()) {

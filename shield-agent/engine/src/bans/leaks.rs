@@ -9,7 +9,7 @@ use crate::vocab::time::{EventSecs, Now};
 /// Clients watched at most.
 const MAX_WATCHED: usize = 10_000;
 /// The time until the same leak is announced again.
-const QUIET_MS: u64 = 600_000;
+const REPEAT_MS: u64 = 600_000;
 /// The span over which requests are counted.
 const SPAN_SECS: i64 = 60;
 
@@ -62,7 +62,7 @@ impl Leaks {
             *watched = Watched { announced_at: watched.announced_at, by_proxy: watched.by_proxy, ..fresh };
         }
         watched.requests += 1;
-        let quiet = watched.announced_at.is_some_and(|at| now.boot_ms < at + QUIET_MS);
+        let quiet = watched.announced_at.is_some_and(|at| now.boot_ms < at + REPEAT_MS);
         if quiet || watched.requests < self.threshold {
             return None;
         }
