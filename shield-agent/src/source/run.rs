@@ -24,10 +24,6 @@ const BIND_RETRY: Duration = Duration::from_secs(5);
 /// The interval between two updates of the lag while a source reads without a pause.
 const NOTE_EVERY_MS: u64 = 250;
 
-/// The reason of a source that is behind for too long. Without figures, because every new reason is announced; the API adds
-/// those of the moment.
-const LATE: &str = "reading, but behind its log for over a minute, so bans come late; check whether the machine is overloaded";
-
 /// One source, ready to run.
 pub(super) struct Source<D, R> {
     pub id: SourceId,
@@ -108,11 +104,8 @@ impl<D: Deliver, R: Report> Source<D, R> {
     fn note_progress(&mut self, files: &Files, now_ms: u64) {
         let backlog = Backlog { bytes: files.lag_bytes(), logs: files.count() as u64 };
         self.stats.set_backlog(backlog);
-        let is_late = self.lag.is_late(backlog.bytes, now_ms);
-        self.set_state(match files.state() {
-            PartState::Active { .. } if is_late => PartState::Degraded { reason: LATE.to_owned() },
-            state => state,
-        });
+        let state = self.lag.state(files.state(), backlog.bytes, now_ms);
+        self.set_state(state);
     }
 
     fn run_syslog(&mut self, path: &Path, settings: &Settings) {
