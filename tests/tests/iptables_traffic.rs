@@ -380,11 +380,10 @@ fn moving_between_rules_and_sets_lets_nothing_slip() {
                 }
             }
         });
-        let (few, many) = (table(&few), table(&many));
         let mut details = Vec::new();
-        for desired in [&many, &few].repeat(10) {
-            inside.act(|e| e.reconcile(desired, &[], clock::now())).unwrap();
-            assert!(inside.act(|e| e.is_intact(desired.len())).unwrap());
+        for bans in [&many[..], &few[..]].repeat(10) {
+            inside.act(|e| e.reconcile(&table(bans), &[], clock::now())).unwrap();
+            assert!(inside.act(|e| e.is_intact(bans.len())).unwrap());
             details.push(inside.enforcer.state());
         }
         drop(sending);
