@@ -61,7 +61,7 @@ fn restore(enforcer: &mut XdpEnforcer, bans: impl Iterator<Item = Ban>) -> Resul
     bans.zip(1..).for_each(|(ban, serial)| desired.insert(ban, serial));
     let began = Instant::now();
     enforcer.reconcile(&desired, &[], clock::now())?;
-    eprintln!("put {} bans in force in {:.2} s", desired.len(), began.elapsed().as_secs_f64());
+    eprintln!("put {} bans in force in {:.2} s", desired.iter().len(), began.elapsed().as_secs_f64());
     Ok(())
 }
 
