@@ -1,24 +1,24 @@
 //! The ABI between the XDP program and the agent: map names, keys, values, load-time globals and counters.
 //!
-//! Both sides compile this file, so neither can disagree about a layout. It holds no behaviour beyond the few
-//! calculations that must come out the same in the kernel and in user space. Read next: `shield-ebpf/src/main.rs`.
+//! Both sides compile this file, so that neither can disagree about a layout. The only code is the few calculations that
+//! must have the same result in the kernel and in user space. Read next: `shield-ebpf/src/main.rs`.
 #![no_std]
 
-/// Version of everything in this file. Raise it with any change of a layout or a meaning.
+/// The version of everything in this file. Raise it with any change of a layout or a meaning.
 ///
-/// An agent that finds maps of another version makes new ones, and carries over the bans of maps whose keys and
-/// values have the sizes of its own.
+/// An agent that finds maps of another version makes new ones, and copies the bans of those maps whose keys and values have
+/// the sizes of its own.
 pub const ABI_VERSION: u32 = 2;
 
 /// A moment on the clock that the program reads: `jiffies`, ticks since boot.
 ///
-/// See `docs/adr/kernel-clock.md`: why this clock, and what happens in a suspend.
+/// `docs/adr/kernel-clock.md` has the reasons for this clock, and the effect of a suspend.
 pub type KernelTime = u64;
 
-/// The end of a ban that does not end by itself.
+/// The end of a permanent ban.
 pub const NEVER: KernelTime = KernelTime::MAX;
 
-/// Names of the maps, as they stand in the object and in bpffs.
+/// Names of the maps, in the object and in bpffs.
 pub mod map_name {
     /// Hash: IPv4 address ([`super::KeyV4`]) to [`super::Ban`].
     pub const BANS_V4: &str = "BANS_V4";
@@ -28,20 +28,20 @@ pub mod map_name {
     pub const NETWORKS_V4: &str = "NETWORKS_V4";
     /// Longest-prefix trie: banned IPv6 networks to [`super::Ban`].
     pub const NETWORKS_V6: &str = "NETWORKS_V6";
-    /// Longest-prefix trie: IPv4 networks that get through a banned network.
+    /// Longest-prefix trie: IPv4 networks that pass inside a banned network.
     pub const EXEMPT_V4: &str = "EXEMPT_V4";
-    /// Longest-prefix trie: IPv6 networks that get through a banned network.
+    /// Longest-prefix trie: IPv6 networks that pass inside a banned network.
     pub const EXEMPT_V6: &str = "EXEMPT_V6";
-    /// Array of words: which IPv4 /24s hold something banned ([`super::filter_v4`]).
+    /// Array of words: one bit for each IPv4 /24 ([`super::filter_v4`]).
     pub const FILTER_V4: &str = "FILTER_V4";
-    /// Array of words: which IPv6 prefixes may be banned ([`super::filter_v6`]).
+    /// Array of words: one bit for many IPv6 prefixes ([`super::filter_v6`]).
     pub const FILTER_V6: &str = "FILTER_V6";
     /// Array of one [`super::Control`].
     pub const CONTROL: &str = "CONTROL";
-    /// Per-CPU array of [`super::Totals`], one a slot.
+    /// Per-CPU array of [`super::Totals`], one for each slot.
     pub const TOTALS: &str = "TOTALS";
 
-    /// All that are shared by the programs of all interfaces and pinned.
+    /// The pinned maps, which the programs of all interfaces share.
     pub const PINNED: [&str; 10] = [
         BANS_V4,
         BANS_V6,
@@ -64,7 +64,7 @@ pub mod program_name {
     pub const XDP: &str = "shield";
     /// Traffic control ingress (TCX), where another XDP program is attached.
     pub const TC: &str = "shield_tc";
-    /// Not attached: tells the agent what the program's clock says.
+    /// Never attached: the agent runs it to read the program's clock.
     pub const CLOCK: &str = "shield_clock";
 }
 
@@ -72,65 +72,65 @@ pub mod program_name {
 pub mod global_name {
     /// `u8`: length of the prefix that makes an IPv6 client, 1..=128.
     pub const IPV6_PREFIX: &str = "IPV6_PREFIX";
-    /// `u32`: this program's place in `TOTALS`.
+    /// `u32`: the index of this program's element in `TOTALS`.
     pub const SLOT: &str = "SLOT";
-    /// `u32`: one dropped packet in how many is logged (a power of two); 0 logs none and costs nothing.
+    /// `u32`: logs one dropped packet in this many (a power of two); 0 logs none and costs nothing.
     pub const LOG_EVERY: &str = "LOG_EVERY";
 }
 
-/// Key of a banned IPv4 client: the address's octets as they stand in the packet.
+/// Key of a banned IPv4 client: the octets of the address in packet order.
 pub type KeyV4 = [u8; 4];
 
-/// Key of a banned IPv6 client: the address's octets as they stand in the packet, host bits zero.
+/// Key of a banned IPv6 client: the octets of the address in packet order, with zero host bits.
 pub type KeyV6 = [u8; 16];
 
-/// One ban.
+/// The value of a ban.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ban {
     /// Packets are dropped while the clock is before this moment.
     pub ends: KernelTime,
-    /// Packets dropped since the ban was made.
+    /// Packets dropped since the ban was added.
     pub packets: u64,
     /// Their bytes, link-layer header included.
     pub bytes: u64,
-    /// Length of the banned network's prefix; 0 for a single client. From an ended ban the program goes on to the next
-    /// wider network by it.
+    /// Length of the banned network's prefix; 0 for a single client. An ended ban leads the program to the next wider
+    /// network by it, because a trie does not return the length of a match.
     pub prefix: u32,
-    /// Zero.
+    /// Zero. Makes the padding explicit, so that every byte of the value is initialised.
     pub reserved: u32,
 }
 
 impl Ban {
-    /// A ban that has dropped nothing yet.
+    /// Makes a ban that has dropped nothing yet.
     pub const fn new(ends: KernelTime, prefix: u32) -> Ban {
         Ban { ends, packets: 0, bytes: 0, prefix, reserved: 0 }
     }
 }
 
-/// What the agent tells the program, and a later agent, beside the bans.
+/// What the program and a later agent have to know beside the bans.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Control {
     /// [`ABI_VERSION`] of the maps beside this one.
     pub abi_version: u32,
-    /// The prefix length that the keys of `BANS_V6` were made with.
+    /// The prefix length of the keys of `BANS_V6`.
     pub ipv6_prefix: u32,
-    /// How many entries `NETWORKS_V4` holds; while 0 it is not asked.
+    /// How many entries `NETWORKS_V4` holds; while 0 it is not looked up.
     pub networks_v4: u32,
-    /// How many entries `NETWORKS_V6` holds; while 0 it is not asked.
+    /// How many entries `NETWORKS_V6` holds; while 0 it is not looked up.
     pub networks_v6: u32,
-    /// How many entries `EXEMPT_V4` holds; while 0 it is not asked.
+    /// How many entries `EXEMPT_V4` holds; while 0 it is not looked up.
     pub exempt_v4: u32,
-    /// How many entries `EXEMPT_V6` holds; while 0 it is not asked.
+    /// How many entries `EXEMPT_V6` holds; while 0 it is not looked up.
     pub exempt_v6: u32,
 }
 
-/// What one program did on one CPU. Packets, unless said otherwise.
+/// The counters of one program on one CPU, in packets unless noted.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Understood and let through.
+    /// Parsed and passed.
     pub passed: u64,
     /// Dropped for their IPv4 source.
     pub dropped_v4: u64,
@@ -138,20 +138,21 @@ pub struct Totals {
     pub dropped_v6: u64,
     /// Bytes of both.
     pub dropped_bytes: u64,
-    /// Let through because the ban had ended.
+    /// Lookups that found an ended ban.
     pub expired: u64,
-    /// Let through a banned network by an exemption.
+    /// Passed inside a banned network because exempt.
     pub exempt: u64,
-    /// Let through because too short or not well-formed for what they claim to be.
+    /// Passed because truncated or malformed.
     pub malformed: u64,
-    /// Let through because neither IPv4 nor IPv6 (ARP, or below more than two VLAN tags).
+    /// Passed because neither IPv4 nor IPv6 (ARP, or behind more than two VLAN tags).
     pub not_ip: u64,
 }
 
-/// How many banned networks around one address are looked at when the narrower ones have ended.
+/// The most banned networks around one address that are looked up while the narrower ones have ended. The verifier needs a
+/// bound.
 pub const MAX_NESTED: u32 = 8;
 
-/// How many interfaces have a place of their own in `TOTALS`; further ones share the last.
+/// Elements of `TOTALS`: one for each interface; further interfaces share the last.
 pub const SLOTS: u32 = 32;
 
 /// Default size of `BANS_V4`.
@@ -168,7 +169,7 @@ pub const FILTER_V4_WORDS: u32 = 1 << 18;
 /// Words of `FILTER_V6`: 2^24 bits.
 pub const FILTER_V6_WORDS: u32 = 1 << 18;
 
-/// Where a bit of a filter is.
+/// The position of a bit in a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FilterBit {
     /// Index of the word.
@@ -177,16 +178,16 @@ pub struct FilterBit {
     pub mask: u64,
 }
 
-/// The bit of `FILTER_V4` for the /24 of an address (as a number, host byte order).
+/// Returns the bit of `FILTER_V4` for the /24 of an address in host byte order.
 #[inline(always)]
 pub const fn filter_v4(address: u32) -> FilterBit {
     FilterBit { word: address >> 14, mask: 1 << ((address >> 8) & 63) }
 }
 
-/// The bit of `FILTER_V6` for a client's key, given as its two halves in the machine's own byte order as loaded.
+/// Returns the bit of `FILTER_V6` for a client's key, given as its two halves as loaded from memory.
 ///
-/// Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4) of the halves folded together. An attacker
-/// who looks for prefixes with the same bit only makes his own packets take the longer way.
+/// Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4) of the halves folded together. It need not resist
+/// collisions: an attacker who searches for prefixes with the same bit only makes his own packets take the longer path.
 #[inline(always)]
 pub const fn filter_v6(halves: [u64; 2]) -> FilterBit {
     /// 2^64 divided by the golden ratio, made odd.
@@ -195,7 +196,7 @@ pub const fn filter_v6(halves: [u64; 2]) -> FilterBit {
     FilterBit { word: (hash >> 46) as u32, mask: 1 << ((hash >> 40) & 63) }
 }
 
-/// The masks of an IPv6 prefix length (0..=128) for the two halves of an address, in the machine's own byte order.
+/// Returns the masks of an IPv6 prefix length (0..=128) for the two halves of an address as loaded from memory.
 pub const fn mask_v6(prefix: u8) -> [u64; 2] {
     [half_mask(prefix), half_mask(prefix.saturating_sub(64))]
 }

@@ -1,6 +1,6 @@
-//! The XDP program on crafted packets, by `BPF_PROG_TEST_RUN`: what is dropped, what passes, what is counted.
+//! The XDP program on crafted packets, run by `BPF_PROG_TEST_RUN`: its verdicts and its counters.
 //!
-//! Bans are made by the real enforcer in the maps that the program shares with it; nothing is sent anywhere.
+//! The real enforcer bans in the maps that the program shares with it; no packet is sent.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -26,7 +26,7 @@ const ARP: u16 = 0x0806;
 const VLAN: u16 = 0x8100;
 const SERVICE_VLAN: u16 = 0x88a8;
 
-/// The place in the totals of the copy under test, apart from that of the attached one.
+/// The slot of the copy under test, so that the attached one counts elsewhere.
 const SLOT: u32 = 7;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;

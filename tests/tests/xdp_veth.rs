@@ -369,7 +369,7 @@ fn enforcer_of_somebody_else(world: &World) -> XdpEnforcer {
     world.start()
 }
 
-/// Detaches the link, as `bpftool link detach` does: an enforcer that is told another mode does it, and then goes away.
+/// Detaches the link, as `bpftool link detach` does: an enforcer that is configured for another mode does it, and then goes away.
 fn detach_by_force(world: &World) {
     let generic = Settings { mode: Mode::Generic, ..world.settings.clone() };
     let mut other = world.try_start(generic).unwrap();

@@ -1,8 +1,8 @@
-//! A test double: a small host in memory whose `iptables-restore`, `iptables-save` and `ipset` follow the real ones' error
-//! rules, with failures to inject and packets to send.
+//! A test double: a small host in memory whose `iptables-restore`, `iptables-save` and `ipset` fail as the real
+//! ones do, with failures to inject and packets to send.
 //!
-//! The netfilter enforcer runs on it unchanged (`IptablesEnforcer::with_programs`), so what tests exercise is the real
-//! logic. It is no part of a running agent. Not simulated: nftables (it is "not installed"), and matches other than
+//! The netfilter enforcer runs on it unchanged (`IptablesEnforcer::with_programs`), so that tests
+//! exercise the real logic. Compiled for tests only. Not simulated: nftables (it is "not installed"), and matches other than
 //! source networks and sets (such rules match nothing).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,11 +32,11 @@ struct State {
     missing_programs: BTreeSet<String>,
     failures: Vec<Injected>,
     runs: usize,
-    /// What nftables counts up at every change of a rule; `None` on a host whose iptables is the legacy one.
+    /// The ruleset generation, which nftables increments with every change; `None` on a host with the legacy iptables.
     generation: Option<u32>,
 }
 
-/// A failure to come.
+/// A failure of the next matching commands.
 #[derive(Debug)]
 struct Injected {
     command: String,
@@ -67,25 +67,25 @@ struct Set {
 
 #[derive(Debug, Clone, Copy)]
 struct Element {
-    /// On the simulated clock; `None` for ever.
+    /// On the simulated clock; `None` for a permanent element.
     ends_ms: Option<u64>,
     drops: Drops,
 }
 
 impl SimulatedHost {
-    /// A host with empty filter tables, whose clock stands at 0.
+    /// Makes a host with empty filter tables, whose clock is at 0.
     pub fn new() -> SimulatedHost {
         SimulatedHost::default()
     }
 
-    /// The same with the iptables that writes nftables' rules.
+    /// Makes a host with the iptables that writes nftables rules.
     pub fn with_nftables() -> SimulatedHost {
         let host = SimulatedHost::default();
         host.state().generation = Some(1);
         host
     }
 
-    /// A netfilter enforcer that runs on this host.
+    /// Makes an enforcer that runs on this host.
     pub fn enforcer(&self, settings: Settings) -> IptablesEnforcer {
         IptablesEnforcer::with_programs(settings, Box::new(self.clone()))
     }
@@ -94,7 +94,7 @@ impl SimulatedHost {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the clock stand at `now_ms` since boot: sets lose the elements whose timeouts have passed.
+    /// Sets the clock to `now_ms` since boot: sets lose the elements whose timeouts have passed.
     pub fn set_time(&self, now_ms: u64) {
         let mut state = self.state();
         state.now_ms = now_ms;
@@ -113,46 +113,46 @@ impl SimulatedHost {
         self.state().failures.clear();
     }
 
-    /// Takes a program away: `iptables`, `ip6tables`, `ipset`.
+    /// Uninstalls a program: `iptables`, `ip6tables`, `ipset`.
     pub fn remove_program(&self, name: &str) {
         self.state().missing_programs.insert(name.to_owned());
     }
 
-    /// Brings a program back.
+    /// Installs a program again.
     pub fn install_program(&self, name: &str) {
         self.state().missing_programs.remove(name);
     }
 
-    /// What `iptables -F` does: no rule is left in any chain, the chains stay.
+    /// `iptables -F`: deletes every rule and keeps the chains.
     pub fn flush_rules(&self) {
         let mut state = self.state();
         state.changed();
         state.filters.iter_mut().flat_map(|f| f.chains.values_mut()).for_each(Vec::clear);
     }
 
-    /// What `nft flush ruleset` does: nothing but empty built-in chains is left.
+    /// `nft flush ruleset`: leaves nothing but empty built-in chains.
     pub fn flush_ruleset(&self) {
         let mut state = self.state();
         state.changed();
         state.filters = Default::default();
     }
 
-    /// What `ipset flush` does to every set.
+    /// `ipset flush`: empties every set.
     pub fn flush_sets(&self) {
         self.state().sets.values_mut().for_each(|set| set.elements.clear());
     }
 
-    /// What `iptables -N CHAIN` does.
+    /// `iptables -N CHAIN`.
     pub fn add_chain(&self, version: Version, chain: &str) {
         let mut state = self.state();
         state.changed();
         state.filters[version as usize].chains.entry(chain.to_owned()).or_default();
     }
 
-    /// What `iptables -I CHAIN 1 RULE` does.
+    /// `iptables -I CHAIN 1 RULE`.
     ///
     /// # Panics
-    /// When there is no such chain.
+    /// If there is no such chain.
     pub fn insert_rule(&self, version: Version, chain: &str, rule: &str) {
         let mut state = self.state();
         state.changed();
@@ -160,29 +160,29 @@ impl SimulatedHost {
         rules.insert(0, (rule.to_owned(), Drops::default()));
     }
 
-    /// The rules of a chain, as `iptables -S` prints them after the chain's name; empty where there is no such chain.
+    /// Returns the rules of a chain, as `iptables -S` prints them after its name; empty if there is no such chain.
     pub fn rules(&self, version: Version, chain: &str) -> Vec<String> {
         let state = self.state();
         let rules = state.filters[version as usize].chains.get(chain);
         rules.into_iter().flatten().map(|(rule, _)| rule.clone()).collect()
     }
 
-    /// Whether there is a chain of this name.
+    /// Returns whether a chain of this name exists.
     pub fn has_chain(&self, version: Version, chain: &str) -> bool {
         self.state().filters[version as usize].chains.contains_key(chain)
     }
 
-    /// The names of the sets.
+    /// Returns the names of the sets.
     pub fn sets(&self) -> Vec<String> {
         self.state().sets.keys().cloned().collect()
     }
 
-    /// How many programs were run so far.
+    /// Returns the number of programs run so far.
     pub fn runs(&self) -> usize {
         self.state().runs
     }
 
-    /// Sends one packet from this address to this host; says whether it was dropped. Rules count it.
+    /// Sends one packet from this address to this host, counts it in the rules, and returns whether it was dropped.
     pub fn send_from(&self, source: IpAddr) -> bool {
         let mut state = self.state();
         let State { filters, sets, .. } = &mut *state;
@@ -191,12 +191,12 @@ impl SimulatedHost {
     }
 }
 
-/// What a chain decided about a packet.
+/// The decision of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Accept,
     Drop,
-    /// The chain's end was reached, or a rule said RETURN.
+    /// The packet reached the end of the chain or a RETURN.
     Return,
 }
 
@@ -493,7 +493,7 @@ impl State {
     }
 }
 
-/// What happens when what is added is there already, or what is deleted is not.
+/// The treatment of an element that exists when it is added, or is absent when it is deleted: the flag `-exist`.
 #[derive(Debug, Clone, Copy)]
 enum Exists {
     Fails,

@@ -1,7 +1,7 @@
 //! Nanoseconds a packet by `BPF_PROG_TEST_RUN`: the same packet again and again, so caches are warm for everybody.
 //!
 //! Each short run of a program stands between two of the empty one on the same packet, and the ratio is taken there and
-//! then: a processor that changes its pace, or a neighbour on it, changes both. What is told is the median of many such
+//! then: a processor that changes its pace, or a neighbour on it, changes both. The result is the median of many such
 //! ratios with its quartiles, and the best time. Only ratios mean something.
 
 use std::io::{BufRead as _, BufReader};
@@ -63,7 +63,7 @@ struct Subject<'a> {
 pub(crate) fn measure(most: usize) -> Result<Vec<Row>> {
     let mut empty = EbpfLoader::new()
         .load_file(EMPTY)
-        .with_context(|| format!("loaded {EMPTY} (`cargo xtask build-ebpf`)"))?;
+        .with_context(|| format!("could not load {EMPTY} (`cargo xtask build-ebpf`)"))?;
     load(&mut empty, "empty")?;
     let mut counts = vec![0, 1_000, most];
     counts.dedup();
@@ -82,7 +82,7 @@ pub(crate) fn measure(most: usize) -> Result<Vec<Row>> {
                 subjects.push(subject("shield", program, "miss", shield.bans, address, tag));
             }
             if shield.bans > 0 {
-                let first = shield::addresses_v4().next().context("there are addresses")?;
+                let first = shield::addresses_v4().next().context("could not make an address")?;
                 subjects.push(subject("shield", program, "hit", shield.bans, first.into(), tag));
                 let first = shield::address_v6(0).into();
                 subjects.push(subject("shield", program, "hit", shield.bans, first, tag));
@@ -146,12 +146,13 @@ impl Subject<'_> {
 fn nanoseconds(program: &Xdp, packet: &[u8]) -> Result<f64> {
     let options = TestRunOptions { data_in: Some(packet), repeat: PACKETS, ..TestRunOptions::default() };
     let began = processor_time()?;
-    program.test_run(options).context("ran a program on a packet")?;
+    program.test_run(options).context("could not run a program on a packet")?;
     Ok((processor_time()? - began).as_nanos() as f64 / f64::from(PACKETS))
 }
 
 fn processor_time() -> Result<Duration> {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("read this thread's clock")?;
+    let time =
+        clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("could not read this thread's clock")?;
     Ok(Duration::from(time))
 }
 
@@ -210,12 +211,13 @@ fn packet(source: IpAddr, tag: Tag) -> Vec<u8> {
 }
 
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    let program: &mut Xdp = ebpf.program_mut(name).with_context(|| format!("found {name}"))?.try_into()?;
+    let program: &mut Xdp =
+        ebpf.program_mut(name).with_context(|| format!("could not find {name} in the object"))?.try_into()?;
     Ok(program.load()?)
 }
 
 fn program<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Xdp> {
-    Ok(ebpf.program(name).with_context(|| format!("found {name}"))?.try_into()?)
+    Ok(ebpf.program(name).with_context(|| format!("could not find {name} in the object"))?.try_into()?)
 }
 
 /// xdp-tools' xdp-filter with one denied source of each family, each on an interface of its own.
@@ -243,11 +245,11 @@ impl Filter {
             .args(["netns", "exec", namespace.name(), "sh", "-c", &script])
             .stdout(Stdio::piped())
             .spawn()
-            .context("started xdp-filter (is xdp-tools installed? `cargo xtask setup`)")?;
-        let mut said = String::new();
-        let output = holder.stdout.take().context("its output is a pipe")?;
-        BufReader::new(output).read_line(&mut said).context("read what xdp-filter said")?;
-        if said.trim() != "ready" {
+            .context("could not start xdp-filter (is xdp-tools installed? `cargo xtask setup`)")?;
+        let mut line = String::new();
+        let output = holder.stdout.take().context("could not take the output of xdp-filter")?;
+        BufReader::new(output).read_line(&mut line).context("could not read the output of xdp-filter")?;
+        if line.trim() != "ready" {
             let _ = holder.wait();
             bail!("xdp-filter did not start");
         }
@@ -292,8 +294,10 @@ fn attached(namespace: &Namespace, interface: &str) -> Result<Xdp> {
         Ok(id)
     })?;
     let id: u32 = id;
-    let info =
-        loaded_programs().flatten().find(|info| info.id() == id).context("found the program by its id")?;
+    let info = loaded_programs()
+        .flatten()
+        .find(|info| info.id() == id)
+        .context("could not find the program by its id")?;
     let name = std::borrow::Cow::Borrowed("xdp-filter");
     Ok(Xdp::from_program_info(info, name, XdpAttachType::Interface)?)
 }

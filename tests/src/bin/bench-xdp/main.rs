@@ -1,5 +1,5 @@
-//! `cargo xtask bench xdp`: what a packet costs in the XDP program, beside an empty program and xdp-tools' xdp-filter;
-//! and packets a second over a veth pair, whole path, with each enforcer and with none.
+//! `cargo xtask bench xdp`: the cost of a packet in the XDP program, compared with an empty program and xdp-tools'
+//! xdp-filter; and packets a second over a veth pair, whole path, with each enforcer and with none.
 //!
 //! Prints two tables; `--json` prints the first as one object a line, `--json --whole-path` the second.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark's output is its interface")]

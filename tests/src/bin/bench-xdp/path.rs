@@ -95,7 +95,7 @@ impl Lane {
     fn rows(&self, name: &'static str, enforcer: &mut dyn Enforcer, rows: &mut Vec<Row>) -> Result<()> {
         let others: Vec<Ban> = addresses_v4().take(OTHERS).map(ban_v4).collect();
         self.server.enter(|| -> Result<()> {
-            enforcer.start(&[], clock::now()).with_context(|| format!("started {name}"))?;
+            enforcer.start(&[], clock::now()).with_context(|| format!("could not start {name}"))?;
             banned(enforcer, &others)
         })?;
         rows.push(self.row(name, "miss", OTHERS)?);
@@ -137,7 +137,7 @@ fn nanoseconds(socket: &UdpSocket) -> Result<f64> {
     let mut sent = 0u32;
     while began.elapsed() < ROUND {
         for _ in 0..BURST {
-            socket.send(b"eighteen bytes ...").context("sent a packet")?;
+            socket.send(b"eighteen bytes ...").context("could not send a packet")?;
         }
         sent += BURST;
     }
