@@ -201,7 +201,7 @@ mod tests {
         check("[ban]\nterms = ['2h', '10m']", &["line 2, column 9"]);
         check("[ban]\nterms = ['10m', 'soon']", &["line 2, column 17", "\"1d 12h\""]);
         check("[ban]\nleak_grace = true", &["line 2, column 14", "or a number of seconds"]);
-        check("[ban]\nforget_after = -1", &["line 2, column 16", "zero or more"]);
+        check("[ban]\nforget_after = -1", &["line 2, column 16", "such as 90s"]);
         check("[xdp]\n\nmode = 'maybe'", &["line 3, column 8"]);
         check("[iptables]\nhooks = ['FORWARD', 'a b']", &["line 2, column 21"]);
         check("[xdp]\ninterfaces = ['eth0', 'a/b']", &["line 2, column 23", "\"a/b\""]);

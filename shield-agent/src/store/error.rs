@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn the_cause_is_found_below_any_context() {
         let check = |cause: anyhow::Error, expected: Fault| {
-            let text = cause.to_string();
+            let text = format!("{cause:#}");
             let error = Error::from(Err::<(), _>(cause).context("could not commit").unwrap_err());
             assert_eq!(error.fault(), expected, "{text}");
             assert_eq!(
