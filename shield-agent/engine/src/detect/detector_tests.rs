@@ -352,6 +352,108 @@ fn an_explanation_shows_every_rule_beside_its_threshold() {
     assert!(!site.detector.explain(Client::of_addr(addr(2), 64), START).known);
 }
 
+#[test]
+fn evidence_carries_the_values_that_decided() {
+    let mut site = Site::new(Policy::default());
+    for n in 0..13 {
+        site.ask(START + n, 1, "GET", &format!("/page{n}"), 404);
+    }
+    let [(second, 1, evidence)] = &site.verdicts[..] else { panic!("{:?}", site.verdicts) };
+    assert_eq!((*second, evidence.at_secs), (START + 12, START + 12));
+    assert_eq!(
+        (evidence.rule, evidence.condition.as_str()),
+        (Rule::Probing, "probes_60s=13 >= threshold=13")
+    );
+    assert_eq!((evidence.requests, evidence.errors, evidence.window_secs), (13, 13, 60));
+    assert!((evidence.rate - 13.0 / 60.0).abs() < 1e-12);
+    assert!((evidence.z_score - (13.0 / 60.0 - 0.1) / 0.1).abs() < 1e-12);
+    assert_eq!((evidence.mean, evidence.stddev, evidence.threshold), (0.1, 0.1, 13.0));
+    assert_eq!((evidence.baseline.as_str(), evidence.tightened), ("warm_up", false));
+    let paths: Vec<_> = evidence.top_paths.iter().map(|top| (top.path.as_str(), top.count)).collect();
+    assert_eq!(paths, [("/page0", 1), ("/page1", 1), ("/page10", 1), ("/page11", 1), ("/page12", 1)]);
+}
+
+#[test]
+fn evidence_counts_a_path_once_whatever_its_queries() {
+    let mut site = Site::new(Policy::default());
+    for n in 0..45 {
+        site.get(START + n / 30, 1, ["/?a", "/?b"][n as usize % 2]);
+        site.get(START + n / 30, 1, "/other");
+    }
+    let (.., evidence) = &site.verdicts[0];
+    assert_eq!(evidence.rule, Rule::Flood);
+    let paths: Vec<_> = evidence.top_paths.iter().map(|top| (top.path.as_str(), top.count)).collect();
+    assert_eq!(paths, [("/", 40), ("/other", 39)]);
+}
+
+/// The thirteenth request is too many; ten seconds later the client is judged again, and by then its errors tighten the
+/// thresholds.
+#[test]
+fn errors_tighten_the_rate_rules() {
+    let mut site = Site::new(Policy::classic());
+    for n in 0..24 {
+        site.ask(START + n, 1, "GET", "/", 404);
+    }
+    let seen: Vec<_> =
+        site.verdicts.iter().map(|(at, _, e)| (at - START, e.rule, e.tightened, e.threshold)).collect();
+    assert_eq!(seen, [(12, Rule::RateMultiplier, false, 0.2), (23, Rule::ZScore, true, 1.2)]);
+}
+
+#[test]
+fn the_busiest_clients_come_first_with_their_rates() {
+    let mut site = Site::new(Policy::default());
+    for n in 0..7 {
+        (1..=3).for_each(|client| {
+            if n < [3, 7, 7][client as usize - 1] {
+                site.ask(START + n, client, "GET", "/", if n == 0 { 404 } else { 200 });
+            }
+        });
+    }
+    let top = site.detector.top(2, START + 7);
+    let clients: Vec<_> =
+        top.iter().map(|summary| (summary.client, summary.requests, summary.errors)).collect();
+    let client = |n| Client::of_addr(addr(n), 64);
+    assert_eq!(clients, [(client(2), 7, 1), (client(3), 7, 1)]);
+    assert!((top[0].rate - 7.0 / 60.0).abs() < 1e-12);
+    assert!((top[0].z_score - (7.0 / 60.0 - 0.1) / 0.1).abs() < 1e-9);
+    let later: Vec<_> = site.detector.top(9, START + 62).iter().map(|summary| summary.client).collect();
+    assert_eq!(later, [client(2), client(3)], "client 1 has no request in the last 60 s");
+}
+
+#[test]
+fn the_status_adds_up() {
+    let mut site = Site::new(Policy::default());
+    for second in START..START + 60 {
+        (0..4).for_each(|client| site.ask(second, client, "GET", "/", if client == 0 { 404 } else { 200 }));
+    }
+    site.get(START - 301, 9, "/too late for any window");
+    let status = site.detector.status();
+    assert_eq!((status.global_rate, status.global_error_rate), (4.0, 1.0));
+    assert_eq!((status.warming_up, status.warm_up_left_secs), (true, 600 - 59));
+    assert_eq!((status.clients_tracked, status.evicted, status.late), (4, 0, 1));
+    assert_eq!((status.latest_secs, status.hour_slots, status.hours.len()), (START + 59, 0, 24));
+    assert_eq!((status.frozen, status.global_anomaly), (false, false));
+    assert!((4 * 64..64 * 1024 * 1024).contains(&status.clients_bytes), "{}", status.clients_bytes);
+    site.tick(START + 660);
+    let status = site.detector.status();
+    assert_eq!((status.warming_up, status.warm_up_left_secs, status.global_rate), (false, 0, 0.0));
+    assert_eq!(site.detector.active_clients(), 0, "swept after 10 min");
+}
+
+#[test]
+fn nearness_is_the_weakest_check_of_a_clause() {
+    let mut site = Site::new(Policy::default());
+    for n in 0..8 {
+        site.ask(START, 1, "GET", &format!("/page{n}"), 404);
+    }
+    let near = site.detector.nearness(Client::of_addr(addr(1), 64), START);
+    let share = |rule, clause| near.iter().find(|n| n.rule == rule && n.clause == clause).map(|n| n.share);
+    assert_eq!(share(Rule::Probing, 0), Some(0.0), "nothing was shaped like a probe");
+    assert_eq!(share(Rule::Probing, 1), Some(8.0 / 13.0));
+    assert_eq!(share(Rule::Flood, 0), Some(8.0 / 1200.0));
+    assert_eq!(share(Rule::ZScore, 0), None, "not evaluated during the warm-up");
+}
+
 /// The requests of random logs.
 const TARGETS: [(&str, &str, u16); 12] = [
     ("GET", "/", 200),

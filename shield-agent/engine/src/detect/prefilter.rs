@@ -230,6 +230,7 @@ fn least_unlike(policy: &Policy, baseline: &Baseline, feature: Feature, floor: u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detect::baseline::ClientMinute;
     use crate::detect::trace::{Flags, Trace};
     use proptest::prelude::*;
 
@@ -251,6 +252,123 @@ mod tests {
         ][kind];
         let key = if flags.has(Flags::POST) { !key } else { key };
         Trace { key, flags, weight, answer: 1 }
+    }
+
+    const START: u32 = 1_767_600_000;
+
+    fn prefilter(policy: &Policy, baseline: &Baseline, warmth: Warmth, second: u32) -> Prefilter {
+        Prefilter::new(policy, baseline, warmth, second)
+    }
+
+    /// A prefilter that lets every client pass is as sound as this one, and of no use.
+    #[test]
+    fn the_limits_are_those_of_the_rules() {
+        let (policy, mut baseline) = (Policy::default(), Baseline::new(600));
+        baseline.begin(START);
+        let young = prefilter(&policy, &baseline, Warmth::WarmingUp, START);
+        let expected = Prefilter {
+            generation: 0,
+            asset_weight: 0.1,
+            load: f64::INFINITY,
+            pages: 1200,
+            failed: u32::MAX,
+            foreign_tenths: 100,
+            logins: 7,
+            remote_calls: 35,
+            page_requests: 40,
+            page_secs: 3,
+            weight: 130,
+            weight_600: 300,
+            alike_scripts: 20,
+            paths: Ceiling::MAX,
+            posts: Ceiling::MAX,
+            repeats: Ceiling::MAX,
+        };
+        assert_eq!(young, expected);
+        let experience_secs = policy.behaviour.experience_secs;
+        let warm = prefilter(&policy, &baseline, Warmth::Warm, START + experience_secs - VALID_SECS - 1);
+        assert_eq!(
+            warm,
+            Prefilter { load: 600.0, ..expected },
+            "the least number of requests of both rate rules"
+        );
+        let experienced = prefilter(&policy, &baseline, Warmth::Warm, START + experience_secs - VALID_SECS);
+        assert_eq!(
+            experienced,
+            Prefilter { load: 600.0, failed: 120, ..expected },
+            "no client minutes learned"
+        );
+    }
+
+    #[test]
+    fn the_limits_of_features_follow_what_was_learned() {
+        let (policy, mut baseline) = (Policy::default(), Baseline::new(600));
+        let second = START + policy.behaviour.experience_secs;
+        let limits = |baseline: &Baseline| {
+            let limits = prefilter(&policy, baseline, Warmth::Warm, second);
+            (limits.paths, limits.posts, limits.repeats)
+        };
+        baseline.begin(START);
+        let minute = |paths: f64, repeats: f64| ClientMinute {
+            features: [paths, 0.0, repeats, 0.0],
+            ..ClientMinute::default()
+        };
+        baseline.learn_clients(second - 120, (0..40).map(|client| (client, minute(100.0, 1.0))));
+        baseline.recompute(second);
+        // 8 times what is typical, at least the configured floor, rounded down.
+        assert_eq!(limits(&baseline), (799, 90, 150));
+        let wide = [(91, minute(1000.0, 1.0)), (92, minute(900.0, 1.0)), (93, minute(800.0, 1.0))];
+        baseline.learn_clients(second - 60, wide.into_iter());
+        baseline.recompute(second);
+        let by_z_score = baseline.value_at_log_z(Feature::Paths, 4.0);
+        assert!(by_z_score > 8.0 * baseline.typical(Feature::Paths));
+        assert_eq!(limits(&baseline).0, by_z_score as u32, "the fourth highest precedent is still 100");
+        baseline.learn_clients(second - 60, [(94, minute(790.0, 1.0))].into_iter());
+        baseline.recompute(second);
+        assert_eq!(limits(&baseline).0, 1579, "twice the fourth highest precedent");
+    }
+
+    #[test]
+    fn switched_off_rules_have_no_limits() {
+        let mut policy = Policy::classic();
+        policy.z_score.switch = Switch::Off;
+        policy.rate_multiplier.switch = Switch::Off;
+        let off = prefilter(&policy, &Baseline::new(600), Warmth::Warm, START);
+        assert_eq!((off.load, off.pages, off.failed), (f64::INFINITY, u32::MAX, u32::MAX));
+        assert_eq!((off.foreign_tenths, off.logins, off.remote_calls), (u32::MAX, u32::MAX, u32::MAX));
+        let limits = [off.page_requests, off.weight, off.weight_600, off.alike_scripts, off.paths];
+        assert_eq!(limits, [Ceiling::MAX; 5]);
+        // 0.1 requests a second: 2 deviations above the mean, or twice the mean, tightened by errors to 0.6 of that.
+        policy.z_score.switch = Switch::On;
+        let load = |policy: &Policy| prefilter(policy, &Baseline::new(600), Warmth::Warm, START).load / SLACK;
+        assert!((load(&policy) - 60.0 * (0.1 + 2.0 * 0.6 * 0.1)).abs() < 1e-9);
+        policy.rate_multiplier.switch = Switch::On;
+        assert!((load(&policy) - 60.0 * 2.0 * 0.6 * 0.1).abs() < 1e-9);
+        policy.tightening.switch = Switch::Off;
+        assert!((load(&policy) - 60.0 * 2.0 * 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_client_is_spared_as_long_as_its_plain_requests_stay_below() {
+        let prefilter = prefilter(&Policy::default(), &Baseline::new(600), Warmth::WarmingUp, START);
+        let mut activity = Activity::default();
+        for n in 1..40 {
+            assert_eq!(activity.record(START, &trace(0, 1), &prefilter), Screening::Skip);
+            assert!(activity.is_spared(prefilter.generation, START), "request {n}");
+        }
+        // 40 requests for one page are a flood's.
+        assert_eq!(activity.record(START, &trace(0, 1), &prefilter), Screening::CheckAll);
+        assert!(!activity.is_spared(prefilter.generation, START));
+    }
+
+    #[test]
+    fn unchanged_limits_keep_what_clients_are_spared() {
+        let mut prefilter = prefilter(&Policy::default(), &Baseline::new(600), Warmth::WarmingUp, START);
+        let generation = prefilter.generation;
+        prefilter.replace(prefilter);
+        assert_eq!(prefilter.generation, generation);
+        prefilter.replace(Prefilter { pages: 7, ..prefilter });
+        assert_eq!((prefilter.generation, prefilter.pages), (generation + 1, 7));
     }
 
     proptest! {
