@@ -640,6 +640,137 @@ mod tests {
     }
 
     #[test]
+    fn a_level_of_clients_comes_from_the_best_span_that_has_enough() {
+        const DAY: u32 = 86_400;
+        let mut baseline = Baseline::new(45);
+        let level = |baseline: &mut Baseline, second| {
+            baseline.recompute(second);
+            let Level { mean, samples, source, .. } = *baseline.clients();
+            (source, (mean * 60.0).round() as u32, samples as u32)
+        };
+        let minutes = |clients: u64, load: f64| {
+            (0..clients).map(move |client| (client, ClientMinute { load, ..ClientMinute::default() }))
+        };
+        baseline.begin(DAY);
+        baseline.learn_clients(DAY, minutes(29, 60.0));
+        assert_eq!(
+            level(&mut baseline, DAY + 60),
+            (Source::Floor, 6, 0),
+            "29 minutes of clients are too few"
+        );
+        baseline.learn_clients(DAY + 60, minutes(1, 60.0));
+        assert_eq!(level(&mut baseline, DAY + 120), (Source::Rolling, 60, 30));
+        baseline.learn_clients(DAY + 120, minutes(15, 120.0));
+        assert_eq!(level(&mut baseline, DAY + 180), (Source::HourSlot, 80, 45));
+        // An hour later the rolling window is empty, and the hour's own slot too.
+        for minute in 60..90 {
+            baseline.learn_clients(DAY + minute * 60, minutes(0, 0.0));
+        }
+        assert_eq!(level(&mut baseline, DAY + 5400), (Source::AllHours, 80, 45));
+    }
+
+    #[test]
+    fn features_are_compared_on_a_logarithmic_scale() {
+        let mut baseline = Baseline::new(600);
+        let minute = |paths| ClientMinute { features: [paths, 0.0, 0.0, 0.0], ..ClientMinute::default() };
+        baseline.begin(86_400);
+        baseline.learn_clients(86_400, (0..29).map(|client| (client, minute(99.0))));
+        baseline.recompute(86_460);
+        assert_eq!(baseline.log_z_score(Feature::Paths, 1e6), 0.0, "too little to compare with");
+        assert_eq!(baseline.value_at_log_z(Feature::Paths, 4.0), f64::INFINITY);
+        baseline.learn_clients(86_460, [(29, minute(99.0))].into_iter());
+        baseline.recompute(86_520);
+        assert!((baseline.typical(Feature::Paths) - 99.0).abs() < 1e-9);
+        // All alike: the standard deviation is the floor, 0.1 on this scale.
+        let value = 100.0 * (0.4_f64).exp() - 1.0;
+        assert!((baseline.log_z_score(Feature::Paths, value) - 4.0).abs() < 1e-9);
+        assert!((baseline.value_at_log_z(Feature::Paths, 4.0) - value).abs() < 1e-6);
+        assert_eq!(baseline.typical(Feature::Posts), 0.0);
+    }
+
+    #[test]
+    fn the_hours_of_the_day_are_shown_once_they_have_enough() {
+        let mut baseline = Baseline::new(1200);
+        learn(&mut baseline, 86_400 + 3600, 60, |second| 2 + 2 * (second % 2), false);
+        learn(&mut baseline, 86_400 + 7200, 19, |_| 1, false);
+        let hours = baseline.hours();
+        assert_eq!((hours.len(), hours[0], hours[2]), (24, None, None));
+        assert_eq!(hours[1], Some((3.0, 1.0)));
+    }
+
+    #[test]
+    fn the_highest_and_newest_precedents_are_kept() {
+        let keep = |values: &[(u64, f64, u32)]| {
+            let mut precedents = Vec::new();
+            for &(client, value, second) in values {
+                remember(&mut precedents, Precedent { client, value, second });
+            }
+            precedents.iter().map(|p| (p.client, p.value, p.second)).collect::<Vec<_>>()
+        };
+        assert_eq!(keep(&[(1, 0.0, 9)]), []);
+        assert_eq!(keep(&[(1, 5.0, 1), (1, 4.0, 2)]), [(1, 5.0, 1)], "one a client: the higher");
+        assert_eq!(keep(&[(1, 5.0, 1), (1, 5.0, 2)]), [(1, 5.0, 2)], "of equal ones the newer");
+        let four = [(1, 5.0, 1), (2, 6.0, 1), (3, 7.0, 1), (4, 8.0, 1)];
+        let sorted = [(4, 8.0, 1), (3, 7.0, 1), (2, 6.0, 1), (1, 5.0, 1)];
+        assert_eq!(keep(&four), sorted);
+        assert_eq!(keep(&[&four[..], &[(5, 4.9, 2)]].concat()), sorted, "lower than all");
+        assert_eq!(
+            keep(&[&four[..], &[(5, 5.0, 2)]].concat())[3],
+            (5, 5.0, 2),
+            "as high as the last, and newer"
+        );
+    }
+
+    #[test]
+    fn an_earlier_request_moves_the_beginning_and_a_later_one_does_not() {
+        let mut baseline = Baseline::new(600);
+        assert_eq!(baseline.age_secs(90_000), 0, "nothing began");
+        baseline.begin(86_430);
+        assert_eq!((baseline.age_secs(86_530), baseline.next_minute()), (100, 86_400));
+        baseline.begin(90_000);
+        assert_eq!((baseline.age_secs(86_530), baseline.next_minute()), (100, 86_400));
+        baseline.begin(80_030);
+        assert_eq!((baseline.age_secs(86_530), baseline.next_minute()), (6500, 79_980));
+    }
+
+    #[test]
+    fn impossible_numbers_are_not_restored() {
+        let saved: serde_json::Value = serde_json::from_slice(&Baseline::new(600).save()).unwrap();
+        let minute = serde_json::to_value(ServerSpan::default()).unwrap();
+        let clients = serde_json::to_value(ClientSpan::default()).unwrap();
+        let refusal = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut saved = saved.clone();
+            change(&mut saved["learned"]);
+            Baseline::restored(&serde_json::to_vec(&saved).unwrap(), 600).err()
+        };
+        let impossible = Some("its numbers are not possible".to_owned());
+        let fill = |span: &serde_json::Value, n: usize| serde_json::Value::from(vec![span.clone(); n]);
+        assert_eq!(refusal(&|learned| learned["server"] = fill(&minute, 30)), None);
+        assert_eq!(refusal(&|learned| learned["server"] = fill(&minute, 31)), impossible);
+        assert_eq!(refusal(&|learned| learned["clients"] = fill(&clients, 30)), None);
+        assert_eq!(refusal(&|learned| learned["clients"] = fill(&clients, 31)), impossible);
+        assert_eq!(
+            refusal(&|learned| learned["hours"][3]["server"]["errors"]["n"] = (-1).into()),
+            impossible
+        );
+        assert_eq!(
+            refusal(&|learned| learned["hours"][3]["server"]["requests"]["sum"] = (-1).into()),
+            impossible
+        );
+        assert_eq!(refusal(&|learned| learned["hours"][3]["clients"]["load"]["n"] = (-1).into()), impossible);
+        assert_eq!(
+            refusal(&|learned| learned["hours"][3]["clients"]["errors"]["n"] = (-1).into()),
+            impossible
+        );
+        assert_eq!(
+            refusal(&|learned| learned["hours"][3]["clients"]["logs"][3]["n"] = (-1).into()),
+            impossible
+        );
+        let hours = refusal(&|learned| learned["hours"].as_array_mut().unwrap().truncate(23));
+        assert_eq!(hours.as_deref(), Some("its day has 23 hours"));
+    }
+
+    #[test]
     fn it_survives_a_restart() {
         let mut baseline = Baseline::new(600);
         learn(&mut baseline, 86_400, 30, |second| second % 7, false);
