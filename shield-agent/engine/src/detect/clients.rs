@@ -641,6 +641,47 @@ mod tests {
     }
 
     #[test]
+    fn a_visit_counts_light_and_busy_clients_alike() {
+        let failed = Trace { flags: Flags::ERROR.union(Flags::FAILED), ..Trace::default() };
+        let mut table = clients(100);
+        for (second, trace) in [(1000, page(1)), (1010, failed), (1050, page(1))] {
+            add(&mut table, 1, second, &trace);
+            // A busy client does each of these twice.
+            (0..2).for_each(|_| add(&mut table, 2, second, &trace));
+        }
+        assert_eq!(table.usage().activities, 1);
+        let visit = |secs, second| {
+            let mut seen = Vec::new();
+            table.each_active(secs, second, |active| {
+                let times = if active.activity.is_some() { 2 } else { 1 };
+                assert_eq!(active.key, times, "client 2 is the busy one");
+                let (requests, errors) = (active.counts.requests, active.counts.errors);
+                assert_eq!((requests % times as u32, errors % times as u32, active.suspect_until), (0, 0, 0));
+                seen.push((requests / times as u32, errors / times as u32));
+            });
+            seen.dedup();
+            seen
+        };
+        assert_eq!(visit(60, 1050), [(3, 1)]);
+        assert_eq!(visit(60, 1060), [(2, 1)]);
+        assert_eq!(visit(60, 1069), [(2, 1)]);
+        assert_eq!(visit(60, 1070), [(1, 0)]);
+        assert_eq!(visit(10, 1050), [(1, 0)]);
+        assert_eq!(visit(60, 1109), [(1, 0)]);
+        assert_eq!(visit(60, 1110), []);
+    }
+
+    #[test]
+    fn a_light_client_forgets_requests_older_than_ten_minutes() {
+        for (second, activities) in [(1000 + TARGET_SECS - 1, 1), (1000 + TARGET_SECS, 0)] {
+            let mut table = clients(100);
+            (0..LIGHT_REQUESTS).for_each(|_| add(&mut table, 1, 1000, &page(1)));
+            (0..LIGHT_REQUESTS).for_each(|_| add(&mut table, 1, second, &page(1)));
+            assert_eq!(table.usage().activities, activities, "at {second}");
+        }
+    }
+
+    #[test]
     fn quiet_clients_are_removed() {
         let mut table = clients(100);
         add(&mut table, 1, 1000, &page(1));
