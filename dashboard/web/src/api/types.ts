@@ -28,8 +28,8 @@ export interface AllowList {
   entries: AllowEntry[];
 }
 
-/** Why a network is on the allowlist. */
-export type AllowReason = "configured" | "operator" | "own_address" | "special" | "gateway" | "resolver" | "ssh_session" | "trusted_proxy" | "search_engine";
+/** The origin of an allowlist entry. */
+export type AllowReason = "configured" | "own_address" | "gateway" | "resolver" | "search_engine" | "operator" | "special" | "ssh_session" | "trusted_proxy";
 
 /** Networks to put on the allowlist, or to take off it. */
 export interface AllowRequest {
@@ -155,13 +155,12 @@ export interface ClientList {
 /** The state of a client. */
 export type ClientState = "normal" | "anomalous" | "banned" | "allowed";
 
-/** What a command did about one client. */
+/** The result of a command for one client. */
 export interface CommandResult {
-  /** The client, in canonical form. */
   client: Client;
-  /** In words: `banned until …`, `not banned: an address of this host`, `was not banned`. */
+  /** For people: `banned for 600 s`, `not banned: …`, `was not banned`. */
   message: string;
-  /** Whether the wish was fulfilled. */
+  /** Whether the command took effect. */
   ok: boolean;
 }
 
@@ -215,6 +214,7 @@ export interface Dropped {
 export interface Drops {
   /** Includes the link-layer header where the enforcer sees it: XDP does, iptables does not. */
   bytes: number;
+  /** Counted since the ban, or since the enforcer was set up. */
   packets: number;
 }
 
@@ -227,7 +227,7 @@ export interface EnforcerDrops {
   packets: number;
 }
 
-/** An enforcer's name; the order is the order of [`EnforcerSet`] bits. */
+/** An enforcer. */
 export type EnforcerName = "iptables" | "xdp";
 
 /** A refused request. */
@@ -265,35 +265,34 @@ export interface EventList {
   next: number | null;
 }
 
-/** Why a client was found anomalous. */
+/** The grounds of an anomalous verdict. */
 export interface Evidence {
-  /** The log's time of the request that tipped it, in Unix seconds. */
+  /** The log's time of the request that made the rule fire, in Unix seconds. */
   at_secs: number;
-  /** What the baseline was: `rolling`, `hour_slot`, `floor`, `warm_up`. */
+  /** `rolling`, `hour_slot`, `floor` or `warm_up`. */
   baseline: string;
-  /** In one line, with the numbers: `z-score=5.43 > threshold=2.0`. */
+  /** One line with the numbers: `z-score=5.43 > threshold=2.0`. */
   condition: string;
-  /** Its errors (status >= 400, less those configured as our own answers) in the window. */
+  /** The client's errors in the window: status >= 400, without those configured as our own answers. */
   errors: number;
-  /** The baseline's mean that it was held against, in requests per second. */
+  /** The baseline's mean, in requests per second. */
   mean: number;
-  /** Every value that the rule looked at, beside its threshold. */
+  /** Every value that the rule uses, beside its threshold. */
   measures?: Measure[];
-  /** The client's rate over the window, in requests per second. */
+  /** The client's requests per second over the window. */
   rate: number;
   /** The client's requests in the window. */
   requests: number;
-  /** The rule that fired first. */
+  /** The first rule that fired. */
   rule: RuleName;
   /** The baseline's standard deviation, in requests per second. */
   stddev: number;
   /** The threshold of the rule that fired. */
   threshold: number;
-  /** Whether an error surge tightened the thresholds. */
+  /** Whether an error surge lowered the thresholds. */
   tightened: boolean;
-  /** The most requested paths in the window, most first. */
+  /** The most requested paths in the window, most requested first. */
   top_paths?: PathCount[];
-  /** Length of the window in seconds. */
   window_secs: number;
   /** (rate - mean) / stddev. */
   z_score: number;
@@ -420,8 +419,7 @@ export interface Labels {
   rules: Record<string, string>;
 }
 
-/** Why a ban ended. */
-export type LiftReason = "expired" | "operator" | "allowed";
+export type LiftReason = "operator" | "expired" | "allowed";
 
 /** A mark on the plot. */
 export interface Mark {
@@ -436,13 +434,12 @@ export interface Mark {
 /** The kind of a mark. */
 export type MarkKind = "bans" | "anomaly_started" | "anomaly_ended";
 
-/** One measured value beside the threshold it was held against. */
+/** A measured value beside its threshold. */
 export interface Measure {
-  /** What was measured, in the field's words: `rate`, `errors_60s`, `failed_paths_600s`… */
+  /** `rate`, `errors_60s`, `failed_paths_600s`… */
   name: string;
-  /** The threshold in force (already tightened when `Evidence::tightened`). */
+  /** The threshold in force, already lowered when [`Evidence::tightened`]. */
   threshold: number;
-  /** Its value. */
   value: number;
 }
 
@@ -484,11 +481,9 @@ export interface PastBan {
   since_ms: number;
 }
 
-/** A path and how often the client asked for it in the window. Lossy UTF-8, cut to a bounded length. */
+/** A path with its requests in the window. Lossy UTF-8 of bounded length. */
 export interface PathCount {
-  /** Requests for it in the window. */
   count: number;
-  /** The path. */
   path: string;
 }
 
@@ -502,14 +497,14 @@ export interface Reference {
   stddev: number;
 }
 
-/** The answer to a command: what was done for each client asked for, in order. */
+/** The answer to a command. */
 export interface Reply {
-  /** One result a client. */
+  /** One result per client of the command, in its order. */
   results: CommandResult[];
 }
 
-/** A detection rule. Each has its own switch, thresholds and evidence. */
-export type RuleName = "z_score" | "rate_multiplier" | "error_surge" | "probing" | "flood" | "behaviour" | "operator" | "imported" | "network";
+/** A detection rule, or another origin of a ban. */
+export type RuleName = "operator" | "imported" | "z_score" | "rate_multiplier" | "error_surge" | "probing" | "flood" | "behaviour" | "network";
 
 /** The values of one rule beside its thresholds. */
 export interface RuleState {
@@ -597,19 +592,16 @@ export interface Status {
 /** The term of a ban. */
 export type Term = "next" | "permanent" | { secs: number };
 
-/** Lifetime totals. */
+/** Totals over the lifetime of the database, across restarts. */
 export interface Totals {
-  /** Bans made. */
   bans: number;
-  /** Requests with an error status. */
+  /** Requests with a status of 400 or more. */
   errors: number;
-  /** Bans ended. */
   lifts: number;
-  /** Lines refused. */
+  /** Lines that were not counted as requests. */
   rejected: number;
-  /** Requests counted. */
   requests: number;
-  /** Lines saved by the tolerant reader. */
+  /** Malformed lines that the tolerant reader recovered. */
   salvaged: number;
 }
 
