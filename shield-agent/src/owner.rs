@@ -146,3 +146,45 @@ impl Owner {
         let _ = self.performer.send(Job { actions, exempt, answer });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::pipeline::Handle;
+    use shield_engine::allowlist::Allowlist;
+    use shield_engine::policy::Policy;
+    use shield_engine::request::{Batch, Rejected};
+    use shield_engine::settings::Settings;
+
+    fn rejected(handle: &Handle) -> Receiver<u64> {
+        let (answer, answered) = channel();
+        handle.send(Message::Query(Box::new(move |engine, _| {
+            answer.send(engine.rejected().iter().sum()).expect("the test waits");
+        })));
+        answered
+    }
+
+    /// An operator is answered while a backlog is read.
+    #[test]
+    fn messages_go_before_lines() {
+        let engine = Engine::new(Settings::default(), Policy::default(), Allowlist::new([]), 1, 7);
+        let (handle, inbox) = Handle::new();
+        let (performer, jobs) = channel();
+        let owner = Owner::new(engine, inbox, performer, Box::new(|_, _| {}), Pool::default());
+        let mut batch = Batch::default();
+        batch.rejected[Rejected::Malformed as usize] = 1;
+        assert!(handle.send_lines(batch));
+        let answered = rejected(&handle);
+        let owner = std::thread::spawn(move || owner.run());
+        assert_eq!(answered.recv(), Ok(0), "the message overtook the lines");
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while rejected(&handle).recv() == Ok(0) && std::time::Instant::now() < deadline {}
+        handle.send(Message::Stop);
+        let engine = owner.join().expect("the owner ends");
+        assert_eq!(engine.rejected().iter().sum::<u64>(), 1);
+        assert!(!handle.send_lines(Batch::default()), "a source notices that the owner has stopped");
+        assert!(jobs.iter().count() > 0, "the baseline was saved");
+    }
+}

@@ -144,3 +144,23 @@ pub(super) fn join<T>(thread: JoinHandle<T>, what: &str) -> Result<T> {
         anyhow::anyhow!("the thread of {what} panicked; the panic's message is in the log above")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_an_essential_thread_ends_the_agent() {
+        for panics in [false, true] {
+            let ended = Arc::new(Notify::new());
+            let guard = EndGuard(Arc::clone(&ended));
+            let thread = spawn("essential", move || {
+                let _guard = guard;
+                assert!(!panics, "this panic belongs to the test");
+            });
+            let error = wait_for_end(&ended).await.unwrap_err();
+            assert!(error.to_string().contains("an essential thread of the agent ended"), "{error:#}");
+            assert_eq!(join(thread.unwrap(), "the test").is_err(), panics);
+        }
+    }
+}
