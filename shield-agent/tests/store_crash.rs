@@ -1,8 +1,8 @@
 //! Kill -9 at random points: after each kill the store holds exactly the last transaction that was reported, or the
-//! one after it, whole.
+//! one after it, and never a part of one.
 //!
-//! The test runs itself again as the child that writes; the child says on standard output which transaction it has
-//! committed, and the parent kills it somewhere inside the next ones.
+//! The test runs itself again as the child that writes. The child reports each committed transaction on standard output,
+//! and the parent kills it during one of the next.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -24,7 +24,7 @@ use shield_engine::verdict::Rule;
 const KILLS: u32 = 500;
 const CHILD_DIR: &str = "SHIELD_CRASH_DIR";
 const NOW: Now = Now { wall_ms: 1_800_000_000_000, boot_ms: 1_000_000 };
-/// Bans that are in force at any time: transaction n bans one client and ends the ban of transaction n - IN_FORCE.
+/// Bans in force at any time: transaction n bans one client and ends the ban of transaction n - IN_FORCE.
 const IN_FORCE: u64 = 32;
 
 fn open(dir: &Path) -> (Store, Found) {
@@ -70,7 +70,7 @@ fn transaction(n: u64) -> Vec<Record> {
     records
 }
 
-/// Which transaction the store stands at, after every table was found to stand at the same.
+/// Checks that all tables are of the same transaction and returns its number.
 fn check_whole(dir: &Path) -> u64 {
     let (store, found) = open(dir);
     assert!(matches!(found, Found::Nothing | Found::Sound), "{found:?}");
@@ -93,7 +93,7 @@ fn check_whole(dir: &Path) -> u64 {
     n
 }
 
-/// Not a test by itself: the process that is killed.
+/// Not a test: the process that is killed. Returns at once in a normal run.
 #[test]
 fn child() {
     let Some(dir) = std::env::var_os(CHILD_DIR).map(PathBuf::from) else { return };
@@ -112,8 +112,8 @@ fn child() {
     }
 }
 
-/// Lets a child write until some transactions were reported and a moment more, kills it, and returns the last one
-/// reported.
+/// Lets a child write until it has reported some transactions and for `moment` longer, kills it, and returns the last
+/// reported transaction.
 fn write_and_kill(dir: &Path, reports: u64, moment: Duration) -> Option<u64> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact", "--nocapture", "--test-threads=1"])
