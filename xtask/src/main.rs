@@ -14,6 +14,7 @@ mod build_page;
 mod check;
 mod dependencies;
 mod dist;
+mod fresh;
 mod fuzz;
 mod lab;
 mod needs;
@@ -57,6 +58,8 @@ enum Verb {
     Fuzz(fuzz::Arguments),
     /// Show the whole story in disposable network namespaces: traffic, attack, ban, expiry
     Lab(lab::Arguments),
+    /// Run the lab in a bare root of a distribution, to see that nothing is missing from what it installs
+    Fresh(fresh::Arguments),
     /// Measure: xdp, enforce, detect, ingest, latency or api; prints a table, or JSON lines with --json
     Bench(bench::Arguments),
     /// Build the Debian package and its checksum into target/dist
@@ -86,6 +89,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Lab(arguments) => lab::run(&arguments),
+        Verb::Fresh(arguments) => fresh::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Dist => dist::run(),
     }

@@ -182,6 +182,13 @@ pub(crate) const NEEDS: &[Need] = &[
         source: Source::Apt(&["prometheus"]),
     },
     Need {
+        what: "debootstrap",
+        why: "makes the bare root that `fresh` runs the lab in",
+        purpose: Purpose::Test,
+        is_met: || has("debootstrap"),
+        source: Source::Apt(&["debootstrap"]),
+    },
+    Need {
         what: "systemd-analyze",
         why: "checks the systemd unit",
         purpose: Purpose::Test,

@@ -1,0 +1,128 @@
+//! `cargo xtask fresh`: README's first command on a machine where nobody ever installed anything.
+//!
+//! That machine is a minimal root of a distribution (debootstrap), entered in mount and process namespaces of its own. It
+//! has Rust, and a C compiler from its own packages, as README asks. The checkout lies at its own path, so that what cargo
+//! has built already is not built again; everything else comes from the root's own packages. A package that `setup` forgets
+//! to install is missing there, and fails.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::needs::Purpose;
+use crate::{build, setup, sh};
+
+/// What `fresh` can be told.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The distribution's code name
+    #[arg(long, default_value = "bookworm")]
+    suite: String,
+    /// Compile everything anew, as a machine does that has only cloned the repository
+    #[arg(long)]
+    cold: bool,
+}
+
+/// Packages that README asks for before its first command.
+const ASKED_FOR: &str = "gcc libc6-dev ca-certificates";
+
+/// Runs in the new root with the mounts in place: `fresh.sh WORKSPACE COLD`.
+const INSIDE: &str = "set -eu
+apt-get -qq update
+DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $ASKED_FOR >/dev/null
+cd \"$WORKSPACE\"
+cargo xtask lab --json";
+
+/// Mounts, in a mount namespace that ends with the script, what a root needs of its machine; then enters it.
+const ENTER: &str = "set -eu
+root=$1
+mount -t proc proc \"$root/proc\"
+mount --rbind /sys \"$root/sys\"
+mount --rbind /dev \"$root/dev\"
+mount -t tmpfs shield-fresh \"$root/run\"
+mount -t tmpfs shield-fresh \"$root/tmp\"
+mkdir -p \"$root$WORKSPACE\" \"$root/opt/rust\" \"$root/root/.cargo/registry\" \"$root/etc/ssl/certs\"
+mount --bind \"$WORKSPACE\" \"$root$WORKSPACE\"
+if [ -n \"$TARGET\" ]; then mkdir -p \"$TARGET\"; mount --bind \"$TARGET\" \"$root$WORKSPACE/target\"; fi
+mount --bind \"$RUST\" \"$root/opt/rust\"
+if [ -d \"$REGISTRY\" ]; then mount --bind \"$REGISTRY\" \"$root/root/.cargo/registry\"; fi
+if [ -d /etc/ssl/certs ]; then mount --bind /etc/ssl/certs \"$root/etc/ssl/certs\"; fi
+exec chroot \"$root\" /bin/sh -c \"$INSIDE\"";
+
+/// Makes the root, and runs the lab in it.
+///
+/// # Errors
+/// When the root cannot be made, and when the lab fails in it.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    setup::ensure(Purpose::Test)?;
+    let folder = build::target_folder().join("fresh").join(&arguments.suite);
+    let base = folder.join("base");
+    if !base.join("etc/debian_version").is_file() {
+        make_base(&arguments.suite, &base)?;
+    }
+    let root = folder.join("root");
+    sh::run(sh::as_root("rm")?.args(["-rf", "--one-file-system"]).arg(&root))?;
+    sh::run(sh::as_root("cp")?.args(["-a", "--reflink=auto"]).arg(&base).arg(&root))?;
+    let target = if arguments.cold { folder.join("target") } else { PathBuf::new() };
+    if arguments.cold {
+        sh::run(sh::as_root("rm")?.arg("-rf").arg(&target))?;
+    }
+    let entered = sh::run_for_output(&mut enter(&root, &target)?);
+    sh::run(sh::as_root("rm")?.args(["-rf", "--one-file-system"]).arg(&root))?;
+    entered.with_context(|| format!("the lab failed on a bare {}", arguments.suite))
+}
+
+/// A minimal root from the mirror that this machine's own packages come from, with the same lists of packages.
+fn make_base(suite: &str, base: &Path) -> Result<()> {
+    let own = sh::ask("sh", &["-c", ". /etc/os-release; echo $VERSION_CODENAME"])
+        .context("could not read this machine's own code name from /etc/os-release")?;
+    let format = ["indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"];
+    let targets = sh::ask("apt-get", &format).context("could not ask apt-get for its mirrors")?;
+    let mirror = targets.lines().find_map(|line| line.strip_suffix(&format!(" {own}")));
+    let Some(mirror) = mirror else { bail!("apt-get knows no mirror of {own}: run `apt-get update`") };
+    sh::run(sh::as_root("rm")?.arg("-rf").arg(base))?;
+    fs::create_dir_all(base).with_context(|| format!("could not create {}", base.display()))?;
+    sh::run(sh::as_root("debootstrap")?.args(["--variant=minbase", suite]).arg(base).arg(mirror))?;
+    // The installer of a distribution lists its security updates too; debootstrap does not.
+    let copy = "set -eu; for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list \
+                /etc/apt/apt.conf.d/99*; do [ -f \"$file\" ] || continue; sed \"s/$OWN/$SUITE/g\" \"$file\" >\"$BASE$file\"; \
+                done; cat /etc/resolv.conf >\"$BASE/etc/resolv.conf\"";
+    let mut copied = sh::as_root("env")?;
+    copied.arg(format!("OWN={own}")).arg(format!("SUITE={suite}")).arg(format!("BASE={}", base.display()));
+    sh::run(copied.args(["sh", "-c", copy]))
+}
+
+fn enter(root: &Path, target: &Path) -> Result<Command> {
+    let rust = sh::ask("rustc", &["--print", "sysroot"]).context("could not ask rustc for its folder")?;
+    let registry = sh::cargo_home().map(|home| home.join("registry")).unwrap_or_default();
+    let mut command = sh::as_root("env")?;
+    // Nothing of this environment goes in but the names of proxies and certificates.
+    command.arg("-i");
+    for (name, value) in std::env::vars_os() {
+        let upper = name.to_string_lossy().to_uppercase();
+        if upper.ends_with("_PROXY") || upper.contains("CERT") {
+            let mut pair = name;
+            pair.push("=");
+            pair.push(value);
+            command.arg(pair);
+        }
+    }
+    command.arg("PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.args(["HOME=/root", "CARGO_HOME=/root/.cargo", "LC_ALL=C.UTF-8"]);
+    let folders = [
+        ("WORKSPACE", sh::root_folder()),
+        ("TARGET", target),
+        ("RUST", Path::new(&rust)),
+        ("REGISTRY", &registry),
+    ];
+    for (name, folder) in folders {
+        command.arg(format!("{name}={}", folder.display()));
+    }
+    command.arg(format!("INSIDE={INSIDE}")).arg(format!("ASKED_FOR={ASKED_FOR}"));
+    command.args(["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
+    command.args(["sh", "-c", ENTER, "fresh"]).arg(root);
+    Ok(command)
+}
