@@ -36,7 +36,7 @@ const SUSPECT_SECS: u32 = 60;
 /// gather.
 const QUIET_SECS: u32 = 10;
 
-/// Requests this much older than the newest one are not counted: no window reaches back so far.
+/// Requests more than this older than the newest one are not counted.
 const MAX_LATE_SECS: u32 = 300;
 
 /// This many such requests in a row mean that the log's clock was set back.
@@ -316,7 +316,7 @@ impl Detector {
     }
 
     /// Moves time on to `second` if it is newer, and returns the second to count a request at; `None` when that is too old
-    /// for any window.
+    /// to count.
     #[inline]
     fn advance_to(&mut self, second: EventSecs) -> Option<u32> {
         if second == EventSecs::from(self.latest) && second > 0 {

@@ -63,7 +63,7 @@ impl Thresholds {
 
     /// Forgets the precedents set by a client that turned out to be an attacker.
     pub(crate) fn forget_precedents(&mut self, client: u64, second: u32) {
-        // Nearly no attacker has set one; a rebuild for each verdict would be felt in a distributed attack.
+        // Nearly no attacker has set one, and the check is far cheaper than a rebuild.
         if self.baseline.has_precedents_of(client) {
             self.update(second, |baseline| baseline.forget_precedents(client));
         }
