@@ -294,7 +294,9 @@ fn an_offence_in_a_backlog_is_punished_from_when_it_was() {
         engine.ledger().get(client(text)).and_then(|entry| entry.ban.ends.remaining_ms(T0))
     };
     assert_eq!(left(10, "203.0.113.1"), Some(600_000), "a line a little late is of now");
+    assert_eq!(left(300, "203.0.113.4"), Some(600_000), "so is one at the limit of skew");
     assert_eq!(left(400, "203.0.113.2"), Some(200_000));
+    assert_eq!(left(600, "203.0.113.5"), None, "over at this very second");
     assert_eq!(left(601, "203.0.113.3"), None);
     assert_eq!(
         engine.ledger().offences(client("203.0.113.3"), T0.wall_secs()),

@@ -391,6 +391,58 @@ fn serial_numbers_go_on_after_a_restart() {
     assert_eq!((engine.ledger().len(), engine.ledger().permanent_count()), (2, 1));
 }
 
+#[test]
+fn a_tick_does_not_end_the_suppression_of_a_client() {
+    let mut engine = engine_with(|settings| settings.max_bans = 0);
+    assert!(why_not_banned(&attack(&mut engine, "203.0.113.5", T0)).is_some());
+    engine.handle(Event::Tick, T0.plus_ms(300_000));
+    assert_eq!(why_not_banned(&attack(&mut engine, "203.0.113.5", T0.plus_ms(599_999))), None);
+    engine.handle(Event::Tick, T0.plus_ms(600_000));
+    assert!(why_not_banned(&attack(&mut engine, "203.0.113.5", T0.plus_ms(600_000))).is_some());
+}
+
+#[test]
+fn retries_and_saves_happen_once_a_second_however_often_it_ticks() {
+    let mut engine = engine_with(|_| {});
+    let start = Now { boot_ms: 5_000_000, ..T0 };
+    engine.handle(ban_command("203.0.113.5", Some(Term::Secs(2))), start);
+    assert_eq!(engine.next_deadline(), Some(start.boot_ms + 2_000));
+    assert_eq!(lifts(&engine.handle(Event::Tick, start.plus_ms(2_000))), 1);
+    let counts = [5_000, 5_001, 5_999, 6_000].map(|ms| lifts(&engine.handle(Event::Tick, start.plus_ms(ms))));
+    assert_eq!(counts, [1, 0, 0, 0]);
+}
+
+#[test]
+fn the_clients_with_malformed_lines_are_bounded() {
+    let mut engine = engine_with(|settings| settings.evasion_lines_per_min = 2);
+    let mut announced = |clients: std::ops::Range<u32>| {
+        let mut batch = requests("203.0.113.5", &["/"], T0);
+        let line = Line { salvaged: true, ..batch.lines[0] };
+        let addr = |n: u32| std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).into();
+        batch.lines = clients.map(|n| Line { addr: addr(n), ..line }).collect();
+        let actions = engine.handle(Event::Lines(&batch), T0);
+        notices(&actions).into_iter().filter(|n| matches!(n, Notice::Evasion { .. })).count()
+    };
+    assert_eq!(announced(0..10_000), 0);
+    assert_eq!([announced(10_000..10_001), announced(10_000..10_001)], [0, 0], "one too many");
+    assert_eq!(announced(9_999..10_000), 1, "those known are still counted");
+}
+
+#[test]
+fn a_leak_through_a_proxy_is_explained_by_the_proxy() {
+    let mut engine = engine_with(|_| {});
+    let serial = serial_in(&attack(&mut engine, "203.0.113.5", T0));
+    let later = T0.plus_ms(20_000);
+    let mut batch = requests("203.0.113.5", &["/"; 4], later);
+    batch.lines[3].behind_proxy = true;
+    engine.handle(Event::Lines(&batch), later);
+    let who = client("203.0.113.5");
+    let actions = engine.handle(Event::Activity { client: who, serial, packets: 9 }, later);
+    let is_explained =
+        |n: &&Notice| matches!(n, Notice::Leaking { cause, .. } if cause.contains("through a proxy"));
+    assert!(notices(&actions).iter().any(is_explained), "{actions:?}");
+}
+
 /// History: a mutant that gave the same term instead of the next survived every test.
 #[test]
 fn an_extension_moves_the_end_by_the_term_configured() {
