@@ -62,8 +62,15 @@ impl Desired {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Returns the number of wanted bans.
+    pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Returns whether no ban is wanted. Completes `len` where tests outside this crate reach it.
+    #[cfg(any(test, feature = "test-support"))]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Adds `ban` in place of an earlier one of the same client. `serial` is kept for outcome reports.
