@@ -128,7 +128,7 @@ fn whatever_is_done_to_a_line_is_found() {
     check("one byte", &one_byte, 3, "was changed");
     check("one removed", &|lines| drop(lines.remove(2)), 3, "1 line is missing before it: 3");
     check("two removed", &|lines| drop(lines.drain(1..3)), 2, "2 lines are missing before it: 2 to 3");
-    check("swapped", &|lines| lines.swap(2, 3), 3, "1 lines are missing");
+    check("swapped", &|lines| lines.swap(2, 3), 3, "1 line is missing");
     check("repeated", &|lines| lines.insert(3, lines[2].clone()), 4, "number 3 where 4 was expected");
     check("garbage added", &|lines| lines.insert(3, "garbage".into()), 4, "not one of the audit log");
     check("hash cut off", &|lines| drop(lines[4].split_off(200)), 5, "not one of the audit log");
