@@ -12,7 +12,7 @@ use axum::routing::get;
 /// One embedded file.
 #[derive(Debug)]
 struct Asset {
-    /// Where it is served.
+    /// The path it is served at.
     path: &'static str,
     /// Its media type.
     content_type: &'static str,
@@ -24,36 +24,37 @@ struct Asset {
 
 include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 
-/// Everything comes from this server, nothing is inline, and no string can become markup or script (Trusted Types with
-/// no policy: the browser itself refuses `innerHTML`).
+/// Everything comes from this server, nothing is inline, and no string can become markup or script: with Trusted Types and
+/// no policy the browser itself refuses `innerHTML`. What attackers request is shown on the page, so this is the second
+/// line of defence.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
      require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// The headers that every answer of the page carries.
+/// The headers of every answer.
 const HEADERS: [(header::HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
     (header::REFERRER_POLICY, "no-referrer"),
-    // Asked again each time and answered with 304: an upgraded agent is never looked at through an old page.
+    // Revalidated each time and answered with 304: an upgraded agent is never shown by an old page.
     (header::CACHE_CONTROL, "no-cache"),
     (header::VARY, "accept-encoding"),
 ];
 
-/// Whether the page was bundled before this binary was compiled; `false` means that `/` only says so.
+/// Returns true if the page was bundled before this binary was compiled; otherwise `/` explains how to get it.
 pub const fn was_built() -> bool {
     BUILT
 }
 
-/// Serves the page at `/` and its files beside it. Knows no other path, so it can be merged with the API's router.
+/// Serves the page at `/` and its files beside it. Has no fallback, so it can be merged with the API's router.
 pub fn router() -> Router {
     ASSETS.iter().fold(Router::new(), |router, asset| {
         router.route(asset.path, get(move |request: HeaderMap| async move { serve(asset, &request) }))
     })
 }
 
-/// One file, or `304 Not Modified` when the browser has it already.
+/// Answers with a file, or with `304 Not Modified` if the browser has it.
 fn serve(asset: &'static Asset, request: &HeaderMap) -> Response {
     let mut response = if has_current(request, asset.etag) {
         StatusCode::NOT_MODIFIED.into_response()
@@ -66,7 +67,7 @@ fn serve(asset: &'static Asset, request: &HeaderMap) -> Response {
     response
 }
 
-/// Whether `If-None-Match` names this tag (RFC 9110, 13.1.2: weak comparison, `*` matches all).
+/// RFC 9110, 13.1.2: weak comparison, and `*` matches all.
 fn has_current(request: &HeaderMap, etag: &str) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     request
@@ -86,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    async fn ask(path: &str, if_none_match: Option<&str>) -> Response {
+    async fn get_page(path: &str, if_none_match: Option<&str>) -> Response {
         let mut request = Request::get(path);
         if let Some(tag) = if_none_match {
             request = request.header(header::IF_NONE_MATCH, tag);
@@ -97,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn every_file_has_its_type_its_tag_and_the_policy() {
         for asset in ASSETS {
-            let response = ask(asset.path, None).await;
+            let response = get_page(asset.path, None).await;
             assert_eq!(response.status(), StatusCode::OK, "{}", asset.path);
             assert_eq!(response.headers()[header::CONTENT_TYPE], asset.content_type);
             assert_eq!(response.headers()[header::ETAG], asset.etag);
@@ -113,18 +114,18 @@ mod tests {
         let etag = ASSETS[0].etag;
         let strong = etag.trim_start_matches("W/");
         for tag in [etag, strong, "*", &format!("\"other\", {etag}")] {
-            let response = ask("/", Some(tag)).await;
+            let response = get_page("/", Some(tag)).await;
             assert_eq!(response.status(), StatusCode::NOT_MODIFIED, "{tag}");
             assert_eq!(response.headers()[header::ETAG], etag);
             assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
         }
-        assert_eq!(ask("/", Some("\"other\"")).await.status(), StatusCode::OK);
+        assert_eq!(get_page("/", Some("\"other\"")).await.status(), StatusCode::OK);
     }
 
     #[tokio::test]
     async fn nothing_else_is_served() {
         for path in ["/index.html", "/../Cargo.toml", "/app.js.map", "/api/v1/status"] {
-            assert_eq!(ask(path, None).await.status(), StatusCode::NOT_FOUND, "{path}");
+            assert_eq!(get_page(path, None).await.status(), StatusCode::NOT_FOUND, "{path}");
         }
     }
 
@@ -135,7 +136,7 @@ mod tests {
         assert_eq!(was_built(), ASSETS.len() > 1);
     }
 
-    /// The policy forbids inline script and style, so markup that had some would break silently.
+    /// The policy forbids inline script and style: markup that has some breaks silently.
     #[test]
     fn no_markup_needs_what_the_policy_forbids() {
         for asset in ASSETS.iter().filter(|asset| asset.content_type.starts_with("text/html")) {

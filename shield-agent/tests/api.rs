@@ -1,5 +1,5 @@
-//! The HTTP API through real listeners over a backend that remembers what it was asked: every endpoint against
-//! `docs/openapi.json`, who may do what, slow and many clients, the event stream.
+//! The HTTP API over real listeners and a fake backend: every operation against `docs/openapi.json`, authorisation, slow
+//! and many clients, the event stream.
 
 #[expect(clippy::unwrap_used, reason = "a helper of tests: what fails here fails the test that called it")]
 #[expect(dead_code, reason = "every test file compiles it anew and uses a part")]
@@ -161,7 +161,7 @@ async fn pages_follow_each_other_without_loss_or_repeat() {
 
 /// Over real sockets: TCP with and without the token, and the control socket.
 #[tokio::test]
-async fn who_may_do_what() {
+async fn changes_over_tcp_need_the_token() {
     let running = Setup::default().start().await;
     let ban = json!({"clients": ["192.0.2.7"]});
     for (method, _, target, body) in everything() {
@@ -228,7 +228,7 @@ async fn every_answer_carries_the_headers_and_none_invites_other_origins() {
 
 /// 200 clients that never finish their request's head, and as many that do not read, must not keep others waiting.
 #[tokio::test]
-async fn slow_clients_starve_nobody_and_are_cut_off() {
+async fn slow_clients_starve_nobody_and_are_disconnected() {
     let limits = Limits { head_timeout: Duration::from_secs(2), ..Limits::default() };
     let running = Setup { limits, ..Setup::default() }.start().await;
     let mut slow = Vec::new();
@@ -251,7 +251,7 @@ async fn slow_clients_starve_nobody_and_are_cut_off() {
             let _ = stream.read_to_end(&mut rest).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), all_closed).await.expect("slow clients are cut off");
+    tokio::time::timeout(Duration::from_secs(10), all_closed).await.expect("slow clients are disconnected");
 }
 
 #[tokio::test]
@@ -287,7 +287,7 @@ async fn an_engine_that_does_not_answer_is_a_timeout_not_a_hang() {
 }
 
 #[tokio::test]
-async fn internal_errors_do_not_tell_their_causes() {
+async fn internal_errors_do_not_reveal_their_causes() {
     let running = Setup::default().start().await;
     running.backend.fail("reading /var/lib/shield/shield.db: disk I/O error");
     let answer = request(&running, "get", "/bans", None, None).await;
@@ -296,7 +296,7 @@ async fn internal_errors_do_not_tell_their_causes() {
     Document::load().check_answer("/bans", "get", 500, &answer.json());
 }
 
-/// Waits at most 5 s for the next message that `pick` wants: the agent sends a snapshot a second.
+/// Waits at most 5 s for the next message that `pick` accepts; the agent sends a snapshot a second.
 async fn next<T>(
     stream: &mut shield_agent::test_support::cli::client::EventStream,
     pick: impl Fn(Message) -> Option<T>,
@@ -435,7 +435,7 @@ async fn the_history_marks_bans_and_anomalies() {
 }
 
 #[tokio::test]
-async fn what_stands_shows_in_the_status() {
+async fn conditions_show_in_the_status() {
     let running = Setup::default().start().await;
     let stopped = Notice::BlastRadius { stopped: true, reason: "21 % of the clients".into() };
     running.feed.publish(&stopped, clock::now());
@@ -445,7 +445,7 @@ async fn what_stands_shows_in_the_status() {
 }
 
 #[tokio::test]
-async fn the_command_line_says_who_may_not() {
+async fn the_client_passes_a_refusal_on() {
     let running = Setup::default().start().await;
     let endpoint = Endpoint::Tcp { addr: running.tcp, token: Some("wrong".into()) };
     let error = AgentClient::new(endpoint).get::<Value>(Operation::Status, &[]).await.unwrap_err();

@@ -1,5 +1,5 @@
-// The page of the real agent. `tests/tests/browser.rs` makes the world (server, nginx, agent, attacker) and runs this
-// inside it; what has to happen outside the browser is asked for with `world(wish)`.
+// The page of the real agent. `tests/tests/browser.rs` sets up server, nginx, agent and attacker and runs this file inside;
+// `world(step)` requests a step outside the browser.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -8,19 +8,19 @@ import { assertAccessible, close, launch, openLive, reaches, row, rowIs } from "
 
 const { SHIELD_PAGE: PAGE, SHIELD_TOKEN: TOKEN, SHIELD_ATTACKER: ATTACKER, SHIELD_SCREENSHOTS: SCREENSHOTS } = process.env;
 
-/** What the attacker asks for; the world does the asking. */
+/** In the path that the attacker requests. */
 const SCRIPT = "<script>window.hacked=1</script>";
 
-/** The agent's stop, its start and the page's next attempt, on a machine that runs other tests as well. */
+/** For the agent's stop and start and the page's next attempt, on a machine that runs other tests as well. */
 const RESTART_MS = 30_000;
 
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
-/** Has something happen outside, and waits until it has. */
-async function world(wish) {
-  process.stdout.write(`world: ${wish}\n`);
+/** Requests a step outside the browser, and waits until it is done. */
+async function world(step) {
+  process.stdout.write(`world: ${step}\n`);
   const { value, done } = await answers.next();
-  assert.ok(!done && value === "done", `the world could not "${wish}": ${value}`);
+  assert.ok(!done && value === "done", `could not ${step}: ${value}`);
 }
 
 let browser;
@@ -60,7 +60,7 @@ test("a path of <script> is text", async () => {
 test("it counts down, and what is dropped is counted", async () => {
   const first = await secondsLeft();
   assert.ok(first > 500 && first <= 600, `10 minutes at first: ${first} s left`);
-  // What is shown follows the agent's clock and may stand still for a second at first; it never runs ahead of time.
+  // The countdown follows the agent's clock. It may stand still for a second at first, but never runs ahead.
   const began = Date.now();
   let left = first;
   while (left > first - 3 && Date.now() - began < 10_000) {

@@ -1,11 +1,10 @@
-// What every test of the page needs: Chromium, pages that note everything that goes wrong in them, and waiting with a
-// deadline. Tests say what they want; this file knows how.
+// Shared by the tests of the page: Chromium, pages that collect every fault, and waiting with a deadline.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
-/** What headless Chromium needs in a container, and nothing that talks to anybody else. */
+/** Flags that headless Chromium needs in a container, and those that keep it from contacting other servers. */
 const FLAGS = [
   "--no-sandbox",
   "--disable-gpu",
@@ -26,8 +25,8 @@ export function launch() {
 }
 
 /**
- * Opens the page in a context of its own. `faults` collects what must not happen: errors, violations of the policy,
- * requests to anywhere else.
+ * Opens the page in a context of its own. `faults` collects errors, violations of the policy, and requests to other
+ * servers.
  */
 export async function open(browser, url, { width = 1440, height = 900, ...context } = {}) {
   const page = await browser.newPage({ viewport: { width, height }, ...context });
@@ -35,7 +34,7 @@ export async function open(browser, url, { width = 1440, height = 900, ...contex
   const origin = new URL(url).origin;
   page.on("pageerror", (error) => page.faults.push(`error: ${error.message}`));
   page.on("console", (message) => {
-    // Requests that fail while the agent is away are told by the page itself.
+    // Requests fail while the agent is stopped; the page shows that itself.
     if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) page.faults.push(message.text());
   });
   page.on("request", (request) => {
@@ -49,21 +48,21 @@ export async function open(browser, url, { width = 1440, height = 900, ...contex
   return page;
 }
 
-/** As `open`, and waits for the first facts. */
+/** As `open`, and waits for the first snapshot. */
 export async function openLive(browser, url, options) {
   const page = await open(browser, url, options);
   await reaches(page, () => document.body.dataset.link === "live", "live");
   return page;
 }
 
-/** Ends the page; fails when anything went wrong in it meanwhile. */
+/** Closes the page; fails if it has faults. */
 export async function close(page) {
   const violations = await page.evaluate(() => window.violations);
   await page.context().close();
-  assert.deepEqual([...page.faults, ...violations], [], "what went wrong in the page");
+  assert.deepEqual([...page.faults, ...violations], [], "faults of the page");
 }
 
-/** Waits until `condition` holds in the page; says what did not happen when it does not within `ms`. */
+/** Waits until `condition` holds in the page; the error names `what` did not happen within `ms`. */
 export async function reaches(page, condition, what, { ms = 15_000, argument = undefined } = {}) {
   try {
     await page.waitForFunction(condition, argument, { timeout: ms, polling: 50 });
@@ -72,7 +71,7 @@ export async function reaches(page, condition, what, { ms = 15_000, argument = u
   }
 }
 
-/** Waits until a banned client's row is there, or is not. */
+/** Waits until a banned client's row is shown, or gone. */
 export function rowIs(page, client, wanted, { ms = 3_000 } = {}) {
   const isThere = ([client, wanted]) => [...document.querySelectorAll(".ban .address")].some((cell) => cell.textContent === client) === (wanted === "shown");
   return reaches(page, isThere, `${client} ${wanted}`, { ms, argument: [client, wanted] });
@@ -83,9 +82,9 @@ export function row(page, client) {
   return page.locator(".ban", { has: page.getByText(client, { exact: true }) });
 }
 
-/** Fails when axe finds anything. */
+/** Fails if axe finds a violation. */
 export async function assertAccessible(page, where) {
-  // axe comes in through the protocol, not through the page: the policy would not let it in.
+  // Evaluated through the protocol, because the policy keeps scripts out of the page.
   if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(await axeSource());
   const found = await page.evaluate((tags) => window.axe.run(document, { runOnly: { type: "tag", values: tags } }), AXE_RULES);
   const violations = found.violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.target} (${node.failureSummary})`).join("; ")}`);

@@ -1,4 +1,4 @@
-// The parts of the page that need no browser: the event stream, the numbers behind the plots, and how numbers are written.
+// The parts of the page that need no browser: the event stream, the data of the plots, number formatting.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";

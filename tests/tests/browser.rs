@@ -1,5 +1,5 @@
-//! The page in Chromium: starts `tests/browser` under node and passes its verdict on. What is tested is written there;
-//! what is needed is checked here, so that a missing tool is named instead of a stack trace.
+//! The page in Chromium: runs the tests of `tests/browser` under node. Missing tools are found here, so that the error
+//! names them instead of a stack trace.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -13,12 +13,11 @@ use shield_tests::agent::Agent;
 use shield_tests::site::{ATTACKER, SERVER, Site};
 use shield_tests::traffic::{Behaviour, Requester};
 
-/// The folder of the workspace.
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a folder of the workspace")
 }
 
-/// Where a program is on `PATH`; fails naming it when it is nowhere.
+/// Finds a program on `PATH`; fails with its name.
 fn tool(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -27,19 +26,19 @@ fn tool(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is not installed: `cargo xtask setup` installs it"))
 }
 
-/// Fails naming what makes the file, when it is not there.
-fn made(file: &str, by: &str) {
-    assert!(workspace().join(file).exists(), "{file} is not there: `{by}` makes it");
+/// Fails with the command that creates the file.
+fn require(file: &str, by: &str) {
+    assert!(workspace().join(file).exists(), "{file} is missing: `{by}` creates it");
 }
 
-/// Runs test files of `tests/browser` and fails with all that they printed when one of their tests fails.
+/// Runs test files of `tests/browser`; fails with their output.
 fn node_tests(files: &[&str], environment: &[(&str, &str)]) {
     let node = tool("node");
     let chromium = tool("chromium");
-    made("tests/browser/node_modules/playwright-core", "cargo xtask setup");
-    made("tests/browser/node_modules/axe-core", "cargo xtask setup");
-    made("dashboard/web/node_modules/esbuild", "cargo xtask setup");
-    made("dashboard/web/dist/app.js", "cargo xtask build");
+    require("tests/browser/node_modules/playwright-core", "cargo xtask setup");
+    require("tests/browser/node_modules/axe-core", "cargo xtask setup");
+    require("dashboard/web/node_modules/esbuild", "cargo xtask setup");
+    require("dashboard/web/dist/app.js", "cargo xtask build");
     let output = Command::new(node)
         .args(["--test", "--test-reporter=spec"])
         .args(files)
@@ -50,8 +49,8 @@ fn node_tests(files: &[&str], environment: &[(&str, &str)]) {
         .stdin(Stdio::null())
         .output()
         .expect("node is there, so it starts");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -64,19 +63,19 @@ fn the_page_shows_and_does_what_it_should_in_chromium() {
     node_tests(&["page.test.mjs"], &[]);
 }
 
-/// The attacker's requests: the first is the one whose path the page must show as text.
+/// The attacker's paths. The page must show the first one as text.
 const ATTACK: &[&str] = &["/<script>window.hacked=1</script>", "/", "/search", "/login"];
-/// How the page is reached inside the server's namespace.
+/// The address of the page inside the server's namespace.
 const PAGE: &str = "127.0.0.1:8080";
-/// The attacker is served again once both enforcers have forgotten it.
+/// Time limit for both enforcers to lift the ban.
 const TIME_TO_FORGET: Duration = Duration::from_secs(10);
 
 #[test]
 fn the_page_of_the_real_agent_shows_and_lifts_a_ban_and_outlives_a_restart() {
     let node = tool("node");
     let chromium = tool("chromium");
-    made("tests/browser/node_modules/playwright-core", "cargo xtask setup");
-    assert!(dashboard::was_built(), "the agent has no page embedded: `cargo xtask build` bundles it first");
+    require("tests/browser/node_modules/playwright-core", "cargo xtask setup");
+    assert!(dashboard::was_built(), "the agent has no page embedded: run `cargo xtask build` first");
     let site = Site::create(&format!("[page]\nlisten = \"{PAGE}\"\n")).unwrap();
     let mut world = World { agent: Some(site.start_agent(&[]).unwrap()), attack: None, site };
 
@@ -93,11 +92,11 @@ fn the_page_of_the_real_agent_shows_and_lifts_a_ban_and_outlives_a_restart() {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     let mut browser = world.site.server.enter(|| command.spawn()).unwrap();
-    let said = world.attend(&mut browser);
-    assert!(browser.wait().unwrap().success(), "{said}\nthe agent's log:\n{}", world.site.home.log());
+    let printed = world.attend(&mut browser);
+    assert!(browser.wait().unwrap().success(), "{printed}\nthe agent's log:\n{}", world.site.home.log());
 }
 
-/// What is outside the browser.
+/// Everything outside the browser.
 struct World {
     // Dropped first, while the site is still there.
     attack: Option<Requester>,
@@ -106,42 +105,42 @@ struct World {
 }
 
 impl World {
-    /// Fulfils the browser's wishes until it has no more; returns everything else that it said.
+    /// Performs the steps that the browser requests until it ends; returns its other output.
     fn attend(&mut self, browser: &mut Child) -> String {
         let mut answers = browser.stdin.take().expect("it was asked for as a pipe");
         let output = browser.stdout.take().expect("it was asked for as a pipe");
-        let mut said = String::new();
+        let mut printed = String::new();
         for line in BufReader::new(output).lines() {
             let line = line.unwrap();
-            let Some(wish) = line.strip_prefix("world: ") else {
-                said.push_str(&line);
-                said.push('\n');
+            let Some(step) = line.strip_prefix("world: ") else {
+                printed.push_str(&line);
+                printed.push('\n');
                 continue;
             };
-            let answer = match self.fulfil(wish) {
+            let answer = match self.perform(step) {
                 Ok(()) => "done".to_owned(),
                 Err(error) => format!("{error:#}").replace('\n', " "),
             };
-            // A browser that has ended needs no answer: its exit code says why.
+            // Fails only if the browser has ended; its exit code is checked.
             let _ = writeln!(answers, "{answer}");
         }
-        said
+        printed
     }
 
-    fn fulfil(&mut self, wish: &str) -> Result<()> {
-        match wish {
+    fn perform(&mut self, step: &str) -> Result<()> {
+        match step {
             "attack" => self.attack = Some(Requester::start(&self.site.street, attack())),
             "end the attack" => drop(self.attack.take()),
             "stop the agent" => drop(self.agent.take().context("the agent is not running")?.stop()?),
             "start the agent" => self.agent = Some(self.site.start_agent(&[])?),
             "serve the attacker" => drop(self.site.wait_until_served(ATTACKER, TIME_TO_FORGET)?),
-            unknown => bail!("there is no wish `{unknown}`"),
+            unknown => bail!("there is no step `{unknown}`"),
         }
         Ok(())
     }
 }
 
-/// Some 300 requests a second: a flood, which is banned also before anything was learned.
+/// About 300 requests a second: a flood, which is banned even during the warm-up.
 fn attack() -> Behaviour {
     Behaviour {
         server: SERVER,

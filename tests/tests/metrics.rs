@@ -1,4 +1,4 @@
-//! `/metrics` of the real agent against Prometheus' own judge, and the alerts and the dashboard against `/metrics`.
+//! `/metrics` of the real agent against promtool, and the alerts and the Grafana dashboard against `/metrics`.
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failing test")]
 
@@ -24,7 +24,7 @@ fn packaging() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging")
 }
 
-/// What a dry-running agent with one ban gives.
+/// The metrics of an agent in a dry run, with one ban.
 fn metrics() -> String {
     let namespace = Namespace::create("metrics").unwrap();
     let home = Home::create().unwrap();
@@ -57,7 +57,7 @@ fn get(socket: &Path, path: &str) -> String {
     body.to_owned()
 }
 
-/// Runs `promtool check metrics`, which reads standard input and complains on either output.
+/// Runs `promtool check metrics`, which reports on standard output or standard error.
 fn check_by_promtool(metrics: &str) -> String {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -68,8 +68,8 @@ fn check_by_promtool(metrics: &str) -> String {
         .expect("promtool is installed (Debian's package prometheus; `cargo xtask setup`)");
     promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if output.status.success() { said } else { format!("{}: {said}", output.status) }
+    let report = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() { report } else { format!("{}: {report}", output.status) }
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn promtool_finds_nothing_and_alerts_and_dashboard_use_what_is_there() {
     }
 }
 
-/// Every word that is a metric of ours: `shield_…` and `process_…`.
+/// All names of our metrics: `shield_…` and `process_…`.
 fn names_in(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("shield_") || word.starts_with("process_"))

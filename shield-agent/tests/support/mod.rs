@@ -1,4 +1,4 @@
-//! An API over a backend of its own, on a free port and a socket in a fresh directory. Each test file uses a part.
+//! An API over a fake backend, on a free port and on a socket in a temporary directory. Each test file uses a part.
 
 pub(crate) mod schema;
 
@@ -40,10 +40,10 @@ use tokio::task::JoinHandle;
 /// The token of the API under test.
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// Bans that the backend has.
+/// Number of bans in the backend.
 pub(crate) const BANS: usize = 5;
 
-/// What a test wants otherwise than usual.
+/// The settings that a test can change.
 pub(crate) struct Setup {
     pub listen: &'static str,
     pub limits: Limits,
@@ -168,7 +168,7 @@ pub(crate) async fn raw(running: &Running, text: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Answers from constants and remembers what it was asked.
+/// Answers from constants and records the commands.
 #[derive(Default)]
 pub(crate) struct FakeBackend {
     commands: Mutex<Vec<Command>>,
