@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 
 use anyhow::Result;
+use ipnet::IpNet;
 
 use super::Kernel;
 use super::backend::{About, AgentBackend};
-use super::restore::Restored;
 use crate::api::backend::Mode;
 use crate::api::feed::Feed;
 use crate::api::socket::ControlSocket;
@@ -16,10 +16,10 @@ use crate::api::types::ConfigView;
 use crate::api::{self, Server};
 use crate::clock;
 use crate::config::{Config, Use};
-use crate::enforce::Enforcer;
 use crate::enforce::interpreter::{self, Interpreter};
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
+use crate::enforce::{Desired, Enforcer};
 use crate::notify::{self, Notifier, Outbox};
 use crate::owner::Owner;
 use crate::pipeline::{Announce, Handle, Inbox, Job, Message};
@@ -37,11 +37,12 @@ pub(super) fn enforcers(config: &Config, kernel: Kernel) -> Vec<EnforcerName> {
     used.map(|(name, _)| name).collect()
 }
 
-/// Starts a thread for each enforcer, with the restored bans to enforce.
+/// Starts a thread for each enforcer, with the bans to enforce and the networks that must never be dropped.
 pub(super) fn start_enforcement(
     config: &Config,
     kernel: Kernel,
-    restored: &mut Restored,
+    desired: Desired,
+    exempt: Vec<IpNet>,
     owner: Handle,
 ) -> Result<Interpreter> {
     let mut started: Vec<Box<dyn Enforcer>> = Vec::new();
@@ -61,12 +62,8 @@ pub(super) fn start_enforcement(
         let state = PartState::Off { reason: why.to_owned() };
         owner.send(Message::Part(PartReport { part: name.name().to_owned(), state, repaired: None }));
     }
-    let start = interpreter::Start {
-        desired: std::mem::take(&mut restored.desired),
-        exempt: restored.engine.allowlist().exempt_networks(),
-        clock: clock::now,
-        settings: interpreter::Settings::default(),
-    };
+    let start =
+        interpreter::Start { desired, exempt, clock: clock::now, settings: interpreter::Settings::default() };
     Interpreter::start(started, start, move |report| owner.send(Message::Enforcement(report)))
 }
 
@@ -83,7 +80,7 @@ pub(super) fn start_notifier(config: &Config, owner: Handle) -> (Announce, Outbo
     (Box::new(move |notice| notifier.notify(notice, clock::now())), outbox)
 }
 
-/// Builds the owner of the engine. `first` is announced before anything else happens.
+/// Builds the owner of the engine, whose first job is `leftovers` and the notice `first`.
 pub(super) fn owner(
     engine: Engine,
     mut leftovers: Vec<Action>,

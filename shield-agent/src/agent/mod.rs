@@ -92,10 +92,12 @@ async fn start(options: Options, ended: &Arc<Notify>) -> Result<Running> {
     let started = clock::now();
     let (store, store_state) = restore::open_store(&config, kernel, started)?;
     let reader = Reader::beside(&store)?;
-    let mut restored = restore::restore(&config, kernel, &store)?;
+    let Restored { mut engine, desired, leftovers, checkpoints } = restore::restore(&config, kernel, &store)?;
     let (handle, inbox) = Handle::new();
 
-    let interpreter = Arc::new(build::start_enforcement(&config, kernel, &mut restored, handle.clone())?);
+    let exempt = engine.allowlist().exempt_networks();
+    let interpreter = build::start_enforcement(&config, kernel, desired, exempt, handle.clone())?;
+    let interpreter = Arc::new(interpreter);
     supervise::await_required(&config, kernel, &interpreter).await?;
 
     let feed = Arc::new(Feed::new(started));
@@ -119,7 +121,6 @@ async fn start(options: Options, ended: &Arc<Notify>) -> Result<Running> {
         performer.run(&jobs_in);
     })?;
 
-    let Restored { mut engine, leftovers, checkpoints, .. } = restored;
     for (at, source) in config.sources.iter().enumerate() {
         engine.name_source(SourceId(at as u16), &source.name);
     }
