@@ -2,7 +2,6 @@
 
 use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, TopClients};
 use super::feed::Conditions;
-use super::metrics;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
     Detector, Dropped, EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Labels, Part, PartStateName,
@@ -279,7 +278,7 @@ pub(crate) fn labels() -> Labels {
     let source = |source: &str| owned(source, text::baseline_source(source));
     let enforcer = |name: EnforcerName| owned(name.name(), &text::part_name(name.name()));
     Labels {
-        rules: metrics::RULES.into_iter().map(rule).collect(),
+        rules: Rule::ALL.into_iter().map(rule).collect(),
         baseline_sources: ["rolling", "hour_slot", "all_hours", "floor", "warm_up"]
             .into_iter()
             .map(source)

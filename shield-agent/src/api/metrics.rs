@@ -12,19 +12,6 @@ use shield_engine::action::LiftReason;
 use shield_engine::request::Rejected;
 use shield_engine::verdict::Rule;
 
-/// All rules. Each is shown from 0 on, because Prometheus sees no increase in a series that starts at 1.
-pub(crate) const RULES: [Rule; 9] = [
-    Rule::ZScore,
-    Rule::RateMultiplier,
-    Rule::ErrorSurge,
-    Rule::Probing,
-    Rule::Flood,
-    Rule::Behaviour,
-    Rule::Operator,
-    Rule::Imported,
-    Rule::Network,
-];
-
 const LIFTS: [LiftReason; 3] = [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed];
 
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -184,7 +171,8 @@ fn bans(page: &mut Page, status: &Status, counts: &Counts) {
     page.gauge("shield_bans_active", "Bans in force.", status.bans.active as f64);
     page.gauge("shield_bans_permanent", "Permanent bans in force.", status.bans.permanent as f64);
     page.family("shield_bans_total", "counter", "Bans made since start, by rule.");
-    for rule in RULES {
+    // Each from 0 on, because Prometheus sees no increase in a series that starts at 1.
+    for rule in Rule::ALL {
         let count = counts.bans.get(&rule).copied().unwrap_or(0);
         page.sample("shield_bans_total", &[("rule", rule.name())], count as f64);
     }
@@ -261,14 +249,15 @@ mod tests {
 
     #[test]
     fn no_rule_is_left_out() {
-        for rule in RULES {
+        // Each from 0 on, because Prometheus sees no increase in a series that starts at 1.
+        for rule in Rule::ALL {
             // A new rule does not compile here until it is listed above as well.
             match rule {
                 Rule::ZScore | Rule::RateMultiplier | Rule::ErrorSurge | Rule::Probing | Rule::Flood => {}
                 Rule::Behaviour | Rule::Operator | Rule::Imported | Rule::Network => {}
             }
         }
-        assert_eq!(std::collections::BTreeSet::from(RULES).len(), RULES.len());
+        assert_eq!(std::collections::BTreeSet::from(Rule::ALL).len(), Rule::ALL.len());
     }
 
     #[test]

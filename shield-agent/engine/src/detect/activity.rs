@@ -2,7 +2,6 @@
 //! the client does. A client's first few requests are kept in a light record instead, see `clients.rs`.
 
 use crate::detect::prefetch;
-use crate::detect::prefilter::{Prefilter, Screening};
 pub(crate) use crate::detect::targets::TARGET_SECS;
 use crate::detect::targets::{LATE_SECS, MAX_TARGETS, Target, Targets};
 use crate::detect::trace::{Flags, Trace};
@@ -110,13 +109,6 @@ struct Spare {
 }
 
 impl Activity {
-    /// Counts one request, and returns which rules could fire because of it.
-    #[inline]
-    pub(crate) fn record(&mut self, second: u32, trace: &Trace, prefilter: &Prefilter) -> Screening {
-        self.add(second, trace);
-        prefilter.screen(self, second)
-    }
-
     /// Counts one request.
     #[inline]
     pub(crate) fn add(&mut self, second: u32, trace: &Trace) {

@@ -222,7 +222,7 @@ impl Clients {
         let record = &mut self.records[at];
         record.last = record.last.max(second);
         let activity = &mut self.activities[record.activity as usize];
-        let screening = activity.record(second, trace, prefilter);
+        let screening = prefilter.record(activity, second, trace);
         Some(Recorded { activity, suspect_until: &mut record.suspect_until, screening })
     }
 

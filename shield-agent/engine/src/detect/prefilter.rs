@@ -6,6 +6,7 @@ use crate::detect::activity::{Activity, Ceiling};
 use crate::detect::baseline::{Baseline, Feature};
 use crate::detect::policy::{Policy, Reference, Switch};
 use crate::detect::rules::Warmth;
+use crate::detect::trace::Trace;
 use crate::detect::window::{Counts, WINDOW_SECS};
 
 /// Limits computed in another way than the rule's own threshold are lowered by this factor, far more than rounding can
@@ -95,10 +96,17 @@ impl Prefilter {
         }
     }
 
+    /// Counts one request of a client, and returns which rules could fire because of it.
+    #[inline]
+    pub(crate) fn record(&self, activity: &mut Activity, second: u32, trace: &Trace) -> Screening {
+        activity.add(second, trace);
+        self.screen(activity, second)
+    }
+
     /// Screens a client whose request at `second` was just counted. Compares with the limits only as often as the
     /// client's plain requests could have reached one since the last time.
     #[inline]
-    pub(super) fn screen(&self, activity: &mut Activity, second: u32) -> Screening {
+    fn screen(&self, activity: &mut Activity, second: u32) -> Screening {
         if activity.is_spared(self.generation, second) {
             return Screening::Skip;
         }
@@ -353,11 +361,11 @@ mod tests {
         let prefilter = prefilter(&Policy::default(), &Baseline::new(600), Warmth::WarmingUp, START);
         let mut activity = Activity::default();
         for n in 1..40 {
-            assert_eq!(activity.record(START, &trace(0, 1), &prefilter), Screening::Skip);
+            assert_eq!(prefilter.record(&mut activity, START, &trace(0, 1)), Screening::Skip);
             assert!(activity.is_spared(prefilter.generation, START), "request {n}");
         }
         // 40 requests for one page are a flood's.
-        assert_eq!(activity.record(START, &trace(0, 1), &prefilter), Screening::CheckAll);
+        assert_eq!(prefilter.record(&mut activity, START, &trace(0, 1)), Screening::CheckAll);
         assert!(!activity.is_spared(prefilter.generation, START));
     }
 

@@ -28,6 +28,19 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// Every rule.
+    pub const ALL: [Rule; 9] = [
+        Rule::ZScore,
+        Rule::RateMultiplier,
+        Rule::ErrorSurge,
+        Rule::Probing,
+        Rule::Flood,
+        Rule::Behaviour,
+        Rule::Operator,
+        Rule::Imported,
+        Rule::Network,
+    ];
+
     /// The name in configuration, metrics, JSON and on the page.
     pub fn name(self) -> &'static str {
         match self {
