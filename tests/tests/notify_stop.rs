@@ -103,7 +103,7 @@ fn a_ban_right_before_sigterm_is_still_told() {
     assert!(agent.stop().unwrap().success(), "{}", home.log());
     let told: Vec<String> = bodies.try_iter().collect();
     assert!(told.iter().any(|body| body.contains("192.0.2.8")), "{told:?}\n{}", home.log());
-    assert!(!home.log().contains("stopped before everything was told"), "{}", home.log());
+    assert!(!home.log().contains("stopped before all events were posted"), "{}", home.log());
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn slack_that_never_answers_holds_up_the_end_no_longer_than_the_bound() {
     let took = began.elapsed();
     assert!((FLUSH..FLUSH + REST_OF_THE_END).contains(&took), "{took:?}");
     let log = world.home.log();
-    assert!(log.contains("stopped before everything was told"), "{log}");
+    assert!(log.contains("stopped before all events were posted"), "{log}");
     let audit = fs::read_to_string(world.home.audit()).unwrap();
     assert!(audit.contains("192.0.2.8"), "the record is complete: {audit}");
 }

@@ -63,9 +63,13 @@ pub(crate) struct Options {
 /// ends.
 pub(crate) async fn run(options: Options) -> Result<()> {
     let ended = Arc::new(Notify::new());
+    let kernel = options.kernel;
     let running = start(options, &ended).await?;
     let end = supervise::wait_for_end(&ended).await;
-    tracing::info!("stopping; bans stay in the kernel until their end");
+    match kernel {
+        Kernel::Enforce => tracing::info!("stopping; bans stay in the kernel until their end"),
+        Kernel::LeaveAlone => tracing::info!("stopping; a dry run leaves nothing in the kernel"),
+    }
     running.stop().await?;
     end
 }
