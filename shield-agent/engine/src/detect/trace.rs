@@ -88,7 +88,7 @@ impl Trace {
     }
 
     /// Its weight as a malformed request, in tenths.
-    pub(crate) fn foreign_tenths(&self) -> u8 {
+    pub fn foreign_tenths(&self) -> u8 {
         match (self.flags.has(Flags::FOREIGN), self.flags.has(Flags::PERHAPS_FOREIGN)) {
             (true, _) => 10,
             (false, true) => 3,
