@@ -97,6 +97,16 @@ pub trait Enforcer: Send {
     /// Drops these clients until their bans end. Tries all and returns those that failed.
     fn ensure_banned(&mut self, bans: &[Ban], now: Now) -> Vec<Failure>;
 
+    /// Returns the reason that this enforcer holds no ban of `client`, whatever a reconcile returns; `None` where it can
+    /// hold one. Never queries the kernel.
+    ///
+    /// A reconcile leaves such clients out without an error, so that one missing IP version neither fails the repairs of
+    /// the other nor hides their errors.
+    fn refusal(&self, client: &Client) -> Option<String> {
+        let _ = client;
+        None
+    }
+
     /// Stops dropping these clients. Tries all and returns those that failed.
     fn ensure_lifted(&mut self, clients: &[Client]) -> Vec<Failure>;
 

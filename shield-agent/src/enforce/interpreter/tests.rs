@@ -278,6 +278,34 @@ fn one_family_missing_is_degraded_and_the_other_goes_on() {
     assert!(drops(&host, "2001:db8::77"), "it comes back when it can");
 }
 
+/// They used to be reported as banned, and shown as in force, though nothing dropped them.
+#[test]
+fn restored_bans_of_a_missing_family_fail_until_it_is_ready() {
+    let host = SimulatedHost::new();
+    host.remove_program("ip6tables");
+    let mut desired = Desired::default();
+    desired.insert(bannable("192.0.2.1"), 1);
+    desired.insert(bannable("2001:db8::/64"), 2);
+    let mut bench = Bench::new(Box::new(host.enforcer(iptables::Settings::default())), desired);
+    bench.settle();
+    assert_eq!(bench.banned(), [("192.0.2.1".to_owned(), 1)]);
+    let failed: Vec<_> = bench.outcomes().into_iter().flat_map(|o| o.failed).collect();
+    let [order] = &failed[..] else { panic!("{failed:?}") };
+    assert_eq!((order.serial, order.was_lift), (2, false));
+    let reason = "IPv6 cannot be filtered here: ip6tables-save is not installed";
+    assert!(order.error.starts_with(reason), "{order:?}");
+    bench.pass(60_000);
+    assert_eq!(bench.banned(), [("192.0.2.1".to_owned(), 1)], "not even after a reconcile");
+    host.install_program("ip6tables");
+    bench.pass(30_000);
+    assert!(drops(&host, "2001:db8::77"));
+    assert_eq!(
+        bench.banned()[1..],
+        [("2001:db8::/64".to_owned(), 2)],
+        "by the reconcile that finds it ready"
+    );
+}
+
 #[test]
 fn restored_bans_are_put_in_force_and_reported_once() {
     let host = SimulatedHost::new();

@@ -15,6 +15,7 @@ use super::schedule::{BANS_AT_ONCE, IN_FLIGHT_RETRY_MS, LiftPiece, Schedule};
 use super::stage::{Panicked, Stage};
 use super::urgent::UrgentBans;
 use super::{Lane, Report, Shared, lock};
+use crate::enforce::reconcile::Wanted as _;
 use crate::enforce::{Ban, Desired, Enforcer, Lifts};
 use shield_engine::client::Client;
 use shield_engine::event::{Outcome, PartReport, PartState, Repair};
@@ -301,6 +302,9 @@ impl Worker {
         self.schedule.reconcile_ms = now.boot_ms + shared.settings.reconcile_every_ms;
         self.retry_failed(&desired, now);
         let result = self.reconcile_yielding("reconciling", &desired, &shared.exempt(), now);
+        if result.is_ok() {
+            self.report_recovered(&desired);
+        }
         drop(desired);
         shared.settle();
         self.reconciled(result, answers, now);
@@ -318,6 +322,25 @@ impl Worker {
             .collect();
         if !again.is_empty() {
             self.ban(&again, now);
+        }
+    }
+
+    /// Reports the failed bans that a reconcile put in force all the same: it makes an IP version ready only after the
+    /// retry of its bans has failed.
+    ///
+    /// A newer ban of the same client may have failed during the reconcile, which knows only the serial number in the
+    /// table: that one is still to be retried.
+    fn report_recovered(&mut self, desired: &Desired) {
+        let recovered: Vec<(Ban, u64)> = self
+            .failed_bans
+            .iter()
+            .filter_map(|(client, serial)| {
+                let slot = desired.slot(client).filter(|slot| desired.serial(*slot) == *serial)?;
+                self.enforcer.refusal(client).is_none().then(|| (desired.ban(slot), *serial))
+            })
+            .collect();
+        for piece in recovered.chunks(BANS_AT_ONCE) {
+            self.report_reconciled(piece);
         }
     }
 
@@ -368,11 +391,24 @@ impl Worker {
         if self.restore.must_ban {
             self.ban(&piece, now);
         } else {
-            let mut held = piece;
-            held.retain(|(ban, _)| !self.failed_bans.contains_key(&ban.client.client()));
-            self.report(Report::Outcome(banned_outcome(self.enforcer.name(), &held, &Failed::none())));
+            let mut reconciled = piece;
+            reconciled.retain(|(ban, _)| !self.failed_bans.contains_key(&ban.client.client()));
+            self.report_reconciled(&reconciled);
         }
         true
+    }
+
+    /// Reports bans of the table that a reconcile put in force, except those that the enforcer cannot hold: these have
+    /// failed.
+    fn report_reconciled(&mut self, orders: &[(Ban, u64)]) {
+        let refused = orders.iter().filter_map(|(ban, _)| {
+            let client = ban.client.client();
+            Some((client, self.enforcer.refusal(&client)?))
+        });
+        let failed = Failed::Some(refused.collect());
+        let outcome = banned_outcome(self.enforcer.name(), orders, &failed);
+        self.note_failed(&outcome);
+        self.report(Report::Outcome(outcome));
     }
 
     fn do_totals(&mut self, now: Now) -> bool {

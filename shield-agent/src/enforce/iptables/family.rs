@@ -24,7 +24,14 @@ pub(super) struct Unavailable {
     table: Table,
     /// The drops of chains that were in place earlier: the total must not fall when a family is started again.
     retired: Drops,
-    pub(super) error: anyhow::Error,
+    error: anyhow::Error,
+}
+
+impl Unavailable {
+    /// Returns the error for a ban of this IP version.
+    pub(super) fn refusal(&self) -> anyhow::Error {
+        anyhow!("{} cannot be filtered here: {:#}", self.table.version.name(), self.error)
+    }
 }
 
 impl Family {

@@ -100,6 +100,13 @@ impl Enforcer for IptablesEnforcer {
         orders::ban(self.change(Change::Bans), bans, now)
     }
 
+    fn refusal(&self, client: &Client) -> Option<String> {
+        match &self.firewall.families[Version::of(client) as usize] {
+            Family::Ready(_) => None,
+            Family::Unavailable(family) => Some(format!("{:#}", family.refusal())),
+        }
+    }
+
     fn ensure_lifted(&mut self, clients: &[Client]) -> Vec<Failure> {
         orders::lift(self.change(Change::Bans), clients)
     }

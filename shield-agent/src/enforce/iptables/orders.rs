@@ -53,10 +53,7 @@ fn ban_in_family(firewall: &mut Firewall, version: Version, bans: &[Ban], now: N
     let clients = || bans.iter().map(|ban| ban.client.client());
     let chains = match &mut families[version as usize] {
         Family::Ready(chains) => chains,
-        Family::Unavailable(family) => {
-            let error = anyhow!("{} cannot be filtered here: {:#}", version.name(), family.error);
-            return all_failed(clients(), &error);
-        }
+        Family::Unavailable(family) => return all_failed(clients(), &family.refusal()),
     };
     if let Some(kind) = storage.sets() {
         let elements: Vec<Element> =
