@@ -10,11 +10,11 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use super::chain::{Batch, CHAIN, Jump, Rule, Snapshot};
-use super::plural::counted;
 use super::programs::Programs;
 use super::sets::Version;
 use super::table::Table;
 use crate::enforce::Drops;
+use crate::text::counted;
 use shield_engine::client::Client;
 use shield_engine::time::Ends;
 
@@ -376,7 +376,7 @@ pub(super) fn remove_all(table: &Table, programs: &mut dyn Programs) -> Result<V
     }
     if let Some(rules) = &snapshot.chain {
         batch.delete_chain();
-        removed.push(format!("{version}: chain {CHAIN} with {}", counted(rules.len(), "rule", "rules")));
+        removed.push(format!("{version}: chain {CHAIN} with {}", counted(rules.len() as u64, "rule")));
     }
     if removed.is_empty() {
         return Ok(removed);

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 
-use super::plural::counted;
 use crate::enforce::Failure;
+use crate::text::plural;
 use shield_engine::event::Repair;
 
 /// The errors of one reconcile that are spelled out; the others are counted. A full set makes a million of them.
@@ -83,7 +83,7 @@ impl Findings {
     fn all_errors(&self) -> String {
         let mut text = self.errors.join("; ");
         if self.more_errors > 0 {
-            text.push_str(&format!("; and {}", counted(self.more_errors, "more error", "more errors")));
+            text.push_str(&format!("; and {}", plural(self.more_errors as u64, "more error", "more errors")));
         }
         if !self.faults.is_empty() {
             text.push_str(&format!(" (found: {})", self.faults.join("; ")));

@@ -19,7 +19,6 @@ mod migrate;
 mod nfnetlink;
 mod nft;
 mod orders;
-mod plural;
 pub(crate) mod programs;
 mod reconcile;
 mod refill;

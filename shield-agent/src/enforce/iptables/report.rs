@@ -3,8 +3,8 @@
 use super::chains::Chains;
 use super::family::Family;
 use super::firewall::held_rules;
-use super::plural::counted;
 use super::storage::Storage;
+use crate::text::counted;
 use shield_engine::event::PartState;
 
 /// Degraded by every IP version that cannot be filtered and by missing sets; active otherwise, with mode and place.
@@ -25,9 +25,9 @@ pub(super) fn unavailable(families: &[Family; 2]) -> Vec<String> {
 }
 
 fn detail(families: &[Family; 2], storage: &Storage) -> String {
-    let clients = || counted(storage.in_sets(), "client", "clients");
+    let clients = || counted(storage.in_sets() as u64, "client");
     let held = match storage.sets() {
-        None => counted(held_rules(families), "single rule", "single rules"),
+        None => counted(held_rules(families) as u64, "single rule"),
         Some(kind) => format!("{} in {}", clients(), kind.store().name()),
     };
     let hooks = families.iter().filter_map(Family::chains).next().map_or(&[][..], Chains::hooks);

@@ -11,11 +11,11 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::super::nfnetlink::{Message, messages, parse_status};
-use super::super::plural::counted;
 use super::super::sets::{Element, all_failed};
 use super::message::{self, Listed};
 use super::{Header, MAX_BAD_ELEMENTS, Verb};
 use crate::enforce::Failure;
+use crate::text::plural;
 
 /// `NLMSG_ERROR`; with code 0 it acknowledges success.
 const ERROR: u16 = 2;
@@ -124,7 +124,10 @@ impl Kernel {
         match malformed {
             0 => Ok(()),
             n => {
-                bail!("could not list the set {set}: {} no network", counted(n, "element is", "elements are"))
+                bail!(
+                    "could not list the set {set}: {} no network",
+                    plural(n as u64, "element is", "elements are")
+                )
             }
         }
     }
