@@ -13,7 +13,7 @@ use netlink_sys::{Socket, SocketAddr};
 use super::super::nfnetlink::{Message, messages, parse_status};
 use super::super::sets::{Element, all_failed};
 use super::message::{self, Listed};
-use super::{Header, MAX_BAD_ELEMENTS, Verb};
+use super::set::{Header, MAX_BAD_ELEMENTS, Verb};
 use crate::enforce::Failure;
 use crate::text::plural;
 

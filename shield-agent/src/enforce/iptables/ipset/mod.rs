@@ -7,22 +7,21 @@
 
 mod kernel;
 mod message;
+mod set;
 mod text;
 
-use std::fmt;
 use std::sync::Once;
 
 use anyhow::{Context as _, Result, anyhow};
 
 use self::kernel::Kernel;
+use self::set::{Header, SETS, Verb};
 use super::chain::Rule;
 use super::programs::{Programs, act};
 use super::sets::{Element, SetStore, Version};
 use crate::enforce::{Drops, Failure};
 use shield_engine::client::Client;
 
-/// A batch is abandoned after so many failures of single elements: the cause is not a single element then.
-const MAX_BAD_ELEMENTS: usize = 8;
 /// The fewest buckets of a new hash. The kernel doubles it as it fills.
 const MIN_HASH: usize = 1024;
 /// An empty set is recreated when its hash would have to grow by more than this factor.
@@ -35,37 +34,8 @@ pub(super) struct Ipset {
     pub(super) max_entries: [usize; 2],
 }
 
-const SETS: [&str; 2] = ["shield4", "shield6"];
 /// The name of a set's replacement while that is being filled.
 const REPLACEMENT: [&str; 2] = ["shield4-new", "shield6-new"];
-
-/// A set's properties, which are read without listing its elements.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Header {
-    is_ours: bool,
-    max_entries: usize,
-    /// Buckets of its hash.
-    buckets: usize,
-    entries: usize,
-}
-
-/// A change of elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    /// One that is present gets the new timeout, and keeps its counters where none are given.
-    Add,
-    /// One that is absent is no error.
-    Remove,
-}
-
-impl fmt::Display for Verb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Verb::Add => "add to",
-            Verb::Remove => "remove from",
-        })
-    }
-}
 
 impl Ipset {
     fn headers(&self, programs: &mut dyn Programs) -> Result<[Option<Header>; 2]> {

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::super::programs::{Failed, Programs, act};
 use super::super::sets::{Element, all_failed};
-use super::{Header, MAX_BAD_ELEMENTS, SETS, Verb};
+use super::set::{Header, MAX_BAD_ELEMENTS, SETS, Verb};
 use crate::enforce::{Drops, Failure};
 
 /// The most lines given to one `ipset restore`: about 2 MB of text.
