@@ -49,10 +49,14 @@ pub mod config {
     pub use crate::config::Config;
 }
 pub mod enforce {
+    pub use crate::enforce::ban::{Ban, Drops, Failure};
     pub use crate::enforce::desired::Desired;
-    pub use crate::enforce::{Ban, Drops, Enforcer, Failure, Urgent};
+    pub use crate::enforce::enforcer::{Enforcer, Urgent};
     pub mod interpreter {
-        pub use crate::enforce::interpreter::{Interpreter, Report, Settings, Start};
+        pub use crate::enforce::interpreter::Interpreter;
+        pub use crate::enforce::interpreter::report::Report;
+        pub use crate::enforce::interpreter::settings::Settings;
+        pub use crate::enforce::interpreter::shared::Start;
     }
     pub mod iptables {
         pub use crate::enforce::iptables::IptablesEnforcer;

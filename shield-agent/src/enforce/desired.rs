@@ -12,7 +12,7 @@ use shield_engine::allowlist::PackedBannable;
 use shield_engine::client::Client;
 use shield_engine::time::Ends;
 
-use super::Ban;
+use super::ban::Ban;
 
 /// The bans that should be in force, with the serial numbers of their orders. One table for all enforcers.
 ///

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Result;
 use ipnet::IpNet;
 
-use super::Drops;
+use super::ban::Drops;
 use super::iptables::programs::{Failed, NotInstalled, Programs};
 use super::iptables::{IptablesEnforcer, Settings, Version};
 use shield_engine::client::Client;

@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use crate::enforce::{Ban, Failure};
+use crate::enforce::ban::{Ban, Failure};
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, FailedOrder, Outcome};
 

@@ -9,7 +9,7 @@ use anyhow::Result;
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
-use crate::enforce::{Ban, Drops};
+use crate::enforce::ban::{Ban, Drops};
 use shield_engine::action::Order;
 use shield_engine::client::Client;
 use shield_engine::event::Repair;

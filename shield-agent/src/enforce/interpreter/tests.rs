@@ -5,11 +5,16 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, bail};
 use ipnet::IpNet;
 
+use super::lane::lock;
+use super::shared::Shared;
 use super::worker::{Next, Worker};
-use super::{Interpreter, Report, Settings, Shared, Start, lock};
+use super::{Interpreter, Report, Settings, Start};
+use crate::enforce::ban::{Ban, Drops, Failure};
+use crate::enforce::desired::Desired;
+use crate::enforce::enforcer::Enforcer;
+use crate::enforce::iptables;
 use crate::enforce::iptables::Version;
 use crate::enforce::simulator::SimulatedHost;
-use crate::enforce::{Ban, Desired, Drops, Enforcer, Failure, iptables};
 use shield_engine::action::Order;
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;

@@ -2,11 +2,14 @@
 
 use shield_engine::event::Outcome;
 
-use crate::enforce::{Ban, Failure, Urgent};
+use crate::enforce::ban::{Ban, Failure};
+use crate::enforce::enforcer::Urgent;
 
 use super::failures::{Failed, banned_outcome};
+use super::lane::lock;
+use super::report::Report;
 use super::schedule::BANS_AT_ONCE;
-use super::{Report, Shared, lock};
+use super::shared::Shared;
 
 pub(super) struct UrgentBans<'a> {
     shared: &'a Shared,

@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 
 use ipnet::IpNet;
 
-use crate::enforce::Drops;
+use crate::enforce::ban::Drops;
 use shield_engine::client::Client;
 
 /// The name of our chain in each family's filter table.

@@ -13,7 +13,7 @@ use super::chain::{Batch, CHAIN, Jump, Rule, Snapshot};
 use super::programs::Programs;
 use super::sets::Version;
 use super::table::Table;
-use crate::enforce::Drops;
+use crate::enforce::ban::Drops;
 use crate::text::counted;
 use shield_engine::client::Client;
 use shield_engine::time::Ends;

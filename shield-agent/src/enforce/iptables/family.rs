@@ -9,7 +9,7 @@ use super::programs::Programs;
 use super::sets::Version;
 use super::settings::Settings;
 use super::table::Table;
-use crate::enforce::Drops;
+use crate::enforce::ban::Drops;
 
 /// See the module.
 #[derive(Debug)]

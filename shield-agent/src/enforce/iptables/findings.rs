@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::enforce::Failure;
+use crate::enforce::ban::Failure;
 use crate::text::plural;
 use shield_engine::event::Repair;
 

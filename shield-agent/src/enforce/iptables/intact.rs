@@ -7,7 +7,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use super::firewall::Firewall;
-use crate::enforce::Desired;
+use crate::enforce::desired::Desired;
 
 /// The most full reconciles skipped in a row while no rule changes. The one after them (every 10 min) lists all the same,
 /// for changes that no generation counts, such as those in the tables of another iptables.

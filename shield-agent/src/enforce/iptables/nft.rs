@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::chain::Rule;
 use super::programs::{Programs, act};
 use super::sets::{Element, SetStore, Version, all_failed};
-use crate::enforce::{Drops, Failure};
+use crate::enforce::ban::{Drops, Failure};
 use shield_engine::client::Client;
 use shield_engine::client::prefix_mask;
 

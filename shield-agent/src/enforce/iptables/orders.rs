@@ -7,7 +7,7 @@ use super::family::Family;
 use super::firewall::Firewall;
 use super::migrate::make_room;
 use super::sets::{Element, Version, all_failed};
-use crate::enforce::{Ban, Failure};
+use crate::enforce::ban::{Ban, Failure};
 use shield_engine::client::Client;
 use shield_engine::time::Now;
 

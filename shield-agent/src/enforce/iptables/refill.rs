@@ -10,8 +10,10 @@ use hashbrown::HashSet;
 use super::findings::Findings;
 use super::programs::Programs;
 use super::sets::{Element, SetStore, Version, all_failed};
+use crate::enforce::ban::Ban;
+use crate::enforce::desired::Desired;
+use crate::enforce::enforcer::Urgent;
 use crate::enforce::reconcile::{Planner, Wanted as _};
-use crate::enforce::{Ban, Desired, Urgent};
 use shield_engine::client::Client;
 use shield_engine::time::Now;
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::chain::Rule;
 use super::programs::Programs;
-use crate::enforce::{Drops, Failure};
+use crate::enforce::ban::{Drops, Failure};
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 

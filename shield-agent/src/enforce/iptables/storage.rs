@@ -11,7 +11,7 @@ use super::nft::Nft;
 use super::programs::{NotInstalled, Programs};
 use super::sets::SetStore;
 use super::settings::{Backend, Settings};
-use crate::enforce::Drops;
+use crate::enforce::ban::Drops;
 use shield_engine::client::Client;
 
 /// A kind of sets.

@@ -5,7 +5,7 @@ use aya::Ebpf;
 use aya::programs::Xdp;
 use shield_common::program_name;
 
-use crate::enforce::{Ban, Failure};
+use crate::enforce::ban::{Ban, Failure};
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 

@@ -42,7 +42,9 @@ use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartState, Repair};
 use shield_engine::time::Now;
 
-use super::{Ban, Desired, Drops, Enforcer, Failure, NothingUrgent, Urgent};
+use super::ban::{Ban, Drops, Failure};
+use super::desired::Desired;
+use super::enforcer::{Enforcer, NothingUrgent, Urgent};
 use bans::Bans;
 use links::Links;
 use maps::Presence;

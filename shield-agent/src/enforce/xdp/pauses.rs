@@ -2,7 +2,7 @@
 
 use hashbrown::HashSet;
 
-use crate::enforce::Urgent;
+use crate::enforce::enforcer::Urgent;
 use shield_engine::client::Client;
 
 use super::bans::Bans;

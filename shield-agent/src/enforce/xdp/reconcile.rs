@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
+use crate::enforce::ban::{Ban, Failure};
+use crate::enforce::desired::Desired;
 use crate::enforce::reconcile::Planner;
-use crate::enforce::{Ban, Desired, Failure};
 use shield_engine::client::Client;
 use shield_engine::time::Now;
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
 use shield_common::{SLOTS, Totals, map_name};
 
-use crate::enforce::Drops;
+use crate::enforce::ban::Drops;
 
 use super::kernel;
 

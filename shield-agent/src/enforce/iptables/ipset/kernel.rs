@@ -14,7 +14,7 @@ use super::super::nfnetlink::{Message, messages, parse_status};
 use super::super::sets::{Element, all_failed};
 use super::message::{self, Listed};
 use super::set::{Header, MAX_BAD_ELEMENTS, Verb};
-use crate::enforce::Failure;
+use crate::enforce::ban::Failure;
 use crate::text::plural;
 
 /// `NLMSG_ERROR`; with code 0 it acknowledges success.

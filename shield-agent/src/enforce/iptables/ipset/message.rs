@@ -9,7 +9,7 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use super::super::nfnetlink::{attributes, begin, close, finish, kind, nest, put, put_number};
 use super::super::sets::Element;
 use super::set::{Header, Verb};
-use crate::enforce::Drops;
+use crate::enforce::ban::Drops;
 use shield_engine::client::Client;
 
 /// `NFNL_SUBSYS_IPSET`.

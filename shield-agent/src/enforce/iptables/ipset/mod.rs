@@ -19,7 +19,7 @@ use self::set::{Header, SETS, Verb};
 use super::chain::Rule;
 use super::programs::{Programs, act};
 use super::sets::{Element, SetStore, Version};
-use crate::enforce::{Drops, Failure};
+use crate::enforce::ban::{Drops, Failure};
 use shield_engine::client::Client;
 
 /// The fewest buckets of a new hash. The kernel doubles it as it fills.

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::super::programs::{Failed, Programs, act};
 use super::super::sets::{Element, all_failed};
 use super::set::{Header, MAX_BAD_ELEMENTS, SETS, Verb};
-use crate::enforce::{Drops, Failure};
+use crate::enforce::ban::{Drops, Failure};
 
 /// The most lines given to one `ipset restore`: about 2 MB of text.
 const LINES_AT_ONCE: usize = 50_000;

@@ -4,8 +4,10 @@ mod model;
 
 use super::intact::MAX_SKIPPED;
 use super::{IptablesEnforcer, Settings};
+use crate::enforce::ban::Ban;
+use crate::enforce::desired::Desired;
+use crate::enforce::enforcer::Enforcer as _;
 use crate::enforce::simulator::SimulatedHost;
-use crate::enforce::{Ban, Desired, Enforcer as _};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::event::PartState;
 use shield_engine::time::{Ends, Now};

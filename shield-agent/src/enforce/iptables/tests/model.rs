@@ -7,9 +7,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
+use crate::enforce::ban::Ban;
+use crate::enforce::desired::Desired;
+use crate::enforce::enforcer::Enforcer as _;
 use crate::enforce::iptables::{Backend, IptablesEnforcer, Settings, Version};
 use crate::enforce::simulator::SimulatedHost;
-use crate::enforce::{Ban, Desired, Enforcer as _};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};

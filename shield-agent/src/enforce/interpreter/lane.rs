@@ -1,0 +1,67 @@
+//! One enforcer as the other threads reach it: its queue, and its state as of its last report.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Result;
+use tokio::sync::oneshot;
+
+use super::queue::{Query, Queue};
+use crate::enforce::ban::Drops;
+use shield_engine::client::Client;
+use shield_engine::event::{EnforcerName, PartState};
+
+/// One enforcer's queue and last known state.
+pub(super) struct Lane {
+    pub(super) name: EnforcerName,
+    pub(super) queue: Mutex<Queue>,
+    pub(super) wake: Condvar,
+    pub(super) view: Mutex<View>,
+}
+
+/// The part of an enforcer's state that is read without waiting for it.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub(super) state: PartState,
+    pub(super) total: Drops,
+}
+
+/// Locks even a poisoned mutex: every update under these locks is complete or harmless when a thread panics.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Lane {
+    pub(super) fn new(name: EnforcerName) -> Lane {
+        let state = PartState::Waiting { reason: "starting".to_owned() };
+        Lane {
+            name,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            view: Mutex::new(View { state, total: Drops::default() }),
+        }
+    }
+
+    pub(super) fn query(&self, query: Query) {
+        lock(&self.queue).push_query(query);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn query_drops(
+        &self,
+        clients: Arc<[Client]>,
+    ) -> oneshot::Receiver<Result<Vec<Option<Drops>>>> {
+        let (sender, receiver) = oneshot::channel();
+        self.query(Query { clients, answer: Box::new(move |drops| drop(sender.send(drops))) });
+        receiver
+    }
+
+    #[cfg(any(test, feature = "test-support"))]
+    pub(super) fn request_reconcile(
+        &self,
+    ) -> oneshot::Receiver<Result<Option<shield_engine::event::Repair>>> {
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.queue).request_reconcile(sender);
+        self.wake.notify_one();
+        receiver
+    }
+}
