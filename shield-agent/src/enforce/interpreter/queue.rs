@@ -7,12 +7,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use hashbrown::HashMap;
-use tokio::sync::oneshot;
 
 use crate::enforce::ban::{Ban, Drops};
 use shield_engine::action::Order;
 use shield_engine::client::Client;
-use shield_engine::event::Repair;
 
 /// An emptied queue with room for more entries frees its memory.
 const KEEP_CAPACITY: usize = 4096;
@@ -32,8 +30,9 @@ pub(super) struct Query {
 
 pub(super) type Answer = Box<dyn FnOnce(Result<Vec<Option<Drops>>>) + Send>;
 
-/// Receives the result of a requested reconcile.
-pub(super) type Reconciled = oneshot::Sender<Result<Option<Repair>>>;
+/// Receives the result of a requested reconcile. Only tests and benches request one: the agent reconciles by the clock.
+#[cfg(any(test, feature = "test-support"))]
+pub(super) type Reconciled = tokio::sync::oneshot::Sender<Result<Option<shield_engine::event::Repair>>>;
 
 #[derive(Default)]
 pub(super) struct Queue {
@@ -41,7 +40,9 @@ pub(super) struct Queue {
     bans: VecDeque<Client>,
     lifts: VecDeque<Client>,
     queries: VecDeque<Query>,
+    #[cfg(any(test, feature = "test-support"))]
     reconciles: Vec<Reconciled>,
+    #[cfg(any(test, feature = "test-support"))]
     new_request: bool,
     exempt_changed: bool,
     stopping: bool,
@@ -104,7 +105,11 @@ impl Queue {
 
     /// Returns whether a worker that found nothing to do may sleep, because nothing came in since.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_quiet() && self.queries.is_empty() && !self.exempt_changed && !self.new_request
+        #[cfg(any(test, feature = "test-support"))]
+        if self.new_request {
+            return false;
+        }
+        self.is_quiet() && self.queries.is_empty() && !self.exempt_changed
     }
 
     pub(super) fn push_query(&mut self, query: Query) {
@@ -121,11 +126,13 @@ impl Queue {
         self.new_request = true;
     }
 
+    #[cfg(any(test, feature = "test-support"))]
     pub(super) fn has_reconcile_requests(&mut self) -> bool {
         self.new_request = false;
         !self.reconciles.is_empty()
     }
 
+    #[cfg(any(test, feature = "test-support"))]
     pub(super) fn take_reconciles(&mut self) -> Vec<Reconciled> {
         std::mem::take(&mut self.reconciles)
     }

@@ -16,7 +16,7 @@ use shield_engine::client::Client;
 use shield_engine::event::EnforcerName;
 use shield_engine::time::Now;
 
-/// The input of [`Interpreter::start`].
+/// The input of `Interpreter::start`.
 pub struct Start {
     /// Bans to put in force at once (restored ones), with their serial numbers.
     pub desired: Desired,

@@ -11,7 +11,6 @@ use hashbrown::HashMap;
 
 use super::failures::{Failed, banned_outcome, lifted_outcome};
 use super::lane::{Lane, lock};
-use super::queue::Reconciled;
 use super::report::Report;
 use super::schedule::{BANS_AT_ONCE, IN_FLIGHT_RETRY_MS, LiftPiece, Schedule};
 use super::shared::Shared;
@@ -293,8 +292,11 @@ impl Worker {
     }
 
     fn do_reconcile(&mut self, now: Now) -> bool {
-        let requested = lock(&self.lane().queue).has_reconcile_requests();
-        if !requested && now.boot_ms < self.schedule.reconcile_ms {
+        #[cfg(any(test, feature = "test-support"))]
+        if lock(&self.lane().queue).has_reconcile_requests() {
+            self.schedule.reconcile_ms = self.schedule.reconcile_ms.min(now.boot_ms);
+        }
+        if now.boot_ms < self.schedule.reconcile_ms {
             return false;
         }
         let shared = Arc::clone(&self.shared);
@@ -302,7 +304,8 @@ impl Worker {
             self.schedule.reconcile_ms = now.boot_ms + IN_FLIGHT_RETRY_MS;
             return false;
         };
-        let answers = lock(&self.lane().queue).take_reconciles();
+        #[cfg(any(test, feature = "test-support"))]
+        let requests = lock(&self.lane().queue).take_reconciles();
         self.schedule.reconcile_ms = now.boot_ms + shared.settings.reconcile_every_ms;
         self.retry_failed(&desired, now);
         let result = self.reconcile_yielding("reconciling", &desired, &shared.exempt(), now);
@@ -311,7 +314,9 @@ impl Worker {
         }
         drop(desired);
         shared.settle();
-        self.reconciled(result, answers, now);
+        #[cfg(any(test, feature = "test-support"))]
+        answer(requests, &result);
+        self.reconciled(result, now);
         true
     }
 
@@ -348,32 +353,18 @@ impl Worker {
         }
     }
 
-    fn reconciled(&mut self, result: Result<Option<Repair>>, answers: Vec<Reconciled>, now: Now) {
-        let text = result.as_ref().err().map(|error| format!("{error:#}"));
-        let repair = match result {
+    fn reconciled(&mut self, result: Result<Option<Repair>>, now: Now) {
+        match result {
             Ok(None) => {
                 self.trouble = None;
                 self.schedule.found_nothing(now.boot_ms, self.shared.settings.check_every_ms);
-                None
             }
-            Ok(Some(repair)) => {
+            Ok(repair @ Some(_)) => {
                 self.trouble = None;
                 self.schedule.end_false_alarms();
-                self.report_part(self.state(), Some(repair.clone()));
-                Some(repair)
+                self.report_part(self.state(), repair);
             }
-            Err(error) => {
-                self.set_trouble("could not reconcile", error);
-                None
-            }
-        };
-        for answer in answers {
-            let result = match &text {
-                None => Ok(repair.clone()),
-                Some(text) => Err(anyhow!(text.clone())),
-            };
-            // Fails when the requester is gone.
-            let _ = answer.send(result);
+            Err(error) => self.set_trouble("could not reconcile", error),
         }
     }
 
@@ -436,17 +427,16 @@ impl Worker {
     fn refuse_everything(&mut self) {
         let Stage::Down { cause, .. } = &self.stage else { return };
         let (reason, was_never_in_force) = (cause.refusal(), cause.was_never_in_force());
-        let (bans, lifts, queries, requests) = {
+        let (bans, lifts, queries) = {
             let mut queue = lock(&self.lane().queue);
             let queries: Vec<_> = std::iter::from_fn(|| queue.take_query()).collect();
-            (queue.take_bans(usize::MAX), queue.take_lifts(usize::MAX), queries, queue.take_reconciles())
+            (queue.take_bans(usize::MAX), queue.take_lifts(usize::MAX), queries)
         };
         for query in queries {
             (query.answer)(Err(anyhow!(reason.clone())));
         }
-        for answer in requests {
-            let _ = answer.send(Err(anyhow!(reason.clone())));
-        }
+        #[cfg(any(test, feature = "test-support"))]
+        answer(lock(&self.lane().queue).take_reconciles(), &Err(anyhow!(reason.clone())));
         if !bans.is_empty() {
             let failed = Failed::All(reason.clone());
             self.report(Report::Outcome(banned_outcome(self.enforcer.name(), &bans, &failed)));
@@ -489,6 +479,18 @@ impl Worker {
 
     fn report(&self, report: Report) {
         (self.shared.report)(report);
+    }
+}
+
+#[cfg(any(test, feature = "test-support"))]
+fn answer(requests: Vec<super::queue::Reconciled>, result: &Result<Option<Repair>>) {
+    for request in requests {
+        let copy = match result {
+            Ok(repair) => Ok(repair.clone()),
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
+        // Fails when the requester is gone.
+        let _ = request.send(copy);
     }
 }
 
