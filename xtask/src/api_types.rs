@@ -1,5 +1,6 @@
-//! The generated description of the API: `docs/openapi.json` and the page's `types.ts`, both made from the agent's Rust
-//! types by a test of the agent, which compares them or writes them anew.
+//! The generated description of the API: `docs/openapi.json` and the page's `types.ts`.
+//!
+//! A test of the agent compares both with its Rust types or, with `SHIELD_RENEW_API_TYPES` set, rewrites them.
 
 use std::process::Command;
 
@@ -7,21 +8,15 @@ use anyhow::{Context as _, Result};
 
 use crate::sh;
 
-/// Writes both files anew.
-///
-/// # Errors
-/// When the agent does not compile.
+/// Regenerates both files.
 pub(crate) fn renew() -> Result<()> {
     sh::run(generator().env("SHIELD_RENEW_API_TYPES", "1"))
 }
 
-/// Compares both files with the types.
-///
-/// # Errors
-/// When one is stale.
+/// Fails if one of the files no longer matches the types.
 pub(crate) fn check() -> Result<()> {
     sh::run(&mut generator())
-        .context("the API's types have changed: run `cargo xtask api-types` and commit the result")
+        .context("could not match the API's description with its types: run `cargo xtask api-types` and commit the result")
 }
 
 fn generator() -> Command {

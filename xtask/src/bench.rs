@@ -1,39 +1,37 @@
-//! `cargo xtask bench NAME`: builds optimised, then runs the benchmark, which is a binary of the tests' crate
-//! (`tests/src/bin/bench-NAME.rs`). It prints a table, or with `--json` one object a line.
+//! `cargo xtask bench NAME`: makes an optimised build, then runs the benchmark, a binary of the tests' crate
+//! (`tests/src/bin/bench-NAME`). It prints a table, or one JSON object per line with `--json`.
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::build::{self, Profile};
-use crate::needs::Purpose;
+use crate::requirements::Purpose;
 use crate::{build_ebpf, setup, sh};
 
-/// What `bench` can be told.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// What to measure
+    /// The benchmark to run
     name: Name,
-    /// For the benchmark itself, for instance --json
+    /// Arguments for the benchmark itself, for instance --json
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
 
-/// The benchmarks.
 #[derive(Clone, Copy, ValueEnum)]
 enum Name {
-    /// Nanoseconds a packet in the XDP program, beside an empty one and xdp-filter
+    /// Nanoseconds per packet in the XDP program, compared with an empty program and xdp-filter
     Xdp,
-    /// A million bans: restoring, expiring, the cost of long chains and of sets
+    /// A million bans: restore, expiry, the cost of long chains and of sets
     Enforce,
-    /// The detector's rules over labelled logs: caught, wrongly banned
+    /// The detection rules on labelled logs: attackers caught, clients wrongly banned
     Detect,
-    /// Log lines a second, beside memchr and serde_json
+    /// Log lines per second, compared with memchr and serde_json
     Ingest,
-    /// From a written line to its drop in XDP and in iptables, idle and under load
+    /// Time from a written line to the client's drop in XDP and in iptables, idle and under load
     Latency,
-    /// Processor time and memory of an agent with next to nothing to do
+    /// CPU time and memory of an agent with almost nothing to do
     Idle,
-    /// The API under load, and what that does to detection
+    /// The API under load, and its effect on detection latency
     Api,
 }
 
@@ -43,15 +41,12 @@ impl Name {
         format!("bench-{}", value.get_name())
     }
 
+    /// Everything but the replays of logs creates network namespaces or loads BPF programs.
     fn needs_root(self) -> bool {
         !matches!(self, Self::Detect | Self::Ingest)
     }
 }
 
-/// Builds and measures.
-///
-/// # Errors
-/// When something cannot be installed or built, and when the benchmark fails.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::All)?;
     build::everything(Profile::Release)?;

@@ -5,28 +5,27 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::needs::Purpose;
+use crate::requirements::Purpose;
 use crate::{build_ebpf, build_page, setup, sh};
 
-/// What `build` can be told.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Build the agent without optimisation (the XDP program is always optimised)
+    /// Build the agent without optimisations (the XDP program is always optimised)
     #[arg(long)]
     debug: bool,
 }
 
-/// How the agent is compiled.
+/// The Cargo profile that the agent is built with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// For tests: quick to build.
+    /// Used by the tests and the lab: it builds faster, and assertions stay on.
     Dev,
-    /// For machines.
+    /// Used for everything that is installed or measured.
     Release,
 }
 
 impl Profile {
-    /// What cargo must be told for it.
+    /// The Cargo flags that select it.
     pub(crate) fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Dev => &[],
@@ -34,7 +33,7 @@ impl Profile {
         }
     }
 
-    /// Where cargo puts what it builds with it.
+    /// The folder with its build output.
     pub(crate) fn folder(self) -> PathBuf {
         let name = match self {
             Self::Dev => "debug",
@@ -44,10 +43,7 @@ impl Profile {
     }
 }
 
-/// Builds everything, after installing what that needs.
-///
-/// # Errors
-/// Where something cannot be installed or does not compile.
+/// Installs the build tools that are missing, then builds everything.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::Build)?;
     let agent = everything(if arguments.debug { Profile::Dev } else { Profile::Release })?;
@@ -55,10 +51,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Builds the agent, and before it the committed products whose sources changed. Returns where the agent is.
-///
-/// # Errors
-/// Where something does not compile.
+/// Builds the agent and returns its path. Committed products whose sources changed are built first, because the agent's
+/// build scripts embed them.
 pub(crate) fn everything(profile: Profile) -> Result<PathBuf> {
     build_ebpf::build_if_changed()?;
     build_page::build_if_changed()?;
@@ -66,7 +60,6 @@ pub(crate) fn everything(profile: Profile) -> Result<PathBuf> {
     Ok(profile.folder().join("shield-agent"))
 }
 
-/// Cargo's target folder.
 pub(crate) fn target_folder() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => PathBuf::from(folder),

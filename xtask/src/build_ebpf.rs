@@ -1,7 +1,7 @@
 //! `cargo xtask build-ebpf`: compiles `shield-ebpf` for the kernel's BPF target.
 //!
-//! That target has no prebuilt `core`, so the compiler must come with the standard library's source. Two routes, the
-//! first that is there is taken: a rustup nightly with rust-src, or the distribution's own rustc with its source.
+//! That target has no prebuilt `core`, so the compiler must come with the standard library's source. The first available
+//! toolchain is used: a rustup nightly with rust-src, or the distribution's own rustc with its source package.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,13 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::needs::{self, Purpose};
 use crate::prebuilt::OBJECT;
+use crate::requirements::{self, Purpose};
 use crate::{setup, sh};
 
-/// What `build-ebpf` can be told.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Optimise (always done: the kernel's verifier refuses much unoptimised code)
+    /// Optimise (always on: the kernel's verifier rejects most unoptimised code)
     #[arg(long)]
     release: bool,
 }
@@ -27,66 +26,55 @@ pub(crate) struct Arguments {
 enum Route {
     /// `cargo +nightly`.
     Nightly,
-    /// Our cargo with this compiler, which is told to allow unstable features.
+    /// The running cargo with this stable compiler, which accepts unstable features through `RUSTC_BOOTSTRAP`.
     Distribution(PathBuf),
 }
 
-/// Installs what it needs, then builds.
-///
-/// # Errors
-/// As for [`build`].
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { release: _ } = arguments;
     build()
 }
 
-/// Builds the object into `shield-ebpf/prebuilt`, where the agent's build script takes it from. A file that did not
-/// change is not touched, so that the agent is not compiled again for nothing.
+/// Builds the object into `shield-ebpf/prebuilt`, where the agent's build script reads it. An unchanged file keeps its
+/// modification time, so that Cargo does not rebuild the agent.
 ///
 /// # Errors
-/// When no compiler can do it (the message says how to get one), and when it does not compile.
+/// Fails if there is no suitable compiler (the message explains how to install one), or if the program does not compile.
 pub(crate) fn build() -> Result<()> {
     let object = compile(PROGRAM)?;
     write(&OBJECT.path().join(PROGRAM), &object)?;
     OBJECT.record(&tools()?)
 }
 
-/// Builds the object unless the committed one was built from the sources as they are.
-///
-/// # Errors
-/// As for [`build`].
+/// Builds the object unless the committed one was built from the present sources.
 pub(crate) fn build_if_changed() -> Result<()> {
     if OBJECT.is_current()? { Ok(()) } else { build() }
 }
 
-/// Builds the object and compares it with the committed one. With other tools than it was built with nothing can be
-/// compared, which is said; it is compiled all the same.
+/// Builds the object and compares it with the committed one.
 ///
-/// # Errors
-/// As for [`build`], and when the two differ.
+/// Other tool versions give other bytes, so with those the object is only compiled, and a warning is printed.
 pub(crate) fn verify() -> Result<()> {
     let committed = OBJECT.read()?;
     setup::ensure(Purpose::Object)?;
     let (here, there) = (tools()?, OBJECT.tools().unwrap_or_default());
     if here != there {
         compile(PROGRAM)?;
-        eprintln!("NOT compared: {} was built by {there}; here is {here}", OBJECT.name);
+        eprintln!("xtask: NOT compared: {} was built with {there}, but this machine has {here}", OBJECT.name);
         return Ok(());
     }
     build()?;
     OBJECT.compare(&committed)
 }
 
-/// Builds the empty program that benchmarks compare ours with.
-///
-/// # Errors
-/// As for [`build`].
+/// Builds the empty program, the baseline of `bench xdp`.
 pub(crate) fn build_empty() -> Result<()> {
     let object = compile(EMPTY)?;
     write(&sh::root_folder().join(EMPTY_FOLDER).join(EMPTY), &object)
 }
 
-/// Compiles one program and takes out its debug information, which is most of it and which no kernel reads. BTF stays.
+/// Compiles one program and strips its debug information, which is most of the object and which the kernel does not read.
+/// BTF stays, because the loader needs it.
 fn compile(program: &str) -> Result<Vec<u8>> {
     setup::ensure(Purpose::Object)?;
     sh::run(cargo("build")?.args(["--release", "--bin", program]).args(TARGET))?;
@@ -94,7 +82,7 @@ fn compile(program: &str) -> Result<Vec<u8>> {
     let stripped = built.with_extension("stripped");
     let mut objcopy = Command::new(llvm("llvm-objcopy")?);
     objcopy.arg("--strip-debug");
-    // The mangled names of local functions hold a hash of the path that shield-common lies at.
+    // Mangled names of local functions contain a hash of the path of shield-common: they would differ between checkouts.
     for (number, name) in mangled_names(&built)?.iter().enumerate() {
         objcopy.arg(format!("--redefine-sym={name}=function_{number}"));
     }
@@ -102,21 +90,22 @@ fn compile(program: &str) -> Result<Vec<u8>> {
     fs::read(&stripped).with_context(|| format!("could not read {}", stripped.display()))
 }
 
-/// The names of the object's functions that Rust mangled, in the order of the symbol table.
+/// The mangled function names of the object, in the order of the symbol table.
 fn mangled_names(object: &Path) -> Result<Vec<String>> {
-    let object = object.to_str().context("the target folder's path is not UTF-8")?;
+    let object = object.to_str().context("could not pass the target folder's path to nm: it is not UTF-8")?;
     let nm = llvm("llvm-nm")?;
     let arguments = ["--no-sort", "--defined-only", "--format=just-symbols", object];
-    let listed = sh::ask(&nm.to_string_lossy(), &arguments).context("could not list the object's symbols")?;
+    let listed =
+        sh::capture(&nm.to_string_lossy(), &arguments).context("could not list the object's symbols")?;
     Ok(listed.lines().filter(|name| name.starts_with("_R")).map(str::to_owned).collect())
 }
 
 fn llvm(program: &str) -> Result<PathBuf> {
-    needs::llvm(program)
-        .with_context(|| format!("could not find {program}: `cargo xtask setup` installs LLVM's tools"))
+    requirements::llvm(program)
+        .with_context(|| format!("could not find {program}; `cargo xtask setup` installs LLVM's tools"))
 }
 
-/// Writes a file unless it has this content.
+/// Writes a file unless it already has this content, so that its modification time stays.
 fn write(file: &Path, content: &[u8]) -> Result<()> {
     if fs::read(file).is_ok_and(|old| old == content) {
         return Ok(());
@@ -126,30 +115,28 @@ fn write(file: &Path, content: &[u8]) -> Result<()> {
     fs::write(file, content).with_context(|| format!("could not write {}", file.display()))
 }
 
-/// The versions that decide which bytes come out.
+/// The versions of the tools that determine the object's bytes.
 fn tools() -> Result<String> {
     let rustc = match route()? {
-        Route::Nightly => sh::ask("rustc", &["+nightly", "--version"]),
-        Route::Distribution(rustc) => sh::ask(&rustc.to_string_lossy(), &["--version"]),
+        Route::Nightly => sh::capture("rustc", &["+nightly", "--version"]),
+        Route::Distribution(rustc) => sh::capture(&rustc.to_string_lossy(), &["--version"]),
     };
-    let linker = sh::find("bpf-linker").and_then(|it| sh::ask(&it.to_string_lossy(), &["--version"]));
-    let llvm = needs::llvm("llvm-objcopy").and_then(|it| sh::ask(&it.to_string_lossy(), &["--version"]));
+    let linker = sh::find("bpf-linker").and_then(|it| sh::capture(&it.to_string_lossy(), &["--version"]));
+    let llvm =
+        requirements::llvm("llvm-objcopy").and_then(|it| sh::capture(&it.to_string_lossy(), &["--version"]));
     let llvm = llvm.as_deref().and_then(|text| text.lines().find(|line| line.contains("LLVM version")));
     let known = |version: Option<&str>| version.unwrap_or("unknown").trim().to_owned();
     Ok(format!("{}, {}, {}", known(rustc.as_deref()), known(linker.as_deref()), known(llvm)))
 }
 
-/// Format and lints of the XDP program.
-///
-/// # Errors
-/// As for [`build`], and when a lint fires.
+/// Checks the format and the lints of the XDP program.
 pub(crate) fn check() -> Result<()> {
     sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", "shield-ebpf/Cargo.toml"]))?;
     sh::run(clippy().args(["--", "-D", "warnings"]))
 }
 
-/// The lints run on the host's own target with the stable compiler: the crate needs one unstable feature, but neither
-/// `core` built anew nor a BPF linker to be looked at.
+/// Clippy for the host's target with the stable compiler. The crate uses one unstable feature, hence `RUSTC_BOOTSTRAP`;
+/// linting needs neither a rebuilt `core` nor a BPF linker, so `check` works without the BPF toolchain.
 fn clippy() -> Command {
     let mut cargo = sh::cargo();
     cargo.args(["clippy", "--manifest-path", "shield-ebpf/Cargo.toml", "--release"]);
@@ -157,13 +144,13 @@ fn clippy() -> Command {
     cargo
 }
 
-/// The program.
 const PROGRAM: &str = "shield-ebpf";
-/// The one that does nothing, for benchmarks.
+/// The program that only passes packets.
 const EMPTY: &str = "empty";
-/// Where the benchmarks look for it.
+/// `bench xdp` loads the empty program from here.
 const EMPTY_FOLDER: &str = "target/bpf";
-/// Cargo's own folders for them: apart, because compiler and flags differ from the workspace's.
+/// Separate target folders, because compiler and flags differ from the workspace's and each would rebuild the other's
+/// output.
 const BUILD_FOLDER: &str = "target/bpf-build";
 const LINT_FOLDER: &str = "target/bpf-lint";
 const TARGET: &[&str] = &["-Z", "build-std=core", "--target", "bpfel-unknown-none"];
@@ -182,22 +169,23 @@ fn cargo(verb: &str) -> Result<Command> {
         }
     };
     let arch = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
-    // v3: 32-bit instructions, in every kernel since 5.1; the enforcer needs 5.9.
+    // v3 has 32-bit instructions, which every kernel since 5.1 runs; the enforcer requires 5.9 anyway.
     let mut flags = vec![arch.as_str(), "-Cdebuginfo=2", "-Ctarget-cpu=v3", "-Clink-arg=--btf"];
-    if knows_misaligned_access() {
+    if supports_misaligned_access() {
         flags.push("-Clink-arg=--cpu-features=+alu32,+allows-misaligned-mem-access");
     }
     let remapped: Vec<String> =
         names_of_folders().into_iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")).collect();
     flags.extend(remapped.iter().map(String::as_str));
-    // Encoded, so that the developer's own RUSTFLAGS, meant for the host, stay out.
+    // CARGO_ENCODED_RUSTFLAGS takes precedence over the developer's own RUSTFLAGS, which are meant for the host.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTUP_TOOLCHAIN");
     cargo.current_dir(sh::root_folder().join("shield-ebpf"));
     cargo.arg(verb).arg("--target-dir").arg(sh::root_folder().join(BUILD_FOLDER));
     Ok(cargo)
 }
 
-/// Folders of this machine, and what stands for them in the object's BTF: the same bytes come out everywhere.
+/// Folders of this machine with their replacements in the object's BTF. Without them the object would depend on the path
+/// of the checkout.
 fn names_of_folders() -> Vec<(String, &'static str)> {
     let mut names = vec![(sh::root_folder().display().to_string(), "shield")];
     let registry = sh::cargo_home().map(|home| home.join("registry/src"));
@@ -206,23 +194,23 @@ fn names_of_folders() -> Vec<(String, &'static str)> {
     names
 }
 
-/// Whether the linker can make one load of what it must otherwise put together from single bytes (LLVM 22): the headers
-/// of a packet are not aligned. The machines that servers are made of all allow such loads.
-fn knows_misaligned_access() -> bool {
-    sh::ask("bpf-linker", &["--help"]).is_some_and(|help| help.contains("allows-misaligned-mem-access"))
+/// Returns whether the linker can emit misaligned loads (since LLVM 22). Packet headers are not aligned, so without such
+/// loads each field is assembled from single bytes. The architectures of servers all allow them.
+fn supports_misaligned_access() -> bool {
+    sh::capture("bpf-linker", &["--help"]).is_some_and(|help| help.contains("allows-misaligned-mem-access"))
 }
 
 fn route() -> Result<Route> {
-    if has_source(sh::ask("rustc", &["+nightly", "--print", "sysroot"])) {
+    if has_source(sh::capture("rustc", &["+nightly", "--print", "sysroot"])) {
         return Ok(Route::Nightly);
     }
     let distribution = Path::new("/usr/bin/rustc");
-    if has_source(sh::ask("/usr/bin/rustc", &["--print", "sysroot"])) {
+    if has_source(sh::capture("/usr/bin/rustc", &["--print", "sysroot"])) {
         return Ok(Route::Distribution(distribution.to_owned()));
     }
     bail!(
-        "no compiler here can build for BPF. Either\n  rustup toolchain install nightly --component rust-src\nor, on \
-         Debian,\n  cargo xtask setup"
+        "found no Rust compiler with the standard library's source, which BPF needs. Install one with\n  \
+         rustup toolchain install nightly --component rust-src\nor, on Debian, with\n  cargo xtask setup"
     )
 }
 

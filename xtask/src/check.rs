@@ -1,17 +1,16 @@
-//! `cargo xtask check`: everything that can be said about the sources without running them.
+//! `cargo xtask check`: all static checks of the sources.
 
 use anyhow::Result;
 
-use crate::needs::Purpose;
+use crate::requirements::Purpose;
 use crate::{api_types, build_ebpf, build_page, dependencies, fuzz, setup, sh};
 
-/// One check: it succeeds silently, or says what is wrong.
 type Check = fn() -> Result<()>;
 
-/// Runs every check and fails after the last when any failed, so that one run shows all there is to mend.
+/// Runs every check even after one has failed, so that one run shows all problems.
 ///
 /// # Errors
-/// Names the checks that failed; what they found is printed above.
+/// Names the failed checks; their findings have been printed before.
 pub(crate) fn run() -> Result<()> {
     setup::ensure(Purpose::All)?;
     let checks: [(&str, Check); 11] = [
@@ -29,12 +28,12 @@ pub(crate) fn run() -> Result<()> {
     ];
     let failed: Vec<&str> =
         checks.iter().filter(|(name, check)| !passes(name, check())).map(|(name, _)| *name).collect();
-    if failed.is_empty() { Ok(()) } else { anyhow::bail!("failed: {}", failed.join(", ")) }
+    if failed.is_empty() { Ok(()) } else { anyhow::bail!("checks failed: {}", failed.join(", ")) }
 }
 
 fn passes(name: &str, outcome: Result<()>) -> bool {
     match outcome {
-        Ok(()) => eprintln!("check: {name}: good"),
+        Ok(()) => eprintln!("check: {name}: ok"),
         Err(ref error) => eprintln!("check: {name}: {error:#}"),
     }
     outcome.is_ok()
@@ -48,13 +47,14 @@ fn lints() -> Result<()> {
     sh::run(sh::cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
 }
 
-/// Linting the whole workspace opens the feature `test-support`, which keeps code alive that the agent itself never
-/// calls. Only a build without it shows that code as dead.
+/// Linting the whole workspace enables the feature `test-support`, which keeps code alive that the agent itself never
+/// calls. Only a build without the feature reports that code as dead.
 fn dead_code() -> Result<()> {
     sh::run(sh::cargo().args(["clippy", "--", "--deny", "warnings"]))
 }
 
-/// Broken links and malformed markup in doc comments, private items included: nearly everything is private here.
+/// Rejects broken links and malformed markup in doc comments. Private items are included, because nearly all items of the
+/// agent are private.
 fn documentation() -> Result<()> {
     let mut doc = sh::cargo();
     doc.args(["doc", "--workspace", "--no-deps", "--document-private-items"]);
@@ -65,14 +65,13 @@ fn unused_dependencies() -> Result<()> {
     sh::run(sh::cargo().args(["machete", "--with-metadata"]))
 }
 
-/// Licences, sources, duplicates always; known vulnerabilities where their database can be fetched.
+/// Checks licences, sources and duplicates, and known vulnerabilities if their database can be fetched: the rest must
+/// work without a network.
 fn dependency_rules() -> Result<()> {
     sh::run(sh::cargo().args(["deny", "check", "bans", "licenses", "sources"]))?;
     if sh::status(sh::cargo().args(["deny", "fetch", "db"]))?.success() {
         return sh::run(sh::cargo().args(["deny", "--offline", "check", "advisories"]));
     }
-    eprintln!(
-        "check: the advisory database cannot be fetched from here: known vulnerabilities were NOT checked"
-    );
+    eprintln!("check: could not fetch the advisory database; known vulnerabilities were NOT checked");
     Ok(())
 }

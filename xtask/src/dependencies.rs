@@ -1,4 +1,4 @@
-//! The check that `docs/dependencies.md` has a row for every direct dependency, and none for what is gone.
+//! The check that `docs/dependencies.md` has a row for every direct dependency and no stale row.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,9 @@ const DOCUMENT: &str = "docs/dependencies.md";
 /// # Errors
 /// Names every dependency without a row, and every row without a dependency.
 pub(crate) fn check(root: &Path) -> Result<()> {
-    let read = |file: &str| std::fs::read_to_string(root.join(file)).with_context(|| format!("read {file}"));
+    let read = |file: &str| {
+        std::fs::read_to_string(root.join(file)).with_context(|| format!("could not read {file}"))
+    };
     let mut declared = declared(&read("Cargo.toml")?, "[workspace.dependencies]");
     for manifest in ["shield-ebpf/Cargo.toml", "tests/fuzz/Cargo.toml"] {
         declared.extend(declared_in(&read(manifest)?));
@@ -24,10 +26,13 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     let missing: Vec<_> = declared.difference(&documented).cloned().collect();
     let stale: Vec<_> = documented.difference(&declared).cloned().collect();
     if !missing.is_empty() {
-        bail!("{DOCUMENT} has no row (what for, why this one) for: {}", missing.join(", "));
+        bail!(
+            "{DOCUMENT} has no row for {}: add its purpose and the reason for this choice",
+            missing.join(", ")
+        );
     }
     if !stale.is_empty() {
-        bail!("{DOCUMENT} has a row for what is no dependency any more: {}", stale.join(", "));
+        bail!("{DOCUMENT} still has a row for {}, which is not a dependency: remove it", stale.join(", "));
     }
     Ok(())
 }
@@ -36,7 +41,7 @@ fn declared_in(manifest: &str) -> BTreeSet<String> {
     declared(manifest, "[dependencies]")
 }
 
-/// Names in one section of a manifest, less our own crates (by path).
+/// The names in one section of a manifest, without the workspace's own crates (those with a path).
 fn declared(manifest: &str, section: &str) -> BTreeSet<String> {
     let lines = manifest.lines().skip_while(|line| line.trim() != section).skip(1);
     lines
@@ -48,13 +53,14 @@ fn declared(manifest: &str, section: &str) -> BTreeSet<String> {
 }
 
 fn packages(manifest: &str) -> Result<BTreeSet<String>> {
-    let manifest: serde_json::Value = serde_json::from_str(manifest).context("read package.json")?;
+    let manifest: serde_json::Value =
+        serde_json::from_str(manifest).context("could not read package.json")?;
     let sections =
         ["dependencies", "devDependencies"].into_iter().filter_map(|name| manifest[name].as_object());
     Ok(sections.flat_map(|section| section.keys().cloned()).collect())
 }
 
-/// Names in the first column of the document's tables; one row may name several.
+/// The names in the first column of the document's tables; one row may name several.
 fn documented(document: &str) -> BTreeSet<String> {
     let cells = document.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
     let names = cells.filter(|cell| !matches!(*cell, "crate" | "package" | "---"));

@@ -1,7 +1,7 @@
-//! `cargo xtask dist`: the Debian package, with its checksum beside it.
+//! `cargo xtask dist`: builds the Debian package and its checksum.
 //!
-//! The files of the package are those of `packaging/`; where each goes is the table below, which `packaging/install.sh`
-//! follows for machines without dpkg.
+//! The package contains the files of `packaging/` at the paths of the table below. `packaging/install.sh` installs the same
+//! files to the same paths on machines without dpkg.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,10 +9,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::build::{self, Profile};
-use crate::needs::Purpose;
+use crate::requirements::Purpose;
 use crate::{setup, sh};
 
-/// File of the source tree, place on the machine, mode.
+/// Source file, installed path, mode.
 const FILES: &[(&str, &str, &str)] = &[
     ("packaging/shield.service", "usr/lib/systemd/system/shield.service", "0644"),
     ("packaging/sysusers.conf", "usr/lib/sysusers.d/shield.conf", "0644"),
@@ -29,14 +29,11 @@ const FILES: &[(&str, &str, &str)] = &[
     ("packaging/debian/conffiles", "DEBIAN/conffiles", "0644"),
 ];
 
-/// Builds the package and prints where it is.
-///
-/// # Errors
-/// Where the build fails, or dpkg-deb is missing.
+/// Builds the package and prints its path.
 pub(crate) fn run() -> Result<()> {
     if sh::find("dpkg-deb").is_none() {
         bail!(
-            "there is no dpkg-deb here: build with `cargo xtask build` and install with packaging/install.sh"
+            "dpkg-deb not found: build with `cargo xtask build` and install with packaging/install.sh instead"
         );
     }
     setup::ensure(Purpose::Build)?;
@@ -48,27 +45,33 @@ pub(crate) fn run() -> Result<()> {
 
 fn package(agent: &Path) -> Result<PathBuf> {
     let architecture =
-        sh::ask("dpkg", &["--print-architecture"]).context("asked dpkg for the architecture")?;
+        sh::capture("dpkg", &["--print-architecture"]).context("could not get the architecture from dpkg")?;
     let name = format!("shield_{}_{architecture}", env!("CARGO_PKG_VERSION"));
     let dist = build::target_folder().join("dist");
     let tree = dist.join(&name);
     if tree.exists() {
-        std::fs::remove_dir_all(&tree).with_context(|| format!("removed the last {}", tree.display()))?;
+        std::fs::remove_dir_all(&tree)
+            .with_context(|| format!("could not remove the previous {}", tree.display()))?;
     }
-    let agent = agent.to_str().context("the path of the agent is not UTF-8")?;
+    let agent = agent.to_str().context("could not install the agent: its path is not UTF-8")?;
     sh::run(&mut install(&["--strip"], "0755", agent, &tree.join("usr/bin/shield-agent")))?;
     for (source, place, mode) in FILES {
         sh::run(&mut install(&[], mode, source, &tree.join(place)))?;
     }
     let control = control(&architecture);
-    std::fs::write(tree.join("DEBIAN/control"), control).context("wrote the package's control file")?;
+    std::fs::write(tree.join("DEBIAN/control"), control)
+        .context("could not write the package's control file")?;
     let package = dist.join(format!("{name}.deb"));
     sh::run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&package))?;
-    let checksum = sh::ask("sha256sum", &[&package.to_string_lossy()]).context("ran sha256sum")?;
-    let sum = checksum.split_whitespace().next().context("sha256sum printed nothing")?;
+    let checksum =
+        sh::capture("sha256sum", &[&package.to_string_lossy()]).context("could not run sha256sum")?;
+    let sum = checksum
+        .split_whitespace()
+        .next()
+        .context("could not read the checksum: sha256sum printed nothing")?;
     let sums = dist.join("SHA256SUMS");
     std::fs::write(&sums, format!("{sum}  {name}.deb\n"))
-        .with_context(|| format!("wrote {}", sums.display()))?;
+        .with_context(|| format!("could not write {}", sums.display()))?;
     Ok(package)
 }
 

@@ -1,9 +1,9 @@
-//! `cargo xtask fresh`: README's first command on a machine where nobody ever installed anything.
+//! `cargo xtask fresh`: runs README's first command on a freshly installed system.
 //!
-//! That machine is a minimal root of a distribution (debootstrap), entered in mount and process namespaces of its own. It
-//! has Rust, and a C compiler from its own packages, as README asks. The checkout lies at its own path, so that what cargo
-//! has built already is not built again; everything else comes from the root's own packages. A package that `setup` forgets
-//! to install is missing there, and fails.
+//! That system is a minimal root file system of a distribution (debootstrap), entered in mount and process namespaces of
+//! its own. It has README's prerequisites: Rust, and a C compiler from its own packages. The checkout is mounted at its
+//! usual path, so that Cargo reuses its build output; everything else comes from the root's packages. A package that
+//! `setup` forgets to install is therefore missing there, and the lab fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,31 +12,30 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::needs::Purpose;
+use crate::requirements::Purpose;
 use crate::{build, setup, sh};
 
-/// What `fresh` can be told.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The distribution's code name
+    /// Code name of the distribution
     #[arg(long, default_value = "bookworm")]
     suite: String,
-    /// Compile everything anew, as a machine does that has only cloned the repository
+    /// Compile everything from scratch, as after a fresh clone
     #[arg(long)]
     cold: bool,
 }
 
-/// Packages that README asks for before its first command.
-const ASKED_FOR: &str = "gcc libc6-dev ca-certificates";
+/// README's prerequisites, as packages.
+const PREREQUISITES: &str = "gcc libc6-dev ca-certificates";
 
-/// Runs in the new root with the mounts in place: `fresh.sh WORKSPACE COLD`.
+/// The script that runs inside the new root.
 const INSIDE: &str = "set -eu
 apt-get -qq update
-DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $ASKED_FOR >/dev/null
+DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $PREREQUISITES >/dev/null
 cd \"$WORKSPACE\"
 cargo xtask lab --json";
 
-/// Mounts, in a mount namespace that ends with the script, what a root needs of its machine; then enters it.
+/// Mounts the host's file systems that the root needs, then enters it. The mounts end with the script's mount namespace.
 const ENTER: &str = "set -eu
 root=$1
 mount -t proc proc \"$root/proc\"
@@ -52,10 +51,7 @@ if [ -d \"$REGISTRY\" ]; then mount --bind \"$REGISTRY\" \"$root/root/.cargo/reg
 if [ -d /etc/ssl/certs ]; then mount --bind /etc/ssl/certs \"$root/etc/ssl/certs\"; fi
 exec chroot \"$root\" /bin/sh -c \"$INSIDE\"";
 
-/// Makes the root, and runs the lab in it.
-///
-/// # Errors
-/// When the root cannot be made, and when the lab fails in it.
+/// Creates the root and runs the lab in it.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::Test)?;
     let folder = build::target_folder().join("fresh").join(&arguments.suite);
@@ -72,21 +68,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let entered = sh::run_for_output(&mut enter(&root, &target)?);
     sh::run(sh::as_root("rm")?.args(["-rf", "--one-file-system"]).arg(&root))?;
-    entered.with_context(|| format!("the lab failed on a bare {}", arguments.suite))
+    entered.with_context(|| format!("could not run the lab on a bare {}", arguments.suite))
 }
 
-/// A minimal root from the mirror that this machine's own packages come from, with the same lists of packages.
+/// Creates a minimal root from this machine's own package mirror, with the same package sources.
 fn make_base(suite: &str, base: &Path) -> Result<()> {
-    let own = sh::ask("sh", &["-c", ". /etc/os-release; echo $VERSION_CODENAME"])
-        .context("could not read this machine's own code name from /etc/os-release")?;
+    let own = sh::capture("sh", &["-c", ". /etc/os-release; echo $VERSION_CODENAME"])
+        .context("could not read this machine's code name from /etc/os-release")?;
     let format = ["indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"];
-    let targets = sh::ask("apt-get", &format).context("could not ask apt-get for its mirrors")?;
+    let targets = sh::capture("apt-get", &format).context("could not list the mirrors of apt-get")?;
     let mirror = targets.lines().find_map(|line| line.strip_suffix(&format!(" {own}")));
-    let Some(mirror) = mirror else { bail!("apt-get knows no mirror of {own}: run `apt-get update`") };
+    let Some(mirror) = mirror else { bail!("apt-get lists no mirror of {own}: run `apt-get update`") };
     sh::run(sh::as_root("rm")?.arg("-rf").arg(base))?;
     fs::create_dir_all(base).with_context(|| format!("could not create {}", base.display()))?;
     sh::run(sh::as_root("debootstrap")?.args(["--variant=minbase", suite]).arg(base).arg(mirror))?;
-    // The installer of a distribution lists its security updates too; debootstrap does not.
+    // debootstrap configures no security updates, which an installed system has.
     let copy = "set -eu; for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list \
                 /etc/apt/apt.conf.d/99*; do [ -f \"$file\" ] || continue; sed \"s/$OWN/$SUITE/g\" \"$file\" >\"$BASE$file\"; \
                 done; cat /etc/resolv.conf >\"$BASE/etc/resolv.conf\"";
@@ -96,10 +92,11 @@ fn make_base(suite: &str, base: &Path) -> Result<()> {
 }
 
 fn enter(root: &Path, target: &Path) -> Result<Command> {
-    let rust = sh::ask("rustc", &["--print", "sysroot"]).context("could not ask rustc for its folder")?;
+    let rust = sh::capture("rustc", &["--print", "sysroot"]).context("could not get the sysroot of rustc")?;
     let registry = sh::cargo_home().map(|home| home.join("registry")).unwrap_or_default();
     let mut command = sh::as_root("env")?;
-    // Nothing of this environment goes in but the names of proxies and certificates.
+    // A clean environment, so that nothing of this machine helps; only proxies and certificates are passed on, without
+    // which the root may not reach its mirror.
     command.arg("-i");
     for (name, value) in std::env::vars_os() {
         let upper = name.to_string_lossy().to_uppercase();
@@ -121,7 +118,7 @@ fn enter(root: &Path, target: &Path) -> Result<Command> {
     for (name, folder) in folders {
         command.arg(format!("{name}={}", folder.display()));
     }
-    command.arg(format!("INSIDE={INSIDE}")).arg(format!("ASKED_FOR={ASKED_FOR}"));
+    command.arg(format!("INSIDE={INSIDE}")).arg(format!("PREREQUISITES={PREREQUISITES}"));
     command.args(["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
     command.args(["sh", "-c", ENTER, "fresh"]).arg(root);
     Ok(command)

@@ -1,8 +1,9 @@
-//! `cargo xtask fuzz TARGET`: builds the fuzz targets of `tests/fuzz` with coverage instrumentation, which stable Rust's
-//! own LLVM does, and runs one under libFuzzer. `cargo xtask test` runs them all for a minute each, two at a time.
+//! `cargo xtask fuzz TARGET`: builds the fuzz targets of `tests/fuzz` with coverage instrumentation and runs one under
+//! libFuzzer. The LLVM of stable Rust can instrument, so no nightly compiler is needed. `cargo xtask test` runs every
+//! target for a minute, two in parallel.
 //!
-//! What a target learned stays in `target/fuzz/corpus`, so that the next run goes on there; an input that made it fail
-//! goes to `target/fuzz/findings`, and the error says how to run it again.
+//! The corpus is kept in `target/fuzz/corpus`, and the next run continues from it. Failing inputs are written to
+//! `target/fuzz/findings`; the error includes the command that reproduces the failure.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,56 +13,55 @@ use std::sync::Mutex;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::needs::Purpose;
+use crate::requirements::Purpose;
 use crate::{build, setup, sh};
 
-/// What `fuzz` can be told.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// What to fuzz
+    /// The target to fuzz
     target: Target,
-    /// How long, in seconds; 0 is until stopped or until something is found
-    #[arg(long, default_value_t = SECONDS, conflicts_with = "input")]
+    /// Duration in seconds; 0 runs until a failure or Ctrl-C
+    #[arg(long, default_value_t = DEFAULT_SECONDS, conflicts_with = "input")]
     seconds: u32,
-    /// Only run this input once: a finding, say
+    /// Run this input once instead of fuzzing, for instance to reproduce a failure
     #[arg(long)]
     input: Option<PathBuf>,
 }
 
-/// The targets: `tests/fuzz/src/bin`.
+/// The binaries of `tests/fuzz/src/bin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
-    /// Lines in JSON: any bytes, and what servers write
+    /// JSON lines: arbitrary bytes, and lines as servers write them
     Json,
     /// Lines in the combined format
     Combined,
     /// Lines in the common format
     Common,
-    /// The engine's reading of request lines, and the detector over a run of them
+    /// The engine's parsing of request lines, and the detector on sequences of them
     Requests,
-    /// The fixed-shape reader against serde_json on the same lines
+    /// The fixed-shape reader compared with serde_json on the same lines
     Differential,
-    /// The same bytes cut into blocks anywhere
+    /// The same bytes split into blocks at any position
     Blocks,
 }
 
-/// How long each target runs as a test.
-const SECONDS: u32 = 60;
+/// Duration of each target in `cargo xtask test`.
+const DEFAULT_SECONDS: u32 = 60;
 
-/// Targets that run at a time, each on a core.
-const AT_A_TIME: usize = 2;
+/// Targets that run in parallel, each on a core of its own.
+const PARALLEL: usize = 2;
 
-/// Longer inputs find no more, and slow the fuzzer down.
+/// Longer inputs find nothing more and slow the fuzzer down.
 const MAX_INPUT_BYTES: u32 = 4096;
 
-/// More memory than this is a finding.
+/// An input that takes more memory is a failure.
 const MAX_MEMORY_MIB: u32 = 512;
 
-/// One input that takes longer is a finding.
+/// An input that takes longer is a failure.
 const MAX_INPUT_SECS: u32 = 10;
 
-/// Coverage of every edge, counted, and every comparison's operands: what `cargo fuzz` asks for, without a sanitizer,
-/// which only nightly has.
+/// Edge counters and the operands of comparisons, as `cargo fuzz` sets them, but without a sanitizer: those need a nightly
+/// compiler.
 const INSTRUMENTATION: [&str; 7] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -72,7 +72,7 @@ const INSTRUMENTATION: [&str; 7] = [
     "fuzzing",
 ];
 
-/// Keeps the C library from handing each input's large tables back to the kernel: twice as many inputs a second.
+/// Stops the allocator from returning each input's large tables to the kernel, which doubles the inputs per second.
 const KEEP_MEMORY: [&str; 2] = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"];
 const KEPT_BYTES: u32 = 1 << 30;
 
@@ -81,7 +81,7 @@ const MANIFEST: &str = "tests/fuzz/Cargo.toml";
 /// Fuzzes one target.
 ///
 /// # Errors
-/// When it cannot be built, when it finds something, and when it ran no input at all.
+/// Also fails if the target ran no input at all, because such a run would look like a success.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::Test)?;
     let programs = build()?;
@@ -95,11 +95,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Fuzzes every target whose test name contains `filter` for a minute each, and prints a line for each. Returns how many
-/// passed and failed.
-///
-/// # Errors
-/// When the targets cannot be built.
+/// Fuzzes every target whose test name contains `filter` for a minute and prints a line for each. Returns the numbers of
+/// passed and failed targets.
 pub(crate) fn run_all(filter: Option<&str>) -> Result<(u64, u64)> {
     let wanted = |target: &Target| filter.is_none_or(|filter| test_name(*target).contains(filter));
     let targets: Vec<Target> = Target::value_variants().iter().copied().filter(wanted).collect();
@@ -107,28 +104,26 @@ pub(crate) fn run_all(filter: Option<&str>) -> Result<(u64, u64)> {
         return Ok((0, 0));
     }
     let programs = build()?;
-    println!("\nfuzzing {} targets for {SECONDS} s each, {AT_A_TIME} at a time", targets.len());
+    println!("\nfuzzing {} targets for {DEFAULT_SECONDS} s each, {PARALLEL} in parallel", targets.len());
     let waiting = Mutex::new(targets.iter());
     let failed = Mutex::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME.min(targets.len()) {
+        for _ in 0..PARALLEL.min(targets.len()) {
             scope.spawn(|| {
                 while let Some(target) = next(&waiting) {
                     let outcome = fuzz_as_test(target, &programs);
-                    say(target, &outcome);
-                    *failed.lock().expect("nobody panics with it") += u64::from(outcome.is_err());
+                    print_result(target, &outcome);
+                    *failed.lock().expect("no thread panics while it holds the lock") +=
+                        u64::from(outcome.is_err());
                 }
             });
         }
     });
-    let failed = failed.into_inner().expect("nobody panicked with it");
+    let failed = failed.into_inner().expect("no thread panics while it holds the lock");
     Ok((targets.len() as u64 - failed, failed))
 }
 
-/// The lints, on the instrumented code's own workspace.
-///
-/// # Errors
-/// When something is found.
+/// Checks format and lints of the fuzz targets, which are a workspace of their own: the root's commands do not cover them.
 pub(crate) fn check() -> Result<()> {
     sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", MANIFEST]))?;
     let mut clippy = sh::cargo();
@@ -137,14 +132,14 @@ pub(crate) fn check() -> Result<()> {
 }
 
 fn next(waiting: &Mutex<std::slice::Iter<'_, Target>>) -> Option<Target> {
-    waiting.lock().expect("nobody panics with it").next().copied()
+    waiting.lock().expect("no thread panics while it holds the lock").next().copied()
 }
 
 fn fuzz_as_test(target: Target, programs: &Path) -> Result<Report> {
-    fuzz(target, &programs.join(name(target)), &Folders::of(target)?, SECONDS)
+    fuzz(target, &programs.join(name(target)), &Folders::of(target)?, DEFAULT_SECONDS)
 }
 
-fn say(target: Target, outcome: &Result<Report>) {
+fn print_result(target: Target, outcome: &Result<Report>) {
     match outcome {
         Ok(report) => println!("test {} ... ok ({report})", test_name(target)),
         Err(error) => println!("test {} ... FAILED\n{error:#}", test_name(target)),
@@ -163,11 +158,12 @@ fn folder() -> PathBuf {
     build::target_folder().join("fuzz")
 }
 
-/// Builds all targets; returns where the programs are.
+/// Builds all targets and returns the folder with the programs.
 fn build() -> Result<PathBuf> {
-    let triple = sh::ask("rustc", &["--print", "host-tuple"]).context("asked rustc which machine this is")?;
+    let triple = sh::capture("rustc", &["--print", "host-tuple"])
+        .context("could not get the host's target triple from rustc")?;
     let mut cargo = sh::cargo();
-    // With a target named, build scripts and macros are not instrumented.
+    // With an explicit --target the flags do not apply to build scripts and macros.
     cargo.args(["build", "--release", "--locked", "--manifest-path", MANIFEST, "--target", &triple]);
     cargo.arg("--target-dir").arg(folder());
     cargo.env("CARGO_ENCODED_RUSTFLAGS", INSTRUMENTATION.join("\u{1f}"));
@@ -176,7 +172,7 @@ fn build() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Where a target's inputs lie.
+/// The files and folders of one target's run.
 struct Folders {
     seeds: PathBuf,
     corpus: PathBuf,
@@ -187,7 +183,7 @@ struct Folders {
 impl Folders {
     fn of(target: Target) -> Result<Self> {
         let folder = sh::root_folder().join(folder());
-        let of = |what: &str| folder.join(what).join(name(target));
+        let of = |kind: &str| folder.join(kind).join(name(target));
         let folders = Self {
             seeds: of("seeds"),
             corpus: of("corpus"),
@@ -195,7 +191,7 @@ impl Folders {
             log: folder.join(format!("{}.log", name(target))),
         };
         for path in [&folders.seeds, &folders.corpus, &folders.findings] {
-            fs::create_dir_all(path).with_context(|| format!("made {}", path.display()))?;
+            fs::create_dir_all(path).with_context(|| format!("could not create {}", path.display()))?;
         }
         Ok(folders)
     }
@@ -211,7 +207,7 @@ fn limits(folders: &Folders) -> Vec<String> {
     ]
 }
 
-/// What a run did.
+/// The result of a run without a failure.
 #[derive(Debug, PartialEq, Eq)]
 struct Report {
     inputs: u64,
@@ -225,50 +221,53 @@ impl std::fmt::Display for Report {
 }
 
 fn fuzz(target: Target, program: &Path, folders: &Folders, seconds: u32) -> Result<Report> {
-    let log = File::create(&folders.log).with_context(|| format!("created {}", folders.log.display()))?;
-    let how_long = if seconds == 0 { "until stopped".to_owned() } else { format!("for {seconds} s") };
-    eprintln!("fuzz: {} {how_long}, its log is {}", name(target), folders.log.display());
+    let log =
+        File::create(&folders.log).with_context(|| format!("could not create {}", folders.log.display()))?;
+    let duration = if seconds == 0 { "until stopped".to_owned() } else { format!("for {seconds} s") };
+    eprintln!("fuzz: running {} {duration}, log in {}", name(target), folders.log.display());
     let mut command = Command::new(program);
     command.arg(&folders.corpus).arg(&folders.seeds).args(limits(folders));
     command.arg(format!("-max_total_time={seconds}")).env("SHIELD_FUZZ_SEEDS", &folders.seeds).stderr(log);
     command.envs(KEEP_MEMORY.map(|name| (name, KEPT_BYTES.to_string())));
     let status = sh::status(&mut command)?;
-    let said = fs::read(&folders.log).with_context(|| format!("read {}", folders.log.display()))?;
-    let said = String::from_utf8_lossy(&said);
+    let output =
+        fs::read(&folders.log).with_context(|| format!("could not read {}", folders.log.display()))?;
+    let output = String::from_utf8_lossy(&output);
     if !status.success() {
-        bail!("{}", finding(target, &said, folders));
+        bail!("{}", describe_failure(target, &output, folders));
     }
-    let report = Report::parse(&said).with_context(|| format!("no result in {}", folders.log.display()))?;
+    let report = Report::parse(&output)
+        .with_context(|| format!("could not find the result in {}", folders.log.display()))?;
     if report.inputs == 0 || report.edges == 0 {
-        bail!("{} ran nothing: {report}; see {}", name(target), folders.log.display());
+        bail!("{} ran without effect: {report}; see {}", name(target), folders.log.display());
     }
     Ok(report)
 }
 
 impl Report {
-    /// Out of what libFuzzer prints: `stat::number_of_executed_units: N` and the last `cov: N`.
-    fn parse(said: &str) -> Option<Self> {
+    /// Parses libFuzzer's output: `stat::number_of_executed_units: N` and the last `cov: N`.
+    fn parse(output: &str) -> Option<Self> {
         let number = |text: &str| text.split_whitespace().next()?.parse().ok();
-        let (_, inputs) = said.rsplit_once("stat::number_of_executed_units:")?;
-        let edges = said.rsplit_once(" cov: ").map_or(Some(0), |(_, edges)| number(edges));
+        let (_, inputs) = output.rsplit_once("stat::number_of_executed_units:")?;
+        let edges = output.rsplit_once(" cov: ").map_or(Some(0), |(_, edges)| number(edges));
         Some(Self { inputs: number(inputs)?, edges: edges? })
     }
 }
 
-/// What went wrong, where the input is, and how to run it again.
-fn finding(target: Target, said: &str, folders: &Folders) -> String {
-    let panic = said.find("panicked at").map_or("", |at| &said[at..]);
-    let why: Vec<&str> = panic
+/// Describes a failure: the panic, the path of the input, and the command that reproduces it.
+fn describe_failure(target: Target, output: &str, folders: &Folders) -> String {
+    let panic = output.find("panicked at").map_or("", |at| &output[at..]);
+    let message: Vec<&str> = panic
         .lines()
         .take_while(|line| !line.contains("== ERROR") && *line != "stack backtrace:")
         .take(8)
         .collect();
-    let written = said.rsplit_once("Test unit written to ").and_then(|(_, path)| path.lines().next());
-    let again = written.map_or_else(String::new, |path| {
-        format!("\nthe input is {path}\nagain: cargo xtask fuzz {} --input {path}", name(target))
+    let input = output.rsplit_once("Test unit written to ").and_then(|(_, path)| path.lines().next());
+    let rerun = input.map_or_else(String::new, |path| {
+        format!("\ninput: {path}\nrun it again: cargo xtask fuzz {} --input {path}", name(target))
     });
     let findings = folders.findings.display();
-    format!("{} found something: {}{again}\nfindings are kept in {findings}", name(target), why.join("\n"))
+    format!("{} failed: {}{rerun}\nfailing inputs are kept in {findings}", name(target), message.join("\n"))
 }
 
 #[cfg(test)]
@@ -277,8 +276,8 @@ mod tests {
 
     #[test]
     fn a_runs_result_is_read_and_a_run_without_one_is_none() {
-        let said = "#12 NEW cov: 3 ft: 4\n#99\tDONE   cov: 606 ft: 20 corp: 4/3b\nstat::number_of_executed_units: 126212\n";
-        assert_eq!(Report::parse(said), Some(Report { inputs: 126_212, edges: 606 }));
+        let output = "#12 NEW cov: 3 ft: 4\n#99\tDONE   cov: 606 ft: 20 corp: 4/3b\nstat::number_of_executed_units: 126212\n";
+        assert_eq!(Report::parse(output), Some(Report { inputs: 126_212, edges: 606 }));
         assert_eq!(Report::parse("stat::number_of_executed_units: 0"), Some(Report { inputs: 0, edges: 0 }));
         assert_eq!(Report::parse("INFO: Seed: 1"), None);
     }
@@ -306,8 +305,8 @@ mod tests {
             findings: folder("target/fuzz/findings/json"),
             log: folder("l"),
         };
-        let said = "thread 'x' panicked at src/a.rs:1:2:\nwrong\n== ERROR: libFuzzer\nTest unit written to target/f/crash-1\n";
-        let text = finding(Target::Json, said, &folders);
+        let output = "thread 'x' panicked at src/a.rs:1:2:\nwrong\n== ERROR: libFuzzer\nTest unit written to target/f/crash-1\n";
+        let text = describe_failure(Target::Json, output, &folders);
         assert!(text.contains("panicked at src/a.rs:1:2:\nwrong\n"), "{text}");
         assert!(text.contains("again: cargo xtask fuzz json --input target/f/crash-1"), "{text}");
         assert!(text.contains("kept in target/fuzz/findings/json"), "{text}");

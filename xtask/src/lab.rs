@@ -1,28 +1,24 @@
-//! `cargo xtask lab`: builds, then runs the lab, which lives in the tests' crate (`tests/src/bin/lab.rs`) because it is
-//! made of the tests' own harness.
+//! `cargo xtask lab`: builds, then runs the lab. The lab is a binary of the tests' crate (`tests/src/bin/lab.rs`), because
+//! it is built on the tests' harness.
 
 use anyhow::Result;
 use clap::Args;
 
 use crate::build::{self, Profile};
-use crate::needs::Purpose;
+use crate::requirements::Purpose;
 use crate::{setup, sh};
 
-/// What `lab` can be told.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Leave everything running at the end, and say the page's address, until Ctrl-C
+    /// Keep everything running at the end until Ctrl-C, and print the live page's address
     #[arg(long)]
     keep: bool,
-    /// Print the measured times as one JSON object on standard output; the story goes to standard error
+    /// Print the measured times as one JSON object on standard output, and the steps on standard error
     #[arg(long)]
     json: bool,
 }
 
-/// Runs the story; it fails when a step of it does not happen.
-///
-/// # Errors
-/// When something cannot be installed or built, and when a step of the story does not happen.
+/// Runs the lab; fails if one of its steps does not succeed.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::Lab)?;
     build::everything(Profile::Dev)?;

@@ -1,10 +1,6 @@
-//! Shield's development commands: `cargo xtask VERB`. One file a verb; CI calls the same verbs.
+//! Shield's development commands: `cargo xtask VERB`. Each verb has a file of its own; CI runs the same verbs.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a developer's tool: printing is its interface"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for developers")]
 
 mod api_types;
 mod bench;
@@ -17,8 +13,8 @@ mod dist;
 mod fresh;
 mod fuzz;
 mod lab;
-mod needs;
 mod prebuilt;
+mod requirements;
 mod run;
 mod setup;
 mod sh;
@@ -38,29 +34,29 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Install what building and testing need; says each step first, and changes nothing that is there
+    /// Install the missing tools for building and testing; prints each step first, changes nothing already installed
     Setup,
-    /// Build the XDP program, which is committed, anew
+    /// Rebuild the XDP program's object, which is committed
     BuildEbpf(build_ebpf::Arguments),
-    /// Build the live page, which is committed, anew
+    /// Rebuild the live page, which is committed
     BuildPage,
-    /// Build the agent, with the XDP program and the page inside; those two are built where their sources changed
+    /// Build the agent with the XDP program and the page embedded; rebuilds those two only if their sources changed
     Build(build::Arguments),
     /// Build, then run the agent on this machine as root
     Run(run::Arguments),
-    /// Renew what is generated from the API's types: docs/openapi.json and the page's types.ts
+    /// Regenerate docs/openapi.json and the page's types.ts from the API's Rust types
     ApiTypes,
-    /// Format, lints, dependency rules, the API's description, page types
+    /// Check format, lints, dead code, documentation, dependencies, the API's description and the page's types
     Check,
-    /// Install what is missing, build, then run every test: unit, property, fuzz, privileged, browser
+    /// Install missing tools, build, then run every test: unit, property, fuzz, privileged, browser
     Test(test::Arguments),
-    /// Feed one of the readers mutated input, guided by coverage, until it fails or time is up
+    /// Fuzz one of the parsers with coverage-guided input until it fails or the time is up
     Fuzz(fuzz::Arguments),
-    /// Show the whole story in disposable network namespaces: traffic, attack, ban, expiry
+    /// Demonstrate Shield in disposable network namespaces: traffic, attack, ban, expiry
     Lab(lab::Arguments),
-    /// Run the lab in a bare root of a distribution, to see that nothing is missing from what it installs
+    /// Run the lab on a minimal installation of a distribution, to verify that `setup` installs all it needs
     Fresh(fresh::Arguments),
-    /// Measure: xdp, enforce, detect, ingest, latency or api; prints a table, or JSON lines with --json
+    /// Run a benchmark: xdp, enforce, detect, ingest, latency, idle or api; prints a table, or JSON lines with --json
     Bench(bench::Arguments),
     /// Build the Debian package and its checksum into target/dist
     Dist,

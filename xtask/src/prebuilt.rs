@@ -1,8 +1,8 @@
-//! Build products that are committed, so that building the agent takes stable Rust and a C compiler and nothing else.
+//! Committed build products, so that building the agent takes only stable Rust and a C compiler.
 //!
 //! The XDP object needs a BPF toolchain and the page needs Node, which most machines lack and which take minutes to
-//! install. Each product lies beside a record of the sources it was built from. While they match nothing is built, and a
-//! test in this file fails once they differ. `cargo xtask test` builds both anew and compares.
+//! install. Next to each product lies a digest of the sources it was built from. While the digest matches, nothing is built;
+//! once it differs, a test in this file fails. `cargo xtask test` rebuilds both products and compares them byte for byte.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::sh;
 
-/// The record's name, in the product's folder.
+/// The file with the digest of the sources and the tools' versions, in the product's folder.
 const RECORD: &str = "SOURCES";
 
 /// A committed product.
@@ -20,17 +20,16 @@ const RECORD: &str = "SOURCES";
 pub(crate) struct Product {
     /// Its name in messages.
     pub(crate) name: &'static str,
-    /// Where it is, from the root of the workspace.
+    /// Relative to the root of the workspace.
     pub(crate) folder: &'static str,
-    /// Its files.
     pub(crate) files: &'static [&'static str],
-    /// Files and folders that it is built from.
+    /// The files and folders that it is built from.
     sources: &'static [&'static str],
     /// The command that builds it.
     pub(crate) command: &'static str,
 }
 
-/// The XDP program, without its debug information.
+/// The XDP program without its debug information.
 pub(crate) const OBJECT: Product = Product {
     name: "the XDP object",
     folder: "shield-ebpf/prebuilt",
@@ -45,7 +44,6 @@ pub(crate) const OBJECT: Product = Product {
     command: "cargo xtask build-ebpf",
 };
 
-/// The live page.
 pub(crate) const PAGE: Product = Product {
     name: "the page",
     folder: "dashboard/web/dist",
@@ -60,10 +58,7 @@ pub(crate) const PAGE: Product = Product {
 };
 
 impl Product {
-    /// Whether the committed files were built from the sources as they are now.
-    ///
-    /// # Errors
-    /// When a source cannot be read.
+    /// Returns whether the committed files were built from the present sources.
     pub(crate) fn is_current(&self) -> Result<bool> {
         let folder = self.path();
         let recorded = fs::read_to_string(folder.join(RECORD)).unwrap_or_default();
@@ -72,16 +67,13 @@ impl Product {
             && self.files.iter().all(|file| folder.join(file).is_file()))
     }
 
-    /// The tools that built the committed files; `None` before the first build.
+    /// The versions of the tools that built the committed files; `None` before the first build.
     pub(crate) fn tools(&self) -> Option<String> {
         let record = fs::read_to_string(self.path().join(RECORD)).ok()?;
         record.lines().nth(1).map(str::to_owned)
     }
 
-    /// Records that the files were built, by these tools, from the sources as they are now.
-    ///
-    /// # Errors
-    /// When a source cannot be read, or the record cannot be written.
+    /// Records that these tools have built the files from the present sources.
     pub(crate) fn record(&self, tools: &str) -> Result<()> {
         let record = self.path().join(RECORD);
         let text = format!("{}\n{tools}\n", self.digest()?);
@@ -91,10 +83,7 @@ impl Product {
         fs::write(&record, text).with_context(|| format!("could not write {}", record.display()))
     }
 
-    /// The content of each file, in the order of `files`.
-    ///
-    /// # Errors
-    /// When one cannot be read.
+    /// Reads the content of each file, in the order of `files`.
     pub(crate) fn read(&self) -> Result<Vec<Vec<u8>>> {
         let read = |file: &&str| {
             let path = self.path().join(file);
@@ -103,10 +92,10 @@ impl Product {
         self.files.iter().map(read).collect()
     }
 
-    /// Fails when the files no longer are what `committed` holds, after they were built anew.
+    /// Compares the rebuilt files with `committed`, their content before the build.
     ///
     /// # Errors
-    /// Names the files that differ, and what to do.
+    /// Names the files that differ, and the remedy.
     pub(crate) fn compare(&self, committed: &[Vec<u8>]) -> Result<()> {
         let built = self.read()?;
         let differ =
@@ -114,7 +103,7 @@ impl Product {
         let differing: Vec<&str> = self.files.iter().zip(committed).zip(&built).filter_map(differ).collect();
         if !differing.is_empty() {
             bail!(
-                "{} as committed is not what its sources give (differs: {}); `{}` has built it anew, commit {}",
+                "{} as committed does not match its sources (differs: {}); `{}` has rebuilt it: commit {}",
                 self.name,
                 differing.join(", "),
                 self.command,
@@ -128,7 +117,7 @@ impl Product {
         sh::root_folder().join(self.folder)
     }
 
-    /// The SHA-256 of every source's path and content, in the order of paths.
+    /// The SHA-256 of every source's path and content, sorted by path.
     fn digest(&self) -> Result<String> {
         let mut files = Vec::new();
         for source in self.sources {
@@ -139,7 +128,7 @@ impl Product {
         for file in files {
             let content = fs::read(&file).with_context(|| format!("could not read {}", file.display()))?;
             let name = file.strip_prefix(sh::root_folder()).unwrap_or(&file).to_string_lossy().into_owned();
-            // Lengths first: no two lists of files are the same bytes.
+            // The length delimits the content: otherwise two different lists of files could hash the same bytes.
             hash.update(format!("{name}\0{}\0", content.len()));
             hash.update(content);
         }
@@ -147,7 +136,7 @@ impl Product {
     }
 }
 
-/// Adds the file, or every file below the folder.
+/// Adds the file, or every file below the folder, to `files`.
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     if !path.is_dir() {
         files.push(path.to_owned());
@@ -179,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_file_is_named_with_the_command_that_mends_it() {
+    fn a_changed_file_is_named_with_the_command_that_rebuilds_it() {
         let mut committed = PAGE.read().unwrap();
         PAGE.compare(&committed).unwrap();
         committed[1].push(b' ');

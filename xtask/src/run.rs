@@ -4,21 +4,17 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::build::{self, Profile};
-use crate::needs::Purpose;
+use crate::requirements::Purpose;
 use crate::{setup, sh};
 
-/// What `run` can be told.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// For `shield-agent run`, for instance --log /var/log/nginx/access.log --dry-run
+    /// Arguments for `shield-agent run`, for instance --log /var/log/nginx/access.log --dry-run
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     agent: Vec<String>,
 }
 
-/// Builds and runs until the agent ends.
-///
-/// # Errors
-/// When the build fails, without root and sudo, and when the agent ends with an error.
+/// Builds the agent and runs it until it ends.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::Build)?;
     let agent = build::everything(Profile::Release)?;

@@ -1,5 +1,5 @@
-//! `cargo xtask setup`: installs what [`crate::needs`] lists and this machine lacks. Says every step before doing the
-//! first, asks for root only where it is needed, and does nothing when nothing is missing.
+//! `cargo xtask setup`: installs the tools of [`crate::requirements`] that this machine lacks. Prints the whole list before
+//! the first step and uses root only for apt.
 //!
 //! `build`, `lab`, `test` and `bench` call [`ensure`] for their own purpose, so that one command is enough on a bare
 //! machine.
@@ -12,29 +12,26 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::needs::{Need, Purpose, Source, missing};
+use crate::requirements::{Purpose, Requirement, Source, missing};
 use crate::{build_page, sh};
 
-/// Debian's hook that a package's installation asks before it starts a daemon.
+/// Debian's hook: package installations run it before they start a daemon.
 const START_POLICY: &str = "/usr/sbin/policy-rc.d";
-/// "Not allowed", in that hook's words.
+/// Exit code 101 forbids the action (Debian's policy-rc.d interface).
 const START_POLICY_REFUSES: &str = "#!/bin/sh\nexit 101\n";
 
-/// Installs everything.
+/// Installs everything that is missing, for all commands.
 ///
 /// # Errors
-/// Where a step fails, and on a distribution without apt: then with the list of what is missing.
+/// On a distribution without apt the error lists the missing tools.
 pub(crate) fn run() -> Result<()> {
     if !ensure(Purpose::All)? {
-        eprintln!("setup: everything is here, nothing was changed");
+        eprintln!("setup: everything is installed already; nothing changed");
     }
     Ok(())
 }
 
-/// Installs what is missing for this purpose. Returns whether anything was done.
-///
-/// # Errors
-/// As for [`run`].
+/// Installs the tools that are missing for this purpose. Returns whether anything was installed.
 pub(crate) fn ensure(purpose: Purpose) -> Result<bool> {
     let missing = missing(purpose);
     let page = purpose.needs_packages() && !build_page::packages_are_installed();
@@ -46,41 +43,46 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<bool> {
     }
     announce(&missing, page);
     install_packages(&missing)?;
-    for need in &missing {
-        if let Source::Cargo { arguments, environment } = need.source {
+    for requirement in &missing {
+        if let Source::Cargo { arguments, environment } = requirement.source {
             let environment = environment.iter().copied();
-            sh::run(sh::cargo().arg("install").args(arguments).envs(environment)).context(need.what)?;
+            sh::run(sh::cargo().arg("install").args(arguments).envs(environment))
+                .with_context(|| format!("could not install {}", requirement.name))?;
         }
     }
     if page {
         build_page::install_packages()?;
     }
-    let still: Vec<_> = missing.iter().filter(|need| !(need.is_met)()).map(|need| need.what).collect();
-    if !still.is_empty() {
-        bail!("installed everything and still miss: {}", still.join(", "));
+    let unmet: Vec<_> = missing
+        .iter()
+        .filter(|requirement| !(requirement.is_met)())
+        .map(|requirement| requirement.name)
+        .collect();
+    if !unmet.is_empty() {
+        bail!("still missing after the installation: {}", unmet.join(", "));
     }
     Ok(true)
 }
 
-fn announce(missing: &[&Need], page: bool) {
-    eprintln!("setup: this machine lacks, and now gets:");
-    for need in missing {
-        let from = match need.source {
+fn announce(missing: &[&Requirement], page: bool) {
+    eprintln!("setup: installing what this machine lacks:");
+    for requirement in missing {
+        let from = match requirement.source {
             Source::Apt(packages) => format!("apt: {}", packages.join(" ")),
             Source::Cargo { arguments, .. } => format!("cargo install {}", arguments.join(" ")),
         };
-        eprintln!("  - {} ({}) [{from}]", need.what, need.why);
+        eprintln!("  - {} ({}) [{from}]", requirement.name, requirement.reason);
     }
     if page {
-        eprintln!("  - the page's packages, as locked [npm ci in dashboard/web]");
+        eprintln!("  - the locked npm packages of the page and its tests [npm ci]");
     }
 }
 
-fn without_apt(missing: &[&Need]) -> String {
-    let mut text = String::from("there is no apt-get here; please install, and run this again:");
-    for need in missing {
-        text.push_str(&format!("\n  - {}: {}", need.what, need.why));
-        if let Source::Cargo { arguments, environment } = need.source {
+fn without_apt(missing: &[&Requirement]) -> String {
+    let mut text = String::from("apt-get not found; install the following, then run this command again:");
+    for requirement in missing {
+        text.push_str(&format!("\n  - {}: {}", requirement.name, requirement.reason));
+        if let Source::Cargo { arguments, environment } = requirement.source {
             let environment: String =
                 environment.iter().map(|(name, value)| format!("{name}={value} ")).collect();
             text.push_str(&format!("\n      {environment}cargo install {}", arguments.join(" ")));
@@ -89,10 +91,10 @@ fn without_apt(missing: &[&Need]) -> String {
     text
 }
 
-fn install_packages(missing: &[&Need]) -> Result<()> {
+fn install_packages(missing: &[&Requirement]) -> Result<()> {
     let mut packages: Vec<&str> = Vec::new();
-    for need in missing {
-        if let Source::Apt(of_need) = need.source {
+    for requirement in missing {
+        if let Source::Apt(of_need) = requirement.source {
             packages.extend(of_need);
         }
     }
@@ -104,7 +106,7 @@ fn install_packages(missing: &[&Need]) -> Result<()> {
         update_package_lists()?;
         return apt_install(&packages);
     }
-    // Lists can be too old to name a version that still exists; new ones are the one remedy.
+    // Old lists can name versions that the mirror has already removed, so a failure is retried once with new lists.
     apt_install(&packages).or_else(|_| update_package_lists().and_then(|()| apt_install(&packages)))
 }
 
@@ -117,22 +119,23 @@ fn update_package_lists() -> Result<()> {
     sh::run(apt_get()?.arg("update"))
 }
 
-/// `apt-get`, not asking questions. The variable is set by `env`, because sudo keeps ours out.
+/// `apt-get` without questions. `env` sets the variable, because sudo clears the environment.
 fn apt_get() -> Result<Command> {
     let mut command = sh::as_root("env")?;
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
     Ok(command)
 }
 
-/// Bare machines come with no package lists at all.
+/// Container images come without package lists, and installing without them fails.
 fn package_lists_are_there() -> bool {
     let Ok(entries) = std::fs::read_dir("/var/lib/apt/lists") else { return false };
     entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
 }
 
-/// While it lives, the packages that bring a daemon (nginx, prometheus) do not start it: we need the programs, and a web
-/// server that comes up on port 80 by itself would be a surprise. A policy that is there already is left as it is.
+/// A guard: while it exists, newly installed packages do not start their daemons (nginx, prometheus). Only the programs are
+/// needed, and a web server that opens port 80 would surprise the developer. An existing policy is left unchanged.
 struct NoDaemons {
+    /// Set if the policy must be removed again.
     is_ours: bool,
 }
 
@@ -142,7 +145,7 @@ impl NoDaemons {
             return Ok(Self { is_ours: false });
         }
         eprintln!(
-            "setup: {START_POLICY} keeps new daemons from being started meanwhile, and is removed again"
+            "setup: {START_POLICY} stops the new packages from starting daemons; removed after the installation"
         );
         let draft = std::env::temp_dir().join(format!("shield-policy-rc.d-{}", std::process::id()));
         let mut file = OpenOptions::new()
@@ -150,8 +153,8 @@ impl NoDaemons {
             .create_new(true)
             .mode(0o755)
             .open(&draft)
-            .with_context(|| format!("created {}", draft.display()))?;
-        file.write_all(START_POLICY_REFUSES.as_bytes()).context("wrote the policy")?;
+            .with_context(|| format!("could not create {}", draft.display()))?;
+        file.write_all(START_POLICY_REFUSES.as_bytes()).context("could not write the policy for daemons")?;
         drop(file);
         let installed = sh::run(sh::as_root("install")?.args(["-m", "0755"]).arg(&draft).arg(START_POLICY));
         let _ = std::fs::remove_file(&draft);
@@ -167,7 +170,8 @@ impl Drop for NoDaemons {
         let removed = sh::as_root("rm").and_then(|mut rm| sh::run(rm.args(["-f", START_POLICY])));
         if let Err(error) = removed {
             eprintln!(
-                "setup: remove {START_POLICY} by hand, or no daemon starts when it is installed: {error:#}"
+                "setup: could not remove {START_POLICY}, which stops every package from starting its daemon; remove it \
+                 by hand: {error:#}"
             );
         }
     }
@@ -176,14 +180,14 @@ impl Drop for NoDaemons {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::needs::NEEDS;
+    use crate::requirements::REQUIREMENTS;
 
     #[test]
     fn without_apt_everything_missing_is_listed_by_what_it_is_for() {
-        let all: Vec<&Need> = NEEDS.iter().collect();
+        let all: Vec<&Requirement> = REQUIREMENTS.iter().collect();
         let text = without_apt(&all);
-        for need in NEEDS {
-            assert!(text.contains(&format!("- {}: {}", need.what, need.why)), "{text}");
+        for requirement in REQUIREMENTS {
+            assert!(text.contains(&format!("- {}: {}", requirement.name, requirement.reason)), "{text}");
         }
         assert!(
             text.contains("LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0"),

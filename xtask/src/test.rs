@@ -1,5 +1,5 @@
-//! `cargo xtask test`: installs what is missing, builds everything, runs every test there is, and ends with one line
-//! that sums them up in cargo's own words.
+//! `cargo xtask test`: installs missing tools, builds everything, runs every test, and ends with one line that sums up the
+//! results in libtest's format.
 
 use std::io::{BufRead as _, BufReader, IsTerminal as _};
 use std::ops::AddAssign;
@@ -10,20 +10,16 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::build::{self, Profile};
-use crate::needs::Purpose;
+use crate::requirements::Purpose;
 use crate::{build_ebpf, build_page, fuzz, setup, sh};
 
-/// What `test` can be told.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Only tests whose name contains this
+    /// Run only the tests whose name contains this
     filter: Option<String>,
 }
 
-/// Runs them all; a failing test does not keep the others from running.
-///
-/// # Errors
-/// When something cannot be installed or built, and when any test failed.
+/// Runs all tests, even after a failure.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     setup::ensure(Purpose::Test)?;
@@ -44,7 +40,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Runs `cargo test` with these arguments, shows what it prints, and adds up its results. Returns whether it succeeded.
+/// Runs `cargo test` with these arguments, passes its output on, and adds its results to `totals`. Returns whether it
+/// succeeded.
 fn cargo_test(
     mut cargo: Command,
     which: &[&str],
@@ -55,20 +52,20 @@ fn cargo_test(
     if std::io::stdout().is_terminal() {
         cargo.args(["--", "--color", "always"]);
     }
-    let mut child = cargo.stdout(Stdio::piped()).spawn().context("started cargo test")?;
-    let output = child.stdout.take().expect("the output was asked for as a pipe");
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("could not start cargo test")?;
+    let output = child.stdout.take().expect("standard output is piped above");
     for line in BufReader::new(output).split(b'\n') {
-        let line = line.context("read what cargo test prints")?;
+        let line = line.context("could not read the output of cargo test")?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         if let Some(result) = Totals::parse(&line) {
             *totals += result;
         }
     }
-    Ok(child.wait().context("waited for cargo test")?.success())
+    Ok(child.wait().context("could not wait for cargo test")?.success())
 }
 
-/// What a `test result:` line of libtest counts.
+/// The counts of libtest's `test result:` lines.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Totals {
     passed: u64,
@@ -80,10 +77,10 @@ struct Totals {
 impl Totals {
     fn parse(line: &str) -> Option<Self> {
         let counts = line.strip_prefix("test result: ")?;
-        let count = |what: &str| {
+        let count = |label: &str| {
             counts
                 .split([';', '.'])
-                .find_map(|part| part.trim().strip_suffix(what)?.trim().parse::<u64>().ok())
+                .find_map(|part| part.trim().strip_suffix(label)?.trim().parse::<u64>().ok())
         };
         Some(Self {
             passed: count("passed")?,

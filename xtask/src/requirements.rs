@@ -1,20 +1,20 @@
-//! What Shield's development needs from the machine, each with its purpose, how to see that it is there, and where it
-//! comes from. Only the list and the looking; installing is [`crate::setup`].
+//! The tools that Shield's development requires, each with its purpose, a check and a source. Installs nothing itself: see
+//! [`crate::setup`].
 
 use std::path::PathBuf;
 
 use crate::sh;
 
-/// What is to be done with it.
+/// The commands that a requirement is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Compiling the agent: `build`, `run`, `dist`.
     Build,
-    /// Showing it: `lab`.
+    /// `lab`.
     Lab,
-    /// Building the XDP object anew: `build-ebpf`.
+    /// `build-ebpf`.
     Object,
-    /// Building the page anew: `build-page`.
+    /// `build-page`.
     Page,
     /// `test`.
     Test,
@@ -23,7 +23,8 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    /// Whether whoever does this does `other` too: all compile, and a test shows, and renews both products.
+    /// Returns whether this purpose implies `other`. Every purpose compiles the agent; the tests also run the lab and
+    /// rebuild both committed products.
     fn includes(self, other: Self) -> bool {
         match self {
             Self::All => true,
@@ -32,71 +33,61 @@ impl Purpose {
         }
     }
 
-    /// Whether it needs the page's npm packages.
+    /// Returns whether the page's npm packages are required.
     pub(crate) fn needs_packages(self) -> bool {
         self.includes(Self::Page)
     }
 }
 
-/// One thing that must be there.
+/// A tool or library that must be installed.
 #[derive(Debug)]
-pub(crate) struct Need {
-    /// What it is called where it is missed.
-    pub what: &'static str,
-    /// In a few words, what it is for.
-    pub why: &'static str,
-    /// Who needs it.
-    pub purpose: Purpose,
-    /// Whether it is there.
-    pub is_met: fn() -> bool,
-    /// Where it comes from.
-    pub source: Source,
+pub(crate) struct Requirement {
+    pub(crate) name: &'static str,
+    /// Its use, in a few words; printed before it is installed.
+    pub(crate) reason: &'static str,
+    pub(crate) purpose: Purpose,
+    pub(crate) is_met: fn() -> bool,
+    pub(crate) source: Source,
 }
 
-/// Where a missing thing comes from.
+/// The source that a missing requirement is installed from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     /// Debian packages.
     Apt(&'static [&'static str]),
-    /// `cargo install`, with the arguments and the environment it needs.
-    Cargo {
-        /// After `cargo install`.
-        arguments: &'static [&'static str],
-        /// Set for it.
-        environment: &'static [(&'static str, &'static str)],
-    },
+    /// `cargo install` with these arguments and environment variables.
+    Cargo { arguments: &'static [&'static str], environment: &'static [(&'static str, &'static str)] },
 }
 
-/// The LLVM that bpf-linker links with must be the one of the compiler that makes the XDP program: Debian's rustc-web
-/// 1.96 has LLVM 22.
+/// bpf-linker reads the compiler's bitcode, so both must have the same LLVM version: Debian's rustc-web 1.96 has LLVM 22.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
-/// Everything, in the order in which it must be installed.
-pub(crate) const NEEDS: &[Need] = &[
-    Need {
-        what: "a C compiler",
-        why: "links Rust programs and compiles SQLite",
+/// All requirements in the order of installation: bpf-linker is compiled with tools listed before it.
+pub(crate) const REQUIREMENTS: &[Requirement] = &[
+    Requirement {
+        name: "a C compiler",
+        reason: "links Rust programs and compiles SQLite",
         purpose: Purpose::Build,
         is_met: || has("cc"),
         source: Source::Apt(&["gcc", "libc6-dev"]),
     },
-    Need {
-        what: "a Rust compiler with its standard library's source",
-        why: "builds the XDP program (a rustup nightly with rust-src does as well)",
+    Requirement {
+        name: "a Rust compiler with its standard library's source",
+        reason: "builds the XDP program (a rustup nightly with rust-src does as well)",
         purpose: Purpose::Object,
         is_met: has_rustc_with_source,
         source: Source::Apt(&["rustc-web", "rust-web-src"]),
     },
-    Need {
-        what: "LLVM 22 with zstd and zlib, as libraries",
-        why: "builds bpf-linker",
+    Requirement {
+        name: "LLVM 22 with zstd and zlib, as libraries",
+        reason: "builds bpf-linker",
         purpose: Purpose::Object,
         is_met: || has("bpf-linker") || PathBuf::from(LLVM_PREFIX).join("bin/llvm-config").is_file(),
         source: Source::Apt(&["llvm-22-dev", "libzstd-dev", "zlib1g-dev"]),
     },
-    Need {
-        what: "bpf-linker",
-        why: "links the XDP program",
+    Requirement {
+        name: "bpf-linker",
+        reason: "links the XDP program",
         purpose: Purpose::Object,
         is_met: || has("bpf-linker"),
         source: Source::Cargo {
@@ -111,107 +102,107 @@ pub(crate) const NEEDS: &[Need] = &[
             environment: &[("LLVM_PREFIX", LLVM_PREFIX)],
         },
     },
-    Need {
-        what: "llvm-objcopy and llvm-nm",
-        why: "takes the debug information out of the XDP object",
+    Requirement {
+        name: "llvm-objcopy and llvm-nm",
+        reason: "strip the debug information from the XDP object",
         purpose: Purpose::Object,
         is_met: || llvm("llvm-objcopy").is_some() && llvm("llvm-nm").is_some(),
         source: Source::Apt(&["llvm-22"]),
     },
-    Need {
-        what: "node 18 or newer, and npm",
-        why: "bundle the page",
+    Requirement {
+        name: "node 18 or newer, and npm",
+        reason: "bundle the page",
         purpose: Purpose::Page,
         is_met: || has_node() && has("npm"),
         source: Source::Apt(&["nodejs", "npm"]),
     },
-    Need {
-        what: "nginx",
-        why: "the web server whose log is read, in the lab and the tests",
+    Requirement {
+        name: "nginx",
+        reason: "the web server of the lab and the tests",
         purpose: Purpose::Lab,
         is_met: || has("nginx"),
         source: Source::Apt(&["nginx-light"]),
     },
-    Need {
-        what: "iptables and ip6tables",
-        why: "one of the two places where clients are dropped",
+    Requirement {
+        name: "iptables and ip6tables",
+        reason: "one of the two ways to drop clients",
         purpose: Purpose::Lab,
         is_met: || has("iptables") && has("ip6tables"),
         source: Source::Apt(&["iptables"]),
     },
-    Need {
-        what: "ipset",
-        why: "holds the bans when they are too many for single rules",
+    Requirement {
+        name: "ipset",
+        reason: "holds the bans when there are too many for single rules",
         purpose: Purpose::Lab,
         is_met: || has("ipset"),
         source: Source::Apt(&["ipset"]),
     },
-    Need {
-        what: "ip",
-        why: "network namespaces: several machines on this one",
+    Requirement {
+        name: "ip",
+        reason: "creates the network namespaces of the lab and the tests",
         purpose: Purpose::Lab,
         is_met: || has("ip"),
         source: Source::Apt(&["iproute2"]),
     },
-    Need {
-        what: "a C++ compiler",
-        why: "builds libFuzzer, which the fuzz targets run under",
+    Requirement {
+        name: "a C++ compiler",
+        reason: "builds libFuzzer for the fuzz targets",
         purpose: Purpose::Test,
         is_met: || has("c++"),
         source: Source::Apt(&["g++"]),
     },
-    Need {
-        what: "nft",
-        why: "shows the lab that this machine's own firewall is untouched; flushes rules in tests",
+    Requirement {
+        name: "nft",
+        reason: "lets the lab verify that this machine's firewall is unchanged; flushes rules in tests",
         purpose: Purpose::Lab,
         is_met: || has("nft"),
         source: Source::Apt(&["nftables"]),
     },
-    Need {
-        what: "chromium",
-        why: "the browser in which the page is tested",
+    Requirement {
+        name: "chromium",
+        reason: "the browser of the page's tests",
         purpose: Purpose::Test,
         is_met: || has("chromium"),
         source: Source::Apt(&["chromium"]),
     },
-    Need {
-        what: "promtool",
-        why: "checks the metrics' names and units",
+    Requirement {
+        name: "promtool",
+        reason: "checks the metrics' names and units",
         purpose: Purpose::Test,
         is_met: || has("promtool"),
         source: Source::Apt(&["prometheus"]),
     },
-    Need {
-        what: "debootstrap",
-        why: "makes the bare root that `fresh` runs the lab in",
+    Requirement {
+        name: "debootstrap",
+        reason: "creates the minimal system that `fresh` runs the lab in",
         purpose: Purpose::Test,
         is_met: || has("debootstrap"),
         source: Source::Apt(&["debootstrap"]),
     },
-    Need {
-        what: "systemd-analyze",
-        why: "checks the systemd unit",
+    Requirement {
+        name: "systemd-analyze",
+        reason: "checks the systemd unit",
         purpose: Purpose::Test,
         is_met: || has("systemd-analyze"),
         source: Source::Apt(&["systemd"]),
     },
-    Need {
-        what: "logrotate",
-        why: "rotates the audit log as an installed Shield's is, in a test",
+    Requirement {
+        name: "logrotate",
+        reason: "tests the rotation of the audit log",
         purpose: Purpose::Test,
         is_met: || has("logrotate"),
         source: Source::Apt(&["logrotate"]),
     },
-    Need {
-        what: "xdp-filter",
-        why: "`bench xdp` measures it beside ours",
+    Requirement {
+        name: "xdp-filter",
+        reason: "`bench xdp` compares Shield's XDP program with it",
         purpose: Purpose::All,
         is_met: || has("xdp-filter"),
         source: Source::Apt(&["xdp-tools"]),
     },
-    Need {
-        what: "cargo-deny",
-        why: "`check` applies the rules for dependencies",
+    Requirement {
+        name: "cargo-deny",
+        reason: "`check` applies the rules for dependencies",
         purpose: Purpose::All,
         is_met: || has("cargo-deny"),
         source: Source::Cargo {
@@ -219,9 +210,9 @@ pub(crate) const NEEDS: &[Need] = &[
             environment: &[],
         },
     },
-    Need {
-        what: "cargo-machete",
-        why: "`check` finds dependencies that no code uses",
+    Requirement {
+        name: "cargo-machete",
+        reason: "`check` finds dependencies that no code uses",
         purpose: Purpose::All,
         is_met: || has("cargo-machete"),
         source: Source::Cargo {
@@ -231,12 +222,15 @@ pub(crate) const NEEDS: &[Need] = &[
     },
 ];
 
-/// What is missing for this purpose, in the order in which to install it.
-pub(crate) fn missing(purpose: Purpose) -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| purpose.includes(need.purpose) && !(need.is_met)()).collect()
+/// The unmet requirements of this purpose, in the order of installation.
+pub(crate) fn missing(purpose: Purpose) -> Vec<&'static Requirement> {
+    REQUIREMENTS
+        .iter()
+        .filter(|requirement| purpose.includes(requirement.purpose) && !(requirement.is_met)())
+        .collect()
 }
 
-/// One of LLVM's tools (GNU's do not know BPF), rather of the version that bpf-linker links with than of another.
+/// Finds one of LLVM's tools (GNU's do not support BPF), preferring the version that bpf-linker is linked with.
 pub(crate) fn llvm(program: &str) -> Option<PathBuf> {
     let own = PathBuf::from(LLVM_PREFIX).join("bin").join(program);
     if own.is_file() { Some(own) } else { sh::find(program) }
@@ -250,7 +244,7 @@ fn has(program: &str) -> bool {
 const OLDEST_NODE: u32 = 18;
 
 fn has_node() -> bool {
-    sh::ask("node", &["--version"]).and_then(|version| node_major(&version)) >= Some(OLDEST_NODE)
+    sh::capture("node", &["--version"]).and_then(|version| node_major(&version)) >= Some(OLDEST_NODE)
 }
 
 /// `v18.20.4` is 18.
@@ -258,12 +252,12 @@ fn node_major(version: &str) -> Option<u32> {
     version.trim().strip_prefix('v')?.split('.').next()?.parse().ok()
 }
 
-/// A rustup nightly with rust-src, or a compiler of the distribution with its source.
+/// Accepts a rustup nightly with rust-src, or the distribution's compiler with its source package.
 fn has_rustc_with_source() -> bool {
     let candidates: [(&str, &[&str]); 2] =
         [("rustc", &["+nightly", "--print", "sysroot"]), ("/usr/bin/rustc", &["--print", "sysroot"])];
     candidates.iter().any(|(rustc, arguments)| {
-        sh::ask(rustc, arguments).is_some_and(|sysroot| {
+        sh::capture(rustc, arguments).is_some_and(|sysroot| {
             PathBuf::from(sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
         })
     })
@@ -275,18 +269,26 @@ mod tests {
 
     #[test]
     fn building_needs_less_than_testing() {
-        let count = |purpose: Purpose| NEEDS.iter().filter(|need| purpose.includes(need.purpose)).count();
+        let count = |purpose: Purpose| {
+            REQUIREMENTS.iter().filter(|requirement| purpose.includes(requirement.purpose)).count()
+        };
         assert!(count(Purpose::Build) < count(Purpose::Lab));
         assert!(count(Purpose::Lab) < count(Purpose::Test));
-        assert_eq!(count(Purpose::All), NEEDS.len());
+        assert_eq!(count(Purpose::All), REQUIREMENTS.len());
     }
 
     #[test]
     fn the_lab_needs_neither_a_bpf_toolchain_nor_node() {
-        let needed = |need: &&Need| Purpose::Lab.includes(need.purpose);
-        for need in NEEDS.iter().filter(needed) {
-            let Source::Apt(packages) = need.source else { panic!("{} is compiled here", need.what) };
-            assert!(!packages.iter().any(|it| it.contains("llvm") || it.contains("node")), "{}", need.what);
+        let needed = |requirement: &&Requirement| Purpose::Lab.includes(requirement.purpose);
+        for requirement in REQUIREMENTS.iter().filter(needed) {
+            let Source::Apt(packages) = requirement.source else {
+                panic!("{} is compiled here", requirement.name)
+            };
+            assert!(
+                !packages.iter().any(|it| it.contains("llvm") || it.contains("node")),
+                "{}",
+                requirement.name
+            );
         }
     }
 
@@ -300,7 +302,8 @@ mod tests {
 
     #[test]
     fn what_builds_bpf_linker_comes_before_it() {
-        let place = |what| NEEDS.iter().position(|need| need.what.starts_with(what)).unwrap();
+        let place =
+            |what| REQUIREMENTS.iter().position(|requirement| requirement.name.starts_with(what)).unwrap();
         assert!(place("LLVM") < place("bpf-linker"));
     }
 }
