@@ -1,18 +1,18 @@
-//! The lab's story as a test: the very same that `cargo xtask lab` tells.
+//! Runs the story of `cargo xtask lab` as a test.
 
 use std::time::Duration;
 
 use shield_tests::lab::narrator::Narrator;
-use shield_tests::lab::story::{Ending, tell};
+use shield_tests::lab::story::{Ending, run};
 
 /// The bound; in practice it is milliseconds.
 const LONGEST_BAN_SECS: f64 = 1.0;
-/// How long the whole story may take.
+/// Time limit for the whole story.
 const LONGEST_STORY: Duration = Duration::from_secs(90);
 
 #[test]
 fn attack_ban_expiry_and_a_longer_second_ban_with_everybody_else_undisturbed() {
-    let report = tell(&mut Narrator::to_stderr(), Ending::CleanUp);
+    let report = run(&mut Narrator::to_stderr(), Ending::CleanUp);
     assert_eq!(report.failed, None);
     let (first, second) = (report.first_ban.unwrap(), report.second_ban.unwrap());
     for ban in [&first, &second] {

@@ -1,4 +1,4 @@
-//! The body of `cargo xtask lab`: the command line, signals, and the exit code. The story is `shield_tests::lab`.
+//! `cargo xtask lab`: the command line, signals and the exit code. The steps are in `shield_tests::lab`.
 
 #![expect(clippy::print_stdout, reason = "the measured times are this program's result")]
 
@@ -7,17 +7,17 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use shield_tests::lab::narrator::Narrator;
-use shield_tests::lab::story::{Ending, tell};
+use shield_tests::lab::story::{Ending, run};
 use shield_tests::wait;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
-#[command(about = "Shield's whole story between disposable machines")]
+#[command(about = "A demonstration of Shield on disposable machines")]
 struct Arguments {
-    /// Leave everything running at the end, and say the page's address, until Ctrl-C
+    /// Keep everything running at the end until Ctrl-C, and print the live page's address
     #[arg(long)]
     keep: bool,
-    /// Print the measured times as one JSON object; the story goes to standard error
+    /// Print the measured times as one JSON object on standard output, and the steps on standard error
     #[arg(long)]
     json: bool,
 }
@@ -26,19 +26,21 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     interrupt_on_signals()?;
     let mut narrator = if arguments.json { Narrator::to_stderr() } else { Narrator::to_stdout() };
-    let report = tell(&mut narrator, if arguments.keep { Ending::Keep } else { Ending::CleanUp });
+    let report = run(&mut narrator, if arguments.keep { Ending::Keep } else { Ending::CleanUp });
     if arguments.json {
-        println!("{}", serde_json::to_string(&report).context("wrote the report as JSON")?);
+        println!("{}", serde_json::to_string(&report).context("could not write the report as JSON")?);
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Ctrl-C, SIGTERM and a closed terminal end the story early, and everything is taken down.
+/// Ends the story early on Ctrl-C, SIGTERM and a closed terminal; destructors then clean up.
 ///
-/// Handlers, not a blocked mask: the agent and nginx would inherit the mask and never hear of their own end.
+/// Uses handlers instead of a blocked signal mask: the agent and nginx would inherit the mask and ignore SIGTERM.
 fn interrupt_on_signals() -> Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("made a runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not create a runtime")?;
     std::thread::spawn(move || runtime.block_on(watch_signals()));
     Ok(())
 }

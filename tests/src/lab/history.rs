@@ -1,16 +1,16 @@
-//! The past of the lab's server: half an hour of ordinary log lines, so that the agent has something to learn from before
-//! the story begins. Made, not recorded; the same for the same start.
+//! The history of the lab's server: half an hour of ordinary log lines, so that the agent has a baseline before the first
+//! step. Generated, and the same for the same arguments.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use crate::traffic::VISIT;
+use crate::traffic::VISITED_PATHS;
 
-/// How far back it goes: as long as the baseline remembers.
+/// The span of the history: the baseline's window.
 pub const SECS: i64 = 30 * 60;
 
-/// Log lines of `clients`, each with `per_sec` requests a second on average, that end one second before `end_secs` (Unix
-/// time), in order of time.
+/// Log lines of `clients` in order of time, each with `per_sec` requests per second on average. The last line is one second
+/// before `end_secs` (Unix time).
 pub fn lines(clients: &[IpAddr], per_sec: f64, end_secs: i64) -> String {
     let mut random = SmallRandom(0x5EED);
     let mut text = String::new();
@@ -18,7 +18,7 @@ pub fn lines(clients: &[IpAddr], per_sec: f64, end_secs: i64) -> String {
         let time = iso8601(second);
         for client in clients {
             for _ in 0..random.count(per_sec) {
-                let path = VISIT[random.below(VISIT.len() as u64) as usize];
+                let path = VISITED_PATHS[random.below(VISITED_PATHS.len() as u64) as usize];
                 writeln!(
                     text,
                     r#"{{"source_ip":"{client}","timestamp":"{time}","method":"GET","path":"{path}","status":200,"response_size":1400}}"#
@@ -30,7 +30,7 @@ pub fn lines(clients: &[IpAddr], per_sec: f64, end_secs: i64) -> String {
     text
 }
 
-/// A splitmix64 generator: plenty for jitter, and the same everywhere.
+/// A splitmix64 generator: good enough for jitter, and the same on every machine.
 struct SmallRandom(u64);
 
 impl SmallRandom {
@@ -46,7 +46,7 @@ impl SmallRandom {
         self.next() % bound
     }
 
-    /// 0, 1, … 2·mean, uniformly: its mean is `mean` where that is a whole number.
+    /// Uniform over 0, 1, … 2·mean, so that the mean is `mean` if that is a whole number.
     fn count(&mut self, mean: f64) -> u64 {
         self.below(2 * mean.round() as u64 + 1)
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_half_an_hour_at_the_pace_asked_for_and_the_same_each_time() {
+    fn lines_span_half_an_hour_at_the_given_rate_and_are_reproducible() {
         let clients = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let text = lines(&clients, 4.0, 1_778_537_253);
         let per_sec = text.lines().count() as f64 / SECS as f64;

@@ -1,4 +1,4 @@
-//! Asks the kernel itself, not the agent, whether a client is dropped: `iptables -S SHIELD`, and the pinned XDP maps.
+//! Queries the kernel, not the agent, for a client's ban: `iptables -S SHIELD`, and the pinned XDP maps.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -11,38 +11,39 @@ use shield_common::{Ban, map_name};
 use crate::netns::Namespace;
 use crate::wait;
 
-/// A ban as the map holds it, as words.
+/// A value of the map of bans, as machine words.
 pub type BanWords = [u64; size_of::<Ban>() / size_of::<u64>()];
 
-/// Where a client is dropped, or is no longer.
+/// The times at which a change was seen in each enforcer.
 #[derive(Debug, Clone, Copy)]
-pub struct BothAt {
-    /// When the rule was seen to be there (or gone).
+pub struct SeenAt {
+    /// The rule was seen to be present (or gone).
     pub iptables: Instant,
-    /// When the map's entry was seen to be there (or gone).
+    /// The map's entry was seen to be present (or gone).
     pub xdp: Instant,
 }
 
-/// What to wait for.
+/// The state to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// Dropped.
+    /// The client is dropped.
     Dropped,
-    /// Dropped no longer.
-    Forgotten,
+    /// The client is no longer dropped.
+    Lifted,
 }
 
-/// Waits until both places are as wanted and says when each was. Looks every few milliseconds, at both at the same time.
+/// Waits until both enforcers are in the wanted state, and returns the times. Both are polled in parallel every few
+/// milliseconds, so that one does not delay the other's time.
 ///
 /// # Errors
-/// When one of them is not within `at_most`, or cannot be asked.
+/// Fails if one of them does not reach the state within `at_most`, or if a query fails.
 pub fn wait_for_both(
     server: &Namespace,
     pins: &Path,
     client: IpAddr,
     wanted: Wanted,
     at_most: Duration,
-) -> Result<BothAt> {
+) -> Result<SeenAt> {
     let is_wanted = |held: bool| (held == (wanted == Wanted::Dropped)).then(Instant::now);
     std::thread::scope(|scope| {
         let xdp = scope.spawn(|| {
@@ -52,23 +53,23 @@ pub fn wait_for_both(
             Ok(is_wanted(iptables_rule(server, client)?.is_some()))
         });
         let xdp = xdp.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok(BothAt { iptables: iptables?, xdp: xdp? })
+        Ok(SeenAt { iptables: iptables?, xdp: xdp? })
     })
 }
 
-/// The rule that drops this client, as `iptables -S SHIELD` prints it; `None` when there is none, or no such chain.
+/// The rule that drops this client, as `iptables -S SHIELD` prints it; `None` if there is no such rule or no such chain.
 ///
 /// # Errors
-/// When iptables cannot be asked.
+/// Fails if iptables does for another reason.
 pub fn iptables_rule(server: &Namespace, client: IpAddr) -> Result<Option<String>> {
     let program = if client.is_ipv6() { "ip6tables" } else { "iptables" };
     let output = server.output(&[program, "--wait", "-S", "SHIELD"])?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        if said.contains("No chain") || said.contains("does not exist") {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        if stderr.contains("No chain") || stderr.contains("does not exist") {
             return Ok(None);
         }
-        bail!("`{program} -S SHIELD` failed: {said}");
+        bail!("`{program} -S SHIELD` failed: {stderr}");
     }
     let source = if client.is_ipv6() { format!("-s {client}/") } else { format!("-s {client}/32 ") };
     let rules = String::from_utf8_lossy(&output.stdout);
@@ -76,21 +77,21 @@ pub fn iptables_rule(server: &Namespace, client: IpAddr) -> Result<Option<String
     Ok(rule.map(str::to_owned))
 }
 
-/// Whether the pinned map of the client's family has an entry for it. Only IPv4: the lab's attacker is one.
+/// Returns whether the pinned map of bans has an entry for the client. Supports only IPv4, the family of the lab's attacker.
 ///
 /// # Errors
-/// When the map is not pinned there, or cannot be read.
+/// Fails for an IPv6 client, or if the map is not pinned there or cannot be read.
 pub fn xdp_holds(pins: &Path, client: IpAddr) -> Result<bool> {
-    let IpAddr::V4(client) = client else { bail!("looked for {client}, which is not IPv4") };
+    let IpAddr::V4(client) = client else { bail!("could not look up {client}: it is not an IPv4 address") };
     let pin = pins.join("maps").join(map_name::BANS_V4);
-    let data =
-        MapData::from_pin(&pin).with_context(|| format!("opened the map pinned at {}", pin.display()))?;
-    // Only presence is asked here, because a slot can be reused under a reader.
+    let data = MapData::from_pin(&pin)
+        .with_context(|| format!("could not open the map pinned at {}", pin.display()))?;
+    // Only presence is used, because the kernel can reuse a slot while its value is read.
     let map: HashMap<_, [u8; 4], BanWords> =
-        HashMap::try_from(Map::HashMap(data)).context("the pinned map is not the one of bans")?;
+        HashMap::try_from(Map::HashMap(data)).context("could not use the pinned map as the map of bans")?;
     match map.get(&client.octets(), 0) {
         Ok(_) => Ok(true),
         Err(MapError::KeyNotFound) => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("looked up {client} in {}", pin.display())),
+        Err(error) => Err(error).with_context(|| format!("could not look up {client} in {}", pin.display())),
     }
 }

@@ -1,5 +1,5 @@
-//! Watches nginx's log as the agent does, and remembers when each line of one client appeared, to the millisecond: the log
-//! itself only says the second.
+//! Follows nginx's log and records the time at which each line of one client appeared. The timestamps in the log have only
+//! whole seconds, which is too coarse to measure a ban.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
@@ -12,19 +12,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-/// Between two looks at the file.
-const PAUSE: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// One line of the watched client.
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// When it was seen, at most a few milliseconds after it was written.
+    /// The time at which it was seen, at most a few milliseconds after it was written.
     pub at: Instant,
-    /// Without its newline.
+    /// The line without its newline.
     pub text: String,
 }
 
-/// A running watch; ended when dropped.
+/// A running watch. Dropping it ends it.
 #[derive(Debug)]
 pub struct LogWatch {
     shared: Arc<Shared>,
@@ -33,18 +32,18 @@ pub struct LogWatch {
 
 #[derive(Debug, Default)]
 struct Shared {
-    is_over: AtomicBool,
+    is_stopped: AtomicBool,
     lines: Mutex<Vec<Line>>,
 }
 
 impl LogWatch {
-    /// Begins at the end of the file.
+    /// Starts at the end of the file.
     ///
     /// # Errors
-    /// When the file cannot be opened.
+    /// Fails if the file cannot be opened.
     pub fn start(log: &Path, client: IpAddr) -> Result<Self> {
-        let mut file = File::open(log).with_context(|| format!("opened {}", log.display()))?;
-        file.seek(SeekFrom::End(0)).context("went to the end of the log")?;
+        let mut file = File::open(log).with_context(|| format!("could not open {}", log.display()))?;
+        file.seek(SeekFrom::End(0)).context("could not seek to the end of the log")?;
         let shared = Arc::new(Shared::default());
         let watched = Arc::clone(&shared);
         let needle = format!("\"{client}\"");
@@ -52,7 +51,7 @@ impl LogWatch {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// How many lines of the client have come.
+    /// The number of the client's lines so far.
     pub fn count(&self) -> usize {
         self.lines().len()
     }
@@ -69,7 +68,7 @@ impl LogWatch {
 
 impl Drop for LogWatch {
     fn drop(&mut self) {
-        self.shared.is_over.store(true, Ordering::Relaxed);
+        self.shared.is_stopped.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -78,12 +77,12 @@ impl Drop for LogWatch {
 
 fn watch(mut file: BufReader<File>, needle: &str, shared: &Shared) {
     let mut line = String::new();
-    while !shared.is_over.load(Ordering::Relaxed) {
+    while !shared.is_stopped.load(Ordering::Relaxed) {
         match file.read_line(&mut line) {
             Ok(bytes) if bytes > 0 => {}
-            _ => std::thread::sleep(PAUSE),
+            _ => std::thread::sleep(POLL_INTERVAL),
         }
-        // What nginx has written only half stays for the next look.
+        // A partly written line stays in the buffer until its rest can be read.
         if !line.ends_with('\n') {
             continue;
         }

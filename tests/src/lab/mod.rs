@@ -1,8 +1,9 @@
-//! The lab: Shield's whole story between disposable machines, told with its times.
+//! The lab: a demonstration of Shield on disposable machines, with measured times.
 //!
-//! [`world`] is the machines, [`story`] what happens on them, [`kernel`] and [`log`] watch with millisecond resolution what the
-//! story claims, [`report`] is what was measured, [`narrator`] how it is told. `cargo xtask lab` and the test of the
-//! same name run the very same story.
+//! [`world`] creates the machines, and [`story`] runs the steps on them. [`kernel`] and [`log`] observe the effects from
+//! outside the agent with a resolution of milliseconds, so that the times do not depend on what the agent reports.
+//! [`report`] holds the measurements, and [`narrator`] prints the steps. `cargo xtask lab` and the test of the same name run
+//! the same story.
 
 pub mod history;
 pub mod kernel;

@@ -1,17 +1,16 @@
-//! Tells the story to a person: one line a fact, with its time; colours only on a terminal.
+//! Prints the story for a person: one line per step, with its time; colours only on a terminal.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
 
-/// Where the story goes.
+/// Prints the steps to one output stream.
 pub struct Narrator {
     out: Box<dyn Write + Send>,
     style: Style,
     started: Instant,
 }
 
-/// How it looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
     Coloured,
@@ -25,12 +24,12 @@ const DIM: &str = "\u{1b}[2m";
 const RESET: &str = "\u{1b}[0m";
 
 impl Narrator {
-    /// Tells it on standard output.
+    /// Prints to standard output.
     pub fn to_stdout() -> Self {
         Self::new(Box::new(io::stdout()), io::stdout().is_terminal())
     }
 
-    /// Tells it on standard error: standard output is for the JSON then.
+    /// Prints to standard error, which leaves standard output to the JSON report.
     pub fn to_stderr() -> Self {
         Self::new(Box::new(io::stderr()), io::stderr().is_terminal())
     }
@@ -42,33 +41,33 @@ impl Narrator {
         Self { out, style, started: Instant::now() }
     }
 
-    /// A heading between two parts of the story.
-    pub fn chapter(&mut self, title: &str) {
+    /// Prints the heading of a part of the story.
+    pub fn heading(&mut self, title: &str) {
         let title = self.paint(BOLD, title);
         self.line(&format!("\n{title}"));
     }
 
-    /// A step that has happened, with the time since the beginning.
-    pub fn happened(&mut self, what: impl Display) {
+    /// Prints a successful step with the time since the start.
+    pub fn step(&mut self, what: impl Display) {
         let mark = self.paint(GREEN, "✓");
         let at = self.clock();
         self.line(&format!("{mark} {at}  {what}"));
     }
 
-    /// A step that has happened so long after the last moment that matters.
-    pub fn happened_after(&mut self, after: Duration, what: impl Display) {
+    /// Prints a successful step with its time after the offending log line.
+    pub fn step_after(&mut self, after: Duration, what: impl Display) {
         let mark = self.paint(GREEN, "✓");
         let after = self.paint(BOLD, &format!("{:>8}", format!("+{}", milliseconds(after))));
         self.line(&format!("{mark} {after}  {what}"));
     }
 
-    /// Something to know, without a mark.
+    /// Prints further information, without a mark.
     pub fn note(&mut self, what: impl Display) {
         let what = self.paint(DIM, &what.to_string());
         self.line(&format!("            {what}"));
     }
 
-    /// The step that did not happen.
+    /// Prints the step that failed.
     pub fn failed(&mut self, what: impl Display) {
         let mark = self.paint(RED, "✗");
         let at = self.clock();
@@ -87,7 +86,7 @@ impl Narrator {
     }
 
     fn line(&mut self, text: &str) {
-        // Whoever closed the pipe does not want to hear the rest; the lab goes on to clean up.
+        // The output may be a closed pipe. The lab must go on nevertheless, in order to clean up.
         let _ = writeln!(self.out, "{text}");
         let _ = self.out.flush();
     }
@@ -122,9 +121,9 @@ mod tests {
     fn away_from_a_terminal_there_are_no_colours_and_times_line_up() {
         let heard = Shared::default();
         let mut narrator = Narrator::new(Box::new(heard.clone()), false);
-        narrator.chapter("The attack");
-        narrator.happened_after(Duration::from_micros(3_210), "verdict");
-        narrator.happened_after(Duration::from_millis(42), "rule");
+        narrator.heading("The attack");
+        narrator.step_after(Duration::from_micros(3_210), "verdict");
+        narrator.step_after(Duration::from_millis(42), "rule");
         narrator.note("why");
         let text = String::from_utf8(heard.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text, "\nThe attack\n✓  +3.2 ms  verdict\n✓   +42 ms  rule\n            why\n");

@@ -1,100 +1,100 @@
-//! What the lab measured: one JSON object.
+//! The lab's measurements, printed as one JSON object.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::traffic::{Outcome, Sample, latency_quantile, lost};
+use crate::traffic::{Outcome, Sample, count_lost, latency_quantile};
 
-/// Everything. `None` is what was not reached.
+/// All measurements. `None` stands for steps that were not reached.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
-    /// Whether every step happened.
+    /// All steps succeeded.
     pub ok: bool,
-    /// The step that did not, and why.
+    /// The step that failed, and its error.
     pub failed: Option<String>,
-    /// From the first machine to the last proof, in seconds.
+    /// From the first machine to the last check, in seconds.
     pub took_secs: f64,
-    /// Past log lines that the agent learned from.
+    /// Lines of the history, from which the agent learns its baseline.
     pub history_lines: usize,
-    /// How XDP is attached.
+    /// The state of the XDP enforcer.
     pub xdp: Option<String>,
-    /// How iptables is set up.
+    /// The state of the iptables enforcer.
     pub iptables: Option<String>,
     /// The first ban.
     pub first_ban: Option<BanReport>,
-    /// What became of the attacker while banned.
+    /// The attacker's requests during its ban.
     pub attacker_during_ban: Option<Answers>,
-    /// The visitors before the attack.
+    /// The visitors' requests before the attack.
     pub bystanders_before: Option<Answers>,
-    /// The visitors from the attack's beginning to the ban's end.
+    /// The visitors' requests from the start of the attack to the end of the ban.
     pub bystanders_during: Option<Answers>,
     /// The first ban's end.
     pub expiry: Option<Expiry>,
     /// The second ban.
     pub second_ban: Option<BanReport>,
-    /// What was left on this machine at the end. Empty when all is well.
+    /// Leftovers on this machine at the end; empty after a clean run.
     pub residue: Vec<String>,
 }
 
-/// One ban, all times in seconds after the lab saw the offending line in the log. It looks every millisecond, so a time can
-/// be slightly negative: the agent was quicker than the lab's own look.
+/// A ban. Times are in seconds after the lab saw the offending line in the log. The lab polls the log every millisecond, so
+/// a time is slightly negative if the agent was faster.
 #[derive(Debug, Clone, Serialize)]
 pub struct BanReport {
-    /// Which line of the attacker (counted from this attack's first) was one too many.
+    /// The number of the line that triggered the ban, counted from this attack's first line.
     pub offending_line: usize,
     /// That line, as nginx wrote it.
     pub line: String,
-    /// From the attack's first line in the log to the offending one: what the detector needed to be sure.
+    /// From the attack's first line in the log to the offending one.
     pub detected_after_secs: f64,
-    /// Until the agent's verdict (its clock has milliseconds).
+    /// Until the agent's verdict, which has a resolution of a millisecond.
     pub verdict_secs: f64,
-    /// Until the rule stood in `iptables -S SHIELD`, the asking included.
+    /// Until `iptables -S SHIELD` listed the rule, its own run time included.
     pub iptables_secs: f64,
     /// Until the entry was in the XDP map.
     pub xdp_secs: f64,
-    /// Until both.
+    /// Until both enforcers dropped the client.
     pub ban_secs: f64,
-    /// Which rule fired.
+    /// The detection rule that fired.
     pub rule: String,
-    /// Its numbers.
+    /// The rule's measured value and threshold.
     pub condition: String,
-    /// Which offence of the client.
+    /// The number of the client's offence.
     pub offence: u32,
-    /// How long it is to last.
+    /// The ban's duration.
     pub term_secs: f64,
 }
 
-/// What came of many requests.
+/// A summary of many requests.
 #[derive(Debug, Clone, Serialize)]
 pub struct Answers {
-    /// Requests made.
+    /// All requests.
     pub requests: usize,
-    /// Of them answered.
+    /// Requests with an answer.
     pub answered: usize,
-    /// Of them without any answer.
+    /// Requests without an answer.
     pub lost: usize,
-    /// Half of the answers took at most so long, in milliseconds.
+    /// Median latency of the answers.
     pub p50_ms: Option<f64>,
-    /// 99 % of the answers took at most so long, in milliseconds.
+    /// 99th percentile of the latency of the answers.
     pub p99_ms: Option<f64>,
 }
 
-/// The end of the first ban, in seconds after the end that the agent had announced (negative: earlier).
+/// The end of the first ban. Times are in seconds after the end that the agent had announced; negative ones are earlier.
 #[derive(Debug, Clone, Serialize)]
 pub struct Expiry {
     /// Until the rule was gone.
     pub iptables_secs: f64,
     /// Until the map's entry was gone.
     pub xdp_secs: f64,
-    /// Until the attacker got an answer again.
+    /// Until a request of the attacker was answered.
     pub served_again_secs: f64,
 }
 
 impl Answers {
-    /// Of these samples.
+    /// Summarises these samples.
     pub fn of(samples: &[Sample]) -> Self {
-        let lost = lost(samples);
+        let lost = count_lost(samples);
         let ms = |share| latency_quantile(samples, share).map(|took: Duration| took.as_secs_f64() * 1e3);
         Self {
             requests: samples.len(),
@@ -105,8 +105,8 @@ impl Answers {
         }
     }
 
-    /// For the story.
-    pub fn in_words(&self) -> String {
+    /// The line that the story prints.
+    pub fn summary(&self) -> String {
         let Self { requests, answered, lost, .. } = self;
         let latency = match (self.p50_ms, self.p99_ms) {
             (Some(p50), Some(p99)) => format!(", p50 {p50:.1} ms, p99 {p99:.1} ms"),
@@ -116,7 +116,7 @@ impl Answers {
     }
 }
 
-/// Whether every one of these was an answer with status 200.
+/// Returns whether every request was answered with status 200.
 pub fn all_served(samples: &[Sample]) -> bool {
     samples.iter().all(|sample| matches!(sample.outcome, Outcome::Answered(200, _)))
 }

@@ -1,5 +1,4 @@
-//! What happens in the lab, step by step. Each step either happens, and is told with its time, or ends the story with an
-//! error that names it.
+//! The lab's steps. Each step either succeeds and is printed with its time, or ends the story with an error that names it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,7 +8,7 @@ use shield_agent::test_support::api::types::{Ban, BanPage, PartStateName, Status
 
 use crate::agent::Agent;
 use crate::lab::history;
-use crate::lab::kernel::{BothAt, Wanted, iptables_rule, wait_for_both};
+use crate::lab::kernel::{SeenAt, Wanted, iptables_rule, wait_for_both};
 use crate::lab::log::LogWatch;
 use crate::lab::narrator::Narrator;
 use crate::lab::report::{Answers, BanReport, Expiry, Report};
@@ -17,47 +16,45 @@ use crate::lab::world::{Attack, SERVER_INTERFACE, VISITOR_PAUSE, World};
 use crate::traffic::{Outcome, Requester, Sample};
 use crate::{relay, residue, wait};
 
-/// The terms of the first and the second offence, in seconds. The only settings of the lab, beside paths, that an
-/// operator would not have: 10 and 30 minutes are too long to watch.
+/// The ban durations of the first and the second offence, in seconds. Beside paths these are the only settings that differ
+/// from an operator's: the defaults of 10 and 30 minutes are too long to watch.
 const TERMS_SECS: [u64; 2] = [8, 16];
-/// The very first packets between machines that have just been made find no neighbour entries yet, and a lost SYN costs a
-/// second: that is not the latency that the attack's is compared with.
-const FIRST_VISITS: Duration = Duration::from_millis(1_500);
-/// Ordinary traffic before the attack, as measured.
-const CALM: Duration = Duration::from_secs(6);
-/// How long the attacker goes on into the ban. It gives up well before the end: a flood that still comes at its end
-/// extends a ban, which is another story.
-const ATTACK_GOES_ON: Duration = Duration::from_secs(3);
-/// How long an enforcer may take to be set up.
-const TIME_TO_SET_UP: Duration = Duration::from_secs(20);
-/// How long the detector may take to be sure of a flood.
-const TIME_TO_DETECT: Duration = Duration::from_secs(20);
-/// How long after its end a ban may still be in a kernel.
-const TIME_TO_FORGET: Duration = Duration::from_secs(5);
-/// A flood of 200 requests a second.
+/// Warm-up that is not measured: the first packets between new machines find no neighbour entries, and a lost SYN costs a
+/// second. That would distort the latency that the attack's is compared with.
+const LINK_WARM_UP: Duration = Duration::from_millis(1_500);
+/// Measured ordinary traffic before the attack.
+const CALM_PERIOD: Duration = Duration::from_secs(6);
+/// Duration of the attack after the ban. It stops well before the ban ends, because a flood that goes on extends the ban,
+/// which the lab does not show.
+const ATTACK_DURING_BAN: Duration = Duration::from_secs(3);
+const SET_UP_TIMEOUT: Duration = Duration::from_secs(20);
+const DETECTION_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time limit for the lift after a ban's end.
+const LIFT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A flood of 200 requests per second.
 const FLOOD: Attack = Attack {
     paths: &["/search?q=a", "/search?q=b", "/search?q=c"],
     threads: 8,
     pause: Duration::from_millis(40),
     timeout: Duration::from_secs(1),
 };
-/// Where the page listens inside the server.
+/// The page's address inside the server's namespace.
 const PAGE: &str = "127.0.0.1:8080";
 
-/// How the story ends.
+/// The ending of the story.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Everything is taken down, and the proof is given that nothing is left.
+    /// Cleans up and checks that nothing is left.
     CleanUp,
-    /// Everything stays until somebody interrupts; then as above.
+    /// Keeps everything running until an interruption, then cleans up.
     Keep,
 }
 
-/// Tells the story. What was measured comes back whether or not every step happened.
-pub fn tell(narrator: &mut Narrator, ending: Ending) -> Report {
+/// Runs the story and returns the measurements, up to the failed step if there is one.
+pub fn run(narrator: &mut Narrator, ending: Ending) -> Report {
     let started = Instant::now();
     let mut report = Report::default();
-    match tell_all(narrator, ending, &mut report) {
+    match run_steps(narrator, ending, &mut report) {
         Ok(()) => report.ok = true,
         Err(error) => {
             narrator.failed(format_args!("{error:#}"));
@@ -68,25 +65,25 @@ pub fn tell(narrator: &mut Narrator, ending: Ending) -> Report {
     report
 }
 
-fn tell_all(narrator: &mut Narrator, ending: Ending, report: &mut Report) -> Result<()> {
-    let before = residue::network_state().context("step \"look at this machine's own network\"")?;
-    let world = World::create().context("step \"make the machines\"")?;
+fn run_steps(narrator: &mut Narrator, ending: Ending, report: &mut Report) -> Result<()> {
+    let before = residue::network_state().context("could not list this machine's own network")?;
+    let world = World::create().context("could not create the machines")?;
     let mut scene = Scene::open(narrator, report, world)?;
     scene.calm_traffic()?;
     let attack_at = Instant::now();
     let first = scene.attack_until_banned(1)?;
-    scene.attack_goes_on_in_vain(&first)?;
-    scene.ban_ends(&first, attack_at)?;
+    scene.check_dropped_requests(&first)?;
+    scene.wait_for_expiry(&first, attack_at)?;
     let second = scene.attack_until_banned(2)?;
     drop(second.attack);
     if ending == Ending::Keep {
-        scene.stay();
+        scene.wait_for_interrupt();
     }
     scene.take_down()?;
-    prove_nothing_is_left(narrator, report, &before)
+    check_residue(narrator, report, &before)
 }
 
-/// The machines with everything running on them, and the one who tells about it.
+/// The machines with everything that runs on them, and the narrator.
 struct Scene<'a> {
     narrator: &'a mut Narrator,
     report: &'a mut Report,
@@ -97,15 +94,15 @@ struct Scene<'a> {
     clocks: Clocks,
     /// The attacker's lines.
     log: LogWatch,
-    /// How many there were when its last ban ended.
+    /// Their number at the end of the attacker's last ban.
     lines_at_last_end: usize,
 }
 
-/// One ban and the attack it answers.
-struct Attacked {
+/// A running attack and the ban that it triggered.
+struct BannedAttack {
     attack: Requester,
     ban: Ban,
-    in_kernel: BothAt,
+    in_kernel: SeenAt,
 }
 
 impl<'a> Scene<'a> {
@@ -115,7 +112,7 @@ impl<'a> Scene<'a> {
         let per_sec = 1.0 / VISITOR_PAUSE.as_secs_f64();
         let past = history::lines(&clients, per_sec, unix_secs(SystemTime::now()));
         report.history_lines = past.lines().count();
-        std::fs::write(world.access_log(), past).context("wrote the server's past log")?;
+        std::fs::write(world.access_log(), past).context("could not write the server's history")?;
         let config = format!(
             "[ban]\nterms = [\"{}s\", \"{}s\"]\n\n[xdp]\npin_dir = {:?}\n\n[page]\nlisten = \"{PAGE}\"\n",
             TERMS_SECS[0],
@@ -123,31 +120,31 @@ impl<'a> Scene<'a> {
             world.home.pins(),
         );
         world.home.configure(world.access_log(), "catch_up = \"40m\"\n", &config)?;
-        let agent = Agent::start(&world.server, &world.home, &[]).context("step \"the agent starts\"")?;
+        let agent = Agent::start(&world.server, &world.home, &[]).context("could not start the agent")?;
         let page = relay::to_namespace(&world.server, PAGE.parse().expect("an address"))?;
         let log = LogWatch::start(world.access_log(), world.attacker_address())?;
         let clocks = Clocks::read();
         let visits = Vec::new();
         let mut scene =
             Self { narrator, report, agent, visits, page, world, clocks, log, lines_at_last_end: 0 };
-        scene.agent_is_ready().context("step \"the agent learns and is ready\"")?;
+        scene.wait_for_agent().context("could not get the agent ready")?;
         Ok(scene)
     }
 
-    fn agent_is_ready(&mut self) -> Result<()> {
+    fn wait_for_agent(&mut self) -> Result<()> {
         let lines = self.report.history_lines as u64;
-        let status = wait::until("the past log to be read", TIME_TO_DETECT, || {
+        let status = wait::until("the agent to read the history", DETECTION_TIMEOUT, || {
             let status = self.status()?;
             Ok((status.totals.requests >= lines).then_some(status))
         })?;
-        self.narrator.happened(format_args!(
-            "The agent has learned from {lines} lines of the last {} minutes: {:.1} requests/s, as a rule",
+        self.narrator.step(format_args!(
+            "The agent has read {lines} lines of the last {} minutes: baseline {:.1} requests/s",
             history::SECS / 60,
             status.baseline.mean
         ));
         for part in ["xdp", "iptables"] {
-            let text = self.part_is_active(part)?;
-            self.narrator.happened(format_args!("{part}: {text}"));
+            let text = self.wait_for_part(part)?;
+            self.narrator.step(format_args!("{part}: {text}"));
             match part {
                 "xdp" => self.report.xdp = Some(text),
                 _ => self.report.iptables = Some(text),
@@ -157,9 +154,9 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    /// Waits until this part works as configured, and returns how.
-    fn part_is_active(&self, part: &str) -> Result<String> {
-        let found = wait::until(&format!("{part} to be set up"), TIME_TO_SET_UP, || {
+    /// Waits until this enforcer is active, and returns its description.
+    fn wait_for_part(&self, part: &str) -> Result<String> {
+        let found = wait::until(&format!("{part} to be set up"), SET_UP_TIMEOUT, || {
             let found = self.status()?.parts.into_iter().find(|found| found.part == part);
             Ok(found.filter(|found| found.state != PartStateName::Waiting))
         })?;
@@ -168,61 +165,60 @@ impl<'a> Scene<'a> {
     }
 
     fn calm_traffic(&mut self) -> Result<()> {
-        self.narrator.chapter("Ordinary traffic");
+        self.narrator.heading("Ordinary traffic");
         self.visits = self.world.start_visits();
-        wait::pass(FIRST_VISITS)?;
+        wait::sleep(LINK_WARM_UP)?;
         let settled = Instant::now();
-        wait::pass(CALM)?;
+        wait::sleep(CALM_PERIOD)?;
         let before = Answers::of(&self.samples(|sample| sample.at >= settled));
-        self.narrator.happened(format_args!("{} visitors: {}", self.visits.len(), before.in_words()));
-        ensure!(before.lost == 0, "step \"ordinary traffic is served\": {} requests were lost", before.lost);
+        self.narrator.step(format_args!("{} visitors: {}", self.visits.len(), before.summary()));
+        ensure!(before.lost == 0, "{} requests were lost in ordinary traffic", before.lost);
         let bans = self.bans()?;
-        ensure!(bans.is_empty(), "step \"ordinary traffic bans nobody\": {:?} is banned", bans[0].client);
+        ensure!(bans.is_empty(), "{:?} was banned in ordinary traffic", bans[0].client);
         self.report.bystanders_before = Some(before);
         Ok(())
     }
 
-    fn attack_until_banned(&mut self, offence: u32) -> Result<Attacked> {
+    fn attack_until_banned(&mut self, offence: u32) -> Result<BannedAttack> {
         let attacker = self.world.attacker_address();
-        self.narrator.chapter(if offence == 1 { "The attack" } else { "The second attack" });
+        self.narrator.heading(if offence == 1 { "The attack" } else { "The second attack" });
         let lines_before = self.log.count();
         let attack = self.world.start_attack(FLOOD);
         let rate = FLOOD.threads as f64 / FLOOD.pause.as_secs_f64();
-        self.narrator.happened(format_args!("mallory ({attacker}) asks {rate:.0} times a second"));
+        self.narrator.step(format_args!("mallory ({attacker}) sends {rate:.0} requests/s"));
         let (server, pins) = (&self.world.server, self.world.home.pins());
-        let in_kernel = wait_for_both(server, &pins, attacker, Wanted::Dropped, TIME_TO_DETECT)
+        let in_kernel = wait_for_both(server, &pins, attacker, Wanted::Dropped, DETECTION_TIMEOUT)
             .with_context(|| {
                 format!(
-                    "step \"ban {offence} is in both places\"; the agent's log:\n{}",
+                    "could not find ban {offence} in both enforcers; the agent's log:\n{}",
                     self.world.home.log()
                 )
             })?;
-        let ban = self.the_one_ban()?;
-        ensure!(
-            ban.offence == offence,
-            "step \"offence {offence} is counted\": it is number {}",
-            ban.offence
-        );
+        let ban = self.only_ban()?;
+        ensure!(ban.offence == offence, "the agent counted offence {}, not {offence}", ban.offence);
         let ban_report = self.measure(&ban, in_kernel, lines_before)?;
-        self.tell_ban(&ban, &ban_report)?;
+        self.narrate_ban(&ban, &ban_report)?;
         match offence {
             1 => self.report.first_ban = Some(ban_report),
             _ => self.report.second_ban = Some(ban_report),
         }
-        Ok(Attacked { attack, ban, in_kernel })
+        Ok(BannedAttack { attack, ban, in_kernel })
     }
 
-    fn measure(&self, ban: &Ban, in_kernel: BothAt, lines_before: usize) -> Result<BanReport> {
-        let evidence = ban.evidence.as_deref().context("the ban carries no evidence")?;
-        // A ban clears the client's window: the evidence counts the attacker's lines since the last one ended.
+    fn measure(&self, ban: &Ban, in_kernel: SeenAt, lines_before: usize) -> Result<BanReport> {
+        let evidence = ban.evidence.as_deref().context("could not find the ban's evidence")?;
+        // A ban clears the client's window, so the evidence counts the attacker's lines since the last ban ended.
         let offending_line = self.lines_at_last_end + evidence.requests as usize;
-        let first = self.log.nth(lines_before + 1).context("the attack left no line in the log")?.at;
-        let offending = self.log.nth(offending_line).context("the offending line is not in the log")?;
+        let first =
+            self.log.nth(lines_before + 1).context("could not find the attack's first line in the log")?.at;
+        let offending =
+            self.log.nth(offending_line).context("could not find the offending line in the log")?;
         let written = offending.at;
         let after = |moment: Instant| signed_secs(moment, written);
         let expected = TERMS_SECS[(ban.offence as usize - 1).min(TERMS_SECS.len() - 1)] as f64;
-        let term_secs = ban.ends_ms.context("the ban has no end")?.saturating_sub(ban.since_ms) as f64 / 1e3;
-        ensure!((term_secs - expected).abs() < 1.0, "step \"the term is {expected} s\": it is {term_secs} s");
+        let ends_ms = ban.ends_ms.context("could not find the ban's end")?;
+        let term_secs = ends_ms.saturating_sub(ban.since_ms) as f64 / 1e3;
+        ensure!((term_secs - expected).abs() < 1.0, "the ban lasts {term_secs} s, not {expected} s");
         Ok(BanReport {
             offending_line: offending_line - lines_before,
             line: offending.text,
@@ -238,120 +234,111 @@ impl<'a> Scene<'a> {
         })
     }
 
-    fn tell_ban(&mut self, ban: &Ban, measured: &BanReport) -> Result<()> {
+    fn narrate_ban(&mut self, ban: &Ban, measured: &BanReport) -> Result<()> {
         let attacker = self.world.attacker_address();
-        let rule = iptables_rule(&self.world.server, attacker)?.context("the rule is gone again")?;
+        let rule = iptables_rule(&self.world.server, attacker)?.context("could not find the rule again")?;
         let narrator = &mut *self.narrator;
-        narrator.happened(format_args!(
-            "after {:.2} s its line no. {} is in the log, one too many",
+        narrator.step(format_args!(
+            "after {:.2} s the log has line {} of the attack, which triggers the ban",
             measured.detected_after_secs, measured.offending_line
         ));
         narrator.note(&measured.line);
         let after = |secs: f64| Duration::from_secs_f64(secs.max(0.0));
-        narrator.happened_after(
+        narrator.step_after(
             after(measured.verdict_secs),
             format_args!(
                 "verdict: {} ({}), offence {}, {:.0} s",
                 ban.rule, measured.condition, ban.offence, measured.term_secs
             ),
         );
-        narrator.happened_after(
+        narrator.step_after(
             after(measured.xdp_secs),
             format_args!("XDP map BANS_V4 on {SERVER_INTERFACE} has {attacker}"),
         );
-        narrator.happened_after(after(measured.iptables_secs), format_args!("iptables -S SHIELD has {rule}"));
+        narrator.step_after(after(measured.iptables_secs), format_args!("iptables -S SHIELD has {rule}"));
         Ok(())
     }
 
-    fn attack_goes_on_in_vain(&mut self, attacked: &Attacked) -> Result<()> {
-        wait::pass(ATTACK_GOES_ON)?;
+    fn check_dropped_requests(&mut self, attacked: &BannedAttack) -> Result<()> {
+        wait::sleep(ATTACK_DURING_BAN)?;
         let banned_at = attacked.in_kernel.iptables.max(attacked.in_kernel.xdp);
         let samples = attacked.attack.samples();
         let during: Vec<Sample> = samples.into_iter().filter(|sample| sample.at > banned_at).collect();
         let answered = during.iter().filter(|sample| sample.outcome != Outcome::TimedOut).count();
-        ensure!(!during.is_empty(), "step \"the attacker's requests time out\": it made none");
-        ensure!(
-            answered == 0,
-            "step \"the attacker's requests time out\": {answered} of {} did not",
-            during.len()
-        );
-        self.narrator.happened(format_args!(
+        ensure!(!during.is_empty(), "the attacker sent no request during its ban");
+        ensure!(answered == 0, "{answered} of {} requests during the ban did not time out", during.len());
+        self.narrator.step(format_args!(
             "mallory's next {} requests all timed out{}",
             during.len(),
-            self.dropped_in_words()?
+            self.dropped_summary()?
         ));
         self.report.attacker_during_ban = Some(Answers::of(&during));
         Ok(())
     }
 
-    fn dropped_in_words(&self) -> Result<String> {
-        let dropped = self.the_one_ban()?.dropped;
+    fn dropped_summary(&self) -> Result<String> {
+        let dropped = self.only_ban()?.dropped;
         Ok(dropped
             .map(|dropped| format!("; {} of its packets were dropped", dropped.packets))
             .unwrap_or_default())
     }
 
-    fn ban_ends(&mut self, attacked: &Attacked, attack_at: Instant) -> Result<()> {
-        self.narrator.chapter("The ban ends");
+    fn wait_for_expiry(&mut self, attacked: &BannedAttack, attack_at: Instant) -> Result<()> {
+        self.narrator.heading("The ban ends");
         let attacker = self.world.attacker_address();
-        let end = self.clocks.instant_of(attacked.ban.ends_ms.context("the ban has no end")?);
-        let patience = end.saturating_duration_since(Instant::now()) + TIME_TO_FORGET;
+        let end = self.clocks.instant_of(attacked.ban.ends_ms.context("could not find the ban's end")?);
+        let patience = end.saturating_duration_since(Instant::now()) + LIFT_TIMEOUT;
         let gone =
-            wait_for_both(&self.world.server, &self.world.home.pins(), attacker, Wanted::Forgotten, patience)
-                .context("step \"the ban ends in both places\"")?;
+            wait_for_both(&self.world.server, &self.world.home.pins(), attacker, Wanted::Lifted, patience)
+                .context("could not see the ban end in both enforcers")?;
         self.lines_at_last_end = self.log.count();
-        let served = wait::until("an answer for the attacker", TIME_TO_FORGET, || {
-            Ok(self.world.attacker_asks(Duration::from_millis(300)).ok().map(|_| Instant::now()))
+        let served = wait::until("an answer for the attacker", LIFT_TIMEOUT, || {
+            Ok(self.world.attacker_request(Duration::from_millis(300)).ok().map(|_| Instant::now()))
         })
-        .context("step \"the attacker is served again\"")?;
+        .context("could not reach the server as the attacker after the ban")?;
         let after = |moment| signed_secs(moment, end);
         let expiry = Expiry {
             iptables_secs: after(gone.iptables),
             xdp_secs: after(gone.xdp),
             served_again_secs: after(served),
         };
-        self.narrator.happened(format_args!(
-            "seen gone from XDP {:+.2} s and from iptables {:+.2} s after its end; mallory is served again",
+        self.narrator.step(format_args!(
+            "gone from XDP {:+.2} s and from iptables {:+.2} s after its announced end; mallory is served again",
             expiry.xdp_secs, expiry.iptables_secs
         ));
         self.report.expiry = Some(expiry);
-        self.bystanders_were_undisturbed(attack_at)
+        self.check_bystanders(attack_at)
     }
 
-    fn bystanders_were_undisturbed(&mut self, attack_at: Instant) -> Result<()> {
+    fn check_bystanders(&mut self, attack_at: Instant) -> Result<()> {
         let during = Answers::of(&self.samples(|sample| sample.at >= attack_at));
-        self.narrator.happened(format_args!("everybody else, meanwhile: {}", during.in_words()));
-        ensure!(
-            during.lost == 0,
-            "step \"the others are undisturbed\": {} of their requests were lost",
-            during.lost
-        );
+        self.narrator.step(format_args!("all visitors since the attack began: {}", during.summary()));
+        ensure!(during.lost == 0, "{} requests of the visitors were lost during attack and ban", during.lost);
         self.report.bystanders_during = Some(during);
         Ok(())
     }
 
-    fn stay(&mut self) {
-        self.narrator.chapter("Staying, as asked (--keep)");
+    fn wait_for_interrupt(&mut self) {
+        self.narrator.heading("Kept running (--keep)");
         self.narrator.note(format_args!("page:    http://{}/", self.page));
         self.narrator.note(format_args!("server:  ip netns exec {} bash", self.world.server.name()));
         self.narrator.note(format_args!("socket:  {}", self.world.home.socket().display()));
-        self.narrator.note("Ctrl-C takes everything down");
+        self.narrator.note("Ctrl-C ends and deletes everything");
         let forever = Duration::from_secs(u64::from(u32::MAX));
-        let _ = wait::pass(forever);
+        let _ = wait::sleep(forever);
         wait::resume();
     }
 
     fn take_down(mut self) -> Result<()> {
-        self.narrator.chapter("Taking it down");
+        self.narrator.heading("Clean-up");
         self.visits.clear();
         self.agent.stop().with_context(|| {
-            format!("step \"the agent ends on SIGTERM\"; its log:\n{}", self.world.home.log())
+            format!("could not stop the agent with SIGTERM; its log:\n{}", self.world.home.log())
         })?;
-        self.world.home.command(&self.world.server, &["cleanup"]).context("step \"cleanup\"")?;
+        self.world.home.command(&self.world.server, &["cleanup"]).context("could not clean up")?;
         let left = residue::of_shield(&self.world.server, &self.world.home.pins())?;
-        ensure!(left.is_empty(), "step \"cleanup leaves nothing in the kernel\": {}", left.join("; "));
-        self.narrator
-            .happened("`shield-agent cleanup`: no chain, no rule, no set, no program, no pin is left");
+        ensure!(left.is_empty(), "`shield-agent cleanup` left something behind: {}", left.join("; "));
+        self.narrator.step("`shield-agent cleanup`: no chain, no rule, no set, no program, no pin is left");
         Ok(())
     }
 
@@ -359,50 +346,50 @@ impl<'a> Scene<'a> {
         self.visits.iter().flat_map(|(_, visit)| visit.samples()).filter(|sample| wanted(sample)).collect()
     }
 
-    fn the_one_ban(&self) -> Result<Ban> {
+    fn only_ban(&self) -> Result<Ban> {
         let mut bans = self.bans()?;
         let attacker = self.world.attacker_address().to_string();
         let Some(ban) = bans.pop() else { bail!("the agent lists no ban") };
-        ensure!(bans.is_empty(), "step \"only the attacker is banned\": so is {:?}", bans[0].client);
-        ensure!(ban.client.to_string() == attacker, "step \"the attacker is banned\": {} is", ban.client);
+        ensure!(bans.is_empty(), "a second client is banned: {:?}", bans[0].client);
+        ensure!(ban.client.to_string() == attacker, "{} is banned instead of the attacker", ban.client);
         Ok(ban)
     }
 
     fn bans(&self) -> Result<Vec<Ban>> {
         let page = self.world.home.json(&self.world.server, &["bans"])?;
-        let page: BanPage = serde_json::from_value(page).context("read the list of bans")?;
+        let page: BanPage = serde_json::from_value(page).context("could not parse the list of bans")?;
         Ok(page.bans)
     }
 
     fn status(&self) -> Result<Status> {
         let status = self.world.home.json(&self.world.server, &["status"])?;
-        serde_json::from_value(status).context("read the agent's status")
+        serde_json::from_value(status).context("could not parse the agent's status")
     }
 }
 
 fn introduce(narrator: &mut Narrator, world: &World) {
-    narrator.chapter("The machines (network namespaces, deleted at the end)");
-    narrator.happened("server   192.0.2.80 and 2001:db8:80::80, with nginx and shield-agent");
+    narrator.heading("The machines (network namespaces, deleted at the end)");
+    narrator.step("server   192.0.2.80 and 2001:db8:80::80, with nginx and shield-agent");
     let visitors: Vec<String> =
         world.visitors().iter().map(|(name, address)| format!("{name} {address}")).collect();
-    narrator.happened(format_args!("visitors {}", visitors.join(", ")));
-    narrator.happened(format_args!("attacker mallory {}", world.attacker_address()));
+    narrator.step(format_args!("visitors {}", visitors.join(", ")));
+    narrator.step(format_args!("attacker mallory {}", world.attacker_address()));
 }
 
-fn prove_nothing_is_left(narrator: &mut Narrator, report: &mut Report, before: &[String]) -> Result<()> {
+fn check_residue(narrator: &mut Narrator, report: &mut Report, before: &[String]) -> Result<()> {
     report.residue = residue::of_process(std::process::id())?;
     let after = residue::network_state()?;
     report.residue.extend(after.iter().filter(|fact| !before.contains(fact)).cloned());
     report
         .residue
         .extend(before.iter().filter(|fact| !after.contains(fact)).map(|fact| format!("gone: {fact}")));
-    ensure!(report.residue.is_empty(), "step \"nothing is left\": {}", report.residue.join("; "));
-    narrator
-        .happened("no namespace is left, and this machine's own firewall and interfaces are as they were");
+    ensure!(report.residue.is_empty(), "this machine is not as it was: {}", report.residue.join("; "));
+    narrator.step("no namespace is left, and this machine's own firewall and interfaces are as they were");
     Ok(())
 }
 
-/// Both clocks at one moment, to compare what the agent writes (wall clock) with what is measured here.
+/// A simultaneous reading of both clocks: the agent reports wall-clock times, while the lab measures with the monotonic
+/// clock.
 #[derive(Debug, Clone, Copy)]
 struct Clocks {
     wall: SystemTime,

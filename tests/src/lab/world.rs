@@ -11,41 +11,41 @@ use crate::agent::Home;
 use crate::http::{Get, Response};
 use crate::netns::{End, Namespace, connect};
 use crate::nginx::Nginx;
-use crate::traffic::{Behaviour, Requester, VISIT};
+use crate::traffic::{Behaviour, Requester, VISITED_PATHS};
 
-/// Where the server listens, for either family.
+/// The server's addresses.
 const SERVER_V4: &str = "192.0.2.80";
 const SERVER_V6: &str = "2001:db8:80::80";
-/// The server's one interface, whose default route leads to the router.
+/// The server's only interface.
 pub const SERVER_INTERFACE: &str = "eth0";
-/// From one request of a visitor to the next.
+/// Time between the starts of two requests of a visitor.
 pub const VISITOR_PAUSE: Duration = Duration::from_millis(250);
-/// When a visitor gives an answer up for lost.
+/// A visitor counts a later answer as lost.
 const VISITOR_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Somebody's line to the router.
+/// A client's link to the router.
 #[derive(Debug, Clone, Copy)]
-struct Line {
+struct Uplink {
     name: &'static str,
     own: &'static str,
     router: &'static str,
     prefix: u8,
 }
 
-const VISITORS: &[Line] = &[
-    Line { name: "alice", own: "198.51.100.2", router: "198.51.100.1", prefix: 30 },
-    Line { name: "bob", own: "198.51.100.6", router: "198.51.100.5", prefix: 30 },
-    Line { name: "carol", own: "2001:db8:ca01::2", router: "2001:db8:ca01::1", prefix: 64 },
-    Line { name: "dave", own: "2001:db8:da7e::2", router: "2001:db8:da7e::1", prefix: 64 },
-    // The attacker's neighbour: one bit more banned than the attacker, and this one suffers.
-    Line { name: "erin", own: "203.0.113.70", router: "203.0.113.69", prefix: 30 },
+const VISITORS: &[Uplink] = &[
+    Uplink { name: "alice", own: "198.51.100.2", router: "198.51.100.1", prefix: 30 },
+    Uplink { name: "bob", own: "198.51.100.6", router: "198.51.100.5", prefix: 30 },
+    Uplink { name: "carol", own: "2001:db8:ca01::2", router: "2001:db8:ca01::1", prefix: 64 },
+    Uplink { name: "dave", own: "2001:db8:da7e::2", router: "2001:db8:da7e::1", prefix: 64 },
+    // The attacker's neighbour: a ban that covered more than the attacker's address would hit erin too.
+    Uplink { name: "erin", own: "203.0.113.70", router: "203.0.113.69", prefix: 30 },
 ];
-const ATTACKER: Line = Line { name: "mallory", own: "203.0.113.66", router: "203.0.113.65", prefix: 30 };
+const ATTACKER: Uplink = Uplink { name: "mallory", own: "203.0.113.66", router: "203.0.113.65", prefix: 30 };
 
-/// All machines, wired and serving. Dropping it deletes them.
+/// All machines, connected and with nginx running. Dropping it deletes them.
 #[derive(Debug)]
 pub struct World {
-    // Dropped first: what runs on the server, then the machines.
+    // Fields are dropped in order: nginx must end before its machine is deleted.
     nginx: Nginx,
     /// The agent's files.
     pub home: Home,
@@ -53,15 +53,15 @@ pub struct World {
     pub server: Arc<Namespace>,
     /// The attacker.
     pub attacker: Namespace,
-    visitors: Vec<(Line, Namespace)>,
+    visitors: Vec<(Uplink, Namespace)>,
     _router: Namespace,
 }
 
 impl World {
-    /// Makes the machines, wires them, and starts nginx on the server. The agent is not started.
+    /// Creates and connects the machines, and starts nginx on the server. The agent is not started.
     ///
     /// # Errors
-    /// Without root, and when a tool is missing.
+    /// Fails without root, or if a tool is missing.
     pub fn create() -> Result<Self> {
         let router = Namespace::create("router")?;
         router.enable_forwarding()?;
@@ -81,8 +81,10 @@ impl World {
         server.set_default_route("192.0.2.1".parse()?)?;
         server.set_default_route("2001:db8:80::1".parse()?)?;
         let attacker = ATTACKER.machine(&router)?;
-        let visitors =
-            VISITORS.iter().map(|line| Ok((*line, line.machine(&router)?))).collect::<Result<Vec<_>>>()?;
+        let visitors = VISITORS
+            .iter()
+            .map(|uplink| Ok((*uplink, uplink.machine(&router)?)))
+            .collect::<Result<Vec<_>>>()?;
         let home = Home::create()?;
         let nginx = Nginx::start(&server, &home.folder().join("nginx"))?;
         Ok(Self { nginx, home, server: Arc::new(server), attacker, visitors, _router: router })
@@ -98,28 +100,28 @@ impl World {
         ATTACKER.own.parse().expect("the lab's addresses are written right")
     }
 
-    /// Names and addresses of the visitors.
+    /// The names and addresses of the visitors.
     pub fn visitors(&self) -> Vec<(&'static str, IpAddr)> {
-        VISITORS.iter().map(|line| (line.name, line.address())).collect()
+        VISITORS.iter().map(|uplink| (uplink.name, uplink.address())).collect()
     }
 
-    /// Lets every visitor begin to browse.
+    /// Starts the requests of every visitor.
     pub fn start_visits(&self) -> Vec<(&'static str, Requester)> {
-        let start = |(line, machine): &(Line, Namespace)| {
+        let start = |(uplink, machine): &(Uplink, Namespace)| {
             let visit = Behaviour {
-                server: server_for(line.address()),
+                server: server_for(uplink.address()),
                 from: None,
-                paths: VISIT,
+                paths: VISITED_PATHS,
                 pause: VISITOR_PAUSE,
                 timeout: VISITOR_TIMEOUT,
                 threads: 1,
             };
-            (line.name, Requester::start(machine, visit))
+            (uplink.name, Requester::start(machine, visit))
         };
         self.visitors.iter().map(start).collect()
     }
 
-    /// Lets the attacker begin.
+    /// Starts the attack.
     pub fn start_attack(&self, attack: Attack) -> Requester {
         Requester::start(
             &self.attacker,
@@ -134,30 +136,30 @@ impl World {
         )
     }
 
-    /// One request of the attacker.
+    /// Sends one request from the attacker.
     ///
     /// # Errors
-    /// When no answer comes in time.
-    pub fn attacker_asks(&self, timeout: Duration) -> Result<Response> {
+    /// Fails if there is no answer in time.
+    pub fn attacker_request(&self, timeout: Duration) -> Result<Response> {
         let server = server_for(self.attacker_address());
         self.attacker.enter(|| Get { server, from: None, path: "/", timeout }.send())
     }
 }
 
-/// How the attacker attacks.
+/// The attacker's requests.
 #[derive(Debug, Clone, Copy)]
 pub struct Attack {
-    /// Asked for in turn.
+    /// Requested in turn.
     pub paths: &'static [&'static str],
-    /// Requests in parallel.
+    /// Parallel requests.
     pub threads: usize,
-    /// From one request of a thread to its next.
+    /// Time between the starts of two requests of a thread.
     pub pause: Duration,
-    /// When a thread gives up on an answer.
+    /// An answer that takes longer counts as lost.
     pub timeout: Duration,
 }
 
-impl Line {
+impl Uplink {
     fn address(self) -> IpAddr {
         self.own.parse().expect("the lab's addresses are written right")
     }
@@ -181,7 +183,7 @@ impl Line {
     }
 }
 
-/// The server's address of this client's family.
+/// The server's address in the client's address family.
 fn server_for(client: IpAddr) -> SocketAddr {
     let address = if client.is_ipv6() { SERVER_V6 } else { SERVER_V4 };
     SocketAddr::new(address.parse().expect("the lab's addresses are written right"), 80)
