@@ -1,10 +1,12 @@
-//! `cargo xtask bench api`: what 1,000 requests a second and 100 open event streams do to detection. A real agent in a
-//! namespace (a dry run: the API is asked, not the firewall) is given attacks, one client each, in rounds by turns in
-//! silence and under load. Detection latency is from the write of the offending lines to the moment of the engine's ban.
+//! `cargo xtask bench api`: the effect of 1,000 API requests per second and 100 open event streams on detection latency.
 //!
-//! That moment is told in whole milliseconds, and detection takes a fraction of one: the writes of a round are spread
-//! evenly over a millisecond, so that what is cut off averages out. A round's figure is its mean without the slowest
-//! twentieth (somebody else's burst of work), a case's is the median over its rounds, the verdict is their ratio.
+//! A real agent in a namespace (a dry run: the firewall plays no part) reads attacks of one client each, in rounds that
+//! alternate between idle and loaded. Detection latency is the time from the write of the offending lines to the engine's
+//! ban.
+//!
+//! The agent reports that time in whole milliseconds, while detection takes a fraction of one. So the writes of a round are
+//! spread evenly over a millisecond, and the truncation averages out. A round's result is its mean without the slowest
+//! twentieth (bursts of other processes), a case's result is the median of its rounds, and the final one is their ratio.
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's result")]
 
@@ -33,15 +35,15 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-/// Where the agent's page listens in its namespace.
+/// The page's address in the agent's namespace.
 const PAGE: &str = "127.0.0.1:8080";
 
-/// The load: connections kept alive, each with its share of the requests.
+/// The load: keep-alive connections, each with its share of the requests.
 const CONNECTIONS: u64 = 20;
 const REQUESTS_PER_SEC: u64 = 1_000;
 const STREAMS: usize = 100;
 
-/// How many requests of a hundred go where, as a page and a monitor would ask.
+/// The percentage of requests per path, modelled on a page and a monitoring system.
 const MIX: [(&str, u64); 5] = [
     ("/api/v1/status", 55),
     ("/api/v1/clients?n=10", 20),
@@ -50,34 +52,34 @@ const MIX: [(&str, u64); 5] = [
     ("/metrics", 5),
 ];
 
-/// Lines of one attack: more than the flood rule wants at once.
+/// Lines of one attack: more than the threshold of the flood rule.
 const LINES_PER_ATTACK: usize = 120;
 
-/// Seconds over which its lines' times are spread.
+/// Seconds over which the timestamps of an attack's lines are spread.
 const SECONDS_PER_ATTACK: usize = 4;
 
-/// How long to wait for one ban; far more than it takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for one ban; far more than it takes.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two attacks, with a prime so that no timer of the agent keeps step with it.
+/// Pause between two attacks; a prime, so that it does not stay in phase with a timer of the agent.
 const PAUSE: Duration = Duration::from_millis(37);
 
-/// How long load runs before the first attack under it.
+/// Duration of the load before the first attack under it.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// What the issue allows.
-const MOST_RATIO: f64 = 1.10;
+/// The highest accepted ratio of loaded to idle.
+const MAX_RATIO: f64 = 1.10;
 
-/// The slowest attacks of a round that are left out of its mean: one in so many.
-const LEFT_OUT: usize = 20;
+/// A round's mean leaves out the slowest attacks: one in this many.
+const OUTLIERS_IN: usize = 20;
 
-/// What `/proc/PID/stat` counts CPU time in, a second.
+/// The unit of CPU time in `/proc/PID/stat`.
 const TICKS_PER_SEC: f64 = 100.0;
 
 #[derive(Parser)]
-#[command(about = "What the API's load does to detection")]
+#[command(about = "The effect of load on the API on detection latency")]
 struct Arguments {
-    /// One JSON object a line instead of the table
+    /// Print one JSON object per line instead of the table
     #[arg(long)]
     json: bool,
     /// Attacks in a round
@@ -88,13 +90,13 @@ struct Arguments {
     rounds: u32,
 }
 
-/// One row of the result.
+/// A row of the result.
 #[derive(Debug, Serialize)]
 struct RowOut {
     case: &'static str,
     rounds: usize,
     attacks: usize,
-    /// The median over the rounds, with the quartiles beside it.
+    /// The median of the rounds, with the quartiles below.
     detect_ms: f64,
     detect_p25_ms: f64,
     detect_p75_ms: f64,
@@ -109,7 +111,6 @@ struct RowOut {
     streams: usize,
 }
 
-/// The comparison.
 #[derive(Debug, Serialize)]
 struct RatioOut {
     case: &'static str,
@@ -123,22 +124,22 @@ fn main() -> Result<()> {
     let namespace = Namespace::create("bench")?;
     let home = Home::create()?;
     let log = home.folder().join("access.log");
-    File::create(&log).context("made the log")?;
+    File::create(&log).context("could not create the log")?;
     let limits = "[ban]\nalways_allowed = 1000000\nmax_bans_per_minute = 1000000\n";
     home.configure(&log, "", &format!("[page]\nlisten = {PAGE:?}\n\n{limits}"))?;
     let agent = Agent::start(&namespace, &home, &["--dry-run"])?;
     let bench = Bench { log, socket: home.socket(), agent: agent.pid(), arguments };
-    // The load stands for other machines: its threads give way, the attacker's (this one) does not.
+    // The load stands for other machines, so its threads have a low priority; the attacker's (this one) has not.
     let measured = namespace.enter(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .on_thread_start(give_way)
             .enable_all()
             .build();
-        runtime.context("made a runtime")?.block_on(bench.run())
+        runtime.context("could not create a runtime")?.block_on(bench.run())
     });
     let stopped = agent.stop()?;
-    ensure!(stopped.success(), "the agent ended badly:\n{}", home.log());
+    ensure!(stopped.success(), "the agent ended with an error:\n{}", home.log());
     print(&measured?, bench.arguments.json)
 }
 
@@ -156,7 +157,7 @@ struct Latency {
     announce: f64,
 }
 
-/// What a case measured.
+/// The measurements of a case.
 #[derive(Debug, Default)]
 struct Case {
     rounds: Vec<Vec<Latency>>,
@@ -168,13 +169,13 @@ struct Case {
 }
 
 impl Bench {
-    /// Idle and loaded by turns, so that what else the machine does hits both alike.
+    /// Alternates between idle and loaded rounds, so that other activity on the machine affects both alike.
     async fn run(&self) -> Result<[Case; 2]> {
         let client = AgentClient::new(Endpoint::Unix(self.socket.clone()));
-        let mut events = client.events(None).await.context("opened the event stream")?;
+        let mut events = client.events(None).await.context("could not open the event stream")?;
         let mut attacker = Attacker { log: File::options().append(true).open(&self.log)?, next: 0 };
         let [mut idle, mut loaded] = [Case::default(), Case::default()];
-        attacker.attack_times(10, &mut events).await.context("warmed up")?;
+        attacker.attack_times(10, &mut events).await.context("could not warm up")?;
         for _ in 0..self.arguments.rounds {
             self.round(&mut idle, &mut attacker, &mut events).await?;
             let load = Load::start();
@@ -194,13 +195,15 @@ impl Bench {
     }
 }
 
-/// The CPU time that a process has used, user and system.
+/// The user and system CPU time of a process.
 fn cpu_secs(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("read the agent's CPU time")?;
-    // proc_pid_stat(5): after the name in parentheses, utime and stime are the 12th and 13th.
-    let (_, fields) = stat.rsplit_once(") ").context("the name has its parentheses")?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .context("could not read the agent's CPU time")?;
+    // proc_pid_stat(5): utime and stime are the 12th and 13th fields after the name in parentheses.
+    let (_, fields) = stat.rsplit_once(") ").context("could not find the name in /proc/PID/stat")?;
     let ticks = |at| fields.split(' ').nth(at).and_then(|field| field.parse::<f64>().ok());
-    Ok((ticks(11).context("utime is there")? + ticks(12).context("stime is there")?) / TICKS_PER_SEC)
+    let both = ticks(11).zip(ticks(12)).context("could not parse utime and stime")?;
+    Ok((both.0 + both.1) / TICKS_PER_SEC)
 }
 
 struct Attacker {
@@ -218,25 +221,26 @@ impl Attacker {
         Ok(latencies)
     }
 
-    /// One new client's flood in one write at this fraction of a millisecond, and the wait for its ban.
+    /// Writes a new client's flood at this fraction of a millisecond, and waits for its ban.
     async fn attack(&mut self, phase: f64, events: &mut EventStream) -> Result<Latency> {
-        // 198.18.0.0/15 is set aside for benchmarks.
+        // 198.18.0.0/15 is reserved for benchmarks (RFC 2544).
         let client: Client = std::net::Ipv4Addr::from_bits(0xC612_0000 + self.next).into();
         self.next += 1;
-        let lines = lines_of(client)?;
+        let lines = attack_lines(client)?;
         let written_ms = wait_for_phase(phase);
-        self.log.write_all(lines.as_bytes()).context("wrote the log")?;
-        let wait = ban_of(client, events);
+        self.log.write_all(lines.as_bytes()).context("could not write to the log")?;
+        let wait = wait_for_ban(client, events);
         let (banned_ms, announced_ms) =
-            timeout(PATIENCE, wait).await.with_context(|| format!("{client} was not banned"))??;
-        // The agent's moments are whole milliseconds, cut: half of one is added.
+            timeout(TIMEOUT, wait).await.with_context(|| format!("could not see a ban of {client}"))??;
+        // The agent truncates its times to milliseconds, so half of one is added.
         let since = |ms: i64| ms as f64 + 0.5 - written_ms;
         Ok(Latency { detect: since(banned_ms), announce: since(announced_ms) })
     }
 }
 
-/// The flood's lines, by their times spread over the last seconds: what comes within one second may be one page.
-fn lines_of(client: Client) -> Result<String> {
+/// The flood's lines. Their timestamps are spread over the last seconds, because requests within one second may belong to
+/// one page.
+fn attack_lines(client: Client) -> Result<String> {
     let mut lines = String::new();
     for at in 0..LINES_PER_ATTACK {
         let ago_ms = 1_000 * (SECONDS_PER_ATTACK - 1 - at * SECONDS_PER_ATTACK / LINES_PER_ATTACK) as i64;
@@ -250,14 +254,15 @@ fn lines_of(client: Client) -> Result<String> {
     Ok(lines)
 }
 
-/// The wall clock in milliseconds with its fraction.
+/// The wall clock in milliseconds, with fractions.
 fn wall_ms() -> f64 {
     let time =
         nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).expect("every Linux has this clock");
     time.tv_sec() as f64 * 1e3 + time.tv_nsec() as f64 / 1e6
 }
 
-/// Waits (busily: a sleep is not that exact) for this fraction of a millisecond on the wall clock; the moment.
+/// Waits for this fraction of a millisecond on the wall clock, and returns the time. Spins, because a sleep is not precise
+/// enough.
 fn wait_for_phase(phase: f64) -> f64 {
     let begin = wall_ms();
     let mut moment = begin.trunc() + phase;
@@ -273,20 +278,20 @@ fn wait_for_phase(phase: f64) -> f64 {
     }
 }
 
-/// When the engine banned this client, and when that was announced.
-async fn ban_of(client: Client, events: &mut EventStream) -> Result<(i64, i64)> {
+/// Waits for the client's ban, and returns the times of the engine's verdict and of its event.
+async fn wait_for_ban(client: Client, events: &mut EventStream) -> Result<(i64, i64)> {
     loop {
-        match events.next().await?.context("the event stream goes on")? {
+        match events.next().await?.context("could not read the next event: the stream has ended")? {
             Message::Notice(event) if event.client == Some(client) => match &event.data {
                 Notice::WouldBan { ban, .. } => return Ok((ban.ban.since_ms, event.at_ms)),
-                other => bail!("{client} was not found out: {other:?}"),
+                other => bail!("expected a ban of {client}, got {other:?}"),
             },
             _ => {}
         }
     }
 }
 
-/// The load, until it is stopped.
+/// A running load.
 struct Load {
     stop: watch::Sender<bool>,
     tasks: JoinSet<Result<()>>,
@@ -307,10 +312,10 @@ impl Load {
         let tally = Arc::new(Tally::default());
         let mut tasks = JoinSet::new();
         for number in 0..CONNECTIONS {
-            tasks.spawn(ask_for_ever(number, Arc::clone(&tally), stopped.clone()));
+            tasks.spawn(request_until_stopped(number, Arc::clone(&tally), stopped.clone()));
         }
         for _ in 0..STREAMS {
-            tasks.spawn(stream_for_ever(Arc::clone(&tally), stopped.clone()));
+            tasks.spawn(stream_until_stopped(Arc::clone(&tally), stopped.clone()));
         }
         Load { stop, tasks, tally, began: Instant::now() }
     }
@@ -318,10 +323,10 @@ impl Load {
     async fn stop(mut self, case: &mut Case) -> Result<()> {
         let streams = self.tally.streams.load(Ordering::Relaxed);
         ensure!(streams == STREAMS as u64, "{streams} of {STREAMS} event streams are open");
-        self.stop.send(true).context("told the load to stop")?;
+        self.stop.send(true).context("could not stop the load")?;
         case.load_secs += self.began.elapsed().as_secs_f64();
         while let Some(ended) = self.tasks.join_next().await {
-            ended.context("a task of the load panicked")??;
+            ended.context("could not finish the load: a task panicked")??;
         }
         case.answers_ms.append(&mut *self.tally.answers_ms.lock().await);
         case.failed += self.tally.failed.load(Ordering::Relaxed);
@@ -329,8 +334,12 @@ impl Load {
     }
 }
 
-/// One connection's share of the requests, evenly spaced.
-async fn ask_for_ever(number: u64, tally: Arc<Tally>, mut stop: watch::Receiver<bool>) -> Result<()> {
+/// Sends one connection's share of the requests, evenly spaced.
+async fn request_until_stopped(
+    number: u64,
+    tally: Arc<Tally>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
     let mut connection = BufReader::new(connect().await?);
     let mut ticks = interval(Duration::from_micros(1_000_000 * CONNECTIONS / REQUESTS_PER_SEC));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -341,8 +350,8 @@ async fn ask_for_ever(number: u64, tally: Arc<Tally>, mut stop: watch::Receiver<
             _ = ticks.tick() => {}
         }
         let began = Instant::now();
-        // Steps that share no factor with a hundred visit every part of the mix.
-        match ask(&mut connection, path_of(request * 37 % 100)).await? {
+        // 37 and 100 have no common factor, so the steps reach every part of the mix.
+        match get(&mut connection, mixed_path(request * 37 % 100)).await? {
             200 => answers.push(began.elapsed().as_secs_f64() * 1e3),
             _ => {
                 tally.failed.fetch_add(1, Ordering::Relaxed);
@@ -353,7 +362,7 @@ async fn ask_for_ever(number: u64, tally: Arc<Tally>, mut stop: watch::Receiver<
     Ok(())
 }
 
-fn path_of(hundredth: u64) -> &'static str {
+fn mixed_path(hundredth: u64) -> &'static str {
     let mut left = hundredth;
     for (path, share) in MIX {
         if left < share {
@@ -365,36 +374,41 @@ fn path_of(hundredth: u64) -> &'static str {
 }
 
 async fn connect() -> Result<TcpStream> {
-    let addr: SocketAddr = PAGE.parse().context("the constant is an address")?;
-    let stream = TcpStream::connect(addr).await.with_context(|| format!("connected to {addr}"))?;
+    let addr: SocketAddr = PAGE.parse().expect("the constant is an address");
+    let stream = TcpStream::connect(addr).await.with_context(|| format!("could not connect to {addr}"))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-/// One request on a connection kept alive; the answer's status.
-async fn ask(connection: &mut BufReader<TcpStream>, path: &str) -> Result<u16> {
+/// Sends one request on a keep-alive connection and returns the answer's status.
+async fn get(connection: &mut BufReader<TcpStream>, path: &str) -> Result<u16> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
-    connection.get_mut().write_all(request.as_bytes()).await.context("sent a request")?;
+    connection.get_mut().write_all(request.as_bytes()).await.context("could not send a request")?;
     let (mut status, mut length) = (0, 0);
     loop {
         let mut line = String::new();
-        connection.read_line(&mut line).await.context("read an answer's head")?;
+        connection.read_line(&mut line).await.context("could not read the head of an answer")?;
         let line = line.trim_end().to_ascii_lowercase();
         if let Some(rest) = line.strip_prefix("http/1.1 ") {
-            status = rest.split(' ').next().unwrap_or_default().parse().context("an answer has a status")?;
+            status = rest
+                .split(' ')
+                .next()
+                .unwrap_or_default()
+                .parse()
+                .context("could not parse the status of an answer")?;
         } else if let Some(value) = line.strip_prefix("content-length:") {
-            length = value.trim().parse().context("an answer has a length")?;
+            length = value.trim().parse().context("could not parse the length of an answer")?;
         } else if line.is_empty() {
             break;
         }
     }
     let mut body = vec![0; length];
-    connection.read_exact(&mut body).await.context("read an answer's body")?;
+    connection.read_exact(&mut body).await.context("could not read the body of an answer")?;
     Ok(status)
 }
 
-/// One event stream, read as it comes.
-async fn stream_for_ever(tally: Arc<Tally>, mut stop: watch::Receiver<bool>) -> Result<()> {
+/// Reads one event stream.
+async fn stream_until_stopped(tally: Arc<Tally>, mut stop: watch::Receiver<bool>) -> Result<()> {
     let mut stream = connect().await?;
     stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
     let mut buffer = vec![0; 16 * 1024];
@@ -402,7 +416,7 @@ async fn stream_for_ever(tally: Arc<Tally>, mut stop: watch::Receiver<bool>) -> 
     loop {
         let count = tokio::select! {
             _ = stop.changed() => return Ok(()),
-            count = stream.read(&mut buffer) => count.context("read an event stream")?,
+            count = stream.read(&mut buffer) => count.context("could not read an event stream")?,
         };
         ensure!(count > 0, "an event stream ended");
         if !is_open {
@@ -416,7 +430,7 @@ async fn stream_for_ever(tally: Arc<Tally>, mut stop: watch::Receiver<bool>) -> 
 fn print([idle, loaded]: &[Case; 2], as_json: bool) -> Result<()> {
     let rows = [row("idle", idle, 0), row("loaded", loaded, STREAMS)];
     let detect = rows[1].detect_ms / rows[0].detect_ms;
-    let ratio = RatioOut { case: "ratio", detect, most: MOST_RATIO, ok: detect <= MOST_RATIO };
+    let ratio = RatioOut { case: "ratio", detect, most: MAX_RATIO, ok: detect <= MAX_RATIO };
     if as_json {
         for row in &rows {
             println!("{}", serde_json::to_string(row)?);
@@ -446,9 +460,9 @@ fn print([idle, loaded]: &[Case; 2], as_json: bool) -> Result<()> {
         );
     }
     println!(
-        "loaded / idle: {:.2} (at most {MOST_RATIO:.2}: {})",
+        "loaded / idle: {:.2} (at most {MAX_RATIO:.2}: {})",
         ratio.detect,
-        if ratio.ok { "kept" } else { "missed" }
+        if ratio.ok { "met" } else { "missed" }
     );
     Ok(())
 }
@@ -457,7 +471,7 @@ fn row(case: &'static str, measured: &Case, streams: usize) -> RowOut {
     let all = || measured.rounds.iter().flatten();
     let detect: Vec<f64> = all().map(|latency| latency.detect).collect();
     let announce: Vec<f64> = all().map(|latency| latency.announce).collect();
-    let rounds: Vec<f64> = measured.rounds.iter().map(|round| mean_of(round)).collect();
+    let rounds: Vec<f64> = measured.rounds.iter().map(|round| trimmed_mean(round)).collect();
     let answered = measured.answers_ms.len() as f64;
     RowOut {
         case,
@@ -477,15 +491,15 @@ fn row(case: &'static str, measured: &Case, streams: usize) -> RowOut {
     }
 }
 
-/// The mean of a round's detection without its slowest.
-fn mean_of(round: &[Latency]) -> f64 {
+/// The mean detection latency of a round without the slowest attacks.
+fn trimmed_mean(round: &[Latency]) -> f64 {
     let mut detect: Vec<f64> = round.iter().map(|latency| latency.detect).collect();
     detect.sort_by(f64::total_cmp);
-    detect.truncate(detect.len() - detect.len() / LEFT_OUT);
+    detect.truncate(detect.len() - detect.len() / OUTLIERS_IN);
     detect.iter().sum::<f64>() / detect.len() as f64
 }
 
-/// The value that this share of the values does not exceed; 0 when there are none.
+/// The value that this share of the values does not exceed; 0 for no values.
 fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -1,5 +1,6 @@
-//! `cargo xtask bench detect`: our rules over labelled logs, each log cold from its first line, one configuration for
-//! all. Prints the table of `docs/detection.md`; `--json` one object a line instead.
+//! `cargo xtask bench detect`: the detection rules on labelled logs. Each log is replayed from its first line without
+//! earlier state, and all logs with one configuration. Prints the table of `docs/detection.md`, or one JSON object per line
+//! with `--json`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -34,22 +35,22 @@ const LOGS: [&str; 9] = [
     "nasa_jul95_clf",
 ];
 
-/// Our rules over labelled logs.
+/// The detection rules on labelled logs
 #[derive(Parser)]
 struct Arguments {
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
-    /// The folder with logs/, labels/ and cases/
+    /// Folder with logs/, labels/ and cases/
     #[arg(long, default_value = "../shared/data")]
     data: PathBuf,
-    /// Names each missed and each wrongly banned client (real addresses: for your eyes only)
+    /// List each missed and each wrongly banned client (real addresses: do not publish)
     #[arg(long)]
     each: bool,
-    /// Cross-validates the probing threshold, leaving one log out at a time
+    /// Cross-validate the probing threshold, leaving out one log at a time
     #[arg(long)]
     sweep: bool,
-    /// For each clause of each rule: how near clients that must stay come to it, and how many to ban it catches
+    /// For each clause of each rule, show its margin to clients that must stay, and the number of attackers it catches
     #[arg(long)]
     margins: bool,
 }
@@ -88,7 +89,7 @@ fn log_path(arguments: &Arguments, log: &str) -> PathBuf {
     arguments.data.join(format!("logs/{log}.jsonl.gz"))
 }
 
-/// The other measurements that issue 3 asks for.
+/// Prints the other measurements of `docs/detection.md`.
 #[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
 fn further(arguments: &Arguments) -> Result<()> {
     let classic = LOGS.iter().try_fold(Score::default(), |sum, log| -> Result<Score> {
@@ -104,7 +105,7 @@ fn further(arguments: &Arguments) -> Result<()> {
     cases(arguments)
 }
 
-/// meatlabel_2025.v6rot: each attacker comes from a new address of its /64 with every request.
+/// Replays meatlabel_2025.v6rot, in which each attacker uses a new address of its /64 for every request.
 #[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
 fn rotating(arguments: &Arguments) -> Result<()> {
     let labels = std::fs::read_to_string(arguments.data.join("labels/meatlabel_2025.csv"))?;
@@ -124,7 +125,7 @@ fn rotating(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Another tool's own behaviour tests, those in scope for a detector of rates, errors and probing.
+/// Runs another tool's behaviour tests, as far as they concern rates, errors and probing.
 #[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
 fn cases(arguments: &Arguments) -> Result<()> {
     let folder = arguments.data.join("cases");
@@ -148,7 +149,7 @@ fn cases(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Straight through the detector: the cases' addresses are loopback's, which the allowlist protects.
+/// Uses the detector alone: the cases have loopback addresses, which the engine's allowlist would protect.
 fn banned_by_detector(path: &Path) -> Result<BTreeSet<String>> {
     let mut detector = Detector::new(Policy::default(), IPV6_PREFIX, 1);
     let mut banned = BTreeSet::new();
@@ -166,21 +167,22 @@ fn banned_by_detector(path: &Path) -> Result<BTreeSet<String>> {
     Ok(banned)
 }
 
-/// The nearest that clients came to one clause.
+/// The results of one clause.
 #[derive(Default)]
 struct Margin {
-    /// Clients that must stay, with their nearest approach to firing and the log.
+    /// For each client that must stay and its log, the highest share of the threshold that it reached.
     stay: HashMap<(Client, &'static str), f64>,
-    /// Clients to ban for which it fired, in each log.
+    /// The clients to ban for which the clause fired, by log.
     caught: HashMap<&'static str, BTreeSet<Client>>,
-    /// Those for which no other clause did.
+    /// The number of clients for which only this clause fired.
     alone: usize,
 }
 
-/// A rule's clause, with its first check's name.
+/// A clause of a rule, with the name of its first check.
 type Clause = (Rule, u32, &'static str);
 
-/// How near every clause came, over all logs: clients to ban go on after their verdict, so that all that fire are seen.
+/// Prints the margins of every clause over all logs. Clients are observed after their verdict too, so that every clause
+/// that fires is counted.
 #[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
 fn margins(arguments: &Arguments) -> Result<()> {
     let mut all: BTreeMap<Clause, Margin> = BTreeMap::new();
@@ -249,7 +251,7 @@ fn each_nearness(path: &Path, labels: &Labels, visit: &mut dyn FnMut(Client, Dec
     })
 }
 
-/// The probing threshold from touchy to deaf, log by log: what leave-one-out cross-validation chooses from.
+/// Leave-one-out cross-validation of the probing threshold, from sensitive to insensitive.
 #[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
 fn sweep(arguments: &Arguments) -> Result<()> {
     const THRESHOLDS: [f64; 9] = [6.0, 8.0, 10.0, 11.5, 13.0, 15.0, 20.0, 26.0, 40.0];
@@ -271,12 +273,12 @@ fn sweep(arguments: &Arguments) -> Result<()> {
     for (left_out, log) in LOGS.iter().enumerate() {
         let others =
             |scores: &[Score]| sum(scores.iter().enumerate().filter(|(n, _)| *n != left_out).map(|(_, s)| s));
-        // The deafest threshold of those that do best on the other eight: no wrong bans first, then most caught.
+        // The best threshold on the other eight logs: fewest wrong bans, then most attackers caught, then least sensitive.
         let worth = |at: &usize| {
             let score = others(&table[*at]);
             (std::cmp::Reverse(score.wrong), score.caught, *at)
         };
-        let chosen = (0..THRESHOLDS.len()).max_by_key(worth).context("there are thresholds")?;
+        let chosen = (0..THRESHOLDS.len()).max_by_key(worth).expect("there are thresholds");
         println!("without {log}: {} is chosen", THRESHOLDS[chosen]);
         held_out = held_out.plus(table[chosen][left_out].clone());
     }
@@ -300,7 +302,7 @@ fn replay(path: &Path, policy: Policy) -> Result<Outcome> {
 #[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
 fn print_row(log: &str, score: &Score, json: bool) -> Result<()> {
     if json {
-        let mut row = serde_json::to_value(score).context("cannot write a score as JSON")?;
+        let mut row = serde_json::to_value(score).context("could not write a score as JSON")?;
         row["log"] = log.into();
         println!("{row}");
         return Ok(());

@@ -1,7 +1,7 @@
-//! The body of `cargo xtask bench enforce`: a million bans put back at a start, the delay of a new ban, alone and while
-//! 100,000 bans end at once, a full reconcile, and what it takes in memory. XDP, ipset, and 10,000 single rules.
+//! `cargo xtask bench enforce`: the restore of a million bans, the delay of a new ban (alone, and while 100,000 bans end at
+//! once), a full reconcile, and the memory. Measures XDP, ipset, and 10,000 single rules.
 //!
-//! Everything happens in a network namespace of its own, through the interpreter that the agent uses.
+//! Runs in a network namespace of its own, with the interpreter that the agent uses.
 
 #![expect(clippy::print_stdout, reason = "the measured figures are this program's result")]
 
@@ -28,24 +28,24 @@ use shield_tests::bpffs::Bpffs;
 use shield_tests::netns::{End, Namespace, connect};
 use shield_tests::wait::until;
 
-/// Bounds a run that hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// Serial numbers of the new bans whose delay is measured; those of the others are below.
+/// Ends a run that hangs.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// The first serial number of the probes, the new bans whose delay is measured. Those of the other bans are lower.
 const PROBES_FROM: u64 = 1 << 40;
-/// Between two such bans.
-const PROBE_EVERY: Duration = Duration::from_millis(10);
-/// Room in sets and maps: for the new bans of a run besides the million restored.
+/// Pause between two probes.
+const PROBE_INTERVAL: Duration = Duration::from_millis(10);
+/// Capacity of sets and maps: the restored million and the probes of a run.
 const ROOM: usize = 1_100_000;
-/// How many are measured with nothing else going on.
+/// The number of probes without other activity.
 const PROBES_ALONE: u64 = 100;
-/// Restored bans and probes are taken from these networks.
+/// The first addresses of the restored bans and of the probes.
 const RESTORED_FROM: u32 = 0x0a00_0000;
 const PROBED_FROM: u32 = 0x6440_0000;
 
 #[derive(Parser)]
-#[command(about = "A million bans: putting them back, new ones, ending ones, memory")]
+#[command(about = "A million bans: restore, new bans, expiry, memory")]
 struct Arguments {
-    /// Print one JSON object a line instead of the table
+    /// Print one JSON object per line instead of the table
     #[arg(long)]
     json: bool,
     /// Bans held by XDP and by ipset
@@ -57,12 +57,12 @@ struct Arguments {
     /// Bans that end at the same time (at most all)
     #[arg(long, default_value_t = 100_000)]
     expiring: u32,
-    /// Measure this place alone
+    /// Measure only this enforcer
     #[arg(long)]
     place: Option<Place>,
 }
 
-/// One figure.
+/// One result.
 #[derive(Debug, Serialize)]
 struct Row {
     measure: &'static str,
@@ -70,12 +70,12 @@ struct Row {
     bans: u32,
     value: f64,
     unit: &'static str,
-    /// What it should be at most.
+    /// The highest accepted value.
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<f64>,
 }
 
-/// Where bans are kept.
+/// The enforcer and storage that hold the bans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Place {
     Xdp,
@@ -119,7 +119,7 @@ fn main() -> Result<()> {
             continue;
         }
         let measured = measure(place, bans, arguments.expiring.min(bans), &arguments);
-        rows.extend(measured.with_context(|| format!("measured {}", place.name()))?);
+        rows.extend(measured.with_context(|| format!("could not measure {}", place.name()))?);
     }
     if !arguments.json {
         print_table(&rows);
@@ -139,12 +139,12 @@ fn measure(place: Place, bans: u32, expiring: u32, arguments: &Arguments) -> Res
         run.expire(expiring, &mut rows)?;
         drop(run);
         let mut enforcer = place.enforcer(&pins);
-        enforcer.cleanup().context("cleaned up")?;
+        enforcer.cleanup().context("could not clean up")?;
         Ok(rows.rows)
     })
 }
 
-/// Collects figures; prints each at once when they are for a program.
+/// Collects the results; with `--json` also prints each at once.
 struct Rows {
     place: Place,
     bans: u32,
@@ -162,31 +162,31 @@ impl Rows {
     ) -> Result<()> {
         let row = Row { measure, place: self.place.name(), bans: self.bans, value, unit, target };
         if self.json {
-            println!("{}", serde_json::to_string(&row).context("wrote a row as JSON")?);
+            println!("{}", serde_json::to_string(&row).context("could not write a row as JSON")?);
         }
         self.rows.push(row);
         Ok(())
     }
 }
 
-/// An interpreter with its enforcer, and what it has reported.
+/// An interpreter with its enforcer, and its reports so far.
 struct Run {
     interpreter: Interpreter,
-    told: Arc<Told>,
+    reports: Arc<Reports>,
 }
 
 #[derive(Default)]
-struct Told {
+struct Reports {
     banned: AtomicUsize,
     lifted: AtomicUsize,
     failed: Mutex<Option<String>>,
     probes: Mutex<HashMap<u64, Instant>>,
 }
 
-impl Told {
-    fn take(&self, report: &Report) {
+impl Reports {
+    fn record(&self, report: &Report) {
         match report {
-            Report::Outcome(outcome) => self.take_outcome(outcome),
+            Report::Outcome(outcome) => self.record_outcome(outcome),
             Report::Part(part) => {
                 if let PartState::Degraded { reason } = &part.state {
                     self.fail(reason.clone());
@@ -196,7 +196,7 @@ impl Told {
         }
     }
 
-    fn take_outcome(&self, outcome: &Outcome) {
+    fn record_outcome(&self, outcome: &Outcome) {
         let now = Instant::now();
         self.banned.fetch_add(outcome.banned.len(), Ordering::Relaxed);
         self.lifted.fetch_add(outcome.lifted.len(), Ordering::Relaxed);
@@ -218,8 +218,8 @@ impl Told {
         }
     }
 
-    fn wait(&self, what: &str, mut done: impl FnMut(&Told) -> bool) -> Result<()> {
-        until(what, PATIENCE, || {
+    fn wait(&self, what: &str, mut done: impl FnMut(&Reports) -> bool) -> Result<()> {
+        until(what, TIMEOUT, || {
             self.check()?;
             Ok(done(self).then_some(()))
         })
@@ -232,7 +232,7 @@ fn bannable(bits: u32) -> Result<BannableClient> {
 }
 
 impl Run {
-    /// Starts with so many bans to put back, and measures how long that takes and what it weighs.
+    /// Starts with this many bans to restore, and measures the time and the memory that this takes.
     fn start(enforcer: Box<dyn Enforcer>, bans: u32, rows: &mut Rows) -> Result<Run> {
         let before_kib = resident_kib("VmRSS:")?;
         let ends = Ends::after(clock::now(), 3_600_000);
@@ -241,18 +241,19 @@ impl Run {
             desired.insert(Ban { client: bannable(RESTORED_FROM + n)?, ends }, u64::from(n));
         }
         let start = Start { desired, exempt: Vec::new(), clock: clock::now, settings: Settings::default() };
-        let told = Arc::new(Told::default());
-        let sink = Arc::clone(&told);
+        let reports = Arc::new(Reports::default());
+        let sink = Arc::clone(&reports);
         let began = Instant::now();
-        let interpreter = Interpreter::start(vec![enforcer], start, move |report| sink.take(&report))?;
-        // Taking orders must not wait for the million: as the engine goes on detecting meanwhile.
+        let interpreter = Interpreter::start(vec![enforcer], start, move |report| sink.record(&report))?;
+        // Submitting must not wait for the restore, because the engine detects attacks at the same time.
         let asked = Instant::now();
         interpreter.submit(vec![Order::Lift {
             client: Client::from(Ipv4Addr::from_bits(PROBED_FROM - 1)),
             serial: 1,
         }]);
         let blocked = asked.elapsed();
-        told.wait("the restored bans", |told| told.banned.load(Ordering::Relaxed) >= bans as usize)?;
+        reports
+            .wait("the restored bans", |reports| reports.banned.load(Ordering::Relaxed) >= bans as usize)?;
         rows.add("restore", began.elapsed().as_secs_f64(), "s", (bans >= 1_000_000).then_some(5.0))?;
         rows.add("submit while restoring", millis(blocked), "ms", Some(1.0))?;
         let grown_mib = |kib: u64| kib.saturating_sub(before_kib) as f64 / 1024.0;
@@ -263,7 +264,7 @@ impl Run {
             "MiB",
             Some(200.0),
         )?;
-        Ok(Run { interpreter, told })
+        Ok(Run { interpreter, reports })
     }
 
     fn probe(&self, serial: u64) -> Result<Instant> {
@@ -273,13 +274,13 @@ impl Run {
         Ok(asked)
     }
 
-    /// The delays of new bans, once all of them are in force.
+    /// Waits until all these probes are in force, and returns their sorted delays.
     fn delays(&self, asked: &[(u64, Instant)]) -> Result<Vec<Duration>> {
-        self.told.wait("new bans", |told| {
-            let probes = told.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reports.wait("new bans", |reports| {
+            let probes = reports.probes.lock().unwrap_or_else(PoisonError::into_inner);
             asked.iter().all(|(serial, _)| probes.contains_key(serial))
         })?;
-        let probes = self.told.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let probes = self.reports.probes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut delays: Vec<Duration> =
             asked.iter().map(|(serial, asked)| probes[serial].saturating_duration_since(*asked)).collect();
         delays.sort_unstable();
@@ -290,43 +291,45 @@ impl Run {
         let mut asked = Vec::new();
         for serial in PROBES_FROM..PROBES_FROM + PROBES_ALONE {
             asked.push((serial, self.probe(serial)?));
-            std::thread::sleep(PROBE_EVERY);
+            std::thread::sleep(PROBE_INTERVAL);
         }
         let delays = self.delays(&asked)?;
         rows.add("new ban, median", millis(delays[delays.len() / 2]), "ms", None)?;
         rows.add("new ban, slowest", millis(delays[delays.len() - 1]), "ms", None)
     }
 
-    /// The full comparison of every 30 s, with nothing to put right.
+    /// Measures the full reconcile, which the agent runs every 30 s, with nothing to repair.
     fn reconcile(&self, rows: &mut Rows) -> Result<()> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().context("made a runtime")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("could not create a runtime")?;
         let began = Instant::now();
         for (name, result) in runtime.block_on(self.interpreter.reconcile_now()) {
-            if let Some(repair) = result.with_context(|| format!("reconciled {}", name.name()))? {
-                bail!("{} was not as it had been left: {}", name.name(), repair.found);
+            if let Some(repair) = result.with_context(|| format!("could not reconcile {}", name.name()))? {
+                bail!("{} needed an unexpected repair: {}", name.name(), repair.found);
             }
         }
         rows.add("reconcile, nothing wrong", began.elapsed().as_secs_f64(), "s", None)
     }
 
-    /// Ends so many bans in one moment, and measures new bans meanwhile.
+    /// Lifts this many bans at once, and measures new bans during the lift.
     fn expire(&self, expiring: u32, rows: &mut Rows) -> Result<()> {
         let lifts = (0..expiring).map(|n| Order::Lift {
             client: Client::from(Ipv4Addr::from_bits(RESTORED_FROM + n)),
             serial: u64::from(n),
         });
-        let goal = self.told.lifted.load(Ordering::Relaxed) + expiring as usize;
+        let goal = self.reports.lifted.load(Ordering::Relaxed) + expiring as usize;
         let began = Instant::now();
         self.interpreter.submit(lifts.collect());
         let mut asked = Vec::new();
         let mut serial = PROBES_FROM + PROBES_ALONE;
         loop {
-            self.told.check()?;
+            self.reports.check()?;
             asked.push((serial, self.probe(serial)?));
             serial += 1;
-            std::thread::sleep(PROBE_EVERY);
-            if self.told.lifted.load(Ordering::Relaxed) >= goal || began.elapsed() >= PATIENCE {
+            std::thread::sleep(PROBE_INTERVAL);
+            if self.reports.lifted.load(Ordering::Relaxed) >= goal || began.elapsed() >= TIMEOUT {
                 break;
             }
         }
@@ -344,11 +347,12 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// This process's memory as the kernel counts it, in KiB.
+/// A memory field of `/proc/self/status`, in KiB.
 fn resident_kib(field: &str) -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;
-    line.split_whitespace().nth(1).context("no number")?.parse().context("read a number of KiB")
+    let status = std::fs::read_to_string("/proc/self/status").context("could not read /proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with(field));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    kib.with_context(|| format!("could not find {field} in /proc/self/status"))
 }
 
 fn print_table(rows: &[Row]) {

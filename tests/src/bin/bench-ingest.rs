@@ -1,12 +1,13 @@
-//! `cargo xtask bench ingest`: log lines a second, in one run and on the same generated file, by four paths:
+//! `cargo xtask bench ingest`: log lines per second on the same generated file, by four paths in one run:
 //!
-//! - `memchr`: find the newlines, nothing else; the floor.
-//! - `serde_count`: serde_json into a borrowed struct, and a count per client; what a careful program without our parser does.
-//! - `parser`: our parser alone.
-//! - `whole`: the agent's own source and engine threads as they run in production: read, parse, window, baseline, detect.
-//!   No kernel, no store.
+//! - `memchr`: finds the newlines and nothing else; the upper bound.
+//! - `serde_count`: parses with serde_json into a borrowed struct and counts per client, as a careful program without
+//!   Shield's parser would.
+//! - `parser`: Shield's parser alone.
+//! - `whole`: the agent's source and engine threads as in production: read, parse, window, baseline, detect. No kernel, no
+//!   store.
 //!
-//! The process keeps to one core, so that `whole` pays for both its threads.
+//! The process is pinned to one core, so that `whole` pays for both its threads.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
@@ -28,28 +29,28 @@ use shield_engine::policy::Policy;
 use shield_engine::settings::Settings as EngineSettings;
 use shield_logline::{Output, Parser, Settings as Format};
 
-/// Bytes parsed at once, as the source does.
+/// The block size of the agent's source.
 const BLOCK_BYTES: usize = 256 * 1024;
 
-/// The log's clock moves so that a client asks about once a second, but never faster than this many lines a second.
+/// Timestamps advance so that each client sends about one request per second, up to this many lines per second in total.
 const MAX_LINES_PER_SEC: u64 = 50_000;
 
-/// The best of so many rounds counts. In each the paths take turns: a slow moment of the machine is none of one path alone.
+/// The best of this many rounds counts. The paths take turns in each, so that a slow phase of the machine affects all.
 const ROUNDS: usize = 5;
 
 /// 2026-01-01T00:00:00Z.
 const FIRST_SECOND: i64 = 1_767_225_600;
 
 #[derive(clap::Parser)]
-#[command(about = "Log lines a second, by four paths on the same file")]
+#[command(about = "Log lines per second, by four paths on the same file")]
 struct Arguments {
-    /// One JSON object a line instead of a table
+    /// Print one JSON object per line instead of a table
     #[arg(long)]
     json: bool,
     /// Lines in each generated log
     #[arg(long, default_value_t = 500_000)]
     lines: u64,
-    /// Clients to run every shape with, or for the default run none: 10,000 for each shape, and `ours` with 1 k to 1 M
+    /// Numbers of clients for every shape. By default 10,000 for each shape, and 1,000 to 1,000,000 for `ours`
     #[arg(long, value_delimiter = ',')]
     clients: Vec<u64>,
     /// Only these shapes
@@ -57,14 +58,14 @@ struct Arguments {
     shapes: Vec<Shape>,
 }
 
-/// What the lines look like.
+/// The format of the generated lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 enum Shape {
     /// Shield's own `log_format`.
     Ours,
-    /// With agent, referer, host and times besides.
+    /// With user agent, referer, host and request time in addition.
     ExtraFields,
     /// `"status":"200"`.
     QuotedNumbers,
@@ -108,9 +109,10 @@ fn plan(arguments: &Arguments) -> Vec<(Shape, u64)> {
 
 fn keep_to_one_core() -> Result<()> {
     let mut cpus = nix::sched::CpuSet::new();
-    let current = nix::sched::sched_getcpu().context("ask which core this is")?;
+    let current = nix::sched::sched_getcpu().context("could not get the current core")?;
     cpus.set(current)?;
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).context("keep to one core")
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)
+        .context("could not pin the process to one core")
 }
 
 struct Printer {
@@ -130,19 +132,19 @@ impl Printer {
                 "path", "shape", "clients", "lines/s", "ratio to serde_count"
             );
         }
-        let shape = row.shape.to_possible_value().context("no shape is hidden")?;
+        let shape = row.shape.to_possible_value().expect("no shape is hidden");
         let (name, ratio) = (shape.get_name(), row.ratio_to_serde_count);
         println!("{:<12} {name:<15} {:>9} {:>14} {ratio:>20.2}x", row.path, row.clients, row.lines_per_sec);
         Ok(())
     }
 }
 
-/// All four paths over one file.
+/// Measures all four paths on one file.
 fn measure(shape: Shape, clients: u64, lines: u64) -> Result<Vec<Row>> {
     let text = generate(shape, clients, lines);
-    let folder = tempfile::tempdir().context("make a folder for the log")?;
+    let folder = tempfile::tempdir().context("could not create a folder for the log")?;
     let log = folder.path().join("access.log");
-    std::fs::write(&log, &text).context("write the generated log")?;
+    std::fs::write(&log, &text).context("could not write the generated log")?;
     let paths: [(&'static str, &dyn Fn() -> Result<u64>); 4] = [
         ("memchr", &|| Ok(count_newlines(&text))),
         ("serde_count", &|| Ok(count_by_serde(&text))),
@@ -166,7 +168,7 @@ fn measure(shape: Shape, clients: u64, lines: u64) -> Result<Vec<Row>> {
     Ok(measured.map(row).into())
 }
 
-/// Lines a second of one run; fails when it missed a line.
+/// The lines per second of one run; fails if the run missed a line.
 fn lines_per_sec(run: &dyn Fn() -> Result<u64>, lines: u64) -> Result<f64> {
     let started = Instant::now();
     let counted = run()?;
@@ -179,7 +181,7 @@ fn count_newlines(text: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', text).count() as u64
 }
 
-/// The fields that are read, without copying any.
+/// The fields that the agent reads, all borrowed from the line.
 #[derive(Deserialize)]
 struct Borrowed<'a> {
     source_ip: &'a str,
@@ -228,7 +230,7 @@ fn count_by_parser(text: &[u8]) -> u64 {
     lines
 }
 
-/// The agent's threads, from the file to the engine; the performer's end of its queue is read and dropped.
+/// Runs the agent's threads from the file to the engine. Jobs for the performer are received and dropped.
 fn count_by_agent(log: &Path, lines: u64) -> Result<u64> {
     let engine = Engine::new(EngineSettings::default(), Policy::default(), Allowlist::new([]), 1, 7);
     let (handle, inbox) = Handle::new();
@@ -239,7 +241,7 @@ fn count_by_agent(log: &Path, lines: u64) -> Result<u64> {
     let owner = std::thread::spawn(move || owner.run());
     let settings = source::Settings {
         first_start: FirstStart::Beginning,
-        ..source::Settings::of_files(log.to_str().context("the log's path is text")?)
+        ..source::Settings::of_files(log.to_str().context("could not use the log's path: it is not UTF-8")?)
     };
     let to_owner = handle.clone();
     let deliver = move |batch| {
@@ -254,11 +256,11 @@ fn count_by_agent(log: &Path, lines: u64) -> Result<u64> {
     Ok(counted)
 }
 
-/// Waits until the engine has counted all lines; gives up when nothing moves for a while.
+/// Waits until the engine has counted all lines, for at most 30 s.
 fn wait_for(handle: &Handle, lines: u64) -> Result<u64> {
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     runtime.block_on(async {
         loop {
             let counted = handle.query(|engine, _| engine.totals().requests).await?;
@@ -270,17 +272,16 @@ fn wait_for(handle: &Handle, lines: u64) -> Result<u64> {
     })
 }
 
-/// Of a hundred requests, those for files that pages pull in: between a fifth and three fifths in the real logs at hand.
+/// The percentage of requests for assets; in the real logs at hand it is between 20 and 60.
 const ASSETS_IN_100: u64 = 40;
 
-/// Distinct files and pages. With the popularity below, two thirds of the requests go to the hundred most asked for,
+/// Distinct assets and pages. With the popularity below, two thirds of the requests go to the hundred most requested paths,
 /// as in the real logs at hand (0.44 to 0.78).
 const ASSETS: u64 = 200;
 const PAGES: u64 = 20_000;
 
-/// A log of `lines` lines from `clients` clients, the same for the same arguments. Every client is as busy as any
-/// other, which is the worst for caches; how often a path is asked for falls with its rank, as on real sites (Zipf's
-/// law).
+/// A log of `lines` lines from `clients` clients, the same for the same arguments. All clients are equally busy, which is
+/// the worst case for caches. The popularity of a path falls with its rank, as on real sites (Zipf's law).
 fn generate(shape: Shape, clients: u64, lines: u64) -> Vec<u8> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let lines_per_sec = clients.clamp(100, MAX_LINES_PER_SEC);
@@ -327,7 +328,7 @@ fn timestamp(secs: i64) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string()
 }
 
-/// xorshift64*: the same numbers in every run.
+/// An xorshift64* generator: the same numbers in every run.
 struct Random(u64);
 
 impl Random {
@@ -338,7 +339,7 @@ impl Random {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) % bound
     }
 
-    /// A rank below `bound`, each as likely as one over itself (Zipf's law with exponent 1).
+    /// A rank below `bound`, with a probability inversely proportional to the rank (Zipf's law with exponent 1).
     fn rank(&mut self, bound: u64) -> u64 {
         let uniform = self.below(1 << 24) as f64 / f64::from(1 << 24);
         (bound as f64).powf(uniform) as u64 - 1

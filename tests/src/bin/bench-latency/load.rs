@@ -1,4 +1,4 @@
-//! Other clients' traffic, written to the log at a steady rate by a thread of its own.
+//! Other clients' traffic, written to the log at a constant rate by a thread of its own.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -11,17 +11,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use shield_agent::test_support::clock;
 
-/// Writes a second.
 const WRITES_PER_SEC: u64 = 100;
 
-/// Each client asks once in so many writes: once in half a second, which is nobody's attack.
+/// Each client has a line in one of this many writes: two requests per second, which no rule treats as an attack.
 const PIECES: u64 = 50;
 
-/// The load ends by itself after this long, whatever happens to who started it.
-const MOST: Duration = Duration::from_secs(300);
+/// The load ends after this time even if it is not stopped.
+const MAX_DURATION: Duration = Duration::from_secs(300);
 
-/// Less than this share of the load asked for is not that load.
-const LEAST_SHARE: f64 = 0.9;
+/// The measurement fails if less than this share of the requested load was written.
+const MIN_SHARE: f64 = 0.9;
 
 /// A running load.
 pub(crate) struct Load {
@@ -31,23 +30,26 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Begins to append `lines_per_sec` lines a second to `log`.
+    /// Starts to append `lines_per_sec` lines per second to `log`.
     pub(crate) fn start(log: &Path, lines_per_sec: u64) -> Result<Load> {
-        let log = File::options().append(true).open(log).context("opened the log")?;
+        let log = File::options().append(true).open(log).context("could not open the log")?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let writer = std::thread::spawn(move || write(log, lines_per_sec, &stopped));
         Ok(Load { stop, writer, lines_per_sec })
     }
 
-    /// Ends it and says how many lines a second it was.
+    /// Stops the load and returns its rate in lines per second.
     pub(crate) fn stop(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         let (lines, took) =
             self.writer.join().map_err(|_| anyhow::anyhow!("the thread that writes the load panicked"))??;
         let rate = lines as f64 / took.as_secs_f64();
-        let asked = self.lines_per_sec;
-        ensure!(rate >= LEAST_SHARE * asked as f64, "only {rate:.0} of {asked} lines a second were written");
+        let wanted = self.lines_per_sec;
+        ensure!(
+            rate >= MIN_SHARE * wanted as f64,
+            "only {rate:.0} of {wanted} lines per second were written"
+        );
         Ok(rate.round() as u64)
     }
 }
@@ -57,21 +59,21 @@ fn write(mut log: File, lines_per_sec: u64, stop: &AtomicBool) -> Result<(u64, D
     let mut pieces = (0..PIECES).map(|piece| Piece::of(piece * lines, lines)).collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
     let mut writes = 0;
-    while !stop.load(Ordering::Relaxed) && began.elapsed() < MOST {
+    while !stop.load(Ordering::Relaxed) && began.elapsed() < MAX_DURATION {
         let due = began + Duration::from_secs(1) * writes as u32 / WRITES_PER_SEC as u32;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let piece = &mut pieces[(writes % PIECES) as usize];
         piece.set_time(clock::now().wall_secs())?;
-        log.write_all(&piece.text).context("wrote the load")?;
+        log.write_all(&piece.text).context("could not write the load")?;
         writes += 1;
     }
     Ok((writes * lines, began.elapsed()))
 }
 
-/// What one write appends: one line of each of some clients.
+/// The text of one write: one line for each of some clients.
 struct Piece {
     text: Vec<u8>,
-    /// Where the times stand.
+    /// The offsets of the timestamps, which are replaced before each write.
     times: Vec<usize>,
 }
 
@@ -101,8 +103,8 @@ impl Piece {
     }
 }
 
-/// A second as nginx's `$time_iso8601` writes it, always as long.
+/// A second in the format of nginx's `$time_iso8601`, always of the same length.
 pub(crate) fn timestamp(secs: i64) -> Result<String> {
-    let time = jiff::Timestamp::from_second(secs).context("the second is a time")?;
+    let time = jiff::Timestamp::from_second(secs).context("could not format the time")?;
     Ok(time.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string())
 }

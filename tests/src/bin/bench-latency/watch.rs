@@ -1,4 +1,4 @@
-//! When a client's drop is in the kernel: nftables' own announcement of a committed rule, and the pinned XDP map.
+//! Detects a client's ban in the kernel: by nftables' notification of a committed rule, and in the pinned XDP map.
 
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
@@ -16,26 +16,26 @@ use nix::sys::time::TimeVal;
 use shield_common::map_name;
 use shield_tests::lab::kernel::BanWords;
 
-/// How often the map is asked: a lookup takes about a microsecond, the pause leaves the processor to the agent.
-const LOOK_EVERY: Duration = Duration::from_micros(100);
+/// Pause between two lookups. A lookup takes about a microsecond, so nearly all CPU time is left to the agent.
+const POLL_INTERVAL: Duration = Duration::from_micros(100);
 
-/// The kernel's `NFNLGRP_NFTABLES`: what nftables commits.
+/// The multicast group of nftables' commits, `NFNLGRP_NFTABLES`.
 const NFTABLES_GROUP: u32 = 7;
 
-/// A message that announces a new rule: `NFNL_SUBSYS_NFTABLES` (10) and `NFT_MSG_NEWRULE` (6).
+/// The message type of a new rule: `NFNL_SUBSYS_NFTABLES` (10) and `NFT_MSG_NEWRULE` (6).
 const NEW_RULE: u16 = 10 << 8 | 6;
 
-/// Length of a netlink message's head: length, type, flags, sequence, sender.
-const HEAD: usize = 16;
+/// The size of a netlink header: length, type, flags, sequence, sender.
+const HEADER_BYTES: usize = 16;
 
-/// Listens to what is committed to nftables in one namespace. iptables' rules are nftables' here.
+/// Receives the commits to nftables in one namespace. Rules of iptables appear there if it is iptables-nft, as here.
 pub(crate) struct RuleWatch {
     socket: OwnedFd,
     buffer: Vec<u8>,
 }
 
 impl RuleWatch {
-    /// Begins to listen in the namespace of the calling thread.
+    /// Subscribes in the namespace of the calling thread.
     pub(crate) fn open() -> Result<RuleWatch> {
         let socket = socket(
             AddressFamily::Netlink,
@@ -43,39 +43,40 @@ impl RuleWatch {
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkNetFilter,
         )
-        .context("opened a netlink socket")?;
+        .context("could not open a netlink socket")?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 1 << (NFTABLES_GROUP - 1)))
-            .context("asked for nftables' announcements")?;
-        setsockopt(&socket, sockopt::RcvBuf, &(4 << 20)).context("asked for room for announcements")?;
+            .context("could not subscribe to nftables' notifications")?;
+        setsockopt(&socket, sockopt::RcvBuf, &(4 << 20)).context("could not enlarge the receive buffer")?;
         Ok(RuleWatch { socket, buffer: vec![0; 256 * 1024] })
     }
 
-    /// When a rule with this address was announced.
+    /// Waits for the notification of a rule with this address, and returns its time.
     pub(crate) fn wait_for(&mut self, client: Ipv4Addr, at_most: Duration) -> Result<Instant> {
         let deadline = Instant::now() + at_most;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("no rule with {client} was announced in {} s", at_most.as_secs());
+                bail!("no notification of a rule with {client} within {} s", at_most.as_secs());
             }
             let left = TimeVal::new(left.as_secs() as i64, i64::from(left.subsec_micros()).max(1));
-            setsockopt(&self.socket, sockopt::ReceiveTimeout, &left).context("set a time limit")?;
+            setsockopt(&self.socket, sockopt::ReceiveTimeout, &left)
+                .context("could not set the receive timeout")?;
             match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(count) if announces(self.buffer.get(..count).unwrap_or_default(), client) => {
                     return Ok(Instant::now());
                 }
                 Ok(_) => {}
                 Err(error) if std::io::Error::from(error).kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error).context("read nftables' announcements"),
+                Err(error) => return Err(error).context("could not read nftables' notifications"),
             }
         }
     }
 }
 
-/// Whether one of these messages is a new rule that compares with this address.
+/// Returns whether one of these messages announces a rule that matches this address.
 fn announces(mut messages: &[u8], client: Ipv4Addr) -> bool {
-    while let Some((length, kind)) = head(messages) {
-        let length = length.clamp(HEAD, messages.len());
+    while let Some((length, kind)) = header(messages) {
+        let length = length.clamp(HEADER_BYTES, messages.len());
         let (message, rest) = messages.split_at(length);
         if kind == NEW_RULE && message.windows(4).any(|bytes| bytes == client.octets()) {
             return true;
@@ -86,33 +87,34 @@ fn announces(mut messages: &[u8], client: Ipv4Addr) -> bool {
     false
 }
 
-fn head(messages: &[u8]) -> Option<(usize, u16)> {
+fn header(messages: &[u8]) -> Option<(usize, u16)> {
     let (length, rest) = messages.split_first_chunk::<4>()?;
     let (kind, _) = rest.split_first_chunk::<2>()?;
     Some((u32::from_ne_bytes(*length) as usize, u16::from_ne_bytes(*kind)))
 }
 
-/// Looks into the pinned map of banned IPv4 clients.
+/// Polls the pinned map of banned IPv4 clients.
 pub(crate) struct XdpWatch(HashMap<MapData, [u8; 4], BanWords>);
 
 impl XdpWatch {
     /// Opens the map pinned below `pins`.
     pub(crate) fn open(pins: &Path) -> Result<XdpWatch> {
         let pin = pins.join("maps").join(map_name::BANS_V4);
-        let data =
-            MapData::from_pin(&pin).with_context(|| format!("opened the map pinned at {}", pin.display()))?;
-        let map = HashMap::try_from(Map::HashMap(data)).context("the pinned map is not the one of bans")?;
+        let data = MapData::from_pin(&pin)
+            .with_context(|| format!("could not open the map pinned at {}", pin.display()))?;
+        let map = HashMap::try_from(Map::HashMap(data))
+            .context("could not use the pinned map as the map of bans")?;
         Ok(XdpWatch(map))
     }
 
-    /// When the client's entry was seen.
+    /// Waits for the client's entry, and returns the time at which it was seen.
     pub(crate) fn wait_for(&self, client: Ipv4Addr, at_most: Duration) -> Result<Instant> {
         let began = Instant::now();
         while began.elapsed() < at_most {
             match self.0.get(&client.octets(), 0) {
                 Ok(_) => return Ok(Instant::now()),
-                Err(MapError::KeyNotFound) => std::thread::sleep(LOOK_EVERY),
-                Err(error) => return Err(error).with_context(|| format!("looked {client} up")),
+                Err(MapError::KeyNotFound) => std::thread::sleep(POLL_INTERVAL),
+                Err(error) => return Err(error).with_context(|| format!("could not look up {client}")),
             }
         }
         bail!("{client} was not in the XDP map within {} s", at_most.as_secs())

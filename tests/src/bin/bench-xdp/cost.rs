@@ -1,8 +1,8 @@
-//! Nanoseconds a packet by `BPF_PROG_TEST_RUN`: the same packet again and again, so caches are warm for everybody.
+//! Nanoseconds per packet by `BPF_PROG_TEST_RUN`. The same packet is repeated, so caches are warm for all programs.
 //!
-//! Each short run of a program stands between two of the empty one on the same packet, and the ratio is taken there and
-//! then: a processor that changes its pace, or a neighbour on it, changes both. The result is the median of many such
-//! ratios with its quartiles, and the best time. Only ratios mean something.
+//! Each short run of a program is placed between two runs of the empty one on the same packet, and compared with them: a
+//! change of the CPU's frequency or load affects both. The result is the median of many such ratios with its quartiles, and
+//! the best time. Only the ratios are comparable between machines.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,14 +22,14 @@ use crate::shield::{self, Shield};
 
 /// Ratios taken of each program.
 const ROUNDS: usize = 41;
-/// Packets a run: a few milliseconds, short beside what disturbs a machine.
+/// Packets per run. A run takes a few milliseconds, less than most disturbances on a machine last.
 const PACKETS: u32 = 50_000;
-/// Where `cargo xtask build-ebpf` leaves the floor.
+/// The empty program, which `cargo xtask bench xdp` builds.
 const EMPTY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/empty");
-/// The one address that xdp-filter denies of each family.
+/// The only address of each family that xdp-filter denies.
 const DENIED_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 const DENIED_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x66);
-/// Never banned here.
+/// Addresses that are never banned here.
 const ELSEWHERE_V4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const ELSEWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb9, 1, 2, 0, 0, 0, 9);
 
@@ -51,7 +51,7 @@ pub(crate) struct Row {
     ratio_high: f64,
 }
 
-/// What is to be measured.
+/// A program and a packet to measure.
 struct Subject<'a> {
     row: Row,
     program: &'a Xdp,
@@ -63,7 +63,7 @@ struct Subject<'a> {
 pub(crate) fn measure(most: usize) -> Result<Vec<Row>> {
     let mut empty = EbpfLoader::new()
         .load_file(EMPTY)
-        .with_context(|| format!("could not load {EMPTY} (`cargo xtask build-ebpf`)"))?;
+        .with_context(|| format!("could not load {EMPTY} (`cargo xtask bench xdp` builds it)"))?;
     load(&mut empty, "empty")?;
     let mut counts = vec![0, 1_000, most];
     counts.dedup();
@@ -141,8 +141,8 @@ impl Subject<'_> {
     }
 }
 
-/// This thread's processor time over the packets: the kernel's own figure is rounded to whole nanoseconds, and wall time
-/// would count who else was let run.
+/// This thread's CPU time divided by the packets. The kernel's own figure is rounded to whole nanoseconds, and wall time
+/// would include other processes.
 fn nanoseconds(program: &Xdp, packet: &[u8]) -> Result<f64> {
     let options = TestRunOptions { data_in: Some(packet), repeat: PACKETS, ..TestRunOptions::default() };
     let began = processor_time()?;
@@ -235,7 +235,7 @@ impl Filter {
         let end = |interface| End { namespace: &namespace, interface, addresses: &[] };
         connect(end("v4"), end("v4peer"))?;
         connect(end("v6"), end("v6peer"))?;
-        // `ip netns exec` has a /sys of its own, and with it a place for pins that nobody else sees.
+        // `ip netns exec` mounts a /sys of its own, so the pins are invisible to other processes.
         let script = format!(
             "mount -t bpf bpf /sys/fs/bpf && xdp-filter load -m skb -p allow -f ipv4 v4 && \
              xdp-filter load -m skb -p allow -f ipv6 v6 && xdp-filter ip -m src {DENIED_V4} && \

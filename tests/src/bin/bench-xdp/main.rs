@@ -1,7 +1,7 @@
 //! `cargo xtask bench xdp`: the cost of a packet in the XDP program, compared with an empty program and xdp-tools'
-//! xdp-filter; and packets a second over a veth pair, whole path, with each enforcer and with none.
+//! xdp-filter; and packets per second over a veth pair, whole path, with each enforcer and with none.
 //!
-//! Prints two tables; `--json` prints the first as one object a line, `--json --whole-path` the second.
+//! Prints two tables; `--json` prints the first as one object per line, `--json --whole-path` the second.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark's output is its interface")]
 
 mod cost;
@@ -14,13 +14,13 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "bench-xdp", about = "Packet cost of the XDP program")]
 struct Arguments {
-    /// One JSON object a line instead of tables
+    /// Print one JSON object per line instead of tables
     #[arg(long)]
     json: bool,
-    /// Only the packets a second over a veth pair
+    /// Measure only the packets per second over a veth pair
     #[arg(long)]
     whole_path: bool,
-    /// Only the cost in the program
+    /// Measure only the cost in the program
     #[arg(long, conflicts_with = "whole_path")]
     program: bool,
     /// The largest number of bans measured

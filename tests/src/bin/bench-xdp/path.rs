@@ -19,11 +19,11 @@ use shield_tests::netns::{End, Namespace, connect};
 
 use crate::shield::{addresses_v4, ban_v4};
 
-/// How many other clients are banned beside the sender.
+/// The number of other banned clients.
 const OTHERS: usize = 10_000;
 const ROUND: Duration = Duration::from_millis(250);
 const ROUNDS: usize = 4;
-/// Datagrams between two looks at the clock.
+/// Datagrams between two readings of the clock.
 const BURST: u32 = 64;
 const SERVER: &str = "192.0.2.1:7777";
 const SENDER: &str = "192.0.2.2";
@@ -106,7 +106,7 @@ impl Lane {
     }
 
     fn row(&self, path: &'static str, case: &'static str, bans: usize) -> Result<Row> {
-        // Nobody reads: what does not fit is dropped at the socket, after the whole way.
+        // The socket is not read: surplus packets are dropped at it, after they have passed the whole path.
         let received = self.server.enter(|| UdpSocket::bind(SERVER))?;
         received.set_nonblocking(true)?;
         let sending = self.client.enter(|| UdpSocket::bind((SENDER, 0)))?;

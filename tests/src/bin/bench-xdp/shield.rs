@@ -14,7 +14,7 @@ use shield_engine::time::Ends;
 use shield_tests::bpffs::Bpffs;
 use shield_tests::netns::{End, Namespace, connect};
 
-/// Odd, and near 2^32 divided by the golden ratio: multiples of it are spread evenly.
+/// An odd number near 2^32 divided by the golden ratio, so that its multiples are spread evenly.
 const SPREAD: u32 = 0x9e37_79b1;
 /// Room for the largest measurement.
 const MAX_BANS: u32 = 1_100_000;
@@ -23,7 +23,7 @@ const MAX_BANS: u32 = 1_100_000;
 pub(crate) struct Shield {
     /// The copy.
     pub ebpf: Ebpf,
-    /// How many bans of each family.
+    /// Bans of each family.
     pub bans: usize,
     _enforcer: XdpEnforcer,
     _bpffs: Bpffs,
@@ -55,7 +55,7 @@ impl Shield {
     }
 }
 
-/// Puts them in force as a restart does.
+/// Puts the bans in force, as a restarted agent does.
 fn restore(enforcer: &mut XdpEnforcer, bans: impl Iterator<Item = Ban>) -> Result<()> {
     let mut desired = Desired::default();
     bans.zip(1..).for_each(|(ban, serial)| desired.insert(ban, serial));
