@@ -1,5 +1,5 @@
-//! The real agent binary, run as an operator runs it: a config file, a control socket, signals, and what its commands
-//! print. What it logs is in a file, and in the error when something goes wrong.
+//! The real agent binary, run as an operator runs it: with a config file, a control socket, signals and its commands. Its
+//! log goes to a file and is part of the error if it does not start.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -16,11 +16,11 @@ use crate::bpffs::Bpffs;
 use crate::netns::Namespace;
 use crate::wait;
 
-/// How long the agent may take to answer on its socket after its start, and to end after SIGTERM. Generous: on a busy
-/// machine two cores run everybody's tests.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit for the first answer on the socket and for the exit after SIGTERM. Generous, because other tests run at the
+/// same time.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Everything of one agent that outlives its process: config, state, log, pins.
+/// The files of one agent that outlive its process: config, state, log, pins.
 #[derive(Debug)]
 pub struct Home {
     folder: tempfile::TempDir,
@@ -28,16 +28,16 @@ pub struct Home {
 }
 
 impl Home {
-    /// A new one, empty.
+    /// Creates an empty home.
     ///
     /// # Errors
-    /// Without root: it has a BPF file system.
+    /// Fails without root, which mounting its BPF file system needs.
     pub fn create() -> Result<Self> {
-        let folder = tempfile::tempdir().context("made a temporary folder")?;
+        let folder = tempfile::tempdir().context("could not create a temporary folder")?;
         Ok(Self { folder, bpffs: Bpffs::mount()? })
     }
 
-    /// The folder of everything.
+    /// The folder with all files but the pins.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -57,16 +57,16 @@ impl Home {
         self.folder().join("audit.jsonl")
     }
 
-    /// Where the agent keeps what it pins.
+    /// The agent's folder for pinned BPF maps and links.
     pub fn pins(&self) -> PathBuf {
         self.bpffs.path().join("shield")
     }
 
-    /// Writes the config file: the paths of this home, the source with `more_of_source` (keys of `[[source]]`), and
-    /// `more` (further tables), both TOML.
+    /// Writes the config file: the paths of this home, `source` with the keys in `more_of_source`, and the tables in
+    /// `more`. Both are TOML.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Fails if the file cannot be written.
     pub fn configure(&self, source: &Path, more_of_source: &str, more: &str) -> Result<()> {
         let text = format!(
             "[agent]\nstate_dir = {state:?}\nsocket = {socket:?}\nlog = \"info\"\n\n\
@@ -75,52 +75,54 @@ impl Home {
             socket = self.socket(),
             audit = self.audit(),
         );
-        fs::write(self.config(), text).with_context(|| format!("wrote {}", self.config().display()))
+        fs::write(self.config(), text).with_context(|| format!("could not write {}", self.config().display()))
     }
 
-    /// What the agent has logged so far, all starts together.
+    /// The agent's log so far, from all its starts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder().join("agent.log")).unwrap_or_default()
     }
 
-    /// Runs one of the agent's commands (`bans`, `status`, `cleanup`…) against this home's config and socket.
+    /// Runs one of the agent's commands (`bans`, `status`, `cleanup`…) with this home's config and socket, and returns its
+    /// standard output.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// Fails if the command does; the error contains its standard error.
     pub fn command(&self, namespace: &Namespace, arguments: &[&str]) -> Result<String> {
         let output = self.command_output(namespace, arguments)?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("`shield-agent {}` failed ({}): {said}", arguments.join(" "), output.status);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!("`shield-agent {}` failed ({}): {stderr}", arguments.join(" "), output.status);
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// As [`Home::command`], whatever its exit code.
+    /// As [`Home::command`], but accepts any exit code.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// Fails if the command cannot be started.
     pub fn command_output(&self, namespace: &Namespace, arguments: &[&str]) -> Result<Output> {
         let mut command = self.shield_agent()?;
         command.args(arguments).stdin(Stdio::null());
-        namespace.enter(|| command.output()).context("started shield-agent")
+        namespace.enter(|| command.output()).context("could not start shield-agent")
     }
 
-    /// What one of the agent's commands prints with `--json`.
+    /// Runs one of the agent's commands with `--json` and returns the parsed output.
     ///
     /// # Errors
-    /// When it fails, or prints something else.
+    /// Fails if the command does, or if it does not print JSON.
     pub fn json(&self, namespace: &Namespace, arguments: &[&str]) -> Result<Value> {
         let arguments = [arguments, &["--json"]].concat();
         let text = self.command(namespace, &arguments)?;
-        serde_json::from_str(&text).with_context(|| format!("read the JSON of {arguments:?}: {text}"))
+        serde_json::from_str(&text)
+            .with_context(|| format!("could not parse the JSON of {arguments:?}: {text}"))
     }
 
     fn shield_agent(&self) -> Result<Command> {
         self.shield_agent_under(&[])
     }
 
-    /// The agent's command, started by `launcher` (an argument vector; none is the plain program).
+    /// The agent's command line behind `launcher`, an argument vector that may be empty.
     fn shield_agent_under(&self, launcher: &[&str]) -> Result<Command> {
         let binary = binary()?;
         let mut words = launcher.iter().map(OsStr::new).chain([binary.as_os_str()]);
@@ -130,7 +132,7 @@ impl Home {
     }
 }
 
-/// A running agent; killed when dropped, because a test that ends early must not leave it behind.
+/// A running agent. Dropping it kills it, so that a test that fails early leaves no process behind.
 #[derive(Debug)]
 pub struct Agent {
     process: Child,
@@ -140,12 +142,13 @@ impl Agent {
     /// Starts `shield-agent run` in this namespace and waits until it answers on its socket.
     ///
     /// # Errors
-    /// When the binary was not built, or ends, or does not answer; then with its log.
+    /// Fails if the binary was not built, or if the agent exits or does not answer; the error contains its log.
     pub fn start(namespace: &Namespace, home: &Home, more_arguments: &[&str]) -> Result<Self> {
         Self::start_under(&[], namespace, home, more_arguments)
     }
 
-    /// As [`Agent::start`], by a launcher such as `setpriv` with its arguments, which must become the agent (exec).
+    /// As [`Agent::start`], through a launcher such as `setpriv` with its arguments. The launcher must exec the agent,
+    /// because signals go to the process started here.
     ///
     /// # Errors
     /// As for [`Agent::start`].
@@ -159,26 +162,26 @@ impl Agent {
             .create(true)
             .append(true)
             .open(home.folder().join("agent.log"))
-            .context("opened the agent's log")?;
+            .context("could not open the agent's log")?;
         let mut command = home.shield_agent_under(launcher)?;
         command.arg("run").args(more_arguments).stdin(Stdio::null());
-        command.stdout(log.try_clone().context("shared the agent's log")?).stderr(log);
-        let process = namespace.enter(|| command.spawn()).context("started shield-agent")?;
+        command.stdout(log.try_clone().context("could not duplicate the agent's log")?).stderr(log);
+        let process = namespace.enter(|| command.spawn()).context("could not start shield-agent")?;
         let mut agent = Self { process };
         agent.wait_until_it_answers(namespace, home)?;
         Ok(agent)
     }
 
     fn wait_until_it_answers(&mut self, namespace: &Namespace, home: &Home) -> Result<()> {
-        wait::until("the agent to answer on its socket", PATIENCE, || {
-            if let Some(status) = self.process.try_wait().context("looked at the agent")? {
-                bail!("the agent ended ({status})");
+        wait::until("the agent to answer on its socket", TIMEOUT, || {
+            if let Some(status) = self.process.try_wait().context("could not check the agent's process")? {
+                bail!("the agent exited ({status})");
             }
             let answers = home.socket().exists()
                 && home.command_output(namespace, &["status", "--json"])?.status.success();
             Ok(answers.then_some(()))
         })
-        .with_context(|| format!("the agent's log:\n{}", home.log()))
+        .with_context(|| format!("could not start the agent; its log:\n{}", home.log()))
     }
 
     /// Its process id.
@@ -186,24 +189,24 @@ impl Agent {
         self.process.id()
     }
 
-    /// Ends it as the power cut does: nothing can be tidied up.
+    /// Sends SIGKILL: as after a power failure, the agent cannot clean up.
     ///
     /// # Errors
-    /// When it cannot be waited for.
+    /// Fails if the process cannot be killed or waited for.
     pub fn kill(mut self) -> Result<()> {
-        self.process.kill().context("killed the agent")?;
-        self.process.wait().context("waited for the agent").map(drop)
+        self.process.kill().context("could not kill the agent")?;
+        self.process.wait().context("could not wait for the agent").map(drop)
     }
 
-    /// Ends it as systemd does, and returns how it ended.
+    /// Sends SIGTERM, as systemd does, and returns the exit status.
     ///
     /// # Errors
-    /// When it does not end.
+    /// Fails if the agent does not exit in time.
     pub fn stop(mut self) -> Result<ExitStatus> {
-        let pid = Pid::from_raw(self.pid().try_into().context("a process id fits in an i32")?);
-        kill(pid, Signal::SIGTERM).context("asked the agent to end")?;
-        wait::until("the agent to end after SIGTERM", PATIENCE, || {
-            self.process.try_wait().context("waited for the agent")
+        let pid = Pid::from_raw(self.pid().try_into().expect("a process id fits in an i32"));
+        kill(pid, Signal::SIGTERM).context("could not send SIGTERM to the agent")?;
+        wait::until("the agent to exit after SIGTERM", TIMEOUT, || {
+            self.process.try_wait().context("could not wait for the agent")
         })
     }
 }
@@ -215,15 +218,19 @@ impl Drop for Agent {
     }
 }
 
-/// The agent that was built together with the running test: cargo puts it one or two folders above.
+/// The path of the agent that was built together with the running test. Cargo puts tests into `deps/`, and binaries one
+/// folder above them.
 ///
 /// # Errors
-/// When it was not built.
+/// Fails if the agent was not built.
 pub fn binary() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("asked for this program's own path")?;
+    let own = std::env::current_exe().context("could not get this program's own path")?;
     let found =
         own.ancestors().skip(1).take(2).map(|folder| folder.join("shield-agent")).find(|file| file.is_file());
     found.with_context(|| {
-        format!("found no shield-agent near {}: build it with `cargo build -p shield-agent`", own.display())
+        format!(
+            "could not find shield-agent near {}: build it with `cargo build -p shield-agent`",
+            own.display()
+        )
     })
 }

@@ -1,29 +1,31 @@
-//! A BPF file system of a test's own, so that pins neither meet those of other tests nor need `/sys/fs/bpf` mounted.
+//! A BPF file system for one test, so that its pins do not collide with those of other tests, and `/sys/fs/bpf` need not be
+//! mounted.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// A mounted bpffs in a temporary folder; unmounted, with every pin in it, when dropped.
+/// A bpffs mounted on a temporary folder. Dropping it unmounts it, which removes every pin in it.
 #[derive(Debug)]
 pub struct Bpffs {
     folder: tempfile::TempDir,
 }
 
 impl Bpffs {
-    /// Mounts a new, empty one.
+    /// Mounts an empty bpffs.
     ///
     /// # Errors
-    /// Without root, or on a kernel without bpffs.
+    /// Fails without root, or on a kernel without bpffs.
     pub fn mount() -> Result<Self> {
-        let folder = tempfile::tempdir().context("made a temporary folder")?;
-        mount(Some("bpf"), folder.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("mounted bpffs on {} (needs root)", folder.path().display()))?;
+        let folder = tempfile::tempdir().context("could not create a temporary folder")?;
+        mount(Some("bpf"), folder.path(), Some("bpf"), MsFlags::empty(), None::<&str>).with_context(
+            || format!("could not mount a bpffs on {} (needs root)", folder.path().display()),
+        )?;
         Ok(Self { folder })
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }

@@ -1,37 +1,37 @@
-//! Runs one command to its end, with the command line and what it said in the error.
+//! Runs a command to completion; errors contain its command line and output.
 //!
-//! Argument vectors only, never a shell. Where it runs (which network namespace) is the caller's thread's business:
+//! Takes argument vectors, never a shell's command line. The command runs in the network namespace of the calling thread:
 //! see [`crate::netns`].
 
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Runs `argv` and returns what it printed on standard output.
+/// Runs `argv` and returns its standard output.
 ///
 /// # Errors
-/// When it cannot be started (the error names the program and says that it may not be installed), or when it ends with
-/// anything but success.
+/// Fails if the program cannot be started (the error names it and suggests installing it), or if it does not succeed.
 pub fn run(argv: &[&str]) -> Result<String> {
     let output = output(argv)?;
     if !output.status.success() {
-        bail!("`{}` failed ({}): {}", argv.join(" "), output.status, said(&output));
+        bail!("`{}` failed ({}): {}", argv.join(" "), output.status, message(&output));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs `argv` to its end and returns its output whatever its exit code, for callers who expect a failure.
+/// Runs `argv` and returns its output with any exit code, for callers that expect a failure.
 ///
 /// # Errors
-/// When it cannot be started.
+/// Fails if the program cannot be started.
 pub fn output(argv: &[&str]) -> Result<Output> {
-    let (program, arguments) = argv.split_first().context("ran an empty command line")?;
+    let (program, arguments) = argv.split_first().context("could not run an empty command line")?;
     Command::new(program).args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).output().with_context(
-        || format!("started `{}` (is {program} installed? `cargo xtask setup`)", argv.join(" ")),
+        || format!("could not start `{}` (is {program} installed? `cargo xtask setup`)", argv.join(" ")),
     )
 }
 
-fn said(output: &Output) -> String {
+/// Standard error, or standard output for programs that report errors there.
+fn message(output: &Output) -> String {
     let text = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
     String::from_utf8_lossy(text).trim().to_owned()
 }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failing_command_is_an_error_that_names_it_and_what_it_said() {
+    fn the_error_of_a_failing_command_has_its_name_and_output() {
         let error = run(&["ls", "/nowhere/at/all"]).unwrap_err().to_string();
         assert!(error.contains("ls /nowhere/at/all") && error.contains("No such file"), "{error}");
     }

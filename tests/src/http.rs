@@ -1,6 +1,7 @@
-//! A small HTTP/1.1 client that says exactly what a visitor would notice: the status, how long it took, or that nothing
-//! came. One connection a request, blocking, source address selectable. Not for production use: it reads until the
-//! server closes.
+//! A small blocking HTTP/1.1 client that reports what a visitor notices: the status and the latency, or a timeout.
+//!
+//! Each request has a connection of its own, with a selectable source address. Not a general client: it reads until the
+//! server closes the connection.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -13,74 +14,75 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-/// One request to make.
+/// A GET request.
 #[derive(Debug, Clone)]
 pub struct Get<'a> {
-    /// Where the server listens.
+    /// The server's address and port.
     pub server: SocketAddr,
-    /// The address to come from; the kernel's choice when `None`.
+    /// The source address; `None` lets the kernel choose.
     pub from: Option<IpAddr>,
     /// Path and query, as sent.
     pub path: &'a str,
-    /// For connecting, and again for each wait for bytes.
+    /// Applies to connecting, and to each read.
     pub timeout: Duration,
 }
 
-/// What came back.
+/// The answer to a [`Get`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     /// HTTP status.
     pub status: u16,
     /// Everything after the headers.
     pub body: Vec<u8>,
-    /// From before the connection to the last byte.
+    /// Time from before the connection to the last byte.
     pub took: Duration,
 }
 
 impl Get<'_> {
-    /// Makes the request.
+    /// Sends the request and reads the answer.
     ///
     /// # Errors
-    /// When the connection fails or nothing comes within the timeout (see [`is_timeout`]), and when the answer is not
+    /// Fails if the connection fails, if no answer comes within the timeout (see [`is_timeout`]), or if the answer is not
     /// HTTP.
     pub fn send(&self) -> Result<Response> {
         let started = Instant::now();
         let mut stream = self.open()?;
         let request =
             format!("GET {} HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n", self.path);
-        stream.write_all(request.as_bytes()).context("sent the request")?;
+        stream.write_all(request.as_bytes()).context("could not send the request")?;
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).context("read the answer")?;
-        let (status, body) = parse(&answer).context("the answer is not HTTP")?;
+        stream.read_to_end(&mut answer).context("could not read the answer")?;
+        let (status, body) = parse(&answer).context("could not parse the answer: it is not HTTP")?;
         Ok(Response { status, body, took: started.elapsed() })
     }
 
-    /// A TCP connection to the server, with the timeout set for reading and writing.
+    /// Opens a TCP connection to the server, with the timeout set for reads and writes.
     ///
     /// # Errors
-    /// When it is not there within the timeout.
+    /// Fails if the connection is not established within the timeout.
     pub fn open(&self) -> Result<TcpStream> {
         let family = if self.server.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
-        let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).context("made a socket")?;
+        let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+            .context("could not create a socket")?;
         // Linux applies the send timeout to connect(2) as well (socket(7)).
         let timeout = TimeVal::new(
             self.timeout.as_secs().try_into().expect("a test's timeout fits in a time_t"),
             self.timeout.subsec_micros().into(),
         );
-        setsockopt(&fd, sockopt::SendTimeout, &timeout).context("set the send timeout")?;
-        setsockopt(&fd, sockopt::ReceiveTimeout, &timeout).context("set the receive timeout")?;
+        setsockopt(&fd, sockopt::SendTimeout, &timeout).context("could not set the send timeout")?;
+        setsockopt(&fd, sockopt::ReceiveTimeout, &timeout).context("could not set the receive timeout")?;
         if let Some(address) = self.from {
             let source = SockaddrStorage::from(SocketAddr::new(address, 0));
-            bind(fd.as_raw_fd(), &source).with_context(|| format!("bound to {address}"))?;
+            bind(fd.as_raw_fd(), &source).with_context(|| format!("could not bind to {address}"))?;
         }
         connect(fd.as_raw_fd(), &SockaddrStorage::from(self.server))
-            .with_context(|| format!("connected to {}", self.server))?;
+            .with_context(|| format!("could not connect to {}", self.server))?;
         Ok(TcpStream::from(fd))
     }
 }
 
-/// Whether this error of [`Get::send`] means that nothing came in time, as when packets are dropped. A refused or reset
-/// connection is an answer, and is not one.
+/// Returns whether this error of [`Get::send`] is a timeout, as when packets are dropped. A refused or reset connection is
+/// not: something answered.
 pub fn is_timeout(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let by_errno = cause.downcast_ref::<nix::errno::Errno>().is_some_and(|errno| {

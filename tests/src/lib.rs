@@ -1,10 +1,10 @@
-//! The harness of the tests against the real thing: kernel, iptables, nginx, Chromium, the real agent binary.
+//! The harness of the privileged tests, which use the real kernel, iptables, nginx, Chromium and agent binary.
 //!
-//! Every test makes its own machines ([`netns`]) under unique names, and proves at its end that nothing of it is left
-//! ([`residue`]). Everything here needs root; a missing tool is a failure that names it, never a silent skip.
-//! The bodies of `cargo xtask lab` and of the benchmarks are the binaries of this crate (`src/bin/`).
+//! Every test creates its own machines ([`netns`]) under unique names, and checks at its end that it leaves nothing behind
+//! ([`residue`]). Everything here needs root. A missing tool fails the test with the tool's name: a skipped test would look
+//! like a success. `cargo xtask lab` and the benchmarks are binaries of this crate (`src/bin/`).
 
-#![expect(clippy::print_stderr, reason = "a test's clean-up can only tell the one who watches it")]
+#![expect(clippy::print_stderr, reason = "a test's clean-up runs in `drop`, which cannot return its error")]
 
 pub mod agent;
 pub mod bpffs;

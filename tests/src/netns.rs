@@ -1,8 +1,8 @@
-//! Network namespaces as machines: created under a unique name, wired with veth pairs, deleted when dropped.
+//! Network namespaces that stand for machines: created under a unique name, connected with veth pairs, deleted on drop.
 //!
-//! Only the network is separate. Files, processes and the host's `/sys/fs/bpf` are the same inside; `/sys/class/net`
-//! shows the *host's* interfaces (sysfs remembers who mounted it), so ask `ip`, not sysfs. Interfaces are created in
-//! their namespaces directly and never pass through the host's own.
+//! Only the network is separate. Files, processes and the host's `/sys/fs/bpf` are shared. `/sys/class/net` shows the
+//! *host's* interfaces, because sysfs belongs to the namespace that mounted it: query `ip` instead. Interfaces are created
+//! in their namespaces directly and never appear in the host's own.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -17,35 +17,36 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::command;
 
-/// What the name of every namespace made here begins with; the process id that made it comes next.
+/// The prefix of every namespace's name. The creator's process id follows it, so that leftovers of dead processes can be
+/// recognised.
 const NAME_PREFIX: &str = "shield";
-/// Where iproute2 keeps named namespaces.
+/// iproute2's folder of named namespaces.
 const NAMED_NAMESPACES: &str = "/run/netns";
 
-/// One network namespace. Dropping it ends the processes still inside and deletes it with all its interfaces, rules
-/// and attached programs.
+/// A network namespace. Dropping it kills the processes still inside and deletes it with all its interfaces, rules and
+/// attached programs.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
 }
 
-/// One end of a veth pair: the namespace it is in, its name there, and its addresses with prefix lengths
-/// (`192.0.2.1/24`, `2001:db8::1/64`).
+/// One end of a veth pair.
 #[derive(Debug, Clone, Copy)]
 pub struct End<'a> {
-    /// Where.
+    /// The namespace it is in.
     pub namespace: &'a Namespace,
-    /// At most 15 bytes.
+    /// Its name there, at most 15 bytes.
     pub interface: &'a str,
-    /// IPv6 ones are usable at once: duplicate address detection is left out.
+    /// Addresses with prefix lengths (`192.0.2.1/24`, `2001:db8::1/64`). IPv6 addresses are usable at once, because
+    /// duplicate address detection is switched off for them.
     pub addresses: &'a [&'a str],
 }
 
 impl Namespace {
-    /// Creates `shield-PID-N-LABEL` with its loopback up. Namespaces left by runs that were killed are deleted first.
+    /// Creates `shield-PID-N-LABEL` with its loopback up. The first call deletes namespaces left by killed runs.
     ///
     /// # Errors
-    /// Without root, or where iproute2 is missing.
+    /// Fails without root, or if iproute2 is missing.
     pub fn create(label: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if NEXT.load(Ordering::Relaxed) == 0 {
@@ -53,7 +54,8 @@ impl Namespace {
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{NAME_PREFIX}-{}-{number}-{label}", std::process::id());
-        command::run(&["ip", "netns", "add", &name]).context("created a network namespace (needs root)")?;
+        command::run(&["ip", "netns", "add", &name])
+            .context("could not create a network namespace (needs root)")?;
         let namespace = Self { name };
         namespace.run(&["ip", "link", "set", "lo", "up"])?;
         Ok(namespace)
@@ -64,38 +66,37 @@ impl Namespace {
         &self.name
     }
 
-    /// The file that stands for it, for `setns` and `nsenter --net=`.
+    /// The namespace's file, for `setns` and `nsenter --net=`.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(NAMED_NAMESPACES).join(&self.name)
     }
 
-    /// Runs `inside` on a fresh thread that is in this namespace. Sockets it opens and children it starts are and stay
-    /// there; the caller's own thread never leaves its namespace.
+    /// Runs `inside` on a new thread in this namespace. Sockets that it opens and children that it starts stay in the
+    /// namespace; the calling thread never leaves its own.
     ///
-    /// A child started inside must not ask for a parent-death signal: the thread that starts it ends at once.
+    /// A child started inside must not request a parent-death signal: that follows the starting thread, which ends at once.
     ///
     /// # Panics
-    /// When the namespace cannot be entered, and when `inside` panics.
+    /// Panics if the namespace cannot be entered, or if `inside` panics.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                let file = File::open(self.path()).expect("opened a namespace that this process made");
-                setns(&file, CloneFlags::CLONE_NEWNET).expect("entered a namespace that this process made");
+                let file = File::open(self.path()).expect("this process created the namespace");
+                setns(&file, CloneFlags::CLONE_NEWNET).expect("this process created the namespace");
                 inside()
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
-    /// As [`Namespace::enter`], on a thread of its own that goes on after this returns. Join it before the namespace is
-    /// dropped.
+    /// As [`Namespace::enter`], but returns while the thread runs. Join it before the namespace is dropped.
     ///
     /// # Panics
-    /// When the namespace is gone.
+    /// Panics if the namespace is gone.
     pub fn spawn(&self, inside: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-        let file = File::open(self.path()).expect("opened a namespace that this process made");
+        let file = File::open(self.path()).expect("this process created the namespace");
         std::thread::spawn(move || {
-            setns(&file, CloneFlags::CLONE_NEWNET).expect("entered a namespace that this process made");
+            setns(&file, CloneFlags::CLONE_NEWNET).expect("this process created the namespace");
             drop(file);
             inside();
         })
@@ -104,23 +105,24 @@ impl Namespace {
     /// Runs `argv` inside and returns its standard output.
     ///
     /// # Errors
-    /// When it cannot be started, or fails; the error has the command line and what it said.
+    /// Fails if the program cannot be started or does not succeed; the error contains its command line and output.
     pub fn run(&self, argv: &[&str]) -> Result<String> {
-        self.enter(|| command::run(argv)).with_context(|| format!("ran a command in {}", self.name))
+        self.enter(|| command::run(argv)).with_context(|| format!("could not run a command in {}", self.name))
     }
 
-    /// Runs `argv` inside to its end, whatever its exit code.
+    /// Runs `argv` inside and returns its output with any exit code.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// Fails if the program cannot be started.
     pub fn output(&self, argv: &[&str]) -> Result<Output> {
-        self.enter(|| command::output(argv)).with_context(|| format!("ran a command in {}", self.name))
+        self.enter(|| command::output(argv))
+            .with_context(|| format!("could not run a command in {}", self.name))
     }
 
-    /// Adds an address with its prefix length to one of its interfaces.
+    /// Adds an address with its prefix length to an interface.
     ///
     /// # Errors
-    /// When `ip` refuses it.
+    /// Fails if `ip` refuses it.
     pub fn add_address(&self, interface: &str, address: &str) -> Result<()> {
         let mut argv = vec!["ip", "address", "add", address, "dev", interface];
         if address.contains(':') {
@@ -129,42 +131,42 @@ impl Namespace {
         self.run(&argv).map(drop)
     }
 
-    /// Sends everything that is not on a link of its own to this gateway, for the gateway's family.
+    /// Sets the default route of the gateway's address family.
     ///
     /// # Errors
-    /// When the gateway is on no link of this namespace.
+    /// Fails if the gateway is on no link of this namespace.
     pub fn set_default_route(&self, gateway: IpAddr) -> Result<()> {
         let family = if gateway.is_ipv6() { "-6" } else { "-4" };
         self.run(&["ip", family, "route", "add", "default", "via", &gateway.to_string()]).map(drop)
     }
 
-    /// Makes it a router: forwards between its links, IPv4 and IPv6.
+    /// Enables forwarding between its interfaces, for IPv4 and IPv6.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn enable_forwarding(&self) -> Result<()> {
         self.enter(|| -> Result<()> {
             for path in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"] {
-                std::fs::write(path, "1").with_context(|| format!("wrote 1 to {path}"))?;
+                std::fs::write(path, "1").with_context(|| format!("could not write 1 to {path}"))?;
             }
             Ok(())
         })
     }
 
-    /// The processes inside, this one never among them.
+    /// The processes inside, without this one.
     ///
     /// # Errors
-    /// When `/proc` or the namespace itself cannot be read.
+    /// Fails if `/proc` or the namespace itself cannot be read.
     pub fn processes(&self) -> Result<Vec<i32>> {
         let wanted =
-            std::fs::metadata(self.path()).with_context(|| format!("looked at {}", self.name))?.ino();
+            std::fs::metadata(self.path()).with_context(|| format!("could not inspect {}", self.name))?.ino();
         Ok(all_processes()?.into_iter().filter(|pid| namespace_of(*pid) == Some(wanted)).collect())
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // A kernel keeps a namespace alive while a process is in it: what is left inside was started here, and ends here.
+        // The kernel keeps a namespace alive while a process is in it, so remaining processes must be killed first.
         for pid in self.processes().unwrap_or_default() {
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
@@ -175,10 +177,10 @@ impl Drop for Namespace {
     }
 }
 
-/// Connects two namespaces with a veth pair, both ends up and addressed.
+/// Connects two namespaces with a veth pair, sets addresses and brings both ends up.
 ///
 /// # Errors
-/// When an interface of that name is there already, or an address is not one.
+/// Fails if an interface of that name already exists, or if an address is invalid.
 pub fn connect(a: End<'_>, b: End<'_>) -> Result<()> {
     command::run(&[
         "ip",
@@ -204,22 +206,22 @@ pub fn connect(a: End<'_>, b: End<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Names of the namespaces that the process `pid` made and that are still there.
+/// The names of the remaining namespaces that the process `pid` created.
 ///
 /// # Errors
-/// When the folder of named namespaces cannot be read.
+/// Fails if the folder of named namespaces cannot be read.
 pub fn left_by(pid: u32) -> Result<Vec<String>> {
     let prefix = format!("{NAME_PREFIX}-{pid}-");
     Ok(all_names()?.into_iter().filter(|name| name.starts_with(&prefix)).collect())
 }
 
-/// Deletes namespaces whose maker is gone (it was killed before it could clean up).
+/// Deletes namespaces whose creator was killed before it could clean up.
 fn sweep_dead_runs() -> Result<()> {
     for name in all_names()? {
-        let maker =
+        let creator =
             name.strip_prefix(NAME_PREFIX).and_then(|rest| rest.split('-').nth(1)?.parse::<u32>().ok());
-        if maker.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
-            // Dropping is what deletes. Another run may have been faster: then there is nothing left to do.
+        if creator.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
+            // Dropping deletes it. A concurrent run may delete it first, so a failure is only printed.
             drop(Namespace { name });
         }
     }
@@ -230,17 +232,17 @@ fn all_names() -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(NAMED_NAMESPACES) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).context(format!("listed {NAMED_NAMESPACES}")),
+        Err(error) => return Err(error).context(format!("could not list {NAMED_NAMESPACES}")),
     };
     Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
 fn all_processes() -> Result<Vec<i32>> {
-    let entries = std::fs::read_dir("/proc").context("listed /proc")?;
+    let entries = std::fs::read_dir("/proc").context("could not list /proc")?;
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// The inode of a process's network namespace; `None` when the process is gone, or is this one.
+/// The inode of a process's network namespace; `None` if the process has ended or is this one.
 fn namespace_of(pid: i32) -> Option<u64> {
     if pid.unsigned_abs() == std::process::id() {
         return None;

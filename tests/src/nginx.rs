@@ -1,4 +1,4 @@
-//! A real nginx with the JSON log that Shield's README asks for, in a namespace of its own, on ports 80 (both families).
+//! A real nginx with the README's JSON log, in a network namespace, on port 80 of both address families.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -13,12 +13,12 @@ use nix::unistd::Pid;
 use crate::netns::Namespace;
 use crate::wait;
 
-/// The `log_format` of the README, with the name `shield`.
+/// The README's `log_format`, named `shield`.
 pub const LOG_FORMAT: &str = r#"log_format shield escape=json
     '{"source_ip":"$remote_addr","timestamp":"$time_iso8601","method":"$request_method",'
     '"path":"$request_uri","status":$status,"response_size":$body_bytes_sent}';"#;
 
-/// A running nginx; ended when dropped.
+/// A running nginx. Dropping it ends it.
 #[derive(Debug)]
 pub struct Nginx {
     master: Child,
@@ -26,15 +26,16 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts it in this namespace, with everything it writes under `folder`, and waits until it has written its pid.
+    /// Starts nginx in this namespace, with all its files under `folder`, and waits for its pid file, which it writes once
+    /// it listens.
     ///
-    /// It serves `/` and `/static/*` with 200, and answers everything else with 404.
+    /// It answers `/` and `/static/*` with 200, and everything else with 404.
     ///
     /// # Errors
-    /// When nginx is not installed, or does not come up; then with what it said.
+    /// Fails if nginx is not installed or does not start; the error contains its error log.
     pub fn start(namespace: &Namespace, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder.join("www/static"))
-            .with_context(|| format!("made {}", folder.display()))?;
+            .with_context(|| format!("could not create {}", folder.display()))?;
         fs::write(
             folder.join("www/index.html"),
             "<!doctype html><title>Shop</title><p>Welcome.\n".repeat(20),
@@ -43,34 +44,37 @@ impl Nginx {
             fs::write(folder.join("www/static").join(file), "/* */\n".repeat(200))?;
         }
         let config = folder.join("nginx.conf");
-        fs::write(&config, configuration(folder)).with_context(|| format!("wrote {}", config.display()))?;
+        fs::write(&config, configuration(folder))
+            .with_context(|| format!("could not write {}", config.display()))?;
         let errors = folder.join("error.log");
         let mut command = Command::new("nginx");
         command.arg("-c").arg(&config).arg("-e").arg(&errors).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let master = namespace
             .enter(|| command.spawn())
-            .context("started nginx (is it installed? `cargo xtask setup`)")?;
+            .context("could not start nginx (is it installed? `cargo xtask setup`)")?;
         let nginx = Self { master, access_log: folder.join("access.log") };
         let pid = folder.join("nginx.pid");
         wait::until("nginx to write its pid", Duration::from_secs(5), || {
             Ok(fs::read_to_string(&pid).ok().filter(|text| text.ends_with('\n')))
         })
-        .with_context(|| format!("nginx said: {}", fs::read_to_string(&errors).unwrap_or_default()))?;
+        .with_context(|| {
+            format!("could not start nginx; its log: {}", fs::read_to_string(&errors).unwrap_or_default())
+        })?;
         Ok(nginx)
     }
 
-    /// The log that it writes, one JSON object a line.
+    /// The access log, one JSON object per line.
     pub fn access_log(&self) -> &Path {
         &self.access_log
     }
 
-    /// Tells it to reopen its log, as logrotate does after renaming it.
+    /// Makes it reopen its log, as logrotate does after renaming it.
     ///
     /// # Errors
-    /// When it is gone.
+    /// Fails if nginx has ended.
     pub fn reopen_log(&self) -> Result<()> {
-        kill(self.pid(), Signal::SIGUSR1).context("told nginx to reopen its log")
+        kill(self.pid(), Signal::SIGUSR1).context("could not signal nginx to reopen its log")
     }
 
     fn pid(&self) -> Pid {

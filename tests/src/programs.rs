@@ -1,4 +1,4 @@
-//! This host's programs as the iptables enforcer runs them, counted.
+//! Counts the programs that the iptables enforcer runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Result;
 use shield_agent::test_support::enforce::iptables::programs::{Host, Programs};
 
-/// This host, which counts how often some of its programs run.
+/// The real host's programs, with a counter of some of their runs.
 pub struct Counted {
     is_counted: fn(&str) -> bool,
     runs: Arc<AtomicUsize>,
 }
 
 impl Counted {
-    /// Counts in `runs` the programs whose name `is_counted` accepts.
+    /// Counts the runs of the programs whose name `is_counted` accepts in `runs`.
     pub fn new(is_counted: fn(&str) -> bool, runs: &Arc<AtomicUsize>) -> Counted {
         Counted { is_counted, runs: Arc::clone(runs) }
     }

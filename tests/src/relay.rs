@@ -1,5 +1,5 @@
-//! Makes a port inside a namespace reachable from the host, on loopback only: so that a browser can open the page of an
-//! agent that runs in one.
+//! Makes a port inside a namespace reachable on the host's loopback, so that a browser on the host can open the page of an
+//! agent in the namespace.
 
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,29 +9,30 @@ use anyhow::{Context as _, Result};
 
 use crate::netns::Namespace;
 
-/// Listens on a free port of the host's loopback and passes every connection on to `target` inside the namespace, until
-/// the namespace is dropped. Returns where it listens.
+/// Listens on a free port of the host's loopback and forwards every connection to `target` inside the namespace until the
+/// namespace is dropped. Returns the address it listens on.
 ///
 /// # Errors
-/// When there is no free port.
+/// Fails if there is no free port.
 pub fn to_namespace(namespace: &Arc<Namespace>, target: SocketAddr) -> Result<SocketAddr> {
-    // Weak: this thread outlives the namespace, and must not keep it.
+    // Weak, because this thread runs until the process ends and must not keep the namespace alive.
     let namespace = Arc::downgrade(namespace);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listened on the host's loopback")?;
-    let address = listener.local_addr().context("asked for the port")?;
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("could not listen on the host's loopback")?;
+    let address = listener.local_addr().context("could not get the port")?;
     std::thread::spawn(move || {
         for outside in listener.incoming().flatten() {
             let Some(namespace) = namespace.upgrade() else { return };
-            // A browser that asks before the agent listens gets a closed connection, and asks again.
+            // Before the agent listens the connection is closed, and the browser retries.
             if let Ok(inside) = namespace.enter(|| TcpStream::connect(target)) {
-                let _ = pass_both_ways(&outside, &inside);
+                let _ = forward_both_ways(&outside, &inside);
             }
         }
     });
     Ok(address)
 }
 
-fn pass_both_ways(outside: &TcpStream, inside: &TcpStream) -> io::Result<()> {
+fn forward_both_ways(outside: &TcpStream, inside: &TcpStream) -> io::Result<()> {
     for (from, to) in [(outside, inside), (inside, outside)] {
         let (mut from, mut to) = (from.try_clone()?, to.try_clone()?);
         std::thread::spawn(move || {

@@ -1,6 +1,6 @@
-//! Proof that nothing is left: of Shield in a kernel, and of a test on this machine.
+//! Checks for leftovers: of Shield in a kernel, and of a test on this machine.
 //!
-//! Whatever cannot be asked is an error, never "nothing there".
+//! A failed query is an error and never counts as "nothing found": otherwise a missing tool would hide leftovers.
 
 use std::path::Path;
 
@@ -9,11 +9,10 @@ use anyhow::{Context as _, Result};
 use crate::command;
 use crate::netns::{self, Namespace};
 
-/// Everything of Shield's in this namespace's kernel side: chains, rules, sets, attached programs; and pins under
-/// `pins`. Empty when there is nothing.
+/// Shield's chains, rules, sets and attached programs in this network namespace, and the pins under `pins`.
 ///
 /// # Errors
-/// When one of the places cannot be asked.
+/// Fails if a query does.
 pub fn of_shield(namespace: &Namespace, pins: &Path) -> Result<Vec<String>> {
     let mut found = namespace.enter(|| -> Result<Vec<String>> {
         let mut found = Vec::new();
@@ -25,26 +24,26 @@ pub fn of_shield(namespace: &Namespace, pins: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The firewall, sets and interfaces of the network namespace of the calling thread, one fact a line, without counters:
-/// for comparing before and after.
+/// The firewall, sets and interfaces of the calling thread's network namespace, one fact per line. Counters are left out,
+/// because the states before and after a test are compared.
 ///
 /// # Errors
-/// When one of the places cannot be asked.
+/// Fails if a query does.
 pub fn network_state() -> Result<Vec<String>> {
     let mut state = firewall()?;
     state.extend(command::run(&["ip", "-brief", "link"])?.lines().filter_map(first_word));
     Ok(state)
 }
 
-/// What the process `pid` has left on this machine: namespaces, and with them whatever is in them.
+/// The namespaces that the process `pid` has left on this machine, and with them everything inside.
 ///
 /// # Errors
-/// When the namespaces cannot be listed.
+/// Fails if the namespaces cannot be listed.
 pub fn of_process(pid: u32) -> Result<Vec<String>> {
     Ok(netns::left_by(pid)?.into_iter().map(|name| format!("network namespace {name}")).collect())
 }
 
-/// Rules of both families and both kinds of iptables, nftables' own tables, and sets.
+/// The rules of both address families and both kinds of iptables, nftables' own tables, and sets.
 fn firewall() -> Result<Vec<String>> {
     let commands: [&[&str]; 6] = [
         &["iptables-save"],
@@ -57,14 +56,14 @@ fn firewall() -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for argv in commands {
         let text = command::run(argv)?;
-        // Comments carry the time, chain headers the counters.
+        // Comments contain the time, and chain headers contain counters.
         let facts = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
         lines.extend(facts.map(|line| line.split(" [").next().unwrap_or(line).trim().to_owned()));
     }
     Ok(lines)
 }
 
-/// Programs at the network card (XDP, whatever mode) and at traffic control's hooks.
+/// XDP programs in any mode, and BPF programs at traffic control's ingress hook.
 fn attached_programs() -> Result<Vec<String>> {
     let mut found = Vec::new();
     let links = command::run(&["ip", "-oneline", "-details", "link"])?;
@@ -85,11 +84,11 @@ fn files_under(folder: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("listed {}", folder.display())),
+        Err(error) => return Err(error).with_context(|| format!("could not list {}", folder.display())),
     };
     let mut found = vec![format!("folder {}", folder.display())];
     for entry in entries {
-        let path = entry.with_context(|| format!("listed {}", folder.display()))?.path();
+        let path = entry.with_context(|| format!("could not list {}", folder.display()))?.path();
         found.push(format!("pin {}", path.display()));
     }
     Ok(found)

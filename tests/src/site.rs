@@ -1,5 +1,5 @@
-//! The smallest place where the agent can be tested end to end: a server with nginx, and a street from which anybody comes,
-//! each under an address of their own.
+//! The smallest set-up for end-to-end tests of the agent: a server with nginx, and a second machine, the street, with an
+//! address for each client.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -13,36 +13,37 @@ use crate::netns::{End, Namespace, connect};
 use crate::nginx::Nginx;
 use crate::wait;
 
-/// Where the server listens.
+/// The server's address and port.
 pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 80)), 80);
 /// An ordinary visitor.
 pub const VISITOR: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 /// An attacker.
 pub const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 66));
-/// When an answer counts as not coming. Over a veth pair one takes about a millisecond.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// An answer that takes longer counts as none. Over a veth pair an answer takes about a millisecond.
+const TIMEOUT: Duration = Duration::from_millis(400);
 
-/// How long the enforcers may take to be set up, on a machine that runs other tests at the same time.
-const TIME_TO_SET_UP: Duration = Duration::from_secs(30);
+/// Time limit for the set-up of the enforcers, while other tests run on the same machine.
+const SET_UP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The server, its nginx, the agent's files, and the street. Dropping it deletes all of it.
+/// The server, its nginx, the agent's files, and the street. Dropping it deletes everything.
 #[derive(Debug)]
 pub struct Site {
     /// The running nginx.
     pub nginx: Nginx,
     /// The agent's files.
     pub home: Home,
-    /// The server: its interface is `eth0`, its default route leads into the street.
+    /// The server; its interface is `eth0` and its default route leads to the street.
     pub server: Namespace,
-    /// Everybody else.
+    /// The machine of all clients.
     pub street: Namespace,
 }
 
 impl Site {
-    /// Makes it, with the agent configured to read nginx's log and by `more` (tables of the config file), not started.
+    /// Creates the machines and starts nginx. The agent is configured to read nginx's log, with the tables in `more`, but
+    /// not started.
     ///
     /// # Errors
-    /// Without root, and when a tool is missing.
+    /// Fails without root, or if a tool is missing.
     pub fn create(more: &str) -> Result<Self> {
         let server = Namespace::create("server")?;
         let street = Namespace::create("street")?;
@@ -65,11 +66,11 @@ impl Site {
         Ok(Self { nginx, home, server, street })
     }
 
-    /// Starts the agent and waits until its enforcers are set up: before that, a ban is not in the kernel yet, and attaching
-    /// a program to a card loses packets of everybody.
+    /// Starts the agent and waits until its enforcers are set up: before that a ban is not in the kernel, and attaching a
+    /// program to an interface loses packets of all clients.
     ///
     /// # Errors
-    /// When the agent does not start, or an enforcer that is not switched off does not work.
+    /// Fails if the agent does not start, or if an enabled enforcer does not work.
     pub fn start_agent(&self, more_arguments: &[&str]) -> Result<Agent> {
         let agent = Agent::start(&self.server, &self.home, more_arguments)?;
         self.wait_until_protected()?;
@@ -79,10 +80,10 @@ impl Site {
     /// Waits until every enforcer is set up or switched off.
     ///
     /// # Errors
-    /// When one does not work.
+    /// Fails if an enabled enforcer does not work.
     pub fn wait_until_protected(&self) -> Result<()> {
         for part in ["iptables", "xdp"] {
-            let found = wait::until(&format!("{part} to be set up"), TIME_TO_SET_UP, || {
+            let found = wait::until(&format!("{part} to be set up"), SET_UP_TIMEOUT, || {
                 let found = self.status()?.parts.into_iter().find(|found| found.part == part);
                 Ok(found.filter(|found| found.state != PartStateName::Waiting))
             })?;
@@ -91,12 +92,12 @@ impl Site {
         Ok(())
     }
 
-    /// The status that a request from this address gets; `None` when nothing comes.
+    /// Sends a request from this address and returns the answer's status; `None` after a timeout.
     ///
     /// # Errors
-    /// When something else than silence is the answer: refused, reset, not HTTP.
-    pub fn ask(&self, from: IpAddr) -> Result<Option<u16>> {
-        let get = Get { server: SERVER, from: Some(from), path: "/", timeout: PATIENCE };
+    /// Fails if the connection is refused or reset, or if the answer is not HTTP.
+    pub fn request(&self, from: IpAddr) -> Result<Option<u16>> {
+        let get = Get { server: SERVER, from: Some(from), path: "/", timeout: TIMEOUT };
         match self.street.enter(|| get.send()) {
             Ok(response) => Ok(Some(response.status)),
             Err(error) if is_timeout(&error) => Ok(None),
@@ -104,18 +105,18 @@ impl Site {
         }
     }
 
-    /// Asks again and again until there is an answer, and says when.
+    /// Repeats a request until it is answered, and returns the time of the answer.
     ///
     /// # Errors
-    /// When there is none within `at_most`.
+    /// Fails if there is no answer within `at_most`.
     pub fn wait_until_served(&self, from: IpAddr, at_most: Duration) -> Result<Instant> {
-        wait::until("an answer", at_most, || Ok(self.ask(from)?.map(|_| Instant::now())))
+        wait::until("an answer", at_most, || Ok(self.request(from)?.map(|_| Instant::now())))
     }
 
     /// The bans that the agent lists.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails if it does not answer.
     pub fn bans(&self) -> Result<Vec<Ban>> {
         let page: BanPage = serde_json::from_value(self.home.json(&self.server, &["bans"])?)?;
         Ok(page.bans)
@@ -124,21 +125,21 @@ impl Site {
     /// The agent's status.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails if it does not answer.
     pub fn status(&self) -> Result<Status> {
         Ok(serde_json::from_value(self.home.json(&self.server, &["status"])?)?)
     }
 
-    /// Has the operator ban the attacker, and waits until both enforcers that are on hold it.
+    /// Bans the attacker with the operator's command, and waits until its requests time out.
     ///
     /// # Errors
-    /// When the agent refuses, or the attacker is still served.
+    /// Fails if the agent refuses the command, or if the attacker is still served after five seconds.
     pub fn ban_attacker(&self, term: &str) -> Result<Ban> {
         self.home.command(&self.server, &["ban", &ATTACKER.to_string(), "--for", term])?;
         wait::until("the attacker's requests to time out", Duration::from_secs(5), || {
-            Ok(self.ask(ATTACKER)?.is_none().then_some(()))
+            Ok(self.request(ATTACKER)?.is_none().then_some(()))
         })?;
         let ban = self.bans()?.into_iter().find(|ban| ban.client.to_string() == ATTACKER.to_string());
-        ban.ok_or_else(|| anyhow::anyhow!("the agent does not list the ban that it made"))
+        ban.ok_or_else(|| anyhow::anyhow!("the agent does not list the attacker's ban"))
     }
 }

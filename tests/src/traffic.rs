@@ -1,4 +1,4 @@
-//! Visitors and attackers: threads in namespaces that make requests at a given pace and write down what came of each.
+//! Visitors and attackers: threads in namespaces that send requests at a given rate and record the outcome of each.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,47 +9,47 @@ use std::time::{Duration, Instant};
 use crate::http::{Get, is_timeout};
 use crate::netns::Namespace;
 
-/// What a visitor asks for, in turn: pages and what they load. All of it exists.
-pub const VISIT: &[&str] = &["/", "/static/app.js", "/static/style.css", "/static/logo.svg"];
+/// The paths that a visitor requests in turn: a page and its assets, all of which exist.
+pub const VISITED_PATHS: &[&str] = &["/", "/static/app.js", "/static/style.css", "/static/logo.svg"];
 
-/// How somebody behaves.
+/// The requests of a visitor or an attacker.
 #[derive(Debug, Clone, Copy)]
 pub struct Behaviour {
-    /// Where the server listens.
+    /// The server's address and port.
     pub server: SocketAddr,
-    /// The address to come from; the kernel's choice when `None`.
+    /// The source address; `None` lets the kernel choose.
     pub from: Option<IpAddr>,
-    /// Asked for in turn, again and again.
+    /// Requested in turn, repeatedly.
     pub paths: &'static [&'static str],
-    /// From the beginning of one request to that of the next, for one thread; a slow answer makes it longer.
+    /// Time from the start of one request to the start of the next one of the same thread; a slow answer extends it.
     pub pause: Duration,
-    /// When an answer counts as lost.
+    /// An answer that takes longer counts as lost.
     pub timeout: Duration,
-    /// How many do this at the same time. 1 is a visitor.
+    /// Parallel requests; 1 for a visitor.
     pub threads: usize,
 }
 
-/// One request and what came of it.
+/// A request and its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
-    /// When it was begun.
+    /// The start of the request.
     pub at: Instant,
-    /// What came.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
-/// What came of one request.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// An answer with this status, after so long.
+    /// An answer with its status and latency.
     Answered(u16, Duration),
-    /// Nothing in time.
+    /// No answer in time.
     TimedOut,
-    /// Something else went wrong: refused, reset, not HTTP.
+    /// Another failure: refused, reset, not HTTP.
     Failed,
 }
 
-/// Somebody who is making requests; stops when dropped.
+/// A running visitor or attacker. Dropping it stops it.
 #[derive(Debug)]
 pub struct Requester {
     shared: Arc<Shared>,
@@ -58,13 +58,13 @@ pub struct Requester {
 
 #[derive(Debug, Default)]
 struct Shared {
-    is_over: AtomicBool,
-    begun: AtomicUsize,
+    is_stopped: AtomicBool,
+    started: AtomicUsize,
     samples: Mutex<Vec<Sample>>,
 }
 
 impl Requester {
-    /// Starts making requests from this namespace.
+    /// Starts sending requests from this namespace.
     pub fn start(namespace: &Namespace, behaviour: Behaviour) -> Self {
         let shared = Arc::new(Shared::default());
         let threads = (0..behaviour.threads)
@@ -76,19 +76,19 @@ impl Requester {
         Self { shared, threads }
     }
 
-    /// Everything so far, in the order in which it ended.
+    /// The requests so far, in the order of their ends.
     pub fn samples(&self) -> Vec<Sample> {
         self.shared.samples.lock().expect("no requesting thread panics while it holds the samples").clone()
     }
 
-    /// Ends it, waiting for the requests under way, and returns everything.
+    /// Waits for the requests in progress, stops, and returns all requests.
     pub fn stop(mut self) -> Vec<Sample> {
         self.end();
         self.samples()
     }
 
     fn end(&mut self) {
-        self.shared.is_over.store(true, Ordering::Relaxed);
+        self.shared.is_stopped.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -102,9 +102,9 @@ impl Drop for Requester {
 }
 
 fn make_requests(behaviour: Behaviour, shared: &Shared) {
-    while !shared.is_over.load(Ordering::Relaxed) {
+    while !shared.is_stopped.load(Ordering::Relaxed) {
         let at = Instant::now();
-        let number = shared.begun.fetch_add(1, Ordering::Relaxed);
+        let number = shared.started.fetch_add(1, Ordering::Relaxed);
         let path = behaviour.paths[number % behaviour.paths.len()];
         let outcome = request(&behaviour, path);
         let samples = &shared.samples;
@@ -125,7 +125,7 @@ fn request(behaviour: &Behaviour, path: &str) -> Outcome {
     }
 }
 
-/// The latency that this share (0..=1) of the answered requests stays within; `None` when none was answered.
+/// The latency that this share (0..=1) of the answered requests does not exceed; `None` if none was answered.
 pub fn latency_quantile(samples: &[Sample], share: f64) -> Option<Duration> {
     let mut took: Vec<Duration> = samples
         .iter()
@@ -136,13 +136,13 @@ pub fn latency_quantile(samples: &[Sample], share: f64) -> Option<Duration> {
         .collect();
     took.sort_unstable();
     let last = took.len().checked_sub(1)?;
-    // Nearest rank.
+    // The nearest-rank method, so that the result is a latency that was measured.
     let rank = (share * took.len() as f64).ceil() as usize;
     took.get(rank.saturating_sub(1).min(last)).copied()
 }
 
-/// How many requests got no answer at all.
-pub fn lost(samples: &[Sample]) -> usize {
+/// The number of requests without an answer.
+pub fn count_lost(samples: &[Sample]) -> usize {
     samples.iter().filter(|sample| !matches!(sample.outcome, Outcome::Answered(..))).count()
 }
 
@@ -165,6 +165,6 @@ mod tests {
         check(0.99, 99);
         check(1.0, 100);
         assert_eq!(latency_quantile(&[], 0.5), None);
-        assert_eq!(lost(&samples), 1);
+        assert_eq!(count_lost(&samples), 1);
     }
 }

@@ -1,55 +1,55 @@
-//! Waiting for something real: polling with a deadline, and an error that names what did not happen.
+//! Waits for real events: polls with a deadline, and names the missing event in the error.
 //!
-//! Every wait ends early when somebody interrupts (Ctrl-C), so that what was made is cleaned up on the way out.
+//! Every wait ends early after an interruption (Ctrl-C), so that destructors run and clean up.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Between two looks. Short against everything that is measured with it (bans take milliseconds).
-const PAUSE: Duration = Duration::from_millis(2);
+/// Short compared with everything that is measured with it (bans take milliseconds).
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Ends every wait of this process, until [`resume`].
+/// Makes every wait of this process fail until [`resume`].
 pub fn interrupt() {
     IS_INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// Waits work again, for those who clean up after an interruption.
+/// Re-enables waits, for the clean-up after an interruption.
 pub fn resume() {
     IS_INTERRUPTED.store(false, Ordering::Relaxed);
 }
 
-/// Looks again and again until `look` answers, and returns its answer.
+/// Calls `poll` until it returns a value.
 ///
 /// # Errors
-/// When nothing came within `at_most` (the error says what was waited for), and at once when `look` itself fails or
-/// somebody interrupted.
-pub fn until<T>(what: &str, at_most: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+/// Fails if there is no value within `at_most` (the error names `what`), and at once if `poll` fails or after an
+/// interruption.
+pub fn until<T>(what: &str, at_most: Duration, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + at_most;
     loop {
-        if let Some(answer) = look()? {
+        if let Some(answer) = poll()? {
             return Ok(answer);
         }
         if Instant::now() >= deadline {
-            bail!("waited {at_most:?} for {what}, in vain");
+            bail!("timed out after {at_most:?} waiting for {what}");
         }
         check_interrupted()?;
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Lets time pass while others do something.
+/// Sleeps, but can be interrupted.
 ///
 /// # Errors
-/// When somebody interrupted.
-pub fn pass(duration: Duration) -> Result<()> {
+/// Fails after an interruption.
+pub fn sleep(duration: Duration) -> Result<()> {
     let end = Instant::now() + duration;
     while Instant::now() < end {
         check_interrupted()?;
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
@@ -66,11 +66,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_as_soon_as_there_is_one_and_names_what_never_came() {
-        let mut looks = 0;
-        let third = until("the third look", Duration::from_secs(5), || {
-            looks += 1;
-            Ok((looks == 3).then_some(looks))
+    fn the_first_value_is_returned_and_a_missing_one_is_named() {
+        let mut polls = 0;
+        let third = until("the third poll", Duration::from_secs(5), || {
+            polls += 1;
+            Ok((polls == 3).then_some(polls))
         });
         assert_eq!(third.unwrap(), 3);
         let never = until("Godot", Duration::from_millis(5), || Ok(None::<()>)).unwrap_err();

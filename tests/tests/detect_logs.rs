@@ -1,8 +1,8 @@
-//! What issue B promises of labelled real logs: every attacker of a rotating IPv6 campaign banned by its /64, and a flood
-//! within 3 s of log time.
+//! Detection on labelled real logs: every attacker of a rotating IPv6 campaign is banned by its /64, and a flood within 3 s
+//! of log time.
 //!
-//! The logs lie beside the checkout in `../shared/data` where there is such a folder. Where it is not there the test says
-//! so; with `SHIELD_REQUIRE_DATA=1` it fails.
+//! The logs are in `../shared/data` next to the checkout. Without that folder the tests print a notice and pass; with
+//! `SHIELD_REQUIRE_DATA=1` they fail.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -20,11 +20,8 @@ use shield_engine::settings::Settings;
 
 const IPV6_PREFIX: u8 = 64;
 
-/// The folder with the logs, if it is there.
-#[expect(
-    clippy::print_stdout,
-    reason = "whoever runs the tests should read that this one had nothing to run on"
-)]
+/// The folder with the logs, if it exists.
+#[expect(clippy::print_stdout, reason = "a test without data must not pass silently")]
 fn data() -> Option<PathBuf> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
     if data.join("logs").is_dir() {

@@ -1,7 +1,7 @@
-//! One contract, every enforcer: the simulated host, real iptables in both flavours, its sets in ipset and in nftables, and
-//! XDP in both modes.
+//! One contract for every enforcer: the simulated host, real iptables in both flavours, its sets in ipset and in nftables,
+//! and XDP in both modes.
 //!
-//! Owns what any enforcer must do. What only one of them does is tested elsewhere (`iptables_*.rs`).
+//! Covers the behaviour that all enforcers share; that of single enforcers is tested elsewhere (`iptables_*.rs`).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -25,17 +25,16 @@ use shield_tests::command;
 use shield_tests::netns::{End, Namespace, connect};
 use shield_tests::programs::Counted;
 
-/// A kernel with an enforcer over it, and somebody else who changes it.
+/// A kernel with an enforcer, and with other programs that change it.
 trait World {
-    /// A new enforcer, as a restarted agent makes one.
+    /// A new enforcer, as a restarted agent creates one.
     fn enforcer(&self) -> Box<dyn Enforcer>;
-    /// Somebody removes all that the enforcer put there, as a firewall reload does.
+    /// Removes everything that the enforcer has installed, as a firewall reload does.
     fn flush(&self) -> Result<()>;
-    /// What is in the kernel that mentions us.
+    /// The state in the kernel that belongs to Shield.
     fn ours(&self) -> Result<Vec<String>>;
-    /// What is in the kernel that is somebody else's.
+    /// The state in the kernel that belongs to other programs.
     fn others(&self) -> Result<Vec<String>>;
-    /// The clocks.
     fn now(&self) -> Now {
         clock::now()
     }
@@ -131,7 +130,7 @@ fn families(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
     let bans = texts.map(|text| ban(text, Ends::after(now, 60_000)));
     all_done(&enforcer.ensure_banned(&bans, now))?;
     expect_held(enforcer, now, &texts)?;
-    // A network that overlaps others is a ban of its own, and goes without them.
+    // A network that overlaps other bans is a ban of its own, and lifting it leaves the others.
     all_done(&enforcer.ensure_banned(&[ban("192.0.2.0/24", Ends::Never)], now))?;
     all_done(&enforcer.ensure_lifted(&[client("192.0.2.1")]))?;
     expect_held(enforcer, now, &["192.0.2.0/24", texts[1], texts[2], texts[3], texts[4]])
@@ -155,7 +154,7 @@ fn moved_end(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
             }
         }
     }
-    // A ban longer than any kernel timeout is held all the same.
+    // A ban that exceeds the kernel's longest timeout is held too.
     let years = Ends::after(now, 3 * 365 * 86_400_000);
     all_done(&enforcer.ensure_banned(&[ban("192.0.2.1", years)], now))?;
     expect_held(enforcer, now, &["192.0.2.1"])
@@ -186,7 +185,7 @@ fn heals(world: &dyn World, enforcer: &mut dyn Enforcer, now: Now) -> Result<()>
     ensure!(!repair.found.is_empty(), "{repair:?}");
     expect_held(enforcer, now, &texts)?;
     ensure!(enforcer.reconcile(&table(&bans), &[], now)?.is_none(), "applied twice it still does something");
-    // Orders go on as before, the flush unnoticed or not.
+    // Orders work after a flush, whether or not it has been noticed.
     world.flush()?;
     all_done(&enforcer.ensure_banned(&[ban("192.0.2.3", Ends::Never)], now))?;
     all_done(&enforcer.ensure_lifted(&[client("192.0.2.1")]))?;
@@ -221,14 +220,14 @@ fn restart(world: &dyn World, enforcer: &mut dyn Enforcer, now: Now) -> Result<(
     ensure!(world.ours()?.len() == before.len(), "a restart changed {before:?} to {:?}", world.ours()?);
     expect_held(&mut *next, now, &["192.0.2.1", "2001:db8:1::/64"])?;
     all_done(&next.ensure_lifted(&[client("192.0.2.1")]))?;
-    // Lifted while the next agent is down: gone after its first reconcile.
+    // A ban that was lifted while the agent was down is removed by the next agent's first reconcile.
     let mut third = world.enforcer();
     third.start(&[], now)?;
     third.reconcile(&table(&[]), &[], now)?;
     expect_held(&mut *third, now, &[])
 }
 
-/// More than one batch's worth, added, moved and lifted.
+/// Adds, moves and lifts more bans than fit into one batch.
 fn many(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
     let bans: Vec<Ban> = (0..2_000)
         .map(|n| ban(&format!("10.9.{}.{}", n / 250, n % 250), Ends::after(now, 600_000)))
@@ -255,7 +254,7 @@ fn counted(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
     Ok(())
 }
 
-/// The simulated host, with somebody else's rule on it.
+/// The simulated host, with a rule of another program.
 struct Simulated {
     host: SimulatedHost,
     settings: Settings,
@@ -307,22 +306,22 @@ fn on_simulated_host(settings: Settings) {
     contract(&Simulated { host, settings }).unwrap();
 }
 
-/// A network namespace with real iptables, with somebody else's rules and sets in it.
+/// A network namespace with real iptables, and with rules and sets of another program.
 struct Real {
     settings: Settings,
     has_ipset: HasIpset,
 }
 
-/// Whether the enforcer finds ipset.
+/// The availability of ipset.
 #[derive(Clone, Copy)]
 enum HasIpset {
     Yes,
-    /// Through its program alone: as where the kernel's protocol is another.
+    /// Only through its program, as on kernels with another version of the protocol.
     WithoutNetlink,
     No,
 }
 
-/// This host, but without ipset: then nftables' own sets are used.
+/// This host without ipset, so that nftables' own sets are used.
 struct WithoutIpset(Host);
 
 impl Programs for WithoutIpset {
@@ -430,7 +429,7 @@ fn on_real_kernel(label: &str, settings: Settings, has_ipset: HasIpset) {
     assert!(!shield_tests::netns::left_by(std::process::id()).unwrap().contains(&name));
 }
 
-/// Listing 10,000 rules takes 80 ms, for which new bans waited every 2 s.
+/// Listing 10,000 rules takes 80 ms, which once delayed new bans every 2 s.
 #[test]
 fn chains_are_listed_by_the_check_only_when_a_rule_has_changed() {
     let namespace = Namespace::create("gener").unwrap();
@@ -497,7 +496,7 @@ impl World for Card {
     }
 
     fn others(&self) -> Result<Vec<String>> {
-        // Names only: a link's state settles some time after it is set up.
+        // Only names, because a link's state still changes for some time after it is brought up.
         let links = command::run(&["ip", "-o", "-br", "link"])?;
         Ok(links.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
     }
@@ -585,7 +584,7 @@ fn nftables_sets_where_ipset_is_absent() {
     on_real_kernel("nftsets", settings(Backend::Ipset, "-nft"), HasIpset::No);
 }
 
-/// Somebody empties the chains of our nftables table and leaves its sets: nothing would drop, though every ban is there.
+/// Flushed chains with intact sets drop nothing, although every ban is still listed.
 #[test]
 fn nftables_chains_that_were_flushed_heal() {
     let namespace = Namespace::create("nftflush").unwrap();

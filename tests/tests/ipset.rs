@@ -1,5 +1,5 @@
-//! Sets of bans in the real kernel: the `ipset` program lists what netlink added, one bad element fails alone, and no process
-//! is started for a ban.
+//! Sets of bans in the real kernel: the `ipset` program lists the elements that were added through netlink, one invalid
+//! element fails alone, and no process is started for a ban.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 

@@ -14,8 +14,8 @@ use shield_tests::agent::{Agent, Home};
 use shield_tests::command;
 use shield_tests::netns::Namespace;
 
-/// Lines are read within seconds; this is for a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Lines are read within seconds; the rest is a margin for a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Between two scrapes.
 const POLL: Duration = Duration::from_millis(50);
@@ -35,7 +35,7 @@ fn metrics() -> String {
     let line = r#"{"source_ip":"192.0.2.9","timestamp":1795530901,"path":"/","status":200}"#;
     fs::write(&log, format!("{line}\n{line}\nrubbish\n")).unwrap();
     let lines_read = format!("shield_source_lines_total{{source=\"{}\"}} 3\n", log.display());
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !get(&home.socket(), "/metrics").contains(&lines_read) {
         assert!(Instant::now() < deadline, "the log's lines were not read: {}", home.log());
         std::thread::sleep(POLL);

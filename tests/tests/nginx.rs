@@ -6,7 +6,7 @@ use shield_tests::http::Get;
 use shield_tests::netns::{End, Namespace, connect};
 use shield_tests::nginx::Nginx;
 use shield_tests::residue;
-use shield_tests::traffic::{Behaviour, Outcome, Requester, VISIT};
+use shield_tests::traffic::{Behaviour, Outcome, Requester, VISITED_PATHS};
 use shield_tests::wait;
 
 #[test]
@@ -58,7 +58,7 @@ fn visitors_write_down_what_came_of_each_request() {
         Behaviour {
             server: "127.0.0.1:80".parse().unwrap(),
             from: Some("127.0.0.9".parse().unwrap()),
-            paths: VISIT,
+            paths: VISITED_PATHS,
             pause: Duration::from_millis(10),
             timeout: Duration::from_millis(500),
             threads: 2,

@@ -1,5 +1,5 @@
-//! The end of the agent and what is still to be told: a ban right before SIGTERM reaches Slack, and a Slack that never
-//! answers holds up the end no longer than the bound. A real HTTP server on the loopback stands in for Slack.
+//! Pending notifications at the agent's exit: a ban right before SIGTERM reaches Slack, and a Slack that never answers delays
+//! the exit no longer than the bound. A real HTTP server on the loopback stands in for Slack.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -12,23 +12,23 @@ use std::time::{Duration, Instant};
 use shield_tests::agent::{Agent, Home};
 use shield_tests::netns::Namespace;
 
-/// How long a message may take that must come; only a failure takes so long.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit for a message that must arrive; only a failing test takes this long.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What the agent allows itself for its last messages (`agent::FLUSH`).
+/// The agent's time limit for its last messages (`agent::FLUSH`).
 const FLUSH: Duration = Duration::from_secs(3);
 
-/// What the rest of the agent's end may take on a busy machine.
+/// Time limit for the rest of the agent's exit on a busy machine.
 const REST_OF_THE_END: Duration = Duration::from_secs(5);
 
-/// What the server does with every request.
+/// The server's reaction to every request.
 #[derive(Clone, Copy)]
 enum Behaviour {
     Answers,
     NeverAnswers,
 }
 
-/// An agent (a dry run: nobody is dropped) that tells this server.
+/// An agent in a dry run that notifies this server.
 struct World {
     agent: Agent,
     bodies: Receiver<String>,
@@ -41,11 +41,11 @@ impl World {
         let namespace = Namespace::create("notify").unwrap();
         let listener = namespace.enter(|| TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("http://{}/services/of-a-test", listener.local_addr().unwrap());
-        let (told, bodies) = channel();
+        let (received, bodies) = channel();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let told = told.clone();
-                std::thread::spawn(move || serve(stream, behaviour, &told));
+                let received = received.clone();
+                std::thread::spawn(move || serve(stream, behaviour, &received));
             }
         });
         let home = Home::create().unwrap();
@@ -64,11 +64,11 @@ impl World {
 }
 
 /// Serves one connection until its other side closes it.
-fn serve(mut stream: TcpStream, behaviour: Behaviour, told: &Sender<String>) {
+fn serve(mut stream: TcpStream, behaviour: Behaviour, received: &Sender<String>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     while let Some(body) = read_body(&mut reader) {
-        // The test may have seen enough.
-        let _ = told.send(body);
+        // Fails only after the test has dropped the receiver.
+        let _ = received.send(body);
         if let Behaviour::Answers = behaviour {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
@@ -94,15 +94,15 @@ fn read_body(reader: &mut BufReader<TcpStream>) -> Option<String> {
 }
 
 #[test]
-fn a_ban_right_before_sigterm_is_still_told() {
+fn a_ban_right_before_sigterm_is_still_posted() {
     let World { agent, bodies, home, namespace } = World::create(Behaviour::Answers);
     home.command(&namespace, &["ban", "192.0.2.7", "--for", "10m"]).unwrap();
-    assert!(bodies.recv_timeout(PATIENCE).unwrap().contains("192.0.2.7"));
+    assert!(bodies.recv_timeout(TIMEOUT).unwrap().contains("192.0.2.7"));
     // Slack takes one message a second: this one waits.
     home.command(&namespace, &["ban", "192.0.2.8", "--for", "10m"]).unwrap();
     assert!(agent.stop().unwrap().success(), "{}", home.log());
-    let told: Vec<String> = bodies.try_iter().collect();
-    assert!(told.iter().any(|body| body.contains("192.0.2.8")), "{told:?}\n{}", home.log());
+    let received: Vec<String> = bodies.try_iter().collect();
+    assert!(received.iter().any(|body| body.contains("192.0.2.8")), "{received:?}\n{}", home.log());
     assert!(!home.log().contains("stopped before all events were posted"), "{}", home.log());
 }
 
@@ -110,7 +110,7 @@ fn a_ban_right_before_sigterm_is_still_told() {
 fn slack_that_never_answers_holds_up_the_end_no_longer_than_the_bound() {
     let world = World::create(Behaviour::NeverAnswers);
     world.ban("192.0.2.7");
-    world.bodies.recv_timeout(PATIENCE).unwrap();
+    world.bodies.recv_timeout(TIMEOUT).unwrap();
     world.ban("192.0.2.8");
     let began = Instant::now();
     assert!(world.agent.stop().unwrap().success(), "{}", world.home.log());

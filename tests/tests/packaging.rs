@@ -1,4 +1,4 @@
-//! What is installed on a machine: the unit, the example config, the maintainers' scripts, logrotate.
+//! The installed files: the unit, the example config, the maintainer scripts, the logrotate rule.
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failing test")]
 
@@ -12,8 +12,8 @@ use shield_tests::agent::Agent;
 use shield_tests::site::{ATTACKER, Site, VISITOR};
 use shield_tests::{agent, command, wait};
 
-/// systemd's own figure for how exposed the unit is: 0 is nothing, 10 everything. What is left is what Shield is for: the
-/// network's configuration, BPF, the log.
+/// The limit for systemd's exposure level of the unit, from 0 (none) to 10. The remaining exposure is Shield's purpose: the
+/// network configuration, BPF, the log.
 const MAX_EXPOSURE: f64 = 3.0;
 
 fn packaging() -> PathBuf {
@@ -38,8 +38,8 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
     let folder = tempfile::tempdir().unwrap();
     let unit = unit_here(folder.path());
     let output = command::output(&["systemd-analyze", "verify", "--man=no", unit.to_str().unwrap()]).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && !said.contains("shield.service"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !stderr.contains("shield.service"), "{stderr}");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn scripts_are_valid_and_the_undo_undoes_all_that_was_done() {
     }
 }
 
-/// For real, in a root of its own: what is asserted is in the script, next to what is done.
+/// Installs and uninstalls in a root of its own. The script contains the assertions, next to the steps that they check.
 #[test]
 fn installing_and_uninstalling_leave_what_they_should() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,7 +116,7 @@ fn words_of(key: &str) -> Vec<String> {
 #[test]
 fn the_units_capabilities_are_enough_for_both_enforcers_and_another_users_log() {
     let site = Site::create("").unwrap();
-    // As Debian's nginx leaves its log: not root's, and not for everybody to read.
+    // Owner and mode as on Debian, where nginx's log belongs to another user and is not readable for all.
     command::run(&["chown", "www-data:adm", site.nginx.access_log().to_str().unwrap()]).unwrap();
     command::run(&["chmod", "0640", site.nginx.access_log().to_str().unwrap()]).unwrap();
     let capabilities = words_of("CapabilityBoundingSet").join(",+").to_lowercase().replace("cap_", "");
@@ -130,7 +130,7 @@ fn the_units_capabilities_are_enough_for_both_enforcers_and_another_users_log() 
         assert_eq!(found.state, PartStateName::Active, "{part}: {}", found.text);
     }
     site.ban_attacker("10m").unwrap();
-    site.ask(VISITOR).unwrap();
+    site.request(VISITOR).unwrap();
     wait::until("the visitor's line to be counted", Duration::from_secs(5), || {
         Ok((site.status()?.totals.requests > 0).then_some(()))
     })

@@ -1,9 +1,9 @@
-//! What Shield leaves: nothing after `cleanup`, nothing at all in a dry run, and nobody else's rules are touched.
+//! Leftovers: none after `cleanup`, none in a dry run, and the rules of other programs stay unchanged.
 
 use std::time::Duration;
 
 use shield_tests::site::{ATTACKER, SERVER, Site, VISITOR};
-use shield_tests::traffic::{Behaviour, Requester, VISIT};
+use shield_tests::traffic::{Behaviour, Requester, VISITED_PATHS};
 use shield_tests::{residue, wait};
 
 #[test]
@@ -40,14 +40,14 @@ fn cleanup_leaves_nothing_of_ours_and_everything_of_others() {
     }
 
     agent.stop().unwrap();
-    assert_eq!(site.ask(ATTACKER).unwrap(), None, "stopping must not lift");
+    assert_eq!(site.request(ATTACKER).unwrap(), None, "stopping must not lift");
     site.home.command(&site.server, &["cleanup"]).unwrap();
     assert_eq!(residue::of_shield(&site.server, &site.home.pins()).unwrap(), Vec::<String>::new());
     let after = site.server.enter(residue::network_state).unwrap();
     let lost: Vec<_> = before.iter().filter(|fact| !after.contains(fact)).collect();
     assert!(lost.is_empty(), "touched what is not ours: {lost:#?}");
-    assert_eq!(site.ask(ATTACKER).unwrap(), Some(200));
-    // A second time there is nothing to do, and that is no error.
+    assert_eq!(site.request(ATTACKER).unwrap(), Some(200));
+    // A second clean-up finds nothing, which is not an error.
     site.home.command(&site.server, &["cleanup"]).unwrap();
 }
 
@@ -60,7 +60,7 @@ fn a_dry_run_says_what_it_would_do_and_leaves_the_kernel_alone() {
     let flood = Behaviour {
         server: SERVER,
         from: Some(ATTACKER),
-        paths: VISIT,
+        paths: VISITED_PATHS,
         pause: Duration::from_millis(20),
         timeout: Duration::from_secs(2),
         threads: 4,
@@ -72,13 +72,13 @@ fn a_dry_run_says_what_it_would_do_and_leaves_the_kernel_alone() {
     })
     .unwrap_or_else(|error| panic!("{error:#}; it logged:\n{}", site.home.log()));
     drop(attack);
-    assert_eq!(site.ask(ATTACKER).unwrap(), Some(200));
-    assert_eq!(site.ask(VISITOR).unwrap(), Some(200));
+    assert_eq!(site.request(ATTACKER).unwrap(), Some(200));
+    assert_eq!(site.request(VISITOR).unwrap(), Some(200));
     assert_eq!(residue::of_shield(&site.server, &site.home.pins()).unwrap(), Vec::<String>::new());
     assert_eq!(site.server.enter(residue::network_state).unwrap(), before);
     // Dry-run bans were once stored beside the real ones, and the next real run enforced them.
     drop(agent);
     let _real = site.start_agent(&[]).unwrap();
     assert!(site.bans().unwrap().is_empty(), "what a dry run would have banned");
-    assert_eq!(site.ask(ATTACKER).unwrap(), Some(200));
+    assert_eq!(site.request(ATTACKER).unwrap(), Some(200));
 }

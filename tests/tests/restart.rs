@@ -3,19 +3,19 @@
 use std::time::{Duration, Instant};
 
 use shield_tests::site::{ATTACKER, Site, VISITOR};
-use shield_tests::traffic::{Behaviour, Outcome, Requester, VISIT};
+use shield_tests::traffic::{Behaviour, Outcome, Requester, VISITED_PATHS};
 
-/// How far apart the announced end and the first answer may lie. The kernel's part is exact to a few milliseconds; a
-/// request that was under way when the ban ended takes a SYN retransmission (1 s) more, and the machine may be busy.
+/// Tolerance between the announced end and the first answer. The kernel is exact to a few milliseconds, but a request in
+/// progress when the ban ends takes another SYN retransmission (1 s), and the machine may be busy.
 const SLACK: Duration = Duration::from_secs(4);
 const NO_RULES: &str = "[iptables]\nmode = \"off\"\n";
 
-/// Somebody who tries four times a second for as long as it lives.
+/// An attacker that sends four requests per second until it is dropped.
 fn persistent_attacker(site: &Site) -> Requester {
     let behaviour = Behaviour {
         server: shield_tests::site::SERVER,
         from: Some(ATTACKER),
-        paths: VISIT,
+        paths: VISITED_PATHS,
         pause: Duration::from_millis(250),
         timeout: Duration::from_millis(250),
         threads: 1,
@@ -45,7 +45,7 @@ fn a_normal_restart_opens_no_gap_and_keeps_the_end() {
     let (then, now) = (ban.ends_ms.unwrap(), bans[0].ends_ms.unwrap());
     assert!(then.abs_diff(now) < 1_000, "the end moved from {then} to {now}");
     assert_eq!(answered(attempts), 0);
-    assert_eq!(site.ask(VISITOR).unwrap(), Some(200));
+    assert_eq!(site.request(VISITOR).unwrap(), Some(200));
     site.home.command(&site.server, &["unban", &ATTACKER.to_string()]).unwrap();
     site.wait_until_served(ATTACKER, SLACK).unwrap();
 }
@@ -79,7 +79,7 @@ fn without_any_agent_the_kernel_itself_ends_an_xdp_ban_on_time() {
     site.ban_attacker("6s").unwrap();
     agent.kill().unwrap();
 
-    assert_eq!(site.ask(ATTACKER).unwrap(), None, "the ban did not outlive the agent");
+    assert_eq!(site.request(ATTACKER).unwrap(), None, "the ban did not outlive the agent");
     let lasted = site.wait_until_served(ATTACKER, Duration::from_secs(6) + SLACK).unwrap() - started;
     assert!(lasted >= Duration::from_secs(5), "{lasted:?}");
 }
@@ -90,7 +90,7 @@ fn a_ban_that_ended_while_the_agent_was_down_is_lifted_at_the_next_start() {
     let agent = site.start_agent(&[]).unwrap();
     site.ban_attacker("3s").unwrap();
     agent.kill().unwrap();
-    shield_tests::wait::pass(Duration::from_secs(3)).unwrap();
+    shield_tests::wait::sleep(Duration::from_secs(3)).unwrap();
     let _agent = site.start_agent(&[]).unwrap();
     site.wait_until_served(ATTACKER, SLACK).unwrap();
     let forgotten = || Ok(site.bans()?.is_empty().then_some(()));

@@ -22,13 +22,13 @@ use shield_engine::request::{Batch, Checkpoint};
 
 const LINES: u32 = 1_000_000;
 
-/// Reading a million lines takes seconds; the rest is for a busy machine and unoptimised code.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Reading a million lines takes seconds; the rest is a margin for a busy machine and unoptimised code.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Tells the process started by the test which folder to work in.
+/// The environment variable with the working folder of the process that the test starts.
 const FOLDER: &str = "SHIELD_TEST_KILLED_READER";
 
-/// What one transaction holds.
+/// The content of one transaction.
 #[derive(Serialize, Deserialize)]
 struct Commit {
     /// The numbers seen, as ranges `[first, last]` in the order of the lines.
@@ -114,7 +114,7 @@ fn ranges(batch: &Batch) -> Vec<(u32, u32)> {
     ranges
 }
 
-/// Every whole commit. One that the kill cut short was not committed, and is cut off.
+/// All complete commits. An incomplete last line, cut short by the kill, was not committed and is removed.
 fn read_commits(path: &Path) -> Vec<Commit> {
     let Ok(text) = fs::read_to_string(path) else { return Vec::new() };
     let whole = text.rfind('\n').map_or(0, |newline| newline + 1);
@@ -126,7 +126,7 @@ fn kill(reader: &mut Child) {
     reader.wait().unwrap();
 }
 
-/// nginx and logrotate.
+/// Stands for nginx and logrotate.
 struct Site {
     folder: PathBuf,
     nginx: File,
@@ -206,9 +206,9 @@ impl Site {
         read_commits(&self.path("commits")).into_iter().flat_map(|commit| commit.seen).collect()
     }
 
-    /// Waits until so many lines are committed.
+    /// Waits until this many lines are committed.
     fn wait_for_some(&self, lines: u32) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let count: u32 = self.seen().iter().map(|(first, last)| last - first + 1).sum();
             if count >= lines {

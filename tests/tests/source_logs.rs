@@ -1,7 +1,7 @@
 //! Real logs through a running source: every line counted, none refused.
 //!
-//! They lie beside the checkout in `../shared/data` where there is such a folder, and are never copied into the repository.
-//! Where it is not there the test says so; with `SHIELD_REQUIRE_DATA=1` it fails.
+//! The logs are in `../shared/data` next to the checkout and are never copied into the repository. Without that folder the
+//! test prints a notice and passes; with `SHIELD_REQUIRE_DATA=1` it fails.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use flate2::read::MultiGzDecoder;
 use shield_agent::test_support::source::{self, Pool, Snapshot};
 
-/// Some ten thousand lines take a fraction of a second; the rest is for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Some ten thousand lines take a fraction of a second; the rest is a margin for a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
 fn every_line_of_every_real_log_is_counted_and_none_refused() {
@@ -67,7 +67,7 @@ fn wrong_with(log: &Path) -> Option<String> {
     let prepared = source::Prepared::new(vec![settings]);
     let stats = prepared.stats().remove(0);
     let sources = prepared.start(&[], &pool, &deliver, &|_| {}).unwrap();
-    // Until the empty file was seen, what is written to it would be older than the first start.
+    // Lines written before the source has seen the empty file would be older than its first start, and skipped.
     wait_until(|| stats.snapshot().backlog.is_some_and(|backlog| backlog.logs == 1));
     OpenOptions::new().append(true).open(&path).unwrap().write_all(&text).unwrap();
     wait_until(|| stats.snapshot().bytes >= text.len() as u64);
@@ -85,9 +85,9 @@ fn complaint(log: &Path, snapshot: &Snapshot, expected: u64) -> Option<String> {
         .then(|| format!("{name}: {lines} of {expected} lines, {salvaged} salvaged, rejected {rejected:?}"))
 }
 
-/// Waits for the source's thread; what did not happen in time shows in the counts.
+/// Waits for the source's thread. A timeout is not an error here: the counts show what is missing.
 fn wait_until(is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !is_so() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }

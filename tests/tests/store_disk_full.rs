@@ -1,5 +1,5 @@
-//! A disk that is really full: the store says so, holds what it cannot write, can even be opened again, and writes
-//! everything when there is room.
+//! A full disk: the store reports it, keeps the unwritten records, can still be opened, and writes everything once there is
+//! room.
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,7 @@ fn bans_in(store: &Store) -> u64 {
     bans
 }
 
-/// Bans, a hundred a transaction, until the disk is full; returns how many were committed.
+/// Writes bans, a hundred per transaction, until the disk is full; returns the number of committed bans.
 fn fill(writer: &mut Writer) -> u32 {
     for from in (0..).step_by(100) {
         let outcome = writer.commit((from..from + 100).map(ban).collect(), NOW);
@@ -56,7 +56,7 @@ fn fill(writer: &mut Writer) -> u32 {
             continue;
         }
         let Some(PartState::Degraded { reason }) = outcome.report.map(|report| report.state) else {
-            panic!("the full disk was not said")
+            panic!("the full disk was not reported")
         };
         assert!(reason.contains("free some space"), "{reason}");
         return from;
@@ -77,10 +77,10 @@ fn check_on_a_small_disk(dir: PathBuf) {
     let committed = fill(&mut writer);
     assert!(committed > 1_000, "the disk was full after {committed} bans");
     let outcome = writer.commit(vec![ban(5_000_000)], NOW.plus_ms(1));
-    assert_eq!((outcome.kept, outcome.report), (Kept::Held, None), "said once");
+    assert_eq!((outcome.kept, outcome.report), (Kept::Held, None), "reported once");
     assert_eq!(writer.backlog(), 101);
 
-    // The agent is killed and started again while the disk is full: it knows all that was committed.
+    // After a kill and a restart with the disk still full, the agent has all committed bans.
     drop(writer);
     let mut writer = Writer::new(open(&dir), NOW);
     assert_eq!(bans_in(writer.store()), u64::from(committed));
@@ -99,7 +99,7 @@ fn check_on_a_small_disk(dir: PathBuf) {
 fn a_full_disk_loses_nothing_and_stops_nobody() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().to_owned();
-    // A thread of its own, so that only it is in the other mount namespace, which ends with it.
+    // A thread of its own, so that no other thread enters the mount namespace, which ends with this one.
     let checked = std::thread::spawn(move || check_on_a_small_disk(path)).join();
     assert!(std::fs::read_dir(dir.path()).expect("it is there").next().is_none(), "nothing was left outside");
     if let Err(panic) = checked {

@@ -197,7 +197,7 @@ fn what_is_banned_is_dropped_and_counted_whatever_it_is_wrapped_in() {
         harness.check(&name("IPv6"), &v6(&ipv6("2001:db8:1:2::9")), Drop, |t| t.dropped_v6);
         harness.check(&name("all of the prefix"), &v6(&ipv6("2001:db8:1:2:ffff::1")), Drop, |t| t.dropped_v6);
         harness.check(&name("the next prefix"), &v6(&ipv6("2001:db8:1:3::9")), Pass, |t| t.passed);
-        // The address as IPv6's mapped form never arrives on a wire as IPv4's client: it is another one.
+        // An IPv4-mapped IPv6 address on the wire is not the IPv4 client: it is another address.
         harness.check(&name("mapped"), &v6(&ipv6("::ffff:192.0.2.7")), Pass, |t| t.passed);
     }
 }
@@ -226,7 +226,7 @@ fn options_fragments_and_extension_headers_do_not_hide_the_source() {
     harness.check("another traffic class", &packet, Drop, |t| t.dropped_v6);
 }
 
-/// Headers with options take the way that does not begin with the filter.
+/// Headers with options take the path without the filter.
 #[test]
 fn options_do_not_change_whose_packet_it_is() {
     let mut harness = Harness::start(|_| {});
@@ -345,7 +345,7 @@ fn networks_of_any_length_and_what_is_exempt_in_them() {
     harness.check("not lifted /25", &v4("203.0.113.129"), Drop, |t| t.dropped_v4);
 }
 
-/// The trie answers with the longest prefix alone, so that an ended narrow ban that nobody had lifted yet let its packets
+/// The trie returns only the longest matching prefix, so an expired narrow ban that was not lifted yet let its packets
 /// through a wider ban in force.
 #[test]
 fn an_ended_network_does_not_open_a_wider_one() {

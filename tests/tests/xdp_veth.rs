@@ -1,5 +1,5 @@
-//! The XDP enforcer on a veth pair between two namespaces: real packets, dropped and passing again; restarts, other
-//! people's programs, and what happens when somebody takes ours away.
+//! The XDP enforcer on a veth pair between two namespaces: real packets, dropped and passing again; restarts, programs of
+//! others, and recovery after another program has removed ours.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -82,7 +82,7 @@ impl World {
         assert!(!links.contains("prog/xdp"), "{links}");
     }
 
-    /// Whether the server answers a TCP handshake: with a refusal, for nothing listens there.
+    /// Returns whether the server answers a TCP handshake. The answer is a refusal, because nothing listens there.
     fn reaches(&self, address: &str) -> bool {
         let server = SocketAddr::new(address.parse().unwrap(), CLOSED_PORT);
         let answer = self.client.enter(|| TcpStream::connect_timeout(&server, ANSWER));
@@ -157,7 +157,7 @@ fn with_the_agent_gone_the_ban_holds_until_its_own_end() {
     let mut enforcer = world.start();
     let end = Ends::after(clock::now(), 4_000);
     ban_now(&mut enforcer, &[ban(CLIENT_V4, end)]);
-    // What is left of a killed agent are its pins: nothing is detached or lifted on the way out.
+    // A killed agent leaves its pins: dropping the enforcer detaches and lifts nothing.
     drop(enforcer);
     world.assert_blocked("192.0.2.1");
     // The wait is the ban's own term.
@@ -353,7 +353,7 @@ fn a_jumbo_mtu_is_no_obstacle() {
     world.cleanup(enforcer);
 }
 
-/// Sends datagrams until it is over; says how many.
+/// Sends datagrams until `is_over` is set, and returns their number.
 fn send_until(socket: &UdpSocket, is_over: &AtomicBool) -> u32 {
     let mut sent = 0;
     while !is_over.load(Ordering::Relaxed) {
@@ -364,12 +364,12 @@ fn send_until(socket: &UdpSocket, is_over: &AtomicBool) -> u32 {
     sent
 }
 
-/// Another enforcer over the same pins, standing for a stranger with bpftool.
+/// Another enforcer with the same pins, which stands for an administrator with bpftool.
 fn enforcer_of_somebody_else(world: &World) -> XdpEnforcer {
     world.start()
 }
 
-/// Detaches the link, as `bpftool link detach` does: an enforcer that is configured for another mode does it, and then goes away.
+/// Detaches the link, as `bpftool link detach` does, by an enforcer that is configured for another mode.
 fn detach_by_force(world: &World) {
     let generic = Settings { mode: Mode::Generic, ..world.settings.clone() };
     let mut other = world.try_start(generic).unwrap();
@@ -377,7 +377,7 @@ fn detach_by_force(world: &World) {
     world.assert_reaches("192.0.2.1");
 }
 
-/// Deletes the veth pair and makes it anew: same names, new interfaces.
+/// Deletes the veth pair and creates it again: same names, new interfaces.
 fn recreate_link(world: &World) {
     world.server.run(&["ip", "link", "del", "eth0"]).unwrap();
     connect(
@@ -394,7 +394,7 @@ fn attached_program(server: &Namespace) -> u32 {
     after.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Somebody else's XDP program on the server's interface: one that lets everything through.
+/// Attaches another program's XDP program, one that passes everything, to the server's interface.
 fn foreign_xdp(world: &World) -> XdpEnforcer {
     let settings = Settings { pin_folder: world.bpffs.path().join("foreign"), ..world.settings.clone() };
     let mut foreign = XdpEnforcer::new(settings);
@@ -402,7 +402,7 @@ fn foreign_xdp(world: &World) -> XdpEnforcer {
     foreign
 }
 
-/// Keeps the helper honest: a path that is not there is no bpffs.
+/// A path that does not exist must not count as a bpffs.
 #[test]
 fn a_pin_folder_outside_bpffs_gets_a_bpffs_of_its_own_and_loses_it_again() -> Result<()> {
     let world = World::new(Mode::Auto);
