@@ -13,6 +13,7 @@ mod dist;
 mod fresh;
 mod fuzz;
 mod lab;
+mod packages;
 mod prebuilt;
 mod requirements;
 mod run;

@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::requirements::{Purpose, Requirement, Source, missing};
-use crate::{build_page, sh};
+use crate::{packages, sh};
 
 /// Debian's hook: package installations run it before they start a daemon.
 const START_POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -34,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
 /// Installs the tools that are missing for this purpose. Returns whether anything was installed.
 pub(crate) fn ensure(purpose: Purpose) -> Result<bool> {
     let missing = missing(purpose);
-    let page = purpose.needs_packages() && !build_page::packages_are_installed();
+    let page = purpose.needs_packages() && !packages::are_installed();
     if missing.is_empty() && !page {
         return Ok(false);
     }
@@ -51,7 +51,7 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<bool> {
         }
     }
     if page {
-        build_page::install_packages()?;
+        packages::install()?;
     }
     let unmet: Vec<_> = missing
         .iter()
