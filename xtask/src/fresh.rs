@@ -83,7 +83,7 @@ fn make_base(suite: &str, base: &Path) -> Result<()> {
     fs::create_dir_all(base).with_context(|| format!("could not create {}", base.display()))?;
     sh::run(sh::as_root("debootstrap")?.args(["--variant=minbase", suite]).arg(base).arg(mirror))?;
     // debootstrap configures no security updates, which an installed system has.
-    let copy = "set -eu; for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list \
+    let copy = "set -eu; rm -f \"$BASE/etc/apt/sources.list\"; for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list \
                 /etc/apt/apt.conf.d/99*; do [ -f \"$file\" ] || continue; sed \"s/$OWN/$SUITE/g\" \"$file\" >\"$BASE$file\"; \
                 done; cat /etc/resolv.conf >\"$BASE/etc/resolv.conf\"";
     let mut copied = sh::as_root("env")?;
