@@ -46,7 +46,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Exit> {
         config = config.with_log(path);
     }
     if args.from_start {
-        config = config.from_start();
+        config = config.reading_from_start();
     }
     start_logging(&config.log)?;
     let kernel = if args.dry_run { Kernel::LeaveAlone } else { Kernel::Enforce };

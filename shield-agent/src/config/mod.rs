@@ -119,7 +119,7 @@ impl Config {
     }
 
     /// Makes the first start read every file from its beginning.
-    pub fn from_start(mut self) -> Config {
+    pub fn reading_from_start(mut self) -> Config {
         self.sources.iter_mut().for_each(|source| source.first_start = FirstStart::Beginning);
         self
     }

@@ -45,7 +45,7 @@ impl Moments {
         if self.n > 0.0 { self.sum / self.n } else { 0.0 }
     }
 
-    /// The population standard deviation, sqrt(E[x²] - E[x]²); 0 without samples.
+    /// The population standard deviation, `sqrt(E[x²] - E[x]²)`; 0 without samples.
     pub(crate) fn stddev(&self) -> f64 {
         if self.n <= 0.0 {
             return 0.0;
