@@ -136,4 +136,36 @@ async fn a_long_list_is_imported_in_batches_and_a_wrong_one_not_at_all() {
     assert_eq!(run(running.socket(), &["import", wrong, "--skip-wrong"]).await, Ok(Exit::Done));
     assert_eq!(running.backend.commands().len(), 4);
     assert_eq!(run(running.socket(), &["import", "/nonexistent"]).await, Err(Exit::Failed));
+
+    // A reason that the agent refuses used to end the import in the middle.
+    let comment = format!("192.0.2.7 # {}\n192.0.2.8\n", "x".repeat(5_000));
+    let long_reason = list_in(folder.path(), &comment);
+    let long_reason = long_reason.to_str().expect("the path is UTF-8");
+    assert_eq!(run(running.socket(), &["import", long_reason]).await, Ok(Exit::Done));
+    assert_eq!(running.backend.commands().len(), 5);
+}
+
+#[tokio::test]
+async fn networks_that_are_very_wide_are_banned_only_with_force() {
+    let running = Setup::default().start().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let list = list_in(folder.path(), "192.0.2.7\n32.0.0.0/3\n2000::/3\n");
+    let list = list.to_str().expect("the path is UTF-8");
+    assert_eq!(run(running.socket(), &["import", list]).await, Ok(Exit::Failed));
+    assert_eq!(run(running.socket(), &["ban", "32.0.0.0/3"]).await, Err(Exit::Failed));
+    assert!(running.backend.commands().is_empty(), "nothing is banned before it is asked for twice");
+    assert_eq!(run(running.socket(), &["import", list, "--skip-wrong"]).await, Ok(Exit::Done));
+    assert_eq!(run(running.socket(), &["import", list, "--force"]).await, Ok(Exit::Done));
+    assert_eq!(run(running.socket(), &["ban", "32.0.0.0/3", "--force"]).await, Ok(Exit::Done));
+    let banned = running
+        .backend
+        .commands()
+        .iter()
+        .map(|command| match command {
+            Command::Import { bans } => bans.len(),
+            Command::Ban { clients, .. } => clients.len(),
+            other => panic!("{other:?}"),
+        })
+        .collect::<Vec<_>>();
+    assert_eq!(banned, [1, 3, 1]);
 }

@@ -1,9 +1,10 @@
 //! `shield-agent ban CLIENT…`: bans clients or networks by hand.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::client::AgentClient;
+use super::lists::bounds::width_to_confirm;
 use super::reply::{self, JsonArg};
 use super::{Exit, args};
 use crate::api::operation::Operation;
@@ -21,11 +22,21 @@ pub struct BanArgs {
     /// The reason, for the record
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Ban networks wider than /8 (IPv4) or /19 (IPv6) too
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     json: JsonArg,
 }
 
 pub(crate) async fn run(args: &BanArgs, client: &AgentClient) -> Result<Exit> {
+    for banned in args.clients.iter().filter(|_| !args.force) {
+        if let Some(width) = width_to_confirm(*banned) {
+            bail!(
+                "{banned} covers {width}; nothing was banned: to ban so many, repeat the command with --force"
+            );
+        }
+    }
     let request = BanRequest { clients: args.clients.clone(), term: args.term, reason: args.reason.clone() };
     reply::show(&client.post(Operation::Ban, &request).await?, args.json.format())
 }

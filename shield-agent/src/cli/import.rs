@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::client::AgentClient;
+use super::lists::bounds::Wide;
 use super::lists::{self, Entry, ListFormat, Parsed, Reading, Wrong};
 use super::print;
 use super::reply::{Format, JsonArg};
@@ -41,6 +42,9 @@ pub struct ImportArgs {
     /// Skip invalid entries instead of importing nothing
     #[arg(long)]
     skip_wrong: bool,
+    /// Import networks wider than /8 (IPv4) or /19 (IPv6), which are invalid entries otherwise
+    #[arg(long)]
+    force: bool,
     /// Read and check the list without banning
     #[arg(long)]
     dry_run: bool,
@@ -58,6 +62,8 @@ struct Summary {
     refused: Vec<CommandResult>,
     /// Invalid entries.
     wrong: Vec<Wrong>,
+    /// What to know of entries that were sent: the width of a forced network, a reason that was cut.
+    remarks: Vec<Wrong>,
     /// Nothing was sent because of `wrong`.
     stopped: bool,
 }
@@ -67,7 +73,8 @@ pub(crate) async fn run(args: &ImportArgs, client: &AgentClient) -> Result<Exit>
     let reading = Reading { now_ms: clock::now().wall_ms, zone: jiff::tz::TimeZone::system() };
     let parsed = lists::parse(&text, args.format, &reading)
         .map_err(anyhow::Error::msg)
-        .with_context(|| format!("could not read {}", args.file.display()))?;
+        .with_context(|| format!("could not read {}", args.file.display()))?
+        .bounded(if args.force { Wide::Accepted } else { Wide::Refused });
     let summary = send(args, client, parsed).await?;
     match args.json.format() {
         Format::Json => print::json(&summary)?,
@@ -91,8 +98,12 @@ fn read(file: &Path) -> Result<String> {
 }
 
 async fn send(args: &ImportArgs, client: &AgentClient, parsed: Parsed) -> Result<Summary> {
-    let mut summary =
-        Summary { passed_over: parsed.passed_over as u64, wrong: parsed.wrong, ..Summary::default() };
+    let mut summary = Summary {
+        passed_over: parsed.passed_over as u64,
+        wrong: parsed.wrong,
+        remarks: parsed.remarks,
+        ..Summary::default()
+    };
     if !summary.wrong.is_empty() && !args.skip_wrong {
         summary.stopped = true;
         return Ok(summary);
@@ -147,9 +158,11 @@ impl Summary {
         let mut text = String::new();
         let refused = self.refused.iter().map(|result| format!("{}: {}\n", result.client, result.message));
         text.extend(refused.take(SHOWN));
-        let wrong =
-            self.wrong.iter().map(|wrong| format!("{}: {}\n", wrong.place, text::printable(&wrong.why)));
-        text.extend(wrong.take(SHOWN));
+        for list in [&self.wrong, &self.remarks] {
+            let lines =
+                list.iter().map(|entry| format!("{}: {}\n", entry.place, text::printable(&entry.why)));
+            text.extend(lines.take(SHOWN));
+        }
         text.push_str(&format!(
             "{} {verb}, {} refused, {} skipped (ended, or not a ban), {} invalid\n",
             count(self.banned),

@@ -1,5 +1,6 @@
 //! Ban lists in the formats of other tools: parsed into entries, written from bans. Pure; one file per format.
 
+pub(crate) mod bounds;
 mod crowdsec;
 mod fail2ban;
 mod plain;
@@ -51,6 +52,8 @@ pub(crate) struct Parsed {
     pub wrong: Vec<Wrong>,
     /// Entries that have ended, or that are not bans (a captcha).
     pub passed_over: usize,
+    /// Entries that are imported, but not quite as written or only because of `--force`.
+    pub remarks: Vec<Wrong>,
 }
 
 impl Parsed {
