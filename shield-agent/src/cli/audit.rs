@@ -55,7 +55,7 @@ impl LogArgs {
     /// The files, oldest first.
     fn files(&self) -> Result<Vec<PathBuf>> {
         if !self.files.is_empty() {
-            return files::in_order(self.files.clone());
+            return Ok(files::in_order(self.files.clone()));
         }
         let path = self.config.load()?.audit;
         let found = files::family(&path)?;
@@ -80,28 +80,40 @@ fn verify(paths: &[PathBuf]) -> Result<Exit> {
     let mut verifier = Verifier::default();
     for path in paths {
         let name = path.display().to_string();
-        files::for_each_line(path, |number, line| {
+        let mut last_line = 0;
+        let read = files::for_each_line(path, |number, line| {
+            last_line = number;
             verifier.line(&name, number, line);
             Ok(())
-        })?;
+        });
+        if let Err(error) = read {
+            verifier.cut_short(&name, last_line, &error);
+        }
     }
     verifier.finish();
     print::text(&render(&verifier, paths))?;
-    Ok(if verifier.problem_count == 0 { Exit::Done } else { Exit::Failed })
+    let is_whole = verifier.problem_count == 0 && verifier.unreadable_files.is_empty();
+    Ok(if is_whole { Exit::Done } else { Exit::Failed })
 }
 
 fn render(verifier: &Verifier, paths: &[PathBuf]) -> String {
     let mut out = String::new();
-    for problem in &verifier.problems {
+    for problem in verifier.problems.iter().chain(&verifier.unreadable_files) {
         out.push_str(&format!("{}:{}: {}\n", problem.file, problem.line, problem.what));
     }
     let hidden = verifier.problem_count - verifier.problems.len() as u64;
     if hidden > 0 {
         out.push_str(&format!("and {} more\n", counted(hidden, "problem")));
     }
-    let verdict = match verifier.problem_count {
-        0 => "the chain is intact".to_owned(),
-        problems => format!("{}: the log was changed after it was written", counted(problems, "problem")),
+    let verdict = match (verifier.problem_count, verifier.unreadable_files.len()) {
+        (0, 0) => "the chain is intact".to_owned(),
+        (0, files) => format!(
+            "{} could not be read to the end; the chain is intact as far as it can be read",
+            counted(files as u64, "file")
+        ),
+        (problems, _) => {
+            format!("{}: the log was changed after it was written", counted(problems, "problem"))
+        }
     };
     let last = paths.last().map_or(Path::new("-"), PathBuf::as_path).display();
     let (lines, files) = (counted(verifier.lines, "line"), counted(paths.len() as u64, "file"));
@@ -126,13 +138,19 @@ fn report(paths: &[PathBuf], since_secs: u64) -> Result<Exit> {
     let to_ms = clock::now().wall_ms;
     let span_ms = i64::try_from(since_secs.saturating_mul(1000)).unwrap_or(i64::MAX);
     let mut report = Report::new(to_ms.saturating_sub(span_ms).max(0), to_ms);
+    let mut unreadable = String::new();
     for path in paths {
-        files::for_each_line(path, |_, line| {
+        let read = files::for_each_line(path, |_, line| {
             report.line(line);
             Ok(())
-        })?;
+        });
+        if let Err(error) = read {
+            unreadable.push_str(&format!(
+                "\n**Incomplete:** {error:#}. What was in the rest of this file is not in this report.\n"
+            ));
+        }
     }
-    print::text(&report.markdown())?;
+    print::text(&(report.markdown() + &unreadable))?;
     Ok(Exit::Done)
 }
 

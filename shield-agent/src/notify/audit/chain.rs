@@ -126,6 +126,8 @@ pub(crate) struct Problem {
 #[derive(Debug, Default)]
 pub(crate) struct Verifier {
     head: Option<Head>,
+    /// The lines after an unreadable end need not follow those before it.
+    is_interrupted: bool,
     /// A line that is not a link, until the next one shows whether it was torn.
     unreadable: Option<(Problem, String)>,
     /// Number of the first line.
@@ -134,6 +136,8 @@ pub(crate) struct Verifier {
     pub lines: u64,
     /// Lines torn by a crash, by the log's own record.
     pub torn: u64,
+    /// Files that could be read in part or not at all, each with the last line that could be read.
+    pub unreadable_files: Vec<Problem>,
     /// The first problems.
     pub problems: Vec<Problem>,
     /// Number of all problems.
@@ -154,11 +158,23 @@ impl Verifier {
         if let Some(what) = self.fault_of(&link) {
             self.report(problem(what));
         }
+        self.is_interrupted = false;
         if self.lines == 0 {
             self.first_seq = link.start.seq;
         }
         self.lines += 1;
         self.head = Some(link.head());
+    }
+
+    /// Records that a file could not be read beyond `last_line`.
+    pub(crate) fn cut_short(&mut self, file: &str, last_line: u64, error: &anyhow::Error) {
+        self.settle_unreadable(None);
+        self.unreadable_files.push(Problem {
+            file: file.to_owned(),
+            line: last_line,
+            what: format!("nothing can be read after this line: {error:#}"),
+        });
+        self.is_interrupted = true;
     }
 
     /// Finishes after the last line; returns the head.
@@ -172,9 +188,11 @@ impl Verifier {
             return Some("the line was changed: its hash is not that of its text".into());
         }
         let head = self.head.as_ref()?;
-        let expected = head.seq + 1;
+        let expected = head.seq.saturating_add(1);
         let seq = link.start.seq;
-        if link.start.prev == head.hash && seq == expected {
+        let is_next = link.start.prev == head.hash && seq == expected;
+        let is_after_unreadable = self.is_interrupted && seq >= expected;
+        if is_next || is_after_unreadable {
             return None;
         }
         Some(match seq.checked_sub(expected) {

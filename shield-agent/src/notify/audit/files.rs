@@ -29,36 +29,49 @@ pub(crate) fn family(path: &Path) -> Result<Vec<PathBuf>> {
             found.push(entry.path());
         }
     }
-    in_order(found)
+    Ok(in_order(found))
 }
 
-/// These files in the order they were written.
-pub(crate) fn in_order(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
-    let mut keyed = Vec::new();
-    for path in paths {
-        keyed.push((first_seq(&path)?.unwrap_or(u64::MAX), path));
-    }
+/// These files in the order they were written. A file whose first line cannot be read comes last.
+pub(crate) fn in_order(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let key = |path: PathBuf| (first_seq(&path).ok().flatten().unwrap_or(u64::MAX), path);
+    let mut keyed: Vec<_> = paths.into_iter().map(key).collect();
     keyed.sort();
-    Ok(keyed.into_iter().map(|(_, path)| path).collect())
+    keyed.into_iter().map(|(_, path)| path).collect()
+}
+
+/// A rotated file that could be read in part or not at all.
+#[derive(Debug)]
+pub(super) struct Damage {
+    pub file: String,
+    pub because: String,
 }
 
 /// The chain's head at the end of the rotated files: a log that begins a new file continues from it.
-pub(super) fn newest_head(path: &Path) -> Result<Option<Head>> {
+///
+/// A damaged file is no reason to stop recording: the chain continues from the newest line that can be read, and the
+/// damage is returned so that it goes on record.
+pub(super) fn newest_head(path: &Path) -> Result<(Option<Head>, Vec<Damage>)> {
+    let mut damages = Vec::new();
     for path in family(path)?.iter().rev() {
         let mut tail = Vec::new();
-        for_each_line(path, |_, line| {
+        let read = for_each_line(path, |_, line| {
             if tail.len() > TAIL_KEPT_BYTES {
                 tail.drain(..TAIL_KEPT_BYTES / 2);
             }
             tail.extend_from_slice(line);
             tail.push(b'\n');
             Ok(())
-        })?;
+        });
+        if let Err(error) = read {
+            let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+            damages.push(Damage { file, because: format!("{error:#}") });
+        }
         if let (Some(head), _) = chain::end_of(&tail) {
-            return Ok(Some(head));
+            return Ok((Some(head), damages));
         }
     }
-    Ok(None)
+    Ok((None, damages))
 }
 
 /// Calls `each` with every line of a file, without its newline, and its number from 1.

@@ -36,6 +36,8 @@ enum Remark<'a> {
         /// SHA-256 of these bytes.
         sha256: &'a str,
     },
+    /// A rotated file was damaged when the log was opened: the chain continues from the newest line that could be read.
+    DamagedFile { file: &'a str, because: &'a str },
     /// Events before this line could not be written.
     AuditGap {
         missing: u64,
@@ -52,6 +54,8 @@ pub struct AuditLog {
     open: Option<OpenFile>,
     head: Option<Head>,
     gap: Option<Gap>,
+    /// Damaged files that are not on record yet.
+    damages: Vec<files::Damage>,
 }
 
 #[derive(Debug)]
@@ -80,7 +84,7 @@ impl AuditLog {
     /// A log at this path. The first event opens the file; after a failure every later event retries, so that the log
     /// continues as soon as the disk allows.
     pub fn new(path: &Path) -> AuditLog {
-        AuditLog { path: path.to_owned(), open: None, head: None, gap: None }
+        AuditLog { path: path.to_owned(), open: None, head: None, gap: None, damages: Vec::new() }
     }
 
     /// Appends an event. A failed event is counted; the next one that can be written is preceded by a line with the
@@ -105,6 +109,10 @@ impl AuditLog {
         if let Mend::Torn { bytes, sha256 } = &mend {
             head = chain::append(&mut text, &head, &at, &Remark::TornLine { bytes: *bytes, sha256 })?;
         }
+        for damage in &self.damages {
+            let remark = Remark::DamagedFile { file: &damage.file, because: &damage.because };
+            head = chain::append(&mut text, &head, &at, &remark)?;
+        }
         if let Some(gap) = &self.gap {
             let remark = Remark::AuditGap { missing: gap.missing, since: &gap.since, because: &gap.because };
             head = chain::append(&mut text, &head, &at, &remark)?;
@@ -112,6 +120,7 @@ impl AuditLog {
         head = chain::append(&mut text, &head, &at, notice)?;
         self.write(&text)?;
         self.head = Some(head);
+        self.damages.clear();
         Ok(())
     }
 
@@ -141,7 +150,11 @@ impl AuditLog {
         if self.head.is_none() {
             self.head = match last {
                 Some(head) => Some(head),
-                None => files::newest_head(&self.path)?,
+                None => {
+                    let (head, damages) = files::newest_head(&self.path)?;
+                    self.damages = damages;
+                    head
+                }
             };
         }
         self.open = Some(OpenFile { file, id: (meta.dev(), meta.ino()) });

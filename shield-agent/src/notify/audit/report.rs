@@ -115,7 +115,7 @@ impl Report {
         match serde_json::from_slice::<Notice>(line) {
             Ok(notice) => self.notice(&notice, at_ms),
             Err(_) if head.event == "audit_gap" => self.missing += head.missing,
-            Err(_) if head.event == "torn_line" => {}
+            Err(_) if matches!(head.event.as_str(), "torn_line" | "damaged_file") => {}
             Err(_) => self.unreadable += 1,
         }
         self.last_ms = Some(at_ms);

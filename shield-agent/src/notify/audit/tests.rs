@@ -101,6 +101,44 @@ fn compress(from: &Path, to: &Path) {
     std::fs::remove_file(from).unwrap();
 }
 
+/// A rotated file that a full disk cut short stopped the log for good.
+#[test]
+fn a_damaged_rotated_file_goes_on_record_and_stops_nothing() {
+    let check = |keep: usize, sound_lines: u64| {
+        let place = place();
+        let rotated = PathBuf::from(format!("{}.1", place.path.display()));
+        let packed = PathBuf::from(format!("{}.2.gz", place.path.display()));
+        append(&mut AuditLog::new(&place.path), 400);
+        std::fs::rename(&place.path, &rotated).unwrap();
+        compress(&rotated, &packed);
+        let mut bytes = std::fs::read(&packed).unwrap();
+        bytes.truncate(if keep == 0 { 0 } else { bytes.len() * keep / 100 });
+        std::fs::write(&packed, &bytes).unwrap();
+        append(&mut AuditLog::new(&place.path), 2);
+        let first = text(&place.path).lines().next().unwrap().to_owned();
+        let is_recorded = first.contains("\"event\":\"damaged_file\",\"file\":\"audit.jsonl.2.gz\"");
+        assert_eq!(is_recorded, keep > 0, "an empty file holds nothing that could be damaged: {first}");
+        let mut verifier = Verifier::default();
+        for file in files::family(&place.path).unwrap() {
+            let read = files::for_each_line(&file, |number, line| {
+                verifier.line("log", number, line);
+                Ok(())
+            });
+            if let Err(error) = read {
+                verifier.cut_short("log", 0, &error);
+            }
+        }
+        verifier.finish();
+        assert_eq!(verifier.problems, [], "{keep} % kept");
+        assert!(verifier.lines >= sound_lines, "{keep} % kept: {} lines", verifier.lines);
+        assert_eq!(verifier.unreadable_files.len(), usize::from(keep > 0));
+    };
+    check(0, 2);
+    check(1, 3);
+    check(60, 50);
+    check(99, 200);
+}
+
 #[test]
 fn other_files_beside_the_log_are_left_out() {
     let place = place();
