@@ -29,10 +29,11 @@ impl Token {
     /// Reads the token in `path`, or creates the file with a new one.
     ///
     /// # Errors
-    /// Also for a file that other users may read, whose token is no secret any more, and for an empty or short one, which
-    /// this agent did not write.
+    /// Also for a file that other users may read, whose token is no secret any more, and for a short one, which this agent
+    /// did not write. An empty file is what a full disk leaves of a token, and is replaced.
     pub fn load_or_create(path: &Path) -> Result<Token> {
         match fs::read_to_string(path) {
+            Ok(text) if text.trim().is_empty() => Token::create(path),
             Ok(text) => Token::checked(path, &text),
             Err(error) if error.kind() == ErrorKind::NotFound => Token::create(path),
             Err(error) => {
@@ -74,19 +75,29 @@ impl Token {
         Ok(Token(token.to_owned()))
     }
 
+    /// Writes a new token beside `path` and moves it there whole, so that a full disk leaves no empty file that would be
+    /// in the way of every later start.
     fn create(path: &Path) -> Result<Token> {
         let text = random_hex()?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .with_context(|| format!("could not create {} for the API token", path.display()))?;
-        file.write_all(format!("{text}\n").as_bytes())
-            .and_then(|()| file.sync_all())
-            .with_context(|| format!("could not write the API token to {}", path.display()))?;
+        let fresh = path.with_extension("new");
+        let written = write_private(&fresh, &format!("{text}\n")).and_then(|()| fs::rename(&fresh, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&fresh);
+        }
+        written.with_context(|| format!("could not write the API token to {}", path.display()))?;
         Ok(Token(text))
     }
+}
+
+/// Writes a new file that only its owner may read.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 fn random_hex() -> Result<String> {
@@ -111,6 +122,22 @@ mod tests {
         assert_eq!(format!("{made:?}"), "Token(…)");
     }
 
+    /// Left by a full disk, an empty file kept every later start from its page.
+    #[test]
+    fn an_empty_file_is_replaced_by_a_private_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-token");
+        for left in ["", "\n"] {
+            fs::write(&path, left).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            fs::write(path.with_extension("new"), "left by a crash").unwrap();
+            let made = Token::load_or_create(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            assert!(Token::load_or_create(&path).unwrap().is(&made.0));
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
+
     #[test]
     fn a_file_that_others_read_or_that_holds_no_token_is_refused() {
         let dir = tempfile::tempdir().unwrap();
@@ -122,7 +149,6 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check("0123456789abcdef0123456789abcdef", 0o640, "chmod 600");
-        check("", 0o600, "does not hold an API token");
         check("short", 0o600, "does not hold an API token");
         check("0123456789abcdef 123456789abcdef", 0o600, "does not hold an API token");
     }
