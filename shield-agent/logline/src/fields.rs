@@ -185,6 +185,15 @@ impl<'a> Texts<'a> {
         u32::try_from(at).unwrap_or(u32::MAX)
     }
 
+    /// Returns the offset of these texts joined.
+    pub(crate) fn place_joined(&mut self, texts: &[&[u8]]) -> u32 {
+        let at = self.block_len + self.side.len();
+        for text in texts {
+            self.append(text);
+        }
+        u32::try_from(at).unwrap_or(u32::MAX)
+    }
+
     fn append(&mut self, text: &[u8]) -> usize {
         let at = self.block_len + self.side.len();
         self.side.extend_from_slice(text);

@@ -4,46 +4,48 @@
 //! readers try a JSON line in this order: `shape` (the fixed shape learned from earlier lines, without allocating), `json`
 //! (serde_json, strict), `loose` (tolerant: a client can break a line that nginx wrote without `escape=json`, and must not
 //! become invisible by it). The first two give identical results wherever both read a line, which the tests and the fuzz
-//! target `differential` check. `clf` reads the `combined` and `common` formats.
+//! target `differential` check. `template` reads lines of text.
 //!
 //! Texts are returned unescaped. Nearly always such a text is a piece of the block itself; where a backslash makes the two
 //! differ, the unescaped text is appended to the block, so that a [`Line`] needs offsets only.
 
 mod address;
-mod clf;
 mod fields;
 mod json;
 mod loose;
 mod shape;
 pub mod stream;
 pub mod syslog;
+mod template;
 #[cfg(test)]
 mod tests;
 mod text;
 mod time;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use memchr::memchr;
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
 
 pub use address::TrustedProxies;
 pub use fields::FieldNames;
+pub use template::{Escape, Missing, Recipe, Template, Unusable};
 
 use fields::{Reader, Texts};
 use shape::Learner;
 use shield_engine::request::{Line, Rejected, RejectedCounts};
+use template::TextReader;
 use time::TimeCache;
 
 /// Zero bytes that follow a block while it is parsed, so that a scan by words stays inside it without checking each byte.
 const PADDING_BYTES: usize = 64;
 
 /// The format of a source's lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Format {
-    /// JSON when a line starts with `{`, otherwise the common or combined format; decided for each line.
+    /// JSON when a line starts with `{`, otherwise one of the known text formats; decided for each line.
     #[default]
     Auto,
     /// One JSON object a line.
@@ -52,6 +54,20 @@ pub enum Format {
     Combined,
     /// The common log format (`combined` without referer and agent).
     Common,
+    /// A `log_format` of nginx's.
+    Template(Arc<Template>),
+}
+
+impl Serialize for Format {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Format::Auto => serializer.serialize_str("auto"),
+            Format::Json => serializer.serialize_str("json"),
+            Format::Combined => serializer.serialize_str("combined"),
+            Format::Common => serializer.serialize_str("common"),
+            Format::Template(template) => template.serialize(serializer),
+        }
+    }
 }
 
 /// The settings of a parser.
@@ -100,6 +116,7 @@ impl Output {
 #[derive(Debug)]
 pub struct Parser {
     format: Format,
+    text: TextReader,
     max_line_bytes: usize,
     reader: Reader,
     learner: Learner,
@@ -110,11 +127,17 @@ impl Parser {
     pub fn new(settings: &Settings) -> Parser {
         let proxies = TrustedProxies::new(settings.trusted_proxies.clone());
         Parser {
-            format: settings.format,
+            format: settings.format.clone(),
+            text: TextReader::new(&settings.format),
             max_line_bytes: settings.max_line_bytes,
             learner: Learner::new(&settings.fields, !proxies.is_empty()),
             reader: Reader { names: settings.fields.clone(), proxies, times: TimeCache::default() },
         }
+    }
+
+    /// Returns the name of the text format that the lines have; `None` for JSON, and before it is known.
+    pub fn recognised(&self) -> Option<&'static str> {
+        self.text.recognised()
     }
 
     /// Parses every complete line of `block[from..end]` and returns where the first incomplete one starts.
@@ -180,15 +203,21 @@ impl Parser {
             return Err(Rejected::TooLong);
         }
         let text = line.trim_ascii();
+        // A configured format may begin like such a header itself.
+        let bare = match self.format {
+            Format::Template(_) => None,
+            _ => syslog::without_header(text),
+        };
+        let (line, text) = bare.map_or((line, text), |bare| (bare, bare));
         let is_json = match self.format {
             Format::Auto => text.first() == Some(&b'{'),
             Format::Json => true,
-            Format::Combined | Format::Common => false,
+            Format::Combined | Format::Common | Format::Template(_) => false,
         };
         match (text.is_empty(), is_json) {
             (true, _) => Err(Rejected::Empty),
             (false, true) => self.read_json(line, texts),
-            (false, false) => clf::read(text, &mut self.reader, texts),
+            (false, false) => self.text.read(text, &mut self.reader, texts),
         }
     }
 

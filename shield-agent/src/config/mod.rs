@@ -172,6 +172,20 @@ mod tests {
     }
 
     #[test]
+    fn a_log_format_is_pasted_as_it_stands() {
+        let format = |text: &str| {
+            Config::parse(&format!("[[source]]\npath = '/a'\n{text}")).unwrap().sources[0].format.clone()
+        };
+        let statement = "format = '''\nlog_format main escape=json\n  '$remote_addr [$time_local] '\n  '\"$request\" $status';\n'''";
+        let shown = serde_json::to_value(&format(statement).format).unwrap();
+        assert_eq!(shown, "$remote_addr [$time_local] \"$request\" $status");
+        let json = "format = '{\"a\":\"$remote_addr\",\"t\":\"$time_iso8601\",\"r\":\"$request\",\"s\":$status}'\nfields = { path = \"own\" }";
+        let json = format(json);
+        assert_eq!((json.fields.source_ip.as_str(), json.fields.path.as_str()), ("a", "own"));
+        assert_eq!(serde_json::to_value(&json.format).unwrap(), "json");
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_the_remedy() {
         let check = |text: &str, parts: &[&str]| {
             let message = format!("{:#}", Config::parse(text).unwrap_err());
@@ -189,6 +203,12 @@ mod tests {
         check("[xdp]\ninterfaces = []", &["[xdp] interfaces is empty"]);
         check("[iptables]\nhooks = ['a b']", &["[iptables] hooks", "no name of a chain"]);
         check("[[source]]\nformat = 'json'", &["needs one of path, syslog, stdin"]);
+        check(
+            "[[source]]\npath = '/a'\nformat = 'main'",
+            &["line 3", "auto, json, combined, common", "log_format"],
+        );
+        let format = "[[source]]\npath = '/a'\nformat = '[$time_local] $status'";
+        check(format, &["line 3, column 10", "format cannot be used", "add $remote_addr"]);
         check("[detect]\nmax_cleints = 3", &["did you mean `max_clients`"]);
         check("[slack]\nurl_file = 'a'\nurl_env = 'B'", &["[slack] has several URLs"]);
         check("[page\n", &["line 1"]);

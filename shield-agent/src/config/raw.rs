@@ -49,7 +49,7 @@ pub(crate) struct RawSource {
     pub syslog: Option<PathBuf>,
     /// `true`: read standard input.
     pub stdin: Option<bool>,
-    /// `auto`, `json`, `combined` or `common`.
+    /// `auto`, `json`, `combined`, `common`, or the text of a `log_format`.
     pub format: Option<String>,
     pub fields: Option<RawFields>,
     /// At the first start, begin with the lines of this long ago instead of at the end.

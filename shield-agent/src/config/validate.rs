@@ -13,11 +13,12 @@ use super::{Config, UrlFrom, Use, detect, raw};
 use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::xdp;
 use crate::source::{self, FirstStart, Input};
+use crate::text;
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::backoff::{Backoff, Term};
 use shield_engine::policy::Switch;
 use shield_engine::settings::{ExtendBy, NetworkAction, Settings as EngineSettings};
-use shield_logline::{FieldNames, Format, Settings as FormatSettings};
+use shield_logline::{FieldNames, Format, Recipe, Settings as FormatSettings};
 
 /// nginx's log where its packages put it.
 const DEFAULT_LOG: &str = "/var/log/nginx/access.log";
@@ -234,12 +235,7 @@ fn source_settings(at: usize, raw: RawSource, proxies: &[IpNet]) -> Result<sourc
     if given.next().is_some() {
         bail!(place().error("a [[source]] has several origins: write one of path, syslog, stdin for each"));
     }
-    let formats = [
-        ("auto", Format::Auto),
-        ("json", Format::Json),
-        ("combined", Format::Combined),
-        ("common", Format::Common),
-    ];
+    let (own, named) = format(raw.format.as_deref(), &place().key("format"))?;
     let default = FormatSettings::default();
     let max_line_bytes = raw.max_line_bytes.unwrap_or(default.max_line_bytes);
     if !(256..=16 << 20).contains(&max_line_bytes) {
@@ -248,8 +244,8 @@ fn source_settings(at: usize, raw: RawSource, proxies: &[IpNet]) -> Result<sourc
         bail!(place().key("max_line_bytes").error(message));
     }
     let format = FormatSettings {
-        format: one_of_at(raw.format.as_deref(), place().key("format"), "[[source]] format", &formats)?,
-        fields: fields(raw.fields.unwrap_or_default()),
+        format: own,
+        fields: fields(raw.fields.unwrap_or_default(), named),
         trusted_proxies: proxies.to_vec(),
         max_line_bytes,
     };
@@ -263,6 +259,35 @@ fn source_settings(at: usize, raw: RawSource, proxies: &[IpNet]) -> Result<sourc
         Input::Stdin => "stdin".to_owned(),
     };
     Ok(source::Settings { name, input, format, first_start })
+}
+
+/// Returns the format, and the names of its fields if it is a `log_format` of JSON lines.
+fn format(text: Option<&str>, place: &Place) -> Result<(Format, FieldNames)> {
+    let named = match text {
+        None | Some("auto") => Format::Auto,
+        Some("json") => Format::Json,
+        Some("combined") => Format::Combined,
+        Some("common") => Format::Common,
+        Some(word) if !word.contains('$') => {
+            let message = format!(
+                "[[source]] format = {word:?} does not exist: write one of auto, json, combined, common, or the text \
+                 of nginx's log_format"
+            );
+            bail!(place.clone().error(message))
+        }
+        Some(pasted) => match Recipe::of(pasted) {
+            Ok(Recipe::Text(template)) => Format::Template(template),
+            Ok(Recipe::Json(names)) => return Ok((Format::Json, names)),
+            Err(why) => {
+                bail!(
+                    place
+                        .clone()
+                        .error(format!("[[source]] format cannot be used: {}", text::unusable(&why)))
+                )
+            }
+        },
+    };
+    Ok((named, FieldNames::default()))
 }
 
 fn xdp_settings(raw: raw::RawXdp, ipv6_prefix: u8) -> Result<xdp::Settings> {
@@ -306,8 +331,7 @@ fn xdp_settings(raw: raw::RawXdp, ipv6_prefix: u8) -> Result<xdp::Settings> {
     })
 }
 
-fn fields(raw: RawFields) -> FieldNames {
-    let default = FieldNames::default();
+fn fields(raw: RawFields, default: FieldNames) -> FieldNames {
     FieldNames {
         source_ip: raw.source_ip.unwrap_or(default.source_ip),
         timestamp: raw.timestamp.unwrap_or(default.timestamp),
@@ -315,6 +339,6 @@ fn fields(raw: RawFields) -> FieldNames {
         path: raw.path.unwrap_or(default.path),
         status: raw.status.unwrap_or(default.status),
         response_size: raw.response_size.unwrap_or(default.response_size),
-        forwarded_for: raw.forwarded_for,
+        forwarded_for: raw.forwarded_for.or(default.forwarded_for),
     }
 }

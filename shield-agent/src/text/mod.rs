@@ -1,18 +1,20 @@
 //! Every sentence that Shield shows: the one module that turns numbers, rules, evidence, bans and notices into English.
 //!
 //! The API, the terminal commands, `replay`, the audit report, Slack and the agent's log all call it, so that one fact
-//! reads the same wherever it appears. It depends on the engine's vocabulary alone. Layout (tables, colours, JSON,
+//! reads the same wherever it appears. It depends on the engine's vocabulary, and on the reasons of the readers of logs, alone. Layout (tables, colours, JSON,
 //! Markdown, Block Kit) is the callers' business, and so is escaping for their medium; what comes from the network
 //! leaves here with its control characters made visible.
 //!
-//! `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes events.
+//! `format` says why a log format cannot be used. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes events.
 
 mod evidence;
+mod format;
 mod name;
 mod notice;
 mod quantity;
 
 pub(crate) use evidence::{cause, fired, global_anomaly, rule_answer};
+pub(crate) use format::unusable;
 pub(crate) use name::{
     baseline_source, lift_reason, lift_reason_name, part_name, retrying, rule_sentence, rule_title,
 };

@@ -1,0 +1,222 @@
+//! Formats given as nginx's `log_format` string, and the text formats that are recognised by themselves, which are written in
+//! the same notation.
+//!
+//! `conf` reads the notation, `variable` knows nginx's variables, `compile` makes a plan of it that `read` follows for each
+//! line. `known` has the formats that need no setting, `json` formats whose lines are JSON objects.
+
+mod compile;
+mod conf;
+mod json;
+mod known;
+mod read;
+mod request;
+#[cfg(test)]
+mod tests;
+mod variable;
+
+use serde::{Serialize, Serializer};
+
+use crate::fields::{Reader, Texts};
+use crate::{FieldNames, Format, syslog};
+use compile::{Plan, Tail};
+use conf::Notation;
+pub(crate) use known::Recogniser;
+use read::Spans;
+use shield_engine::request::{Line, Rejected};
+use std::net::IpAddr;
+use std::sync::Arc;
+use variable::Take;
+
+/// How special bytes of a variable are written: nginx's `escape=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escape {
+    /// `\xHH` for quotes, backslashes and everything outside of printable ASCII; `-` for a missing value.
+    Default,
+    /// JSON's escapes; nothing for a missing value.
+    Json,
+    /// No escapes.
+    None,
+    /// A quote has a backslash or `\xHH`; of other bytes nothing is known (Apache, and others that write these formats).
+    Any,
+}
+
+impl Escape {
+    fn named(name: &str) -> Option<Escape> {
+        match name {
+            "default" => Some(Escape::Default),
+            "json" => Some(Escape::Json),
+            "none" => Some(Escape::None),
+            _ => None,
+        }
+    }
+}
+
+/// What a format must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// `$remote_addr` or another address.
+    Address,
+    /// `$time_iso8601`, `$time_local` or `$msec`.
+    Time,
+    /// `$status`.
+    Status,
+}
+
+/// Why a format cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unusable {
+    /// It has no variable at all.
+    NoVariables,
+    /// A `$` without a name behind it.
+    Variable,
+    /// A line break inside the text.
+    LineBreak,
+    /// A backslash that is none of nginx's escapes.
+    Backslash,
+    /// `escape=` with an unknown word.
+    Escape(String),
+    /// A value that is needed is not in it.
+    Lacks(Missing),
+    /// Two variables with nothing between.
+    Touching {
+        /// The left one.
+        first: String,
+        /// The right one.
+        second: String,
+    },
+    /// A client decides where a value begins or ends.
+    Ambiguous {
+        /// The variable that a client writes.
+        client: String,
+        /// The variable that cannot be told from it.
+        hidden: String,
+    },
+    /// With `escape=none` a client could write whole lines.
+    BreaksLines {
+        /// The variable that may contain a line break.
+        variable: String,
+    },
+    /// It begins like JSON and is none.
+    Json,
+}
+
+/// A `log_format` as the reader for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipe {
+    /// Lines of text.
+    Text(Arc<Template>),
+    /// One JSON object a line, with these names.
+    Json(FieldNames),
+}
+
+impl Recipe {
+    /// Makes the reader for nginx's `log_format`: the bare string, its quoted pieces, or the whole directive.
+    ///
+    /// # Errors
+    /// When lines of that format cannot be read for certain.
+    pub fn of(pasted: &str) -> Result<Recipe, Unusable> {
+        let notation = conf::read(pasted)?;
+        if notation.text.trim_start().starts_with('{') {
+            return json::names(&notation.text).map(Recipe::Json);
+        }
+        Template::new(notation, Tail::Closed).map(|template| Recipe::Text(Arc::new(template)))
+    }
+}
+
+/// A format of text lines, compiled.
+#[derive(Debug)]
+pub struct Template {
+    notation: Notation,
+    plan: Plan,
+}
+
+impl PartialEq for Template {
+    fn eq(&self, other: &Template) -> bool {
+        self.notation == other.notation
+    }
+}
+
+impl Eq for Template {}
+
+impl Serialize for Template {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.notation.text)
+    }
+}
+
+impl Template {
+    fn new(notation: Notation, tail: Tail) -> Result<Template, Unusable> {
+        let plan = compile::compile(&notation, tail)?;
+        Ok(Template { notation, plan })
+    }
+
+    /// Reads a line. A line that has the format but no valid value is refused for that.
+    fn read(&self, line: &[u8], reader: &mut Reader, texts: &mut Texts<'_>) -> Result<Line, Rejected> {
+        let exact = self.plan.fit(line);
+        let refused = match exact.map(|spans| self.plan.finish(line, &spans, reader, texts)) {
+            Some(Ok(found)) => return Ok(found),
+            Some(Err(why)) => why,
+            None => Rejected::Malformed,
+        };
+        match refused {
+            Rejected::Malformed | Rejected::NoStatus => self.salvage(line, reader, texts).ok_or(refused),
+            _ => Err(refused),
+        }
+    }
+
+    fn salvage(&self, line: &[u8], reader: &mut Reader, texts: &mut Texts<'_>) -> Option<Line> {
+        let spans = self.plan.salvage(line, &|spans| whole(line, spans, reader))?;
+        let found = self.plan.finish(line, &spans, reader, texts).ok()?;
+        Some(Line { salvaged: true, ..found })
+    }
+}
+
+/// Returns the line's address if everything that is needed is there.
+fn whole(line: &[u8], spans: &Spans, reader: &Reader) -> Option<IpAddr> {
+    read::status(spans.of(Take::Status, line))?;
+    read::size(spans.of(Take::Size, line))?;
+    crate::time::parse(spans.of(Take::Time, line))?;
+    read::attribute(line, spans, reader).map(|client| client.addr)
+}
+
+/// The reader of a source's text lines.
+#[derive(Debug)]
+pub(crate) enum TextReader {
+    /// The configured format.
+    Own(Arc<Template>),
+    Known(Recogniser),
+}
+
+impl TextReader {
+    pub(crate) fn new(format: &Format) -> TextReader {
+        match format {
+            Format::Template(template) => TextReader::Own(template.clone()),
+            Format::Combined | Format::Common => TextReader::Known(Recogniser::of_combined()),
+            Format::Auto | Format::Json => TextReader::Known(Recogniser::of_all()),
+        }
+    }
+
+    /// Reads one line without its newline and the blanks around it.
+    pub(crate) fn read(
+        &mut self,
+        line: &[u8],
+        reader: &mut Reader,
+        texts: &mut Texts<'_>,
+    ) -> Result<Line, Rejected> {
+        match self {
+            TextReader::Own(template) => template.read(line, reader, texts).or_else(|why| {
+                let bare = syslog::without_header(line).ok_or(why)?;
+                template.read(bare, reader, texts)
+            }),
+            TextReader::Known(known) => known.read(line, reader, texts),
+        }
+    }
+
+    /// Returns the name of the format that the lines have.
+    pub(crate) fn recognised(&self) -> Option<&'static str> {
+        match self {
+            TextReader::Own(_) => Some("log_format"),
+            TextReader::Known(known) => known.recognised(),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Reads a line by a compiled format.
+
+use memchr::{memchr, memrchr};
+
+use super::Escape;
+use super::compile::{End, PathKind, Piece, Plan};
+use super::request;
+use super::variable::{Class, TIME_LOCAL_BYTES, Take};
+use crate::address::{self, Attributed};
+use crate::fields::{MAX_STATUS, Reader, Texts, decimal};
+use crate::text::{closing_quote, unescape};
+use shield_engine::request::{Line, Rejected};
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+/// Places at which a text is looked for again when a line does not fit.
+const MAX_TRIES: usize = 64;
+
+/// Where the fields of a line are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spans([(usize, usize); Take::COUNT]);
+
+impl Spans {
+    fn none() -> Spans {
+        Spans([(0, 0); Take::COUNT])
+    }
+
+    fn set(&mut self, take: Take, start: usize, end: usize) {
+        self.0[take as usize] = (start, end);
+    }
+
+    pub(crate) fn of<'l>(&self, take: Take, line: &'l [u8]) -> &'l [u8] {
+        let (start, end) = self.0[take as usize];
+        line.get(start..end).unwrap_or_default()
+    }
+
+    /// Moves the start or the end of a field.
+    pub(crate) fn with(mut self, take: Take, text: &[u8], line: &[u8]) -> Spans {
+        let start = text.as_ptr().addr().wrapping_sub(line.as_ptr().addr());
+        self.set(take, start, start + text.len());
+        self
+    }
+}
+
+impl Plan {
+    /// Finds the fields of a line that has this format exactly.
+    pub(crate) fn fit(&self, line: &[u8]) -> Option<Spans> {
+        let mut spans = Spans::none();
+        let at = if line.starts_with(&self.lead) { self.lead.len() } else { return None };
+        self.fit_from(0, line, at, &mut spans)?;
+        is_time_of(self.time, spans.of(Take::Time, line)).then_some(spans)
+    }
+
+    #[inline]
+    fn fit_from(&self, number: usize, line: &[u8], mut at: usize, spans: &mut Spans) -> Option<usize> {
+        for piece in self.pieces.get(number..)? {
+            let then_at = piece.end(line, at)?;
+            piece.take(line, at, then_at, spans)?;
+            at = then_at + piece.then.text.len();
+        }
+        Some(at)
+    }
+
+    /// Finds the fields of a line in which a text of the client's is not escaped as it should be: the first end of that text
+    /// with which the rest has the format. `None` also when that would leave two addresses to choose from.
+    pub(crate) fn salvage(&self, line: &[u8], is_whole: &dyn Fn(&Spans) -> Option<IpAddr>) -> Option<Spans> {
+        let mut at = if line.starts_with(&self.lead) { self.lead.len() } else { return None };
+        let mut before = Spans::none();
+        for (number, piece) in self.pieces.iter().enumerate() {
+            if piece.is_clients && !piece.then.text.is_empty() {
+                let starts = piece.then.finder.find_iter(line.get(at..)?).take(MAX_TRIES);
+                let mut found = starts.filter_map(|start| {
+                    let mut spans = before;
+                    piece.take(line, at, at + start, &mut spans)?;
+                    self.fit_from(number + 1, line, at + start + piece.then.text.len(), &mut spans)?;
+                    is_whole(&spans).map(|addr| (spans, addr))
+                });
+                if let Some((spans, addr)) = found.next() {
+                    let is_certain = number > self.addr_piece || found.all(|(_, other)| other == addr);
+                    return is_certain.then_some(spans);
+                }
+            }
+            let then_at = piece.end(line, at)?;
+            piece.take(line, at, then_at, &mut before)?;
+            at = then_at + piece.then.text.len();
+        }
+        None
+    }
+
+    /// Makes the request of the fields.
+    pub(crate) fn finish(
+        &self,
+        line: &[u8],
+        spans: &Spans,
+        reader: &mut Reader,
+        texts: &mut Texts<'_>,
+    ) -> Result<Line, Rejected> {
+        let client = attribute(line, spans, reader).ok_or(Rejected::NoAddress)?;
+        let time = reader.times.parse(spans.of(Take::Time, line)).ok_or(Rejected::NoTime)?;
+        let status = status(spans.of(Take::Status, line)).ok_or(Rejected::NoStatus)?;
+        let size = size(spans.of(Take::Size, line)).ok_or(Rejected::Malformed)?;
+        let (method, path) = self.target(line, spans);
+        let args = request::without_dash(spans.of(Take::Args, line));
+        let (method, path, args) = (self.unescaped(method), self.unescaped(path), self.unescaped(args));
+        let (path_at, path_len) = if args.is_empty() {
+            (texts.place(&path), path.len())
+        } else {
+            (texts.place_joined(&[&path, b"?", &args]), path.len() + 1 + args.len())
+        };
+        Ok(Line {
+            addr: client.addr,
+            time,
+            method_at: texts.place(&method),
+            method_len: u16::try_from(method.len()).unwrap_or(u16::MAX),
+            path_at,
+            path_len: u32::try_from(path_len).unwrap_or(u32::MAX),
+            status,
+            size,
+            behind_proxy: client.behind_proxy,
+            salvaged: false,
+        })
+    }
+
+    fn unescaped<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
+        if self.escape == Escape::None { Cow::Borrowed(text) } else { unescape(text) }
+    }
+
+    fn target<'l>(&self, line: &'l [u8], spans: &Spans) -> (&'l [u8], &'l [u8]) {
+        let (method, path) = request::split(spans.of(Take::Request, line));
+        let own = |text: &'l [u8], other| if text.is_empty() { other } else { request::without_dash(text) };
+        let method = own(spans.of(Take::Method, line), method);
+        let path = own(spans.of(Take::Path, line), path);
+        (method, self.path.of(path))
+    }
+}
+
+impl PathKind {
+    fn of(self, path: &[u8]) -> &[u8] {
+        match self {
+            PathKind::Whole => path,
+            PathKind::WithArgs => {
+                let bare = path.strip_suffix(b"?-").or_else(|| path.strip_suffix(b"?"));
+                let no_args = || path.strip_suffix(b"-").filter(|path| !path.contains(&b'?'));
+                bare.or_else(no_args).unwrap_or(path)
+            }
+            PathKind::BehindHost => {
+                memchr(b'/', path).and_then(|start| path.get(start..)).unwrap_or_default()
+            }
+        }
+    }
+}
+
+impl Piece {
+    /// Returns where the text behind the piece begins.
+    #[inline]
+    fn end(&self, line: &[u8], at: usize) -> Option<usize> {
+        let rest = line.get(at..)?;
+        let then_at = match self.end {
+            End::Byte { byte, back } => (at + memchr(byte, rest)?).checked_sub(back)?,
+            End::Quote { back } => closing_quote(line, at)?.checked_sub(back)?,
+            End::Fixed(len) => at + len,
+            End::Line => line.len().checked_sub(self.then.text.len())?,
+            End::Open => at + memchr(b' ', rest).unwrap_or(rest.len()),
+        };
+        let is_there = then_at >= at && line.get(then_at..)?.starts_with(&self.then.text);
+        is_there.then_some(then_at)
+    }
+
+    /// Takes the fields of the piece, which end at `end`.
+    #[inline]
+    fn take(&self, line: &[u8], at: usize, mut end: usize, spans: &mut Spans) -> Option<()> {
+        for field in &self.back {
+            let start = at + memrchr(field.byte, line.get(at..end)?)? + field.distance;
+            let before = start.checked_sub(field.before.len()).filter(|before| *before >= at)?;
+            if start > end || line.get(before..start)? != &*field.before {
+                return None;
+            }
+            spans.set(field.take, start, end);
+            end = before;
+        }
+        spans.set(self.first, at, end);
+        Some(())
+    }
+}
+
+/// Tells the forms of a time apart by what they cannot share, so that one is not recognised as another.
+fn is_time_of(class: Class, text: &[u8]) -> bool {
+    match class {
+        Class::TimeLocal => text.len() == TIME_LOCAL_BYTES,
+        Class::TimeIso => text.get(4) == Some(&b'-'),
+        _ => text.get(4).is_some_and(u8::is_ascii_digit),
+    }
+}
+
+/// Attributes the line to its client.
+#[inline]
+pub(crate) fn attribute(line: &[u8], spans: &Spans, reader: &Reader) -> Option<Attributed> {
+    let (start, end) = spans.0[Take::Addr as usize];
+    if reader.proxies.is_empty()
+        && let Some((addr, len)) = address::leading_ipv4(line.get(start..)?)
+        && start + len == end
+    {
+        return Some(Attributed { addr: IpAddr::V4(addr), behind_proxy: false });
+    }
+    reader.proxies.attribute(line.get(start..end)?, spans.of(Take::Forwarded, line))
+}
+
+#[inline]
+pub(crate) fn status(text: &[u8]) -> Option<u16> {
+    u16::try_from(decimal(text)?).ok().filter(|status| *status <= MAX_STATUS)
+}
+
+/// Reads a size; a missing one and `-` are 0.
+#[inline]
+pub(crate) fn size(text: &[u8]) -> Option<u64> {
+    if matches!(text, b"" | b"-") { Some(0) } else { decimal(text) }
+}

@@ -1,0 +1,19 @@
+//! The request line (`GET /path HTTP/1.1`).
+
+use memchr::{memchr, memrchr};
+
+/// Splits `METHOD PATH PROTOCOL` into method and path. A malformed request (`-`, TLS sent to the HTTP port) has no method,
+/// and its text, if there is any, is the path.
+pub(crate) fn split(request: &[u8]) -> (&[u8], &[u8]) {
+    let Some(first) = memchr(b' ', request) else { return (b"", without_dash(request)) };
+    let (method, rest) = request.split_at(first);
+    let rest = rest.get(1..).unwrap_or_default();
+    let end =
+        memrchr(b' ', rest).filter(|at| rest.get(at + 1..).is_some_and(|proto| proto.starts_with(b"HTTP/")));
+    (method, rest.get(..end.unwrap_or(rest.len())).unwrap_or_default())
+}
+
+/// Takes nginx's sign for an empty variable for an empty text.
+pub(crate) fn without_dash(text: &[u8]) -> &[u8] {
+    if text == b"-" { b"" } else { text }
+}
