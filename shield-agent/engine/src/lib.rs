@@ -21,6 +21,7 @@ pub mod settings;
 #[cfg(test)]
 mod tests;
 mod tick;
+pub mod timeline;
 mod vocab;
 
 #[cfg(feature = "test-support")]
@@ -48,6 +49,7 @@ use crate::detect::policy::Policy;
 use crate::parts::Parts;
 use crate::seeded_map::{SeededMap, SeededState};
 use crate::settings::Settings;
+use crate::timeline::Timeline;
 use crate::vocab::action::{Action, BanRecord, LiftReason, Notice, Order, Record, Totals};
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
@@ -84,6 +86,7 @@ pub struct Engine {
     skew_announced_ms: BTreeMap<Option<SourceId>, u64>,
     /// The latest arrival of lines of a backlog, on the boot clock.
     backlog_at_ms: Option<u64>,
+    timeline: Timeline,
     totals: Totals,
     rejected: RejectedCounts,
     bans_by_rule: BTreeMap<Rule, u64>,
@@ -123,6 +126,7 @@ impl Engine {
             sources: BTreeMap::new(),
             skew_announced_ms: BTreeMap::new(),
             backlog_at_ms: None,
+            timeline: Timeline::default(),
             totals: Totals::default(),
             rejected: RejectedCounts::default(),
             bans_by_rule: BTreeMap::new(),

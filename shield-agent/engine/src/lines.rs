@@ -10,6 +10,7 @@ use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
 use crate::detect::policy::Switch;
 use crate::settings::NetworkAction;
 use crate::tick::Awaiting;
+use crate::timeline::TOLERANCE_SECS;
 use crate::vocab::action::{Action, BanRecord, Notice};
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
@@ -32,12 +33,18 @@ impl Engine {
     pub(super) fn on_lines(&mut self, batch: &Batch, now: Now, out: &mut Effects) {
         if !batch.live {
             self.backlog_at_ms = Some(now.boot_ms);
+            self.detector.latest().into_iter().for_each(|latest| self.timeline.set(latest));
         }
+        let mut at = 0;
         for lines in batch.lines.chunks(LOOK_AHEAD) {
             let prepared = self.detector.prepare_batch(lines.iter().map(|line| batch.request(line)));
             for (line, prepared) in lines.iter().zip(&prepared) {
                 let request = batch.request(line);
-                let second = self.second_of(&request, batch, now, out);
+                let second = match batch.live {
+                    true => self.live_second_of(&request, batch, now, out),
+                    false => self.placed_second(batch, at, now),
+                };
+                at += 1;
                 self.on_request(&request, prepared, second, now, out);
                 if line.salvaged {
                     self.on_salvaged(line, out);
@@ -83,14 +90,48 @@ impl Engine {
         }
     }
 
-    /// The second at which a request is counted: its own, unless a live line is too far from the wall clock.
-    fn second_of(&mut self, request: &Request<'_>, batch: &Batch, now: Now, out: &mut Effects) -> EventSecs {
-        if !batch.live {
-            return request.time;
+    /// The second at which a line of a backlog or a replay is counted.
+    fn placed_second(&mut self, batch: &Batch, at: usize, now: Now) -> EventSecs {
+        let lines = batch.lines.get(at..).unwrap_or_default();
+        let placed = batch.placed.unwrap_or_else(|| self.timeline.place(lines, false));
+        // However many lines say so, no log was written in the future.
+        let newest = now.wall_secs().saturating_add(TOLERANCE_SECS);
+        let second = placed.second.min(newest);
+        if placed.is_back {
+            self.detector.set_back(second);
         }
-        let skew = request.time - now.wall_secs();
-        if skew.abs() <= self.settings.max_clock_skew_secs {
-            return request.time;
+        second
+    }
+
+    /// The second at which a live line is counted: its own, unless it is too far from the wall clock or ahead of it.
+    ///
+    /// The wall clock is certain: where it was set back, so are the windows, and no line is late by that.
+    fn live_second_of(
+        &mut self,
+        request: &Request<'_>,
+        batch: &Batch,
+        now: Now,
+        out: &mut Effects,
+    ) -> EventSecs {
+        let second = self.near_second_of(request, batch, now, out);
+        if self.detector.latest().is_some_and(|latest| second < latest.saturating_sub(TOLERANCE_SECS))
+            && second >= now.wall_secs().saturating_sub(TOLERANCE_SECS)
+        {
+            self.detector.set_back(second);
+        }
+        second
+    }
+
+    fn near_second_of(
+        &mut self,
+        request: &Request<'_>,
+        batch: &Batch,
+        now: Now,
+        out: &mut Effects,
+    ) -> EventSecs {
+        let skew = request.time.saturating_sub(now.wall_secs());
+        if skew.saturating_abs() <= self.settings.max_clock_skew_secs {
+            return request.time.min(now.wall_secs());
         }
         if self.skew_announced_ms.get(&batch.source).is_none_or(|at| at + SKEW_REPEAT_MS <= now.boot_ms) {
             self.skew_announced_ms.insert(batch.source, now.boot_ms);
@@ -210,7 +251,7 @@ impl Engine {
     /// The end of the n-th offence's term. The term begins with the offence, which lies in the past when a backlog is
     /// read; `None` when it is over by now.
     fn remaining_term(&self, offence: NonZeroU32, at_secs: EventSecs, now: Now) -> Option<Ends> {
-        let age_secs = now.wall_secs() - at_secs;
+        let age_secs = now.wall_secs().saturating_sub(at_secs);
         let term = self.ledger.backoff().term(offence);
         match term {
             Term::Secs(secs) if age_secs > self.settings.max_clock_skew_secs => {

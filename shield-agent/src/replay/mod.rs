@@ -25,6 +25,7 @@ use shield_engine::report::Explanation;
 use shield_engine::request::{Batch, Line, RejectedCounts};
 use shield_engine::settings::Settings;
 use shield_engine::time::{Ends, EventSecs, Now};
+use shield_engine::timeline::{Placement, Timeline};
 use shield_engine::verdict::{Evidence, Rule};
 
 /// Seed of the engine's hash tables: fixed, so that the output is reproducible.
@@ -122,6 +123,7 @@ pub struct Replay {
     ipv6_prefix: u8,
     start: Option<EventSecs>,
     now: EventSecs,
+    timeline: Timeline,
     seen: HashSet<u128>,
     banned: HashSet<Client>,
     watch: Option<Watch>,
@@ -137,6 +139,7 @@ impl Replay {
             engine: Engine::new(settings, policy, allowlist, 1, SEED),
             start: None,
             now: 0,
+            timeline: Timeline::default(),
             seen: HashSet::new(),
             banned: HashSet::new(),
             watch: None,
@@ -161,17 +164,25 @@ impl Replay {
         for (total, refused) in self.outcome.rejected.iter_mut().zip(batch.rejected) {
             *total += refused;
         }
-        for line in &lines {
-            self.line(line, batch);
+        for at in 0..lines.len() {
+            let following = lines.get(at..).unwrap_or_default();
+            // A short log that is older than the one before it is one batch.
+            let placed = self.timeline.place(following, at == 0);
+            self.line(&lines[at], placed, batch);
         }
+        batch.placed = None;
     }
 
-    fn line(&mut self, line: &Line, batch: &mut Batch) {
-        self.move_to(line.time);
+    fn line(&mut self, line: &Line, placed: Placement, batch: &mut Batch) {
+        if placed.is_back {
+            self.go_back(placed.second);
+        }
+        self.move_to(placed.second);
+        batch.placed = Some(placed);
         let client = Client::of_addr(line.addr, self.ipv6_prefix);
         let is_banned = self.engine.ledger().ban_over(client).is_some();
         self.count(line, client, is_banned);
-        self.explain_before(line.time);
+        self.explain_before(placed.second);
         batch.lines.clear();
         batch.lines.push(*line);
         let actions = self.engine.handle(Event::Lines(batch), self.clocks(self.now));
@@ -237,6 +248,13 @@ impl Replay {
             let actions = self.engine.handle(Event::Tick, self.clocks(self.now));
             self.note(actions, None);
         }
+    }
+
+    /// Sets the wall clock back with the log's. The time since the start goes on, by which bans end.
+    fn go_back(&mut self, second: EventSecs) {
+        let since_start = self.now.saturating_sub(self.start.unwrap_or(self.now));
+        self.start = Some(second.saturating_sub(since_start));
+        self.now = second;
     }
 
     /// The second in which the next ban ends.

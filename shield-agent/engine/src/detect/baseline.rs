@@ -29,6 +29,9 @@ const PRECEDENT_CLIENTS: usize = 3;
 
 const SECS_PER_HOUR: u32 = 3600;
 
+/// The longest silence that is learned in full. Halved on each day, what was learned before it is less than one sample then.
+const MAX_SILENCE_SECS: u32 = 64 * 86_400;
+
 /// A value of one client's minute that is compared with those of other clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Feature {
@@ -290,11 +293,11 @@ impl Baseline {
 
     /// Learns `minutes` without a request, starting at `minute` (a minute's first second).
     ///
-    /// Goes through the silence hour by hour, however long it is: an hour's slot halves its past on each of the days,
-    /// so two days of silence leave another level behind than one.
+    /// Goes through the silence hour by hour: an hour's slot halves its past on each of the days, so two days of silence leave
+    /// another level behind than one. After the last [`MAX_SILENCE_SECS`] nothing is left of what was before.
     pub(crate) fn learn_silence(&mut self, minute: u32, minutes: u32) {
         let end = minute.saturating_add(minutes.saturating_mul(60));
-        let mut start = minute;
+        let mut start = minute.max(end.saturating_sub(MAX_SILENCE_SECS));
         while start < end {
             let hour_end = (start - start % SECS_PER_HOUR).saturating_add(SECS_PER_HOUR);
             let silence = ServerSpan::silence(end.min(hour_end) - start);

@@ -344,6 +344,19 @@ impl Detector {
         Some(second)
     }
 
+    /// The newest second; `None` before the first request.
+    pub(crate) fn latest(&self) -> Option<EventSecs> {
+        (self.latest > 0).then_some(EventSecs::from(self.latest))
+    }
+
+    /// The clock was set back to `second`, for certain.
+    pub(crate) fn set_back(&mut self, second: EventSecs) {
+        let second = event_second(second);
+        if second < self.latest {
+            self.go_back(second);
+        }
+    }
+
     /// The log's clock was set back: windows start anew, the baseline stays.
     fn go_back(&mut self, second: u32) {
         self.late_run = 0;
@@ -362,18 +375,8 @@ impl Detector {
             self.teaching.advance(second);
             self.boundary = next_boundary(second);
         }
-        let mut one_by_one = 0;
-        while self.boundary <= second {
-            let left = (second - self.boundary) / 60;
-            if one_by_one >= MINUTES_BEFORE_SILENCE && left > 2 * MINUTES_BEFORE_SILENCE {
-                self.thresholds.update(self.boundary, |baseline| {
-                    baseline.learn_silence(baseline.next_minute(), left);
-                });
-                self.boundary += left * 60;
-            }
-            self.end_of_minute(self.boundary);
-            self.boundary = self.boundary.saturating_add(60);
-            one_by_one += 1;
+        if self.boundary <= second {
+            self.end_minutes_up_to(second);
         }
         self.shown.advance(second);
         self.teaching.advance(second);
@@ -382,13 +385,30 @@ impl Detector {
         self.watch_server(second);
     }
 
+    /// Learns the minutes that ended by `second`. The levels are computed once, for the last of them: on a quiet site there are
+    /// more minutes than requests.
+    fn end_minutes_up_to(&mut self, second: u32) {
+        let mut one_by_one = 0;
+        while self.boundary <= second {
+            let left = (second - self.boundary) / 60;
+            if one_by_one >= MINUTES_BEFORE_SILENCE && left > 2 * MINUTES_BEFORE_SILENCE {
+                self.thresholds.learn(|baseline| baseline.learn_silence(baseline.next_minute(), left));
+                self.boundary += left * 60;
+            }
+            self.end_of_minute(self.boundary);
+            self.boundary += 60;
+            one_by_one += 1;
+        }
+        self.thresholds.update(self.boundary - 60, |_| ());
+    }
+
     /// Learns clients' minute before `boundary`, and the server's minutes that are old enough.
     fn end_of_minute(&mut self, boundary: u32) {
         self.teaching.advance(boundary);
         let (clients, is_frozen) = (self.client_minutes(boundary), self.is_frozen());
         let delay = learn_delay_secs(self.thresholds.policy().reference);
         let teaching = &self.teaching;
-        self.thresholds.update(boundary, |baseline| {
+        self.thresholds.learn(|baseline| {
             baseline.learn_clients(boundary - 60, clients.into_iter());
             while baseline.next_minute() + 60 + delay <= boundary {
                 baseline.learn_server(baseline.next_minute(), teaching, is_frozen);
@@ -523,9 +543,13 @@ fn level_view(level: &Level, warmth: Warmth) -> BaselineView {
     }
 }
 
-/// Clamps to 32 bits, 1970 to 2106. Stops short of the end, so that sums of seconds and windows do not overflow.
+/// The last second that is counted, in 2106. Short of the end of 32 bits by two days, so that sums of seconds and windows, of which
+/// the longest is a day, do not overflow.
+const LAST_SECOND: u32 = u32::MAX - 2 * 86_400;
+
+/// Clamps to 32 bits, 1970 to 2106.
 fn event_second(second: EventSecs) -> u32 {
-    u32::try_from(second.max(1)).unwrap_or(u32::MAX - MAX_LATE_SECS)
+    u32::try_from(second.max(1)).unwrap_or(LAST_SECOND).min(LAST_SECOND)
 }
 
 fn next_boundary(second: u32) -> u32 {

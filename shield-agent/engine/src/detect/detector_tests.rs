@@ -335,6 +335,26 @@ fn the_clock_of_a_log_may_jump() {
     assert!(site.verdicts.is_empty());
 }
 
+/// No second, however far away, takes a loop over the time between, or overflows.
+#[test]
+fn the_ends_of_time_are_seconds_like_others() {
+    let last = i64::from(u32::MAX);
+    for jumps in [[START, last], [1, last], [last, START], [i64::MIN, i64::MAX], [last - 1, last], [0, 59]] {
+        let mut site = Site::new(Policy::default());
+        for second in jumps {
+            site.get(second, 1, "/");
+            site.tick(second);
+            for n in 0..200 {
+                site.get(second.saturating_add(n % 70), n as u32, "/");
+            }
+            site.detector.explain(Client::of_addr(addr(1), 64), second);
+            site.detector.top(3, second);
+            let status = site.detector.status();
+            assert!((0..=last).contains(&status.latest_secs));
+        }
+    }
+}
+
 #[test]
 fn an_explanation_shows_every_rule_beside_its_threshold() {
     let mut site = Site::new(Policy::default());

@@ -46,6 +46,12 @@ impl Thresholds {
         Judge { policy: &self.policy, baseline: &self.baseline, warmth, client, second }
     }
 
+    /// Changes the baseline without rebuilding what is derived from it: an [`Thresholds::update`] must follow before the next
+    /// client is judged.
+    pub(crate) fn learn(&mut self, change: impl FnOnce(&mut Baseline)) {
+        change(&mut self.baseline);
+    }
+
     /// Changes the baseline, and rebuilds for `second` what is derived from it.
     pub(crate) fn update<R>(&mut self, second: u32, change: impl FnOnce(&mut Baseline) -> R) -> R {
         let result = change(&mut self.baseline);

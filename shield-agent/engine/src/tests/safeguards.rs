@@ -213,11 +213,46 @@ fn a_wrong_clock_in_the_log_is_announced_once_an_hour_and_counted_now() {
         });
         (skew, engine.detector().status().latest_secs - now.wall_secs())
     };
-    assert_eq!(send(300, T0), (None, 300), "still within the limit");
+    assert_eq!(send(300, T0), (None, 0), "still within the limit, and not before it happened");
     let later = |ms: u64| T0.plus_ms(600_000 + ms);
     assert_eq!(send(-7200, later(0)), (Some(("access.log".to_owned(), -7200)), 0));
     assert_eq!(send(-7200, later(3_599_999)).0, None);
     assert_eq!(send(-7200, later(3_600_000)).0, Some(("access.log".to_owned(), -7200)));
+}
+
+/// History: one line of the year 6026 in a backlog made everything behind it late, and one of 2106 never returned.
+#[test]
+fn one_line_of_another_time_moves_no_clock() {
+    let year_6026 = 127_990_000_000;
+    for broken in [year_6026, i64::MAX, i64::from(u32::MAX), i64::from(u32::MAX) - 1, 0, i64::MIN] {
+        for at in [0, 1, 10, 19] {
+            let mut engine = engine_with(|_| {});
+            let mut batch = requests("203.0.113.5", &["/"; 20], T0);
+            batch.live = false;
+            batch.lines[at].time = broken;
+            engine.handle(Event::Lines(&batch), T0);
+            let latest = engine.detector().status().latest_secs;
+            assert_eq!(latest, T0.wall_secs(), "{broken} at {at}");
+        }
+    }
+    // However many of them there are, the present is the end.
+    let mut engine = engine_with(|_| {});
+    let mut batch = requests("203.0.113.5", &["/"; 300], T0);
+    batch.live = false;
+    batch.lines.iter_mut().for_each(|line| line.time = year_6026);
+    engine.handle(Event::Lines(&batch), T0);
+    assert!(engine.detector().status().latest_secs <= T0.wall_secs() + 300);
+}
+
+/// History: after the wall clock was set back, the first hundred lines were late and not judged.
+#[test]
+fn the_first_line_after_the_clock_was_set_back_is_judged() {
+    let mut engine = engine_with(|_| {});
+    engine.handle(Event::Lines(&requests("203.0.113.9", &["/"; 5], T0)), T0);
+    let back = Now { wall_ms: T0.wall_ms - 3_600_000, boot_ms: T0.boot_ms + 1000 };
+    let actions = engine.handle(Event::Lines(&requests("203.0.113.5", &PROBES, back)), back);
+    assert_eq!(engine.detector().status().late, 0);
+    assert!(notices(&actions).iter().any(|notice| matches!(notice, Notice::Banned(_))), "{actions:?}");
 }
 
 #[test]

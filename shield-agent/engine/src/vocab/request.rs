@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::timeline::Placement;
 use crate::vocab::time::EventSecs;
 
 /// A parsed access-log line. It borrows its text from the batch.
@@ -124,6 +125,8 @@ pub struct Batch {
     /// Written just now, not read from a backlog or a replay: only live lines are compared with the wall clock, because
     /// old ones are expected to be far from it.
     pub live: bool,
+    /// Where the batch's only line counts, when its reader has looked at the lines behind it: a replay delivers line by line.
+    pub placed: Option<Placement>,
 }
 
 impl Batch {
