@@ -44,7 +44,7 @@ impl TrustedProxies {
     ///
     /// Returns `None` when the last element of `field` is no address.
     pub fn attribute(&self, field: &[u8], forwarded: &[u8]) -> Option<Attributed> {
-        let mut hops = field.rsplit(|byte| *byte == b',').chain(forwarded.rsplit(|byte| *byte == b','));
+        let mut hops = elements(field).chain(elements(forwarded));
         let addr = parse(hops.next()?)?;
         let mut found = Attributed { addr, behind_proxy: false };
         while self.contains(found.addr) {
@@ -55,12 +55,49 @@ impl TrustedProxies {
         }
         Some(found)
     }
+
+    /// Attributes a request whose address field is a header, where `peer`, if the line has it, is the connection's address.
+    ///
+    /// The connection's own address is certain, a header is what its sender says:
+    /// - The connection comes from a trusted proxy: its header is read as any chain. From another one: the client is the
+    ///   connection's address, so that no header hides it.
+    /// - No proxy is trusted, but the header is what was configured: its last address is the client, and unless it is the
+    ///   connection's too, a ban could hit nobody but a third party, so `behind_proxy` is set and none is made.
+    /// - The header is empty or garbage: the client is the connection's address.
+    pub(crate) fn attribute_behind(&self, field: &[u8], peer: &[u8], forwarded: &[u8]) -> Option<Attributed> {
+        let Some(connection) = last(peer) else { return self.attribute(field, forwarded) };
+        if !self.is_empty() {
+            return self.attribute(peer, field);
+        }
+        let claimed = self.attribute(field, forwarded);
+        let addr = claimed.map_or(connection, |claimed| claimed.addr);
+        Some(Attributed { addr, behind_proxy: addr != connection })
+    }
 }
 
-/// Parses one address: IPv4 or IPv6, with a port (`192.0.2.1:80`, `[2001:db8::1]:80`) or a zone (`fe80::1%eth0`).
+/// Returns the last address of a list; `None` when its last element is none.
+pub(crate) fn last(list: &[u8]) -> Option<IpAddr> {
+    parse(elements(list).next()?)
+}
+
+/// Yields the elements of a list from the right. Empty ones between others do not count; an empty last one does, because it is
+/// not the address that a proxy appends.
+fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut all = list.rsplit(|byte| *byte == b',');
+    all.next().into_iter().chain(all.filter(|element| !element.trim_ascii().is_empty()))
+}
+
+/// Returns false for most texts that are no addresses, without parsing them.
+#[inline]
+pub(crate) fn may_be(text: &[u8]) -> bool {
+    text.iter().any(|byte| matches!(byte, b'.' | b':')) && text.iter().any(u8::is_ascii_hexdigit)
+}
+
+/// Parses one address: IPv4 or IPv6, with a port (`192.0.2.1:80`, `[2001:db8::1]:80`), a zone (`fe80::1%eth0`), or as the
+/// header `Forwarded` has it (`for="[2001:db8::1]:80";proto=https`).
 fn parse(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
-    let addr = text.parse().ok().or_else(|| parse_decorated(text))?;
+    let addr = text.parse().ok().or_else(|| parse_decorated(text)).or_else(|| parse_forwarded(text))?;
     Some(IpAddr::to_canonical(&addr))
 }
 
@@ -75,6 +112,14 @@ fn parse_decorated(text: &str) -> Option<IpAddr> {
         Some((host, port)) if port.parse::<u16>().is_ok() => host.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         _ => without_zone(text)?.parse().ok(),
     }
+}
+
+/// Reads the `for` of one element of the header `Forwarded` (RFC 7239, section 4).
+fn parse_forwarded(text: &str) -> Option<IpAddr> {
+    let mut pairs = text.split(';').filter_map(|pair| pair.trim().split_once('='));
+    let (_, node) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
+    let node = node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node);
+    node.parse().ok().or_else(|| parse_decorated(node))
 }
 
 fn without_zone(text: &str) -> Option<&str> {
@@ -217,6 +262,12 @@ mod tests {
         check("[2001:db8::1]:443", Some("2001:db8::1"));
         check("[2001:db8::1]", Some("2001:db8::1"));
         check("fe80::1%eth0", Some("fe80::1"));
+        check("for=192.0.2.7", Some("192.0.2.7"));
+        check("For=\"[2001:db8::1]:4711\";proto=https", Some("2001:db8::1"));
+        check("by=192.0.2.1;for=192.0.2.7:80", Some("192.0.2.7"));
+        check("for=unknown", None);
+        check("for=_hidden", None);
+        check("unknown", None);
         check("unix:", None);
         check("-", None);
         check("", None);
@@ -287,6 +338,72 @@ mod tests {
         check("198.51.100.1", "198.51.100.2, 198.51.100.3", "198.51.100.2", true);
         check("203.0.113.5, 198.51.100.1", "", "203.0.113.5", true);
         check("198.51.100.1", "[2001:db8::5]:1234", "2001:db8::5", true);
+        check("198.51.100.1", "192.0.2.66,, 203.0.113.5,,198.51.100.9", "203.0.113.5", true);
+        check("198.51.100.1", "203.0.113.5, ", "198.51.100.1", false);
+        check("198.51.100.1", "for=192.0.2.66, for=203.0.113.5;proto=https", "203.0.113.5", true);
+    }
+
+    /// Whatever a client writes to the left of what the proxies appended changes nothing.
+    #[test]
+    fn a_forged_chain_neither_hides_nor_frames() {
+        let proxies =
+            TrustedProxies::new(vec!["198.51.100.0/24".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
+        let none = TrustedProxies::default();
+        let client = Attributed { addr: "203.0.113.5".parse().unwrap(), behind_proxy: true };
+        let direct = Attributed { behind_proxy: false, ..client };
+        let forgeries = [
+            "192.0.2.66".to_owned(),
+            "192.0.2.66, 192.0.2.67".to_owned(),
+            vec!["192.0.2.66"; 50].join(", "),
+            "10.0.0.1, 127.0.0.1".to_owned(),
+            "fe80::1%eth0".to_owned(),
+            "192.0.2.66:80, [2001:db8::1]:443".to_owned(),
+            "unknown".to_owned(),
+            "for=192.0.2.66;by=198.51.100.1".to_owned(),
+            "\\x22, \u{fffd}, ' OR 1=1 --".to_owned(),
+            ",,,".to_owned(),
+            " ".to_owned(),
+        ];
+        for forged in &forgeries {
+            let chain = format!("{forged}, 203.0.113.5");
+            let through = format!("{chain}, 10.1.2.3");
+            // `$proxy_add_x_forwarded_for` in a field of its own, and as the address field itself.
+            assert_eq!(proxies.attribute(b"198.51.100.1", through.as_bytes()), Some(client), "{forged}");
+            assert_eq!(none.attribute(chain.as_bytes(), b""), Some(direct), "{forged}");
+            assert_eq!(
+                proxies.attribute(format!("{through}, 198.51.100.1").as_bytes(), b""),
+                Some(client),
+                "{forged}"
+            );
+            // A client that talks to the server itself.
+            assert_eq!(proxies.attribute(b"203.0.113.5", forged.as_bytes()), Some(direct), "{forged}");
+            assert_eq!(none.attribute(b"203.0.113.5", forged.as_bytes()), Some(direct), "{forged}");
+            let behind = proxies.attribute_behind(forged.as_bytes(), b"203.0.113.5", b"");
+            assert_eq!(behind, Some(direct), "{forged}");
+            // No proxy is trusted, and the header is configured as the address: a ban hits the connection or nobody.
+            let behind = none.attribute_behind(forged.as_bytes(), b"203.0.113.5", b"").unwrap();
+            assert!(behind == direct || behind.behind_proxy, "{forged}");
+        }
+        // A private address between two proxies is skipped only where it is trusted.
+        let only_edge = TrustedProxies::new(vec!["198.51.100.0/24".parse().unwrap()]);
+        let found = only_edge.attribute(b"198.51.100.1", b"203.0.113.5, 10.1.2.3").unwrap();
+        assert_eq!(found.addr, "10.1.2.3".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn a_header_without_a_connection_is_read_as_it_is() {
+        let none = TrustedProxies::default();
+        let found = |field: &str, peer: &str| {
+            none.attribute_behind(field.as_bytes(), peer.as_bytes(), b"")
+                .map(|found| (found.addr.to_string(), found.behind_proxy))
+        };
+        let client = |behind_proxy| Some(("203.0.113.5".to_owned(), behind_proxy));
+        assert_eq!(found("203.0.113.5", ""), client(false));
+        assert_eq!(found("203.0.113.5", "unix:"), client(false));
+        assert_eq!(found("203.0.113.5", "203.0.113.5"), client(false));
+        assert_eq!(found("203.0.113.5", "192.0.2.1"), client(true));
+        assert_eq!(found("-", "203.0.113.5"), client(false));
+        assert_eq!(found("", ""), None);
     }
 
     proptest! {

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::address::TrustedProxies;
+use super::names::Names;
+use super::target;
 use super::time::{self, TimeCache};
 use shield_engine::request::{Line, Rejected};
 use shield_engine::time::EventSecs;
@@ -13,50 +15,43 @@ use shield_engine::time::EventSecs;
 /// The highest valid status.
 pub(crate) const MAX_STATUS: u16 = 999;
 
-/// The names of the JSON fields that are read; every other field is ignored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The configured names of the JSON fields that are read. A field inside an object has both names, joined by a dot
+/// (`request.remote_ip`).
+///
+/// A field without a configured name is looked for under the names in `known.rs`, of which the log's first whole line decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldNames {
     /// The client's address (`$remote_addr`).
-    pub source_ip: String,
+    pub source_ip: Option<String>,
     /// The time (`$time_iso8601`, `$time_local` or `$msec`).
-    pub timestamp: String,
+    pub timestamp: Option<String>,
     /// The method (`$request_method`).
-    pub method: String,
-    /// The path (`$request_uri`).
-    pub path: String,
+    pub method: Option<String>,
+    /// The path (`$request_uri`), or the whole request line (`$request`).
+    pub path: Option<String>,
     /// The status (`$status`).
-    pub status: String,
+    pub status: Option<String>,
     /// Bytes sent (`$body_bytes_sent` or `$bytes_sent`).
-    pub response_size: String,
-    /// The proxies' chain (`$http_x_forwarded_for`); `None` when no chain is read.
+    pub response_size: Option<String>,
+    /// The proxies' chain (`$http_x_forwarded_for`), read where `trusted_proxies` are configured.
     pub forwarded_for: Option<String>,
-}
-
-impl Default for FieldNames {
-    fn default() -> FieldNames {
-        FieldNames {
-            source_ip: "source_ip".to_owned(),
-            timestamp: "timestamp".to_owned(),
-            method: "method".to_owned(),
-            path: "path".to_owned(),
-            status: "status".to_owned(),
-            response_size: "response_size".to_owned(),
-            forwarded_for: None,
-        }
-    }
 }
 
 /// One of the fields that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field {
+pub(crate) enum Field {
     /// [`FieldNames::source_ip`].
     Addr,
+    /// The connection's address, where [`FieldNames::source_ip`] is configured to be a header.
+    Peer,
     /// [`FieldNames::timestamp`].
     Time,
     /// [`FieldNames::method`].
     Method,
     /// [`FieldNames::path`].
     Path,
+    /// The whole request line (`$request`).
+    Request,
     /// [`FieldNames::status`].
     Status,
     /// [`FieldNames::response_size`].
@@ -65,31 +60,33 @@ pub enum Field {
     Forwarded,
 }
 
-impl FieldNames {
-    /// Returns the field of this name.
-    pub fn field(&self, name: &[u8]) -> Option<Field> {
-        let named = [
-            (&self.source_ip, Field::Addr),
-            (&self.timestamp, Field::Time),
-            (&self.method, Field::Method),
-            (&self.path, Field::Path),
-            (&self.status, Field::Status),
-            (&self.response_size, Field::Size),
-        ];
-        let known = named.iter().find(|(own, _)| own.as_bytes() == name).map(|(_, field)| *field);
-        known.or_else(|| (self.forwarded_for.as_deref()?.as_bytes() == name).then_some(Field::Forwarded))
-    }
+impl Field {
+    /// In the order of their discriminants, which index arrays.
+    pub(crate) const ALL: [Field; 9] = [
+        Field::Addr,
+        Field::Peer,
+        Field::Time,
+        Field::Method,
+        Field::Path,
+        Field::Request,
+        Field::Status,
+        Field::Size,
+        Field::Forwarded,
+    ];
+}
 
-    /// Returns the name of this field; `None` for a chain that is not read.
-    pub fn name(&self, field: Field) -> Option<&str> {
+impl FieldNames {
+    /// Returns the configured name of this field.
+    pub(crate) fn name(&self, field: Field) -> Option<&str> {
         match field {
-            Field::Addr => Some(&self.source_ip),
-            Field::Time => Some(&self.timestamp),
-            Field::Method => Some(&self.method),
-            Field::Path => Some(&self.path),
-            Field::Status => Some(&self.status),
-            Field::Size => Some(&self.response_size),
+            Field::Addr => self.source_ip.as_deref(),
+            Field::Time => self.timestamp.as_deref(),
+            Field::Method => self.method.as_deref(),
+            Field::Path => self.path.as_deref(),
+            Field::Status => self.status.as_deref(),
+            Field::Size => self.response_size.as_deref(),
             Field::Forwarded => self.forwarded_for.as_deref(),
+            Field::Peer | Field::Request => None,
         }
     }
 }
@@ -108,7 +105,7 @@ pub(crate) enum Value<'a> {
 }
 
 impl Value<'_> {
-    fn text(&self) -> Option<&[u8]> {
+    pub(crate) fn text(&self) -> Option<&[u8]> {
         match self {
             Value::Text(text) => Some(text),
             _ => None,
@@ -121,6 +118,15 @@ impl Value<'_> {
             Value::Number(number) => Some(*number),
             Value::Text(text) => decimal(text),
             Value::Decimal(_) | Value::Other => None,
+        }
+    }
+
+    /// Returns a size in bytes; of a fraction its whole part.
+    fn size(&self) -> u64 {
+        match self {
+            // A cast of a float saturates, and a negative one becomes 0.
+            Value::Decimal(number) => *number as u64,
+            value => value.number().unwrap_or(0),
         }
     }
 }
@@ -136,27 +142,19 @@ pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
 
 /// The fields found in one line.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct RawFields<'a> {
-    pub addr: Option<Value<'a>>,
-    pub time: Option<Value<'a>>,
-    pub method: Option<Value<'a>>,
-    pub path: Option<Value<'a>>,
-    pub status: Option<Value<'a>>,
-    pub size: Option<Value<'a>>,
-    pub forwarded: Option<Value<'a>>,
-}
+pub(crate) struct RawFields<'a>([Option<Value<'a>>; Field::ALL.len()]);
 
 impl<'a> RawFields<'a> {
     pub(crate) fn slot(&mut self, field: Field) -> &mut Option<Value<'a>> {
-        match field {
-            Field::Addr => &mut self.addr,
-            Field::Time => &mut self.time,
-            Field::Method => &mut self.method,
-            Field::Path => &mut self.path,
-            Field::Status => &mut self.status,
-            Field::Size => &mut self.size,
-            Field::Forwarded => &mut self.forwarded,
-        }
+        &mut self.0[field as usize]
+    }
+
+    pub(crate) fn get(&self, field: Field) -> Option<&Value<'a>> {
+        self.0[field as usize].as_ref()
+    }
+
+    fn text(&self, field: Field) -> &[u8] {
+        self.get(field).and_then(Value::text).unwrap_or_default()
     }
 }
 
@@ -194,6 +192,16 @@ impl<'a> Texts<'a> {
         u32::try_from(at).unwrap_or(u32::MAX)
     }
 
+    /// Bytes collected so far.
+    pub(crate) fn side_bytes(&self) -> usize {
+        self.side.len()
+    }
+
+    /// Drops what was collected behind the first `len` bytes.
+    pub(crate) fn truncate_side(&mut self, len: usize) {
+        self.side.truncate(len);
+    }
+
     fn append(&mut self, text: &[u8]) -> usize {
         let at = self.block_len + self.side.len();
         self.side.extend_from_slice(text);
@@ -204,20 +212,20 @@ impl<'a> Texts<'a> {
 /// Converts raw fields to lines.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    pub names: FieldNames,
+    pub names: Names,
     pub proxies: TrustedProxies,
     pub times: TimeCache,
 }
 
 impl Reader {
     pub(crate) fn finish(&mut self, raw: &RawFields<'_>, texts: &mut Texts<'_>) -> Result<Line, Rejected> {
-        let forwarded = raw.forwarded.as_ref().and_then(Value::text).unwrap_or_default();
-        let addr = raw.addr.as_ref().and_then(Value::text).ok_or(Rejected::NoAddress)?;
-        let client = self.proxies.attribute(addr, forwarded).ok_or(Rejected::NoAddress)?;
-        let time = raw.time.as_ref().and_then(|value| self.time(value)).ok_or(Rejected::NoTime)?;
-        let status = raw.status.as_ref().and_then(status).ok_or(Rejected::NoStatus)?;
-        let method = raw.method.as_ref().and_then(Value::text).unwrap_or_default();
-        let path = raw.path.as_ref().and_then(Value::text).unwrap_or_default();
+        let (addr, peer) = (raw.text(Field::Addr), raw.text(Field::Peer));
+        let client = self.proxies.attribute_behind(addr, peer, raw.text(Field::Forwarded));
+        let client = client.ok_or(Rejected::NoAddress)?;
+        let time = raw.get(Field::Time).and_then(|value| self.time(value)).ok_or(Rejected::NoTime)?;
+        let status = raw.get(Field::Status).and_then(status).ok_or(Rejected::NoStatus)?;
+        let (method, path) =
+            target::of_fields(raw.text(Field::Method), raw.text(Field::Path), raw.text(Field::Request));
         Ok(Line {
             addr: client.addr,
             time,
@@ -226,7 +234,7 @@ impl Reader {
             path_at: texts.place(path),
             path_len: u32::try_from(path.len()).unwrap_or(u32::MAX),
             status,
-            size: raw.size.as_ref().and_then(Value::number).unwrap_or(0),
+            size: raw.get(Field::Size).map_or(0, Value::size),
             behind_proxy: client.behind_proxy,
             salvaged: false,
         })
@@ -250,8 +258,40 @@ pub(crate) fn time(value: &Value<'_>) -> Option<EventSecs> {
     }
 }
 
-/// Converts a status: a number of 0..=999, bare or quoted.
+/// Converts a status: a number of 0..=999, bare or quoted. Of a list, as nginx's `$upstream_status` is where several servers
+/// were tried (`"502, 200"`, `"502 : 200"`), the last one counts.
 pub(crate) fn status(value: &Value<'_>) -> Option<u16> {
-    let number = u16::try_from(value.number()?).ok()?;
-    (number <= MAX_STATUS).then_some(number)
+    let number = match value {
+        Value::Text(text) => decimal(text).or_else(|| last_of_list(text))?,
+        Value::Decimal(number) if number.fract() == 0.0 && *number >= 0.0 => *number as u64,
+        value => value.number()?,
+    };
+    u16::try_from(number).ok().filter(|status| *status <= MAX_STATUS)
+}
+
+fn last_of_list(text: &[u8]) -> Option<u64> {
+    let items = text.rsplit(|byte| matches!(byte, b',' | b':')).map(<[u8]>::trim_ascii);
+    let mut answered = items.filter(|item| !matches!(*item, b"" | b"-"));
+    decimal(answered.next()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_list_of_statuses_the_last_one_counts() {
+        let check = |text: &str, expected| {
+            assert_eq!(status(&Value::Text(Cow::Borrowed(text.as_bytes()))), expected, "{text}");
+        };
+        check("200", Some(200));
+        check("502, 200", Some(200));
+        check("502 : 200", Some(200));
+        check("502, 504 : 404", Some(404));
+        check("502, -", Some(502));
+        check("-", None);
+        check("", None);
+        check("200 OK", None);
+        check("502, 1000", None);
+    }
 }

@@ -4,7 +4,8 @@
 //! readers try a JSON line in this order: `shape` (the fixed shape learned from earlier lines, without allocating), `json`
 //! (serde_json, strict), `loose` (tolerant: a client can break a line that nginx wrote without `escape=json`, and must not
 //! become invisible by it). The first two give identical results wherever both read a line, which the tests and the fuzz
-//! target `differential` check. `template` reads lines of text.
+//! target `differential` check. `names` knows which field is which. `template` reads lines of text. `wrapper` knows what
+//! containers put around a line, and `records` reads line after line.
 //!
 //! Texts are returned unescaped. Nearly always such a text is a piece of the block itself; where a backslash makes the two
 //! differ, the unescaped text is appended to the block, so that a [`Line`] needs offsets only.
@@ -12,32 +13,39 @@
 mod address;
 mod fields;
 mod json;
+mod known;
 mod loose;
+mod names;
+mod records;
 mod shape;
 pub mod stream;
 pub mod syslog;
+mod target;
 mod template;
 #[cfg(test)]
 mod tests;
 mod text;
 mod time;
+mod walk;
+mod wrapper;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use memchr::memchr;
 use serde::{Serialize, Serializer};
 
 pub use address::TrustedProxies;
 pub use fields::FieldNames;
 pub use template::{Escape, Missing, Recipe, Template, Unusable};
 
-use fields::{Reader, Texts};
+use fields::{Field, Reader, Texts};
+use names::Names;
 use shape::Learner;
 use shield_engine::request::{Line, Rejected, RejectedCounts};
 use template::TextReader;
 use time::TimeCache;
+use wrapper::{Record, Wrapper};
 
 /// Zero bytes that follow a block while it is parsed, so that a scan by words stays inside it without checking each byte.
 const PADDING_BYTES: usize = 64;
@@ -120,6 +128,13 @@ pub struct Parser {
     max_line_bytes: usize,
     reader: Reader,
     learner: Learner,
+    given: FieldNames,
+    /// The names in `reader` are those of a line of this log.
+    has_names: bool,
+    wrapper: Wrapper,
+    /// The first part of a line whose end was missing in the block before.
+    awaited: Option<Vec<u8>>,
+    uses_shapes: bool,
 }
 
 impl Parser {
@@ -130,14 +145,24 @@ impl Parser {
             format: settings.format.clone(),
             text: TextReader::new(&settings.format),
             max_line_bytes: settings.max_line_bytes,
-            learner: Learner::new(&settings.fields, !proxies.is_empty()),
-            reader: Reader { names: settings.fields.clone(), proxies, times: TimeCache::default() },
+            learner: Learner::new(!proxies.is_empty()),
+            reader: Reader { names: Names::unknown(&settings.fields), proxies, times: TimeCache::default() },
+            given: settings.fields.clone(),
+            has_names: false,
+            wrapper: Wrapper::new(settings.max_line_bytes),
+            awaited: None,
+            uses_shapes: true,
         }
     }
 
     /// Returns the name of the text format that the lines have; `None` for JSON, and before it is known.
     pub fn recognised(&self) -> Option<&'static str> {
         self.text.recognised()
+    }
+
+    /// Makes a parser that reads every line by the slow readers, to compare the fast one with.
+    pub fn without_shapes(settings: &Settings) -> Parser {
+        Parser { uses_shapes: false, ..Parser::new(settings) }
     }
 
     /// Parses every complete line of `block[from..end]` and returns where the first incomplete one starts.
@@ -151,51 +176,30 @@ impl Parser {
         }
         block.get_mut(end..padded).expect("the block was just made long enough").fill(0);
         let mut side = Vec::new();
-        let upto = self.parse_padded(block, from, end, &mut side, out);
+        let upto = self.parse_records(block, from, end, &mut side, out);
         out.bytes += upto.saturating_sub(from) as u64;
         block.extend_from_slice(&side);
         upto
     }
 
-    /// Parses `block[from..end]` as one line: a datagram, or the last line of a file that is not written to any more.
+    /// Parses `block[from..end]` as one line: a datagram, or the last line of a file that is not written to any more. In a
+    /// container's log it may be several parts of a line, behind which the last one is missing.
     pub fn parse_single(&mut self, block: &mut Vec<u8>, from: usize, end: usize, out: &mut Output) {
         let mut side = Vec::new();
         let mut texts = Texts::new(block, &mut side);
         let line = block.get(from..end).unwrap_or_default();
         out.bytes += line.len() as u64;
-        self.parse_line(line, &mut texts, out);
+        self.parse_last_records(line, &mut texts, out);
         block.extend_from_slice(&side);
     }
 
-    fn parse_padded(
-        &mut self,
-        block: &[u8],
-        from: usize,
-        end: usize,
-        side: &mut Vec<u8>,
-        out: &mut Output,
-    ) -> usize {
-        let mut texts = Texts::new(block, side);
-        let mut at = from;
-        while at < end {
-            if let Some((line, next)) = self.learner.read(block, at, self.max_line_bytes, &mut self.reader) {
-                out.lines.push(line);
-                at = next;
-                continue;
-            }
-            let rest = block.get(at..end).unwrap_or_default();
-            let Some(len) = memchr(b'\n', rest) else { break };
-            self.parse_line(rest.get(..len).unwrap_or_default(), &mut texts, out);
-            at += len + 1;
+    /// Reads the line at `at` if it is one as most of this log's lines are; returns it with the start of the next one.
+    #[inline]
+    fn read_fast(&mut self, block: &[u8], at: usize) -> Option<(Line, usize)> {
+        if !self.uses_shapes {
+            return None;
         }
-        at
-    }
-
-    fn parse_line(&mut self, line: &[u8], texts: &mut Texts<'_>, out: &mut Output) {
-        match self.read_line(line, texts) {
-            Ok(line) => out.lines.push(line),
-            Err(reason) => out.reject(reason),
-        }
+        self.learner.read(block, at, self.max_line_bytes, &mut self.reader)
     }
 
     fn read_line(&mut self, line: &[u8], texts: &mut Texts<'_>) -> Result<Line, Rejected> {
@@ -222,16 +226,44 @@ impl Parser {
     }
 
     fn read_json(&mut self, line: &[u8], texts: &mut Texts<'_>) -> Result<Line, Rejected> {
-        let Some(raw) = json::read(line, &self.reader.names) else {
+        if !self.has_names {
+            self.find_names(line);
+        }
+        let mut trusted = json::read(line, &self.reader.names);
+        if trusted.is_none() && self.has_names && self.find_names(line) {
+            trusted = json::read(line, &self.reader.names);
+        }
+        let Some(raw) = trusted else {
             let raw = loose::read(line, &self.reader);
-            let any = raw.addr.is_some() || raw.time.is_some() || raw.status.is_some();
+            let any = [Field::Addr, Field::Time, Field::Status].iter().any(|field| raw.get(*field).is_some());
             let found =
                 self.reader.finish(&raw, texts).map_err(|why| if any { why } else { Rejected::Malformed })?;
             return Ok(Line { salvaged: !self.is_valid_but_for_utf8(line), ..found });
         };
-        let found = self.reader.finish(&raw, texts)?;
-        self.learner.learn(line);
+        let found = self.reader.finish(&raw, texts);
+        let found = match found {
+            // The log may have lines of another format too, or from now on.
+            Err(_) if self.has_names && self.find_names(line) => {
+                let raw = json::read(line, &self.reader.names);
+                self.reader.finish(&raw.unwrap_or_default(), texts)?
+            }
+            found => found?,
+        };
+        self.learner.learn(line, &self.reader.names);
         Ok(found)
+    }
+
+    /// Takes the names of the fields from a line; returns false when it does not have them all.
+    fn find_names(&mut self, line: &[u8]) -> bool {
+        let Some(values) = json::values(line) else { return false };
+        let before = Some(&self.reader.names).filter(|_| self.has_names);
+        let Some(names) = Names::of_line(&self.given, &values, before) else { return false };
+        if names != self.reader.names {
+            self.learner.forget();
+            self.reader.names = names;
+        }
+        self.has_names = true;
+        true
     }
 
     /// Returns whether only bytes that are not UTF-8 make the line invalid. nginx writes them as they came, even with
@@ -242,4 +274,25 @@ impl Parser {
             Cow::Borrowed(_) => false,
         }
     }
+}
+
+/// Returns the names of everything in a JSON line, inside a wrapper too, for a message about a line without a client's address.
+/// Empty for a line that is no JSON object.
+pub fn names_in(line: &[u8]) -> Vec<String> {
+    let mut wrapper = Wrapper::new(line.len());
+    let record = wrapper.open(line);
+    let text = wrapper.take_text();
+    let inside = match record {
+        Record::Inside(inside) => inside,
+        Record::Unwrapped => &text,
+        _ => line,
+    };
+    let mut names: Vec<String> = Vec::new();
+    for (path, _) in json::values(inside).unwrap_or_default() {
+        let name = String::from_utf8_lossy(&path).into_owned();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }

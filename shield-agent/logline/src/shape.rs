@@ -8,9 +8,11 @@
 use std::net::IpAddr;
 
 use super::address;
-use super::fields::{Field, FieldNames, MAX_STATUS, Reader, decimal};
-use super::text::closing_quote;
+use super::fields::{Field, MAX_STATUS, Reader};
+use super::names::Names;
+use super::target;
 use super::time;
+use super::walk::{Step, Walker};
 use shield_engine::request::Line;
 use shield_engine::time::EventSecs;
 
@@ -19,12 +21,11 @@ use shield_engine::time::EventSecs;
 const MISSES_TO_RELEARN: u32 = 4;
 
 /// Values of a shape at most. Longer lines, beyond any real log format, are left to the strict reader.
-const MAX_SLOTS: usize = 64;
+const MAX_SLOTS: usize = 1024;
 
 /// Learns the shape of a log's lines, and reads those that have it.
 #[derive(Debug)]
 pub(crate) struct Learner {
-    names: FieldNames,
     reads_chains: bool,
     shape: Option<Shape>,
     misses: u32,
@@ -32,8 +33,13 @@ pub(crate) struct Learner {
 
 impl Learner {
     /// Makes a learner that has not seen a line. Chains are read only where a proxy is trusted.
-    pub(crate) fn new(names: &FieldNames, reads_chains: bool) -> Learner {
-        Learner { names: names.clone(), reads_chains, shape: None, misses: 0 }
+    pub(crate) fn new(reads_chains: bool) -> Learner {
+        Learner { reads_chains, shape: None, misses: 0 }
+    }
+
+    /// Forgets the shape: its fields have other names now.
+    pub(crate) fn forget(&mut self) {
+        self.shape = None;
     }
 
     /// Reads the line at `at` if it has the learned shape; returns it with the start of the next one.
@@ -51,11 +57,11 @@ impl Learner {
     }
 
     /// Learns from a line that only the strict reader could read.
-    pub(crate) fn learn(&mut self, line: &[u8]) {
+    pub(crate) fn learn(&mut self, line: &[u8], names: &Names) {
         self.misses += 1;
         if self.shape.is_none() || self.misses >= MISSES_TO_RELEARN {
             self.misses = 0;
-            self.shape = Shape::of(line, &self.names, self.reads_chains).or(self.shape.take());
+            self.shape = Shape::of(line, names, self.reads_chains).or(self.shape.take());
         }
     }
 }
@@ -82,6 +88,8 @@ enum Kind {
     BareTime,
     Method,
     Path,
+    Request,
+    Peer,
     QuotedStatus,
     BareStatus,
     QuotedSize,
@@ -99,6 +107,8 @@ impl Kind {
             (Some(Field::Time), false) => Kind::BareTime,
             (Some(Field::Method), true) => Kind::Method,
             (Some(Field::Path), true) => Kind::Path,
+            (Some(Field::Request), true) => Kind::Request,
+            (Some(Field::Peer), true) => Kind::Peer,
             (Some(Field::Status), true) => Kind::QuotedStatus,
             (Some(Field::Status), false) => Kind::BareStatus,
             (Some(Field::Size), true) => Kind::QuotedSize,
@@ -106,28 +116,50 @@ impl Kind {
             (Some(Field::Forwarded), true) => Kind::Forwarded,
             (None, true) => Kind::QuotedOther,
             (None, false) => Kind::BareOther,
-            (Some(Field::Addr | Field::Method | Field::Path | Field::Forwarded), false) => return None,
+            (Some(_), false) => return None,
         })
     }
 }
 
 impl Shape {
     /// Derives the shape of a line that the strict reader accepted; `None` when a value is not plain.
-    fn of(line: &[u8], names: &FieldNames, reads_chains: bool) -> Option<Shape> {
+    fn of(line: &[u8], names: &Names, reads_chains: bool) -> Option<Shape> {
         let mut slots: Vec<Slot> = Vec::new();
         let mut lead = None;
         let mut literal_at = 0;
-        let mut at = 0;
-        while let Some(value) = next_value(line, at)? {
+        let mut walker = Walker::new(line);
+        loop {
+            let value = match walker.next() {
+                Step::Value(value) => value,
+                Step::End if walker.has_escaped_name() => return None,
+                Step::End => break,
+                Step::Broken => return None,
+            };
+            let text = line.get(value.start..value.end)?;
+            // Where the strict reader would have to compare addresses.
+            if names.is_watched(walker.path()) {
+                return None;
+            }
+            let field = names.field(walker.path()).filter(|field| *field != Field::Forwarded || reads_chains);
+            if !value.is_quoted && matches!(text, b"true" | b"false" | b"null") {
+                // It belongs to the fixed text: a line with another word has another shape.
+                if field.is_some() {
+                    return None;
+                }
+                continue;
+            }
+            let is_number =
+                !text.is_empty() && text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+            if !value.is_quoted && !is_number {
+                return None;
+            }
             let literal = Literal::new(line.get(literal_at..value.start)?);
             match slots.last_mut() {
                 Some(slot) => slot.then = literal,
                 None => lead = Some(literal),
             }
-            let field = names.field(value.name).filter(|field| *field != Field::Forwarded || reads_chains);
             slots.push(Slot { kind: Kind::of(field, value.is_quoted)?, then: Literal::default() });
             literal_at = value.end;
-            at = value.end + usize::from(value.is_quoted);
         }
         let mut last = line.get(literal_at..)?.to_vec();
         last.push(b'\n');
@@ -144,6 +176,9 @@ impl Shape {
         let mut at = self.lead.skip(block, start)?;
         let mut line = EMPTY_LINE;
         let mut chain = Chain::default();
+        let mut request = (0, 0);
+        // Method and path are not simply the values of the fields named so.
+        let mut is_odd = false;
         for slot in &self.slots {
             let end = match slot.kind {
                 Kind::Addr => {
@@ -165,12 +200,27 @@ impl Shape {
                     let end = plain_end(block, at)?;
                     line.method_len = u16::try_from(end - at).ok()?;
                     line.method_at = if end == at { 0 } else { u32::try_from(at).ok()? };
+                    // Nearly every method is longer than nginx's sign for an empty one.
+                    is_odd |= end - at == 1;
                     end
                 }
                 Kind::Path => {
                     let end = plain_end(block, at)?;
                     line.path_len = u32::try_from(end - at).ok()?;
                     line.path_at = if end == at { 0 } else { u32::try_from(at).ok()? };
+                    is_odd |= block.get(at) != Some(&b'/');
+                    end
+                }
+                Kind::Request => {
+                    let end = plain_end(block, at)?;
+                    request = (at, end);
+                    is_odd = true;
+                    end
+                }
+                Kind::Peer => {
+                    let end = plain_end(block, at)?;
+                    chain.peer = (at, end);
+                    chain.is_needed = true;
                     end
                 }
                 Kind::QuotedStatus | Kind::BareStatus => {
@@ -195,6 +245,9 @@ impl Shape {
         if chain.is_needed || !reader.proxies.is_empty() {
             chain.attribute(block, reader, &mut line)?;
         }
+        if is_odd {
+            place_target(block, request, &mut line)?;
+        }
         Some((line, at))
     }
 }
@@ -212,18 +265,37 @@ const EMPTY_LINE: Line = Line {
     salvaged: false,
 };
 
+/// Puts together method and path by the very code of the strict reader.
+fn place_target(block: &[u8], request: (usize, usize), line: &mut Line) -> Option<()> {
+    let text = |at: u32, len: usize| block.get(at as usize..at as usize + len);
+    let method = text(line.method_at, usize::from(line.method_len))?;
+    let path = text(line.path_at, line.path_len as usize)?;
+    let (method, path) = target::of_fields(method, path, block.get(request.0..request.1)?);
+    let offset = |text: &[u8]| match text {
+        [] => Some(0),
+        text => u32::try_from(text.as_ptr().addr() - block.as_ptr().addr()).ok(),
+    };
+    line.method_at = offset(method)?;
+    line.method_len = u16::try_from(method.len()).ok()?;
+    line.path_at = offset(path)?;
+    line.path_len = u32::try_from(path.len()).ok()?;
+    Some(())
+}
+
 /// The texts that the client's address is derived from where it is not plain.
 #[derive(Default)]
 struct Chain {
     addr: (usize, usize),
+    peer: (usize, usize),
     forwarded: (usize, usize),
     is_needed: bool,
 }
 
 impl Chain {
     fn attribute(&self, block: &[u8], reader: &Reader, line: &mut Line) -> Option<()> {
-        let addr = block.get(self.addr.0..self.addr.1)?;
-        let client = reader.proxies.attribute(addr, block.get(self.forwarded.0..self.forwarded.1)?)?;
+        let text = |(from, to)| block.get(from..to);
+        let (addr, peer, forwarded) = (text(self.addr)?, text(self.peer)?, text(self.forwarded)?);
+        let client = reader.proxies.attribute_behind(addr, peer, forwarded)?;
         line.addr = client.addr;
         line.behind_proxy = client.behind_proxy;
         Some(())
@@ -263,16 +335,22 @@ fn read_quoted_time(block: &[u8], at: usize, reader: &mut Reader) -> Option<(Eve
     Some((reader.times.parse(block.get(at..end)?)?, end))
 }
 
-/// Reads a Unix time that is a bare number. The strict reader sees it as a float, so only as many digits are accepted here
-/// as both read alike.
+/// Reads a Unix time that is a bare number.
+///
+/// The strict reader sees decimals as a float, which rounds: only numbers are accepted here that it cannot round up to the next
+/// second. Below ten digits a float is exact to a millionth, so none of the first six decimals may be missing from a row of
+/// nines.
 #[inline]
 fn read_bare_time(block: &[u8], at: usize) -> Option<(EventSecs, usize)> {
-    let end = number_end(block, at)?;
-    let text = block.get(at..end)?;
-    let whole_len = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
-    let is_exact = whole_len <= 11 && text.len() <= whole_len + 4;
-    let secs = time::from_unix(decimal(text.get(..whole_len)?)?)?;
-    is_exact.then_some((secs, end))
+    let (whole, end) = read_whole(block, at)?;
+    let secs = time::from_unix(whole)?;
+    if block.get(end) != Some(&b'.') {
+        return Some((secs, end));
+    }
+    let decimals_end = number_end(block, at)?;
+    let decimals = block.get(end + 1..decimals_end)?;
+    let is_exact = end - at <= 10 && decimals.iter().take(6).any(|digit| *digit != b'9');
+    is_exact.then_some((secs, decimals_end))
 }
 
 /// Reads three digits, the first not 0.
@@ -286,16 +364,19 @@ fn read_status(block: &[u8], at: usize) -> Option<u16> {
     is_status.then_some(a * 100 + b * 10 + c)
 }
 
-/// Reads a whole number as JSON writes it, without a leading zero. At most 18 digits, so that it cannot overflow.
+/// Reads a whole number as JSON writes it, without a leading zero. At most 19 digits, so that it cannot overflow.
 #[inline]
 fn read_whole(block: &[u8], at: usize) -> Option<(u64, usize)> {
-    let digits = block.get(at..at + 19)?;
+    let digits = block.get(at..at + 20)?;
     let mut value = 0_u64;
     for (len, byte) in digits.iter().enumerate() {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
             let is_plain = len == 1 || (len > 1 && digits.first() != Some(&b'0'));
             return is_plain.then_some((value, at + len));
+        }
+        if len == 19 {
+            break;
         }
         value = value * 10 + u64::from(digit);
     }
@@ -406,38 +487,4 @@ impl Literal {
 #[inline]
 fn word_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk::<8>()?))
-}
-
-/// One value of a line.
-struct Found<'a> {
-    name: &'a [u8],
-    /// The bounds of the value, without its quotes.
-    start: usize,
-    end: usize,
-    is_quoted: bool,
-}
-
-/// Returns the next value of a flat JSON object, from the end of the one before; `Some(None)` at the object's end.
-/// `None` for a name with escapes and for a value that is neither a string nor a plain number: such a line has no shape.
-#[expect(
-    clippy::option_option,
-    reason = "the end of the line and a line without a shape are different results"
-)]
-fn next_value(line: &[u8], at: usize) -> Option<Option<Found<'_>>> {
-    let Some(name_at) = closing_quote(line, at).map(|quote| quote + 1) else { return Some(None) };
-    let name_end = closing_quote(line, name_at)?;
-    let name = line.get(name_at..name_end)?;
-    let after = line.get(name_end + 1..)?;
-    let blanks = after.iter().position(|byte| !matches!(byte, b':' | b' ' | b'\t'))?;
-    let value_at = name_end + 1 + blanks;
-    if name.contains(&b'\\') {
-        return None;
-    }
-    if line.get(value_at) == Some(&b'"') {
-        let end = closing_quote(line, value_at + 1)?;
-        return Some(Some(Found { name, start: value_at + 1, end, is_quoted: true }));
-    }
-    let rest = line.get(value_at..)?;
-    let len = rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'.')?;
-    (len > 0).then_some(Some(Found { name, start: value_at, end: value_at + len, is_quoted: false }))
 }

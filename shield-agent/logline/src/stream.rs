@@ -66,6 +66,7 @@ impl<R: Read> Input<R> {
         let rest = block.get(upto..end).unwrap_or_default();
         if rest.len() > self.max_line_bytes {
             self.skipping = true;
+            self.parser.skipped();
             out.reject(Rejected::TooLong);
         } else {
             self.partial.extend_from_slice(rest);

@@ -24,6 +24,32 @@ pub(crate) fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(plain)
 }
 
+/// Unescapes a text up to the quote that ends it; returns what follows the quote. `None` when none does, and what was appended is
+/// then of no use.
+pub(crate) fn unescape_until_quote<'a>(text: &'a [u8], plain: &mut Vec<u8>) -> Option<&'a [u8]> {
+    let mut rest = text;
+    loop {
+        let end = memchr::memchr2(b'"', b'\\', rest)?;
+        let (head, after) = rest.split_at(end);
+        plain.extend_from_slice(head);
+        let (byte, after) = after.split_first()?;
+        if *byte == b'"' {
+            return Some(after);
+        }
+        let len = match escape(after) {
+            Some((escaped, len)) => {
+                escaped.push_to(plain);
+                len
+            }
+            None => {
+                plain.push(*byte);
+                0
+            }
+        };
+        rest = after.get(len..)?;
+    }
+}
+
 /// Returns the first `"` at or after `from` that no backslash escapes.
 pub(crate) fn closing_quote(text: &[u8], from: usize) -> Option<usize> {
     let mut at = from;

@@ -2,9 +2,11 @@
 //!
 //! Nothing here reads a clock. A time without an offset is refused, because it would be right only by luck.
 
+use super::fields::decimal;
 use shield_engine::time::EventSecs;
 
-/// Unix times at or above this are milliseconds (in seconds it would be the year 5138).
+/// Unix times at or above this are milliseconds (in seconds it would be the year 5138), a thousand times more are
+/// microseconds, and a thousand times more nanoseconds.
 const FIRST_MILLIS: u64 = 100_000_000_000;
 
 const SECS_PER_DAY: i64 = 86_400;
@@ -17,16 +19,22 @@ const MAX_CACHED_BYTES: usize = 32;
 /// Returns `None` for any other text, and for a day that the calendar does not have.
 pub(crate) fn parse(text: &[u8]) -> Option<EventSecs> {
     match text {
+        // Apache's `%t`.
+        [b'[', inner @ .., b']'] => parse_clf(inner),
         [_, _, _, _, b'-', ..] => parse_iso(text),
         [_, _, b'/', ..] => parse_clf(text),
         _ => parse_unix(text),
     }
 }
 
-/// Converts Unix seconds, or Unix milliseconds (13 digits, as `$msec` without its dot).
+/// Converts Unix seconds, milliseconds (13 digits, as `$msec` without its dot), microseconds or nanoseconds.
+#[inline]
 pub(crate) fn from_unix(value: u64) -> Option<EventSecs> {
-    let secs = if value >= FIRST_MILLIS { value / 1000 } else { value };
-    (secs < FIRST_MILLIS).then_some(secs as i64)
+    let mut secs = value;
+    while secs >= FIRST_MILLIS {
+        secs /= 1000;
+    }
+    EventSecs::try_from(secs).ok()
 }
 
 /// Keeps the last text parsed, because a busy access log repeats the same second many times.
@@ -79,7 +87,8 @@ fn mask_of(len: usize) -> [u128; 2] {
     halves(&mask)
 }
 
-/// Parses `2026-11-24T14:35:01.123+01:00`, with `T` or a blank, any number of decimals, and `Z`, `+01:00`, `+0100` or `+01`.
+/// Parses `2026-11-24T14:35:01.123+01:00`, with `T` or a blank, any number of decimals, and `Z`, `+01:00`, `+0100` or `+01`,
+/// which a blank may precede.
 fn parse_iso(text: &[u8]) -> Option<EventSecs> {
     let (date_time, rest) = text.split_at_checked(19)?;
     let [y0, y1, y2, y3, b'-', o0, o1, b'-', d0, d1, b'T' | b't' | b' ', clock @ ..] = date_time else {
@@ -87,7 +96,8 @@ fn parse_iso(text: &[u8]) -> Option<EventSecs> {
     };
     let year = digits(&[*y0, *y1, *y2, *y3])?;
     let days = days_from_civil(year, digits(&[*o0, *o1])?, digits(&[*d0, *d1])?)?;
-    let offset = parse_offset(skip_fraction(rest))?;
+    let offset = skip_fraction(rest);
+    let offset = parse_offset(offset.strip_prefix(b" ").unwrap_or(offset))?;
     Some(days * SECS_PER_DAY + parse_clock(clock)? - offset)
 }
 
@@ -99,18 +109,15 @@ fn parse_clf(text: &[u8]) -> Option<EventSecs> {
     };
     let year = digits(&[*y0, *y1, *y2, *y3])?;
     let days = days_from_civil(year, month_number(month)?, digits(&[*d0, *d1])?)?;
-    let offset = parse_offset(rest.strip_prefix(b" ")?)?;
+    let offset = parse_offset(skip_fraction(rest).strip_prefix(b" ")?)?;
     Some(days * SECS_PER_DAY + parse_clock(date_time.get(12..)?)? - offset)
 }
 
 fn parse_unix(text: &[u8]) -> Option<EventSecs> {
-    let end = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
+    let end = text.iter().position(|byte| matches!(byte, b'.' | b',')).unwrap_or(text.len());
     let (whole, fraction) = text.split_at(end);
     let is_fraction = fraction.get(1..).unwrap_or_default().iter().all(u8::is_ascii_digit);
-    if whole.is_empty() || whole.len() > 15 || !is_fraction {
-        return None;
-    }
-    from_unix(u64::try_from(digits(whole)?).ok()?)
+    from_unix(decimal(whole).filter(|_| is_fraction)?)
 }
 
 /// Parses `14:35:01`; a leap second counts as the first of the next minute.
@@ -203,6 +210,14 @@ mod tests {
         check("1795530901", Some(1_795_530_901));
         check("1795530901.123", Some(1_795_530_901));
         check("1795530901123", Some(1_795_530_901));
+        check("1795530901123456", Some(1_795_530_901));
+        check("1795530901123456789", Some(1_795_530_901));
+        check("1795530901,123", Some(1_795_530_901));
+        check("2026-11-24T14:35:01,999Z", Some(1_795_530_901));
+        check("2026-11-24 14:35:01.5 +0000", Some(1_795_530_901));
+        check("[24/Nov/2026:15:35:01 +0100]", Some(1_795_530_901));
+        check("24/Nov/2026:15:35:01.123 +0100", Some(1_795_530_901));
+        check("31/Dec/2016:23:59:60 +0000", Some(1_483_228_800));
         check("2024-02-29T00:00:00Z", Some(1_709_164_800));
         check("2016-12-31T23:59:60Z", Some(1_483_228_800));
     }
@@ -221,6 +236,9 @@ mod tests {
         check("24/Foo/2026:15:35:01 +0100");
         check("24/Nov/2026:15:35:01");
         check("99999999999999999999");
+        check("18446744073709551616");
+        check("2026-11-24T14:35:01  +0000");
+        check("[24/Nov/2026:15:35:01 +0100");
         check("17955309O1");
         check("1795530901.12x");
     }

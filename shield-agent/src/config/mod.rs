@@ -164,7 +164,7 @@ mod tests {
         "#;
         let config = Config::parse(text).unwrap();
         assert_eq!(config.sources[1].input, Input::Syslog("/run/shield/nginx.sock".into()));
-        assert_eq!(config.sources[1].format.fields.source_ip, "remote_addr");
+        assert_eq!(config.sources[1].format.fields.source_ip.as_deref(), Some("remote_addr"));
         assert_eq!(config.sources[1].format.trusted_proxies.len(), 1);
         assert_eq!(config.engine.backoff.terms()[1], Term::Secs(120));
         assert_eq!(config.allow.len(), 2);

@@ -61,6 +61,7 @@ pub(crate) struct RawSource {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawFields {
+    /// Each is a field's name; one inside an object has both names, joined by a dot.
     pub source_ip: Option<String>,
     pub timestamp: Option<String>,
     pub method: Option<String>,

@@ -333,12 +333,12 @@ fn xdp_settings(raw: raw::RawXdp, ipv6_prefix: u8) -> Result<xdp::Settings> {
 
 fn fields(raw: RawFields, default: FieldNames) -> FieldNames {
     FieldNames {
-        source_ip: raw.source_ip.unwrap_or(default.source_ip),
-        timestamp: raw.timestamp.unwrap_or(default.timestamp),
-        method: raw.method.unwrap_or(default.method),
-        path: raw.path.unwrap_or(default.path),
-        status: raw.status.unwrap_or(default.status),
-        response_size: raw.response_size.unwrap_or(default.response_size),
+        source_ip: raw.source_ip.or(default.source_ip),
+        timestamp: raw.timestamp.or(default.timestamp),
+        method: raw.method.or(default.method),
+        path: raw.path.or(default.path),
+        status: raw.status.or(default.status),
+        response_size: raw.response_size.or(default.response_size),
         forwarded_for: raw.forwarded_for.or(default.forwarded_for),
     }
 }

@@ -84,7 +84,12 @@ impl Input {
             let mut output = Output::default();
             let end = block.len();
             let upto = parser.parse_block(&mut block, 0, end, &mut output);
-            rest.extend_from_slice(&block[upto..end]);
+            if at_end && upto < end {
+                // A line in parts, as containers have it, whose last one is missing.
+                parser.parse_single(&mut block, upto, end, &mut output);
+            } else {
+                rest.extend_from_slice(&block[upto..end]);
+            }
             tally.add(&output, &block);
             let mut batch =
                 Batch { bytes: block, lines: output.lines, rejected: output.rejected, ..Batch::default() };

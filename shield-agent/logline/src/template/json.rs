@@ -20,15 +20,14 @@ pub(crate) fn names(text: &str) -> Result<FieldNames, Unusable> {
     };
     let (addr, forwarded) = (named(Take::Addr), named(Take::Forwarded));
     let lacks = |missing| Unusable::Lacks(missing);
-    let default = FieldNames::default();
     Ok(FieldNames {
         forwarded_for: forwarded.clone().filter(|_| addr.is_some()),
-        source_ip: addr.or(forwarded).ok_or(lacks(Missing::Address))?,
-        timestamp: named(Take::Time).ok_or(lacks(Missing::Time))?,
-        status: named(Take::Status).ok_or(lacks(Missing::Status))?,
-        method: named(Take::Method).unwrap_or(default.method),
-        path: path(&leaves).unwrap_or(default.path),
-        response_size: named(Take::Size).unwrap_or(default.response_size),
+        source_ip: Some(addr.or(forwarded).ok_or(lacks(Missing::Address))?),
+        timestamp: Some(named(Take::Time).ok_or(lacks(Missing::Time))?),
+        status: Some(named(Take::Status).ok_or(lacks(Missing::Status))?),
+        method: named(Take::Method),
+        path: path(&leaves),
+        response_size: named(Take::Size),
     })
 }
 

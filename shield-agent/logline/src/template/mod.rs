@@ -9,7 +9,7 @@ mod conf;
 mod json;
 mod known;
 mod read;
-mod request;
+pub(crate) mod request;
 #[cfg(test)]
 mod tests;
 mod variable;

@@ -202,6 +202,7 @@ impl OpenLog {
         let mut upto = parser.parse_block(block, from, end, out);
         if upto == overlap && end == overlap + max_bytes {
             out.reject(Rejected::TooLong);
+            parser.skipped();
             self.mark.skipping = true;
             upto = end;
         }
