@@ -43,6 +43,10 @@ pub(crate) enum Target {
     Differential,
     /// The same bytes split into blocks at any position
     Blocks,
+    /// Lines in the records of containers and the journal
+    Wrapped,
+    /// Lines of any second
+    Times,
 }
 
 /// Duration of each target in `cargo xtask test`.

@@ -32,8 +32,8 @@ impl<'a> Cursor<'a> {
     }
 
     /// Chooses one of these by the next byte.
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[usize::from(self.byte()) % from.len()]
+    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[usize::from(self.byte()) % from.len()].clone()
     }
 
     /// Reads a text after a byte with its length.

@@ -11,6 +11,8 @@ pub mod lines;
 mod reading;
 pub mod requests;
 mod seeds;
+pub mod times;
+pub mod wrapped;
 mod writing;
 
 pub use seeds::write as write_seeds;

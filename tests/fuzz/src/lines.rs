@@ -45,13 +45,13 @@ fn any_bytes(format: Format, text: &[u8]) {
 
 /// Checks that the entries written by a server are read back exactly, whatever bytes the client chose.
 fn written_lines(format: Format, mut cursor: Cursor<'_>) {
-    let settings = Settings { format, ..Settings::default() };
+    let settings = Settings { format: format.clone(), ..Settings::default() };
     let mut entries = Vec::new();
     let mut text = Vec::new();
     while !cursor.is_empty() && entries.len() < MAX_ENTRIES {
         let escape = cursor.pick(&[Escape::Json, Escape::Json, Escape::Json, Escape::Hex]);
         let entry = Entry::of(&mut cursor);
-        text.extend_from_slice(&entry.write(format, escape, &mut cursor));
+        text.extend_from_slice(&entry.write(&format, escape, &mut cursor));
         text.push(b'\n');
         entries.push((entry, escape));
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use shield_engine::request::{Line, Rejected, RejectedCounts};
+use shield_engine::request::{Line, RejectedCounts};
 use shield_logline::{Output, Parser, Settings};
 
 /// The highest valid status.
@@ -44,11 +44,6 @@ impl Reading {
     pub fn count(&self) -> usize {
         self.seen.len() + self.rejected.iter().sum::<u64>() as usize
     }
-
-    /// Returns the reason why the only line was refused.
-    pub fn reason(&self) -> Option<Rejected> {
-        Rejected::ALL.into_iter().find(|reason| self.rejected[reason.index()] > 0)
-    }
 }
 
 fn seen(line: &Line, block: &[u8]) -> Seen {
@@ -67,35 +62,44 @@ pub fn whole(settings: &Settings, text: &[u8]) -> Reading {
     let (mut block, mut out) = (text.to_vec(), Output::default());
     let upto = Parser::new(settings).parse_block(&mut block, 0, text.len(), &mut out);
     let complete = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    assert_eq!(upto, complete, "where the first incomplete line starts");
+    assert!(
+        upto <= complete && (upto == 0 || text[upto - 1] == b'\n'),
+        "where the first incomplete line starts"
+    );
     assert!(block.len() <= 2 * text.len() + PADDING_BYTES, "{} bytes became {}", text.len(), block.len());
     let mut reading = Reading::default();
     reading.take(&block, &out);
-    assert_eq!(reading.count(), text.iter().filter(|byte| **byte == b'\n').count(), "lines");
+    assert_eq!(reading.count(), text[..upto].iter().filter(|byte| **byte == b'\n').count(), "lines");
     reading
 }
 
-/// Reads one line with a new parser, which has no shape learned, so that only the slow readers take part.
-pub fn alone(settings: &Settings, line: &[u8]) -> Reading {
-    let (mut block, mut out) = (line.to_vec(), Output::default());
-    Parser::new(settings).parse_single(&mut block, 0, line.len(), &mut out);
-    let mut reading = Reading::default();
-    reading.take(&block, &out);
-    assert_eq!(reading.count(), 1, "one line");
-    reading
-}
-
-/// Reads each complete line of `text` by itself.
+/// Reads the complete lines of `text` in blocks of one line each, by the slow readers only. Parts of a line whose end is
+/// missing are read again with the next one, and at the end not at all.
 pub fn line_by_line(settings: &Settings, text: &[u8]) -> Reading {
-    let mut all = Reading::default();
-    let mut lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
-    lines.pop();
-    for line in lines {
-        let Reading { seen, rejected } = alone(settings, line);
-        all.seen.extend(seen);
-        for (total, refused) in all.rejected.iter_mut().zip(rejected) {
-            *total += refused;
-        }
+    one_by_one(&mut Parser::without_shapes(settings), text).0
+}
+
+/// Reads as [`line_by_line`], then what is left as the end of a file that is not written to any more.
+pub fn to_the_end(settings: &Settings, text: &[u8]) -> Reading {
+    let mut parser = Parser::without_shapes(settings);
+    let (mut reading, from) = one_by_one(&mut parser, text);
+    if from < text.len() {
+        let (mut block, mut out) = (text[from..].to_vec(), Output::default());
+        let end = block.len();
+        parser.parse_single(&mut block, 0, end, &mut out);
+        reading.take(&block, &out);
     }
-    all
+    reading
+}
+
+fn one_by_one(parser: &mut Parser, text: &[u8]) -> (Reading, usize) {
+    let mut reading = Reading::default();
+    let mut from = 0;
+    let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    for end in ends {
+        let (mut block, mut out) = (text[from..end].to_vec(), Output::default());
+        from += parser.parse_block(&mut block, 0, end - from, &mut out);
+        reading.take(&block, &out);
+    }
+    (reading, from)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::{differential, lines, requests};
+use crate::{differential, lines, requests, wrapped};
 
 /// The environment variable with the folder that [`write`] fills; `cargo xtask fuzz` sets it.
 const FOLDER: &str = "SHIELD_FUZZ_SEEDS";
@@ -49,6 +49,8 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "requests" => of_requests(),
         "differential" => of_differential(),
         "blocks" => of_blocks(),
+        "wrapped" => of_wrapped(),
+        "times" => of_times(),
         other => panic!("there is no target {other}"),
     }
 }
@@ -128,6 +130,33 @@ fn of_differential() -> Vec<Vec<u8>> {
         [0, 7].map(|settings| vec![differential::DAMAGED, settings, shape, 3, 40, 1, 0, 5, 90, 0, b'x'])
     });
     raw.chain(damaged).collect()
+}
+
+fn of_wrapped() -> Vec<Vec<u8>> {
+    const RECORDS: [&str; 5] = [
+        r#"{"log":"192.0.2.7 - - [24/Nov/2026:15:35:01 +0100] \"GET /a HTTP/1.1\" 200 12\n","stream":"stdout","time":"x"}"#,
+        r#"{"log":"192.0.2.7 - - [24/Nov/2026:15:35:01 +0100] \"GET ","stream":"stdout","time":"x"}"#,
+        r#"{"log":"x\n","stream":"stderr","time":"x"}"#,
+        r#"2026-11-24T14:35:01.5Z stdout P 192.0.2.7 - - [24/Nov/2026:15:35:01 +0100] "GET /a HTTP"#,
+        r#"{"__CURSOR":"s","MESSAGE":[49,57,50],"_LINE_BREAK":"line-max"}"#,
+    ];
+    let texts = RECORDS.iter().map(|record| format!("{}\n{record}\n{}\n", RECORDS[0], RECORDS[0]));
+    let raw = texts.map(|text| [&[wrapped::RAW], text.as_bytes()].concat());
+    let entry = [
+        &[2, 7, 1, 101, 3, 5][..],
+        b"/a\"b\\",
+        &[100, 0, 12, 0, 0, 0, 3],
+        b"a\"b",
+        &[0; 12],
+        &[2, 9, 0, 20, 1],
+    ]
+    .concat();
+    let written = (0..6).map(|n| [&[1, n % 3, n / 3][..], &entry, &entry, &entry].concat());
+    raw.chain(written).collect()
+}
+
+fn of_times() -> Vec<Vec<u8>> {
+    (0..9).map(|odd| (0..40).flat_map(|n| [n, if n == 20 { odd } else { 9 }]).collect()).collect()
 }
 
 fn of_blocks() -> Vec<Vec<u8>> {

@@ -77,17 +77,23 @@ impl Entry {
             && line.time == HOUR + i64::from(self.second)
             && line.status == self.status
             && line.size == u64::from(self.size)
-            && seen.method == self.method
-            && seen.path == self.path
+            && (self.is_request_line() || seen.method == without_dash(&self.method))
+            && (self.is_request_line() || seen.path == without_dash(&self.path))
             && !line.behind_proxy
     }
 
+    /// The path could be a whole request line, which a JSON field named so may hold.
+    fn is_request_line(&self) -> bool {
+        self.path.first().is_some_and(u8::is_ascii_alphabetic)
+            && self.path.windows(6).any(|text| text == b" HTTP/")
+    }
+
     /// Writes the line without its newline.
-    pub fn write(&self, format: Format, escape: Escape, cursor: &mut Cursor<'_>) -> Vec<u8> {
+    pub fn write(&self, format: &Format, escape: Escape, cursor: &mut Cursor<'_>) -> Vec<u8> {
         match format {
             Format::Auto | Format::Json => self.json(escape, cursor),
             Format::Combined => [&self.common()[..], b" \"-\" \"", &hex(&self.agent), b"\""].concat(),
-            Format::Common => self.common(),
+            Format::Common | Format::Template(_) => self.common(),
         }
     }
 
@@ -128,6 +134,11 @@ impl Entry {
         line.push(b'}');
         line
     }
+}
+
+/// A single dash is nginx's sign for an empty text.
+fn without_dash(text: &[u8]) -> &[u8] {
+    if text == b"-" { b"" } else { text }
 }
 
 fn escaped(text: &[u8], escape: Escape) -> Vec<u8> {
