@@ -28,7 +28,7 @@ mod vocab;
 pub mod test_support {
     //! Inner parts for fuzz targets and benchmarks.
 
-    pub use crate::detect::{detector, hash, rules, shape, trace};
+    pub use crate::detect::{detector, hash, rules, served_path, shape, trace};
 }
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@ pub mod blocks;
 mod cursor;
 pub mod differential;
 pub mod lines;
+pub mod paths;
 mod reading;
 pub mod requests;
 mod seeds;

@@ -47,6 +47,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "combined" => with_entries(combined_texts()),
         "common" => with_entries(COMMON.map(str::to_owned).to_vec()),
         "requests" => of_requests(),
+        "paths" => of_paths(),
         "differential" => of_differential(),
         "blocks" => of_blocks(),
         "wrapped" => of_wrapped(),
@@ -117,6 +118,20 @@ fn of_requests() -> Vec<Vec<u8>> {
         }
     }
     seeds
+}
+
+fn of_paths() -> Vec<Vec<u8>> {
+    [
+        "//////.en%76?1.css",
+        "/x/../a//./b/..",
+        "/%2e%2E/%2f..%2f%25%3f%23",
+        "http://example.org:80/a//b?c#d",
+        "/100%/%zz%00",
+        "/../../about.php",
+        "example.org:443",
+    ]
+    .map(|target| target.as_bytes().to_vec())
+    .to_vec()
 }
 
 fn of_differential() -> Vec<Vec<u8>> {

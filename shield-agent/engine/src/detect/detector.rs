@@ -158,7 +158,7 @@ impl Detector {
         standing: Standing,
     ) -> Verdict {
         let Some(second) = self.advance_to(second) else { return Verdict::Normal };
-        let trace = self.tracer.trace(request, prepared.path);
+        let (trace, path) = self.tracer.trace_served(request, prepared.path);
         let error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
         if standing == Standing::Banned {
@@ -166,7 +166,7 @@ impl Detector {
         }
         if !trace.flags.has(Flags::ASSET) {
             // Without the query, which may hold secrets.
-            self.paths.put(trace.key, prepared.path.split(request.path).0);
+            self.paths.put(trace.key, path);
         }
         let prefilter = self.thresholds.prefilter();
         let Some(recorded) = self.clients.record(prepared, second, &trace, prefilter) else {

@@ -10,7 +10,7 @@
 //!     │ event time; older than 5 min ───────────────────────▶ Normal (not counted)
 //!     │ a minute ends ─▶ Thresholds::update(learn) ─▶ levels, prefilter      baseline, thresholds
 //!     ▼
-//!  Tracer::trace: target's key, flags, weight                  shape, shape_cache, trace
+//!  Tracer::trace: target's key, flags, weight                  served_path, shape, shape_cache, trace
 //!     │ the client is banned ───────────────────────────────▶ Normal (in the totals only)
 //!     ▼
 //!  Clients::record                                             clients
@@ -46,6 +46,7 @@ mod prefetch;
 mod prefilter;
 pub(crate) mod ring;
 pub mod rules;
+pub mod served_path;
 pub mod shape;
 mod shape_cache;
 #[cfg(test)]

@@ -2,7 +2,10 @@
 //!
 //! These are not signatures of attacks but shapes that no page links to (a hidden file, a backup, a traversal, another
 //! product's installer), so that requests for several of them are probing whatever the server answers.
-//! `docs/detection.md` gives the reasons and the measured effect; `trace.rs` adds the answer.
+//! A path is classified as the server reads it (`served_path.rs`). `docs/detection.md` gives the reasons and the measured
+//! effect; `trace.rs` adds the answer.
+
+use crate::detect::served_path::Served;
 
 /// A class of paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +40,20 @@ pub struct Shape {
     pub remote_call: bool,
 }
 
-/// Classifies a path (without a query).
+/// Classifies what is served for a target that is not served as it is written.
+pub(crate) fn of_served(served: &Served<'_>, shape: Shape) -> Shape {
+    let spelling = served.spelling;
+    let is_probe = spelling.is_telling || spelling.above_root >= MIN_TRAVERSAL_LEVELS;
+    if is_probe && served.path.first() == Some(&b'/') && shape.kind != Kind::Probe {
+        return Shape { kind: Kind::Probe, told_by: served.path.len(), ..shape };
+    }
+    shape
+}
+
+/// Crawlers that resolve a relative link wrongly leave the root by a level or two.
+const MIN_TRAVERSAL_LEVELS: u32 = 3;
+
+/// Classifies a path as it is served (see `served_path.rs`), without a query.
 pub fn of_path(path: &[u8]) -> Shape {
     let login = is_login(last_segment(path));
     let remote_call = path.ends_with(b"/xmlrpc.php");
@@ -151,7 +167,7 @@ pub fn of_query(query: &[u8]) -> Query<'_> {
             .iter()
             .any(|(rare, text)| seen[usize::from(*rare)] && memchr::memmem::find(lower, text).is_some())
     };
-    if holds(&QUERY_PROBES) {
+    if holds(&QUERY_PROBES) || is_union_select(lower) || is_probe_when_decoded(lower) {
         return Query::Probe;
     }
     if holds(&QUERY_DUBIOUS) {
@@ -160,13 +176,57 @@ pub fn of_query(query: &[u8]) -> Query<'_> {
     if seen[usize::from(b'.')] && is_asset_query(query) { Query::Asset } else { Query::Plain }
 }
 
+/// SQL's `union select`, with anything but letters and digits between the words, which may be `all` and `distinct` too. The
+/// word alone is a word: `?q=credit+union`.
+fn is_union_select(lower: &[u8]) -> bool {
+    memchr::memmem::find_iter(lower, b"union").any(|at| {
+        let mut words = lower[at + 5..]
+            .split(|byte| !byte.is_ascii_lowercase())
+            .filter(|word| word.len() > 1)
+            .skip_while(|word| matches!(*word, b"all" | b"distinct"));
+        lower.get(at + 5).is_some_and(|next| !next.is_ascii_alphanumeric()) && words.next() == Some(b"select")
+    })
+}
+
+/// Whether a text of [`QUERY_PROBES`] shows when the query is decoded once.
+fn is_probe_when_decoded(lower: &[u8]) -> bool {
+    if memchr::memchr(b'%', lower).is_none() {
+        return false;
+    }
+    let (mut decoded, mut len, mut rest) = ([0; 512], 0, lower);
+    while let Some((byte, behind)) = rest.split_first() {
+        let code = (*byte == b'%').then(|| hex_byte(behind)).flatten();
+        let (byte, behind) = code.map_or((*byte, behind), |byte| (byte.to_ascii_lowercase(), &behind[2..]));
+        decoded[len] = byte;
+        (len, rest) = (len + 1, behind);
+    }
+    let decoded = &decoded[..len];
+    is_union_select(decoded)
+        || QUERY_PROBES.iter().any(|(_, text)| memchr::memmem::find(decoded, text).is_some())
+}
+
+fn hex_byte(digits: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*digits.get(at)?).to_digit(16);
+    Some((digit(0)? * 16 + digit(1)?) as u8)
+}
+
 fn password_in<'a>(query: &'a [u8], lower: &[u8]) -> Option<&'a [u8]> {
     let value_at = memchr::memchr_iter(b'=', lower).find_map(|at| {
         let name = &lower[..at];
         let start = name.iter().rposition(|b| matches!(b, b'?' | b'&' | b';')).map_or(0, |at| at + 1);
-        matches!(&name[start..], b"pwd" | b"passwd" | b"password" | b"pass").then_some(at + 1)
+        is_password_name(&query[start..at], &lower[start..at]).then_some(at + 1)
     })?;
     query[value_at..].split(|b| *b == b'&').next()
+}
+
+/// Whether a parameter's name, as written and in lower case, ends in a word for a password: `pwd`, `pma_password`,
+/// `user[passwd]`, `userPassword`.
+fn is_password_name(name: &[u8], lower: &[u8]) -> bool {
+    let lower = lower.strip_suffix(b"]").unwrap_or(lower);
+    let word = [&b"password"[..], b"passwd", b"pwd", b"pass"].into_iter().find(|word| lower.ends_with(word));
+    let Some(joint) = word.map(|word| lower.len() - word.len()) else { return false };
+    // `compass` is no password: a joint or a capital letter begins the word.
+    joint == 0 || !name[joint - 1].is_ascii_alphanumeric() || name[joint].is_ascii_uppercase()
 }
 
 fn is_asset_query(query: &[u8]) -> bool {
@@ -174,7 +234,7 @@ fn is_asset_query(query: &[u8]) -> bool {
 }
 
 /// Texts with their rarest byte.
-const QUERY_PROBES: [(u8, &[u8]); 17] = [
+const QUERY_PROBES: [(u8, &[u8]); 15] = [
     (b'/', b"../"),
     (b'%', b"..%2f"),
     (b'%', b"%2e%2e"),
@@ -183,8 +243,6 @@ const QUERY_PROBES: [(u8, &[u8]); 17] = [
     (b'%', b"%2fetc%2f"),
     (b'<', b"<script"),
     (b'%', b"%3cscript"),
-    (b'%', b"union%20"),
-    (b'+', b"union+"),
     (b'(', b"sleep("),
     (b':', b"php://"),
     (b'_', b"allow_url_include"),
@@ -312,29 +370,16 @@ fn probe_end(path: &[u8]) -> Option<usize> {
         }
         at = end + 1;
     }
-    is_encoded_probe(path).then_some(path.len())
+    None
 }
 
 fn is_probe_segment(segment: &[u8], depth: usize) -> bool {
     match segment {
-        [] | b"." => false,
-        b".." => true,
+        [] => false,
         // A hidden file near the root; deeper ones are pages of code hosts. `.well-known` is a standard (RFC 8615).
         [b'.', ..] => depth <= 3 && segment != b".well-known",
         _ => is_one_of(segment, &PROBE_SEGMENTS, &PROBE_LENGTHS),
     }
-}
-
-/// Percent-encoded characters that no client needs to encode in a path: a dot, a percent sign before a dot or slash, a
-/// line end, a NUL, `<`, and `/etc`.
-fn is_encoded_probe(path: &[u8]) -> bool {
-    memchr::memchr_iter(b'%', path).any(|at| {
-        let mut lower = [0; 5];
-        let code = lowered(&path[at + 1..(at + 6).min(path.len())], &mut lower);
-        [&b"2e"[..], b"252e", b"252f", b"00", b"0a", b"0d", b"3c", b"2fetc"]
-            .iter()
-            .any(|c| code.starts_with(c))
-    })
 }
 
 /// The parts between slashes, including empty ones.
@@ -376,9 +421,8 @@ fn kind_by_ending(segment: &[u8]) -> Kind {
         | b"webp" | b"avif" | b"ico" | b"bmp" | b"xbm" | b"tif" | b"tiff" | b"heic" | b"woff" | b"woff2"
         | b"ttf" | b"otf" | b"eot" | b"mp3" | b"mp4" | b"m4a" | b"m4v" | b"m4s" | b"webm" | b"ogg"
         | b"oga" | b"ogv" | b"opus" | b"flac" | b"wav" | b"avi" | b"mov" | b"mpg" | b"mpeg" | b"ts"
-        | b"m3u8" | b"mpd" | b"vtt" | b"srt" | b"pdf" | b"pbf" | b"mvt" | b"webmanifest" | b"vcf" => {
-            Kind::Asset
-        }
+        | b"m3u8" | b"mpd" | b"vtt" | b"srt" | b"pdf" | b"pbf" | b"mvt" | b"webmanifest" | b"vcf"
+        | b"pmtiles" => Kind::Asset,
         b"php" | b"php3" | b"php4" | b"php5" | b"php7" | b"php8" | b"phtml" | b"asp" | b"aspx" | b"ashx"
         | b"asmx" | b"jsp" | b"jspx" | b"jspa" | b"cgi" | b"pl" | b"cfm" | b"dll" | b"exe" | b"sh"
         | b"py" | b"action" | b"do" => Kind::Script,
@@ -431,13 +475,10 @@ mod tests {
         for probe in [
             "/.env",
             "/.git/config",
-            "/a/../b",
-            "/%2e%2e/x",
             "/cgi-bin/luci",
             "/blog/wp-includes/wlwmanifest.xml",
             "/phpMyAdmin/index.php",
             "/vendor/phpunit/phpunit/src/Util/PHP/eval-stdin.php",
-            "/x%0Ay.php",
         ] {
             check(probe, Kind::Probe);
         }
@@ -475,6 +516,14 @@ mod tests {
         check("?a=%3CScript%3E", Query::Probe);
         check("?x=http://example.org/shell.txt", Query::Dubious);
         check("?usr=admin&Pwd=1234&x", Query::Password(b"1234"));
+        check("?pma_username=root&pma_password=1234", Query::Password(b"1234"));
+        check("?user[passwd]=1234&userPassword=5", Query::Password(b"1234"));
+        check("?userPassword=5", Query::Password(b"5"));
+        check("?q=credit+union+springfield", Query::Plain);
+        check("?q=credit+union+selected", Query::Plain);
+        check("?id=1+UNION/**/ALL+select+2", Query::Probe);
+        check("?id=1%20un%69on%20select%202", Query::Probe);
+        check("?file=.%2e/.%2E/%65tc/passwd", Query::Probe);
     }
 
     #[test]

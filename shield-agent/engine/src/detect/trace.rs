@@ -3,8 +3,9 @@
 
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
+use crate::detect::served_path::{self, Spelling};
 use crate::detect::shape::{self, Kind, Query, Shape};
-use crate::detect::shape_cache::ShapeCache;
+use crate::detect::shape_cache::{Cached, ShapeCache};
 use crate::vocab::request::Request;
 
 /// Properties of a request, as bits.
@@ -141,6 +142,8 @@ pub struct Tracer {
     /// Whether 200 is not in `not_errors`: the condition of the fast path.
     is_200_served: bool,
     shapes: ShapeCache,
+    /// Holds the path that is served for the last target that was not served as written.
+    space: Vec<u8>,
 }
 
 impl Tracer {
@@ -151,6 +154,7 @@ impl Tracer {
             not_errors: not_errors.to_vec(),
             is_200_served: !not_errors.contains(&200),
             shapes: ShapeCache::default(),
+            space: Vec::new(),
         }
     }
 
@@ -172,17 +176,51 @@ impl Tracer {
     /// Derives the trace of `request`; `hashed` is [`Tracer::hash_path`] of its target.
     #[inline]
     pub fn trace(&mut self, request: &Request<'_>, hashed: HashedPath) -> Trace {
+        self.trace_served(request, hashed).0
+    }
+
+    /// As [`Tracer::trace`], together with the path that is served, for a person to read: without anything that can hold a
+    /// password.
+    #[inline]
+    pub(crate) fn trace_served<'a>(
+        &'a mut self,
+        request: &Request<'a>,
+        hashed: HashedPath,
+    ) -> (Trace, &'a [u8]) {
         let (path, query) = hashed.split(request.path);
-        let shape = self.shapes.of(path, hashed.hash);
-        let target = RequestTarget { path, query, path_hash: hashed.hash, shape, status: request.status };
-        match self.trace_plain(request, &target) {
+        let Cached::Shape(shape) = self.shapes.of(path, hashed.hash) else {
+            return self.trace_respelled(request);
+        };
+        let (status, spelling) = (request.status, Spelling::default());
+        let target = RequestTarget { path, query, path_hash: hashed.hash, shape, spelling, status };
+        let trace = match self.trace_plain(request, &target) {
             Some(trace) => trace,
             None => self.trace_any(request, &target),
-        }
+        };
+        (trace, path)
+    }
+
+    /// Derives the trace of a request whose path is not served as it is written.
+    #[cold]
+    fn trace_respelled<'a>(&'a mut self, request: &Request<'a>) -> (Trace, &'a [u8]) {
+        let mut space = std::mem::take(&mut self.space);
+        let served = served_path::resolve(request.path, &mut space);
+        let path_hash = self.hash.bytes(served.path);
+        let shape = shape::of_served(&served, self.shapes.of_served(served.path, path_hash));
+        let (path, query, spelling) = (served.path, served.query, served.spelling);
+        let target = RequestTarget { path, query, path_hash, shape, spelling, status: request.status };
+        let trace = self.trace_any(request, &target);
+        self.space = space;
+        // An escaped question mark may stand before a query.
+        let readable = memchr::memchr(b'?', &self.space).unwrap_or(self.space.len());
+        (trace, &self.space[..readable])
     }
 
     fn trace_any(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Trace {
-        let RequestTarget { path, query, shape, .. } = *target;
+        // A fragment is not served.
+        let query = &target.query[..memchr::memchr(b'#', target.query).unwrap_or(target.query.len())];
+        let target = &RequestTarget { query, ..*target };
+        let RequestTarget { path, shape, .. } = *target;
         let answer = Answer::of(request.status, &self.not_errors);
         let error = request.status >= 400 && !self.not_errors.contains(&request.status);
         let verb = Verb::of(request.method);
@@ -190,8 +228,9 @@ impl Tracer {
         let asset = judged.weight == 0 && (judged.asset || is_harmless(verb, request.status));
         let refused = answer == Answer::Refused;
         let no_target = shape.kind == Kind::Foreign;
-        let perhaps =
-            (request.status == 400 && path == b"/") || (verb == Verb::Dav && is_unknown_verb(request.status));
+        let perhaps = (request.status == 400 && path == b"/") || (verb == Verb::Dav && is_unknown_verb(request.status))
+            // Tries whether this is a proxy.
+            || (refused && target.spelling.has_origin);
         let flags = Flags::default()
             .with(Flags::ERROR, error)
             .with(Flags::ASSET, asset)
@@ -233,7 +272,15 @@ impl Tracer {
         let failed = matches!(answer, Answer::Refused | Answer::Broken);
         let shaped = |weight, key| Judged { key, weight, shaped: true, asset: false };
         let by_path = target.path_hash as u32;
+        let query = shape::of_query(target.query);
         match (target.shape.kind, answer) {
+            // Its owner's phpMyAdmin is one target; each password that is tried at it is another.
+            (Kind::Probe, Answer::Served | Answer::Refused)
+                if let Query::Password(value) = query
+                    && (answer == Answer::Served || matches!(target.status, 401 | 403)) =>
+            {
+                return shaped(weight::PROBE_SERVED, self.hash.bytes(value) as u32);
+            }
             (Kind::Probe, Answer::Refused | Answer::Broken) => return shaped(weight::PROBE_FAILED, by_path),
             (Kind::Probe, Answer::Redirected) => return shaped(weight::PROBE_REDIRECTED, by_path),
             (Kind::Probe, Answer::Served) => {
@@ -248,7 +295,6 @@ impl Tracer {
             }
             _ => {}
         }
-        let query = shape::of_query(target.query);
         match query {
             Query::Password(value) => return shaped(weight::PROBE_SERVED, self.hash.bytes(value) as u32),
             Query::Probe => {
@@ -364,11 +410,13 @@ fn is_delivery(verb: Verb, path: &[u8]) -> bool {
     verb == Verb::Post && path.ends_with(b"/inbox")
 }
 
+#[derive(Clone, Copy)]
 struct RequestTarget<'a> {
     path: &'a [u8],
     query: &'a [u8],
     path_hash: u64,
     shape: Shape,
+    spelling: Spelling,
     status: u16,
 }
 
@@ -431,8 +479,8 @@ mod tests {
                     let tracer = Tracer::new(Seeded::new(1), not_errors);
                     let hashed = tracer.hash_path(request.path);
                     let ((path, query), path_hash) = (hashed.split(request.path), hashed.hash);
-                    let target =
-                        RequestTarget { path, query, path_hash, shape: shape::of_path(path), status };
+                    let (shape, spelling) = (shape::of_path(path), Spelling::default());
+                    let target = RequestTarget { path, query, path_hash, shape, spelling, status };
                     if let Some(trace) = tracer.trace_plain(&request, &target) {
                         assert_eq!(
                             trace,
@@ -476,6 +524,53 @@ mod tests {
     }
 
     #[test]
+    fn spellings_of_one_target_are_one_target() {
+        let spelled = |path: &str| trace("GET", path, 404);
+        for (written, path) in [
+            ("//////.en%76?1.css", "/.env"),
+            ("//word", "/word"),
+            ("/x/../word", "/word"),
+            ("/./word", "/word"),
+            ("http://www.example.org/word", "/word"),
+            ("/word#x", "/word"),
+            ("/a%20b.php", "/a b.php"),
+        ] {
+            let (one, other) = (spelled(written), spelled(path));
+            assert_eq!((one.key, one.weight), (other.key, other.weight), "{written}");
+        }
+        assert_eq!(spelled("/w%6frd").weight, 30, "no client escapes letters");
+        let login = trace("POST", "/wp-login.ph%70", 200);
+        assert!(login.flags.has(Flags::LOGIN));
+    }
+
+    #[test]
+    fn a_crawler_that_leaves_the_root_is_clumsy_and_no_traversal() {
+        for (path, weight) in [("/../about.php", 10), ("/../../a.html", 10), ("/../../../a.html", 30)] {
+            assert_eq!(trace("GET", path, 400).weight, weight, "{path}");
+        }
+        assert_eq!(trace("GET", "/static/../../etc/passwd", 400).weight, 30);
+        assert_eq!(trace("GET", "/..%2f..%2fetc/passwd", 400).weight, 30);
+        assert_eq!(trace("GET", "/blog/../about", 200).weight, 0);
+    }
+
+    #[test]
+    fn paths_that_people_read_hold_no_password() {
+        let mut tracer = Tracer::new(Seeded::new(1), &[]);
+        for target in [
+            "/phpmyadmin/?pma_password=secret",
+            "/login%3fpassword=secret",
+            "http://user:secret@example.org/login",
+            "http://example.org/login?password=secret",
+            "//login?password=secret",
+        ] {
+            let hashed = tracer.hash_path(target.as_bytes());
+            let request = request("GET", target, 404);
+            let (_, path) = tracer.trace_served(&request, hashed);
+            assert!(memchr::memmem::find(path, b"secret").is_none(), "{target}");
+        }
+    }
+
+    #[test]
     fn webdav_clients_may_look_for_hidden_files() {
         assert!(!trace("PROPFIND", "/dav/.DS_Store", 404).flags.has(Flags::SHAPED));
         assert_eq!(trace("PROPFIND", "/.hidden", 207).weight, 0);
@@ -493,6 +588,11 @@ mod tests {
         assert_eq!(key("/gone?id=1", 404), key("/gone?id=2", 404), "a failed path is one");
         assert_eq!(key("/pma/a", 200), key("/pma/b", 200), "its owner's phpMyAdmin is one");
         assert_ne!(key("/x?u=a&pwd=1", 200), key("/x?u=a&pwd=2", 200), "passwords are many");
+        let passwords = |status| {
+            let login = |n| key(&format!("/phpmyadmin/index.php?pma_username=root&pma_password={n}"), status);
+            login(1) != login(2)
+        };
+        assert!(passwords(200) && passwords(401) && passwords(403) && !passwords(404));
     }
 
     #[test]
