@@ -262,7 +262,7 @@ pub(super) mod tests {
         let seen = [
             ("logins_60s", 0.0, 30.0),
             ("distinct_paths", 3.0, 120.0),
-            ("twenty_times_assets", 3.0, 40.0),
+            ("four_times_assets", 3.0, 40.0),
             ("distinct_paths", 3.0, 8.0),
             ("z-score", -1.5, 6.0),
         ];

@@ -28,6 +28,8 @@ pub(crate) struct Spread {
     pub repeats: u32,
     /// POSTs to one target, the most of any target, over the last 30 to 60 s.
     pub posts: u32,
+    /// Those of one target that were not accepted.
+    pub unwanted_posts: u32,
 }
 
 /// Upper bounds of a [`Spread`], kept up to date with every request. At [`Ceiling::MAX`] a value is saturated, and the
@@ -92,6 +94,10 @@ impl Minute {
         }
         if number > self.number {
             *self = Minute { number, ..Minute::default() };
+        }
+        // Missing pictures are many to a page, and no pages.
+        if after.flags.has(Flags::MISSED) {
+            return;
         }
         let is_new = before.last / 60 < number && usize::from(self.paths) < MAX_TARGETS;
         self.paths += u16::from(is_new);
@@ -272,10 +278,16 @@ impl Spread {
             self.plain_weight += if recent { weight } else { 0 };
         }
         if recent {
-            self.paths += 1;
             self.failed_paths += u32::from(target.has_failed());
+        }
+        if recent && !target.flags.has(Flags::MISSED) {
+            self.paths += 1;
             let most = if target.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
             *most = (*most).max(target.repeats(second));
+            // Posts that are accepted have another target.
+            if target.flags.has(Flags::POST) && target.has_failed() {
+                self.unwanted_posts = self.unwanted_posts.max(target.repeats(second));
+            }
         }
     }
 }
@@ -292,6 +304,8 @@ pub(crate) fn counts_of(trace: &Trace) -> Counts {
         foreign_tenths: u32::from(trace.foreign_tenths()),
         logins: flag(Flags::LOGIN),
         remote_calls: flag(Flags::REMOTE_CALL),
+        missed: flag(Flags::MISSED),
+        parts: flag(Flags::PART),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::detect::prefilter::Screening;
 use crate::detect::ring::{SecondRing, ServerSecond};
 use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use crate::detect::thresholds::Thresholds;
-use crate::detect::trace::{Flags, Tracer};
+use crate::detect::trace::{Flags, Seen, Tracer};
 use crate::detect::window::WINDOW_SECS;
 use crate::vocab::client::Client;
 use crate::vocab::report::{
@@ -158,7 +158,7 @@ impl Detector {
         standing: Standing,
     ) -> Verdict {
         let Some(second) = self.advance_to(second) else { return Verdict::Normal };
-        let (trace, path) = self.tracer.trace_served(request, prepared.path);
+        let Seen { trace, path, .. } = self.tracer.see(request, prepared.path);
         let error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
         if standing == Standing::Banned {

@@ -5,7 +5,7 @@
 use crate::detect::activity::{Activity, Ceiling};
 use crate::detect::baseline::{Baseline, Feature};
 use crate::detect::policy::{Policy, Reference, Switch};
-use crate::detect::rules::Warmth;
+use crate::detect::rules::{PAGES_PER_ASSET, Warmth};
 use crate::detect::trace::Trace;
 use crate::detect::window::{Counts, WINDOW_SECS};
 
@@ -34,7 +34,8 @@ pub(crate) struct Prefilter {
     generation: u32,
     asset_weight: f64,
     load: f64,
-    pages: u32,
+    /// In eighths of a page.
+    flood: u32,
     failed: u32,
     foreign_tenths: u32,
     logins: u32,
@@ -69,7 +70,10 @@ impl Prefilter {
             generation: 0,
             asset_weight: asset_weight(policy),
             load: if warmth == Warmth::Warm { least_load(policy, baseline) } else { f64::INFINITY },
-            pages: whole(flood.switch, (flood.rate * f64::from(flood.sustained_secs)).ceil() as u32),
+            flood: whole(
+                flood.switch,
+                (8.0 * flood.rate * f64::from(flood.sustained_secs) * SLACK).ceil() as u32,
+            ),
             failed: match warmth {
                 Warmth::Warm if may_be_experienced => whole(surge.switch, surge.min_errors),
                 _ => u32::MAX,
@@ -132,7 +136,7 @@ impl Prefilter {
     }
 
     fn exceeds_counts(&self, counts: Counts) -> bool {
-        counts.pages() >= self.pages
+        counts.flood_eighths() >= self.flood
             || counts.foreign_tenths >= self.foreign_tenths
             || counts.logins >= self.logins
             || counts.remote_calls >= self.remote_calls
@@ -141,7 +145,7 @@ impl Prefilter {
 
     /// As [`load`](super::rules::load), without the policy.
     fn load_of(&self, counts: Counts) -> f64 {
-        f64::from(counts.pages()) + f64::from(counts.assets) * self.asset_weight
+        f64::from(counts.pages()) + f64::from(counts.assets + counts.missed) * self.asset_weight
     }
 
     /// Returns how many further plain requests for plain targets are certain to stay below all limits. Such a request adds
@@ -157,7 +161,7 @@ impl Prefilter {
         }
         let left = |limit: u32, value: u32| limit.saturating_sub(value).saturating_sub(1);
         let loads_left = (self.load - self.load_of(counts)) / self.asset_weight.max(1.0) - 1.0;
-        left(self.pages, counts.pages())
+        (left(self.flood, counts.flood_eighths()) / 8)
             .min(loads_left as u32)
             .min(left(self.paths, most.paths.into()))
             .min(left(self.posts, most.posts.into()))
@@ -189,7 +193,7 @@ impl Prefilter {
         let before = activity.window.before(second);
         // A rule's other side can outweigh a value, unless the value is saturated and so unknown.
         let outweighs = |value: u32, other: u32| value == Ceiling::MAX || value >= other;
-        let without_assets = |value: u32| outweighs(value, before.assets.saturating_mul(20));
+        let without_assets = |value: u32| outweighs(value, before.assets.saturating_mul(PAGES_PER_ASSET));
         (is_heavy && outweighs(most.failed_paths.into(), before.served_pages()))
             || (is_alike && outweighs(scripts, before.pages().div_ceil(2)))
             || (paths >= self.paths && without_assets(paths))
@@ -278,7 +282,7 @@ mod tests {
             generation: 0,
             asset_weight: 0.1,
             load: f64::INFINITY,
-            pages: 1200,
+            flood: 9600,
             failed: u32::MAX,
             foreign_tenths: 100,
             logins: 7,
@@ -342,7 +346,7 @@ mod tests {
         policy.z_score.switch = Switch::Off;
         policy.rate_multiplier.switch = Switch::Off;
         let off = prefilter(&policy, &Baseline::new(600), Warmth::Warm, START);
-        assert_eq!((off.load, off.pages, off.failed), (f64::INFINITY, u32::MAX, u32::MAX));
+        assert_eq!((off.load, off.flood, off.failed), (f64::INFINITY, u32::MAX, u32::MAX));
         assert_eq!((off.foreign_tenths, off.logins, off.remote_calls), (u32::MAX, u32::MAX, u32::MAX));
         let limits = [off.page_requests, off.weight, off.weight_600, off.alike_scripts, off.paths];
         assert_eq!(limits, [Ceiling::MAX; 5]);
@@ -375,8 +379,8 @@ mod tests {
         let generation = prefilter.generation;
         prefilter.replace(prefilter);
         assert_eq!(prefilter.generation, generation);
-        prefilter.replace(Prefilter { pages: 7, ..prefilter });
-        assert_eq!((prefilter.generation, prefilter.pages), (generation + 1, 7));
+        prefilter.replace(Prefilter { flood: 7, ..prefilter });
+        assert_eq!((prefilter.generation, prefilter.flood), (generation + 1, 7));
     }
 
     proptest! {
@@ -393,7 +397,7 @@ mod tests {
                 generation: 7,
                 asset_weight,
                 load: f64::from(limits[0]) / 1.5,
-                pages: limits[1],
+                flood: 8 * limits[1],
                 failed: limits[2],
                 foreign_tenths: 10 * limits[3],
                 logins: limits[4],

@@ -18,6 +18,13 @@ pub(crate) const ORDER: [Rule; 6] =
 /// second, are no surge.
 const SPREAD_OVER_SECONDS: u32 = 4;
 
+/// A client that asks for so many pages to one asset loads no pages as a browser does. One asset in fifteen requests is
+/// what it costs to look a little like one.
+pub(crate) const PAGES_PER_ASSET: u32 = 4;
+
+/// At least one in so many of the POSTs that are judged must have been refused.
+const UNWANTED_SHARE: u32 = 2;
+
 /// The state of the warm-up, which decides whether the baseline is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Warmth {
@@ -36,8 +43,8 @@ pub(crate) struct Facts {
     pub before: Counts,
     /// The values derived from its targets.
     pub spread: Spread,
-    /// Pages within the flood rule's `sustained_secs`.
-    pub flood_pages: u32,
+    /// Pages within the flood rule's `sustained_secs`, and a share of what looks harmless.
+    pub flood_pages: f64,
     /// Pages within the flood rule's `page_secs`.
     pub burst_pages: u32,
     /// Failed logins within the behaviour rule's `login_burst_secs`.
@@ -53,7 +60,8 @@ impl Facts {
             now,
             before: window.before(second),
             spread,
-            flood_pages: window.sum_of_last(policy.flood.sustained_secs, second).pages(),
+            flood_pages: f64::from(window.sum_of_last(policy.flood.sustained_secs, second).flood_eighths())
+                / 8.0,
             burst_pages: window.sum_of_last(policy.flood.page_secs, second).pages(),
             login_burst: window.sum_of_last(policy.behaviour.login_burst_secs, second).logins,
         }
@@ -345,16 +353,21 @@ impl Judge<'_> {
             return;
         }
         // A legitimate program has its POSTs accepted.
-        let unwanted = at_least("posts_to_one_path", facts.spread.posts, facts.before.served_pages());
+        let served = facts.before.served_pages();
+        let unwanted = at_least(
+            "unwanted_posts",
+            facts.spread.unwanted_posts,
+            served.max(rule.min_posts / UNWANTED_SHARE),
+        );
         // Browsers load a page's assets; a program that walks a list of paths, or repeats one, does not.
-        let assets = 20 * facts.before.assets;
+        let assets = PAGES_PER_ASSET * facts.before.assets;
         let judged = [
             (Feature::Paths, facts.spread.paths, rule.min_paths),
             (Feature::Posts, facts.spread.posts, rule.min_posts),
             (Feature::Repeats, facts.spread.repeats, rule.min_repeats),
         ];
         for (feature, value, floor) in judged {
-            let without_assets = at_least("twenty_times_assets", value, assets);
+            let without_assets = at_least("four_times_assets", value, assets);
             let mut and = vec![without_assets];
             and.extend((feature == Feature::Posts).then_some(unwanted));
             self.unlike_others(feature, value, floor, &and, clause);
@@ -396,7 +409,9 @@ impl Judge<'_> {
 pub(crate) fn load(counts: Counts, policy: &Policy) -> f64 {
     match policy.reference {
         Reference::Classic => f64::from(counts.requests),
-        Reference::Adaptive => f64::from(counts.pages()) + f64::from(counts.assets) * policy.asset_weight,
+        Reference::Adaptive => {
+            f64::from(counts.pages()) + f64::from(counts.assets + counts.missed) * policy.asset_weight
+        }
     }
 }
 

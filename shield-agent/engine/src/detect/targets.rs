@@ -88,7 +88,7 @@ impl Target {
     }
 
     pub(crate) fn has_failed(&self) -> bool {
-        self.flags.has(Flags::FAILED) || self.flags.has(Flags::BROKEN)
+        self.flags.has(Flags::HAS_FAILED)
     }
 
     /// Returns whether its last request was less than `secs` before `second`.

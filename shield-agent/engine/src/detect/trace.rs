@@ -37,8 +37,17 @@ impl Flags {
     pub const NO_TARGET: Flags = Flags(1024);
     /// A server-side script by its extension, without a query.
     pub(crate) const SCRIPT: Flags = Flags(2048);
+    /// An asset that was refused.
+    pub(crate) const MISSED: Flags = Flags(4096);
+    /// As harmless as an asset, but it can be anything: a part of a file (206), a delivery, a write by a program. Counted
+    /// for more than an asset in a flood.
+    pub(crate) const PART: Flags = Flags(8192);
+    /// A page that is one of many for some page, such as a picture made by a script: counted as a request, not by target.
+    pub(crate) const EMBEDDED: Flags = Flags(16384);
     /// Not counted by target.
-    pub(crate) const NOT_A_PAGE: Flags = Flags::ASSET.or(Flags::NO_TARGET);
+    pub(crate) const NOT_A_PAGE: Flags = Flags::ASSET.or(Flags::NO_TARGET).or(Flags::EMBEDDED);
+    /// Not served, for whatever reason.
+    pub(crate) const HAS_FAILED: Flags = Flags::FAILED.or(Flags::BROKEN).or(Flags::MISSED);
     /// Flags that most requests have none of. Without them a request adds to requests and assets only.
     pub(crate) const UNUSUAL: Flags = Flags::ERROR
         .or(Flags::FAILED)
@@ -49,7 +58,9 @@ impl Flags {
         .or(Flags::REMOTE_CALL)
         .or(Flags::SHAPED)
         .or(Flags::NO_TARGET)
-        .or(Flags::SCRIPT);
+        .or(Flags::SCRIPT)
+        .or(Flags::MISSED)
+        .or(Flags::PART);
 
     /// Returns whether any bit of `flag` is set.
     pub fn has(self, flag: Flags) -> bool {
@@ -98,6 +109,14 @@ impl Trace {
     }
 }
 
+/// A trace, and the path that it was derived from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    pub trace: Trace,
+    /// The path that is served, for a person to read: without anything that can hold a password.
+    pub path: &'a [u8],
+}
+
 /// A class of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
@@ -133,6 +152,8 @@ mod weight {
     /// 401 begins every exchange of clients with a password (git, package managers, WebDAV); 410 is for what existed once.
     pub(super) const PAGE_CHALLENGED: u8 = 1;
     pub(super) const PAGE_BROKEN: u8 = 3;
+    /// Pages with broken pictures are common, and lists of themes and plugins are asked for by their styles.
+    pub(super) const ASSET_REFUSED: u8 = 2;
 }
 
 /// Derives traces from requests.
@@ -174,22 +195,18 @@ impl Tracer {
     }
 
     /// Derives the trace of `request`; `hashed` is [`Tracer::hash_path`] of its target.
+    #[cfg(any(test, feature = "test-support"))]
     #[inline]
     pub fn trace(&mut self, request: &Request<'_>, hashed: HashedPath) -> Trace {
-        self.trace_served(request, hashed).0
+        self.see(request, hashed).trace
     }
 
-    /// As [`Tracer::trace`], together with the path that is served, for a person to read: without anything that can hold a
-    /// password.
+    /// Derives the trace of `request`, as [`Tracer::trace`] does, together with the path that is served.
     #[inline]
-    pub(crate) fn trace_served<'a>(
-        &'a mut self,
-        request: &Request<'a>,
-        hashed: HashedPath,
-    ) -> (Trace, &'a [u8]) {
+    pub(crate) fn see<'a>(&'a mut self, request: &Request<'a>, hashed: HashedPath) -> Seen<'a> {
         let (path, query) = hashed.split(request.path);
         let Cached::Shape(shape) = self.shapes.of(path, hashed.hash) else {
-            return self.trace_respelled(request);
+            return self.see_respelled(request);
         };
         let (status, spelling) = (request.status, Spelling::default());
         let target = RequestTarget { path, query, path_hash: hashed.hash, shape, spelling, status };
@@ -197,12 +214,12 @@ impl Tracer {
             Some(trace) => trace,
             None => self.trace_any(request, &target),
         };
-        (trace, path)
+        Seen { trace, path }
     }
 
     /// Derives the trace of a request whose path is not served as it is written.
     #[cold]
-    fn trace_respelled<'a>(&'a mut self, request: &Request<'a>) -> (Trace, &'a [u8]) {
+    fn see_respelled<'a>(&'a mut self, request: &Request<'a>) -> Seen<'a> {
         let mut space = std::mem::take(&mut self.space);
         let served = served_path::resolve(request.path, &mut space);
         let path_hash = self.hash.bytes(served.path);
@@ -213,7 +230,7 @@ impl Tracer {
         self.space = space;
         // An escaped question mark may stand before a query.
         let readable = memchr::memchr(b'?', &self.space).unwrap_or(self.space.len());
-        (trace, &self.space[..readable])
+        Seen { trace, path: &self.space[..readable] }
     }
 
     fn trace_any(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Trace {
@@ -225,8 +242,12 @@ impl Tracer {
         let error = request.status >= 400 && !self.not_errors.contains(&request.status);
         let verb = Verb::of(request.method);
         let judged = self.judge(target, verb, answer);
-        let asset = judged.weight == 0 && (judged.asset || is_harmless(verb, request.status));
-        let refused = answer == Answer::Refused;
+        let refused = answer == Answer::Refused && !is_spare_connection(request);
+        let part = judged.weight == 0
+            && (is_harmless(verb, request.status) || is_delivery(verb, path, request.status));
+        let asset = judged.weight == 0 && (part || judged.is_served_asset(answer));
+        let missed = judged.embedded != Embedded::No && refused && !asset;
+        let is_counted = !asset && !missed;
         let no_target = shape.kind == Kind::Foreign;
         let perhaps = (request.status == 400 && path == b"/") || (verb == Verb::Dav && is_unknown_verb(request.status))
             // Tries whether this is a proxy.
@@ -234,8 +255,11 @@ impl Tracer {
         let flags = Flags::default()
             .with(Flags::ERROR, error)
             .with(Flags::ASSET, asset)
-            .with(Flags::FAILED, refused && !asset)
-            .with(Flags::BROKEN, error && !asset && (answer == Answer::Broken || request.status == 499))
+            .with(Flags::PART, part)
+            .with(Flags::MISSED, missed)
+            .with(Flags::EMBEDDED, judged.weight == 0 && judged.embedded != Embedded::No && is_counted)
+            .with(Flags::FAILED, refused && is_counted)
+            .with(Flags::BROKEN, error && is_counted && (answer == Answer::Broken || request.status == 499))
             .with(Flags::FOREIGN, refused && no_target)
             .with(Flags::PERHAPS_FOREIGN, perhaps)
             .with(Flags::LOGIN, verb == Verb::Post && shape.login && answer != Answer::Redirected)
@@ -245,7 +269,13 @@ impl Tracer {
             .with(Flags::NO_TARGET, no_target)
             // With a query it is a page of a forum: when that moves, crawlers are redirected from all of them.
             .with(Flags::SCRIPT, query.is_empty() && matches!(shape.kind, Kind::Script | Kind::Dubious));
-        let key = if verb == Verb::Post { !judged.key } else { judged.key };
+        // Posts that are accepted are another target than those that are not.
+        let key = match (verb, answer) {
+            (Verb::Post, Answer::Refused | Answer::Broken) => (!judged.key).rotate_left(1),
+            (Verb::Post, _) => !judged.key,
+            _ if missed => judged.key.rotate_left(1),
+            _ => judged.key,
+        };
         Trace { key, weight: judged.weight, flags, answer: answer_mark(request, answer) }
     }
 
@@ -270,7 +300,7 @@ impl Tracer {
             return self.judge_dav(target, answer);
         }
         let failed = matches!(answer, Answer::Refused | Answer::Broken);
-        let shaped = |weight, key| Judged { key, weight, shaped: true, asset: false };
+        let shaped = |weight, key| Judged { key, weight, shaped: true, embedded: Embedded::No };
         let by_path = target.path_hash as u32;
         let query = shape::of_query(target.query);
         match (target.shape.kind, answer) {
@@ -306,23 +336,26 @@ impl Tracer {
             }
             _ => {}
         }
-        let asset = match target.shape.kind {
-            Kind::Asset => true,
-            Kind::Page if is_delivery(verb, target.path) => true,
-            Kind::Dubious => answer == Answer::Served,
-            _ => query == Query::Asset,
+        let embedded = match target.shape.kind {
+            Kind::Asset => Embedded::ByPath,
+            // A download.
+            Kind::Dubious if answer == Answer::Served => Embedded::ByPath,
+            Kind::Dubious => Embedded::No,
+            _ if query == Query::Asset => Embedded::ByQuery,
+            _ => Embedded::No,
         };
         let weight = match (target.shape.kind, answer) {
-            _ if asset => 0,
             (Kind::Foreign, _) => 0,
+            _ if is_delivery(verb, target.path, target.status) => 0,
             (_, Answer::Refused) if matches!(target.status, 401 | 410) => weight::PAGE_CHALLENGED,
+            (Kind::Asset, Answer::Refused) => weight::ASSET_REFUSED,
             (Kind::Page, Answer::Refused) if shape::is_article(target.path) => weight::ARTICLE_REFUSED,
             (_, Answer::Refused) => weight::PAGE_REFUSED,
-            (_, Answer::Broken) => weight::PAGE_BROKEN,
+            (_, Answer::Broken) if embedded == Embedded::No => weight::PAGE_BROKEN,
             _ => 0,
         };
         let key = if weight > 0 { self.failed_key(target) } else { self.served_key(target) };
-        Judged { key, weight, shaped: false, asset }
+        Judged { key, weight, shaped: false, embedded }
     }
 
     /// WebDAV's clients look for hidden files by the dozen, and get answers of their own (207, 404, …). On a server that
@@ -335,13 +368,16 @@ impl Tracer {
             _ => (0, false),
         };
         let key = if shaped { target.path_hash as u32 } else { self.below_directory(target) };
-        Judged { key, weight, shaped, asset: false }
+        Judged { key, weight, shaped, embedded: Embedded::No }
     }
 
     /// A failed path is one target whatever its query, and failed pages below one directory are one: a program misses its
     /// pictures that way, and a crawler follows dead links.
     fn failed_key(&self, target: &RequestTarget<'_>) -> u32 {
-        if target.shape.kind == Kind::Page { self.below_directory(target) } else { target.path_hash as u32 }
+        match target.shape.kind {
+            Kind::Page | Kind::Asset => self.below_directory(target),
+            _ => target.path_hash as u32,
+        }
     }
 
     fn below_directory(&self, target: &RequestTarget<'_>) -> u32 {
@@ -405,9 +441,16 @@ fn is_harmless(verb: Verb, status: u16) -> bool {
     is_at_home || matches!(status, 201 | 206 | 207)
 }
 
-/// Deliveries between ActivityPub servers: hundreds a minute, refused (401, 410) when an author is gone.
-fn is_delivery(verb: Verb, path: &[u8]) -> bool {
-    verb == Verb::Post && path.ends_with(b"/inbox")
+/// Deliveries between ActivityPub servers: hundreds a minute, refused when an author is gone or blocked. Where nothing
+/// takes deliveries (404, 405), it is a page like any other.
+fn is_delivery(verb: Verb, path: &[u8], status: u16) -> bool {
+    let is_taken = (200..300).contains(&status) || matches!(status, 401 | 403 | 410);
+    verb == Verb::Post && is_taken && path.ends_with(b"/inbox")
+}
+
+/// A connection that a browser opened in advance and closed unused: nginx logs no request, 400 and no bytes.
+fn is_spare_connection(request: &Request<'_>) -> bool {
+    request.path.is_empty() && request.method.is_empty() && request.status == 400 && request.size == 0
 }
 
 #[derive(Clone, Copy)]
@@ -424,7 +467,24 @@ struct Judged {
     key: u32,
     weight: u8,
     shaped: bool,
-    asset: bool,
+    embedded: Embedded,
+}
+
+impl Judged {
+    /// An asset counts as one where it was served; a redirect or a failure could be of anything.
+    fn is_served_asset(&self, answer: Answer) -> bool {
+        self.embedded == Embedded::ByPath && answer == Answer::Served
+    }
+}
+
+/// Whether pages embed a target, by the look of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Embedded {
+    No,
+    /// Its path ends like an asset's.
+    ByPath,
+    /// Its query names an asset, which anybody can append.
+    ByQuery,
 }
 
 /// A dubious name without an extension (`/manager`), which sites redirect to their login.
@@ -504,7 +564,10 @@ mod tests {
         check("/", 200, 0);
         check("/gone", 404, 10);
         check("/gone.php", 404, 10);
-        check("/gone.png", 404, 0);
+        check("/gone.png", 404, 2);
+        check("/gone.png", 502, 0);
+        check("/thumb?src=a.jpg", 404, 10);
+        check("/thumb?src=a.jpg", 502, 0);
         check("/how-we-built-a-house/", 404, 5);
         check("/gone", 410, 1);
         check("/team/tool.git/info", 401, 1);
@@ -565,7 +628,7 @@ mod tests {
         ] {
             let hashed = tracer.hash_path(target.as_bytes());
             let request = request("GET", target, 404);
-            let (_, path) = tracer.trace_served(&request, hashed);
+            let path = tracer.see(&request, hashed).path;
             assert!(memchr::memmem::find(path, b"secret").is_none(), "{target}");
         }
     }
@@ -602,7 +665,8 @@ mod tests {
         assert!(!has("POST", "/wp-login.php", 302, Flags::LOGIN), "the password was right");
         assert!(!has("GET", "/wp-login.php", 200, Flags::LOGIN));
         assert!(has("POST", "/xmlrpc.php", 200, Flags::REMOTE_CALL));
-        assert!(has("", "", 400, Flags::FOREIGN));
+        assert!(has("", "\u{16}\u{3}", 400, Flags::FOREIGN));
+        assert!(!has("", "", 400, Flags::FOREIGN), "a spare connection: no bytes were sent back");
         assert!(has("CONNECT", "192.0.2.1:443", 405, Flags::FOREIGN));
         assert!(has("GET", "/", 400, Flags::PERHAPS_FOREIGN));
         assert!(has("PROPFIND", "/", 405, Flags::PERHAPS_FOREIGN));
@@ -612,10 +676,15 @@ mod tests {
             has("PUT", "/api/items/1", 204, Flags::ASSET) && !has("PUT", "/api/items/1", 403, Flags::ASSET)
         );
         assert!(has("POST", "/users/a/inbox", 401, Flags::ASSET), "an author is gone");
+        assert!(has("POST", "/inbox", 202, Flags::PART) && has("GET", "/stream", 206, Flags::PART));
+        assert!(has("POST", "/inbox", 404, Flags::FAILED), "nobody takes deliveries here");
         assert!(has("GET", "/a.php", 200, Flags::SCRIPT) && !has("GET", "/a.php?id=1", 200, Flags::SCRIPT));
         assert!(has("GET", "/api", 502, Flags::BROKEN) && !has("GET", "/api", 502, Flags::FAILED));
         assert!(!has("", "", 408, Flags::FAILED), "an idle connection is no evidence");
-        assert!(has("GET", "/thumb?src=a.jpg", 200, Flags::ASSET));
+        assert!(!has("GET", "/search?q=1&x=.jpg", 200, Flags::ASSET), "anybody can append that");
+        assert!(has("GET", "/thumb?src=a.jpg", 200, Flags::EMBEDDED));
         assert!(!has("GET", "/a.png", 404, Flags::FAILED), "a broken image is the site's");
+        assert!(has("GET", "/a.png", 404, Flags::MISSED) && !has("GET", "/a.png", 404, Flags::ASSET));
+        assert!(has("GET", "/a.png", 304, Flags::ASSET) && !has("GET", "/a.png", 302, Flags::ASSET));
     }
 }

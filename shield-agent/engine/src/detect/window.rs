@@ -27,6 +27,10 @@ pub(crate) struct Counts {
     pub logins: u32,
     /// Remote calls (`xmlrpc.php`) posted.
     pub remote_calls: u32,
+    /// Refused requests for assets.
+    pub missed: u32,
+    /// Those of the assets that can be anything: parts of a file (206), deliveries, writes by programs.
+    pub parts: u32,
 }
 
 impl Counts {
@@ -40,6 +44,8 @@ impl Counts {
             foreign_tenths: self.foreign_tenths + other.foreign_tenths,
             logins: self.logins + other.logins,
             remote_calls: self.remote_calls + other.remote_calls,
+            missed: self.missed + other.missed,
+            parts: self.parts + other.parts,
         }
     }
 
@@ -54,6 +60,8 @@ impl Counts {
             foreign_tenths: self.foreign_tenths - other.foreign_tenths,
             logins: self.logins - other.logins,
             remote_calls: self.remote_calls - other.remote_calls,
+            missed: self.missed - other.missed,
+            parts: self.parts - other.parts,
         }
     }
 
@@ -74,7 +82,13 @@ impl Counts {
 
     /// All requests that are not for assets.
     pub(crate) fn pages(self) -> u32 {
-        self.requests - self.assets
+        self.requests - self.assets - self.missed
+    }
+
+    /// What it takes to flood, in eighths of a page: a page brings its assets along, but no visitor or program fetches 160
+    /// assets a second for a minute, or 80 of what only looks as harmless.
+    pub(crate) fn flood_eighths(self) -> u32 {
+        8 * self.pages() + 2 * (self.parts + self.missed) + (self.assets - self.parts)
     }
 }
 
