@@ -304,6 +304,7 @@ pub(crate) fn counts_of(trace: &Trace) -> Counts {
         foreign_tenths: u32::from(trace.foreign_tenths()),
         logins: flag(Flags::LOGIN),
         remote_calls: flag(Flags::REMOTE_CALL),
+        unproven_logins: flag(Flags::UNPROVEN_LOGIN),
         missed: flag(Flags::MISSED),
         parts: flag(Flags::PART),
     }

@@ -235,8 +235,9 @@ fn repeated_logins_are_banned() {
         if second % 2 == 0 {
             site.ask(second, 1, "POST", "/wp-login.php", 200);
         }
-        // An office that logs in on Monday morning: right passwords are answered with a redirect.
+        // An office that logs in on Monday morning: right passwords are answered with a redirect, which is followed.
         site.ask(second, 2, "POST", "/login", 302);
+        site.get(second, 2, "/");
         site.ask(second, 3, "POST", "/xmlrpc.php", 200);
     }
     let mut rules: Vec<_> = site.verdicts.iter().map(|(_, client, e)| (*client, e.rule)).collect();

@@ -10,7 +10,7 @@
 //!     │ event time; older than 5 min ───────────────────────▶ Normal (not counted)
 //!     │ a minute ends ─▶ Thresholds::update(learn) ─▶ levels, prefilter      baseline, thresholds
 //!     ▼
-//!  Tracer::trace: target's key, flags, weight                  served_path, shape, shape_cache, trace
+//!  Tracer::trace: target's key, flags, weight                  served_path, shape, login, trace
 //!     │ the client is banned ───────────────────────────────▶ Normal (in the totals only)
 //!     ▼
 //!  Clients::record                                             clients
@@ -39,6 +39,7 @@ mod detector_tests;
 pub(crate) mod global;
 pub mod hash;
 pub(crate) mod hashed_path;
+mod login;
 pub(crate) mod moments;
 pub(crate) mod path_interner;
 pub mod policy;

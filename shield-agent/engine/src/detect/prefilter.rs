@@ -138,7 +138,7 @@ impl Prefilter {
     fn exceeds_counts(&self, counts: Counts) -> bool {
         counts.flood_eighths() >= self.flood
             || counts.foreign_tenths >= self.foreign_tenths
-            || counts.logins >= self.logins
+            || counts.logins + counts.unproven_logins >= self.logins
             || counts.remote_calls >= self.remote_calls
             || self.load_of(counts) >= self.load
     }

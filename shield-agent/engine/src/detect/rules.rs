@@ -22,6 +22,9 @@ const SPREAD_OVER_SECONDS: u32 = 4;
 /// what it costs to look a little like one.
 pub(crate) const PAGES_PER_ASSET: u32 = 4;
 
+/// A client that posts so many passwords to anything else it was served does little but log in.
+const LOGINS_TO_THE_REST: u32 = 3;
+
 /// At least one in so many of the POSTs that are judged must have been refused.
 const UNWANTED_SHARE: u32 = 2;
 
@@ -348,6 +351,12 @@ impl Judge<'_> {
         let rule = &self.policy.behaviour;
         clause(&[at_least("logins_60s", facts.now.logins, rule.logins)]);
         clause(&[at_least("logins_burst", facts.login_burst, rule.login_burst)]);
+        // Whoever logs in goes on to what he logged in to.
+        let logins = facts.now.logins + facts.now.unproven_logins;
+        clause(&[
+            at_least("logins_60s", logins, rule.logins),
+            at_least("logins_60s", logins, LOGINS_TO_THE_REST * facts.before.served_beside_logins()),
+        ]);
         clause(&[at_least("remote_calls_60s", facts.now.remote_calls, rule.remote_calls)]);
         if !self.is_experienced() {
             return;

@@ -5,6 +5,7 @@
 //! A path is classified as the server reads it (`served_path.rs`). `docs/detection.md` gives the reasons and the measured
 //! effect; `trace.rs` adds the answer.
 
+use crate::detect::login;
 use crate::detect::served_path::Served;
 
 /// A class of paths.
@@ -435,17 +436,17 @@ fn kind_by_ending(segment: &[u8]) -> Kind {
     }
 }
 
-/// Names of pages to which passwords are posted. Not `token` or `session`: programs refresh those by themselves.
+/// Whether passwords are posted to a page of this name.
 fn is_login(segment: &[u8]) -> bool {
-    let mut lower = [0; 16];
+    const EXTENSIONS: [&[u8]; 8] =
+        [b".php", b".aspx", b".asp", b".jsp", b".do", b".action", b".cgi", b".json"];
+    let mut lower = [0; 32];
     if segment.len() > lower.len() {
         return false;
     }
     let name = lowered(segment, &mut lower);
-    matches!(
-        name.strip_suffix(b".php").or_else(|| name.strip_suffix(b".aspx")).unwrap_or(name),
-        b"wp-login" | b"login" | b"signin" | b"sign_in" | b"sign-in" | b"logon" | b"authenticate"
-    )
+    let stem = EXTENSIONS.iter().find_map(|extension| name.strip_suffix(*extension));
+    login::is_login_name(stem.unwrap_or(name))
 }
 
 #[cfg(test)]
@@ -500,6 +501,10 @@ mod tests {
             |path: &str, expected: bool| assert_eq!(of_path(path.as_bytes()).login, expected, "{path}");
         check("/wp-login.php", true);
         check("/apps/Login", true);
+        check("/api/auth/login", true);
+        check("/j_security_check", true);
+        check("/user/login.action", true);
+        check("/loginprofile/get_profile", false);
         check("/login/v2/poll", false);
         check("/api/token", false);
     }

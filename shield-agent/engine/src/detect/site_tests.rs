@@ -85,7 +85,7 @@ fn every(secs: i64, t: i64, asked: impl FnOnce(i64) -> Vec<Asked>) -> Vec<Asked>
 #[test]
 fn who_must_stay() {
     type Kind = (&'static str, fn(i64) -> Vec<Asked>);
-    let kinds: [Kind; 19] = [
+    let kinds: [Kind; 21] = [
         ("a search engine that follows dead links among good ones", |t| {
             every(4, t, |n| {
                 vec![
@@ -168,6 +168,14 @@ fn who_must_stay() {
                 ]
             })
         }),
+        ("a school that logs in to an application together", |t| {
+            let mut all = vec![ask("POST", "/api/auth/login", 200); usize::from(t % 60 < 25)];
+            all.extend(["/api/me", "/api/courses", "/app.js"].map(|path| get(path, 200)));
+            all
+        }),
+        ("a form that is sent to https by 301, again and again", |t| {
+            every(1, t, |_| vec![ask("POST", "/wp-login.php", 301), ask("POST", "/login", 308)])
+        }),
         ("servers of the Fediverse that deliver", |t| {
             (0..8).map(|n| ask("POST", "/inbox", if (t + n) % 2 == 0 { 202 } else { 401 })).collect()
         }),
@@ -220,7 +228,7 @@ fn who_must_be_banned() {
         "/etc/passwd",
         "/wp-includes/wlwmanifest.xml",
     ];
-    let kinds: [Kind; 10] = [
+    let kinds: [Kind; 13] = [
         ("a scanner redirected from everything", 60, |t| vec![get(PROBES[t as usize % 30], 302)]),
         ("a scanner served everything", 60, |t| vec![get(PROBES[t as usize % 30], 200)]),
         ("a scanner of scripts served one page", 30, |t| vec![get(format!("/shell{t}.php"), 200)]),
@@ -228,6 +236,15 @@ fn who_must_be_banned() {
         ("a sweep by PROPFIND", 60, |t| vec![ask("PROPFIND", format!("/share{t}/"), 405)]),
         ("40 remote calls a minute", 60, |t| vec![ask("POST", "/xmlrpc.php", 200); usize::from(t % 3 != 0)]),
         ("40 passwords a minute", 60, |t| vec![ask("POST", "/wp-login.php", 200); usize::from(t % 3 != 0)]),
+        ("40 passwords a minute, refused by an application", 60, |t| {
+            vec![ask("POST", "/api/login", 401); usize::from(t % 3 != 0)]
+        }),
+        ("40 passwords a minute, answered with the form again", 60, |t| {
+            vec![ask("POST", "/account/signin", 200); usize::from(t % 3 != 0)]
+        }),
+        ("40 passwords a minute, sent back to the form", 60, |t| {
+            vec![ask("POST", "/login", 302); usize::from(t % 3 != 0)]
+        }),
         ("a flood of 3 s", 3, |t| if t < 3 { vec![get("/", 499); 60] } else { Vec::new() }),
         ("a slow scanner: one path in 10 s for 10 min", 600, |t| {
             every(10, t, |n| vec![get(PROBES[n as usize % 30], 404)])

@@ -3,6 +3,7 @@
 
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
+use crate::detect::login::{self, Login};
 use crate::detect::served_path::{self, Spelling};
 use crate::detect::shape::{self, Kind, Query, Shape};
 use crate::detect::shape_cache::{Cached, ShapeCache};
@@ -25,7 +26,7 @@ impl Flags {
     pub const FOREIGN: Flags = Flags(16);
     /// Possibly malformed: health checks request `/` without a host, and office programs try WebDAV.
     pub(crate) const PERHAPS_FOREIGN: Flags = Flags(32);
-    /// A failed login: a password posted and not answered by a redirect, which a right one is.
+    /// A failed login: a password posted and refused.
     pub const LOGIN: Flags = Flags(64);
     /// A remote call (`xmlrpc.php`) posted.
     pub const REMOTE_CALL: Flags = Flags(128);
@@ -44,6 +45,8 @@ impl Flags {
     pub(crate) const PART: Flags = Flags(8192);
     /// A page that is one of many for some page, such as a picture made by a script: counted as a request, not by target.
     pub(crate) const EMBEDDED: Flags = Flags(16384);
+    /// A password posted whose answer does not say whether it was right.
+    pub(crate) const UNPROVEN_LOGIN: Flags = Flags(32768);
     /// Not counted by target.
     pub(crate) const NOT_A_PAGE: Flags = Flags::ASSET.or(Flags::NO_TARGET).or(Flags::EMBEDDED);
     /// Not served, for whatever reason.
@@ -60,6 +63,7 @@ impl Flags {
         .or(Flags::NO_TARGET)
         .or(Flags::SCRIPT)
         .or(Flags::MISSED)
+        .or(Flags::UNPROVEN_LOGIN)
         .or(Flags::PART);
 
     /// Returns whether any bit of `flag` is set.
@@ -249,6 +253,8 @@ impl Tracer {
         let missed = judged.embedded != Embedded::No && refused && !asset;
         let is_counted = !asset && !missed;
         let no_target = shape.kind == Kind::Foreign;
+        let is_login = verb == Verb::Post && shape.login && !self.not_errors.contains(&request.status);
+        let login = if is_login { login::outcome(path, request.status) } else { Login::NotFailed };
         let perhaps = (request.status == 400 && path == b"/") || (verb == Verb::Dav && is_unknown_verb(request.status))
             // Tries whether this is a proxy.
             || (refused && target.spelling.has_origin);
@@ -262,7 +268,8 @@ impl Tracer {
             .with(Flags::BROKEN, error && is_counted && (answer == Answer::Broken || request.status == 499))
             .with(Flags::FOREIGN, refused && no_target)
             .with(Flags::PERHAPS_FOREIGN, perhaps)
-            .with(Flags::LOGIN, verb == Verb::Post && shape.login && answer != Answer::Redirected)
+            .with(Flags::LOGIN, login == Login::Failed)
+            .with(Flags::UNPROVEN_LOGIN, login == Login::Unproven)
             .with(Flags::REMOTE_CALL, verb == Verb::Post && shape.remote_call && answer != Answer::Redirected)
             .with(Flags::POST, verb == Verb::Post)
             .with(Flags::SHAPED, judged.shaped)
@@ -664,6 +671,11 @@ mod tests {
         assert!(has("POST", "/wp-login.php", 200, Flags::LOGIN));
         assert!(!has("POST", "/wp-login.php", 302, Flags::LOGIN), "the password was right");
         assert!(!has("GET", "/wp-login.php", 200, Flags::LOGIN));
+        assert!(!has("POST", "/wp-login.php", 301, Flags::LOGIN), "sent to https: nothing was tried");
+        assert!(!has("POST", "/wp-login.php", 502, Flags::LOGIN));
+        assert!(has("POST", "/api/login", 401, Flags::LOGIN) && has("POST", "/api/login", 429, Flags::LOGIN));
+        assert!(has("POST", "/api/login", 200, Flags::UNPROVEN_LOGIN));
+        assert!(!has("POST", "/api/login", 204, Flags::LOGIN.or(Flags::UNPROVEN_LOGIN)));
         assert!(has("POST", "/xmlrpc.php", 200, Flags::REMOTE_CALL));
         assert!(has("", "\u{16}\u{3}", 400, Flags::FOREIGN));
         assert!(!has("", "", 400, Flags::FOREIGN), "a spare connection: no bytes were sent back");

@@ -27,6 +27,8 @@ pub(crate) struct Counts {
     pub logins: u32,
     /// Remote calls (`xmlrpc.php`) posted.
     pub remote_calls: u32,
+    /// Logins of which the answer does not say whether they failed.
+    pub unproven_logins: u32,
     /// Refused requests for assets.
     pub missed: u32,
     /// Those of the assets that can be anything: parts of a file (206), deliveries, writes by programs.
@@ -44,6 +46,7 @@ impl Counts {
             foreign_tenths: self.foreign_tenths + other.foreign_tenths,
             logins: self.logins + other.logins,
             remote_calls: self.remote_calls + other.remote_calls,
+            unproven_logins: self.unproven_logins + other.unproven_logins,
             missed: self.missed + other.missed,
             parts: self.parts + other.parts,
         }
@@ -60,6 +63,7 @@ impl Counts {
             foreign_tenths: self.foreign_tenths - other.foreign_tenths,
             logins: self.logins - other.logins,
             remote_calls: self.remote_calls - other.remote_calls,
+            unproven_logins: self.unproven_logins - other.unproven_logins,
             missed: self.missed - other.missed,
             parts: self.parts - other.parts,
         }
@@ -78,6 +82,11 @@ impl Counts {
     /// Served pages, and all assets.
     pub(crate) fn served(self) -> u32 {
         self.served_pages() + self.assets
+    }
+
+    /// What was served other than answers to passwords.
+    pub(crate) fn served_beside_logins(self) -> u32 {
+        self.served().saturating_sub(self.logins + self.unproven_logins)
     }
 
     /// All requests that are not for assets.
