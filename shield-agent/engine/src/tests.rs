@@ -1,5 +1,6 @@
 //! Scenarios through `Engine::handle`.
 
+mod evasions;
 mod safeguards;
 
 use std::num::NonZeroU32;

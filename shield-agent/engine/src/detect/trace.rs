@@ -382,7 +382,16 @@ impl Tracer {
     /// pictures that way, and a crawler follows dead links.
     fn failed_key(&self, target: &RequestTarget<'_>) -> u32 {
         match target.shape.kind {
-            Kind::Page | Kind::Asset => self.below_directory(target),
+            Kind::Page => self.below_directory(target),
+            Kind::Asset => self.directory(target),
+            _ => target.path_hash as u32,
+        }
+    }
+
+    /// The directory of an asset. At the root each is a target, as a site has few there.
+    fn directory(&self, target: &RequestTarget<'_>) -> u32 {
+        match memchr::memrchr(b'/', target.path) {
+            Some(end) if end > 0 => self.hash.bytes(&target.path[..=end]) as u32,
             _ => target.path_hash as u32,
         }
     }
