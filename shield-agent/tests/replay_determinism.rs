@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Everything that keeps clients in tables between two lines: verdicts that wait for DNS, escalation to networks, and
-/// limits that refuse whoever comes last.
+/// limits that withhold bans.
 const EVERY_SWITCH_ON: &str = r#"
 [allow]
 search_engines = true
@@ -60,7 +60,12 @@ fn log() -> String {
         }
         for second in 10..50 {
             for visitor in 0..20 {
-                line(round * 60 + second, &format!("198.51.100.{}", visitor + 50), "/", 200);
+                let visitor = format!("198.51.100.{}", visitor + 50);
+                // In the end the site breaks for everybody.
+                match round {
+                    0..6 => line(round * 60 + second, &visitor, "/", 200),
+                    _ => line(round * 60 + second, &visitor, &format!("/gone{second}.php"), 404),
+                }
             }
         }
     }

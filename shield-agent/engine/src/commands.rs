@@ -87,6 +87,7 @@ impl Engine {
             client.widened(self.settings.ipv6_prefix)
         };
         self.detector.forget(client);
+        self.blast.forget(client);
         self.suppressed.remove(&client);
         if forget {
             self.ledger.forget_offences(client);

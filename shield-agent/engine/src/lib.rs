@@ -262,6 +262,7 @@ impl Engine {
         self.extensions.watch(&ban, now);
         self.leaks.forget(client);
         self.detector.forget(client);
+        self.blast.forget(client);
         self.totals.bans += 1;
         *self.bans_by_rule.entry(ban.rule).or_default() += 1;
         let record = BanRecord { ban, reason: new.reason, evidence: new.evidence };

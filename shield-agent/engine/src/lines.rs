@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use super::{Effects, Engine, NewBan};
 use crate::bans::allowlist::BannableClient;
 use crate::bans::backoff::Term;
-use crate::bans::blast::Permit;
+use crate::bans::blast::{Change, Decision, HeldBan};
 use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
+use crate::detect::good_standing::GoodStanding;
 use crate::detect::policy::Switch;
 use crate::settings::NetworkAction;
 use crate::tick::Awaiting;
@@ -20,7 +21,7 @@ use crate::vocab::verdict::{Evidence, Rule, Verdict};
 
 /// The time until an anomalous client that is not banned is evaluated (and announced) again.
 const SUPPRESSION_MS: u64 = 600_000;
-/// The same after a refusal by the blast radius, which may soon be over.
+/// The same after an offence in a backlog, whose lines come fast.
 const REFUSED_SUPPRESSION_MS: u64 = 30_000;
 /// The time for DNS to verify a search engine. After it the ban goes ahead.
 const VERIFY_MS: u64 = 2_000;
@@ -87,6 +88,23 @@ impl Engine {
             (Some(ban), _) => self.on_banned_request(&ban, request, second, now, out),
             (None, Verdict::Anomalous(evidence)) => self.on_anomalous(client, request, evidence, now, out),
             (None, Verdict::Normal) => {}
+        }
+        if self.blast.is_held(client) {
+            self.on_held_request(client, prepared, now, out);
+        }
+    }
+
+    /// Charges a request to the credit of a client whose ban waits. What clients in good standing were served is free, even
+    /// where it fails now, because then the site is broken; but not for a client that asks too fast.
+    fn on_held_request(&mut self, client: Client, prepared: &Prepared, now: Now, out: &mut Effects) {
+        let is_by_rate = |rule| matches!(rule, Rule::Flood | Rule::ZScore | Rule::RateMultiplier);
+        let may_excuse = self.blast.evidence(client).is_some_and(|evidence| !is_by_rate(evidence.rule));
+        if may_excuse && self.detector.was_served(prepared) {
+            return;
+        }
+        self.detector.charge_standing(client);
+        if let Some(ban) = self.blast.charge(client) {
+            self.punish(ban, now, out);
         }
     }
 
@@ -185,9 +203,11 @@ impl Engine {
             let because = "its address comes from a proxy's header, so its packets cannot be dropped here";
             return self.observe_only(bannable, evidence, because.to_owned(), SUPPRESSION_MS, now, out);
         }
-        if self.settings.verify_search_engines == Switch::On {
+        if self.settings.verify_search_engines == Switch::On && !self.blast.is_held(client) {
+            // Before its window is cleared.
+            let standing = self.detector.good_standing(client, evidence.at_secs);
             self.suppress(client, VERIFY_MS, now);
-            let awaiting = Awaiting { bannable, evidence, until_ms: now.boot_ms + VERIFY_MS };
+            let awaiting = Awaiting { bannable, evidence, standing, until_ms: now.boot_ms + VERIFY_MS };
             if self.awaiting_dns.insert(client, awaiting).is_none() {
                 out.other(Action::VerifyBot { client, addr: request.addr });
             }
@@ -196,7 +216,7 @@ impl Engine {
         self.offend(bannable, evidence, now, out);
     }
 
-    /// Makes a ban for one offence, if the limits permit it, with the term that the ladder gives.
+    /// Makes a ban for one offence, now or once the limits permit it.
     pub(super) fn offend(
         &mut self,
         bannable: BannableClient,
@@ -204,29 +224,52 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) {
+        let standing = self.detector.good_standing(bannable.client(), evidence.at_secs);
+        self.offend_in(standing, HeldBan { client: bannable, evidence }, now, out);
+    }
+
+    /// The same for a client of this standing.
+    pub(super) fn offend_in(
+        &mut self,
+        standing: Option<GoodStanding>,
+        ban: HeldBan,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        if let Decision::Ban(ban) = self.blast.decide(ban, standing, now) {
+            self.punish(ban, now, out);
+        }
+    }
+
+    /// Makes the bans that waited for the limits, and announces those that the limits withhold.
+    pub(super) fn settle_held(&mut self, now: Now, out: &mut Effects) {
+        let settled = self.blast.settle(self.detector.clients_in_good_standing(), now);
+        let reason = settled.limit.map_or("bans are within the limits again".to_owned(), |l| l.to_string());
+        if let Some(change) = settled.change {
+            let stopped = change == Change::Stopped;
+            out.announce(Notice::BlastRadius { stopped, reason: reason.clone() });
+        }
+        for ban in settled.withheld {
+            self.announce_unmade(ban.client.client(), ban.evidence, reason.clone(), now, out);
+        }
+        for ban in settled.bans {
+            self.punish(ban, now, out);
+        }
+    }
+
+    /// Makes a ban for one offence, with the term that the ladder gives.
+    fn punish(&mut self, HeldBan { client: bannable, evidence }: HeldBan, now: Now, out: &mut Effects) {
         let client = bannable.client();
+        // The allowlist or a ban of its network may have come in between.
+        let is_allowed = self.allowlist.admit(client, self.settings.ipv6_prefix).is_err();
+        if is_allowed || self.ledger.ban_over(client).is_some() {
+            return;
+        }
         if self.ledger.len() >= self.settings.max_bans {
             let because = format!("the ledger is full: raise max_bans = {} in [ban]", self.settings.max_bans);
             return self.observe_only(bannable, evidence, because, SUPPRESSION_MS, now, out);
         }
-        match self.blast.permit(client, self.detector.active_clients(), now) {
-            Permit::Granted => {}
-            Permit::Resumed => {
-                out.announce(Notice::BlastRadius {
-                    stopped: false,
-                    reason: "bans are within the limits again".to_owned(),
-                });
-            }
-            Permit::Stopped(limit) => {
-                let reason = limit.to_string();
-                out.announce(Notice::BlastRadius { stopped: true, reason: reason.clone() });
-                return self.observe_only(bannable, evidence, reason, REFUSED_SUPPRESSION_MS, now, out);
-            }
-            Permit::Refused(limit) => {
-                let because = limit.to_string();
-                return self.observe_only(bannable, evidence, because, REFUSED_SUPPRESSION_MS, now, out);
-            }
-        }
+        self.detector.lose_standing(client);
         let offence = self.ledger.add_offence(client, now);
         let Some(ends) = self.remaining_term(offence, evidence.at_secs, now) else {
             let last_secs = now.wall_secs();
@@ -298,6 +341,17 @@ impl Engine {
     ) {
         let client = client.client();
         self.suppress(client, suppression_ms, now);
+        self.announce_unmade(client, evidence, because, now, out);
+    }
+
+    fn announce_unmade(
+        &mut self,
+        client: Client,
+        evidence: Box<Evidence>,
+        because: String,
+        now: Now,
+        out: &mut Effects,
+    ) {
         let offence = self.ledger.next_offence(client, now);
         let ban = Ban {
             client,

@@ -30,14 +30,14 @@ pub struct Settings {
     pub verify_search_engines: Switch,
 }
 
-/// Limits on bans by rules.
+/// Limits on bans of clients in good standing by rules.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlastLimits {
-    /// Share of the clients active in the last 10 min that may be banned in those 10 min, 0..=1. 0.2.
+    /// Share of the clients in good standing for which rules may fire within 10 min, 0..=1. 0.2.
     pub max_share: f64,
-    /// Bans in 10 min that are always permitted, however few clients there are. 20.
+    /// The number of them that is always within the limit, however few clients there are. 1.
     pub always_allowed: usize,
-    /// Bans per minute. 200.
+    /// Bans of them per minute. 200.
     pub max_bans_per_minute: usize,
 }
 
@@ -91,7 +91,7 @@ impl Default for Settings {
             max_clock_skew_secs: 300,
             leak_grace_secs: 10,
             leak_requests: 3,
-            blast: BlastLimits { max_share: 0.2, always_allowed: 20, max_bans_per_minute: 200 },
+            blast: BlastLimits { max_share: 0.2, always_allowed: 1, max_bans_per_minute: 200 },
             networks: NetworkEscalation {
                 clients: 8,
                 within_secs: 3600,

@@ -1,6 +1,7 @@
 //! Scenarios through `Engine::handle`.
 
 mod evasions;
+mod crowds;
 mod safeguards;
 
 use std::num::NonZeroU32;
@@ -212,21 +213,6 @@ fn an_ssh_session_that_appears_lifts_the_ban_of_its_address() {
     let actions = engine.handle(event, T0);
     assert!(actions.iter().any(|a| matches!(a, Action::Enforce(Order::Lift { .. }))));
     assert!(actions.contains(&Action::Enforce(Order::AllowlistChanged)));
-}
-
-#[test]
-fn the_blast_radius_stops_rules_but_not_operators() {
-    let mut engine = engine();
-    for n in 0..20 {
-        assert!(
-            offend(&mut engine, &format!("203.0.{n}.5"), T0).iter().any(|a| matches!(a, Action::Enforce(_)))
-        );
-    }
-    let refused = offend(&mut engine, "203.0.100.5", T0);
-    assert!(refused.iter().any(|a| matches!(a, Action::Announce(Notice::BlastRadius { stopped: true, .. }))));
-    assert!(refused.iter().any(|a| matches!(a, Action::Announce(Notice::WouldBan { .. }))));
-    assert!(!refused.iter().any(|a| matches!(a, Action::Enforce(_))));
-    assert!(reply(&engine.handle(ban_command("203.0.100.5", None), T0)).results[0].ok);
 }
 
 #[test]

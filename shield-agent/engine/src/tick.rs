@@ -2,6 +2,8 @@
 
 use super::{Effects, Engine};
 use crate::bans::allowlist::BannableClient;
+use crate::bans::blast::HeldBan;
+use crate::detect::good_standing::GoodStanding;
 use crate::vocab::action::{Notice, Order, Record};
 use crate::vocab::client::Client;
 use crate::vocab::report::GlobalChange;
@@ -23,6 +25,8 @@ pub(super) const VERIFIED_SUPPRESSION_MS: u64 = 86_400_000;
 pub(super) struct Awaiting {
     pub(super) bannable: BannableClient,
     pub(super) evidence: Box<Evidence>,
+    /// At the verdict: its window is cleared since.
+    pub(super) standing: Option<GoodStanding>,
     pub(super) until_ms: u64,
 }
 
@@ -74,11 +78,12 @@ impl Engine {
             .map(|(client, awaiting)| (awaiting.until_ms, *client))
             .filter(|(until_ms, _)| *until_ms <= now.boot_ms)
             .collect();
-        // Oldest first, because the blast radius may refuse the later ones.
+        // Oldest first, as they would have come.
         late.sort_unstable();
         for (_, client) in late {
             if let Some(awaiting) = self.awaiting_dns.remove(&client) {
-                self.offend(awaiting.bannable, awaiting.evidence, now, out);
+                let Awaiting { bannable: client, evidence, standing, .. } = awaiting;
+                self.offend_in(standing, HeldBan { client, evidence }, now, out);
             }
         }
     }
@@ -90,6 +95,7 @@ impl Engine {
 
     fn each_second(&mut self, now: Now, out: &mut Effects) {
         self.save_progress(out);
+        self.settle_held(now, out);
         self.suppressed.retain(|_, until| *until > now.boot_ms);
         let second = now.boot_ms / 1000;
         if second.is_multiple_of(LIFT_RETRY_MS / 1000) {

@@ -81,10 +81,11 @@ pub(crate) struct RawBan {
     /// Prefix length of an IPv6 client's network.
     pub ipv6_prefix: Option<u8>,
     pub max_bans: Option<usize>,
-    /// Largest share of the clients active in 10 min that rules may ban, 0.0 to 1.0.
+    /// Largest share of the clients in good standing for which rules may fire within 10 min, 0.0 to 1.0.
     pub max_share: Option<f64>,
-    /// Bans in 10 min that `max_share` never prevents.
+    /// Clients in good standing in 10 min whose bans `max_share` never prevents.
     pub always_allowed: Option<usize>,
+    /// Bans of clients in good standing.
     pub max_bans_per_minute: Option<usize>,
     /// `off`, `term` or `next`.
     pub extend: Option<String>,

@@ -34,6 +34,9 @@ const SEED: u64 = 0x5348_4945_4c44;
 /// The boot clock at the first line: far from zero, so that nothing before it underflows.
 const BOOT_START_MS: u64 = 1_000_000_000;
 
+/// Longer than a ban of a client in good standing waits.
+const SETTLED_AFTER_SECS: EventSecs = 60;
+
 /// Maximum points of the traffic curve; beyond it two are merged into one.
 const MAX_POINTS: usize = 4096;
 
@@ -341,6 +344,10 @@ impl Replay {
     }
 
     pub fn finish(mut self) -> Outcome {
+        // Bans of clients in good standing wait for a while; the log's end must not cut that off.
+        self.now += SETTLED_AFTER_SECS;
+        let actions = self.engine.handle(Event::Tick, self.clocks(self.now));
+        self.note(actions, None);
         self.outcome.clients = self.seen.len() as u64;
         self.outcome.clients_banned = self.banned.len() as u64;
         self.outcome

@@ -56,6 +56,13 @@ pub(crate) struct Ceiling {
     pub posts: u16,
 }
 
+/// The answers that a target got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Served,
+    InVain,
+}
+
 /// The activity of one client: two cache lines, and the heap behind them.
 #[derive(Debug, Clone, Default)]
 #[repr(C, align(64))]
@@ -216,6 +223,14 @@ impl Activity {
         all.sort_unstable_by_key(|(key, hits)| (std::cmp::Reverse(*hits), *key));
         all.truncate(n);
         all
+    }
+
+    /// The keys of its recent targets, and whether each was answered well every time.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = (u32, Asked)> {
+        self.targets.iter().map(|target| {
+            let is_served = target.weight == 0 && !target.has_failed();
+            (target.key, if is_served { Asked::Served } else { Asked::InVain })
+        })
     }
 
     /// Memory in bytes, heap included.

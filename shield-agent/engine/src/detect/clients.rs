@@ -288,10 +288,6 @@ impl Clients {
         }
     }
 
-    pub(crate) fn tracked(&self) -> usize {
-        self.records.len()
-    }
-
     /// Counts the clients among `singles` with a request in the 10 min up to `second` that are not suspect then. Looks up
     /// each address or walks all clients, whichever is cheaper: a ban waits for this.
     pub(crate) fn clean_among(&self, singles: Singles, second: u32) -> usize {
@@ -563,7 +559,7 @@ mod tests {
             add(&mut table, key, 1001, &page(1));
         }
         assert!((0..1_000).all(|key| requests(&table, key) == Some(9)));
-        assert_eq!((table.tracked(), table.evicted), (10_000, 90_000));
+        assert_eq!((table.usage().clients, table.evicted), (10_000, 90_000));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::detect::baseline::{ClientMinute, Feature, Level};
 use crate::detect::clients::{ActiveClient, Clients};
 pub(crate) use crate::detect::clients::{LOOK_AHEAD, Prepared};
 use crate::detect::global::Global;
+use crate::detect::good_standing::Standings;
+use crate::detect::good_targets::GoodTargets;
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
 use crate::detect::path_interner::PathInterner;
@@ -21,6 +23,7 @@ use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use crate::detect::thresholds::Thresholds;
 use crate::detect::trace::{Flags, Seen, Tracer};
 use crate::detect::window::WINDOW_SECS;
+use crate::seeded_map::SeededState;
 use crate::vocab::client::Client;
 use crate::vocab::report::{
     BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, RuleView,
@@ -78,7 +81,9 @@ pub struct Detector {
     ipv6_prefix: u8,
     tracer: Tracer,
     paths: PathInterner,
-    clients: Clients,
+    pub(super) clients: Clients,
+    pub(super) standings: Standings,
+    pub(super) good_targets: GoodTargets,
     global: Global,
     changes: Vec<GlobalChange>,
     /// All requests: the rates on the status page and of the global anomaly.
@@ -103,6 +108,8 @@ impl Detector {
             tracer: Tracer::new(hash, &policy.not_errors),
             paths: PathInterner::default(),
             clients: Clients::new(policy.max_clients, hash),
+            standings: Standings::new(SeededState::new(seed)),
+            good_targets: GoodTargets::default(),
             global: Global::default(),
             changes: Vec::new(),
             shown: SecondRing::new(WINDOW_SECS, 0),
@@ -295,14 +302,13 @@ impl Detector {
         self.thresholds.baseline().server()
     }
 
-    /// The number of clients with a request in the last 10 to 11 min, of which the blast radius is a share.
-    pub(crate) fn active_clients(&self) -> usize {
-        self.clients.tracked()
-    }
-
     /// The number of clients inside `network` with a request in the last 10 min that are not suspect.
     pub(crate) fn clean_clients_in(&self, network: Client) -> u32 {
         self.clients.clean_among(network.singles(self.ipv6_prefix), self.latest) as u32
+    }
+
+    pub(super) fn newest_second(&self) -> u32 {
+        self.latest
     }
 
     /// Serialises the baseline.
@@ -414,6 +420,7 @@ impl Detector {
                 baseline.learn_server(baseline.next_minute(), teaching, is_frozen);
             }
         });
+        self.learn_standing(boundary);
         self.clients.sweep(boundary);
     }
 

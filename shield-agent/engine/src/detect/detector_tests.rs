@@ -458,7 +458,7 @@ fn the_status_adds_up() {
     site.tick(START + 660);
     let status = site.detector.status();
     assert_eq!((status.warming_up, status.warm_up_left_secs, status.global_rate), (false, 0, 0.0));
-    assert_eq!(site.detector.active_clients(), 0, "swept after 10 min");
+    assert_eq!(site.detector.status().clients_tracked, 0, "swept after 10 min");
 }
 
 #[test]

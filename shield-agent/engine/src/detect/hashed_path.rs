@@ -53,6 +53,11 @@ impl HashedPath {
         HashedPath { hash: hash.bytes(&target[..path_len]), len: path_len }
     }
 
+    /// The key of a page that was served under this path without a query.
+    pub(crate) fn key(self) -> u32 {
+        self.hash as u32
+    }
+
     /// Splits the target it was computed from into the path and the query, the latter with its question mark.
     pub(crate) fn split(self, target: &[u8]) -> (&[u8], &[u8]) {
         target.split_at(self.len.min(target.len()))

@@ -37,6 +37,8 @@ pub mod detector;
 #[cfg(test)]
 mod detector_tests;
 pub(crate) mod global;
+pub(crate) mod good_standing;
+pub(crate) mod good_targets;
 pub mod hash;
 pub(crate) mod hashed_path;
 mod login;

@@ -1,5 +1,7 @@
 //! Bans, lifts and exempt networks as they are ordered, carried out in both IP versions.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, anyhow, bail};
 use ipnet::IpNet;
 
@@ -28,13 +30,19 @@ fn version_of(ban: &Ban) -> Version {
     Version::of(&ban.client.client())
 }
 
-/// Splits off the bans that have no room as single rules where there are no sets. A client that has a rule needs none.
+/// Splits off the bans that have no room as single rules where there are no sets. A client that has a rule needs none, and
+/// one that comes twice needs one.
 fn split_by_room(firewall: &Firewall, bans: &[Ban]) -> (Vec<Ban>, Vec<Ban>) {
     let mut room = firewall.storage.max_rules().saturating_sub(firewall.held_rules());
+    let mut given = BTreeSet::new();
     bans.iter().partition(|ban| {
-        let has_rule = firewall.has_rule(&ban.client.client());
+        let client = ban.client.client();
+        let has_rule = firewall.has_rule(&client) || given.contains(&client);
         let fits = has_rule || room > 0;
-        room -= usize::from(fits && !has_rule);
+        if fits && !has_rule {
+            room -= 1;
+            given.insert(client);
+        }
         fits
     })
 }

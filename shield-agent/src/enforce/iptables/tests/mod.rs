@@ -99,6 +99,18 @@ fn refused(enforcer: &IptablesEnforcer) -> usize {
     before.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
+/// A client that came twice in one batch took two places, and the last one was refused.
+#[test]
+fn a_client_twice_in_a_batch_takes_one_place() {
+    let host = SimulatedHost::new();
+    host.remove_program("ipset");
+    let settings = Settings { max_rules: 1, max_rules_without_sets: 2, ..Settings::default() };
+    let mut enforcer = started(&host, settings);
+    let (all, _) = banned(&["192.0.2.1", "192.0.2.2"]);
+    assert!(enforcer.ensure_banned(&[all[0], all[0], all[1]], NOW).is_empty());
+    assert_eq!(refused(&enforcer), 0);
+}
+
 /// The number was that of the last order alone: banning a known client again made it 0, though others stayed without a
 /// rule.
 #[test]

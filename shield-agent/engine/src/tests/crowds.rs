@@ -1,0 +1,284 @@
+//! Crowds of visitors and attackers on one site: who is banned, how soon, and how many requests pass before.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::vocab::request::SourceId;
+
+/// The site is watched for this long before anything happens.
+const KNOWN_SECS: u64 = 600;
+
+type Asked = (String, u16);
+
+fn ask(path: impl Into<String>, status: u16) -> Asked {
+    (path.into(), status)
+}
+
+/// A kind of client: what its n-th member asks for at second `t`.
+type Kind<'a> = (Client4, u32, &'a dyn Fn(u32, u64) -> Vec<Asked>);
+
+/// The first address of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Client4(u32);
+
+const VISITORS: Client4 = Client4(0xc633_6400);
+const ATTACKERS: Client4 = Client4(0xcb00_7100);
+const OTHERS: Client4 = Client4(0x0900_0000);
+
+struct Site {
+    engine: Engine,
+    now: Now,
+    /// The second of each client's first ban.
+    banned: BTreeMap<Client, u64>,
+    passed: BTreeMap<Client4, u64>,
+    began: Now,
+    notices: Vec<Notice>,
+}
+
+impl Site {
+    fn new() -> Site {
+        let settings = Settings { enforcers: EnforcerName::ALL.to_vec(), ..Settings::default() };
+        let engine = Engine::new(settings, Policy::default(), Allowlist::default(), 1, 7);
+        Site {
+            engine,
+            now: T0,
+            began: T0,
+            banned: BTreeMap::new(),
+            passed: BTreeMap::new(),
+            notices: Vec::new(),
+        }
+    }
+
+    /// A site with 40 visitors that was watched for a while.
+    fn known() -> Site {
+        let mut site = Site::new();
+        site.run(KNOWN_SECS, &[(VISITORS, 40, &visit)]);
+        assert!(site.banned.is_empty());
+        site.began = site.now;
+        site
+    }
+
+    fn secs(&self) -> u64 {
+        (self.now.boot_ms - self.began.boot_ms) / 1000
+    }
+
+    /// Runs `secs` seconds with these kinds of clients. Requests of banned clients do not arrive.
+    fn run(&mut self, secs: u64, kinds: &[Kind<'_>]) {
+        for _ in 0..secs {
+            let t = self.secs();
+            let mut batch = Batch { live: true, source: Some(SourceId(3)), ..Batch::default() };
+            for (first, count, asks) in kinds {
+                for n in 0..*count {
+                    let addr = std::net::Ipv4Addr::from_bits(first.0 + n);
+                    if self.engine.ledger().ban_over(addr.into()).is_some() {
+                        continue;
+                    }
+                    for (path, status) in asks(n, t) {
+                        *self.passed.entry(*first).or_default() += 1;
+                        push(&mut batch, addr, &path, status, self.now);
+                    }
+                }
+            }
+            let lines = self.engine.handle(Event::Lines(&batch), self.now);
+            self.note(lines);
+            self.now = self.now.plus_ms(1000);
+            let tick = self.engine.handle(Event::Tick, self.now);
+            self.note(tick);
+        }
+    }
+
+    fn note(&mut self, actions: Vec<Action>) {
+        let second = self.secs();
+        for action in actions {
+            match action {
+                Action::Enforce(Order::Ban { client, .. }) => {
+                    self.banned.entry(client.client()).or_insert(second);
+                }
+                Action::Announce(notice) => self.notices.push(notice),
+                _ => {}
+            }
+        }
+    }
+
+    /// How many of a kind are banned, and the second by which they were.
+    fn banned(&self, first: Client4, count: u32) -> (usize, u64) {
+        let of_kind = (0..count).map(|n| Client::from(std::net::Ipv4Addr::from_bits(first.0 + n)));
+        let seconds: Vec<u64> = of_kind.filter_map(|client| self.banned.get(&client).copied()).collect();
+        (seconds.len(), seconds.into_iter().max().unwrap_or(0))
+    }
+
+    fn passed(&self, first: Client4) -> u64 {
+        self.passed.get(&first).copied().unwrap_or(0)
+    }
+}
+
+fn push(batch: &mut Batch, addr: std::net::Ipv4Addr, path: &str, status: u16, now: Now) {
+    let method_at = batch.bytes.len() as u32;
+    batch.bytes.extend(b"GET");
+    batch.bytes.extend(path.as_bytes());
+    batch.lines.push(Line {
+        addr: addr.into(),
+        time: now.wall_secs(),
+        method_at,
+        method_len: 3,
+        path_at: method_at + 3,
+        path_len: path.len() as u32,
+        status,
+        size: 512,
+        behind_proxy: false,
+        salvaged: false,
+    });
+}
+
+/// A page with its assets every 20 s.
+fn visit(n: u32, t: u64) -> Vec<Asked> {
+    if !(t + u64::from(n)).is_multiple_of(20) {
+        return Vec::new();
+    }
+    let page = ask(format!("/article/{}", (t / 20 + u64::from(n)) % 30), 200);
+    let assets = (0..5).map(|i| ask(format!("/static/{i}.css"), 200));
+    [page].into_iter().chain(assets).collect()
+}
+
+fn flood(_: u32, _: u64) -> Vec<Asked> {
+    vec![ask("/", 200); 15]
+}
+
+fn word(n: u32, t: u64, i: u64) -> Asked {
+    ask(format!("/word{n}x{t}x{i}.php"), 404)
+}
+
+/// History: of 200 attackers 40 were banned, and with them every limit was used up; 145,600 of 180,000 requests passed.
+#[test]
+fn a_botnet_larger_than_the_site_is_banned_whole() {
+    for count in [200, 2_000] {
+        let mut site = Site::known();
+        site.run(60, &[(VISITORS, 40, &visit), (ATTACKERS, count, &flood)]);
+        let (banned, by) = site.banned(ATTACKERS, count);
+        assert_eq!((banned, site.banned(VISITORS, 40).0), (count as usize, 0));
+        assert!(by <= 10, "the last of {count} was banned after {by} s");
+        assert!(site.passed(ATTACKERS) <= u64::from(count) * 60, "{} passed", site.passed(ATTACKERS));
+        assert!(!site.engine.is_stopped_by_blast_radius());
+    }
+}
+
+/// A wave that goes on: new addresses every minute, for longer than any span that is counted.
+#[test]
+fn a_lasting_wave_is_never_let_through() {
+    let mut site = Site::known();
+    for wave in 0..15 {
+        let first = Client4(ATTACKERS.0 + wave * 1_000);
+        site.run(60, &[(VISITORS, 40, &visit), (first, 300, &flood)]);
+        assert_eq!(site.banned(first, 300).0, 300, "wave {wave}");
+    }
+    assert_eq!(site.banned(VISITORS, 40).0, 0);
+}
+
+/// History: 20 throw-away addresses used up the limit, and 60,040 requests of the true attackers passed.
+#[test]
+fn throw_away_addresses_buy_nothing() {
+    let thrown_away = |n: u32, t: u64| (0..8).map(|i| word(n, t, i)).collect();
+    let mut site = Site::known();
+    site.run(30, &[(VISITORS, 40, &visit), (OTHERS, 20, &thrown_away)]);
+    assert_eq!(site.banned(OTHERS, 20).0, 20);
+    let began = site.secs();
+    site.run(60, &[(VISITORS, 40, &visit), (ATTACKERS, 20, &flood)]);
+    let (banned, by) = site.banned(ATTACKERS, 20);
+    assert!(banned == 20 && by <= began + 10, "{banned} by {by}");
+}
+
+/// Every visitor suddenly fails, on what it was served before and on what it never asked for.
+#[test]
+fn a_broken_deploy_bans_no_visitor() {
+    for is_alike in [true, false] {
+        let fail = |n: u32, t: u64| {
+            let which = if is_alike { 0 } else { n };
+            (0..2).map(|i| ask(format!("/new{which}-{t}-{i}/data.php"), 404)).collect::<Vec<_>>()
+        };
+        // People come and go: each tries for a quarter of a minute.
+        let try_it =
+            |n: u32, t: u64| if (t + u64::from(n) * 7) % 120 < 15 { fail(n, t) } else { visit(n, t) };
+        let mut site = Site::known();
+        site.run(300, &[(VISITORS, 40, &try_it)]);
+        assert_eq!(site.banned(VISITORS, 40).0, 0, "alike: {is_alike}");
+        let stops = |n: &&Notice| matches!(n, Notice::BlastRadius { stopped: true, .. });
+        assert_eq!(site.notices.iter().filter(stops).count(), 1, "said once");
+        let withheld = |n: &&Notice| matches!(n, Notice::WouldBan { .. });
+        assert!(site.notices.iter().filter(withheld).count() <= 80);
+        // An attacker who comes now is not protected by it.
+        site.run(30, &[(VISITORS, 40, &try_it), (ATTACKERS, 5, &flood)]);
+        assert_eq!(site.banned(ATTACKERS, 5).0, 5);
+        // Mended: nobody is banned for what is past, and bans resume.
+        site.run(1_300, &[(VISITORS, 40, &visit)]);
+        assert_eq!(site.banned(VISITORS, 40).0, 0);
+        assert!(!site.engine.is_stopped_by_blast_radius());
+    }
+}
+
+#[test]
+fn what_visitors_were_served_before_fails_for_ten_minutes_and_nobody_is_charged() {
+    let broken = |n: u32, t: u64| {
+        (0..3).map(|i| ask(format!("/article/{}", (t + i + u64::from(n)) % 30), 404)).collect::<Vec<_>>()
+    };
+    let mut site = Site::known();
+    site.run(600, &[(VISITORS, 40, &broken)]);
+    assert_eq!(site.banned(VISITORS, 40).0, 0);
+}
+
+/// A new agent knows nobody. Attackers are banned all the same, and visitors are not hit.
+#[test]
+fn a_cold_start_under_attack_and_without() {
+    let mut site = Site::new();
+    site.run(60, &[(VISITORS, 40, &visit)]);
+    assert_eq!(site.banned(VISITORS, 40).0, 0);
+    let mut site = Site::new();
+    site.run(60, &[(VISITORS, 40, &visit), (ATTACKERS, 200, &flood)]);
+    let (banned, by) = site.banned(ATTACKERS, 200);
+    assert!(banned == 200 && by <= 10, "{banned} by {by}");
+    assert_eq!(site.banned(VISITORS, 40).0, 0);
+}
+
+/// 200 addresses first behave like visitors, so that far more clients in good standing are hit than the limits allow.
+/// What they get out of it is bounded by what they put in, and the visitors lose nothing.
+#[test]
+fn standing_that_is_built_up_to_use_the_limit_up_costs_what_it_gains() {
+    let scan = |n: u32, t: u64| (0..3).map(|i| word(n, t, i)).collect::<Vec<_>>();
+    for attack in [&flood as &dyn Fn(u32, u64) -> Vec<Asked>, &scan] {
+        let mut site = Site::known();
+        site.run(300, &[(VISITORS, 40, &visit), (ATTACKERS, 200, &visit)]);
+        let built_up = site.passed(ATTACKERS);
+        let began = site.secs();
+        site.run(300, &[(VISITORS, 40, &visit), (ATTACKERS, 200, attack)]);
+        let gained = site.passed(ATTACKERS) - built_up;
+        let (banned, by) = site.banned(ATTACKERS, 200);
+        assert_eq!((banned, site.banned(VISITORS, 40).0), (200, 0));
+        // Until a rule fires it takes what it takes for anybody: 45 requests of this flood, 15 of this scan.
+        assert!(gained <= built_up + 200 * 60, "{gained} for {built_up}");
+        assert!(by - began <= 60, "the last was banned {} s after the attack began", by - began);
+    }
+}
+
+/// Three assets make anybody a visitor. Newcomers that use it are worth little, and once.
+#[test]
+fn a_page_and_its_assets_buy_an_attacker_thirty_requests() {
+    let first_a_page = |n: u32, t: u64| {
+        if t.is_multiple_of(3600) { visit(0, 0) } else { (0..3).map(|i| word(n, t, i)).collect() }
+    };
+    let mut site = Site::known();
+    site.run(3600 - site.secs() % 3600, &[(VISITORS, 40, &visit)]);
+    let start = site.secs();
+    site.run(120, &[(VISITORS, 40, &visit), (ATTACKERS, 100, &first_a_page)]);
+    let (banned, by) = site.banned(ATTACKERS, 100);
+    assert_eq!((banned, site.banned(VISITORS, 40).0), (100, 0));
+    assert!(by - start <= 20, "{}", by - start);
+    assert!(site.passed(ATTACKERS) <= 100 * (6 + 15 + 30 + 6), "{}", site.passed(ATTACKERS));
+}
+
+#[test]
+fn operators_are_not_limited() {
+    let mut site = Site::known();
+    let broken = |n: u32, t: u64| (0..3).map(|i| word(n, t, i)).collect::<Vec<_>>();
+    site.run(45, &[(VISITORS, 40, &broken)]);
+    assert!(site.engine.is_stopped_by_blast_radius());
+    assert!(reply(&site.engine.handle(ban_command("198.51.100.1", None), site.now)).results[0].ok);
+}
