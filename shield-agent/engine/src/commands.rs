@@ -88,6 +88,7 @@ impl Engine {
         };
         self.detector.forget(client);
         self.blast.forget(client);
+        self.detector.forget_campaign(client);
         self.suppressed.remove(&client);
         if forget {
             self.ledger.forget_offences(client);

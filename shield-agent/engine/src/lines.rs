@@ -7,7 +7,6 @@ use crate::bans::allowlist::BannableClient;
 use crate::bans::backoff::Term;
 use crate::bans::blast::{Change, Decision, HeldBan};
 use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
-use crate::detect::good_standing::GoodStanding;
 use crate::detect::policy::Switch;
 use crate::settings::NetworkAction;
 use crate::tick::Awaiting;
@@ -204,10 +203,9 @@ impl Engine {
             return self.observe_only(bannable, evidence, because.to_owned(), SUPPRESSION_MS, now, out);
         }
         if self.settings.verify_search_engines == Switch::On && !self.blast.is_held(client) {
-            // Before its window is cleared.
-            let standing = self.detector.good_standing(client, evidence.at_secs);
-            self.suppress(client, VERIFY_MS, now);
-            let awaiting = Awaiting { bannable, evidence, standing, until_ms: now.boot_ms + VERIFY_MS };
+            // Its window is kept: what it shows of the client is asked when the answer is there.
+            self.suppressed.insert(client, now.boot_ms + VERIFY_MS);
+            let awaiting = Awaiting { bannable, evidence, until_ms: now.boot_ms + VERIFY_MS };
             if self.awaiting_dns.insert(client, awaiting).is_none() {
                 out.other(Action::VerifyBot { client, addr: request.addr });
             }
@@ -225,17 +223,7 @@ impl Engine {
         out: &mut Effects,
     ) {
         let standing = self.detector.good_standing(bannable.client(), evidence.at_secs);
-        self.offend_in(standing, HeldBan { client: bannable, evidence }, now, out);
-    }
-
-    /// The same for a client of this standing.
-    pub(super) fn offend_in(
-        &mut self,
-        standing: Option<GoodStanding>,
-        ban: HeldBan,
-        now: Now,
-        out: &mut Effects,
-    ) {
+        let ban = HeldBan { client: bannable, evidence };
         if let Decision::Ban(ban) = self.blast.decide(ban, standing, now) {
             self.punish(ban, now, out);
         }
@@ -270,6 +258,7 @@ impl Engine {
             return self.observe_only(bannable, evidence, because, SUPPRESSION_MS, now, out);
         }
         self.detector.lose_standing(client);
+        self.detector.learn_campaign(client);
         let offence = self.ledger.add_offence(client, now);
         let Some(ends) = self.remaining_term(offence, evidence.at_secs, now) else {
             let last_secs = now.wall_secs();
@@ -305,6 +294,22 @@ impl Engine {
         }
     }
 
+    /// Bans the IPv6 networks whose clients only probe: a client of theirs costs an attacker nothing, and the next request
+    /// comes from another one. The clients of an IPv4 network are banned one by one.
+    pub(super) fn judge_networks(&mut self, now: Now, out: &mut Effects) {
+        for bad in self.detector.take_bad_networks() {
+            let network = bad.network.client();
+            let is_off = self.settings.networks.action == NetworkAction::Off;
+            if is_off || network.network().addr().is_ipv4() || self.detector.in_good_standing(network) > 0 {
+                continue;
+            }
+            let probing = bad.clients;
+            let reason =
+                format!("at least {probing} of its clients ask for what is not there, few for what is");
+            self.ban_network(network, reason, now, out);
+        }
+    }
+
     fn escalate(&mut self, client: Client, now: Now, out: &mut Effects) {
         let Some((network, banned)) = self.escalation.banned(client, now) else { return };
         if self.ledger.ban_over(network).is_some() {
@@ -312,22 +317,25 @@ impl Engine {
         }
         let clean = self.detector.clean_clients_in(network);
         out.announce(Notice::NetworkProposed { network, banned, clean });
-        if self.settings.networks.action != NetworkAction::Ban {
+        let has_good = self.detector.in_good_standing(network) > 0;
+        if self.settings.networks.action != NetworkAction::Ban || has_good {
             return;
         }
-        if let Ok(bannable) = self.allowlist.admit(network, self.settings.ipv6_prefix) {
-            let offence = self.ledger.add_offence(network, now);
-            let ends = self.ledger.backoff().term(offence).ends(now);
-            let offence = Some(offence);
-            let reason = Some(format!(
-                "{banned} of its clients were banned; clients without anything suspect inside it: {clean}"
-            ));
-            self.ban(
-                NewBan { client: bannable, ends, offence, rule: Rule::Network, reason, evidence: None },
-                now,
-                out,
-            );
+        let reason = format!(
+            "{banned} of its clients were banned; clients without anything suspect inside it: {clean}"
+        );
+        self.ban_network(network, reason, now, out);
+    }
+
+    fn ban_network(&mut self, network: Client, reason: String, now: Now, out: &mut Effects) {
+        let Ok(client) = self.allowlist.admit(network, self.settings.ipv6_prefix) else { return };
+        if self.ledger.ban_over(network).is_some() || self.ledger.len() >= self.settings.max_bans {
+            return;
         }
+        let offence = self.ledger.add_offence(network, now);
+        let ends = self.ledger.backoff().term(offence).ends(now);
+        let (offence, reason) = (Some(offence), Some(reason));
+        self.ban(NewBan { client, ends, offence, rule: Rule::Network, reason, evidence: None }, now, out);
     }
 
     fn observe_only(

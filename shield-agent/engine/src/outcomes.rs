@@ -2,10 +2,8 @@
 
 use super::{BanRecord, Effects, Engine};
 use crate::bans::allowlist::{AllowReason, Allowed};
-use crate::bans::blast::HeldBan;
 use crate::bans::leaks::{Facts, likely_cause};
 use crate::bans::ledger::LedgerEntry;
-use crate::tick::Awaiting;
 use crate::vocab::action::{Notice, Order, Record};
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
@@ -116,10 +114,10 @@ impl Engine {
     pub(super) fn on_bot_verified(&mut self, client: Client, genuine: bool, now: Now, out: &mut Effects) {
         let Some(awaiting) = self.awaiting_dns.remove(&client) else { return };
         if !genuine {
-            let Awaiting { bannable: client, evidence, standing, .. } = awaiting;
-            return self.offend_in(standing, HeldBan { client, evidence }, now, out);
+            return self.offend(awaiting.bannable, awaiting.evidence, now, out);
         }
         let network = client.network();
+        self.detector.forget(client);
         self.suppressed.insert(client, now.boot_ms + crate::tick::VERIFIED_SUPPRESSION_MS);
         let (reason, evidence) = (AllowReason::SearchEngine, Some(awaiting.evidence));
         out.announce(Notice::Protected { client, network, reason, evidence });

@@ -2,8 +2,6 @@
 
 use super::{Effects, Engine};
 use crate::bans::allowlist::BannableClient;
-use crate::bans::blast::HeldBan;
-use crate::detect::good_standing::GoodStanding;
 use crate::vocab::action::{Notice, Order, Record};
 use crate::vocab::client::Client;
 use crate::vocab::report::GlobalChange;
@@ -25,8 +23,6 @@ pub(super) const VERIFIED_SUPPRESSION_MS: u64 = 86_400_000;
 pub(super) struct Awaiting {
     pub(super) bannable: BannableClient,
     pub(super) evidence: Box<Evidence>,
-    /// At the verdict: its window is cleared since.
-    pub(super) standing: Option<GoodStanding>,
     pub(super) until_ms: u64,
 }
 
@@ -82,8 +78,7 @@ impl Engine {
         late.sort_unstable();
         for (_, client) in late {
             if let Some(awaiting) = self.awaiting_dns.remove(&client) {
-                let Awaiting { bannable: client, evidence, standing, .. } = awaiting;
-                self.offend_in(standing, HeldBan { client, evidence }, now, out);
+                self.offend(awaiting.bannable, awaiting.evidence, now, out);
             }
         }
     }
@@ -96,6 +91,7 @@ impl Engine {
     fn each_second(&mut self, now: Now, out: &mut Effects) {
         self.save_progress(out);
         self.settle_held(now, out);
+        self.judge_networks(now, out);
         self.suppressed.retain(|_, until| *until > now.boot_ms);
         let second = now.boot_ms / 1000;
         if second.is_multiple_of(LIFT_RETRY_MS / 1000) {

@@ -106,6 +106,14 @@ fn occurrences(measure: &Measure) -> Option<String> {
         "requests_for_one_page" => ("request for the same page", "requests for the same page"),
         "probes_60s" => ("probe for vulnerabilities in 60 s", "probes for vulnerabilities in 60 s"),
         "probes_600s" => ("probe for vulnerabilities in 10 min", "probes for vulnerabilities in 10 min"),
+        "targets_of_a_campaign" => (
+            "target that clients banned before asked for too",
+            "targets that clients banned before asked for too",
+        ),
+        "probes_of_its_network" => (
+            "probe, from a network whose clients do little else",
+            "probes, from a network whose clients do little else",
+        ),
         "scripts_answered_alike" => {
             ("script requested that does not exist", "scripts requested that do not exist")
         }
@@ -222,6 +230,11 @@ pub(super) mod tests {
             &[("probes_60s", 12.5, 10.0)],
             "12.5 probes for vulnerabilities in 60 s (limit 10)",
         );
+        check(
+            Rule::Probing,
+            &[("targets_of_a_campaign", 3.0, 3.0), ("clients_of_the_campaign", 7.0, 2.0)],
+            "3 targets that clients banned before asked for too (limit 3)",
+        );
         let far = "3.72 req/s, 36.2 standard deviations above the usual 0.10 req/s (limit 2)";
         check(Rule::ZScore, &[("z-score", 36.2, 2.0)], far);
         let many = "3.72 req/s, 37.2 times the usual 0.10 req/s (limit 0.50 req/s)";
@@ -281,6 +294,8 @@ pub(super) mod tests {
             "pages_burst",
             "probes_60s",
             "scripts_answered_alike",
+            "targets_of_a_campaign",
+            "probes_of_its_network",
             "probes_600s",
             "malformed_requests",
             "failures",
@@ -296,6 +311,7 @@ pub(super) mod tests {
         let source = [
             include_str!("../../engine/src/detect/rules.rs"),
             include_str!("../../engine/src/detect/baseline.rs"),
+            include_str!("../../engine/src/detect/company.rs"),
         ]
         .concat();
         for name in first {

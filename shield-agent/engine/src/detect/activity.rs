@@ -233,6 +233,16 @@ impl Activity {
         })
     }
 
+    /// The keys of its recent targets that weigh something, in unspecified order.
+    pub(crate) fn in_vain(&self) -> impl Iterator<Item = u32> {
+        self.targets.iter().filter(|target| target.weight > 0).map(|target| target.key)
+    }
+
+    /// Their weight together, in tenths of a failed path.
+    pub(crate) fn weight_in_vain(&self) -> u32 {
+        self.targets.iter().map(|target| u32::from(target.weight)).sum()
+    }
+
     /// Memory in bytes, heap included.
     pub(crate) fn bytes(&self) -> usize {
         size_of::<Activity>() + self.window.heap_bytes() + self.targets.heap_bytes()

@@ -248,6 +248,13 @@ impl Clients {
         }
     }
 
+    /// Makes a client suspect until `until`.
+    pub(crate) fn suspect(&mut self, key: u128, until: u32) {
+        if let Some(at) = self.position(key) {
+            self.records[at].suspect_until = until;
+        }
+    }
+
     pub(crate) fn forget(&mut self, key: u128) {
         if let Some(at) = self.position(key) {
             self.remove(at);
@@ -297,6 +304,27 @@ impl Clients {
             return known.filter(|r| is_clean(r)).count();
         }
         self.records.iter().filter(|r| is_clean(r) && singles.contains(join(r.key))).count()
+    }
+
+    /// Counts the clients among `singles` with a request in the 10 min up to `second` that were served more than they asked
+    /// for in vain.
+    pub(crate) fn served_among(&self, singles: Singles, second: u32) -> usize {
+        let is_served = |record: &&Record| {
+            let activity = self.activity_of(record);
+            let in_vain = activity.in_vain().count();
+            let served = activity.asked().count() - in_vain + activity.window.sum().assets as usize;
+            second.saturating_sub(record.last) < TARGET_SECS && served > in_vain
+        };
+        if singles.count().saturating_mul(CLIENTS_PER_LOOKUP) <= self.records.len() as u128 {
+            let known = singles.keys().filter_map(|key| self.records.get(self.position(key)?));
+            return known.filter(is_served).count();
+        }
+        self.records.iter().filter(|r| singles.contains(join(r.key))).filter(is_served).count()
+    }
+
+    /// Whether a client has made more than its first few requests.
+    pub(crate) fn has_activity(&self, key: u128) -> bool {
+        self.position(key).is_some_and(|at| self.records[at].activity != NO_ACTIVITY)
     }
 
     /// Removes clients without a request in the 10 min up to `second`: no rule counts any of theirs.

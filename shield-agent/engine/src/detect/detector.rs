@@ -7,7 +7,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::detect::activity::{Activity, Spread};
+use crate::detect::bad_networks::BadNetworks;
 use crate::detect::baseline::{ClientMinute, Feature, Level};
+use crate::detect::campaigns::Campaigns;
 use crate::detect::clients::{ActiveClient, Clients};
 pub(crate) use crate::detect::clients::{LOOK_AHEAD, Prepared};
 use crate::detect::global::Global;
@@ -21,7 +23,7 @@ use crate::detect::prefilter::Screening;
 use crate::detect::ring::{SecondRing, ServerSecond};
 use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use crate::detect::thresholds::Thresholds;
-use crate::detect::trace::{Flags, Seen, Tracer};
+use crate::detect::trace::{Flags, Seen, Trace, Tracer};
 use crate::detect::window::WINDOW_SECS;
 use crate::seeded_map::SeededState;
 use crate::vocab::client::Client;
@@ -84,6 +86,8 @@ pub struct Detector {
     pub(super) clients: Clients,
     pub(super) standings: Standings,
     pub(super) good_targets: GoodTargets,
+    pub(super) campaigns: Campaigns,
+    pub(super) bad_networks: BadNetworks,
     global: Global,
     changes: Vec<GlobalChange>,
     /// All requests: the rates on the status page and of the global anomaly.
@@ -110,6 +114,8 @@ impl Detector {
             clients: Clients::new(policy.max_clients, hash),
             standings: Standings::new(SeededState::new(seed)),
             good_targets: GoodTargets::default(),
+            campaigns: Campaigns::new(hash, SeededState::new(seed)),
+            bad_networks: BadNetworks::default(),
             global: Global::default(),
             changes: Vec::new(),
             shown: SecondRing::new(WINDOW_SECS, 0),
@@ -178,7 +184,7 @@ impl Detector {
         let prefilter = self.thresholds.prefilter();
         let Some(recorded) = self.clients.record(prepared, second, &trace, prefilter) else {
             self.teaching.add(second, error);
-            return Verdict::Normal;
+            return self.verdict_by_company(prepared, &trace, second);
         };
         let suspect_until = *recorded.suspect_until;
         if suspect_until <= second {
@@ -190,14 +196,16 @@ impl Detector {
         }
         let activity = recorded.activity;
         let spread = match recorded.screening {
-            Screening::Skip => return Verdict::Normal,
+            Screening::Skip => return self.verdict_by_company(prepared, &trace, second),
             Screening::CheckCounts => Spread::default(),
             Screening::CheckAll => activity.settle(second),
         };
         let facts = Facts::of(activity, spread, self.thresholds.policy(), second);
         let client = precedent_id(prepared.client.key());
         let judge = self.thresholds.judge(client, second);
-        let Some(fired) = judge.judge(&facts) else { return Verdict::Normal };
+        let Some(fired) = judge.judge(&facts) else {
+            return self.verdict_by_company(prepared, &trace, second);
+        };
         *recorded.suspect_until = second + SUSPECT_SECS;
         let evidence = evidence(&judge, &facts, fired, activity, &self.paths, second);
         if suspect_until <= second {
@@ -208,6 +216,33 @@ impl Detector {
         }
         self.thresholds.forget_precedents(client, self.latest);
         Verdict::Anomalous(Box::new(evidence))
+    }
+
+    /// Judges a client for which no rule fires by the company it keeps; only after a request in vain.
+    #[inline]
+    fn verdict_by_company(&mut self, prepared: &Prepared, trace: &Trace, second: u32) -> Verdict {
+        if trace.weight == 0 || !self.policy().probing.switch.is_on() {
+            return Verdict::Normal;
+        }
+        let Some(evidence) = self.judge_company(prepared, trace, second) else { return Verdict::Normal };
+        self.clients.suspect(prepared.client.key(), second + SUSPECT_SECS);
+        Verdict::Anomalous(Box::new(evidence))
+    }
+
+    pub(super) fn evidence_of(
+        &self,
+        key: u128,
+        facts: &Facts,
+        fired: Fired,
+        activity: &Activity,
+        second: u32,
+    ) -> Evidence {
+        let judge = self.thresholds.judge(precedent_id(key), second);
+        evidence(&judge, facts, fired, activity, &self.paths, second)
+    }
+
+    pub(super) fn ipv6_prefix(&self) -> u8 {
+        self.ipv6_prefix
     }
 
     /// Moves on to `second`, learns the minutes that ended, and returns the starts and ends of global anomalies since the
@@ -421,6 +456,7 @@ impl Detector {
             }
         });
         self.learn_standing(boundary);
+        self.campaigns.expire(boundary);
         self.clients.sweep(boundary);
     }
 

@@ -91,6 +91,17 @@ impl Standings {
         self.records.insert(key, Record { credit, last: second });
     }
 
+    /// Clients in good standing of a network that were there within the last 10 min.
+    pub(crate) fn present_in(&self, network: Client, second: u32) -> usize {
+        let singles = network.singles(128);
+        let is_inside = |(key, record): &(&u128, &Record)| {
+            record.credit >= GOOD_CREDIT
+                && second.saturating_sub(record.last) < PRESENT_SECS
+                && singles.contains(**key)
+        };
+        self.records.iter().filter(is_inside).count()
+    }
+
     fn end_minute(&mut self, second: u32) {
         self.records
             .retain(|_, record| record.credit > 0 && second.saturating_sub(record.last) < REMEMBERED_SECS);
@@ -133,6 +144,11 @@ impl Detector {
     /// The number of clients in good standing that were there within the last 10 min, as of the last full minute.
     pub(crate) fn clients_in_good_standing(&self) -> usize {
         self.standings.present
+    }
+
+    /// The number of clients in good standing inside a network that were there within the last 10 min.
+    pub(crate) fn in_good_standing(&self, network: Client) -> usize {
+        self.standings.present_in(network, self.newest_second())
     }
 
     /// Takes one request off a client's credit.

@@ -21,7 +21,7 @@
 //!     │ Screening::Skip: below all limits ──────────────────▶ Normal      prefilter
 //!     ▼
 //!  Facts ─▶ Judge::judge: policy, baseline, precedents         rules, policy
-//!     │ no clause holds ────────────────────────────────────▶ Normal
+//!     │ no clause holds: judge_company, after requests in vain ▶ Normal      company, campaigns, bad_networks
 //!     ▼
 //!  Verdict::Anomalous(evidence), and the client's requests are not learned      path_interner
 //! ```
@@ -29,10 +29,13 @@
 //! Beside it, [`global`] compares the whole server's rate with its level once a second.
 
 pub(crate) mod activity;
+pub(crate) mod bad_networks;
 pub(crate) mod baseline;
+pub(crate) mod campaigns;
 #[cfg(test)]
 mod classic_tests;
 pub(crate) mod clients;
+pub(crate) mod company;
 pub mod detector;
 #[cfg(test)]
 mod detector_tests;

@@ -125,7 +125,7 @@ impl Check {
     }
 }
 
-fn at_least(name: &'static str, value: impl Into<f64>, threshold: impl Into<f64>) -> Check {
+pub(crate) fn at_least(name: &'static str, value: impl Into<f64>, threshold: impl Into<f64>) -> Check {
     Check { name, value: value.into(), bound: Bound::AtLeast, threshold: threshold.into() }
 }
 

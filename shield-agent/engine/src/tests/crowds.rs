@@ -282,3 +282,154 @@ fn operators_are_not_limited() {
     assert!(site.engine.is_stopped_by_blast_radius());
     assert!(reply(&site.engine.handle(ban_command("198.51.100.1", None), site.now)).results[0].ok);
 }
+
+const HOPPED: u128 = 0x2001_0db8_0007 << 80;
+
+/// One batch of one request each, from the nth /64 of one /48.
+fn hop(site: &mut Site, n: u32, path: &str, status: u16) -> bool {
+    let addr = std::net::Ipv6Addr::from_bits(HOPPED | u128::from(n) << 64 | 1);
+    let mut batch = Batch { live: true, source: Some(SourceId(3)), ..Batch::default() };
+    push(&mut batch, std::net::Ipv4Addr::UNSPECIFIED, path, status, site.now);
+    batch.lines[0].addr = addr.into();
+    if site.engine.ledger().ban_over(Client::of_addr(addr.into(), 64)).is_some() {
+        return false;
+    }
+    let actions = site.engine.handle(Event::Lines(&batch), site.now);
+    site.note(actions);
+    true
+}
+
+/// History: 3,200 requests, each from another /64 of one /48, all passed.
+#[test]
+fn hopping_through_an_ipv6_network_is_stopped() {
+    let hops = |path: &dyn Fn(u32) -> String, good: u32| {
+        let mut site = Site::known();
+        let mut passed = 0;
+        for n in 0..3_200 {
+            if n % 10 == 0 {
+                site.run(1, &[(VISITORS, 40, &visit)]);
+            }
+            passed += u32::from(hop(&mut site, n, &path(n), 404));
+            // Others in the network are served.
+            if n < good {
+                hop(&mut site, 40_000 + n, "/", 200);
+            }
+        }
+        assert_eq!(site.banned(VISITORS, 40).0, 0);
+        passed
+    };
+    assert!(hops(&|n| format!("/word{n}.php"), 0) <= 50);
+    assert!(hops(&|_| "/.env".to_owned(), 0) <= 50);
+    // A client that the attacker lets behave well protects nothing.
+    assert!(hops(&|n| format!("/word{n}.php"), 3) <= 50);
+    assert_eq!(hops(&|n| format!("/word{n}.php"), 1_600), 3_200, "a carrier's network is not banned");
+}
+
+/// What the `n`th client of a campaign asks for: the same 20 targets in its own order, one in 4 s.
+fn in_campaign(n: u32, t: u64) -> Vec<Asked> {
+    let nth = (t / 4 * 7 + u64::from(n) * 3) % 20;
+    if t.is_multiple_of(4) { vec![ask(format!("/shell{nth}.php"), 404)] } else { Vec::new() }
+}
+
+#[test]
+fn the_third_client_of_a_campaign_is_known_by_its_third_request() {
+    let mut site = Site::known();
+    for n in 0..12 {
+        let first = Client4(OTHERS.0 + n * 0x1_0000);
+        let start = site.secs();
+        site.run(
+            80,
+            &[(VISITORS, 40, &visit), (first, 1, &|_, t| in_campaign(n, t - start + n as u64 * 4 % 4))],
+        );
+        assert_eq!(site.banned(first, 1).0, 1, "client {n}");
+        let expected = if n < 2 { 13..=15 } else { 3..=3 };
+        assert!(expected.contains(&site.passed(first)), "client {n} made {} requests", site.passed(first));
+    }
+    assert_eq!(site.banned(VISITORS, 40).0, 0);
+}
+
+/// Two attackers get banned for what others ask for as well: what every robot tries, what visitors fail on, what a page
+/// with broken links makes its readers ask for.
+#[test]
+fn a_campaign_cannot_be_turned_against_others() {
+    let poison: Vec<String> = ["/robots.txt", "/sitemap.xml", "/ads.txt", "/.well-known/security.txt"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain((0..4).map(|n| format!("/dead{n}.php")))
+        .chain((0..12).map(|n| format!("/x{n}.php")))
+        .collect();
+    let mut site = Site::known();
+    // Visitors now and then follow a dead link.
+    let follow = |n: u32, t: u64| {
+        let dead = (t + u64::from(n)).is_multiple_of(100);
+        visit(n, t).into_iter().chain(dead.then(|| ask(format!("/dead{}.php", t / 100 % 4), 404))).collect()
+    };
+    // In several networks: a target is known to be asked for from three on.
+    let groups: Vec<Client4> = (0..4).map(|n| Client4(0x0a00_0000 + n * 0x1_0000)).collect();
+    let kinds: Vec<Kind<'_>> = groups.iter().map(|first| (*first, 10, &follow as _)).collect();
+    site.run(900, &kinds);
+    for n in 0..3 {
+        let first = Client4(OTHERS.0 + n * 0x1_0000);
+        let start = site.secs();
+        let asks = |_: u32, t: u64| vec![ask(poison[(t - start) as usize % poison.len()].clone(), 404)];
+        site.run(20, &[(first, 1, &asks)]);
+        assert_eq!(site.banned(first, 1).0, 1);
+    }
+    let robot = |_: u32, t: u64| {
+        let path = &poison[t as usize % 4];
+        if t.is_multiple_of(7) { vec![ask(path.clone(), 404)] } else { Vec::new() }
+    };
+    let reader = |_: u32, t: u64| {
+        let page = if t.is_multiple_of(60) { visit(0, 0) } else { Vec::new() };
+        let dead = t.is_multiple_of(60).then(|| (0..4).map(|n| ask(format!("/x{n}.php"), 404)));
+        page.into_iter().chain(dead.into_iter().flatten()).collect::<Vec<_>>()
+    };
+    let lost = |_: u32, t: u64| {
+        if t.is_multiple_of(9) { vec![ask(format!("/dead{}.php", t / 9 % 4), 404)] } else { Vec::new() }
+    };
+    site.run(60 - site.secs() % 60, &[]);
+    let (robots, readers, followers) = (Client4(0x0b00_0000), Client4(0x0c00_0000), Client4(0x0d00_0000));
+    site.run(120, &[(robots, 1, &robot), (readers, 1, &reader), (followers, 1, &lost)]);
+    assert_eq!([robots, readers, followers].map(|first| site.banned(first, 1).0), [0, 0, 0]);
+}
+
+/// History: 38 addresses with 29 failed paths each: none did enough alone.
+#[test]
+fn many_addresses_that_each_keep_below_every_rule_are_stopped() {
+    // One path in 20 s, so that 30 take 10 min; everybody the same list, or each in one network its own.
+    let alike = |n: u32, t: u64| {
+        let nth = t / 20;
+        let is_time = (t + u64::from(n)).is_multiple_of(20) && nth < 29;
+        if is_time {
+            vec![ask(format!("/list{}.php", (nth * 11 + u64::from(n)) % 29), 404)]
+        } else {
+            Vec::new()
+        }
+    };
+    let own = |n: u32, t: u64| {
+        let is_time = (t + u64::from(n)).is_multiple_of(20) && t / 20 < 29;
+        if is_time { vec![ask(format!("/list{n}-{}.php", t / 20), 404)] } else { Vec::new() }
+    };
+    let run = |kinds: &[Kind<'_>]| {
+        let mut site = Site::known();
+        let start = site.secs();
+        let shifted: Vec<_> = kinds
+            .iter()
+            .map(|(first, count, asks)| (*first, *count, move |n: u32, t: u64| asks(n, t - start)))
+            .collect();
+        let mut kinds: Vec<Kind<'_>> =
+            shifted.iter().map(|(first, count, asks)| (*first, *count, asks as _)).collect();
+        kinds.push((VISITORS, 40, &visit));
+        site.run(600, &kinds);
+        assert_eq!(site.banned(VISITORS, 40).0, 0);
+        kinds.iter().filter(|kind| kind.0 != VISITORS).map(|kind| site.passed(kind.0)).sum::<u64>()
+    };
+    let one_network = run(&[(ATTACKERS, 38, &own)]);
+    assert!(one_network <= 38 * 4, "{one_network} of 1102");
+    let scattered: Vec<_> = (0..38).map(|n| (Client4(OTHERS.0 + n * 0x1_0000), n)).collect();
+    let asks: Vec<_> = scattered.iter().map(|(_, n)| move |_: u32, t: u64| alike(*n, t)).collect();
+    let kinds: Vec<Kind<'_>> =
+        scattered.iter().zip(&asks).map(|((first, _), asks)| (*first, 1, asks as _)).collect();
+    let one_list = run(&kinds);
+    assert!(one_list <= 38 * 21, "{one_list} of 1102");
+}
