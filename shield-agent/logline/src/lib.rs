@@ -5,7 +5,8 @@
 //! (serde_json, strict), `loose` (tolerant: a client can break a line that nginx wrote without `escape=json`, and must not
 //! become invisible by it). The first two give identical results wherever both read a line, which the tests and the fuzz
 //! target `differential` check. `names` knows which field is which. `template` reads lines of text. `wrapper` knows what
-//! containers put around a line, and `records` reads line after line.
+//! containers put around a line, and `records` reads line after line. `sight` judges by what
+//! was read whether the log can be used at all.
 //!
 //! Texts are returned unescaped. Nearly always such a text is a piece of the block itself; where a backslash makes the two
 //! differ, the unescaped text is appended to the block, so that a [`Line`] needs offsets only.
@@ -18,6 +19,7 @@ mod loose;
 mod names;
 mod records;
 mod shape;
+pub mod sight;
 pub mod stream;
 pub mod syslog;
 mod target;
@@ -42,7 +44,7 @@ pub use template::{Escape, Missing, Recipe, Template, Unusable};
 use fields::{Field, Reader, Texts};
 use names::Names;
 use shape::Learner;
-use shield_engine::request::{Line, Rejected, RejectedCounts};
+use shield_engine::request::{Line, RefusedLine, Rejected, RejectedCounts};
 use template::TextReader;
 use time::TimeCache;
 use wrapper::{Record, Wrapper};
@@ -109,6 +111,8 @@ pub struct Output {
     pub lines: Vec<Line>,
     /// Refused lines, by reason.
     pub rejected: RejectedCounts,
+    /// The first of the refused lines that are not empty.
+    pub first_refused: Option<RefusedLine>,
     /// Bytes of all these lines, newlines included.
     pub bytes: u64,
 }
@@ -117,6 +121,14 @@ impl Output {
     /// Counts a refused line.
     pub fn reject(&mut self, reason: Rejected) {
         self.rejected[reason.index()] += 1;
+    }
+
+    /// Counts a refused line and keeps the first.
+    fn refuse(&mut self, reason: Rejected, line: &[u8]) {
+        self.reject(reason);
+        if self.first_refused.is_none() && reason != Rejected::Empty {
+            self.first_refused = Some(RefusedLine::new(reason, line));
+        }
     }
 }
 

@@ -117,7 +117,7 @@ impl Parser {
     fn parse_record(&mut self, line: &[u8], texts: &mut Texts<'_>, out: &mut Output) {
         match self.read_record(line, texts) {
             Ok(line) => out.lines.push(line),
-            Err(reason) => out.reject(reason),
+            Err(reason) => out.refuse(reason, line),
         }
     }
 

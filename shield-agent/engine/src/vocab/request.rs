@@ -78,6 +78,23 @@ impl Rejected {
 /// Refused lines by reason.
 pub type RejectedCounts = [u64; Rejected::ALL.len()];
 
+/// The beginning of a refused line, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedLine {
+    pub reason: Rejected,
+    /// As written, cut to [`RefusedLine::MAX_BYTES`].
+    pub text: Box<[u8]>,
+}
+
+impl RefusedLine {
+    /// Enough to recognise a format by: address, time and request of `combined`, the first fields of JSON.
+    pub const MAX_BYTES: usize = 160;
+
+    pub fn new(reason: Rejected, line: &[u8]) -> RefusedLine {
+        RefusedLine { reason, text: line.get(..Self::MAX_BYTES).unwrap_or(line).into() }
+    }
+}
+
 /// A parsed line that refers to its text by offsets into the batch's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
@@ -120,6 +137,8 @@ pub struct Batch {
     pub lines: Vec<Line>,
     /// The lines that were no requests.
     pub rejected: RejectedCounts,
+    /// The first of the refused lines that are not empty.
+    pub first_refused: Option<RefusedLine>,
     /// The position after these lines; `None` for a source that cannot resume (stdin, datagrams).
     pub checkpoint: Option<Checkpoint>,
     /// Written just now, not read from a backlog or a replay: only live lines are compared with the wall clock, because

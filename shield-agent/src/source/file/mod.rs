@@ -189,6 +189,7 @@ impl Files {
         let found = self.next_block(now_ms, &mut batch.bytes, &mut out);
         batch.lines = out.lines;
         batch.rejected = out.rejected;
+        batch.first_refused = out.first_refused;
         batch.source = Some(self.settings.id);
         batch.live = found.is_some_and(|at| self.follows.get(at).is_some_and(Follow::is_live));
         let must_store = std::mem::take(&mut self.must_store_position);
@@ -259,6 +260,16 @@ impl Files {
     /// Returns the bytes known to be unread.
     pub(crate) fn lag_bytes(&self) -> u64 {
         self.follows.iter().map(Follow::lag_bytes).sum()
+    }
+
+    /// Returns the path of the log that the last step read.
+    pub(crate) fn log_just_read(&self) -> Option<&Path> {
+        self.follows.get(self.turn.checked_sub(1)?).map(Follow::path)
+    }
+
+    /// Returns the paths of the logs followed.
+    pub(crate) fn logs(&self) -> impl Iterator<Item = &Path> {
+        self.follows.iter().map(Follow::path)
     }
 
     /// Returns the number of logs followed.
