@@ -93,6 +93,13 @@ fn read_network(
     (problems.len() == problems_before).then(|| found[first..].to_vec())
 }
 
+/// Own addresses and gateways, as far as they can be read.
+pub(crate) fn network() -> Vec<(AllowReason, IpAddr)> {
+    let mut found = Vec::new();
+    read_network(&mut found, &mut Vec::new());
+    found
+}
+
 fn entry(addr: IpAddr, reason: AllowReason) -> Allowed {
     Allowed { network: IpNet::from(addr.to_canonical()), reason }
 }

@@ -100,7 +100,8 @@ pub mod replay {
 }
 pub mod source {
     pub use crate::source::pool::Pool;
-    pub use crate::source::stats::{Backlog, Snapshot};
+    pub use crate::source::sight::Trouble;
+    pub use crate::source::stats::{Backlog, Rate, Snapshot};
     pub use crate::source::{FirstStart, Prepared, Settings};
 }
 pub mod store {

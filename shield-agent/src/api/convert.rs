@@ -25,8 +25,8 @@ pub(crate) const WINDOW_SECS: u32 = 60;
 /// The status. `dropped` has its rates already: they need two readings.
 pub(crate) fn status(view: &AgentView, conditions: &Conditions, dropped: Dropped, vitals: &Vitals) -> Status {
     let sources: Vec<SourceStatus> =
-        view.sources.iter().map(|source| source_status(source, view.now)).collect();
-    let parts: Vec<Part> = view.parts.iter().map(|report| part(report, &sources)).collect();
+        view.sources.iter().map(|source| source_status(source, &view.parts, view.now)).collect();
+    let parts: Vec<Part> = view.parts.iter().map(|report| part(report, &view.sources, &sources)).collect();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now_ms: view.now.wall_ms,
@@ -51,7 +51,7 @@ pub(crate) fn status(view: &AgentView, conditions: &Conditions, dropped: Dropped
     }
 }
 
-fn part(report: &PartReport, sources: &[SourceStatus]) -> Part {
+fn part(report: &PartReport, snapshots: &[Snapshot], sources: &[SourceStatus]) -> Part {
     let (state, text) = match &report.state {
         PartState::Active { detail } => (PartStateName::Active, detail),
         PartState::Waiting { reason } => (PartStateName::Waiting, reason),
@@ -59,8 +59,14 @@ fn part(report: &PartReport, sources: &[SourceStatus]) -> Part {
         PartState::Off { reason } => (PartStateName::Off, reason),
     };
     let name = report.part.strip_prefix("source:");
-    let lag = sources.iter().find(|source| name == Some(&source.source)).and_then(lag_words);
-    let text = lag.map_or_else(|| text.clone(), |lag| format!("{text}; {lag}"));
+    let snapshot = snapshots.iter().find(|source| name == Some(&source.source));
+    let trouble = snapshot.and_then(|source| source.trouble.as_ref());
+    let source = sources.iter().find(|source| name == Some(&source.source));
+    // The figures of now in place of those with which the state began.
+    let text = trouble.filter(|_| state == PartStateName::Degraded).map_or(text, |trouble| &trouble.now);
+    let rate = source.filter(|_| state == PartStateName::Active).map(rate_words);
+    let more = rate.into_iter().chain(source.and_then(lag_words));
+    let text = more.fold(text.clone(), |text, more| format!("{text}; {more}"));
     let label = text::printable(&text::part_name(&report.part));
     Part { part: report.part.clone(), label, state, text: text::printable(&text) }
 }
@@ -68,7 +74,7 @@ fn part(report: &PartReport, sources: &[SourceStatus]) -> Part {
 /// Less than a block is no lag: the next read takes all of it.
 const LAG_SHOWN_BYTES: u64 = BLOCK_BYTES as u64;
 
-fn source_status(source: &Snapshot, now: Now) -> SourceStatus {
+fn source_status(source: &Snapshot, parts: &[PartReport], now: Now) -> SourceStatus {
     let rejected: u64 = source.rejected.iter().sum();
     let lag_bytes = source.backlog.map(|backlog| backlog.bytes);
     let age_secs = |last_secs: i64| u64::try_from(now.wall_secs() - last_secs).unwrap_or(0);
@@ -84,7 +90,53 @@ fn source_status(source: &Snapshot, now: Now) -> SourceStatus {
         lag_bytes,
         lag_secs: source.last_line_secs.filter(|_| is_behind).map(age_secs),
         last_line_ms: source.last_line_secs.map(|secs| secs.saturating_mul(1000)),
+        lines_per_sec: source.recent.lines_per_sec,
+        rejected_percent: (source.recent.lines > 0)
+            .then(|| 100.0 * source.recent.refused as f64 / source.recent.lines as f64),
+        rejected_by: Rejected::ALL
+            .iter()
+            .map(|why| (why.name().to_owned(), source.rejected[why.index()]))
+            .collect(),
+        state: source_state(source, parts).to_owned(),
     }
+}
+
+/// The names of a source's states in JSON and metrics.
+pub(crate) const SOURCE_STATES: [&str; 11] = [
+    "reading",
+    "waiting",
+    "off",
+    "refused",
+    "field",
+    "some_refused",
+    "silent",
+    "one_client",
+    "late",
+    "behind",
+    "degraded",
+];
+
+fn source_state(source: &Snapshot, parts: &[PartReport]) -> &'static str {
+    let is_its = |report: &&PartReport| report.part.strip_prefix("source:") == Some(&source.source);
+    match parts.iter().find(is_its).map(|report| &report.state) {
+        Some(PartState::Active { .. }) => "reading",
+        Some(PartState::Waiting { .. }) | None => "waiting",
+        Some(PartState::Off { .. }) => "off",
+        Some(PartState::Degraded { .. }) => {
+            source.trouble.as_ref().map_or("degraded", |trouble| trouble.kind)
+        }
+    }
+}
+
+/// `3.20 lines/s, none rejected`.
+fn rate_words(source: &SourceStatus) -> String {
+    let rejected = match source.rejected_percent {
+        None => return format!("{:.2} lines/s", source.lines_per_sec),
+        Some(0.0) => "none".to_owned(),
+        Some(percent) if percent < 0.1 => "under 0.1 %".to_owned(),
+        Some(percent) => format!("{percent:.1} %"),
+    };
+    format!("{:.2} lines/s, {rejected} rejected", source.lines_per_sec)
 }
 
 /// `1.2 GiB (3 h) behind`; `None` when it is not.
@@ -366,7 +418,8 @@ fn explanation_words(view: &ClientView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::stats::Backlog;
+    use crate::source::sight::Trouble;
+    use crate::source::stats::{Backlog, Rate};
 
     fn part(state: PartStateName) -> Part {
         Part { part: "xdp".into(), label: "XDP".into(), state, text: String::new() }
@@ -401,20 +454,61 @@ mod tests {
                 rejected: [1, 0, 0, 0, 0, 0],
                 backlog: Some(Backlog { bytes, logs: 1 }),
                 last_line_secs,
+                recent: Rate { lines: 0, refused: 0, lines_per_sec: 0.5 },
+                trouble: None,
             };
             let report = PartReport { part: "source:/a.log".into(), state, repaired: None };
-            let status = source_status(&snapshot, now);
+            let status = source_status(&snapshot, std::slice::from_ref(&report), now);
             assert_eq!((status.lines, status.rejected, status.lag_bytes), (4, 1, Some(bytes)));
-            assert_eq!(super::part(&report, &[status]).text, expected);
+            assert_eq!(super::part(&report, &[snapshot], &[status]).text, expected);
         };
         let reading = || PartState::Active { detail: "reading".into() };
         let late = || PartState::Degraded { reason: "bans come late".into() };
-        check(reading(), 0, Some(1), "reading");
-        check(reading(), LAG_SHOWN_BYTES - 1, Some(1), "reading");
-        check(reading(), 300 << 20, None, "reading; 300.0 MiB behind");
-        check(reading(), 1_288_490_189, Some(20_000_000 - 10_800), "reading; 1.2 GiB (3 h) behind");
+        check(reading(), 0, Some(1), "reading; 0.50 lines/s");
+        check(reading(), LAG_SHOWN_BYTES - 1, Some(1), "reading; 0.50 lines/s");
+        check(reading(), 300 << 20, None, "reading; 0.50 lines/s; 300.0 MiB behind");
+        check(
+            reading(),
+            1_288_490_189,
+            Some(20_000_000 - 10_800),
+            "reading; 0.50 lines/s; 1.2 GiB (3 h) behind",
+        );
         check(late(), 1 << 30, Some(20_000_000 - 90), "bans come late; 1.0 GiB (1 min 30 s) behind");
-        check(reading(), 1 << 30, Some(20_000_060), "reading; 1.0 GiB (0 s) behind");
+        check(reading(), 1 << 30, Some(20_000_060), "reading; 0.50 lines/s; 1.0 GiB (0 s) behind");
+    }
+
+    #[test]
+    fn a_source_shows_its_rate_or_what_is_wrong_by_the_figures_of_now() {
+        let now = Now { wall_ms: 20_000_000_000, boot_ms: 0 };
+        let check = |state: PartState, refused, trouble: Option<Trouble>, expected: (&str, &str)| {
+            let snapshot = Snapshot {
+                source: "/a.log".into(),
+                lines: 1_000,
+                bytes: 500,
+                salvaged: 0,
+                rejected: [refused, 0, 0, 0, 0, 0],
+                backlog: None,
+                last_line_secs: None,
+                recent: Rate { lines: 2_000, refused, lines_per_sec: 20.0 },
+                trouble,
+            };
+            let report = PartReport { part: "source:/a.log".into(), state, repaired: None };
+            let status = source_status(&snapshot, std::slice::from_ref(&report), now);
+            let text = super::part(&report, &[snapshot], std::slice::from_ref(&status)).text;
+            assert_eq!((status.state.as_str(), text.as_str()), expected);
+            assert!(SOURCE_STATES.contains(&status.state.as_str()));
+        };
+        let reading = || PartState::Active { detail: "reading".into() };
+        let degraded = || PartState::Degraded { reason: "none of the last 20 lines".into() };
+        let trouble = || Some(Trouble { kind: "refused", now: "none of the last 200 lines".into() });
+        check(reading(), 0, None, ("reading", "reading; 20.00 lines/s, none rejected"));
+        check(reading(), 1, None, ("reading", "reading; 20.00 lines/s, under 0.1 % rejected"));
+        check(reading(), 50, None, ("reading", "reading; 20.00 lines/s, 2.5 % rejected"));
+        check(degraded(), 2_000, trouble(), ("refused", "none of the last 200 lines"));
+        check(degraded(), 0, None, ("degraded", "none of the last 20 lines"));
+        for kind in shield_logline::sight::Kind::ALL {
+            assert!(SOURCE_STATES.contains(&kind.name()));
+        }
     }
 
     #[test]

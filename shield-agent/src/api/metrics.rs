@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use super::convert::SOURCE_STATES;
 use super::feed::Counts;
 use super::live::Reading;
 use super::types::{PartStateName, SourceStatus, Status};
@@ -87,6 +88,7 @@ fn traffic(page: &mut Page, reading: &Reading) {
         page.sample("shield_lines_rejected_total", &[("reason", reason.name())], count as f64);
     }
     sources(page, &status.sources);
+    source_states(page, &status.sources);
     let salvaged = totals.salvaged as f64;
     page.counter(
         "shield_lines_salvaged_total",
@@ -107,6 +109,24 @@ fn traffic(page: &mut Page, reading: &Reading) {
     );
     let evicted = "Clients evicted from the full table since the start.";
     page.counter("shield_clients_evicted_total", evicted, detector.evicted as f64);
+}
+
+fn source_states(page: &mut Page, sources: &[SourceStatus]) {
+    page.family("shield_source_state", "gauge", "1 if the source is in this state, otherwise 0.");
+    for source in sources {
+        for state in SOURCE_STATES {
+            let labels = [("source", source.source.as_str()), ("state", state)];
+            page.sample("shield_source_state", &labels, f64::from(u8::from(source.state == state)));
+        }
+    }
+    let rejected = "Log lines of the source rejected since start, by reason.";
+    page.family("shield_source_lines_rejected_total", "counter", rejected);
+    for source in sources {
+        for (reason, count) in &source.rejected_by {
+            let labels = [("source", source.source.as_str()), ("reason", reason.as_str())];
+            page.sample("shield_source_lines_rejected_total", &labels, *count as f64);
+        }
+    }
 }
 
 /// One sample a source, so the configuration bounds their number: a pattern of a thousand logs is one source.
@@ -272,6 +292,10 @@ mod tests {
             lag_bytes: Some(1_288_490_189),
             lag_secs: Some(10_800),
             last_line_ms: Some(1_795_530_901_000),
+            lines_per_sec: 1.0,
+            rejected_percent: None,
+            rejected_by: [("malformed".to_owned(), 2)].into(),
+            state: "refused".into(),
         };
         let socket = SourceStatus {
             source: "/run/shield.sock".into(),
@@ -297,6 +321,31 @@ shield_source_lag_bytes{source="/var/log/nginx/access.log"} 1288490189
 shield_source_last_line_timestamp_seconds{source="/var/log/nginx/access.log"} 1795530901
 "#;
         assert_eq!(page.text, expected.trim_start());
+    }
+
+    #[test]
+    fn a_source_has_one_state() {
+        let refused = SourceStatus {
+            source: "/a.log".into(),
+            lines: 12,
+            bytes: 1_000,
+            rejected: 2,
+            salvaged: 0,
+            logs: None,
+            lag_bytes: None,
+            lag_secs: None,
+            last_line_ms: None,
+            lines_per_sec: 1.0,
+            rejected_percent: None,
+            rejected_by: [("malformed".to_owned(), 2)].into(),
+            state: "refused".into(),
+        };
+        let mut page = Page::default();
+        source_states(&mut page, &[refused]);
+        let lines: Vec<&str> = page.text.lines().filter(|line| line.ends_with("} 1")).collect();
+        assert_eq!(lines, ["shield_source_state{source=\"/a.log\",state=\"refused\"} 1"]);
+        let rejected = "shield_source_lines_rejected_total{source=\"/a.log\",reason=\"malformed\"} 2\n";
+        assert!(page.text.ends_with(rejected), "{}", page.text);
     }
 
     #[test]

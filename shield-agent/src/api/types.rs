@@ -373,7 +373,7 @@ pub struct Status {
 }
 
 /// A source's lines since the start, and how far it is behind its logs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct SourceStatus {
     /// The name; the part of this source is `source:` and the name.
@@ -394,6 +394,15 @@ pub struct SourceStatus {
     pub lag_secs: Option<u64>,
     /// Time of the last line read, by the log's times; null before the first line.
     pub last_line_ms: Option<i64>,
+    /// Lines per second over the last minute or two, rejected ones included.
+    pub lines_per_sec: f64,
+    /// Rejected lines of 100, over the same time; null if there was none.
+    pub rejected_percent: Option<f64>,
+    /// Lines rejected, by reason.
+    pub rejected_by: BTreeMap<String, u64>,
+    /// `reading`, `waiting`, `off`, or what is wrong: `refused`, `field`, `some_refused`, `behind`, `silent`, `one_client`,
+    /// `late`, or `degraded` for anything else. The text of the source's part gives the reason and what to do.
+    pub state: String,
 }
 
 /// A ban in force.

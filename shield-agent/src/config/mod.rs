@@ -113,8 +113,9 @@ impl Config {
         let format = self.sources.first().map(|s| s.format.clone()).unwrap_or_default();
         let name = path.display().to_string();
         let first_start = self.sources.first().map(|s| s.first_start).unwrap_or_default();
+        let known = self.sources.first().map(|s| s.known.clone()).unwrap_or_default();
         self.sources =
-            vec![source::Settings { input: Input::Files(name.clone()), name, format, first_start }];
+            vec![source::Settings { input: Input::Files(name.clone()), name, format, first_start, known }];
         self
     }
 

@@ -37,6 +37,8 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     let networks = allowed_networks(raw.allow.networks, "networks")?;
     let proxies = allowed_networks(raw.allow.trusted_proxies, "trusted_proxies")?;
     let entry = |network, reason| Allowed { network, reason };
+    let mut sources = sources(raw.source, &proxies)?;
+    sources.iter_mut().for_each(|source| source.known.clone_from(&networks));
     let allow = networks.into_iter().map(|net| entry(net, AllowReason::Configured));
     let allow = allow.chain(proxies.iter().map(|net| entry(*net, AllowReason::TrustedProxy))).collect();
     Ok(Config {
@@ -44,7 +46,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         state_dir: raw.agent.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/shield")),
         socket: raw.agent.socket.unwrap_or_else(|| PathBuf::from("/run/shield/control.sock")),
         log: raw.agent.log.unwrap_or_else(|| "info".to_owned()),
-        sources: sources(raw.source, &proxies)?,
+        sources,
         profile,
         policy,
         engine,
@@ -258,7 +260,7 @@ fn source_settings(at: usize, raw: RawSource, proxies: &[IpNet]) -> Result<sourc
         Input::Syslog(path) => path.display().to_string(),
         Input::Stdin => "stdin".to_owned(),
     };
-    Ok(source::Settings { name, input, format, first_start })
+    Ok(source::Settings { name, input, format, first_start, known: Vec::new() })
 }
 
 /// Returns the format, and the names of its fields if it is a `log_format` of JSON lines.

@@ -2,13 +2,14 @@
 //!
 //! Every source has a thread of its own, because it waits in system calls. [`Prepared::start`] is the entry point. `file`
 //! follows files through rotation and restarts, `stream` reads what is in no file, `watch` and `wake` decide when to read,
-//! `lag` when a source is too far behind; the crate `shield-logline` parses the lines. Nothing here depends on what the
+//! `lag` when a source is too far behind, `sight` whether what is read can be used; the crate `shield-logline` parses the lines. Nothing here depends on what the
 //! requests are for.
 
 pub(crate) mod file;
 mod lag;
 pub(crate) mod pool;
 mod run;
+pub(crate) mod sight;
 pub(crate) mod stats;
 mod stream;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use ipnet::IpNet;
 
 pub(crate) use file::Place;
 pub(crate) use pool::Pool;
@@ -30,6 +32,7 @@ pub(crate) use stats::Stats;
 use lag::Lag;
 use shield_engine::event::PartReport;
 use shield_engine::request::{Batch, Checkpoint, SourceId};
+use sight::Sights;
 use wake::Wake;
 
 /// One configured source.
@@ -44,6 +47,8 @@ pub struct Settings {
     pub format: shield_logline::Settings,
     /// The place to begin in a file without a checkpoint.
     pub first_start: FirstStart,
+    /// Networks that the operator knows: all lines coming from one client of these is no fault.
+    pub known: Vec<IpNet>,
 }
 
 #[cfg(any(test, feature = "test-support"))]
@@ -55,6 +60,7 @@ impl Settings {
             input: Input::Files(text.to_owned()),
             format: shield_logline::Settings::default(),
             first_start: FirstStart::End,
+            known: Vec::new(),
         }
     }
 }
@@ -145,6 +151,7 @@ impl Prepared {
                 wake: wake.clone(),
                 stats,
                 lag: Lag::default(),
+                sights: Sights::new(&settings.format.trusted_proxies, &settings.known),
                 pool: pool.clone(),
                 deliver: deliver.clone(),
                 report: report.clone(),

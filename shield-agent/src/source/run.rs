@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::file::{self, Files, Start};
 use super::lag::Lag;
 use super::pool::Pool;
+use super::sight::Sights;
 use super::stats::{Backlog, Stats};
 use super::stream::Syslog;
 use super::wake::Wake;
@@ -16,6 +17,7 @@ use super::{Deliver, FirstStart, Input, Place, Report, Settings};
 use crate::clock;
 use shield_engine::event::{PartReport, PartState};
 use shield_engine::request::{Batch, Checkpoint, SourceId};
+use shield_engine::time::Now;
 use shield_logline::Output;
 
 /// The pause before binding a socket is retried.
@@ -30,6 +32,7 @@ pub(super) struct Source<D, R> {
     pub wake: Wake,
     pub stats: Arc<Stats>,
     pub lag: Lag,
+    pub sights: Sights,
     pub pool: Pool,
     pub deliver: D,
     pub report: R,
@@ -58,7 +61,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let mut was_hinted = false;
         while !self.wake.is_stopped() {
             let ControlFlow::Continue(bytes) = self.read_all(&mut files) else { return };
-            self.note_progress(&files, clock::now().boot_ms);
+            self.note_idle(&files, clock::now());
             if bytes > 0 {
                 watch.note_lines(was_hinted);
             }
@@ -75,13 +78,15 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let mut noted_ms = None;
         loop {
             let mut batch = self.pool.take();
-            let now_ms = clock::now().boot_ms;
+            let now = clock::now();
+            let now_ms = now.boot_ms;
             let Some(bytes) = files.step(now_ms, &mut batch) else {
                 self.pool.give(batch);
                 return ControlFlow::Continue(read);
             };
             read += bytes;
             self.stats.count(&batch, bytes);
+            self.sights.read(files.log_just_read().unwrap_or(Path::new("")), &batch, now);
             // Before the delivery, which blocks as long as the engine is behind. Not for every batch: it costs a system
             // call for each log followed.
             if noted_ms.is_none_or(|noted_ms| now_ms >= noted_ms + NOTE_EVERY_MS) {
@@ -100,18 +105,25 @@ impl<D: Deliver, R: Report> Source<D, R> {
         }
     }
 
+    /// Notes that everything is read.
+    fn note_idle(&mut self, files: &Files, now: Now) {
+        self.sights.keep(files.count(), files.logs());
+        self.sights.idle(matches!(files.state(), PartState::Active { .. }), now);
+        self.note_progress(files, now.boot_ms);
+    }
+
     /// Publishes how far behind the source is, and its state.
     fn note_progress(&mut self, files: &Files, now_ms: u64) {
         let backlog = Backlog { bytes: files.lag_bytes(), logs: files.count() as u64 };
         self.stats.set_backlog(backlog);
-        let state = self.lag.state(files.state(), backlog.bytes, now_ms);
-        self.set_state(state);
+        let lagged = self.lag.state(files.state(), backlog.bytes, now_ms);
+        self.set_seen_state(files.state(), lagged, files.count(), now_ms);
     }
 
     fn run_syslog(&mut self, path: &Path, settings: &Settings) {
         while !self.wake.is_stopped() {
             let outcome = Syslog::bind(path, &settings.format).and_then(|mut syslog| {
-                self.set_state(PartState::Active { detail: "listening".to_owned() });
+                self.set_active("listening");
                 Ok(self.receive(&mut syslog)?)
             });
             match outcome {
@@ -130,13 +142,15 @@ impl<D: Deliver, R: Report> Source<D, R> {
             if self.deliver_parsed(batch, out, any).is_break() {
                 break;
             }
+            self.sights.idle(true, clock::now());
+            self.set_active("listening");
         }
         Ok(())
     }
 
     fn run_stdin(&mut self, settings: &Settings) {
         let mut input = shield_logline::stream::Input::new(std::io::stdin().lock(), &settings.format);
-        self.set_state(PartState::Active { detail: "reading".to_owned() });
+        self.set_active("reading");
         while !self.wake.is_stopped() {
             let mut batch = self.pool.take();
             let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
@@ -144,6 +158,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
             if self.deliver_parsed(batch, out, true).is_break() {
                 return;
             }
+            self.set_active("reading");
             match goes_on {
                 Ok(true) => {}
                 Ok(false) => return self.set_state(PartState::Off { reason: "the input ended".to_owned() }),
@@ -162,6 +177,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
             source: Some(self.id),
             lines: out.lines,
             rejected: out.rejected,
+            first_refused: out.first_refused,
             checkpoint: None,
             live: true,
             ..batch
@@ -171,7 +187,20 @@ impl<D: Deliver, R: Report> Source<D, R> {
             return ControlFlow::Continue(());
         }
         self.stats.count(&batch, bytes);
+        self.sights.read(Path::new(""), &batch, clock::now());
         (self.deliver)(batch)
+    }
+
+    fn set_active(&mut self, detail: &str) {
+        let active = || PartState::Active { detail: detail.to_owned() };
+        self.set_seen_state(active(), active(), 1, clock::now().boot_ms);
+    }
+
+    /// Sets the state that follows from `state`, the state by the lag, and what is seen in the lines.
+    fn set_seen_state(&mut self, state: PartState, lagged: PartState, logs: usize, now_ms: u64) {
+        let (state, trouble) = self.sights.state(state, lagged, logs);
+        self.stats.note(trouble, now_ms);
+        self.set_state(state);
     }
 
     fn set_state(&mut self, state: PartState) {

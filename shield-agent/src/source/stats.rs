@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::Input;
+use super::sight::Trouble;
 use shield_engine::event::PartState;
 use shield_engine::request::{Batch, Rejected, RejectedCounts};
 
@@ -21,10 +22,12 @@ pub struct Stats {
     logs: AtomicU64,
     last_line_secs: AtomicI64,
     state: Mutex<PartState>,
+    recent: Mutex<Recent>,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 /// The counters at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// The source's name.
     pub source: String,
@@ -40,6 +43,53 @@ pub struct Snapshot {
     pub backlog: Option<Backlog>,
     /// The time of the last request, by the log's clock; `None` before the first.
     pub last_line_secs: Option<i64>,
+    /// Lines of the last minute or two.
+    pub recent: Rate,
+    /// What is wrong with it.
+    pub trouble: Option<Trouble>,
+}
+
+/// Lines of the last minute or two.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Rate {
+    /// All lines.
+    pub lines: u64,
+    /// Refused ones.
+    pub refused: u64,
+    /// Lines per second.
+    pub lines_per_sec: f64,
+}
+
+/// The time that a rate covers, and as much again at most.
+const RATE_MS: u64 = 60_000;
+
+/// The counters at the beginning of the last two minutes, and the rate since.
+#[derive(Debug, Default)]
+struct Recent {
+    before: (u64, u64, u64),
+    since: (u64, u64, u64),
+    rate: Rate,
+}
+
+impl Recent {
+    /// Takes the counters, all lines and refused ones, at `now_ms`.
+    fn note(&mut self, lines: u64, refused: u64, now_ms: u64) {
+        if self.before.0 == 0 {
+            self.before = (now_ms, 0, 0);
+            self.since = self.before;
+        }
+        if now_ms.saturating_sub(self.since.0) >= RATE_MS {
+            self.before = std::mem::replace(&mut self.since, (now_ms, lines, refused));
+        }
+        let (from_ms, lines_before, refused_before) = self.before;
+        let lines = lines.saturating_sub(lines_before);
+        let secs = now_ms.saturating_sub(from_ms).max(1_000) as f64 / 1_000.0;
+        self.rate = Rate {
+            lines,
+            refused: refused.saturating_sub(refused_before),
+            lines_per_sec: lines as f64 / secs,
+        };
+    }
 }
 
 /// The unread part of a source's logs.
@@ -67,6 +117,8 @@ impl Stats {
             logs: AtomicU64::new(0),
             last_line_secs: AtomicI64::new(NEVER),
             state: Mutex::new(PartState::Waiting { reason: "starting".to_owned() }),
+            recent: Mutex::default(),
+            trouble: Mutex::default(),
         }
     }
 
@@ -93,6 +145,15 @@ impl Stats {
         self.logs.store(backlog.logs, Ordering::Relaxed);
     }
 
+    /// Notes what is wrong at `now_ms` (boot clock), and renews the rate. To be called every few seconds.
+    pub(super) fn note(&self, trouble: Option<Trouble>, now_ms: u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let refused: u64 = self.rejected.iter().map(load).sum();
+        let lines = load(&self.lines) + refused;
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).note(lines, refused, now_ms);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
     /// Stores the state; returns whether it differs from the one before.
     pub(super) fn set_state(&self, state: &PartState) -> bool {
         let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,6 +177,26 @@ impl Stats {
             rejected: self.rejected.each_ref().map(load),
             backlog: self.reads_files.then_some(backlog),
             last_line_secs: (last != NEVER).then_some(last),
+            recent: self.recent.lock().unwrap_or_else(PoisonError::into_inner).rate,
+            trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_covers_the_last_minute_or_two() {
+        let mut recent = Recent::default();
+        let mut at = |secs: u64, lines, refused| {
+            recent.note(lines, refused, 1_000_000 + secs * 1_000);
+            recent.rate
+        };
+        assert_eq!(at(0, 0, 0), Rate::default());
+        assert_eq!(at(10, 100, 50), Rate { lines: 100, refused: 50, lines_per_sec: 10.0 });
+        assert_eq!(at(60, 120, 50), Rate { lines: 120, refused: 50, lines_per_sec: 2.0 });
+        assert_eq!(at(120, 120, 50), Rate { lines: 0, refused: 0, lines_per_sec: 0.0 });
     }
 }

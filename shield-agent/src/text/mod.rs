@@ -5,13 +5,15 @@
 //! Markdown, Block Kit) is the callers' business, and so is escaping for their medium; what comes from the network
 //! leaves here with its control characters made visible.
 //!
-//! `format` says why a log format cannot be used. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes events.
+//! `format` says why a log format cannot be used. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes events, `sight`
+//! says what is wrong with a source.
 
 mod evidence;
 mod format;
 mod name;
 mod notice;
 mod quantity;
+mod sight;
 
 pub(crate) use evidence::{cause, fired, global_anomaly, rule_answer};
 pub(crate) use format::unusable;
@@ -22,3 +24,4 @@ pub(crate) use notice::{KINDS, kind, notice_line};
 pub(crate) use quantity::{
     bytes, count, counted, duration, per_sec, percent, plural, printable, term, until, utc,
 };
+pub(crate) use sight::{beginning, finding, rejected};

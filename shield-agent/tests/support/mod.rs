@@ -23,7 +23,7 @@ use shield_agent::test_support::api::{Server, Settings};
 use shield_agent::test_support::cli::client::{AgentClient, Endpoint};
 use shield_agent::test_support::clock;
 use shield_agent::test_support::enforce::Drops;
-use shield_agent::test_support::source::{Backlog, Snapshot};
+use shield_agent::test_support::source::{Backlog, Rate, Snapshot};
 use shield_engine::action::{BanRecord, CommandResult, LiftReason, Notice, Reply, Totals};
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::ban::Ban;
@@ -330,6 +330,8 @@ fn sources() -> Vec<Snapshot> {
         rejected: [1, 0, 0, 0, 0, 0],
         backlog: Some(Backlog { bytes: 3 << 20, logs: 1 }),
         last_line_secs: Some(1_795_530_901),
+        recent: Rate { lines: 120, refused: 6, lines_per_sec: 2.0 },
+        trouble: None,
     }]
 }
 

@@ -541,14 +541,22 @@ export interface SourceStatus {
   last_line_ms: number | null;
   /** Lines read, rejected ones included. */
   lines: number;
+  /** Lines per second over the last minute or two, rejected ones included. */
+  lines_per_sec: number;
   /** Logs followed; null for a socket and for standard input. */
   logs: number | null;
   /** Lines rejected. */
   rejected: number;
+  /** Lines rejected, by reason. */
+  rejected_by: Record<string, number>;
+  /** Rejected lines of 100, over the same time; null if there was none. */
+  rejected_percent: number | null;
   /** Requests recovered from broken lines. */
   salvaged: number;
   /** The name; the part of this source is `source:` and the name. */
   source: string;
+  /** `reading`, `waiting`, `off`, or what is wrong: `refused`, `field`, `some_refused`, `behind`, `silent`, `one_client`, `late`, or `degraded` for anything else. The text of the source's part gives the reason and what to do. */
+  state: string;
 }
 
 /** The state of the agent, its traffic, its bans and the machine. */

@@ -64,7 +64,7 @@ impl Place {
     }
 
     /// Returns the paths that exist now.
-    fn paths(&self) -> Vec<PathBuf> {
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
         match self {
             Place::Path(path) => vec![path.clone()],
             Place::Pattern(pattern) => {
