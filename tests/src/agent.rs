@@ -110,10 +110,15 @@ impl Home {
     /// Runs one of the agent's commands with `--json` and returns the parsed output.
     ///
     /// # Errors
-    /// Fails if the command does, or if it does not print JSON.
+    /// Fails if the command does, or if it does not print JSON. That something is degraded is an answer and no failure.
     pub fn json(&self, namespace: &Namespace, arguments: &[&str]) -> Result<Value> {
         let arguments = [arguments, &["--json"]].concat();
-        let text = self.command(namespace, &arguments)?;
+        let output = self.command_output(namespace, &arguments)?;
+        if !answers(&output) {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!("`shield-agent {}` failed ({}): {stderr}", arguments.join(" "), output.status);
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
         serde_json::from_str(&text)
             .with_context(|| format!("could not parse the JSON of {arguments:?}: {text}"))
     }
@@ -130,6 +135,13 @@ impl Home {
         command.args(words).env("SHIELD_CONFIG", self.config()).env("SHIELD_SOCKET", self.socket());
         Ok(command)
     }
+}
+
+/// The exit code of `status` and `check` when something is degraded.
+const DEGRADED: i32 = 5;
+
+fn answers(output: &Output) -> bool {
+    output.status.success() || output.status.code() == Some(DEGRADED)
 }
 
 /// A running agent. Dropping it kills it, so that a test that fails early leaves no process behind.
@@ -177,8 +189,8 @@ impl Agent {
             if let Some(status) = self.process.try_wait().context("could not check the agent's process")? {
                 bail!("the agent exited ({status})");
             }
-            let answers = home.socket().exists()
-                && home.command_output(namespace, &["status", "--json"])?.status.success();
+            let answers =
+                home.socket().exists() && answers(&home.command_output(namespace, &["status", "--json"])?);
             Ok(answers.then_some(()))
         })
         .with_context(|| format!("could not start the agent; its log:\n{}", home.log()))

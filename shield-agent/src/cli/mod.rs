@@ -44,12 +44,15 @@ pub enum Exit {
     NotRunning,
     /// 4: this user has no permission.
     Denied,
+    /// 5: a part of the agent is degraded, or a log cannot be used.
+    Degraded,
 }
 
 /// The exit codes, for the end of `--help`.
 pub const EXIT_CODES_HELP: &str = "\
 Exit codes: 0 done; 1 failed, or refused for some of the clients; 2 wrong usage or configuration;
-3 no agent answers on the control socket; 4 permission denied.";
+3 no agent answers on the control socket; 4 permission denied; 5 a part of the agent is degraded (status),
+or a log cannot be used (check).";
 
 impl Exit {
     /// Returns the process' exit code.
@@ -60,6 +63,7 @@ impl Exit {
             Exit::Usage => 2,
             Exit::NotRunning => 3,
             Exit::Denied => 4,
+            Exit::Degraded => 5,
         }
     }
 
@@ -108,7 +112,7 @@ enum Command {
     Run(run::RunArgs),
     /// Print lines to add to a web server's configuration, and problems of the present one
     Init(init::InitArgs),
-    /// Validate the configuration and show its effect
+    /// Validate the configuration, show its effect, and test the last lines of the logs
     Check(check::CheckArgs),
     /// Verify the audit log, or make a report from it
     Audit(audit::AuditArgs),
@@ -162,7 +166,7 @@ impl Connection {
 /// The commands that talk to the running agent.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ClientCommand {
-    /// Show the state of the agent, its parts and the traffic
+    /// Show the state of the agent, its parts and the traffic; exit code 5 when a part is degraded
     Status(status::StatusArgs),
     /// List the bans in force
     Bans(bans::BansArgs),

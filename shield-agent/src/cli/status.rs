@@ -24,7 +24,7 @@ pub(crate) async fn run(args: &StatusArgs, client: &AgentClient) -> Result<Exit>
         Format::Json => print::json(&status)?,
         Format::Text => print::text(&render(&status, Colour::of_stdout()))?,
     }
-    Ok(Exit::Done)
+    Ok(if status.health == Health::Degraded { Exit::Degraded } else { Exit::Done })
 }
 
 pub(crate) fn render(status: &Status, colour: Colour) -> String {

@@ -1,4 +1,6 @@
-//! `shield-agent check`: validates the configuration and shows its effect.
+//! `shield-agent check`: validates the configuration, shows its effect, and tests the last lines of the logs (`logs`).
+
+mod logs;
 
 use std::fmt::Write as _;
 
@@ -9,8 +11,9 @@ use super::reply::{Format, JsonArg};
 use super::run::ConfigArg;
 use super::{Exit, print};
 use crate::config::{Config, Use};
-use crate::source::Input;
-use crate::text::counted;
+use crate::source::{Input, Place};
+use crate::text::{counted, utc};
+use logs::{CheckedLog, CheckedLogs};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CheckArgs {
@@ -18,27 +21,38 @@ pub(crate) struct CheckArgs {
     config: ConfigArg,
     #[command(flatten)]
     json: JsonArg,
+    /// Exit with 0 although a log cannot be used: what is wrong with it must not keep the agent from starting
+    #[arg(long)]
+    warn_only: bool,
 }
 
 pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
     let config = args.config.load()?;
+    let checked = logs::look(&config);
     match args.json.format() {
-        Format::Json => print::json(&config.shown())?,
-        Format::Text => print::text(&render(&config))?,
+        Format::Json => {
+            let mut shown = config.shown();
+            shown["logs"] = serde_json::to_value(&checked.logs)?;
+            shown["logs_left_out"] = checked.left_out.into();
+            print::json(&shown)?;
+        }
+        Format::Text => print::text(&format!("{}{}", render(&config), render_logs(&checked)))?,
     }
-    Ok(Exit::Done)
+    Ok(if checked.has_problem() && !args.warn_only { Exit::Degraded } else { Exit::Done })
 }
+
+const LABEL_CHARS: usize = 12;
 
 fn render(config: &Config) -> String {
     let mut out = String::new();
     let file =
         config.file.as_ref().map_or("the defaults (no file)".to_owned(), |path| path.display().to_string());
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(out, "{name:<12}{value}");
+        let _ = writeln!(out, "{name:<LABEL_CHARS$}{value}");
     };
     line("config", &format!("{file}: valid"));
     for source in &config.sources {
-        line("source", &format!("{} ({})", source.name, presence(&source.input)));
+        line("source", &format!("{} ({})", source.name, kind(&source.input)));
     }
     line("detect", &format!("profile {}", config.profile));
     line("iptables", use_text(config.use_iptables));
@@ -53,6 +67,48 @@ fn render(config: &Config) -> String {
     out
 }
 
+/// One line for a log that can be used, more for one that cannot, those last: an operator reads the end of the screen.
+fn render_logs(checked: &CheckedLogs) -> String {
+    let mut out = String::new();
+    if checked.logs.is_empty() && checked.left_out == 0 {
+        return out;
+    }
+    out.push('\n');
+    let (wrong, right): (Vec<_>, Vec<_>) = checked.logs.iter().partition(|log| log.problem.is_some());
+    for log in right.into_iter().chain(wrong) {
+        render_log(log, &mut out).expect("writing to a String cannot fail");
+    }
+    if checked.left_out > 0 {
+        let left_out = counted(checked.left_out, "more log");
+        let _ = writeln!(out, "{:<LABEL_CHARS$}{left_out} not looked at", "logs");
+    }
+    out
+}
+
+fn render_log(log: &CheckedLog, out: &mut String) -> std::fmt::Result {
+    let mut line = |name: &str, value: &str| writeln!(out, "{name:<LABEL_CHARS$}{value}");
+    let found = match (&log.unread, log.lines, log.rejected) {
+        (Some(why), ..) => why.clone(),
+        (None, 0, _) => "no line yet".to_owned(),
+        (None, lines, 0) => format!("the last {} read, none rejected", counted(lines, "line")),
+        (None, lines, rejected) => format!("of the last {}, {rejected} rejected", counted(lines, "line")),
+    };
+    line("log", &format!("{}: {found}", log.path))?;
+    if let Some((first, last)) = log.times_ms {
+        line("", &format!("{} from {} to {}", counted(log.clients, "client"), utc(first), utc(last)))?;
+    }
+    if let Some(first) = &log.first_rejected {
+        line("rejected", &format!("\"{}\" ({})", first.begins, first.because))?;
+    }
+    if log.problem.is_some() && !log.fields.is_empty() {
+        line("fields", &log.fields.join(", "))?;
+    }
+    match &log.problem {
+        Some(problem) => line("PROBLEM", problem),
+        None => Ok(()),
+    }
+}
+
 fn use_text(used: Use) -> &'static str {
     match used {
         Use::On => "on; the agent runs without it where it does not work",
@@ -61,18 +117,13 @@ fn use_text(used: Use) -> &'static str {
     }
 }
 
-/// The state of a source's input as this user sees it.
-fn presence(input: &Input) -> &'static str {
+fn kind(input: &Input) -> &'static str {
     match input {
         Input::Stdin => "standard input",
         Input::Syslog(_) => "a socket that the agent creates",
-        Input::Files(text) if text.contains(['*', '?', '[']) => "a pattern",
-        Input::Files(path) => match std::fs::File::open(path) {
-            Ok(_) => "readable",
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                "does not exist yet: the agent waits for it"
-            }
-            Err(_) => "not readable by this user: the agent waits until it is",
+        Input::Files(text) => match Place::of(text) {
+            Place::Path(_) => "a log",
+            Place::Pattern(_) => "a pattern",
         },
     }
 }
@@ -99,5 +150,55 @@ socket      /run/shield/control.sock
 audit       /var/log/shield/audit.jsonl
 ";
         assert_eq!(render(&config), expected);
+    }
+
+    fn log() -> CheckedLog {
+        CheckedLog {
+            source: "/a.log".into(),
+            path: "/a.log".into(),
+            unread: None,
+            lines: 1_000,
+            rejected: 0,
+            rejected_by: [].into(),
+            first_rejected: None,
+            fields: vec!["ip".into(), "code".into()],
+            clients: 37,
+            times_ms: Some((1_795_530_901_000, 1_795_534_501_000)),
+            state: None,
+            problem: None,
+        }
+    }
+
+    #[test]
+    fn logs_that_cannot_be_used_come_last_with_what_is_known_of_them() {
+        let first_rejected = Some(logs::FirstRejected {
+            begins: "x".into(),
+            reason: "no_time",
+            because: "no time found in it",
+        });
+        let problem = Some("none of the last 3 lines is a log line".into());
+        let wrong = CheckedLog {
+            lines: 3,
+            rejected: 3,
+            first_rejected,
+            problem,
+            times_ms: None,
+            path: "/b.log".into(),
+            ..log()
+        };
+        let missing = CheckedLog { unread: Some("does not exist yet".into()), times_ms: None, ..log() };
+        let expected = "
+log         /a.log: the last 1,000 lines read, none rejected
+            37 clients from 2026-11-24T14:35:01Z to 2026-11-24T15:35:01Z
+log         /a.log: does not exist yet
+log         /b.log: of the last 3 lines, 3 rejected
+rejected    \"x\" (no time found in it)
+fields      ip, code
+PROBLEM     none of the last 3 lines is a log line
+logs        1 more log not looked at
+";
+        let checked = CheckedLogs { logs: vec![wrong, log(), missing], left_out: 1 };
+        assert!(checked.has_problem());
+        assert_eq!(render_logs(&checked), expected);
     }
 }

@@ -1,0 +1,317 @@
+//! The last lines of the logs, read and judged as the running agent would.
+//!
+//! Bounded, and without waiting: at most [`TAIL_BYTES`] of each of [`MAX_LOGS`] logs are read, and of regular files alone. A named
+//! pipe would block until somebody writes to it, and what is read of it is lost to the agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::source::sight::surroundings;
+use crate::source::{Input, Place, Settings};
+use crate::text;
+use shield_engine::request::{Batch, Rejected};
+use shield_logline::sight::{self, Finding, Surroundings};
+use shield_logline::{Output, Parser};
+
+/// Bytes and lines read at the end of a log.
+const TAIL_BYTES: u64 = 1 << 20;
+const TAIL_LINES: usize = 1_000;
+
+/// Logs that are read; a pattern can match thousands.
+const MAX_LOGS: usize = 200;
+
+/// Names of fields that are shown.
+const MAX_FIELDS: usize = 40;
+
+/// What was found out about one log.
+#[derive(Debug, Serialize)]
+pub(super) struct CheckedLog {
+    pub source: String,
+    pub path: String,
+    /// Why nothing was read; null when it was.
+    pub unread: Option<String>,
+    /// Lines looked at, rejected ones included.
+    pub lines: u64,
+    pub rejected: u64,
+    /// By reason, for those that occurred.
+    pub rejected_by: BTreeMap<&'static str, u64>,
+    /// The beginning of the first rejected line, and why it was.
+    pub first_rejected: Option<FirstRejected>,
+    /// The names of a JSON line's fields, those of nested objects joined by dots.
+    pub fields: Vec<String>,
+    /// Different clients.
+    pub clients: u64,
+    /// The first and the last time, in milliseconds.
+    pub times_ms: Option<(i64, i64)>,
+    /// The kind of what is wrong.
+    pub state: Option<&'static str>,
+    /// What is wrong, and what to do.
+    pub problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct FirstRejected {
+    pub begins: String,
+    pub reason: &'static str,
+    pub because: &'static str,
+}
+
+/// The logs looked at, and how many were left out.
+#[derive(Debug, Serialize)]
+pub(super) struct CheckedLogs {
+    pub logs: Vec<CheckedLog>,
+    pub left_out: u64,
+}
+
+impl CheckedLogs {
+    /// Returns whether something is wrong with any of them.
+    pub(super) fn has_problem(&self) -> bool {
+        self.logs.iter().any(|log| log.problem.is_some())
+    }
+}
+
+/// Looks at every configured log.
+pub(super) fn look(config: &Config) -> CheckedLogs {
+    let mut checked = CheckedLogs { logs: Vec::new(), left_out: 0 };
+    for settings in &config.sources {
+        let Input::Files(text) = &settings.input else { continue };
+        let around = surroundings(&settings.format.trusted_proxies, &settings.known);
+        for path in Place::of(text).paths() {
+            if checked.logs.len() < MAX_LOGS {
+                checked.logs.push(look_at(settings, &path, &around));
+            } else {
+                checked.left_out += 1;
+            }
+        }
+    }
+    checked
+}
+
+fn look_at(settings: &Settings, path: &Path, around: &Surroundings) -> CheckedLog {
+    match tail(path) {
+        Ok(Tail::Lines(block)) => judge(settings, path, block, around),
+        Ok(Tail::Not(what)) => CheckedLog { unread: Some(what.to_owned()), ..unread(settings, path) },
+        Err(error) => CheckedLog { unread: Some(why_unread(&error)), ..unread(settings, path) },
+    }
+}
+
+fn why_unread(error: &anyhow::Error) -> String {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    match kind {
+        Some(ErrorKind::NotFound) => "does not exist yet: the agent waits for it".to_owned(),
+        Some(ErrorKind::PermissionDenied) => {
+            "not readable by this user: run `check` as the agent's user; the agent waits until it can read it"
+                .to_owned()
+        }
+        _ => format!("{error:#}"),
+    }
+}
+
+fn unread(settings: &Settings, path: &Path) -> CheckedLog {
+    CheckedLog {
+        source: settings.name.clone(),
+        path: path.display().to_string(),
+        unread: None,
+        lines: 0,
+        rejected: 0,
+        rejected_by: BTreeMap::new(),
+        first_rejected: None,
+        fields: Vec::new(),
+        clients: 0,
+        times_ms: None,
+        state: None,
+        problem: None,
+    }
+}
+
+/// The end of a log.
+enum Tail {
+    /// Its last complete lines.
+    Lines(Vec<u8>),
+    /// Not a regular file.
+    Not(&'static str),
+}
+
+fn tail(path: &Path) -> anyhow::Result<Tail> {
+    // Without O_NONBLOCK, opening a named pipe waits for its writer.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let mut file = File::options().read(true).custom_flags(flags).open(path)?;
+    let meta = file.metadata()?;
+    let kind = meta.file_type();
+    if !kind.is_file() {
+        return Ok(Tail::Not(match () {
+            () if kind.is_fifo() => "a named pipe, whose lines only the agent can read",
+            () if kind.is_dir() => "a folder",
+            () => "not a file",
+        }));
+    }
+    let from = meta.len().saturating_sub(TAIL_BYTES);
+    file.seek(SeekFrom::Start(from)).context("could not go to the end of the log")?;
+    let mut block = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut block).context("could not read the end of the log")?;
+    Ok(Tail::Lines(last_lines(&block, from > 0).to_vec()))
+}
+
+/// The last complete lines of the block, whose first is none when it `is_cut`.
+fn last_lines(block: &[u8], is_cut: bool) -> &[u8] {
+    let start = if is_cut { memchr::memchr(b'\n', block).map_or(block.len(), |at| at + 1) } else { 0 };
+    let end = memchr::memrchr(b'\n', block).map_or(start, |at| at + 1);
+    let lines = block.get(start..end).unwrap_or_default();
+    let ends = memchr::memrchr_iter(b'\n', lines);
+    let cut = ends.skip(TAIL_LINES).next().map_or(0, |at| at + 1);
+    lines.get(cut..).unwrap_or_default()
+}
+
+fn judge(settings: &Settings, path: &Path, mut block: Vec<u8>, around: &Surroundings) -> CheckedLog {
+    let fields = block.split(|byte| *byte == b'\n').rev().find_map(field_names).unwrap_or_default();
+    let mut parser = Parser::new(&settings.format);
+    let mut out = Output::default();
+    let end = block.len();
+    parser.parse_block(&mut block, 0, end, &mut out);
+    let batch = Batch {
+        bytes: block,
+        lines: out.lines,
+        rejected: out.rejected,
+        first_refused: out.first_refused,
+        ..Batch::default()
+    };
+    let finding = sight::at_a_glance(&batch, around);
+    let rejected: u64 = batch.rejected.iter().sum();
+    let times = || batch.lines.iter().map(|line| line.time.saturating_mul(1_000));
+    let clients: BTreeSet<std::net::IpAddr> = batch.lines.iter().map(|line| line.addr).collect();
+    CheckedLog {
+        lines: batch.lines.len() as u64 + rejected,
+        rejected,
+        rejected_by: Rejected::ALL
+            .iter()
+            .map(|why| (why.name(), batch.rejected[why.index()]))
+            .filter(|(_, count)| *count > 0)
+            .collect(),
+        first_rejected: batch.first_refused.as_ref().map(|first| FirstRejected {
+            begins: text::beginning(&first.text),
+            reason: first.reason.name(),
+            because: text::rejected(first.reason),
+        }),
+        clients: clients.len() as u64,
+        times_ms: times().min().zip(times().max()),
+        state: finding.as_ref().map(|finding| finding.kind().name()),
+        problem: finding.as_ref().map(|finding| problem(finding, &fields)),
+        fields,
+        ..unread(settings, path)
+    }
+}
+
+/// The finding with what can be said only here.
+fn problem(finding: &Finding, fields: &[String]) -> String {
+    let is_refused = matches!(finding, Finding::Refused(_) | Finding::SomeRefused(_));
+    let said = text::finding(finding).replace("; see `shield-agent check`", "");
+    let remedy = match (is_refused, fields.is_empty()) {
+        (false, _) => "",
+        (true, false) => {
+            "; name the fields with the client's address, the time and the status: fields = { source_ip = \"…\", \
+             timestamp = \"…\", status = \"…\" } in [[source]]"
+        }
+        (true, true) => {
+            "; `shield-agent init nginx` prints what to write in nginx's configuration or in [[source]]"
+        }
+    };
+    format!("{said}{remedy}")
+}
+
+/// The names of the fields of a line, if it is a JSON object.
+fn field_names(line: &[u8]) -> Option<Vec<String>> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
+    let mut names = Vec::new();
+    push_names("", &object, &mut names);
+    names.truncate(MAX_FIELDS);
+    Some(names)
+}
+
+fn push_names(prefix: &str, object: &serde_json::Map<String, serde_json::Value>, names: &mut Vec<String>) {
+    for (name, value) in object {
+        let name = text::printable(&format!("{prefix}{name}"));
+        match value {
+            serde_json::Value::Object(inner) if names.len() < MAX_FIELDS => {
+                push_names(&format!("{name}."), inner, names);
+            }
+            _ => names.push(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(log: &Path, more: &str) -> Config {
+        Config::parse(&format!("[[source]]\npath = {log:?}\n{more}")).unwrap()
+    }
+
+    fn check(text: &str, more: &str) -> CheckedLog {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("access.log");
+        std::fs::write(&log, text).unwrap();
+        look(&config(&log, more)).logs.remove(0)
+    }
+
+    const LINE: &str = "192.0.2.7 - - [24/Nov/2026:14:35:01 +0000] \"GET / HTTP/1.1\" 200 5 \"-\" \"-\"\n";
+
+    #[test]
+    fn the_last_lines_of_a_log_are_counted_and_described() {
+        let log = check(&format!("{}{LINE}half a line", "rubbish\n".repeat(2)), "");
+        assert_eq!((log.lines, log.rejected, log.clients), (3, 2, 1));
+        assert_eq!(log.times_ms, Some((1_795_530_901_000, 1_795_530_901_000)));
+        assert_eq!(log.first_rejected.unwrap().begins, "rubbish");
+        assert_eq!(log.state, Some("refused"));
+        let good = check(&LINE.repeat(3_000), "");
+        assert_eq!((good.lines, good.rejected, good.problem), (1_000, 0, None));
+        let empty = check("", "");
+        assert_eq!((empty.lines, empty.problem), (0, None));
+    }
+
+    #[test]
+    fn a_long_log_is_read_from_its_end_and_never_more_than_a_megabyte() {
+        let long = format!("{}\n{LINE}", "x".repeat(3 << 20));
+        let log = check(&long, "");
+        assert_eq!((log.lines, log.rejected), (1, 0), "the cut line is none");
+        assert_eq!(last_lines(b"a\nb\nc", true), b"b\n");
+        assert_eq!(last_lines(b"abc", false), b"");
+    }
+
+    #[test]
+    fn the_fields_of_json_that_does_not_fit_are_named() {
+        let line = r#"{"request":{"ip":"192.0.2.7","uri":"/"},"ts":1795530901,"code":200}"#;
+        let log = check(&format!("{line}\n").repeat(5), "");
+        assert_eq!(log.fields, ["code", "request.ip", "request.uri", "ts"]);
+        assert!(log.problem.as_ref().unwrap().contains("source_ip = "), "{log:?}");
+    }
+
+    /// `check` is the unit's ExecStartPre: it must not wait for somebody to write to a pipe.
+    #[test]
+    fn a_named_pipe_does_not_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("access.log");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let checked = look(&config(&pipe, ""));
+        assert!(checked.logs[0].unread.as_ref().unwrap().contains("named pipe"));
+        assert!(!checked.has_problem());
+    }
+
+    #[test]
+    fn one_gateway_for_all_clients_is_a_problem() {
+        let line = |n: u64| {
+            let at = format!("24/Nov/2026:14:{:02}:01 +0000", n / 20);
+            format!("172.18.0.1 - - [{at}] \"GET /page/{n} HTTP/1.1\" 200 5 \"-\" \"-\"\n")
+        };
+        let log = check(&(0..600).map(line).collect::<String>(), "");
+        assert_eq!(log.state, Some("one_client"));
+        assert!(log.problem.unwrap().contains("set_real_ip_from 172.18.0.1;"));
+    }
+}
