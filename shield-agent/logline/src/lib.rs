@@ -113,6 +113,8 @@ pub struct Output {
     pub rejected: RejectedCounts,
     /// The first of the refused lines that are not empty.
     pub first_refused: Option<RefusedLine>,
+    /// The name of the format that the requests were read by.
+    pub format: Option<&'static str>,
     /// Bytes of all these lines, newlines included.
     pub bytes: u64,
 }
@@ -190,6 +192,7 @@ impl Parser {
         let mut side = Vec::new();
         let upto = self.parse_records(block, from, end, &mut side, out);
         out.bytes += upto.saturating_sub(from) as u64;
+        self.name_format(out);
         block.extend_from_slice(&side);
         upto
     }
@@ -202,7 +205,14 @@ impl Parser {
         let line = block.get(from..end).unwrap_or_default();
         out.bytes += line.len() as u64;
         self.parse_last_records(line, &mut texts, out);
+        self.name_format(out);
         block.extend_from_slice(&side);
+    }
+
+    fn name_format(&self, out: &mut Output) {
+        if !out.lines.is_empty() {
+            out.format = self.recognised().or_else(|| self.has_names.then_some("JSON"));
+        }
     }
 
     /// Reads the line at `at` if it is one as most of this log's lines are; returns it with the start of the next one.

@@ -90,6 +90,7 @@ fn source_status(source: &Snapshot, parts: &[PartReport], now: Now) -> SourceSta
         lag_bytes,
         lag_secs: source.last_line_secs.filter(|_| is_behind).map(age_secs),
         last_line_ms: source.last_line_secs.map(|secs| secs.saturating_mul(1000)),
+        format: source.format.map(str::to_owned),
         lines_per_sec: source.recent.lines_per_sec,
         rejected_percent: (source.recent.lines > 0)
             .then(|| 100.0 * source.recent.refused as f64 / source.recent.lines as f64),
@@ -128,15 +129,16 @@ fn source_state(source: &Snapshot, parts: &[PartReport]) -> &'static str {
     }
 }
 
-/// `3.20 lines/s, none rejected`.
+/// `combined, 3.20 lines/s, none rejected`.
 fn rate_words(source: &SourceStatus) -> String {
+    let format = source.format.as_ref().map(|format| format!("{format}, ")).unwrap_or_default();
     let rejected = match source.rejected_percent {
-        None => return format!("{:.2} lines/s", source.lines_per_sec),
+        None => return format!("{format}{:.2} lines/s", source.lines_per_sec),
         Some(0.0) => "none".to_owned(),
         Some(percent) if percent < 0.1 => "under 0.1 %".to_owned(),
         Some(percent) => format!("{percent:.1} %"),
     };
-    format!("{:.2} lines/s, {rejected} rejected", source.lines_per_sec)
+    format!("{format}{:.2} lines/s, {rejected} rejected", source.lines_per_sec)
 }
 
 /// `1.2 GiB (3 h) behind`; `None` when it is not.
@@ -456,6 +458,7 @@ mod tests {
                 last_line_secs,
                 recent: Rate { lines: 0, refused: 0, lines_per_sec: 0.5 },
                 trouble: None,
+                format: None,
             };
             let report = PartReport { part: "source:/a.log".into(), state, repaired: None };
             let status = source_status(&snapshot, std::slice::from_ref(&report), now);
@@ -491,6 +494,7 @@ mod tests {
                 last_line_secs: None,
                 recent: Rate { lines: 2_000, refused, lines_per_sec: 20.0 },
                 trouble,
+                format: Some("combined"),
             };
             let report = PartReport { part: "source:/a.log".into(), state, repaired: None };
             let status = source_status(&snapshot, std::slice::from_ref(&report), now);
@@ -501,9 +505,9 @@ mod tests {
         let reading = || PartState::Active { detail: "reading".into() };
         let degraded = || PartState::Degraded { reason: "none of the last 20 lines".into() };
         let trouble = || Some(Trouble { kind: "refused", now: "none of the last 200 lines".into() });
-        check(reading(), 0, None, ("reading", "reading; 20.00 lines/s, none rejected"));
-        check(reading(), 1, None, ("reading", "reading; 20.00 lines/s, under 0.1 % rejected"));
-        check(reading(), 50, None, ("reading", "reading; 20.00 lines/s, 2.5 % rejected"));
+        check(reading(), 0, None, ("reading", "reading; combined, 20.00 lines/s, none rejected"));
+        check(reading(), 1, None, ("reading", "reading; combined, 20.00 lines/s, under 0.1 % rejected"));
+        check(reading(), 50, None, ("reading", "reading; combined, 20.00 lines/s, 2.5 % rejected"));
         check(degraded(), 2_000, trouble(), ("refused", "none of the last 200 lines"));
         check(degraded(), 0, None, ("degraded", "none of the last 20 lines"));
         for kind in shield_logline::sight::Kind::ALL {

@@ -394,6 +394,8 @@ pub struct SourceStatus {
     pub lag_secs: Option<u64>,
     /// Time of the last line read, by the log's times; null before the first line.
     pub last_line_ms: Option<i64>,
+    /// The name of the format of the last lines read; null before the first.
+    pub format: Option<String>,
     /// Lines per second over the last minute or two, rejected ones included.
     pub lines_per_sec: f64,
     /// Rejected lines of 100, over the same time; null if there was none.

@@ -178,6 +178,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
             lines: out.lines,
             rejected: out.rejected,
             first_refused: out.first_refused,
+            format: out.format,
             checkpoint: None,
             live: true,
             ..batch

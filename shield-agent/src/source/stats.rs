@@ -24,6 +24,7 @@ pub struct Stats {
     state: Mutex<PartState>,
     recent: Mutex<Recent>,
     trouble: Mutex<Option<Trouble>>,
+    format: Mutex<Option<&'static str>>,
 }
 
 /// The counters at one moment.
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub recent: Rate,
     /// What is wrong with it.
     pub trouble: Option<Trouble>,
+    /// The name of the format of the last lines.
+    pub format: Option<&'static str>,
 }
 
 /// Lines of the last minute or two.
@@ -119,6 +122,7 @@ impl Stats {
             state: Mutex::new(PartState::Waiting { reason: "starting".to_owned() }),
             recent: Mutex::default(),
             trouble: Mutex::default(),
+            format: Mutex::default(),
         }
     }
 
@@ -134,6 +138,9 @@ impl Stats {
         add(&self.salvaged, batch.lines.iter().filter(|line| line.salvaged).count() as u64);
         for (counter, count) in self.rejected.iter().zip(batch.rejected) {
             add(counter, count);
+        }
+        if batch.format.is_some() {
+            *self.format.lock().unwrap_or_else(PoisonError::into_inner) = batch.format;
         }
         if let Some(last) = batch.lines.last() {
             self.last_line_secs.store(last.time, Ordering::Relaxed);
@@ -179,6 +186,7 @@ impl Stats {
             last_line_secs: (last != NEVER).then_some(last),
             recent: self.recent.lock().unwrap_or_else(PoisonError::into_inner).rate,
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            format: *self.format.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 }

@@ -332,6 +332,7 @@ fn sources() -> Vec<Snapshot> {
         last_line_secs: Some(1_795_530_901),
         recent: Rate { lines: 120, refused: 6, lines_per_sec: 2.0 },
         trouble: None,
+        format: Some("combined"),
     }]
 }
 

@@ -139,6 +139,8 @@ pub struct Batch {
     pub rejected: RejectedCounts,
     /// The first of the refused lines that are not empty.
     pub first_refused: Option<RefusedLine>,
+    /// The name of the format that the requests were read by.
+    pub format: Option<&'static str>,
     /// The position after these lines; `None` for a source that cannot resume (stdin, datagrams).
     pub checkpoint: Option<Checkpoint>,
     /// Written just now, not read from a backlog or a replay: only live lines are compared with the wall clock, because

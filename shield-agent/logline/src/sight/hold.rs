@@ -54,7 +54,7 @@ mod tests {
     fn changes_in_a_day(every_ms: u64) -> usize {
         let (mut hold, mut changes, mut was_on) = (Hold::default(), 0, false);
         for now_ms in (0..24 * 3_600_000).step_by(1_000) {
-            let is_bad = now_ms / every_ms % 2 == 0;
+            let is_bad = (now_ms / every_ms).is_multiple_of(2);
             hold.update(is_bad, !is_bad, now_ms);
             changes += usize::from(hold.is_on() != was_on);
             was_on = hold.is_on();

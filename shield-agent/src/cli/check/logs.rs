@@ -37,6 +37,8 @@ pub(super) struct CheckedLog {
     pub path: String,
     /// Why nothing was read; null when it was.
     pub unread: Option<String>,
+    /// The format that the lines were read by; null when none was.
+    pub format: Option<&'static str>,
     /// Lines looked at, rejected ones included.
     pub lines: u64,
     pub rejected: u64,
@@ -119,6 +121,7 @@ fn unread(settings: &Settings, path: &Path) -> CheckedLog {
         source: settings.name.clone(),
         path: path.display().to_string(),
         unread: None,
+        format: None,
         lines: 0,
         rejected: 0,
         rejected_by: BTreeMap::new(),
@@ -180,6 +183,7 @@ fn judge(settings: &Settings, path: &Path, mut block: Vec<u8>, around: &Surround
         lines: out.lines,
         rejected: out.rejected,
         first_refused: out.first_refused,
+        format: out.format,
         ..Batch::default()
     };
     let finding = sight::at_a_glance(&batch, around);
@@ -187,6 +191,7 @@ fn judge(settings: &Settings, path: &Path, mut block: Vec<u8>, around: &Surround
     let times = || batch.lines.iter().map(|line| line.time.saturating_mul(1_000));
     let clients: BTreeSet<std::net::IpAddr> = batch.lines.iter().map(|line| line.addr).collect();
     CheckedLog {
+        format: batch.format,
         lines: batch.lines.len() as u64 + rejected,
         rejected,
         rejected_by: Rejected::ALL
@@ -227,23 +232,9 @@ fn problem(finding: &Finding, fields: &[String]) -> String {
 
 /// The names of the fields of a line, if it is a JSON object.
 fn field_names(line: &[u8]) -> Option<Vec<String>> {
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
-    let mut names = Vec::new();
-    push_names("", &object, &mut names);
-    names.truncate(MAX_FIELDS);
-    Some(names)
-}
-
-fn push_names(prefix: &str, object: &serde_json::Map<String, serde_json::Value>, names: &mut Vec<String>) {
-    for (name, value) in object {
-        let name = text::printable(&format!("{prefix}{name}"));
-        match value {
-            serde_json::Value::Object(inner) if names.len() < MAX_FIELDS => {
-                push_names(&format!("{name}."), inner, names);
-            }
-            _ => names.push(name),
-        }
-    }
+    let names = shield_logline::names_in(line);
+    let shown = names.iter().take(MAX_FIELDS).map(|name| text::printable(name)).collect();
+    (!names.is_empty()).then_some(shown)
 }
 
 #[cfg(test)]
@@ -266,7 +257,7 @@ mod tests {
     #[test]
     fn the_last_lines_of_a_log_are_counted_and_described() {
         let log = check(&format!("{}{LINE}half a line", "rubbish\n".repeat(2)), "");
-        assert_eq!((log.lines, log.rejected, log.clients), (3, 2, 1));
+        assert_eq!((log.lines, log.rejected, log.clients, log.format), (3, 2, 1, Some("combined")));
         assert_eq!(log.times_ms, Some((1_795_530_901_000, 1_795_530_901_000)));
         assert_eq!(log.first_rejected.unwrap().begins, "rubbish");
         assert_eq!(log.state, Some("refused"));

@@ -95,7 +95,9 @@ fn render_log(log: &CheckedLog, out: &mut String) -> std::fmt::Result {
     };
     line("log", &format!("{}: {found}", log.path))?;
     if let Some((first, last)) = log.times_ms {
-        line("", &format!("{} from {} to {}", counted(log.clients, "client"), utc(first), utc(last)))?;
+        let format = log.format.map(|format| format!("{format}, ")).unwrap_or_default();
+        let clients = counted(log.clients, "client");
+        line("", &format!("{format}{clients}, from {} to {}", utc(first), utc(last)))?;
     }
     if let Some(first) = &log.first_rejected {
         line("rejected", &format!("\"{}\" ({})", first.begins, first.because))?;
@@ -157,6 +159,7 @@ audit       /var/log/shield/audit.jsonl
             source: "/a.log".into(),
             path: "/a.log".into(),
             unread: None,
+            format: Some("combined"),
             lines: 1_000,
             rejected: 0,
             rejected_by: [].into(),
@@ -189,7 +192,7 @@ audit       /var/log/shield/audit.jsonl
         let missing = CheckedLog { unread: Some("does not exist yet".into()), times_ms: None, ..log() };
         let expected = "
 log         /a.log: the last 1,000 lines read, none rejected
-            37 clients from 2026-11-24T14:35:01Z to 2026-11-24T15:35:01Z
+            combined, 37 clients, from 2026-11-24T14:35:01Z to 2026-11-24T15:35:01Z
 log         /a.log: does not exist yet
 log         /b.log: of the last 3 lines, 3 rejected
 rejected    \"x\" (no time found in it)

@@ -190,6 +190,7 @@ impl Files {
         batch.lines = out.lines;
         batch.rejected = out.rejected;
         batch.first_refused = out.first_refused;
+        batch.format = out.format;
         batch.source = Some(self.settings.id);
         batch.live = found.is_some_and(|at| self.follows.get(at).is_some_and(Follow::is_live));
         let must_store = std::mem::take(&mut self.must_store_position);
