@@ -1,7 +1,7 @@
 //! Scenarios through `Engine::handle`.
 
-mod evasions;
 mod crowds;
+mod evasions;
 mod safeguards;
 
 use std::num::NonZeroU32;
