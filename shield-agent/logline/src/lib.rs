@@ -39,7 +39,7 @@ use serde::{Serialize, Serializer};
 
 pub use address::TrustedProxies;
 pub use fields::FieldNames;
-pub use template::{Escape, Missing, Recipe, Template, Unusable};
+pub use template::{Advice, Escape, Missing, Recipe, Template, Unusable, advise};
 
 use fields::{Field, Reader, Texts};
 use names::Names;
@@ -229,11 +229,14 @@ impl Parser {
             return Err(Rejected::TooLong);
         }
         let text = line.trim_ascii();
-        // A configured format may begin like such a header itself.
-        let bare = match self.format {
-            Format::Template(_) => None,
-            _ => syslog::without_header(text),
-        };
+        if let Format::Template(_) = self.format
+            && !text.is_empty()
+        {
+            // Its first or last field may be empty, and it may itself begin like a header of syslog.
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            return self.text.read(line, &mut self.reader, texts);
+        }
+        let bare = syslog::without_header(text);
         let (line, text) = bare.map_or((line, text), |bare| (bare, bare));
         let is_json = match self.format {
             Format::Auto => text.first() == Some(&b'{'),

@@ -111,6 +111,8 @@ fn known() -> Vec<Known> {
 #[derive(Debug)]
 pub(crate) struct Recogniser {
     only_combined: bool,
+    /// The format that fitted last.
+    last: Option<&'static str>,
     /// The position in [`KNOWN`] of the format that most lines have.
     learned: Option<usize>,
     misses: u32,
@@ -118,16 +120,17 @@ pub(crate) struct Recogniser {
 
 impl Recogniser {
     pub(crate) fn of_all() -> Recogniser {
-        Recogniser { only_combined: false, learned: None, misses: 0 }
+        Recogniser { only_combined: false, last: None, learned: None, misses: 0 }
     }
 
-    /// Recognises `combined` and formats that differ from it in little.
+    /// Recognises `combined` and formats that differ from it in little. That the log is `combined` is certain, so nothing is
+    /// learned.
     pub(crate) fn of_combined() -> Recogniser {
-        Recogniser { only_combined: true, ..Recogniser::of_all() }
+        Recogniser { only_combined: true, learned: Some(0), ..Recogniser::of_all() }
     }
 
     pub(crate) fn recognised(&self) -> Option<&'static str> {
-        self.learned.and_then(|at| KNOWN.get(at)).map(|known| known.name)
+        self.last
     }
 
     pub(crate) fn read(
@@ -142,6 +145,7 @@ impl Recogniser {
             match known.read(line, true, reader, texts) {
                 Some(Ok(found)) => {
                     self.misses = 0;
+                    self.last = Some(known.name);
                     return Ok(found);
                 }
                 // The line has the log's format: its reason is the true one, and no other format can change it.
@@ -187,7 +191,9 @@ impl Recogniser {
             match known.read(line, false, reader, texts) {
                 Some(Ok(found)) => {
                     self.misses += 1;
-                    if self.learned.is_none() || self.misses >= MISSES_TO_RELEARN {
+                    self.last = Some(known.name);
+                    let learns = self.learned.is_none() || self.misses >= MISSES_TO_RELEARN;
+                    if learns && !self.only_combined {
                         (self.learned, self.misses) = (Some(at), 0);
                     }
                     return Some(Ok(found));

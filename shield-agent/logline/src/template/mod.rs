@@ -4,6 +4,7 @@
 //! `conf` reads the notation, `variable` knows nginx's variables, `compile` makes a plan of it that `read` follows for each
 //! line. `known` has the formats that need no setting, `json` formats whose lines are JSON objects.
 
+mod advice;
 mod compile;
 mod conf;
 mod json;
@@ -13,11 +14,14 @@ pub(crate) mod request;
 #[cfg(test)]
 mod tests;
 mod variable;
+#[cfg(test)]
+mod writing;
 
 use serde::{Serialize, Serializer};
 
 use crate::fields::{Reader, Texts};
 use crate::{FieldNames, Format, syslog};
+pub use advice::{Advice, advise};
 use compile::{Plan, Tail};
 use conf::Notation;
 pub(crate) use known::Recogniser;
