@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use super::reply::{Format, JsonArg};
 use super::{Exit, print};
+use crate::config::DEFAULT_PATH;
+use crate::text;
+use shield_logline::{Advice, advise};
 
 /// The format that Shield reads fastest and without ambiguity.
 const LOG_FORMAT: &str = r#"log_format shield escape=json
@@ -45,8 +48,8 @@ struct NginxArgs {
 pub(crate) fn run(args: &InitArgs) -> Result<Exit> {
     let Server::Nginx(args) = &args.server;
     let advice = match configuration(&args.nginx) {
-        Ok(text) => Advice::new(Ok(examine(&text))),
-        Err(error) => Advice::new(Err(format!("{error:#}"))),
+        Ok(text) => Report::new(Ok(examine(&text))),
+        Err(error) => Report::new(Err(format!("{error:#}"))),
     };
     match args.json.format() {
         Format::Json => print::json(&advice)?,
@@ -73,7 +76,7 @@ fn configuration(program: &str) -> Result<String> {
 
 /// The output.
 #[derive(Debug, Serialize)]
-struct Advice {
+struct Report {
     log_format: &'static str,
     access_log: &'static str,
     syslog: &'static str,
@@ -94,6 +97,15 @@ struct Log {
     format: String,
     /// Shield reads it as it is.
     readable: bool,
+    /// What is recognised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recognised: Option<&'static str>,
+    /// The lines for Shield's configuration with which it is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    setting: Option<String>,
+    /// Why it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
 }
 
 /// A problem to correct.
@@ -112,14 +124,14 @@ struct Examined {
     findings: Vec<Finding>,
 }
 
-impl Advice {
-    fn new(examined: Result<Examined, String>) -> Advice {
+impl Report {
+    fn new(examined: Result<Examined, String>) -> Report {
         let (examined, unread) = match examined {
             Ok(examined) => (Some(examined), None),
             Err(why) => (None, Some(why)),
         };
         let (logs, findings) = examined.map(|examined| (examined.logs, examined.findings)).unzip();
-        Advice { log_format: LOG_FORMAT, access_log: ACCESS_LOG, syslog: SYSLOG, logs, findings, unread }
+        Report { log_format: LOG_FORMAT, access_log: ACCESS_LOG, syslog: SYSLOG, logs, findings, unread }
     }
 
     fn render(&self) -> String {
@@ -137,12 +149,10 @@ impl Advice {
             return writeln!(out, "The present configuration was not examined: {why}");
         }
         for log in self.logs.iter().flatten() {
-            let state = if log.readable {
-                "Shield reads it as it is"
-            } else {
-                "not readable: use the format `shield`"
-            };
-            writeln!(out, "log      {} ({}): {state}", log.path, log.format)?;
+            writeln!(out, "log      {} ({}): {}", log.path, log.format, log.state())?;
+            for line in log.setting.iter().flat_map(|setting| setting.lines()) {
+                writeln!(out, "             {line}")?;
+            }
         }
         for finding in self.findings.iter().flatten() {
             writeln!(out, "problem  {}: {}", finding.place, finding.problem)?;
@@ -188,16 +198,11 @@ impl Directive {
     }
 }
 
-/// The text of a JSON format; `None` for other formats.
-fn json_text(format: &Directive) -> Option<String> {
-    let pieces = format.arguments.iter().skip(1).filter(|argument| !argument.starts_with("escape="));
-    let text: String = pieces.map(String::as_str).collect();
-    text.trim_start().starts_with('{').then_some(text)
-}
-
 fn unescaped_json(format: &Directive) -> Option<Finding> {
-    json_text(format)?;
-    let has_escape = format.arguments.get(1).is_some_and(|argument| argument == "escape=json");
+    if !text_of(format).trim_start().starts_with('{') {
+        return None;
+    }
+    let has_escape = escape_of(format) == "json";
     let name = format.arguments.first().map_or("", String::as_str);
     let problem = format!(
         "log_format {name} is JSON without escape=json: a client can make its own lines unreadable with a quote. \
@@ -232,22 +237,79 @@ fn log_of(access_log: &Directive, formats: &[&Directive]) -> Option<Log> {
     let named = access_log.arguments.get(1).filter(|argument| !argument.contains('='));
     let format = named.map_or("combined", String::as_str);
     let defined = formats.iter().find(|defined| defined.arguments.first().is_some_and(|name| name == format));
-    let has_our_names =
-        |text: &str| ["\"source_ip\"", "\"timestamp\"", "\"status\""].iter().all(|name| text.contains(name));
-    let readable = match defined {
-        None => format == "combined",
-        Some(defined) => {
-            json_text(defined).is_some_and(|text| has_our_names(&text)) || extends_common(defined)
-        }
+    let mut log = Log {
+        path,
+        format: format.to_owned(),
+        readable: false,
+        recognised: None,
+        setting: None,
+        problem: None,
     };
-    Some(Log { path, format: format.to_owned(), readable })
+    let advice = match defined {
+        None if format == "combined" => Advice::AsItIs { name: "combined" },
+        None => {
+            log.problem = Some(format!("no log_format {format} is defined"));
+            return Some(log);
+        }
+        Some(defined) => advise(escape_of(defined), &text_of(defined)),
+    };
+    match advice {
+        Advice::AsItIs { name } => (log.readable, log.recognised) = (true, Some(name)),
+        Advice::Setting(text) => log.setting = Some(setting(&log.path, &text)),
+        Advice::Unusable(why) => log.problem = Some(text::unusable(&why)),
+    }
+    Some(log)
 }
 
-/// The format begins like `combined`, so that the reader for it works; what follows is ignored.
-fn extends_common(format: &Directive) -> bool {
-    let text: String =
-        format.arguments.iter().skip(1).filter(|text| !text.starts_with("escape=")).cloned().collect();
-    text.starts_with("$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent")
+impl Log {
+    fn state(&self) -> String {
+        match (&self.setting, &self.problem, self.recognised) {
+            (Some(_), ..) => format!("readable with these lines in {DEFAULT_PATH}:"),
+            (None, Some(problem), _) => {
+                format!("not readable: {problem}; or use the format `shield`")
+            }
+            (None, None, Some(name)) => format!("Shield reads it as it is ({name})"),
+            (None, None, None) => "Shield reads it as it is".to_owned(),
+        }
+    }
+}
+
+fn escape_of(format: &Directive) -> &str {
+    format.arguments.get(1).and_then(|argument| argument.strip_prefix("escape=")).unwrap_or("default")
+}
+
+/// The text of a format, its pieces joined.
+fn text_of(format: &Directive) -> String {
+    let pieces = format.arguments.iter().skip(1);
+    let is_escape = |(at, argument): &(usize, &String)| *at == 0 && argument.starts_with("escape=");
+    pieces.enumerate().filter(|piece| !is_escape(piece)).map(|(_, piece)| piece.as_str()).collect()
+}
+
+/// The section of Shield's configuration for a log.
+fn setting(path: &str, format: &str) -> String {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let source = match path.strip_prefix("syslog:server=unix:") {
+        Some(server) => {
+            let socket = server.split(',').next().unwrap_or(server);
+            format!("syslog = {}", quoted(socket))
+        }
+        None => format!("path = {}", quoted(&pattern(path))),
+    };
+    format!("[[source]]\n{source}\nformat = {}", quoted(format))
+}
+
+/// nginx makes a file for each value of the variables in a path.
+fn pattern(path: &str) -> String {
+    let mut pattern = String::new();
+    let mut pieces = path.split('$');
+    pattern.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let rest =
+            piece.trim_start_matches(|char: char| char.is_ascii_alphanumeric() || "_{}".contains(char));
+        pattern.push('*');
+        pattern.push_str(rest);
+    }
+    pattern
 }
 
 /// Every directive of the output of `nginx -T`, wherever it stands.
@@ -291,7 +353,7 @@ impl Reader {
         while let Some(char) = chars.next() {
             if let Some((quote, text)) = &mut open {
                 match char {
-                    '\\' => text.extend(chars.next().map(|next| unescaped(next, *quote))),
+                    '\\' => text.extend(chars.next().map(unescaped)),
                     _ if char == *quote => self.end_word(open.take().map(|(_, text)| text)),
                     _ => text.push(char),
                 }
@@ -300,6 +362,12 @@ impl Reader {
             match char {
                 '#' if word.is_none() => break,
                 '"' | '\'' if word.is_none() => open = Some((char, String::new())),
+                // The name of a variable.
+                '{' if word.as_ref().is_some_and(|word| word.ends_with('$')) => {
+                    let name = chars.by_ref().take_while(|char| *char != '}');
+                    let name: String = name.collect();
+                    word.get_or_insert_default().extend(["{", &name, "}"]);
+                }
                 ';' | '{' | '}' => {
                     self.end_word(word.take());
                     self.end_directive();
@@ -331,9 +399,15 @@ impl Reader {
     }
 }
 
-/// A backslash escapes the quote and itself; before anything else it is literal, as in nginx.
-fn unescaped(next: char, quote: char) -> String {
-    if next == quote || next == '\\' { next.to_string() } else { format!("\\{next}") }
+/// nginx's escapes inside quotes; before anything else a backslash is literal.
+fn unescaped(next: char) -> String {
+    match next {
+        '"' | '\'' | '\\' => next.to_string(),
+        't' => "\t".to_owned(),
+        'r' => "\r".to_owned(),
+        'n' => "\n".to_owned(),
+        _ => format!("\\{next}"),
+    }
 }
 
 #[cfg(test)]
@@ -362,27 +436,42 @@ mod tests {
         let text = r#"# configuration file /etc/nginx/nginx.conf:
 http {
     log_format bad '{"source_ip":"$remote_addr"}';
+    log_format own escape=json '$msec $remote_addr "$request" $status';
+    log_format forged '$http_user_agent $remote_addr - $remote_user [$time_local] $status';
     log_format main '$remote_addr - $remote_user [$time_local] "$request" '
                     '$status $body_bytes_sent "$http_referer" "$http_x_forwarded_for"';
     access_log /var/log/nginx/a.log bad buffer=32k flush=5s;
     access_log /var/log/nginx/b.log;
     access_log /var/log/nginx/c.log main;
+    access_log /var/log/nginx/${host}.d.log own;
+    access_log syslog:server=unix:/run/shield/nginx.sock,nohostname own;
+    access_log /var/log/nginx/e.log forged;
+    access_log /var/log/nginx/f.log undefined;
     set_real_ip_from 0.0.0.0/0;
     set_real_ip_from ::/0;
     set_real_ip_from 192.0.2.0/24;
 }
 "#;
-        let expected = "\
-log      /var/log/nginx/a.log (bad): not readable: use the format `shield`
-log      /var/log/nginx/b.log (combined): Shield reads it as it is
-log      /var/log/nginx/c.log (main): Shield reads it as it is
+        let expected = r#"log      /var/log/nginx/a.log (bad): not readable: it has no time: add $time_iso8601 (or $time_local or $msec) to the log_format; or use the format `shield`
+log      /var/log/nginx/b.log (combined): Shield reads it as it is (combined)
+log      /var/log/nginx/c.log (main): Shield reads it as it is (combined)
+log      /var/log/nginx/${host}.d.log (own): readable with these lines in /etc/shield/shield.toml:
+             [[source]]
+             path = "/var/log/nginx/*.d.log"
+             format = """escape=json '$msec $remote_addr "$request" $status'"""
+log      syslog:server=unix:/run/shield/nginx.sock,nohostname (own): readable with these lines in /etc/shield/shield.toml:
+             [[source]]
+             syslog = "/run/shield/nginx.sock"
+             format = """escape=json '$msec $remote_addr "$request" $status'"""
+log      /var/log/nginx/e.log (forged): not readable: clients choose the text of $http_user_agent and could forge $remote_addr with it: put $http_user_agent in double quotes in the log_format (without escape=none), or put $remote_addr before it; or use the format `shield`
+log      /var/log/nginx/f.log (undefined): not readable: no log_format undefined is defined; or use the format `shield`
 problem  /etc/nginx/nginx.conf:2: log_format bad is JSON without escape=json: a client can make its own lines unreadable with a quote. Write `log_format bad escape=json …`
-problem  /etc/nginx/nginx.conf:5: access_log /var/log/nginx/a.log with buffer=32k: lines and therefore bans come late and in bursts. Remove buffer=, gzip and flush=
-problem  /etc/nginx/nginx.conf:8: set_real_ip_from 0.0.0.0/0: any client can claim any address and get others banned. List only your own proxies' networks
-problem  /etc/nginx/nginx.conf:9: set_real_ip_from ::/0: any client can claim any address and get others banned. List only your own proxies' networks
-";
+problem  /etc/nginx/nginx.conf:7: access_log /var/log/nginx/a.log with buffer=32k: lines and therefore bans come late and in bursts. Remove buffer=, gzip and flush=
+problem  /etc/nginx/nginx.conf:14: set_real_ip_from 0.0.0.0/0: any client can claim any address and get others banned. List only your own proxies' networks
+problem  /etc/nginx/nginx.conf:15: set_real_ip_from ::/0: any client can claim any address and get others banned. List only your own proxies' networks
+"#;
         let mut shown = String::new();
-        Advice::new(Ok(examine(text))).render_found(&mut shown).unwrap();
+        Report::new(Ok(examine(text))).render_found(&mut shown).unwrap();
         assert_eq!(shown, expected);
     }
 
@@ -392,7 +481,7 @@ problem  /etc/nginx/nginx.conf:9: set_real_ip_from ::/0: any client can claim an
         assert_eq!(examined.findings, []);
         assert!(examined.logs.iter().all(|log| log.readable), "{:?}", examined.logs);
         assert_eq!(examined.logs.len(), 2);
-        let advice = Advice::new(Ok(examined)).render();
+        let advice = Report::new(Ok(examined)).render();
         assert!(
             advice.contains(LOG_FORMAT)
                 && advice.ends_with("The present configuration has no problem for Shield.\n")
@@ -402,7 +491,7 @@ problem  /etc/nginx/nginx.conf:9: set_real_ip_from ::/0: any client can claim an
     #[test]
     fn without_nginx_the_lines_are_printed_all_the_same() {
         let error = configuration("/nonexistent/nginx").unwrap_err();
-        let advice = Advice::new(Err(format!("{error:#}"))).render();
+        let advice = Report::new(Err(format!("{error:#}"))).render();
         assert!(
             advice.contains(LOG_FORMAT) && advice.contains("could not run `/nonexistent/nginx -T`"),
             "{advice}"
