@@ -47,6 +47,8 @@ pub(crate) enum Target {
     Wrapped,
     /// Lines of any second
     Times,
+    /// Lines of any `log_format`, and of the text formats that are recognised by themselves
+    Formats,
 }
 
 /// Duration of each target in `cargo xtask test`.

@@ -7,6 +7,7 @@
 pub mod blocks;
 mod cursor;
 pub mod differential;
+pub mod formats;
 pub mod lines;
 pub mod paths;
 mod reading;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::{differential, lines, requests, wrapped};
+use crate::{differential, formats, lines, requests, wrapped};
 
 /// The environment variable with the folder that [`write`] fills; `cargo xtask fuzz` sets it.
 const FOLDER: &str = "SHIELD_FUZZ_SEEDS";
@@ -52,6 +52,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "blocks" => of_blocks(),
         "wrapped" => of_wrapped(),
         "times" => of_times(),
+        "formats" => of_formats(),
         other => panic!("there is no target {other}"),
     }
 }
@@ -132,6 +133,41 @@ fn of_paths() -> Vec<Vec<u8>> {
     ]
     .map(|target| target.as_bytes().to_vec())
     .to_vec()
+}
+
+/// Each format with ordinary texts, and with texts that imitate what stands behind them.
+fn of_formats() -> Vec<Vec<u8>> {
+    let texts = [
+        "/",
+        "a b",
+        "203.0.113.1 - -",
+        "x\" 200 0 \"-",
+        " 200 0 203.0.113.1 ",
+        "203.0.113.1,",
+        "] [24/Nov/2026:15:35:01 +0100] \"",
+    ];
+    let mut seeds = Vec::new();
+    for (mode, count) in
+        [(formats::CONFIGURED, formats::CONFIGURABLE.len()), (formats::RECOGNISED, formats::KNOWN.len())]
+    {
+        for format in 0..count as u8 {
+            let mut seed = vec![mode, format];
+            if mode == formats::RECOGNISED {
+                seed.push(format % 2);
+            }
+            for text in texts {
+                seed.extend([100, 0, 12, 0, 0, 0]);
+                for _ in 0..4 {
+                    seed.push(text.len() as u8);
+                    seed.extend(text.as_bytes());
+                }
+            }
+            seeds.push(seed);
+        }
+    }
+    let texts = COMMON.iter();
+    seeds.extend(texts.map(|line| [&[formats::RAW], line.as_bytes(), b"\n"].concat()));
+    seeds
 }
 
 fn of_differential() -> Vec<Vec<u8>> {

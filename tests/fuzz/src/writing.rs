@@ -141,7 +141,7 @@ fn without_dash(text: &[u8]) -> &[u8] {
     if text == b"-" { b"" } else { text }
 }
 
-fn escaped(text: &[u8], escape: Escape) -> Vec<u8> {
+pub fn escaped(text: &[u8], escape: Escape) -> Vec<u8> {
     match escape {
         Escape::Json => text.iter().flat_map(|byte| json_escape(*byte)).collect(),
         Escape::Hex => hex(text),
@@ -163,7 +163,7 @@ fn json_escape(byte: u8) -> Vec<u8> {
 }
 
 /// `ngx_http_log_escape`.
-fn hex(text: &[u8]) -> Vec<u8> {
+pub fn hex(text: &[u8]) -> Vec<u8> {
     let escape = |byte: &u8| match byte {
         b'"' | b'\\' | 0..0x20 | 0x7f.. => format!("\\x{byte:02X}").into_bytes(),
         _ => vec![*byte],
