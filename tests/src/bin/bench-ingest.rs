@@ -27,7 +27,7 @@ use shield_engine::Engine;
 use shield_engine::allowlist::Allowlist;
 use shield_engine::policy::Policy;
 use shield_engine::settings::Settings as EngineSettings;
-use shield_logline::{Output, Parser, Settings as Format};
+use shield_logline::{Format as LineFormat, Output, Parser, Recipe, Settings as Format};
 
 /// The block size of the agent's source.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -73,6 +73,32 @@ enum Shape {
     LongPaths,
     /// IPv6 clients.
     Ipv6,
+    /// nginx's `combined`, with the usual agent and referer.
+    Combined,
+    /// The same behind the host, as nginx-proxy writes it.
+    HostFirst,
+    /// Nginx Proxy Manager's.
+    ProxyManager,
+    /// A `log_format` in the configuration, separated by tabs.
+    LogFormat,
+}
+
+/// The format of [`Shape::LogFormat`].
+const LOG_FORMAT: &str = "$msec\t$remote_addr\t$host\t$request_method\t$request_uri\t$status\t$body_bytes_sent\t$http_referer\t$http_user_agent";
+
+impl Shape {
+    fn is_json(self) -> bool {
+        !matches!(self, Shape::Combined | Shape::HostFirst | Shape::ProxyManager | Shape::LogFormat)
+    }
+
+    /// The settings with which the agent reads it.
+    fn format(self) -> Format {
+        let format = match Recipe::of(LOG_FORMAT) {
+            Ok(Recipe::Text(template)) if self == Shape::LogFormat => LineFormat::Template(template),
+            _ => LineFormat::Auto,
+        };
+        Format { format, ..Format::default() }
+    }
 }
 
 #[derive(Serialize)]
@@ -142,14 +168,16 @@ impl Printer {
 /// Measures all four paths on one file.
 fn measure(shape: Shape, clients: u64, lines: u64) -> Result<Vec<Row>> {
     let text = generate(shape, clients, lines);
+    // Text is compared with the same requests as JSON.
+    let json = if shape.is_json() { text.clone() } else { generate(Shape::Ours, clients, lines) };
     let folder = tempfile::tempdir().context("could not create a folder for the log")?;
     let log = folder.path().join("access.log");
     std::fs::write(&log, &text).context("could not write the generated log")?;
     let paths: [(&'static str, &dyn Fn() -> Result<u64>); 4] = [
         ("memchr", &|| Ok(count_newlines(&text))),
-        ("serde_count", &|| Ok(count_by_serde(&text))),
-        ("parser", &|| Ok(count_by_parser(&text))),
-        ("whole", &|| count_by_agent(&log, lines)),
+        ("serde_count", &|| Ok(count_by_serde(&json))),
+        ("parser", &|| Ok(count_by_parser(&shape.format(), &text))),
+        ("whole", &|| count_by_agent(&shape.format(), &log, lines)),
     ];
     let mut measured = paths.map(|(path, _)| (path, 0.0_f64));
     for _ in 0..ROUNDS {
@@ -214,8 +242,8 @@ fn count_by_serde(text: &[u8]) -> u64 {
     counts.values().sum()
 }
 
-fn count_by_parser(text: &[u8]) -> u64 {
-    let mut parser = Parser::new(&Format::default());
+fn count_by_parser(format: &Format, text: &[u8]) -> u64 {
+    let mut parser = Parser::new(format);
     let mut out = Output::default();
     let mut block = Vec::new();
     let (mut at, mut lines) = (0, 0);
@@ -231,7 +259,7 @@ fn count_by_parser(text: &[u8]) -> u64 {
 }
 
 /// Runs the agent's threads from the file to the engine. Jobs for the performer are received and dropped.
-fn count_by_agent(log: &Path, lines: u64) -> Result<u64> {
+fn count_by_agent(format: &Format, log: &Path, lines: u64) -> Result<u64> {
     let engine = Engine::new(EngineSettings::default(), Policy::default(), Allowlist::new([]), 1, 7);
     let (handle, inbox) = Handle::new();
     let (perform, jobs) = std::sync::mpsc::channel();
@@ -241,6 +269,7 @@ fn count_by_agent(log: &Path, lines: u64) -> Result<u64> {
     let owner = std::thread::spawn(move || owner.run());
     let settings = source::Settings {
         first_start: FirstStart::Beginning,
+        format: format.clone(),
         ..source::Settings::of_files(log.to_str().context("could not use the log's path: it is not UTF-8")?)
     };
     let to_owner = handle.clone();
@@ -309,6 +338,9 @@ fn write_line(text: &mut String, shape: Shape, client: u64, secs: i64, random: &
         Shape::Ipv6 => format!("2001:db8:{:x}:{:x}::{:x}", client >> 16, client & 0xffff, client % 251 + 1),
         _ => format!("10.{}.{}.{}", client >> 16, client >> 8 & 0xff, client & 0xff),
     };
+    if !shape.is_json() {
+        return write_text(text, shape, &addr, secs, &path, (status, size));
+    }
     let quote = if shape == Shape::QuotedNumbers { "\"" } else { "" };
     let extra = match shape {
         Shape::ExtraFields => {
@@ -320,6 +352,32 @@ fn write_line(text: &mut String, shape: Shape, client: u64, secs: i64, random: &
         text,
         r#"{{"source_ip":"{addr}","timestamp":"{time}","method":"GET","path":"{path}","status":{quote}{status}{quote},"response_size":{quote}{size}{quote}{extra}}}"#
     );
+    written.expect("writing to a String cannot fail");
+}
+
+/// Writes a line of a text format.
+fn write_text(
+    text: &mut String,
+    shape: Shape,
+    addr: &str,
+    secs: i64,
+    path: &str,
+    (status, size): (u64, u64),
+) {
+    const HOST: &str = "www.example.org";
+    const REFERER: &str = "https://www.example.org/";
+    const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
+    let time = jiff::Timestamp::from_second(secs).expect("a second of this year").strftime("%d/%b/%Y:%H:%M:%S +0000");
+    let combined = format!(r#"{addr} - - [{time}] "GET {path} HTTP/1.1" {status} {size} "{REFERER}" "{AGENT}""#);
+    let written = match shape {
+        Shape::HostFirst => writeln!(text, "{HOST} {combined}"),
+        Shape::ProxyManager => writeln!(
+            text,
+            r#"[{time}] - {status} {status} - GET https {HOST} "{path}" [Client {addr}] [Length {size}] [Gzip -] [Sent-to 192.0.2.10] "{AGENT}" "{REFERER}""#
+        ),
+        Shape::LogFormat => writeln!(text, "{secs}.250\t{addr}\t{HOST}\tGET\t{path}\t{status}\t{size}\t{REFERER}\t{AGENT}"),
+        _ => writeln!(text, "{combined}"),
+    };
     written.expect("writing to a String cannot fail");
 }
 
