@@ -367,15 +367,20 @@ fn write_text(
     const HOST: &str = "www.example.org";
     const REFERER: &str = "https://www.example.org/";
     const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
-    let time = jiff::Timestamp::from_second(secs).expect("a second of this year").strftime("%d/%b/%Y:%H:%M:%S +0000");
-    let combined = format!(r#"{addr} - - [{time}] "GET {path} HTTP/1.1" {status} {size} "{REFERER}" "{AGENT}""#);
+    let time = jiff::Timestamp::from_second(secs)
+        .expect("a second of this year")
+        .strftime("%d/%b/%Y:%H:%M:%S +0000");
+    let combined =
+        format!(r#"{addr} - - [{time}] "GET {path} HTTP/1.1" {status} {size} "{REFERER}" "{AGENT}""#);
     let written = match shape {
         Shape::HostFirst => writeln!(text, "{HOST} {combined}"),
         Shape::ProxyManager => writeln!(
             text,
             r#"[{time}] - {status} {status} - GET https {HOST} "{path}" [Client {addr}] [Length {size}] [Gzip -] [Sent-to 192.0.2.10] "{AGENT}" "{REFERER}""#
         ),
-        Shape::LogFormat => writeln!(text, "{secs}.250\t{addr}\t{HOST}\tGET\t{path}\t{status}\t{size}\t{REFERER}\t{AGENT}"),
+        Shape::LogFormat => {
+            writeln!(text, "{secs}.250\t{addr}\t{HOST}\tGET\t{path}\t{status}\t{size}\t{REFERER}\t{AGENT}")
+        }
         _ => writeln!(text, "{combined}"),
     };
     written.expect("writing to a String cannot fail");
