@@ -12,11 +12,12 @@ pub(crate) fn split_whole(path: &[u8]) -> Option<(&[u8], &[u8])> {
     if path.first().is_none_or(|first| !first.is_ascii_alphabetic()) {
         return None;
     }
-    let protocol_at = memrchr(b' ', path)?;
+    let last_at = memrchr(b' ', path)?;
     let (method, target) = split(path);
     let is_method = method.iter().all(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'_'));
-    (path.get(protocol_at + 1..)?.starts_with(b"HTTP/") && is_method && method.len() < protocol_at)
-        .then_some((method, target))
+    let ends_in_protocol = path.get(last_at + 1..)?.starts_with(b"HTTP/") && method.len() < last_at;
+    // HTTP/0.9 has no protocol.
+    (is_method && (ends_in_protocol || target.starts_with(b"/"))).then_some((method, target))
 }
 
 /// Returns method and target of a request from the fields that a log has: each of the three may be missing.
@@ -49,6 +50,7 @@ mod tests {
         check(["GET", "/a", ""], ("GET", "/a"));
         check(["", "", "GET /a?b HTTP/1.1"], ("GET", "/a?b"));
         check(["", "GET /a b HTTP/2.0", ""], ("GET", "/a b"));
+        check(["", "GET /old", ""], ("GET", "/old"));
         check(["POST", "POST /a HTTP/3.0", ""], ("POST", "/a"));
         check(["", "", "GET /old"], ("GET", "/old"));
         check(["", "", "\u{16}\u{3}"], ("", "\u{16}\u{3}"));

@@ -77,15 +77,16 @@ impl Entry {
             && line.time == HOUR + i64::from(self.second)
             && line.status == self.status
             && line.size == u64::from(self.size)
-            && (self.is_request_line() || seen.method == without_dash(&self.method))
-            && (self.is_request_line() || seen.path == without_dash(&self.path))
+            && (self.is_request_line() || is_text(&self.method, &seen.method))
+            && (self.is_request_line() || is_text(&self.path, &seen.path))
             && !line.behind_proxy
     }
 
     /// The path could be a whole request line, which a JSON field named so may hold.
     fn is_request_line(&self) -> bool {
         self.path.first().is_some_and(u8::is_ascii_alphabetic)
-            && self.path.windows(6).any(|text| text == b" HTTP/")
+            && (self.path.windows(6).any(|text| text == b" HTTP/")
+                || self.path.windows(2).any(|text| text == b" /"))
     }
 
     /// Writes the line without its newline.
@@ -136,9 +137,9 @@ impl Entry {
     }
 }
 
-/// A single dash is nginx's sign for an empty text.
-fn without_dash(text: &[u8]) -> &[u8] {
-    if text == b"-" { b"" } else { text }
+/// A single dash is nginx's sign for an empty text where it is a field of its own.
+fn is_text(written: &[u8], read: &[u8]) -> bool {
+    read == written || (written == b"-" && read.is_empty())
 }
 
 pub fn escaped(text: &[u8], escape: Escape) -> Vec<u8> {

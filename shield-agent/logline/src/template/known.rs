@@ -130,7 +130,8 @@ impl Recogniser {
     }
 
     pub(crate) fn recognised(&self) -> Option<&'static str> {
-        self.last
+        let learned = self.learned.filter(|_| !self.only_combined).and_then(|at| KNOWN.get(at));
+        learned.map(|known| known.name).or(self.last)
     }
 
     pub(crate) fn read(
