@@ -30,6 +30,10 @@ pub(crate) fn of_fields<'t>(method: &'t [u8], path: &'t [u8], request: &'t [u8])
     if request.is_empty() {
         return (method, path);
     }
+    if request.first() == Some(&b'/') {
+        // Apache's `%U` under the name of `%r`.
+        return (method, if path.is_empty() { request } else { path });
+    }
     let (first, target) = split(request);
     (if method.is_empty() { first } else { method }, if path.is_empty() { target } else { path })
 }
@@ -60,6 +64,7 @@ mod tests {
         check(["", "/GET /x HTTP/1.1", ""], ("", "/GET /x HTTP/1.1"));
         check(["", "GET HTTP/1.1", ""], ("", "GET HTTP/1.1"));
         check(["", "x y", ""], ("", "x y"));
+        check(["GET", "", "/a b"], ("GET", "/a b"));
         check(["CONNECT", "192.0.2.1:443", ""], ("CONNECT", "192.0.2.1:443"));
     }
 }
