@@ -47,6 +47,7 @@ use shape::Learner;
 use shield_engine::request::{Line, RefusedLine, Rejected, RejectedCounts};
 use template::TextReader;
 use time::TimeCache;
+use walk::{Step, Walker};
 use wrapper::{Record, Wrapper};
 
 /// Zero bytes that follow a block while it is parsed, so that a scan by words stays inside it without checking each byte.
@@ -302,7 +303,7 @@ impl Parser {
 }
 
 /// Returns the names of everything in a JSON line, inside a wrapper too, for a message about a line without a client's address.
-/// Empty for a line that is no JSON object.
+/// Of a line that is cut off those before the cut; empty for a line that is no JSON object.
 pub fn names_in(line: &[u8]) -> Vec<String> {
     let mut wrapper = Wrapper::new(line.len());
     let record = wrapper.open(line);
@@ -313,8 +314,9 @@ pub fn names_in(line: &[u8]) -> Vec<String> {
         _ => line,
     };
     let mut names: Vec<String> = Vec::new();
-    for (path, _) in json::values(inside).unwrap_or_default() {
-        let name = String::from_utf8_lossy(&path).into_owned();
+    let mut walker = Walker::new(inside);
+    while let Step::Value(_) = walker.next() {
+        let name = String::from_utf8_lossy(walker.path()).into_owned();
         if !names.contains(&name) {
             names.push(name);
         }

@@ -43,7 +43,7 @@ impl Parser {
             }
             let before =
                 Held { at, lines: out.lines.len(), rejected: out.rejected, side_bytes: texts.side_bytes() };
-            self.parse_record(rest.get(..len).unwrap_or_default(), &mut texts, out);
+            self.parse_record(rest.get(..len).unwrap_or_default(), Some(block), &mut texts, out);
             at += len + 1;
             if self.wrapper.has_parts() {
                 held.get_or_insert(before);
@@ -85,7 +85,7 @@ impl Parser {
         self.check_awaited(text);
         let is_one = !has_parts || self.wrapper.is_torn();
         for line in text.split(|byte| *byte == b'\n' && !is_one).filter(|line| is_one || !line.is_empty()) {
-            self.parse_record(line, texts, out);
+            self.parse_record(line, None, texts, out);
         }
         if self.wrapper.has_parts() {
             self.give_up(&mut None, out);
@@ -114,20 +114,26 @@ impl Parser {
         out.reject(Rejected::TooLong);
     }
 
-    fn parse_record(&mut self, line: &[u8], texts: &mut Texts<'_>, out: &mut Output) {
-        match self.read_record(line, texts) {
+    /// Parses a line. Where it stands in a padded block, the fast reader may read it there.
+    fn parse_record(&mut self, line: &[u8], block: Option<&[u8]>, texts: &mut Texts<'_>, out: &mut Output) {
+        match self.read_record(line, block, texts) {
             Ok(line) => out.lines.push(line),
             Err(reason) => out.refuse(reason, line),
         }
     }
 
-    pub(super) fn read_record(&mut self, line: &[u8], texts: &mut Texts<'_>) -> Result<Line, Rejected> {
+    fn read_record(
+        &mut self,
+        line: &[u8],
+        block: Option<&[u8]>,
+        texts: &mut Texts<'_>,
+    ) -> Result<Line, Rejected> {
         if line.len() > self.max_line_bytes {
             self.skipped();
             return Err(Rejected::TooLong);
         }
         let record = self.wrapper.open(line);
-        let found = self.read_opened(record, line, texts);
+        let found = self.read_opened(record, line, block, texts);
         match found {
             Ok(_) => {
                 let is_fitting = self.wrapper.is_fitting();
@@ -137,7 +143,7 @@ impl Parser {
             // It may be that the log has a wrapper by now.
             Err(_) if self.wrapper.is_bare() && record == Record::Bare => {
                 if let Some(record) = self.wrapper.open_refused(line)
-                    && self.read_opened(record, line, texts).is_ok()
+                    && self.read_opened(record, line, block, texts).is_ok()
                 {
                     self.wrapper.note();
                 }
@@ -152,11 +158,18 @@ impl Parser {
         &mut self,
         record: Record<'_>,
         line: &[u8],
+        block: Option<&[u8]>,
         texts: &mut Texts<'_>,
     ) -> Result<Line, Rejected> {
         match record {
             Record::Bare => self.read_line(line, texts),
-            Record::Inside(line) => self.read_line(line, texts),
+            Record::Inside(line) => {
+                let fast = block.and_then(|block| {
+                    let at = line.as_ptr().addr().checked_sub(block.as_ptr().addr())?;
+                    self.read_fast(block, at)
+                });
+                fast.map_or_else(|| self.read_line(line, texts), |(line, _)| Ok(line))
+            }
             Record::Unwrapped => self.read_unwrapped(texts),
             Record::Part | Record::Aside => Err(Rejected::Empty),
             Record::Torn => Err(Rejected::Malformed),

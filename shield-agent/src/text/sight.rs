@@ -7,6 +7,9 @@ use shield_logline::sight::{FieldFault, Finding, OneClient, Origin, RefusedLines
 /// Characters of a refused line that are shown: its format can be recognised by them.
 const SHOWN_CHARS: usize = 80;
 
+/// Names of a JSON line's fields that are shown.
+const SHOWN_NAMES: usize = 12;
+
 /// One sentence with the finding and its remedy.
 pub(crate) fn finding(finding: &Finding) -> String {
     match finding {
@@ -45,7 +48,23 @@ fn refused(lines: &RefusedLines) -> String {
 
 /// The beginning of a refused line and why it was refused: `"web1 192.0.2.7 …" (not of the format)`.
 fn refused_line(line: &RefusedLine) -> String {
-    format!("\"{}\" ({})", beginning(&line.text), rejected(line.reason))
+    let names = shield_logline::names_in(&line.text);
+    let fields = match line.reason {
+        Rejected::NoAddress if !names.is_empty() => Some("source_ip"),
+        Rejected::NoTime if !names.is_empty() => Some("timestamp"),
+        Rejected::NoStatus if !names.is_empty() => Some("status"),
+        _ => None,
+    };
+    let remedy = fields.map(|field| {
+        let shown: Vec<&str> = names.iter().take(SHOWN_NAMES).map(String::as_str).collect();
+        let more = if names.len() > SHOWN_NAMES { ", …" } else { "" };
+        format!(
+            ": of its fields {}{more} name the one with it in fields.{field}",
+            printable(&shown.join(", "))
+        )
+    });
+    let why = rejected(line.reason);
+    format!("\"{}\" ({why}{})", beginning(&line.text), remedy.unwrap_or_default())
 }
 
 /// The beginning of a line with its control characters escaped.
@@ -129,6 +148,12 @@ mod tests {
         );
         check(&lines(37, 200, None), "37 of the last 200 lines are not log lines; see `shield-agent check`");
         check(&lines(1, 20, None), "1 of the last 20 lines is no log line; see `shield-agent check`");
+        let json = RefusedLine::new(Rejected::NoAddress, br#"{"at":"x","who":{"ip":"-"},"st"#);
+        check(
+            &lines(9, 9, Some(json)),
+            "none of the last 9 lines is a log line; the first begins \"{\"at\":\"x\",\"who\":{\"ip\":\"-\"},\"st\" (no client \
+             address found in it: of its fields at, who.ip name the one with it in fields.source_ip); see `shield-agent check`",
+        );
         let cut = finding(&lines(5, 5, first(&[b'x'; 500])));
         assert!(cut.contains(&format!("\"{}…\"", "x".repeat(SHOWN_CHARS))), "{cut}");
     }

@@ -81,6 +81,12 @@ enum Shape {
     ProxyManager,
     /// A `log_format` in the configuration, separated by tabs.
     LogFormat,
+    /// The combined format in Docker's JSON.
+    DockerCombined,
+    /// Shield's own format in the container runtimes' of Kubernetes.
+    CriJson,
+    /// Names and objects as Caddy has them.
+    NestedJson,
 }
 
 /// The format of [`Shape::LogFormat`].
@@ -341,6 +347,36 @@ fn write_line(text: &mut String, shape: Shape, client: u64, secs: i64, random: &
     if !shape.is_json() {
         return write_text(text, shape, &addr, secs, &path, (status, size));
     }
+    let method = "GET";
+    let written = match shape {
+        Shape::DockerCombined => {
+            let time = clf_timestamp(secs);
+            writeln!(
+                text,
+                r#"{{"log":"{addr} - - [{time}] \"{method} {path} HTTP/1.1\" {status} {size} \"-\" \"Mozilla/5.0\"\n","stream":"stdout","time":"2026-01-01T00:00:00.123456789Z"}}"#
+            )
+        }
+        Shape::NestedJson => writeln!(
+            text,
+            r#"{{"ts":{secs}.5241024,"level":"info","request":{{"remote_ip":"{addr}","method":"{method}","uri":"{path}","proto":"HTTP/2.0"}},"status":{status},"size":{size}}}"#
+        ),
+        _ => write_own(text, shape, &addr, &time, &path, (status, size)),
+    };
+    written.expect("writing to a String cannot fail");
+}
+
+/// Writes a line of Shield's own format, in a wrapper or not.
+fn write_own(
+    text: &mut String,
+    shape: Shape,
+    addr: &str,
+    time: &str,
+    path: &str,
+    (status, size): (u16, u64),
+) -> std::fmt::Result {
+    if shape == Shape::CriJson {
+        text.push_str("2026-01-01T00:00:00.123456789Z stdout F ");
+    }
     let quote = if shape == Shape::QuotedNumbers { "\"" } else { "" };
     let extra = match shape {
         Shape::ExtraFields => {
@@ -348,11 +384,15 @@ fn write_line(text: &mut String, shape: Shape, client: u64, secs: i64, random: &
         }
         _ => "",
     };
-    let written = writeln!(
+    writeln!(
         text,
         r#"{{"source_ip":"{addr}","timestamp":"{time}","method":"GET","path":"{path}","status":{quote}{status}{quote},"response_size":{quote}{size}{quote}{extra}}}"#
-    );
-    written.expect("writing to a String cannot fail");
+    )
+}
+
+fn clf_timestamp(secs: i64) -> String {
+    let time = jiff::Timestamp::from_second(secs).expect("a second of this year");
+    time.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string()
 }
 
 /// Writes a line of a text format.

@@ -126,5 +126,6 @@ fn hundreds_of_fields_have_a_shape() {
 fn the_names_of_a_line_are_known() {
     assert_eq!(names_in(br#"{"a":1,"b":{"c":"x","d":[1,2]}}"#), ["a", "b.c", "b.d.[]"]);
     assert_eq!(names_in(br#"{"log":"{\"a\":1}\n","stream":"stdout","time":"x"}"#), ["a"]);
+    assert_eq!(names_in(br#"{"a":1,"b":{"c":"x","d"#), ["a", "b.c"]);
     assert!(names_in(b"text").is_empty());
 }
