@@ -36,6 +36,10 @@ impl Engine {
             self.detector.latest().into_iter().for_each(|latest| self.timeline.set(latest));
         }
         let mut at = 0;
+        for loss in &batch.lost {
+            let source = batch.source.and_then(|id| self.sources.get(&id)).cloned().unwrap_or_default();
+            out.announce(Notice::Lost { source, bytes: loss.bytes, reason: loss.reason.clone() });
+        }
         for lines in batch.lines.chunks(LOOK_AHEAD) {
             let prepared = self.detector.prepare_batch(lines.iter().map(|line| batch.request(line)));
             for (line, prepared) in lines.iter().zip(&prepared) {

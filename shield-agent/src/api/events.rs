@@ -31,7 +31,8 @@ fn severity(notice: &Notice) -> Severity {
         | Notice::Repaired { .. }
         | Notice::NetworkProposed { .. }
         | Notice::Evasion { .. }
-        | Notice::ClockSkew { .. } => Severity::Warning,
+        | Notice::ClockSkew { .. }
+        | Notice::Lost { .. } => Severity::Warning,
         Notice::Lifted { .. }
         | Notice::GlobalAnomalyEnded { .. }
         | Notice::Recovered { .. }

@@ -1,6 +1,7 @@
 //! `shield-agent replay FILE…`: the command line of `crate::replay`, which runs past logs through the engine and lists
 //! the bans that it would have made. Needs no privileges.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::reply::{Format, JsonArg};
 use super::{BadConfig, Exit, args, print};
 use crate::config::Config;
-use crate::replay::input::Input;
+use crate::replay::input::{self, Arranged, Input};
 use crate::replay::labels::Labels;
 use crate::replay::{Outcome, Replay, Watch, html, render};
 use shield_engine::allowlist::Allowlist;
@@ -22,7 +23,7 @@ use shield_logline::Settings as FormatSettings;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ReplayArgs {
-    /// Access logs, oldest first: JSON or nginx's combined format, plain, .gz or .zst; - for standard input
+    /// Access logs, in any order: JSON or nginx's combined format, plain, .gz, .bz2, .xz or .zst; - for standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// The configuration (default: the built-in one)
@@ -52,8 +53,10 @@ pub(crate) struct ReplayArgs {
 /// # Errors
 /// When the configuration is wrong, or a file cannot be read or is not an access log.
 pub(crate) fn run(args: &ReplayArgs) -> Result<Exit> {
-    let inputs: Vec<Input> = args.files.iter().map(|file| Input::of(file)).collect();
     let config = load(args.config.as_deref())?;
+    let inputs: Vec<Input> = args.files.iter().map(|file| Input::of(file)).collect();
+    let Arranged { inputs, notes } = input::arrange(inputs, &format_of(&config))?;
+    notes.iter().for_each(|note| say(note));
     let labels =
         args.labels.as_ref().map(|path| Labels::read(path, config.engine.ipv6_prefix)).transpose()?;
     if let Some(against) = &args.against {
@@ -128,16 +131,29 @@ fn replay(inputs: &[Input], config: &Config, watch: Option<Watch>) -> Result<Rep
         replay.watch(watch);
     }
     let progress = Progress::of(inputs);
-    let format = config.sources.first().map_or_else(FormatSettings::default, |source| source.format.clone());
+    let format = format_of(config);
     for input in inputs {
-        input.batches(&format, &progress.read_bytes, &mut |batch| {
+        let damage = input.batches(&format, &progress.read_bytes, &mut |batch| {
             replay.feed(batch);
             progress.show();
             Ok(())
         })?;
+        if let Some(damage) = damage {
+            say(&format!("{damage}; the rest of it is not part of the result"));
+        }
     }
     progress.bar.finish_and_clear();
     Ok(Replayed { explanation: replay.explanation(), outcome: replay.finish() })
+}
+
+fn format_of(config: &Config) -> FormatSettings {
+    config.sources.first().map_or_else(FormatSettings::default, |source| source.format.clone())
+}
+
+/// Says something about the input beside the result, which may be read by a program.
+fn say(note: &str) {
+    // Without anybody to read it there is nothing to say.
+    let _ = writeln!(std::io::stderr(), "note: {note}");
 }
 
 /// A progress bar on standard error, when that is a terminal.

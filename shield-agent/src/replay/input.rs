@@ -1,21 +1,31 @@
-//! Reads logs to be replayed in batches of lines: files, plain or compressed with gzip or zstd (recognised by their first
-//! bytes), or standard input.
+//! Reads logs to be replayed in batches of lines: files, plain or packed (gzip, bzip2, xz, zstd, recognised by their first bytes),
+//! or standard input.
+//!
+//! [`arrange`] puts several logs in the order of their lines, and one log that is named twice is read once.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, stdin};
+use std::io::{BufRead, BufReader, ErrorKind, Read, stdin};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+use crate::source::FileId;
+use crate::source::unpack::Packing;
+use crate::text::access as text;
 use shield_engine::request::{Batch, Rejected};
+use shield_engine::time::EventSecs;
 use shield_logline::{Output, Parser, Settings};
 
 const BLOCK_BYTES: usize = 1 << 20;
 
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Lines whose times tell when a log begins. The median of some, because a single line can bear any date.
+const FIRST_LINES: usize = 101;
+
+/// Bytes of text searched for them.
+const FIRST_BYTES: u64 = 256 * 1024;
 
 /// One log to replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +48,14 @@ impl Input {
         }
     }
 
+    /// Returns whether it can be read only once, such as `<(zcat …)`.
+    fn is_stream(&self) -> bool {
+        match self {
+            Input::File(path) => path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir()),
+            Input::Stdin => true,
+        }
+    }
+
     fn name(&self) -> String {
         match self {
             Input::File(path) => path.display().to_string(),
@@ -45,48 +63,74 @@ impl Input {
         }
     }
 
-    fn open(&self) -> Result<Box<dyn Read>> {
+    fn open(&self) -> Result<Box<dyn Read + Send>> {
         match self {
-            Input::Stdin => Ok(Box::new(stdin().lock())),
+            Input::Stdin => Ok(Box::new(stdin())),
             Input::File(path) => {
                 let file = File::open(path).with_context(|| format!("could not open {}", path.display()))?;
                 if file.metadata().is_ok_and(|m| m.is_dir()) {
-                    bail!("{} is a directory: name the log files in it, oldest first", path.display());
+                    bail!("{} is a directory: name the log files in it", path.display());
                 }
                 Ok(Box::new(file))
             }
         }
     }
 
+    /// Returns the median time of the log's first lines; `None` of a stream, and of a file that has none or cannot be read,
+    /// which is reported when its turn comes.
+    fn first_time(&self, settings: &Settings) -> Option<EventSecs> {
+        let Input::File(path) = self else { return None };
+        let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|meta| meta.is_file()))?;
+        let mut block = Vec::new();
+        // A damaged file has first lines too.
+        let _ = unpacked(Box::new(file)).ok()?.take(FIRST_BYTES).read_to_end(&mut block);
+        let mut output = Output::default();
+        let end = block.len();
+        Parser::new(settings).parse_block(&mut block, 0, end, &mut output);
+        let mut times: Vec<EventSecs> = output.lines.iter().take(FIRST_LINES).map(|line| line.time).collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    }
+
     /// Reads the log to its end, one batch at a time. `read_bytes` counts the file's bytes, for a progress bar.
     ///
+    /// Of a damaged file what can be read is read; returns a sentence about the rest.
+    ///
     /// # Errors
-    /// When it cannot be opened, read or decompressed, when `each` fails, or when none of its lines is a log line.
+    /// When it cannot be opened or read at all, when `each` fails, or when none of its lines is a log line.
     pub fn batches(
         &self,
         settings: &Settings,
         read_bytes: &Arc<AtomicU64>,
         each: &mut dyn FnMut(&mut Batch) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Option<String>> {
         let counted = Counted { inner: self.open()?, read: Arc::clone(read_bytes) };
-        let mut reader = unpacked(counted).with_context(|| format!("could not read {}", self.name()))?;
+        let mut reader =
+            unpacked(Box::new(counted)).with_context(|| format!("could not read {}", self.name()))?;
         let mut tally = Tally::default();
         let mut parser = Parser::new(settings);
-        let mut rest = Vec::new();
+        let (mut rest, mut skipping, mut text_bytes) = (Vec::new(), false, 0_u64);
         loop {
             let mut block = std::mem::take(&mut rest);
-            let at_end = fill(&mut *reader, &mut block).with_context(|| {
-                format!("could not read {} to its end; it may be truncated or damaged", self.name())
-            })?;
-            if at_end && !block.is_empty() && block.last() != Some(&b'\n') {
+            let before = block.len();
+            let filled = fill(&mut *reader, &mut block);
+            text_bytes += (block.len() - before) as u64;
+            let is_last = !matches!(filled, Ok(false));
+            if is_last && !block.is_empty() && block.last() != Some(&b'\n') {
                 block.push(b'\n');
             }
             let mut output = Output::default();
             let end = block.len();
-            let upto = parser.parse_block(&mut block, 0, end, &mut output);
-            if at_end && upto < end {
+            let from = if skipping { memchr::memchr(b'\n', &block).map_or(end, |at| at + 1) } else { 0 };
+            skipping &= from == end && block.last() != Some(&b'\n');
+            let upto = parser.parse_block(&mut block, from, end, &mut output);
+            // A line without an end is not kept: a packed file of a few kilobytes can hold one of gigabytes.
+            if is_last && upto < end {
                 // A line in parts, as containers have it, whose last one is missing.
                 parser.parse_single(&mut block, upto, end, &mut output);
+            } else if end - upto > settings.max_line_bytes {
+                skipping = true;
+                output.reject(Rejected::TooLong);
             } else {
                 rest.extend_from_slice(&block[upto..end]);
             }
@@ -94,34 +138,91 @@ impl Input {
             let mut batch =
                 Batch { bytes: block, lines: output.lines, rejected: output.rejected, ..Batch::default() };
             each(&mut batch)?;
-            if at_end {
-                return tally.check(&self.name());
+            if !is_last {
+                continue;
             }
+            let damage = filled
+                .err()
+                .map(|error| text::damaged(Path::new(&self.name()), &error.to_string(), text_bytes));
+            if let Some(damage) = damage.as_ref().filter(|_| tally.lines == 0) {
+                bail!("could not read any line: {damage}");
+            }
+            tally.check(&self.name())?;
+            return Ok(damage);
         }
     }
 }
 
-/// Reads until `block` has grown by [`BLOCK_BYTES`]; returns true at the end of the input.
+/// Logs in the order to read them in.
+#[derive(Debug)]
+pub(crate) struct Arranged {
+    pub inputs: Vec<Input>,
+    /// What was done, in sentences for people.
+    pub notes: Vec<String>,
+}
+
+/// Takes out files that are named twice, by whatever names, and sorts the rest by the times of their first lines: a shell lists
+/// `access.log access.log.1 access.log.2.gz`, the newest first.
+///
+/// # Errors
+/// When standard input is named twice.
+pub(crate) fn arrange(inputs: Vec<Input>, settings: &Settings) -> Result<Arranged> {
+    let mut seen: BTreeMap<FileId, String> = BTreeMap::new();
+    let (mut once, mut notes) = (Vec::new(), Vec::new());
+    for input in inputs {
+        if input == Input::Stdin && once.contains(&Input::Stdin) {
+            bail!("standard input is named twice, and can be read only once");
+        }
+        let id = match &input {
+            Input::File(path) => path.metadata().ok().map(|meta| FileId::of(&meta)),
+            Input::Stdin => None,
+        };
+        match id.and_then(|id| seen.get(&id)) {
+            Some(first) => notes.push(text::twin(Path::new(&input.name()), Path::new(first))),
+            None => {
+                id.and_then(|id| seen.insert(id, input.name()));
+                once.push(input);
+            }
+        }
+    }
+    let times: Vec<Option<EventSecs>> = once.iter().map(|input| input.first_time(settings)).collect();
+    // A stream has its place by where it was named, and so has whatever is named beside it. A log without lines comes first,
+    // where it does no harm.
+    if once.iter().any(Input::is_stream) || times.is_sorted() {
+        return Ok(Arranged { inputs: once, notes });
+    }
+    let mut timed: Vec<(Option<EventSecs>, Input)> = times.into_iter().zip(once).collect();
+    timed.sort_by_key(|(time, _)| *time);
+    let inputs: Vec<Input> = timed.into_iter().map(|(_, input)| input).collect();
+    let names: Vec<String> = inputs.iter().map(Input::name).collect();
+    notes.push(format!("read in the order of their first lines: {}", names.join(", ")));
+    Ok(Arranged { inputs, notes })
+}
+
+/// Reads until `block` has grown by [`BLOCK_BYTES`]; returns true at the end of the input. After an error the block holds what
+/// preceded it.
 fn fill(reader: &mut dyn Read, block: &mut Vec<u8>) -> std::io::Result<bool> {
     let read = reader.take(BLOCK_BYTES as u64).read_to_end(block)?;
     Ok(read < BLOCK_BYTES)
 }
 
-fn unpacked(counted: Counted) -> std::io::Result<Box<dyn Read>> {
-    let mut buffered = BufReader::with_capacity(BLOCK_BYTES, counted);
-    let start = buffered.fill_buf()?;
-    if start.starts_with(&GZIP_MAGIC) {
-        return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(buffered)));
+fn unpacked(packed: Box<dyn Read + Send>) -> std::io::Result<Box<dyn Read + Send>> {
+    let mut buffered = BufReader::with_capacity(BLOCK_BYTES, packed);
+    let start = loop {
+        match buffered.fill_buf() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            start => break start?,
+        }
+    };
+    match Packing::of_start(start) {
+        Some(packing) => packing.unpack(buffered),
+        None => Ok(Box::new(buffered)),
     }
-    if start.starts_with(&ZSTD_MAGIC) {
-        return Ok(Box::new(zstd::Decoder::with_buffer(buffered)?));
-    }
-    Ok(Box::new(buffered))
 }
 
 /// Counts the bytes read.
 struct Counted {
-    inner: Box<dyn Read>,
+    inner: Box<dyn Read + Send>,
     read: Arc<AtomicU64>,
 }
 
@@ -163,5 +264,101 @@ impl Tally {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::unpack::pack;
+
+    fn line(second: u32) -> String {
+        format!(
+            "192.0.2.7 - - [05/Jan/2026:08:{:02}:{:02} +0000] \"GET / HTTP/1.1\" 200 1 \"-\" \"-\"\n",
+            second / 60,
+            second % 60
+        )
+    }
+
+    fn lines(seconds: std::ops::Range<u32>) -> String {
+        seconds.map(line).collect()
+    }
+
+    fn read(path: &Path) -> (usize, u64, Option<String>) {
+        let (mut count, mut refused) = (0, 0);
+        let read_bytes = Arc::new(AtomicU64::new(0));
+        let damage = Input::of(path).batches(&Settings::default(), &read_bytes, &mut |batch| {
+            count += batch.lines.len();
+            refused += batch.rejected.iter().sum::<u64>();
+            Ok(())
+        });
+        (count, refused, damage.unwrap())
+    }
+
+    /// History: `replay access.log*` read the newest file first, and every ban of the older ones was missed; a link beside its
+    /// target doubled every request.
+    #[test]
+    fn logs_are_read_once_and_in_the_order_of_their_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let odd = line(59).replace("2026", "2031");
+        let newest = write("access.log", format!("{odd}{}", lines(40..50)).as_bytes());
+        let middle = write("access.log.1", lines(20..40).as_bytes());
+        let oldest = write("access.log.2.xz", &pack(Packing::Xz, lines(0..20).as_bytes()));
+        let empty = write("access.log.3", b"");
+        let (link, hard) = (folder.path().join("link.log"), folder.path().join("hard.log"));
+        std::os::unix::fs::symlink(&newest, &link).unwrap();
+        std::fs::hard_link(&middle, &hard).unwrap();
+        let named = [&newest, &middle, &oldest, &empty, &link, &hard, &newest].map(|path| Input::of(path));
+        let arranged = arrange(named.to_vec(), &Settings::default()).unwrap();
+        assert_eq!(arranged.inputs, [&empty, &oldest, &middle, &newest].map(|path| Input::of(path)));
+        assert_eq!(arranged.notes.len(), 4, "three names of one file, and the order: {:?}", arranged.notes);
+        let piped = vec![Input::of(&newest), Input::Stdin, Input::of(&oldest)];
+        assert_eq!(
+            arrange(piped.clone(), &Settings::default()).unwrap().inputs,
+            piped,
+            "a stream keeps its place"
+        );
+        assert!(arrange(vec![Input::Stdin, Input::Stdin], &Settings::default()).is_err());
+    }
+
+    /// History: a packed file of 2 MB that unpacks to one line of 2 GB was read in quadratic time, all of it in memory.
+    #[test]
+    fn a_line_without_an_end_is_refused_once_and_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bomb.log.gz");
+        let text = format!("{}{}\n{}", lines(0..3), "x".repeat(40 << 20), lines(3..5));
+        std::fs::write(&path, pack(Packing::Gzip, text.as_bytes())).unwrap();
+        let mut longest = 0;
+        let (mut count, mut refused) = (0, 0);
+        let read_bytes = Arc::new(AtomicU64::new(0));
+        let each = &mut |batch: &mut Batch| {
+            longest = longest.max(batch.bytes.len());
+            count += batch.lines.len();
+            refused += batch.rejected[Rejected::TooLong.index()];
+            Ok(())
+        };
+        Input::of(&path).batches(&Settings::default(), &read_bytes, each).unwrap();
+        assert_eq!((count, refused), (5, 1));
+        assert!(longest < 3 * BLOCK_BYTES, "{longest} bytes at once");
+    }
+
+    #[test]
+    fn of_a_damaged_file_the_whole_lines_are_read_and_the_rest_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log.gz");
+        let whole = pack(Packing::Gzip, lines(0..3000).as_bytes());
+        std::fs::write(&path, &whole[..whole.len() - 10]).unwrap();
+        let (count, _, damage) = read(&path);
+        assert!(count > 1000, "{count}");
+        assert!(damage.unwrap().contains("is damaged after"));
+        std::fs::write(&path, &whole[..12]).unwrap();
+        let read_bytes = Arc::new(AtomicU64::new(0));
+        let error = Input::of(&path).batches(&Settings::default(), &read_bytes, &mut |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("could not read any line"), "{error}");
     }
 }

@@ -1,12 +1,15 @@
 //! Sources of lines (files, nginx's syslog datagrams, standard input), read into batches of requests.
 //!
 //! Every source has a thread of its own, because it waits in system calls. [`Prepared::start`] is the entry point. `file`
-//! follows files through rotation and restarts, `stream` reads what is in no file, `watch` and `wake` decide when to read,
-//! `lag` when a source is too far behind, `sight` whether what is read can be used; the crate `shield-logline` parses the lines. Nothing here depends on what the
+//! follows files through rotation and restarts, `stream` and `pipe` read what is in no file, `unpack` packed files, `watch` and
+//! `wake` decide when to read, `lag` when a source is too far behind, `sight` whether what is read can be used; the crate
+//! `shield-logline` parses the lines. Nothing here depends on what the
 //! requests are for.
 
 pub(crate) mod file;
 mod lag;
+mod limit;
+mod pipe;
 pub(crate) mod pool;
 mod run;
 pub(crate) mod sight;
@@ -14,6 +17,7 @@ pub(crate) mod stats;
 mod stream;
 #[cfg(test)]
 mod tests;
+pub(crate) mod unpack;
 mod wake;
 mod watch;
 
@@ -25,7 +29,8 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use ipnet::IpNet;
 
-pub(crate) use file::Place;
+use file::claims::Claims;
+pub(crate) use file::{FileId, Place};
 pub(crate) use pool::Pool;
 pub(crate) use stats::Stats;
 
@@ -141,6 +146,10 @@ impl Prepared {
         R: Report + Clone,
     {
         let mut sources = Sources { threads: Vec::new() };
+        let claims = Claims::default();
+        checkpoints.iter().for_each(|checkpoint| file::note_marks(checkpoint, &claims));
+        let readers = self.sources.iter().filter(|(settings, _)| matches!(settings.input, Input::Files(_)));
+        let max_open = limit::open_files(readers.count());
         for (at, (settings, stats)) in self.sources.into_iter().enumerate() {
             let id = u16::try_from(at).context("could not number the sources: there are more than 65,536")?;
             let wake = Wake::default();
@@ -152,6 +161,8 @@ impl Prepared {
                 stats,
                 lag: Lag::default(),
                 sights: Sights::new(&settings.format.trusted_proxies, &settings.known),
+                claims: claims.clone(),
+                max_open,
                 pool: pool.clone(),
                 deliver: deliver.clone(),
                 report: report.clone(),

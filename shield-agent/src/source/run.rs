@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::file::claims::Claims;
 use super::file::{self, Files, Start};
 use super::lag::Lag;
+use super::pipe::{self, Pipe};
 use super::pool::Pool;
 use super::sight::Sights;
 use super::stats::{Backlog, Stats};
@@ -15,10 +17,14 @@ use super::wake::Wake;
 use super::watch::Watch;
 use super::{Deliver, FirstStart, Input, Place, Report, Settings};
 use crate::clock;
+use crate::text::access as text;
 use shield_engine::event::{PartReport, PartState};
 use shield_engine::request::{Batch, Checkpoint, SourceId};
 use shield_engine::time::Now;
 use shield_logline::Output;
+
+/// The pause before looking whether a program has opened a pipe for writing.
+const WRITER_POLL: Duration = Duration::from_millis(250);
 
 /// The pause before binding a socket is retried.
 const BIND_RETRY: Duration = Duration::from_secs(5);
@@ -33,6 +39,8 @@ pub(super) struct Source<D, R> {
     pub stats: Arc<Stats>,
     pub lag: Lag,
     pub sights: Sights,
+    pub claims: Claims,
+    pub max_open: usize,
     pub pool: Pool,
     pub deliver: D,
     pub report: R,
@@ -55,21 +63,67 @@ impl<D: Deliver, R: Report> Source<D, R> {
             FirstStart::CatchUp { secs } => Start::Since(clock::now().wall_secs() - i64::from(secs)),
         };
         let (name, format) = (settings.name.clone(), settings.format.clone());
-        let mut files = Files::new(file::Settings { id: self.id, name, place, format, start }, checkpoint);
+        let pipe = if let Place::Path(path) = &place { Some(path.clone()) } else { None };
+        let files = file::Settings { id: self.id, name, place, format, start, max_open: self.max_open };
+        let mut files = Files::new(files, checkpoint, self.claims.clone());
         let mut watch = Watch::new(&self.wake);
-        watch.set(files.folders());
         let mut was_hinted = false;
         while !self.wake.is_stopped() {
+            // What is left of a file that a pipe has taken the place of is read first, and then the pipe.
             let ControlFlow::Continue(bytes) = self.read_all(&mut files) else { return };
+            if let Some(path) = pipe.as_deref().filter(|path| pipe::is_pipe(path)) {
+                if self.run_pipe(path, settings).is_break() {
+                    return;
+                }
+                files.hint_all();
+                continue;
+            }
             self.note_idle(&files, clock::now());
             if bytes > 0 {
                 watch.note_lines(was_hinted);
             }
-            watch.set(files.folders());
+            watch.set(files.changed_folders());
             self.wake.wait(sleep_for(&files, watch.interval()));
             was_hinted = self.wake.take();
             files.hint_all();
         }
+    }
+
+    /// Reads a pipe for as long as it lies there.
+    fn run_pipe(&mut self, path: &Path, settings: &Settings) -> ControlFlow<()> {
+        let mut pipe = match Pipe::open(path, &settings.format) {
+            Ok(pipe) => pipe,
+            Err(error) => {
+                self.set_state(PartState::Waiting { reason: text::pipe_not_opened(path, &error) });
+                self.wake.wait(BIND_RETRY);
+                self.wake.take();
+                return ControlFlow::Continue(());
+            }
+        };
+        while !self.wake.is_stopped() && pipe.is_at(path) {
+            let mut batch = self.pool.take();
+            let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
+            let found = match pipe.step(&mut batch.bytes, &mut out) {
+                Ok(found) => found,
+                Err(error) => {
+                    self.set_state(PartState::Waiting { reason: text::pipe_not_read(path, &error) });
+                    self.wake.wait(BIND_RETRY);
+                    self.wake.take();
+                    return ControlFlow::Continue(());
+                }
+            };
+            let any = found == pipe::Found::Bytes || !out.lines.is_empty() || out.bytes > 0;
+            self.deliver_parsed(batch, out, any)?;
+            if found == pipe::Found::NoWriter {
+                self.set_state(PartState::Waiting { reason: text::pipe_without_writer(path) });
+                self.wake.wait(WRITER_POLL);
+                self.wake.take();
+            } else {
+                self.sights.idle(true, clock::now());
+                self.set_active("reading a pipe");
+            }
+        }
+        ControlFlow::Continue(())
     }
 
     /// Delivers everything there is to read now; returns its length in bytes.

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::wake::Wake;
+use crate::text::access as text;
 
 /// The interval where hints can arrive. They do not from network file systems, nor for a link that is changed.
 pub(super) const SAFETY_POLL: Duration = Duration::from_secs(1);
@@ -26,8 +27,11 @@ pub(super) const BLIND_POLL: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Watch {
     watcher: Option<RecommendedWatcher>,
+    wanted: BTreeSet<PathBuf>,
     watched: BTreeSet<PathBuf>,
     is_blind: bool,
+    /// The system has no watches left, and it was said.
+    is_full: bool,
     is_trusted: bool,
 }
 
@@ -45,28 +49,52 @@ impl Watch {
                 |error| tracing::warn!(%error, "could not watch files; checking them every 250 ms instead"),
             )
             .ok();
-        Watch { is_blind: watcher.is_none(), watcher, watched: BTreeSet::new(), is_trusted: false }
+        Watch {
+            is_blind: watcher.is_none(),
+            is_full: false,
+            watcher,
+            wanted: BTreeSet::new(),
+            watched: BTreeSet::new(),
+            is_trusted: false,
+        }
     }
 
-    /// Watches exactly these folders from now on. One that cannot be watched is retried at the next call.
-    pub(super) fn set(&mut self, folders: Vec<PathBuf>) {
-        let wanted: BTreeSet<PathBuf> = folders.into_iter().collect();
+    /// Watches exactly these folders from now on; those of the last call with `None`. One that cannot be watched is retried at
+    /// the next call.
+    pub(super) fn set(&mut self, folders: Option<Vec<PathBuf>>) {
+        let is_same = folders.is_none();
+        if is_same && !self.is_blind {
+            return;
+        }
+        if let Some(folders) = folders {
+            self.wanted = folders.into_iter().collect();
+        }
         let Some(watcher) = &mut self.watcher else { return };
-        for gone in self.watched.difference(&wanted) {
+        for gone in self.watched.difference(&self.wanted) {
             // It fails when the folder is gone, and then the kernel has removed the watch already.
             let _ = watcher.unwatch(gone);
         }
-        self.watched.retain(|folder| wanted.contains(folder));
-        let mut failed = false;
-        for new in &wanted {
-            if !self.watched.contains(new) {
-                match watcher.watch(new, RecursiveMode::NonRecursive) {
-                    Ok(()) => drop(self.watched.insert(new.clone())),
-                    Err(_) => failed = true,
+        self.watched.retain(|folder| self.wanted.contains(folder));
+        self.is_blind = false;
+        for (done, new) in self.wanted.iter().enumerate() {
+            if self.watched.contains(new) {
+                continue;
+            }
+            match watcher.watch(new, RecursiveMode::NonRecursive) {
+                Ok(()) => drop(self.watched.insert(new.clone())),
+                Err(error) => {
+                    self.is_blind = true;
+                    if matches!(error.kind, ErrorKind::MaxFilesWatch) {
+                        // None of the rest would be let in either.
+                        if !std::mem::replace(&mut self.is_full, true) {
+                            tracing::warn!("{}", text::unwatched(self.wanted.len() - done));
+                        }
+                        return;
+                    }
                 }
             }
         }
-        self.is_blind = failed;
+        self.is_full = false;
     }
 
     /// Returns how long to sleep without a hint.
@@ -106,7 +134,7 @@ mod tests {
         watch.note_lines(false);
         assert_eq!(watch.interval(), SAFETY_POLL, "lines without a hint");
         watch.note_lines(true);
-        watch.set(vec![PathBuf::from("/there/is/no/such/folder")]);
+        watch.set(Some(vec![PathBuf::from("/there/is/no/such/folder")]));
         assert_eq!(watch.interval(), BLIND_POLL, "a folder that cannot be watched");
     }
 }

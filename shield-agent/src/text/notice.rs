@@ -2,10 +2,12 @@
 
 use shield_engine::action::Notice;
 
-use super::{cause, counted, duration, global_anomaly, lift_reason, per_sec, plural, printable, term, until};
+use super::{
+    bytes, cause, counted, duration, global_anomaly, lift_reason, per_sec, plural, printable, term, until,
+};
 
 /// Every kind of notice, as in the `event` field of its JSON.
-pub(crate) const KINDS: [&str; 18] = [
+pub(crate) const KINDS: [&str; 19] = [
     "banned",
     "would_ban",
     "lifted",
@@ -21,6 +23,7 @@ pub(crate) const KINDS: [&str; 18] = [
     "network_proposed",
     "evasion",
     "clock_skew",
+    "lost",
     "allowlist_changed",
     "started",
     "stopping",
@@ -44,6 +47,7 @@ pub(crate) fn kind(notice: &Notice) -> &'static str {
         Notice::NetworkProposed { .. } => "network_proposed",
         Notice::Evasion { .. } => "evasion",
         Notice::ClockSkew { .. } => "clock_skew",
+        Notice::Lost { .. } => "lost",
         Notice::AllowlistChanged { .. } => "allowlist_changed",
         Notice::Started { .. } => "started",
         Notice::Stopping { .. } => "stopping",
@@ -110,6 +114,10 @@ fn line(notice: &Notice) -> String {
             let side = if *skew_secs > 0 { "ahead of" } else { "behind" };
             let skew = duration(skew_secs.unsigned_abs());
             format!("times in {source} are {skew} {side} the wall clock")
+        }
+        Notice::Lost { source, bytes: size, reason } => {
+            let size = size.map_or("an unknown number of bytes".to_owned(), bytes);
+            format!("lines of {source} lost ({size}): {reason}")
         }
         Notice::AllowlistChanged { network, added, note } => {
             let change = if *added { "added to" } else { "removed from" };
@@ -253,6 +261,9 @@ mod tests {
         let skewed = |skew_secs| Notice::ClockSkew { source: "/var/log/a.log".into(), skew_secs };
         check(&skewed(300), "times in /var/log/a.log are 5 min ahead of the wall clock");
         check(&skewed(-300), "times in /var/log/a.log are 5 min behind the wall clock");
+        let lost = |bytes| Notice::Lost { source: "/var/log/a.log".into(), bytes, reason: "gone".into() };
+        check(&lost(Some(2048)), "lines of /var/log/a.log lost (2.0 KiB): gone");
+        check(&lost(None), "lines of /var/log/a.log lost (an unknown number of bytes): gone");
         let started = |restored, dry_run| Notice::Started { version: "1".into(), restored, dry_run };
         check(&started(1, true), "shield 1 started, 1 ban restored, dry run");
         check(&started(2, false), "shield 1 started, 2 bans restored");

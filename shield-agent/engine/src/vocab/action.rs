@@ -262,6 +262,15 @@ pub enum Notice {
         /// Positive when the log is ahead of the wall clock.
         skew_secs: i64,
     },
+    /// Lines of a log were lost: a rotated file could not be found, read or unpacked.
+    Lost {
+        source: String,
+        /// The length of what is lost, in the form that it has on the disk; absent when that cannot be known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+        /// What is lost, and why.
+        reason: String,
+    },
     /// An operator changed the allowlist.
     AllowlistChanged {
         network: ipnet::IpNet,

@@ -148,6 +148,17 @@ pub struct Batch {
     pub live: bool,
     /// Where the batch's only line counts, when its reader has looked at the lines behind it: a replay delivers line by line.
     pub placed: Option<Placement>,
+    /// What was found lost on the way to these lines.
+    pub lost: Vec<Loss>,
+}
+
+/// Lines that were written and cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// The length of what is lost, in the form that it has on the disk; `None` when that cannot be known.
+    pub bytes: Option<u64>,
+    /// What is lost, and why.
+    pub reason: String,
 }
 
 impl Batch {

@@ -13,6 +13,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::source::file::access;
 use crate::source::sight::surroundings;
 use crate::source::{Input, Place, Settings};
 use crate::text;
@@ -97,6 +98,9 @@ pub(super) fn look(config: &Config) -> CheckedLogs {
 }
 
 fn look_at(settings: &Settings, path: &Path, around: &Surroundings) -> CheckedLog {
+    if let Some(why) = access::unreadable(path) {
+        return CheckedLog { unread: Some(why), ..unread(settings, path) };
+    }
     match tail(path) {
         Ok(Tail::Lines(block)) => judge(settings, path, block, around),
         Ok(Tail::Not(what)) => CheckedLog { unread: Some(what.to_owned()), ..unread(settings, path) },

@@ -5,6 +5,9 @@
 //! and that are not read to their end yet. A replaced file stays open until nothing was written to it for [`DRAIN_MS`],
 //! because nginx writes to it until its workers have reopened the log, each in its own time.
 //!
+//! A file that another name leads to as well is read under one of them (`claims`): this one is then the other's [`Twin`], and
+//! waits until the other gives the file up.
+//!
 //! Lost are bytes that were overwritten or deleted before they could be read, and what `copytruncate` itself loses between
 //! its copy and its truncation. Not recognised are a file truncated and written anew past the mark with the very same 64
 //! bytes before it; a copy of a file of which nothing was read yet; and, when the file that was read is gone altogether, a
@@ -13,14 +16,18 @@
 use std::collections::VecDeque;
 use std::fs::Metadata;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::access;
 use super::catch_up;
+use super::claims::{self, Claim, Claims, Owner};
 use super::log::{Found, OpenLog};
 use super::mark::{FileId, Mark, SavedMark};
 use super::siblings;
+use crate::text::access as text;
+use shield_engine::request::Loss;
 use shield_engine::time::EventSecs;
 use shield_logline::{Output, Parser, Settings};
 
@@ -46,6 +53,21 @@ pub(crate) enum Start {
     Beginning,
     /// At the first line of this time or later (log time, Unix seconds).
     Since(EventSecs),
+}
+
+/// A twin waits this long before it takes a file that its name leads to newly: the other name is about to find the same one.
+const POLITE_MS: u64 = 4_000;
+
+/// The mark of a file that was handed over is stored here too for this long, until the new owner surely has stored its own.
+const HANDED_MS: u64 = 30_000;
+
+/// The path names a file that is read under another name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Twin {
+    id: FileId,
+    pub of: Owner,
+    /// Since when the path names another file than this (boot clock, ms).
+    changed_ms: Option<u64>,
 }
 
 /// A file's saved mark and role.
@@ -79,8 +101,8 @@ struct Entry {
 /// The reason why the path itself cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// It names no file.
-    Missing,
+    /// It names no file, for this reason.
+    Missing(String),
     /// It names one that cannot be read, for this reason.
     Unreadable(String),
 }
@@ -88,7 +110,16 @@ pub(super) enum Trouble {
 /// The state of following one path.
 #[derive(Debug)]
 pub(super) struct Follow {
-    path: PathBuf,
+    owner: Owner,
+    claims: Claims,
+    twin: Option<Twin>,
+    losses: Vec<Loss>,
+    /// Files handed over, and when (boot clock, ms).
+    handed: Vec<(SavedLog, u64)>,
+    /// The position changed without a line being read.
+    must_store: bool,
+    /// Counts the files that the path came to name.
+    generation: u64,
     max_line_bytes: usize,
     block_bytes: usize,
     parser: Parser,
@@ -120,9 +151,16 @@ pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
 
 impl Follow {
     /// Starts with a path of which nothing was read yet.
-    pub(super) fn new(path: PathBuf, format: &Settings, start: Start) -> Follow {
+    pub(super) fn new(owner: Owner, claims: Claims, format: &Settings, start: Start) -> Follow {
         Follow {
-            path,
+            trouble: Some(Trouble::Missing(String::new())),
+            owner,
+            claims,
+            twin: None,
+            losses: Vec::new(),
+            handed: Vec::new(),
+            must_store: false,
+            generation: 0,
             max_line_bytes: format.max_line_bytes,
             block_bytes: BLOCK_BYTES.max(format.max_line_bytes + 1),
             parser: Parser::new(format),
@@ -130,7 +168,6 @@ impl Follow {
             start: Some(start),
             first_seen: None,
             saved: Vec::new(),
-            trouble: Some(Trouble::Missing),
             retry_at_ms: 0,
             retry_wait_ms: FIRST_RETRY_MS,
             needs_check: true,
@@ -141,13 +178,47 @@ impl Follow {
     }
 
     /// Continues where an earlier run of the agent stopped. Without marks everything is new, and read from its beginning.
-    pub(super) fn resume(path: PathBuf, format: &Settings, saved: Vec<SavedLog>) -> Follow {
+    pub(super) fn resume(owner: Owner, claims: Claims, format: &Settings, saved: Vec<SavedLog>) -> Follow {
         let newest_ns = saved.iter().map(|saved| saved.mark.modified_ns).max().unwrap_or(i64::MIN);
-        Follow { saved, newest_ns, ..Follow::new(path, format, Start::Beginning) }
+        let mut follow = Follow::new(owner, claims, format, Start::Beginning);
+        (follow.saved, follow.newest_ns) = (saved, newest_ns);
+        follow
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.owner.path
+    }
+
+    /// Returns the name under which the path's file is read, if it is read under another one.
+    pub(super) fn twin(&self) -> Option<&Owner> {
+        self.twin.as_ref().map(|twin| &twin.of)
+    }
+
+    /// Returns what was lost since the last call.
+    pub(super) fn take_losses(&mut self) -> Vec<Loss> {
+        std::mem::take(&mut self.losses)
+    }
+
+    /// Returns whether the position must be stored although no line was read.
+    pub(super) fn take_must_store(&mut self) -> bool {
+        std::mem::take(&mut self.must_store)
+    }
+
+    /// Returns a number that is another one whenever the path came to name another file.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns the number of open files.
+    pub(super) fn open_count(&self) -> usize {
+        self.entries.iter().filter(|entry| !entry.log.is_parked()).count()
+    }
+
+    /// Closes the files that nothing is written to now, without losing the place in them.
+    pub(super) fn park(&mut self) {
+        for entry in &mut self.entries {
+            entry.log.park();
+        }
     }
 
     pub(super) fn trouble(&self) -> Option<&Trouble> {
@@ -164,22 +235,30 @@ impl Follow {
         self.needs_check = true;
     }
 
-    /// Returns whether this file is open here.
+    /// Returns whether this file is read here.
     pub(super) fn holds(&self, id: FileId) -> bool {
         self.entries.iter().any(|entry| entry.log.id == id)
+    }
+
+    /// Returns whether this file is read here under a name that is not its own any more.
+    pub(super) fn holds_replaced(&self, id: FileId) -> bool {
+        self.entries.iter().any(|entry| entry.log.id == id && entry.role != Role::Current)
     }
 
     /// Returns whether the path and every file it named are deleted, and for so long that no writer has them open any more.
     pub(super) fn is_finished(&self, now_ms: u64) -> bool {
         let is_orphan =
             |entry: &Entry| entry.log.is_deleted() && now_ms.saturating_sub(entry.idle_since_ms) >= ORPHAN_MS;
-        self.trouble == Some(Trouble::Missing) && !self.needs_check && self.entries.iter().all(is_orphan)
+        matches!(self.trouble, Some(Trouble::Missing(_)))
+            && !self.needs_check
+            && self.entries.iter().all(is_orphan)
     }
 
     /// Returns every file's mark, to continue from after a restart.
     pub(super) fn saved(&self) -> Vec<SavedLog> {
         let open = self.entries.iter().map(|entry| SavedLog { mark: self.mark_of(entry), role: entry.role });
-        self.saved.iter().cloned().chain(open).chain(self.last_closed.clone()).collect()
+        let handed = self.handed.iter().map(|(saved, _)| saved);
+        handed.chain(&self.saved).cloned().chain(open).chain(self.last_closed.clone()).collect()
     }
 
     fn mark_of(&self, entry: &Entry) -> SavedMark {
@@ -196,7 +275,14 @@ impl Follow {
     pub(super) fn deadline_ms(&self) -> Option<u64> {
         let retry = matches!(self.trouble, Some(Trouble::Unreadable(_))).then_some(self.retry_at_ms);
         let drained = self.entries.iter().filter(|entry| entry.role == Role::Replaced);
-        retry.into_iter().chain(drained.map(|entry| entry.idle_since_ms + DRAIN_MS)).min()
+        let polite = self.twin.as_ref().and_then(|twin| twin.changed_ms).map(|since_ms| since_ms + POLITE_MS);
+        let handed = self.handed.iter().map(|(_, since_ms)| since_ms + HANDED_MS);
+        retry
+            .into_iter()
+            .chain(polite)
+            .chain(handed)
+            .chain(drained.map(|entry| entry.idle_since_ms + DRAIN_MS))
+            .min()
     }
 
     /// Reads at most one block of lines into `block` and `out`. Returns false when there is nothing to read now.
@@ -211,6 +297,9 @@ impl Follow {
             }
             self.needs_check = false;
             self.check_path(now_ms);
+            let handed = self.handed.len();
+            self.handed.retain(|(_, since_ms)| now_ms < since_ms + HANDED_MS);
+            self.must_store |= self.handed.len() < handed;
         }
     }
 
@@ -237,6 +326,14 @@ impl Follow {
     fn close(&mut self, at: usize) {
         let Some(entry) = self.entries.get(at) else { return };
         let closed = SavedLog { mark: self.mark_of(entry), role: Role::Closed };
+        if let Some(damage) = entry.log.damage() {
+            let bytes = entry.log.unread_bytes();
+            self.losses.push(Loss {
+                bytes: Some(bytes),
+                reason: text::damaged(&entry.log.path, damage, entry.log.mark.offset),
+            });
+        }
+        self.claims.release(closed.mark.id, &self.owner, Some(closed.mark.clone()));
         self.entries.remove(at);
         if at == self.entries.len() {
             // A newer one that was closed before stays the newest.
@@ -246,20 +343,83 @@ impl Follow {
 
     /// Compares the file that the path names now with the one that is read.
     fn check_path(&mut self, now_ms: u64) {
-        match self.path.metadata() {
+        let meta = self.path().metadata();
+        self.hand_over(meta.as_ref().ok().map(FileId::of), now_ms);
+        match meta {
             Ok(meta) if meta.is_file() && self.current_id() == Some(FileId::of(&meta)) => {
                 self.trouble = None;
                 self.note_backlog();
             }
             Ok(meta) => self.open_new_file(&meta, now_ms),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.trouble = Some(Trouble::Missing);
+                self.leave_twin();
+                self.trouble = Some(Trouble::Missing(access::missing(self.path())));
                 self.first_seen = None;
                 self.start = self.start.map(|_| Start::Beginning);
                 self.find_saved_elsewhere(now_ms);
             }
             Err(error) => self.note_failure(&error, now_ms),
         }
+    }
+
+    /// Hands files over to those who wait for them: to an earlier source in any case, to others once the path is another
+    /// file's name.
+    fn hand_over(&mut self, named: Option<FileId>, now_ms: u64) {
+        let mut at = 0;
+        while let Some(entry) = self.entries.get(at) {
+            let id = entry.log.id;
+            let waiting = self.claims.waiting(id, &self.owner);
+            let is_due = |next: &Owner| next.source < self.owner.source || named != Some(id);
+            match waiting.filter(is_due).filter(|next| claims::names(&next.path, id)) {
+                Some(next) => {
+                    let mark = self.mark_of(entry);
+                    self.newest_ns = self.newest_ns.max(mark.modified_ns);
+                    self.handed.push((SavedLog { mark: mark.clone(), role: entry.role }, now_ms));
+                    self.must_store = true;
+                    self.claims.hand_over(id, next, mark, now_ms);
+                    self.entries.remove(at);
+                }
+                None => at += 1,
+            }
+        }
+    }
+
+    fn leave_twin(&mut self) {
+        if let Some(twin) = self.twin.take() {
+            self.claims.leave(twin.id, &self.owner);
+        }
+    }
+
+    /// Returns whether another name reads the file that the path names now, or is about to.
+    fn is_twin(&mut self, id: FileId, now_ms: u64) -> bool {
+        let holder = self.claims.holder(id, &self.owner);
+        match (&mut self.twin, holder) {
+            (Some(twin), Some(of)) if twin.id == id && twin.of == of => twin.changed_ms = None,
+            // The other one finds the new file itself; it is asked first.
+            (Some(twin), None) if twin.id != id => {
+                return now_ms.saturating_sub(*twin.changed_ms.get_or_insert(now_ms)) < POLITE_MS;
+            }
+            (_, None) => return false,
+            (_, Some(_)) => {}
+        }
+        match self.claims.claim(id, &self.owner, now_ms) {
+            Claim::Of(of) => {
+                self.become_twin(id, of);
+                true
+            }
+            Claim::Mine(_) => false,
+        }
+    }
+
+    fn become_twin(&mut self, id: FileId, of: Owner) {
+        if self.twin.as_ref().is_some_and(|twin| twin.id != id) {
+            self.leave_twin();
+        }
+        self.twin = Some(Twin { id, of, changed_ms: None });
+        self.must_store = true;
+        self.trouble = None;
+        // Whatever is left to this one later was there before, and others read it up to a mark.
+        self.start = None;
     }
 
     fn current_id(&self) -> Option<FileId> {
@@ -271,12 +431,15 @@ impl Follow {
             return;
         }
         let (id, len) = (FileId::of(meta), meta.len());
+        if self.saved.is_empty() && self.entries.is_empty() && self.is_twin(id, now_ms) {
+            return;
+        }
         let seen_len = self
             .first_seen
             .filter(|(seen, seen_len)| *seen == id && *seen_len <= len)
             .map_or(len, |seen| seen.1);
         self.first_seen = meta.is_file().then_some((id, seen_len));
-        match OpenLog::open(&self.path) {
+        match OpenLog::open(self.path()) {
             Ok(log) => self.adopt(log, seen_len, now_ms),
             Err(error) => self.note_failure(&error, now_ms),
         }
@@ -287,7 +450,8 @@ impl Follow {
         self.retry_wait_ms =
             if waited { (self.retry_wait_ms * 2).min(LAST_RETRY_MS) } else { FIRST_RETRY_MS };
         self.retry_at_ms = now_ms + self.retry_wait_ms;
-        self.trouble = Some(Trouble::Unreadable(error.to_string()));
+        self.leave_twin();
+        self.trouble = Some(Trouble::Unreadable(access::reason(self.path(), error)));
     }
 
     /// Takes the file that the path names now.
@@ -299,11 +463,19 @@ impl Follow {
         }
         if let Some(mark) = self.newest_mark() {
             self.retire_current(now_ms);
-            let newer = siblings::unread(&self.path, &mark, Some(log.id)).newer;
+            let newer = siblings::unread(self.path(), &mark, Some(log.id)).newer;
             self.push_newer(&newer, now_ms);
             self.start = None;
         }
-        let log = self.at_start(log, seen_len);
+        let log = match self.claims.claim(log.id, &self.owner, now_ms) {
+            Claim::Of(of) => return self.become_twin(log.id, of),
+            // `push` puts it where it was read to.
+            Claim::Mine(marks) if !marks.is_empty() => {
+                self.start = None;
+                log
+            }
+            Claim::Mine(_) => self.at_start(log, seen_len),
+        };
         self.push(log, Role::Current, now_ms);
     }
 
@@ -339,7 +511,7 @@ impl Follow {
             }
         };
         if let Err(error) = result {
-            tracing::warn!(path = %self.path.display(), %error, "could not find where to start in the log; reading it from the beginning");
+            tracing::warn!(path = %self.path().display(), %error, "could not find where to start in the log; reading it from the beginning");
         }
         log
     }
@@ -353,10 +525,23 @@ impl Follow {
         let older = saved.get(..saved.len() - usize::from(is_same)).unwrap_or_default();
         self.push_saved(older, current.id, now_ms);
         if let Some(last) = older.last().filter(|_| !is_same) {
-            let newer = siblings::unread(&self.path, &last.mark, Some(current.id)).newer;
-            self.push_newer(&newer, now_ms);
+            let unread = siblings::unread(self.path(), &last.mark, Some(current.id));
+            self.push_newer(&unread.newer, now_ms);
+            self.note_gone(last, &unread);
         }
         self.push(resumed.unwrap_or(current), Role::Current, now_ms);
+    }
+
+    /// Notes that the rest of the file that was read last is nowhere to be found.
+    fn note_gone(&mut self, last: &SavedLog, unread: &siblings::Unread) {
+        let was_read = last.role == Role::Current && last.mark.head.len > 0;
+        // One that is packed in a way that cannot be read is reported as such.
+        let is_reported = unread.newer.iter().any(|sibling| sibling.foreign.is_some());
+        if was_read && unread.ours.is_none() && !is_reported {
+            let reason =
+                text::gone(self.path(), last.mark.offset, last.mark.modified_ns.div_euclid(1_000_000));
+            self.losses.push(Loss { bytes: None, reason });
+        }
     }
 
     /// Opens the files read before the restart, all of them older than `end`.
@@ -367,10 +552,10 @@ impl Follow {
         let mut until = end;
         let mut found = Vec::new();
         for saved in saved.iter().rev() {
-            let ours = siblings::unread(&self.path, &saved.mark, Some(end)).ours;
+            let ours = siblings::unread(self.path(), &saved.mark, Some(end)).ours;
             let was_read = saved.mark.head.len > 0;
             let newer = match &ours {
-                None if !was_read => siblings::unread(&self.path, &saved.mark, Some(until)).newer,
+                None if !was_read => siblings::unread(self.path(), &saved.mark, Some(until)).newer,
                 _ => Vec::new(),
             };
             until = ours.as_ref().map_or(until, |ours| ours.id);
@@ -387,7 +572,7 @@ impl Follow {
     /// Looks for the path's file under another name: the path is gone since the restart, but the file may be written to.
     fn find_saved_elsewhere(&mut self, now_ms: u64) {
         let Some(last) = self.saved.last() else { return };
-        let unread = siblings::unread(&self.path, &last.mark, None);
+        let unread = siblings::unread(self.path(), &last.mark, None);
         let Some(ours) = unread.ours else { return };
         let mut saved = std::mem::take(&mut self.saved);
         saved.pop();
@@ -395,26 +580,32 @@ impl Follow {
         self.push_saved(&saved, ours.id, now_ms);
         self.push_if_new(ours, Role::Replaced, now_ms);
         self.push_newer(&unread.newer, now_ms);
-        if let Some(newest) = self.entries.back_mut().filter(|entry| entry.log.plain().is_some()) {
+        if let Some(newest) = self.entries.back_mut().filter(|entry| !entry.log.is_packed()) {
             newest.role = Role::Current;
         }
     }
 
     /// Opens the path's file at its mark, if it is the one that was read.
     fn resumed_current(&self, saved: &SavedMark) -> Option<OpenLog> {
-        OpenLog::resume(&self.path, saved).ok()?.filter(|log| log.id == saved.id)
+        OpenLog::resume(self.path(), saved).ok()?.filter(|log| log.id == saved.id)
     }
 
     fn push_newer(&mut self, newer: &[siblings::Sibling], now_ms: u64) {
         for sibling in newer {
+            let lost = |why: String| Loss {
+                bytes: Some(sibling.len_bytes),
+                reason: text::unread(&sibling.path, &why),
+            };
+            if let Some(ending) = sibling.foreign {
+                self.losses.push(lost(text::foreign(ending)));
+                continue;
+            }
             match OpenLog::open(&sibling.path) {
                 Ok(log) => {
-                    let role = if log.plain().is_some() { Role::Replaced } else { Role::Closed };
+                    let role = if log.is_packed() { Role::Closed } else { Role::Replaced };
                     self.push_if_new(log, role, now_ms);
                 }
-                Err(error) => {
-                    tracing::warn!(path = %sibling.path.display(), %error, "could not open a rotated log; its unread lines are lost");
-                }
+                Err(error) => self.losses.push(lost(access::reason(&sibling.path, &error))),
             }
         }
     }
@@ -426,9 +617,22 @@ impl Follow {
         }
     }
 
+    /// Takes a file, from where it was read to under any name; leaves it to whoever else reads it.
     fn push(&mut self, log: OpenLog, role: Role, now_ms: u64) {
-        self.last_closed = None;
-        self.entries.push_back(Entry { log, role, idle_since_ms: now_ms });
+        match self.claims.claim(log.id, &self.owner, now_ms) {
+            Claim::Of(of) if role == Role::Current => self.become_twin(log.id, of),
+            Claim::Of(_) => {}
+            Claim::Mine(marks) => {
+                if role == Role::Current {
+                    self.leave_twin();
+                    self.generation += 1;
+                }
+                self.must_store |= !marks.is_empty();
+                let log = further(&log, &marks).unwrap_or(log);
+                self.last_closed = None;
+                self.entries.push_back(Entry { log, role, idle_since_ms: now_ms });
+            }
+        }
     }
 
     fn note_backlog(&mut self) {
@@ -439,6 +643,11 @@ impl Follow {
 
     fn read_entry(&mut self, at: usize, now_ms: u64, block: &mut Vec<u8>, out: &mut Output) -> Progress {
         let Some(entry) = self.entries.get_mut(at) else { return Progress::Idle };
+        match entry.log.unpark_if_changed() {
+            Ok(true) => {}
+            Ok(false) => return self.find_parked(at, now_ms),
+            Err(error) => return self.handle_read_error(at, &error, now_ms),
+        }
         if entry.log.is_unchanged() && !entry.is_complete(now_ms) {
             return Progress::Idle;
         }
@@ -451,7 +660,7 @@ impl Follow {
             }
             Ok(Found::End) if entry.is_complete(now_ms) => {
                 if let Err(error) = entry.log.read_rest(block, self.block_bytes, &mut self.parser, out) {
-                    tracing::warn!(path = %self.path.display(), %error, "could not read the end of a rotated log");
+                    tracing::warn!(path = %entry.log.path.display(), %error, "could not read the end of a rotated log");
                 }
                 Progress::Finished
             }
@@ -461,10 +670,30 @@ impl Follow {
         }
     }
 
+    /// Finds a file that was closed because nothing was written to it, and has another name by now.
+    fn find_parked(&mut self, at: usize, now_ms: u64) -> Progress {
+        let Some(entry) = self.entries.get(at) else { return Progress::Idle };
+        let (mark, role) = (self.mark_of(entry), entry.role);
+        self.newest_ns = self.newest_ns.max(mark.modified_ns);
+        self.entries.remove(at);
+        if role == Role::Current {
+            // As after a restart: it, and all that came since.
+            self.claims.release(mark.id, &self.owner, Some(mark.clone()));
+            self.saved.push(SavedLog { mark, role });
+            self.needs_check = true;
+            return Progress::Again;
+        }
+        match siblings::unread(self.path(), &mark, self.current_id()).ours {
+            Some(log) => self.entries.insert(at, Entry { log, role, idle_since_ms: now_ms }),
+            None => self.claims.release(mark.id, &self.owner, Some(mark)),
+        }
+        Progress::Again
+    }
+
     /// Handles a file whose bytes before the mark are gone: what was not read of them may have been copied elsewhere first.
     fn handle_rewrite(&mut self, at: usize, now_ms: u64) -> Progress {
         let Some(mark) = self.entries.get(at).map(|entry| self.mark_of(entry)) else { return Progress::Idle };
-        let unread = siblings::unread(&self.path, &mark, Some(mark.id));
+        let unread = siblings::unread(self.path(), &mark, Some(mark.id));
         let mut behind = self.entries.split_off(at);
         let last_closed = self.last_closed.take();
         if let Some(rewritten) = behind.front_mut() {
@@ -485,7 +714,8 @@ impl Follow {
     /// Closes a file that cannot be read any more (a network file system, a failing disk); its path is retried.
     fn handle_read_error(&mut self, at: usize, error: &io::Error, now_ms: u64) -> Progress {
         if let Some(entry) = self.entries.remove(at) {
-            tracing::warn!(path = %self.path.display(), %error, "could not read a log");
+            tracing::warn!(path = %entry.log.path.display(), %error, "could not read a log");
+            self.claims.release(entry.log.id, &self.owner, Some(entry.log.saved()));
             if entry.role == Role::Current {
                 self.saved.push(SavedLog { mark: entry.log.saved(), role: Role::Current });
             }
@@ -493,6 +723,24 @@ impl Follow {
         self.note_failure(error, now_ms);
         Progress::Again
     }
+}
+
+impl Drop for Follow {
+    /// Whoever else has a name for its files reads on.
+    fn drop(&mut self) {
+        self.leave_twin();
+        for entry in &self.entries {
+            self.claims.release(entry.log.id, &self.owner, Some(self.mark_of(entry)));
+        }
+    }
+}
+
+/// Opens a file where it was read to under another name, if that is further than here.
+fn further(log: &OpenLog, marks: &[SavedMark]) -> Option<OpenLog> {
+    let mut marks: Vec<&SavedMark> = marks.iter().filter(|mark| mark.offset > log.mark.offset).collect();
+    marks.sort_by_key(|mark| std::cmp::Reverse(mark.offset));
+    let resume = |mark: &SavedMark| OpenLog::resume(&log.path, mark).ok()?.filter(|found| found.id == log.id);
+    marks.into_iter().find_map(resume)
 }
 
 impl Entry {

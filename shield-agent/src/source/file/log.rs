@@ -1,14 +1,21 @@
 //! One open log file, plain or packed, read in blocks of whole lines from its mark on.
+//!
+//! The file of a log that nothing is written to can be closed ([`OpenLog::park`]) without losing the place: a server can have
+//! thousands of logs, and fewer descriptors.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufReader, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use flate2::read::MultiGzDecoder;
 use memchr::memchr;
 
-use super::mark::{FileId, Fingerprint, Mark, SavedMark, TAIL_BYTES, modified_ns};
+use super::access;
+use super::mark::{FileId, Fingerprint, HEAD_BYTES, Mark, SavedMark, TAIL_BYTES, modified_ns};
+use crate::source::unpack::Packing;
 use shield_engine::request::Rejected;
 use shield_logline::{Output, Parser};
 
@@ -27,6 +34,8 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct OpenLog {
     pub id: FileId,
+    /// The name it was opened by.
+    pub path: PathBuf,
     /// The position up to which the file is read.
     pub mark: Mark,
     /// See [`SavedMark::modified_ns`]; `i64::MIN` when nothing was read since it was opened at its start.
@@ -43,12 +52,18 @@ pub(super) struct OpenLog {
 enum Content {
     Plain(File),
     Packed(Box<Packed>),
+    /// Closed meanwhile; its name is [`OpenLog::path`].
+    Parked,
 }
 
-/// A gzip file can be read forwards only, so `ahead` keeps the bytes unpacked behind the mark until they are parsed.
+/// A packed file can be read forwards only, so `ahead` keeps the bytes unpacked behind the mark until they are parsed.
 struct Packed {
-    decoder: MultiGzDecoder<BufReader<File>>,
+    text: Box<dyn Read + Send>,
     ahead: Vec<u8>,
+    len_bytes: u64,
+    read_bytes: Arc<AtomicU64>,
+    /// The reason why it could be unpacked only up to here.
+    damage: Option<String>,
 }
 
 impl std::fmt::Debug for Packed {
@@ -57,33 +72,85 @@ impl std::fmt::Debug for Packed {
     }
 }
 
+/// A packed file, whose bytes are counted as they are read.
+struct Counted {
+    file: File,
+    read_bytes: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(room)?;
+        self.read_bytes.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
 impl OpenLog {
     /// Opens a regular file at its start.
     pub(super) fn open(path: &Path) -> io::Result<OpenLog> {
-        // Opening a FIFO or a terminal can block for ever, so its type is checked before.
-        if !path.metadata()?.is_file() {
-            let message = "not a regular file (for a pipe use stdin, for a socket a syslog source)";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        let file = File::open(path)?;
+        let file = access::open_regular(path)?;
         let meta = file.metadata()?;
-        let is_packed = path.extension().is_some_and(|extension| extension == "gz");
-        let content = if is_packed {
-            Content::Packed(Box::new(Packed {
-                decoder: MultiGzDecoder::new(BufReader::new(file)),
-                ahead: Vec::new(),
-            }))
-        } else {
-            Content::Plain(file)
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A packed file without content is one that is being written, or a log that was rotated empty.
+        let content = match Packing::of_name(&name).filter(|_| meta.len() > 0) {
+            Some((_, packing)) => Content::Packed(Box::new(Packed::new(file, meta.len(), packing)?)),
+            None => Content::Plain(file),
         };
         Ok(OpenLog {
             id: FileId::of(&meta),
+            path: path.to_owned(),
             mark: Mark::default(),
             modified_ns: i64::MIN,
             opened_ns: modified_ns(&meta),
             ended: None,
             content,
         })
+    }
+
+    /// Closes the file and keeps the place in it. Returns false when that cannot be done: it is packed, not read to its end,
+    /// or has no name by which it could be opened again.
+    pub(super) fn park(&mut self) -> bool {
+        let Content::Plain(file) = &self.content else { return false };
+        if self.ended.is_none() || self.ended != self.len_and_time() {
+            return false;
+        }
+        // The name that it has now: it may have been renamed since it was opened.
+        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let Ok(path) = std::fs::read_link(link) else { return false };
+        if !super::claims::names(&path, self.id) {
+            return false;
+        }
+        self.path = path;
+        self.content = Content::Parked;
+        true
+    }
+
+    pub(super) fn is_parked(&self) -> bool {
+        matches!(self.content, Content::Parked)
+    }
+
+    /// Opens a parked file again when something was written to it. Returns false when its name is another file's by now.
+    pub(super) fn unpark_if_changed(&mut self) -> io::Result<bool> {
+        if !self.is_parked() {
+            return Ok(true);
+        }
+        let meta = match self.path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            meta => meta?,
+        };
+        if FileId::of(&meta) != self.id {
+            return Ok(false);
+        }
+        if self.ended == Some((meta.len(), modified_ns(&meta))) {
+            return Ok(true);
+        }
+        let file = access::open_regular(&self.path)?;
+        if FileId::of(&file.metadata()?) != self.id {
+            return Ok(false);
+        }
+        self.content = Content::Plain(file);
+        Ok(true)
     }
 
     /// Opens the file at `saved`'s offset; `None` when the bytes before it are not those that were read.
@@ -94,10 +161,11 @@ impl OpenLog {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
                 mark => mark?,
             },
-            Content::Packed(packed) => match packed.skip_to(saved.offset)? {
+            Content::Packed(packed) => match packed.skip_to(saved)? {
                 Some(mark) => mark,
                 None => return Ok(None),
             },
+            Content::Parked => return Ok(None),
         };
         if !saved.head.matches(&mark.head) || !saved.tail.matches(&mark.tail) {
             return Ok(None);
@@ -134,7 +202,19 @@ impl OpenLog {
     pub(super) fn plain(&self) -> Option<&File> {
         match &self.content {
             Content::Plain(file) => Some(file),
-            Content::Packed(_) => None,
+            Content::Packed(_) | Content::Parked => None,
+        }
+    }
+
+    pub(super) fn is_packed(&self) -> bool {
+        matches!(self.content, Content::Packed(_))
+    }
+
+    /// Returns why a packed file could not be unpacked to its end.
+    pub(super) fn damage(&self) -> Option<&str> {
+        match &self.content {
+            Content::Packed(packed) => packed.damage.as_deref(),
+            Content::Plain(_) | Content::Parked => None,
         }
     }
 
@@ -145,6 +225,7 @@ impl OpenLog {
                 self.len_and_time().map_or(0, |(len, _)| len.saturating_sub(self.mark.offset))
             }
             Content::Packed(packed) => packed.unread_bytes(),
+            Content::Parked => self.ended.map_or(0, |(len, _)| len.saturating_sub(self.mark.offset)),
         }
     }
 
@@ -155,7 +236,7 @@ impl OpenLog {
 
     /// Returns whether the file is as it was at [`Found::End`].
     pub(super) fn is_unchanged(&self) -> bool {
-        self.ended.is_some() && self.ended == self.len_and_time()
+        self.is_parked() || self.ended.is_some() && self.ended == self.len_and_time()
     }
 
     fn len_and_time(&self) -> Option<(u64, i64)> {
@@ -232,7 +313,7 @@ impl OpenLog {
     fn overlap(&self) -> usize {
         match self.content {
             Content::Plain(_) => self.mark.tail.len().min(TAIL_BYTES),
-            Content::Packed(_) => 0,
+            Content::Packed(_) | Content::Parked => 0,
         }
     }
 
@@ -242,7 +323,8 @@ impl OpenLog {
         block.resize(wanted, 0);
         match &mut self.content {
             Content::Plain(file) => fill_at(file, block, self.mark.offset - overlap as u64),
-            Content::Packed(packed) => packed.peek(block),
+            Content::Packed(packed) => Ok(packed.peek(block)),
+            Content::Parked => Ok(0),
         }
     }
 
@@ -269,34 +351,49 @@ impl OpenLog {
 }
 
 impl Packed {
+    fn new(file: File, len_bytes: u64, packing: Packing) -> io::Result<Packed> {
+        let read_bytes = Arc::new(AtomicU64::new(0));
+        let counted = Counted { file, read_bytes: Arc::clone(&read_bytes) };
+        let text = packing.unpack(BufReader::new(counted))?;
+        Ok(Packed { text, ahead: Vec::new(), len_bytes, read_bytes, damage: None })
+    }
+
     /// Unpacks until `room` can be filled or the text ends, and copies the text without consuming it.
-    fn peek(&mut self, room: &mut [u8]) -> io::Result<usize> {
+    ///
+    /// What precedes the damage of a damaged file is read like any other text.
+    fn peek(&mut self, room: &mut [u8]) -> usize {
         let missing = room.len().saturating_sub(self.ahead.len());
-        self.decoder.by_ref().take(missing as u64).read_to_end(&mut self.ahead)?;
+        if missing > 0 && self.damage.is_none() {
+            let read = self.text.by_ref().take(missing as u64).read_to_end(&mut self.ahead);
+            self.damage = read.err().map(|error| error.to_string());
+        }
         let len = room.len().min(self.ahead.len());
         room.get_mut(..len).unwrap_or_default().copy_from_slice(self.ahead.get(..len).unwrap_or_default());
-        Ok(len)
+        len
     }
 
-    /// Returns how many packed bytes of the file were not read yet; 0 when that cannot be found out.
+    /// Returns how many packed bytes of the file were not read yet.
     fn unread_bytes(&self) -> u64 {
-        let mut file = self.decoder.get_ref().get_ref();
-        let read = file.stream_position();
-        let len = file.metadata().map(|meta| meta.len());
-        len.and_then(|len| Ok(len.saturating_sub(read?))).unwrap_or(0)
+        self.len_bytes.saturating_sub(self.read_bytes.load(Ordering::Relaxed))
     }
 
-    /// Unpacks and drops everything before `offset`. Returns the mark there; `None` when the text is shorter.
-    fn skip_to(&mut self, offset: u64) -> io::Result<Option<Mark>> {
+    /// Unpacks and drops everything before the saved offset. Returns the mark there; `None` when the text is shorter, or
+    /// begins otherwise.
+    fn skip_to(&mut self, saved: &SavedMark) -> io::Result<Option<Mark>> {
         let mut mark = Mark::default();
         let mut chunk = vec![0; 64 * 1024];
-        while mark.offset < offset {
-            let wanted = (offset - mark.offset).min(chunk.len() as u64) as usize;
-            let read = self.decoder.read(chunk.get_mut(..wanted).unwrap_or_default())?;
+        while mark.offset < saved.offset {
+            let wanted = (saved.offset - mark.offset).min(chunk.len() as u64) as usize;
+            let read = self.text.read(chunk.get_mut(..wanted).unwrap_or_default())?;
             if read == 0 {
                 return Ok(None);
             }
             mark.advance(chunk.get(..read).unwrap_or_default());
+            // Most old logs differ in their first line: they need not be unpacked any further.
+            let is_head_whole = mark.head.len() == HEAD_BYTES || mark.offset == saved.offset;
+            if is_head_whole && !saved.head.matches(&mark.head) {
+                return Ok(None);
+            }
         }
         Ok(Some(mark))
     }

@@ -4,9 +4,12 @@
 //! Nothing here waits or reads a clock: [`Files::step`] takes the time, and [`Files::deadline_ms`] returns when it must be
 //! called again.
 
+pub(crate) mod access;
 mod catch_up;
+pub(crate) mod claims;
 mod follow;
 mod log;
+mod logrotate;
 mod mark;
 #[cfg(test)]
 mod model;
@@ -19,10 +22,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use claims::{Claims, Owner};
 pub(crate) use follow::{BACKLOG_BYTES, BLOCK_BYTES, Start};
 use follow::{Follow, SavedLog, Trouble};
-use mark::FileId;
+pub(crate) use mark::FileId;
 
+use crate::source::unpack::Packing;
+use crate::text::access as text;
 use shield_engine::event::PartState;
 use shield_engine::request::{Batch, Checkpoint, SourceId};
 
@@ -63,7 +69,7 @@ impl Place {
         pattern.ends_with(&format!("/{FOLDER_PATTERN}"))
     }
 
-    /// Returns the paths that exist now.
+    /// Returns the paths that exist now, those that are no links first: of two names of one file the first reads it.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
         match self {
             Place::Path(path) => vec![path.clone()],
@@ -73,6 +79,7 @@ impl Place {
                     |path: &Path| found.iter().any(|log| log != path && siblings::is_rotated(log, path));
                 let mut logs = found.clone();
                 logs.retain(|path| !is_rotated(path) && is_log(path, Place::is_folder_pattern(pattern)));
+                logs.sort_by_cached_key(|path| path.is_symlink());
                 logs
             }
         }
@@ -92,7 +99,7 @@ impl Place {
 
 fn is_log(path: &Path, skip_error_logs: bool) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_packed = [".gz", ".bz2", ".xz", ".zst"].iter().any(|end| name.ends_with(end));
+    let is_packed = Packing::of_name(&name).is_some() || Packing::foreign(&name).is_some();
     !is_packed && path.is_file() && !(skip_error_logs && name.contains(NOT_ACCESS))
 }
 
@@ -105,6 +112,8 @@ pub(crate) struct Settings {
     pub place: Place,
     pub format: shield_logline::Settings,
     pub start: Start,
+    /// Logs that nothing is written to are closed while more than this many are open.
+    pub max_open: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -117,6 +126,7 @@ struct Position {
 #[derive(Debug)]
 pub(crate) struct Files {
     settings: Settings,
+    claims: Claims,
     follows: Vec<Follow>,
     /// Marks of logs read before the restart whose path was not seen again yet.
     saved: BTreeMap<String, Vec<SavedLog>>,
@@ -127,20 +137,26 @@ pub(crate) struct Files {
     /// A position must be stored although nothing was read, or the next start would be a first one again.
     must_store_position: bool,
     needs_scan: bool,
+    /// The number of logs, and the sum of their generations, when their folders were last listed.
+    folders_of: Option<(usize, u64)>,
 }
 
 impl Files {
     /// Makes a source that continues at `checkpoint`, or starts as the settings say.
-    pub(crate) fn new(settings: Settings, checkpoint: Option<&Checkpoint>) -> Files {
+    ///
+    /// `claims` are shared with the sources that run at the same time.
+    pub(crate) fn new(settings: Settings, checkpoint: Option<&Checkpoint>, claims: Claims) -> Files {
         let position = checkpoint.and_then(|checkpoint| read_position(&settings.name, &checkpoint.position));
         Files {
             settings,
+            claims,
             follows: Vec::new(),
             has_started: position.is_some(),
             must_store_position: position.is_none(),
             saved: position.map(|position| position.logs).unwrap_or_default(),
             turn: 0,
             needs_scan: true,
+            folders_of: None,
         }
     }
 
@@ -150,8 +166,16 @@ impl Files {
         self.follows.iter_mut().for_each(Follow::hint);
     }
 
-    /// Returns the folders in which a change may concern these logs.
-    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+    /// Returns the folders in which a change may concern these logs, if they are others than at the last call.
+    pub(crate) fn changed_folders(&mut self) -> Option<Vec<PathBuf>> {
+        // Links are followed for that, so it is not done for every line.
+        let generation = (self.follows.len(), self.follows.iter().map(Follow::generation).sum());
+        let is_new = self.folders_of != Some(generation);
+        self.folders_of = Some(generation);
+        is_new.then(|| self.folders())
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.settings.place.folder()];
         for follow in &self.follows {
             let path = follow.path();
@@ -193,7 +217,13 @@ impl Files {
         batch.format = out.format;
         batch.source = Some(self.settings.id);
         batch.live = found.is_some_and(|at| self.follows.get(at).is_some_and(Follow::is_live));
-        let must_store = std::mem::take(&mut self.must_store_position);
+        let mut must_store = std::mem::take(&mut self.must_store_position);
+        batch.lost.clear();
+        for follow in &mut self.follows {
+            must_store |= follow.take_must_store();
+            batch.lost.append(&mut follow.take_losses());
+        }
+        must_store |= !batch.lost.is_empty();
         if found.is_none() && !must_store {
             return None;
         }
@@ -209,12 +239,19 @@ impl Files {
         out: &mut shield_logline::Output,
     ) -> Option<usize> {
         let count = self.follows.len();
+        let mut open: usize = self.follows.iter().map(Follow::open_count).sum();
         for _ in 0..count {
             let at = self.turn % count;
             self.turn = at + 1;
-            if self.follows.get_mut(at)?.step(now_ms, bytes, out) {
+            let follow = self.follows.get_mut(at)?;
+            let others = open - follow.open_count();
+            if follow.step(now_ms, bytes, out) {
                 return Some(at);
             }
+            if others + follow.open_count() > self.settings.max_open {
+                follow.park();
+            }
+            open = others + follow.open_count();
         }
         None
     }
@@ -232,18 +269,20 @@ impl Files {
         self.has_started = true;
     }
 
-    /// Returns whether the file of that path is already read under the name it had before a rotation.
+    /// Returns whether the file of that path is still read under the name it had before a rotation.
     fn is_held(&self, path: &Path) -> bool {
         let id = path.metadata().ok().map(|meta| FileId::of(&meta));
-        id.is_some_and(|id| self.follows.iter().any(|follow| follow.holds(id)))
+        id.is_some_and(|id| self.follows.iter().any(|follow| follow.holds_replaced(id)))
     }
 
     fn follow(&mut self, path: PathBuf) -> Follow {
         let format = &self.settings.format;
-        match self.saved.remove(path.to_string_lossy().as_ref()) {
-            Some(saved) => Follow::resume(path, format, saved),
-            None if self.has_started => Follow::resume(path, format, Vec::new()),
-            None => Follow::new(path, format, self.settings.start),
+        let saved = self.saved.remove(path.to_string_lossy().as_ref());
+        let (owner, claims) = (Owner { source: self.settings.id.0, path }, self.claims.clone());
+        match saved {
+            Some(saved) => Follow::resume(owner, claims, format, saved),
+            None if self.has_started => Follow::resume(owner, claims, format, Vec::new()),
+            None => Follow::new(owner, claims, format, self.settings.start),
         }
     }
 
@@ -273,26 +312,50 @@ impl Files {
         self.follows.iter().map(Follow::path)
     }
 
-    /// Returns the number of logs followed.
+    /// Returns the number of logs followed, each once.
     pub(crate) fn count(&self) -> usize {
-        self.follows.len()
+        self.follows.iter().filter(|follow| follow.twin().is_none()).count()
     }
 
     /// Returns the state of the source, with its reason.
     pub(crate) fn state(&self) -> PartState {
-        let total = self.follows.len();
-        let troubled: Vec<&Follow> =
-            self.follows.iter().filter(|follow| follow.trouble().is_some()).collect();
-        match (total, troubled.as_slice()) {
-            (0, _) => PartState::Waiting { reason: format!("no log matches {}", self.settings.name) },
-            (1, []) => PartState::Active { detail: "reading".to_owned() },
-            (_, []) => PartState::Active { detail: format!("reading {total} logs") },
-            (_, [first, ..]) if troubled.len() == total => PartState::Waiting { reason: describe(first) },
-            (_, [first, ..]) => {
-                let reason =
-                    format!("could not read {} of {total} logs; {}", troubled.len(), describe(first));
+        let total = self.count();
+        let mut troubled = self.follows.iter().filter(|follow| follow.trouble().is_some());
+        let Some(first) = troubled.next() else {
+            return match (total, self.twins()) {
+                (0, None) => PartState::Waiting { reason: self.describe_nothing() },
+                (0, Some(twins)) => PartState::Active { detail: twins },
+                (1, None) => PartState::Active { detail: "reading".to_owned() },
+                (1, Some(twins)) => PartState::Active { detail: format!("reading; {twins}") },
+                (_, None) => PartState::Active { detail: format!("reading {total} logs") },
+                (_, Some(twins)) => PartState::Active { detail: format!("reading {total} logs; {twins}") },
+            };
+        };
+        match 1 + troubled.count() {
+            all if all == total => PartState::Waiting { reason: describe(first) },
+            some => {
+                let reason = format!("could not read {some} of {total} logs; {}", describe(first));
                 PartState::Degraded { reason }
             }
+        }
+    }
+
+    /// Describes the names of files that are read under other names.
+    fn twins(&self) -> Option<String> {
+        let mut twins = self.follows.iter().filter_map(|follow| Some((follow.path(), &follow.twin()?.path)));
+        let (path, of) = twins.next()?;
+        let first = text::twin(path, of);
+        Some(match twins.count() {
+            0 => first,
+            more => format!("{first}, and {} likewise", crate::text::counted(more as u64, "more name")),
+        })
+    }
+
+    fn describe_nothing(&self) -> String {
+        let folder = self.settings.place.folder();
+        match access::hidden(&folder) {
+            Some(_) => access::missing(&folder),
+            None => format!("no log matches {}", self.settings.name),
         }
     }
 }
@@ -300,9 +363,20 @@ impl Files {
 fn describe(follow: &Follow) -> String {
     let path = follow.path().display();
     match follow.trouble() {
-        Some(Trouble::Missing) => format!("{path} does not exist (yet)"),
+        Some(Trouble::Missing(why)) if !why.is_empty() => why.clone(),
+        Some(Trouble::Missing(_)) => format!("{path} does not exist (yet)"),
         Some(Trouble::Unreadable(why)) => format!("could not read {path}: {why}; retrying"),
         None => format!("{path} is read"),
+    }
+}
+
+/// Notes how far an earlier run read its files, whatever source it read them for.
+pub(crate) fn note_marks(checkpoint: &Checkpoint, claims: &Claims) {
+    // One that cannot be used is reported by the source that it belongs to.
+    if let Ok(position) = serde_json::from_str::<Position>(&checkpoint.position)
+        && position.v == POSITION_VERSION
+    {
+        position.logs.values().flatten().for_each(|saved| claims.note(&saved.mark));
     }
 }
 

@@ -1,17 +1,23 @@
 //! Finds the rotated predecessors of a log among the files beside it, and the order in which they were written.
 //!
-//! Recognised are `access.log.1`, `access.log-20261124`, `access-20261124.log` and the like, plain or `.gz`. A file with
-//! another name is found only by identity: renamed to anything, it is still the file that was being read.
+//! Recognised are `access.log.1`, `access.log-20261124`, `access-20261124.log` and the like, plain or packed, beside the log, in
+//! the folder that logrotate's configuration names (`olddir`), and in folders beside the log. A file with another name is found
+//! only by identity: renamed to anything, it is still the file that was being read.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use super::log::OpenLog;
+use super::logrotate;
 use super::mark::{FileId, SavedMark, modified_ns};
+use crate::source::unpack::Packing;
 
 /// Longer numbers in a name are dates.
 const MAX_NUMBER_DIGITS: usize = 5;
+
+/// Folders beside a log that are searched for its predecessors.
+const MAX_FOLDERS: usize = 256;
 
 /// A file beside the log.
 #[derive(Debug, Clone)]
@@ -21,6 +27,9 @@ pub(super) struct Sibling {
     modified_ns: i64,
     age: Age,
     is_packed: bool,
+    /// The ending of a packing that cannot be read.
+    pub foreign: Option<&'static str>,
+    pub len_bytes: u64,
     /// Plain and empty: nothing of it can have been read.
     is_empty: bool,
 }
@@ -30,8 +39,8 @@ pub(super) struct Sibling {
 enum Age {
     /// Counts rotations: `.1` is younger than `.2`.
     Number(u32),
-    /// Dates sort as text.
-    Date(String),
+    /// Dates sort as text: the digits alone first, so that 2026-11-24 and 20261125 sort.
+    Date(String, String),
     /// Not a name of a rotated file.
     Unknown,
 }
@@ -52,7 +61,19 @@ pub(super) struct Unread {
 /// alone. When it is gone altogether, the newer files are those last written to after it was read, and those that are
 /// empty: a writer may have one of them open, whenever it was last written to.
 pub(super) fn unread(path: &Path, saved: &SavedMark, until: Option<FileId>) -> Unread {
-    let siblings = all(path);
+    let found = unread_among(all(path, Vec::new()), saved, until);
+    if found.ours.is_some() {
+        return found;
+    }
+    // logrotate may have put it elsewhere; its configuration is read only then.
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    match logrotate::old_folders(&real) {
+        folders if folders.is_empty() => found,
+        folders => unread_among(all(path, folders), saved, until),
+    }
+}
+
+fn unread_among(siblings: Vec<Sibling>, saved: &SavedMark, until: Option<FileId>) -> Unread {
     let end = siblings.iter().position(|sibling| Some(sibling.id) == until);
     let before_end = siblings.get(..end.unwrap_or(siblings.len())).unwrap_or_default();
     match find(&siblings, saved, until) {
@@ -64,7 +85,7 @@ pub(super) fn unread(path: &Path, saved: &SavedMark, until: Option<FileId>) -> U
 /// Returns the sibling that holds `saved`'s bytes, opened at its mark.
 fn find(siblings: &[Sibling], saved: &SavedMark, until: Option<FileId>) -> Option<(usize, OpenLog)> {
     let is_known = |sibling: &Sibling| {
-        let may_be_copy = saved.head.len > 0 && sibling.age != Age::Unknown;
+        let may_be_copy = saved.head.len > 0 && sibling.age != Age::Unknown && sibling.foreign.is_none();
         Some(sibling.id) != until && (sibling.id == saved.id || may_be_copy)
     };
     let mut candidates: Vec<(usize, &Sibling)> =
@@ -91,16 +112,23 @@ fn modified_after(siblings: &[Sibling], modified_ns: i64) -> Vec<Sibling> {
 fn without_duplicates<'s>(siblings: impl Iterator<Item = &'s Sibling>) -> Vec<Sibling> {
     let mut recognised: Vec<Sibling> =
         siblings.filter(|sibling| sibling.age != Age::Unknown).cloned().collect();
-    recognised.dedup_by(|packed, plain| packed.age == plain.age);
+    recognised
+        .dedup_by(|packed, plain| packed.age == plain.age && packed.path.parent() == plain.path.parent());
     recognised
 }
 
-/// Returns every file beside `path` and beside what it links to, the recognised ones in the order they were rotated.
-fn all(path: &Path) -> Vec<Sibling> {
+/// Returns every file beside `path`, beside what it links to, in folders beside it and in `others`, the recognised ones in the order they
+/// were rotated.
+fn all(path: &Path, others: Vec<PathBuf>) -> Vec<Sibling> {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let mut found = BTreeMap::new();
     for log in [real.as_path(), path] {
-        for sibling in beside(log) {
+        for folder in old_folders(log).into_iter().chain(others.clone()) {
+            // Of a folder that is not the log's own only what bears the log's name.
+            let ours = beside(log, &folder).filter(|sibling| sibling.age != Age::Unknown);
+            found.extend(ours.map(|sibling| (sibling.id, sibling)));
+        }
+        for sibling in beside(log, folder_of(log)) {
             found.insert(sibling.id, sibling);
         }
     }
@@ -109,13 +137,27 @@ fn all(path: &Path) -> Vec<Sibling> {
     siblings
 }
 
-fn beside(log: &Path) -> impl Iterator<Item = Sibling> {
-    let folder = log.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+fn folder_of(log: &Path) -> &Path {
+    log.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns the folders that may hold predecessors of a log besides its own.
+///
+/// A folder beside the log that holds a log of the same name is another site's.
+fn old_folders(log: &Path) -> Vec<PathBuf> {
+    let Some(name) = log.file_name() else { return Vec::new() };
+    let entries = folder_of(log).read_dir().into_iter().flatten().flatten();
+    let beside =
+        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
+    beside.filter(|folder| !folder.join(name).exists()).take(MAX_FOLDERS).collect()
+}
+
+fn beside(log: &Path, folder: &Path) -> impl Iterator<Item = Sibling> {
     let entries = folder.read_dir().into_iter().flatten();
     entries.filter_map(move |entry| {
         let path = entry.ok()?.path();
         let meta = path.metadata().ok().filter(Metadata::is_file)?;
-        let (age, is_packed) = age_of(log, &path);
+        let Named { age, is_packed, foreign } = age_of(log, &path);
         let is_empty = meta.len() == 0 && !is_packed;
         Some(Sibling {
             id: FileId::of(&meta),
@@ -123,6 +165,8 @@ fn beside(log: &Path) -> impl Iterator<Item = Sibling> {
             path,
             age,
             is_packed,
+            foreign,
+            len_bytes: meta.len(),
             is_empty,
         })
     })
@@ -131,7 +175,7 @@ fn beside(log: &Path) -> impl Iterator<Item = Sibling> {
 /// Sorts oldest first: numbers count down, dates count up, and where both kinds occur the last write decides.
 fn sort(siblings: &mut [Sibling]) {
     let has = |wanted: fn(&Age) -> bool| siblings.iter().any(|sibling| wanted(&sibling.age));
-    let is_mixed = has(|age| matches!(age, Age::Number(_))) && has(|age| matches!(age, Age::Date(_)));
+    let is_mixed = has(|age| matches!(age, Age::Number(_))) && has(|age| matches!(age, Age::Date(..)));
     siblings.sort_by(|a, b| {
         let by_name = match (&a.age, &b.age) {
             (Age::Number(a), Age::Number(b)) => b.cmp(a),
@@ -147,20 +191,33 @@ fn sort(siblings: &mut [Sibling]) {
 
 /// Returns whether `path` is, by its name, a rotated predecessor of `log`.
 pub(super) fn is_rotated(log: &Path, path: &Path) -> bool {
-    age_of(log, path).0 != Age::Unknown
+    age_of(log, path).age != Age::Unknown
 }
 
-fn age_of(log: &Path, path: &Path) -> (Age, bool) {
-    let (Some(base), Some(name)) = (name_of(log), name_of(path)) else { return (Age::Unknown, false) };
-    let unpacked = name.strip_suffix(".gz");
-    let plain = unpacked.unwrap_or(&name);
+/// What a file's name tells.
+struct Named {
+    age: Age,
+    is_packed: bool,
+    foreign: Option<&'static str>,
+}
+
+fn age_of(log: &Path, path: &Path) -> Named {
+    let unknown = Named { age: Age::Unknown, is_packed: false, foreign: None };
+    let (Some(base), Some(name)) = (name_of(log), name_of(path)) else { return unknown };
+    let unpacked = Packing::of_name(&name).map(|(stem, _)| stem);
+    let foreign = Packing::foreign(&name).filter(|_| unpacked.is_none());
+    let plain = unpacked.or(foreign.map(|(stem, _)| stem)).unwrap_or(&name);
     let after_name = plain.strip_prefix(base.as_str());
     let between = || {
         let (stem, extension) = base.rsplit_once('.')?;
         plain.strip_prefix(stem)?.strip_suffix(extension)?.strip_suffix('.')
     };
     let age = after_name.and_then(read_age).or_else(|| between().and_then(read_age));
-    (age.unwrap_or(Age::Unknown), unpacked.is_some())
+    Named {
+        age: age.unwrap_or(Age::Unknown),
+        is_packed: plain != name,
+        foreign: foreign.map(|(_, ending)| ending),
+    }
 }
 
 fn name_of(path: &Path) -> Option<String> {
@@ -176,7 +233,7 @@ fn read_age(suffix: &str) -> Option<Age> {
     }
     match text.parse() {
         Ok(number) if text.len() <= MAX_NUMBER_DIGITS => Some(Age::Number(number)),
-        _ => Some(Age::Date(text.to_owned())),
+        _ => Some(Age::Date(text.chars().filter(char::is_ascii_digit).collect(), text.to_owned())),
     }
 }
 
@@ -191,7 +248,7 @@ mod tests {
         for name in names {
             fs::write(folder.path().join(name), name).unwrap();
         }
-        let recognised = without_duplicates(all(&folder.path().join(log)).iter());
+        let recognised = without_duplicates(all(&folder.path().join(log), Vec::new()).iter());
         recognised.iter().map(|sibling| name_of(&sibling.path).unwrap()).collect()
     }
 
@@ -219,6 +276,21 @@ mod tests {
             "access.log",
             &["access-20261124.log", "access-20261123.log.gz"],
             &["access-20261123.log.gz", "access-20261124.log"],
+        );
+        check(
+            "access.log",
+            &[
+                "access.log.2026-11-25.xz",
+                "access.log-20261124.bz2",
+                "access.log.20261123.zst",
+                "access.log.20261122.lz4",
+            ],
+            &[
+                "access.log.20261122.lz4",
+                "access.log.20261123.zst",
+                "access.log-20261124.bz2",
+                "access.log.2026-11-25.xz",
+            ],
         );
         check(
             "a.log",
