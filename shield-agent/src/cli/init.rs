@@ -2,6 +2,7 @@
 //! directives that would blind Shield, delay it, or let visitors forge addresses. Changes nothing.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +12,7 @@ use serde::Serialize;
 use super::reply::{Format, JsonArg};
 use super::{Exit, print};
 use crate::config::DEFAULT_PATH;
+use crate::source::file::access;
 use crate::text;
 use shield_logline::{Advice, advise};
 
@@ -182,6 +184,7 @@ fn examine(text: &str) -> Examined {
             "log_format" => examined.findings.extend(unescaped_json(directive)),
             "access_log" => {
                 examined.findings.extend(delayed(directive));
+                examined.findings.extend(below_home(directive));
                 let log = log_of(directive, &formats);
                 examined.logs.extend(log.filter(|log| !examined.logs.contains(log)));
             }
@@ -220,6 +223,13 @@ fn delayed(access_log: &Directive) -> Option<Finding> {
         access_log.arguments.first()?
     );
     Some(access_log.finding(problem))
+}
+
+/// The unit hides home directories from the service.
+fn below_home(access_log: &Directive) -> Option<Finding> {
+    let path = access_log.arguments.first()?;
+    let drop_in = access::protect_home_drop_in(Path::new(path))?;
+    Some(access_log.finding(crate::text::access::below_home(path, &drop_in)))
 }
 
 fn trusts_everybody(real_ip: &Directive) -> Option<Finding> {
@@ -413,6 +423,15 @@ fn unescaped(next: char) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_below_a_home_directory_comes_with_the_drop_in_that_shows_it() {
+        let config = "# configuration file /etc/nginx/nginx.conf:\naccess_log /home/anna/logs/a.log;\naccess_log /home/$host/a.log;";
+        let findings = examine(config).findings;
+        let [one, all] = findings.as_slice() else { panic!("{} findings", findings.len()) };
+        assert!(one.problem.contains("BindReadOnlyPaths=-/home/anna/logs\n"), "{}", one.problem);
+        assert!(all.problem.contains("ProtectHome=read-only\n"), "{}", all.problem);
+    }
 
     #[test]
     fn directives_are_read_through_quotes_blocks_and_comments() {

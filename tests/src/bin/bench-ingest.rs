@@ -372,7 +372,7 @@ fn write_own(
     addr: &str,
     time: &str,
     path: &str,
-    (status, size): (u16, u64),
+    (status, size): (u64, u64),
 ) -> std::fmt::Result {
     if shape == Shape::CriJson {
         text.push_str("2026-01-01T00:00:00.123456789Z stdout F ");
