@@ -1,0 +1,96 @@
+//! What `check` says of logs that the unit's sandbox hides, and that the drop-in it names shows them.
+//!
+//! There is no systemd as process 1 here, so its mounts are made by hand in a mount namespace, as `systemd.exec(5)` and its
+//! `namespace.c` have them: `ProtectHome=yes` binds an empty folder of mode 000, `/run/systemd/inaccessible/dir`, over /home;
+//! `ProtectHome=tmpfs` mounts an empty read-only tmpfs there, and `BindReadOnlyPaths=` a folder into it; `PrivateTmp=yes` binds
+//! `/tmp/systemd-private-…/tmp` over /tmp.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use shield_tests::agent;
+
+/// `check` takes a fraction of a second; the unit waits for it before every start.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs `mounts` and then `check` in a mount namespace of its own; returns what it says of the log.
+fn check_under(mounts: &str, log: &str) -> String {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let config = folder.path().join("shield.toml");
+    std::fs::write(&config, format!("[[source]]\npath = '{log}'\n")).unwrap();
+    let script = format!(
+        "set -e\nmount --make-rprivate /\n\
+         mount -t tmpfs tmpfs /home\nmkdir -p /home/anna/logs /home/anna/mail\n\
+         echo x > /home/anna/logs/access.log\n{mounts}\n\
+         exec \"$0\" check --config \"$1\""
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]);
+    command.arg(agent::binary().unwrap()).arg(&config);
+    let started = Instant::now();
+    let output = command.output().unwrap();
+    assert!(started.elapsed() < PATIENCE, "it waited");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    stdout.lines().find(|line| line.starts_with("source")).unwrap().to_owned()
+}
+
+const HOME_HIDDEN: &str = "\
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/inaccessible/dir
+chmod 000 /run/systemd/inaccessible/dir
+mount --bind /run/systemd/inaccessible/dir /home
+mount -o remount,bind,ro,nosuid,nodev,noexec /home";
+
+/// What the drop-in makes of it.
+const HOME_SHOWN: &str = "\
+mkdir /run/keep-logs
+mount --bind /home/anna/logs /run/keep-logs
+mount -t tmpfs -o mode=755 tmpfs /home
+mkdir -p /home/anna/logs
+mount --bind /run/keep-logs /home/anna/logs
+mount -o remount,bind,ro /home/anna/logs
+mount -o remount,ro /home";
+
+#[test]
+fn a_log_that_protect_home_hides_is_named_with_the_drop_in_that_shows_it() {
+    let said = check_under(HOME_HIDDEN, "/home/anna/logs/access.log");
+    assert!(
+        said.contains("ProtectHome=yes") && said.contains("BindReadOnlyPaths=-/home/anna/logs,"),
+        "{said}"
+    );
+    assert!(!said.contains("readable"), "{said}");
+}
+
+#[test]
+fn the_drop_in_shows_the_log_and_nothing_else() {
+    let shown = HOME_SHOWN.replace("mkdir /run/keep-logs", "mount -t tmpfs tmpfs /run\nmkdir /run/keep-logs");
+    let said = check_under(&shown, "/home/anna/logs/access.log");
+    assert!(said.contains("(readable)"), "{said}");
+    let said = check_under(&shown, "/home/anna/mail/access.log");
+    assert!(
+        said.contains("ProtectHome=tmpfs") && said.contains("BindReadOnlyPaths=-/home/anna/mail "),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_log_in_the_private_tmp_is_named() {
+    let mounts = "mount -t tmpfs tmpfs /tmp\nmkdir -p /tmp/systemd-private-4f2b-shield.service-Ab/tmp\n\
+                  mount --bind /tmp/systemd-private-4f2b-shield.service-Ab/tmp /tmp";
+    let said = check_under(mounts, "/tmp/access.log");
+    assert!(said.contains("PrivateTmp=yes"), "{said}");
+}
+
+/// History: `check` waited for ever for a program to write to the pipe, and it is the unit's `ExecStartPre`.
+#[test]
+fn check_waits_for_nothing() {
+    let said = check_under("mkfifo /home/anna/pipe", "/home/anna/pipe");
+    assert!(said.contains("a named pipe"), "{said}");
+    let said = check_under("", "/home/anna");
+    assert!(said.contains("a folder"), "{said}");
+    assert!(check_under("", "/dev/null").contains("a device"));
+    assert!(check_under("", "/home/berta/logs/a.log").contains("there is no folder /home/berta"));
+}
