@@ -103,7 +103,7 @@ fn source_status(source: &Snapshot, parts: &[PartReport], now: Now) -> SourceSta
 }
 
 /// The names of a source's states in JSON and metrics.
-pub(crate) const SOURCE_STATES: [&str; 11] = [
+pub(crate) const SOURCE_STATES: [&str; 12] = [
     "reading",
     "waiting",
     "off",
@@ -114,6 +114,7 @@ pub(crate) const SOURCE_STATES: [&str; 11] = [
     "one_client",
     "late",
     "behind",
+    "unread",
     "degraded",
 ];
 
@@ -131,6 +132,9 @@ fn source_state(source: &Snapshot, parts: &[PartReport]) -> &'static str {
 
 /// `combined, 3.20 lines/s, none rejected`.
 fn rate_words(source: &SourceStatus) -> String {
+    if source.lines == 0 {
+        return "no line yet".to_owned();
+    }
     let format = source.format.as_ref().map(|format| format!("{format}, ")).unwrap_or_default();
     let rejected = match source.rejected_percent {
         None => return format!("{format}{:.2} lines/s", source.lines_per_sec),

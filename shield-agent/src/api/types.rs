@@ -403,7 +403,7 @@ pub struct SourceStatus {
     /// Lines rejected, by reason.
     pub rejected_by: BTreeMap<String, u64>,
     /// `reading`, `waiting`, `off`, or what is wrong: `refused`, `field`, `some_refused`, `behind`, `silent`, `one_client`,
-    /// `late`, or `degraded` for anything else. The text of the source's part gives the reason and what to do.
+    /// `late`, `unread`, or `degraded` for anything else. The text of the source's part gives the reason and what to do.
     pub state: String,
 }
 

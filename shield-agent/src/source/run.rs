@@ -182,7 +182,10 @@ impl<D: Deliver, R: Report> Source<D, R> {
             });
             match outcome {
                 Ok(()) => return,
-                Err(error) => self.set_state(PartState::Waiting { reason: format!("{error:#}; retrying") }),
+                Err(error) => {
+                    let waiting = PartState::Waiting { reason: format!("{error:#}; retrying") };
+                    self.set_seen_state(waiting.clone(), waiting, 1, clock::now().boot_ms);
+                }
             }
             self.wake.wait(BIND_RETRY);
         }
@@ -253,7 +256,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
 
     /// Sets the state that follows from `state`, the state by the lag, and what is seen in the lines.
     fn set_seen_state(&mut self, state: PartState, lagged: PartState, logs: usize, now_ms: u64) {
-        let (state, trouble) = self.sights.state(state, lagged, logs);
+        let (state, trouble) = self.sights.state(state, lagged, logs, now_ms);
         self.stats.note(trouble, now_ms);
         self.set_state(state);
     }

@@ -19,8 +19,13 @@ use shield_logline::sight::{Finding, Kind, LogSight, SourceSight, Surroundings};
 /// How often a suspicious client is compared with this host's addresses, which are read anew.
 const JUDGE_MS: u64 = 60_000;
 
-/// The name of the state of a source that is behind its log.
+/// A log that is missing or cannot be read for longer is a fault. A rotation takes seconds, and nginx creates its log when it
+/// starts.
+const UNREAD_MS: u64 = 300_000;
+
+/// The names of the states of a source that is behind its log, and of one whose log cannot be read at all.
 const BEHIND: &str = "behind";
+const UNREAD: &str = "unread";
 
 /// What is wrong with a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub(super) struct Sights {
     allowed: Vec<IpNet>,
     judged_ms: u64,
     announced: Option<Announced>,
+    /// Since when nothing can be read.
+    unread_since_ms: Option<u64>,
 }
 
 impl Sights {
@@ -92,7 +99,15 @@ impl Sights {
         state: PartState,
         lagged: PartState,
         count: usize,
+        now_ms: u64,
     ) -> (PartState, Option<Trouble>) {
+        if let PartState::Waiting { reason } = &state {
+            self.announced = None;
+            let since_ms = *self.unread_since_ms.get_or_insert(now_ms);
+            let is_fault = now_ms.saturating_sub(since_ms) >= UNREAD_MS;
+            return if is_fault { unread(reason) } else { (state, None) };
+        }
+        self.unread_since_ms = None;
         if !matches!(state, PartState::Active { .. }) {
             self.announced = None;
             return (state, None);
@@ -139,6 +154,11 @@ impl Sights {
     }
 }
 
+fn unread(reason: &str) -> (PartState, Option<Trouble>) {
+    let now = text::unread(reason);
+    (PartState::Degraded { reason: now.clone() }, Some(Trouble { kind: UNREAD, now }))
+}
+
 /// Where this host stands.
 pub(crate) fn surroundings(proxies: &[IpNet], allowed: &[IpNet]) -> Surroundings {
     let network = host::network();
@@ -177,7 +197,7 @@ mod tests {
         let mut reasons = BTreeSet::new();
         for secs in 1..50 {
             sights.read(Path::new("/a.log"), &refused(5), at(secs));
-            let (state, trouble) = sights.state(reading(), reading(), 2);
+            let (state, trouble) = sights.state(reading(), reading(), 2, 0);
             match state {
                 PartState::Degraded { reason } => {
                     reasons.insert(reason);
@@ -189,10 +209,10 @@ mod tests {
         let expected = "/a.log: none of the last 20 lines is a log line; the first begins \"web1 GET /\" (not of the format); see \
              `shield-agent check`";
         assert_eq!(reasons.into_iter().collect::<Vec<_>>(), [expected]);
-        let (_, trouble) = sights.state(reading(), reading(), 1);
+        let (_, trouble) = sights.state(reading(), reading(), 1, 0);
         assert!(trouble.unwrap().now.starts_with("none of the last 200 lines is"));
         sights.keep(0, std::iter::empty());
-        assert_eq!(sights.state(reading(), reading(), 1), (reading(), None), "a log that is gone");
+        assert_eq!(sights.state(reading(), reading(), 1, 0), (reading(), None), "a log that is gone");
     }
 
     #[test]
@@ -200,11 +220,29 @@ mod tests {
         let late = || PartState::Degraded { reason: "late".to_owned() };
         let missing = || PartState::Waiting { reason: "/a.log does not exist (yet)".to_owned() };
         let mut sights = Sights::default();
-        let (state, trouble) = sights.state(reading(), late(), 1);
+        let (state, trouble) = sights.state(reading(), late(), 1, 0);
         assert_eq!((state, trouble.map(|trouble| trouble.kind)), (late(), Some("behind")));
         sights.read(Path::new("/a.log"), &refused(50), at(1));
-        let (_, trouble) = sights.state(reading(), late(), 1);
+        let (_, trouble) = sights.state(reading(), late(), 1, 0);
         assert_eq!(trouble.map(|trouble| trouble.kind), Some("refused"));
-        assert_eq!(sights.state(missing(), missing(), 1), (missing(), None));
+        assert_eq!(sights.state(missing(), missing(), 1, 0), (missing(), None));
+    }
+
+    /// History: a log with a mistyped path, or without permission to read it, was waited for as if nothing were wrong.
+    #[test]
+    fn a_log_that_is_missing_for_long_is_a_fault_and_one_that_is_rotated_is_none() {
+        let missing = || PartState::Waiting { reason: "/a.log does not exist (yet)".to_owned() };
+        let mut sights = Sights::default();
+        assert_eq!(sights.state(missing(), missing(), 0, 1_000), (missing(), None));
+        assert_eq!(sights.state(missing(), missing(), 0, UNREAD_MS), (missing(), None));
+        assert_eq!(sights.state(reading(), reading(), 1, UNREAD_MS + 500), (reading(), None));
+        assert_eq!(sights.state(missing(), missing(), 1, UNREAD_MS + 600), (missing(), None));
+        let (state, trouble) = sights.state(missing(), missing(), 1, 2 * UNREAD_MS + 600);
+        assert_eq!(trouble.map(|trouble| trouble.kind), Some("unread"));
+        assert!(
+            matches!(&state, PartState::Degraded { reason } if reason.starts_with("/a.log does not exist (yet)")),
+            "{state:?}"
+        );
+        assert_eq!(sights.state(reading(), reading(), 1, 3 * UNREAD_MS), (reading(), None));
     }
 }

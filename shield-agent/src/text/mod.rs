@@ -25,4 +25,4 @@ pub(crate) use notice::{KINDS, kind, notice_line};
 pub(crate) use quantity::{
     bytes, count, counted, duration, per_sec, percent, plural, printable, term, until, utc,
 };
-pub(crate) use sight::{beginning, finding, rejected};
+pub(crate) use sight::{beginning, finding, rejected, unread};

@@ -30,6 +30,14 @@ pub(crate) fn finding(finding: &Finding) -> String {
     }
 }
 
+/// A log that could not be read for this reason for so long that it is a fault.
+pub(crate) fn unread(reason: &str) -> String {
+    format!(
+        "{reason}; nothing could be read for over 5 min, and without a log nobody is banned: check `path` in [[source]], the \
+         permissions, and where nginx writes its access_log"
+    )
+}
+
 fn refused(lines: &RefusedLines) -> String {
     let count = match lines {
         RefusedLines { refused, of, .. } if refused == of => {
