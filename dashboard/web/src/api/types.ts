@@ -533,6 +533,8 @@ export interface Snapshot {
 export interface SourceStatus {
   /** Bytes of these lines. */
   bytes: number;
+  /** The name of the format of the last lines read; null before the first. */
+  format: string | null;
   /** Bytes in the logs that are not read yet; null for a socket and for standard input. */
   lag_bytes: number | null;
   /** Age of the last line read, by the log's times; null if the source is not behind, and before the first line. */
@@ -555,7 +557,7 @@ export interface SourceStatus {
   salvaged: number;
   /** The name; the part of this source is `source:` and the name. */
   source: string;
-  /** `reading`, `waiting`, `off`, or what is wrong: `refused`, `field`, `some_refused`, `behind`, `silent`, `one_client`, `late`, or `degraded` for anything else. The text of the source's part gives the reason and what to do. */
+  /** `reading`, `waiting`, `off`, or what is wrong: `refused`, `field`, `some_refused`, `behind`, `silent`, `one_client`, `late`, `unread`, or `degraded` for anything else. The text of the source's part gives the reason and what to do. */
   state: string;
 }
 
