@@ -23,7 +23,8 @@ use crate::detect::prefilter::Screening;
 use crate::detect::ring::{SecondRing, ServerSecond};
 use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use crate::detect::thresholds::Thresholds;
-use crate::detect::trace::{Flags, Seen, Trace, Tracer};
+use crate::detect::trace::{Flags, Trace, Tracer};
+use crate::detect::tries::Tries;
 use crate::detect::window::WINDOW_SECS;
 use crate::seeded_map::SeededState;
 use crate::vocab::client::Client;
@@ -82,6 +83,7 @@ pub struct Detector {
     thresholds: Thresholds,
     ipv6_prefix: u8,
     tracer: Tracer,
+    tries: Tries,
     paths: PathInterner,
     pub(super) clients: Clients,
     pub(super) standings: Standings,
@@ -110,6 +112,7 @@ impl Detector {
         Detector {
             ipv6_prefix: ipv6_prefix.clamp(1, 128),
             tracer: Tracer::new(hash, &policy.not_errors),
+            tries: Tries::default(),
             paths: PathInterner::default(),
             clients: Clients::new(policy.max_clients, hash),
             standings: Standings::new(SeededState::new(seed)),
@@ -171,11 +174,16 @@ impl Detector {
         standing: Standing,
     ) -> Verdict {
         let Some(second) = self.advance_to(second) else { return Verdict::Normal };
-        let Seen { trace, path, .. } = self.tracer.see(request, prepared.path);
+        let seen = self.tracer.see(request, prepared.path);
+        let (mut trace, path) = (seen.trace, seen.path);
         let error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
         if standing == Standing::Banned {
             return Verdict::Normal;
+        }
+        if request.status >= 300 || trace.flags.has(Flags::POST) {
+            let client = stable_id(prepared.client.key());
+            trace = self.tries.weigh(&seen, request, client, second);
         }
         if !trace.flags.has(Flags::ASSET) {
             // Without the query, which may hold secrets.
@@ -401,6 +409,7 @@ impl Detector {
     /// The log's clock was set back: windows start anew, the baseline stays.
     fn go_back(&mut self, second: u32) {
         self.late_run = 0;
+        self.tries = Tries::default();
         self.clients = Clients::new(self.thresholds.policy().max_clients, self.tracer.hash());
         self.shown = SecondRing::new(WINDOW_SECS, second);
         self.teaching = SecondRing::new(WINDOW_SECS + 4 * LEARN_DELAY_SECS, second);
@@ -602,6 +611,12 @@ fn next_boundary(second: u32) -> u32 {
 /// An id of a client that is stable over restarts, unlike its hash, whose seed changes.
 fn precedent_id(key: u128) -> u64 {
     key as u64 ^ (key >> 64) as u64
+}
+
+/// A hash of a client that is the same in every process.
+fn stable_id(key: u128) -> u64 {
+    let mixed = (key as u64 ^ (key >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ mixed >> 32
 }
 
 /// The inverse of [`Client::key`] for single clients.

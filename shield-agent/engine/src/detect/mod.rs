@@ -12,6 +12,7 @@
 //!     ▼
 //!  Tracer::trace: target's key, flags, weight                  served_path, shape, login, trace
 //!     │ the client is banned ───────────────────────────────▶ Normal (in the totals only)
+//!     │ posts, and what was not served: one try of many?            tries, forms, runs
 //!     ▼
 //!  Clients::record                                             clients
 //!     │ one of the first 4 requests (light record) ─────────▶ Normal
@@ -39,6 +40,7 @@ pub(crate) mod company;
 pub mod detector;
 #[cfg(test)]
 mod detector_tests;
+mod forms;
 pub(crate) mod global;
 pub(crate) mod good_standing;
 pub(crate) mod good_targets;
@@ -52,12 +54,15 @@ mod prefetch;
 mod prefilter;
 pub(crate) mod ring;
 pub mod rules;
+mod runs;
 pub mod served_path;
 pub mod shape;
 mod shape_cache;
 #[cfg(test)]
 mod site_tests;
+mod stable_hash;
 pub(crate) mod targets;
 pub(crate) mod thresholds;
 pub mod trace;
+mod tries;
 pub(crate) mod window;

@@ -7,12 +7,12 @@
 
 /// What a server makes of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Served<'a> {
+pub struct Served<'p, 't> {
     /// Decoded, without `.`, `..` and repeated slashes. Of a target that is no path (`CONNECT host:443`, garbage), the
     /// target as written.
-    pub path: &'a [u8],
+    pub path: &'p [u8],
     /// With its question mark, as written, without a fragment.
-    pub query: &'a [u8],
+    pub query: &'t [u8],
     pub spelling: Spelling,
 }
 
@@ -48,8 +48,8 @@ pub fn is_as_written(path: &[u8]) -> bool {
     }
 }
 
-/// Works out what is served for `target`. `space` is overwritten; the result may borrow from it.
-pub fn resolve<'a>(target: &'a [u8], space: &'a mut Vec<u8>) -> Served<'a> {
+/// Works out what is served for `target`. `space` is overwritten with the path.
+pub fn resolve<'p, 't>(target: &'t [u8], space: &'p mut Vec<u8>) -> Served<'p, 't> {
     let without_fragment = &target[..memchr::memchr(b'#', target).unwrap_or(target.len())];
     let origin = origin_of(without_fragment);
     let (origin_len, has_origin) = (origin.map_or(0, |origin| origin.len()), origin.is_some());

@@ -42,7 +42,7 @@ pub struct Shape {
 }
 
 /// Classifies what is served for a target that is not served as it is written.
-pub(crate) fn of_served(served: &Served<'_>, shape: Shape) -> Shape {
+pub(crate) fn of_served(served: &Served<'_, '_>, shape: Shape) -> Shape {
     let spelling = served.spelling;
     let is_probe = spelling.is_telling || spelling.above_root >= MIN_TRAVERSAL_LEVELS;
     if is_probe && served.path.first() == Some(&b'/') && shape.kind != Kind::Probe {

@@ -75,7 +75,7 @@ impl Flags {
         Flags(self.0 | other.0)
     }
 
-    const fn or(self, other: Flags) -> Flags {
+    pub(crate) const fn or(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
     }
 
@@ -98,6 +98,11 @@ pub struct Trace {
 }
 
 impl Trace {
+    /// Counts as one try of many: as a target of its own, told by `key`.
+    pub(crate) fn tried(self, weight: u8, key: u64) -> Trace {
+        Trace { key: (key ^ key >> 32) as u32, weight, flags: self.flags.union(Flags::SHAPED), ..self }
+    }
+
     /// Returns whether it was served normally, and rules only count how many such requests there are.
     pub(crate) fn is_plain(&self) -> bool {
         self.weight == 0 && !self.flags.has(Flags::UNUSUAL)
@@ -119,6 +124,8 @@ pub(crate) struct Seen<'a> {
     pub trace: Trace,
     /// The path that is served, for a person to read: without anything that can hold a password.
     pub path: &'a [u8],
+    /// With its question mark.
+    pub query: &'a [u8],
 }
 
 /// A class of answers.
@@ -218,7 +225,7 @@ impl Tracer {
             Some(trace) => trace,
             None => self.trace_any(request, &target),
         };
-        Seen { trace, path }
+        Seen { trace, path, query }
     }
 
     /// Derives the trace of a request whose path is not served as it is written.
@@ -234,7 +241,7 @@ impl Tracer {
         self.space = space;
         // An escaped question mark may stand before a query.
         let readable = memchr::memchr(b'?', &self.space).unwrap_or(self.space.len());
-        Seen { trace, path: &self.space[..readable] }
+        Seen { trace, path: &self.space[..readable], query }
     }
 
     fn trace_any(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Trace {

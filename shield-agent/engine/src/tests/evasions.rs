@@ -200,6 +200,21 @@ fn each_way_past_the_rules_is_stopped() {
             sends: |t| numbers(t, 2).map(|_| send("POST", "/login", 302)).collect(),
         },
         Strategy {
+            name: "names of authors, 1/s",
+            most: 10,
+            sends: |t| numbers(t, 1).map(|n| send("GET", format!("/?author={n}"), 301)).collect(),
+        },
+        Strategy {
+            name: "accounts by number, refused, 2/s",
+            most: 60,
+            sends: |t| numbers(t, 2).map(|n| send("GET", format!("/user/{n}"), 403)).collect(),
+        },
+        Strategy {
+            name: "orders by number, sent to the login, 2/s",
+            most: 60,
+            sends: |t| numbers(t, 2).map(|n| send("GET", format!("/order?id={n}"), 302)).collect(),
+        },
+        Strategy {
             name: "passwords in the query of a probed path that is served, 2/s",
             most: 20,
             sends: |t| {
@@ -217,6 +232,31 @@ fn each_way_past_the_rules_is_stopped() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Cards tried at a shop's payment, which accepts those of its customers: from one address, and from thirty.
+#[test]
+fn posts_refused_at_a_form_that_accepts_are_stopped() {
+    let pay = |addr: String, status| (addr, "POST", "/checkout/pay".to_owned(), status, 300);
+    let known = || {
+        let (mut engine, mut now) = (engine_with_defaults(), T0);
+        for n in 0..60 {
+            let customer = pay(format!("198.51.100.{n}"), 200);
+            engine.handle(Event::Lines(&lines(&[customer], now)), now);
+            now = now.plus_ms(120_000);
+        }
+        (engine, now)
+    };
+    let (mut engine, now) = known();
+    let one =
+        |t| vec![(ATTACKER.to_owned(), "POST", "/checkout/pay".to_owned(), 422, 300); (t % 3 == 0).into()];
+    let (passed, sent) = passes(&mut engine, now, one);
+    assert!(passed <= 61, "{passed} of {sent} passed");
+    // Each of thirty tries twice a minute: one of a few customers may be refused as often, but not for ten minutes.
+    let (mut engine, now) = known();
+    let thirty = |t| vec![(format!("203.0.113.{}", t % 30), "POST", "/checkout/pay".to_owned(), 422, 300)];
+    let (passed, sent) = passes(&mut engine, now, thirty);
+    assert!(passed < 540, "{passed} of {sent} passed");
 }
 
 /// What only a site that is known can tell from a visitor.
