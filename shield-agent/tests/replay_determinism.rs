@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-/// Everything that keeps clients in tables between two lines: verdicts that wait for DNS, escalation to networks, and
+/// Everything that keeps clients in tables between two lines: escalation to networks, and
 /// limits that withhold bans.
 const EVERY_SWITCH_ON: &str = r#"
 [allow]

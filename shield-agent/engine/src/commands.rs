@@ -44,7 +44,7 @@ impl Engine {
         out: &mut Effects,
     ) -> CommandResult {
         let client = client.widened(self.settings.ipv6_prefix);
-        let bannable: BannableClient = match self.allowlist.admit(client, self.settings.ipv6_prefix) {
+        let bannable: BannableClient = match self.admit(client, rule) {
             Ok(bannable) => bannable,
             Err(entry) => {
                 let why = entry.reason.describe();
@@ -159,13 +159,12 @@ impl Engine {
 
     /// Lifts every ban that the allowlist now forbids, and returns their number.
     pub(super) fn lift_protected(&mut self, now: Now, out: &mut Effects) -> usize {
-        let prefix = self.settings.ipv6_prefix;
         let protected: Vec<Client> = self
             .ledger
             .entries()
             .filter(|entry| entry.lifting.is_none())
+            .filter(|entry| self.admit(entry.ban.client, entry.ban.rule).is_err())
             .map(|entry| entry.ban.client)
-            .filter(|client| self.allowlist.admit(*client, prefix).is_err())
             .collect();
         let lifts: Vec<_> = protected
             .iter()

@@ -38,7 +38,7 @@ pub use bans::{allowlist, backoff};
 pub use detect::policy;
 pub use vocab::{action, ban, client, event, report, request, time, verdict};
 
-use crate::bans::allowlist::{Allowlist, BannableClient};
+use crate::bans::allowlist::{Allowed, Allowlist, BannableClient};
 use crate::bans::blast::BlastRadius;
 use crate::bans::escalation::Escalation;
 use crate::bans::extension::Extensions;
@@ -162,7 +162,7 @@ impl Engine {
     pub fn restore_ban(&mut self, saved: Ban, now: Now) -> Vec<Action> {
         let mut out = Effects::default();
         let Ban { client, serial, ends, .. } = saved;
-        match self.allowlist.admit(client, self.settings.ipv6_prefix) {
+        match self.admit(client, saved.rule) {
             Ok(bannable) => {
                 self.ledger.restore(bannable, saved);
                 self.extensions.watch(&saved, now);
@@ -180,6 +180,15 @@ impl Engine {
             }
         }
         out.into_actions()
+    }
+
+    /// Asks the allowlist about a ban of this origin.
+    fn admit(&self, client: Client, rule: Rule) -> Result<BannableClient, Allowed> {
+        let prefix = self.settings.ipv6_prefix;
+        match rule {
+            Rule::Operator => self.allowlist.admit_by_hand(client, prefix),
+            _ => self.allowlist.admit(client, prefix),
+        }
     }
 
     /// Restores a client's offences of an earlier run.

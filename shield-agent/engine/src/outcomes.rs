@@ -58,7 +58,7 @@ impl Engine {
     fn extend(&mut self, ban: Ban, packets_per_sec: f64, now: Now, out: &mut Effects) {
         let client = ban.client;
         let ends = self.extensions.new_end(&ban, self.ledger.backoff(), now);
-        let Ok(bannable) = self.allowlist.admit(client, self.settings.ipv6_prefix) else { return };
+        let Ok(bannable) = self.admit(client, ban.rule) else { return };
         let Some(moved) = self.ledger.extend(client, ends) else { return };
         self.extensions.watch(&moved, now);
         let record = BanRecord {

@@ -22,7 +22,7 @@ use crate::enforce::xdp::XdpEnforcer;
 use crate::enforce::{Desired, Enforcer};
 use crate::notify::{self, Notifier, Outbox};
 use crate::owner::Owner;
-use crate::pipeline::{Announce, Handle, Inbox, Job, Message};
+use crate::pipeline::{Announce, Handle, Inbox, Job, Message, Verified};
 use crate::search_engines::SearchEngines;
 use crate::source::{self, Pool, Sources};
 use shield_engine::Engine;
@@ -90,9 +90,12 @@ pub(super) fn owner(
     handle: &Handle,
     pool: Pool,
 ) -> Owner {
-    let engines = SearchEngines::default();
+    let engines = engine.settings().verify_search_engines.is_on().then(SearchEngines::start);
     let for_dns = handle.clone();
-    let verify = Box::new(move |client, addr| engines.verify(client, addr, &for_dns));
+    let verify = Box::new(move |client, addr| match &engines {
+        Some(engines) => engines.verify(client, addr, &for_dns),
+        None => for_dns.send(Message::BotVerified(client, Verified::Unknown)),
+    });
     let mut owner = Owner::new(engine, inbox, performer, verify, pool);
     leftovers.push(Action::Announce(first));
     owner.perform_first(leftovers);

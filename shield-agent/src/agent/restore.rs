@@ -64,7 +64,8 @@ pub(super) fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<
     settings.enforcers = build::enforcers(config, kernel);
     let (host, problems) = host::addresses();
     problems.iter().for_each(|problem| tracing::warn!("{problem}"));
-    let allowlist = Allowlist::new(config.allow.iter().copied().chain(loaded.allowed).chain(host));
+    let allowed = config.allow.iter().chain(&config.infrastructure).copied();
+    let allowlist = Allowlist::new(allowed.chain(loaded.allowed).chain(host));
     let mut engine = Engine::new(
         settings,
         config.policy.clone(),

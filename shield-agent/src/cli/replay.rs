@@ -125,7 +125,7 @@ fn explain(replayed: &Replayed, format: Format) -> Result<Exit> {
 }
 
 fn replay(inputs: &[Input], config: &Config, watch: Option<Watch>) -> Result<Replayed> {
-    let allowlist = Allowlist::new(config.allow.iter().copied());
+    let allowlist = Allowlist::new(config.allow.iter().chain(&config.infrastructure).copied());
     let mut replay = Replay::new(config.engine.clone(), config.policy.clone(), allowlist);
     if let Some(watch) = watch {
         replay.watch(watch);

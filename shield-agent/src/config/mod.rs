@@ -5,6 +5,7 @@
 //! finds the line of an error.
 
 mod detect;
+mod infrastructure;
 mod place;
 pub(crate) mod raw;
 mod shown;
@@ -53,6 +54,8 @@ pub struct Config {
     pub policy: Policy,
     pub engine: EngineSettings,
     pub allow: Vec<Allowed>,
+    /// Networks that rules do not ban, though operators may: CDNs, private networks.
+    pub infrastructure: Vec<Allowed>,
     pub use_iptables: Use,
     pub iptables: iptables::Settings,
     pub use_xdp: Use,

@@ -109,6 +109,12 @@ pub(crate) struct RawAllow {
     pub trusted_proxies: Option<Vec<Deferred<Network>>>,
     /// `true`: search engines, verified by DNS, are not banned.
     pub search_engines: Option<bool>,
+    /// `true`: addresses of content delivery networks are reported, not banned by rules.
+    pub cdn_ranges: Option<bool>,
+    /// Replaces the shipped list of their networks.
+    pub cdn_ranges_file: Option<PathBuf>,
+    /// `true`: private addresses are reported, not banned by rules.
+    pub private_networks: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

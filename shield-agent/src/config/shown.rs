@@ -28,6 +28,7 @@ impl Config {
                 "leak_grace_secs": engine.leak_grace_secs,
             },
             "allow": self.allow,
+            "infrastructure_networks": self.infrastructure.len(),
             "iptables": { "mode": shown_use(self.use_iptables), "max_rules": self.iptables.max_rules },
             "xdp": { "mode": shown_use(self.use_xdp), "pin_dir": self.xdp.pin_folder },
             "page": { "listen": self.page, "hosts": self.page_hosts },

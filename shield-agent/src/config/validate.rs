@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::place::Place;
 use super::raw::{Deferred, Listen, Network, RawBan, RawConfig, RawFields, RawHook, RawSource};
 use super::span::{Span, TermSpan};
-use super::{Config, UrlFrom, Use, detect, raw};
+use super::{Config, UrlFrom, Use, detect, infrastructure, raw};
 use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::xdp;
 use crate::source::{self, FirstStart, Input};
@@ -30,9 +30,8 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     if let Some(Span(secs)) = raw.agent.max_clock_skew {
         engine.max_clock_skew_secs = secs as i64;
     }
-    if raw.allow.search_engines == Some(true) {
-        engine.verify_search_engines = Switch::On;
-    }
+    let is_verified = raw.allow.search_engines.unwrap_or(true);
+    engine.verify_search_engines = if is_verified { Switch::On } else { Switch::Off };
     let ipv6_prefix = engine.ipv6_prefix;
     let networks = allowed_networks(raw.allow.networks, "networks")?;
     let proxies = allowed_networks(raw.allow.trusted_proxies, "trusted_proxies")?;
@@ -41,6 +40,13 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     sources.iter_mut().for_each(|source| source.known.clone_from(&networks));
     let allow = networks.into_iter().map(|net| entry(net, AllowReason::Configured));
     let allow = allow.chain(proxies.iter().map(|net| entry(*net, AllowReason::TrustedProxy))).collect();
+    let mut infrastructure = Vec::new();
+    if raw.allow.cdn_ranges.unwrap_or(true) {
+        infrastructure.extend(infrastructure::cdn(raw.allow.cdn_ranges_file.as_deref())?);
+    }
+    if raw.allow.private_networks.unwrap_or(true) {
+        infrastructure.extend(infrastructure::private());
+    }
     Ok(Config {
         file: None,
         state_dir: raw.agent.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/shield")),
@@ -51,6 +57,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         policy,
         engine,
         allow,
+        infrastructure,
         use_iptables: use_of(raw.iptables.mode.as_deref(), "iptables")?,
         iptables: iptables_settings(raw.iptables)?,
         use_xdp: use_of(raw.xdp.mode.as_deref(), "xdp")?,

@@ -20,7 +20,7 @@ use shield_engine::action::{Action, BanRecord, Notice};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::event::Event;
-use shield_engine::policy::Policy;
+use shield_engine::policy::{Policy, Switch};
 use shield_engine::report::Explanation;
 use shield_engine::request::{Batch, Line, RejectedCounts};
 use shield_engine::settings::Settings;
@@ -134,9 +134,10 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// A replay that has seen nothing. `settings` name no enforcers: there is no kernel to wait for.
+    /// A replay that has seen nothing. There is no kernel to wait for, and nobody to ask for names.
     pub fn new(settings: Settings, policy: Policy, allowlist: Allowlist) -> Replay {
-        let settings = Settings { enforcers: Vec::new(), ..settings };
+        let (enforcers, verify_search_engines) = (Vec::new(), Switch::Off);
+        let settings = Settings { enforcers, verify_search_engines, ..settings };
         Replay {
             ipv6_prefix: settings.ipv6_prefix,
             engine: Engine::new(settings, policy, allowlist, 1, SEED),

@@ -87,6 +87,8 @@ pub(super) fn allow_reason(reason: AllowReason) -> &'static str {
         AllowReason::SshSession => "ssh_session",
         AllowReason::TrustedProxy => "trusted_proxy",
         AllowReason::SearchEngine => "search_engine",
+        AllowReason::Cdn => "cdn",
+        AllowReason::Private => "private",
     }
 }
 
@@ -111,6 +113,8 @@ mod tests {
             A::SshSession,
             A::TrustedProxy,
             A::SearchEngine,
+            A::Cdn,
+            A::Private,
         ] {
             assert_eq!(serde_json::to_string(&reason).unwrap(), quoted(allow_reason(reason)));
         }

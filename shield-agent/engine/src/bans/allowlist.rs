@@ -1,6 +1,7 @@
 //! The networks that must never be banned, and the only constructor of [`BannableClient`].
 //!
-//! Invariant 3: every ban, whether of the detector, an operator, an import or a restart, passes [`Allowlist::admit`].
+//! Invariant 3: every ban, whether of the detector, an import or a restart, passes [`Allowlist::admit`]; that of an operator
+//! [`Allowlist::admit_by_hand`], and so does its restoration.
 
 use std::fmt;
 
@@ -27,9 +28,18 @@ pub enum AllowReason {
     /// A trusted proxy: banning it would ban everybody behind it.
     TrustedProxy,
     SearchEngine,
+    /// A content delivery network: behind its addresses are all visitors of the sites that use it.
+    Cdn,
+    /// A private or shared address: on a public site a proxy, a gateway or a carrier's NAT.
+    Private,
 }
 
 impl AllowReason {
+    /// Whether it protects from rules alone, and not from operators.
+    fn is_infrastructure(self) -> bool {
+        matches!(self, AllowReason::Cdn | AllowReason::Private)
+    }
+
     /// The reason for people.
     pub fn describe(self) -> &'static str {
         match self {
@@ -42,6 +52,8 @@ impl AllowReason {
             AllowReason::SshSession => "the far end of a live SSH session",
             AllowReason::TrustedProxy => "a trusted proxy",
             AllowReason::SearchEngine => "a search engine, verified by DNS",
+            AllowReason::Cdn => "a content delivery network (cdn_ranges in [allow])",
+            AllowReason::Private => "a private network (private_networks in [allow])",
         }
     }
 }
@@ -102,6 +114,8 @@ const SPECIAL: [&str; 9] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allowlist {
     entries: Vec<Allowed>,
+    /// Sorted too. Kept apart, because it is long, enforcers need not know it, and operators may ban what is in it.
+    infrastructure: Vec<Allowed>,
 }
 
 impl Default for Allowlist {
@@ -117,7 +131,7 @@ impl Allowlist {
             network: text.parse().expect("the constant networks are well-formed"),
             reason: AllowReason::Special,
         });
-        let mut list = Allowlist { entries: special.collect() };
+        let mut list = Allowlist { entries: special.collect(), infrastructure: Vec::new() };
         for entry in entries {
             list.add(entry);
         }
@@ -127,8 +141,10 @@ impl Allowlist {
     /// Adds an entry. A network may have several, one per reason.
     pub fn add(&mut self, entry: Allowed) {
         let entry = Allowed { network: Client::of_network(entry.network).network(), ..entry };
-        if let Err(at) = self.entries.binary_search(&entry) {
-            self.entries.insert(at, entry);
+        let list =
+            if entry.reason.is_infrastructure() { &mut self.infrastructure } else { &mut self.entries };
+        if let Err(at) = list.binary_search(&entry) {
+            list.insert(at, entry);
         }
     }
 
@@ -148,7 +164,7 @@ impl Allowlist {
         }
     }
 
-    /// Every entry, sorted by network.
+    /// Every entry, sorted by network, without infrastructure.
     pub fn entries(&self) -> &[Allowed] {
         &self.entries
     }
@@ -166,7 +182,19 @@ impl Allowlist {
     /// A single client is protected when it overlaps an entry: an IPv6 /64 that holds one allowed address must not be
     /// banned whole. A network wider than every entry inside it may be banned, because those entries stay exempt in the
     /// enforcers.
+    ///
+    /// Infrastructure is protected from rules, and from lists that others made.
     pub fn admit(&self, client: Client, ipv6_prefix: u8) -> Result<BannableClient, Allowed> {
+        let bannable = self.admit_by_hand(client, ipv6_prefix)?;
+        let is_inside = |entry: &&Allowed| Client::of_network(entry.network).covers(client.network());
+        match self.infrastructure.iter().find(is_inside) {
+            Some(entry) => Err(*entry),
+            None => Ok(bannable),
+        }
+    }
+
+    /// The same for a ban that an operator makes: he may ban infrastructure.
+    pub fn admit_by_hand(&self, client: Client, ipv6_prefix: u8) -> Result<BannableClient, Allowed> {
         let single = client.is_single(ipv6_prefix);
         let hit = self.entries.iter().find(|entry| {
             Client::of_network(entry.network).covers(client.network())
@@ -211,6 +239,25 @@ mod tests {
         // A wider network may be banned; what is allowed inside it stays exempt in the enforcers.
         check("198.51.0.0/16", None);
         check("2001:db8::/32", None);
+    }
+
+    #[test]
+    fn infrastructure_is_protected_from_rules_and_not_from_operators() {
+        let mut list = list();
+        let private = |net: &str| Allowed { network: net.parse().unwrap(), reason: AllowReason::Private };
+        list.add(private("10.0.0.0/8"));
+        list.add(private("fc00::/7"));
+        for (text, is_protected) in [("10.1.2.3", true), ("fd00:1:2:3::/64", true), ("11.0.0.1", false)] {
+            let client: Client = text.parse().unwrap();
+            let reason = list.admit(client, 64).err().map(|entry| entry.reason);
+            assert_eq!(reason, is_protected.then_some(AllowReason::Private), "{text}");
+            assert!(list.admit_by_hand(client, 64).is_ok(), "{text}");
+        }
+        assert!(
+            list.admit("10.0.0.0/7".parse().unwrap(), 64).is_ok(),
+            "a wider network is the operator's business"
+        );
+        assert_eq!(list.exempt_networks().len(), 3, "enforcers drop what operators ban");
     }
 
     #[test]

@@ -492,3 +492,43 @@ fn an_extension_moves_the_end_by_the_term_configured() {
         assert_eq!(ends.remaining_ms(T0.plus_ms(598_000)), Some(expected_secs * 1000), "{by:?}");
     }
 }
+
+#[test]
+fn infrastructure_is_reported_by_rules_and_banned_by_operators_across_a_restart() {
+    let private = Allowed { network: "10.0.0.0/8".parse().unwrap(), reason: AllowReason::Private };
+    let cdn = Allowed { network: "203.0.113.0/24".parse().unwrap(), reason: AllowReason::Cdn };
+    let new = || {
+        let settings = Settings { enforcers: EnforcerName::ALL.to_vec(), ..Settings::default() };
+        Engine::new(settings, Policy::default(), Allowlist::new([private, cdn]), 1, 7)
+    };
+    let mut engine = new();
+    for (addr, reason) in [("10.0.0.5", AllowReason::Private), ("203.0.113.5", AllowReason::Cdn)] {
+        let actions = attack(&mut engine, addr, T0);
+        assert_eq!(banned(&actions), [""; 0]);
+        let is_reported = |n: &&Notice| matches!(n, Notice::Protected { reason: r, .. } if *r == reason);
+        assert!(notices(&actions).iter().any(is_reported), "{actions:?}");
+        assert!(reply(&engine.handle(ban_command(addr, Some(Term::Permanent)), T0)).results[0].ok);
+    }
+    let saved: Vec<Ban> = engine.ledger().entries().map(|entry| entry.ban).collect();
+    let mut restarted = new();
+    for ban in saved {
+        let actions = restarted.restore_ban(ban, T0);
+        assert_eq!(banned(&actions).len(), 1, "an operator's ban outlives a restart");
+        let imported = restarted.restore_ban(Ban { rule: Rule::Imported, serial: 99, ..ban }, T0);
+        assert_eq!(banned(&imported), [""; 0], "one of a list does not");
+    }
+}
+
+/// With search engines verified, evidence, standing and the campaign of a client outlive the wait for DNS.
+#[test]
+fn a_wait_for_dns_loses_nothing() {
+    let mut engine = engine_with(|settings| settings.verify_search_engines = Switch::On);
+    for (n, expected) in [(1, 1), (2, 1), (3, 1)] {
+        let addr = format!("203.{n}.113.5");
+        let paths = if n < 3 { &PROBES[..] } else { &PROBES[..3] };
+        let now = T0.plus_ms(10_000 * n);
+        engine.handle(Event::Lines(&requests(&addr, paths, now)), now);
+        let answer = Event::BotVerified { client: client(&addr), genuine: false };
+        assert_eq!(banned(&engine.handle(answer, now)).len(), expected, "client {n}");
+    }
+}

@@ -61,6 +61,8 @@ fn render(config: &Config) -> String {
     line("slack", if config.slack.is_some() { "on" } else { "off" });
     line("webhook", if config.webhook.is_some() { "on" } else { "off" });
     line("allowed", &format!("{} configured", counted(config.allow.len() as u64, "network")));
+    let spared = counted(config.infrastructure.len() as u64, "network");
+    line("not banned by rules", &format!("{spared} of CDNs and of private addresses"));
     line("state", &config.state_dir.display().to_string());
     line("socket", &config.socket.display().to_string());
     line("audit", &config.audit.display().to_string());
