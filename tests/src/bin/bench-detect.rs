@@ -248,7 +248,8 @@ fn each_nearness(path: &Path, labels: &Labels, visit: &mut dyn FnMut(Client, Dec
             }
         }
         Ok(())
-    })
+    })?;
+    Ok(())
 }
 
 /// Leave-one-out cross-validation of the probing threshold, from sensitive to insensitive.
