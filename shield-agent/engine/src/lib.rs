@@ -16,6 +16,7 @@ mod detect;
 mod lines;
 mod outcomes;
 pub mod parts;
+pub mod reconfigure;
 mod seeded_map;
 pub mod settings;
 #[cfg(test)]
@@ -87,6 +88,8 @@ pub struct Engine {
     /// The latest arrival of lines of a backlog, on the boot clock.
     backlog_at_ms: Option<u64>,
     timeline: Timeline,
+    /// Bans at positions below this are still to be compared with a changed allowlist.
+    recheck_below: usize,
     totals: Totals,
     rejected: RejectedCounts,
     bans_by_rule: BTreeMap<Rule, u64>,
@@ -127,6 +130,7 @@ impl Engine {
             skew_announced_ms: BTreeMap::new(),
             backlog_at_ms: None,
             timeline: Timeline::default(),
+            recheck_below: 0,
             totals: Totals::default(),
             rejected: RejectedCounts::default(),
             bans_by_rule: BTreeMap::new(),
@@ -153,8 +157,11 @@ impl Engine {
                 self.on_host_addresses(reasons, entries, now, &mut out);
             }
             Event::BotVerified { client, genuine } => self.on_bot_verified(client, genuine, now, &mut out),
+            Event::NewSettings(new) => self.on_new_settings(*new, &mut out),
+            Event::Reloaded(reloaded) => out.announce(Notice::Reloaded(reloaded)),
             Event::Tick => self.on_tick(now, &mut out),
         }
+        self.recheck_bans(now, &mut out);
         out.into_actions()
     }
 

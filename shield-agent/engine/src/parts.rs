@@ -46,6 +46,12 @@ impl Parts {
         notice
     }
 
+    /// Forgets a part that is no longer configured.
+    pub(crate) fn remove(&mut self, part: &str) {
+        self.parts.remove(part);
+        self.degraded_at.remove(part);
+    }
+
     pub fn all(&self) -> &BTreeMap<String, Part> {
         &self.parts
     }

@@ -2,6 +2,7 @@
 
 mod crowds;
 mod evasions;
+mod reconfigure;
 mod safeguards;
 
 use std::num::NonZeroU32;

@@ -140,7 +140,7 @@ impl Allowlist {
 
     /// Adds an entry. A network may have several, one per reason.
     pub fn add(&mut self, entry: Allowed) {
-        let entry = Allowed { network: Client::of_network(entry.network).network(), ..entry };
+        let entry = canonical(entry);
         let list =
             if entry.reason.is_infrastructure() { &mut self.infrastructure } else { &mut self.entries };
         if let Err(at) = list.binary_search(&entry) {
@@ -158,9 +158,15 @@ impl Allowlist {
 
     /// Replaces every entry that has one of `reasons` by `entries`, so that an address that left the host is dropped.
     pub fn refresh(&mut self, reasons: &[AllowReason], entries: impl IntoIterator<Item = Allowed>) {
-        self.entries.retain(|e| !reasons.contains(&e.reason));
-        for entry in entries {
-            self.add(entry);
+        let (infrastructure, others): (Vec<_>, Vec<_>) =
+            entries.into_iter().map(canonical).partition(|entry| entry.reason.is_infrastructure());
+        for (list, added) in [(&mut self.entries, others), (&mut self.infrastructure, infrastructure)] {
+            list.retain(|entry| !reasons.contains(&entry.reason));
+            list.extend(added);
+            // The stable sort merges runs that are sorted already: a long list costs the owner's thread no more than a
+            // walk.
+            list.sort();
+            list.dedup();
         }
     }
 
@@ -205,6 +211,11 @@ impl Allowlist {
             None => Ok(BannableClient(client)),
         }
     }
+}
+
+/// The entry as the list holds it: `::ffff:192.0.2.1` is the IPv4 address.
+fn canonical(entry: Allowed) -> Allowed {
+    Allowed { network: Client::of_network(entry.network).network(), ..entry }
 }
 
 #[cfg(test)]

@@ -131,6 +131,10 @@ impl BlastRadius {
         }
     }
 
+    pub(crate) fn set_limits(&mut self, limits: BlastLimits) {
+        self.limits = limits;
+    }
+
     /// Whether bans of clients in good standing are stopped.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped

@@ -22,6 +22,10 @@ impl Escalation {
         Escalation { settings, recent: BTreeMap::new() }
     }
 
+    pub(crate) fn set(&mut self, settings: NetworkEscalation) {
+        self.settings = settings;
+    }
+
     /// Records a ban. Returns the network and the number of its banned clients when the limit is reached; counting
     /// then starts again, so that one network is not proposed at every further ban.
     pub(crate) fn banned(&mut self, client: Client, now: Now) -> Option<(Client, u32)> {

@@ -49,6 +49,10 @@ impl Extensions {
         Extensions { settings, wakes: BinaryHeap::new(), samples: BTreeMap::new() }
     }
 
+    pub(crate) fn set(&mut self, settings: Extension) {
+        self.settings = settings;
+    }
+
     /// Schedules the samples of a new or moved ban. Only the detector's bans are extended: an operator's term stands.
     pub(crate) fn watch(&mut self, ban: &Ban, now: Now) {
         let Ends::At { boot_ms, .. } = ban.ends else { return };
@@ -82,7 +86,9 @@ impl Extensions {
         };
         let secs = now.boot_ms.saturating_sub(first.at_ms) as f64 / 1000.0;
         let rate = packets.saturating_sub(first.packets) as f64 / secs.max(1.0);
-        (rate >= self.settings.min_packets_per_sec).then_some(rate)
+        // Off when it was switched off after the ban began.
+        let is_on = self.settings.by != ExtendBy::Off;
+        (is_on && rate >= self.settings.min_packets_per_sec).then_some(rate)
     }
 
     /// Discards the sample of a ban that ended.

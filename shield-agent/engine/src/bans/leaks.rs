@@ -48,6 +48,10 @@ impl Leaks {
         Leaks { grace_secs, threshold: threshold.max(1), watched: BTreeMap::new() }
     }
 
+    pub(crate) fn set(&mut self, grace_secs: i64, threshold: u32) {
+        (self.grace_secs, self.threshold) = (grace_secs, threshold.max(1));
+    }
+
     /// Counts a banned client's request. Returns the number when it is a leak that is to be explained and announced.
     pub(crate) fn seen(&mut self, ban: &Ban, second: EventSecs, now: Now) -> Option<u32> {
         if second < ban.since_ms.div_euclid(1000) + self.grace_secs {

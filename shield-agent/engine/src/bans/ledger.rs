@@ -87,6 +87,11 @@ impl Ledger {
         }
     }
 
+    /// Changes the terms of bans to come.
+    pub(crate) fn set_backoff(&mut self, backoff: Backoff) {
+        self.backoff = backoff;
+    }
+
     pub fn lifting_count(&self) -> usize {
         self.lifting
     }
@@ -107,6 +112,11 @@ impl Ledger {
     /// Every ban, in no particular order, but the same in every process.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &LedgerEntry> {
         self.slots.iter()
+    }
+
+    /// The bans at these positions of [`Ledger::entries`]. A removal moves the last ban into the gap, and nothing else moves.
+    pub(crate) fn entries_at(&self, positions: std::ops::Range<usize>) -> &[LedgerEntry] {
+        self.slots.get(positions).unwrap_or_default()
     }
 
     /// The ban of exactly this client or network.

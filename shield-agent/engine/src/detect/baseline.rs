@@ -240,6 +240,10 @@ struct Saved {
 }
 
 impl Baseline {
+    pub(crate) fn set_min_samples(&mut self, min_samples: u32) {
+        self.min_samples = f64::from(min_samples);
+    }
+
     /// An empty baseline. An hour slot is used once it holds `min_samples` seconds or client minutes.
     pub(crate) fn new(min_samples: u32) -> Baseline {
         let learned = Learned { hours: vec![HourSlot::default(); 24], ..Learned::default() };

@@ -131,7 +131,14 @@ impl Detector {
         }
     }
 
-    /// The settings that it was created with.
+    /// Takes over other settings. What was learned and counted stays, and so does the size of the table of clients.
+    pub(crate) fn set_policy(&mut self, policy: Policy) {
+        let policy = Policy { max_clients: self.policy().max_clients, ..policy };
+        self.tracer.set_not_errors(&policy.not_errors);
+        self.thresholds.set_policy(policy, self.latest);
+    }
+
+    /// The settings in force.
     pub fn policy(&self) -> &Policy {
         self.thresholds.policy()
     }

@@ -84,6 +84,13 @@ impl Thresholds {
         Ok(())
     }
 
+    /// Takes over another policy. What was learned stays.
+    pub(crate) fn set_policy(&mut self, policy: Policy, second: u32) {
+        let min_samples = policy.baseline_min_samples;
+        self.policy = policy;
+        self.update(second, |baseline| baseline.set_min_samples(min_samples));
+    }
+
     fn rebuild_prefilter(&mut self, second: u32) {
         self.warmth = self.warmth(second);
         let prefilter = Prefilter::new(&self.policy, &self.baseline, self.warmth, second);

@@ -190,6 +190,11 @@ impl Tracer {
         }
     }
 
+    pub(crate) fn set_not_errors(&mut self, not_errors: &[u16]) {
+        self.not_errors = not_errors.to_vec();
+        self.is_200_served = !not_errors.contains(&200);
+    }
+
     pub(crate) fn hash(&self) -> Seeded {
         self.hash
     }

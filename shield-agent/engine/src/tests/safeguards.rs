@@ -24,7 +24,7 @@ fn engine_with(change: impl FnOnce(&mut Settings)) -> Engine {
 }
 
 /// Live failed requests for `paths`, one client's, at `now`.
-fn requests(addr: &str, paths: &[&str], now: Now) -> Batch {
+pub(super) fn requests(addr: &str, paths: &[&str], now: Now) -> Batch {
     let mut batch = Batch { live: true, source: Some(SourceId(3)), ..Batch::default() };
     for path in paths {
         let method_at = batch.bytes.len() as u32;

@@ -134,6 +134,19 @@ pub enum Record {
     Disallowed(Allowed),
 }
 
+/// What the loading of a new configuration did, each item in a line of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Settings that are in force now.
+    pub changed: Vec<String>,
+    /// Settings that are in force after a restart.
+    pub restart: Vec<String>,
+    /// Settings that could not be put in force, each with the reason.
+    pub failed: Vec<String>,
+    /// Bans lifted because the new allowlist forbids them.
+    pub lifted: u64,
+}
+
 /// Totals over the lifetime of the database, across restarts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -280,6 +293,8 @@ pub enum Notice {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<String>,
     },
+    /// A new configuration has taken effect.
+    Reloaded(Reloaded),
     Started {
         version: String,
         /// Bans restored from the store.

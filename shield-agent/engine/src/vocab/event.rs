@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bans::allowlist::{AllowReason, Allowed};
 use crate::bans::backoff::Term;
-use crate::vocab::action::CommandId;
+use crate::reconfigure::NewSettings;
+use crate::vocab::action::{CommandId, Reloaded};
 use crate::vocab::client::Client;
 use crate::vocab::request::Batch;
 use crate::vocab::verdict::Rule;
@@ -37,6 +38,10 @@ pub enum Event<'a> {
         /// Whether the address's name belongs to a known search engine and resolves back to the address.
         genuine: bool,
     },
+    /// Other settings are in force from now on.
+    NewSettings(Box<NewSettings>),
+    /// A new configuration has taken effect in every part.
+    Reloaded(Reloaded),
     /// Time has passed.
     Tick,
 }
