@@ -5,7 +5,10 @@
 //! finds the line of an error.
 
 mod detect;
+pub(crate) mod file;
 mod infrastructure;
+pub(crate) mod keys;
+pub(crate) mod mistakes;
 mod place;
 pub(crate) mod raw;
 mod shown;
@@ -18,7 +21,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use self::raw::RawConfig;
 use crate::enforce::{iptables, xdp};
 use crate::source::{self, FirstStart, Input};
 use shield_engine::allowlist::Allowed;
@@ -84,21 +86,18 @@ impl Config {
     /// Reads the named file, or without one the default path if it exists.
     ///
     /// # Errors
-    /// When the file cannot be read or is invalid; the message names the file, line, column and key, and what is accepted.
+    /// When the file cannot be read or is invalid; the message names, for every mistake, the line, the column, the key and what
+    /// is accepted.
     pub fn load(named: Option<&Path>) -> Result<Config> {
         let path = named.unwrap_or(Path::new(DEFAULT_PATH));
-        match std::fs::read_to_string(path) {
+        match file::read(path, file::Reading::First) {
             Ok(text) => {
                 let config =
                     Config::parse(&text).with_context(|| format!("could not use {}", path.display()))?;
                 Ok(Config { file: Some(path.to_owned()), ..config })
             }
-            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                Config::parse("")
-            }
-            Err(error) => {
-                Err(error).with_context(|| format!("could not read the configuration {}", path.display()))
-            }
+            Err(error) if named.is_none() && file::is_missing(&error) => Config::parse(""),
+            Err(error) => Err(error),
         }
     }
 
@@ -107,8 +106,7 @@ impl Config {
     /// # Errors
     /// As of [`Config::load`].
     pub fn parse(text: &str) -> Result<Config> {
-        let raw: RawConfig = toml::from_str(text).map_err(|error| explain(text, &error))?;
-        validate::config(raw).map_err(|error| place::locate(text, error))
+        Ok(mistakes::config(text)?)
     }
 
     /// Replaces the sources by one log, of the first source's format.
@@ -127,12 +125,6 @@ impl Config {
         self.sources.iter_mut().for_each(|source| source.first_start = FirstStart::Beginning);
         self
     }
-}
-
-/// Adds the line and column to a TOML error, and the nearest key when one is unknown.
-fn explain(text: &str, error: &toml::de::Error) -> anyhow::Error {
-    let message = suggest::with_suggestion(error.message());
-    anyhow::Error::msg(place::shown(text, error.span(), &message))
 }
 
 #[cfg(test)]

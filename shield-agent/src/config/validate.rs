@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
 
 use super::place::Place;
 use super::raw::{Deferred, Listen, Network, RawBan, RawConfig, RawFields, RawHook, RawSource};
@@ -51,7 +52,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         file: None,
         state_dir: raw.agent.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/shield")),
         socket: raw.agent.socket.unwrap_or_else(|| PathBuf::from("/run/shield/control.sock")),
-        log: raw.agent.log.unwrap_or_else(|| "info".to_owned()),
+        log: log_filter(raw.agent.log)?,
         sources,
         profile,
         policy,
@@ -68,6 +69,16 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         webhook: url_from(raw.webhook, "webhook")?,
         audit: raw.audit.path.unwrap_or_else(|| PathBuf::from("/var/log/shield/audit.jsonl")),
     })
+}
+
+fn log_filter(filter: Option<String>) -> Result<String> {
+    let filter = filter.unwrap_or_else(|| "info".to_owned());
+    match EnvFilter::try_new(&filter) {
+        Ok(_) => Ok(filter),
+        Err(why) => bail!(Place::section("agent").key("log").error(format!(
+            "[agent] log = {filter:?} is no filter ({why}): write a level such as \"info\", or TARGET=LEVEL,…"
+        ))),
+    }
 }
 
 fn engine_settings(raw: RawBan) -> Result<EngineSettings> {
