@@ -38,6 +38,7 @@ fn severity(notice: &Notice) -> Severity {
         | Notice::Recovered { .. }
         | Notice::BlastRadius { stopped: false, .. }
         | Notice::AllowlistChanged { .. }
+        | Notice::Reloaded(_)
         | Notice::Started { .. }
         | Notice::Stopping { .. } => Severity::Info,
     }

@@ -2,10 +2,11 @@
 //! line is all that the caller waits for.
 //!
 //! `audit` keeps the record. `message` lays out chat messages, `slack` and `webhook` queue events for their receiver,
-//! `dispatch` paces and retries posts, `post` sends them. The live page is the API's business.
+//! `dispatch` paces and retries posts, `post` sends them, `hooks` starts and changes the receivers. The live page is the API's business.
 
 pub(crate) mod audit;
 pub(crate) mod dispatch;
+mod hooks;
 mod message;
 mod post;
 mod queue;
@@ -21,11 +22,7 @@ use std::time::Duration;
 
 use self::audit::AuditLog;
 use self::dispatch::Pace;
-use self::post::{Delivery, Receiver};
-use self::queue::EventQueue;
-use self::secret::Secret;
-use self::slack::SlackQueue;
-use self::webhook::WebhookQueue;
+pub(crate) use self::hooks::Hooks;
 use crate::config::UrlFrom;
 use shield_engine::action::Notice;
 use shield_engine::event::{PartReport, PartState};
@@ -64,21 +61,26 @@ impl Default for Settings {
 pub(crate) struct Notifier {
     audit: AuditLog,
     audit_state: AuditState,
-    slack: Option<Receiver<SlackQueue>>,
-    webhook: Option<Receiver<WebhookQueue>>,
+    hooks: Hooks,
     report: Report,
 }
 
 /// Events that are queued or being posted.
 pub(crate) struct Outbox {
-    deliveries: Vec<Delivery>,
+    hooks: Hooks,
 }
 
 impl Outbox {
     /// Posts what still waits, to all receivers concurrently, for at most `within`. Call it last: events pushed later
     /// are lost.
     pub(crate) async fn flush(self, within: Duration) {
-        futures::future::join_all(self.deliveries.into_iter().map(|delivery| delivery.finish(within))).await;
+        let deliveries = self.hooks.close();
+        futures::future::join_all(deliveries.into_iter().map(|delivery| delivery.finish(within))).await;
+    }
+
+    /// The receivers, to change them at run time.
+    pub(crate) fn hooks(&self) -> Hooks {
+        self.hooks.clone()
     }
 }
 
@@ -94,25 +96,17 @@ impl Notifier {
     /// Starts the posting tasks on the caller's runtime. A receiver whose URL cannot be loaded is reported as degraded;
     /// it does not stop the agent, because protection matters more than messages about it.
     pub(crate) fn start(settings: &Settings, report: Report) -> (Notifier, Outbox) {
-        let (slack, to_slack) =
-            start("slack", settings.slack.as_ref(), SlackQueue::default(), settings, &report).unzip();
-        let (webhook, to_webhook) =
-            start("webhook", settings.webhook.as_ref(), WebhookQueue::default(), settings, &report).unzip();
+        let hooks = Hooks::start(settings, Arc::clone(&report));
         let audit = AuditLog::new(&settings.audit);
-        let notifier = Notifier { audit, audit_state: AuditState::Unknown, slack, webhook, report };
-        (notifier, Outbox { deliveries: to_slack.into_iter().chain(to_webhook).collect() })
+        let notifier = Notifier { audit, audit_state: AuditState::Unknown, hooks: hooks.clone(), report };
+        (notifier, Outbox { hooks })
     }
 
     /// Appends the event to the audit log, then queues it for the receivers.
     pub(crate) fn notify(&mut self, notice: &Notice, now: Now) {
         let recorded = self.audit.append(notice, now);
         self.report_audit(&recorded);
-        if let Some(slack) = &self.slack {
-            slack.push(notice, now.wall_ms);
-        }
-        if let Some(webhook) = &self.webhook {
-            webhook.push(notice, now.wall_ms);
-        }
+        self.hooks.push(notice, now.wall_ms);
     }
 
     fn report_audit(&mut self, recorded: &anyhow::Result<()>) {
@@ -128,26 +122,6 @@ impl Notifier {
         };
         (self.report)(PartReport { part: "audit".into(), state, repaired: None });
     }
-}
-
-fn start<M: EventQueue>(
-    part: &'static str,
-    url: Option<&UrlFrom>,
-    queue: M,
-    settings: &Settings,
-    report: &Report,
-) -> Option<(Receiver<M>, Delivery)> {
-    let started = url.map(|from| {
-        let url = Secret::load(from)?;
-        Receiver::start(part, queue, url, settings.pace, settings.timeout, Arc::clone(report))
-    });
-    let (receiver, state) = match started {
-        None => (None, post::off()),
-        Some(Ok(receiver)) => (Some(receiver), PartState::Active { detail: "URL configured".into() }),
-        Some(Err(error)) => (None, PartState::Degraded { reason: format!("{error:#}") }),
-    };
-    report(PartReport { part: part.into(), state, repaired: None });
-    receiver
 }
 
 #[cfg(test)]

@@ -67,6 +67,10 @@ impl Secret {
 
     fn of_file(path: &Path) -> Result<Secret> {
         let shown = path.display();
+        // Opening a pipe that nobody writes to would wait for ever.
+        let is_file = std::fs::metadata(path).map(|meta| meta.is_file());
+        let is_file = is_file.with_context(|| format!("could not read the webhook URL in {shown}"))?;
+        ensure!(is_file, "could not read the webhook URL in {shown}: it is no regular file");
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("could not read the webhook URL in {shown}"))?;
         let mode = std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or_default();

@@ -8,6 +8,9 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::post::Receiver;
+use super::secret::Secret;
+use super::slack::SlackQueue;
 use super::*;
 use shield_engine::client::Client;
 
@@ -265,6 +268,56 @@ async fn what_is_not_configured_is_off_and_what_cannot_be_read_degraded() {
     let reports = reports.lock().unwrap();
     assert!(matches!(&reports[0].state, PartState::Degraded { reason } if reason.contains("missing")));
     assert_eq!(reports[1].state, PartState::Off { reason: "no URL is configured".into() });
+}
+
+#[tokio::test]
+async fn a_url_file_that_comes_later_is_found_and_a_new_url_is_used_after_a_reload() {
+    let (first, first_addr) = Server::start(&[]).await;
+    let (second, second_addr) = Server::start(&[]).await;
+    let mut bench = Bench::new(None, None);
+    let hooks = bench.outbox.hooks();
+    let path = bench.dir.path().join("later");
+    let from = UrlFrom::File(path.clone());
+    let failed = hooks.set(Some(&from), None).failed;
+    assert!(
+        failed[0].contains("[slack] url: inactive, retrying: could not read") && hooks.is_waiting(),
+        "{failed:?}"
+    );
+    hooks.retry();
+    let write =
+        |addr: SocketAddr| std::fs::write(&path, format!("http://{addr}/services/verysecret\n")).unwrap();
+    write(first_addr);
+    hooks.retry();
+    assert!(!hooks.is_waiting());
+    bench.notify(&samples::banned());
+    first.wait_for(1).await;
+    write(second_addr);
+    assert!(hooks.set(Some(&from), None).failed.is_empty());
+    bench.notify(&samples::banned());
+    second.wait_for(1).await;
+    std::fs::remove_file(&path).unwrap();
+    let failed = hooks.set(Some(&from), None).failed;
+    assert!(failed[0].contains("the URL read before is still in use"), "{failed:?}");
+    bench.notify(&samples::banned());
+    second.wait_for(2).await;
+    write(second_addr);
+    assert!(
+        hooks.set(Some(&from), None).failed.is_empty(),
+        "the state is good again though the URL is the same"
+    );
+    assert!(hooks.set(None, None).failed.is_empty());
+    bench.notify(&samples::banned());
+    let states = bench.states_of("slack");
+    let names: Vec<&str> = (states.iter().skip(1))
+        .map(|state| match state {
+            PartState::Degraded { .. } => "degraded",
+            PartState::Active { .. } => "active",
+            PartState::Off { .. } => "off",
+            PartState::Waiting { .. } => "waiting",
+        })
+        .collect();
+    assert_eq!(names, ["degraded", "active", "active", "degraded", "active", "off"]);
+    assert_eq!((first.bodies().len(), second.bodies().len()), (1, 2));
 }
 
 #[tokio::test]

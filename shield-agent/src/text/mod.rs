@@ -5,8 +5,9 @@
 //! Markdown, Block Kit) is the callers' business, and so is escaping for their medium; what comes from the network
 //! leaves here with its control characters made visible.
 //!
-//! `format` says why a log format cannot be used, `access` why a log cannot be read. `quantity` formats numbers, `name` names
-//! things, `evidence` explains verdicts and bans, `notice` describes events, `sight` says what is wrong with a source.
+//! `format` says why a log format cannot be used, `access` why a log cannot be read, `reload` describes a changed
+//! configuration. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes
+//! events, `sight` says what is wrong with a source.
 
 pub(crate) mod access;
 mod evidence;
@@ -14,6 +15,7 @@ mod format;
 mod name;
 mod notice;
 mod quantity;
+pub(crate) mod reload;
 mod sight;
 
 pub(crate) use evidence::{cause, fired, global_anomaly, rule_answer};

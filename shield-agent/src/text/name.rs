@@ -75,6 +75,7 @@ pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
         "audit" => "Audit log",
         "api" => "API",
         "page" => "Page",
+        "config" => "Configuration",
         other => match other.strip_prefix("source:") {
             Some(source) => {
                 let file = source.rsplit('/').next().filter(|file| !file.is_empty()).unwrap_or(source);

@@ -2,12 +2,13 @@
 
 use shield_engine::action::Notice;
 
+use super::reload;
 use super::{
     bytes, cause, counted, duration, global_anomaly, lift_reason, per_sec, plural, printable, term, until,
 };
 
 /// Every kind of notice, as in the `event` field of its JSON.
-pub(crate) const KINDS: [&str; 19] = [
+pub(crate) const KINDS: [&str; 20] = [
     "banned",
     "would_ban",
     "lifted",
@@ -25,6 +26,7 @@ pub(crate) const KINDS: [&str; 19] = [
     "clock_skew",
     "lost",
     "allowlist_changed",
+    "reloaded",
     "started",
     "stopping",
 ];
@@ -49,6 +51,7 @@ pub(crate) fn kind(notice: &Notice) -> &'static str {
         Notice::ClockSkew { .. } => "clock_skew",
         Notice::Lost { .. } => "lost",
         Notice::AllowlistChanged { .. } => "allowlist_changed",
+        Notice::Reloaded(_) => "reloaded",
         Notice::Started { .. } => "started",
         Notice::Stopping { .. } => "stopping",
     }
@@ -123,6 +126,7 @@ fn line(notice: &Notice) -> String {
             let change = if *added { "added to" } else { "removed from" };
             format!("{network} {change} the allowlist{}", in_brackets(note.as_deref()))
         }
+        Notice::Reloaded(reloaded) => reload::summary(reloaded),
         Notice::Started { version, restored, dry_run } => {
             let mode = if *dry_run { ", dry run" } else { "" };
             format!("shield {version} started, {} restored{mode}", counted(*restored, "ban"))
