@@ -53,9 +53,16 @@ pub(crate) struct Back {
     pub take: Take,
     /// The text before it.
     pub before: Box<[u8]>,
-    /// A byte of that text which the field cannot contain, and the number of bytes from it to the field.
-    pub byte: u8,
-    pub distance: usize,
+    pub start: Start,
+}
+
+/// Where a field that is read from its end begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// `distance` bytes behind the last such byte, which the field cannot contain.
+    Behind { byte: u8, distance: usize },
+    /// A fixed number of bytes before its end.
+    Fixed(usize),
 }
 
 /// Where the text behind a piece is found.
@@ -322,6 +329,10 @@ fn end(fields: &[Field], escape: Escape, tail: Tail) -> (End, usize) {
 /// Makes the step that reads `field` from its end, if the text before it bounds it for certain.
 fn before(previous: &Field, field: &Field, escape: Escape) -> Option<Back> {
     let text = previous.then.as_bytes();
-    let at = text.iter().rposition(|byte| !may_contain(field.class, escape, *byte, false))?;
-    Some(Back { take: field.take, before: text.into(), byte: text[at], distance: text.len() - at })
+    let start = match text.iter().rposition(|byte| !may_contain(field.class, escape, *byte, false)) {
+        Some(at) => Start::Behind { byte: text[at], distance: text.len() - at },
+        None if field.class == Class::TimeLocal => Start::Fixed(TIME_LOCAL_BYTES),
+        None => return None,
+    };
+    Some(Back { take: field.take, before: text.into(), start })
 }

@@ -3,7 +3,7 @@
 use memchr::{memchr, memrchr};
 
 use super::Escape;
-use super::compile::{End, PathKind, Piece, Plan};
+use super::compile::{End, PathKind, Piece, Plan, Start};
 use super::request;
 use super::variable::{Class, TIME_LOCAL_BYTES, Take};
 use crate::address::{self, Attributed};
@@ -170,7 +170,10 @@ impl Piece {
     #[inline]
     fn take(&self, line: &[u8], at: usize, mut end: usize, spans: &mut Spans) -> Option<()> {
         for field in &self.back {
-            let start = at + memrchr(field.byte, line.get(at..end)?)? + field.distance;
+            let start = match field.start {
+                Start::Behind { byte, distance } => at + memrchr(byte, line.get(at..end)?)? + distance,
+                Start::Fixed(len) => end.checked_sub(len)?,
+            };
             let before = start.checked_sub(field.before.len()).filter(|before| *before >= at)?;
             if start > end || line.get(before..start)? != &*field.before {
                 return None;
