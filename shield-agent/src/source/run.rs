@@ -94,7 +94,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let mut pipe = match Pipe::open(path, &settings.format) {
             Ok(pipe) => pipe,
             Err(error) => {
-                self.set_state(PartState::Waiting { reason: text::pipe_not_opened(path, &error) });
+                self.set_waiting(text::pipe_not_opened(path, &error));
                 self.wake.wait(BIND_RETRY);
                 self.wake.take();
                 return ControlFlow::Continue(());
@@ -106,7 +106,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
             let found = match pipe.step(&mut batch.bytes, &mut out) {
                 Ok(found) => found,
                 Err(error) => {
-                    self.set_state(PartState::Waiting { reason: text::pipe_not_read(path, &error) });
+                    self.set_waiting(text::pipe_not_read(path, &error));
                     self.wake.wait(BIND_RETRY);
                     self.wake.take();
                     return ControlFlow::Continue(());
@@ -115,7 +115,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
             let any = found == pipe::Found::Bytes || !out.lines.is_empty() || out.bytes > 0;
             self.deliver_parsed(batch, out, any)?;
             if found == pipe::Found::NoWriter {
-                self.set_state(PartState::Waiting { reason: text::pipe_without_writer(path) });
+                self.set_waiting(text::pipe_without_writer(path));
                 self.wake.wait(WRITER_POLL);
                 self.wake.take();
             } else {
@@ -182,10 +182,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
             });
             match outcome {
                 Ok(()) => return,
-                Err(error) => {
-                    let waiting = PartState::Waiting { reason: format!("{error:#}; retrying") };
-                    self.set_seen_state(waiting.clone(), waiting, 1, clock::now().boot_ms);
-                }
+                Err(error) => self.set_waiting(format!("{error:#}; retrying")),
             }
             self.wake.wait(BIND_RETRY);
         }
@@ -247,6 +244,11 @@ impl<D: Deliver, R: Report> Source<D, R> {
         self.stats.count(&batch, bytes);
         self.sights.read(Path::new(""), &batch, clock::now());
         (self.deliver)(batch)
+    }
+
+    fn set_waiting(&mut self, reason: String) {
+        let waiting = PartState::Waiting { reason };
+        self.set_seen_state(waiting.clone(), waiting, 1, clock::now().boot_ms);
     }
 
     fn set_active(&mut self, detail: &str) {
