@@ -160,21 +160,31 @@ pub fn of_query(query: &[u8]) -> Query<'_> {
     if let Some(password) = password_in(query, lower) {
         return Query::Password(password);
     }
-    // Searches for a text only if its rarest byte occurs: nearly every query has none of them.
-    let mut seen = [false; 256];
-    lower.iter().for_each(|byte| seen[usize::from(*byte)] = true);
-    let holds = |probes: &[(u8, &[u8])]| {
-        probes
-            .iter()
-            .any(|(rare, text)| seen[usize::from(*rare)] && memchr::memmem::find(lower, text).is_some())
-    };
-    if holds(&QUERY_PROBES) || is_union_select(lower) || is_probe_when_decoded(lower) {
+    let seen = bytes_of(lower);
+    if is_query_probe(lower, &seen) || (seen[usize::from(b'%')] && is_probe_when_decoded(lower)) {
         return Query::Probe;
     }
-    if holds(&QUERY_DUBIOUS) {
+    if holds(lower, &seen, &QUERY_DUBIOUS) {
         return Query::Dubious;
     }
     if seen[usize::from(b'.')] && is_asset_query(query) { Query::Asset } else { Query::Plain }
+}
+
+/// Which bytes occur in a text.
+fn bytes_of(text: &[u8]) -> [bool; 256] {
+    let mut seen = [false; 256];
+    text.iter().for_each(|byte| seen[usize::from(*byte)] = true);
+    seen
+}
+
+/// Searches for a text only if its rarest byte occurs: nearly every query has none of them.
+fn holds(text: &[u8], seen: &[bool; 256], probes: &[(u8, &[u8])]) -> bool {
+    probes.iter().any(|(rare, probe)| seen[usize::from(*rare)] && memchr::memmem::find(text, probe).is_some())
+}
+
+fn is_query_probe(lower: &[u8], seen: &[bool; 256]) -> bool {
+    let may_be_union = b"unioselct".iter().all(|letter| seen[usize::from(*letter)]);
+    holds(lower, seen, &QUERY_PROBES) || (may_be_union && is_union_select(lower))
 }
 
 /// SQL's `union select`, with anything but letters and digits between the words, which may be `all` and `distinct` too. The
@@ -191,9 +201,6 @@ fn is_union_select(lower: &[u8]) -> bool {
 
 /// Whether a text of [`QUERY_PROBES`] shows when the query is decoded once.
 fn is_probe_when_decoded(lower: &[u8]) -> bool {
-    if memchr::memchr(b'%', lower).is_none() {
-        return false;
-    }
     let (mut decoded, mut len, mut rest) = ([0; 512], 0, lower);
     while let Some((byte, behind)) = rest.split_first() {
         let code = (*byte == b'%').then(|| hex_byte(behind)).flatten();
@@ -202,8 +209,7 @@ fn is_probe_when_decoded(lower: &[u8]) -> bool {
         (len, rest) = (len + 1, behind);
     }
     let decoded = &decoded[..len];
-    is_union_select(decoded)
-        || QUERY_PROBES.iter().any(|(_, text)| memchr::memmem::find(decoded, text).is_some())
+    is_query_probe(decoded, &bytes_of(decoded))
 }
 
 fn hex_byte(digits: &[u8]) -> Option<u8> {
