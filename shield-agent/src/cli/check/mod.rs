@@ -62,7 +62,7 @@ fn render(config: &Config) -> String {
     line("webhook", if config.webhook.is_some() { "on" } else { "off" });
     line("allowed", &format!("{} configured", counted(config.allow.len() as u64, "network")));
     let spared = counted(config.infrastructure.len() as u64, "network");
-    line("not banned by rules", &format!("{spared} of CDNs and of private addresses"));
+    line("reported", &format!("{spared} of CDNs and private addresses, which rules do not ban"));
     line("state", &config.state_dir.display().to_string());
     line("socket", &config.socket.display().to_string());
     line("audit", &config.audit.display().to_string());
@@ -139,7 +139,10 @@ mod tests {
     #[test]
     fn a_valid_configuration_is_shown_on_one_screen() {
         let config = Config::parse("[[source]]\npath = '/nowhere/*.log'\n[xdp]\nmode = 'off'").unwrap();
-        let expected = "\
+        let reported = config.infrastructure.len();
+        assert!(reported > 50);
+        let expected = format!(
+            "\
 config      the defaults (no file): valid
 source      /nowhere/*.log (a pattern)
 detect      profile default
@@ -149,10 +152,12 @@ page        http://127.0.0.1:8080/
 slack       off
 webhook     off
 allowed     0 networks configured
+reported    {reported} networks of CDNs and private addresses, which rules do not ban
 state       /var/lib/shield
 socket      /run/shield/control.sock
 audit       /var/log/shield/audit.jsonl
-";
+"
+        );
         assert_eq!(render(&config), expected);
     }
 
