@@ -8,7 +8,7 @@ use crate::bans::backoff::Term;
 use crate::bans::blast::{Change, Decision, HeldBan};
 use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
 use crate::detect::policy::Switch;
-use crate::settings::NetworkAction;
+use crate::settings::{NetworkAction, Proxied};
 use crate::tick::Awaiting;
 use crate::timeline::TOLERANCE_SECS;
 use crate::vocab::action::{Action, BanRecord, Notice};
@@ -202,7 +202,7 @@ impl Engine {
                 return out.announce(Notice::Protected { client, network, reason, evidence: Some(evidence) });
             }
         };
-        if request.behind_proxy {
+        if request.behind_proxy && self.settings.proxied == Proxied::Observe {
             let because = "its address comes from a proxy's header, so its packets cannot be dropped here";
             return self.observe_only(bannable, evidence, because.to_owned(), SUPPRESSION_MS, now, out);
         }

@@ -28,6 +28,17 @@ pub struct Settings {
     pub evasion_lines_per_min: u32,
     /// Whether a client is checked by reverse and forward DNS before a ban, so that search engines are spared. Off.
     pub verify_search_engines: Switch,
+    /// What becomes of a client whose address comes from a proxy's header.
+    pub proxied: Proxied,
+}
+
+/// The answer to an offence of a client whose address comes from a proxy's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proxied {
+    /// Announced only: its packets come from the proxy, so a ban in the kernel would drop nothing.
+    Observe,
+    /// Banned like any other: in a replay, which shows whom the rules find.
+    Ban,
 }
 
 /// Limits on bans of clients in good standing by rules.
@@ -104,6 +115,7 @@ impl Default for Settings {
             enforcers: Vec::new(),
             evasion_lines_per_min: 20,
             verify_search_engines: Switch::Off,
+            proxied: Proxied::Observe,
         }
     }
 }

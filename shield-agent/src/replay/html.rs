@@ -219,6 +219,7 @@ mod tests {
             offence: 1,
             term_secs: Some(600),
             not_made: None,
+            behind_proxy: false,
             evidence: Some(Box::new(evidence)),
         };
         let point = Point { at_secs: 0, requests: 6, errors: 6, banned: 0, baseline_mean: 0.1 };

@@ -23,7 +23,7 @@ use shield_engine::event::Event;
 use shield_engine::policy::{Policy, Switch};
 use shield_engine::report::Explanation;
 use shield_engine::request::{Batch, Line, RejectedCounts};
-use shield_engine::settings::Settings;
+use shield_engine::settings::{Proxied, Settings};
 use shield_engine::time::{Ends, EventSecs, Now};
 use shield_engine::timeline::{Placement, Timeline};
 use shield_engine::verdict::{Evidence, Rule};
@@ -59,6 +59,9 @@ pub struct ReplayedBan {
     /// The reason, when the ban was not made: an allowlist entry, the blast radius, a proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_made: Option<String>,
+    /// The client's address comes from a proxy's header: a ban on this machine would not stop it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub behind_proxy: bool,
     pub evidence: Option<Box<Evidence>>,
 }
 
@@ -87,6 +90,8 @@ pub struct Outcome {
     pub clients: u64,
     /// Clients banned at least once.
     pub clients_banned: u64,
+    /// Those of them that come by a proxy.
+    pub clients_behind_proxy: u64,
     /// Rejected lines by reason.
     pub rejected: RejectedCounts,
     /// Bans made, by rule.
@@ -129,6 +134,8 @@ pub struct Replay {
     timeline: Timeline,
     seen: HashSet<u128>,
     banned: HashSet<Client>,
+    /// Clients whose address came from a proxy's header.
+    proxied: HashSet<Client>,
     watch: Option<Watch>,
     outcome: Outcome,
 }
@@ -136,8 +143,8 @@ pub struct Replay {
 impl Replay {
     /// A replay that has seen nothing. There is no kernel to wait for, and nobody to ask for names.
     pub fn new(settings: Settings, policy: Policy, allowlist: Allowlist) -> Replay {
-        let (enforcers, verify_search_engines) = (Vec::new(), Switch::Off);
-        let settings = Settings { enforcers, verify_search_engines, ..settings };
+        let (enforcers, verify_search_engines, proxied) = (Vec::new(), Switch::Off, Proxied::Ban);
+        let settings = Settings { enforcers, verify_search_engines, proxied, ..settings };
         Replay {
             ipv6_prefix: settings.ipv6_prefix,
             engine: Engine::new(settings, policy, allowlist, 1, SEED),
@@ -146,6 +153,7 @@ impl Replay {
             timeline: Timeline::default(),
             seen: HashSet::new(),
             banned: HashSet::new(),
+            proxied: HashSet::new(),
             watch: None,
             outcome: Outcome { point_secs: 60, ..Outcome::default() },
         }
@@ -190,7 +198,7 @@ impl Replay {
         batch.lines.clear();
         batch.lines.push(*line);
         let actions = self.engine.handle(Event::Lines(batch), self.clocks(self.now));
-        self.note(actions, Some(line.addr));
+        self.note(actions, Some(line));
         batch.lines.clear();
         self.explain_after(client);
     }
@@ -222,6 +230,9 @@ impl Replay {
         outcome.requests += 1;
         outcome.requests_banned += u64::from(is_banned);
         self.seen.insert(client.key());
+        if line.behind_proxy {
+            self.proxied.insert(client);
+        }
         let at_secs = self.now - self.now.rem_euclid(outcome.point_secs);
         if outcome.points.last().is_none_or(|point| point.at_secs != at_secs) {
             let baseline_mean = self.engine.detector().level().mean;
@@ -272,12 +283,13 @@ impl Replay {
         Now { wall_ms: second.saturating_mul(1000), boot_ms: BOOT_START_MS + since_start * 1000 }
     }
 
-    fn note(&mut self, actions: Vec<Action>, addr: Option<IpAddr>) {
+    fn note(&mut self, actions: Vec<Action>, line: Option<&Line>) {
+        let addr = line.map(|line| line.addr);
         for action in actions {
             let Action::Announce(notice) = action else { continue };
             match notice {
-                Notice::Banned(record) => self.note_ban(*record, addr, None),
-                Notice::WouldBan { ban, because } => self.note_ban(*ban, addr, Some(because)),
+                Notice::Banned(record) => self.note_ban(*record, line, None),
+                Notice::WouldBan { ban, because } => self.note_ban(*ban, line, Some(because)),
                 Notice::Protected { client, network, reason, evidence } => {
                     let because = format!("{network} is {}", reason.describe());
                     self.note_protected(client, evidence, addr, because);
@@ -291,7 +303,9 @@ impl Replay {
         }
     }
 
-    fn note_ban(&mut self, record: BanRecord, addr: Option<IpAddr>, not_made: Option<String>) {
+    fn note_ban(&mut self, record: BanRecord, line: Option<&Line>, not_made: Option<String>) {
+        let addr = line.map(|line| line.addr);
+        let behind_proxy = self.proxied.contains(&record.ban.client);
         if not_made.is_none() {
             *self.outcome.by_rule.entry(record.ban.rule).or_default() += 1;
             self.banned.insert(record.ban.client);
@@ -309,6 +323,7 @@ impl Replay {
             offence: record.ban.offence_number(),
             term_secs,
             not_made,
+            behind_proxy,
             evidence: record.evidence,
         });
     }
@@ -330,6 +345,7 @@ impl Replay {
             offence: 0,
             term_secs: Some(0),
             not_made: Some(because),
+            behind_proxy: false,
             evidence,
         });
     }
@@ -351,6 +367,7 @@ impl Replay {
         self.note(actions, None);
         self.outcome.clients = self.seen.len() as u64;
         self.outcome.clients_banned = self.banned.len() as u64;
+        self.outcome.clients_behind_proxy = self.banned.intersection(&self.proxied).count() as u64;
         self.outcome
     }
 }
@@ -442,6 +459,32 @@ mod tests {
         );
         assert_eq!((plain.requests, plain.requests_banned), (13, 2), "what came after the ban is dropped");
         assert_eq!((plain.clients, plain.clients_banned), (2, 1));
+    }
+
+    #[test]
+    fn clients_behind_a_proxy_are_found_and_marked() {
+        let dir = tempfile::tempdir().unwrap();
+        let listed = log().replace(" - - [", ", 203.0.113.1 - - [");
+        let path = write(dir.path(), "a.log", listed.as_bytes());
+        let proxies = vec!["203.0.113.1/32".parse().unwrap()];
+        let format =
+            shield_logline::Settings { trusted_proxies: proxies, ..shield_logline::Settings::default() };
+        let mut replay = Replay::new(Settings::default(), Policy::default(), Allowlist::default());
+        Input::of(&path)
+            .batches(&format, &Arc::new(AtomicU64::new(0)), &mut |batch| {
+                replay.feed(batch);
+                Ok(())
+            })
+            .unwrap();
+        let outcome = replay.finish();
+        assert_eq!((outcome.clients_banned, outcome.clients_behind_proxy), (1, 1));
+        assert_eq!(
+            (outcome.bans[0].ip.to_string().as_str(), outcome.bans[0].behind_proxy),
+            ("192.0.2.9", true)
+        );
+        let text = render::render(&outcome, None);
+        assert!(text.contains("banned for 10 min, behind a proxy (offence 1)"), "{text}");
+        assert!(text.contains("1 client of the banned: the agent would report it, not drop it"), "{text}");
     }
 
     #[test]

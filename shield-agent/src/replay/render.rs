@@ -45,6 +45,7 @@ fn ban_line(ban: &ReplayedBan) -> String {
         (None, Some(secs)) => format!("banned for {}", duration(secs)),
         (None, None) => "banned permanently".to_owned(),
     };
+    let proxied = if ban.behind_proxy { ", behind a proxy" } else { "" };
     let paths: Vec<String> = ban
         .evidence
         .iter()
@@ -54,7 +55,7 @@ fn ban_line(ban: &ReplayedBan) -> String {
         .collect();
     let paths = if paths.is_empty() { String::new() } else { format!("; {}", paths.join(", ")) };
     format!(
-        "{}  {}  {} (offence {})  {}: {fired}{paths}",
+        "{}  {}  {}{proxied} (offence {})  {}: {fired}{paths}",
         ban.timestamp, ban.client, verdict, ban.offence, ban.rule
     )
 }
@@ -85,6 +86,15 @@ fn summary(outcome: &Outcome, out: &mut String) {
         counted(outcome.requests_banned, "request"),
         share(outcome.requests_banned, outcome.requests)
     );
+    if outcome.clients_behind_proxy > 0 {
+        let _ = writeln!(
+            out,
+            "behind a proxy  {} of the banned: the agent would report {}, not drop {}, because the packets come from the proxy",
+            counted(outcome.clients_behind_proxy, "client"),
+            if outcome.clients_behind_proxy == 1 { "it" } else { "them" },
+            if outcome.clients_behind_proxy == 1 { "it" } else { "them" },
+        );
+    }
     for (rule, count) in &outcome.by_rule {
         let _ = writeln!(out, "  {:<14}{}", rule.name(), text::count(*count));
     }
@@ -134,6 +144,7 @@ pub(crate) fn json_lines(outcome: &Outcome, score: Option<&Score>) -> Vec<Value>
         "requests_banned_share": share(outcome.requests_banned, outcome.requests),
         "clients": outcome.clients,
         "clients_banned": outcome.clients_banned,
+        "clients_behind_proxy": outcome.clients_behind_proxy,
         "clients_banned_share": share(outcome.clients_banned, outcome.clients),
         "bans_by_rule": outcome.by_rule,
         "rejected": rejected,
@@ -160,6 +171,9 @@ fn ban_json(ban: &ReplayedBan) -> Value {
     line[name] = json!(ban.ip);
     if let Some(because) = &ban.not_made {
         line["because"] = json!(because);
+    }
+    if ban.behind_proxy {
+        line["behind_proxy"] = json!(true);
     }
     line
 }

@@ -218,6 +218,11 @@ impl Known {
         texts: &mut Texts<'_>,
     ) -> Option<Result<Line, Rejected>> {
         let spans = self.template.plan.fit(line)?;
+        // In a log that is known to begin with the host this could be a Host header of the client's.
+        let is_list = self.start == Start::Host && !is_learned && begins_a_list(spans.of(Take::Host, line));
+        if is_list {
+            return None;
+        }
         Some(self.finish(line, spans, is_learned, reader, texts))
     }
 
@@ -245,6 +250,12 @@ impl Known {
         };
         if is_doubtful { Err(Rejected::NoAddress) } else { Ok(found) }
     }
+}
+
+/// Returns whether `word` is an address with a comma behind it, so that another one follows.
+fn begins_a_list(word: &[u8]) -> bool {
+    let Some(addr) = word.strip_suffix(b",") else { return false };
+    TrustedProxies::default().attribute(addr, b"").is_some()
 }
 
 /// Returns whether a word of `text` is an address other than `addr`.
