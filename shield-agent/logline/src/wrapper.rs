@@ -220,7 +220,7 @@ impl Wrapper {
     }
 
     fn open_docker<'a>(&mut self, line: &'a [u8]) -> Option<Record<'a>> {
-        let text = line.strip_prefix(b"{\"log\":\"")?;
+        let Some(text) = line.strip_prefix(b"{\"log\":\"") else { return self.open_docker_like(line) };
         let from = self.begin();
         let rest = unescape_until_quote(text, &mut self.text);
         let stream = rest.and_then(|rest| match rest.strip_prefix(b",\"stream\":\"std")? {
@@ -230,8 +230,32 @@ impl Wrapper {
         });
         let Some(stream) = stream else {
             self.text.truncate(from);
-            return None;
+            return self.open_docker_like(line);
         };
+        self.present = Kind::Docker(stream);
+        let is_part = self.text.last() != Some(&b'\n');
+        Some(self.of_stream(stream, from, is_part))
+    }
+
+    /// Reads Docker's record as log shippers write it again: with blanks, or its fields in another order.
+    fn open_docker_like<'a>(&mut self, line: &'a [u8]) -> Option<Record<'a>> {
+        #[derive(Deserialize)]
+        struct Shipped<'a> {
+            #[serde(borrow)]
+            log: std::borrow::Cow<'a, str>,
+            stream: &'a str,
+        }
+        let is_candidate = line.starts_with(b"{")
+            && memchr::memmem::find(line, b"\"log\"").is_some()
+            && memchr::memmem::find(line, b"\"stream\"").is_some();
+        let shipped: Shipped<'_> = serde_json::from_slice(is_candidate.then_some(line)?).ok()?;
+        let stream = match shipped.stream {
+            "stdout" => Stream::Out,
+            "stderr" => Stream::Err,
+            _ => return None,
+        };
+        let from = self.begin();
+        self.text.extend_from_slice(shipped.log.as_bytes());
         self.present = Kind::Docker(stream);
         let is_part = self.text.last() != Some(&b'\n');
         Some(self.of_stream(stream, from, is_part))

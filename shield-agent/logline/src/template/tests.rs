@@ -181,6 +181,8 @@ fn a_list_of_forwarded_addresses_is_read() {
         };
         check(&format!("{ADDR}, 192.0.2.200, 127.0.0.1"), &proxied);
         check(&format!("{ADDR},192.0.2.200"), &proxied);
+        // Two addresses look like a host and an address.
+        check(&format!("{ADDR}, 192.0.2.200"), &proxied);
         check(&format!("203.0.113.1, {ADDR}, 127.0.0.1"), &proxied);
         check(&format!("unknown, {ADDR}, 192.0.2.200, 127.0.0.1"), &proxied);
         check(&format!("' or 1=1, {ADDR}, 192.0.2.200, 127.0.0.1"), &proxied);

@@ -48,6 +48,8 @@ fn any_format_is_read_inside_a_wrapper() {
             docker(&format!("{inside}\r\n"), "stdout"),
             docker(&format!("{inside}\n"), "stdout")
                 .replace(r#","time""#, r#","attrs":{"tag":"web"},"time""#),
+            docker(&format!("{inside}\n"), "stdout").replace(r#","stream":"#, r#", "stream": "#),
+            format!(r#"{{ "time": 1, "stream": "stdout", "log": {} }}"#, quoted(&format!("{inside}\n"))),
             cri(inside, "stdout", "F"),
             cri(inside, "stdout", "F:x"),
             cri(inside, "stdout", "F").replace("Z ", "+01:00 "),
