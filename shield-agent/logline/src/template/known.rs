@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use memchr::memmem;
 
-use super::compile::Tail;
+use super::compile::{Plan, Tail};
 use super::conf::Notation;
 use super::read::Spans;
 use super::variable::Take;
@@ -239,16 +239,19 @@ impl Known {
             Start::List => split_list(line, spans, is_learned, reader).ok_or(Rejected::NoAddress)?,
             _ => spans,
         };
-        let found = self.template.plan.finish(line, &spans, reader, texts)?;
-        let names_another = |take| names_another(spans.of(take, line), found.addr);
+        let values = Plan::values(line, &spans, reader)?;
+        let names_another = |take| names_another(spans.of(take, line), values.client.addr);
         let is_doubtful = match self.start {
             Start::Address => !is_learned && names_another(Take::User),
             Start::List => false,
             // nginx refuses a host with blanks, and writes it as it came to the line of that refusal.
-            Start::Host => (!is_learned || found.status == 400) && names_another(Take::User),
+            Start::Host => (!is_learned || values.status == 400) && names_another(Take::User),
             Start::Pair => !is_learned && names_another(Take::Host),
         };
-        if is_doubtful { Err(Rejected::NoAddress) } else { Ok(found) }
+        if is_doubtful {
+            return Err(Rejected::NoAddress);
+        }
+        Ok(self.template.plan.finish(line, &spans, &values, texts))
     }
 }
 

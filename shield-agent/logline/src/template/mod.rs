@@ -157,9 +157,9 @@ impl Template {
     /// Reads a line. A line that has the format but no valid value is refused for that.
     fn read(&self, line: &[u8], reader: &mut Reader, texts: &mut Texts<'_>) -> Result<Line, Rejected> {
         let exact = self.plan.fit(line);
-        let refused = match exact.map(|spans| self.plan.finish(line, &spans, reader, texts)) {
-            Some(Ok(found)) => return Ok(found),
-            Some(Err(why)) => why,
+        let refused = match exact.map(|spans| (Plan::values(line, &spans, reader), spans)) {
+            Some((Ok(values), spans)) => return Ok(self.plan.finish(line, &spans, &values, texts)),
+            Some((Err(why), _)) => why,
             None => Rejected::Malformed,
         };
         match refused {
@@ -170,8 +170,8 @@ impl Template {
 
     fn salvage(&self, line: &[u8], reader: &mut Reader, texts: &mut Texts<'_>) -> Option<Line> {
         let spans = self.plan.salvage(line, &|spans| whole(line, spans, reader))?;
-        let found = self.plan.finish(line, &spans, reader, texts).ok()?;
-        Some(Line { salvaged: true, ..found })
+        let values = Plan::values(line, &spans, reader).ok()?;
+        Some(Line { salvaged: true, ..self.plan.finish(line, &spans, &values, texts) })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::address::{self, Attributed};
 use crate::fields::{MAX_STATUS, Reader, Texts, decimal};
 use crate::text::{closing_quote, unescape};
 use shield_engine::request::{Line, Rejected};
+use shield_engine::time::EventSecs;
 use std::borrow::Cow;
 use std::net::IpAddr;
 
@@ -40,6 +41,15 @@ impl Spans {
         self.set(take, start, start + text.len());
         self
     }
+}
+
+/// The values of a line's fields.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Values {
+    pub client: Attributed,
+    pub time: EventSecs,
+    pub status: u16,
+    pub size: u64,
 }
 
 impl Plan {
@@ -87,18 +97,17 @@ impl Plan {
         None
     }
 
-    /// Makes the request of the fields.
-    pub(crate) fn finish(
-        &self,
-        line: &[u8],
-        spans: &Spans,
-        reader: &mut Reader,
-        texts: &mut Texts<'_>,
-    ) -> Result<Line, Rejected> {
+    /// Checks the fields.
+    pub(crate) fn values(line: &[u8], spans: &Spans, reader: &mut Reader) -> Result<Values, Rejected> {
         let client = attribute(line, spans, reader).ok_or(Rejected::NoAddress)?;
         let time = reader.times.parse(spans.of(Take::Time, line)).ok_or(Rejected::NoTime)?;
         let status = status(spans.of(Take::Status, line)).ok_or(Rejected::NoStatus)?;
         let size = size(spans.of(Take::Size, line)).ok_or(Rejected::Malformed)?;
+        Ok(Values { client, time, status, size })
+    }
+
+    /// Makes the request of the fields. Only now their texts are placed, so that a line that is refused leaves nothing.
+    pub(crate) fn finish(&self, line: &[u8], spans: &Spans, values: &Values, texts: &mut Texts<'_>) -> Line {
         let (method, path) = self.target(line, spans);
         let args = request::without_dash(spans.of(Take::Args, line));
         let (method, path, args) = (self.unescaped(method), self.unescaped(path), self.unescaped(args));
@@ -107,18 +116,18 @@ impl Plan {
         } else {
             (texts.place_joined(&[&path, b"?", &args]), path.len() + 1 + args.len())
         };
-        Ok(Line {
-            addr: client.addr,
-            time,
+        Line {
+            addr: values.client.addr,
+            time: values.time,
             method_at: texts.place(&method),
             method_len: u16::try_from(method.len()).unwrap_or(u16::MAX),
             path_at,
             path_len: u32::try_from(path_len).unwrap_or(u32::MAX),
-            status,
-            size,
-            behind_proxy: client.behind_proxy,
+            status: values.status,
+            size: values.size,
+            behind_proxy: values.client.behind_proxy,
             salvaged: false,
-        })
+        }
     }
 
     fn unescaped<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
