@@ -133,7 +133,7 @@ fn replay(inputs: &[Input], config: &Config, watch: Option<Watch>) -> Result<Rep
     let progress = Progress::of(inputs);
     let format = format_of(config);
     for input in inputs {
-        let damage = input.batches(&format, &progress.read_bytes, &mut |batch| {
+        let damage = input.read(&format, &progress.read_bytes, &mut |batch| {
             replay.feed(batch);
             progress.show();
             Ok(())

@@ -98,7 +98,7 @@ impl Input {
     ///
     /// # Errors
     /// When it cannot be opened or read at all, when `each` fails, or when none of its lines is a log line.
-    pub fn batches(
+    pub(crate) fn read(
         &self,
         settings: &Settings,
         read_bytes: &Arc<AtomicU64>,
@@ -149,6 +149,25 @@ impl Input {
             }
             tally.check(&self.name())?;
             return Ok(damage);
+        }
+    }
+}
+
+#[cfg(any(test, feature = "test-support"))]
+impl Input {
+    /// As `read`, with damage as an error.
+    ///
+    /// # Errors
+    /// As `read`, and when the file is damaged.
+    pub fn batches(
+        &self,
+        settings: &Settings,
+        read_bytes: &Arc<AtomicU64>,
+        each: &mut dyn FnMut(&mut Batch) -> Result<()>,
+    ) -> Result<()> {
+        match self.read(settings, read_bytes, each)? {
+            Some(damage) => bail!(damage),
+            None => Ok(()),
         }
     }
 }
@@ -287,7 +306,7 @@ mod tests {
     fn read(path: &Path) -> (usize, u64, Option<String>) {
         let (mut count, mut refused) = (0, 0);
         let read_bytes = Arc::new(AtomicU64::new(0));
-        let damage = Input::of(path).batches(&Settings::default(), &read_bytes, &mut |batch| {
+        let damage = Input::of(path).read(&Settings::default(), &read_bytes, &mut |batch| {
             count += batch.lines.len();
             refused += batch.rejected.iter().sum::<u64>();
             Ok(())
@@ -342,7 +361,7 @@ mod tests {
             refused += batch.rejected[Rejected::TooLong.index()];
             Ok(())
         };
-        Input::of(&path).batches(&Settings::default(), &read_bytes, each).unwrap();
+        Input::of(&path).read(&Settings::default(), &read_bytes, each).unwrap();
         assert_eq!((count, refused), (5, 1));
         assert!(longest < 3 * BLOCK_BYTES, "{longest} bytes at once");
     }
@@ -358,7 +377,7 @@ mod tests {
         assert!(damage.unwrap().contains("is damaged after"));
         std::fs::write(&path, &whole[..12]).unwrap();
         let read_bytes = Arc::new(AtomicU64::new(0));
-        let error = Input::of(&path).batches(&Settings::default(), &read_bytes, &mut |_| Ok(())).unwrap_err();
+        let error = Input::of(&path).read(&Settings::default(), &read_bytes, &mut |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("could not read any line"), "{error}");
     }
 }

@@ -66,8 +66,6 @@ const HANDED_MS: u64 = 30_000;
 pub(super) struct Twin {
     id: FileId,
     pub of: Owner,
-    /// Since when the path names another file than this (boot clock, ms).
-    changed_ms: Option<u64>,
 }
 
 /// A file's saved mark and role.
@@ -76,6 +74,9 @@ pub(super) struct SavedLog {
     #[serde(flatten)]
     pub mark: SavedMark,
     pub role: Role,
+    /// What was written after it is read under another name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_last: bool,
 }
 
 /// The relation of a file to the path.
@@ -113,6 +114,11 @@ pub(super) struct Follow {
     owner: Owner,
     claims: Claims,
     twin: Option<Twin>,
+    /// Another name reads what came after the files read here.
+    is_behind: bool,
+    /// The next file that the path names is left to the other name for [`POLITE_MS`].
+    is_polite: bool,
+    polite_since_ms: Option<u64>,
     losses: Vec<Loss>,
     /// Files handed over, and when (boot clock, ms).
     handed: Vec<(SavedLog, u64)>,
@@ -157,6 +163,9 @@ impl Follow {
             owner,
             claims,
             twin: None,
+            is_behind: false,
+            is_polite: false,
+            polite_since_ms: None,
             losses: Vec::new(),
             handed: Vec::new(),
             must_store: false,
@@ -256,7 +265,9 @@ impl Follow {
 
     /// Returns every file's mark, to continue from after a restart.
     pub(super) fn saved(&self) -> Vec<SavedLog> {
-        let open = self.entries.iter().map(|entry| SavedLog { mark: self.mark_of(entry), role: entry.role });
+        let is_last = self.is_behind;
+        let open = self.entries.iter();
+        let open = open.map(|entry| SavedLog { mark: self.mark_of(entry), role: entry.role, is_last });
         let handed = self.handed.iter().map(|(saved, _)| saved);
         handed.chain(&self.saved).cloned().chain(open).chain(self.last_closed.clone()).collect()
     }
@@ -275,7 +286,7 @@ impl Follow {
     pub(super) fn deadline_ms(&self) -> Option<u64> {
         let retry = matches!(self.trouble, Some(Trouble::Unreadable(_))).then_some(self.retry_at_ms);
         let drained = self.entries.iter().filter(|entry| entry.role == Role::Replaced);
-        let polite = self.twin.as_ref().and_then(|twin| twin.changed_ms).map(|since_ms| since_ms + POLITE_MS);
+        let polite = self.polite_since_ms.map(|since_ms| since_ms + POLITE_MS);
         let handed = self.handed.iter().map(|(_, since_ms)| since_ms + HANDED_MS);
         retry
             .into_iter()
@@ -325,7 +336,7 @@ impl Follow {
 
     fn close(&mut self, at: usize) {
         let Some(entry) = self.entries.get(at) else { return };
-        let closed = SavedLog { mark: self.mark_of(entry), role: Role::Closed };
+        let closed = SavedLog { mark: self.mark_of(entry), role: Role::Closed, is_last: false };
         if let Some(damage) = entry.log.damage() {
             let bytes = entry.log.unread_bytes();
             self.losses.push(Loss {
@@ -335,7 +346,7 @@ impl Follow {
         }
         self.claims.release(closed.mark.id, &self.owner, Some(closed.mark.clone()));
         self.entries.remove(at);
-        if at == self.entries.len() {
+        if at == self.entries.len() && !self.is_behind {
             // A newer one that was closed before stays the newest.
             self.last_closed.get_or_insert(closed);
         }
@@ -353,6 +364,7 @@ impl Follow {
             Ok(meta) => self.open_new_file(&meta, now_ms),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.leave_twin();
+                self.polite_since_ms = None;
                 self.trouble = Some(Trouble::Missing(access::missing(self.path())));
                 self.first_seen = None;
                 self.start = self.start.map(|_| Start::Beginning);
@@ -374,7 +386,8 @@ impl Follow {
                 Some(next) => {
                     let mark = self.mark_of(entry);
                     self.newest_ns = self.newest_ns.max(mark.modified_ns);
-                    self.handed.push((SavedLog { mark: mark.clone(), role: entry.role }, now_ms));
+                    self.handed
+                        .push((SavedLog { mark: mark.clone(), role: entry.role, is_last: false }, now_ms));
                     self.must_store = true;
                     self.claims.hand_over(id, next, mark, now_ms);
                     self.entries.remove(at);
@@ -392,15 +405,20 @@ impl Follow {
 
     /// Returns whether another name reads the file that the path names now, or is about to.
     fn is_twin(&mut self, id: FileId, now_ms: u64) -> bool {
-        let holder = self.claims.holder(id, &self.owner);
-        match (&mut self.twin, holder) {
-            (Some(twin), Some(of)) if twin.id == id && twin.of == of => twin.changed_ms = None,
-            // The other one finds the new file itself; it is asked first.
-            (Some(twin), None) if twin.id != id => {
-                return now_ms.saturating_sub(*twin.changed_ms.get_or_insert(now_ms)) < POLITE_MS;
+        let Some(holder) = self.claims.holder(id, &self.owner) else {
+            // The other name finds a new file itself; it is asked first.
+            let is_new = self.twin.as_ref().is_none_or(|twin| twin.id != id);
+            let waits = self.is_polite
+                && is_new
+                && now_ms.saturating_sub(*self.polite_since_ms.get_or_insert(now_ms)) < POLITE_MS;
+            if !waits {
+                (self.is_polite, self.polite_since_ms) = (false, None);
             }
-            (_, None) => return false,
-            (_, Some(_)) => {}
+            return waits;
+        };
+        self.polite_since_ms = None;
+        if self.twin.as_ref().is_some_and(|twin| twin.id == id && twin.of == holder) {
+            return true;
         }
         match self.claims.claim(id, &self.owner, now_ms) {
             Claim::Of(of) => {
@@ -415,7 +433,9 @@ impl Follow {
         if self.twin.as_ref().is_some_and(|twin| twin.id != id) {
             self.leave_twin();
         }
-        self.twin = Some(Twin { id, of, changed_ms: None });
+        self.twin = Some(Twin { id, of });
+        (self.is_behind, self.is_polite, self.polite_since_ms) = (true, true, None);
+        self.last_closed = None;
         self.must_store = true;
         self.trouble = None;
         // Whatever is left to this one later was there before, and others read it up to a mark.
@@ -481,6 +501,9 @@ impl Follow {
 
     /// Returns the mark of the newest file that was read.
     fn newest_mark(&self) -> Option<SavedMark> {
+        if self.is_behind {
+            return None;
+        }
         let closed = self.last_closed.as_ref().map(|last| {
             let modified_ns = last.mark.modified_ns.max(self.newest_ns);
             SavedMark { modified_ns, ..last.mark.clone() }
@@ -524,7 +547,7 @@ impl Follow {
         let is_same = resumed.is_some();
         let older = saved.get(..saved.len() - usize::from(is_same)).unwrap_or_default();
         self.push_saved(older, current.id, now_ms);
-        if let Some(last) = older.last().filter(|_| !is_same) {
+        if let Some(last) = older.last().filter(|last| !is_same && !last.is_last) {
             let unread = siblings::unread(self.path(), &last.mark, Some(current.id));
             self.push_newer(&unread.newer, now_ms);
             self.note_gone(last, &unread);
@@ -553,7 +576,7 @@ impl Follow {
         let mut found = Vec::new();
         for saved in saved.iter().rev() {
             let ours = siblings::unread(self.path(), &saved.mark, Some(end)).ours;
-            let was_read = saved.mark.head.len > 0;
+            let was_read = saved.mark.head.len > 0 || saved.is_last;
             let newer = match &ours {
                 None if !was_read => siblings::unread(self.path(), &saved.mark, Some(until)).newer,
                 _ => Vec::new(),
@@ -575,11 +598,13 @@ impl Follow {
         let unread = siblings::unread(self.path(), &last.mark, None);
         let Some(ours) = unread.ours else { return };
         let mut saved = std::mem::take(&mut self.saved);
-        saved.pop();
+        let is_last = saved.pop().is_some_and(|last| last.is_last);
         self.start = None;
         self.push_saved(&saved, ours.id, now_ms);
         self.push_if_new(ours, Role::Replaced, now_ms);
-        self.push_newer(&unread.newer, now_ms);
+        if !is_last {
+            self.push_newer(&unread.newer, now_ms);
+        }
         if let Some(newest) = self.entries.back_mut().filter(|entry| !entry.log.is_packed()) {
             newest.role = Role::Current;
         }
@@ -625,6 +650,7 @@ impl Follow {
             Claim::Mine(marks) => {
                 if role == Role::Current {
                     self.leave_twin();
+                    (self.is_behind, self.is_polite, self.polite_since_ms) = (false, false, None);
                     self.generation += 1;
                 }
                 self.must_store |= !marks.is_empty();
@@ -679,7 +705,7 @@ impl Follow {
         if role == Role::Current {
             // As after a restart: it, and all that came since.
             self.claims.release(mark.id, &self.owner, Some(mark.clone()));
-            self.saved.push(SavedLog { mark, role });
+            self.saved.push(SavedLog { mark, role, is_last: false });
             self.needs_check = true;
             return Progress::Again;
         }
@@ -717,7 +743,7 @@ impl Follow {
             tracing::warn!(path = %entry.log.path.display(), %error, "could not read a log");
             self.claims.release(entry.log.id, &self.owner, Some(entry.log.saved()));
             if entry.role == Role::Current {
-                self.saved.push(SavedLog { mark: entry.log.saved(), role: Role::Current });
+                self.saved.push(SavedLog { mark: entry.log.saved(), role: Role::Current, is_last: false });
             }
         }
         self.note_failure(error, now_ms);

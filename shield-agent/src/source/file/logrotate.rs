@@ -92,7 +92,7 @@ olddir /all
 }
 ";
         let check = |log: &str, expected: &str| {
-            assert_eq!(read(text, Path::new(log)), [PathBuf::from(expected)], "{log}")
+            assert_eq!(read(text, Path::new(log)), [PathBuf::from(expected)], "{log}");
         };
         check("/var/log/nginx/access.log", "/var/log/nginx/old");
         check("/srv/a/access.log", "/srv/a/old");
