@@ -125,6 +125,8 @@ impl Owner {
                 let genuine = verified == Verified::Genuine;
                 self.engine.handle(Event::BotVerified { client, genuine }, now)
             }
+            Message::NewSettings(new) => self.engine.handle(Event::NewSettings(new), now),
+            Message::Reloaded(reloaded) => self.engine.handle(Event::Reloaded(reloaded), now),
             Message::Query(query) => return query(&self.engine, now),
             Message::Stop => return,
         };

@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::enforce::interpreter::Report;
 use shield_engine::Engine;
-use shield_engine::action::{Action, Notice, Reply};
+use shield_engine::action::{Action, Notice, Reloaded, Reply};
 use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, PartReport};
+use shield_engine::reconfigure::NewSettings;
 use shield_engine::request::Batch;
 use shield_engine::time::Now;
 
@@ -37,6 +38,10 @@ pub enum Message {
     HostAddresses(Vec<Allowed>),
     /// The result of a DNS verification.
     BotVerified(Client, Verified),
+    /// Other settings.
+    NewSettings(Box<NewSettings>),
+    /// A new configuration has taken effect.
+    Reloaded(Reloaded),
     /// A query of the engine.
     Query(EngineQuery),
     /// Save and stop.

@@ -32,7 +32,8 @@ pub mod api {
     }
     pub mod types {
         pub use crate::api::types::{
-            Ban, BanPage, ClientState, ConfigView, Offences, PartStateName, PastBan, Status,
+            Ban, BanPage, ClientState, ConfigView, Offences, PartStateName, PastBan, ReloadOutcome,
+            ReloadReport, Status,
         };
     }
 }

@@ -65,6 +65,9 @@ async fn every_endpoint_answers_as_the_document_says() {
         seen.insert((path, method));
     }
     seen.insert(("/events", "get"));
+    let reloaded: Value = running.unix_client().post(Operation::Reload, &json!({})).await.unwrap();
+    document.check_answer("/reload", "post", 200, &reloaded);
+    seen.insert(("/reload", "post"));
     assert_eq!(seen, document.operations(), "every operation of the document is tried, and no other");
 }
 
@@ -177,6 +180,17 @@ async fn changes_over_tcp_need_the_token() {
     let whoami = |answer: support::Answer| answer.json()["may_change"].as_bool().unwrap();
     assert!(!whoami(request(&running, "get", "/whoami", None, None).await));
     assert!(whoami(request(&running, "get", "/whoami", None, Some(TOKEN)).await));
+}
+
+/// The token lets somebody ban and lift; the configuration is for whoever administers the server.
+#[tokio::test]
+async fn a_reload_is_asked_for_over_the_control_socket_alone() {
+    let running = Setup::default().start().await;
+    for (token, expected) in [(None, 401), (Some("wrong"), 401), (Some(TOKEN), 403)] {
+        let answer = request(&running, "post", "/reload", None, token).await;
+        assert_eq!(answer.status, expected, "{token:?}: {}", answer.body);
+    }
+    assert!(running.unix_client().post::<Value>(Operation::Reload, &json!({})).await.is_ok());
 }
 
 #[tokio::test]

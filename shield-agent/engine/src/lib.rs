@@ -90,6 +90,8 @@ pub struct Engine {
     timeline: Timeline,
     /// Bans at positions below this are still to be compared with a changed allowlist.
     recheck_below: usize,
+    /// Bans lifted since the allowlist was last configured anew, because it forbids them.
+    recheck_lifted: u64,
     totals: Totals,
     rejected: RejectedCounts,
     bans_by_rule: BTreeMap<Rule, u64>,
@@ -131,6 +133,7 @@ impl Engine {
             backlog_at_ms: None,
             timeline: Timeline::default(),
             recheck_below: 0,
+            recheck_lifted: 0,
             totals: Totals::default(),
             rejected: RejectedCounts::default(),
             bans_by_rule: BTreeMap::new(),

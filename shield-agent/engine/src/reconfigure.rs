@@ -51,6 +51,7 @@ impl Engine {
             self.sources.insert(id, name);
         }
         new.gone.iter().for_each(|part| self.parts.remove(part));
+        self.recheck_lifted = 0;
         let before = self.allowlist.clone();
         self.allowlist.refresh(&CONFIGURED, new.allow);
         if self.allowlist != before {
@@ -62,6 +63,11 @@ impl Engine {
     /// Whether bans are still to be compared with a changed allowlist.
     pub fn is_rechecking(&self) -> bool {
         self.recheck_below > 0
+    }
+
+    /// The bans lifted because the settings of the last change forbid them; `None` until all bans are compared.
+    pub fn lifted_by_settings(&self) -> Option<u64> {
+        (!self.is_rechecking()).then_some(self.recheck_lifted)
     }
 
     /// Lifts those of the next bans that the allowlist forbids. From the last to the first: a ban that is removed meanwhile
@@ -84,6 +90,7 @@ impl Engine {
         let lifts: Vec<_> = (forbidden.into_iter())
             .filter_map(|client| self.ledger.begin_lift(client, LiftReason::Allowed))
             .collect();
+        self.recheck_lifted += lifts.len() as u64;
         lifts.into_iter().for_each(|ban| self.order_lift(ban, now, out));
     }
 }

@@ -82,7 +82,7 @@ impl Serialize for Format {
 }
 
 /// The settings of a parser.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The format of the lines.
     pub format: Format,

@@ -4,14 +4,17 @@
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use anyhow::Context;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 
+use super::reload::Request;
 use crate::api::backend::{
     AgentView, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient, TopClients,
 };
-use crate::api::types::{BanSort, ClientState, ConfigView, Offences, PastBan};
+use crate::api::types::{BanSort, ClientState, ConfigView, Offences, PastBan, ReloadReport};
 use crate::clock;
 use crate::enforce::Drops;
 use crate::enforce::interpreter::Interpreter;
@@ -34,20 +37,43 @@ pub(crate) struct AgentBackend {
     interpreter: Arc<Interpreter>,
     reader: Arc<Mutex<Reader>>,
     backlog: Arc<AtomicU64>,
-    sources: Vec<Arc<source::Stats>>,
     about: About,
+    shown: Shown,
+    reloads: mpsc::Sender<Request>,
 }
 
 /// Facts that do not change while the agent runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct About {
     /// When the agent started, in milliseconds since the Unix epoch.
     pub started_ms: i64,
     pub mode: Mode,
+}
+
+/// What a reload changes of the answers. A clone is the same.
+#[derive(Clone)]
+pub(super) struct Shown(Arc<RwLock<Arc<Current>>>);
+
+pub(super) struct Current {
     /// The detector's profile by name.
     pub profile: String,
     /// The configuration without secrets.
     pub config: ConfigView,
+    pub sources: Vec<Arc<source::Stats>>,
+}
+
+impl Shown {
+    pub(super) fn new(current: Current) -> Shown {
+        Shown(Arc::new(RwLock::new(Arc::new(current))))
+    }
+
+    pub(super) fn set(&self, current: Current) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
+    }
+
+    fn get(&self) -> Arc<Current> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl AgentBackend {
@@ -57,10 +83,12 @@ impl AgentBackend {
         interpreter: Arc<Interpreter>,
         reader: Reader,
         backlog: Arc<AtomicU64>,
-        sources: Vec<Arc<source::Stats>>,
         about: About,
+        shown: Shown,
+        reloads: mpsc::Sender<Request>,
     ) -> AgentBackend {
-        AgentBackend { owner, interpreter, reader: Arc::new(Mutex::new(reader)), backlog, sources, about }
+        let reader = Arc::new(Mutex::new(reader));
+        AgentBackend { owner, interpreter, reader, backlog, about, shown, reloads }
     }
 
     async fn query_engine<T: Send + 'static>(
@@ -143,11 +171,13 @@ impl AgentBackend {
 impl Backend for AgentBackend {
     fn view(&self) -> Answer<'_, AgentView> {
         Box::pin(async move {
-            let about = self.about.clone();
+            let (about, current) = (self.about, self.shown.get());
+            let profile = current.profile.clone();
             let drops = self.interpreter.totals();
             let backlog = self.backlog.load(Ordering::Relaxed);
-            let view = self.query_engine(move |engine, now| agent_view(engine, now, about, drops)).await?;
-            let sources = self.sources.iter().map(|stats| stats.snapshot()).collect();
+            let view =
+                self.query_engine(move |engine, now| agent_view(engine, now, about, profile, drops)).await?;
+            let sources = current.sources.iter().map(|stats| stats.snapshot()).collect();
             Ok(AgentView { store_backlog: backlog, sources, ..view })
         })
     }
@@ -213,12 +243,29 @@ impl Backend for AgentBackend {
         })
     }
 
+    fn reload(&self) -> Answer<'_, ReloadReport> {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            self.reloads.try_send(answer).map_err(|error| match error {
+                TrySendError::Full(_) => Refusal::Unavailable("several reloads wait already".to_owned()),
+                TrySendError::Closed(_) => Refusal::Unavailable("the agent is stopping".to_owned()),
+            })?;
+            answered.await.map_err(|_| Refusal::Unavailable("the agent is stopping".to_owned()))
+        })
+    }
+
     fn config(&self) -> Answer<'_, ConfigView> {
-        Box::pin(async move { Ok(self.about.config.clone()) })
+        Box::pin(async move { Ok(self.shown.get().config.clone()) })
     }
 }
 
-fn agent_view(engine: &Engine, now: Now, about: About, drops: Vec<(EnforcerName, Drops)>) -> AgentView {
+fn agent_view(
+    engine: &Engine,
+    now: Now,
+    about: About,
+    profile: String,
+    drops: Vec<(EnforcerName, Drops)>,
+) -> AgentView {
     let part = |(name, part): (&String, &shield_engine::parts::Part)| PartReport {
         part: name.clone(),
         state: part.state.clone(),
@@ -231,7 +278,7 @@ fn agent_view(engine: &Engine, now: Now, about: About, drops: Vec<(EnforcerName,
         mode: about.mode,
         parts: engine.parts().all().iter().map(part).collect(),
         detector: engine.detector().status(),
-        profile: about.profile,
+        profile,
         reference: policy.reference.name().to_owned(),
         max_clients: policy.max_clients as u64,
         totals: engine.totals(),

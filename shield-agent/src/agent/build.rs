@@ -7,12 +7,9 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use super::Kernel;
-use super::backend::{About, AgentBackend};
-use crate::api::backend::Mode;
+use super::backend::AgentBackend;
 use crate::api::feed::Feed;
 use crate::api::socket::ControlSocket;
-use crate::api::token::Token;
-use crate::api::types::ConfigView;
 use crate::api::{self, Server};
 use crate::clock;
 use crate::config::{Config, Use};
@@ -102,45 +99,27 @@ pub(super) fn owner(
     owner
 }
 
-pub(super) fn about(config: &Config, kernel: Kernel, started_ms: i64) -> About {
-    About {
-        started_ms,
-        mode: if kernel == Kernel::Enforce { Mode::Enforcing } else { Mode::DryRun },
-        profile: config.profile.clone(),
-        config: ConfigView {
-            path: config.file.as_ref().map(|path| path.display().to_string()),
-            settings: config.shown(),
-        },
-    }
-}
-
-/// Binds the control socket and, when it is enabled, the page's address.
-pub(super) async fn bind_api(config: &Config, backend: Arc<AgentBackend>, feed: Arc<Feed>) -> Result<Server> {
+/// Binds the control socket.
+pub(super) fn bind_api(config: &Config, backend: Arc<AgentBackend>, feed: Arc<Feed>) -> Result<Server> {
     let settings = api::Settings {
-        hosts: config.page_hosts.clone(),
         history_path: Some(config.state_dir.join(api::HISTORY_FILE)),
         ..api::Settings::default()
     };
     let mut server = Server::new(backend, feed, settings);
     server.add_control_socket(ControlSocket::bind(&config.socket)?);
-    if let Some(addr) = config.page {
-        let token = Token::load_or_create(&config.state_dir.join(api::TOKEN_FILE))?;
-        let bound = server.add_tcp(addr, token, dashboard::router()).await?;
-        tracing::info!("the page is at http://{bound}/");
-    }
     Ok(server)
 }
 
-/// The page's state. It does not change while the agent runs.
-pub(super) fn page_state(config: &Config) -> PartState {
-    match config.page {
-        None => PartState::Off { reason: "[page] enabled = false".to_owned() },
-        Some(addr) if dashboard::was_built() => PartState::Active { detail: format!("http://{addr}/") },
-        Some(_) => PartState::Degraded {
-            reason: "this agent was built without the page; `cargo xtask build` bundles it before it builds"
-                .to_owned(),
-        },
-    }
+/// Hands a source's lines to the engine.
+pub(super) fn deliver_to(owner: &Handle) -> impl source::Deliver + Clone + use<> {
+    let lines = owner.clone();
+    move |batch| if lines.send_lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
+
+/// Hands a source's states to the engine.
+pub(super) fn report_to(owner: &Handle) -> impl source::Report + Clone + use<> {
+    let states = owner.clone();
+    move |report| states.send(Message::Part(report))
 }
 
 /// Starts a thread for each source.
@@ -150,9 +129,5 @@ pub(super) fn start_sources(
     pool: &Pool,
     owner: &Handle,
 ) -> Result<Sources> {
-    let (lines, states) = (owner.clone(), owner.clone());
-    let deliver =
-        move |batch| if lines.send_lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
-    let report = move |report| states.send(Message::Part(report));
-    sources.start(checkpoints, pool, &deliver, &report)
+    sources.start(checkpoints, pool, &deliver_to(owner), &report_to(owner))
 }

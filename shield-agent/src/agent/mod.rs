@@ -1,6 +1,7 @@
 //! The running agent: `docs/architecture.md`'s picture as code. [`run`] holds the start order and [`Running::stop`] the stop
 //! order; `build` makes the parts, `restore` reads what the last run left, `supervise` watches over threads, `systemd`
-//! speaks to the service manager, `notices` logs notices, and `backend` answers the API.
+//! speaks to the service manager, `notices` logs notices, `backend` answers the API, and `reload` changes
+//! the configuration of the parts, of them `page` itself.
 //!
 //! Parts make their own inner threads and queues (enforcers, notifier, sources, API); what connects two parts is made
 //! here or in `build`. Bans stay in the kernel throughout.
@@ -8,24 +9,33 @@
 mod backend;
 mod build;
 mod notices;
+mod page;
+mod reload;
 mod restore;
 mod supervise;
 mod systemd;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::{Notify, watch};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
 
-use self::backend::AgentBackend;
+use self::backend::{About, AgentBackend, Shown};
+use self::page::Page;
+use self::reload::Reloader;
+pub(crate) use self::reload::SetLog;
 use self::restore::Restored;
 use self::supervise::{EndGuard, HostWatch};
+use crate::api;
+use crate::api::backend::Mode;
 use crate::api::feed::Feed;
 use crate::clock;
 use crate::config::Config;
+use crate::config::file::Origin;
 use crate::dry_run;
 use crate::enforce::interpreter::Interpreter;
 use crate::notify::Outbox;
@@ -53,18 +63,23 @@ pub(crate) enum Kernel {
 /// How to run.
 pub(crate) struct Options {
     pub config: Config,
+    /// Where `config` came from, to load it again.
+    pub origin: Origin,
     pub kernel: Kernel,
+    pub set_log: SetLog,
 }
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT; SIGHUP loads the configuration again.
 ///
 /// # Errors
 /// When something essential is missing (the database, the control socket, a required enforcer) or an essential thread
 /// ends.
 pub(crate) async fn run(options: Options) -> Result<()> {
+    // Before anything else: without a handler SIGHUP ends the process.
+    let hangups = signal(SignalKind::hangup()).context("could not listen for SIGHUP")?;
     let ended = Arc::new(Notify::new());
     let kernel = options.kernel;
-    let running = start(options, &ended).await?;
+    let running = start(options, hangups, &ended).await?;
     let end = supervise::wait_for_end(&ended).await;
     match kernel {
         Kernel::Enforce => tracing::info!("stopping; bans stay in the kernel until their end"),
@@ -83,7 +98,8 @@ struct Running {
     outbox: Outbox,
     server: tokio::task::JoinHandle<()>,
     stop_server: watch::Sender<bool>,
-    sources: Sources,
+    reloader: tokio::task::JoinHandle<(Sources, Page)>,
+    stop_reloader: watch::Sender<bool>,
     host_watch: HostWatch,
     background: [tokio::task::JoinHandle<()>; 2],
 }
@@ -91,8 +107,8 @@ struct Running {
 /// Starts from the store outwards, so that every part finds those that it sends to: the store, the engine restored from
 /// it, the enforcers with the restored bans, the performer, the owner, the API. Sources come last, because their lines
 /// lead to bans. A required enforcer that cannot work ends the start before any line is read.
-async fn start(options: Options, ended: &Arc<Notify>) -> Result<Running> {
-    let Options { config, kernel } = options;
+async fn start(options: Options, hangups: Signal, ended: &Arc<Notify>) -> Result<Running> {
+    let Options { config, origin, kernel, set_log } = options;
     let started = clock::now();
     let (store, store_state) = restore::open_store(&config, kernel, started)?;
     let reader = Reader::beside(&store)?;
@@ -118,7 +134,7 @@ async fn start(options: Options, ended: &Arc<Notify>) -> Result<Running> {
         owner: handle.clone(),
         backlog: Arc::clone(&unsaved),
     };
-    let (jobs, jobs_in) = mpsc::channel();
+    let (jobs, jobs_in) = std::sync::mpsc::channel();
     let guard = EndGuard(Arc::clone(ended));
     let performer = supervise::spawn("perform", move || {
         let _guard = guard;
@@ -143,18 +159,39 @@ async fn start(options: Options, ended: &Arc<Notify>) -> Result<Running> {
     handle.send(Message::Part(store_state));
 
     let (stop_server, server_stops) = watch::channel(false);
-    let about = build::about(&config, kernel, started.wall_ms);
     let sources = source::Prepared::new(config.sources.clone());
+    let stats = sources.stats();
+    let shown = Shown::new(reload::current(&config, stats.clone()));
+    let (reloads, reload_requests) = mpsc::channel(reload::QUEUED);
+    let mode = if kernel == Kernel::Enforce { Mode::Enforcing } else { Mode::DryRun };
+    let about = About { started_ms: started.wall_ms, mode };
     let drops = Arc::clone(&interpreter);
-    let backend = AgentBackend::new(handle.clone(), drops, reader, unsaved, sources.stats(), about);
-    let server = build::bind_api(&config, Arc::new(backend), feed).await?;
-    let state = build::page_state(&config);
+    let backend = AgentBackend::new(handle.clone(), drops, reader, unsaved, about, shown.clone(), reloads);
+    let server = build::bind_api(&config, Arc::new(backend), feed)?;
+    let token_file = config.state_dir.join(api::TOKEN_FILE);
+    let page = Page::open(server.door(), token_file, config.page, &config.page_hosts).await?;
+    let state = page::state(config.page);
     handle.send(Message::Part(PartReport { part: "page".to_owned(), state, repaired: None }));
     let server = tokio::spawn(server.run(server_stops));
 
     let sources = build::start_sources(sources, &checkpoints, &pool, &handle)?;
     let host_watch = supervise::watch_host(handle.clone())?;
     tracing::info!(socket = %config.socket.display(), "started");
+    let reloader = Reloader {
+        origin,
+        config,
+        owner: handle.clone(),
+        pool,
+        sources,
+        stats,
+        checkpoints: checkpoints.into_iter().map(|saved| (saved.source.clone(), saved)).collect(),
+        page,
+        hooks: outbox.hooks(),
+        set_log,
+        shown,
+    };
+    let (stop_reloader, reloader_stops) = watch::channel(false);
+    let reloader = tokio::spawn(reloader.run(hangups, reload_requests, reloader_stops));
     let background = [tokio::spawn(systemd::ready(handle.clone())), tokio::spawn(supervise::return_memory())];
     Ok(Running {
         owner: handle,
@@ -164,7 +201,8 @@ async fn start(options: Options, ended: &Arc<Notify>) -> Result<Running> {
         outbox,
         server,
         stop_server,
-        sources,
+        reloader,
+        stop_reloader,
         host_watch,
         background,
     })
@@ -177,7 +215,11 @@ impl Running {
     async fn stop(self) -> Result<()> {
         systemd::stopping();
         self.background.iter().for_each(tokio::task::JoinHandle::abort);
-        self.sources.stop();
+        // Fails when the reloader has ended already.
+        let _ = self.stop_reloader.send(true);
+        let (sources, mut page) =
+            self.reloader.await.context("could not stop the reloading in an orderly way")?;
+        sources.stop();
         self.host_watch.stop();
         self.owner.send(Message::Stop);
         supervise::join(self.owner_thread, "the engine")?;
@@ -186,6 +228,7 @@ impl Running {
         drop(self.interpreter);
         // Fails when the server has ended already.
         let _ = self.stop_server.send(true);
+        page.close().await;
         self.server.await.context("could not stop the API in an orderly way")?;
         self.outbox.flush(FLUSH).await;
         Ok(())

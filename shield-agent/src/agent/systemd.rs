@@ -1,4 +1,4 @@
-//! The service manager's protocol: ready, alive, stopping. Does nothing when the agent does not run under systemd.
+//! The service manager's protocol: ready, alive, reloading, stopping. Does nothing when the agent does not run under systemd.
 
 use sd_notify::NotifyState;
 
@@ -6,7 +6,7 @@ use crate::pipeline::Handle;
 
 /// Reports readiness, and then feeds the watchdog for as long as the engine answers.
 pub(super) async fn ready(owner: Handle) {
-    notify(NotifyState::Ready);
+    notify(&[NotifyState::Ready]);
     let Some(interval) = sd_notify::watchdog_enabled() else { return };
     // A third, so that one late tick does not make systemd kill a healthy agent.
     let mut ticks = tokio::time::interval(interval / 3);
@@ -14,18 +14,32 @@ pub(super) async fn ready(owner: Handle) {
         ticks.tick().await;
         // A query, not a timer alone: an engine that hangs is exactly what the watchdog is for.
         if owner.query(|_, _| ()).await.is_ok() {
-            notify(NotifyState::Watchdog);
+            notify(&[NotifyState::Watchdog]);
         }
     }
 }
 
 /// Reports that the agent is stopping.
 pub(super) fn stopping() {
-    notify(NotifyState::Stopping);
+    notify(&[NotifyState::Stopping]);
 }
 
-fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+/// Reports that the configuration is being loaded. With the time, which `Type=notify-reload` needs from systemd 253 on; older
+/// ones ignore it.
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!("could not read the monotonic clock: {error}"),
+    }
+}
+
+/// Reports the end of what [`reloading`] began, with a line for `systemctl status`.
+pub(super) fn reloaded(status: &str) {
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("could not notify systemd: {error}");
     }
 }

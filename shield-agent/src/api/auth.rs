@@ -3,7 +3,7 @@
 //! a browser keeps other sites from reading anything.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{Request, State};
 use axum::http::{Method, header};
@@ -32,7 +32,23 @@ enum Reads {
 #[derive(Debug, Clone)]
 struct Hosts {
     bound: IpAddr,
-    names: Vec<String>,
+    names: Names,
+}
+
+/// The configured ones of these names. A clone is the same ones.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Names(Arc<RwLock<Vec<String>>>);
+
+impl Names {
+    /// Answers to these names from now on.
+    pub(crate) fn set(&self, names: &[String]) {
+        let names = names.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().any(|own| own == name)
+    }
 }
 
 /// The verdict on the peer of a Unix connection, an extension of each of its requests. An error has the reason for the
@@ -51,8 +67,14 @@ impl TcpAuth {
     /// The checks of a listener bound to `bound`; `names` are further host names, without a port.
     pub(crate) fn new(token: Token, bound: SocketAddr, names: &[String]) -> TcpAuth {
         let reads = if bound.ip().is_loopback() { Reads::Open } else { Reads::NeedToken };
-        let names = names.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect();
+        let own = Names::default();
+        own.set(names);
+        let names = own;
         TcpAuth { token, hosts: Hosts { bound: bound.ip().to_canonical(), names }, reads }
+    }
+
+    pub(crate) fn names(&self) -> Names {
+        self.hosts.names.clone()
     }
 
     fn authorise(&self, request: &Request) -> Result<Whoami, ApiError> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
-use super::types::{BanSort, ConfigView, PastBan};
+use super::types::{BanSort, ConfigView, PastBan, ReloadReport};
 use crate::enforce::Drops;
 use crate::source;
 use shield_engine::action::{BanRecord, Reply, Totals};
@@ -178,6 +178,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Runs a command in the engine. The reply comes once it is committed to the store; the kernel follows.
     fn command(&self, command: Command) -> Answer<'_, Reply>;
+
+    /// Loads the configuration again.
+    fn reload(&self) -> Answer<'_, ReloadReport>;
 
     /// The configuration in force, without secrets.
     fn config(&self) -> Answer<'_, ConfigView>;

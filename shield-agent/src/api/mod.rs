@@ -36,7 +36,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use self::auth::TcpAuth;
+use self::auth::{Names, TcpAuth};
 use self::backend::Backend;
 use self::feed::Feed;
 use self::live::Live;
@@ -56,8 +56,6 @@ pub(crate) const HISTORY_FILE: &str = "history.json";
 /// Settings of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Host names, without a port, under which the page is reached, besides localhost and the addresses of this agent.
-    pub hosts: Vec<String>,
     /// Requests handled at the same time, 1 or more; others wait.
     pub max_requests: usize,
     /// Time limit of a request, including its wait.
@@ -70,23 +68,22 @@ pub struct Settings {
     pub history_path: Option<PathBuf>,
 }
 
-/// The API before it listens: listeners are added, then [`Server::run`] serves them all.
+/// The API before it listens: control sockets are added, then [`Server::run`] serves them. Listeners on TCP come from
+/// [`Server::door`], and serve by themselves.
 pub struct Server {
     live: Arc<Live>,
     api: Arc<Api>,
     limits: listen::Limits,
-    hosts: Vec<String>,
     unix: Vec<ControlSocket>,
-    tcp: Vec<(TcpListener, Router)>,
 }
 
 impl Server {
     /// An API over `backend`; notices come through `feed`.
     pub fn new(backend: Arc<dyn Backend>, feed: Arc<Feed>, settings: Settings) -> Server {
         let live = Arc::new(Live::new(backend, feed, settings.history_path.clone()));
-        let (limits, hosts) = (settings.limits, settings.hosts.clone());
+        let limits = settings.limits;
         let api = Arc::new(Api::new(Arc::clone(&live), settings));
-        Server { live, api, limits, hosts, unix: Vec::new(), tcp: Vec::new() }
+        Server { live, api, limits, unix: Vec::new() }
     }
 
     /// Serves a control socket as well.
@@ -94,20 +91,9 @@ impl Server {
         self.unix.push(socket);
     }
 
-    /// Serves TCP with `page` at `/` as well. Changes need `token`; reads need it too when `addr` is not loopback.
-    /// Returns the address bound (another than `addr` when that asks for port 0).
-    pub async fn add_tcp(&mut self, addr: SocketAddr, token: Token, page: Router) -> Result<SocketAddr> {
-        let listener = TcpListener::bind(addr).await.with_context(|| {
-            format!(
-                "could not listen on {addr} for the page and the API; set another `listen` in [page] if it is taken"
-            )
-        })?;
-        let bound = listener.local_addr().context("could not read the address that the API is bound to")?;
-        let auth = Arc::new(TcpAuth::new(token, bound, &self.hosts));
-        let router =
-            routes::router(&self.api).merge(page).layer(middleware::from_fn_with_state(auth, auth::tcp));
-        self.tcp.push((listener, routes::finish(router, &self.api)));
-        Ok(bound)
+    /// What makes listeners on TCP, also while the server runs.
+    pub fn door(&self) -> Door {
+        Door { api: Arc::clone(&self.api), limits: self.limits }
     }
 
     /// Serves until `stop` is true, then gives requests in progress half a second to finish.
@@ -118,11 +104,56 @@ impl Server {
         for socket in self.unix {
             tasks.spawn(listen::serve_unix(socket, unix_router.clone(), self.limits, stop.clone()));
         }
-        for (listener, router) in self.tcp {
-            tasks.spawn(listen::serve_tcp(listener, router, self.limits, stop.clone()));
-        }
         let live = self.live;
         tasks.spawn(async move { live.run(stop).await });
         while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Makes listeners on TCP for a server.
+#[derive(Clone)]
+pub struct Door {
+    api: Arc<Api>,
+    limits: listen::Limits,
+}
+
+/// A listener on TCP that serves once it is run.
+pub struct Bound {
+    pub addr: SocketAddr,
+    /// The host names it answers to, which can change while it serves.
+    pub(crate) names: Names,
+    listener: TcpListener,
+    router: Router,
+    limits: listen::Limits,
+}
+
+impl Door {
+    /// Binds `addr`, with `page` at `/`. Changes need `token`; reads need it too when `addr` is not loopback.
+    pub async fn bind(
+        &self,
+        addr: SocketAddr,
+        token: Token,
+        hosts: &[String],
+        page: Router,
+    ) -> Result<Bound> {
+        let listener = TcpListener::bind(addr).await.with_context(|| {
+            format!(
+                "could not listen on {addr} for the page and the API; set another `listen` in [page] if it is taken"
+            )
+        })?;
+        let addr = listener.local_addr().context("could not read the address that the API is bound to")?;
+        let auth = Arc::new(TcpAuth::new(token, addr, hosts));
+        let names = auth.names();
+        let router =
+            routes::router(&self.api).merge(page).layer(middleware::from_fn_with_state(auth, auth::tcp));
+        let router = routes::finish(router, &self.api);
+        Ok(Bound { addr, names, listener, router, limits: self.limits })
+    }
+}
+
+impl Bound {
+    /// Serves until `stop` is true.
+    pub async fn serve(self, stop: watch::Receiver<bool>) {
+        listen::serve_tcp(self.listener, self.router, self.limits, stop).await;
     }
 }

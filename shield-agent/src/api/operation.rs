@@ -26,6 +26,8 @@ pub enum Operation {
     Allow,
     /// Removes from the allowlist.
     Disallow,
+    /// Loads the configuration again.
+    Reload,
     /// Returns the display names.
     Labels,
     /// Lists the busiest clients.
@@ -44,7 +46,7 @@ pub enum Operation {
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Operation; 16] = [
+    pub const ALL: [Operation; 17] = [
         Operation::Whoami,
         Operation::Status,
         Operation::Bans,
@@ -54,6 +56,7 @@ impl Operation {
         Operation::Allowlist,
         Operation::Allow,
         Operation::Disallow,
+        Operation::Reload,
         Operation::Labels,
         Operation::Clients,
         Operation::Explain,
@@ -74,6 +77,7 @@ impl Operation {
             Operation::Allowlist => (Method::GET, "/allow"),
             Operation::Allow => (Method::POST, "/allow"),
             Operation::Disallow => (Method::POST, "/disallow"),
+            Operation::Reload => (Method::POST, "/reload"),
             Operation::Labels => (Method::GET, "/labels"),
             Operation::Clients => (Method::GET, "/clients"),
             Operation::Explain => (Method::GET, "/explain"),

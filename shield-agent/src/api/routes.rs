@@ -27,8 +27,8 @@ use super::operation::{BASE, Operation};
 use super::stream::EventStream;
 use super::types::{
     AllowList, AllowRequest, BanPage, BanRequest, BanSort, ClientList, ConfigView, EventList, Explanation,
-    ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, Range, Term,
-    UnbanRequest, Whoami,
+    ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, Range, ReloadReport,
+    Term, Transport, UnbanRequest, Whoami,
 };
 use super::{Settings, convert};
 use shield_engine::action::Reply;
@@ -106,6 +106,7 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Api>> {
         Operation::Allowlist => on(method, allowlist),
         Operation::Allow => on(method, allow),
         Operation::Disallow => on(method, disallow),
+        Operation::Reload => on(method, reload),
         Operation::Labels => on(method, labels),
         Operation::Clients => on(method, clients),
         Operation::Explain => on(method, explain),
@@ -242,6 +243,16 @@ async fn allow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<
 async fn disallow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<Reply> {
     let clients = some_clients(request.clients)?;
     api.command(Command::Disallow { clients, reason: reason(request.reason)? }).await
+}
+
+/// Over the control socket alone: whoever holds the page's token is not for that somebody who administers the server.
+async fn reload(State(api): Shared, Extension(whoami): Extension<Whoami>) -> Answer<ReloadReport> {
+    if whoami.transport != Transport::Unix {
+        return Err(ApiError::forbidden(
+            "the configuration is loaded again over the control socket (`shield-agent reload`) or by SIGHUP",
+        ));
+    }
+    Ok(Json(api.live.backend().reload().await?))
 }
 
 async fn labels() -> Json<Labels> {
@@ -411,7 +422,6 @@ fn reason(given: Option<String>) -> Result<Option<String>, ApiError> {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            hosts: Vec::new(),
             max_requests: 64,
             request_timeout: Duration::from_secs(10),
             max_streams: 256,

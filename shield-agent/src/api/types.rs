@@ -869,6 +869,39 @@ pub(crate) struct HistoryView {
     pub marks: Vec<Mark>,
 }
 
+/// The result of loading the configuration again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct ReloadReport {
+    /// What became of it.
+    pub outcome: ReloadOutcome,
+    /// The file; null for the defaults.
+    pub file: Option<String>,
+    /// Settings that are in force now, each in a line.
+    pub changed: Vec<String>,
+    /// Settings that a restart will put in force.
+    pub restart: Vec<String>,
+    /// Settings that could not be put in force, each with the reason.
+    pub failed: Vec<String>,
+    /// Why the file is refused: every mistake with its line and column.
+    pub mistakes: Vec<String>,
+    /// Bans lifted because their clients are allowed now.
+    pub lifted: u64,
+}
+
+/// What became of a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadOutcome {
+    /// The configuration in force is another one.
+    Changed,
+    /// The file says what is in force already, but for what needs a restart.
+    Unchanged,
+    /// The file is wrong, and the configuration before it stays in force.
+    Refused,
+}
+
 /// The configuration in force, without secrets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "Config"))]

@@ -16,6 +16,7 @@ pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod lists;
 pub(crate) mod print;
+pub(crate) mod reload;
 pub(crate) mod replay;
 pub(crate) mod reply;
 pub(crate) mod run;
@@ -178,6 +179,8 @@ pub enum ClientCommand {
     Allow(allow::AllowArgs),
     /// Show recent events, or follow them
     Events(events::EventsArgs),
+    /// Load the configuration again, without dropping a line, a packet or a ban
+    Reload(reload::ReloadArgs),
     /// Ban the clients in a list
     Import(import::ImportArgs),
     /// Write the bans in force as a list
@@ -199,6 +202,7 @@ impl ClientCommand {
             ClientCommand::Unban(args) => unban::run(&args, &client).await,
             ClientCommand::Allow(args) => allow::run(&args, &client).await,
             ClientCommand::Events(args) => events::run(&args, &client).await,
+            ClientCommand::Reload(args) => reload::run(&args, &client).await,
             ClientCommand::Import(args) => import::run(&args, &client).await,
             ClientCommand::Export(args) => export::run(&args, &client).await,
             ClientCommand::Explain(args) => explain::run(&args, &client).await,

@@ -7,8 +7,9 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::Exit;
-use crate::agent::{self, Kernel, Options};
+use crate::agent::{self, Kernel, Options, SetLog};
 use crate::config::Config;
+use crate::config::file::Origin;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
@@ -41,14 +42,9 @@ impl ConfigArg {
 /// Runs the agent until a signal stops it.
 pub(crate) fn run(args: RunArgs) -> Result<Exit> {
     crate::memory::keep_large_buffers_apart();
-    let mut config = args.config.load()?;
-    if let Some(path) = args.log {
-        config = config.with_log(path);
-    }
-    if args.from_start {
-        config = config.reading_from_start();
-    }
-    start_logging(&config.log)?;
+    let origin = Origin { named: args.config.config, log: args.log, from_start: args.from_start };
+    let config = origin.load().map_err(|error| anyhow::Error::new(super::BadConfig(error)))?;
+    let set_log = start_logging(&config.log)?;
     let kernel = if args.dry_run { Kernel::LeaveAlone } else { Kernel::Enforce };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -56,7 +52,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Exit> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    runtime.block_on(agent::run(Options { config, kernel }))?;
+    runtime.block_on(agent::run(Options { config, origin, kernel, set_log }))?;
     // Threads blocked on standard input or DNS would delay the exit without end.
     runtime.shutdown_background();
     Ok(Exit::Done)
@@ -66,18 +62,28 @@ pub(crate) fn run(args: RunArgs) -> Result<Exit> {
 /// every kernel newer than its tables, each time an interface is read.
 const QUIETED_DEPENDENCIES: &str = "netlink_packet_route=error";
 
-/// Logs to standard error; under systemd the journal adds the time.
-fn start_logging(filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(format!("{QUIETED_DEPENDENCIES},{filter}"))
-        .with_context(|| format!("could not use [agent] log = {filter:?} as a filter: write a level such as \"info\", or TARGET=LEVEL,…"))?;
+/// Logs to standard error; under systemd the journal adds the time. Returns what changes the filter.
+fn start_logging(text: &str) -> Result<SetLog> {
     let under_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
     let use_colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     if under_journal {
-        builder.without_time().with_ansi(false).init();
+        let builder = builder.without_time().with_ansi(false).with_env_filter(filter(text)?);
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        Ok(Box::new(move |text| handle.reload(filter(text)?).context(CANNOT_CHANGE)))
     } else {
-        builder.with_ansi(use_colours).init();
+        let builder = builder.with_ansi(use_colours).with_env_filter(filter(text)?).with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        Ok(Box::new(move |text| handle.reload(filter(text)?).context(CANNOT_CHANGE)))
     }
-    Ok(())
+}
+
+const CANNOT_CHANGE: &str = "could not change the log's filter";
+
+fn filter(text: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(format!("{QUIETED_DEPENDENCIES},{text}"))
+        .with_context(|| format!("could not use [agent] log = {text:?} as a filter: write a level such as \"info\", or TARGET=LEVEL,…"))
 }

@@ -38,7 +38,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]` and `[detect]`.
-const KEYS: [Key; 45] = [
+const KEYS: [Key; 48] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -60,6 +60,14 @@ const KEYS: [Key; 45] = [
     key("allow", "networks", Now, |c| allowed(c, AllowReason::Configured)),
     key("allow", "trusted_proxies", Now, |c| allowed(c, AllowReason::TrustedProxy)),
     key("allow", "search_engines", Now, |c| json!(c.engine.verify_search_engines.is_on())),
+    key("allow", "cdn_ranges", Now, |c| {
+        json!(c.infrastructure.iter().any(|entry| entry.reason == AllowReason::Cdn))
+    }),
+    // The networks themselves: the file may have changed and not its name.
+    key("allow", "cdn_ranges_file", Now, |c| infrastructure(c, AllowReason::Cdn)),
+    key("allow", "private_networks", Now, |c| {
+        json!(c.infrastructure.iter().any(|entry| entry.reason == AllowReason::Private))
+    }),
     key("iptables", "mode", Restart, |c| json!(used(c.use_iptables))),
     key("iptables", "backend", Restart, |c| word(&c.iptables.backend)),
     key("iptables", "max_rules", Restart, |c| json!(c.iptables.max_rules)),
@@ -104,8 +112,9 @@ pub(crate) struct Change {
 pub(crate) fn diff(from: &Config, to: &Config) -> Vec<Change> {
     let differing = |key: &Key| {
         let (from, to) = ((key.value)(from), (key.value)(to));
-        // With a page that is switched on or off, `enabled` says it all.
-        let is_said = key.section == "page" && key.name == "listen" && (from.is_null() || to.is_null());
+        // With a page or CDNs switched on or off, that says it all.
+        let is_empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        let is_said = matches!(key.name, "listen" | "cdn_ranges_file") && (is_empty(&from) || is_empty(&to));
         let name = format!("[{}] {}", key.section, key.name);
         (from != to && !is_said).then_some(Change { key: name, class: key.class, from, to })
     };
@@ -166,6 +175,11 @@ fn term(term: Term) -> Value {
 
 fn allowed(config: &Config, reason: AllowReason) -> Value {
     config.allow.iter().filter(|entry| entry.reason == reason).map(|entry| json!(entry.network)).collect()
+}
+
+fn infrastructure(config: &Config, reason: AllowReason) -> Value {
+    let own = config.infrastructure.iter().filter(|entry| entry.reason == reason);
+    own.map(|entry| json!(entry.network)).collect()
 }
 
 fn used(used: Use) -> &'static str {
@@ -289,7 +303,7 @@ mod tests {
     }
 
     /// A text that changes one key, for each of them.
-    const SAMPLES: [(&str, &str); 45] = [
+    const SAMPLES: [(&str, &str); 48] = [
         ("[agent] state_dir", "[agent]\nstate_dir = '/a'"),
         ("[agent] socket", "[agent]\nsocket = '/a'"),
         ("[agent] log", "[agent]\nlog = 'debug'"),
@@ -309,7 +323,10 @@ mod tests {
         ("[ban] network_within", "[ban]\nnetwork_within = '1m'"),
         ("[allow] networks", "[allow]\nnetworks = ['192.0.2.0/24']"),
         ("[allow] trusted_proxies", "[allow]\ntrusted_proxies = ['192.0.2.0/24']"),
-        ("[allow] search_engines", "[allow]\nsearch_engines = true"),
+        ("[allow] search_engines", "[allow]\nsearch_engines = false"),
+        ("[allow] cdn_ranges", "[allow]\ncdn_ranges = false"),
+        ("[allow] cdn_ranges_file", "[allow]\ncdn_ranges_file = '{file}'"),
+        ("[allow] private_networks", "[allow]\nprivate_networks = false"),
         ("[iptables] mode", "[iptables]\nmode = 'off'"),
         ("[iptables] backend", "[iptables]\nbackend = 'ipset'"),
         ("[iptables] max_rules", "[iptables]\nmax_rules = 5"),
@@ -343,7 +360,10 @@ mod tests {
         let listed: BTreeSet<String> =
             KEYS.iter().map(|key| format!("[{}] {}", key.section, key.name)).collect();
         assert_eq!(listed, SAMPLES.iter().map(|(key, _)| (*key).to_owned()).collect());
+        let ranges = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(ranges.path(), "192.0.2.0/24\n").unwrap();
         for (name, text) in SAMPLES {
+            let text = &text.replace("{file}", ranges.path().to_str().unwrap());
             let new = Config::parse(text).unwrap_or_else(|error| panic!("{text}: {error:#}"));
             let changes = diff(&old, &new);
             if name == "[detect] profile" {

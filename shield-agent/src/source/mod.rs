@@ -2,10 +2,11 @@
 //!
 //! Every source has a thread of its own, because it waits in system calls. [`Prepared::start`] is the entry point. `file`
 //! follows files through rotation and restarts, `stream` and `pipe` read what is in no file, `unpack` packed files, `watch` and
-//! `wake` decide when to read, `lag` when a source is too far behind, `sight` whether what is read can be used; the crate
-//! `shield-logline` parses the lines. Nothing here depends on what the
+//! `wake` decide when to read, `lag` when a source is too far behind, `sight` whether what is read can be used, `change` hands
+//! other settings to a running source; the crate `shield-logline` parses the lines. Nothing here depends on what the
 //! requests are for.
 
+mod change;
 pub(crate) mod file;
 mod lag;
 mod limit;
@@ -34,14 +35,19 @@ pub(crate) use file::{FileId, Place};
 pub(crate) use pool::Pool;
 pub(crate) use stats::Stats;
 
+use change::Changes;
 use lag::Lag;
+pub(crate) use run::From;
+use tokio::sync::oneshot;
+
+use crate::clock;
 use shield_engine::event::PartReport;
 use shield_engine::request::{Batch, Checkpoint, SourceId};
 use sight::Sights;
 use wake::Wake;
 
 /// One configured source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The text of the configuration (`/var/log/nginx/access.log`). Checkpoints are stored under it, so it must not change
     /// between two runs.
@@ -145,54 +151,128 @@ impl Prepared {
         D: Deliver + Clone,
         R: Report + Clone,
     {
-        let mut sources = Sources { threads: Vec::new() };
-        let claims = Claims::default();
-        checkpoints.iter().for_each(|checkpoint| file::note_marks(checkpoint, &claims));
+        let mut sources = Sources::default();
+        checkpoints.iter().for_each(|checkpoint| file::note_marks(checkpoint, &sources.claims));
         let readers = self.sources.iter().filter(|(settings, _)| matches!(settings.input, Input::Files(_)));
         let max_open = limit::open_files(readers.count());
-        for (at, (settings, stats)) in self.sources.into_iter().enumerate() {
-            let id = u16::try_from(at).context("could not number the sources: there are more than 65,536")?;
-            let wake = Wake::default();
+        for (settings, stats) in self.sources {
             let checkpoint =
                 checkpoints.iter().find(|checkpoint| checkpoint.source == settings.name).cloned();
-            let source = run::Source {
-                id: SourceId(id),
-                wake: wake.clone(),
-                stats,
-                lag: Lag::default(),
-                sights: Sights::new(&settings.format.trusted_proxies, &settings.known),
-                claims: claims.clone(),
-                max_open,
-                pool: pool.clone(),
-                deliver: deliver.clone(),
-                report: report.clone(),
-            };
-            let name = settings.name.clone();
-            let can_be_woken = settings.input != Input::Stdin;
-            let handle = std::thread::Builder::new()
-                .name(format!("source-{at}"))
-                .spawn(move || source.run(settings, checkpoint))
-                .with_context(|| format!("could not start a thread for the source {name}"))?;
-            sources.threads.push(SourceThread { wake, handle, can_be_woken });
+            let from = checkpoint.map_or(From::Others(Vec::new()), From::Checkpoint);
+            sources.start(settings, stats, from, max_open, pool, deliver.clone(), report.clone())?;
         }
         Ok(sources)
     }
 }
 
 /// The running sources.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sources {
     threads: Vec<SourceThread>,
+    next_id: u32,
+    /// Who reads which file.
+    claims: Claims,
 }
 
 #[derive(Debug)]
 struct SourceThread {
+    input: Input,
     wake: Wake,
-    handle: JoinHandle<()>,
+    changes: Changes,
+    handle: JoinHandle<Option<Checkpoint>>,
     can_be_woken: bool,
 }
 
+/// A source that was told to stop.
+pub(crate) struct Stopping(JoinHandle<Option<Checkpoint>>);
+
+impl Stopping {
+    /// Waits until its current batch is delivered, and returns its position. Blocks.
+    pub(crate) fn wait(self) -> Option<Checkpoint> {
+        self.0.join().unwrap_or_else(|_| {
+            tracing::error!("a source's thread had panicked");
+            None
+        })
+    }
+}
+
 impl Sources {
+    /// The id of the source that is added next.
+    pub(crate) fn next_id(&self) -> Option<SourceId> {
+        u16::try_from(self.next_id).ok().map(SourceId)
+    }
+
+    /// Starts a thread for one more source.
+    ///
+    /// # Errors
+    /// When the thread cannot be started, or there were 65,536 sources before.
+    pub(crate) fn add<D: Deliver, R: Report>(
+        &mut self,
+        settings: Settings,
+        stats: Arc<Stats>,
+        from: From,
+        pool: &Pool,
+        deliver: D,
+        report: R,
+    ) -> anyhow::Result<()> {
+        let readers = self.threads.iter().filter(|thread| matches!(thread.input, Input::Files(_)));
+        let max_open = limit::open_files(readers.count() + 1);
+        self.start(settings, stats, from, max_open, pool, deliver, report)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a thread needs, once")]
+    fn start<D: Deliver, R: Report>(
+        &mut self,
+        settings: Settings,
+        stats: Arc<Stats>,
+        from: From,
+        max_open: usize,
+        pool: &Pool,
+        deliver: D,
+        report: R,
+    ) -> anyhow::Result<()> {
+        let id = self.next_id().context("could not number the sources: there are more than 65,536")?;
+        self.next_id += 1;
+        let (wake, changes) = (Wake::default(), Changes::default());
+        let source = run::Source {
+            id,
+            wake: wake.clone(),
+            changes: changes.clone(),
+            stats,
+            lag: Lag::default(),
+            sights: Sights::new(&settings.format.trusted_proxies, &settings.known),
+            claims: self.claims.clone(),
+            max_open,
+            pool: pool.clone(),
+            deliver,
+            report,
+        };
+        let (name, input) = (settings.name.clone(), settings.input.clone());
+        let handle = std::thread::Builder::new()
+            .name(format!("source-{}", id.0))
+            .spawn(move || source.run(settings, from))
+            .with_context(|| format!("could not start a thread for the source {name}"))?;
+        let can_be_woken = input != Input::Stdin;
+        self.threads.push(SourceThread { input, wake, changes, handle, can_be_woken });
+        Ok(())
+    }
+
+    /// Tells one source to stop; the others go on.
+    pub(crate) fn remove(&mut self, input: &Input) -> Option<Stopping> {
+        let at = self.threads.iter().position(|thread| thread.input == *input)?;
+        let thread = self.threads.swap_remove(at);
+        thread.wake.stop();
+        Some(Stopping(thread.handle))
+    }
+
+    /// Lets one source read its lines by other settings, after those that are there now. The answer comes once it does.
+    pub(crate) fn change(&self, settings: Settings) -> Option<oneshot::Receiver<()>> {
+        let thread = self.threads.iter().find(|thread| thread.input == settings.input)?;
+        let taken = thread.changes.put(settings, clock::now().boot_ms);
+        thread.wake.notify();
+        Some(taken)
+    }
+
     /// Stops every source, at the latest when its current batch is delivered.
     ///
     /// A thread that waits for standard input cannot be woken; it ends with the process.

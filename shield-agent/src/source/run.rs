@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::change::Changes;
 use super::file::claims::Claims;
 use super::file::{self, Files, Start};
 use super::lag::Lag;
@@ -32,10 +33,19 @@ const BIND_RETRY: Duration = Duration::from_secs(5);
 /// The interval between two updates of the lag while a source reads without a pause.
 const NOTE_EVERY_MS: u64 = 250;
 
+/// Where a source of files begins.
+pub(crate) enum From {
+    /// Where it stopped.
+    Checkpoint(Checkpoint),
+    /// As its settings say, except in logs that one of these sources has read before.
+    Others(Vec<Checkpoint>),
+}
+
 /// One source, ready to run.
 pub(super) struct Source<D, R> {
     pub id: SourceId,
     pub wake: Wake,
+    pub changes: Changes,
     pub stats: Arc<Stats>,
     pub lag: Lag,
     pub sights: Sights,
@@ -47,16 +57,18 @@ pub(super) struct Source<D, R> {
 }
 
 impl<D: Deliver, R: Report> Source<D, R> {
-    /// Runs until the source is stopped, its input ends, or the consumer is gone.
-    pub(super) fn run(mut self, settings: Settings, checkpoint: Option<Checkpoint>) {
+    /// Runs until the source is stopped, its input ends, or the consumer is gone. Returns the position of files, to continue
+    /// from.
+    pub(super) fn run(mut self, settings: Settings, from: From) -> Option<Checkpoint> {
         match &settings.input {
-            Input::Files(text) => self.run_files(Place::of(text), &settings, checkpoint.as_ref()),
+            Input::Files(text) => return Some(self.run_files(Place::of(text), &settings, &from)),
             Input::Syslog(path) => self.run_syslog(path, &settings),
             Input::Stdin => self.run_stdin(&settings),
         }
+        None
     }
 
-    fn run_files(&mut self, place: Place, settings: &Settings, checkpoint: Option<&Checkpoint>) {
+    fn run_files(&mut self, place: Place, settings: &Settings, from: &From) -> Checkpoint {
         let start = match settings.first_start {
             FirstStart::End => Start::End,
             FirstStart::Beginning => Start::Beginning,
@@ -65,15 +77,29 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let (name, format) = (settings.name.clone(), settings.format.clone());
         let pipe = if let Place::Path(path) = &place { Some(path.clone()) } else { None };
         let files = file::Settings { id: self.id, name, place, format, start, max_open: self.max_open };
-        let mut files = Files::new(files, checkpoint, self.claims.clone());
+        let mut files = match from {
+            From::Checkpoint(checkpoint) => Files::new(files, Some(checkpoint), self.claims.clone()),
+            From::Others(stopped) => {
+                let mut files = Files::new(files, None, self.claims.clone());
+                files.inherit(stopped);
+                files
+            }
+        };
+        let mut settings = settings.clone();
         let mut watch = Watch::new(&self.wake);
         let mut was_hinted = false;
         while !self.wake.is_stopped() {
             // What is left of a file that a pipe has taken the place of is read first, and then the pipe.
-            let ControlFlow::Continue(bytes) = self.read_all(&mut files) else { return };
+            let ControlFlow::Continue(bytes) = self.read_all(&mut files) else { break };
+            // After all that was there: it was written in the format of before.
+            if let Some(change) = self.changes.take() {
+                settings = self.take_over(change.settings());
+                files.set_format(&settings.format);
+                self.wake.notify();
+            }
             if let Some(path) = pipe.as_deref().filter(|path| pipe::is_pipe(path)) {
-                if self.run_pipe(path, settings).is_break() {
-                    return;
+                if self.run_pipe(path, &settings).is_break() {
+                    break;
                 }
                 files.hint_all();
                 continue;
@@ -87,6 +113,13 @@ impl<D: Deliver, R: Report> Source<D, R> {
             was_hinted = self.wake.take();
             files.hint_all();
         }
+        files.checkpoint()
+    }
+
+    /// What was seen of the lines before says nothing about those that are read by other settings.
+    fn take_over(&mut self, settings: &Settings) -> Settings {
+        self.sights = Sights::new(&settings.format.trusted_proxies, &settings.known);
+        settings.clone()
     }
 
     /// Reads a pipe for as long as it lies there.
@@ -100,7 +133,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
                 return ControlFlow::Continue(());
             }
         };
-        while !self.wake.is_stopped() && pipe.is_at(path) {
+        while !self.wake.is_stopped() && pipe.is_at(path) && !self.changes.is_pending() {
             let mut batch = self.pool.take();
             let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
             let found = match pipe.step(&mut batch.bytes, &mut out) {
@@ -134,7 +167,9 @@ impl<D: Deliver, R: Report> Source<D, R> {
             let mut batch = self.pool.take();
             let now = clock::now();
             let now_ms = now.boot_ms;
-            let Some(bytes) = files.step(now_ms, &mut batch) else {
+            // A source that is always behind would never come to the end of what was there.
+            let found = if self.changes.is_overdue(now_ms) { None } else { files.step(now_ms, &mut batch) };
+            let Some(bytes) = found else {
                 self.pool.give(batch);
                 return ControlFlow::Continue(read);
             };
@@ -175,10 +210,15 @@ impl<D: Deliver, R: Report> Source<D, R> {
     }
 
     fn run_syslog(&mut self, path: &Path, settings: &Settings) {
+        let mut format = settings.format.clone();
         while !self.wake.is_stopped() {
-            let outcome = Syslog::bind(path, &settings.format).and_then(|mut syslog| {
+            self.wake.take();
+            if let Some(change) = self.changes.take() {
+                format = self.take_over(change.settings()).format;
+            }
+            let outcome = Syslog::bind(path, &format).and_then(|mut syslog| {
                 self.set_active("listening");
-                Ok(self.receive(&mut syslog)?)
+                Ok(self.receive(&mut syslog, &mut format)?)
             });
             match outcome {
                 Ok(()) => return,
@@ -188,7 +228,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         }
     }
 
-    fn receive(&mut self, syslog: &mut Syslog) -> std::io::Result<()> {
+    fn receive(&mut self, syslog: &mut Syslog, format: &mut shield_logline::Settings) -> std::io::Result<()> {
         while !self.wake.is_stopped() {
             let mut batch = self.pool.take();
             let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
@@ -198,6 +238,11 @@ impl<D: Deliver, R: Report> Source<D, R> {
             }
             self.sights.idle(true, clock::now());
             self.set_active("listening");
+            // Datagrams that wait in the socket are read by it too: they cannot be told from those to come.
+            if let Some(change) = self.changes.take() {
+                *format = self.take_over(change.settings()).format;
+                syslog.set_format(format);
+            }
         }
         Ok(())
     }

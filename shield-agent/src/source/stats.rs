@@ -108,7 +108,7 @@ pub struct Backlog {
 const NEVER: i64 = i64::MIN;
 
 impl Stats {
-    pub(super) fn new(name: &str, input: &Input) -> Stats {
+    pub(crate) fn new(name: &str, input: &Input) -> Stats {
         Stats {
             name: name.to_owned(),
             reads_files: matches!(input, Input::Files(_)),
@@ -126,7 +126,7 @@ impl Stats {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 

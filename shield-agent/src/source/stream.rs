@@ -50,6 +50,12 @@ impl Syslog {
         Ok(Syslog { socket, path: path.to_owned(), parser: Parser::new(format), datagram })
     }
 
+    /// Reads datagrams by other settings from the next one on.
+    pub(super) fn set_format(&mut self, format: &Settings) {
+        self.datagram.resize(format.max_line_bytes + 1024, 0);
+        self.parser = Parser::new(format);
+    }
+
     /// Waits for datagrams, [`RECEIVE_TIMEOUT`] at most, and parses those that are there. Returns false when there were none.
     ///
     /// # Errors

@@ -18,7 +18,9 @@ use shield_agent::test_support::api::feed::Feed;
 use shield_agent::test_support::api::listen::Limits;
 use shield_agent::test_support::api::socket::ControlSocket;
 use shield_agent::test_support::api::token::Token;
-use shield_agent::test_support::api::types::{ClientState, ConfigView, Offences, PastBan};
+use shield_agent::test_support::api::types::{
+    ClientState, ConfigView, Offences, PastBan, ReloadOutcome, ReloadReport,
+};
 use shield_agent::test_support::api::{Server, Settings};
 use shield_agent::test_support::cli::client::{AgentClient, Endpoint};
 use shield_agent::test_support::clock;
@@ -81,7 +83,6 @@ impl Setup {
         let backend = Arc::new(FakeBackend::default());
         let feed = Arc::new(Feed::new(clock::now()));
         let settings = Settings {
-            hosts: vec!["shield.example.org".into()],
             limits: self.limits,
             request_timeout: self.request_timeout,
             max_streams: self.max_streams,
@@ -91,10 +92,13 @@ impl Setup {
         let mut server = Server::new(Arc::clone(&backend) as Arc<dyn Backend>, Arc::clone(&feed), settings);
         server.add_control_socket(ControlSocket::bind(&socket).unwrap());
         let page = Router::new().route("/", get(async || "the page"));
-        let bound = server.add_tcp(self.listen.parse().unwrap(), Token::of(TOKEN), page).await.unwrap();
+        let hosts = ["shield.example.org".to_owned()];
+        let addr = self.listen.parse().unwrap();
+        let bound = server.door().bind(addr, Token::of(TOKEN), &hosts, page).await.unwrap();
+        let tcp = SocketAddr::new([127, 0, 0, 1].into(), bound.addr.port());
         let (stop, stopped) = watch::channel(false);
+        tokio::spawn(bound.serve(stopped.clone()));
         let serving = tokio::spawn(server.run(stopped));
-        let tcp = SocketAddr::new([127, 0, 0, 1].into(), bound.port());
         Running { backend, feed, tcp, socket, stop, serving, _dir: dir }
     }
 }
@@ -303,6 +307,18 @@ impl Backend for FakeBackend {
             CommandResult { client, ok: !is_own, message: message.into() }
         };
         self.later(Reply { results: clients.into_iter().map(done).collect() })
+    }
+
+    fn reload(&self) -> Later<'_, ReloadReport> {
+        self.later(ReloadReport {
+            outcome: ReloadOutcome::Changed,
+            file: Some("/etc/shield/shield.toml".into()),
+            changed: vec!["[ban] max_bans: 1 -> 2".into()],
+            restart: Vec::new(),
+            failed: Vec::new(),
+            mistakes: Vec::new(),
+            lifted: 0,
+        })
     }
 
     fn config(&self) -> Later<'_, ConfigView> {

@@ -497,6 +497,27 @@ export interface Reference {
   stddev: number;
 }
 
+/** What became of a reload. */
+export type ReloadOutcome = "changed" | "unchanged" | "refused";
+
+/** The result of loading the configuration again. */
+export interface ReloadReport {
+  /** Settings that are in force now, each in a line. */
+  changed: string[];
+  /** Settings that could not be put in force, each with the reason. */
+  failed: string[];
+  /** The file; null for the defaults. */
+  file: string | null;
+  /** Bans lifted because their clients are allowed now. */
+  lifted: number;
+  /** Why the file is refused: every mistake with its line and column. */
+  mistakes: string[];
+  /** What became of it. */
+  outcome: ReloadOutcome;
+  /** Settings that a restart will put in force. */
+  restart: string[];
+}
+
 /** The answer to a command. */
 export interface Reply {
   /** One result per client of the command, in its order. */
@@ -675,6 +696,7 @@ export interface Changes {
   "/ban": { body: BanRequest; answer: Reply };
   "/disallow": { body: AllowRequest; answer: Reply };
   "/import": { body: ImportRequest; answer: Reply };
+  "/reload": { body: Record<string, never>; answer: ReloadReport };
   "/unban": { body: UnbanRequest; answer: Reply };
 }
 

@@ -88,6 +88,8 @@ impl Thresholds {
     pub(crate) fn set_policy(&mut self, policy: Policy, second: u32) {
         let min_samples = policy.baseline_min_samples;
         self.policy = policy;
+        // Before the first request the present hour is unknown, as in `restore`.
+        let second = if second == 0 { self.baseline.next_minute() } else { second };
         self.update(second, |baseline| baseline.set_min_samples(min_samples));
     }
 

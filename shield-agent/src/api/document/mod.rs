@@ -12,7 +12,8 @@ use super::operation::{BASE, Operation};
 use super::routes::{BansParams, ClientsParams, ExplainParams, HistoryParams, RecentParams};
 use super::types::{
     AllowList, AllowRequest, BanPage, BanRequest, ClientList, ConfigView, ErrorBody, ErrorCode, EventList,
-    EventView, Explanation, Gap, HistoryView, ImportRequest, Labels, Snapshot, Status, UnbanRequest, Whoami,
+    EventView, Explanation, Gap, HistoryView, ImportRequest, Labels, ReloadReport, Snapshot, Status,
+    UnbanRequest, Whoami,
 };
 use shield_engine::action::Reply;
 
@@ -233,6 +234,12 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
             schemas.body::<AllowRequest>(),
             schemas.answer::<Reply>(),
         ),
+        Operation::Reload => Details {
+            description: Some(
+                "Only over the control socket. 200 also if the file is refused: look at `outcome`. No body is needed.",
+            ),
+            ..change("Load the configuration again.", None, schemas.answer::<ReloadReport>())
+        },
         Operation::Labels => {
             read("Display names of rules, baseline sources and parts.", schemas.answer::<Labels>())
         }

@@ -42,7 +42,9 @@ fn operations(text: &mut String, document: &Value) {
             let answer = || type_of(&content["application/json"]["schema"]);
             match method.as_str() {
                 "post" => {
-                    let body = type_of(&operation["requestBody"]["content"]["application/json"]["schema"]);
+                    let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+                    let body =
+                        if schema.is_null() { "Record<string, never>".to_owned() } else { type_of(schema) };
                     put!(changes, "  \"{path}\": {{ body: {body}; answer: {} }};\n", answer());
                 }
                 _ if content["text/event-stream"].is_object() => {

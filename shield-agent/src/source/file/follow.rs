@@ -194,6 +194,13 @@ impl Follow {
         follow
     }
 
+    /// Reads lines by other settings from the next one on.
+    pub(super) fn set_format(&mut self, format: &Settings) {
+        self.max_line_bytes = format.max_line_bytes;
+        self.block_bytes = BLOCK_BYTES.max(format.max_line_bytes + 1);
+        self.parser = Parser::new(format);
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.owner.path
     }

@@ -160,6 +160,27 @@ impl Files {
         }
     }
 
+    /// Takes over where other sources stopped, for the logs that are now read here.
+    pub(crate) fn inherit(&mut self, stopped: &[Checkpoint]) {
+        for checkpoint in stopped {
+            let position = read_position(&checkpoint.source, &checkpoint.position);
+            for (path, saved) in position.into_iter().flat_map(|position| position.logs) {
+                self.saved.entry(path).or_insert(saved);
+            }
+        }
+    }
+
+    /// Reads lines by other settings from the next one on.
+    pub(crate) fn set_format(&mut self, format: &shield_logline::Settings) {
+        self.settings.format = format.clone();
+        self.follows.iter_mut().for_each(|follow| follow.set_format(format));
+    }
+
+    /// The position after all that was read.
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { source: self.settings.name.clone(), position: self.position() }
+    }
+
     /// Notes that something may have happened to any log, or that there may be new ones.
     pub(crate) fn hint_all(&mut self) {
         self.needs_scan = true;
@@ -227,7 +248,7 @@ impl Files {
         if found.is_none() && !must_store {
             return None;
         }
-        batch.checkpoint = Some(Checkpoint { source: self.settings.name.clone(), position: self.position() });
+        batch.checkpoint = Some(self.checkpoint());
         Some(out.bytes)
     }
 
