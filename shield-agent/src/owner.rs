@@ -1,13 +1,14 @@
 //! The thread that owns the engine: receives events, calls `Engine::handle`, and sends the actions to the performer.
 //!
-//! Control messages are handled before lines, so that the control socket answers while a backlog is read. Nothing here
-//! blocks on the store, the kernel or the network; that is `performer`'s business.
+//! Control messages are handled before lines, so that the control socket answers while a backlog is read, but only some
+//! before lines have their turn. What somebody asks over the API comes last, in pieces and within a bounded part of the
+//! time: whoever floods the API delays its answers and no ban. Nothing here blocks on the store, the kernel or the network; that is `performer`'s business.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -20,6 +21,13 @@ use shield_engine::Engine;
 use shield_engine::action::{Action, CommandId, Order, Reply};
 use shield_engine::event::Event;
 use shield_engine::time::Now;
+
+/// Control messages handled before lines have their turn. An operator is answered while a backlog is read, and no flood of
+/// messages holds up detection.
+const MESSAGES_PER_TURN: usize = 16;
+
+/// The pause after a look, as a multiple of what it took: looks take a quarter of the thread at most.
+const PAUSE_AFTER_LOOK: u32 = 3;
 
 /// The longest time between two ticks.
 const TICK_MS: u64 = 1_000;
@@ -67,30 +75,47 @@ impl Owner {
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let mut context = Context::from_waker(&waker);
         let mut tick_at = clock::now().boot_ms;
+        let mut look_at = Instant::now();
         loop {
-            match self.inbox.control.poll_recv(&mut context) {
-                Poll::Ready(None | Some(Message::Stop)) => return,
-                Poll::Ready(Some(message)) => {
-                    self.on_message(message);
-                    continue;
+            let mut messages = 0;
+            while messages < MESSAGES_PER_TURN {
+                match self.inbox.control.poll_recv(&mut context) {
+                    Poll::Ready(None | Some(Message::Stop)) => return,
+                    Poll::Ready(Some(message)) => self.on_message(message),
+                    Poll::Pending => break,
                 }
-                Poll::Pending => {}
+                messages += 1;
             }
+            let mut is_idle = messages < MESSAGES_PER_TURN;
             let now = clock::now();
             if now.boot_ms >= tick_at {
                 let actions = self.engine.handle(Event::Tick, now);
                 self.perform(actions, None);
                 tick_at = self.next_tick(now);
-                continue;
+                is_idle = false;
             }
             if let Poll::Ready(Some(batch)) = self.inbox.lines.poll_recv(&mut context) {
                 let actions = self.engine.handle(Event::Lines(&batch), now);
                 self.pool.give(batch);
                 self.perform(actions, None);
                 tick_at = tick_at.min(self.next_tick(clock::now()));
-                continue;
+                is_idle = false;
             }
-            std::thread::park_timeout(Duration::from_millis(tick_at - now.boot_ms));
+            let begin = Instant::now();
+            let wait = look_at.saturating_duration_since(begin);
+            if wait.is_zero()
+                && let Poll::Ready(Some(look)) = self.inbox.looks.poll_recv(&mut context)
+            {
+                look(&self.engine, clock::now());
+                let end = Instant::now();
+                look_at = end + (end - begin) * PAUSE_AFTER_LOOK;
+                is_idle = false;
+            }
+            if is_idle {
+                let until_tick = Duration::from_millis(tick_at.saturating_sub(clock::now().boot_ms));
+                let pause = if wait.is_zero() { until_tick } else { until_tick.min(wait) };
+                std::thread::park_timeout(pause);
+            }
         }
     }
 
@@ -168,13 +193,47 @@ mod tests {
         answered
     }
 
+    /// The owner of an empty engine, not yet running.
+    fn owner(inbox: Inbox) -> (Owner, Receiver<Job>) {
+        let engine = Engine::new(Settings::default(), Policy::default(), Allowlist::new([]), 1, 7);
+        let (performer, jobs) = channel();
+        (Owner::new(engine, inbox, performer, Box::new(|_, _| {}), Pool::default()), jobs)
+    }
+
+    /// Once a request for a thousand clients ran before any line, so that whoever sent enough of them had no ban made.
+    #[test]
+    fn lines_have_their_turn_whatever_is_asked() {
+        const LOOK: Duration = Duration::from_millis(2);
+        let (handle, inbox) = Handle::new();
+        let (owner, _jobs) = owner(inbox);
+        let looks = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        for _ in 0..20_000 {
+            let looks = Arc::clone(&looks);
+            let look: crate::pipeline::EngineQuery = Box::new(move |_, _| {
+                std::thread::sleep(LOOK);
+                looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            });
+            handle.look_for_test(look);
+            handle.send(Message::Query(Box::new(|_, _| {})));
+        }
+        let owner = std::thread::spawn(move || owner.run());
+        let begin = Instant::now();
+        for _ in 0..50 {
+            let mut batch = Batch::default();
+            batch.rejected[Rejected::Malformed as usize] = 1;
+            assert!(handle.send_lines(batch));
+        }
+        let (took, seen) = (begin.elapsed(), looks.load(std::sync::atomic::Ordering::Relaxed));
+        assert!(LOOK * (seen as u32) * 2 <= took + LOOK * 4, "{seen} looks took most of {took:?}");
+        handle.send(Message::Stop);
+        assert_eq!(owner.join().expect("the owner ends").rejected().iter().sum::<u64>(), 50);
+    }
+
     /// An operator is answered while a backlog is read.
     #[test]
     fn messages_go_before_lines() {
-        let engine = Engine::new(Settings::default(), Policy::default(), Allowlist::new([]), 1, 7);
         let (handle, inbox) = Handle::new();
-        let (performer, jobs) = channel();
-        let owner = Owner::new(engine, inbox, performer, Box::new(|_, _| {}), Pool::default());
+        let (owner, jobs) = owner(inbox);
         let mut batch = Batch::default();
         batch.rejected[Rejected::Malformed as usize] = 1;
         assert!(handle.send_lines(batch));

@@ -42,7 +42,7 @@ pub enum Message {
     NewSettings(Box<NewSettings>),
     /// A new configuration has taken effect.
     Reloaded(Reloaded),
-    /// A query of the engine.
+    /// A query of the agent's own, which goes before lines.
     Query(EngineQuery),
     /// Save and stop.
     Stop,
@@ -79,12 +79,14 @@ pub struct Job {
 pub struct Handle {
     control: mpsc::UnboundedSender<Message>,
     lines: mpsc::Sender<Batch>,
+    looks: mpsc::UnboundedSender<EngineQuery>,
 }
 
 /// The receiving end of the owner's queues.
 pub struct Inbox {
     pub(crate) control: mpsc::UnboundedReceiver<Message>,
     pub(crate) lines: mpsc::Receiver<Batch>,
+    pub(crate) looks: mpsc::UnboundedReceiver<EngineQuery>,
 }
 
 impl Handle {
@@ -92,7 +94,8 @@ impl Handle {
     pub fn new() -> (Handle, Inbox) {
         let (control, control_in) = mpsc::unbounded_channel();
         let (lines, lines_in) = mpsc::channel(QUEUED_BATCHES);
-        (Handle { control, lines }, Inbox { control: control_in, lines: lines_in })
+        let (looks, looks_in) = mpsc::unbounded_channel();
+        (Handle { control, lines, looks }, Inbox { control: control_in, lines: lines_in, looks: looks_in })
     }
 
     /// Sends a message. Never blocks.
@@ -107,7 +110,33 @@ impl Handle {
         self.lines.blocking_send(batch).is_ok()
     }
 
-    /// Runs `query` on the owner's thread, between two events. Keep it short: lines wait meanwhile.
+    /// Looks at the engine on behalf of somebody who asked from outside. The owner comes to it once lines had their turn, and
+    /// gives all looks together a bounded part of its time. Keep one far below a millisecond, and split what takes longer.
+    ///
+    /// # Errors
+    /// When the owner has stopped.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Engine, Now) -> T + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        // Fails only after the owner has stopped, which the answer says.
+        let _ = self.looks.send(Box::new(move |engine, now| {
+            // Nobody waits for the answer of a request that was given up.
+            if !answer.is_closed() {
+                let _ = answer.send(look(engine, now));
+            }
+        }));
+        answered.await.context("could not look at the engine: it has stopped")
+    }
+
+    /// As [`Handle::look`], without a runtime.
+    #[cfg(test)]
+    pub(crate) fn look_for_test(&self, look: EngineQuery) {
+        let _ = self.looks.send(look);
+    }
+
+    /// Runs `query` on the owner's thread, between two events and before lines: for the agent itself, never for a request.
     ///
     /// # Errors
     /// When the owner has stopped.

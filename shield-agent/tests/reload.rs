@@ -47,7 +47,7 @@ impl Agent {
         command.arg("run").args(arguments).stderr(log).stdout(Stdio::null()).stdin(Stdio::null());
         let started = command.spawn().unwrap();
         let _ = std::mem::replace(&mut agent.process, started).wait();
-        agent.until("it answers", |agent| agent.run(&["status", "--json"]).status.success());
+        agent.until("it answers", |agent| agent.run(&["status", "--json"]).status.code() != Some(3));
         // Lines written before the source has seen the empty log would be older than its first start.
         agent.until("it reads its log", |agent| {
             agent.log_status("access.log").is_some_and(|log| log["logs"] == 1)
@@ -199,11 +199,13 @@ fn page_answers(addr: &str, host: &str) -> Option<String> {
     answer.split(' ').nth(1).map(str::to_owned)
 }
 
-/// 50,000 lines a second into a real file, and a reload of another kind every tenth of a second: each line is counted once,
-/// and the bans are in force all the time.
+/// 50,000 lines a second into a real file while reloads of every kind follow each other: each line is counted once, and the
+/// bans are in force all the time.
 #[test]
 fn nothing_is_lost_or_doubled_under_load() {
-    const LINES: u64 = 150_000;
+    const RELOADS: usize = 18;
+    /// Twenty minutes of them: the loop below ends far before.
+    const MOST_LINES: u64 = 60_000_000;
     let agent = Agent::start("");
     assert!(agent.run(&["ban", "203.0.113.5", "203.0.113.6", "--for", "1h"]).status.success());
     let stop = Arc::new(AtomicBool::new(false));
@@ -211,17 +213,16 @@ fn nothing_is_lost_or_doubled_under_load() {
     let writer = std::thread::spawn(move || {
         let mut log = BufWriter::new(OpenOptions::new().append(true).open(path).unwrap());
         let begin = Instant::now();
-        for n in 0..LINES {
-            log.write_all(json_line(n).as_bytes()).unwrap();
-            if n % 500 == 0 {
-                log.flush().unwrap();
-                let due = Duration::from_micros(n * 20);
-                std::thread::sleep(due.saturating_sub(begin.elapsed()));
+        let mut written = 0;
+        while written < MOST_LINES && !stopped.load(Ordering::Acquire) {
+            for _ in 0..500 {
+                log.write_all(json_line(written).as_bytes()).unwrap();
+                written += 1;
             }
+            log.flush().unwrap();
+            std::thread::sleep(Duration::from_micros(written * 20).saturating_sub(begin.elapsed()));
         }
-        log.flush().unwrap();
-        stopped.store(true, Ordering::Release);
-        begin.elapsed()
+        written
     });
     let other = agent.path("other.log");
     let changes = [
@@ -232,22 +233,27 @@ fn nothing_is_lost_or_doubled_under_load() {
         "[allow]\ntrusted_proxies = ['198.51.100.0/24']\n[agent]\nlog = 'debug'\n".to_owned(),
         "[bann]\n".to_owned(),
     ];
-    let mut reloads = 0;
-    while !stop.load(Ordering::Acquire) {
+    for reloads in 0..RELOADS {
         agent.write(&changes[reloads % changes.len()]);
         let (report, code) = agent.reload();
         let is_wrong = reloads % changes.len() == changes.len() - 1;
         assert_eq!(code, i32::from(is_wrong), "{report}");
         assert_eq!(report["outcome"], if is_wrong { "refused" } else { "changed" }, "{report}");
         assert_eq!(agent.bans(), 2, "after {report}");
-        reloads += 1;
     }
-    let took = writer.join().unwrap();
-    assert!(reloads >= 6, "only {reloads} reloads in {took:?}");
-    agent.until("every line is counted", |agent| agent.lines("access.log").0 >= LINES);
-    let requests = agent.json(&["status"])["totals"]["requests"].as_u64();
-    assert_eq!(agent.lines("access.log"), (LINES, 0), "after {reloads} reloads");
-    assert_eq!(requests, Some(LINES), "after {reloads} reloads");
+    stop.store(true, Ordering::Release);
+    let written = writer.join().unwrap();
+    // A debug build on a busy machine may be behind: it is waited for as long as it gets on.
+    let (mut lines, mut since) = (0, Instant::now());
+    while lines < written && since.elapsed() < PATIENCE {
+        let now = agent.lines("access.log").0;
+        if now > lines {
+            (lines, since) = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(agent.lines("access.log"), (written, 0), "the agent's log:\n{}", agent.log());
+    assert_eq!(agent.json(&["status"])["totals"]["requests"].as_u64(), Some(written));
 }
 
 #[test]

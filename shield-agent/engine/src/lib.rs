@@ -36,6 +36,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 pub use bans::{allowlist, backoff};
+pub use detect::detector::TopWalk;
 pub use detect::policy;
 pub use vocab::{action, ban, client, event, report, request, time, verdict};
 

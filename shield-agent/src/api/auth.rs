@@ -81,6 +81,9 @@ impl TcpAuth {
         self.hosts.check(request)?;
         let credentials = self.credentials(request);
         let is_data = is_data(request.uri().path());
+        if is_data {
+            self.refuse_other_sites(request)?;
+        }
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         match credentials {
             Credentials::Wrong => Err(ApiError::unauthorized(
@@ -99,6 +102,27 @@ impl TcpAuth {
                 token_for_reads: self.reads == Reads::NeedToken,
             }),
         }
+    }
+
+    /// Refuses what a page of another site has a browser ask here. It cannot read the answer, but it could keep the agent
+    /// busy through an operator's tunnel, a request for each of its images. Programs send none of these headers.
+    fn refuse_other_sites(&self, request: &Request) -> Result<(), ApiError> {
+        let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+        // `same-site` is another port of this name: another server.
+        let is_other = |site: &str| !matches!(site, "same-origin" | "none");
+        // For a browser that does not know `Sec-Fetch-Site` yet.
+        let is_foreign = |origin: &str| {
+            let host = origin.split_once("://").map_or(origin, |(_, rest)| rest);
+            !self.hosts.is_ours(host.split('/').next().unwrap_or(host))
+        };
+        let refused = match header("sec-fetch-site") {
+            Some(site) => is_other(site),
+            None => ["origin", "referer"].into_iter().filter_map(header).any(is_foreign),
+        };
+        if refused {
+            return Err(ApiError::forbidden("requests of other sites' pages are not answered"));
+        }
+        Ok(())
     }
 
     fn credentials(&self, request: &Request) -> Credentials {
@@ -264,6 +288,34 @@ mod tests {
                 check(bound, Method::GET, "/", wrong, Err(401));
             }
         }
+    }
+
+    #[test]
+    fn pages_of_other_sites_get_nothing_even_with_the_token() {
+        let check = |path: &str, name: &str, value: &str, expected: bool| {
+            for token in ["", TOKEN] {
+                let mut request =
+                    Request::builder().uri(path).header("host", "localhost:8080").header(name, value);
+                if !token.is_empty() {
+                    request = request.header("authorization", format!("Bearer {token}"));
+                }
+                let got = auth("127.0.0.1:8080").authorise(&request.body(Body::empty()).unwrap());
+                assert_eq!(got.is_ok(), expected, "{path} {name}: {value} {token}");
+            }
+        };
+        for path in ["/api/v1/clients", "/api/v1/events", "/metrics"] {
+            check(path, "sec-fetch-site", "same-origin", true);
+            check(path, "sec-fetch-site", "none", true);
+            check(path, "sec-fetch-site", "cross-site", false);
+            check(path, "sec-fetch-site", "same-site", false);
+            check(path, "origin", "http://localhost:8080", true);
+            check(path, "origin", "http://shield.example.org", true);
+            check(path, "origin", "http://evil.example", false);
+            check(path, "origin", "null", false);
+            check(path, "referer", "http://127.0.0.1:8080/", true);
+            check(path, "referer", "https://evil.example/page", false);
+        }
+        check("/", "sec-fetch-site", "cross-site", true);
     }
 
     #[test]

@@ -26,8 +26,8 @@ const STATUS_AGE_MS: u64 = 100;
 /// A list of the busiest clients younger than this is shared: finding them walks the whole table.
 const TOP_AGE_MS: u64 = 1_000;
 
-/// Number of busiest clients that are found at once and shared.
-const TOP_SHARED: usize = 100;
+/// Numbers of busiest clients that are found at once and shared: what a page shows, and the most that can be asked for.
+const TOP_SHARED: [usize; 2] = [100, 1_000];
 
 /// Number of busiest clients in a snapshot.
 const TOP_IN_SNAPSHOT: usize = 10;
@@ -52,7 +52,8 @@ pub(crate) struct Live {
     backend: Arc<dyn Backend>,
     feed: Arc<Feed>,
     readings: tokio::sync::Mutex<Readings>,
-    top: tokio::sync::Mutex<Option<(u64, Arc<ClientList>)>>,
+    /// One in flight for each of [`TOP_SHARED`], however many ask.
+    top: [tokio::sync::Mutex<Option<(u64, Arc<ClientList>)>>; TOP_SHARED.len()],
     history: Mutex<History>,
     history_json: Mutex<BTreeMap<Range, (i64, Bytes)>>,
     history_path: Option<PathBuf>,
@@ -86,7 +87,7 @@ impl Live {
             backend,
             feed,
             readings: tokio::sync::Mutex::default(),
-            top: tokio::sync::Mutex::default(),
+            top: Default::default(),
             history: Mutex::new(history),
             history_json: Mutex::default(),
             history_path,
@@ -119,15 +120,13 @@ impl Live {
 
     /// Returns the `n` busiest clients, at most a second old.
     pub(crate) async fn top(&self, n: usize) -> Result<ClientList, Refusal> {
-        if n > TOP_SHARED {
-            return self.fresh_top(n).await;
-        }
-        let mut shared = self.top.lock().await;
+        let size = usize::from(n > TOP_SHARED[0]);
+        let mut shared = self.top[size].lock().await;
         let now = clock::now();
         let list = match &*shared {
             Some((at, list)) if now.boot_ms.saturating_sub(*at) < TOP_AGE_MS => Arc::clone(list),
             _ => {
-                let list = Arc::new(self.fresh_top(TOP_SHARED).await?);
+                let list = Arc::new(self.fresh_top(TOP_SHARED[size]).await?);
                 *shared = Some((now.boot_ms, Arc::clone(&list)));
                 list
             }

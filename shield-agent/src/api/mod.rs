@@ -56,11 +56,11 @@ pub(crate) const HISTORY_FILE: &str = "history.json";
 /// Settings of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Requests handled at the same time, 1 or more; others wait.
+    /// Requests handled at the same time over TCP, 1 or more, and as many over control sockets; others wait.
     pub max_requests: usize,
     /// Time limit of a request, including its wait.
     pub request_timeout: Duration,
-    /// Event streams at the same time.
+    /// Event streams at the same time over TCP, and as many over control sockets.
     pub max_streams: usize,
     /// Limits of each listener's connections.
     pub limits: listen::Limits,

@@ -46,9 +46,24 @@ const MAX_LIMIT: u32 = 1_000;
 pub(crate) struct Api {
     live: Arc<Live>,
     settings: Settings,
+    /// Of TCP and of the control socket: whoever uses up the page's leaves root's commands theirs.
+    budgets: [Budget; 2],
+    answers: [AtomicU64; 5],
+}
+
+/// What clients of one transport can take together.
+struct Budget {
     requests: Semaphore,
     streams: Arc<Semaphore>,
-    answers: [AtomicU64; 5],
+}
+
+impl Budget {
+    fn new(settings: &Settings) -> Budget {
+        Budget {
+            requests: Semaphore::new(settings.max_requests),
+            streams: Arc::new(Semaphore::new(settings.max_streams)),
+        }
+    }
 }
 
 type Shared = State<Arc<Api>>;
@@ -58,18 +73,26 @@ impl Api {
     pub(crate) fn new(live: Arc<Live>, settings: Settings) -> Api {
         Api {
             live,
-            requests: Semaphore::new(settings.max_requests),
-            streams: Arc::new(Semaphore::new(settings.max_streams)),
+            budgets: [Budget::new(&settings), Budget::new(&settings)],
             settings,
             answers: Default::default(),
         }
     }
 
     fn counts(&self) -> ApiCounts {
-        let open = self.settings.max_streams.saturating_sub(self.streams.available_permits());
+        let free = |budget: &Budget| budget.streams.available_permits();
+        let open: usize =
+            self.budgets.iter().map(|b| self.settings.max_streams.saturating_sub(free(b))).sum();
         ApiCounts {
             answers: std::array::from_fn(|at| self.answers[at].load(Ordering::Relaxed)),
             streams: open as u64,
+        }
+    }
+
+    fn budget(&self, transport: Transport) -> &Budget {
+        match transport {
+            Transport::Tcp => &self.budgets[0],
+            Transport::Unix => &self.budgets[1],
         }
     }
 
@@ -137,9 +160,14 @@ fn not_found(request: &Request) -> ApiError {
 }
 
 /// Bounds the number of requests at a time and the time of each. A stream counts only until its answer starts.
-async fn bounded(State(api): Shared, request: Request, next: Next) -> Result<Response, ApiError> {
+async fn bounded(
+    State(api): Shared,
+    Extension(whoami): Extension<Whoami>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     let work = async {
-        let slot = api.requests.acquire().await;
+        let slot = api.budget(whoami.transport).requests.acquire().await;
         let response = next.run(request).await;
         drop(slot);
         response
@@ -296,9 +324,10 @@ async fn explain(State(api): Shared, Params(params): Params<ExplainParams>) -> A
 
 async fn events(
     State(api): Shared,
+    Extension(whoami): Extension<Whoami>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>> + use<>>, ApiError> {
-    let slot = Arc::clone(&api.streams).try_acquire_owned();
+    let slot = Arc::clone(&api.budget(whoami.transport).streams).try_acquire_owned();
     let slot = slot.map_err(|_| ApiError::too_many_streams(api.settings.max_streams))?;
     let last_id = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.trim().parse().ok());
     let subscription = api.live.feed().subscribe(last_id);

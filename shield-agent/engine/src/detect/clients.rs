@@ -283,8 +283,20 @@ impl Clients {
     }
 
     /// Visits the clients with a request in the `secs` (1..=60) seconds up to and including `second`.
-    pub(crate) fn each_active(&self, secs: u32, second: u32, mut visit: impl FnMut(ActiveClient<'_>)) {
-        for record in self.records.iter().filter(|r| second.saturating_sub(r.last) < secs) {
+    pub(crate) fn each_active(&self, secs: u32, second: u32, visit: impl FnMut(ActiveClient<'_>)) {
+        self.each_active_at(0..self.records.len(), secs, second, visit);
+    }
+
+    /// The same for the clients at these positions. A removal moves the last client into the gap, and nothing else moves.
+    pub(crate) fn each_active_at(
+        &self,
+        positions: std::ops::Range<usize>,
+        secs: u32,
+        second: u32,
+        mut visit: impl FnMut(ActiveClient<'_>),
+    ) {
+        let records = self.records.get(positions).unwrap_or_default();
+        for record in records.iter().filter(|r| second.saturating_sub(r.last) < secs) {
             let activity = self.activities.get(record.activity as usize);
             let counts = match activity {
                 Some(activity) => activity.window.sum_of_last(secs, second),

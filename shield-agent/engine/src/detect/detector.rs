@@ -25,7 +25,7 @@ use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use crate::detect::thresholds::Thresholds;
 use crate::detect::trace::{Flags, Trace, Tracer};
 use crate::detect::tries::Tries;
-use crate::detect::window::WINDOW_SECS;
+use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::seeded_map::SeededState;
 use crate::vocab::client::Client;
 use crate::vocab::report::{
@@ -306,20 +306,12 @@ impl Detector {
 
     /// Returns the `n` busiest clients over the 60 s up to `second`, busiest first.
     pub fn top(&self, n: usize, second: EventSecs) -> Vec<ClientSummary> {
-        let at = event_second(second);
-        let mut all = Vec::new();
-        self.clients.each_active(WINDOW_SECS, at, |active| all.push((active.counts, active.key)));
-        all.sort_unstable_by_key(|(counts, key)| (std::cmp::Reverse(counts.requests), *key));
-        all.truncate(n);
-        let judge = self.thresholds.judge(0, at);
-        let summary = |(counts, key): (crate::detect::window::Counts, u128)| ClientSummary {
-            client: client_of_key(key, self.ipv6_prefix),
-            requests: counts.requests,
-            errors: counts.errors,
-            rate: f64::from(counts.requests) / f64::from(WINDOW_SECS),
-            z_score: judge.level().z_score(judge.rate(counts)),
-        };
-        all.into_iter().map(summary).collect()
+        let mut walk = TopWalk::new(n);
+        loop {
+            if let Some(top) = walk.step(self, second) {
+                return top;
+            }
+        }
     }
 
     /// Rates, levels and memory, for the status page.
@@ -507,6 +499,66 @@ impl Detector {
             }
             self.changes.push(change);
         }
+    }
+}
+
+/// Finds the busiest clients in pieces, between which lines are counted: a table of a million clients takes long.
+///
+/// From the last client to the first: one that is removed meanwhile is replaced by the last one, which was seen before.
+#[derive(Debug)]
+pub struct TopWalk {
+    n: usize,
+    /// The clients below this position are still to be seen; `None` before the first step.
+    below: Option<usize>,
+    found: Vec<(Counts, u128)>,
+}
+
+impl TopWalk {
+    /// Clients seen in one piece: some tenths of a millisecond.
+    const PIECE: usize = 8_192;
+
+    pub fn new(n: usize) -> TopWalk {
+        TopWalk { n, below: None, found: Vec::new() }
+    }
+
+    /// Goes on by one piece. Returns the clients, busiest first, once all were seen.
+    pub fn step(&mut self, detector: &Detector, second: EventSecs) -> Option<Vec<ClientSummary>> {
+        let at = event_second(second);
+        let tracked = detector.clients.usage().clients;
+        let end = self.below.unwrap_or(tracked).min(tracked);
+        let from = end.saturating_sub(Self::PIECE);
+        let found = &mut self.found;
+        detector.clients.each_active_at(from..end, WINDOW_SECS, at, |active| {
+            found.push((active.counts, active.key));
+        });
+        self.below = Some(from);
+        self.keep_busiest();
+        if from > 0 {
+            return None;
+        }
+        let judge = detector.thresholds.judge(0, at);
+        let summary = |(counts, key): (Counts, u128)| ClientSummary {
+            client: client_of_key(key, detector.ipv6_prefix),
+            requests: counts.requests,
+            errors: counts.errors,
+            rate: f64::from(counts.requests) / f64::from(WINDOW_SECS),
+            z_score: judge.level().z_score(judge.rate(counts)),
+        };
+        Some(std::mem::take(&mut self.found).into_iter().map(summary).collect())
+    }
+
+    fn keep_busiest(&mut self) {
+        let order = |(counts, key): &(Counts, u128)| (std::cmp::Reverse(counts.requests), *key);
+        // Twice as many: a client that moved may be there twice.
+        let most = self.n.saturating_mul(2);
+        if self.found.len() > most && most > 0 {
+            self.found.select_nth_unstable_by_key(most - 1, order);
+            self.found.truncate(most);
+        }
+        self.found.sort_unstable_by_key(order);
+        let mut seen = std::collections::BTreeSet::new();
+        self.found.retain(|(_, key)| seen.insert(*key));
+        self.found.truncate(self.n);
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 
-use crate::detect::detector::{Detector, Standing};
+use crate::detect::detector::{Detector, Standing, TopWalk};
 use crate::detect::policy::{Policy, Reference};
 use crate::vocab::client::Client;
 use crate::vocab::report::GlobalChange;
@@ -418,6 +418,30 @@ fn errors_tighten_the_rate_rules() {
     let seen: Vec<_> =
         site.verdicts.iter().map(|(at, _, e)| (at - START, e.rule, e.tightened, e.threshold)).collect();
     assert_eq!(seen, [(12, Rule::RateMultiplier, false, 0.2), (23, Rule::ZScore, true, 1.2)]);
+}
+
+/// More clients than one piece has, with requests counted between the pieces.
+#[test]
+fn the_busiest_clients_are_found_in_pieces_too() {
+    let mut site = Site::new(Policy::default());
+    for client in 1..=20_000u32 {
+        let count = if client.is_multiple_of(7_000) { client / 7_000 + 1 } else { 1 };
+        (0..count).for_each(|_| site.ask(START, client, "GET", "/", 200));
+    }
+    let mut walk = TopWalk::new(3);
+    let mut pieces = 1;
+    let top = loop {
+        if let Some(top) = walk.step(&site.detector, START) {
+            break top;
+        }
+        pieces += 1;
+        site.ask(START, 30_000 + pieces, "GET", "/", 200);
+    };
+    assert_eq!(pieces, 3);
+    let clients: Vec<_> = top.iter().map(|summary| (summary.client, summary.requests)).collect();
+    let client = |n| Client::of_addr(addr(n), 64);
+    assert_eq!(clients[..2], [(client(14_000), 3), (client(7_000), 2)]);
+    assert_eq!(clients.len(), 3);
 }
 
 #[test]
