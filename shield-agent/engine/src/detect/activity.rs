@@ -265,12 +265,16 @@ impl Ceiling {
         }
         let was_recent = before.last > 0 && before.is_within(WINDOW_SECS, second);
         let grow = |value: &mut u16, by: bool| *value = value.saturating_add(u16::from(by));
-        grow(&mut self.paths, !was_recent);
         if !after.is_plain() {
             grow(&mut self.failed_paths, after.has_failed() && !(was_recent && before.has_failed()));
+            // See `Spread::count`.
+            if after.flags.has(Flags::MISSED) {
+                return;
+            }
             let is_script = |target: &Target| target.flags.has(Flags::SCRIPT);
             grow(&mut self.scripts, is_script(after) && !(was_recent && is_script(before)));
         }
+        grow(&mut self.paths, !was_recent);
         let most = if after.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
         *most = (*most).max(after.repeats(second).min(Ceiling::MAX) as u16);
     }
@@ -305,6 +309,7 @@ impl Spread {
         if recent {
             self.failed_paths += u32::from(target.has_failed());
         }
+        // Missing pictures are many to a page, and no pages.
         if recent && !target.flags.has(Flags::MISSED) {
             self.paths += 1;
             let most = if target.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
