@@ -28,11 +28,48 @@ struct Run {
     len: u16,
 }
 
-pub(crate) struct Runs(Box<[Run]>);
+/// The clients that were not served in one place lately: where many are not, the site is broken.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    hash: u64,
+    /// The slot of [`MAX_PAUSE_SECS`] that the clients are of.
+    slot: u32,
+    /// As bits: an estimate from below. Of this slot and the one before.
+    clients: [u64; 2],
+}
+
+/// Places remembered at once; a power of two.
+const PLACES: usize = 1 << 10;
+
+/// So many other clients that are not served in a place excuse a client.
+const EXCUSED_BY: u32 = 3;
+
+impl Place {
+    /// Notes a client, and returns how many others were there.
+    fn others(&mut self, hash: u64, client: u64, second: u32) -> u32 {
+        let slot = second / MAX_PAUSE_SECS;
+        if self.hash != hash || slot > self.slot + 1 {
+            *self = Place { hash, slot, ..Place::default() };
+        } else if slot > self.slot {
+            (self.slot, self.clients) = (slot, [0, self.clients[0]]);
+        }
+        let bit = 1 << (client >> 58);
+        self.clients[0] |= bit;
+        ((self.clients[0] | self.clients[1]) & !bit).count_ones()
+    }
+}
+
+pub(crate) struct Runs {
+    runs: Box<[Run]>,
+    places: Box<[Place]>,
+}
 
 impl Default for Runs {
     fn default() -> Runs {
-        Runs(vec![Run::default(); SLOTS].into_boxed_slice())
+        Runs {
+            runs: vec![Run::default(); SLOTS].into_boxed_slice(),
+            places: vec![Place::default(); PLACES].into_boxed_slice(),
+        }
     }
 }
 
@@ -68,8 +105,9 @@ impl Runs {
         if is_moved {
             return None;
         }
+        let others = self.places[(place >> 20) as usize % PLACES].others(place, client, second);
         let mark = (place ^ client).max(1);
-        let run = &mut self.0[(mark >> 20) as usize % SLOTS];
+        let run = &mut self.runs[(mark >> 20) as usize % SLOTS];
         let goes_on = run.mark == mark
             && second.saturating_sub(run.second) < MAX_PAUSE_SECS
             && run.last.abs_diff(number) <= MAX_STEP;
@@ -79,7 +117,7 @@ impl Runs {
             false => 1,
         };
         *run = Run { mark, last: number, second, len };
-        (len >= MIN_RUN).then_some(Tried { weight: IN_A_RUN, key })
+        (len >= MIN_RUN && others < EXCUSED_BY).then_some(Tried { weight: IN_A_RUN, key })
     }
 }
 
@@ -155,6 +193,21 @@ mod tests {
             0,
             "an item's picture is missing"
         );
+    }
+
+    #[test]
+    fn a_place_that_fails_for_others_too_is_the_servers_fault() {
+        let mut runs = Runs::default();
+        let mut tried = |client: u64, n: u32| {
+            let path = format!("/article/{n}");
+            runs.tried(path.as_bytes(), b"", client << 58, 404, 1000 + n).is_some()
+        };
+        let alone = (0..20).filter(|n| tried(1, *n)).count();
+        (2..5).for_each(|client| {
+            tried(client, 20);
+        });
+        let among_others = (20..40).filter(|n| tried(1, *n)).count();
+        assert_eq!((alone, among_others), (9, 0));
     }
 
     #[test]
