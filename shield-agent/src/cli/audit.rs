@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use super::run::ConfigArg;
@@ -55,6 +55,9 @@ impl LogArgs {
     /// The files, oldest first.
     fn files(&self) -> Result<Vec<PathBuf>> {
         if !self.files.is_empty() {
+            for file in &self.files {
+                std::fs::File::open(file).with_context(|| format!("could not open {}", file.display()))?;
+            }
             return Ok(files::in_order(self.files.clone()));
         }
         let path = self.config.load()?.audit;
