@@ -13,7 +13,8 @@ use crate::vocab::request::SourceId;
 use crate::vocab::time::Now;
 
 /// The reasons of the entries that a configuration makes.
-const CONFIGURED: [AllowReason; 2] = [AllowReason::Configured, AllowReason::TrustedProxy];
+const CONFIGURED: [AllowReason; 4] =
+    [AllowReason::Configured, AllowReason::TrustedProxy, AllowReason::Cdn, AllowReason::Private];
 
 /// Comparisons of a ban with an entry of the allowlist in one piece: some tenths of a millisecond.
 const COMPARISONS: usize = 100_000;
@@ -78,14 +79,13 @@ impl Engine {
             self.recheck_below = 0;
             return;
         }
-        let piece = (COMPARISONS / self.allowlist.entries().len().max(1)).max(1);
+        let piece = (COMPARISONS / self.allowlist.len().max(1)).max(1);
         let from = end.saturating_sub(piece);
         self.recheck_below = from;
-        let prefix = self.settings.ipv6_prefix;
         let forbidden: Vec<Client> = (self.ledger.entries_at(from..end).iter())
             .filter(|entry| entry.lifting.is_none())
+            .filter(|entry| self.admit(entry.ban.client, entry.ban.rule).is_err())
             .map(|entry| entry.ban.client)
-            .filter(|client| self.allowlist.admit(*client, prefix).is_err())
             .collect();
         let lifts: Vec<_> = (forbidden.into_iter())
             .filter_map(|client| self.ledger.begin_lift(client, LiftReason::Allowed))

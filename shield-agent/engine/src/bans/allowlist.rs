@@ -170,6 +170,11 @@ impl Allowlist {
         }
     }
 
+    /// The number of all entries: what one comparison costs.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len() + self.infrastructure.len()
+    }
+
     /// Every entry, sorted by network, without infrastructure.
     pub fn entries(&self) -> &[Allowed] {
         &self.entries

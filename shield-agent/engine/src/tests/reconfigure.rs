@@ -53,6 +53,22 @@ fn a_newly_allowed_client_is_lifted_and_others_stay_banned() {
     assert!(engine.allowlist().admit(client("192.0.2.10"), 64).is_err(), "the host's own entries stay");
 }
 
+/// An operator may ban infrastructure; what protects it from rules lifts no ban of his, and goes when it is switched off.
+#[test]
+fn infrastructure_comes_and_goes_and_an_operators_ban_of_it_stays() {
+    let mut engine = engine();
+    let private = Allowed { network: "10.0.0.0/8".parse().unwrap(), reason: AllowReason::Private };
+    engine.handle(ban_command("10.0.0.5", None), T0);
+    let bans_by_rule = |engine: &Engine| engine.allowlist().admit(client("10.0.0.6"), 64).is_ok();
+    let actions = change(&mut engine, |new| new.allow = vec![private], T0);
+    assert!(lifts(&actions).is_empty(), "{actions:?}");
+    assert_eq!(engine.lifted_by_settings(), Some(0));
+    assert!(engine.ledger().get(client("10.0.0.5")).is_some_and(|entry| entry.lifting.is_none()));
+    assert!(!bans_by_rule(&engine));
+    change(&mut engine, |_| {}, T0);
+    assert!(bans_by_rule(&engine));
+}
+
 #[test]
 fn a_long_ledger_is_compared_in_pieces_and_no_ban_is_forgotten() {
     let mut engine = engine();
