@@ -48,12 +48,15 @@ const VITALS_AGE_MS: u64 = 15_000;
 /// Period of saving the history.
 const SAVE_EVERY_MS: u64 = 600_000;
 
+/// When the busiest clients were found (boot clock, ms), and the list.
+type FoundAt = (u64, Arc<ClientList>);
+
 pub(crate) struct Live {
     backend: Arc<dyn Backend>,
     feed: Arc<Feed>,
     readings: tokio::sync::Mutex<Readings>,
     /// One in flight for each of [`TOP_SHARED`], however many ask.
-    top: [tokio::sync::Mutex<Option<(u64, Arc<ClientList>)>>; TOP_SHARED.len()],
+    top: [tokio::sync::Mutex<Option<FoundAt>>; TOP_SHARED.len()],
     history: Mutex<History>,
     history_json: Mutex<BTreeMap<Range, (i64, Bytes)>>,
     history_path: Option<PathBuf>,
