@@ -247,7 +247,8 @@ impl Parser {
         match (text.is_empty(), is_json) {
             (true, _) => Err(Rejected::Empty),
             (false, true) => self.read_json(line, texts),
-            (false, false) => self.text.read(text, &mut self.reader, texts),
+            // A blank at its start may stand behind an empty first field.
+            (false, false) => self.text.read(line.trim_ascii_end(), &mut self.reader, texts),
         }
     }
 

@@ -28,10 +28,10 @@ pub(crate) fn without_header(line: &[u8]) -> Option<&[u8]> {
     // `HOST TAG: ` or `TAG: `.
     let (one, rest) = word(text)?;
     if is_tag(one) {
-        return Some(rest.trim_ascii_start());
+        return Some(rest);
     }
     let (tag, rest) = word(rest)?;
-    is_tag(tag).then_some(rest.trim_ascii_start())
+    is_tag(tag).then_some(rest)
 }
 
 fn after_priority(line: &[u8]) -> Option<&[u8]> {
@@ -133,7 +133,7 @@ mod tests {
         check("Nov  4 14:35:01 nginx: ");
         check("<190>Nov 24 14:35:01 web nginx: ");
         check("2026-11-24T14:35:01.123456+00:00 web nginx: ");
-        check("2026-11-24T14:35:01Z web.example.org app/nginx[7]:  ");
+        check("2026-11-24T14:35:01Z web.example.org app/nginx[7]: ");
         check("<190>1 2026-11-24T14:35:01.003Z web nginx 71 - - ");
         check("<190>1 - - nginx - - - \u{feff}");
         check(r#"<13>1 2026-11-24T14:35:01Z web nginx 71 id [a@1 b="c\] d"][e@2] "#);

@@ -140,6 +140,7 @@ impl Recogniser {
         reader: &mut Reader,
         texts: &mut Texts<'_>,
     ) -> Result<Line, Rejected> {
+        let line = if self.only_combined { line.trim_ascii_start() } else { line };
         let learned = self.learned.and_then(|at| KNOWN.get(at));
         let mut refused = None;
         if let Some(known) = learned {

@@ -77,7 +77,9 @@ impl Plan {
         let mut at = if line.starts_with(&self.lead) { self.lead.len() } else { return None };
         let mut before = Spans::none();
         for (number, piece) in self.pieces.iter().enumerate() {
-            if piece.is_clients && !piece.then.text.is_empty() {
+            // Before the address only a quote can be out of place: everything else would let a client choose the address.
+            let may_move = number > self.addr_piece || matches!(piece.end, End::Quote { .. });
+            if may_move && piece.is_clients && !piece.then.text.is_empty() {
                 let starts = piece.then.finder.find_iter(line.get(at..)?).take(MAX_TRIES);
                 let mut found = starts.filter_map(|start| {
                     let mut spans = before;

@@ -238,6 +238,17 @@ fn a_client_cannot_choose_the_address_of_a_recognised_line() {
     }
     assert_eq!(log.line(format!("{ISO} www.example.org {ADDR} {REQUEST}")), OURS);
     assert_eq!(log.line(format!("{ISO} 203.0.113.1 {ADDR} {REQUEST}")), OURS);
+    // The host of a request that is none is empty, and its line no line of another format.
+    let mut log = Log::auto();
+    assert_eq!(log.line(host_first("www.example.org")), OURS);
+    for _ in 0..8 {
+        assert_eq!(log.line(host_first("")), OURS);
+    }
+    assert_eq!(log.0.recognised(), Some("combined, host first"));
+    // Found by the fuzzer: where no format fitted, the host was extended over the address.
+    let user = "3.0.113.1 - -x";
+    let read = Log::auto().line(format!("{ADDR} - {user} [{ISO}] {REQUEST}"));
+    assert!(!read.contains("3.0.113.1"), "{read}");
     // A format cannot be unlearned by odd lines.
     let mut log = Log::auto();
     assert_eq!(log.line(host_first("www.example.org")), OURS);
