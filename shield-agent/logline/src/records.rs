@@ -35,6 +35,7 @@ impl Parser {
         while at < end {
             if self.wrapper.is_settled_bare() {
                 at = self.parse_fast(block, at, out);
+                at = self.parse_text(block, at, end, &mut texts, out);
             }
             let rest = block.get(at..end).unwrap_or_default();
             let Some(len) = memchr(b'\n', rest) else { break };
@@ -72,6 +73,32 @@ impl Parser {
         while let Some((line, next)) = self.read_fast(block, at) {
             out.lines.push(line);
             at = next;
+            requests = requests.saturating_add(1);
+        }
+        self.wrapper.note_bare(requests);
+        at
+    }
+
+    /// Does the same for lines of text.
+    #[inline]
+    fn parse_text(
+        &mut self,
+        block: &[u8],
+        mut at: usize,
+        end: usize,
+        texts: &mut Texts<'_>,
+        out: &mut Output,
+    ) -> usize {
+        let mut requests = 0_u32;
+        while self.text.is_settled()
+            && let Some(rest) = block.get(at..end)
+            && let Some(len) = memchr(b'\n', rest)
+            && let Some(line) = rest.get(..len)
+            && len <= self.max_line_bytes
+            && let Some(found) = self.text.read_settled(line, &mut self.reader, texts)
+        {
+            out.lines.push(found);
+            at += len + 1;
             requests = requests.saturating_add(1);
         }
         self.wrapper.note_bare(requests);

@@ -81,15 +81,54 @@ fn clean_bytes(word: u64) -> usize {
 }
 
 /// Returns the first `"` at or after `from` that no backslash escapes.
+#[inline]
 pub(crate) fn closing_quote(text: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
-        let found = at + memchr::memchr2(b'"', b'\\', text.get(at..)?)?;
+        let found = match near(text, at, |word| marks(word, b'"') | marks(word, b'\\')) {
+            Ok(found) => found,
+            Err(at) => at + memchr::memchr2(b'"', b'\\', text.get(at..)?)?,
+        };
         if text.get(found) == Some(&b'"') {
             return Some(found);
         }
         at = found + 2;
     }
+}
+
+/// Returns the first `byte` at or after `from`. Nearly all fields of a line are short, and for those a call costs more than
+/// looking at a few words.
+#[inline]
+pub(crate) fn find(text: &[u8], from: usize, byte: u8) -> Option<usize> {
+    match near(text, from, |word| marks(word, byte)) {
+        Ok(found) => Some(found),
+        Err(at) => Some(at + memchr(byte, text.get(at..)?)?),
+    }
+}
+
+/// Looks at a few words; returns the place of the first byte that is marked in them, or where to look on.
+#[inline]
+fn near(text: &[u8], from: usize, marked: impl Fn(u64) -> u64) -> Result<usize, usize> {
+    const WORDS: usize = 4;
+    let mut at = from;
+    for _ in 0..WORDS {
+        let Some(chunk) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) else { break };
+        let found = marked(u64::from_le_bytes(*chunk));
+        if found != 0 {
+            return Ok(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    Err(at)
+}
+
+/// Sets the high bit of each byte that equals `byte`; exact up to the lowest one (Mycroft's `haszero`).
+#[inline]
+fn marks(word: u64, byte: u8) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let differ = word ^ (ONES * u64::from(byte));
+    differ.wrapping_sub(ONES) & !differ & HIGHS
 }
 
 enum Escaped {
@@ -179,6 +218,22 @@ mod tests {
             proptest::prop_assert_eq!(fast, slow.as_ref().map(|(_, rest)| *rest));
             if let Some((expected, _)) = slow {
                 proptest::prop_assert_eq!(plain, [before.as_bytes(), &expected].concat());
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_is_found_wherever_it_is() {
+        for len in 0..70 {
+            let mut text = vec![b'!'; len];
+            assert_eq!(find(&text, 0, b'"'), None, "{len}");
+            for at in 0..len {
+                text[at] = b'"';
+                assert_eq!(find(&text, 0, b'"'), Some(at));
+                assert_eq!(closing_quote(&text, 0), Some(at));
+                assert_eq!(find(&text, at + 1, b'"'), None);
+                assert_eq!(find(&text, at / 2, b'"'), Some(at));
+                text[at] = b'#';
             }
         }
     }

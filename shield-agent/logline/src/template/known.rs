@@ -15,6 +15,7 @@ use super::variable::Take;
 use super::{Escape, Template};
 use crate::address::TrustedProxies;
 use crate::fields::{Reader, Texts};
+use crate::syslog;
 use shield_engine::request::{Line, Rejected};
 
 /// Lines of another format in a row before it is tried first.
@@ -167,13 +168,37 @@ impl Recogniser {
             .chain(self.candidates().filter(|_| learned.is_none()).map(|(_, known)| known))
             .filter(|known| known.start != Start::List)
             .find_map(|known| {
-                let spans = known.template.plan.salvage(line, &|spans| super::whole(line, spans, reader))?;
-                known.finish(line, spans, learned.is_some(), reader, texts).ok()
+                let mut spans =
+                    known.template.plan.salvage(line, &|spans| super::whole(line, spans, reader))?;
+                known.finish(line, &mut spans, learned.is_some(), reader, texts).ok()
             });
         match salvaged {
             Some(found) => Ok(Line { salvaged: true, ..found }),
             None => Err(refused.unwrap_or(Rejected::Malformed)),
         }
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.learned.is_some()
+    }
+
+    /// Reads a line exactly of the learned format, which is neither JSON nor behind a header of syslog.
+    #[inline]
+    pub(crate) fn read_settled(
+        &mut self,
+        line: &[u8],
+        reader: &mut Reader,
+        texts: &mut Texts<'_>,
+    ) -> Option<Line> {
+        let known = self.learned.and_then(|at| KNOWN.get(at))?;
+        let is_other = matches!(line.first(), None | Some(b'{' | b' ' | b'\t' | b'\r'));
+        if is_other || syslog::without_header(line).is_some() {
+            return None;
+        }
+        let found = known.read(line.trim_ascii_end(), true, reader, texts)?.ok()?;
+        self.misses = 0;
+        self.last = Some(known.name);
+        Some(found)
     }
 
     fn candidates(&self) -> impl Iterator<Item = (usize, &'static Known)> + use<> {
@@ -218,29 +243,29 @@ impl Known {
         reader: &mut Reader,
         texts: &mut Texts<'_>,
     ) -> Option<Result<Line, Rejected>> {
-        let spans = self.template.plan.fit(line)?;
+        let mut spans = Spans::none();
+        self.template.plan.fit(line, &mut spans)?;
         // In a log that is known to begin with the host this could be a Host header of the client's.
         let is_list = self.start == Start::Host && !is_learned && begins_a_list(spans.of(Take::Host, line));
         if is_list {
             return None;
         }
-        Some(self.finish(line, spans, is_learned, reader, texts))
+        Some(self.finish(line, &mut spans, is_learned, reader, texts))
     }
 
     #[inline]
     fn finish(
         &self,
         line: &[u8],
-        spans: Spans,
+        spans: &mut Spans,
         is_learned: bool,
         reader: &mut Reader,
         texts: &mut Texts<'_>,
     ) -> Result<Line, Rejected> {
-        let spans = match self.start {
-            Start::List => split_list(line, spans, is_learned, reader).ok_or(Rejected::NoAddress)?,
-            _ => spans,
-        };
-        let values = Plan::values(line, &spans, reader)?;
+        if self.start == Start::List {
+            split_list(line, spans, is_learned, reader).ok_or(Rejected::NoAddress)?;
+        }
+        let values = Plan::values(line, spans, reader)?;
         let names_another = |take| names_another(spans.of(take, line), values.client.addr);
         let is_doubtful = match self.start {
             Start::Address => !is_learned && names_another(Take::User),
@@ -252,7 +277,7 @@ impl Known {
         if is_doubtful {
             return Err(Rejected::NoAddress);
         }
-        Ok(self.template.plan.finish(line, &spans, &values, texts))
+        Ok(self.template.plan.finish(line, spans, &values, texts))
     }
 }
 
@@ -276,7 +301,7 @@ fn names_another(text: &[u8], addr: std::net::IpAddr) -> bool {
 
 /// Splits `LIST - USER` into the two. The client may have written ` - ` into both, so every place at which the list can
 /// end must give the same client; of several clients only one that the proxies in front can have written is believed.
-fn split_list(line: &[u8], spans: Spans, is_learned: bool, reader: &Reader) -> Option<Spans> {
+fn split_list(line: &[u8], spans: &mut Spans, is_learned: bool, reader: &Reader) -> Option<()> {
     let both = spans.of(Take::Addr, line);
     let mut found: Option<(&[u8], std::net::IpAddr, bool)> = None;
     for at in memmem::find_iter(both, b" -").take(MAX_SPLITS) {
@@ -297,5 +322,5 @@ fn split_list(line: &[u8], spans: Spans, is_learned: bool, reader: &Reader) -> O
             _ => found = Some((list, client.addr, comes_by_proxy)),
         }
     }
-    found.map(|(list, ..)| spans.with(Take::Addr, list, line))
+    found.map(|(list, ..)| spans.change(Take::Addr, list, line))
 }

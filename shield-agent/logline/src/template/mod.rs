@@ -156,16 +156,27 @@ impl Template {
 
     /// Reads a line. A line that has the format but no valid value is refused for that.
     fn read(&self, line: &[u8], reader: &mut Reader, texts: &mut Texts<'_>) -> Result<Line, Rejected> {
-        let exact = self.plan.fit(line);
-        let refused = match exact.map(|spans| (Plan::values(line, &spans, reader), spans)) {
-            Some((Ok(values), spans)) => return Ok(self.plan.finish(line, &spans, &values, texts)),
-            Some((Err(why), _)) => why,
-            None => Rejected::Malformed,
+        let refused = match self.read_exactly(line, reader, texts) {
+            Ok(found) => return Ok(found),
+            Err(why) => why,
         };
         match refused {
             Rejected::Malformed | Rejected::NoStatus => self.salvage(line, reader, texts).ok_or(refused),
             _ => Err(refused),
         }
+    }
+
+    #[inline]
+    fn read_exactly(
+        &self,
+        line: &[u8],
+        reader: &mut Reader,
+        texts: &mut Texts<'_>,
+    ) -> Result<Line, Rejected> {
+        let mut spans = Spans::none();
+        self.plan.fit(line, &mut spans).ok_or(Rejected::Malformed)?;
+        let values = Plan::values(line, &spans, reader)?;
+        Ok(self.plan.finish(line, &spans, &values, texts))
     }
 
     fn salvage(&self, line: &[u8], reader: &mut Reader, texts: &mut Texts<'_>) -> Option<Line> {
@@ -213,6 +224,29 @@ impl TextReader {
                 template.read(bare, reader, texts)
             }),
             TextReader::Known(known) => known.read(line, reader, texts),
+        }
+    }
+
+    /// Returns whether the format is known.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self {
+            TextReader::Own(_) => true,
+            TextReader::Known(known) => known.is_settled(),
+        }
+    }
+
+    /// Reads a line exactly of the format that is known, as [`TextReader::read`] would with the header and the blanks around it removed.
+    #[inline]
+    pub(crate) fn read_settled(
+        &mut self,
+        line: &[u8],
+        reader: &mut Reader,
+        texts: &mut Texts<'_>,
+    ) -> Option<Line> {
+        match self {
+            TextReader::Own(_) if line.last() == Some(&b'\r') => None,
+            TextReader::Own(template) => template.read_exactly(line, reader, texts).ok(),
+            TextReader::Known(known) => known.read_settled(line, reader, texts),
         }
     }
 

@@ -8,7 +8,7 @@ use super::request;
 use super::variable::{Class, TIME_LOCAL_BYTES, Take};
 use crate::address::{self, Attributed};
 use crate::fields::{MAX_STATUS, Reader, Texts, decimal};
-use crate::text::{closing_quote, unescape};
+use crate::text::{closing_quote, find, unescape};
 use shield_engine::request::{Line, Rejected};
 use shield_engine::time::EventSecs;
 use std::borrow::Cow;
@@ -19,27 +19,34 @@ const MAX_TRIES: usize = 64;
 
 /// Where the fields of a line are.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Spans([(usize, usize); Take::COUNT]);
+pub(crate) struct Spans([(u32, u32); Take::COUNT]);
 
 impl Spans {
-    fn none() -> Spans {
+    pub(crate) fn none() -> Spans {
         Spans([(0, 0); Take::COUNT])
     }
 
     fn set(&mut self, take: Take, start: usize, end: usize) {
-        self.0[take as usize] = (start, end);
+        // No line is longer: the configuration allows 16 MiB.
+        let short = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        self.0[take as usize] = (short(start), short(end));
     }
 
     pub(crate) fn of<'l>(&self, take: Take, line: &'l [u8]) -> &'l [u8] {
-        let (start, end) = self.0[take as usize];
+        let (start, end) = self.bounds(take);
         line.get(start..end).unwrap_or_default()
     }
 
+    #[inline]
+    fn bounds(&self, take: Take) -> (usize, usize) {
+        let (start, end) = self.0[take as usize];
+        (start as usize, end as usize)
+    }
+
     /// Moves the start or the end of a field.
-    pub(crate) fn with(mut self, take: Take, text: &[u8], line: &[u8]) -> Spans {
+    pub(crate) fn change(&mut self, take: Take, text: &[u8], line: &[u8]) {
         let start = text.as_ptr().addr().wrapping_sub(line.as_ptr().addr());
         self.set(take, start, start + text.len());
-        self
     }
 }
 
@@ -54,11 +61,11 @@ pub(crate) struct Values {
 
 impl Plan {
     /// Finds the fields of a line that has this format exactly.
-    pub(crate) fn fit(&self, line: &[u8]) -> Option<Spans> {
-        let mut spans = Spans::none();
-        let at = if line.starts_with(&self.lead) { self.lead.len() } else { return None };
-        self.fit_from(0, line, at, &mut spans)?;
-        is_time_of(self.time, spans.of(Take::Time, line)).then_some(spans)
+    #[inline]
+    pub(crate) fn fit(&self, line: &[u8], spans: &mut Spans) -> Option<()> {
+        let at = if self.lead.is_at(line, 0) { self.lead.text.len() } else { return None };
+        self.fit_from(0, line, at, spans)?;
+        is_time_of(self.time, spans.of(Take::Time, line)).then_some(())
     }
 
     #[inline]
@@ -74,7 +81,7 @@ impl Plan {
     /// Finds the fields of a line in which a text of the client's is not escaped as it should be: the first end of that text
     /// with which the rest has the format. `None` also when that would leave two addresses to choose from.
     pub(crate) fn salvage(&self, line: &[u8], is_whole: &dyn Fn(&Spans) -> Option<IpAddr>) -> Option<Spans> {
-        let mut at = if line.starts_with(&self.lead) { self.lead.len() } else { return None };
+        let mut at = if self.lead.is_at(line, 0) { self.lead.text.len() } else { return None };
         let mut before = Spans::none();
         for (number, piece) in self.pieces.iter().enumerate() {
             // Before the address only a quote can be out of place: everything else would let a client choose the address.
@@ -102,7 +109,7 @@ impl Plan {
     /// Checks the fields.
     pub(crate) fn values(line: &[u8], spans: &Spans, reader: &mut Reader) -> Result<Values, Rejected> {
         let client = attribute(line, spans, reader).ok_or(Rejected::NoAddress)?;
-        let time = reader.times.parse(spans.of(Take::Time, line)).ok_or(Rejected::NoTime)?;
+        let time = time(line, spans, reader).ok_or(Rejected::NoTime)?;
         let status = status(spans.of(Take::Status, line)).ok_or(Rejected::NoStatus)?;
         let size = size(spans.of(Take::Size, line)).ok_or(Rejected::Malformed)?;
         Ok(Values { client, time, status, size })
@@ -133,7 +140,8 @@ impl Plan {
     }
 
     fn unescaped<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
-        if self.escape == Escape::None { Cow::Borrowed(text) } else { unescape(text) }
+        let is_plain = self.escape == Escape::None || find(text, 0, b'\\').is_none();
+        if is_plain { Cow::Borrowed(text) } else { unescape(text) }
     }
 
     fn target<'l>(&self, line: &'l [u8], spans: &Spans) -> (&'l [u8], &'l [u8]) {
@@ -165,15 +173,14 @@ impl Piece {
     /// Returns where the text behind the piece begins.
     #[inline]
     fn end(&self, line: &[u8], at: usize) -> Option<usize> {
-        let rest = line.get(at..)?;
         let then_at = match self.end {
-            End::Byte { byte, back } => (at + memchr(byte, rest)?).checked_sub(back)?,
+            End::Byte { byte, back } => find(line, at, byte)?.checked_sub(back)?,
             End::Quote { back } => closing_quote(line, at)?.checked_sub(back)?,
             End::Fixed(len) => at + len,
             End::Line => line.len().checked_sub(self.then.text.len())?,
-            End::Open => at + memchr(b' ', rest).unwrap_or(rest.len()),
+            End::Open => find(line, at, b' ').unwrap_or(line.len()),
         };
-        let is_there = then_at >= at && line.get(then_at..)?.starts_with(&self.then.text);
+        let is_there = then_at >= at && self.then.is_at(line, then_at);
         is_there.then_some(then_at)
     }
 
@@ -185,8 +192,8 @@ impl Piece {
                 Start::Behind { byte, distance } => at + memrchr(byte, line.get(at..end)?)? + distance,
                 Start::Fixed(len) => end.checked_sub(len)?,
             };
-            let before = start.checked_sub(field.before.len()).filter(|before| *before >= at)?;
-            if start > end || line.get(before..start)? != &*field.before {
+            let before = start.checked_sub(field.before.text.len()).filter(|before| *before >= at)?;
+            if start > end || !field.before.is_at(line, before) {
                 return None;
             }
             spans.set(field.take, start, end);
@@ -209,7 +216,7 @@ fn is_time_of(class: Class, text: &[u8]) -> bool {
 /// Attributes the line to its client.
 #[inline]
 pub(crate) fn attribute(line: &[u8], spans: &Spans, reader: &Reader) -> Option<Attributed> {
-    let (start, end) = spans.0[Take::Addr as usize];
+    let (start, end) = spans.bounds(Take::Addr);
     if reader.proxies.is_empty()
         && let Some((addr, len)) = address::leading_ipv4(line.get(start..)?)
         && start + len == end
@@ -217,6 +224,15 @@ pub(crate) fn attribute(line: &[u8], spans: &Spans, reader: &Reader) -> Option<A
         return Some(Attributed { addr: IpAddr::V4(addr), behind_proxy: false });
     }
     reader.proxies.attribute(line.get(start..end)?, spans.of(Take::Forwarded, line))
+}
+
+#[inline]
+fn time(line: &[u8], spans: &Spans, reader: &mut Reader) -> Option<EventSecs> {
+    let (start, end) = spans.bounds(Take::Time);
+    match reader.times.match_start(line.get(start..)?) {
+        Some((secs, len)) if start + len == end => Some(secs),
+        _ => reader.times.parse(line.get(start..end)?),
+    }
 }
 
 #[inline]
