@@ -206,6 +206,9 @@ impl Engine {
             let because = "its address comes from a proxy's header, so its packets cannot be dropped here";
             return self.observe_only(bannable, evidence, because.to_owned(), SUPPRESSION_MS, now, out);
         }
+        if let Some(because) = evidence.observe.clone() {
+            return self.observe_only(bannable, evidence, because, SUPPRESSION_MS, now, out);
+        }
         if self.settings.verify_search_engines == Switch::On && !self.blast.is_held(client) {
             // Its window is kept: what it shows of the client is asked when the answer is there.
             self.suppressed.insert(client, now.boot_ms + VERIFY_MS);

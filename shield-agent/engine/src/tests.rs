@@ -59,6 +59,8 @@ fn evidence() -> Box<Evidence> {
         errors: 0,
         measures: Vec::new(),
         top_paths: Vec::new(),
+        account: Vec::new(),
+        observe: None,
         at_secs: T0.wall_secs(),
     })
 }

@@ -44,6 +44,8 @@ pub(crate) fn evidence() -> Evidence {
         errors: 4,
         measures: vec![],
         top_paths: vec![PathCount { path: "/<script>alert(1)</script>".into(), count: 223 }],
+        account: Vec::new(),
+        observe: None,
         at_secs: AT_MS / 1000,
     }
 }

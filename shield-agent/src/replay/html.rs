@@ -208,6 +208,8 @@ mod tests {
             errors: 6,
             measures: Vec::new(),
             top_paths: vec![PathCount { path: path.to_owned(), count: 6 }],
+            account: Vec::new(),
+            observe: None,
             at_secs: 60,
         };
         let ban = ReplayedBan {

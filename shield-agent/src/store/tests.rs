@@ -83,6 +83,8 @@ fn evidence() -> Box<Evidence> {
         errors: 1,
         measures: vec![],
         top_paths: vec![],
+        account: Vec::new(),
+        observe: None,
         at_secs: 1,
     })
 }

@@ -103,6 +103,8 @@ fn occurrences(measure: &Measure) -> Option<String> {
     let (one, many) = match measure.name.as_str() {
         "pages_sustained" => ("page in a sustained period", "pages in a sustained period"),
         "pages_burst" => ("page within seconds", "pages within seconds"),
+        "score" => ("point of evidence", "points of evidence"),
+        "kinds_of_paths" => ("kind of path in 60 s, hardly one served", "kinds of paths in 60 s, hardly one served"),
         "requests_for_one_page" => ("request for the same page", "requests for the same page"),
         "probes_60s" => ("probe for vulnerabilities in 60 s", "probes for vulnerabilities in 60 s"),
         "probes_600s" => ("probe for vulnerabilities in 10 min", "probes for vulnerabilities in 10 min"),
@@ -170,6 +172,8 @@ pub(super) mod tests {
             errors: 73,
             measures: self::measures(measures),
             top_paths: Vec::new(),
+            account: Vec::new(),
+            observe: None,
             at_secs: 0,
         }
     }
@@ -292,11 +296,10 @@ pub(super) mod tests {
         let first = [
             "pages_sustained",
             "pages_burst",
-            "probes_60s",
-            "scripts_answered_alike",
+            "kinds_of_paths",
+            "score",
             "targets_of_a_campaign",
             "probes_of_its_network",
-            "probes_600s",
             "malformed_requests",
             "failures",
             "z-score",

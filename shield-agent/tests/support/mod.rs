@@ -392,6 +392,7 @@ fn explanation(client: Client) -> Explanation {
         errors: 80,
         rate: 1.5,
         baseline: baseline(),
+        account: Vec::new(),
         rules: vec![
             RuleView { rule: Rule::Probing, fires: true, not_asked: None, measures: vec![measure()] },
             RuleView {
@@ -421,6 +422,8 @@ fn evidence() -> Evidence {
         errors: 80,
         measures: vec![measure()],
         top_paths: vec![PathCount { path: "/.env".into(), count: 7 }],
+        account: Vec::new(),
+        observe: None,
         at_secs: 1_800_000_000,
     }
 }

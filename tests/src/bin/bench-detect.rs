@@ -47,7 +47,7 @@ struct Arguments {
     /// List each missed and each wrongly banned client (real addresses: do not publish)
     #[arg(long)]
     each: bool,
-    /// Cross-validate the probing threshold, leaving out one log at a time
+    /// Cross-validate the score's threshold, leaving out one log at a time
     #[arg(long)]
     sweep: bool,
     /// For each clause of each rule, show its margin to clients that must stay, and the number of attackers it catches
@@ -252,23 +252,21 @@ fn each_nearness(path: &Path, labels: &Labels, visit: &mut dyn FnMut(Client, Dec
     Ok(())
 }
 
-/// Leave-one-out cross-validation of the probing threshold, from sensitive to insensitive.
+/// Leave-one-out cross-validation of the score's threshold, from sensitive to insensitive.
 #[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
 fn sweep(arguments: &Arguments) -> Result<()> {
-    const THRESHOLDS: [f64; 9] = [6.0, 8.0, 10.0, 11.5, 13.0, 15.0, 20.0, 26.0, 40.0];
+    const THRESHOLDS: [f64; 9] = [6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 26.0, 40.0];
     let mut table: Vec<Vec<Score>> = Vec::new();
     for threshold in THRESHOLDS {
         let mut policy = Policy::default();
-        let scale = threshold / policy.probing.threshold_60s;
-        policy.probing.threshold_60s = threshold;
-        policy.probing.threshold_600s *= scale;
+        policy.evidence.threshold = threshold;
         let scores = LOGS.iter().map(|log| {
             let (labels, outcome) = run(log, arguments, policy.clone())?;
             Ok(labels.score(&outcome))
         });
         table.push(scores.collect::<Result<_>>()?);
         let total = sum(table.last().into_iter().flatten());
-        print_row(&format!("probing.threshold_60s = {threshold}"), &total, arguments.json)?;
+        print_row(&format!("evidence.threshold = {threshold}"), &total, arguments.json)?;
     }
     let mut held_out = Score::default();
     for (left_out, log) in LOGS.iter().enumerate() {

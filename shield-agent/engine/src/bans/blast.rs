@@ -314,6 +314,8 @@ mod tests {
             errors: 0,
             measures: Vec::new(),
             top_paths: Vec::new(),
+            account: Vec::new(),
+            observe: None,
             at_secs: 0,
         };
         let client = Allowlist::default().admit(client(n), 64).unwrap();

@@ -12,18 +12,10 @@ use crate::detect::window::{Counts, WINDOW_SECS, Window};
 pub(crate) struct Spread {
     /// Distinct targets over the window, without assets.
     pub paths: u32,
-    /// Distinct failed targets over the window.
-    pub failed_paths: u32,
-    /// The largest number of distinct scripts over the window that got the same answer.
+    /// The largest number of distinct scripts over the window that were served the same page.
     pub alike_scripts: u32,
-    /// Weight over the window of targets shaped like probes, in tenths of a failed path.
-    pub shaped_weight: u32,
-    /// The same of targets that merely failed.
-    pub plain_weight: u32,
-    /// Weight over 10 min of targets shaped like probes.
-    pub shaped_weight_600: u32,
-    /// The same of targets that merely failed, over 10 min.
-    pub plain_weight_600: u32,
+    /// The same of scripts that were redirected.
+    pub alike_redirected: u32,
     /// Requests other than POST for one target, the most of any target, over the last 30 to 60 s.
     pub repeats: u32,
     /// POSTs to one target, the most of any target, over the last 30 to 60 s.
@@ -38,18 +30,8 @@ pub(crate) struct Spread {
 pub(crate) struct Ceiling {
     /// See [`Spread::paths`].
     pub paths: u16,
-    /// See [`Spread::failed_paths`].
-    pub failed_paths: u16,
     /// Distinct scripts, whatever the answer.
     pub scripts: u16,
-    /// See [`Spread::shaped_weight`].
-    pub shaped_weight: u16,
-    /// See [`Spread::plain_weight`].
-    pub plain_weight: u16,
-    /// See [`Spread::shaped_weight_600`].
-    pub shaped_weight_600: u16,
-    /// See [`Spread::plain_weight_600`].
-    pub plain_weight_600: u16,
     /// See [`Spread::repeats`].
     pub repeats: u16,
     /// See [`Spread::posts`].
@@ -182,24 +164,46 @@ impl Activity {
     /// Computes the spread at `second`.
     pub(crate) fn spread(&self, second: u32) -> Spread {
         let mut spread = Spread::default();
-        let mut scripts = false;
-        for target in self.targets.iter().filter(|t| t.is_within(TARGET_SECS, second)) {
+        for target in self.targets.iter().filter(|t| t.is_within(WINDOW_SECS, second)) {
             spread.count(target, second);
-            scripts |= target.flags.has(Flags::SCRIPT);
         }
-        if scripts {
-            spread.alike_scripts = self.alike_scripts(second);
-        }
+        (spread.alike_scripts, spread.alike_redirected) = self.alike_scripts(second);
         spread
     }
 
-    fn alike_scripts(&self, second: u32) -> u32 {
+    /// Distinct scripts over the window that were served the same page, and that were redirected alike.
+    pub(crate) fn alike_scripts(&self, second: u32) -> (u32, u32) {
+        if self.ceiling.scripts < 2 {
+            return (0, 0);
+        }
         let mut alike = [0; 256];
         let recent = self.targets.iter().filter(|target| target.is_within(WINDOW_SECS, second));
         for target in recent.filter(|target| target.flags.has(Flags::SCRIPT)) {
             alike[usize::from(target.answer)] += 1;
         }
-        alike.iter().skip(1).copied().max().unwrap_or(0)
+        // Marks of pages are odd, of redirects even, see `trace.rs`.
+        let most = |from: usize| alike.iter().skip(from).step_by(2).copied().max().unwrap_or(0);
+        (most(1), most(2))
+    }
+
+    /// Distinct pages that were served before `second` within the window, and neither refused nor redirected.
+    pub(crate) fn served_pages(&self, second: u32) -> u32 {
+        let served = |target: &&Target| {
+            (target.last < second || target.flags.has(Flags::EARLIER))
+                && target.is_within(WINDOW_SECS, second)
+                && target.weight == 0
+                && !target.flags.has(Flags::HAS_FAILED)
+                && !target.flags.has(Flags::REDIRECTED)
+        };
+        self.targets.iter().filter(served).count() as u32
+    }
+
+    /// Keys of the distinct targets over the window.
+    pub(crate) fn recent_keys(&self, second: u32) -> impl Iterator<Item = u32> {
+        self.targets
+            .iter()
+            .filter(move |target| target.is_within(WINDOW_SECS, second))
+            .map(|target| target.key)
     }
 
     /// Computes the spread at `second`, removes expired targets, and lowers the ceiling to what is left.
@@ -257,16 +261,12 @@ impl Ceiling {
     /// true value at `second` or later.
     #[inline]
     fn raise(&mut self, before: &Target, after: &Target, second: u32) {
-        if after.weight > 0 {
-            self.raise_weights(before, after, second);
-        }
         if !after.is_within(WINDOW_SECS, second) {
             return;
         }
         let was_recent = before.last > 0 && before.is_within(WINDOW_SECS, second);
         let grow = |value: &mut u16, by: bool| *value = value.saturating_add(u16::from(by));
         if !after.is_plain() {
-            grow(&mut self.failed_paths, after.has_failed() && !(was_recent && before.has_failed()));
             // See `Spread::count`.
             if after.flags.has(Flags::MISSED) {
                 return;
@@ -278,46 +278,19 @@ impl Ceiling {
         let most = if after.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
         *most = (*most).max(after.repeats(second).min(Ceiling::MAX) as u16);
     }
-
-    #[cold]
-    fn raise_weights(&mut self, before: &Target, after: &Target, second: u32) {
-        let grow = |value: &mut u16, shaped, secs| {
-            let weight_of = |target: &Target| {
-                let counts = target.flags.has(Flags::SHAPED) == shaped && target.is_within(secs, second);
-                if counts { u16::from(target.weight) } else { 0 }
-            };
-            *value = value.saturating_add(weight_of(after).saturating_sub(weight_of(before)));
-        };
-        grow(&mut self.shaped_weight, true, WINDOW_SECS);
-        grow(&mut self.plain_weight, false, WINDOW_SECS);
-        grow(&mut self.shaped_weight_600, true, TARGET_SECS);
-        grow(&mut self.plain_weight_600, false, TARGET_SECS);
-    }
 }
 
 impl Spread {
     fn count(&mut self, target: &Target, second: u32) {
-        let weight = u32::from(target.weight);
-        let recent = target.is_within(WINDOW_SECS, second);
-        if target.flags.has(Flags::SHAPED) {
-            self.shaped_weight_600 += weight;
-            self.shaped_weight += if recent { weight } else { 0 };
-        } else {
-            self.plain_weight_600 += weight;
-            self.plain_weight += if recent { weight } else { 0 };
+        if target.flags.has(Flags::MISSED) {
+            return;
         }
-        if recent {
-            self.failed_paths += u32::from(target.has_failed());
-        }
-        // Missing pictures are many to a page, and no pages.
-        if recent && !target.flags.has(Flags::MISSED) {
-            self.paths += 1;
-            let most = if target.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
-            *most = (*most).max(target.repeats(second));
-            // Posts that are accepted have another target.
-            if target.flags.has(Flags::POST) && target.has_failed() {
-                self.unwanted_posts = self.unwanted_posts.max(target.repeats(second));
-            }
+        self.paths += 1;
+        let most = if target.flags.has(Flags::POST) { &mut self.posts } else { &mut self.repeats };
+        *most = (*most).max(target.repeats(second));
+        // Posts that are accepted have another target.
+        if target.flags.has(Flags::POST) && target.has_failed() {
+            self.unwanted_posts = self.unwanted_posts.max(target.repeats(second));
         }
     }
 }

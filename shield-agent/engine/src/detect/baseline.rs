@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::detect::moments::Moments;
 use crate::detect::ring::{SecondRing, ServerSecond};
+use crate::detect::score::SavedSite;
 
 /// Length of the rolling window, in minutes.
 const ROLLING_MINUTES: usize = 30;
@@ -237,6 +238,9 @@ const SAVED_VERSION: u32 = 1;
 struct Saved {
     version: u32,
     learned: Learned,
+    /// Absent before habits and standing were learned.
+    #[serde(default)]
+    site: SavedSite,
 }
 
 impl Baseline {
@@ -450,13 +454,13 @@ impl Baseline {
     }
 
     /// Serialises what was learned, for [`Baseline::restored`].
-    pub(crate) fn save(&self) -> Vec<u8> {
-        let saved = Saved { version: SAVED_VERSION, learned: self.learned.clone() };
+    pub(crate) fn save(&self, site: SavedSite) -> Vec<u8> {
+        let saved = Saved { version: SAVED_VERSION, learned: self.learned.clone(), site };
         serde_json::to_vec(&saved).expect("numbers, lists and names always serialise")
     }
 
     /// Reads what [`Baseline::save`] wrote; the levels are those of the last minute learned.
-    pub(crate) fn restored(bytes: &[u8], min_samples: u32) -> Result<Baseline, String> {
+    pub(crate) fn restored(bytes: &[u8], min_samples: u32) -> Result<(Baseline, SavedSite), String> {
         let saved: Saved = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
         if saved.version != SAVED_VERSION {
             return Err(format!(
@@ -467,7 +471,7 @@ impl Baseline {
         saved.learned.check()?;
         let mut baseline = Baseline { learned: saved.learned, ..Baseline::new(min_samples) };
         baseline.recompute(baseline.learned.minute);
-        Ok(baseline)
+        Ok((baseline, saved.site))
     }
 
     fn hour_mut(&mut self, second: u32) -> &mut HourSlot {
@@ -742,7 +746,8 @@ mod tests {
 
     #[test]
     fn impossible_numbers_are_not_restored() {
-        let saved: serde_json::Value = serde_json::from_slice(&Baseline::new(600).save()).unwrap();
+        let saved: serde_json::Value =
+            serde_json::from_slice(&Baseline::new(600).save(SavedSite::default())).unwrap();
         let minute = serde_json::to_value(ServerSpan::default()).unwrap();
         let clients = serde_json::to_value(ClientSpan::default()).unwrap();
         let refusal = |change: &dyn Fn(&mut serde_json::Value)| {
@@ -781,7 +786,7 @@ mod tests {
     fn it_survives_a_restart() {
         let mut baseline = Baseline::new(600);
         learn(&mut baseline, 86_400, 30, |second| second % 7, false);
-        let restored = Baseline::restored(&baseline.save(), 600).unwrap();
+        let restored = Baseline::restored(&baseline.save(SavedSite::default()), 600).unwrap().0;
         assert_eq!(restored.learned, baseline.learned);
         assert_eq!(restored.server(), baseline.server());
     }
@@ -789,7 +794,7 @@ mod tests {
     #[test]
     fn nonsense_is_not_restored() {
         assert!(Baseline::restored(b"", 600).is_err());
-        let saved = String::from_utf8(Baseline::new(600).save()).unwrap();
+        let saved = String::from_utf8(Baseline::new(600).save(SavedSite::default())).unwrap();
         assert!(Baseline::restored(saved.as_bytes(), 600).is_ok());
         for (from, to) in [("\"version\":1", "\"version\":2"), ("\"n\":0.0", "\"n\":-1.0")] {
             assert!(Baseline::restored(saved.replace(from, to).as_bytes(), 600).is_err(), "{to}");

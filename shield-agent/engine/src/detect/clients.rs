@@ -81,6 +81,9 @@ struct Light {
 
 const NO_REQUEST: u16 = u16::MAX;
 
+/// Marks the weight of a redirected request; weights are far below it.
+const REDIRECTED: u8 = 0x80;
+
 impl Default for Light {
     fn default() -> Light {
         Light {
@@ -105,15 +108,19 @@ impl Light {
         }
         self.keys[at] = trace.key;
         self.agos[at] = ago.min(u32::from(NO_REQUEST) - 1) as u16;
-        self.weights[at] = trace.weight;
+        self.weights[at] = trace.weight | if trace.is_redirected() { REDIRECTED } else { 0 };
         self.flags[at] = trace.flags;
         true
     }
 
     fn requests(&self) -> impl Iterator<Item = (u32, Trace)> {
         (0..self.len()).map(|at| {
-            let trace =
-                Trace { key: self.keys[at], flags: self.flags[at], weight: self.weights[at], answer: 0 };
+            // Of the answer only whether it was a redirect is kept.
+            let (weight, answer) = match self.weights[at] & REDIRECTED {
+                0 => (self.weights[at], 0),
+                _ => (self.weights[at] & !REDIRECTED, 2),
+            };
+            let trace = Trace { key: self.keys[at], flags: self.flags[at], weight, answer };
             (u32::from(self.agos[at]), trace)
         })
     }
@@ -248,11 +255,38 @@ impl Clients {
         }
     }
 
-    /// Makes a client suspect until `until`.
+    /// The activity of a client that is not light.
+    pub(crate) fn heavy(&self, key: u128) -> Option<&Activity> {
+        self.activities.get(self.records[self.position(key)?].activity as usize)
+    }
+
+    pub(crate) fn heavy_mut(&mut self, key: u128) -> Option<&mut Activity> {
+        let at = self.records[self.position(key)?].activity as usize;
+        self.activities.get_mut(at)
+    }
+
+    /// The counts of a light client over the window that ends before `second`, and its distinct pages served by then.
+    pub(crate) fn light_before(&self, key: u128, second: u32) -> (Counts, u32) {
+        let Some(record) = self.position(key).and_then(|at| self.records.get(at)) else {
+            return Default::default();
+        };
+        let counts = record.light_counts(WINDOW_SECS - 1, second.saturating_sub(1));
+        // At most a few requests: as an activity of its own it is counted like that of a busier client.
+        let served =
+            if counts.served_pages() > 0 { self.activity_of(record).served_pages(second) } else { 0 };
+        (counts, served)
+    }
+
+    /// Nothing is learned from a client until `second`.
     pub(crate) fn suspect(&mut self, key: u128, until: u32) {
         if let Some(at) = self.position(key) {
             self.records[at].suspect_until = until;
         }
+    }
+
+    /// Nothing is learned from a client before this second.
+    pub(crate) fn suspect_until(&self, key: u128) -> u32 {
+        self.position(key).map_or(0, |at| self.records[at].suspect_until)
     }
 
     pub(crate) fn forget(&mut self, key: u128) {

@@ -12,6 +12,7 @@ use crate::detect::baseline::{ClientMinute, Feature, Level};
 use crate::detect::campaigns::Campaigns;
 use crate::detect::clients::{ActiveClient, Clients};
 pub(crate) use crate::detect::clients::{LOOK_AHEAD, Prepared};
+use crate::detect::evidence::Charge;
 use crate::detect::global::Global;
 use crate::detect::good_standing::Standings;
 use crate::detect::good_targets::GoodTargets;
@@ -22,8 +23,11 @@ use crate::detect::policy::{Policy, Reference};
 use crate::detect::prefilter::Screening;
 use crate::detect::ring::{SecondRing, ServerSecond};
 use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
+use crate::detect::score::{ALIKE_FROM, Asked, Lately, Score, Scores};
+use crate::detect::standing::Service;
+use crate::detect::template::Template;
 use crate::detect::thresholds::Thresholds;
-use crate::detect::trace::{Flags, Trace, Tracer};
+use crate::detect::trace::{Flags, Seen, Trace, Tracer};
 use crate::detect::tries::Tries;
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::seeded_map::SeededState;
@@ -33,7 +37,7 @@ use crate::vocab::report::{
 };
 use crate::vocab::request::Request;
 use crate::vocab::time::EventSecs;
-use crate::vocab::verdict::{Evidence, PathCount, Rule, Verdict};
+use crate::vocab::verdict::{Charged, Evidence, PathCount, Rule, Verdict};
 
 /// Nothing is learned from a client for this long after a verdict against it.
 const SUSPECT_SECS: u32 = 60;
@@ -54,8 +58,9 @@ const LEARN_DELAY_SECS: u32 = 60;
 /// Minute boundaries processed one by one after a gap. By then every window is empty, and the rest is silence.
 const MINUTES_BEFORE_SILENCE: u32 = 3;
 
-/// The most paths in evidence.
+/// The most paths in evidence, and the most entries of an account.
 const TOP_PATHS: usize = 5;
+const TOP_CHARGES: usize = 12;
 
 /// A client's status when its request is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +95,9 @@ pub struct Detector {
     pub(super) good_targets: GoodTargets,
     pub(super) campaigns: Campaigns,
     pub(super) bad_networks: BadNetworks,
+    scores: Scores,
+    /// Whether any evidence counts.
+    is_scoring: bool,
     global: Global,
     changes: Vec<GlobalChange>,
     /// All requests: the rates on the status page and of the global anomaly.
@@ -119,6 +127,8 @@ impl Detector {
             good_targets: GoodTargets::default(),
             campaigns: Campaigns::new(hash, SeededState::new(seed)),
             bad_networks: BadNetworks::default(),
+            scores: Scores::new(&policy, hash),
+            is_scoring: policy.scores(),
             global: Global::default(),
             changes: Vec::new(),
             shown: SecondRing::new(WINDOW_SECS, 0),
@@ -197,11 +207,17 @@ impl Detector {
             self.paths.put(trace.key, path);
         }
         let prefilter = self.thresholds.prefilter();
-        let Some(recorded) = self.clients.record(prepared, second, &trace, prefilter) else {
-            self.teaching.add(second, error);
-            return self.verdict_by_company(prepared, &trace, second);
+        let recorded = self.clients.record(prepared, second, &trace, prefilter);
+        let is_light = recorded.is_none();
+        let (suspect_until, screening, scripts) = match recorded {
+            Some(recorded) => {
+                let scripts = recorded.activity.latest_ceiling().scripts;
+                (*recorded.suspect_until, recorded.screening, u32::from(scripts))
+            }
+            // Nearly every light client is plain: it is not looked up again.
+            None if !Scores::is_telling(&trace) => (0, Screening::Skip, 0),
+            None => (self.clients.suspect_until(prepared.client.key()), Screening::Skip, 0),
         };
-        let suspect_until = *recorded.suspect_until;
         if suspect_until <= second {
             self.teaching.add(second, error);
         }
@@ -209,25 +225,79 @@ impl Detector {
         if is_quiet {
             return Verdict::Normal;
         }
-        let activity = recorded.activity;
-        let spread = match recorded.screening {
-            Screening::Skip => return self.verdict_by_company(prepared, &trace, second),
-            Screening::CheckCounts => Spread::default(),
-            Screening::CheckAll => activity.settle(second),
+        let is_charged = self.is_scoring && {
+            let key = prepared.client.key();
+            let (status, size) = (request.status, request.size);
+            let is_try = trace != seen.trace;
+            let Seen { shape, query_key, .. } = seen;
+            let asked = Asked { key, second, path, query_key, trace: &trace, is_try, shape, status, size };
+            charge(&mut self.scores, &self.clients, &asked, scripts)
         };
-        let facts = Facts::of(activity, spread, self.thresholds.policy(), second);
-        let client = precedent_id(prepared.client.key());
+        let verdict = if is_charged || screening != Screening::Skip {
+            self.decide(prepared.client, is_light, screening, suspect_until, second)
+        } else {
+            Verdict::Normal
+        };
+        match verdict {
+            Verdict::Normal => self.verdict_by_company(prepared, &trace, second),
+            anomalous @ Verdict::Anomalous(_) => anomalous,
+        }
+    }
+
+    fn lately(&self, key: u128, second: u32) -> Lately {
+        lately(&self.clients, key, second, false)
+    }
+
+    /// Judges a client after a request that may have changed the result.
+    fn decide(
+        &mut self,
+        of: Client,
+        is_light: bool,
+        screening: Screening,
+        suspect_until: u32,
+        second: u32,
+    ) -> Verdict {
+        let key = of.key();
+        let score = if self.is_scoring {
+            self.scores.of(key, &self.lately(key, second), self.thresholds.policy(), second)
+        } else {
+            Score::default()
+        };
+        if !score.is_reached() && screening == Screening::Skip {
+            return Verdict::Normal;
+        }
+        let light;
+        let (activity, spread) = if is_light {
+            light = self.clients.activity(key).map_or_else(Activity::default, |(activity, _)| activity);
+            (&light, light.spread(second))
+        } else {
+            let Some(activity) = self.clients.heavy_mut(key) else { return Verdict::Normal };
+            let spread = match screening {
+                Screening::CheckCounts => Spread::default(),
+                Screening::Skip | Screening::CheckAll => activity.settle(second),
+            };
+            (&*activity, spread)
+        };
+        let mut facts = Facts::of(activity, spread, self.thresholds.policy(), second);
+        facts.score = score;
+        if screening != Screening::Skip {
+            (facts.kinds_of_paths, facts.known_paths) = kinds_of_paths(activity, &self.paths, second);
+        }
+        let client = precedent_id(key);
         let judge = self.thresholds.judge(client, second);
-        let Some(fired) = judge.judge(&facts) else {
-            return self.verdict_by_company(prepared, &trace, second);
-        };
-        *recorded.suspect_until = second + SUSPECT_SECS;
-        let evidence = evidence(&judge, &facts, fired, activity, &self.paths, second);
+        let Some(fired) = judge.judge(&facts) else { return Verdict::Normal };
+        let mut evidence = evidence(&judge, &facts, fired, activity, &self.paths, second);
         if suspect_until <= second {
             for (at, counts) in activity.window.seconds().filter(|(at, _)| *at >= suspect_until) {
                 let taught = ServerSecond { requests: counts.requests, errors: counts.errors };
                 self.teaching.take_back(at, taught);
             }
+        }
+        self.clients.suspect(key, second + SUSPECT_SECS);
+        evidence.account = self.account(key, second);
+        evidence.observe = self.observes(key, evidence.rule);
+        if evidence.observe.is_none() {
+            self.scores.convict(key);
         }
         self.thresholds.forget_precedents(client, self.latest);
         Verdict::Anomalous(Box::new(evidence))
@@ -239,7 +309,8 @@ impl Detector {
         if trace.weight == 0 || !self.policy().probing.switch.is_on() {
             return Verdict::Normal;
         }
-        let Some(evidence) = self.judge_company(prepared, trace, second) else { return Verdict::Normal };
+        let Some(mut evidence) = self.judge_company(prepared, trace, second) else { return Verdict::Normal };
+        evidence.observe = self.observes(prepared.client.key(), evidence.rule);
         self.clients.suspect(prepared.client.key(), second + SUSPECT_SECS);
         Verdict::Anomalous(Box::new(evidence))
     }
@@ -260,6 +331,29 @@ impl Detector {
         self.ipv6_prefix
     }
 
+    /// The reason why a client is only reported.
+    fn observes(&self, key: u128, rule: Rule) -> Option<String> {
+        if self.thresholds.policy().observe.contains(&rule) {
+            return Some(format!("the rule {rule} only observes: [detect] observe"));
+        }
+        self.scores.carries_the_site(key).then(|| {
+            "more than a fifth of what this site has served went to it: it is a proxy, or its own machine"
+                .to_owned()
+        })
+    }
+
+    /// What weighs most in a client's score.
+    fn account(&self, key: u128, second: u32) -> Vec<Charged> {
+        let charges = self.scores.charges(key, second, TOP_CHARGES);
+        let charged = |charge: Charge| Charged {
+            kind: charge.kind.name().to_owned(),
+            path: self.paths.get(charge.target),
+            points: (f64::from(charge.left(second)) * 100.0).round() / 100.0,
+            at_secs: i64::from(charge.at),
+        };
+        charges.into_iter().map(charged).collect()
+    }
+
     /// Moves on to `second`, learns the minutes that ended, and returns the starts and ends of global anomalies since the
     /// last call. To be called once a second on a live log; requests in order move time on too.
     pub(crate) fn tick(&mut self, second: EventSecs) -> Vec<GlobalChange> {
@@ -273,6 +367,7 @@ impl Detector {
     /// Forgets a client's requests, so that after an unban they do not ban it again at once.
     pub(crate) fn forget(&mut self, client: Client) {
         self.clients.forget(client.key());
+        self.scores.forget(client.key());
     }
 
     /// Returns the values and thresholds of all rules for one client at `second`.
@@ -280,7 +375,7 @@ impl Detector {
         let (key, at) = (client.key(), event_second(second));
         let known = self.clients.activity(key);
         let activity = known.as_ref().map_or_else(Activity::default, |(activity, _)| activity.clone());
-        let facts = Facts::of(&activity, activity.spread(at), self.thresholds.policy(), at);
+        let facts = self.facts(key, &activity, at);
         let judge = self.thresholds.judge(precedent_id(key), at);
         Explanation {
             client,
@@ -291,6 +386,7 @@ impl Detector {
             errors: facts.now.errors,
             rate: judge.rate(facts.now),
             baseline: level_view(judge.level(), judge.warmth),
+            account: self.account(key, at),
             rules: ORDER.into_iter().map(|rule| rule_view(&judge, rule, &facts)).collect(),
             top_paths: top_paths(&activity, &self.paths, at),
         }
@@ -300,8 +396,20 @@ impl Detector {
     pub fn nearness(&self, client: Client, second: EventSecs) -> Vec<Near> {
         let (key, at) = (client.key(), event_second(second));
         let activity = self.clients.activity(key).map_or_else(Activity::default, |(activity, _)| activity);
-        let facts = Facts::of(&activity, activity.spread(at), self.thresholds.policy(), at);
+        let facts = self.facts(key, &activity, at);
         self.thresholds.judge(precedent_id(key), at).nearness(&facts)
+    }
+
+    fn facts(&self, key: u128, activity: &Activity, second: u32) -> Facts {
+        let policy = self.thresholds.policy();
+        let mut facts = Facts::of(activity, activity.spread(second), policy, second);
+        (facts.kinds_of_paths, facts.known_paths) = kinds_of_paths(activity, &self.paths, second);
+        if self.is_scoring {
+            let served_pages = activity.served_pages(second);
+            let lately = Lately { before: facts.before, served_pages, ..Lately::default() };
+            facts.score = self.scores.of(key, &lately, policy, second);
+        }
+        facts
     }
 
     /// Returns the `n` busiest clients over the 60 s up to `second`, busiest first.
@@ -332,8 +440,8 @@ impl Detector {
             hour_slots: hours.iter().flatten().count() as u32,
             hours,
             clients_tracked: usage.clients as u64,
-            evicted: usage.evicted,
-            clients_bytes: usage.bytes as u64,
+            evicted: usage.evicted + self.scores.evicted(),
+            clients_bytes: (usage.bytes + self.scores.bytes()) as u64,
             late: self.late,
             latest_secs: i64::from(self.latest),
         }
@@ -355,12 +463,14 @@ impl Detector {
 
     /// Serialises the baseline.
     pub(crate) fn save(&self) -> Vec<u8> {
-        self.thresholds.baseline().save()
+        self.thresholds.baseline().save(self.scores.save())
     }
 
     /// Takes over the baseline that [`Detector::save`] returned in an earlier run.
     pub(crate) fn restore(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
-        self.thresholds.restore(saved, self.latest).map_err(BadBaseline)
+        let site = self.thresholds.restore(saved, self.latest).map_err(BadBaseline)?;
+        self.scores.restore(&site);
+        Ok(())
     }
 
     /// Moves time on to `second` if it is newer, and returns the second to count a request at; `None` when that is too old
@@ -454,6 +564,7 @@ impl Detector {
     /// Learns clients' minute before `boundary`, and the server's minutes that are old enough.
     fn end_of_minute(&mut self, boundary: u32) {
         self.teaching.advance(boundary);
+        self.credit(boundary);
         let (clients, is_frozen) = (self.client_minutes(boundary), self.is_frozen());
         let delay = learn_delay_secs(self.thresholds.policy().reference);
         let teaching = &self.teaching;
@@ -466,6 +577,29 @@ impl Detector {
         self.learn_standing(boundary);
         self.campaigns.expire(boundary);
         self.clients.sweep(boundary);
+    }
+
+    /// Credits clients with what they were served in the minute before `boundary`.
+    fn credit(&mut self, boundary: u32) {
+        if !self.is_scoring {
+            return;
+        }
+        let (mut visitors, scores) = (0, &mut self.scores);
+        self.clients.each_active(60, boundary - 1, |active| {
+            if active.suspect_until <= boundary - 60 {
+                let counts = active.counts;
+                let service =
+                    Service { pages: counts.served_pages(), assets: counts.assets, failed: counts.failed };
+                // Distinct pages alone are weighed against failures.
+                let distinct = active.activity.map_or(service.pages, |activity| {
+                    let paths = u32::from(activity.minute(boundary - 1).paths);
+                    service.pages.min(paths.saturating_sub(counts.failed + counts.broken))
+                });
+                visitors += u32::from(service.pages > 0 && service.assets > 0);
+                scores.credit(active.key, service, distinct, boundary - 1);
+            }
+        });
+        scores.end_of_minute(visitors, boundary);
     }
 
     /// Returns whether the server's minutes are set aside instead of learned.
@@ -610,8 +744,54 @@ fn evidence(
         errors: facts.now.errors,
         measures: fired.checks.iter().map(|check| check.measure()).collect(),
         top_paths: top_paths(activity, interner, second),
+        account: Vec::new(),
+        observe: None,
         at_secs: i64::from(second),
     }
+}
+
+/// Adds what a request is worth as evidence. Returns whether the client's score may have changed.
+#[inline]
+fn charge(scores: &mut Scores, clients: &Clients, asked: &Asked<'_>, scripts: u32) -> bool {
+    let is_telling = Scores::is_telling(asked.trace);
+    let is_in_vain = !is_telling && scores.is_in_vain(asked.trace, asked.status, asked.size);
+    let is_alike = asked.trace.flags.has(Flags::SCRIPT) && scripts >= ALIKE_FROM;
+    if !is_telling && !is_in_vain && !is_alike {
+        return false;
+    }
+    let lately = lately(clients, asked.key, asked.second, is_alike);
+    if is_telling {
+        scores.charge(asked, &lately);
+    }
+    if is_in_vain {
+        scores.charge_in_vain(asked, &lately);
+    }
+    if is_alike {
+        scores.charge_alike(asked.key, &lately, asked.second);
+    }
+    true
+}
+
+fn lately(clients: &Clients, key: u128, second: u32, alike: bool) -> Lately {
+    let Some(activity) = clients.heavy(key) else {
+        let (before, served_pages) = clients.light_before(key, second);
+        return Lately { before, served_pages, ..Lately::default() };
+    };
+    let (alike, alike_redirected) = if alike { activity.alike_scripts(second) } else { (0, 0) };
+    let served_pages = activity.served_pages(second);
+    Lately { before: activity.window.before(second), served_pages, alike, alike_redirected }
+}
+
+/// The number of templates among the paths of a client's recent targets, and of the targets whose texts are known.
+fn kinds_of_paths(activity: &Activity, interner: &PathInterner, second: u32) -> (u32, u32) {
+    let mut kinds: Vec<u64> = Vec::new();
+    for key in activity.recent_keys(second) {
+        interner.with(key, |path| kinds.push(Template::of(path).hash));
+    }
+    let known = kinds.len() as u32;
+    kinds.sort_unstable();
+    kinds.dedup();
+    (kinds.len() as u32, known)
 }
 
 fn rule_view(judge: &Judge<'_>, rule: Rule, facts: &Facts) -> RuleView {

@@ -65,14 +65,20 @@ impl PathInterner {
         self.slots.get(place(key)).into_iter().for_each(prefetch::fetch);
     }
 
-    /// Returns the path of a target unless it was overwritten. Bytes that are not UTF-8 are replaced.
-    pub(crate) fn get(&self, key: u32) -> Option<String> {
+    /// Shows the path of a target to `read` unless it was overwritten.
+    pub(crate) fn with(&self, key: u32, read: impl FnMut(&[u8])) {
         let slot = self.slots[place(key)];
         let is_there = slot.key == key && slot.at > 0 && self.written - slot.at <= ARENA_BYTES as u64;
         let at = slot.at as usize % ARENA_BYTES;
-        let len = usize::from(self.text[at]);
-        let text = self.text.get(at + 1..=at + len).filter(|text| is_there && !text.is_empty())?;
-        Some(String::from_utf8_lossy(text).into_owned())
+        let text = self.text.get(at + 1..=at + usize::from(self.text[at]));
+        text.filter(|text| is_there && !text.is_empty()).into_iter().for_each(read);
+    }
+
+    /// Returns the path of a target unless it was overwritten. Bytes that are not UTF-8 are replaced.
+    pub(crate) fn get(&self, key: u32) -> Option<String> {
+        let mut found = None;
+        self.with(key, |text| found = Some(String::from_utf8_lossy(text).into_owned()));
+        found
     }
 }
 

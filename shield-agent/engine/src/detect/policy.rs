@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::vocab::verdict::Rule;
+
 /// The distribution that a client's rate is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -86,19 +88,23 @@ pub struct FloodRule {
     pub page_requests: u32,
     /// Seconds (1..=30) within which `page_requests` make a flood.
     pub page_secs: u32,
+    /// Kinds of pages within 60 s, nearly none of them served.
+    pub unserved_kinds: u32,
 }
 
-/// The probing rule: distinct targets that failed or that no page links to. Needs no baseline.
+/// The score: all evidence against a client together. Needs no baseline.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EvidenceScore {
+    /// Points at which a new client is banned (> 0). A visitor with a page and its files needs twice as many, and a client
+    /// served well for days up to eight times.
+    pub threshold: f64,
+}
+
+/// The probing rule: what targets that failed or that no page links to add to the score.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ProbingRule {
     /// Turns the rule on or off.
     pub switch: Switch,
-    /// Failed paths over 60 s; a target shaped like a probe weighs up to three.
-    pub threshold_60s: f64,
-    /// The same over 10 min.
-    pub threshold_600s: f64,
-    /// Distinct scripts in the window that all got the same answer.
-    pub alike_scripts: u32,
 }
 
 /// The error-surge rule: failures far above the baseline, by a client that mostly fails.
@@ -176,6 +182,8 @@ pub struct Policy {
     pub tightening: Tightening,
     /// See [`FloodRule`].
     pub flood: FloodRule,
+    /// See [`EvidenceScore`].
+    pub evidence: EvidenceScore,
     /// See [`ProbingRule`].
     pub probing: ProbingRule,
     /// See [`ErrorSurgeRule`].
@@ -184,6 +192,8 @@ pub struct Policy {
     pub behaviour: BehaviourRule,
     /// See [`GlobalRule`].
     pub global: GlobalRule,
+    /// Rules that only report what they would ban.
+    pub observe: Vec<Rule>,
     /// Statuses of this server's own answers to banned or limited clients, which are no errors.
     pub not_errors: Vec<u16>,
     /// The most clients tracked (>= 1); beyond it, those quiet longest are evicted.
@@ -205,8 +215,16 @@ impl Default for Policy {
             z_score: ZScoreRule { switch: on, threshold: 6.0, min_requests: 600 },
             rate_multiplier: RateMultiplierRule { switch: on, multiplier: 10.0, min_requests: 600 },
             tightening: Tightening { switch: on, error_rate_multiplier: 3.0, factor: 0.6 },
-            flood: FloodRule { switch: on, rate: 20.0, sustained_secs: 60, page_requests: 40, page_secs: 3 },
-            probing: ProbingRule { switch: on, threshold_60s: 13.0, threshold_600s: 30.0, alike_scripts: 20 },
+            flood: FloodRule {
+                switch: on,
+                rate: 20.0,
+                sustained_secs: 60,
+                page_requests: 40,
+                page_secs: 3,
+                unserved_kinds: 60,
+            },
+            evidence: EvidenceScore { threshold: 16.0 },
+            probing: ProbingRule { switch: on },
             error_surge: ErrorSurgeRule {
                 switch: on,
                 min_errors: 120,
@@ -235,6 +253,7 @@ impl Default for Policy {
                 start_secs: 5,
                 end_secs: 60,
             },
+            observe: Vec::new(),
             not_errors: Vec::new(),
             max_clients: 1_000_000,
             warm_up_secs: 600,
@@ -245,6 +264,21 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// Whether evidence attributed to this rule counts towards the score.
+    pub(crate) fn counts(&self, rule: Rule) -> bool {
+        match rule {
+            Rule::Probing => self.probing.switch.is_on(),
+            Rule::ErrorSurge => self.error_surge.switch.is_on(),
+            Rule::Behaviour => self.behaviour.switch.is_on(),
+            _ => false,
+        }
+    }
+
+    /// Whether any evidence counts.
+    pub(crate) fn scores(&self) -> bool {
+        [Rule::Probing, Rule::ErrorSurge, Rule::Behaviour].into_iter().any(|rule| self.counts(rule))
+    }
+
     /// The behaviour and numbers of Shield as first described: the two rate rules against the whole server's rate,
     /// tightened by errors, and nothing else.
     pub fn classic() -> Policy {
@@ -255,7 +289,7 @@ impl Policy {
             z_score: ZScoreRule { switch: Switch::On, threshold: 2.0, min_requests: 0 },
             rate_multiplier: RateMultiplierRule { switch: Switch::On, multiplier: 2.0, min_requests: 0 },
             flood: FloodRule { switch: off, ..default.flood },
-            probing: ProbingRule { switch: off, ..default.probing },
+            probing: ProbingRule { switch: off },
             error_surge: ErrorSurgeRule { switch: off, ..default.error_surge },
             behaviour: BehaviourRule { switch: off, ..default.behaviour },
             warm_up_secs: 0,

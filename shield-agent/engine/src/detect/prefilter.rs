@@ -38,13 +38,11 @@ pub(crate) struct Prefilter {
     flood: u32,
     failed: u32,
     foreign_tenths: u32,
+    unserved_kinds: u32,
     logins: u32,
     remote_calls: u32,
     page_requests: u32,
     page_secs: u32,
-    weight: u32,
-    weight_600: u32,
-    alike_scripts: u32,
     paths: u32,
     posts: u32,
     repeats: u32,
@@ -54,7 +52,6 @@ impl Prefilter {
     /// The limits of `policy` and `baseline` from `second` until the next minute is learned.
     pub(super) fn new(policy: &Policy, baseline: &Baseline, warmth: Warmth, second: u32) -> Prefilter {
         let whole = |switch: Switch, value: u32| if switch.is_on() { value } else { u32::MAX };
-        let tenths = |value: f64| whole(policy.probing.switch, (10.0 * value * SLACK).ceil() as u32);
         let (flood, surge, behaviour) = (&policy.flood, &policy.error_surge, &policy.behaviour);
         // Clauses that a young site does not use need no limit.
         let may_be_experienced = baseline.age_secs(second + VALID_SECS) >= behaviour.experience_secs;
@@ -79,13 +76,11 @@ impl Prefilter {
                 _ => u32::MAX,
             },
             foreign_tenths: whole(surge.switch, surge.malformed_requests.saturating_mul(10)),
+            unserved_kinds: countable(whole(flood.switch, flood.unserved_kinds)),
             logins: whole(behaviour.switch, behaviour.logins.min(behaviour.login_burst)),
             remote_calls: whole(behaviour.switch, behaviour.remote_calls),
             page_requests: countable(whole(flood.switch, flood.page_requests)),
             page_secs: flood.page_secs,
-            weight: countable(tenths(policy.probing.threshold_60s)),
-            weight_600: countable(tenths(policy.probing.threshold_600s)),
-            alike_scripts: countable(whole(policy.probing.switch, policy.probing.alike_scripts)),
             paths: countable(unlike_others(Feature::Paths, behaviour.min_paths)),
             posts: countable(unlike_others(Feature::Posts, behaviour.min_posts)),
             repeats: countable(unlike_others(Feature::Repeats, behaviour.min_repeats)),
@@ -152,51 +147,40 @@ impl Prefilter {
     /// one to pages or assets, at most one each to paths, posts and repeats, and nothing to any other value.
     fn spare(&self, activity: &Activity) -> u32 {
         let (most, counts) = (activity.latest_ceiling(), activity.window.at_most());
-        let is_near = counts.failed >= self.failed
-            || self.exceeds_counts(counts)
-            || self.exceeds_weights(most)
-            || u32::from(most.scripts) >= self.alike_scripts;
+        let is_near = counts.failed >= self.failed || self.exceeds_counts(counts);
         if is_near {
             return 0;
         }
         let left = |limit: u32, value: u32| limit.saturating_sub(value).saturating_sub(1);
+        let unserved = if counts.failed + counts.broken > 0 { self.unserved_kinds } else { u32::MAX };
         let loads_left = (self.load - self.load_of(counts)) / self.asset_weight.max(1.0) - 1.0;
         (left(self.flood, counts.flood_eighths()) / 8)
             .min(loads_left as u32)
-            .min(left(self.paths, most.paths.into()))
+            .min(left(self.paths.min(unserved), most.paths.into()))
             .min(left(self.posts, most.posts.into()))
             .min(left(self.repeats.min(self.page_requests), most.repeats.into()))
     }
 
-    fn exceeds_weights(&self, most: &Ceiling) -> bool {
-        let [shaped, plain] = [most.shaped_weight, most.plain_weight].map(u32::from);
-        let [shaped_600, plain_600] = [most.shaped_weight_600, most.plain_weight_600].map(u32::from);
-        shaped + plain >= self.weight || shaped_600 + plain_600 >= self.weight_600
-    }
-
     fn needs_targets(&self, activity: &Activity, second: u32) -> bool {
         let Some(most) = activity.ceiling(second) else { return true };
-        if u32::from(most.shaped_weight) >= self.weight
-            || u32::from(most.shaped_weight_600) >= self.weight_600
-        {
+        let [paths, posts, repeats] = [most.paths, most.posts, most.repeats].map(u32::from);
+        let is_wide = paths >= self.paths || posts >= self.posts || repeats >= self.repeats;
+        let counts = activity.window.at_most();
+        let is_unserved = paths >= self.unserved_kinds
+            && counts.failed + counts.broken > 0
+            && 2 * (counts.failed + counts.broken) >= counts.pages();
+        let is_burst = repeats >= self.page_requests;
+        if is_unserved {
             return true;
         }
-        let is_heavy = self.exceeds_weights(most);
-        let [paths, posts, repeats, scripts] =
-            [most.paths, most.posts, most.repeats, most.scripts].map(u32::from);
-        let is_wide = paths >= self.paths || posts >= self.posts || repeats >= self.repeats;
-        let is_alike = scripts >= self.alike_scripts;
-        let is_burst = repeats >= self.page_requests;
-        if !(is_heavy || is_wide || is_alike || is_burst) {
+        if !(is_wide || is_burst) {
             return false;
         }
         let before = activity.window.before(second);
         // A rule's other side can outweigh a value, unless the value is saturated and so unknown.
         let outweighs = |value: u32, other: u32| value == Ceiling::MAX || value >= other;
         let without_assets = |value: u32| outweighs(value, before.assets.saturating_mul(PAGES_PER_ASSET));
-        (is_heavy && outweighs(most.failed_paths.into(), before.served_pages()))
-            || (is_alike && outweighs(scripts, before.pages().div_ceil(2)))
-            || (paths >= self.paths && without_assets(paths))
+        (paths >= self.paths && without_assets(paths))
             || (posts >= self.posts && without_assets(posts))
             || (repeats >= self.repeats && without_assets(repeats))
             || (is_burst && activity.window.sum_of_last(self.page_secs, second).pages() >= self.page_requests)
@@ -285,13 +269,11 @@ mod tests {
             flood: 9600,
             failed: u32::MAX,
             foreign_tenths: 100,
+            unserved_kinds: 60,
             logins: 7,
             remote_calls: 35,
             page_requests: 40,
             page_secs: 3,
-            weight: 130,
-            weight_600: 300,
-            alike_scripts: 20,
             paths: Ceiling::MAX,
             posts: Ceiling::MAX,
             repeats: Ceiling::MAX,
@@ -348,8 +330,8 @@ mod tests {
         let off = prefilter(&policy, &Baseline::new(600), Warmth::Warm, START);
         assert_eq!((off.load, off.flood, off.failed), (f64::INFINITY, u32::MAX, u32::MAX));
         assert_eq!((off.foreign_tenths, off.logins, off.remote_calls), (u32::MAX, u32::MAX, u32::MAX));
-        let limits = [off.page_requests, off.weight, off.weight_600, off.alike_scripts, off.paths];
-        assert_eq!(limits, [Ceiling::MAX; 5]);
+        let limits = [off.page_requests, off.unserved_kinds, off.paths];
+        assert_eq!(limits, [Ceiling::MAX; 3]);
         // 0.1 requests a second: 2 deviations above the mean, or twice the mean, tightened by errors to 0.6 of that.
         policy.z_score.switch = Switch::On;
         let load = |policy: &Policy| prefilter(policy, &Baseline::new(600), Warmth::Warm, START).load / SLACK;
@@ -386,7 +368,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_spared_can_be_skipped(
-            limits in prop::collection::vec(prop_oneof![3 => 3u32..60, 1 => Just(60_000)], 12),
+            limits in prop::collection::vec(prop_oneof![3 => 3u32..60, 1 => Just(60_000)], 10),
             page_secs in 1u32..60,
             asset_weight in prop::sample::select(vec![0.0, 0.1, 1.0, 2.5]),
             mix in prop::sample::select(vec![3, 4, 7, 10]),
@@ -404,12 +386,10 @@ mod tests {
                 remote_calls: 60_000,
                 page_requests: limits[5],
                 page_secs,
-                weight: 10 * limits[6],
-                weight_600: 10 * limits[7],
-                alike_scripts: limits[8],
-                paths: limits[9],
-                posts: limits[10],
-                repeats: limits[11],
+                unserved_kinds: limits[6],
+                paths: limits[7],
+                posts: limits[8],
+                repeats: limits[9],
             };
             let (mut activity, mut newest) = (Activity::default(), 6000);
             for (ahead, late, key, kind) in steps {

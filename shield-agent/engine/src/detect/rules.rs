@@ -7,12 +7,23 @@
 use crate::detect::activity::{Activity, Spread};
 use crate::detect::baseline::{Baseline, Feature, Level};
 use crate::detect::policy::{Policy, Reference, Switch};
+use crate::detect::score::Score;
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::verdict::{Measure, Rule};
 
 /// The rules in the order of evaluation: those that need no baseline first.
 pub(crate) const ORDER: [Rule; 6] =
     [Rule::Flood, Rule::Probing, Rule::ErrorSurge, Rule::ZScore, Rule::RateMultiplier, Rule::Behaviour];
+
+/// At least this many targets or requests for each kind of path.
+const ITEMS_OF_A_KIND: u32 = 8;
+
+/// So many failures are no sign that nothing is served.
+const FEW: u32 = 4;
+
+/// What is served to a dashboard or a camera may come this many times as fast, in a minute and in a burst.
+const SERVED_RATE: f64 = 2.0;
+const SERVED_BURST: u32 = 3;
 
 /// One in this many requests of a surge must have come before the present second: the requests of one page, all of one
 /// second, are no surge.
@@ -52,6 +63,12 @@ pub(crate) struct Facts {
     pub burst_pages: u32,
     /// Failed logins within the behaviour rule's `login_burst_secs`.
     pub login_burst: u32,
+    /// All evidence together.
+    pub score: Score,
+    /// Templates among the targets of the window; 0 when nobody asked.
+    pub kinds_of_paths: u32,
+    /// The targets that they are templates of.
+    pub known_paths: u32,
 }
 
 impl Facts {
@@ -67,7 +84,30 @@ impl Facts {
                 / 8.0,
             burst_pages: window.sum_of_last(policy.flood.page_secs, second).pages(),
             login_burst: window.sum_of_last(policy.behaviour.login_burst_secs, second).logins,
+            score: Score::default(),
+            kinds_of_paths: 0,
+            known_paths: 0,
         }
+    }
+
+    /// Nearly everything was served: the rates of dashboards and cameras, whose few addresses are asked for every second.
+    fn is_served(&self) -> bool {
+        let misses = if self.is_of_one_kind() { 0 } else { self.now.failed };
+        misses + self.now.broken <= (self.before.pages() / 10).max(FEW)
+    }
+
+    /// Nearly nothing was served, whosever fault that is.
+    fn is_unserved(&self) -> bool {
+        self.now.failed + self.now.broken >= 9 * self.before.served_pages()
+    }
+
+    /// Many targets of few kinds: the objects of a cache or the points of a chart, no list of words.
+    fn is_of_one_kind(&self) -> bool {
+        self.kinds_of_paths > 0 && ITEMS_OF_A_KIND * self.kinds_of_paths <= self.known_paths
+    }
+
+    fn is_polling(&self) -> bool {
+        self.is_served() && (self.is_of_one_kind() || ITEMS_OF_A_KIND * self.known_paths <= self.now.pages())
     }
 }
 
@@ -271,7 +311,7 @@ impl Judge<'_> {
     fn clauses(&self, rule: Rule, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
         match rule {
             Rule::Flood => self.flood(facts, clause),
-            Rule::Probing => self.probing(facts, clause),
+            Rule::Probing => self.score(rule, facts, clause),
             Rule::ErrorSurge => self.error_surge(facts, clause),
             Rule::ZScore if self.is_warm() => self.z_score(facts, clause),
             Rule::RateMultiplier if self.is_warm() => self.rate_multiplier(facts, clause),
@@ -282,31 +322,33 @@ impl Judge<'_> {
 
     fn flood(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
         let rule = &self.policy.flood;
-        clause(&[at_least("pages_sustained", facts.flood_pages, rule.rate * f64::from(rule.sustained_secs))]);
+        let times = if facts.is_served() { SERVED_RATE } else { 1.0 };
+        let sustained = times * rule.rate * f64::from(rule.sustained_secs);
+        clause(&[at_least("pages_sustained", facts.flood_pages, sustained)]);
+        // A list of words at a rate that no person reaches, on a server that is down.
+        if facts.is_unserved() {
+            clause(&[
+                at_least("kinds_of_paths", facts.kinds_of_paths, rule.unserved_kinds),
+                at_least("pages", facts.now.pages(), rule.unserved_kinds),
+            ]);
+        }
+        let burst = if facts.is_served() { SERVED_BURST * rule.page_requests } else { rule.page_requests };
         clause(&[
-            at_least("pages_burst", facts.burst_pages, rule.page_requests),
-            at_least("requests_for_one_page", facts.spread.repeats, rule.page_requests),
+            at_least("pages_burst", facts.burst_pages, burst),
+            at_least("requests_for_one_page", facts.spread.repeats, burst),
         ]);
     }
 
-    fn probing(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
-        let (rule, spread) = (&self.policy.probing, &facts.spread);
-        // Plain failures count only for clients that mostly fail: crawlers follow dead links too.
-        let mostly_failing = at_least("failed_paths", spread.failed_paths, facts.before.served_pages());
-        let minute = |weight| at_least("probes_60s", tenths(weight), rule.threshold_60s);
-        let ten_minutes = |weight| at_least("probes_600s", tenths(weight), rule.threshold_600s);
-        clause(&[minute(spread.shaped_weight)]);
-        clause(&[minute(spread.shaped_weight + spread.plain_weight), mostly_failing]);
-        clause(&[
-            at_least("scripts_answered_alike", spread.alike_scripts, rule.alike_scripts),
-            at_least("twice_scripts", 2 * spread.alike_scripts, facts.before.pages()),
-        ]);
-        clause(&[ten_minutes(spread.shaped_weight_600)]);
-        clause(&[ten_minutes(spread.shaped_weight_600 + spread.plain_weight_600), mostly_failing]);
+    /// The score, under the rule of the kind of evidence that weighs most.
+    fn score(&self, rule: Rule, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
+        if facts.score.total > 0.0 && facts.score.rule() == rule {
+            clause(&[at_least("score", facts.score.total, facts.score.bar)]);
+        }
     }
 
     fn error_surge(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
         let rule = &self.policy.error_surge;
+        self.score(Rule::ErrorSurge, facts, clause);
         let (foreign, before) = (facts.now.foreign_tenths, facts.before.foreign_tenths);
         clause(&[
             at_least("malformed_requests", tenths(foreign), rule.malformed_requests),
@@ -314,7 +356,7 @@ impl Judge<'_> {
             at_least("malformed_before", tenths(before), rule.malformed_requests / SPREAD_OVER_SECONDS),
         ]);
         let failed = facts.now.failed;
-        if self.is_experienced() {
+        if self.is_experienced() && !facts.is_of_one_kind() {
             let error_rate = f64::from(failed) / f64::from(WINDOW_SECS);
             clause(&[
                 at_least("failures", failed, rule.min_errors),
@@ -328,6 +370,9 @@ impl Judge<'_> {
 
     fn z_score(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
         let (rule, counts) = (&self.policy.z_score, facts.now);
+        if self.is_tolerable(facts) {
+            return;
+        }
         clause(&[
             above(
                 "z-score",
@@ -340,6 +385,9 @@ impl Judge<'_> {
 
     fn rate_multiplier(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
         let (rule, counts) = (&self.policy.rate_multiplier, facts.now);
+        if self.is_tolerable(facts) {
+            return;
+        }
         let threshold = rule.multiplier * self.tightening(counts) * self.level().mean;
         clause(&[
             above("rate", self.rate(counts), threshold),
@@ -347,8 +395,14 @@ impl Judge<'_> {
         ]);
     }
 
+    /// A steady rate of what a dashboard or a camera is served, below the flood of such a client.
+    fn is_tolerable(&self, facts: &Facts) -> bool {
+        self.policy.reference == Reference::Adaptive && facts.is_polling()
+    }
+
     fn behaviour(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
         let rule = &self.policy.behaviour;
+        self.score(Rule::Behaviour, facts, clause);
         clause(&[at_least("logins_60s", facts.now.logins, rule.logins)]);
         clause(&[at_least("logins_burst", facts.login_burst, rule.login_burst)]);
         // Whoever logs in goes on to what he logged in to.
@@ -359,6 +413,9 @@ impl Judge<'_> {
         ]);
         clause(&[at_least("remote_calls_60s", facts.now.remote_calls, rule.remote_calls)]);
         if !self.is_experienced() {
+            return;
+        }
+        if facts.is_of_one_kind() {
             return;
         }
         // A legitimate program has its POSTs accepted.

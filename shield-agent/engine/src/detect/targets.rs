@@ -58,11 +58,17 @@ impl Target {
             1 => (self.hits_before, self.hits) = (self.hits, 0),
             _ => (self.hits_before, self.hits) = (0, 0),
         }
+        if self.last > 0 && self.last < second {
+            self.flags = self.flags.union(Flags::EARLIER);
+        }
         self.hits = self.hits.saturating_add(1);
         self.last = self.last.max(second);
         // These only grow, so that the order of a second's lines makes no difference.
         self.weight = self.weight.max(trace.weight);
         self.flags = self.flags.union(trace.flags);
+        if trace.is_redirected() {
+            self.flags = self.flags.union(Flags::REDIRECTED);
+        }
         self.answer = self.answer.max(trace.answer);
     }
 

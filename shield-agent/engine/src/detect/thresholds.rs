@@ -6,6 +6,7 @@ use crate::detect::baseline::Baseline;
 use crate::detect::policy::Policy;
 use crate::detect::prefilter::Prefilter;
 use crate::detect::rules::{Judge, Warmth};
+use crate::detect::score::SavedSite;
 
 pub(crate) struct Thresholds {
     policy: Policy,
@@ -76,12 +77,13 @@ impl Thresholds {
     }
 
     /// Takes over a saved baseline. `latest` is the newest second seen, 0 before the first request.
-    pub(crate) fn restore(&mut self, saved: &[u8], latest: u32) -> Result<(), String> {
-        let baseline = Baseline::restored(saved, self.policy.baseline_min_samples)?;
+    /// Returns what the site taught besides.
+    pub(crate) fn restore(&mut self, saved: &[u8], latest: u32) -> Result<SavedSite, String> {
+        let (baseline, site) = Baseline::restored(saved, self.policy.baseline_min_samples)?;
         // Before the first request the present hour is unknown; the levels of the last one learned are the best guess.
         let second = latest.max(baseline.next_minute());
         self.update(second, |current| *current = baseline);
-        Ok(())
+        Ok(site)
     }
 
     /// Takes over another policy. What was learned stays.

@@ -7,6 +7,7 @@ use crate::detect::login::{self, Login};
 use crate::detect::served_path::{self, Spelling};
 use crate::detect::shape::{self, Kind, Query, Shape};
 use crate::detect::shape_cache::{Cached, ShapeCache};
+use crate::detect::template::stable_hash;
 use crate::vocab::request::Request;
 
 /// Properties of a request, as bits.
@@ -66,6 +67,11 @@ impl Flags {
         .or(Flags::UNPROVEN_LOGIN)
         .or(Flags::PART);
 
+    /// Of a target: redirected, neither served nor refused. Targets have no embedded requests, whose bit it is.
+    pub(crate) const REDIRECTED: Flags = Flags::EMBEDDED;
+    /// Of a target: asked for before the second of its last request. Targets are no assets, whose bit it is.
+    pub(crate) const EARLIER: Flags = Flags::ASSET;
+
     /// Returns whether any bit of `flag` is set.
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -103,6 +109,11 @@ impl Trace {
         Trace { key: (key ^ key >> 32) as u32, weight, flags: self.flags.union(Flags::SHAPED), ..self }
     }
 
+    /// Whether it was redirected.
+    pub(crate) fn is_redirected(&self) -> bool {
+        self.answer != 0 && self.answer.is_multiple_of(2)
+    }
+
     /// Returns whether it was served normally, and rules only count how many such requests there are.
     pub(crate) fn is_plain(&self) -> bool {
         self.weight == 0 && !self.flags.has(Flags::UNUSUAL)
@@ -126,6 +137,10 @@ pub(crate) struct Seen<'a> {
     pub path: &'a [u8],
     /// With its question mark.
     pub query: &'a [u8],
+    /// Of the path that is served.
+    pub shape: Shape,
+    /// What a target that is told by its query counts by, the same in every process; 0 for others.
+    pub query_key: u64,
 }
 
 /// A class of answers.
@@ -162,7 +177,6 @@ mod weight {
     pub(super) const ARTICLE_REFUSED: u8 = 5;
     /// 401 begins every exchange of clients with a password (git, package managers, WebDAV); 410 is for what existed once.
     pub(super) const PAGE_CHALLENGED: u8 = 1;
-    pub(super) const PAGE_BROKEN: u8 = 3;
     /// Pages with broken pictures are common, and lists of themes and plugins are asked for by their styles.
     pub(super) const ASSET_REFUSED: u8 = 2;
 }
@@ -230,7 +244,8 @@ impl Tracer {
             Some(trace) => trace,
             None => self.trace_any(request, &target),
         };
-        Seen { trace, path, query }
+        let query_key = query_key(&trace, shape, query);
+        Seen { trace, path, query, shape, query_key }
     }
 
     /// Derives the trace of a request whose path is not served as it is written.
@@ -243,10 +258,11 @@ impl Tracer {
         let (path, query, spelling) = (served.path, served.query, served.spelling);
         let target = RequestTarget { path, query, path_hash, shape, spelling, status: request.status };
         let trace = self.trace_any(request, &target);
+        let query_key = query_key(&trace, shape, query);
         self.space = space;
         // An escaped question mark may stand before a query.
         let readable = memchr::memchr(b'?', &self.space).unwrap_or(self.space.len());
-        Seen { trace, path: &self.space[..readable], query }
+        Seen { trace, path: &self.space[..readable], query, shape, query_key }
     }
 
     fn trace_any(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Trace {
@@ -318,7 +334,7 @@ impl Tracer {
         if verb == Verb::Dav {
             return self.judge_dav(target, answer);
         }
-        let failed = matches!(answer, Answer::Refused | Answer::Broken);
+        let failed = answer == Answer::Refused;
         let shaped = |weight, key| Judged { key, weight, shaped: true, embedded: Embedded::No };
         let by_path = target.path_hash as u32;
         let query = shape::of_query(target.query);
@@ -330,15 +346,14 @@ impl Tracer {
             {
                 return shaped(weight::PROBE_SERVED, self.hash.bytes(value) as u32);
             }
-            (Kind::Probe, Answer::Refused | Answer::Broken) => return shaped(weight::PROBE_FAILED, by_path),
+            (Kind::Probe, Answer::Refused) => return shaped(weight::PROBE_FAILED, by_path),
             (Kind::Probe, Answer::Redirected) => return shaped(weight::PROBE_REDIRECTED, by_path),
-            (Kind::Probe, Answer::Served) => {
+            // The target tells as much when the server is down or limits its clients.
+            (Kind::Probe, Answer::Served | Answer::Broken | Answer::Neutral) => {
                 let told_by = &target.path[..target.shape.told_by];
                 return shaped(weight::PROBE_SERVED, self.hash.bytes(told_by) as u32);
             }
-            (Kind::Dubious, Answer::Refused | Answer::Broken) => {
-                return shaped(weight::PROBE_FAILED, by_path);
-            }
+            (Kind::Dubious, Answer::Refused) => return shaped(weight::PROBE_FAILED, by_path),
             (Kind::Dubious, Answer::Redirected) if !is_page_like(target) => {
                 return shaped(weight::PROBE_REDIRECTED, by_path);
             }
@@ -370,7 +385,6 @@ impl Tracer {
             (Kind::Asset, Answer::Refused) => weight::ASSET_REFUSED,
             (Kind::Page, Answer::Refused) if shape::is_article(target.path) => weight::ARTICLE_REFUSED,
             (_, Answer::Refused) => weight::PAGE_REFUSED,
-            (_, Answer::Broken) if embedded == Embedded::No => weight::PAGE_BROKEN,
             _ => 0,
         };
         let key = if weight > 0 { self.failed_key(target) } else { self.served_key(target) };
@@ -424,6 +438,20 @@ impl Tracer {
     }
 }
 
+/// What a shaped target counts by: a password by its value, what is told by its query by that.
+fn query_key(trace: &Trace, shape: Shape, query: &[u8]) -> u64 {
+    if !trace.flags.has(Flags::SHAPED) || query.is_empty() {
+        return 0;
+    }
+    match shape::of_query(query) {
+        Query::Password(value) => stable_hash(value),
+        Query::Probe | Query::Dubious if !matches!(shape.kind, Kind::Probe | Kind::Dubious) => {
+            stable_hash(query)
+        }
+        _ => 0,
+    }
+}
+
 /// A hash of the answer in one byte, to recognise a catch-all, which answers every request with the same page.
 fn answer_mark(request: &Request<'_>, answer: Answer) -> u8 {
     let mark = match answer {
@@ -432,7 +460,9 @@ fn answer_mark(request: &Request<'_>, answer: Answer) -> u8 {
         _ => return 0,
     };
     let mixed = mark.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 56) as u8 | 1
+    // Odd for pages, even for redirects.
+    let mark = (mixed >> 56) as u8 | 1;
+    if answer == Answer::Redirected { (mark ^ 1).max(2) } else { mark }
 }
 
 /// A class of methods.
@@ -600,9 +630,10 @@ mod tests {
         check("/gone", 410, 1);
         check("/team/tool.git/info", 401, 1);
         check("/wp-content/plugins/x/readme.txt", 404, 30);
-        check("/report", 502, 3);
+        check("/report", 502, 0);
         check("/.env", 404, 30);
-        check("/.env", 502, 30);
+        check("/.env", 502, 12);
+        check("/.env", 429, 12);
         check("/.env", 302, 20);
         check("/.env", 200, 12);
         check("/dump.sql", 301, 20);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::vocab::client::Client;
-use crate::vocab::verdict::{Measure, PathCount, Rule};
+use crate::vocab::verdict::{Charged, Measure, PathCount, Rule};
 
 /// One rule's result for one client, fired or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub struct Explanation {
     pub baseline: BaselineView,
     /// Every rule, in the order of evaluation.
     pub rules: Vec<RuleView>,
+    /// What weighs most in the client's score, weightiest first.
+    pub account: Vec<Charged>,
     /// The most requested paths, most requested first, as far as they are remembered.
     pub top_paths: Vec<PathCount>,
 }

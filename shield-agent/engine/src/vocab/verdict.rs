@@ -87,6 +87,21 @@ pub struct Measure {
     pub threshold: f64,
 }
 
+/// One entry of a client's account: what was charged, and what is left of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Charged {
+    /// `probes`, `failed_paths`, `malformed_requests`…
+    pub kind: String,
+    /// The path, as far as it is remembered. Lossy UTF-8 of bounded length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What is left of its points.
+    pub points: f64,
+    /// The log's time of the request, in Unix seconds.
+    pub at_secs: i64,
+}
+
 /// The grounds of an anomalous verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -120,6 +135,12 @@ pub struct Evidence {
     /// The most requested paths in the window, most requested first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub top_paths: Vec<PathCount>,
+    /// What weighs most in the client's score, weightiest first. Bounded: it need not add up to the score.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub account: Vec<Charged>,
+    /// The reason why the client is only reported and not banned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observe: Option<String>,
     /// The log's time of the request that made the rule fire, in Unix seconds.
     pub at_secs: i64,
 }

@@ -1,0 +1,408 @@
+//! What speaks against one client: an account in points, kind by kind, that leaks over minutes or hours. It outlives the
+//! client's windows. Kinds add up; a target that was charged before adds less. `score.rs` decides what a request is worth.
+
+use hashbrown::HashTable;
+
+use crate::detect::hash::Seeded;
+use crate::vocab::verdict::Rule;
+
+/// A kind of evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Targets that no page links to.
+    Probe,
+    /// Paths that merely failed.
+    Failure,
+    /// Scripts that all got the same answer.
+    Alike,
+    /// Requests that no client of a web server sends.
+    Malformed,
+    /// Refused passwords.
+    Login,
+    /// Remote calls, at which passwords are tried too.
+    RemoteCall,
+    /// Posts that a form refuses, and numbers tried one after the other.
+    Try,
+}
+
+/// The number of kinds.
+pub(crate) const KINDS: usize = 7;
+
+/// Points by kind, indexed by [`Kind`].
+pub(crate) type Points = [f32; KINDS];
+
+impl Kind {
+    /// In the order of their discriminants, which index arrays.
+    pub(crate) const ALL: [Kind; KINDS] =
+        [Kind::Probe, Kind::Failure, Kind::Alike, Kind::Malformed, Kind::Login, Kind::RemoteCall, Kind::Try];
+
+    /// The name in evidence.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Probe => "probes",
+            Kind::Failure => "failed_paths",
+            Kind::Alike => "scripts_answered_alike",
+            Kind::Malformed => "malformed_requests",
+            Kind::Login => "failed_logins",
+            Kind::RemoteCall => "remote_calls",
+            Kind::Try => "tries",
+        }
+    }
+
+    /// The rule that a ban is attributed to when this kind weighs most.
+    pub(crate) fn rule(self) -> Rule {
+        match self {
+            Kind::Probe | Kind::Failure | Kind::Alike | Kind::Try => Rule::Probing,
+            Kind::Malformed => Rule::ErrorSurge,
+            Kind::Login | Kind::RemoteCall => Rule::Behaviour,
+        }
+    }
+
+    /// The time after which half of the points are gone. Nobody asks for a stranger's configuration by mistake, not even two
+    /// hours later; dead links are followed all day.
+    fn half_life_secs(self) -> u32 {
+        match self {
+            Kind::Probe => 7200,
+            Kind::Failure => 240,
+            Kind::Alike | Kind::Malformed => 600,
+            Kind::Login => 300,
+            Kind::RemoteCall => 120,
+            Kind::Try => 200,
+        }
+    }
+
+    /// The share of points that is left after `secs`.
+    pub(crate) fn kept(self, secs: u32) -> f32 {
+        kept(secs, self.half_life_secs())
+    }
+}
+
+fn kept(secs: u32, half_life_secs: u32) -> f32 {
+    if secs == 0 { 1.0 } else { (-f64::from(secs) / f64::from(half_life_secs)).exp2() as f32 }
+}
+
+/// A piece of evidence: one request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Piece {
+    pub(crate) kind: Kind,
+    /// What it adds when its target was not charged before.
+    pub(crate) points: f32,
+    /// What it adds otherwise, as a share of the points.
+    pub(crate) repeat: f32,
+    /// Equal for what counts as one target.
+    pub(crate) key: u64,
+    /// Targets of one group count in full once, then at `within_group`.
+    pub(crate) group: Option<u64>,
+    /// The share of the points that a further target of a known group adds.
+    pub(crate) within_group: f32,
+    /// Under which the site's habits are learned; 0 for none.
+    pub(crate) template: u32,
+    /// The template of its directory; 0 at the root.
+    pub(crate) dir: u32,
+    /// The key of the path's text.
+    pub(crate) target: u32,
+}
+
+/// One entry of an account.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Charge {
+    pub(crate) kind: Kind,
+    pub(crate) points: f32,
+    pub(crate) at: u32,
+    pub(crate) template: u32,
+    pub(crate) dir: u32,
+    pub(crate) target: u32,
+    key: u32,
+}
+
+impl Charge {
+    /// What is left of it at `second`.
+    pub(crate) fn left(&self, second: u32) -> f32 {
+        self.points * self.kind.kept(second.saturating_sub(self.at))
+    }
+}
+
+/// The charges kept for the account that evidence shows, and for taking back what turns out to be the server's fault.
+const MAX_CHARGES: usize = 24;
+
+/// Bits of the filter of targets, and how many of them may be set: beyond it the filter starts anew.
+const FILTER_BITS: u32 = 256;
+const MAX_FILTER_BITS: u32 = 140;
+
+/// The account of one client.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Account {
+    key: u128,
+    /// The second up to which the points have leaked.
+    at: u32,
+    amounts: Points,
+    /// Added by targets that were charged before.
+    repeats: Points,
+    /// Failures of the second `at` alone.
+    failures_at: f32,
+    /// Served pages, leaking like failures.
+    served: f32,
+    /// A Bloom filter of targets and groups.
+    seen: [u64; (FILTER_BITS / 64) as usize],
+    charges: Vec<Charge>,
+}
+
+impl Account {
+    fn new(key: u128, second: u32) -> Account {
+        Account { key, at: second, ..Account::default() }
+    }
+
+    /// Lets points leak up to `second`. Earlier seconds change nothing.
+    pub(crate) fn leak(&mut self, second: u32) {
+        let secs = second.saturating_sub(self.at);
+        if secs == 0 {
+            return;
+        }
+        for (kind, (amount, repeat)) in
+            Kind::ALL.into_iter().zip(self.amounts.iter_mut().zip(&mut self.repeats))
+        {
+            if *amount > 0.0 {
+                *amount *= kind.kept(secs);
+                *repeat *= kind.kept(secs);
+            }
+        }
+        self.served *= Kind::Failure.kept(secs);
+        self.failures_at = 0.0;
+        self.at = second;
+        if self.total() < 0.1 {
+            self.seen = Default::default();
+            self.charges.clear();
+        }
+    }
+
+    fn total(&self) -> f32 {
+        self.amounts.iter().sum()
+    }
+
+    /// Adds a piece of evidence at `second`.
+    pub(crate) fn add(&mut self, piece: &Piece, second: u32) {
+        self.leak(second);
+        let is_new_group = piece.group.is_none_or(|group| self.notice(group));
+        let is_new = self.notice(piece.key);
+        let kind = piece.kind as usize;
+        if !is_new && piece.repeat < 1.0 {
+            self.repeats[kind] += piece.points * piece.repeat;
+            self.raise(piece);
+            return;
+        }
+        let points = if is_new_group { piece.points } else { piece.points * piece.within_group };
+        self.amounts[kind] += points;
+        if piece.kind == Kind::Failure {
+            self.failures_at += points;
+        }
+        self.charge(piece, points);
+    }
+
+    /// A target charged before that is worth more now counts at its higher worth: so the order of two requests makes no
+    /// difference.
+    fn raise(&mut self, piece: &Piece) {
+        let known = self.charges.iter_mut().rev().find(|c| c.key == piece.key as u32 && c.kind == piece.kind);
+        if let Some(charge) = known.filter(|charge| charge.points < piece.points && piece.group.is_none()) {
+            self.amounts[piece.kind as usize] += piece.points - charge.points;
+            charge.points = piece.points;
+        }
+    }
+
+    /// Sets an amount to at least `points`: for evidence that is measured anew with each request.
+    pub(crate) fn set(&mut self, kind: Kind, points: f32, second: u32) {
+        self.leak(second);
+        self.amounts[kind as usize] = self.amounts[kind as usize].max(points);
+    }
+
+    /// Credits served pages, which failures are weighed against.
+    pub(crate) fn credit(&mut self, served: u32, second: u32) {
+        self.leak(second);
+        self.served += served as f32;
+    }
+
+    fn charge(&mut self, piece: &Piece, points: f32) {
+        let charge = Charge {
+            kind: piece.kind,
+            points,
+            at: self.at,
+            template: piece.template,
+            dir: piece.dir,
+            target: piece.target,
+            key: piece.key as u32,
+        };
+        if self.charges.len() < MAX_CHARGES {
+            self.charges.push(charge);
+            return;
+        }
+        // The least is replaced, the oldest of the least.
+        let at = self.at;
+        let least = self.charges.iter_mut().min_by(|a, b| a.left(at).total_cmp(&b.left(at)));
+        if let Some(least) = least.filter(|least| least.left(at) <= points) {
+            *least = charge;
+        }
+    }
+
+    /// Notices a target or group; returns whether it is new.
+    fn notice(&mut self, key: u64) -> bool {
+        let set: u32 = self.seen.iter().map(|word| word.count_ones()).sum();
+        if set > MAX_FILTER_BITS {
+            self.seen = Default::default();
+        }
+        let mut is_new = false;
+        for bit in [key as u32 % FILTER_BITS, (key >> 32) as u32 % FILTER_BITS] {
+            let word = &mut self.seen[(bit / 64) as usize];
+            is_new |= *word >> (bit % 64) & 1 == 0;
+            *word |= 1 << (bit % 64);
+        }
+        is_new
+    }
+
+    /// Points by kind at `second`: repeats add at most as much as what they repeat.
+    pub(crate) fn points(&self, second: u32) -> Points {
+        let secs = second.saturating_sub(self.at);
+        let mut points = Points::default();
+        for kind in Kind::ALL {
+            let at = kind as usize;
+            if self.amounts[at] > 0.0 {
+                points[at] = (self.amounts[at] + self.repeats[at].min(self.amounts[at])) * kind.kept(secs);
+            }
+        }
+        points
+    }
+
+    /// Failures of this very second.
+    pub(crate) fn failures_at(&self, second: u32) -> f32 {
+        if second == self.at { self.failures_at } else { 0.0 }
+    }
+
+    /// Served pages, leaking like failures.
+    pub(crate) fn served(&self, second: u32) -> f32 {
+        self.served * Kind::Failure.kept(second.saturating_sub(self.at))
+    }
+
+    /// The newest and weightiest charges, in no order.
+    pub(crate) fn charges(&self) -> &[Charge] {
+        &self.charges
+    }
+
+    /// Keeps half of the points: after a verdict, half as much is needed for the next one.
+    pub(crate) fn halve(&mut self) {
+        self.amounts.iter_mut().chain(&mut self.repeats).for_each(|amount| *amount /= 2.0);
+        self.charges.iter_mut().for_each(|charge| charge.points /= 2.0);
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Account>() + self.charges.capacity() * size_of::<Charge>()
+    }
+}
+
+/// Accounts compared to find one to evict.
+const EVICTION_SAMPLE: usize = 16;
+
+/// An account with less than this many points is closed by the sweep.
+const CLOSED_BELOW: f32 = 0.05;
+
+/// The accounts of all clients with evidence. At the bound the lowest of a sample is evicted, so that a flood of throw-away
+/// addresses pushes out its own.
+pub(crate) struct Accounts {
+    hash: Seeded,
+    index: HashTable<u32>,
+    all: Vec<Account>,
+    max: usize,
+    hand: usize,
+    evicted: u64,
+}
+
+impl Accounts {
+    pub(crate) fn new(max: usize, hash: Seeded) -> Accounts {
+        Accounts { hash, index: HashTable::new(), all: Vec::new(), max: max.max(1), hand: 0, evicted: 0 }
+    }
+
+    fn position(&self, key: u128) -> Option<usize> {
+        let found = self.index.find(self.hash.key(key), |at| self.all[*at as usize].key == key);
+        found.map(|at| *at as usize)
+    }
+
+    pub(crate) fn get(&self, key: u128) -> Option<&Account> {
+        self.all.get(self.position(key)?)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: u128) -> Option<&mut Account> {
+        let at = self.position(key)?;
+        self.all.get_mut(at)
+    }
+
+    /// The account of a client, opened if there is none.
+    pub(crate) fn open(&mut self, key: u128, second: u32) -> &mut Account {
+        let at = match self.position(key) {
+            Some(at) => at,
+            None => self.insert(key, second),
+        };
+        &mut self.all[at]
+    }
+
+    fn insert(&mut self, key: u128, second: u32) -> usize {
+        if self.all.len() >= self.max {
+            self.evict(second);
+        }
+        let at = self.all.len();
+        self.all.push(Account::new(key, second));
+        let Accounts { index, all, hash, .. } = self;
+        index.insert_unique(hash.key(key), at as u32, |at| hash.key(all[*at as usize].key));
+        at
+    }
+
+    fn evict(&mut self, second: u32) {
+        let len = self.all.len();
+        let total = |at: &usize| self.all[*at].points(second).iter().sum::<f32>();
+        let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.hand + i) % len);
+        let least = sample.min_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or(0);
+        self.hand = (self.hand + EVICTION_SAMPLE) % len;
+        self.evicted += 1;
+        self.remove(least);
+    }
+
+    fn remove(&mut self, at: usize) {
+        let hash = self.hash.key(self.all[at].key);
+        if let Ok(entry) = self.index.find_entry(hash, |entry| *entry as usize == at) {
+            entry.remove();
+        }
+        self.all.swap_remove(at);
+        let Some(moved) = self.all.get(at) else { return };
+        let last = self.all.len() as u32;
+        if let Some(entry) = self.index.find_mut(self.hash.key(moved.key), |entry| *entry == last) {
+            *entry = at as u32;
+        }
+    }
+
+    pub(crate) fn close(&mut self, key: u128) {
+        if let Some(at) = self.position(key) {
+            self.remove(at);
+        }
+    }
+
+    /// Closes accounts that have leaked empty.
+    pub(crate) fn sweep(&mut self, second: u32) {
+        let mut at = 0;
+        while at < self.all.len() {
+            if self.all[at].points(second).iter().sum::<f32>() < CLOSED_BELOW {
+                self.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Approximate memory in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.all.iter().map(Account::bytes).sum::<usize>() + self.index.allocation_size()
+    }
+}

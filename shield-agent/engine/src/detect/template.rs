@@ -1,0 +1,154 @@
+//! The template of a path: the path without what varies from item to item. Numbers, hashes, identifiers and dates are taken
+//! out, so that the thousand objects of a cache are one template, and the thousand words of a list are a thousand.
+//!
+//! The hash is the same in every process, because habits learned by template outlive a restart.
+
+/// A token of letters and digits mixed, at least this long with at least two of each, identifies an item.
+const MIN_IDENTIFIER: usize = 6;
+const MIN_OF_EACH: usize = 2;
+
+/// Longer tokens of letters alone are no words either.
+const MAX_WORD: usize = 24;
+
+/// The template of one path, and that of its directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Template {
+    /// Of the whole path.
+    pub(crate) hash: u64,
+    /// Of the path up to its last slash.
+    pub(crate) dir: u64,
+    /// The number of directories: 1 for `/a`, 2 for `/a/b`.
+    pub(crate) depth: u32,
+}
+
+impl Template {
+    /// The template of a path without its query.
+    pub(crate) fn of(path: &[u8]) -> Template {
+        let mut hash = StableHash::default();
+        let mut template = Template { dir: hash.finish(), ..Template::default() };
+        let mut at = 0;
+        while at < path.len() {
+            let rest = &path[at..];
+            if is_uuid(rest) {
+                hash.add(b'#');
+                at += UUID_BYTES;
+                continue;
+            }
+            let len = rest.iter().take_while(|byte| is_token_byte(**byte)).count();
+            if len == 0 {
+                if rest[0] == b'/' {
+                    template.depth += 1;
+                    template.dir = hash.finish();
+                }
+                hash.add(rest[0]);
+                at += 1;
+                continue;
+            }
+            add_token(&mut hash, &rest[..len]);
+            at += len;
+        }
+        template.hash = hash.finish();
+        template
+    }
+}
+
+/// Hashes a text; the same in every process.
+pub(crate) fn stable_hash(text: &[u8]) -> u64 {
+    let mut hash = StableHash::default();
+    text.iter().for_each(|byte| hash.add(*byte));
+    hash.finish()
+}
+
+/// 8-4-4-4-12 hexadecimal digits.
+const UUID_BYTES: usize = 36;
+
+fn is_uuid(text: &[u8]) -> bool {
+    let Some(text) = text.get(..UUID_BYTES) else { return false };
+    text.iter().enumerate().all(|(at, byte)| match at {
+        8 | 13 | 18 | 23 => *byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    })
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+}
+
+/// Adds a token without its digits, or an identifier's mark.
+fn add_token(hash: &mut StableHash, token: &[u8]) {
+    let digits = token.iter().filter(|byte| byte.is_ascii_digit()).count();
+    let letters = token.len() - digits;
+    let is_identifier = token.len() >= MIN_IDENTIFIER && digits >= MIN_OF_EACH && letters >= MIN_OF_EACH;
+    if is_identifier || letters > MAX_WORD {
+        return hash.add(b'#');
+    }
+    let mut was_digit = false;
+    for byte in token {
+        match byte.is_ascii_digit() {
+            true if was_digit => {}
+            true => hash.add(b'0'),
+            false => hash.add(byte.to_ascii_lowercase()),
+        }
+        was_digit = byte.is_ascii_digit();
+    }
+}
+
+/// FNV-1a, with a final mix because the tables take their places from the low bits.
+#[derive(Debug, Clone, Copy)]
+struct StableHash(u64);
+
+impl Default for StableHash {
+    fn default() -> StableHash {
+        StableHash(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl StableHash {
+    fn add(&mut self, byte: u8) {
+        self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+
+    fn finish(self) -> u64 {
+        let mixed = (self.0 ^ (self.0 >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 29)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_of_one_kind_are_one_template() {
+        let same = [
+            ("/8rf8rr48a0k34fmy37a9z8mrpf39p3j6.narinfo", "/0f69d4dw0nga8xxy1ygkshy6i6497sh0.narinfo"),
+            ("/cache/ac/7a9d969146fc8893d73c43fad", "/cache/ac/3ce99f8b3a355f2ccb29b5260"),
+            ("/tms/1.0.0/a:b@EPSG:900913@png/14/8700/5601.png", "/tms/1.0.0/a:b@EPSG:900913@png/9/1/2.png"),
+            ("/svc3/actuator/health", "/svc14/actuator/health"),
+            ("/2024/05/01/report", "/2025/11/30/report"),
+            ("/v2/team/app1/blobs/sha256:aa00aa11", "/v2/team/app13/blobs/sha256:bb17cc22"),
+            ("/x/3f2504e0-4f89-11d3-9a0c-0305e82c3301", "/x/7a9d9691-46fc-8893-d73c-0f69d4d0abba"),
+        ];
+        for (one, other) in same {
+            assert_eq!(Template::of(one.as_bytes()).hash, Template::of(other.as_bytes()).hash, "{one}");
+        }
+    }
+
+    #[test]
+    fn words_are_templates_of_their_own() {
+        let words = ["/admin", "/backup", "/test", "/a/admin", "/admin/", "/admin.php", "/wp-login.php"];
+        for (n, one) in words.iter().enumerate() {
+            for other in &words[n + 1..] {
+                assert_ne!(Template::of(one.as_bytes()).hash, Template::of(other.as_bytes()).hash);
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_is_the_path_up_to_its_last_slash() {
+        let of = |path: &str| Template::of(path.as_bytes());
+        assert_eq!(of("/a/b/c").dir, of("/a/b/d").dir);
+        assert_ne!(of("/a/b/c").dir, of("/a/x/c").dir);
+        assert_eq!((of("/a").depth, of("/a/b").depth, of("").depth), (1, 2, 0));
+    }
+}
