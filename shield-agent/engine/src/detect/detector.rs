@@ -58,6 +58,9 @@ const LEARN_DELAY_SECS: u32 = 60;
 /// Minute boundaries processed one by one after a gap. By then every window is empty, and the rest is silence.
 const MINUTES_BEFORE_SILENCE: u32 = 3;
 
+/// More clients than this do not watch a dashboard or a camera within the same minute.
+const POLLING_CLIENTS: usize = 3;
+
 /// The most paths in evidence, and the most entries of an account.
 const TOP_PATHS: usize = 5;
 const TOP_CHARGES: usize = 12;
@@ -98,6 +101,8 @@ pub struct Detector {
     scores: Scores,
     /// Whether any evidence counts.
     is_scoring: bool,
+    /// Clients that asked for one page at the rate of a flood, each with the second.
+    bursts: Vec<(u128, u32)>,
     global: Global,
     changes: Vec<GlobalChange>,
     /// All requests: the rates on the status page and of the global anomaly.
@@ -129,6 +134,7 @@ impl Detector {
             bad_networks: BadNetworks::default(),
             scores: Scores::new(&policy, hash),
             is_scoring: policy.scores(),
+            bursts: Vec::new(),
             global: Global::default(),
             changes: Vec::new(),
             shown: SecondRing::new(WINDOW_SECS, 0),
@@ -282,6 +288,10 @@ impl Detector {
         facts.score = score;
         if screening != Screening::Skip {
             (facts.kinds_of_paths, facts.known_paths) = kinds_of_paths(activity, &self.paths, second);
+            if facts.is_burst(self.thresholds.policy()) {
+                note_burst(&mut self.bursts, key, second);
+            }
+            facts.is_crowded = self.bursts.len() > POLLING_CLIENTS;
         }
         let client = precedent_id(key);
         let judge = self.thresholds.judge(client, second);
@@ -747,6 +757,14 @@ fn evidence(
         account: Vec::new(),
         observe: None,
         at_secs: i64::from(second),
+    }
+}
+
+/// Notes a client that asks for one page at the rate of a flood, and forgets those of more than a minute ago.
+fn note_burst(bursts: &mut Vec<(u128, u32)>, key: u128, second: u32) {
+    bursts.retain(|(known, at)| *known != key && second.saturating_sub(*at) < WINDOW_SECS);
+    if bursts.len() <= POLLING_CLIENTS {
+        bursts.push((key, second));
     }
 }
 

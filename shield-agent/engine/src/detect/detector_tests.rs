@@ -211,7 +211,7 @@ fn probing_by_target_and_answer() {
         ["/.env", "/.git/config", "/backup.sql", "/phpmyadmin/", "/wp-config.php", "/.aws/credentials"];
     let with = |status| probes.map(|path| ("GET", path, status)).to_vec();
     check(&with(404), Some(Rule::Probing));
-    check(&with(404)[..5], None);
+    check(&with(404)[..4], None);
     check(&with(502), None);
     check(&with(301), None);
     check(&with(200), None);
@@ -219,8 +219,8 @@ fn probing_by_target_and_answer() {
     check(&hidden.iter().map(|path| ("GET", path.as_str(), 502)).collect::<Vec<_>>(), Some(Rule::Probing));
     let pages: Vec<String> = (0..20).map(|n| format!("/{}", word(n))).collect();
     let dead: Vec<_> = pages.iter().map(|path| ("GET", path.as_str(), 404)).collect();
-    check(&dead[..13], None);
-    check(&dead[..14], Some(Rule::Probing));
+    check(&dead[..10], None);
+    check(&dead[..11], Some(Rule::Probing));
     let items: Vec<String> = (0..60).map(|n| format!("/page{n}")).collect();
     check(&items.iter().map(|path| ("GET", path.as_str(), 404)).collect::<Vec<_>>(), None);
     // A crawler that follows as many good links as dead ones.
@@ -235,7 +235,7 @@ fn probing_by_target_and_answer() {
     check(&mixed, None);
     let scripts: Vec<String> = (0..30).map(|n| format!("/s{n}.php")).collect();
     let alike: Vec<_> = scripts.iter().map(|path| ("GET", path.as_str(), 200)).collect();
-    check(&alike[..13], None);
+    check(&alike[..9], None);
     check(&alike, Some(Rule::Probing));
 }
 
@@ -379,7 +379,7 @@ fn an_explanation_shows_every_rule_beside_its_threshold() {
     assert_eq!(explanation.rules.len(), crate::detect::rules::ORDER.len());
     let probing = explanation.rules.iter().find(|view| view.rule == Rule::Probing).unwrap();
     let score = probing.measures.iter().find(|m| m.name == "score" && m.value > 0.0).unwrap();
-    assert_eq!((score.value, score.threshold, probing.fires), (6.0, 16.0, false));
+    assert_eq!((score.value, score.threshold, probing.fires), (6.0, 12.0, false));
     assert_eq!(explanation.top_paths.len(), 5);
     assert!(!site.detector.explain(Client::of_addr(addr(2), 64), START).known);
 }
@@ -387,16 +387,16 @@ fn an_explanation_shows_every_rule_beside_its_threshold() {
 #[test]
 fn evidence_carries_the_values_that_decided() {
     let mut site = Site::new(Policy::default());
-    for n in 0..14 {
+    for n in 0..11 {
         site.ask(START + n, 1, "GET", &format!("/{}", word(n as u32)), 404);
     }
     let [(second, 1, evidence)] = &site.verdicts[..] else { panic!("{:?}", site.verdicts) };
-    assert_eq!((*second, evidence.at_secs), (START + 13, START + 13));
-    assert_eq!((evidence.rule, evidence.condition.as_str()), (Rule::Probing, "score=16.49 >= threshold=16"));
-    assert_eq!((evidence.requests, evidence.errors, evidence.window_secs), (14, 14, 60));
-    assert!((evidence.rate - 14.0 / 60.0).abs() < 1e-12);
-    assert!((evidence.z_score - (14.0 / 60.0 - 0.1) / 0.1).abs() < 1e-12);
-    assert_eq!((evidence.mean, evidence.stddev, evidence.threshold), (0.1, 0.1, 16.0));
+    assert_eq!((*second, evidence.at_secs), (START + 10, START + 10));
+    assert_eq!((evidence.rule, evidence.condition.as_str()), (Rule::Probing, "score=13.01 >= threshold=12"));
+    assert_eq!((evidence.requests, evidence.errors, evidence.window_secs), (11, 11, 60));
+    assert!((evidence.rate - 11.0 / 60.0).abs() < 1e-12);
+    assert!((evidence.z_score - (11.0 / 60.0 - 0.1) / 0.1).abs() < 1e-12);
+    assert_eq!((evidence.mean, evidence.stddev, evidence.threshold), (0.1, 0.1, 12.0));
     assert_eq!((evidence.baseline.as_str(), evidence.tightened), ("warm_up", false));
     let paths: Vec<_> = evidence.top_paths.iter().map(|top| (top.path.as_str(), top.count)).collect();
     assert_eq!(paths.len(), 5);
@@ -502,7 +502,7 @@ fn nearness_is_the_weakest_check_of_a_clause() {
     }
     let near = site.detector.nearness(Client::of_addr(addr(1), 64), START);
     let share = |rule, clause| near.iter().find(|n| n.rule == rule && n.clause == clause).map(|n| n.share);
-    assert_eq!(share(Rule::Probing, 0), Some(6.0 / 16.0));
+    assert_eq!(share(Rule::Probing, 0), Some(6.0 / 12.0));
     assert_eq!(share(Rule::Flood, 0), Some(5.0 / 1200.0));
     assert_eq!(share(Rule::ZScore, 0), None, "not evaluated during the warm-up");
 }

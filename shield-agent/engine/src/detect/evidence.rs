@@ -138,8 +138,8 @@ pub(crate) struct Account {
     amounts: Points,
     /// Added by targets that were charged before.
     repeats: Points,
-    /// Failures of the second `at` alone.
-    failures_at: f32,
+    /// Added in the second `at` alone.
+    fresh: Points,
     /// Served pages, leaking like failures.
     served: f32,
     /// A Bloom filter of targets and groups.
@@ -167,7 +167,7 @@ impl Account {
             }
         }
         self.served *= Kind::Failure.kept(secs);
-        self.failures_at = 0.0;
+        self.fresh = Points::default();
         self.at = second;
         if self.total() < 0.1 {
             self.seen = Default::default();
@@ -192,9 +192,7 @@ impl Account {
         }
         let points = if is_new_group { piece.points } else { piece.points * piece.within_group };
         self.amounts[kind] += points;
-        if piece.kind == Kind::Failure {
-            self.failures_at += points;
-        }
+        self.fresh[kind] += points;
         self.charge(piece, points);
     }
 
@@ -204,6 +202,7 @@ impl Account {
         let known = self.charges.iter_mut().rev().find(|c| c.key == piece.key as u32 && c.kind == piece.kind);
         if let Some(charge) = known.filter(|charge| charge.points < piece.points && piece.group.is_none()) {
             self.amounts[piece.kind as usize] += piece.points - charge.points;
+            self.fresh[piece.kind as usize] += piece.points - charge.points;
             charge.points = piece.points;
         }
     }
@@ -270,9 +269,9 @@ impl Account {
         points
     }
 
-    /// Failures of this very second.
-    pub(crate) fn failures_at(&self, second: u32) -> f32 {
-        if second == self.at { self.failures_at } else { 0.0 }
+    /// Points of a kind that were added in this very second, without repeats.
+    pub(crate) fn fresh(&self, kind: Kind, second: u32) -> f32 {
+        if second == self.at { self.fresh[kind as usize] } else { 0.0 }
     }
 
     /// Served pages, leaking like failures.

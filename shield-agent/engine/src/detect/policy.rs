@@ -223,7 +223,7 @@ impl Default for Policy {
                 page_secs: 3,
                 unserved_kinds: 60,
             },
-            evidence: EvidenceScore { threshold: 16.0 },
+            evidence: EvidenceScore { threshold: 12.0 },
             probing: ProbingRule { switch: on },
             error_surge: ErrorSurgeRule {
                 switch: on,

@@ -69,6 +69,8 @@ pub(crate) struct Facts {
     pub kinds_of_paths: u32,
     /// The targets that they are templates of.
     pub known_paths: u32,
+    /// So many clients poll at the rate of a dashboard that it is none: a botnet asks for what is served, too.
+    pub is_crowded: bool,
 }
 
 impl Facts {
@@ -87,18 +89,25 @@ impl Facts {
             score: Score::default(),
             kinds_of_paths: 0,
             known_paths: 0,
+            is_crowded: false,
         }
     }
 
     /// Nearly everything was served: the rates of dashboards and cameras, whose few addresses are asked for every second.
     fn is_served(&self) -> bool {
         let misses = if self.is_of_one_kind() { 0 } else { self.now.failed };
-        misses + self.now.broken <= (self.before.pages() / 10).max(FEW)
+        !self.is_crowded && misses + self.now.broken <= (self.before.pages() / 10).max(FEW)
     }
 
     /// Nearly nothing was served, whosever fault that is.
     fn is_unserved(&self) -> bool {
         self.now.failed + self.now.broken >= 9 * self.before.served_pages()
+    }
+
+    /// Asks for one page at the rate of a flood.
+    pub(crate) fn is_burst(&self, policy: &Policy) -> bool {
+        let limit = policy.flood.page_requests;
+        self.burst_pages >= limit && self.spread.repeats >= limit
     }
 
     /// Many targets of few kinds: the objects of a cache or the points of a chart, no list of words.

@@ -48,8 +48,10 @@ pub(crate) const ALIKE_FROM: u32 = 8;
 const ALIKE: f32 = 1.2;
 const ALIKE_REDIRECTED: f32 = 0.4;
 
-/// The page and its calls are one moment: failures of a single second count at most this share of the threshold.
-const SECOND_SHARE: f32 = 0.5;
+/// A page and all that it embeds are one moment, and any page of another site can embed a few probes of this one: what a
+/// single second adds counts at most for these shares of the threshold, until something follows in a later second.
+const FAILURES_OF_A_SECOND: f32 = 0.5;
+const PROBES_OF_A_SECOND: f32 = 0.9;
 
 /// A visitor with a page and its files needs this many times the evidence.
 const VISITOR_MULTIPLE: f32 = 2.0;
@@ -260,8 +262,11 @@ impl Scores {
         let threshold = policy.evidence.threshold as f32;
         let mut points = account.points(second);
         let excused = self.excuse(account, &mut points, network_of(key), second);
+        for (kind, share) in [(Kind::Probe, PROBES_OF_A_SECOND), (Kind::Failure, FAILURES_OF_A_SECOND)] {
+            let over = (account.fresh(kind, second) - share * threshold).max(0.0);
+            points[kind as usize] = (points[kind as usize] - over).max(0.0);
+        }
         let failures = &mut points[Kind::Failure as usize];
-        *failures -= (account.failures_at(second) - SECOND_SHARE * threshold).max(0.0);
         *failures = failures.max(0.0) * failing_share(*failures, account.served(second), lately.served_pages);
         points[Kind::Malformed as usize] *= malformed_share(points[Kind::Malformed as usize], lately.before);
         for kind in Kind::ALL {
