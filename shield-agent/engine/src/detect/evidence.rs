@@ -284,10 +284,10 @@ impl Account {
         &self.charges
     }
 
-    /// Keeps half of the points: after a verdict, half as much is needed for the next one.
-    pub(crate) fn halve(&mut self) {
-        self.amounts.iter_mut().chain(&mut self.repeats).for_each(|amount| *amount /= 2.0);
-        self.charges.iter_mut().for_each(|charge| charge.points /= 2.0);
+    /// Keeps a quarter of the points: after a verdict, evidence gathers anew, but less is needed.
+    pub(crate) fn settle(&mut self) {
+        self.amounts.iter_mut().chain(&mut self.repeats).for_each(|amount| *amount /= 4.0);
+        self.charges.iter_mut().for_each(|charge| charge.points /= 4.0);
     }
 
     fn bytes(&self) -> usize {

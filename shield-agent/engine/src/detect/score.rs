@@ -312,7 +312,7 @@ impl Scores {
         self.standings.forfeit(key);
         self.habits.forget(network_of(key));
         if let Some(account) = self.accounts.get_mut(key) {
-            account.halve();
+            account.settle();
         }
     }
 

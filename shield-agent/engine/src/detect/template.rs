@@ -3,9 +3,10 @@
 //!
 //! The hash is the same in every process, because habits learned by template outlive a restart.
 
-/// A token of letters and digits mixed, at least this long with at least two of each, identifies an item.
-const MIN_IDENTIFIER: usize = 6;
-const MIN_OF_EACH: usize = 2;
+/// A token at least this long that changes so often between letters and digits identifies an item: `7a9d9691`. `word12` is a
+/// word of a list, as good as any other.
+const MIN_IDENTIFIER: usize = 8;
+const MIN_CHANGES: usize = 3;
 
 /// Longer tokens of letters alone are no words either.
 const MAX_WORD: usize = 24;
@@ -74,22 +75,17 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
 }
 
-/// Adds a token without its digits, or an identifier's mark.
+/// Adds a token: as it is, or a mark for a number or an identifier.
 fn add_token(hash: &mut StableHash, token: &[u8]) {
     let digits = token.iter().filter(|byte| byte.is_ascii_digit()).count();
-    let letters = token.len() - digits;
-    let is_identifier = token.len() >= MIN_IDENTIFIER && digits >= MIN_OF_EACH && letters >= MIN_OF_EACH;
-    if is_identifier || letters > MAX_WORD {
-        return hash.add(b'#');
-    }
-    let mut was_digit = false;
-    for byte in token {
-        match byte.is_ascii_digit() {
-            true if was_digit => {}
-            true => hash.add(b'0'),
-            false => hash.add(byte.to_ascii_lowercase()),
-        }
-        was_digit = byte.is_ascii_digit();
+    let changes = token.windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit()).count();
+    let is_identifier = token.len() >= MIN_IDENTIFIER && changes >= MIN_CHANGES;
+    if is_identifier || token.len() - digits > MAX_WORD {
+        hash.add(b'#');
+    } else if digits == token.len() {
+        hash.add(b'0');
+    } else {
+        token.iter().for_each(|byte| hash.add(byte.to_ascii_lowercase()));
     }
 }
 
@@ -124,9 +120,8 @@ mod tests {
             ("/8rf8rr48a0k34fmy37a9z8mrpf39p3j6.narinfo", "/0f69d4dw0nga8xxy1ygkshy6i6497sh0.narinfo"),
             ("/cache/ac/7a9d969146fc8893d73c43fad", "/cache/ac/3ce99f8b3a355f2ccb29b5260"),
             ("/tms/1.0.0/a:b@EPSG:900913@png/14/8700/5601.png", "/tms/1.0.0/a:b@EPSG:900913@png/9/1/2.png"),
-            ("/svc3/actuator/health", "/svc14/actuator/health"),
             ("/2024/05/01/report", "/2025/11/30/report"),
-            ("/v2/team/app1/blobs/sha256:aa00aa11", "/v2/team/app13/blobs/sha256:bb17cc22"),
+            ("/v2/team/app/blobs/sha256:aa00aa11", "/v2/team/app/blobs/sha256:bb17cc22"),
             ("/x/3f2504e0-4f89-11d3-9a0c-0305e82c3301", "/x/7a9d9691-46fc-8893-d73c-0f69d4d0abba"),
         ];
         for (one, other) in same {
@@ -136,7 +131,7 @@ mod tests {
 
     #[test]
     fn words_are_templates_of_their_own() {
-        let words = ["/admin", "/backup", "/test", "/a/admin", "/admin/", "/admin.php", "/wp-login.php"];
+        let words = ["/admin", "/backup", "/test", "/a/admin", "/admin/", "/admin.php", "/word12", "/word13"];
         for (n, one) in words.iter().enumerate() {
             for other in &words[n + 1..] {
                 assert_ne!(Template::of(one.as_bytes()).hash, Template::of(other.as_bytes()).hash);
