@@ -151,6 +151,7 @@ impl Detector {
     pub(crate) fn set_policy(&mut self, policy: Policy) {
         let policy = Policy { max_clients: self.policy().max_clients, ..policy };
         self.tracer.set_not_errors(&policy.not_errors);
+        self.is_scoring = policy.scores();
         self.thresholds.set_policy(policy, self.latest);
     }
 

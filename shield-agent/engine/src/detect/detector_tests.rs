@@ -221,7 +221,7 @@ fn probing_by_target_and_answer() {
     let dead: Vec<_> = pages.iter().map(|path| ("GET", path.as_str(), 404)).collect();
     check(&dead[..10], None);
     check(&dead[..11], Some(Rule::Probing));
-    let items: Vec<String> = (0..60).map(|n| format!("/page/{n}")).collect();
+    let items: Vec<String> = (0..60).map(|n| format!("/objects/7a{n:02}d9c3e5")).collect();
     check(&items.iter().map(|path| ("GET", path.as_str(), 404)).collect::<Vec<_>>(), None);
     // A crawler that follows as many good links as dead ones.
     let gone: Vec<String> = (100..120).map(|n| format!("/{}", word(n))).collect();

@@ -22,6 +22,8 @@ use crate::vocab::verdict::Rule;
 /// Points in tenths of the trace's weights, by what failed.
 const SCRIPT_FACTOR: f32 = 2.4;
 const PAGE_FACTOR: f32 = 1.2;
+/// Of pages named like articles, which disappear by the hundred when a site is rebuilt.
+const ARTICLE_FACTOR: f32 = 0.8;
 
 /// A further failure below a directory with one that was charged: words of a list.
 const WORD_IN_GROUP: f32 = 0.1;
@@ -49,9 +51,10 @@ const ALIKE: f32 = 1.2;
 const ALIKE_REDIRECTED: f32 = 0.4;
 
 /// A page and all that it embeds are one moment, and any page of another site can embed a few probes of this one: what a
-/// single second adds counts at most for these shares of the threshold, until something follows in a later second.
-const FAILURES_OF_A_SECOND: f32 = 0.5;
-const PROBES_OF_A_SECOND: f32 = 0.9;
+/// single second adds counts at most for the first share of the threshold, until something follows in a later second or it
+/// comes to the second share.
+const PROBES_OF_A_SECOND: [f32; 2] = [0.9, 1.6];
+const FAILURES_OF_A_SECOND: [f32; 2] = [0.5, 2.5];
 
 /// A visitor with a page and its files needs this many times the evidence.
 const VISITOR_MULTIPLE: f32 = 2.0;
@@ -262,12 +265,17 @@ impl Scores {
         let threshold = policy.evidence.threshold as f32;
         let mut points = account.points(second);
         let excused = self.excuse(account, &mut points, network_of(key), second);
-        for (kind, share) in [(Kind::Probe, PROBES_OF_A_SECOND), (Kind::Failure, FAILURES_OF_A_SECOND)] {
-            let over = (account.fresh(kind, second) - share * threshold).max(0.0);
-            points[kind as usize] = (points[kind as usize] - over).max(0.0);
+        for (kind, [least, most]) in
+            [(Kind::Probe, PROBES_OF_A_SECOND), (Kind::Failure, FAILURES_OF_A_SECOND)]
+        {
+            let fresh = account.fresh(kind, second);
+            if fresh < most * threshold {
+                let over = (fresh - least * threshold).max(0.0);
+                points[kind as usize] = (points[kind as usize] - over).max(0.0);
+            }
         }
         let failures = &mut points[Kind::Failure as usize];
-        *failures = failures.max(0.0) * failing_share(*failures, account.served(second), lately.served_pages);
+        *failures = failures.max(0.0) * failing_share(*failures, account.served(second), lately);
         points[Kind::Malformed as usize] *= malformed_share(points[Kind::Malformed as usize], lately.before);
         for kind in Kind::ALL {
             if !policy.counts(kind.rule()) {
@@ -383,9 +391,11 @@ fn multiple(merit: Merit, lately: &Lately) -> f32 {
 }
 
 /// Failures count only for clients that mostly fail: a crawler follows dead links too.
-fn failing_share(failures: f32, credited: f32, served_pages: u32) -> f32 {
+fn failing_share(failures: f32, credited: f32, lately: &Lately) -> f32 {
     let failed = failures / PAGE_FACTOR;
-    let served = credited.max(served_pages as f32);
+    // Accepted writes and WebDAV are no pages, but only whoever belongs here gets them.
+    let accepted = lately.before.parts as f32 / 2.0;
+    let served = credited.max(lately.served_pages as f32) + accepted;
     let share = failed / (failed + served).max(1.0);
     ((share - 0.5) / 0.25).clamp(0.0, 1.0)
 }
@@ -472,7 +482,8 @@ fn target_piece(asked: &Asked<'_>, piece: impl Fn(Kind, f32, f32, u64) -> Piece)
     }
     let group = first_directory(asked.path).map(|directory| stable_hash(directory) ^ 1);
     // A cache misses thousands of its items: they add no more than the first one did.
-    let page = piece(Kind::Failure, tenths * PAGE_FACTOR, FAILURE_REPEAT, template.hash);
+    let factor = if shape::is_article(asked.path) { ARTICLE_FACTOR } else { PAGE_FACTOR };
+    let page = piece(Kind::Failure, tenths * factor, FAILURE_REPEAT, template.hash);
     Piece { group, within_group: WORD_IN_GROUP, template: fold(template.hash), dir, ..page }
 }
 
