@@ -126,6 +126,8 @@ pub(super) struct Follow {
     must_store: bool,
     /// Counts the files that the path came to name.
     generation: u64,
+    /// The part of the position, as it was last asked for; `None` once something changed.
+    fragment: Option<String>,
     max_line_bytes: usize,
     block_bytes: usize,
     parser: Parser,
@@ -170,6 +172,7 @@ impl Follow {
             handed: Vec::new(),
             must_store: false,
             generation: 0,
+            fragment: None,
             max_line_bytes: format.max_line_bytes,
             block_bytes: BLOCK_BYTES.max(format.max_line_bytes + 1),
             parser: Parser::new(format),
@@ -279,6 +282,20 @@ impl Follow {
         handed.chain(&self.saved).cloned().chain(open).chain(self.last_closed.clone()).collect()
     }
 
+    /// Returns the part of the position about this path, as JSON; empty when there is none.
+    pub(super) fn fragment(&mut self) -> &str {
+        if self.fragment.is_none() {
+            let saved = self.saved();
+            let text = if saved.is_empty() {
+                String::new()
+            } else {
+                super::fragment(&self.path().to_string_lossy(), &saved)
+            };
+            self.fragment = Some(text);
+        }
+        self.fragment.as_deref().unwrap_or_default()
+    }
+
     fn mark_of(&self, entry: &Entry) -> SavedMark {
         let mark = entry.log.saved();
         SavedMark { modified_ns: mark.modified_ns.max(self.newest_ns), ..mark }
@@ -317,7 +334,9 @@ impl Follow {
             self.check_path(now_ms);
             let handed = self.handed.len();
             self.handed.retain(|(_, since_ms)| now_ms < since_ms + HANDED_MS);
-            self.must_store |= self.handed.len() < handed;
+            if self.handed.len() < handed {
+                (self.must_store, self.fragment) = (true, None);
+            }
         }
     }
 
@@ -342,6 +361,7 @@ impl Follow {
     }
 
     fn close(&mut self, at: usize) {
+        self.fragment = None;
         let Some(entry) = self.entries.get(at) else { return };
         let closed = SavedLog { mark: self.mark_of(entry), role: Role::Closed, is_last: false };
         if let Some(damage) = entry.log.damage() {
@@ -368,6 +388,14 @@ impl Follow {
                 self.trouble = None;
                 self.note_backlog();
             }
+            _ => self.look_again(meta, now_ms),
+        }
+    }
+
+    /// Looks at a path that names another file than before, or none.
+    fn look_again(&mut self, meta: io::Result<Metadata>, now_ms: u64) {
+        self.fragment = None;
+        match meta {
             Ok(meta) => self.open_new_file(&meta, now_ms),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.leave_twin();
@@ -395,7 +423,7 @@ impl Follow {
                     self.newest_ns = self.newest_ns.max(mark.modified_ns);
                     self.handed
                         .push((SavedLog { mark: mark.clone(), role: entry.role, is_last: false }, now_ms));
-                    self.must_store = true;
+                    (self.must_store, self.fragment) = (true, None);
                     self.claims.hand_over(id, next, mark, now_ms);
                     self.entries.remove(at);
                 }
@@ -684,6 +712,7 @@ impl Follow {
         if entry.log.is_unchanged() && !entry.is_complete(now_ms) {
             return Progress::Idle;
         }
+        self.fragment = None;
         let found = entry.log.read(block, self.block_bytes, &mut self.parser, out);
         self.newest_ns = self.newest_ns.max(entry.log.modified_ns());
         match found {
@@ -705,6 +734,7 @@ impl Follow {
 
     /// Finds a file that was closed because nothing was written to it, and has another name by now.
     fn find_parked(&mut self, at: usize, now_ms: u64) -> Progress {
+        self.fragment = None;
         let Some(entry) = self.entries.get(at) else { return Progress::Idle };
         let (mark, role) = (self.mark_of(entry), entry.role);
         self.newest_ns = self.newest_ns.max(mark.modified_ns);
@@ -746,6 +776,7 @@ impl Follow {
 
     /// Closes a file that cannot be read any more (a network file system, a failing disk); its path is retried.
     fn handle_read_error(&mut self, at: usize, error: &io::Error, now_ms: u64) -> Progress {
+        self.fragment = None;
         if let Some(entry) = self.entries.remove(at) {
             tracing::warn!(path = %entry.log.path.display(), %error, "could not read a log");
             self.claims.release(entry.log.id, &self.owner, Some(entry.log.saved()));

@@ -17,7 +17,8 @@ mod siblings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,10 @@ const FOLDER_PATTERN: &str = "*.log";
 
 /// Files of a folder with this in their names are no access logs.
 const NOT_ACCESS: &str = "error";
+
+/// From this many logs on new ones are searched for at intervals, and not at every hint.
+const MANY_LOGS: usize = 64;
+const SCAN_EVERY_MS: u64 = 1_000;
 
 /// The version of the position's encoding.
 const POSITION_VERSION: u32 = 1;
@@ -74,11 +79,12 @@ impl Place {
         match self {
             Place::Path(path) => vec![path.clone()],
             Place::Pattern(pattern) => {
-                let found: Vec<PathBuf> = glob::glob(pattern).into_iter().flatten().flatten().collect();
+                let found: BTreeSet<PathBuf> = glob::glob(pattern).into_iter().flatten().flatten().collect();
                 let is_rotated =
-                    |path: &Path| found.iter().any(|log| log != path && siblings::is_rotated(log, path));
-                let mut logs = found.clone();
-                logs.retain(|path| !is_rotated(path) && is_log(path, Place::is_folder_pattern(pattern)));
+                    |path: &Path| siblings::rotated_from(path).iter().any(|log| found.contains(log));
+                let is_ours =
+                    |path: &PathBuf| !is_rotated(path) && is_log(path, Place::is_folder_pattern(pattern));
+                let mut logs: Vec<PathBuf> = found.iter().filter(|path| is_ours(path)).cloned().collect();
                 logs.sort_by_cached_key(|path| path.is_symlink());
                 logs
             }
@@ -137,6 +143,7 @@ pub(crate) struct Files {
     /// A position must be stored although nothing was read, or the next start would be a first one again.
     must_store_position: bool,
     needs_scan: bool,
+    scanned_ms: u64,
     /// The number of logs, and the sum of their generations, when their folders were last listed.
     folders_of: Option<(usize, u64)>,
 }
@@ -156,6 +163,7 @@ impl Files {
             saved: position.map(|position| position.logs).unwrap_or_default(),
             turn: 0,
             needs_scan: true,
+            scanned_ms: 0,
             folders_of: None,
         }
     }
@@ -177,7 +185,7 @@ impl Files {
     }
 
     /// The position after all that was read.
-    pub(crate) fn checkpoint(&self) -> Checkpoint {
+    pub(crate) fn checkpoint(&mut self) -> Checkpoint {
         Checkpoint { source: self.settings.name.clone(), position: self.position() }
     }
 
@@ -217,13 +225,20 @@ impl Files {
 
     /// Returns when to step again without a hint (boot clock, ms).
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
-        self.follows.iter().filter_map(Follow::deadline_ms).min()
+        let scan = self.needs_scan.then(|| self.scan_due_ms());
+        self.follows.iter().filter_map(Follow::deadline_ms).chain(scan).min()
+    }
+
+    /// Returns when the next search for logs may begin. With many logs it is a matter of milliseconds, and a hint of any line
+    /// asks for one.
+    fn scan_due_ms(&self) -> u64 {
+        if self.follows.len() < MANY_LOGS { 0 } else { self.scanned_ms + SCAN_EVERY_MS }
     }
 
     /// Reads at most one block of lines into `batch` and returns their length in bytes. `None` when there is nothing to read
     /// now.
     pub(crate) fn step(&mut self, now_ms: u64, batch: &mut Batch) -> Option<u64> {
-        if self.needs_scan {
+        if self.needs_scan && self.scan_due_ms() <= now_ms {
             self.needs_scan = false;
             self.scan(now_ms);
         }
@@ -281,13 +296,16 @@ impl Files {
         if matches!(self.settings.place, Place::Pattern(_)) {
             self.follows.retain(|follow| !follow.is_finished(now_ms));
         }
+        let followed: BTreeSet<PathBuf> =
+            self.follows.iter().map(|follow| follow.path().to_owned()).collect();
         for path in self.settings.place.paths() {
-            if self.follows.iter().all(|follow| follow.path() != path) && !self.is_held(&path) {
+            if !followed.contains(&path) && !self.is_held(&path) {
                 let follow = self.follow(path);
                 self.follows.push(follow);
             }
         }
         self.has_started = true;
+        self.scanned_ms = now_ms;
     }
 
     /// Returns whether the file of that path is still read under the name it had before a rotation.
@@ -307,15 +325,21 @@ impl Files {
         }
     }
 
-    fn position(&self) -> String {
-        let mut logs = self.saved.clone();
-        for follow in &self.follows {
-            let saved = follow.saved();
-            if !saved.is_empty() {
-                logs.insert(follow.path().to_string_lossy().into_owned(), saved);
+    fn position(&mut self) -> String {
+        let mut text = format!("{{\"v\":{POSITION_VERSION},\"logs\":{{");
+        let empty = text.len();
+        let unseen = self.saved.iter().map(|(path, saved)| fragment(path, saved));
+        let followed = self.follows.iter_mut().map(Follow::fragment);
+        // Every batch has the position of every log, so the parts that did not change are kept as text.
+        for part in unseen.map(Cow::Owned).chain(followed.map(Cow::Borrowed)).filter(|part| !part.is_empty())
+        {
+            if text.len() > empty {
+                text.push(',');
             }
+            text.push_str(&part);
         }
-        serde_json::to_string(&Position { v: POSITION_VERSION, logs }).expect("numbers and strings are JSON")
+        text.push_str("}}");
+        text
     }
 
     /// Returns the bytes known to be unread.
@@ -379,6 +403,12 @@ impl Files {
             None => format!("no log matches {}", self.settings.name),
         }
     }
+}
+
+/// Returns a log's part of the position.
+fn fragment(path: &str, saved: &[SavedLog]) -> String {
+    let json = |value: serde_json::Result<String>| value.expect("numbers and strings are JSON");
+    format!("{}:{}", json(serde_json::to_string(path)), json(serde_json::to_string(saved)))
 }
 
 fn describe(follow: &Follow) -> String {

@@ -189,9 +189,25 @@ fn sort(siblings: &mut [Sibling]) {
     });
 }
 
-/// Returns whether `path` is, by its name, a rotated predecessor of `log`.
-pub(super) fn is_rotated(log: &Path, path: &Path) -> bool {
-    age_of(log, path).age != Age::Unknown
+/// Returns the logs that `path` can be a rotated predecessor of, by its name.
+pub(super) fn rotated_from(path: &Path) -> Vec<PathBuf> {
+    let Some(name) = name_of(path) else { return Vec::new() };
+    let stem = Packing::of_name(&name).map(|(stem, _)| stem);
+    let stem = stem.or_else(|| Packing::foreign(&name).map(|(stem, _)| stem)).unwrap_or(&name);
+    let is_age = |text: &str| read_age(text).is_some();
+    let cuts = |text: &str| -> Vec<usize> { text.match_indices(['.', '-', '_']).map(|(at, _)| at).collect() };
+    let mut logs = Vec::new();
+    for at in cuts(stem) {
+        let (log, age) = stem.split_at(at);
+        logs.extend(is_age(age).then(|| path.with_file_name(log)));
+    }
+    if let Some((before, extension)) = stem.rsplit_once('.') {
+        for at in cuts(before) {
+            let (log, age) = before.split_at(at);
+            logs.extend(is_age(age).then(|| path.with_file_name(format!("{log}.{extension}"))));
+        }
+    }
+    logs
 }
 
 /// What a file's name tells.
@@ -302,8 +318,15 @@ mod tests {
     #[test]
     fn rotated_names_differ_from_logs_of_their_own() {
         let check = |path: &str, expected| {
-            assert_eq!(is_rotated(Path::new("/l/a.log"), Path::new(path)), expected, "{path}");
+            let log = Path::new("/l/a.log");
+            assert_eq!(rotated_from(Path::new(path)).iter().any(|from| from == log), expected, "{path}");
+            assert_eq!(age_of(log, Path::new(path)).age != Age::Unknown, expected, "{path}");
         };
+        check("/l/a-20261124.log.xz", true);
+        check("/l/a.1.log", true);
+        check("/l/a.log.2026-11-24_13:00.zst", true);
+        check("/l/b-20261124.log", false);
+        check("/k/a.log.1", false);
         check("/l/a.log.1", true);
         check("/l/a.log-20261124.gz", true);
         check("/l/a.log", false);
