@@ -125,6 +125,18 @@ export interface Baseline {
   stddev: number;
 }
 
+/** One entry of a client's account: what was charged, and what is left of it. */
+export interface Charged {
+  /** The log's time of the request, in Unix seconds. */
+  at_secs: number;
+  /** `probes`, `failed_paths`, `malformed_requests`… */
+  kind: string;
+  /** The path, as far as it is remembered. Lossy UTF-8 of bounded length. */
+  path?: string | null;
+  /** What is left of its points. */
+  points: number;
+}
+
 /** An IPv4 address, or a network in CIDR notation. An IPv6 client is a /64 unless configured otherwise. */
 export type Client = string;
 
@@ -267,6 +279,8 @@ export interface EventList {
 
 /** The grounds of an anomalous verdict. */
 export interface Evidence {
+  /** What weighs most in the client's score, weightiest first. Bounded: it need not add up to the score. */
+  account?: Charged[];
   /** The log's time of the request that made the rule fire, in Unix seconds. */
   at_secs: number;
   /** `rolling`, `hour_slot`, `floor` or `warm_up`. */
@@ -279,6 +293,8 @@ export interface Evidence {
   mean: number;
   /** Every value that the rule uses, beside its threshold. */
   measures?: Measure[];
+  /** The reason why the client is only reported and not banned. */
+  observe?: string | null;
   /** The client's requests per second over the window. */
   rate: number;
   /** The client's requests in the window. */
