@@ -32,6 +32,9 @@ const ODD_JSON: [&str; 5] = [
 /// that comes back fails there and not only when the fuzzer happens to find it.
 const FOUND: &str = include_str!("../corpus/differential.txt");
 
+/// Lines whose client is 198.51.100.7 or not to be known, and that were or could be charged to another.
+const FORMATS: &str = include_str!("../corpus/formats.txt");
+
 /// Writes the seeds of `target` to the folder that the environment names; does nothing when it names none.
 pub fn write(target: &str) {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
@@ -165,7 +168,7 @@ fn of_formats() -> Vec<Vec<u8>> {
             seeds.push(seed);
         }
     }
-    let texts = COMMON.iter();
+    let texts = COMMON.iter().copied().chain(FORMATS.lines());
     seeds.extend(texts.map(|line| [&[formats::RAW], line.as_bytes(), b"\n"].concat()));
     seeds
 }

@@ -259,6 +259,28 @@ fn a_client_cannot_choose_the_address_of_a_recognised_line() {
     assert_eq!(log.line(host_first("203.0.113.1")), OURS);
 }
 
+/// Replays the fuzzer's findings and lines like them, each in a log of its own and after lines of either order.
+#[test]
+fn nobody_else_is_charged_with_what_was_found_once() {
+    let before = [
+        String::new(),
+        format!("{ADDR} - - [{LOCAL}] {REQUEST}"),
+        format!("www.example.org {ADDR} - - [{LOCAL}] {REQUEST}"),
+    ];
+    for line in include_str!("../../../../tests/fuzz/corpus/formats.txt").lines() {
+        for first in &before {
+            let is_of_another_log = first.starts_with(ADDR) && !line.starts_with(ADDR);
+            let mut log = Log::auto();
+            log.line(first);
+            let read = log.line(line);
+            assert!(
+                read.starts_with(ADDR) || read.starts_with("no_") || is_of_another_log,
+                "{first}\n{line}\n{read}"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_part_of_a_log_format_is_understood() {
     let check = |format: &str, line: &str, expected: &str| {
