@@ -23,7 +23,7 @@ fn check_under(mounts: &str, log: &str) -> String {
     let script = format!(
         "set -e\nmount --make-rprivate /\n\
          mount -t tmpfs tmpfs /home\nmkdir -p /home/anna/logs /home/anna/mail\n\
-         echo x > /home/anna/logs/access.log\n{mounts}\n\
+         echo '{LINE}' > /home/anna/logs/access.log\n{mounts}\n\
          exec \"$0\" check --config \"$1\""
     );
     let mut command = Command::new("unshare");
@@ -34,8 +34,11 @@ fn check_under(mounts: &str, log: &str) -> String {
     assert!(started.elapsed() < PATIENCE, "it waited");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
-    stdout.lines().find(|line| line.starts_with("source")).unwrap().to_owned()
+    let logs: Vec<&str> = stdout.lines().filter(|line| line.starts_with("log ")).collect();
+    logs.join("\n")
 }
+
+const LINE: &str = r#"192.0.2.7 - - [05/Jan/2026:08:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "-""#;
 
 const HOME_HIDDEN: &str = "\
 mount -t tmpfs tmpfs /run
@@ -61,14 +64,13 @@ fn a_log_that_protect_home_hides_is_named_with_the_drop_in_that_shows_it() {
         said.contains("ProtectHome=yes") && said.contains("BindReadOnlyPaths=-/home/anna/logs,"),
         "{said}"
     );
-    assert!(!said.contains("readable"), "{said}");
 }
 
 #[test]
 fn the_drop_in_shows_the_log_and_nothing_else() {
     let shown = HOME_SHOWN.replace("mkdir /run/keep-logs", "mount -t tmpfs tmpfs /run\nmkdir /run/keep-logs");
     let said = check_under(&shown, "/home/anna/logs/access.log");
-    assert!(said.contains("(readable)"), "{said}");
+    assert!(said.contains("combined"), "{said}");
     let said = check_under(&shown, "/home/anna/mail/access.log");
     assert!(
         said.contains("ProtectHome=tmpfs") && said.contains("BindReadOnlyPaths=-/home/anna/mail "),
@@ -89,8 +91,6 @@ fn a_log_in_the_private_tmp_is_named() {
 fn check_waits_for_nothing() {
     let said = check_under("mkfifo /home/anna/pipe", "/home/anna/pipe");
     assert!(said.contains("a named pipe"), "{said}");
-    let said = check_under("", "/home/anna");
-    assert!(said.contains("a folder"), "{said}");
     assert!(check_under("", "/dev/null").contains("a device"));
     assert!(check_under("", "/home/berta/logs/a.log").contains("there is no folder /home/berta"));
 }

@@ -74,7 +74,7 @@ pub(crate) fn unreadable(path: &Path) -> Option<String> {
         Ok(Some(kind)) => text::not_a_file(kind, path),
         Err(error) if error.kind() == ErrorKind::NotFound => match missing(path) {
             plain if plain == text::missing(path, path, path) => text::ABSENT.to_owned(),
-            why => text::absent(&why),
+            why => text::absent(why.strip_prefix(&format!("{} ", path.display())).unwrap_or(&why)),
         },
         Err(error) => text::not_readable(&reason(path, &error)),
     })

@@ -233,7 +233,7 @@ impl Follow {
         self.entries.iter().filter(|entry| !entry.log.is_parked()).count()
     }
 
-    /// Closes the files that nothing is written to now, without losing the place in them.
+    /// Closes the files, as far as they can be opened again, without losing the place in them.
     pub(super) fn park(&mut self) {
         for entry in &mut self.entries {
             entry.log.park();

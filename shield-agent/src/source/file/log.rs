@@ -108,13 +108,10 @@ impl OpenLog {
         })
     }
 
-    /// Closes the file and keeps the place in it. Returns false when that cannot be done: it is packed, not read to its end,
-    /// or has no name by which it could be opened again.
+    /// Closes the file and keeps the place in it. Returns false when that cannot be done: it is packed, or has no name by which
+    /// it could be opened again.
     pub(super) fn park(&mut self) -> bool {
         let Content::Plain(file) = &self.content else { return false };
-        if self.ended.is_none() || self.ended != self.len_and_time() {
-            return false;
-        }
         // The name that it has now: it may have been renamed since it was opened.
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
         let Ok(path) = std::fs::read_link(link) else { return false };
@@ -130,7 +127,7 @@ impl OpenLog {
         matches!(self.content, Content::Parked)
     }
 
-    /// Opens a parked file again when something was written to it. Returns false when its name is another file's by now.
+    /// Opens a parked file again unless it was read to its end and nothing was written to it since. Returns false when its name is another file's by now.
     pub(super) fn unpark_if_changed(&mut self) -> io::Result<bool> {
         if !self.is_parked() {
             return Ok(true);
@@ -225,7 +222,11 @@ impl OpenLog {
                 self.len_and_time().map_or(0, |(len, _)| len.saturating_sub(self.mark.offset))
             }
             Content::Packed(packed) => packed.unread_bytes(),
-            Content::Parked => self.ended.map_or(0, |(len, _)| len.saturating_sub(self.mark.offset)),
+            Content::Parked => {
+                let len = self.ended.map(|(len, _)| len);
+                let len = len.or_else(|| self.path.metadata().ok().map(|meta| meta.len()));
+                len.map_or(0, |len| len.saturating_sub(self.mark.offset))
+            }
         }
     }
 

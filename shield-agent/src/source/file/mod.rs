@@ -118,7 +118,7 @@ pub(crate) struct Settings {
     pub place: Place,
     pub format: shield_logline::Settings,
     pub start: Start,
-    /// Logs that nothing is written to are closed while more than this many are open.
+    /// While more than this many logs are open, each is closed after it was read.
     pub max_open: usize,
 }
 
@@ -281,11 +281,12 @@ impl Files {
             self.turn = at + 1;
             let follow = self.follows.get_mut(at)?;
             let others = open - follow.open_count();
-            if follow.step(now_ms, bytes, out) {
-                return Some(at);
-            }
+            let has_found = follow.step(now_ms, bytes, out);
             if others + follow.open_count() > self.settings.max_open {
                 follow.park();
+            }
+            if has_found {
+                return Some(at);
             }
             open = others + follow.open_count();
         }
