@@ -99,9 +99,9 @@ impl Facts {
         !self.is_crowded && misses + self.now.broken <= (self.before.pages() / 10).max(FEW)
     }
 
-    /// Nearly nothing was served, whosever fault that is.
+    /// Nearly nothing was served, not even an asset or an accepted write, whosever fault that is.
     fn is_unserved(&self) -> bool {
-        self.now.failed + self.now.broken >= 9 * self.before.served_pages()
+        self.now.failed + self.now.broken >= 9 * self.before.served()
     }
 
     /// Asks for one page at the rate of a flood.
