@@ -94,8 +94,9 @@ pub(crate) fn hidden(path: &Path) -> Option<Hidden> {
 
 fn hidden_by(mounts: &[Mount<'_>], path: &Path, home: Option<&str>, tmp: Option<&str>) -> Option<Hidden> {
     // The one that `path` lies in: a folder bound into a hidden one is not hidden.
-    let nearest = mounts.iter().rev().filter(|mount| path.starts_with(mount.at));
-    let nearest = nearest.max_by_key(|mount| mount.at.len())?;
+    let around = mounts.iter().filter(|mount| path.starts_with(mount.at));
+    // Of several at one place the last one, which covers the others.
+    let nearest = around.max_by_key(|mount| mount.at.len())?;
     if Some(nearest.at) == home {
         if nearest.root.ends_with("/inaccessible/dir") {
             return Some(Hidden::Home);
@@ -266,6 +267,7 @@ mod tests {
     fn a_folder_bound_into_a_hidden_one_is_not_hidden() {
         let table = "\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+80 22 8:2 / /home rw,relatime shared:3 - ext4 /dev/sda2 rw
 90 22 0:25 /systemd/inaccessible/dir /home ro,nosuid,nodev,noexec shared:2 - tmpfs tmpfs rw,mode=755
 91 22 0:31 / /root ro,nosuid,nodev,noexec - tmpfs tmpfs ro,mode=755
 92 91 8:1 /root/logs /root/logs ro,relatime - ext4 /dev/sda1 rw
