@@ -104,7 +104,9 @@ fn occurrences(measure: &Measure) -> Option<String> {
         "pages_sustained" => ("page in a sustained period", "pages in a sustained period"),
         "pages_burst" => ("page within seconds", "pages within seconds"),
         "score" => ("point of evidence", "points of evidence"),
-        "kinds_of_paths" => ("kind of path in 60 s, hardly one served", "kinds of paths in 60 s, hardly one served"),
+        "kinds_of_paths" => {
+            ("kind of path in 60 s, hardly one served", "kinds of paths in 60 s, hardly one served")
+        }
         "requests_for_one_page" => ("request for the same page", "requests for the same page"),
         "probes_60s" => ("probe for vulnerabilities in 60 s", "probes for vulnerabilities in 60 s"),
         "probes_600s" => ("probe for vulnerabilities in 10 min", "probes for vulnerabilities in 10 min"),
