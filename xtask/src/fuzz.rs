@@ -47,6 +47,8 @@ pub(crate) enum Target {
     Wrapped,
     /// Lines of any second
     Times,
+    /// Request targets, normalised as nginx does and by a slow reader.
+    Paths,
     /// Lines of any `log_format`, and of the text formats that are recognised by themselves
     Formats,
 }
