@@ -639,6 +639,30 @@ fn a_log_filled_to_the_length_that_was_read_is_found_packed() {
     .unwrap();
 }
 
+/// The link was looked at first when a new log had come, and read it; then the log came and went once more.
+///
+/// History: beside a link in the same folder, no rotated file was known by its name.
+#[test]
+fn a_log_that_came_and_went_while_its_link_was_read_is_found() {
+    let (create, write) = (false, Op::Write { lines: 1, half: false });
+    let mut world = World::new(true);
+    for op in [
+        Op::Kill,
+        write,
+        Op::ReadOnce,
+        Op::Rename { create: true },
+        Op::Read,
+        Op::Rename { create },
+        Op::Reopen,
+        Op::Rename { create },
+        write,
+    ] {
+        world.apply(op);
+    }
+    world.end();
+    world.check().unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: histories(), ..ProptestConfig::default() })]
 

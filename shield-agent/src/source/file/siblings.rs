@@ -129,7 +129,11 @@ fn all(path: &Path, others: Vec<PathBuf>) -> Vec<Sibling> {
             found.extend(ours.map(|sibling| (sibling.id, sibling)));
         }
         for sibling in beside(log, folder_of(log)) {
-            found.insert(sibling.id, sibling);
+            // What the log's own name tells is not undone by that of a link beside it.
+            let is_known = found.get(&sibling.id).is_some_and(|known: &Sibling| known.age != Age::Unknown);
+            if !is_known {
+                found.insert(sibling.id, sibling);
+            }
         }
     }
     let mut siblings: Vec<Sibling> = found.into_values().collect();
