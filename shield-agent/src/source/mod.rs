@@ -243,6 +243,7 @@ impl Sources {
             sights: Sights::new(&settings.format.trusted_proxies, &settings.known),
             claims: self.claims.clone(),
             max_open,
+            is_at_pipe: false,
             pool: pool.clone(),
             deliver,
             report,

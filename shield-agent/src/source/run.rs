@@ -51,6 +51,8 @@ pub(super) struct Source<D, R> {
     pub sights: Sights,
     pub claims: Claims,
     pub max_open: usize,
+    /// A named pipe lies at the path: its state is the source's.
+    pub is_at_pipe: bool,
     pub pool: Pool,
     pub deliver: D,
     pub report: R,
@@ -90,6 +92,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let mut was_hinted = false;
         while !self.wake.is_stopped() {
             // What is left of a file that a pipe has taken the place of is read first, and then the pipe.
+            self.is_at_pipe = pipe.as_deref().is_some_and(pipe::is_pipe);
             let ControlFlow::Continue(bytes) = self.read_all(&mut files) else { break };
             // After all that was there: it was written in the format of before.
             if let Some(change) = self.changes.take() {
@@ -97,7 +100,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
                 files.set_format(&settings.format);
                 self.wake.notify();
             }
-            if let Some(path) = pipe.as_deref().filter(|path| pipe::is_pipe(path)) {
+            if let Some(path) = pipe.as_deref().filter(|_| self.is_at_pipe) {
                 if self.run_pipe(path, &settings).is_break() {
                     break;
                 }
@@ -206,6 +209,9 @@ impl<D: Deliver, R: Report> Source<D, R> {
     fn note_progress(&mut self, files: &Files, now_ms: u64) {
         let backlog = Backlog { bytes: files.lag_bytes(), logs: files.count() as u64 };
         self.stats.set_backlog(backlog);
+        if self.is_at_pipe {
+            return;
+        }
         let lagged = self.lag.state(files.state(), backlog.bytes, now_ms);
         self.set_seen_state(files.state(), lagged, files.count(), now_ms);
     }

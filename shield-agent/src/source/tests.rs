@@ -127,3 +127,25 @@ fn nginx_can_send_its_lines_over_a_socket() {
     sources.stop();
     assert!(!path.exists());
 }
+
+/// A pipe that appears, whose writer leaves and comes back, and that a file takes the place of.
+#[test]
+fn a_named_pipe_is_read_for_as_long_as_it_lies_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let Running { sources, batches, reports, .. } = launch(Settings::of_files(path.to_str().unwrap()), 4);
+    let next_state = || reports.recv_timeout(PATIENCE).unwrap().state;
+    assert!(matches!(next_state(), PartState::Waiting { reason } if reason.contains("open for writing")));
+    for _ in 0..2 {
+        let mut nginx = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        writeln!(nginx, "{LINE}").unwrap();
+        assert_eq!(next_lines(&batches), 1);
+        drop(nginx);
+    }
+    std::fs::rename(&path, folder.path().join("old")).unwrap();
+    let mut log = std::fs::File::create(&path).unwrap();
+    writeln!(log, "{LINE}").unwrap();
+    assert_eq!(next_lines(&batches), 1);
+    sources.stop();
+}

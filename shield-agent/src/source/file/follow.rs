@@ -494,6 +494,10 @@ impl Follow {
             .filter(|(seen, seen_len)| *seen == id && *seen_len <= len)
             .map_or(len, |seen| seen.1);
         self.first_seen = meta.is_file().then_some((id, seen_len));
+        if !meta.is_file() {
+            // A file that takes the place of something else is new.
+            self.start = self.start.map(|_| Start::Beginning);
+        }
         match OpenLog::open(self.path()) {
             Ok(log) => self.adopt(log, seen_len, now_ms),
             Err(error) => self.note_failure(&error, now_ms),
