@@ -13,6 +13,7 @@ use crate::detect::campaigns::Campaigns;
 use crate::detect::clients::{ActiveClient, Clients};
 pub(crate) use crate::detect::clients::{LOOK_AHEAD, Prepared};
 use crate::detect::evidence::Charge;
+use crate::detect::exempt::Exempt;
 use crate::detect::global::Global;
 use crate::detect::good_standing::Standings;
 use crate::detect::good_targets::GoodTargets;
@@ -101,6 +102,8 @@ pub struct Detector {
     scores: Scores,
     /// Whether any evidence counts.
     is_scoring: bool,
+    /// What the operator says is normal here, if anything.
+    exempt: Option<Exempt>,
     /// Clients that asked for one page at the rate of a flood, each with the second.
     bursts: Vec<(u128, u32)>,
     global: Global,
@@ -134,6 +137,7 @@ impl Detector {
             bad_networks: BadNetworks::default(),
             scores: Scores::new(&policy, hash),
             is_scoring: policy.scores(),
+            exempt: exempt(&policy),
             bursts: Vec::new(),
             global: Global::default(),
             changes: Vec::new(),
@@ -152,6 +156,7 @@ impl Detector {
         let policy = Policy { max_clients: self.policy().max_clients, ..policy };
         self.tracer.set_not_errors(&policy.not_errors);
         self.is_scoring = policy.scores();
+        self.exempt = exempt(&policy);
         self.thresholds.set_policy(policy, self.latest);
     }
 
@@ -203,6 +208,9 @@ impl Detector {
         let error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
         if standing == Standing::Banned {
+            return Verdict::Normal;
+        }
+        if self.exempt.as_ref().is_some_and(|exempt| exempt.covers(request, path)) {
             return Verdict::Normal;
         }
         if request.status >= 300 || trace.flags.has(Flags::POST) {
@@ -409,6 +417,14 @@ impl Detector {
         let activity = self.clients.activity(key).map_or_else(Activity::default, |(activity, _)| activity);
         let facts = self.facts(key, &activity, at);
         self.thresholds.judge(precedent_id(key), at).nearness(&facts)
+    }
+
+    /// The score of a client.
+    #[cfg(test)]
+    pub(crate) fn explain_score(&self, addr: IpAddr, second: EventSecs) -> f64 {
+        let (key, at) = (Client::of_addr(addr, self.ipv6_prefix).key(), event_second(second));
+        let score = self.scores.of(key, &self.lately(key, at), self.thresholds.policy(), at);
+        f64::from(score.total)
     }
 
     fn facts(&self, key: u128, activity: &Activity, second: u32) -> Facts {
@@ -759,6 +775,10 @@ fn evidence(
         observe: None,
         at_secs: i64::from(second),
     }
+}
+
+fn exempt(policy: &Policy) -> Option<Exempt> {
+    Exempt::new(&policy.ignore_paths, &policy.expected_misses, &policy.monitors)
 }
 
 /// Notes a client that asks for one page at the rate of a flood, and forgets those of more than a minute ago.

@@ -618,7 +618,7 @@ fn the_prefilter_opens_for_every_learned_feature() {
     for n in 0..9 {
         site.get(START + 600 + n, 1, &format!("/page/{}", word(n as u32)));
         site.ask(START + 600 + n, 2, "POST", "/form", 502);
-        site.get(START + 600 + n, 3, "/one");
+        site.ask(START + 600 + n, 3, "GET", "/one", 502);
     }
     let names: Vec<_> = [1, 2, 3]
         .map(|client| site.verdicts.iter().find(|(_, who, _)| *who == client))

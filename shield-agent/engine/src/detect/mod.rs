@@ -41,6 +41,7 @@ pub mod detector;
 #[cfg(test)]
 mod detector_tests;
 pub(crate) mod evidence;
+pub mod exempt;
 mod forms;
 pub(crate) mod global;
 pub(crate) mod good_standing;
@@ -66,6 +67,8 @@ mod site_tests;
 mod stable_hash;
 pub(crate) mod standing;
 pub(crate) mod targets;
+#[cfg(test)]
+mod teach_tests;
 pub(crate) mod template;
 pub(crate) mod thresholds;
 pub mod trace;

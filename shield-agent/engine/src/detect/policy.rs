@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use ipnet::IpNet;
+
+use crate::detect::exempt::PathPattern;
 use crate::vocab::verdict::Rule;
 
 /// The distribution that a client's rate is compared with.
@@ -192,6 +195,12 @@ pub struct Policy {
     pub behaviour: BehaviourRule,
     /// See [`GlobalRule`].
     pub global: GlobalRule,
+    /// Paths that are not judged: requests for them count in the totals only.
+    pub ignore_paths: Vec<PathPattern>,
+    /// Paths at which a refusal (4xx) is expected and not judged, as in a cache.
+    pub expected_misses: Vec<PathPattern>,
+    /// Addresses and networks of monitors, which are not judged.
+    pub monitors: Vec<IpNet>,
     /// Rules that only report what they would ban.
     pub observe: Vec<Rule>,
     /// Statuses of this server's own answers to banned or limited clients, which are no errors.
@@ -253,6 +262,9 @@ impl Default for Policy {
                 start_secs: 5,
                 end_secs: 60,
             },
+            ignore_paths: Vec::new(),
+            expected_misses: Vec::new(),
+            monitors: Vec::new(),
             observe: Vec::new(),
             not_errors: Vec::new(),
             max_clients: 1_000_000,

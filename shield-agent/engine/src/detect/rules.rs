@@ -438,10 +438,14 @@ impl Judge<'_> {
         );
         // Browsers load a page's assets; a program that walks a list of paths, or repeats one, does not.
         let assets = PAGES_PER_ASSET * facts.before.assets;
+        // A dashboard or a camera may repeat one page as fast as the flood rule allows it.
+        let flood = SERVED_RATE * self.policy.flood.rate * f64::from(WINDOW_SECS);
+        let least_repeats =
+            if facts.is_polling() { rule.min_repeats.max(flood as u32) } else { rule.min_repeats };
         let judged = [
             (Feature::Paths, facts.spread.paths, rule.min_paths),
             (Feature::Posts, facts.spread.posts, rule.min_posts),
-            (Feature::Repeats, facts.spread.repeats, rule.min_repeats),
+            (Feature::Repeats, facts.spread.repeats, least_repeats),
         ];
         for (feature, value, floor) in judged {
             let without_assets = at_least("four_times_assets", value, assets);

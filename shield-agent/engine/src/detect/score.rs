@@ -28,6 +28,10 @@ const ARTICLE_FACTOR: f32 = 0.8;
 /// A further failure below a directory with one that was charged: words of a list.
 const WORD_IN_GROUP: f32 = 0.1;
 
+/// Deeper than this many directories nobody guesses names: package repositories and symbol servers are asked there for what
+/// others have, thousands of times. All failures below one directory are one target.
+const GUESSED_DEPTH: u32 = 4;
+
 /// A target asked for again, as a share of its points.
 const PROBE_REPEAT: f32 = 0.5;
 
@@ -481,6 +485,10 @@ fn target_piece(asked: &Asked<'_>, piece: impl Fn(Kind, f32, f32, u64) -> Piece)
         return Piece { template: fold(template.hash), dir, ..asset };
     }
     let group = first_directory(asked.path).map(|directory| stable_hash(directory) ^ 1);
+    if let Some(group) = group.filter(|_| template.depth > GUESSED_DEPTH) {
+        let deep = piece(Kind::Failure, tenths * PAGE_FACTOR, FAILURE_REPEAT, group);
+        return Piece { template: fold(template.hash), dir, ..deep };
+    }
     // A cache misses thousands of its items: they add no more than the first one did.
     let factor = if shape::is_article(asked.path) { ARTICLE_FACTOR } else { PAGE_FACTOR };
     let page = piece(Kind::Failure, tenths * factor, FAILURE_REPEAT, template.hash);
