@@ -407,13 +407,13 @@ fn evidence_carries_the_values_that_decided() {
 fn evidence_counts_a_path_once_whatever_its_queries() {
     let mut site = Site::new(Policy::default());
     for n in 0..125 {
-        site.get(START + n / 90, 1, ["/?a", "/?b"][n as usize % 2]);
-        site.get(START + n / 90, 1, "/other");
+        site.ask(START + n / 30, 1, "GET", ["/?a", "/?b"][n as usize % 2], 499);
+        site.ask(START + n / 30, 1, "GET", "/other", 499);
     }
     let (.., evidence) = &site.verdicts[0];
     assert_eq!(evidence.rule, Rule::Flood);
     let paths: Vec<_> = evidence.top_paths.iter().map(|top| (top.path.as_str(), top.count)).collect();
-    assert_eq!(paths, [("/", 120), ("/other", 119)]);
+    assert_eq!(paths, [("/", 40), ("/other", 39)]);
 }
 
 /// The thirteenth request is too many; ten seconds later the client is judged again, and by then its errors tighten the

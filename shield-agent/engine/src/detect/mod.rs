@@ -41,7 +41,7 @@ pub mod detector;
 #[cfg(test)]
 mod detector_tests;
 pub(crate) mod evidence;
-pub mod exempt;
+pub(crate) mod exempt;
 mod forms;
 pub(crate) mod global;
 pub(crate) mod good_standing;

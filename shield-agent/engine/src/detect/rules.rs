@@ -61,6 +61,8 @@ pub(crate) struct Facts {
     pub flood_pages: f64,
     /// Pages within the flood rule's `page_secs`.
     pub burst_pages: u32,
+    /// Pages within this second.
+    pub second_pages: u32,
     /// Failed logins within the behaviour rule's `login_burst_secs`.
     pub login_burst: u32,
     /// All evidence together.
@@ -85,6 +87,7 @@ impl Facts {
             flood_pages: f64::from(window.sum_of_last(policy.flood.sustained_secs, second).flood_eighths())
                 / 8.0,
             burst_pages: window.sum_of_last(policy.flood.page_secs, second).pages(),
+            second_pages: window.at(second).pages(),
             login_burst: window.sum_of_last(policy.behaviour.login_burst_secs, second).logins,
             score: Score::default(),
             kinds_of_paths: 0,
@@ -347,6 +350,11 @@ impl Judge<'_> {
         clause(&[
             at_least("pages_burst", facts.burst_pages, burst),
             at_least("requests_for_one_page", facts.spread.repeats, burst),
+        ]);
+        // No camera takes so many pictures in one second, served or not.
+        clause(&[
+            at_least("pages_burst", facts.second_pages, rule.page_requests),
+            at_least("requests_for_one_page", facts.spread.repeats, rule.page_requests),
         ]);
     }
 

@@ -161,8 +161,7 @@ fn a_lower_threshold_holds_for_clients_that_are_counted_already() {
         actions.iter().any(|a| matches!(a, Action::Enforce(Order::Ban { .. })))
     };
     assert!(!send(&mut engine, 30));
-    // Of what is served, three times as many are a flood.
-    change(&mut engine, |new| new.policy.flood.page_requests = 10, T0);
+    change(&mut engine, |new| new.policy.flood.page_requests = 20, T0);
     assert!(send(&mut engine, 3));
 }
 
