@@ -260,7 +260,7 @@ impl Detector {
     }
 
     fn lately(&self, key: u128, second: u32) -> Lately {
-        lately(&self.clients, key, second, false)
+        lately(&self.clients, key, second, Depth::ServedPages)
     }
 
     /// Judges a client after a request that may have changed the result.
@@ -273,7 +273,8 @@ impl Detector {
         second: u32,
     ) -> Verdict {
         let key = of.key();
-        let score = if self.is_scoring {
+        let may_score = self.is_scoring && self.scores.may_reach(key, self.thresholds.policy(), second);
+        let score = if may_score {
             self.scores.of(key, &self.lately(key, second), self.thresholds.policy(), second)
         } else {
             Score::default()
@@ -798,7 +799,7 @@ fn charge(scores: &mut Scores, clients: &Clients, asked: &Asked<'_>, scripts: u3
     if !is_telling && !is_in_vain && !is_alike {
         return false;
     }
-    let lately = lately(clients, asked.key, asked.second, is_alike);
+    let lately = lately(clients, asked.key, asked.second, Depth::Counts { alike: is_alike });
     if is_telling {
         scores.charge(asked, &lately);
     }
@@ -811,14 +812,27 @@ fn charge(scores: &mut Scores, clients: &Clients, asked: &Asked<'_>, scripts: u3
     true
 }
 
-fn lately(clients: &Clients, key: u128, second: u32, alike: bool) -> Lately {
+/// How much of a client's activity is looked at: walking its targets costs more than the rest together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Counts { alike: bool },
+    ServedPages,
+}
+
+fn lately(clients: &Clients, key: u128, second: u32, depth: Depth) -> Lately {
     let Some(activity) = clients.heavy(key) else {
         let (before, served_pages) = clients.light_before(key, second);
         return Lately { before, served_pages, ..Lately::default() };
     };
-    let (alike, alike_redirected) = if alike { activity.alike_scripts(second) } else { (0, 0) };
-    let served_pages = activity.served_pages(second);
-    Lately { before: activity.window.before(second), served_pages, alike, alike_redirected }
+    let mut lately = Lately { before: activity.window.before(second), ..Lately::default() };
+    match depth {
+        Depth::ServedPages => lately.served_pages = activity.served_pages(second),
+        Depth::Counts { alike: true } => {
+            (lately.alike, lately.alike_redirected) = activity.alike_scripts(second);
+        }
+        Depth::Counts { alike: false } => {}
+    }
+    lately
 }
 
 /// The number of templates among the paths of a client's recent targets, and of the targets whose texts are known.

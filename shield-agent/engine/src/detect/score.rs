@@ -262,6 +262,12 @@ impl Scores {
         }
     }
 
+    /// Whether a client's points could reach the lowest bar: for nearly all clients they do not, and are not weighed.
+    pub(crate) fn may_reach(&self, key: u128, policy: &Policy, second: u32) -> bool {
+        let total = |account: &Account| account.points(second).iter().sum::<f32>();
+        self.accounts.get(key).is_some_and(|account| f64::from(total(account)) >= policy.evidence.threshold)
+    }
+
     /// The score of a client at `second`.
     pub(crate) fn of(&self, key: u128, lately: &Lately, policy: &Policy, second: u32) -> Score {
         let Some(account) = self.accounts.get(key) else { return Score::default() };
