@@ -1,6 +1,8 @@
 //! The engine's reading of request targets against a real nginx: for thousands of generated targets, `resolve` gives the
 //! `$uri` that nginx serves, or both refuse the target.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -175,9 +177,9 @@ fn a_target_resolves_to_what_nginx_serves() {
         let ours = resolve(target.as_bytes(), &mut space);
         let is_refused = status != b"204";
         if is_refused {
-            refused += 1
+            refused += 1;
         } else {
-            served += 1
+            served += 1;
         }
         let agrees =
             if is_refused { ours.spelling.is_refused } else { !ours.spelling.is_refused && ours.path == uri };
