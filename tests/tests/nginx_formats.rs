@@ -2,6 +2,8 @@
 //!
 //! One nginx writes each request to a log for each format. Each request comes from an address of its own in 127.0.0.0/8.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
