@@ -25,6 +25,7 @@ use crate::detect::prefilter::Screening;
 use crate::detect::ring::{SecondRing, ServerSecond};
 use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use crate::detect::score::{ALIKE_FROM, Asked, Lately, Score, Scores};
+use crate::detect::stable_hash;
 use crate::detect::standing::Service;
 use crate::detect::template::Template;
 use crate::detect::thresholds::Thresholds;
@@ -214,7 +215,7 @@ impl Detector {
             return Verdict::Normal;
         }
         if request.status >= 300 || trace.flags.has(Flags::POST) {
-            let client = stable_id(prepared.client.key());
+            let client = stable_hash::of_client(prepared.client.key());
             trace = self.tries.weigh(&seen, request, client, second);
         }
         if !trace.flags.has(Flags::ASSET) {
@@ -903,12 +904,6 @@ fn next_boundary(second: u32) -> u32 {
 /// An id of a client that is stable over restarts, unlike its hash, whose seed changes.
 fn precedent_id(key: u128) -> u64 {
     key as u64 ^ (key >> 64) as u64
-}
-
-/// A hash of a client that is the same in every process.
-fn stable_id(key: u128) -> u64 {
-    let mixed = (key as u64 ^ (key >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed ^ mixed >> 32
 }
 
 /// The inverse of [`Client::key`] for single clients.

@@ -5,6 +5,7 @@
 //! nobody can flush it by asking for much.
 
 use crate::detect::activity::Asked;
+use crate::detect::stable_hash;
 
 /// A power of two.
 const SLOTS: usize = 1 << 13;
@@ -94,12 +95,9 @@ fn is_old(slot: &Slot, day: u8) -> bool {
     u32::from(day.wrapping_sub(slot.day)) * 86_400 > REMEMBERED_SECS
 }
 
-/// A hash of the client's network (/24, or /48 of IPv6) in 16 bits, never 0.
+/// A hash of the client's network in 16 bits, never 0.
 fn network_mark(key: u128) -> u16 {
-    let is_v4 = key >> 32 == 0xffff;
-    let network = if is_v4 { key >> 8 } else { key >> 80 };
-    let mixed = ((network as u64) ^ (network >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 48) as u16 | 1
+    (stable_hash::of_network(key) >> 48) as u16 | 1
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::detect::stable_hash;
+
 /// Networks remembered by entry.
 const NETWORKS: usize = 4;
 
@@ -18,11 +20,7 @@ const WAYS: usize = 8;
 
 /// A client's network, as one independent teacher: its /24 or its /48.
 pub(crate) fn network_of(key: u128) -> u32 {
-    // IPv4 clients are mapped addresses: their last 32 bits vary.
-    let is_v4 = key >> 32 == 0xffff;
-    let network = if is_v4 { key >> 8 } else { key >> 80 };
-    let mixed = (network as u64 ^ (network >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed >> 32) as u32).max(1)
+    ((stable_hash::of_network(key) >> 32) as u32).max(1)
 }
 
 /// Networks whose good clients were refused at one template.

@@ -13,8 +13,9 @@ use crate::detect::habits::{Habits, network_of};
 use crate::detect::hash::Seeded;
 use crate::detect::policy::Policy;
 use crate::detect::shape;
+use crate::detect::stable_hash;
 use crate::detect::standing::{Merit, Service, Standings};
-use crate::detect::template::{Template, stable_hash};
+use crate::detect::template::Template;
 use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::Counts;
 use crate::vocab::verdict::Rule;
@@ -205,7 +206,7 @@ impl Scores {
             kind: Kind::Alike,
             points: if is_script { SCRIPT_IN_VAIN } else { PAGE_IN_VAIN },
             repeat: FAILURE_REPEAT,
-            key: stable_hash(asked.path),
+            key: stable_hash::of_text(asked.path),
             group: None,
             within_group: 1.0,
             template: 0,
@@ -432,7 +433,7 @@ fn pieces(asked: &Asked<'_>) -> [Option<Piece>; 2] {
         dir: 0,
         target: trace.key,
     };
-    let by_path = || stable_hash(asked.path);
+    let by_path = || stable_hash::of_text(asked.path);
     if flags.has(Flags::FOREIGN) {
         return [Some(piece(Kind::Malformed, MALFORMED, 1.0, by_path())), None];
     }
@@ -481,7 +482,8 @@ fn target_piece(asked: &Asked<'_>, piece: impl Fn(Kind, f32, f32, u64) -> Piece)
         return Piece { group: Some(name_of(asked).into()), within_group: PRODUCT_IN_GROUP, ..probe };
     }
     if matches!(asked.shape.kind, shape::Kind::Script | shape::Kind::Dubious) {
-        let script = piece(Kind::Failure, tenths * SCRIPT_FACTOR, FAILURE_REPEAT, stable_hash(asked.path));
+        let script =
+            piece(Kind::Failure, tenths * SCRIPT_FACTOR, FAILURE_REPEAT, stable_hash::of_text(asked.path));
         return Piece { template: fold(template.hash), dir, ..script };
     }
     if asked.shape.kind == shape::Kind::Asset {
@@ -490,7 +492,7 @@ fn target_piece(asked: &Asked<'_>, piece: impl Fn(Kind, f32, f32, u64) -> Piece)
         let asset = piece(Kind::Failure, tenths * PAGE_FACTOR, FAILURE_REPEAT, key);
         return Piece { template: fold(template.hash), dir, ..asset };
     }
-    let group = first_directory(asked.path).map(|directory| stable_hash(directory) ^ 1);
+    let group = first_directory(asked.path).map(|directory| stable_hash::of_text(directory) ^ 1);
     if let Some(group) = group.filter(|_| template.depth > GUESSED_DEPTH) {
         let deep = piece(Kind::Failure, tenths * PAGE_FACTOR, FAILURE_REPEAT, group);
         return Piece { template: fold(template.hash), dir, ..deep };

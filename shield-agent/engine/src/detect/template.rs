@@ -3,6 +3,8 @@
 //!
 //! The hash is the same in every process, because habits learned by template outlive a restart.
 
+use crate::detect::stable_hash::StableHash;
+
 /// A token at least this long that changes so often between letters and digits identifies an item: `7a9d9691`. `word12` is a
 /// word of a list, as good as any other.
 const MIN_IDENTIFIER: usize = 8;
@@ -31,7 +33,7 @@ impl Template {
         while at < path.len() {
             let rest = &path[at..];
             if is_uuid(rest) {
-                hash.add(b'#');
+                hash.add(b"#");
                 at += UUID_BYTES;
                 continue;
             }
@@ -41,7 +43,7 @@ impl Template {
                     template.depth += 1;
                     template.dir = hash.finish();
                 }
-                hash.add(rest[0]);
+                hash.add(&rest[..1]);
                 at += 1;
                 continue;
             }
@@ -51,13 +53,6 @@ impl Template {
         template.hash = hash.finish();
         template
     }
-}
-
-/// Hashes a text; the same in every process.
-pub(crate) fn stable_hash(text: &[u8]) -> u64 {
-    let mut hash = StableHash::default();
-    text.iter().for_each(|byte| hash.add(*byte));
-    hash.finish()
 }
 
 /// 8-4-4-4-12 hexadecimal digits.
@@ -81,32 +76,11 @@ fn add_token(hash: &mut StableHash, token: &[u8]) {
     let changes = token.windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit()).count();
     let is_identifier = token.len() >= MIN_IDENTIFIER && changes >= MIN_CHANGES;
     if is_identifier || token.len() - digits > MAX_WORD {
-        hash.add(b'#');
+        hash.add(b"#");
     } else if digits == token.len() {
-        hash.add(b'0');
+        hash.add(b"0");
     } else {
-        token.iter().for_each(|byte| hash.add(byte.to_ascii_lowercase()));
-    }
-}
-
-/// FNV-1a, with a final mix because the tables take their places from the low bits.
-#[derive(Debug, Clone, Copy)]
-struct StableHash(u64);
-
-impl Default for StableHash {
-    fn default() -> StableHash {
-        StableHash(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl StableHash {
-    fn add(&mut self, byte: u8) {
-        self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-
-    fn finish(self) -> u64 {
-        let mixed = (self.0 ^ (self.0 >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        mixed ^ (mixed >> 29)
+        token.iter().for_each(|byte| hash.add(&[byte.to_ascii_lowercase()]));
     }
 }
 

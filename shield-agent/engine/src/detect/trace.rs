@@ -7,7 +7,7 @@ use crate::detect::login::{self, Login};
 use crate::detect::served_path::{self, Spelling};
 use crate::detect::shape::{self, Kind, Query, Shape};
 use crate::detect::shape_cache::{Cached, ShapeCache};
-use crate::detect::template::stable_hash;
+use crate::detect::stable_hash;
 use crate::vocab::request::Request;
 
 /// Properties of a request, as bits.
@@ -444,9 +444,9 @@ fn query_key(trace: &Trace, shape: Shape, query: &[u8]) -> u64 {
         return 0;
     }
     match shape::of_query(query) {
-        Query::Password(value) => stable_hash(value),
+        Query::Password(value) => stable_hash::of_text(value),
         Query::Probe | Query::Dubious if !matches!(shape.kind, Kind::Probe | Kind::Dubious) => {
-            stable_hash(query)
+            stable_hash::of_text(query)
         }
         _ => 0,
     }

@@ -3,7 +3,7 @@
 
 use crate::detect::forms::Forms;
 use crate::detect::runs::Runs;
-use crate::detect::stable_hash::StableHash;
+use crate::detect::stable_hash;
 use crate::detect::trace::{Flags, Seen, Trace};
 use crate::vocab::request::Request;
 
@@ -35,7 +35,7 @@ impl Tries {
             return trace;
         }
         if trace.flags.has(Flags::POST) {
-            let path = StableHash::of(seen.path).finish();
+            let path = stable_hash::of_text(seen.path);
             return match self.forms.answered(path, client, status, second) {
                 0 => trace,
                 weight => trace.tried(weight, path ^ u64::from(second)),
