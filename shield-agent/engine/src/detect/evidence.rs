@@ -1,9 +1,8 @@
 //! What speaks against one client: an account in points, kind by kind, that leaks over minutes or hours. It outlives the
 //! client's windows. Kinds add up; a target that was charged before adds less. `score.rs` decides what a request is worth.
 
-use hashbrown::HashTable;
-
 use crate::detect::hash::Seeded;
+use crate::detect::sampled_table::{Keyed, SampledTable};
 use crate::vocab::verdict::Rule;
 
 /// A kind of evidence.
@@ -290,118 +289,65 @@ impl Account {
         self.charges.iter_mut().for_each(|charge| charge.points /= 4.0);
     }
 
-    fn bytes(&self) -> usize {
-        size_of::<Account>() + self.charges.capacity() * size_of::<Charge>()
+    fn total_at(&self, second: u32) -> f32 {
+        self.points(second).iter().sum()
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.charges.capacity() * size_of::<Charge>()
     }
 }
-
-/// Accounts compared to find one to evict.
-const EVICTION_SAMPLE: usize = 16;
 
 /// An account with less than this many points is closed by the sweep.
 const CLOSED_BELOW: f32 = 0.05;
 
-/// The accounts of all clients with evidence. At the bound the lowest of a sample is evicted, so that a flood of throw-away
-/// addresses pushes out its own.
-pub(crate) struct Accounts {
-    hash: Seeded,
-    index: HashTable<u32>,
-    all: Vec<Account>,
-    max: usize,
-    hand: usize,
-    evicted: u64,
+impl Keyed for Account {
+    fn key(&self) -> u128 {
+        self.key
+    }
 }
+
+/// The accounts of all clients with evidence. At the bound the lowest of a sample is evicted.
+pub(crate) struct Accounts(SampledTable<Account>);
 
 impl Accounts {
     pub(crate) fn new(max: usize, hash: Seeded) -> Accounts {
-        Accounts { hash, index: HashTable::new(), all: Vec::new(), max: max.max(1), hand: 0, evicted: 0 }
-    }
-
-    fn position(&self, key: u128) -> Option<usize> {
-        let found = self.index.find(self.hash.key(key), |at| self.all[*at as usize].key == key);
-        found.map(|at| *at as usize)
+        Accounts(SampledTable::new(max, hash))
     }
 
     pub(crate) fn get(&self, key: u128) -> Option<&Account> {
-        self.all.get(self.position(key)?)
+        self.0.get(key)
     }
 
     pub(crate) fn get_mut(&mut self, key: u128) -> Option<&mut Account> {
-        let at = self.position(key)?;
-        self.all.get_mut(at)
+        self.0.get_mut(key)
     }
 
     /// The account of a client, opened if there is none.
     pub(crate) fn open(&mut self, key: u128, second: u32) -> &mut Account {
-        let at = match self.position(key) {
-            Some(at) => at,
-            None => self.insert(key, second),
-        };
-        &mut self.all[at]
-    }
-
-    fn insert(&mut self, key: u128, second: u32) -> usize {
-        if self.all.len() >= self.max {
-            self.evict(second);
-        }
-        let at = self.all.len();
-        self.all.push(Account::new(key, second));
-        let Accounts { index, all, hash, .. } = self;
-        index.insert_unique(hash.key(key), at as u32, |at| hash.key(all[*at as usize].key));
-        at
-    }
-
-    fn evict(&mut self, second: u32) {
-        let len = self.all.len();
-        let total = |at: &usize| self.all[*at].points(second).iter().sum::<f32>();
-        let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.hand + i) % len);
-        let least = sample.min_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or(0);
-        self.hand = (self.hand + EVICTION_SAMPLE) % len;
-        self.evicted += 1;
-        self.remove(least);
-    }
-
-    fn remove(&mut self, at: usize) {
-        let hash = self.hash.key(self.all[at].key);
-        if let Ok(entry) = self.index.find_entry(hash, |entry| *entry as usize == at) {
-            entry.remove();
-        }
-        self.all.swap_remove(at);
-        let Some(moved) = self.all.get(at) else { return };
-        let last = self.all.len() as u32;
-        if let Some(entry) = self.index.find_mut(self.hash.key(moved.key), |entry| *entry == last) {
-            *entry = at as u32;
-        }
+        let order = |a: &Account, b: &Account| a.total_at(second).total_cmp(&b.total_at(second));
+        self.0.get_or_insert(key, || Account::new(key, second), order)
     }
 
     pub(crate) fn close(&mut self, key: u128) {
-        if let Some(at) = self.position(key) {
-            self.remove(at);
-        }
+        self.0.remove(key);
     }
 
     /// Closes accounts that have leaked empty.
     pub(crate) fn sweep(&mut self, second: u32) {
-        let mut at = 0;
-        while at < self.all.len() {
-            if self.all[at].points(second).iter().sum::<f32>() < CLOSED_BELOW {
-                self.remove(at);
-            } else {
-                at += 1;
-            }
-        }
+        self.0.retain(|account| account.total_at(second) >= CLOSED_BELOW);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.0.entries().is_empty()
     }
 
     pub(crate) fn evicted(&self) -> u64 {
-        self.evicted
+        self.0.evicted()
     }
 
     /// Approximate memory in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.all.iter().map(Account::bytes).sum::<usize>() + self.index.allocation_size()
+        self.0.bytes() + self.0.entries().iter().map(Account::heap_bytes).sum::<usize>()
     }
 }

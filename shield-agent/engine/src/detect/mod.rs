@@ -12,6 +12,7 @@
 //!     ▼
 //!  Tracer::trace: target's key, flags, weight                  served_path, shape, login, trace
 //!     │ the client is banned ───────────────────────────────▶ Normal (in the totals only)
+//!     │ exempt by the configuration ────────────────────────▶ Normal      exempt
 //!     │ posts, and what was not served: one try of many?            tries, forms, runs
 //!     ▼
 //!  Clients::record                                             clients
@@ -19,9 +20,10 @@
 //!     ▼
 //!  Activity::record: window and targets                        activity, window, targets
 //!     │ a verdict less than 10 s ago ───────────────────────▶ Normal
-//!     │ Screening::Skip: below all limits ──────────────────▶ Normal      prefilter
+//!     │ evidence is charged to the client's account                 score, evidence, habits, template
+//!     │ no evidence, Screening::Skip: below all limits ─────▶ Normal      prefilter
 //!     ▼
-//!  Facts ─▶ Judge::judge: policy, baseline, precedents         rules, policy
+//!  Facts ─▶ Judge::judge: score, policy, baseline, precedents  standing, rules, policy
 //!     │ no clause holds: judge_company, after requests in vain ▶ Normal      company, campaigns, bad_networks
 //!     ▼
 //!  Verdict::Anomalous(evidence), and the client's requests are not learned      path_interner
@@ -58,6 +60,7 @@ mod prefilter;
 pub(crate) mod ring;
 pub mod rules;
 mod runs;
+mod sampled_table;
 pub(crate) mod score;
 pub mod served_path;
 pub mod shape;

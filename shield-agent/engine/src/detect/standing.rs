@@ -1,10 +1,12 @@
 //! What speaks for a client: how long, and how much, it was served well. Earned minute by minute, slowly and up to a cap, so
 //! that browsing for an hour buys an attacker next to nothing; lost by a verdict, and by weeks of absence.
 
-use hashbrown::HashTable;
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use crate::detect::hash::Seeded;
+use crate::detect::sampled_table::{Keyed, SampledTable};
 
 /// At most one slot of good service is earned in this many seconds.
 const SLOT_SECS: u32 = 600;
@@ -71,10 +73,21 @@ impl Entry {
         }
     }
 
+    /// The least earned first, of equals the one longest away.
+    fn by_merit(&self, other: &Entry) -> Ordering {
+        (self.quarters, self.slot).cmp(&(other.quarters, other.slot))
+    }
+
     fn merit(&self, second: u32) -> Merit {
         let mut entry = *self;
         entry.forget(second / SLOT_SECS);
         Merit { quarters: entry.quarters, requests: entry.requests }
+    }
+}
+
+impl Keyed for Entry {
+    fn key(&self) -> u128 {
+        self.key
     }
 }
 
@@ -100,43 +113,30 @@ impl Merit {
     }
 }
 
-/// Entries compared to find one to evict.
-const EVICTION_SAMPLE: usize = 16;
-
 /// The most entries that are saved: the best.
 const MAX_SAVED: usize = 4096;
 
 /// The standing of all clients that have earned any.
 pub(crate) struct Standings {
-    hash: Seeded,
-    index: HashTable<u32>,
-    all: Vec<Entry>,
-    max: usize,
-    hand: usize,
+    table: SampledTable<Entry>,
     /// Served requests of all clients.
     served: f32,
 }
 
 impl Standings {
     pub(crate) fn new(max: usize, hash: Seeded) -> Standings {
-        Standings { hash, index: HashTable::new(), all: Vec::new(), max: max.max(1), hand: 0, served: 0.0 }
-    }
-
-    fn position(&self, key: u128) -> Option<usize> {
-        let found = self.index.find(self.hash.key(key), |at| self.all[*at as usize].key == key);
-        found.map(|at| *at as usize)
+        Standings { table: SampledTable::new(max, hash), served: 0.0 }
     }
 
     /// What a client has earned by `second`.
     pub(crate) fn of(&self, key: u128, second: u32) -> Merit {
-        self.position(key).map_or(Merit::default(), |at| self.all[at].merit(second))
+        self.table.get(key).map_or(Merit::default(), |entry| entry.merit(second))
     }
 
     /// Whether a client carries more than a fifth of all that was ever served here, over hours: a proxy, a CDN or the
     /// site's own machine. A ban would cut off everybody behind it.
     pub(crate) fn carries_the_site(&self, key: u128) -> bool {
-        let Some(at) = self.position(key) else { return false };
-        let entry = &self.all[at];
+        let Some(entry) = self.table.get(key) else { return false };
         entry.quarters >= 6 * WHOLE_SLOT && entry.requests >= 500.0 && 5.0 * entry.requests >= self.served
     }
 
@@ -145,11 +145,7 @@ impl Standings {
         self.served += (service.pages + service.assets) as f32;
         let Some(quarters) = service.earns() else { return };
         let slot = second / SLOT_SECS;
-        let at = match self.position(key) {
-            Some(at) => at,
-            None => self.insert(Entry { key, ..Entry::default() }),
-        };
-        let entry = &mut self.all[at];
+        let entry = self.table.get_or_insert(key, || Entry { key, ..Entry::default() }, Entry::by_merit);
         entry.forget(slot);
         if entry.slot < slot {
             entry.quarters = (entry.quarters + quarters).min(MAX_QUARTERS);
@@ -158,49 +154,19 @@ impl Standings {
         entry.requests += (service.pages + service.assets) as f32;
     }
 
-    fn insert(&mut self, entry: Entry) -> usize {
-        if self.all.len() >= self.max {
-            let len = self.all.len();
-            let sample = (0..EVICTION_SAMPLE.min(len)).map(|i| (self.hand + i) % len);
-            let least = sample.min_by_key(|at| (self.all[*at].quarters, self.all[*at].slot)).unwrap_or(0);
-            self.hand = (self.hand + EVICTION_SAMPLE) % len;
-            self.remove(least);
-        }
-        let at = self.all.len();
-        self.all.push(entry);
-        let Standings { index, all, hash, .. } = self;
-        index.insert_unique(hash.key(entry.key), at as u32, |at| hash.key(all[*at as usize].key));
-        at
-    }
-
     /// Takes away what a client has earned: it turned out to be an attacker.
     pub(crate) fn forfeit(&mut self, key: u128) {
-        if let Some(at) = self.position(key) {
-            self.remove(at);
-        }
-    }
-
-    fn remove(&mut self, at: usize) {
-        let hash = self.hash.key(self.all[at].key);
-        if let Ok(entry) = self.index.find_entry(hash, |entry| *entry as usize == at) {
-            entry.remove();
-        }
-        self.all.swap_remove(at);
-        let Some(moved) = self.all.get(at) else { return };
-        let last = self.all.len() as u32;
-        if let Some(entry) = self.index.find_mut(self.hash.key(moved.key), |entry| *entry == last) {
-            *entry = at as u32;
-        }
+        self.table.remove(key);
     }
 
     /// Approximate memory in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.all.capacity() * size_of::<Entry>() + self.index.allocation_size()
+        self.table.bytes()
     }
 
     /// The best standings, for a later run.
     pub(crate) fn save(&self) -> SavedStandings {
-        let mut best = self.all.clone();
+        let mut best = self.table.entries().to_vec();
         best.sort_by(|a, b| b.quarters.cmp(&a.quarters).then(b.slot.cmp(&a.slot)).then(a.key.cmp(&b.key)));
         best.truncate(MAX_SAVED);
         SavedStandings { served: self.served, best }
@@ -209,10 +175,8 @@ impl Standings {
     /// Takes over what an earlier run saved.
     pub(crate) fn restore(&mut self, saved: &SavedStandings) {
         self.served = saved.served;
-        for entry in saved.best.iter().take(self.max) {
-            if self.position(entry.key).is_none() {
-                self.insert(*entry);
-            }
+        for entry in saved.best.iter().take(self.table.max()) {
+            self.table.get_or_insert(entry.key, || *entry, Entry::by_merit);
         }
     }
 }
@@ -268,7 +232,7 @@ mod tests {
         (0..40).for_each(|n| standings.credit(1, PAGE, 1_767_600_000 + n * 600));
         (100..200).for_each(|key| standings.credit(key, PAGE, 1_767_630_000));
         assert!(standings.of(1, 1_767_630_000).multiple() > 2.0);
-        assert_eq!(standings.all.len(), 10);
+        assert_eq!(standings.table.entries().len(), 10);
         let saved = standings.save();
         let mut restored = Standings::new(10, Seeded::new(2));
         restored.restore(&saved);
