@@ -16,7 +16,7 @@
 //!     │ posts, and what was not served: one try of many?            tries, forms, runs
 //!     ▼
 //!  Clients::record                                             clients
-//!     │ one of the first 4 requests (light record) ─────────▶ Normal
+//!     │ one of the first 4 (light record), nothing telling ─▶ Normal
 //!     ▼
 //!  Activity::record: window and targets                        activity, window, targets
 //!     │ a verdict less than 10 s ago ───────────────────────▶ Normal

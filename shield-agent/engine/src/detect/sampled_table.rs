@@ -72,7 +72,8 @@ impl<T: Keyed> SampledTable<T> {
 
     fn evict(&mut self, order: impl Fn(&T, &T) -> Ordering) {
         let len = self.all.len();
-        let sample = (0..SAMPLE.min(len)).map(|i| (self.hand + i) % len);
+        // The newest stands for whatever floods the table: neighbours that all are worth more than it stay.
+        let sample = (0..SAMPLE.min(len)).map(|i| (self.hand + i) % len).chain([len - 1]);
         let least = sample.min_by(|a, b| order(&self.all[*a], &self.all[*b])).unwrap_or(0);
         self.hand = (self.hand + SAMPLE) % len;
         self.evicted += 1;
@@ -174,5 +175,18 @@ mod tests {
         entries.sort_unstable();
         assert_eq!(entries, model.into_iter().collect::<Vec<_>>());
         assert_eq!(table.evicted(), 0);
+    }
+
+    #[test]
+    fn throw_away_entries_push_out_their_own() {
+        let mut table = SampledTable::new(100, Seeded::new(1));
+        for key in 0..50 {
+            table.get_or_insert(key, || Counted(key, 9), by_count);
+        }
+        for key in 1000..11_000 {
+            table.get_or_insert(key, || Counted(key, 1), by_count);
+        }
+        assert!((0..50).all(|key| table.get(key) == Some(&Counted(key, 9))));
+        assert_eq!((table.entries().len(), table.evicted()), (100, 9950));
     }
 }
