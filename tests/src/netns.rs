@@ -57,8 +57,16 @@ impl Namespace {
         command::run(&["ip", "netns", "add", &name])
             .context("could not create a network namespace (needs root)")?;
         let namespace = Self { name };
+        namespace.disable_duplicate_address_detection()?;
         namespace.run(&["ip", "link", "set", "lo", "up"])?;
         Ok(namespace)
+    }
+
+    /// Link-local addresses would stay tentative for up to two seconds, and a router without one cannot ask for its IPv6
+    /// neighbours.
+    fn disable_duplicate_address_detection(&self) -> Result<()> {
+        let path = "/proc/sys/net/ipv6/conf/default/accept_dad";
+        self.enter(|| std::fs::write(path, "0")).with_context(|| format!("could not write 0 to {path}"))
     }
 
     /// Its name, as `ip netns list` shows it.
