@@ -188,7 +188,11 @@ fn trace_by(tracer: &mut Tracer, request: &Request<'_>) -> Trace {
 fn check_trace(request: &Request<'_>, trace: &Trace, policy: &Policy) {
     let has = |flag| trace.flags.has(flag);
     let implies = |flag, other| assert!(!has(flag) || has(other), "{request:?} is {trace:?}");
-    assert!(matches!(trace.weight, 0 | 1 | 2 | 3 | 5 | 10 | 12 | 20 | 30), "{request:?} weighs {}", trace.weight);
+    assert!(
+        matches!(trace.weight, 0 | 1 | 2 | 3 | 5 | 10 | 12 | 20 | 30),
+        "{request:?} weighs {}",
+        trace.weight
+    );
     assert!(!has(Flags::ASSET) || trace.weight == 0, "{request:?} is harmless and weighs {}", trace.weight);
     let is_error = request.status >= 400 && !policy.not_errors.contains(&request.status);
     assert_eq!(has(Flags::ERROR), is_error, "{request:?}");

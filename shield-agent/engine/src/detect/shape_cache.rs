@@ -9,8 +9,8 @@ use crate::detect::shape::{self, Kind, Shape};
 const CACHE_BITS: u32 = 15;
 
 /// A path's hash and its shape in one word: 47 bits of the hash (none of those that choose the slot), 12 of
-/// `told_by`, 3 of the kind, a bit each for login and remote call. 0 is an empty slot, and the kind [`RESPELLED`] a path
-/// that has no shape as it is written.
+/// `told_by`, 3 of the kind, a bit each for login and remote call. 0 is an empty slot, and the kind [`CachedShape::RESPELLED`] a
+/// path that has no shape as it is written.
 #[derive(Debug, Clone, Copy, Default)]
 struct CachedShape(u64);
 
