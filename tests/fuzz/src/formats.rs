@@ -130,7 +130,7 @@ impl Entry {
         for piece in pieces {
             let len = piece.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
             line.extend(escape(&self.value(&piece[..len])));
-            line.extend_from_slice(piece[len..].as_bytes());
+            line.extend_from_slice(&piece.as_bytes()[len..]);
         }
         line
     }
@@ -172,7 +172,7 @@ fn configured(mut cursor: Cursor<'_>) {
 
 fn recognised(mut cursor: Cursor<'_>) {
     let format = cursor.pick(&KNOWN);
-    let usual = if cursor.byte() % 2 == 0 { vec![Entry::usual()] } else { Vec::new() };
+    let usual = if cursor.byte().is_multiple_of(2) { vec![Entry::usual()] } else { Vec::new() };
     let lines: Vec<Vec<u8>> = usual
         .into_iter()
         .chain(entries(&mut cursor))
