@@ -276,7 +276,10 @@ impl Parser {
             }
             found => found?,
         };
-        self.learner.learn(line, &self.reader.names);
+        // A shape known before the names would keep them from being found.
+        if self.has_names {
+            self.learner.learn(line, &self.reader.names);
+        }
         Ok(found)
     }
 
