@@ -266,13 +266,14 @@ impl Known {
             split_list(line, spans, is_learned, reader).ok_or(Rejected::NoAddress)?;
         }
         let values = Plan::values(line, spans, reader)?;
-        let names_another = |take| names_another(spans.of(take, line), values.client.addr);
+        let names_another = |text| names_another(text, values.client.addr);
         let is_doubtful = match self.start {
-            Start::Address => !is_learned && names_another(Take::User),
+            // What is the identity here would be the address if the log began with the host.
+            Start::Address => !is_learned && names_another(behind_address(line, spans)),
             Start::List => false,
             // nginx refuses a host with blanks, and writes it as it came to the line of that refusal.
-            Start::Host => (!is_learned || values.status == 400) && names_another(Take::User),
-            Start::Pair => !is_learned && names_another(Take::Host),
+            Start::Host => (!is_learned || values.status == 400) && names_another(spans.of(Take::User, line)),
+            Start::Pair => !is_learned && names_another(spans.of(Take::Host, line)),
         };
         if is_doubtful {
             return Err(Rejected::NoAddress);
@@ -287,14 +288,27 @@ fn begins_a_list(word: &[u8]) -> bool {
     TrustedProxies::default().attribute(addr, b"").is_some()
 }
 
-/// Returns whether a word of `text` is an address other than `addr`.
+/// Returns everything between the address and the time or the request, whichever follows.
+fn behind_address<'l>(line: &'l [u8], spans: &Spans) -> &'l [u8] {
+    let (_, from) = spans.bounds(Take::Addr);
+    let starts = [Take::Time, Take::Request].map(|take| spans.bounds(take).0);
+    let end = starts.into_iter().filter(|start| *start >= from).min();
+    line.get(from..end.unwrap_or(from)).unwrap_or_default()
+}
+
+/// Returns whether a word of `text` is an address other than `addr`, or what nginx writes for one on a socket of the machine.
 fn names_another(text: &[u8], addr: std::net::IpAddr) -> bool {
     if text == b"-" {
         return false;
     }
     let parser = TrustedProxies::default();
-    text.split(|byte| *byte == b' ').filter(|word| !word.starts_with(b"[")).any(|word| {
+    // ingress-nginx has an address in brackets, which may be a header's.
+    let is_bracketed = |word: &&[u8]| word.starts_with(b"[") && word.ends_with(b"]");
+    text.split(|byte| *byte == b' ').filter(|word| !is_bracketed(word)).any(|word| {
         let word = word.strip_suffix(b",").unwrap_or(word);
+        if word == b"unix:" {
+            return true;
+        }
         parser.attribute(word, b"").is_some_and(|other| other.addr != addr)
     })
 }

@@ -26,7 +26,7 @@ impl Spans {
         Spans([(0, 0); Take::COUNT])
     }
 
-    fn set(&mut self, take: Take, start: usize, end: usize) {
+    pub(super) fn set(&mut self, take: Take, start: usize, end: usize) {
         // No line is longer: the configuration allows 16 MiB.
         let short = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         self.0[take as usize] = (short(start), short(end));
@@ -38,7 +38,7 @@ impl Spans {
     }
 
     #[inline]
-    fn bounds(&self, take: Take) -> (usize, usize) {
+    pub(super) fn bounds(&self, take: Take) -> (usize, usize) {
         let (start, end) = self.0[take as usize];
         (start as usize, end as usize)
     }
