@@ -1,4 +1,5 @@
-//! The header that syslog puts before a line: in the datagrams that nginx sends, and in files that a syslog daemon writes.
+//! What other programs put before a line: syslog in the datagrams that nginx sends and in files that its daemon writes, and
+//! programs that run several others, the name of the one that wrote the line (`nginx.1    | `, in colour).
 
 use memchr::memchr;
 
@@ -11,10 +12,13 @@ pub fn message(datagram: &[u8]) -> &[u8] {
     text.strip_suffix(b"\n").unwrap_or(text)
 }
 
-/// Strips the header from a line of a file: RFC 3164 or RFC 5424, with or without `<PRI>`, or rsyslog's with an ISO time.
-/// Returns `None` when there is none.
+/// Strips the header from a line of a file: RFC 3164 or RFC 5424, with or without `<PRI>`, rsyslog's with an ISO time, or the
+/// name of a process. Returns `None` when there is none.
 pub(crate) fn without_header(line: &[u8]) -> Option<&[u8]> {
     let first = *line.first()?;
+    if matches!(first, ESCAPE | b'a'..=b'z') {
+        return after_process(line);
+    }
     let text = match first {
         b'<' => after_priority(line)?,
         b'A'..=b'Z' => line,
@@ -32,6 +36,37 @@ pub(crate) fn without_header(line: &[u8]) -> Option<&[u8]> {
     }
     let (tag, rest) = word(rest)?;
     is_tag(tag).then_some(rest)
+}
+
+const ESCAPE: u8 = 0x1b;
+
+/// Skips `NAME.1   | ` or `NAME-1  | ` of a Procfile's runner (nginx-proxy has one) and of `docker compose logs`, and the colours
+/// around it.
+///
+/// The number is part of it: a host, which a client chooses, may stand before a `|` too.
+fn after_process(line: &[u8]) -> Option<&[u8]> {
+    let text = after_colours(line);
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let len = text.iter().position(|byte| !is_of_name(byte))?;
+    let (name, rest) = text.split_at(len);
+    let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let (name, _) = name.split_at(len - digits);
+    let is_numbered = digits > 0 && name.len() > 1 && matches!(name.last(), Some(b'.' | b'-' | b'_'));
+    let rest = after_colours(after_colours(rest).trim_ascii_start());
+    let rest = after_colours(rest.strip_prefix(b"|").filter(|_| is_numbered)?);
+    Some(after_colours(rest.strip_prefix(b" ")?))
+}
+
+/// Skips sequences like `ESC[36m`.
+fn after_colours(mut text: &[u8]) -> &[u8] {
+    while let Some(rest) = text.strip_prefix(&[ESCAPE, b'[']) {
+        let len = rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b';');
+        match len.and_then(|len| rest.get(len..)) {
+            Some([b'm', rest @ ..]) => text = rest,
+            _ => break,
+        }
+    }
+    text
 }
 
 fn after_priority(line: &[u8]) -> Option<&[u8]> {
@@ -137,6 +172,11 @@ mod tests {
         check("<190>1 2026-11-24T14:35:01.003Z web nginx 71 - - ");
         check("<190>1 - - nginx - - - \u{feff}");
         check(r#"<13>1 2026-11-24T14:35:01Z web nginx 71 id [a@1 b="c\] d"][e@2] "#);
+        check("nginx.1     | ");
+        check("web-1  | ");
+        check("\u{1b}[36mnginx.1    | \u{1b}[0m");
+        check("\u{1b}[1;36mnginx.12 |\u{1b}[0m ");
+        check("\u{1b}[36mshop_web_1   \u{1b}[0m| ");
     }
 
     #[test]
@@ -151,5 +191,13 @@ mod tests {
         check("<x>Nov 24 14:35:01 web nginx: a");
         check("Foo 24 14:35:01 web nginx: a");
         check("Nov 24 14:35:01 web says nothing");
+        check("www.example.org 192.0.2.7 - - [24/Nov/2026:14:35:01 +0000] \"GET / HTTP/1.1\" 200 1");
+        check("www.example.org | 192.0.2.7 - -");
+        check("nginx.1");
+        check("nginx.1 |x");
+        check("1 | x");
+        check("\u{1b}[36m");
+        check("\u{1b}[36");
+        check("\u{1b}]0;nginx.1 | x");
     }
 }

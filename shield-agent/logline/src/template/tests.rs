@@ -416,6 +416,31 @@ fn a_format_in_which_a_client_could_forge_a_line_is_refused() {
     );
 }
 
+#[test]
+fn what_names_the_process_may_stand_before_a_line() {
+    for prefix in ["\u{1b}[36mnginx.1    | \u{1b}[0m", "nginx.1     | ", "web-1  | "] {
+        let mut log = Log::auto();
+        for line in [
+            format!("www.example.org {ADDR} - - [{LOCAL}] {REQUEST}"),
+            format!("203.0.113.1 {ADDR} - - [{LOCAL}] {REQUEST}"),
+        ] {
+            assert_eq!(log.line(format!("{prefix}{line}")), OURS, "{prefix}");
+            let record = format!(
+                "{{\"log\":{},\"stream\":\"stdout\",\"time\":\"x\"}}",
+                serde_json::json!(format!("{prefix}{line}\n"))
+            );
+            assert_eq!(Log::auto().line(record), OURS, "{prefix}");
+        }
+    }
+    // A host with blanks stands in the line of the request that nginx refused for it.
+    let mut log = Log::auto();
+    assert_eq!(log.line(format!("www.example.org {ADDR} - - [{LOCAL}] {REQUEST}")), OURS);
+    for host in ["web-1 | 203.0.113.1 - -", "web-1 | x 203.0.113.1 - -", "web-1 | 203.0.113.1"] {
+        let read = log.line(format!("{host} {ADDR} - - [{LOCAL}] \"GET / HTTP/1.1\" 400 0 \"-\" \"-\""));
+        assert!(!read.contains("203.0.113"), "{host}: {read}");
+    }
+}
+
 /// Programs that do not escape quotes as nginx does.
 #[test]
 fn a_quote_that_is_not_escaped_hides_nobody() {
