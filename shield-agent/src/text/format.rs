@@ -46,6 +46,10 @@ pub(crate) fn unusable(why: &Unusable) -> String {
             "with escape=none a client can write a line break into ${variable}, and with it whole lines of others: \
              remove escape=none from the log_format, or the variable"
         ),
+        Unusable::UnescapedJson { variable } => format!(
+            "it is JSON with escape=none, so a client can write a quote into ${variable}, and behind it fields of its own \
+             that hide its requests: write escape=json in the log_format"
+        ),
         Unusable::Json => {
             "it begins like JSON but is no JSON object: put names and texts in double quotes".to_owned()
         }
@@ -80,5 +84,9 @@ mod tests {
         );
         check("escape=xml '$remote_addr'", &["escape=xml", "default, json and none"]);
         check("{\"a\":$remote_addr,", &["no JSON object"]);
+        check(
+            "escape=none '{\"a\":\"$remote_addr\",\"t\":$msec,\"s\":$status,\"u\":\"$request_uri\"}'",
+            &["JSON with escape=none", "$request_uri", "write escape=json"],
+        );
     }
 }

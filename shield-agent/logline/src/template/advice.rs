@@ -139,6 +139,13 @@ mod tests {
             r#"{"q":"$remote_addr","w":$msec,"e":$status}"#,
             setting(r#"escape=json '{"q":"$remote_addr","w":$msec,"e":$status}'"#),
         );
+        check(
+            "none",
+            r#"{"source_ip":"$remote_addr","timestamp":$msec,"status":$status,"path":"$request_uri"}"#,
+            Advice::Unusable(Unusable::UnescapedJson { variable: "request_uri".into() }),
+        );
+        // Nothing in it is a client's.
+        check("none", r#"{"source_ip":"$remote_addr","timestamp":$msec,"status":$status}"#, as_it_is("JSON"));
         check("none", combined, Advice::Unusable(Unusable::BreaksLines { variable: "remote_user".into() }));
         let none = "$remote_addr $msec $status $request";
         check("none", none, setting(&format!("escape=none '{none}'")));

@@ -2,14 +2,20 @@
 
 use serde_json::Value;
 
-use super::conf::{self, Part};
-use super::variable::{Take, Variable};
-use super::{Missing, Unusable};
+use super::conf::{self, Notation, Part};
+use super::variable::{Class, Take, Variable};
+use super::{Escape, Missing, Unusable};
 use crate::FieldNames;
 
 /// Returns the names of the fields that Shield reads.
-pub(crate) fn names(text: &str) -> Result<FieldNames, Unusable> {
+pub(crate) fn names(notation: &Notation) -> Result<FieldNames, Unusable> {
+    let text = &notation.text;
     let object: Value = serde_json::from_str(&quoted(text)?).map_err(|_| Unusable::Json)?;
+    if notation.escape == Escape::None
+        && let Some(variable) = clients_text(text)?
+    {
+        return Err(Unusable::UnescapedJson { variable });
+    }
     let mut leaves = Vec::new();
     collect(&object, "", &mut leaves);
     let named = |take: Take| {
@@ -29,6 +35,16 @@ pub(crate) fn names(text: &str) -> Result<FieldNames, Unusable> {
         path: path(&leaves),
         response_size: named(Take::Size),
     })
+}
+
+/// Returns the first variable whose text a client chooses.
+fn clients_text(text: &str) -> Result<Option<String>, Unusable> {
+    let variable = |part| match part {
+        Part::Variable(name) => Some(name),
+        Part::Literal(_) => None,
+    };
+    let is_clients = |name: &String| matches!(Variable::named(name).class, Class::Text | Class::Host);
+    Ok(conf::parts(text)?.into_iter().filter_map(variable).find(is_clients))
 }
 
 /// `$request_uri`, else the whole request line, else what nginx made of it.

@@ -102,6 +102,11 @@ pub enum Unusable {
     },
     /// It begins like JSON and is none.
     Json,
+    /// A JSON object with `escape=none`, into which a client can write fields of its own.
+    UnescapedJson {
+        /// A variable that it can do that with.
+        variable: String,
+    },
 }
 
 /// A `log_format` as the reader for it.
@@ -121,7 +126,7 @@ impl Recipe {
     pub fn of(pasted: &str) -> Result<Recipe, Unusable> {
         let notation = conf::read(pasted)?;
         if notation.text.trim_start().starts_with('{') {
-            return json::names(&notation.text).map(Recipe::Json);
+            return json::names(&notation).map(Recipe::Json);
         }
         Template::new(notation, Tail::Closed).map(|template| Recipe::Text(Arc::new(template)))
     }
