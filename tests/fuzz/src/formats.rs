@@ -13,6 +13,9 @@ pub const CONFIGURED: u8 = 1;
 /// The first byte of an input that lines of a recognised format are written from.
 pub const RECOGNISED: u8 = 2;
 
+/// The first byte of an input that lines of a configured format are written from in which a client can imitate the status.
+pub const GUESSED: u8 = 3;
+
 /// The client of every written line. The fuzzer's texts are full of other addresses.
 const ADDR: &str = "198.51.100.7";
 
@@ -37,8 +40,16 @@ pub const CONFIGURABLE: [&str; 14] = [
     "escape=none '$http_user_agent $status $body_bytes_sent $remote_addr $time_iso8601 GET $request_method'",
 ];
 
+/// Formats with a client's texts around the status, where nothing marks their ends.
+pub const GUESSABLE: [&str; 4] = [
+    "$remote_addr|$time_iso8601|$request_method|$request_uri|$status|$body_bytes_sent|$http_user_agent",
+    "$time_local | $remote_addr | $request | $host | $status | $body_bytes_sent | $remote_user",
+    "escape=json '$remote_addr|$msec|$status|$request|$http_user_agent'",
+    "escape=none '$remote_addr\t$msec\t$request\t$http_user_agent\t$status\t$body_bytes_sent\t$http_referer'",
+];
+
 /// Formats that are recognised by themselves, with a client's texts in them.
-pub const KNOWN: [&str; 8] = [
+pub const KNOWN: [&str; 9] = [
     "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \"$http_referer\" \"$http_user_agent\"",
     "$remote_addr - $remote_user [$time_iso8601] \"$request\" $status $body_bytes_sent",
     "$host $remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \"$http_user_agent\"",
@@ -47,6 +58,7 @@ pub const KNOWN: [&str; 8] = [
     "$time_iso8601 $remote_addr $host \"$request\" $status $body_bytes_sent",
     "[$time_local] $remote_addr - $remote_user \"$request\" $status $body_bytes_sent",
     "Nov 24 14:35:01 web nginx: $host $remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent",
+    "\u{1b}[36mnginx.1    | \u{1b}[0m$host $remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent",
 ];
 
 /// Lines of an input at most.
@@ -55,9 +67,10 @@ const MAX_LINES: usize = 8;
 /// `formats`.
 pub fn check(data: &[u8]) {
     let mut cursor = Cursor::new(data);
-    match cursor.byte() % 3 {
+    match cursor.byte() % 4 {
         RAW => drop(whole(&Settings::default(), cursor.rest())),
         CONFIGURED => configured(cursor),
+        GUESSED => guessed(cursor),
         _ => recognised(cursor),
     }
 }
@@ -167,6 +180,32 @@ fn configured(mut cursor: Cursor<'_>) {
         if has_path && !entry.path.is_empty() && entry.path != b"-" {
             assert_eq!(seen[0].path, entry.path, "{pasted}: {shown}");
         }
+    }
+}
+
+/// Whatever the client writes, its line is read, its own, and never better than it was.
+fn guessed(mut cursor: Cursor<'_>) {
+    let pasted = cursor.pick(&GUESSABLE);
+    let Ok(Recipe::Text(template)) = Recipe::of(pasted) else { panic!("{pasted} is refused") };
+    let settings = Settings { format: Format::Template(template), ..Settings::default() };
+    for mut entry in entries(&mut cursor) {
+        if pasted.starts_with("escape=none") {
+            for text in [&mut entry.path, &mut entry.agent] {
+                text.retain(|byte| !matches!(byte, b'\r' | b'\n'));
+            }
+        }
+        let line = [entry.write(pasted), b"\n".to_vec()].concat();
+        let shown = String::from_utf8_lossy(&line);
+        let Reading { seen, rejected } = whole(&settings, &line);
+        assert_eq!(seen.len(), 1, "{pasted}: refused {rejected:?}: {shown}");
+        let line = seen[0].line;
+        assert_eq!((line.addr.to_string().as_str(), line.time), (ADDR, SECOND), "{pasted}: {shown}");
+        assert!(
+            line.status == entry.status || (line.salvaged && entry.status != 404),
+            "{pasted}: {} for {}: {shown}",
+            line.status,
+            entry.status
+        );
     }
 }
 

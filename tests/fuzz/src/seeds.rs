@@ -148,11 +148,14 @@ fn of_formats() -> Vec<Vec<u8>> {
         " 200 0 203.0.113.1 ",
         "203.0.113.1,",
         "] [24/Nov/2026:15:35:01 +0100] \"",
+        "|200|0|",
     ];
     let mut seeds = Vec::new();
-    for (mode, count) in
-        [(formats::CONFIGURED, formats::CONFIGURABLE.len()), (formats::RECOGNISED, formats::KNOWN.len())]
-    {
+    for (mode, count) in [
+        (formats::CONFIGURED, formats::CONFIGURABLE.len()),
+        (formats::RECOGNISED, formats::KNOWN.len()),
+        (formats::GUESSED, formats::GUESSABLE.len()),
+    ] {
         for format in 0..count as u8 {
             let mut seed = vec![mode, format];
             if mode == formats::RECOGNISED {

@@ -2,11 +2,13 @@
 //!
 //! A field ends for certain where the text behind it has a byte that the field cannot contain. Where it has none (a user name
 //! before ` [`), a later text does, and the fields between are read from there to the left: a *zone*. A format in which a
-//! field that Shield needs can be found neither way is refused, because there a client could choose its value.
+//! field that Shield needs can be found neither way is refused, because there a client could choose its value; but a status
+//! behind the address and the time may be one of several (`guess`).
 
 use memchr::memmem::Finder;
 
 use super::conf::{self, Notation, Part};
+use super::guess::Guess;
 use super::variable::{Class, TIME_LOCAL_BYTES, Take, Variable, may_break_the_line, may_contain};
 use super::{Escape, Missing, Unusable};
 
@@ -21,6 +23,8 @@ pub(crate) struct Plan {
     pub time: Class,
     /// The piece after which the address is known.
     pub addr_piece: usize,
+    /// A client can make a line of several readings.
+    pub has_guess: bool,
 }
 
 /// How the path is made from its field.
@@ -45,6 +49,8 @@ pub(crate) struct Piece {
     pub end: End,
     /// The text behind all of them.
     pub then: Literal,
+    /// How the fields are found where neither end is certain.
+    pub guess: Option<Box<Guess>>,
 }
 
 /// A field that is read from its end.
@@ -91,7 +97,7 @@ pub(crate) struct Literal {
 }
 
 impl Literal {
-    fn new(text: &[u8]) -> Literal {
+    pub(super) fn new(text: &[u8]) -> Literal {
         let word = |byte: &dyn Fn(usize) -> u8| u64::from_le_bytes(std::array::from_fn(byte));
         Literal {
             text: text.into(),
@@ -115,11 +121,11 @@ impl Literal {
 
 /// A field with the text behind it.
 #[derive(Debug, Clone)]
-struct Field {
+pub(super) struct Field {
     name: String,
-    class: Class,
-    take: Take,
-    then: String,
+    pub class: Class,
+    pub take: Take,
+    pub then: String,
 }
 
 /// Whether lines may go on behind what the format describes.
@@ -148,7 +154,9 @@ pub(crate) fn compile(notation: &Notation, tail: Tail) -> Result<Plan, Unusable>
     loop {
         match pieces(&fields, escape, tail) {
             Ok((pieces, addr_piece)) => {
+                let has_guess = pieces.iter().any(|piece| piece.guess.is_some());
                 return Ok(Plan {
+                    has_guess,
                     lead: Literal::new(lead.as_bytes()),
                     pieces,
                     escape,
@@ -317,7 +325,19 @@ fn piece(fields: &[Field], escape: Escape, tail: Tail) -> Result<(Piece, usize),
     if first_readable > 1
         && let Some(hidden) = zone[..first_readable].iter().find(|field| field.take != Take::Skip)
     {
-        return Err(Hidden { client: zone[0].name.clone(), hidden: hidden.clone() });
+        let guess = Guess::of(zone, escape).filter(|_| tail == Tail::Closed);
+        let Some(guess) = guess else {
+            return Err(Hidden { client: zone[0].name.clone(), hidden: hidden.clone() });
+        };
+        let piece = Piece {
+            first: zone[0].take,
+            is_clients: true,
+            back: Box::default(),
+            end,
+            then: Literal::new(zone[len - 1].then.as_bytes()),
+            guess: Some(Box::new(guess)),
+        };
+        return Ok((piece, len));
     }
     let back = (first_readable..len).rev().filter_map(|at| before(&zone[at - 1], &zone[at], escape));
     let piece = Piece {
@@ -328,6 +348,7 @@ fn piece(fields: &[Field], escape: Escape, tail: Tail) -> Result<(Piece, usize),
         back: back.collect(),
         end,
         then: Literal::new(zone[len - 1].then.as_bytes()),
+        guess: None,
     };
     Ok((piece, len))
 }

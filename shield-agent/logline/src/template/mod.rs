@@ -7,6 +7,7 @@
 mod advice;
 mod compile;
 mod conf;
+mod guess;
 mod json;
 mod known;
 mod read;
@@ -185,6 +186,13 @@ impl Template {
     }
 
     fn salvage(&self, line: &[u8], reader: &mut Reader, texts: &mut Texts<'_>) -> Option<Line> {
+        if self.plan.has_guess {
+            let mut spans = Spans::none();
+            let values = self.plan.fit_worst(line, &mut spans).map(|()| Plan::values(line, &spans, reader));
+            if let Some(Ok(values)) = values {
+                return Some(Line { salvaged: true, ..self.plan.finish(line, &spans, &values, texts) });
+            }
+        }
         let spans = self.plan.salvage(line, &|spans| whole(line, spans, reader))?;
         let values = Plan::values(line, &spans, reader).ok()?;
         Some(Line { salvaged: true, ..self.plan.finish(line, &spans, &values, texts) })

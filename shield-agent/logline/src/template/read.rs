@@ -63,16 +63,33 @@ impl Plan {
     /// Finds the fields of a line that has this format exactly.
     #[inline]
     pub(crate) fn fit(&self, line: &[u8], spans: &mut Spans) -> Option<()> {
+        self.fit_by(line, false, spans)
+    }
+
+    /// The same for a line whose status can be one of several: the worst is taken.
+    pub(crate) fn fit_worst(&self, line: &[u8], spans: &mut Spans) -> Option<()> {
+        self.fit_by(line, true, spans)
+    }
+
+    #[inline]
+    fn fit_by(&self, line: &[u8], is_worst: bool, spans: &mut Spans) -> Option<()> {
         let at = if self.lead.is_at(line, 0) { self.lead.text.len() } else { return None };
-        self.fit_from(0, line, at, spans)?;
+        self.fit_from(0, line, at, is_worst, spans)?;
         is_time_of(self.time, spans.of(Take::Time, line)).then_some(())
     }
 
     #[inline]
-    fn fit_from(&self, number: usize, line: &[u8], mut at: usize, spans: &mut Spans) -> Option<usize> {
+    fn fit_from(
+        &self,
+        number: usize,
+        line: &[u8],
+        mut at: usize,
+        is_worst: bool,
+        spans: &mut Spans,
+    ) -> Option<usize> {
         for piece in self.pieces.get(number..)? {
             let then_at = piece.end(line, at)?;
-            piece.take(line, at, then_at, spans)?;
+            piece.take(line, at, then_at, is_worst, spans)?;
             at = then_at + piece.then.text.len();
         }
         Some(at)
@@ -90,8 +107,8 @@ impl Plan {
                 let starts = piece.then.finder.find_iter(line.get(at..)?).take(MAX_TRIES);
                 let mut found = starts.filter_map(|start| {
                     let mut spans = before;
-                    piece.take(line, at, at + start, &mut spans)?;
-                    self.fit_from(number + 1, line, at + start + piece.then.text.len(), &mut spans)?;
+                    piece.take(line, at, at + start, false, &mut spans)?;
+                    self.fit_from(number + 1, line, at + start + piece.then.text.len(), false, &mut spans)?;
                     is_whole(&spans).map(|addr| (spans, addr))
                 });
                 if let Some((spans, addr)) = found.next() {
@@ -100,7 +117,7 @@ impl Plan {
                 }
             }
             let then_at = piece.end(line, at)?;
-            piece.take(line, at, then_at, &mut before)?;
+            piece.take(line, at, then_at, false, &mut before)?;
             at = then_at + piece.then.text.len();
         }
         None
@@ -186,7 +203,10 @@ impl Piece {
 
     /// Takes the fields of the piece, which end at `end`.
     #[inline]
-    fn take(&self, line: &[u8], at: usize, mut end: usize, spans: &mut Spans) -> Option<()> {
+    fn take(&self, line: &[u8], at: usize, mut end: usize, is_worst: bool, spans: &mut Spans) -> Option<()> {
+        if let Some(guess) = &self.guess {
+            return guess.take(line, at, end, is_worst, spans);
+        }
         for field in &self.back {
             let start = match field.start {
                 Start::Behind { byte, distance } => at + memrchr(byte, line.get(at..end)?)? + distance,

@@ -410,9 +410,64 @@ fn a_format_in_which_a_client_could_forge_a_line_is_refused() {
     );
     check("escape=none '$remote_addr - $remote_user [$time_local] $status'", breaks("remote_user"));
     check("escape=none '$remote_addr [$time_local] $status $uri'", breaks("uri"));
+    // Neither the address nor the time may be among what a client could imitate, nor where its target begins.
+    check(
+        "$request_uri|$status|$http_user_agent|$remote_addr|$msec",
+        ambiguous("request_uri", "request_uri"),
+    );
+    check(
+        "$remote_addr|$request_uri|$msec|$status|$http_user_agent",
+        ambiguous("request_uri", "request_uri"),
+    );
+    check(
+        "$remote_addr|$msec|$http_user_agent|$request_uri|$status",
+        ambiguous("http_user_agent", "request_uri"),
+    );
     check(
         "$remote_addr$remote_port [$time_local] $status",
         Unusable::Touching { first: "remote_addr".into(), second: "remote_port".into() },
+    );
+}
+
+/// Nothing marks the end of the target. What a client writes into it or into its agent can only make its line worse.
+#[test]
+fn a_status_between_texts_of_the_client_is_found() {
+    let format =
+        "$remote_addr|$time_iso8601|$request_method|$request_uri|$status|$body_bytes_sent|$http_user_agent";
+    let mut log = Log::of(format);
+    let mut check = |tail: &str, expected: &str| {
+        let line = format!("{ADDR}|{ISO}|{tail}");
+        assert_eq!(log.line(&line), format!("198.51.100.7 1795530901 {expected}"), "{line}");
+    };
+    check("GET|/a?b=c|404|153|Mozilla/5.0 (X11; Linux x86_64)", "GET /a?b=c 404 153");
+    check("GET|/a?b=c|404|153|-", "GET /a?b=c 404 153");
+    check("GET|/css?family=Open+Sans|Roboto|200|7|a | b", "GET /css?family=Open+Sans|Roboto 200 7");
+    check("GET|/a|200|b|404|153|x", "GET /a|200|b 404 153");
+    check("GET|/.env|404|153|x|200|0|y", "GET /.env 404 153 salvaged");
+    check("GET|/a|200|0|/../.env|404|153|x", "GET /a|200|0|/../.env 404 153 salvaged");
+    check("GET|/a|404|0|b|200|153|x", "GET /a 404 0 salvaged");
+    check("POST|/login?|302|0||200|153|x", "POST /login?|302|0| 200 153 salvaged");
+    check("GET|/a|499|0|b|403|153|x", "GET /a|499|0|b 403 153 salvaged");
+    check(
+        &format!("GET|/{}|404|153|x", "|302|0|".repeat(500)),
+        &format!("GET /{} 404 153 salvaged", "|302|0|".repeat(500)),
+    );
+    assert_eq!(log.line(format!("{ADDR}|{ISO}|GET|/a|x|153|y")), "malformed");
+    // Behind a target that stands alone only its end is in doubt.
+    let mut log = Log::of("$remote_addr|$time_iso8601|$status|$request_uri|$http_user_agent");
+    assert_eq!(log.line(format!("{ADDR}|{ISO}|404|/a|x")), "198.51.100.7 1795530901  /a 404 0");
+    assert_eq!(log.line(format!("{ADDR}|{ISO}|404|/a|b|x")), "198.51.100.7 1795530901  /a 404 0 salvaged");
+    let mut log = Log::of(
+        "escape=none '$remote_addr\t$msec\t$request\t$http_referer\t$status\t$body_bytes_sent\t$http_user_agent'",
+    );
+    let start = format!("{ADDR}\t1795530901.123\t");
+    assert_eq!(
+        log.line(format!("{start}GET / HTTP/1.1\t-\t404\t153\tx")),
+        "198.51.100.7 1795530901 GET / 404 153"
+    );
+    assert_eq!(
+        log.line(format!("{start}GET /\t-\t404\tb HTTP/1.1\t-\t404\t153\tx")),
+        "198.51.100.7 1795530901 GET / 404 153 salvaged"
     );
 }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::conf::{self, Part};
+use super::guess::rank;
 use super::variable::{Class, Take, Variable, may_contain};
 use super::{Escape, Recipe, Template};
 use crate::{Format, Output, Parser, Settings};
@@ -168,6 +169,40 @@ fn truths() -> impl Strategy<Value = Truth> {
     parts.prop_map(|(status, path, texts)| Truth { status, path, texts })
 }
 
+/// Formats in which a client's text stands before the status or at its side, and address and time before all of them.
+fn guessed_formats() -> impl Strategy<Value = String> {
+    let target = proptest::sample::select(vec!["request", "request_uri"]);
+    let others = proptest::sample::subsequence(OTHERS.to_vec(), 1..4);
+    let behind = (target, others)
+        .prop_flat_map(|(target, others)| Just([vec!["status", target], others].concat()).prop_shuffle());
+    let separators = proptest::sample::select(vec!["|", " | ", "\t", "||", "^"]);
+    (behind, separators).prop_map(|(behind, separator)| {
+        let fields = behind.iter().map(|name| format!("{separator}${name}"));
+        format!("$remote_addr{separator}$time_iso8601{}", fields.collect::<String>())
+    })
+}
+
+fn truths_with_imitations() -> impl Strategy<Value = Truth> {
+    let piece = prop_oneof![
+        "[a-z/ ]{0,4}".prop_map(String::from),
+        proptest::sample::select(vec![
+            "|",
+            "\t",
+            " | ",
+            "||",
+            "^",
+            "|200|",
+            "^404^0^",
+            " | 302 | ",
+            "\t401\t5\t"
+        ])
+        .prop_map(str::to_owned),
+    ];
+    let text = proptest::collection::vec(piece, 0..4).prop_map(|pieces| pieces.concat().into_bytes());
+    let texts = proptest::collection::vec(text.clone(), 1..4);
+    (100_u16..600, text, texts).prop_map(|(status, path, texts)| Truth { status, path, texts })
+}
+
 fn template(text: &str, escape: Escape) -> Option<std::sync::Arc<Template>> {
     let word = match escape {
         Escape::Default | Escape::Any => "default",
@@ -192,6 +227,7 @@ proptest! {
         truth in truths(),
     ) {
         let Some(template) = template(&text, escape) else { return Err(TestCaseError::reject("ambiguous")) };
+        prop_assume!(!template.plan.has_guess);
         let line = write(&text, escape, &truth);
         prop_assume!(!line.contains(&b'\n') && line.last() != Some(&b'\r'));
         let shown = String::from_utf8_lossy(&line).into_owned();
@@ -218,6 +254,7 @@ proptest! {
         mut truth in truths(),
     ) {
         let Some(template) = template(&text, escape) else { return Err(TestCaseError::reject("ambiguous")) };
+        prop_assume!(!template.plan.has_guess);
         for text in truth.texts.iter_mut().chain([&mut truth.path]) {
             text.truncate(24);
         }
@@ -234,6 +271,49 @@ proptest! {
                 let (_, expected) = division.iter().find(|(other, _)| *other == take).unwrap();
                 prop_assert_eq!(spans.of(take, &line), *expected, "{}\n{}\n{:?}", text, shown, take);
             }
+        }
+    }
+
+    /// Where a client can make its line look like another one, the address and the time are those that nginx wrote, the line is
+    /// either certain or marked, and no reading of it speaks more against the client.
+    #[test]
+    fn of_several_readings_the_worst_counts(
+        text in guessed_formats(),
+        escape in prop_oneof![Just(Escape::Default), Just(Escape::Json), Just(Escape::None)],
+        mut truth in truths_with_imitations(),
+    ) {
+        let Some(template) = template(&text, escape) else { return Err(TestCaseError::reject("ambiguous")) };
+        prop_assume!(template.plan.has_guess);
+        for text in truth.texts.iter_mut().chain([&mut truth.path]) {
+            text.truncate(24);
+        }
+        let line = write(&text, escape, &truth);
+        prop_assume!(!line.contains(&b'\n') && line.last() != Some(&b'\r') && line.len() < 200);
+        let divisions = divisions(&template, &line);
+        let shown = String::from_utf8_lossy(&line).into_owned();
+        let mut block = [&line[..], b"\n"].concat();
+        let mut out = Output::default();
+        let end = block.len();
+        let settings = Settings { format: Format::Template(template), ..Settings::default() };
+        Parser::new(&settings).parse_block(&mut block, 0, end, &mut out);
+        prop_assert_eq!(out.lines.len(), 1, "{}\n{}", text, shown);
+        let read = out.lines[0];
+        prop_assert_eq!((read.addr.to_string(), read.time), ("198.51.100.7".to_owned(), 1_795_530_901), "{}\n{}", text, shown);
+        let path = &block[read.path_at as usize..][..read.path_len as usize];
+        let is_bare = truth.path.is_empty() || truth.path == b"-";
+        if !read.salvaged {
+            prop_assert_eq!(read.status, truth.status, "{}\n{}", text, shown);
+            prop_assert!(is_bare || path == &truth.path[..], "{}\n{}\n{:?}", text, shown, truth.path);
+        }
+        for division in divisions {
+            let (_, status) = division.iter().find(|(take, _)| *take == Take::Status).unwrap();
+            let Some(status) = super::read::status(status) else { continue };
+            let has_size = division.iter().all(|(take, text)| *take != Take::Size || super::read::size(text).is_some());
+            if !has_size {
+                continue;
+            }
+            prop_assert!(rank(read.status) >= rank(status), "{}\n{}\n{}", text, shown, status);
+            prop_assert!(read.salvaged || read.status == status, "{}\n{}\n{}", text, shown, status);
         }
     }
 }
