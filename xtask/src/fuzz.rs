@@ -1,10 +1,16 @@
 //! `cargo xtask fuzz TARGET`: builds the fuzz targets of `tests/fuzz` with coverage instrumentation and runs one under
-//! libFuzzer. The LLVM of stable Rust can instrument, so no nightly compiler is needed. `cargo xtask test` runs every
-//! target for a minute, two in parallel.
+//! libFuzzer. The LLVM of stable Rust can instrument, so no nightly compiler is needed.
 //!
-//! The corpus is kept in `target/fuzz/corpus`, and the next run continues from it. Failing inputs are written to
-//! `target/fuzz/findings`; the error includes the command that reproduces the failure.
+//! By hand a target runs for a time, with another random seed in each run, and goes on from the corpus that earlier runs left in
+//! `target/fuzz/corpus`. That is how something new is found.
+//!
+//! `cargo xtask test` is a gate, and its answer must depend on the code alone. It runs every target, two in parallel, with one
+//! seed and a fixed number of inputs, from the seeds of `tests/fuzz/src/seeds.rs` and nothing else. What is found by hand goes
+//! to `tests/fuzz/corpus` and is one of them.
+//!
+//! Failing inputs are written to `target/fuzz/findings`; the error includes the command that reproduces the failure.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,6 +29,9 @@ pub(crate) struct Arguments {
     /// Duration in seconds; 0 runs until a failure or Ctrl-C
     #[arg(long, default_value_t = DEFAULT_SECONDS, conflicts_with = "input")]
     seconds: u32,
+    /// Run as `cargo xtask test` does: from the committed seeds, with a fixed number of inputs
+    #[arg(long, conflicts_with_all = ["seconds", "input"])]
+    gate: bool,
     /// Run this input once instead of fuzzing, for instance to reproduce a failure
     #[arg(long)]
     input: Option<PathBuf>,
@@ -53,7 +62,65 @@ pub(crate) enum Target {
     Formats,
 }
 
-/// Duration of each target in `cargo xtask test`.
+impl Target {
+    /// Inputs that the gate runs: 10 to 30 seconds of one core.
+    fn gate_inputs(self) -> u64 {
+        match self {
+            Target::Json => 80_000,
+            Target::Combined | Target::Common => 200_000,
+            Target::Requests => 20_000,
+            Target::Differential => 80_000,
+            Target::Blocks => 8_000,
+            Target::Wrapped => 80_000,
+            Target::Times => 20_000,
+            Target::Paths => 600_000,
+            Target::Formats => 200_000,
+        }
+    }
+}
+
+/// How long and from where a target runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// The same inputs in every run.
+    Gate,
+    /// A random search; 0 seconds are without end.
+    Search { seconds: u32 },
+}
+
+impl Mode {
+    fn of(arguments: &Arguments) -> Mode {
+        if arguments.gate { Mode::Gate } else { Mode::Search { seconds: arguments.seconds } }
+    }
+
+    fn shown(self, target: Target) -> String {
+        match self {
+            Mode::Gate => format!("with {} inputs", target.gate_inputs()),
+            Mode::Search { seconds: 0 } => "until stopped".to_owned(),
+            Mode::Search { seconds } => format!("for {seconds} s"),
+        }
+    }
+
+    /// The arguments that choose the inputs.
+    fn arguments(self, target: Target, folders: &Folders) -> Vec<OsString> {
+        match self {
+            // Given as a list, because the order of a folder's files is the file system's. Without a corpus folder nothing
+            // is written that a later run would begin with, and nothing is read again by the clock.
+            Mode::Gate => vec![
+                format!("-seed_inputs=@{}", folders.seeds.with_extension("list").display()).into(),
+                "-seed=1".into(),
+                format!("-runs={}", target.gate_inputs()).into(),
+            ],
+            Mode::Search { seconds } => vec![
+                folders.corpus.clone().into(),
+                folders.seeds.clone().into(),
+                format!("-max_total_time={seconds}").into(),
+            ],
+        }
+    }
+}
+
+/// Duration of a search by hand.
 const DEFAULT_SECONDS: u32 = 60;
 
 /// Targets that run in parallel, each on a core of its own.
@@ -65,8 +132,8 @@ const MAX_INPUT_BYTES: u32 = 4096;
 /// An input that takes more memory is a failure.
 const MAX_MEMORY_MIB: u32 = 512;
 
-/// An input that takes longer is a failure.
-const MAX_INPUT_SECS: u32 = 10;
+/// An input that takes longer is a failure. No input takes a hundredth of it, so that a busy machine fails none.
+const MAX_INPUT_SECS: u32 = 60;
 
 /// Edge counters and the operands of comparisons, as `cargo fuzz` sets them, but without a sanitizer: those need a nightly
 /// compiler.
@@ -98,21 +165,33 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(input) = &arguments.input {
         return sh::run(Command::new(program).arg(input).args(limits(&folders)));
     }
-    let report = fuzz(arguments.target, &program, &folders, arguments.seconds)?;
+    let report = fuzz(arguments.target, &program, &folders, Mode::of(arguments))?;
     eprintln!("fuzz: {report}");
     Ok(())
 }
 
-/// Fuzzes every target whose test name contains `filter` for a minute and prints a line for each. Returns the numbers of
-/// passed and failed targets.
-pub(crate) fn run_all(filter: Option<&str>) -> Result<(u64, u64)> {
+/// Runs every target whose test name contains `filter` as a gate and prints a line for each. Returns the numbers of passed and
+/// failed targets.
+pub(crate) fn run_all(filter: Option<&str>) -> (u64, u64) {
     let wanted = |target: &Target| filter.is_none_or(|filter| test_name(*target).contains(filter));
     let targets: Vec<Target> = Target::value_variants().iter().copied().filter(wanted).collect();
     if targets.is_empty() {
-        return Ok((0, 0));
+        return (0, 0);
     }
-    let programs = build()?;
-    println!("\nfuzzing {} targets for {DEFAULT_SECONDS} s each, {PARALLEL} in parallel", targets.len());
+    println!("\nfuzzing {} targets with a fixed seed, {PARALLEL} in parallel", targets.len());
+    let programs = match build() {
+        Ok(programs) => programs,
+        Err(error) => {
+            // Each of them is a test that did not run.
+            for target in &targets {
+                println!(
+                    "test {} ... FAILED\ncould not build the fuzz targets: {error:#}",
+                    test_name(*target)
+                );
+            }
+            return (0, targets.len() as u64);
+        }
+    };
     let waiting = Mutex::new(targets.iter());
     let failed = Mutex::new(0);
     std::thread::scope(|scope| {
@@ -128,7 +207,7 @@ pub(crate) fn run_all(filter: Option<&str>) -> Result<(u64, u64)> {
         }
     });
     let failed = failed.into_inner().expect("no thread panics while it holds the lock");
-    Ok((targets.len() as u64 - failed, failed))
+    (targets.len() as u64 - failed, failed)
 }
 
 /// Checks format and lints of the fuzz targets, which are a workspace of their own: the root's commands do not cover them.
@@ -144,7 +223,7 @@ fn next(waiting: &Mutex<std::slice::Iter<'_, Target>>) -> Option<Target> {
 }
 
 fn fuzz_as_test(target: Target, programs: &Path) -> Result<Report> {
-    fuzz(target, &programs.join(name(target)), &Folders::of(target)?, DEFAULT_SECONDS)
+    fuzz(target, &programs.join(name(target)), &Folders::of(target)?, Mode::Gate)
 }
 
 fn print_result(target: Target, outcome: &Result<Report>) {
@@ -198,6 +277,11 @@ impl Folders {
             findings: of("findings"),
             log: folder.join(format!("{}.log", name(target))),
         };
+        // Those of another version would remain.
+        if folders.seeds.exists() {
+            fs::remove_dir_all(&folders.seeds)
+                .with_context(|| format!("could not remove {}", folders.seeds.display()))?;
+        }
         for path in [&folders.seeds, &folders.corpus, &folders.findings] {
             fs::create_dir_all(path).with_context(|| format!("could not create {}", path.display()))?;
         }
@@ -228,14 +312,13 @@ impl std::fmt::Display for Report {
     }
 }
 
-fn fuzz(target: Target, program: &Path, folders: &Folders, seconds: u32) -> Result<Report> {
+fn fuzz(target: Target, program: &Path, folders: &Folders, mode: Mode) -> Result<Report> {
     let log =
         File::create(&folders.log).with_context(|| format!("could not create {}", folders.log.display()))?;
-    let duration = if seconds == 0 { "until stopped".to_owned() } else { format!("for {seconds} s") };
-    eprintln!("fuzz: running {} {duration}, log in {}", name(target), folders.log.display());
+    eprintln!("fuzz: running {} {}, log in {}", name(target), mode.shown(target), folders.log.display());
     let mut command = Command::new(program);
-    command.arg(&folders.corpus).arg(&folders.seeds).args(limits(folders));
-    command.arg(format!("-max_total_time={seconds}")).env("SHIELD_FUZZ_SEEDS", &folders.seeds).stderr(log);
+    command.args(mode.arguments(target, folders)).args(limits(folders));
+    command.env("SHIELD_FUZZ_SEEDS", &folders.seeds).stderr(log);
     command.envs(KEEP_MEMORY.map(|name| (name, KEPT_BYTES.to_string())));
     let status = sh::status(&mut command)?;
     let output =
@@ -248,6 +331,9 @@ fn fuzz(target: Target, program: &Path, folders: &Folders, seconds: u32) -> Resu
         .with_context(|| format!("could not find the result in {}", folders.log.display()))?;
     if report.inputs == 0 || report.edges == 0 {
         bail!("{} ran without effect: {report}; see {}", name(target), folders.log.display());
+    }
+    if mode == Mode::Gate && report.inputs < target.gate_inputs() {
+        bail!("{} ended early: {report}; see {}", name(target), folders.log.display());
     }
     Ok(report)
 }

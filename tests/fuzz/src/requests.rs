@@ -4,7 +4,7 @@
 //! with and without a cache of earlier paths, memory stays within its bound, and the detector's prefilter (it judges only
 //! clients that could be anomalous) never hides a rule that fires.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::cursor::Cursor;
@@ -222,7 +222,7 @@ fn check_shape(target: &[u8]) {
 /// Checks that two detectors with different seeds give the same verdicts.
 fn check_detector(all: &[Input<'_>], policy: &Policy) {
     let mut detectors = [1, 2].map(|seed| Detector::new(policy.clone(), 64, seed));
-    let mut found_at = HashMap::new();
+    let mut found_at = BTreeMap::new();
     for input in all {
         let request = input.request();
         let client = detectors[0].client_of(&request);

@@ -35,13 +35,18 @@ const FOUND: &str = include_str!("../corpus/differential.txt");
 /// Lines whose client is 198.51.100.7 or not to be known, and that were or could be charged to another.
 const FORMATS: &str = include_str!("../corpus/formats.txt");
 
-/// Writes the seeds of `target` to the folder that the environment names; does nothing when it names none.
+/// Writes the seeds of `target` to the folder that the environment names, and beside it a list of them in their order; does
+/// nothing when it names none.
 pub fn write(target: &str) {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     fs::create_dir_all(&folder).expect("the folder for seeds can be made");
+    let mut list = Vec::new();
     for (n, seed) in of(target).iter().enumerate() {
-        fs::write(folder.join(format!("seed-{n:02}")), seed).expect("a seed can be written");
+        let path = folder.join(format!("seed-{n:02}"));
+        fs::write(&path, seed).expect("a seed can be written");
+        list.push(path.into_os_string().into_string().expect("the folder's name is UTF-8"));
     }
+    fs::write(folder.with_extension("list"), list.join(",")).expect("the list of seeds can be written");
 }
 
 fn of(target: &str) -> Vec<Vec<u8>> {
