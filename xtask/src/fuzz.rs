@@ -109,6 +109,8 @@ impl Mode {
             Mode::Gate => vec![
                 format!("-seed_inputs=@{}", folders.seeds.with_extension("list").display()).into(),
                 "-seed=1".into(),
+                // Some comparisons are of addresses, which differ from process to process.
+                "-use_cmp=0".into(),
                 format!("-runs={}", target.gate_inputs()).into(),
             ],
             Mode::Search { seconds } => vec![
