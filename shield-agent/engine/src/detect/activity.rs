@@ -237,6 +237,11 @@ impl Activity {
         })
     }
 
+    /// The number of its recent targets, without walking them.
+    pub(crate) fn targets(&self) -> usize {
+        self.targets.len()
+    }
+
     /// The keys of its recent targets that weigh something, in unspecified order.
     pub(crate) fn in_vain(&self) -> impl Iterator<Item = u32> {
         self.targets.iter().filter(|target| target.weight > 0).map(|target| target.key)

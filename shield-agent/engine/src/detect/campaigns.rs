@@ -129,6 +129,11 @@ impl Campaigns {
         self.members.push_back(Member { client, learned_at: second, targets: targets.into() });
     }
 
+    /// Whether there is no list of a banned client that another could be like.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// Whether a client that asks for this target could be one of a campaign.
     #[inline]
     pub(crate) fn may_know(&self, target: u32) -> bool {

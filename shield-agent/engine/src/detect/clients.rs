@@ -352,25 +352,25 @@ impl Clients {
         self.records.iter().filter(|r| is_clean(r) && singles.contains(join(r.key))).count()
     }
 
-    /// Counts the clients among `singles` with a request in the 10 min up to `second` that were served more than they asked
-    /// for in vain.
-    pub(crate) fn served_among(&self, singles: Singles, second: u32) -> usize {
+    /// Whether at least `enough` of the clients among `singles` had a request in the 10 min up to `second` and were served more
+    /// than they asked for in vain. Asked again and again about a network that is, so it copies nothing and stops early.
+    pub(crate) fn are_served_among(&self, singles: Singles, second: u32, enough: usize) -> bool {
         let is_served = |record: &&Record| {
-            let activity = self.activity_of(record);
-            let in_vain = activity.in_vain().count();
-            let served = activity.asked().count() - in_vain + activity.window.sum().assets as usize;
-            second.saturating_sub(record.last) < TARGET_SECS && served > in_vain
+            second.saturating_sub(record.last) < TARGET_SECS && self.balance_of(record).is_served()
         };
         if singles.count().saturating_mul(CLIENTS_PER_LOOKUP) <= self.records.len() as u128 {
             let known = singles.keys().filter_map(|key| self.records.get(self.position(key)?));
-            return known.filter(is_served).count();
+            return known.filter(is_served).take(enough).count() == enough;
         }
-        self.records.iter().filter(|r| singles.contains(join(r.key))).filter(is_served).count()
+        let inside = self.records.iter().filter(|r| singles.contains(join(r.key)));
+        inside.filter(is_served).take(enough).count() == enough
     }
 
-    /// Whether a client has made more than its first few requests.
-    pub(crate) fn has_activity(&self, key: u128) -> bool {
-        self.position(key).is_some_and(|at| self.records[at].activity != NO_ACTIVITY)
+    fn balance_of(&self, record: &Record) -> Balance {
+        match self.activities.get(record.activity as usize) {
+            Some(activity) => Balance::of(activity),
+            None => record.light_balance(),
+        }
     }
 
     /// Removes clients without a request in the 10 min up to `second`: no rule counts any of theirs.
@@ -522,6 +522,40 @@ impl Record {
         };
         let requests = self.light.requests().filter(inside);
         requests.fold(Counts::default(), |sum, (_, trace)| sum.plus(counts_of(&trace)))
+    }
+
+    /// What [`Balance::of`] is for the same requests in an activity.
+    fn light_balance(&self) -> Balance {
+        let mut weights = [(0, 0); LIGHT_REQUESTS];
+        let mut targets = 0;
+        for (_, trace) in self.light.requests().filter(|(_, trace)| !trace.flags.has(Flags::NOT_A_PAGE)) {
+            let known = weights[..targets].iter().position(|(key, _)| *key == trace.key);
+            targets = targets.max(known.unwrap_or(targets) + 1);
+            let weight = &mut weights[known.unwrap_or(targets - 1)];
+            *weight = (trace.key, trace.weight.max(weight.1));
+        }
+        let in_vain = weights[..targets].iter().filter(|(_, weight)| *weight > 0).count();
+        let assets = self.light_counts(WINDOW_SECS, self.last).assets as usize;
+        Balance { served: targets - in_vain + assets, in_vain }
+    }
+}
+
+/// What a client was served and what it asked for in vain, in distinct targets; assets one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Balance {
+    served: usize,
+    in_vain: usize,
+}
+
+impl Balance {
+    fn of(activity: &Activity) -> Balance {
+        let in_vain = activity.in_vain().count();
+        let served = activity.asked().count() - in_vain + activity.window.sum().assets as usize;
+        Balance { served, in_vain }
+    }
+
+    fn is_served(self) -> bool {
+        self.served > self.in_vain
     }
 }
 
@@ -763,6 +797,22 @@ mod tests {
     }
 
     proptest! {
+        /// A light client is weighed as it would be with an activity.
+        #[test]
+        fn a_light_clients_balance_is_that_of_its_activity(
+            asked in prop::collection::vec((0u32..3, 0u32..90, 0u8..3, 0usize..4), 1..=LIGHT_REQUESTS),
+        ) {
+            let (mut clients, mut second) = (clients(4), 1000);
+            for (key, ahead, weight, kind) in asked {
+                second += ahead;
+                let flags = [Flags::default(), Flags::ASSET, Flags::FAILED, Flags::EMBEDDED][kind];
+                add(&mut clients, 1, second, &Trace { key, flags, weight, answer: 0 });
+            }
+            let record = &clients.records[0];
+            prop_assert_eq!(record.activity, NO_ACTIVITY);
+            prop_assert_eq!(record.light_balance(), Balance::of(&clients.activity_of(record)));
+        }
+
         #[test]
         fn the_table_equals_a_map(steps in prop::collection::vec((0u128..40, 0u32..8, 0u32..90), 1..400)) {
             let mut table = clients(1000);

@@ -37,18 +37,25 @@ impl Detector {
         });
         let around = bad_networks.around(key, second);
         let is_known = campaigns.may_know(trace.key);
-        let has_done_much = clients.has_activity(key);
-        if around.is_none() && !is_known && !has_done_much {
+        let light;
+        let activity = match self.clients.heavy(key) {
+            Some(activity) if around.is_none() && !may_be_of_campaign(&self.campaigns, activity) => {
+                return None;
+            }
+            Some(activity) => activity,
+            None if around.is_none() && !is_known => return None,
+            None => {
+                light = self.clients.activity(key)?.0;
+                &light
+            }
+        };
+        if is_reader(activity) {
             return None;
         }
-        let (activity, _) = clients.activity(key)?;
-        if is_reader(&activity) {
-            return None;
-        }
-        let checks =
-            in_campaign(campaigns, key, &activity, second).or_else(|| in_bad_network(&activity, around?))?;
-        let facts = Facts::of(&activity, Spread::default(), self.policy(), second);
-        Some(self.evidence_of(key, &facts, Fired { rule: Rule::Probing, checks }, &activity, second))
+        let checks = in_campaign(&mut self.campaigns, key, activity, second)
+            .or_else(|| in_bad_network(activity, around?))?;
+        let facts = Facts::of(activity, Spread::default(), self.policy(), second);
+        Some(self.evidence_of(key, &facts, Fired { rule: Rule::Probing, checks }, activity, second))
     }
 
     /// Learns what a client that is being banned had asked for.
@@ -75,6 +82,12 @@ impl Detector {
 fn is_reader(activity: &Activity) -> bool {
     let assets = activity.window.sum().assets as usize;
     assets >= READER_ASSETS && 2 * assets >= activity.in_vain().count()
+}
+
+/// Whether [`in_campaign`] can find anything. For nearly every client it cannot, and its targets are not walked.
+fn may_be_of_campaign(campaigns: &Campaigns, activity: &Activity) -> bool {
+    let is_new = activity.window.sum().requests <= FIRST_REQUESTS;
+    (!campaigns.is_empty() && is_new) || activity.targets() >= SUSPECT_TARGETS
 }
 
 fn in_campaign(campaigns: &mut Campaigns, key: u128, activity: &Activity, second: u32) -> Option<Vec<Check>> {
@@ -120,8 +133,7 @@ fn is_mixed(
     ipv6_prefix: u8,
     second: u32,
 ) -> bool {
-    let network = network.client();
-    let served =
-        clients.served_among(network.singles(ipv6_prefix), second).max(standings.present_in(network, second));
-    served as u32 * MIXED_SHARE >= bad
+    let (network, enough) = (network.client(), bad.div_ceil(MIXED_SHARE) as usize);
+    clients.are_served_among(network.singles(ipv6_prefix), second, enough)
+        || standings.present_in(network, second) >= enough
 }

@@ -121,6 +121,10 @@ impl Targets {
         self.slots.iter().filter(|target| target.last > 0)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len as usize
+    }
+
     /// Counts one request, and returns its target before and after.
     #[inline]
     pub(crate) fn hit(&mut self, second: u32, trace: &Trace) -> (Target, Target) {
