@@ -90,7 +90,8 @@ impl Parser {
         out: &mut Output,
     ) -> usize {
         let mut requests = 0_u32;
-        while self.text.is_settled()
+        while self.uses_shapes
+            && self.text.is_settled()
             && let Some(rest) = block.get(at..end)
             && let Some(len) = memchr(b'\n', rest)
             && let Some(line) = rest.get(..len)
@@ -195,13 +196,28 @@ impl Parser {
                     let at = line.as_ptr().addr().checked_sub(block.as_ptr().addr())?;
                     self.read_fast(block, at)
                 });
-                fast.map_or_else(|| self.read_line(line, texts), |(line, _)| Ok(line))
+                match fast {
+                    Some((line, _)) => Ok(line),
+                    None => self.read_inside(line, texts),
+                }
             }
             Record::Unwrapped => self.read_unwrapped(texts),
             Record::Part | Record::Aside => Err(Rejected::Empty),
             Record::Torn => Err(Rejected::Malformed),
             Record::TooLong => Err(Rejected::TooLong),
         }
+    }
+
+    /// Reads a line that stood in a wrapper.
+    fn read_inside(&mut self, line: &[u8], texts: &mut Texts<'_>) -> Result<Line, Rejected> {
+        if self.uses_shapes
+            && self.text.is_settled()
+            && line.len() <= self.max_line_bytes
+            && let Some(found) = self.text.read_settled(line, &mut self.reader, texts)
+        {
+            return Ok(found);
+        }
+        self.read_line(line, texts)
     }
 
     fn read_unwrapped(&mut self, texts: &mut Texts<'_>) -> Result<Line, Rejected> {
@@ -212,7 +228,7 @@ impl Parser {
         text.resize(len + 1 + PADDING_BYTES, 0);
         let found = match self.read_fast(&text, 0) {
             Some((line, _)) => Ok(moved(line, &text, texts)),
-            None => self.read_line(text.get(..len).unwrap_or_default(), texts),
+            None => self.read_inside(text.get(..len).unwrap_or_default(), texts),
         };
         self.wrapper.restore(text);
         found

@@ -355,7 +355,7 @@ fn read_bare_time(block: &[u8], at: usize) -> Option<(EventSecs, usize)> {
 
 /// Reads three digits, the first not 0.
 #[inline]
-fn read_status(block: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn read_status(block: &[u8], at: usize) -> Option<u16> {
     let [a, b, c] = *block.get(at..)?.first_chunk::<3>()?;
     let digit = |byte: u8| u16::from(byte.wrapping_sub(b'0'));
     let (a, b, c) = (digit(a), digit(b), digit(c));
@@ -366,7 +366,7 @@ fn read_status(block: &[u8], at: usize) -> Option<u16> {
 
 /// Reads a whole number as JSON writes it, without a leading zero. At most 19 digits, so that it cannot overflow.
 #[inline]
-fn read_whole(block: &[u8], at: usize) -> Option<(u64, usize)> {
+pub(crate) fn read_whole(block: &[u8], at: usize) -> Option<(u64, usize)> {
     let digits = block.get(at..at + 20)?;
     let mut value = 0_u64;
     for (len, byte) in digits.iter().enumerate() {

@@ -106,6 +106,16 @@ pub(crate) fn find(text: &[u8], from: usize, byte: u8) -> Option<usize> {
     }
 }
 
+/// Returns the first `byte` at or after `from`; `None` when a backslash comes before it.
+#[inline]
+pub(crate) fn plain_find(text: &[u8], from: usize, byte: u8) -> Option<usize> {
+    let found = match near(text, from, |word| marks(word, byte) | marks(word, b'\\')) {
+        Ok(found) => found,
+        Err(at) => at + memchr::memchr2(byte, b'\\', text.get(at..)?)?,
+    };
+    (text.get(found) == Some(&byte)).then_some(found)
+}
+
 /// Looks at a few words; returns the place of the first byte that is marked in them, or where to look on.
 #[inline]
 fn near(text: &[u8], from: usize, marked: impl Fn(u64) -> u64) -> Result<usize, usize> {

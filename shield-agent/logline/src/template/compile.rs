@@ -51,6 +51,8 @@ pub(crate) struct Piece {
     pub then: Literal,
     /// How the fields are found where neither end is certain.
     pub guess: Option<Box<Guess>>,
+    /// A text behind a field has a backslash, which a search for a quote takes for an escape.
+    pub has_backslash: bool,
 }
 
 /// A field that is read from its end.
@@ -336,6 +338,7 @@ fn piece(fields: &[Field], escape: Escape, tail: Tail) -> Result<(Piece, usize),
             end,
             then: Literal::new(zone[len - 1].then.as_bytes()),
             guess: Some(Box::new(guess)),
+            has_backslash: zone.iter().any(|field| field.then.contains('\\')),
         };
         return Ok((piece, len));
     }
@@ -349,6 +352,7 @@ fn piece(fields: &[Field], escape: Escape, tail: Tail) -> Result<(Piece, usize),
         end,
         then: Literal::new(zone[len - 1].then.as_bytes()),
         guess: None,
+        has_backslash: zone.iter().any(|field| field.then.contains('\\')),
     };
     Ok((piece, len))
 }

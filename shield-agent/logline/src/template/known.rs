@@ -195,7 +195,11 @@ impl Recogniser {
         if is_other || syslog::without_header(line).is_some() {
             return None;
         }
-        let found = known.read(line.trim_ascii_end(), true, reader, texts)?.ok()?;
+        let line = line.trim_ascii_end();
+        let found = match known.read_quickly(line, reader, texts) {
+            Some(found) => found,
+            None => known.read(line, true, reader, texts)?.ok()?,
+        };
         self.misses = 0;
         self.last = Some(known.name);
         Some(found)
@@ -251,6 +255,19 @@ impl Known {
             return None;
         }
         Some(self.finish(line, &mut spans, is_learned, reader, texts))
+    }
+
+    /// Does the same for a usual line of the format that the log is known to have.
+    #[inline]
+    fn read_quickly(&self, line: &[u8], reader: &Reader, texts: &mut Texts<'_>) -> Option<Line> {
+        if self.start == Start::List {
+            return None;
+        }
+        let mut spans = Spans::none();
+        let values = self.template.plan.read_quickly(line, &mut spans, reader)?;
+        // See `finish`: then the host is looked at.
+        let is_doubtful = self.start == Start::Host && values.status == 400;
+        (!is_doubtful).then(|| self.template.plan.finish_plain(line, &spans, &values, texts))
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 //! the same notation.
 //!
 //! `conf` reads the notation, `variable` knows nginx's variables, `compile` makes a plan of it that `read` follows for each
-//! line. `known` has the formats that need no setting, `json` formats whose lines are JSON objects.
+//! line; `quick` follows it for usual lines. `known` has the formats that need no setting, `json` formats whose lines are JSON objects.
 
 mod advice;
 mod compile;
@@ -10,6 +10,7 @@ mod conf;
 mod guess;
 mod json;
 mod known;
+mod quick;
 mod read;
 pub(crate) mod request;
 #[cfg(test)]
@@ -258,7 +259,13 @@ impl TextReader {
     ) -> Option<Line> {
         match self {
             TextReader::Own(_) if line.last() == Some(&b'\r') => None,
-            TextReader::Own(template) => template.read_exactly(line, reader, texts).ok(),
+            TextReader::Own(template) => {
+                let mut spans = Spans::none();
+                match template.plan.read_quickly(line, &mut spans, reader) {
+                    Some(values) => Some(template.plan.finish_plain(line, &spans, &values, texts)),
+                    None => template.read_exactly(line, reader, texts).ok(),
+                }
+            }
             TextReader::Known(known) => known.read_settled(line, reader, texts),
         }
     }

@@ -26,6 +26,7 @@ impl Spans {
         Spans([(0, 0); Take::COUNT])
     }
 
+    #[inline]
     pub(super) fn set(&mut self, take: Take, start: usize, end: usize) {
         // No line is longer: the configuration allows 16 MiB.
         let short = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
@@ -156,6 +157,34 @@ impl Plan {
         }
     }
 
+    /// Does the same for fields that have no escapes.
+    #[inline]
+    pub(super) fn finish_plain(
+        &self,
+        line: &[u8],
+        spans: &Spans,
+        values: &Values,
+        texts: &mut Texts<'_>,
+    ) -> Line {
+        let (_, args_end) = spans.bounds(Take::Args);
+        if args_end > 0 {
+            return self.finish(line, spans, values, texts);
+        }
+        let (method, path) = self.target(line, spans);
+        Line {
+            addr: values.client.addr,
+            time: values.time,
+            method_at: texts.place(method),
+            method_len: u16::try_from(method.len()).unwrap_or(u16::MAX),
+            path_at: texts.place(path),
+            path_len: u32::try_from(path.len()).unwrap_or(u32::MAX),
+            status: values.status,
+            size: values.size,
+            behind_proxy: values.client.behind_proxy,
+            salvaged: false,
+        }
+    }
+
     fn unescaped<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
         let is_plain = self.escape == Escape::None || find(text, 0, b'\\').is_none();
         if is_plain { Cow::Borrowed(text) } else { unescape(text) }
@@ -225,7 +254,8 @@ impl Piece {
 }
 
 /// Tells the forms of a time apart by what they cannot share, so that one is not recognised as another.
-fn is_time_of(class: Class, text: &[u8]) -> bool {
+#[inline]
+pub(super) fn is_time_of(class: Class, text: &[u8]) -> bool {
     match class {
         Class::TimeLocal => text.len() == TIME_LOCAL_BYTES,
         Class::TimeIso => text.get(4) == Some(&b'-'),
