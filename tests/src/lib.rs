@@ -8,12 +8,14 @@
 
 pub mod agent;
 pub mod bpffs;
+pub mod clock;
 pub mod command;
 pub mod http;
 pub mod lab;
 pub mod netns;
 pub mod nginx;
 pub mod programs;
+pub mod receiver;
 pub mod relay;
 pub mod residue;
 pub mod site;

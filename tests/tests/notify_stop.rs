@@ -4,13 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use shield_tests::agent::{Agent, Home};
 use shield_tests::netns::Namespace;
+use shield_tests::receiver::{self, Behaviour};
 
 /// Time limit for a message that must arrive; only a failing test takes this long.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -20,13 +19,6 @@ const FLUSH: Duration = Duration::from_secs(3);
 
 /// Time limit for the rest of the agent's exit on a busy machine.
 const REST_OF_THE_END: Duration = Duration::from_secs(5);
-
-/// The server's reaction to every request.
-#[derive(Clone, Copy)]
-enum Behaviour {
-    Answers,
-    NeverAnswers,
-}
 
 /// An agent in a dry run that notifies this server.
 struct World {
@@ -39,15 +31,7 @@ struct World {
 impl World {
     fn create(behaviour: Behaviour) -> World {
         let namespace = Namespace::create("notify").unwrap();
-        let listener = namespace.enter(|| TcpListener::bind("127.0.0.1:0")).unwrap();
-        let url = format!("http://{}/services/of-a-test", listener.local_addr().unwrap());
-        let (received, bodies) = channel();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let received = received.clone();
-                std::thread::spawn(move || serve(stream, behaviour, &received));
-            }
-        });
+        let (url, bodies) = receiver::start(&namespace, behaviour).unwrap();
         let home = Home::create().unwrap();
         let (log, secret) = (home.folder().join("access.log"), home.folder().join("slack"));
         fs::write(&log, "").unwrap();
@@ -61,36 +45,6 @@ impl World {
     fn ban(&self, client: &str) {
         self.home.command(&self.namespace, &["ban", client, "--for", "10m"]).unwrap();
     }
-}
-
-/// Serves one connection until its other side closes it.
-fn serve(mut stream: TcpStream, behaviour: Behaviour, received: &Sender<String>) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    while let Some(body) = read_body(&mut reader) {
-        // Fails only after the test has dropped the receiver.
-        let _ = received.send(body);
-        if let Behaviour::Answers = behaviour {
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-        }
-    }
-}
-
-fn read_body(reader: &mut BufReader<TcpStream>) -> Option<String> {
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).ok()? == 0 {
-            return None;
-        }
-        match line.trim_end().to_ascii_lowercase().strip_prefix("content-length: ") {
-            Some(value) => length = value.parse().ok()?,
-            None if line == "\r\n" => break,
-            None => {}
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    String::from_utf8(body).ok()
 }
 
 #[test]
