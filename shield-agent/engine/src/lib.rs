@@ -13,6 +13,7 @@
 mod bans;
 mod commands;
 mod detect;
+mod lead;
 mod lines;
 mod outcomes;
 pub mod parts;
@@ -48,6 +49,7 @@ use crate::bans::leaks::Leaks;
 use crate::bans::ledger::{Finished, Ledger, Pending};
 use crate::detect::detector::{BadBaseline, Detector};
 use crate::detect::policy::Policy;
+use crate::lead::Lead;
 use crate::parts::Parts;
 use crate::seeded_map::{SeededMap, SeededState};
 use crate::settings::Settings;
@@ -88,6 +90,7 @@ pub struct Engine {
     skew_announced_ms: BTreeMap<Option<SourceId>, u64>,
     /// The latest arrival of lines of a backlog, on the boot clock.
     backlog_at_ms: Option<u64>,
+    lead: Lead,
     timeline: Timeline,
     /// Bans at positions below this are still to be compared with a changed allowlist.
     recheck_below: usize,
@@ -132,6 +135,7 @@ impl Engine {
             sources: BTreeMap::new(),
             skew_announced_ms: BTreeMap::new(),
             backlog_at_ms: None,
+            lead: Lead::default(),
             timeline: Timeline::default(),
             recheck_below: 0,
             recheck_lifted: 0,

@@ -31,8 +31,14 @@ const MAX_EVADERS: usize = 10_000;
 
 impl Engine {
     pub(super) fn on_lines(&mut self, batch: &Batch, now: Now, out: &mut Effects) {
-        if !batch.live {
+        // Empty ones only carry a position.
+        let mut is_other = !batch.lines.is_empty() && self.lead.take(batch, now);
+        let is_led = !batch.live && self.lead.is_live(now);
+        let was_catching_up = self.is_catching_up(now);
+        if !batch.live && !is_led {
             self.backlog_at_ms = Some(now.boot_ms);
+        }
+        if !batch.live {
             self.detector.latest().into_iter().for_each(|latest| self.timeline.set(latest));
         }
         let mut at = 0;
@@ -44,11 +50,19 @@ impl Engine {
             let prepared = self.detector.prepare_batch(lines.iter().map(|line| batch.request(line)));
             for (line, prepared) in lines.iter().zip(&prepared) {
                 let request = batch.request(line);
+                if is_led && self.is_late(line.time) {
+                    at += 1;
+                    self.count(&request);
+                    continue;
+                }
                 let second = match batch.live {
                     true => self.live_second_of(&request, batch, now, out),
                     false => self.placed_second(batch, at, now),
                 };
                 at += 1;
+                if std::mem::take(&mut is_other) && (was_catching_up || !batch.live) {
+                    self.detector.skip_to(second);
+                }
                 self.on_request(&request, prepared, second, now, out);
                 if line.salvaged {
                     self.on_salvaged(line, out);
@@ -77,8 +91,7 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) {
-        self.totals.requests += 1;
-        self.totals.errors += u64::from(request.status >= 400);
+        self.count(request);
         let client = prepared.client;
         let ban = self.ledger.ban_over(client).copied();
         let standing = if ban.is_some() || self.is_suppressed(client, now) {
@@ -109,6 +122,16 @@ impl Engine {
         if let Some(ban) = self.blast.charge(client) {
             self.punish(ban, now, out);
         }
+    }
+
+    fn count(&mut self, request: &Request<'_>) {
+        self.totals.requests += 1;
+        self.totals.errors += u64::from(request.status >= 400);
+    }
+
+    /// Returns whether a line of this time is too late for the windows.
+    fn is_late(&self, time: EventSecs) -> bool {
+        self.detector.latest().is_some_and(|latest| time < latest.saturating_sub(TOLERANCE_SECS))
     }
 
     /// The second at which a line of a backlog or a replay is counted.

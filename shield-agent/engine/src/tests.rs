@@ -1,5 +1,6 @@
 //! Scenarios through `Engine::handle`.
 
+mod backlogs;
 mod crowds;
 mod evasions;
 mod reconfigure;

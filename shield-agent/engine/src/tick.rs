@@ -43,7 +43,7 @@ impl Engine {
     }
 
     /// While a backlog is read, its lines carry the time: by the wall clock every one of them would be late.
-    fn is_catching_up(&self, now: Now) -> bool {
+    pub(super) fn is_catching_up(&self, now: Now) -> bool {
         self.backlog_at_ms.is_some_and(|at| now.boot_ms < at + BACKLOG_OVER_MS)
     }
 

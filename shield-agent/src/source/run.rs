@@ -281,6 +281,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let bytes = out.bytes;
         let batch = Batch {
             source: Some(self.id),
+            log: 0,
             lines: out.lines,
             rejected: out.rejected,
             first_refused: out.first_refused,

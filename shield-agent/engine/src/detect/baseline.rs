@@ -272,6 +272,11 @@ impl Baseline {
         }
     }
 
+    /// Learns whole minutes from `second` on, and nothing of the time before any more.
+    pub(crate) fn skip_to(&mut self, second: u32) {
+        self.learned.minute = self.learned.minute.max(second.div_ceil(60).saturating_mul(60));
+    }
+
     /// Seconds from the beginning of learning to `second`.
     pub(crate) fn age_secs(&self, second: u32) -> u32 {
         if self.learned.began == 0 { 0 } else { second.saturating_sub(self.learned.began) }

@@ -524,7 +524,7 @@ impl Detector {
             if self.late_run < LATE_RUN {
                 return None;
             }
-            self.go_back(second);
+            self.start_anew(second);
         } else {
             self.late_run = 0;
         }
@@ -540,18 +540,29 @@ impl Detector {
     pub(crate) fn set_back(&mut self, second: EventSecs) {
         let second = event_second(second);
         if second < self.latest {
-            self.go_back(second);
+            self.start_anew(second);
         }
     }
 
-    /// The log's clock was set back: windows start anew, the baseline stays.
-    fn go_back(&mut self, second: u32) {
+    /// Lines of another log begin at `second`: when that is far ahead, nothing is known of the time between.
+    pub(crate) fn skip_to(&mut self, second: EventSecs) {
+        let second = event_second(second);
+        if self.latest > 0 && second > self.latest.saturating_add(MAX_LATE_SECS) {
+            self.start_anew(second);
+        }
+    }
+
+    /// The log's clock was set: windows start anew, the baseline stays.
+    fn start_anew(&mut self, second: u32) {
         self.late_run = 0;
         self.tries = Tries::default();
         self.clients = Clients::new(self.thresholds.policy().max_clients, self.tracer.hash());
         self.shown = SecondRing::new(WINDOW_SECS, second);
         self.teaching = SecondRing::new(WINDOW_SECS + 4 * LEARN_DELAY_SECS, second);
-        self.thresholds.update(second, |baseline| baseline.begin(second));
+        self.thresholds.update(second, |baseline| {
+            baseline.begin(second);
+            baseline.skip_to(second);
+        });
         self.boundary = next_boundary(second);
         self.latest = second;
     }

@@ -6,7 +6,7 @@ use crate::settings::{ExtendBy, NetworkAction, NetworkEscalation};
 use crate::vocab::event::FailedOrder;
 use crate::vocab::request::{Checkpoint, SourceId};
 
-const PROBES: [&str; 8] = [
+pub(super) const PROBES: [&str; 8] = [
     "/.env",
     "/.git/config",
     "/backup.sql",

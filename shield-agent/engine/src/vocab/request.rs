@@ -131,6 +131,8 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     pub source: Option<SourceId>,
+    /// Which of the source's logs the lines are of. Only those of one log are in order.
+    pub log: u32,
     /// The raw bytes that the lines refer to.
     pub bytes: Vec<u8>,
     /// The requests, in order.

@@ -252,6 +252,7 @@ impl Files {
         batch.first_refused = out.first_refused;
         batch.format = out.format;
         batch.source = Some(self.settings.id);
+        batch.log = found.unwrap_or_default() as u32;
         batch.live = found.is_some_and(|at| self.follows.get(at).is_some_and(Follow::is_live));
         let mut must_store = std::mem::take(&mut self.must_store_position);
         batch.lost.clear();
