@@ -41,6 +41,8 @@ struct Holder {
     /// It was handed over, and is kept for the owner until then (boot clock, ms).
     reserved_until_ms: Option<u64>,
     waiting: Option<Owner>,
+    /// How far it is read.
+    mark: Option<SavedMark>,
 }
 
 #[derive(Debug, Default)]
@@ -78,11 +80,35 @@ impl Claims {
                 return Claim::Of(holder.owner.clone());
             }
             _ => {
-                let holder = Holder { owner: claimant.clone(), reserved_until_ms: None, waiting: None };
+                let holder =
+                    Holder { owner: claimant.clone(), reserved_until_ms: None, waiting: None, mark: None };
                 books.held.insert(id, holder);
             }
         }
         Claim::Mine(books.marks.get(&id).cloned().unwrap_or_default())
+    }
+
+    /// Notes how far the holder has read a file.
+    pub(super) fn progress(&self, id: FileId, owner: &Owner, mark: SavedMark) {
+        if let Some(holder) = self.books().held.get_mut(&id)
+            && holder.owner == *owner
+        {
+            holder.mark = Some(mark);
+        }
+    }
+
+    /// Returns the marks of all files that begin like this one, the furthest first: it may be a copy of one of them.
+    pub(super) fn marks_like(&self, head: &[u8]) -> Vec<SavedMark> {
+        let books = self.books();
+        let held = books.held.values().filter_map(|holder| holder.mark.as_ref());
+        let is_like = |mark: &&SavedMark| {
+            let begin = head.get(..mark.head.len as usize).filter(|begin| !begin.is_empty());
+            begin.is_some_and(|begin| mark.head.matches(begin))
+        };
+        let mut marks: Vec<SavedMark> =
+            books.marks.values().flatten().chain(held).filter(is_like).cloned().collect();
+        marks.sort_by_key(|mark| std::cmp::Reverse(mark.offset));
+        marks
     }
 
     /// Returns who reads the file, if another one does.
@@ -118,7 +144,7 @@ impl Claims {
     pub(super) fn hand_over(&self, id: FileId, next: Owner, mark: SavedMark, now_ms: u64) {
         let mut books = self.books();
         let reserved_until_ms = Some(now_ms + RESERVED_MS);
-        books.held.insert(id, Holder { owner: next, reserved_until_ms, waiting: None });
+        books.held.insert(id, Holder { owner: next, reserved_until_ms, waiting: None, mark: None });
         books.replace(id, Some(mark));
     }
 }

@@ -666,12 +666,21 @@ impl Follow {
             }
             match OpenLog::open(&sibling.path) {
                 Ok(log) => {
+                    let log = self.at_mark_of_original(log);
                     let role = if log.is_packed() { Role::Closed } else { Role::Replaced };
                     self.push_if_new(log, role, now_ms);
                 }
                 Err(error) => self.losses.push(lost(access::reason(&sibling.path, &error))),
             }
         }
+    }
+
+    /// A copy (`copytruncate`) of a file that was read under another name goes on where that one was read to.
+    fn at_mark_of_original(&self, mut log: OpenLog) -> OpenLog {
+        let Ok(head) = log.head() else { return log };
+        let resume =
+            |mark: &SavedMark| OpenLog::resume(&log.path, mark).ok()?.filter(|found| found.id == log.id);
+        self.claims.marks_like(&head).iter().find_map(resume).unwrap_or(log)
     }
 
     fn push_if_new(&mut self, log: OpenLog, role: Role, now_ms: u64) {
@@ -722,6 +731,8 @@ impl Follow {
         match found {
             Ok(Found::Lines) => {
                 entry.idle_since_ms = now_ms;
+                let (id, mark) = (entry.log.id, entry.log.saved());
+                self.claims.progress(id, &self.owner, mark);
                 if has_content(out) { Progress::Read } else { Progress::Again }
             }
             Ok(Found::End) if entry.is_complete(now_ms) => {

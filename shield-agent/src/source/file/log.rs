@@ -310,6 +310,14 @@ impl OpenLog {
         Ok(())
     }
 
+    /// Returns the first bytes of a file that was just opened at its start, by which a copy is recognised.
+    pub(super) fn head(&mut self) -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        let len = self.fill(&mut head, 0, HEAD_BYTES)?;
+        head.truncate(len);
+        Ok(head)
+    }
+
     /// Returns how many bytes before the mark are read again to check that they are the same.
     fn overlap(&self) -> usize {
         match self.content {

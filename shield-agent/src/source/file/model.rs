@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::follow::DRAIN_MS;
 use super::*;
@@ -33,20 +32,16 @@ const PACKINGS: [(Packing, &str); KEPT as usize] =
 /// Old logs that logrotate keeps.
 const KEPT: u32 = 4;
 
-/// Histories tried, unless `PROPTEST_CASES` is set.
+/// Histories of a log with one name.
 const HISTORIES: u32 = 5_000;
 
 /// Histories of a log with two names.
 const TWO_NAMES_HISTORIES: u32 = 1_000;
 
-/// The seed of these histories, unless `PROPTEST_RNG_SEED` is set.
-fn seed() -> RngSeed {
-    let chosen = ProptestConfig::default().rng_seed;
-    if std::env::var_os("PROPTEST_RNG_SEED").is_some() { chosen } else { RngSeed::Fixed(1) }
-}
-
-fn histories() -> u32 {
-    if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { HISTORIES }
+/// So many histories, unless `PROPTEST_CASES` is set.
+fn histories(by_default: u32) -> u32 {
+    let chosen = ProptestConfig::default().cases;
+    if std::env::var_os("PROPTEST_CASES").is_some() { chosen } else { by_default }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -663,8 +658,30 @@ fn a_log_that_came_and_went_while_its_link_was_read_is_found() {
     world.check().unwrap();
 }
 
+/// A log came while nobody looked at its own name, was read by its link, and was copied away before its name found it.
+///
+/// History: the copy was read a second time.
+#[test]
+fn a_copy_of_what_the_link_has_read_is_not_read_again() {
+    let (create, write) = (false, Op::Write { lines: 1, half: false });
+    for killed in [true, false] {
+        let mut world = World::new(true);
+        for op in
+            [Op::Kill, write, Op::ReadOnce, Op::Rename { create }, write, Op::Reopen, write, Op::ReadOnce]
+        {
+            world.apply(op);
+        }
+        if killed {
+            world.apply(Op::Kill);
+        }
+        world.apply(Op::CopyTruncate);
+        world.end();
+        world.check().unwrap();
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: histories(), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: histories(HISTORIES), ..ProptestConfig::default() })]
 
     #[test]
     fn every_line_once_through_any_history(history in proptest::collection::vec(ops(), 1..40)) {
@@ -673,17 +690,10 @@ proptest! {
 }
 
 proptest! {
-    // One seed, so that the gate is no lottery. Other seeds still find rare histories, of a kill between two rotations of
-    // one of the names, in which a line is lost or read twice: `PROPTEST_RNG_SEED` and `PROPTEST_CASES` look for them.
-    #![proptest_config(ProptestConfig {
-        cases: histories().min(TWO_NAMES_HISTORIES),
-        rng_seed: seed(),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    // Two names are rarely met, so a run of the tests tries few histories. `PROPTEST_RNG_SEED` and `PROPTEST_CASES` try more.
+    #![proptest_config(ProptestConfig { cases: histories(TWO_NAMES_HISTORIES), ..ProptestConfig::default() })]
 
     #[test]
-    #[ignore = "an open fault: rare orders of kills and rotations of one name lose or double a line"]
     fn every_line_once_of_a_log_with_two_names(history in proptest::collection::vec(ops(), 1..40)) {
         check_in(World::new(true), history)?;
     }
