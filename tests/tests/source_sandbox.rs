@@ -7,10 +7,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use shield_tests::agent;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use shield_tests::agent::{self, Agent, Home};
+use shield_tests::netns::Namespace;
+use shield_tests::wait;
 
 /// `check` takes a fraction of a second; the unit waits for it before every start.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -93,4 +99,52 @@ fn check_waits_for_nothing() {
     assert!(said.contains("a named pipe"), "{said}");
     assert!(check_under("", "/dev/null").contains("a device"));
     assert!(check_under("", "/home/berta/logs/a.log").contains("there is no folder /home/berta"));
+}
+
+/// `ExecReload=` as shipped, with the unit's capabilities, and SIGHUP as other programs send it.
+#[test]
+fn the_units_reload_works_and_a_wrong_file_changes_nothing() {
+    let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/shield.service"));
+    let unit = unit.unwrap();
+    let of_key = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap();
+    let capabilities = of_key("CapabilityBoundingSet").replace(' ', ",+").to_lowercase().replace("cap_", "");
+    let bounding = format!("--bounding-set=-all,+{capabilities}");
+    let launcher = ["setpriv", &bounding, "--inh-caps=-all", "--no-new-privs"];
+    let (namespace, home) = (Namespace::create("reload").unwrap(), Home::create().unwrap());
+    let log = home.folder().join("access.log");
+    fs::write(&log, "").unwrap();
+    let configure =
+        |more: &str| home.configure(&log, "", &format!("[page]\nenabled = false\n{more}")).unwrap();
+    configure("");
+    let agent = Agent::start_under(&launcher, &namespace, &home, &["--dry-run"]).unwrap();
+    let words = of_key("ExecReload").strip_prefix("/usr/bin/shield-agent ").unwrap();
+    let reload = || {
+        let mut command = Command::new("setpriv");
+        command.args(&launcher[1..]).arg(agent::binary().unwrap()).args(words.split(' '));
+        let output = command.env("SHIELD_SOCKET", home.socket()).output().unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.success(), said)
+    };
+    configure("[ban]\nmax_bans = 9\n");
+    let (is_done, said) = reload();
+    assert!(is_done && said.contains("max_bans"), "{said}");
+
+    configure("[ban]\nmax_share = 20\n[xdpp]\n");
+    let mistakes = ["[ban] max_share = 20", "unknown key `xdpp`"];
+    let (is_done, said) = reload();
+    assert!(!is_done && mistakes.iter().all(|mistake| said.contains(mistake)), "{said}");
+    let so_far = home.log().len();
+    // The text has the second of the refusal, so that the next one is another.
+    wait::sleep(Duration::from_millis(1_100)).unwrap();
+    kill(Pid::from_raw(agent.pid() as i32), Signal::SIGHUP).unwrap();
+    wait::until("all mistakes to be in the journal", PATIENCE, || {
+        let journal = home.log().split_off(so_far);
+        Ok(mistakes.iter().all(|mistake| journal.contains(mistake)).then_some(()))
+    })
+    .unwrap();
+    let said = home.command_output(&namespace, &["status"]).unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("stays in force"), "{said}");
+    assert!(agent.stop().unwrap().success(), "{}", home.log());
 }
