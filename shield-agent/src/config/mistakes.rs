@@ -183,6 +183,10 @@ mod tests {
             "[[source]]\npath = '/a'\n[[source]]\npath = '/a'\n[[source]]\npath = '/a'\n",
             &["line 4, column 8: two [[source]]", "line 6, column 8: two [[source]]"],
         );
+        check(
+            "[allow]\ncdn_ranges_file = '/nowhere'\n[ban]\nmax_share = 20\n",
+            &["line 2, column 19: could not read [allow] cdn_ranges_file", "line 4, column 13: "],
+        );
         check("[[source]]\n[[source]]\n", &["line 1, column 1: ", "line 2, column 1: "]);
         check("[slack]\nurl_file = 3\nurl_env = 4\n", &["line 2, column 12: ", "line 3, column 11: "]);
         check(

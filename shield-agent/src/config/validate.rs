@@ -43,7 +43,10 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     let allow = allow.chain(proxies.iter().map(|net| entry(*net, AllowReason::TrustedProxy))).collect();
     let mut infrastructure = Vec::new();
     if raw.allow.cdn_ranges.unwrap_or(true) {
-        infrastructure.extend(infrastructure::cdn(raw.allow.cdn_ranges_file.as_deref())?);
+        let cdn = infrastructure::cdn(raw.allow.cdn_ranges_file.as_deref());
+        infrastructure.extend(
+            cdn.map_err(|error| Place::section("allow").key("cdn_ranges_file").error(format!("{error:#}")))?,
+        );
     }
     if raw.allow.private_networks.unwrap_or(true) {
         infrastructure.extend(infrastructure::private());
