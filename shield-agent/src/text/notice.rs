@@ -114,9 +114,18 @@ fn line(notice: &Notice) -> String {
             format!("{lines} of {client} in one minute not valid in the log's format")
         }
         Notice::ClockSkew { source, skew_secs } => {
-            let side = if *skew_secs > 0 { "ahead of" } else { "behind" };
+            let (side, why) = if *skew_secs > 0 {
+                ("ahead of", "check the clock and the time zone of whatever writes it")
+            } else {
+                (
+                    "behind",
+                    "nginx held them back (buffer= in access_log), or the clock or the time zone is wrong",
+                )
+            };
             let skew = duration(skew_secs.unsigned_abs());
-            format!("times in {source} are {skew} {side} the wall clock")
+            format!(
+                "times in {source} are {skew} {side} the wall clock, and its lines count when they are read: {why}"
+            )
         }
         Notice::Lost { source, bytes: size, reason } => {
             let size = size.map_or("an unknown number of bytes".to_owned(), bytes);
@@ -263,8 +272,16 @@ mod tests {
             "30 lines of 192.0.2.7 in one minute not valid in the log's format",
         );
         let skewed = |skew_secs| Notice::ClockSkew { source: "/var/log/a.log".into(), skew_secs };
-        check(&skewed(300), "times in /var/log/a.log are 5 min ahead of the wall clock");
-        check(&skewed(-300), "times in /var/log/a.log are 5 min behind the wall clock");
+        check(
+            &skewed(300),
+            "times in /var/log/a.log are 5 min ahead of the wall clock, and its lines count when they are read: check the clock \
+             and the time zone of whatever writes it",
+        );
+        check(
+            &skewed(-300),
+            "times in /var/log/a.log are 5 min behind the wall clock, and its lines count when they are read: nginx held them \
+             back (buffer= in access_log), or the clock or the time zone is wrong",
+        );
         let lost = |bytes| Notice::Lost { source: "/var/log/a.log".into(), bytes, reason: "gone".into() };
         check(&lost(Some(2048)), "lines of /var/log/a.log lost (2.0 KiB): gone");
         check(&lost(None), "lines of /var/log/a.log lost (an unknown number of bytes): gone");
