@@ -170,7 +170,18 @@ pub(crate) fn gone(path: &Path, read_bytes: u64, last_write_ms: i64) -> String {
 
 /// A log that is read under another name.
 pub(crate) fn twin(path: &Path, of: &Path) -> String {
+    if path == of {
+        return format!("an earlier [[source]] names {} too; read once, there", path.display());
+    }
     format!("{} is the same file as {}; read once as {}", path.display(), of.display(), of.display())
+}
+
+/// As [`twin`], beside the path.
+pub(crate) fn is_twin(path: &Path, of: &Path) -> String {
+    if path == of {
+        return "an earlier [[source]] names it too; read once, there".to_owned();
+    }
+    format!("the same file as {}; read once, as that", of.display())
 }
 
 /// A named pipe that no program writes to.

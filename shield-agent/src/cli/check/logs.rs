@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::source::file::access;
 use crate::source::sight::surroundings;
-use crate::source::{Input, Place, Settings};
+use crate::source::{FileId, Input, Place, Settings};
 use crate::text;
 use shield_engine::request::{Batch, Rejected};
 use shield_logline::sight::{self, Finding, Surroundings};
@@ -83,14 +83,24 @@ impl CheckedLogs {
 /// Looks at every configured log.
 pub(super) fn look(config: &Config) -> CheckedLogs {
     let mut checked = CheckedLogs { logs: Vec::new(), left_out: 0 };
+    let mut names: BTreeMap<FileId, PathBuf> = BTreeMap::new();
     for settings in &config.sources {
         let Input::Files(text) = &settings.input else { continue };
         let around = surroundings(&settings.format.trusted_proxies, &settings.known);
         for path in Place::of(text).paths() {
-            if checked.logs.len() < MAX_LOGS {
-                checked.logs.push(look_at(settings, &path, &around));
-            } else {
+            if checked.logs.len() >= MAX_LOGS {
                 checked.left_out += 1;
+                continue;
+            }
+            // As the agent: of several names of one file the first reads it.
+            let id = path.metadata().ok().map(|meta| FileId::of(&meta));
+            let twin = id.and_then(|id| names.get(&id)).map(|of| text::access::is_twin(&path, of));
+            checked.logs.push(match twin {
+                Some(twin) => CheckedLog { unread: Some(twin), ..unread(settings, &path) },
+                None => look_at(settings, &path, &around),
+            });
+            if let Some(id) = id {
+                names.entry(id).or_insert(path);
             }
         }
     }
@@ -269,6 +279,22 @@ mod tests {
         assert_eq!((good.lines, good.rejected, good.problem), (1_000, 0, None));
         let empty = check("", "");
         assert_eq!((empty.lines, empty.problem), (0, None));
+    }
+
+    /// History: four sources that matched one log were told its last lines four times.
+    #[test]
+    fn a_log_of_several_names_is_looked_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, link) = (folder.path().join("b.log"), folder.path().join("a.log"));
+        std::fs::write(&log, LINE).unwrap();
+        std::os::unix::fs::symlink(&log, &link).unwrap();
+        let more = format!("[[source]]\npath = {:?}\n", folder.path().join("*.log"));
+        let logs = look(&config(&log, &more)).logs;
+        let said: Vec<_> = logs.iter().map(|log| (log.lines, log.unread.clone())).collect();
+        let log = log.display();
+        let again = "an earlier [[source]] names it too; read once, there".to_owned();
+        let linked = format!("the same file as {log}; read once, as that");
+        assert_eq!(said, [(1, None), (0, Some(again)), (0, Some(linked))]);
     }
 
     #[test]

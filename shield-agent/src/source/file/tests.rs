@@ -514,7 +514,7 @@ fn of_two_sources_the_first_reads_a_log_whoever_came_first() {
     first.append("a.log", &lines(4..6));
     first.expect(4..6);
     second.expect(0..0);
-    assert_eq!(second.said(), "/a.log is the same file as /a.log; read once as /a.log");
+    assert_eq!(second.said(), "an earlier [[source]] names /a.log too; read once, there");
     first.append("a.log", &lines(6..8));
     first.rename("a.log", "a.log.1");
     first.append("a.log", &lines(8..9));
