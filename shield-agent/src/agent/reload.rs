@@ -137,6 +137,13 @@ impl Reloader {
         let mut wanted = keys::in_force(&self.config, new);
         let plan = Plan::of(&self.config.sources, &wanted.sources);
         changed.extend(plan.lines());
+        for name in plan.added.iter().map(|added| &added.name) {
+            if self.checkpoints.contains_key(name) {
+                let line = format!("[[source]] {name}: added");
+                let known = changed.iter_mut().filter(|item| **item == line);
+                known.for_each(|item| item.push_str(", from where it was last read"));
+            }
+        }
         let mut failed = Vec::new();
 
         let stopped = self.stop_sources(&plan.removed, &mut failed).await;
