@@ -199,6 +199,26 @@ fn page_answers(addr: &str, host: &str) -> Option<String> {
     answer.split(' ').nth(1).map(str::to_owned)
 }
 
+/// The longest time in which the process has read less than [`PROGRESS_BYTES`], until `stop`. Nearly all that it reads is its log.
+fn longest_pause(pid: u32, stop: &AtomicBool) -> Duration {
+    /// What is written in 7 ms.
+    const PROGRESS_BYTES: u64 = 32 << 10;
+    let bytes_read = || {
+        let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse::<u64>().unwrap()
+    };
+    let (mut mark, mut since, mut longest) = (bytes_read(), Instant::now(), Duration::ZERO);
+    while !stop.load(Ordering::Acquire) {
+        std::thread::sleep(Duration::from_millis(1));
+        let now = bytes_read();
+        if now - mark >= PROGRESS_BYTES {
+            longest = longest.max(since.elapsed());
+            (mark, since) = (now, Instant::now());
+        }
+    }
+    longest
+}
+
 /// 50,000 lines a second into a real file while reloads of every kind follow each other: each line is counted once, and the
 /// bans are in force all the time.
 #[test]
@@ -224,6 +244,16 @@ fn nothing_is_lost_or_doubled_under_load() {
         }
         written
     });
+    let watch = |stop: &Arc<AtomicBool>| {
+        let (pid, stop) = (agent.process.id(), Arc::clone(stop));
+        std::thread::spawn(move || longest_pause(pid, &stop))
+    };
+    let before = Arc::new(AtomicBool::new(false));
+    let watcher = watch(&before);
+    agent.until("some lines are read", |agent| agent.lines("access.log").0 > 100_000);
+    before.store(true, Ordering::Release);
+    let without = watcher.join().unwrap();
+    let watcher = watch(&stop);
     let other = agent.path("other.log");
     let changes = [
         "[ban]\nterms = ['1m']\n".to_owned(),
@@ -243,6 +273,8 @@ fn nothing_is_lost_or_doubled_under_load() {
     }
     stop.store(true, Ordering::Release);
     let written = writer.join().unwrap();
+    let during = watcher.join().unwrap();
+    println!("longest pause in reading: {during:?} over {RELOADS} reloads, {without:?} without any");
     // A debug build on a busy machine may be behind: it is waited for as long as it gets on.
     let (mut lines, mut since) = (0, Instant::now());
     while lines < written && since.elapsed() < PATIENCE {
@@ -310,7 +342,9 @@ fn sources_come_go_and_change_without_touching_the_others() {
     // A removed source that comes back continues where it stopped.
     agent.append("b.log", &json_line(8));
     agent.write(&format!("[[source]]\npath = {pattern:?}\n"));
-    agent.reload();
+    let (report, _) = agent.reload();
+    let again = format!("[[source]] {}: added, from where it was last read", pattern.display());
+    assert!(list(&report, "changed").contains(&again), "{report}");
     agent.until("it continues", |agent| agent.lines("[ab].log").0 == 1);
 }
 

@@ -31,7 +31,8 @@ impl Clock {
     /// Fails without a C compiler, which a Rust toolchain needs as well.
     pub fn create(folder: &Path) -> Result<Clock> {
         let (library, path) = (folder.join("clock.so"), folder.join("clock"));
-        let output = library.to_str().context("the folder's name is not UTF-8")?;
+        let output =
+            library.to_str().context("could not name the clock's library: the folder's name is not UTF-8")?;
         command::run(&["cc", "-shared", "-fPIC", "-O2", "-o", output, SOURCE])?;
         fs::write(&path, 0_i64.to_ne_bytes()).context("could not write the clock")?;
         let file = File::options().write(true).open(&path).context("could not open the clock")?;
