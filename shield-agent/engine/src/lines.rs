@@ -324,16 +324,21 @@ impl Engine {
         }
     }
 
-    /// Bans the IPv6 networks whose clients only probe: a client of theirs costs an attacker nothing, and the next request
-    /// comes from another one. The clients of an IPv4 network are banned one by one.
+    /// Proposes or bans the IPv6 networks whose clients only probe: a client of theirs costs an attacker nothing, and the next
+    /// request comes from another one. The clients of an IPv4 network are banned one by one.
     pub(super) fn judge_networks(&mut self, now: Now, out: &mut Effects) {
         for bad in self.detector.take_bad_networks() {
             let network = bad.network.client();
-            let is_off = self.settings.networks.action == NetworkAction::Off;
-            if is_off || network.network().addr().is_ipv4() || self.detector.in_good_standing(network) > 0 {
+            let action = self.settings.networks.action;
+            let is_known = self.ledger.ban_over(network).is_some();
+            if action == NetworkAction::Off || network.network().addr().is_ipv4() || is_known {
                 continue;
             }
-            let probing = bad.clients;
+            let (probing, clean) = (bad.clients, self.detector.clean_clients_in(network));
+            out.announce(Notice::NetworkProposed { network, banned: probing, clean });
+            if action != NetworkAction::Ban || self.detector.in_good_standing(network) > 0 {
+                continue;
+            }
             let reason =
                 format!("at least {probing} of its clients ask for what is not there, few for what is");
             self.ban_network(network, reason, now, out);

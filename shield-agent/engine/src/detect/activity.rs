@@ -247,6 +247,12 @@ impl Activity {
         self.targets.iter().filter(|target| target.weight > 0).map(|target| target.key)
     }
 
+    /// Those of them that are pages which failed, or worse: no icons, no challenges for a password.
+    pub(crate) fn pages_in_vain(&self) -> impl Iterator<Item = u32> {
+        const PAGE: u8 = 5;
+        self.targets.iter().filter(|target| target.weight >= PAGE).map(|target| target.key)
+    }
+
     /// Their weight together, in tenths of a failed path.
     pub(crate) fn weight_in_vain(&self) -> u32 {
         self.targets.iter().map(|target| u32::from(target.weight)).sum()

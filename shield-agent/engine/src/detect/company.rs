@@ -100,6 +100,7 @@ fn in_campaign(campaigns: &mut Campaigns, key: u128, activity: &Activity, second
             at_least("clients_of_the_campaign", clients, SHARED_BY as u32),
         ]);
     }
+    let targets: Vec<u32> = activity.pages_in_vain().collect();
     if targets.len() < SUSPECT_TARGETS || !targets.len().is_multiple_of(4) {
         return None;
     }

@@ -631,10 +631,11 @@ impl Detector {
                 let service =
                     Service { pages: counts.served_pages(), assets: counts.assets, failed: counts.failed };
                 // Distinct pages alone are weighed against failures.
-                let distinct = active.activity.map_or(service.pages, |activity| {
-                    let paths = u32::from(activity.minute(boundary - 1).paths);
-                    service.pages.min(paths.saturating_sub(counts.failed + counts.broken))
-                });
+                let distinct = || {
+                    active
+                        .activity
+                        .map_or(service.pages, |activity| activity.served_pages(boundary).min(service.pages))
+                };
                 visitors += u32::from(service.pages > 0 && service.assets > 0);
                 scores.credit(active.key, service, distinct, boundary - 1);
             }

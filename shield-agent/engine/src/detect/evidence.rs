@@ -64,7 +64,8 @@ impl Kind {
             Kind::Probe => 7200,
             Kind::Failure => 240,
             Kind::Alike | Kind::Malformed => 600,
-            Kind::Login => 300,
+            // A guess every half minute is as good as ten in one.
+            Kind::Login => 900,
             Kind::RemoteCall => 120,
             Kind::Try => 200,
         }
@@ -94,6 +95,8 @@ pub(crate) struct Piece {
     pub(crate) group: Option<u64>,
     /// The share of the points that a further target of a known group adds.
     pub(crate) within_group: f32,
+    /// As how many failed pages it counts against the pages that were served.
+    pub(crate) pages: f32,
     /// Under which the site's habits are learned; 0 for none.
     pub(crate) template: u32,
     /// The template of its directory; 0 at the root.
@@ -139,10 +142,19 @@ pub(crate) struct Account {
     repeats: Points,
     /// Added in the second `at` alone.
     fresh: Points,
-    /// Served pages, leaking like failures.
+    /// Probes and failures of the one earlier second that added most.
+    heaviest: [f32; 2],
+    /// Seconds with evidence, leaking like failures.
+    moments: f32,
+    /// Whether the second `at` is one of them.
+    is_counted: bool,
+    /// Served and failed pages, leaking like failures.
     served: f32,
-    /// A Bloom filter of targets and groups.
+    failed: f32,
+    /// A Bloom filter of targets.
     seen: [u64; (FILTER_BITS / 64) as usize],
+    /// One of groups, in a single word: it fills up, and then further groups are taken for known ones.
+    groups: u64,
     charges: Vec<Charge>,
 }
 
@@ -166,10 +178,16 @@ impl Account {
             }
         }
         self.served *= Kind::Failure.kept(secs);
+        self.failed *= Kind::Failure.kept(secs);
+        self.heaviest = self.heaviest(second);
+        self.moments *= Kind::Failure.kept(secs);
+        self.is_counted = false;
         self.fresh = Points::default();
         self.at = second;
         if self.total() < 0.1 {
             self.seen = Default::default();
+            self.groups = 0;
+            self.failed = 0.0;
             self.charges.clear();
         }
     }
@@ -181,7 +199,10 @@ impl Account {
     /// Adds a piece of evidence at `second`.
     pub(crate) fn add(&mut self, piece: &Piece, second: u32) {
         self.leak(second);
-        let is_new_group = piece.group.is_none_or(|group| self.notice(group));
+        if !self.is_counted {
+            (self.is_counted, self.moments) = (true, self.moments + 1.0);
+        }
+        let is_new_group = piece.group.is_none_or(|group| self.notice_group(group));
         let is_new = self.notice(piece.key);
         let kind = piece.kind as usize;
         if !is_new && piece.repeat < 1.0 {
@@ -189,7 +210,9 @@ impl Account {
             self.raise(piece);
             return;
         }
-        let points = if is_new_group { piece.points } else { piece.points * piece.within_group };
+        let share = if is_new_group { 1.0 } else { piece.within_group };
+        let points = piece.points * share;
+        self.failed += piece.pages * share;
         self.amounts[kind] += points;
         self.fresh[kind] += points;
         self.charge(piece, points);
@@ -255,6 +278,14 @@ impl Account {
         is_new
     }
 
+    /// Notices a group; returns whether it is new.
+    fn notice_group(&mut self, group: u64) -> bool {
+        let bit = 1 << ((group ^ group >> 32) % 64);
+        let is_new = self.groups & bit == 0;
+        self.groups |= bit;
+        is_new
+    }
+
     /// Points by kind at `second`: repeats add at most as much as what they repeat.
     pub(crate) fn points(&self, second: u32) -> Points {
         let secs = second.saturating_sub(self.at);
@@ -273,6 +304,33 @@ impl Account {
         if second == self.at { self.fresh[kind as usize] } else { 0.0 }
     }
 
+    /// The probes and failures that the heaviest single second added, without repeats, as far as they have not leaked.
+    pub(crate) fn heaviest(&self, second: u32) -> [f32; 2] {
+        let secs = second.saturating_sub(self.at);
+        let kept =
+            |points: [f32; 2]| [points[0] * Kind::Probe.kept(secs), points[1] * Kind::Failure.kept(secs)];
+        let (earlier, latest) = (
+            kept(self.heaviest),
+            kept([self.fresh[Kind::Probe as usize], self.fresh[Kind::Failure as usize]]),
+        );
+        if latest[0] + latest[1] >= earlier[0] + earlier[1] { latest } else { earlier }
+    }
+
+    /// Seconds with evidence, the last ones mostly.
+    pub(crate) fn moments(&self, second: u32) -> f32 {
+        self.moments * Kind::Failure.kept(second.saturating_sub(self.at))
+    }
+
+    /// Points of a kind without repeats.
+    pub(crate) fn amount(&self, kind: Kind, second: u32) -> f32 {
+        self.amounts[kind as usize] * kind.kept(second.saturating_sub(self.at))
+    }
+
+    /// Failed pages, leaking like failures.
+    pub(crate) fn failed(&self, second: u32) -> f32 {
+        self.failed * Kind::Failure.kept(second.saturating_sub(self.at))
+    }
+
     /// Served pages, leaking like failures.
     pub(crate) fn served(&self, second: u32) -> f32 {
         self.served * Kind::Failure.kept(second.saturating_sub(self.at))
@@ -286,6 +344,7 @@ impl Account {
     /// Keeps a quarter of the points: after a verdict, evidence gathers anew, but less is needed.
     pub(crate) fn settle(&mut self) {
         self.amounts.iter_mut().chain(&mut self.repeats).for_each(|amount| *amount /= 4.0);
+        self.heaviest.iter_mut().chain([&mut self.failed]).for_each(|amount| *amount /= 4.0);
         self.charges.iter_mut().for_each(|charge| charge.points /= 4.0);
     }
 

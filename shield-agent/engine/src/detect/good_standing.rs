@@ -78,15 +78,17 @@ impl Standings {
 
     /// Accounts for a client's minute that ends at `second`.
     fn learn(&mut self, key: u128, minute: Counts, second: u32) {
-        let served = minute.requests.saturating_sub(minute.errors);
+        // A wrong password is refused, whatever the status says.
+        let errors = minute.errors.max(minute.logins);
+        let served = minute.requests.saturating_sub(errors);
         let known = self.records.get(&key).copied();
         if known.is_none() && served < LEAST_SERVED {
             return;
         }
         let credit = known.map_or(0, |record| record.credit);
-        let lost = u16::try_from(minute.errors).unwrap_or(u16::MAX);
+        let lost = u16::try_from(errors).unwrap_or(u16::MAX);
         // A minute of failures earns nothing, whatever was served between them.
-        let earned = if served > minute.errors { served.min(u32::from(CREDIT_PER_MINUTE)) as u16 } else { 0 };
+        let earned = if served > errors { served.min(u32::from(CREDIT_PER_MINUTE)) as u16 } else { 0 };
         let credit = credit.saturating_sub(lost).saturating_add(earned).min(MAX_CREDIT);
         self.records.insert(key, Record { credit, last: second });
     }

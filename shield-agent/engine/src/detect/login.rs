@@ -17,6 +17,9 @@ pub(super) enum Login {
 
 /// Returns what a password posted to `path`, a login by its name, came to.
 pub(super) fn outcome(path: &[u8], status: u16) -> Login {
+    if !is_login_path(path) {
+        return if matches!(status, 419 | 422) { Login::Failed } else { Login::NotFailed };
+    }
     match status {
         // WordPress sends a right password on, and shows the form again to a wrong one.
         200 if path.ends_with(b"/wp-login.php") => Login::Failed,
@@ -28,6 +31,18 @@ pub(super) fn outcome(path: &[u8], status: u16) -> Login {
         400..=499 => Login::Failed,
         _ => Login::NotFailed,
     }
+}
+
+/// Whether the path's name is a login's: not that of a session only.
+fn is_login_path(path: &[u8]) -> bool {
+    let name = memchr::memrchr(b'/', path).map_or(path, |at| &path[at + 1..]);
+    !is_session_name(name.split(|byte| *byte == b'.').next().unwrap_or(name))
+}
+
+/// Names of what a login makes. Programs refresh these by themselves, and are refused (400, 401, 403) when it is over; only an
+/// answer that the data was not accepted (422, 419) speaks of a password.
+pub(super) fn is_session_name(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"session") || name.eq_ignore_ascii_case(b"sessions")
 }
 
 /// Returns whether a segment (lower case, without its extension) names a page that takes passwords. Not `token`, `session`

@@ -51,6 +51,8 @@ pub(crate) mod good_targets;
 pub(crate) mod habits;
 pub mod hash;
 pub(crate) mod hashed_path;
+#[cfg(test)]
+mod held_out_tests;
 mod login;
 pub(crate) mod moments;
 pub(crate) mod path_interner;

@@ -56,10 +56,16 @@ const ALIKE: f32 = 1.2;
 const ALIKE_REDIRECTED: f32 = 0.4;
 
 /// A page and all that it embeds are one moment, and any page of another site can embed a few probes of this one: what a
-/// single second adds counts at most for the first share of the threshold, until something follows in a later second or it
-/// comes to the second share.
+/// single second adds counts at most for the first share of the threshold until it comes to the second share; probes and
+/// failures together at most for the first share of probes, until [`FOLLOWS`] was added in other seconds.
 const PROBES_OF_A_SECOND: [f32; 2] = [0.9, 1.6];
 const FAILURES_OF_A_SECOND: [f32; 2] = [0.5, 2.5];
+
+/// Or the same again, in so many seconds within some minutes.
+const MOMENTS: f32 = 2.5;
+
+/// What has to follow in another second, in points: a probe or a script, but no missing icon and no single dead link.
+const FOLLOWS: f32 = 2.0;
 
 /// A visitor with a page and its files needs this many times the evidence.
 const VISITOR_MULTIPLE: f32 = 2.0;
@@ -209,6 +215,7 @@ impl Scores {
             key: stable_hash::of_text(asked.path),
             group: None,
             within_group: 1.0,
+            pages: 0.0,
             template: 0,
             dir: 0,
             target: asked.trace.key,
@@ -285,8 +292,12 @@ impl Scores {
                 points[kind as usize] = (points[kind as usize] - over).max(0.0);
             }
         }
+        cap_moment(account, &mut points, threshold, second);
         let failures = &mut points[Kind::Failure as usize];
-        *failures = failures.max(0.0) * failing_share(*failures, account.served(second), lately);
+        // What was excused did not fail.
+        let charged = account.amount(Kind::Failure, second);
+        let failed = account.failed(second) * (*failures / charged.max(0.001)).clamp(0.0, 1.0);
+        *failures = failures.max(0.0) * failing_share(failed, account.served(second), lately);
         points[Kind::Malformed as usize] *= malformed_share(points[Kind::Malformed as usize], lately.before);
         for kind in Kind::ALL {
             if !policy.counts(kind.rule()) {
@@ -341,13 +352,19 @@ impl Scores {
 
     /// Credits a client's minute before `second`.
     /// `distinct` pages of it weigh against failures.
-    pub(crate) fn credit(&mut self, key: u128, service: Service, distinct: u32, second: u32) {
+    pub(crate) fn credit(
+        &mut self,
+        key: u128,
+        service: Service,
+        distinct: impl FnOnce() -> u32,
+        second: u32,
+    ) {
         self.standings.credit(key, service, second);
         if !self.accounts.is_empty()
-            && distinct > 0
+            && service.pages > 0
             && let Some(account) = self.accounts.get_mut(key)
         {
-            account.credit(distinct, second);
+            account.credit(distinct(), second);
         }
     }
 
@@ -401,9 +418,27 @@ fn multiple(merit: Merit, lately: &Lately) -> f32 {
     earned.max(visitor)
 }
 
+/// Caps what one moment added, while hardly anything else is known: what a foreign page embeds comes again whenever that page
+/// is looked at, but nothing else does.
+fn cap_moment(account: &Account, points: &mut Points, threshold: f32, second: u32) {
+    let (probe, failure) = (Kind::Probe as usize, Kind::Failure as usize);
+    let [probes, failures] = account.heaviest(second);
+    if probes >= PROBES_OF_A_SECOND[1] * threshold || failures >= FAILURES_OF_A_SECOND[1] * threshold {
+        return;
+    }
+    let sum = account.amount(Kind::Probe, second) + account.amount(Kind::Failure, second);
+    let others = (sum - probes - failures).max(0.0);
+    if others >= FOLLOWS || account.moments(second) >= MOMENTS {
+        return;
+    }
+    let over = (points[probe] + points[failure] - PROBES_OF_A_SECOND[0] * threshold - others).max(0.0);
+    let from_probes = over.min(points[probe]);
+    points[probe] -= from_probes;
+    points[failure] = (points[failure] - (over - from_probes)).max(0.0);
+}
+
 /// Failures count only for clients that mostly fail: a crawler follows dead links too.
-fn failing_share(failures: f32, credited: f32, lately: &Lately) -> f32 {
-    let failed = failures / PAGE_FACTOR;
+fn failing_share(failed: f32, credited: f32, lately: &Lately) -> f32 {
     // Accepted writes and WebDAV are no pages, but only whoever belongs here gets them.
     let accepted = lately.before.parts as f32 / 2.0;
     let served = credited.max(lately.served_pages as f32) + accepted;
@@ -429,6 +464,7 @@ fn pieces(asked: &Asked<'_>) -> [Option<Piece>; 2] {
         key,
         group: None,
         within_group: 1.0,
+        pages: if kind == Kind::Failure { points / PAGE_FACTOR } else { 0.0 },
         template: 0,
         dir: 0,
         target: trace.key,
@@ -484,7 +520,8 @@ fn target_piece(asked: &Asked<'_>, piece: impl Fn(Kind, f32, f32, u64) -> Piece)
     if matches!(asked.shape.kind, shape::Kind::Script | shape::Kind::Dubious) {
         let script =
             piece(Kind::Failure, tenths * SCRIPT_FACTOR, FAILURE_REPEAT, stable_hash::of_text(asked.path));
-        return Piece { template: fold(template.hash), dir, ..script };
+        // It tells twice as much, and is one page.
+        return Piece { template: fold(template.hash), dir, pages: tenths, ..script };
     }
     if asked.shape.kind == shape::Kind::Asset {
         // Pages with broken pictures are common: once a directory.
@@ -493,8 +530,11 @@ fn target_piece(asked: &Asked<'_>, piece: impl Fn(Kind, f32, f32, u64) -> Piece)
         return Piece { template: fold(template.hash), dir, ..asset };
     }
     let group = first_directory(asked.path).map(|directory| stable_hash::of_text(directory) ^ 1);
-    if let Some(group) = group.filter(|_| template.depth > GUESSED_DEPTH) {
-        let deep = piece(Kind::Failure, tenths * PAGE_FACTOR, FAILURE_REPEAT, group);
+    if template.depth > GUESSED_DEPTH {
+        let first =
+            asked.path.get(1..).unwrap_or_default().split(|byte| *byte == b'/').next().unwrap_or_default();
+        let deep =
+            piece(Kind::Failure, tenths * PAGE_FACTOR, FAILURE_REPEAT, stable_hash::of_text(first) ^ 2);
         return Piece { template: fold(template.hash), dir, ..deep };
     }
     // A cache misses thousands of its items: they add no more than the first one did.

@@ -132,6 +132,47 @@ pub(crate) fn is_article(path: &[u8]) -> bool {
     memchr::memchr3_iter(b'-', b'_', b'+', last_segment(path)).nth(MIN_ARTICLE_JOINTS - 1).is_some()
 }
 
+/// Whether a path at the root is one that browsers, crawlers and previews ask every site for, whether it has it or not: an icon,
+/// a map of the site, a feed, a file of `.well-known` (RFC 8615).
+pub(crate) fn is_conventional(path: &[u8]) -> bool {
+    const NAMES: [&[u8]; 20] = [
+        b"robots.txt",
+        b"humans.txt",
+        b"ads.txt",
+        b"app-ads.txt",
+        b"sellers.json",
+        b"security.txt",
+        b"llms.txt",
+        b"manifest.json",
+        b"site.webmanifest",
+        b"browserconfig.xml",
+        b"crossdomain.xml",
+        b"apple-app-site-association",
+        b"feed",
+        b"rss",
+        b"feed.xml",
+        b"rss.xml",
+        b"atom.xml",
+        b"index.xml",
+        b"index.rdf",
+        b"opensearch.xml",
+    ];
+    if let Some(inside) = path.strip_prefix(b"/.well-known/") {
+        let is_document = [&b".txt"[..], b".json", b".xml"].iter().any(|end| inside.ends_with(end));
+        return is_document || !(inside.is_empty() || inside.contains(&b'.'));
+    }
+    let name = path.strip_prefix(b"/").unwrap_or(path);
+    let name = name.strip_suffix(b"/").unwrap_or(name);
+    if name.contains(&b'/') {
+        return false;
+    }
+    let is_map = (name.starts_with(b"sitemap") || memchr::memmem::find(name, b"-sitemap").is_some())
+        && (name.ends_with(b".xml") || name.ends_with(b".xml.gz") || name.ends_with(b".txt"));
+    let is_icon = [&b"favicon"[..], b"apple-touch-icon"].iter().any(|start| name.starts_with(start))
+        && kind_by_ending(name) == Kind::Asset;
+    is_map || is_icon || NAMES.contains(&name)
+}
+
 /// Three words or more.
 const MIN_ARTICLE_JOINTS: usize = 2;
 
@@ -452,7 +493,8 @@ fn is_login(segment: &[u8]) -> bool {
     }
     let name = lowered(segment, &mut lower);
     let stem = EXTENSIONS.iter().find_map(|extension| name.strip_suffix(*extension));
-    login::is_login_name(stem.unwrap_or(name))
+    let stem = stem.unwrap_or(name);
+    login::is_login_name(stem) || login::is_session_name(stem)
 }
 
 #[cfg(test)]
@@ -491,6 +533,26 @@ mod tests {
         }
         for foreign in ["", "\u{16}\u{3}", "example.org:443", "http://example.org/"] {
             check(foreign, Kind::Foreign);
+        }
+    }
+
+    #[test]
+    fn conventional_targets() {
+        for path in [
+            "/favicon.ico",
+            "/apple-touch-icon-120x120-precomposed.png",
+            "/sitemap.xml.gz",
+            "/news-sitemap.xml",
+            "/feed/",
+            "/.well-known/assetlinks.json",
+            "/.well-known/acme-challenge/x",
+        ] {
+            assert!(is_conventional(path.as_bytes()), "{path}");
+        }
+        for path in
+            ["/", "/.well-known/x.php", "/a/robots.txt", "/sitemap.zip", "/favicon.php", "/feeds", "/backup"]
+        {
+            assert!(!is_conventional(path.as_bytes()), "{path}");
         }
     }
 

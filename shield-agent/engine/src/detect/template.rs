@@ -10,6 +10,15 @@ use crate::detect::stable_hash::StableHash;
 const MIN_IDENTIFIER: usize = 8;
 const MIN_CHANGES: usize = 3;
 
+/// Hexadecimal digits of at least this length, with numbers among them, identify too: a telephone's `805ec0000003`.
+const MIN_HEX_IDENTIFIER: usize = 12;
+const MIN_HEX_NUMBERS: usize = 3;
+
+/// A path that ends in a hash of at least this length is an object of a store, which fans out into directories named after the
+/// hash's first digits: `/cache/b0/eb53…`.
+const MIN_STORED_HASH: usize = 24;
+const MAX_FAN_OUT: usize = 2;
+
 /// Longer tokens of letters alone are no words either.
 const MAX_WORD: usize = 24;
 
@@ -29,7 +38,7 @@ impl Template {
     pub(crate) fn of(path: &[u8]) -> Template {
         let mut hash = StableHash::default();
         let mut template = Template { dir: hash.finish(), ..Template::default() };
-        let mut at = 0;
+        let (mut at, is_stored) = (0, is_stored_by_hash(path));
         while at < path.len() {
             let rest = &path[at..];
             if is_uuid(rest) {
@@ -47,12 +56,27 @@ impl Template {
                 at += 1;
                 continue;
             }
-            add_token(&mut hash, &rest[..len]);
+            let is_between_slashes = at > 0 && path[at - 1] == b'/' && rest.get(len) == Some(&b'/');
+            if is_stored && is_between_slashes && len <= MAX_FAN_OUT && is_hex(&rest[..len]) {
+                hash.add(b"#");
+            } else {
+                add_token(&mut hash, &rest[..len]);
+            }
             at += len;
         }
         template.hash = hash.finish();
         template
     }
+}
+
+fn is_hex(token: &[u8]) -> bool {
+    token.iter().all(u8::is_ascii_hexdigit)
+}
+
+fn is_stored_by_hash(path: &[u8]) -> bool {
+    let name = memchr::memrchr(b'/', path).map_or(path, |at| &path[at + 1..]);
+    let len = name.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    len >= MIN_STORED_HASH && name.get(len).is_none_or(|next| !is_token_byte(*next))
 }
 
 /// 8-4-4-4-12 hexadecimal digits.
@@ -74,7 +98,8 @@ fn is_token_byte(byte: u8) -> bool {
 fn add_token(hash: &mut StableHash, token: &[u8]) {
     let digits = token.iter().filter(|byte| byte.is_ascii_digit()).count();
     let changes = token.windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit()).count();
-    let is_identifier = token.len() >= MIN_IDENTIFIER && changes >= MIN_CHANGES;
+    let is_number_in_hex = token.len() >= MIN_HEX_IDENTIFIER && digits >= MIN_HEX_NUMBERS && is_hex(token);
+    let is_identifier = is_number_in_hex || (token.len() >= MIN_IDENTIFIER && changes >= MIN_CHANGES);
     if is_identifier || token.len() - digits > MAX_WORD {
         hash.add(b"#");
     } else if digits == token.len() {
@@ -96,6 +121,15 @@ mod tests {
             ("/tms/1.0.0/a:b@EPSG:900913@png/14/8700/5601.png", "/tms/1.0.0/a:b@EPSG:900913@png/9/1/2.png"),
             ("/2024/05/01/report", "/2025/11/30/report"),
             ("/v2/team/app/blobs/sha256:aa00aa11", "/v2/team/app/blobs/sha256:bb17cc22"),
+            (
+                "/ccache/b0/eb53f16947ccf25ec84d8dbc74254770f58904",
+                "/ccache/0e/aaaabbbb47ccf25ec84d8dbc742547ccccdddd",
+            ),
+            (
+                "/sccache/a/4/c/a4c123b1612dd272d1371c17149d4395",
+                "/sccache/0/b/d/0bd923b1612dd272d1371c17149d4395",
+            ),
+            ("/prov/805ec0000003.cfg", "/prov/805ec000000a.cfg"),
             ("/x/3f2504e0-4f89-11d3-9a0c-0305e82c3301", "/x/7a9d9691-46fc-8893-d73c-0f69d4d0abba"),
         ];
         for (one, other) in same {
@@ -105,7 +139,19 @@ mod tests {
 
     #[test]
     fn words_are_templates_of_their_own() {
-        let words = ["/admin", "/backup", "/test", "/a/admin", "/admin/", "/admin.php", "/word12", "/word13"];
+        let words = [
+            "/de/admin",
+            "/be/admin",
+            "/defaced",
+            "/admin",
+            "/backup",
+            "/test",
+            "/a/admin",
+            "/admin/",
+            "/admin.php",
+            "/word12",
+            "/word13",
+        ];
         for (n, one) in words.iter().enumerate() {
             for other in &words[n + 1..] {
                 assert_ne!(Template::of(one.as_bytes()).hash, Template::of(other.as_bytes()).hash);

@@ -177,6 +177,8 @@ mod weight {
     pub(super) const ARTICLE_REFUSED: u8 = 5;
     /// 401 begins every exchange of clients with a password (git, package managers, WebDAV); 410 is for what existed once.
     pub(super) const PAGE_CHALLENGED: u8 = 1;
+    /// Programs ask every site for these by convention.
+    pub(super) const CONVENTIONAL_REFUSED: u8 = 1;
     /// Pages with broken pictures are common, and lists of themes and plugins are asked for by their styles.
     pub(super) const ASSET_REFUSED: u8 = 2;
 }
@@ -244,7 +246,7 @@ impl Tracer {
             Some(trace) => trace,
             None => self.trace_any(request, &target),
         };
-        let query_key = query_key(&trace, shape, query);
+        let query_key = query_key(&trace, shape, path, query);
         Seen { trace, path, query, shape, query_key }
     }
 
@@ -258,7 +260,7 @@ impl Tracer {
         let (path, query, spelling) = (served.path, served.query, served.spelling);
         let target = RequestTarget { path, query, path_hash, shape, spelling, status: request.status };
         let trace = self.trace_any(request, &target);
-        let query_key = query_key(&trace, shape, query);
+        let query_key = query_key(&trace, shape, path, query);
         self.space = space;
         // An escaped question mark may stand before a query.
         let readable = memchr::memchr(b'?', &self.space).unwrap_or(self.space.len());
@@ -338,6 +340,11 @@ impl Tracer {
         let shaped = |weight, key| Judged { key, weight, shaped: true, embedded: Embedded::No };
         let by_path = target.path_hash as u32;
         let query = shape::of_query(target.query);
+        if failed && query == Query::Plain && shape::is_conventional(target.path) {
+            let key = self.failed_key(target);
+            let embedded = if target.shape.kind == Kind::Asset { Embedded::ByPath } else { Embedded::No };
+            return Judged { key, weight: weight::CONVENTIONAL_REFUSED, shaped: false, embedded };
+        }
         match (target.shape.kind, answer) {
             // Its owner's phpMyAdmin is one target; each password that is tried at it is another.
             (Kind::Probe, Answer::Served | Answer::Refused)
@@ -363,10 +370,10 @@ impl Tracer {
             Query::Password(value) => return shaped(weight::PROBE_SERVED, self.hash.bytes(value) as u32),
             Query::Probe => {
                 let weight = if failed { weight::PROBE_FAILED } else { weight::PROBE_SERVED };
-                return shaped(weight, self.hash.bytes(target.query) as u32);
+                return shaped(weight, by_path ^ self.hash.bytes(target.query) as u32);
             }
             Query::Dubious if failed => {
-                return shaped(weight::PROBE_FAILED, self.hash.bytes(target.query) as u32);
+                return shaped(weight::PROBE_FAILED, by_path ^ self.hash.bytes(target.query) as u32);
             }
             _ => {}
         }
@@ -397,6 +404,8 @@ impl Tracer {
         let (weight, shaped) = match answer {
             Answer::Redirected => (weight::PROBE_REDIRECTED, true),
             Answer::Refused if target.status == 401 => (0, false),
+            // Every program of a desktop looks for its own files in every directory.
+            Answer::Refused if target.status == 404 => (weight::PAGE_CHALLENGED, false),
             Answer::Refused => (weight::PAGE_REFUSED, false),
             _ => (0, false),
         };
@@ -439,14 +448,14 @@ impl Tracer {
 }
 
 /// What a shaped target counts by: a password by its value, what is told by its query by that.
-fn query_key(trace: &Trace, shape: Shape, query: &[u8]) -> u64 {
+fn query_key(trace: &Trace, shape: Shape, path: &[u8], query: &[u8]) -> u64 {
     if !trace.flags.has(Flags::SHAPED) || query.is_empty() {
         return 0;
     }
     match shape::of_query(query) {
         Query::Password(value) => stable_hash::of_text(value),
         Query::Probe | Query::Dubious if !matches!(shape.kind, Kind::Probe | Kind::Dubious) => {
-            stable_hash::of_text(query)
+            stable_hash::of_text(path).rotate_left(1) ^ stable_hash::of_text(query)
         }
         _ => 0,
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::settings::NetworkAction;
 use crate::vocab::request::SourceId;
 
 /// The site is watched for this long before anything happens.
@@ -304,8 +305,9 @@ fn hop(site: &mut Site, n: u32, path: &str, status: u16) -> bool {
 /// History: 3,200 requests, each from another /64 of one /48, all passed.
 #[test]
 fn hopping_through_an_ipv6_network_is_stopped() {
-    let hops = |path: &dyn Fn(u32) -> String, good: u32| {
+    let hops = |path: &dyn Fn(u32) -> String, good: u32, action: NetworkAction| {
         let mut site = Site::known();
+        site.engine.settings.networks.action = action;
         let mut passed = 0;
         for n in 0..3_200 {
             if n % 10 == 0 {
@@ -318,13 +320,23 @@ fn hopping_through_an_ipv6_network_is_stopped() {
             }
         }
         assert_eq!(site.banned(VISITORS, 40).0, 0);
-        passed
+        let is_network = |client: &&Client| client.network().prefix_len() == 48;
+        let networks = site.banned.keys().filter(is_network).count();
+        let is_proposed = |notice: &&Notice| matches!(notice, Notice::NetworkProposed { .. });
+        (passed, networks, site.notices.iter().filter(is_proposed).count())
     };
-    assert!(hops(&|n| format!("/word{n}.php"), 0) <= 50);
-    assert!(hops(&|_| "/.env".to_owned(), 0) <= 50);
-    // A client that the attacker lets behave well protects nothing.
-    assert!(hops(&|n| format!("/word{n}.php"), 3) <= 50);
-    assert_eq!(hops(&|n| format!("/word{n}.php"), 1_600), 3_200, "a carrier's network is not banned");
+    let word = |n: u32| format!("/word{n}.php");
+    for (path, good) in [(&word as &dyn Fn(u32) -> String, 0), (&|_| "/.env".to_owned(), 0), (&word, 3)] {
+        // A client that the attacker lets behave well protects nothing.
+        let (passed, networks, proposed) = hops(path, good, NetworkAction::Ban);
+        assert!(passed <= 50 && networks == 1 && proposed >= 1, "{passed} {networks} {proposed}");
+        // The operator decides about a network, and is asked.
+        let (_, networks, proposed) = hops(path, good, NetworkAction::Propose);
+        assert!(networks == 0 && proposed >= 1, "{networks} {proposed}");
+        assert_eq!(hops(path, good, NetworkAction::Off).1, 0);
+    }
+    let (passed, networks, _) = hops(&word, 1_600, NetworkAction::Ban);
+    assert_eq!((passed, networks), (3_200, 0), "a carrier's network is not banned");
 }
 
 /// What the `n`th client of a campaign asks for: the same 20 targets in its own order, one in 4 s.
