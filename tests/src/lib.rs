@@ -20,4 +20,5 @@ pub mod relay;
 pub mod residue;
 pub mod site;
 pub mod traffic;
+pub mod variants;
 pub mod wait;

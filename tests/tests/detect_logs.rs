@@ -1,5 +1,5 @@
 //! Detection on labelled real logs: every attacker of a rotating IPv6 campaign is banned by its /64, and a flood within 3 s
-//! of log time.
+//! of log time; in the logs with changes nobody is banned wrongly.
 //!
 //! The logs are in `../shared/data` next to the checkout. Without that folder the tests print a notice and pass; with
 //! `SHIELD_REQUIRE_DATA=1` they fail.
@@ -17,6 +17,7 @@ use shield_agent::test_support::replay::{Outcome, Replay};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::policy::Policy;
 use shield_engine::settings::Settings;
+use shield_tests::variants::{self, Variant};
 
 const IPV6_PREFIX: u8 = 64;
 
@@ -69,4 +70,19 @@ fn a_real_flood_is_banned_within_three_seconds_of_log_time() {
     assert_eq!((score.caught, score.to_ban), (3, 3));
     let start = outcome.span.unwrap().0;
     assert!(outcome.bans.iter().all(|ban| ban.at_secs - start <= 3), "later than 3 s");
+}
+
+/// The two logs with the most clients that must stay and that are attacked.
+#[test]
+fn nobody_is_banned_wrongly_in_a_changed_log() {
+    let Some(data) = data() else { return };
+    for log in ["meatlabel_2025", "farmfresh_2024"] {
+        for variant in Variant::ALL {
+            let path = data.join(format!("logs/{log}.jsonl.gz"));
+            let labels = data.join(format!("labels/{log}.csv"));
+            let answer = variants::replay(&path, &labels, variant).unwrap();
+            assert_eq!(answer.wrong, [], "{log} {variant:?}");
+            assert!(10 * answer.caught >= 9 * answer.to_ban, "{log} {variant:?}: {answer:?}");
+        }
+    }
 }

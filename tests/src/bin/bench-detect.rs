@@ -19,6 +19,7 @@ use shield_engine::settings::Settings;
 use shield_engine::test_support::detector::{Detector, Standing};
 use shield_engine::test_support::rules::Near;
 use shield_engine::verdict::{Rule, Verdict};
+use shield_tests::variants::Variant;
 
 const IPV6_PREFIX: u8 = 64;
 
@@ -53,6 +54,9 @@ struct Arguments {
     /// For each clause of each rule, show its margin to clients that must stay, and the number of attackers it catches
     #[arg(long)]
     margins: bool,
+    /// Replay the logs changed: halves, other hours, other numbers, nothing learned before
+    #[arg(long)]
+    variants: bool,
 }
 
 fn main() -> Result<()> {
@@ -61,7 +65,11 @@ fn main() -> Result<()> {
         return sweep(&arguments);
     }
     if arguments.margins {
-        return margins(&arguments);
+        margins(&arguments)?;
+        return variant(&arguments, Variant::Whole);
+    }
+    if arguments.variants {
+        return Variant::ALL.into_iter().try_for_each(|each| variant(&arguments, each));
     }
     let mut total = Score::default();
     for log in LOGS {
@@ -87,6 +95,32 @@ fn run(log: &str, arguments: &Arguments, policy: Policy) -> Result<(Labels, Outc
 
 fn log_path(arguments: &Arguments, log: &str) -> PathBuf {
     arguments.data.join(format!("logs/{log}.jsonl.gz"))
+}
+
+/// Prints what became of the logs with one change, and after how many requests.
+#[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
+fn variant(arguments: &Arguments, variant: Variant) -> Result<()> {
+    let (mut caught, mut to_ban, mut wrong, mut requests) = (0, 0, 0, Vec::new());
+    for log in LOGS {
+        let labels = arguments.data.join(format!("labels/{log}.csv"));
+        let answer = shield_tests::variants::replay(&log_path(arguments, log), &labels, variant)?;
+        caught += answer.caught;
+        to_ban += answer.to_ban;
+        wrong += answer.wrong.len();
+        requests.extend(answer.requests_to_ban);
+        if arguments.each {
+            answer.wrong.iter().for_each(|client| println!("    wrong {log} {client}"));
+        }
+    }
+    requests.sort_unstable();
+    let share = |tenths: usize| requests.get(requests.len() * tenths / 10).copied().unwrap_or_default();
+    println!(
+        "{:<14} caught {caught}/{to_ban}, wrong {wrong}; requests from the first in vain to the ban: median {}, nine tenths {}",
+        format!("{variant:?}"),
+        share(5),
+        share(9)
+    );
+    Ok(())
 }
 
 /// Prints the other measurements of `docs/detection.md`.
