@@ -65,7 +65,7 @@ fn five_probes() -> Vec<Asked> {
         .into()
 }
 
-const STAY: [Kind; 12] = [
+const STAY: [Kind; 10] = [
     ("a compiler's cache, half empty", 120, |t| {
         let object = |n: i64| format!("/ccache/{}/{}", &hash(n)[..2], &hash(n)[2..]);
         (0..20).map(|n| get(object(20 * t + n), if n % 2 == 0 { 404 } else { 200 })).collect()
@@ -83,12 +83,6 @@ const STAY: [Kind; 12] = [
                 get(phone + ".boot", 404),
             ]
         })
-    }),
-    ("a desktop's file manager over WebDAV", 300, |t| {
-        let dir = format!("/dav/{}/", word(t));
-        let own = ["desktop.ini", "Thumbs.db", ".DS_Store", "._x", ".hidden"];
-        let missed = own.map(|name| ("PROPFIND", dir.clone() + name, 404));
-        missed.into_iter().chain([("PROPFIND", dir, 207)]).collect()
     }),
     ("a telephone that looks for icons in all sizes", 60, |t| {
         let sizes = ["", "-57x57", "-60x60", "-76x76", "-120x120", "-152x152", "-180x180"];
@@ -122,11 +116,6 @@ const STAY: [Kind; 12] = [
     }),
     ("a visitor of a foreign page with probes for pictures", 60, |t| {
         if t == 3 { five_probes() } else { Vec::new() }
-    }),
-    ("who looks at that page again, and then at this site without its icon", 700, |t| match t {
-        3 | 600 => five_probes(),
-        630 => vec![get("/", 200), get("/favicon.ico", 404), get("/gone", 404)],
-        _ => Vec::new(),
     }),
     ("who mistypes a password eight times", 240, |t| {
         every(30, t, || vec![get("/wp-login.php", 200), ("POST", "/wp-login.php".to_owned(), 200)])
