@@ -1,35 +1,48 @@
-//! Addresses that must never be banned because this host needs them: its own, gateways, resolvers, and the peers of live
-//! SSH sessions. Only reads.
+//! Addresses that must never be banned because this host needs them: its own, gateways, resolvers, and those of SSH sessions
+//! (`ssh/`).
 //!
 //! [`Watch`] scans every few seconds and reads again only what may have changed: addresses and gateways after the kernel
-//! announced a change of the network, new processes, and connections when sshd's sockets changed. Every twelfth scan
-//! reads everything, in case an announcement was missed or a process number was reused.
+//! announced a change of the network. Every twelfth scan reads everything, in case an announcement was missed.
 
-use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
-use procfs::process::{FDTarget, Process};
 
 use crate::network_monitor::NetworkMonitor;
+use crate::ssh;
 use shield_engine::allowlist::{AllowReason, Allowed};
+use shield_engine::event::PartState;
+use shield_engine::time::Now;
 
 /// Every n-th scan uses nothing that was read before: once a minute with a scan every 5 s.
 const FULL_SCAN_EVERY: u32 = 12;
 
 /// The reasons of the entries that a scan returns.
-pub(crate) const REASONS: [AllowReason; 4] =
-    [AllowReason::OwnAddress, AllowReason::Gateway, AllowReason::Resolver, AllowReason::SshSession];
+pub(crate) const REASONS: [AllowReason; 5] = [
+    AllowReason::OwnAddress,
+    AllowReason::Gateway,
+    AllowReason::Resolver,
+    AllowReason::SshSession,
+    AllowReason::SshRecent,
+];
 
-/// The result of a scan: sorted entries, and a message for each thing that could not be read.
-pub(crate) type Found = (Vec<Allowed>, Vec<String>);
+/// The result of a scan.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Found {
+    /// Sorted.
+    pub entries: Vec<Allowed>,
+    /// A message for each thing that could not be read.
+    pub problems: Vec<String>,
+    /// The state of the part [`ssh::PART`].
+    pub ssh: PartState,
+}
 
 /// Scans once.
-pub(crate) fn addresses() -> Found {
-    Watch::new().scan()
+pub(crate) fn addresses(ssh: &ssh::Settings, now: Now) -> Found {
+    Watch::new(ssh).scan(now)
 }
 
 /// Repeated scans.
@@ -38,16 +51,16 @@ pub(crate) struct Watch {
     monitor: NetworkMonitor,
     /// Own addresses and gateways as of the last change of the network; `None` when they have to be read.
     network: Option<Vec<(AllowReason, IpAddr)>>,
-    sessions: Sessions,
+    ssh: ssh::Watch,
 }
 
 impl Watch {
     /// Watches the network namespace of the calling thread.
-    pub(crate) fn new() -> Watch {
-        Watch { scans: 0, monitor: NetworkMonitor::new(), network: None, sessions: Sessions::default() }
+    pub(crate) fn new(ssh: &ssh::Settings) -> Watch {
+        Watch { scans: 0, monitor: NetworkMonitor::new(), network: None, ssh: ssh::Watch::new(ssh) }
     }
 
-    pub(crate) fn scan(&mut self) -> Found {
+    pub(crate) fn scan(&mut self, now: Now) -> Found {
         let full = self.scans.is_multiple_of(FULL_SCAN_EVERY);
         self.scans = self.scans.wrapping_add(1);
         let mut found = Vec::new();
@@ -64,12 +77,13 @@ impl Watch {
             Err(error) => problems.push(format!("{error:#}")),
         };
         take(AllowReason::Resolver, resolvers(Path::new("/etc/resolv.conf")));
-        take(AllowReason::SshSession, self.sessions.peers(full));
+        let ssh = self.ssh.scan(now);
+        found.extend(ssh.entries);
         let clients = found.into_iter().filter(|(_, addr)| is_client(addr));
-        let mut found: Vec<Allowed> = clients.map(|(reason, addr)| entry(addr, reason)).collect();
-        found.sort_unstable();
-        found.dedup();
-        (found, problems)
+        let mut entries: Vec<Allowed> = clients.map(|(reason, addr)| entry(addr, reason)).collect();
+        entries.sort_unstable();
+        entries.dedup();
+        Found { entries, problems, ssh: ssh.state }
     }
 }
 
@@ -159,81 +173,6 @@ fn resolver(line: &str) -> Option<IpAddr> {
     addr.split('%').next()?.parse().ok()
 }
 
-/// The live SSH sessions, and what makes the next scan cheap.
-#[derive(Default)]
-struct Sessions {
-    /// Processes that were new at the last scan and were not sshd.
-    new: BTreeSet<i32>,
-    /// Processes that were not sshd at two scans. Their name is not read again: a process forked for a session runs sshd's
-    /// program long before the second scan.
-    others: BTreeSet<i32>,
-    /// The sockets of all sshd processes, and the peers of those that are connected.
-    known: Option<(HashSet<u64>, Vec<IpAddr>)>,
-}
-
-impl Sessions {
-    /// The peers of established connections that belong to an sshd process, whatever port it listens on.
-    fn peers(&mut self, full: bool) -> Result<Vec<IpAddr>> {
-        if full {
-            *self = Sessions::default();
-        }
-        let sshds = self.sshds().context("could not look for SSH sessions in /proc")?;
-        let sockets: HashSet<u64> = sshds.into_iter().flat_map(sockets_of).collect();
-        match &self.known {
-            Some((known, peers)) if *known == sockets => Ok(peers.clone()),
-            _ => {
-                let peers = peers_of(&sockets)?;
-                self.known = Some((sockets, peers.clone()));
-                Ok(peers)
-            }
-        }
-    }
-
-    /// The sshd processes. Reads the names only of processes that are not in `others`.
-    fn sshds(&mut self) -> Result<Vec<i32>> {
-        let mut found = Vec::new();
-        let (mut new, mut others) = (BTreeSet::new(), BTreeSet::new());
-        for entry in std::fs::read_dir("/proc")? {
-            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            if self.others.contains(&pid) {
-                others.insert(pid);
-            } else if is_sshd(pid) {
-                found.push(pid);
-            } else if self.new.contains(&pid) {
-                others.insert(pid);
-            } else {
-                new.insert(pid);
-            }
-        }
-        (self.new, self.others) = (new, others);
-        Ok(found)
-    }
-}
-
-/// An unreadable name counts as no: processes end during the scan, and one that ended holds no session.
-fn is_sshd(pid: i32) -> bool {
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-    name.is_ok_and(|name| matches!(name.trim_end(), "sshd" | "sshd-session"))
-}
-
-fn sockets_of(pid: i32) -> Vec<u64> {
-    let Ok(fds) = Process::new(pid).and_then(|process| process.fd()) else { return Vec::new() };
-    let socket = |target| if let FDTarget::Socket(inode) = target { Some(inode) } else { None };
-    fds.flatten().filter_map(|fd| socket(fd.target)).collect()
-}
-
-fn peers_of(sockets: &HashSet<u64>) -> Result<Vec<IpAddr>> {
-    if sockets.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut entries = procfs::net::tcp().context("could not read /proc/net/tcp")?;
-    entries.extend(procfs::net::tcp6().unwrap_or_default());
-    let established = entries
-        .into_iter()
-        .filter(|entry| entry.state == procfs::net::TcpState::Established && sockets.contains(&entry.inode));
-    Ok(established.map(|entry| entry.remote_address.ip()).collect())
-}
-
 fn read(path: &str) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("could not read {path}"))
 }
@@ -241,6 +180,12 @@ fn read(path: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Now = Now { wall_ms: 1_800_000_000_000, boot_ms: 1_000 };
+
+    fn settings(state_dir: &Path) -> ssh::Settings {
+        ssh::Settings { enabled: true, keep_secs: 60, state_dir: state_dir.to_owned() }
+    }
 
     #[test]
     fn gateways_are_read_from_the_kernels_columns() {
@@ -265,28 +210,18 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_process_is_read_at_two_scans() {
-        let own = std::process::id() as i32;
-        let mut sessions = Sessions::default();
-        sessions.sshds().unwrap();
-        assert!(sessions.new.contains(&own) && !sessions.others.contains(&own));
-        sessions.sshds().unwrap();
-        assert!(!sessions.new.contains(&own) && sessions.others.contains(&own));
-        sessions.peers(true).unwrap();
-        assert!(!sessions.others.contains(&own), "a full scan starts over");
-    }
-
-    #[test]
     fn every_scan_finds_the_same() {
-        let mut watch = Watch::new();
-        let first = watch.scan();
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(&settings(folder.path()));
+        let first = watch.scan(NOW);
         assert!(watch.network.is_some(), "{first:?}");
-        assert_eq!(watch.scan(), first);
+        assert_eq!(watch.scan(NOW), first);
     }
 
     #[test]
     fn loopback_is_not_listed() {
-        let (found, _) = addresses();
-        assert!(found.iter().all(|entry| !entry.network.addr().is_loopback()));
+        let folder = tempfile::tempdir().unwrap();
+        let found = addresses(&settings(folder.path()), NOW);
+        assert!(found.entries.iter().all(|entry| !entry.network.addr().is_loopback()));
     }
 }

@@ -31,6 +31,7 @@ mod random;
 mod replay;
 mod search_engines;
 mod source;
+mod ssh;
 mod store;
 #[cfg(feature = "test-support")]
 pub mod test_support;

@@ -187,6 +187,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         source: Source::Apt(&["systemd"]),
     },
     Requirement {
+        name: "sshd",
+        reason: "tests whom SSH sessions exempt",
+        purpose: Purpose::Test,
+        is_met: || std::path::Path::new("/usr/sbin/sshd").exists() && has("ssh"),
+        source: Source::Apt(&["openssh-server", "openssh-client"]),
+    },
+    Requirement {
         name: "logrotate",
         reason: "tests the rotation of the audit log",
         purpose: Purpose::Test,

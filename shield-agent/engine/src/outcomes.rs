@@ -1,7 +1,11 @@
 //! Reports of the enforcers and the other parts.
 
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
 use super::{BanRecord, Effects, Engine};
-use crate::bans::allowlist::{AllowReason, Allowed};
+use crate::bans::allowlist::{AllowReason, Allowed, Allowlist};
 use crate::bans::leaks::{Facts, likely_cause};
 use crate::bans::ledger::LedgerEntry;
 use crate::vocab::action::{Notice, Order, Record};
@@ -107,7 +111,27 @@ impl Engine {
         self.allowlist.refresh(reasons, entries);
         if self.allowlist != before {
             out.enforce(Order::AllowlistChanged);
+            self.announce_ssh(&before, out);
             self.lift_protected(now, out);
+        }
+    }
+
+    /// Announces whom SSH sessions allow, and whom no longer. The latter are judged again at once.
+    fn announce_ssh(&mut self, before: &Allowlist, out: &mut Effects) {
+        let is_ssh =
+            |entry: &&Allowed| matches!(entry.reason, AllowReason::SshSession | AllowReason::SshRecent);
+        let networks = |list: &Allowlist| -> BTreeMap<IpNet, AllowReason> {
+            list.entries().iter().filter(is_ssh).map(|entry| (entry.network, entry.reason)).collect()
+        };
+        let (old, new) = (networks(before), networks(&self.allowlist));
+        for (network, reason) in new.iter().filter(|(network, _)| !old.contains_key(*network)) {
+            let note = Some(reason.describe().to_owned());
+            out.announce(Notice::AllowlistChanged { network: *network, added: true, note });
+        }
+        for network in old.into_keys().filter(|network| !new.contains_key(network)) {
+            let note = Some("no SSH session from there for as long as ssh_keep in [allow] says".to_owned());
+            out.announce(Notice::AllowlistChanged { network, added: false, note });
+            self.suppressed.retain(|client, _| !client.covers(network));
         }
     }
 

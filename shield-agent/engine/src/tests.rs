@@ -219,6 +219,30 @@ fn an_ssh_session_that_appears_lifts_the_ban_of_its_address() {
     assert!(actions.contains(&Action::Enforce(Order::AllowlistChanged)));
 }
 
+/// History: it was announced nowhere, and whoever had been reported meanwhile stayed unjudged for ten minutes after it.
+#[test]
+fn the_exemption_of_an_ssh_session_is_announced_and_ends_at_once() {
+    use AllowReason::{SshRecent, SshSession};
+    let mut engine = engine();
+    let network = "203.0.113.5/32".parse().unwrap();
+    let report = |engine: &mut Engine, reasons: &[AllowReason]| {
+        let entries = reasons.iter().map(|reason| Allowed { network, reason: *reason }).collect();
+        let actions = engine.handle(Event::HostAddresses { reasons: &[SshSession, SshRecent], entries }, T0);
+        let changes = actions.into_iter().filter_map(|action| match action {
+            Action::Announce(Notice::AllowlistChanged { added, note, .. }) => Some((added, note.unwrap())),
+            _ => None,
+        });
+        changes.collect::<Vec<_>>()
+    };
+    let begun = report(&mut engine, &[SshSession]);
+    assert!(matches!(&begun[..], [(true, note)] if note.contains("live SSH session")), "{begun:?}");
+    engine.suppressed.insert(client("203.0.113.5"), T0.boot_ms + 600_000);
+    assert_eq!(report(&mut engine, &[SshRecent]), [], "it goes on for another reason");
+    let ended = report(&mut engine, &[]);
+    assert!(matches!(&ended[..], [(false, note)] if note.contains("ssh_keep")), "{ended:?}");
+    assert!(engine.suppressed.is_empty(), "judged again at once");
+}
+
 #[test]
 fn a_flood_that_still_comes_extends_the_ban_without_a_gap() {
     let mut engine = engine();

@@ -175,7 +175,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Notify>) -> Result
     let server = tokio::spawn(server.run(server_stops));
 
     let sources = build::start_sources(sources, &checkpoints, &pool, &handle)?;
-    let host_watch = supervise::watch_host(handle.clone())?;
+    let host_watch = supervise::watch_host(handle.clone(), config.ssh())?;
     tracing::info!(socket = %config.socket.display(), "started");
     let reloader = Reloader {
         origin,

@@ -62,10 +62,10 @@ pub(super) fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<
     let loaded = store.load().context("could not read the state of the last run")?;
     let mut settings = config.engine.clone();
     settings.enforcers = build::enforcers(config, kernel);
-    let (host, problems) = host::addresses();
-    problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+    let host = host::addresses(&config.ssh(), clock::now());
+    host.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
     let allowed = config.allow.iter().chain(&config.infrastructure).copied();
-    let allowlist = Allowlist::new(allowed.chain(loaded.allowed).chain(host));
+    let allowlist = Allowlist::new(allowed.chain(loaded.allowed).chain(host.entries));
     let mut engine = Engine::new(
         settings,
         config.policy.clone(),

@@ -15,7 +15,8 @@ use crate::enforce::interpreter::Interpreter;
 use crate::host;
 use crate::memory;
 use crate::pipeline::{Handle, Message};
-use shield_engine::event::{EnforcerName, PartState};
+use crate::{clock, ssh};
+use shield_engine::event::{EnforcerName, PartReport, PartState};
 
 /// How long a required enforcer may take to start.
 const REQUIRED_START: Duration = Duration::from_secs(30);
@@ -99,19 +100,26 @@ impl HostWatch {
     }
 }
 
-pub(super) fn watch_host(owner: Handle) -> Result<HostWatch> {
+pub(super) fn watch_host(owner: Handle, settings: ssh::Settings) -> Result<HostWatch> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     spawn("host", move || {
-        let (mut watch, mut last_entries, mut last_problems) = (host::Watch::new(), None, Vec::new());
+        let (mut watch, mut last_entries, mut last_problems) =
+            (host::Watch::new(&settings), None, Vec::new());
+        let mut last_ssh = None;
         while !stopped.load(Ordering::Relaxed) {
-            let (entries, problems) = watch.scan();
+            let host::Found { entries, problems, ssh } = watch.scan(clock::now());
             let new = problems.iter().filter(|problem| !last_problems.contains(*problem));
             new.for_each(|problem| tracing::warn!("{problem}"));
             last_problems = problems;
             if last_entries.as_ref() != Some(&entries) {
                 owner.send(Message::HostAddresses(entries.clone()));
                 last_entries = Some(entries);
+            }
+            if last_ssh.as_ref() != Some(&ssh) {
+                let report = PartReport { part: ssh::PART.to_owned(), state: ssh.clone(), repaired: None };
+                owner.send(Message::Part(report));
+                last_ssh = Some(ssh);
             }
             std::thread::sleep(HOST_SCAN_INTERVAL);
         }

@@ -38,7 +38,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]` and `[detect]`.
-const KEYS: [Key; 48] = [
+const KEYS: [Key; 50] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -59,6 +59,8 @@ const KEYS: [Key; 48] = [
     key("ban", "network_within", NewBans, |c| span(c.engine.networks.within_secs)),
     key("allow", "networks", Now, |c| allowed(c, AllowReason::Configured)),
     key("allow", "trusted_proxies", Now, |c| allowed(c, AllowReason::TrustedProxy)),
+    key("allow", "ssh_sessions", Restart, |c| json!(c.ssh_sessions)),
+    key("allow", "ssh_keep", Restart, |c| span(c.ssh_keep_secs)),
     key("allow", "search_engines", Now, |c| json!(c.engine.verify_search_engines.is_on())),
     key("allow", "cdn_ranges", Now, |c| {
         json!(c.infrastructure.iter().any(|entry| entry.reason == AllowReason::Cdn))
@@ -144,6 +146,8 @@ pub(crate) fn in_force(old: &Config, new: Config) -> Config {
     let mut config = Config {
         state_dir: old.state_dir.clone(),
         socket: old.socket.clone(),
+        ssh_sessions: old.ssh_sessions,
+        ssh_keep_secs: old.ssh_keep_secs,
         audit: old.audit.clone(),
         use_iptables: old.use_iptables,
         iptables: old.iptables.clone(),
@@ -303,7 +307,7 @@ mod tests {
     }
 
     /// A text that changes one key, for each of them.
-    const SAMPLES: [(&str, &str); 48] = [
+    const SAMPLES: [(&str, &str); 50] = [
         ("[agent] state_dir", "[agent]\nstate_dir = '/a'"),
         ("[agent] socket", "[agent]\nsocket = '/a'"),
         ("[agent] log", "[agent]\nlog = 'debug'"),
@@ -323,6 +327,8 @@ mod tests {
         ("[ban] network_within", "[ban]\nnetwork_within = '1m'"),
         ("[allow] networks", "[allow]\nnetworks = ['192.0.2.0/24']"),
         ("[allow] trusted_proxies", "[allow]\ntrusted_proxies = ['192.0.2.0/24']"),
+        ("[allow] ssh_sessions", "[allow]\nssh_sessions = false"),
+        ("[allow] ssh_keep", "[allow]\nssh_keep = '1d'"),
         ("[allow] search_engines", "[allow]\nsearch_engines = false"),
         ("[allow] cdn_ranges", "[allow]\ncdn_ranges = false"),
         ("[allow] cdn_ranges_file", "[allow]\ncdn_ranges_file = '{file}'"),

@@ -23,6 +23,7 @@ use anyhow::{Context, Result};
 
 use crate::enforce::{iptables, xdp};
 use crate::source::{self, FirstStart, Input};
+use crate::ssh;
 use shield_engine::allowlist::Allowed;
 use shield_engine::policy::Policy;
 use shield_engine::settings::Settings as EngineSettings;
@@ -56,6 +57,10 @@ pub struct Config {
     pub policy: Policy,
     pub engine: EngineSettings,
     pub allow: Vec<Allowed>,
+    /// Whether addresses of SSH sessions are allowed by themselves.
+    pub ssh_sessions: bool,
+    /// For how long they stay allowed after the last session.
+    pub ssh_keep_secs: u64,
     /// Networks that rules do not ban, though operators may: CDNs, private networks.
     pub infrastructure: Vec<Allowed>,
     pub use_iptables: Use,
@@ -83,6 +88,14 @@ pub enum UrlFrom {
 }
 
 impl Config {
+    pub(crate) fn ssh(&self) -> ssh::Settings {
+        ssh::Settings {
+            enabled: self.ssh_sessions,
+            keep_secs: self.ssh_keep_secs,
+            state_dir: self.state_dir.clone(),
+        }
+    }
+
     /// Reads the named file, or without one the default path if it exists.
     ///
     /// # Errors

@@ -107,6 +107,10 @@ pub(crate) struct RawAllow {
     pub networks: Option<Vec<Deferred<Network>>>,
     /// Proxies in front of the web server: never banned, and skipped when a proxy chain is read.
     pub trusted_proxies: Option<Vec<Deferred<Network>>>,
+    /// `true`: addresses of SSH sessions are allowed by themselves…
+    pub ssh_sessions: Option<bool>,
+    /// …and for this long after the last session.
+    pub ssh_keep: Option<Span>,
     /// `true`: search engines, verified by DNS, are not banned.
     pub search_engines: Option<bool>,
     /// `true`: addresses of content delivery networks are reported, not banned by rules.

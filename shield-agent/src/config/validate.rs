@@ -24,6 +24,9 @@ use shield_logline::{FieldNames, Format, Recipe, Settings as FormatSettings};
 /// nginx's log where its packages put it.
 const DEFAULT_LOG: &str = "/var/log/nginx/access.log";
 
+/// An operator who works on his server once a week stays allowed.
+const SSH_KEEP_SECS: u64 = 7 * 86_400;
+
 /// Validates the file and fills in the defaults.
 pub(super) fn config(raw: RawConfig) -> Result<Config> {
     let (profile, policy) = detect::policy(raw.detect)?;
@@ -61,6 +64,8 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         policy,
         engine,
         allow,
+        ssh_sessions: raw.allow.ssh_sessions.unwrap_or(true),
+        ssh_keep_secs: raw.allow.ssh_keep.map_or(SSH_KEEP_SECS, |Span(secs)| secs),
         infrastructure,
         use_iptables: use_of(raw.iptables.mode.as_deref(), "iptables")?,
         iptables: iptables_settings(raw.iptables)?,

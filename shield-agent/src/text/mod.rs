@@ -17,6 +17,7 @@ mod notice;
 mod quantity;
 pub(crate) mod reload;
 mod sight;
+pub(crate) mod ssh;
 
 pub(crate) use evidence::{cause, fired, global_anomaly, rule_answer};
 pub(crate) use format::unusable;

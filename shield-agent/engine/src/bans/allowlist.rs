@@ -25,6 +25,8 @@ pub enum AllowReason {
     Resolver,
     /// The remote end of a live SSH session on this host.
     SshSession,
+    /// The remote end of an earlier SSH session on this host.
+    SshRecent,
     /// A trusted proxy: banning it would ban everybody behind it.
     TrustedProxy,
     SearchEngine,
@@ -50,6 +52,7 @@ impl AllowReason {
             AllowReason::Gateway => "a gateway of this host",
             AllowReason::Resolver => "a DNS resolver of this host",
             AllowReason::SshSession => "the far end of a live SSH session",
+            AllowReason::SshRecent => "the far end of an earlier SSH session (ssh_keep in [allow])",
             AllowReason::TrustedProxy => "a trusted proxy",
             AllowReason::SearchEngine => "a search engine, verified by DNS",
             AllowReason::Cdn => "a content delivery network (cdn_ranges in [allow])",
