@@ -43,7 +43,7 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) -> CommandResult {
-        let client = client.widened(self.settings.ipv6_prefix);
+        let client = self.client_meant(client);
         let bannable: BannableClient = match self.admit(client, rule) {
             Ok(bannable) => bannable,
             Err(entry) => {
@@ -81,11 +81,7 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) -> CommandResult {
-        let client = if self.ledger.get(client).is_some() {
-            client
-        } else {
-            client.widened(self.settings.ipv6_prefix)
-        };
+        let client = if self.ledger.get(client).is_some() { client } else { self.client_meant(client) };
         self.detector.forget(client);
         self.blast.forget(client);
         self.detector.forget_campaign(client);

@@ -34,14 +34,17 @@ pub mod test_support {
 }
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
+
+use ipnet::IpNet;
 
 pub use bans::{allowlist, backoff};
 pub use detect::detector::TopWalk;
 pub use detect::policy;
 pub use vocab::{action, ban, client, event, report, request, time, verdict};
 
-use crate::bans::allowlist::{Allowed, Allowlist, BannableClient};
+use crate::bans::allowlist::{AllowReason, Allowed, Allowlist, BannableClient};
 use crate::bans::blast::BlastRadius;
 use crate::bans::escalation::Escalation;
 use crate::bans::extension::Extensions;
@@ -117,7 +120,7 @@ impl Engine {
         seed: u64,
     ) -> Engine {
         let hasher = SeededState::new(seed);
-        Engine {
+        let mut engine = Engine {
             detector: Detector::new(policy, settings.ipv6_prefix, seed),
             ledger: Ledger::new(settings.backoff.clone(), settings.ipv6_prefix, next_serial, hasher),
             allowlist,
@@ -146,7 +149,9 @@ impl Engine {
             baseline_saved_ms: 0,
             last_second: 0,
             settings,
-        }
+        };
+        engine.learn_own_addresses();
+        engine
     }
 
     /// Handles one event. Actions come out in the order persist, enforce, announce, so that performing them in order
@@ -195,6 +200,20 @@ impl Engine {
             }
         }
         out.into_actions()
+    }
+
+    /// The client that an operator means: a single IPv6 address stands for the client that it is counted as.
+    pub fn client_meant(&self, asked: Client) -> Client {
+        match asked.network() {
+            IpNet::V6(net) if net.prefix_len() == 128 => self.detector.client_of_addr(IpAddr::V6(net.addr())),
+            _ => asked,
+        }
+    }
+
+    /// Tells the detector this host's addresses, as the allowlist has them.
+    fn learn_own_addresses(&mut self) {
+        let own = self.allowlist.entries().iter().filter(|entry| entry.reason == AllowReason::OwnAddress);
+        self.detector.set_own_addresses(own.map(|entry| entry.network.addr()));
     }
 
     /// Asks the allowlist about a ban of this origin.

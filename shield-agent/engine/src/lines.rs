@@ -415,7 +415,7 @@ impl Engine {
 
     fn on_salvaged(&mut self, line: &Line, out: &mut Effects) {
         self.totals.salvaged += 1;
-        let client = Client::of_addr(line.addr, self.settings.ipv6_prefix);
+        let client = self.detector.client_of_addr(line.addr);
         if self.malformed_lines.len() >= MAX_EVADERS && !self.malformed_lines.contains_key(&client) {
             return;
         }

@@ -111,6 +111,7 @@ impl Engine {
         self.allowlist.refresh(reasons, entries);
         if self.allowlist != before {
             out.enforce(Order::AllowlistChanged);
+            self.learn_own_addresses();
             self.announce_ssh(&before, out);
             self.lift_protected(now, out);
         }

@@ -141,7 +141,7 @@ impl AgentBackend {
     async fn client_view(&self, asked: Client) -> Result<ClientView, Refusal> {
         let (detector, ban_over, allowed, offences, client, now) = self
             .query_engine(move |engine, now| {
-                let client = asked.widened(engine.settings().ipv6_prefix);
+                let client = engine.client_meant(asked);
                 let explanation: Explanation = engine.detector().explain(client, now.wall_secs());
                 let over = engine.ledger().ban_over(client).map(|ban| ban.client);
                 let allowed: Vec<Allowed> = protecting(engine, client);

@@ -92,6 +92,9 @@ impl std::error::Error for BadBaseline {}
 pub struct Detector {
     thresholds: Thresholds,
     ipv6_prefix: u8,
+    /// The IPv6 clients that this host itself is part of. Their addresses are counted one by one: neighbours at a hoster share
+    /// the network with the host and could not be banned otherwise.
+    own_networks: Vec<Client>,
     tracer: Tracer,
     tries: Tries,
     paths: PathInterner,
@@ -128,6 +131,7 @@ impl Detector {
         let hash = Seeded::new(seed);
         Detector {
             ipv6_prefix: ipv6_prefix.clamp(1, 128),
+            own_networks: Vec::new(),
             tracer: Tracer::new(hash, &policy.not_errors),
             tries: Tries::default(),
             paths: PathInterner::default(),
@@ -166,9 +170,24 @@ impl Detector {
         self.thresholds.policy()
     }
 
-    /// The client of a request: its IPv4 address, or the prefix of its IPv6 address.
+    /// Takes over this host's addresses.
+    pub(crate) fn set_own_addresses(&mut self, addresses: impl Iterator<Item = IpAddr>) {
+        let ipv6 = addresses.filter(|addr| addr.to_canonical().is_ipv6());
+        self.own_networks = ipv6.map(|addr| Client::of_addr(addr, self.ipv6_prefix)).collect();
+        self.own_networks.sort_unstable();
+        self.own_networks.dedup();
+    }
+
+    /// The client of a request.
     pub fn client_of(&self, request: &Request<'_>) -> Client {
-        Client::of_addr(request.addr, self.ipv6_prefix)
+        self.client_of_addr(request.addr)
+    }
+
+    /// The client of an address: the IPv4 address, or the prefix of the IPv6 address; in a network of this host's, the address
+    /// itself.
+    pub(crate) fn client_of_addr(&self, addr: IpAddr) -> Client {
+        let client = Client::of_addr(addr, self.ipv6_prefix);
+        if self.own_networks.contains(&client) { Client::of_addr(addr, 128) } else { client }
     }
 
     /// Prepares the requests to be observed next, at most [`LOOK_AHEAD`], and prefetches what counting them reads: the
@@ -918,7 +937,10 @@ fn precedent_id(key: u128) -> u64 {
     key as u64 ^ (key >> 64) as u64
 }
 
-/// The inverse of [`Client::key`] for single clients.
+/// The inverse of [`Client::key`] for the clients that are counted: a key with bits behind the prefix is an address in a network
+/// of this host's.
 fn client_of_key(key: u128, ipv6_prefix: u8) -> Client {
-    Client::of_addr(IpAddr::V6(Ipv6Addr::from_bits(key)), ipv6_prefix)
+    let addr = IpAddr::V6(Ipv6Addr::from_bits(key));
+    let client = Client::of_addr(addr, ipv6_prefix);
+    if client.key() == key { client } else { Client::of_addr(addr, 128) }
 }

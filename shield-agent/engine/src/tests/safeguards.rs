@@ -532,3 +532,36 @@ fn a_wait_for_dns_loses_nothing() {
         assert_eq!(banned(&engine.handle(answer, now)).len(), expected, "client {n}");
     }
 }
+
+/// History: hosters give many customers' servers one /64, and none of one's neighbours there could be banned.
+#[test]
+fn neighbours_in_a_network_of_the_hosts_are_banned_one_by_one() {
+    let own = |text: &str| Allowed { network: text.parse().unwrap(), reason: AllowReason::OwnAddress };
+    let mut engine = engine_with(|settings| settings.verify_search_engines = Switch::Off);
+    let entries = vec![own("2001:db8:1:2::10/128"), own("192.0.2.10/32")];
+    engine.handle(Event::HostAddresses { reasons: &[AllowReason::OwnAddress], entries }, T0);
+    let ban = |engine: &mut Engine, who: &str| banned(&engine.handle(ban_command(who, None), T0));
+    assert_eq!(ban(&mut engine, "2001:db8:1:2::66"), ["2001:db8:1:2::66/128"], "by hand");
+    assert_eq!(ban(&mut engine, "2001:db8:1:2::10"), [""; 0], "the host itself");
+    assert_eq!(ban(&mut engine, "2001:db8:1:2::/64"), [""; 0], "the host is inside");
+    assert_eq!(ban(&mut engine, "2001:db8:1:3::66"), ["2001:db8:1:3::/64"], "elsewhere");
+    let found = attack(&mut engine, "2001:db8:1:2::77", T0.plus_ms(1_000));
+    assert_eq!(banned(&found), ["2001:db8:1:2::77/128"], "by a rule");
+    // What one neighbour did is not another's.
+    let innocent = engine.handle(Event::Lines(&requests("2001:db8:1:2::78", &["/x"], T0)), T0.plus_ms(2_000));
+    assert_eq!(banned(&innocent), [""; 0]);
+    let lifted = engine.handle(unban_command("2001:db8:1:2::77"), T0.plus_ms(3_000));
+    assert_eq!(lifts(&lifted), 1, "{lifted:?}");
+    assert!(banned(&attack(&mut engine, "2001:db8:1:2::10", T0.plus_ms(4_000))).is_empty());
+}
+
+/// What the neighbours are counted under ends with the address that made them neighbours.
+#[test]
+fn an_address_that_leaves_the_host_takes_its_network_along() {
+    let mut engine = engine_with(|settings| settings.verify_search_engines = Switch::Off);
+    let own = Allowed { network: "2001:db8:1:2::10/128".parse().unwrap(), reason: AllowReason::OwnAddress };
+    for (entries, expected) in [(vec![own], "2001:db8:1:2::66/128"), (vec![], "2001:db8:1:2::/64")] {
+        engine.handle(Event::HostAddresses { reasons: &[AllowReason::OwnAddress], entries }, T0);
+        assert_eq!(engine.client_meant(client("2001:db8:1:2::66")).network().to_string(), expected);
+    }
+}
