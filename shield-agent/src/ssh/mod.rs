@@ -230,6 +230,7 @@ mod tests {
 
     fn watch(folder: &Path) -> Watch {
         let settings = Settings { enabled: true, keep_secs: 3_600, state_dir: folder.join("state") };
+        std::fs::create_dir_all(&settings.state_dir).unwrap();
         let own = nix::unistd::geteuid().as_raw();
         let places = Places {
             sessions: folder.join("sessions"),

@@ -1,4 +1,4 @@
-//! sshd's own processes, where other users' may be looked at: not in the unit, whose `ProtectProc=` hides them.
+//! sshd's own processes, where other users' may be looked into: not in the unit, which has no CAP_SYS_PTRACE.
 //!
 //! A process counts by its executable, which has to be root's, and by running as root, never by its name, which anybody can
 //! choose. Somebody has logged in when sshd's process for a connection has either a child that runs as the user and

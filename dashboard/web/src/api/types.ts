@@ -29,7 +29,7 @@ export interface AllowList {
 }
 
 /** The origin of an allowlist entry. */
-export type AllowReason = "configured" | "own_address" | "gateway" | "resolver" | "search_engine" | "operator" | "special" | "ssh_session" | "trusted_proxy" | "cdn" | "private";
+export type AllowReason = "configured" | "own_address" | "gateway" | "resolver" | "search_engine" | "operator" | "special" | "ssh_session" | "ssh_recent" | "trusted_proxy" | "cdn" | "private";
 
 /** Networks to put on the allowlist, or to take off it. */
 export interface AllowRequest {
