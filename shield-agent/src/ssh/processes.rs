@@ -45,7 +45,7 @@ struct Seen {
 
 impl Processes {
     pub(super) fn ask<'a>(&mut self, connections: impl FnOnce() -> Option<&'a Connections>) -> Answer {
-        if std::fs::read_link("/proc/1/exe").is_err() {
+        if !may_look() {
             return Answer::Absent(text::HIDDEN_PROCESSES.to_owned());
         }
         let all = match procfs::process::all_processes() {
@@ -111,6 +111,13 @@ impl Processes {
         logins.dedup();
         Answer::Asked { logins, problems: Vec::new() }
     }
+}
+
+/// Without this right the executables and sockets of other users' processes, and of root's with more rights, cannot be read.
+fn may_look() -> bool {
+    const CAP_SYS_PTRACE: u64 = 1 << 19;
+    let status = Process::myself().and_then(|process| process.status());
+    status.is_ok_and(|status| status.capeff & CAP_SYS_PTRACE != 0)
 }
 
 /// The process that accepts connections holds each of them for a moment, and its children are strangers'.
