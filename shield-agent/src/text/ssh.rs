@@ -8,7 +8,8 @@ use super::plural;
 /// The setting that switches the exemption off.
 pub(crate) const OFF_BY: &str = "ssh_sessions = false in [allow]";
 
-pub(crate) const HIDDEN_PROCESSES: &str = "other users' processes may not be looked into (that needs CAP_SYS_PTRACE)";
+pub(crate) const HIDDEN_PROCESSES: &str =
+    "other users' processes may not be looked into (that needs CAP_SYS_PTRACE)";
 
 pub(crate) fn active(live: u64, past: u64, asked: &[&str]) -> String {
     let addresses = |number| plural(number, "address", "addresses");
