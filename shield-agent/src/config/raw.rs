@@ -47,6 +47,12 @@ pub(crate) struct RawSource {
     pub path: Option<PathBuf>,
     /// A Unix datagram socket to create, for nginx's `access_log syslog:server=unix:…`.
     pub syslog: Option<PathBuf>,
+    /// The users whose datagrams the socket takes, by name or number; without it root and the users that nginx usually runs as.
+    pub users: Option<Vec<String>>,
+    /// The group that the socket is given to.
+    pub group: Option<String>,
+    /// The socket's mode: `"0660"`.
+    pub mode: Option<String>,
     /// `true`: read standard input.
     pub stdin: Option<bool>,
     /// `auto`, `json`, `combined`, `common`, or the text of a `log_format`.

@@ -13,7 +13,7 @@ use super::span::{Span, TermSpan};
 use super::{Config, UrlFrom, Use, detect, infrastructure, raw};
 use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::xdp;
-use crate::source::{self, FirstStart, Input};
+use crate::source::{self, FirstStart, Input, Listener};
 use crate::text;
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::backoff::{Backoff, Term};
@@ -256,7 +256,16 @@ fn source_settings(at: usize, raw: RawSource, proxies: &[IpNet]) -> Result<sourc
     let place = || Place::section("source").item(at);
     let files = raw.path.map(|path| Input::Files(path.display().to_string()));
     let stdin = (raw.stdin == Some(true)).then_some(Input::Stdin);
-    let mut given = [files, raw.syslog.map(Input::Syslog), stdin].into_iter().flatten();
+    let for_socket =
+        [("users", raw.users.is_some()), ("group", raw.group.is_some()), ("mode", raw.mode.is_some())];
+    if let (None, Some((key, _))) = (&raw.syslog, for_socket.iter().find(|(_, is_given)| *is_given)) {
+        let message = format!("[[source]] {key} is for `syslog` alone: it says who may send to that socket");
+        bail!(place().key(key).error(message));
+    }
+    let mode = raw.mode.as_deref().map(|text| socket_mode(text, &place().key("mode"))).transpose()?;
+    let listener =
+        |path| Input::Syslog(Listener { path, users: raw.users.unwrap_or_default(), group: raw.group, mode });
+    let mut given = [files, raw.syslog.map(listener), stdin].into_iter().flatten();
     let Some(input) = given.next() else {
         bail!(place().error("a [[source]] needs one of path, syslog, stdin = true"));
     };
@@ -283,10 +292,20 @@ fn source_settings(at: usize, raw: RawSource, proxies: &[IpNet]) -> Result<sourc
     };
     let name = match &input {
         Input::Files(text) => text.clone(),
-        Input::Syslog(path) => path.display().to_string(),
+        Input::Syslog(listener) => listener.path.display().to_string(),
         Input::Stdin => "stdin".to_owned(),
     };
     Ok(source::Settings { name, input, format, first_start, known: Vec::new() })
+}
+
+/// An octal mode that lets somebody write.
+fn socket_mode(text: &str, place: &Place) -> Result<u32> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 && mode & 0o222 != 0 => Ok(mode),
+        _ => bail!(place.clone().error(format!(
+            "[[source]] mode = {text:?} is no mode in which somebody may send: write four octal digits, such as \"0660\""
+        ))),
+    }
 }
 
 /// Returns the format, and the names of its fields if it is a `log_format` of JSON lines.

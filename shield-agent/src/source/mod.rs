@@ -1,7 +1,7 @@
 //! Sources of lines (files, nginx's syslog datagrams, standard input), read into batches of requests.
 //!
 //! Every source has a thread of its own, because it waits in system calls. [`Prepared::start`] is the entry point. `file`
-//! follows files through rotation and restarts, `stream` and `pipe` read what is in no file, `unpack` packed files, `watch` and
+//! follows files through rotation and restarts, `stream` and `pipe` read what is in no file (`senders` says whose datagrams are believed), `unpack` packed files, `watch` and
 //! `wake` decide when to read, `lag` when a source is too far behind, `sight` whether what is read can be used, `change` hands
 //! other settings to a running source; the crate `shield-logline` parses the lines. Nothing here depends on what the
 //! requests are for.
@@ -13,6 +13,7 @@ mod limit;
 mod pipe;
 pub(crate) mod pool;
 mod run;
+mod senders;
 pub(crate) mod sight;
 pub(crate) mod stats;
 mod stream;
@@ -23,7 +24,6 @@ mod wake;
 mod watch;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -34,6 +34,7 @@ use file::claims::Claims;
 pub(crate) use file::{FileId, Place};
 pub(crate) use pool::Pool;
 pub(crate) use stats::Stats;
+pub(crate) use stream::Listener;
 
 use change::Changes;
 use lag::Lag;
@@ -82,7 +83,7 @@ pub enum Input {
     /// A log, a pattern of logs (`/var/log/nginx/*.access.log`), or a folder of logs.
     Files(String),
     /// A Unix socket that nginx sends lines to: `access_log syslog:server=unix:PATH`.
-    Syslog(PathBuf),
+    Syslog(Listener),
     /// Standard input, read to its end.
     Stdin,
 }

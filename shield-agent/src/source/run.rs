@@ -13,7 +13,7 @@ use super::pipe::{self, Pipe};
 use super::pool::Pool;
 use super::sight::Sights;
 use super::stats::{Backlog, Stats};
-use super::stream::Syslog;
+use super::stream::{Listener, Syslog};
 use super::wake::Wake;
 use super::watch::Watch;
 use super::{Deliver, FirstStart, Input, Place, Report, Settings};
@@ -61,10 +61,10 @@ pub(super) struct Source<D, R> {
 impl<D: Deliver, R: Report> Source<D, R> {
     /// Runs until the source is stopped, its input ends, or the consumer is gone. Returns the position of files, to continue
     /// from.
-    pub(super) fn run(mut self, settings: Settings, from: From) -> Option<Checkpoint> {
+    pub(super) fn run(mut self, mut settings: Settings, from: From) -> Option<Checkpoint> {
         match &settings.input {
             Input::Files(text) => return Some(self.run_files(Place::of(text), &settings, &from)),
-            Input::Syslog(path) => self.run_syslog(path, &settings),
+            Input::Syslog(listener) => self.run_syslog(&listener.clone(), &mut settings),
             Input::Stdin => self.run_stdin(&settings),
         }
         None
@@ -216,16 +216,15 @@ impl<D: Deliver, R: Report> Source<D, R> {
         self.set_seen_state(files.state(), lagged, files.count(), now_ms);
     }
 
-    fn run_syslog(&mut self, path: &Path, settings: &Settings) {
-        let mut format = settings.format.clone();
+    fn run_syslog(&mut self, listener: &Listener, settings: &mut Settings) {
         while !self.wake.is_stopped() {
             self.wake.take();
             if let Some(change) = self.changes.take() {
-                format = self.take_over(change.settings()).format;
+                *settings = self.take_over(change.settings());
             }
-            let outcome = Syslog::bind(path, &format).and_then(|mut syslog| {
+            let outcome = Syslog::bind(listener, &settings.format).and_then(|mut syslog| {
                 self.set_active("listening");
-                Ok(self.receive(&mut syslog, &mut format)?)
+                Ok(self.receive(&mut syslog, settings)?)
             });
             match outcome {
                 Ok(()) => return,
@@ -235,7 +234,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         }
     }
 
-    fn receive(&mut self, syslog: &mut Syslog, format: &mut shield_logline::Settings) -> std::io::Result<()> {
+    fn receive(&mut self, syslog: &mut Syslog, settings: &mut Settings) -> std::io::Result<()> {
         while !self.wake.is_stopped() {
             let mut batch = self.pool.take();
             let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
@@ -243,12 +242,14 @@ impl<D: Deliver, R: Report> Source<D, R> {
             if self.deliver_parsed(batch, out, any).is_break() {
                 break;
             }
-            self.sights.idle(true, clock::now());
-            self.set_active("listening");
+            let now = clock::now();
+            self.sights.idle(true, now);
+            let state = syslog.state(now.boot_ms);
+            self.set_seen_state(state.clone(), state, 1, now.boot_ms);
             // Datagrams that wait in the socket are read by it too: they cannot be told from those to come.
             if let Some(change) = self.changes.take() {
-                *format = self.take_over(change.settings()).format;
-                syslog.set_format(format);
+                *settings = self.take_over(change.settings());
+                syslog.set_format(&settings.format);
             }
         }
         Ok(())

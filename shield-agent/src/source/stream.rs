@@ -2,14 +2,22 @@
 //!
 //! They cannot be read a second time, so their batches have no checkpoint.
 
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind, recvmsg, setsockopt,
+    socket, sockopt,
+};
 
+use super::senders::Senders;
+use shield_engine::event::PartState;
 use shield_logline::{Output, Parser, Settings, syslog};
 
 /// The longest wait for a datagram: in between the thread checks whether it was stopped, because a socket's wait cannot be
@@ -19,8 +27,24 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Datagrams of one batch at most.
 const MAX_DATAGRAMS: usize = 1024;
 
-/// Anyone may send, because nginx's workers run as another user. Nothing can be read from the socket.
-const SOCKET_MODE: u32 = 0o666;
+/// A socket to make, and who may send to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Where.
+    pub path: PathBuf,
+    /// Names or numbers of the users whose datagrams are read; empty for those that nginx usually runs as.
+    pub users: Vec<String>,
+    /// The group that the socket is given to; `None` for that of the first of the users.
+    pub group: Option<String>,
+    /// The socket's mode; `None` for one that lets only those users send, where one group holds them.
+    pub mode: Option<u32>,
+}
+
+impl<T: Into<PathBuf>> From<T> for Listener {
+    fn from(path: T) -> Listener {
+        Listener { path: path.into(), users: Vec::new(), group: None, mode: None }
+    }
+}
 
 /// A bound socket that nginx sends its lines to.
 #[derive(Debug)]
@@ -29,31 +53,56 @@ pub(super) struct Syslog {
     path: PathBuf,
     parser: Parser,
     datagram: Vec<u8>,
+    /// For the sender's credentials.
+    control: Vec<u8>,
+    senders: Senders,
 }
 
 impl Syslog {
     /// Binds the socket, in place of one that a killed agent left behind.
     ///
     /// # Errors
-    /// When `path` is something else than a socket, another program listens there, or the folder is not writable.
-    pub(super) fn bind(path: &Path, format: &Settings) -> anyhow::Result<Syslog> {
+    /// When `path` is something else than a socket, another program listens there, the folder is not writable, or this host
+    /// does not have one of the users or the group.
+    pub(super) fn bind(listener: &Listener, format: &Settings) -> anyhow::Result<Syslog> {
+        let path = &listener.path;
+        let senders = Senders::of(listener)?;
         remove_dead_socket(path)?;
-        let socket = UnixDatagram::bind(path)
+        let socket = bind_with_credentials(path)
             .with_context(|| format!("could not bind the syslog socket {}", path.display()))?;
-        let mode = std::fs::Permissions::from_mode(SOCKET_MODE);
-        std::fs::set_permissions(path, mode)
+        let access = senders.access();
+        if let Err(error) = chown(path, None, access.group) {
+            if listener.group.is_some() {
+                let error = anyhow::Error::new(error);
+                return Err(error.context(format!("could not give {} to its group", path.display())));
+            }
+            tracing::warn!(path = %path.display(), %error, "could not give the syslog socket to nginx's group: any user can send to it, and only nginx's lines are read");
+        }
+        let is_given = access.group.is_none()
+            || std::fs::metadata(path).is_ok_and(|meta| {
+                use std::os::unix::fs::MetadataExt as _;
+                Some(meta.gid()) == access.group
+            });
+        let mode = listener.mode.unwrap_or(if is_given { access.mode } else { super::senders::ANYBODY });
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
             .with_context(|| format!("could not let nginx write to {}", path.display()))?;
         socket
             .set_read_timeout(Some(RECEIVE_TIMEOUT))
             .context("could not set a timeout on the syslog socket")?;
         let datagram = vec![0; format.max_line_bytes + 1024];
-        Ok(Syslog { socket, path: path.to_owned(), parser: Parser::new(format), datagram })
+        let control = nix::cmsg_space!(nix::libc::ucred);
+        Ok(Syslog { socket, path: path.clone(), parser: Parser::new(format), datagram, control, senders })
     }
 
     /// Reads datagrams by other settings from the next one on.
     pub(super) fn set_format(&mut self, format: &Settings) {
         self.datagram.resize(format.max_line_bytes + 1024, 0);
         self.parser = Parser::new(format);
+    }
+
+    /// The state at `now_ms` (boot clock).
+    pub(super) fn state(&mut self, now_ms: u64) -> PartState {
+        self.senders.state(now_ms)
     }
 
     /// Waits for datagrams, [`RECEIVE_TIMEOUT`] at most, and parses those that are there. Returns false when there were none.
@@ -64,18 +113,32 @@ impl Syslog {
         block.clear();
         let mut count = 0;
         while count < MAX_DATAGRAMS {
-            match self.socket.recv(&mut self.datagram) {
-                Ok(len) => self.take(len, block, out),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
             // Only for the first datagram: whatever else is queued already belongs to this batch, without waiting for more.
-            self.socket.set_nonblocking(true)?;
-            count += 1;
+            let flags = if count == 0 { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
+            match self.receive(flags) {
+                Ok((len, sender)) => {
+                    count += 1;
+                    if self.senders.admit(sender) {
+                        self.take(len, block, out);
+                    }
+                }
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        self.socket.set_nonblocking(false)?;
         Ok(count > 0)
+    }
+
+    /// Receives one datagram: its length, and the user who sent it as the kernel says.
+    fn receive(&mut self, flags: MsgFlags) -> nix::Result<(usize, Option<u32>)> {
+        let mut buffers = [IoSliceMut::new(&mut self.datagram)];
+        let message = recvmsg::<()>(self.socket.as_raw_fd(), &mut buffers, Some(&mut self.control), flags)?;
+        let sender = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.uid()),
+            _ => None,
+        });
+        Ok((message.bytes, sender))
     }
 
     fn take(&mut self, len: usize, block: &mut Vec<u8>, out: &mut Output) {
@@ -92,6 +155,15 @@ impl Drop for Syslog {
         // An error means that the socket or its folder is gone already.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Binds a socket that nobody but this user can send to yet, and that learns of each datagram who sent it.
+fn bind_with_credentials(path: &Path) -> io::Result<UnixDatagram> {
+    let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // Before it is bound: a datagram from before this has no sender.
+    setsockopt(&fd, sockopt::PassCred, &true)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixDatagram::from(fd))
 }
 
 fn remove_dead_socket(path: &Path) -> anyhow::Result<()> {
@@ -111,13 +183,18 @@ mod tests {
     use super::*;
     use shield_engine::request::Rejected;
 
+    /// As a user that this test runs as.
+    fn listener(path: &Path) -> Listener {
+        Listener { users: vec![nix::unistd::getuid().to_string()], ..path.into() }
+    }
+
     const LINE: &str = r#"{"source_ip":"192.0.2.7","timestamp":1795530901,"status":200}"#;
 
     #[test]
     fn datagrams_are_lines_and_the_socket_is_removed_with_its_reader() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nginx.sock");
-        let mut syslog = Syslog::bind(&path, &Settings::default()).unwrap();
+        let mut syslog = Syslog::bind(&listener(&path), &Settings::default()).unwrap();
         let sender = UnixDatagram::unbound().unwrap();
         for text in
             [format!("<190>Nov 24 14:35:01 web nginx: {LINE}"), "<190>Nov 24 14:35:01 web nginx: x".into()]
@@ -127,7 +204,12 @@ mod tests {
         let (mut block, mut out) = (Vec::new(), Output::default());
         assert!(syslog.step(&mut block, &mut out).unwrap());
         assert_eq!((out.lines.len(), out.rejected[Rejected::Malformed.index()]), (1, 1));
-        assert!(Syslog::bind(&path, &Settings::default()).unwrap_err().to_string().contains("listens on"));
+        assert!(
+            Syslog::bind(&listener(&path), &Settings::default())
+                .unwrap_err()
+                .to_string()
+                .contains("listens on")
+        );
         drop(syslog);
         assert!(!path.exists());
     }
@@ -137,9 +219,42 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nginx.sock");
         drop(UnixDatagram::bind(&path).unwrap());
-        drop(Syslog::bind(&path, &Settings::default()).unwrap());
+        drop(Syslog::bind(&listener(&path), &Settings::default()).unwrap());
         std::fs::write(&path, "precious").unwrap();
-        assert!(Syslog::bind(&path, &Settings::default()).is_err());
+        assert!(Syslog::bind(&listener(&path), &Settings::default()).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn datagrams_of_other_users_are_refused_counted_and_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nginx.sock");
+        // Not the user of this test.
+        let others = Listener { users: vec!["4242".to_owned()], mode: Some(0o600), ..path.as_path().into() };
+        let mut syslog = Syslog::bind(&others, &Settings::default()).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.send_to(format!("<190>Nov 24 14:35:01 web nginx: {LINE}").as_bytes(), &path).unwrap();
+        let (mut block, mut out) = (Vec::new(), Output::default());
+        assert!(syslog.step(&mut block, &mut out).unwrap());
+        assert_eq!((out.lines.len(), out.rejected.iter().sum::<u64>(), block.len()), (0, 0, 0));
+        let own = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+        let PartState::Degraded { reason } = syslog.state(1_000) else { panic!("it looks healthy") };
+        assert!(
+            reason.contains("1 datagram") && reason.contains(&own) && reason.contains("users"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn a_user_that_does_not_exist_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nginx.sock");
+        let check = |listener: Listener, part: &str| {
+            let error = format!("{:#}", Syslog::bind(&listener, &Settings::default()).unwrap_err());
+            assert!(error.contains("could not find") && error.contains(part), "{error}");
+        };
+        check(Listener { users: vec!["no-such-user".to_owned()], ..path.as_path().into() }, "no-such-user");
+        check(Listener { group: Some("no-such-group".to_owned()), ..path.as_path().into() }, "no-such-group");
     }
 }

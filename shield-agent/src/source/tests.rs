@@ -117,7 +117,7 @@ fn a_source_that_is_held_back_shows_how_far_it_is_behind() {
 fn nginx_can_send_its_lines_over_a_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nginx.sock");
-    let settings = Settings { input: Input::Syslog(path.clone()), ..Settings::of_files("syslog") };
+    let settings = Settings { input: Input::Syslog(path.as_path().into()), ..Settings::of_files("syslog") };
     let Running { sources, batches, reports, .. } = launch(settings, 4);
     assert!(matches!(reports.recv_timeout(PATIENCE).unwrap().state, PartState::Active { .. }));
     let sender = UnixDatagram::unbound().unwrap();

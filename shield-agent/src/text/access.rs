@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{bytes, utc};
+use super::{bytes, counted, utc};
 
 /// What a path names, if not a regular file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,25 @@ pub(crate) enum Hidden {
 pub(crate) const ABSENT: &str = "does not exist yet: the agent waits for it";
 pub(crate) const PIPE: &str = "a named pipe, whose lines only the agent can read";
 pub(crate) const FOLDER: &str = "a folder";
+
+pub(crate) const LISTENING: &str = "listening";
+
+/// A syslog socket that got datagrams of users that are not believed, most of them from `who`.
+pub(crate) fn refused_senders(count: u64, who: &str) -> String {
+    format!(
+        "listening; refused {} of users that are not in `users`, most of {who}",
+        counted(count, "datagram")
+    )
+}
+
+/// The same when nothing else came.
+pub(crate) fn only_refused_senders(count: u64, who: &str) -> String {
+    format!(
+        "reads nothing: refused {}, most of the user {who}, and none came from a user in `users`; if nginx runs as {who}, \
+         add it to `users` of this [[source]]",
+        counted(count, "datagram")
+    )
+}
 
 /// A path that this user may not read.
 pub(crate) fn not_readable(why: &str) -> String {
