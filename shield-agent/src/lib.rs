@@ -14,6 +14,7 @@
 
 mod agent;
 mod api;
+mod beat;
 mod cli;
 mod clock;
 mod config;

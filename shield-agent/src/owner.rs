@@ -4,6 +4,7 @@
 //! before lines have their turn. What somebody asks over the API comes last, in pieces and within a bounded part of the
 //! time: whoever floods the API delays its answers and no ban. Nothing here blocks on the store, the kernel or the network; that is `performer`'s business.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::task::{Context, Poll, Wake, Waker};
@@ -12,14 +13,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::beat::Beat;
 use crate::clock;
 use crate::enforce::interpreter::Report;
 use crate::host;
 use crate::pipeline::{Inbox, Job, Message, Verified, Verify};
 use crate::source::Pool;
 use shield_engine::Engine;
-use shield_engine::action::{Action, CommandId, Order, Reply};
+use shield_engine::action::{Action, CommandId, Order, Record, Reply};
 use shield_engine::event::Event;
+use shield_engine::request::Batch;
 use shield_engine::time::Now;
 
 /// Control messages handled before lines have their turn. An operator is answered while a backlog is read, and no flood of
@@ -49,12 +52,18 @@ pub struct Owner {
     verify: Verify,
     pool: Pool,
     next_command: u64,
+    beat: Option<Beat>,
 }
 
 impl Owner {
     /// Actions go to `performer`, DNS verifications to `verify`, and processed batches back to `pool`.
     pub fn new(engine: Engine, inbox: Inbox, performer: Sender<Job>, verify: Verify, pool: Pool) -> Owner {
-        Owner { engine, inbox, performer, verify, pool, next_command: 1 }
+        Owner { engine, inbox, performer, verify, pool, next_command: 1, beat: None }
+    }
+
+    /// Says to `beat` that it goes round.
+    pub(crate) fn watched(self, beat: Beat) -> Owner {
+        Owner { beat: Some(beat), ..self }
     }
 
     /// Performs actions from before the owner runs: those of restoring.
@@ -77,6 +86,7 @@ impl Owner {
         let mut tick_at = clock::now().boot_ms;
         let mut look_at = Instant::now();
         loop {
+            self.beat.iter().for_each(Beat::working);
             let mut messages = 0;
             while messages < MESSAGES_PER_TURN {
                 match self.inbox.control.poll_recv(&mut context) {
@@ -95,7 +105,7 @@ impl Owner {
                 is_idle = false;
             }
             if let Poll::Ready(Some(batch)) = self.inbox.lines.poll_recv(&mut context) {
-                let actions = self.engine.handle(Event::Lines(&batch), now);
+                let actions = self.judge(&batch, now);
                 self.pool.give(batch);
                 self.perform(actions, None);
                 tick_at = tick_at.min(self.next_tick(clock::now()));
@@ -114,9 +124,29 @@ impl Owner {
             if is_idle {
                 let until_tick = Duration::from_millis(tick_at.saturating_sub(clock::now().boot_ms));
                 let pause = if wait.is_zero() { until_tick } else { until_tick.min(wait) };
+                self.beat.iter().for_each(|beat| beat.resting(pause));
                 std::thread::park_timeout(pause);
             }
         }
+    }
+
+    /// Judges a batch of lines. A panic ends the agent, whose state it may have left half changed; but the position behind the
+    /// lines is saved before, because the next start would end at the same lines again, and every one after it.
+    fn judge(&mut self, batch: &Batch, now: Now) -> Vec<Action> {
+        let engine = &mut self.engine;
+        let judged = catch_unwind(AssertUnwindSafe(|| {
+            #[cfg(feature = "test-support")]
+            crate::beat::fault::strike("lines");
+            engine.handle(Event::Lines(batch), now)
+        }));
+        judged.unwrap_or_else(|payload| {
+            let lines = batch.lines.len();
+            if let Some(checkpoint) = &batch.checkpoint {
+                tracing::error!(source = %checkpoint.source, lines, "the engine broke down over these lines: they are left out at the next start");
+                self.perform(vec![Action::Persist(Record::Checkpoint(checkpoint.clone()))], None);
+            }
+            resume_unwind(payload)
+        })
     }
 
     /// The next whole second or the next end of a ban, whichever comes first.
@@ -182,7 +212,7 @@ mod tests {
     use crate::pipeline::Handle;
     use shield_engine::allowlist::Allowlist;
     use shield_engine::policy::Policy;
-    use shield_engine::request::{Batch, Rejected};
+    use shield_engine::request::Rejected;
     use shield_engine::settings::Settings;
 
     fn rejected(handle: &Handle) -> Receiver<u64> {

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use self::queue::Queue;
+use crate::beat::Beat;
 use crate::clock;
 use crate::enforce::interpreter::Interpreter;
 use crate::pipeline::{Announce, Handle, Job, Message};
@@ -34,6 +35,7 @@ pub(crate) struct Performer {
     pub owner: Handle,
     /// Records that are not in the database yet, for metrics.
     pub backlog: Arc<AtomicU64>,
+    pub beat: Beat,
 }
 
 impl Performer {
@@ -42,6 +44,7 @@ impl Performer {
         let mut queue = Queue::default();
         let mut open = true;
         while open || !queue.is_empty() {
+            self.beat.working();
             if queue.is_empty() {
                 open = self.wait(jobs, &mut queue);
             }
@@ -61,7 +64,11 @@ impl Performer {
             self.owner.send(Message::Part(report));
         }
         let until_work = Duration::from_millis(self.writer.next_work_ms().saturating_sub(now.boot_ms));
-        match jobs.recv_timeout(until_work.clamp(MIN_IDLE, MAX_IDLE)) {
+        let pause = until_work.clamp(MIN_IDLE, MAX_IDLE);
+        self.beat.resting(pause);
+        let received = jobs.recv_timeout(pause);
+        self.beat.working();
+        match received {
             Ok(job) => queue.push(job),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::reload::Request;
+use super::watch::Health;
 use crate::api::backend::{
     AgentView, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient, TopClients,
 };
@@ -24,7 +25,7 @@ use crate::store::reader::{BanQuery as StoreQuery, BanSort as StoreSort, EndedBa
 use shield_engine::action::{BanRecord, Reply};
 use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
-use shield_engine::event::{Command, EnforcerName, PartReport};
+use shield_engine::event::{Command, EnforcerName, PartReport, PartState};
 use shield_engine::report::{ClientSummary, Explanation};
 use shield_engine::time::Now;
 use shield_engine::{Engine, TopWalk};
@@ -43,6 +44,7 @@ pub(crate) struct AgentBackend {
     about: About,
     shown: Shown,
     reloads: mpsc::Sender<Request>,
+    health: Health,
 }
 
 /// Facts that do not change while the agent runs.
@@ -81,6 +83,7 @@ impl Shown {
 
 impl AgentBackend {
     /// `backlog` is the performer's count of unsaved records.
+    #[expect(clippy::too_many_arguments, reason = "what the answers come from, once")]
     pub(crate) fn new(
         owner: Handle,
         interpreter: Arc<Interpreter>,
@@ -89,9 +92,10 @@ impl AgentBackend {
         about: About,
         shown: Shown,
         reloads: mpsc::Sender<Request>,
+        health: Health,
     ) -> AgentBackend {
         let reader = Arc::new(Mutex::new(reader));
-        AgentBackend { owner, interpreter, reader, backlog, about, shown, reloads }
+        AgentBackend { owner, interpreter, reader, backlog, about, shown, reloads, health }
     }
 
     async fn query_engine<T: Send + 'static>(
@@ -99,6 +103,10 @@ impl AgentBackend {
         query: impl FnOnce(&Engine, Now) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         let stopping = |_| Refusal::Unavailable("the agent is stopping".to_owned());
+        // Once it is known that the engine hangs, its reason says more than a timeout.
+        if let Some((_, reason)) = self.health.stalled().into_iter().find(|(part, _)| part == "engine") {
+            return Err(Refusal::Unavailable(format!("the engine does not answer: {reason}")));
+        }
         self.owner.look(query).await.map_err(stopping)
     }
 
@@ -181,7 +189,13 @@ impl Backend for AgentBackend {
             let view =
                 self.query_engine(move |engine, now| agent_view(engine, now, about, profile, drops)).await?;
             let sources = current.sources.iter().map(|stats| stats.snapshot()).collect();
-            Ok(AgentView { store_backlog: backlog, sources, ..view })
+            let stalled = self.health.stalled().into_iter().map(|(part, reason)| PartReport {
+                part,
+                state: PartState::Degraded { reason },
+                repaired: None,
+            });
+            let parts = view.parts.into_iter().chain(stalled).collect();
+            Ok(AgentView { store_backlog: backlog, sources, parts, ..view })
         })
     }
 
@@ -272,6 +286,10 @@ impl Backend for AgentBackend {
 
     fn config(&self) -> Answer<'_, ConfigView> {
         Box::pin(async move { Ok(self.shown.get().config.clone()) })
+    }
+
+    fn stalled(&self) -> Vec<(String, String)> {
+        self.health.stalled()
     }
 }
 

@@ -11,6 +11,7 @@ use super::backend::AgentBackend;
 use crate::api::feed::Feed;
 use crate::api::socket::ControlSocket;
 use crate::api::{self, Server};
+use crate::beat::Beats;
 use crate::clock;
 use crate::config::{Config, Use};
 use crate::enforce::interpreter::{self, Interpreter};
@@ -41,6 +42,7 @@ pub(super) fn start_enforcement(
     desired: Desired,
     exempt: Vec<IpNet>,
     owner: Handle,
+    beats: &Beats,
 ) -> Result<Interpreter> {
     let mut started: Vec<Box<dyn Enforcer>> = Vec::new();
     for name in enforcers(config, kernel) {
@@ -61,7 +63,7 @@ pub(super) fn start_enforcement(
     }
     let start =
         interpreter::Start { desired, exempt, clock: clock::now, settings: interpreter::Settings::default() };
-    Interpreter::start(started, start, move |report| owner.send(Message::Enforcement(report)))
+    Interpreter::start_watched(started, start, beats, move |report| owner.send(Message::Enforcement(report)))
 }
 
 /// Starts the audit log, Slack and webhook.

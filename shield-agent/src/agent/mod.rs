@@ -1,6 +1,6 @@
 //! The running agent: `docs/architecture.md`'s picture as code. [`run`] holds the start order and [`Running::stop`] the stop
-//! order; `build` makes the parts, `restore` reads what the last run left, `supervise` watches over threads, `systemd`
-//! speaks to the service manager, `notices` logs notices, `backend` answers the API, and `reload` changes
+//! order; `build` makes the parts, `restore` reads what the last run left, `watch` finds threads that hang and `supervise`
+//! those that end, `systemd` speaks to the service manager, `notices` logs notices, `backend` answers the API, and `reload` changes
 //! the configuration of the parts, of them `page` itself.
 //!
 //! Parts make their own inner threads and queues (enforcers, notifier, sources, API); what connects two parts is made
@@ -14,6 +14,7 @@ mod reload;
 mod restore;
 mod supervise;
 mod systemd;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -22,17 +23,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch as channel};
 
 use self::backend::{About, AgentBackend, Shown};
 use self::page::Page;
 use self::reload::Reloader;
 pub(crate) use self::reload::SetLog;
 use self::restore::Restored;
-use self::supervise::{EndGuard, HostWatch};
+use self::supervise::{EndGuard, Ended, HostWatch};
+use self::watch::{Health, Watch, Watching};
 use crate::api;
 use crate::api::backend::Mode;
 use crate::api::feed::Feed;
+use crate::beat::Beats;
 use crate::clock;
 use crate::config::Config;
 use crate::config::file::Origin;
@@ -77,7 +80,7 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: Options) -> Result<()> {
     // Before anything else: without a handler SIGHUP ends the process.
     let hangups = signal(SignalKind::hangup()).context("could not listen for SIGHUP")?;
-    let ended = Arc::new(Notify::new());
+    let ended = Arc::new(Ended::default());
     let kernel = options.kernel;
     let running = start(options, hangups, &ended).await?;
     let end = supervise::wait_for_end(&ended).await;
@@ -97,26 +100,28 @@ struct Running {
     interpreter: Arc<Interpreter>,
     outbox: Outbox,
     server: tokio::task::JoinHandle<()>,
-    stop_server: watch::Sender<bool>,
+    stop_server: channel::Sender<bool>,
     reloader: tokio::task::JoinHandle<(Sources, Page)>,
-    stop_reloader: watch::Sender<bool>,
+    stop_reloader: channel::Sender<bool>,
     host_watch: HostWatch,
-    background: [tokio::task::JoinHandle<()>; 2],
+    background: tokio::task::JoinHandle<()>,
+    watching: Watching,
 }
 
 /// Starts from the store outwards, so that every part finds those that it sends to: the store, the engine restored from
 /// it, the enforcers with the restored bans, the performer, the owner, the API. Sources come last, because their lines
 /// lead to bans. A required enforcer that cannot work ends the start before any line is read.
-async fn start(options: Options, hangups: Signal, ended: &Arc<Notify>) -> Result<Running> {
+async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<Running> {
     let Options { config, origin, kernel, set_log } = options;
     let started = clock::now();
     let (store, store_state) = restore::open_store(&config, kernel, started)?;
     let reader = Reader::beside(&store)?;
     let Restored { mut engine, desired, leftovers, checkpoints } = restore::restore(&config, kernel, &store)?;
     let (handle, inbox) = Handle::new();
+    let (beats, health) = (Beats::default(), Health::default());
 
     let exempt = engine.allowlist().exempt_networks();
-    let interpreter = build::start_enforcement(&config, kernel, desired, exempt, handle.clone())?;
+    let interpreter = build::start_enforcement(&config, kernel, desired, exempt, handle.clone(), &beats)?;
     let interpreter = Arc::new(interpreter);
     supervise::await_required(&config, kernel, &interpreter).await?;
 
@@ -133,6 +138,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Notify>) -> Result
         },
         owner: handle.clone(),
         backlog: Arc::clone(&unsaved),
+        beat: beats.part("performer", watch::PERFORMER, supervise::running),
     };
     let (jobs, jobs_in) = std::sync::mpsc::channel();
     let guard = EndGuard(Arc::clone(ended));
@@ -151,6 +157,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Notify>) -> Result
     };
     let pool = Pool::default();
     let owner = build::owner(engine, leftovers, notice, inbox, jobs, &handle, pool.clone());
+    let owner = owner.watched(beats.part("engine", watch::ENGINE, supervise::running));
     let guard = EndGuard(Arc::clone(ended));
     let owner_thread = supervise::spawn("engine", move || {
         let _guard = guard;
@@ -158,25 +165,36 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Notify>) -> Result
     })?;
     handle.send(Message::Part(store_state));
 
-    let (stop_server, server_stops) = watch::channel(false);
-    let sources = source::Prepared::new(config.sources.clone());
+    let (stop_server, server_stops) = channel::channel(false);
+    let sources = source::Prepared::new(config.sources.clone()).watched(beats.clone());
     let stats = sources.stats();
     let shown = Shown::new(reload::current(&config, stats.clone()));
     let (reloads, reload_requests) = mpsc::channel(reload::QUEUED);
     let mode = if kernel == Kernel::Enforce { Mode::Enforcing } else { Mode::DryRun };
     let about = About { started_ms: started.wall_ms, mode };
     let drops = Arc::clone(&interpreter);
-    let backend = AgentBackend::new(handle.clone(), drops, reader, unsaved, about, shown.clone(), reloads);
-    let server = build::bind_api(&config, Arc::new(backend), feed)?;
+    let backend = AgentBackend::new(
+        handle.clone(),
+        drops,
+        reader,
+        unsaved,
+        about,
+        shown.clone(),
+        reloads,
+        health.clone(),
+    );
+    let mut server = build::bind_api(&config, Arc::new(backend), Arc::clone(&feed))?;
+    server.watch(beats.part("api", watch::API, supervise::running), build::report_to(&handle));
     let token_file = config.state_dir.join(api::TOKEN_FILE);
-    let page = Page::open(server.door(), token_file, config.page, &config.page_hosts).await?;
+    let page = Page::open(server.door(), token_file, config.page, &config.page_hosts, ended).await?;
     let state = page::state(config.page);
     handle.send(Message::Part(PartReport { part: "page".to_owned(), state, repaired: None }));
-    let server = tokio::spawn(server.run(server_stops));
+    let server = supervise::essential(ended, server.run(server_stops));
 
     let sources = build::start_sources(sources, &checkpoints, &pool, &handle)?;
-    let host_watch = supervise::watch_host(handle.clone(), config.ssh())?;
+    let host_watch = supervise::watch_host(handle.clone(), config.ssh(), &beats)?;
     tracing::info!(socket = %config.socket.display(), "started");
+    let hooks = outbox.hooks();
     let reloader = Reloader {
         origin,
         config,
@@ -186,13 +204,17 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Notify>) -> Result
         stats,
         checkpoints: checkpoints.into_iter().map(|saved| (saved.source.clone(), saved)).collect(),
         page,
-        hooks: outbox.hooks(),
+        hooks: hooks.clone(),
         set_log,
         shown,
     };
-    let (stop_reloader, reloader_stops) = watch::channel(false);
-    let reloader = tokio::spawn(reloader.run(hangups, reload_requests, reloader_stops));
-    let background = [tokio::spawn(systemd::ready(handle.clone())), tokio::spawn(supervise::return_memory())];
+    let (stop_reloader, reloader_stops) = channel::channel(false);
+    let reloader = supervise::essential(ended, reloader.run(hangups, reload_requests, reloader_stops));
+    let background = tokio::spawn(supervise::return_memory());
+    let announce = notices::without_the_engine(feed, hooks);
+    let watch = Watch { beats, health, owner: handle.clone(), announce, ended: Arc::clone(ended) };
+    let watching = watch.start()?;
+    systemd::ready();
     Ok(Running {
         owner: handle,
         owner_thread,
@@ -205,6 +227,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Notify>) -> Result
         stop_reloader,
         host_watch,
         background,
+        watching,
     })
 }
 
@@ -214,7 +237,7 @@ impl Running {
     /// until then; unsent notices go last.
     async fn stop(self) -> Result<()> {
         systemd::stopping();
-        self.background.iter().for_each(tokio::task::JoinHandle::abort);
+        self.background.abort();
         // Fails when the reloader has ended already.
         let _ = self.stop_reloader.send(true);
         let (sources, mut page) =
@@ -231,6 +254,8 @@ impl Running {
         page.close().await;
         self.server.await.context("could not stop the API in an orderly way")?;
         self.outbox.flush(FLUSH).await;
+        // Last: until here it ends a stop that hangs.
+        self.watching.stop();
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::api::feed::Feed;
 use crate::clock;
+use crate::notify::Hooks;
 use crate::pipeline::Announce;
 use crate::text;
 use shield_engine::action::Notice;
@@ -14,6 +15,16 @@ pub(super) fn publisher(feed: Arc<Feed>) -> Announce {
     Box::new(move |notice| {
         log_notice(notice);
         feed.publish(notice, clock::now());
+    })
+}
+
+/// Returns a receiver of notices that neither the engine nor the performer can give: they are why there is one. Those are in
+/// the agent's log, on the page and with the operators' webhooks, and not in the audit log, which is the performer's.
+pub(super) fn without_the_engine(feed: Arc<Feed>, hooks: Hooks) -> Announce {
+    let mut publish = publisher(feed);
+    Box::new(move |notice| {
+        publish(notice);
+        hooks.push(notice, clock::now().wall_ms);
     })
 }
 

@@ -4,11 +4,13 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::supervise::{EndGuard, Ended};
 use crate::api::auth::Names;
 use crate::api::token::Token;
 use crate::api::{Bound, Door};
@@ -18,6 +20,7 @@ use shield_engine::event::PartState;
 pub(super) struct Page {
     door: Door,
     token_file: PathBuf,
+    ended: Arc<Ended>,
     open: Option<Open>,
 }
 
@@ -37,8 +40,9 @@ impl Page {
         token_file: PathBuf,
         addr: Option<SocketAddr>,
         hosts: &[String],
+        ended: &Arc<Ended>,
     ) -> Result<Page> {
-        let mut page = Page { door, token_file, open: None };
+        let mut page = Page { door, token_file, ended: Arc::clone(ended), open: None };
         if let Some(addr) = addr {
             page.serve(addr, page.bind(addr, hosts).await?);
         }
@@ -119,8 +123,17 @@ impl Page {
     fn serve(&mut self, configured: SocketAddr, bound: Bound) {
         tracing::info!("the page is at http://{}/", bound.addr);
         let (stop, stops) = watch::channel(false);
-        let names = bound.names.clone();
-        self.open = Some(Open { configured, names, stop, serving: tokio::spawn(bound.serve(stops)) });
+        let (names, ended) = (bound.names.clone(), Arc::clone(&self.ended));
+        let serving = tokio::spawn(async move {
+            // A listener ends when it is told to; before that it has panicked, and nobody would notice.
+            let stop = stops.clone();
+            let guard = EndGuard(ended);
+            bound.serve(stops).await;
+            if *stop.borrow() {
+                guard.disarm();
+            }
+        });
+        self.open = Some(Open { configured, names, stop, serving });
     }
 }
 

@@ -1,5 +1,7 @@
-//! Watches over the running agent: required enforcers, essential threads, the host's addresses, memory.
+//! Watches over the running agent: required enforcers, the end of essential threads, the host's addresses, memory. Threads
+//! that hang are `watch`'s business.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -9,17 +11,20 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::{Kernel, build};
+use super::{Kernel, build, watch};
+use crate::beat::{Beat, Beats, panic_text};
 use crate::config::{Config, Use};
 use crate::enforce::interpreter::Interpreter;
 use crate::host;
 use crate::memory;
 use crate::pipeline::{Handle, Message};
-use crate::{clock, ssh};
+use crate::{clock, ssh, text};
 use shield_engine::event::{EnforcerName, PartReport, PartState};
 
 /// How long a required enforcer may take to start.
 const REQUIRED_START: Duration = Duration::from_secs(30);
+/// The part that finds the addresses that must never be banned.
+const HOST: &str = "host";
 /// Pause between two scans of this host's addresses and SSH sessions.
 const HOST_SCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// After this long the start is taken to be over.
@@ -30,24 +35,54 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(3_600);
 ///
 /// # Errors
 /// When a thread with an [`EndGuard`] ends first.
-pub(super) async fn wait_for_end(ended: &Notify) -> Result<()> {
+pub(super) async fn wait_for_end(ended: &Ended) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
     tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        () = ended.notified() => {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = ended.notify.notified() => {
             bail!("an essential thread of the agent ended; the reason is in the log above")
         }
     }
+    ended.expect();
+    Ok(())
 }
 
 /// Held by an essential thread. Dropping it ends the agent: that covers a return and a panic alike.
-pub(super) struct EndGuard(pub Arc<Notify>);
+pub(super) struct EndGuard(pub Arc<Ended>);
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
-        self.0.notify_one();
+        self.0.has_ended.store(true, Ordering::Relaxed);
+        self.0.notify.notify_one();
+    }
+}
+
+impl EndGuard {
+    /// For a part that ended because it was told to.
+    pub(super) fn disarm(self) {
+        std::mem::forget(self);
+    }
+}
+
+/// Whether an essential thread has ended.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    notify: Notify,
+    has_ended: AtomicBool,
+    is_expected: AtomicBool,
+}
+
+impl Ended {
+    /// The agent stops: all threads end now.
+    pub(super) fn expect(&self) {
+        self.is_expected.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one ended by itself.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Relaxed) && !self.is_expected.load(Ordering::Relaxed)
     }
 }
 
@@ -100,31 +135,67 @@ impl HostWatch {
     }
 }
 
-pub(super) fn watch_host(owner: Handle, settings: ssh::Settings) -> Result<HostWatch> {
+pub(super) fn watch_host(owner: Handle, settings: ssh::Settings, beats: &Beats) -> Result<HostWatch> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
+    let beat = beats.part(HOST, watch::HOST, running);
     spawn("host", move || {
-        let (mut watch, mut last_entries, mut last_problems) =
-            (host::Watch::new(&settings), None, Vec::new());
-        let mut last_ssh = None;
         while !stopped.load(Ordering::Relaxed) {
-            let host::Found { entries, problems, ssh } = watch.scan(clock::now());
-            let new = problems.iter().filter(|problem| !last_problems.contains(*problem));
-            new.for_each(|problem| tracing::warn!("{problem}"));
-            last_problems = problems;
-            if last_entries.as_ref() != Some(&entries) {
-                owner.send(Message::HostAddresses(entries.clone()));
-                last_entries = Some(entries);
-            }
-            if last_ssh.as_ref() != Some(&ssh) {
-                let report = PartReport { part: ssh::PART.to_owned(), state: ssh.clone(), repaired: None };
-                owner.send(Message::Part(report));
-                last_ssh = Some(ssh);
-            }
+            let scanned = catch_unwind(AssertUnwindSafe(|| scan_host(&owner, &settings, &beat, &stopped)));
+            let Err(payload) = scanned else { break };
+            // The entries found before stay on the allowlist.
+            let reason = text::health::restarted(panic_text(&*payload), HOST_SCAN_INTERVAL.as_secs());
+            report(&owner, HOST, PartState::Degraded { reason });
+            beat.resting(HOST_SCAN_INTERVAL);
             std::thread::sleep(HOST_SCAN_INTERVAL);
+            report(&owner, HOST, running());
         }
     })?;
     Ok(HostWatch { stop })
+}
+
+/// Scans until it is stopped.
+fn scan_host(owner: &Handle, settings: &ssh::Settings, beat: &Beat, stopped: &AtomicBool) {
+    let (mut watch, mut last_entries, mut last_problems) = (host::Watch::new(settings), None, Vec::new());
+    let mut last_ssh = None;
+    while !stopped.load(Ordering::Relaxed) {
+        beat.working();
+        let host::Found { entries, problems, ssh } = watch.scan(clock::now());
+        let new = problems.iter().filter(|problem| !last_problems.contains(*problem));
+        new.for_each(|problem| tracing::warn!("{problem}"));
+        last_problems = problems;
+        if last_entries.as_ref() != Some(&entries) {
+            owner.send(Message::HostAddresses(entries.clone()));
+            last_entries = Some(entries);
+        }
+        if last_ssh.as_ref() != Some(&ssh) {
+            report(owner, ssh::PART, ssh.clone());
+            last_ssh = Some(ssh);
+        }
+        beat.resting(HOST_SCAN_INTERVAL);
+        std::thread::sleep(HOST_SCAN_INTERVAL);
+    }
+}
+
+fn report(owner: &Handle, part: &str, state: PartState) {
+    owner.send(Message::Part(PartReport { part: part.to_owned(), state, repaired: None }));
+}
+
+/// The state of a part that has none of its own.
+pub(super) fn running() -> PartState {
+    PartState::Active { detail: text::health::running() }
+}
+
+/// Ends the agent when this task does: then it has panicked.
+pub(super) fn essential<T: Send + 'static>(
+    ended: &Arc<Ended>,
+    task: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    let guard = EndGuard(Arc::clone(ended));
+    tokio::spawn(async move {
+        let _guard = guard;
+        task.await
+    })
 }
 
 /// Returns memory to the kernel: once after the start, then the free heap at intervals.
@@ -160,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_an_essential_thread_ends_the_agent() {
         for panics in [false, true] {
-            let ended = Arc::new(Notify::new());
+            let ended = Arc::new(Ended::default());
             let guard = EndGuard(Arc::clone(&ended));
             let thread = spawn("essential", move || {
                 let _guard = guard;

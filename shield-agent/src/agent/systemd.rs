@@ -2,21 +2,14 @@
 
 use sd_notify::NotifyState;
 
-use crate::pipeline::Handle;
-
-/// Reports readiness, and then feeds the watchdog for as long as the engine answers.
-pub(super) async fn ready(owner: Handle) {
+/// Reports readiness.
+pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
-    // A third, so that one late tick does not make systemd kill a healthy agent.
-    let mut ticks = tokio::time::interval(interval / 3);
-    loop {
-        ticks.tick().await;
-        // A query, not a timer alone: an engine that hangs is exactly what the watchdog is for.
-        if owner.query(|_, _| ()).await.is_ok() {
-            notify(&[NotifyState::Watchdog]);
-        }
-    }
+}
+
+/// Feeds the watchdog.
+pub(super) fn alive() {
+    notify(&[NotifyState::Watchdog]);
 }
 
 /// Reports that the agent is stopping.

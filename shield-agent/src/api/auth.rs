@@ -139,10 +139,10 @@ impl TcpAuth {
     }
 }
 
-/// True for the API and the metrics. The files of the page are the same on every server, and a browser cannot send a token
+/// True for the API, the metrics and the health. The files of the page are the same on every server, and a browser cannot send a token
 /// for them.
 fn is_data(path: &str) -> bool {
-    path == "/metrics" || path == "/api" || path.starts_with("/api/")
+    path == "/metrics" || path == "/healthz" || path == "/api" || path.starts_with("/api/")
 }
 
 impl Hosts {

@@ -184,4 +184,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The configuration in force, without secrets.
     fn config(&self) -> Answer<'_, ConfigView>;
+
+    /// The parts without which nobody is banned that hang now, by name, with the reason. Asks nobody: it is answered whatever
+    /// hangs.
+    fn stalled(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 }

@@ -17,6 +17,7 @@ use super::history::{History, Sample};
 use super::listen::stopped;
 use super::types::{ClientList, Dropped, Range, Snapshot, Status};
 use super::vitals::{self, Vitals};
+use crate::beat::Beat;
 use crate::clock;
 use shield_engine::time::Now;
 
@@ -174,13 +175,14 @@ impl Live {
     }
 
     /// Samples the history and sends snapshots to the streams until `stop` changes, then saves the history.
-    pub(crate) async fn run(&self, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn run(&self, mut stop: watch::Receiver<bool>, beat: Option<&Beat>) {
         let subscription = self.feed.subscribe(Some(0));
         subscription.missed.iter().for_each(|published| self.mark(published));
         let mut notices = subscription.live;
         let mut tick_at = Instant::now();
         let mut saved_at = clock::now();
         loop {
+            beat.into_iter().for_each(|beat| beat.resting(tick_at.saturating_duration_since(Instant::now())));
             tokio::select! {
                 () = stopped(&mut stop) => break,
                 notice = notices.recv() => match notice {
@@ -191,7 +193,11 @@ impl Live {
                     Err(broadcast::error::RecvError::Closed) => break,
                 },
                 () = tokio::time::sleep_until(tick_at) => {
+                    beat.into_iter().for_each(Beat::working);
+                    // The engine is watched by itself.
+                    beat.into_iter().for_each(Beat::waiting);
                     self.tick().await;
+                    beat.into_iter().for_each(Beat::working);
                     let now = clock::now();
                     tick_at = Instant::now() + pause(now, self.snapshots.receiver_count() > 0);
                     if now.boot_ms.saturating_sub(saved_at.boot_ms) >= SAVE_EVERY_MS {

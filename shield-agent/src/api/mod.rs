@@ -1,4 +1,4 @@
-//! The HTTP API: `/api/v1`, its event stream and `/metrics`, on the Unix control socket and, with the page, on TCP.
+//! The HTTP API: `/api/v1`, its event stream and `/metrics` and `/healthz`, on the Unix control socket and, with the page, on TCP.
 //!
 //! `backend` is what it needs from the rest of the agent; `types` is its JSON (`docs/openapi.json`); `auth` authorises;
 //! `operation` is the table of paths and `routes` their handlers; `live` shares one reading of the engine among all requests;
@@ -26,12 +26,14 @@ pub(crate) mod types;
 pub(crate) mod vitals;
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::{Router, middleware};
+use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -43,6 +45,15 @@ use self::live::Live;
 use self::routes::Api;
 use self::socket::ControlSocket;
 use self::token::Token;
+use crate::beat::{Beat, panic_text};
+use crate::text;
+use shield_engine::event::{PartReport, PartState};
+
+/// The part whose state is that of the runtime.
+const PART: &str = "api";
+
+/// The pause before the live state goes on after a panic.
+const RESTART: Duration = Duration::from_secs(5);
 
 /// The default path of the control socket.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/shield/control.sock";
@@ -75,6 +86,13 @@ pub struct Server {
     api: Arc<Api>,
     limits: listen::Limits,
     unix: Vec<ControlSocket>,
+    watched: Option<Watched>,
+}
+
+/// Who hears of the live state's task.
+struct Watched {
+    beat: Beat,
+    report: Box<dyn FnMut(PartReport) + Send>,
 }
 
 impl Server {
@@ -83,12 +101,17 @@ impl Server {
         let live = Arc::new(Live::new(backend, feed, settings.history_path.clone()));
         let limits = settings.limits;
         let api = Arc::new(Api::new(Arc::clone(&live), settings));
-        Server { live, api, limits, unix: Vec::new() }
+        Server { live, api, limits, unix: Vec::new(), watched: None }
     }
 
     /// Serves a control socket as well.
     pub fn add_control_socket(&mut self, socket: ControlSocket) {
         self.unix.push(socket);
+    }
+
+    /// Has the runtime's own task watched, and its panics reported.
+    pub(crate) fn watch(&mut self, beat: Beat, report: impl FnMut(PartReport) + Send + 'static) {
+        self.watched = Some(Watched { beat, report: Box::new(report) });
     }
 
     /// What makes listeners on TCP, also while the server runs.
@@ -104,9 +127,32 @@ impl Server {
         for socket in self.unix {
             tasks.spawn(listen::serve_unix(socket, unix_router.clone(), self.limits, stop.clone()));
         }
-        let live = self.live;
-        tasks.spawn(async move { live.run(stop).await });
-        while tasks.join_next().await.is_some() {}
+        tasks.spawn(run_live(self.live, self.watched, stop));
+        while let Some(ended) = tasks.join_next().await {
+            // Whoever waits for this task learns of it: a listener that has panicked serves nobody.
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    }
+}
+
+/// Samples and sends snapshots until `stop` is true. After a panic it goes on, because the API answers without it.
+async fn run_live(live: Arc<Live>, mut watched: Option<Watched>, stop: watch::Receiver<bool>) {
+    let beat = watched.as_ref().map(|watched| watched.beat.clone());
+    while let Err(payload) = AssertUnwindSafe(live.run(stop.clone(), beat.as_ref())).catch_unwind().await {
+        let mut report = |state| {
+            if let Some(watched) = &mut watched {
+                (watched.report)(PartReport { part: PART.to_owned(), state, repaired: None });
+            }
+        };
+        let reason = text::health::restarted(panic_text(&*payload), RESTART.as_secs());
+        report(PartState::Degraded { reason });
+        beat.iter().for_each(|beat| beat.resting(RESTART));
+        tokio::time::sleep(RESTART).await;
+        report(PartState::Active { detail: text::health::running() });
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
@@ -31,6 +31,7 @@ use super::types::{
     Term, Transport, UnbanRequest, Whoami,
 };
 use super::{Settings, convert};
+use crate::text;
 use shield_engine::action::Reply;
 use shield_engine::backoff;
 use shield_engine::client::Client;
@@ -113,6 +114,8 @@ pub(crate) fn router(api: &Arc<Api>) -> Router {
         .route("/metrics", get(prometheus).fallback(async || ApiError::method_not_allowed()))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(Arc::clone(api), bounded))
+        // Outside of the bounds: requests that wait for an engine that hangs must not hide that it does.
+        .route("/healthz", get(healthz).fallback(async || ApiError::method_not_allowed()))
         .layer(header_layer(header::CACHE_CONTROL, "no-store"))
         .with_state(Arc::clone(api))
 }
@@ -376,6 +379,24 @@ async fn prometheus(State(api): Shared) -> Result<Response, ApiError> {
     let reading = api.live.reading().await?;
     let text = metrics::render(&reading, &api.live.feed().counts(), api.counts());
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+/// For load balancers and service managers: 200 while lines are judged and bans are made, otherwise 503 with the reason.
+async fn healthz(State(api): Shared) -> Response {
+    let stalled = api.live.backend().stalled();
+    let text = ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], health_text(&stalled));
+    if stalled.is_empty() {
+        text.into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    }
+}
+
+fn health_text(stalled: &[(String, String)]) -> String {
+    if stalled.is_empty() {
+        return "ok\n".to_owned();
+    }
+    stalled.iter().map(|(part, reason)| format!("{part}: {}\n", text::printable(reason))).collect()
 }
 
 /// The length of a list: 1 to [`MAX_LIMIT`].

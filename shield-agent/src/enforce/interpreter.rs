@@ -32,6 +32,7 @@ pub(crate) use self::shared::Start;
 use self::worker::Worker;
 use super::ban::Drops;
 use super::enforcer::Enforcer;
+use crate::beat::Beats;
 use shield_engine::action::Order;
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartState};
@@ -43,19 +44,34 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
-    /// Starts one thread for each enforcer. The thread sets its enforcer up, puts `start.desired` in force and then follows
-    /// orders. Returns at once. `report` is called on those threads and may block them.
+    /// As [`Interpreter::start_watched`], without anybody who watches.
     ///
     /// # Errors
     /// When a thread cannot be started.
+    #[cfg(any(test, feature = "test-support"))]
     pub fn start(
         enforcers: Vec<Box<dyn Enforcer>>,
         start: Start,
         report: impl Fn(Report) + Send + Sync + 'static,
     ) -> Result<Interpreter> {
+        Interpreter::start_watched(enforcers, start, &Beats::default(), report)
+    }
+
+    /// Starts one thread for each enforcer. The thread sets its enforcer up, puts `start.desired` in force and then follows
+    /// orders. Returns at once. `report` is called on those threads and may block them; `beats` watches them.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(crate) fn start_watched(
+        enforcers: Vec<Box<dyn Enforcer>>,
+        start: Start,
+        beats: &Beats,
+        report: impl Fn(Report) + Send + Sync + 'static,
+    ) -> Result<Interpreter> {
         let shared = Arc::new(Shared::new(enforcers.iter().map(|e| e.name()), start, Arc::new(report)));
         let mut interpreter = Interpreter { shared, threads: Vec::new() };
         for (at, enforcer) in enforcers.into_iter().enumerate() {
+            interpreter.shared.lanes[at].watch(beats);
             let worker = Worker::new(enforcer, Arc::clone(&interpreter.shared), at);
             let thread = std::thread::Builder::new().name(format!("enforce-{}", worker.name()));
             interpreter.threads.push(thread.spawn(move || worker.run())?);

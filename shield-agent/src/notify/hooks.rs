@@ -104,7 +104,7 @@ impl Hooks {
     }
 
     /// Queues an event for every receiver.
-    pub(super) fn push(&self, notice: &Notice, at_ms: i64) {
+    pub(crate) fn push(&self, notice: &Notice, at_ms: i64) {
         let inner = self.lock();
         inner.slack.push(notice, at_ms);
         inner.webhook.push(notice, at_ms);

@@ -1,10 +1,12 @@
 //! The I/O around a [`Dispatcher`]: one task and one HTTP client per receiver. Nothing in the agent waits for it.
 
 use std::error::Error as _;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures::FutureExt;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, redirect};
 use tokio::sync::Notify;
@@ -14,12 +16,16 @@ use super::Report;
 use super::dispatch::{Answer, Dispatcher, Pace, Step};
 use super::queue::EventQueue;
 use super::secret::Secret;
+use crate::beat::panic_text;
 use crate::clock;
+use crate::text;
 use shield_engine::action::Notice;
 use shield_engine::event::{PartReport, PartState};
 
 /// Default timeout of one post.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause before a receiver whose task has panicked posts again.
+const RESTART: Duration = Duration::from_secs(5);
 /// Bytes of an error response that are quoted.
 const REPEATED_BYTES: usize = 120;
 
@@ -50,19 +56,15 @@ impl<M: EventQueue> Receiver<M> {
             Arc::new(Shared { dispatcher: Mutex::new(Dispatcher::new(pace, queue)), wake: Notify::new() });
         let deliver = Arc::clone(&shared);
         let task = tokio::spawn(async move {
-            while !deliver.lock().is_done() {
-                let step = deliver.lock().step(clock::now().boot_ms);
-                match step {
-                    Step::Post(body) => {
-                        let answer = post(&client, &url, body).await;
-                        let change = deliver.lock().done(answer, clock::now().boot_ms);
-                        if let Some(state) = change {
-                            report(PartReport { part: part.into(), state, repaired: None });
-                        }
-                    }
-                    Step::WaitUntil(at_ms) => deliver.wait_until(at_ms).await,
-                    Step::Idle => deliver.wake.notified().await,
-                }
+            let tell = |state| report(PartReport { part: part.into(), state, repaired: None });
+            // What was being posted is posted once more after a panic.
+            while let Err(payload) =
+                AssertUnwindSafe(deliver.deliver(part, &client, &url, &tell)).catch_unwind().await
+            {
+                let reason = text::health::restarted(panic_text(&*payload), RESTART.as_secs());
+                tell(PartState::Degraded { reason });
+                tokio::time::sleep(RESTART).await;
+                tell(PartState::Active { detail: "posting".into() });
             }
         });
         let closing: Arc<dyn Closing> = shared.clone();
@@ -112,6 +114,27 @@ impl<M: EventQueue> Closing for Shared<M> {
 
     fn waiting(&self) -> u64 {
         self.lock().waiting()
+    }
+}
+
+impl<M: EventQueue> Shared<M> {
+    /// Posts until the queue is closed and empty.
+    async fn deliver(&self, part: &str, client: &Client, url: &Secret, tell: &(dyn Fn(PartState) + Sync)) {
+        while !self.lock().is_done() {
+            #[cfg(feature = "test-support")]
+            crate::beat::fault::strike(part);
+            let step = self.lock().step(clock::now().boot_ms);
+            match step {
+                Step::Post(body) => {
+                    let answer = post(client, url, body).await;
+                    let change = self.lock().done(answer, clock::now().boot_ms);
+                    change.into_iter().for_each(tell);
+                }
+                Step::WaitUntil(at_ms) => self.wait_until(at_ms).await,
+                Step::Idle => self.wake.notified().await,
+            }
+        }
+        tracing::trace!(part, "posted everything");
     }
 }
 

@@ -41,6 +41,7 @@ use lag::Lag;
 pub(crate) use run::From;
 use tokio::sync::oneshot;
 
+use crate::beat::{Beats, Limits};
 use crate::clock;
 use shield_engine::event::PartReport;
 use shield_engine::request::{Batch, Checkpoint, SourceId};
@@ -117,6 +118,7 @@ impl<F: FnMut(PartReport) + Send + 'static> Report for F {}
 #[derive(Debug)]
 pub struct Prepared {
     sources: Vec<(Settings, Arc<Stats>)>,
+    beats: Beats,
 }
 
 impl Prepared {
@@ -126,7 +128,12 @@ impl Prepared {
             let stats = Arc::new(Stats::new(&settings.name, &settings.input));
             (settings, stats)
         };
-        Prepared { sources: settings.into_iter().map(with_stats).collect() }
+        Prepared { sources: settings.into_iter().map(with_stats).collect(), beats: Beats::default() }
+    }
+
+    /// Has the sources' threads watched.
+    pub(crate) fn watched(self, beats: Beats) -> Prepared {
+        Prepared { beats, ..self }
     }
 
     /// Returns every source's counters, in the order of the settings.
@@ -152,7 +159,7 @@ impl Prepared {
         D: Deliver + Clone,
         R: Report + Clone,
     {
-        let mut sources = Sources::default();
+        let mut sources = Sources { beats: self.beats, ..Sources::default() };
         checkpoints.iter().for_each(|checkpoint| file::note_marks(checkpoint, &sources.claims));
         let readers = self.sources.iter().filter(|(settings, _)| matches!(settings.input, Input::Files(_)));
         let max_open = limit::open_files(readers.count());
@@ -166,6 +173,10 @@ impl Prepared {
     }
 }
 
+/// The time without a sign after which a source counts as hanging. One step reads a block of lines; a network file system that
+/// does not answer is the usual reason for more.
+const STALLED: Limits = Limits::of_part(30_000);
+
 /// The running sources.
 #[derive(Debug, Default)]
 pub struct Sources {
@@ -173,6 +184,7 @@ pub struct Sources {
     next_id: u32,
     /// Who reads which file.
     claims: Claims,
+    beats: Beats,
 }
 
 #[derive(Debug)]
@@ -235,8 +247,11 @@ impl Sources {
         let id = self.next_id().context("could not number the sources: there are more than 65,536")?;
         self.next_id += 1;
         let (wake, changes) = (Wake::default(), Changes::default());
+        let own = Arc::clone(&stats);
+        let beat = self.beats.part(format!("source:{}", settings.name), STALLED, move || own.state());
         let source = run::Source {
             id,
+            beat,
             wake: wake.clone(),
             changes: changes.clone(),
             stats,

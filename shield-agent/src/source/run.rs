@@ -1,6 +1,7 @@
 //! The thread of a source: read, deliver, report, sleep.
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::stream::{Listener, Syslog};
 use super::wake::Wake;
 use super::watch::Watch;
 use super::{Deliver, FirstStart, Input, Place, Report, Settings};
+use crate::beat::{Beat, panic_text};
 use crate::clock;
 use crate::text::access as text;
 use shield_engine::event::{PartReport, PartState};
@@ -29,6 +31,12 @@ const WRITER_POLL: Duration = Duration::from_millis(250);
 
 /// The pause before binding a socket is retried.
 const BIND_RETRY: Duration = Duration::from_secs(5);
+
+/// The pause before a source that panicked starts again, doubled with each further panic.
+const FIRST_RESTART: Duration = Duration::from_secs(1);
+const LAST_RESTART: Duration = Duration::from_secs(60);
+/// The time after which a panic is no sign of the next.
+const PANICS_FORGOTTEN_MS: u64 = 600_000;
 
 /// The interval between two updates of the lag while a source reads without a pause.
 const NOTE_EVERY_MS: u64 = 250;
@@ -44,6 +52,7 @@ pub(crate) enum From {
 /// One source, ready to run.
 pub(super) struct Source<D, R> {
     pub id: SourceId,
+    pub beat: Beat,
     pub wake: Wake,
     pub changes: Changes,
     pub stats: Arc<Stats>,
@@ -60,17 +69,89 @@ pub(super) struct Source<D, R> {
 
 impl<D: Deliver, R: Report> Source<D, R> {
     /// Runs until the source is stopped, its input ends, or the consumer is gone. Returns the position of files, to continue
-    /// from.
-    pub(super) fn run(mut self, mut settings: Settings, from: From) -> Option<Checkpoint> {
+    /// from. A panic is said, and the source goes on after a pause.
+    pub(super) fn run(mut self, mut settings: Settings, mut from: From) -> Option<Checkpoint> {
+        let mut panics = Panics::default();
+        loop {
+            let mut files = None;
+            let ran = catch_unwind(AssertUnwindSafe(|| self.run_once(&mut settings, &from, &mut files)));
+            let payload = match ran {
+                Ok(position) => return position,
+                Err(payload) => payload,
+            };
+            // What was read but not delivered is lost: at most one block.
+            let position =
+                files.and_then(|mut files| catch_unwind(AssertUnwindSafe(|| files.checkpoint())).ok());
+            let pause = panics.note(position.as_ref(), clock::now().boot_ms);
+            let mut reason = text::broke_down(panic_text(&*payload), pause.as_secs());
+            if panics.are_at_one_place() {
+                // The same bytes again would end as before.
+                reason.push_str(text::SKIPS_TO_THE_END);
+                settings.first_start = FirstStart::End;
+                from = From::Others(Vec::new());
+            } else if let Some(position) = position {
+                from = From::Checkpoint(position);
+            }
+            self.set_state(PartState::Degraded { reason });
+            self.sleep(pause);
+            if self.wake.is_stopped() {
+                return match from {
+                    From::Checkpoint(position) => Some(position),
+                    From::Others(_) => None,
+                };
+            }
+        }
+    }
+
+    fn run_once(
+        &mut self,
+        settings: &mut Settings,
+        from: &From,
+        files: &mut Option<Files>,
+    ) -> Option<Checkpoint> {
         match &settings.input {
-            Input::Files(text) => return Some(self.run_files(Place::of(text), &settings, &from)),
-            Input::Syslog(listener) => self.run_syslog(&listener.clone(), &mut settings),
-            Input::Stdin => self.run_stdin(&settings),
+            Input::Files(text) => return Some(self.run_files(Place::of(text), settings, from, files)),
+            Input::Syslog(listener) => self.run_syslog(&listener.clone(), settings),
+            Input::Stdin => self.run_stdin(settings),
         }
         None
     }
 
-    fn run_files(&mut self, place: Place, settings: &Settings, from: &From) -> Checkpoint {
+    /// Sleeps until a notification, or for `timeout`.
+    fn rest(&self, timeout: Duration) {
+        self.beat.resting(timeout);
+        self.wake.wait(timeout);
+        self.beat.working();
+    }
+
+    /// Sleeps for `pause`, unless the source is stopped.
+    fn sleep(&self, pause: Duration) {
+        let end_ms = clock::now().boot_ms + pause.as_millis() as u64;
+        while !self.wake.is_stopped() {
+            let left_ms = end_ms.saturating_sub(clock::now().boot_ms);
+            if left_ms == 0 {
+                break;
+            }
+            self.wake.take();
+            self.rest(Duration::from_millis(left_ms));
+        }
+    }
+
+    /// Delivers a batch. That blocks while the engine is behind, and the engine is watched itself.
+    fn hand_over(&mut self, batch: Batch) -> ControlFlow<()> {
+        self.beat.waiting();
+        let flow = (self.deliver)(batch);
+        self.beat.working();
+        flow
+    }
+
+    fn run_files(
+        &mut self,
+        place: Place,
+        settings: &mut Settings,
+        from: &From,
+        kept: &mut Option<Files>,
+    ) -> Checkpoint {
         let start = match settings.first_start {
             FirstStart::End => Start::End,
             FirstStart::Beginning => Start::Beginning,
@@ -79,41 +160,40 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let (name, format) = (settings.name.clone(), settings.format.clone());
         let pipe = if let Place::Path(path) = &place { Some(path.clone()) } else { None };
         let files = file::Settings { id: self.id, name, place, format, start, max_open: self.max_open };
-        let mut files = match from {
+        let files = kept.insert(match from {
             From::Checkpoint(checkpoint) => Files::new(files, Some(checkpoint), self.claims.clone()),
             From::Others(stopped) => {
                 let mut files = Files::new(files, None, self.claims.clone());
                 files.inherit(stopped);
                 files
             }
-        };
-        let mut settings = settings.clone();
+        });
         let mut watch = Watch::new(&self.wake);
         let mut was_hinted = false;
         while !self.wake.is_stopped() {
             // What is left of a file that a pipe has taken the place of is read first, and then the pipe.
             self.is_at_pipe = pipe.as_deref().is_some_and(pipe::is_pipe);
-            let ControlFlow::Continue(bytes) = self.read_all(&mut files) else { break };
+            let ControlFlow::Continue(bytes) = self.read_all(files) else { break };
             // After all that was there: it was written in the format of before.
             if let Some(change) = self.changes.take() {
-                settings = self.take_over(change.settings());
+                *settings = self.take_over(change.settings());
                 files.set_format(&settings.format);
                 self.wake.notify();
             }
             if let Some(path) = pipe.as_deref().filter(|_| self.is_at_pipe) {
-                if self.run_pipe(path, &settings).is_break() {
+                if self.run_pipe(path, settings).is_break() {
                     break;
                 }
                 files.hint_all();
                 continue;
             }
-            self.note_idle(&files, clock::now());
+            self.note_idle(files, clock::now());
             if bytes > 0 {
                 watch.note_lines(was_hinted);
             }
             watch.set(files.changed_folders());
             std::thread::sleep(pause_for(files.count()));
-            self.wake.wait(sleep_for(&files, watch.interval()));
+            self.rest(sleep_for(files, watch.interval()));
             was_hinted = self.wake.take();
             files.hint_all();
         }
@@ -132,19 +212,20 @@ impl<D: Deliver, R: Report> Source<D, R> {
             Ok(pipe) => pipe,
             Err(error) => {
                 self.set_waiting(text::pipe_not_opened(path, &error));
-                self.wake.wait(BIND_RETRY);
+                self.rest(BIND_RETRY);
                 self.wake.take();
                 return ControlFlow::Continue(());
             }
         };
         while !self.wake.is_stopped() && pipe.is_at(path) && !self.changes.is_pending() {
+            self.beat.working();
             let mut batch = self.pool.take();
             let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
             let found = match pipe.step(&mut batch.bytes, &mut out) {
                 Ok(found) => found,
                 Err(error) => {
                     self.set_waiting(text::pipe_not_read(path, &error));
-                    self.wake.wait(BIND_RETRY);
+                    self.rest(BIND_RETRY);
                     self.wake.take();
                     return ControlFlow::Continue(());
                 }
@@ -153,7 +234,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
             self.deliver_parsed(batch, out, any)?;
             if found == pipe::Found::NoWriter {
                 self.set_waiting(text::pipe_without_writer(path));
-                self.wake.wait(WRITER_POLL);
+                self.rest(WRITER_POLL);
                 self.wake.take();
             } else {
                 self.sights.idle(true, clock::now());
@@ -168,6 +249,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         let mut read = 0;
         let mut noted_ms = None;
         loop {
+            self.beat.working();
             let mut batch = self.pool.take();
             let now = clock::now();
             let now_ms = now.boot_ms;
@@ -186,7 +268,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
                 noted_ms = Some(now_ms);
                 self.note_progress(files, now_ms);
             }
-            if (self.deliver)(batch).is_break() {
+            if self.hand_over(batch).is_break() {
                 return ControlFlow::Break(());
             }
             if self.wake.is_stopped() {
@@ -230,12 +312,13 @@ impl<D: Deliver, R: Report> Source<D, R> {
                 Ok(()) => return,
                 Err(error) => self.set_waiting(format!("{error:#}; retrying")),
             }
-            self.wake.wait(BIND_RETRY);
+            self.rest(BIND_RETRY);
         }
     }
 
     fn receive(&mut self, syslog: &mut Syslog, settings: &mut Settings) -> std::io::Result<()> {
         while !self.wake.is_stopped() {
+            self.beat.working();
             let mut batch = self.pool.take();
             let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
             let any = syslog.step(&mut batch.bytes, &mut out)?;
@@ -261,7 +344,9 @@ impl<D: Deliver, R: Report> Source<D, R> {
         while !self.wake.is_stopped() {
             let mut batch = self.pool.take();
             let mut out = Output { lines: std::mem::take(&mut batch.lines), ..Output::default() };
+            self.beat.waiting();
             let goes_on = input.step(&mut batch.bytes, &mut out);
+            self.beat.working();
             if self.deliver_parsed(batch, out, true).is_break() {
                 return;
             }
@@ -297,7 +382,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
         }
         self.stats.count(&batch, bytes);
         self.sights.read(Path::new(""), &batch, clock::now());
-        (self.deliver)(batch)
+        self.hand_over(batch)
     }
 
     fn set_waiting(&mut self, reason: String) {
@@ -325,6 +410,32 @@ impl<D: Deliver, R: Report> Source<D, R> {
     }
 }
 
+/// The panics of a source, for the pauses between its starts.
+#[derive(Debug, Default)]
+struct Panics {
+    last_ms: u64,
+    in_a_row: u32,
+    position: Option<Checkpoint>,
+    at_one_place: bool,
+}
+
+impl Panics {
+    /// Notes a panic at `now_ms` (boot clock), and returns the pause before the next start: longer each time.
+    fn note(&mut self, position: Option<&Checkpoint>, now_ms: u64) -> Duration {
+        let is_long_ago = now_ms.saturating_sub(self.last_ms) > PANICS_FORGOTTEN_MS;
+        self.in_a_row = if is_long_ago { 1 } else { self.in_a_row + 1 };
+        self.at_one_place = !is_long_ago && position.is_some() && self.position.as_ref() == position;
+        self.last_ms = now_ms;
+        self.position = position.cloned();
+        FIRST_RESTART.saturating_mul(1 << (self.in_a_row - 1).min(6)).min(LAST_RESTART)
+    }
+
+    /// The last two were at the same position.
+    fn are_at_one_place(&self) -> bool {
+        self.at_one_place
+    }
+}
+
 /// Returns the least pause between two passes. A pass is two system calls a log, and on a busy server there is always a hint at
 /// one of them: with thousands the pause bounds the passes to a few percent of a core.
 fn pause_for(logs: usize) -> Duration {
@@ -336,4 +447,28 @@ fn sleep_for(files: &Files, interval: Duration) -> Duration {
     let now_ms = clock::now().boot_ms;
     let until = files.deadline_ms().map(|deadline| Duration::from_millis(deadline.saturating_sub(now_ms)));
     until.map_or(interval, |until| until.min(interval))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_the_same_place_is_noticed() {
+        let at = |position: &str| Checkpoint { source: "a".to_owned(), position: position.to_owned() };
+        let mut panics = Panics::default();
+        let mut check = |position: Option<&Checkpoint>, now_ms, secs, at_one_place| {
+            assert_eq!(panics.note(position, now_ms), Duration::from_secs(secs));
+            assert_eq!(panics.are_at_one_place(), at_one_place);
+        };
+        let start = 10 * PANICS_FORGOTTEN_MS;
+        check(Some(&at("1")), start, 1, false);
+        check(Some(&at("2")), start + 1, 2, false);
+        check(Some(&at("2")), start + 2, 4, true);
+        check(None, start + 3, 8, false);
+        check(None, start + 4, 16, false);
+        check(None, start + 5, 32, false);
+        check(None, start + 6, 60, false);
+        check(Some(&at("2")), start + 7 + PANICS_FORGOTTEN_MS, 1, false);
+    }
 }

@@ -171,6 +171,11 @@ impl Stats {
         is_new
     }
 
+    /// The state as last set.
+    pub(super) fn state(&self) -> PartState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Reads the counters. Each is right by itself; a batch counted meanwhile may show in some of them only.
     pub fn snapshot(&self) -> Snapshot {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -65,9 +65,18 @@ impl DiskSync {
         Ok(())
     }
 
-    /// Returns the result of the task that finished, if there is one. Does not wait.
+    /// Returns the result of the task that finished, if there is one. Does not wait. A thread that panicked is a failed task, and
+    /// the next one starts another thread.
     pub(super) fn try_result(&mut self) -> Option<Finished> {
-        let finished = self.thread.as_ref()?.finished.try_recv().ok()?;
+        let finished = match self.thread.as_ref()?.finished.try_recv() {
+            Ok(finished) => finished,
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => {
+                self.thread = None;
+                let error = anyhow::anyhow!("could not sync the database: the thread store-disk panicked");
+                (Task::Sync, Err(error.into()))
+            }
+        };
         self.is_busy = false;
         Some(finished)
     }
@@ -96,6 +105,8 @@ impl Thread {
         let work = move || {
             let mut connection = None;
             for task in tasks_in {
+                #[cfg(feature = "test-support")]
+                crate::beat::fault::strike("store-disk");
                 let result = perform(task, &file, &mut connection);
                 if result.is_err() {
                     connection = None;

@@ -48,6 +48,15 @@ pub(crate) fn only_refused_senders(count: u64, who: &str) -> String {
     )
 }
 
+/// The end of the reason of a source that panicked twice at the same lines.
+pub(crate) const SKIPS_TO_THE_END: &str =
+    "; it did so twice at the same lines, so it goes on at the end of its logs";
+
+/// A source whose thread panicked.
+pub(crate) fn broke_down(message: &str, wait_secs: u64) -> String {
+    super::health::restarted(message, wait_secs)
+}
+
 /// A path that this user may not read.
 pub(crate) fn not_readable(why: &str) -> String {
     format!("not readable by this user: the agent waits until it is; {why}")

@@ -7,11 +7,12 @@
 //!
 //! `format` says why a log format cannot be used, `access` why a log cannot be read, `reload` describes a changed
 //! configuration. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes
-//! events, `sight` says what is wrong with a source.
+//! events, `sight` says what is wrong with a source, `health` with a thread.
 
 pub(crate) mod access;
 mod evidence;
 mod format;
+pub(crate) mod health;
 mod name;
 mod notice;
 mod quantity;

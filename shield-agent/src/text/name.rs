@@ -74,6 +74,9 @@ pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
         "webhook" => "Webhook",
         "audit" => "Audit log",
         "api" => "API",
+        "engine" => "Engine",
+        "performer" => "Performer",
+        "host" => "Own addresses",
         "page" => "Page",
         "config" => "Configuration",
         other => match other.strip_prefix("source:") {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 
+use crate::beat::panic_text;
 use shield_engine::event::PartState;
 
 /// A panic inside an enforcer, caught at the call.
@@ -22,9 +23,7 @@ impl std::error::Error for Panicked {}
 
 impl Panicked {
     pub(super) fn new(step: &'static str, payload: &(dyn Any + Send)) -> Panicked {
-        let message = payload.downcast_ref::<&str>().copied();
-        let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        Panicked { step, message: message.unwrap_or("without a message").to_owned() }
+        Panicked { step, message: panic_text(payload).to_owned() }
     }
 }
 
@@ -48,7 +47,12 @@ impl Stage {
 
     /// Down after a panic, to be started again at once.
     pub(super) fn broken(panicked: Panicked) -> Stage {
-        Stage::Down { cause: Cause::BrokeDown(panicked.into()), attempts: 0, retry_at_ms: 0 }
+        Stage::broken_until(panicked, 0)
+    }
+
+    /// Down after a panic, to be started again at `retry_at_ms` (boot clock).
+    pub(super) fn broken_until(panicked: Panicked, retry_at_ms: u64) -> Stage {
+        Stage::Down { cause: Cause::BrokeDown(panicked.into()), attempts: 0, retry_at_ms }
     }
 
     /// The same after one more failed start, after `attempts` earlier ones.

@@ -41,7 +41,9 @@ impl<'a> UrgentBans<'a> {
 
 impl Urgent for UrgentBans<'_> {
     fn take(&mut self) -> Vec<Ban> {
-        let new = lock(&self.shared.lanes[self.lane].queue).take_bans(BANS_AT_ONCE);
+        let lane = &self.shared.lanes[self.lane];
+        lane.working();
+        let new = lock(&lane.queue).take_bans(BANS_AT_ONCE);
         let bans = new.iter().map(|(ban, _)| *ban).collect();
         self.taken.extend(new);
         bans

@@ -82,9 +82,9 @@ impl Worker {
     pub(super) fn run(mut self) {
         loop {
             let now = (self.shared.clock)();
-            let next = self.step(now);
             let shared = Arc::clone(&self.shared);
             let lane = &shared.lanes[self.lane];
+            let next = self.step_unharmed(lane, now);
             let queue = lock(&lane.queue);
             if queue.is_stopping() {
                 return;
@@ -93,9 +93,25 @@ impl Worker {
                 && queue.is_idle()
             {
                 let wait = Duration::from_millis(at_ms.saturating_sub(now.boot_ms));
+                lane.resting(wait);
                 drop(lane.wake.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner));
             }
         }
+    }
+
+    /// A step that survives its panic: one in the enforcer is caught at its call, and one around it must not end the thread
+    /// either, because nobody would put bans in force then.
+    fn step_unharmed(&mut self, lane: &Lane, now: Now) -> Next {
+        let step = catch_unwind(AssertUnwindSafe(|| {
+            lane.working();
+            self.step(now)
+        }));
+        step.unwrap_or_else(|payload| {
+            let retry_at_ms = now.boot_ms + self.shared.settings.retry_first_ms;
+            self.stage = Stage::broken_until(Panicked::new("its thread", &*payload), retry_at_ms);
+            self.publish(Publish::Transitions);
+            Next::At(retry_at_ms)
+        })
     }
 
     /// Does the most urgent piece of work.
