@@ -264,6 +264,7 @@ impl Watch {
 }
 
 /// Ends without waiting for anybody: what could be waited for hangs.
+#[expect(clippy::exit, reason = "an orderly end would wait for the thread that hangs")]
 fn end_process() -> ! {
     std::process::exit(1)
 }

@@ -123,12 +123,11 @@ impl Senders {
             said.at_ms = Some(now_ms);
             let most = self.refused.iter().max_by_key(|(_, count)| **count).map_or(u32::MAX, |(uid, _)| *uid);
             let who = name_of(most);
-            said.state = if is_blind {
-                // The count stays as it was: a reason that changes is a notice each time.
-                if was_blind {
-                    return said.state.clone();
-                }
-                PartState::Degraded { reason: text::only_refused_senders(refused, &who) }
+            said.state = if is_blind && was_blind {
+                // Another user in the same reason would be told anew.
+                said.state.clone()
+            } else if is_blind {
+                PartState::Degraded { reason: text::only_refused_senders(&who) }
             } else {
                 PartState::Active { detail: text::refused_senders(refused, &who) }
             };

@@ -39,12 +39,11 @@ pub(crate) fn refused_senders(count: u64, who: &str) -> String {
     )
 }
 
-/// The same when nothing else came.
-pub(crate) fn only_refused_senders(count: u64, who: &str) -> String {
+/// The same when nothing else came. Without the count, which grows: a reason that changes is told anew each time.
+pub(crate) fn only_refused_senders(who: &str) -> String {
     format!(
-        "reads nothing: refused {}, most of the user {who}, and none came from a user in `users`; if nginx runs as {who}, \
-         add it to `users` of this [[source]]",
-        counted(count, "datagram")
+        "reads nothing: every datagram comes from users that are not in `users`, most from {who}, and is refused; if nginx \
+         runs as {who}, add it to `users` of this [[source]]"
     )
 }
 

@@ -534,3 +534,40 @@ fn threads_carry_orders_out_and_answer_questions() {
     drop(interpreter);
     assert!(drops(&host, "192.0.2.1"), "bans outlive the agent");
 }
+
+/// Once such a panic ended the thread, and nothing was put in force any more.
+#[test]
+fn a_panic_around_the_enforcer_is_a_state_and_the_thread_goes_on() {
+    let host = SimulatedHost::new();
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let (sink, armed) = (Arc::clone(&reports), std::sync::atomic::AtomicBool::new(true));
+    let start = Start {
+        desired: Desired::default(),
+        exempt: Vec::new(),
+        clock: crate::clock::now,
+        settings: Settings { retry_first_ms: 50, ..Settings::default() },
+    };
+    let report = move |report| {
+        let is_outcome = matches!(report, Report::Outcome(_));
+        assert!(
+            !(is_outcome && armed.swap(false, std::sync::atomic::Ordering::Relaxed)),
+            "this panic belongs to the test"
+        );
+        lock(&sink).push(report);
+    };
+    let enforcers: Vec<Box<dyn Enforcer>> = vec![Box::new(host.enforcer(iptables::Settings::default()))];
+    let interpreter = Interpreter::start(enforcers, start, report).unwrap();
+    let (first, second) = (bannable("192.0.2.1").client, bannable("192.0.2.2").client);
+    interpreter.submit(vec![Order::Ban { client: first, ends: Ends::Never, serial: 1 }]);
+    let is_state = |wanted: &dyn Fn(&PartState) -> bool| {
+        lock(&reports).iter().any(|report| matches!(report, Report::Part(part) if wanted(&part.state)))
+    };
+    eventually("it is degraded", || {
+        is_state(
+            &|state| matches!(state, PartState::Degraded { reason } if reason.contains("belongs to the test")),
+        )
+    });
+    interpreter.submit(vec![Order::Ban { client: second, ends: Ends::Never, serial: 2 }]);
+    eventually("both are dropped", || drops(&host, "192.0.2.1") && drops(&host, "192.0.2.2"));
+    eventually("it is active", || matches!(&interpreter.states()[..], [(_, PartState::Active { .. })]));
+}

@@ -24,6 +24,9 @@ use shield_engine::client::Client;
 use shield_engine::event::{Outcome, PartReport, PartState, Repair};
 use shield_engine::time::Now;
 
+/// The pause after a panic of the thread itself.
+const AFTER_PANIC: Duration = Duration::from_millis(100);
+
 /// What to do after a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -109,8 +112,11 @@ impl Worker {
         step.unwrap_or_else(|payload| {
             let retry_at_ms = now.boot_ms + self.shared.settings.retry_first_ms;
             self.stage = Stage::broken_until(Panicked::new("its thread", &*payload), retry_at_ms);
-            self.publish(Publish::Transitions);
-            Next::At(retry_at_ms)
+            // What panicked may do so again.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.publish(Publish::Transitions)));
+            lane.resting(AFTER_PANIC);
+            std::thread::sleep(AFTER_PANIC);
+            Next::Again
         })
     }
 
