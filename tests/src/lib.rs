@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, reason = "a test's clean-up runs in `drop`, which cannot return its error")]
 
 pub mod agent;
+pub mod attack;
 pub mod bpffs;
 pub mod clock;
 pub mod command;

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for developers")]
 
 mod api_types;
+mod attack;
 mod bench;
 mod build;
 mod build_ebpf;
@@ -55,6 +56,8 @@ enum Verb {
     Fuzz(fuzz::Arguments),
     /// Demonstrate Shield in disposable network namespaces: traffic, attack, ban, expiry
     Lab(lab::Arguments),
+    /// Make every attack that was tried on a built agent, in disposable namespaces; prints what held, fails if one did not
+    Attack(attack::Arguments),
     /// Run the lab on a minimal installation of a distribution, to verify that `setup` installs all it needs
     Fresh(fresh::Arguments),
     /// Run a benchmark: xdp, enforce, detect, ingest, latency, idle or api; prints a table, or JSON lines with --json
@@ -86,6 +89,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Lab(arguments) => lab::run(&arguments),
+        Verb::Attack(arguments) => attack::run(&arguments),
         Verb::Fresh(arguments) => fresh::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Dist => dist::run(),
