@@ -30,6 +30,8 @@ fn translate(notice: &Notice) -> Option<Cow<'_, Notice>> {
             offence: *offence,
             note: Some(note.as_ref().map_or(BECAUSE.to_owned(), |note| format!("{BECAUSE}; {note}"))),
         }),
+        // It leaves nothing in the kernel.
+        Notice::Stopping { .. } => Cow::Owned(Notice::Stopping { bans: 0 }),
         other => Cow::Borrowed(other),
     })
 }
@@ -72,10 +74,12 @@ mod tests {
             offence: 0,
             note: Some("asked for by mail".into()),
         });
+        announce(&Notice::Stopping { bans: 3 });
         announce(&Notice::Leaking { client, requests: 9, cause: "nobody drops them".into() });
         let expected = [
             "192.0.2.7 would be banned for 10 min, but is not (dry run): scraping",
             "ban of 192.0.2.7 ended after 1 min 1 s: lifted by an operator (dry run; asked for by mail)",
+            "shield is stopping; no bans in force",
         ];
         assert_eq!(*texts.lock().unwrap(), expected);
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::api::types::{MAX_TERM_SECS, Term};
 use crate::duration;
+use shield_engine::verdict::Rule;
 
 /// Arguments that contradict each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,14 @@ pub(crate) fn term(text: &str) -> Result<Term, String> {
         secs @ 1..=MAX_TERM_SECS => Ok(Term::Secs(secs)),
         _ => Err("a term is at least 1 s and at most 100 years; use `permanent` for no end".to_owned()),
     }
+}
+
+/// Parses a rule's name.
+pub(crate) fn rule(text: &str) -> Result<Rule, String> {
+    Rule::ALL.into_iter().find(|rule| rule.name() == text.trim()).ok_or_else(|| {
+        let names: Vec<&str> = Rule::ALL.iter().map(|rule| rule.name()).collect();
+        format!("{text:?} is not a rule: use one of {}", names.join(", "))
+    })
 }
 
 /// Parses a duration into seconds.
@@ -73,6 +82,17 @@ mod tests {
         for wrong in ["", "0s", "-5m", "5", "tomorrow", "1 month", "9999 weeks 9999 weeks", "6000 weeks"] {
             check(wrong, Err(()));
         }
+    }
+
+    #[test]
+    fn rules() {
+        assert_eq!(rule("probing"), Ok(Rule::Probing));
+        let error = rule("proing").unwrap_err();
+        assert!(
+            error.starts_with("\"proing\" is not a rule: use one of z_score, ")
+                && error.ends_with(", network"),
+            "{error}"
+        );
     }
 
     #[test]

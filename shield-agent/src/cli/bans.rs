@@ -3,13 +3,14 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::Exit;
 use super::client::{AgentClient, ClientError};
 use super::print::{self, Colour, Style, Table};
 use super::reply::{Format, JsonArg};
+use super::{Exit, args};
 use crate::api::operation::Operation;
 use crate::api::types::{Ban, BanPage, BanSort};
 use crate::text;
+use shield_engine::verdict::Rule;
 
 /// Bans per request with `--all`: the API's maximum.
 const PAGE: u32 = 1_000;
@@ -24,8 +25,8 @@ pub struct BansArgs {
     search: Option<String>,
     /// Only bans for this rule: z_score, rate_multiplier, error_surge, probing, flood, behaviour, operator, imported,
     /// network
-    #[arg(long, value_name = "RULE")]
-    rule: Option<String>,
+    #[arg(long, value_name = "RULE", value_parser = args::rule)]
+    rule: Option<Rule>,
     /// The order
     #[arg(long, value_enum, default_value_t)]
     sort: BanSort,
@@ -43,7 +44,7 @@ pub struct BansArgs {
 }
 
 pub(crate) async fn run(args: &BansArgs, client: &AgentClient) -> Result<Exit> {
-    let query = Query { search: args.search.clone(), rule: args.rule.clone(), sort: args.sort };
+    let query = Query { search: args.search.clone(), rule: args.rule, sort: args.sort };
     let page = if args.all {
         all(client, &query).await?
     } else {
@@ -62,7 +63,7 @@ pub(crate) struct Query {
     /// See [`crate::api::backend::BanQuery::search`].
     pub search: Option<String>,
     /// Only bans for this rule.
-    pub rule: Option<String>,
+    pub rule: Option<Rule>,
     pub sort: BanSort,
 }
 
@@ -79,7 +80,7 @@ impl Query {
             ("offset", offset.to_string()),
         ];
         params.extend(self.search.clone().map(|search| ("q", search)));
-        params.extend(self.rule.clone().map(|rule| ("rule", rule)));
+        params.extend(self.rule.map(|rule| ("rule", rule.name().to_owned())));
         client.get(Operation::Bans, &params).await
     }
 }
@@ -151,7 +152,6 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::enforce::Drops;
-    use shield_engine::verdict::Rule;
 
     fn ban(client: &str, remaining_secs: Option<u64>) -> Ban {
         Ban {

@@ -6,8 +6,9 @@ use clap::Args;
 use super::bans::{self, Query};
 use super::client::AgentClient;
 use super::lists::{self, ListFormat, Reading};
-use super::{Exit, print};
+use super::{Exit, args, print};
 use crate::api::types::BanSort;
+use shield_engine::verdict::Rule;
 
 #[derive(Debug, Clone, Args)]
 pub struct ExportArgs {
@@ -18,12 +19,12 @@ pub struct ExportArgs {
     #[arg(value_name = "BEGINNING")]
     search: Option<String>,
     /// Only bans for this rule
-    #[arg(long, value_name = "RULE")]
-    rule: Option<String>,
+    #[arg(long, value_name = "RULE", value_parser = args::rule)]
+    rule: Option<Rule>,
 }
 
 pub(crate) async fn run(args: &ExportArgs, client: &AgentClient) -> Result<Exit> {
-    let query = Query { search: args.search.clone(), rule: args.rule.clone(), sort: BanSort::Client };
+    let query = Query { search: args.search.clone(), rule: args.rule, sort: BanSort::Client };
     let page = bans::all(client, &query).await?;
     let reading = Reading { now_ms: page.now_ms, zone: jiff::tz::TimeZone::system() };
     print::text(&lists::write(&page.bans, args.format, &reading))?;

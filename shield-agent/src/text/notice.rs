@@ -87,7 +87,9 @@ fn line(notice: &Notice) -> String {
             format!("global anomaly started: {}", global_anomaly(*rate, *mean, *stddev))
         }
         Notice::GlobalAnomalyEnded { rate, lasted_secs, .. } => {
-            format!("global anomaly ended after {}: {}", duration(*lasted_secs), per_sec(*rate))
+            // The log's times: those of the notices are apart by less while a backlog is read.
+            let lasted = duration(*lasted_secs);
+            format!("global anomaly ended after {lasted} by the times in the log: {}", per_sec(*rate))
         }
         Notice::Degraded { part, reason } => format!("{part} degraded: {reason}"),
         Notice::Recovered { part, after_secs } => {
@@ -233,7 +235,7 @@ mod tests {
         );
         check(
             &Notice::GlobalAnomalyEnded { rate: 2.9, mean: 2.81, lasted_secs: 90 },
-            "global anomaly ended after 1 min 30 s: 2.90 req/s",
+            "global anomaly ended after 1 min 30 s by the times in the log: 2.90 req/s",
         );
         let limit = || "51 bans in 60 s > 50".to_owned();
         let blast_radius = |stopped| Notice::BlastRadius { stopped, reason: limit() };

@@ -1,18 +1,13 @@
 //! Numbers with their units: counts, rates, sizes, durations, moments.
 
 use shield_engine::action::BanRecord;
-use shield_engine::time::Ends;
+use shield_engine::time::{Ends, duration_words};
 
 /// A duration in at most two units, largest first: `45 s`, `10 min`, `2 h 5 min`, `3 d`. The rest is cut, not rounded.
+///
+/// The engine's own messages have it too.
 pub(crate) fn duration(secs: u64) -> String {
-    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
-    let Some(at) = UNITS.iter().position(|(size, _)| secs >= *size) else { return "0 s".to_owned() };
-    let (size, name) = UNITS[at];
-    let whole = format!("{} {name}", secs / size);
-    match UNITS.get(at + 1).map(|(next, name)| (secs % size / next, name)) {
-        Some((rest, name)) if rest > 0 => format!("{whole} {rest} {name}"),
-        _ => whole,
-    }
+    duration_words(secs)
 }
 
 /// A wall-clock time in milliseconds since the Unix epoch as `2026-05-11T22:07:33Z`.

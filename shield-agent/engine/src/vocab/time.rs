@@ -39,6 +39,18 @@ pub enum Ends {
     Never,
 }
 
+/// A duration in at most two units, largest first: `45 s`, `10 min`, `2 h 5 min`, `3 d`. The rest is cut, not rounded.
+pub fn duration_words(secs: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let Some(at) = UNITS.iter().position(|(size, _)| secs >= *size) else { return "0 s".to_owned() };
+    let (size, name) = UNITS[at];
+    let whole = format!("{} {name}", secs / size);
+    match UNITS.get(at + 1).map(|(next, name)| (secs % size / next, name)) {
+        Some((rest, name)) if rest > 0 => format!("{whole} {rest} {name}"),
+        _ => whole,
+    }
+}
+
 impl Ends {
     /// The moment `ms` milliseconds after `now`.
     pub fn after(now: Now, ms: u64) -> Ends {
