@@ -139,7 +139,7 @@ async fn changes_reach_the_engine_as_they_were_meant() {
             rule: Rule::Operator
         }
     );
-    let Command::Import { bans } = &commands[1] else { panic!("{commands:?}") };
+    let Command::Import { bans, .. } = &commands[1] else { panic!("{commands:?}") };
     assert_eq!((bans[0].client.to_string().as_str(), bans[0].term), ("198.51.100.0/24", Some(Term::Secs(5))));
     assert_eq!(commands[2], Command::Unban { clients: clients("192.0.2.7"), forget: false, reason: None });
 }

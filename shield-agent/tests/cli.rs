@@ -121,7 +121,7 @@ async fn a_long_list_is_imported_in_batches_and_a_wrong_one_not_at_all() {
     );
     let commands = running.backend.commands();
     let batches = commands.iter().map(|command| match command {
-        Command::Import { bans } => bans,
+        Command::Import { bans, .. } => bans,
         other => panic!("{other:?}"),
     });
     let all: Vec<_> = batches.flatten().collect();
@@ -163,7 +163,7 @@ async fn networks_that_are_very_wide_are_banned_only_with_force() {
         .commands()
         .iter()
         .map(|command| match command {
-            Command::Import { bans } => bans.len(),
+            Command::Import { bans, .. } => bans.len(),
             Command::Ban { clients, .. } => clients.len(),
             other => panic!("{other:?}"),
         })

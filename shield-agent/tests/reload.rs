@@ -408,7 +408,7 @@ fn a_newly_allowed_client_is_free_and_terms_hold_for_new_bans() {
     let text = String::from_utf8(agent.run(&["ban", "203.0.113.5"]).stdout).unwrap();
     assert!(text.contains("on the allowlist"), "{text}");
     let text = String::from_utf8(agent.run(&["ban", "203.0.113.7"]).stdout).unwrap();
-    assert!(text.contains("banned for 7200 s"), "{text}");
+    assert!(text.contains("banned for 2 h"), "{text}");
     let audit = fs::read_to_string(agent.path("audit.jsonl")).unwrap();
     assert!(audit.contains("\"event\":\"reloaded\"") && audit.contains("+203.0.113.5/32"), "{audit}");
     let events = String::from_utf8(agent.run(&["events"]).stdout).unwrap();

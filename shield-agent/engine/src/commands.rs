@@ -1,12 +1,14 @@
 //! Operators' commands: ban, import, unban, allow, disallow.
 
+use std::collections::BTreeSet;
+
 use super::{Effects, Engine, NewBan};
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
 use crate::bans::backoff::Term;
 use crate::vocab::action::{Action, CommandId, CommandResult, LiftReason, Notice, Order, Record, Reply};
 use crate::vocab::client::Client;
-use crate::vocab::event::Command;
-use crate::vocab::time::{Ends, Now};
+use crate::vocab::event::{Command, ImportedBan, Refused};
+use crate::vocab::time::{Ends, Now, duration_words};
 use crate::vocab::verdict::Rule;
 
 impl Engine {
@@ -16,10 +18,16 @@ impl Engine {
                 .into_iter()
                 .map(|client| self.ban_by_hand(client, term, reason.clone(), rule, now, out))
                 .collect(),
-            Command::Import { bans } => bans
-                .into_iter()
-                .map(|ban| self.ban_by_hand(ban.client, ban.term, ban.reason, Rule::Imported, now, out))
-                .collect(),
+            Command::Import { bans, refused } => {
+                let refusals = match refused {
+                    Refused::LeftOut => None,
+                    Refused::StopsAll => self.refusals(&bans),
+                };
+                let import = |ban: ImportedBan| {
+                    self.ban_by_hand(ban.client, ban.term, ban.reason, Rule::Imported, now, out)
+                };
+                refusals.unwrap_or_else(|| bans.into_iter().map(import).collect())
+            }
             Command::Unban { clients, forget, reason } => clients
                 .into_iter()
                 .map(|client| self.unban(client, forget, reason.as_deref(), now, out))
@@ -34,6 +42,29 @@ impl Engine {
         out.other(Action::Reply(id, Reply { results }));
     }
 
+    /// The results of a list of which some entry is refused, so that none is banned; `None` when all can be.
+    fn refusals(&self, bans: &[ImportedBan]) -> Option<Vec<CommandResult>> {
+        let clients = || bans.iter().map(|ban| ban.client.widened(self.settings.ipv6_prefix));
+        let fresh: BTreeSet<Client> = clients().filter(|client| self.ledger.get(*client).is_none()).collect();
+        let has_room = self.ledger.len() + fresh.len() <= self.settings.max_bans;
+        let refusal = |client: Client| {
+            let protected = self.admit(client, Rule::Imported).err().map(|entry| protected_by(client, entry));
+            protected.or_else(|| (!has_room).then(|| self.no_room(client)))
+        };
+        let refusals: Vec<Option<CommandResult>> = clients().map(refusal).collect();
+        let others = || "not banned: other entries of the list were refused".to_owned();
+        let all = |(client, refusal): (Client, Option<CommandResult>)| {
+            refusal.unwrap_or_else(|| failed(client, others()))
+        };
+        let is_refused = refusals.iter().any(Option::is_some);
+        is_refused.then(|| clients().zip(refusals).map(all).collect())
+    }
+
+    fn no_room(&self, client: Client) -> CommandResult {
+        let most = self.settings.max_bans;
+        failed(client, format!("not banned: the ledger is full: raise max_bans = {most} in [ban]"))
+    }
+
     fn ban_by_hand(
         &mut self,
         client: Client,
@@ -46,20 +77,11 @@ impl Engine {
         let client = self.client_meant(client);
         let bannable: BannableClient = match self.admit(client, rule) {
             Ok(bannable) => bannable,
-            Err(entry) => {
-                let why = entry.reason.describe();
-                return failed(client, format!("not banned: {} is on the allowlist ({why})", entry.network));
-            }
+            Err(entry) => return protected_by(client, entry),
         };
         let full = self.ledger.len() >= self.settings.max_bans && self.ledger.get(client).is_none();
         if full {
-            return failed(
-                client,
-                format!(
-                    "not banned: the ledger is full: raise max_bans = {} in [ban]",
-                    self.settings.max_bans
-                ),
-            );
+            return self.no_room(client);
         }
         let (term, offence) = match term {
             Some(term) => (term, None),
@@ -120,7 +142,7 @@ impl Engine {
         }
         let entry = Allowed { network, reason: AllowReason::Operator };
         self.allowlist.add(entry);
-        out.persist(Record::Allowed(entry));
+        out.persist(Record::Allowed(entry, reason.clone()));
         out.enforce(Order::AllowlistChanged);
         out.announce(Notice::AllowlistChanged { network, added: true, note: reason });
         let lifted = self.lift_protected(now, out);
@@ -172,6 +194,11 @@ impl Engine {
     }
 }
 
+fn protected_by(client: Client, entry: Allowed) -> CommandResult {
+    let why = entry.reason.describe();
+    failed(client, format!("not banned: {} is on the allowlist ({why})", entry.network))
+}
+
 fn done(client: Client, message: String) -> CommandResult {
     CommandResult { client, ok: true, message }
 }
@@ -183,6 +210,6 @@ fn failed(client: Client, message: String) -> CommandResult {
 fn describe_end(ends: Ends, now: Now) -> String {
     match ends.remaining_ms(now) {
         None => "permanently".to_owned(),
-        Some(ms) => format!("for {} s", ms.div_ceil(1000)),
+        Some(ms) => format!("for {}", duration_words(ms.div_ceil(1000))),
     }
 }

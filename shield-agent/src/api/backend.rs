@@ -173,8 +173,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Explains why a client is banned or is not: now, or at `at_ms` (wall clock) from the record.
     fn explain(&self, client: Client, at_ms: Option<i64>) -> Answer<'_, ClientView>;
 
-    /// The allowlist, sorted by network.
-    fn allowlist(&self) -> Answer<'_, Vec<Allowed>>;
+    /// The allowlist, sorted by network, with an operator's words where there are some.
+    fn allowlist(&self) -> Answer<'_, Vec<(Allowed, Option<String>)>>;
 
     /// Runs a command in the engine. The reply comes once it is committed to the store; the kernel follows.
     fn command(&self, command: Command) -> Answer<'_, Reply>;

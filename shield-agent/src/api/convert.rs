@@ -12,7 +12,7 @@ use crate::source::file::BLOCK_BYTES;
 use crate::source::stats::Snapshot;
 use crate::text;
 use shield_engine::action::BanRecord;
-use shield_engine::allowlist::Allowed;
+use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::event::{EnforcerName, PartReport, PartState};
 use shield_engine::report::{DetectorStatus, RuleView};
 use shield_engine::request::Rejected;
@@ -326,7 +326,17 @@ pub(crate) fn add_banned(list: &mut ClientList, bans: Vec<BanRecord>) {
 }
 
 pub(crate) fn allow_entry(entry: &Allowed) -> AllowEntry {
-    AllowEntry { network: entry.network, reason: entry.reason, words: entry.reason.describe().to_owned() }
+    noted_entry(entry, None)
+}
+
+pub(crate) fn noted_entry(entry: &Allowed, note: Option<String>) -> AllowEntry {
+    let note = note.filter(|_| entry.reason == AllowReason::Operator);
+    AllowEntry {
+        network: entry.network,
+        reason: entry.reason,
+        words: entry.reason.describe().to_owned(),
+        note,
+    }
 }
 
 /// The names that the API uses, as the page shows them.

@@ -35,7 +35,7 @@ use crate::text;
 use shield_engine::action::Reply;
 use shield_engine::backoff;
 use shield_engine::client::Client;
-use shield_engine::event::{Command, ImportedBan};
+use shield_engine::event::{Command, ImportedBan, Refused};
 use shield_engine::verdict::Rule;
 
 /// The largest body of a request, in bytes: an import of 10,000 entries with reasons.
@@ -263,7 +263,8 @@ async fn import(State(api): Shared, Body(request): Body<ImportRequest>) -> Answe
         Ok(ImportedBan { client: entry.client, term: asked_term(entry.term)?, reason: reason(entry.reason)? })
     };
     let bans = request.bans.into_iter().map(entry).collect::<Result<Vec<ImportedBan>, ApiError>>()?;
-    api.command(Command::Import { bans }).await
+    let refused = if request.all_or_nothing { Refused::StopsAll } else { Refused::LeftOut };
+    api.command(Command::Import { bans, refused }).await
 }
 
 async fn allow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<Reply> {
@@ -292,7 +293,9 @@ async fn labels() -> Json<Labels> {
 
 async fn allowlist(State(api): Shared) -> Answer<AllowList> {
     let entries = api.live.backend().allowlist().await?;
-    Ok(Json(AllowList { entries: entries.iter().map(convert::allow_entry).collect() }))
+    Ok(Json(AllowList {
+        entries: entries.into_iter().map(|(entry, note)| convert::noted_entry(&entry, note)).collect(),
+    }))
 }
 
 #[derive(Deserialize)]

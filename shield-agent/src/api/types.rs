@@ -566,6 +566,9 @@ pub(crate) struct ImportEntry {
 pub(crate) struct ImportRequest {
     #[cfg_attr(feature = "test-support", schemars(length(min = 1, max = MAX_CLIENTS_PER_REQUEST)))]
     pub bans: Vec<ImportEntry>,
+    /// Ban all of them, or none when one is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_or_nothing: bool,
 }
 
 /// A network whose clients are never banned.
@@ -578,6 +581,9 @@ pub(crate) struct AllowEntry {
     pub reason: AllowReason,
     /// The reason in plain words.
     pub words: String,
+    /// The operator's own words, when some were given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// The allowlist.

@@ -10,6 +10,7 @@ use super::print::{self, Colour, Table};
 use super::reply::{self, Format, JsonArg};
 use crate::api::operation::Operation;
 use crate::api::types::{AllowList, AllowRequest};
+use crate::text;
 use shield_engine::client::Client;
 
 #[derive(Debug, Clone, Args)]
@@ -56,7 +57,8 @@ async fn list(client: &AgentClient, format: Format) -> Result<Exit> {
 fn render(list: &AllowList, colour: Colour) -> String {
     let mut table = Table::new(&["NETWORK", "NEVER BANNED BECAUSE"], &[]);
     for entry in &list.entries {
-        table.row(vec![entry.network.to_string(), entry.words.clone()]);
+        let note = entry.note.as_ref().map(|note| format!(": {}", text::printable(note))).unwrap_or_default();
+        table.row(vec![entry.network.to_string(), format!("{}{note}", entry.words)]);
     }
     table.render(colour)
 }
@@ -65,6 +67,7 @@ fn render(list: &AllowList, colour: Colour) -> String {
 mod tests {
     use super::*;
     use crate::api::convert::allow_entry;
+    use crate::api::types::AllowEntry;
     use shield_engine::allowlist::{AllowReason, Allowed};
 
     #[test]
@@ -75,13 +78,18 @@ mod tests {
             entries: vec![
                 entry("127.0.0.0/8", AllowReason::Special),
                 entry("192.0.2.1/32", AllowReason::Gateway),
+                AllowEntry {
+                    note: Some("the office".to_owned()),
+                    ..entry("198.51.100.7/32", AllowReason::Operator)
+                },
             ],
         };
         assert_eq!(
             render(&list, Colour::Off),
-            "NETWORK       NEVER BANNED BECAUSE\n\
-             127.0.0.0/8   a loopback, link-local, multicast or unspecified address\n\
-             192.0.2.1/32  a gateway of this host\n"
+            "NETWORK          NEVER BANNED BECAUSE\n\
+             127.0.0.0/8      a loopback, link-local, multicast or unspecified address\n\
+             192.0.2.1/32     a gateway of this host\n\
+             198.51.100.7/32  allowed by an operator: the office\n"
         );
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use super::client::AgentClient;
 use super::lists::bounds::width_to_confirm;
 use super::reply::{self, JsonArg};
-use super::{Exit, args};
+use super::{Exit, args, print};
 use crate::api::operation::Operation;
 use crate::api::types::{BanRequest, Term};
 use shield_engine::client::Client;
@@ -30,12 +30,14 @@ pub struct BanArgs {
 }
 
 pub(crate) async fn run(args: &BanArgs, client: &AgentClient) -> Result<Exit> {
-    for banned in args.clients.iter().filter(|_| !args.force) {
-        if let Some(width) = width_to_confirm(*banned) {
+    for banned in &args.clients {
+        let Some(width) = width_to_confirm(*banned) else { continue };
+        if !args.force {
             bail!(
                 "{banned} covers {width}; nothing was banned: to ban so many, repeat the command with --force"
             );
         }
+        print::warning(&format!("{banned} covers {width}"));
     }
     let request = BanRequest { clients: args.clients.clone(), term: args.term, reason: args.reason.clone() };
     reply::show(&client.post(Operation::Ban, &request).await?, args.json.format())

@@ -3,18 +3,18 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
 use super::client::AgentClient;
-use super::lists::bounds::Wide;
+use super::lists::bounds::{Wide, width_to_confirm};
 use super::lists::{self, Entry, ListFormat, Parsed, Reading, Wrong};
 use super::print;
 use super::reply::{Format, JsonArg};
 use super::{Exit, args};
 use crate::api::operation::Operation;
-use crate::api::types::{ImportEntry, ImportRequest, Term};
+use crate::api::types::{ImportEntry, ImportRequest, MAX_CLIENTS_PER_REQUEST, Term};
 use crate::clock;
 use crate::text::{self, count, plural};
 use shield_engine::action::{CommandResult, Reply};
@@ -42,6 +42,9 @@ pub struct ImportArgs {
     /// Skip invalid entries instead of importing nothing
     #[arg(long)]
     skip_wrong: bool,
+    /// Import every entry or, when the agent refuses one (it is on the allowlist), none: at most 10,000 entries
+    #[arg(long, conflicts_with = "skip_wrong")]
+    all_or_nothing: bool,
     /// Import networks wider than /8 (IPv4) or /19 (IPv6), which are invalid entries otherwise
     #[arg(long)]
     force: bool,
@@ -66,6 +69,8 @@ struct Summary {
     remarks: Vec<Wrong>,
     /// Nothing was sent because of `wrong`.
     stopped: bool,
+    /// Nothing was banned because of `refused`.
+    none_for_one: bool,
 }
 
 pub(crate) async fn run(args: &ImportArgs, client: &AgentClient) -> Result<Exit> {
@@ -75,6 +80,7 @@ pub(crate) async fn run(args: &ImportArgs, client: &AgentClient) -> Result<Exit>
         .map_err(anyhow::Error::msg)
         .with_context(|| format!("could not read {}", args.file.display()))?
         .bounded(if args.force { Wide::Accepted } else { Wide::Refused });
+    announce(&parsed, args.json.format());
     let summary = send(args, client, parsed).await?;
     match args.json.format() {
         Format::Json => print::json(&summary)?,
@@ -97,6 +103,15 @@ fn read(file: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Says how many addresses a wide network covers before it is banned: afterwards it is too late to stop it.
+fn announce(parsed: &Parsed, format: Format) {
+    let wide =
+        parsed.entries.iter().filter_map(|entry| Some((entry.client, width_to_confirm(entry.client)?)));
+    for (client, width) in wide.filter(|_| format == Format::Text) {
+        print::warning(&format!("{client} covers {width}"));
+    }
+}
+
 async fn send(args: &ImportArgs, client: &AgentClient, parsed: Parsed) -> Result<Summary> {
     let mut summary = Summary {
         passed_over: parsed.passed_over as u64,
@@ -113,8 +128,17 @@ async fn send(args: &ImportArgs, client: &AgentClient, parsed: Parsed) -> Result
         summary.banned = entries.len() as u64;
         return Ok(summary);
     }
-    for batch in entries.chunks(BATCH) {
-        let request = ImportRequest { bans: batch.to_vec() };
+    if args.all_or_nothing && entries.len() > MAX_CLIENTS_PER_REQUEST {
+        bail!(
+            "the list has {}, and at most {} can be imported with --all-or-nothing: split it, or leave that out; nothing was \
+             imported",
+            plural(entries.len() as u64, "entry", "entries"),
+            count(MAX_CLIENTS_PER_REQUEST as u64)
+        );
+    }
+    let batch = if args.all_or_nothing { MAX_CLIENTS_PER_REQUEST } else { BATCH };
+    for batch in entries.chunks(batch) {
+        let request = ImportRequest { bans: batch.to_vec(), all_or_nothing: args.all_or_nothing };
         let done = summary.banned;
         let reply: Reply = client.post(Operation::Import, &request).await.with_context(|| {
             format!(
@@ -124,6 +148,7 @@ async fn send(args: &ImportArgs, client: &AgentClient, parsed: Parsed) -> Result
         })?;
         summary.add(reply);
     }
+    summary.none_for_one = args.all_or_nothing && !summary.refused.is_empty();
     Ok(summary)
 }
 
@@ -175,6 +200,11 @@ impl Summary {
                 "Nothing was imported: correct the list, or skip its invalid entries with --skip-wrong.\n",
             );
         }
+        if self.none_for_one {
+            text.push_str(
+                "Nothing was imported: take the refused entries out of the list, or import without --all-or-nothing.\n",
+            );
+        }
         text
     }
 }
@@ -198,6 +228,23 @@ mod tests {
              1 banned, 1 refused, 3 skipped (ended, or not a ban), 0 invalid\n"
         );
         assert!(!summary.is_whole(true));
+    }
+
+    #[test]
+    fn a_list_of_which_one_entry_was_refused_as_a_whole_says_so() {
+        let refused = CommandResult {
+            client: "192.0.2.1".parse().unwrap(),
+            ok: false,
+            message: "not banned: a gateway of this host".into(),
+        };
+        let mut summary = Summary { none_for_one: true, ..Summary::default() };
+        summary.add(Reply { results: vec![refused] });
+        let text = summary.render("banned");
+        assert!(
+            text.contains("0 banned, 1 refused") && text.contains("Nothing was imported: take the refused"),
+            "{text}"
+        );
+        assert!(!summary.is_whole(false));
     }
 
     #[test]

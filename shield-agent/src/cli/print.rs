@@ -69,6 +69,12 @@ pub(crate) fn text_to_reader(text: &str) -> Result<bool> {
     }
 }
 
+/// Writes what to know of what is about to be done to standard error.
+pub(crate) fn warning(text: &str) {
+    // With standard error closed nobody reads it.
+    let _ = writeln!(io::stderr(), "warning: {text}");
+}
+
 /// Writes an error with its causes to standard error, in one line.
 pub fn error(error: &anyhow::Error) {
     let mut out = io::stderr().lock();

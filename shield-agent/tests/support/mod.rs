@@ -285,10 +285,10 @@ impl Backend for FakeBackend {
         })
     }
 
-    fn allowlist(&self) -> Later<'_, Vec<Allowed>> {
+    fn allowlist(&self) -> Later<'_, Vec<(Allowed, Option<String>)>> {
         self.later(vec![
-            Allowed { network: "127.0.0.0/8".parse().unwrap(), reason: AllowReason::Special },
-            Allowed { network: "2001:db8::1/128".parse().unwrap(), reason: AllowReason::Gateway },
+            (Allowed { network: "127.0.0.0/8".parse().unwrap(), reason: AllowReason::Special }, None),
+            (Allowed { network: "2001:db8::1/128".parse().unwrap(), reason: AllowReason::Gateway }, None),
         ])
     }
 
@@ -298,7 +298,7 @@ impl Backend for FakeBackend {
             | Command::Unban { clients, .. }
             | Command::Allow { clients, .. }
             | Command::Disallow { clients, .. } => clients.clone(),
-            Command::Import { bans } => bans.iter().map(|ban| ban.client).collect(),
+            Command::Import { bans, .. } => bans.iter().map(|ban| ban.client).collect(),
         };
         self.commands.lock().unwrap().push(command);
         let done = |client: Client| {

@@ -1,9 +1,10 @@
 //! What stands between a verdict and a ban, and what keeps tables bounded.
 
 use super::*;
+use crate::bans::backoff::Term;
 use crate::detect::policy::Switch;
 use crate::settings::{ExtendBy, NetworkAction, NetworkEscalation};
-use crate::vocab::event::FailedOrder;
+use crate::vocab::event::{FailedOrder, ImportedBan, Refused};
 use crate::vocab::request::{Checkpoint, SourceId};
 
 pub(super) const PROBES: [&str; 8] = [
@@ -353,18 +354,57 @@ fn a_leak_is_explained_by_what_the_enforcers_hold() {
 }
 
 #[test]
+fn a_list_is_imported_entry_by_entry_or_as_a_whole() {
+    let own = Allowed { network: "203.0.113.9/32".parse().unwrap(), reason: AllowReason::OwnAddress };
+    let new = || {
+        let settings = Settings { max_bans: 3, ..Settings::default() };
+        Engine::new(settings, Policy::default(), Allowlist::new([own]), 1, 7)
+    };
+    let import = |engine: &mut Engine, clients: &[&str], refused| {
+        let ban =
+            |text: &&str| ImportedBan { client: client(text), term: Some(Term::Secs(60)), reason: None };
+        let command = Command::Import { bans: clients.iter().map(ban).collect(), refused };
+        let actions = engine.handle(Event::Command(CommandId(1), command), T0);
+        let made = actions.iter().filter(|a| matches!(a, Action::Persist(Record::Banned(_)))).count();
+        let results: Vec<(bool, String)> =
+            reply(&actions).results.iter().map(|result| (result.ok, result.message.clone())).collect();
+        (made, results)
+    };
+    let list = ["203.0.113.1", "203.0.113.9", "203.0.113.2"];
+    let mut engine = new();
+    let (made, results) = import(&mut engine, &list, Refused::StopsAll);
+    assert_eq!((made, engine.ledger().len()), (0, 0));
+    assert_eq!(results[0], (false, "not banned: other entries of the list were refused".to_owned()));
+    assert!(results[1].1.contains("203.0.113.9/32 is on the allowlist"), "{results:?}");
+    assert_eq!(import(&mut engine, &list, Refused::LeftOut).0, 2);
+    assert_eq!(
+        import(&mut engine, &["203.0.113.1", "203.0.113.2"], Refused::StopsAll).0,
+        2,
+        "these take no room"
+    );
+    let (made, results) = import(&mut engine, &["203.0.113.3", "203.0.113.4"], Refused::StopsAll);
+    assert_eq!(made, 0, "there is room for one");
+    assert!(results.iter().all(|(ok, message)| !ok && message.contains("the ledger is full")), "{results:?}");
+    assert_eq!(
+        import(&mut engine, &["203.0.113.3", "203.0.113.3"], Refused::StopsAll).0,
+        2,
+        "the same one twice"
+    );
+}
+
+#[test]
 fn forgetting_a_client_starts_its_ladder_again() {
     let mut engine = engine_with(|_| {});
     let who = client("203.0.113.5");
     engine.restore_offences(who, NonZeroU32::new(2).unwrap(), T0.wall_secs());
     let third = engine.handle(ban_command("203.0.113.5", None), T0);
-    assert_eq!(reply(&third).results[0].message, "banned for 7200 s");
+    assert_eq!(reply(&third).results[0].message, "banned for 2 h");
     let forget = Command::Unban { clients: vec![who], forget: true, reason: None };
     let actions = engine.handle(Event::Command(CommandId(4), forget), T0);
     assert!(actions.contains(&Action::Persist(Record::OffencesForgotten(who))));
     assert_eq!(engine.ledger().offences(who, T0.wall_secs()), None);
     let first = engine.handle(ban_command("203.0.113.5", None), T0);
-    assert_eq!(reply(&first).results[0].message, "banned for 600 s");
+    assert_eq!(reply(&first).results[0].message, "banned for 10 min");
 }
 
 #[test]

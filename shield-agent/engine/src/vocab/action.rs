@@ -49,7 +49,7 @@ pub struct CommandResult {
     pub client: Client,
     /// Whether the command took effect.
     pub ok: bool,
-    /// For people: `banned for 600 s`, `not banned: …`, `was not banned`.
+    /// For people: `banned for 10 min`, `not banned: …`, `was not banned`.
     pub message: String,
 }
 
@@ -129,7 +129,8 @@ pub enum Record {
     /// Lifetime totals, so that counters survive restarts.
     Totals(Totals),
     /// An allowlist entry that an operator added.
-    Allowed(Allowed),
+    /// With the operator's words.
+    Allowed(Allowed, Option<String>),
     /// An allowlist entry that an operator removed.
     Disallowed(Allowed),
 }

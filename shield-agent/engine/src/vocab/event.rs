@@ -60,7 +60,7 @@ pub enum Command {
         rule: Rule,
     },
     /// Ban every entry of a list for its own term, as `Rule::Imported`. The reply has one result per entry, in order.
-    Import { bans: Vec<ImportedBan> },
+    Import { bans: Vec<ImportedBan>, refused: Refused },
     /// Lift these bans and clear the clients' windows.
     Unban {
         clients: Vec<Client>,
@@ -72,6 +72,15 @@ pub enum Command {
     Allow { clients: Vec<Client>, reason: Option<String> },
     /// Take an operator's entries off the allowlist.
     Disallow { clients: Vec<Client>, reason: Option<String> },
+}
+
+/// What an entry of a list that may not be banned means for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// They are banned.
+    LeftOut,
+    /// None is.
+    StopsAll,
 }
 
 #[derive(Debug, Clone, PartialEq)]
