@@ -23,6 +23,7 @@ mod duration;
 mod enforce;
 mod host;
 mod memory;
+mod netns_lock;
 mod network_monitor;
 mod notify;
 mod owner;

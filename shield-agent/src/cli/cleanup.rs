@@ -11,22 +11,41 @@ use crate::api::types::Status;
 use crate::enforce::Enforcer;
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
+use crate::netns_lock::{self, Taken};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CleanupArgs {
     #[command(flatten)]
     config: ConfigArg,
+    /// Clean up beside a running agent too, which restores everything unless it is stuck
+    #[arg(long)]
+    force: bool,
 }
 
 /// Removes all kernel state; a part that fails does not keep the other from being cleaned up. The database, the configuration and the audit log stay.
 ///
 /// # Errors
-/// When an agent is running (it would restore everything).
+/// When an agent is running (it would restore everything), also one that is suspended or has another control socket.
 pub(crate) async fn run(args: &CleanupArgs, client: &AgentClient) -> Result<Exit> {
-    if client.get::<Status>(Operation::Status, &[]).await.is_ok() {
-        bail!("the agent is running and would restore everything: stop it first (systemctl stop shield)");
-    }
     let config = args.config.load()?;
+    match netns_lock::take("shield-agent cleanup", &config.state_dir)? {
+        // No agent starts meanwhile.
+        Taken::Ours => {}
+        Taken::Theirs(holder) if args.force => print::warning(&format!("cleaning up beside {holder}")),
+        Taken::Theirs(holder) => bail!(
+            "an agent is running and would restore everything: {holder}; stop it first (systemctl stop shield), or repeat the \
+             command with --force"
+        ),
+        // An agent that could not take the lock either answers here.
+        Taken::Without(why) => {
+            print::warning(&why);
+            if !args.force && client.get::<Status>(Operation::Status, &[]).await.is_ok() {
+                bail!(
+                    "the agent is running and would restore everything: stop it first (systemctl stop shield)"
+                );
+            }
+        }
+    }
     // The kernel may hold state of an earlier configuration, so both are cleaned up whatever is configured now.
     let enforcers: [Box<dyn Enforcer>; 2] =
         [Box::new(IptablesEnforcer::new(config.iptables)), Box::new(XdpEnforcer::new(config.xdp))];
