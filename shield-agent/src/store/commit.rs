@@ -3,8 +3,11 @@
 use anyhow::{Context, Result};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::audit_head::AuditHead;
 use super::boots::Boots;
+use super::load::{AUDIT_HEAD, TROUBLE};
 use super::rows;
+use super::trouble::Trouble;
 use shield_engine::action::{BanRecord, LiftReason, Record};
 use shield_engine::client::Client;
 use shield_engine::time::Now;
@@ -14,6 +17,7 @@ pub(super) fn commit<'a>(
     connection: &mut Connection,
     boots: &mut Boots,
     records: impl Iterator<Item = &'a Record>,
+    audit_head: Option<&AuditHead>,
     now: Now,
 ) -> Result<()> {
     let tx = connection.transaction().context("could not begin a transaction")?;
@@ -28,8 +32,23 @@ pub(super) fn commit<'a>(
     if let Some(serial) = last_serial {
         raise_next_serial(&tx, serial + 1)?;
     }
+    if let Some(head) = audit_head {
+        single(&tx, AUDIT_HEAD, &serde_json::to_vec(head)?)
+            .context("could not write the audit log's head")?;
+    }
     tx.commit().context("could not commit")?;
     boots.registered(boot);
+    Ok(())
+}
+
+/// Stores what is wrong with the database, or that nothing is.
+pub(super) fn trouble(connection: &Connection, trouble: Option<&Trouble>) -> Result<()> {
+    match trouble {
+        Some(trouble) => single(connection, TROUBLE, &serde_json::to_vec(trouble)?)?,
+        None => {
+            connection.execute("DELETE FROM singles WHERE name = ?1", [TROUBLE])?;
+        }
+    }
     Ok(())
 }
 
@@ -49,9 +68,9 @@ fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
             tx.prepare_cached("INSERT OR REPLACE INTO checkpoints (source, position) VALUES (?1, ?2)")?
                 .execute([&at.source, &at.position])?;
         }
-        Record::Allowed(entry) => {
-            tx.prepare_cached("INSERT OR REPLACE INTO allowed (network, reason) VALUES (?1, ?2)")?
-                .execute([&entry.network.to_string(), rows::allow_reason(entry.reason)])?;
+        Record::Allowed(entry, note) => {
+            tx.prepare_cached("INSERT OR REPLACE INTO allowed (network, reason, note) VALUES (?1, ?2, ?3)")?
+                .execute(params![entry.network.to_string(), rows::allow_reason(entry.reason), note])?;
         }
         Record::Disallowed(entry) => {
             tx.prepare_cached("DELETE FROM allowed WHERE network = ?1 AND reason = ?2")?
@@ -184,7 +203,7 @@ fn describe(record: &Record) -> String {
         Record::Baseline(_) => "the baseline".into(),
         Record::Checkpoint(at) => format!("the checkpoint of {}", at.source),
         Record::Totals(_) => "the totals".into(),
-        Record::Allowed(entry) | Record::Disallowed(entry) => {
+        Record::Allowed(entry, _) | Record::Disallowed(entry) => {
             format!("the allowlist's entry {}", entry.network)
         }
     }

@@ -48,8 +48,24 @@ impl Error {
 impl From<anyhow::Error> for Error {
     fn from(error: anyhow::Error) -> Error {
         let fault = error.chain().find_map(fault_of).unwrap_or(Fault::Other);
-        Error { fault, error }
+        Error { fault, error: said_once(error) }
     }
+}
+
+/// The same error without causes whose words are part of what stands above them: rusqlite's errors quote their own source.
+pub(super) fn said_once(error: anyhow::Error) -> anyhow::Error {
+    let mut texts: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        match texts.last_mut() {
+            Some(above) if above.contains(&cause) => {}
+            // "database or disk is full" above "database or disk is full: Error code 13: ...".
+            Some(above) if cause.contains(above.as_str()) => *above = cause,
+            _ => texts.push(cause),
+        }
+    }
+    let mut texts = texts.into_iter().rev();
+    let last = texts.next().unwrap_or_default();
+    texts.fold(anyhow::Error::msg(last), anyhow::Error::context)
 }
 
 /// Shows the failure, and with `{:#}` its causes too, as `anyhow` does.
@@ -81,6 +97,11 @@ fn of_io(error: &std::io::Error) -> Option<Fault> {
 }
 
 fn of_sqlite(error: &rusqlite::Error) -> Option<Fault> {
+    use rusqlite::Error as E;
+    if let E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) = error
+    {
+        return Some(Fault::Damaged);
+    }
     let rusqlite::Error::SqliteFailure(failure, _) = error else { return None };
     match (failure.code, failure.extended_code) {
         (ErrorCode::DiskFull, _) => Some(Fault::DiskFull),
@@ -114,7 +135,9 @@ mod tests {
     #[test]
     fn the_cause_is_found_below_any_context() {
         let check = |cause: anyhow::Error, expected: Fault| {
-            let text = format!("{cause:#}");
+            let mut texts: Vec<String> = cause.chain().map(ToString::to_string).collect();
+            texts.dedup();
+            let text = texts.join(": ");
             let error = Error::from(Err::<(), _>(cause).context("could not commit").unwrap_err());
             assert_eq!(error.fault(), expected, "{text}");
             assert_eq!(
@@ -134,5 +157,14 @@ mod tests {
         check(std::io::Error::from(std::io::ErrorKind::StorageFull).into(), Fault::DiskFull);
         check(Damage("a page is missing".to_owned()).into(), Fault::Damaged);
         check(anyhow::anyhow!("something else"), Fault::Other);
+    }
+
+    #[test]
+    fn what_rusqlite_says_twice_is_said_once() {
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let failure = rusqlite::Error::SqliteFailure(full, Some("database or disk is full".to_owned()));
+        let error = Error::from(anyhow::Error::new(failure).context("could not commit"));
+        assert_eq!(format!("{error:#}"), "could not commit: Error code 13: database or disk is full");
+        assert_eq!(format!("{:#}", said_once(anyhow::anyhow!("inner").context("outer"))), "outer: inner");
     }
 }

@@ -63,6 +63,14 @@ impl Held {
         self.by_client.is_empty() && self.rest.is_empty()
     }
 
+    /// A client's newest ban, unless it has ended.
+    pub(super) fn ban(&self, client: Client) -> Option<&BanRecord> {
+        match self.by_client.get(&client)?.iter().rfind(|record| !is_of_offences(record))? {
+            Record::Banned(ban) | Record::Extended(ban) => Some(ban),
+            _ => None,
+        }
+    }
+
     pub(super) fn take_dropped(&mut self) -> u64 {
         self.drop_reported = false;
         std::mem::take(&mut self.dropped)
@@ -175,7 +183,7 @@ impl Rest {
             Record::Checkpoint(at) => {
                 self.checkpoints.insert(at.source.clone(), at);
             }
-            Record::Allowed(entry) | Record::Disallowed(entry) => {
+            Record::Allowed(entry, _) | Record::Disallowed(entry) => {
                 self.allowlist.insert(entry, record);
             }
             Record::Banned(_)

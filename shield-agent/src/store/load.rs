@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::de::DeserializeOwned;
 
+use super::audit_head::AuditHead;
 use super::boots::Boots;
+use super::trouble::Trouble;
+use super::unreadable::{Table, Unreadable, key};
 use super::{Settings, rows};
 use shield_engine::action::{BanRecord, Totals};
 use shield_engine::allowlist::Allowed;
@@ -26,51 +30,87 @@ pub struct Loaded {
     pub allowed: Vec<Allowed>,
     /// Greater than every serial number that was ever committed.
     pub next_serial: u64,
+    /// The audit log's last line.
+    pub audit_head: Option<AuditHead>,
+    /// What an earlier start found wrong.
+    pub trouble: Option<Trouble>,
 }
+
+/// The names of stored values.
+pub(super) const AUDIT_HEAD: &str = "audit_head";
+pub(super) const TROUBLE: &str = "trouble";
 
 /// Rows that one pruning deletes from a table, so that it never holds up a ban for long.
 const PRUNED_AT_ONCE: u64 = 2_000;
 /// Free pages (of 4 KiB) that one pruning returns to the file system.
 const VACUUMED_AT_ONCE: u32 = 512;
 
-pub(super) fn load(connection: &Connection) -> Result<Loaded> {
-    let bans = count(connection, "bans")?;
-    let totals = single::<Vec<u8>>(connection, "totals")?;
+pub(super) fn load(connection: &Connection, unreadable: &mut Unreadable) -> Result<Loaded> {
     Ok(Loaded {
-        bans,
-        baseline: single(connection, "baseline")?,
-        checkpoints: checkpoints(connection).context("could not read the checkpoints")?,
-        totals: totals.map(|json| serde_json::from_slice(&json)).transpose()?.unwrap_or_default(),
-        allowed: allowed(connection).context("could not read the operator's allowlist")?,
-        next_serial: single::<i64>(connection, "next_serial")?.unwrap_or(1) as u64,
+        bans: count(connection, "bans")?,
+        baseline: single(connection, "baseline", unreadable)?,
+        totals: single_json(connection, "totals", unreadable)?.unwrap_or_default(),
+        checkpoints: checkpoints(connection, unreadable).context("could not read the checkpoints")?,
+        allowed: allowed(connection, unreadable).context("could not read the operator's allowlist")?,
+        next_serial: next_serial_of(connection, unreadable)?,
+        audit_head: single_json(connection, AUDIT_HEAD, unreadable)?,
+        trouble: single_json(connection, TROUBLE, unreadable)?,
     })
+}
+
+/// Reads the audit log's head alone.
+pub(super) fn audit_head(connection: &Connection) -> Result<Option<AuditHead>> {
+    single_json(connection, AUDIT_HEAD, &mut Unreadable::default())
+}
+
+/// Calls `each` with every row of a query. One that cannot be read is left out and added to `unreadable` by its key, the
+/// columns from 0.
+fn for_each_row<T>(
+    connection: &Connection,
+    (table, keys): (Table, usize),
+    sql: &str,
+    unreadable: &mut Unreadable,
+    read: impl Fn(&Row<'_>) -> Result<T>,
+    mut each: impl FnMut(T),
+) -> Result<()> {
+    let mut statement = connection.prepare(sql)?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        match read(row) {
+            Ok(read) => each(read),
+            Err(error) => {
+                let key = (0..keys).map(|column| key(row, column)).collect::<rusqlite::Result<_>>()?;
+                unreadable.add(table, key, &error);
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn for_each_ban(
     connection: &Connection,
     boots: &Boots,
     now: Now,
-    mut each: impl FnMut(BanRecord),
+    unreadable: &mut Unreadable,
+    each: impl FnMut(BanRecord),
 ) -> Result<()> {
     let sql = format!("SELECT {} FROM bans ORDER BY serial", rows::BAN_COLUMNS);
-    let mut statement = connection.prepare(&sql)?;
-    let mut found = statement.query([])?;
-    while let Some(row) = found.next().context("could not read the bans")? {
-        each(rows::ban(row, boots, now).context("could not read a ban")?);
-    }
-    Ok(())
+    let read = |row: &Row<'_>| rows::ban(row, boots, now);
+    for_each_row(connection, (Table::Bans, 1), &sql, unreadable, read, each)
+        .context("could not read the bans")
 }
 
 pub(super) fn for_each_offence(
     connection: &Connection,
+    unreadable: &mut Unreadable,
     mut each: impl FnMut(Client, u32, i64),
 ) -> Result<()> {
-    let mut statement = connection.prepare("SELECT client, count, last_secs FROM offences")?;
-    let mut found = statement.query([])?;
-    while let Some(row) = found.next().context("could not read the offences")? {
-        each(rows::client(row, 0)?, row.get(1)?, row.get(2)?);
-    }
-    Ok(())
+    let sql = "SELECT client, count, last_secs FROM offences";
+    let read = |row: &Row<'_>| Ok((rows::client(row, 0)?, row.get(1)?, row.get(2)?));
+    for_each_row(connection, (Table::Offences, 1), sql, unreadable, read, |(client, count, last_secs)| {
+        each(client, count, last_secs);
+    })
+    .context("could not read the offences")
 }
 
 pub(super) fn prune(connection: &Connection, settings: &Settings, now: Now) -> Result<()> {
@@ -125,27 +165,74 @@ fn count(connection: &Connection, table: &str) -> Result<u64> {
     Ok(rows as u64)
 }
 
-fn single<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> Result<Option<T>> {
-    connection
-        .query_row("SELECT value FROM singles WHERE name = ?1", [name], |row| row.get(0))
-        .optional()
-        .with_context(|| format!("could not read the stored {name}"))
+/// Reads a stored value, which is bytes or a number.
+fn single(connection: &Connection, name: &str, unreadable: &mut Unreadable) -> Result<Option<Vec<u8>>> {
+    let sql = "SELECT value FROM singles WHERE name = ?1";
+    let read = |row: &Row<'_>| row.get_ref(0).map(|value| value.as_bytes().map(<[u8]>::to_vec));
+    let found = connection.query_row(sql, [name], read).optional();
+    let found = found.with_context(|| format!("could not read the stored {name}"))?;
+    Ok(match found {
+        Some(Err(error)) => {
+            unreadable.add(Table::Singles, vec![name.to_owned().into()], &error.into());
+            None
+        }
+        other => other.and_then(std::result::Result::ok),
+    })
 }
 
-fn checkpoints(connection: &Connection) -> Result<BTreeMap<String, String>> {
-    let mut statement = connection.prepare("SELECT source, position FROM checkpoints")?;
-    let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+fn single_json<T: DeserializeOwned>(
+    connection: &Connection,
+    name: &str,
+    unreadable: &mut Unreadable,
+) -> Result<Option<T>> {
+    let Some(json) = single(connection, name, unreadable)? else { return Ok(None) };
+    Ok(serde_json::from_slice(&json)
+        .map_err(|error| {
+            let error = anyhow::Error::new(error).context("could not read the JSON");
+            unreadable.add(Table::Singles, vec![name.to_owned().into()], &error);
+        })
+        .ok())
 }
 
-fn allowed(connection: &Connection) -> Result<Vec<Allowed>> {
-    let mut statement = connection.prepare("SELECT network, reason FROM allowed ORDER BY network, reason")?;
-    let mut found = statement.query([])?;
-    let mut entries = Vec::new();
-    while let Some(row) = found.next()? {
-        let network =
-            row.get_ref(0)?.as_str()?.parse().context("could not read a network of the allowlist")?;
-        entries.push(Allowed { network, reason: rows::name(row, 1)? });
+/// The next serial number: greater than every one that was given out, also where it can only be told from the bans.
+fn next_serial_of(connection: &Connection, unreadable: &mut Unreadable) -> Result<u64> {
+    let sql = "SELECT value FROM singles WHERE name = 'next_serial'";
+    let stored = connection.query_row(sql, [], |row| Ok(row.get::<_, i64>(0))).optional();
+    match stored.context("could not read the stored next_serial")? {
+        Some(Ok(next)) if next > 0 => return Ok(next as u64),
+        Some(Ok(next)) => {
+            let error = anyhow::anyhow!("the next serial number is {next}");
+            unreadable.add(Table::Singles, vec!["next_serial".to_owned().into()], &error);
+        }
+        Some(Err(error)) => {
+            unreadable.add(Table::Singles, vec!["next_serial".to_owned().into()], &error.into());
+        }
+        None => {}
     }
+    let sql =
+        "SELECT max((SELECT ifnull(max(serial), 0) FROM bans), (SELECT ifnull(max(serial), 0) FROM history))";
+    let newest: i64 =
+        connection.query_row(sql, [], |row| row.get(0)).context("could not find the newest ban")?;
+    Ok(newest.max(0) as u64 + 1)
+}
+
+fn checkpoints(connection: &Connection, unreadable: &mut Unreadable) -> Result<BTreeMap<String, String>> {
+    let mut positions = BTreeMap::new();
+    let sql = "SELECT source, position FROM checkpoints";
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    for_each_row(connection, (Table::Checkpoints, 1), sql, unreadable, read, |(source, position)| {
+        positions.insert(source, position);
+    })?;
+    Ok(positions)
+}
+
+fn allowed(connection: &Connection, unreadable: &mut Unreadable) -> Result<Vec<Allowed>> {
+    let mut entries = Vec::new();
+    let sql = "SELECT network, reason FROM allowed ORDER BY network, reason";
+    let read = |row: &Row<'_>| {
+        let network = row.get_ref(0)?.as_str()?.parse().context("could not read its network")?;
+        Ok(Allowed { network, reason: rows::name(row, 1)? })
+    };
+    for_each_row(connection, (Table::Allowed, 2), sql, unreadable, read, |entry| entries.push(entry))?;
     Ok(entries)
 }

@@ -7,6 +7,7 @@
 //! [`Store`] opens, reads at the start and commits; [`writer::Writer`] adds what happens while commits fail, `disk_sync`
 //! waits for the disk on its own thread, and [`reader::Reader`] answers the API from others.
 
+pub(crate) mod audit_head;
 pub(crate) mod boots;
 mod commit;
 mod disk_sync;
@@ -19,8 +20,12 @@ mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
+pub(crate) mod trouble;
+mod unreadable;
+pub(crate) mod unsaved;
 pub(crate) mod writer;
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,9 +34,13 @@ use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, OpenFlags};
 
 pub(crate) use boots::{BootId, Boots};
+use error::said_once;
 pub(crate) use error::{Error, Fault};
 pub(crate) use load::Loaded;
 
+use self::audit_head::AuditHead;
+use self::trouble::Trouble;
+use self::unreadable::Unreadable;
 use shield_engine::action::Record;
 use shield_engine::time::Now;
 
@@ -95,6 +104,8 @@ pub struct Store {
     connection: Connection,
     boots: Boots,
     settings: Settings,
+    /// Rows that reading left out.
+    unreadable: RefCell<Unreadable>,
     _lock: File,
 }
 
@@ -109,18 +120,19 @@ impl Store {
         let lock = files::prepare(&settings.dir)?;
         let path = settings.file();
         let mut found = if path.exists() { Found::Sound } else { Found::Nothing };
-        let opened = match connect(&path, settings).map_err(Error::from) {
+        let open = || connect(&path, settings, boot_id, now).map_err(Error::from);
+        let opened = match open() {
             Err(error) if error.fault() == Fault::Damaged => {
                 let moved_to = files::move_aside(&path, now)?;
                 found = Found::Damaged { moved_to, damage: format!("{error:#}") };
-                connect(&path, settings).map_err(Error::from)
+                open()
             }
             other => other,
         };
-        let connection = opened.with_context(|| format!("could not open the database {}", path.display()))?;
-        let boots =
-            Boots::load(&connection, boot_id, now).context("could not read the boots from the database")?;
-        Ok((Store { connection, boots, settings: settings.clone(), _lock: lock }, found))
+        let (connection, boots) =
+            opened.with_context(|| format!("could not open the database {}", path.display()))?;
+        let (settings, unreadable) = (settings.clone(), RefCell::default());
+        Ok((Store { connection, boots, settings, unreadable, _lock: lock }, found))
     }
 
     /// Writes all of `records` in one transaction or, with an error, none of them.
@@ -129,22 +141,45 @@ impl Store {
         records: impl IntoIterator<Item = &'a Record>,
         now: Now,
     ) -> Result<(), Error> {
-        Ok(commit::commit(&mut self.connection, &mut self.boots, records.into_iter(), now)?)
+        self.commit_with(records, None, now)
+    }
+
+    /// As [`Store::commit`], with the audit log's head.
+    pub(crate) fn commit_with<'a>(
+        &mut self,
+        records: impl IntoIterator<Item = &'a Record>,
+        audit_head: Option<&AuditHead>,
+        now: Now,
+    ) -> Result<(), Error> {
+        let records = records.into_iter();
+        Ok(commit::commit(&mut self.connection, &mut self.boots, records, audit_head, now)?)
+    }
+
+    /// Stores what is wrong, or that nothing is.
+    pub(crate) fn remember_trouble(&mut self, trouble: Option<&Trouble>) -> Result<()> {
+        commit::trouble(&self.connection, trouble).context("could not store what is wrong with the database")
     }
 
     /// Reads everything but bans and offences, which [`Store::for_each_ban`] and [`Store::for_each_offence`] stream.
     pub fn load(&self) -> Result<Loaded> {
-        load::load(&self.connection)
+        load::load(&self.connection, &mut self.unreadable.borrow_mut()).map_err(said_once)
     }
 
     /// Streams every ban, also those whose end has passed, without its evidence and in the order of the serial numbers.
     pub fn for_each_ban(&self, now: Now, each: impl FnMut(shield_engine::action::BanRecord)) -> Result<()> {
-        load::for_each_ban(&self.connection, &self.boots, now, each)
+        let unreadable = &mut self.unreadable.borrow_mut();
+        load::for_each_ban(&self.connection, &self.boots, now, unreadable, each).map_err(said_once)
     }
 
     /// Streams every client's offences: client, number, and the last one's time in Unix seconds.
     pub fn for_each_offence(&self, each: impl FnMut(shield_engine::client::Client, u32, i64)) -> Result<()> {
-        load::for_each_offence(&self.connection, each)
+        let unreadable = &mut self.unreadable.borrow_mut();
+        load::for_each_offence(&self.connection, unreadable, each).map_err(said_once)
+    }
+
+    /// Keeps the rows that could not be read aside; call it after all was read. Returns a sentence about them, if there were any.
+    pub fn keep_unreadable_aside(&mut self, now: Now) -> Option<String> {
+        self.unreadable.take().keep_aside(&mut self.connection, now)
     }
 
     /// Needed to read stored deadlines.
@@ -176,7 +211,7 @@ fn checkpoint(connection: &Connection) -> Result<()> {
 }
 
 /// Opens, checks and migrates the file. One without tables counts as damaged: [`files::create`] never leaves such a file.
-fn connect(path: &Path, settings: &Settings) -> Result<Connection> {
+fn connect(path: &Path, settings: &Settings, boot_id: &BootId, now: Now) -> Result<(Connection, Boots)> {
     if !path.exists() {
         files::create(path)?;
     }
@@ -188,7 +223,10 @@ fn connect(path: &Path, settings: &Settings) -> Result<Connection> {
     configure(&connection, settings)?;
     schema::migrate(&mut connection)?;
     check(&connection)?;
-    Ok(connection)
+    // Without them no stored deadline means anything.
+    let boots =
+        Boots::load(&connection, boot_id, now).context("could not read the boots from the database")?;
+    Ok((connection, boots))
 }
 
 fn configure(connection: &Connection, settings: &Settings) -> Result<()> {
@@ -208,6 +246,9 @@ fn check(connection: &Connection) -> Result<()> {
     let result: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if result != "ok" {
         bail!(error::Damage(result.trim_start_matches("*** in database main ***").trim().to_owned()));
+    }
+    if let Some(table) = schema::missing_table(connection)? {
+        bail!(error::Damage(format!("its table {table} is missing")));
     }
     Ok(())
 }

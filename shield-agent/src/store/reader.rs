@@ -1,16 +1,21 @@
 //! Queries of the API, the page and the command line, on a connection of their own, which neither waits for the writer nor
 //! holds it up. Every result is a page of bounded size.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
 use anyhow::{Context, Result};
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params_from_iter};
 use serde::{Deserialize, Serialize};
 
+use super::audit_head::AuditHead;
 use super::boots::Boots;
 use super::{Settings, Store, rows};
 use shield_engine::action::{BanRecord, LiftReason};
+use shield_engine::ban::Ban;
 use shield_engine::client::Client;
-use shield_engine::time::Now;
+use shield_engine::time::{Ends, Now};
 use shield_engine::verdict::{Evidence, Rule};
 
 /// Rows of one page.
@@ -81,6 +86,24 @@ pub struct EndedBan {
     pub evidence: Option<Evidence>,
 }
 
+impl EndedBan {
+    /// The ban as it was made, ending when it ended: of the end that it once had nothing is kept.
+    fn into_record(self) -> BanRecord {
+        BanRecord {
+            ban: Ban {
+                client: self.client,
+                serial: self.serial,
+                since_ms: self.since_ms,
+                ends: Ends::At { boot_ms: 0, wall_ms: self.lifted_ms },
+                offence: NonZeroU32::new(self.offence),
+                rule: self.rule,
+            },
+            reason: self.reason,
+            evidence: self.evidence.map(Box::new),
+        }
+    }
+}
+
 /// How many offences a client has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OffenceCount {
@@ -134,7 +157,7 @@ impl Reader {
         let mut found = statement.query(params_from_iter(&filter.values))?;
         let mut bans = Vec::new();
         while let Some(row) = found.next().context("could not list the bans")? {
-            bans.push(rows::ban(row, &self.boots, now)?);
+            bans.extend(readable(rows::ban(row, &self.boots, now), "ban"));
         }
         Ok(BanPage { bans, total })
     }
@@ -152,7 +175,41 @@ impl Reader {
             return Ok(None);
         };
         let ban = rows::ban(row, &self.boots, now)?;
-        Ok(Some(BanRecord { evidence: rows::json(row, 8)?.map(Box::new), ..ban }))
+        let evidence = readable(rows::json(row, 8), "ban's evidence").flatten();
+        Ok(Some(BanRecord { evidence: evidence.map(Box::new), ..ban }))
+    }
+
+    /// The operator's words about entries of the allowlist.
+    pub(crate) fn allow_notes(&self) -> Result<BTreeMap<String, String>> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT network, note FROM allowed WHERE note IS NOT NULL")?;
+        let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        found.collect::<rusqlite::Result<_>>().context("could not read the notes of the allowlist")
+    }
+
+    /// The bans that were made last, in force or ended, with their evidence.
+    pub(crate) fn newest_bans(&self, limit: u32, now: Now) -> Result<Vec<BanRecord>> {
+        let sql = format!(
+            "SELECT {}, (SELECT json FROM evidence WHERE evidence.serial = bans.serial)
+             FROM bans ORDER BY serial DESC LIMIT {limit}",
+            rows::BAN_COLUMNS
+        );
+        let mut statement = self.connection.prepare(&sql)?;
+        let mut found = statement.query([])?;
+        let mut bans = Vec::new();
+        while let Some(row) = found.next().context("could not list the newest bans")? {
+            let Some(ban) = readable(rows::ban(row, &self.boots, now), "ban") else { continue };
+            let evidence = readable(rows::json(row, 8), "ban's evidence").flatten();
+            bans.push(BanRecord { evidence: evidence.map(Box::new), ..ban });
+        }
+        let mut before = i64::MAX;
+        while (bans.len() as u64) < 2 * u64::from(limit) {
+            let page = self.ended("id < ?1", [Value::from(before)], MAX_PAGE)?;
+            let Some(last) = page.last() else { break };
+            before = last.id;
+            bans.extend(page.into_iter().map(EndedBan::into_record));
+        }
+        Ok(bans)
     }
 
     /// How many offences a client has, `None` when it has none.
@@ -187,18 +244,7 @@ impl Reader {
         let mut found = statement.query(value)?;
         let mut ended = Vec::new();
         while let Some(row) = found.next().context("could not read the history")? {
-            ended.push(EndedBan {
-                id: row.get(0)?,
-                client: rows::client(row, 1)?,
-                serial: row.get::<_, i64>(2)? as u64,
-                since_ms: row.get(3)?,
-                lifted_ms: row.get(4)?,
-                lift_reason: rows::name(row, 5)?,
-                offence: row.get(6)?,
-                rule: rows::name(row, 7)?,
-                reason: row.get(8)?,
-                evidence: rows::json(row, 9)?,
-            });
+            ended.extend(readable(ended_ban(row), "ended ban"));
         }
         Ok(ended)
     }
@@ -211,11 +257,71 @@ impl Reader {
     }
 }
 
+fn ended_ban(row: &Row<'_>) -> Result<EndedBan> {
+    Ok(EndedBan {
+        id: row.get(0)?,
+        client: rows::client(row, 1)?,
+        serial: row.get::<_, i64>(2)? as u64,
+        since_ms: row.get(3)?,
+        lifted_ms: row.get(4)?,
+        lift_reason: rows::name(row, 5)?,
+        offence: row.get(6)?,
+        rule: rows::name(row, 7)?,
+        reason: row.get(8)?,
+        evidence: rows::json(row, 9)?,
+    })
+}
+
+/// One row that cannot be read must not hide all others. The next start keeps a ban of that kind aside.
+fn readable<T>(read: Result<T>, what: &str) -> Option<T> {
+    read.inspect_err(|error| tracing::warn!("left out an unreadable {what}: {error:#}")).ok()
+}
+
+/// The audit log's head as the database in this folder remembers it, for a command beside the agent or without one.
+///
+/// # Errors
+/// When there is no database, or it cannot be read.
+pub(crate) fn audit_head(settings: &Settings) -> Result<Option<AuditHead>> {
+    let path = settings.file();
+    let open = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags)?;
+        connection.busy_timeout(std::time::Duration::from_secs(1))?;
+        super::load::audit_head(&connection)
+    };
+    open().with_context(|| format!("could not read {}", path.display()))
+}
+
 /// The conditions of a query: SQL with placeholders for `values`. In SQLite a `+` before a column keeps its index unused.
 struct Filter {
     search: Option<String>,
     rule: Option<&'static str>,
     values: Vec<Value>,
+}
+
+/// Which bans [`Reader::bans`] would find, for bans that are not in the database.
+pub(crate) struct Matcher {
+    search: Option<(String, Vec<String>)>,
+    rule: Option<Rule>,
+}
+
+impl Matcher {
+    pub(crate) fn new(query: &BanQuery) -> Matcher {
+        let search = query.search.as_deref().map(str::trim).filter(|text| !text.is_empty());
+        let search = search.map(str::to_ascii_lowercase).map(|text| {
+            let holders = networks_over(&text);
+            (text, holders)
+        });
+        Matcher { search, rule: query.rule }
+    }
+
+    pub(crate) fn matches(&self, client: Client, rule: Rule) -> bool {
+        self.rule.is_none_or(|wanted| wanted == rule)
+            && self.search.as_ref().is_none_or(|(text, holders)| {
+                let client = client.to_string();
+                client.starts_with(text.as_str()) || holders.contains(&client)
+            })
+    }
 }
 
 impl Filter {

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 pub(super) const APPLICATION_ID: i32 = 0x5348_4c44;
 
 /// One script for each version; the first n scripts make version n. A released script must never change.
-const MIGRATIONS: [&str; 1] = [VERSION_1];
+const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
 /// Bans are stored in the order of their serial numbers, so that new ones are appended. Evidence has a table of its own to
 /// keep the rows of bans short: a start reads all bans and no evidence.
@@ -70,6 +70,21 @@ const VERSION_1: &str = "
     ) WITHOUT ROWID;
 ";
 
+/// Rows that could not be read at a start, out of the way of the next one; an operator's words about an entry of the allowlist.
+const VERSION_2: &str = "
+    ALTER TABLE allowed ADD COLUMN note TEXT;
+    CREATE TABLE unreadable (
+        id        INTEGER PRIMARY KEY,
+        at_ms     INTEGER NOT NULL,
+        why       TEXT NOT NULL,
+        statement TEXT NOT NULL               -- SQL that would put the row back
+    );
+";
+
+/// Every table. One that is missing was not left out by a crash: the file was damaged or changed.
+const TABLES: [&str; 9] =
+    ["boots", "bans", "evidence", "history", "offences", "checkpoints", "allowed", "singles", "unreadable"];
+
 /// The version this program writes.
 pub(super) fn newest() -> i64 {
     MIGRATIONS.len() as i64
@@ -89,6 +104,17 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     tx.pragma_update(None, "user_version", newest())?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.commit().context("could not commit the new tables")
+}
+
+/// Returns the first table that is missing.
+pub(super) fn missing_table(connection: &Connection) -> Result<Option<&'static str>> {
+    let mut exists = connection.prepare("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1")?;
+    for table in TABLES {
+        if !exists.exists([table])? {
+            return Ok(Some(table));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the version of the tables, 0 when there are none.

@@ -118,8 +118,8 @@ fn everything_comes_back_after_a_restart() {
                 Record::Baseline(vec![1, 2, 3]),
                 Record::Checkpoint(checkpoint.clone()),
                 Record::Totals(totals),
-                Record::Allowed(allowed("198.51.100.0/24")),
-                Record::Allowed(allowed("2001:db8::/32")),
+                Record::Allowed(allowed("198.51.100.0/24"), None),
+                Record::Allowed(allowed("2001:db8::/32"), Some("the office".into())),
                 Record::Disallowed(allowed("198.51.100.0/24")),
             ],
             NOW,
@@ -135,6 +135,8 @@ fn everything_comes_back_after_a_restart() {
         totals,
         allowed: vec![allowed("2001:db8::/32")],
         next_serial: 9,
+        audit_head: None,
+        trouble: None,
     };
     assert_eq!(store.load().unwrap(), expected);
     let without = BanRecord { evidence: None, ..first.clone() };
@@ -682,4 +684,155 @@ fn the_log_is_moved_into_the_database_beside_the_commits() {
     assert!(in_file() >= 2);
     writer.finish(now).unwrap();
     assert_eq!(in_file(), serial as usize);
+}
+
+fn sql(settings: &Settings, text: &str) {
+    Connection::open(settings.file()).unwrap().execute_batch(text).unwrap();
+}
+
+fn kept_aside(settings: &Settings) -> Vec<String> {
+    let connection = Connection::open(settings.file()).unwrap();
+    let mut statement = connection.prepare("SELECT statement FROM unreadable ORDER BY id").unwrap();
+    let text =
+        |row: &rusqlite::Row<'_>| Ok(String::from_utf8_lossy(row.get_ref(0)?.as_bytes()?).into_owned());
+    let found = statement.query_map([], text).unwrap();
+    found.map(Result::unwrap).collect()
+}
+
+/// One such row ended every start.
+#[test]
+fn rows_that_cannot_be_read_are_left_out_named_and_kept_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let allowed = |net: &str| Allowed { network: net.parse().unwrap(), reason: AllowReason::Operator };
+    let (mut store, _) = open(&settings, NOW);
+    let records: Vec<Record> = (1..=9)
+        .map(|n| banned(n, u64::from(n), Ends::Never))
+        .chain((1..=4).map(|n| offences(client(n), 2, 99)))
+        .chain([
+            Record::Allowed(allowed("198.51.100.0/24"), None),
+            Record::Allowed(allowed("203.0.113.0/24"), Some("the office".into())),
+            Record::Checkpoint(Checkpoint { source: "a".into(), position: "{}".into() }),
+            Record::Totals(Totals::default()),
+        ])
+        .collect();
+    store.commit(&records, NOW).unwrap();
+    drop(store);
+    sql(
+        &settings,
+        "UPDATE bans SET client = 'not an address' WHERE serial = 2;
+         UPDATE bans SET rule = x'ff' WHERE serial = 3;
+         UPDATE bans SET offence = -1 WHERE serial = 4;
+         UPDATE bans SET client = CAST(x'80' AS TEXT) WHERE serial = 5;
+         UPDATE offences SET client = CAST(x'ff' AS TEXT) WHERE client = (SELECT client FROM offences LIMIT 1);
+         UPDATE allowed SET network = 'here' WHERE network = '203.0.113.0/24';
+         UPDATE checkpoints SET position = x'80';
+         UPDATE singles SET value = '{' WHERE name = 'totals';
+         UPDATE singles SET value = 'many' WHERE name = 'next_serial';",
+    );
+    let (mut store, found) = open(&settings, NOW);
+    assert_eq!(found, Found::Sound);
+    let read = |store: &Store| {
+        let loaded = store.load().unwrap();
+        let serials: Vec<u64> = bans_of(store, NOW).iter().map(|ban| ban.ban.serial).collect();
+        let mut offences = 0;
+        store.for_each_offence(|_, _, _| offences += 1).unwrap();
+        (serials, offences, loaded.allowed, loaded.next_serial)
+    };
+    let expected = (vec![1, 6, 7, 8, 9], 3, vec![allowed("198.51.100.0/24")], 10);
+    assert_eq!(read(&store), expected);
+    let sentence = store.keep_unreadable_aside(NOW).unwrap();
+    assert!(
+        sentence.starts_with("9 rows of the database could not be read, kept in its table"),
+        "{sentence}"
+    );
+    assert!(sentence.ends_with("; and 6 more; the rest is restored"), "{sentence}");
+    drop(store);
+
+    let (mut store, _) = open(&settings, NOW);
+    assert_eq!(read(&store), expected);
+    assert_eq!(store.keep_unreadable_aside(NOW), None, "they are out of the way");
+    store.commit(&[banned(2, 11, Ends::Never)], NOW).unwrap();
+    drop(store);
+    // Whoever repairs a row by hand has all of it.
+    let aside = kept_aside(&settings);
+    assert_eq!(aside.len(), 9);
+    let ban = aside.iter().find(|statement| statement.contains("'not an address'")).unwrap();
+    sql(&settings, &ban.replace("'not an address'", "'203.0.113.99'"));
+    let (store, _) = open(&settings, NOW);
+    assert!(bans_of(&store, NOW).iter().any(|ban| ban.ban.client == "203.0.113.99".parse().unwrap()));
+}
+
+#[test]
+fn an_unreadable_row_hides_no_other_from_a_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let (mut store, _) = open(&settings, NOW);
+    let records = [
+        banned(1, 1, Ends::Never),
+        lifted(1, 1, LiftReason::Operator),
+        banned(1, 2, Ends::Never),
+        lifted(1, 2, LiftReason::Operator),
+        banned(1, 3, Ends::Never),
+        banned(2, 4, Ends::Never),
+    ];
+    for record in records {
+        store.commit(&[record], NOW).unwrap();
+    }
+    sql(
+        &settings,
+        "UPDATE history SET lift_reason = 'whim' WHERE serial = 1; UPDATE bans SET rule = 'whim' WHERE serial = 4;",
+    );
+    let reader = Reader::beside(&store).unwrap();
+    let page = reader.bans(&BanQuery { limit: 10, ..BanQuery::default() }, NOW).unwrap();
+    assert_eq!((page.bans.len(), page.total), (1, 2));
+    assert_eq!(reader.history_of(client(1), 10).unwrap().len(), 1);
+}
+
+#[test]
+fn tables_that_are_gone_are_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    drop(open(&settings, NOW));
+    sql(&settings, "DROP TABLE offences");
+    let (_, found) = open(&settings, NOW);
+    let Found::Damaged { damage, .. } = found else { panic!("{found:?}") };
+    assert!(damage.contains("its table offences is missing"), "{damage}");
+}
+
+#[test]
+fn a_database_of_the_first_version_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let (mut store, _) = open(&settings, NOW);
+    let entry = Allowed { network: "198.51.100.0/24".parse().unwrap(), reason: AllowReason::Operator };
+    store.commit(&[banned(1, 1, Ends::Never), Record::Allowed(entry, None)], NOW).unwrap();
+    drop(store);
+    sql(&settings, "DROP TABLE unreadable; ALTER TABLE allowed DROP COLUMN note; PRAGMA user_version = 1;");
+    let (store, found) = open(&settings, NOW);
+    assert_eq!((found, bans_of(&store, NOW).len()), (Found::Sound, 1));
+    assert_eq!(store.load().unwrap().allowed, [entry]);
+}
+
+/// With a full disk the lists said that nobody was banned, because the database did.
+#[test]
+fn while_nothing_can_be_written_the_held_bans_can_be_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&settings(dir.path()), NOW);
+    let mut writer = Writer::new(store, NOW);
+    let unsaved = writer.unsaved();
+    fill(&writer);
+    assert!(!unsaved.is_behind());
+    let record = BanRecord { evidence: Some(evidence()), ..ban(3, 7, Ends::Never) };
+    let others = (1_000..2_000).map(|n| banned(n, u64::from(n), Ends::Never));
+    writer.commit(others.chain([Record::Banned(Box::new(record.clone()))]).collect(), NOW);
+    assert!(unsaved.is_behind());
+    assert_eq!(unsaved.ban(client(3)), Some(record));
+    writer.commit(vec![lifted(3, 7, LiftReason::Operator)], NOW);
+    assert_eq!(unsaved.ban(client(3)), None, "it has ended");
+    set_limit(&writer, 1_000_000);
+    for n in 1..10 {
+        writer.work(NOW.plus_ms(n * 60_000));
+    }
+    assert!(!unsaved.is_behind(), "{} records", writer.backlog());
 }

@@ -10,8 +10,10 @@
 
 use anyhow::{Context, Result};
 
+use super::audit_head::{AuditHead, AuditHeads};
 use super::disk_sync::{DiskSync, Task};
 use super::held::{CLIENTS_AT_ONCE, Held};
+use super::unsaved::Unsaved;
 use super::{Error, Fault, Store};
 use shield_engine::action::Record;
 use shield_engine::event::{PartReport, PartState};
@@ -29,6 +31,10 @@ const CHECKPOINT_AFTER: usize = 2_000;
 /// The longest time between two checkpoints. Seldom, because the first commit after one restarts the log and waits for
 /// the disk.
 const CHECKPOINT_EVERY_MS: u64 = 60_000;
+
+/// The shortest time between two heads of the audit log that nothing else is written with. Lines after the last head can be
+/// cut off unseen.
+const AUDIT_HEAD_EVERY_MS: u64 = 5_000;
 
 /// The place of the records after a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +57,14 @@ pub struct CommitOutcome {
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
-    held: Held,
+    unsaved: Unsaved,
+    /// Records were too many to hold: the database lacks them until the next start.
+    has_lost: bool,
+    /// The audit log's head as last written, and the source of newer ones.
+    audit_head: Option<AuditHead>,
+    audit_heads: AuditHeads,
+    /// When the next head may be written by itself.
+    audit_at_ms: u64,
     outage: Option<Outage>,
     disk_sync: DiskSync,
     unsynced: Unsynced,
@@ -82,7 +95,7 @@ impl Unsynced {
             | Record::Lifted { .. }
             | Record::Offences { .. }
             | Record::OffencesForgotten(_)
-            | Record::Allowed(_)
+            | Record::Allowed(..)
             | Record::Disallowed(_) => Unsynced::Decisions,
         }
     }
@@ -99,11 +112,15 @@ struct Outage {
 
 impl Writer {
     pub fn new(store: Store, now: Now) -> Writer {
-        let held = Held::new(store.settings().held_records);
+        let unsaved = Unsaved::new(Held::new(store.settings().held_records));
         let disk_sync = DiskSync::new(store.settings().file());
         Writer {
             store,
-            held,
+            unsaved,
+            has_lost: false,
+            audit_head: None,
+            audit_heads: AuditHeads::default(),
+            audit_at_ms: now.boot_ms,
             outage: None,
             disk_sync,
             unsynced: Unsynced::Nothing,
@@ -119,18 +136,28 @@ impl Writer {
         &self.store
     }
 
+    /// What is not in the database, for those who answer beside this writer.
+    pub fn unsaved(&self) -> Unsaved {
+        self.unsaved.clone()
+    }
+
+    /// The head of the audit log goes into each transaction from now on.
+    pub(crate) fn remember_audit(&mut self, heads: AuditHeads) {
+        self.audit_heads = heads;
+    }
+
     /// Commits the records of one event in one transaction; expiries are deferred. During an outage the records are held,
     /// and only a call at the time of the next retry tries to write.
     pub fn commit(&mut self, records: Vec<Record>, now: Now) -> CommitOutcome {
-        let urgent = self.held.add_all(records);
+        let urgent = self.unsaved.held().add_all(records);
         if self.outage.as_ref().is_some_and(|t| now.boot_ms < t.retry_at_ms) {
             return CommitOutcome { kept: Kept::Held, report: self.report_drops() };
         }
-        let mut batch = self.held.take_clients(&urgent);
-        if self.held.clients() <= CLIENTS_AT_ONCE {
-            batch.extend(self.held.take_oldest(CLIENTS_AT_ONCE));
+        let mut batch = self.unsaved.held().take_clients(&urgent);
+        if self.unsaved.held().clients() <= CLIENTS_AT_ONCE {
+            batch.extend(self.unsaved.held().take_oldest(CLIENTS_AT_ONCE));
         }
-        batch.extend(self.held.take_rest());
+        batch.extend(self.unsaved.held().take_rest());
         match self.write(batch, now) {
             Ok(()) => CommitOutcome { kept: Kept::Committed, report: self.report_recovery() },
             Err(error) => CommitOutcome { kept: Kept::Held, report: self.begin_outage(&error, now) },
@@ -146,7 +173,7 @@ impl Writer {
         if let Some(report) = self.take_sync_result(now) {
             return Some(report);
         }
-        if self.held.is_empty() && self.outage.is_none() {
+        if self.unsaved.held().is_empty() && self.outage.is_none() {
             return self.maintenance(now);
         }
         if self.in_log >= CHECKPOINT_AFTER
@@ -154,8 +181,8 @@ impl Writer {
         {
             return Some(report);
         }
-        let mut batch = self.held.take_oldest(CLIENTS_AT_ONCE);
-        batch.extend(self.held.take_rest());
+        let mut batch = self.unsaved.held().take_oldest(CLIENTS_AT_ONCE);
+        batch.extend(self.unsaved.held().take_rest());
         match self.write(batch, now) {
             Ok(()) => self.report_recovery(),
             Err(error) => self.begin_outage(&error, now),
@@ -166,14 +193,14 @@ impl Writer {
     pub fn next_work_ms(&self) -> u64 {
         match &self.outage {
             Some(outage) => outage.retry_at_ms,
-            None if self.held.is_empty() => self.maintenance_at_ms(),
+            None if self.unsaved.held().is_empty() => self.maintenance_at_ms().min(self.audit_due_ms()),
             None => 0,
         }
     }
 
     /// The number of records that are not in the database yet.
     pub fn backlog(&self) -> usize {
-        self.held.len()
+        self.unsaved.held().len()
     }
 
     /// Writes everything that is held, for an orderly stop.
@@ -181,11 +208,14 @@ impl Writer {
     /// # Errors
     /// When records stay unwritten; the message gives their number.
     pub fn finish(&mut self, now: Now) -> Result<()> {
-        while !self.held.is_empty() {
-            let mut batch = self.held.take_oldest(CLIENTS_AT_ONCE);
-            batch.extend(self.held.take_rest());
-            let held = batch.len() + self.held.len();
+        while !self.unsaved.held().is_empty() {
+            let mut batch = self.unsaved.held().take_oldest(CLIENTS_AT_ONCE);
+            batch.extend(self.unsaved.held().take_rest());
+            let held = batch.len() + self.unsaved.held().len();
             self.write(batch, now).with_context(|| format!("could not save {}", records(held)))?;
+        }
+        if let Some(head) = self.new_audit_head() {
+            self.store.commit_with(&[], Some(&head), now)?;
         }
         self.disk_sync.stop();
         Ok(self.store.checkpoint()?)
@@ -196,16 +226,30 @@ impl Writer {
         if batch.is_empty() && self.outage.is_none() {
             return Ok(());
         }
-        let written = self.store.commit(&batch, now);
+        let audit_head = self.new_audit_head();
+        let written = self.store.commit_with(&batch, audit_head.as_ref(), now);
         match written {
             Ok(()) => {
+                self.audit_head = audit_head.or(self.audit_head.take());
+                self.audit_at_ms = now.boot_ms + AUDIT_HEAD_EVERY_MS;
                 self.in_log += batch.len();
                 let all = batch.iter().map(Unsynced::of).chain([self.unsynced]);
                 self.unsynced = all.max().unwrap_or(Unsynced::Nothing);
             }
-            Err(_) => self.held.put_back(batch),
+            Err(_) => self.unsaved.held().put_back(batch),
         }
         written
+    }
+
+    /// The audit log's head, unless it is the one that the database has.
+    fn new_audit_head(&self) -> Option<AuditHead> {
+        self.audit_heads.newest().filter(|head| self.audit_head.as_ref() != Some(head))
+    }
+
+    /// Whether the database lacks bans, once this outage is over and all that was held is written.
+    fn settle(&self) {
+        let lacks = self.unsaved.is_behind() && !self.unsaved.held().is_empty();
+        self.unsaved.set_behind(self.outage.is_some() || self.has_lost || lacks);
     }
 
     fn maintenance_at_ms(&self) -> u64 {
@@ -220,7 +264,23 @@ impl Writer {
         self.prune_at_ms.min(self.synced_ms + sync_every_ms)
     }
 
+    fn audit_due_ms(&self) -> u64 {
+        if self.new_audit_head().is_some() { self.audit_at_ms } else { u64::MAX }
+    }
+
     fn maintenance(&mut self, now: Now) -> Option<PartReport> {
+        if now.boot_ms >= self.audit_due_ms() {
+            let head = self.new_audit_head();
+            return match self.store.commit_with(&[], head.as_ref(), now) {
+                Ok(()) => {
+                    self.audit_head = head;
+                    self.audit_at_ms = now.boot_ms + AUDIT_HEAD_EVERY_MS;
+                    self.unsynced = self.unsynced.max(Unsynced::Progress);
+                    None
+                }
+                Err(error) => self.begin_outage(&error, now),
+            };
+        }
         if now.boot_ms < self.maintenance_at_ms() {
             return None;
         }
@@ -273,12 +333,17 @@ impl Writer {
         let is_new = before.is_none_or(|t| t.fault != fault);
         self.outage =
             Some(Outage { fault, reason: reason.clone(), retry_at_ms: now.boot_ms + wait_ms, wait_ms });
+        self.settle();
         is_new.then(|| report(PartState::Degraded { reason }))
     }
 
     fn report_recovery(&mut self) -> Option<PartReport> {
-        self.outage.take()?;
-        let detail = match self.held.take_dropped() {
+        let outage = self.outage.take();
+        let dropped = if outage.is_some() { self.unsaved.held().take_dropped() } else { 0 };
+        self.has_lost |= dropped > 0;
+        self.settle();
+        outage?;
+        let detail = match dropped {
             0 => "written again; nothing was lost".to_owned(),
             1 => "written again; 1 record was too many to hold and is missing".to_owned(),
             lost => format!("written again; {lost} records were too many to hold and are missing"),
@@ -288,9 +353,9 @@ impl Writer {
 
     /// Reports once when records begin to be dropped.
     fn report_drops(&mut self) -> Option<PartReport> {
-        let outage = self.outage.as_mut().filter(|_| self.held.began_to_drop())?;
-        let verb = if self.held.len() == 1 { "is" } else { "are" };
-        let held = records(self.held.len());
+        let outage = self.outage.as_mut().filter(|_| self.unsaved.held().began_to_drop())?;
+        let verb = if self.unsaved.held().len() == 1 { "is" } else { "are" };
+        let held = records(self.unsaved.held().len());
         outage.reason = format!("{}; {held} {verb} held, further ones are lost", outage.reason);
         Some(report(PartState::Degraded { reason: outage.reason.clone() }))
     }
