@@ -8,9 +8,11 @@ use clap::{Args, Subcommand};
 use super::run::ConfigArg;
 use super::{Exit, print};
 use crate::clock;
-use crate::notify::audit::chain::Verifier;
+use crate::notify::audit::chain::{Head, Verifier};
 use crate::notify::audit::files;
 use crate::notify::audit::report::Report;
+use crate::store::audit_head::AuditHead;
+use crate::store::{self, reader};
 use crate::text::counted;
 
 #[derive(Debug, Clone, Args)]
@@ -51,9 +53,32 @@ struct LogArgs {
     config: ConfigArg,
 }
 
+/// What the database knows of the end of the log.
+enum Remembered {
+    /// The files are copies, or of another machine.
+    NotAsked,
+    /// It cannot be asked: why.
+    Unknown(String),
+    Head(AuditHead),
+}
+
 impl LogArgs {
+    /// Asks the database about the configured log; files that are named may be anybody's.
+    fn remembered(&self) -> Result<Remembered> {
+        if !self.files.is_empty() {
+            return Ok(Remembered::NotAsked);
+        }
+        let config = self.config.load()?;
+        let settings = store::Settings { dir: config.state_dir, ..store::Settings::default() };
+        Ok(match reader::audit_head(&settings) {
+            Ok(Some(head)) if Path::new(&head.path) == config.audit => Remembered::Head(head),
+            Ok(_) => Remembered::Unknown("it remembers no line of this log".to_owned()),
+            Err(error) => Remembered::Unknown(format!("{error:#}")),
+        })
+    }
+
     /// The files, oldest first.
-    fn files(&self) -> Result<Vec<PathBuf>> {
+    fn files(&self, remembered: &Remembered) -> Result<Vec<PathBuf>> {
         if !self.files.is_empty() {
             for file in &self.files {
                 std::fs::File::open(file).with_context(|| format!("could not open {}", file.display()))?;
@@ -62,6 +87,15 @@ impl LogArgs {
         }
         let path = self.config.load()?.audit;
         let found = files::family(&path)?;
+        if found.is_empty()
+            && let Remembered::Head(head) = remembered
+        {
+            bail!(
+                "the audit log {} is gone: the database remembers {} of it",
+                path.display(),
+                counted(head.seq, "line")
+            );
+        }
         if found.is_empty() {
             bail!(
                 "there is no audit log at {}: name its files, or its configuration with --config",
@@ -74,13 +108,24 @@ impl LogArgs {
 
 pub(crate) fn run(args: &AuditArgs) -> Result<Exit> {
     match &args.command {
-        AuditCommand::Verify(args) => verify(&args.log.files()?),
-        AuditCommand::Report(args) => report(&args.log.files()?, args.since),
+        AuditCommand::Verify(args) => {
+            let remembered = args.log.remembered()?;
+            verify(&args.log.files(&remembered)?, remembered)
+        }
+        AuditCommand::Report(args) => report(&args.log.files(&Remembered::NotAsked)?, args.since),
     }
 }
 
-fn verify(paths: &[PathBuf]) -> Result<Exit> {
-    let mut verifier = Verifier::default();
+fn verify(paths: &[PathBuf], remembered: Remembered) -> Result<Exit> {
+    let (mut verifier, end) = match remembered {
+        Remembered::NotAsked => (Verifier::default(), String::new()),
+        Remembered::Unknown(why) => {
+            (Verifier::default(), format!("its end was not compared with the database: {why}\n"))
+        }
+        Remembered::Head(AuditHead { seq, hash, .. }) => {
+            (Verifier::expect(Head { seq, hash }), format!("compared with the database up to line {seq}\n"))
+        }
+    };
     for path in paths {
         let name = path.display().to_string();
         let mut last_line = 0;
@@ -94,7 +139,7 @@ fn verify(paths: &[PathBuf]) -> Result<Exit> {
         }
     }
     verifier.finish();
-    print::text(&render(&verifier, paths))?;
+    print::text(&(render(&verifier, paths) + &end))?;
     let is_whole = verifier.problem_count == 0 && verifier.unreadable_files.is_empty();
     Ok(if is_whole { Exit::Done } else { Exit::Failed })
 }

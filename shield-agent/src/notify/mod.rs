@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::audit::AuditLog;
+pub(crate) use self::audit::AuditRecord;
 use self::dispatch::Pace;
 pub(crate) use self::hooks::Hooks;
 use crate::config::UrlFrom;
@@ -95,9 +96,9 @@ enum AuditState {
 impl Notifier {
     /// Starts the posting tasks on the caller's runtime. A receiver whose URL cannot be loaded is reported as degraded;
     /// it does not stop the agent, because protection matters more than messages about it.
-    pub(crate) fn start(settings: &Settings, report: Report) -> (Notifier, Outbox) {
+    pub(crate) fn start(settings: &Settings, record: AuditRecord, report: Report) -> (Notifier, Outbox) {
         let hooks = Hooks::start(settings, Arc::clone(&report));
-        let audit = AuditLog::new(&settings.audit);
+        let audit = AuditLog::resume(&settings.audit, record);
         let notifier = Notifier { audit, audit_state: AuditState::Unknown, hooks: hooks.clone(), report };
         (notifier, Outbox { hooks })
     }

@@ -141,8 +141,11 @@ impl Bench {
         };
         let reports = Arc::new(Mutex::new(Vec::new()));
         let reported = Arc::clone(&reports);
-        let (notifier, outbox) =
-            Notifier::start(&settings, Arc::new(move |report| reported.lock().unwrap().push(report)));
+        let (notifier, outbox) = Notifier::start(
+            &settings,
+            AuditRecord::default(),
+            Arc::new(move |report| reported.lock().unwrap().push(report)),
+        );
         Bench { notifier, outbox, reports, dir }
     }
 
@@ -263,8 +266,11 @@ async fn what_is_not_configured_is_off_and_what_cannot_be_read_degraded() {
         slack: Some(UrlFrom::File(dir.path().join("missing"))),
         ..Settings::default()
     };
-    let _started =
-        Notifier::start(&settings, Arc::new(move |report: PartReport| reported.lock().unwrap().push(report)));
+    let _started = Notifier::start(
+        &settings,
+        AuditRecord::default(),
+        Arc::new(move |report: PartReport| reported.lock().unwrap().push(report)),
+    );
     let reports = reports.lock().unwrap();
     assert!(matches!(&reports[0].state, PartState::Degraded { reason } if reason.contains("missing")));
     assert_eq!(reports[1].state, PartState::Off { reason: "no URL is configured".into() });

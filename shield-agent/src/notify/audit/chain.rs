@@ -3,9 +3,9 @@
 //! A line's hash is the SHA-256 of the line without its `hash` field (the bytes up to it and a closing brace), in
 //! lower-case hex. As `prev` is one of those bytes, each hash covers every line before it.
 //!
-//! It detects changes between two lines that are still there. It cannot detect that the last lines are missing (nothing
-//! follows them), nor a log rewritten from some line on by somebody with write access: for that, ship the lines to
-//! another machine as they are written.
+//! It detects changes between two lines that are still there. That the last lines are missing nothing in the log can show;
+//! the database remembers the last line for that ([`Verifier::expect`]). Somebody who can write both, which root can, can
+//! rewrite both from some line on: for that, ship the lines to another machine as they are written.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,9 @@ use sha2::{Digest, Sha256};
 
 const HASH_FIELD: &str = ",\"hash\":\"";
 const HEX_LEN: usize = 64;
+/// The greatest number that a line can have: no log comes near it, and one line with the greatest number of 64 bits would leave
+/// none for the next.
+const MAX_SEQ: u64 = 1 << 53;
 /// Problems that are kept; further ones are only counted.
 const MAX_PROBLEMS: usize = 100;
 
@@ -100,7 +103,7 @@ struct Link {
 
 impl Link {
     fn read(line: &[u8]) -> Option<Link> {
-        let start: Start = serde_json::from_slice(line).ok()?;
+        let start: Start = serde_json::from_slice(line).ok().filter(|start: &Start| start.seq <= MAX_SEQ)?;
         let at = line.len().checked_sub(HASH_FIELD.len() + HEX_LEN + 2)?;
         let field = line[at..].strip_prefix(HASH_FIELD.as_bytes())?;
         let stated = String::from_utf8(field[..HEX_LEN].to_vec()).ok()?;
@@ -122,12 +125,28 @@ pub(crate) struct Problem {
     pub what: String,
 }
 
+/// The fault that the log itself records: lines before this one were gone when it was written. Where lines are left before it,
+/// the chain shows the gap as well; where none is, it could be taken for a rotation.
+fn lost_before(line: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Lost {
+        event: String,
+        found: u64,
+        written: u64,
+    }
+    memchr::memmem::find(line, b"\"event\":\"lines_lost\"")?;
+    let lost = serde_json::from_slice::<Lost>(line).ok().filter(|lost| lost.event == "lines_lost")?;
+    Some(format!("lines {} to {} were gone when it was written", lost.found.saturating_add(1), lost.written))
+}
+
 /// Follows the chain line by line.
 #[derive(Debug, Default)]
 pub(crate) struct Verifier {
     head: Option<Head>,
     /// The lines after an unreadable end need not follow those before it.
     is_interrupted: bool,
+    /// The line that the database remembers as the last one, until it comes by.
+    expected: Option<Head>,
     /// A line that is not a link, until the next one shows whether it was torn.
     unreadable: Option<(Problem, String)>,
     /// Number of the first line.
@@ -145,6 +164,11 @@ pub(crate) struct Verifier {
 }
 
 impl Verifier {
+    /// A verifier of a log that was written up to this line at least.
+    pub(crate) fn expect(expected: Head) -> Verifier {
+        Verifier { expected: Some(expected), ..Verifier::default() }
+    }
+
     /// Takes the next line, without its newline.
     pub(crate) fn line(&mut self, file: &str, number: u64, line: &[u8]) {
         let problem = |what: String| Problem { file: file.to_owned(), line: number, what };
@@ -155,8 +179,17 @@ impl Verifier {
             return;
         };
         self.settle_unreadable(Some(line));
-        if let Some(what) = self.fault_of(&link) {
+        let fault = self.fault_of(&link).or_else(|| lost_before(line));
+        if let Some(what) = fault {
             self.report(problem(what));
+        }
+        if let Some(expected) = self.expected.take_if(|expected| expected.seq <= link.start.seq)
+            && expected.seq == link.start.seq
+            && expected.hash != link.stated
+        {
+            self.report(problem(
+                "the database remembers another line of this number: the log was rewritten".into(),
+            ));
         }
         self.is_interrupted = false;
         if self.lines == 0 {
@@ -180,6 +213,17 @@ impl Verifier {
     /// Finishes after the last line; returns the head.
     pub(crate) fn finish(&mut self) -> Option<&Head> {
         self.settle_unreadable(None);
+        if let Some(expected) = self.expected.take() {
+            let last = self.head.as_ref().map_or(0, |head| head.seq);
+            let missing = match expected.seq - last {
+                1 => format!("line {} is missing", expected.seq),
+                _ => format!("lines {} to {} are missing", last + 1, expected.seq),
+            };
+            let what = format!(
+                "{missing} at the end, which the database remembers: they were cut off, or lost with the machine's power"
+            );
+            self.report(Problem { file: "end of the log".into(), line: last, what });
+        }
         self.head.as_ref()
     }
 

@@ -74,14 +74,17 @@ pub(super) fn newest_head(path: &Path) -> Result<(Option<Head>, Vec<Damage>)> {
     Ok((None, damages))
 }
 
-/// Calls `each` with every line of a file, without its newline, and its number from 1.
+/// The longest line that is read. The agent writes none near it, and a packed file of a few kilobytes can hold one of gigabytes.
+const MAX_LINE_BYTES: u64 = 4 << 20;
+
+/// Calls `each` with every line of a file, without its newline, and its number from 1. Of a line that is too long the
+/// beginning counts, so that it is found to be none of the log's.
 pub(crate) fn for_each_line(path: &Path, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
     let mut reader = reader(path)?;
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let read = reader
-            .read_until(b'\n', &mut line)
+        let read = read_line(&mut *reader, &mut line)
             .with_context(|| format!("could not read {}", path.display()))?;
         if read == 0 {
             break;
@@ -89,6 +92,14 @@ pub(crate) fn for_each_line(path: &Path, mut each: impl FnMut(u64, &[u8]) -> Res
         each(number, line.strip_suffix(b"\n").unwrap_or(&line))?;
     }
     Ok(())
+}
+
+fn read_line(mut reader: &mut dyn BufRead, line: &mut Vec<u8>) -> std::io::Result<usize> {
+    let read = (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', line)?;
+    if read as u64 == MAX_LINE_BYTES && line.last() != Some(&b'\n') {
+        reader.skip_until(b'\n')?;
+    }
+    Ok(read)
 }
 
 fn is_rotated(name: &str, other: &str) -> bool {
@@ -121,6 +132,6 @@ fn first_seq(path: &Path) -> Result<Option<u64>> {
     }
     let mut reader = reader(path)?;
     let mut line = Vec::new();
-    reader.read_until(b'\n', &mut line).with_context(|| format!("could not read {}", path.display()))?;
+    read_line(&mut *reader, &mut line).with_context(|| format!("could not read {}", path.display()))?;
     Ok(serde_json::from_slice::<Numbered>(&line).ok().map(|line| line.seq))
 }

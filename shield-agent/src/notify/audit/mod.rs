@@ -7,6 +7,7 @@
 
 pub(crate) mod chain;
 pub(crate) mod files;
+pub(crate) mod late;
 pub(crate) mod report;
 
 use std::fs::{File, OpenOptions};
@@ -18,7 +19,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use self::chain::{End, Head};
-use shield_engine::action::Notice;
+use crate::store::audit_head::{AuditHead, AuditHeads};
+use shield_engine::action::{BanRecord, Notice};
 use shield_engine::time::Now;
 
 const FILE_MODE: u32 = 0o640;
@@ -38,6 +40,14 @@ enum Remark<'a> {
     },
     /// A rotated file was damaged when the log was opened: the chain continues from the newest line that could be read.
     DamagedFile { file: &'a str, because: &'a str },
+    /// The log ended before a line that is known to have been written: lines were cut off or the file was emptied, or the
+    /// machine lost power before they reached the disk.
+    LinesLost {
+        /// The last line that was found; 0 for none.
+        found: u64,
+        /// The last line that was written.
+        written: u64,
+    },
     /// Events before this line could not be written.
     AuditGap {
         missing: u64,
@@ -45,6 +55,25 @@ enum Remark<'a> {
         /// The first error.
         because: &'a str,
     },
+}
+
+/// A ban of the ledger that an agent was killed too soon to record.
+#[derive(Debug, Serialize)]
+struct Late<'a> {
+    #[serde(flatten)]
+    notice: &'a Notice,
+    late: bool,
+}
+
+/// What is known of the log from elsewhere, and who wants to know of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AuditRecord {
+    /// The end that the database remembers.
+    pub expected: Option<AuditHead>,
+    /// Bans to be recorded before anything else.
+    pub late: Vec<BanRecord>,
+    /// Receives each new end.
+    pub heads: AuditHeads,
 }
 
 /// The log, open for appending.
@@ -56,6 +85,9 @@ pub struct AuditLog {
     gap: Option<Gap>,
     /// Damaged files that are not on record yet.
     damages: Vec<files::Damage>,
+    record: AuditRecord,
+    /// The last line of the log as found and as written, when lines are missing and that is not on record yet.
+    lost: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -63,6 +95,8 @@ struct OpenFile {
     file: File,
     /// Device and inode: a path that leads elsewhere was rotated.
     id: (u64, u64),
+    /// Its length after the last line: a shorter one was cut.
+    len: u64,
 }
 
 /// The repair that a file's end needs.
@@ -84,7 +118,13 @@ impl AuditLog {
     /// A log at this path. The first event opens the file; after a failure every later event retries, so that the log
     /// continues as soon as the disk allows.
     pub fn new(path: &Path) -> AuditLog {
-        AuditLog { path: path.to_owned(), open: None, head: None, gap: None, damages: Vec::new() }
+        AuditLog::resume(path, AuditRecord::default())
+    }
+
+    /// As [`AuditLog::new`], with what is known of the log from the last run.
+    pub(crate) fn resume(path: &Path, record: AuditRecord) -> AuditLog {
+        let path = path.to_owned();
+        AuditLog { path, open: None, head: None, gap: None, damages: Vec::new(), record, lost: None }
     }
 
     /// Appends an event. A failed event is counted; the next one that can be written is preceded by a line with the
@@ -109,6 +149,9 @@ impl AuditLog {
         if let Mend::Torn { bytes, sha256 } = &mend {
             head = chain::append(&mut text, &head, &at, &Remark::TornLine { bytes: *bytes, sha256 })?;
         }
+        if let Some((found, written)) = self.lost {
+            head = chain::append(&mut text, &head, &at, &Remark::LinesLost { found, written })?;
+        }
         for damage in &self.damages {
             let remark = Remark::DamagedFile { file: &damage.file, because: &damage.because };
             head = chain::append(&mut text, &head, &at, &remark)?;
@@ -117,10 +160,18 @@ impl AuditLog {
             let remark = Remark::AuditGap { missing: gap.missing, since: &gap.since, because: &gap.because };
             head = chain::append(&mut text, &head, &at, &remark)?;
         }
+        for ban in &self.record.late {
+            let notice = Notice::Banned(Box::new(ban.clone()));
+            head = chain::append(&mut text, &head, &at, &Late { notice: &notice, late: true })?;
+        }
         head = chain::append(&mut text, &head, &at, notice)?;
         self.write(&text)?;
+        let path = self.path.display().to_string();
+        self.record.heads.set(AuditHead { path, seq: head.seq, hash: head.hash.clone() });
         self.head = Some(head);
         self.damages.clear();
+        self.record.late.clear();
+        self.lost = None;
         Ok(())
     }
 
@@ -129,26 +180,29 @@ impl AuditLog {
     fn write(&mut self, text: &[u8]) -> Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let written = write_or_undo(&mut open.file, text);
-        if written.is_err() {
-            self.open = None;
+        match written {
+            Ok(()) => open.len += text.len() as u64,
+            Err(_) => self.open = None,
         }
         written.with_context(|| format!("could not write to the audit log {}", self.path.display()))
     }
 
     /// Opens the file when it is not open or was rotated; returns the repair that its end needs.
     fn open_if_needed(&mut self) -> Result<Mend> {
-        let current = std::fs::metadata(&self.path).ok().map(|meta| (meta.dev(), meta.ino()));
-        if self.open.as_ref().is_some_and(|open| Some(open.id) == current) {
+        let current = std::fs::metadata(&self.path).ok().map(|meta| ((meta.dev(), meta.ino()), meta.len()));
+        let is_open = |open: &OpenFile| current.is_some_and(|(id, len)| open.id == id && len >= open.len);
+        if self.open.as_ref().is_some_and(is_open) {
             return Ok(Mend::Nothing);
         }
+        let is_cut = self.open.as_ref().is_some_and(|open| current.is_some_and(|(id, _)| open.id == id));
         let shown = self.path.display().to_string();
         let mut file = create(&self.path).with_context(|| format!("could not open the audit log {shown}"))?;
         let meta = file.metadata()?;
-        let tail =
-            read_tail(&mut file, meta.len()).with_context(|| format!("could not read the end of {shown}"))?;
+        let tail = read_tail(&mut file, meta.len(), TAIL_BYTES)
+            .with_context(|| format!("could not read the end of {shown}"))?;
         let (last, end) = chain::end_of(&tail);
-        if self.head.is_none() {
-            self.head = match last {
+        if self.head.is_none() || is_cut {
+            let found = match last {
                 Some(head) => Some(head),
                 None => {
                     let (head, damages) = files::newest_head(&self.path)?;
@@ -156,13 +210,33 @@ impl AuditLog {
                     head
                 }
             };
+            let written = self.head.take().or_else(|| self.remembered());
+            self.head = self.newer(found, written);
         }
-        self.open = Some(OpenFile { file, id: (meta.dev(), meta.ino()) });
+        self.open = Some(OpenFile { file, id: (meta.dev(), meta.ino()), len: meta.len() });
         Ok(match end {
             End::Clean => Mend::Nothing,
             End::NoNewline => Mend::Newline,
             End::Torn(torn) => Mend::Torn { bytes: torn.len() as u64, sha256: chain::hex_sha256(torn) },
         })
+    }
+
+    /// The head that the database has of this log.
+    fn remembered(&self) -> Option<Head> {
+        let head = self.record.expected.as_ref().filter(|head| Path::new(&head.path) == self.path)?;
+        Some(Head { seq: head.seq, hash: head.hash.clone() })
+    }
+
+    /// The head to continue from. When the log ends before a line that was written, that line: the gap stays visible in the
+    /// chain, and goes on record.
+    fn newer(&mut self, found: Option<Head>, written: Option<Head>) -> Option<Head> {
+        let Some(written) = written else { return found };
+        let found_seq = found.as_ref().map_or(0, |head| head.seq);
+        if found_seq >= written.seq {
+            return found;
+        }
+        self.lost = Some((found_seq, written.seq));
+        Some(written)
     }
 
     fn count_missing(&mut self, error: &anyhow::Error, now: Now) {
@@ -206,10 +280,10 @@ fn create(path: &Path) -> Result<File> {
     Ok(OpenOptions::new().read(true).append(true).create(true).mode(FILE_MODE).open(path)?)
 }
 
-fn read_tail(file: &mut File, len: u64) -> Result<Vec<u8>> {
-    file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES)))?;
+fn read_tail(file: &mut File, len: u64, bytes: u64) -> Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(len.saturating_sub(bytes)))?;
     let mut tail = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut tail)?;
+    file.take(bytes).read_to_end(&mut tail)?;
     Ok(tail)
 }
 

@@ -267,3 +267,229 @@ fn a_chain_whose_beginning_was_rotated_away_for_good_is_sound_from_where_it_begi
     let verifier = verify(&place.path);
     assert_eq!((verifier.problems, verifier.first_seq, verifier.lines), (vec![], 4, 2));
 }
+
+/// The log as an agent writes it that remembers its end in the database.
+fn remembering(place: &Place, expected: Option<AuditHead>) -> (AuditLog, AuditHeads) {
+    let record = AuditRecord { expected, ..AuditRecord::default() };
+    let heads = record.heads.clone();
+    (AuditLog::resume(&place.path, record), heads)
+}
+
+fn problems_with(path: &Path, expected: &AuditHead) -> Vec<String> {
+    let mut verifier = Verifier::expect(Head { seq: expected.seq, hash: expected.hash.clone() });
+    for file in files::family(path).unwrap() {
+        files::for_each_line(&file, |number, line| {
+            verifier.line("log", number, line);
+            Ok(())
+        })
+        .unwrap();
+    }
+    verifier.finish();
+    verifier.problems.into_iter().map(|problem| problem.what).collect()
+}
+
+/// An emptied file, and one whose end was cut off, were called whole.
+#[test]
+fn an_end_that_was_cut_off_is_found_by_what_the_database_remembers() {
+    let check = |kept: usize, words: &str| {
+        let place = place();
+        let (mut log, heads) = remembering(&place, None);
+        append(&mut log, 6);
+        let head = heads.newest().unwrap();
+        assert_eq!(problems_with(&place.path, &head), Vec::<String>::new());
+        let cut: String = text(&place.path).split_inclusive('\n').take(kept).collect();
+        std::fs::write(&place.path, cut).unwrap();
+        let found = problems_with(&place.path, &head);
+        assert!(found.len() == 1 && found[0].starts_with(words), "{found:?}");
+        // A restarted agent goes on behind the gap and records it: it can be seen without the database from then on.
+        drop(log);
+        let (mut log, heads) = remembering(&place, Some(head));
+        append(&mut log, 2);
+        let record = format!("\"event\":\"lines_lost\",\"found\":{kept},\"written\":6");
+        assert!(text(&place.path).contains(&record), "{}", text(&place.path));
+        assert_eq!(heads.newest().unwrap().seq, 9);
+        assert_eq!(verify(&place.path).problem_count, 1, "{:?}", verify(&place.path).problems);
+    };
+    check(0, "lines 1 to 6 are missing at the end");
+    check(4, "lines 5 to 6 are missing at the end");
+    check(5, "line 6 is missing at the end");
+}
+
+/// The same while the agent runs, with the file open.
+#[test]
+fn a_file_that_is_cut_under_the_agent_goes_on_record() {
+    let check = |kept: usize| {
+        let place = place();
+        let (mut log, _) = remembering(&place, None);
+        append(&mut log, 6);
+        let cut: String = text(&place.path).split_inclusive('\n').take(kept).collect();
+        OpenOptions::new().write(true).open(&place.path).unwrap().set_len(cut.len() as u64).unwrap();
+        append(&mut log, 2);
+        assert!(text(&place.path).contains("\"event\":\"lines_lost\""), "{}", text(&place.path));
+        assert_eq!(verify(&place.path).problem_count, 1);
+    };
+    check(0);
+    check(3);
+}
+
+#[test]
+fn a_rotation_by_copy_and_truncation_loses_nothing() {
+    let place = place();
+    let (mut log, _) = remembering(&place, None);
+    append(&mut log, 3);
+    std::fs::copy(&place.path, format!("{}.1", place.path.display())).unwrap();
+    std::fs::write(&place.path, "").unwrap();
+    append(&mut log, 2);
+    sound(&place.path, 5);
+}
+
+#[test]
+fn a_log_rewritten_with_all_its_hashes_is_found_by_what_the_database_remembers() {
+    let place = place();
+    let (mut log, heads) = remembering(&place, None);
+    append(&mut log, 3);
+    let head = heads.newest().unwrap();
+    std::fs::remove_file(&place.path).unwrap();
+    let mut forged = AuditLog::new(&place.path);
+    for bans in 0..5 {
+        forged.append(&Notice::Stopping { bans }, NOW).unwrap();
+    }
+    sound(&place.path, 5);
+    let found = problems_with(&place.path, &head);
+    assert_eq!(found, ["the database remembers another line of this number: the log was rewritten"]);
+}
+
+#[test]
+fn what_the_database_remembers_of_another_log_is_no_fault_of_this_one() {
+    let place = place();
+    let other = AuditHead { path: "/elsewhere/audit.jsonl".into(), seq: 9, hash: "x".into() };
+    let (mut log, _) = remembering(&place, Some(other));
+    append(&mut log, 1);
+    assert!(text(&place.path).starts_with("{\"seq\":1,"));
+    sound(&place.path, 1);
+}
+
+/// One line with the greatest number of 64 bits left none for the next.
+#[test]
+fn a_line_with_an_impossible_number_is_none_of_the_log() {
+    let place = place();
+    append(&mut AuditLog::new(&place.path), 1);
+    let mut line = Vec::new();
+    let before = Head { seq: u64::MAX - 1, hash: "0".repeat(64) };
+    chain::append(&mut line, &before, "2026-05-11T22:07:33.000Z", &Notice::Stopping { bans: 1 }).unwrap();
+    OpenOptions::new().append(true).open(&place.path).unwrap().write_all(&line).unwrap();
+    append(&mut AuditLog::new(&place.path), 1);
+    let verifier = verify(&place.path);
+    assert_eq!((verifier.lines, verifier.problem_count), (2, 1), "{:?}", verifier.problems);
+}
+
+/// A packed file of some kilobytes can hold a line of gigabytes.
+#[test]
+fn of_a_line_without_an_end_only_the_beginning_is_kept() {
+    let place = place();
+    append(&mut AuditLog::new(&place.path), 2);
+    let plain = place.path.with_extension("plain");
+    std::fs::write(&plain, format!("{}\n{{}}\n", "x".repeat(20 << 20))).unwrap();
+    let packed = PathBuf::from(format!("{}.1.gz", place.path.display()));
+    compress(&plain, &packed);
+    let mut lengths = Vec::new();
+    files::for_each_line(&packed, |_, line| {
+        lengths.push(line.len());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(lengths, [4 << 20, 2]);
+}
+
+mod late_lines {
+    use super::*;
+    use crate::store::reader::Reader;
+    use crate::store::{BootId, Settings, Store};
+    use shield_engine::action::{LiftReason, Record};
+    use shield_engine::client::Client;
+    use shield_engine::verdict::Rule;
+
+    fn ban(n: u8, reason: Option<&str>) -> BanRecord {
+        let client = Client::from(std::net::Ipv4Addr::new(192, 0, 2, n));
+        let Notice::Banned(mut ban) = samples::banned_client(client) else { unreachable!() };
+        ban.ban.serial = u64::from(n);
+        ban.ban.since_ms = samples::AT_MS + i64::from(n);
+        ban.reason = reason.map(str::to_owned);
+        *ban
+    }
+
+    fn ledger(dir: &Path, bans: &[BanRecord]) -> (Store, Reader) {
+        let settings = Settings { dir: dir.join("state"), ..Settings::default() };
+        let (mut store, _) = Store::open(&settings, &BootId::from_text("one"), NOW).unwrap();
+        let records: Vec<Record> = bans.iter().cloned().map(Box::new).map(Record::Banned).collect();
+        store.commit(&records, NOW).unwrap();
+        let reader = Reader::beside(&store).unwrap();
+        (store, reader)
+    }
+
+    fn clients(bans: &[BanRecord]) -> Vec<String> {
+        bans.iter().map(|ban| ban.ban.client.to_string()).collect()
+    }
+
+    /// After kill -9 the log lacked some bans for good.
+    #[test]
+    fn bans_that_a_kill_left_out_are_written_once_at_the_next_start() {
+        let place = place();
+        let all: Vec<BanRecord> = (1..=7).map(|n| ban(n, (n == 6).then_some("taken over"))).collect();
+        let (mut store, reader) = ledger(place._dir.path(), &all);
+        let mut log = AuditLog::new(&place.path);
+        // Four of seven were recorded before the kill: one lacks in the middle, one was lifted, one is not to be recorded.
+        for ban in [&all[0], &all[1], &all[3], &all[4]] {
+            log.append(&Notice::Banned(Box::new(ban.clone())), NOW).unwrap();
+        }
+        drop(log);
+        let lift = Record::Lifted {
+            client: all[6].ban.client,
+            serial: 7,
+            at_ms: samples::AT_MS + 99,
+            reason: LiftReason::Operator,
+        };
+        // An extension gives a recorded ban another serial number.
+        let mut extended = all[4].clone();
+        extended.ban.serial = 9;
+        store.commit(&[lift, Record::Extended(Box::new(extended))], NOW).unwrap();
+
+        let missing = || late::missing(&place.path, &reader, "taken over", NOW).unwrap();
+        let late = missing();
+        assert_eq!(clients(&late), ["192.0.2.3", "192.0.2.7"]);
+        assert!(late.iter().all(|ban| ban.evidence.is_some() && ban.ban.rule == Rule::ZScore));
+        let mut log = AuditLog::resume(&place.path, AuditRecord { late, ..AuditRecord::default() });
+        append(&mut log, 1);
+        sound(&place.path, 7);
+        let text = text(&place.path);
+        let fifth = text.lines().nth(4).unwrap();
+        assert!(fifth.contains("\"client\":\"192.0.2.3\"") && fifth.contains("\"late\":true"), "{fifth}");
+        assert_eq!(clients(&missing()), Vec::<String>::new(), "once each");
+    }
+
+    #[test]
+    fn what_was_before_the_log_is_not_written_again() {
+        let place = place();
+        let (_store, reader) = ledger(place._dir.path(), &[ban(1, None), ban(2, None)]);
+        let missing = || late::missing(&place.path, &reader, "", NOW).unwrap();
+        assert_eq!(clients(&missing()), Vec::<String>::new(), "there is no log at all");
+        // A log whose beginning was rotated away for good begins after these bans.
+        let mut log = AuditLog::new(&place.path);
+        log.append(&Notice::Stopping { bans: 1 }, NOW.plus_ms(60_000)).unwrap();
+        std::fs::remove_file(&place.path).unwrap();
+        log.append(&Notice::Stopping { bans: 2 }, NOW.plus_ms(60_000)).unwrap();
+        assert_eq!(clients(&missing()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_log_that_was_rotated_just_now_is_compared_with_what_was_rotated() {
+        let place = place();
+        let (_store, reader) = ledger(place._dir.path(), &[ban(1, None), ban(2, None)]);
+        let mut log = AuditLog::new(&place.path);
+        log.append(&Notice::Banned(Box::new(ban(1, None))), NOW).unwrap();
+        std::fs::rename(&place.path, format!("{}.1", place.path.display())).unwrap();
+        log.append(&Notice::Stopping { bans: 1 }, NOW).unwrap();
+        let missing = late::missing(&place.path, &reader, "", NOW).unwrap();
+        assert_eq!(clients(&missing), ["192.0.2.2"]);
+    }
+}
