@@ -1,7 +1,9 @@
 //! Answers the API's queries from the engine (in looks, each between two events), the enforcers' counters and the database.
 //!
-//! Lists of bans come from the database: sorting a million of them in the engine would hold up lines.
+//! Lists of bans come from the database: sorting a million of them in the engine would hold up lines. While the database
+//! cannot be written, they are read from the engine in pieces and sorted here.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -21,17 +23,24 @@ use crate::enforce::Drops;
 use crate::enforce::interpreter::Interpreter;
 use crate::pipeline::Handle;
 use crate::source;
-use crate::store::reader::{BanQuery as StoreQuery, BanSort as StoreSort, EndedBan, Reader};
+use crate::store::reader::{
+    BanQuery as StoreQuery, BanSort as StoreSort, EndedBan, MAX_PAGE, Matcher, Reader,
+};
+use crate::store::unsaved::Unsaved;
 use shield_engine::action::{BanRecord, Reply};
-use shield_engine::allowlist::Allowed;
+use shield_engine::allowlist::{AllowReason, Allowed};
+use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, EnforcerName, PartReport, PartState};
 use shield_engine::report::{ClientSummary, Explanation};
-use shield_engine::time::Now;
+use shield_engine::time::{Ends, Now};
 use shield_engine::{Engine, TopWalk};
 
 /// Clients whose state is found out in one look at the engine: some tenths of a millisecond.
 const STATES_AT_ONCE: usize = 32;
+
+/// Bans read from the ledger in one look at the engine: some tenths of a millisecond.
+const BANS_AT_ONCE: usize = 2_000;
 
 /// Ended bans shown for one client, at most.
 const PAST_BANS: u32 = 20;
@@ -40,11 +49,20 @@ pub(crate) struct AgentBackend {
     owner: Handle,
     interpreter: Arc<Interpreter>,
     reader: Arc<Mutex<Reader>>,
+    not_in_store: Unsaved,
     backlog: Arc<AtomicU64>,
     about: About,
     shown: Shown,
     reloads: mpsc::Sender<Request>,
     health: Health,
+}
+
+/// Where bans are recorded.
+pub(crate) struct Records {
+    pub reader: Reader,
+    pub not_in_store: Unsaved,
+    /// The performer's count of unsaved records.
+    pub backlog: Arc<AtomicU64>,
 }
 
 /// Facts that do not change while the agent runs.
@@ -82,20 +100,18 @@ impl Shown {
 }
 
 impl AgentBackend {
-    /// `backlog` is the performer's count of unsaved records.
-    #[expect(clippy::too_many_arguments, reason = "what the answers come from, once")]
     pub(crate) fn new(
         owner: Handle,
         interpreter: Arc<Interpreter>,
-        reader: Reader,
-        backlog: Arc<AtomicU64>,
+        records: Records,
         about: About,
         shown: Shown,
         reloads: mpsc::Sender<Request>,
         health: Health,
     ) -> AgentBackend {
+        let Records { reader, not_in_store, backlog } = records;
         let reader = Arc::new(Mutex::new(reader));
-        AgentBackend { owner, interpreter, reader, backlog, about, shown, reloads, health }
+        AgentBackend { owner, interpreter, reader, not_in_store, backlog, about, shown, reloads, health }
     }
 
     async fn query_engine<T: Send + 'static>(
@@ -146,20 +162,57 @@ impl AgentBackend {
         sums
     }
 
+    /// One page of the bans from the engine: while the database cannot be written, it does not know who is banned.
+    async fn bans_in_memory(&self, query: StoreQuery) -> Result<BanRows, Refusal> {
+        let bans = self.ledger(Matcher::new(&query)).await?;
+        let not_in_store = self.not_in_store.clone();
+        let (records, total, now) = self
+            .query_store(move |reader, now| {
+                let total = bans.len() as u64;
+                let page = sorted_page(bans, &query);
+                let records = page.into_iter().map(|ban| recorded(ban, reader, &not_in_store, now));
+                Ok((records.collect::<anyhow::Result<Vec<BanRecord>>>()?, total, now))
+            })
+            .await?;
+        Ok(BanRows { rows: self.rows(records).await?, total, now })
+    }
+
+    /// The matching bans in force, in no order.
+    ///
+    /// Read in pieces from the end of the ledger to its beginning: a removal meanwhile moves the last ban into the gap, so
+    /// that a ban is seen twice at most and none is passed over.
+    async fn ledger(&self, matcher: Matcher) -> Result<Vec<Ban>, Refusal> {
+        let mut bans = BTreeMap::new();
+        let mut below = self.query_engine(|engine, _| engine.ledger().len()).await?;
+        while below > 0 {
+            let from = below.saturating_sub(BANS_AT_ONCE);
+            let look = move |engine: &Engine, _: Now| -> Vec<Ban> {
+                engine.ledger().entries().skip(from).take(below - from).map(|entry| entry.ban).collect()
+            };
+            let piece = self.query_engine(look).await?.into_iter();
+            bans.extend(
+                piece.filter(|ban| matcher.matches(ban.client, ban.rule)).map(|ban| (ban.client, ban)),
+            );
+            below = from;
+        }
+        Ok(bans.into_values().collect())
+    }
+
     async fn client_view(&self, asked: Client) -> Result<ClientView, Refusal> {
         let (detector, ban_over, allowed, offences, client, now) = self
             .query_engine(move |engine, now| {
                 let client = engine.client_meant(asked);
                 let explanation: Explanation = engine.detector().explain(client, now.wall_secs());
-                let over = engine.ledger().ban_over(client).map(|ban| ban.client);
+                let over = engine.ledger().ban_over(client).copied();
                 let allowed: Vec<Allowed> = protecting(engine, client);
                 let offences = engine.ledger().offences(client, now.wall_secs());
                 (explanation, over, allowed, offences, client, now)
             })
             .await?;
+        let not_in_store = self.not_in_store.clone();
         let (record, past, last) = self
             .query_store(move |reader, now| {
-                let record = ban_over.map(|client| reader.ban(client, now)).transpose()?.flatten();
+                let record = ban_over.map(|ban| recorded(ban, reader, &not_in_store, now)).transpose()?;
                 let last = reader.offences(client)?.map(|count| count.last_secs * 1000);
                 Ok((record, reader.history_of(client, PAST_BANS)?, last))
             })
@@ -208,6 +261,9 @@ impl Backend for AgentBackend {
                 BanSort::Client => StoreSort::Client,
             };
             let query = StoreQuery { search, rule, sort, offset, limit };
+            if self.not_in_store.is_behind() {
+                return self.bans_in_memory(query).await;
+            }
             let (page, records, now) = self
                 .query_store(move |reader, now| {
                     let mut page = reader.bans(&query, now)?;
@@ -262,8 +318,17 @@ impl Backend for AgentBackend {
         })
     }
 
-    fn allowlist(&self) -> Answer<'_, Vec<Allowed>> {
-        Box::pin(async move { self.query_engine(|engine, _| engine.allowlist().entries().to_vec()).await })
+    fn allowlist(&self) -> Answer<'_, Vec<(Allowed, Option<String>)>> {
+        Box::pin(async move {
+            let entries = self.query_engine(|engine, _| engine.allowlist().entries().to_vec()).await?;
+            let mut notes = self.query_store(|reader, _| reader.allow_notes()).await?;
+            let noted = |entry: Allowed| {
+                let is_operators = entry.reason == AllowReason::Operator;
+                let note = is_operators.then(|| notes.remove(&entry.network.to_string())).flatten();
+                (entry, note)
+            };
+            Ok(entries.into_iter().map(noted).collect())
+        })
     }
 
     fn command(&self, command: Command) -> Answer<'_, Reply> {
@@ -323,6 +388,32 @@ fn agent_view(
         store_backlog: 0,
         sources: Vec::new(),
     }
+}
+
+/// A ban with its reason and evidence, from the database or from what is not in it yet. The ban itself is the engine's.
+fn recorded(ban: Ban, reader: &Reader, not_in_store: &Unsaved, now: Now) -> anyhow::Result<BanRecord> {
+    let is_it = |record: &BanRecord| record.ban.since_ms == ban.since_ms && record.ban.rule == ban.rule;
+    let stored = reader.ban(ban.client, now)?.filter(is_it);
+    let record = stored.or_else(|| not_in_store.ban(ban.client).filter(is_it));
+    Ok(match record {
+        Some(record) => BanRecord { ban, ..record },
+        None => BanRecord { ban, reason: None, evidence: None },
+    })
+}
+
+/// The page of a query, as [`Reader::bans`] would sort it.
+fn sorted_page(mut bans: Vec<Ban>, query: &StoreQuery) -> Vec<Ban> {
+    let end = |ban: &Ban| match ban.ends {
+        Ends::Never => u64::MAX,
+        Ends::At { boot_ms, .. } => boot_ms,
+    };
+    match query.sort {
+        StoreSort::Newest => bans.sort_unstable_by_key(|ban| std::cmp::Reverse(ban.serial)),
+        StoreSort::EndsFirst => bans.sort_unstable_by_key(|ban| (end(ban), ban.serial)),
+        StoreSort::Client => bans.sort_by_cached_key(|ban| ban.client.to_string()),
+    }
+    let offset = usize::try_from(query.offset).unwrap_or(usize::MAX);
+    bans.into_iter().skip(offset).take(query.limit.min(MAX_PAGE) as usize).collect()
 }
 
 fn held_by(engine: &Engine, client: Client) -> Option<Vec<EnforcerName>> {

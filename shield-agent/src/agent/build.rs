@@ -6,8 +6,8 @@ use std::sync::{Arc, mpsc};
 use anyhow::Result;
 use ipnet::IpNet;
 
-use super::Kernel;
 use super::backend::AgentBackend;
+use super::{Kernel, adopt};
 use crate::api::feed::Feed;
 use crate::api::socket::ControlSocket;
 use crate::api::{self, Server};
@@ -18,11 +18,15 @@ use crate::enforce::interpreter::{self, Interpreter};
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
 use crate::enforce::{Desired, Enforcer};
-use crate::notify::{self, Notifier, Outbox};
+use crate::notify::audit::late;
+use crate::notify::{self, AuditRecord, Notifier, Outbox};
 use crate::owner::Owner;
 use crate::pipeline::{Announce, Handle, Inbox, Job, Message, Verified};
 use crate::search_engines::SearchEngines;
 use crate::source::{self, Pool, Sources};
+use crate::store::audit_head::AuditHead;
+use crate::store::reader::Reader;
+use crate::text;
 use shield_engine::Engine;
 use shield_engine::action::{Action, Notice};
 use shield_engine::event::{EnforcerName, PartReport, PartState};
@@ -35,6 +39,14 @@ pub(super) fn enforcers(config: &Config, kernel: Kernel) -> Vec<EnforcerName> {
     used.map(|(name, _)| name).collect()
 }
 
+/// An enforcer that has not touched the kernel yet.
+pub(super) fn enforcer(name: EnforcerName, config: &Config) -> Box<dyn Enforcer> {
+    match name {
+        EnforcerName::Iptables => Box::new(IptablesEnforcer::new(config.iptables.clone())),
+        EnforcerName::Xdp => Box::new(XdpEnforcer::new(config.xdp.clone())),
+    }
+}
+
 /// Starts a thread for each enforcer, with the bans to enforce and the networks that must never be dropped.
 pub(super) fn start_enforcement(
     config: &Config,
@@ -44,15 +56,8 @@ pub(super) fn start_enforcement(
     owner: Handle,
     beats: &Beats,
 ) -> Result<Interpreter> {
-    let mut started: Vec<Box<dyn Enforcer>> = Vec::new();
-    for name in enforcers(config, kernel) {
-        match name {
-            EnforcerName::Iptables => {
-                started.push(Box::new(IptablesEnforcer::new(config.iptables.clone())));
-            }
-            EnforcerName::Xdp => started.push(Box::new(XdpEnforcer::new(config.xdp.clone()))),
-        }
-    }
+    let mut started: Vec<Box<dyn Enforcer>> =
+        enforcers(config, kernel).into_iter().map(|name| enforcer(name, config)).collect();
     // Orders are submitted in this order: XDP takes microseconds, iptables milliseconds.
     started.sort_by_key(|enforcer| enforcer.name() != EnforcerName::Xdp);
     for name in EnforcerName::ALL.iter().filter(|name| !started.iter().any(|e| e.name() == **name)) {
@@ -66,8 +71,33 @@ pub(super) fn start_enforcement(
     Interpreter::start_watched(started, start, beats, move |report| owner.send(Message::Enforcement(report)))
 }
 
-/// Starts the audit log, Slack and webhook.
-pub(super) fn start_notifier(config: &Config, owner: Handle) -> (Announce, Outbox) {
+/// What the database knows of the audit log. That it cannot be compared is no reason not to start.
+pub(super) fn audit_record(
+    config: &Config,
+    kernel: Kernel,
+    expected: Option<AuditHead>,
+    ledger: &Reader,
+) -> AuditRecord {
+    // A dry run's bans are recorded as ones that would have been made.
+    let late = match kernel {
+        Kernel::Enforce => late::missing(&config.audit, ledger, adopt::REASON, clock::now()),
+        Kernel::LeaveAlone => Ok(Vec::new()),
+    };
+    let late = late.unwrap_or_else(|error| {
+        tracing::warn!("could not compare the audit log with the ledger: {error:#}");
+        Vec::new()
+    });
+    if !late.is_empty() {
+        let bans = text::counted(late.len() as u64, "ban");
+        tracing::warn!(
+            "recorded late in the audit log: {bans} that the last run was ended too soon to record"
+        );
+    }
+    AuditRecord { expected, late, ..AuditRecord::default() }
+}
+
+/// Starts the audit log, which goes on from `record`, Slack and webhook.
+pub(super) fn start_notifier(config: &Config, record: AuditRecord, owner: Handle) -> (Announce, Outbox) {
     let settings = notify::Settings {
         audit: config.audit.clone(),
         slack: config.slack.clone(),
@@ -75,7 +105,7 @@ pub(super) fn start_notifier(config: &Config, owner: Handle) -> (Announce, Outbo
         ..notify::Settings::default()
     };
     let report: notify::Report = Arc::new(move |report| owner.send(Message::Part(report)));
-    let (mut notifier, outbox) = Notifier::start(&settings, report);
+    let (mut notifier, outbox) = Notifier::start(&settings, record, report);
     (Box::new(move |notice| notifier.notify(notice, clock::now())), outbox)
 }
 

@@ -1,11 +1,13 @@
 //! The running agent: `docs/architecture.md`'s picture as code. [`run`] holds the start order and [`Running::stop`] the stop
-//! order; `build` makes the parts, `restore` reads what the last run left, `watch` finds threads that hang and `supervise`
-//! those that end, `systemd` speaks to the service manager, `notices` logs notices, `backend` answers the API, and `reload` changes
+//! order; `build` makes the parts, `restore` reads what the last run left, `adopt` what only the kernel still has, `watch` finds
+//! threads that hang and `supervise` those that end, `systemd` speaks to the service manager, `notices` logs notices, `backend`
+//! answers the API, and `reload` changes
 //! the configuration of the parts, of them `page` itself.
 //!
 //! Parts make their own inner threads and queues (enforcers, notifier, sources, API); what connects two parts is made
 //! here or in `build`. Bans stay in the kernel throughout.
 
+mod adopt;
 mod backend;
 mod build;
 mod notices;
@@ -25,11 +27,11 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch as channel};
 
-use self::backend::{About, AgentBackend, Shown};
+use self::backend::{About, AgentBackend, Records, Shown};
 use self::page::Page;
 use self::reload::Reloader;
 pub(crate) use self::reload::SetLog;
-use self::restore::Restored;
+use self::restore::{Opened, Restored};
 use self::supervise::{EndGuard, Ended, HostWatch};
 use self::watch::{Health, Watch, Watching};
 use crate::api;
@@ -104,7 +106,7 @@ struct Running {
     reloader: tokio::task::JoinHandle<(Sources, Page)>,
     stop_reloader: channel::Sender<bool>,
     host_watch: HostWatch,
-    background: tokio::task::JoinHandle<()>,
+    background: [tokio::task::JoinHandle<()>; 2],
     watching: Watching,
 }
 
@@ -114,9 +116,12 @@ struct Running {
 async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<Running> {
     let Options { config, origin, kernel, set_log } = options;
     let started = clock::now();
-    let (store, store_state) = restore::open_store(&config, kernel, started)?;
-    let reader = Reader::beside(&store)?;
-    let Restored { mut engine, desired, leftovers, checkpoints } = restore::restore(&config, kernel, &store)?;
+    supervise::keep_others_out(&config, kernel)?;
+    let mut opened = restore::open_store(&config, kernel, started)?;
+    let reader = Reader::beside(&opened.store)?;
+    let restored = restore::restore(&config, kernel, &mut opened)?;
+    let Restored { mut engine, desired, leftovers, checkpoints, audit_head, trouble } = restored;
+    let Opened { store, state: store_state, .. } = opened;
     let (handle, inbox) = Handle::new();
     let (beats, health) = (Beats::default(), Health::default());
 
@@ -126,11 +131,16 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     supervise::await_required(&config, kernel, &interpreter).await?;
 
     let feed = Arc::new(Feed::new(started));
-    let (notifier, outbox) = build::start_notifier(&config, handle.clone());
+    let record = build::audit_record(&config, kernel, audit_head, &reader);
+    let heads = record.heads.clone();
+    let (notifier, outbox) = build::start_notifier(&config, record, handle.clone());
     let announce = [notifier, notices::publisher(Arc::clone(&feed))];
     let unsaved = Arc::new(AtomicU64::new(0));
+    let mut writer = Writer::new(store, started);
+    writer.remember_audit(heads);
+    let not_in_store = writer.unsaved();
     let performer = Performer {
-        writer: Writer::new(store, started),
+        writer,
         interpreter: Arc::clone(&interpreter),
         announce: match kernel {
             Kernel::Enforce => announce.into(),
@@ -164,6 +174,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
         owner.run()
     })?;
     handle.send(Message::Part(store_state));
+    handle.send(Message::Part(restore::state_of(trouble.as_ref())));
 
     let (stop_server, server_stops) = channel::channel(false);
     let sources = source::Prepared::new(config.sources.clone()).watched(beats.clone());
@@ -173,16 +184,9 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let mode = if kernel == Kernel::Enforce { Mode::Enforcing } else { Mode::DryRun };
     let about = About { started_ms: started.wall_ms, mode };
     let drops = Arc::clone(&interpreter);
-    let backend = AgentBackend::new(
-        handle.clone(),
-        drops,
-        reader,
-        unsaved,
-        about,
-        shown.clone(),
-        reloads,
-        health.clone(),
-    );
+    let records = Records { reader, not_in_store, backlog: unsaved };
+    let backend =
+        AgentBackend::new(handle.clone(), drops, records, about, shown.clone(), reloads, health.clone());
     let mut server = build::bind_api(&config, Arc::new(backend), Arc::clone(&feed))?;
     server.watch(beats.part("api", watch::API, supervise::running), build::report_to(&handle));
     let token_file = config.state_dir.join(api::TOKEN_FILE);
@@ -210,7 +214,10 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     };
     let (stop_reloader, reloader_stops) = channel::channel(false);
     let reloader = supervise::essential(ended, reloader.run(hangups, reload_requests, reloader_stops));
-    let background = tokio::spawn(supervise::return_memory());
+    let background = [
+        tokio::spawn(supervise::return_memory()),
+        tokio::spawn(supervise::end_of_trouble(trouble, handle.clone())),
+    ];
     let announce = notices::without_the_engine(feed, hooks);
     let watch = Watch { beats, health, owner: handle.clone(), announce, ended: Arc::clone(ended) };
     let watching = watch.start()?;
@@ -237,7 +244,7 @@ impl Running {
     /// until then; unsent notices go last.
     async fn stop(self) -> Result<()> {
         systemd::stopping();
-        self.background.abort();
+        self.background.iter().for_each(tokio::task::JoinHandle::abort);
         // Fails when the reloader has ended already.
         let _ = self.stop_reloader.send(true);
         let (sources, mut page) =

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Kernel, build};
+use super::{Kernel, adopt, build};
 use crate::clock;
 use crate::config::Config;
 use crate::enforce::{Ban, Desired};
 use crate::host;
 use crate::random;
+use crate::store::audit_head::AuditHead;
+use crate::store::trouble::Trouble;
 use crate::store::{self, BootId, Found, Store};
 use shield_engine::Engine;
-use shield_engine::action::{Action, Order};
+use shield_engine::action::{Action, Order, Record};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::event::{PartReport, PartState};
 use shield_engine::request::Checkpoint;
@@ -27,14 +29,39 @@ pub(super) struct Restored {
     /// The engine's other actions for restored bans: records of those that ended or may no longer be enforced.
     pub leftovers: Vec<Action>,
     pub checkpoints: Vec<Checkpoint>,
+    /// The end of the audit log as the database remembers it.
+    pub audit_head: Option<AuditHead>,
+    /// What was lost, or was within the last day.
+    pub trouble: Option<Trouble>,
 }
 
-/// Opens the database and returns it with the state that the store starts in.
-pub(super) fn open_store(config: &Config, kernel: Kernel, now: Now) -> Result<(Store, PartReport)> {
+/// The part that stands for what was restored.
+const PART: &str = "restored state";
+
+/// The folder of a dry run's database, in the state directory.
+const DRY_RUN_DIR: &str = "dry-run";
+
+/// What only the database had.
+const LOST: &str = "lost are offences, the history, the operator's allowlist and the learned baseline";
+
+/// Adopted bans in one transaction.
+const SAVED_AT_ONCE: usize = 10_000;
+
+/// The database, and what was found wrong with it.
+pub(super) struct Opened {
+    pub store: Store,
+    /// The state that the store starts in.
+    pub state: PartReport,
+    /// Why the database is empty, when it was damaged: what was in it is to be had from the kernel alone.
+    damage: Option<String>,
+}
+
+/// Opens the database.
+pub(super) fn open_store(config: &Config, kernel: Kernel, now: Now) -> Result<Opened> {
     // A database of its own: what a dry run would have banned must never be enforced by a later run.
     let dir = match kernel {
         Kernel::Enforce => config.state_dir.clone(),
-        Kernel::LeaveAlone => config.state_dir.join("dry-run"),
+        Kernel::LeaveAlone => config.state_dir.join(DRY_RUN_DIR),
     };
     let settings = store::Settings {
         dir,
@@ -43,22 +70,29 @@ pub(super) fn open_store(config: &Config, kernel: Kernel, now: Now) -> Result<(S
     };
     let boot_id = BootId::current().context("could not tell this boot from others")?;
     let (store, found) = Store::open(&settings, &boot_id, now)?;
-    let state = match found {
-        Found::Nothing | Found::Sound => PartState::Active { detail: settings.file().display().to_string() },
+    let damage = match found {
+        Found::Nothing | Found::Sound => None,
         Found::Damaged { moved_to, damage } => {
-            tracing::error!(moved_to = %moved_to.display(), "the database was damaged ({damage}); started with an empty one");
-            let reason = format!(
-                "the database was damaged and is kept as {}; earlier bans and the learned baseline are lost ({damage})",
-                moved_to.display()
-            );
-            PartState::Degraded { reason }
+            Some(format!("the database was damaged and is kept as {} ({damage})", moved_to.display()))
         }
     };
-    Ok((store, PartReport { part: "store".to_owned(), state, repaired: None }))
+    let state = PartState::Active { detail: settings.file().display().to_string() };
+    let state = PartReport { part: "store".to_owned(), state, repaired: None };
+    Ok(Opened { store, state, damage })
+}
+
+/// The state of what was restored: degraded for a day after something was lost.
+pub(super) fn state_of(trouble: Option<&Trouble>) -> PartReport {
+    let state = match trouble {
+        Some(trouble) => PartState::Degraded { reason: trouble.reason.clone() },
+        None => PartState::Active { detail: "nothing was lost over the last start".to_owned() },
+    };
+    PartReport { part: PART.to_owned(), state, repaired: None }
 }
 
 /// Builds an engine from the configuration and the database.
-pub(super) fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<Restored> {
+pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> Result<Restored> {
+    let store = &mut opened.store;
     let loaded = store.load().context("could not read the state of the last run")?;
     let mut settings = config.engine.clone();
     settings.enforcers = build::enforcers(config, kernel);
@@ -66,13 +100,13 @@ pub(super) fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<
     host.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
     let allowed = config.allow.iter().chain(&config.infrastructure).copied();
     let allowlist = Allowlist::new(allowed.chain(loaded.allowed).chain(host.entries));
-    let mut engine = Engine::new(
-        settings,
-        config.policy.clone(),
-        allowlist,
-        loaded.next_serial,
-        u64::from_ne_bytes(random::bytes()?),
-    );
+    let now = clock::now();
+    let held =
+        opened.damage.is_some().then(|| adopt::held(config, kernel, &allowlist.exempt_networks(), now));
+    let next_serial = held.as_ref().map_or(loaded.next_serial, adopt::Held::next_serial);
+    let seed = u64::from_ne_bytes(random::bytes()?);
+    let max_bans = settings.max_bans;
+    let mut engine = Engine::new(settings, config.policy.clone(), allowlist, next_serial, seed);
     engine.restore_totals(loaded.totals);
     if let Some(saved) = &loaded.baseline
         && let Err(error) = engine.restore_baseline(saved)
@@ -86,9 +120,8 @@ pub(super) fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<
     })?;
     let mut desired = Desired::with_capacity(loaded.bans as usize);
     let mut leftovers = Vec::new();
-    let now = clock::now();
-    store.for_each_ban(now, |ban| {
-        for action in engine.restore_ban(ban.ban, now) {
+    let mut take = |actions: Vec<Action>| {
+        for action in actions {
             match action {
                 Action::Enforce(Order::Ban { client, ends, serial }) => {
                     desired.insert(Ban { client, ends }, serial);
@@ -96,8 +129,37 @@ pub(super) fn restore(config: &Config, kernel: Kernel, store: &Store) -> Result<
                 other => leftovers.push(other),
             }
         }
-    })?;
+    };
+    store.for_each_ban(now, |ban| take(engine.restore_ban(ban.ban, now)))?;
+    let mut lost = Vec::new();
+    if let (Some(damage), Some(held)) = (&opened.damage, held) {
+        let adopted = held.adopt(&mut engine, max_bans, now);
+        lost.push(format!("{damage}; {}; {LOST}", adopted.words));
+        take(adopted.actions);
+        leftovers.extend(save(store, adopted.records, now));
+    }
+    lost.extend(store.keep_unreadable_aside(now));
+    lost.iter().for_each(|lost| tracing::error!("{lost}"));
+    let trouble = Trouble::found(lost, loaded.trouble.clone(), now);
+    if trouble != loaded.trouble
+        && let Err(error) = store.remember_trouble(trouble.as_ref())
+    {
+        tracing::warn!("{error:#}");
+    }
     let checkpoint = |(source, position)| Checkpoint { source, position };
     let checkpoints = loaded.checkpoints.into_iter().map(checkpoint).collect();
-    Ok(Restored { engine, desired, leftovers, checkpoints })
+    Ok(Restored { engine, desired, leftovers, checkpoints, audit_head: loaded.audit_head, trouble })
+}
+
+/// Saves adopted bans in pieces. On a full disk the rest is for the performer, which holds it.
+fn save(store: &mut Store, records: Vec<Record>, now: Now) -> impl Iterator<Item = Action> + use<> {
+    let saved = records.chunks(SAVED_AT_ONCE).take_while(|piece| match store.commit(*piece, now) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!("could not save adopted bans yet: {error:#}");
+            false
+        }
+    });
+    let saved: usize = saved.map(<[Record]>::len).sum();
+    records.into_iter().skip(saved).map(Action::Persist)
 }

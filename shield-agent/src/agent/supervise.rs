@@ -11,13 +11,15 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::{Kernel, build, watch};
+use super::{Kernel, build, restore, watch};
 use crate::beat::{Beat, Beats, panic_text};
 use crate::config::{Config, Use};
 use crate::enforce::interpreter::Interpreter;
 use crate::host;
 use crate::memory;
+use crate::netns_lock::{self, Taken};
 use crate::pipeline::{Handle, Message};
+use crate::store::trouble::Trouble;
 use crate::{clock, ssh, text};
 use shield_engine::event::{EnforcerName, PartReport, PartState};
 
@@ -84,6 +86,36 @@ impl Ended {
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended.load(Ordering::Relaxed) && !self.is_expected.load(Ordering::Relaxed)
     }
+}
+
+/// Takes the lock of this network namespace, where this agent changes anything in it.
+///
+/// # Errors
+/// When another agent has it: the two would take away each other's rules.
+pub(super) fn keep_others_out(config: &Config, kernel: Kernel) -> Result<()> {
+    if build::enforcers(config, kernel).is_empty() {
+        return Ok(());
+    }
+    let what = concat!("shield-agent ", env!("CARGO_PKG_VERSION"));
+    match netns_lock::take(what, &config.state_dir)? {
+        Taken::Ours => {}
+        Taken::Without(why) => tracing::warn!("{why}"),
+        Taken::Theirs(holder) => bail!(
+            "another agent guards this network namespace: {holder}; two would remove each other's rules and bans: stop that one \
+             first, or run this one with --dry-run"
+        ),
+    }
+    Ok(())
+}
+
+/// Waits until what was lost at the start has been shown for long enough.
+pub(super) async fn end_of_trouble(trouble: Option<Trouble>, owner: Handle) {
+    let Some(trouble) = trouble else { return };
+    while let left @ 1.. = trouble.left_ms(clock::now()) {
+        // In pieces: the timer stands still while the machine is suspended.
+        tokio::time::sleep(Duration::from_millis(left).min(TRIM_INTERVAL)).await;
+    }
+    owner.send(Message::Part(restore::state_of(None)));
 }
 
 /// Waits until each required enforcer works.

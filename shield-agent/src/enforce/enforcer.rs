@@ -82,9 +82,8 @@ pub trait Enforcer: Send {
 
     /// Lists the bans in the kernel, with their ends where the kernel knows them.
     ///
-    /// Only for tests: a reconcile compares its listing entry by entry instead, because a list of a million bans takes
-    /// tens of megabytes.
-    #[cfg(any(test, feature = "test-support"))]
+    /// Only for a start without a database, and tests: a reconcile compares its listing entry by entry instead, because a list
+    /// of a million bans takes tens of megabytes.
     fn observe(&mut self, now: Now) -> Result<Vec<(Client, Option<shield_engine::time::Ends>)>>;
 
     /// Returns whether everything in the kernel is as this enforcer left it, `desired` bans included.

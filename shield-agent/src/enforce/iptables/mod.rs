@@ -123,7 +123,6 @@ impl Enforcer for IptablesEnforcer {
         orders::exempt(self.change(Change::All), networks)
     }
 
-    #[cfg(any(test, feature = "test-support"))]
     fn observe(&mut self, now: Now) -> Result<Vec<(Client, Option<shield_engine::time::Ends>)>> {
         let snapshots = self.firewall.snapshots()?;
         let single = snapshots.iter().flat_map(|snapshot| snapshot.dropped());

@@ -60,7 +60,6 @@ impl Element {
     }
 
     /// The end that this element has at `now`, to the second.
-    #[cfg(any(test, feature = "test-support"))]
     pub(super) fn ends(&self, now: Now) -> Ends {
         match self.timeout_secs {
             0 => Ends::Never,

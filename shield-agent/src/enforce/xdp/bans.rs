@@ -53,7 +53,6 @@ impl Bans {
         failed.into_iter().map(|(at, error)| Failure { client: clients[at], error }).collect()
     }
 
-    #[cfg(any(test, feature = "test-support"))]
     pub(super) fn list(&mut self, now: Now) -> Result<Vec<(Client, Option<Ends>)>> {
         self.sync_clock()?;
         let mut bans = Vec::new();

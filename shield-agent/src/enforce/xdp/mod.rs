@@ -209,7 +209,6 @@ impl Enforcer for XdpEnforcer {
         self.running()?.bans.maps.ensure_exempt(networks)
     }
 
-    #[cfg(any(test, feature = "test-support"))]
     fn observe(&mut self, now: Now) -> Result<Vec<(Client, Option<shield_engine::time::Ends>)>> {
         self.running()?.bans.list(now)
     }
