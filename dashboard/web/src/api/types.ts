@@ -17,6 +17,8 @@ export interface Agent {
 export interface AllowEntry {
   /** In CIDR notation. */
   network: string;
+  /** The operator's own words, when some were given. */
+  note?: string | null;
   reason: AllowReason;
   /** The reason in plain words. */
   words: string;
@@ -170,7 +172,7 @@ export type ClientState = "normal" | "anomalous" | "banned" | "allowed";
 /** The result of a command for one client. */
 export interface CommandResult {
   client: Client;
-  /** For people: `banned for 600 s`, `not banned: …`, `was not banned`. */
+  /** For people: `banned for 10 min`, `not banned: …`, `was not banned`. */
   message: string;
   /** Whether the command took effect. */
   ok: boolean;
@@ -422,6 +424,8 @@ export interface ImportEntry {
 
 /** A list of bans, each with its own term. */
 export interface ImportRequest {
+  /** Ban all of them, or none when one is refused. */
+  all_or_nothing?: boolean;
   bans: ImportEntry[];
 }
 
