@@ -102,7 +102,11 @@ fn a_second_agent_in_a_network_namespace_is_refused_and_told_of_the_first() {
     site.ban_attacker("10m").unwrap();
     let second = Home::create().unwrap();
     second
-        .configure(site.nginx.access_log(), "", &format!("[page]\nenabled = false\n[xdp]\npin_dir = {:?}\n", second.pins()))
+        .configure(
+            site.nginx.access_log(),
+            "",
+            &format!("[page]\nenabled = false\n[xdp]\npin_dir = {:?}\n", second.pins()),
+        )
         .unwrap();
     let refused = format!("{:#}", Agent::start(&site.server, &second, &[]).unwrap_err());
     let first = format!(

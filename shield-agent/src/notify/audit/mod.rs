@@ -115,13 +115,14 @@ struct Gap {
 }
 
 impl AuditLog {
-    /// A log at this path. The first event opens the file; after a failure every later event retries, so that the log
-    /// continues as soon as the disk allows.
+    /// A log of which nothing is known.
+    #[cfg(any(test, feature = "test-support"))]
     pub fn new(path: &Path) -> AuditLog {
         AuditLog::resume(path, AuditRecord::default())
     }
 
-    /// As [`AuditLog::new`], with what is known of the log from the last run.
+    /// A log at this path, with what is known of it from the last run. The first event opens the file; after a failure every
+    /// later event tries again, so that the log goes on as soon as the disk allows.
     pub(crate) fn resume(path: &Path, record: AuditRecord) -> AuditLog {
         let path = path.to_owned();
         AuditLog { path, open: None, head: None, gap: None, damages: Vec::new(), record, lost: None }
