@@ -67,6 +67,10 @@ pub mod enforce {
             pub use crate::enforce::iptables::programs::{Host, NotInstalled, Programs};
         }
     }
+    pub mod nginx {
+        pub use crate::enforce::nginx::include::{HTTP, server};
+        pub use crate::enforce::nginx::{NginxEnforcer, Settings};
+    }
     pub mod simulator {
         pub use crate::enforce::simulator::SimulatedHost;
     }

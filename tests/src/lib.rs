@@ -16,6 +16,7 @@ pub mod lab;
 pub mod netns;
 pub mod nginx;
 pub mod programs;
+pub mod proxied;
 pub mod receiver;
 pub mod relay;
 pub mod residue;

@@ -1,5 +1,5 @@
 //! One contract for every enforcer: the simulated host, real iptables in both flavours, its sets in ipset and in nftables,
-//! and XDP in both modes.
+//! XDP in both modes, and the files that nginx looks for.
 //!
 //! Covers the behaviour that all enforcers share; that of single enforcers is tested elsewhere (`iptables_*.rs`).
 
@@ -13,6 +13,7 @@ use aya::maps::{HashMap, Map, MapData};
 use shield_agent::test_support::clock;
 use shield_agent::test_support::enforce::iptables::programs::{Host, NotInstalled, Programs};
 use shield_agent::test_support::enforce::iptables::{Backend, IptablesEnforcer, Settings, Version};
+use shield_agent::test_support::enforce::nginx::{self, NginxEnforcer};
 use shield_agent::test_support::enforce::simulator::SimulatedHost;
 use shield_agent::test_support::enforce::xdp::{self, XdpEnforcer};
 use shield_agent::test_support::enforce::{Ban, Desired, Enforcer, Failure};
@@ -523,6 +524,47 @@ fn xdp_in_native_mode() {
 #[test]
 fn xdp_in_generic_mode() {
     on_card(xdp::Mode::Generic);
+}
+
+/// A folder in a tmpfs, with a file of another program.
+struct Files {
+    settings: nginx::Settings,
+}
+
+impl World for Files {
+    fn enforcer(&self) -> Box<dyn Enforcer> {
+        Box::new(NginxEnforcer::new(self.settings.clone()))
+    }
+
+    fn flush(&self) -> Result<()> {
+        command::run(&["find", &self.folder(), "-mindepth", "1", "-not", "-name", "theirs", "-delete"])
+            .map(drop)
+    }
+
+    fn ours(&self) -> Result<Vec<String>> {
+        let found = command::run(&["find", &self.folder(), "-type", "f", "-not", "-name", "theirs"])?;
+        Ok(found.lines().map(str::to_owned).collect())
+    }
+
+    fn others(&self) -> Result<Vec<String>> {
+        let found = command::run(&["find", &self.folder(), "-name", "theirs"])?;
+        Ok(found.lines().map(str::to_owned).collect())
+    }
+}
+
+impl Files {
+    fn folder(&self) -> String {
+        self.settings.folder.display().to_string()
+    }
+}
+
+#[test]
+fn files_for_nginx() {
+    let tmpfs = tempfile::tempdir_in("/dev/shm").unwrap();
+    let folder = tmpfs.path().join("deny");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("theirs"), "").unwrap();
+    contract(&Files { settings: nginx::Settings { folder, ..nginx::Settings::default() } }).unwrap();
 }
 
 fn settings(backend: Backend, flavour: &str) -> Settings {

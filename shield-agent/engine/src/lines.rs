@@ -197,7 +197,8 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) {
-        if !self.pending.waits() {
+        // What nginx refused has not got through.
+        if !self.pending.waits() || self.settings.refusal_status == Some(request.status) {
             return;
         }
         if request.behind_proxy {

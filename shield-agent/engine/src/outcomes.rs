@@ -83,6 +83,7 @@ impl Engine {
             held: EnforcerName::ALL.iter().any(|e| entry.is_held_by(*e)),
             xdp_active: self.parts.is_active(EnforcerName::Xdp.name()),
             iptables_active: self.parts.is_active(EnforcerName::Iptables.name()),
+            nginx_active: self.parts.is_active(EnforcerName::Nginx.name()),
             packets,
         })
     }

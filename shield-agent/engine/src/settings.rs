@@ -30,6 +30,8 @@ pub struct Settings {
     pub verify_search_engines: Switch,
     /// What becomes of a client whose address comes from a proxy's header.
     pub proxied: Proxied,
+    /// The status with which nginx refuses banned clients; `None` where it does not. None.
+    pub refusal_status: Option<u16>,
 }
 
 /// The answer to an offence of a client whose address comes from a proxy's header.
@@ -37,7 +39,7 @@ pub struct Settings {
 pub enum Proxied {
     /// Announced only: its packets come from the proxy, so a ban in the kernel would drop nothing.
     Observe,
-    /// Banned like any other: in a replay, which shows whom the rules find.
+    /// Banned like any other: where nginx itself refuses the banned, and in a replay, which shows whom the rules find.
     Ban,
 }
 
@@ -116,6 +118,7 @@ impl Default for Settings {
             evasion_lines_per_min: 20,
             verify_search_engines: Switch::Off,
             proxied: Proxied::Observe,
+            refusal_status: None,
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::vocab::verdict::{Evidence, Rule};
 const T0: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 5_000_000 };
 
 fn engine() -> Engine {
-    let settings = Settings { enforcers: EnforcerName::ALL.to_vec(), ..Settings::default() };
+    let settings = Settings { enforcers: EnforcerName::KERNEL.to_vec(), ..Settings::default() };
     let own = Allowed { network: "192.0.2.10/32".parse().unwrap(), reason: AllowReason::OwnAddress };
     Engine::new(settings, Policy::default(), Allowlist::new([own]), 1, 7)
 }
@@ -159,7 +159,7 @@ fn repeat_offenders_climb_the_ladder() {
         let Some(left) = ends.remaining_ms(now) else { break };
         now = now.plus_ms(left);
         engine.handle(Event::Tick, now);
-        for enforcer in EnforcerName::ALL {
+        for enforcer in EnforcerName::KERNEL {
             engine.handle(lifted(enforcer, "203.0.113.5", serial), now);
         }
     }

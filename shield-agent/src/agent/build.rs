@@ -16,6 +16,7 @@ use crate::clock;
 use crate::config::{Config, Use};
 use crate::enforce::interpreter::{self, Interpreter};
 use crate::enforce::iptables::IptablesEnforcer;
+use crate::enforce::nginx::NginxEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
 use crate::enforce::{Desired, Enforcer};
 use crate::notify::audit::late;
@@ -34,7 +35,11 @@ use shield_engine::request::Checkpoint;
 
 /// The enforcers in use. The engine records a lift only after each of them has confirmed it.
 pub(super) fn enforcers(config: &Config, kernel: Kernel) -> Vec<EnforcerName> {
-    let uses = [(EnforcerName::Iptables, config.use_iptables), (EnforcerName::Xdp, config.use_xdp)];
+    let uses = [
+        (EnforcerName::Iptables, config.use_iptables),
+        (EnforcerName::Xdp, config.use_xdp),
+        (EnforcerName::Nginx, config.use_nginx),
+    ];
     let used = uses.into_iter().filter(|(_, used)| kernel == Kernel::Enforce && *used != Use::Off);
     used.map(|(name, _)| name).collect()
 }
@@ -44,6 +49,7 @@ pub(super) fn enforcer(name: EnforcerName, config: &Config) -> Box<dyn Enforcer>
     match name {
         EnforcerName::Iptables => Box::new(IptablesEnforcer::new(config.iptables.clone())),
         EnforcerName::Xdp => Box::new(XdpEnforcer::new(config.xdp.clone())),
+        EnforcerName::Nginx => Box::new(NginxEnforcer::new(config.nginx.clone())),
     }
 }
 
@@ -60,7 +66,8 @@ pub(super) fn start_enforcement(
         enforcers(config, kernel).into_iter().map(|name| enforcer(name, config)).collect();
     // Orders are submitted in this order: XDP takes microseconds, iptables milliseconds.
     started.sort_by_key(|enforcer| enforcer.name() != EnforcerName::Xdp);
-    for name in EnforcerName::ALL.iter().filter(|name| !started.iter().any(|e| e.name() == **name)) {
+    // Without a proxy nobody misses the one inside nginx.
+    for name in EnforcerName::KERNEL.iter().filter(|name| !started.iter().any(|e| e.name() == **name)) {
         let why =
             if kernel == Kernel::LeaveAlone { "a dry run leaves the kernel alone" } else { "mode = \"off\"" };
         let state = PartState::Off { reason: why.to_owned() };

@@ -126,6 +126,7 @@ pub(super) async fn await_required(config: &Config, kernel: Kernel, interpreter:
     let required = |name: &EnforcerName| match name {
         EnforcerName::Iptables => config.use_iptables == Use::Required,
         EnforcerName::Xdp => config.use_xdp == Use::Required,
+        EnforcerName::Nginx => config.use_nginx == Use::Required,
     };
     let deadline = tokio::time::Instant::now() + REQUIRED_START;
     for name in build::enforcers(config, kernel).iter().filter(|name| required(name)) {

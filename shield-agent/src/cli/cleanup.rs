@@ -10,6 +10,7 @@ use crate::api::operation::Operation;
 use crate::api::types::Status;
 use crate::enforce::Enforcer;
 use crate::enforce::iptables::IptablesEnforcer;
+use crate::enforce::nginx::NginxEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
 use crate::netns_lock::{self, Taken};
 
@@ -46,9 +47,12 @@ pub(crate) async fn run(args: &CleanupArgs, client: &AgentClient) -> Result<Exit
             }
         }
     }
-    // The kernel may hold state of an earlier configuration, so both are cleaned up whatever is configured now.
-    let enforcers: [Box<dyn Enforcer>; 2] =
-        [Box::new(IptablesEnforcer::new(config.iptables)), Box::new(XdpEnforcer::new(config.xdp))];
+    // The kernel may hold state of an earlier configuration, so all are cleaned up whatever is configured now.
+    let enforcers: [Box<dyn Enforcer>; 3] = [
+        Box::new(IptablesEnforcer::new(config.iptables)),
+        Box::new(XdpEnforcer::new(config.xdp)),
+        Box::new(NginxEnforcer::new(config.nginx)),
+    ];
     let mut exit = Exit::Done;
     let mut removed = Vec::new();
     for mut enforcer in enforcers {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::deny;
 use super::reply::{Format, JsonArg};
 use super::{Exit, print};
 use crate::config::DEFAULT_PATH;
@@ -35,6 +36,8 @@ pub(crate) struct InitArgs {
 enum Server {
     /// Lines to add to nginx's configuration, and problems of the present one
     Nginx(NginxArgs),
+    /// Lines with which nginx itself refuses banned clients, for servers behind a proxy
+    NginxDeny(deny::DenyArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -48,7 +51,10 @@ struct NginxArgs {
 
 /// Prints the advice. A missing nginx is part of it, not an error.
 pub(crate) fn run(args: &InitArgs) -> Result<Exit> {
-    let Server::Nginx(args) = &args.server;
+    let args = match &args.server {
+        Server::Nginx(args) => args,
+        Server::NginxDeny(args) => return deny::run(args),
+    };
     let advice = match configuration(&args.nginx) {
         Ok(text) => Report::new(Ok(examine(&text))),
         Err(error) => Report::new(Err(format!("{error:#}"))),

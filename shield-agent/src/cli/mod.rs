@@ -9,6 +9,7 @@ pub(crate) mod bans;
 pub(crate) mod check;
 pub(crate) mod cleanup;
 pub(crate) mod client;
+mod deny;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod export;

@@ -38,7 +38,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]` and `[detect]`.
-const KEYS: [Key; 50] = [
+const KEYS: [Key; 54] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -86,6 +86,10 @@ const KEYS: [Key; 50] = [
     key("xdp", "max_networks", Restart, |c| json!(c.xdp.max_networks)),
     key("xdp", "pin_dir", Restart, |c| json!(c.xdp.pin_folder)),
     key("xdp", "log_drops_every", Restart, |c| json!(c.xdp.log_every.map_or(0, u32::from))),
+    key("nginx", "mode", Restart, |c| json!(used(c.use_nginx))),
+    key("nginx", "folder", Restart, |c| json!(c.nginx.folder)),
+    key("nginx", "max_clients", Restart, |c| json!(c.nginx.max_clients)),
+    key("nginx", "status", Restart, |c| json!(c.nginx.status)),
     key("page", "enabled", Now, |c| json!(c.page.is_some())),
     key("page", "listen", Now, |c| json!(c.page)),
     key("page", "hosts", Now, |c| json!(c.page_hosts)),
@@ -153,9 +157,13 @@ pub(crate) fn in_force(old: &Config, new: Config) -> Config {
         iptables: old.iptables.clone(),
         use_xdp: old.use_xdp,
         xdp: old.xdp.clone(),
+        use_nginx: old.use_nginx,
+        nginx: old.nginx.clone(),
         ..new
     };
     config.engine.ipv6_prefix = old.engine.ipv6_prefix;
+    config.engine.proxied = old.engine.proxied;
+    config.engine.refusal_status = old.engine.refusal_status;
     config.policy.max_clients = old.policy.max_clients;
     config.sources.retain(|source| !is_stdin(source));
     config.sources.extend(old.sources.iter().filter(|source| is_stdin(source)).cloned());
@@ -233,7 +241,8 @@ mod tests {
     use serde::forward_to_deserialize_any;
 
     use super::super::raw::{
-        RawAgent, RawAllow, RawAudit, RawBan, RawConfig, RawHook, RawIptables, RawPage, RawSource, RawXdp,
+        RawAgent, RawAllow, RawAudit, RawBan, RawConfig, RawHook, RawIptables, RawNginx, RawPage, RawSource,
+        RawXdp,
     };
     use super::*;
 
@@ -285,6 +294,7 @@ mod tests {
             ("allow", names::<RawAllow>()),
             ("iptables", names::<RawIptables>()),
             ("xdp", names::<RawXdp>()),
+            ("nginx", names::<RawNginx>()),
             ("page", names::<RawPage>()),
             ("slack", hook()),
             ("webhook", hook()),
@@ -349,6 +359,10 @@ mod tests {
         ("[xdp] max_networks", "[xdp]\nmax_networks = 5"),
         ("[xdp] pin_dir", "[xdp]\npin_dir = '/a'"),
         ("[xdp] log_drops_every", "[xdp]\nlog_drops_every = 5"),
+        ("[nginx] mode", "[nginx]\nmode = 'on'"),
+        ("[nginx] folder", "[nginx]\nfolder = '/a'"),
+        ("[nginx] max_clients", "[nginx]\nmax_clients = 5"),
+        ("[nginx] status", "[nginx]\nstatus = 403"),
         ("[page] enabled", "[page]\nenabled = false"),
         ("[page] listen", "[page]\nlisten = '127.0.0.1:1'"),
         ("[page] hosts", "[page]\nhosts = ['a']"),

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::enforce::{iptables, xdp};
+use crate::enforce::{iptables, nginx, xdp};
 use crate::source::{self, FirstStart, Input};
 use crate::ssh;
 use shield_engine::allowlist::Allowed;
@@ -67,6 +67,8 @@ pub struct Config {
     pub iptables: iptables::Settings,
     pub use_xdp: Use,
     pub xdp: xdp::Settings,
+    pub use_nginx: Use,
+    pub nginx: nginx::Settings,
     /// The page's address; `None` when the page is disabled.
     pub page: Option<SocketAddr>,
     /// Host names that the page answers to besides loopback's.

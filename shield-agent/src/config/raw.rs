@@ -22,6 +22,7 @@ pub(crate) struct RawConfig {
     pub allow: RawAllow,
     pub iptables: RawIptables,
     pub xdp: RawXdp,
+    pub nginx: RawNginx,
     pub page: RawPage,
     pub slack: RawHook,
     pub webhook: RawHook,
@@ -166,6 +167,20 @@ pub(crate) struct RawXdp {
     pub pin_dir: Option<PathBuf>,
     /// Logs every n-th dropped packet at debug level; 0 logs none.
     pub log_drops_every: Option<u32>,
+}
+
+/// `[nginx]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawNginx {
+    /// `on`, `off` or `required`.
+    pub mode: Option<String>,
+    /// The folder whose files nginx looks for.
+    pub folder: Option<PathBuf>,
+    /// Most clients at a time.
+    pub max_clients: Option<usize>,
+    /// The status of the included lines.
+    pub status: Option<u16>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

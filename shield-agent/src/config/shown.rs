@@ -31,6 +31,11 @@ impl Config {
             "infrastructure_networks": self.infrastructure.len(),
             "iptables": { "mode": shown_use(self.use_iptables), "max_rules": self.iptables.max_rules },
             "xdp": { "mode": shown_use(self.use_xdp), "pin_dir": self.xdp.pin_folder },
+            "nginx": {
+                "mode": shown_use(self.use_nginx),
+                "folder": self.nginx.folder,
+                "status": self.nginx.status,
+            },
             "page": { "listen": self.page, "hosts": self.page_hosts },
             "slack": secret(&self.slack),
             "webhook": secret(&self.webhook),

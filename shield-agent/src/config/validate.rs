@@ -12,13 +12,13 @@ use super::raw::{Deferred, Listen, Network, RawBan, RawConfig, RawFields, RawHoo
 use super::span::{Span, TermSpan};
 use super::{Config, UrlFrom, Use, detect, infrastructure, raw};
 use crate::enforce::iptables::{self, Backend, Containers};
-use crate::enforce::xdp;
+use crate::enforce::{nginx, xdp};
 use crate::source::{self, FirstStart, Input, Listener};
 use crate::text;
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::backoff::{Backoff, Term};
 use shield_engine::policy::Switch;
-use shield_engine::settings::{ExtendBy, NetworkAction, Settings as EngineSettings};
+use shield_engine::settings::{ExtendBy, NetworkAction, Proxied, Settings as EngineSettings};
 use shield_logline::{FieldNames, Format, Recipe, Settings as FormatSettings};
 
 /// nginx's log where its packages put it.
@@ -37,6 +37,12 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     let is_verified = raw.allow.search_engines.unwrap_or(true);
     engine.verify_search_engines = if is_verified { Switch::On } else { Switch::Off };
     let ipv6_prefix = engine.ipv6_prefix;
+    let use_nginx = use_of(raw.nginx.mode.as_deref().or(Some("off")), "nginx")?;
+    let nginx = nginx_settings(raw.nginx)?;
+    if use_nginx != Use::Off {
+        engine.proxied = Proxied::Ban;
+        engine.refusal_status = Some(nginx.status);
+    }
     let networks = allowed_networks(raw.allow.networks, "networks")?;
     let proxies = allowed_networks(raw.allow.trusted_proxies, "trusted_proxies")?;
     let entry = |network, reason| Allowed { network, reason };
@@ -71,6 +77,8 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         iptables: iptables_settings(raw.iptables)?,
         use_xdp: use_of(raw.xdp.mode.as_deref(), "xdp")?,
         xdp: xdp_settings(raw.xdp, ipv6_prefix)?,
+        use_nginx,
+        nginx,
         page: page(&raw.page),
         page_hosts: raw.page.hosts.unwrap_or_default(),
         slack: url_from(raw.slack, "slack")?,
@@ -376,6 +384,31 @@ fn xdp_settings(raw: raw::RawXdp, ipv6_prefix: u8) -> Result<xdp::Settings> {
         pin_folder: raw.pin_dir.unwrap_or(default.pin_folder),
         log_every: raw.log_drops_every.and_then(std::num::NonZeroU32::new),
     })
+}
+
+fn nginx_settings(raw: raw::RawNginx) -> Result<nginx::Settings> {
+    let default = nginx::Settings::default();
+    let folder = raw.folder.unwrap_or(default.folder);
+    let place = |key: &str| Place::section("nginx").key(key);
+    // It stands in nginx's configuration, where other characters would have to be quoted.
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "/._-".contains(char);
+    if !folder.is_absolute() || !folder.to_str().is_some_and(|path| path.chars().all(is_plain)) {
+        bail!(place("folder").error(format!(
+            "[nginx] folder = {folder:?} must be an absolute path of letters, digits and . _ - alone"
+        )));
+    }
+    let status = raw.status.unwrap_or(default.status);
+    if !(400..=599).contains(&status) {
+        bail!(place("status").error(format!(
+            "[nginx] status = {status} must lie between 400 and 599: 444 closes the connection without an answer, 403 \
+             and 429 are the usual others"
+        )));
+    }
+    let max_clients = raw.max_clients.unwrap_or(default.max_clients);
+    if max_clients == 0 {
+        bail!(place("max_clients").error("[nginx] max_clients must be at least 1".to_owned()));
+    }
+    Ok(nginx::Settings { folder, max_clients, status })
 }
 
 fn fields(raw: RawFields, default: FieldNames) -> FieldNames {

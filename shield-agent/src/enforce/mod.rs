@@ -10,6 +10,7 @@ pub(crate) mod desired;
 pub(crate) mod enforcer;
 pub(crate) mod interpreter;
 pub(crate) mod iptables;
+pub(crate) mod nginx;
 pub(crate) mod reconcile;
 #[cfg(any(test, feature = "test-support"))]
 pub(crate) mod simulator;

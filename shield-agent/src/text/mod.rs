@@ -14,6 +14,7 @@ mod evidence;
 mod format;
 pub(crate) mod health;
 mod name;
+pub(crate) mod nginx;
 mod notice;
 mod quantity;
 pub(crate) mod reload;

@@ -69,6 +69,7 @@ pub(crate) fn lift_reason_name(reason: LiftReason) -> &'static str {
 pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
     let name = match part {
         "xdp" => "XDP",
+        "nginx" => "nginx",
         "store" => "Store",
         "slack" => "Slack",
         "webhook" => "Webhook",

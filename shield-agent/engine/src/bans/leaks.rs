@@ -38,6 +38,7 @@ pub(crate) struct Facts {
     pub held: bool,
     pub xdp_active: bool,
     pub iptables_active: bool,
+    pub nginx_active: bool,
     /// Packets dropped since the ban began.
     pub packets: u64,
 }
@@ -106,8 +107,13 @@ impl Leaks {
 /// The likely cause, and what to do about it.
 pub(crate) fn likely_cause(facts: Facts) -> &'static str {
     match facts {
+        Facts { behind_proxy: true, nginx_active: true, .. } => {
+            "it comes through a proxy, and nginx served it although it should refuse it: a server section lacks Shield's \
+             include (`shield-agent init nginx` names them), or nginx was not reloaded since"
+        }
         Facts { behind_proxy: true, .. } => {
-            "it comes through a proxy, whose own address is what reaches this host: drop it at the proxy"
+            "it comes through a proxy, whose own address is what reaches this host: drop it in nginx ([nginx] mode = \
+             \"on\") or at the proxy"
         }
         Facts { held: false, .. } => "no enforcer holds the ban: see `shield-agent status` for why",
         Facts { packets: 0, xdp_active: false, .. } => {
@@ -190,11 +196,18 @@ mod tests {
 
     #[test]
     fn causes() {
-        let facts =
-            Facts { behind_proxy: false, held: true, xdp_active: true, iptables_active: true, packets: 0 };
+        let facts = Facts {
+            behind_proxy: false,
+            held: true,
+            xdp_active: true,
+            iptables_active: true,
+            nginx_active: false,
+            packets: 0,
+        };
         let check =
             |facts, part: &str| assert!(likely_cause(facts).contains(part), "{}", likely_cause(facts));
-        check(Facts { behind_proxy: true, ..facts }, "proxy");
+        check(Facts { behind_proxy: true, ..facts }, "at the proxy");
+        check(Facts { behind_proxy: true, nginx_active: true, ..facts }, "lacks Shield's include");
         check(Facts { held: false, ..facts }, "no enforcer holds");
         check(facts, "another interface");
         check(Facts { xdp_active: false, ..facts }, "XDP is off");

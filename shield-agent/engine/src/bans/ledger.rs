@@ -502,7 +502,7 @@ mod tests {
     #[test]
     fn a_lift_is_finished_only_when_every_enforcer_has_forgotten() {
         let mut ledger = ledger();
-        let mut pending = Pending::new(&EnforcerName::ALL);
+        let mut pending = Pending::new(&EnforcerName::KERNEL);
         let client = bannable("192.0.2.1");
         let serial = ledger.ban(client, Ends::Never, Rule::Operator, None, T0).serial;
         let c = client.client();

@@ -38,7 +38,7 @@ struct Site {
 
 impl Site {
     fn new() -> Site {
-        let settings = Settings { enforcers: EnforcerName::ALL.to_vec(), ..Settings::default() };
+        let settings = Settings { enforcers: EnforcerName::KERNEL.to_vec(), ..Settings::default() };
         let engine = Engine::new(settings, Policy::default(), Allowlist::default(), 1, 7);
         Site {
             engine,

@@ -73,7 +73,7 @@ fn site(is_known: bool) -> (Engine, Now) {
 }
 
 fn engine_with_defaults() -> Engine {
-    let settings = Settings { enforcers: EnforcerName::ALL.to_vec(), ..Settings::default() };
+    let settings = Settings { enforcers: EnforcerName::KERNEL.to_vec(), ..Settings::default() };
     Engine::new(settings, Policy::default(), Allowlist::default(), 1, 7)
 }
 

@@ -19,7 +19,7 @@ pub(super) const PROBES: [&str; 8] = [
 ];
 
 fn engine_with(change: impl FnOnce(&mut Settings)) -> Engine {
-    let mut settings = Settings { enforcers: EnforcerName::ALL.to_vec(), ..Settings::default() };
+    let mut settings = Settings { enforcers: EnforcerName::KERNEL.to_vec(), ..Settings::default() };
     change(&mut settings);
     Engine::new(settings, Policy::default(), Allowlist::default(), 1, 7)
 }
@@ -287,7 +287,7 @@ fn an_unconfirmed_lift_is_ordered_again_every_five_seconds() {
     let counts: Vec<usize> =
         (0..=11).map(|second| lifts(&engine.handle(Event::Tick, start.plus_ms(second * 1000)))).collect();
     assert_eq!(counts, [0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]);
-    for enforcer in EnforcerName::ALL {
+    for enforcer in EnforcerName::KERNEL {
         engine.handle(lifted(enforcer, "203.0.113.5", serial), start.plus_ms(11_000));
     }
     assert_eq!(lifts(&engine.handle(Event::Tick, start.plus_ms(15_000))), 0);
@@ -538,7 +538,7 @@ fn infrastructure_is_reported_by_rules_and_banned_by_operators_across_a_restart(
     let private = Allowed { network: "10.0.0.0/8".parse().unwrap(), reason: AllowReason::Private };
     let cdn = Allowed { network: "203.0.113.0/24".parse().unwrap(), reason: AllowReason::Cdn };
     let new = || {
-        let settings = Settings { enforcers: EnforcerName::ALL.to_vec(), ..Settings::default() };
+        let settings = Settings { enforcers: EnforcerName::KERNEL.to_vec(), ..Settings::default() };
         Engine::new(settings, Policy::default(), Allowlist::new([private, cdn]), 1, 7)
     };
     let mut engine = new();

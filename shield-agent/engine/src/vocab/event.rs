@@ -100,16 +100,21 @@ pub struct ImportedBan {
 pub enum EnforcerName {
     Iptables,
     Xdp,
+    /// Refused by nginx itself, for clients whose packets come from a proxy.
+    Nginx,
 }
 
 impl EnforcerName {
-    pub const ALL: [EnforcerName; 2] = [EnforcerName::Iptables, EnforcerName::Xdp];
+    pub const ALL: [EnforcerName; 3] = [EnforcerName::Iptables, EnforcerName::Xdp, EnforcerName::Nginx];
+    /// Those that drop packets.
+    pub const KERNEL: [EnforcerName; 2] = [EnforcerName::Iptables, EnforcerName::Xdp];
 
     /// The name in configuration, metrics, JSON and messages.
     pub fn name(self) -> &'static str {
         match self {
             EnforcerName::Iptables => "iptables",
             EnforcerName::Xdp => "xdp",
+            EnforcerName::Nginx => "nginx",
         }
     }
 }
