@@ -242,7 +242,7 @@ export interface EnforcerDrops {
 }
 
 /** An enforcer. */
-export type EnforcerName = "iptables" | "xdp";
+export type EnforcerName = "iptables" | "xdp" | "nginx";
 
 /** A refused request. */
 export interface Error {
