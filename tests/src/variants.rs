@@ -26,10 +26,13 @@ const PIECE_SECS: i64 = 1_800;
 pub enum Variant {
     /// As it is.
     Whole,
+    /// Its lines before the middle of its time.
     FirstHalf,
+    /// Those from the middle on.
     SecondHalf,
     /// Every second client alone, by its address.
     EvenClients,
+    /// The others.
     OddClients,
     /// Five and a half hours later.
     OtherHours,
@@ -40,6 +43,7 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// Every change.
     pub const ALL: [Variant; 8] = [
         Variant::Whole,
         Variant::FirstHalf,
@@ -53,7 +57,7 @@ impl Variant {
 
     fn keeps(self, line: &Line, (first, last): (i64, i64)) -> bool {
         let middle = first + (last - first) / 2;
-        let is_even = Client::of_addr(line.addr, IPV6_PREFIX).key() % 2 == 0;
+        let is_even = Client::of_addr(line.addr, IPV6_PREFIX).key().is_multiple_of(2);
         match self {
             Variant::FirstHalf => line.time < middle,
             Variant::SecondHalf => line.time >= middle,
@@ -82,8 +86,11 @@ impl Variant {
 /// The outcome of a changed log, and how many clients of each decision it has.
 #[derive(Debug, Default)]
 pub struct Answer {
+    /// Clients to ban that were banned.
     pub caught: usize,
+    /// Clients to ban.
     pub to_ban: usize,
+    /// Clients banned that must stay.
     pub wrong: Vec<Client>,
     /// Requests of each client caught, from the first that was answered neither 2xx nor 304 to its ban.
     pub requests_to_ban: Vec<u32>,

@@ -1,5 +1,7 @@
 //! What nobody did on purpose: a damaged database, a second agent, a kill between a ban and its record, a full disk.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

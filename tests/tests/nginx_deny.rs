@@ -121,7 +121,7 @@ fn nginx_makes_the_same_names_of_every_compressed_address() {
         for (one, another) in [(1, 0xfff), (0xa0, 0xffff)] {
             let group = |at: u16| match pattern >> at & 1 {
                 0 => 0,
-                _ if at % 2 == 0 => one,
+                _ if at.is_multiple_of(2) => one,
                 _ => another,
             };
             let segments: [u16; 8] = std::array::from_fn(|at| group(u16::try_from(at).unwrap()));
