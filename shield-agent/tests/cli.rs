@@ -81,6 +81,7 @@ async fn commands_end_as_documented() {
         &["ban", "nobody"],
         &["ban", "192.0.2.7", "--for", "5"],
         &["bans", "--limit", "0"],
+        &["bans", "--rule", "nonsense"],
         &["bans", "--all", "--offset", "3"],
         &["allow", "--remove"],
         &["allow", "--list", "192.0.2.7"],
@@ -90,7 +91,6 @@ async fn commands_end_as_documented() {
     ] {
         assert_eq!(run(socket, arguments).await, Err(Exit::Usage), "{arguments:?}");
     }
-    assert_eq!(run(socket, &["bans", "--rule", "nonsense"]).await, Err(Exit::Failed));
     assert_eq!(run(Path::new("/nonexistent/control.sock"), &["status"]).await, Err(Exit::NotRunning));
 }
 
