@@ -649,11 +649,13 @@ impl Detector {
                 let counts = active.counts;
                 let service =
                     Service { pages: counts.served_pages(), assets: counts.assets, failed: counts.failed };
-                // Distinct pages alone are weighed against failures.
+                // Distinct pages alone are weighed against failures, those that redirect among them: short links do.
                 let distinct = || {
-                    active
-                        .activity
-                        .map_or(service.pages, |activity| activity.served_pages(boundary).min(service.pages))
+                    active.activity.map_or(service.pages, |activity| {
+                        let paths = u32::from(activity.minute(boundary - 1).paths);
+                        let answered = paths.saturating_sub(counts.failed + counts.broken);
+                        activity.served_pages(boundary).max(answered).min(service.pages)
+                    })
                 };
                 visitors += u32::from(service.pages > 0 && service.assets > 0);
                 scores.credit(active.key, service, distinct, boundary - 1);
