@@ -330,6 +330,15 @@ fn names_another(text: &[u8], addr: std::net::IpAddr) -> bool {
     })
 }
 
+/// Returns whether an element of the list that is no address has a word in it that is one: then the line may begin with the host,
+/// and the list be a user's name.
+fn hides_another(list: &[u8], addr: std::net::IpAddr) -> bool {
+    let is_address = |element: &&[u8]| TrustedProxies::default().attribute(element, b"").is_some();
+    list.split(|byte| *byte == b',')
+        .filter(|element| !is_address(element))
+        .any(|text| names_another(text, addr))
+}
+
 /// Splits `LIST - USER` into the two. The client may have written ` - ` into both, so every place at which the list can
 /// end must give the same client; of several clients only one that the proxies in front can have written is believed.
 fn split_list(line: &[u8], spans: &mut Spans, is_learned: bool, reader: &Reader) -> Option<()> {
@@ -342,7 +351,8 @@ fn split_list(line: &[u8], spans: &mut Spans, is_learned: bool, reader: &Reader)
             continue;
         }
         let Some(client) = reader.proxies.attribute(list, b"") else { continue };
-        if !is_learned && names_another(user, client.addr) {
+        let is_doubtful = names_another(user, client.addr) || hides_another(list, client.addr);
+        if !is_learned && is_doubtful {
             return None;
         }
         let comes_by_proxy = client.behind_proxy;

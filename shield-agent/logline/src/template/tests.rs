@@ -228,6 +228,11 @@ fn a_client_cannot_choose_the_address_of_a_recognised_line() {
             assert!(!read.contains("203.0.113"), "{host}, {warm}: {read}");
         }
     }
+    // A user's name that looks like the end of a list, behind a host.
+    for user in ["13.9, 203.0.113.10 - - 19", "x, 203.0.113.1 - -", "203.0.113.2, 203.0.113.1 - - x"] {
+        let read = Log::auto().line(format!("www.example.org {ADDR} - {user} [{LOCAL}] {REQUEST}"));
+        assert!(!read.contains("203.0.113"), "{user}: {read}");
+    }
     let mut log = Log::auto();
     for time in [ISO, "1795530901.5"] {
         assert_eq!(
