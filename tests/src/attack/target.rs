@@ -49,7 +49,7 @@ impl Target {
         Target::start_with("", more)
     }
 
-    /// The same with more keys of the log's [[source]], or more of these.
+    /// The same with more keys of the log's `[[source]]`, or more of these.
     pub(super) fn start_with(source: &str, more: &str) -> Result<Target> {
         let namespace = Namespace::create("target")?;
         let home = Home::create()?;
