@@ -109,7 +109,7 @@ pub(crate) fn likely_cause(facts: Facts) -> &'static str {
     match facts {
         Facts { behind_proxy: true, nginx_active: true, .. } => {
             "it comes through a proxy, and nginx served it although it should refuse it: a server section lacks Shield's \
-             include (`shield-agent init nginx` names them), or nginx was not reloaded since"
+             include (`shield-agent init nginx-deny` prints it), or nginx was not reloaded since"
         }
         Facts { behind_proxy: true, .. } => {
             "it comes through a proxy, whose own address is what reaches this host: drop it in nginx ([nginx] mode = \
