@@ -97,6 +97,11 @@ impl Shape {
         !matches!(self, Shape::Combined | Shape::HostFirst | Shape::ProxyManager | Shape::LogFormat)
     }
 
+    /// Whether its lines are JSON with Shield's names, unwrapped.
+    fn has_own_names(self) -> bool {
+        self.is_json() && !matches!(self, Shape::DockerCombined | Shape::CriJson | Shape::NestedJson)
+    }
+
     /// The settings with which the agent reads it.
     fn format(self) -> Format {
         let format = match Recipe::of(LOG_FORMAT) {
@@ -174,8 +179,8 @@ impl Printer {
 /// Measures all four paths on one file.
 fn measure(shape: Shape, clients: u64, lines: u64) -> Result<Vec<Row>> {
     let text = generate(shape, clients, lines);
-    // Text is compared with the same requests as JSON.
-    let json = if shape.is_json() { text.clone() } else { generate(Shape::Ours, clients, lines) };
+    // What is no JSON with Shield's names is compared with the same requests as such JSON.
+    let json = if shape.has_own_names() { text.clone() } else { generate(Shape::Ours, clients, lines) };
     let folder = tempfile::tempdir().context("could not create a folder for the log")?;
     let log = folder.path().join("access.log");
     std::fs::write(&log, &text).context("could not write the generated log")?;
