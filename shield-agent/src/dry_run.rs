@@ -32,6 +32,11 @@ fn translate(notice: &Notice) -> Option<Cow<'_, Notice>> {
         }),
         // It leaves nothing in the kernel.
         Notice::Stopping { .. } => Cow::Owned(Notice::Stopping { bans: 0 }),
+        Notice::Slowed { slowed, unmade: None } => {
+            Cow::Owned(Notice::Slowed { slowed: slowed.clone(), unmade: Some(BECAUSE.to_owned()) })
+        }
+        // Nobody was slowed, so nobody is let go.
+        Notice::Released { .. } => return None,
         other => Cow::Borrowed(other),
     })
 }

@@ -15,14 +15,17 @@ use tokio::sync::oneshot;
 
 use crate::beat::Beat;
 use crate::clock;
+use crate::enforce::Slow;
 use crate::enforce::interpreter::Report;
 use crate::host;
 use crate::pipeline::{Inbox, Job, Message, Verified, Verify};
 use crate::source::Pool;
 use shield_engine::Engine;
 use shield_engine::action::{Action, CommandId, Order, Record, Reply};
+use shield_engine::allowlist::BannableClient;
 use shield_engine::event::Event;
 use shield_engine::request::Batch;
+use shield_engine::slowed::Slowed;
 use shield_engine::time::Now;
 
 /// Control messages handled before lines have their turn. An operator is answered while a backlog is read, and no flood of
@@ -199,9 +202,21 @@ impl Owner {
         }
         let stale = actions.iter().any(|action| matches!(action, Action::Enforce(Order::AllowlistChanged)));
         let exempt = stale.then(|| self.engine.allowlist().exempt_networks());
+        let is_slowed_changed = |action| matches!(action, &Action::Enforce(Order::SlowedChanged));
+        let slowed = actions.iter().any(is_slowed_changed).then(|| slowed(&self.engine));
         // Cannot fail: the performer runs until this sender is gone.
-        let _ = self.performer.send(Job { actions, exempt, answer });
+        let _ = self.performer.send(Job { actions, exempt, slowed, answer });
     }
+}
+
+/// The slow lane with its version, as the enforcers take it.
+pub(crate) fn slowed(engine: &Engine) -> (u64, Vec<Slow>) {
+    let slow = |(client, slowed): (BannableClient, &Slowed)| Slow {
+        client,
+        ends: slowed.ends,
+        limits: slowed.limits,
+    };
+    (engine.slowed_version(), engine.slowed().map(slow).collect())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use self::queue::Queue;
 use crate::beat::Beat;
 use crate::clock;
+use crate::enforce::Slow;
 use crate::enforce::interpreter::Interpreter;
 use crate::pipeline::{Announce, Handle, Job, Message};
 use crate::store::writer::Writer;
@@ -79,9 +80,11 @@ impl Performer {
     fn perform(&mut self, jobs: Vec<Job>) {
         let (mut records, mut orders, mut notices, mut replies) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut exempt = None;
+        let (mut exempt, mut slowed) = (None, None::<(u64, Vec<Slow>)>);
         for mut job in jobs {
             exempt = job.exempt.take().or(exempt);
+            // The newest: an urgent job may have overtaken others.
+            slowed = job.slowed.take().into_iter().chain(slowed).max_by_key(|(version, _)| *version);
             for action in job.actions {
                 match action {
                     Action::Persist(record) => records.push(record),
@@ -102,6 +105,10 @@ impl Performer {
             self.interpreter.submit(orders);
             // The enforcer's thread was just woken: on a shared processor it runs before this one announces the ban.
             std::thread::yield_now();
+        }
+        // After the orders: a ban is queued before its client leaves the slow lane.
+        if let Some((version, slowed)) = slowed {
+            self.interpreter.set_slowed(version, slowed);
         }
         for (answer, reply) in replies {
             // Fails when the client has disconnected.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::enforce::Slow;
 use crate::enforce::interpreter::Report;
 use shield_engine::Engine;
 use shield_engine::action::{Action, Notice, Reloaded, Reply};
@@ -70,6 +71,8 @@ pub struct Job {
     pub actions: Vec<Action>,
     /// The allowlist's networks, when the event changed them.
     pub exempt: Option<Vec<IpNet>>,
+    /// The slow lane with its version, when the event changed it.
+    pub slowed: Option<(u64, Vec<Slow>)>,
     /// Receives the reply to the command that caused the event.
     pub answer: Option<oneshot::Sender<Reply>>,
 }

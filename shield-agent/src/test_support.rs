@@ -33,7 +33,7 @@ pub mod api {
     pub mod types {
         pub use crate::api::types::{
             Ban, BanPage, ClientState, ConfigView, Offences, PartStateName, PastBan, ReloadOutcome,
-            ReloadReport, Status,
+            ReloadReport, SlowedClient, Status,
         };
     }
 }
@@ -50,7 +50,7 @@ pub mod config {
     pub use crate::config::Config;
 }
 pub mod enforce {
-    pub use crate::enforce::ban::{Ban, Drops, Failure};
+    pub use crate::enforce::ban::{Ban, Drops, Failure, Slow};
     pub use crate::enforce::desired::Desired;
     pub use crate::enforce::enforcer::{Enforcer, Urgent};
     pub mod interpreter {

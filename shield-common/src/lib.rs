@@ -4,11 +4,15 @@
 //! must have the same result in the kernel and in user space. Read next: `shield-ebpf/src/main.rs`.
 #![no_std]
 
+mod bucket;
+
+pub use bucket::{Limits, Rate, take};
+
 /// The version of everything in this file. Raise it with any change of a layout or a meaning.
 ///
 /// An agent that finds maps of another version makes new ones, and copies the bans of those maps whose keys and values have
 /// the sizes of its own.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// A moment on the clock that the program reads: `jiffies`, ticks since boot.
 ///
@@ -32,6 +36,10 @@ pub mod map_name {
     pub const EXEMPT_V4: &str = "EXEMPT_V4";
     /// Longest-prefix trie: IPv6 networks that pass inside a banned network.
     pub const EXEMPT_V6: &str = "EXEMPT_V6";
+    /// Hash: IPv4 address ([`super::KeyV4`]) to [`super::Slow`].
+    pub const SLOW_V4: &str = "SLOW_V4";
+    /// Hash: IPv6 prefix ([`super::KeyV6`]) to [`super::Slow`].
+    pub const SLOW_V6: &str = "SLOW_V6";
     /// Array of words: one bit for each IPv4 /24 ([`super::filter_v4`]).
     pub const FILTER_V4: &str = "FILTER_V4";
     /// Array of words: one bit for many IPv6 prefixes ([`super::filter_v6`]).
@@ -42,13 +50,15 @@ pub mod map_name {
     pub const TOTALS: &str = "TOTALS";
 
     /// The pinned maps, which the programs of all interfaces share.
-    pub const PINNED: [&str; 10] = [
+    pub const PINNED: [&str; 12] = [
         BANS_V4,
         BANS_V6,
         NETWORKS_V4,
         NETWORKS_V6,
         EXEMPT_V4,
         EXEMPT_V6,
+        SLOW_V4,
+        SLOW_V6,
         FILTER_V4,
         FILTER_V6,
         CONTROL,
@@ -108,6 +118,44 @@ impl Ban {
     }
 }
 
+/// The value of a slowed client: what is left of its allowance, and what it came to.
+///
+/// In maps of their own beside the bans, so that a ban keeps its size and needs no bucket, and so that a client that is both
+/// slowed and banned is dropped: bans are looked up first.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Slow {
+    /// Packets are policed while the clock is before this moment.
+    pub ends: KernelTime,
+    /// The bucket of new connections: see [`take`].
+    pub connections: u64,
+    /// The bucket of packets that carry data.
+    pub packets: u64,
+    /// How fast both are filled, and how far.
+    pub limits: Limits,
+    /// Ticks of the clock in one second.
+    pub ticks_per_sec: u32,
+    /// Zero. Makes the padding explicit.
+    pub reserved: u32,
+    /// Packets dropped since the client was slowed.
+    pub dropped: u64,
+}
+
+impl Slow {
+    /// Makes an entry whose buckets are full at `now`.
+    pub const fn new(ends: KernelTime, limits: Limits, ticks_per_sec: u32, now: KernelTime) -> Slow {
+        Slow {
+            ends,
+            connections: bucket::full(limits.connections, ticks_per_sec, now),
+            packets: bucket::full(limits.packets, ticks_per_sec, now),
+            limits,
+            ticks_per_sec,
+            reserved: 0,
+            dropped: 0,
+        }
+    }
+}
+
 /// What the program and a later agent have to know beside the bans.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -136,7 +184,7 @@ pub struct Totals {
     pub dropped_v4: u64,
     /// Dropped for their IPv6 source.
     pub dropped_v6: u64,
-    /// Bytes of both.
+    /// Bytes of both, and of `slowed`.
     pub dropped_bytes: u64,
     /// Lookups that found an ended ban.
     pub expired: u64,
@@ -146,6 +194,8 @@ pub struct Totals {
     pub malformed: u64,
     /// Passed because neither IPv4 nor IPv6 (ARP, or behind more than two VLAN tags).
     pub not_ip: u64,
+    /// Dropped because a slowed client sent more than its limits let through.
+    pub slowed: u64,
 }
 
 /// The most banned networks around one address that are looked up while the narrower ones have ended. The verifier needs a
@@ -163,6 +213,9 @@ pub const MAX_BANS_V6: u32 = 250_000;
 pub const MAX_NETWORKS: u32 = 65_536;
 /// Size of each trie of exempt networks.
 pub const MAX_EXEMPT: u32 = 4_096;
+
+/// Size of each map of slowed clients.
+pub const MAX_SLOWED: u32 = 4_096;
 
 /// Words of `FILTER_V4`: one bit for each of the 2^24 /24s.
 pub const FILTER_V4_WORDS: u32 = 1 << 18;
@@ -211,8 +264,10 @@ const fn half_mask(bits: u8) -> u64 {
 
 const _: () = {
     assert!(size_of::<Ban>() == 32 && align_of::<Ban>() == 8);
+    assert!(size_of::<Slow>() == 48 && align_of::<Slow>() == 8);
+    assert!(size_of::<Limits>() == 8 && align_of::<Limits>() == 2);
     assert!(size_of::<Control>() == 24 && align_of::<Control>() == 4);
-    assert!(size_of::<Totals>() == 64 && align_of::<Totals>() == 8);
+    assert!(size_of::<Totals>() == 72 && align_of::<Totals>() == 8);
     assert!(size_of::<KeyV4>() == 4 && size_of::<KeyV6>() == 16);
 };
 
@@ -221,6 +276,8 @@ const _: () = {
 mod pod {
     // SAFETY: repr(C), only integers, and the sizes asserted above leave no room for padding.
     unsafe impl aya::Pod for super::Ban {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Slow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Control {}
     // SAFETY: as above.

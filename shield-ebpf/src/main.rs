@@ -1,7 +1,8 @@
 //! The XDP program: parse the packet, make its key, look the key up, return the verdict. A packet that cannot be parsed
 //! passes and is counted.
 //!
-//! Owns the entry points. `fast_path` lets most packets pass, `packet` parses, `verdict` looks up the maps, `count` counts.
+//! Owns the entry points. `fast_path` lets most packets pass, `packet` parses, `verdict` looks up the maps, `police` slows, `count`
+//! counts.
 //! The agent's side is `shield-agent/src/enforce/xdp/`; the layouts are in `shield-common`.
 #![no_std]
 #![no_main]
@@ -13,6 +14,7 @@ mod count;
 mod fast_path;
 mod maps;
 mod packet;
+mod police;
 mod verdict;
 
 use aya_ebpf::{
@@ -90,7 +92,7 @@ fn decide(packet: Packet, bytes: u64) -> Verdict {
             }
         },
     };
-    verdict(source, bytes)
+    verdict(packet, source, bytes)
 }
 
 /// Logs one dropped packet in `LOG_EVERY`. A macro because the logger needs the concrete context type.

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use shield_common::{
     Ban, Control, FILTER_V4_WORDS, FILTER_V6_WORDS, KeyV4, KeyV6, MAX_BANS_V4, MAX_BANS_V6, MAX_EXEMPT,
-    MAX_NETWORKS, SLOTS, Totals,
+    MAX_NETWORKS, MAX_SLOWED, SLOTS, Slow, Totals,
 };
 
 #[map]
@@ -26,6 +26,10 @@ pub static NETWORKS_V6: LpmTrie<KeyV6, Ban> = LpmTrie::with_max_entries(MAX_NETW
 pub static EXEMPT_V4: LpmTrie<KeyV4, u32> = LpmTrie::with_max_entries(MAX_EXEMPT, 0);
 #[map]
 pub static EXEMPT_V6: LpmTrie<KeyV6, u32> = LpmTrie::with_max_entries(MAX_EXEMPT, 0);
+#[map]
+pub static SLOW_V4: HashMap<KeyV4, Slow> = HashMap::with_max_entries(MAX_SLOWED, BPF_F_NO_PREALLOC);
+#[map]
+pub static SLOW_V6: HashMap<KeyV6, Slow> = HashMap::with_max_entries(MAX_SLOWED, BPF_F_NO_PREALLOC);
 #[map]
 pub static FILTER_V4: Array<u64> = Array::with_max_entries(FILTER_V4_WORDS, 0);
 #[map]

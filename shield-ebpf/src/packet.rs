@@ -15,8 +15,8 @@ pub const IPV6: usize = 40;
 /// The first octet of an IPv4 header: version 4, and a length of at least five words.
 const IPV4_FIRST: core::ops::RangeInclusive<u8> = 0x45..=0x4f;
 
-const ETHERTYPE_IPV4: u16 = u16::to_be(0x0800);
-const ETHERTYPE_IPV6: u16 = u16::to_be(0x86dd);
+pub const ETHERTYPE_IPV4: u16 = u16::to_be(0x0800);
+pub const ETHERTYPE_IPV6: u16 = u16::to_be(0x86dd);
 const ETHERTYPE_8021Q: u16 = u16::to_be(0x8100);
 const ETHERTYPE_8021AD: u16 = u16::to_be(0x88a8);
 
@@ -69,7 +69,7 @@ impl Packet {
 
     /// Returns the EtherType behind at most two VLAN tags, and the offset of its header.
     #[inline(always)]
-    fn network_header(self) -> Result<(u16, usize), Unknown> {
+    pub fn network_header(self) -> Result<(u16, usize), Unknown> {
         let outer: u16 = self.read(ETHERNET - 2)?;
         if !is_vlan(outer) {
             return Ok((outer, ETHERNET));

@@ -1,4 +1,4 @@
-//! From a source address to a verdict: banned clients, banned networks, exemptions, in this order.
+//! From a source address to a verdict: banned clients, banned networks, exemptions, slowed clients, in this order.
 //!
 //! Most legitimate traffic has passed at the filter (`fast_path`). The kernel walks a trie node by node, so the tries are
 //! queried only for a packet that no ban of a single client matches, and only while they hold something.
@@ -11,7 +11,8 @@ use shield_common::{Ban, Control, KeyV6, MAX_NESTED, mask_v6};
 use crate::{
     clock, count,
     maps::{BANS_V4, BANS_V6, CONTROL, EXEMPT_V4, EXEMPT_V6, IPV6_PREFIX, NETWORKS_V4, NETWORKS_V6},
-    packet::{Source, octets},
+    packet::{Packet, Source, octets},
+    police,
 };
 
 #[derive(Clone, Copy)]
@@ -22,12 +23,19 @@ pub enum Verdict {
 
 /// Decides on a packet of `bytes` bytes from `source`, and counts the decision.
 #[inline(always)]
-pub fn verdict(source: Source, bytes: u64) -> Verdict {
+pub fn verdict(packet: Packet, source: Source, bytes: u64) -> Verdict {
     let ban = match source {
         Source::V4(address) => ban_v4(address),
         Source::V6(halves) => ban_v6(halves),
     };
     let Some(ban) = ban else {
+        if police::is_over_its_limits(packet, source) {
+            count::total(|totals| {
+                totals.slowed += 1;
+                totals.dropped_bytes += bytes;
+            });
+            return Verdict::Drop(source);
+        }
         count::total(|totals| totals.passed += 1);
         return Verdict::Pass;
     };

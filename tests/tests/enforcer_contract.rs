@@ -16,10 +16,12 @@ use shield_agent::test_support::enforce::iptables::{Backend, IptablesEnforcer, S
 use shield_agent::test_support::enforce::nginx::{self, NginxEnforcer};
 use shield_agent::test_support::enforce::simulator::SimulatedHost;
 use shield_agent::test_support::enforce::xdp::{self, XdpEnforcer};
-use shield_agent::test_support::enforce::{Ban, Desired, Enforcer, Failure};
+use shield_agent::test_support::enforce::{Ban, Desired, Enforcer, Failure, Slow};
 use shield_common::{Ban as KernelBan, KeyV4, map_name};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
+use shield_engine::event::EnforcerName;
+use shield_engine::slowed::{SlowLimits, SlowRate};
 use shield_engine::time::{Ends, Now};
 use shield_tests::bpffs::Bpffs;
 use shield_tests::command;
@@ -106,7 +108,41 @@ fn contract(world: &dyn World) -> Result<()> {
     part(world, "what nobody wants goes", unwanted)?;
     part(world, "a restart takes over", |enforcer, now| restart(world, enforcer, now))?;
     part(world, "many at once", many)?;
+    part(world, "a slowed client is not dropped", slowed)?;
     part(world, "drops are counted from zero", counted)
+}
+
+/// XDP polices it, iptables makes no rule for it, and neither takes it for a ban.
+fn slowed(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {
+    let rate = SlowRate { per_sec: 20, burst: 200 };
+    let limits = SlowLimits { connections: rate, packets: rate };
+    let slow =
+        |text: &str| Slow { client: ban(text, Ends::Never).client, ends: Ends::after(now, 600_000), limits };
+    let names = |enforcer: &mut dyn Enforcer| -> Result<Vec<String>> {
+        let mut names: Vec<String> = enforcer.observe_slowed()?.iter().map(Client::to_string).collect();
+        names.sort();
+        Ok(names)
+    };
+    let polices = enforcer.name() == EnforcerName::Xdp;
+    let expected = |all: &[&str]| -> Vec<String> {
+        all.iter().filter(|_| polices).map(|name| (*name).to_owned()).collect()
+    };
+    all_done(&enforcer.ensure_banned(&[ban("192.0.2.1", Ends::Never)], now))?;
+    enforcer.ensure_slowed(&[slow("192.0.2.9"), slow("2001:db8:9::/64")], now)?;
+    expect_held(enforcer, now, &["192.0.2.1"])?;
+    ensure!(names(enforcer)? == expected(&["192.0.2.9", "2001:db8:9::/64"]));
+    let wanted = table(&[ban("192.0.2.1", Ends::Never)]);
+    ensure!(enforcer.is_intact(wanted.len())?, "slowed clients are no bans");
+    ensure!(enforcer.reconcile(&wanted, &[], now)?.is_none(), "nothing is to be repaired");
+    ensure!(names(enforcer)? == expected(&["192.0.2.9", "2001:db8:9::/64"]));
+    // Worse than before: banned first, then let go from the slow lane.
+    all_done(&enforcer.ensure_banned(&[ban("192.0.2.9", Ends::Never)], now))?;
+    enforcer.ensure_slowed(&[slow("2001:db8:9::/64")], now)?;
+    expect_held(enforcer, now, &["192.0.2.1", "192.0.2.9"])?;
+    ensure!(names(enforcer)? == expected(&["2001:db8:9::/64"]));
+    enforcer.ensure_slowed(&[], now)?;
+    ensure!(names(enforcer)?.is_empty());
+    Ok(())
 }
 
 fn idempotent(enforcer: &mut dyn Enforcer, now: Now) -> Result<()> {

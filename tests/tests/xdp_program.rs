@@ -12,10 +12,11 @@ use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use shield_agent::test_support::clock;
 use shield_agent::test_support::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer, object};
-use shield_agent::test_support::enforce::{Ban, Desired, Enforcer as _, Failure, Urgent};
+use shield_agent::test_support::enforce::{Ban, Desired, Enforcer as _, Failure, Slow, Urgent};
 use shield_common::{Totals, map_name};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
+use shield_engine::slowed::{SlowLimits, SlowRate};
 use shield_engine::time::Ends;
 use shield_tests::bpffs::Bpffs;
 use shield_tests::netns::{End, Namespace, connect};
@@ -79,6 +80,17 @@ impl Harness {
         assert!(failures.is_empty(), "{failures:?}");
     }
 
+    /// Slows exactly these clients.
+    fn slow(&mut self, clients: &[(&str, SlowLimits)], ends: Ends) {
+        let slow = |(text, limits): &(&str, SlowLimits)| {
+            let client: Client = text.parse().unwrap();
+            let client = Allowlist::default().admit(client, self.settings.ipv6_prefix).unwrap();
+            Slow { client, ends, limits: *limits }
+        };
+        let slowed: Vec<Slow> = clients.iter().map(slow).collect();
+        self.enforcer.ensure_slowed(&slowed, clock::now()).unwrap();
+    }
+
     fn totals(&self) -> Totals {
         let map = MapData::from_pin(self.settings.pin_folder.join("maps").join(map_name::TOTALS)).unwrap();
         let totals: PerCpuArray<_, Totals> = aya::maps::Map::PerCpuArray(map).try_into().unwrap();
@@ -92,6 +104,7 @@ impl Harness {
             exempt: a.exempt + b.exempt,
             malformed: a.malformed + b.malformed,
             not_ip: a.not_ip + b.not_ip,
+            slowed: a.slowed + b.slowed,
         })
     }
 
@@ -135,7 +148,7 @@ impl std::ops::Drop for Harness {
 
 /// Every packet ends in exactly one of these.
 fn outcomes(totals: &Totals) -> u64 {
-    totals.passed + totals.dropped_v4 + totals.dropped_v6 + totals.malformed + totals.not_ip
+    totals.passed + totals.dropped_v4 + totals.dropped_v6 + totals.malformed + totals.not_ip + totals.slowed
 }
 
 fn options(packet: &[u8]) -> TestRunOptions<'_> {
@@ -493,4 +506,151 @@ fn sampled_drops_are_logged_only_when_asked_for() {
     harness.ban("2001:db8:1:2::/64", Ends::Never);
     harness.check("IPv4", &frame(&[], IPV4, &ipv4("192.0.2.7")), Drop, |t| t.dropped_v4);
     harness.check("IPv6", &frame(&[], IPV6, &ipv6("2001:db8:1:2::1")), Drop, |t| t.dropped_v6);
+}
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+/// A TCP header with these flags and `data` bytes behind it.
+fn tcp(flags: u8, data: usize) -> Vec<u8> {
+    let mut header = vec![0; 20 + data];
+    header[12] = 0x50;
+    header[13] = flags;
+    header
+}
+
+fn tcp_v4(source: &str, flags: u8, data: usize) -> Vec<u8> {
+    let mut packet = ipv4(source);
+    packet.truncate(20);
+    packet[2..4].copy_from_slice(&(40 + data as u16).to_be_bytes());
+    frame(&[], IPV4, &[packet, tcp(flags, data)].concat())
+}
+
+fn tcp_v6(source: &str, flags: u8, data: usize) -> Vec<u8> {
+    let mut packet = ipv6(source);
+    packet.truncate(40);
+    packet[4..6].copy_from_slice(&(20 + data as u16).to_be_bytes());
+    frame(&[], IPV6, &[packet, tcp(flags, data)].concat())
+}
+
+/// So slow that nothing is refilled while the test runs.
+const FEW: SlowLimits =
+    SlowLimits { connections: SlowRate { per_sec: 0, burst: 3 }, packets: SlowRate { per_sec: 0, burst: 5 } };
+
+fn passing(harness: &Harness, packet: &[u8], of: usize) -> usize {
+    (0..of).filter(|_| harness.run_xdp(packet).unwrap() == Pass).count()
+}
+
+#[test]
+fn a_slowed_client_has_so_many_connections_and_packets_and_others_have_all() {
+    let mut harness = Harness::start(|_| {});
+    harness.slow(&[("192.0.2.7", FEW), ("2001:db8:1:2::/64", FEW)], Ends::after(clock::now(), 600_000));
+    for (name, make) in [("192.0.2.7", tcp_v4 as fn(&str, u8, usize) -> Vec<u8>), ("2001:db8:1:2::9", tcp_v6)]
+    {
+        let packet = |flags, data| make(name, flags, data);
+        assert_eq!(passing(&harness, &packet(ACK, 0), 50), 50, "{name}: acknowledgements are free");
+        assert_eq!(passing(&harness, &packet(SYN, 0), 50), 3, "{name}: new connections");
+        assert_eq!(passing(&harness, &packet(ACK, 100), 50), 5, "{name}: data");
+        assert_eq!(passing(&harness, &packet(SYN | ACK, 0), 9), 9, "{name}: an answer opens nothing");
+        harness.check(name, &packet(SYN, 0), Drop, |t| t.slowed);
+        harness.check(name, &packet(ACK, 0), Pass, |t| t.passed);
+    }
+    assert_eq!(passing(&harness, &tcp_v4("192.0.2.8", SYN, 0), 50), 50, "a neighbour");
+    assert_eq!(passing(&harness, &tcp_v6("2001:db8:1:3::9", SYN, 0), 50), 50, "the next prefix");
+}
+
+/// What is not plain TCP without data is never free, whatever form it takes.
+#[test]
+fn no_form_of_packet_walks_past_the_limits() {
+    let mut harness = Harness::start(|_| {});
+    let from = "192.0.2.7";
+    let bare = tcp_v4(from, ACK, 0);
+    let ethernet = 14;
+    let forms: [(&str, Vec<u8>); 7] = [
+        ("UDP", changed(bare.clone(), ethernet + 9, 17)),
+        ("options", changed(bare.clone(), ethernet, 0x46)),
+        ("a first fragment", changed(bare.clone(), ethernet + 6, 0x20)),
+        ("a later fragment", changed(bare.clone(), ethernet + 7, 0x09)),
+        ("a length of less than its headers", changed(bare.clone(), ethernet + 3, 10)),
+        ("data behind a shorter header", changed(tcp_v4(from, ACK, 4), ethernet + 32, 0x50)),
+        ("cut in its TCP header", bare[..ethernet + 25].to_vec()),
+    ];
+    for (name, packet) in forms {
+        harness.slow(&[], Ends::Never);
+        harness.slow(&[(from, FEW)], Ends::after(clock::now(), 600_000));
+        assert_eq!(passing(&harness, &packet, 30), 5, "{name}");
+    }
+}
+
+#[test]
+fn the_slow_lane_ends_in_the_kernel_and_a_ban_goes_before_it() {
+    let mut harness = Harness::start(|_| {});
+    let none = SlowLimits {
+        connections: SlowRate { per_sec: 0, burst: 0 },
+        packets: SlowRate { per_sec: 0, burst: 0 },
+    };
+    harness.slow(&[("192.0.2.7", none)], Ends::after(clock::now(), 300));
+    let syn = tcp_v4("192.0.2.7", SYN, 0);
+    harness.check("slowed", &syn, Drop, |t| t.slowed);
+    harness.ban("192.0.2.7", Ends::after(clock::now(), 200));
+    harness.check("banned", &syn, Drop, |t| t.dropped_v4);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while harness.run_xdp(&syn).unwrap() == Drop {
+        assert!(std::time::Instant::now() < deadline, "it ends without anybody's doing");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_rate_is_what_passes_in_a_second() {
+    let mut harness = Harness::start(|_| {});
+    let limits = SlowLimits {
+        connections: SlowRate { per_sec: 20, burst: 4 },
+        packets: SlowRate { per_sec: 100, burst: 10 },
+    };
+    harness.slow(&[("192.0.2.7", limits)], Ends::after(clock::now(), 600_000));
+    let packet = tcp_v4("192.0.2.7", SYN, 0);
+    let (begin, mut passed) = (std::time::Instant::now(), 0);
+    while begin.elapsed() < std::time::Duration::from_secs(2) {
+        passed += passing(&harness, &packet, 1);
+    }
+    let most = 4.0 + 20.0 * begin.elapsed().as_secs_f64() + 1.0;
+    assert!(f64::from(passed as u32) <= most, "{passed} of {most}");
+    assert!(passed >= 40, "{passed} passed in two seconds of 20/s");
+}
+
+/// A list that is put in again, as after each change, gives nobody a new allowance.
+#[test]
+fn a_client_that_stays_keeps_what_is_left_of_its_allowance() {
+    let mut harness = Harness::start(|_| {});
+    let ends = Ends::after(clock::now(), 600_000);
+    harness.slow(&[("192.0.2.7", FEW)], ends);
+    let syn = tcp_v4("192.0.2.7", SYN, 0);
+    assert_eq!(passing(&harness, &syn, 9), 3);
+    harness.slow(&[("192.0.2.7", FEW), ("198.51.100.3", FEW)], ends);
+    assert_eq!(passing(&harness, &syn, 9), 0);
+    harness.slow(&[("192.0.2.7", FEW), ("198.51.100.3", FEW)], Ends::after(clock::now(), 900_000));
+    assert_eq!(passing(&harness, &syn, 9), 0, "nor does a moved end");
+    harness.slow(&[("198.51.100.3", FEW)], ends);
+    assert_eq!(passing(&harness, &syn, 9), 9, "let go");
+}
+
+/// A reconcile rebuilds the filters, without whose bits nobody is policed.
+#[test]
+fn a_reconcile_and_a_restart_keep_the_slow_lane() {
+    let mut harness = Harness::start(|_| {});
+    harness.slow(&[("192.0.2.7", FEW), ("2001:db8:1:2::/64", FEW)], Ends::after(clock::now(), 600_000));
+    let syn = tcp_v4("192.0.2.7", SYN, 0);
+    assert_eq!(passing(&harness, &syn, 9), 3);
+    harness.namespace.enter(|| harness.enforcer.reconcile(&Desired::default(), &[], clock::now())).unwrap();
+    assert_eq!(passing(&harness, &syn, 9), 0);
+    let settings = harness.settings.clone();
+    let mut next = XdpEnforcer::new(settings);
+    harness.namespace.enter(|| next.start(&[], clock::now())).unwrap();
+    harness.enforcer = next;
+    assert_eq!(passing(&harness, &syn, 9), 0, "the next agent begins without giving a new allowance");
+    harness.namespace.enter(|| harness.enforcer.reconcile(&Desired::default(), &[], clock::now())).unwrap();
+    assert_eq!(passing(&harness, &syn, 9), 0);
+    let held = harness.enforcer.observe_slowed().unwrap();
+    assert_eq!(held.len(), 2, "{held:?}");
 }

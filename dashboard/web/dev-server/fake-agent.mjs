@@ -111,6 +111,7 @@ export class FakeAgent {
       totals: { requests: 18_204_311, errors: 740_120, rejected: 212, salvaged: 17, bans: 4_181 + this.added.length, lifts: 4_174 + this.lifted.size },
       rejected: { malformed: 212 },
       bans: { active, permanent: Math.min(active, Math.ceil(active / 9)) },
+      slowed: { active: 0, since_start: 0 },
       dropped: {
         packets,
         bytes: packets * 74,

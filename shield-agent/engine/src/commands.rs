@@ -119,6 +119,9 @@ impl Engine {
             self.order_lift(ban, now, out);
             return done(client, "unbanned".to_owned());
         }
+        if self.release(client, now, out) {
+            return done(client, "no longer slowed".to_owned());
+        }
         match self.ledger.ban_over(client) {
             Some(over) => failed(client, format!("is banned as part of {}: unban that network", over.client)),
             None if self.ledger.get(client).is_some() => done(client, "is being unbanned already".to_owned()),
@@ -146,6 +149,7 @@ impl Engine {
         out.enforce(Order::AllowlistChanged);
         out.announce(Notice::AllowlistChanged { network, added: true, note: reason });
         let lifted = self.lift_protected(now, out);
+        self.recheck_slowed(now, out);
         self.suppressed.remove(&client);
         done(
             client,

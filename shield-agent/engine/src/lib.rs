@@ -20,6 +20,7 @@ pub mod parts;
 pub mod reconfigure;
 mod seeded_map;
 pub mod settings;
+mod slow;
 #[cfg(test)]
 mod tests;
 mod tick;
@@ -42,7 +43,7 @@ use ipnet::IpNet;
 pub use bans::{allowlist, backoff};
 pub use detect::detector::TopWalk;
 pub use detect::policy;
-pub use vocab::{action, ban, client, event, report, request, time, verdict};
+pub use vocab::{action, ban, client, event, report, request, slow as slowed, time, verdict};
 
 use crate::bans::allowlist::{AllowReason, Allowed, Allowlist, BannableClient};
 use crate::bans::blast::BlastRadius;
@@ -50,6 +51,7 @@ use crate::bans::escalation::Escalation;
 use crate::bans::extension::Extensions;
 use crate::bans::leaks::Leaks;
 use crate::bans::ledger::{Finished, Ledger, Pending};
+use crate::bans::slow::Slowing;
 use crate::detect::detector::{BadBaseline, Detector};
 use crate::detect::policy::Policy;
 use crate::lead::Lead;
@@ -77,6 +79,9 @@ pub struct Engine {
     escalation: Escalation,
     extensions: Extensions,
     leaks: Leaks,
+    slowing: Slowing,
+    /// Clients in doubt of which DNS is asked whether they are search engines.
+    doubts_awaiting: BTreeMap<Client, slow::DoubtAwaiting>,
     /// Anomalous clients that are not banned (protected, behind a proxy, blast radius) and the moment on the boot clock
     /// until which they are not evaluated: every further request would announce them anew.
     suppressed: SeededMap<Client, u64>,
@@ -130,6 +135,8 @@ impl Engine {
             escalation: Escalation::new(settings.networks),
             extensions: Extensions::new(settings.extension),
             leaks: Leaks::new(settings.leak_grace_secs, settings.leak_requests),
+            slowing: Slowing::default(),
+            doubts_awaiting: BTreeMap::new(),
             suppressed: SeededMap::with_hasher(hasher),
             awaiting_dns: BTreeMap::new(),
             malformed_lines: BTreeMap::new(),
@@ -170,7 +177,7 @@ impl Engine {
                 self.on_host_addresses(reasons, entries, now, &mut out);
             }
             Event::BotVerified { client, genuine } => self.on_bot_verified(client, genuine, now, &mut out),
-            Event::NewSettings(new) => self.on_new_settings(*new, &mut out),
+            Event::NewSettings(new) => self.on_new_settings(*new, now, &mut out),
             Event::Reloaded(reloaded) => out.announce(Notice::Reloaded(reloaded)),
             Event::Tick => self.on_tick(now, &mut out),
         }
@@ -250,6 +257,7 @@ impl Engine {
     pub fn save(&mut self, now: Now) -> Vec<Action> {
         let mut out = Effects::default();
         self.save_progress(&mut out);
+        self.save_slowed(&mut out);
         self.save_baseline(now, &mut out);
         out.announce(Notice::Stopping { bans: self.ledger.len() as u64 });
         out.into_actions()
@@ -314,6 +322,10 @@ impl Engine {
             out.persist(Record::Offences { client, count, last_secs: now.wall_secs() });
         }
         out.enforce(Order::Ban { client: new.client, ends: ban.ends, serial: ban.serial });
+        // After the ban, which drops what is let through until then.
+        if self.slowing.remove(client).is_some() {
+            out.enforce(Order::SlowedChanged);
+        }
         out.announce(Notice::Banned(Box::new(record)));
     }
 

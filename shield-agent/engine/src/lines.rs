@@ -15,6 +15,7 @@ use crate::vocab::action::{Action, BanRecord, Notice};
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::request::{Batch, Line, Request};
+use crate::vocab::slow::SlowGrounds;
 use crate::vocab::time::{Ends, EventSecs, Now};
 use crate::vocab::verdict::{Evidence, Rule, Verdict};
 
@@ -100,10 +101,15 @@ impl Engine {
             Standing::Normal
         };
         let verdict = self.detector.observe(request, second, prepared, standing);
+        let doubt = self.detector.take_doubt();
         match (ban, verdict) {
             (Some(ban), _) => self.on_banned_request(&ban, request, second, now, out),
             (None, Verdict::Anomalous(evidence)) => self.on_anomalous(client, request, evidence, now, out),
-            (None, Verdict::Normal) => {}
+            (None, Verdict::Normal) => {
+                if let Some(doubt) = doubt {
+                    self.on_doubt(client, request, doubt, second, now, out);
+                }
+            }
         }
         if self.blast.is_held(client) {
             self.on_held_request(client, prepared, now, out);
@@ -254,9 +260,14 @@ impl Engine {
         out: &mut Effects,
     ) {
         let standing = self.detector.good_standing(bannable.client(), evidence.at_secs);
+        let (rule, is_past) = (evidence.rule, self.is_past(evidence.at_secs, now));
         let ban = HeldBan { client: bannable, evidence };
-        if let Decision::Ban(ban) = self.blast.decide(ban, standing, now) {
-            self.punish(ban, now, out);
+        match self.blast.decide(ban, standing, now) {
+            Decision::Ban(ban) => self.punish(ban, now, out),
+            Decision::Wait if is_past => {}
+            Decision::Wait => {
+                self.slow(bannable, rule, SlowGrounds::Withheld, now, out);
+            }
         }
     }
 
@@ -287,6 +298,12 @@ impl Engine {
         if self.ledger.len() >= self.settings.max_bans {
             let because = format!("the ledger is full: raise max_bans = {} in [ban]", self.settings.max_bans);
             return self.observe_only(bannable, evidence, because, SUPPRESSION_MS, now, out);
+        }
+        let (rule, first) = (evidence.rule, self.ledger.next_offence(client, now));
+        let may_slow = self.ledger.backoff().is_slowed(first) && !self.is_past(evidence.at_secs, now);
+        if may_slow && self.slow(bannable, rule, SlowGrounds::FirstStep, now, out) {
+            let (count, last_secs) = (self.ledger.add_offence(client, now), now.wall_secs());
+            return out.persist(super::Record::Offences { client, count, last_secs });
         }
         self.detector.lose_standing(client);
         self.detector.learn_campaign(client);

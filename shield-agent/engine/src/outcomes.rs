@@ -115,6 +115,7 @@ impl Engine {
             self.learn_own_addresses();
             self.announce_ssh(&before, out);
             self.lift_protected(now, out);
+            self.recheck_slowed(now, out);
         }
     }
 
@@ -138,6 +139,7 @@ impl Engine {
     }
 
     pub(super) fn on_bot_verified(&mut self, client: Client, genuine: bool, now: Now, out: &mut Effects) {
+        self.on_doubt_verified(client, genuine, now, out);
         let Some(awaiting) = self.awaiting_dns.remove(&client) else { return };
         if !genuine {
             return self.offend(awaiting.bannable, awaiting.evidence, now, out);

@@ -35,7 +35,7 @@ pub struct NewSettings {
 }
 
 impl Engine {
-    pub(super) fn on_new_settings(&mut self, new: NewSettings, out: &mut Effects) {
+    pub(super) fn on_new_settings(&mut self, new: NewSettings, now: Now, out: &mut Effects) {
         let settings = Settings {
             ipv6_prefix: self.settings.ipv6_prefix,
             enforcers: std::mem::take(&mut self.settings.enforcers),
@@ -59,6 +59,7 @@ impl Engine {
             out.enforce(Order::AllowlistChanged);
             self.recheck_below = self.ledger.len();
         }
+        self.recheck_slowed(now, out);
     }
 
     /// Whether bans are still to be compared with a changed allowlist.

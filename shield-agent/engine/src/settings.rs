@@ -19,6 +19,7 @@ pub struct Settings {
     /// Limits on the damage of a wrong rule.
     pub blast: BlastLimits,
     pub networks: NetworkEscalation,
+    pub slow: SlowSettings,
     pub extension: Extension,
     /// Bans held at most; further ones are refused and announced. 1,250,000.
     pub max_bans: usize,
@@ -52,6 +53,19 @@ pub struct BlastLimits {
     pub always_allowed: usize,
     /// Bans of them per minute. 200.
     pub max_bans_per_minute: usize,
+}
+
+/// The slow lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlowSettings {
+    /// On.
+    pub switch: Switch,
+    /// How long a client is slowed after the last thing that speaks against it. 600 s.
+    pub term_secs: u64,
+    /// New connections of a slowed client that are let through; more where its usual rate is higher. 2.
+    pub connections_per_sec: u16,
+    /// Its packets with data that are let through. 20.
+    pub packets_per_sec: u16,
 }
 
 /// When a whole network is proposed for a ban, or banned.
@@ -111,6 +125,12 @@ impl Default for Settings {
                 ipv4_prefix: 24,
                 ipv6_prefix: 48,
                 action: NetworkAction::Propose,
+            },
+            slow: SlowSettings {
+                switch: Switch::On,
+                term_secs: 600,
+                connections_per_sec: 2,
+                packets_per_sec: 20,
             },
             extension: Extension { by: ExtendBy::SameTerm, min_packets_per_sec: 1.0 },
             max_bans: 1_250_000,

@@ -5,6 +5,7 @@ mod crowds;
 mod evasions;
 mod reconfigure;
 mod safeguards;
+mod slow;
 
 use std::num::NonZeroU32;
 

@@ -10,6 +10,9 @@ use crate::vocab::verdict::Evidence;
 
 /// Lifts started at most per tick, so that 100,000 ends in one second never delay a new ban.
 pub(crate) const LIFTS_PER_TICK: usize = 2_000;
+/// The slow lane is saved as a whole: each second while it is short, else every few.
+const SLOWED_SAVED_EACH_SECOND: usize = 256;
+const SLOWED_SAVE_SECS: u64 = 5;
 /// The time between two saves of the baseline.
 const BASELINE_SAVE_MS: u64 = 60_000;
 /// The time until a lift that an enforcer did not confirm is ordered again.
@@ -90,12 +93,16 @@ impl Engine {
 
     fn each_second(&mut self, now: Now, out: &mut Effects) {
         self.save_progress(out);
+        self.tick_slow_lane(now, out);
         self.settle_held(now, out);
         self.judge_networks(now, out);
         self.suppressed.retain(|_, until| *until > now.boot_ms);
         let second = now.boot_ms / 1000;
         if second.is_multiple_of(LIFT_RETRY_MS / 1000) {
             self.retry_lifts(out);
+        }
+        if self.slowed_count() <= SLOWED_SAVED_EACH_SECOND || second.is_multiple_of(SLOWED_SAVE_SECS) {
+            self.save_slowed(out);
         }
         if second.is_multiple_of(60) {
             self.malformed_lines.clear();

@@ -33,6 +33,7 @@ use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, EnforcerName, PartReport, PartState};
 use shield_engine::report::{ClientSummary, Explanation};
+use shield_engine::slowed::Slowed;
 use shield_engine::time::{Ends, Now};
 use shield_engine::{Engine, TopWalk};
 
@@ -41,6 +42,8 @@ const STATES_AT_ONCE: usize = 32;
 
 /// Bans read from the ledger in one look at the engine: some tenths of a millisecond.
 const BANS_AT_ONCE: usize = 2_000;
+/// Slowed clients listed at most.
+const SLOWED_SHOWN: usize = 1_000;
 
 /// Ended bans shown for one client, at most.
 const PAST_BANS: u32 = 20;
@@ -174,7 +177,7 @@ impl AgentBackend {
                 Ok((records.collect::<anyhow::Result<Vec<BanRecord>>>()?, total, now))
             })
             .await?;
-        Ok(BanRows { rows: self.rows(records).await?, total, now })
+        Ok(BanRows { rows: self.rows(records).await?, total, slowed: Vec::new(), now })
     }
 
     /// The matching bans in force, in no order.
@@ -199,14 +202,15 @@ impl AgentBackend {
     }
 
     async fn client_view(&self, asked: Client) -> Result<ClientView, Refusal> {
-        let (detector, ban_over, allowed, offences, client, now) = self
+        let (detector, ban_over, slowed, allowed, offences, client, now) = self
             .query_engine(move |engine, now| {
                 let client = engine.client_meant(asked);
                 let explanation: Explanation = engine.detector().explain(client, now.wall_secs());
                 let over = engine.ledger().ban_over(client).copied();
+                let slowed = engine.slowed_client(client).cloned();
                 let allowed: Vec<Allowed> = protecting(engine, client);
                 let offences = engine.ledger().offences(client, now.wall_secs());
-                (explanation, over, allowed, offences, client, now)
+                (explanation, over, slowed, allowed, offences, client, now)
             })
             .await?;
         let not_in_store = self.not_in_store.clone();
@@ -221,6 +225,7 @@ impl AgentBackend {
         Ok(ClientView {
             detector,
             ban,
+            slowed,
             allowed,
             offences: Offences {
                 count: offences.map_or(0, NonZeroU32::get),
@@ -260,9 +265,17 @@ impl Backend for AgentBackend {
                 BanSort::Ends => StoreSort::EndsFirst,
                 BanSort::Client => StoreSort::Client,
             };
+            let slowed = match (offset, rule) {
+                (0, None) => {
+                    let search = search.clone();
+                    self.query_engine(move |engine, _| slowed_matching(engine, search.as_deref())).await?
+                }
+                _ => Vec::new(),
+            };
             let query = StoreQuery { search, rule, sort, offset, limit };
             if self.not_in_store.is_behind() {
-                return self.bans_in_memory(query).await;
+                let page = self.bans_in_memory(query).await?;
+                return Ok(BanRows { slowed, ..page });
             }
             let (page, records, now) = self
                 .query_store(move |reader, now| {
@@ -275,7 +288,7 @@ impl Backend for AgentBackend {
                     Ok((page, with_evidence?, now))
                 })
                 .await?;
-            Ok(BanRows { rows: self.rows(records).await?, total: page.total, now })
+            Ok(BanRows { rows: self.rows(records).await?, total: page.total, slowed, now })
         })
     }
 
@@ -383,6 +396,8 @@ fn agent_view(
         totals: engine.totals(),
         rejected: engine.rejected(),
         bans: engine.ledger().len() as u64,
+        slowed: engine.slowed_count() as u64,
+        slowed_total: engine.slowed_total(),
         permanent_bans: engine.ledger().permanent_count() as u64,
         drops,
         store_backlog: 0,
@@ -414,6 +429,13 @@ fn sorted_page(mut bans: Vec<Ban>, query: &StoreQuery) -> Vec<Ban> {
     }
     let offset = usize::try_from(query.offset).unwrap_or(usize::MAX);
     bans.into_iter().skip(offset).take(query.limit.min(MAX_PAGE) as usize).collect()
+}
+
+/// The slowed clients that begin with a text.
+fn slowed_matching(engine: &Engine, search: Option<&str>) -> Vec<Slowed> {
+    let matches =
+        |slowed: &&Slowed| search.is_none_or(|text| slowed.client.to_string().starts_with(text.trim()));
+    engine.slowed().map(|(_, slowed)| slowed).filter(matches).take(SLOWED_SHOWN).cloned().collect()
 }
 
 fn held_by(engine: &Engine, client: Client) -> Option<Vec<EnforcerName>> {

@@ -18,7 +18,7 @@ use crate::enforce::interpreter::{self, Interpreter};
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::nginx::NginxEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
-use crate::enforce::{Desired, Enforcer};
+use crate::enforce::{Desired, Enforcer, Slow};
 use crate::notify::audit::late;
 use crate::notify::{self, AuditRecord, Notifier, Outbox};
 use crate::owner::Owner;
@@ -59,6 +59,7 @@ pub(super) fn start_enforcement(
     kernel: Kernel,
     desired: Desired,
     exempt: Vec<IpNet>,
+    slowed: Vec<Slow>,
     owner: Handle,
     beats: &Beats,
 ) -> Result<Interpreter> {
@@ -73,8 +74,13 @@ pub(super) fn start_enforcement(
         let state = PartState::Off { reason: why.to_owned() };
         owner.send(Message::Part(PartReport { part: name.name().to_owned(), state, repaired: None }));
     }
-    let start =
-        interpreter::Start { desired, exempt, clock: clock::now, settings: interpreter::Settings::default() };
+    let start = interpreter::Start {
+        desired,
+        exempt,
+        slowed,
+        clock: clock::now,
+        settings: interpreter::Settings::default(),
+    };
     Interpreter::start_watched(started, start, beats, move |report| owner.send(Message::Enforcement(report)))
 }
 

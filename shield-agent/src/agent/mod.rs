@@ -126,7 +126,9 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let (beats, health) = (Beats::default(), Health::default());
 
     let exempt = engine.allowlist().exempt_networks();
-    let interpreter = build::start_enforcement(&config, kernel, desired, exempt, handle.clone(), &beats)?;
+    let (_, slowed) = crate::owner::slowed(&engine);
+    let interpreter =
+        build::start_enforcement(&config, kernel, desired, exempt, slowed, handle.clone(), &beats)?;
     let interpreter = Arc::new(interpreter);
     supervise::await_required(&config, kernel, &interpreter).await?;
 

@@ -131,6 +131,13 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
         }
     };
     store.for_each_ban(now, |ban| take(engine.restore_ban(ban.ban, now)))?;
+    if let Some(saved) = &loaded.slowed
+        && let Err(error) = engine.restore_slowed(saved, now)
+    {
+        tracing::warn!(
+            "could not restore the slow lane; clients that go on as before are slowed again: {error}"
+        );
+    }
     let mut lost = Vec::new();
     if let (Some(damage), Some(held)) = (&opened.damage, held) {
         let adopted = held.adopt(&mut engine, max_bans, now);

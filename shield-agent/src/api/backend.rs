@@ -14,6 +14,7 @@ use shield_engine::client::Client;
 use shield_engine::event::{Command, EnforcerName, PartReport};
 use shield_engine::report::{ClientSummary, DetectorStatus, Explanation};
 use shield_engine::request::RejectedCounts;
+use shield_engine::slowed::Slowed;
 use shield_engine::time::Now;
 
 /// A future answer.
@@ -79,6 +80,10 @@ pub struct AgentView {
     pub bans: u64,
     /// Permanent bans among them.
     pub permanent_bans: u64,
+    /// Clients slowed now.
+    pub slowed: u64,
+    /// Clients slowed since the start.
+    pub slowed_total: u64,
     /// Drops since the start, of each enforcer that counts.
     pub drops: Vec<(EnforcerName, Drops)>,
     /// Records that are not in the database yet.
@@ -120,6 +125,8 @@ pub struct BanRows {
     pub rows: Vec<BanRow>,
     /// Number of all matching bans.
     pub total: u64,
+    /// Slowed clients that match, on the first page alone.
+    pub slowed: Vec<Slowed>,
     /// Time of the reading.
     pub now: Now,
 }
@@ -149,6 +156,8 @@ pub struct ClientView {
     pub detector: Explanation,
     /// The ban that drops it: its own or that of a network around it.
     pub ban: Option<BanRow>,
+    /// Its entry in the slow lane.
+    pub slowed: Option<Slowed>,
     /// Allowlist entries that protect it.
     pub allowed: Vec<Allowed>,
     /// Remembered offences.

@@ -5,7 +5,7 @@ use super::feed::Conditions;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
     Detector, Dropped, EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Labels, Part, PartStateName,
-    Reference, RuleState, SourceStatus, Status, WarmUp, Window,
+    Reference, RuleState, SlowedClient, SlowedCounts, SourceStatus, Status, WarmUp, Window,
 };
 use super::vitals::Vitals;
 use crate::source::file::BLOCK_BYTES;
@@ -16,6 +16,7 @@ use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::event::{EnforcerName, PartReport, PartState};
 use shield_engine::report::{DetectorStatus, RuleView};
 use shield_engine::request::Rejected;
+use shield_engine::slowed::Slowed;
 use shield_engine::time::{Ends, Now};
 use shield_engine::verdict::Rule;
 
@@ -43,6 +44,7 @@ pub(crate) fn status(view: &AgentView, conditions: &Conditions, dropped: Dropped
             .map(|why| (why.name().to_owned(), view.rejected[why.index()]))
             .collect(),
         bans: BanCounts { active: view.bans, permanent: view.permanent_bans },
+        slowed: SlowedCounts { active: view.slowed, since_start: view.slowed_total },
         dropped,
         agent: vitals.agent.clone(),
         host: vitals.host.clone(),
@@ -289,7 +291,21 @@ pub(crate) fn ban_page(found: BanRows, offset: u64) -> BanPage {
         total: found.total,
         next: has_more.then(|| end.to_string()),
         now_ms: found.now.wall_ms,
+        slowed: found.slowed.iter().map(|slowed| slowed_client(slowed, found.now)).collect(),
         bans: found.rows.into_iter().map(|row| ban(row, found.now)).collect(),
+    }
+}
+
+fn slowed_client(slowed: &Slowed, now: Now) -> SlowedClient {
+    let left_ms = slowed.ends.remaining_ms(now).unwrap_or(0);
+    SlowedClient {
+        client: slowed.client,
+        since_ms: slowed.since_ms,
+        ends_ms: now.wall_ms + left_ms as i64,
+        remaining_secs: left_ms.div_ceil(1000),
+        rule: slowed.rule,
+        limits: slowed.limits,
+        words: text::slow_cause(slowed),
     }
 }
 
@@ -368,6 +384,11 @@ pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
         at_ms: at_ms.unwrap_or(view.now.wall_ms),
         words: at_ms.map_or_else(|| explanation_words(&view), |at_ms| record_words(&view, at_ms)),
         allowed: view.allowed.iter().map(allow_entry).collect(),
+        slowed: view
+            .slowed
+            .as_ref()
+            .filter(|_| at_ms.is_none())
+            .map(|slowed| slowed_client(slowed, view.now)),
         window,
         reference: Reference {
             mean: detector.baseline.mean,
@@ -416,6 +437,10 @@ fn explanation_words(view: &ClientView) -> String {
             format!(" with {}", row.record.ban.client)
         };
         return format!("{client} is banned{through}: {}", text::cause(&row.record));
+    }
+    if let Some(slowed) = &view.slowed {
+        let (limits, cause) = (text::slow_limits(slowed.limits), text::slow_cause(slowed));
+        return format!("{client} is not banned, but slowed {limits}: {cause}");
     }
     if let Some(entry) = view.allowed.first() {
         return format!("{client} is never banned: {} is {}", entry.network, entry.reason.describe());

@@ -26,6 +26,7 @@ fn severity(notice: &Notice) -> Severity {
         Notice::Banned(_)
         | Notice::WouldBan { .. }
         | Notice::Extended { .. }
+        | Notice::Slowed { .. }
         | Notice::Protected { .. }
         | Notice::GlobalAnomalyStarted { .. }
         | Notice::Repaired { .. }
@@ -34,6 +35,7 @@ fn severity(notice: &Notice) -> Severity {
         | Notice::ClockSkew { .. }
         | Notice::Lost { .. } => Severity::Warning,
         Notice::Lifted { .. }
+        | Notice::Released { .. }
         | Notice::GlobalAnomalyEnded { .. }
         | Notice::Recovered { .. }
         | Notice::BlastRadius { stopped: false, .. }
@@ -52,6 +54,8 @@ fn client(notice: &Notice) -> Option<Client> {
         | Notice::Protected { client, .. }
         | Notice::Leaking { client, .. }
         | Notice::Evasion { client, .. } => Some(*client),
+        Notice::Slowed { slowed, .. } => Some(slowed.client),
+        Notice::Released { client, .. } => Some(*client),
         Notice::NetworkProposed { network, .. } => Some(*network),
         Notice::AllowlistChanged { network, .. } => Some(Client::of_network(*network)),
         _ => None,

@@ -190,6 +190,12 @@ fn baseline(page: &mut Page, status: &Status) {
 fn bans(page: &mut Page, status: &Status, counts: &Counts) {
     page.gauge("shield_bans_active", "Bans in force.", status.bans.active as f64);
     page.gauge("shield_bans_permanent", "Permanent bans in force.", status.bans.permanent as f64);
+    page.gauge(
+        "shield_slowed_active",
+        "Clients slowed now: let through no faster than their limits.",
+        status.slowed.active as f64,
+    );
+    page.counter("shield_slowed_total", "Clients slowed since start.", status.slowed.since_start as f64);
     page.family("shield_bans_total", "counter", "Bans made since start, by rule.");
     // Each from 0 on, because Prometheus sees no increase in a series that starts at 1.
     for rule in Rule::ALL {

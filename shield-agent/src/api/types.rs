@@ -14,6 +14,7 @@ use shield_engine::action::{LiftReason, Notice, Totals};
 use shield_engine::allowlist::AllowReason;
 use shield_engine::client::Client;
 use shield_engine::event::EnforcerName;
+use shield_engine::slowed::SlowLimits;
 use shield_engine::verdict::{Evidence, Measure, PathCount, Rule};
 
 /// A refused request.
@@ -287,6 +288,35 @@ pub struct BanCounts {
     pub permanent: u64,
 }
 
+/// Slowed clients: let through no faster than their limits, which is no ban.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct SlowedCounts {
+    /// Slowed now.
+    pub active: u64,
+    /// Slowed since the agent started.
+    pub since_start: u64,
+}
+
+/// A slowed client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct SlowedClient {
+    pub client: Client,
+    /// Start of its term.
+    pub since_ms: i64,
+    /// End of its term, unless it goes on.
+    pub ends_ms: i64,
+    /// Seconds left.
+    pub remaining_secs: u64,
+    /// The rule of the weightiest evidence.
+    pub rule: Rule,
+    /// What it is let through.
+    pub limits: SlowLimits,
+    /// The reason in plain words.
+    pub words: String,
+}
+
 /// The agent's process.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "Agent"))]
@@ -364,6 +394,9 @@ pub struct Status {
     pub rejected: BTreeMap<String, u64>,
     /// Bans in force.
     pub bans: BanCounts,
+    /// Slowed clients.
+    #[serde(default)]
+    pub slowed: SlowedCounts,
     /// Packets and bytes that the kernel dropped.
     pub dropped: Dropped,
     /// The agent's process.
@@ -447,6 +480,10 @@ pub struct BanPage {
     pub total: u64,
     /// The `cursor` of the next page; null on the last one.
     pub next: Option<String>,
+    /// Slowed clients that match the search, in the order of their addresses, at most 1,000; on the first page alone, and
+    /// none where a rule is asked for. They are no bans: `total` does not count them.
+    #[serde(default)]
+    pub slowed: Vec<SlowedClient>,
     /// The agent's clock at the time of this answer.
     pub now_ms: i64,
 }
@@ -727,6 +764,9 @@ pub(crate) struct Explanation {
     pub words: String,
     /// The ban that drops it, its own or that of a network around it; null if there is none.
     pub ban: Option<Ban>,
+    /// Null unless it is slowed now.
+    #[serde(default)]
+    pub slowed: Option<SlowedClient>,
     /// Allowlist entries that protect it.
     pub allowed: Vec<AllowEntry>,
     /// Null if the client was not seen lately.

@@ -100,6 +100,31 @@ pub(crate) async fn all(client: &AgentClient, query: &Query) -> Result<BanPage, 
 }
 
 fn render(page: &BanPage, offset: u64, colour: Colour) -> String {
+    format!("{}{}", render_bans(page, offset, colour), render_slowed(page, colour))
+}
+
+/// The slowed clients, which are not banned.
+fn render_slowed(page: &BanPage, colour: Colour) -> String {
+    if page.slowed.is_empty() {
+        return String::new();
+    }
+    let heading = ["SLOWED CLIENT", "SINCE", "LEFT", "CONNECTIONS/S", "PACKETS/S", "RULE", "CAUSE"];
+    let mut table = Table::new(&heading, &[3, 4]);
+    for slowed in &page.slowed {
+        table.row(vec![
+            slowed.client.to_string(),
+            text::utc(slowed.since_ms),
+            text::duration(slowed.remaining_secs),
+            slowed.limits.connections.per_sec.to_string(),
+            slowed.limits.packets.per_sec.to_string(),
+            slowed.rule.name().to_owned(),
+            shortened(&slowed.words),
+        ]);
+    }
+    format!("\n{}", table.render(colour))
+}
+
+fn render_bans(page: &BanPage, offset: u64, colour: Colour) -> String {
     if page.bans.is_empty() {
         return if page.total == 0 {
             "No client is banned.\n"
@@ -151,7 +176,10 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::types::SlowedClient;
     use crate::enforce::Drops;
+    use shield_engine::slowed::{SlowLimits, SlowRate};
+    use shield_engine::verdict::Rule;
 
     fn ban(client: &str, remaining_secs: Option<u64>) -> Ban {
         Ban {
@@ -173,7 +201,7 @@ mod tests {
     #[test]
     fn a_page_of_bans() {
         let bans = vec![ban("192.0.2.7", Some(599)), ban("2001:db8:1:2::/64", None)];
-        let page = BanPage { bans, total: 9, next: Some("4".into()), now_ms: 0 };
+        let page = BanPage { bans, total: 9, next: Some("4".into()), slowed: Vec::new(), now_ms: 0 };
         assert_eq!(
             render(&page, 2, Colour::Off),
             "CLIENT             SINCE                 LEFT        OFFENCE  DROPPED  RULE     CAUSE\n\
@@ -184,8 +212,29 @@ mod tests {
     }
 
     #[test]
+    fn slowed_clients_stand_below_the_bans() {
+        let rate = |per_sec| SlowRate { per_sec, burst: 10 * per_sec };
+        let slowed = SlowedClient {
+            client: "192.0.2.9".parse().unwrap(),
+            since_ms: 1_778_537_253_000,
+            ends_ms: 1_778_537_853_000,
+            remaining_secs: 599,
+            rule: Rule::Probing,
+            limits: SlowLimits { connections: rate(2), packets: rate(20) },
+            words: "6.25 of the 12 points of evidence that a ban takes".into(),
+        };
+        let page = BanPage { bans: Vec::new(), total: 0, next: None, slowed: vec![slowed], now_ms: 0 };
+        assert_eq!(
+            render(&page, 0, Colour::Off),
+            "No client is banned.\n\n\
+             SLOWED CLIENT  SINCE                 LEFT        CONNECTIONS/S  PACKETS/S  RULE     CAUSE\n\
+             192.0.2.9      2026-05-11T22:07:33Z  9 min 59 s              2         20  probing  6.25 of the 12 points of evidence that a ban takes\n"
+        );
+    }
+
+    #[test]
     fn an_empty_list_has_its_reason() {
-        let page = |total| BanPage { bans: Vec::new(), total, next: None, now_ms: 0 };
+        let page = |total| BanPage { bans: Vec::new(), total, next: None, slowed: Vec::new(), now_ms: 0 };
         assert_eq!(render(&page(0), 0, Colour::Off), "No client is banned.\n");
         assert!(render(&page(7), 50, Colour::Off).contains("--offset"));
     }

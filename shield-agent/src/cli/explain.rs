@@ -84,6 +84,10 @@ fn record(explanation: &Explanation) -> Vec<String> {
             .map_or("permanently".to_owned(), |secs| format!("for another {}", duration(secs)));
         lines.push(format!("banned     since {}, {left}", text::utc(ban.since_ms)));
     }
+    if let Some(slowed) = &explanation.slowed {
+        let left = duration(slowed.remaining_secs);
+        lines.push(format!("slowed     since {}, for another {left}", text::utc(slowed.since_ms)));
+    }
     lines
 }
 
@@ -142,6 +146,7 @@ mod tests {
             at_ms: 1_778_537_253_000,
             words: "192.0.2.7 is not banned: no rule fires".into(),
             ban: None,
+            slowed: None,
             allowed: Vec::new(),
             window: Some(Window { secs: 60, requests: 90, errors: 3, rate: 1.5 }),
             reference: Reference { mean: 0.2, stddev: 0.1, source: "rolling".into() },

@@ -170,7 +170,7 @@ impl Connection {
 pub enum ClientCommand {
     /// Show the state of the agent, its parts and the traffic; exit code 5 when a part is degraded
     Status(status::StatusArgs),
-    /// List the bans in force
+    /// List the bans in force and the slowed clients
     Bans(bans::BansArgs),
     /// Ban clients or networks
     Ban(ban::BanArgs),

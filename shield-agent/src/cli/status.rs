@@ -33,8 +33,12 @@ pub(crate) fn render(status: &Status, colour: Colour) -> String {
     lines.extend(status.parts.iter().map(|part| part_line(part, width, colour)));
     lines.push(row("detector", width, &detector(&status.detector, colour)));
     lines.push(String::new());
-    let facts =
-        [("traffic", traffic(status, colour)), ("baseline", baseline(status)), ("bans", bans(status))];
+    let facts = [
+        ("traffic", traffic(status, colour)),
+        ("baseline", baseline(status)),
+        ("bans", bans(status)),
+        ("slowed", slowed(status)),
+    ];
     let more = [
         ("dropped", dropped(status)),
         ("lines", lines_read(status)),
@@ -108,6 +112,11 @@ fn baseline(status: &Status) -> String {
     )
 }
 
+fn slowed(status: &Status) -> String {
+    let slowed = status.slowed;
+    format!("{} now, {} since the start", counted(slowed.active, "client"), count(slowed.since_start))
+}
+
 fn bans(status: &Status) -> String {
     let (bans, totals) = (status.bans, status.totals);
     format!(
@@ -163,7 +172,7 @@ fn host(status: &Status) -> String {
 mod tests {
     use super::*;
     use crate::api::types::{
-        AgentVitals, Anomaly, BanCounts, Baseline, Dropped, GlobalRate, HostVitals, WarmUp,
+        AgentVitals, Anomaly, BanCounts, Baseline, Dropped, GlobalRate, HostVitals, SlowedCounts, WarmUp,
     };
     use shield_engine::action::Totals;
 
@@ -212,6 +221,7 @@ mod tests {
             sources: Vec::new(),
             rejected: Default::default(),
             bans: BanCounts { active: 12, permanent: 1 },
+            slowed: SlowedCounts { active: 1, since_start: 5 },
             dropped: Dropped {
                 packets: 12_345,
                 bytes: 1_572_864,
@@ -250,6 +260,7 @@ detector                          ready     profile default, adaptive reference;
 traffic                           3.20 req/s, 0.10 errors/s
 baseline                          2.90 req/s ± 0.80 (this hour of the day, 30 min of samples)
 bans                              12 in force, 1 of them permanent; 40 made, 28 ended in all
+slowed                            1 client now, 5 since the start
 dropped                           12,345 packets, 1.5 MiB; now 12.0 packets/s
 lines                             1,000 requests, 2.5 % errors; 3 lines rejected, 1 recovered
 agent                             1.2 % of a CPU, 45.0 MiB

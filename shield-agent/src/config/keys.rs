@@ -38,7 +38,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]` and `[detect]`.
-const KEYS: [Key; 54] = [
+const KEYS: [Key; 59] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -57,6 +57,11 @@ const KEYS: [Key; 54] = [
     key("ban", "networks", NewBans, |c| json!(networks(c.engine.networks.action))),
     key("ban", "network_clients", NewBans, |c| json!(c.engine.networks.clients)),
     key("ban", "network_within", NewBans, |c| span(c.engine.networks.within_secs)),
+    key("slow", "enabled", Now, |c| json!(c.engine.slow.switch.is_on())),
+    key("slow", "first_offence", NewBans, |c| json!(c.engine.backoff.is_slow_first())),
+    key("slow", "term", NewBans, |c| span(c.engine.slow.term_secs)),
+    key("slow", "connections_per_sec", NewBans, |c| json!(c.engine.slow.connections_per_sec)),
+    key("slow", "packets_per_sec", NewBans, |c| json!(c.engine.slow.packets_per_sec)),
     key("allow", "networks", Now, |c| allowed(c, AllowReason::Configured)),
     key("allow", "trusted_proxies", Now, |c| allowed(c, AllowReason::TrustedProxy)),
     key("allow", "ssh_sessions", Restart, |c| json!(c.ssh_sessions)),
@@ -317,7 +322,7 @@ mod tests {
     }
 
     /// A text that changes one key, for each of them.
-    const SAMPLES: [(&str, &str); 54] = [
+    const SAMPLES: [(&str, &str); 59] = [
         ("[agent] state_dir", "[agent]\nstate_dir = '/a'"),
         ("[agent] socket", "[agent]\nsocket = '/a'"),
         ("[agent] log", "[agent]\nlog = 'debug'"),
@@ -335,6 +340,11 @@ mod tests {
         ("[ban] networks", "[ban]\nnetworks = 'ban'"),
         ("[ban] network_clients", "[ban]\nnetwork_clients = 5"),
         ("[ban] network_within", "[ban]\nnetwork_within = '1m'"),
+        ("[slow] enabled", "[slow]\nenabled = false"),
+        ("[slow] first_offence", "[slow]\nfirst_offence = true"),
+        ("[slow] term", "[slow]\nterm = '1m'"),
+        ("[slow] connections_per_sec", "[slow]\nconnections_per_sec = 5"),
+        ("[slow] packets_per_sec", "[slow]\npackets_per_sec = 5"),
         ("[allow] networks", "[allow]\nnetworks = ['192.0.2.0/24']"),
         ("[allow] trusted_proxies", "[allow]\ntrusted_proxies = ['192.0.2.0/24']"),
         ("[allow] ssh_sessions", "[allow]\nssh_sessions = false"),

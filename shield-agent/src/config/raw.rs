@@ -19,6 +19,7 @@ pub(crate) struct RawConfig {
     /// `[detect]`: the detector's policy, key by key, see `engine::policy` (validated by `detect`).
     pub detect: toml::Table,
     pub ban: RawBan,
+    pub slow: RawSlow,
     pub allow: RawAllow,
     pub iptables: RawIptables,
     pub xdp: RawXdp,
@@ -106,6 +107,21 @@ pub(crate) struct RawBan {
     pub network_clients: Option<usize>,
     /// …when they were banned within this long.
     pub network_within: Option<Span>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawSlow {
+    /// `false`: nobody is slowed.
+    pub enabled: Option<bool>,
+    /// `true`: a first offence is slowed, and only the second is banned.
+    pub first_offence: Option<bool>,
+    /// How long a client is slowed.
+    pub term: Option<Span>,
+    /// New connections of a slowed client that are let through, at least.
+    pub connections_per_sec: Option<u16>,
+    /// Its packets with data, at least.
+    pub packets_per_sec: Option<u16>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -27,6 +27,13 @@ impl Config {
                 "max_bans_per_minute": engine.blast.max_bans_per_minute,
                 "leak_grace_secs": engine.leak_grace_secs,
             },
+            "slow": {
+                "enabled": engine.slow.switch.is_on(),
+                "first_offence": engine.backoff.is_slow_first(),
+                "term_secs": engine.slow.term_secs,
+                "connections_per_sec": engine.slow.connections_per_sec,
+                "packets_per_sec": engine.slow.packets_per_sec,
+            },
             "allow": self.allow,
             "infrastructure_networks": self.infrastructure.len(),
             "iptables": { "mode": shown_use(self.use_iptables), "max_rules": self.iptables.max_rules },

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::place::Place;
-use super::raw::{Deferred, Listen, Network, RawBan, RawConfig, RawFields, RawHook, RawSource};
+use super::raw::{Deferred, Listen, Network, RawBan, RawConfig, RawFields, RawHook, RawSlow, RawSource};
 use super::span::{Span, TermSpan};
 use super::{Config, UrlFrom, Use, detect, infrastructure, raw};
 use crate::enforce::iptables::{self, Backend, Containers};
@@ -18,7 +18,7 @@ use crate::text;
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::backoff::{Backoff, Term};
 use shield_engine::policy::Switch;
-use shield_engine::settings::{ExtendBy, NetworkAction, Proxied, Settings as EngineSettings};
+use shield_engine::settings::{ExtendBy, NetworkAction, Proxied, Settings as EngineSettings, SlowSettings};
 use shield_logline::{FieldNames, Format, Recipe, Settings as FormatSettings};
 
 /// nginx's log where its packages put it.
@@ -31,6 +31,8 @@ const SSH_KEEP_SECS: u64 = 7 * 86_400;
 pub(super) fn config(raw: RawConfig) -> Result<Config> {
     let (profile, policy) = detect::policy(raw.detect)?;
     let mut engine = engine_settings(raw.ban)?;
+    engine.slow = slow_settings(&raw.slow)?;
+    engine.backoff.set_slow_first(raw.slow.first_offence == Some(true));
     if let Some(Span(secs)) = raw.agent.max_clock_skew {
         engine.max_clock_skew_secs = secs as i64;
     }
@@ -128,6 +130,33 @@ fn engine_settings(raw: RawBan) -> Result<EngineSettings> {
         bail!(ban("network_clients").error("[ban] network_clients must be at least 2"));
     }
     Ok(settings)
+}
+
+fn slow_settings(raw: &RawSlow) -> Result<SlowSettings> {
+    let default = EngineSettings::default().slow;
+    let at_least_one = |value: Option<u16>, default: u16, key: &str| match value.unwrap_or(default) {
+        0 => {
+            let message =
+                format!("[slow] {key} = 0 would let nothing through: ban instead, or set enabled = false");
+            bail!(Place::section("slow").key(key).error(message))
+        }
+        value => Ok(value),
+    };
+    let term_secs = raw.term.map_or(default.term_secs, |Span(secs)| secs);
+    if !(1..=86_400).contains(&term_secs) {
+        let message = "[slow] term must be between 1 s and 1 day: whoever goes on is slowed again";
+        bail!(Place::section("slow").key("term").error(message));
+    }
+    Ok(SlowSettings {
+        switch: if raw.enabled == Some(false) { Switch::Off } else { Switch::On },
+        term_secs,
+        connections_per_sec: at_least_one(
+            raw.connections_per_sec,
+            default.connections_per_sec,
+            "connections_per_sec",
+        )?,
+        packets_per_sec: at_least_one(raw.packets_per_sec, default.packets_per_sec, "packets_per_sec")?,
+    })
 }
 
 fn backoff(terms: Option<Vec<Deferred<TermSpan>>>, forget_after: Option<Span>) -> Result<Backoff> {

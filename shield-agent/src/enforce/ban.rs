@@ -2,6 +2,7 @@
 
 use shield_engine::allowlist::BannableClient;
 use shield_engine::client::Client;
+use shield_engine::slowed::SlowLimits;
 use shield_engine::time::Ends;
 
 /// A banned client and the end of its ban.
@@ -11,6 +12,16 @@ pub struct Ban {
     pub client: BannableClient,
     /// The moment from which packets pass again.
     pub ends: Ends,
+}
+
+/// A slowed client, and what it is let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slow {
+    /// Checked against the allowlist, as its type proves. A single client, never a network.
+    pub client: BannableClient,
+    /// The moment from which everything passes again.
+    pub ends: Ends,
+    pub limits: SlowLimits,
 }
 
 /// A ban or lift that failed.

@@ -6,7 +6,7 @@
 use anyhow::Result;
 use ipnet::IpNet;
 
-use super::ban::{Ban, Drops, Failure};
+use super::ban::{Ban, Drops, Failure, Slow};
 use super::desired::Desired;
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartState, Repair};
@@ -79,6 +79,21 @@ pub trait Enforcer: Send {
 
     /// Lets these networks through even inside a banned network. Replaces the earlier list.
     fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()>;
+
+    /// Lets exactly these clients through no faster than their limits. Replaces the earlier list, additions first; a client that
+    /// stays keeps what is left of its allowance. A banned one is dropped all the same.
+    ///
+    /// An enforcer that knows only dropping does nothing: iptables makes no rule for a slowed client.
+    fn ensure_slowed(&mut self, slowed: &[Slow], now: Now) -> Result<()> {
+        let _ = (slowed, now);
+        Ok(())
+    }
+
+    /// Lists the slowed clients in the kernel.
+    #[cfg(any(test, feature = "test-support"))]
+    fn observe_slowed(&mut self) -> Result<Vec<Client>> {
+        Ok(Vec::new())
+    }
 
     /// Lists the bans in the kernel, with their ends where the kernel knows them.
     ///

@@ -30,7 +30,7 @@ pub(crate) use self::settings::Settings;
 use self::shared::Shared;
 pub(crate) use self::shared::Start;
 use self::worker::Worker;
-use super::ban::Drops;
+use super::ban::{Drops, Slow};
 use super::enforcer::Enforcer;
 use crate::beat::Beats;
 use shield_engine::action::Order;
@@ -81,7 +81,8 @@ impl Interpreter {
 
     /// Takes orders, in the order given. Never blocks on an enforcer.
     ///
-    /// Ignores `Order::AllowlistChanged`: the owner of the allowlist calls [`Interpreter::set_exempt`] with the new networks.
+    /// Ignores `Order::AllowlistChanged` and `Order::SlowedChanged`: whoever has the lists calls [`Interpreter::set_exempt`] and
+    /// [`Interpreter::set_slowed`].
     pub fn submit(&self, orders: Vec<Order>) {
         self.shared.submit(orders);
     }
@@ -89,6 +90,11 @@ impl Interpreter {
     /// Replaces the networks that pass even inside a banned network.
     pub fn set_exempt(&self, networks: Vec<IpNet>) {
         self.shared.set_exempt(networks);
+    }
+
+    /// Replaces the list of slowed clients, unless a newer version of it was set before.
+    pub fn set_slowed(&self, version: u64, slowed: Vec<Slow>) {
+        self.shared.set_slowed(version, slowed);
     }
 
     /// Reconciles every enforcer now and returns the repairs once all are done. The agent itself reconciles by the clock.

@@ -16,6 +16,6 @@ pub(crate) mod reconcile;
 pub(crate) mod simulator;
 pub(crate) mod xdp;
 
-pub(crate) use ban::{Ban, Drops};
+pub(crate) use ban::{Ban, Drops, Slow};
 pub(crate) use desired::Desired;
 pub(crate) use enforcer::Enforcer;

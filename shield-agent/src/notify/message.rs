@@ -1,7 +1,7 @@
 //! Chat messages: a heading and labelled lines for each event that is worth interrupting somebody for. Plain text;
 //! escaping it for a chat's markup is `slack`'s business.
 
-use crate::text::{cause, lift_reason, per_sec, printable, utc};
+use crate::text::{cause, lift_reason, per_sec, printable, slow_cause, slow_term, utc};
 use shield_engine::action::{BanRecord, Notice};
 use shield_engine::time::Ends;
 
@@ -36,6 +36,14 @@ pub(super) fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
             lines.extend(note.clone().map(|note| ("Note", note)));
             lines.push(("Banned for", seconds(*lasted_secs)));
             ("IP UNBANNED", lines)
+        }
+        Notice::Slowed { slowed, unmade } => {
+            let mut lines = vec![("IP", slowed.client.to_string())];
+            lines.extend(unmade.clone().map(|because| ("Not slowed", because)));
+            lines.push(("Condition", slow_cause(slowed)));
+            lines.push(("Slowed", slow_term(slowed)));
+            let title = if unmade.is_none() { "IP SLOWED" } else { "IP WOULD BE SLOWED" };
+            (title, lines)
         }
         Notice::GlobalAnomalyEnded { rate, mean, lasted_secs } => {
             let lines = vec![

@@ -107,7 +107,7 @@ mod tests {
     use shield_engine::verdict::Rule;
 
     fn job(actions: Vec<Action>) -> Job {
-        Job { actions, exempt: None, answer: None }
+        Job { actions, exempt: None, slowed: None, answer: None }
     }
 
     fn bulk_job(size: usize) -> Job {

@@ -92,6 +92,8 @@ pub struct Outcome {
     pub clients_banned: u64,
     /// Those of them that come by a proxy.
     pub clients_behind_proxy: u64,
+    /// Clients slowed at least once, in the order of their addresses, banned later or not.
+    pub slowed: std::collections::BTreeSet<Client>,
     /// Rejected lines by reason.
     pub rejected: RejectedCounts,
     /// Bans made, by rule.
@@ -289,6 +291,9 @@ impl Replay {
             let Action::Announce(notice) = action else { continue };
             match notice {
                 Notice::Banned(record) => self.note_ban(*record, line, None),
+                Notice::Slowed { slowed, .. } => {
+                    self.outcome.slowed.insert(slowed.client);
+                }
                 Notice::WouldBan { ban, because } => self.note_ban(*ban, line, Some(because)),
                 Notice::Protected { client, network, reason, evidence } => {
                     let because = format!("{network} is {}", reason.describe());

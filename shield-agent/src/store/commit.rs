@@ -64,6 +64,7 @@ fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
         Record::OffencesForgotten(client) => forget_offences(tx, *client)?,
         Record::Baseline(bytes) => single(tx, "baseline", bytes)?,
         Record::Totals(totals) => single(tx, "totals", &serde_json::to_vec(totals)?)?,
+        Record::Slowed(list) => single(tx, "slowed", list)?,
         Record::Checkpoint(at) => {
             tx.prepare_cached("INSERT OR REPLACE INTO checkpoints (source, position) VALUES (?1, ?2)")?
                 .execute([&at.source, &at.position])?;
@@ -202,6 +203,7 @@ fn describe(record: &Record) -> String {
         }
         Record::Baseline(_) => "the baseline".into(),
         Record::Checkpoint(at) => format!("the checkpoint of {}", at.source),
+        Record::Slowed(_) => "the slow lane".into(),
         Record::Totals(_) => "the totals".into(),
         Record::Allowed(entry, _) | Record::Disallowed(entry) => {
             format!("the allowlist's entry {}", entry.network)

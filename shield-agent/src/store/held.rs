@@ -34,6 +34,7 @@ pub(super) struct Held {
 struct Rest {
     baseline: Option<Vec<u8>>,
     totals: Option<Totals>,
+    slowed: Option<Vec<u8>>,
     checkpoints: BTreeMap<String, Checkpoint>,
     allowlist: BTreeMap<Allowed, Record>,
 }
@@ -172,6 +173,7 @@ impl Rest {
     fn is_empty(&self) -> bool {
         self.baseline.is_none()
             && self.totals.is_none()
+            && self.slowed.is_none()
             && self.checkpoints.is_empty()
             && self.allowlist.is_empty()
     }
@@ -180,6 +182,7 @@ impl Rest {
         match record {
             Record::Baseline(bytes) => self.baseline = Some(bytes),
             Record::Totals(totals) => self.totals = Some(totals),
+            Record::Slowed(list) => self.slowed = Some(list),
             Record::Checkpoint(at) => {
                 self.checkpoints.insert(at.source.clone(), at);
             }
@@ -200,6 +203,7 @@ impl Rest {
         let baseline = self.baseline.map(Record::Baseline).into_iter();
         baseline
             .chain(self.totals.map(Record::Totals))
+            .chain(self.slowed.map(Record::Slowed))
             .chain(self.checkpoints.into_values().map(Record::Checkpoint))
     }
 }

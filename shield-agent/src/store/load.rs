@@ -26,6 +26,8 @@ pub struct Loaded {
     /// The position of each source by its name, in the source's own encoding.
     pub checkpoints: BTreeMap<String, String>,
     pub totals: Totals,
+    /// The slow lane in the engine's encoding.
+    pub slowed: Option<Vec<u8>>,
     /// The operator's allowlist entries.
     pub allowed: Vec<Allowed>,
     /// Greater than every serial number that was ever committed.
@@ -50,6 +52,7 @@ pub(super) fn load(connection: &Connection, unreadable: &mut Unreadable) -> Resu
         bans: count(connection, "bans")?,
         baseline: single(connection, "baseline", unreadable)?,
         totals: single_json(connection, "totals", unreadable)?.unwrap_or_default(),
+        slowed: single(connection, "slowed", unreadable)?,
         checkpoints: checkpoints(connection, unreadable).context("could not read the checkpoints")?,
         allowed: allowed(connection, unreadable).context("could not read the operator's allowlist")?,
         next_serial: next_serial_of(connection, unreadable)?,

@@ -80,7 +80,7 @@ pub struct Writer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Unsynced {
     Nothing,
-    /// Positions of sources, the baseline and totals.
+    /// Positions of sources, the baseline, totals and the slow lane.
     Progress,
     /// Bans, lifts, offences and the allowlist.
     Decisions,
@@ -89,7 +89,9 @@ enum Unsynced {
 impl Unsynced {
     fn of(record: &Record) -> Unsynced {
         match record {
-            Record::Checkpoint(_) | Record::Totals(_) | Record::Baseline(_) => Unsynced::Progress,
+            Record::Checkpoint(_) | Record::Totals(_) | Record::Baseline(_) | Record::Slowed(_) => {
+                Unsynced::Progress
+            }
             Record::Banned(_)
             | Record::Extended(_)
             | Record::Lifted { .. }

@@ -7,7 +7,7 @@
 //!
 //! `format` says why a log format cannot be used, `access` why a log cannot be read, `reload` describes a changed
 //! configuration. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes
-//! events, `sight` says what is wrong with a source, `health` with a thread.
+//! events, `sight` says what is wrong with a source, `slow` why a client is slowed, `health` what is wrong with a thread.
 
 pub(crate) mod access;
 mod evidence;
@@ -19,6 +19,7 @@ mod notice;
 mod quantity;
 pub(crate) mod reload;
 mod sight;
+mod slow;
 pub(crate) mod ssh;
 
 pub(crate) use evidence::{cause, fired, global_anomaly, rule_answer};
@@ -31,3 +32,4 @@ pub(crate) use quantity::{
     bytes, count, counted, duration, per_sec, percent, plural, printable, term, until, utc,
 };
 pub(crate) use sight::{beginning, finding, rejected, unread};
+pub(crate) use slow::{slow_cause, slow_limits, slow_term};

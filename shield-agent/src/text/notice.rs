@@ -4,15 +4,18 @@ use shield_engine::action::Notice;
 
 use super::reload;
 use super::{
-    bytes, cause, counted, duration, global_anomaly, lift_reason, per_sec, plural, printable, term, until,
+    bytes, cause, counted, duration, global_anomaly, lift_reason, per_sec, plural, printable, slow_cause,
+    slow_term, term, until,
 };
 
 /// Every kind of notice, as in the `event` field of its JSON.
-pub(crate) const KINDS: [&str; 20] = [
+pub(crate) const KINDS: [&str; 22] = [
     "banned",
     "would_ban",
     "lifted",
     "extended",
+    "slowed",
+    "released",
     "protected",
     "global_anomaly_started",
     "global_anomaly_ended",
@@ -38,6 +41,8 @@ pub(crate) fn kind(notice: &Notice) -> &'static str {
         Notice::WouldBan { .. } => "would_ban",
         Notice::Lifted { .. } => "lifted",
         Notice::Extended { .. } => "extended",
+        Notice::Slowed { .. } => "slowed",
+        Notice::Released { .. } => "released",
         Notice::Protected { .. } => "protected",
         Notice::GlobalAnomalyStarted { .. } => "global_anomaly_started",
         Notice::GlobalAnomalyEnded { .. } => "global_anomaly_ended",
@@ -79,6 +84,19 @@ fn line(notice: &Notice) -> String {
         }
         Notice::Extended { client, ends, packets_per_sec } => {
             format!("ban of {client} extended {}: {packets_per_sec:.1} packets/s still arrive", until(*ends))
+        }
+        Notice::Slowed { slowed, unmade: None } => {
+            format!("{} slowed {}: {}", slowed.client, slow_term(slowed), slow_cause(slowed))
+        }
+        Notice::Slowed { slowed, unmade: Some(because) } => format!(
+            "{} would be slowed {}, but is not ({because}): {}",
+            slowed.client,
+            slow_term(slowed),
+            slow_cause(slowed)
+        ),
+        Notice::Released { client, reason, lasted_secs } => {
+            let lasted = duration(*lasted_secs);
+            format!("{client} is no longer slowed after {lasted}: {}", lift_reason(*reason))
         }
         Notice::Protected { client, network, reason, .. } => {
             format!("{client} is anomalous but not banned: {network} is {}", reason.describe())
@@ -161,6 +179,7 @@ mod tests {
     use shield_engine::action::LiftReason;
     use shield_engine::allowlist::AllowReason;
     use shield_engine::client::Client;
+    use shield_engine::slowed::{SlowGrounds, SlowLimits, SlowRate, Slowed};
     use shield_engine::time::Ends;
     use shield_engine::verdict::{PathCount, Rule};
 
@@ -224,6 +243,37 @@ mod tests {
                 evidence: None,
             },
             "192.0.2.7 is anomalous but not banned: 192.0.2.7/32 is a gateway of this host",
+        );
+    }
+
+    #[test]
+    fn who_is_slowed_and_no_more() {
+        let rate = |per_sec, burst| SlowRate { per_sec, burst };
+        let slowed = |grounds| Slowed {
+            client: client(),
+            since_ms: 1_778_537_253_000,
+            ends: Ends::At { boot_ms: 0, wall_ms: 1_778_537_853_000 },
+            rule: Rule::Probing,
+            limits: SlowLimits { connections: rate(2, 12), packets: rate(20, 200) },
+            grounds,
+        };
+        let notice = |grounds, unmade: Option<&str>| Notice::Slowed {
+            slowed: Box::new(slowed(grounds)),
+            unmade: unmade.map(str::to_owned),
+        };
+        check(
+            &notice(SlowGrounds::Evidence { points: 6.25, bar: 10.0 }, None),
+            "192.0.2.7 slowed for 10 min to 2 connections/s and 20 packets/s: 6.25 of the 10 points of evidence that a \
+             ban takes (probing for weaknesses)",
+        );
+        check(
+            &notice(SlowGrounds::Withheld, Some("dry run")),
+            "192.0.2.7 would be slowed for 10 min to 2 connections/s and 20 packets/s, but is not (dry run): probing for \
+             weaknesses, but it was served well before: its ban waits",
+        );
+        check(
+            &Notice::Released { client: client(), reason: LiftReason::Expired, lasted_secs: 600 },
+            "192.0.2.7 is no longer slowed after 10 min: its term is over",
         );
     }
 

@@ -231,6 +231,8 @@ impl Backend for FakeBackend {
             rejected: [1, 0, 0, 0, 0, 0],
             bans: BANS as u64,
             permanent_bans: 1,
+            slowed: 0,
+            slowed_total: 0,
             store_backlog: 0,
             sources: sources(),
             drops: vec![
@@ -244,7 +246,7 @@ impl Backend for FakeBackend {
         let rows = ban_rows();
         let total = rows.len() as u64;
         let rows = rows.into_iter().skip(query.offset as usize).take(query.limit as usize).collect();
-        self.later(BanRows { rows, total, now: clock::now() })
+        self.later(BanRows { rows, total, slowed: Vec::new(), now: clock::now() })
     }
 
     fn top(&self, n: usize) -> Later<'_, TopClients> {
@@ -275,6 +277,7 @@ impl Backend for FakeBackend {
         self.later(ClientView {
             detector: explanation(client),
             ban: ban_rows().into_iter().find(|row| row.record.ban.client == client),
+            slowed: None,
             allowed: vec![Allowed {
                 network: "198.51.100.0/24".parse().unwrap(),
                 reason: AllowReason::Operator,

@@ -71,7 +71,7 @@ fn main() -> Result<()> {
     if arguments.variants {
         return Variant::ALL.into_iter().try_for_each(|each| variant(&arguments, each));
     }
-    let mut total = Score::default();
+    let (mut total, mut slowed) = (Score::default(), (0, 0));
     for log in LOGS {
         let (labels, outcome) = run(log, &arguments, Policy::default())?;
         let score = labels.score(&outcome);
@@ -79,13 +79,55 @@ fn main() -> Result<()> {
         if arguments.each {
             print_each(&labels, &score, &outcome);
         }
+        let (stay, ban) = slowed_by_label(&labels, &outcome);
+        if arguments.each {
+            print_slowed(&labels, &outcome);
+        }
+        slowed = (slowed.0 + stay, slowed.1 + ban);
         total = total.plus(score);
     }
     print_row("total", &total, arguments.json)?;
+    print_slowed_total(slowed, &total, arguments.json);
     if !arguments.json {
         further(&arguments)?;
     }
     Ok(())
+}
+
+/// Slowed clients that must stay, and slowed clients to ban.
+fn slowed_by_label(labels: &Labels, outcome: &Outcome) -> (usize, usize) {
+    let of = |decision| {
+        let is = |client: &&Client| labels.get(**client).is_some_and(|label| label.decision == decision);
+        outcome.slowed.iter().filter(is).count()
+    };
+    (of(Decision::Stay), of(Decision::Ban))
+}
+
+/// Lists the clients that must stay and were slowed.
+#[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
+fn print_slowed(labels: &Labels, outcome: &Outcome) {
+    for client in &outcome.slowed {
+        if let Some(label) = labels.get(*client).filter(|label| label.decision == Decision::Stay) {
+            println!("    slowed {client}: {}", label.what);
+        }
+    }
+}
+
+/// Slowed clients are a figure of their own: to be slowed is no ban.
+#[expect(clippy::print_stdout, reason = "a benchmark's table is its output")]
+fn print_slowed_total((stay, ban): (usize, usize), total: &Score, json: bool) {
+    let share = 100.0 * stay as f64 / total.must_stay.max(1) as f64;
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({ "log": "slowed", "must_stay": stay, "to_ban": ban, "share": share })
+        );
+    } else {
+        println!(
+            "slowed: {stay} of {} that must stay ({share:.3} %), {ban} of {} to ban",
+            total.must_stay, total.to_ban
+        );
+    }
 }
 
 fn run(log: &str, arguments: &Arguments, policy: Policy) -> Result<(Labels, Outcome)> {

@@ -240,7 +240,13 @@ impl Run {
         for n in 0..bans {
             desired.insert(Ban { client: bannable(RESTORED_FROM + n)?, ends }, u64::from(n));
         }
-        let start = Start { desired, exempt: Vec::new(), clock: clock::now, settings: Settings::default() };
+        let start = Start {
+            desired,
+            exempt: Vec::new(),
+            slowed: Vec::new(),
+            clock: clock::now,
+            settings: Settings::default(),
+        };
         let reports = Arc::new(Reports::default());
         let sink = Arc::clone(&reports);
         let began = Instant::now();

@@ -4,7 +4,7 @@ import { api, ApiError } from "../api/client";
 import type { Ban, BanPage, BanSort, RuleName } from "../api/types";
 import { everySecond } from "../clock";
 import { byId, h, Keyed, setText } from "../dom";
-import { count, plural } from "../format";
+import { count, plural, span } from "../format";
 import { ruleLabels } from "../labels";
 import { BanRow, type BanActions } from "./ban-row";
 
@@ -15,6 +15,9 @@ const REFRESH_MS = 2_500;
 
 /** Bans within this time lead to one refresh. */
 const BURST_MS = 250;
+
+/** Slowed clients that are named. */
+const MAX_SLOWED = 10;
 
 /** A search starts when nothing was typed for this long. */
 const TYPING_MS = 200;
@@ -102,6 +105,18 @@ export class Bans {
     this.next = page.next;
     this.showPager(page);
     this.showEmpty(page.total);
+    this.showSlowed(page);
+  }
+
+  /** The slowed clients, who are not banned: the first page names them. */
+  private showSlowed(page: BanPage): void {
+    if (this.cursors.length > 1) return;
+    const note = byId("bans-slowed");
+    const slowed = page.slowed ?? [];
+    note.hidden = slowed.length === 0;
+    const named = slowed.slice(0, MAX_SLOWED).map((it) => `${it.client} (${it.words}; ${span(it.remaining_secs)} left)`);
+    const more = slowed.length > MAX_SLOWED ? [`${count(slowed.length - MAX_SLOWED)} more`] : [];
+    setText(note, `Slowed, not banned: ${[...named, ...more].join(", ")}`);
   }
 
   private showPager(page: BanPage): void {

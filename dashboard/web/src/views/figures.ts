@@ -65,8 +65,9 @@ function showErrors(figure: Figure, { global, baseline, detector }: Status): voi
   figure.show(rate(global.error_rate), "per s", [...usual, ...share].join(" · ") || "no requests");
 }
 
-function showBanned(figure: Figure, { bans, totals }: Status): void {
-  const note = `${count(bans.permanent)} permanent · ${shortCount(totals.bans)} in all`;
+function showBanned(figure: Figure, { bans, slowed, totals }: Status): void {
+  const lane = slowed !== undefined && slowed.active > 0 ? ` · ${count(slowed.active)} slowed` : "";
+  const note = `${count(bans.permanent)} permanent · ${shortCount(totals.bans)} in all${lane}`;
   figure.show(count(bans.active), bans.active === 1 ? "client" : "clients", note);
 }
 

@@ -1,4 +1,5 @@
-//! The backoff ladder: the n-th offence gets the n-th term, later ones the last term.
+//! The backoff ladder: the n-th offence gets the n-th term, later ones the last term. The slow lane can be a step before the
+//! first term.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -29,6 +30,8 @@ impl Term {
 pub struct Backoff {
     terms: Vec<Term>,
     forget_after_secs: u64,
+    /// Whether the first offence is slowed, and the first term is that of the second.
+    slow_first: bool,
 }
 
 /// A ladder that makes no sense.
@@ -55,7 +58,7 @@ impl Default for Backoff {
     /// 10 min, 30 min, 2 h, permanent; forgotten after 30 days.
     fn default() -> Backoff {
         let terms = [Term::Secs(600), Term::Secs(1800), Term::Secs(7200), Term::Permanent];
-        Backoff { terms: terms.to_vec(), forget_after_secs: 30 * 86_400 }
+        Backoff { terms: terms.to_vec(), forget_after_secs: 30 * 86_400, slow_first: false }
     }
 }
 
@@ -76,17 +79,32 @@ impl Backoff {
         if !terms.is_sorted_by_key(length) {
             return Err(BadLadder::Descending);
         }
-        Ok(Backoff { terms, forget_after_secs })
+        Ok(Backoff { terms, forget_after_secs, slow_first: false })
     }
 
     pub fn terms(&self) -> &[Term] {
         &self.terms
     }
 
-    /// The term of the n-th offence. Offences beyond the ladder get its last term.
+    /// Puts the slow lane before the first term, or takes it away.
+    pub fn set_slow_first(&mut self, slow_first: bool) {
+        self.slow_first = slow_first;
+    }
+
+    /// Whether the slow lane is the step before the first term.
+    pub fn is_slow_first(&self) -> bool {
+        self.slow_first
+    }
+
+    /// Whether the n-th offence is slowed where that is possible.
+    pub(crate) fn is_slowed(&self, offence: NonZeroU32) -> bool {
+        self.slow_first && offence == NonZeroU32::MIN
+    }
+
+    /// The term of the n-th offence, or of the first where nobody can be slowed. Offences beyond the ladder get its last term.
     pub fn term(&self, offence: NonZeroU32) -> Term {
-        let at = (offence.get() as usize - 1).min(self.terms.len() - 1);
-        self.terms[at]
+        let before = (offence.get() as usize - 1).saturating_sub(usize::from(self.slow_first));
+        self.terms[before.min(self.terms.len() - 1)]
     }
 
     /// Whether offences still count at `now_secs`, when the last ban ended or the last offence was at `last_secs`.
@@ -116,6 +134,17 @@ mod tests {
         let terms: Vec<Term> = (1..6).map(|n| Backoff::default().term(nth(n))).collect();
         let [m10, m30, h2, ever] = [Term::Secs(600), Term::Secs(1800), Term::Secs(7200), Term::Permanent];
         assert_eq!(terms, [m10, m30, h2, ever, ever]);
+    }
+
+    #[test]
+    fn the_slow_lane_is_a_step_before_the_first_term() {
+        let mut backoff = Backoff::default();
+        assert!(!backoff.is_slowed(nth(1)));
+        backoff.set_slow_first(true);
+        assert_eq!([1, 2, 3].map(|n| backoff.is_slowed(nth(n))), [true, false, false]);
+        let terms: Vec<Term> = (1..6).map(|n| backoff.term(nth(n))).collect();
+        let [m10, m30, h2, ever] = [Term::Secs(600), Term::Secs(1800), Term::Secs(7200), Term::Permanent];
+        assert_eq!(terms, [m10, m10, m30, h2, ever], "the first, where nobody can be slowed");
     }
 
     #[test]

@@ -7,3 +7,4 @@ pub(crate) mod escalation;
 pub(crate) mod extension;
 pub(crate) mod leaks;
 pub(crate) mod ledger;
+pub(crate) mod slow;

@@ -88,6 +88,17 @@ impl fmt::Display for BadBaseline {
 
 impl std::error::Error for BadBaseline {}
 
+/// The share of the bar from which evidence is too much to ignore.
+const DOUBT_SHARE: f32 = 0.5;
+
+/// Evidence between one half and the bar.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Doubt {
+    pub(crate) points: f64,
+    pub(crate) bar: f64,
+    pub(crate) rule: Rule,
+}
+
 /// Counts requests, learns the server's usual traffic, and judges clients against it.
 pub struct Detector {
     thresholds: Thresholds,
@@ -122,6 +133,8 @@ pub struct Detector {
     boundary: u32,
     late_run: u32,
     late: u64,
+    /// The doubt about the client of the last request.
+    doubt: Option<Doubt>,
 }
 
 impl Detector {
@@ -152,6 +165,7 @@ impl Detector {
             boundary: 0,
             late_run: 0,
             late: 0,
+            doubt: None,
             thresholds: Thresholds::new(policy),
         }
     }
@@ -279,6 +293,29 @@ impl Detector {
         }
     }
 
+    /// Returns and forgets the doubt about the client of the last request.
+    #[inline]
+    pub(crate) fn take_doubt(&mut self) -> Option<Doubt> {
+        self.doubt.take()
+    }
+
+    /// The requests per second that a client was served of late.
+    pub(crate) fn usual_rate(&self, client: Client) -> f64 {
+        let depth = Depth::Counts { alike: false };
+        let before = lately(&self.clients, client.key(), self.latest, depth).before;
+        f64::from(before.requests.saturating_sub(before.errors)) / f64::from(WINDOW_SECS)
+    }
+
+    /// Notes evidence that is more than one half of the bar.
+    fn note_doubt(&mut self, key: u128, score: &Score) {
+        if score.total >= DOUBT_SHARE * score.bar && !score.is_reached() {
+            let rule = score.rule();
+            let round = |points: f32| (f64::from(points) * 100.0).round() / 100.0;
+            let doubt = Doubt { points: round(score.total), bar: round(score.bar), rule };
+            self.doubt = self.observes(key, rule).is_none().then_some(doubt);
+        }
+    }
+
     fn lately(&self, key: u128, second: u32) -> Lately {
         lately(&self.clients, key, second, Depth::ServedPages)
     }
@@ -293,12 +330,14 @@ impl Detector {
         second: u32,
     ) -> Verdict {
         let key = of.key();
-        let may_score = self.is_scoring && self.scores.may_reach(key, self.thresholds.policy(), second);
+        let may_score =
+            self.is_scoring && self.scores.may_reach(key, DOUBT_SHARE, self.thresholds.policy(), second);
         let score = if may_score {
             self.scores.of(key, &self.lately(key, second), self.thresholds.policy(), second)
         } else {
             Score::default()
         };
+        self.note_doubt(key, &score);
         if !score.is_reached() && screening == Screening::Skip {
             return Verdict::Normal;
         }

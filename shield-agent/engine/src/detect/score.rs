@@ -270,10 +270,11 @@ impl Scores {
         }
     }
 
-    /// Whether a client's points could reach the lowest bar: for nearly all clients they do not, and are not weighed.
-    pub(crate) fn may_reach(&self, key: u128, policy: &Policy, second: u32) -> bool {
+    /// Whether a client's points could reach a share of the lowest bar: for nearly all clients they do not, and are not weighed.
+    pub(crate) fn may_reach(&self, key: u128, share: f32, policy: &Policy, second: u32) -> bool {
         let total = |account: &Account| account.points(second).iter().sum::<f32>();
-        self.accounts.get(key).is_some_and(|account| f64::from(total(account)) >= policy.evidence.threshold)
+        let least = f64::from(share) * policy.evidence.threshold;
+        self.accounts.get(key).is_some_and(|account| f64::from(total(account)) >= least)
     }
 
     /// The score of a client at `second`.

@@ -8,6 +8,7 @@ use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::request::Checkpoint;
+use crate::vocab::slow::Slowed;
 use crate::vocab::time::Ends;
 use crate::vocab::verdict::Evidence;
 
@@ -71,6 +72,8 @@ pub enum Order {
     /// The allowlist changed. Enforcers read it from the engine; its entries must get through even inside a
     /// banned network.
     AllowlistChanged,
+    /// The slow lane changed. Enforcers read it from the engine.
+    SlowedChanged,
     /// Sample the drop counters of this client and report them as `Event::Activity`.
     SampleActivity { client: Client, serial: u64 },
 }
@@ -126,6 +129,8 @@ pub enum Record {
     Baseline(Vec<u8>),
     /// The position at which a source resumes.
     Checkpoint(Checkpoint),
+    /// The slow lane, in the engine's own encoding.
+    Slowed(Vec<u8>),
     /// Lifetime totals, so that counters survive restarts.
     Totals(Totals),
     /// An allowlist entry that an operator added.
@@ -187,6 +192,16 @@ pub enum Notice {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<String>,
     },
+    /// A client is slowed: let through no faster than its limits.
+    Slowed {
+        #[serde(flatten)]
+        slowed: Box<Slowed>,
+        /// The reason why it would be, but is not: a dry run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unmade: Option<String>,
+    },
+    /// A client is no longer slowed, and was not banned.
+    Released { client: Client, reason: LiftReason, lasted_secs: u64 },
     /// A ban was about to end while its flood went on, so its end was moved.
     Extended {
         client: Client,

@@ -6,5 +6,6 @@ pub mod client;
 pub mod event;
 pub mod report;
 pub mod request;
+pub mod slow;
 pub mod time;
 pub mod verdict;

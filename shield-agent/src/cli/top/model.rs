@@ -248,7 +248,13 @@ pub(super) mod tests {
             enforced_by: None,
         };
         let bans: Vec<Ban> = clients.iter().map(ban).collect();
-        Input::Bans(Box::new(BanPage { total: bans.len() as u64, bans, next: None, now_ms: 0 }))
+        Input::Bans(Box::new(BanPage {
+            total: bans.len() as u64,
+            bans,
+            next: None,
+            slowed: Vec::new(),
+            now_ms: 0,
+        }))
     }
 
     fn press(model: &mut Model, code: KeyCode) -> Option<Request> {

@@ -45,6 +45,7 @@ pub(super) struct Queue {
     #[cfg(any(test, feature = "test-support"))]
     new_request: bool,
     exempt_changed: bool,
+    slowed_changed: bool,
     stopping: bool,
 }
 
@@ -56,7 +57,7 @@ impl Queue {
                 (client.client(), Latest::Ban(Ban { client, ends }, serial))
             }
             Order::Lift { client, serial } => (client, Latest::Lift(serial)),
-            Order::AllowlistChanged | Order::SampleActivity { .. } => return,
+            Order::AllowlistChanged | Order::SlowedChanged | Order::SampleActivity { .. } => return,
         };
         let before = self.latest.insert(client, latest);
         let same_kind =
@@ -109,7 +110,7 @@ impl Queue {
         if self.new_request {
             return false;
         }
-        self.is_quiet() && self.queries.is_empty() && !self.exempt_changed
+        self.is_quiet() && self.queries.is_empty() && !self.exempt_changed && !self.slowed_changed
     }
 
     pub(super) fn push_query(&mut self, query: Query) {
@@ -143,6 +144,14 @@ impl Queue {
 
     pub(super) fn take_exempt_changed(&mut self) -> bool {
         std::mem::take(&mut self.exempt_changed)
+    }
+
+    pub(super) fn change_slowed(&mut self) {
+        self.slowed_changed = true;
+    }
+
+    pub(super) fn take_slowed_changed(&mut self) -> bool {
+        std::mem::take(&mut self.slowed_changed)
     }
 
     pub(super) fn stop(&mut self) {

@@ -9,7 +9,7 @@ use super::lane::{Lane, lock};
 use super::queue::{Query, Queue};
 use super::report::{Report, Reporter};
 use super::settings::Settings;
-use crate::enforce::ban::{Ban, Drops};
+use crate::enforce::ban::{Ban, Drops, Slow};
 use crate::enforce::desired::Desired;
 use shield_engine::action::Order;
 use shield_engine::client::Client;
@@ -22,6 +22,8 @@ pub struct Start {
     pub desired: Desired,
     /// Networks that pass even inside a banned network.
     pub exempt: Vec<IpNet>,
+    /// Clients to slow at once (restored ones).
+    pub slowed: Vec<Slow>,
     /// Reads the clocks; a parameter for tests.
     pub clock: fn() -> Now,
     /// The intervals.
@@ -34,6 +36,8 @@ pub(super) struct Shared {
     /// Orders that are queued but not yet in `desired`, because a thread was reading it.
     backlog: Mutex<Vec<Order>>,
     exempt: Mutex<Arc<[IpNet]>>,
+    /// With the version of the list, so that an older one never replaces a newer one.
+    slowed: Mutex<(u64, Arc<[Slow]>)>,
     pub(super) lanes: Vec<Lane>,
     pub(super) report: Reporter,
     pub(super) clock: fn() -> Now,
@@ -46,6 +50,7 @@ impl Shared {
             desired: RwLock::new(start.desired),
             backlog: Mutex::default(),
             exempt: Mutex::new(start.exempt.into()),
+            slowed: Mutex::new((0, start.slowed.into())),
             lanes: names.map(Lane::new).collect(),
             report,
             clock: start.clock,
@@ -76,7 +81,7 @@ impl Shared {
             match order {
                 Order::Ban { client, ends, serial } => desired.insert(Ban { client, ends }, serial),
                 Order::Lift { client, .. } => drop(desired.remove(&client)),
-                Order::AllowlistChanged | Order::SampleActivity { .. } => {}
+                Order::AllowlistChanged | Order::SlowedChanged | Order::SampleActivity { .. } => {}
             }
         }
     }
@@ -104,6 +109,20 @@ impl Shared {
 
     pub(super) fn exempt(&self) -> Arc<[IpNet]> {
         Arc::clone(&lock(&self.exempt))
+    }
+
+    pub(super) fn set_slowed(&self, version: u64, slowed: Vec<Slow>) {
+        let mut current = lock(&self.slowed);
+        if version <= current.0 {
+            return;
+        }
+        *current = (version, slowed.into());
+        drop(current);
+        self.for_each_queue(Queue::change_slowed);
+    }
+
+    pub(super) fn slowed(&self) -> Arc<[Slow]> {
+        Arc::clone(&lock(&self.slowed).1)
     }
 
     /// Queries every enforcer for the drops of the sampled clients; the last to answer reports the sums.

@@ -54,7 +54,13 @@ impl Bench {
         let reports = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&reports);
         let report = move |report| lock(&sink).push(report);
-        let start = Start { desired, exempt: Vec::new(), clock: no_clock, settings: Settings::default() };
+        let start = Start {
+            desired,
+            exempt: Vec::new(),
+            slowed: Vec::new(),
+            clock: no_clock,
+            settings: Settings::default(),
+        };
         let names = std::iter::once(enforcer.name());
         let shared = Arc::new(Shared::new(names, start, Arc::new(report)));
         let worker = Worker::new(enforcer, Arc::clone(&shared), 0);
@@ -503,6 +509,7 @@ fn threads_carry_orders_out_and_answer_questions() {
     let start = Start {
         desired: Desired::default(),
         exempt: vec!["192.0.2.9/32".parse().unwrap()],
+        slowed: Vec::new(),
         clock: crate::clock::now,
         settings: Settings::default(),
     };
@@ -544,6 +551,7 @@ fn a_panic_around_the_enforcer_is_a_state_and_the_thread_goes_on() {
     let start = Start {
         desired: Desired::default(),
         exempt: Vec::new(),
+        slowed: Vec::new(),
         clock: crate::clock::now,
         settings: Settings { retry_first_ms: 50, ..Settings::default() },
     };

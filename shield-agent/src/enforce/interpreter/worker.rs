@@ -138,7 +138,13 @@ impl Worker {
             self.refuse_everything();
             return Next::At(retry_at_ms);
         }
-        if self.do_bans(now) || self.do_exempt() || self.do_query() || self.do_check(now) || self.do_lifts() {
+        if self.do_bans(now)
+            || self.do_exempt()
+            || self.do_slowed(now)
+            || self.do_query()
+            || self.do_check(now)
+            || self.do_lifts()
+        {
             return Next::Again;
         }
         if self.do_reconcile(now) || self.report_restored(now) || self.do_totals(now) {
@@ -206,6 +212,7 @@ impl Worker {
         }
         drop(desired);
         shared.settle();
+        self.ensure_slowed(now);
     }
 
     /// Reconciles, and takes note of the urgent bans that came in between.
@@ -284,6 +291,22 @@ impl Worker {
         true
     }
 
+    /// After the bans: a slowed client that is banned now is dropped before it leaves the slow lane.
+    fn do_slowed(&mut self, now: Now) -> bool {
+        if !lock(&self.lane().queue).take_slowed_changed() {
+            return false;
+        }
+        self.ensure_slowed(now);
+        true
+    }
+
+    fn ensure_slowed(&mut self, now: Now) {
+        let slowed = self.shared.slowed();
+        if let Err(error) = self.guarded_result("slowing", |enforcer| enforcer.ensure_slowed(&slowed, now)) {
+            self.set_trouble("could not slow clients", error);
+        }
+    }
+
     fn do_query(&mut self) -> bool {
         let Some(query) = lock(&self.lane().queue).take_query() else { return false };
         let drops = self.guarded_result("counting", |enforcer| enforcer.drops(&query.clients));
@@ -339,6 +362,7 @@ impl Worker {
         #[cfg(any(test, feature = "test-support"))]
         answer(requests, &result);
         self.reconciled(result, now);
+        self.ensure_slowed(now);
         true
     }
 

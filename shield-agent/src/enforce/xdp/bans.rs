@@ -5,12 +5,13 @@ use aya::Ebpf;
 use aya::programs::Xdp;
 use shield_common::program_name;
 
-use crate::enforce::ban::{Ban, Failure};
+use crate::enforce::ban::{Ban, Failure, Slow};
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 
 use super::clock::KernelClock;
 use super::maps::{BanMaps, Presence};
+use super::slow::Ticks;
 use super::table;
 
 pub(super) struct Bans {
@@ -51,6 +52,15 @@ impl Bans {
     pub(super) fn remove(&mut self, clients: &[Client]) -> Vec<Failure> {
         let failed = self.maps.remove(clients);
         failed.into_iter().map(|(at, error)| Failure { client: clients[at], error }).collect()
+    }
+
+    /// Makes the kernel police exactly these clients. The filters' bits come first, without which the program lets them pass.
+    pub(super) fn ensure_slowed(&mut self, slowed: &[Slow]) -> Result<()> {
+        self.sync_clock()?;
+        let clock = self.clock;
+        self.maps.expect_slowed(slowed)?;
+        let ticks = Ticks { per_sec: clock.ticks_per_sec(), now: clock.ticks() };
+        self.maps.slow.replace(slowed, |slow| clock.ticks_at(slow.ends), ticks).map(drop)
     }
 
     pub(super) fn list(&mut self, now: Now) -> Result<Vec<(Client, Option<Ends>)>> {

@@ -67,6 +67,15 @@ impl KernelClock {
         Ok(())
     }
 
+    pub(super) fn ticks_per_sec(&self) -> u32 {
+        u32::try_from(self.ticks_per_sec).expect("a rate of `KNOWN_RATES`")
+    }
+
+    /// The ticks at the last reading.
+    pub(super) fn ticks(&self) -> KernelTime {
+        self.last.ticks
+    }
+
     /// Converts an end to ticks, rounded up: a ban never ends early.
     pub(super) fn ticks_at(&self, ends: Ends) -> KernelTime {
         let Ends::At { boot_ms, .. } = ends else { return NEVER };

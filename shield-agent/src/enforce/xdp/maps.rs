@@ -24,6 +24,7 @@ use super::keys::{
 };
 use super::pin_check::PinCheck;
 use super::settings::Settings;
+use super::slow::SlowMaps;
 use super::table::{self, Table};
 use super::totals::TotalsMap;
 
@@ -35,6 +36,7 @@ pub(super) struct BanMaps {
     networks_v6: Table<Key<KeyV6>>,
     exempt_v4: Exempt<KeyV4>,
     exempt_v6: Exempt<KeyV6>,
+    pub slow: SlowMaps,
     pub filters: Filters,
     control: ControlMap,
     pub totals: TotalsMap,
@@ -85,6 +87,7 @@ impl BanMaps {
             networks_v6: Table::open(maps, map_name::NETWORKS_V6, settings.max_networks)?,
             exempt_v4: Exempt::open(maps, map_name::EXEMPT_V4)?,
             exempt_v6: Exempt::open(maps, map_name::EXEMPT_V6)?,
+            slow: SlowMaps::open(maps, settings.ipv6_prefix)?,
             filters: Filters::open(maps, settings.ipv6_prefix)?,
             control: ControlMap::open(maps)?,
             totals: TotalsMap::open(maps)?,
@@ -130,6 +133,7 @@ impl BanMaps {
     }
 
     fn pinnable(&self) -> [(&'static str, BorrowedFd<'_>); map_name::PINNED.len()] {
+        let [slow_v4, slow_v6] = self.slow.pinnable();
         [
             self.v4.pinnable(),
             self.v6.pinnable(),
@@ -137,6 +141,8 @@ impl BanMaps {
             self.networks_v6.pinnable(),
             self.exempt_v4.pinnable(),
             self.exempt_v6.pinnable(),
+            slow_v4,
+            slow_v6,
             self.filters.v4.pinnable(),
             self.filters.v6.pinnable(),
             self.control.pinnable(),
@@ -229,6 +235,14 @@ impl BanMaps {
             failed.extend(clients.networks_v6.iter().map(|(_, at)| (*at, repeat(&error))));
         }
         failed
+    }
+
+    /// Prepares the filters for these slowed clients.
+    pub(super) fn expect_slowed(&mut self, slowed: &[crate::enforce::Slow]) -> Result<()> {
+        self.slow.expect(slowed);
+        let keys = ByMap::new(self.slow.clients().iter().map(|client| (*client, ())), self.ipv6_prefix);
+        self.filters.add_v4(keys.v4.iter().map(|(key, ())| *key))?;
+        self.filters.add_v6(keys.v6.iter().map(|(key, ())| *key))
     }
 
     pub(super) fn listing(&self) -> Result<Listing> {

@@ -4,7 +4,7 @@
 //! - `links`, `attach`, `interfaces`: the program on each interface; `object` loads it, `pins` and `takeover` carry it and
 //!   the maps from one agent to the next;
 //! - `reconcile`, `pauses`, `bans`: the bans as the ledger knows them, with `clock` for their ends;
-//! - `maps`, `keys`, `table`, `occupancy`, `filter`, `exempt`, `control`, `totals`: the maps;
+//! - `maps`, `keys`, `table`, `occupancy`, `filter`, `exempt`, `slow`, `control`, `totals`: the maps;
 //! - `kernel`: the only file with raw bpf calls.
 //!
 //! The kernel's side is the crate `shield-ebpf`.
@@ -28,6 +28,7 @@ mod pin_check;
 mod pins;
 mod reconcile;
 pub(crate) mod settings;
+mod slow;
 mod table;
 mod takeover;
 mod totals;
@@ -42,7 +43,7 @@ use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartState, Repair};
 use shield_engine::time::Now;
 
-use super::ban::{Ban, Drops, Failure};
+use super::ban::{Ban, Drops, Failure, Slow};
 use super::desired::Desired;
 use super::enforcer::{Enforcer, NothingUrgent, Urgent};
 use bans::Bans;
@@ -207,6 +208,15 @@ impl Enforcer for XdpEnforcer {
 
     fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()> {
         self.running()?.bans.maps.ensure_exempt(networks)
+    }
+
+    fn ensure_slowed(&mut self, slowed: &[Slow], _now: Now) -> Result<()> {
+        self.running()?.bans.ensure_slowed(slowed)
+    }
+
+    #[cfg(any(test, feature = "test-support"))]
+    fn observe_slowed(&mut self) -> Result<Vec<Client>> {
+        Ok(self.running()?.bans.maps.slow.list()?.into_iter().map(|(client, _)| client).collect())
     }
 
     fn observe(&mut self, now: Now) -> Result<Vec<(Client, Option<shield_engine::time::Ends>)>> {

@@ -108,7 +108,9 @@ impl Reconciler {
         difference: Difference,
         pauses: &Pauses<'_>,
     ) -> Result<()> {
-        let wanted = || desired.iter().map(|ban| ban.client.client()).chain(pauses.clients());
+        let slowed = bans.maps.slow.clients().to_vec();
+        let banned = || desired.iter().map(|ban| ban.client.client()).chain(pauses.clients());
+        let wanted = || banned().chain(slowed.iter().copied());
         let may_look_up = difference.is_none() && desired.len() <= MAX_LOOKUPS && !self.full_is_due();
         self.since_full += 1;
         if may_look_up && bans.maps.filters.hold(wanted())? {

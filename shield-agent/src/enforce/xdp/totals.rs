@@ -50,6 +50,7 @@ impl TotalsMap {
             exempt: sum.exempt + cpu.exempt,
             malformed: sum.malformed + cpu.malformed,
             not_ip: sum.not_ip + cpu.not_ip,
+            slowed: sum.slowed + cpu.slowed,
         }))
     }
 
@@ -68,7 +69,7 @@ impl TotalsMap {
         let mut sum = Drops::default();
         for slot in slots {
             let totals = self.of_slot(slot)?;
-            sum.packets += totals.dropped_v4 + totals.dropped_v6;
+            sum.packets += totals.dropped_v4 + totals.dropped_v6 + totals.slowed;
             sum.bytes += totals.dropped_bytes;
         }
         Ok(sum)
