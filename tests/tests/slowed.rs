@@ -24,6 +24,9 @@ const PROBES: [&str; 8] = [
     "/c99.php",
 ];
 
+/// What a page embeds. Asking for the page itself ten times over each connection would be a flood.
+const FILES: [&str; 3] = ["/static/app.js", "/static/style.css", "/static/logo.svg"];
+
 /// How long a page may take: normal time on a machine that others use too. A page whose packets were dropped takes longer: a SYN
 /// that is lost costs a second, and data twice its round trips each time.
 const PAGE_AT_MOST: Duration = Duration::from_secs(3);
@@ -59,8 +62,9 @@ fn probe_until_slowed(site: &Site, from: IpAddr) -> SlowedClient {
 /// Asks for `files` over one connection that stays open.
 fn ask_kept_open(stream: &TcpStream, files: usize) -> Result<()> {
     let mut reader = BufReader::new(stream);
-    for _ in 0..files {
-        (&*stream).write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").context("could not ask")?;
+    for path in FILES.iter().cycle().take(files) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+        (&*stream).write_all(request.as_bytes()).context("could not ask")?;
         let mut length = 0;
         loop {
             let mut line = String::new();
@@ -83,6 +87,7 @@ fn ask_kept_open(stream: &TcpStream, files: usize) -> Result<()> {
 fn read_page(site: &Site, from: IpAddr) -> Result<Duration> {
     let started = Instant::now();
     let get = Get { server: SERVER, from: Some(from), path: "/", timeout: Duration::from_secs(5) };
+    site.street.enter(|| get.send())?;
     let streams: Vec<TcpStream> =
         site.street.enter(|| (0..6).map(|_| get.open()).collect::<Result<Vec<_>>>())?;
     std::thread::scope(|scope| {
@@ -120,7 +125,7 @@ fn a_slowed_visitor_still_reads_the_page_and_a_scanner_gets_little_through() {
         "{answered} of {} requests by new connections passed",
         answered + lost
     );
-    assert!(answered >= 8 && lost > 0, "{answered} passed, {lost} were lost");
+    assert!(answered >= 4 && lost > 0, "{answered} passed, {lost} were lost");
     // Nobody else notices.
     assert_eq!(get(&site, ATTACKER, "/", Duration::from_secs(2)).unwrap(), 200);
     let status = site.status().unwrap();
