@@ -93,6 +93,8 @@ export interface BanPage {
   next: string | null;
   /** The agent's clock at the time of this answer. */
   now_ms: number;
+  /** Slowed clients that match the search, in the order of their addresses, at most 1,000; on the first page alone, and none where a rule is asked for. They are no bans: `total` does not count them. */
+  slowed: SlowedClient[];
   /** Number of bans that match the filter. */
   total: number;
 }
@@ -331,6 +333,8 @@ export interface Explanation {
   reference: Reference;
   /** All rules. */
   rules: RuleState[];
+  /** Null unless it is slowed now. */
+  slowed: SlowedClient | null;
   /** Most requested first. */
   top_paths: PathCount[];
   /** Null if the client was not seen lately. */
@@ -562,6 +566,47 @@ export interface RuleState {
 /** The severity of an event. */
 export type Severity = "info" | "warning" | "critical";
 
+/** What a slowed client is let through. */
+export interface SlowLimits {
+  /** New TCP connections. */
+  connections: SlowRate;
+  /** Packets that carry data. Those without any, which acknowledge what the server sends, are not limited. */
+  packets: SlowRate;
+}
+
+/** How fast, and how many at once. */
+export interface SlowRate {
+  /** At once, after a pause. */
+  burst: number;
+  /** In the long run. */
+  per_sec: number;
+}
+
+/** A slowed client. */
+export interface SlowedClient {
+  client: Client;
+  /** End of its term, unless it goes on. */
+  ends_ms: number;
+  /** What it is let through. */
+  limits: SlowLimits;
+  /** Seconds left. */
+  remaining_secs: number;
+  /** The rule of the weightiest evidence. */
+  rule: RuleName;
+  /** Start of its term. */
+  since_ms: number;
+  /** The reason in plain words. */
+  words: string;
+}
+
+/** Slowed clients: let through no faster than their limits, which is no ban. */
+export interface SlowedCounts {
+  /** Slowed now. */
+  active: number;
+  /** Slowed since the agent started. */
+  since_start: number;
+}
+
 /** What the page needs every second. */
 export interface Snapshot {
   /** The ten busiest clients. */
@@ -630,6 +675,8 @@ export interface Status {
   parts: Part[];
   /** Log lines rejected since the start, by reason. */
   rejected: Record<string, number>;
+  /** Slowed clients. */
+  slowed: SlowedCounts;
   /** Every source. */
   sources: SourceStatus[];
   /** Start of the agent. */
