@@ -293,12 +293,13 @@ impl Scores {
                 points[kind as usize] = (points[kind as usize] - over).max(0.0);
             }
         }
-        cap_moment(account, &mut points, threshold, second);
         let failures = &mut points[Kind::Failure as usize];
         // What was excused did not fail.
         let charged = account.amount(Kind::Failure, second);
         let failed = account.failed(second) * (*failures / charged.max(0.001)).clamp(0.0, 1.0);
         *failures = failures.max(0.0) * failing_share(failed, account.served(second), lately);
+        // Last of the two, or failures that do not count would use up what one moment may add.
+        cap_moment(account, &mut points, threshold, second);
         points[Kind::Malformed as usize] *= malformed_share(points[Kind::Malformed as usize], lately.before);
         for kind in Kind::ALL {
             if !policy.counts(kind.rule()) {
