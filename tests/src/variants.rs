@@ -92,7 +92,8 @@ pub struct Answer {
     pub to_ban: usize,
     /// Clients banned that must stay.
     pub wrong: Vec<Client>,
-    /// Requests of each client caught, from the first that was answered neither 2xx nor 304 to its ban.
+    /// Requests of each client caught, from the first that counted as evidence to its ban. Of one that was banned for its
+    /// rate alone, from its first request.
     pub requests_to_ban: Vec<u32>,
 }
 
@@ -144,7 +145,7 @@ fn new_replay() -> Replay {
 #[derive(Default, Clone, Copy)]
 struct Requests {
     all: u32,
-    /// From the first one in vain.
+    /// From the first that counted as evidence.
     since: u32,
     at_ban: Option<u32>,
 }
@@ -169,12 +170,18 @@ impl Run {
     fn line(&mut self, line: Line, batch: &mut Batch) {
         let client = Client::of_addr(line.addr, IPV6_PREFIX);
         let of = self.requests.entry(client).or_default();
-        let is_served = (200..300).contains(&line.status) || line.status == 304;
         of.all += 1;
-        of.since += u32::from(of.since > 0 || !is_served);
+        let time = line.time;
         batch.lines.push(line);
         self.replay.feed(batch);
-        if of.at_ban.is_none() && self.replay.engine().ledger().ban_over(client).is_some() {
+        if of.at_ban.is_some() {
+            return;
+        }
+        let engine = self.replay.engine();
+        // What a ban is made of leaves at least a quarter behind.
+        let is_evidence = || !engine.detector().explain(client, time).account.is_empty();
+        of.since += u32::from(of.since > 0 || is_evidence());
+        if engine.ledger().ban_over(client).is_some() {
             of.at_ban = Some(if of.since > 0 { of.since } else { of.all });
         }
     }

@@ -157,7 +157,7 @@ fn variant(arguments: &Arguments, variant: Variant) -> Result<()> {
     requests.sort_unstable();
     let share = |tenths: usize| requests.get(requests.len() * tenths / 10).copied().unwrap_or_default();
     println!(
-        "{:<14} caught {caught}/{to_ban}, wrong {wrong}; requests from the first in vain to the ban: median {}, nine tenths {}",
+        "{:<14} caught {caught}/{to_ban}, wrong {wrong}; requests from the first evidence to the ban: median {}, nine tenths {}",
         format!("{variant:?}"),
         share(5),
         share(9)
