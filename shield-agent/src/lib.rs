@@ -20,6 +20,7 @@ mod clock;
 mod config;
 mod dry_run;
 mod duration;
+mod edge;
 mod enforce;
 mod host;
 mod memory;

@@ -49,6 +49,9 @@ pub mod clock {
 pub mod config {
     pub use crate::config::Config;
 }
+pub mod edge {
+    pub use crate::edge::list::EdgeList;
+}
 pub mod enforce {
     pub use crate::enforce::ban::{Ban, Drops, Failure, Slow};
     pub use crate::enforce::desired::Desired;

@@ -32,6 +32,7 @@ fn everything() -> Vec<(&'static str, &'static str, String, Option<Value>)> {
         get("/status", ""),
         get("/bans", ""),
         get("/bans", "?q=192.0.2.&rule=probing&sort=ends&limit=2&offset=2"),
+        get("/export", "?format=cloudflare"),
         get("/allow", ""),
         get("/labels", ""),
         get("/clients", "?n=5"),
@@ -69,6 +70,57 @@ async fn every_endpoint_answers_as_the_document_says() {
     document.check_answer("/reload", "post", 200, &reloaded);
     seen.insert(("/reload", "post"));
     assert_eq!(seen, document.operations(), "every operation of the document is tried, and no other");
+}
+
+/// The head and the body of `GET /api/v1/export`.
+async fn export(running: &Running, format: &str, tag: Option<&str>) -> (String, String) {
+    let tag = tag.map(|tag| format!("if-none-match: {tag}\r\n")).unwrap_or_default();
+    let head = format!("GET /api/v1/export?format={format} HTTP/1.1\r\nhost: localhost\r\n{tag}\r\n");
+    let answer = raw(running, &head).await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    (head.to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn a_list_that_did_not_change_is_not_sent_again() {
+    let running = Setup::default().start().await;
+    running.backend.hand_out(&["192.0.2.7", "2001:db8::/64"]);
+    let (head, body) = export(&running, "plain", None).await;
+    assert_eq!(body, "192.0.2.7\n2001:db8::/64\n");
+    assert!(head.contains("content-type: text/plain"), "{head}");
+    let tag_of = |head: &str| head.lines().find_map(|l| l.strip_prefix("etag: ")).unwrap().to_owned();
+    let tag = tag_of(&head);
+    for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}"), "*".to_owned()] {
+        let (head, body) = export(&running, "plain", Some(&known)).await;
+        assert!(
+            head.starts_with("HTTP/1.1 304") && tag_of(&head) == tag && body.is_empty(),
+            "{known}: {head}"
+        );
+    }
+    assert_eq!(running.backend.edge_lists(), 1, "nobody was asked for what was not sent");
+    let (head, body) = export(&running, "haproxy-map", Some(&tag)).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "the other format has another tag: {head}");
+    assert_eq!(body, "192.0.2.7 1\n2001:db8::/64 1\n");
+    running.backend.hand_out(&["192.0.2.8"]);
+    // A text of before may be shared for a quarter of a second.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while export(&running, "plain", Some(&tag)).await.1 != "192.0.2.8\n" {
+        assert!(Instant::now() < deadline, "the change does not show");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (head, body) = export(&running, "nginx", None).await;
+    assert!(head.starts_with("HTTP/1.1 400") && body.contains("haproxy-map"), "{head} {body}");
+}
+
+#[tokio::test]
+async fn many_who_poll_share_one_list() {
+    let running = Setup::default().start().await;
+    running.backend.hand_out(&["192.0.2.7"]);
+    let polls = (0..50).map(|_| export(&running, "plain", None));
+    for (_, body) in futures::future::join_all(polls).await {
+        assert_eq!(body, "192.0.2.7\n");
+    }
+    assert_eq!(running.backend.edge_lists(), 1);
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use crate::api::backend::{
 };
 use crate::api::types::{BanSort, ClientState, ConfigView, Offences, PastBan, ReloadReport};
 use crate::clock;
+use crate::edge::list::EdgeList;
 use crate::enforce::Drops;
 use crate::enforce::interpreter::Interpreter;
 use crate::pipeline::Handle;
@@ -364,6 +365,27 @@ impl Backend for AgentBackend {
 
     fn config(&self) -> Answer<'_, ConfigView> {
         Box::pin(async move { Ok(self.shown.get().config.clone()) })
+    }
+
+    fn edge_version(&self) -> u64 {
+        self.interpreter.version()
+    }
+
+    fn edge_list(&self) -> Answer<'_, EdgeList> {
+        Box::pin(async move {
+            let interpreter = Arc::clone(&self.interpreter);
+            let is_dry = self.about.mode == Mode::DryRun;
+            let copied = tokio::task::spawn_blocking(move || {
+                // What a dry run would ban is nobody's ban elsewhere either.
+                if is_dry {
+                    return EdgeList { version: interpreter.version(), ..EdgeList::default() };
+                }
+                let copied = interpreter.copy();
+                let banned = copied.desired.iter().map(|ban| ban.client.client());
+                EdgeList::new(copied.version, banned, &copied.exempt)
+            });
+            Ok(copied.await.context("could not copy the bans in force: the thread ended")?)
+        })
     }
 
     fn stalled(&self) -> Vec<(String, String)> {

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::types::{BanSort, ConfigView, PastBan, ReloadReport};
+use crate::edge::list::EdgeList;
 use crate::enforce::Drops;
 use crate::source;
 use shield_engine::action::{BanRecord, Reply, Totals};
@@ -193,6 +194,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The configuration in force, without secrets.
     fn config(&self) -> Answer<'_, ConfigView>;
+
+    /// Grows with every change of [`Backend::edge_list`]. Asks nobody.
+    fn edge_version(&self) -> u64;
+
+    /// The bans that may be handed to others. Read from the enforcers' table, so that it costs the engine nothing.
+    fn edge_list(&self) -> Answer<'_, EdgeList>;
 
     /// The parts without which nobody is banned that hang now, by name, with the reason. Asks nobody: it is answered whatever
     /// hangs.

@@ -11,6 +11,7 @@ pub(crate) mod convert;
 pub(crate) mod document;
 pub(crate) mod error;
 pub(crate) mod events;
+mod export;
 pub(crate) mod feed;
 pub(crate) mod history;
 pub(crate) mod listen;

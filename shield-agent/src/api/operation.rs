@@ -14,6 +14,8 @@ pub enum Operation {
     Status,
     /// Lists bans in force.
     Bans,
+    /// Lists the bans in force for other programs.
+    Export,
     /// Bans clients.
     Ban,
     /// Lifts bans.
@@ -46,10 +48,11 @@ pub enum Operation {
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Operation; 17] = [
+    pub const ALL: [Operation; 18] = [
         Operation::Whoami,
         Operation::Status,
         Operation::Bans,
+        Operation::Export,
         Operation::Ban,
         Operation::Unban,
         Operation::Import,
@@ -71,6 +74,7 @@ impl Operation {
             Operation::Whoami => (Method::GET, "/whoami"),
             Operation::Status => (Method::GET, "/status"),
             Operation::Bans => (Method::GET, "/bans"),
+            Operation::Export => (Method::GET, "/export"),
             Operation::Ban => (Method::POST, "/ban"),
             Operation::Unban => (Method::POST, "/unban"),
             Operation::Import => (Method::POST, "/import"),

@@ -21,6 +21,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use super::backend::BanQuery;
 use super::error::{ApiError, Body, Params};
+use super::export::Exports;
 use super::live::Live;
 use super::metrics::{self, ApiCounts};
 use super::operation::{BASE, Operation};
@@ -31,6 +32,7 @@ use super::types::{
     Term, Transport, UnbanRequest, Whoami,
 };
 use super::{Settings, convert};
+use crate::edge::format::EdgeFormat;
 use crate::text;
 use shield_engine::action::Reply;
 use shield_engine::backoff;
@@ -50,6 +52,7 @@ pub(crate) struct Api {
     /// Of TCP and of the control socket: whoever uses up the page's leaves root's commands theirs.
     budgets: [Budget; 2],
     answers: [AtomicU64; 5],
+    exports: Exports,
 }
 
 /// What clients of one transport can take together.
@@ -77,6 +80,7 @@ impl Api {
             budgets: [Budget::new(&settings), Budget::new(&settings)],
             settings,
             answers: Default::default(),
+            exports: Exports::default(),
         }
     }
 
@@ -126,6 +130,7 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Api>> {
         Operation::Whoami => on(method, whoami),
         Operation::Status => on(method, status),
         Operation::Bans => on(method, bans),
+        Operation::Export => on(method, export),
         Operation::Ban => on(method, ban),
         Operation::Unban => on(method, unban),
         Operation::Import => on(method, import),
@@ -236,6 +241,25 @@ async fn bans(State(api): Shared, Params(params): Params<BansParams>) -> Answer<
         limit: params.limit.0,
     };
     Ok(Json(convert::ban_page(api.live.backend().bans(query).await?, offset)))
+}
+
+#[derive(Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExportParams {
+    /// The list's format.
+    #[serde(default)]
+    format: EdgeFormat,
+}
+
+async fn export(
+    State(api): Shared,
+    Params(params): Params<ExportParams>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let known: Vec<&str> = known.collect();
+    Ok(api.exports.answer(api.live.backend(), params.format, &known.join(",")).await?)
 }
 
 async fn ban(State(api): Shared, Body(request): Body<BanRequest>) -> Answer<Reply> {

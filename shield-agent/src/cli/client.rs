@@ -10,7 +10,7 @@ use std::{error, fmt};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 
 use crate::api::operation::{BASE, Operation};
 use crate::api::types::{ErrorBody, EventView, Gap, Snapshot};
+use crate::edge::format::EdgeFormat;
 
 /// Timeout of an answer: longer than the agent's own limit for a request, so that the agent's error arrives.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -109,6 +110,40 @@ impl AgentClient {
     ) -> Result<T, ClientError> {
         let request = self.request(operation, params).body(Full::default());
         self.answer(request.expect("the parts of the request are well-formed")).await
+    }
+
+    /// Reads the list of bans for other programs; `None` while it is the one with the tag `known`.
+    pub(crate) async fn list(
+        &self,
+        format: EdgeFormat,
+        known: Option<&str>,
+    ) -> Result<Option<(Option<String>, String)>, ClientError> {
+        let params = [("format", format.name().to_owned())];
+        let mut request = self.request(Operation::Export, &params);
+        if let Some(tag) = known {
+            request = request.header(IF_NONE_MATCH, tag);
+        }
+        let request = request.body(Full::default()).expect("the parts of the request are well-formed");
+        self.in_time(async {
+            let response = self.send(request).await?;
+            if response.status() == StatusCode::NOT_MODIFIED {
+                return Ok(None);
+            }
+            if !response.status().is_success() {
+                return Err(self.refusal(response).await?);
+            }
+            let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+            let bytes = self.read(response).await?;
+            let text = String::from_utf8(bytes.to_vec());
+            let text = text.map_err(|error| self.broken(format!("its answer is no text: {error}")))?;
+            Ok(Some((tag, text)))
+        })
+        .await
+    }
+
+    /// An answer that does not fit this version.
+    pub(crate) fn misunderstood(&self, what: &str) -> ClientError {
+        self.broken(format!("its answer does not fit this version: {what:?}"))
     }
 
     /// Performs a change.

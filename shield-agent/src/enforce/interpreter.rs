@@ -27,8 +27,8 @@ use self::lane::lock;
 use self::queue::Queue;
 pub(crate) use self::report::Report;
 pub(crate) use self::settings::Settings;
-use self::shared::Shared;
 pub(crate) use self::shared::Start;
+use self::shared::{Copied, Shared};
 use self::worker::Worker;
 use super::ban::{Drops, Slow};
 use super::enforcer::Enforcer;
@@ -123,6 +123,16 @@ impl Interpreter {
             results.push((name, answer.await.unwrap_or_else(|_| Err(stopped(name)))));
         }
         results
+    }
+
+    /// Grows with every change of what [`Interpreter::copy`] returns.
+    pub(crate) fn version(&self) -> u64 {
+        self.shared.version()
+    }
+
+    /// Copies the bans that should be in force. For a thread that may block for a moment.
+    pub(crate) fn copy(&self) -> Copied {
+        self.shared.copy()
     }
 
     /// Returns what each enforcer dropped in total, as of the last reading (a second ago, longer on an idle server).

@@ -24,6 +24,7 @@ use shield_agent::test_support::api::types::{
 use shield_agent::test_support::api::{Server, Settings};
 use shield_agent::test_support::cli::client::{AgentClient, Endpoint};
 use shield_agent::test_support::clock;
+use shield_agent::test_support::edge::EdgeList;
 use shield_agent::test_support::enforce::Drops;
 use shield_agent::test_support::source::{Backlog, Rate, Snapshot};
 use shield_engine::action::{BanRecord, CommandResult, LiftReason, Notice, Reply, Totals};
@@ -178,6 +179,8 @@ pub(crate) struct FakeBackend {
     commands: Mutex<Vec<Command>>,
     views: AtomicU64,
     trouble: Mutex<Option<Trouble>>,
+    edge: Mutex<EdgeList>,
+    edge_lists: AtomicU64,
 }
 
 enum Trouble {
@@ -192,6 +195,18 @@ impl FakeBackend {
 
     pub(crate) fn views(&self) -> u64 {
         self.views.load(Ordering::Relaxed)
+    }
+
+    /// Hands out these clients from now on.
+    pub(crate) fn hand_out(&self, clients: &[&str]) {
+        let mut edge = self.edge.lock().unwrap();
+        edge.version += 1;
+        edge.clients = clients.iter().map(|client| client.parse().unwrap()).collect();
+    }
+
+    /// How often the list was copied.
+    pub(crate) fn edge_lists(&self) -> u64 {
+        self.edge_lists.load(Ordering::Relaxed)
     }
 
     pub(crate) fn hang(&self) {
@@ -322,6 +337,16 @@ impl Backend for FakeBackend {
             mistakes: Vec::new(),
             lifted: 0,
         })
+    }
+
+    fn edge_version(&self) -> u64 {
+        self.edge.lock().unwrap().version
+    }
+
+    fn edge_list(&self) -> Later<'_, EdgeList> {
+        self.edge_lists.fetch_add(1, Ordering::Relaxed);
+        let list = self.edge.lock().unwrap().clone();
+        self.later(list)
     }
 
     fn config(&self) -> Later<'_, ConfigView> {

@@ -171,6 +171,14 @@ export interface ClientList {
 /** The state of a client. */
 export type ClientState = "normal" | "anomalous" | "banned" | "allowed";
 
+/** An item of a list of Cloudflare's. */
+export interface CloudflareItem {
+  /** Tells Shield's items from others. */
+  comment: string;
+  /** An address or a network. */
+  ip: string;
+}
+
 /** The result of a command for one client. */
 export interface CommandResult {
   client: Client;
@@ -233,6 +241,9 @@ export interface Drops {
   /** Counted since the ban, or since the enforcer was set up. */
   packets: number;
 }
+
+/** The format of a list for others. */
+export type EdgeFormat = "plain" | "haproxy-map" | "cloudflare";
 
 /** The packets and bytes that one enforcer dropped since the start. */
 export interface EnforcerDrops {
@@ -751,6 +762,7 @@ export interface Reads {
   "/config": { query: Record<string, never>; answer: Config };
   "/events/recent": { query: { before?: number; kind?: string; limit?: number }; answer: EventList };
   "/explain": { query: { at?: number; client: string }; answer: Explanation };
+  "/export": { query: { format?: EdgeFormat }; answer: CloudflareItem[] };
   "/history": { query: { range?: HistoryRange }; answer: History };
   "/labels": { query: Record<string, never>; answer: Labels };
   "/status": { query: Record<string, never>; answer: Status };

@@ -9,12 +9,13 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
 use super::operation::{BASE, Operation};
-use super::routes::{BansParams, ClientsParams, ExplainParams, HistoryParams, RecentParams};
+use super::routes::{BansParams, ClientsParams, ExplainParams, ExportParams, HistoryParams, RecentParams};
 use super::types::{
     AllowList, AllowRequest, BanPage, BanRequest, ClientList, ConfigView, ErrorBody, ErrorCode, EventList,
     EventView, Explanation, Gap, HistoryView, ImportRequest, Labels, ReloadReport, Snapshot, Status,
     UnbanRequest, Whoami,
 };
+use crate::edge::format::Item;
 use shield_engine::action::Reply;
 
 pub use typescript::typescript;
@@ -29,6 +30,11 @@ const EVENTS: &str = "Server-sent events of three kinds. `event: notice`, with a
     snapshot`, without an id, carries a Snapshot: one at once, then one a second. `event: gap` carries a Gap: the stream \
     was too slow or resumed too late, so fetch /events/recent. Send `Last-Event-ID` to resume. EventSource cannot send a \
     token: where reads need one, read the stream with fetch.";
+
+const EXPORT: &str = "The whole list, for programs that poll it: `plain` has an address or network a line, `haproxy-map` the same \
+    with ` 1` behind each, `cloudflare` is JSON. In the first two `#` begins a comment. Banned networks with an exempt address \
+    inside are left out, and so is in `cloudflare` what its lists cannot hold. Send the `ETag` as `If-None-Match`: 304 while \
+    nothing changed, which costs next to nothing.";
 
 /// What the table of operations does not say.
 struct Details {
@@ -168,6 +174,10 @@ fn describe(operation: Operation, schemas: &mut Schemas) -> Value {
         let refusal = json!({"description": description(*code), "content": schemas.answer::<ErrorBody>()});
         responses.insert(code.status().as_str().to_owned(), refusal);
     }
+    if operation == Operation::Export {
+        responses
+            .insert("304".into(), json!({"description": "Nothing changed since the tag that was sent."}));
+    }
     let mut entry = json!({
         "operationId": format!("{operation:?}"),
         "summary": details.summary,
@@ -211,6 +221,11 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
         Operation::Bans => Details {
             parameters: schemas.parameters::<BansParams>(),
             ..read("Bans in force: filtered, sorted, in pages.", schemas.answer::<BanPage>())
+        },
+        Operation::Export => Details {
+            description: Some(EXPORT),
+            parameters: schemas.parameters::<ExportParams>(),
+            ..read("Bans in force, as a list for other programs.", list_for_others(schemas))
         },
         Operation::Ban => {
             change("Ban clients or networks.", schemas.body::<BanRequest>(), schemas.answer::<Reply>())
@@ -270,6 +285,12 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
             read("The configuration in force, without secrets.", schemas.answer::<ConfigView>())
         }
     }
+}
+
+fn list_for_others(schemas: &mut Schemas) -> Value {
+    let mut answer = schemas.answer::<Vec<Item>>();
+    answer["text/plain"] = json!({"schema": {"type": "string"}});
+    answer
 }
 
 /// OpenAPI cannot describe the messages of a stream: `x-messages` does, for the page's types and for readers.

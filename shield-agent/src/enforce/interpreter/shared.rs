@@ -1,5 +1,6 @@
 //! The state that the caller and all enforcers' threads share: the table of wanted bans and a lane for each enforcer.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use anyhow::Result;
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     exempt: Mutex<Arc<[IpNet]>>,
     /// With the version of the list, so that an older one never replaces a newer one.
     slowed: Mutex<(u64, Arc<[Slow]>)>,
+    /// Grows after every change of what is wanted, for [`Shared::copy`].
+    version: AtomicU64,
     pub(super) lanes: Vec<Lane>,
     pub(super) report: Reporter,
     pub(super) clock: fn() -> Now,
@@ -51,6 +54,7 @@ impl Shared {
             backlog: Mutex::default(),
             exempt: Mutex::new(start.exempt.into()),
             slowed: Mutex::new((0, start.slowed.into())),
+            version: AtomicU64::new(1),
             lanes: names.map(Lane::new).collect(),
             report,
             clock: start.clock,
@@ -60,8 +64,15 @@ impl Shared {
 
     pub(super) fn submit(&self, orders: Vec<Order>) {
         // First the backlog, then the queues, then the table: see `quiet`.
-        lock(&self.backlog)
-            .extend(orders.iter().filter(|o| matches!(o, Order::Ban { .. } | Order::Lift { .. })));
+        let changes = orders.iter().filter(|o| matches!(o, Order::Ban { .. } | Order::Lift { .. }));
+        let mut backlog = lock(&self.backlog);
+        let before = backlog.len();
+        backlog.extend(changes);
+        let is_change = backlog.len() > before;
+        drop(backlog);
+        if is_change {
+            self.version.fetch_add(1, Ordering::Release);
+        }
         self.for_each_queue(|queue| orders.iter().for_each(|order| queue.push(order)));
         self.sample(&orders);
         self.settle();
@@ -78,12 +89,28 @@ impl Shared {
     pub(super) fn settle(&self) {
         let Ok(mut desired) = self.desired.try_write() else { return };
         for order in lock(&self.backlog).drain(..) {
-            match order {
-                Order::Ban { client, ends, serial } => desired.insert(Ban { client, ends }, serial),
-                Order::Lift { client, .. } => drop(desired.remove(&client)),
-                Order::AllowlistChanged | Order::SlowedChanged | Order::SampleActivity { .. } => {}
-            }
+            apply(&order, &mut desired);
         }
+    }
+
+    /// Grows with every change of the wanted bans and of the exempt networks.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Copies the table, with every order given so far. Waits for nobody who works in the kernel, and nobody waits for it
+    /// longer than the copying takes: 3 MB of 100,000 bans.
+    pub(super) fn copy(&self) -> Copied {
+        // Read before the table: a change meanwhile shows up as another version once more.
+        let version = self.version();
+        let (mut desired, waiting) = {
+            let desired = self.read_desired();
+            let waiting: Vec<Order> = lock(&self.backlog).clone();
+            (desired.clone(), waiting)
+        };
+        self.settle();
+        waiting.iter().for_each(|order| apply(order, &mut desired));
+        Copied { version, desired, exempt: self.exempt() }
     }
 
     pub(super) fn read_desired(&self) -> RwLockReadGuard<'_, Desired> {
@@ -104,6 +131,7 @@ impl Shared {
 
     pub(super) fn set_exempt(&self, networks: Vec<IpNet>) {
         *lock(&self.exempt) = networks.into();
+        self.version.fetch_add(1, Ordering::Release);
         self.for_each_queue(Queue::change_exempt);
     }
 
@@ -147,6 +175,22 @@ impl Shared {
     }
 }
 
+/// The wanted bans at one moment.
+pub(crate) struct Copied {
+    pub version: u64,
+    pub desired: Desired,
+    /// Networks that pass even inside a banned network.
+    pub exempt: Arc<[IpNet]>,
+}
+
+fn apply(order: &Order, desired: &mut Desired) {
+    match *order {
+        Order::Ban { client, ends, serial } => desired.insert(Ban { client, ends }, serial),
+        Order::Lift { client, .. } => drop(desired.remove(&client)),
+        Order::AllowlistChanged | Order::SlowedChanged | Order::SampleActivity { .. } => {}
+    }
+}
+
 /// Sums the enforcers' drops of sampled clients. Reports when dropped, hence even if an enforcer never answers.
 struct SampleSum {
     samples: Vec<(Client, u64)>,
@@ -172,5 +216,52 @@ impl Drop for SampleSum {
         for ((client, serial), packets) in self.samples.iter().zip(lock(&self.packets).iter()) {
             (self.report)(Report::Activity { client: *client, serial: *serial, packets: *packets });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shield_engine::allowlist::Allowlist;
+    use shield_engine::time::Ends;
+
+    fn order(n: u8) -> Order {
+        let client: Client = format!("192.0.2.{n}").parse().unwrap();
+        let client = Allowlist::default().admit(client, 64).unwrap();
+        Order::Ban { client, ends: Ends::Never, serial: u64::from(n) }
+    }
+
+    fn lift(n: u8) -> Order {
+        Order::Lift { client: format!("192.0.2.{n}").parse().unwrap(), serial: u64::from(n) }
+    }
+
+    /// An enforcer holds the table for as long as its reconcile takes; whoever is handed the list must not wait for that, nor
+    /// miss an order.
+    #[test]
+    fn a_copy_has_every_order_while_an_enforcer_reads_the_table() {
+        let start = Start {
+            desired: Desired::default(),
+            exempt: Vec::new(),
+            slowed: Vec::new(),
+            clock: crate::clock::now,
+            settings: Settings::default(),
+        };
+        let shared = Shared::new(std::iter::empty(), start, Arc::new(|_| {}));
+        let before = shared.version();
+        shared.submit(vec![order(1), order(2)]);
+        let reading = shared.read_desired();
+        shared.submit(vec![lift(1), order(3)]);
+        let copied = shared.copy();
+        drop(reading);
+        let mut clients: Vec<String> =
+            copied.desired.iter().map(|ban| ban.client.client().to_string()).collect();
+        clients.sort();
+        assert_eq!(clients, ["192.0.2.2", "192.0.2.3"]);
+        assert!(copied.version > before && copied.version == shared.version());
+        shared.submit(vec![Order::AllowlistChanged]);
+        assert_eq!(shared.version(), copied.version, "nothing changed");
+        shared.set_exempt(vec!["192.0.2.9/32".parse().unwrap()]);
+        let copied_later = shared.copy();
+        assert_eq!((copied_later.version, copied_later.exempt.len()), (copied.version + 1, 1));
     }
 }

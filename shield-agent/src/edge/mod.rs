@@ -1,0 +1,7 @@
+//! Bans for what stands in front of this host: lists that others poll or load, and Cloudflare's.
+//!
+//! `list` is what may be handed out, `format` its texts. Everything here reads a copy of the table that the enforcers work
+//! from, never the engine.
+
+pub(crate) mod format;
+pub(crate) mod list;
