@@ -19,6 +19,7 @@ use crate::api::backend::{
 };
 use crate::api::types::{BanSort, ClientState, ConfigView, Offences, PastBan, ReloadReport};
 use crate::clock;
+use crate::edge::cloudflare;
 use crate::edge::list::EdgeList;
 use crate::enforce::Drops;
 use crate::enforce::interpreter::Interpreter;
@@ -55,6 +56,7 @@ pub(crate) struct AgentBackend {
     reader: Arc<Mutex<Reader>>,
     not_in_store: Unsaved,
     backlog: Arc<AtomicU64>,
+    edge: Option<cloudflare::Shown>,
     about: About,
     shown: Shown,
     reloads: mpsc::Sender<Request>,
@@ -67,6 +69,8 @@ pub(crate) struct Records {
     pub not_in_store: Unsaved,
     /// The performer's count of unsaved records.
     pub backlog: Arc<AtomicU64>,
+    /// The numbers of the exporter to Cloudflare, where there is one.
+    pub edge: Option<cloudflare::Shown>,
 }
 
 /// Facts that do not change while the agent runs.
@@ -113,9 +117,20 @@ impl AgentBackend {
         reloads: mpsc::Sender<Request>,
         health: Health,
     ) -> AgentBackend {
-        let Records { reader, not_in_store, backlog } = records;
+        let Records { reader, not_in_store, backlog, edge } = records;
         let reader = Arc::new(Mutex::new(reader));
-        AgentBackend { owner, interpreter, reader, not_in_store, backlog, about, shown, reloads, health }
+        AgentBackend {
+            owner,
+            interpreter,
+            reader,
+            not_in_store,
+            backlog,
+            edge,
+            about,
+            shown,
+            reloads,
+            health,
+        }
     }
 
     async fn query_engine<T: Send + 'static>(
@@ -254,7 +269,9 @@ impl Backend for AgentBackend {
                 repaired: None,
             });
             let parts = view.parts.into_iter().chain(stalled).collect();
-            Ok(AgentView { store_backlog: backlog, sources, parts, ..view })
+            let read = |shown: &cloudflare::Shown| *shown.lock().unwrap_or_else(PoisonError::into_inner);
+            let cloudflare = self.edge.as_ref().map(read);
+            Ok(AgentView { store_backlog: backlog, sources, parts, cloudflare, ..view })
         })
     }
 
@@ -380,9 +397,7 @@ impl Backend for AgentBackend {
                 if is_dry {
                     return EdgeList { version: interpreter.version(), ..EdgeList::default() };
                 }
-                let copied = interpreter.copy();
-                let banned = copied.desired.iter().map(|ban| ban.client.client());
-                EdgeList::new(copied.version, banned, &copied.exempt)
+                EdgeList::of(&interpreter)
             });
             Ok(copied.await.context("could not copy the bans in force: the thread ended")?)
         })
@@ -423,6 +438,7 @@ fn agent_view(
         permanent_bans: engine.ledger().permanent_count() as u64,
         drops,
         store_backlog: 0,
+        cloudflare: None,
         sources: Vec::new(),
     }
 }

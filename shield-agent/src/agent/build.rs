@@ -1,7 +1,7 @@
 //! Builds each part of the running agent from the configuration. In which order they start, `run` says.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -14,6 +14,7 @@ use crate::api::{self, Server};
 use crate::beat::Beats;
 use crate::clock;
 use crate::config::{Config, Use};
+use crate::edge::cloudflare;
 use crate::enforce::interpreter::{self, Interpreter};
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::nginx::NginxEnforcer;
@@ -82,6 +83,27 @@ pub(super) fn start_enforcement(
         settings: interpreter::Settings::default(),
     };
     Interpreter::start_watched(started, start, beats, move |report| owner.send(Message::Enforcement(report)))
+}
+
+/// The exporter to Cloudflare, to be spawned, and its numbers.
+pub(super) fn edge(
+    config: &Config,
+    kernel: Kernel,
+    interpreter: &Arc<Interpreter>,
+    offences: Reader,
+    owner: &Handle,
+) -> (Option<impl Future<Output = ()> + Send + use<>>, Option<cloudflare::Shown>) {
+    let Some(settings) = config.cloudflare.clone() else { return (None, None) };
+    let owner = owner.clone();
+    let report: notify::Report = Arc::new(move |report| owner.send(Message::Part(report)));
+    if kernel == Kernel::LeaveAlone {
+        let state = PartState::Off { reason: "a dry run changes no list".to_owned() };
+        report(PartReport { part: cloudflare::PART.to_owned(), state, repaired: None });
+        return (None, None);
+    }
+    let shown = cloudflare::Shown::default();
+    let bans = cloudflare::Bans { interpreter: Arc::downgrade(interpreter), reader: Mutex::new(offences) };
+    (Some(cloudflare::run(settings, bans, Arc::clone(&shown), report)), Some(shown))
 }
 
 /// What the database knows of the audit log. That it cannot be compared is no reason not to start.

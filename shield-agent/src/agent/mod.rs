@@ -106,7 +106,7 @@ struct Running {
     reloader: tokio::task::JoinHandle<(Sources, Page)>,
     stop_reloader: channel::Sender<bool>,
     host_watch: HostWatch,
-    background: [tokio::task::JoinHandle<()>; 2],
+    background: Vec<tokio::task::JoinHandle<()>>,
     watching: Watching,
 }
 
@@ -119,6 +119,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     supervise::keep_others_out(&config, kernel)?;
     let mut opened = restore::open_store(&config, kernel, started)?;
     let reader = Reader::beside(&opened.store)?;
+    let offences = Reader::beside(&opened.store)?;
     let restored = restore::restore(&config, kernel, &mut opened)?;
     let Restored { mut engine, desired, leftovers, checkpoints, audit_head, trouble } = restored;
     let Opened { store, state: store_state, .. } = opened;
@@ -183,10 +184,11 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let stats = sources.stats();
     let shown = Shown::new(reload::current(&config, stats.clone()));
     let (reloads, reload_requests) = mpsc::channel(reload::QUEUED);
+    let (exporter, edge) = build::edge(&config, kernel, &interpreter, offences, &handle);
     let mode = if kernel == Kernel::Enforce { Mode::Enforcing } else { Mode::DryRun };
     let about = About { started_ms: started.wall_ms, mode };
     let drops = Arc::clone(&interpreter);
-    let records = Records { reader, not_in_store, backlog: unsaved };
+    let records = Records { reader, not_in_store, backlog: unsaved, edge };
     let backend =
         AgentBackend::new(handle.clone(), drops, records, about, shown.clone(), reloads, health.clone());
     let mut server = build::bind_api(&config, Arc::new(backend), Arc::clone(&feed))?;
@@ -216,10 +218,11 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     };
     let (stop_reloader, reloader_stops) = channel::channel(false);
     let reloader = supervise::essential(ended, reloader.run(hangups, reload_requests, reloader_stops));
-    let background = [
+    let mut background = vec![
         tokio::spawn(supervise::return_memory()),
         tokio::spawn(supervise::end_of_trouble(trouble, handle.clone())),
     ];
+    background.extend(exporter.map(tokio::spawn));
     let announce = notices::without_the_engine(feed, hooks);
     let watch = Watch { beats, health, owner: handle.clone(), announce, ended: Arc::clone(ended) };
     let watching = watch.start()?;

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::types::{BanSort, ConfigView, PastBan, ReloadReport};
+use crate::edge::cloudflare::ListCounts;
 use crate::edge::list::EdgeList;
 use crate::enforce::Drops;
 use crate::source;
@@ -89,6 +90,8 @@ pub struct AgentView {
     pub drops: Vec<(EnforcerName, Drops)>,
     /// Records that are not in the database yet.
     pub store_backlog: u64,
+    /// The numbers of the list at Cloudflare, where there is one.
+    pub cloudflare: Option<ListCounts>,
     /// All sources, in the order of the configuration.
     pub sources: Vec<source::stats::Snapshot>,
 }

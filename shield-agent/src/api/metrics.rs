@@ -8,6 +8,7 @@ use super::convert::SOURCE_STATES;
 use super::feed::Counts;
 use super::live::Reading;
 use super::types::{PartStateName, SourceStatus, Status};
+use crate::edge::cloudflare::ListCounts;
 use crate::text;
 use shield_engine::action::LiftReason;
 use shield_engine::request::Rejected;
@@ -31,6 +32,9 @@ pub(crate) fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> Stri
     let status = &reading.status;
     agent(&mut page, reading);
     traffic(&mut page, reading);
+    if let Some(counts) = &reading.view.cloudflare {
+        cloudflare(&mut page, counts);
+    }
     baseline(&mut page, status);
     bans(&mut page, status, counts);
     drops(&mut page, status);
@@ -71,6 +75,15 @@ fn agent(page: &mut Page, reading: &Reading) {
         "Start time of the process since the Unix epoch in seconds.",
         started,
     );
+}
+
+fn cloudflare(page: &mut Page, counts: &ListCounts) {
+    let items = "Clients of this host in the list at Cloudflare.";
+    page.gauge("shield_cloudflare_items", items, counts.items as f64);
+    let pending = "Changes of the list at Cloudflare that are not made yet.";
+    page.gauge("shield_cloudflare_pending", pending, counts.pending as f64);
+    let left_out = "Banned clients for which the list at Cloudflare has no place.";
+    page.gauge("shield_cloudflare_left_out", left_out, counts.left_out as f64);
 }
 
 fn traffic(page: &mut Page, reading: &Reading) {

@@ -8,11 +8,13 @@ use super::run::ConfigArg;
 use super::{Exit, print};
 use crate::api::operation::Operation;
 use crate::api::types::Status;
+use crate::edge::cloudflare;
 use crate::enforce::Enforcer;
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::nginx::NginxEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
 use crate::netns_lock::{self, Taken};
+use crate::text;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CleanupArgs {
@@ -61,6 +63,16 @@ pub(crate) async fn run(args: &CleanupArgs, client: &AgentClient) -> Result<Exit
             Err(error) => {
                 exit = Exit::Failed;
                 print::error(&error.context(format!("could not clean up {}", enforcer.name().name())));
+            }
+        }
+    }
+    if let Some(settings) = &config.cloudflare {
+        match cloudflare::cleanup(settings).await {
+            Ok(0) => {}
+            Ok(items) => removed.push(text::cloudflare::removed(items)),
+            Err(error) => {
+                exit = Exit::Failed;
+                print::error(&error.context("could not clean up the list at Cloudflare"));
             }
         }
     }

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use super::{Config, UrlFrom, Use};
+use crate::edge::cloudflare::Settings;
 use crate::source::{self, Input};
 use crate::text;
 use shield_engine::allowlist::AllowReason;
@@ -38,7 +39,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]` and `[detect]`.
-const KEYS: [Key; 59] = [
+const KEYS: [Key; 60] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -95,6 +96,8 @@ const KEYS: [Key; 59] = [
     key("nginx", "folder", Restart, |c| json!(c.nginx.folder)),
     key("nginx", "max_clients", Restart, |c| json!(c.nginx.max_clients)),
     key("nginx", "status", Restart, |c| json!(c.nginx.status)),
+    // The whole section: a list that is left behind would have to be emptied by `cleanup` with the settings of before.
+    key("cloudflare", "list", Restart, cloudflare),
     key("page", "enabled", Now, |c| json!(c.page.is_some())),
     key("page", "listen", Now, |c| json!(c.page)),
     key("page", "hosts", Now, |c| json!(c.page_hosts)),
@@ -164,6 +167,7 @@ pub(crate) fn in_force(old: &Config, new: Config) -> Config {
         xdp: old.xdp.clone(),
         use_nginx: old.use_nginx,
         nginx: old.nginx.clone(),
+        cloudflare: old.cloudflare.clone(),
         ..new
     };
     config.engine.ipv6_prefix = old.engine.ipv6_prefix;
@@ -177,6 +181,18 @@ pub(crate) fn in_force(old: &Config, new: Config) -> Config {
 
 pub(crate) fn is_stdin(source: &source::Settings) -> bool {
     source.input == Input::Stdin
+}
+
+fn cloudflare(config: &Config) -> Value {
+    let Some(settings) = &config.cloudflare else { return Value::Null };
+    let Settings { account, list, token, api, max_items, share, comment } = settings;
+    let token = match token {
+        UrlFrom::File(path) => format!("token_file {}", path.display()),
+        UrlFrom::Env(name) | UrlFrom::Credential(name) => format!("token_credential {name}"),
+    };
+    json!(format!(
+        "{list} of account {account} at {api} with {token}, {max_items} items, share {share}, as {comment}"
+    ))
 }
 
 fn span(secs: u64) -> Value {
@@ -246,8 +262,8 @@ mod tests {
     use serde::forward_to_deserialize_any;
 
     use super::super::raw::{
-        RawAgent, RawAllow, RawAudit, RawBan, RawConfig, RawHook, RawIptables, RawNginx, RawPage, RawSource,
-        RawXdp,
+        RawAgent, RawAllow, RawAudit, RawBan, RawCloudflare, RawConfig, RawHook, RawIptables, RawNginx,
+        RawPage, RawSource, RawXdp,
     };
     use super::*;
 
@@ -291,6 +307,10 @@ mod tests {
             assert_eq!(names::<RawHook>(), ["url_file", "url_env", "url_credential"]);
             vec!["url"]
         };
+        let cloudflare = names::<RawCloudflare>();
+        let all = ["account", "list", "token_file", "token_credential", "max_items", "share", "name", "api"];
+        assert_eq!(cloudflare, all, "all are in the one key");
+        let cloudflare = vec!["list"];
         vec![
             ("agent", names::<RawAgent>()),
             ("source", vec!["stdin"]),
@@ -300,6 +320,7 @@ mod tests {
             ("iptables", names::<RawIptables>()),
             ("xdp", names::<RawXdp>()),
             ("nginx", names::<RawNginx>()),
+            ("cloudflare", cloudflare),
             ("page", names::<RawPage>()),
             ("slack", hook()),
             ("webhook", hook()),
@@ -322,7 +343,7 @@ mod tests {
     }
 
     /// A text that changes one key, for each of them.
-    const SAMPLES: [(&str, &str); 59] = [
+    const SAMPLES: [(&str, &str); 60] = [
         ("[agent] state_dir", "[agent]\nstate_dir = '/a'"),
         ("[agent] socket", "[agent]\nsocket = '/a'"),
         ("[agent] log", "[agent]\nlog = 'debug'"),
@@ -376,6 +397,10 @@ mod tests {
         ("[page] enabled", "[page]\nenabled = false"),
         ("[page] listen", "[page]\nlisten = '127.0.0.1:1'"),
         ("[page] hosts", "[page]\nhosts = ['a']"),
+        (
+            "[cloudflare] list",
+            "[cloudflare]\naccount = '00000000000000000000000000000000'\nlist = '00000000000000000000000000000000'\ntoken_file = '/a'",
+        ),
         ("[slack] url", "[slack]\nurl_file = '/a'"),
         ("[webhook] url", "[webhook]\nurl_env = 'A'"),
         ("[audit] path", "[audit]\npath = '/a'"),

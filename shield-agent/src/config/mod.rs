@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::edge::cloudflare;
 use crate::enforce::{iptables, nginx, xdp};
 use crate::source::{self, FirstStart, Input};
 use crate::ssh;
@@ -69,6 +70,8 @@ pub struct Config {
     pub xdp: xdp::Settings,
     pub use_nginx: Use,
     pub nginx: nginx::Settings,
+    /// The list at Cloudflare, when there is one.
+    pub cloudflare: Option<cloudflare::Settings>,
     /// The page's address; `None` when the page is disabled.
     pub page: Option<SocketAddr>,
     /// Host names that the page answers to besides loopback's.
@@ -78,7 +81,7 @@ pub struct Config {
     pub audit: PathBuf,
 }
 
-/// The origin of a secret URL. The URL itself is never in the configuration, so that showing it reveals nothing.
+/// The origin of a secret, a URL or a token. The secret itself is never in the configuration, so that showing it reveals nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UrlFrom {
     /// The first line of a file.

@@ -24,6 +24,7 @@ pub(crate) struct RawConfig {
     pub iptables: RawIptables,
     pub xdp: RawXdp,
     pub nginx: RawNginx,
+    pub cloudflare: RawCloudflare,
     pub page: RawPage,
     pub slack: RawHook,
     pub webhook: RawHook,
@@ -206,6 +207,27 @@ pub(crate) struct RawPage {
     pub listen: Option<Listen>,
     /// Host names it answers to, besides loopback's.
     pub hosts: Option<Vec<String>>,
+}
+
+/// `[cloudflare]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawCloudflare {
+    /// The account's id.
+    pub account: Option<String>,
+    /// The list's id.
+    pub list: Option<String>,
+    pub token_file: Option<PathBuf>,
+    /// The name of a systemd credential.
+    pub token_credential: Option<String>,
+    /// Most items in the list.
+    pub max_items: Option<usize>,
+    /// The share of the account's limits that may be used.
+    pub share: Option<f64>,
+    /// Marks this host's items.
+    pub name: Option<String>,
+    /// The API's address.
+    pub api: Option<String>,
 }
 
 /// `[slack]`, `[webhook]`

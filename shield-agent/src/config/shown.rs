@@ -43,6 +43,13 @@ impl Config {
                 "folder": self.nginx.folder,
                 "status": self.nginx.status,
             },
+            "cloudflare": self.cloudflare.as_ref().map(|cloudflare| serde_json::json!({
+                "account": cloudflare.account,
+                "list": cloudflare.list,
+                "max_items": cloudflare.max_items,
+                "share": cloudflare.share,
+                "comment": cloudflare.comment,
+            })),
             "page": { "listen": self.page, "hosts": self.page_hosts },
             "slack": secret(&self.slack),
             "webhook": secret(&self.webhook),

@@ -11,6 +11,7 @@ use super::place::Place;
 use super::raw::{Deferred, Listen, Network, RawBan, RawConfig, RawFields, RawHook, RawSlow, RawSource};
 use super::span::{Span, TermSpan};
 use super::{Config, UrlFrom, Use, detect, infrastructure, raw};
+use crate::edge::cloudflare;
 use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::{nginx, xdp};
 use crate::source::{self, FirstStart, Input, Listener};
@@ -81,6 +82,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         xdp: xdp_settings(raw.xdp, ipv6_prefix)?,
         use_nginx,
         nginx,
+        cloudflare: cloudflare_settings(raw.cloudflare)?,
         page: page(&raw.page),
         page_hosts: raw.page.hosts.unwrap_or_default(),
         slack: url_from(raw.slack, "slack")?,
@@ -438,6 +440,77 @@ fn nginx_settings(raw: raw::RawNginx) -> Result<nginx::Settings> {
         bail!(place("max_clients").error("[nginx] max_clients must be at least 1".to_owned()));
     }
     Ok(nginx::Settings { folder, max_clients, status })
+}
+
+/// `None` where the section is not there.
+fn cloudflare_settings(raw: raw::RawCloudflare) -> Result<Option<cloudflare::Settings>> {
+    let section = || Place::section("cloudflare");
+    let raw::RawCloudflare { account, list, token_file, token_credential, max_items, share, name, api } = raw;
+    let is_there = account.is_some() || list.is_some() || token_file.is_some() || token_credential.is_some();
+    if !is_there {
+        if max_items.is_some() || share.is_some() || name.is_some() || api.is_some() {
+            bail!(section().error("[cloudflare] needs account, list and token_file or token_credential"));
+        }
+        return Ok(None);
+    }
+    let id = |value: Option<String>, key: &str| {
+        let is_id = |id: &String| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let place = if value.is_some() { section().key(key) } else { section() };
+        value.filter(is_id).ok_or_else(|| {
+            place.error(format!(
+                "[cloudflare] {key} must be the id of the {key}, 32 hexadecimal digits, as the dashboard and its address show it"
+            ))
+        })
+    };
+    let (account, list) = (id(account, "account")?, id(list, "list")?);
+    let token = match (token_file, token_credential) {
+        (Some(path), None) => UrlFrom::File(path),
+        (None, Some(name)) => UrlFrom::Credential(name),
+        (None, None) => bail!(section().error("[cloudflare] needs token_file or token_credential")),
+        (Some(_), Some(_)) => {
+            bail!(section().error("[cloudflare] has two tokens: keep one of token_file, token_credential"))
+        }
+    };
+    let share = share.unwrap_or(cloudflare::Settings::SHARE);
+    if !(0.01..=1.0).contains(&share) {
+        bail!(
+            section()
+                .key("share")
+                .error(format!("[cloudflare] share = {share} must lie between 0.01 and 1.0"))
+        );
+    }
+    let max_items = max_items.unwrap_or(cloudflare::Settings::MAX_ITEMS);
+    if max_items == 0 {
+        bail!(section().key("max_items").error("[cloudflare] max_items must be at least 1"));
+    }
+    let name = name.unwrap_or_else(|| {
+        let read = std::fs::read_to_string("/proc/sys/kernel/hostname");
+        read.map(|name| name.trim().to_owned()).unwrap_or_default()
+    });
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if name.is_empty() || name.len() > 100 || !name.bytes().all(is_plain) {
+        bail!(section().key("name").error(format!(
+            "[cloudflare] name = {name:?} must be 1 to 100 letters, digits and . _ - (without the key it is the host's name)"
+        )));
+    }
+    let text = api.as_deref().unwrap_or(cloudflare::Settings::API);
+    let url = reqwest::Url::parse(text).ok().filter(|url| url.has_host() && url.query().is_none());
+    // The token is in each request.
+    let is_safe = |url: &reqwest::Url| match url.scheme() {
+        "https" => true,
+        "http" => url.host_str().is_some_and(|host| {
+            host == "localhost"
+                || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        }),
+        _ => false,
+    };
+    let Some(api) = url.filter(is_safe) else {
+        bail!(section().key("api").error(format!(
+            "[cloudflare] api = {text:?} must be an https:// address, or http:// on this host, without a query"
+        )));
+    };
+    let comment = cloudflare::Settings::comment_of(&name);
+    Ok(Some(cloudflare::Settings { account, list, token, api, max_items, share, comment }))
 }
 
 fn fields(raw: RawFields, default: FieldNames) -> FieldNames {

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use crate::enforce::interpreter::Interpreter;
 use shield_engine::client::Client;
 
 /// The clients in force at one moment, in order.
@@ -23,6 +24,13 @@ impl EdgeList {
         clients.sort_unstable();
         left_out.sort_unstable();
         EdgeList { version, clients, left_out }
+    }
+
+    /// The bans that should be in force. Blocks for as long as their table is copied.
+    pub(crate) fn of(interpreter: &Interpreter) -> EdgeList {
+        let copied = interpreter.copy();
+        let banned = copied.desired.iter().map(|ban| ban.client.client());
+        EdgeList::new(copied.version, banned, &copied.exempt)
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod audit;
 pub(crate) mod dispatch;
 mod hooks;
 mod message;
-mod post;
+pub(crate) mod post;
 mod queue;
 #[cfg(test)]
 mod samples;

@@ -155,12 +155,17 @@ impl<M> Shared<M> {
 /// Builds the client for this URL. Redirects are not followed: they would send events to another host. The system's
 /// root certificates are trusted; for `http://` none are loaded, so that a host without them works.
 fn client(url: &Secret, timeout: Duration) -> Result<Client> {
+    http_client(url.expose().scheme(), timeout)
+}
+
+/// An HTTP client with a time limit for each whole request. See [`client`].
+pub(crate) fn http_client(scheme: &str, timeout: Duration) -> Result<Client> {
     install_provider();
     let builder = Client::builder()
         .timeout(timeout)
         .redirect(redirect::Policy::none())
         .user_agent(concat!("shield-agent/", env!("CARGO_PKG_VERSION")));
-    let builder = if url.expose().scheme() == "http" { builder.tls_certs_only([]) } else { builder };
+    let builder = if scheme == "http" { builder.tls_certs_only([]) } else { builder };
     builder
         .build()
         .context("could not create an HTTP client: install the system's root certificates (ca-certificates)")
@@ -185,8 +190,7 @@ async fn judge(response: Response, url: &Secret) -> Answer {
     if status.is_success() {
         return Answer::Accepted;
     }
-    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let retry_after = retry_after.and_then(|text| parse_retry_after(text, clock::now().wall_ms));
+    let retry_after = retry_after(&response, clock::now().wall_ms);
     let why = format!("answered {status}{}", url.redact(&excerpt(response).await));
     let is_transient = status.is_server_error()
         || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
@@ -200,6 +204,12 @@ async fn excerpt(mut response: Response) -> String {
     format!(": {}", crate::text::printable(text.trim()))
 }
 
+/// The pause that an answer asks for.
+pub(crate) fn retry_after(response: &Response, wall_ms: i64) -> Option<Duration> {
+    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    parse_retry_after(text, wall_ms)
+}
+
 /// Parses `Retry-After`: seconds or a date (RFC 9110, section 10.2.3).
 fn parse_retry_after(text: &str, wall_ms: i64) -> Option<Duration> {
     if let Ok(secs) = text.trim().parse() {
@@ -210,7 +220,7 @@ fn parse_retry_after(text: &str, wall_ms: i64) -> Option<Duration> {
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &reqwest::Error) -> String {
+pub(crate) fn chain(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

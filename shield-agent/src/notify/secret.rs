@@ -12,6 +12,7 @@ use crate::config::UrlFrom;
 
 /// Shown in place of the URL.
 const HIDDEN: &str = "[webhook URL]";
+const WHAT: &str = "webhook URL";
 /// Permission bits of the group and of others.
 const NOT_THE_OWNER: u32 = 0o077;
 
@@ -22,25 +23,16 @@ pub(crate) struct Secret(Url);
 impl Secret {
     /// Loads it from its configured place. Errors never contain what was read.
     pub(crate) fn load(from: &UrlFrom) -> Result<Secret> {
-        match from {
-            UrlFrom::File(path) => Secret::of_file(path),
-            UrlFrom::Env(name) => {
-                let text = std::env::var(name).with_context(|| {
-                    format!("could not read the webhook URL in the environment variable {name}")
-                })?;
-                Secret::parse(&text).with_context(|| {
-                    format!("could not use the webhook URL in the environment variable {name}")
-                })
+        let text = load_text(from, WHAT)?;
+        Secret::parse(&text).with_context(|| match from {
+            UrlFrom::File(path) => {
+                format!("could not use the first line of {} as the {WHAT}", path.display())
             }
+            UrlFrom::Env(name) => format!("could not use the {WHAT} in the environment variable {name}"),
             UrlFrom::Credential(name) => {
-                let dir = std::env::var_os("CREDENTIALS_DIRECTORY").with_context(|| {
-                    format!(
-                        "could not find systemd's credentials: add LoadCredential={name}:FILE to the unit"
-                    )
-                })?;
-                Secret::of_file(&Path::new(&dir).join(name))
+                format!("could not use the first line of the credential {name} as the {WHAT}")
             }
-        }
+        })
     }
 
     pub(crate) fn parse(text: &str) -> Result<Secret> {
@@ -64,23 +56,42 @@ impl Secret {
         }
         text
     }
+}
 
-    fn of_file(path: &Path) -> Result<Secret> {
-        let shown = path.display();
-        // Opening a pipe that nobody writes to would wait for ever.
-        let is_file = std::fs::metadata(path).map(|meta| meta.is_file());
-        let is_file = is_file.with_context(|| format!("could not read the webhook URL in {shown}"))?;
-        ensure!(is_file, "could not read the webhook URL in {shown}: it is no regular file");
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("could not read the webhook URL in {shown}"))?;
-        let mode = std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or_default();
-        if mode & NOT_THE_OWNER != 0 {
-            tracing::warn!(file = %shown, "the webhook URL can be read by other users: chmod 0600 the file");
+/// Loads the secret text `what` from its configured place: a file's first line. Errors never contain what was read.
+pub(crate) fn load_text(from: &UrlFrom, what: &str) -> Result<String> {
+    match from {
+        UrlFrom::File(path) => first_line(path, what),
+        UrlFrom::Env(name) => std::env::var(name)
+            .with_context(|| format!("could not read the {what} in the environment variable {name}")),
+        UrlFrom::Credential(name) => {
+            let dir = std::env::var_os("CREDENTIALS_DIRECTORY").with_context(|| {
+                format!("could not find systemd's credentials: add LoadCredential={name}:FILE to the unit")
+            })?;
+            first_line(&Path::new(&dir).join(name), what)
         }
-        let first = text.lines().next().unwrap_or_default();
-        Secret::parse(first)
-            .with_context(|| format!("could not use the first line of {shown} as the webhook URL"))
     }
+}
+
+fn first_line(path: &Path, what: &str) -> Result<String> {
+    let shown = path.display();
+    // Opening a pipe that nobody writes to would wait for ever.
+    let is_file = std::fs::metadata(path).map(|meta| meta.is_file());
+    let is_file = is_file.with_context(|| format!("could not read the {what} in {shown}"))?;
+    ensure!(is_file, "could not read the {what} in {shown}: it is no regular file");
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("could not read the {what} in {shown}"))?;
+    let mode = std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or_default();
+    if mode & NOT_THE_OWNER != 0 {
+        tracing::warn!(file = %shown, "the {what} can be read by other users: chmod 0600 the file");
+    }
+    let first = text.lines().next().unwrap_or_default().trim();
+    ensure!(!first.is_empty(), "could not read the {what} in {shown}: its first line is empty");
+    ensure!(
+        first.bytes().all(|byte| byte.is_ascii_graphic()),
+        "could not use the {what} in {shown}: its first line has a blank or a character that is not ASCII"
+    );
+    Ok(first.to_owned())
 }
 
 impl fmt::Debug for Secret {

@@ -1,7 +1,7 @@
 //! Queries of the API, the page and the command line, on a connection of their own, which neither waits for the writer nor
 //! holds it up. Every result is a page of bounded size.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 
 use anyhow::{Context, Result};
@@ -160,6 +160,21 @@ impl Reader {
             bans.extend(readable(rows::ban(row, &self.boots, now), "ban"));
         }
         Ok(BanPage { bans, total })
+    }
+
+    /// The offences of each client with a ban in force.
+    pub(crate) fn offences_in_force(&self) -> Result<HashMap<Client, u32>> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT client, offence FROM bans WHERE offence > 0")?;
+        let mut found = statement.query([])?;
+        let mut offences = HashMap::new();
+        while let Some(row) = found.next().context("could not list the offences of the banned")? {
+            let (client, count): (String, i64) = (row.get(0)?, row.get(1)?);
+            if let Ok(client) = client.parse() {
+                offences.insert(client, u32::try_from(count).unwrap_or(u32::MAX));
+            }
+        }
+        Ok(offences)
     }
 
     /// One client's ban with its evidence, `None` when it has none.

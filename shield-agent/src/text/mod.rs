@@ -10,6 +10,7 @@
 //! events, `sight` says what is wrong with a source, `slow` why a client is slowed, `health` what is wrong with a thread.
 
 pub(crate) mod access;
+pub(crate) mod cloudflare;
 pub(crate) mod edge;
 mod evidence;
 mod format;

@@ -73,6 +73,7 @@ pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
         "store" => "Store",
         "slack" => "Slack",
         "webhook" => "Webhook",
+        "cloudflare" => "Cloudflare",
         "audit" => "Audit log",
         "api" => "API",
         "engine" => "Engine",

@@ -249,6 +249,7 @@ impl Backend for FakeBackend {
             slowed: 0,
             slowed_total: 0,
             store_backlog: 0,
+            cloudflare: None,
             sources: sources(),
             drops: vec![
                 (EnforcerName::Iptables, Drops { packets: 10, bytes: 600 }),
