@@ -263,7 +263,7 @@ mod tests {
 
     use super::super::raw::{
         RawAgent, RawAllow, RawAudit, RawBan, RawCloudflare, RawConfig, RawHook, RawIptables, RawNginx,
-        RawPage, RawSource, RawXdp,
+        RawPage, RawSlow, RawSource, RawXdp,
     };
     use super::*;
 
@@ -320,6 +320,7 @@ mod tests {
             ("iptables", names::<RawIptables>()),
             ("xdp", names::<RawXdp>()),
             ("nginx", names::<RawNginx>()),
+            ("slow", names::<RawSlow>()),
             ("cloudflare", cloudflare),
             ("page", names::<RawPage>()),
             ("slack", hook()),
