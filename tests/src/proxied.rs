@@ -53,6 +53,20 @@ impl ProxiedNginx {
         &self.access_log
     }
 
+    /// A new HTTP/2 connection of the proxy's.
+    ///
+    /// # Errors
+    /// Fails if nginx does not accept it.
+    pub fn connect_http2(&self) -> Result<Http2> {
+        let socket = self.socket.with_file_name("h2");
+        let mut stream = UnixStream::connect(socket).context("could not connect to nginx")?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+        let mut connection = Http2 { stream, next_id: 1 };
+        connection.write_frame(SETTINGS, 0, 0, &[])?;
+        Ok(connection)
+    }
+
     /// A new connection of the proxy's.
     ///
     /// # Errors
@@ -92,6 +106,7 @@ http {{
   {HTTP}
   server {{
     listen unix:{folder}/s;
+    listen unix:{folder}/h2 http2;
     set_real_ip_from unix:;
     real_ip_header X-Real-IP;
     {server}
@@ -131,5 +146,81 @@ impl Connection {
         let mut body = vec![0; length];
         self.0.read_exact(&mut body)?;
         Ok((status, String::from_utf8(body)?))
+    }
+}
+
+/// Types of frames (RFC 9113, section 6), and the flags that end a stream and its headers.
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// As much of an HTTP/2 client as a request without a body needs.
+#[derive(Debug)]
+pub struct Http2 {
+    stream: UnixStream,
+    next_id: u32,
+}
+
+impl Http2 {
+    /// Sends a request of this client's for `/`, as a stream of the connection, and returns the answer's status.
+    ///
+    /// # Errors
+    /// Fails if nginx ends the connection or the stream.
+    pub fn get(&mut self, client: &str) -> Result<u16> {
+        let id = self.next_id;
+        self.next_id += 2;
+        // RFC 7541: GET, http and / of the static table, then literals.
+        let mut block = vec![0x82, 0x86, 0x84, 0x01, 1, b'a', 0x00];
+        for text in ["x-real-ip", client] {
+            block.push(u8::try_from(text.len())?);
+            block.extend_from_slice(text.as_bytes());
+        }
+        self.write_frame(HEADERS, END_STREAM | END_HEADERS, id, &block)?;
+        let mut status = None;
+        loop {
+            let (kind, flags, of, payload) = self.read_frame()?;
+            ensure!(kind != GOAWAY && (kind, of) != (RST_STREAM, id), "nginx ended it: {kind} {payload:?}");
+            if kind == SETTINGS && flags & 1 == 0 {
+                self.write_frame(SETTINGS, 1, 0, &[])?;
+            }
+            if (kind, of) == (HEADERS, id) {
+                status = Some(status_of(&payload)?);
+            }
+            if of == id && flags & END_STREAM != 0 && kind <= HEADERS {
+                return status.context("could not find the status");
+            }
+        }
+    }
+
+    fn write_frame(&mut self, kind: u8, flags: u8, id: u32, payload: &[u8]) -> Result<()> {
+        let length = u32::try_from(payload.len())?.to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags];
+        frame.extend_from_slice(&id.to_be_bytes());
+        frame.extend_from_slice(payload);
+        Ok(self.stream.write_all(&frame)?)
+    }
+
+    fn read_frame(&mut self) -> Result<(u8, u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head).context("could not read a frame: nginx closed the connection")?;
+        let [l0, l1, l2, kind, flags, id @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, l0, l1, l2]) as usize];
+        self.stream.read_exact(&mut payload)?;
+        Ok((kind, flags, u32::from_be_bytes(id) & 0x7fff_ffff, payload))
+    }
+}
+
+/// The status of a block of headers as nginx writes it: first, indexed or as three digits.
+fn status_of(block: &[u8]) -> Result<u16> {
+    // A change of the table's size may come before.
+    let at = block.iter().position(|byte| byte & 0xe0 != 0x20).context("could not find the status")?;
+    match &block[at..] {
+        [0x88, ..] => Ok(200),
+        [0x8d, ..] => Ok(404),
+        [0x08 | 0x48, 3, digits @ ..] => Ok(std::str::from_utf8(&digits[..3])?.parse()?),
+        other => anyhow::bail!("could not read the status in {other:x?}"),
     }
 }

@@ -100,6 +100,28 @@ fn a_client_is_refused_from_its_ban_to_its_lift_on_connections_opened_before() {
     check(&mut site, &[], &["198.51.100.8", "203.0.113.70", "2001:db8:5::1"]);
 }
 
+/// Browsers and CDNs keep one HTTP/2 connection open for hours; a ban is for the next request on it.
+#[test]
+fn a_client_is_refused_on_an_http2_connection_opened_before_its_ban() {
+    let mut site = Site::open();
+    let mut connection = site.nginx.connect_http2().unwrap();
+    let mut check =
+        |client: &str, expected: u16| assert_eq!(connection.get(client).unwrap(), expected, "{client}");
+    check("192.0.2.1", 200);
+    check("2001:db8::1", 200);
+    site.ban("192.0.2.1");
+    site.ban("2001:db8::/64");
+    for _ in 0..3 {
+        check("192.0.2.1", STATUS);
+        check("2001:db8::1", STATUS);
+        check("192.0.2.2", 200);
+        check("2001:db8:0:1::1", 200);
+    }
+    site.lift("192.0.2.1");
+    check("192.0.2.1", 200);
+    check("2001:db8::1", STATUS);
+}
+
 #[test]
 fn a_header_reaches_no_file_outside_the_folder() {
     let mut site = Site::open();
