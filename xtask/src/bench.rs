@@ -31,6 +31,8 @@ enum Name {
     Latency,
     /// CPU time and memory of an agent with almost nothing to do
     Idle,
+    /// The cost of refusing inside nginx: worker time a request, restore and memory of the files
+    Nginx,
     /// The API under load, and its effect on detection latency
     Api,
 }

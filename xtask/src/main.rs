@@ -60,7 +60,7 @@ enum Verb {
     Attack(attack::Arguments),
     /// Run the lab on a minimal installation of a distribution, to verify that `setup` installs all it needs
     Fresh(fresh::Arguments),
-    /// Run a benchmark: xdp, enforce, detect, ingest, latency, idle or api; prints a table, or JSON lines with --json
+    /// Run a benchmark: xdp, enforce, detect, ingest, latency, idle, nginx or api; prints a table, or JSON lines with --json
     Bench(bench::Arguments),
     /// Build the Debian package and its checksum into target/dist
     Dist,
