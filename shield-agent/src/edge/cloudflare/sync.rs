@@ -140,6 +140,8 @@ pub(super) struct Sync {
     wanted: Vec<Wish>,
     /// Wanted clients that no list of Cloudflare's can name.
     unnamed: usize,
+    /// Wanted clients for which there is no room.
+    no_room: usize,
     /// Clients that Cloudflare did not take, and when.
     refused: BTreeMap<Client, u64>,
     batch: usize,
@@ -190,6 +192,7 @@ impl Sync {
             operation: None,
             wanted: Vec::new(),
             unnamed: 0,
+            no_room: 0,
             refused: BTreeMap::new(),
             batch: MAX_BATCH,
             learned: None,
@@ -228,9 +231,7 @@ impl Sync {
         match &self.trouble {
             Some(reason) => PartState::Degraded { reason: reason.clone() },
             None if self.held.is_none() => PartState::Waiting { reason: words::READING.to_owned() },
-            None if self.counts.left_out > self.unnamed as u64 => {
-                PartState::Degraded { reason: words::full(self.capacity()) }
-            }
+            None if self.no_room > 0 => PartState::Degraded { reason: words::full(self.capacity()) },
             None => PartState::Active { detail: words::items(&self.counts) },
         }
     }
@@ -297,6 +298,7 @@ impl Sync {
         let capacity = self.capacity();
         let held = self.held.as_ref()?;
         let plan = plan(&self.wanted, held, self.others, capacity, &self.refused);
+        self.no_room = plan.no_room;
         let ours = held.values().filter(|item| item.owner == Owner::Us).count();
         self.counts = ListCounts {
             items: ours as u64,

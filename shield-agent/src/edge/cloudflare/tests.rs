@@ -324,7 +324,10 @@ fn one_item_that_is_refused_does_not_keep_the_others_out() {
     world.sync.want(wanted);
     world.run_until_done();
     assert_eq!(world.cloud.items.len(), 49);
-    assert_eq!(world.sync.counts().left_out, 1);
+    let PartState::Active { detail } = world.sync.state() else {
+        panic!("not full: {:?}", world.sync.state())
+    };
+    assert_eq!(detail, "49 clients in the list, 0 changes pending, 1 ban not in it");
 }
 
 #[test]
