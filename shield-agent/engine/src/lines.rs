@@ -237,7 +237,8 @@ impl Engine {
             return self.observe_only(bannable, evidence, because.to_owned(), SUPPRESSION_MS, now, out);
         }
         if let Some(because) = evidence.observe.clone() {
-            return self.observe_only(bannable, evidence, because, SUPPRESSION_MS, now, out);
+            // Not suppressed: whoever makes a rule fire that does nothing is judged by the others meanwhile.
+            return self.announce_unmade(bannable.client(), evidence, because, now, out);
         }
         if self.settings.verify_search_engines == Switch::On && !self.blast.is_held(client) {
             // Its window is kept: what it shows of the client is asked when the answer is there.
@@ -354,7 +355,8 @@ impl Engine {
             }
             let (probing, clean) = (bad.clients, self.detector.clean_clients_in(network));
             out.announce(Notice::NetworkProposed { network, banned: probing, clean });
-            if action != NetworkAction::Ban || self.detector.in_good_standing(network) > 0 {
+            let is_observed = self.detector.policy().observe.contains(&Rule::Probing);
+            if action != NetworkAction::Ban || is_observed || self.detector.in_good_standing(network) > 0 {
                 continue;
             }
             let reason =

@@ -1,14 +1,20 @@
 //! `[detect]`: the detector's policy. The keys are those of `engine::policy::Policy`, written over the profile's values as
-//! TOML tables: a new key of the policy is a key of the file without a line here.
+//! TOML tables: a new key of the policy is a key of the file without a line here. Lists are read item by item, so that a
+//! mistake names the item.
 
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 
-use shield_engine::policy::Policy;
+use shield_engine::policy::{PathPattern, Policy};
+use shield_engine::verdict::Rule;
 
 use super::place::Place;
 use super::suggest::nearest;
 
 const PROFILES: [&str; 2] = ["default", "classic"];
+
+/// Monitors' networks are not wider than these prefix lengths: what is in them is not judged at all.
+const WIDEST_MONITORS: (u8, u8) = (8, 16);
 
 /// Returns the profile's name and the policy.
 ///
@@ -35,13 +41,75 @@ pub(super) fn policy(mut table: toml::Table) -> Result<(String, Policy)> {
             )
         }
     };
+    let ignore_paths = list(&mut table, "ignore_paths", PathPattern::try_from)?;
+    let expected_misses = list(&mut table, "expected_misses", PathPattern::try_from)?;
+    let monitors = list(&mut table, "monitors", monitor)?;
+    let observe = list(&mut table, "observe", rule)?;
     let mut merged = toml::Table::try_from(&base).context("could not write the built-in policy as TOML")?;
     overlay(&mut merged, table, "detect", &Place::section("detect"))?;
     let policy: Policy = merged.try_into().map_err(|error: toml::de::Error| {
         let message = format!("[detect] has a value of the wrong kind: {}", error.message());
         Place::section("detect").error(message)
     })?;
-    Ok((profile, policy))
+    Ok((profile, Policy { ignore_paths, expected_misses, monitors, observe, ..policy }))
+}
+
+/// Takes a list of texts out of the section and reads each.
+fn list<T, E: std::fmt::Display>(
+    table: &mut toml::Table,
+    key: &str,
+    read: impl Fn(String) -> Result<T, E>,
+) -> Result<Vec<T>> {
+    let place = || Place::section("detect").key(key);
+    let items = match table.remove(key) {
+        None => return Ok(Vec::new()),
+        Some(toml::Value::Array(items)) => items,
+        Some(other) => {
+            let message = format!("[detect] {key} = {other} is no list: write [\"...\", \"...\"]");
+            bail!(place().error(message))
+        }
+    };
+    let item = |(at, item): (usize, toml::Value)| match item {
+        toml::Value::String(text) => {
+            read(text).map_err(|why| place().item(at).error(format!("[detect] {key}: {why}")))
+        }
+        other => {
+            let message = format!("[detect] {key}: {other} must be a text: write it in quotation marks");
+            Err(place().item(at).error(message))
+        }
+    };
+    items.into_iter().enumerate().map(item).collect()
+}
+
+fn monitor(text: String) -> Result<IpNet, String> {
+    let network: IpNet = text.parse().map_err(|_| {
+        format!(
+            "{text:?} is not a network: write an address with its prefix length, such as 192.0.2.0/24, 192.0.2.7/32 or \
+             2001:db8::/32 (not a user agent, which everybody can send)"
+        )
+    })?;
+    let widest = if network.addr().is_ipv4() { WIDEST_MONITORS.0 } else { WIDEST_MONITORS.1 };
+    if network.prefix_len() < widest {
+        return Err(format!(
+            "{text} would blind Shield to a large part of the internet: write the monitors' own addresses (at least /{widest})"
+        ));
+    }
+    Ok(network.trunc())
+}
+
+fn rule(text: String) -> Result<Rule, String> {
+    let rules = || Rule::ALL.into_iter().filter(|rule| rule.is_detected() && *rule != Rule::Network);
+    let known = rules().find(|rule| rule.name() == text);
+    known.ok_or_else(|| match nearest(&text, rules().map(Rule::name)) {
+        Some(best) => format!("there is no rule {text:?}; did you mean \"{best}\"?"),
+        None if text == Rule::Network.name() => {
+            "networks are not observed here: write networks = \"propose\" in [ban]".to_owned()
+        }
+        None => {
+            let names: Vec<&str> = rules().map(Rule::name).collect();
+            format!("there is no rule {text:?}; the rules are {}", names.join(", "))
+        }
+    })
 }
 
 /// Writes `own` over `base` and refuses keys that `base` does not have.
@@ -107,6 +175,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_operator_says_is_normal() {
+        let text = "ignore_paths = ['/healthz', '/metrics/*']\nexpected_misses = ['/nix-cache/*.narinfo']\n\
+                    monitors = ['192.0.2.7/24', '2001:db8::1/128']\nobserve = ['flood', 'z_score']";
+        let (_, policy) = read(text).unwrap();
+        assert_eq!((policy.ignore_paths.len(), policy.expected_misses.len()), (2, 1));
+        let monitors: Vec<String> = policy.monitors.iter().map(ToString::to_string).collect();
+        assert_eq!(monitors, ["192.0.2.0/24", "2001:db8::1/128"]);
+        assert_eq!(policy.observe, [Rule::Flood, Rule::ZScore]);
+    }
+
+    #[test]
     fn slips_are_named() {
         let check = |text: &str, part: &str| {
             let message = format!("{:#}", read(text).unwrap_err());
@@ -117,5 +196,21 @@ mod tests {
         check("max_clients = 'many'", "max_clients = \"many\" is of the wrong kind: it must be an integer");
         check("profile = 'clasic'", "write one of default, classic");
         check("z_score = 3", "must be a section [detect.z_score]");
+        check("ignore_paths = '/healthz'", "[detect] ignore_paths = \"/healthz\" is no list");
+        check("ignore_paths = ['/a', 3]", "[detect] ignore_paths: 3 must be a text");
+        check("ignore_paths = ['/*']", "[detect] ignore_paths: \"/*\" would blind Shield");
+        check("ignore_paths = ['/']", "would blind Shield to the site or its front page");
+        check("expected_misses = ['*']", "[detect] expected_misses: \"*\" would blind Shield");
+        check("expected_misses = ['narinfo']", "\"narinfo\" is no path: write one that begins with \"/\"");
+        check("monitors = ['UptimeRobot/*']", "not a user agent, which everybody can send");
+        check("monitors = ['192.0.2.7']", "with its prefix length");
+        check("monitors = ['0.0.0.0/0']", "would blind Shield to a large part of the internet");
+        check("observe = ['flod']", "there is no rule \"flod\"; did you mean \"flood\"?");
+        check("observe = ['network']", "networks = \"propose\" in [ban]");
+        check(
+            "observe = ['everything']",
+            "the rules are z_score, rate_multiplier, error_surge, probing, flood",
+        );
+        check("ignore_path = []", "did you mean `ignore_paths`?");
     }
 }

@@ -243,6 +243,7 @@ mod tests {
         check("[[source]]\n[[source]]\nformat = 'json'", &["line 1, column 1"]);
         check("[page]\nlisten = '8080'", &["line 2, column 10", "127.0.0.1:8080"]);
         check("[detect]\nmax_cleints = 3", &["line 2, column 15"]);
+        check("[detect]\nobserve = ['flood', 'flod']", &["line 2, column 21", "did you mean \"flood\""]);
         check(
             "[detect.z_score]\nmin_requests = 1\nthreshold = 'x'",
             &["line 3, column 13", "[detect.z_score] threshold"],

@@ -70,7 +70,8 @@ pub(crate) fn global_anomaly(rate: f64, mean: f64, stddev: f64) -> String {
 /// A rule's answer about one client: why it was skipped, or whether it fires and on what.
 pub(crate) fn rule_answer(view: &RuleView) -> String {
     match (&view.not_asked, view.fires) {
-        (Some(why), _) => format!("skipped ({why})"),
+        (Some(why), true) => format!("fires and does nothing ({why}): {}", observed(&view.measures)),
+        (Some(why), false) => format!("skipped ({why})"),
         (None, true) => format!("fires: {}", observed(&view.measures)),
         (None, false) => format!("does not fire: {}", observed(&view.measures)),
     }
@@ -290,6 +291,8 @@ pub(super) mod tests {
         check(false, None, &[], "does not fire: nothing it looks for was seen");
         check(true, None, &[("logins_60s", 31.0, 30.0)], "fires: 31 failed logins in 60 s (limit 30)");
         check(false, Some("warming up"), &[], "skipped (warming up)");
+        let observed = "fires and does nothing (only observes): 31 failed logins in 60 s (limit 30)";
+        check(true, Some("only observes"), &[("logins_60s", 31.0, 30.0)], observed);
     }
 
     /// The first check of each clause of `detect::rules` is what its evidence begins with: each must have a sentence.

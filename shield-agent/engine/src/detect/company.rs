@@ -55,7 +55,13 @@ impl Detector {
         let checks = in_campaign(&mut self.campaigns, key, activity, second)
             .or_else(|| in_bad_network(activity, around?))?;
         let facts = Facts::of(activity, Spread::default(), self.policy(), second);
-        Some(self.evidence_of(key, &facts, Fired { rule: Rule::Probing, checks }, activity, second))
+        Some(self.evidence_of(
+            key,
+            &facts,
+            Fired { rule: Rule::Probing, checks, is_observed: false },
+            activity,
+            second,
+        ))
     }
 
     /// Learns what a client that is being banned had asked for.

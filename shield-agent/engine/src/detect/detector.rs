@@ -13,12 +13,13 @@ use crate::detect::campaigns::Campaigns;
 use crate::detect::clients::{ActiveClient, Clients};
 pub(crate) use crate::detect::clients::{LOOK_AHEAD, Prepared};
 use crate::detect::evidence::Charge;
-use crate::detect::exempt::Exempt;
+use crate::detect::exempt::{Exempt, Exemption};
 use crate::detect::global::Global;
 use crate::detect::good_standing::Standings;
 use crate::detect::good_targets::GoodTargets;
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
+use crate::detect::observed::Observed;
 use crate::detect::path_interner::PathInterner;
 use crate::detect::policy::{Policy, Reference};
 use crate::detect::prefilter::Screening;
@@ -47,6 +48,9 @@ const SUSPECT_SECS: u32 = 60;
 /// A client is not judged again for this long after a verdict: one per attack is enough, and evidence takes time to
 /// gather.
 const QUIET_SECS: u32 = 10;
+
+/// The same where a verdict is only reported: short enough that the client is judged on.
+const OBSERVED_SECS: u32 = SUSPECT_SECS - QUIET_SECS - 1;
 
 /// Requests more than this older than the newest one are not counted.
 const MAX_LATE_SECS: u32 = 300;
@@ -119,6 +123,7 @@ pub struct Detector {
     is_scoring: bool,
     /// What the operator says is normal here, if anything.
     exempt: Option<Exempt>,
+    observed: Observed,
     /// Clients that asked for one page at the rate of a flood, each with the second.
     bursts: Vec<(u128, u32)>,
     global: Global,
@@ -156,6 +161,7 @@ impl Detector {
             scores: Scores::new(&policy, hash),
             is_scoring: policy.scores(),
             exempt: exempt(&policy),
+            observed: Observed::default(),
             bursts: Vec::new(),
             global: Global::default(),
             changes: Vec::new(),
@@ -239,15 +245,18 @@ impl Detector {
         let Some(second) = self.advance_to(second) else { return Verdict::Normal };
         let seen = self.tracer.see(request, prepared.path);
         let (mut trace, path) = (seen.trace, seen.path);
-        let error = u32::from(trace.flags.has(Flags::ERROR));
+        let mut error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
         if standing == Standing::Banned {
             return Verdict::Normal;
         }
-        if self.exempt.as_ref().is_some_and(|exempt| exempt.covers(request, path)) {
+        let exemption = self.exempt.as_ref().map_or(Exemption::No, |exempt| exempt.of(request, path));
+        if exemption == Exemption::NotJudged {
             return Verdict::Normal;
         }
-        if request.status >= 300 || trace.flags.has(Flags::POST) {
+        if exemption == Exemption::ExpectedMiss {
+            (trace, error) = (trace.expected(), 0);
+        } else if request.status >= 300 || trace.flags.has(Flags::POST) {
             let client = stable_hash::of_client(prepared.client.key());
             trace = self.tries.weigh(&seen, request, client, second);
         }
@@ -277,7 +286,7 @@ impl Detector {
         let is_charged = self.is_scoring && {
             let key = prepared.client.key();
             let (status, size) = (request.status, request.size);
-            let is_try = trace != seen.trace;
+            let is_try = exemption == Exemption::No && trace != seen.trace;
             let Seen { shape, query_key, .. } = seen;
             let asked = Asked { key, second, path, query_key, trace: &trace, is_try, shape, status, size };
             charge(&mut self.scores, &self.clients, &asked, scripts)
@@ -308,11 +317,12 @@ impl Detector {
 
     /// Notes evidence that is more than one half of the bar.
     fn note_doubt(&mut self, key: u128, score: &Score) {
+        let score = score.without(&self.policy().observe);
         if score.total >= DOUBT_SHARE * score.bar && !score.is_reached() {
             let rule = score.rule();
             let round = |points: f32| (f64::from(points) * 100.0).round() / 100.0;
             let doubt = Doubt { points: round(score.total), bar: round(score.bar), rule };
-            self.doubt = self.observes(key, rule).is_none().then_some(doubt);
+            self.doubt = (!self.scores.carries_the_site(key)).then_some(doubt);
         }
     }
 
@@ -365,16 +375,22 @@ impl Detector {
         let client = precedent_id(key);
         let judge = self.thresholds.judge(client, second);
         let Some(fired) = judge.judge(&facts) else { return Verdict::Normal };
-        let mut evidence = evidence(&judge, &facts, fired, activity, &self.paths, second);
         if suspect_until <= second {
             for (at, counts) in activity.window.seconds().filter(|(at, _)| *at >= suspect_until) {
                 let taught = ServerSecond { requests: counts.requests, errors: counts.errors };
                 self.teaching.take_back(at, taught);
             }
         }
-        self.clients.suspect(key, second + SUSPECT_SECS);
+        let because = because(fired.rule, fired.is_observed, self.scores.carries_the_site(key));
+        if because.is_some() && !self.observed.is_due(key, second) {
+            self.clients.suspect(key, second + OBSERVED_SECS);
+            return Verdict::Normal;
+        }
+        let mut evidence = evidence(&judge, &facts, fired, activity, &self.paths, second);
+        let suspect_secs = if because.is_some() { OBSERVED_SECS } else { SUSPECT_SECS };
+        self.clients.suspect(key, second + suspect_secs);
         evidence.account = self.account(key, second);
-        evidence.observe = self.observes(key, evidence.rule);
+        evidence.observe = because;
         if evidence.observe.is_none() {
             self.scores.convict(key);
         }
@@ -389,8 +405,17 @@ impl Detector {
             return Verdict::Normal;
         }
         let Some(mut evidence) = self.judge_company(prepared, trace, second) else { return Verdict::Normal };
-        evidence.observe = self.observes(prepared.client.key(), evidence.rule);
-        self.clients.suspect(prepared.client.key(), second + SUSPECT_SECS);
+        let key = prepared.client.key();
+        let is_observed = self.policy().observe.contains(&evidence.rule);
+        evidence.observe = because(evidence.rule, is_observed, self.scores.carries_the_site(key));
+        if evidence.observe.is_none() {
+            self.clients.suspect(key, second + SUSPECT_SECS);
+        } else {
+            self.clients.suspect(key, second + OBSERVED_SECS);
+            if !self.observed.is_due(key, second) {
+                return Verdict::Normal;
+            }
+        }
         Verdict::Anomalous(Box::new(evidence))
     }
 
@@ -408,17 +433,6 @@ impl Detector {
 
     pub(super) fn ipv6_prefix(&self) -> u8 {
         self.ipv6_prefix
-    }
-
-    /// The reason why a client is only reported.
-    fn observes(&self, key: u128, rule: Rule) -> Option<String> {
-        if self.thresholds.policy().observe.contains(&rule) {
-            return Some(format!("the rule {rule} only observes: [detect] observe"));
-        }
-        self.scores.carries_the_site(key).then(|| {
-            "more than a fifth of what this site has served went to it: it is a proxy, or its own machine"
-                .to_owned()
-        })
     }
 
     /// What weighs most in a client's score.
@@ -851,6 +865,19 @@ fn evidence(
     }
 }
 
+/// The reason why a client is only reported.
+fn because(rule: Rule, is_observed: bool, carries_the_site: bool) -> Option<String> {
+    if is_observed {
+        return Some(format!(
+            "the rule {rule} only observes, or needs what others only observe: [detect] observe"
+        ));
+    }
+    carries_the_site.then(|| {
+        "more than a fifth of what this site has served went to it: it is a proxy, or its own machine"
+            .to_owned()
+    })
+}
+
 fn exempt(policy: &Policy) -> Option<Exempt> {
     Exempt::new(&policy.ignore_paths, &policy.expected_misses, &policy.monitors)
 }
@@ -921,11 +948,16 @@ fn kinds_of_paths(activity: &Activity, interner: &PathInterner, second: u32) -> 
 }
 
 fn rule_view(judge: &Judge<'_>, rule: Rule, facts: &Facts) -> RuleView {
-    let evaluation = judge.evaluate(rule, facts);
+    let observed = &judge.policy.observe;
+    let is_observed = observed.contains(&rule);
+    let binding = Facts { score: facts.score.without(observed), ..*facts };
+    let evaluation = judge.evaluate(rule, if is_observed { facts } else { &binding });
     let not_asked = if !judge.is_on(rule) {
         Some("switched off")
     } else if judge.warmth == Warmth::WarmingUp && matches!(rule, Rule::ZScore | Rule::RateMultiplier) {
         Some("still warming up")
+    } else if is_observed && evaluation.fires {
+        Some("only observes")
     } else {
         None
     };

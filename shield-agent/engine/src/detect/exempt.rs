@@ -8,26 +8,47 @@ use serde::{Deserialize, Serialize};
 
 use crate::vocab::request::Request;
 
-/// A path as an operator writes it: it begins with `/`, and `*` stands for any text, slashes too.
+/// A path as an operator writes it: it begins with `/`, and `*` stands for any text, slashes too. One that covers the whole
+/// site is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PathPattern(String);
 
 /// A text that is no [`PathPattern`].
 #[derive(Debug)]
-pub struct BadPattern(String);
+pub enum BadPattern {
+    /// It does not begin with `/`.
+    NoPath(String),
+    /// It is the whole site, or its front page, which everybody asks for.
+    WholeSite(String),
+}
 
 impl fmt::Display for BadPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is no path: write one that begins with \"/\", with * for any text", self.0)
+        match self {
+            BadPattern::NoPath(text) => {
+                write!(f, "{text:?} is no path: write one that begins with \"/\", with * for any text")
+            }
+            BadPattern::WholeSite(text) => write!(
+                f,
+                "{text:?} would blind Shield to the site or its front page: name what is meant, such as \
+                 \"/healthz\" or \"/metrics/*\""
+            ),
+        }
     }
 }
+
+impl std::error::Error for BadPattern {}
 
 impl TryFrom<String> for PathPattern {
     type Error = BadPattern;
 
     fn try_from(text: String) -> Result<PathPattern, BadPattern> {
-        if text.starts_with('/') { Ok(PathPattern(text)) } else { Err(BadPattern(text)) }
+        match text.as_str() {
+            _ if text.trim_matches(['/', '*']).is_empty() => Err(BadPattern::WholeSite(text)),
+            _ if text.starts_with('/') => Ok(PathPattern(text)),
+            _ => Err(BadPattern::NoPath(text)),
+        }
     }
 }
 
@@ -52,6 +73,17 @@ impl PathPattern {
     }
 }
 
+/// How much of a request is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exemption {
+    /// All of it.
+    No,
+    /// A refusal is normal here: it is no failure, but floods are floods.
+    ExpectedMiss,
+    /// Nothing: it counts in the totals only.
+    NotJudged,
+}
+
 /// The operator's exemptions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Exempt {
@@ -74,12 +106,16 @@ impl Exempt {
         })
     }
 
-    /// Whether a request for the path that is served is not judged.
-    pub(crate) fn covers(&self, request: &Request<'_>, path: &[u8]) -> bool {
+    /// How much of a request is judged; `path` is the one that is served.
+    pub(crate) fn of(&self, request: &Request<'_>, path: &[u8]) -> Exemption {
         let any = |patterns: &[PathPattern]| patterns.iter().any(|pattern| pattern.matches(path));
-        self.monitors.iter().any(|network| network.contains(&request.addr))
-            || any(&self.ignore_paths)
-            || ((400..500).contains(&request.status) && any(&self.expected_misses))
+        if self.monitors.iter().any(|network| network.contains(&request.addr)) || any(&self.ignore_paths) {
+            Exemption::NotJudged
+        } else if (400..500).contains(&request.status) && any(&self.expected_misses) {
+            Exemption::ExpectedMiss
+        } else {
+            Exemption::No
+        }
     }
 }
 
@@ -102,12 +138,20 @@ mod tests {
         check("/a/*/b/*/c", "/a/1/b/2/c", true);
         check("/a/*/b/*/c", "/a/1/c", false);
         check("/a*a", "/a", false);
-        check("/*", "/", true);
     }
 
     #[test]
     fn a_pattern_begins_with_a_slash() {
         let error = PathPattern::try_from("tiles/*".to_owned()).unwrap_err();
         assert!(error.to_string().contains("begins with"), "{error}");
+    }
+
+    #[test]
+    fn what_covers_the_whole_site_is_refused() {
+        for text in ["", "/", "*", "/*", "/**", "//*", "*/*"] {
+            let error = PathPattern::try_from(text.to_owned()).unwrap_err();
+            assert!(error.to_string().contains("blind"), "{text:?}: {error}");
+        }
+        assert!(PathPattern::try_from("/*.narinfo".to_owned()).is_ok());
     }
 }

@@ -13,6 +13,7 @@
 //!  Tracer::trace: target's key, flags, weight                  served_path, shape, login, trace
 //!     │ the client is banned ───────────────────────────────▶ Normal (in the totals only)
 //!     │ exempt by the configuration ────────────────────────▶ Normal      exempt
+//!     │ a miss that the configuration expects: no failure                 exempt
 //!     │ posts, and what was not served: one try of many?            tries, forms, runs
 //!     ▼
 //!  Clients::record                                             clients
@@ -25,6 +26,7 @@
 //!     ▼
 //!  Facts ─▶ Judge::judge: score, policy, baseline, precedents  standing, rules, policy
 //!     │ no clause holds: judge_company, after requests in vain ▶ Normal      company, campaigns, bad_networks
+//!     │ only rules that observe, reported lately ─────────────▶ Normal      observed
 //!     ▼
 //!  Verdict::Anomalous(evidence), and the client's requests are not learned      path_interner
 //! ```
@@ -55,6 +57,9 @@ pub(crate) mod hashed_path;
 mod held_out_tests;
 mod login;
 pub(crate) mod moments;
+pub(crate) mod observed;
+#[cfg(test)]
+mod operator_tests;
 pub(crate) mod path_interner;
 pub mod policy;
 mod prefetch;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use ipnet::IpNet;
 
-use crate::detect::exempt::PathPattern;
+pub use crate::detect::exempt::PathPattern;
 use crate::vocab::verdict::Rule;
 
 /// The distribution that a client's rate is compared with.
@@ -195,13 +195,13 @@ pub struct Policy {
     pub behaviour: BehaviourRule,
     /// See [`GlobalRule`].
     pub global: GlobalRule,
-    /// Paths that are not judged: requests for them count in the totals only.
+    /// Paths, as served and without the query, that are not judged: requests for them count in the totals only.
     pub ignore_paths: Vec<PathPattern>,
-    /// Paths at which a refusal (4xx) is expected and not judged, as in a cache.
+    /// Paths at which a refusal (4xx) is expected and no failure, as in a cache; a flood of them is one.
     pub expected_misses: Vec<PathPattern>,
     /// Addresses and networks of monitors, which are not judged.
     pub monitors: Vec<IpNet>,
-    /// Rules that only report what they would ban.
+    /// Rules that only report what they would ban, and whose evidence adds nothing to a ban.
     pub observe: Vec<Rule>,
     /// Statuses of this server's own answers to banned or limited clients, which are no errors.
     pub not_errors: Vec<u16>,

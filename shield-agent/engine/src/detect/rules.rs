@@ -202,6 +202,8 @@ pub(crate) struct Fired {
     pub rule: Rule,
     /// All of them hold.
     pub checks: Vec<Check>,
+    /// Only together with what is observed: without it no rule fires.
+    pub is_observed: bool,
 }
 
 /// A client's distance from a clause.
@@ -236,13 +238,24 @@ pub(crate) struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Returns the first rule that fires.
+    /// Returns the first rule that fires. Those that only observe come last, and their evidence adds nothing to the others':
+    /// nobody hides behind a rule that fires and does nothing.
     pub(crate) fn judge(&self, facts: &Facts) -> Option<Fired> {
-        ORDER.into_iter().filter(|rule| self.is_on(*rule)).find_map(|rule| {
+        let observed = &self.policy.observe;
+        if observed.is_empty() {
+            return self.first(facts, |_| true);
+        }
+        let binding = Facts { score: facts.score.without(observed), ..*facts };
+        self.first(&binding, |rule| !observed.contains(&rule))
+            .or_else(|| self.first(facts, |_| true).map(|fired| Fired { is_observed: true, ..fired }))
+    }
+
+    fn first(&self, facts: &Facts, is_asked: impl Fn(Rule) -> bool) -> Option<Fired> {
+        ORDER.into_iter().filter(|rule| self.is_on(*rule) && is_asked(*rule)).find_map(|rule| {
             let mut fired = None;
             self.clauses(rule, facts, &mut |checks| {
                 if fired.is_none() && checks.iter().all(Check::holds) {
-                    fired = Some(Fired { rule, checks: checks.to_vec() });
+                    fired = Some(Fired { rule, checks: checks.to_vec(), is_observed: false });
                 }
             });
             fired

@@ -135,6 +135,18 @@ impl Score {
         Kind::ALL.into_iter().max_by(heavier).unwrap_or(Kind::Probe).rule()
     }
 
+    /// Without the evidence that is attributed to these rules.
+    pub(crate) fn without(mut self, rules: &[Rule]) -> Score {
+        if rules.is_empty() {
+            return self;
+        }
+        for kind in Kind::ALL.into_iter().filter(|kind| rules.contains(&kind.rule())) {
+            self.points[kind as usize] = 0.0;
+        }
+        self.total = self.points.iter().sum();
+        self
+    }
+
     pub(crate) fn is_reached(&self) -> bool {
         self.total >= self.bar
     }

@@ -109,6 +109,11 @@ impl Trace {
         Trace { key: (key ^ key >> 32) as u32, weight, flags: self.flags.union(Flags::SHAPED), ..self }
     }
 
+    /// Counts as a request that was neither served nor refused: in floods as an asset that was missed, by target not at all.
+    pub(crate) fn expected(self) -> Trace {
+        Trace { key: self.key, weight: 0, flags: Flags::MISSED.union(Flags::EMBEDDED), answer: 0 }
+    }
+
     /// Whether it was redirected.
     pub(crate) fn is_redirected(&self) -> bool {
         self.answer != 0 && self.answer.is_multiple_of(2)
