@@ -12,6 +12,9 @@ use crate::detect::score::SavedSite;
 /// Length of the rolling window, in minutes.
 const ROLLING_MINUTES: usize = 30;
 
+/// After a longer gap between two runs nothing is known of the time between.
+const MISSED_SECS: u32 = 300;
+
 /// The weight that an hour slot's earlier days keep when its hour comes again on a later day.
 const HOUR_KEEP: f64 = 0.5;
 
@@ -269,6 +272,15 @@ impl Baseline {
         }
         if self.learned.minute == 0 || self.learned.minute > second {
             self.learned.minute = second - second % 60;
+        }
+    }
+
+    /// Goes on after a run that ended long ago: of the time between nothing is known, and it does not count as experience.
+    pub(crate) fn resume(&mut self, second: u32) {
+        let missed = second.saturating_sub(self.learned.minute);
+        if self.learned.minute > 0 && missed > MISSED_SECS {
+            self.learned.began = self.learned.began.saturating_add(missed);
+            self.skip_to(second);
         }
     }
 

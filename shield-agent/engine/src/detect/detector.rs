@@ -641,7 +641,10 @@ impl Detector {
 
     fn advance(&mut self, second: u32) {
         if self.latest == 0 {
-            self.thresholds.update(second, |baseline| baseline.begin(second));
+            self.thresholds.update(second, |baseline| {
+                baseline.begin(second);
+                baseline.resume(second);
+            });
             self.shown.advance(second);
             self.teaching.advance(second);
             self.boundary = next_boundary(second);

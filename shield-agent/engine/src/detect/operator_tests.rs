@@ -213,3 +213,29 @@ fn what_is_observed_adds_nothing_to_a_ban() {
     assert_eq!(run(vec![Rule::Behaviour], 6), (None, 1));
     assert_eq!(run(vec![Rule::Probing], 20).0, Some(Rule::Behaviour), "passwords are enough by themselves");
 }
+
+/// History: the days between two runs were learned as silence, a minute at a time, and counted as experience.
+#[test]
+fn what_was_learned_long_ago_is_neither_diluted_nor_aged() {
+    let after = |learned_secs: i64, later_secs: i64| {
+        let mut past = Site::new(|_| ());
+        for second in 0..learned_secs {
+            past.now = START + second;
+            past.ask(&format!("198.51.100.{}", second % 20), "GET", "/", 200);
+        }
+        let mut site = Site::new(|_| ());
+        site.detector.restore(&past.detector.save()).unwrap();
+        site.now = START + learned_secs + later_secs;
+        for _ in 0..300 {
+            site.now += 1;
+            site.ask(VISITOR, "GET", "/", 200);
+        }
+        let status = site.detector.status();
+        (status.warming_up, status.global.mean)
+    };
+    for later in [10, 3 * 86_400, 40 * 86_400] {
+        let (is_warming_up, mean) = after(2 * 3600, later);
+        assert!(!is_warming_up && mean > 0.8, "{later}: {mean}");
+        assert!(after(120, later).0, "{later} s after two minutes of lines, and five more");
+    }
+}
