@@ -15,6 +15,7 @@ pub(crate) mod explain;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod init;
+mod learn;
 pub(crate) mod lists;
 pub(crate) mod print;
 pub(crate) mod reload;
@@ -122,6 +123,8 @@ enum Command {
     Cleanup(cleanup::CleanupArgs),
     /// Run past logs through the engine and list the bans that it would have made
     Replay(replay::ReplayArgs),
+    /// Learn a site's habits from past logs, for the agent's next start to begin with; bans nobody
+    Learn(learn::LearnArgs),
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -139,6 +142,7 @@ impl Cli {
             Command::Check(args) => check::run(&args),
             Command::Audit(args) => audit::run(&args),
             Command::Replay(args) => replay::run(&args),
+            Command::Learn(args) => learn::run(&args),
             Command::Cleanup(args) => block_on(cleanup::run(&args, &connection.client())),
             Command::Client(command) => block_on(command.run(&connection)),
         }

@@ -142,7 +142,7 @@ fn replay(inputs: &[Input], config: &Config, watch: Option<Watch>) -> Result<Rep
             say(&format!("{damage}; the rest of it is not part of the result"));
         }
     }
-    progress.bar.finish_and_clear();
+    progress.end();
     Ok(Replayed { explanation: replay.explanation(), outcome: replay.finish() })
 }
 
@@ -151,19 +151,19 @@ fn format_of(config: &Config) -> FormatSettings {
 }
 
 /// Says something about the input beside the result, which may be read by a program.
-fn say(note: &str) {
+pub(super) fn say(note: &str) {
     // Without anybody to read it there is nothing to say.
     let _ = writeln!(std::io::stderr(), "note: {note}");
 }
 
 /// A progress bar on standard error, when that is a terminal.
-struct Progress {
+pub(super) struct Progress {
     bar: ProgressBar,
-    read_bytes: Arc<AtomicU64>,
+    pub(super) read_bytes: Arc<AtomicU64>,
 }
 
 impl Progress {
-    fn of(inputs: &[Input]) -> Progress {
+    pub(super) fn of(inputs: &[Input]) -> Progress {
         let sizes: Option<Vec<u64>> = inputs.iter().map(Input::len_bytes).collect();
         let bar = match sizes {
             Some(sizes) => {
@@ -177,7 +177,11 @@ impl Progress {
         Progress { bar, read_bytes: Arc::new(AtomicU64::new(0)) }
     }
 
-    fn show(&self) {
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    pub(super) fn show(&self) {
         self.bar.set_position(self.read_bytes.load(Ordering::Relaxed));
     }
 }

@@ -16,12 +16,12 @@ use serde::Serialize;
 
 use crate::text;
 use shield_engine::Engine;
-use shield_engine::action::{Action, BanRecord, Notice};
+use shield_engine::action::{Action, BanRecord, Notice, Record};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::event::Event;
 use shield_engine::policy::{Policy, Switch};
-use shield_engine::report::Explanation;
+use shield_engine::report::{DetectorStatus, Explanation, Lessons};
 use shield_engine::request::{Batch, Line, RejectedCounts};
 use shield_engine::settings::{Proxied, Settings};
 use shield_engine::time::{Ends, EventSecs, Now};
@@ -363,6 +363,17 @@ impl Replay {
     #[cfg(any(test, feature = "test-support"))]
     pub fn now(&self) -> EventSecs {
         self.now
+    }
+
+    /// Ends the replay, and returns what was learned besides: for people, and as the agent stores it.
+    pub(crate) fn learned(mut self) -> (Outcome, DetectorStatus, Lessons, Option<Record>) {
+        let actions = self.engine.save(self.clocks(self.now));
+        let (status, lessons) = (self.engine.detector().status(), self.engine.detector().lessons());
+        let baseline = actions.into_iter().find_map(|action| match action {
+            Action::Persist(record @ Record::Baseline(_)) => Some(record),
+            _ => None,
+        });
+        (self.finish(), status, lessons, baseline)
     }
 
     pub fn finish(mut self) -> Outcome {

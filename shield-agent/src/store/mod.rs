@@ -135,6 +135,25 @@ impl Store {
         Ok((Store { connection, boots, settings, unreadable, _lock: lock }, found))
     }
 
+    /// As [`Store::open`], but leaves a damaged database where it is: what is lost with it only a start of the agent can put right.
+    pub(crate) fn open_sound(settings: &Settings, boot_id: &BootId, now: Now) -> Result<Store> {
+        let lock = files::prepare(&settings.dir)?;
+        let path = settings.file();
+        let (connection, boots) = connect(&path, settings, boot_id, now).with_context(|| {
+            format!(
+                "could not open the database {} (a damaged one is put right by a start of the agent)",
+                path.display()
+            )
+        })?;
+        Ok(Store {
+            connection,
+            boots,
+            settings: settings.clone(),
+            unreadable: RefCell::default(),
+            _lock: lock,
+        })
+    }
+
     /// Writes all of `records` in one transaction or, with an error, none of them.
     pub fn commit<'a>(
         &mut self,

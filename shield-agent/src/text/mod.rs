@@ -7,7 +7,8 @@
 //!
 //! `format` says why a log format cannot be used, `access` why a log cannot be read, `reload` describes a changed
 //! configuration. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes
-//! events, `sight` says what is wrong with a source, `slow` why a client is slowed, `health` what is wrong with a thread.
+//! events, `learned` what past logs taught, `sight` says what is wrong with a source, `slow` why a client is slowed, `health` what is
+//! wrong with a thread.
 
 pub(crate) mod access;
 pub(crate) mod cloudflare;
@@ -15,6 +16,7 @@ pub(crate) mod edge;
 mod evidence;
 mod format;
 pub(crate) mod health;
+pub(crate) mod learned;
 mod name;
 pub(crate) mod nginx;
 mod notice;

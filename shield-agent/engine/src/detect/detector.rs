@@ -36,7 +36,7 @@ use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::seeded_map::SeededState;
 use crate::vocab::client::Client;
 use crate::vocab::report::{
-    BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, RuleView,
+    BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, Lessons, RuleView,
 };
 use crate::vocab::request::Request;
 use crate::vocab::time::EventSecs;
@@ -546,6 +546,11 @@ impl Detector {
             late: self.late,
             latest_secs: i64::from(self.latest),
         }
+    }
+
+    /// What was learned of the site beside the baseline.
+    pub fn lessons(&self) -> Lessons {
+        self.scores.lessons()
     }
 
     /// The learned level of the whole server's rate.

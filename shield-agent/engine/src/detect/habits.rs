@@ -343,6 +343,13 @@ pub(crate) struct SavedHabits {
     dirs: Vec<Entry>,
 }
 
+impl SavedHabits {
+    /// Templates at which good clients were refused.
+    pub(crate) fn len(&self) -> usize {
+        self.templates.len()
+    }
+}
+
 /// Adds a value to those known, 0 marking a free place, unless they are full.
 fn add_to<T: Copy + Default + PartialEq>(known: &mut [T], value: T) {
     if !known.contains(&value)

@@ -18,6 +18,7 @@ use crate::detect::standing::{Merit, Service, Standings};
 use crate::detect::template::Template;
 use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::Counts;
+use crate::vocab::report::Lessons;
 use crate::vocab::verdict::Rule;
 
 /// Points in tenths of the trace's weights, by what failed.
@@ -401,6 +402,11 @@ impl Scores {
 
     pub(crate) fn save(&self) -> SavedSite {
         SavedSite { habits: self.habits.save(), standings: self.standings.save() }
+    }
+
+    pub(crate) fn lessons(&self) -> Lessons {
+        let clients = self.standings.save().len() as u64;
+        Lessons { refused_kinds: self.habits.save().len() as u64, clients_in_standing: clients }
     }
 
     pub(crate) fn restore(&mut self, saved: &SavedSite) {

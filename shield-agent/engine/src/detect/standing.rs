@@ -188,6 +188,13 @@ pub(crate) struct SavedStandings {
     best: Vec<Entry>,
 }
 
+impl SavedStandings {
+    /// Clients that have earned something.
+    pub(crate) fn len(&self) -> usize {
+        self.best.iter().filter(|entry| entry.quarters > 0).count()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,15 @@ use serde::{Deserialize, Serialize};
 use crate::vocab::client::Client;
 use crate::vocab::verdict::{Charged, Measure, PathCount, Rule};
 
+/// What was learned of a site beside its baseline.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lessons {
+    /// Kinds of paths (numbers, dates and hashes taken out) at which clients in good standing were refused.
+    pub refused_kinds: u64,
+    /// Clients that were served well, at most 4,096.
+    pub clients_in_standing: u64,
+}
+
 /// One rule's result for one client, fired or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RuleView {
