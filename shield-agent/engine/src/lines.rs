@@ -64,7 +64,7 @@ impl Engine {
                 if std::mem::take(&mut is_other) && (was_catching_up || !batch.live) {
                     self.detector.skip_to(second);
                 }
-                self.on_request(&request, prepared, second, now, out);
+                self.on_request(&request, batch.server_of(line), prepared, second, now, out);
                 if line.salvaged {
                     self.on_salvaged(line, out);
                 }
@@ -87,6 +87,7 @@ impl Engine {
     fn on_request(
         &mut self,
         request: &Request<'_>,
+        server: &[u8],
         prepared: &Prepared,
         second: EventSecs,
         now: Now,
@@ -100,7 +101,7 @@ impl Engine {
         } else {
             Standing::Normal
         };
-        let verdict = self.detector.observe(request, second, prepared, standing);
+        let verdict = self.detector.observe_at(server, request, second, prepared, standing);
         let doubt = self.detector.take_doubt();
         match (ban, verdict) {
             (Some(ban), _) => self.on_banned_request(&ban, request, second, now, out),

@@ -334,6 +334,8 @@ fn a_backlog_read_across_ticks_keeps_its_own_time() {
         method_len: 3,
         path_at: 3,
         path_len: 10,
+        server_at: 0,
+        server_len: 0,
         status: 200,
         size: 1,
         behind_proxy: false,

@@ -129,6 +129,8 @@ mod tests {
             method_len: 0,
             path_at: 0,
             path_len: 0,
+            server_at: 0,
+            server_len: 0,
             status: 200,
             size: 0,
             behind_proxy: false,

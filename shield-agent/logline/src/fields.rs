@@ -35,6 +35,8 @@ pub struct FieldNames {
     pub response_size: Option<String>,
     /// The proxies' chain (`$http_x_forwarded_for`), read where `trusted_proxies` are configured.
     pub forwarded_for: Option<String>,
+    /// The name of the server section that answered (`$server_name`).
+    pub server_name: Option<String>,
 }
 
 /// One of the fields that are read.
@@ -58,11 +60,13 @@ pub(crate) enum Field {
     Size,
     /// [`FieldNames::forwarded_for`].
     Forwarded,
+    /// [`FieldNames::server_name`].
+    Server,
 }
 
 impl Field {
     /// In the order of their discriminants, which index arrays.
-    pub(crate) const ALL: [Field; 9] = [
+    pub(crate) const ALL: [Field; 10] = [
         Field::Addr,
         Field::Peer,
         Field::Time,
@@ -72,6 +76,7 @@ impl Field {
         Field::Status,
         Field::Size,
         Field::Forwarded,
+        Field::Server,
     ];
 }
 
@@ -86,6 +91,7 @@ impl FieldNames {
             Field::Status => self.status.as_deref(),
             Field::Size => self.response_size.as_deref(),
             Field::Forwarded => self.forwarded_for.as_deref(),
+            Field::Server => self.server_name.as_deref(),
             Field::Peer | Field::Request => None,
         }
     }
@@ -226,6 +232,7 @@ impl Reader {
         let status = raw.get(Field::Status).and_then(status).ok_or(Rejected::NoStatus)?;
         let (method, path) =
             target::of_fields(raw.text(Field::Method), raw.text(Field::Path), raw.text(Field::Request));
+        let server = raw.text(Field::Server);
         Ok(Line {
             addr: client.addr,
             time,
@@ -233,6 +240,8 @@ impl Reader {
             method_len: u16::try_from(method.len()).unwrap_or(u16::MAX),
             path_at: texts.place(path),
             path_len: u32::try_from(path.len()).unwrap_or(u32::MAX),
+            server_at: texts.place(server),
+            server_len: u8::try_from(server.len()).unwrap_or(0),
             status,
             size: raw.get(Field::Size).map_or(0, Value::size),
             behind_proxy: client.behind_proxy,

@@ -120,6 +120,9 @@ const SIZE: [&str; 12] = [
 const FORWARDED: [&str; 5] =
     ["httpxforwardedfor", "xforwardedfor", "forwardedfor", "proxyaddxforwardedfor", "requestxforwardedfor"];
 
+/// The server section, which the administrator named; not the host, which the client did.
+const SERVER: [&str; 1] = ["servername"];
+
 /// Returns the rank of `path` (names joined by dots) among the names of `field`; `None` when it is none of them.
 pub(crate) fn rank(field: Field, path: &[u8]) -> Option<Rank> {
     let mut parts = path.rsplit(|byte| *byte == b'.');
@@ -142,6 +145,7 @@ pub(crate) fn rank(field: Field, path: &[u8]) -> Option<Rank> {
         Field::Status => (&STATUS, &STATUS_SECOND),
         Field::Size => (&SIZE, &[]),
         Field::Forwarded => (&FORWARDED, &[]),
+        Field::Server => (&SERVER, &[]),
     };
     let place_in = |names: &[&str]| names.iter().position(|known| *known == name.text());
     if let Some(place) = place_in(first) {

@@ -240,5 +240,11 @@ fn moved(line: Line, text: &[u8], texts: &mut Texts<'_>) -> Line {
     let piece = |at: u32, len: usize| text.get(at as usize..at as usize + len).unwrap_or_default();
     let method = piece(line.method_at, usize::from(line.method_len));
     let path = piece(line.path_at, line.path_len as usize);
-    Line { method_at: texts.place(method), path_at: texts.place(path), ..line }
+    let server = piece(line.server_at, usize::from(line.server_len));
+    Line {
+        method_at: texts.place(method),
+        path_at: texts.place(path),
+        server_at: texts.place(server),
+        ..line
+    }
 }

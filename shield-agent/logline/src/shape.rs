@@ -95,6 +95,7 @@ enum Kind {
     QuotedSize,
     BareSize,
     Forwarded,
+    Server,
     QuotedOther,
     BareOther,
 }
@@ -114,6 +115,7 @@ impl Kind {
             (Some(Field::Size), true) => Kind::QuotedSize,
             (Some(Field::Size), false) => Kind::BareSize,
             (Some(Field::Forwarded), true) => Kind::Forwarded,
+            (Some(Field::Server), true) => Kind::Server,
             (None, true) => Kind::QuotedOther,
             (None, false) => Kind::BareOther,
             (Some(_), false) => return None,
@@ -237,6 +239,12 @@ impl Shape {
                     chain.forwarded = (at, end);
                     end
                 }
+                Kind::Server => {
+                    let end = plain_end(block, at)?;
+                    line.server_len = u8::try_from(end - at).unwrap_or(0);
+                    line.server_at = if end == at { 0 } else { u32::try_from(at).ok()? };
+                    end
+                }
                 Kind::QuotedOther => plain_end(block, at)?,
                 Kind::BareOther => number_end(block, at)?,
             };
@@ -259,6 +267,8 @@ const EMPTY_LINE: Line = Line {
     method_len: 0,
     path_at: 0,
     path_len: 0,
+    server_at: 0,
+    server_len: 0,
     status: 0,
     size: 0,
     behind_proxy: false,

@@ -5,10 +5,11 @@
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 
-use shield_engine::policy::{PathPattern, Policy};
+use shield_engine::policy::{PathPattern, Policy, ServerName, SitePolicy};
 use shield_engine::verdict::Rule;
 
 use super::place::Place;
+use super::raw::RawSite;
 use super::suggest::nearest;
 
 const PROFILES: [&str; 2] = ["default", "classic"];
@@ -46,6 +47,8 @@ pub(super) fn policy(mut table: toml::Table) -> Result<(String, Policy)> {
     let monitors = list(&mut table, "monitors", monitor)?;
     let observe = list(&mut table, "observe", rule)?;
     let mut merged = toml::Table::try_from(&base).context("could not write the built-in policy as TOML")?;
+    // Sites have sections of their own.
+    merged.remove("sites");
     overlay(&mut merged, table, "detect", &Place::section("detect"))?;
     let policy: Policy = merged.try_into().map_err(|error: toml::de::Error| {
         let message = format!("[detect] has a value of the wrong kind: {}", error.message());
@@ -79,6 +82,48 @@ fn list<T, E: std::fmt::Display>(
         }
     };
     items.into_iter().enumerate().map(item).collect()
+}
+
+/// Checks the `[[site]]` sections.
+pub(super) fn sites(raw: Vec<RawSite>) -> Result<Vec<SitePolicy>> {
+    let mut sites: Vec<SitePolicy> = Vec::new();
+    for (at, raw) in raw.into_iter().enumerate() {
+        let section = || Place::section("site").item(at);
+        let Some(host) = raw.host else {
+            bail!(section().error("[[site]] needs host: the first name of its server section (server_name)"))
+        };
+        let host = ServerName::try_from(host)
+            .map_err(|why| section().key("host").error(format!("[[site]] host: {why}")))?;
+        if sites.iter().any(|known| known.host == host) {
+            bail!(
+                section()
+                    .key("host")
+                    .error(format!("[[site]] host = \"{host}\" is there twice: join the two"))
+            )
+        }
+        sites.push(SitePolicy {
+            host,
+            judged: raw.judged.unwrap_or(true),
+            ignore_paths: items(raw.ignore_paths, &section().key("ignore_paths"), PathPattern::try_from)?,
+            expected_misses: items(
+                raw.expected_misses,
+                &section().key("expected_misses"),
+                PathPattern::try_from,
+            )?,
+            monitors: items(raw.monitors, &section().key("monitors"), monitor)?,
+        });
+    }
+    Ok(sites)
+}
+
+fn items<T, E: std::fmt::Display>(
+    texts: Option<Vec<String>>,
+    place: &Place,
+    read: impl Fn(String) -> Result<T, E>,
+) -> Result<Vec<T>> {
+    let item =
+        |(at, text)| read(text).map_err(|why| place.clone().item(at).error(format!("[[site]]: {why}")));
+    texts.unwrap_or_default().into_iter().enumerate().map(item).collect()
 }
 
 fn monitor(text: String) -> Result<IpNet, String> {

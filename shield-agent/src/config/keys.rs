@@ -38,7 +38,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 
 use Class::{NewBans, Now, Restart};
 
-/// Every key but those of `[[source]]` and `[detect]`.
+/// Every key but those of `[[source]]`, `[detect]` and `[[site]]`.
 const KEYS: [Key; 60] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
@@ -147,7 +147,7 @@ fn policy_diff(section: &str, from: &Value, to: &Value, changes: &mut Vec<Change
         if from.is_object() {
             policy_diff(&format!("{section}.{name}"), from, to, changes);
         } else if from != to && !is_listed {
-            let key = format!("[{section}] {name}");
+            let key = if name == "sites" { "[[site]]".to_owned() } else { format!("[{section}] {name}") };
             changes.push(Change { key, class: Class::Now, from: from.clone(), to: to.clone() });
         }
     }
@@ -315,6 +315,7 @@ mod tests {
             ("agent", names::<RawAgent>()),
             ("source", vec!["stdin"]),
             ("detect", vec!["profile", "max_clients"]),
+            ("site", vec![]),
             ("ban", names::<RawBan>()),
             ("allow", names::<RawAllow>()),
             ("iptables", names::<RawIptables>()),
@@ -443,6 +444,9 @@ mod tests {
         assert_eq!(changes.len(), 1);
         assert_eq!((changes[0].key.as_str(), changes[0].class), ("[detect.z_score] threshold", Class::Now));
         assert_eq!((&changes[0].from, &changes[0].to), (&json!(6.0), &json!(7.0)));
+        let new = Config::parse("[[site]]\nhost = 'a.example.org'").unwrap();
+        let changes = diff(&old, &new);
+        assert_eq!((changes.len(), changes[0].key.as_str(), changes[0].class), (1, "[[site]]", Class::Now));
     }
 
     #[test]

@@ -243,6 +243,12 @@ mod tests {
         check("[[source]]\n[[source]]\nformat = 'json'", &["line 1, column 1"]);
         check("[page]\nlisten = '8080'", &["line 2, column 10", "127.0.0.1:8080"]);
         check("[detect]\nmax_cleints = 3", &["line 2, column 15"]);
+        check("[[site]]\nignore_paths = ['/a']", &["line 1", "[[site]] needs host"]);
+        check("[[site]]\nhost = 'https://a'", &["line 2, column 8", "no name of a site", "*.example.org"]);
+        check("[[site]]\nhost = 'a'\n[[site]]\nhost = 'a'", &["line 4, column 8", "is there twice"]);
+        check("[[site]]\nhost = 'a'\nignore_paths = ['/a', '/*']", &["line 3, column 23", "would blind"]);
+        check("[[site]]\nhost = 'a'\nmonitor = []", &["line 3", "did you mean `monitors`"]);
+        check("[detect]\nsites = []", &["has no key `sites`"]);
         check("[detect]\nobserve = ['flood', 'flod']", &["line 2, column 21", "did you mean \"flood\""]);
         check(
             "[detect.z_score]\nmin_requests = 1\nthreshold = 'x'",

@@ -18,6 +18,7 @@ pub(crate) struct RawConfig {
     pub source: Vec<RawSource>,
     /// `[detect]`: the detector's policy, key by key, see `engine::policy` (validated by `detect`).
     pub detect: toml::Table,
+    pub site: Vec<RawSite>,
     pub ban: RawBan,
     pub slow: RawSlow,
     pub allow: RawAllow,
@@ -79,6 +80,21 @@ pub(crate) struct RawFields {
     pub response_size: Option<String>,
     /// The field with a proxy chain (`X-Forwarded-For`), which is read from the right.
     pub forwarded_for: Option<String>,
+    /// The field with `$server_name`, for `[[site]]`.
+    pub server_name: Option<String>,
+}
+
+/// `[[site]]`: what is normal on one site, besides what `[detect]` says of all.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawSite {
+    /// The first name of its server section (`$server_name`), or `*.` and a domain.
+    pub host: Option<String>,
+    /// `false`: nothing on it is judged.
+    pub judged: Option<bool>,
+    pub ignore_paths: Option<Vec<String>>,
+    pub expected_misses: Option<Vec<String>>,
+    pub monitors: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -30,7 +30,8 @@ const SSH_KEEP_SECS: u64 = 7 * 86_400;
 
 /// Validates the file and fills in the defaults.
 pub(super) fn config(raw: RawConfig) -> Result<Config> {
-    let (profile, policy) = detect::policy(raw.detect)?;
+    let (profile, mut policy) = detect::policy(raw.detect)?;
+    policy.sites = detect::sites(raw.site)?;
     let mut engine = engine_settings(raw.ban)?;
     engine.slow = slow_settings(&raw.slow)?;
     engine.backoff.set_slow_first(raw.slow.first_offence == Some(true));
@@ -522,5 +523,6 @@ fn fields(raw: RawFields, default: FieldNames) -> FieldNames {
         status: raw.status.or(default.status),
         response_size: raw.response_size.or(default.response_size),
         forwarded_for: raw.forwarded_for.or(default.forwarded_for),
+        server_name: raw.server_name.or(default.server_name),
     }
 }

@@ -26,6 +26,10 @@ mod sight;
 mod slow;
 pub(crate) mod ssh;
 
+/// A log whose lines no `[[site]]` can hold for.
+pub(crate) const NO_SERVER_NAME: &str = "no line names its server section, so [[site]] holds for none: add \
+    \"server_name\":\"$server_name\" to the log's format";
+
 pub(crate) use evidence::{cause, fired, global_anomaly, rule_answer};
 pub(crate) use format::unusable;
 pub(crate) use name::{

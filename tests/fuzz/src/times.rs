@@ -85,6 +85,8 @@ fn line(time: i64) -> Line {
         method_len: 0,
         path_at: 0,
         path_len: 0,
+        server_at: 0,
+        server_len: 0,
         status: 404,
         size: 0,
         behind_proxy: false,

@@ -242,6 +242,18 @@ impl Detector {
         prepared: &Prepared,
         standing: Standing,
     ) -> Verdict {
+        self.observe_at(&[], request, second, prepared, standing)
+    }
+
+    /// As [`Detector::observe`], of the server section that answered; empty when that is not known.
+    pub(crate) fn observe_at(
+        &mut self,
+        server: &[u8],
+        request: &Request<'_>,
+        second: EventSecs,
+        prepared: &Prepared,
+        standing: Standing,
+    ) -> Verdict {
         let Some(second) = self.advance_to(second) else { return Verdict::Normal };
         let seen = self.tracer.see(request, prepared.path);
         let (mut trace, path) = (seen.trace, seen.path);
@@ -250,7 +262,7 @@ impl Detector {
         if standing == Standing::Banned {
             return Verdict::Normal;
         }
-        let exemption = self.exempt.as_ref().map_or(Exemption::No, |exempt| exempt.of(request, path));
+        let exemption = self.exempt.as_ref().map_or(Exemption::No, |exempt| exempt.of(request, path, server));
         if exemption == Exemption::NotJudged {
             return Verdict::Normal;
         }
@@ -887,7 +899,7 @@ fn because(rule: Rule, is_observed: bool, carries_the_site: bool) -> Option<Stri
 }
 
 fn exempt(policy: &Policy) -> Option<Exempt> {
-    Exempt::new(&policy.ignore_paths, &policy.expected_misses, &policy.monitors)
+    Exempt::new(policy)
 }
 
 /// Notes a client that asks for one page at the rate of a flood, and forgets those of more than a minute ago.

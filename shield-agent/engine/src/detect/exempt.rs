@@ -6,6 +6,7 @@ use std::fmt;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::detect::policy::Policy;
 use crate::vocab::request::Request;
 
 /// A path as an operator writes it: it begins with `/`, and `*` stands for any text, slashes too. One that covers the whole
@@ -84,37 +85,145 @@ pub(crate) enum Exemption {
     NotJudged,
 }
 
+/// The name of a server section as an operator writes it: a name, or `*.` and a domain for all names below that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ServerName(String);
+
+/// A text that is no [`ServerName`].
+#[derive(Debug)]
+pub struct BadServerName(String);
+
+impl fmt::Display for BadServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?} is no name of a site: write the first name of its server section, such as shop.example.org, or \
+             *.example.org for all below that",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for BadServerName {}
+
+impl TryFrom<String> for ServerName {
+    type Error = BadServerName;
+
+    fn try_from(text: String) -> Result<ServerName, BadServerName> {
+        let name = text.strip_prefix("*.").unwrap_or(&text);
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        if !name.is_empty() && name.bytes().all(is_name) {
+            Ok(ServerName(text))
+        } else {
+            Err(BadServerName(text))
+        }
+    }
+}
+
+impl From<ServerName> for String {
+    fn from(name: ServerName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl ServerName {
+    fn matches(&self, server: &[u8]) -> bool {
+        match self.0.strip_prefix('*') {
+            Some(below) => server
+                .split_at_checked(server.len().wrapping_sub(below.len()))
+                .is_some_and(|(name, end)| !name.is_empty() && end.eq_ignore_ascii_case(below.as_bytes())),
+            None => server.eq_ignore_ascii_case(self.0.as_bytes()),
+        }
+    }
+}
+
+/// What is normal on one site, besides what is on all. A client does not choose its site: the name is the server section's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SitePolicy {
+    pub host: ServerName,
+    /// Whether anything on it is judged.
+    pub judged: bool,
+    /// As of the whole policy.
+    pub ignore_paths: Vec<PathPattern>,
+    pub expected_misses: Vec<PathPattern>,
+    pub monitors: Vec<IpNet>,
+}
+
 /// The operator's exemptions.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Exempt {
+    everywhere: Normal,
+    /// Those with an exact name first, then the longest names.
+    sites: Vec<(ServerName, Normal)>,
+}
+
+/// What is normal in one place.
+#[derive(Debug, Clone, Default)]
+struct Normal {
+    is_judged: bool,
     ignore_paths: Vec<PathPattern>,
     expected_misses: Vec<PathPattern>,
     monitors: Vec<IpNet>,
 }
 
-impl Exempt {
-    pub(crate) fn new(
-        ignore_paths: &[PathPattern],
-        expected_misses: &[PathPattern],
-        monitors: &[IpNet],
-    ) -> Option<Exempt> {
-        let is_empty = ignore_paths.is_empty() && expected_misses.is_empty() && monitors.is_empty();
-        (!is_empty).then(|| Exempt {
-            ignore_paths: ignore_paths.to_vec(),
-            expected_misses: expected_misses.to_vec(),
-            monitors: monitors.to_vec(),
-        })
-    }
-
-    /// How much of a request is judged; `path` is the one that is served.
-    pub(crate) fn of(&self, request: &Request<'_>, path: &[u8]) -> Exemption {
+impl Normal {
+    fn exemption(&self, request: &Request<'_>, path: &[u8]) -> Exemption {
         let any = |patterns: &[PathPattern]| patterns.iter().any(|pattern| pattern.matches(path));
-        if self.monitors.iter().any(|network| network.contains(&request.addr)) || any(&self.ignore_paths) {
+        let is_monitor = || self.monitors.iter().any(|network| network.contains(&request.addr));
+        if !self.is_judged || is_monitor() || any(&self.ignore_paths) {
             Exemption::NotJudged
         } else if (400..500).contains(&request.status) && any(&self.expected_misses) {
             Exemption::ExpectedMiss
         } else {
             Exemption::No
+        }
+    }
+}
+
+impl Exempt {
+    /// `None` when nothing is exempt.
+    pub(crate) fn new(policy: &Policy) -> Option<Exempt> {
+        let Policy { ignore_paths, expected_misses, monitors, sites, .. } = policy;
+        if ignore_paths.is_empty() && expected_misses.is_empty() && monitors.is_empty() && sites.is_empty() {
+            return None;
+        }
+        let everywhere = Normal {
+            is_judged: true,
+            ignore_paths: ignore_paths.clone(),
+            expected_misses: expected_misses.clone(),
+            monitors: monitors.clone(),
+        };
+        let site = |site: &SitePolicy| {
+            let normal = Normal {
+                is_judged: site.judged,
+                ignore_paths: site.ignore_paths.clone(),
+                expected_misses: site.expected_misses.clone(),
+                monitors: site.monitors.clone(),
+            };
+            (site.host.clone(), normal)
+        };
+        let mut sites: Vec<_> = sites.iter().map(site).collect();
+        sites.sort_by_key(|(host, _)| (host.0.starts_with('*'), std::cmp::Reverse(host.0.len())));
+        Some(Exempt { everywhere, sites })
+    }
+
+    /// How much of a request is judged; `path` is the one that is served, `server` the section that answered.
+    pub(crate) fn of(&self, request: &Request<'_>, path: &[u8], server: &[u8]) -> Exemption {
+        let everywhere = self.everywhere.exemption(request, path);
+        if server.is_empty() || everywhere == Exemption::NotJudged {
+            return everywhere;
+        }
+        let site = self.sites.iter().find(|(host, _)| host.matches(server));
+        match site.map_or(Exemption::No, |(_, normal)| normal.exemption(request, path)) {
+            Exemption::No => everywhere,
+            of_site => of_site,
         }
     }
 }
@@ -153,5 +262,25 @@ mod tests {
             assert!(error.to_string().contains("blind"), "{text:?}: {error}");
         }
         assert!(PathPattern::try_from("/*.narinfo".to_owned()).is_ok());
+    }
+
+    #[test]
+    fn a_name_is_the_sections_own_or_one_below_it() {
+        let check = |host: &str, server: &str, expected: bool| {
+            let host = ServerName::try_from(host.to_owned()).unwrap();
+            assert_eq!(host.matches(server.as_bytes()), expected, "{host} {server}");
+        };
+        check("shop.example.org", "shop.example.org", true);
+        check("shop.example.org", "SHOP.example.org", true);
+        check("shop.example.org", "a.shop.example.org", false);
+        check("*.example.org", "shop.example.org", true);
+        check("*.example.org", "*.example.org", true);
+        check("*.example.org", "example.org", false);
+        check("*.example.org", ".example.org", false);
+        check("*.example.org", "notexample.org", false);
+        check("*.example.org", "org", false);
+        for text in ["", "*", "*.", "a b", "https://a", "a:443", "a.*.org", "a/b"] {
+            assert!(ServerName::try_from(text.to_owned()).is_err(), "{text}");
+        }
     }
 }

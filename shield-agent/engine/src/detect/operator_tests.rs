@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::detect::detector::{Detector, Standing};
 use crate::detect::exempt::PathPattern;
-use crate::detect::policy::Policy;
+use crate::detect::policy::{Policy, ServerName, SitePolicy};
 use crate::vocab::request::Request;
 use crate::vocab::verdict::{Evidence, Rule, Verdict};
 
@@ -30,11 +30,22 @@ impl Site {
     }
 
     fn ask(&mut self, from: &str, method: &str, path: &str, status: u16) -> Option<Evidence> {
+        self.ask_at("", from, method, path, status)
+    }
+
+    fn ask_at(
+        &mut self,
+        server: &str,
+        from: &str,
+        method: &str,
+        path: &str,
+        status: u16,
+    ) -> Option<Evidence> {
         let addr: IpAddr = from.parse().unwrap();
         let (method, path) = (method.as_bytes(), path.as_bytes());
         let request = Request { addr, time: self.now, method, path, status, size: 150, behind_proxy: false };
         let prepared = self.detector.prepare(&request);
-        match self.detector.observe(&request, self.now, &prepared, Standing::Normal) {
+        match self.detector.observe_at(server.as_bytes(), &request, self.now, &prepared, Standing::Normal) {
             Verdict::Normal => None,
             Verdict::Anomalous(evidence) => Some(*evidence),
         }
@@ -238,4 +249,32 @@ fn what_was_learned_long_ago_is_neither_diluted_nor_aged() {
         assert!(!is_warming_up && mean > 0.8, "{later}: {mean}");
         assert!(after(120, later).0, "{later} s after two minutes of lines, and five more");
     }
+}
+
+#[test]
+fn what_is_normal_on_one_site_is_not_on_another() {
+    let site = |host: &str, judged: bool, misses: &[&str]| SitePolicy {
+        host: ServerName::try_from(host.to_owned()).unwrap(),
+        judged,
+        ignore_paths: Vec::new(),
+        expected_misses: patterns(misses),
+        monitors: Vec::new(),
+    };
+    let sites = [
+        site("*.example.org", false, &[]),
+        site("cache.example.org", true, &["/c/*"]),
+        site("*.old.example.org", true, &[]),
+    ];
+    let is_banned = |server: &str, prefix: &str| {
+        let mut all = Site::new(|policy| policy.sites = sites.to_vec());
+        words(prefix, "").iter().any(|path| {
+            all.now += 1;
+            all.ask_at(server, VISITOR, "GET", path, 404).is_some()
+        })
+    };
+    assert!(is_banned("", "/c/") && is_banned("example.org", "/c/") && is_banned("_", "/c/"));
+    assert!(!is_banned("www.example.org", "/"), "not judged at all");
+    assert!(!is_banned("cache.example.org", "/c/"));
+    assert!(is_banned("cache.example.org", "/"), "the exact name, not the wildcard");
+    assert!(is_banned("a.old.example.org", "/"), "the longer of two wildcards");
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use ipnet::IpNet;
 
-pub use crate::detect::exempt::PathPattern;
+pub use crate::detect::exempt::{PathPattern, ServerName, SitePolicy};
 use crate::vocab::verdict::Rule;
 
 /// The distribution that a client's rate is compared with.
@@ -201,6 +201,9 @@ pub struct Policy {
     pub expected_misses: Vec<PathPattern>,
     /// Addresses and networks of monitors, which are not judged.
     pub monitors: Vec<IpNet>,
+    /// What holds for single sites besides.
+    #[serde(default)]
+    pub sites: Vec<SitePolicy>,
     /// Rules that only report what they would ban, and whose evidence adds nothing to a ban.
     pub observe: Vec<Rule>,
     /// Statuses of this server's own answers to banned or limited clients, which are no errors.
@@ -265,6 +268,7 @@ impl Default for Policy {
             ignore_paths: Vec::new(),
             expected_misses: Vec::new(),
             monitors: Vec::new(),
+            sites: Vec::new(),
             observe: Vec::new(),
             not_errors: Vec::new(),
             max_clients: 1_000_000,

@@ -124,6 +124,8 @@ fn push(batch: &mut Batch, addr: std::net::Ipv4Addr, path: &str, status: u16, no
         method_len: 3,
         path_at: method_at + 3,
         path_len: path.len() as u32,
+        server_at: 0,
+        server_len: 0,
         status,
         size: 512,
         behind_proxy: false,

@@ -47,6 +47,8 @@ fn lines(asked: &[Asked], now: Now) -> Batch {
             method_len: method.len() as u16,
             path_at: method_at + method.len() as u32,
             path_len: target.len() as u32,
+            server_at: 0,
+            server_len: 0,
             status: *status,
             size: *size,
             behind_proxy: false,

@@ -38,6 +38,8 @@ pub(super) fn requests(addr: &str, paths: &[&str], now: Now) -> Batch {
             method_len: 3,
             path_at: method_at + 3,
             path_len: path.len() as u32,
+            server_at: 0,
+            server_len: 0,
             status: 404,
             size: 1,
             behind_proxy: false,

@@ -106,6 +106,10 @@ pub struct Line {
     /// The offset of the path.
     pub path_at: u32,
     pub path_len: u32,
+    /// The offset of the name of the server section that answered (`$server_name`).
+    pub server_at: u32,
+    /// 0 where the log does not have it.
+    pub server_len: u8,
     pub status: u16,
     pub size: u64,
     /// See [`Request::behind_proxy`].
@@ -166,6 +170,13 @@ pub struct Loss {
 impl Batch {
     pub fn requests(&self) -> impl ExactSizeIterator<Item = Request<'_>> {
         self.lines.iter().map(|line| self.request(line))
+    }
+
+    /// The name of the server section that answered; empty when it is not known for certain.
+    pub fn server_of(&self, line: &Line) -> &[u8] {
+        let (at, len) = (line.server_at as usize, usize::from(line.server_len));
+        // In a line that its client broke, the field may be the client's own.
+        if line.salvaged { &[] } else { self.bytes.get(at..at + len).unwrap_or_default() }
     }
 
     pub fn request<'a>(&'a self, line: &Line) -> Request<'a> {

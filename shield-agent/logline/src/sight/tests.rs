@@ -44,6 +44,8 @@ impl Lines {
             method_len: method.len() as u16,
             path_at,
             path_len: path.len() as u32,
+            server_at: 0,
+            server_len: 0,
             status,
             size: 100,
             behind_proxy: false,

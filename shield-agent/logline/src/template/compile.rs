@@ -168,7 +168,12 @@ pub(crate) fn compile(notation: &Notation, tail: Tail) -> Result<Plan, Unusable>
                 });
             }
             // What is not necessary is given up rather than the format.
-            Err(at) if matches!(at.hidden.take, Take::Forwarded | Take::Size | Take::Host | Take::User) => {
+            Err(at)
+                if matches!(
+                    at.hidden.take,
+                    Take::Forwarded | Take::Size | Take::Host | Take::Server | Take::User
+                ) =>
+            {
                 for field in fields.iter_mut().filter(|field| field.take == at.hidden.take) {
                     field.take = Take::Skip;
                 }
@@ -196,7 +201,7 @@ fn fields(text: &str) -> Result<(String, Vec<Field>), Unusable> {
 
 /// Decides which field is taken for what.
 fn assign(fields: &mut [Field]) -> Result<(), Unusable> {
-    const ROLES: [Take; 11] = [
+    const ROLES: [Take; 12] = [
         Take::Addr,
         Take::Forwarded,
         Take::Time,
@@ -207,6 +212,7 @@ fn assign(fields: &mut [Field]) -> Result<(), Unusable> {
         Take::Status,
         Take::Size,
         Take::Host,
+        Take::Server,
         Take::User,
     ];
     for role in ROLES {
@@ -268,9 +274,10 @@ fn merge(fields: &mut Vec<Field>) -> Result<PathKind, Unusable> {
             (Take::Path, Take::Args) if touch || one.then == "?" => Some((Take::Path, PathKind::WithArgs)),
             (Take::Path, _) if touch && next.name == "is_args" => Some((Take::Path, PathKind::WithArgs)),
             (_, Take::Path) if touch && is_host(one) => Some((Take::Path, PathKind::BehindHost)),
-            (Take::Skip | Take::Host | Take::User, Take::Skip | Take::Host | Take::User) if touch => {
-                Some((Take::Skip, path))
-            }
+            (
+                Take::Skip | Take::Host | Take::Server | Take::User,
+                Take::Skip | Take::Host | Take::Server | Take::User,
+            ) if touch => Some((Take::Skip, path)),
             _ => None,
         };
         match joined {

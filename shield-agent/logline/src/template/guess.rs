@@ -50,8 +50,9 @@ impl Guess {
     /// Makes a guess of fields of which those behind the first text cannot be found for certain. `None` when one of them must be.
     pub(super) fn of(zone: &[Field], escape: Escape) -> Option<Guess> {
         let (first, others) = zone.split_first()?;
-        let is_certain =
-            |take: Take| !matches!(take, Take::Status | Take::Size | Take::Skip | Take::Host | Take::User);
+        let is_certain = |take: Take| {
+            !matches!(take, Take::Status | Take::Size | Take::Skip | Take::Host | Take::Server | Take::User)
+        };
         if is_text(first)
             && !is_certain_place(first.take)
             && !others.iter().any(|field| is_certain(field.take))

@@ -34,6 +34,7 @@ pub(crate) fn names(notation: &Notation) -> Result<FieldNames, Unusable> {
         method: named(Take::Method),
         path: path(&leaves),
         response_size: named(Take::Size),
+        server_name: named(Take::Server),
     })
 }
 

@@ -137,6 +137,7 @@ impl Plan {
     pub(crate) fn finish(&self, line: &[u8], spans: &Spans, values: &Values, texts: &mut Texts<'_>) -> Line {
         let (method, path) = self.target(line, spans);
         let args = request::without_dash(spans.of(Take::Args, line));
+        let server = spans.of(Take::Server, line);
         let (method, path, args) = (self.unescaped(method), self.unescaped(path), self.unescaped(args));
         let (path_at, path_len) = if args.is_empty() {
             (texts.place(&path), path.len())
@@ -150,6 +151,8 @@ impl Plan {
             method_len: u16::try_from(method.len()).unwrap_or(u16::MAX),
             path_at,
             path_len: u32::try_from(path_len).unwrap_or(u32::MAX),
+            server_at: texts.place(server),
+            server_len: u8::try_from(server.len()).unwrap_or(0),
             status: values.status,
             size: values.size,
             behind_proxy: values.client.behind_proxy,
@@ -171,6 +174,7 @@ impl Plan {
             return self.finish(line, spans, values, texts);
         }
         let (method, path) = self.target(line, spans);
+        let server = spans.of(Take::Server, line);
         Line {
             addr: values.client.addr,
             time: values.time,
@@ -178,6 +182,8 @@ impl Plan {
             method_len: u16::try_from(method.len()).unwrap_or(u16::MAX),
             path_at: texts.place(path),
             path_len: u32::try_from(path.len()).unwrap_or(u32::MAX),
+            server_at: texts.place(server),
+            server_len: u8::try_from(server.len()).unwrap_or(0),
             status: values.status,
             size: values.size,
             behind_proxy: values.client.behind_proxy,

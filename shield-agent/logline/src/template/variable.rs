@@ -18,6 +18,7 @@ pub(crate) enum Take {
     Status,
     Size,
     Host,
+    Server,
     User,
     /// Nothing.
     Skip,
@@ -80,7 +81,9 @@ impl Variable {
             "body_bytes_sent" => (Class::Number, Some((Take::Size, 0))),
             "bytes_sent" => (Class::Number, Some((Take::Size, 1))),
             "host" => (Class::Host, Some((Take::Host, 0))),
-            "server_name" | "hostname" => (Class::Host, None),
+            // Unlike `$host`, no client can choose it.
+            "server_name" => (Class::Host, Some((Take::Server, 0))),
+            "hostname" => (Class::Host, None),
             "remote_user" => (Class::Text, Some((Take::User, 0))),
             "server_addr" | "proxy_protocol_server_addr" => (Class::Addr, None),
             "request_length"

@@ -53,6 +53,8 @@ pub(super) struct CheckedLog {
     pub clients: u64,
     /// The first and the last time, in milliseconds.
     pub times_ms: Option<(i64, i64)>,
+    /// What of the configuration holds for none of these lines.
+    pub idle: Option<&'static str>,
     /// The kind of what is wrong.
     pub state: Option<&'static str>,
     /// What is wrong, and what to do.
@@ -97,7 +99,11 @@ pub(super) fn look(config: &Config) -> CheckedLogs {
             let twin = id.and_then(|id| names.get(&id)).map(|of| text::access::is_twin(&path, of));
             checked.logs.push(match twin {
                 Some(twin) => CheckedLog { unread: Some(twin), ..unread(settings, &path) },
-                None => look_at(settings, &path, &around),
+                None => {
+                    let log = look_at(settings, &path, &around);
+                    let has_sites = !config.policy.sites.is_empty();
+                    CheckedLog { idle: log.idle.filter(|_| has_sites), ..log }
+                }
             });
             if let Some(id) = id {
                 names.entry(id).or_insert(path);
@@ -143,6 +149,7 @@ fn unread(settings: &Settings, path: &Path) -> CheckedLog {
         fields: Vec::new(),
         clients: 0,
         times_ms: None,
+        idle: None,
         state: None,
         problem: None,
     }
@@ -220,6 +227,8 @@ fn judge(settings: &Settings, path: &Path, mut block: Vec<u8>, around: &Surround
         }),
         clients: clients.len() as u64,
         times_ms: times().min().zip(times().max()),
+        idle: (batch.lines.iter().all(|line| batch.server_of(line).is_empty()) && !batch.lines.is_empty())
+            .then_some(text::NO_SERVER_NAME),
         state: finding.as_ref().map(|finding| finding.kind().name()),
         problem: finding.as_ref().map(|finding| problem(finding, &fields)),
         fields,

@@ -55,6 +55,14 @@ fn render(config: &Config) -> String {
         line("source", &format!("{} ({})", source.name, kind(&source.input)));
     }
     line("detect", &format!("profile {}", config.profile));
+    if !config.policy.observe.is_empty() {
+        let rules: Vec<&str> = config.policy.observe.iter().map(|rule| rule.name()).collect();
+        line("observing", &format!("{}: reported, never a ban", rules.join(", ")));
+    }
+    if !config.policy.sites.is_empty() {
+        let hosts: Vec<String> = config.policy.sites.iter().map(|site| site.host.to_string()).collect();
+        line("sites", &hosts.join(", "));
+    }
     line("iptables", use_text(config.use_iptables));
     line("xdp", use_text(config.use_xdp));
     line("page", &config.page.map_or("off".to_owned(), |addr| format!("http://{addr}/")));
@@ -106,6 +114,9 @@ fn render_log(log: &CheckedLog, out: &mut String) -> std::fmt::Result {
     }
     if log.problem.is_some() && !log.fields.is_empty() {
         line("fields", &log.fields.join(", "))?;
+    }
+    if let Some(idle) = log.idle {
+        line("no site", idle)?;
     }
     match &log.problem {
         Some(problem) => line("PROBLEM", problem),
@@ -174,6 +185,7 @@ audit       /var/log/shield/audit.jsonl
             fields: vec!["ip".into(), "code".into()],
             clients: 37,
             times_ms: Some((1_795_530_901_000, 1_795_534_501_000)),
+            idle: None,
             state: None,
             problem: None,
         }
@@ -196,6 +208,10 @@ audit       /var/log/shield/audit.jsonl
             path: "/b.log".into(),
             ..log()
         };
+        let idle = CheckedLog { idle: Some(crate::text::NO_SERVER_NAME), ..log() };
+        let checked = CheckedLogs { logs: vec![idle], left_out: 0 };
+        let shown = render_logs(&checked);
+        assert!(shown.ends_with("no site     no line names its server section, so [[site]] holds for none: add \"server_name\":\"$server_name\" to the log's format\n"), "{shown}");
         let missing = CheckedLog { unread: Some("does not exist yet".into()), times_ms: None, ..log() };
         let expected = "
 log         /a.log: the last 1,000 lines read, none rejected
