@@ -278,3 +278,17 @@ fn what_is_normal_on_one_site_is_not_on_another() {
     assert!(is_banned("cache.example.org", "/"), "the exact name, not the wildcard");
     assert!(is_banned("a.old.example.org", "/"), "the longer of two wildcards");
 }
+
+#[test]
+fn what_is_observed_slows_nobody() {
+    let is_doubted = |observe: Vec<Rule>| {
+        let mut site = Site::new(|policy| policy.observe = observe);
+        for probe in &PROBES[..3] {
+            site.now += 5;
+            assert_eq!(site.ask(VISITOR, "GET", probe, 404), None);
+        }
+        site.detector.take_doubt().is_some()
+    };
+    assert!(is_doubted(vec![]) && is_doubted(vec![Rule::Behaviour]));
+    assert!(!is_doubted(vec![Rule::Probing]));
+}
