@@ -96,3 +96,35 @@ fn a_ban_that_ended_while_the_agent_was_down_is_lifted_at_the_next_start() {
     let forgotten = || Ok(site.bans()?.is_empty().then_some(()));
     shield_tests::wait::until("the ban to be forgotten", SLACK, forgotten).unwrap();
 }
+
+/// History: the bans of an enforcer that was switched off stayed in the kernel, where no command showed or lifted them.
+#[test]
+fn an_enforcer_that_is_switched_off_is_cleaned_up_at_the_next_start() {
+    for kept_off in [["xdp", "iptables"], ["iptables", "xdp"]] {
+        let site = Site::create("").unwrap();
+        let agent = site.start_agent(&[]).unwrap();
+        site.ban_attacker("10m").unwrap();
+        assert!(agent.stop().unwrap().success(), "{}", site.home.log());
+        let mut off = String::new();
+        for (at, section) in kept_off.into_iter().enumerate() {
+            off += &format!("[{section}]\nmode = \"off\"\n");
+            let pins = format!("pin_dir = {:?}\n", site.home.pins());
+            let more = match off.contains("[xdp]\n") {
+                true => off.replace("[xdp]\n", &format!("[xdp]\n{pins}")),
+                false => format!("{off}[xdp]\n{pins}"),
+            };
+            site.home.configure(site.nginx.access_log(), "", &more).unwrap();
+            let agent = site.start_agent(&[]).unwrap();
+            if at == 0 {
+                assert_eq!(
+                    site.request(ATTACKER).unwrap(),
+                    None,
+                    "without {section} the other keeps the ban"
+                );
+            } else {
+                site.wait_until_served(ATTACKER, SLACK).unwrap();
+            }
+            assert!(agent.stop().unwrap().success(), "{}", site.home.log());
+        }
+    }
+}

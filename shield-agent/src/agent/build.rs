@@ -7,7 +7,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use super::backend::AgentBackend;
-use super::{Kernel, adopt};
+use super::{Kernel, adopt, supervise};
 use crate::api::feed::Feed;
 use crate::api::socket::ControlSocket;
 use crate::api::{self, Server};
@@ -68,12 +68,25 @@ pub(super) fn start_enforcement(
         enforcers(config, kernel).into_iter().map(|name| enforcer(name, config)).collect();
     // Orders are submitted in this order: XDP takes microseconds, iptables milliseconds.
     started.sort_by_key(|enforcer| enforcer.name() != EnforcerName::Xdp);
-    // Without a proxy nobody misses the one inside nginx.
-    for name in EnforcerName::KERNEL.iter().filter(|name| !started.iter().any(|e| e.name() == **name)) {
-        let why =
-            if kernel == Kernel::LeaveAlone { "a dry run leaves the kernel alone" } else { "mode = \"off\"" };
-        let state = PartState::Off { reason: why.to_owned() };
-        owner.send(Message::Part(PartReport { part: name.name().to_owned(), state, repaired: None }));
+    match kernel {
+        Kernel::Enforce => {
+            let unused: Vec<Box<dyn Enforcer>> = EnforcerName::ALL
+                .into_iter()
+                .filter(|name| !started.iter().any(|enforcer| enforcer.name() == *name))
+                .map(|name| enforcer(name, config))
+                .collect();
+            let states = owner.clone();
+            // Beside the start, because it may wait long for the lock of another program's firewall change.
+            supervise::spawn("clean up", move || {
+                unused.into_iter().filter_map(|mut enforcer| clean_up(&mut *enforcer)).for_each(|report| {
+                    states.send(Message::Part(report));
+                });
+            })?;
+        }
+        Kernel::LeaveAlone => EnforcerName::KERNEL.iter().for_each(|name| {
+            let state = PartState::Off { reason: "a dry run leaves the kernel alone".to_owned() };
+            owner.send(Message::Part(PartReport { part: name.name().to_owned(), state, repaired: None }));
+        }),
     }
     let start = interpreter::Start {
         desired,
@@ -104,6 +117,32 @@ pub(super) fn edge(
     let shown = cloudflare::Shown::default();
     let bans = cloudflare::Bans { interpreter: Arc::downgrade(interpreter), reader: Mutex::new(offences) };
     (Some(cloudflare::run(settings, bans, Arc::clone(&shown), report)), Some(shown))
+}
+
+/// Takes out what an earlier run left of an enforcer that is off now: nobody could see or lift these bans any more. Returns its
+/// state; `None` of one that nobody has to hear of.
+fn clean_up(enforcer: &mut dyn Enforcer) -> Option<PartReport> {
+    let name = enforcer.name();
+    let state = match enforcer.cleanup() {
+        Ok(removed) => {
+            if !removed.is_empty() {
+                let things = text::counted(removed.len() as u64, "thing");
+                tracing::info!("{} is off: removed {things} that an earlier run had left", name.name());
+            }
+            // Without a proxy nobody misses the one inside nginx.
+            if !EnforcerName::KERNEL.contains(&name) {
+                return None;
+            }
+            PartState::Off { reason: "mode = \"off\"".to_owned() }
+        }
+        Err(error) => PartState::Degraded {
+            reason: format!(
+                "mode = \"off\", but could not remove what an earlier run left, which may go on keeping clients out: \
+                 {error:#}; stop the agent and run `shield-agent cleanup`"
+            ),
+        },
+    };
+    Some(PartReport { part: name.name().to_owned(), state, repaired: None })
 }
 
 /// What the database knows of the audit log. That it cannot be compared is no reason not to start.
