@@ -123,6 +123,20 @@ fn the_unit_starts_before_web_servers_and_does_not_wait_for_docker() {
     assert!(!after.contains(&"docker.service".to_owned()), "{after:?}");
 }
 
+/// History: systemd warned at each start that the mode of /etc/shield is not the unit's.
+#[test]
+fn the_units_folders_have_the_modes_that_the_package_gives_them() {
+    let folders = read("tmpfiles.conf");
+    for (kind, parent) in
+        [("Runtime", "/run"), ("State", "/var/lib"), ("Logs", "/var/log"), ("Configuration", "/etc")]
+    {
+        let place = format!("{parent}/shield");
+        let line = folders.lines().find(|line| line.split_whitespace().nth(1) == Some(place.as_str()));
+        let mode = line.unwrap().split_whitespace().nth(2).unwrap().to_owned();
+        assert_eq!(words_of(&format!("{kind}DirectoryMode")), [mode], "{place}");
+    }
+}
+
 #[test]
 fn the_units_capabilities_are_enough_for_both_enforcers_and_another_users_log() {
     let site = Site::create("").unwrap();
