@@ -244,29 +244,25 @@ impl Engine {
         if self.settings.verify_search_engines == Switch::On && !self.blast.is_held(client) {
             // Its window is kept: what it shows of the client is asked when the answer is there.
             self.suppressed.insert(client, now.boot_ms + VERIFY_MS);
-            let awaiting = Awaiting { bannable, evidence, until_ms: now.boot_ms + VERIFY_MS };
+            let ban = HeldBan { client: bannable, evidence, by_proxy: request.behind_proxy };
+            let awaiting = Awaiting { ban, until_ms: now.boot_ms + VERIFY_MS };
             if self.awaiting_dns.insert(client, awaiting).is_none() {
                 out.other(Action::VerifyBot { client, addr: request.addr });
             }
             return;
         }
-        self.offend(bannable, evidence, now, out);
+        self.offend(HeldBan { client: bannable, evidence, by_proxy: request.behind_proxy }, now, out);
     }
 
     /// Makes a ban for one offence, now or once the limits permit it.
-    pub(super) fn offend(
-        &mut self,
-        bannable: BannableClient,
-        evidence: Box<Evidence>,
-        now: Now,
-        out: &mut Effects,
-    ) {
-        let standing = self.detector.good_standing(bannable.client(), evidence.at_secs);
-        let (rule, is_past) = (evidence.rule, self.is_past(evidence.at_secs, now));
-        let ban = HeldBan { client: bannable, evidence };
+    pub(super) fn offend(&mut self, ban: HeldBan, now: Now, out: &mut Effects) {
+        let HeldBan { client: bannable, evidence, by_proxy } = &ban;
+        let (bannable, rule, at_secs) = (*bannable, evidence.rule, evidence.at_secs);
+        let cannot_slow = *by_proxy || self.is_past(at_secs, now);
+        let standing = self.detector.good_standing(bannable.client(), at_secs);
         match self.blast.decide(ban, standing, now) {
             Decision::Ban(ban) => self.punish(ban, now, out),
-            Decision::Wait if is_past => {}
+            Decision::Wait if cannot_slow => {}
             Decision::Wait => {
                 self.slow(bannable, rule, SlowGrounds::Withheld, now, out);
             }
@@ -290,7 +286,8 @@ impl Engine {
     }
 
     /// Makes a ban for one offence, with the term that the ladder gives.
-    fn punish(&mut self, HeldBan { client: bannable, evidence }: HeldBan, now: Now, out: &mut Effects) {
+    fn punish(&mut self, ban: HeldBan, now: Now, out: &mut Effects) {
+        let HeldBan { client: bannable, evidence, by_proxy } = ban;
         let client = bannable.client();
         // The allowlist or a ban of its network may have come in between.
         let is_allowed = self.allowlist.admit(client, self.settings.ipv6_prefix).is_err();
@@ -302,7 +299,8 @@ impl Engine {
             return self.observe_only(bannable, evidence, because, SUPPRESSION_MS, now, out);
         }
         let (rule, first) = (evidence.rule, self.ledger.next_offence(client, now));
-        let may_slow = self.ledger.backoff().is_slowed(first) && !self.is_past(evidence.at_secs, now);
+        let may_slow =
+            self.ledger.backoff().is_slowed(first) && !by_proxy && !self.is_past(evidence.at_secs, now);
         if may_slow && self.slow(bannable, rule, SlowGrounds::FirstStep, now, out) {
             let (count, last_secs) = (self.ledger.add_offence(client, now), now.wall_secs());
             return out.persist(super::Record::Offences { client, count, last_secs });

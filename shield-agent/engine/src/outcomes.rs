@@ -142,12 +142,12 @@ impl Engine {
         self.on_doubt_verified(client, genuine, now, out);
         let Some(awaiting) = self.awaiting_dns.remove(&client) else { return };
         if !genuine {
-            return self.offend(awaiting.bannable, awaiting.evidence, now, out);
+            return self.offend(awaiting.ban, now, out);
         }
         let network = client.network();
         self.detector.forget(client);
         self.suppressed.insert(client, now.boot_ms + crate::tick::VERIFIED_SUPPRESSION_MS);
-        let (reason, evidence) = (AllowReason::SearchEngine, Some(awaiting.evidence));
+        let (reason, evidence) = (AllowReason::SearchEngine, Some(awaiting.ban.evidence));
         out.announce(Notice::Protected { client, network, reason, evidence });
     }
 }

@@ -5,7 +5,6 @@ use crate::bans::allowlist::BannableClient;
 use crate::bans::slow::{self, Change};
 use crate::detect::detector::Doubt;
 use crate::detect::policy::Switch;
-use crate::settings::Proxied;
 use crate::vocab::action::{Action, LiftReason, Notice, Order, Record};
 use crate::vocab::client::Client;
 use crate::vocab::event::{EnforcerName, PartState};
@@ -40,10 +39,13 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) {
-        // Its packets would be the proxy's, which everybody comes through.
-        let is_proxied = request.behind_proxy && self.settings.proxied == Proxied::Observe;
+        // XDP sees only the proxy's packets, which everybody's requests come in. Nginx, which refuses the banned there, slows
+        // nobody.
         let is_past = self.is_past(at_secs, now);
-        if is_proxied || is_past || self.cannot_slow().is_some() || self.doubts_awaiting.contains_key(&client)
+        if request.behind_proxy
+            || is_past
+            || self.cannot_slow().is_some()
+            || self.doubts_awaiting.contains_key(&client)
         {
             return;
         }

@@ -12,6 +12,7 @@ use std::num::NonZeroU32;
 use super::{Effects, Engine};
 use crate::bans::allowlist::{AllowReason, Allowed, Allowlist};
 use crate::bans::backoff::Term;
+use crate::bans::blast::HeldBan;
 use crate::detect::policy::Policy;
 use crate::settings::Settings;
 use crate::vocab::action::{Action, CommandId, LiftReason, Notice, Order, Record, Reply};
@@ -68,10 +69,14 @@ fn evidence() -> Box<Evidence> {
 }
 
 fn offend(engine: &mut Engine, text: &str, now: Now) -> Vec<Action> {
+    offend_as(engine, text, false, now)
+}
+
+fn offend_as(engine: &mut Engine, text: &str, by_proxy: bool, now: Now) -> Vec<Action> {
     let mut out = Effects::default();
-    let bannable = engine.allowlist.admit(client(text), 64).unwrap();
+    let client = engine.allowlist.admit(client(text), 64).unwrap();
     let evidence = Box::new(Evidence { at_secs: now.wall_secs(), ..*evidence() });
-    engine.offend(bannable, evidence, now, &mut out);
+    engine.offend(HeldBan { client, evidence, by_proxy }, now, &mut out);
     out.into_actions()
 }
 
@@ -305,8 +310,8 @@ fn an_offence_in_a_backlog_is_punished_from_when_it_was() {
     let mut left = |age_secs: i64, text: &str| {
         let mut out = Effects::default();
         let bannable = engine.allowlist.admit(client(text), 64).unwrap();
-        let old = Box::new(Evidence { at_secs: T0.wall_secs() - age_secs, ..*evidence() });
-        engine.offend(bannable, old, T0, &mut out);
+        let evidence = Box::new(Evidence { at_secs: T0.wall_secs() - age_secs, ..*evidence() });
+        engine.offend(HeldBan { client: bannable, evidence, by_proxy: false }, T0, &mut out);
         engine.ledger().get(client(text)).and_then(|entry| entry.ban.ends.remaining_ms(T0))
     };
     assert_eq!(left(10, "203.0.113.1"), Some(600_000), "a line a little late is of now");

@@ -1,12 +1,11 @@
 //! The passing of time: expiry, retries, samples, global anomalies, saving.
 
 use super::{Effects, Engine};
-use crate::bans::allowlist::BannableClient;
+use crate::bans::blast::HeldBan;
 use crate::vocab::action::{Notice, Order, Record};
 use crate::vocab::client::Client;
 use crate::vocab::report::GlobalChange;
 use crate::vocab::time::Now;
-use crate::vocab::verdict::Evidence;
 
 /// Lifts started at most per tick, so that 100,000 ends in one second never delay a new ban.
 pub(crate) const LIFTS_PER_TICK: usize = 2_000;
@@ -24,8 +23,7 @@ pub(super) const VERIFIED_SUPPRESSION_MS: u64 = 86_400_000;
 
 /// A verdict that waits for DNS.
 pub(super) struct Awaiting {
-    pub(super) bannable: BannableClient,
-    pub(super) evidence: Box<Evidence>,
+    pub(super) ban: HeldBan,
     pub(super) until_ms: u64,
 }
 
@@ -81,7 +79,7 @@ impl Engine {
         late.sort_unstable();
         for (_, client) in late {
             if let Some(awaiting) = self.awaiting_dns.remove(&client) {
-                self.offend(awaiting.bannable, awaiting.evidence, now, out);
+                self.offend(awaiting.ban, now, out);
             }
         }
     }

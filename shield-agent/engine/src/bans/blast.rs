@@ -67,6 +67,8 @@ struct Held {
 pub(crate) struct HeldBan {
     pub client: BannableClient,
     pub evidence: Box<Evidence>,
+    /// Its address comes from a proxy's header.
+    pub by_proxy: bool,
 }
 
 /// What to do about a verdict.
@@ -319,7 +321,7 @@ mod tests {
             at_secs: 0,
         };
         let client = Allowlist::default().admit(client(n), 64).unwrap();
-        HeldBan { client, evidence: Box::new(evidence) }
+        HeldBan { client, evidence: Box::new(evidence), by_proxy: false }
     }
 
     fn blast() -> BlastRadius {

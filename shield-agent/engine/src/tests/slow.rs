@@ -159,6 +159,21 @@ fn nobody_on_the_allowlist_or_behind_a_proxy_is_slowed() {
     assert!(slowed(&ask(&mut engine, "192.0.2.10", 0, &probes)).is_empty());
     let mut engine = engine_with_xdp();
     assert!(slowed(&ask_as(&mut engine, SUSPECT, 0, &probes, true)).is_empty());
+    // Where nginx refuses the banned they are banned, but nothing could slow them.
+    let mut backoff = crate::bans::backoff::Backoff::default();
+    backoff.set_slow_first(true);
+    for backoff in [crate::bans::backoff::Backoff::default(), backoff] {
+        let settings = Settings {
+            enforcers: EnforcerName::ALL.to_vec(),
+            proxied: crate::settings::Proxied::Ban,
+            backoff,
+            ..Settings::default()
+        };
+        let mut engine = Engine::new(settings, Policy::default(), Allowlist::default(), 1, 7);
+        xdp(&mut engine, PartState::Active { detail: String::new() });
+        let actions = ask_as(&mut engine, SUSPECT, 0, &probes, true);
+        assert!(slowed(&actions).is_empty() && banned(&actions));
+    }
     let mut engine = engine_with_xdp();
     engine.allowlist.add(Allowed { network: "203.0.113.0/24".parse().unwrap(), reason: AllowReason::Cdn });
     assert!(slowed(&ask(&mut engine, SUSPECT, 0, &probes)).is_empty());
@@ -227,6 +242,51 @@ fn a_ban_that_waits_slows() {
     assert!(!banned(&actions));
     let [slow] = &slowed(&actions)[..] else { panic!("{actions:?}") };
     assert_eq!(slow.grounds, SlowGrounds::Withheld);
+}
+
+#[test]
+fn a_ban_that_waits_slows_nobody_behind_a_proxy() {
+    let mut engine = engine_with_xdp();
+    let visitor = "198.51.100.9";
+    let pages = [("/", 200), ("/a", 200), ("/b", 200), ("/style.css", 200), ("/c", 200)];
+    for minute in 0..6 {
+        ask_as(&mut engine, visitor, minute * 60, &pages, true);
+    }
+    let actions = offend_as(&mut engine, visitor, true, T0.plus_ms(400_000));
+    assert!(!banned(&actions) && slowed(&actions).is_empty(), "{actions:?}");
+}
+
+/// Whoever is slowed is banned at the same request as without the slow lane: it is no place to hide in.
+#[test]
+fn the_slow_lane_puts_no_ban_off() {
+    let banned_at = |engine: &mut Engine, pause_secs: u64| {
+        (0..60).find(|at| {
+            let probe = PROBES[*at as usize % PROBES.len()].replace(".php", &format!("{at}.php"));
+            banned(&ask(engine, SUSPECT, at * pause_secs, &[(&probe, 404)]))
+        })
+    };
+    for pause_secs in [1, 20, 120, 400] {
+        let (mut with, mut without) = (engine_with_xdp(), engine());
+        assert_eq!(banned_at(&mut with, pause_secs), banned_at(&mut without, pause_secs), "{pause_secs} s");
+        assert_eq!(without.slowed_total(), 0);
+    }
+    assert!(banned_at(&mut engine_with_xdp(), 1).is_some());
+}
+
+/// Foreign pages embed broken pictures of this site: its regular visitors are not slowed for what they were made to ask.
+#[test]
+fn pictures_on_a_foreign_page_slow_no_visitor_in_good_standing() {
+    let mut engine = engine_with_xdp();
+    let visitor = "198.51.100.9";
+    let pages = [("/", 200), ("/a", 200), ("/b", 200), ("/style.css", 200), ("/c", 200)];
+    for minute in 0..20 {
+        ask(&mut engine, visitor, minute * 60, &pages);
+    }
+    let probes = PROBES.map(|probe| (probe, 404));
+    let actions = ask(&mut engine, visitor, 1_200, &probes[..3]);
+    assert!(slowed(&actions).is_empty() && !banned(&actions), "{actions:?}");
+    let mut fresh = engine_with_xdp();
+    assert!(!slowed(&ask(&mut fresh, SUSPECT, 0, &probes[..5])).is_empty(), "a stranger is");
 }
 
 #[test]
