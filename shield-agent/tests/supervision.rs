@@ -140,6 +140,13 @@ impl Agent {
         writeln!(log, "{}", LINE.replace("TIME", &secs.to_string())).unwrap();
     }
 
+    fn ban(&self, client: &str) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shield-agent"));
+        command.arg("--socket").arg(self.path("control.sock")).args(["ban", client]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     fn end(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -295,6 +302,20 @@ fn a_performer_that_hangs_is_told_of_without_it_until_it_goes_on() {
     fs::remove_file(fault).unwrap();
     agent.until("it is healthy", || agent.get("/healthz").filter(|(status, _)| *status == 200));
     assert_eq!(agent.part("performer"), None);
+}
+
+/// No commit waits for the disk, so nothing else shows that it does not answer.
+#[test]
+fn a_disk_that_does_not_answer_is_said_while_bans_go_on() {
+    let agent = Agent::start(&[]);
+    let fault = agent.fault("store-disk.stall");
+    // A decision, which is synced within seconds.
+    agent.ban("203.0.113.9");
+    shows_everywhere(&agent, "store-disk", "has not answered since");
+    agent.ban("203.0.113.10");
+    assert_eq!(agent.get("/healthz").unwrap().0, 200);
+    fs::remove_file(fault).unwrap();
+    agent.until_part_is("store-disk", "active");
 }
 
 /// Once every start would have ended at the same line.

@@ -141,6 +141,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let unsaved = Arc::new(AtomicU64::new(0));
     let mut writer = Writer::new(store, started);
     writer.remember_audit(heads);
+    writer.watched(beats.part(watch::DISK_PART, watch::DISK, supervise::running));
     let not_in_store = writer.unsaved();
     let performer = Performer {
         writer,

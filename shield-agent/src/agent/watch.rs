@@ -29,6 +29,9 @@ pub(super) const ENGINE: Limits = Limits::of_part(10_000).ends(60_000).vital();
 pub(super) const PERFORMER: Limits = Limits::of_part(15_000).ends(120_000).vital();
 /// Without the API's runtime the agent hears no signal and posts nothing, though it bans.
 pub(super) const API: Limits = Limits::of_part(20_000).ends(120_000);
+/// The disk is waited for on a thread of its own, so that bans go on while it does not answer.
+pub(super) const DISK_PART: &str = "store-disk";
+pub(super) const DISK: Limits = Limits::of_part(30_000);
 /// Reads `/proc`, which can take long on a machine out of memory.
 pub(super) const HOST: Limits = Limits::of_part(60_000);
 
@@ -234,7 +237,11 @@ impl Watch {
         let since = |hung_ms: u64| now.wall_ms - hung_ms as i64;
         match found {
             Found::Stalled(part, hung_ms) => {
-                let reason = text::stalled(since(hung_ms));
+                let reason = if part.name == DISK_PART {
+                    text::disk_stalled(since(hung_ms))
+                } else {
+                    text::stalled(since(hung_ms))
+                };
                 if part.limits.is_vital {
                     self.health.set(&part.name, Some(reason.clone()));
                     (self.announce)(&Notice::Degraded { part: part.name.clone(), reason });

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use rusqlite::{Connection, OpenFlags};
 
 use super::Error;
+use crate::beat::Beat;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
@@ -31,6 +32,8 @@ pub(super) struct DiskSync {
     file: PathBuf,
     thread: Option<Thread>,
     is_busy: bool,
+    /// Says how long the disk has been waited for.
+    beat: Option<Beat>,
 }
 
 #[derive(Debug)]
@@ -42,7 +45,13 @@ struct Thread {
 
 impl DiskSync {
     pub(super) fn new(file: PathBuf) -> DiskSync {
-        DiskSync { file, thread: None, is_busy: false }
+        DiskSync { file, thread: None, is_busy: false, beat: None }
+    }
+
+    /// Before the first task.
+    pub(super) fn watched(&mut self, beat: Beat) {
+        beat.waiting();
+        self.beat = Some(beat);
     }
 
     /// Returns whether a task runs or its result has not been read.
@@ -57,7 +66,7 @@ impl DiskSync {
     pub(super) fn start(&mut self, task: Task) -> Result<(), Error> {
         let thread = match self.thread.take() {
             Some(thread) => thread,
-            None => Thread::start(self.file.clone())?,
+            None => Thread::start(self.file.clone(), self.beat.clone())?,
         };
         // Cannot fail: the thread runs until its channel is closed.
         self.is_busy = thread.tasks.send(task).is_ok();
@@ -99,25 +108,45 @@ impl Drop for DiskSync {
 }
 
 impl Thread {
-    fn start(file: PathBuf) -> Result<Thread> {
+    fn start(file: PathBuf, beat: Option<Beat>) -> Result<Thread> {
         let (tasks, tasks_in) = channel();
         let (results, finished) = channel();
         let work = move || {
+            let waits = Waits(beat);
             let mut connection = None;
             for task in tasks_in {
-                #[cfg(feature = "test-support")]
-                crate::beat::fault::strike("store-disk");
+                if let Some(beat) = &waits.0 {
+                    beat.working();
+                }
                 let result = perform(task, &file, &mut connection);
                 if result.is_err() {
                     connection = None;
                 }
                 // Fails when the writer has stopped.
                 let _ = results.send((task, result.map_err(Error::from)));
+                waits.say();
             }
         };
         let thread = std::thread::Builder::new().name("store-disk".to_owned());
         let handle = thread.spawn(work).context("could not start the thread store-disk")?;
         Ok(Thread { tasks, finished, handle })
+    }
+}
+
+/// Says at the thread's end, by a panic too, that nothing is under way.
+struct Waits(Option<Beat>);
+
+impl Waits {
+    fn say(&self) {
+        if let Some(beat) = &self.0 {
+            beat.waiting();
+        }
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.say();
     }
 }
 

@@ -15,6 +15,7 @@ use super::disk_sync::{DiskSync, Task};
 use super::held::{CLIENTS_AT_ONCE, Held};
 use super::unsaved::Unsaved;
 use super::{Error, Fault, Store};
+use crate::beat::Beat;
 use shield_engine::action::Record;
 use shield_engine::event::{PartReport, PartState};
 use shield_engine::time::Now;
@@ -146,6 +147,11 @@ impl Writer {
     /// The head of the audit log goes into each transaction from now on.
     pub(crate) fn remember_audit(&mut self, heads: AuditHeads) {
         self.audit_heads = heads;
+    }
+
+    /// The waits for the disk are watched, which no commit waits for.
+    pub(crate) fn watched(&mut self, disk: Beat) {
+        self.disk_sync.watched(disk);
     }
 
     /// Commits the records of one event in one transaction; expiries are deferred. During an outage the records are held,

@@ -10,6 +10,15 @@ pub(crate) fn stalled(since_ms: i64) -> String {
     )
 }
 
+/// The same of the thread that waits for the disk. A restart would wait for the same disk.
+pub(crate) fn disk_stalled(since_ms: i64) -> String {
+    format!(
+        "the disk under the database has not answered since {}; bans go on, but a power failure would lose what was saved since: \
+         look for errors of the disk in `dmesg`",
+        utc(since_ms)
+    )
+}
+
 /// What a part is, as far as nobody else says it.
 pub(crate) fn running() -> String {
     "running".to_owned()

@@ -71,6 +71,7 @@ pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
         "xdp" => "XDP",
         "nginx" => "nginx",
         "store" => "Store",
+        "store-disk" => "Disk of the store",
         "slack" => "Slack",
         "webhook" => "Webhook",
         "cloudflare" => "Cloudflare",
