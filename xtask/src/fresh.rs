@@ -79,16 +79,20 @@ fn make_base(suite: &str, base: &Path) -> Result<()> {
     let targets = sh::capture("apt-get", &format).context("could not list the mirrors of apt-get")?;
     let mirror = targets.lines().find_map(|line| line.strip_suffix(&format!(" {own}")));
     let Some(mirror) = mirror else { bail!("apt-get lists no mirror of {own}: run `apt-get update`") };
-    sh::run(sh::as_root("rm")?.arg("-rf").arg(base))?;
-    fs::create_dir_all(base).with_context(|| format!("could not create {}", base.display()))?;
-    sh::run(sh::as_root("debootstrap")?.args(["--variant=minbase", suite]).arg(base).arg(mirror))?;
+    // Under another name until it is whole: the next run would take what an interrupted one left for a root.
+    let begun = base.with_extension("begun");
+    sh::run(sh::as_root("rm")?.args(["-rf", "--one-file-system"]).arg(&begun).arg(base))?;
+    fs::create_dir_all(&begun).with_context(|| format!("could not create {}", begun.display()))?;
+    sh::run(sh::as_root("debootstrap")?.args(["--variant=minbase", suite]).arg(&begun).arg(mirror))
+        .with_context(|| format!("could not make a root of {suite} from the mirror {mirror}"))?;
     // debootstrap configures no security updates, which an installed system has.
     let copy = "set -eu; rm -f \"$BASE/etc/apt/sources.list\"; for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list \
                 /etc/apt/apt.conf.d/99*; do [ -f \"$file\" ] || continue; sed \"s/$OWN/$SUITE/g\" \"$file\" >\"$BASE$file\"; \
                 done; cat /etc/resolv.conf >\"$BASE/etc/resolv.conf\"";
     let mut copied = sh::as_root("env")?;
-    copied.arg(format!("OWN={own}")).arg(format!("SUITE={suite}")).arg(format!("BASE={}", base.display()));
-    sh::run(copied.args(["sh", "-c", copy]))
+    copied.arg(format!("OWN={own}")).arg(format!("SUITE={suite}")).arg(format!("BASE={}", begun.display()));
+    sh::run(copied.args(["sh", "-c", copy]))?;
+    sh::run(sh::as_root("mv")?.arg(&begun).arg(base))
 }
 
 fn enter(root: &Path, target: &Path) -> Result<Command> {
