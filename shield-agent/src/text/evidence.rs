@@ -104,6 +104,7 @@ fn occurrences(measure: &Measure) -> Option<String> {
     let (one, many) = match measure.name.as_str() {
         "pages_sustained" => ("page in a sustained period", "pages in a sustained period"),
         "pages_burst" => ("page within seconds", "pages within seconds"),
+        "pages_in_one_second" => ("page within one second", "pages within one second"),
         "score" => ("point of evidence", "points of evidence"),
         "kinds_of_paths" => {
             ("kind of path in 60 s, hardly one served", "kinds of paths in 60 s, hardly one served")
@@ -301,6 +302,7 @@ pub(super) mod tests {
         let first = [
             "pages_sustained",
             "pages_burst",
+            "pages_in_one_second",
             "kinds_of_paths",
             "score",
             "targets_of_a_campaign",

@@ -366,7 +366,7 @@ impl Judge<'_> {
         ]);
         // No camera takes so many pictures in one second, served or not.
         clause(&[
-            at_least("pages_burst", facts.second_pages, rule.page_requests),
+            at_least("pages_in_one_second", facts.second_pages, rule.page_requests),
             at_least("requests_for_one_page", facts.spread.repeats, rule.page_requests),
         ]);
     }
