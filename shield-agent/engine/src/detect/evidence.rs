@@ -22,18 +22,28 @@ pub(crate) enum Kind {
     RemoteCall,
     /// Posts that a form refuses, and numbers tried one after the other.
     Try,
+    /// Passwords of the server's own (401).
+    Unauthorised,
 }
 
 /// The number of kinds.
-pub(crate) const KINDS: usize = 7;
+pub(crate) const KINDS: usize = 8;
 
 /// Points by kind, indexed by [`Kind`].
 pub(crate) type Points = [f32; KINDS];
 
 impl Kind {
     /// In the order of their discriminants, which index arrays.
-    pub(crate) const ALL: [Kind; KINDS] =
-        [Kind::Probe, Kind::Failure, Kind::Alike, Kind::Malformed, Kind::Login, Kind::RemoteCall, Kind::Try];
+    pub(crate) const ALL: [Kind; KINDS] = [
+        Kind::Probe,
+        Kind::Failure,
+        Kind::Alike,
+        Kind::Malformed,
+        Kind::Login,
+        Kind::RemoteCall,
+        Kind::Try,
+        Kind::Unauthorised,
+    ];
 
     /// The name in evidence.
     pub(crate) fn name(self) -> &'static str {
@@ -45,6 +55,7 @@ impl Kind {
             Kind::Login => "failed_logins",
             Kind::RemoteCall => "remote_calls",
             Kind::Try => "tries",
+            Kind::Unauthorised => "unauthorised",
         }
     }
 
@@ -53,7 +64,7 @@ impl Kind {
         match self {
             Kind::Probe | Kind::Failure | Kind::Alike | Kind::Try => Rule::Probing,
             Kind::Malformed => Rule::ErrorSurge,
-            Kind::Login | Kind::RemoteCall => Rule::Behaviour,
+            Kind::Login | Kind::RemoteCall | Kind::Unauthorised => Rule::Behaviour,
         }
     }
 
@@ -66,7 +77,7 @@ impl Kind {
             Kind::Alike | Kind::Malformed => 600,
             // A guess every half minute is as good as ten in one.
             Kind::Login => 900,
-            Kind::RemoteCall => 120,
+            Kind::RemoteCall | Kind::Unauthorised => 120,
             Kind::Try => 200,
         }
     }
@@ -103,7 +114,12 @@ pub(crate) struct Piece {
     pub(crate) dir: u32,
     /// The key of the path's text.
     pub(crate) target: u32,
+    /// Of a target that differs from others of its key by a number alone, the key of that number.
+    pub(crate) counted: Option<u64>,
 }
+
+/// A further number where another one was charged, in points: a list that counts is one idea, and many requests.
+const COUNTED_ON: f32 = 0.3;
 
 /// One entry of an account.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -204,7 +220,15 @@ impl Account {
         }
         let is_new_group = piece.group.is_none_or(|group| self.notice_group(group));
         let is_new = self.notice(piece.key);
+        let is_counted_on = piece.counted.is_some_and(|number| self.notice(number)) && !is_new;
         let kind = piece.kind as usize;
+        if is_counted_on {
+            self.raise(piece);
+            self.amounts[kind] += COUNTED_ON;
+            self.fresh[kind] += COUNTED_ON;
+            self.charge(&Piece { key: piece.counted.unwrap_or_default(), ..*piece }, COUNTED_ON);
+            return;
+        }
         if !is_new && piece.repeat < 1.0 {
             self.repeats[kind] += piece.points * piece.repeat;
             self.raise(piece);

@@ -49,6 +49,11 @@ const MALFORMED: f32 = 1.6;
 const PERHAPS_MALFORMED_REPEAT: f32 = 0.1;
 
 const REFUSED_LOGIN: f32 = 1.0;
+
+/// A 401 at whatever path, to a client that this site hardly serves: one password of many, or a program that asks again and
+/// again with a session that is over. The pace tells them apart: one a second never comes to the threshold, two a second do
+/// within four minutes, ten within half of one.
+const UNAUTHORISED: f32 = 0.05;
 const REMOTE_CALL: f32 = 0.2;
 
 /// Scripts answered alike, from so many on.
@@ -189,6 +194,9 @@ impl Scores {
         {
             self.habits.answered(asked.status, asked.size, name_of(asked), asked.second);
         }
+        if self.is_guess(asked, lately, network) {
+            self.accounts.open(asked.key, asked.second).add(&guess(asked), asked.second);
+        }
         for mut piece in pieces(asked).into_iter().flatten() {
             if is_catch_all && piece.kind == Kind::Probe {
                 piece.points = PROBE_REFUSED;
@@ -202,6 +210,21 @@ impl Scores {
             }
             self.accounts.open(asked.key, asked.second).add(&piece, asked.second);
         }
+    }
+
+    /// Whether a 401 may be a password that was tried: not where others are refused too, and not to who was ever served well.
+    fn is_guess(&self, asked: &Asked<'_>, lately: &Lately, network: u32) -> bool {
+        const JUDGED: Flags = Flags::LOGIN.or(Flags::REMOTE_CALL).or(Flags::FOREIGN);
+        if asked.status != 401 || asked.is_try || asked.trace.flags.has(JUDGED) {
+            return false;
+        }
+        let before = lately.before;
+        let is_hardly_served = 4 * before.served() <= before.requests;
+        let template = fold(Template::of(asked.path).hash);
+        is_hardly_served
+            && !self.standings.of(asked.key, asked.second).is_any()
+            && !self.habits.is_broken(template, asked.second)
+            && self.habits.refused_at(template, network, asked.second) == 0
     }
 
     /// Whether a served request got the site's answer to everything: it is as good as refused.
@@ -232,6 +255,7 @@ impl Scores {
             template: 0,
             dir: 0,
             target: asked.trace.key,
+            counted: None,
         };
         self.accounts.open(asked.key, asked.second).add(&piece, asked.second);
     }
@@ -473,6 +497,23 @@ fn malformed_share(points: f32, before: Counts) -> f32 {
     ((share - 0.4) / 0.2).clamp(0.0, 1.0)
 }
 
+/// What one password of many weighs.
+fn guess(asked: &Asked<'_>) -> Piece {
+    Piece {
+        kind: Kind::Unauthorised,
+        points: UNAUTHORISED,
+        repeat: 1.0,
+        key: stable_hash::of_text(asked.path) ^ 4,
+        group: None,
+        within_group: 1.0,
+        pages: 0.0,
+        template: fold(Template::of(asked.path).hash),
+        dir: 0,
+        target: asked.trace.key,
+        counted: None,
+    }
+}
+
 /// The pieces of evidence in one request.
 fn pieces(asked: &Asked<'_>) -> [Option<Piece>; 2] {
     let trace = asked.trace;
@@ -488,6 +529,7 @@ fn pieces(asked: &Asked<'_>) -> [Option<Piece>; 2] {
         template: 0,
         dir: 0,
         target: trace.key,
+        counted: None,
     };
     let by_path = || stable_hash::of_text(asked.path);
     if flags.has(Flags::FOREIGN) {
@@ -523,8 +565,10 @@ fn target_piece(asked: &Asked<'_>, piece: impl Fn(Kind, f32, f32, u64) -> Piece)
             () if is_answered => Template::of(told_by).hash,
             () => template.hash,
         };
-        let probe =
-            Piece { template: fold(template.hash), dir, ..piece(Kind::Probe, tenths, PROBE_REPEAT, key) };
+        let counted =
+            (template.is_counted && key == template.hash).then(|| stable_hash::of_text(asked.path) ^ 3);
+        let probe = piece(Kind::Probe, tenths, PROBE_REPEAT, key);
+        let probe = Piece { template: fold(template.hash), dir, counted, ..probe };
         if !is_answered {
             return probe;
         }

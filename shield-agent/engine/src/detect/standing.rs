@@ -104,6 +104,11 @@ impl Merit {
         self.quarters >= TEACHER_QUARTERS && self.requests >= TEACHER_REQUESTS
     }
 
+    /// Whether it was ever served well.
+    pub(crate) fn is_any(self) -> bool {
+        self.quarters > 0
+    }
+
     /// What the bar is multiplied by: by time *and* by volume, so that neither a loop of requests nor a page left open
     /// earns much.
     pub(crate) fn multiple(self) -> f32 {

@@ -19,6 +19,9 @@ const MIN_HEX_NUMBERS: usize = 3;
 const MIN_STORED_HASH: usize = 24;
 const MAX_FAN_OUT: usize = 2;
 
+/// Longer numbers are times and serial numbers.
+const MAX_COUNTED_DIGITS: usize = 8;
+
 /// Longer tokens of letters alone are no words either.
 const MAX_WORD: usize = 24;
 
@@ -31,6 +34,9 @@ pub(crate) struct Template {
     pub(crate) dir: u64,
     /// The number of directories: 1 for `/a`, 2 for `/a/b`.
     pub(crate) depth: u32,
+    /// Whether nothing but short numbers behind a word of the last name was taken out: `/wp-7.php`, `/.env.12`. So lists count on;
+    /// what programs count are tiles and telephones, `/14/8700.png` and `/1001.cfg`.
+    pub(crate) is_counted: bool,
 }
 
 impl Template {
@@ -39,10 +45,12 @@ impl Template {
         let mut hash = StableHash::default();
         let mut template = Template { dir: hash.finish(), ..Template::default() };
         let (mut at, is_stored) = (0, is_stored_by_hash(path));
+        let (mut has_items, mut has_word, mut is_counted) = (false, false, false);
         while at < path.len() {
             let rest = &path[at..];
             if is_uuid(rest) {
                 hash.add(b"#");
+                has_items = true;
                 at += UUID_BYTES;
                 continue;
             }
@@ -50,6 +58,7 @@ impl Template {
             if len == 0 {
                 if rest[0] == b'/' {
                     template.depth += 1;
+                    (has_word, is_counted) = (false, false);
                     template.dir = hash.finish();
                 }
                 hash.add(&rest[..1]);
@@ -59,12 +68,18 @@ impl Template {
             let is_between_slashes = at > 0 && path[at - 1] == b'/' && rest.get(len) == Some(&b'/');
             if is_stored && is_between_slashes && len <= MAX_FAN_OUT && is_hex(&rest[..len]) {
                 hash.add(b"#");
+                has_items = true;
             } else {
-                add_token(&mut hash, &rest[..len]);
+                match add_token(&mut hash, &rest[..len]) {
+                    Token::Number if len <= MAX_COUNTED_DIGITS => is_counted |= has_word,
+                    Token::Number | Token::Item => has_items = true,
+                    Token::Word => has_word = true,
+                }
             }
             at += len;
         }
         template.hash = hash.finish();
+        template.is_counted = is_counted && !has_items;
         template
     }
 }
@@ -94,18 +109,27 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
 }
 
+enum Token {
+    Word,
+    Number,
+    Item,
+}
+
 /// Adds a token: as it is, or a mark for a number or an identifier.
-fn add_token(hash: &mut StableHash, token: &[u8]) {
+fn add_token(hash: &mut StableHash, token: &[u8]) -> Token {
     let digits = token.iter().filter(|byte| byte.is_ascii_digit()).count();
     let changes = token.windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit()).count();
     let is_number_in_hex = token.len() >= MIN_HEX_IDENTIFIER && digits >= MIN_HEX_NUMBERS && is_hex(token);
     let is_identifier = is_number_in_hex || (token.len() >= MIN_IDENTIFIER && changes >= MIN_CHANGES);
     if is_identifier || token.len() - digits > MAX_WORD {
         hash.add(b"#");
+        Token::Item
     } else if digits == token.len() {
         hash.add(b"0");
+        Token::Number
     } else {
         token.iter().for_each(|byte| hash.add(&[byte.to_ascii_lowercase()]));
+        Token::Word
     }
 }
 
@@ -134,6 +158,25 @@ mod tests {
         ];
         for (one, other) in same {
             assert_eq!(Template::of(one.as_bytes()).hash, Template::of(other.as_bytes()).hash, "{one}");
+        }
+    }
+
+    #[test]
+    fn a_number_behind_a_word_counts_on() {
+        for path in ["/wp-7.php", "/.env.12", "/a/b/backup-2024-05-03.zip", "/v1.2/dump_3.sql"] {
+            assert!(Template::of(path.as_bytes()).is_counted, "{path}");
+        }
+        let other = [
+            "/tms/1.0.0/png/14/8700/5601.png",
+            "/prov/1001.cfg",
+            "/prov/spa-805ec0000003.cfg",
+            "/.env",
+            "/wp-7/x.php",
+            "/backup-1795530901000.zip",
+            "/word12",
+        ];
+        for path in other {
+            assert!(!Template::of(path.as_bytes()).is_counted, "{path}");
         }
     }
 

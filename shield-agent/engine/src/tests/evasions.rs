@@ -147,6 +147,34 @@ fn each_way_past_the_rules_is_stopped() {
             sends: |t| numbers(t, 5).map(|n| send("GET", format!("//word{n}"), 404)).collect(),
         },
         Strategy {
+            name: "hidden files that are numbered, 2/s",
+            most: 40,
+            sends: |t| numbers(t, 2).map(|n| send("GET", format!("/.env.{n}"), 404)).collect(),
+        },
+        Strategy {
+            name: "scripts that are numbered, 20/s",
+            most: 3 * 20,
+            sends: |t| numbers(t, 20).map(|n| send("GET", format!("/wp-{n}.php"), 404)).collect(),
+        },
+        Strategy {
+            name: "backups by their dates, 2/s",
+            most: 40,
+            sends: |t| {
+                let dated = |n| format!("/backup-2025-{:02}-{:02}.zip", n % 12 + 1, n % 28 + 1);
+                numbers(t, 2).map(|n| send("GET", dated(n), 404)).collect()
+            },
+        },
+        Strategy {
+            name: "passwords at a folder with a password of the server's, 2/s",
+            most: 210 * 2,
+            sends: |t| numbers(t, 2).map(|_| send("GET", "/intern/", 401)).collect(),
+        },
+        Strategy {
+            name: "passwords at a folder with a password of the server's, 10/s",
+            most: 30 * 10,
+            sends: |t| numbers(t, 10).map(|_| send("GET", "/intern/", 401)).collect(),
+        },
+        Strategy {
             name: "a word list below one directory, 25/s",
             most: 60 * 25,
             sends: |t| numbers(t, 25).map(|n| send("GET", format!("/shop/word{n}"), 404)).collect(),
