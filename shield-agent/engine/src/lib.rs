@@ -51,6 +51,7 @@ use crate::bans::escalation::Escalation;
 use crate::bans::extension::Extensions;
 use crate::bans::leaks::Leaks;
 use crate::bans::ledger::{Finished, Ledger, Pending};
+use crate::bans::peers::Peers;
 use crate::bans::slow::Slowing;
 use crate::detect::detector::{BadBaseline, Detector};
 use crate::detect::policy::Policy;
@@ -79,6 +80,7 @@ pub struct Engine {
     escalation: Escalation,
     extensions: Extensions,
     leaks: Leaks,
+    peers: Peers,
     slowing: Slowing,
     /// Clients in doubt of which DNS is asked whether they are search engines.
     doubts_awaiting: BTreeMap<Client, slow::DoubtAwaiting>,
@@ -135,6 +137,7 @@ impl Engine {
             escalation: Escalation::new(settings.networks),
             extensions: Extensions::new(settings.extension),
             leaks: Leaks::new(settings.leak_grace_secs, settings.leak_requests),
+            peers: Peers::default(),
             slowing: Slowing::default(),
             doubts_awaiting: BTreeMap::new(),
             suppressed: SeededMap::with_hasher(hasher),

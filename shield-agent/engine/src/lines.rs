@@ -1,11 +1,13 @@
 //! Log lines: counting, verdicts, and bans with their safeguards.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::{Effects, Engine, NewBan};
-use crate::bans::allowlist::BannableClient;
+use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
 use crate::bans::backoff::Term;
 use crate::bans::blast::{Change, Decision, HeldBan};
+use crate::bans::peers::where_enforced;
 use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
 use crate::detect::policy::Switch;
 use crate::settings::{NetworkAction, Proxied};
@@ -14,6 +16,7 @@ use crate::timeline::TOLERANCE_SECS;
 use crate::vocab::action::{Action, BanRecord, Notice};
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
+use crate::vocab::event::EnforcerName;
 use crate::vocab::request::{Batch, Line, Request};
 use crate::vocab::slow::SlowGrounds;
 use crate::vocab::time::{Ends, EventSecs, Now};
@@ -29,6 +32,13 @@ const VERIFY_MS: u64 = 2_000;
 const SKEW_REPEAT_MS: u64 = 3_600_000;
 /// Clients whose malformed lines are counted at most, per minute.
 const MAX_EVADERS: usize = 10_000;
+
+/// What a line says of its connection, beside the request.
+#[derive(Clone, Copy)]
+struct Connection<'a> {
+    server: &'a [u8],
+    peer: Option<IpAddr>,
+}
 
 impl Engine {
     pub(super) fn on_lines(&mut self, batch: &Batch, now: Now, out: &mut Effects) {
@@ -64,7 +74,8 @@ impl Engine {
                 if std::mem::take(&mut is_other) && (was_catching_up || !batch.live) {
                     self.detector.skip_to(second);
                 }
-                self.on_request(&request, batch.server_of(line), prepared, second, now, out);
+                let of = Connection { server: batch.server_of(line), peer: batch.peer_of(line) };
+                self.on_request(&request, of, prepared, second, now, out);
                 if line.salvaged {
                     self.on_salvaged(line, out);
                 }
@@ -87,7 +98,7 @@ impl Engine {
     fn on_request(
         &mut self,
         request: &Request<'_>,
-        server: &[u8],
+        Connection { server, peer }: Connection<'_>,
         prepared: &Prepared,
         second: EventSecs,
         now: Now,
@@ -95,6 +106,9 @@ impl Engine {
     ) {
         self.count(request);
         let client = prepared.client;
+        if let Some(peer) = peer {
+            self.peers.came_by(client, peer, second);
+        }
         let ban = self.ledger.ban_over(client).copied();
         let standing = if ban.is_some() || self.is_suppressed(client, now) {
             Standing::Banned
@@ -104,10 +118,14 @@ impl Engine {
         let verdict = self.detector.observe_at(server, request, second, prepared, standing);
         let doubt = self.detector.take_doubt();
         match (ban, verdict) {
-            (Some(ban), _) => self.on_banned_request(&ban, request, second, now, out),
-            (None, Verdict::Anomalous(evidence)) => self.on_anomalous(client, request, evidence, now, out),
+            (Some(ban), _) => self.on_banned_request(&ban, request, peer, second, now, out),
+            (None, Verdict::Anomalous(evidence)) => {
+                self.on_anomalous(client, request, peer, evidence, now, out);
+            }
             (None, Verdict::Normal) => {
-                if let Some(doubt) = doubt {
+                // The kernel cannot slow a client whose packets are a proxy's.
+                let is_proxied = peer.is_some() || self.peers.proxy_in(client, second).is_some();
+                if let Some(doubt) = doubt.filter(|_| !is_proxied) {
                     self.on_doubt(client, request, doubt, second, now, out);
                 }
             }
@@ -200,6 +218,7 @@ impl Engine {
         &mut self,
         ban: &Ban,
         request: &Request<'_>,
+        peer: Option<IpAddr>,
         second: EventSecs,
         now: Now,
         out: &mut Effects,
@@ -208,10 +227,11 @@ impl Engine {
         if !self.pending.waits() || self.settings.refusal_status == Some(request.status) {
             return;
         }
-        if request.behind_proxy {
-            self.behind_proxy_seen(ban.client);
+        let is_leak = self.leaks.seen(ban, second, now).is_some();
+        if request.behind_proxy || peer.is_some() {
+            self.leaks.note_proxy(ban.client, peer);
         }
-        if self.leaks.seen(ban, second, now).is_some() {
+        if is_leak {
             // The cause is worked out when the drop counters arrive.
             out.enforce(super::Order::SampleActivity { client: ban.client, serial: ban.serial });
         }
@@ -221,11 +241,15 @@ impl Engine {
         &mut self,
         client: Client,
         request: &Request<'_>,
+        peer: Option<IpAddr>,
         evidence: Box<Evidence>,
         now: Now,
         out: &mut Effects,
     ) {
-        let bannable = match self.allowlist.admit(client, self.settings.ipv6_prefix) {
+        let admitted = self.allowlist.admit(client, self.settings.ipv6_prefix);
+        let proxy = self.peers.proxy_in(client, evidence.at_secs);
+        let as_proxy = |proxy: IpAddr| Allowed { network: proxy.into(), reason: AllowReason::TrustedProxy };
+        let bannable = match proxy.map_or(admitted, |proxy| Err(as_proxy(proxy))) {
             Ok(bannable) => bannable,
             Err(entry) => {
                 self.suppress(client, SUPPRESSION_MS, now);
@@ -233,6 +257,10 @@ impl Engine {
                 return out.announce(Notice::Protected { client, network, reason, evidence: Some(evidence) });
             }
         };
+        let by_proxy = request.behind_proxy || peer.is_some();
+        if let Some(peer) = peer {
+            self.peers.remember(client, peer);
+        }
         if request.behind_proxy && self.settings.proxied == Proxied::Observe {
             let because = "its address comes from a proxy's header, so its packets cannot be dropped here";
             return self.observe_only(bannable, evidence, because.to_owned(), SUPPRESSION_MS, now, out);
@@ -244,14 +272,14 @@ impl Engine {
         if self.settings.verify_search_engines == Switch::On && !self.blast.is_held(client) {
             // Its window is kept: what it shows of the client is asked when the answer is there.
             self.suppressed.insert(client, now.boot_ms + VERIFY_MS);
-            let ban = HeldBan { client: bannable, evidence, by_proxy: request.behind_proxy };
+            let ban = HeldBan { client: bannable, evidence, by_proxy };
             let awaiting = Awaiting { ban, until_ms: now.boot_ms + VERIFY_MS };
             if self.awaiting_dns.insert(client, awaiting).is_none() {
                 out.other(Action::VerifyBot { client, addr: request.addr });
             }
             return;
         }
-        self.offend(HeldBan { client: bannable, evidence, by_proxy: request.behind_proxy }, now, out);
+        self.offend(HeldBan { client: bannable, evidence, by_proxy }, now, out);
     }
 
     /// Makes a ban for one offence, now or once the limits permit it.
@@ -291,7 +319,9 @@ impl Engine {
         let client = bannable.client();
         // The allowlist or a ban of its network may have come in between.
         let is_allowed = self.allowlist.admit(client, self.settings.ipv6_prefix).is_err();
-        if is_allowed || self.ledger.ban_over(client).is_some() {
+        let proxied = self.peers.take(client);
+        let is_proxy = self.peers.proxy_in(client, evidence.at_secs).is_some();
+        if is_allowed || is_proxy || self.ledger.ban_over(client).is_some() {
             return;
         }
         if self.ledger.len() >= self.settings.max_bans {
@@ -324,7 +354,9 @@ impl Engine {
         let rule = evidence.rule;
         let evidence = Some(evidence);
         let offence = Some(offence);
-        self.ban(NewBan { client: bannable, ends, offence, rule, reason: None, evidence }, now, out);
+        let nginx_active = self.parts.is_active(EnforcerName::Nginx.name());
+        let reason = proxied.map(|peer| where_enforced(peer, nginx_active));
+        self.ban(NewBan { client: bannable, ends, offence, rule, reason, evidence }, now, out);
         self.escalate(client, now, out);
     }
 
@@ -383,7 +415,9 @@ impl Engine {
 
     fn ban_network(&mut self, network: Client, reason: String, now: Now, out: &mut Effects) {
         let Ok(client) = self.allowlist.admit(network, self.settings.ipv6_prefix) else { return };
-        if self.ledger.ban_over(network).is_some() || self.ledger.len() >= self.settings.max_bans {
+        let has_proxy = self.peers.proxy_in(network, now.wall_secs()).is_some();
+        if has_proxy || self.ledger.ban_over(network).is_some() || self.ledger.len() >= self.settings.max_bans
+        {
             return;
         }
         let offence = self.ledger.add_offence(network, now);

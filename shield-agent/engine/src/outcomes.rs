@@ -51,7 +51,7 @@ impl Engine {
         let entry = self.ledger.get(client).copied().filter(|entry| entry.ban.serial == serial);
         let Some(entry) = entry else { return };
         if let Some(requests) = self.leaks.take_due(client) {
-            let cause = self.cause_of_leak(&entry, packets).to_owned();
+            let cause = self.cause_of_leak(&entry, packets);
             return out.announce(Notice::Leaking { client, requests, cause });
         }
         if let Some(packets_per_sec) = self.extensions.sampled(client, serial, packets, now) {
@@ -77,19 +77,16 @@ impl Engine {
         out.announce(Notice::Extended { client, ends, packets_per_sec });
     }
 
-    fn cause_of_leak(&self, entry: &LedgerEntry, packets: u64) -> &'static str {
+    fn cause_of_leak(&self, entry: &LedgerEntry, packets: u64) -> String {
         likely_cause(Facts {
             behind_proxy: self.leaks.came_by_proxy(entry.ban.client),
+            peer: self.leaks.peer_of(entry.ban.client),
             held: EnforcerName::ALL.iter().any(|e| entry.is_held_by(*e)),
             xdp_active: self.parts.is_active(EnforcerName::Xdp.name()),
             iptables_active: self.parts.is_active(EnforcerName::Iptables.name()),
             nginx_active: self.parts.is_active(EnforcerName::Nginx.name()),
             packets,
         })
-    }
-
-    pub(super) fn behind_proxy_seen(&mut self, client: Client) {
-        self.leaks.note_proxy(client);
     }
 
     pub(super) fn on_part(&mut self, report: PartReport, now: Now, out: &mut Effects) {

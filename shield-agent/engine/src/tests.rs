@@ -3,6 +3,7 @@
 mod backlogs;
 mod crowds;
 mod evasions;
+mod peers;
 mod reconfigure;
 mod safeguards;
 mod slow;
@@ -341,6 +342,8 @@ fn a_backlog_read_across_ticks_keeps_its_own_time() {
         path_len: 10,
         server_at: 0,
         server_len: 0,
+        peer_at: 0,
+        peer_len: 0,
         status: 200,
         size: 1,
         behind_proxy: false,

@@ -131,6 +131,8 @@ mod tests {
             path_len: 0,
             server_at: 0,
             server_len: 0,
+            peer_at: 0,
+            peer_len: 0,
             status: 200,
             size: 0,
             behind_proxy: false,

@@ -37,6 +37,8 @@ pub struct FieldNames {
     pub forwarded_for: Option<String>,
     /// The name of the server section that answered (`$server_name`).
     pub server_name: Option<String>,
+    /// The address that the connection came from, before nginx's realip module replaced it (`$realip_remote_addr`).
+    pub peer: Option<String>,
 }
 
 /// One of the fields that are read.
@@ -62,11 +64,13 @@ pub(crate) enum Field {
     Forwarded,
     /// [`FieldNames::server_name`].
     Server,
+    /// [`FieldNames::peer`].
+    Realip,
 }
 
 impl Field {
     /// In the order of their discriminants, which index arrays.
-    pub(crate) const ALL: [Field; 10] = [
+    pub(crate) const ALL: [Field; 11] = [
         Field::Addr,
         Field::Peer,
         Field::Time,
@@ -77,6 +81,7 @@ impl Field {
         Field::Size,
         Field::Forwarded,
         Field::Server,
+        Field::Realip,
     ];
 }
 
@@ -92,6 +97,7 @@ impl FieldNames {
             Field::Size => self.response_size.as_deref(),
             Field::Forwarded => self.forwarded_for.as_deref(),
             Field::Server => self.server_name.as_deref(),
+            Field::Realip => self.peer.as_deref(),
             Field::Peer | Field::Request => None,
         }
     }
@@ -232,7 +238,7 @@ impl Reader {
         let status = raw.get(Field::Status).and_then(status).ok_or(Rejected::NoStatus)?;
         let (method, path) =
             target::of_fields(raw.text(Field::Method), raw.text(Field::Path), raw.text(Field::Request));
-        let server = raw.text(Field::Server);
+        let (server, peer) = (raw.text(Field::Server), raw.text(Field::Realip));
         Ok(Line {
             addr: client.addr,
             time,
@@ -242,6 +248,8 @@ impl Reader {
             path_len: u32::try_from(path.len()).unwrap_or(u32::MAX),
             server_at: texts.place(server),
             server_len: u8::try_from(server.len()).unwrap_or(0),
+            peer_at: texts.place(peer),
+            peer_len: u8::try_from(peer.len()).unwrap_or(0),
             status,
             size: raw.get(Field::Size).map_or(0, Value::size),
             behind_proxy: client.behind_proxy,

@@ -122,6 +122,8 @@ const FORWARDED: [&str; 5] =
 
 /// The server section, which the administrator named; not the host, which the client did.
 const SERVER: [&str; 1] = ["servername"];
+/// The connection's address beside the client's.
+const REALIP: [&str; 2] = ["peer", "realipremoteaddr"];
 
 /// Returns the rank of `path` (names joined by dots) among the names of `field`; `None` when it is none of them.
 pub(crate) fn rank(field: Field, path: &[u8]) -> Option<Rank> {
@@ -146,6 +148,7 @@ pub(crate) fn rank(field: Field, path: &[u8]) -> Option<Rank> {
         Field::Size => (&SIZE, &[]),
         Field::Forwarded => (&FORWARDED, &[]),
         Field::Server => (&SERVER, &[]),
+        Field::Realip => (&REALIP, &[]),
     };
     let place_in = |names: &[&str]| names.iter().position(|known| *known == name.text());
     if let Some(place) = place_in(first) {

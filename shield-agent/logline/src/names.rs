@@ -37,7 +37,7 @@ impl Names {
             Field::Path => Some("path"),
             Field::Status => Some("status"),
             Field::Size => Some("response_size"),
-            Field::Peer | Field::Request | Field::Forwarded | Field::Server => None,
+            Field::Peer | Field::Request | Field::Forwarded | Field::Server | Field::Realip => None,
         };
         let name = |field| given.name(field).or_else(|| own(field)).map(|name| name.as_bytes().into());
         Names { paths: Field::ALL.map(name), own_leaf: own_leaf(given), companions: Vec::new() }

@@ -241,10 +241,12 @@ fn moved(line: Line, text: &[u8], texts: &mut Texts<'_>) -> Line {
     let method = piece(line.method_at, usize::from(line.method_len));
     let path = piece(line.path_at, line.path_len as usize);
     let server = piece(line.server_at, usize::from(line.server_len));
+    let peer = piece(line.peer_at, usize::from(line.peer_len));
     Line {
         method_at: texts.place(method),
         path_at: texts.place(path),
         server_at: texts.place(server),
+        peer_at: texts.place(peer),
         ..line
     }
 }

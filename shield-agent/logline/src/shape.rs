@@ -96,6 +96,7 @@ enum Kind {
     BareSize,
     Forwarded,
     Server,
+    Realip,
     QuotedOther,
     BareOther,
 }
@@ -116,6 +117,7 @@ impl Kind {
             (Some(Field::Size), false) => Kind::BareSize,
             (Some(Field::Forwarded), true) => Kind::Forwarded,
             (Some(Field::Server), true) => Kind::Server,
+            (Some(Field::Realip), true) => Kind::Realip,
             (None, true) => Kind::QuotedOther,
             (None, false) => Kind::BareOther,
             (Some(_), false) => return None,
@@ -245,6 +247,12 @@ impl Shape {
                     line.server_at = if end == at { 0 } else { u32::try_from(at).ok()? };
                     end
                 }
+                Kind::Realip => {
+                    let end = plain_end(block, at)?;
+                    line.peer_len = u8::try_from(end - at).unwrap_or(0);
+                    line.peer_at = if end == at { 0 } else { u32::try_from(at).ok()? };
+                    end
+                }
                 Kind::QuotedOther => plain_end(block, at)?,
                 Kind::BareOther => number_end(block, at)?,
             };
@@ -269,6 +277,8 @@ const EMPTY_LINE: Line = Line {
     path_len: 0,
     server_at: 0,
     server_len: 0,
+    peer_at: 0,
+    peer_len: 0,
     status: 0,
     size: 0,
     behind_proxy: false,

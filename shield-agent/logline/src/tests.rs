@@ -1,6 +1,7 @@
 //! Every format through the whole parser, and the fast reader compared with the strict one.
 
 mod layouts;
+mod peers;
 mod servers;
 mod trust;
 mod wrapped;
@@ -225,7 +226,7 @@ fn differential(settings: &Settings, taught: &[u8], line: &[u8]) {
     let taught_lines = usize::from(strictly(settings, b"", taught).0.is_some());
     let (expected, expected_block) = strictly(settings, taught, line);
     let got = out.lines.get(taught_lines).copied();
-    let plain = |line: Line| Line { method_at: 0, path_at: 0, server_at: 0, ..line };
+    let plain = |line: Line| Line { method_at: 0, path_at: 0, server_at: 0, peer_at: 0, ..line };
     assert_eq!(got.map(plain), expected.map(plain), "{}", String::from_utf8_lossy(line));
     if let (Some(got), Some(expected)) = (got, expected) {
         assert_eq!(

@@ -82,6 +82,8 @@ pub(crate) struct RawFields {
     pub forwarded_for: Option<String>,
     /// The field with `$server_name`, for `[[site]]`.
     pub server_name: Option<String>,
+    /// The field with `$realip_remote_addr`.
+    pub peer: Option<String>,
 }
 
 /// `[[site]]`: what is normal on one site, besides what `[detect]` says of all.

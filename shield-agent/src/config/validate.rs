@@ -364,7 +364,7 @@ fn format(text: Option<&str>, place: &Place) -> Result<(Format, FieldNames)> {
         }
         Some(pasted) => match Recipe::of(pasted) {
             Ok(Recipe::Text(template)) => Format::Template(template),
-            Ok(Recipe::Json(names)) => return Ok((Format::Json, names)),
+            Ok(Recipe::Json(names)) => return Ok((Format::Json, *names)),
             Err(why) => {
                 bail!(
                     place
@@ -524,5 +524,6 @@ fn fields(raw: RawFields, default: FieldNames) -> FieldNames {
         response_size: raw.response_size.or(default.response_size),
         forwarded_for: raw.forwarded_for.or(default.forwarded_for),
         server_name: raw.server_name.or(default.server_name),
+        peer: raw.peer.or(default.peer),
     }
 }

@@ -53,7 +53,7 @@ fn seen(line: &Line, block: &[u8]) -> Seen {
     Seen {
         method: text(line.method_at, usize::from(line.method_len)),
         path: text(line.path_at, line.path_len as usize),
-        line: Line { method_at: 0, path_at: 0, server_at: 0, ..*line },
+        line: Line { method_at: 0, path_at: 0, server_at: 0, peer_at: 0, ..*line },
     }
 }
 

@@ -87,6 +87,8 @@ fn line(time: i64) -> Line {
         path_len: 0,
         server_at: 0,
         server_len: 0,
+        peer_at: 0,
+        peer_len: 0,
         status: 404,
         size: 0,
         behind_proxy: false,

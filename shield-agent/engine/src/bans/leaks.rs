@@ -1,7 +1,9 @@
 //! Leaks: banned clients whose requests still appear in the log.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use crate::bans::peers::where_enforced;
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::time::{EventSecs, Now};
@@ -28,12 +30,15 @@ struct Watched {
     /// Set until the drop counters arrive, from which the cause is worked out.
     due: bool,
     by_proxy: bool,
+    peer: Option<IpAddr>,
 }
 
 /// The facts about one leak, from which its cause is worked out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub behind_proxy: bool,
+    /// The proxy, where the log names it.
+    pub peer: Option<IpAddr>,
     /// Whether any enforcer holds the ban.
     pub held: bool,
     pub xdp_active: bool,
@@ -61,10 +66,22 @@ impl Leaks {
         if self.watched.len() >= MAX_WATCHED && !self.watched.contains_key(&ban.client) {
             return None;
         }
-        let fresh = Watched { since: second, requests: 0, announced_at: None, due: false, by_proxy: false };
+        let fresh = Watched {
+            since: second,
+            requests: 0,
+            announced_at: None,
+            due: false,
+            by_proxy: false,
+            peer: None,
+        };
         let watched = self.watched.entry(ban.client).or_insert(fresh);
         if second - watched.since >= SPAN_SECS {
-            *watched = Watched { announced_at: watched.announced_at, by_proxy: watched.by_proxy, ..fresh };
+            *watched = Watched {
+                announced_at: watched.announced_at,
+                by_proxy: watched.by_proxy,
+                peer: watched.peer,
+                ..fresh
+            };
         }
         watched.requests += 1;
         let quiet = watched.announced_at.is_some_and(|at| now.boot_ms < at + REPEAT_MS);
@@ -83,15 +100,21 @@ impl Leaks {
     }
 
     /// Records that a banned client's request came through a proxy.
-    pub(crate) fn note_proxy(&mut self, client: Client) {
+    pub(crate) fn note_proxy(&mut self, client: Client, peer: Option<IpAddr>) {
         if let Some(watched) = self.watched.get_mut(&client) {
             watched.by_proxy = true;
+            watched.peer = peer.or(watched.peer);
         }
     }
 
     /// Whether a banned client's requests came through a proxy.
     pub(crate) fn came_by_proxy(&self, client: Client) -> bool {
         self.watched.get(&client).is_some_and(|w| w.by_proxy)
+    }
+
+    /// The proxy that a banned client's requests came by, where the log names it.
+    pub(crate) fn peer_of(&self, client: Client) -> Option<IpAddr> {
+        self.watched.get(&client)?.peer
     }
 
     pub(crate) fn forget(&mut self, client: Client) {
@@ -105,8 +128,11 @@ impl Leaks {
 }
 
 /// The likely cause, and what to do about it.
-pub(crate) fn likely_cause(facts: Facts) -> &'static str {
-    match facts {
+pub(crate) fn likely_cause(facts: Facts) -> String {
+    if let Facts { peer: Some(peer), nginx_active: false, .. } = facts {
+        return where_enforced(peer, false);
+    }
+    let cause = match facts {
         Facts { behind_proxy: true, nginx_active: true, .. } => {
             "it comes through a proxy, and nginx served it although it should refuse it: a server section lacks Shield's \
              include (`shield-agent init nginx-deny` prints it), or nginx was not reloaded since"
@@ -132,7 +158,8 @@ pub(crate) fn likely_cause(facts: Facts) -> &'static str {
             "some of its packets are dropped and some get through: a second path into this host (another interface, \
              a container port, a tunnel), or lines that were written long after their request"
         }
-    }
+    };
+    cause.to_owned()
 }
 
 #[cfg(test)]
@@ -198,6 +225,7 @@ mod tests {
     fn causes() {
         let facts = Facts {
             behind_proxy: false,
+            peer: None,
             held: true,
             xdp_active: true,
             iptables_active: true,
@@ -208,6 +236,9 @@ mod tests {
             |facts, part: &str| assert!(likely_cause(facts).contains(part), "{}", likely_cause(facts));
         check(Facts { behind_proxy: true, ..facts }, "at the proxy");
         check(Facts { behind_proxy: true, nginx_active: true, ..facts }, "lacks Shield's include");
+        let peer = Some([192, 0, 2, 10].into());
+        check(Facts { behind_proxy: true, peer, ..facts }, "proxied: its packets come from 192.0.2.10");
+        check(Facts { behind_proxy: true, peer, nginx_active: true, ..facts }, "lacks Shield's include");
         check(Facts { held: false, ..facts }, "no enforcer holds");
         check(facts, "another interface");
         check(Facts { xdp_active: false, ..facts }, "XDP is off");

@@ -7,4 +7,5 @@ pub(crate) mod escalation;
 pub(crate) mod extension;
 pub(crate) mod leaks;
 pub(crate) mod ledger;
+pub(crate) mod peers;
 pub(crate) mod slow;

@@ -18,6 +18,8 @@ fn visits(source: u16, log: u32, seconds: std::ops::Range<i64>) -> Batch {
         path_len: 10,
         server_at: 0,
         server_len: 0,
+        peer_at: 0,
+        peer_len: 0,
         status: 200,
         size: 1,
         behind_proxy: false,

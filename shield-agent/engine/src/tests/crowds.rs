@@ -126,6 +126,8 @@ fn push(batch: &mut Batch, addr: std::net::Ipv4Addr, path: &str, status: u16, no
         path_len: path.len() as u32,
         server_at: 0,
         server_len: 0,
+        peer_at: 0,
+        peer_len: 0,
         status,
         size: 512,
         behind_proxy: false,

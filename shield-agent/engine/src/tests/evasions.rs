@@ -49,6 +49,8 @@ fn lines(asked: &[Asked], now: Now) -> Batch {
             path_len: target.len() as u32,
             server_at: 0,
             server_len: 0,
+            peer_at: 0,
+            peer_len: 0,
             status: *status,
             size: *size,
             behind_proxy: false,

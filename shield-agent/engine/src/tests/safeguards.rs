@@ -40,6 +40,8 @@ pub(super) fn requests(addr: &str, paths: &[&str], now: Now) -> Batch {
             path_len: path.len() as u32,
             server_at: 0,
             server_len: 0,
+            peer_at: 0,
+            peer_len: 0,
             status: 404,
             size: 1,
             behind_proxy: false,

@@ -110,6 +110,10 @@ pub struct Line {
     pub server_at: u32,
     /// 0 where the log does not have it.
     pub server_len: u8,
+    /// The offset of the connection's address (`$realip_remote_addr`).
+    pub peer_at: u32,
+    /// 0 where the log does not have it.
+    pub peer_len: u8,
     pub status: u16,
     pub size: u64,
     /// See [`Request::behind_proxy`].
@@ -177,6 +181,18 @@ impl Batch {
         let (at, len) = (line.server_at as usize, usize::from(line.server_len));
         // In a line that its client broke, the field may be the client's own.
         if line.salvaged { &[] } else { self.bytes.get(at..at + len).unwrap_or_default() }
+    }
+
+    /// The address of the proxy that the connection came from; `None` where there is none, and where it is not known for
+    /// certain.
+    pub fn peer_of(&self, line: &Line) -> Option<IpAddr> {
+        if line.peer_len == 0 || line.salvaged {
+            return None;
+        }
+        let at = line.peer_at as usize;
+        let text = self.bytes.get(at..at + usize::from(line.peer_len))?;
+        let peer: IpAddr = std::str::from_utf8(text).ok()?.parse().ok()?;
+        Some(peer.to_canonical()).filter(|peer| *peer != line.addr)
     }
 
     pub fn request<'a>(&'a self, line: &Line) -> Request<'a> {

@@ -46,6 +46,8 @@ impl Lines {
             path_len: path.len() as u32,
             server_at: 0,
             server_len: 0,
+            peer_at: 0,
+            peer_len: 0,
             status,
             size: 100,
             behind_proxy: false,

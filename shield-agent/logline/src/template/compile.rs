@@ -9,7 +9,7 @@ use memchr::memmem::Finder;
 
 use super::conf::{self, Notation, Part};
 use super::guess::Guess;
-use super::variable::{Class, TIME_LOCAL_BYTES, Take, Variable, may_break_the_line, may_contain};
+use super::variable::{Class, REALIP, TIME_LOCAL_BYTES, Take, Variable, may_break_the_line, may_contain};
 use super::{Escape, Missing, Unusable};
 
 /// A format that is ready to read lines.
@@ -171,7 +171,7 @@ pub(crate) fn compile(notation: &Notation, tail: Tail) -> Result<Plan, Unusable>
             Err(at)
                 if matches!(
                     at.hidden.take,
-                    Take::Forwarded | Take::Size | Take::Host | Take::Server | Take::User
+                    Take::Forwarded | Take::Size | Take::Host | Take::Server | Take::Realip | Take::User
                 ) =>
             {
                 for field in fields.iter_mut().filter(|field| field.take == at.hidden.take) {
@@ -226,6 +226,10 @@ fn assign(fields: &mut [Field]) -> Result<(), Unusable> {
             field.take = role;
         }
     }
+    // Where it is not all that is known of the client.
+    if let Some(peer) = fields.iter_mut().find(|field| field.name == REALIP && field.take == Take::Skip) {
+        peer.take = Take::Realip;
+    }
     let find = |fields: &[Field], take| fields.iter().position(|field| field.take == take);
     if find(fields, Take::Addr).is_none()
         && let Some(at) = find(fields, Take::Forwarded)
@@ -275,8 +279,8 @@ fn merge(fields: &mut Vec<Field>) -> Result<PathKind, Unusable> {
             (Take::Path, _) if touch && next.name == "is_args" => Some((Take::Path, PathKind::WithArgs)),
             (_, Take::Path) if touch && is_host(one) => Some((Take::Path, PathKind::BehindHost)),
             (
-                Take::Skip | Take::Host | Take::Server | Take::User,
-                Take::Skip | Take::Host | Take::Server | Take::User,
+                Take::Skip | Take::Host | Take::Server | Take::Realip | Take::User,
+                Take::Skip | Take::Host | Take::Server | Take::Realip | Take::User,
             ) if touch => Some((Take::Skip, path)),
             _ => None,
         };

@@ -51,7 +51,16 @@ impl Guess {
     pub(super) fn of(zone: &[Field], escape: Escape) -> Option<Guess> {
         let (first, others) = zone.split_first()?;
         let is_certain = |take: Take| {
-            !matches!(take, Take::Status | Take::Size | Take::Skip | Take::Host | Take::Server | Take::User)
+            !matches!(
+                take,
+                Take::Status
+                    | Take::Size
+                    | Take::Skip
+                    | Take::Host
+                    | Take::Server
+                    | Take::Realip
+                    | Take::User
+            )
         };
         if is_text(first)
             && !is_certain_place(first.take)

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::conf::{self, Notation, Part};
-use super::variable::{Class, Take, Variable};
+use super::variable::{Class, REALIP, Take, Variable};
 use super::{Escape, Missing, Unusable};
 use crate::FieldNames;
 
@@ -24,10 +24,12 @@ pub(crate) fn names(notation: &Notation) -> Result<FieldNames, Unusable> {
             leaves.iter().filter_map(|(name, variable)| role(variable).map(|(_, rank)| (rank, name)));
         ranked.min_by_key(|(rank, _)| *rank).map(|(_, name)| name.clone())
     };
+    let peer = leaves.iter().find(|(_, variable)| variable == REALIP).map(|(name, _)| name.clone());
     let (addr, forwarded) = (named(Take::Addr), named(Take::Forwarded));
     let lacks = |missing| Unusable::Lacks(missing);
     Ok(FieldNames {
         forwarded_for: forwarded.clone().filter(|_| addr.is_some()),
+        peer: peer.filter(|name| Some(name) != addr.as_ref()),
         source_ip: Some(addr.or(forwarded).ok_or(lacks(Missing::Address))?),
         timestamp: Some(named(Take::Time).ok_or(lacks(Missing::Time))?),
         status: Some(named(Take::Status).ok_or(lacks(Missing::Status))?),

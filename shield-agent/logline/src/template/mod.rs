@@ -117,7 +117,7 @@ pub enum Recipe {
     /// Lines of text.
     Text(Arc<Template>),
     /// One JSON object a line, with these names.
-    Json(FieldNames),
+    Json(Box<FieldNames>),
 }
 
 impl Recipe {
@@ -128,7 +128,7 @@ impl Recipe {
     pub fn of(pasted: &str) -> Result<Recipe, Unusable> {
         let notation = conf::read(pasted)?;
         if notation.text.trim_start().starts_with('{') {
-            return json::names(&notation).map(Recipe::Json);
+            return json::names(&notation).map(|names| Recipe::Json(Box::new(names)));
         }
         Template::new(notation, Tail::Closed).map(|template| Recipe::Text(Arc::new(template)))
     }

@@ -137,7 +137,7 @@ impl Plan {
     pub(crate) fn finish(&self, line: &[u8], spans: &Spans, values: &Values, texts: &mut Texts<'_>) -> Line {
         let (method, path) = self.target(line, spans);
         let args = request::without_dash(spans.of(Take::Args, line));
-        let server = spans.of(Take::Server, line);
+        let (server, peer) = (spans.of(Take::Server, line), spans.of(Take::Realip, line));
         let (method, path, args) = (self.unescaped(method), self.unescaped(path), self.unescaped(args));
         let (path_at, path_len) = if args.is_empty() {
             (texts.place(&path), path.len())
@@ -153,6 +153,8 @@ impl Plan {
             path_len: u32::try_from(path_len).unwrap_or(u32::MAX),
             server_at: texts.place(server),
             server_len: u8::try_from(server.len()).unwrap_or(0),
+            peer_at: texts.place(peer),
+            peer_len: u8::try_from(peer.len()).unwrap_or(0),
             status: values.status,
             size: values.size,
             behind_proxy: values.client.behind_proxy,
@@ -174,7 +176,7 @@ impl Plan {
             return self.finish(line, spans, values, texts);
         }
         let (method, path) = self.target(line, spans);
-        let server = spans.of(Take::Server, line);
+        let (server, peer) = (spans.of(Take::Server, line), spans.of(Take::Realip, line));
         Line {
             addr: values.client.addr,
             time: values.time,
@@ -184,6 +186,8 @@ impl Plan {
             path_len: u32::try_from(path.len()).unwrap_or(u32::MAX),
             server_at: texts.place(server),
             server_len: u8::try_from(server.len()).unwrap_or(0),
+            peer_at: texts.place(peer),
+            peer_len: u8::try_from(peer.len()).unwrap_or(0),
             status: values.status,
             size: values.size,
             behind_proxy: values.client.behind_proxy,

@@ -25,7 +25,9 @@ impl Log {
             Ok(Recipe::Text(template)) => {
                 Settings { format: Format::Template(template), ..Settings::default() }
             }
-            Ok(Recipe::Json(fields)) => Settings { format: Format::Json, fields, ..Settings::default() },
+            Ok(Recipe::Json(fields)) => {
+                Settings { format: Format::Json, fields: *fields, ..Settings::default() }
+            }
             Err(why) => panic!("{format}: {why:?}"),
         };
         Log(Parser::new(&settings))

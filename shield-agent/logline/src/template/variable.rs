@@ -19,6 +19,8 @@ pub(crate) enum Take {
     Size,
     Host,
     Server,
+    /// The connection's address, beside the client's.
+    Realip,
     User,
     /// Nothing.
     Skip,
@@ -50,6 +52,9 @@ pub(crate) enum Class {
     Text,
 }
 
+/// The variable with the connection's address before nginx's realip module replaced it.
+pub(crate) const REALIP: &str = "realip_remote_addr";
+
 /// The length of `$time_local`.
 pub(crate) const TIME_LOCAL_BYTES: usize = 26;
 
@@ -65,7 +70,7 @@ impl Variable {
     pub(crate) fn named(name: &str) -> Variable {
         let (class, role) = match name {
             "remote_addr" => (Class::Addr, Some((Take::Addr, 0))),
-            "realip_remote_addr" => (Class::Addr, Some((Take::Addr, 1))),
+            REALIP => (Class::Addr, Some((Take::Addr, 1))),
             "proxy_protocol_addr" => (Class::Addr, Some((Take::Addr, 2))),
             "proxy_add_x_forwarded_for" => (Class::Text, Some((Take::Forwarded, 1))),
             "http_x_forwarded_for" => (Class::Text, Some((Take::Forwarded, 0))),

@@ -15,7 +15,7 @@ fn server(settings: &Settings, lines: &[&str]) -> String {
 fn pasted(format: &str) -> Settings {
     match Recipe::of(format) {
         Ok(Recipe::Text(template)) => Settings { format: Format::Template(template), ..Settings::default() },
-        Ok(Recipe::Json(fields)) => Settings { format: Format::Json, fields, ..Settings::default() },
+        Ok(Recipe::Json(fields)) => Settings { format: Format::Json, fields: *fields, ..Settings::default() },
         Err(why) => panic!("{format}: {why:?}"),
     }
 }
