@@ -1,6 +1,8 @@
 //! `shield-agent init nginx`: prints the lines to add to nginx, reads nginx's present configuration (`nginx -T`), and lists
 //! directives that would blind Shield, delay it, or let visitors forge addresses. Changes nothing.
 
+mod sections;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -21,6 +23,11 @@ use shield_logline::{Advice, advise};
 const LOG_FORMAT: &str = r#"log_format shield escape=json
     '{"source_ip":"$remote_addr","timestamp":"$time_iso8601","method":"$request_method",'
     '"path":"$request_uri","status":$status,"response_size":$body_bytes_sent}';"#;
+
+/// The same behind a proxy. Without the realip module nginx would not know the variable, so it is printed only where that is used.
+const PROXIED_LOG_FORMAT: &str = r#"log_format shield escape=json
+    '{"source_ip":"$remote_addr","peer":"$realip_remote_addr","timestamp":"$time_iso8601",'
+    '"method":"$request_method","path":"$request_uri","status":$status,"response_size":$body_bytes_sent}';"#;
 
 const ACCESS_LOG: &str = "access_log /var/log/nginx/access.log shield;";
 
@@ -93,6 +100,15 @@ struct Report {
     logs: Option<Vec<Log>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     findings: Option<Vec<Finding>>,
+    /// How nginx takes its visitors' addresses from a proxy, and what that means for dropping.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    proxied: Vec<Finding>,
+    /// Server sections that lack lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    servers: Vec<Lacking>,
+    /// The access_log of the http section that the printed one replaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces: Option<Finding>,
     /// Why the configuration could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     unread: Option<String>,
@@ -125,11 +141,25 @@ struct Finding {
     problem: String,
 }
 
+/// A server section that lacks lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Lacking {
+    /// `FILE:LINE`.
+    place: String,
+    /// Its first name, or its address where it has none.
+    server: String,
+    /// The lines to add.
+    add: Vec<String>,
+}
+
 /// The logs and problems of a configuration.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Examined {
     logs: Vec<Log>,
     findings: Vec<Finding>,
+    proxied: Vec<Finding>,
+    servers: Vec<Lacking>,
+    replaces: Option<Finding>,
 }
 
 impl Report {
@@ -138,13 +168,27 @@ impl Report {
             Ok(examined) => (Some(examined), None),
             Err(why) => (None, Some(why)),
         };
-        let (logs, findings) = examined.map(|examined| (examined.logs, examined.findings)).unzip();
-        Report { log_format: LOG_FORMAT, access_log: ACCESS_LOG, syslog: SYSLOG, logs, findings, unread }
+        let is_read = examined.is_some();
+        let Examined { logs, findings, proxied, servers, replaces } = examined.unwrap_or_default();
+        Report {
+            log_format: if proxied.is_empty() { LOG_FORMAT } else { PROXIED_LOG_FORMAT },
+            access_log: ACCESS_LOG,
+            syslog: SYSLOG,
+            logs: is_read.then_some(logs),
+            findings: is_read.then_some(findings),
+            proxied,
+            servers,
+            replaces,
+            unread,
+        }
     }
 
     fn render(&self) -> String {
+        let log_format = self.log_format;
+        let replaces = self.replaces.iter().map(|line| format!("# {}: {}\n", line.place, line.problem));
+        let replaces: String = replaces.collect();
         let mut out = format!(
-            "# In nginx's http section:\n{LOG_FORMAT}\n{ACCESS_LOG}\n\n\
+            "# In nginx's http section:\n{replaces}{log_format}\n{ACCESS_LOG}\n\n\
              # Or without a file (the agent creates the socket: [[source]] syslog = \"/run/shield/nginx.sock\"):\n\
              # {SYSLOG}\n\n# Then: nginx -t && nginx -s reload\n\n"
         );
@@ -162,6 +206,13 @@ impl Report {
                 writeln!(out, "             {line}")?;
             }
         }
+        for proxied in &self.proxied {
+            writeln!(out, "proxied  {}: {}", proxied.place, proxied.problem)?;
+        }
+        for server in &self.servers {
+            let lines = server.add.iter().map(|line| format!("`{line}`")).collect::<Vec<_>>().join(" and ");
+            writeln!(out, "server   {} ({}): add {lines}", server.place, server.server)?;
+        }
         for finding in self.findings.iter().flatten() {
             writeln!(out, "problem  {}: {}", finding.place, finding.problem)?;
         }
@@ -178,13 +229,19 @@ struct Directive {
     place: String,
     name: String,
     arguments: Vec<String>,
+    /// The file that it stands in.
+    file: String,
+    /// The position of the directive whose block it stands in, in the same file.
+    parent: Option<usize>,
+    /// It has a block.
+    is_block: bool,
 }
 
 fn examine(text: &str) -> Examined {
     let directives = directives(text);
     let formats: Vec<&Directive> =
         directives.iter().filter(|directive| directive.name == "log_format").collect();
-    let mut examined = Examined { logs: Vec::new(), findings: Vec::new() };
+    let mut examined = Examined::default();
     for directive in &directives {
         match directive.name.as_str() {
             "log_format" => examined.findings.extend(unescaped_json(directive)),
@@ -198,6 +255,7 @@ fn examine(text: &str) -> Examined {
             _ => {}
         }
     }
+    sections::examine(&directives, &mut examined);
     examined
 }
 
@@ -336,6 +394,7 @@ fn directives(text: &str) -> Vec<Directive> {
         found: Vec::new(),
         words: Vec::new(),
         line_of_name: 0,
+        blocks: Vec::new(),
     };
     let mut open: Option<(char, String)> = None;
     for line in text.lines() {
@@ -344,6 +403,7 @@ fn directives(text: &str) -> Vec<Directive> {
         {
             reader.place = file.trim_end_matches(':').to_owned();
             reader.line = 0;
+            reader.blocks.clear();
             continue;
         }
         reader.line += 1;
@@ -359,6 +419,8 @@ struct Reader {
     words: Vec<String>,
     /// The line of the directive's name.
     line_of_name: u32,
+    /// The blocks that are open, by the position of their directives.
+    blocks: Vec<Option<usize>>,
 }
 
 impl Reader {
@@ -386,7 +448,12 @@ impl Reader {
                 }
                 ';' | '{' | '}' => {
                     self.end_word(word.take());
-                    self.end_directive();
+                    let at = self.end_directive(char == '{');
+                    match char {
+                        '{' => self.blocks.push(at),
+                        '}' => drop(self.blocks.pop()),
+                        _ => {}
+                    }
                 }
                 _ if char.is_whitespace() => self.end_word(word.take()),
                 _ => word.get_or_insert_default().push(char),
@@ -406,12 +473,19 @@ impl Reader {
         self.words.extend(word);
     }
 
-    fn end_directive(&mut self) {
+    /// Returns the position of the directive that ended.
+    fn end_directive(&mut self, is_block: bool) -> Option<usize> {
         let mut words = std::mem::take(&mut self.words).into_iter();
-        if let Some(name) = words.next() {
-            let place = format!("{}:{}", self.place, self.line_of_name);
-            self.found.push(Directive { place, name, arguments: words.collect() });
-        }
+        let name = words.next()?;
+        self.found.push(Directive {
+            place: format!("{}:{}", self.place, self.line_of_name),
+            name,
+            arguments: words.collect(),
+            file: self.place.clone(),
+            parent: self.blocks.last().copied().flatten(),
+            is_block,
+        });
+        Some(self.found.len() - 1)
     }
 }
 
@@ -490,10 +564,12 @@ log      syslog:server=unix:/run/shield/nginx.sock,nohostname (own): readable wi
              format = """escape=json '$msec $remote_addr "$request" $status'"""
 log      /var/log/nginx/e.log (forged): not readable: clients choose the text of $http_user_agent and could forge $remote_addr with it: put $http_user_agent in double quotes in the log_format (without escape=none), or put $remote_addr before it; or use the format `shield`
 log      /var/log/nginx/f.log (undefined): not readable: no log_format undefined is defined; or use the format `shield`
+proxied  /etc/nginx/nginx.conf:14: nginx takes the visitors' addresses from the header X-Real-IP (no real_ip_header is set) on connections from 0.0.0.0/0, ::/0, 192.0.2.0/24: their packets have the proxy's address, so XDP and iptables cannot drop them, and nginx itself has to refuse them (`shield-agent init nginx-deny`)
 problem  /etc/nginx/nginx.conf:2: log_format bad is JSON without escape=json: a client can make its own lines unreadable with a quote. Write `log_format bad escape=json …`
 problem  /etc/nginx/nginx.conf:7: access_log /var/log/nginx/a.log with buffer=32k: lines and therefore bans come late and in bursts. Remove buffer=, gzip and flush=
 problem  /etc/nginx/nginx.conf:14: set_real_ip_from 0.0.0.0/0: any client can claim any address and get others banned. List only your own proxies' networks
 problem  /etc/nginx/nginx.conf:15: set_real_ip_from ::/0: any client can claim any address and get others banned. List only your own proxies' networks
+problem  /etc/nginx/nginx.conf:13: every request is written twice, here and by the access_log at /etc/nginx/nginx.conf:7: one goes to /var/log/nginx/a.log, one to /var/log/nginx/f.log. Where Shield reads both, each client seems to ask twice as often, and every limit is half of what is configured. Remove one, or name only one of two files in [[source]]
 "#;
         let mut shown = String::new();
         Report::new(Ok(examine(text))).render_found(&mut shown).unwrap();
@@ -502,10 +578,12 @@ problem  /etc/nginx/nginx.conf:15: set_real_ip_from ::/0: any client can claim a
 
     #[test]
     fn the_lines_to_add_have_no_problems() {
-        let examined = examine(&format!("http {{ {LOG_FORMAT} {ACCESS_LOG} {SYSLOG} }}"));
+        let examined = examine(&format!("http {{ {LOG_FORMAT} {SYSLOG} }}"));
+        assert_eq!((examined.findings, examined.logs[0].readable), (vec![], true));
+        let examined = examine(&format!("http {{ {LOG_FORMAT} {ACCESS_LOG} }}"));
         assert_eq!(examined.findings, []);
         assert!(examined.logs.iter().all(|log| log.readable), "{:?}", examined.logs);
-        assert_eq!(examined.logs.len(), 2);
+        assert_eq!(examined.logs.len(), 1);
         let advice = Report::new(Ok(examined)).render();
         assert!(
             advice.contains(LOG_FORMAT)
