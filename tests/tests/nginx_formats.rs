@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use shield_engine::request::Batch;
 use shield_logline::{Format, Output, Parser, Recipe, Settings};
 use shield_tests::http::Get;
 use shield_tests::wait;
@@ -266,6 +267,12 @@ fn base64(text: &str) -> String {
     out
 }
 
+/// What `init nginx` prints where nginx takes its visitors' addresses from a proxy.
+const PEER_JSON: &str = r#"escape=json
+    '{"source_ip":"$remote_addr","peer":"$realip_remote_addr","timestamp":"$time_iso8601",'
+    '"method":"$request_method","path":"$request_uri","status":$status,"response_size":$body_bytes_sent}'"#;
+const PEER_TEXT: &str = r#"'$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_user_agent" $realip_remote_addr'"#;
+
 /// A running nginx. Dropping it ends it.
 struct Nginx {
     process: Child,
@@ -294,6 +301,17 @@ impl Nginx {
                 listen {free};
                 location / {{ return 200 \"hello\\n\"; }}
                 location ~ \\.php$ {{ return 404; }}
+              }}
+              log_format peer_json {PEER_JSON};
+              log_format peer_text {PEER_TEXT};
+              server {{
+                listen {free};
+                server_name proxied;
+                set_real_ip_from 127.0.0.0/8;
+                real_ip_header X-Real-IP;
+                access_log {shown}/peer_json.log peer_json;
+                access_log {shown}/peer_text.log peer_text;
+                location / {{ return 200 \"hello\\n\"; }}
               }}
             }}"
         );
@@ -347,7 +365,7 @@ impl Case {
         let default = Settings::default();
         match Recipe::of(&format!("log_format {} {};", self.name, self.text)) {
             Ok(Recipe::Text(template)) => Settings { format: Format::Template(template), ..default },
-            Ok(Recipe::Json(fields)) => Settings { format: Format::Json, fields, ..default },
+            Ok(Recipe::Json(fields)) => Settings { format: Format::Json, fields: *fields, ..default },
             Err(why) => panic!("{}: {why:?}", self.name),
         }
     }
@@ -444,4 +462,41 @@ fn every_format_is_read_as_it_was_sent() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let refused = sent.iter().filter(|(.., answer)| answer.status == Some(400)).count();
     assert!(refused >= 5 && sent.len() - refused >= 30, "{refused} of {} refused", sent.len());
+}
+
+#[test]
+fn the_proxy_is_read_beside_the_client_and_no_request_forges_it() {
+    const PROXY: &str = "127.0.0.2";
+    let folder = tempfile::tempdir().unwrap();
+    let nginx = Nginx::start(folder.path());
+    let forged = r#"","peer":"192.0.2.99","x":""#;
+    let agent = format!("User-Agent: {forged}");
+    let cases = [
+        ("X-Real-IP: 203.0.113.66", "203.0.113.66 by 127.0.0.2"),
+        ("X-Real-IP: 2001:db8::66", "2001:db8::66 by 127.0.0.2"),
+        // Nothing to take over: the connection is the client.
+        ("X-Real-IP: nobody", "127.0.0.2 by -"),
+        ("peer: 192.0.2.99", "127.0.0.2 by -"),
+        (agent.as_str(), "127.0.0.2 by -"),
+        ("User-Agent: a\" 192.0.2.99", "127.0.0.2 by -"),
+    ];
+    for (header, _) in cases {
+        let request =
+            format!("GET /a{forged} HTTP/1.1\r\nHost: proxied\r\nConnection: close\r\n{header}\r\n\r\n");
+        let answer = nginx.ask(PROXY.parse().unwrap(), request.as_bytes());
+        assert_eq!(answer.status, Some(200), "{header}");
+    }
+    drop(nginx);
+    for (name, text) in [("peer_json", PEER_JSON), ("peer_text", PEER_TEXT)] {
+        let case = case(name, Told::Pasted, text);
+        let mut bytes = fs::read(folder.path().join(format!("{name}.log"))).unwrap();
+        let (end, mut out) = (bytes.len(), Output::default());
+        Parser::new(&case.settings()).parse_block(&mut bytes, 0, end, &mut out);
+        let batch = Batch { bytes, lines: out.lines, ..Batch::default() };
+        let shown = batch.lines.iter().map(|line| {
+            let peer = batch.peer_of(line).map_or("-".to_owned(), |peer| peer.to_string());
+            format!("{} by {peer}", line.addr)
+        });
+        assert_eq!(shown.collect::<Vec<_>>(), cases.map(|(_, expected)| expected), "{name}");
+    }
 }
