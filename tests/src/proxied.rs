@@ -2,7 +2,8 @@
 //! which nginx's realip module takes over. It includes Shield's lines that refuse denied clients.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shield_agent::test_support::enforce::nginx::{HTTP, server};
 
+use crate::netns::Namespace;
 use crate::nginx::LOG_FORMAT;
 use crate::wait;
 
@@ -33,14 +35,40 @@ impl ProxiedNginx {
     /// # Errors
     /// Fails if nginx is not installed or does not start.
     pub fn start(folder: &Path, denied: &Path, status: u16) -> Result<Self> {
+        let configuration = configuration(folder, &server(denied, status));
+        Self::start_with(folder, &configuration, |command| command.spawn())
+    }
+
+    /// As [`ProxiedNginx::start`], in a namespace, where it listens on port 80 too and trusts the proxy at this address. Its log
+    /// has the connection's address beside the client's.
+    ///
+    /// # Errors
+    /// As for [`ProxiedNginx::start`].
+    pub fn start_in(
+        namespace: &Namespace,
+        folder: &Path,
+        denied: &Path,
+        status: u16,
+        proxy: IpAddr,
+    ) -> Result<Self> {
+        let configuration = configuration(folder, &server(denied, status))
+            .replace(r#""$remote_addr","#, r#""$remote_addr","peer":"$realip_remote_addr","#)
+            .replace("set_real_ip_from unix:;", &format!("listen 80;\n    set_real_ip_from {proxy};"));
+        Self::start_with(folder, &configuration, |command| namespace.enter(|| command.spawn()))
+    }
+
+    fn start_with(
+        folder: &Path,
+        configuration: &str,
+        spawn: impl FnOnce(&mut Command) -> std::io::Result<Child>,
+    ) -> Result<Self> {
         let config = folder.join("nginx.conf");
-        fs::write(&config, configuration(folder, &server(denied, status)))
-            .with_context(|| format!("could not write {}", config.display()))?;
+        fs::write(&config, configuration).with_context(|| format!("could not write {}", config.display()))?;
         let mut command = Command::new("nginx");
         command.arg("-c").arg(&config).arg("-e").arg(folder.join("error.log"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let master =
-            command.spawn().context("could not start nginx (is it installed? `cargo xtask setup`)")?;
+            spawn(&mut command).context("could not start nginx (is it installed? `cargo xtask setup`)")?;
         let nginx = Self { master, socket: folder.join("s"), access_log: folder.join("access.log") };
         wait::until("nginx to listen", Duration::from_secs(10), || {
             Ok(UnixStream::connect(&nginx.socket).ok())
@@ -65,6 +93,16 @@ impl ProxiedNginx {
         let mut connection = Http2 { stream, next_id: 1 };
         connection.write_frame(SETTINGS, 0, 0, &[])?;
         Ok(connection)
+    }
+
+    /// Its worker processes, which a reload replaces.
+    ///
+    /// # Errors
+    /// Fails if nginx has ended.
+    pub fn workers(&self) -> Result<String> {
+        let id = self.master.id();
+        let path = format!("/proc/{id}/task/{id}/children");
+        fs::read_to_string(&path).with_context(|| format!("could not read {path}"))
     }
 
     /// A new connection of the proxy's.
@@ -121,9 +159,22 @@ http {{
 
 /// A connection that is kept open, as proxies do.
 #[derive(Debug)]
-pub struct Connection(BufReader<UnixStream>);
+pub struct Connection<S = UnixStream>(BufReader<S>);
 
-impl Connection {
+impl Connection<TcpStream> {
+    /// A connection to this address from a namespace.
+    ///
+    /// # Errors
+    /// Fails if it is not accepted.
+    pub fn open(from: &Namespace, to: SocketAddr) -> Result<Self> {
+        let stream = from.enter(|| TcpStream::connect(to)).context("could not connect to nginx")?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        Ok(Self(BufReader::new(stream)))
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
     /// Sends a request of this client's and returns the answer's status and body.
     ///
     /// # Errors

@@ -16,6 +16,9 @@ pub(crate) struct Arguments {
     /// Print the measured times as one JSON object on standard output, and the steps on standard error
     #[arg(long)]
     json: bool,
+    /// What stands between the server and its clients: `direct` (default), or `cdn`, a proxy
+    #[arg(long, conflicts_with = "keep")]
+    profile: Option<String>,
 }
 
 /// Runs the lab; fails if one of its steps does not succeed.
@@ -24,5 +27,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     build::everything(Profile::Dev)?;
     let mut lab = sh::cargo_as_root(&["run", "--quiet", "--package", "shield-tests", "--bin", "lab", "--"])?;
     lab.args(arguments.keep.then_some("--keep")).args(arguments.json.then_some("--json"));
+    lab.args(arguments.profile.iter().flat_map(|profile| ["--profile", profile]));
     sh::run_for_output(&mut lab)
 }

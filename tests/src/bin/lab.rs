@@ -5,11 +5,20 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use shield_tests::lab::cdn;
 use shield_tests::lab::narrator::Narrator;
 use shield_tests::lab::story::{Ending, run};
 use shield_tests::wait;
 use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// The clients talk to the server itself
+    Direct,
+    /// A proxy stands in front, and nginx itself refuses the banned
+    Cdn,
+}
 
 #[derive(Parser)]
 #[command(about = "A demonstration of Shield on disposable machines")]
@@ -20,12 +29,22 @@ struct Arguments {
     /// Print the measured times as one JSON object on standard output, and the steps on standard error
     #[arg(long)]
     json: bool,
+    /// What stands between the server and its clients
+    #[arg(long, value_enum, default_value_t = Profile::Direct, conflicts_with = "keep")]
+    profile: Profile,
 }
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     interrupt_on_signals()?;
     let mut narrator = if arguments.json { Narrator::to_stderr() } else { Narrator::to_stdout() };
+    if arguments.profile == Profile::Cdn {
+        let report = cdn::run(&mut narrator);
+        if arguments.json {
+            println!("{}", serde_json::to_string(&report).context("could not write the report as JSON")?);
+        }
+        return Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let report = run(&mut narrator, if arguments.keep { Ending::Keep } else { Ending::CleanUp });
     if arguments.json {
         println!("{}", serde_json::to_string(&report).context("could not write the report as JSON")?);

@@ -2,9 +2,10 @@
 //!
 //! [`world`] creates the machines, and [`story`] runs the steps on them. [`kernel`] and [`log`] observe the effects from
 //! outside the agent with a resolution of milliseconds, so that the times do not depend on what the agent reports.
-//! [`report`] holds the measurements, and [`narrator`] prints the steps. `cargo xtask lab` and the test of the same name run
+//! [`cdn`] is another story, behind a proxy. [`report`] holds the measurements, and [`narrator`] prints the steps. `cargo xtask lab` and the test of the same name run
 //! the same story.
 
+pub mod cdn;
 pub mod history;
 pub mod kernel;
 pub mod log;
