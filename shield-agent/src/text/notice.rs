@@ -264,12 +264,12 @@ mod tests {
         check(
             &notice(SlowGrounds::Evidence { points: 6.25, bar: 10.0 }, None),
             "192.0.2.7 slowed for 10 min to 2 connections/s and 20 packets/s: 6.25 of the 10 points of evidence that a \
-             ban takes (probing for weaknesses)",
+             ban takes (many different paths that do not exist)",
         );
         check(
             &notice(SlowGrounds::Withheld, Some("dry run")),
-            "192.0.2.7 would be slowed for 10 min to 2 connections/s and 20 packets/s, but is not (dry run): probing for \
-             weaknesses, but it was served well before: its ban waits",
+            "192.0.2.7 would be slowed for 10 min to 2 connections/s and 20 packets/s, but is not (dry run): many \
+             different paths that do not exist, but it was served well before: its ban waits",
         );
         check(
             &Notice::Released { client: client(), reason: LiftReason::Expired, lasted_secs: 600 },

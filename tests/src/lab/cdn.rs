@@ -116,7 +116,7 @@ fn run_steps(narrator: &mut Narrator, report: &mut Report) -> Result<()> {
     let mut delays = Vec::new();
     for (attacker, at_ms) in &refused_at {
         let ban = bans.iter().find(|ban| ban.client.to_string() == *attacker);
-        let ban = ban.with_context(|| format!("{attacker} was refused, but is not banned"))?;
+        let ban = ban.with_context(|| format!("could not find the ban of {attacker}, who was refused"))?;
         let reason = ban.reason.as_deref().unwrap_or_default();
         ensure!(reason.contains(&format!("packets come from {PROXY}")), "{attacker}: {reason:?}");
         delays.push(at_ms - ban.since_ms);
@@ -173,7 +173,9 @@ fn attack(line: &mut Connection<TcpStream>, attacker: &str, home: &Home) -> Resu
         ensure!(Instant::now() < deadline, "{attacker} was not refused; the agent's log:\n{}", home.log());
         std::thread::sleep(Duration::from_millis(1));
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("could not read the clock: it is before 1970")?;
     Ok(i64::try_from(now.as_millis())?)
 }
 
