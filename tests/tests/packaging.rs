@@ -78,6 +78,47 @@ fn scripts_are_valid_and_the_undo_undoes_all_that_was_done() {
     }
 }
 
+/// Runs a maintainer script in which every program that it calls outside of the shell is one that says its name and fails.
+fn script_among_failing_programs(script: &str, arguments: &[&str]) -> std::process::Output {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    fs::create_dir(&run).unwrap();
+    for program in ["systemctl", "systemd-tmpfiles", "shield-agent"] {
+        let path = folder.path().join(program);
+        fs::write(&path, format!("#!/bin/sh\necho called {program} \"$@\"\nexit 1\n")).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let sysusers = folder.path().join("systemd-sysusers");
+    std::os::unix::fs::symlink("/bin/true", sysusers).unwrap();
+    let text = read(script)
+        .replace("/usr/bin/shield-agent", folder.path().join("shield-agent").to_str().unwrap())
+        .replace("/run/systemd/system", run.to_str().unwrap());
+    let path = format!("PATH={}:/usr/bin:/bin", folder.path().to_str().unwrap());
+    let argv = [&["env", &path, "sh", "-c", &text, script], arguments].concat();
+    command::output(&argv).unwrap()
+}
+
+/// History: an upgrade to a version that refused a key of the config left dpkg broken, and the package could not be removed
+/// beside an agent that was started by hand.
+#[test]
+fn an_agent_that_cannot_start_or_clean_up_prevents_neither_upgrade_nor_removal() {
+    let cases: [(&str, &[&str], &str, &str); 2] = [
+        ("debian/postinst", &["configure", "0.1.0"], "called systemctl try-restart", "shield-agent check"),
+        ("debian/prerm", &["remove"], "called shield-agent cleanup", "Stop every shield-agent"),
+    ];
+    for (script, arguments, tried, advice) in cases {
+        let output = script_among_failing_programs(script, arguments);
+        let [out, err] =
+            [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        assert!(output.status.success(), "{script}: {out}{err}");
+        assert!(out.contains(tried), "{script} did not try: {out}");
+        assert!(err.contains("could not ") && err.contains(advice), "{script} says: {err}");
+    }
+    let output = script_among_failing_programs("debian/prerm", &["upgrade", "0.2.0"]);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !out.contains("cleanup"), "an upgrade lifted bans: {out}");
+}
+
 /// Installs and uninstalls in a root of its own. The script contains the assertions, next to the steps that they check.
 #[test]
 fn installing_and_uninstalling_leave_what_they_should() {
@@ -123,10 +164,13 @@ fn the_unit_starts_before_web_servers_and_does_not_wait_for_docker() {
     assert!(!after.contains(&"docker.service".to_owned()), "{after:?}");
 }
 
-/// History: systemd warned at each start that the mode of /etc/shield is not the unit's.
+/// History: systemd warned at each start that the mode of /etc/shield is not the unit's, and took /var/log/shield from adm.
 #[test]
-fn the_units_folders_have_the_modes_that_the_package_gives_them() {
+fn the_units_folders_have_the_modes_and_owners_that_the_package_gives_them() {
     let folders = read("tmpfiles.conf");
+    assert!(
+        !read("shield.service").lines().any(|line| line.starts_with("User=") || line.starts_with("Group="))
+    );
     for (kind, parent) in
         [("Runtime", "/run"), ("State", "/var/lib"), ("Logs", "/var/log"), ("Configuration", "/etc")]
     {
@@ -134,6 +178,11 @@ fn the_units_folders_have_the_modes_that_the_package_gives_them() {
         let line = folders.lines().find(|line| line.split_whitespace().nth(1) == Some(place.as_str()));
         let mode = line.unwrap().split_whitespace().nth(2).unwrap().to_owned();
         assert_eq!(words_of(&format!("{kind}DirectoryMode")), [mode], "{place}");
+        // systemd gives what the agent writes to the unit's user and group at each start, but leaves the config's folder alone.
+        if kind != "Configuration" {
+            let owner: Vec<&str> = line.unwrap().split_whitespace().skip(3).take(2).collect();
+            assert_eq!(owner, ["root", "root"], "{place}");
+        }
     }
 }
 
