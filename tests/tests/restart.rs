@@ -1,7 +1,11 @@
 //! The agent is stopped, killed and restarted in the middle of a ban: no gap opens, and the ban ends on time.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use shield_tests::agent::Agent;
 use shield_tests::site::{ATTACKER, Site, VISITOR};
 use shield_tests::traffic::{Behaviour, Outcome, Requester, VISITED_PATHS};
 
@@ -127,4 +131,46 @@ fn an_enforcer_that_is_switched_off_is_cleaned_up_at_the_next_start() {
             assert!(agent.stop().unwrap().success(), "{}", site.home.log());
         }
     }
+}
+
+/// History: systemd was told that the agent is ready before the bans were back, so that after a boot a web server that is ordered
+/// after it answered the banned.
+#[test]
+fn systemd_hears_that_the_agent_is_ready_once_the_restored_bans_are_in_force() {
+    let site = Site::create("").unwrap();
+    let agent = site.start_agent(&[]).unwrap();
+    site.ban_attacker("10m").unwrap();
+    assert!(agent.stop().unwrap().success(), "{}", site.home.log());
+
+    // As after a boot: nothing in the kernel. And an iptables that takes its time, here until the test lets it go on.
+    site.home.command(&site.server, &["cleanup"]).unwrap();
+    site.wait_until_served(ATTACKER, SLACK).unwrap();
+    let mut config = format!("[xdp]\nmode = \"off\"\npin_dir = {:?}\n", site.home.pins());
+    config += "[iptables]\nmode = \"on\"\n";
+    site.home.configure(site.nginx.access_log(), "", &config).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let go_on = folder.path().join("go-on");
+    for program in ["iptables-restore", "ip6tables-restore", "iptables-save", "ip6tables-save"] {
+        let path = folder.path().join(program);
+        let wait = format!("until [ -e {} ]; do sleep 0.02; done", go_on.display());
+        fs::write(&path, format!("#!/bin/sh\n{wait}\nexec /usr/sbin/{program} \"$@\"\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let socket = folder.path().join("notify.sock");
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    let notify = format!("NOTIFY_SOCKET={}", socket.display());
+    let path = format!("PATH={}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let _agent = Agent::start_under(&["env", &notify, &path], &site.server, &site.home, &[]).unwrap();
+
+    let ready_is_told = || {
+        let mut buffer = [0; 256];
+        let length = systemd.recv(&mut buffer).ok()?;
+        String::from_utf8_lossy(&buffer[..length]).contains("READY=1").then_some(())
+    };
+    systemd.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert_eq!(ready_is_told(), None, "told before the bans were in force: {}", site.home.log());
+    fs::write(&go_on, "").unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert_eq!(ready_is_told(), Some(()), "{}", site.home.log());
+    assert_eq!(site.request(ATTACKER).unwrap(), None, "ready, and a banned client is served");
 }

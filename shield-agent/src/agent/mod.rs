@@ -222,12 +222,12 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let mut background = vec![
         tokio::spawn(supervise::return_memory()),
         tokio::spawn(supervise::end_of_trouble(trouble, handle.clone())),
+        tokio::spawn(supervise::ready_when_restored(Arc::clone(&interpreter))),
     ];
     background.extend(exporter.map(tokio::spawn));
     let announce = notices::without_the_engine(feed, hooks);
     let watch = Watch { beats, health, owner: handle.clone(), announce, ended: Arc::clone(ended) };
     let watching = watch.start()?;
-    systemd::ready();
     Ok(Running {
         owner: handle,
         owner_thread,

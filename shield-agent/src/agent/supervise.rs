@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::{Kernel, build, restore, watch};
+use super::{Kernel, build, restore, systemd, watch};
 use crate::beat::{Beat, Beats, panic_text};
 use crate::config::{Config, Use};
 use crate::enforce::interpreter::Interpreter;
@@ -25,6 +25,9 @@ use shield_engine::event::{EnforcerName, PartReport, PartState};
 
 /// How long a required enforcer may take to start.
 const REQUIRED_START: Duration = Duration::from_secs(30);
+
+/// How long the restored bans delay the start of web servers.
+const RESTORED_IN: Duration = Duration::from_secs(15);
 /// The part that finds the addresses that must never be banned.
 const HOST: &str = "host";
 /// Pause between two scans of this host's addresses and SSH sessions.
@@ -241,6 +244,22 @@ pub(super) async fn return_memory() {
         memory::trim_heap();
         tokio::time::sleep(TRIM_INTERVAL).await;
     }
+}
+
+/// Tells systemd that the agent is ready once every enforcer has put the restored bans in force or has failed to: a web server
+/// that is ordered after it must not answer the banned. After [`RESTORED_IN`] it does so all the same, because a web server
+/// that waits for ever hurts more.
+pub(super) async fn ready_when_restored(interpreter: Arc<Interpreter>) {
+    let deadline = tokio::time::Instant::now() + RESTORED_IN;
+    let waits = |state: &PartState| matches!(state, PartState::Waiting { .. });
+    while interpreter.states().iter().any(|(_, state)| waits(state)) {
+        if tokio::time::Instant::now() >= deadline {
+            tracing::warn!("told systemd that the agent is ready before all restored bans were in force");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    systemd::ready();
 }
 
 pub(super) fn spawn<T: Send + 'static>(
