@@ -30,6 +30,8 @@ struct State {
     sets: BTreeMap<String, Set>,
     now_ms: u64,
     missing_programs: BTreeSet<String>,
+    /// The kernel runs with `ipv6.disable=1`.
+    lacks_ipv6: bool,
     failures: Vec<Injected>,
     runs: usize,
     /// The ruleset generation, which nftables increments with every change; `None` on a host with the legacy iptables.
@@ -121,6 +123,11 @@ impl SimulatedHost {
     /// Installs a program again.
     pub fn install_program(&self, name: &str) {
         self.state().missing_programs.remove(name);
+    }
+
+    /// Boots the kernel with `ipv6.disable=1`, or without it.
+    pub fn set_ipv6(&self, is_there: bool) {
+        self.state().lacks_ipv6 = !is_there;
     }
 
     /// `iptables -F`: deletes every rule and keeps the chains.
@@ -275,8 +282,13 @@ impl Programs for SimulatedHost {
         Box::new(self.clone())
     }
 
-    fn read_proc(&mut self, _: &str) -> Option<String> {
-        None
+    fn read_proc(&mut self, path: &str) -> Option<String> {
+        let is_there = match path.strip_prefix("/proc/thread-self/net/")? {
+            "dev" => true,
+            "if_inet6" => !self.state().lacks_ipv6,
+            _ => false,
+        };
+        is_there.then(String::new)
     }
 
     fn generation(&mut self) -> Option<u32> {
@@ -302,6 +314,9 @@ impl State {
             return Err(fail(&said));
         }
         let version = if argv[0].starts_with("ip6") { Version::V6 } else { Version::V4 };
+        if version == Version::V6 && self.lacks_ipv6 {
+            return Err(fail("Address family not supported by protocol"));
+        }
         match argv {
             ["iptables-save" | "ip6tables-save", rest @ ..] if rest.contains(&"nat") => Ok(String::new()),
             ["iptables-save" | "ip6tables-save", ..] => Ok(self.save(version)),

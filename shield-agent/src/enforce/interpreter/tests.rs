@@ -289,6 +289,31 @@ fn one_family_missing_is_degraded_and_the_other_goes_on() {
     assert!(drops(&host, "2001:db8::77"), "it comes back when it can");
 }
 
+/// A host that was booted with `ipv6.disable=1` was degraded for ever, with a critical alert.
+#[test]
+fn a_host_without_ipv6_is_not_degraded_by_that() {
+    for has_program in [true, false] {
+        let host = SimulatedHost::new();
+        host.set_ipv6(false);
+        if !has_program {
+            host.remove_program("ip6tables");
+        }
+        let mut bench = Bench::on(&host);
+        bench.settle();
+        bench.shared.submit(vec![ban("192.0.2.1", 1), ban("2001:db8::/64", 2)]);
+        bench.pass(60_000);
+        assert!(drops(&host, "192.0.2.1"));
+        assert_eq!(bench.banned(), [("192.0.2.1".to_owned(), 1)]);
+        let PartState::Active { detail } = bench.state() else { panic!("{:?}", bench.state()) };
+        assert_eq!(detail, "1 single rule, first in INPUT; no IPv6: this host has no IPv6");
+        // Its module is loaded: from then on it is needed.
+        host.set_ipv6(true);
+        bench.pass(60_000);
+        assert!(matches!(bench.state(), PartState::Active { .. }) == has_program, "{:?}", bench.state());
+        assert_eq!(drops(&host, "2001:db8::77"), has_program);
+    }
+}
+
 /// They used to be reported as banned, and shown as in force, though nothing dropped them.
 #[test]
 fn restored_bans_of_a_missing_family_fail_until_it_is_ready() {

@@ -25,6 +25,8 @@ pub(super) struct Unavailable {
     /// The drops of chains that were in place earlier: the total must not fall when a family is started again.
     retired: Drops,
     error: anyhow::Error,
+    /// This host has no such IP version, so that no client of it can come.
+    is_absent: bool,
 }
 
 impl Unavailable {
@@ -41,6 +43,7 @@ impl Family {
             table: Table::new(version, settings),
             retired: Drops::default(),
             error: anyhow!("it has not been started"),
+            is_absent: false,
         })
     }
 
@@ -80,6 +83,11 @@ impl Family {
         }
     }
 
+    /// Returns `true` if there is nothing to filter, because this host does not have the IP version.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Family::Unavailable(family) if family.is_absent)
+    }
+
     /// Takes over what is in the table, or writes it.
     pub(super) fn start(&mut self, programs: &mut dyn Programs, exempt: &[IpNet]) {
         let table = self.table().clone();
@@ -89,7 +97,11 @@ impl Family {
         };
         *self = match Chains::take_over(table.clone(), exempt, retired, programs) {
             Ok(chains) => Family::Ready(chains),
-            Err(error) => Family::Unavailable(Unavailable { table, retired, error }),
+            Err(error) => {
+                let is_absent = table.version == Version::V6 && lacks_ipv6(programs);
+                let error = if is_absent { anyhow!("this host has no IPv6") } else { error };
+                Family::Unavailable(Unavailable { table, retired, error, is_absent })
+            }
         };
     }
 
@@ -100,6 +112,13 @@ impl Family {
             Family::Ready(chains) => chains.total(),
         }
     }
+}
+
+/// Returns `true` if the kernel runs without IPv6 (`ipv6.disable=1`, or no such module). Where `/proc` is hidden from this
+/// process nothing is known, and IPv6 counts as there.
+fn lacks_ipv6(programs: &mut dyn Programs) -> bool {
+    programs.read_proc("/proc/thread-self/net/dev").is_some()
+        && programs.read_proc("/proc/thread-self/net/if_inet6").is_none()
 }
 
 /// The filter table of each IP version; `None` where it cannot be filtered or could not be listed.

@@ -7,9 +7,9 @@ use super::storage::Storage;
 use crate::text::counted;
 use shield_engine::event::PartState;
 
-/// Degraded by every IP version that cannot be filtered and by missing sets; active otherwise, with mode and place.
+/// Degraded by every IP version of this host's that cannot be filtered and by missing sets; active otherwise, with mode and place.
 pub(super) fn state(families: &[Family; 2], storage: &Storage) -> PartState {
-    let mut reasons = unavailable(families);
+    let mut reasons: Vec<String> = reasons(families.iter().filter(|family| !family.is_absent())).collect();
     reasons.extend(shortage(storage));
     if reasons.is_empty() {
         PartState::Active { detail: detail(families, storage) }
@@ -20,8 +20,11 @@ pub(super) fn state(families: &[Family; 2], storage: &Storage) -> PartState {
 
 /// The IP versions that cannot be filtered, each with its reason.
 pub(super) fn unavailable(families: &[Family; 2]) -> Vec<String> {
-    let reasons = families.iter().filter_map(|family| Some((family.version(), family.error()?)));
-    reasons.map(|(version, error)| format!("no {}: {error:#}", version.name())).collect()
+    reasons(families.iter()).collect()
+}
+
+fn reasons<'a>(families: impl Iterator<Item = &'a Family>) -> impl Iterator<Item = String> {
+    families.filter_map(|family| Some(format!("no {}: {:#}", family.version().name(), family.error()?)))
 }
 
 fn detail(families: &[Family; 2], storage: &Storage) -> String {
@@ -31,7 +34,11 @@ fn detail(families: &[Family; 2], storage: &Storage) -> String {
         Some(kind) => format!("{} in {}", clients(), kind.store().name()),
     };
     let hooks = families.iter().filter_map(Family::chains).next().map_or(&[][..], Chains::hooks);
-    format!("{held}, first in {}", hooks.join(" and "))
+    let absent = reasons(families.iter().filter(|family| family.is_absent()));
+    std::iter::once(format!("{held}, first in {}", hooks.join(" and ")))
+        .chain(absent)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn shortage(storage: &Storage) -> Option<String> {
