@@ -65,7 +65,7 @@ fn five_probes() -> Vec<Asked> {
         .into()
 }
 
-const STAY: [Kind; 10] = [
+const STAY: [Kind; 11] = [
     ("a compiler's cache, half empty", 120, |t| {
         let object = |n: i64| format!("/ccache/{}/{}", &hash(n)[..2], &hash(n)[2..]);
         (0..20).map(|n| get(object(20 * t + n), if n % 2 == 0 { 404 } else { 200 })).collect()
@@ -122,6 +122,10 @@ const STAY: [Kind; 10] = [
     }),
     ("a program that renews its session in vain", 600, |t| {
         every(2, t, || vec![("POST", "/api/session".to_owned(), 401)])
+    }),
+    ("an installer whose mirror lacks most packages", 120, |t| {
+        let status = |n| if n % 4 == 0 { 200 } else { 404 };
+        (5 * t..5 * t + 5).map(|n| get(format!("/simple/{}/", word(n)), status(n))).collect()
     }),
     ("a server that asks for authors, most of them gone", 900, |t| {
         every(3, t, || vec![get(format!("/users/{}", word(t)), [410, 404, 200][t as usize / 3 % 3])])

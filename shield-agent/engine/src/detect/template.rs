@@ -48,6 +48,12 @@ impl Template {
         let (mut has_items, mut has_word, mut is_counted) = (false, false, false);
         while at < path.len() {
             let rest = &path[at..];
+            if let Some(len) = package_name(path, at) {
+                hash.add(b"#");
+                has_items = true;
+                at += len;
+                continue;
+            }
             if is_uuid(rest) {
                 hash.add(b"#");
                 has_items = true;
@@ -92,6 +98,16 @@ fn is_stored_by_hash(path: &[u8]) -> bool {
     let name = memchr::memrchr(b'/', path).map_or(path, |at| &path[at + 1..]);
     let len = name.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     len >= MIN_STORED_HASH && name.get(len).is_none_or(|next| !is_token_byte(*next))
+}
+
+/// The length of a package's name in Python's simple index, `…/simple/NAME/`, if one begins at `at`. An installer asks each of its
+/// indexes for everything that it needs, and a mirror lacks most of it. Nothing else is looked for there.
+fn package_name(path: &[u8], at: usize) -> Option<usize> {
+    let rest = path[..at].ends_with(b"/simple/").then(|| &path[at..])?;
+    let len = memchr::memchr(b'/', rest).unwrap_or(rest.len());
+    let is_package = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let is_name = len > 0 && rest[0] != b'.' && rest[..len].iter().all(is_package);
+    (is_name && rest.len() <= len + 1).then_some(len)
 }
 
 /// 8-4-4-4-12 hexadecimal digits.
@@ -154,6 +170,7 @@ mod tests {
                 "/sccache/0/b/d/0bd923b1612dd272d1371c17149d4395",
             ),
             ("/prov/805ec0000003.cfg", "/prov/805ec000000a.cfg"),
+            ("/pypi/simple/requests/", "/pypi/simple/ruamel.yaml-2/"),
             ("/x/3f2504e0-4f89-11d3-9a0c-0305e82c3301", "/x/7a9d9691-46fc-8893-d73c-0f69d4d0abba"),
         ];
         for (one, other) in same {
@@ -194,6 +211,9 @@ mod tests {
             "/admin.php",
             "/word12",
             "/word13",
+            "/simple/.env",
+            "/simple/a/admin",
+            "/simple/b/admin",
         ];
         for (n, one) in words.iter().enumerate() {
             for other in &words[n + 1..] {
