@@ -336,6 +336,28 @@ fn lines_that_break_the_engine_down_do_so_once() {
     assert_eq!(agent.lines(), 1, "the line before was read again");
 }
 
+/// Another program on the page's port once kept the agent from starting, and so everything from being protected.
+#[test]
+fn a_page_whose_address_is_taken_is_a_state_and_opens_when_it_is_free() {
+    let mut agent = Agent::start(&[]);
+    agent.process.kill().unwrap();
+    agent.process.wait().unwrap();
+    let other = TcpListener::bind(agent.page).unwrap();
+    agent.process = agent.spawn(&[]);
+    let (state, text) = agent.until("the status", || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shield-agent"));
+        let output =
+            command.args(["status", "--json", "--socket"]).arg(agent.path("control.sock")).output().ok()?;
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let page = status["parts"].as_array()?.iter().find(|part| part["part"] == "page")?.clone();
+        Some((page["state"].as_str()?.to_owned(), page["text"].as_str()?.to_owned()))
+    });
+    assert_eq!(state, "degraded");
+    assert!(text.contains(&format!("could not listen on {}", agent.page)), "{text}");
+    drop(other);
+    agent.until_part_is("page", "active");
+}
+
 #[test]
 fn systemds_watchdog_is_fed_for_as_long_as_the_engine_goes_round() {
     let folder = tempfile::tempdir().unwrap();

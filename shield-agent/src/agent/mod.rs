@@ -195,8 +195,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let mut server = build::bind_api(&config, Arc::new(backend), Arc::clone(&feed))?;
     server.watch(beats.part("api", watch::API, supervise::running), build::report_to(&handle));
     let token_file = config.state_dir.join(api::TOKEN_FILE);
-    let page = Page::open(server.door(), token_file, config.page, &config.page_hosts, ended).await?;
-    let state = page::state(config.page);
+    let (page, state) = Page::open(server.door(), token_file, config.page, &config.page_hosts, ended).await;
     handle.send(Message::Part(PartReport { part: "page".to_owned(), state, repaired: None }));
     let server = supervise::essential(ended, server.run(server_stops));
 

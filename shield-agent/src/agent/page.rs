@@ -34,19 +34,28 @@ struct Open {
 }
 
 impl Page {
-    /// Binds the address at the start, where a failure ends the start.
+    /// Binds the address at the start. Where it cannot be had there is no page yet: nobody is less protected by that, so that it
+    /// is a state and no end of the start.
     pub(super) async fn open(
         door: Door,
         token_file: PathBuf,
         addr: Option<SocketAddr>,
         hosts: &[String],
         ended: &Arc<Ended>,
-    ) -> Result<Page> {
+    ) -> (Page, PartState) {
         let mut page = Page { door, token_file, ended: Arc::clone(ended), open: None };
-        if let Some(addr) = addr {
-            page.serve(addr, page.bind(addr, hosts).await?);
-        }
-        Ok(page)
+        let Some(addr) = addr else { return (page, state(None)) };
+        let state = match page.bind(addr, hosts).await {
+            Ok(bound) => {
+                page.serve(addr, bound);
+                state(Some(addr))
+            }
+            Err(error) => {
+                tracing::error!("{error:#}");
+                PartState::Degraded { reason: text::reload::page_missing(&format!("{error:#}")) }
+            }
+        };
+        (page, state)
     }
 
     /// The configured address that is served.

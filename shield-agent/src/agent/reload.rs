@@ -44,6 +44,9 @@ const LIFTING_POLL: Duration = Duration::from_millis(20);
 /// The pause between two looks for a webhook's file that was not there.
 const HOOK_RETRY: Duration = Duration::from_secs(30);
 
+/// Between two tries to open a page whose address was taken at the start.
+const PAGE_RETRY: Duration = Duration::from_secs(5);
+
 /// Reloads that wait at most. Each reads the file anew, so that more would find nothing more.
 pub(super) const QUEUED: usize = 4;
 
@@ -81,6 +84,7 @@ impl Reloader {
         let state = PartState::Active { detail: text::reload::in_force(self.file().as_deref(), &[]) };
         self.report(PART, state);
         let mut retry = tokio::time::interval(HOOK_RETRY);
+        let mut retry_page = tokio::time::interval(PAGE_RETRY);
         loop {
             tokio::select! {
                 biased;
@@ -95,6 +99,7 @@ impl Reloader {
                     let hooks = self.hooks.clone();
                     off_runtime(move || hooks.retry()).await;
                 }
+                _ = retry_page.tick(), if self.page.addr() != self.config.page => self.retry_page().await,
             }
         }
         (self.sources, self.page)
@@ -288,6 +293,13 @@ impl Reloader {
             }
         };
         self.report("page", state);
+    }
+
+    /// Opens the page that could not be opened at the start, if it can be by now.
+    async fn retry_page(&mut self) {
+        if self.page.change(self.config.page, &self.config.page_hosts).await.is_ok() {
+            self.report("page", page::state(self.config.page));
+        }
     }
 
     async fn set_hooks(&self, wanted: &Config, changed: &mut Vec<String>, failed: &mut Vec<String>) {

@@ -98,6 +98,13 @@ pub(crate) fn page_stays(wanted: &str, why: &str, stays: Option<&str>) -> String
     format!("could not move the page to {wanted}: {why}; {stays}; `shield-agent reload` tries again")
 }
 
+/// The state of a page that could not be opened at the start.
+pub(crate) fn page_missing(why: &str) -> String {
+    format!(
+        "{why}; there is no page until then, it is tried again every few seconds, and clients are judged and banned"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

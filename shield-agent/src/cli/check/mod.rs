@@ -3,6 +3,9 @@
 mod logs;
 
 use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
@@ -36,14 +39,17 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
             shown["logs_left_out"] = checked.left_out.into();
             print::json(&shown)?;
         }
-        Format::Text => print::text(&format!("{}{}", render(&config), render_logs(&checked)))?,
+        Format::Text => {
+            let page = config.page.map_or("off".to_owned(), |addr| page_text(addr, &config.socket));
+            print::text(&format!("{}{}", render(&config, &page), render_logs(&checked)))?;
+        }
     }
     Ok(if checked.has_problem() && !args.warn_only { Exit::Degraded } else { Exit::Done })
 }
 
 const LABEL_CHARS: usize = 12;
 
-fn render(config: &Config) -> String {
+fn render(config: &Config, page: &str) -> String {
     let mut out = String::new();
     let file =
         config.file.as_ref().map_or("the defaults (no file)".to_owned(), |path| path.display().to_string());
@@ -65,7 +71,7 @@ fn render(config: &Config) -> String {
     }
     line("iptables", use_text(config.use_iptables));
     line("xdp", use_text(config.use_xdp));
-    line("page", &config.page.map_or("off".to_owned(), |addr| format!("http://{addr}/")));
+    line("page", page);
     line("slack", if config.slack.is_some() { "on" } else { "off" });
     line("webhook", if config.webhook.is_some() { "on" } else { "off" });
     line("allowed", &format!("{} configured", counted(config.allow.len() as u64, "network")));
@@ -124,6 +130,17 @@ fn render_log(log: &CheckedLog, out: &mut String) -> std::fmt::Result {
     }
 }
 
+/// The page's address, and whether another program has it. A running agent has it itself, and answers at its socket.
+fn page_text(addr: SocketAddr, socket: &Path) -> String {
+    let page = format!("http://{addr}/");
+    match TcpListener::bind(addr) {
+        Err(error) if UnixStream::connect(socket).is_err() => {
+            format!("{page}: could not listen there ({error}); set another `listen` in [page]")
+        }
+        _ => page,
+    }
+}
+
 fn use_text(used: Use) -> &'static str {
     match used {
         Use::On => "on; the agent runs without it where it does not work",
@@ -148,6 +165,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_address_that_another_program_has_is_said() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = other.local_addr().unwrap();
+        let text = page_text(addr, Path::new("/nonexistent/control.sock"));
+        assert!(text.starts_with(&format!("http://{addr}/: could not listen there (")), "{text}");
+        assert!(text.ends_with("set another `listen` in [page]"), "{text}");
+    }
+
+    #[test]
     fn a_valid_configuration_is_shown_on_one_screen() {
         let config = Config::parse("[[source]]\npath = '/nowhere/*.log'\n[xdp]\nmode = 'off'").unwrap();
         let reported = config.infrastructure.len();
@@ -169,7 +195,7 @@ socket      /run/shield/control.sock
 audit       /var/log/shield/audit.jsonl
 "
         );
-        assert_eq!(render(&config), expected);
+        assert_eq!(render(&config, "http://127.0.0.1:8080/"), expected);
     }
 
     fn log() -> CheckedLog {
