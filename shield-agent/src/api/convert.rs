@@ -191,7 +191,12 @@ pub(crate) fn detector_state(detector: &Detector) -> (PartStateName, String) {
         (Some(why), _) => (PartStateName::Degraded, format!("no automatic bans: {why}")),
         (None, Some(warm_up)) => {
             let left = text::duration(warm_up.remaining_secs);
-            let text = format!("{left} left; until then only floods, probing and failed logins lead to bans");
+            // It goes by the log's clock, which stands still without requests.
+            let left = match detector.clients {
+                0 => format!("no requests to learn from now; {left} left once they come"),
+                _ => format!("{left} left"),
+            };
+            let text = format!("{left}; until then only floods, probing and failed logins lead to bans");
             (PartStateName::Waiting, text)
         }
         (None, None) if detector.frozen => {

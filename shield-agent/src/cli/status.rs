@@ -280,6 +280,9 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
         for expected in ["warm-up   1 min 30 s left", "anomaly: z-score=9.00", "dry run"] {
             assert!(screen.contains(expected), "{screen}");
         }
+        status.detector.clients = 0;
+        let idle = render(&status, Colour::Off);
+        assert!(idle.contains("no requests to learn from now; 1 min 30 s left once they come"), "{idle}");
         status.detector.blast_radius = Some("21 % of the clients".into());
         assert!(render(&status, Colour::Off).contains("no automatic bans: 21 % of the clients"));
     }
