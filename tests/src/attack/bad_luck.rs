@@ -70,6 +70,18 @@ fn killed() -> Result<String> {
         super::clients::NO_LIMITS
     );
     home.configure(&log, "", &kernel)?;
+    let append = |text: &str| -> Result<()> {
+        use std::io::Write as _;
+        Ok(std::fs::OpenOptions::new().append(true).open(&log)?.write_all(text.as_bytes())?)
+    };
+    // An agent that never ran begins at the log's end. From then on it loses nothing.
+    let first = Agent::start(&server, &home, &[])?;
+    wait::until("the first agent to read its log", PATIENCE, || {
+        append(&super::target::line("198.51.100.7", &super::target::time(), "/", 200))?;
+        let status = home.json(&server, &["status"])?;
+        Ok(status["totals"]["requests"].as_u64().filter(|requests| *requests > 0))
+    })?;
+    first.stop()?;
     let mut seen = 0;
     for round in 0..KILLS {
         let agent = Agent::start(&server, &home, &[])?;
@@ -78,10 +90,7 @@ fn killed() -> Result<String> {
         for n in 0..ATTACKERS {
             lines.push_str(&flood(&client(n).to_string())?);
         }
-        {
-            use std::io::Write as _;
-            std::fs::OpenOptions::new().append(true).open(&log)?.write_all(lines.as_bytes())?;
-        }
+        append(&lines)?;
         // Another moment each time: before the first ban, between two of them, after the last.
         wait::sleep(Duration::from_millis(u64::from(round) * 25))?;
         agent.kill()?;
