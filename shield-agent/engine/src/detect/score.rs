@@ -194,8 +194,8 @@ impl Scores {
         {
             self.habits.answered(asked.status, asked.size, name_of(asked), asked.second);
         }
-        if self.is_guess(asked, lately, network) {
-            self.accounts.open(asked.key, asked.second).add(&guess(asked), asked.second);
+        if let Some(guess) = self.guess(asked, lately, network) {
+            self.accounts.open(asked.key, asked.second).add(&guess, asked.second);
         }
         for mut piece in pieces(asked).into_iter().flatten() {
             if is_catch_all && piece.kind == Kind::Probe {
@@ -206,25 +206,38 @@ impl Scores {
                 let factor = self.factor(piece.kind, piece.template, piece.dir, network, asked.second);
                 if factor < 0.3 {
                     piece.points *= factor;
+                    // Nor are its numbers a list: others are refused them too.
+                    piece.counted = None;
                 }
             }
             self.accounts.open(asked.key, asked.second).add(&piece, asked.second);
         }
     }
 
-    /// Whether a 401 may be a password that was tried: not where others are refused too, and not to who was ever served well.
-    fn is_guess(&self, asked: &Asked<'_>, lately: &Lately, network: u32) -> bool {
+    /// A 401 that may be a password that was tried: not where others are refused too, and not to who was ever served well.
+    fn guess(&self, asked: &Asked<'_>, lately: &Lately, network: u32) -> Option<Piece> {
         const JUDGED: Flags = Flags::LOGIN.or(Flags::REMOTE_CALL).or(Flags::FOREIGN);
         if asked.status != 401 || asked.is_try || asked.trace.flags.has(JUDGED) {
-            return false;
+            return None;
         }
-        let before = lately.before;
-        let is_hardly_served = 4 * before.served() <= before.requests;
         let template = fold(Template::of(asked.path).hash);
-        is_hardly_served
-            && !self.standings.of(asked.key, asked.second).is_any()
-            && !self.habits.is_broken(template, asked.second)
-            && self.habits.refused_at(template, network, asked.second) == 0
+        let is_known = 4 * lately.before.served() > lately.before.requests
+            || self.standings.of(asked.key, asked.second).is_any()
+            || self.habits.is_broken(template, asked.second)
+            || self.habits.refused_at(template, network, asked.second) > 0;
+        (!is_known).then(|| Piece {
+            kind: Kind::Unauthorised,
+            points: UNAUTHORISED,
+            repeat: 1.0,
+            key: stable_hash::of_text(asked.path) ^ 4,
+            group: None,
+            within_group: 1.0,
+            pages: 0.0,
+            template,
+            dir: 0,
+            target: asked.trace.key,
+            counted: None,
+        })
     }
 
     /// Whether a served request got the site's answer to everything: it is as good as refused.
@@ -495,23 +508,6 @@ fn malformed_share(points: f32, before: Counts) -> f32 {
     let served = before.served() as f32;
     let share = malformed / (malformed + served).max(1.0);
     ((share - 0.4) / 0.2).clamp(0.0, 1.0)
-}
-
-/// What one password of many weighs.
-fn guess(asked: &Asked<'_>) -> Piece {
-    Piece {
-        kind: Kind::Unauthorised,
-        points: UNAUTHORISED,
-        repeat: 1.0,
-        key: stable_hash::of_text(asked.path) ^ 4,
-        group: None,
-        within_group: 1.0,
-        pages: 0.0,
-        template: fold(Template::of(asked.path).hash),
-        dir: 0,
-        target: asked.trace.key,
-        counted: None,
-    }
 }
 
 /// The pieces of evidence in one request.

@@ -159,7 +159,7 @@ fn products_and_protocols_are_normal_on_any_site() {
 }
 
 /// Clients in standing of three networks are refused the same names of an own product, over an hour. A fourth is refused them too.
-fn taught(networks: u32) -> Site {
+fn taught(networks: u32, refused: &str) -> Site {
     let mut site = Site::new();
     for round in 0..6 {
         for net in 0..networks {
@@ -168,7 +168,7 @@ fn taught(networks: u32) -> Site {
             }
             site.now += 3;
             if round >= 3 {
-                site.ask(addr(10 + net, 1), &get("/phones/console.cfg", 404));
+                site.ask(addr(10 + net, 1), &get(refused, 404));
             }
         }
         site.now += 700;
@@ -179,14 +179,31 @@ fn taught(networks: u32) -> Site {
 #[test]
 fn what_good_clients_of_several_networks_are_refused_is_normal() {
     let refused = |site: &Site| site.detector.explain_score(addr(99, 1), site.now);
-    let mut alone = taught(1);
+    let mut alone = taught(1, "/phones/console.cfg");
     alone.ask(addr(99, 1), &get("/phones/console.cfg", 404));
     assert!(refused(&alone) > 2.9, "{}", refused(&alone));
-    let mut several = taught(4);
+    let mut several = taught(4, "/phones/console.cfg");
     several.ask(addr(99, 1), &get("/phones/console.cfg", 404));
     assert_eq!(refused(&several), 0.0);
     several.ask(addr(99, 1), &get("/phones/other.cfg", 404));
     assert!(refused(&several) > 2.9, "what nobody was refused says as much as before");
+}
+
+/// Three hundred of them: more than the account lists one by one.
+#[test]
+fn numbers_that_good_clients_are_refused_too_add_nothing() {
+    let ask_all = |site: &mut Site| {
+        (0..300).any(|n| {
+            site.now += 1;
+            site.ask(addr(99, 1), &get(format!("/phones/console-{n}.cfg"), 404))
+        })
+    };
+    assert!(ask_all(&mut Site::new()), "a list that counts, where nobody is known");
+    let mut several = taught(4, "/phones/console-1.cfg");
+    // With something of its own in the account, which is not empty then.
+    several.ask(addr(99, 1), &get("/.git/config", 404));
+    let banned = ask_all(&mut several);
+    assert!(!banned, "{}", several.detector.explain_score(addr(99, 1), several.now));
 }
 
 #[test]
