@@ -14,10 +14,6 @@ use shield_engine::event::PartState;
 /// The sleep of a thread that waits for something from outside, for as long as it takes.
 const UNBOUNDED: u32 = u32::MAX;
 
-/// The time a part has for its first word: it is registered before its thread or task runs, and on a busy machine the rest of
-/// the start lies in between. Bounded, so that a part that never begins is found.
-const BEGINS_WITHIN_MS: u32 = 60_000;
-
 /// What a stall of a part means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -125,12 +121,7 @@ impl Beats {
     ) -> Beat {
         #[cfg(feature = "test-support")]
         let limits = fault::limits(limits);
-        let part = Part {
-            name: name.into(),
-            limits,
-            word: AtomicU64::new(u64::from(BEGINS_WITHIN_MS)),
-            state: Box::new(state),
-        };
+        let part = Part { name: name.into(), limits, word: AtomicU64::new(0), state: Box::new(state) };
         let part = Arc::new(part);
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         parts.retain(|part| part.strong_count() > 0);

@@ -357,23 +357,6 @@ mod tests {
         assert_eq!(world.rounds(5), [""; 0]);
     }
 
-    /// Its first word comes after the rest of the start; without a first word it is no healthy part.
-    #[test]
-    fn a_part_has_a_minute_to_begin() {
-        let mut world = World::new();
-        let begins = |world: &mut World, after| {
-            world.beat = world.beats.part("y", SOME, || PartState::Off { reason: String::new() });
-            assert_eq!(world.rounds(after), [""; 0]);
-        };
-        begins(&mut world, 60);
-        world.beat.working();
-        assert_eq!(world.rounds(5), [""; 0]);
-        assert_eq!(world.rounds(1), ["y stalled 5000"], "once it began it has no minute any more");
-        begins(&mut world, 65);
-        assert_eq!(world.rounds(1), ["y stalled 5000"]);
-        assert_eq!(world.rounds(15), ["y over 20000"], "it never began");
-    }
-
     #[test]
     fn a_part_that_ended_is_forgotten() {
         let mut world = World::new();
