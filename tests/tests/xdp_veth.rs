@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use aya::maps::{Array, Map, MapData};
 use shield_agent::test_support::clock;
 use shield_agent::test_support::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer};
 use shield_agent::test_support::enforce::{Ban, Desired, Enforcer as _};
+use shield_common::{ABI_VERSION, Control, map_name};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::event::PartState;
@@ -225,6 +227,61 @@ fn maps_of_another_size_or_prefix_are_replaced_and_their_bans_carried_over() {
     assert_eq!(third.observe(clock::now()).unwrap().len(), 3);
     assert!(!world.settings.pin_folder.join("maps_new").exists());
     world.cleanup(third);
+}
+
+/// Version 2 had no maps of slowed clients, and its bans the same layout. An upgrade lifts none and moves no end.
+#[test]
+fn bans_of_the_version_before_the_slow_lane_are_carried_over_with_their_ends() {
+    let world = World::new(Mode::Auto);
+    let mut first = world.start();
+    let hour = Ends::after(clock::now(), 3_600_000);
+    let bans = [
+        ban(CLIENT_V4, Ends::Never),
+        ban(CLIENT_V6, hour),
+        ban("198.51.100.0/24", hour),
+        ban("2001:db8:9::/48", Ends::Never),
+    ];
+    ban_now(&mut first, &bans);
+    drop(first);
+    let maps = world.settings.pin_folder.join("maps");
+    set_version(&maps, 2);
+    for name in [map_name::SLOW_V4, map_name::SLOW_V6] {
+        std::fs::remove_file(maps.join(name)).unwrap();
+    }
+    world.assert_blocked("192.0.2.1");
+
+    let mut second = world.start();
+    world.assert_blocked("192.0.2.1");
+    world.assert_blocked("2001:db8:1:2::1");
+    let now = clock::now();
+    let held = second.observe(now).unwrap();
+    assert_eq!(held.len(), bans.len(), "{held:?}");
+    for Ban { client, ends } in bans {
+        let (_, found) = held.iter().find(|(held, _)| *held == client.client()).unwrap();
+        match (ends.remaining_ms(now), found.unwrap().remaining_ms(now)) {
+            (None, None) => {}
+            (Some(left), Some(found)) => {
+                assert!(left.abs_diff(found) < 2_000, "{client:?}: {found} of {left}")
+            }
+            (left, found) => panic!("{client:?}: {found:?} and not {left:?}"),
+        }
+    }
+    let version = control(&maps).get(&0, 0).unwrap().abi_version;
+    assert_eq!(version, ABI_VERSION);
+    assert!(maps.join(map_name::SLOW_V4).exists() && maps.join(map_name::SLOW_V6).exists());
+    assert!(!world.settings.pin_folder.join("maps_new").exists());
+    world.cleanup(second);
+}
+
+fn control(maps: &Path) -> Array<MapData, Control> {
+    let map = MapData::from_pin(maps.join(map_name::CONTROL)).unwrap();
+    Map::Array(map).try_into().unwrap()
+}
+
+fn set_version(maps: &Path, version: u32) {
+    let mut control = control(maps);
+    let before = control.get(&0, 0).unwrap();
+    control.set(0, Control { abi_version: version, ..before }, 0).unwrap();
 }
 
 #[test]
