@@ -1,6 +1,9 @@
-//! A real nginx with the README's JSON log, in a network namespace, on port 80 of both address families.
+//! Real nginxes: with the README's JSON log, in a network namespace, on port 80 of both address families; and on sockets, with
+//! the sites that a test needs.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -79,6 +82,66 @@ impl Nginx {
 
     fn pid(&self) -> Pid {
         Pid::from_raw(self.master.id().try_into().expect("a process id fits in an i32"))
+    }
+}
+
+/// An nginx on sockets in its folder, with the sites that a test needs. Dropping it ends it.
+#[derive(Debug)]
+pub struct SocketNginx {
+    master: Child,
+    folder: PathBuf,
+}
+
+impl SocketNginx {
+    /// Starts it with its files in `folder`, and this in its `http` section.
+    ///
+    /// # Errors
+    /// Fails if nginx is not installed or does not start.
+    pub fn start(folder: &Path, http: &str) -> Result<Self> {
+        let shown = folder.display();
+        let config = format!(
+            "daemon off; user root; worker_processes 1; pid {shown}/pid;
+            events {{ worker_connections 64; }}
+            http {{
+              client_body_temp_path {shown}/body; proxy_temp_path {shown}/proxy; fastcgi_temp_path {shown}/fastcgi;
+              uwsgi_temp_path {shown}/uwsgi; scgi_temp_path {shown}/scgi;
+              {http}
+            }}"
+        );
+        fs::write(folder.join("nginx.conf"), config).context("could not write nginx's configuration")?;
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(folder.join("nginx.conf")).arg("-e").arg(folder.join("error.log"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let master =
+            command.spawn().context("could not start nginx (is it installed? `cargo xtask setup`)")?;
+        let nginx = Self { master, folder: folder.to_owned() };
+        wait::until("nginx to listen", Duration::from_secs(10), || {
+            Ok(fs::read_to_string(folder.join("pid")).ok().filter(|text| text.ends_with('\n')))
+        })?;
+        Ok(nginx)
+    }
+
+    /// Sends a request to one of its sockets, and returns the answer once nginx has closed the connection: its line is in the
+    /// log by then. The end of the headers is added.
+    ///
+    /// # Errors
+    /// Fails if nginx does not answer.
+    pub fn ask(&self, socket: &str, head: &str) -> Result<String> {
+        let mut stream =
+            UnixStream::connect(self.folder.join(socket)).context("could not connect to nginx")?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).context("could not read nginx's answer")?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+}
+
+impl Drop for SocketNginx {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.master.id().try_into().expect("a process id fits in an i32"));
+        let _ = kill(pid, Signal::SIGTERM);
+        let _ = self.master.wait();
     }
 }
 

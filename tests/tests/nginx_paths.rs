@@ -4,16 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use shield_engine::test_support::served_path::{is_as_written, resolve};
-use shield_tests::wait;
+use shield_tests::nginx::SocketNginx;
 
 /// What targets are made of: all that has a meaning in a path, and text around it.
 const PIECES: [&str; 24] = [
@@ -78,54 +72,14 @@ fn targets() -> Vec<String> {
     all
 }
 
-/// A running nginx on a socket in `folder`. Dropping it ends it.
-struct Nginx {
-    process: Child,
-    folder: PathBuf,
-}
-
-impl Nginx {
-    fn start(folder: &Path) -> Nginx {
-        let shown = folder.display();
-        let config = format!(
-            "daemon off; user root; worker_processes 1; pid {shown}/pid;
-            events {{ worker_connections 64; }}
-            http {{
-              log_format paths escape=json '$status $request_uri $uri';
-              access_log {shown}/access.log paths;
-              client_body_temp_path {shown}/body; proxy_temp_path {shown}/proxy; fastcgi_temp_path {shown}/fastcgi;
-              uwsgi_temp_path {shown}/uwsgi; scgi_temp_path {shown}/scgi;
-              server {{ listen unix:{shown}/socket; location / {{ return 204; }} }}
-            }}"
-        );
-        fs::write(folder.join("nginx.conf"), config).unwrap();
-        let mut command = Command::new("nginx");
-        command.arg("-c").arg(folder.join("nginx.conf")).arg("-e").arg(folder.join("error.log"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = command.spawn().expect("nginx is installed (`cargo xtask setup`)");
-        let nginx = Nginx { process, folder: folder.to_owned() };
-        wait::until("nginx to listen", Duration::from_secs(10), || {
-            Ok(fs::read_to_string(folder.join("pid")).ok().filter(|text| text.ends_with('\n')))
-        })
-        .unwrap();
-        nginx
-    }
-
-    /// Asks for a target, and returns once nginx has closed the connection: its line is in the log by then.
-    fn ask(&self, target: &str) {
-        let mut stream = UnixStream::connect(self.folder.join("socket")).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let request = format!("GET {target} HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        stream.read_to_end(&mut Vec::new()).unwrap();
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.process.wait();
-    }
+fn start(folder: &Path) -> SocketNginx {
+    let shown = folder.display();
+    let http = format!(
+        "log_format paths escape=json '$status $request_uri $uri';
+         access_log {shown}/access.log paths;
+         server {{ listen unix:{shown}/socket; location / {{ return 204; }} }}"
+    );
+    SocketNginx::start(folder, &http).unwrap()
 }
 
 /// Undoes nginx's `escape=json`.
@@ -160,9 +114,11 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 #[test]
 fn a_target_resolves_to_what_nginx_serves() {
     let folder = tempfile::tempdir().unwrap();
-    let nginx = Nginx::start(folder.path());
+    let nginx = start(folder.path());
     let targets = targets();
-    targets.iter().for_each(|target| nginx.ask(target));
+    for target in &targets {
+        nginx.ask("socket", &format!("GET {target} HTTP/1.1\r\nHost: example.org")).unwrap();
+    }
     drop(nginx);
     let log = fs::read(folder.path().join("access.log")).unwrap();
     let lines: Vec<_> = log.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();

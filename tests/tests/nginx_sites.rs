@@ -4,72 +4,26 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use shield_engine::request::Batch;
 use shield_logline::{Output, Parser, Settings};
-use shield_tests::wait;
+use shield_tests::nginx::SocketNginx;
 
-/// A running nginx with a strict default site and lenient ones; on the socket `alone` the strict one alone.
-struct Nginx {
-    process: Child,
-    folder: PathBuf,
-}
-
-impl Nginx {
-    fn start(folder: &Path) -> Nginx {
-        let shown = folder.display();
-        let config = format!(
-            "daemon off; user root; worker_processes 1; pid {shown}/pid;
-            events {{ worker_connections 64; }}
-            http {{
-              log_format sites escape=json
-                '{{\"source_ip\":\"192.0.2.7\",\"timestamp\":\"$time_iso8601\",\"method\":\"$request_method\",'
-                '\"path\":\"$request_uri\",\"status\":$status,\"host\":\"$host\",\"server_name\":\"$server_name\"}}';
-              access_log {shown}/access.log sites;
-              client_body_temp_path {shown}/body; proxy_temp_path {shown}/proxy; fastcgi_temp_path {shown}/fastcgi;
-              uwsgi_temp_path {shown}/uwsgi; scgi_temp_path {shown}/scgi;
-              server {{ listen unix:{shown}/both default_server; listen unix:{shown}/alone;
-                        server_name strict.example other.example; location / {{ return 200 strict; }} }}
-              server {{ listen unix:{shown}/both; server_name lenient.example; location / {{ return 200 lenient; }} }}
-              server {{ listen unix:{shown}/both; server_name *.wild.example; location / {{ return 200 wild; }} }}
-            }}"
-        );
-        fs::write(folder.join("nginx.conf"), config).unwrap();
-        let mut command = Command::new("nginx");
-        command.arg("-c").arg(folder.join("nginx.conf")).arg("-e").arg(folder.join("error.log"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = command.spawn().expect("nginx is installed (`cargo xtask setup`)");
-        let nginx = Nginx { process, folder: folder.to_owned() };
-        wait::until("nginx to listen", Duration::from_secs(10), || {
-            Ok(fs::read_to_string(folder.join("pid")).ok().filter(|text| text.ends_with('\n')))
-        })
-        .unwrap();
-        nginx
-    }
-
-    /// Sends a request, and returns the answer's last word once nginx has closed the connection: its line is in the log by then.
-    fn ask(&self, socket: &str, head: &str) -> String {
-        let mut stream = UnixStream::connect(self.folder.join(socket)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer.rsplit("\r\n").next().unwrap_or_default().to_owned()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.process.wait();
-    }
+/// An nginx with a strict default site and lenient ones; on the socket `alone` the strict one alone.
+fn start(folder: &Path) -> SocketNginx {
+    let shown = folder.display();
+    let http = format!(
+        "log_format sites escape=json
+           '{{\"source_ip\":\"192.0.2.7\",\"timestamp\":\"$time_iso8601\",\"method\":\"$request_method\",'
+           '\"path\":\"$request_uri\",\"status\":$status,\"host\":\"$host\",\"server_name\":\"$server_name\"}}';
+         access_log {shown}/access.log sites;
+         server {{ listen unix:{shown}/both default_server; listen unix:{shown}/alone;
+                   server_name strict.example other.example; location / {{ return 200 strict; }} }}
+         server {{ listen unix:{shown}/both; server_name lenient.example; location / {{ return 200 lenient; }} }}
+         server {{ listen unix:{shown}/both; server_name *.wild.example; location / {{ return 200 wild; }} }}"
+    );
+    SocketNginx::start(folder, &http).unwrap()
 }
 
 #[test]
@@ -102,9 +56,10 @@ fn the_name_is_of_the_section_that_answered() {
         ("both", "GET http://strict.example/a HTTP/1.1\r\nHost: lenient.example", "strict", "strict.example"),
     ];
     let folder = tempfile::tempdir().unwrap();
-    let nginx = Nginx::start(folder.path());
+    let nginx = start(folder.path());
     for (socket, head, answers, _) in &cases {
-        assert_eq!(nginx.ask(socket, head), *answers, "{socket}: {head}");
+        let answer = nginx.ask(socket, head).unwrap();
+        assert_eq!(answer.rsplit("\r\n").next(), Some(*answers), "{socket}: {head}");
     }
     drop(nginx);
     let mut bytes = fs::read(folder.path().join("access.log")).unwrap();
