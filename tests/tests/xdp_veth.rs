@@ -261,7 +261,7 @@ fn bans_of_the_version_before_the_slow_lane_are_carried_over_with_their_ends() {
         match (ends.remaining_ms(now), found.unwrap().remaining_ms(now)) {
             (None, None) => {}
             (Some(left), Some(found)) => {
-                assert!(left.abs_diff(found) < 2_000, "{client:?}: {found} of {left}")
+                assert!(left.abs_diff(found) < 2_000, "{client:?}: {found} of {left}");
             }
             (left, found) => panic!("{client:?}: {found:?} and not {left:?}"),
         }
