@@ -11,7 +11,7 @@ pub use bucket::{Limits, Rate, take};
 /// The version of everything in this file. Raise it with any change of a layout or a meaning.
 ///
 /// An agent that finds maps of another version makes new ones, and copies the bans of those maps whose keys and values have
-/// the sizes of its own.
+/// the sizes of its own. A map more needs no new version: an agent makes what is missing, and an earlier one leaves it alone.
 pub const ABI_VERSION: u32 = 3;
 
 /// A moment on the clock that the program reads: `jiffies`, ticks since boot.
@@ -40,6 +40,8 @@ pub mod map_name {
     pub const SLOW_V4: &str = "SLOW_V4";
     /// Hash: IPv6 prefix ([`super::KeyV6`]) to [`super::Slow`].
     pub const SLOW_V6: &str = "SLOW_V6";
+    /// Hash: IPv6 network of [`super::SLOW_NETWORK_PREFIX`] bits ([`super::KeyV6`]) to [`super::Slow`], one for all its clients.
+    pub const SLOW_NETWORKS_V6: &str = "SLOW_NETWORKS_V6";
     /// Array of words: one bit for each IPv4 /24 ([`super::filter_v4`]).
     pub const FILTER_V4: &str = "FILTER_V4";
     /// Array of words: one bit for many IPv6 prefixes ([`super::filter_v6`]).
@@ -50,7 +52,7 @@ pub mod map_name {
     pub const TOTALS: &str = "TOTALS";
 
     /// The pinned maps, which the programs of all interfaces share.
-    pub const PINNED: [&str; 12] = [
+    pub const PINNED: [&str; 13] = [
         BANS_V4,
         BANS_V6,
         NETWORKS_V4,
@@ -59,6 +61,7 @@ pub mod map_name {
         EXEMPT_V6,
         SLOW_V4,
         SLOW_V6,
+        SLOW_NETWORKS_V6,
         FILTER_V4,
         FILTER_V6,
         CONTROL,
@@ -214,8 +217,11 @@ pub const MAX_NETWORKS: u32 = 65_536;
 /// Size of each trie of exempt networks.
 pub const MAX_EXEMPT: u32 = 4_096;
 
-/// Size of each map of slowed clients.
+/// Size of each map of slowed clients, and of that of slowed networks.
 pub const MAX_SLOWED: u32 = 4_096;
+
+/// Length of the prefix of a slowed IPv6 network: what a site is given, with 65,536 clients to hop through.
+pub const SLOW_NETWORK_PREFIX: u8 = 48;
 
 /// Words of `FILTER_V4`: one bit for each of the 2^24 /24s.
 pub const FILTER_V4_WORDS: u32 = 1 << 18;

@@ -31,6 +31,8 @@ pub static SLOW_V4: HashMap<KeyV4, Slow> = HashMap::with_max_entries(MAX_SLOWED,
 #[map]
 pub static SLOW_V6: HashMap<KeyV6, Slow> = HashMap::with_max_entries(MAX_SLOWED, BPF_F_NO_PREALLOC);
 #[map]
+pub static SLOW_NETWORKS_V6: HashMap<KeyV6, Slow> = HashMap::with_max_entries(MAX_SLOWED, BPF_F_NO_PREALLOC);
+#[map]
 pub static FILTER_V4: Array<u64> = Array::with_max_entries(FILTER_V4_WORDS, 0);
 #[map]
 pub static FILTER_V6: Array<u64> = Array::with_max_entries(FILTER_V6_WORDS, 0);

@@ -1,17 +1,17 @@
-//! Slowed clients: a token bucket each for new connections and for packets that carry data.
+//! Slowed clients and networks: a token bucket each for new connections and for packets that carry data.
 //!
 //! A packet without data (an acknowledgement, the end of a connection) passes always: so a page that a slowed visitor loads
 //! arrives as fast as ever, and only what he asks for is counted. The arithmetic is in `shield-common`, with its tests.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use shield_common::{Rate, Slow, take};
+use shield_common::{Rate, SLOW_NETWORK_PREFIX, Slow, mask_v6, take};
 
 use crate::{
     clock,
-    maps::{SLOW_V4, SLOW_V6},
+    maps::{SLOW_NETWORKS_V6, SLOW_V4, SLOW_V6},
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4, IPV6, Packet, Source, Unknown, octets},
-    verdict::client_v6,
+    verdict::{client_v6, is_exempt_v6},
 };
 
 const TCP: u8 = 6;
@@ -31,13 +31,29 @@ enum Kind {
     Bare,
 }
 
-/// Whether the source is slowed and this packet is more than its limits let through. Takes what the packet costs.
+/// Whether the source or its network is slowed, and this packet is more than the limits let through. Takes what the packet
+/// costs: of the network first, where a client of its own would otherwise be a way around it.
 #[inline(always)]
 pub fn is_over_its_limits(packet: Packet, source: Source) -> bool {
-    let slow = match source {
-        Source::V4(address) => SLOW_V4.get_ptr_mut(address.to_ne_bytes()),
-        Source::V6(halves) => SLOW_V6.get_ptr_mut(octets(client_v6(halves))),
-    };
+    match source {
+        Source::V4(address) => is_over(SLOW_V4.get_ptr_mut(address.to_ne_bytes()), packet),
+        Source::V6(halves) => {
+            is_network_over(halves, packet)
+                || is_over(SLOW_V6.get_ptr_mut(octets(client_v6(halves))), packet)
+        }
+    }
+}
+
+#[inline(always)]
+fn is_network_over(source: [u64; 2], packet: Packet) -> bool {
+    const MASK: [u64; 2] = mask_v6(SLOW_NETWORK_PREFIX);
+    let network = SLOW_NETWORKS_V6.get_ptr_mut(octets([source[0] & MASK[0], source[1] & MASK[1]]));
+    // Exemptions stand in a trie, which the kernel walks node by node.
+    network.is_some() && !is_exempt_v6(source) && is_over(network, packet)
+}
+
+#[inline(always)]
+fn is_over(slow: Option<*mut Slow>, packet: Packet) -> bool {
     let Some(slow) = slow else { return false };
     let now = clock::now();
     // SAFETY: points into a map value, which the kernel keeps while the program runs; one aligned word.

@@ -94,6 +94,12 @@ fn network_v6(source: KeyV6) -> Option<*mut Ban> {
     unless_exempt(ban, exempt)
 }
 
+/// Whether an IPv6 source passes even inside a network that is banned or slowed.
+#[inline(always)]
+pub fn is_exempt_v6(source: [u64; 2]) -> bool {
+    control().is_some_and(|control| control.exempt_v6 != 0) && is_exempt(&EXEMPT_V6, words_v6(octets(source)))
+}
+
 #[inline(always)]
 fn unless_exempt(ban: *mut Ban, exempt: bool) -> Option<*mut Ban> {
     if exempt {

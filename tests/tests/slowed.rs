@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +23,11 @@ const PROBES: [&str; 8] = [
     "/x.php",
     "/c99.php",
 ];
+
+const SERVER_V6: SocketAddr =
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x80, 0, 0, 0, 0, 0x80)), 80);
+/// A visitor of another network.
+const OTHER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 8, 0, 0, 0, 0, 1);
 
 /// What a page embeds. Asking for the page itself ten times over each connection would be a flood.
 const FILES: [&str; 3] = ["/static/app.js", "/static/style.css", "/static/logo.svg"];
@@ -155,6 +160,56 @@ fn a_kill_keeps_the_slow_lane_and_a_ban_opens_no_gap() {
     }
     assert!(slowed(&site).unwrap().is_empty());
     assert_eq!(site.bans().unwrap().len(), 1);
+}
+
+/// The n-th /64 of a /48 whose addresses are all the street's.
+fn hopped(n: u16) -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 7, n, 0, 0, 0, 1).into()
+}
+
+fn get_v6(site: &Site, from: IpAddr, path: &str) -> Result<Option<u16>> {
+    let get = Get { server: SERVER_V6, from: Some(from), path, timeout: Duration::from_millis(100) };
+    match site.street.enter(|| get.send()) {
+        Ok(response) => Ok(Some(response.status)),
+        Err(error) if is_timeout(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[test]
+fn whoever_hops_through_a_network_gets_no_more_through_than_one_client() {
+    let site = Site::create("").unwrap();
+    site.server.add_address("eth0", &format!("{}/64", SERVER_V6.ip())).unwrap();
+    site.street.add_address("eth0", "2001:db8:80::1/64").unwrap();
+    site.street.add_address("eth0", &format!("{OTHER_V6}/128")).unwrap();
+    site.server.set_default_route("2001:db8:80::1".parse().unwrap()).unwrap();
+    // Every address of the network is the street's, and a connection may come from each.
+    site.street.run(&["ip", "-6", "route", "add", "local", "2001:db8:7::/48", "dev", "lo"]).unwrap();
+    site.street.run(&["sysctl", "-q", "-w", "net.ipv6.ip_nonlocal_bind=1"]).unwrap();
+    let _agent = site.start_agent(&[]).unwrap();
+    let mut hops = 0..u16::MAX;
+    let network = wait::until("the network in the lane", Duration::from_secs(30), || {
+        for n in hops.by_ref().take(10) {
+            get_v6(&site, hopped(n), "/.env")?;
+        }
+        Ok(slowed(&site)?.into_iter().find(|slowed| slowed.client.to_string() == "2001:db8:7::/48"))
+    })
+    .unwrap();
+    assert!(network.words.contains("in this network only probe"), "{network:?}");
+    let (begin, mut answered, mut asked) = (Instant::now(), 0, 0);
+    while begin.elapsed() < Duration::from_secs(6) {
+        answered += u32::from(get_v6(&site, hopped(hops.next().unwrap()), "/.env").unwrap().is_some());
+        asked += 1;
+    }
+    assert!(answered <= 12 + 2 * 7 + 2 && answered < asked, "{answered} of {asked} passed");
+    // Nobody else notices, of either family.
+    assert_eq!(get_v6(&site, OTHER_V6.into(), "/").unwrap(), Some(200));
+    assert_eq!(get(&site, VISITOR, "/", Duration::from_secs(2)).unwrap(), 200);
+    let text = site.home.command(&site.server, &["explain", &hopped(60_000).to_string()]).unwrap();
+    assert!(text.contains("slowed to 2 connections/s"), "{text}");
+    let text = site.home.command(&site.server, &["unban", "2001:db8:7::/48"]).unwrap();
+    assert!(text.contains("no longer slowed"), "{text}");
+    wait::until("an answer", Duration::from_secs(5), || get_v6(&site, hopped(60_001), "/")).unwrap();
 }
 
 #[test]

@@ -245,7 +245,7 @@ fn bans_of_the_version_before_the_slow_lane_are_carried_over_with_their_ends() {
     drop(first);
     let maps = world.settings.pin_folder.join("maps");
     set_version(&maps, 2);
-    for name in [map_name::SLOW_V4, map_name::SLOW_V6] {
+    for name in [map_name::SLOW_V4, map_name::SLOW_V6, map_name::SLOW_NETWORKS_V6] {
         std::fs::remove_file(maps.join(name)).unwrap();
     }
     world.assert_blocked("192.0.2.1");
@@ -270,6 +270,22 @@ fn bans_of_the_version_before_the_slow_lane_are_carried_over_with_their_ends() {
     assert_eq!(version, ABI_VERSION);
     assert!(maps.join(map_name::SLOW_V4).exists() && maps.join(map_name::SLOW_V6).exists());
     assert!(!world.settings.pin_folder.join("maps_new").exists());
+    world.cleanup(second);
+}
+
+/// The map of slowed networks came without a new version. An upgrade makes it, and goes on with the bans of the others.
+#[test]
+fn a_map_that_an_earlier_agent_had_not_is_made() {
+    let world = World::new(Mode::Auto);
+    let mut first = world.start();
+    ban_now(&mut first, &[ban(CLIENT_V4, Ends::Never)]);
+    drop(first);
+    let map = world.settings.pin_folder.join("maps").join(map_name::SLOW_NETWORKS_V6);
+    std::fs::remove_file(&map).unwrap();
+    let mut second = world.start();
+    world.assert_blocked("192.0.2.1");
+    assert_eq!(second.observe(clock::now()).unwrap().len(), 1);
+    assert!(map.exists());
     world.cleanup(second);
 }
 

@@ -107,6 +107,9 @@ impl Engine {
         self.detector.forget(client);
         self.blast.forget(client);
         self.detector.forget_campaign(client);
+        if !client.is_single(self.settings.ipv6_prefix) {
+            self.detector.forget_bad_network(client);
+        }
         self.suppressed.remove(&client);
         if forget {
             self.ledger.forget_offences(client);
@@ -125,6 +128,10 @@ impl Engine {
         match self.ledger.ban_over(client) {
             Some(over) => failed(client, format!("is banned as part of {}: unban that network", over.client)),
             None if self.ledger.get(client).is_some() => done(client, "is being unbanned already".to_owned()),
+            None if let Some(over) = self.slowed_over(client) => failed(
+                client,
+                format!("was not banned, but is slowed as part of {}: unban that network", over.client),
+            ),
             None => failed(client, "was not banned".to_owned()),
         }
     }

@@ -117,6 +117,11 @@ impl Engine {
         };
         let verdict = self.detector.observe_at(server, request, second, prepared, standing);
         let doubt = self.detector.take_doubt();
+        if let Some(bad) = self.detector.take_hopping()
+            && peer.is_none()
+        {
+            self.on_hopping(bad, client, request, second, now, out);
+        }
         match (ban, verdict) {
             (Some(ban), _) => self.on_banned_request(&ban, request, peer, second, now, out),
             (None, Verdict::Anomalous(evidence)) => {
@@ -375,7 +380,7 @@ impl Engine {
     }
 
     /// Proposes or bans the IPv6 networks whose clients only probe: a client of theirs costs an attacker nothing, and the next
-    /// request comes from another one. The clients of an IPv4 network are banned one by one.
+    /// request comes from another one. Those that are not banned are slowed: see [`Engine::on_hopping`]. The clients of an IPv4 network are banned one by one.
     pub(super) fn judge_networks(&mut self, now: Now, out: &mut Effects) {
         for bad in self.detector.take_bad_networks() {
             let network = bad.network.client();

@@ -3,13 +3,15 @@
 use super::{Effects, Engine};
 use crate::bans::allowlist::BannableClient;
 use crate::bans::slow::{self, Change};
+use crate::detect::bad_networks::{BadNetwork, NetworkKey};
 use crate::detect::detector::Doubt;
 use crate::detect::policy::Switch;
+use crate::settings::NetworkAction;
 use crate::vocab::action::{Action, LiftReason, Notice, Order, Record};
 use crate::vocab::client::Client;
 use crate::vocab::event::{EnforcerName, PartState};
 use crate::vocab::request::Request;
-use crate::vocab::slow::{SlowGrounds, Slowed};
+use crate::vocab::slow::{NETWORK_PREFIX, SlowGrounds, Slowed};
 use crate::vocab::time::{Ends, EventSecs, Now};
 use crate::vocab::verdict::Rule;
 
@@ -23,9 +25,15 @@ const MAX_AWAITING: usize = 1_000;
 
 /// A doubt that waits for DNS.
 pub(super) struct DoubtAwaiting {
-    bannable: BannableClient,
-    doubt: Doubt,
+    doubt: InDoubt,
     until_ms: u64,
+}
+
+/// Who would be slowed, and for what.
+struct InDoubt {
+    bannable: BannableClient,
+    rule: Rule,
+    grounds: SlowGrounds,
 }
 
 impl Engine {
@@ -41,41 +49,72 @@ impl Engine {
     ) {
         // XDP sees only the proxy's packets, which everybody's requests come in. Nginx, which refuses the banned there, slows
         // nobody.
-        let is_past = self.is_past(at_secs, now);
-        if request.behind_proxy
-            || is_past
-            || self.cannot_slow().is_some()
-            || self.doubts_awaiting.contains_key(&client)
-        {
+        if request.behind_proxy || self.is_past(at_secs, now) || self.cannot_slow().is_some() {
             return;
         }
         let Ok(bannable) = self.allowlist.admit(client, self.settings.ipv6_prefix) else { return };
-        let is_known = self.slowing.get(client).is_some();
-        if self.settings.verify_search_engines == Switch::On && !is_known {
-            if self.doubts_awaiting.len() < MAX_AWAITING && !self.awaiting_dns.contains_key(&client) {
-                let until_ms = now.boot_ms + VERIFY_MS;
-                self.doubts_awaiting.insert(client, DoubtAwaiting { bannable, doubt, until_ms });
-                out.other(Action::VerifyBot { client, addr: request.addr });
-            }
-            return;
-        }
-        self.slow_for_doubt(bannable, doubt, now, out);
+        let Doubt { points, bar, rule } = doubt;
+        let doubt = InDoubt { bannable, rule, grounds: SlowGrounds::Evidence { points, bar } };
+        self.slow_unless_genuine(doubt, client, request, now, out);
     }
 
-    fn slow_for_doubt(&mut self, bannable: BannableClient, doubt: Doubt, now: Now, out: &mut Effects) {
-        let Doubt { points, bar, rule } = doubt;
-        self.slow(bannable, rule, SlowGrounds::Evidence { points, bar }, now, out);
+    /// Slows an IPv6 network whose clients only probe: banning them one by one stops nobody who has 65,536 of them.
+    pub(super) fn on_hopping(
+        &mut self,
+        bad: BadNetwork,
+        client: Client,
+        request: &Request<'_>,
+        at_secs: EventSecs,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        let network = bad.network.client();
+        let is_v6 = network.network().addr().is_ipv6();
+        if !is_v6 || request.behind_proxy || self.is_past(at_secs, now) || self.cannot_slow().is_some() {
+            return;
+        }
+        let may_not = self.settings.networks.action == NetworkAction::Off
+            || self.detector.policy().observe.contains(&Rule::Probing)
+            || self.detector.in_good_standing(network) > 0
+            || self.peers.proxy_in(network, at_secs).is_some();
+        let admitted = self.allowlist.admit(network, self.settings.ipv6_prefix);
+        let Some(bannable) = admitted.ok().filter(|_| !may_not) else { return };
+        let doubt =
+            InDoubt { bannable, rule: Rule::Network, grounds: SlowGrounds::Hopping { clients: bad.clients } };
+        self.slow_unless_genuine(doubt, client, request, now, out);
+    }
+
+    /// Slows a client, or the network around it, unless DNS says within a moment that a search engine asks.
+    fn slow_unless_genuine(
+        &mut self,
+        doubt: InDoubt,
+        client: Client,
+        request: &Request<'_>,
+        now: Now,
+        out: &mut Effects,
+    ) {
+        let InDoubt { bannable, rule, grounds } = doubt;
+        let is_known = self.slowing.get(bannable.client()).is_some();
+        if self.settings.verify_search_engines == Switch::Off || is_known {
+            self.slow(bannable, rule, grounds, now, out);
+            return;
+        }
+        let has_room = self.doubts_awaiting.len() < MAX_AWAITING && !self.awaiting_dns.contains_key(&client);
+        if has_room && !self.doubts_awaiting.contains_key(&client) {
+            let (doubt, until_ms) = (InDoubt { bannable, rule, grounds }, now.boot_ms + VERIFY_MS);
+            self.doubts_awaiting.insert(client, DoubtAwaiting { doubt, until_ms });
+            out.other(Action::VerifyBot { client, addr: request.addr });
+        }
     }
 
     /// DNS answered about a client in doubt. Returns whether there was one.
     pub(super) fn on_doubt_verified(&mut self, client: Client, genuine: bool, now: Now, out: &mut Effects) {
-        let Some(DoubtAwaiting { bannable, doubt, .. }) = self.doubts_awaiting.remove(&client) else {
-            return;
-        };
+        let Some(DoubtAwaiting { doubt, .. }) = self.doubts_awaiting.remove(&client) else { return };
         if genuine {
             self.suppressed.insert(client, now.boot_ms + crate::tick::VERIFIED_SUPPRESSION_MS);
         } else {
-            self.slow_for_doubt(bannable, doubt, now, out);
+            let InDoubt { bannable, rule, grounds } = doubt;
+            self.slow(bannable, rule, grounds, now, out);
         }
     }
 
@@ -94,8 +133,8 @@ impl Engine {
         out: &mut Effects,
     ) -> bool {
         let client = bannable.client();
-        let is_network = !client.is_single(self.settings.ipv6_prefix);
-        if is_network || self.cannot_slow().is_some() || self.ledger.ban_over(client).is_some() {
+        let has_place = has_place(client, self.settings.ipv6_prefix);
+        if !has_place || self.cannot_slow().is_some() || self.ledger.ban_over(client).is_some() {
             return false;
         }
         let term_ms = self.settings.slow.term_secs.saturating_mul(1000);
@@ -103,7 +142,9 @@ impl Engine {
         if left_ms.is_some_and(|left| left > term_ms / 2) {
             return true;
         }
-        let limits = slow::limits(&self.settings.slow, self.detector.usual_rate(client));
+        let is_single = client.is_single(self.settings.ipv6_prefix);
+        let usual_per_sec = if is_single { self.detector.usual_rate(client) } else { 0.0 };
+        let limits = slow::limits(&self.settings.slow, usual_per_sec);
         let ends = Ends::after(now, term_ms);
         match self.slowing.slow(bannable, rule, grounds, limits, ends, now) {
             Change::Nothing => {}
@@ -216,7 +257,7 @@ impl Engine {
         let longest_ms = self.settings.slow.term_secs.saturating_mul(1000);
         self.slowing.restore(saved, longest_ms, now, |client| {
             let bannable = allowlist.admit(client, prefix).ok()?;
-            (client.is_single(prefix) && ledger.ban_over(client).is_none()).then_some(bannable)
+            (has_place(client, prefix) && ledger.ban_over(client).is_none()).then_some(bannable)
         })
     }
 
@@ -230,18 +271,27 @@ impl Engine {
         self.slowing.version()
     }
 
-    /// The entry of a slowed client.
-    pub fn slowed_client(&self, client: Client) -> Option<&Slowed> {
-        self.slowing.get(client)
+    /// The entry of a slowed client, or of the network that it is slowed with.
+    pub fn slowed_over(&self, client: Client) -> Option<&Slowed> {
+        self.slowing.get(client).or_else(|| self.slowing.get(NetworkKey::of(client.key()).client()))
     }
 
-    /// Clients slowed now.
+    /// Clients and networks slowed now.
     pub fn slowed_count(&self) -> usize {
         self.slowing.len()
     }
 
-    /// Clients slowed since the start.
+    /// Clients and networks slowed since the start.
     pub fn slowed_total(&self) -> u64 {
         self.slowing.total()
     }
+}
+
+/// Whether the kernel has a map for it: a single client, or an IPv6 network of the length that is slowed.
+fn has_place(client: Client, ipv6_prefix: u8) -> bool {
+    let network = client.network();
+    client.is_single(ipv6_prefix)
+        || (network.addr().is_ipv6()
+            && network.prefix_len() == NETWORK_PREFIX
+            && ipv6_prefix > NETWORK_PREFIX)
 }

@@ -223,7 +223,7 @@ impl AgentBackend {
                 let client = engine.client_meant(asked);
                 let explanation: Explanation = engine.detector().explain(client, now.wall_secs());
                 let over = engine.ledger().ban_over(client).copied();
-                let slowed = engine.slowed_client(client).cloned();
+                let slowed = engine.slowed_over(client).cloned();
                 let allowed: Vec<Allowed> = protecting(engine, client);
                 let offences = engine.ledger().offences(client, now.wall_secs());
                 (explanation, over, slowed, allowed, offences, client, now)

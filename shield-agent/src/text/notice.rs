@@ -272,6 +272,11 @@ mod tests {
              different paths that do not exist, but it was served well before: its ban waits",
         );
         check(
+            &notice(SlowGrounds::Hopping { clients: 32 }, None),
+            "192.0.2.7 slowed for 10 min to 2 connections/s and 20 packets/s: 32 clients or more in this network only \
+             probe, and share these limits",
+        );
+        check(
             &Notice::Released { client: client(), reason: LiftReason::Expired, lasted_secs: 600 },
             "192.0.2.7 is no longer slowed after 10 min: its term is over",
         );

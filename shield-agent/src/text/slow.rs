@@ -3,7 +3,7 @@
 use shield_engine::slowed::{SlowGrounds, SlowLimits, Slowed};
 use shield_engine::time::Ends;
 
-use super::{duration, rule_sentence};
+use super::{counted, duration, rule_sentence};
 
 /// `for 10 min to 2 connections/s and 20 packets/s`.
 pub(crate) fn slow_term(slowed: &Slowed) -> String {
@@ -26,5 +26,9 @@ pub(crate) fn slow_cause(slowed: &Slowed) -> String {
         }
         SlowGrounds::Withheld => format!("{rule}, but it was served well before: its ban waits"),
         SlowGrounds::FirstStep => format!("{rule}, for the first time"),
+        SlowGrounds::Hopping { clients } => {
+            let clients = counted(clients.into(), "client");
+            format!("{clients} or more in this network only probe, and share these limits")
+        }
     }
 }

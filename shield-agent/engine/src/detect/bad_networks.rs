@@ -14,6 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::detect::trace::Trace;
 use crate::vocab::client::Client;
+use crate::vocab::slow::NETWORK_PREFIX;
 
 /// Networks watched at most. Beyond it the quiet ones are dropped, and if that frees none, all are.
 const MAX_NETWORKS: usize = 4_096;
@@ -23,6 +24,9 @@ const SPAN_SECS: u32 = 600;
 
 /// A network stays bad for this long after the last probe.
 const BAD_SECS: u32 = 3_600;
+
+/// While a bad network goes on, it is reported again after this long.
+const REPORT_SECS: u32 = 60;
 
 /// Distinct targets and clients remembered of a network.
 const MAX_TARGETS: usize = 96;
@@ -50,6 +54,8 @@ struct Sum {
     clients: Vec<u128>,
     /// The second from which it is bad; 0 when it is not.
     bad_from: u32,
+    /// The second of the last report.
+    reported: u32,
 }
 
 /// The network of a client, by the key of its first address.
@@ -60,7 +66,7 @@ impl NetworkKey {
     /// The /24 or /48 around a client's key.
     pub(crate) fn of(client: u128) -> NetworkKey {
         let is_v4 = client >> 32 == 0xffff;
-        NetworkKey(if is_v4 { client & !0xff } else { client & !(u128::MAX >> 48) })
+        NetworkKey(if is_v4 { client & !0xff } else { client & !(u128::MAX >> NETWORK_PREFIX) })
     }
 
     /// The network as a client that can be banned.
@@ -68,7 +74,7 @@ impl NetworkKey {
         let addr = Ipv6Addr::from_bits(self.0);
         let net = match addr.to_ipv4_mapped() {
             Some(v4) => IpNet::V4(Ipv4Net::new_assert(v4, 24)),
-            None => IpNet::V6(Ipv6Net::new_assert(addr, 48)),
+            None => IpNet::V6(Ipv6Net::new_assert(addr, NETWORK_PREFIX)),
         };
         Client::of_network(net)
     }
@@ -88,11 +94,13 @@ pub(crate) struct BadNetworks {
     sums: BTreeMap<NetworkKey, Sum>,
     /// Those that became bad and were not announced yet.
     new: Vec<BadNetwork>,
+    /// The bad network of the last request, when it is to be reported.
+    reported: Option<BadNetwork>,
 }
 
 impl BadNetworks {
-    /// Adds a request in vain. Returns the network when it has just become bad, unless `is_mixed` says that others in it
-    /// are served well.
+    /// Adds a request in vain. A network does not become bad, nor is it reported, when `is_mixed` says that others in it are
+    /// served well.
     pub(crate) fn add(
         &mut self,
         client: u128,
@@ -116,7 +124,8 @@ impl BadNetworks {
         }
         let clients = sum.clients.len();
         let is_bad = (sum.weight >= BAD_WEIGHT && clients >= BAD_CLIENTS) || clients >= MANY_CLIENTS;
-        if !is_bad || sum.bad_from > 0 {
+        let is_reported = sum.bad_from > 0 && second.saturating_sub(sum.reported) < REPORT_SECS;
+        if !is_bad || is_reported {
             return;
         }
         if is_mixed(network, clients as u32) {
@@ -124,15 +133,30 @@ impl BadNetworks {
             *sum = Sum { began: second, last: second, ..Sum::default() };
             return;
         }
-        // From the next second on, so that the order of this second's lines makes no difference.
-        sum.bad_from = second + 1;
-        self.new.push(BadNetwork { network, clients: clients as u32 });
+        let bad = BadNetwork { network, clients: clients as u32 };
+        if sum.bad_from == 0 {
+            // From the next second on, so that the order of this second's lines makes no difference.
+            sum.bad_from = second + 1;
+            self.new.push(bad);
+        }
+        sum.reported = second;
+        self.reported = Some(bad);
     }
 
     /// The number of probing clients of a client's network, when the network is bad at `second`.
     pub(crate) fn around(&self, client: u128, second: u32) -> Option<u32> {
         let sum = self.sums.get(&NetworkKey::of(client))?;
         (sum.bad_from > 0 && sum.bad_from <= second).then_some(sum.clients.len() as u32)
+    }
+
+    /// Begins anew with a network: an operator said that it was a mistake.
+    pub(crate) fn forget(&mut self, network: NetworkKey) {
+        self.sums.remove(&network);
+    }
+
+    /// The bad network that the last request came from, once in [`REPORT_SECS`].
+    pub(crate) fn take_reported(&mut self) -> Option<BadNetwork> {
+        self.reported.take()
     }
 
     /// The networks that became bad since the last call.
@@ -197,8 +221,14 @@ mod tests {
         assert_eq!(networks.take_new(), [BadNetwork { network: NetworkKey::of(v6(1, 0)), clients: 20 }]);
         assert_eq!((networks.around(v6(1, 99), 1019), networks.around(v6(1, 99), 1020)), (None, Some(20)));
         assert_eq!(networks.around(v6(2, 99), 1020), None);
-        networks.add(v6(1, 0), &probe(1), 1020 + BAD_SECS, |_, _| false);
-        assert_eq!(networks.around(v6(1, 99), 1021 + BAD_SECS), None, "it was quiet for an hour");
+        assert_eq!(networks.take_reported().map(|bad| bad.clients), Some(20));
+        for (second, is_reported) in [(1078, false), (1079, true), (1080, false), (1139, true)] {
+            networks.add(v6(1, 0), &probe(1), second, |_, _| false);
+            assert_eq!(networks.take_reported().is_some(), is_reported, "{second}");
+        }
+        assert_eq!(networks.take_new(), [], "it is announced once");
+        networks.add(v6(1, 0), &probe(1), 1139 + BAD_SECS, |_, _| false);
+        assert_eq!(networks.around(v6(1, 99), 1140 + BAD_SECS), None, "it was quiet for an hour");
     }
 
     #[test]

@@ -78,6 +78,17 @@ impl Detector {
         self.campaigns.forget(client.key());
     }
 
+    /// The network of the last request, when its clients only probe; not at each of their requests.
+    #[inline]
+    pub(crate) fn take_hopping(&mut self) -> Option<BadNetwork> {
+        self.bad_networks.take_reported()
+    }
+
+    /// Begins anew with a network: an operator said that it was a mistake.
+    pub(crate) fn forget_bad_network(&mut self, network: Client) {
+        self.bad_networks.forget(NetworkKey::of(network.key()));
+    }
+
     /// The networks that became bad since the last call.
     pub(crate) fn take_bad_networks(&mut self) -> Vec<BadNetwork> {
         self.bad_networks.take_new()

@@ -34,6 +34,8 @@ struct Site {
     passed: BTreeMap<Client4, u64>,
     began: Now,
     notices: Vec<Notice>,
+    /// The slow lane as it was saved last.
+    lane: Vec<u8>,
 }
 
 impl Site {
@@ -47,7 +49,17 @@ impl Site {
             banned: BTreeMap::new(),
             passed: BTreeMap::new(),
             notices: Vec::new(),
+            lane: Vec::new(),
         }
+    }
+
+    /// The same where XDP is in force.
+    fn known_with_xdp() -> Site {
+        let mut site = Site::known();
+        let state = PartState::Active { detail: "native on eth0".to_owned() };
+        let report = PartReport { part: "xdp".to_owned(), state, repaired: None };
+        site.engine.handle(Event::Part(report), site.now);
+        site
     }
 
     /// A site with 40 visitors that was watched for a while.
@@ -96,6 +108,7 @@ impl Site {
                     self.banned.entry(client.client()).or_insert(second);
                 }
                 Action::Announce(notice) => self.notices.push(notice),
+                Action::Persist(Record::Slowed(lane)) => self.lane = lane,
                 _ => {}
             }
         }
@@ -292,13 +305,15 @@ fn operators_are_not_limited() {
 
 const HOPPED: u128 = 0x2001_0db8_0007 << 80;
 
-/// One batch of one request each, from the nth /64 of one /48.
-fn hop(site: &mut Site, n: u32, path: &str, status: u16) -> bool {
+/// One batch of one request each, from the nth /64 of one /48, unless the client is banned or `lane` has no connection left
+/// for it.
+fn hop(site: &mut Site, lane: &mut Lane, n: u32, path: &str, status: u16) -> bool {
     let addr = std::net::Ipv6Addr::from_bits(HOPPED | u128::from(n) << 64 | 1);
     let mut batch = Batch { live: true, source: Some(SourceId(3)), ..Batch::default() };
     push(&mut batch, std::net::Ipv4Addr::UNSPECIFIED, path, status, site.now);
     batch.lines[0].addr = addr.into();
-    if site.engine.ledger().ban_over(Client::of_addr(addr.into(), 64)).is_some() {
+    let client = Client::of_addr(addr.into(), 64);
+    if site.engine.ledger().ban_over(client).is_some() || !lane.lets_through(site, client) {
         return false;
     }
     let actions = site.engine.handle(Event::Lines(&batch), site.now);
@@ -306,41 +321,121 @@ fn hop(site: &mut Site, n: u32, path: &str, status: u16) -> bool {
     true
 }
 
+/// What is left of the connections of a slowed network.
+#[derive(Default)]
+struct Lane {
+    left: f64,
+    at_ms: Option<u64>,
+}
+
+impl Lane {
+    fn lets_through(&mut self, site: &Site, client: Client) -> bool {
+        let Some(slowed) = site.engine.slowed_over(client) else { return true };
+        let rate = slowed.limits.connections;
+        let now = site.now.boot_ms;
+        let passed_ms = now - self.at_ms.replace(now).unwrap_or(0);
+        let filled = self.left + passed_ms as f64 / 1000.0 * f64::from(rate.per_sec);
+        self.left = filled.min(f64::from(rate.burst));
+        let lets_through = self.left >= 1.0;
+        self.left -= if lets_through { 1.0 } else { 0.0 };
+        lets_through
+    }
+}
+
+/// What came of 3,200 requests, each from another /64 of one /48.
+#[derive(Debug)]
+struct Hopped {
+    passed: u32,
+    networks: usize,
+    proposed: usize,
+    slowed: usize,
+}
+
+fn hops(site: &mut Site, per_sec: u32, path: &dyn Fn(u32) -> String, good: u32) -> Hopped {
+    let (mut passed, mut lane) = (0, Lane::default());
+    for n in 0..3_200 {
+        if n % per_sec == 0 {
+            site.run(1, &[(VISITORS, 40, &visit)]);
+        }
+        passed += u32::from(hop(site, &mut lane, n, &path(n), 404));
+        // Others in the network are served.
+        if n < good {
+            hop(site, &mut lane, 40_000 + n, "/", 200);
+        }
+    }
+    assert_eq!(site.banned(VISITORS, 40).0, 0);
+    let is_network = |client: &&Client| client.network().prefix_len() == 48;
+    let is_proposed = |notice: &&Notice| matches!(notice, Notice::NetworkProposed { .. });
+    Hopped {
+        passed,
+        networks: site.banned.keys().filter(is_network).count(),
+        proposed: site.notices.iter().filter(is_proposed).count(),
+        slowed: site.engine.slowed().filter(|(_, slowed)| slowed.client.network().prefix_len() == 48).count(),
+    }
+}
+
 /// History: 3,200 requests, each from another /64 of one /48, all passed.
 #[test]
 fn hopping_through_an_ipv6_network_is_stopped() {
-    let hops = |path: &dyn Fn(u32) -> String, good: u32, action: NetworkAction| {
-        let mut site = Site::known();
-        site.engine.settings.networks.action = action;
-        let mut passed = 0;
-        for n in 0..3_200 {
-            if n % 10 == 0 {
-                site.run(1, &[(VISITORS, 40, &visit)]);
-            }
-            passed += u32::from(hop(&mut site, n, &path(n), 404));
-            // Others in the network are served.
-            if n < good {
-                hop(&mut site, 40_000 + n, "/", 200);
-            }
-        }
-        assert_eq!(site.banned(VISITORS, 40).0, 0);
-        let is_network = |client: &&Client| client.network().prefix_len() == 48;
-        let networks = site.banned.keys().filter(is_network).count();
-        let is_proposed = |notice: &&Notice| matches!(notice, Notice::NetworkProposed { .. });
-        (passed, networks, site.notices.iter().filter(is_proposed).count())
-    };
     let word = |n: u32| format!("/word{n}.php");
     for (path, good) in [(&word as &dyn Fn(u32) -> String, 0), (&|_| "/.env".to_owned(), 0), (&word, 3)] {
+        let hopped = |mut site: Site, per_sec, action| {
+            site.engine.settings.networks.action = action;
+            hops(&mut site, per_sec, path, good)
+        };
         // A client that the attacker lets behave well protects nothing.
-        let (passed, networks, proposed) = hops(path, good, NetworkAction::Ban);
-        assert!(passed <= 50 && networks == 1 && proposed >= 1, "{passed} {networks} {proposed}");
-        // The operator decides about a network, and is asked.
-        let (_, networks, proposed) = hops(path, good, NetworkAction::Propose);
-        assert!(networks == 0 && proposed >= 1, "{networks} {proposed}");
-        assert_eq!(hops(path, good, NetworkAction::Off).1, 0);
+        let banned = hopped(Site::known(), 10, NetworkAction::Ban);
+        assert!(banned.passed <= 50 && banned.networks == 1 && banned.proposed >= 1, "{banned:?}");
+        // The operator decides about a network, and is asked; meanwhile its clients share the connections of one.
+        let slowed = hopped(Site::known_with_xdp(), 50, NetworkAction::Propose);
+        assert!(slowed.networks == 0 && slowed.proposed >= 1 && slowed.slowed == 1, "{slowed:?}");
+        assert!(slowed.passed <= 100 + 12 + 2 * 64, "{slowed:?}");
+        let proposed = hopped(Site::known(), 50, NetworkAction::Propose);
+        assert!(proposed.networks == 0 && proposed.proposed >= 1 && proposed.slowed == 0, "{proposed:?}");
+        let off = hopped(Site::known_with_xdp(), 50, NetworkAction::Off);
+        assert!(off.networks == 0 && off.slowed == 0, "{off:?}");
     }
-    let (passed, networks, _) = hops(&word, 1_600, NetworkAction::Ban);
-    assert_eq!((passed, networks), (3_200, 0), "a carrier's network is not banned");
+}
+
+#[test]
+fn a_carriers_network_is_neither_banned_nor_slowed() {
+    let word = |n: u32| format!("/word{n}.php");
+    for action in [NetworkAction::Ban, NetworkAction::Propose] {
+        let mut site = Site::known_with_xdp();
+        site.engine.settings.networks.action = action;
+        let hopped = hops(&mut site, 50, &word, 1_600);
+        assert_eq!((hopped.passed, hopped.networks, hopped.slowed), (3_200, 0, 0), "{hopped:?}");
+    }
+}
+
+#[test]
+fn a_slowed_network_outlives_a_restart_and_ends_with_the_hopping_or_by_an_operator() {
+    let word = |n: u32| format!("/word{n}.php");
+    let network = Client::of_network("2001:db8:7::/48".parse().unwrap());
+    let inside = Client::of_addr("2001:db8:7:ffff::1".parse().unwrap(), 64);
+    let slowed = || {
+        let mut site = Site::known_with_xdp();
+        assert_eq!(hops(&mut site, 50, &word, 0).slowed, 1);
+        site
+    };
+    let mut site = slowed();
+    site.run(1, &[]);
+    let mut again = Site::new();
+    again.engine.restore_slowed(&site.lane, site.now).unwrap();
+    assert_eq!(again.engine.slowed_over(inside).map(|slowed| slowed.client), Some(network));
+    site.run(600, &[]);
+    assert!(site.engine.slowed_over(inside).is_none(), "it is quiet");
+
+    let mut site = slowed();
+    let said = |actions: Vec<Action>| reply(&actions).results[0].message.clone();
+    assert_eq!(
+        said(site.engine.handle(unban_command("2001:db8:7:ffff::1"), site.now)),
+        "was not banned, but is slowed as part of 2001:db8:7::/48: unban that network"
+    );
+    assert_eq!(said(site.engine.handle(unban_command("2001:db8:7::/48"), site.now)), "no longer slowed");
+    hop(&mut site, &mut Lane::default(), 50_000, "/.env", 404);
+    site.run(1, &[]);
+    assert!(site.engine.slowed_over(inside).is_none(), "it is judged anew");
 }
 
 /// What the `n`th client of a campaign asks for: the same 20 targets in its own order, one in 4 s.

@@ -42,12 +42,20 @@ pub enum SlowGrounds {
     Withheld,
     /// The first step of the ladder of terms.
     FirstStep,
+    /// Its clients do little else than ask for what is not there, each next request from another.
+    Hopping {
+        /// Those seen so far, at most 64 of them.
+        clients: u32,
+    },
 }
+
+/// The length of the prefix of a slowed IPv6 network.
+pub const NETWORK_PREFIX: u8 = 48;
 
 /// A slowed client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Slowed {
-    /// An IPv4 address or an IPv6 prefix, never a network of many clients.
+    /// An IPv4 address, an IPv6 prefix, or an IPv6 network of [`NETWORK_PREFIX`] bits, whose clients share the limits.
     pub client: Client,
     /// The start on the wall clock, in milliseconds since the Unix epoch.
     pub since_ms: i64,

@@ -6,7 +6,7 @@ use anyhow::Result;
 use ipnet::{IpNet, Ipv4Net};
 use shield_common::{FILTER_V4_WORDS, FILTER_V6_WORDS, KeyV4, KeyV6, filter_v4, filter_v6, map_name};
 
-use shield_engine::client::Client;
+use shield_engine::client::{Client, prefix_mask};
 
 use super::filter::{Bitmap, Filter};
 use super::keys::halves;
@@ -48,11 +48,14 @@ impl Filters {
         self.v4.add(&bits)
     }
 
-    /// Sets every IPv6 bit: bits are hashes of prefixes, so a network's lie anywhere.
-    pub(super) fn add_any_network_v6(&mut self) -> Result<()> {
-        let mut bits = Bitmap::empty(FILTER_V6_WORDS);
-        bits.fill();
-        self.v6.add(&bits)
+    /// Sets the bits of every client in the networks.
+    pub(super) fn add_networks_v6(&mut self, networks: impl ExactSizeIterator<Item = Client>) -> Result<()> {
+        if networks.len() == 0 {
+            return Ok(());
+        }
+        let mut bits = NetworkBits::new(self.ipv6_prefix);
+        networks.for_each(|net| bits.set(net));
+        self.v6.add(&bits.bits)
     }
 
     /// Returns whether the filters have the bit of each client. Never for a network, which has many bits.
@@ -68,21 +71,87 @@ impl Filters {
     /// Reads the filters, and makes them hold exactly the bits that `clients` need.
     pub(super) fn rebuild(&mut self, clients: impl Iterator<Item = Client>) -> Result<()> {
         let mut v4 = Bitmap::empty(FILTER_V4_WORDS);
-        let mut v6 = Bitmap::empty(FILTER_V6_WORDS);
+        let mut v6 = NetworkBits::new(self.ipv6_prefix);
         for client in clients {
             match (client.network(), client.is_single(self.ipv6_prefix)) {
                 (IpNet::V4(net), _) => set_network(&mut v4, &net),
-                (IpNet::V6(net), true) => v6.set(filter_v6(halves(net.addr().octets()))),
-                (IpNet::V6(_), false) => v6.fill(),
+                (IpNet::V6(net), true) => v6.bits.set(filter_v6(halves(net.addr().octets()))),
+                (IpNet::V6(_), false) => v6.set(client),
             }
         }
         self.v4.read()?;
         self.v4.replace(&v4)?;
         self.v6.read()?;
-        self.v6.replace(&v6)
+        self.v6.replace(&v6.bits)
     }
 }
 
 fn set_network(bits: &mut Bitmap, net: &Ipv4Net) {
     bits.set_range(filter_v4(net.network().to_bits()), filter_v4(net.broadcast().to_bits()));
+}
+
+/// The most IPv6 clients of networks whose bits are set one by one: as many as a quarter of the filter has bits. With more, all
+/// bits are set.
+const MAX_CLIENT_BITS: u128 = 1 << 22;
+
+/// The bits of the clients in IPv6 networks: hashes of their prefixes, which lie anywhere.
+struct NetworkBits {
+    bits: Bitmap,
+    ipv6_prefix: u8,
+    clients: u128,
+}
+
+impl NetworkBits {
+    fn new(ipv6_prefix: u8) -> NetworkBits {
+        NetworkBits { bits: Bitmap::empty(FILTER_V6_WORDS), ipv6_prefix, clients: 0 }
+    }
+
+    fn set(&mut self, network: Client) {
+        let singles = network.singles(self.ipv6_prefix);
+        let before = self.clients;
+        self.clients = self.clients.saturating_add(singles.count());
+        match (before > MAX_CLIENT_BITS, self.clients > MAX_CLIENT_BITS) {
+            (true, _) => {}
+            (false, true) => self.bits.fill(),
+            (false, false) => {
+                // A network inside a single client, such as a /128, has that client's bit.
+                let mask = prefix_mask(self.ipv6_prefix);
+                let keys = singles.keys().map(|key| key & mask);
+                keys.for_each(|key| self.bits.set(filter_v6(halves(key.to_be_bytes()))));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bits_of(ipv6_prefix: u8, networks: &[&str]) -> Bitmap {
+        let mut bits = NetworkBits::new(ipv6_prefix);
+        networks.iter().for_each(|net| bits.set(Client::of_network(net.parse().unwrap())));
+        bits.bits
+    }
+
+    #[test]
+    fn a_network_has_the_bits_of_its_clients_and_a_wide_one_all() {
+        let mut singly = Bitmap::empty(FILTER_V6_WORDS);
+        for n in 0..=u16::MAX {
+            let addr = std::net::Ipv6Addr::new(0x2001, 0xdb8, 7, n, 0, 0, 0, 0);
+            singly.set(filter_v6(halves(addr.octets())));
+        }
+        assert_eq!(bits_of(64, &["2001:db8:7::/48"]), singly);
+        let mut all = Bitmap::empty(FILTER_V6_WORDS);
+        all.fill();
+        for (ipv6_prefix, networks) in [
+            (64, ["2001:db8::/32", "2001:db8:7::/48"]),
+            (64, ["2001:db8:7::/48", "::/0"]),
+            (128, ["2001:db8:7::/48", "2001:db8:8::/48"]),
+        ] {
+            assert_eq!(bits_of(ipv6_prefix, &networks), all, "{ipv6_prefix} {networks:?}");
+        }
+        let mut of_client = Bitmap::empty(FILTER_V6_WORDS);
+        of_client.set(filter_v6(halves(std::net::Ipv6Addr::new(0x2001, 0xdb8, 7, 1, 0, 0, 0, 0).octets())));
+        assert_eq!(bits_of(64, &["2001:db8:7:1::5/128"]), of_client);
+    }
 }

@@ -133,7 +133,7 @@ impl BanMaps {
     }
 
     fn pinnable(&self) -> [(&'static str, BorrowedFd<'_>); map_name::PINNED.len()] {
-        let [slow_v4, slow_v6] = self.slow.pinnable();
+        let [slow_v4, slow_v6, slow_networks_v6] = self.slow.pinnable();
         [
             self.v4.pinnable(),
             self.v6.pinnable(),
@@ -143,6 +143,7 @@ impl BanMaps {
             self.exempt_v6.pinnable(),
             slow_v4,
             slow_v6,
+            slow_networks_v6,
             self.filters.v4.pinnable(),
             self.filters.v6.pinnable(),
             self.control.pinnable(),
@@ -212,7 +213,8 @@ impl BanMaps {
 
     fn filter_networks<T>(&mut self, bans: &ByMap<T>) -> Result<()> {
         self.filters.add_networks_v4(bans.networks_v4.iter().map(|(net, _)| net))?;
-        if bans.networks_v6.is_empty() { Ok(()) } else { self.filters.add_any_network_v6() }
+        self.filters
+            .add_networks_v6(bans.networks_v6.iter().map(|(net, _)| Client::of_network((*net).into())))
     }
 
     /// Removes bans; absent ones are no failure. Returns the failed ones by their index in `clients`.
@@ -242,7 +244,8 @@ impl BanMaps {
         self.slow.expect(slowed);
         let keys = ByMap::new(self.slow.clients().iter().map(|client| (*client, ())), self.ipv6_prefix);
         self.filters.add_v4(keys.v4.iter().map(|(key, ())| *key))?;
-        self.filters.add_v6(keys.v6.iter().map(|(key, ())| *key))
+        self.filters.add_v6(keys.v6.iter().map(|(key, ())| *key))?;
+        self.filter_networks(&keys)
     }
 
     pub(super) fn listing(&self) -> Result<Listing> {

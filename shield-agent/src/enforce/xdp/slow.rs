@@ -1,4 +1,4 @@
-//! The maps of slowed clients: short, hence listed and compared as a whole at every change.
+//! The maps of slowed clients and networks: short, hence listed and compared as a whole at every change.
 
 use std::hash::Hash;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -7,22 +7,28 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::Pod;
 use hashbrown::HashMap;
-use shield_common::{KernelTime, KeyV4, KeyV6, Limits, MAX_SLOWED, Rate, Slow, map_name};
+use shield_common::{
+    KernelTime, KeyV4, KeyV6, Limits, MAX_SLOWED, Rate, SLOW_NETWORK_PREFIX, Slow, map_name,
+};
 
 use crate::enforce::ban;
 use shield_engine::client::Client;
-use shield_engine::slowed::{SlowLimits, SlowRate};
+use shield_engine::slowed::{NETWORK_PREFIX, SlowLimits, SlowRate};
 
 use super::kernel::{self, Update};
 use super::keys::ByMap;
 
+const _: () =
+    assert!(NETWORK_PREFIX == SLOW_NETWORK_PREFIX, "what is slowed has the length of the map's keys");
+
 /// Elements in one system call: all of them.
 const CHUNK: usize = MAX_SLOWED as usize;
 
-/// The slowed clients of both families.
+/// The slowed clients of both families, and the slowed networks.
 pub(super) struct SlowMaps {
     v4: SlowMap<KeyV4>,
     v6: SlowMap<KeyV6>,
+    networks_v6: SlowMap<KeyV6>,
     ipv6_prefix: u8,
     /// The clients last put in, whose bits the filters need.
     held: Vec<Client>,
@@ -39,14 +45,15 @@ impl SlowMaps {
     /// Opens the maps pinned in `maps`.
     pub(super) fn open(maps: &Path, ipv6_prefix: u8) -> Result<SlowMaps> {
         let (v4, v6) = (SlowMap::open(maps, map_name::SLOW_V4)?, SlowMap::open(maps, map_name::SLOW_V6)?);
-        let mut maps = SlowMaps { v4, v6, ipv6_prefix, held: Vec::new() };
+        let networks_v6 = SlowMap::open(maps, map_name::SLOW_NETWORKS_V6)?;
+        let mut maps = SlowMaps { v4, v6, networks_v6, ipv6_prefix, held: Vec::new() };
         // Those of an earlier agent are policed until somebody says otherwise.
         maps.held = maps.list()?.into_iter().map(|(client, _)| client).collect();
         Ok(maps)
     }
 
-    pub(super) fn pinnable(&self) -> [(&'static str, BorrowedFd<'_>); 2] {
-        [self.v4.pinnable(), self.v6.pinnable()]
+    pub(super) fn pinnable(&self) -> [(&'static str, BorrowedFd<'_>); 3] {
+        [self.v4.pinnable(), self.v6.pinnable(), self.networks_v6.pinnable()]
     }
 
     /// The clients whose bits the filters need.
@@ -70,7 +77,11 @@ impl SlowMaps {
         let value = |slow: &ban::Slow| Slow::new(ends(slow), limits(slow.limits), ticks.per_sec, ticks.now);
         let wanted = slowed.iter().map(|slow| (slow.client.client(), value(slow)));
         let wanted = ByMap::new(wanted, self.ipv6_prefix);
-        Ok(self.v4.replace(&wanted.v4, ticks)? + self.v6.replace(&wanted.v6, ticks)?)
+        let networks_v6: Vec<(KeyV6, Slow)> =
+            wanted.networks_v6.iter().map(|(net, slow)| (net.network().octets(), *slow)).collect();
+        Ok(self.v4.replace(&wanted.v4, ticks)?
+            + self.v6.replace(&wanted.v6, ticks)?
+            + self.networks_v6.replace(&networks_v6, ticks)?)
     }
 
     /// Lists the entries.
@@ -81,6 +92,8 @@ impl SlowMaps {
         all.extend(
             self.v6.list()?.into_iter().map(|(key, slow)| (super::keys::single_v6(key, prefix), slow)),
         );
+        let network = |key: KeyV6| super::keys::single_v6(key, SLOW_NETWORK_PREFIX);
+        all.extend(self.networks_v6.list()?.into_iter().map(|(key, slow)| (network(key), slow)));
         Ok(all)
     }
 }
