@@ -15,6 +15,7 @@ pub mod http;
 pub mod lab;
 pub mod netns;
 pub mod nginx;
+pub mod old_kernel;
 pub mod programs;
 pub mod proxied;
 pub mod receiver;

@@ -13,10 +13,12 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use aya::Pod;
 use aya::util::KernelVersion;
+
+use super::walk;
 
 /// Command numbers of bpf(2).
 #[derive(Clone, Copy)]
@@ -24,6 +26,7 @@ enum Command {
     MapLookup = 1,
     MapUpdate = 2,
     MapDelete = 3,
+    MapNextKey = 4,
     ObjPin = 6,
     ObjGet = 7,
     ObjGetInfoByFd = 15,
@@ -300,14 +303,71 @@ fn read_memory(account: &File) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }
 
-/// Reads a whole map, `chunk` elements in one system call.
+/// Reads a whole map: `chunk` elements in one system call, or one by one where the kernel has no batches for its kind.
 ///
 /// # Errors
-/// When the map cannot be read this way (LPM tries before Linux 5.15, anything before 5.6).
+/// When the map cannot be read, or others change it faster than it is read.
 pub(super) fn lookup_all<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     chunk: usize,
     mut each: impl FnMut(K, V),
+) -> io::Result<()> {
+    match lookup_batches(map, chunk, &mut each) {
+        Err(error) if lacks_batches(&error) => {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                tracing::info!(
+                    "this kernel lists networks one by one: it has no batches for them (Linux 6.1 has)"
+                );
+            });
+            lookup_singly(map, each)
+        }
+        result => result,
+    }
+}
+
+/// Returns `true` for the error of a kind of map without batches. The kernel returns it before the first element.
+fn lacks_batches(error: &io::Error) -> bool {
+    /// Of the kernel's inside (`linux/errno.h`), which libc does not know.
+    const ENOTSUPP: i32 = 524;
+    matches!(error.raw_os_error(), Some(ENOTSUPP | libc::EOPNOTSUPP))
+}
+
+/// All elements are read before the first is passed on: who takes them may change the map.
+fn lookup_singly<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {
+    let mut elements = Vec::new();
+    for key in walk::keys(|key| next_key(map, key, size_of::<K>()))? {
+        // SAFETY: the buffer has the size of `K`, and `Pod` promises that any bytes are a value.
+        let key = unsafe { key.as_ptr().cast::<K>().read_unaligned() };
+        if let Some(value) = lookup(map, &key)? {
+            elements.push((key, value));
+        }
+    }
+    elements.into_iter().for_each(|(key, value)| each(key, value));
+    Ok(())
+}
+
+/// Returns the key after `key`, or the first one; `None` after the last one.
+fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, size: usize) -> io::Result<Option<Box<[u8]>>> {
+    let mut next = vec![0; size].into_boxed_slice();
+    let mut attr = ElementAttr {
+        map_fd: raw(map),
+        padding: 0,
+        key: key.map_or(0, |key| key.as_ptr() as u64),
+        value: next.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    match bpf(Command::MapNextKey, &mut attr) {
+        Ok(_) => Ok(Some(next)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn lookup_batches<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    chunk: usize,
+    each: &mut impl FnMut(K, V),
 ) -> io::Result<()> {
     let mut keys = vec![zeroed::<K>(); chunk];
     let mut values = vec![zeroed::<V>(); chunk];

@@ -5,7 +5,7 @@
 //!   the maps from one agent to the next;
 //! - `reconcile`, `pauses`, `bans`: the bans as the ledger knows them, with `clock` for their ends;
 //! - `maps`, `keys`, `table`, `occupancy`, `filter`, `exempt`, `slow`, `control`, `totals`: the maps;
-//! - `kernel`: the only file with raw bpf calls.
+//! - `kernel`: the only file with raw bpf calls; `walk` for kernels without batches of them.
 //!
 //! The kernel's side is the crate `shield-ebpf`.
 
@@ -32,6 +32,7 @@ mod slow;
 mod table;
 mod takeover;
 mod totals;
+mod walk;
 
 use std::path::PathBuf;
 
