@@ -491,3 +491,70 @@ fn a_pin_folder_outside_bpffs_gets_a_bpffs_of_its_own_and_loses_it_again() -> Re
 fn is_mounted(path: &Path) -> Result<bool> {
     Ok(command::run(&["cat", "/proc/mounts"])?.contains(&format!(" {} bpf ", path.display())))
 }
+
+/// Makes two uplinks on the server and a default route over both, as on a server with two providers.
+fn two_uplinks(world: &World) {
+    let peer = &world.client;
+    connect(
+        End {
+            namespace: &world.server,
+            interface: "eth1",
+            addresses: &["198.51.100.1/24", "2001:db8:2::1/64"],
+        },
+        End { namespace: peer, interface: "eth1", addresses: &["198.51.100.2/24", "2001:db8:2::2/64"] },
+    )
+    .unwrap();
+    let over_both = |v6: &str, first: &str, second: &str| {
+        let family = if v6.is_empty() { "-4" } else { "-6" };
+        let hops =
+            [["nexthop", "via", first, "dev", "eth0"], ["nexthop", "via", second, "dev", "eth1"]].concat();
+        world.server.run(&[&["ip", family, "route", "add", "default"], &hops[..]].concat()).unwrap();
+    };
+    over_both("", "192.0.2.2", "198.51.100.2");
+    over_both("6", "2001:db8:1:2::2", "2001:db8:2::2");
+}
+
+/// History: of a default route with two next hops, only the first one's interface was guarded. What came in by the second passed.
+#[test]
+fn every_next_hop_of_a_default_route_is_guarded() {
+    let mut world = World::new(Mode::Auto);
+    two_uplinks(&world);
+    world.settings.interfaces = Selection::DefaultRoute;
+    let mut enforcer = world.start();
+    let PartState::Active { detail } = enforcer.state() else { panic!("{:?}", enforcer.state()) };
+    assert_eq!(detail, "native on eth0; native on eth1");
+
+    // A third way that comes later is guarded by the next repair.
+    connect(
+        End { namespace: &world.server, interface: "eth2", addresses: &["203.0.113.1/24"] },
+        End { namespace: &world.client, interface: "eth2", addresses: &["203.0.113.2/24"] },
+    )
+    .unwrap();
+    let replace =
+        "ip route replace default nexthop via 192.0.2.2 nexthop via 203.0.113.2 nexthop via 198.51.100.2";
+    world.server.run(&replace.split(' ').collect::<Vec<_>>()).unwrap();
+    assert!(!world.server.enter(|| enforcer.is_intact(0)).unwrap(), "a new way went unnoticed");
+    world.reconcile(&mut enforcer, &[]);
+    let PartState::Active { detail } = enforcer.state() else { panic!("{:?}", enforcer.state()) };
+    assert!(detail.contains("native on eth2"), "{detail}");
+    world.cleanup(enforcer);
+}
+
+/// A tunnel carries bare IP packets, which the program does not parse: the state says so, and the interface beside it is guarded.
+#[test]
+fn an_interface_without_ethernet_is_refused_in_words() {
+    let mut world = World::new(Mode::Auto);
+    for argv in
+        ["ip tuntap add dev tun0 mode tun", "ip addr add 198.51.100.1/24 dev tun0", "ip link set tun0 up"]
+    {
+        world.server.run(&argv.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    let routes = "ip route add default nexthop dev tun0 nexthop via 192.0.2.2 dev eth0";
+    world.server.run(&routes.split(' ').collect::<Vec<_>>()).unwrap();
+    world.settings.interfaces = Selection::DefaultRoute;
+    let enforcer = world.start();
+    let PartState::Degraded { reason } = enforcer.state() else { panic!("{:?}", enforcer.state()) };
+    assert!(reason.starts_with("tun0: it carries no Ethernet frames"), "{reason}");
+    assert!(reason.ends_with("(in force: native on eth0)"), "{reason}");
+    world.cleanup(enforcer);
+}

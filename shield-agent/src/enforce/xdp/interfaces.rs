@@ -1,18 +1,15 @@
 //! The network interfaces, and the choice of those to guard. Queries netlink in the network namespace of the calling thread;
 //! changes nothing.
 
-use std::fs;
-
 use anyhow::{Context as _, Result, bail};
+use hashbrown::HashSet;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-
-/// `RTF_REJECT`: a route that refuses packets.
-const ROUTE_REJECTS: u32 = 0x200;
 
 /// The configured choice of interfaces.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -100,9 +97,11 @@ impl Selection {
                 .cloned()
                 .map(Ok)
                 .collect(),
-            Selection::DefaultRoute => default_route_names()?
+            Selection::DefaultRoute => default_route_interfaces()?
                 .iter()
-                .map(|name| named(&all, name).map(|at| lowest(&all, at)))
+                // One that is gone since the listing of interfaces is found at the next change of the network.
+                .filter_map(|index| all.iter().find(|interface| interface.index == *index))
+                .map(|interface| on_ethernet(interface).map(|at| lowest(&all, at)))
                 .fold(Vec::new(), |mut chosen, next| {
                     if !chosen.contains(&next) {
                         chosen.push(next);
@@ -116,11 +115,16 @@ impl Selection {
 fn named(all: &[Interface], name: &str) -> Chosen {
     let refuse = |reason: &str| Refused { name: name.to_owned(), index: None, reason: reason.to_owned() };
     let found = all.iter().find(|interface| interface.name == name);
-    let interface = found.ok_or_else(|| refuse("there is no interface of this name"))?;
-    if interface.ethernet == Framing::Other {
-        return Err(refuse("it carries no Ethernet frames (a tunnel or PPP); XDP cannot guard it"));
+    on_ethernet(found.ok_or_else(|| refuse("there is no interface of this name"))?)
+}
+
+fn on_ethernet(interface: &Interface) -> Chosen {
+    if interface.ethernet != Framing::Other {
+        return Ok(interface.clone());
     }
-    Ok(interface.clone())
+    let reason = "it carries no Ethernet frames (a tunnel, WireGuard or PPP), so XDP cannot guard it: only iptables can drop what \
+                  comes in there";
+    Err(Refused { name: interface.name.clone(), index: None, reason: reason.to_owned() })
 }
 
 /// Returns the interface below a VLAN device. Only there the program can run in the driver; it parses the tags itself.
@@ -139,32 +143,58 @@ pub(crate) fn list() -> Result<Vec<Interface>> {
 }
 
 fn dump_links(mut each: impl FnMut(LinkMessage)) -> Result<()> {
+    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            each(link);
+        }
+    })
+}
+
+/// Asks the kernel for all links or routes. Of routes, only the default ones are read: a router can have a million others.
+fn dump(request: RouteNetlinkMessage, mut each: impl FnMut(RouteNetlinkMessage)) -> Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE).context("could not open a netlink socket")?;
     socket.bind_auto().context("could not bind a netlink socket")?;
-    socket.send_to(&link_request(), &SocketAddr::new(0, 0), 0).context("could not send RTM_GETLINK")?;
+    socket.send_to(&bytes(request), &SocketAddr::new(0, 0), 0).context("could not ask netlink")?;
     loop {
-        let (datagram, _) = socket.recv_from_full().context("could not receive the links")?;
+        let (datagram, _) = socket.recv_from_full().context("could not receive netlink's answer")?;
         let mut rest = &datagram[..];
         while !rest.is_empty() {
-            let message =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).context("could not parse a link")?;
-            let length = (message.header.length as usize).next_multiple_of(4).clamp(1, rest.len());
-            rest = &rest[length..];
+            let (message, after) = rest.split_at(aligned_length(rest));
+            rest = after;
+            if is_other_route(message) {
+                continue;
+            }
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message)
+                .context("could not parse netlink's answer")?;
             match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => each(link),
+                NetlinkPayload::InnerMessage(message) => each(message),
                 NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) => bail!("the kernel refused to list links: {error}"),
+                NetlinkPayload::Error(error) => bail!("the kernel refused to list them: {error}"),
                 _ => {}
             }
         }
     }
 }
 
-fn link_request() -> Vec<u8> {
+/// The length of the first message, which is its first word, with the padding behind it.
+fn aligned_length(messages: &[u8]) -> usize {
+    let length = messages.first_chunk().map_or(messages.len(), |bytes| u32::from_ne_bytes(*bytes) as usize);
+    length.next_multiple_of(4).clamp(1, messages.len())
+}
+
+/// Returns `true` for a route to a network of some length: `struct nlmsghdr` has the type in its second word, and after its 16
+/// bytes `struct rtmsg` begins with the family and the length.
+fn is_other_route(message: &[u8]) -> bool {
+    /// `RTM_NEWROUTE`.
+    const NEW_ROUTE: u16 = 24;
+    let is_route = message.get(4..6).is_some_and(|kind| kind == NEW_ROUTE.to_ne_bytes());
+    is_route && message.get(17).is_some_and(|length| *length != 0)
+}
+
+fn bytes(request: RouteNetlinkMessage) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let payload = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(payload));
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
@@ -225,47 +255,44 @@ fn attached(attributes: &[LinkXdp]) -> Attached {
     }
 }
 
-/// Names of the interfaces that default routes lead out of, IPv4 first, each once.
-fn default_route_names() -> Result<Vec<String>> {
-    let mut names: Vec<String> = Vec::new();
-    let v4 = read_routes("/proc/thread-self/net/route")?;
-    let v6 = read_routes("/proc/thread-self/net/ipv6_route")?;
-    for name in v4.lines().filter_map(default_v4).chain(v6.lines().filter_map(default_v6)) {
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
+/// The interfaces that default routes of the main table lead out of, each once, IPv4's first. A route can have several next hops,
+/// over which the kernel spreads what it sends; what comes in takes any of them.
+fn default_route_interfaces() -> Result<Vec<u32>> {
+    let mut indexes: Vec<u32> = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        dump(RouteNetlinkMessage::GetRoute(request), |message| {
+            if let RouteNetlinkMessage::NewRoute(route) = message {
+                indexes.extend(ways_out(&route));
+            }
+        })
+        .context("could not list the default routes")?;
     }
-    Ok(names)
+    let mut seen = HashSet::new();
+    indexes.retain(|index| seen.insert(*index));
+    Ok(indexes)
 }
 
-/// A missing file is a kernel without that family.
-fn read_routes(path: &str) -> Result<String> {
-    match fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        other => other.with_context(|| format!("could not read {path}")),
+/// The interfaces of a default route, none of any other and of one that refuses packets.
+fn ways_out(route: &RouteMessage) -> Vec<u32> {
+    let RouteHeader { table, kind, destination_prefix_length, .. } = &route.header;
+    if *destination_prefix_length != 0 || *kind != RouteType::Unicast || *table != RouteHeader::RT_TABLE_MAIN
+    {
+        return Vec::new();
     }
-}
-
-/// `Iface Destination Gateway Flags RefCnt Use Metric Mask …`, numbers in hexadecimal.
-fn default_v4(line: &str) -> Option<&str> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let [name, "00000000", _, flags, _, _, _, "00000000", ..] = fields[..] else { return None };
-    accepts(flags).then_some(name)
-}
-
-/// `destination length source length gateway metric references use flags name`, numbers in hexadecimal.
-fn default_v6(line: &str) -> Option<&str> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let [_, "00", _, _, _, _, _, _, flags, name] = fields[..] else { return None };
-    (accepts(flags) && name != "lo").then_some(name)
-}
-
-fn accepts(flags: &str) -> bool {
-    u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & ROUTE_REJECTS == 0)
+    let of_attribute = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    };
+    route.attributes.iter().flat_map(of_attribute).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::route::RouteNextHop;
+
     use super::*;
 
     fn interface(name: &str, index: u32, ethernet: Framing, kind: Kind) -> Interface {
@@ -273,25 +300,42 @@ mod tests {
     }
 
     #[test]
-    fn default_routes_are_found() {
-        let check =
-            |parse: fn(&str) -> Option<&str>, line, expected| assert_eq!(parse(line), expected, "{line}");
-        check(default_v4, "eth0\t00000000\t010200C0\t0003\t0\t0\t100\t00000000\t0\t0\t0", Some("eth0"));
-        check(default_v4, "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0", None);
-        check(default_v4, "*\t00000000\t00000000\t0201\t0\t0\t0\t00000000\t0\t0\t0", None);
-        check(
-            default_v4,
-            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT",
-            None,
-        );
-        let zero = "00000000000000000000000000000000";
-        let gateway = "fe800000000000000000000000000001";
-        let v6 = |length: &str, flags: &str, name: &str| {
-            format!("{zero} {length} {zero} 00 {gateway} 00000400 00000001 00000000 {flags} {name}")
+    fn the_ways_out_of_a_default_route_are_found() {
+        let route = |length: u8, kind: RouteType, table: u8, attributes: &[RouteAttribute]| {
+            let mut route = RouteMessage::default();
+            route.header.destination_prefix_length = length;
+            route.header.kind = kind;
+            route.header.table = table;
+            route.attributes = attributes.to_vec();
+            ways_out(&route)
         };
-        assert_eq!(default_v6(&v6("00", "00000003", "eth1")), Some("eth1"));
-        assert_eq!(default_v6(&v6("00", "00200200", "lo")), None);
-        assert_eq!(default_v6(&v6("40", "00000001", "eth1")), None);
+        let hop = |interface_index| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = interface_index;
+            hop
+        };
+        let (main, other) = (RouteHeader::RT_TABLE_MAIN, 100);
+        let one = [RouteAttribute::Priority(100), RouteAttribute::Oif(2)];
+        let several = [RouteAttribute::MultiPath(vec![hop(3), hop(4)])];
+        assert_eq!(route(0, RouteType::Unicast, main, &one), [2]);
+        assert_eq!(route(0, RouteType::Unicast, main, &several), [3, 4]);
+        assert!(route(24, RouteType::Unicast, main, &one).is_empty());
+        assert!(route(0, RouteType::Unreachable, main, &one).is_empty());
+        assert!(route(0, RouteType::Unicast, other, &one).is_empty(), "a VPN's own table");
+    }
+
+    #[test]
+    fn other_routes_are_left_out_before_they_are_parsed() {
+        let message = |kind: u16, length: u8| {
+            let mut bytes = vec![0_u8; 28];
+            bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+            bytes[17] = length;
+            bytes
+        };
+        assert!(is_other_route(&message(24, 24)));
+        assert!(!is_other_route(&message(24, 0)));
+        assert!(!is_other_route(&message(16, 24)), "a link");
+        assert!(!is_other_route(&message(24, 24)[..10]), "cut off");
     }
 
     #[test]
