@@ -223,7 +223,7 @@ struct Published {
 }
 
 impl Published {
-    fn new(label: &str, flavour: &str) -> Published {
+    fn new(label: &str, publish: impl FnOnce(&Namespace)) -> Published {
         let (host, client) = pair(label);
         let container = Namespace::create(&format!("{label}k")).unwrap();
         connect(
@@ -234,21 +234,7 @@ impl Published {
         host.enable_forwarding().unwrap();
         container.set_default_route("198.51.100.1".parse().unwrap()).unwrap();
         echo(&container, "198.51.100.2:80");
-        let iptables = format!("iptables{flavour}");
-        let publish = [
-            "-t",
-            "nat",
-            "-A",
-            "PREROUTING",
-            "-p",
-            "tcp",
-            "--dport",
-            "8080",
-            "-j",
-            "DNAT",
-            "--to-destination",
-        ];
-        host.run(&[&[iptables.as_str()], &publish[..], &["198.51.100.2:80"]].concat()).unwrap();
+        publish(&host);
         Published { client, host, _container: container, port: "192.0.2.1:8080".parse().unwrap() }
     }
 
@@ -273,18 +259,46 @@ impl Published {
     }
 }
 
+/// Publishes the port as Docker and Podman do with iptables.
+fn by_iptables(flavour: &str) -> impl FnOnce(&Namespace) {
+    let rule = format!(
+        "iptables{flavour} -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 198.51.100.2:80"
+    );
+    move |host| drop(host.run(&rule.split(' ').collect::<Vec<_>>()).unwrap())
+}
+
+/// Publishes it as they do with nftables, in a table of their own.
+fn by_nftables(family: &'static str) -> impl FnOnce(&Namespace) {
+    let to = if family == "inet" { "dnat ip to" } else { "dnat to" };
+    let rules = format!(
+        "add table {family} engine; add chain {family} engine nat {{ type nat hook prerouting priority dstnat; }}; \
+         add rule {family} engine nat tcp dport 8080 {to} 198.51.100.2:80"
+    );
+    move |host| drop(host.run(&["nft", &rules]).unwrap())
+}
+
 #[test]
 fn published_container_ports_are_covered_in_forward() {
     for flavour in ["-nft", "-legacy"] {
-        Published::new(&format!("pub{}", flavour.len()), flavour).is_covered(flavour, FORWARD);
+        Published::new(&format!("pub{}", flavour.len()), by_iptables(flavour)).is_covered(flavour, FORWARD);
     }
+}
+
+/// History: only the nat table of the host's own iptables was looked at. A banned client reached the container, and the state was
+/// active.
+#[test]
+fn ports_that_another_firewall_publishes_are_covered_too() {
+    Published::new("pubol", by_iptables("-legacy")).is_covered("-nft", FORWARD);
+    Published::new("pubon", by_iptables("-nft")).is_covered("-legacy", FORWARD);
+    Published::new("pubni", by_nftables("inet")).is_covered("-nft", FORWARD);
+    Published::new("pubnl", by_nftables("ip")).is_covered("-legacy", FORWARD);
 }
 
 const FORWARD: &str = "first in INPUT and FORWARD";
 
 #[test]
 fn published_container_ports_are_covered_in_docker_user() {
-    let published = Published::new("pubdu", "-nft");
+    let published = Published::new("pubdu", by_iptables("-nft"));
     published.host.run(&["iptables-nft", "-N", "DOCKER-USER"]).unwrap();
     published.host.run(&["iptables-nft", "-I", "FORWARD", "-j", "DOCKER-USER"]).unwrap();
     published.is_covered("-nft", "first in INPUT and DOCKER-USER");
@@ -293,7 +307,7 @@ fn published_container_ports_are_covered_in_docker_user() {
 /// Docker starts while the agent runs: the next reconcile covers its ports, and reports it.
 #[test]
 fn containers_that_come_later_are_covered_by_the_next_reconcile() {
-    let published = Published::new("publa", "-nft");
+    let published = Published::new("publa", by_iptables("-nft"));
     let bans = [ban("192.0.2.50")];
     published.host.run(&["iptables-nft", "-t", "nat", "-F"]).unwrap();
     let mut inside = Inside::start(&published.host, Settings::default(), &[]);

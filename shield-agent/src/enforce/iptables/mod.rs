@@ -4,7 +4,8 @@
 //! Owns the enforcer's verbs. `orders` carries out bans and lifts, `reconcile` (with `refill` and `findings`) compares and
 //! repairs, `intact` knows when that can be skipped, `report` words the state. They work on a `firewall`: the two `family`s
 //! with their `chains`, and the `storage` that chooses between rules and sets; `migrate` moves bans from one to the other.
-//! Below them, `table` and `chain` are iptables' command lines and text, `sets` with `ipset` and `nft` the sets,
+//! Below them, `table` and `chain` are iptables' command lines and text, `redirects` finds the ports of containers, `sets` with
+//! `ipset` and `nft` the sets,
 //! `programs` the processes, `generation` and `nfnetlink` what needs none.
 
 mod chain;
@@ -21,6 +22,7 @@ mod nft;
 mod orders;
 pub(crate) mod programs;
 mod reconcile;
+mod redirects;
 mod refill;
 mod report;
 pub(crate) mod sets;

@@ -67,7 +67,7 @@ pub enum Backend {
 /// The hooked chains besides INPUT, for traffic to containers: packets to a published container port never pass INPUT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Containers {
-    /// `DOCKER-USER` where there is one; otherwise `FORWARD` when the nat table redirects ports to other addresses.
+    /// `DOCKER-USER` where there is one; otherwise `FORWARD` when a rule of any firewall redirects ports to other addresses.
     Auto,
     /// Only INPUT.
     Never,

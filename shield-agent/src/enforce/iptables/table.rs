@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow};
 
 use super::chain::{Batch, DOCKER_USER, FORWARD, INPUT, Snapshot};
 use super::programs::{Programs, act};
+use super::redirects;
 use super::sets::Version;
 use super::settings::{Containers, Settings};
 
@@ -61,29 +62,14 @@ impl Table {
                 hooks.extend(names.iter().filter(|name| snapshot.chains.contains(*name)).cloned());
             }
             Containers::Auto if snapshot.chains.contains(DOCKER_USER) => hooks.push(DOCKER_USER.to_owned()),
-            Containers::Auto if self.redirects_ports(programs)? => hooks.push(FORWARD.to_owned()),
+            Containers::Auto
+                if redirects::are_there(programs, self.version, &self.save, snapshot.is_nftables)? =>
+            {
+                hooks.push(FORWARD.to_owned());
+            }
             Containers::Auto => {}
         }
         hooks.dedup();
         Ok(hooks)
-    }
-
-    /// Returns `true` if the nat table redirects packets for this host to other addresses.
-    fn redirects_ports(&self, programs: &mut dyn Programs) -> Result<bool> {
-        // Listing a table that legacy iptables has not loaded yet would load it, and connection tracking with it.
-        let loaded = match self.version {
-            Version::V4 => "/proc/thread-self/net/ip_tables_names",
-            Version::V6 => "/proc/thread-self/net/ip6_tables_names",
-        };
-        let is_legacy = self.save.contains("legacy")
-            || programs.read_proc(loaded).is_some_and(|names| names.lines().any(|name| name == "filter"));
-        if is_legacy && !programs.read_proc(loaded).is_some_and(|names| names.lines().any(|n| n == "nat")) {
-            return Ok(false);
-        }
-        let mut found = false;
-        programs.run(&[&self.save, "-t", "nat"], b"", &mut |line| {
-            found |= line.starts_with("-A ") && line.contains(" -j DNAT ");
-        })?;
-        Ok(found)
     }
 }
