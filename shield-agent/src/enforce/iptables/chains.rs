@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use ipnet::IpNet;
 
 use super::chain::{Batch, CHAIN, Jump, Rule, Snapshot};
+use super::lock::Locked;
 use super::programs::Programs;
 use super::sets::Version;
 use super::table::Table;
@@ -160,7 +161,7 @@ impl Chains {
     /// Brings the hooks up to date with the host; returns those that are new.
     ///
     /// # Errors
-    /// When the nat table cannot be listed: then the hooks stay as they were.
+    /// When the rules that redirect ports cannot be listed: then the hooks stay as they were.
     pub(super) fn update_hooks(
         &mut self,
         programs: &mut dyn Programs,
@@ -360,7 +361,12 @@ impl Chains {
 
     /// Commits a small change. When that is refused, the chain is not what it was (a firewall reload): writes all of it.
     fn commit_or_rewrite(&mut self, programs: &mut dyn Programs, batch: Batch) -> Result<()> {
-        self.table.commit(programs, batch).or_else(|_| self.read_and_rewrite(programs))
+        match self.table.commit(programs, batch) {
+            // The whole chain would wait for the same lock.
+            Err(error) if error.downcast_ref::<Locked>().is_some() => Err(error),
+            Err(_) => self.read_and_rewrite(programs),
+            Ok(()) => Ok(()),
+        }
     }
 }
 

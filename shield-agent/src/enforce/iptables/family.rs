@@ -5,6 +5,7 @@ use ipnet::IpNet;
 
 use super::chain::Snapshot;
 use super::chains::Chains;
+use super::lock::Lock;
 use super::programs::Programs;
 use super::sets::Version;
 use super::settings::Settings;
@@ -38,17 +39,17 @@ impl Unavailable {
 
 impl Family {
     /// The family before its first start.
-    pub(super) fn new(version: Version, settings: &Settings) -> Family {
+    pub(super) fn new(version: Version, settings: &Settings, lock: &Lock) -> Family {
         Family::Unavailable(Unavailable {
-            table: Table::new(version, settings),
+            table: Table::new(version, settings, lock),
             retired: Drops::default(),
             error: anyhow!("it has not been started"),
             is_absent: false,
         })
     }
 
-    pub(super) fn both(settings: &Settings) -> [Family; 2] {
-        Version::ALL.map(|version| Family::new(version, settings))
+    pub(super) fn both(settings: &Settings, lock: &Lock) -> [Family; 2] {
+        Version::ALL.map(|version| Family::new(version, settings, lock))
     }
 
     pub(super) fn table(&self) -> &Table {

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::chains::Chains;
 use super::family::{Family, Snapshots, all_snapshots};
+use super::lock::Lock;
 use super::programs::Programs;
 use super::sets::{Element, Version};
 use super::settings::Settings;
@@ -18,11 +19,15 @@ pub(super) struct Firewall {
     pub(super) programs: Box<dyn Programs>,
     pub(super) families: [Family; 2],
     pub(super) storage: Storage,
+    /// That of both families' tables.
+    pub(super) lock: Lock,
 }
 
 impl Firewall {
     pub(super) fn new(settings: Settings, programs: Box<dyn Programs>) -> Firewall {
-        Firewall { programs, families: Family::both(&settings), storage: Storage::new(settings) }
+        let lock = Lock::default();
+        let families = Family::both(&settings, &lock);
+        Firewall { programs, families, storage: Storage::new(settings), lock }
     }
 
     /// The chains of the IP versions that can be filtered.

@@ -64,7 +64,7 @@ fn was_used(firewall: &mut Firewall, kind: &SetKind) -> bool {
 /// Moves single rules into sets: sets are filled first, then each chain changes in one transaction.
 fn move_to_sets(firewall: &mut Firewall, kind: SetKind, new: usize, now: Now) -> Result<()> {
     let room = firewall.held_rules() + new;
-    let Firewall { programs, families, storage } = firewall;
+    let Firewall { programs, families, storage, .. } = firewall;
     let (programs, store) = (&mut **programs, kind.store());
     for chains in families.iter().filter_map(Family::chains) {
         let version = chains.version();

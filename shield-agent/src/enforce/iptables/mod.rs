@@ -5,8 +5,7 @@
 //! repairs, `intact` knows when that can be skipped, `report` words the state. They work on a `firewall`: the two `family`s
 //! with their `chains`, and the `storage` that chooses between rules and sets; `migrate` moves bans from one to the other.
 //! Below them, `table` and `chain` are iptables' command lines and text, `redirects` finds the ports of containers, `sets` with
-//! `ipset` and `nft` the sets,
-//! `programs` the processes, `generation` and `nfnetlink` what needs none.
+//! `ipset` and `nft` the sets, `programs` the processes, `lock` what they wait for, `generation` and `nfnetlink` what needs none.
 
 mod chain;
 mod chains;
@@ -16,6 +15,7 @@ mod firewall;
 mod generation;
 mod intact;
 mod ipset;
+mod lock;
 mod migrate;
 mod nfnetlink;
 mod nft;
@@ -96,7 +96,7 @@ impl Enforcer for IptablesEnforcer {
     }
 
     fn state(&self) -> PartState {
-        report::state(&self.firewall.families, &self.firewall.storage)
+        report::state(&self.firewall)
     }
 
     fn ensure_banned(&mut self, bans: &[Ban], now: Now) -> Vec<Failure> {
@@ -135,6 +135,10 @@ impl Enforcer for IptablesEnforcer {
 
     fn is_intact(&mut self, desired: usize) -> Result<bool> {
         let firewall = &mut self.firewall;
+        if firewall.lock.describe().is_some() {
+            // What could not be written is tried again at once: it takes a second at most while the lock is held.
+            return Ok(false);
+        }
         let chains_are_right = self.intact.chains_are_right(firewall)?;
         let in_sets = firewall.count_sets()?;
         let held = in_sets.map(|in_sets| in_sets + firewall.held_rules());
@@ -160,6 +164,8 @@ impl Enforcer for IptablesEnforcer {
         let generation = firewall.programs.generation();
         let Outcome { repair, is_nftables } =
             reconcile::reconcile(firewall, &mut Goal { desired, exempt, now, urgent })?;
+        // All is as it should be, so nothing waits for the lock, whoever may hold it.
+        firewall.lock.free();
         if repair.is_none() && is_nftables {
             self.intact.settle(&self.firewall, generation, exempt);
         }
@@ -201,7 +207,7 @@ impl Enforcer for IptablesEnforcer {
     }
 
     fn cleanup(&mut self) -> Result<Vec<String>> {
-        let Firewall { programs, families, storage } = self.change(Change::All);
+        let Firewall { programs, families, storage, lock } = self.change(Change::All);
         let programs = &mut **programs;
         let mut removed = Vec::new();
         let mut errors = Vec::new();
@@ -222,7 +228,7 @@ impl Enforcer for IptablesEnforcer {
                 note(destroyed.map(|was_there| Vec::from_iter(was_there.then_some(text))));
             }
         }
-        *families = Family::both(storage.settings());
+        *families = Family::both(storage.settings(), lock);
         storage.reset();
         if errors.is_empty() { Ok(removed) } else { bail!("{}", errors.join("; ")) }
     }

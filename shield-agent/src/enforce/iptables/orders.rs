@@ -57,7 +57,7 @@ fn refuse(firewall: &mut Firewall, bans: &[Ban]) -> Vec<Failure> {
 }
 
 fn ban_in_family(firewall: &mut Firewall, version: Version, bans: &[Ban], now: Now) -> Vec<Failure> {
-    let Firewall { programs, families, storage } = firewall;
+    let Firewall { programs, families, storage, .. } = firewall;
     let clients = || bans.iter().map(|ban| ban.client.client());
     let chains = match &mut families[version as usize] {
         Family::Ready(chains) => chains,
@@ -85,7 +85,7 @@ fn ban_in_family(firewall: &mut Firewall, version: Version, bans: &[Ban], now: N
 
 /// Makes a set again, and the chain that drops by it.
 fn renew_set(firewall: &mut Firewall, version: Version, room: usize) -> Result<()> {
-    let Firewall { programs, families, storage } = firewall;
+    let Firewall { programs, families, storage, .. } = firewall;
     let (Some(kind), Some(chains)) = (storage.sets(), families[version as usize].chains_mut()) else {
         return Ok(());
     };
@@ -95,7 +95,7 @@ fn renew_set(firewall: &mut Firewall, version: Version, room: usize) -> Result<(
 }
 
 pub(super) fn lift(firewall: &mut Firewall, clients: &[Client]) -> Vec<Failure> {
-    let Firewall { programs, families, storage } = firewall;
+    let Firewall { programs, families, storage, .. } = firewall;
     let programs = &mut **programs;
     clients.iter().for_each(|client| storage.forget_refused(client));
     let mut failures = Vec::new();
@@ -119,7 +119,7 @@ pub(super) fn lift(firewall: &mut Firewall, clients: &[Client]) -> Vec<Failure> 
 
 /// Lets `networks` through, in place of those before. Goes on with the other IP version when one fails.
 pub(super) fn exempt(firewall: &mut Firewall, networks: &[IpNet]) -> Result<()> {
-    let Firewall { programs, families, storage } = firewall;
+    let Firewall { programs, families, storage, .. } = firewall;
     let programs = &mut **programs;
     let mut errors = Vec::new();
     for chains in families.iter_mut().filter_map(Family::chains_mut) {

@@ -130,6 +130,11 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
+    /// Returns `true` if another program held iptables' lock for longer than this one waited.
+    pub(super) fn is_locked(&self) -> bool {
+        self.stderr.contains("holding the xtables lock")
+    }
+
     /// Returns `true` if the program's part of the kernel is not on this host.
     fn is_unsupported(&self) -> bool {
         const MESSAGES: [&str; 4] = [

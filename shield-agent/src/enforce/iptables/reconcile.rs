@@ -105,7 +105,7 @@ fn keep_in_rules(
     now: Now,
     findings: &mut Findings,
 ) {
-    let Firewall { programs, families, storage } = firewall;
+    let Firewall { programs, families, storage, .. } = firewall;
     storage.use_rules();
     storage.forget_all_refused();
     let mut room = storage.max_rules();

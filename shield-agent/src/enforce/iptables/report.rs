@@ -2,14 +2,15 @@
 
 use super::chains::Chains;
 use super::family::Family;
-use super::firewall::held_rules;
+use super::firewall::{Firewall, held_rules};
 use super::storage::Storage;
 use crate::text::counted;
 use shield_engine::event::PartState;
 
 /// Degraded by every IP version of this host's that cannot be filtered and by missing sets; active otherwise, with mode and place.
-pub(super) fn state(families: &[Family; 2], storage: &Storage) -> PartState {
+pub(super) fn state(Firewall { families, storage, lock, .. }: &Firewall) -> PartState {
     let mut reasons: Vec<String> = reasons(families.iter().filter(|family| !family.is_absent())).collect();
+    reasons.extend(lock.describe().map(|who| format!("{who}: what is new waits for it")));
     reasons.extend(shortage(storage));
     if reasons.is_empty() {
         PartState::Active { detail: detail(families, storage) }

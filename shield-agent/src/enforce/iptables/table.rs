@@ -3,16 +3,16 @@
 //! Owns the command lines. The text of the listings and transactions is `chain`'s; what the table should hold is
 //! decided in `chains`.
 
+use std::time::Instant;
+
 use anyhow::{Result, anyhow};
 
 use super::chain::{Batch, DOCKER_USER, FORWARD, INPUT, Snapshot};
+use super::lock::Lock;
 use super::programs::{Programs, act};
 use super::redirects;
 use super::sets::Version;
 use super::settings::{Containers, Settings};
-
-/// Seconds to wait for another program that holds iptables' lock.
-const WAIT: &str = "--wait=5";
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -21,16 +21,18 @@ pub(super) struct Table {
     save: String,
     restore: String,
     containers: Containers,
+    lock: Lock,
 }
 
 impl Table {
-    pub(super) fn new(version: Version, settings: &Settings) -> Table {
+    pub(super) fn new(version: Version, settings: &Settings, lock: &Lock) -> Table {
         let program = settings.program(version);
         Table {
             version,
             save: format!("{program}-save"),
             restore: format!("{program}-restore"),
             containers: settings.containers.clone(),
+            lock: lock.clone(),
         }
     }
 
@@ -50,7 +52,9 @@ impl Table {
 
     /// Applies `batch` in one transaction: no packet passes a half-written chain.
     pub(super) fn commit(&self, programs: &mut dyn Programs, batch: Batch) -> Result<()> {
-        act(programs, &[&self.restore, "--noflush", "--counters", WAIT], &batch.commit())
+        let (began, wait) = (Instant::now(), self.lock.wait_argument());
+        let done = act(programs, &[&self.restore, "--noflush", "--counters", &wait], &batch.commit());
+        self.lock.note(began, done, programs)
     }
 
     /// The chains that should jump to ours, as this host is set up now.
