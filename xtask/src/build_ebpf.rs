@@ -179,6 +179,8 @@ fn cargo(verb: &str) -> Result<Command> {
     flags.extend(remapped.iter().map(String::as_str));
     // CARGO_ENCODED_RUSTFLAGS takes precedence over the developer's own RUSTFLAGS, which are meant for the host.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTUP_TOOLCHAIN");
+    // `cargo install` puts bpf-linker where many a PATH does not look.
+    cargo.env("PATH", sh::path_with_cargo_bin()?);
     cargo.current_dir(sh::root_folder().join("shield-ebpf"));
     cargo.arg(verb).arg("--target-dir").arg(sh::root_folder().join(BUILD_FOLDER));
     Ok(cargo)
@@ -197,7 +199,9 @@ fn names_of_folders() -> Vec<(String, &'static str)> {
 /// Returns whether the linker can emit misaligned loads (since LLVM 22). Packet headers are not aligned, so without such
 /// loads each field is assembled from single bytes. The architectures of servers all allow them.
 fn supports_misaligned_access() -> bool {
-    sh::capture("bpf-linker", &["--help"]).is_some_and(|help| help.contains("allows-misaligned-mem-access"))
+    let linker =
+        sh::find("bpf-linker").and_then(|linker| sh::capture(&linker.to_string_lossy(), &["--help"]));
+    linker.is_some_and(|help| help.contains("allows-misaligned-mem-access"))
 }
 
 fn route() -> Result<Route> {

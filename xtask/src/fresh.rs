@@ -3,7 +3,8 @@
 //! That system is a minimal root file system of a distribution (debootstrap), entered in mount and process namespaces of
 //! its own. It has README's prerequisites: Rust, and a C compiler from its own packages. The checkout is mounted at its
 //! usual path, so that Cargo reuses its build output; everything else comes from the root's packages. A package that
-//! `setup` forgets to install is therefore missing there, and the lab fails.
+//! `setup` forgets to install is therefore missing there, and the lab fails. The packages of the tests' tools are not installed,
+//! but must be known there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::requirements::Purpose;
+use crate::requirements::{Purpose, all_packages};
 use crate::{build, setup, sh};
 
 #[derive(Args)]
@@ -32,6 +33,7 @@ const PREREQUISITES: &str = "gcc libc6-dev ca-certificates";
 const INSIDE: &str = "set -eu
 apt-get -qq update
 DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $PREREQUISITES >/dev/null
+apt-get -qq install --simulate --no-install-recommends $PACKAGES >/dev/null
 cd \"$WORKSPACE\"
 cargo xtask lab --json";
 
@@ -53,7 +55,7 @@ exec chroot \"$root\" /bin/sh -c \"$INSIDE\"";
 
 /// Creates the root and runs the lab in it.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    setup::ensure(Purpose::Test)?;
+    setup::ensure(Purpose::Fresh)?;
     let folder = build::target_folder().join("fresh").join(&arguments.suite);
     let base = folder.join("base");
     if !base.join("etc/debian_version").is_file() {
@@ -123,6 +125,7 @@ fn enter(root: &Path, target: &Path) -> Result<Command> {
         command.arg(format!("{name}={}", folder.display()));
     }
     command.arg(format!("INSIDE={INSIDE}")).arg(format!("PREREQUISITES={PREREQUISITES}"));
+    command.arg(format!("PACKAGES={}", all_packages().collect::<Vec<_>>().join(" ")));
     command.args(["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
     command.args(["sh", "-c", ENTER, "fresh"]).arg(root);
     Ok(command)

@@ -16,6 +16,8 @@ pub(crate) enum Purpose {
     Object,
     /// `build-page`.
     Page,
+    /// `fresh`.
+    Fresh,
     /// `test`.
     Test,
     /// `check` and `bench`.
@@ -29,6 +31,8 @@ impl Purpose {
         match self {
             Self::All => true,
             Self::Test => other != Self::All,
+            // It compiles nothing here.
+            Self::Fresh => other == Self::Fresh,
             Self::Build | Self::Lab | Self::Object | Self::Page => other == self || other == Self::Build,
         }
     }
@@ -175,7 +179,7 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
     Requirement {
         name: "debootstrap",
         reason: "creates the minimal system that `fresh` runs the lab in",
-        purpose: Purpose::Test,
+        purpose: Purpose::Fresh,
         is_met: || has("debootstrap"),
         source: Source::Apt(&["debootstrap"]),
     },
@@ -235,6 +239,14 @@ pub(crate) fn missing(purpose: Purpose) -> Vec<&'static Requirement> {
         .iter()
         .filter(|requirement| purpose.includes(requirement.purpose) && !(requirement.is_met)())
         .collect()
+}
+
+/// The packages of all requirements, which must exist in every distribution that `setup` supports.
+pub(crate) fn all_packages() -> impl Iterator<Item = &'static str> {
+    REQUIREMENTS.iter().flat_map(|requirement| match requirement.source {
+        Source::Apt(packages) => packages.iter().copied(),
+        Source::Cargo { .. } => [].iter().copied(),
+    })
 }
 
 /// Finds one of LLVM's tools (GNU's do not support BPF), preferring the version that bpf-linker is linked with.

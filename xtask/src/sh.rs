@@ -91,6 +91,13 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
+/// `PATH`, and after it the folder where cargo installs programs.
+pub(crate) fn path_with_cargo_bin() -> Result<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(cargo_bin_folder());
+    std::env::join_paths(folders).context("could not add cargo's folder of programs to PATH")
+}
+
 fn cargo_bin_folder() -> Option<PathBuf> {
     Some(cargo_home()?.join("bin"))
 }
