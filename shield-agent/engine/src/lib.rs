@@ -194,7 +194,7 @@ impl Engine {
         let Ban { client, serial, ends, .. } = saved;
         match self.admit(client, saved.rule) {
             Ok(bannable) => {
-                self.ledger.restore(bannable, saved);
+                self.ledger.restore(bannable, saved, now);
                 self.extensions.watch(&saved, now);
                 out.enforce(Order::Ban { client: bannable, ends, serial });
             }

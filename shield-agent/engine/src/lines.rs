@@ -7,6 +7,7 @@ use super::{Effects, Engine, NewBan};
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
 use crate::bans::backoff::Term;
 use crate::bans::blast::{Change, Decision, HeldBan};
+use crate::bans::ledger::LedgerEntry;
 use crate::bans::peers::where_enforced;
 use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
 use crate::detect::policy::Switch;
@@ -232,7 +233,9 @@ impl Engine {
         if !self.pending.waits() || self.settings.refusal_status == Some(request.status) {
             return;
         }
-        let is_leak = self.leaks.seen(ban, second, now).is_some();
+        let in_force_from = self.ledger.get(ban.client).map(LedgerEntry::in_force_from);
+        let Some(in_force_from) = in_force_from else { return };
+        let is_leak = self.leaks.seen(ban.client, in_force_from, second, now).is_some();
         if request.behind_proxy || peer.is_some() {
             self.leaks.note_proxy(ban.client, peer);
         }

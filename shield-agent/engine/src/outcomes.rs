@@ -18,7 +18,7 @@ impl Engine {
     pub(super) fn on_outcome(&mut self, outcome: Outcome, now: Now, out: &mut Effects) {
         let enforcer = outcome.enforcer;
         for (client, serial) in outcome.banned {
-            if !self.ledger.confirm_banned(enforcer, client, serial) {
+            if !self.ledger.confirm_banned(enforcer, client, serial, now) {
                 self.take_back(client, serial, out);
             }
         }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::bans::peers::where_enforced;
-use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::time::{EventSecs, Now};
 
@@ -49,7 +48,7 @@ pub(crate) struct Facts {
 }
 
 impl Leaks {
-    /// Requests up to `grace_secs` after a ban may have been sent before it; `threshold` later ones are a leak.
+    /// Requests up to `grace_secs` after a ban is in force may have been sent before it; `threshold` later ones are a leak.
     pub(crate) fn new(grace_secs: i64, threshold: u32) -> Leaks {
         Leaks { grace_secs, threshold: threshold.max(1), watched: BTreeMap::new() }
     }
@@ -59,11 +58,17 @@ impl Leaks {
     }
 
     /// Counts a banned client's request. Returns the number when it is a leak that is to be explained and announced.
-    pub(crate) fn seen(&mut self, ban: &Ban, second: EventSecs, now: Now) -> Option<u32> {
-        if second < ban.since_ms.div_euclid(1000) + self.grace_secs {
+    pub(crate) fn seen(
+        &mut self,
+        client: Client,
+        in_force_from: EventSecs,
+        second: EventSecs,
+        now: Now,
+    ) -> Option<u32> {
+        if second < in_force_from.saturating_add(self.grace_secs) {
             return None;
         }
-        if self.watched.len() >= MAX_WATCHED && !self.watched.contains_key(&ban.client) {
+        if self.watched.len() >= MAX_WATCHED && !self.watched.contains_key(&client) {
             return None;
         }
         let fresh = Watched {
@@ -74,7 +79,7 @@ impl Leaks {
             by_proxy: false,
             peer: None,
         };
-        let watched = self.watched.entry(ban.client).or_insert(fresh);
+        let watched = self.watched.entry(client).or_insert(fresh);
         if second - watched.since >= SPAN_SECS {
             *watched = Watched {
                 announced_at: watched.announced_at,
@@ -164,60 +169,54 @@ pub(crate) fn likely_cause(facts: Facts) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use super::*;
-    use crate::vocab::time::Ends;
-    use crate::vocab::verdict::Rule;
 
     const T0: Now = Now { wall_ms: 1_000_000_000, boot_ms: 1_000_000 };
 
-    fn ban() -> Ban {
-        Ban {
-            client: "192.0.2.1".parse().unwrap(),
-            serial: 1,
-            since_ms: T0.wall_ms,
-            ends: Ends::Never,
-            offence: NonZeroU32::new(1),
-            rule: Rule::ZScore,
-        }
+    fn who() -> Client {
+        "192.0.2.1".parse().unwrap()
+    }
+
+    /// A request `after` seconds after the ban.
+    fn seen(leaks: &mut Leaks, after: i64, now: Now) -> Option<u32> {
+        leaks.seen(who(), T0.wall_secs(), T0.wall_secs() + after, now)
     }
 
     #[test]
     fn requests_within_the_grace_are_no_leak() {
         let mut leaks = Leaks::new(10, 2);
         for second in 0..10 {
-            assert_eq!(leaks.seen(&ban(), T0.wall_secs() + second, T0), None);
+            assert_eq!(seen(&mut leaks, second, T0), None);
         }
-        assert_eq!(leaks.seen(&ban(), T0.wall_secs() + 10, T0), None);
-        assert_eq!(leaks.seen(&ban(), T0.wall_secs() + 11, T0), Some(2));
+        assert_eq!(seen(&mut leaks, 10, T0), None);
+        assert_eq!(seen(&mut leaks, 11, T0), Some(2));
     }
 
     #[test]
     fn a_leak_is_said_once_in_ten_minutes() {
         let mut leaks = Leaks::new(0, 1);
-        let said = (0..1200)
-            .filter(|s| leaks.seen(&ban(), T0.wall_secs() + s, T0.plus_ms(*s as u64 * 1000)).is_some());
+        let said = (0..1200).filter(|s| seen(&mut leaks, *s, T0.plus_ms(*s as u64 * 1000)).is_some());
         assert_eq!(said.count(), 2);
         assert_eq!(leaks.leaking(), 1);
-        leaks.forget(ban().client);
+        leaks.forget(who());
         assert_eq!(leaks.leaking(), 0);
     }
 
     #[test]
     fn the_clients_watched_are_bounded() {
         let mut leaks = Leaks::new(0, 1);
-        let of = |n: u32| Ban { client: std::net::Ipv4Addr::from_bits(n).into(), ..ban() };
-        let seen = (0..=MAX_WATCHED as u32).filter(|n| leaks.seen(&of(*n), T0.wall_secs(), T0).is_some());
+        let of = |n: u32| Client::from(std::net::Ipv4Addr::from_bits(n));
+        let at = T0.wall_secs();
+        let seen = (0..=MAX_WATCHED as u32).filter(|n| leaks.seen(of(*n), at, at, T0).is_some());
         assert_eq!(seen.count(), MAX_WATCHED);
-        leaks.forget(of(0).client);
-        assert!(leaks.seen(&of(MAX_WATCHED as u32), T0.wall_secs(), T0).is_some(), "room again");
+        leaks.forget(of(0));
+        assert!(leaks.seen(of(MAX_WATCHED as u32), at, at, T0).is_some(), "room again");
     }
 
     #[test]
     fn a_leak_is_counted_within_a_minute() {
         let mut leaks = Leaks::new(0, 2);
-        let mut seen = |second| leaks.seen(&ban(), T0.wall_secs() + second, T0).is_some();
+        let mut seen = |second| seen(&mut leaks, second, T0).is_some();
         assert_eq!([seen(0), seen(60), seen(119)], [false, false, true]);
     }
 

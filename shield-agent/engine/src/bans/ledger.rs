@@ -32,11 +32,29 @@ pub struct LedgerEntry {
     pub lifting: Option<LiftReason>,
     /// The enforcers that hold it, as bits by `EnforcerName`.
     held: u8,
+    /// The seconds from its start until the first enforcer held it; for a restored ban that none holds yet, until one should.
+    in_force_after_secs: u32,
 }
+
+/// A restored ban may be in force this long after the start: an enforcer is set up first, and there may be a million of them.
+const RESTORED_WITHIN_SECS: i64 = 60;
 
 impl LedgerEntry {
     pub fn is_held_by(&self, enforcer: EnforcerName) -> bool {
         self.held & bit(enforcer) != 0
+    }
+
+    /// The second from which the client's packets should have been dropped.
+    pub fn in_force_from(&self) -> i64 {
+        self.started_at() + i64::from(self.in_force_after_secs)
+    }
+
+    fn started_at(&self) -> i64 {
+        self.ban.since_ms.div_euclid(1000)
+    }
+
+    fn set_in_force_from(&mut self, secs: i64) {
+        self.in_force_after_secs = u32::try_from((secs - self.started_at()).max(0)).unwrap_or(u32::MAX);
     }
 }
 
@@ -148,14 +166,17 @@ impl Ledger {
         let (client, serial) = (client.client(), self.take_serial());
         let ban = Ban { client, serial, since_ms: now.wall_ms, ends, offence, rule };
         let held = self.get(client).map_or(0, |old| old.held);
-        self.put(LedgerEntry { ban, lifting: None, held });
+        self.put(LedgerEntry { ban, lifting: None, held, in_force_after_secs: 0 });
         ban
     }
 
     /// Restores a ban of an earlier run.
-    pub fn restore(&mut self, client: BannableClient, saved: Ban) {
+    pub fn restore(&mut self, client: BannableClient, saved: Ban, now: Now) {
         self.next_serial = self.next_serial.max(saved.serial + 1);
-        self.put(LedgerEntry { ban: Ban { client: client.client(), ..saved }, lifting: None, held: 0 });
+        let ban = Ban { client: client.client(), ..saved };
+        let mut entry = LedgerEntry { ban, lifting: None, held: 0, in_force_after_secs: 0 };
+        entry.set_in_force_from(now.wall_secs() + RESTORED_WITHIN_SECS);
+        self.put(entry);
     }
 
     /// Moves the end of a ban, under a new serial number. `None` when there is no such ban, or it is being lifted.
@@ -209,9 +230,12 @@ impl Ledger {
     }
 
     /// Records that an enforcer drops this client. `false` when the outcome is of a ban that is not the current one.
-    pub fn confirm_banned(&mut self, enforcer: EnforcerName, client: Client, serial: u64) -> bool {
+    pub fn confirm_banned(&mut self, enforcer: EnforcerName, client: Client, serial: u64, now: Now) -> bool {
         let Some(at) = self.slot_of(client) else { return false };
         let entry = &mut self.slots[at as usize];
+        if entry.held == 0 {
+            entry.set_in_force_from(now.wall_secs());
+        }
         entry.held |= bit(enforcer);
         entry.ban.serial == serial
     }
@@ -506,7 +530,7 @@ mod tests {
         let client = bannable("192.0.2.1");
         let serial = ledger.ban(client, Ends::Never, Rule::Operator, None, T0).serial;
         let c = client.client();
-        assert!(ledger.confirm_banned(EnforcerName::Xdp, c, serial));
+        assert!(ledger.confirm_banned(EnforcerName::Xdp, c, serial, T0));
         ledger.begin_lift(c, LiftReason::Operator).unwrap();
         assert_eq!(ledger.confirm_lifted(EnforcerName::Xdp, c, serial, &mut pending), None);
         assert_eq!(

@@ -503,6 +503,52 @@ fn the_clients_with_malformed_lines_are_bounded() {
     assert_eq!(announced(9_999..10_000), 1, "those known are still counted");
 }
 
+/// History: after a reboot the bans of an hour ago counted as leaking while the enforcers were still being set up.
+#[test]
+fn a_restored_ban_is_no_leak_before_it_is_in_force() {
+    let mut engine = engine_with(|_| {});
+    let who = client("203.0.113.5");
+    let hour_ago = T0.wall_ms - 3_600_000;
+    let ban = Ban {
+        client: who,
+        serial: 7,
+        since_ms: hour_ago,
+        ends: Ends::Never,
+        offence: None,
+        rule: Rule::Operator,
+    };
+    engine.restore_ban(ban, T0);
+    let later = |secs: u64| T0.plus_ms(secs * 1000);
+    let sample = Action::Enforce(Order::SampleActivity { client: who, serial: 7 });
+    let leaks = |engine: &mut Engine, secs| {
+        let now = later(secs);
+        engine.handle(Event::Lines(&requests("203.0.113.5", &["/", "/", "/"], now)), now).contains(&sample)
+    };
+    assert!(!leaks(&mut engine, 30), "XDP is still being set up");
+    engine.handle(Event::Outcome(Outcome { banned: vec![(who, 7)], ..done(EnforcerName::Xdp) }), later(40));
+    assert!(!leaks(&mut engine, 45), "sent before it was in force");
+    assert!(leaks(&mut engine, 60));
+}
+
+/// The other way: no enforcer ever puts it in force.
+#[test]
+fn a_restored_ban_that_never_gets_into_force_is_a_leak() {
+    let mut engine = engine_with(|_| {});
+    let who = client("203.0.113.5");
+    let ban = Ban {
+        client: who,
+        serial: 7,
+        since_ms: T0.wall_ms,
+        ends: Ends::Never,
+        offence: None,
+        rule: Rule::Operator,
+    };
+    engine.restore_ban(ban, T0);
+    let now = T0.plus_ms(75_000);
+    let actions = engine.handle(Event::Lines(&requests("203.0.113.5", &["/", "/", "/"], now)), now);
+    assert!(actions.contains(&Action::Enforce(Order::SampleActivity { client: who, serial: 7 })));
+}
+
 #[test]
 fn a_leak_through_a_proxy_is_explained_by_the_proxy() {
     let mut engine = engine_with(|_| {});
