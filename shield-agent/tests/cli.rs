@@ -70,7 +70,7 @@ async fn commands_end_as_documented() {
         &["explain", "2001:db8::/64", "--at", "2026-05-11T22:07:33Z", "--json"],
         &["export", "--format", "plain"],
         &["ban", "192.0.2.7", "--for", "2h", "--reason", "scraping"],
-        &["unban", "192.0.2.7", "--forget"],
+        &["unban", "192.0.2.7", "--keep-offences"],
         &["allow", "192.0.2.7"],
         &["allow", "192.0.2.7", "--remove"],
     ] {

@@ -551,6 +551,10 @@ pub(crate) struct BanRequest {
     pub reason: Option<String>,
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// Bans to lift. The windows of the clients are cleared, so that old requests do not ban them again at once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
@@ -559,8 +563,8 @@ pub(crate) struct UnbanRequest {
     /// Addresses or networks.
     #[cfg_attr(feature = "test-support", schemars(length(min = 1, max = MAX_CLIENTS_PER_REQUEST)))]
     pub clients: Vec<Client>,
-    /// Forget the offences of these clients as well.
-    #[serde(default)]
+    /// Forget the offences of these clients as well, so that they begin afresh.
+    #[serde(default = "yes")]
     pub forget: bool,
     /// The reason, for the record.
     #[serde(default)]

@@ -15,9 +15,9 @@ pub struct UnbanArgs {
     /// A client as listed by `bans`
     #[arg(required = true, value_name = "CLIENT")]
     clients: Vec<Client>,
-    /// Forget the clients' offences as well, so that the next ban counts as the first
+    /// Keep the clients' offences, so that their next bans are as long as if these had stood
     #[arg(long)]
-    forget: bool,
+    keep_offences: bool,
     /// The reason, for the record
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -26,7 +26,7 @@ pub struct UnbanArgs {
 }
 
 pub(crate) async fn run(args: &UnbanArgs, client: &AgentClient) -> Result<Exit> {
-    let request =
-        UnbanRequest { clients: args.clients.clone(), forget: args.forget, reason: args.reason.clone() };
+    let (clients, reason) = (args.clients.clone(), args.reason.clone());
+    let request = UnbanRequest { clients, forget: !args.keep_offences, reason };
     reply::show(&client.post(Operation::Unban, &request).await?, args.json.format())
 }

@@ -721,7 +721,7 @@ export type Transport = "unix" | "tcp";
 export interface UnbanRequest {
   /** Addresses or networks. */
   clients: Client[];
-  /** Forget the offences of these clients as well. */
+  /** Forget the offences of these clients as well, so that they begin afresh. */
   forget?: boolean;
   /** The reason, for the record. */
   reason?: string | null;
