@@ -205,17 +205,23 @@ pub(crate) fn arrange(inputs: Vec<Input>, settings: &Settings) -> Result<Arrange
         }
     }
     let times: Vec<Option<EventSecs>> = once.iter().map(|input| input.first_time(settings)).collect();
-    // A stream has its place by where it was named, and so has whatever is named beside it. A log without lines comes first,
-    // where it does no harm.
-    if once.iter().any(Input::is_stream) || times.is_sorted() {
+    // A log without any time comes last, where its lines can move no clock before the others are read.
+    let key = |time: &Option<EventSecs>| (time.is_none(), *time);
+    // A stream has its place by where it was named, and so has whatever is named beside it.
+    if once.iter().any(Input::is_stream) || times.is_sorted_by_key(key) {
         return Ok(Arranged { inputs: once, notes });
     }
     let mut timed: Vec<(Option<EventSecs>, Input)> = times.into_iter().zip(once).collect();
-    timed.sort_by_key(|(time, _)| *time);
-    let inputs: Vec<Input> = timed.into_iter().map(|(_, input)| input).collect();
-    let names: Vec<String> = inputs.iter().map(Input::name).collect();
-    notes.push(format!("read in the order of their first lines: {}", names.join(", ")));
-    Ok(Arranged { inputs, notes })
+    timed.sort_by_key(|(time, _)| key(time));
+    let names = |timed: &[(Option<EventSecs>, Input)]| -> String {
+        timed.iter().map(|(_, input)| input.name()).collect::<Vec<_>>().join(", ")
+    };
+    let (with, without) = timed.split_at(timed.partition_point(|(time, _)| time.is_some()));
+    notes.push(format!("read in the order of their first lines: {}", names(with)));
+    if !without.is_empty() {
+        notes.push(format!("read last, because no time is found in their first lines: {}", names(without)));
+    }
+    Ok(Arranged { inputs: timed.into_iter().map(|(_, input)| input).collect(), notes })
 }
 
 /// Reads until `block` has grown by [`BLOCK_BYTES`]; returns true at the end of the input. After an error the block holds what
@@ -329,13 +335,20 @@ mod tests {
         let middle = write("access.log.1", lines(20..40).as_bytes());
         let oldest = write("access.log.2.xz", &pack(Packing::Xz, lines(0..20).as_bytes()));
         let empty = write("access.log.3", b"");
+        let undated = write("error.log", b"no time here\n");
         let (link, hard) = (folder.path().join("link.log"), folder.path().join("hard.log"));
         std::os::unix::fs::symlink(&newest, &link).unwrap();
         std::fs::hard_link(&middle, &hard).unwrap();
-        let named = [&newest, &middle, &oldest, &empty, &link, &hard, &newest].map(|path| Input::of(path));
+        let named =
+            [&undated, &newest, &middle, &oldest, &empty, &link, &hard, &newest].map(|path| Input::of(path));
         let arranged = arrange(named.to_vec(), &Settings::default()).unwrap();
-        assert_eq!(arranged.inputs, [&empty, &oldest, &middle, &newest].map(|path| Input::of(path)));
-        assert_eq!(arranged.notes.len(), 4, "three names of one file, and the order: {:?}", arranged.notes);
+        assert_eq!(
+            arranged.inputs,
+            [&oldest, &middle, &newest, &undated, &empty].map(|path| Input::of(path))
+        );
+        assert_eq!(arranged.notes.len(), 5, "three names of one file, and the order: {:?}", arranged.notes);
+        let last = format!("in their first lines: {}, {}", undated.display(), empty.display());
+        assert!(arranged.notes[4].ends_with(&last), "{:?}", arranged.notes);
         let piped = vec![Input::of(&newest), Input::Stdin, Input::of(&oldest)];
         assert_eq!(
             arrange(piped.clone(), &Settings::default()).unwrap().inputs,
