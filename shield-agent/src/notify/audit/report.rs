@@ -144,7 +144,12 @@ impl Report {
             }
             Notice::BlastRadius { stopped: true, reason } => self.begin(BANNING, reason, at_ms),
             Notice::BlastRadius { stopped: false, .. } => self.end(BANNING, at_ms),
-            Notice::Started { .. } => self.started(notice, at_ms),
+            Notice::Started { dry_run, .. } => {
+                self.started(notice, at_ms);
+                if *dry_run {
+                    self.begin(AGENT, "a dry run drops nobody", at_ms);
+                }
+            }
             Notice::Stopping { .. } => self.begin(AGENT, "the agent was stopped", at_ms),
             _ => {}
         }
@@ -411,6 +416,16 @@ mod tests {
         let started = || Notice::Started { version: "0.1.0".into(), restored: 0, dry_run: false };
         let report = report_of(&[(0, started()), (60_000, samples::banned()), (120_000, started())]);
         let row = "| agent | 2026-05-11T22:08:33Z | 2026-05-11T22:09:33Z | 1 min | the agent died without recording a stop";
+        assert!(report.contains(row), "{report}");
+    }
+
+    /// History: a day of a dry run counted as a day of protection.
+    #[test]
+    fn a_dry_run_is_a_gap_until_a_real_start() {
+        let started = |dry_run| Notice::Started { version: "0.1.0".into(), restored: 0, dry_run };
+        let stopped = Notice::Stopping { bans: 0 };
+        let report = report_of(&[(0, started(true)), (60_000, stopped), (120_000, started(false))]);
+        let row = "| agent | 2026-05-11T22:07:33Z | 2026-05-11T22:09:33Z | 2 min | a dry run drops nobody |";
         assert!(report.contains(row), "{report}");
     }
 
