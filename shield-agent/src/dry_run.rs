@@ -68,6 +68,7 @@ mod tests {
                 ends: Ends::At { boot_ms: 0, wall_ms: 601_000 },
                 offence: std::num::NonZeroU32::new(1),
                 rule: Rule::Operator,
+                place: shield_engine::ban::Place::Everywhere,
             },
             reason: Some("scraping".into()),
             evidence: None,

@@ -45,6 +45,7 @@ fn ban(n: u64) -> BanRecord {
             ends: Ends::after(NOW, n),
             offence: NonZeroU32::new(n as u32),
             rule: Rule::Flood,
+            place: shield_engine::ban::Place::Everywhere,
         },
         reason: Some("x".repeat((n % 700) as usize)),
         evidence: None,

@@ -494,7 +494,7 @@ fn the_proxy_is_read_beside_the_client_and_no_request_forges_it() {
         Parser::new(&case.settings()).parse_block(&mut bytes, 0, end, &mut out);
         let batch = Batch { bytes, lines: out.lines, ..Batch::default() };
         let shown = batch.lines.iter().map(|line| {
-            let peer = batch.peer_of(line).map_or("-".to_owned(), |peer| peer.to_string());
+            let peer = batch.way_of(line).peer().map_or("-".to_owned(), |peer| peer.to_string());
             format!("{} by {peer}", line.addr)
         });
         assert_eq!(shown.collect::<Vec<_>>(), cases.map(|(_, expected)| expected), "{name}");

@@ -27,6 +27,7 @@ fn ban(n: u32) -> Record {
             ends: Ends::after(NOW, 600_000),
             offence: std::num::NonZeroU32::new(1),
             rule: Rule::Flood,
+            place: shield_engine::ban::Place::Everywhere,
         },
         reason: Some("x".repeat(100)),
         evidence: None,

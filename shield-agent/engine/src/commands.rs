@@ -6,6 +6,7 @@ use super::{Effects, Engine, NewBan};
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
 use crate::bans::backoff::Term;
 use crate::vocab::action::{Action, CommandId, CommandResult, LiftReason, Notice, Order, Record, Reply};
+use crate::vocab::ban::Place;
 use crate::vocab::client::Client;
 use crate::vocab::event::{Command, ImportedBan, Refused};
 use crate::vocab::time::{Ends, Now, duration_words};
@@ -91,7 +92,8 @@ impl Engine {
             }
         };
         let ends = term.ends(now);
-        self.ban(NewBan { client: bannable, ends, offence, rule, reason, evidence: None }, now, out);
+        let place = Place::Everywhere;
+        self.ban(NewBan { client: bannable, ends, offence, rule, place, reason, evidence: None }, now, out);
         done(client, format!("banned {}", describe_end(ends, now)))
     }
 

@@ -17,6 +17,7 @@ mod lead;
 mod lines;
 mod outcomes;
 pub mod parts;
+mod places;
 pub mod reconfigure;
 mod seeded_map;
 pub mod settings;
@@ -61,7 +62,7 @@ use crate::seeded_map::{SeededMap, SeededState};
 use crate::settings::Settings;
 use crate::timeline::Timeline;
 use crate::vocab::action::{Action, BanRecord, LiftReason, Notice, Order, Record, Totals};
-use crate::vocab::ban::Ban;
+use crate::vocab::ban::{Ban, Place};
 use crate::vocab::client::Client;
 use crate::vocab::event::Event;
 use crate::vocab::request::{Checkpoint, RejectedCounts, SourceId};
@@ -104,6 +105,8 @@ pub struct Engine {
     timeline: Timeline,
     /// Bans at positions below this are still to be compared with a changed allowlist.
     recheck_below: usize,
+    /// Bans at positions below this are still to be put into force everywhere, where the kernel alone was to hold them.
+    widen_below: usize,
     /// Bans lifted since the allowlist was last configured anew, because it forbids them.
     recheck_lifted: u64,
     totals: Totals,
@@ -137,7 +140,8 @@ impl Engine {
             escalation: Escalation::new(settings.networks),
             extensions: Extensions::new(settings.extension),
             leaks: Leaks::new(settings.leak_grace_secs, settings.leak_requests),
-            peers: Peers::default(),
+            peers: Peers::new(hasher),
+            widen_below: 0,
             slowing: Slowing::default(),
             doubts_awaiting: BTreeMap::new(),
             suppressed: SeededMap::with_hasher(hasher),
@@ -185,18 +189,20 @@ impl Engine {
             Event::Tick => self.on_tick(now, &mut out),
         }
         self.recheck_bans(now, &mut out);
+        self.widen_bans(&mut out);
         out.into_actions()
     }
 
     /// Restores a ban of an earlier run, or records its lift when the allowlist protects the client by now.
     pub fn restore_ban(&mut self, saved: Ban, now: Now) -> Vec<Action> {
         let mut out = Effects::default();
-        let Ban { client, serial, ends, .. } = saved;
+        let saved = Ban { place: self.place_restored(saved.place), ..saved };
+        let Ban { client, serial, ends, place, .. } = saved;
         match self.admit(client, saved.rule) {
             Ok(bannable) => {
                 self.ledger.restore(bannable, saved, now);
                 self.extensions.watch(&saved, now);
-                out.enforce(Order::Ban { client: bannable, ends, serial });
+                out.enforce(Order::Ban { client: bannable, ends, place, serial });
             }
             Err(entry) => {
                 let reason = LiftReason::Allowed;
@@ -312,7 +318,7 @@ impl Engine {
     /// Makes a ban: in the ledger, the store, the kernel and the announcements. Nothing else makes one.
     fn ban(&mut self, new: NewBan, now: Now, out: &mut Effects) {
         let client = new.client.client();
-        let ban = self.ledger.ban(new.client, new.ends, new.rule, new.offence, now);
+        let ban = self.ledger.ban(new.client, new.ends, new.rule, new.offence, new.place, now);
         self.extensions.watch(&ban, now);
         self.leaks.forget(client);
         self.detector.forget(client);
@@ -324,7 +330,7 @@ impl Engine {
         if let Some(count) = ban.offence {
             out.persist(Record::Offences { client, count, last_secs: now.wall_secs() });
         }
-        out.enforce(Order::Ban { client: new.client, ends: ban.ends, serial: ban.serial });
+        out.enforce(Order::Ban { client: new.client, ends: ban.ends, place: ban.place, serial: ban.serial });
         // After the ban, which drops what is let through until then.
         if self.slowing.remove(client).is_some() {
             out.enforce(Order::SlowedChanged);
@@ -370,6 +376,7 @@ struct NewBan {
     ends: Ends,
     offence: Option<NonZeroU32>,
     rule: Rule,
+    place: Place,
     reason: Option<String>,
     evidence: Option<Box<Evidence>>,
 }

@@ -11,14 +11,15 @@ use crate::bans::ledger::LedgerEntry;
 use crate::bans::peers::where_enforced;
 use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
 use crate::detect::policy::Switch;
+use crate::places::is_on_the_way;
 use crate::settings::{NetworkAction, Proxied};
 use crate::tick::Awaiting;
 use crate::timeline::TOLERANCE_SECS;
 use crate::vocab::action::{Action, BanRecord, Notice};
-use crate::vocab::ban::Ban;
+use crate::vocab::ban::{Ban, Place};
 use crate::vocab::client::Client;
 use crate::vocab::event::EnforcerName;
-use crate::vocab::request::{Batch, Line, Request};
+use crate::vocab::request::{Batch, Line, Request, Way};
 use crate::vocab::slow::SlowGrounds;
 use crate::vocab::time::{Ends, EventSecs, Now};
 use crate::vocab::verdict::{Evidence, Rule, Verdict};
@@ -38,7 +39,7 @@ const MAX_EVADERS: usize = 10_000;
 #[derive(Clone, Copy)]
 struct Connection<'a> {
     server: &'a [u8],
-    peer: Option<IpAddr>,
+    way: Way,
 }
 
 impl Engine {
@@ -75,7 +76,7 @@ impl Engine {
                 if std::mem::take(&mut is_other) && (was_catching_up || !batch.live) {
                     self.detector.skip_to(second);
                 }
-                let of = Connection { server: batch.server_of(line), peer: batch.peer_of(line) };
+                let of = Connection { server: batch.server_of(line), way: batch.way_of(line) };
                 self.on_request(&request, of, prepared, second, now, out);
                 if line.salvaged {
                     self.on_salvaged(line, out);
@@ -99,7 +100,7 @@ impl Engine {
     fn on_request(
         &mut self,
         request: &Request<'_>,
-        Connection { server, peer }: Connection<'_>,
+        Connection { server, way }: Connection<'_>,
         prepared: &Prepared,
         second: EventSecs,
         now: Now,
@@ -107,8 +108,12 @@ impl Engine {
     ) {
         self.count(request);
         let client = prepared.client;
+        let peer = way.peer();
         if let Some(peer) = peer {
             self.peers.came_by(client, peer, second);
+        }
+        if way != Way::Unknown && self.has_places() {
+            self.peers.note(client, way);
         }
         let ban = self.ledger.ban_over(client).copied();
         let standing = if ban.is_some() || self.is_suppressed(client, now) {
@@ -124,9 +129,9 @@ impl Engine {
             self.on_hopping(bad, client, request, second, now, out);
         }
         match (ban, verdict) {
-            (Some(ban), _) => self.on_banned_request(&ban, request, peer, second, now, out),
+            (Some(ban), _) => self.on_banned_request(ban, request, way, second, now, out),
             (None, Verdict::Anomalous(evidence)) => {
-                self.on_anomalous(client, request, peer, evidence, now, out);
+                self.on_anomalous(client, request, way, evidence, now, out);
             }
             (None, Verdict::Normal) => {
                 // The kernel cannot slow a client whose packets are a proxy's.
@@ -222,24 +227,31 @@ impl Engine {
 
     fn on_banned_request(
         &mut self,
-        ban: &Ban,
+        mut ban: Ban,
         request: &Request<'_>,
-        peer: Option<IpAddr>,
+        way: Way,
         second: EventSecs,
         now: Now,
         out: &mut Effects,
     ) {
+        if !self.pending.waits() {
+            return;
+        }
+        if !is_on_the_way(ban.place, way) {
+            ban = self.widen(ban, out);
+        }
         // What nginx refused has not got through.
-        if !self.pending.waits() || self.settings.refusal_status == Some(request.status) {
+        if self.settings.refusal_status == Some(request.status) {
             return;
         }
         let in_force_from = self.ledger.get(ban.client).map(LedgerEntry::in_force_from);
         let Some(in_force_from) = in_force_from else { return };
         let is_leak = self.leaks.seen(ban.client, in_force_from, second, now).is_some();
-        if request.behind_proxy || peer.is_some() {
-            self.leaks.note_proxy(ban.client, peer);
+        if request.behind_proxy || way.peer().is_some() {
+            self.leaks.note_proxy(ban.client, way.peer());
         }
         if is_leak {
+            ban = self.widen(ban, out);
             // The cause is worked out when the drop counters arrive.
             out.enforce(super::Order::SampleActivity { client: ban.client, serial: ban.serial });
         }
@@ -249,7 +261,7 @@ impl Engine {
         &mut self,
         client: Client,
         request: &Request<'_>,
-        peer: Option<IpAddr>,
+        way: Way,
         evidence: Box<Evidence>,
         now: Now,
         out: &mut Effects,
@@ -265,8 +277,11 @@ impl Engine {
                 return out.announce(Notice::Protected { client, network, reason, evidence: Some(evidence) });
             }
         };
-        let by_proxy = request.behind_proxy || peer.is_some();
-        if let Some(peer) = peer {
+        let by_proxy = request.behind_proxy || way.peer().is_some();
+        if way == Way::Unknown && self.has_places() {
+            self.peers.note(client, way);
+        }
+        if let Some(peer) = way.peer() {
             self.peers.remember(client, peer);
         }
         if request.behind_proxy && self.settings.proxied == Proxied::Observe {
@@ -364,7 +379,8 @@ impl Engine {
         let offence = Some(offence);
         let nginx_active = self.parts.is_active(EnforcerName::Nginx.name());
         let reason = proxied.map(|peer| where_enforced(peer, nginx_active));
-        self.ban(NewBan { client: bannable, ends, offence, rule, reason, evidence }, now, out);
+        let place = self.place_of(client);
+        self.ban(NewBan { client: bannable, ends, offence, rule, place, reason, evidence }, now, out);
         self.escalate(client, now, out);
     }
 
@@ -430,8 +446,9 @@ impl Engine {
         }
         let offence = self.ledger.add_offence(network, now);
         let ends = self.ledger.backoff().term(offence).ends(now);
-        let (offence, reason) = (Some(offence), Some(reason));
-        self.ban(NewBan { client, ends, offence, rule: Rule::Network, reason, evidence: None }, now, out);
+        let (offence, reason, place) = (Some(offence), Some(reason), Place::Everywhere);
+        let rule = Rule::Network;
+        self.ban(NewBan { client, ends, offence, rule, place, reason, evidence: None }, now, out);
     }
 
     fn observe_only(
@@ -464,6 +481,7 @@ impl Engine {
             ends: self.ledger.backoff().term(offence).ends(now),
             offence: Some(offence),
             rule: evidence.rule,
+            place: Place::Everywhere,
         };
         let record = BanRecord { ban, reason: None, evidence: Some(evidence) };
         out.announce(Notice::WouldBan { ban: Box::new(record), because });

@@ -29,6 +29,7 @@ impl Engine {
         for failure in outcome.failed {
             if !failure.was_lift {
                 self.ledger.deny_banned(enforcer, failure.client, failure.serial);
+                self.on_denied(failure.client, failure.serial, out);
             }
         }
     }
@@ -73,7 +74,7 @@ impl Engine {
             evidence: None,
         };
         out.persist(Record::Extended(Box::new(record)));
-        out.enforce(Order::Ban { client: bannable, ends, serial: moved.serial });
+        out.enforce(Order::Ban { client: bannable, ends, place: moved.place, serial: moved.serial });
         out.announce(Notice::Extended { client, ends, packets_per_sec });
     }
 
@@ -96,6 +97,7 @@ impl Engine {
             out.announce(Notice::Repaired { part, found, restored, removed });
         }
         out.announce.extend(self.parts.report(&report.part, report.state, now));
+        self.on_part_changed(&report.part);
     }
 
     pub(super) fn on_host_addresses(

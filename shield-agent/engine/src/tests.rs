@@ -131,6 +131,7 @@ fn nobody_on_the_allowlist_is_banned_by_any_path() {
         ends: Ends::Never,
         offence: NonZeroU32::new(1),
         rule: Rule::ZScore,
+        place: crate::vocab::ban::Place::Everywhere,
     };
     let restored = engine.restore_ban(saved, T0);
     assert!(!restored.iter().any(|a| matches!(a, Action::Enforce(Order::Ban { .. }))), "{restored:?}");

@@ -50,7 +50,7 @@ impl Engine {
 
     /// The next moment on the boot clock at which a tick has something to do, besides the tick of every second.
     pub fn next_deadline(&self) -> Option<u64> {
-        if self.is_rechecking() { Some(0) } else { self.ledger.next_deadline() }
+        if self.is_rechecking() || self.is_widening() { Some(0) } else { self.ledger.next_deadline() }
     }
 
     fn expire(&mut self, now: Now, out: &mut Effects) {

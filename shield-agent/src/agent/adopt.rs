@@ -12,7 +12,7 @@ use crate::text::{counted, duration};
 use shield_engine::Engine;
 use shield_engine::action::{Action, BanRecord, Order, Record};
 use shield_engine::backoff::Term;
-use shield_engine::ban::Ban;
+use shield_engine::ban::{Ban, Place};
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 use shield_engine::verdict::Rule;
@@ -65,8 +65,15 @@ impl Held {
         for ((client, ends), serial) in running.take(max_bans).zip(1..) {
             without_end += u64::from(ends.is_none());
             let ends = ends.unwrap_or_else(|| first_term.ends(now));
-            let ban =
-                Ban { client, serial, since_ms: now.wall_ms, ends, offence: None, rule: Rule::Imported };
+            let ban = Ban {
+                client,
+                serial,
+                since_ms: now.wall_ms,
+                ends,
+                offence: None,
+                rule: Rule::Imported,
+                place: Place::Everywhere,
+            };
             let (ban, restored) = restored(engine, ban, now);
             records.push(Record::Banned(Box::new(BanRecord {
                 ban,

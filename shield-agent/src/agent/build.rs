@@ -15,11 +15,12 @@ use crate::beat::Beats;
 use crate::clock;
 use crate::config::{Config, Use};
 use crate::edge::cloudflare;
+use crate::enforce::interpreter::tables::Tables;
 use crate::enforce::interpreter::{self, Interpreter};
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::nginx::NginxEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
-use crate::enforce::{Desired, Enforcer, Slow};
+use crate::enforce::{Enforcer, Slow};
 use crate::notify::audit::late;
 use crate::notify::{self, AuditRecord, Notifier, Outbox};
 use crate::owner::Owner;
@@ -58,7 +59,7 @@ pub(super) fn enforcer(name: EnforcerName, config: &Config) -> Box<dyn Enforcer>
 pub(super) fn start_enforcement(
     config: &Config,
     kernel: Kernel,
-    desired: Desired,
+    desired: Tables,
     exempt: Vec<IpNet>,
     slowed: Vec<Slow>,
     owner: Handle,

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use super::{Kernel, adopt, build};
 use crate::clock;
 use crate::config::Config;
-use crate::enforce::{Ban, Desired};
+use crate::enforce::Ban;
+use crate::enforce::interpreter::tables::Tables;
 use crate::host;
 use crate::random;
 use crate::store::audit_head::AuditHead;
@@ -25,7 +26,7 @@ use shield_engine::time::Now;
 pub(super) struct Restored {
     pub engine: Engine,
     /// The bans that the enforcers have to hold.
-    pub desired: Desired,
+    pub desired: Tables,
     /// The engine's other actions for restored bans: records of those that ended or may no longer be enforced.
     pub leftovers: Vec<Action>,
     pub checkpoints: Vec<Checkpoint>,
@@ -118,13 +119,14 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
             engine.restore_offences(client, count, last_secs);
         }
     })?;
-    let mut desired = Desired::with_capacity(loaded.bans as usize);
+    let enforcers = engine.settings().enforcers.clone();
+    let mut desired = Tables::new(enforcers, loaded.bans as usize);
     let mut leftovers = Vec::new();
     let mut take = |actions: Vec<Action>| {
         for action in actions {
             match action {
-                Action::Enforce(Order::Ban { client, ends, serial }) => {
-                    desired.insert(Ban { client, ends }, serial);
+                Action::Enforce(Order::Ban { client, ends, place, serial }) => {
+                    desired.insert(Ban { client, ends }, place, serial);
                 }
                 other => leftovers.push(other),
             }

@@ -133,7 +133,7 @@ fn render_bans(page: &BanPage, offset: u64, colour: Colour) -> String {
         }
         .to_owned();
     }
-    let heading = ["CLIENT", "SINCE", "LEFT", "OFFENCE", "DROPPED", "RULE", "CAUSE"];
+    let heading = ["CLIENT", "SINCE", "LEFT", "OFFENCE", "DROPPED", "WHERE", "RULE", "CAUSE"];
     let mut table = Table::new(&heading, &[3, 4]);
     for ban in &page.bans {
         table.row(cells(ban));
@@ -160,6 +160,7 @@ fn cells(ban: &Ban) -> Vec<String> {
         ban.remaining_secs.map_or("permanent".to_owned(), text::duration),
         ban.offence.to_string(),
         ban.dropped.map_or("-".to_owned(), |dropped| text::count(dropped.packets)),
+        text::held_by(ban.enforced_by.as_deref()),
         ban.rule.name().to_owned(),
         shortened(&ban.words),
     ]
@@ -178,6 +179,7 @@ mod tests {
     use super::*;
     use crate::api::types::SlowedClient;
     use crate::enforce::Drops;
+    use shield_engine::event::EnforcerName;
     use shield_engine::slowed::{SlowLimits, SlowRate};
     use shield_engine::verdict::Rule;
 
@@ -200,13 +202,14 @@ mod tests {
 
     #[test]
     fn a_page_of_bans() {
-        let bans = vec![ban("192.0.2.7", Some(599)), ban("2001:db8:1:2::/64", None)];
+        let proxied = Ban { enforced_by: Some(vec![EnforcerName::Nginx]), ..ban("192.0.2.7", Some(599)) };
+        let bans = vec![proxied, ban("2001:db8:1:2::/64", None)];
         let page = BanPage { bans, total: 9, next: Some("4".into()), slowed: Vec::new(), now_ms: 0 };
         assert_eq!(
             render(&page, 2, Colour::Off),
-            "CLIENT             SINCE                 LEFT        OFFENCE  DROPPED  RULE     CAUSE\n\
-             192.0.2.7          2026-05-11T22:07:33Z  9 min 59 s        2   12,345  probing  many different paths that do not exist\n\
-             2001:db8:1:2::/64  2026-05-11T22:07:33Z  permanent         2        -  probing  many different paths that do not exist\n\
+            "CLIENT             SINCE                 LEFT        OFFENCE  DROPPED  WHERE  RULE     CAUSE\n\
+             192.0.2.7          2026-05-11T22:07:33Z  9 min 59 s        2   12,345  nginx  probing  many different paths that do not exist\n\
+             2001:db8:1:2::/64  2026-05-11T22:07:33Z  permanent         2        -  -      probing  many different paths that do not exist\n\
              3 to 4 of 9; use --offset 4 for more, --all for all\n"
         );
     }

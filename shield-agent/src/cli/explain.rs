@@ -83,6 +83,7 @@ fn record(explanation: &Explanation) -> Vec<String> {
             .remaining_secs
             .map_or("permanently".to_owned(), |secs| format!("for another {}", duration(secs)));
         lines.push(format!("banned     since {}, {left}", text::utc(ban.since_ms)));
+        lines.push(format!("in force   {}", text::held_by(ban.enforced_by.as_deref())));
     }
     if let Some(slowed) = &explanation.slowed {
         let left = duration(slowed.remaining_secs);

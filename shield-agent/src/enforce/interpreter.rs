@@ -12,6 +12,7 @@ mod schedule;
 pub(crate) mod settings;
 pub(crate) mod shared;
 mod stage;
+pub(crate) mod tables;
 #[cfg(test)]
 mod tests;
 mod urgent;

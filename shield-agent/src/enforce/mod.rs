@@ -17,5 +17,4 @@ pub(crate) mod simulator;
 pub(crate) mod xdp;
 
 pub(crate) use ban::{Ban, Drops, Slow};
-pub(crate) use desired::Desired;
 pub(crate) use enforcer::Enforcer;

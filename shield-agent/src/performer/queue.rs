@@ -128,12 +128,18 @@ mod tests {
                 ends: Ends::Never,
                 offence: std::num::NonZeroU32::new(1),
                 rule: Rule::Flood,
+                place: shield_engine::ban::Place::Everywhere,
             },
             reason: None,
             evidence: None,
         };
         let bannable = Allowlist::default().admit(client, 64).unwrap();
-        let order = Order::Ban { client: bannable, ends: Ends::Never, serial };
+        let order = Order::Ban {
+            client: bannable,
+            ends: Ends::Never,
+            place: shield_engine::ban::Place::Everywhere,
+            serial,
+        };
         job(vec![Action::Persist(Record::Banned(Box::new(record))), Action::Enforce(order)])
     }
 

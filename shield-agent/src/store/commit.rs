@@ -113,8 +113,8 @@ fn extended(tx: &Connection, boot: i64, ban: &BanRecord) -> Result<()> {
 fn insert_ban(tx: &Connection, boot: i64, record: &BanRecord) -> Result<()> {
     let ban = &record.ban;
     tx.prepare_cached(
-        "INSERT INTO bans (serial, client, since_ms, boot, end_boot_ms, end_sort_ms, offence, rule, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO bans (serial, client, since_ms, boot, end_boot_ms, end_sort_ms, offence, rule, reason, place)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         ban.serial as i64,
@@ -126,6 +126,7 @@ fn insert_ban(tx: &Connection, boot: i64, record: &BanRecord) -> Result<()> {
         ban.offence_number(),
         ban.rule.name(),
         record.reason,
+        rows::place(ban.place),
     ])?;
     match &record.evidence {
         Some(evidence) => insert_evidence(tx, ban.serial as i64, &serde_json::to_string(evidence)?),

@@ -97,6 +97,7 @@ impl EndedBan {
                 ends: Ends::At { boot_ms: 0, wall_ms: self.lifted_ms },
                 offence: NonZeroU32::new(self.offence),
                 rule: self.rule,
+                place: shield_engine::ban::Place::Everywhere,
             },
             reason: self.reason,
             evidence: self.evidence.map(Box::new),
@@ -190,7 +191,7 @@ impl Reader {
             return Ok(None);
         };
         let ban = rows::ban(row, &self.boots, now)?;
-        let evidence = readable(rows::json(row, 8), "ban's evidence").flatten();
+        let evidence = readable(rows::json(row, rows::AFTER_BAN), "ban's evidence").flatten();
         Ok(Some(BanRecord { evidence: evidence.map(Box::new), ..ban }))
     }
 
@@ -214,7 +215,7 @@ impl Reader {
         let mut bans = Vec::new();
         while let Some(row) = found.next().context("could not list the newest bans")? {
             let Some(ban) = readable(rows::ban(row, &self.boots, now), "ban") else { continue };
-            let evidence = readable(rows::json(row, 8), "ban's evidence").flatten();
+            let evidence = readable(rows::json(row, rows::AFTER_BAN), "ban's evidence").flatten();
             bans.push(BanRecord { evidence: evidence.map(Box::new), ..ban });
         }
         let mut before = i64::MAX;

@@ -11,12 +11,16 @@ use serde::de::value::{Error as NameError, StrDeserializer};
 use super::boots::Boots;
 use shield_engine::action::{BanRecord, LiftReason};
 use shield_engine::allowlist::AllowReason;
-use shield_engine::ban::Ban;
+use shield_engine::ban::{Ban, Place};
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 
 /// The columns that [`ban`] reads, in its order.
-pub(super) const BAN_COLUMNS: &str = "serial, client, since_ms, boot, end_boot_ms, offence, rule, reason";
+pub(super) const BAN_COLUMNS: &str =
+    "serial, client, since_ms, boot, end_boot_ms, offence, rule, reason, place";
+
+/// The first column behind these.
+pub(super) const AFTER_BAN: usize = 9;
 
 /// The sort key of an end; permanent bans come last.
 pub(super) fn sort_key(ends: Ends) -> i64 {
@@ -43,6 +47,8 @@ pub(super) fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
         ends: boots.ends(row.get(3)?, row.get(4)?, now),
         offence: NonZeroU32::new(row.get(5)?),
         rule: name(row, 6)?,
+        // One that this program does not know is no reason to lose the ban.
+        place: name(row, 8).unwrap_or_default(),
     };
     Ok(BanRecord { ban, reason: row.get(7)?, evidence: None })
 }
@@ -64,6 +70,15 @@ pub(super) fn json<T: for<'de> Deserialize<'de>>(row: &Row<'_>, column: usize) -
     serde_json::from_str(text)
         .map(Some)
         .with_context(|| format!("could not read the JSON in column {column}"))
+}
+
+/// The name of a ban's place, as in JSON; `None` of all places.
+pub(super) fn place(place: Place) -> Option<&'static str> {
+    match place {
+        Place::Kernel => Some("kernel"),
+        Place::Nginx => Some("nginx"),
+        Place::Everywhere => None,
+    }
 }
 
 /// The name of a lift's reason, as in JSON.

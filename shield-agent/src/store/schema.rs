@@ -7,7 +7,7 @@ use rusqlite::Connection;
 pub(super) const APPLICATION_ID: i32 = 0x5348_4c44;
 
 /// One script for each version; the first n scripts make version n. A released script must never change.
-const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
+const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
 
 /// Bans are stored in the order of their serial numbers, so that new ones are appended. Evidence has a table of its own to
 /// keep the rows of bans short: a start reads all bans and no evidence.
@@ -79,6 +79,11 @@ const VERSION_2: &str = "
         why       TEXT NOT NULL,
         statement TEXT NOT NULL               -- SQL that would put the row back
     );
+";
+
+/// Which enforcers a ban is for.
+const VERSION_3: &str = "
+    ALTER TABLE bans ADD COLUMN place TEXT;   -- NULL: all of them
 ";
 
 /// Every table. One that is missing was not left out by a crash: the file was damaged or changed.

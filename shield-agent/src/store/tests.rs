@@ -11,7 +11,7 @@ use super::writer::{Kept, Writer};
 use super::*;
 use shield_engine::action::{BanRecord, LiftReason, Totals};
 use shield_engine::allowlist::{AllowReason, Allowed};
-use shield_engine::ban::Ban;
+use shield_engine::ban::{Ban, Place};
 use shield_engine::client::Client;
 use shield_engine::event::PartState;
 use shield_engine::request::Checkpoint;
@@ -53,6 +53,7 @@ fn ban(n: u32, serial: u64, ends: Ends) -> BanRecord {
             ends,
             offence: NonZeroU32::new(n % 4),
             rule: if n.is_multiple_of(2) { Rule::ZScore } else { Rule::Operator },
+            place: Place::Everywhere,
         },
         reason: n.is_multiple_of(3).then(|| format!("reason {n}")),
         evidence: None,
@@ -810,10 +811,40 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     let entry = Allowed { network: "198.51.100.0/24".parse().unwrap(), reason: AllowReason::Operator };
     store.commit(&[banned(1, 1, Ends::Never), Record::Allowed(entry, None)], NOW).unwrap();
     drop(store);
-    sql(&settings, "DROP TABLE unreadable; ALTER TABLE allowed DROP COLUMN note; PRAGMA user_version = 1;");
+    sql(
+        &settings,
+        "DROP TABLE unreadable; ALTER TABLE allowed DROP COLUMN note; ALTER TABLE bans DROP COLUMN place; PRAGMA user_version = 1;",
+    );
     let (store, found) = open(&settings, NOW);
     assert_eq!((found, bans_of(&store, NOW).len()), (Found::Sound, 1));
     assert_eq!(store.load().unwrap().allowed, [entry]);
+}
+
+/// A restart that forgot where a ban is in force would take a proxied client out of nginx.
+#[test]
+fn a_bans_place_is_kept_and_an_unknown_one_is_everywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let (mut store, _) = open(&settings, NOW);
+    let placed = |n: u32, place: Place| {
+        let record = ban(n, u64::from(n), Ends::Never);
+        BanRecord { ban: Ban { place, ..record.ban }, reason: Some("proxied".to_owned()), ..record }
+    };
+    let records = [placed(1, Place::Kernel), placed(2, Place::Nginx), placed(3, Place::Everywhere)];
+    let made = records.clone().map(|record| Record::Banned(Box::new(record)));
+    store.commit(&made, NOW).unwrap();
+    assert_eq!(bans_of(&store, NOW), records);
+    // Widened: under the same serial number, and without the words, which the engine does not keep.
+    let widened = Ban { place: Place::Everywhere, ..records[1].ban };
+    let record = BanRecord { ban: widened, reason: None, evidence: None };
+    store.commit(&[Record::Extended(Box::new(record))], NOW).unwrap();
+    let [first, _, last] = &records;
+    let second = BanRecord { ban: widened, ..records[1].clone() };
+    assert_eq!(bans_of(&store, NOW), [first.clone(), second, last.clone()]);
+    drop(store);
+    sql(&settings, "UPDATE bans SET place = 'at the edge' WHERE serial = 1");
+    let (store, _) = open(&settings, NOW);
+    assert_eq!(bans_of(&store, NOW)[0].ban.place, Place::Everywhere, "no ban is lost by it");
 }
 
 /// With a full disk the lists said that nobody was banned, because the database did.

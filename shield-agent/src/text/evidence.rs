@@ -192,6 +192,7 @@ pub(super) mod tests {
                 ends: Ends::At { boot_ms: 0, wall_ms: 601_000 },
                 offence: std::num::NonZeroU32::new(1),
                 rule,
+                place: shield_engine::ban::Place::Everywhere,
             },
             reason: reason.map(str::to_owned),
             evidence: evidence.map(Box::new),

@@ -33,7 +33,7 @@ pub(crate) const NO_SERVER_NAME: &str = "no line names its server section, so [[
 pub(crate) use evidence::{cause, fired, global_anomaly, rule_answer};
 pub(crate) use format::unusable;
 pub(crate) use name::{
-    baseline_source, lift_reason, lift_reason_name, part_name, retrying, rule_sentence, rule_title,
+    baseline_source, held_by, lift_reason, lift_reason_name, part_name, retrying, rule_sentence, rule_title,
 };
 pub(crate) use notice::{KINDS, kind, notice_line};
 pub(crate) use quantity::{

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use shield_engine::action::LiftReason;
+use shield_engine::event::EnforcerName;
 use shield_engine::verdict::Rule;
 
 /// A rule's name in a heading or a table; in configuration, metrics and JSON it is [`Rule::name`].
@@ -96,6 +97,15 @@ pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
 /// The state of a part that does not work now and keeps trying by itself.
 pub(crate) fn retrying(why: impl std::fmt::Display) -> String {
     format!("inactive, retrying: {why}")
+}
+
+/// The enforcers that hold a ban, as a list.
+pub(crate) fn held_by(enforcers: Option<&[EnforcerName]>) -> String {
+    match enforcers {
+        None => "-".to_owned(),
+        Some([]) => "nowhere yet".to_owned(),
+        Some(enforcers) => enforcers.iter().map(|enforcer| enforcer.name()).collect::<Vec<_>>().join(", "),
+    }
 }
 
 #[cfg(test)]

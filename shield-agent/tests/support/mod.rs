@@ -469,6 +469,7 @@ pub(crate) fn ban_rows() -> Vec<BanRow> {
                 ends: if at == 4 { Ends::Never } else { Ends::after(now, 600_000) },
                 offence: std::num::NonZeroU32::new(at as u32),
                 rule: if at == 0 { Rule::Operator } else { Rule::Probing },
+                place: shield_engine::ban::Place::Everywhere,
             },
             reason: (at == 0).then(|| "scraping".to_owned()),
             evidence: (at != 0).then(|| Box::new(evidence())),

@@ -21,6 +21,7 @@ use shield_agent::test_support::enforce::xdp::{self, XdpEnforcer};
 use shield_agent::test_support::enforce::{Ban, Desired, Enforcer};
 use shield_engine::action::Order;
 use shield_engine::allowlist::{Allowlist, BannableClient};
+
 use shield_engine::client::Client;
 use shield_engine::event::{Outcome, PartState};
 use shield_engine::time::Ends;
@@ -241,7 +242,7 @@ impl Run {
             desired.insert(Ban { client: bannable(RESTORED_FROM + n)?, ends }, u64::from(n));
         }
         let start = Start {
-            desired,
+            desired: desired.into(),
             exempt: Vec::new(),
             slowed: Vec::new(),
             clock: clock::now,
@@ -276,7 +277,12 @@ impl Run {
     fn probe(&self, serial: u64) -> Result<Instant> {
         let client = bannable(PROBED_FROM + u32::try_from(serial - PROBES_FROM)?)?;
         let asked = Instant::now();
-        self.interpreter.submit(vec![Order::Ban { client, ends: Ends::Never, serial }]);
+        self.interpreter.submit(vec![Order::Ban {
+            client,
+            ends: Ends::Never,
+            place: shield_engine::ban::Place::Everywhere,
+            serial,
+        }]);
         Ok(asked)
     }
 

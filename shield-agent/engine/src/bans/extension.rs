@@ -123,6 +123,7 @@ fn longest_ending(backoff: &Backoff, offence: NonZeroU32) -> u64 {
 mod tests {
     use super::*;
     use crate::settings::Settings;
+    use crate::vocab::ban::Place;
     use crate::vocab::verdict::Rule;
 
     const T0: Now = Now { wall_ms: 0, boot_ms: 1_000_000 };
@@ -135,6 +136,7 @@ mod tests {
             ends: Ends::after(T0, ms),
             offence: NonZeroU32::new(offence),
             rule,
+            place: Place::Everywhere,
         }
     }
 

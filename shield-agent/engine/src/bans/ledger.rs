@@ -15,7 +15,7 @@ use crate::bans::allowlist::BannableClient;
 use crate::bans::backoff::Backoff;
 use crate::seeded_map::{SeededMap, SeededState};
 use crate::vocab::action::LiftReason;
-use crate::vocab::ban::Ban;
+use crate::vocab::ban::{Ban, Place};
 use crate::vocab::client::Client;
 use crate::vocab::event::EnforcerName;
 use crate::vocab::time::{Ends, Now};
@@ -161,10 +161,11 @@ impl Ledger {
         ends: Ends,
         rule: Rule,
         offence: Option<NonZeroU32>,
+        place: Place,
         now: Now,
     ) -> Ban {
         let (client, serial) = (client.client(), self.take_serial());
-        let ban = Ban { client, serial, since_ms: now.wall_ms, ends, offence, rule };
+        let ban = Ban { client, serial, since_ms: now.wall_ms, ends, offence, rule, place };
         let held = self.get(client).map_or(0, |old| old.held);
         self.put(LedgerEntry { ban, lifting: None, held, in_force_after_secs: 0 });
         ban
@@ -194,6 +195,18 @@ impl Ledger {
         self.permanent -= usize::from(old == Ends::Never);
         self.push_deadline(moved);
         Some(moved)
+    }
+
+    /// Puts a ban into force everywhere. Its serial number stays: outcomes of the orders before are as good as those after.
+    /// `None` when it is everywhere, when there is none, or when it is being lifted.
+    pub fn widen(&mut self, client: Client) -> Option<Ban> {
+        let at = self.slot_of(client)? as usize;
+        let entry = &mut self.slots[at];
+        if entry.lifting.is_some() || entry.ban.place.is_everywhere() {
+            return None;
+        }
+        entry.ban.place = Place::Everywhere;
+        Some(entry.ban)
     }
 
     /// Marks a ban as being lifted. `None` when there is none, or it was marked before.
@@ -258,7 +271,12 @@ impl Ledger {
         serial: u64,
         pending: &mut Pending,
     ) -> Option<Finished> {
-        let LedgerEntry { ban, lifting, .. } = *self.get(client)?;
+        let at = self.slot_of(client)? as usize;
+        let entry = &mut self.slots[at];
+        if entry.ban.serial == serial {
+            entry.held &= !bit(enforcer);
+        }
+        let LedgerEntry { ban, lifting, .. } = *entry;
         let reason = lifting.filter(|_| ban.serial == serial)?;
         if !pending.forgot(client, serial, enforcer) {
             return None;
@@ -505,8 +523,15 @@ mod tests {
     fn an_old_deadline_never_ends_a_newer_ban() {
         let mut ledger = ledger();
         let client = bannable("192.0.2.1");
-        ledger.ban(client, Ends::after(T0, 10_000), Rule::ZScore, nth(1), T0);
-        ledger.ban(client, Ends::after(T0, 90_000), Rule::ZScore, nth(2), T0.plus_ms(5_000));
+        ledger.ban(client, Ends::after(T0, 10_000), Rule::ZScore, nth(1), Place::Everywhere, T0);
+        ledger.ban(
+            client,
+            Ends::after(T0, 90_000),
+            Rule::ZScore,
+            nth(2),
+            Place::Everywhere,
+            T0.plus_ms(5_000),
+        );
         assert!(ledger.expire(T0.plus_ms(10_000), 10).is_empty());
         assert_eq!(ledger.expire(T0.plus_ms(90_000), 10).len(), 1);
     }
@@ -516,7 +541,7 @@ mod tests {
         let mut ledger = ledger();
         let client = bannable("192.0.2.1");
         let offence = ledger.add_offence(client.client(), T0);
-        ledger.ban(client, Ends::after(T0, 1), Rule::ZScore, Some(offence), T0);
+        ledger.ban(client, Ends::after(T0, 1), Rule::ZScore, Some(offence), Place::Everywhere, T0);
         ledger.expire(T0.plus_ms(2), 10);
         ledger.finish_lift(client.client()).unwrap();
         assert!(ledger.is_empty());
@@ -528,7 +553,7 @@ mod tests {
         let mut ledger = ledger();
         let mut pending = Pending::new(&EnforcerName::KERNEL);
         let client = bannable("192.0.2.1");
-        let serial = ledger.ban(client, Ends::Never, Rule::Operator, None, T0).serial;
+        let serial = ledger.ban(client, Ends::Never, Rule::Operator, None, Place::Everywhere, T0).serial;
         let c = client.client();
         assert!(ledger.confirm_banned(EnforcerName::Xdp, c, serial, T0));
         ledger.begin_lift(c, LiftReason::Operator).unwrap();
@@ -548,9 +573,9 @@ mod tests {
         let mut ledger = ledger();
         let mut pending = Pending::new(&[EnforcerName::Xdp]);
         let client = bannable("192.0.2.1");
-        let old = ledger.ban(client, Ends::Never, Rule::Operator, None, T0).serial;
+        let old = ledger.ban(client, Ends::Never, Rule::Operator, None, Place::Everywhere, T0).serial;
         ledger.begin_lift(client.client(), LiftReason::Operator).unwrap();
-        ledger.ban(client, Ends::Never, Rule::Operator, None, T0);
+        ledger.ban(client, Ends::Never, Rule::Operator, None, Place::Everywhere, T0);
         assert_eq!(ledger.confirm_lifted(EnforcerName::Xdp, client.client(), old, &mut pending), None);
         assert!(ledger.ban_over(client.client()).is_some());
     }
@@ -558,8 +583,8 @@ mod tests {
     #[test]
     fn a_client_inside_a_banned_network_is_banned() {
         let mut ledger = ledger();
-        ledger.ban(bannable("198.51.100.0/24"), Ends::Never, Rule::Operator, None, T0);
-        ledger.ban(bannable("2001:db8::/32"), Ends::Never, Rule::Operator, None, T0);
+        ledger.ban(bannable("198.51.100.0/24"), Ends::Never, Rule::Operator, None, Place::Everywhere, T0);
+        ledger.ban(bannable("2001:db8::/32"), Ends::Never, Rule::Operator, None, Place::Everywhere, T0);
         let over = |text: &str| ledger.ban_over(text.parse().unwrap()).map(|b| b.client.to_string());
         assert_eq!(over("198.51.100.9").as_deref(), Some("198.51.100.0/24"));
         assert_eq!(over("2001:db8:9:9::/64").as_deref(), Some("2001:db8::/32"));
@@ -612,7 +637,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Ban(c, ms) => {
-                        ledger.ban(who(c), Ends::after(now, ms), Rule::ZScore, nth(1), now);
+                        ledger.ban(who(c), Ends::after(now, ms), Rule::ZScore, nth(1), Place::Everywhere, now);
                         model.insert(who(c).client(), now.boot_ms + ms);
                     }
                     Step::Lift(c) => {

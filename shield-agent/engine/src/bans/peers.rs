@@ -1,15 +1,17 @@
 //! Proxies as the log shows them: the connections' addresses (`$realip_remote_addr`) where they are not the clients'.
 //!
-//! Only nginx writes the field, and it replaces an address for the proxies alone that its configuration trusts. Even so a claim
-//! takes nobody out of the kernel: a ban of a client behind a proxy is enforced everywhere. What is derived is where a ban takes
-//! effect, in words, and that an address which several clients come by is not banned itself.
+//! Only nginx writes the field, and it replaces an address for the proxies alone that its configuration trusts. What is derived
+//! is by which ways a client came lately, hence where its ban takes effect, and that an address which several clients come by is
+//! not banned itself.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::seeded_map::{SeededMap, SeededState};
 use crate::vocab::client::Client;
+use crate::vocab::request::Way;
 use crate::vocab::time::EventSecs;
 
 /// Clients that come by an address before it is taken for a proxy. A single one may have two addresses.
@@ -21,12 +23,30 @@ const MAX_PEERS: usize = 8_192;
 /// Clients whose proxy is remembered until their bans are made.
 const MAX_CLIENTS: usize = 10_000;
 
+/// Clients whose ways are remembered, twice: the older half is forgotten when there are as many newer ones.
+const MAX_WAYS: usize = 32_768;
+
 /// The proxies that clients came by.
-#[derive(Debug, Default)]
 pub(crate) struct Peers {
     seen: BTreeMap<IpAddr, Seen>,
+    /// The ways of the clients seen latest, and of those before.
+    ways: [SeededMap<Client, Ways>; 2],
     /// The proxies of clients whose bans are about to be made.
     of_clients: BTreeMap<Client, IpAddr>,
+}
+
+/// The ways by which one client came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ways {
+    pub is_direct: bool,
+    pub is_proxied: bool,
+}
+
+impl From<Way> for Ways {
+    fn from(way: Way) -> Ways {
+        let is_unknown = way == Way::Unknown;
+        Ways { is_direct: is_unknown || way == Way::Direct, is_proxied: is_unknown || way.peer().is_some() }
+    }
 }
 
 #[derive(Debug)]
@@ -42,6 +62,37 @@ impl Seen {
 }
 
 impl Peers {
+    pub(crate) fn new(hasher: SeededState) -> Peers {
+        let ways = [SeededMap::with_hasher(hasher), SeededMap::with_hasher(hasher)];
+        Peers { seen: BTreeMap::new(), ways, of_clients: BTreeMap::new() }
+    }
+
+    /// Records the way by which a client came; an unknown one may be any.
+    pub(crate) fn note(&mut self, client: Client, way: Way) {
+        let new = Ways::from(way);
+        let [latest, before] = &mut self.ways;
+        if let Some(ways) = latest.get_mut(&client) {
+            ways.is_direct |= new.is_direct;
+            ways.is_proxied |= new.is_proxied;
+            return;
+        }
+        let old = before.get(&client).copied().unwrap_or_default();
+        if latest.len() >= MAX_WAYS {
+            std::mem::swap(latest, before);
+            latest.clear();
+        }
+        latest.insert(
+            client,
+            Ways { is_direct: old.is_direct || new.is_direct, is_proxied: old.is_proxied || new.is_proxied },
+        );
+    }
+
+    /// The ways by which a client came lately; none where that is forgotten.
+    pub(crate) fn ways_of(&self, client: Client) -> Ways {
+        let known = self.ways.iter().find_map(|generation| generation.get(&client));
+        known.copied().unwrap_or_default()
+    }
+
     /// Records that a client's connection came from `peer`.
     pub(crate) fn came_by(&mut self, client: Client, peer: IpAddr, second: EventSecs) {
         if self.seen.len() >= MAX_PEERS && !self.seen.contains_key(&peer) {
@@ -121,7 +172,7 @@ mod tests {
 
     #[test]
     fn an_address_that_several_clients_come_by_is_a_proxy_for_an_hour() {
-        let mut peers = Peers::default();
+        let mut peers = Peers::new(SeededState::new(7));
         for (n, expected) in [(1, false), (1, false), (2, false), (3, true)] {
             peers.came_by(client(n), peer(PEER), 1_000);
             assert_eq!(is_proxy(&peers, PEER, 1_000), expected, "{n}");
@@ -136,12 +187,36 @@ mod tests {
 
     #[test]
     fn the_addresses_kept_are_bounded_and_proxies_stay() {
-        let mut peers = Peers::default();
+        let mut peers = Peers::new(SeededState::new(7));
         (1..=3).for_each(|n| peers.came_by(client(n), peer(PEER), 0));
         for n in 0..2 * MAX_PEERS as u32 {
             peers.came_by(client(9), IpAddr::V4(n.into()), 0);
             assert!(peers.seen.len() <= MAX_PEERS);
         }
         assert!(is_proxy(&peers, PEER, 0));
+    }
+
+    #[test]
+    fn the_ways_of_a_client_add_up_and_are_bounded() {
+        let mut peers = Peers::new(SeededState::new(7));
+        let (direct, proxied) = (Way::Direct, Way::Proxied(peer(PEER)));
+        let ways = |is_direct, is_proxied| Ways { is_direct, is_proxied };
+        assert_eq!(peers.ways_of(client(1)), ways(false, false), "never seen");
+        peers.note(client(1), direct);
+        assert_eq!(peers.ways_of(client(1)), ways(true, false));
+        peers.note(client(2), proxied);
+        assert_eq!(peers.ways_of(client(2)), ways(false, true));
+        for n in 0..MAX_WAYS as u32 {
+            peers.note(std::net::Ipv4Addr::from_bits(n).into(), direct);
+        }
+        peers.note(client(2), direct);
+        assert_eq!(peers.ways_of(client(2)), ways(true, true), "what the older half knows counts");
+        peers.note(client(3), Way::Unknown);
+        assert_eq!(peers.ways_of(client(3)), ways(true, true), "an unknown way may be any");
+        for n in 0..3 * MAX_WAYS as u32 {
+            peers.note(std::net::Ipv4Addr::from_bits(n).into(), direct);
+            assert!(peers.ways.iter().all(|generation| generation.len() <= MAX_WAYS));
+        }
+        assert_eq!(peers.ways_of(client(1)), ways(false, false), "forgotten");
     }
 }

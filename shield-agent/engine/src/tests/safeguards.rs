@@ -4,6 +4,7 @@ use super::*;
 use crate::bans::backoff::Term;
 use crate::detect::policy::Switch;
 use crate::settings::{ExtendBy, NetworkAction, NetworkEscalation};
+use crate::vocab::ban::Place;
 use crate::vocab::event::{FailedOrder, ImportedBan, Refused};
 use crate::vocab::request::{Checkpoint, SourceId};
 
@@ -460,6 +461,7 @@ fn serial_numbers_go_on_after_a_restart() {
         ends: Ends::Never,
         offence: None,
         rule: Rule::Operator,
+        place: crate::vocab::ban::Place::Everywhere,
     };
     assert_eq!(serial_in(&engine.restore_ban(saved, T0)), 41);
     assert_eq!(serial_in(&engine.handle(ban_command("203.0.113.6", None), T0)), 42);
@@ -510,6 +512,7 @@ fn a_restored_ban_is_no_leak_before_it_is_in_force() {
     let who = client("203.0.113.5");
     let hour_ago = T0.wall_ms - 3_600_000;
     let ban = Ban {
+        place: Place::Everywhere,
         client: who,
         serial: 7,
         since_ms: hour_ago,
@@ -536,6 +539,7 @@ fn a_restored_ban_that_never_gets_into_force_is_a_leak() {
     let mut engine = engine_with(|_| {});
     let who = client("203.0.113.5");
     let ban = Ban {
+        place: Place::Everywhere,
         client: who,
         serial: 7,
         since_ms: T0.wall_ms,

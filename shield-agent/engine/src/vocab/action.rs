@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
-use crate::vocab::ban::Ban;
+use crate::vocab::ban::{Ban, Place};
 use crate::vocab::client::Client;
 use crate::vocab::request::Checkpoint;
 use crate::vocab::slow::Slowed;
@@ -60,6 +60,7 @@ pub enum Order {
     Ban {
         client: BannableClient,
         ends: Ends,
+        place: Place,
         /// Returned with the outcome, so that a late outcome of an older ban never touches a newer one.
         serial: u64,
     },

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use crate::vocab::client::Client;
+use crate::vocab::event::EnforcerName;
 use crate::vocab::time::Ends;
 use crate::vocab::verdict::Rule;
 
@@ -26,6 +27,38 @@ pub struct Ban {
     pub offence: Option<NonZeroU32>,
     /// The origin of the ban.
     pub rule: Rule,
+    /// Which enforcers it is for. Absent in JSON where it is for all.
+    #[serde(default, skip_serializing_if = "Place::is_everywhere")]
+    pub place: Place,
+}
+
+/// The enforcers that a ban is for: those that its client's requests come past.
+///
+/// A ban is never taken out of a place while it lasts, only put into all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// The client's own packets reach this host.
+    Kernel,
+    /// The client's packets are a proxy's.
+    Nginx,
+    /// Both, or not known.
+    #[default]
+    Everywhere,
+}
+
+impl Place {
+    pub fn includes(self, enforcer: EnforcerName) -> bool {
+        match self {
+            Place::Kernel => EnforcerName::KERNEL.contains(&enforcer),
+            Place::Nginx => enforcer == EnforcerName::Nginx,
+            Place::Everywhere => true,
+        }
+    }
+
+    pub fn is_everywhere(&self) -> bool {
+        *self == Place::Everywhere
+    }
 }
 
 impl Ban {
@@ -65,11 +98,16 @@ mod tests {
             ends: Ends::Never,
             offence: None,
             rule: Rule::Operator,
+            place: Place::Everywhere,
         };
         let json =
             r#"{"client":"192.0.2.1","serial":7,"since_ms":1,"ends":"never","offence":0,"rule":"operator"}"#;
         assert_eq!(serde_json::to_string(&ban).unwrap(), json);
         assert_eq!(serde_json::from_str::<Ban>(json).unwrap(), ban);
+        let placed = Ban { place: Place::Nginx, ..ban };
+        let written = serde_json::to_string(&placed).unwrap();
+        assert_eq!(written, json.replace("\"operator\"", "\"operator\",\"place\":\"nginx\""));
+        assert_eq!(serde_json::from_str::<Ban>(&written).unwrap(), placed);
         let third = Ban { offence: NonZeroU32::new(3), ..ban };
         assert_eq!(serde_json::from_str::<Ban>(&json.replace("offence\":0", "offence\":3")).unwrap(), third);
     }

@@ -135,6 +135,26 @@ pub struct Checkpoint {
     pub position: String,
 }
 
+/// How a request's connection came to this host, as far as the log says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the client itself.
+    Direct,
+    /// From this proxy.
+    Proxied(IpAddr),
+    Unknown,
+}
+
+impl Way {
+    /// The proxy.
+    pub fn peer(self) -> Option<IpAddr> {
+        match self {
+            Way::Proxied(peer) => Some(peer),
+            Way::Direct | Way::Unknown => None,
+        }
+    }
+}
+
 /// A run of lines in the order in which they were written.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -183,16 +203,20 @@ impl Batch {
         if line.salvaged { &[] } else { self.bytes.get(at..at + len).unwrap_or_default() }
     }
 
-    /// The address of the proxy that the connection came from; `None` where there is none, and where it is not known for
-    /// certain.
-    pub fn peer_of(&self, line: &Line) -> Option<IpAddr> {
-        if line.peer_len == 0 || line.salvaged {
-            return None;
+    /// How the connection of a line came. Only what is certain is known: not of a line that its client broke, nor where the
+    /// client's address comes from a header.
+    pub fn way_of(&self, line: &Line) -> Way {
+        if line.peer_len == 0 || line.salvaged || line.behind_proxy {
+            return Way::Unknown;
         }
         let at = line.peer_at as usize;
-        let text = self.bytes.get(at..at + usize::from(line.peer_len))?;
-        let peer: IpAddr = std::str::from_utf8(text).ok()?.parse().ok()?;
-        Some(peer.to_canonical()).filter(|peer| *peer != line.addr)
+        let text = self.bytes.get(at..at + usize::from(line.peer_len));
+        let text = text.and_then(|text| std::str::from_utf8(text).ok());
+        match text.and_then(|text| text.parse::<IpAddr>().ok()) {
+            None => Way::Unknown,
+            Some(peer) if peer.to_canonical() == line.addr => Way::Direct,
+            Some(peer) => Way::Proxied(peer.to_canonical()),
+        }
     }
 
     pub fn request<'a>(&'a self, line: &Line) -> Request<'a> {

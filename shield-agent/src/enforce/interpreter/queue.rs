@@ -53,7 +53,7 @@ impl Queue {
     /// Appends a ban or a lift; ignores other orders, which are handled without a queue.
     pub(super) fn push(&mut self, order: &Order) {
         let (client, latest) = match *order {
-            Order::Ban { client, ends, serial } => {
+            Order::Ban { client, ends, serial, .. } => {
                 (client.client(), Latest::Ban(Ban { client, ends }, serial))
             }
             Order::Lift { client, serial } => (client, Latest::Lift(serial)),
@@ -175,11 +175,12 @@ impl Queue {
 mod tests {
     use super::*;
     use shield_engine::allowlist::Allowlist;
+    use shield_engine::ban::Place;
     use shield_engine::time::Ends;
 
     fn ban(text: &str, serial: u64) -> Order {
         let client = Allowlist::default().admit(text.parse().unwrap(), 64).unwrap();
-        Order::Ban { client, ends: Ends::Never, serial }
+        Order::Ban { client, ends: Ends::Never, place: Place::Everywhere, serial }
     }
 
     fn lift(text: &str, serial: u64) -> Order {

@@ -17,6 +17,7 @@ use crate::enforce::iptables::Version;
 use crate::enforce::simulator::SimulatedHost;
 use shield_engine::action::Order;
 use shield_engine::allowlist::Allowlist;
+use shield_engine::ban::Place;
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, Outcome, PartState, Repair};
 use shield_engine::time::{Ends, Now};
@@ -34,7 +35,7 @@ fn bannable(text: &str) -> Ban {
 
 fn ban(text: &str, serial: u64) -> Order {
     let Ban { client, ends } = bannable(text);
-    Order::Ban { client, ends, serial }
+    Order::Ban { client, ends, place: Place::Everywhere, serial }
 }
 
 fn lift(text: &str, serial: u64) -> Order {
@@ -51,17 +52,22 @@ struct Bench {
 
 impl Bench {
     fn new(enforcer: Box<dyn Enforcer>, desired: Desired) -> Bench {
+        Bench::beside(enforcer, desired, &[])
+    }
+
+    /// With the lanes of others, which nobody works on.
+    fn beside(enforcer: Box<dyn Enforcer>, desired: Desired, others: &[EnforcerName]) -> Bench {
         let reports = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&reports);
         let report = move |report| lock(&sink).push(report);
         let start = Start {
-            desired,
+            desired: desired.into(),
             exempt: Vec::new(),
             slowed: Vec::new(),
             clock: no_clock,
             settings: Settings::default(),
         };
-        let names = std::iter::once(enforcer.name());
+        let names = std::iter::once(enforcer.name()).chain(others.iter().copied());
         let shared = Arc::new(Shared::new(names, start, Arc::new(report)));
         let worker = Worker::new(enforcer, Arc::clone(&shared), 0);
         Bench { shared, worker, reports, now: NOW }
@@ -69,6 +75,12 @@ impl Bench {
 
     fn on(host: &SimulatedHost) -> Bench {
         Bench::new(Box::new(host.enforcer(iptables::Settings::default())), Desired::default())
+    }
+
+    /// With an nginx beside it.
+    fn on_both(host: &SimulatedHost) -> Bench {
+        let enforcer = Box::new(host.enforcer(iptables::Settings::default()));
+        Bench::beside(enforcer, Desired::default(), &[EnforcerName::Nginx])
     }
 
     /// Steps until there is nothing to do before the clock goes on.
@@ -87,6 +99,10 @@ impl Bench {
             self.now = self.now.plus_ms(100);
             self.settle();
         }
+    }
+
+    fn desired(&self) -> std::sync::RwLockReadGuard<'_, Desired> {
+        self.shared.read_desired(&self.shared.lanes[0])
     }
 
     fn outcomes(&self) -> Vec<Outcome> {
@@ -135,7 +151,7 @@ fn orders_are_carried_out_and_reported() {
     assert!(!drops(&host, "192.0.2.1"));
     let lifted: Vec<u64> = bench.outcomes().iter().flat_map(|o| &o.lifted).map(|(_, n)| *n).collect();
     assert_eq!(lifted, [3, 1]);
-    assert_eq!(bench.shared.read_desired().len(), 1);
+    assert_eq!(bench.desired().len(), 1);
     bench.pass(35_000);
     assert_eq!(bench.repairs(), [], "nothing was wrong");
 }
@@ -444,7 +460,7 @@ fn new_bans_get_in_between_a_long_reconcile() {
     bench.shared.submit(vec![ban("192.0.2.2", 77_778), lift("192.0.2.1", 77_777)]);
     bench.pass(35_000);
     assert!(drops(&host, "192.0.2.2") && !drops(&host, "192.0.2.1") && drops(&host, "10.0.0.1"));
-    assert_eq!(bench.shared.read_desired().len(), 20_001);
+    assert_eq!(bench.desired().len(), 20_001);
     assert!(matches!(bench.state(), PartState::Active { .. }), "{:?}", bench.state());
 }
 
@@ -549,7 +565,7 @@ fn threads_carry_orders_out_and_answer_questions() {
     let reports = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&reports);
     let start = Start {
-        desired: Desired::default(),
+        desired: Desired::default().into(),
         exempt: vec!["192.0.2.9/32".parse().unwrap()],
         slowed: Vec::new(),
         clock: crate::clock::now,
@@ -560,7 +576,7 @@ fn threads_carry_orders_out_and_answer_questions() {
     let interpreter = Interpreter::start(enforcers, start, move |report| lock(&sink).push(report)).unwrap();
     // Without an end: the threads read the real clocks.
     let client = bannable("192.0.2.0/24").client;
-    interpreter.submit(vec![Order::Ban { client, ends: Ends::Never, serial: 1 }]);
+    interpreter.submit(vec![Order::Ban { client, ends: Ends::Never, place: Place::Everywhere, serial: 1 }]);
     let banned_by = |name| {
         let reports = lock(&reports);
         reports.iter().any(|r| matches!(r, Report::Outcome(o) if o.enforcer == name && !o.banned.is_empty()))
@@ -591,7 +607,7 @@ fn a_panic_around_the_enforcer_is_a_state_and_the_thread_goes_on() {
     let reports = Arc::new(Mutex::new(Vec::new()));
     let (sink, armed) = (Arc::clone(&reports), std::sync::atomic::AtomicBool::new(true));
     let start = Start {
-        desired: Desired::default(),
+        desired: Desired::default().into(),
         exempt: Vec::new(),
         slowed: Vec::new(),
         clock: crate::clock::now,
@@ -608,7 +624,12 @@ fn a_panic_around_the_enforcer_is_a_state_and_the_thread_goes_on() {
     let enforcers: Vec<Box<dyn Enforcer>> = vec![Box::new(host.enforcer(iptables::Settings::default()))];
     let interpreter = Interpreter::start(enforcers, start, report).unwrap();
     let (first, second) = (bannable("192.0.2.1").client, bannable("192.0.2.2").client);
-    interpreter.submit(vec![Order::Ban { client: first, ends: Ends::Never, serial: 1 }]);
+    interpreter.submit(vec![Order::Ban {
+        client: first,
+        ends: Ends::Never,
+        place: Place::Everywhere,
+        serial: 1,
+    }]);
     let is_state = |wanted: &dyn Fn(&PartState) -> bool| {
         lock(&reports).iter().any(|report| matches!(report, Report::Part(part) if wanted(&part.state)))
     };
@@ -617,7 +638,47 @@ fn a_panic_around_the_enforcer_is_a_state_and_the_thread_goes_on() {
             &|state| matches!(state, PartState::Degraded { reason } if reason.contains("belongs to the test")),
         )
     });
-    interpreter.submit(vec![Order::Ban { client: second, ends: Ends::Never, serial: 2 }]);
+    interpreter.submit(vec![Order::Ban {
+        client: second,
+        ends: Ends::Never,
+        place: Place::Everywhere,
+        serial: 2,
+    }]);
     eventually("both are dropped", || drops(&host, "192.0.2.1") && drops(&host, "192.0.2.2"));
     eventually("it is active", || matches!(&interpreter.states()[..], [(_, PartState::Active { .. })]));
+}
+
+/// A ban for nginx alone is none of this enforcer's, and one that was everywhere before is taken out.
+#[test]
+fn an_enforcer_holds_the_bans_of_its_place() {
+    let host = SimulatedHost::new();
+    let mut bench = Bench::on_both(&host);
+    bench.settle();
+    let placed = |text: &str, place: Place, serial: u64| {
+        let Ban { client, ends } = bannable(text);
+        Order::Ban { client, ends, place, serial }
+    };
+    bench.shared.submit(vec![
+        placed("192.0.2.1", Place::Nginx, 1),
+        placed("192.0.2.2", Place::Kernel, 2),
+        placed("192.0.2.3", Place::Everywhere, 3),
+    ]);
+    bench.settle();
+    assert_eq!(bench.banned(), [("192.0.2.2".to_owned(), 2), ("192.0.2.3".to_owned(), 3)]);
+    assert!(!drops(&host, "192.0.2.1"));
+    // Intact, however many bans are elsewhere.
+    bench.pass(35_000);
+    assert_eq!((bench.repairs(), bench.desired().len()), (vec![], 2));
+    bench
+        .shared
+        .submit(vec![placed("192.0.2.1", Place::Everywhere, 1), placed("192.0.2.3", Place::Nginx, 4)]);
+    bench.settle();
+    assert!(drops(&host, "192.0.2.1") && drops(&host, "192.0.2.2") && !drops(&host, "192.0.2.3"));
+    bench.pass(35_000);
+    assert_eq!(bench.repairs(), []);
+    assert_eq!(bench.shared.copy().desired.len(), 3, "whoever is handed the list gets all");
+    // What was flushed comes back, and nothing else.
+    host.flush_ruleset();
+    bench.pass(35_000);
+    assert!(drops(&host, "192.0.2.1") && drops(&host, "192.0.2.2") && !drops(&host, "192.0.2.3"));
 }

@@ -203,7 +203,7 @@ impl Worker {
         self.schedule =
             Schedule::new(now.boot_ms + settings.check_every_ms, now.boot_ms + settings.reconcile_every_ms);
         let exempt = shared.exempt();
-        let desired = shared.read_desired();
+        let desired = shared.read_desired(&shared.lanes[self.lane]);
         self.failed_bans.clear();
         let filled = self.reconcile_yielding("filling", &desired, &exempt, now);
         self.restore = Restore { below: desired.len(), must_ban: filled.is_err() };
@@ -423,7 +423,7 @@ impl Worker {
             return false;
         }
         let piece: Vec<(Ban, u64)> = {
-            let desired = self.shared.read_desired();
+            let desired = self.shared.read_desired(self.lane());
             let top = self.restore.below.min(desired.len());
             self.restore.below = top.saturating_sub(BANS_AT_ONCE);
             (self.restore.below..top).map(|slot| (desired.ban(slot), desired.serial(slot))).collect()
