@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shield_agent::test_support::enforce::nginx::{HTTP, server};
+use shield_agent::test_support::enforce::nginx::{http, server};
 
 use crate::netns::Namespace;
 use crate::nginx::LOG_FORMAT;
@@ -35,7 +35,7 @@ impl ProxiedNginx {
     /// # Errors
     /// Fails if nginx is not installed or does not start.
     pub fn start(folder: &Path, denied: &Path, status: u16) -> Result<Self> {
-        let configuration = configuration(folder, &server(denied, status));
+        let configuration = configuration(folder, denied, status);
         Self::start_with(folder, &configuration, |command| command.spawn())
     }
 
@@ -51,7 +51,7 @@ impl ProxiedNginx {
         status: u16,
         proxy: IpAddr,
     ) -> Result<Self> {
-        let configuration = configuration(folder, &server(denied, status))
+        let configuration = configuration(folder, denied, status)
             .replace(r#""$remote_addr","#, r#""$remote_addr","peer":"$realip_remote_addr","#)
             .replace("set_real_ip_from unix:;", &format!("listen 80;\n    set_real_ip_from {proxy};"));
         Self::start_with(folder, &configuration, |command| namespace.enter(|| command.spawn()))
@@ -124,7 +124,8 @@ impl Drop for ProxiedNginx {
     }
 }
 
-fn configuration(folder: &Path, server: &str) -> String {
+fn configuration(folder: &Path, denied: &Path, status: u16) -> String {
+    let (http, server) = (http(denied), server(denied, status));
     let folder = folder.display();
     format!(
         r#"daemon off;
@@ -141,7 +142,7 @@ http {{
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
   keepalive_requests 1000000;
-  {HTTP}
+  {http}
   server {{
     listen unix:{folder}/s;
     listen unix:{folder}/h2 http2;
@@ -150,7 +151,7 @@ http {{
     {server}
     location / {{ return 404 "nothing"; }}
     location = / {{ return 200 "welcome"; }}
-    location = /names {{ return 200 "$remote_addr|$shield_address|$shield_network|$shield_site"; }}
+    location = /names {{ return 200 "$remote_addr|$shield_address|$shield_client|$shield_network"; }}
   }}
 }}
 "#

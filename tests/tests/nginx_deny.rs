@@ -149,14 +149,14 @@ fn nginx_makes_the_same_names_of_every_compressed_address() {
             let segments: [u16; 8] = std::array::from_fn(|at| group(u16::try_from(at).unwrap()));
             let address = Ipv6Addr::from(segments);
             let (status, names) = connection.get(&address.to_string(), "/names").unwrap();
-            let [is, shown, network, site] = names.split('|').collect::<Vec<_>>()[..] else {
+            let [is, shown, client, network] = names.split('|').collect::<Vec<_>>()[..] else {
                 panic!("{names}")
             };
             if let Some(v4) = address.to_ipv4_mapped() {
                 let [a, b, c, _] = v4.octets();
                 assert_eq!(
-                    [shown, network, site],
-                    [&v4.to_string(), &format!("{a}.{b}.{c}.0-24"), ""],
+                    [shown, client, network],
+                    [&v4.to_string(), &v4.to_string(), &format!("{a}.{b}.{c}.0-24")],
                     "{is}"
                 );
                 continue;
@@ -165,8 +165,8 @@ fn nginx_makes_the_same_names_of_every_compressed_address() {
             // As nginx writes them, with an IPv4 address at the end, such clients have only the name of the network.
             assert!(is == address.to_string() || is.contains('.'), "{is} is not {address}");
             let hex = segments.map(|group| format!("{group:x}"));
-            assert_eq!(network, format!("{}-64", hex[..4].join(":")), "{address}");
-            assert_eq!(site, format!("{}-48", hex[..3].join(":")), "{address}");
+            assert_eq!(client, format!("{}-64", hex[..4].join(":")), "{address}");
+            assert_eq!(network, format!("{}-48", hex[..3].join(":")), "{address}");
         }
     }
 }

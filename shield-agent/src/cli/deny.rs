@@ -30,7 +30,7 @@ pub(super) fn run(args: &DenyArgs) -> Result<Exit> {
     let config = args.config.load()?;
     let server = include::server(&config.nginx.folder, config.nginx.status);
     match args.part {
-        Some(Part::Http) => print::text(include::HTTP)?,
+        Some(Part::Http) => print::text(&include::http(&config.nginx.folder))?,
         Some(Part::Server) => print::text(&server)?,
         None => print::text(&steps(&config, &server))?,
     }

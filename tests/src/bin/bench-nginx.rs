@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 use shield_agent::test_support::clock;
-use shield_agent::test_support::enforce::nginx::{HTTP, NginxEnforcer, Settings, server};
+use shield_agent::test_support::enforce::nginx::{NginxEnforcer, Settings, http, server};
 use shield_agent::test_support::enforce::{Ban, Desired, Enforcer};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
@@ -213,7 +213,12 @@ fn main() -> Result<()> {
     map += "}\n";
     let sites = [
         Site::start("plain", folder.path(), "", "")?,
-        Site::start("files", folder.path(), HTTP, &server(&settings.folder, settings.status))?,
+        Site::start(
+            "files",
+            folder.path(),
+            &http(&settings.folder),
+            &server(&settings.folder, settings.status),
+        )?,
         Site::start("map", folder.path(), &map, "if ($shield_denied) { return 444; }")?,
     ];
     let mut times = vec![Vec::new(); sites.len()];

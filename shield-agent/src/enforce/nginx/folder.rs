@@ -16,6 +16,8 @@ use super::names::Name;
 const FOLDER_MODE: u32 = 0o711;
 /// The file that all names link to. No client has this name.
 const ORIGINAL: &str = ".denied";
+/// Says that nginx's first look finds every name, and that nobody is exempt.
+pub(super) const FEW_LOOKS: &str = ".few-looks";
 
 /// A folder of names.
 #[derive(Debug)]
@@ -102,6 +104,28 @@ impl Folder {
         absent_is_fine(fs::remove_file(&link)).with_context(|| format!("could not remove {}", link.display()))
     }
 
+    /// Says whether nginx's first look is enough. It must not be said before it is true, nor longer.
+    pub(super) fn set_few_looks(&self, is_enough: bool) -> Result<()> {
+        let path = self.path.join(FEW_LOOKS);
+        if !is_enough {
+            return absent_is_fine(fs::remove_file(&path))
+                .with_context(|| format!("could not remove {}", path.display()));
+        }
+        match fs::hard_link(self.path.join(ORIGINAL), &path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                // What is missing then is speed.
+                tracing::debug!("could not create {}: {error}", path.display());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether that is said.
+    pub(super) fn has_few_looks(&self) -> bool {
+        self.path.join(FEW_LOOKS).exists()
+    }
+
     /// The names in the folder. Files that Shield did not make are left alone.
     pub(super) fn names(&self) -> Result<Vec<Name>> {
         let context = || format!("could not list {}", self.path.display());
@@ -146,6 +170,7 @@ impl Folder {
         for name in &names {
             self.remove(*name)?;
         }
+        self.set_few_looks(false)?;
         let original = self.path.join(ORIGINAL);
         let had_original = original.exists();
         absent_is_fine(fs::remove_file(&original))

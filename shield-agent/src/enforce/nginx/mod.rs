@@ -1,7 +1,7 @@
 //! Refuses banned clients inside nginx, for those whose packets come from a proxy: a firewall would have to drop the proxy.
 //!
 //! A banned client is a file with its address as the name, in a folder in a tmpfs. nginx looks for the file before it
-//! answers (`include.rs` has its lines): no module, no reload, some 11 us a request. Nothing here ends by itself: the
+//! answers (`include.rs` has its lines): no module, no reload, some 5 us a request. Nothing here ends by itself: the
 //! agent removes a file when the ban ends, and the service manager removes the whole folder when the agent stops for good
 //! (`RuntimeDirectoryPreserve=restart`).
 
@@ -27,7 +27,7 @@ use shield_engine::event::{EnforcerName, PartState, Repair};
 use shield_engine::time::Now;
 
 /// The folder of the names that are let through inside a banned network.
-const EXEMPT_FOLDER: &str = "exempt";
+pub(super) const EXEMPT_FOLDER: &str = "exempt";
 
 /// Keeps nginx's folder of denied clients.
 #[derive(Debug)]
@@ -38,8 +38,12 @@ pub struct NginxEnforcer {
     is_started: bool,
     /// The clients whose names we made.
     held: HashSet<Client>,
-    /// Those of them that are networks: few.
+    /// Those of them that are networks.
     networks: BTreeSet<Client>,
+    /// Those of them that have several names: few.
+    many_named: BTreeSet<Client>,
+    /// Those of them whose names nginx's first look does not find: few.
+    more_looks: BTreeSet<Client>,
     exempt_networks: Vec<IpNet>,
     full: bool,
 }
@@ -55,6 +59,8 @@ impl NginxEnforcer {
             is_started: false,
             held: HashSet::new(),
             networks: BTreeSet::new(),
+            many_named: BTreeSet::new(),
+            more_looks: BTreeSet::new(),
             exempt_networks: Vec::new(),
             full: false,
         }
@@ -69,7 +75,11 @@ impl NginxEnforcer {
             self.full = true;
             return Err(anyhow!(nginx::full(self.settings.max_clients)));
         }
-        if is_network(client) && self.networks.insert(client) {
+        self.note(client, &names);
+        if !self.more_looks.is_empty() {
+            self.denied.set_few_looks(false)?;
+        }
+        if self.exempt_networks.iter().any(|net| client.covers(*net)) {
             // Before the network itself, so that no exempt client meets a closed door.
             self.write_exempt()?;
         }
@@ -80,35 +90,79 @@ impl NginxEnforcer {
         Ok(())
     }
 
-    fn lift(&mut self, client: Client) -> Result<()> {
+    /// Sorts a client into the sets.
+    fn note(&mut self, client: Client, names: &[Name]) {
+        if is_network(client) {
+            self.networks.insert(client);
+        }
+        if names.len() > 1 {
+            self.many_named.insert(client);
+        }
+        if !names.iter().all(|name| name.is_first_look()) {
+            self.more_looks.insert(client);
+        }
+    }
+
+    fn forget(&mut self, client: Client) {
         self.held.remove(&client);
         self.networks.remove(&client);
+        self.many_named.remove(&client);
+        self.more_looks.remove(&client);
+    }
+
+    fn forget_all(&mut self) {
+        self.held.clear();
+        self.networks.clear();
+        self.many_named.clear();
+        self.more_looks.clear();
+    }
+
+    /// Whether nginx's first look finds every name, and nobody is exempt.
+    fn few_looks_are_enough(&self) -> bool {
+        self.more_looks.is_empty() && self.exempt_names().is_empty()
+    }
+
+    fn lift(&mut self, client: Client) -> Result<()> {
+        self.forget(client);
         for name in names_of(client) {
             if !self.is_wanted(name) {
                 self.denied.remove(name)?;
             }
         }
         self.full = false;
-        if is_network(client) { self.write_exempt() } else { Ok(()) }
+        if self.exempt_networks.iter().any(|net| client.covers(*net)) {
+            self.write_exempt()?;
+        }
+        Ok(())
     }
 
     /// Whether a held client has this name.
     fn is_wanted(&self, name: Name) -> bool {
         let alone = name.client();
         let has_it = |held: &&Client| held.covers(alone.network()) && names_of(**held).contains(&name);
-        self.held.contains(&alone) || self.networks.iter().any(|held| has_it(&held))
+        self.held.contains(&alone) || self.many_named.iter().any(|held| has_it(&held))
     }
 
     /// The names of the exempt networks inside banned ones: elsewhere nothing needs an exemption.
     fn exempt_names(&self) -> BTreeSet<Name> {
-        let inside = |net: &&IpNet| self.networks.iter().any(|held| held.covers(**net));
+        let inside = |net: &&IpNet| !self.networks.is_empty() && self.is_inside(**net);
         self.exempt_networks.iter().filter(inside).filter_map(|net| Name::covering(*net)).flatten().collect()
+    }
+
+    /// Whether a held network is around this one: that of some length around its address.
+    fn is_inside(&self, net: IpNet) -> bool {
+        let around =
+            |length| IpNet::new(net.addr(), length).ok().map(|wider| Client::of_network(wider.trunc()));
+        (0..=net.prefix_len()).filter_map(around).any(|wider| self.networks.contains(&wider))
     }
 
     fn write_exempt(&mut self) -> Result<()> {
         let wanted = self.exempt_names();
         if wanted.is_empty() && !self.exempt.path().exists() {
             return Ok(());
+        }
+        if !wanted.is_empty() {
+            self.denied.set_few_looks(false)?;
         }
         self.exempt.prepare()?;
         for name in &wanted {
@@ -123,7 +177,12 @@ impl NginxEnforcer {
         Ok(())
     }
 
+    /// Remembers the folder as we leave it, with all in it.
     fn leave(&mut self) {
+        if let Err(error) = self.denied.set_few_looks(self.few_looks_are_enough()) {
+            // A reconcile finds that it is wrong.
+            tracing::warn!("{error:#}");
+        }
         self.denied.leave();
     }
 }
@@ -206,10 +265,14 @@ impl Enforcer for NginxEnforcer {
             .map(|ban| ban.client.client())
             .filter(|client| self.refusal(client).is_none())
             .collect();
-        self.networks = wanted.iter().copied().filter(|client| is_network(*client)).collect();
+        self.forget_all();
+        wanted.iter().for_each(|client| self.note(*client, &names_of(*client)));
+        let had_few_looks = self.denied.has_few_looks();
+        if !self.few_looks_are_enough() {
+            self.denied.set_few_looks(false)?;
+        }
         self.write_exempt()?;
         let present: HashSet<Name> = self.denied.names()?.into_iter().collect();
-        self.held.clear();
         self.full = false;
         let (mut names, mut restored) = (HashSet::with_capacity(wanted.len()), 0);
         for client in wanted {
@@ -233,7 +296,8 @@ impl Enforcer for NginxEnforcer {
             removed += 1;
         }
         self.leave();
-        let is_repaired = was_emptied || restored + removed > 0;
+        let was_wrong = had_few_looks && !self.few_looks_are_enough();
+        let is_repaired = was_emptied || was_wrong || restored + removed > 0;
         Ok(is_repaired.then(|| Repair { found: nginx::FOLDER_DIFFERED.to_owned(), restored, removed }))
     }
 
@@ -248,8 +312,7 @@ impl Enforcer for NginxEnforcer {
 
     fn cleanup(&mut self) -> Result<Vec<String>> {
         self.is_started = false;
-        self.held.clear();
-        self.networks.clear();
+        self.forget_all();
         let exempt = self.exempt.clear()?;
         Ok(self.denied.clear()?.into_iter().chain(exempt).collect())
     }

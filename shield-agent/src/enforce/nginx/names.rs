@@ -40,6 +40,11 @@ impl Name {
         Some(parts.into_iter().map(Name).collect())
     }
 
+    /// Whether nginx's first look is for this kind of name: an IPv4 address, or an IPv6 /64.
+    pub(super) fn is_first_look(self) -> bool {
+        self.0.prefix_len() == if self.0.addr().is_ipv4() { LENGTHS_V4[0] } else { LENGTHS_V6[1] }
+    }
+
     /// The client that has this name and no other.
     pub(super) fn client(self) -> Client {
         Client::of_network(self.0)
