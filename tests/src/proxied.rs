@@ -19,6 +19,9 @@ use crate::nginx::LOG_FORMAT;
 use crate::wait;
 
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
+/// Mounts the first folder on the second, and goes on as the command that follows.
+const MOUNT_READ_ONLY: &str =
+    r#"mount --bind "$0" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@""#;
 
 /// A running nginx. Dropping it ends it.
 #[derive(Debug)]
@@ -51,10 +54,46 @@ impl ProxiedNginx {
         status: u16,
         proxy: IpAddr,
     ) -> Result<Self> {
-        let configuration = configuration(folder, denied, status)
-            .replace(r#""$remote_addr","#, r#""$remote_addr","peer":"$realip_remote_addr","#)
-            .replace("set_real_ip_from unix:;", &format!("listen 80;\n    set_real_ip_from {proxy};"));
+        let configuration = with_peer(&reached_by(&configuration(folder, denied, status), proxy));
         Self::start_with(folder, &configuration, |command| namespace.enter(|| command.spawn()))
+    }
+
+    /// As [`ProxiedNginx::start_in`], but nothing in its log says that there is a proxy.
+    ///
+    /// # Errors
+    /// As for [`ProxiedNginx::start`].
+    pub fn start_unnamed_in(
+        namespace: &Namespace,
+        folder: &Path,
+        denied: &Path,
+        proxy: IpAddr,
+    ) -> Result<Self> {
+        let configuration = reached_by(&configuration(folder, denied, 403), proxy);
+        Self::start_with(folder, &configuration, |command| namespace.enter(|| command.spawn()))
+    }
+
+    /// As [`ProxiedNginx::start_in`], as in a container: with the host's folder of denied clients mounted read-only at another
+    /// place, in a mount namespace of its own.
+    ///
+    /// # Errors
+    /// As for [`ProxiedNginx::start`].
+    pub fn start_in_container(
+        namespace: &Namespace,
+        folder: &Path,
+        denied: &Path,
+        status: u16,
+        proxy: IpAddr,
+    ) -> Result<Self> {
+        let mounted = folder.join("mounted");
+        fs::create_dir(&mounted).with_context(|| format!("could not create {}", mounted.display()))?;
+        let configuration = with_peer(&reached_by(&configuration(folder, &mounted, status), proxy));
+        Self::start_with(folder, &configuration, |command| {
+            let mut inside = Command::new("unshare");
+            inside.args(["--mount", "--propagation", "private", "sh", "-c", MOUNT_READ_ONLY]);
+            inside.arg(denied).arg(&mounted).arg(command.get_program()).args(command.get_args());
+            inside.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            namespace.enter(|| inside.spawn())
+        })
     }
 
     fn start_with(
@@ -122,6 +161,16 @@ impl Drop for ProxiedNginx {
         let _ = kill(pid, Signal::SIGTERM);
         let _ = self.master.wait();
     }
+}
+
+/// Has it listen on port 80, for this proxy.
+fn reached_by(configuration: &str, proxy: IpAddr) -> String {
+    configuration.replace("set_real_ip_from unix:;", &format!("listen 80;\n    set_real_ip_from {proxy};"))
+}
+
+/// Has its log name the connection's address.
+fn with_peer(configuration: &str) -> String {
+    configuration.replace(r#""$remote_addr","#, r#""$remote_addr","peer":"$realip_remote_addr","#)
 }
 
 fn configuration(folder: &Path, denied: &Path, status: u16) -> String {

@@ -16,7 +16,8 @@ pub(crate) struct Arguments {
     /// Print the measured times as one JSON object on standard output, and the steps on standard error
     #[arg(long)]
     json: bool,
-    /// What stands between the server and its clients: `direct` (default), or `cdn`, a proxy
+    /// What stands between the server and its clients: `direct` (default), `cdn`, a proxy, or `container`, the same
+    /// with nginx in a container
     #[arg(long, conflicts_with = "keep")]
     profile: Option<String>,
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
-use shield_tests::lab::cdn;
+use shield_tests::lab::cdn::{self, Front};
 use shield_tests::lab::narrator::Narrator;
 use shield_tests::lab::story::{Ending, run};
 use shield_tests::wait;
@@ -18,6 +18,8 @@ enum Profile {
     Direct,
     /// A proxy stands in front, and nginx itself refuses the banned
     Cdn,
+    /// The same, and nginx is in a container behind its host's gateway
+    Container,
 }
 
 #[derive(Parser)]
@@ -38,8 +40,13 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     interrupt_on_signals()?;
     let mut narrator = if arguments.json { Narrator::to_stderr() } else { Narrator::to_stdout() };
-    if arguments.profile == Profile::Cdn {
-        let report = cdn::run(&mut narrator);
+    let front = match arguments.profile {
+        Profile::Direct => None,
+        Profile::Cdn => Some(Front::Cdn),
+        Profile::Container => Some(Front::Container),
+    };
+    if let Some(front) = front {
+        let report = cdn::run(&mut narrator, front);
         if arguments.json {
             println!("{}", serde_json::to_string(&report).context("could not write the report as JSON")?);
         }

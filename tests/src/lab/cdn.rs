@@ -1,4 +1,5 @@
-//! The profile `cdn`: every client comes by one proxy, so that the kernel can drop nobody, and nginx itself refuses the banned.
+//! The profiles `cdn` and `container`: every client comes by one proxy, so that the kernel can drop nobody, and nginx itself refuses
+//! the banned. In the second, nginx is in a container behind its host's gateway, and has the host's folder mounted read-only.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -20,14 +21,39 @@ use crate::proxied::{Connection, ProxiedNginx};
 
 const SERVER: &str = "192.0.2.80";
 const PROXY: &str = "192.0.2.10";
+/// The gateway of the container's network, and the container.
+const GATEWAY: &str = "172.17.0.1";
+const CONTAINER: &str = "172.17.0.2";
 const VISITORS: [&str; 5] =
     ["198.51.100.2", "198.51.100.6", "203.0.113.70", "2001:db8:ca01::2", "2001:db8:da7e::2"];
 /// Bans one after another, each of another address behind the proxy.
 const ATTACKERS: u8 = 20;
+/// The longest time from a ban to nginx's first refusal, for the slowest of a hundred.
+const REFUSED_WITHIN_MS: i64 = 20;
 /// nginx keeps the proxy's connection open after this one.
 const REFUSED: u16 = 403;
 const PATIENCE: Duration = Duration::from_secs(15);
 const VISITOR_PAUSE: Duration = Duration::from_millis(20);
+
+/// What stands between nginx and its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// A proxy.
+    Cdn,
+    /// A proxy, and the gateway of the container that nginx is in.
+    Container,
+}
+
+/// Something that was to be shown.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// What it is.
+    pub what: &'static str,
+    /// The figures.
+    pub found: String,
+    /// Whether they are as they should be.
+    pub ok: bool,
+}
 
 /// All measurements. `None` stands for steps that were not reached.
 #[derive(Debug, Default, Serialize)]
@@ -53,6 +79,35 @@ pub struct Report {
     pub reloaded: Option<bool>,
     /// What `shield-agent cleanup` left in nginx's folder.
     pub left: Vec<String>,
+    /// What was to be shown.
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    fn check(&mut self) {
+        let mut add = |what, found: String, ok| self.checks.push(Check { what, found, ok });
+        if let Some(ms) = self.refused_p99_ms {
+            add(
+                "an attacker's first refused request, 99 of 100",
+                format!("{ms} ms after the ban, at most {REFUSED_WITHIN_MS}"),
+                ms <= REFUSED_WITHIN_MS,
+            );
+        }
+        let visits = [
+            ("everybody else is served", self.visitors),
+            ("the agent is killed, the site goes on serving", self.visitors_without_agent),
+        ];
+        for (what, visits) in visits {
+            if let Some(Visits { requests, lost }) = visits {
+                add(what, format!("{lost} of {requests} requests lost"), lost == 0 && requests > 0);
+            }
+        }
+        if let Some(reloaded) = self.reloaded {
+            let left = self.left.len();
+            add("cleanup leaves an empty folder", format!("{left} files left"), left == 0);
+            add("nginx is not reloaded", format!("{} reloads", u8::from(reloaded)), !reloaded);
+        }
+    }
 }
 
 /// Requests of visitors.
@@ -65,11 +120,16 @@ pub struct Visits {
 }
 
 /// Runs the whole story on machines of its own, which are gone afterwards.
-pub fn run(narrator: &mut Narrator) -> Report {
+pub fn run(narrator: &mut Narrator, front: Front) -> Report {
     let started = Instant::now();
     let mut report = Report::default();
-    match run_steps(narrator, &mut report) {
-        Ok(()) => report.ok = true,
+    let result = run_steps(narrator, front, &mut report);
+    report.check();
+    for Check { what, found, ok } in &report.checks {
+        narrator.step(format_args!("{}: {what}: {found}", if *ok { "holds" } else { "FAILS" }));
+    }
+    match result {
+        Ok(()) => report.ok = report.checks.iter().all(|check| check.ok),
         Err(error) => {
             narrator.failed(format_args!("{error:#}"));
             report.failed = Some(format!("{error:#}"));
@@ -79,7 +139,26 @@ pub fn run(narrator: &mut Narrator) -> Report {
     report
 }
 
-fn run_steps(narrator: &mut Narrator, report: &mut Report) -> Result<()> {
+/// The network namespace of the container, whose published port is the server's port 80, by way of its gateway.
+fn container(server: &Namespace) -> Result<Namespace> {
+    let container = Namespace::create("container")?;
+    connect(
+        End { namespace: server, interface: "docker0", addresses: &[&format!("{GATEWAY}/16")] },
+        End { namespace: &container, interface: "eth0", addresses: &[&format!("{CONTAINER}/16")] },
+    )?;
+    container.set_default_route(GATEWAY.parse()?)?;
+    server.enable_forwarding()?;
+    let to = format!("{CONTAINER}:80");
+    let nat = ["iptables", "--wait", "--table", "nat", "--append"];
+    server.run(
+        &[&nat[..], &["PREROUTING", "-i", "eth0", "-p", "tcp", "--dport", "80", "-j", "DNAT", "--to", &to]]
+            .concat(),
+    )?;
+    server.run(&[&nat[..], &["POSTROUTING", "-o", "docker0", "-j", "MASQUERADE"]].concat())?;
+    Ok(container)
+}
+
+fn run_steps(narrator: &mut Narrator, front: Front, report: &mut Report) -> Result<()> {
     narrator.heading("The machines (network namespaces, deleted at the end)");
     let server = Namespace::create("server")?;
     let proxy = Namespace::create("proxy")?;
@@ -87,19 +166,33 @@ fn run_steps(narrator: &mut Narrator, report: &mut Report) -> Result<()> {
         End { namespace: &server, interface: "eth0", addresses: &[&format!("{SERVER}/24")] },
         End { namespace: &proxy, interface: "eth0", addresses: &[&format!("{PROXY}/24")] },
     )?;
+    let container = match front {
+        Front::Cdn => None,
+        Front::Container => Some(container(&server)?),
+    };
+    let peer = if container.is_some() { GATEWAY } else { PROXY };
     let home = Home::create()?;
     let run = tempfile::tempdir_in("/dev/shm").context("could not create a folder in /dev/shm")?;
     fs::set_permissions(run.path(), Permissions::from_mode(0o755))?;
     let (folder, denied) = (home.folder().join("nginx"), run.path().join("deny"));
     fs::create_dir(&folder)?;
-    let nginx = ProxiedNginx::start_in(&server, &folder, &denied, REFUSED, PROXY.parse::<IpAddr>()?)?;
+    let from = peer.parse::<IpAddr>()?;
+    let nginx = match &container {
+        None => ProxiedNginx::start_in(&server, &folder, &denied, REFUSED, from)?,
+        Some(container) => {
+            // Docker makes the folder of a mount, if the agent has not.
+            fs::create_dir(&denied)?;
+            ProxiedNginx::start_in_container(container, &folder, &denied, REFUSED, from)?
+        }
+    };
     let more = format!(
         "[page]\nenabled = false\n[nginx]\nmode = \"required\"\nfolder = {denied:?}\nstatus = {REFUSED}\n"
     );
     home.configure(nginx.access_log(), "", &more)?;
     let agent = Agent::start(&server, &home, &[])?;
     let workers = nginx.workers()?;
-    narrator.step(format_args!("server {SERVER}, with nginx and shield-agent; the proxy {PROXY} in front"));
+    let place = if container.is_some() { ", nginx in a container," } else { " with nginx" };
+    narrator.step(format_args!("server {SERVER}{place} and shield-agent; the proxy {PROXY} in front"));
 
     let mut line = open(&proxy)?;
     for visitor in VISITORS {
@@ -118,7 +211,7 @@ fn run_steps(narrator: &mut Narrator, report: &mut Report) -> Result<()> {
         let ban = bans.iter().find(|ban| ban.client.to_string() == *attacker);
         let ban = ban.with_context(|| format!("could not find the ban of {attacker}, who was refused"))?;
         let reason = ban.reason.as_deref().unwrap_or_default();
-        ensure!(reason.contains(&format!("packets come from {PROXY}")), "{attacker}: {reason:?}");
+        ensure!(reason.contains(&format!("packets come from {peer}")), "{attacker}: {reason:?}");
         delays.push(at_ms - ban.since_ms);
     }
     delays.sort_unstable();
