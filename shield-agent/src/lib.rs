@@ -23,6 +23,7 @@ mod duration;
 mod edge;
 mod enforce;
 mod host;
+mod in_front;
 mod memory;
 mod netns_lock;
 mod network_monitor;

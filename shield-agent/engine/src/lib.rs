@@ -306,6 +306,11 @@ impl Engine {
         self.blast.is_stopped()
     }
 
+    /// Whether the log names a proxy beside its client.
+    pub fn has_named_proxy(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
     /// Banned clients announced as leaking.
     pub fn leaking(&self) -> usize {
         self.leaks.leaking()

@@ -16,6 +16,7 @@ use crate::beat::{Beat, Beats, panic_text};
 use crate::config::{Config, Use};
 use crate::enforce::interpreter::Interpreter;
 use crate::host;
+use crate::in_front;
 use crate::memory;
 use crate::netns_lock::{self, Taken};
 use crate::pipeline::{Handle, Message};
@@ -32,6 +33,10 @@ const RESTORED_IN: Duration = Duration::from_secs(15);
 const HOST: &str = "host";
 /// Pause between two scans of this host's addresses and SSH sessions.
 const HOST_SCAN_INTERVAL: Duration = Duration::from_secs(5);
+/// Scans between two looks for a proxy in front: 20 s.
+const LOOK_IN_FRONT_EVERY: u32 = 4;
+/// How long the engine's answer is waited for.
+const ANSWERED_IN: Duration = Duration::from_secs(2);
 /// After this long the start is taken to be over.
 const START_LASTS: Duration = Duration::from_secs(10);
 const TRIM_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -194,6 +199,8 @@ pub(super) fn watch_host(owner: Handle, settings: ssh::Settings, beats: &Beats) 
 fn scan_host(owner: &Handle, settings: &ssh::Settings, beat: &Beat, stopped: &AtomicBool) {
     let (mut watch, mut last_entries, mut last_problems) = (host::Watch::new(settings), None, Vec::new());
     let mut last_ssh = None;
+    let (mut in_front, mut last_in_front) = (in_front::Watch::default(), None);
+    let mut scans = 0_u32;
     while !stopped.load(Ordering::Relaxed) {
         beat.working();
         let host::Found { entries, problems, ssh } = watch.scan(clock::now());
@@ -208,9 +215,29 @@ fn scan_host(owner: &Handle, settings: &ssh::Settings, beat: &Beat, stopped: &At
             report(owner, ssh::PART, ssh.clone());
             last_ssh = Some(ssh);
         }
+        scans = scans.wrapping_add(1);
+        if scans.is_multiple_of(LOOK_IN_FRONT_EVERY)
+            && let Some(state) = look_in_front(owner, &mut in_front)
+            && last_in_front.as_ref() != Some(&state)
+        {
+            report(owner, in_front::PART, state.clone());
+            last_in_front = Some(state);
+        }
         beat.resting(HOST_SCAN_INTERVAL);
         std::thread::sleep(HOST_SCAN_INTERVAL);
     }
+}
+
+/// Looks for a proxy in front. `None` when there is nothing to say, or the engine is too busy to answer.
+fn look_in_front(owner: &Handle, watch: &mut in_front::Watch) -> Option<PartState> {
+    let peers = in_front::Peers::read();
+    let (answer, answered) = std::sync::mpsc::channel();
+    let asked = peers.clone();
+    owner.send(Message::Query(Box::new(move |engine, now| {
+        // Fails when the answer came too late.
+        let _ = answer.send(in_front::Seen::of(engine, &asked, now));
+    })));
+    watch.look(&peers, &answered.recv_timeout(ANSWERED_IN).ok()?)
 }
 
 fn report(owner: &Handle, part: &str, state: PartState) {

@@ -16,6 +16,7 @@ pub(crate) mod edge;
 mod evidence;
 mod format;
 pub(crate) mod health;
+pub(crate) mod in_front;
 pub(crate) mod learned;
 mod name;
 pub(crate) mod nginx;

@@ -71,6 +71,7 @@ pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
     let name = match part {
         "xdp" => "XDP",
         "nginx" => "nginx",
+        "proxy" => "Proxy in front",
         "store" => "Store",
         "store-disk" => "Disk of the store",
         "slack" => "Slack",

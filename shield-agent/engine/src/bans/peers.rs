@@ -113,6 +113,11 @@ impl Peers {
         }
     }
 
+    /// Whether no line named a proxy lately.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
     /// Returns a proxy in this network, a client's or a wider one.
     pub(crate) fn proxy_in(&self, client: Client, second: EventSecs) -> Option<IpAddr> {
         if self.seen.is_empty() {

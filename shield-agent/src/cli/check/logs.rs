@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -51,6 +52,8 @@ pub(super) struct CheckedLog {
     pub fields: Vec<String>,
     /// Different clients.
     pub clients: u64,
+    #[serde(skip)]
+    pub addrs: BTreeSet<IpAddr>,
     /// The first and the last time, in milliseconds.
     pub times_ms: Option<(i64, i64)>,
     /// What of the configuration holds for none of these lines.
@@ -76,6 +79,11 @@ pub(super) struct CheckedLogs {
 }
 
 impl CheckedLogs {
+    /// The addresses of all clients.
+    pub(super) fn addrs(&self) -> BTreeSet<IpAddr> {
+        self.logs.iter().flat_map(|log| &log.addrs).copied().collect()
+    }
+
     /// Returns whether something is wrong with any of them.
     pub(super) fn has_problem(&self) -> bool {
         self.logs.iter().any(|log| log.problem.is_some())
@@ -148,6 +156,7 @@ fn unread(settings: &Settings, path: &Path) -> CheckedLog {
         first_rejected: None,
         fields: Vec::new(),
         clients: 0,
+        addrs: BTreeSet::new(),
         times_ms: None,
         idle: None,
         state: None,
@@ -210,7 +219,7 @@ fn judge(settings: &Settings, path: &Path, mut block: Vec<u8>, around: &Surround
     let finding = sight::at_a_glance(&batch, around);
     let rejected: u64 = batch.rejected.iter().sum();
     let times = || batch.lines.iter().map(|line| line.time.saturating_mul(1_000));
-    let clients: BTreeSet<std::net::IpAddr> = batch.lines.iter().map(|line| line.addr).collect();
+    let addrs: BTreeSet<IpAddr> = batch.lines.iter().map(|line| line.addr).collect();
     CheckedLog {
         format: batch.format,
         lines: batch.lines.len() as u64 + rejected,
@@ -225,7 +234,8 @@ fn judge(settings: &Settings, path: &Path, mut block: Vec<u8>, around: &Surround
             reason: first.reason.name(),
             because: text::rejected(first.reason),
         }),
-        clients: clients.len() as u64,
+        clients: addrs.len() as u64,
+        addrs,
         times_ms: times().min().zip(times().max()),
         idle: (batch.lines.iter().all(|line| batch.server_of(line).is_empty()) && !batch.lines.is_empty())
             .then_some(text::NO_SERVER_NAME),

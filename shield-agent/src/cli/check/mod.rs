@@ -14,6 +14,7 @@ use super::reply::{Format, JsonArg};
 use super::run::ConfigArg;
 use super::{Exit, print};
 use crate::config::{Config, Use};
+use crate::in_front;
 use crate::source::{Input, Place};
 use crate::text::{counted, utc};
 use logs::{CheckedLog, CheckedLogs};
@@ -32,16 +33,22 @@ pub(crate) struct CheckArgs {
 pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
     let config = args.config.load()?;
     let checked = logs::look(&config);
+    let in_front =
+        in_front::at_a_glance(&in_front::Peers::read(), &checked.addrs(), config.use_nginx != Use::Off);
     match args.json.format() {
         Format::Json => {
             let mut shown = config.shown();
             shown["logs"] = serde_json::to_value(&checked.logs)?;
             shown["logs_left_out"] = checked.left_out.into();
+            shown["in_front"] = in_front.into();
             print::json(&shown)?;
         }
         Format::Text => {
             let page = config.page.map_or("off".to_owned(), |addr| page_text(addr, &config.socket));
             print::text(&format!("{}{}", render(&config, &page), render_logs(&checked)))?;
+            if let Some(likely) = &in_front {
+                print::text(&format!("{:<LABEL_CHARS$}{likely}\n", "in front"))?;
+            }
         }
     }
     Ok(if checked.has_problem() && !args.warn_only { Exit::Degraded } else { Exit::Done })
@@ -210,6 +217,7 @@ audit       /var/log/shield/audit.jsonl
             first_rejected: None,
             fields: vec!["ip".into(), "code".into()],
             clients: 37,
+            addrs: [].into(),
             times_ms: Some((1_795_530_901_000, 1_795_534_501_000)),
             idle: None,
             state: None,

@@ -1,0 +1,352 @@
+//! A proxy in front that the log does not name: whoever is in the log has no connection with this host, and what has
+//! connections is a few addresses that are not in the log.
+//!
+//! The kernel tells the connections (/proc/net/tcp, which the unit's sandbox shows), the engine whether an address is a client
+//! of the log. Being wrong would tell an operator that he is not protected, hence: several looks in a row, each with enough
+//! requests in between, and one client seen among the connections says the contrary. Connections that hang open and ask for
+//! nothing, or short ones that are gone at each look, are no proxy by themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use shield_engine::Engine;
+use shield_engine::client::Client;
+use shield_engine::event::{EnforcerName, PartState};
+use shield_engine::time::Now;
+
+use crate::text::in_front as text;
+
+/// The name of the part in the status. It is there once a proxy was seen.
+pub(crate) const PART: &str = "proxy";
+
+/// The usual ports of web servers.
+const WEB_PORTS: [u16; 4] = [80, 443, 8080, 8443];
+/// Lines read of each table: a flood must not make a look dear. Listening sockets come first.
+const MAX_LINES: usize = 20_000;
+/// Peers of which the engine is asked, those with the most connections.
+const MAX_ASKED: usize = 24;
+/// Requests between two looks without which a look says nothing.
+const MIN_REQUESTS: u64 = 20;
+/// Clients in the log for each peer, without which these are not few.
+const CLIENTS_A_PEER: u64 = 3;
+const MIN_CLIENTS: u64 = 10;
+/// Looks in a row that must say the same.
+const LOOKS: u32 = 3;
+
+const LISTEN: u8 = 0x0a;
+const ESTABLISHED: u8 = 1;
+
+/// A line of the kernel's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Socket {
+    port: u16,
+    peer: IpAddr,
+    state: u8,
+}
+
+/// The far ends of the connections to web ports, and how many of each are established.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Peers(BTreeMap<IpAddr, u32>);
+
+impl Peers {
+    /// Reads them; empty where the kernel does not tell.
+    pub(crate) fn read() -> Peers {
+        let mut sockets = Vec::new();
+        for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+            let Ok(file) = std::fs::File::open(path) else { continue };
+            let lines = BufReader::new(file).lines().map_while(Result::ok).skip(1).take(MAX_LINES);
+            sockets.extend(lines.filter_map(|line| socket(&line)));
+        }
+        Peers::of(&sockets)
+    }
+
+    fn of(sockets: &[Socket]) -> Peers {
+        let is_served = |port: u16| {
+            WEB_PORTS.contains(&port) && sockets.iter().any(|s| s.state == LISTEN && s.port == port)
+        };
+        let served: Vec<u16> = WEB_PORTS.into_iter().filter(|port| is_served(*port)).collect();
+        let mut peers = BTreeMap::new();
+        for socket in sockets {
+            // A proxy on this host has the visitors' packets before it.
+            if socket.state != LISTEN && served.contains(&socket.port) && !socket.peer.is_loopback() {
+                *peers.entry(socket.peer).or_default() += u32::from(socket.state == ESTABLISHED);
+            }
+        }
+        Peers(peers)
+    }
+
+    /// Those with the most connections first.
+    fn busiest(&self) -> Vec<(IpAddr, u32)> {
+        let mut peers: Vec<(IpAddr, u32)> = self.0.iter().map(|(addr, count)| (*addr, *count)).collect();
+        peers.sort_by_key(|(addr, count)| (std::cmp::Reverse(*count), *addr));
+        peers
+    }
+}
+
+/// Reads a line of /proc/net/tcp or tcp6: `0: 0100007F:1F90 00000000:0000 0A …`, words in the host's byte order.
+fn socket(line: &str) -> Option<Socket> {
+    let mut columns = line.split_ascii_whitespace().skip(1);
+    let (local, remote, state) = (columns.next()?, columns.next()?, columns.next()?);
+    let (_, port) = local.split_once(':')?;
+    let (addr, _) = remote.split_once(':')?;
+    let word = |at: usize| u32::from_str_radix(addr.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let peer = match addr.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?].concat();
+            IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(words).ok()?)).to_canonical()
+        }
+        _ => return None,
+    };
+    Some(Socket {
+        port: u16::from_str_radix(port, 16).ok()?,
+        peer,
+        state: u8::from_str_radix(state, 16).ok()?,
+    })
+}
+
+/// What a single look says, with the last lines' clients: `check` has no engine, and the next look is the operator's. `None` where
+/// nothing speaks for a proxy.
+pub(crate) fn at_a_glance(peers: &Peers, in_log: &BTreeSet<IpAddr>, nginx_refuses: bool) -> Option<String> {
+    let connections: u32 = peers.0.values().sum();
+    let busiest: Vec<IpAddr> = peers.busiest().into_iter().map(|(addr, _)| addr).collect();
+    let is_likely = connections > 0
+        && are_few(busiest.len(), in_log.len() as u64)
+        && !busiest.iter().any(|peer| in_log.contains(peer));
+    is_likely.then(|| text::likely(&busiest, connections, in_log.len() as u64, nginx_refuses))
+}
+
+/// Whether so many peers are few for so many clients.
+fn are_few(peers: usize, clients: u64) -> bool {
+    clients >= MIN_CLIENTS.max(CLIENTS_A_PEER * peers as u64)
+}
+
+/// What the engine knows of the peers.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Requests so far.
+    pub requests: u64,
+    /// Clients of the log that are remembered.
+    pub clients: u64,
+    /// The peers that are clients of the log.
+    pub are_clients: Vec<IpAddr>,
+    /// Connections of the banned hang until they time out, and say nothing.
+    pub are_banned: Vec<IpAddr>,
+    /// Whether the log names a proxy beside its client.
+    pub is_named: bool,
+    pub nginx_refuses: bool,
+}
+
+impl Seen {
+    /// Asks the engine. On its thread, hence a few of the peers alone.
+    pub(crate) fn of(engine: &Engine, peers: &Peers, now: Now) -> Seen {
+        let asked = peers.busiest().into_iter().take(MAX_ASKED).map(|(addr, _)| addr);
+        let (mut are_clients, mut are_banned) = (Vec::new(), Vec::new());
+        for addr in asked {
+            let client = engine.client_meant(Client::of_addr(addr, 128));
+            if engine.ledger().ban_over(client).is_some() {
+                are_banned.push(addr);
+            } else if engine.detector().explain(client, now.wall_secs()).known {
+                are_clients.push(addr);
+            }
+        }
+        Seen {
+            requests: engine.totals().requests,
+            clients: engine.detector().status().clients_tracked,
+            are_clients,
+            are_banned,
+            is_named: engine.has_named_proxy(),
+            nginx_refuses: engine.parts().is_active(EnforcerName::Nginx.name()),
+        }
+    }
+}
+
+/// What the looks so far amount to.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    requests: u64,
+    proxied: u32,
+    direct: u32,
+    /// The peers of the look that decided, kept so that a state's reason does not change with every connection.
+    found: Option<Found>,
+    was_found: bool,
+}
+
+#[derive(Debug)]
+struct Found {
+    peers: Vec<IpAddr>,
+    connections: u32,
+    clients: u64,
+}
+
+impl Watch {
+    /// Takes a look into account and returns the part's state; `None` while there is nothing to say.
+    pub(crate) fn look(&mut self, peers: &Peers, seen: &Seen) -> Option<PartState> {
+        let is_busy = seen.requests.saturating_sub(self.requests) >= MIN_REQUESTS;
+        self.requests = seen.requests;
+        let busiest = peers.busiest();
+        let others: Vec<&(IpAddr, u32)> =
+            busiest.iter().filter(|(addr, _)| !seen.are_banned.contains(addr)).collect();
+        let connections: u32 = others.iter().map(|(_, count)| count).sum();
+        let are_few = are_few(others.len(), seen.clients);
+        if !seen.are_clients.is_empty() {
+            (self.proxied, self.direct) = (0, self.direct + 1);
+        } else if is_busy && are_few && connections > 0 {
+            (self.proxied, self.direct) = (self.proxied + 1, 0);
+        }
+        if self.proxied >= LOOKS && self.found.is_none() {
+            let peers = others.iter().map(|(addr, _)| *addr).collect();
+            self.found = Some(Found { peers, connections, clients: seen.clients });
+            self.was_found = true;
+        }
+        if self.direct >= LOOKS {
+            self.found = None;
+        }
+        match &self.found {
+            Some(found) if seen.nginx_refuses => {
+                Some(PartState::Active { detail: text::refused_by_nginx(&found.peers) })
+            }
+            Some(found) => Some(PartState::Degraded {
+                reason: text::proxied(&found.peers, found.connections, found.clients, seen.is_named),
+            }),
+            None => self.was_found.then(|| PartState::Active { detail: text::DIRECT.to_owned() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_line_of_the_kernels_table_is_read() {
+        let v4 =
+            "   1: 0A0200C0:0050 016433C6:D431 01 00000000:00000000 00:00000000 00000000    33        0 1 1";
+        let v6 = "   1: 00000000000000000000000000000000:01BB B80D0120000000000000000001000000:D431 06 0:0";
+        let mapped =
+            "   1: 0000000000000000FFFF00000A0200C0:01BB 0000000000000000FFFF0000016433C6:D431 01 0:0";
+        if cfg!(target_endian = "little") {
+            let check = |line: &str, port: u16, peer: &str, state: u8| {
+                assert_eq!(socket(line), Some(Socket { port, peer: addr(peer), state }), "{line}");
+            };
+            check(v4, 80, "198.51.100.1", ESTABLISHED);
+            check(v6, 443, "2001:db8::1", 6);
+            check(mapped, 443, "198.51.100.1", ESTABLISHED);
+        }
+        for line in ["", "0: 0100007F", "0: zz:0050 00:00 01", "0: 0100007F:0050 0100:00 01", "ä: ä:ä ä:ä ä"]
+        {
+            assert_eq!(socket(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_connections_to_served_web_ports_count() {
+        let socket = |port, peer: &str, state| Socket { port, peer: addr(peer), state };
+        let sockets = [
+            socket(80, "0.0.0.0", LISTEN),
+            socket(22, "0.0.0.0", LISTEN),
+            socket(80, "192.0.2.1", ESTABLISHED),
+            socket(80, "192.0.2.1", ESTABLISHED),
+            // Closed a moment ago.
+            socket(80, "192.0.2.2", 6),
+            socket(80, "127.0.0.1", ESTABLISHED),
+            socket(22, "192.0.2.3", ESTABLISHED),
+            // Going out to another host's port is no listening here.
+            socket(443, "192.0.2.4", ESTABLISHED),
+        ];
+        let expected = BTreeMap::from([(addr("192.0.2.1"), 2), (addr("192.0.2.2"), 0)]);
+        assert_eq!(Peers::of(&sockets), Peers(expected));
+    }
+
+    fn peers(list: &[(&str, u32)]) -> Peers {
+        Peers(list.iter().map(|(text, count)| (addr(text), *count)).collect())
+    }
+
+    /// The states after looks at these peers, with so many requests in between.
+    fn states(
+        watch: &mut Watch,
+        peers: &Peers,
+        seen: &Seen,
+        requests: u64,
+        looks: u32,
+    ) -> Vec<Option<PartState>> {
+        let mut look = |_| {
+            let requests = watch.requests + requests;
+            watch.look(peers, &Seen { requests, ..seen.clone() })
+        };
+        (0..looks).map(&mut look).collect()
+    }
+
+    fn last(watch: &mut Watch, peers: &Peers, seen: &Seen, requests: u64) -> Option<PartState> {
+        states(watch, peers, seen, requests, LOOKS).pop().flatten()
+    }
+
+    #[test]
+    fn few_peers_that_are_not_in_the_log_of_many_are_a_proxy() {
+        let (cdn, seen) =
+            (peers(&[("192.0.2.80", 7), ("192.0.2.81", 1)]), Seen { clients: 40, ..Seen::default() });
+        let mut watch = Watch::default();
+        let found = states(&mut watch, &cdn, &seen, 50, 3);
+        let [None, None, Some(PartState::Degraded { reason })] = &found[..] else { panic!("{found:?}") };
+        for part in
+            ["192.0.2.80", "1 other", "8 connections", "40 clients", "init nginx-deny", "$realip_remote_addr"]
+        {
+            assert!(reason.contains(part), "{part}: {reason}");
+        }
+        // The reason stays as it was announced, also at night.
+        let later = peers(&[("192.0.2.82", 1)]);
+        assert_eq!(states(&mut watch, &later, &seen, 0, 2), [found[2].clone(), found[2].clone()]);
+        let refusing = Seen { nginx_refuses: true, ..seen.clone() };
+        let state = watch.look(&cdn, &refusing);
+        assert!(
+            matches!(&state, Some(PartState::Active { detail }) if detail.contains("192.0.2.80")),
+            "{state:?}"
+        );
+        let direct = Seen { are_clients: vec![addr("192.0.2.82")], ..seen };
+        assert!(matches!(last(&mut watch, &later, &direct, 50), Some(PartState::Active { .. })));
+    }
+
+    #[test]
+    fn no_proxy_is_seen_where_there_may_be_none() {
+        let check = |what: &str, peers: &Peers, seen: &Seen, requests: u64| {
+            assert_eq!(last(&mut Watch::default(), peers, seen, requests), None, "{what}");
+        };
+        let (one, many) = (peers(&[("192.0.2.80", 900)]), Seen { clients: 40, ..Seen::default() });
+        check(
+            "a client of the log among them",
+            &one,
+            &Seen { are_clients: vec![addr("192.0.2.80")], ..many.clone() },
+            50,
+        );
+        check("few clients", &one, &Seen { clients: 9, ..Seen::default() }, 50);
+        check("nobody asks: connections that hang", &one, &many, 3);
+        check("only the banned", &one, &Seen { are_banned: vec![addr("192.0.2.80")], ..many.clone() }, 50);
+        check("nobody is connected", &peers(&[]), &many, 50);
+        check("closed connections alone", &peers(&[("192.0.2.80", 0)]), &many, 50);
+        let crowd: Vec<String> = (1..30).map(|n| format!("192.0.2.{n}")).collect();
+        let crowd: Vec<(&str, u32)> = crowd.iter().map(|text| (text.as_str(), 1)).collect();
+        check("as many peers as clients", &peers(&crowd), &many, 50);
+        // One visitor seen among the connections begins it anew.
+        let mut watch = Watch::default();
+        states(&mut watch, &one, &many, 50, LOOKS - 1);
+        watch.look(&one, &Seen { are_clients: vec![addr("192.0.2.80")], ..many.clone() });
+        assert_eq!(states(&mut watch, &one, &many, 50, LOOKS - 1), [None, None]);
+    }
+
+    #[test]
+    fn a_single_look_names_a_likely_proxy() {
+        let in_log: BTreeSet<IpAddr> = (1..=12).map(|n| addr(&format!("198.51.100.{n}"))).collect();
+        let of = |list: &[(&str, u32)]| at_a_glance(&peers(list), &in_log, false);
+        let said = of(&[("192.0.2.80", 3)]).unwrap();
+        assert!(said.contains("192.0.2.80") && said.contains("12 clients"), "{said}");
+        assert_eq!(of(&[("192.0.2.80", 0)]), None, "nobody is connected");
+        assert_eq!(of(&[("192.0.2.80", 3), ("198.51.100.7", 1)]), None, "a client among them");
+        let five: Vec<String> = (0..5).map(|n| format!("192.0.2.{n}")).collect();
+        assert_eq!(of(&five.iter().map(|text| (text.as_str(), 1)).collect::<Vec<_>>()), None, "not few");
+    }
+}
