@@ -10,6 +10,7 @@ pub mod agent;
 pub mod attack;
 pub mod bpffs;
 pub mod clock;
+pub mod cloud;
 pub mod command;
 pub mod http;
 pub mod lab;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use shield_agent::test_support::api::types::{PartStateName, Status};
-use shield_tests::agent::{Agent, Home};
+use shield_tests::agent::{Agent, Home, UNIT};
 use shield_tests::netns::Namespace;
 use shield_tests::proxied::{Connection, ProxiedNginx};
 use shield_tests::wait;
@@ -29,14 +29,6 @@ struct World {
     denied: PathBuf,
     _run: tempfile::TempDir,
 }
-
-/// The capabilities and the umask of the shipped unit.
-const UNIT: [&str; 3] = [
-    "sh",
-    "-c",
-    "umask 027; caps=net_admin,net_raw,bpf,perfmon,dac_read_search,chown; \
-     exec setpriv --no-new-privs --bounding-set=-all,+$(echo $caps | sed 's/,/,+/g') \"$0\" \"$@\"",
-];
 
 fn start_agent(server: &Namespace, home: &Home) -> Agent {
     Agent::start_under(&UNIT, server, home, &[]).unwrap()
