@@ -52,6 +52,13 @@ pub(crate) enum Taken {
     Without(String),
 }
 
+impl Holder {
+    /// The state directory of the agent, when it answers.
+    pub(crate) fn state_dir(&self) -> Option<&Path> {
+        self.card.as_ref().map(|card| card.state_dir.as_path())
+    }
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = self.card.as_ref().map_or("another shield-agent", |card| card.what.as_str());
@@ -73,6 +80,12 @@ impl fmt::Display for Holder {
 /// When no thread can be started.
 pub(crate) fn take(what: &str, state_dir: &Path) -> Result<Taken> {
     take_named(NAME, what, state_dir)
+}
+
+/// Returns who holds the lock now, without taking it: whoever takes it, however shortly, keeps an agent from starting.
+pub(crate) fn holder() -> Option<Holder> {
+    let holder = ask(&SocketAddr::from_abstract_name(NAME).ok()?).ok()?;
+    (holder.uid == 0 || holder.uid == nix::unistd::geteuid().as_raw()).then_some(holder)
 }
 
 fn take_named(name: &str, what: &str, state_dir: &Path) -> Result<Taken> {

@@ -74,7 +74,7 @@ pub(crate) fn run(args: &InitArgs) -> Result<Exit> {
 }
 
 /// The whole configuration as nginx itself reads it.
-fn configuration(program: &str) -> Result<String> {
+pub(super) fn configuration(program: &str) -> Result<String> {
     let output = Command::new(program)
         .arg("-T")
         .env("LC_ALL", "C")
@@ -116,8 +116,8 @@ struct Report {
 
 /// A log that nginx writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Log {
-    path: String,
+pub(super) struct Log {
+    pub path: String,
     format: String,
     /// Shield reads it as it is.
     readable: bool,
@@ -134,31 +134,50 @@ struct Log {
 
 /// A problem to correct.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Finding {
+pub(super) struct Finding {
     /// `FILE:LINE`.
-    place: String,
+    pub place: String,
     /// The directive, its effect, and what to do.
-    problem: String,
+    pub problem: String,
+    #[serde(skip)]
+    pub kind: Kind,
+}
+
+/// The effect of what a finding is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Kind {
+    #[default]
+    Other,
+    /// Lines come late.
+    Late,
+    /// Clients can write what others are taken for.
+    Forgeable,
+    /// The agent does not see the log.
+    Hidden,
+    /// The log has the balancer's address for every visitor.
+    OneAddress,
+    /// Every request stands in both of these logs.
+    Twice([String; 2]),
 }
 
 /// A server section that lacks lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Lacking {
+pub(super) struct Lacking {
     /// `FILE:LINE`.
-    place: String,
+    pub place: String,
     /// Its first name, or its address where it has none.
-    server: String,
+    pub server: String,
     /// The lines to add.
-    add: Vec<String>,
+    pub add: Vec<String>,
 }
 
 /// The logs and problems of a configuration.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Examined {
-    logs: Vec<Log>,
-    findings: Vec<Finding>,
-    proxied: Vec<Finding>,
-    servers: Vec<Lacking>,
+pub(super) struct Examined {
+    pub logs: Vec<Log>,
+    pub findings: Vec<Finding>,
+    pub proxied: Vec<Finding>,
+    pub servers: Vec<Lacking>,
     replaces: Option<Finding>,
 }
 
@@ -237,7 +256,7 @@ struct Directive {
     is_block: bool,
 }
 
-fn examine(text: &str) -> Examined {
+pub(super) fn examine(text: &str) -> Examined {
     let directives = directives(text);
     let formats: Vec<&Directive> =
         directives.iter().filter(|directive| directive.name == "log_format").collect();
@@ -259,9 +278,15 @@ fn examine(text: &str) -> Examined {
     examined
 }
 
+impl Finding {
+    fn with(self, kind: Kind) -> Finding {
+        Finding { kind, ..self }
+    }
+}
+
 impl Directive {
     fn finding(&self, problem: String) -> Finding {
-        Finding { place: self.place.clone(), problem }
+        Finding { place: self.place.clone(), problem, kind: Kind::Other }
     }
 }
 
@@ -275,7 +300,7 @@ fn unescaped_json(format: &Directive) -> Option<Finding> {
         "log_format {name} is JSON without escape=json: a client can make its own lines unreadable with a quote. \
          Write `log_format {name} escape=json …`"
     );
-    (!has_escape).then(|| format.finding(problem))
+    (!has_escape).then(|| format.finding(problem).with(Kind::Forgeable))
 }
 
 fn delayed(access_log: &Directive) -> Option<Finding> {
@@ -286,14 +311,14 @@ fn delayed(access_log: &Directive) -> Option<Finding> {
         "access_log {} with {argument}: lines and therefore bans come late and in bursts. Remove buffer=, gzip and flush=",
         access_log.arguments.first()?
     );
-    Some(access_log.finding(problem))
+    Some(access_log.finding(problem).with(Kind::Late))
 }
 
 /// The unit hides home directories from the service.
 fn below_home(access_log: &Directive) -> Option<Finding> {
     let path = access_log.arguments.first()?;
     let drop_in = access::protect_home_drop_in(Path::new(path))?;
-    Some(access_log.finding(crate::text::access::below_home(path, &drop_in)))
+    Some(access_log.finding(crate::text::access::below_home(path, &drop_in)).with(Kind::Hidden))
 }
 
 fn trusts_everybody(real_ip: &Directive) -> Option<Finding> {
@@ -303,7 +328,7 @@ fn trusts_everybody(real_ip: &Directive) -> Option<Finding> {
         "set_real_ip_from {network}: any client can claim any address and get others banned. \
          List only your own proxies' networks"
     );
-    is_everybody.then(|| real_ip.finding(problem))
+    is_everybody.then(|| real_ip.finding(problem).with(Kind::Forgeable))
 }
 
 fn log_of(access_log: &Directive, formats: &[&Directive]) -> Option<Log> {
@@ -373,7 +398,7 @@ fn setting(path: &str, format: &str) -> String {
 }
 
 /// nginx makes a file for each value of the variables in a path.
-fn pattern(path: &str) -> String {
+pub(super) fn pattern(path: &str) -> String {
     let mut pattern = String::new();
     let mut pieces = path.split('$');
     pattern.push_str(pieces.next().unwrap_or_default());

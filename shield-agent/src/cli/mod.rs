@@ -10,6 +10,7 @@ pub(crate) mod check;
 pub(crate) mod cleanup;
 pub(crate) mod client;
 mod deny;
+mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod export;
@@ -117,6 +118,8 @@ enum Command {
     Init(init::InitArgs),
     /// Validate the configuration, show its effect, and test the last lines of the logs
     Check(check::CheckArgs),
+    /// Find out why Shield does not protect, and what mends it; exit code 1 when something keeps it from that
+    Doctor(doctor::DoctorArgs),
     /// Verify the audit log, or make a report from it
     Audit(audit::AuditArgs),
     /// Remove everything of Shield's from the kernel, and nothing else
@@ -140,6 +143,7 @@ impl Cli {
             Command::Run(args) => run::run(args),
             Command::Init(args) => init::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Doctor(args) => block_on(doctor::run(&args, &connection.client(), &connection.socket)),
             Command::Audit(args) => audit::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Learn(args) => learn::run(&args),

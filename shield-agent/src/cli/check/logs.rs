@@ -32,9 +32,12 @@ const MAX_LOGS: usize = 200;
 /// Names of fields that are shown.
 const MAX_FIELDS: usize = 40;
 
+/// Whether rules do not ban an address.
+type Spares<'a> = &'a dyn Fn(&std::net::IpAddr) -> bool;
+
 /// What was found out about one log.
 #[derive(Debug, Serialize)]
-pub(super) struct CheckedLog {
+pub(in crate::cli) struct CheckedLog {
     pub source: String,
     pub path: String,
     /// Why nothing was read; null when it was.
@@ -54,6 +57,8 @@ pub(super) struct CheckedLog {
     pub clients: u64,
     #[serde(skip)]
     pub addrs: BTreeSet<IpAddr>,
+    /// Those of them that rules do not ban: on the allowlist, or in a network of a CDN.
+    pub clients_spared: u64,
     /// The first and the last time, in milliseconds.
     pub times_ms: Option<(i64, i64)>,
     /// What of the configuration holds for none of these lines.
@@ -65,7 +70,7 @@ pub(super) struct CheckedLog {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct FirstRejected {
+pub(in crate::cli) struct FirstRejected {
     pub begins: String,
     pub reason: &'static str,
     pub because: &'static str,
@@ -73,7 +78,7 @@ pub(super) struct FirstRejected {
 
 /// The logs looked at, and how many were left out.
 #[derive(Debug, Serialize)]
-pub(super) struct CheckedLogs {
+pub(in crate::cli) struct CheckedLogs {
     pub logs: Vec<CheckedLog>,
     pub left_out: u64,
 }
@@ -85,13 +90,13 @@ impl CheckedLogs {
     }
 
     /// Returns whether something is wrong with any of them.
-    pub(super) fn has_problem(&self) -> bool {
+    pub(in crate::cli) fn has_problem(&self) -> bool {
         self.logs.iter().any(|log| log.problem.is_some())
     }
 }
 
 /// Looks at every configured log.
-pub(super) fn look(config: &Config) -> CheckedLogs {
+pub(in crate::cli) fn look(config: &Config) -> CheckedLogs {
     let mut checked = CheckedLogs { logs: Vec::new(), left_out: 0 };
     let mut names: BTreeMap<FileId, PathBuf> = BTreeMap::new();
     for settings in &config.sources {
@@ -108,7 +113,10 @@ pub(super) fn look(config: &Config) -> CheckedLogs {
             checked.logs.push(match twin {
                 Some(twin) => CheckedLog { unread: Some(twin), ..unread(settings, &path) },
                 None => {
-                    let log = look_at(settings, &path, &around);
+                    let spares = |addr: &std::net::IpAddr| {
+                        config.allow.iter().chain(&config.infrastructure).any(|it| it.network.contains(addr))
+                    };
+                    let log = look_at(settings, &path, &around, &spares);
                     let has_sites = !config.policy.sites.is_empty();
                     CheckedLog { idle: log.idle.filter(|_| has_sites), ..log }
                 }
@@ -121,12 +129,12 @@ pub(super) fn look(config: &Config) -> CheckedLogs {
     checked
 }
 
-fn look_at(settings: &Settings, path: &Path, around: &Surroundings) -> CheckedLog {
+fn look_at(settings: &Settings, path: &Path, around: &Surroundings, spares: Spares<'_>) -> CheckedLog {
     if let Some(why) = access::unreadable(path) {
         return CheckedLog { unread: Some(why), ..unread(settings, path) };
     }
     match tail(path) {
-        Ok(Tail::Lines(block)) => judge(settings, path, block, around),
+        Ok(Tail::Lines(block)) => judge(settings, path, block, around, spares),
         Ok(Tail::Not(what)) => CheckedLog { unread: Some(what.to_owned()), ..unread(settings, path) },
         Err(error) => CheckedLog { unread: Some(why_unread(&error)), ..unread(settings, path) },
     }
@@ -157,6 +165,7 @@ fn unread(settings: &Settings, path: &Path) -> CheckedLog {
         fields: Vec::new(),
         clients: 0,
         addrs: BTreeSet::new(),
+        clients_spared: 0,
         times_ms: None,
         idle: None,
         state: None,
@@ -202,7 +211,13 @@ fn last_lines(block: &[u8], is_cut: bool) -> &[u8] {
     lines.get(cut..).unwrap_or_default()
 }
 
-fn judge(settings: &Settings, path: &Path, mut block: Vec<u8>, around: &Surroundings) -> CheckedLog {
+fn judge(
+    settings: &Settings,
+    path: &Path,
+    mut block: Vec<u8>,
+    around: &Surroundings,
+    spares: Spares<'_>,
+) -> CheckedLog {
     let fields = block.split(|byte| *byte == b'\n').rev().find_map(field_names).unwrap_or_default();
     let mut parser = Parser::new(&settings.format);
     let mut out = Output::default();
@@ -235,6 +250,7 @@ fn judge(settings: &Settings, path: &Path, mut block: Vec<u8>, around: &Surround
             because: text::rejected(first.reason),
         }),
         clients: addrs.len() as u64,
+        clients_spared: addrs.iter().filter(|addr| spares(addr)).count() as u64,
         addrs,
         times_ms: times().min().zip(times().max()),
         idle: (batch.lines.iter().all(|line| batch.server_of(line).is_empty()) && !batch.lines.is_empty())

@@ -1,6 +1,6 @@
 //! `shield-agent check`: validates the configuration, shows its effect, and tests the last lines of the logs (`logs`).
 
-mod logs;
+pub(super) mod logs;
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -218,6 +218,7 @@ audit       /var/log/shield/audit.jsonl
             fields: vec!["ip".into(), "code".into()],
             clients: 37,
             addrs: [].into(),
+            clients_spared: 0,
             times_ms: Some((1_795_530_901_000, 1_795_534_501_000)),
             idle: None,
             state: None,

@@ -3,7 +3,7 @@
 //!
 //! `nginx -T` prints every file by itself, so that an included file's directives belong to each section that includes it.
 
-use super::{ACCESS_LOG, Directive, Examined, Finding, Lacking};
+use super::{ACCESS_LOG, Directive, Examined, Finding, Kind, Lacking};
 
 /// The variable that Shield's include sets.
 const DENIED: &str = "shield_denied";
@@ -158,6 +158,7 @@ impl<'a> Nginx<'a> {
              address for every visitor. Add that line and `set_real_ip_from` with the balancer's network"
                 .to_owned(),
         ))
+        .map(|finding| finding.with(Kind::OneAddress))
     }
 
     /// A section that writes every request to more than one log.
@@ -176,6 +177,7 @@ impl<'a> Nginx<'a> {
              only one of two files in [[source]]",
             first.place
         )))
+        .map(|finding| finding.with(Kind::Twice([path(first), path(last)])))
     }
 
     /// The first name of a server section, or where it listens.

@@ -7,7 +7,7 @@
 //! Below them, `table` and `chain` are iptables' command lines and text, `redirects` finds the ports of containers, `sets` with
 //! `ipset` and `nft` the sets, `programs` the processes, `lock` what they wait for, `generation` and `nfnetlink` what needs none.
 
-mod chain;
+pub(crate) mod chain;
 mod chains;
 mod family;
 mod findings;

@@ -255,6 +255,13 @@ fn attached(attributes: &[LinkXdp]) -> Attached {
     }
 }
 
+/// Names of the interfaces that default routes lead out of, IPv4's first, each once.
+pub(crate) fn default_route_names() -> Result<Vec<String>> {
+    let all = list()?;
+    let name = |index: &u32| all.iter().find(|interface| interface.index == *index);
+    Ok(default_route_interfaces()?.iter().filter_map(name).map(|found| found.name.clone()).collect())
+}
+
 /// The interfaces that default routes of the main table lead out of, each once, IPv4's first. A route can have several next hops,
 /// over which the kernel spreads what it sends; what comes in takes any of them.
 fn default_route_interfaces() -> Result<Vec<u32>> {
