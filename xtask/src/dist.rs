@@ -58,6 +58,7 @@ fn package(agent: &Path) -> Result<PathBuf> {
     for (source, place, mode) in FILES {
         sh::run(&mut install(&[], mode, source, &tree.join(place)))?;
     }
+    describe(agent, &tree)?;
     let control = control(&architecture);
     std::fs::write(tree.join("DEBIAN/control"), control)
         .context("could not write the package's control file")?;
@@ -74,6 +75,35 @@ fn package(agent: &Path) -> Result<PathBuf> {
         .with_context(|| format!("could not write {}", sums.display()))?;
     Ok(package)
 }
+
+/// Writes what the agent makes of its own command line: manual pages, and completions where each shell looks for them.
+fn describe(agent: &str, tree: &Path) -> Result<()> {
+    let manual = tree.join("usr/share/man/man1");
+    std::fs::create_dir_all(&manual).with_context(|| format!("could not create {}", manual.display()))?;
+    sh::run(Command::new(agent).arg("manual").arg(&manual))?;
+    let pages = std::fs::read_dir(&manual).with_context(|| format!("could not list {}", manual.display()))?;
+    let mut pages: Vec<PathBuf> = pages.flatten().map(|page| page.path()).collect();
+    pages.sort();
+    // Debian's policy wants them packed; without the time, two builds are the same.
+    sh::run(Command::new("gzip").arg("-9n").args(&pages))?;
+    for (shell, place) in COMPLETIONS {
+        let path = tree.join(place);
+        let script = sh::capture(agent, &["completions", shell])
+            .with_context(|| format!("could not make the completions of {shell}"))?;
+        let folder = path.parent().context("could not find the folder of a completion")?;
+        std::fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
+        std::fs::write(&path, script + "\n")
+            .with_context(|| format!("could not write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Shell, installed path.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "usr/share/bash-completion/completions/shield-agent"),
+    ("zsh", "usr/share/zsh/vendor-completions/_shield-agent"),
+    ("fish", "usr/share/fish/vendor_completions.d/shield-agent.fish"),
+];
 
 fn install(flags: &[&str], mode: &str, source: &str, place: &Path) -> Command {
     let mut command = Command::new("install");

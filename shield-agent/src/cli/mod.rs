@@ -9,11 +9,14 @@ pub(crate) mod bans;
 pub(crate) mod check;
 pub(crate) mod cleanup;
 pub(crate) mod client;
+mod completions;
 mod deny;
 mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod export;
+pub(crate) mod health;
+mod help;
 pub(crate) mod import;
 pub(crate) mod init;
 mod learn;
@@ -24,6 +27,7 @@ pub(crate) mod replay;
 pub(crate) mod reply;
 pub(crate) mod run;
 pub(crate) mod status;
+mod support;
 pub(crate) mod top;
 pub(crate) mod unban;
 
@@ -50,13 +54,15 @@ pub enum Exit {
     Denied,
     /// 5: a part of the agent is degraded, or a log cannot be used.
     Degraded,
+    /// Of `health` alone, which has the codes that Nagios knows.
+    Health(health::Level),
 }
 
 /// The exit codes, for the end of `--help`.
 pub const EXIT_CODES_HELP: &str = "\
 Exit codes: 0 done; 1 failed, or refused for some of the clients; 2 wrong usage or configuration;
 3 no agent answers on the control socket; 4 permission denied; 5 a part of the agent is degraded (status),
-or a log cannot be used (check).";
+or a log cannot be used (check). `health` has codes of its own.";
 
 impl Exit {
     /// Returns the process' exit code.
@@ -68,6 +74,7 @@ impl Exit {
             Exit::NotRunning => 3,
             Exit::Denied => 4,
             Exit::Degraded => 5,
+            Exit::Health(level) => level.code(),
         }
     }
 
@@ -120,6 +127,13 @@ enum Command {
     Check(check::CheckArgs),
     /// Find out why Shield does not protect, and what mends it; exit code 1 when something keeps it from that
     Doctor(doctor::DoctorArgs),
+    /// Write one file for whoever helps: configuration, states, rules, last events; secrets taken out
+    Support(support::SupportArgs),
+    /// Print the completions of a shell
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Manual(completions::ManualArgs),
     /// Verify the audit log, or make a report from it
     Audit(audit::AuditArgs),
     /// Remove everything of Shield's from the kernel, and nothing else
@@ -144,6 +158,9 @@ impl Cli {
             Command::Init(args) => init::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Doctor(args) => block_on(doctor::run(&args, &connection.client(), &connection.socket)),
+            Command::Support(args) => block_on(support::run(&args, &connection.client(), &connection.socket)),
+            Command::Completions(args) => completions::completions(&args),
+            Command::Manual(args) => completions::manual(&args),
             Command::Audit(args) => audit::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Learn(args) => learn::run(&args),
@@ -178,6 +195,8 @@ impl Connection {
 pub enum ClientCommand {
     /// Show the state of the agent, its parts and the traffic; exit code 5 when a part is degraded
     Status(status::StatusArgs),
+    /// Say in one line whether it protects, with the exit codes of Nagios: 0 good, 1 warning, 2 critical, 3 unknown
+    Health(health::HealthArgs),
     /// List the bans in force and the slowed clients
     Bans(bans::BansArgs),
     /// Ban clients or networks
@@ -206,6 +225,7 @@ impl ClientCommand {
         let client = connection.client();
         match self {
             ClientCommand::Status(args) => status::run(&args, &client).await,
+            ClientCommand::Health(args) => health::run(&args, &client).await,
             ClientCommand::Bans(args) => bans::run(&args, &client).await,
             ClientCommand::Ban(args) => ban::run(&args, &client).await,
             ClientCommand::Unban(args) => unban::run(&args, &client).await,

@@ -42,3 +42,31 @@ pub(crate) fn ends(part: &str, since_ms: i64) -> String {
 pub(crate) fn ends_hard(within_secs: u64) -> String {
     format!("could not stop within {within_secs} s after a part had ended: ending at once")
 }
+
+/// What `shield-agent health` says.
+pub(crate) const DRY_RUN: &str = "dry run: nothing is dropped";
+pub(crate) const NOTHING_ENFORCES: &str =
+    "no ban is in force: neither iptables nor XDP nor nginx keeps anybody out";
+pub(crate) const BLIND: &str = "no log can be used, so nobody is judged";
+
+pub(crate) fn banning_stopped(why: &str) -> String {
+    format!("automatic bans are stopped: {why}")
+}
+
+pub(crate) fn no_answer(within_secs: u64) -> String {
+    format!("the agent gave no answer within {}", super::duration(within_secs))
+}
+
+pub(crate) fn protecting(enforcers: &[&str], bans: u64, is_learning: bool) -> String {
+    let active = match enforcers {
+        [] => "starting".to_owned(),
+        names => format!("{} active", names.join(", ")),
+    };
+    let learning = if is_learning { "; still learning" } else { "" };
+    format!("{active}; {}{learning}", super::counted(bans, "ban"))
+}
+
+/// Nagios' performance data: `c` is a counter.
+pub(crate) fn performance(bans: u64, dropped: u64, requests: u64, rate: f64) -> String {
+    format!("bans={bans} dropped={dropped}c requests={requests}c rate={rate:.2}")
+}

@@ -27,6 +27,7 @@ pub(crate) mod reload;
 mod sight;
 mod slow;
 pub(crate) mod ssh;
+pub(crate) mod support;
 
 /// A log whose lines no `[[site]]` can hold for.
 pub(crate) const NO_SERVER_NAME: &str = "no line names its server section, so [[site]] holds for none: add \

@@ -33,25 +33,30 @@ pub(crate) struct CheckArgs {
 pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
     let config = args.config.load()?;
     let checked = logs::look(&config);
-    let in_front =
-        in_front::at_a_glance(&in_front::Peers::read(), &checked.addrs(), config.use_nginx != Use::Off);
     match args.json.format() {
         Format::Json => {
             let mut shown = config.shown();
             shown["logs"] = serde_json::to_value(&checked.logs)?;
             shown["logs_left_out"] = checked.left_out.into();
-            shown["in_front"] = in_front.into();
+            shown["in_front"] = who_is_in_front(&config, &checked).into();
             print::json(&shown)?;
         }
-        Format::Text => {
-            let page = config.page.map_or("off".to_owned(), |addr| page_text(addr, &config.socket));
-            print::text(&format!("{}{}", render(&config, &page), render_logs(&checked)))?;
-            if let Some(likely) = &in_front {
-                print::text(&format!("{:<LABEL_CHARS$}{likely}\n", "in front"))?;
-            }
-        }
+        Format::Text => print::text(&render_all(&config, &checked))?,
     }
     Ok(if checked.has_problem() && !args.warn_only { Exit::Degraded } else { Exit::Done })
+}
+
+/// The configuration and its logs as text.
+pub(super) fn render_all(config: &Config, checked: &CheckedLogs) -> String {
+    let page = config.page.map_or("off".to_owned(), |addr| page_text(addr, &config.socket));
+    let in_front = who_is_in_front(config, checked)
+        .map_or(String::new(), |likely| format!("{:<LABEL_CHARS$}{likely}\n", "in front"));
+    format!("{}{}{in_front}", render(config, &page), render_logs(checked))
+}
+
+/// What the connections to the web ports tell of a proxy.
+fn who_is_in_front(config: &Config, checked: &CheckedLogs) -> Option<String> {
+    in_front::at_a_glance(&in_front::Peers::read(), &checked.addrs(), config.use_nginx != Use::Off)
 }
 
 const LABEL_CHARS: usize = 12;

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::DoctorArgs;
+use super::LookArgs;
 use super::facts::{Agent, Answers, Disk, Facts, Log, Nginx};
 use super::host;
 use crate::api::operation::Operation;
@@ -24,7 +24,7 @@ use shield_engine::allowlist::AllowReason;
 /// An agent that needs longer for its status is of no use either.
 const ANSWER: Duration = Duration::from_secs(5);
 
-pub(super) async fn facts(args: &DoctorArgs, client: &AgentClient, socket: &Path) -> Facts {
+pub(super) async fn facts(args: &LookArgs, client: &AgentClient, socket: &Path) -> Facts {
     let mut unseen = Vec::new();
     let config = args.config.load().map_err(|error| format!("{error:#}"));
     let agent = ask(client, socket).await;

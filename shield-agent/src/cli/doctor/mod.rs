@@ -7,7 +7,7 @@ mod facts;
 mod host;
 mod look;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -27,16 +27,23 @@ use causes::{Found, Severity};
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
-    pub(super) config: ConfigArg,
-    /// The nginx program whose configuration is examined
-    #[arg(long, default_value = "nginx", value_name = "PROGRAM")]
-    nginx: String,
+    look: LookArgs,
     #[command(flatten)]
     json: JsonArg,
 }
 
+/// Where to look.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LookArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArg,
+    /// The nginx program whose configuration is examined
+    #[arg(long, default_value = "nginx", value_name = "PROGRAM")]
+    nginx: String,
+}
+
 pub(crate) async fn run(args: &DoctorArgs, client: &AgentClient, socket: &Path) -> Result<Exit> {
-    let report = Report::of(args, client, socket).await;
+    let report = Report::of(&args.look, client, socket).await;
     match args.json.format() {
         Format::Json => print::json(&report.json())?,
         Format::Text => print::text(&report.render(Colour::of_stdout()))?,
@@ -51,7 +58,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) async fn of(args: &DoctorArgs, client: &AgentClient, socket: &Path) -> Report {
+    pub(super) async fn of(args: &LookArgs, client: &AgentClient, socket: &Path) -> Report {
         let facts = look::facts(args, client, socket).await;
         Report { found: causes::diagnose(&facts), unseen: facts.unseen }
     }

@@ -26,7 +26,7 @@ fn part(name: &str, state: PartStateName, text: &str) -> Part {
 }
 
 /// As the API's own example, with the parts of a machine that is protected.
-fn status() -> Status {
+pub(in crate::cli) fn status() -> Status {
     let parts = [("iptables", "3 single rules, first in INPUT"), ("xdp", "eth0: native"), ("store", "open")];
     let parts: Vec<Part> =
         parts.into_iter().map(|(name, text)| part(name, PartStateName::Active, text)).collect();
@@ -800,5 +800,5 @@ async fn a_real_machine_is_looked_at() {
 #[derive(clap::Parser)]
 struct Line {
     #[command(flatten)]
-    args: super::DoctorArgs,
+    args: super::LookArgs,
 }
