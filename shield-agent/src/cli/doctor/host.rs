@@ -91,19 +91,19 @@ pub(super) fn firewall(config: &Config, unseen: &mut Vec<String>) -> Option<Fire
         }
         let version = lines(&[program, "-V"]).unwrap_or_default();
         is_legacy |= version.iter().any(|line| line.contains("(legacy)"));
-        match lines(&[program, "-w", "2", "-S"]) {
-            Ok(rules) => firewall.families.push(chains(program, &rules)),
-            Err(error) => match error.downcast_ref::<NotInstalled>() {
-                Some(NotInstalled(name)) => firewall.missing.push(name.clone()),
-                None => unseen.push(text::firewall_unread(program, &format!("{error:#}"))),
-            },
+        // Without a table's name: naming one makes it where there is none.
+        match lines(&[&format!("{program}-save")]) {
+            Ok(rules) => {
+                firewall.families.push(chains(program, table(&rules, "filter")));
+                firewall.redirects_ports |= redirects_ports(table(&rules, "nat"));
+            }
+            Err(error) if error.is::<NotInstalled>() => firewall.missing.push(program.clone()),
+            Err(error) => unseen.push(text::firewall_unread(program, &format!("{error:#}"))),
         }
     }
     if is_legacy {
         firewall.lock_holder = lasting_holder(Path::new(XTABLES_LOCK), HELD);
     }
-    let nat = lines(&[&config.iptables.program_v4, "-w", "2", "-t", "nat", "-S"]);
-    firewall.redirects_ports = nat.is_ok_and(|rules| redirects_ports(&rules));
     Some(firewall)
 }
 
@@ -113,13 +113,21 @@ fn lines(argv: &[&str]) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-/// Reads `iptables -S`.
+/// The lines of one table in the output of `iptables-save`.
+fn table<'a>(rules: &'a [String], name: &str) -> &'a [String] {
+    let begin = rules.iter().position(|line| line.strip_prefix('*') == Some(name));
+    let rest = begin.and_then(|begin| rules.get(begin + 1..)).unwrap_or_default();
+    let end = rest.iter().position(|line| line == "COMMIT").unwrap_or(rest.len());
+    &rest[..end]
+}
+
+/// Reads the table `filter`.
 fn chains(program: &str, rules: &[String]) -> Chains {
     let jump = format!("-j {CHAIN}");
     let of_input = rules.iter().filter(|rule| rule.starts_with("-A INPUT "));
     Chains {
         program: program.to_owned(),
-        has_chain: rules.iter().any(|rule| *rule == format!("-N {CHAIN}")),
+        has_chain: rules.iter().any(|rule| rule.starts_with(&format!(":{CHAIN} "))),
         rules_before: of_input.clone().position(|rule| rule.ends_with(&jump)),
         is_forwarded_covered: rules
             .iter()
@@ -210,19 +218,34 @@ mod tests {
             assert_eq!(seen, (has_chain, before, is_covered), "{text}");
         };
         check(
-            "-P INPUT ACCEPT\n-N SHIELD\n-A INPUT -j SHIELD\n-A SHIELD -s 192.0.2.7/32 -j DROP",
+            ":INPUT ACCEPT [0:0]\n:SHIELD - [0:0]\n-A INPUT -j SHIELD\n-A SHIELD -s 192.0.2.7/32 -j DROP",
             true,
             Some(0),
             false,
         );
         check(
-            "-P INPUT ACCEPT\n-N SHIELD\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j SHIELD",
+            ":INPUT ACCEPT [0:0]\n:SHIELD - [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j SHIELD",
             true,
             Some(1),
             false,
         );
-        check("-P INPUT ACCEPT\n-N SHIELD\n-A INPUT -j SHIELD2\n-A FORWARD -j SHIELD", true, None, true);
-        check("-P INPUT ACCEPT", false, None, false);
+        check(
+            ":INPUT ACCEPT [0:0]\n:SHIELD - [0:0]\n-A INPUT -j SHIELD2\n-A FORWARD -j SHIELD",
+            true,
+            None,
+            true,
+        );
+        check(":INPUT ACCEPT [0:0]", false, None, false);
+    }
+
+    #[test]
+    fn tables_are_told_apart() {
+        let saved = rules(
+            "# by iptables-save\n*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j X\nCOMMIT\n*filter\n-A INPUT -j SHIELD\nCOMMIT",
+        );
+        assert_eq!(table(&saved, "filter"), rules("-A INPUT -j SHIELD"));
+        assert_eq!(table(&saved, "nat").len(), 2);
+        assert!(table(&saved, "raw").is_empty());
     }
 
     #[test]

@@ -176,7 +176,7 @@ fn versions() -> String {
 fn firewall() -> String {
     let mut out = String::new();
     for program in ["iptables-save", "ip6tables-save"] {
-        let rules = output(&[program, "-t", "filter", "-c"]);
+        let rules = output(&[program, "-c"]);
         let ours = rules.lines().filter(|line| line.contains("SHIELD") || line.starts_with("could not"));
         let places = rules.lines().filter(|line| line.contains("-A INPUT ")).count();
         out.push_str(&format!("$ {program} (Shield's own lines; INPUT has {places} rules)\n"));

@@ -94,6 +94,9 @@ impl Redactor {
         if word.contains('@') && word.contains('.') {
             return "[e-mail]".to_owned();
         }
+        if is_mac(word) {
+            return "[mac]".to_owned();
+        }
         if let Some(word) = self.address(word) {
             return word;
         }
@@ -157,6 +160,12 @@ fn is_nobodys(addr: IpAddr) -> bool {
                 || addr.is_multicast()
         }
     }
+}
+
+/// An interface's hardware address.
+fn is_mac(word: &str) -> bool {
+    let is_byte = |part: &str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    word.split(':').count() == 6 && word.split(':').all(is_byte)
 }
 
 /// Letters and digits mixed, and longer than any word.
@@ -318,6 +327,7 @@ mod tests {
         check("token_file = \"/etc/shield/cf\"", "token_file = \"/etc/shield/cf\"");
         check("/verify/9f8a7b6c5d4e3f2a1b0c9d8e7f6a5b4c seen", "/verify/[token] seen");
         check("eyJhbGciOiJIUzI1NiJ9abcdef12.eyJzdWIiOiIxMjM0NTY3ODkwIn0", "[token].[token]");
+        check("eth0 UP 52:54:00:12:ab:cd", "eth0 UP [mac]");
         check("anna.smith@example.org logged in", "[e-mail] logged in");
         check(
             "2026-11-29T05:10:11Z /var/lib/shield/shield.db, 0.1.0, x86_64-unknown-linux-gnu",
