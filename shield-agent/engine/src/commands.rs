@@ -31,13 +31,18 @@ impl Engine {
             }
             Command::Unban { clients, forget, reason } => clients
                 .into_iter()
-                .map(|client| self.unban(client, forget, reason.as_deref(), now, out))
+                .map(|client| self.unban_here_and_there(client, forget, reason.as_deref(), now, out))
                 .collect(),
             Command::Allow { clients, reason } => {
                 clients.into_iter().map(|client| self.allow(client, reason.clone(), now, out)).collect()
             }
             Command::Disallow { clients, reason } => {
                 clients.into_iter().map(|client| self.disallow(client, reason.clone(), out)).collect()
+            }
+            Command::ForgetOrigin(origin) => self.forget_origin(&origin, now, out),
+            Command::TrustOrigin(origin) => {
+                self.trust_origin(&origin, now, out);
+                Vec::new()
             }
         };
         out.other(Action::Reply(id, Reply { results }));
@@ -97,7 +102,28 @@ impl Engine {
         done(client, format!("banned {}", describe_end(ends, now)))
     }
 
-    fn unban(
+    /// An unban of this host's operator, who means every host.
+    fn unban_here_and_there(
+        &mut self,
+        client: Client,
+        forget: bool,
+        reason: Option<&str>,
+        now: Now,
+        out: &mut Effects,
+    ) -> CommandResult {
+        let meant = if self.ledger.get(client).is_some() { client } else { self.client_meant(client) };
+        let is_wanted = self.remotes.wants(meant, now).until.is_some();
+        if is_wanted || self.ledger.get(meant).is_some() {
+            self.lift_everywhere(meant, reason, now);
+        }
+        let result = self.unban(client, forget, reason, now, out);
+        if result.ok || !is_wanted {
+            return result;
+        }
+        done(meant, "was not banned; what other hosts say of it is set aside for 24 h".to_owned())
+    }
+
+    pub(super) fn unban(
         &mut self,
         client: Client,
         forget: bool,

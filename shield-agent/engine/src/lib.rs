@@ -19,6 +19,7 @@ mod outcomes;
 pub mod parts;
 mod places;
 pub mod reconfigure;
+mod remote;
 mod seeded_map;
 pub mod settings;
 mod slow;
@@ -41,10 +42,14 @@ use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 
+/// What others want banned, as it is kept here.
+pub use bans::remote as remotes;
 pub use bans::{allowlist, backoff};
 pub use detect::detector::TopWalk;
 pub use detect::policy;
-pub use vocab::{action, ban, client, event, report, request, slow as slowed, time, verdict};
+pub use vocab::{
+    action, ban, client, event, remote as origin, report, request, slow as slowed, time, verdict,
+};
 
 use crate::bans::allowlist::{AllowReason, Allowed, Allowlist, BannableClient};
 use crate::bans::blast::BlastRadius;
@@ -53,6 +58,7 @@ use crate::bans::extension::Extensions;
 use crate::bans::leaks::Leaks;
 use crate::bans::ledger::{Finished, Ledger, Pending};
 use crate::bans::peers::Peers;
+use crate::bans::remote::Remotes;
 use crate::bans::slow::Slowing;
 use crate::detect::detector::{BadBaseline, Detector};
 use crate::detect::policy::Policy;
@@ -83,6 +89,7 @@ pub struct Engine {
     leaks: Leaks,
     peers: Peers,
     slowing: Slowing,
+    remotes: Remotes,
     /// Clients in doubt of which DNS is asked whether they are search engines.
     doubts_awaiting: BTreeMap<Client, slow::DoubtAwaiting>,
     /// Anomalous clients that are not banned (protected, behind a proxy, blast radius) and the moment on the boot clock
@@ -143,6 +150,7 @@ impl Engine {
             peers: Peers::new(hasher),
             widen_below: 0,
             slowing: Slowing::default(),
+            remotes: Remotes::default(),
             doubts_awaiting: BTreeMap::new(),
             suppressed: SeededMap::with_hasher(hasher),
             awaiting_dns: BTreeMap::new(),
@@ -184,6 +192,7 @@ impl Engine {
                 self.on_host_addresses(reasons, entries, now, &mut out);
             }
             Event::BotVerified { client, genuine } => self.on_bot_verified(client, genuine, now, &mut out),
+            Event::Remote(remote) => self.on_remote(remote, now, &mut out),
             Event::NewSettings(new) => self.on_new_settings(*new, now, &mut out),
             Event::Reloaded(reloaded) => out.announce(Notice::Reloaded(reloaded)),
             Event::Tick => self.on_tick(now, &mut out),
@@ -267,6 +276,7 @@ impl Engine {
         let mut out = Effects::default();
         self.save_progress(&mut out);
         self.save_slowed(&mut out);
+        self.save_remote(&mut out);
         self.save_baseline(now, &mut out);
         out.announce(Notice::Stopping { bans: self.ledger.len() as u64 });
         out.into_actions()

@@ -1,6 +1,6 @@
 //! The engine's settings, already validated. Detection thresholds are in `policy`. Defaults stand at the end of a line.
 
-use crate::bans::backoff::Backoff;
+use crate::bans::backoff::{Backoff, Term};
 use crate::detect::policy::Switch;
 use crate::vocab::event::EnforcerName;
 
@@ -20,6 +20,7 @@ pub struct Settings {
     pub blast: BlastLimits,
     pub networks: NetworkEscalation,
     pub slow: SlowSettings,
+    pub remote: RemoteSettings,
     pub extension: Extension,
     /// Bans held at most; further ones are refused and announced. 1,250,000.
     pub max_bans: usize,
@@ -66,6 +67,30 @@ pub struct SlowSettings {
     pub connections_per_sec: u16,
     /// Its packets with data that are let through. 20.
     pub packets_per_sec: u16,
+}
+
+/// What others' bans are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteSettings {
+    /// Whether there is anybody to hear. Off.
+    pub switch: Switch,
+    /// The longest term of a remote ban from when it was last heard. 2 h.
+    pub max_term: Term,
+    /// Clients that one origin may newly ban within a minute. 1,000.
+    pub max_new_per_min: usize,
+    /// Clients that one origin may have banned at a time. 20,000.
+    pub max_live: usize,
+    /// Origins that must agree about a client that was served well here within a day. 2.
+    pub confirm: usize,
+    /// Whether others may ban whole networks. Off.
+    pub accept_networks: Switch,
+}
+
+impl RemoteSettings {
+    /// `None` without a limit.
+    pub(crate) fn max_term_ms(&self) -> Option<i64> {
+        self.max_term.secs().map(|secs| i64::try_from(secs.saturating_mul(1000)).unwrap_or(i64::MAX))
+    }
 }
 
 /// When a whole network is proposed for a ban, or banned.
@@ -131,6 +156,14 @@ impl Default for Settings {
                 term_secs: 600,
                 connections_per_sec: 2,
                 packets_per_sec: 20,
+            },
+            remote: RemoteSettings {
+                switch: Switch::Off,
+                max_term: Term::Secs(7200),
+                max_new_per_min: 1_000,
+                max_live: 20_000,
+                confirm: 2,
+                accept_networks: Switch::Off,
             },
             extension: Extension { by: ExtendBy::SameTerm, min_packets_per_sec: 1.0 },
             max_bans: 1_250_000,

@@ -5,6 +5,7 @@ mod crowds;
 mod evasions;
 mod peers;
 mod reconfigure;
+mod remote;
 mod safeguards;
 mod slow;
 

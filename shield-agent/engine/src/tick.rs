@@ -2,7 +2,7 @@
 
 use super::{Effects, Engine};
 use crate::bans::blast::HeldBan;
-use crate::vocab::action::{Notice, Order, Record};
+use crate::vocab::action::{LiftReason, Notice, Order, Record};
 use crate::vocab::client::Client;
 use crate::vocab::report::GlobalChange;
 use crate::vocab::time::Now;
@@ -55,6 +55,13 @@ impl Engine {
 
     fn expire(&mut self, now: Now, out: &mut Effects) {
         for ban in self.ledger.expire(now, LIFTS_PER_TICK) {
+            if !self.remotes.is_empty() {
+                self.settle_remote(ban.client, LiftReason::Expired, now, out);
+                // Others still want it banned: it goes over to them without a gap.
+                if self.ledger.get(ban.client).is_some_and(|entry| entry.lifting.is_none()) {
+                    continue;
+                }
+            }
             self.order_lift(ban, now, out);
         }
     }
@@ -92,6 +99,7 @@ impl Engine {
     fn each_second(&mut self, now: Now, out: &mut Effects) {
         self.save_progress(out);
         self.tick_slow_lane(now, out);
+        self.tick_remote(now, out);
         self.settle_held(now, out);
         self.judge_networks(now, out);
         self.suppressed.retain(|_, until| *until > now.boot_ms);

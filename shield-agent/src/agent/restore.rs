@@ -140,6 +140,18 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
             "could not restore the slow lane; clients that go on as before are slowed again: {error}"
         );
     }
+    if let Some(saved) = &loaded.remote_state
+        && let Err(error) = engine.restore_remote_state(saved)
+    {
+        tracing::warn!("could not restore what is known of the other hosts; they are heard anew: {error}");
+    }
+    store.for_each_remote(|origin, client, entry| {
+        if let Err(error) = engine.restore_remote(&origin, client, &entry, now) {
+            tracing::warn!(
+                "could not restore what {origin} says of {client}; it is heard again within minutes: {error}"
+            );
+        }
+    })?;
     let mut lost = Vec::new();
     if let (Some(damage), Some(held)) = (&opened.damage, held) {
         let adopted = held.adopt(&mut engine, max_bans, now);

@@ -14,7 +14,8 @@ use shield_engine::action::LiftReason;
 use shield_engine::request::Rejected;
 use shield_engine::verdict::Rule;
 
-const LIFTS: [LiftReason; 3] = [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed];
+const LIFTS: [LiftReason; 4] =
+    [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed, LiftReason::Withdrawn];
 
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -293,7 +294,7 @@ mod tests {
             // A new rule does not compile here until it is listed above as well.
             match rule {
                 Rule::ZScore | Rule::RateMultiplier | Rule::ErrorSurge | Rule::Probing | Rule::Flood => {}
-                Rule::Behaviour | Rule::Operator | Rule::Imported | Rule::Network => {}
+                Rule::Behaviour | Rule::Operator | Rule::Imported | Rule::Network | Rule::Remote => {}
             }
         }
         assert_eq!(std::collections::BTreeSet::from(Rule::ALL).len(), Rule::ALL.len());

@@ -65,6 +65,10 @@ fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
         Record::Baseline(bytes) => single(tx, "baseline", bytes)?,
         Record::Totals(totals) => single(tx, "totals", &serde_json::to_vec(totals)?)?,
         Record::Slowed(list) => single(tx, "slowed", list)?,
+        Record::RemoteState(state) => single(tx, "remote", state)?,
+        Record::Remote { origin, client, entry } => {
+            remote(tx, origin, *client, entry.as_deref())?;
+        }
         Record::Checkpoint(at) => {
             tx.prepare_cached("INSERT OR REPLACE INTO checkpoints (source, position) VALUES (?1, ?2)")?
                 .execute([&at.source, &at.position])?;
@@ -79,6 +83,18 @@ fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn remote(tx: &Connection, origin: &str, client: Client, entry: Option<&[u8]>) -> rusqlite::Result<usize> {
+    let client = client.to_string();
+    match entry {
+        Some(entry) => tx
+            .prepare_cached("INSERT OR REPLACE INTO remote (origin, client, entry) VALUES (?1, ?2, ?3)")?
+            .execute(params![origin, client, entry]),
+        None => tx
+            .prepare_cached("DELETE FROM remote WHERE origin = ?1 AND client = ?2")?
+            .execute([origin, &client]),
+    }
 }
 
 /// Deletes the client's ban and returns its reason and evidence.
@@ -205,6 +221,8 @@ fn describe(record: &Record) -> String {
         Record::Baseline(_) => "the baseline".into(),
         Record::Checkpoint(at) => format!("the checkpoint of {}", at.source),
         Record::Slowed(_) => "the slow lane".into(),
+        Record::Remote { origin, client, .. } => format!("what {origin} says of {client}"),
+        Record::RemoteState(_) => "the state of the origins".into(),
         Record::Totals(_) => "the totals".into(),
         Record::Allowed(entry, _) | Record::Disallowed(entry) => {
             format!("the allowlist's entry {}", entry.network)

@@ -35,6 +35,8 @@ struct Rest {
     baseline: Option<Vec<u8>>,
     totals: Option<Totals>,
     slowed: Option<Vec<u8>>,
+    remote: BTreeMap<(String, Client), Record>,
+    remote_state: Option<Vec<u8>>,
     checkpoints: BTreeMap<String, Checkpoint>,
     allowlist: BTreeMap<Allowed, Record>,
 }
@@ -174,6 +176,8 @@ impl Rest {
         self.baseline.is_none()
             && self.totals.is_none()
             && self.slowed.is_none()
+            && self.remote.is_empty()
+            && self.remote_state.is_none()
             && self.checkpoints.is_empty()
             && self.allowlist.is_empty()
     }
@@ -183,6 +187,10 @@ impl Rest {
             Record::Baseline(bytes) => self.baseline = Some(bytes),
             Record::Totals(totals) => self.totals = Some(totals),
             Record::Slowed(list) => self.slowed = Some(list),
+            Record::Remote { ref origin, client, .. } => {
+                self.remote.insert((origin.clone(), client), record);
+            }
+            Record::RemoteState(state) => self.remote_state = Some(state),
             Record::Checkpoint(at) => {
                 self.checkpoints.insert(at.source.clone(), at);
             }
@@ -204,6 +212,8 @@ impl Rest {
         baseline
             .chain(self.totals.map(Record::Totals))
             .chain(self.slowed.map(Record::Slowed))
+            .chain(self.remote.into_values())
+            .chain(self.remote_state.map(Record::RemoteState))
             .chain(self.checkpoints.into_values().map(Record::Checkpoint))
     }
 }

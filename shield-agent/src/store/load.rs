@@ -28,6 +28,8 @@ pub struct Loaded {
     pub totals: Totals,
     /// The slow lane in the engine's encoding.
     pub slowed: Option<Vec<u8>>,
+    /// What is known of other hosts, in the engine's encoding.
+    pub remote_state: Option<Vec<u8>>,
     /// The operator's allowlist entries.
     pub allowed: Vec<Allowed>,
     /// Greater than every serial number that was ever committed.
@@ -53,6 +55,7 @@ pub(super) fn load(connection: &Connection, unreadable: &mut Unreadable) -> Resu
         baseline: single(connection, "baseline", unreadable)?,
         totals: single_json(connection, "totals", unreadable)?.unwrap_or_default(),
         slowed: single(connection, "slowed", unreadable)?,
+        remote_state: single(connection, "remote", unreadable)?,
         checkpoints: checkpoints(connection, unreadable).context("could not read the checkpoints")?,
         allowed: allowed(connection, unreadable).context("could not read the operator's allowlist")?,
         next_serial: next_serial_of(connection, unreadable)?,
@@ -114,6 +117,19 @@ pub(super) fn for_each_offence(
         each(client, count, last_secs);
     })
     .context("could not read the offences")
+}
+
+pub(super) fn for_each_remote(
+    connection: &Connection,
+    unreadable: &mut Unreadable,
+    mut each: impl FnMut(String, Client, Vec<u8>),
+) -> Result<()> {
+    let sql = "SELECT origin, client, entry FROM remote";
+    let read = |row: &Row<'_>| Ok((row.get(0)?, rows::client(row, 1)?, row.get(2)?));
+    for_each_row(connection, (Table::Remote, 2), sql, unreadable, read, |(origin, client, entry)| {
+        each(origin, client, entry);
+    })
+    .context("could not read what other hosts want banned")
 }
 
 pub(super) fn prune(connection: &Connection, settings: &Settings, now: Now) -> Result<()> {

@@ -196,6 +196,15 @@ impl Store {
         load::for_each_offence(&self.connection, unreadable, each).map_err(said_once)
     }
 
+    /// Streams what other hosts want banned: the host, the client, and the entry in the engine's encoding.
+    pub fn for_each_remote(
+        &self,
+        each: impl FnMut(String, shield_engine::client::Client, Vec<u8>),
+    ) -> Result<()> {
+        let unreadable = &mut self.unreadable.borrow_mut();
+        load::for_each_remote(&self.connection, unreadable, each).map_err(said_once)
+    }
+
     /// Keeps the rows that could not be read aside; call it after all was read. Returns a sentence about them, if there were any.
     pub fn keep_unreadable_aside(&mut self, now: Now) -> Option<String> {
         self.unreadable.take().keep_aside(&mut self.connection, now)

@@ -87,6 +87,7 @@ pub(super) fn lift_reason(reason: LiftReason) -> &'static str {
         LiftReason::Expired => "expired",
         LiftReason::Operator => "operator",
         LiftReason::Allowed => "allowed",
+        LiftReason::Withdrawn => "withdrawn",
     }
 }
 
@@ -115,7 +116,8 @@ mod tests {
     #[test]
     fn the_names_are_those_of_the_json() {
         let quoted = |name: &str| format!("\"{name}\"");
-        for reason in [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed] {
+        for reason in [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed, LiftReason::Withdrawn]
+        {
             assert_eq!(serde_json::to_string(&reason).unwrap(), quoted(lift_reason(reason)));
         }
         use AllowReason as A;

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 pub(super) const APPLICATION_ID: i32 = 0x5348_4c44;
 
 /// One script for each version; the first n scripts make version n. A released script must never change.
-const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
+const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 /// Bans are stored in the order of their serial numbers, so that new ones are appended. Evidence has a table of its own to
 /// keep the rows of bans short: a start reads all bans and no evidence.
@@ -86,9 +86,29 @@ const VERSION_3: &str = "
     ALTER TABLE bans ADD COLUMN place TEXT;   -- NULL: all of them
 ";
 
+/// What other hosts want banned, one row for each host and client.
+const VERSION_4: &str = "
+    CREATE TABLE remote (
+        origin TEXT NOT NULL,
+        client TEXT NOT NULL,
+        entry  BLOB NOT NULL,                 -- in the engine's encoding
+        PRIMARY KEY (origin, client)
+    ) WITHOUT ROWID;
+";
+
 /// Every table. One that is missing was not left out by a crash: the file was damaged or changed.
-const TABLES: [&str; 9] =
-    ["boots", "bans", "evidence", "history", "offences", "checkpoints", "allowed", "singles", "unreadable"];
+const TABLES: [&str; 10] = [
+    "boots",
+    "bans",
+    "evidence",
+    "history",
+    "offences",
+    "checkpoints",
+    "allowed",
+    "singles",
+    "unreadable",
+    "remote",
+];
 
 /// The version this program writes.
 pub(super) fn newest() -> i64 {

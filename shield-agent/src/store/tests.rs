@@ -120,6 +120,11 @@ fn everything_comes_back_after_a_restart() {
                 Record::Checkpoint(checkpoint.clone()),
                 Record::Totals(totals),
                 Record::Slowed(b"[]".to_vec()),
+                Record::Remote { origin: "fleet:a".into(), client: client(5), entry: Some(b"old".to_vec()) },
+                Record::Remote { origin: "fleet:a".into(), client: client(5), entry: Some(b"new".to_vec()) },
+                Record::Remote { origin: "fleet:b".into(), client: client(5), entry: Some(b"gone".to_vec()) },
+                Record::Remote { origin: "fleet:b".into(), client: client(5), entry: None },
+                Record::RemoteState(b"{}".to_vec()),
                 Record::Allowed(allowed("198.51.100.0/24"), None),
                 Record::Allowed(allowed("2001:db8::/32"), Some("the office".into())),
                 Record::Disallowed(allowed("198.51.100.0/24")),
@@ -136,6 +141,7 @@ fn everything_comes_back_after_a_restart() {
         checkpoints: BTreeMap::from([(checkpoint.source, checkpoint.position)]),
         totals,
         slowed: Some(b"[]".to_vec()),
+        remote_state: Some(b"{}".to_vec()),
         allowed: vec![allowed("2001:db8::/32")],
         next_serial: 9,
         audit_head: None,
@@ -147,6 +153,9 @@ fn everything_comes_back_after_a_restart() {
     let mut offences = Vec::new();
     store.for_each_offence(|who, count, last| offences.push((who, count, last))).unwrap();
     assert_eq!(offences, [(client(1), 3, 99)]);
+    let mut remote = Vec::new();
+    store.for_each_remote(|origin, who, entry| remote.push((origin, who, entry))).unwrap();
+    assert_eq!(remote, [("fleet:a".to_owned(), client(5), b"new".to_vec())]);
     let reader = Reader::beside(&store).unwrap();
     assert_eq!(reader.ban(client(1), NOW).unwrap(), Some(first));
     assert_eq!(reader.ban(client(77), NOW).unwrap(), None);
@@ -813,7 +822,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     drop(store);
     sql(
         &settings,
-        "DROP TABLE unreadable; ALTER TABLE allowed DROP COLUMN note; ALTER TABLE bans DROP COLUMN place; PRAGMA user_version = 1;",
+        "DROP TABLE unreadable; DROP TABLE remote; ALTER TABLE allowed DROP COLUMN note; ALTER TABLE bans DROP COLUMN place; PRAGMA user_version = 1;",
     );
     let (store, found) = open(&settings, NOW);
     assert_eq!((found, bans_of(&store, NOW).len()), (Found::Sound, 1));

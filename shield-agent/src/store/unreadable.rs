@@ -22,6 +22,7 @@ pub(super) enum Table {
     Allowed,
     Checkpoints,
     Singles,
+    Remote,
 }
 
 impl Table {
@@ -32,6 +33,7 @@ impl Table {
             Table::Allowed => "allowed",
             Table::Checkpoints => "checkpoints",
             Table::Singles => "singles",
+            Table::Remote => "remote",
         }
     }
 
@@ -43,6 +45,7 @@ impl Table {
             Table::Allowed => "entry of the allowlist",
             Table::Checkpoints => "position in a log",
             Table::Singles => "stored value",
+            Table::Remote => "ban of another host",
         }
     }
 
@@ -63,6 +66,7 @@ impl Table {
             Table::Allowed => &["network", "reason", "note"],
             Table::Checkpoints => &["source", "position"],
             Table::Singles => &["name", "value"],
+            Table::Remote => &["origin", "client", "entry"],
         }
     }
 
@@ -73,6 +77,7 @@ impl Table {
             Table::Allowed => &["network", "reason"],
             Table::Checkpoints => &["source"],
             Table::Singles => &["name"],
+            Table::Remote => &["origin", "client"],
         }
     }
 }

@@ -81,7 +81,7 @@ pub struct Writer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Unsynced {
     Nothing,
-    /// Positions of sources, the baseline, totals and the slow lane.
+    /// Positions of sources, the baseline, totals, the slow lane, and what other hosts say again.
     Progress,
     /// Bans, lifts, offences and the allowlist.
     Decisions,
@@ -90,9 +90,12 @@ enum Unsynced {
 impl Unsynced {
     fn of(record: &Record) -> Unsynced {
         match record {
-            Record::Checkpoint(_) | Record::Totals(_) | Record::Baseline(_) | Record::Slowed(_) => {
-                Unsynced::Progress
-            }
+            Record::Checkpoint(_)
+            | Record::Totals(_)
+            | Record::Baseline(_)
+            | Record::Slowed(_)
+            | Record::Remote { .. }
+            | Record::RemoteState(_) => Unsynced::Progress,
             Record::Banned(_)
             | Record::Extended(_)
             | Record::Lifted { .. }

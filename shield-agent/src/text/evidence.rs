@@ -16,8 +16,8 @@ pub(crate) fn cause(ban: &BanRecord) -> String {
     let given = ban.reason.as_deref().map(|reason| format!("{reason}. ")).unwrap_or_default();
     let facts = match (&ban.evidence, ban.ban.rule) {
         (Some(evidence), _) => evidence_sentences(evidence),
-        // An operator's own words say more than that an operator wrote them.
-        (None, Rule::Operator | Rule::Imported) if !given.is_empty() => String::new(),
+        // The words of an operator or another host say more than that they wrote them.
+        (None, Rule::Operator | Rule::Imported | Rule::Remote) if !given.is_empty() => String::new(),
         (None, rule) => rule_sentence(rule).to_owned(),
     };
     printable(format!("{given}{facts}").trim_end_matches(['.', ' ']))
@@ -213,6 +213,7 @@ pub(super) mod tests {
         check(None, Rule::Operator, None, "banned by an operator");
         check(None, Rule::Operator, Some("scraping"), "scraping");
         check(None, Rule::Imported, None, "taken from an imported list");
+        check(None, Rule::Remote, Some("banned by web-1: probing"), "banned by web-1: probing");
         check(None, Rule::Probing, None, "many different paths that do not exist");
         check(None, Rule::Network, Some("escalated"), "escalated. several banned clients in one network");
         let mut one = evidence(Rule::Behaviour, &[("logins_60s", 1.0, 1.0)]);

@@ -18,6 +18,7 @@ pub(crate) fn rule_title(rule: Rule) -> &'static str {
         Rule::Operator => "Operator",
         Rule::Imported => "Imported",
         Rule::Network => "Network",
+        Rule::Remote => "Another host",
     }
 }
 
@@ -33,6 +34,7 @@ pub(crate) fn rule_sentence(rule: Rule) -> &'static str {
         Rule::Operator => "banned by an operator",
         Rule::Imported => "taken from an imported list",
         Rule::Network => "several banned clients in one network",
+        Rule::Remote => "banned by another host",
     }
 }
 
@@ -54,6 +56,7 @@ pub(crate) fn lift_reason(reason: LiftReason) -> &'static str {
         LiftReason::Expired => "its term is over",
         LiftReason::Operator => "lifted by an operator",
         LiftReason::Allowed => "put on the allowlist",
+        LiftReason::Withdrawn => "the host that wanted it no longer does",
     }
 }
 
@@ -63,6 +66,7 @@ pub(crate) fn lift_reason_name(reason: LiftReason) -> &'static str {
         LiftReason::Expired => "expired",
         LiftReason::Operator => "operator",
         LiftReason::Allowed => "allowed",
+        LiftReason::Withdrawn => "withdrawn",
     }
 }
 
@@ -139,7 +143,8 @@ mod tests {
     /// Metrics and the API must agree: the page filters by the name that JSON has.
     #[test]
     fn the_name_of_a_reason_is_the_one_in_json() {
-        for reason in [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed] {
+        for reason in [LiftReason::Expired, LiftReason::Operator, LiftReason::Allowed, LiftReason::Withdrawn]
+        {
             assert_eq!(serde_json::to_value(reason).unwrap(), lift_reason_name(reason));
         }
     }

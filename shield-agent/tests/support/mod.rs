@@ -318,6 +318,7 @@ impl Backend for FakeBackend {
             | Command::Allow { clients, .. }
             | Command::Disallow { clients, .. } => clients.clone(),
             Command::Import { bans, .. } => bans.iter().map(|ban| ban.client).collect(),
+            Command::ForgetOrigin(_) | Command::TrustOrigin(_) => Vec::new(),
         };
         self.commands.lock().unwrap().push(command);
         let done = |client: Client| {

@@ -8,4 +8,5 @@ pub(crate) mod extension;
 pub(crate) mod leaks;
 pub(crate) mod ledger;
 pub(crate) mod peers;
+pub mod remote;
 pub(crate) mod slow;

@@ -475,6 +475,26 @@ impl Detector {
         self.scores.forget(client.key());
     }
 
+    /// Halves what a ban of this client takes: others ban it.
+    pub(crate) fn suspect_more(&mut self, client: Client) {
+        self.scores.suspect(client.key(), true);
+    }
+
+    /// Takes that back.
+    pub(crate) fn suspect_less(&mut self, client: Client) {
+        self.scores.suspect(client.key(), false);
+    }
+
+    /// Whether others ban the client, but not enough of them for a ban here.
+    pub fn is_suspected(&self, client: Client) -> bool {
+        self.scores.is_suspected(client.key())
+    }
+
+    /// Whether a client earned standing since `second`.
+    pub(super) fn served_since(&self, client: Client, second: u32) -> bool {
+        self.scores.served_since(client.key(), second)
+    }
+
     /// Returns the values and thresholds of all rules for one client at `second`.
     pub fn explain(&self, client: Client, second: EventSecs) -> Explanation {
         let (key, at) = (client.key(), event_second(second));

@@ -104,6 +104,17 @@ impl Standings {
         self.records.iter().filter(is_inside).count()
     }
 
+    /// Whether a client, or one of a network, is in good standing and was there since `second`.
+    fn good_since(&self, client: Client, second: u32) -> bool {
+        let is_good = |record: &Record| record.credit >= GOOD_CREDIT && record.last >= second;
+        if self.records.get(&client.key()).is_some_and(is_good) {
+            return true;
+        }
+        let singles = client.singles(128);
+        singles.count() > 1
+            && self.records.iter().any(|(key, record)| is_good(record) && singles.contains(*key))
+    }
+
     fn end_minute(&mut self, second: u32) {
         self.records
             .retain(|_, record| record.credit > 0 && second.saturating_sub(record.last) < REMEMBERED_SECS);
@@ -136,6 +147,16 @@ impl Detector {
         let window = self.clients.activity(client.key())?.0.window.before(second);
         let is_visitor = window.served_pages() > 0 && window.assets >= NEWCOMER_ASSETS;
         is_visitor.then_some(GoodStanding { credit: NEWCOMER_CREDIT, is_known: false })
+    }
+
+    /// Whether a client was served well here within so many seconds before the newest line: now, in an earlier minute, or over
+    /// an earlier run. Of a network, whether one of its clients was.
+    pub(crate) fn served_well_within(&self, client: Client, secs: u32) -> bool {
+        let newest = self.newest_second();
+        let since = newest.saturating_sub(secs);
+        self.good_standing(client, newest.into()).is_some()
+            || self.standings.good_since(client, since)
+            || self.served_since(client, since)
     }
 
     /// Whether clients in good standing were served what this request asks for.

@@ -300,7 +300,7 @@ impl Judge<'_> {
             Rule::ZScore => self.policy.z_score.switch,
             Rule::RateMultiplier => self.policy.rate_multiplier.switch,
             Rule::Behaviour => self.policy.behaviour.switch,
-            Rule::Operator | Rule::Imported | Rule::Network => Switch::Off,
+            Rule::Operator | Rule::Imported | Rule::Network | Rule::Remote => Switch::Off,
         };
         switch.is_on()
     }

@@ -8,6 +8,8 @@
 //!  bar   = threshold x (a visitor with a page and its files | standing over days)      standing.rs
 //! ```
 
+use std::collections::BTreeSet;
+
 use crate::detect::evidence::{Account, Accounts, Charge, Kind, Piece, Points};
 use crate::detect::habits::{Habits, network_of};
 use crate::detect::hash::Seeded;
@@ -158,9 +160,16 @@ impl Score {
     }
 }
 
+/// Clients that others suspect at most.
+const MAX_SUSPECTED: usize = 65_536;
+/// Half the evidence is enough for a ban of a client that others suspect.
+const SUSPECTED_MULTIPLE: f32 = 0.5;
+
 /// Everything that evidence is weighed with.
 pub(crate) struct Scores {
     accounts: Accounts,
+    /// Clients that others ban, but not enough of them for a ban here.
+    suspected: BTreeSet<u128>,
     habits: Habits,
     standings: Standings,
 }
@@ -170,6 +179,7 @@ impl Scores {
         let most = |share: usize, least: usize, most: usize| (policy.max_clients / share).clamp(least, most);
         Scores {
             accounts: Accounts::new(most(16, 1024, 65_536), hash),
+            suspected: BTreeSet::new(),
             habits: Habits::default(),
             standings: Standings::new(most(8, 1024, 131_072), hash),
         }
@@ -323,8 +333,33 @@ impl Scores {
     /// Whether a client's points could reach a share of the lowest bar: for nearly all clients they do not, and are not weighed.
     pub(crate) fn may_reach(&self, key: u128, share: f32, policy: &Policy, second: u32) -> bool {
         let total = |account: &Account| account.points(second).iter().sum::<f32>();
-        let least = f64::from(share) * policy.evidence.threshold;
+        let least = f64::from(share * self.suspicion(key)) * policy.evidence.threshold;
         self.accounts.get(key).is_some_and(|account| f64::from(total(account)) >= least)
+    }
+
+    /// What the bar of a client is multiplied by for what others say of it.
+    fn suspicion(&self, key: u128) -> f32 {
+        let is_suspected = !self.suspected.is_empty() && self.suspected.contains(&key);
+        if is_suspected { SUSPECTED_MULTIPLE } else { 1.0 }
+    }
+
+    /// Marks a client that others ban, or marks it no more.
+    pub(crate) fn suspect(&mut self, key: u128, is_suspected: bool) {
+        if !is_suspected {
+            self.suspected.remove(&key);
+        } else if self.suspected.len() < MAX_SUSPECTED {
+            self.suspected.insert(key);
+        }
+    }
+
+    /// Whether others ban the client, but not enough of them for a ban here.
+    pub(crate) fn is_suspected(&self, key: u128) -> bool {
+        self.suspected.contains(&key)
+    }
+
+    /// Whether a client was served well since `second`.
+    pub(crate) fn served_since(&self, key: u128, second: u32) -> bool {
+        self.standings.served_since(key, second)
     }
 
     /// The score of a client at `second`.
@@ -357,7 +392,7 @@ impl Scores {
             }
         }
         let total = points.iter().sum();
-        Score { points, total, bar: threshold * multiple(merit, lately), excused }
+        Score { points, total, bar: threshold * multiple(merit, lately) * self.suspicion(key), excused }
     }
 
     /// Takes back what was charged for templates that fail for others too, and returns how much.

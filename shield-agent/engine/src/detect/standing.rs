@@ -138,6 +138,11 @@ impl Standings {
         self.table.get(key).map_or(Merit::default(), |entry| entry.merit(second))
     }
 
+    /// Whether a client was served well since `second`.
+    pub(crate) fn served_since(&self, key: u128, second: u32) -> bool {
+        self.table.get(key).is_some_and(|entry| entry.quarters > 0 && entry.slot >= second / SLOT_SECS)
+    }
+
     /// Whether a client carries more than a fifth of all that was ever served here, over hours: a proxy, a CDN or the
     /// site's own machine. A ban would cut off everybody behind it.
     pub(crate) fn carries_the_site(&self, key: u128) -> bool {

@@ -88,6 +88,8 @@ pub enum LiftReason {
     Operator,
     /// The client was put on the allowlist.
     Allowed,
+    /// Another host wanted it, and does no more.
+    Withdrawn,
 }
 
 /// A ban as it is stored, exported and announced.
@@ -132,6 +134,10 @@ pub enum Record {
     Checkpoint(Checkpoint),
     /// The slow lane, in the engine's own encoding.
     Slowed(Vec<u8>),
+    /// What an origin wants of a client, in the engine's own encoding; `None` for nothing any more.
+    Remote { origin: String, client: Client, entry: Option<Vec<u8>> },
+    /// What is known of the origins, in the engine's own encoding.
+    RemoteState(Vec<u8>),
     /// Lifetime totals, so that counters survive restarts.
     Totals(Totals),
     /// An allowlist entry that an operator added.

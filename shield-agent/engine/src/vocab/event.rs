@@ -7,6 +7,7 @@ use crate::bans::backoff::Term;
 use crate::reconfigure::NewSettings;
 use crate::vocab::action::{CommandId, Reloaded};
 use crate::vocab::client::Client;
+use crate::vocab::remote::{Origin, Remote};
 use crate::vocab::request::Batch;
 use crate::vocab::verdict::Rule;
 
@@ -38,6 +39,8 @@ pub enum Event<'a> {
         /// Whether the address's name belongs to a known search engine and resolves back to the address.
         genuine: bool,
     },
+    /// What others say about clients.
+    Remote(Remote),
     /// Other settings are in force from now on.
     NewSettings(Box<NewSettings>),
     /// A new configuration has taken effect in every part.
@@ -72,6 +75,10 @@ pub enum Command {
     Allow { clients: Vec<Client>, reason: Option<String> },
     /// Take an operator's entries off the allowlist.
     Disallow { clients: Vec<Client>, reason: Option<String> },
+    /// Lift all that one origin wanted, and believe it no more. The reply has one result per client.
+    ForgetOrigin(Origin),
+    /// Believe an origin again. The reply is empty when it is not known.
+    TrustOrigin(Origin),
 }
 
 /// What an entry of a list that may not be banned means for the others.

@@ -25,11 +25,13 @@ pub enum Rule {
     Imported,
     /// Several clients of one network were banned within a short time.
     Network,
+    /// Another host banned it.
+    Remote,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 9] = [
+    pub const ALL: [Rule; 10] = [
         Rule::ZScore,
         Rule::RateMultiplier,
         Rule::ErrorSurge,
@@ -39,6 +41,7 @@ impl Rule {
         Rule::Operator,
         Rule::Imported,
         Rule::Network,
+        Rule::Remote,
     ];
 
     /// The name in configuration, metrics, JSON and on the page.
@@ -53,12 +56,13 @@ impl Rule {
             Rule::Operator => "operator",
             Rule::Imported => "imported",
             Rule::Network => "network",
+            Rule::Remote => "remote",
         }
     }
 
-    /// Whether the detector made the ban, and not a person or a list.
+    /// Whether the detector made the ban, and not a person, a list or another host.
     pub fn is_detected(self) -> bool {
-        !matches!(self, Rule::Operator | Rule::Imported)
+        !matches!(self, Rule::Operator | Rule::Imported | Rule::Remote)
     }
 }
 
