@@ -22,6 +22,7 @@ mod dry_run;
 mod duration;
 mod edge;
 mod enforce;
+mod fleet;
 mod host;
 mod in_front;
 mod memory;

@@ -183,6 +183,7 @@ impl Owner {
                 let genuine = verified == Verified::Genuine;
                 self.engine.handle(Event::BotVerified { client, genuine }, now)
             }
+            Message::Remote(remote) => self.engine.handle(Event::Remote(remote), now),
             Message::NewSettings(new) => self.engine.handle(Event::NewSettings(new), now),
             Message::Reloaded(reloaded) => self.engine.handle(Event::Reloaded(reloaded), now),
             Message::Query(query) => return query(&self.engine, now),

@@ -16,6 +16,7 @@ use shield_engine::action::{Action, Notice, Reloaded, Reply};
 use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, PartReport};
+use shield_engine::origin::Remote;
 use shield_engine::reconfigure::NewSettings;
 use shield_engine::request::Batch;
 use shield_engine::time::Now;
@@ -39,6 +40,8 @@ pub enum Message {
     HostAddresses(Vec<Allowed>),
     /// The result of a DNS verification.
     BotVerified(Client, Verified),
+    /// What other hosts say.
+    Remote(Remote),
     /// Other settings.
     NewSettings(Box<NewSettings>),
     /// A new configuration has taken effect.

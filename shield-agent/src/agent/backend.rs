@@ -17,12 +17,14 @@ use super::watch::Health;
 use crate::api::backend::{
     AgentView, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient, TopClients,
 };
-use crate::api::types::{BanSort, ClientState, ConfigView, Offences, PastBan, ReloadReport};
+use crate::api::convert;
+use crate::api::types::{BanSort, ClientState, ConfigView, FleetView, Offences, PastBan, ReloadReport};
 use crate::clock;
 use crate::edge::cloudflare;
 use crate::edge::list::EdgeList;
 use crate::enforce::Drops;
 use crate::enforce::interpreter::Interpreter;
+use crate::fleet;
 use crate::pipeline::Handle;
 use crate::source;
 use crate::store::reader::{
@@ -57,6 +59,7 @@ pub(crate) struct AgentBackend {
     not_in_store: Unsaved,
     backlog: Arc<AtomicU64>,
     edge: Option<cloudflare::Shown>,
+    fleet: Option<(String, fleet::Shown)>,
     about: About,
     shown: Shown,
     reloads: mpsc::Sender<Request>,
@@ -71,6 +74,8 @@ pub(crate) struct Records {
     pub backlog: Arc<AtomicU64>,
     /// The numbers of the exporter to Cloudflare, where there is one.
     pub edge: Option<cloudflare::Shown>,
+    /// This host's name in its fleet, and the numbers, where there is one.
+    pub fleet: Option<(String, fleet::Shown)>,
 }
 
 /// Facts that do not change while the agent runs.
@@ -117,7 +122,7 @@ impl AgentBackend {
         reloads: mpsc::Sender<Request>,
         health: Health,
     ) -> AgentBackend {
-        let Records { reader, not_in_store, backlog, edge } = records;
+        let Records { reader, not_in_store, backlog, edge, fleet } = records;
         let reader = Arc::new(Mutex::new(reader));
         AgentBackend {
             owner,
@@ -126,6 +131,7 @@ impl AgentBackend {
             not_in_store,
             backlog,
             edge,
+            fleet,
             about,
             shown,
             reloads,
@@ -272,6 +278,17 @@ impl Backend for AgentBackend {
             let read = |shown: &cloudflare::Shown| *shown.lock().unwrap_or_else(PoisonError::into_inner);
             let cloudflare = self.edge.as_ref().map(read);
             Ok(AgentView { store_backlog: backlog, sources, parts, cloudflare, ..view })
+        })
+    }
+
+    fn fleet(&self) -> Answer<'_, FleetView> {
+        Box::pin(async move {
+            let origins = self.query_engine(|engine, now| convert::origins(engine.remotes(), now)).await?;
+            let Some((name, shown)) = &self.fleet else {
+                return Ok(FleetView { origins, ..FleetView::default() });
+            };
+            let numbers = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            Ok(convert::fleet(name, numbers, origins))
         })
     }
 

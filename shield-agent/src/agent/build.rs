@@ -21,6 +21,7 @@ use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::nginx::NginxEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
 use crate::enforce::{Enforcer, Slow};
+use crate::fleet;
 use crate::notify::audit::late;
 use crate::notify::{self, AuditRecord, Notifier, Outbox};
 use crate::owner::Owner;
@@ -118,6 +119,19 @@ pub(super) fn edge(
     let shown = cloudflare::Shown::default();
     let bans = cloudflare::Bans { interpreter: Arc::downgrade(interpreter), reader: Mutex::new(offences) };
     (Some(cloudflare::run(settings, bans, Arc::clone(&shown), report)), Some(shown))
+}
+
+/// The fleet that this host is part of.
+pub(super) fn fleet(config: &Config, kernel: Kernel, owner: &Handle) -> Option<fleet::Joined> {
+    let settings = config.fleet.clone()?;
+    let states = owner.clone();
+    let report: notify::Report = Arc::new(move |report| states.send(Message::Part(report)));
+    if kernel == Kernel::LeaveAlone {
+        let state = PartState::Off { reason: text::fleet::DRY_RUN.to_owned() };
+        report(PartReport { part: fleet::PART.to_owned(), state, repaired: None });
+        return None;
+    }
+    Some(fleet::join(settings, owner.clone(), report))
 }
 
 /// Takes out what an earlier run left of an enforcer that is off now: nobody could see or lift these bans any more. Returns its

@@ -43,6 +43,7 @@ use crate::config::Config;
 use crate::config::file::Origin;
 use crate::dry_run;
 use crate::enforce::interpreter::Interpreter;
+use crate::fleet;
 use crate::notify::Outbox;
 use crate::performer::Performer;
 use crate::pipeline::{Handle, Message};
@@ -137,7 +138,16 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let record = build::audit_record(&config, kernel, audit_head, &reader);
     let heads = record.heads.clone();
     let (notifier, outbox) = build::start_notifier(&config, record, handle.clone());
-    let announce = [notifier, notices::publisher(Arc::clone(&feed))];
+    let joined = build::fleet(&config, kernel, &handle);
+    let mut announce = vec![notifier, notices::publisher(Arc::clone(&feed))];
+    if kernel == Kernel::LeaveAlone {
+        announce = announce.into_iter().map(dry_run::announce).collect();
+    }
+    let (mut member, mut fleet_numbers) = (None, None);
+    if let Some(fleet::Joined { announce: tell, task, shown, name }) = joined {
+        announce.push(tell);
+        (member, fleet_numbers) = (Some(task), Some((name, shown)));
+    }
     let unsaved = Arc::new(AtomicU64::new(0));
     let mut writer = Writer::new(store, started);
     writer.remember_audit(heads);
@@ -146,10 +156,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let performer = Performer {
         writer,
         interpreter: Arc::clone(&interpreter),
-        announce: match kernel {
-            Kernel::Enforce => announce.into(),
-            Kernel::LeaveAlone => announce.map(dry_run::announce).into(),
-        },
+        announce,
         owner: handle.clone(),
         backlog: Arc::clone(&unsaved),
         beat: beats.part("performer", watch::PERFORMER, supervise::running),
@@ -189,7 +196,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let mode = if kernel == Kernel::Enforce { Mode::Enforcing } else { Mode::DryRun };
     let about = About { started_ms: started.wall_ms, mode };
     let drops = Arc::clone(&interpreter);
-    let records = Records { reader, not_in_store, backlog: unsaved, edge };
+    let records = Records { reader, not_in_store, backlog: unsaved, edge, fleet: fleet_numbers };
     let backend =
         AgentBackend::new(handle.clone(), drops, records, about, shown.clone(), reloads, health.clone());
     let mut server = build::bind_api(&config, Arc::new(backend), Arc::clone(&feed))?;
@@ -224,6 +231,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
         tokio::spawn(supervise::ready_when_restored(Arc::clone(&interpreter))),
     ];
     background.extend(exporter.map(tokio::spawn));
+    background.extend(member.map(|member| tokio::spawn(member.run())));
     let announce = notices::without_the_engine(feed, hooks);
     let watch = Watch { beats, health, owner: handle.clone(), announce, ended: Arc::clone(ended) };
     let watching = watch.start()?;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
-use super::types::{BanSort, ConfigView, PastBan, ReloadReport};
+use super::types::{BanSort, ConfigView, FleetView, PastBan, ReloadReport};
 use crate::edge::cloudflare::ListCounts;
 use crate::edge::list::EdgeList;
 use crate::enforce::Drops;
@@ -203,6 +203,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The bans that may be handed to others. Read from the enforcers' table, so that it costs the engine nothing.
     fn edge_list(&self) -> Answer<'_, EdgeList>;
+
+    /// The fleet that this host is part of, and what it heard of the others.
+    fn fleet(&self) -> Answer<'_, FleetView> {
+        Box::pin(async { Ok(FleetView::default()) })
+    }
 
     /// The parts without which nobody is banned that hang now, by name, with the reason. Asks nobody: it is answered whatever
     /// hangs.

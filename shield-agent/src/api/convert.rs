@@ -4,16 +4,19 @@ use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, TopClients};
 use super::feed::Conditions;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
-    Detector, Dropped, EnforcerDrops, Explanation, GlobalRate, Health, HourSlot, Labels, Part, PartStateName,
-    Reference, RuleState, SlowedClient, SlowedCounts, SourceStatus, Status, WarmUp, Window,
+    Detector, Dropped, EnforcerDrops, Explanation, FleetOrigin, FleetView, GlobalRate, Health, HourSlot,
+    Labels, Part, PartStateName, Reference, RuleState, SlowedClient, SlowedCounts, SourceStatus, Status,
+    Trust, WarmUp, Window,
 };
 use super::vitals::Vitals;
+use crate::fleet::Numbers;
 use crate::source::file::BLOCK_BYTES;
 use crate::source::stats::Snapshot;
 use crate::text;
 use shield_engine::action::BanRecord;
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::event::{EnforcerName, PartReport, PartState};
+use shield_engine::remotes::{Distrust, OriginState, Remotes};
 use shield_engine::report::{DetectorStatus, RuleView};
 use shield_engine::request::Rejected;
 use shield_engine::slowed::Slowed;
@@ -298,6 +301,41 @@ pub(crate) fn ban_page(found: BanRows, offset: u64) -> BanPage {
         now_ms: found.now.wall_ms,
         slowed: found.slowed.iter().map(|slowed| slowed_client(slowed, found.now)).collect(),
         bans: found.rows.into_iter().map(|row| ban(row, found.now)).collect(),
+    }
+}
+
+/// The other hosts, as the engine sees them.
+pub(crate) fn origins(remotes: &Remotes, now: Now) -> Vec<FleetOrigin> {
+    let origin = |state: &OriginState| FleetOrigin {
+        name: state.origin.name().to_owned(),
+        heard_ms: state.heard_ms,
+        heard_secs_ago: u64::try_from(now.wall_ms - state.heard_ms).unwrap_or(0) / 1000,
+        bans: state.entries as u64,
+        counted: state.counted as u64,
+        trust: match state.distrust {
+            Some(Distrust::Operator) => Trust::Forgotten,
+            Some(Distrust::Harm { .. }) => Trust::Harmful,
+            None if state.is_limited() => Trust::Limited,
+            None => Trust::Full,
+        },
+        vetoed: state.vetoed,
+        refused_networks: state.refused_networks,
+    };
+    remotes.origins().map(origin).collect()
+}
+
+pub(crate) fn fleet(name: &str, numbers: Numbers, origins: Vec<FleetOrigin>) -> FleetView {
+    let Numbers { is_connected, server, own, waiting, heard, newer, unread } = numbers;
+    FleetView {
+        name: Some(name.to_owned()),
+        connected: is_connected,
+        server,
+        own_bans: own,
+        waiting,
+        heard,
+        newer,
+        unread,
+        origins,
     }
 }
 

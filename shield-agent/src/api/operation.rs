@@ -44,11 +44,17 @@ pub enum Operation {
     History,
     /// Returns the configuration.
     Config,
+    /// Returns the state of the fleet.
+    Fleet,
+    /// Lifts all that another host wanted, and believes it no more.
+    ForgetOrigin,
+    /// Believes another host again.
+    TrustOrigin,
 }
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Operation; 18] = [
+    pub const ALL: [Operation; 21] = [
         Operation::Whoami,
         Operation::Status,
         Operation::Bans,
@@ -67,6 +73,9 @@ impl Operation {
         Operation::RecentEvents,
         Operation::History,
         Operation::Config,
+        Operation::Fleet,
+        Operation::ForgetOrigin,
+        Operation::TrustOrigin,
     ];
 
     fn route(self) -> (Method, &'static str) {
@@ -89,6 +98,9 @@ impl Operation {
             Operation::RecentEvents => (Method::GET, "/events/recent"),
             Operation::History => (Method::GET, "/history"),
             Operation::Config => (Method::GET, "/config"),
+            Operation::Fleet => (Method::GET, "/fleet"),
+            Operation::ForgetOrigin => (Method::POST, "/fleet/forget"),
+            Operation::TrustOrigin => (Method::POST, "/fleet/trust"),
         }
     }
 

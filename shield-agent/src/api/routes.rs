@@ -28,8 +28,8 @@ use super::operation::{BASE, Operation};
 use super::stream::EventStream;
 use super::types::{
     AllowList, AllowRequest, BanPage, BanRequest, BanSort, ClientList, ConfigView, EventList, Explanation,
-    ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, Range, ReloadReport,
-    Term, Transport, UnbanRequest, Whoami,
+    FleetView, ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS,
+    OriginRequest, Range, ReloadReport, Term, Transport, UnbanRequest, Whoami,
 };
 use super::{Settings, convert};
 use crate::edge::format::EdgeFormat;
@@ -38,6 +38,7 @@ use shield_engine::action::Reply;
 use shield_engine::backoff;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, ImportedBan, Refused};
+use shield_engine::origin::{Origin, OriginKind};
 use shield_engine::verdict::Rule;
 
 /// The largest body of a request, in bytes: an import of 10,000 entries with reasons.
@@ -145,6 +146,9 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Api>> {
         Operation::RecentEvents => on(method, recent_events),
         Operation::History => on(method, history),
         Operation::Config => on(method, config),
+        Operation::Fleet => on(method, fleet),
+        Operation::ForgetOrigin => on(method, forget_origin),
+        Operation::TrustOrigin => on(method, trust_origin),
     }
 }
 
@@ -299,6 +303,27 @@ async fn allow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<
 async fn disallow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<Reply> {
     let clients = some_clients(request.clients)?;
     api.command(Command::Disallow { clients, reason: reason(request.reason)? }).await
+}
+
+async fn fleet(State(api): Shared) -> Answer<FleetView> {
+    Ok(Json(api.live.backend().fleet().await?))
+}
+
+async fn forget_origin(State(api): Shared, Body(request): Body<OriginRequest>) -> Answer<Reply> {
+    let origin = known_origin(&api, &request.origin).await?;
+    api.command(Command::ForgetOrigin(origin)).await
+}
+
+async fn trust_origin(State(api): Shared, Body(request): Body<OriginRequest>) -> Answer<Reply> {
+    let origin = known_origin(&api, &request.origin).await?;
+    api.command(Command::TrustOrigin(origin)).await
+}
+
+async fn known_origin(api: &Api, name: &str) -> Result<Origin, ApiError> {
+    let known = api.live.backend().fleet().await?;
+    let is_known = known.origins.iter().any(|origin| origin.name == name);
+    let origin = Origin::new(OriginKind::Fleet, name).filter(|_| is_known);
+    origin.ok_or_else(|| ApiError::not_found(text::fleet::unknown(name)))
 }
 
 /// Over the control socket alone: whoever holds the page's token is not for that somebody who administers the server.

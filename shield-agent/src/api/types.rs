@@ -586,6 +586,73 @@ pub(crate) struct AllowRequest {
     pub reason: Option<String>,
 }
 
+/// The fleet that this host is part of.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct FleetView {
+    /// This host's name in it; null when it is part of none.
+    pub name: Option<String>,
+    pub connected: bool,
+    /// The server that it is connected to.
+    pub server: String,
+    /// Bans of this host in force, which the others are told.
+    pub own_bans: u64,
+    /// Bans and unbans that the server does not have yet.
+    pub waiting: u64,
+    /// Statements of other hosts since the start.
+    pub heard: u64,
+    /// Messages that a newer Shield wrote, since the start.
+    pub newer: u64,
+    /// Messages that are none of a fleet's, since the start.
+    pub unread: u64,
+    /// Every other host that was ever heard, by name.
+    pub origins: Vec<FleetOrigin>,
+}
+
+/// Another host of the fleet, as this one sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct FleetOrigin {
+    pub name: String,
+    /// When it was heard last, in milliseconds since the Unix epoch.
+    pub heard_ms: i64,
+    /// Seconds since then. Each host states its bans anew at least every 10 min.
+    pub heard_secs_ago: u64,
+    /// Clients that it wants banned.
+    pub bans: u64,
+    /// Those of them that count here.
+    pub counted: u64,
+    pub trust: Trust,
+    /// Statements about clients that are never banned here, since the start.
+    pub vetoed: u64,
+    /// Statements about networks that were not accepted, since the start.
+    pub refused_networks: u64,
+}
+
+/// What the word of another host is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Trust {
+    /// It counts.
+    Full,
+    /// It is over a limit of number: new bans of it are only noted.
+    Limited,
+    /// It wanted too many clients banned that were served well here: nothing counts for an hour.
+    Harmful,
+    /// An operator of this host said so: nothing counts.
+    Forgotten,
+}
+
+/// Another host of the fleet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OriginRequest {
+    /// Its name.
+    pub origin: String,
+}
+
 /// One ban of an import.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]

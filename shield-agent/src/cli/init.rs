@@ -1,6 +1,7 @@
 //! `shield-agent init nginx`: prints the lines to add to nginx, reads nginx's present configuration (`nginx -T`), and lists
 //! directives that would blind Shield, delay it, or let visitors forge addresses. Changes nothing.
 
+mod fleet;
 mod sections;
 
 use std::fmt::Write as _;
@@ -45,6 +46,8 @@ enum Server {
     Nginx(NginxArgs),
     /// Lines with which nginx itself refuses banned clients, for servers behind a proxy
     NginxDeny(deny::DenyArgs),
+    /// Keys for the hosts of a fleet, and the configuration of its servers
+    Fleet(fleet::FleetArgs),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -61,6 +64,7 @@ pub(crate) fn run(args: &InitArgs) -> Result<Exit> {
     let args = match &args.server {
         Server::Nginx(args) => args,
         Server::NginxDeny(args) => return deny::run(args),
+        Server::Fleet(args) => return fleet::run(args),
     };
     let advice = match configuration(&args.nginx) {
         Ok(text) => Report::new(Ok(examine(&text))),

@@ -15,6 +15,7 @@ mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod export;
+pub(crate) mod fleet;
 pub(crate) mod health;
 mod help;
 pub(crate) mod import;
@@ -213,6 +214,8 @@ pub enum ClientCommand {
     Import(import::ImportArgs),
     /// Write the bans in force as a list
     Export(export::ExportArgs),
+    /// Show the fleet's other hosts, and believe one no more or again
+    Fleet(fleet::FleetArgs),
     /// Explain why a client is banned, or why not
     Explain(explain::ExplainArgs),
     /// Watch the rate, clients and bans live; ban and lift with keys
@@ -234,6 +237,7 @@ impl ClientCommand {
             ClientCommand::Reload(args) => reload::run(&args, &client).await,
             ClientCommand::Import(args) => import::run(&args, &client).await,
             ClientCommand::Export(args) => export::run(&args, &client).await,
+            ClientCommand::Fleet(args) => fleet::run(&args, &client).await,
             ClientCommand::Explain(args) => explain::run(&args, &client).await,
             ClientCommand::Top(args) => top::run(&args, &client).await,
         }

@@ -39,7 +39,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]`, `[detect]` and `[[site]]`.
-const KEYS: [Key; 60] = [
+const KEYS: [Key; 66] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -98,6 +98,15 @@ const KEYS: [Key; 60] = [
     key("nginx", "status", Restart, |c| json!(c.nginx.status)),
     // The whole section: a list that is left behind would have to be emptied by `cleanup` with the settings of before.
     key("cloudflare", "list", Restart, cloudflare),
+    // The whole connection.
+    key("fleet", "url", Restart, fleet),
+    key("fleet", "max_remote_term", NewBans, |c| {
+        c.engine.remote.max_term.secs().map_or_else(|| json!("permanent"), span)
+    }),
+    key("fleet", "max_new_per_min", NewBans, |c| json!(c.engine.remote.max_new_per_min)),
+    key("fleet", "max_live", NewBans, |c| json!(c.engine.remote.max_live)),
+    key("fleet", "confirm", NewBans, |c| json!(c.engine.remote.confirm)),
+    key("fleet", "accept_networks", NewBans, |c| json!(c.engine.remote.accept_networks.is_on())),
     key("page", "enabled", Now, |c| json!(c.page.is_some())),
     key("page", "listen", Now, |c| json!(c.page)),
     key("page", "hosts", Now, |c| json!(c.page_hosts)),
@@ -168,9 +177,11 @@ pub(crate) fn in_force(old: &Config, new: Config) -> Config {
         use_nginx: old.use_nginx,
         nginx: old.nginx.clone(),
         cloudflare: old.cloudflare.clone(),
+        fleet: old.fleet.clone(),
         ..new
     };
     config.engine.ipv6_prefix = old.engine.ipv6_prefix;
+    config.engine.remote.switch = old.engine.remote.switch;
     config.engine.proxied = old.engine.proxied;
     config.engine.refusal_status = old.engine.refusal_status;
     config.policy.max_clients = old.policy.max_clients;
@@ -193,6 +204,17 @@ fn cloudflare(config: &Config) -> Value {
     json!(format!(
         "{list} of account {account} at {api} with {token}, {max_items} items, share {share}, as {comment}"
     ))
+}
+
+fn fleet(config: &Config) -> Value {
+    let Some(fleet) = &config.fleet else { return Value::Null };
+    let credentials = match &fleet.credentials {
+        None => "no credentials".to_owned(),
+        Some(UrlFrom::File(path)) => format!("credentials_file {}", path.display()),
+        Some(UrlFrom::Env(name) | UrlFrom::Credential(name)) => format!("credentials_credential {name}"),
+    };
+    let ca = fleet.ca_file.as_ref().map(|path| format!(", ca_file {}", path.display())).unwrap_or_default();
+    json!(format!("{} as {} with {credentials}{ca}", fleet.servers.join(","), fleet.name))
 }
 
 fn span(secs: u64) -> Value {
@@ -262,8 +284,8 @@ mod tests {
     use serde::forward_to_deserialize_any;
 
     use super::super::raw::{
-        RawAgent, RawAllow, RawAudit, RawBan, RawCloudflare, RawConfig, RawHook, RawIptables, RawNginx,
-        RawPage, RawSlow, RawSource, RawXdp,
+        RawAgent, RawAllow, RawAudit, RawBan, RawCloudflare, RawConfig, RawFleet, RawHook, RawIptables,
+        RawNginx, RawPage, RawSlow, RawSource, RawXdp,
     };
     use super::*;
 
@@ -311,6 +333,10 @@ mod tests {
         let all = ["account", "list", "token_file", "token_credential", "max_items", "share", "name", "api"];
         assert_eq!(cloudflare, all, "all are in the one key");
         let cloudflare = vec!["list"];
+        let connection = ["url", "credentials_file", "credentials_credential", "ca_file", "name"];
+        let fleet = names::<RawFleet>();
+        assert_eq!(fleet[..connection.len()], connection, "all are in the one key");
+        let fleet = [&["url"], &fleet[connection.len()..]].concat();
         vec![
             ("agent", names::<RawAgent>()),
             ("source", vec!["stdin"]),
@@ -323,6 +349,7 @@ mod tests {
             ("nginx", names::<RawNginx>()),
             ("slow", names::<RawSlow>()),
             ("cloudflare", cloudflare),
+            ("fleet", fleet),
             ("page", names::<RawPage>()),
             ("slack", hook()),
             ("webhook", hook()),
@@ -345,7 +372,7 @@ mod tests {
     }
 
     /// A text that changes one key, for each of them.
-    const SAMPLES: [(&str, &str); 60] = [
+    const SAMPLES: [(&str, &str); 66] = [
         ("[agent] state_dir", "[agent]\nstate_dir = '/a'"),
         ("[agent] socket", "[agent]\nsocket = '/a'"),
         ("[agent] log", "[agent]\nlog = 'debug'"),
@@ -403,6 +430,12 @@ mod tests {
             "[cloudflare] list",
             "[cloudflare]\naccount = '00000000000000000000000000000000'\nlist = '00000000000000000000000000000000'\ntoken_file = '/a'",
         ),
+        ("[fleet] url", "[fleet]\nurl = 'nats://a:4222'"),
+        ("[fleet] max_remote_term", "[fleet]\nmax_remote_term = '1h'"),
+        ("[fleet] max_new_per_min", "[fleet]\nmax_new_per_min = 5"),
+        ("[fleet] max_live", "[fleet]\nmax_live = 5"),
+        ("[fleet] confirm", "[fleet]\nconfirm = 5"),
+        ("[fleet] accept_networks", "[fleet]\naccept_networks = true"),
         ("[slack] url", "[slack]\nurl_file = '/a'"),
         ("[webhook] url", "[webhook]\nurl_env = 'A'"),
         ("[audit] path", "[audit]\npath = '/a'"),

@@ -23,6 +23,7 @@ use anyhow::{Context, Result};
 
 use crate::edge::cloudflare;
 use crate::enforce::{iptables, nginx, xdp};
+use crate::fleet;
 use crate::source::{self, FirstStart, Input};
 use crate::ssh;
 use shield_engine::allowlist::Allowed;
@@ -72,6 +73,8 @@ pub struct Config {
     pub nginx: nginx::Settings,
     /// The list at Cloudflare, when there is one.
     pub cloudflare: Option<cloudflare::Settings>,
+    /// The fleet that this host is part of, when there is one.
+    pub fleet: Option<fleet::Settings>,
     /// The page's address; `None` when the page is disabled.
     pub page: Option<SocketAddr>,
     /// Host names that the page answers to besides loopback's.

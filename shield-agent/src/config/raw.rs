@@ -26,6 +26,7 @@ pub(crate) struct RawConfig {
     pub xdp: RawXdp,
     pub nginx: RawNginx,
     pub cloudflare: RawCloudflare,
+    pub fleet: RawFleet,
     pub page: RawPage,
     pub slack: RawHook,
     pub webhook: RawHook,
@@ -246,6 +247,29 @@ pub(crate) struct RawCloudflare {
     pub name: Option<String>,
     /// The API's address.
     pub api: Option<String>,
+}
+
+/// `[fleet]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawFleet {
+    /// `nats://` or `tls://`, host and port; several with commas between them.
+    pub url: Option<String>,
+    pub credentials_file: Option<PathBuf>,
+    /// The name of a systemd credential.
+    pub credentials_credential: Option<String>,
+    /// Authorities that the servers' certificates may be signed by, beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// This host's name in the fleet.
+    pub name: Option<String>,
+    pub max_remote_term: Option<TermSpan>,
+    /// Clients that one host may newly ban in a minute.
+    pub max_new_per_min: Option<usize>,
+    /// Clients that one host may have banned at a time.
+    pub max_live: Option<usize>,
+    /// Hosts that must agree about a client that was served well here.
+    pub confirm: Option<usize>,
+    pub accept_networks: Option<bool>,
 }
 
 /// `[slack]`, `[webhook]`

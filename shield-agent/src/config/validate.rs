@@ -14,12 +14,16 @@ use super::{Config, UrlFrom, Use, detect, infrastructure, raw};
 use crate::edge::cloudflare;
 use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::{nginx, xdp};
+use crate::fleet;
 use crate::source::{self, FirstStart, Input, Listener};
 use crate::text;
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::backoff::{Backoff, Term};
+use shield_engine::origin::{Origin, OriginKind};
 use shield_engine::policy::Switch;
-use shield_engine::settings::{ExtendBy, NetworkAction, Proxied, Settings as EngineSettings, SlowSettings};
+use shield_engine::settings::{
+    ExtendBy, NetworkAction, Proxied, RemoteSettings, Settings as EngineSettings, SlowSettings,
+};
 use shield_logline::{FieldNames, Format, Recipe, Settings as FormatSettings};
 
 /// nginx's log where its packages put it.
@@ -28,12 +32,17 @@ const DEFAULT_LOG: &str = "/var/log/nginx/access.log";
 /// An operator who works on his server once a week stays allowed.
 const SSH_KEEP_SECS: u64 = 7 * 86_400;
 
+/// The least of `max_remote_term`: several times the pause in which bans are told again.
+const LEAST_REMOTE_TERM_SECS: u64 = 1_800;
+
 /// Validates the file and fills in the defaults.
 pub(super) fn config(raw: RawConfig) -> Result<Config> {
     let (profile, mut policy) = detect::policy(raw.detect)?;
     policy.sites = detect::sites(raw.site)?;
     let mut engine = engine_settings(raw.ban)?;
     engine.slow = slow_settings(&raw.slow)?;
+    let fleet = fleet_settings(&raw.fleet)?;
+    engine.remote = remote_settings(&raw.fleet, fleet.is_some())?;
     engine.backoff.set_slow_first(raw.slow.first_offence == Some(true));
     if let Some(Span(secs)) = raw.agent.max_clock_skew {
         engine.max_clock_skew_secs = secs as i64;
@@ -84,6 +93,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         use_nginx,
         nginx,
         cloudflare: cloudflare_settings(raw.cloudflare)?,
+        fleet,
         page: page(&raw.page),
         page_hosts: raw.page.hosts.unwrap_or_default(),
         slack: url_from(raw.slack, "slack")?,
@@ -512,6 +522,81 @@ fn cloudflare_settings(raw: raw::RawCloudflare) -> Result<Option<cloudflare::Set
     };
     let comment = cloudflare::Settings::comment_of(&name);
     Ok(Some(cloudflare::Settings { account, list, token, api, max_items, share, comment }))
+}
+
+/// `None` where the section is not there.
+fn fleet_settings(raw: &raw::RawFleet) -> Result<Option<fleet::Settings>> {
+    let section = || Place::section("fleet");
+    let Some(url) = &raw.url else {
+        let is_there = raw.credentials_file.is_some() || raw.credentials_credential.is_some();
+        if is_there || raw.ca_file.is_some() || raw.name.is_some() {
+            bail!(
+                section().error("[fleet] needs url: nats:// or tls://, the host and the port of nats-server")
+            );
+        }
+        return Ok(None);
+    };
+    let servers: Vec<String> = url.split(',').map(|one| one.trim().to_owned()).collect();
+    for server in &servers {
+        let url = reqwest::Url::parse(server).ok();
+        let is_known = |url: &reqwest::Url| matches!(url.scheme(), "nats" | "tls") && url.has_host();
+        let Some(url) = url.filter(is_known) else {
+            bail!(section().key("url").error(format!(
+                "[fleet] url = {server:?} must be nats://HOST:PORT or tls://HOST:PORT, several with commas between them"
+            )));
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            bail!(section().key("url").error(
+                "[fleet] url holds a name or a password: write what proves who this host is into credentials_file"
+            ));
+        }
+    }
+    let credentials = match (raw.credentials_file.clone(), raw.credentials_credential.clone()) {
+        (Some(path), None) => Some(UrlFrom::File(path)),
+        (None, Some(name)) => Some(UrlFrom::Credential(name)),
+        (None, None) => None,
+        (Some(_), Some(_)) => bail!(
+            section()
+                .error("[fleet] has two credentials: keep one of credentials_file, credentials_credential")
+        ),
+    };
+    let name = raw.name.clone().unwrap_or_else(|| {
+        let read = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        read.trim().split('.').next().unwrap_or_default().to_owned()
+    });
+    if Origin::new(OriginKind::Fleet, &name).is_none() {
+        bail!(section().key("name").error(format!(
+            "[fleet] name = {name:?} must be 1 to 64 letters, digits, - and _ (without the key it is the host's name up to its \
+             first dot)"
+        )));
+    }
+    Ok(Some(fleet::Settings { servers, credentials, ca_file: raw.ca_file.clone(), name }))
+}
+
+fn remote_settings(raw: &raw::RawFleet, is_on: bool) -> Result<RemoteSettings> {
+    let place = |key: &str| Place::section("fleet").key(key);
+    let mut settings = EngineSettings::default().remote;
+    let switch = |is_on| if is_on { Switch::On } else { Switch::Off };
+    settings.switch = switch(is_on);
+    settings.accept_networks = switch(raw.accept_networks.unwrap_or(false));
+    if let Some(TermSpan(term)) = raw.max_remote_term {
+        // Each ban is told again within ten minutes, and one that was not is not to end for that.
+        if term.secs().is_some_and(|secs| secs < LEAST_REMOTE_TERM_SECS) {
+            bail!(place("max_remote_term").error("[fleet] max_remote_term must be at least 30m"));
+        }
+        settings.max_term = term;
+    }
+    for (key, value, slot) in [
+        ("max_new_per_min", raw.max_new_per_min, &mut settings.max_new_per_min),
+        ("max_live", raw.max_live, &mut settings.max_live),
+        ("confirm", raw.confirm, &mut settings.confirm),
+    ] {
+        if value == Some(0) {
+            bail!(place(key).error(format!("[fleet] {key} must be at least 1")));
+        }
+        *slot = value.unwrap_or(*slot);
+    }
+    Ok(settings)
 }
 
 fn fields(raw: RawFields, default: FieldNames) -> FieldNames {

@@ -64,16 +64,38 @@ pub(crate) fn load_text(from: &UrlFrom, what: &str) -> Result<String> {
         UrlFrom::File(path) => first_line(path, what),
         UrlFrom::Env(name) => std::env::var(name)
             .with_context(|| format!("could not read the {what} in the environment variable {name}")),
-        UrlFrom::Credential(name) => {
-            let dir = std::env::var_os("CREDENTIALS_DIRECTORY").with_context(|| {
-                format!("could not find systemd's credentials: add LoadCredential={name}:FILE to the unit")
-            })?;
-            first_line(&Path::new(&dir).join(name), what)
-        }
+        UrlFrom::Credential(name) => first_line(&credential(name)?, what),
     }
 }
 
+/// Loads a secret of several lines. Errors never contain what was read.
+pub(crate) fn load_whole(from: &UrlFrom, what: &str) -> Result<String> {
+    match from {
+        UrlFrom::File(path) => whole(path, what),
+        UrlFrom::Env(_) => load_text(from, what),
+        UrlFrom::Credential(name) => whole(&credential(name)?, what),
+    }
+}
+
+fn credential(name: &str) -> Result<std::path::PathBuf> {
+    let dir = std::env::var_os("CREDENTIALS_DIRECTORY").with_context(|| {
+        format!("could not find systemd's credentials: add LoadCredential={name}:FILE to the unit")
+    })?;
+    Ok(Path::new(&dir).join(name))
+}
+
 fn first_line(path: &Path, what: &str) -> Result<String> {
+    let (shown, text) = (path.display(), whole(path, what)?);
+    let first = text.lines().next().unwrap_or_default().trim();
+    ensure!(!first.is_empty(), "could not read the {what} in {shown}: its first line is empty");
+    ensure!(
+        first.bytes().all(|byte| byte.is_ascii_graphic()),
+        "could not use the {what} in {shown}: its first line has a blank or a character that is not ASCII"
+    );
+    Ok(first.to_owned())
+}
+
+fn whole(path: &Path, what: &str) -> Result<String> {
     let shown = path.display();
     // Opening a pipe that nobody writes to would wait for ever.
     let is_file = std::fs::metadata(path).map(|meta| meta.is_file());
@@ -85,13 +107,7 @@ fn first_line(path: &Path, what: &str) -> Result<String> {
     if mode & NOT_THE_OWNER != 0 {
         tracing::warn!(file = %shown, "the {what} can be read by other users: chmod 0600 the file");
     }
-    let first = text.lines().next().unwrap_or_default().trim();
-    ensure!(!first.is_empty(), "could not read the {what} in {shown}: its first line is empty");
-    ensure!(
-        first.bytes().all(|byte| byte.is_ascii_graphic()),
-        "could not use the {what} in {shown}: its first line has a blank or a character that is not ASCII"
-    );
-    Ok(first.to_owned())
+    Ok(text)
 }
 
 impl fmt::Debug for Secret {

@@ -7,14 +7,15 @@
 //!
 //! `format` says why a log format cannot be used, `access` why a log cannot be read, `reload` describes a changed
 //! configuration. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes
-//! events, `learned` what past logs taught, `sight` says what is wrong with a source, `slow` why a client is slowed, `health` what is
-//! wrong with a thread, `doctor` why Shield does not protect.
+//! events, `learned` what past logs taught, `sight` says what is wrong with a source, `fleet` what the fleet's state is, `slow` why
+//! a client is slowed, `health` what is wrong with a thread, `doctor` why Shield does not protect.
 
 pub(crate) mod access;
 pub(crate) mod cloudflare;
 pub(crate) mod doctor;
 pub(crate) mod edge;
 mod evidence;
+pub(crate) mod fleet;
 mod format;
 pub(crate) mod health;
 pub(crate) mod in_front;

@@ -12,8 +12,8 @@ use super::operation::{BASE, Operation};
 use super::routes::{BansParams, ClientsParams, ExplainParams, ExportParams, HistoryParams, RecentParams};
 use super::types::{
     AllowList, AllowRequest, BanPage, BanRequest, ClientList, ConfigView, ErrorBody, ErrorCode, EventList,
-    EventView, Explanation, Gap, HistoryView, ImportRequest, Labels, ReloadReport, Snapshot, Status,
-    UnbanRequest, Whoami,
+    EventView, Explanation, FleetView, Gap, HistoryView, ImportRequest, Labels, OriginRequest, ReloadReport,
+    Snapshot, Status, UnbanRequest, Whoami,
 };
 use crate::edge::format::Item;
 use shield_engine::action::Reply;
@@ -281,6 +281,17 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
             parameters: schemas.parameters::<HistoryParams>(),
             ..read("Time series for the plots.", schemas.answer::<HistoryView>())
         },
+        Operation::Fleet => {
+            read("The fleet, and its other hosts as this one sees them.", schemas.answer::<FleetView>())
+        }
+        Operation::ForgetOrigin => change(
+            "Lift all that another host wanted, and believe it no more.",
+            schemas.body::<OriginRequest>(),
+            schemas.answer::<Reply>(),
+        ),
+        Operation::TrustOrigin => {
+            change("Believe another host again.", schemas.body::<OriginRequest>(), schemas.answer::<Reply>())
+        }
         Operation::Config => {
             read("The configuration in force, without secrets.", schemas.answer::<ConfigView>())
         }

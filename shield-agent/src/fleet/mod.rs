@@ -1,0 +1,210 @@
+//! Takes part in a fleet over NATS JetStream: what this host bans is told to the others, and what they ban is handed to the
+//! engine, which decides what it is worth. `docs/fleet.md` has the picture and the security model.
+//!
+//! On a task of its own: a ban here is in force before anybody is told, and nothing here is waited for. `session` is one
+//! connection, `outbox` what there is to tell, `message` the form of it.
+
+pub(crate) mod init;
+mod message;
+mod outbox;
+mod session;
+pub(crate) mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use tokio::sync::mpsc;
+
+use self::outbox::{Outbox, OwnBan};
+pub(crate) use self::settings::Settings;
+use self::settings::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::beat::panic_text;
+use crate::notify::Report;
+use crate::pipeline::{Announce, Handle};
+use crate::random;
+use crate::text;
+use shield_engine::action::{LiftReason, Notice};
+use shield_engine::client::Client;
+use shield_engine::event::{PartReport, PartState};
+use shield_engine::time::Ends;
+use shield_engine::verdict::Rule;
+
+/// The part's name.
+pub(crate) const PART: &str = "fleet";
+/// Changes that wait at most. Beyond it the bans in force are read anew.
+const QUEUED: usize = 65_536;
+/// A connection that held for this long was a good one: the next is tried soon.
+const GOOD: Duration = Duration::from_secs(60);
+/// Grounds remembered, for rounds.
+const WHYS: usize = 100_000;
+
+/// The numbers of a running task, for status and metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    pub is_connected: bool,
+    /// The server's name.
+    pub server: String,
+    /// Own bans in force.
+    pub own: u64,
+    /// Of these, and of lifts, what the server does not have yet.
+    pub waiting: u64,
+    /// Statements of other hosts, since the start.
+    pub heard: u64,
+    /// Messages that a newer Shield wrote.
+    pub newer: u64,
+    /// Messages that are none of a fleet's.
+    pub unread: u64,
+}
+
+pub(crate) type Shown = Arc<Mutex<Numbers>>;
+
+/// What happened to this host's own bans.
+#[derive(Debug)]
+enum Change {
+    Banned(Client, OwnBan),
+    Extended(Client, Ends),
+    Expired(Client),
+    Withdrawn(Client),
+    /// By an operator, here or on another host.
+    Unbanned(Client),
+}
+
+/// The two ends of a fleet's task.
+pub(crate) struct Joined {
+    /// Hears the agent's notices.
+    pub announce: Announce,
+    pub task: Fleet,
+    pub shown: Shown,
+    /// This host's name in it.
+    pub name: String,
+}
+
+pub(crate) struct Fleet {
+    settings: Settings,
+    owner: Handle,
+    changes: mpsc::Receiver<Change>,
+    overflow: Arc<AtomicBool>,
+    outbox: Outbox,
+    /// The grounds of own bans, which the ledger does not keep.
+    whys: HashMap<Client, String>,
+    shown: Shown,
+    report: Report,
+    told: Option<PartState>,
+    refused: String,
+}
+
+/// Joins a fleet: the task is to be spawned as [`Fleet::run`].
+pub(crate) fn join(settings: Settings, owner: Handle, report: Report) -> Joined {
+    let (send, changes) = mpsc::channel(QUEUED);
+    let overflow = Arc::new(AtomicBool::new(false));
+    let overflowed = Arc::clone(&overflow);
+    let announce: Announce = Box::new(move |notice| {
+        if let Some(change) = change_of(notice)
+            && send.try_send(change).is_err()
+        {
+            overflowed.store(true, Ordering::Relaxed);
+        }
+    });
+    let chance = random::bytes().map_or(1, u64::from_ne_bytes);
+    let shown = Shown::default();
+    let name = settings.name.clone();
+    let task = Fleet {
+        outbox: Outbox::new(&settings.name, chance),
+        settings,
+        owner,
+        changes,
+        overflow,
+        whys: HashMap::new(),
+        shown: Arc::clone(&shown),
+        report,
+        told: None,
+        refused: String::new(),
+    };
+    Joined { announce, task, shown, name }
+}
+
+/// What a notice means for others. A ban received is none of this host's, and is never told again.
+fn change_of(notice: &Notice) -> Option<Change> {
+    match notice {
+        Notice::Banned(record) if record.ban.rule == Rule::Remote => {
+            Some(Change::Withdrawn(record.ban.client))
+        }
+        Notice::Banned(record) => {
+            let ban = record.ban;
+            let why = format!("{}: {}", ban.rule, text::cause(record));
+            Some(Change::Banned(ban.client, OwnBan { since_ms: ban.since_ms, ends: ban.ends, why }))
+        }
+        Notice::Extended { client, ends, .. } => Some(Change::Extended(*client, *ends)),
+        Notice::Lifted { client, reason, .. } => Some(match reason {
+            LiftReason::Expired => Change::Expired(*client),
+            LiftReason::Operator => Change::Unbanned(*client),
+            LiftReason::Allowed | LiftReason::Withdrawn => Change::Withdrawn(*client),
+        }),
+        _ => None,
+    }
+}
+
+impl Fleet {
+    /// Runs until it is aborted.
+    pub(crate) async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let begin = Instant::now();
+            let work = AssertUnwindSafe(session::run(&mut self)).catch_unwind().await;
+            let reason = match work {
+                Ok(Ok(())) => {
+                    pause = FIRST_PAUSE;
+                    tokio::time::sleep(jitter(pause)).await;
+                    continue;
+                }
+                Ok(Err(error)) => text::retrying(format!("{error:#}")),
+                Err(payload) => text::health::restarted(panic_text(&*payload), pause.as_secs()),
+            };
+            self.shown(|shown| shown.is_connected = false);
+            self.tell(PartState::Degraded { reason });
+            pause = if begin.elapsed() > GOOD { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+            tokio::time::sleep(jitter(pause)).await;
+        }
+    }
+
+    fn tell(&mut self, state: PartState) {
+        let (own, waiting) = (self.outbox.len() as u64, self.outbox.waiting() as u64);
+        self.shown(|shown| (shown.own, shown.waiting) = (own, waiting));
+        if self.told.as_ref() != Some(&state) {
+            (self.report)(PartReport { part: PART.to_owned(), state: state.clone(), repaired: None });
+            self.told = Some(state);
+        }
+    }
+
+    fn shown(&self, change: impl FnOnce(&mut Numbers)) {
+        change(&mut self.shown.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn is_connected(&self) -> bool {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).is_connected
+    }
+
+    /// Whether changes were lost since this was asked last.
+    fn overflowed(&self) -> bool {
+        self.overflow.swap(false, Ordering::Relaxed)
+    }
+
+    /// Remembers the grounds of a ban.
+    fn remember(&mut self, client: Client, why: &str) {
+        if self.whys.len() < WHYS || self.whys.contains_key(&client) {
+            self.whys.insert(client, why.to_owned());
+        }
+    }
+}
+
+/// A pause between half and all of the longest, by chance, so that a fleet's hosts do not come back at once.
+fn jitter(longest: Duration) -> Duration {
+    let chance = random::bytes().map_or(0, u16::from_ne_bytes);
+    longest.div_f64(2.0) + longest.div_f64(2.0).mul_f64(f64::from(chance) / f64::from(u16::MAX))
+}

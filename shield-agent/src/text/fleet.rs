@@ -1,0 +1,78 @@
+//! What is said of the fleet.
+
+use super::rule_sentence;
+use crate::api::types::{FleetView, Trust};
+use shield_engine::verdict::Rule;
+
+/// The grounds of a ban whose evidence is not at hand.
+pub(crate) fn why(rule: Rule) -> String {
+    format!("{rule}: {}", rule_sentence(rule))
+}
+
+/// The detail of a state.
+pub(crate) fn taking_part(name: &str, servers: &[String]) -> String {
+    format!("as {name}, over {}", servers.join(","))
+}
+
+pub(crate) fn cut_off(servers: &[String]) -> String {
+    super::retrying(format!(
+        "no connection to {}; bans of this host are in force here, and others hear of them once it is back",
+        servers.join(",")
+    ))
+}
+
+/// A refused publish is answered by nothing, so that the permissions are the likeliest cause.
+pub(crate) fn refused(name: &str, why: &str) -> String {
+    format!(
+        "could not tell the fleet what is banned here ({why}): is name = \"{name}\" in [fleet] the one that these credentials may \
+         publish as?"
+    )
+}
+
+/// Dry runs.
+pub(crate) const DRY_RUN: &str = "a dry run tells no fleet anything and hears none";
+
+/// A host that was never heard.
+pub(crate) fn unknown(name: &str) -> String {
+    format!(
+        "no host named {:?} was ever heard here: `shield-agent fleet` lists those that were",
+        super::printable(name)
+    )
+}
+
+/// What the word of another host is worth.
+pub(crate) fn trust(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Full => "counts",
+        Trust::Limited => "over a limit: new bans are only noted",
+        Trust::Harmful => "not believed for an hour: it wanted too many good clients banned",
+        Trust::Forgotten => "not believed: forgotten by an operator",
+    }
+}
+
+/// The fleet in one line.
+pub(crate) fn summary(view: &FleetView) -> String {
+    let Some(name) = &view.name else {
+        return "this host is part of no fleet: [fleet] url in the configuration".to_owned();
+    };
+    let connection = match view.connected {
+        true => format!("connected to {}", super::printable(&view.server)),
+        false => "not connected: bans of this host are in force here, and are told once it is".to_owned(),
+    };
+    let waiting = match view.waiting {
+        0 => String::new(),
+        waiting => format!(", {} not told yet", super::count(waiting)),
+    };
+    let unread = match view.unread + view.newer {
+        0 => String::new(),
+        unread => format!(
+            "; {} could not be read ({} of a newer Shield)",
+            super::counted(unread, "message"),
+            view.newer
+        ),
+    };
+    format!(
+        "{name}, {connection}; {}{waiting}{unread}",
+        super::plural(view.own_bans, "ban of its own", "bans of its own")
+    )
+}
