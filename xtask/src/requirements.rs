@@ -198,6 +198,20 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         source: Source::Apt(&["openssh-server", "openssh-client"]),
     },
     Requirement {
+        name: "nats-server",
+        reason: "carries the bans of the tests' fleets",
+        purpose: Purpose::Test,
+        is_met: || has("nats-server"),
+        source: Source::Apt(&["nats-server"]),
+    },
+    Requirement {
+        name: "fail2ban and sshguard",
+        reason: "tests that their bans can be Shield's",
+        purpose: Purpose::Test,
+        is_met: || has("fail2ban-server") && has("sshguard"),
+        source: Source::Apt(&["fail2ban", "sshguard"]),
+    },
+    Requirement {
         name: "logrotate",
         reason: "tests the rotation of the audit log",
         purpose: Purpose::Test,
