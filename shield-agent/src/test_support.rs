@@ -32,8 +32,8 @@ pub mod api {
     }
     pub mod types {
         pub use crate::api::types::{
-            Ban, BanPage, ClientState, ConfigView, Offences, PartStateName, PastBan, ReloadOutcome,
-            ReloadReport, SlowedClient, Status,
+            Ban, BanPage, ClientState, ConfigView, FleetOrigin, FleetView, Offences, PartStateName, PastBan,
+            ReloadOutcome, ReloadReport, SlowedClient, Status, Trust,
         };
     }
 }

@@ -43,6 +43,9 @@ fn everything() -> Vec<(&'static str, &'static str, String, Option<Value>)> {
         get("/history", ""),
         get("/history", "?range=24h"),
         get("/config", ""),
+        get("/fleet", ""),
+        post("/fleet/forget", json!({"origin": "web-2"})),
+        post("/fleet/trust", json!({"origin": "web-2"})),
         post("/ban", json!({"clients": clients, "term": {"secs": 60}, "reason": "scraping"})),
         post("/ban", json!({"clients": clients, "term": "permanent"})),
         post("/unban", json!({"clients": clients, "forget": true})),
@@ -525,4 +528,16 @@ async fn it_stops_within_its_grace_though_streams_are_open() {
     stream.next().await.unwrap();
     let stopping = running.stop();
     tokio::time::timeout(Duration::from_secs(5), stopping).await.expect("streams do not hold up the end");
+}
+
+#[tokio::test]
+async fn only_a_host_that_was_heard_can_be_forgotten() {
+    let running = Setup::default().start().await;
+    for path in ["/fleet/forget", "/fleet/trust"] {
+        for (name, expected) in [("web-2", 200), ("web-9", 404), ("../x", 404)] {
+            let body = json!({"origin": name});
+            let answer = request(&running, "post", path, Some(&body), Some(TOKEN)).await;
+            assert_eq!(answer.status, expected, "{path} {name}: {}", answer.body);
+        }
+    }
 }

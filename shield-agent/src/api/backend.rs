@@ -205,9 +205,7 @@ pub trait Backend: Send + Sync + 'static {
     fn edge_list(&self) -> Answer<'_, EdgeList>;
 
     /// The fleet that this host is part of, and what it heard of the others.
-    fn fleet(&self) -> Answer<'_, FleetView> {
-        Box::pin(async { Ok(FleetView::default()) })
-    }
+    fn fleet(&self) -> Answer<'_, FleetView>;
 
     /// The parts without which nobody is banned that hang now, by name, with the reason. Asks nobody: it is answered whatever
     /// hangs.

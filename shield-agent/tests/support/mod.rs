@@ -19,7 +19,7 @@ use shield_agent::test_support::api::listen::Limits;
 use shield_agent::test_support::api::socket::ControlSocket;
 use shield_agent::test_support::api::token::Token;
 use shield_agent::test_support::api::types::{
-    ClientState, ConfigView, Offences, PastBan, ReloadOutcome, ReloadReport,
+    ClientState, ConfigView, FleetOrigin, FleetView, Offences, PastBan, ReloadOutcome, ReloadReport, Trust,
 };
 use shield_agent::test_support::api::{Server, Settings};
 use shield_agent::test_support::cli::client::{AgentClient, Endpoint};
@@ -302,6 +302,20 @@ impl Backend for FakeBackend {
             history: vec![past],
             now: clock::now(),
         })
+    }
+
+    fn fleet(&self) -> Later<'_, FleetView> {
+        let origin = FleetOrigin {
+            name: "web-2".into(),
+            heard_ms: 1_000,
+            heard_secs_ago: 4,
+            bans: 3,
+            counted: 2,
+            trust: Trust::Limited,
+            vetoed: 1,
+            refused_networks: 0,
+        };
+        self.later(FleetView { name: Some("web-1".into()), origins: vec![origin], ..FleetView::default() })
     }
 
     fn allowlist(&self) -> Later<'_, Vec<(Allowed, Option<String>)>> {

@@ -354,6 +354,45 @@ export interface Explanation {
   words: string;
 }
 
+/** Another host of the fleet, as this one sees it. */
+export interface FleetOrigin {
+  /** Clients that it wants banned. */
+  bans: number;
+  /** Those of them that count here. */
+  counted: number;
+  /** When it was heard last, in milliseconds since the Unix epoch. */
+  heard_ms: number;
+  /** Seconds since then. Each host states its bans anew at least every 10 min. */
+  heard_secs_ago: number;
+  name: string;
+  /** Statements about networks that were not accepted, since the start. */
+  refused_networks: number;
+  trust: Trust;
+  /** Statements about clients that are never banned here, since the start. */
+  vetoed: number;
+}
+
+/** The fleet that this host is part of. */
+export interface FleetView {
+  connected: boolean;
+  /** Statements of other hosts since the start. */
+  heard: number;
+  /** This host's name in it; null when it is part of none. */
+  name: string | null;
+  /** Messages that a newer Shield wrote, since the start. */
+  newer: number;
+  /** Every other host that was ever heard, by name. */
+  origins: FleetOrigin[];
+  /** Bans of this host in force, which the others are told. */
+  own_bans: number;
+  /** The server that it is connected to. */
+  server: string;
+  /** Messages that are none of a fleet's, since the start. */
+  unread: number;
+  /** Bans and unbans that the server does not have yet. */
+  waiting: number;
+}
+
 /** Events are missing in a stream. */
 export interface Gap {
   /** Number of missing events; 0 if it is unknown. */
@@ -454,7 +493,7 @@ export interface Labels {
   rules: Record<string, string>;
 }
 
-export type LiftReason = "operator" | "expired" | "allowed";
+export type LiftReason = "operator" | "expired" | "allowed" | "withdrawn";
 
 /** A mark on the plot. */
 export interface Mark {
@@ -484,6 +523,12 @@ export interface Offences {
   count: number;
   /** Time of the last one; null if there is none. */
   last_ms: number | null;
+}
+
+/** Another host of the fleet. */
+export interface OriginRequest {
+  /** Its name. */
+  origin: string;
 }
 
 /** A part of Shield with its state. */
@@ -560,7 +605,7 @@ export interface Reply {
 }
 
 /** A detection rule, or another origin of a ban. */
-export type RuleName = "operator" | "imported" | "z_score" | "rate_multiplier" | "error_surge" | "probing" | "flood" | "behaviour" | "network";
+export type RuleName = "operator" | "imported" | "z_score" | "rate_multiplier" | "error_surge" | "probing" | "flood" | "behaviour" | "network" | "remote";
 
 /** The values of one rule beside its thresholds. */
 export interface RuleState {
@@ -717,6 +762,9 @@ export interface Totals {
 /** The transport that a request came over. */
 export type Transport = "unix" | "tcp";
 
+/** What the word of another host is worth. */
+export type Trust = "full" | "limited" | "harmful" | "forgotten";
+
 /** Bans to lift. The windows of the clients are cleared, so that old requests do not ban them again at once. */
 export interface UnbanRequest {
   /** Addresses or networks. */
@@ -763,6 +811,7 @@ export interface Reads {
   "/events/recent": { query: { before?: number; kind?: string; limit?: number }; answer: EventList };
   "/explain": { query: { at?: number; client: string }; answer: Explanation };
   "/export": { query: { format?: EdgeFormat }; answer: CloudflareItem[] };
+  "/fleet": { query: Record<string, never>; answer: FleetView };
   "/history": { query: { range?: HistoryRange }; answer: History };
   "/labels": { query: Record<string, never>; answer: Labels };
   "/status": { query: Record<string, never>; answer: Status };
@@ -774,6 +823,8 @@ export interface Changes {
   "/allow": { body: AllowRequest; answer: Reply };
   "/ban": { body: BanRequest; answer: Reply };
   "/disallow": { body: AllowRequest; answer: Reply };
+  "/fleet/forget": { body: OriginRequest; answer: Reply };
+  "/fleet/trust": { body: OriginRequest; answer: Reply };
   "/import": { body: ImportRequest; answer: Reply };
   "/reload": { body: Record<string, never>; answer: ReloadReport };
   "/unban": { body: UnbanRequest; answer: Reply };

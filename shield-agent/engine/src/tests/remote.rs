@@ -464,6 +464,7 @@ mod walk {
     //! A random walk of three origins and a host that hears them, against what they want.
 
     use std::collections::BTreeMap;
+    use std::collections::btree_map::Entry;
 
     use super::*;
 
@@ -606,8 +607,8 @@ mod walk {
                 if self.random.one_in(25) {
                     let who = Client::from(std::net::Ipv4Addr::new(203, 0, 113, self.random.below(12) as u8));
                     let ends = (!self.random.one_in(6)).then(|| ms + 20_000 + self.random.below(3_000_000));
-                    if !self.peers[at].wants.contains_key(&who) {
-                        self.peers[at].wants.insert(who, (ms, ends));
+                    if let Entry::Vacant(new) = self.peers[at].wants.entry(who) {
+                        new.insert((ms, ends));
                         self.state(at, who, true);
                     }
                 }
