@@ -22,13 +22,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use serde::Serialize;
+use shield_agent::test_support::api::operation::Operation;
 use shield_agent::test_support::api::priority::give_way;
+use shield_agent::test_support::api::types::Status;
 use shield_agent::test_support::cli::client::{AgentClient, Endpoint, EventStream, Message};
 use shield_agent::test_support::clock;
 use shield_engine::action::Notice;
 use shield_engine::client::Client;
 use shield_tests::agent::{Agent, Home};
 use shield_tests::netns::Namespace;
+use shield_tests::wait;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, watch};
@@ -70,14 +73,18 @@ const WORST_CONNECTIONS: u64 = 64;
 /// Clients in the table, with `--worst`.
 const WORST_CLIENTS: u32 = 200_000;
 
-/// Lines of one attack: more than the threshold of the flood rule.
-const LINES_PER_ATTACK: usize = 120;
+/// Lines of one attack: three seconds of them are more than the 120 requests for one page that the flood rule takes from one of
+/// few clients on a site that serves nearly everything.
+const LINES_PER_ATTACK: usize = 200;
 
 /// Seconds over which the timestamps of an attack's lines are spread.
 const SECONDS_PER_ATTACK: usize = 4;
 
 /// Time limit for one ban; far more than it takes.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same for the lines that fill the table.
+const FILL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Pause between two attacks; a prime, so that it does not stay in phase with a timer of the agent.
 const PAUSE: Duration = Duration::from_millis(37);
@@ -151,6 +158,7 @@ fn main() -> Result<()> {
     let limits = "[ban]\nalways_allowed = 1000000\nmax_bans_per_minute = 1000000\n";
     home.configure(&log, "", &format!("[page]\nlisten = {PAGE:?}\n\n{limits}"))?;
     let agent = Agent::start(&namespace, &home, &["--dry-run"])?;
+    wait_until_it_reads(&namespace, &home)?;
     let bench = Bench { log, socket: home.socket(), agent: agent.pid(), arguments };
     // The load stands for other machines, so its threads have a low priority; the attacker's (this one) has not.
     let measured = namespace.enter(|| {
@@ -164,6 +172,14 @@ fn main() -> Result<()> {
     let stopped = agent.stop()?;
     ensure!(stopped.success(), "the agent ended with an error:\n{}", home.log());
     print(&measured?, bench.arguments.worst, bench.arguments.json)
+}
+
+/// An agent that never ran begins at a log's end, so what was written before it opened the log is never read.
+fn wait_until_it_reads(namespace: &Namespace, home: &Home) -> Result<()> {
+    wait::until("the agent to read its log", TIMEOUT, || {
+        let status = home.json(namespace, &["status"])?;
+        Ok((status["sources"][0]["logs"] == 1).then_some(()))
+    })
 }
 
 struct Bench {
@@ -239,7 +255,7 @@ impl Bench {
         attacker.attack_times(10, &mut events).await.context("could not warm up")?;
         for _ in 0..self.arguments.rounds {
             if self.arguments.worst {
-                attacker.fill_table().await?;
+                attacker.fill_table(&client).await?;
             }
             for case in &mut cases {
                 let load = (case.asked != Asked::Nothing).then(|| Load::start(case.asked));
@@ -288,8 +304,8 @@ impl Attacker {
         Ok(latencies)
     }
 
-    /// Writes one request of each of many clients, and gives the agent time to read them.
-    async fn fill_table(&mut self) -> Result<()> {
+    /// Writes one request of each of many clients, and waits until the agent has read them.
+    async fn fill_table(&mut self, agent: &AgentClient) -> Result<()> {
         let time =
             jiff::Timestamp::from_millisecond(clock::now().wall_ms)?.strftime("%Y-%m-%dT%H:%M:%S+00:00");
         let mut lines = String::new();
@@ -301,7 +317,14 @@ impl Attacker {
             )?;
         }
         self.log.write_all(lines.as_bytes()).context("could not write to the log")?;
-        sleep(SETTLE).await;
+        let length = self.log.metadata().context("could not look at the log")?.len();
+        let until = Instant::now() + FILL_TIMEOUT;
+        let is_read =
+            |status: &Status| status.sources.iter().map(|source| source.bytes).sum::<u64>() >= length;
+        while !is_read(&agent.get(Operation::Status, &[]).await.context("could not ask the agent")?) {
+            ensure!(Instant::now() < until, "the agent did not read {WORST_CLIENTS} lines in time");
+            sleep(PAUSE).await;
+        }
         Ok(())
     }
 
