@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::bpffs::Bpffs;
 use crate::netns::Namespace;
-use crate::wait;
+use crate::{unit, wait};
 
 /// Time limit for the first answer on the socket and for the exit after SIGTERM. Generous, because other tests run at the
 /// same time.
@@ -167,6 +167,16 @@ impl Agent {
         Self::start_under(&[], namespace, home, more_arguments)
     }
 
+    /// As [`Agent::start`], in the sandbox of the shipped unit: see [`crate::unit`].
+    ///
+    /// # Errors
+    /// As for [`Agent::start`].
+    pub fn start_in_unit(namespace: &Namespace, home: &Home, more_arguments: &[&str]) -> Result<Self> {
+        let launcher = unit::launcher(home, &[])?;
+        let launcher: Vec<&str> = launcher.iter().map(String::as_str).collect();
+        Self::start_under(&launcher, namespace, home, more_arguments)
+    }
+
     /// As [`Agent::start`], through a launcher such as `setpriv` with its arguments. The launcher must exec the agent,
     /// because signals go to the process started here.
     ///
@@ -238,18 +248,25 @@ impl Drop for Agent {
     }
 }
 
-/// The path of the agent that was built together with the running test. Cargo puts tests into `deps/`, and binaries one
-/// folder above them.
+/// The path of the agent that was built together with the running test.
 ///
 /// # Errors
 /// Fails if the agent was not built.
 pub fn binary() -> Result<PathBuf> {
+    built("shield-agent")
+}
+
+/// The path of a program that was built together with the running test. Cargo puts tests into `deps/`, and programs one folder
+/// above them.
+///
+/// # Errors
+/// Fails if it was not built.
+pub fn built(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("could not get this program's own path")?;
-    let found =
-        own.ancestors().skip(1).take(2).map(|folder| folder.join("shield-agent")).find(|file| file.is_file());
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|file| file.is_file());
     found.with_context(|| {
         format!(
-            "could not find shield-agent near {}: build it with `cargo build -p shield-agent`",
+            "could not find {name} near {}: build it with `cargo build -p shield-agent -p shield-tests`",
             own.display()
         )
     })

@@ -66,13 +66,13 @@ impl Site {
         Ok(Self { nginx, home, server, street })
     }
 
-    /// Starts the agent and waits until its enforcers are set up: before that a ban is not in the kernel, and attaching a
+    /// Starts the agent in the unit's sandbox and waits until its enforcers are set up: before that a ban is not in the kernel, and attaching a
     /// program to an interface loses packets of all clients.
     ///
     /// # Errors
     /// Fails if the agent does not start, or if an enabled enforcer does not work.
     pub fn start_agent(&self, more_arguments: &[&str]) -> Result<Agent> {
-        let agent = Agent::start(&self.server, &self.home, more_arguments)?;
+        let agent = Agent::start_in_unit(&self.server, &self.home, more_arguments)?;
         self.wait_until_protected()?;
         Ok(agent)
     }

@@ -4,15 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use shield_tests::agent::{Agent, Home};
+use shield_tests::mishap::{self, SmallDisk};
 use shield_tests::netns::Namespace;
 use shield_tests::site::{ATTACKER, SERVER, Site, VISITOR};
 use shield_tests::traffic::{Behaviour, Outcome, Requester, VISITED_PATHS};
@@ -33,16 +31,6 @@ fn persistent_attacker(site: &Site) -> Requester {
     Requester::start(&site.street, behaviour)
 }
 
-fn damage(database: &Path) {
-    // What is not in the file yet is in its write-ahead log.
-    for companion in ["-wal", "-shm"] {
-        let _ = fs::remove_file(format!("{}{companion}", database.display()));
-    }
-    let mut bytes = fs::read(database).unwrap();
-    bytes[..4096].fill(0x5a);
-    fs::write(database, bytes).unwrap();
-}
-
 /// An empty ledger wants no ban, so the first reconcile after a damaged database lifted every one.
 fn a_damaged_database_lifts_no_ban(more: &str, is_end_known: bool) {
     let site = Site::create(more).unwrap();
@@ -52,7 +40,7 @@ fn a_damaged_database_lifts_no_ban(more: &str, is_end_known: bool) {
     site.home.command(&site.server, &[&["ban", "--for", "permanent"], &others[..]].concat()).unwrap();
     assert!(agent.stop().unwrap().success());
     let state = site.home.folder().join("state");
-    damage(&state.join("shield.db"));
+    mishap::damage(&state.join("shield.db")).unwrap();
 
     let attempts = persistent_attacker(&site);
     let _agent = site.start_agent(&[]).unwrap();
@@ -110,7 +98,7 @@ fn a_second_agent_in_a_network_namespace_is_refused_and_told_of_the_first() {
             &format!("[page]\nenabled = false\n[xdp]\npin_dir = {:?}\n", second.pins()),
         )
         .unwrap();
-    let refused = format!("{:#}", Agent::start(&site.server, &second, &[]).unwrap_err());
+    let refused = format!("{:#}", Agent::start_in_unit(&site.server, &second, &[]).unwrap_err());
     let first = format!(
         "(process {}) with the state directory {}",
         agent.pid(),
@@ -121,7 +109,7 @@ fn a_second_agent_in_a_network_namespace_is_refused_and_told_of_the_first() {
         "{refused}"
     );
     // One that changes nothing in the kernel may run beside it.
-    let dry = Agent::start(&site.server, &second, &["--dry-run"]).unwrap();
+    let dry = Agent::start_in_unit(&site.server, &second, &["--dry-run"]).unwrap();
     assert!(dry.stop().unwrap().success());
 
     // Its control socket is another one, and the first does not even run: the lock knows all the same.
@@ -140,7 +128,7 @@ fn a_second_agent_in_a_network_namespace_is_refused_and_told_of_the_first() {
     agent.kill().unwrap();
     // The kernel has freed the lock, and another network namespace has its own.
     site.home.command(&site.server, &["cleanup"]).unwrap();
-    let _other = Agent::start(&site.street, &second, &[]).unwrap();
+    let _other = Agent::start_in_unit(&site.street, &second, &[]).unwrap();
     let _again = site.start_agent(&[]).unwrap();
 }
 
@@ -165,7 +153,7 @@ fn after_a_kill_every_ban_is_recorded_once() {
     let file = file.to_str().unwrap();
     let mut late = 0;
     for round in 0..3 {
-        let agent = Agent::start(&namespace, &home, &[]).unwrap();
+        let agent = Agent::start_in_unit(&namespace, &home, &[]).unwrap();
         home.command(&namespace, &["import", file, "--for", "1h"]).unwrap();
         // The reply comes once the bans are committed, before they are recorded.
         agent.kill().unwrap();
@@ -173,7 +161,7 @@ fn after_a_kill_every_ban_is_recorded_once() {
         let before = lines.matches("\"event\":\"banned\"").count();
         assert!(before <= 2_000 * (round + 1));
     }
-    let agent = Agent::start(&namespace, &home, &[]).unwrap();
+    let agent = Agent::start_in_unit(&namespace, &home, &[]).unwrap();
     assert!(agent.stop().unwrap().success());
     let text = fs::read_to_string(home.audit()).unwrap();
     let mut seen = BTreeSet::new();
@@ -188,7 +176,7 @@ fn after_a_kill_every_ban_is_recorded_once() {
         verified.contains("the chain is intact") && verified.contains("compared with the database"),
         "{verified}"
     );
-    let _agent = Agent::start(&namespace, &home, &[]).unwrap();
+    let _agent = Agent::start_in_unit(&namespace, &home, &[]).unwrap();
     let bans = home.json(&namespace, &["bans", "--all"]).unwrap();
     for ban in bans["bans"].as_array().unwrap() {
         let key = (ban["client"].to_string(), ban["since_ms"].to_string());
@@ -197,20 +185,15 @@ fn after_a_kill_every_ban_is_recorded_once() {
     assert_eq!(bans["total"], 2_000);
 }
 
-fn check_lists_on_a_full_disk() {
-    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace of our own (needs root)");
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+/// With a full disk `bans`, `explain` and `export` said that nobody was banned.
+#[test]
+fn on_a_full_disk_the_lists_tell_who_is_banned() {
     let (namespace, home) = plain_home();
     let state = home.folder().join("state");
-    fs::create_dir(&state).unwrap();
-    mount(Some("tmpfs"), &state, Some("tmpfs"), MsFlags::empty(), Some("size=2m,mode=0700")).unwrap();
-    let _agent = Agent::start(&namespace, &home, &[]).unwrap();
+    let disk = SmallDisk::mount(&state).unwrap();
+    let _agent = Agent::start_in_unit(&namespace, &home, &[]).unwrap();
     home.command(&namespace, &["ban", "192.0.2.1", "--reason", "before"]).unwrap();
-    let ballast = state.join("ballast");
-    let mut filled = fs::File::create(&ballast).unwrap();
-    while std::io::Write::write_all(&mut filled, &[1; 4096]).is_ok() {}
-    drop(filled);
+    disk.fill().unwrap();
 
     let file = home.folder().join("list");
     fs::write(&file, list(1_225)).unwrap();
@@ -240,17 +223,8 @@ fn check_lists_on_a_full_disk() {
     let degraded = home.json(&namespace, &["status"]).unwrap()["parts"].to_string();
     assert!(degraded.contains("free some space"), "{degraded}");
     check();
-    fs::remove_file(&ballast).unwrap();
+    disk.clear().unwrap();
     let saved = || Ok((home.json(&namespace, &["status"])?["health"] == "ok").then_some(()));
     let _ = wait::until("everything to be saved", Duration::from_secs(30), saved);
     check();
-}
-
-/// With a full disk `bans`, `explain` and `export` said that nobody was banned.
-#[test]
-fn on_a_full_disk_the_lists_tell_who_is_banned() {
-    // A thread of its own, so that no other thread enters the mount namespace, which ends with this one.
-    if let Err(panic) = std::thread::spawn(check_lists_on_a_full_disk).join() {
-        std::panic::resume_unwind(panic);
-    }
 }

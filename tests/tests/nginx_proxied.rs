@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use shield_agent::test_support::api::types::{PartStateName, Status};
-use shield_tests::agent::{Agent, Home, UNIT};
+use shield_tests::agent::{Agent, Home};
 use shield_tests::netns::Namespace;
 use shield_tests::proxied::{Connection, ProxiedNginx};
 use shield_tests::wait;
@@ -30,8 +30,9 @@ struct World {
     _run: tempfile::TempDir,
 }
 
+/// nginx's folder is in /dev/shm, which the unit's sandbox leaves writable, as it leaves /run where it is by default.
 fn start_agent(server: &Namespace, home: &Home) -> Agent {
-    Agent::start_under(&UNIT, server, home, &[]).unwrap()
+    Agent::start_in_unit(server, home, &[]).unwrap()
 }
 
 impl World {

@@ -10,7 +10,7 @@ use shield_agent::test_support::api::types::PartStateName;
 use shield_agent::test_support::config::Config;
 use shield_tests::agent::Agent;
 use shield_tests::site::{ATTACKER, Site, VISITOR};
-use shield_tests::{agent, command, wait};
+use shield_tests::{agent, command, unit, wait};
 
 /// The limit for systemd's exposure level of the unit, from 0 (none) to 10. The remaining exposure is Shield's purpose: the
 /// network configuration, BPF, the log.
@@ -147,11 +147,8 @@ fn logrotate_understands_our_rule() {
     assert!(!log.exists() && rotated.iter().any(|name| name.starts_with("audit.jsonl-")), "{rotated:?}");
 }
 
-/// The words after `KEY=` in the unit.
 fn words_of(key: &str) -> Vec<String> {
-    let unit = read("shield.service");
-    let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap();
-    line.split_whitespace().map(str::to_owned).collect()
+    unit::words_of(key).unwrap()
 }
 
 /// History: after a boot nginx answered a banned client for 15 s, and for 39 s where Docker was installed.
@@ -187,15 +184,12 @@ fn the_units_folders_have_the_modes_and_owners_that_the_package_gives_them() {
 }
 
 #[test]
-fn the_units_capabilities_are_enough_for_both_enforcers_and_another_users_log() {
+fn the_units_sandbox_leaves_enough_for_both_enforcers_and_another_users_log() {
     let site = Site::create("").unwrap();
     // Owner and mode as on Debian, where nginx's log belongs to another user and is not readable for all.
     command::run(&["chown", "www-data:adm", site.nginx.access_log().to_str().unwrap()]).unwrap();
     command::run(&["chmod", "0640", site.nginx.access_log().to_str().unwrap()]).unwrap();
-    let capabilities = words_of("CapabilityBoundingSet").join(",+").to_lowercase().replace("cap_", "");
-    let bounding = format!("--bounding-set=-all,+{capabilities}");
-    let launcher = ["setpriv", &bounding, "--inh-caps=-all", "--no-new-privs"];
-    let _agent = Agent::start_under(&launcher, &site.server, &site.home, &[]).unwrap();
+    let _agent = Agent::start_in_unit(&site.server, &site.home, &[]).unwrap();
     site.wait_until_protected().unwrap();
     for part in ["iptables", "xdp"] {
         let status = site.status().unwrap();

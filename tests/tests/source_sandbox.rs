@@ -8,7 +8,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shield_tests::agent::{self, Agent, Home};
 use shield_tests::netns::Namespace;
-use shield_tests::wait;
+use shield_tests::{unit, wait};
 
 /// `check` takes a fraction of a second; the unit waits for it before every start.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -101,26 +100,22 @@ fn check_waits_for_nothing() {
     assert!(check_under("", "/home/berta/logs/a.log").contains("there is no folder /home/berta"));
 }
 
-/// `ExecReload=` as shipped, with the unit's capabilities, and SIGHUP as other programs send it.
+/// `ExecReload=` as shipped, in the unit's sandbox, and SIGHUP as other programs send it.
 #[test]
 fn the_units_reload_works_and_a_wrong_file_changes_nothing() {
-    let unit = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/shield.service"));
-    let unit = unit.unwrap();
-    let of_key = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap();
-    let capabilities = of_key("CapabilityBoundingSet").replace(' ', ",+").to_lowercase().replace("cap_", "");
-    let bounding = format!("--bounding-set=-all,+{capabilities}");
-    let launcher = ["setpriv", &bounding, "--inh-caps=-all", "--no-new-privs"];
     let (namespace, home) = (Namespace::create("reload").unwrap(), Home::create().unwrap());
     let log = home.folder().join("access.log");
     fs::write(&log, "").unwrap();
     let configure =
         |more: &str| home.configure(&log, "", &format!("[page]\nenabled = false\n{more}")).unwrap();
     configure("");
-    let agent = Agent::start_under(&launcher, &namespace, &home, &["--dry-run"]).unwrap();
-    let words = of_key("ExecReload").strip_prefix("/usr/bin/shield-agent ").unwrap();
+    let agent = Agent::start_in_unit(&namespace, &home, &["--dry-run"]).unwrap();
+    let words = unit::words_of("ExecReload").unwrap();
+    assert_eq!(words[0], "/usr/bin/shield-agent");
+    let launcher = unit::launcher(&home, &[]).unwrap();
     let reload = || {
-        let mut command = Command::new("setpriv");
-        command.args(&launcher[1..]).arg(agent::binary().unwrap()).args(words.split(' '));
+        let mut command = Command::new(&launcher[0]);
+        command.args(&launcher[1..]).arg(agent::binary().unwrap()).args(&words[1..]);
         let output = command.env("SHIELD_SOCKET", home.socket()).output().unwrap();
         let said =
             format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

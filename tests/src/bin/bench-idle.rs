@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 use shield_agent::test_support::clock;
+use shield_tests::agent::Agent;
 use shield_tests::site::Site;
 
 /// Time between two log lines.
@@ -44,7 +45,8 @@ struct Row {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let site = Site::create("")?;
-    let agent = site.start_agent(&[])?;
+    let agent = Agent::start(&site.server, &site.home, &[])?;
+    site.wait_until_protected()?;
     let mut log =
         File::options().append(true).open(site.nginx.access_log()).context("could not open the log")?;
     let row = watch(agent.pid(), &mut log, arguments.seconds)?;

@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 use shield_agent::test_support::clock;
+use shield_tests::agent::Agent;
 use shield_tests::lab::kernel;
 use shield_tests::site::Site;
 
@@ -96,7 +97,8 @@ fn print(row: &Row, as_json: bool) -> Result<()> {
 /// Measures all bans of one case, with an agent of its own.
 fn measure(bans: u32, lines_per_sec: u64) -> Result<[Row; 2]> {
     let site = Site::create("[ban]\nalways_allowed = 1000000\nmax_bans_per_minute = 1000000\n")?;
-    let agent = site.start_agent(&[])?;
+    let agent = Agent::start(&site.server, &site.home, &[])?;
+    site.wait_until_protected()?;
     let log = site.nginx.access_log();
     let mut attacker = Attacker {
         log: File::options().append(true).open(log).context("could not open the log")?,

@@ -1,0 +1,96 @@
+//! The sandbox of the shipped unit, without a systemd as process 1: what `packaging/shield.service` says is read from it, and
+//! the launcher `unit-sandbox` (`src/bin/`) applies it and then runs a program.
+//!
+//! Applied: the capabilities, the system-call filter and the restrictions that are filters too, /proc, the read-only file
+//! system, the umask. Not applied, because the tests' own files are there: `PrivateTmp=` and `ProtectHome=` (see
+//! `tests/source_sandbox.rs`), and `PrivateDevices=`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::agent::Home;
+use crate::command;
+
+/// The words behind `key=` in the unit; of several such lines those of the first.
+///
+/// # Errors
+/// Fails if the unit has no such key.
+pub fn words_of(key: &str) -> Result<Vec<String>> {
+    let unit = file();
+    let text = fs::read_to_string(&unit).with_context(|| format!("could not read {}", unit.display()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let line = line.with_context(|| format!("could not find {key}= in {}", unit.display()))?;
+    Ok(line.split_whitespace().map(str::to_owned).collect())
+}
+
+/// The unit's file.
+pub fn file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/shield.service")
+}
+
+/// The argument vector that runs what is put behind it in the unit's sandbox. The folder and the pins of `home` stay
+/// writable, as the unit's own folders are, and so do `more`.
+///
+/// # Errors
+/// Fails if the launcher was not built.
+pub fn launcher(home: &Home, more: &[&Path]) -> Result<Vec<String>> {
+    let program = crate::agent::built("unit-sandbox")?;
+    let mut argv = vec![program.display().to_string()];
+    let pins = home.pins();
+    let pins = pins.parent().context("could not find the folder of the pins")?;
+    for path in [home.folder(), pins].iter().chain(more) {
+        argv.extend(["--writable".to_owned(), path.display().to_string()]);
+    }
+    argv.push("--".to_owned());
+    Ok(argv)
+}
+
+/// The system calls that `SystemCallFilter=` allows, by name, its groups taken apart as systemd does. Some of them exist on
+/// other architectures alone.
+///
+/// # Errors
+/// Fails if systemd-analyze is missing or does not know a group.
+pub fn allowed_calls() -> Result<Vec<String>> {
+    // systemd adds this group to every list of what is allowed.
+    let mut open = words_of("SystemCallFilter")?;
+    open.push("@default".to_owned());
+    let sets = command::run(&["systemd-analyze", "--no-pager", "syscall-filter"])?;
+    let mut calls = Vec::new();
+    while let Some(word) = open.pop() {
+        if word.starts_with('~') {
+            bail!(
+                "could not apply SystemCallFilter=: {word} forbids, and only lists of what is allowed are known here"
+            );
+        }
+        if !word.starts_with('@') {
+            calls.push(word);
+            continue;
+        }
+        let mut lines = sets.lines().skip_while(|line| *line != word);
+        lines
+            .next()
+            .with_context(|| format!("could not find {word} among systemd's groups of system calls"))?;
+        // A group's own lines are indented.
+        let names = lines.take_while(|line| line.starts_with(' ')).map(str::trim);
+        open.extend(names.filter(|name| !name.starts_with('#')).map(str::to_owned));
+    }
+    calls.sort();
+    calls.dedup();
+    Ok(calls)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_units_groups_are_taken_apart() {
+        let calls = allowed_calls().unwrap();
+        let has = |name: &str| calls.iter().any(|call| call == name);
+        assert!(has("read") && has("execve") && has("bpf") && has("perf_event_open"), "{calls:?}");
+        assert!(!has("ptrace") && !has("mount") && !has("kexec_load") && !has("init_module"), "{calls:?}");
+        assert!(calls.iter().all(|call| !call.starts_with('@')));
+    }
+}

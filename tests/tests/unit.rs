@@ -1,0 +1,71 @@
+//! That the sandbox in which the other tests run the agent refuses what the unit's refuses.
+
+use std::process::Command;
+
+use shield_tests::agent::Home;
+use shield_tests::unit;
+
+/// Prints `name: error` for what is refused, and `name: done` for what is not.
+const TRIES: &str = r#"
+import ctypes, mmap, os, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(function, *arguments):
+    if getattr(libc, function)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), function)
+def attempt(name, action):
+    try:
+        action()
+        print(name + ": done")
+    except OSError as error:
+        print(name + ": " + os.strerror(error.errno))
+home = sys.argv[1]
+attempt("a file of the unit's", lambda: open(home + "/own", "w"))
+attempt("a file elsewhere", lambda: open("/etc/shield-sandbox", "w"))
+attempt("IPv4", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+attempt("netlink", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+attempt("raw packets", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+attempt("code that is written", lambda: mmap.mmap(-1, 4096, prot=7))
+attempt("set-user-id", lambda: os.chmod(home + "/own", 0o4755))
+attempt("real time", lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)))
+attempt("a lower priority", lambda: os.nice(10))
+attempt("another owner", lambda: os.chown(home + "/own", 0, 1))
+attempt("a namespace", lambda: call("unshare", 0x40000000))
+attempt("a mount", lambda: call("mount", b"a", b"/mnt", b"tmpfs", 0, None))
+attempt("another process", lambda: call("ptrace", 16, 1, 0, 0))
+attempt("the kernel's log", lambda: call("klogctl", 10, 0, 0))
+print("umask: %o" % os.umask(0))
+print("filters: " + [line for line in open("/proc/self/status") if line.startswith("Seccomp:")][0].split()[1])
+"#;
+
+#[test]
+fn the_sandbox_refuses_what_the_unit_refuses() {
+    let home = Home::create().unwrap();
+    let launcher = unit::launcher(&home, &[]).unwrap();
+    let tries = Command::new(&launcher[0])
+        .args(&launcher[1..])
+        .args(["python3", "-c", TRIES])
+        .arg(home.folder())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&tries.stdout).into_owned();
+    assert!(tries.status.success(), "{said}{}", String::from_utf8_lossy(&tries.stderr));
+    let expected = "\
+a file of the unit's: done
+a file elsewhere: Read-only file system
+IPv4: done
+netlink: done
+raw packets: Address family not supported by protocol
+code that is written: Operation not permitted
+set-user-id: Operation not permitted
+real time: Operation not permitted
+a lower priority: done
+another owner: done
+a namespace: Operation not permitted
+a mount: Operation not permitted
+another process: Operation not permitted
+the kernel's log: Operation not permitted
+umask: 27
+filters: 2
+";
+    assert_eq!(said, expected);
+}
