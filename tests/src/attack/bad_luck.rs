@@ -14,7 +14,9 @@ use super::target::{Target, flood};
 use super::{Attack, PATIENCE};
 use crate::agent::{Agent, Home};
 use crate::lab::kernel::BanWords;
+use crate::mishap::SmallDisk;
 use crate::netns::{End, Namespace, connect};
+use crate::site::{ATTACKER, Site, VISITOR};
 use crate::wait;
 
 pub(super) const STOPPED: Attack = Attack {
@@ -75,7 +77,7 @@ fn killed() -> Result<String> {
         Ok(std::fs::OpenOptions::new().append(true).open(&log)?.write_all(text.as_bytes())?)
     };
     // An agent that never ran begins at the log's end. From then on it loses nothing.
-    let first = Agent::start(&server, &home, &[])?;
+    let first = Agent::start_in_unit(&server, &home, &[])?;
     wait::until("the first agent to read its log", PATIENCE, || {
         append(&super::target::line("198.51.100.7", &super::target::time(), "/", 200))?;
         let status = home.json(&server, &["status"])?;
@@ -84,7 +86,7 @@ fn killed() -> Result<String> {
     first.stop()?;
     let mut seen = 0;
     for round in 0..KILLS {
-        let agent = Agent::start(&server, &home, &[])?;
+        let agent = Agent::start_in_unit(&server, &home, &[])?;
         let client = |n: u32| Ipv4Addr::from_bits(0xC612_0000 + round * ATTACKERS + n);
         let mut lines = String::new();
         for n in 0..ATTACKERS {
@@ -94,7 +96,7 @@ fn killed() -> Result<String> {
         // Another moment each time: before the first ban, between two of them, after the last.
         wait::sleep(Duration::from_millis(u64::from(round) * 25))?;
         agent.kill()?;
-        let agent = Agent::start(&server, &home, &[])?;
+        let agent = Agent::start_in_unit(&server, &home, &[])?;
         seen = wait::until("the ledger, XDP and iptables to hold the same", PATIENCE, || {
             let listed = ledger(&server, &home)?;
             let is_one = listed == in_xdp(&home)? && listed == in_iptables(&server)?;
@@ -107,6 +109,81 @@ fn killed() -> Result<String> {
     ensure!(seen > 0, "nobody was banned: this was no load");
     home.command(&server, &["cleanup"])?;
     Ok(format!("{KILLS} kills, {seen} bans, the same in all three each time"))
+}
+
+pub(super) const DISK_FULL: Attack = Attack {
+    name: "disk-full",
+    does: "the disk with the agent's state is full, first while 200 attackers come, then over a kill -9 and a start",
+    failure: "one of them is not banned or not listed, the agent does not start, or does not recover once there is room",
+    run: disk_full,
+};
+
+fn disk_full() -> Result<String> {
+    let home = Home::create()?;
+    let disk = SmallDisk::mount(&home.folder().join("state"))?;
+    let target = Target::start_in(home, "", super::clients::NO_LIMITS)?;
+    target.still_bans()?;
+    disk.fill()?;
+    let attackers: Vec<Ipv4Addr> = (0..200).map(|_| target.fresh_client()).collect();
+    for attacker in &attackers {
+        target.write(&flood(&attacker.to_string())?)?;
+    }
+    target.wait_until_banned(&attackers, PATIENCE)?;
+    let listed = target.home.json(&target.namespace, &["bans", "--all"])?.to_string();
+    let missing = attackers.iter().filter(|attacker| !listed.contains(&format!("\"{attacker}\""))).count();
+    ensure!(missing == 0, "{missing} of {} bans are not listed", attackers.len());
+    let parts = target.status()?["parts"].to_string();
+    ensure!(parts.contains("free some space"), "the full disk is not said: {parts}");
+    let target = target.start_again(Agent::kill, |_| Ok(()))?;
+    let took = target.still_bans()?;
+    disk.clear()?;
+    wait::until("everything to be saved", Duration::from_secs(60), || {
+        Ok((!target.status()?["parts"].to_string().contains("free some space")).then_some(()))
+    })?;
+    target.still_bans()?;
+    // A file that was left empty by the full disk must not keep it from starting.
+    let target = target.start_again(|agent| agent.stop().map(drop), |_| Ok(()))?;
+    target.still_bans()?;
+    target.is_well()?;
+    drop(target);
+    drop(disk);
+    Ok(format!(
+        "{} bans made and listed on the full disk; one took {} ms after a kill on it",
+        attackers.len(),
+        took.as_millis()
+    ))
+}
+
+pub(super) const TWO_AGENTS: Attack = Attack {
+    name: "two-agents",
+    does: "a second agent with folders of its own is started in the same network namespace, again and again, and `cleanup` with its config, while the first holds a ban",
+    failure: "the second starts or cleans up, or one of the attacker's requests meanwhile is answered",
+    run: two_agents,
+};
+
+fn two_agents() -> Result<String> {
+    let site = Site::create("")?;
+    let agent = site.start_agent(&[])?;
+    site.ban_attacker("10m")?;
+    let second = Home::create()?;
+    let tables = format!("[page]\nenabled = false\n[xdp]\npin_dir = {:?}\n", second.pins());
+    second.configure(site.nginx.access_log(), "", &tables)?;
+    let mut tries = 0;
+    for _ in 0..3 {
+        let Err(refused) = Agent::start_in_unit(&site.server, &second, &[]) else {
+            bail!("a second agent runs beside the first");
+        };
+        let refused = format!("{refused:#}");
+        ensure!(refused.contains(&format!("process {}", agent.pid())), "{refused}");
+        let cleanup = second.command_output(&site.server, &["cleanup"])?;
+        ensure!(!cleanup.status.success(), "the second's `cleanup` took the first's bans away");
+        for _ in 0..4 {
+            ensure!(site.request(ATTACKER)?.is_none(), "the attacker was answered");
+            tries += 1;
+        }
+    }
+    ensure!(site.request(VISITOR)? == Some(200), "a visitor is not answered");
+    Ok(format!("refused with the first's process and folder; none of {tries} requests answered"))
 }
 
 fn ledger(server: &Namespace, home: &Home) -> Result<BTreeSet<Ipv4Addr>> {

@@ -2,11 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::Attack;
 use super::target::{Target, line, time};
-use super::{Attack, PATIENCE};
-use crate::wait;
 
 /// Without the limits on how many are banned a minute, so that an attack can be repeated.
 pub(super) const NO_LIMITS: &str = "[ban]\nalways_allowed = 1000000\nmax_bans_per_minute = 1000000\n";
@@ -50,94 +49,6 @@ fn times() -> Result<String> {
     target.is_well()?;
     let took = target.still_bans()?;
     Ok(format!("a ban took {} ms afterwards", took.as_millis()))
-}
-
-pub(super) const FRAMING: Attack = Attack {
-    name: "framing",
-    does: "a client names 8.8.8.8 by a second `source_ip`, by nesting, by breaking out of its text in a log with escape=none, and by a forged container's line, 200 times each",
-    failure: "8.8.8.8 is banned",
-    run: framing,
-};
-
-/// A log as nginx writes it for one kind of text that a client can shape, here `TEXT`.
-struct Frame {
-    /// A whole line of an ordinary client.
-    line: &'static str,
-    /// What the attacker sends in place of `TEXT`.
-    texts: &'static [&'static str],
-}
-
-/// No text here has a line break: nginx takes none in a request, and a format that unescapes one is refused by `check`.
-const FRAMES: &[Frame] = &[
-    // escape=none, with the client's text behind what the server wrote, and before it.
-    Frame {
-        line: r#"{"source_ip":"CLIENT","timestamp":"TIME","method":"GET","path":"/","status":404,"agent":"TEXT"}"#,
-        texts: &[
-            r#"x","source_ip":"8.8.8.8"#,
-            r#"x","source_ip":"8.8.8.8","y":"#,
-            r#"x","junk":{"source_ip":"8.8.8.8"},"y":"#,
-            r#"x"},"z":{"source_ip":"8.8.8.8"#,
-            r#"x","Source_IP":"8.8.8.8"#,
-            r#"x","source_ip":["8.8.8.8"],"y":"#,
-            r#"x","source\u005fip":"8.8.8.8"#,
-            r#"x","remote_addr":"8.8.8.8","client":"8.8.8.8","ip":"8.8.8.8"#,
-        ],
-    },
-    Frame {
-        line: r#"{"agent":"TEXT","source_ip":"CLIENT","timestamp":"TIME","method":"GET","path":"/","status":404}"#,
-        texts: &[
-            r#"x","source_ip":"8.8.8.8","y":"#,
-            r#"x","source_ip":"8.8.8.8","timestamp":"TIME","status":404,"junk":{"a":"#,
-            r#"x","source_ip":"8.8.8.8"},"junk":{"a":"#,
-        ],
-    },
-    // As a container's log holds it.
-    Frame {
-        line: r#"{"log":"{\"source_ip\":\"CLIENT\",\"timestamp\":\"TIME\",\"path\":\"/\",\"status\":404,\"agent\":\"TEXT\"}\n","stream":"stdout","time":"TIME"}"#,
-        texts: &[
-            r#"x\",\"source_ip\":\"8.8.8.8"#,
-            r#"x\"}\n","source_ip":"8.8.8.8","log":"{\"a\":\""#,
-            r#"x\"}\n","stream":"stdout","time":"TIME"}{"log":"{\"source_ip\":\"8.8.8.8\",\"timestamp\":\"TIME\",\"status\":404}\n","a":"#,
-        ],
-    },
-    Frame {
-        line: r#"CLIENT - - [CLF] "GET / HTTP/1.1" 404 512 "-" "TEXT""#,
-        texts: &[r#"x" 8.8.8.8 - - [CLF] "GET / HTTP/1.1" 404 1 "-" "x"#, r#"\x22 8.8.8.8"#],
-    },
-];
-
-fn framing() -> Result<String> {
-    let mut forms = 0;
-    for frame in FRAMES {
-        let target = Target::start(NO_LIMITS)?;
-        let now = jiff::Timestamp::now();
-        let clf = now.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string();
-        let written = |client: &str, text: &str| {
-            let line = frame.line.replace("CLIENT", client).replace("TEXT", text);
-            line.replace("TIME", &time()).replace("CLF", &clf) + "\n"
-        };
-        // What the log looks like before anybody attacks.
-        for n in 0..50 {
-            target.write(&written(&format!("10.1.0.{n}"), "Mozilla/5.0"))?;
-        }
-        for text in frame.texts {
-            let attacker = target.fresh_client().to_string();
-            target.write(&written(&attacker, text).repeat(200))?;
-            forms += 1;
-        }
-        // A forged line that began a file of its own kind would be read: this one is ordinary, and its client is banned.
-        let ordinary = target.fresh_client().to_string();
-        target.write(&written(&ordinary, "scanner").repeat(200))?;
-        wait::until(&format!("the ban of {ordinary}"), PATIENCE, || {
-            Ok(target.has_banned(&ordinary)?.then_some(()))
-        })?;
-        target.settle()?;
-        target
-            .victim_is_free()
-            .with_context(|| format!("could not hold off lines such as {}", frame.line))?;
-        target.is_well()?;
-    }
-    Ok(format!("{forms} forms in {} formats; the clients' own addresses are judged", FRAMES.len()))
 }
 
 pub(super) const MUTATED_LINES: Attack = Attack {
@@ -210,19 +121,4 @@ fn networks() -> Result<String> {
     ensure!(memory < 300, "the agent takes {memory} MiB");
     let took = target.still_bans()?;
     Ok(format!("{memory} MiB; a ban took {} ms afterwards", took.as_millis()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::target::{VICTIM, flood};
-    use super::*;
-
-    #[test]
-    fn every_frame_names_the_victim_and_holds_its_client() {
-        for frame in FRAMES {
-            assert!(frame.line.contains("CLIENT") && frame.line.contains("TEXT"));
-            assert!(frame.texts.iter().all(|text| text.contains(&VICTIM.to_string())));
-        }
-        assert!(flood("192.0.2.1").is_ok_and(|lines| lines.lines().count() == 200));
-    }
 }

@@ -6,7 +6,10 @@
 
 mod bad_luck;
 mod clients;
+mod framing;
 mod local;
+mod safeguards;
+mod supplied;
 mod target;
 mod web;
 
@@ -37,15 +40,24 @@ pub const ATTACKS: &[Attack] = &[
     web::SLOW_LORIS,
     web::WEBHOOK_ENDS,
     clients::TIMES,
-    clients::FRAMING,
+    framing::LINES,
     clients::MUTATED_LINES,
     clients::NETWORKS,
+    framing::FORWARDED,
+    framing::FOREIGN_PICTURES,
+    safeguards::EXEMPTION,
+    safeguards::BLAST_RADIUS,
     local::FORGER,
     local::WIDE_IMPORT,
     local::LONG_IMPORT,
     local::FAULT_HOOK,
+    supplied::GZ_BOMB,
+    supplied::AUDIT_CUT,
+    supplied::DAMAGED_DATABASE,
     bad_luck::STOPPED,
     bad_luck::KILLED,
+    bad_luck::DISK_FULL,
+    bad_luck::TWO_AGENTS,
 ];
 
 /// What came of an attack.

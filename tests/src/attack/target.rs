@@ -51,19 +51,42 @@ impl Target {
 
     /// The same with more keys of the log's `[[source]]`, or more of these.
     pub(super) fn start_with(source: &str, more: &str) -> Result<Target> {
+        Target::start_in(Home::create()?, source, more)
+    }
+
+    /// The same with a home that was prepared.
+    pub(super) fn start_in(home: Home, source: &str, more: &str) -> Result<Target> {
         let namespace = Namespace::create("target")?;
-        let home = Home::create()?;
         let log = home.folder().join("access.log");
         File::create(&log).context("could not create the log")?;
         let tables =
             format!("[page]\nlisten = \"{PAGE}\"\n[iptables]\nmode = \"off\"\n[xdp]\nmode = \"off\"\n{more}");
         home.configure(&log, source, &tables)?;
-        let agent = Agent::start(&namespace, &home, &[])?;
+        let agent = Agent::start_in_unit(&namespace, &home, &[])?;
         let target = Target { agent, home, namespace, log, next: AtomicU32::new(1) };
+        target.wait_until_it_reads()?;
+        Ok(target)
+    }
+
+    fn wait_until_it_reads(&self) -> Result<()> {
         wait::until("the agent to read its log", PATIENCE, || {
-            let status = target.status()?;
+            let status = self.status()?;
             Ok((status["sources"][0]["logs"] == 1).then_some(()))
-        })?;
+        })
+    }
+
+    /// Ends the agent as `end` does, lets `meanwhile` happen to its files, and starts it again.
+    pub(super) fn start_again(
+        self,
+        end: impl FnOnce(Agent) -> Result<()>,
+        meanwhile: impl FnOnce(&Home) -> Result<()>,
+    ) -> Result<Target> {
+        let Target { agent, home, namespace, log, next } = self;
+        end(agent)?;
+        meanwhile(&home)?;
+        let agent = Agent::start_in_unit(&namespace, &home, &[])?;
+        let target = Target { agent, home, namespace, log, next };
+        target.wait_until_it_reads()?;
         Ok(target)
     }
 
@@ -110,6 +133,16 @@ impl Target {
         let took = self.ban_takes()?;
         ensure!(took <= BAN_WITHIN, "a ban took {:.2} s", took.as_secs_f64());
         Ok(took)
+    }
+
+    /// Waits until all of these are banned, and returns the time that it took.
+    pub(super) fn wait_until_banned(&self, clients: &[Ipv4Addr], within: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        wait::until(&format!("the bans of {} clients", clients.len()), within, || {
+            let left = clients.iter().filter(|client| !self.has_banned(&client.to_string()).unwrap_or(false));
+            Ok((left.count() == 0).then_some(()))
+        })?;
+        Ok(began.elapsed())
     }
 
     /// Whether the audit log has a ban of this client, by itself or in a network of this text.
@@ -179,12 +212,20 @@ impl Target {
 
     /// The resident memory of the agent, in bytes.
     pub(super) fn memory(&self) -> Result<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.agent.pid()))?;
-        let kib = text
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        Ok(kib.context("could not find VmRSS in /proc/PID/status")? * 1024)
+        memory_of(self.agent.pid(), "VmRSS:")
     }
+}
+
+/// The most memory that a process had, in bytes.
+pub(super) fn peak_memory(pid: u32) -> Result<u64> {
+    memory_of(pid, "VmHWM:")
+}
+
+fn memory_of(pid: u32, key: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kib =
+        text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("could not find {key} in /proc/PID/status"))? * 1024)
 }
 
 fn read_answer(mut stream: TcpStream) -> Result<Answer> {
