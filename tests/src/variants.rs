@@ -40,6 +40,12 @@ pub enum Variant {
     OtherNumbers,
     /// Each half hour on a site that has learned nothing.
     Pieces,
+    /// Each refusal is another answer; a 200 has one size.
+    Refused(u16),
+    /// Each letter of a path is another one: no list of names helps.
+    OtherLetters,
+    /// Without every second request that was refused.
+    HalfRefused,
 }
 
 impl Variant {
@@ -55,6 +61,19 @@ impl Variant {
         Variant::Pieces,
     ];
 
+    /// Those of a site that answers otherwise, or of names that nobody knows.
+    pub const ANSWERS: [Variant; 9] = [
+        Variant::Refused(301),
+        Variant::Refused(302),
+        Variant::Refused(200),
+        Variant::Refused(403),
+        Variant::Refused(401),
+        Variant::Refused(502),
+        Variant::Refused(429),
+        Variant::OtherLetters,
+        Variant::HalfRefused,
+    ];
+
     fn keeps(self, line: &Line, (first, last): (i64, i64)) -> bool {
         let middle = first + (last - first) / 2;
         let is_even = Client::of_addr(line.addr, IPV6_PREFIX).key().is_multiple_of(2);
@@ -63,23 +82,51 @@ impl Variant {
             Variant::SecondHalf => line.time >= middle,
             Variant::EvenClients => is_even,
             Variant::OddClients => !is_even,
-            Variant::Whole | Variant::OtherHours | Variant::OtherNumbers | Variant::Pieces => true,
+            _ => true,
         }
     }
 
-    fn change(self, batch: &mut Batch, span: (i64, i64)) {
-        batch.lines.retain(|line| self.keeps(line, span));
+    /// `refused` counts the lines that were refused.
+    fn change(self, batch: &mut Batch, span: (i64, i64), refused: &mut u64) {
+        batch.lines.retain(|line| {
+            *refused += u64::from(is_refused(line));
+            let is_left_out = self == Variant::HalfRefused && is_refused(line) && refused.is_multiple_of(2);
+            self.keeps(line, span) && !is_left_out
+        });
         match self {
             Variant::OtherHours => batch.lines.iter_mut().for_each(|line| line.time += 5 * 3_600 + 1_800),
-            Variant::OtherNumbers => {
-                for line in &batch.lines {
-                    let path = line.path_at as usize..line.path_at as usize + line.path_len as usize;
-                    let digits = batch.bytes[path].iter_mut().filter(|byte| byte.is_ascii_digit());
-                    digits.for_each(|byte| *byte = b'0' + (*byte - b'0' + 3) % 10);
+            Variant::OtherNumbers => each_path(batch, |byte| match *byte {
+                b'0'..=b'9' => *byte = b'0' + (*byte - b'0' + 3) % 10,
+                _ => {}
+            }),
+            Variant::OtherLetters => each_path(batch, |byte| match *byte {
+                b'a'..=b'z' => *byte = b'a' + (*byte - b'a' + 13) % 26,
+                b'A'..=b'Z' => *byte = b'A' + (*byte - b'A' + 13) % 26,
+                _ => {}
+            }),
+            Variant::Refused(status) => {
+                for line in batch.lines.iter_mut().filter(|line| is_refused(line)) {
+                    line.status = status;
+                    line.size = if status == 200 { ONE_SIZE } else { line.size };
                 }
             }
             _ => {}
         }
+    }
+}
+
+/// The size of each answer that a catch-all gives.
+const ONE_SIZE: u64 = 5_120;
+
+/// Not a spare connection that ended (408), nor a client that went away (499): no server refuses what was not asked.
+fn is_refused(line: &Line) -> bool {
+    (400..500).contains(&line.status) && !matches!(line.status, 408 | 499)
+}
+
+fn each_path(batch: &mut Batch, change: impl Fn(&mut u8)) {
+    for line in &batch.lines {
+        let path = line.path_at as usize..line.path_at as usize + line.path_len as usize;
+        batch.bytes[path].iter_mut().for_each(&change);
     }
 }
 
@@ -105,9 +152,9 @@ pub fn replay(log: &Path, labels: &Path, variant: Variant) -> Result<Answer> {
     let labels = Labels::read(labels, IPV6_PREFIX)?;
     let span = span_of(log)?;
     let mut run = Run::new();
-    let mut piece = None;
+    let (mut piece, mut refused) = (None, 0);
     each_batch(log, &mut |batch| {
-        variant.change(batch, span);
+        variant.change(batch, span, &mut refused);
         for line in std::mem::take(&mut batch.lines) {
             if variant == Variant::Pieces && piece != Some(line.time / PIECE_SECS) {
                 piece = Some(line.time / PIECE_SECS);

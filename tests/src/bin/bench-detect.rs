@@ -54,7 +54,7 @@ struct Arguments {
     /// For each clause of each rule, show its margin to clients that must stay, and the number of attackers it catches
     #[arg(long)]
     margins: bool,
-    /// Replay the logs changed: halves, other hours, other numbers, nothing learned before
+    /// Replay the logs changed: halves, other hours, numbers, letters or answers, nothing learned before
     #[arg(long)]
     variants: bool,
 }
@@ -69,7 +69,8 @@ fn main() -> Result<()> {
         return variant(&arguments, Variant::Whole);
     }
     if arguments.variants {
-        return Variant::ALL.into_iter().try_for_each(|each| variant(&arguments, each));
+        let all = Variant::ALL.into_iter().chain(Variant::ANSWERS);
+        return all.into_iter().try_for_each(|each| variant(&arguments, each));
     }
     let (mut total, mut slowed) = (Score::default(), (0, 0));
     for log in LOGS {
