@@ -8,7 +8,7 @@ fn connection(settings: &Settings, lines: &[&str]) -> String {
     let (bytes, out) = parse(settings, format!("{}\n", lines.join("\n")).as_bytes());
     let batch = Batch { bytes, lines: out.lines, ..Batch::default() };
     let line = batch.lines.last().expect("the line is read");
-    let peer = batch.peer_of(line).map_or("-".to_owned(), |peer| peer.to_string());
+    let peer = batch.way_of(line).peer().map_or("-".to_owned(), |peer| peer.to_string());
     format!("{} by {peer}", line.addr)
 }
 
