@@ -32,7 +32,8 @@ fn refuses_the_banned_and_serves_everybody_else(front: Front) {
     assert_eq!(report.failed, None);
     assert!(report.bans >= 20 && report.checks.len() == 5, "{report:?}");
     assert!(report.ok && report.checks.iter().all(|check| check.ok), "{:?}", report.checks);
-    assert!(report.visitors_without_agent.unwrap().requests >= 50, "{report:?}");
+    let asked = report.visitors_without_agent.map_or(0, |visits| visits.requests);
+    assert!(asked >= 50, "{report:?}");
     assert!(report.took_secs < 40.0, "{} s", report.took_secs);
 }
 

@@ -1,7 +1,5 @@
 //! A proxy in front of a real nginx whose log does not name it: seen by the connections of the host, a state with what to do.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
-
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! `cargo xtask bench nginx`: what refusing inside nginx costs. A real nginx without Shield's lines, with the files of 100,000 banned
-//! clients, and with a `map` of as many; the worker's CPU time for each request that is served, by turns in one run. Then the restore
+//! clients, with the file of a network (`every`: all names are looked for), and with a `map` of 100,000; the worker's CPU time for each request that is served, by turns in one run. Then the restore
 //! of the files and their memory.
 
 #![expect(clippy::print_stdout, reason = "the measured figures are this program's result")]
@@ -205,6 +205,15 @@ fn main() -> Result<()> {
     add("restore", "files", median(restores), "s");
     add("memory of a ban", "files", median(bytes), "bytes");
 
+    // A banned network has every request looked at under all names.
+    let every_name = Settings { folder: folder.path().join("deny-networks"), ..settings.clone() };
+    let mut of_networks = NginxEnforcer::new(every_name.clone());
+    of_networks.start(&[], clock::now())?;
+    let network = Allowlist::default().admit("10.0.0.0/24".parse()?, 64);
+    let network = network.map_err(|_| anyhow::anyhow!("could not ban a network"))?;
+    let failures = of_networks.ensure_banned(&[Ban { client: network, ends: Ends::Never }], clock::now());
+    ensure!(failures.is_empty(), "could not ban a network: {failures:?}");
+
     let mut map =
         String::from("map_hash_max_size 1048576;\nmap $remote_addr $shield_denied {\ndefault \"\";\n");
     for n in 0..arguments.bans {
@@ -218,6 +227,12 @@ fn main() -> Result<()> {
             folder.path(),
             &http(&settings.folder),
             &server(&settings.folder, settings.status),
+        )?,
+        Site::start(
+            "every",
+            folder.path(),
+            &http(&every_name.folder),
+            &server(&every_name.folder, every_name.status),
         )?,
         Site::start("map", folder.path(), &map, "if ($shield_denied) { return 444; }")?,
     ];
@@ -236,6 +251,7 @@ fn main() -> Result<()> {
         add("memory of the worker", site.way, site.memory()? / 1e6, "MB");
     }
     enforcer.cleanup()?;
+    of_networks.cleanup()?;
     for row in &rows {
         if arguments.json {
             println!("{}", serde_json::to_string(row)?);
