@@ -1,7 +1,7 @@
 //! Refuses banned clients inside nginx, for those whose packets come from a proxy: a firewall would have to drop the proxy.
 //!
 //! A banned client is a file with its address as the name, in a folder in a tmpfs. nginx looks for the file before it
-//! answers (`include.rs` has its lines): no module, no reload, some 5 us a request. Nothing here ends by itself: the
+//! answers (`include.rs` has its lines): no module, no reload, 5 to 7 us a request. Nothing here ends by itself: the
 //! agent removes a file when the ban ends, and the service manager removes the whole folder when the agent stops for good
 //! (`RuntimeDirectoryPreserve=restart`).
 
