@@ -1,7 +1,5 @@
-//! The commands in README and in the operators' documentation are ones that the agent understands, and every file and unit that they
-//! name is one that the package has. That they do what is said of them is shown with a real agent, in `tests/tests/doctor.rs`.
-
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+//! The commands in README and in the operators' documentation are ones that the agent understands. That they do what is said of them
+//! is shown with a real agent, in `tests/tests/doctor.rs`.
 
 use std::path::Path;
 
@@ -94,7 +92,7 @@ fn every_documented_command_is_understood() {
                     }
                 }
                 [program, ..] => {
-                    assert!(OTHERS.contains(program), "{file}: what is {program} in `{command}`?")
+                    assert!(OTHERS.contains(program), "{file}: what is {program} in `{command}`?");
                 }
                 [] => panic!("{file}: an empty command"),
             }
