@@ -20,8 +20,8 @@ pub(super) const FORGER: Attack = Attack {
 };
 
 fn forger() -> Result<String> {
-    // Not in the agent's own folder, which is closed to other users.
-    let folder = tempfile::tempdir()?;
+    // Not in the agent's own folder, which is closed to other users; and where the unit lets the agent write.
+    let folder = tempfile::tempdir_in("/run")?;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
     let (socket, messages) = (folder.path().join("nginx.sock"), folder.path().join("messages"));
     let source = format!("[[source]]\nsyslog = {socket:?}\nmode = \"0666\"\n");
