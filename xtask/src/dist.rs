@@ -23,6 +23,8 @@ const FILES: &[(&str, &str, &str)] = &[
     ("CHANGELOG.md", "usr/share/doc/shield/CHANGELOG.md", "0644"),
     ("LICENSE-MIT", "usr/share/doc/shield/LICENSE-MIT", "0644"),
     ("LICENSE-APACHE", "usr/share/doc/shield/LICENSE-APACHE", "0644"),
+    ("packaging/fail2ban/action.d/shield.conf", "usr/share/doc/shield/examples/fail2ban/shield.conf", "0644"),
+    ("packaging/sshguard/sshg-fw-shield", "usr/share/doc/shield/examples/sshguard/sshg-fw-shield", "0755"),
     ("packaging/debian/postinst", "DEBIAN/postinst", "0755"),
     ("packaging/debian/prerm", "DEBIAN/prerm", "0755"),
     ("packaging/debian/postrm", "DEBIAN/postrm", "0755"),

@@ -20,6 +20,9 @@ pub(crate) struct Arguments {
     /// with nginx in a container
     #[arg(long, conflicts_with = "keep")]
     profile: Option<String>,
+    /// Hosts of a fleet with nats-servers between them, at least three
+    #[arg(long, value_name = "HOSTS", conflicts_with_all = ["keep", "profile"])]
+    fleet: Option<usize>,
 }
 
 /// Runs the lab; fails if one of its steps does not succeed.
@@ -29,5 +32,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut lab = sh::cargo_as_root(&["run", "--quiet", "--package", "shield-tests", "--bin", "lab", "--"])?;
     lab.args(arguments.keep.then_some("--keep")).args(arguments.json.then_some("--json"));
     lab.args(arguments.profile.iter().flat_map(|profile| ["--profile", profile]));
+    lab.args(arguments.fleet.iter().flat_map(|hosts| ["--fleet".to_owned(), hosts.to_string()]));
     sh::run_for_output(&mut lab)
 }

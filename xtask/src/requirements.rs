@@ -199,8 +199,8 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
     },
     Requirement {
         name: "nats-server",
-        reason: "carries the bans of the tests' fleets",
-        purpose: Purpose::Test,
+        reason: "carries the bans of the lab's and the tests' fleets",
+        purpose: Purpose::Lab,
         is_met: || has("nats-server"),
         source: Source::Apt(&["nats-server"]),
     },

@@ -23,6 +23,9 @@ const SAME_END_MS: u64 = 2_000;
 const MAX_WHY: usize = 200;
 /// Clients served well within this time are banned on more than one origin's word.
 const SERVED_SECS: u32 = 86_400;
+/// The widest networks that others may ban where networks are accepted.
+const LEAST_PREFIX_V4: u8 = 16;
+const LEAST_PREFIX_V6: u8 = 32;
 /// Origins named in a ban's reason.
 const NAMED: usize = 3;
 
@@ -88,7 +91,7 @@ impl Engine {
             }
             return;
         }
-        if self.is_network(client) && settings.accept_networks == Switch::Off {
+        if self.is_network(client) && (settings.accept_networks == Switch::Off || is_vast(client)) {
             self.remotes.state_mut(id).refused_networks += 1;
             self.remotes.heard_without_entry(client, id, stamp);
             return;
@@ -417,6 +420,12 @@ impl Engine {
         let Some(origin) = Origin::parse(origin) else { return Ok(()) };
         self.remotes.restore_entry(&origin, client, saved, &self.settings.remote, now).map(drop)
     }
+}
+
+/// Whether nobody may ban so much by another host's word.
+fn is_vast(client: Client) -> bool {
+    let least = if client.network().addr().is_ipv4() { LEAST_PREFIX_V4 } else { LEAST_PREFIX_V6 };
+    client.network().prefix_len() < least
 }
 
 /// A statement about a client, on this host's clock.

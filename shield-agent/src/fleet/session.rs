@@ -33,6 +33,8 @@ const MAX_BYTES: i64 = 1 << 30;
 const REPLICAS: usize = 3;
 /// A consumer that nobody reads is removed by the server after so long.
 const IDLE: Duration = Duration::from_secs(300);
+/// The server says at least so often that it is there. Two that are missed end the connection.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How often what is due is looked for.
 const TURN: Duration = Duration::from_millis(250);
 /// Without any message from the server for this long the connection counts as lost. The consumer's heartbeats come each 15 s.
@@ -60,14 +62,15 @@ pub(crate) fn stream_config(replicas: usize) -> stream::Config {
 
 /// A consumer of the host's own name, because that is what the server can grant it alone. Nothing is acknowledged: the position
 /// is in the host's own store.
-fn consumer_config(name: &str, deliver_policy: DeliverPolicy) -> pull::Config {
+fn consumer_config(name: &str, replicas: usize, deliver_policy: DeliverPolicy) -> pull::Config {
     pull::Config {
         name: Some(name.to_owned()),
         deliver_policy,
         ack_policy: AckPolicy::None,
         inactive_threshold: IDLE,
         memory_storage: true,
-        num_replicas: 1,
+        // As many as the stream has: one that is on a lost server alone can be neither read nor replaced.
+        num_replicas: replicas,
         ..pull::Config::default()
     }
 }
@@ -146,6 +149,7 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
         config.subjects,
         config.max_messages_per_subject
     );
+    let replicas = config.num_replicas;
     let created_ms = (stream.cached_info().created.unix_timestamp_nanos() / 1_000_000) as i64;
     let last_sequence = stream.cached_info().state.last_sequence;
 
@@ -154,11 +158,12 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
     let deliver_policy = resume(from.as_deref(), created_ms, last_sequence);
     // What an earlier connection left, with another position. Mostly nothing.
     let _ = stream.delete_consumer(&fleet.settings.name).await;
-    let consumer = stream.create_consumer(consumer_config(&fleet.settings.name, deliver_policy)).await.context(
+    let consumer = stream.create_consumer(consumer_config(&fleet.settings.name, replicas, deliver_policy)).await.context(
         "could not read the stream: do this host's permissions allow a consumer of its name, and has no other host the same \
          name?",
     )?;
-    let messages = consumer.messages().await.context("could not read the stream")?;
+    let messages = consumer.stream().heartbeat(HEARTBEAT).messages().await;
+    let messages = messages.context("could not read the stream")?;
     let mut messages = messages.ready_chunks(BATCH);
     let mut reading = Reading { created_ms, greeted, delivered: 0 };
 
@@ -170,6 +175,7 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
     let mut failures = 0;
     let mut heard_at = tokio::time::Instant::now();
     fleet.shown(|shown| (shown.is_connected, shown.server) = (true, nats.server_info().server_name));
+    fleet.tell(state(fleet, failures));
     loop {
         if fleet.overflowed() {
             reload(fleet).await?;
@@ -182,7 +188,6 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
                 awaited.push(publish(&js, about, stamp, message));
             }
         }
-        fleet.tell(state(fleet, failures));
         tokio::select! {
             chunk = messages.next() => {
                 let Some(chunk) = chunk else { bail!("could not go on reading the stream: it ended") };
@@ -208,6 +213,8 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
                 }
             },
             _ = turn.tick() => {
+                // Not at every message: it walks over all bans.
+                fleet.tell(state(fleet, failures));
                 let is_up = nats.connection_state() == async_nats::connection::State::Connected;
                 if is_up && nats.statistics().connects.load(Ordering::Relaxed) > connects {
                     // Another server, or the same after a while: what it has of the stream is to be looked at anew.

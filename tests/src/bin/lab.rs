@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use shield_tests::lab::cdn::{self, Front};
+use shield_tests::lab::fleet;
 use shield_tests::lab::narrator::Narrator;
 use shield_tests::lab::story::{Ending, run};
 use shield_tests::wait;
@@ -34,12 +35,22 @@ struct Arguments {
     /// What stands between the server and its clients
     #[arg(long, value_enum, default_value_t = Profile::Direct, conflicts_with = "keep")]
     profile: Profile,
+    /// Hosts of a fleet with nats-servers between them, at least three
+    #[arg(long, value_name = "HOSTS", conflicts_with_all = ["keep", "profile"])]
+    fleet: Option<usize>,
 }
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     interrupt_on_signals()?;
     let mut narrator = if arguments.json { Narrator::to_stderr() } else { Narrator::to_stdout() };
+    if let Some(hosts) = arguments.fleet {
+        let report = fleet::run(&mut narrator, hosts);
+        if arguments.json {
+            println!("{}", serde_json::to_string(&report).context("could not write the report as JSON")?);
+        }
+        return Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let front = match arguments.profile {
         Profile::Direct => None,
         Profile::Cdn => Some(Front::Cdn),

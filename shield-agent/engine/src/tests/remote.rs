@@ -152,7 +152,9 @@ fn networks_are_the_owners_choice() {
     let mut settings = settings();
     settings.remote.accept_networks = Switch::On;
     let mut engine = host_with(settings);
-    for (stamp, network) in ["203.0.113.0/24", "0.0.0.0/0", "::/0"].iter().enumerate() {
+    for (stamp, network) in
+        ["203.0.113.0/24", "0.0.0.0/0", "128.0.0.0/1", "::/0", "2000::/3"].iter().enumerate()
+    {
         say(&mut engine, "web-1", stamp as u64 + 1, bans(network, Some(600), T0), T0);
     }
     assert_eq!(engine.ledger().len(), 1, "never everybody");
