@@ -7,10 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 
 use crate::build::{self, Profile};
 use crate::requirements::Purpose;
 use crate::{setup, sh};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Package this agent instead of building one
+    #[arg(long)]
+    agent: Option<PathBuf>,
+}
 
 /// Source file, installed path, mode.
 const FILES: &[(&str, &str, &str)] = &[
@@ -19,10 +27,9 @@ const FILES: &[(&str, &str, &str)] = &[
     ("packaging/tmpfiles.conf", "usr/lib/tmpfiles.d/shield.conf", "0644"),
     ("packaging/logrotate", "etc/logrotate.d/shield", "0644"),
     ("packaging/shield.toml", "etc/shield/shield.toml", "0640"),
+    ("packaging/debian/copyright", "usr/share/doc/shield/copyright", "0644"),
     ("README.md", "usr/share/doc/shield/README.md", "0644"),
     ("CHANGELOG.md", "usr/share/doc/shield/CHANGELOG.md", "0644"),
-    ("LICENSE-MIT", "usr/share/doc/shield/LICENSE-MIT", "0644"),
-    ("LICENSE-APACHE", "usr/share/doc/shield/LICENSE-APACHE", "0644"),
     ("packaging/fail2ban/action.d/shield.conf", "usr/share/doc/shield/examples/fail2ban/shield.conf", "0644"),
     ("packaging/sshguard/sshg-fw-shield", "usr/share/doc/shield/examples/sshguard/sshg-fw-shield", "0755"),
     ("packaging/debian/postinst", "DEBIAN/postinst", "0755"),
@@ -32,20 +39,26 @@ const FILES: &[(&str, &str, &str)] = &[
 ];
 
 /// Builds the package and prints its path.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if sh::find("dpkg-deb").is_none() {
         bail!(
             "dpkg-deb not found: build with `cargo xtask build` and install with packaging/install.sh instead"
         );
     }
-    setup::ensure(Purpose::Build)?;
-    let agent = build::everything(Profile::Release)?;
+    let agent = match &arguments.agent {
+        Some(agent) => agent.clone(),
+        None => {
+            setup::ensure(Purpose::Build)?;
+            build::everything(Profile::Release)?
+        }
+    };
     let package = package(&agent)?;
     println!("{}", package.display());
     Ok(())
 }
 
-fn package(agent: &Path) -> Result<PathBuf> {
+/// Packages this agent; returns the package's path.
+pub(crate) fn package(agent: &Path) -> Result<PathBuf> {
     let architecture =
         sh::capture("dpkg", &["--print-architecture"]).context("could not get the architecture from dpkg")?;
     let name = format!("shield_{}_{architecture}", env!("CARGO_PKG_VERSION"));
@@ -61,11 +74,19 @@ fn package(agent: &Path) -> Result<PathBuf> {
         sh::run(&mut install(&[], mode, source, &tree.join(place)))?;
     }
     describe(agent, &tree)?;
-    let control = control(&architecture);
+    let installed = tree.join("usr/bin/shield-agent");
+    let program =
+        std::fs::read(&installed).with_context(|| format!("could not read {}", installed.display()))?;
+    let control = control(&architecture, &dependencies(&program)?);
     std::fs::write(tree.join("DEBIAN/control"), control)
         .context("could not write the package's control file")?;
+    let made_at = made_at();
+    write_changelog(&tree, &made_at)?;
     let package = dist.join(format!("{name}.deb"));
-    sh::run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&package))?;
+    let mut build = Command::new("dpkg-deb");
+    build.args(["--root-owner-group", "--build"]).arg(&tree).arg(&package);
+    // The same sources make the same package: dpkg-deb takes its times from here.
+    sh::run(build.env("SOURCE_DATE_EPOCH", &made_at))?;
     let checksum =
         sh::capture("sha256sum", &[&package.to_string_lossy()]).context("could not run sha256sum")?;
     let sum = checksum
@@ -113,19 +134,83 @@ fn install(flags: &[&str], mode: &str, source: &str, place: &Path) -> Command {
     command
 }
 
-fn control(architecture: &str) -> String {
+/// The time of the last commit, in seconds since 1970; `SOURCE_DATE_EPOCH` where that is set.
+fn made_at() -> String {
+    std::env::var("SOURCE_DATE_EPOCH")
+        .ok()
+        .or_else(|| sh::capture("git", &["log", "-1", "--format=%ct"]))
+        .unwrap_or_else(|| "0".to_owned())
+}
+
+/// The changelog that Debian's tools read. What has changed is in CHANGELOG.md beside it.
+fn write_changelog(tree: &Path, made_at: &str) -> Result<()> {
+    let date = sh::capture("date", &["--utc", "--rfc-email", "--date", &format!("@{made_at}")])
+        .context("could not write the time of the last commit as a date")?;
+    let text = format!(
+        "shield ({VERSION}) stable; urgency=medium\n\n  * What has changed is in CHANGELOG.md in this folder.\n\n \
+         -- {MAINTAINER}  {date}\n"
+    );
+    let path = tree.join("usr/share/doc/shield/changelog");
+    std::fs::write(&path, text).with_context(|| format!("could not write {}", path.display()))?;
+    sh::run(Command::new("gzip").args(["-9", "--no-name", "--force"]).arg(&path))
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const MAINTAINER: &str = "The Shield maintainers <maintainers@shield.example>";
+
+/// The libraries that this program was linked with, in the versions that it needs: an older system refuses the package instead
+/// of installing what cannot run there.
+fn dependencies(program: &[u8]) -> Result<String> {
+    let glibc =
+        newest(program, b"GLIBC_").context("could not find which glibc the agent needs: it names none")?;
+    let mut dependencies = format!("libc6 (>= {glibc})");
+    if let Some(gcc) = newest(program, b"GCC_") {
+        dependencies.push_str(&format!(", libgcc-s1 (>= {gcc})"));
+    }
+    Ok(dependencies)
+}
+
+/// The highest version among the names of symbol versions with this beginning, such as `GLIBC_2.34`.
+fn newest(program: &[u8], prefix: &[u8]) -> Option<String> {
+    let mut versions: Vec<Vec<u32>> = Vec::new();
+    for name in program.split(|byte| *byte == 0) {
+        let Some(version) = name.strip_prefix(prefix).and_then(|version| std::str::from_utf8(version).ok())
+        else {
+            continue;
+        };
+        let numbers: Result<Vec<u32>, _> = version.split('.').map(str::parse).collect();
+        versions.extend(numbers);
+    }
+    let newest = versions.into_iter().max()?;
+    Some(newest.iter().map(ToString::to_string).collect::<Vec<_>>().join("."))
+}
+
+fn control(architecture: &str, dependencies: &str) -> String {
     format!(
         "Package: shield\n\
-         Version: {}\n\
+         Version: {VERSION}\n\
          Architecture: {architecture}\n\
-         Maintainer: The Shield maintainers <shield@example.invalid>\n\
+         Maintainer: {MAINTAINER}\n\
          Section: admin\n\
          Priority: optional\n\
-         Depends: libc6, libgcc-s1\n\
+         Depends: {dependencies}\n\
          Recommends: iptables, ipset\n\
          Description: drops the packets of clients that attack a web server\n \
-         Reads nginx's access log as it is written, learns what this server's traffic looks like, and drops\n \
-         attackers in iptables and in XDP, with bans that end by themselves.\n",
-        env!("CARGO_PKG_VERSION")
+         Reads nginx's access log as it is written, learns what this server's\n \
+         traffic looks like, and drops attackers in iptables and in XDP, with bans\n \
+         that end by themselves.\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_symbol_version_is_what_the_package_depends_on() {
+        let program =
+            b"\x7fELF\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.9\0GLIBC_PRIVATE\0GCC_3.0\0GCC_4.2.0\0a GLIBC_2.99\0";
+        assert_eq!(dependencies(program).unwrap(), "libc6 (>= 2.34), libgcc-s1 (>= 4.2.0)");
+        assert!(dependencies(b"\x7fELF\0static\0").is_err());
+    }
 }

@@ -63,7 +63,7 @@ enum Verb {
     /// Run a benchmark: xdp, enforce, detect, ingest, latency, idle, nginx or api; prints a table, or JSON lines with --json
     Bench(bench::Arguments),
     /// Build the Debian package and its checksum into target/dist
-    Dist,
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -92,6 +92,6 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Attack(arguments) => attack::run(&arguments),
         Verb::Fresh(arguments) => fresh::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
-        Verb::Dist => dist::run(),
+        Verb::Dist(arguments) => dist::run(&arguments),
     }
 }
