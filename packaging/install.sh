@@ -43,6 +43,10 @@ if ! getent group shield >/dev/null; then
     echo "create  group shield (may use the control socket)"
     groupadd --system shield
 fi
+# Members may read the config, for `shield-agent check`. A group that an operator chose stays.
+if [ "$(stat -c %G /etc/shield/shield.toml)" = root ]; then
+    chgrp shield /etc/shield/shield.toml
+fi
 if command -v systemd-tmpfiles >/dev/null; then
     systemd-tmpfiles --create shield.conf
 fi

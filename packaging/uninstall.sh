@@ -11,11 +11,13 @@ esac
 
 if [ -d /run/systemd/system ] && systemctl cat shield.service >/dev/null 2>&1; then
     echo "stop    shield.service"
-    systemctl disable --now shield.service
+    systemctl disable --now shield.service || echo "could not stop shield.service" >&2
 fi
+# An agent that was started by hand refuses the cleanup, and a broken one cannot do it: neither may prevent the removal.
+is_clean=yes
 if [ -x /usr/bin/shield-agent ]; then
     echo "clean   the kernel: chains, sets, XDP"
-    /usr/bin/shield-agent cleanup
+    /usr/bin/shield-agent cleanup || is_clean=no
 fi
 for place in /usr/bin/shield-agent /usr/lib/systemd/system/shield.service /usr/lib/sysusers.d/shield.conf \
     /usr/lib/tmpfiles.d/shield.conf /etc/logrotate.d/shield /usr/share/doc/shield /run/shield; do
@@ -30,3 +32,9 @@ if [ "${1:-}" = --purge ]; then
     if getent group shield >/dev/null; then groupdel shield; fi
 fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+if [ "$is_clean" = no ]; then
+    echo "could not take Shield's rules out of the kernel: they stay there until the next boot." >&2
+    echo "Stop every shield-agent that still runs. To clean up, install Shield again, then:" >&2
+    echo "  shield-agent cleanup" >&2
+    exit 1
+fi

@@ -131,6 +131,21 @@ fn installing_and_uninstalling_leave_what_they_should() {
     command::run(&[&["unshare", "--mount", "--net", "bash"], &paths[..]].concat()).unwrap();
 }
 
+/// Installs, upgrades, removes and purges the package with dpkg, in a root of its own. The script contains the assertions.
+#[test]
+fn the_debian_package_comes_and_goes_without_a_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let (script, agent) =
+        (Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/deb.sh"), agent::binary().unwrap());
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let built = command::run(&[&cargo, "xtask", "dist", "--agent", agent.to_str().unwrap()]).unwrap();
+    let package = built.trim();
+    let depends = command::run(&["dpkg-deb", "--field", package, "Depends"]).unwrap();
+    assert!(depends.contains("libc6 (>= 2."), "{depends}");
+    let paths = [script.as_path(), folder.path()].map(|path| path.to_str().unwrap());
+    command::run(&[&["unshare", "--mount", "--net", "bash"], &paths[..], &[package]].concat()).unwrap();
+}
+
 #[test]
 fn logrotate_understands_our_rule() {
     let folder = tempfile::tempdir().unwrap();
@@ -165,9 +180,8 @@ fn the_unit_starts_before_web_servers_and_does_not_wait_for_docker() {
 #[test]
 fn the_units_folders_have_the_modes_and_owners_that_the_package_gives_them() {
     let folders = read("tmpfiles.conf");
-    assert!(
-        !read("shield.service").lines().any(|line| line.starts_with("User=") || line.starts_with("Group="))
-    );
+    assert!(!read("shield.service").lines().any(|line| line.starts_with("User=")));
+    assert_eq!(words_of("Group"), ["shield"]);
     for (kind, parent) in
         [("Runtime", "/run"), ("State", "/var/lib"), ("Logs", "/var/log"), ("Configuration", "/etc")]
     {
@@ -178,7 +192,7 @@ fn the_units_folders_have_the_modes_and_owners_that_the_package_gives_them() {
         // systemd gives what the agent writes to the unit's user and group at each start, but leaves the config's folder alone.
         if kind != "Configuration" {
             let owner: Vec<&str> = line.unwrap().split_whitespace().skip(3).take(2).collect();
-            assert_eq!(owner, ["root", "root"], "{place}");
+            assert_eq!(owner, ["root", "shield"], "{place}");
         }
     }
 }
