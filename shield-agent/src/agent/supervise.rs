@@ -279,9 +279,16 @@ pub(super) async fn return_memory() {
 pub(super) async fn ready_when_restored(interpreter: Arc<Interpreter>) {
     let deadline = tokio::time::Instant::now() + RESTORED_IN;
     let waits = |state: &PartState| matches!(state, PartState::Waiting { .. });
-    while interpreter.states().iter().any(|(_, state)| waits(state)) {
+    loop {
+        let states = interpreter.states();
+        let waiting: Vec<&str> =
+            states.iter().filter(|(_, state)| waits(state)).map(|(name, _)| name.name()).collect();
+        if waiting.is_empty() {
+            break;
+        }
         if tokio::time::Instant::now() >= deadline {
-            tracing::warn!("told systemd that the agent is ready before all restored bans were in force");
+            let waiting = waiting.join(" and ");
+            tracing::warn!("told systemd that the agent is ready; still being set up: {waiting}");
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -25,7 +25,7 @@ pub(crate) struct CheckArgs {
     config: ConfigArg,
     #[command(flatten)]
     json: JsonArg,
-    /// Exit with 0 although a log cannot be used: what is wrong with it must not keep the agent from starting
+    /// Print only what is wrong, and exit with 0 although a log cannot be used: that must not keep the agent from starting
     #[arg(long)]
     warn_only: bool,
 }
@@ -41,6 +41,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
             shown["in_front"] = who_is_in_front(&config, &checked).into();
             print::json(&shown)?;
         }
+        Format::Text if args.warn_only => print::text(&render_problems(&config, &checked))?,
         Format::Text => print::text(&render_all(&config, &checked))?,
     }
     Ok(if checked.has_problem() && !args.warn_only { Exit::Degraded } else { Exit::Done })
@@ -61,14 +62,28 @@ fn who_is_in_front(config: &Config, checked: &CheckedLogs) -> Option<String> {
 
 const LABEL_CHARS: usize = 12;
 
-fn render(config: &Config, page: &str) -> String {
+/// A line for the configuration, and the logs that cannot be used: it goes into the journal at every start of the unit.
+fn render_problems(config: &Config, checked: &CheckedLogs) -> String {
     let mut out = String::new();
+    let _ = writeln!(out, "{:<LABEL_CHARS$}{}", "config", validity(config));
+    for log in checked.logs.iter().filter(|log| log.problem.is_some()) {
+        render_log(log, &mut out).expect("writing to a String cannot fail");
+    }
+    out
+}
+
+fn validity(config: &Config) -> String {
     let file =
         config.file.as_ref().map_or("the defaults (no file)".to_owned(), |path| path.display().to_string());
+    format!("{file}: valid")
+}
+
+fn render(config: &Config, page: &str) -> String {
+    let mut out = String::new();
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(out, "{name:<LABEL_CHARS$}{value}");
     };
-    line("config", &format!("{file}: valid"));
+    line("config", &validity(config));
     for source in &config.sources {
         line("source", &format!("{} ({})", source.name, kind(&source.input)));
     }
