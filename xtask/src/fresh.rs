@@ -75,17 +75,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Creates a minimal root from this machine's own package mirror, with the same package sources.
 fn make_base(suite: &str, base: &Path) -> Result<()> {
-    let own = sh::capture("sh", &["-c", ". /etc/os-release; echo $VERSION_CODENAME"])
-        .context("could not read this machine's code name from /etc/os-release")?;
-    let format = ["indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"];
-    let targets = sh::capture("apt-get", &format).context("could not list the mirrors of apt-get")?;
-    let mirror = targets.lines().find_map(|line| line.strip_suffix(&format!(" {own}")));
-    let Some(mirror) = mirror else { bail!("apt-get lists no mirror of {own}: run `apt-get update`") };
+    let (own, mirror) = release_and_mirror()?;
     // Under another name until it is whole: the next run would take what an interrupted one left for a root.
     let begun = base.with_extension("begun");
     sh::run(sh::as_root("rm")?.args(["-rf", "--one-file-system"]).arg(&begun).arg(base))?;
     fs::create_dir_all(&begun).with_context(|| format!("could not create {}", begun.display()))?;
-    sh::run(sh::as_root("debootstrap")?.args(["--variant=minbase", suite]).arg(&begun).arg(mirror))
+    sh::run(sh::as_root("debootstrap")?.args(["--variant=minbase", suite]).arg(&begun).arg(&mirror))
         .with_context(|| format!("could not make a root of {suite} from the mirror {mirror}"))?;
     // debootstrap configures no security updates, which an installed system has.
     let copy = "set -eu; rm -f \"$BASE/etc/apt/sources.list\"; for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list \
@@ -95,6 +90,17 @@ fn make_base(suite: &str, base: &Path) -> Result<()> {
     copied.arg(format!("OWN={own}")).arg(format!("SUITE={suite}")).arg(format!("BASE={}", begun.display()));
     sh::run(copied.args(["sh", "-c", copy]))?;
     sh::run(sh::as_root("mv")?.arg(&begun).arg(base))
+}
+
+/// The code name of this machine's distribution, and the mirror that its packages come from.
+pub(crate) fn release_and_mirror() -> Result<(String, String)> {
+    let own = sh::capture("sh", &["-c", ". /etc/os-release; echo $VERSION_CODENAME"])
+        .context("could not read this machine's code name from /etc/os-release")?;
+    let format = ["indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"];
+    let targets = sh::capture("apt-get", &format).context("could not list the mirrors of apt-get")?;
+    let mirror = targets.lines().find_map(|line| line.strip_suffix(&format!(" {own}"))).map(str::to_owned);
+    let Some(mirror) = mirror else { bail!("apt-get lists no mirror of {own}: run `apt-get update`") };
+    Ok((own, mirror))
 }
 
 fn enter(root: &Path, target: &Path) -> Result<Command> {

@@ -18,6 +18,8 @@ pub(crate) enum Purpose {
     Page,
     /// `fresh`.
     Fresh,
+    /// `test --vm`.
+    Vm,
     /// `test`.
     Test,
     /// `check` and `bench`.
@@ -30,7 +32,8 @@ impl Purpose {
     fn includes(self, other: Self) -> bool {
         match self {
             Self::All => true,
-            Self::Test => other != Self::All,
+            Self::Test => !matches!(other, Self::All | Self::Vm),
+            Self::Vm => matches!(other, Self::Vm | Self::Fresh | Self::Build),
             // It compiles nothing here.
             Self::Fresh => other == Self::Fresh,
             Self::Build | Self::Lab | Self::Object | Self::Page => other == self || other == Self::Build,
@@ -182,6 +185,20 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Fresh,
         is_met: || has("debootstrap"),
         source: Source::Apt(&["debootstrap"]),
+    },
+    Requirement {
+        name: "qemu",
+        reason: "runs the virtual machines of `test --vm`",
+        purpose: Purpose::Vm,
+        is_met: || has("qemu-system-x86_64"),
+        source: Source::Apt(&["qemu-system-x86"]),
+    },
+    Requirement {
+        name: "mkfs.ext4, xz, curl and ssh",
+        reason: "make and ask the virtual machines",
+        purpose: Purpose::Vm,
+        is_met: || ["mkfs.ext4", "xz", "curl", "ssh"].iter().all(|program| has(program)),
+        source: Source::Apt(&["e2fsprogs", "xz-utils", "curl", "openssh-client"]),
     },
     Requirement {
         name: "systemd-analyze",

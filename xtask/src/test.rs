@@ -11,16 +11,22 @@ use clap::Args;
 
 use crate::build::{self, Profile};
 use crate::requirements::Purpose;
-use crate::{build_ebpf, build_page, fuzz, setup, sh};
+use crate::{build_ebpf, build_page, fuzz, setup, sh, vm};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Run only the tests whose name contains this
     filter: Option<String>,
+    /// Instead of the tests: try the Debian package in a virtual machine with this kernel of Debian's
+    #[arg(long, value_name = "KERNEL", value_parser = crate::vm::KERNELS, conflicts_with = "filter")]
+    vm: Option<String>,
 }
 
 /// Runs all tests, even after a failure.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(kernel) = &arguments.vm {
+        return vm::run(kernel);
+    }
     let started = Instant::now();
     setup::ensure(Purpose::Test)?;
     build_ebpf::verify()?;
