@@ -326,6 +326,16 @@ impl Engine {
         self.leaks.leaking()
     }
 
+    /// Of these, those of which a request came within the last minutes.
+    pub fn leaking_now(&self, now: Now) -> usize {
+        self.leaks.leaking_now(now)
+    }
+
+    /// The clients whose bans the blast-radius limit withholds, with the evidence against them.
+    pub fn withheld(&self) -> impl Iterator<Item = (Client, &Evidence)> {
+        self.blast.withheld()
+    }
+
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

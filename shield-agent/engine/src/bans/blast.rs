@@ -186,6 +186,12 @@ impl BlastRadius {
         self.take(client)
     }
 
+    /// The clients whose bans the limits withhold, and why they would be banned.
+    pub(crate) fn withheld(&self) -> impl Iterator<Item = (Client, &Evidence)> {
+        let withheld = self.held.iter().filter(|(_, held)| held.is_announced);
+        withheld.map(|(client, held)| (*client, &*held.ban.evidence))
+    }
+
     /// The grounds of a ban that waits.
     pub(crate) fn evidence(&self, client: Client) -> Option<&Evidence> {
         self.held.get(&client).map(|held| &*held.ban.evidence)
@@ -385,6 +391,7 @@ mod tests {
              = 3); is the site broken?"
         );
         assert_eq!(blast.settle(100, T0.plus_ms(HOLD_MS + 1000)).withheld.len(), 0);
+        assert_eq!(blast.withheld().count(), 21);
     }
 
     #[test]
@@ -406,6 +413,15 @@ mod tests {
         assert_eq!(blast.settle(1_000_000, due.plus_ms(59_999)).bans.len(), 0);
         let rest = blast.settle(1_000_000, due.plus_ms(60_000));
         assert_eq!((rest.bans.len(), rest.change), (10, Some(Change::Resumed)));
+    }
+
+    #[test]
+    fn a_stop_ends_with_time_alone() {
+        let mut blast = blast();
+        hit(&mut blast, 0..21, KNOWN, T0);
+        assert_eq!(blast.settle(100, T0).change, Some(Change::Stopped));
+        assert_eq!(blast.settle(100, T0.plus_ms(SHARE_SPAN_MS - 1)).change, None);
+        assert_eq!(blast.settle(100, T0.plus_ms(SHARE_SPAN_MS)).change, Some(Change::Resumed));
     }
 
     #[test]
@@ -431,5 +447,6 @@ mod tests {
         hit(&mut blast, [7], KNOWN, ms(SHARE_SPAN_MS));
         let settled = blast.settle(100, ms(SHARE_SPAN_MS));
         assert_eq!((clients(&settled.bans), settled.change), (vec![client(7)], Some(Change::Resumed)));
+        assert_eq!(blast.withheld().count(), 0);
     }
 }

@@ -11,6 +11,8 @@ use crate::vocab::time::{EventSecs, Now};
 const MAX_WATCHED: usize = 10_000;
 /// The time until the same leak is announced again.
 const REPEAT_MS: u64 = 600_000;
+/// A leak whose last request is older than this is over.
+const OVER_MS: u64 = 300_000;
 /// The span over which requests are counted.
 const SPAN_SECS: i64 = 60;
 
@@ -26,6 +28,8 @@ struct Watched {
     since: EventSecs,
     requests: u32,
     announced_at: Option<u64>,
+    /// The last request, on the boot clock.
+    latest_ms: u64,
     /// Set until the drop counters arrive, from which the cause is worked out.
     due: bool,
     by_proxy: bool,
@@ -75,6 +79,7 @@ impl Leaks {
             since: second,
             requests: 0,
             announced_at: None,
+            latest_ms: now.boot_ms,
             due: false,
             by_proxy: false,
             peer: None,
@@ -89,6 +94,7 @@ impl Leaks {
             };
         }
         watched.requests += 1;
+        watched.latest_ms = now.boot_ms;
         let quiet = watched.announced_at.is_some_and(|at| now.boot_ms < at + REPEAT_MS);
         if quiet || watched.requests < self.threshold {
             return None;
@@ -124,6 +130,12 @@ impl Leaks {
 
     pub(crate) fn forget(&mut self, client: Client) {
         self.watched.remove(&client);
+    }
+
+    /// Clients announced as leaking of which a request came within the last minutes.
+    pub(crate) fn leaking_now(&self, now: Now) -> usize {
+        let is_now = |w: &&Watched| w.announced_at.is_some() && w.latest_ms + OVER_MS > now.boot_ms;
+        self.watched.values().filter(is_now).count()
     }
 
     /// Clients announced as leaking and still banned.
@@ -198,6 +210,9 @@ mod tests {
         let said = (0..1200).filter(|s| seen(&mut leaks, *s, T0.plus_ms(*s as u64 * 1000)).is_some());
         assert_eq!(said.count(), 2);
         assert_eq!(leaks.leaking(), 1);
+        let last = T0.plus_ms(1_199_000);
+        assert_eq!(leaks.leaking_now(last.plus_ms(OVER_MS - 1)), 1);
+        assert_eq!(leaks.leaking_now(last.plus_ms(OVER_MS)), 0);
         leaks.forget(who());
         assert_eq!(leaks.leaking(), 0);
     }
