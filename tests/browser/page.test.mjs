@@ -164,6 +164,33 @@ test("the browser itself refuses markup: the policy is in force", () =>
     page.faults = [];
   }));
 
+describe("the posture", () => {
+  const shown = (page) => page.locator("#posture").textContent();
+
+  test("is the same in the header, the title and the tab's icon", async () => {
+    const icons = new Set();
+    for (const [scenario, title] of [["calm", "Quiet"], ["attack", "Under attack, handled"], ["warming", "Learning"], ["overrun", "Under attack, NOT handled"], ["empty", "Blind"]]) {
+      await withPage(scenario, {}, async (page) => {
+        await reaches(page, (title) => document.title === `${title} · web-01.example.net`, title, { argument: title });
+        assert.ok((await shown(page)).startsWith(`${title} `), await shown(page));
+        icons.add(await page.locator("link[rel=icon]").getAttribute("href"));
+      });
+    }
+    assert.equal(icons.size, 4, "one colour for each degree of worry");
+  });
+
+  test("clients that get through are listed by network, and a network is banned from there", () =>
+    withPage("overrun", {}, async (page, { agent }) => {
+      await page.getByText("48 clients get through", { exact: true }).waitFor();
+      await page.getByText("203.0.113.0/24 (46), 2001:db8:77::/48 (2)").waitFor();
+      await page.getByRole("button", { name: "Ban 203.0.113.0/24 for 1 h" }).click();
+      await page.getByLabel("Token").fill(TOKEN);
+      await page.getByRole("button", { name: "Ban", exact: true }).click();
+      await rowIs(page, "203.0.113.0/24", "shown");
+      assert.equal(agent.isBanned("203.0.113.0/24"), true);
+    }));
+});
+
 describe("the link", () => {
   test("shows that it is disconnected when the agent stops, and reconnects by itself", async () => {
     const first = await serve(new FakeAgent("calm"));
@@ -289,6 +316,10 @@ describe("looks", () => {
     await mkdir(SCREENSHOTS, { recursive: true });
     for (const width of WIDTHS) {
       for (const colorScheme of SCHEMES) {
+        await withPage("overrun", { width, colorScheme }, async (page) => {
+          await reaches(page, () => document.querySelectorAll(".ban").length > 0, "filled");
+          await page.screenshot({ path: `${SCREENSHOTS}/overrun-${width}-${colorScheme}.png` });
+        });
         await withPage("attack", { width, colorScheme }, async (page) => {
           await reaches(page, () => document.querySelectorAll(".ban").length > 0 && document.querySelector("#rate-plot[aria-label*=highest]") !== null, "filled");
           await page.screenshot({ path: `${SCREENSHOTS}/${width}-${colorScheme}.png`, fullPage: true });

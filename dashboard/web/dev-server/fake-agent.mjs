@@ -13,6 +13,7 @@ export const SCENARIOS = {
   empty: { bans: 0, quiet: true },
   warming: { bans: 0, warming: true },
   degraded: { bans: 4, degraded: true, attack: true },
+  overrun: { bans: 3, attack: true, withheld: true },
 };
 
 const RULES = ["z_score", "probing", "error_surge", "rate_multiplier", "flood", "behaviour", "network", "operator", "imported"];
@@ -79,7 +80,11 @@ export class FakeAgent {
       now_ms: now,
       started_ms: this.startedMs,
       dry_run: false,
-      health: scenario.degraded ? "degraded" : scenario.warming ? "waiting" : "ok",
+      posture: this.posture(rate),
+      withheld: scenario.withheld
+        ? { clients: 48, networks: [{ network: "203.0.113.0/24", clients: 46 }, { network: "2001:db8:77::/48", clients: 2 }] }
+        : { clients: 0, networks: [] },
+      health: scenario.withheld || scenario.degraded ? "degraded" : scenario.warming ? "waiting" : "ok",
       parts,
       detector: {
         ...detectorState(scenario, surging),
@@ -87,7 +92,7 @@ export class FakeAgent {
         reference: "adaptive",
         warm_up: scenario.warming ? { remaining_secs: Math.max(0, Math.round(1_260 - (secs - this.startOfShow()))) } : null,
         frozen: surging,
-        blast_radius: null,
+        blast_radius: scenario.withheld ? "rules fire for too many clients in good standing: 48 of 61 within 10 min (max_share = 0.2, always_allowed = 1); is the site broken?" : null,
         clients: scenario.quiet ? 0 : 184 + Math.round(20 * hash(Math.floor(secs / 5))),
         max_clients: 200_000,
         evicted: 0,
@@ -130,6 +135,21 @@ export class FakeAgent {
         uptime_secs: 41 * 24 * HOUR + 7 * HOUR,
       },
     };
+  }
+
+  posture(rate) {
+    const { scenario } = this;
+    const traffic = `${rate.toFixed(2)} req/s`;
+    if (scenario.withheld) {
+      return { state: "attack_unhandled", title: "Under attack, NOT handled", text: `48 clients get through, because automatic bans are stopped; made 3 bans in 5 min (3 for probing); ${traffic}, usual` };
+    }
+    if (scenario.attack) {
+      const text = `made 7 bans in 5 min (4 for floods, 3 for probing); 3,320 packets/s dropped; ${traffic}, usual${scenario.degraded ? "; degraded: iptables" : ""}`;
+      return { state: "attack_handled", title: "Under attack, handled", text };
+    }
+    if (scenario.warming) return { state: "learning", title: "Learning", text: `21 min left; until then only floods, probing and failed logins lead to bans; ${traffic}` };
+    if (scenario.quiet) return { state: "blind", title: "Blind", text: "no request is judged: Log access.log: the log is empty so far" };
+    return { state: "quiet", title: "Quiet", text: `no attack within 5 min; ${traffic}, usual` };
   }
 
   parts() {
@@ -222,6 +242,11 @@ export class FakeAgent {
     this.added = [{ client, secs, rule, path, sinceMs: this.now() }, ...this.added.filter((ban) => ban.client !== client)];
     this.order = undefined;
     this.happened("banned", "warning", client, `Banned ${client} for ${secs / MINUTE} min: z-score=5.43 > threshold=2.0, most requested ${path}`);
+  }
+
+  banAll(clients, secs) {
+    clients.forEach((client) => this.makeBan(client, { secs, rule: "operator" }));
+    return { ok: true, results: clients.map((client) => ({ client, ok: true, message: "banned" })) };
   }
 
   unban(clients) {
@@ -341,7 +366,8 @@ const LABELS = {
   enforcers: { iptables: "iptables", xdp: "XDP" },
 };
 
-function detectorState({ warming }, surging) {
+function detectorState({ warming, withheld }, surging) {
+  if (withheld) return { state: "degraded", text: "no automatic bans: rules fire for too many clients in good standing" };
   if (warming) return { state: "waiting", text: "21 min left; until then only floods, probing and failed logins lead to bans" };
   return { state: "active", text: surging ? "learning paused during the global anomaly" : "profile default, adaptive reference" };
 }

@@ -94,7 +94,8 @@ async function change(agent, pathname, request, response) {
   if (!isAuthorised(request)) return unauthorised(response);
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
-  const { clients } = JSON.parse(Buffer.concat(chunks).toString());
+  const { clients, term } = JSON.parse(Buffer.concat(chunks).toString());
+  if (pathname === "/api/v1/ban") return json(response, 200, agent.banAll(clients, term.secs));
   if (pathname === "/api/v1/unban") return json(response, 200, agent.unban(clients));
   if (pathname === "/api/v1/allow") return json(response, 200, agent.allow(clients));
   return json(response, 404, { code: "not_found", message: `There is no ${pathname}.` });

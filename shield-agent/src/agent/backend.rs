@@ -52,6 +52,9 @@ const SLOWED_SHOWN: usize = 1_000;
 /// Ended bans shown for one client, at most.
 const PAST_BANS: u32 = 20;
 
+/// Clients with withheld bans that are grouped by network; this runs on the engine's thread.
+const WITHHELD_SHOWN: usize = 2_000;
+
 pub(crate) struct AgentBackend {
     owner: Handle,
     interpreter: Arc<Interpreter>,
@@ -453,6 +456,9 @@ fn agent_view(
         slowed: engine.slowed_count() as u64,
         slowed_total: engine.slowed_total(),
         permanent_bans: engine.ledger().permanent_count() as u64,
+        withheld: engine.withheld().map(|(client, _)| client).take(WITHHELD_SHOWN).collect(),
+        withheld_total: engine.withheld().count() as u64,
+        leaking: engine.leaking_now(now) as u64,
         drops,
         store_backlog: 0,
         cloudflare: None,

@@ -86,6 +86,12 @@ pub struct AgentView {
     pub slowed: u64,
     /// Clients slowed since the start.
     pub slowed_total: u64,
+    /// Clients whose bans the blast-radius limit withholds, as many as are shown.
+    pub withheld: Vec<Client>,
+    /// All of them.
+    pub withheld_total: u64,
+    /// Banned clients whose requests still arrive.
+    pub leaking: u64,
     /// Drops since the start, of each enforcer that counts.
     pub drops: Vec<(EnforcerName, Drops)>,
     /// Records that are not in the database yet.

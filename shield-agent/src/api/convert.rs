@@ -1,12 +1,17 @@
 //! Conversion of the engine's types into the API's JSON types: pure functions.
 
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
 use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, TopClients};
 use super::feed::Conditions;
+use super::posture;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
     Detector, Dropped, EnforcerDrops, Explanation, FleetOrigin, FleetView, GlobalRate, Health, HourSlot,
-    Labels, Part, PartStateName, Reference, RuleState, SlowedClient, SlowedCounts, SourceStatus, Status,
-    Trust, WarmUp, Window,
+    Labels, Part, PartStateName, Posture, Reference, RuleState, SlowedClient, SlowedCounts, SourceStatus,
+    Status, Trust, WarmUp, Window, Withheld, WithheldNetwork,
 };
 use super::vitals::Vitals;
 use crate::fleet::Numbers;
@@ -15,6 +20,7 @@ use crate::source::stats::Snapshot;
 use crate::text;
 use shield_engine::action::BanRecord;
 use shield_engine::allowlist::{AllowReason, Allowed};
+use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartReport, PartState};
 use shield_engine::remotes::{Distrust, OriginState, Remotes};
 use shield_engine::report::{DetectorStatus, RuleView};
@@ -26,12 +32,21 @@ use shield_engine::verdict::Rule;
 /// The length of the window of a rate, in seconds.
 pub(crate) const WINDOW_SECS: u32 = 60;
 
+/// What the notices told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Heard {
+    pub conditions: Conditions,
+    /// See [`super::feed::Feed::recent_attacks`].
+    pub attacks: BTreeMap<&'static str, u64>,
+}
+
 /// The status. `dropped` has its rates already: they need two readings.
-pub(crate) fn status(view: &AgentView, conditions: &Conditions, dropped: Dropped, vitals: &Vitals) -> Status {
+pub(crate) fn status(view: &AgentView, heard: &Heard, dropped: Dropped, vitals: &Vitals) -> Status {
+    let conditions = &heard.conditions;
     let sources: Vec<SourceStatus> =
         view.sources.iter().map(|source| source_status(source, &view.parts, view.now)).collect();
     let parts: Vec<Part> = view.parts.iter().map(|report| part(report, &view.sources, &sources)).collect();
-    Status {
+    let mut status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now_ms: view.now.wall_ms,
         started_ms: view.started_ms,
@@ -51,9 +66,39 @@ pub(crate) fn status(view: &AgentView, conditions: &Conditions, dropped: Dropped
         dropped,
         agent: vitals.agent.clone(),
         host: vitals.host.clone(),
+        withheld: withheld(&view.withheld, view.withheld_total),
+        posture: Posture::default(),
         parts,
         sources,
+    };
+    status.posture = posture::posture(&status, &heard.attacks, view.leaking);
+    status
+}
+
+/// Networks of withheld clients in a status at most.
+const WITHHELD_NETWORKS: usize = 20;
+
+fn withheld(clients: &[Client], total: u64) -> Withheld {
+    let mut networks: BTreeMap<IpNet, Vec<Client>> = BTreeMap::new();
+    for client in clients {
+        networks.entry(around(*client)).or_default().push(*client);
     }
+    let entry = |(network, clients): (IpNet, Vec<Client>)| WithheldNetwork {
+        // A client that is alone is named itself.
+        network: if let [client] = clients[..] { client } else { Client::of_network(network) },
+        clients: clients.len() as u64,
+    };
+    let mut networks: Vec<WithheldNetwork> = networks.into_iter().map(entry).collect();
+    networks.sort_by_key(|network| std::cmp::Reverse(network.clients));
+    networks.truncate(WITHHELD_NETWORKS);
+    Withheld { clients: total, networks }
+}
+
+/// The network that a client is shown with: /24 or /48.
+fn around(client: Client) -> IpNet {
+    let network = client.network();
+    let len = network.prefix_len().min(if network.addr().is_ipv4() { 24 } else { 48 });
+    IpNet::new(network.addr(), len).expect("no longer than the client's own").trunc()
 }
 
 fn part(report: &PartReport, snapshots: &[Snapshot], sources: &[SourceStatus]) -> Part {
@@ -507,6 +552,19 @@ mod tests {
 
     fn part(state: PartStateName) -> Part {
         Part { part: "xdp".into(), label: "XDP".into(), state, text: String::new() }
+    }
+
+    #[test]
+    fn withheld_clients_are_grouped_by_network_the_fullest_first() {
+        let clients = ["192.0.2.7", "203.0.113.1", "203.0.113.2", "2001:db8:1:2::/64", "2001:db8:1:3::/64"];
+        let clients: Vec<Client> = clients.iter().map(|client| client.parse().unwrap()).collect();
+        let shown = withheld(&clients, 5);
+        let networks: Vec<String> =
+            shown.networks.iter().map(|network| format!("{} {}", network.network, network.clients)).collect();
+        assert_eq!(networks, ["203.0.113.0/24 2", "2001:db8:1::/48 2", "192.0.2.7 1"]);
+        let many: Vec<Client> = (0..50).map(|n| format!("10.0.{n}.1").parse().unwrap()).collect();
+        let shown = withheld(&many, 60);
+        assert_eq!((shown.networks.len(), shown.clients), (WITHHELD_NETWORKS, 60));
     }
 
     #[test]

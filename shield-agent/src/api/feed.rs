@@ -23,6 +23,10 @@ const BACKLOG: usize = 1_024;
 /// are more notices than this a millisecond, and stay below 2^53, exact in JavaScript, until the year 2255.
 const IDS_PER_MS: u64 = 1_000;
 
+/// How far back [`Feed::recent_attacks`] counts, and in what steps.
+pub(crate) const ATTACKS_SECS: u64 = 300;
+const ATTACK_STEP_MS: u64 = 10_000;
+
 /// The notices of this run.
 #[derive(Debug)]
 pub struct Feed {
@@ -77,6 +81,45 @@ struct Inner {
     kept: VecDeque<Arc<Published>>,
     counts: Counts,
     conditions: Conditions,
+    attacks: Attacks,
+}
+
+/// Bans by rules within the last minutes, by kind of attack: the notices kept may be fewer.
+#[derive(Debug, Default)]
+struct Attacks {
+    steps: VecDeque<(u64, BTreeMap<&'static str, u64>)>,
+}
+
+impl Attacks {
+    fn follow(&mut self, notice: &Notice, now: Now) {
+        let Notice::Banned(ban) = notice else { return };
+        if !ban.ban.rule.is_detected() {
+            return;
+        }
+        self.drop_old(now);
+        let step = now.boot_ms / ATTACK_STEP_MS;
+        if self.steps.back().is_none_or(|(at, _)| *at != step) {
+            self.steps.push_back((step, BTreeMap::new()));
+        }
+        let (_, kinds) = self.steps.back_mut().expect("a step was added just before");
+        *kinds.entry(text::attack_kind(ban)).or_default() += 1;
+    }
+
+    fn drop_old(&mut self, now: Now) {
+        let oldest = (now.boot_ms / ATTACK_STEP_MS).saturating_sub(ATTACKS_SECS * 1000 / ATTACK_STEP_MS);
+        while self.steps.front().is_some_and(|(at, _)| *at < oldest) {
+            self.steps.pop_front();
+        }
+    }
+
+    fn count(&mut self, now: Now) -> BTreeMap<&'static str, u64> {
+        self.drop_old(now);
+        let mut sum = BTreeMap::new();
+        for (kind, number) in self.steps.iter().flat_map(|(_, kinds)| kinds) {
+            *sum.entry(*kind).or_default() += number;
+        }
+        sum
+    }
 }
 
 impl Feed {
@@ -90,6 +133,7 @@ impl Feed {
                 kept: VecDeque::new(),
                 counts: Counts::default(),
                 conditions: Conditions::default(),
+                attacks: Attacks::default(),
             }),
             live: broadcast::channel(BACKLOG).0,
         }
@@ -151,6 +195,11 @@ impl Feed {
         self.lock().counts.clone()
     }
 
+    /// Returns the bans by rules within the last [`ATTACKS_SECS`], by kind of attack.
+    pub(crate) fn recent_attacks(&self, now: Now) -> BTreeMap<&'static str, u64> {
+        self.lock().attacks.count(now)
+    }
+
     pub fn conditions(&self) -> Conditions {
         self.lock().conditions.clone()
     }
@@ -167,6 +216,7 @@ impl Inner {
         let event = events::event(id, now.wall_ms, notice);
         self.counts.add(&event.kind, notice);
         self.conditions.follow(notice, now);
+        self.attacks.follow(notice, now);
         let json = serde_json::to_string(&event).expect("an event has only text keys");
         Published { event, json }
     }
@@ -249,6 +299,27 @@ mod tests {
         feed.publish(&Notice::Stopping { bans: 3 }, NOW);
         let kinds = |kind| feed.recent(10, None, kind).events.len();
         assert_eq!((kinds(None), kinds(Some("stopping")), kinds(Some("nothing"))), (2, 1, 0));
+    }
+
+    #[test]
+    fn attacks_are_the_bans_by_rules_of_the_last_minutes() {
+        let feed = Feed::new(NOW);
+        let ban = |client: &str, rule: &str| -> Notice {
+            let json = serde_json::json!({"event": "banned", "client": client, "serial": 1, "since_ms": 0,
+                "ends": "never", "offence": 1, "rule": rule});
+            serde_json::from_value(json).unwrap()
+        };
+        feed.publish(&ban("192.0.2.1", "probing"), NOW);
+        feed.publish(&ban("192.0.2.2", "operator"), NOW);
+        feed.publish(&ban("192.0.2.3", "imported"), NOW);
+        let later = NOW.plus_ms(100_000);
+        feed.publish(&ban("192.0.2.4", "flood"), later);
+        feed.publish(&ban("192.0.2.5", "flood"), later);
+        let counts = |now: Now| feed.recent_attacks(now).into_iter().collect::<Vec<_>>();
+        assert_eq!(counts(later), [("floods", 2), ("probing", 1)]);
+        let span_ms = ATTACKS_SECS * 1000 + ATTACK_STEP_MS;
+        assert_eq!(counts(NOW.plus_ms(span_ms)), [("floods", 2)]);
+        assert_eq!(counts(later.plus_ms(span_ms)), []);
     }
 
     #[test]

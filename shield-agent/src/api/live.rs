@@ -254,7 +254,8 @@ impl Readings {
     fn complete(&mut self, view: AgentView, feed: &Feed, now: Now) -> Reading {
         let vitals = self.vitals(view.started_ms, now);
         let dropped = self.dropped(convert::dropped(&view), now);
-        let status = convert::status(&view, &feed.conditions(), dropped, &vitals);
+        let heard = convert::Heard { conditions: feed.conditions(), attacks: feed.recent_attacks(now) };
+        let status = convert::status(&view, &heard, dropped, &vitals);
         let status_json = Bytes::from(json(&status));
         Reading { view, status, status_json, vitals }
     }

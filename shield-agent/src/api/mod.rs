@@ -18,6 +18,7 @@ pub(crate) mod listen;
 pub(crate) mod live;
 pub(crate) mod metrics;
 pub(crate) mod operation;
+mod posture;
 pub(crate) mod priority;
 pub(crate) mod routes;
 pub(crate) mod socket;

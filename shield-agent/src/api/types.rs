@@ -361,6 +361,67 @@ pub enum Health {
     Degraded,
 }
 
+/// What is going on, the worst first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PostureState {
+    /// No log is read, or nothing of it can be used: nobody is judged.
+    Blind,
+    /// Clients attack, and some of them get through.
+    AttackUnhandled,
+    /// Clients attacked within the last minutes or are being dropped, and all of them are kept out.
+    AttackHandled,
+    /// A part does not work.
+    #[default]
+    Degraded,
+    /// The whole server's traffic is unusual, and no client stands out.
+    Unusual,
+    /// The baseline is not known yet.
+    Learning,
+    /// None of these.
+    Quiet,
+}
+
+/// What is going on, in one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct Posture {
+    pub state: PostureState,
+    /// The state in words: `Under attack, handled`.
+    pub title: String,
+    /// The facts that it rests on; may be empty.
+    pub text: String,
+}
+
+impl Default for Posture {
+    /// What a client of an older agent shows.
+    fn default() -> Posture {
+        let text = "the agent is older than this command: restart it".to_owned();
+        Posture { state: PostureState::Degraded, title: "Degraded".to_owned(), text }
+    }
+}
+
+/// Clients that rules would ban, but that the blast-radius limit lets through.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct Withheld {
+    /// Number of clients.
+    pub clients: u64,
+    /// The networks with the most of them.
+    pub networks: Vec<WithheldNetwork>,
+}
+
+/// A network with clients that are let through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct WithheldNetwork {
+    /// The network: a /24 or /48, or the client where it is the only one.
+    pub network: Client,
+    /// Number of clients in it.
+    pub clients: u64,
+}
+
 /// The state of the agent, its traffic, its bans and the machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
@@ -373,6 +434,9 @@ pub struct Status {
     pub started_ms: i64,
     /// True if bans are decided and recorded but not enforced.
     pub dry_run: bool,
+    /// What is going on, in one line: what the page and the terminal begin with.
+    #[serde(default)]
+    pub posture: Posture,
     /// The worst state of any part.
     pub health: Health,
     /// All parts, in a fixed order.
@@ -397,6 +461,9 @@ pub struct Status {
     /// Slowed clients.
     #[serde(default)]
     pub slowed: SlowedCounts,
+    /// Clients that rules would ban, but that are let through because too many are hit at once.
+    #[serde(default)]
+    pub withheld: Withheld,
     /// Packets and bytes that the kernel dropped.
     pub dropped: Dropped,
     /// The agent's process.

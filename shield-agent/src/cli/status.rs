@@ -9,7 +9,7 @@ use super::print::{self, Colour, Style};
 use super::reply::{Format, JsonArg};
 use crate::api::convert::detector_state;
 use crate::api::operation::Operation;
-use crate::api::types::{Detector, Health, Part, PartStateName, Status};
+use crate::api::types::{Detector, Health, Part, PartStateName, PostureState, Status};
 use crate::text::{self, bytes, count, counted, duration, per_sec, percent};
 
 #[derive(Debug, Clone, Args)]
@@ -39,13 +39,14 @@ pub(crate) fn render(status: &Status, colour: Colour) -> String {
         ("bans", bans(status)),
         ("slowed", slowed(status)),
     ];
+    let withheld = withheld(status).map(|text| ("withheld", text));
     let more = [
         ("dropped", dropped(status)),
         ("lines", lines_read(status)),
         ("agent", agent(status)),
         ("host", host(status)),
     ];
-    lines.extend(facts.into_iter().chain(more).map(|(label, text)| row(label, width, &text)));
+    lines.extend(facts.into_iter().chain(withheld).chain(more).map(|(label, text)| row(label, width, &text)));
     lines.join("\n") + "\n"
 }
 
@@ -57,15 +58,41 @@ fn row(label: &str, width: usize, text: &str) -> String {
 }
 
 fn headline(status: &Status, colour: Colour) -> String {
-    let (style, health) = match status.health {
-        Health::Ok => (Style::Good, "healthy"),
-        Health::Waiting => (Style::Warn, "waiting"),
-        Health::Degraded => (Style::Bad, "degraded"),
-    };
-    let name = colour.paint(Style::Bold, &format!("shield {}", status.version));
+    let posture = &status.posture;
+    let title = colour.paint(posture_style(posture.state), &posture.title);
     let mode = if status.dry_run { ", dry run: nothing is dropped" } else { "" };
-    format!("{name}  {}, up {}{mode}", colour.paint(style, health), duration(status.agent.uptime_secs))
+    let name = format!("shield {}, up {}{mode}", status.version, duration(status.agent.uptime_secs));
+    format!("{title}: {}\n{}", posture.text, colour.paint(Style::Dim, &name))
 }
+
+fn posture_style(state: PostureState) -> Style {
+    match state {
+        PostureState::Quiet => Style::Good,
+        PostureState::Learning | PostureState::AttackHandled | PostureState::Unusual => Style::Warn,
+        PostureState::Degraded | PostureState::AttackUnhandled | PostureState::Blind => Style::Bad,
+    }
+}
+
+/// Who gets through although a rule fired, and what to do about it.
+fn withheld(status: &Status) -> Option<String> {
+    let first = status.withheld.networks.first()?;
+    let networks: Vec<String> = status
+        .withheld
+        .networks
+        .iter()
+        .take(WITHHELD_NETWORKS)
+        .map(|network| format!("{} ({})", network.network, count(network.clients)))
+        .collect();
+    Some(format!(
+        "{} let through: {}; ban one with: shield-agent ban {} --for 1h",
+        counted(status.withheld.clients, "client"),
+        networks.join(", "),
+        first.network
+    ))
+}
+
+/// Networks of withheld clients in one line.
+const WITHHELD_NETWORKS: usize = 5;
 
 fn part_line(part: &Part, width: usize, colour: Colour) -> String {
     let style = match part.state {
@@ -169,12 +196,21 @@ fn host(status: &Status) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::api::types::{
-        AgentVitals, Anomaly, BanCounts, Baseline, Dropped, GlobalRate, HostVitals, SlowedCounts, WarmUp,
+        AgentVitals, Anomaly, BanCounts, Baseline, Dropped, GlobalRate, HostVitals, Posture, SlowedCounts,
+        WarmUp, Withheld, WithheldNetwork,
     };
     use shield_engine::action::Totals;
+
+    /// All works, and nothing happens.
+    pub(crate) fn calm() -> Status {
+        let mut status = status();
+        status.parts.truncate(1);
+        status.dropped.packets_per_sec = 0.0;
+        status
+    }
 
     fn status() -> Status {
         let part = |part: &str, state, text: &str| Part {
@@ -188,6 +224,12 @@ mod tests {
             now_ms: 1_778_537_253_000,
             started_ms: 1_778_530_000_000,
             dry_run: false,
+            posture: Posture {
+                state: PostureState::Degraded,
+                title: "Degraded".into(),
+                text: "xdp (no driver support on eth0); 3.20 req/s, usual".into(),
+            },
+            withheld: Withheld::default(),
             health: Health::Degraded,
             parts: vec![
                 part("iptables", PartStateName::Active, "rules, 12 clients"),
@@ -250,7 +292,8 @@ mod tests {
     fn one_screen() {
         let screen = render(&status(), Colour::Off);
         let expected = "\
-shield 0.1.0  degraded, up 2 h
+Degraded: xdp (no driver support on eth0); 3.20 req/s, usual
+shield 0.1.0, up 2 h
 
 iptables                          active    rules, 12 clients
 xdp                               degraded  no driver support on eth0
@@ -288,8 +331,20 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
     }
 
     #[test]
+    fn who_is_let_through_is_listed_by_network() {
+        let mut status = status();
+        let network = |network: &str, clients| WithheldNetwork { network: network.parse().unwrap(), clients };
+        let networks = vec![network("203.0.113.0/24", 47), network("192.0.2.7", 1)];
+        status.withheld = Withheld { clients: 48, networks };
+        let screen = render(&status, Colour::Off);
+        let expected = "48 clients let through: 203.0.113.0/24 (47), 192.0.2.7 (1); ban one with: shield-agent ban \
+                        203.0.113.0/24 --for 1h\n";
+        assert!(screen.contains(expected), "{screen}");
+    }
+
+    #[test]
     fn colours_only_when_asked_for() {
         assert!(!render(&status(), Colour::Off).contains('\u{1b}'));
-        assert!(render(&status(), Colour::On).contains("\u{1b}[31mdegraded\u{1b}[0m"));
+        assert!(render(&status(), Colour::On).contains("\u{1b}[31mDegraded\u{1b}[0m"));
     }
 }

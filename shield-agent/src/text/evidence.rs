@@ -23,6 +23,24 @@ pub(crate) fn cause(ban: &BanRecord) -> String {
     printable(format!("{given}{facts}").trim_end_matches(['.', ' ']))
 }
 
+/// The kind of attack that a rule's ban answers, as a noun for many: `3 floods`.
+pub(crate) fn attack_kind(ban: &BanRecord) -> &'static str {
+    let measures = ban.evidence.iter().flat_map(|evidence| &evidence.measures);
+    let first = measures.map(|measure| measure.name.as_str()).next();
+    if first.is_some_and(|name| name.starts_with("logins")) {
+        return "guessing passwords";
+    }
+    match ban.ban.rule {
+        Rule::ZScore | Rule::RateMultiplier => "unusual rates",
+        Rule::ErrorSurge => "failed requests",
+        Rule::Probing => "probing",
+        Rule::Flood => "floods",
+        Rule::Behaviour => "unusual behaviour",
+        Rule::Network => "their network",
+        Rule::Operator | Rule::Imported | Rule::Remote => "other reasons",
+    }
+}
+
 /// The clause that fired, then all requests of the window, then the most requested paths.
 fn evidence_sentences(evidence: &Evidence) -> String {
     let failed = match evidence.errors {

@@ -8,7 +8,7 @@
 //! `format` says why a log format cannot be used, `access` why a log cannot be read, `reload` describes a changed
 //! configuration. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes
 //! events, `learned` what past logs taught, `sight` says what is wrong with a source, `fleet` what the fleet's state is, `slow` why
-//! a client is slowed, `health` what is wrong with a thread, `doctor` why Shield does not protect.
+//! a client is slowed, `health` what is wrong with a thread, `doctor` why Shield does not protect, `posture` what is going on.
 
 pub(crate) mod access;
 pub(crate) mod cloudflare;
@@ -23,6 +23,7 @@ pub(crate) mod learned;
 mod name;
 pub(crate) mod nginx;
 mod notice;
+pub(crate) mod posture;
 mod quantity;
 pub(crate) mod reload;
 mod sight;
@@ -34,7 +35,7 @@ pub(crate) mod support;
 pub(crate) const NO_SERVER_NAME: &str = "no line names its server section, so [[site]] holds for none: add \
     \"server_name\":\"$server_name\" to the log's format";
 
-pub(crate) use evidence::{cause, fired, global_anomaly, rule_answer};
+pub(crate) use evidence::{attack_kind, cause, fired, global_anomaly, rule_answer};
 pub(crate) use format::unusable;
 pub(crate) use name::{
     baseline_source, held_by, lift_reason, lift_reason_name, part_name, retrying, rule_sentence, rule_title,

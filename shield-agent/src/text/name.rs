@@ -88,6 +88,9 @@ pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
         "host" => "Own addresses",
         "page" => "Page",
         "config" => "Configuration",
+        "slow" => "Slow lane",
+        "ssh" => "SSH sessions",
+        "restored state" => "Restored state",
         other => match other.strip_prefix("source:") {
             Some(source) => {
                 let file = source.rsplit('/').next().filter(|file| !file.is_empty()).unwrap_or(source);
@@ -125,6 +128,7 @@ mod tests {
     fn parts_are_named_as_people_know_them() {
         check(&part_name("iptables"), "iptables");
         check(&part_name("xdp"), "XDP");
+        check(&part_name("ssh"), "SSH sessions");
         check(&part_name("source:/var/log/nginx/access.log"), "Log access.log");
         check(&part_name("source:stdin"), "Log stdin");
     }

@@ -39,6 +39,8 @@ export const api = {
       ...(query.cursor === null ? {} : { cursor: query.cursor }),
     }),
 
+  ban: (client: string, secs: number, reason: string | null) =>
+    change("/ban", { clients: [client], term: { secs }, reason }),
   unban: (client: string, forget: boolean, reason: string | null) =>
     change("/unban", { clients: [client], forget, reason }),
   allow: (client: string, reason: string | null) => change("/allow", { clients: [client], reason }),

@@ -567,6 +567,18 @@ export interface PathCount {
   path: string;
 }
 
+/** What is going on, in one line. */
+export interface Posture {
+  state: PostureState;
+  /** The facts that it rests on; may be empty. */
+  text: string;
+  /** The state in words: `Under attack, handled`. */
+  title: string;
+}
+
+/** What is going on, the worst first. */
+export type PostureState = "blind" | "attack_unhandled" | "attack_handled" | "degraded" | "unusual" | "learning" | "quiet";
+
 /** The level that a client's rate is compared with. */
 export interface Reference {
   /** Requests per second. */
@@ -729,6 +741,8 @@ export interface Status {
   now_ms: number;
   /** All parts, in a fixed order. */
   parts: Part[];
+  /** What is going on, in one line: what the page and the terminal begin with. */
+  posture: Posture;
   /** Log lines rejected since the start, by reason. */
   rejected: Record<string, number>;
   /** Slowed clients. */
@@ -741,6 +755,8 @@ export interface Status {
   totals: Totals;
   /** The agent's version. */
   version: string;
+  /** Clients that rules would ban, but that are let through because too many are hit at once. */
+  withheld: Withheld;
 }
 
 /** The term of a ban. */
@@ -800,6 +816,22 @@ export interface Window {
   requests: number;
   /** Length in seconds. */
   secs: number;
+}
+
+/** Clients that rules would ban, but that the blast-radius limit lets through. */
+export interface Withheld {
+  /** Number of clients. */
+  clients: number;
+  /** The networks with the most of them. */
+  networks: WithheldNetwork[];
+}
+
+/** A network with clients that are let through. */
+export interface WithheldNetwork {
+  /** Number of clients in it. */
+  clients: number;
+  /** The network: a /24 or /48, or the client where it is the only one. */
+  network: Client;
 }
 
 /** Reads: path to query and answer. */

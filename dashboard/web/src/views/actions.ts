@@ -1,4 +1,4 @@
-// The operator's actions: lift a ban, put a client on the allowlist, enter or forget the token.
+// The operator's actions: ban a client or a network, lift a ban, put a client on the allowlist, enter or forget the token.
 
 import { api } from "../api/client";
 import { forgetToken, readToken } from "../api/token";
@@ -21,6 +21,18 @@ export function lift(client: string, done: () => void): void {
       report(await api.unban(client, forget.input.checked, textOrNull(reason.input)));
       done();
     },
+  });
+}
+
+/** Bans a client or a network for an hour after confirmation. */
+export function banForAnHour(client: string): void {
+  const reason = field("Reason, for the record (optional)", REASON);
+  ask({
+    title: `Ban ${client} for 1 h`,
+    text: "All packets from it are dropped until then, those of visitors in it as well. Who is on the allowlist gets through.",
+    fields: [reason.element],
+    confirm: "Ban",
+    run: async () => report(await api.ban(client, 3600, textOrNull(reason.input))),
   });
 }
 

@@ -2,9 +2,10 @@
 // as long as it holds.
 
 import type { LinkState } from "../api/link";
-import type { Severity, Status } from "../api/types";
+import type { Severity, Status, Withheld } from "../api/types";
 import { byId, h, icon, Keyed, setText, type IconName } from "../dom";
-import { span, time } from "../format";
+import { count, plural, span, time } from "../format";
+import { banForAnHour } from "./actions";
 
 interface Notice {
   key: string;
@@ -57,10 +58,29 @@ export class Notices {
   }
 }
 
+/** Networks of withheld clients named in one line. */
+const NETWORKS_NAMED = 6;
+
+function withheldNotice({ clients, networks }: Withheld): Notice {
+  const named = networks.slice(0, NETWORKS_NAMED).map(({ network, clients }) => `${network} (${count(clients)})`);
+  const worst = networks[0]?.network;
+  return {
+    // The button is made once, for one network.
+    key: `withheld ${worst}`,
+    severity: "critical",
+    icon: "warn",
+    title: plural(clients, "client gets through", "clients get through"),
+    text: `${named.join(", ")}${networks.length > NETWORKS_NAMED ? " and others" : ""}. A rule fired for each, but banning so many clients in good standing at once is left to you.`,
+    ...(worst === undefined ? {} : { action: { label: `Ban ${worst} for 1 h`, run: () => banForAnHour(worst) } }),
+  };
+}
+
 function statusNotices(status: Status): Notice[] {
   const notices: Notice[] = [];
   const { anomaly } = status.global;
   const { blast_radius: stopped, warm_up: warmUp, frozen, text: detectorText } = status.detector;
+  const { withheld } = status;
+  if (withheld.clients > 0) notices.push(withheldNotice(withheld));
   if (stopped !== null) notices.push({ key: "blast", severity: "critical", icon: "ban", title: "Automatic bans are stopped", text: stopped });
   if (anomaly !== null) {
     const text = `${anomaly.condition}, for ${span((status.now_ms - anomaly.since_ms) / 1000)}. It alone bans no client.`;

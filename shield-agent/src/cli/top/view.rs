@@ -8,7 +8,9 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Block, Cell, Chart, Dataset, GraphType, Paragraph, Row, Table};
 
 use super::model::{Focus, Model, Request};
-use crate::api::types::{Ban, ClientActivity, ClientState, Health, Part, PartStateName, Severity, Status};
+use crate::api::types::{
+    Ban, ClientActivity, ClientState, Part, PartStateName, PostureState, Severity, Status,
+};
 use crate::text::{self, bytes, count, counted};
 
 /// Below this height the plot gives way to the tables.
@@ -66,18 +68,20 @@ fn head_lines(model: &Model) -> Vec<Line<'static>> {
 }
 
 fn headline(status: &Status) -> Line<'static> {
-    let (health, style) = match status.health {
-        Health::Ok => ("healthy", good()),
-        Health::Waiting => ("waiting", warn()),
-        Health::Degraded => ("degraded", bad()),
+    let posture = &status.posture;
+    let style = match posture.state {
+        PostureState::Quiet => good(),
+        PostureState::Learning | PostureState::AttackHandled | PostureState::Unusual => warn(),
+        PostureState::Degraded | PostureState::AttackUnhandled | PostureState::Blind => bad(),
     };
     let mode = if status.dry_run { "  dry run" } else { "" };
     let uptime = text::duration(status.agent.uptime_secs);
     Line::from(vec![
-        Span::styled(format!("shield {}  ", status.version), Style::new().add_modifier(Modifier::BOLD)),
-        Span::styled(health, style),
+        Span::styled(posture.title.clone(), style.add_modifier(Modifier::BOLD)),
         Span::raw(format!(
-            "  up {uptime}{mode}  CPU {:.1} %  memory {}",
+            ": {}{mode}  shield {}, up {uptime}, CPU {:.1} %, memory {}",
+            posture.text,
+            status.version,
             status.agent.cpu_percent,
             bytes(status.agent.memory_bytes)
         )),
