@@ -95,9 +95,10 @@ impl Variant {
         });
         match self {
             Variant::OtherHours => batch.lines.iter_mut().for_each(|line| line.time += 5 * 3_600 + 1_800),
-            Variant::OtherNumbers => each_path(batch, |byte| match *byte {
-                b'0'..=b'9' => *byte = b'0' + (*byte - b'0' + 3) % 10,
-                _ => {}
+            Variant::OtherNumbers => each_path(batch, |byte| {
+                if byte.is_ascii_digit() {
+                    *byte = b'0' + (*byte - b'0' + 3) % 10;
+                }
             }),
             Variant::OtherLetters => each_path(batch, |byte| match *byte {
                 b'a'..=b'z' => *byte = b'a' + (*byte - b'a' + 13) % 26,

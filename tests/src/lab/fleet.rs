@@ -46,6 +46,7 @@ pub struct Report {
     pub failed: Option<String>,
     /// From the first machine to the last check, in seconds.
     pub took_secs: f64,
+    /// How many hosts took part.
     pub hosts: usize,
     /// From the offending line's write on one host to the entry in the XDP map of the last host, in milliseconds, sorted.
     pub spread_ms: Vec<u64>,
