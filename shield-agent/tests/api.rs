@@ -196,7 +196,8 @@ async fn changes_reach_the_engine_as_they_were_meant() {
     );
     let Command::Import { bans, .. } = &commands[1] else { panic!("{commands:?}") };
     assert_eq!((bans[0].client.to_string().as_str(), bans[0].term), ("198.51.100.0/24", Some(Term::Secs(5))));
-    assert_eq!(commands[2], Command::Unban { clients: clients("192.0.2.7"), forget: false, reason: None });
+    // An unban lets the client begin afresh, unless it is told to keep the offences.
+    assert_eq!(commands[2], Command::Unban { clients: clients("192.0.2.7"), forget: true, reason: None });
 }
 
 #[tokio::test]

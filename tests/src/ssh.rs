@@ -122,7 +122,10 @@ impl Machine {
             let address = (SERVER.ip(), 22);
             Ok(site.street.enter(|| TcpStream::connect(address)).ok().map(drop))
         })
-        .with_context(|| fs::read_to_string(path("sshd.log")).unwrap_or_default())?;
+        .with_context(|| {
+            let log = fs::read_to_string(path("sshd.log")).unwrap_or_default();
+            format!("could not reach sshd: {log}")
+        })?;
         Ok(Machine { site, folder, sshd, holder })
     }
 
@@ -235,7 +238,9 @@ impl Machine {
             said = self.exemption(addr)?;
             Ok(said.as_ref().is_some_and(|said| said.contains(because)).then_some(()))
         })
-        .with_context(|| format!("{said:?}\n{}\n{}", self.site.home.log(), self.sshd_log()))
+        .with_context(|| {
+            format!("could not see it exempt: {said:?}\n{}\n{}", self.site.home.log(), self.sshd_log())
+        })
     }
 
     /// Neither a connection without a login nor a local user's process named `sshd` makes an exemption, or lifts a ban that is
