@@ -38,8 +38,7 @@ pub fn is_over_its_limits(packet: Packet, source: Source) -> bool {
     match source {
         Source::V4(address) => is_over(SLOW_V4.get_ptr_mut(address.to_ne_bytes()), packet),
         Source::V6(halves) => {
-            is_network_over(halves, packet)
-                || is_over(SLOW_V6.get_ptr_mut(octets(client_v6(halves))), packet)
+            is_network_over(halves, packet) || is_over(SLOW_V6.get_ptr_mut(octets(client_v6(halves))), packet)
         }
     }
 }

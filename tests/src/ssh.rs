@@ -123,8 +123,7 @@ impl Machine {
             Ok(site.street.enter(|| TcpStream::connect(address)).ok().map(drop))
         })
         .with_context(|| {
-            let log = fs::read_to_string(path("sshd.log")).unwrap_or_default();
-            format!("could not reach sshd: {log}")
+            format!("could not reach sshd: {}", fs::read_to_string(path("sshd.log")).unwrap_or_default())
         })?;
         Ok(Machine { site, folder, sshd, holder })
     }
