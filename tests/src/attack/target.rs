@@ -62,9 +62,7 @@ impl Target {
         let tables =
             format!("[page]\nlisten = \"{PAGE}\"\n[iptables]\nmode = \"off\"\n[xdp]\nmode = \"off\"\n{more}");
         home.configure(&log, source, &tables)?;
-        // A syslog socket is not made in this sandbox yet.
-        let start = if source.contains("syslog") { Agent::start } else { Agent::start_in_unit };
-        let agent = start(&namespace, &home, &[])?;
+        let agent = Agent::start_in_unit(&namespace, &home, &[])?;
         let target = Target { agent, home, namespace, log, next: AtomicU32::new(1) };
         target.wait_until_it_reads()?;
         Ok(target)
