@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shield_tests::lab::cdn::{self, Front};
+use shield_tests::lab::fleet;
 use shield_tests::lab::narrator::Narrator;
 use shield_tests::lab::story::{Ending, run};
 
@@ -45,4 +46,15 @@ fn behind_a_proxy_nginx_refuses_the_banned_and_serves_everybody_else() {
 #[test]
 fn in_a_container_nginx_refuses_the_banned_and_serves_everybody_else() {
     refuses_the_banned_and_serves_everybody_else(Front::Container);
+}
+
+/// From the offending line on one host to the entry in the XDP map of the last; in practice it is tens of milliseconds.
+const LONGEST_SPREAD_MS: u64 = 1_000;
+
+#[test]
+fn banned_on_one_host_of_a_fleet_and_dropped_on_all() {
+    let report = fleet::run(&mut Narrator::to_stderr(), 4);
+    assert_eq!(report.failed, None);
+    assert!(report.spread_ms.iter().all(|ms| *ms <= LONGEST_SPREAD_MS), "{report:?}");
+    assert!(report.spread_without_a_server_ms.is_some() && report.caught_up_ms.is_some(), "{report:?}");
 }
