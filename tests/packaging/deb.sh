@@ -19,11 +19,11 @@ in_root shield-agent check --config /etc/shield/shield.toml || [ $? -eq 1 ] || f
 group=$(in_root getent group shield | cut -d: -f3)
 as_member() { chroot --userspec="65534:65534" --groups="$group" "$root" "$@" 2>&1 || true; }
 said=$(as_member shield-agent check --config /etc/shield/shield.toml)
-case $said in *shield.toml*denied*) fail "a member cannot read the config: $said" ;; esac
+case $said in *"shield.toml: valid"*) ;; *) fail "a member cannot read the config: $said" ;; esac
 echo '{}' >"$root/var/log/shield/audit.jsonl"
 chgrp "$group" "$root/var/log/shield/audit.jsonl"
 said=$(as_member shield-agent audit verify)
-case $said in *audit.jsonl*denied*) fail "a member cannot read the audit log: $said" ;; esac
+case $said in *audit.jsonl*ermission*) fail "a member cannot read the audit log: $said" ;; esac
 case $said in *audit.jsonl*) ;; *) fail "the audit log was not looked at: $said" ;; esac
 
 echo '# mine' >>"$root/etc/shield/shield.toml"
