@@ -11,14 +11,14 @@ const REASON = { type: "text", maxlength: 200, autocomplete: "off" };
 /** Lifts the client's ban after confirmation, then calls `done`. */
 export function lift(client: string, done: () => void): void {
   const reason = field("Reason, for the record (optional)", REASON);
-  const forget = field("Forget its offences as well", { type: "checkbox" });
+  const keep = field("Keep its offences: its next ban is longer", { type: "checkbox" });
   ask({
     title: `Lift the ban of ${client}`,
-    text: "Its packets get through again at once, and its recent requests are forgotten. Its offences are still counted, so that its next ban is longer.",
-    fields: [reason.element, forget.element],
+    text: "Its packets get through again at once, its recent requests and its offences are forgotten: it begins afresh.",
+    fields: [reason.element, keep.element],
     confirm: "Lift the ban",
     run: async () => {
-      report(await api.unban(client, forget.input.checked, textOrNull(reason.input)));
+      report(await api.unban(client, !keep.input.checked, textOrNull(reason.input)));
       done();
     },
   });
