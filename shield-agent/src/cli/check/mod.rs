@@ -66,7 +66,7 @@ const LABEL_CHARS: usize = 12;
 fn render_problems(config: &Config, checked: &CheckedLogs) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{:<LABEL_CHARS$}{}", "config", validity(config));
-    for log in checked.logs.iter().filter(|log| log.problem.is_some()) {
+    for log in checked.logs.iter().filter(|log| log.problem.is_some() || log.unread.is_some()) {
         render_log(log, &mut out).expect("writing to a String cannot fail");
     }
     out
