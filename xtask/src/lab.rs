@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 
 /// Runs the lab; fails if one of its steps does not succeed.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    setup::ensure(Purpose::Lab)?;
+    setup::ensure(if arguments.fleet.is_some() { Purpose::Fleet } else { Purpose::Lab })?;
     build::everything(Profile::Dev)?;
     let mut lab = sh::cargo_as_root(&["run", "--quiet", "--package", "shield-tests", "--bin", "lab", "--"])?;
     lab.args(arguments.keep.then_some("--keep")).args(arguments.json.then_some("--json"));

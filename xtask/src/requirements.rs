@@ -12,6 +12,8 @@ pub(crate) enum Purpose {
     Build,
     /// `lab`.
     Lab,
+    /// `lab --fleet`.
+    Fleet,
     /// `build-ebpf`.
     Object,
     /// `build-page`.
@@ -34,6 +36,7 @@ impl Purpose {
             Self::All => true,
             Self::Test => !matches!(other, Self::All | Self::Vm),
             Self::Vm => matches!(other, Self::Vm | Self::Fresh | Self::Build),
+            Self::Fleet => matches!(other, Self::Fleet | Self::Lab | Self::Build),
             // It compiles nothing here.
             Self::Fresh => other == Self::Fresh,
             Self::Build | Self::Lab | Self::Object | Self::Page => other == self || other == Self::Build,
@@ -217,7 +220,7 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
     Requirement {
         name: "nats-server",
         reason: "carries the bans of the lab's and the tests' fleets",
-        purpose: Purpose::Lab,
+        purpose: Purpose::Fleet,
         is_met: || has("nats-server"),
         source: Source::Apt(&["nats-server"]),
     },
