@@ -48,6 +48,30 @@ fn unban_command(text: &str) -> Event<'static> {
     Event::Command(CommandId(2), command)
 }
 
+/// Adds the line of a GET to a batch.
+fn push<'a>(batch: &'a mut Batch, addr: std::net::IpAddr, path: &str, status: u16, now: Now) -> &'a mut Line {
+    let method_at = batch.bytes.len() as u32;
+    batch.bytes.extend(b"GET");
+    batch.bytes.extend(path.as_bytes());
+    batch.lines.push(Line {
+        addr,
+        time: now.wall_secs(),
+        method_at,
+        method_len: 3,
+        path_at: method_at + 3,
+        path_len: path.len() as u32,
+        server_at: 0,
+        server_len: 0,
+        peer_at: 0,
+        peer_len: 0,
+        status,
+        size: 512,
+        behind_proxy: false,
+        salvaged: false,
+    });
+    batch.lines.last_mut().unwrap()
+}
+
 fn evidence() -> Box<Evidence> {
     Box::new(Evidence {
         rule: Rule::ZScore,

@@ -88,7 +88,7 @@ impl Site {
                     }
                     for (path, status) in asks(n, t) {
                         *self.passed.entry(*first).or_default() += 1;
-                        push(&mut batch, addr, &path, status, self.now);
+                        push(&mut batch, addr.into(), &path, status, self.now);
                     }
                 }
             }
@@ -124,28 +124,6 @@ impl Site {
     fn passed(&self, first: Client4) -> u64 {
         self.passed.get(&first).copied().unwrap_or(0)
     }
-}
-
-fn push(batch: &mut Batch, addr: std::net::Ipv4Addr, path: &str, status: u16, now: Now) {
-    let method_at = batch.bytes.len() as u32;
-    batch.bytes.extend(b"GET");
-    batch.bytes.extend(path.as_bytes());
-    batch.lines.push(Line {
-        addr: addr.into(),
-        time: now.wall_secs(),
-        method_at,
-        method_len: 3,
-        path_at: method_at + 3,
-        path_len: path.len() as u32,
-        server_at: 0,
-        server_len: 0,
-        peer_at: 0,
-        peer_len: 0,
-        status,
-        size: 512,
-        behind_proxy: false,
-        salvaged: false,
-    });
 }
 
 /// A page with its assets every 20 s.
@@ -310,8 +288,7 @@ const HOPPED: u128 = 0x2001_0db8_0007 << 80;
 fn hop(site: &mut Site, lane: &mut Lane, n: u32, path: &str, status: u16) -> bool {
     let addr = std::net::Ipv6Addr::from_bits(HOPPED | u128::from(n) << 64 | 1);
     let mut batch = Batch { live: true, source: Some(SourceId(3)), ..Batch::default() };
-    push(&mut batch, std::net::Ipv4Addr::UNSPECIFIED, path, status, site.now);
-    batch.lines[0].addr = addr.into();
+    push(&mut batch, addr.into(), path, status, site.now);
     let client = Client::of_addr(addr.into(), 64);
     if site.engine.ledger().ban_over(client).is_some() || !lane.lets_through(site, client) {
         return false;

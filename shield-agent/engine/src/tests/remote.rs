@@ -69,25 +69,8 @@ fn serve_well(engine: &mut Engine, text: &str, from: Now, minutes: u64) -> Now {
 }
 
 fn serve(engine: &mut Engine, text: &str, path: &str, status: u16, now: Now) -> Vec<Action> {
-    let mut bytes = b"GET".to_vec();
-    bytes.extend_from_slice(path.as_bytes());
-    let line = Line {
-        addr: text.parse().unwrap(),
-        time: now.wall_secs(),
-        method_at: 0,
-        method_len: 3,
-        path_at: 3,
-        path_len: path.len() as u32,
-        server_at: 0,
-        server_len: 0,
-        peer_at: 0,
-        peer_len: 0,
-        status,
-        size: 900,
-        behind_proxy: false,
-        salvaged: false,
-    };
-    let batch = Batch { live: true, bytes, lines: vec![line], ..Batch::default() };
+    let mut batch = Batch { live: true, ..Batch::default() };
+    push(&mut batch, text.parse().unwrap(), path, status, now).size = 900;
     engine.handle(Event::Lines(&batch), now)
 }
 

@@ -35,24 +35,7 @@ fn ask_as(
     for (at, (path, status)) in targets.iter().enumerate() {
         let now = T0.plus_ms((from + at as u64) * 1000);
         let mut batch = Batch { live: true, source: Some(SourceId(3)), ..Batch::default() };
-        batch.bytes.extend(b"GET");
-        batch.bytes.extend(path.as_bytes());
-        batch.lines.push(Line {
-            addr: addr.parse().unwrap(),
-            time: now.wall_secs(),
-            method_at: 0,
-            method_len: 3,
-            path_at: 3,
-            path_len: path.len() as u32,
-            server_at: 0,
-            server_len: 0,
-            peer_at: 0,
-            peer_len: 0,
-            status: *status,
-            size: 512,
-            behind_proxy,
-            salvaged: false,
-        });
+        push(&mut batch, addr.parse().unwrap(), path, *status, now).behind_proxy = behind_proxy;
         actions.extend(engine.handle(Event::Lines(&batch), now));
         actions.extend(engine.handle(Event::Tick, now.plus_ms(900)));
     }
@@ -365,25 +348,7 @@ fn what_was_in_doubt_an_hour_ago_is_not_slowed() {
     let mut engine = engine_with_xdp();
     let mut batch = Batch { live: false, source: Some(SourceId(3)), ..Batch::default() };
     for (at, path) in PROBES[..5].iter().enumerate() {
-        let method_at = batch.bytes.len() as u32;
-        batch.bytes.extend(b"GET");
-        batch.bytes.extend(path.as_bytes());
-        batch.lines.push(Line {
-            addr: SUSPECT.parse().unwrap(),
-            time: T0.wall_secs() - 3600 + at as i64,
-            method_at,
-            method_len: 3,
-            path_at: method_at + 3,
-            path_len: path.len() as u32,
-            server_at: 0,
-            server_len: 0,
-            peer_at: 0,
-            peer_len: 0,
-            status: 404,
-            size: 512,
-            behind_proxy: false,
-            salvaged: false,
-        });
+        push(&mut batch, SUSPECT.parse().unwrap(), path, 404, T0).time += at as i64 - 3600;
     }
     let actions = engine.handle(Event::Lines(&batch), T0);
     assert!(slowed(&actions).is_empty(), "{actions:?}");
