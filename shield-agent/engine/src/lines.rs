@@ -399,7 +399,8 @@ impl Engine {
     }
 
     /// Proposes or bans the IPv6 networks whose clients only probe: a client of theirs costs an attacker nothing, and the next
-    /// request comes from another one. Those that are not banned are slowed: see [`Engine::on_hopping`]. The clients of an IPv4 network are banned one by one.
+    /// request comes from another one. Those that are not banned are slowed: see [`Engine::on_hopping`]. The clients of an IPv4
+    /// network are banned one by one.
     pub(super) fn judge_networks(&mut self, now: Now, out: &mut Effects) {
         for bad in self.detector.take_bad_networks() {
             let network = bad.network.client();
