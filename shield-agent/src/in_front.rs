@@ -13,7 +13,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use shield_engine::Engine;
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartState};
-use shield_engine::time::Now;
 
 use crate::text::in_front as text;
 
@@ -140,14 +139,14 @@ pub(crate) struct Seen {
 
 impl Seen {
     /// Asks the engine. On its thread, hence a few of the peers alone.
-    pub(crate) fn of(engine: &Engine, peers: &Peers, now: Now) -> Seen {
+    pub(crate) fn of(engine: &Engine, peers: &Peers) -> Seen {
         let asked = peers.busiest().into_iter().take(MAX_ASKED).map(|(addr, _)| addr);
         let (mut are_clients, mut are_banned) = (Vec::new(), Vec::new());
         for addr in asked {
             let client = engine.client_meant(Client::of_addr(addr, 128));
             if engine.ledger().ban_over(client).is_some() {
                 are_banned.push(addr);
-            } else if engine.detector().explain(client, now.wall_secs()).known {
+            } else if engine.detector().knows(client) {
                 are_clients.push(addr);
             }
         }

@@ -233,9 +233,9 @@ fn look_in_front(owner: &Handle, watch: &mut in_front::Watch) -> Option<PartStat
     let peers = in_front::Peers::read();
     let (answer, answered) = std::sync::mpsc::channel();
     let asked = peers.clone();
-    owner.send(Message::Query(Box::new(move |engine, now| {
+    owner.send(Message::Query(Box::new(move |engine, _| {
         // Fails when the answer came too late.
-        let _ = answer.send(in_front::Seen::of(engine, &asked, now));
+        let _ = answer.send(in_front::Seen::of(engine, &asked));
     })));
     watch.look(&peers, &answered.recv_timeout(ANSWERED_IN).ok()?)
 }

@@ -295,6 +295,10 @@ impl Clients {
         }
     }
 
+    pub(crate) fn holds(&self, key: u128) -> bool {
+        self.position(key).is_some()
+    }
+
     /// Returns a copy of a client's activity, light or not, and the second until which it is suspect.
     pub(crate) fn activity(&self, key: u128) -> Option<(Activity, u32)> {
         let record = &self.records[self.position(key)?];

@@ -545,6 +545,11 @@ impl Detector {
         facts
     }
 
+    /// Whether requests of this client are remembered.
+    pub fn knows(&self, client: Client) -> bool {
+        self.clients.holds(client.key())
+    }
+
     /// Returns the `n` busiest clients over the 60 s up to `second`, busiest first.
     pub fn top(&self, n: usize, second: EventSecs) -> Vec<ClientSummary> {
         let mut walk = TopWalk::new(n);
