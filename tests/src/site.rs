@@ -11,6 +11,7 @@ use crate::agent::{Agent, Home};
 use crate::http::{Get, is_timeout};
 use crate::netns::{End, Namespace, connect};
 use crate::nginx::Nginx;
+use crate::traffic::{Behaviour, Requester, VISITED_PATHS};
 use crate::wait;
 
 /// The server's address and port.
@@ -111,6 +112,19 @@ impl Site {
     /// Fails if there is no answer within `at_most`.
     pub fn wait_until_served(&self, from: IpAddr, at_most: Duration) -> Result<Instant> {
         wait::until("an answer", at_most, || Ok(self.request(from)?.map(|_| Instant::now())))
+    }
+
+    /// An attacker that sends four requests per second.
+    pub fn persistent_attacker(&self) -> Requester {
+        let behaviour = Behaviour {
+            server: SERVER,
+            from: Some(ATTACKER),
+            paths: VISITED_PATHS,
+            pause: Duration::from_millis(250),
+            timeout: Duration::from_millis(250),
+            threads: 1,
+        };
+        Requester::start(&self.street, behaviour)
     }
 
     /// The bans that the agent lists.

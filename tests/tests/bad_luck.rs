@@ -12,24 +12,11 @@ use serde_json::Value;
 use shield_tests::agent::{Agent, Home};
 use shield_tests::mishap::{self, SmallDisk};
 use shield_tests::netns::Namespace;
-use shield_tests::site::{ATTACKER, SERVER, Site, VISITOR};
-use shield_tests::traffic::{Behaviour, Outcome, Requester, VISITED_PATHS};
+use shield_tests::site::{ATTACKER, Site, VISITOR};
+use shield_tests::traffic::Outcome;
 use shield_tests::wait;
 
 const NO_ENFORCERS: &str = "[iptables]\nmode = \"off\"\n[xdp]\nmode = \"off\"\n";
-
-/// An attacker that sends four requests per second.
-fn persistent_attacker(site: &Site) -> Requester {
-    let behaviour = Behaviour {
-        server: SERVER,
-        from: Some(ATTACKER),
-        paths: VISITED_PATHS,
-        pause: Duration::from_millis(250),
-        timeout: Duration::from_millis(250),
-        threads: 1,
-    };
-    Requester::start(&site.street, behaviour)
-}
 
 /// An empty ledger wants no ban, so the first reconcile after a damaged database lifted every one.
 fn a_damaged_database_lifts_no_ban(more: &str, is_end_known: bool) {
@@ -42,7 +29,7 @@ fn a_damaged_database_lifts_no_ban(more: &str, is_end_known: bool) {
     let state = site.home.folder().join("state");
     mishap::damage(&state.join("shield.db")).unwrap();
 
-    let attempts = persistent_attacker(&site);
+    let attempts = site.persistent_attacker();
     let _agent = site.start_agent(&[]).unwrap();
     let bans = site.bans().unwrap();
     let clients: BTreeSet<String> = bans.iter().map(|ban| ban.client.to_string()).collect();

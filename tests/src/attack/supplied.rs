@@ -13,8 +13,8 @@ use super::target::{Target, flood};
 use super::{Attack, PATIENCE};
 use crate::agent::{self, Agent, Home};
 use crate::mishap;
-use crate::site::{ATTACKER, SERVER, Site, VISITOR};
-use crate::traffic::{Behaviour, Outcome, Requester, VISITED_PATHS};
+use crate::site::{Site, VISITOR};
+use crate::traffic::Outcome;
 use crate::wait;
 
 pub(super) const GZ_BOMB: Attack = Attack {
@@ -152,15 +152,7 @@ fn damaged_database() -> Result<String> {
         site.ban_attacker("47m")?;
         ensure!(agent.stop()?.success(), "the agent ended with an error");
         mishap::damage(&site.home.folder().join("state/shield.db"))?;
-        let behaviour = Behaviour {
-            server: SERVER,
-            from: Some(ATTACKER),
-            paths: VISITED_PATHS,
-            pause: Duration::from_millis(250),
-            timeout: Duration::from_millis(250),
-            threads: 1,
-        };
-        let attempts = Requester::start(&site.street, behaviour);
+        let attempts = site.persistent_attacker();
         let _agent = site.start_agent(&[])?;
         let part = site.status()?.parts.into_iter().find(|part| part.part == "restored state");
         let text = part.context("could not find the part for what was restored")?.text;

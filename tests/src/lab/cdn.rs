@@ -123,18 +123,16 @@ pub struct Visits {
 pub fn run(narrator: &mut Narrator, front: Front) -> Report {
     let started = Instant::now();
     let mut report = Report::default();
-    let result = run_steps(narrator, front, &mut report);
+    let told = run_steps(narrator, front, &mut report);
     report.check();
     for Check { what, found, ok } in &report.checks {
-        narrator.step(format_args!("{}: {what}: {found}", if *ok { "holds" } else { "FAILS" }));
-    }
-    match result {
-        Ok(()) => report.ok = report.checks.iter().all(|check| check.ok),
-        Err(error) => {
-            narrator.failed(format_args!("{error:#}"));
-            report.failed = Some(format!("{error:#}"));
+        match ok {
+            true => narrator.step(format_args!("holds: {what}: {found}")),
+            false => narrator.failed(format_args!("FAILS: {what}: {found}")),
         }
     }
+    report.failed = narrator.ended(told);
+    report.ok = report.failed.is_none() && report.checks.iter().all(|check| check.ok);
     report.took_secs = started.elapsed().as_secs_f64();
     report
 }

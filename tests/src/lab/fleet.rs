@@ -60,13 +60,9 @@ pub struct Report {
 pub fn run(narrator: &mut Narrator, hosts: usize) -> Report {
     let started = Instant::now();
     let mut report = Report { hosts, ..Report::default() };
-    match run_steps(narrator, hosts, &mut report) {
-        Ok(()) => report.ok = true,
-        Err(error) => {
-            narrator.failed(format_args!("{error:#}"));
-            report.failed = Some(format!("{error:#}"));
-        }
-    }
+    let told = run_steps(narrator, hosts, &mut report);
+    report.failed = narrator.ended(told);
+    report.ok = report.failed.is_none();
     report.took_secs = started.elapsed().as_secs_f64();
     report
 }

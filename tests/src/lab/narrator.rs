@@ -67,11 +67,18 @@ impl Narrator {
         self.line(&format!("            {what}"));
     }
 
-    /// Prints the step that failed.
+    /// Prints what failed.
     pub fn failed(&mut self, what: impl Display) {
         let mark = self.paint(RED, "✗");
         let at = self.clock();
         self.line(&format!("{mark} {at}  {what}"));
+    }
+
+    /// Ends the story: prints and returns the error of the step that failed.
+    pub fn ended(&mut self, told: anyhow::Result<()>) -> Option<String> {
+        let what = format!("{:#}", told.err()?);
+        self.failed(&what);
+        Some(what)
     }
 
     fn clock(&self) -> String {

@@ -56,13 +56,9 @@ pub enum Ending {
 pub fn run(narrator: &mut Narrator, ending: Ending) -> Report {
     let started = Instant::now();
     let mut report = Report::default();
-    match run_steps(narrator, ending, &mut report) {
-        Ok(()) => report.ok = true,
-        Err(error) => {
-            narrator.failed(format_args!("{error:#}"));
-            report.failed = Some(format!("{error:#}"));
-        }
-    }
+    let told = run_steps(narrator, ending, &mut report);
+    report.failed = narrator.ended(told);
+    report.ok = report.failed.is_none();
     report.took_secs = started.elapsed().as_secs_f64();
     report
 }
