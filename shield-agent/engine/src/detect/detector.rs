@@ -132,6 +132,8 @@ pub struct Detector {
     shown: SecondRing,
     /// Requests that the baseline may learn from.
     teaching: SecondRing,
+    /// The second of the first request; 0 before it.
+    first: u32,
     /// The newest second; 0 before the first request.
     latest: u32,
     /// The next minute boundary to process.
@@ -167,6 +169,7 @@ impl Detector {
             changes: Vec::new(),
             shown: SecondRing::new(WINDOW_SECS, 0),
             teaching: SecondRing::new(WINDOW_SECS + 4 * LEARN_DELAY_SECS, 0),
+            first: 0,
             latest: 0,
             boundary: 0,
             late_run: 0,
@@ -300,7 +303,19 @@ impl Detector {
             let (status, size) = (request.status, request.size);
             let is_try = exemption == Exemption::No && trace != seen.trace;
             let Seen { shape, query_key, .. } = seen;
-            let asked = Asked { key, second, path, query_key, trace: &trace, is_try, shape, status, size };
+            let asked = Asked {
+                key,
+                second,
+                path,
+                query_key,
+                trace: &trace,
+                is_try,
+                shape,
+                status,
+                size,
+                method: request.method,
+                watched_from: self.first,
+            };
             charge(&mut self.scores, &self.clients, &asked, scripts)
         };
         let verdict = if is_charged || screening != Screening::Skip {
@@ -629,6 +644,9 @@ impl Detector {
 
     fn advance_to_other(&mut self, second: EventSecs) -> Option<u32> {
         let second = event_second(second);
+        if self.first == 0 {
+            self.first = second;
+        }
         if second > self.latest {
             self.late_run = 0;
             self.advance(second);
@@ -669,6 +687,7 @@ impl Detector {
     /// The log's clock was set: windows start anew, the baseline stays.
     fn start_anew(&mut self, second: u32) {
         self.late_run = 0;
+        self.first = second;
         self.tries = Tries::default();
         self.clients = Clients::new(self.thresholds.policy().max_clients, self.tracer.hash());
         self.shown = SecondRing::new(WINDOW_SECS, second);

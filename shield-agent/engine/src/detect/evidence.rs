@@ -151,6 +151,8 @@ const MAX_FILTER_BITS: u32 = 140;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Account {
     key: u128,
+    /// The second of its first evidence.
+    opened: u32,
     /// The second up to which the points have leaked.
     at: u32,
     amounts: Points,
@@ -176,7 +178,11 @@ pub(crate) struct Account {
 
 impl Account {
     fn new(key: u128, second: u32) -> Account {
-        Account { key, at: second, ..Account::default() }
+        Account { key, opened: second, at: second, ..Account::default() }
+    }
+
+    pub(crate) fn opened(&self) -> u32 {
+        self.opened
     }
 
     /// Lets points leak up to `second`. Earlier seconds change nothing.

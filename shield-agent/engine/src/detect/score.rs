@@ -46,6 +46,9 @@ const HIDDEN_BROKEN: f32 = 2.0;
 const PRODUCT_IN_GROUP: f32 = 0.2;
 const FAILURE_REPEAT: f32 = 0.02;
 
+/// A further file of a repository that is served.
+const FILE_OF_REPOSITORY: f32 = 0.5;
+
 /// One malformed request, and one that a health check or an office program may make.
 const MALFORMED: f32 = 1.6;
 const PERHAPS_MALFORMED_REPEAT: f32 = 0.1;
@@ -56,6 +59,12 @@ const REFUSED_LOGIN: f32 = 1.0;
 /// again with a session that is over. The pace tells them apart: one a second never comes to the threshold, two a second do
 /// within four minutes, ten within half of one.
 const UNAUTHORISED: f32 = 0.05;
+
+/// The same for what a browser or a guesser asks for (GET), from a client that was first heard of [`KNOWN_AFTER_SECS`] after watching
+/// began: it has no session that could be over, and is no program that asked long before. Two a second come to the threshold in
+/// half a minute, one in 75 s, one in three seconds never.
+const UNAUTHORISED_NEWCOMER: f32 = 0.2;
+const KNOWN_AFTER_SECS: u32 = 900;
 const REMOTE_CALL: f32 = 0.2;
 
 /// Scripts answered alike, from so many on.
@@ -101,6 +110,9 @@ pub(crate) struct Asked<'a> {
     pub(crate) shape: shape::Shape,
     pub(crate) status: u16,
     pub(crate) size: u64,
+    pub(crate) method: &'a [u8],
+    /// The first second that was judged.
+    pub(crate) watched_from: u32,
 }
 
 /// A client's recent counts, as far as the score needs them.
@@ -208,6 +220,11 @@ impl Scores {
             self.accounts.open(asked.key, asked.second).add(&guess, asked.second);
         }
         for mut piece in pieces(asked).into_iter().flatten() {
+            let is_refused_run =
+                piece.kind == Kind::Try && asked.status >= 400 && !asked.trace.flags.has(Flags::POST);
+            if is_refused_run {
+                piece.points *= in_vain_share(lately.before);
+            }
             if is_catch_all && piece.kind == Kind::Probe {
                 piece.points = PROBE_REFUSED;
             }
@@ -235,9 +252,12 @@ impl Scores {
             || self.standings.of(asked.key, asked.second).is_any()
             || self.habits.is_broken(template, asked.second)
             || self.habits.refused_at(template, network, asked.second) > 0;
+        let first = self.accounts.get(asked.key).map_or(asked.second, Account::opened);
+        let is_newcomer =
+            matches!(asked.method, b"GET" | b"HEAD") && first >= asked.watched_from + KNOWN_AFTER_SECS;
         (!is_known).then(|| Piece {
             kind: Kind::Unauthorised,
-            points: UNAUTHORISED,
+            points: if is_newcomer { UNAUTHORISED_NEWCOMER } else { UNAUTHORISED },
             repeat: 1.0,
             key: stable_hash::of_text(asked.path) ^ 4,
             group: None,
@@ -538,6 +558,13 @@ fn failing_share(failed: f32, credited: f32, lately: &Lately) -> f32 {
     ((share - 0.5) / 0.25).clamp(0.0, 1.0)
 }
 
+/// Numbers count as a run only for a client that is mostly not served: a page of items, some of which lack their picture, is none.
+fn in_vain_share(before: Counts) -> f32 {
+    let (pages, served) = (before.pages() as f32, before.served_pages() as f32);
+    let share = (pages - served) / pages.max(1.0);
+    if pages < 8.0 { 1.0 } else { ((share - 0.5) / 0.25).clamp(0.0, 1.0) }
+}
+
 fn malformed_share(points: f32, before: Counts) -> f32 {
     let malformed = points / MALFORMED;
     let served = before.served() as f32;
@@ -603,6 +630,16 @@ fn target_piece(asked: &Asked<'_>, piece: impl Fn(Kind, f32, f32, u64) -> Piece)
         if !is_answered {
             return probe;
         }
+        if is_of_repository(asked) && asked.status < 500 {
+            // Each file that is served is a part of the source that is stolen.
+            let key = stable_hash::of_text(asked.path);
+            return Piece {
+                key,
+                group: Some(name_of(asked).into()),
+                within_group: FILE_OF_REPOSITORY,
+                ..probe
+            };
+        }
         if is_hidden(asked) {
             return Piece { points: if asked.status >= 500 { HIDDEN_BROKEN } else { tenths }, ..probe };
         }
@@ -618,7 +655,7 @@ fn target_piece(asked: &Asked<'_>, piece: impl Fn(Kind, f32, f32, u64) -> Piece)
         // It tells twice as much, and is one page.
         return Piece { template: fold(template.hash), dir, pages: tenths, ..script };
     }
-    if asked.shape.kind == shape::Kind::Asset {
+    if asked.shape.kind == shape::Kind::Asset || trace.flags.has(Flags::MISSED) {
         // Pages with broken pictures are common: once a directory.
         let key = if template.depth >= 2 { template.dir } else { template.hash };
         let asset = piece(Kind::Failure, tenths * PAGE_FACTOR, FAILURE_REPEAT, key);
@@ -660,6 +697,11 @@ fn is_hidden(asked: &Asked<'_>) -> bool {
     let told_by = asked.path.get(..asked.shape.told_by).unwrap_or(asked.path);
     let name = memchr::memrchr(b'/', told_by).map_or(told_by, |at| &told_by[at + 1..]);
     name.first() == Some(&b'.') || memchr::memchr(b'%', name).is_some()
+}
+
+/// Whether the target lies in the repository that the site itself was checked out from.
+fn is_of_repository(asked: &Asked<'_>) -> bool {
+    [&b"/.git/"[..], b"/.svn/", b"/.hg/", b"/.bzr/"].iter().any(|start| asked.path.starts_with(start))
 }
 
 /// Whether the target lies below what tells it: below a product's directory.

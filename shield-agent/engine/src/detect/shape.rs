@@ -8,6 +8,7 @@
 use crate::detect::injection;
 use crate::detect::login;
 use crate::detect::served_path::Served;
+use crate::detect::template;
 
 /// A class of paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +136,14 @@ fn is_plugin_document(path: &[u8]) -> bool {
 pub(crate) fn is_article(path: &[u8]) -> bool {
     let path = path.strip_suffix(b"/").unwrap_or(path);
     memchr::memchr3_iter(b'-', b'_', b'+', last_segment(path)).nth(MIN_ARTICLE_JOINTS - 1).is_some()
+}
+
+/// Whether a path names an item by something that nobody can guess, a hash or a UUID: who asks for it was told of it by a page,
+/// and when it is gone, that is a broken picture and no word of a list. Not behind a script, which answers whatever follows it.
+pub(crate) fn is_unguessable(path: &[u8]) -> bool {
+    let behind_script =
+        || segments(path).any(|name| matches!(kind_by_ending(name), Kind::Script | Kind::Dubious));
+    template::names_an_item(path) && !behind_script()
 }
 
 /// Whether a path at the root is one that browsers, crawlers and previews ask every site for, whether it has it or not: an icon,

@@ -90,6 +90,25 @@ impl Template {
     }
 }
 
+/// Letters and digits of at least this length that change so often between the two are nothing that can be guessed.
+const MIN_UNGUESSABLE: usize = 16;
+const MIN_UNGUESSABLE_CHANGES: usize = 4;
+
+/// Whether a part of the path is a UUID, or so long a run of letters and digits that nobody can guess it.
+pub(crate) fn names_an_item(path: &[u8]) -> bool {
+    let is_uuid_at = |at: usize| at > 0 && !is_token_byte(path[at - 1]) && is_uuid(&path[at..]);
+    if path.len() >= UUID_BYTES
+        && memchr::memchr_iter(b'-', path).any(|dash| dash >= 8 && is_uuid_at(dash - 8))
+    {
+        return true;
+    }
+    path.split(|byte| !is_token_byte(*byte)).any(|token| {
+        token.len() >= MIN_UNGUESSABLE
+            && token.windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit()).count()
+                >= MIN_UNGUESSABLE_CHANGES
+    })
+}
+
 fn is_hex(token: &[u8]) -> bool {
     token.iter().all(u8::is_ascii_hexdigit)
 }
@@ -100,14 +119,32 @@ fn is_stored_by_hash(path: &[u8]) -> bool {
     len >= MIN_STORED_HASH && name.get(len).is_none_or(|next| !is_token_byte(*next))
 }
 
-/// The length of a package's name in Python's simple index, `…/simple/NAME/`, if one begins at `at`. An installer asks each of its
+/// The length of a package's name, if one begins at `at`: in Python's simple index (`…/simple/NAME/`), in NuGet's
+/// (`…-flatcontainer/NAME/index.json`), or in a proxy of Go's modules (`/github.com/acme/tool/@v/list`). An installer asks each of its
 /// indexes for everything that it needs, and a mirror lacks most of it. Nothing else is looked for there.
 fn package_name(path: &[u8], at: usize) -> Option<usize> {
+    if at == 1 {
+        return module_name(path);
+    }
+    if path[..at].ends_with(b"-flatcontainer/") {
+        let len = memchr::memchr(b'/', &path[at..])?;
+        return (len > 0 && path[at] != b'.').then_some(len);
+    }
     let rest = path[..at].ends_with(b"/simple/").then(|| &path[at..])?;
     let len = memchr::memchr(b'/', rest).unwrap_or(rest.len());
     let is_package = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let is_name = len > 0 && rest[0] != b'.' && rest[..len].iter().all(is_package);
     (is_name && rest.len() <= len + 1).then_some(len)
+}
+
+/// The length of a Go module's path, which begins with the name of a host.
+fn module_name(path: &[u8]) -> Option<usize> {
+    memchr::memchr(b'@', path)?;
+    let end =
+        memchr::memmem::find(path, b"/@v/").or_else(|| path.strip_suffix(b"/@latest").map(<[u8]>::len))?;
+    let host = path.get(1..end)?.split(|byte| *byte == b'/').next()?;
+    let is_host = host.len() > 3 && host[0] != b'.' && memchr::memchr(b'.', host).is_some();
+    is_host.then_some(end - 1)
 }
 
 /// 8-4-4-4-12 hexadecimal digits.
@@ -171,6 +208,9 @@ mod tests {
             ),
             ("/prov/805ec0000003.cfg", "/prov/805ec000000a.cfg"),
             ("/pypi/simple/requests/", "/pypi/simple/ruamel.yaml-2/"),
+            ("/v3-flatcontainer/dapper/index.json", "/v3-flatcontainer/castle.core/index.json"),
+            ("/github.com/acme/tool/@v/list", "/golang.org/x/text/@v/list"),
+            ("/gopkg.in/@latest", "/k8s.io/api/@latest"),
             ("/x/3f2504e0-4f89-11d3-9a0c-0305e82c3301", "/x/7a9d9691-46fc-8893-d73c-0f69d4d0abba"),
         ];
         for (one, other) in same {

@@ -382,8 +382,14 @@ impl Tracer {
             }
             _ => {}
         }
+        let is_unguessable = failed
+            && target.status != 401
+            && target.shape.kind == Kind::Page
+            && verb == Verb::Get
+            && shape::is_unguessable(target.path);
         let embedded = match target.shape.kind {
             Kind::Asset => Embedded::ByPath,
+            _ if is_unguessable => Embedded::ByPath,
             // A download.
             Kind::Dubious if answer == Answer::Served => Embedded::ByPath,
             Kind::Dubious => Embedded::No,
@@ -395,6 +401,7 @@ impl Tracer {
             _ if is_delivery(verb, target.path, target.status) => 0,
             (_, Answer::Refused) if matches!(target.status, 401 | 410) => weight::PAGE_CHALLENGED,
             (Kind::Asset, Answer::Refused) => weight::ASSET_REFUSED,
+            _ if is_unguessable => weight::ASSET_REFUSED,
             (Kind::Page, Answer::Refused) if shape::is_article(target.path) => weight::ARTICLE_REFUSED,
             (_, Answer::Refused) => weight::PAGE_REFUSED,
             _ => 0,
