@@ -1,17 +1,21 @@
 //! Bans that others ask for: the same door, allowlist and ledger as this host's own, and limits of their own.
 //!
 //! Each host decides. What an origin says is kept in [`crate::bans::remote`]; this brings the ledger up to it. A ban made here
-//! carries [`Rule::Remote`], which is how whoever publishes knows that it is not this host's to publish.
+//! carries a rule that is remote ([`Rule::is_remote`]), which is how whoever publishes knows that it is not this host's to
+//! publish.
 
 use super::{Effects, Engine, NewBan};
-use crate::bans::remote::{Distrust, LIFT_MS, NewEntry, OriginId, Over, RemoteLift, Remotes};
+use crate::bans::remote::{
+    Distrust, Entry, LIFT_MS, MAX_LISTED, NewEntry, OriginId, OriginState, Over, RemoteLift, Remotes,
+    Wants,
+};
 use crate::detect::policy::Switch;
 use crate::tick::LIFTS_PER_TICK;
 use crate::vocab::action::{BanRecord, CommandResult, LiftReason, Order, Record};
 use crate::vocab::ban::{Ban, Place};
 use crate::vocab::client::Client;
 use crate::vocab::event::PartState;
-use crate::vocab::remote::{Origin, Remote, RemoteBan, Said, Statement};
+use crate::vocab::remote::{Origin, OriginKind, Remote, RemoteBan, Said, Statement};
 use crate::vocab::time::{Ends, Now};
 use crate::vocab::verdict::Rule;
 
@@ -23,9 +27,12 @@ const SAME_END_MS: u64 = 2_000;
 const MAX_WHY: usize = 200;
 /// Clients served well within this time are banned on more than one origin's word.
 const SERVED_SECS: u32 = 86_400;
-/// The widest networks that others may ban where networks are accepted.
+/// The widest networks that hosts may ban where networks are accepted.
 const LEAST_PREFIX_V4: u8 = 16;
 const LEAST_PREFIX_V6: u8 = 32;
+/// The widest networks of a list. Registries give no wider block to one holder.
+const LEAST_LISTED_V4: u8 = 8;
+const LEAST_LISTED_V6: u8 = 19;
 /// Origins named in a ban's reason.
 const NAMED: usize = 3;
 
@@ -78,8 +85,9 @@ impl Engine {
     fn hear_ban(&mut self, client: Client, id: OriginId, heard: Heard, now: Now, out: &mut Effects) {
         let Heard { stamp, since_ms, ends_ms, age_ms, why, is_replayed } = heard;
         let settings = self.settings.remote;
+        let kind = self.remotes.state(id).origin.kind();
         let wanted_ms = ends_ms.map(|ends| ends.saturating_sub(now.wall_ms));
-        let most_ms = settings.max_term_ms().map(|most| most.saturating_sub(age_ms as i64));
+        let most_ms = settings.max_term_ms(kind).map(|most| most.saturating_sub(age_ms as i64));
         let left_ms = match (wanted_ms, most_ms) {
             (Some(wanted), Some(most)) => Some(wanted.min(most)),
             (wanted, most) => wanted.or(most),
@@ -91,12 +99,12 @@ impl Engine {
             }
             return;
         }
-        if self.is_network(client) && (settings.accept_networks == Switch::Off || is_vast(client)) {
+        if self.is_network(client) && !is_network_accepted(client, kind, settings.accept_networks) {
             self.remotes.state_mut(id).refused_networks += 1;
             self.remotes.heard_without_entry(client, id, stamp);
             return;
         }
-        if self.admit(client, Rule::Remote).is_err() {
+        if self.admit(client, kind.rule()).is_err() {
             self.remotes.state_mut(id).vetoed += 1;
             self.remotes.heard_without_entry(client, id, stamp);
             if self.remotes.remove(client, id) {
@@ -105,6 +113,11 @@ impl Engine {
             return;
         }
         let known = self.remotes.entry(client, id).map(|entry| entry.is_counted);
+        // A list does not say since when: the first time counts, so that an unban of later sets it aside.
+        let since_ms = match self.remotes.entry(client, id) {
+            Some(entry) if kind == OriginKind::Blocklist => entry.since_ms.min(since_ms),
+            _ => since_ms,
+        };
         if known.is_none() && self.is_spared(client) {
             self.count_harm(client, id, now, out);
         }
@@ -172,37 +185,37 @@ impl Engine {
         let in_force = current.filter(|entry| entry.lifting.is_none()).map(|entry| entry.ban);
         let Some(until) = wants.until else {
             self.detector.suspect_less(client);
-            let is_remote = in_force.is_some_and(|ban| ban.rule == Rule::Remote);
+            let is_remote = in_force.is_some_and(|ban| ban.rule.is_remote());
             if is_remote && let Some(ban) = self.ledger.begin_lift(client, over) {
                 self.order_lift(ban, now, out);
             }
             return;
         };
         match in_force {
-            Some(ban) if ban.rule == Rule::Remote => self.move_end(ban, until, now, out),
+            Some(ban) if ban.rule.is_remote() => self.move_end(ban, until, now, out),
             // This host's own ban. When it ends, this is asked again.
             Some(_) => {}
-            None => self.ban_for_others(client, wants.origins, until, now, out),
+            None => self.ban_for_others(client, wants, until, now, out),
         }
     }
 
-    fn ban_for_others(&mut self, client: Client, origins: usize, ends: Ends, now: Now, out: &mut Effects) {
+    fn ban_for_others(&mut self, client: Client, wants: Wants, ends: Ends, now: Now, out: &mut Effects) {
         let has_room = self.ledger.len() < self.settings.max_bans;
         let is_covered = self.ledger.ban_over(client).is_some();
         let is_proxy = self.peers.proxy_in(client, now.wall_secs()).is_some();
         if !has_room || is_covered || is_proxy {
             return;
         }
-        let is_enough = origins >= self.settings.remote.confirm || !self.is_spared(client);
+        let is_enough = wants.origins >= self.settings.remote.confirm || !self.is_spared(client);
         if !is_enough && !self.has_sign_of_its_own(client) {
             return self.detector.suspect_more(client);
         }
-        let Ok(bannable) = self.admit(client, Rule::Remote) else { return };
+        let rule = wants.kind.map_or(Rule::Remote, OriginKind::rule);
+        let Ok(bannable) = self.admit(client, rule) else { return };
         self.detector.suspect_less(client);
         let reason = Some(self.words_of(client, now));
         // Which way it would come here nobody knows.
         let place = Place::Everywhere;
-        let rule = Rule::Remote;
         self.ban(
             NewBan { client: bannable, ends, offence: None, rule, place, reason, evidence: None },
             now,
@@ -222,7 +235,7 @@ impl Engine {
         if !is_worth_it {
             return;
         }
-        let Ok(bannable) = self.admit(client, Rule::Remote) else { return };
+        let Ok(bannable) = self.admit(client, ban.rule) else { return };
         let Some(moved) = self.ledger.extend(client, until) else { return };
         let record = BanRecord { ban: moved, reason: Some(self.words_of(client, now)), evidence: None };
         out.persist(Record::Extended(Box::new(record)));
@@ -231,24 +244,33 @@ impl Engine {
 
     /// Whether an origin wants a client banned for longer than this host grants.
     fn is_at_longest_term(&self, client: Client, now: Now) -> bool {
-        let Some(most_ms) = self.settings.remote.max_term_ms() else { return false };
-        let wants_more =
-            |ends: Option<i64>| ends.is_none_or(|ends| ends - now.wall_ms > most_ms - LEAST_LEFT_MS);
-        self.remotes.of(client).any(|(_, entry)| wants_more(entry.ends_ms))
+        let wants_more = |(state, entry): (&OriginState, &Entry)| {
+            let most_ms = self.settings.remote.max_term_ms(state.origin.kind());
+            most_ms.is_some_and(|most| {
+                entry.ends_ms.is_none_or(|ends| ends - now.wall_ms > most - LEAST_LEFT_MS)
+            })
+        };
+        self.remotes.of(client).any(wants_more)
     }
 
     /// Who wants a client banned, and why.
     fn words_of(&self, client: Client, now: Now) -> String {
         let mut named = String::new();
-        let counts = |state: &crate::bans::remote::OriginState, entry: &crate::bans::remote::Entry| {
+        let counts = |state: &OriginState, entry: &Entry| {
             entry.is_counted && state.distrust.is_none() && !entry.until.is_past(now)
         };
         let all: Vec<_> = self.remotes.of(client).filter(|(state, entry)| counts(state, entry)).collect();
         for (state, entry) in all.iter().take(NAMED) {
             let separator = if named.is_empty() { "" } else { "; " };
             named.push_str(separator);
-            named.push_str("banned by ");
-            named.push_str(state.origin.name());
+            named.push_str(match state.origin.kind() {
+                OriginKind::Fleet => "banned by ",
+                OriginKind::Blocklist => "on the blocklist ",
+                OriginKind::Crowdsec => "banned by CrowdSec",
+            });
+            if state.origin.kind() != OriginKind::Crowdsec {
+                named.push_str(state.origin.name());
+            }
             if !entry.why.is_empty() {
                 named.push_str(": ");
                 named.push_str(&entry.why);
@@ -300,6 +322,9 @@ impl Engine {
                 "it bans more than {} clients at once (max_live in [fleet]): further ones are only noted",
                 settings.max_live
             ),
+            Over::Listed => format!(
+                "it holds more than {MAX_LISTED} clients, which is the most: further ones are only noted"
+            ),
             Over::Lifts => {
                 "it lifted more than 60 bans within a minute: further lifts of it are left out".to_owned()
             }
@@ -308,7 +333,11 @@ impl Engine {
     }
 
     fn report_origin(&mut self, id: OriginId, state: PartState, now: Now, out: &mut Effects) {
-        let part = format!("origin:{}", self.remotes.state(id).origin.name());
+        let origin = &self.remotes.state(id).origin;
+        let part = match origin.kind() {
+            OriginKind::Fleet => format!("origin:{}", origin.name()),
+            _ => format!("origin:{origin}"),
+        };
         out.announce.extend(self.parts.report(&part, state, now));
     }
 
@@ -368,7 +397,7 @@ impl Engine {
         for (client, id) in self.remotes.expire(now, LIFTS_PER_TICK) {
             self.forget_entry(client, id, LiftReason::Expired, now, out);
         }
-        for (client, id) in self.remotes.sweep(now) {
+        for (client, id) in self.remotes.sweep(now, LIFTS_PER_TICK) {
             self.forget_entry(client, id, LiftReason::Withdrawn, now, out);
         }
         if (now.boot_ms / 1000).is_multiple_of(60) {
@@ -422,10 +451,14 @@ impl Engine {
     }
 }
 
-/// Whether nobody may ban so much by another host's word.
-fn is_vast(client: Client) -> bool {
-    let least = if client.network().addr().is_ipv4() { LEAST_PREFIX_V4 } else { LEAST_PREFIX_V6 };
-    client.network().prefix_len() < least
+/// Whether a network may be banned by the word of an origin of this kind.
+fn is_network_accepted(client: Client, kind: OriginKind, accept_networks: Switch) -> bool {
+    let (switch, least_v4, least_v6) = match kind {
+        OriginKind::Fleet => (accept_networks, LEAST_PREFIX_V4, LEAST_PREFIX_V6),
+        OriginKind::Blocklist | OriginKind::Crowdsec => (Switch::On, LEAST_LISTED_V4, LEAST_LISTED_V6),
+    };
+    let least = if client.network().addr().is_ipv4() { least_v4 } else { least_v6 };
+    switch.is_on() && client.network().prefix_len() >= least
 }
 
 /// A statement about a client, on this host's clock.

@@ -3,6 +3,13 @@
 use crate::bans::backoff::{Backoff, Term};
 use crate::detect::policy::Switch;
 use crate::vocab::event::EnforcerName;
+use crate::vocab::remote::OriginKind;
+
+/// Clients of a blocklist that can no longer be read are banned for this long. A week: a list's server may be down over a
+/// holiday.
+pub const LISTED_SECS: u64 = 7 * 86_400;
+/// The same for CrowdSec, which is read every few seconds and stated anew each hour.
+pub const CROWDSEC_SECS: u64 = 86_400;
 
 /// Everything but detection thresholds.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,9 +94,14 @@ pub struct RemoteSettings {
 }
 
 impl RemoteSettings {
-    /// `None` without a limit.
-    pub(crate) fn max_term_ms(&self) -> Option<i64> {
-        self.max_term.secs().map(|secs| i64::try_from(secs.saturating_mul(1000)).unwrap_or(i64::MAX))
+    /// The longest term of a ban that an origin of this kind wants, from when it was last heard. `None` without a limit.
+    pub(crate) fn max_term_ms(&self, kind: OriginKind) -> Option<i64> {
+        let secs = match kind {
+            OriginKind::Fleet => self.max_term.secs()?,
+            OriginKind::Blocklist => LISTED_SECS,
+            OriginKind::Crowdsec => CROWDSEC_SECS,
+        };
+        Some(i64::try_from(secs.saturating_mul(1000)).unwrap_or(i64::MAX))
     }
 }
 

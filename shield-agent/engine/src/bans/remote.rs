@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::settings::RemoteSettings;
 use crate::vocab::client::Client;
-use crate::vocab::remote::Origin;
+use crate::vocab::remote::{Origin, OriginKind};
 use crate::vocab::time::{Ends, Now};
 
 /// Origins at most; further ones are not heard.
@@ -34,6 +34,8 @@ const MAX_OTHERS: usize = 100_000;
 const HARM_SPAN_MS: u64 = 600_000;
 /// That many good clients are never too many.
 const LEAST_HARM: usize = 10;
+/// Clients of a list at most. Lists are the operator's own choice, so that only their size is limited.
+pub const MAX_LISTED: usize = 500_000;
 /// Unbans of one origin per minute. Operators need no more; whoever took a host over could lift every ban.
 const MAX_LIFTS_PER_MIN: usize = 60;
 const MINUTE_MS: u64 = 60_000;
@@ -175,6 +177,7 @@ pub(crate) enum Over {
     Minute,
     Live,
     Lifts,
+    Listed,
 }
 
 /// What the origins want of one client.
@@ -184,6 +187,8 @@ pub(crate) struct Wants {
     pub until: Option<Ends>,
     /// Origins that count.
     pub origins: usize,
+    /// The kind that says most about the client: a host saw it, a list need not have.
+    pub kind: Option<OriginKind>,
 }
 
 #[derive(Debug, Default)]
@@ -299,6 +304,9 @@ impl Remotes {
         now: Now,
     ) -> Option<Over> {
         let state = self.state_mut(id);
+        if state.origin.kind() != OriginKind::Fleet {
+            return (state.counted >= MAX_LISTED).then_some(Over::Listed);
+        }
         state.turn_minute(now);
         let over = if state.counted >= settings.max_live {
             Some(Over::Live)
@@ -419,9 +427,9 @@ impl Remotes {
         }
     }
 
-    /// Takes out what origins did not state again, and returns it. Where a statement was missed, nothing is: it may be the
-    /// missing one.
-    pub(crate) fn sweep(&mut self, now: Now) -> Vec<(Client, OriginId)> {
+    /// Takes out at most `limit` entries that origins did not state again, and returns them. Where a statement was missed,
+    /// nothing is: it may be the missing one.
+    pub(crate) fn sweep(&mut self, now: Now, limit: usize) -> Vec<(Client, OriginId)> {
         let mut over = Vec::new();
         for id in 0..self.origins.len() as OriginId {
             let state = self.state(id);
@@ -431,20 +439,29 @@ impl Remotes {
             let others = state.others.values().filter(|known| **known >= stamp).count();
             let entries =
                 self.entries.iter().filter(|((_, of), entry)| *of == id && entry.stamp >= stamp).count();
-            self.state_mut(id).complete = None;
-            if (entries + others) as u64 >= bans {
-                over.extend(self.take_older(id, stamp).into_iter().map(|client| (client, id)));
+            let room = limit - over.len();
+            let taken = if (entries + others) as u64 >= bans {
+                self.take_older(id, stamp, room)
+            } else {
+                Vec::new()
+            };
+            over.extend(taken.into_iter().map(|client| (client, id)));
+            if over.len() >= limit {
+                // The rest at the next turn.
+                break;
             }
+            self.state_mut(id).complete = None;
         }
         over
     }
 
-    fn take_older(&mut self, id: OriginId, stamp: u64) -> Vec<Client> {
+    fn take_older(&mut self, id: OriginId, stamp: u64, limit: usize) -> Vec<Client> {
         let state = self.state_mut(id);
         state.floor = state.floor.max(stamp);
         state.others.retain(|_, known| *known >= stamp);
         let is_over = |((_, of), entry): &(&(Client, OriginId), &Entry)| *of == id && entry.stamp < stamp;
-        let over: Vec<Client> = self.entries.iter().filter(is_over).map(|((client, _), _)| *client).collect();
+        let over = self.entries.iter().filter(is_over).map(|((client, _), _)| *client);
+        let over: Vec<Client> = over.take(limit).collect();
         over.iter().for_each(|client| {
             self.remove(*client, id);
         });
@@ -472,12 +489,17 @@ impl Remotes {
     pub(crate) fn wants(&self, client: Client, now: Now) -> Wants {
         let lifted_ms = self.lifts.get(&client).map(|lift| lift.at_ms + LIFT_TOLERANCE_MS);
         let mut wants = Wants::default();
+        let mut has_listed = false;
         for (state, entry) in self.of(client) {
             let is_lifted = lifted_ms.is_some_and(|lifted| entry.since_ms <= lifted);
             if !entry.is_counted || state.distrust.is_some() || is_lifted || entry.until.is_past(now) {
                 continue;
             }
-            wants.origins += 1;
+            // Lists copy from each other: together they are one voice.
+            let is_listed = state.origin.kind() != OriginKind::Fleet;
+            wants.origins += usize::from(!(is_listed && has_listed));
+            has_listed |= is_listed;
+            wants.kind = wants.kind.into_iter().chain([state.origin.kind()]).min();
             wants.until = Some(match (wants.until, entry.until) {
                 (None, until) => until,
                 (Some(a), b) => later(a, b),
@@ -585,7 +607,7 @@ impl Remotes {
         let Some(id) = self.id(origin) else { return Ok(false) };
         let wanted_ms = ends_ms.map(|ends| ends - now.wall_ms);
         // A clock that was set back grants no more than a term.
-        let granted_ms = settings.max_term_ms().map(|most| (heard_ms - now.wall_ms).min(0) + most);
+        let granted_ms = settings.max_term_ms(origin.kind()).map(|most| (heard_ms - now.wall_ms).min(0) + most);
         let left_ms = match (wanted_ms, granted_ms) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

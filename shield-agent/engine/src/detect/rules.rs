@@ -300,7 +300,12 @@ impl Judge<'_> {
             Rule::ZScore => self.policy.z_score.switch,
             Rule::RateMultiplier => self.policy.rate_multiplier.switch,
             Rule::Behaviour => self.policy.behaviour.switch,
-            Rule::Operator | Rule::Imported | Rule::Network | Rule::Remote => Switch::Off,
+            Rule::Operator
+            | Rule::Imported
+            | Rule::Network
+            | Rule::Remote
+            | Rule::Blocklist
+            | Rule::Crowdsec => Switch::Off,
         };
         switch.is_on()
     }

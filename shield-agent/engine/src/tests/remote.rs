@@ -679,3 +679,108 @@ mod walk {
         }
     }
 }
+
+/// What a list says: everything at once, for as long as it may.
+fn list(engine: &mut Engine, name: &str, stamp: u64, clients: &[&str], now: Now) -> Vec<Action> {
+    let origin = Origin::new(OriginKind::Blocklist, name).unwrap();
+    let mut statements: Vec<Statement> = clients
+        .iter()
+        .map(|text| Statement { origin: origin.clone(), ..statement("x", stamp, bans(text, None, now)) })
+        .collect();
+    let complete = Said::Complete { bans: clients.len() as u64 };
+    statements.push(Statement { origin, ..statement("x", stamp, complete) });
+    engine.handle(Event::Remote(Remote { statements, position: None }), now)
+}
+
+#[test]
+fn a_list_bans_under_its_own_name_and_lets_go_of_what_left_it() {
+    let mut engine = host();
+    let first = ["203.0.113.5", "203.0.113.0/28", "100.0.0.0/8", "0.0.0.0/7", "2001:db8::/19", "192.0.2.10"];
+    let actions = list(&mut engine, "drop", 1, &first, T0);
+    assert!(is_banned(&engine, "203.0.113.5") && is_banned(&engine, "100.1.2.3"), "networks too");
+    assert!(!is_banned(&engine, "1.2.3.4") && !is_banned(&engine, "192.0.2.10"), "too wide, and allowed");
+    let made = actions.iter().find_map(|action| match action {
+        Action::Announce(Notice::Banned(record)) => Some(record.clone()),
+        _ => None,
+    });
+    let made = made.unwrap();
+    assert_eq!((made.ban.rule, made.ban.offence), (Rule::Blocklist, None));
+    assert!(made.reason.unwrap().starts_with("on the blocklist drop"));
+    assert_eq!(left_secs(&engine, "203.0.113.5", T0), Some(7 * 86_400), "never for ever");
+    let then = T0.plus_ms(3_600_000);
+    list(&mut engine, "drop", 2, &["203.0.113.5"], then);
+    seconds(&mut engine, then, 31);
+    assert!(is_banned(&engine, "203.0.113.5"));
+    assert!(!is_banned(&engine, "203.0.113.6") && !is_banned(&engine, "100.1.2.3"));
+}
+
+#[test]
+fn a_long_list_is_taken_whole_and_let_go_in_pieces() {
+    let mut engine = host();
+    let long: Vec<String> = (0..5_000).map(|n| format!("100.1.{}.{}", n / 250, n % 250 + 1)).collect();
+    let texts: Vec<&str> = long.iter().map(String::as_str).collect();
+    list(&mut engine, "drop", 1, &texts, T0);
+    assert_eq!(engine.ledger().len(), 5_000, "limits of number are for hosts");
+    list(&mut engine, "drop", 2, &["203.0.113.5"], T0.plus_ms(1_000));
+    let mut most = 0;
+    for second in 1..=40 {
+        let actions = engine.handle(Event::Tick, T0.plus_ms(1_000 + second * 1_000));
+        let lifts = actions.iter().filter(|action| matches!(action, Action::Enforce(Order::Lift { .. })));
+        most = most.max(lifts.count());
+    }
+    assert!((1..=crate::tick::LIFTS_PER_TICK).contains(&most), "{most}");
+    let left = engine.ledger().entries().filter(|entry| entry.lifting.is_none()).count();
+    assert_eq!((left, engine.remotes().len()), (1, 1));
+}
+
+#[test]
+fn all_lists_are_one_voice_about_who_was_served_well() {
+    let mut engine = host();
+    let now = serve_well(&mut engine, "198.51.100.7", T0, 5);
+    list(&mut engine, "one", 1, &["198.51.100.7"], now);
+    list(&mut engine, "two", 1, &["198.51.100.7"], now);
+    assert!(!is_banned(&engine, "198.51.100.7") && engine.detector().is_suspected(client("198.51.100.7")));
+    say(&mut engine, "web-1", 1, bans("198.51.100.7", Some(600), now), now);
+    assert!(is_banned(&engine, "198.51.100.7"));
+    let rule = engine.ledger().get(client("198.51.100.7")).map(|entry| entry.ban.rule);
+    assert_eq!(rule, Some(Rule::Remote), "a host saw it");
+}
+
+#[test]
+fn an_unban_sets_a_list_aside_for_a_day() {
+    let mut engine = host();
+    list(&mut engine, "drop", 1, &["203.0.113.5"], T0);
+    let command = Command::Unban { clients: vec![client("203.0.113.5")], forget: false, reason: None };
+    engine.handle(Event::Command(CommandId(1), command), T0.plus_ms(1_000));
+    for hour in 1..=23 {
+        let now = T0.plus_ms(hour * 3_600_000);
+        list(&mut engine, "drop", 1 + hour, &["203.0.113.5"], now);
+        assert!(!is_banned(&engine, "203.0.113.5"), "hour {hour}");
+    }
+    let tomorrow = T0.plus_ms(25 * 3_600_000);
+    seconds(&mut engine, tomorrow, 61);
+    list(&mut engine, "drop", 99, &["203.0.113.5"], tomorrow.plus_ms(62_000));
+    assert!(is_banned(&engine, "203.0.113.5"));
+}
+
+#[test]
+fn a_list_that_is_restored_goes_on() {
+    let mut engine = host();
+    let actions = list(&mut engine, "drop", 5, &["203.0.113.5"], T0);
+    let saved = actions.iter().find_map(|action| match action {
+        Action::Persist(Record::Remote { origin, client, entry: Some(entry) }) => {
+            Some((origin.clone(), *client, entry.clone()))
+        }
+        _ => None,
+    });
+    let (origin, of, entry) = saved.unwrap();
+    assert_eq!(origin, "blocklist:drop");
+    let later = T0.plus_ms(6 * 86_400_000);
+    let mut engine = host();
+    engine.restore_remote(&origin, of, &entry, later).unwrap();
+    assert_eq!(engine.remotes().len(), 1);
+    let past = T0.plus_ms(8 * 86_400_000);
+    let mut engine = host();
+    engine.restore_remote(&origin, of, &entry, past).unwrap();
+    assert!(engine.remotes().is_empty(), "it outlives its week by no restart");
+}

@@ -1,10 +1,11 @@
-//! What others say about clients: a fleet's hosts, each an origin. Statements only; `bans/remote.rs` decides what they are worth.
+//! What others say about clients: a fleet's hosts, blocklists, CrowdSec, each an origin. Statements only; `bans/remote.rs` decides what they are worth.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::vocab::client::Client;
+use crate::vocab::verdict::Rule;
 
 /// The way by which an origin's statements arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -13,12 +14,29 @@ use crate::vocab::client::Client;
 pub enum OriginKind {
     /// Another host with Shield.
     Fleet,
+    /// A list that is read by URL.
+    Blocklist,
+    /// CrowdSec's local API.
+    Crowdsec,
 }
 
 impl OriginKind {
+    const ALL: [OriginKind; 3] = [OriginKind::Fleet, OriginKind::Blocklist, OriginKind::Crowdsec];
+
     fn name(self) -> &'static str {
         match self {
             OriginKind::Fleet => "fleet",
+            OriginKind::Blocklist => "blocklist",
+            OriginKind::Crowdsec => "crowdsec",
+        }
+    }
+
+    /// The rule of a ban that an origin of this kind wants.
+    pub(crate) fn rule(self) -> Rule {
+        match self {
+            OriginKind::Fleet => Rule::Remote,
+            OriginKind::Blocklist => Rule::Blocklist,
+            OriginKind::Crowdsec => Rule::Crowdsec,
         }
     }
 }
@@ -44,7 +62,7 @@ impl Origin {
     /// The inverse of the text form.
     pub fn parse(text: &str) -> Option<Origin> {
         let (kind, name) = text.split_once(':')?;
-        let kind = [OriginKind::Fleet].into_iter().find(|known| known.name() == kind)?;
+        let kind = OriginKind::ALL.into_iter().find(|known| known.name() == kind)?;
         Origin::new(kind, name)
     }
 
@@ -129,6 +147,10 @@ mod tests {
         let origin = Origin::new(OriginKind::Fleet, "web-3_a").unwrap();
         assert_eq!(origin.to_string(), "fleet:web-3_a");
         assert_eq!(Origin::parse("fleet:web-3_a"), Some(origin));
+        for kind in OriginKind::ALL {
+            let origin = Origin::new(kind, "a").unwrap();
+            assert_eq!(Origin::parse(&origin.to_string()), Some(origin));
+        }
         for bad in ["fleet:", "fleet:a.b", "fleet:a b", "lan:web", "web", "fleet:é"] {
             assert_eq!(Origin::parse(bad), None, "{bad}");
         }

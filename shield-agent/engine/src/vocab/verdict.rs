@@ -27,11 +27,15 @@ pub enum Rule {
     Network,
     /// Another host banned it.
     Remote,
+    /// It is on a blocklist that is read by URL.
+    Blocklist,
+    /// CrowdSec banned it.
+    Crowdsec,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 10] = [
+    pub const ALL: [Rule; 12] = [
         Rule::ZScore,
         Rule::RateMultiplier,
         Rule::ErrorSurge,
@@ -42,6 +46,8 @@ impl Rule {
         Rule::Imported,
         Rule::Network,
         Rule::Remote,
+        Rule::Blocklist,
+        Rule::Crowdsec,
     ];
 
     /// The name in configuration, metrics, JSON and on the page.
@@ -57,12 +63,24 @@ impl Rule {
             Rule::Imported => "imported",
             Rule::Network => "network",
             Rule::Remote => "remote",
+            Rule::Blocklist => "blocklist",
+            Rule::Crowdsec => "crowdsec",
         }
     }
 
     /// Whether the detector made the ban, and not a person, a list or another host.
     pub fn is_detected(self) -> bool {
-        !matches!(self, Rule::Operator | Rule::Imported | Rule::Remote)
+        !matches!(self, Rule::Operator | Rule::Imported) && !self.is_remote()
+    }
+
+    /// Whether others want the ban: it ends when they no longer do, and is never told to a fleet.
+    pub fn is_remote(self) -> bool {
+        self == Rule::Remote || self.is_listed()
+    }
+
+    /// Whether the client stands on a list: one of many thousand, of whom most never come here.
+    pub fn is_listed(self) -> bool {
+        matches!(self, Rule::Blocklist | Rule::Crowdsec)
     }
 }
 
