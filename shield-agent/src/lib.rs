@@ -15,6 +15,7 @@
 mod agent;
 mod api;
 mod beat;
+mod blocklist;
 mod cli;
 mod clock;
 mod config;

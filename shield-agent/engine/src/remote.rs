@@ -6,10 +6,10 @@
 
 use super::{Effects, Engine, NewBan};
 use crate::bans::remote::{
-    Distrust, Entry, LIFT_MS, MAX_LISTED, NewEntry, OriginId, OriginState, Over, RemoteLift, Remotes,
-    Wants,
+    Distrust, Entry, LIFT_MS, MAX_LISTED, NewEntry, OriginId, OriginState, Over, RemoteLift, Remotes, Wants,
 };
 use crate::detect::policy::Switch;
+use crate::settings::is_too_wide_for_a_list;
 use crate::tick::LIFTS_PER_TICK;
 use crate::vocab::action::{BanRecord, CommandResult, LiftReason, Order, Record};
 use crate::vocab::ban::{Ban, Place};
@@ -30,9 +30,6 @@ const SERVED_SECS: u32 = 86_400;
 /// The widest networks that hosts may ban where networks are accepted.
 const LEAST_PREFIX_V4: u8 = 16;
 const LEAST_PREFIX_V6: u8 = 32;
-/// The widest networks of a list. Registries give no wider block to one holder.
-const LEAST_LISTED_V4: u8 = 8;
-const LEAST_LISTED_V6: u8 = 19;
 /// Origins named in a ban's reason.
 const NAMED: usize = 3;
 
@@ -453,12 +450,11 @@ impl Engine {
 
 /// Whether a network may be banned by the word of an origin of this kind.
 fn is_network_accepted(client: Client, kind: OriginKind, accept_networks: Switch) -> bool {
-    let (switch, least_v4, least_v6) = match kind {
-        OriginKind::Fleet => (accept_networks, LEAST_PREFIX_V4, LEAST_PREFIX_V6),
-        OriginKind::Blocklist | OriginKind::Crowdsec => (Switch::On, LEAST_LISTED_V4, LEAST_LISTED_V6),
-    };
-    let least = if client.network().addr().is_ipv4() { least_v4 } else { least_v6 };
-    switch.is_on() && client.network().prefix_len() >= least
+    if kind != OriginKind::Fleet {
+        return !is_too_wide_for_a_list(client);
+    }
+    let least = if client.network().addr().is_ipv4() { LEAST_PREFIX_V4 } else { LEAST_PREFIX_V6 };
+    accept_networks.is_on() && client.network().prefix_len() >= least
 }
 
 /// A statement about a client, on this host's clock.

@@ -2,6 +2,7 @@
 
 use crate::bans::backoff::{Backoff, Term};
 use crate::detect::policy::Switch;
+use crate::vocab::client::Client;
 use crate::vocab::event::EnforcerName;
 use crate::vocab::remote::OriginKind;
 
@@ -10,6 +11,15 @@ use crate::vocab::remote::OriginKind;
 pub const LISTED_SECS: u64 = 7 * 86_400;
 /// The same for CrowdSec, which is read every few seconds and stated anew each hour.
 pub const CROWDSEC_SECS: u64 = 86_400;
+/// The widest networks of a list. Registries give no wider block to one holder.
+const LEAST_LISTED_V4: u8 = 8;
+const LEAST_LISTED_V6: u8 = 19;
+
+/// Whether no list may ban so much.
+pub fn is_too_wide_for_a_list(client: Client) -> bool {
+    let least = if client.network().addr().is_ipv4() { LEAST_LISTED_V4 } else { LEAST_LISTED_V6 };
+    client.network().prefix_len() < least
+}
 
 /// Everything but detection thresholds.
 #[derive(Debug, Clone, PartialEq)]

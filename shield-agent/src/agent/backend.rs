@@ -19,6 +19,7 @@ use crate::api::backend::{
 };
 use crate::api::convert;
 use crate::api::types::{BanSort, ClientState, ConfigView, FleetView, Offences, PastBan, ReloadReport};
+use crate::blocklist;
 use crate::clock;
 use crate::edge::cloudflare;
 use crate::edge::list::EdgeList;
@@ -63,6 +64,7 @@ pub(crate) struct AgentBackend {
     backlog: Arc<AtomicU64>,
     edge: Option<cloudflare::Shown>,
     fleet: Option<(String, fleet::Shown)>,
+    blocklists: blocklist::Shown,
     about: About,
     shown: Shown,
     reloads: mpsc::Sender<Request>,
@@ -79,6 +81,8 @@ pub(crate) struct Records {
     pub edge: Option<cloudflare::Shown>,
     /// This host's name in its fleet, and the numbers, where there is one.
     pub fleet: Option<(String, fleet::Shown)>,
+    /// The numbers of the lists that are read by URL.
+    pub blocklists: blocklist::Shown,
 }
 
 /// Facts that do not change while the agent runs.
@@ -125,7 +129,7 @@ impl AgentBackend {
         reloads: mpsc::Sender<Request>,
         health: Health,
     ) -> AgentBackend {
-        let Records { reader, not_in_store, backlog, edge, fleet } = records;
+        let Records { reader, not_in_store, backlog, edge, fleet, blocklists } = records;
         let reader = Arc::new(Mutex::new(reader));
         AgentBackend {
             owner,
@@ -135,6 +139,7 @@ impl AgentBackend {
             backlog,
             edge,
             fleet,
+            blocklists,
             about,
             shown,
             reloads,
@@ -227,15 +232,17 @@ impl AgentBackend {
     }
 
     async fn client_view(&self, asked: Client) -> Result<ClientView, Refusal> {
-        let (detector, ban_over, slowed, allowed, offences, client, now) = self
+        let (detector, ban_over, slowed, wanted_by, allowed, offences, client, now) = self
             .query_engine(move |engine, now| {
                 let client = engine.client_meant(asked);
                 let explanation: Explanation = engine.detector().explain(client, now.wall_secs());
                 let over = engine.ledger().ban_over(client).copied();
                 let slowed = engine.slowed_over(client).cloned();
+                let banned = over.map(|ban: Ban| ban.client);
+                let wanted_by = convert::wanted_by(engine.remotes(), client, banned);
                 let allowed: Vec<Allowed> = protecting(engine, client);
                 let offences = engine.ledger().offences(client, now.wall_secs());
-                (explanation, over, slowed, allowed, offences, client, now)
+                (explanation, over, slowed, wanted_by, allowed, offences, client, now)
             })
             .await?;
         let not_in_store = self.not_in_store.clone();
@@ -251,6 +258,7 @@ impl AgentBackend {
             detector,
             ban,
             slowed,
+            wanted_by,
             allowed,
             offences: Offences {
                 count: offences.map_or(0, NonZeroU32::get),
@@ -280,7 +288,8 @@ impl Backend for AgentBackend {
             let parts = view.parts.into_iter().chain(stalled).collect();
             let read = |shown: &cloudflare::Shown| *shown.lock().unwrap_or_else(PoisonError::into_inner);
             let cloudflare = self.edge.as_ref().map(read);
-            Ok(AgentView { store_backlog: backlog, sources, parts, cloudflare, ..view })
+            let blocklists = self.blocklists.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            Ok(AgentView { store_backlog: backlog, sources, parts, cloudflare, blocklists, ..view })
         })
     }
 
@@ -462,6 +471,7 @@ fn agent_view(
         drops,
         store_backlog: 0,
         cloudflare: None,
+        blocklists: BTreeMap::new(),
         sources: Vec::new(),
     }
 }

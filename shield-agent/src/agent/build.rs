@@ -12,6 +12,7 @@ use crate::api::feed::Feed;
 use crate::api::socket::ControlSocket;
 use crate::api::{self, Server};
 use crate::beat::Beats;
+use crate::blocklist::{self, Lists};
 use crate::clock;
 use crate::config::{Config, Use};
 use crate::edge::cloudflare;
@@ -132,6 +133,28 @@ pub(super) fn fleet(config: &Config, kernel: Kernel, owner: &Handle) -> Option<f
         return None;
     }
     Some(fleet::join(settings, owner.clone(), report))
+}
+
+/// The lists that are read by URL.
+pub(super) fn blocklists(
+    config: &Config,
+    kernel: Kernel,
+    interpreter: &Arc<Interpreter>,
+    owner: &Handle,
+) -> Lists {
+    let states = owner.clone();
+    let report: notify::Report = Arc::new(move |report| states.send(Message::Part(report)));
+    if kernel == Kernel::LeaveAlone {
+        return Lists::dry(&config.blocklists, &report);
+    }
+    let env = blocklist::Env {
+        owner: owner.clone(),
+        report,
+        state_dir: config.state_dir.clone(),
+        ipv6_prefix: config.engine.ipv6_prefix,
+        interpreter: Arc::downgrade(interpreter),
+    };
+    Lists::start(env, &config.blocklists)
 }
 
 /// Takes out what an earlier run left of an enforcer that is off now: nobody could see or lift these bans any more. Returns its

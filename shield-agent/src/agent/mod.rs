@@ -196,7 +196,9 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let mode = if kernel == Kernel::Enforce { Mode::Enforcing } else { Mode::DryRun };
     let about = About { started_ms: started.wall_ms, mode };
     let drops = Arc::clone(&interpreter);
-    let records = Records { reader, not_in_store, backlog: unsaved, edge, fleet: fleet_numbers };
+    let lists = build::blocklists(&config, kernel, &interpreter, &handle);
+    let blocklists = lists.shown();
+    let records = Records { reader, not_in_store, backlog: unsaved, edge, fleet: fleet_numbers, blocklists };
     let backend =
         AgentBackend::new(handle.clone(), drops, records, about, shown.clone(), reloads, health.clone());
     let mut server = build::bind_api(&config, Arc::new(backend), Arc::clone(&feed))?;
@@ -219,6 +221,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
         stats,
         checkpoints: checkpoints.into_iter().map(|saved| (saved.source.clone(), saved)).collect(),
         page,
+        lists,
         hooks: hooks.clone(),
         set_log,
         shown,

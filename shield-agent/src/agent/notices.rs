@@ -7,7 +7,7 @@ use crate::clock;
 use crate::notify::Hooks;
 use crate::pipeline::Announce;
 use crate::text;
-use shield_engine::action::Notice;
+use shield_engine::action::{LiftReason, Notice};
 use shield_engine::time::Ends;
 
 /// Returns a receiver that logs each notice and publishes it to the page.
@@ -33,11 +33,19 @@ fn log_notice(notice: &Notice) {
         Notice::Banned(ban) => {
             let (ban, offence) = (ban.ban, ban.ban.offence_number());
             let (client, rule, until) = (ban.client, ban.rule, end_of(ban.ends));
-            tracing::info!(%client, %rule, offence, until, "banned");
+            // A list's many thousand are one line of its part's state.
+            if rule.is_listed() {
+                tracing::debug!(%client, %rule, until, "banned");
+            } else {
+                tracing::info!(%client, %rule, offence, until, "banned");
+            }
         }
         Notice::WouldBan { ban, because } => {
             let (client, rule, until) = (ban.ban.client, ban.ban.rule, end_of(ban.ban.ends));
             tracing::info!(%client, %rule, until, %because, "would ban");
+        }
+        Notice::Lifted { client, reason: reason @ LiftReason::Withdrawn, lasted_secs, .. } => {
+            tracing::debug!(%client, reason = text::lift_reason_name(*reason), lasted_secs, "lifted");
         }
         Notice::Lifted { client, reason, lasted_secs, .. } => {
             tracing::info!(%client, reason = text::lift_reason_name(*reason), lasted_secs, "lifted");

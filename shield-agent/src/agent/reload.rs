@@ -16,6 +16,7 @@ use super::page::{self, Page};
 use super::{build, systemd};
 use crate::api::listen::stopped;
 use crate::api::types::{ConfigView, ReloadOutcome, ReloadReport};
+use crate::blocklist::Lists;
 use crate::clock;
 use crate::config::file::Origin;
 use crate::config::keys::{self, Change, Class};
@@ -68,6 +69,7 @@ pub(super) struct Reloader {
     /// Where sources stopped that are not read now.
     pub checkpoints: BTreeMap<String, Checkpoint>,
     pub page: Page,
+    pub lists: Lists,
     pub hooks: Hooks,
     pub set_log: SetLog,
     pub shown: Shown,
@@ -157,6 +159,7 @@ impl Reloader {
         self.change_sources(&plan.changed, &mut changed).await;
         self.set_page(&mut wanted, &mut failed).await;
         self.set_hooks(&wanted, &mut changed, &mut failed).await;
+        self.lists.change(&wanted.blocklists);
         if wanted.log != self.config.log
             && let Err(error) = (self.set_log)(&wanted.log)
         {

@@ -1,11 +1,13 @@
 //! The API's view of the rest of the agent: one trait, implemented over the engine's thread and the store, and by a fake in
 //! the tests. It returns the engine's types; `convert` turns them into those of `types`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
-use super::types::{BanSort, ConfigView, FleetView, PastBan, ReloadReport};
+use super::types::{BanSort, ConfigView, FleetView, PastBan, ReloadReport, Wanted};
+use crate::blocklist;
 use crate::edge::cloudflare::ListCounts;
 use crate::edge::list::EdgeList;
 use crate::enforce::Drops;
@@ -98,6 +100,8 @@ pub struct AgentView {
     pub store_backlog: u64,
     /// The numbers of the list at Cloudflare, where there is one.
     pub cloudflare: Option<ListCounts>,
+    /// Lists that are read by URL, by name.
+    pub blocklists: BTreeMap<String, blocklist::Numbers>,
     /// All sources, in the order of the configuration.
     pub sources: Vec<source::stats::Snapshot>,
 }
@@ -168,6 +172,8 @@ pub struct ClientView {
     pub ban: Option<BanRow>,
     /// Its entry in the slow lane.
     pub slowed: Option<Slowed>,
+    /// Others that want it banned.
+    pub wanted_by: Vec<Wanted>,
     /// Allowlist entries that protect it.
     pub allowed: Vec<Allowed>,
     /// Remembered offences.

@@ -11,7 +11,7 @@ use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
     Detector, Dropped, EnforcerDrops, Explanation, FleetOrigin, FleetView, GlobalRate, Health, HourSlot,
     Labels, Part, PartStateName, Posture, Reference, RuleState, SlowedClient, SlowedCounts, SourceStatus,
-    Status, Trust, WarmUp, Window, Withheld, WithheldNetwork,
+    Status, Trust, Wanted, WarmUp, Window, Withheld, WithheldNetwork,
 };
 use super::vitals::Vitals;
 use crate::fleet::Numbers;
@@ -22,6 +22,7 @@ use shield_engine::action::BanRecord;
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartReport, PartState};
+use shield_engine::origin::OriginKind;
 use shield_engine::remotes::{Distrust, OriginState, Remotes};
 use shield_engine::report::{DetectorStatus, RuleView};
 use shield_engine::request::Rejected;
@@ -366,7 +367,23 @@ pub(crate) fn origins(remotes: &Remotes, now: Now) -> Vec<FleetOrigin> {
         vetoed: state.vetoed,
         refused_networks: state.refused_networks,
     };
-    remotes.origins().map(origin).collect()
+    remotes.origins().filter(|state| state.origin.kind() == OriginKind::Fleet).map(origin).collect()
+}
+
+/// Others that want a client banned, or the network whose ban drops it.
+pub(crate) fn wanted_by(remotes: &Remotes, client: Client, banned: Option<Client>) -> Vec<Wanted> {
+    let over = banned.filter(|banned| *banned != client);
+    let of = |client: Client| {
+        remotes.of(client).map(move |(state, entry)| Wanted {
+            origin: state.origin.to_string(),
+            client,
+            why: entry.why.clone(),
+            since_ms: entry.since_ms,
+            ends_ms: entry.ends_ms,
+            counts: entry.is_counted && state.distrust.is_none(),
+        })
+    };
+    of(client).chain(over.into_iter().flat_map(of)).collect()
 }
 
 pub(crate) fn fleet(name: &str, numbers: Numbers, origins: Vec<FleetOrigin>) -> FleetView {
@@ -471,6 +488,7 @@ pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
         client: detector.client,
         at_ms: at_ms.unwrap_or(view.now.wall_ms),
         words: at_ms.map_or_else(|| explanation_words(&view), |at_ms| record_words(&view, at_ms)),
+        wanted_by: view.wanted_by.clone(),
         allowed: view.allowed.iter().map(allow_entry).collect(),
         slowed: view
             .slowed

@@ -2,12 +2,14 @@
 //! attack would make a series for each. No client library: all values are read from the engine at the time of the scrape,
 //! so there is nothing to register.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::convert::SOURCE_STATES;
 use super::feed::Counts;
 use super::live::Reading;
 use super::types::{PartStateName, SourceStatus, Status};
+use crate::blocklist::Numbers;
 use crate::edge::cloudflare::ListCounts;
 use crate::text;
 use shield_engine::action::LiftReason;
@@ -36,6 +38,7 @@ pub(crate) fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> Stri
     if let Some(counts) = &reading.view.cloudflare {
         cloudflare(&mut page, counts);
     }
+    blocklists(&mut page, &reading.view.blocklists);
     baseline(&mut page, status);
     bans(&mut page, status, counts);
     drops(&mut page, status);
@@ -76,6 +79,38 @@ fn agent(page: &mut Page, reading: &Reading) {
         "Start time of the process since the Unix epoch in seconds.",
         started,
     );
+}
+
+fn blocklists(page: &mut Page, lists: &BTreeMap<String, Numbers>) {
+    if lists.is_empty() {
+        return;
+    }
+    type Value = fn(&Numbers) -> f64;
+    let families: [(&str, &str, Value); 5] = [
+        ("shield_blocklist_clients", "Clients on a list that is read by URL.", |of| of.clients as f64),
+        (
+            "shield_blocklist_read_timestamp_seconds",
+            "When the list was last read, or was found unchanged; 0 for never.",
+            |of| (of.read_ms / 1000) as f64,
+        ),
+        ("shield_blocklist_failures", "Readings in a row that failed.", |of| of.failures as f64),
+        (
+            "shield_blocklist_hit_clients",
+            "Clients on the list whose packets were dropped since their bans.",
+            |of| of.hit_clients as f64,
+        ),
+        (
+            "shield_blocklist_dropped_packets",
+            "Packets dropped of clients on the list, in their bans in force.",
+            |of| of.dropped_packets as f64,
+        ),
+    ];
+    for (name, help, value) in families {
+        page.family(name, "gauge", help);
+        for (list, numbers) in lists {
+            page.sample(name, &[("list", list.as_str())], value(numbers));
+        }
+    }
 }
 
 fn cloudflare(page: &mut Page, counts: &ListCounts) {
@@ -295,6 +330,7 @@ mod tests {
             match rule {
                 Rule::ZScore | Rule::RateMultiplier | Rule::ErrorSurge | Rule::Probing | Rule::Flood => {}
                 Rule::Behaviour | Rule::Operator | Rule::Imported | Rule::Network | Rule::Remote => {}
+                Rule::Blocklist | Rule::Crowdsec => {}
             }
         }
         assert_eq!(std::collections::BTreeSet::from(Rule::ALL).len(), Rule::ALL.len());

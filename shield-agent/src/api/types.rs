@@ -891,6 +891,24 @@ pub struct Offences {
     pub last_ms: Option<i64>,
 }
 
+/// Somebody else who wants a client banned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct Wanted {
+    /// `fleet:web-3`, `blocklist:drop`.
+    pub origin: String,
+    /// The client or network that it names.
+    pub client: Client,
+    /// Its words.
+    pub why: String,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: i64,
+    /// Until when; null for ever.
+    pub ends_ms: Option<i64>,
+    /// Whether its word counts here.
+    pub counts: bool,
+}
+
 /// The reason why a client is banned, or why it is not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
@@ -905,6 +923,9 @@ pub(crate) struct Explanation {
     /// Null unless it is slowed now.
     #[serde(default)]
     pub slowed: Option<SlowedClient>,
+    /// Others that want it banned: hosts of the fleet, blocklists, CrowdSec. Absent when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted_by: Vec<Wanted>,
     /// Allowlist entries that protect it.
     pub allowed: Vec<AllowEntry>,
     /// Null if the client was not seen lately.

@@ -95,6 +95,9 @@ fn record(explanation: &Explanation) -> Vec<String> {
 /// Lines that are only known for the present.
 fn current(explanation: &Explanation) -> Vec<String> {
     let mut lines = Vec::new();
+    for wanted in &explanation.wanted_by {
+        lines.push(format!("wanted by  {}", text::fleet::wanted(wanted)));
+    }
     for entry in &explanation.allowed {
         lines.push(format!("allowed    {}: {}", entry.network, entry.words));
     }
@@ -136,7 +139,7 @@ fn past_line(past: &PastBan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{Offences, Reference, Window};
+    use crate::api::types::{Offences, Reference, Wanted, Window};
     use shield_engine::action::LiftReason;
     use shield_engine::verdict::{Measure, PathCount, Rule};
 
@@ -148,6 +151,14 @@ mod tests {
             words: "192.0.2.7 is not banned: no rule fires".into(),
             ban: None,
             slowed: None,
+            wanted_by: vec![Wanted {
+                origin: "fleet:web-3".into(),
+                client: "192.0.2.7".parse().unwrap(),
+                why: "probing: 12 probes".into(),
+                since_ms: 1_778_537_000_000,
+                ends_ms: Some(1_778_544_000_000),
+                counts: true,
+            }],
             allowed: Vec::new(),
             window: Some(Window { secs: 60, requests: 90, errors: 3, rate: 1.5 }),
             reference: Reference { mean: 0.2, stddev: 0.1, source: "rolling".into() },
@@ -173,6 +184,7 @@ mod tests {
 192.0.2.7 is not banned: no rule fires
 
 at         2026-05-11T22:07:33Z
+wanted by  web-3, a host of the fleet: 192.0.2.7 since 2026-05-11T22:03:20Z until 2026-05-12T00:00:00Z: probing: 12 probes
 window     90 requests, 3 of them failed, in 60 s (1.50 req/s)
 usual      0.20 req/s ± 0.10 (last 30 min)
 offences   1, the last at 2026-05-11T20:06:40Z
@@ -187,7 +199,7 @@ Earlier bans:
 ";
         assert_eq!(render(&explanation, Moment::Now, Colour::Off), expected);
         let then = render(&explanation, Moment::Past, Colour::Off);
-        let split = format!("at         2026-05-11T22:07:33Z\n\n{AS_OF_NOW}\nwindow ");
+        let split = format!("at         2026-05-11T22:07:33Z\n\n{AS_OF_NOW}\nwanted by ");
         assert!(then.contains(&split), "{then}");
     }
 }

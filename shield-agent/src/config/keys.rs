@@ -1,16 +1,20 @@
 //! Which keys a reload can change, and the difference between two configurations key by key.
 //!
-//! [`KEYS`] has every key of the file in exactly one class, held against the structs of `raw` by a test. `[[source]]` and
-//! `[detect]` are compared whole, so that a new key of theirs counts without a line here.
+//! [`KEYS`] has every key of the file in exactly one class, held against the structs of `raw` by a test. `[[source]]`,
+//! `[[blocklist]]` and `[detect]` are compared whole, so that a new key of theirs counts without a line here.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use super::{Config, UrlFrom, Use};
+use crate::blocklist;
 use crate::edge::cloudflare::Settings;
 use crate::source::{self, Input};
 use crate::text;
 use shield_engine::allowlist::AllowReason;
 use shield_engine::backoff::Term;
+use shield_engine::policy::Switch;
 use shield_engine::settings::{ExtendBy, NetworkAction};
 
 /// When a change of a key takes effect.
@@ -38,7 +42,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 
 use Class::{NewBans, Now, Restart};
 
-/// Every key but those of `[[source]]`, `[detect]` and `[[site]]`.
+/// Every key but those of `[[source]]`, `[detect]`, `[[site]]` and `[[blocklist]]`.
 const KEYS: [Key; 66] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
@@ -142,9 +146,26 @@ pub(crate) fn diff(from: &Config, to: &Config) -> Vec<Change> {
         (from != to && !is_said).then_some(Change { key: name, class: key.class, from, to })
     };
     let mut changes: Vec<Change> = KEYS.iter().filter_map(differing).collect();
+    let (from_lists, to_lists) = (&from.blocklists, &to.blocklists);
     let (from, to) = (json!(from.policy), json!(to.policy));
     policy_diff("detect", &from, &to, &mut changes);
+    changes.extend(lists_diff(from_lists, to_lists));
     changes
+}
+
+/// The lists that differ, by their names.
+fn lists_diff(from: &[blocklist::Settings], to: &[blocklist::Settings]) -> Vec<Change> {
+    let names: BTreeSet<&str> = from.iter().chain(to).map(|list| list.name.as_str()).collect();
+    let find =
+        |lists: &[blocklist::Settings], name: &str| lists.iter().find(|list| list.name == name).cloned();
+    let shown =
+        |list: Option<blocklist::Settings>| list.map_or(Value::Null, |list| json!(format!("{list:?}")));
+    let differing = |name: &str| {
+        let (from, to) = (find(from, name), find(to, name));
+        let key = format!("[[blocklist]] {name}");
+        (from != to).then(|| Change { key, class: Class::Now, from: shown(from), to: shown(to) })
+    };
+    names.into_iter().filter_map(differing).collect()
 }
 
 /// Every key of the detector's policy that differs, in the file's words.
@@ -181,7 +202,8 @@ pub(crate) fn in_force(old: &Config, new: Config) -> Config {
         ..new
     };
     config.engine.ipv6_prefix = old.engine.ipv6_prefix;
-    config.engine.remote.switch = old.engine.remote.switch;
+    let has_others = config.fleet.is_some() || !config.blocklists.is_empty();
+    config.engine.remote.switch = if has_others { Switch::On } else { Switch::Off };
     config.engine.proxied = old.engine.proxied;
     config.engine.refusal_status = old.engine.refusal_status;
     config.policy.max_clients = old.policy.max_clients;
@@ -278,8 +300,6 @@ fn url(from: Option<&UrlFrom>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use serde::de::{self, Deserialize, Visitor};
     use serde::forward_to_deserialize_any;
 
@@ -342,6 +362,7 @@ mod tests {
             ("source", vec!["stdin"]),
             ("detect", vec!["profile", "max_clients"]),
             ("site", vec![]),
+            ("blocklist", vec![]),
             ("ban", names::<RawBan>()),
             ("allow", names::<RawAllow>()),
             ("iptables", names::<RawIptables>()),
@@ -477,6 +498,14 @@ mod tests {
         assert_eq!(changes.len(), 1);
         assert_eq!((changes[0].key.as_str(), changes[0].class), ("[detect.z_score] threshold", Class::Now));
         assert_eq!((&changes[0].from, &changes[0].to), (&json!(6.0), &json!(7.0)));
+        let list = "[[blocklist]]\nname = 'a'\nurl = 'https://a.example.org/list?key=secret'";
+        let new = Config::parse(list).unwrap();
+        let changes = diff(&old, &new);
+        assert_eq!(
+            (changes.len(), changes[0].key.as_str(), changes[0].class),
+            (1, "[[blocklist]] a", Class::Now)
+        );
+        assert!(!changes[0].to.to_string().contains("secret"), "{changes:?}");
         let new = Config::parse("[[site]]\nhost = 'a.example.org'").unwrap();
         let changes = diff(&old, &new);
         assert_eq!((changes.len(), changes[0].key.as_str(), changes[0].class), (1, "[[site]]", Class::Now));

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::blocklist;
 use crate::edge::cloudflare;
 use crate::enforce::{iptables, nginx, xdp};
 use crate::fleet;
@@ -75,6 +76,8 @@ pub struct Config {
     pub cloudflare: Option<cloudflare::Settings>,
     /// The fleet that this host is part of, when there is one.
     pub fleet: Option<fleet::Settings>,
+    /// Lists that are read by URL, in the order of their names.
+    pub blocklists: Vec<blocklist::Settings>,
     /// The page's address; `None` when the page is disabled.
     pub page: Option<SocketAddr>,
     /// Host names that the page answers to besides loopback's.
@@ -251,6 +254,19 @@ mod tests {
         check("[[site]]\nhost = 'a'\n[[site]]\nhost = 'a'", &["line 4, column 8", "is there twice"]);
         check("[[site]]\nhost = 'a'\nignore_paths = ['/a', '/*']", &["line 3, column 23", "would blind"]);
         check("[[site]]\nhost = 'a'\nmonitor = []", &["line 3", "did you mean `monitors`"]);
+        let list = "[[blocklist]]\nname = 'a'\nurl = ";
+        check(&format!("{list}'http://example.org/a'"), &["line 3, column 7", "without TLS", "allow_http"]);
+        check(&format!("{list}'https://u:p@example.org/a'"), &["line 3", "credentials_file"]);
+        check(&format!("{list}'ftp://a/b'"), &["line 3, column 7", "https://"]);
+        check(&format!("{list}'https://a/b'\nrefresh = '10s'"), &["line 4, column 11", "at least 5m"]);
+        check(
+            &format!("{list}'https://a/b'\nformat = 'csv'"),
+            &["line 4, column 10", "plain, columns, json_lines"],
+        );
+        check(&format!("{list}'https://a/b'\n{list}'https://a/c'"), &["line 5, column 8", "is there twice"]);
+        check("[[blocklist]]\nname = 'a b'\nurl = 'https://a/b'", &["line 2, column 8", "letters"]);
+        check("[[blocklist]]\nname = 'a'", &["line 1", "needs url"]);
+        check("[[blocklist]]\nurl = 'https://a/b'", &["line 1", "needs name"]);
         check("[detect]\nsites = []", &["has no key `sites`"]);
         check("[detect]\nobserve = ['flood', 'flod']", &["line 2, column 21", "did you mean \"flood\""]);
         check(

@@ -27,6 +27,7 @@ pub(crate) struct RawConfig {
     pub nginx: RawNginx,
     pub cloudflare: RawCloudflare,
     pub fleet: RawFleet,
+    pub blocklist: Vec<RawBlocklist>,
     pub page: RawPage,
     pub slack: RawHook,
     pub webhook: RawHook,
@@ -270,6 +271,26 @@ pub(crate) struct RawFleet {
     /// Hosts that must agree about a client that was served well here.
     pub confirm: Option<usize>,
     pub accept_networks: Option<bool>,
+}
+
+/// `[[blocklist]]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawBlocklist {
+    /// Its name in Shield.
+    pub name: Option<String>,
+    /// `https://`, or `http://` on this host.
+    pub url: Option<String>,
+    /// How often it is read.
+    pub refresh: Option<Span>,
+    /// `plain`, `columns` or `json_lines`.
+    pub format: Option<String>,
+    /// Holds `USER:PASSWORD`.
+    pub credentials_file: Option<PathBuf>,
+    /// The name of a systemd credential.
+    pub credentials_credential: Option<String>,
+    /// `true`: without TLS from other hosts too.
+    pub allow_http: Option<bool>,
 }
 
 /// `[slack]`, `[webhook]`

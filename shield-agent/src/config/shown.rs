@@ -58,6 +58,13 @@ impl Config {
                 "confirm": engine.remote.confirm,
                 "accept_networks": engine.remote.accept_networks.is_on(),
             })),
+            "blocklist": self.blocklists.iter().map(|list| serde_json::json!({
+                "name": list.name,
+                "url": list.shown_url(),
+                "refresh_secs": list.refresh.as_secs(),
+                "format": list.format.name(),
+                "credentials": list.credentials.as_ref().map(|_| "(set)"),
+            })).collect::<Vec<_>>(),
             "page": { "listen": self.page, "hosts": self.page_hosts },
             "slack": secret(&self.slack),
             "webhook": secret(&self.webhook),

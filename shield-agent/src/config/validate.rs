@@ -11,6 +11,9 @@ use super::place::Place;
 use super::raw::{Deferred, Listen, Network, RawBan, RawConfig, RawFields, RawHook, RawSlow, RawSource};
 use super::span::{Span, TermSpan};
 use super::{Config, UrlFrom, Use, detect, infrastructure, raw};
+use crate::blocklist;
+use crate::blocklist::parse::Format as ListFormat;
+use crate::blocklist::settings::{Transport, is_on_this_host};
 use crate::edge::cloudflare;
 use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::{nginx, xdp};
@@ -35,6 +38,10 @@ const SSH_KEEP_SECS: u64 = 7 * 86_400;
 /// The least of `max_remote_term`: several times the pause in which bans are told again.
 const LEAST_REMOTE_TERM_SECS: u64 = 1_800;
 
+/// Whoever publishes a list asks for no more than that; and a list holds for a week.
+const LEAST_REFRESH_SECS: u64 = 300;
+const MOST_REFRESH_SECS: u64 = 2 * 86_400;
+
 /// Validates the file and fills in the defaults.
 pub(super) fn config(raw: RawConfig) -> Result<Config> {
     let (profile, mut policy) = detect::policy(raw.detect)?;
@@ -42,7 +49,8 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     let mut engine = engine_settings(raw.ban)?;
     engine.slow = slow_settings(&raw.slow)?;
     let fleet = fleet_settings(&raw.fleet)?;
-    engine.remote = remote_settings(&raw.fleet, fleet.is_some())?;
+    let blocklists = blocklists(raw.blocklist)?;
+    engine.remote = remote_settings(&raw.fleet, fleet.is_some() || !blocklists.is_empty())?;
     engine.backoff.set_slow_first(raw.slow.first_offence == Some(true));
     if let Some(Span(secs)) = raw.agent.max_clock_skew {
         engine.max_clock_skew_secs = secs as i64;
@@ -94,6 +102,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         nginx,
         cloudflare: cloudflare_settings(raw.cloudflare)?,
         fleet,
+        blocklists,
         page: page(&raw.page),
         page_hosts: raw.page.hosts.unwrap_or_default(),
         slack: url_from(raw.slack, "slack")?,
@@ -571,6 +580,85 @@ fn fleet_settings(raw: &raw::RawFleet) -> Result<Option<fleet::Settings>> {
         )));
     }
     Ok(Some(fleet::Settings { servers, credentials, ca_file: raw.ca_file.clone(), name }))
+}
+
+fn blocklists(raw: Vec<raw::RawBlocklist>) -> Result<Vec<blocklist::Settings>> {
+    let mut lists: Vec<blocklist::Settings> = Vec::new();
+    for (at, raw) in raw.into_iter().enumerate() {
+        let list = blocklist(raw, &Place::section("blocklist").item(at))?;
+        if lists.iter().any(|known| known.name == list.name) {
+            bail!(
+                Place::section("blocklist")
+                    .item(at)
+                    .key("name")
+                    .error(format!("[[blocklist]] name = {:?} is there twice", list.name))
+            );
+        }
+        lists.push(list);
+    }
+    lists.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(lists)
+}
+
+fn blocklist(raw: raw::RawBlocklist, section: &Place) -> Result<blocklist::Settings> {
+    let place = |key: &str| section.clone().key(key);
+    let raw::RawBlocklist {
+        name,
+        url,
+        refresh,
+        format,
+        credentials_file,
+        credentials_credential,
+        allow_http,
+    } = raw;
+    let Some(name) = name else {
+        bail!(section.clone().error("[[blocklist]] needs name, by which Shield calls the list"));
+    };
+    if Origin::new(OriginKind::Blocklist, &name).is_none() {
+        bail!(
+            place("name")
+                .error(format!("[[blocklist]] name = {name:?} must be 1 to 64 letters, digits, - and _"))
+        );
+    }
+    let Some(text) = url else { bail!(section.clone().error("[[blocklist]] needs url: https://…")) };
+    let parsed = reqwest::Url::parse(&text).ok();
+    let Some(url) = parsed.filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host()) else {
+        bail!(place("url").error("[[blocklist]] url must be an address that begins with https://"));
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        bail!(place("url").error(
+            "[[blocklist]] url holds a name or a password: write USER:PASSWORD into a file and name it with credentials_file"
+        ));
+    }
+    let transport = if allow_http == Some(true) { Transport::Any } else { Transport::Secure };
+    if url.scheme() == "http" && transport == Transport::Secure && !is_on_this_host(&url) {
+        bail!(place("url").error(
+            "[[blocklist]] url is without TLS: whoever is in between could ban anybody here. Use https://, or write allow_http = \
+             true if nobody can be in between"
+        ));
+    }
+    let refresh =
+        refresh.map_or(blocklist::Settings::REFRESH, |Span(secs)| std::time::Duration::from_secs(secs));
+    if !(LEAST_REFRESH_SECS..=MOST_REFRESH_SECS).contains(&refresh.as_secs()) {
+        bail!(place("refresh").error("[[blocklist]] refresh must be at least 5m and at most 2d"));
+    }
+    let format = format.unwrap_or_else(|| ListFormat::Plain.name().to_owned());
+    let Some((_, format)) = ListFormat::ALL.into_iter().find(|(name, _)| *name == format) else {
+        bail!(
+            place("format").error(format!(
+                "[[blocklist]] format = {format:?} must be one of plain, columns, json_lines"
+            ))
+        );
+    };
+    let credentials = match (credentials_file, credentials_credential) {
+        (Some(path), None) => Some(UrlFrom::File(path)),
+        (None, Some(name)) => Some(UrlFrom::Credential(name)),
+        (None, None) => None,
+        (Some(_), Some(_)) => bail!(section.clone().error(
+            "[[blocklist]] has two credentials: keep one of credentials_file, credentials_credential"
+        )),
+    };
+    Ok(blocklist::Settings { name, url, refresh, format, credentials, transport })
 }
 
 fn remote_settings(raw: &raw::RawFleet, is_on: bool) -> Result<RemoteSettings> {

@@ -33,7 +33,6 @@ use shield_engine::action::{LiftReason, Notice};
 use shield_engine::client::Client;
 use shield_engine::event::{PartReport, PartState};
 use shield_engine::time::Ends;
-use shield_engine::verdict::Rule;
 
 /// The part's name.
 pub(crate) const PART: &str = "fleet";
@@ -132,9 +131,7 @@ pub(crate) fn join(settings: Settings, owner: Handle, report: Report) -> Joined 
 /// What a notice means for others. A ban received is none of this host's, and is never told again.
 fn change_of(notice: &Notice) -> Option<Change> {
     match notice {
-        Notice::Banned(record) if record.ban.rule == Rule::Remote => {
-            Some(Change::Withdrawn(record.ban.client))
-        }
+        Notice::Banned(record) if record.ban.rule.is_remote() => Some(Change::Withdrawn(record.ban.client)),
         Notice::Banned(record) => {
             let ban = record.ban;
             let why = format!("{}: {}", ban.rule, text::cause(record));

@@ -22,7 +22,6 @@ use crate::text;
 use shield_engine::client::Client;
 use shield_engine::event::PartState;
 use shield_engine::origin::{Remote, Statement};
-use shield_engine::verdict::Rule;
 
 /// The stream's name.
 pub(crate) const STREAM: &str = "SHIELD";
@@ -376,7 +375,7 @@ async fn reload(fleet: &mut Fleet) -> Result<()> {
         .owner
         .query(|engine, _| {
             let entries = engine.ledger().entries();
-            let own = entries.filter(|entry| entry.lifting.is_none() && entry.ban.rule != Rule::Remote);
+            let own = entries.filter(|entry| entry.lifting.is_none() && !entry.ban.rule.is_remote());
             own.map(|entry| entry.ban).collect::<Vec<_>>()
         })
         .await?;

@@ -17,6 +17,7 @@ use shield_engine::backoff::Term;
 use shield_engine::event::Command;
 use shield_engine::policy::{Policy, Switch};
 use shield_engine::settings::{RemoteSettings, Settings as EngineSettings};
+use shield_engine::verdict::Rule;
 
 /// A deadline of a real wait.
 const SOON: Duration = Duration::from_secs(20);

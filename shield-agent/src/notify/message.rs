@@ -22,6 +22,8 @@ impl Message {
 /// Returns the event's message; `None` for events that are recorded in the audit log only.
 pub(super) fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
     let (title, mut lines) = match notice {
+        // A list has many thousand, of whom most never come.
+        Notice::Banned(ban) if ban.ban.rule.is_listed() => return None,
         Notice::Banned(ban) => return Some(Message { title: "IP BANNED", lines: ban_lines(ban) }),
         Notice::WouldBan { ban, because } => {
             let mut lines = ban_lines(ban);

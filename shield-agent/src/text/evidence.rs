@@ -17,7 +17,7 @@ pub(crate) fn cause(ban: &BanRecord) -> String {
     let facts = match (&ban.evidence, ban.ban.rule) {
         (Some(evidence), _) => evidence_sentences(evidence),
         // The words of an operator or another host say more than that they wrote them.
-        (None, Rule::Operator | Rule::Imported | Rule::Remote) if !given.is_empty() => String::new(),
+        (None, rule) if !rule.is_detected() && !given.is_empty() => String::new(),
         (None, rule) => rule_sentence(rule).to_owned(),
     };
     printable(format!("{given}{facts}").trim_end_matches(['.', ' ']))
@@ -37,7 +37,7 @@ pub(crate) fn attack_kind(ban: &BanRecord) -> &'static str {
         Rule::Flood => "floods",
         Rule::Behaviour => "unusual behaviour",
         Rule::Network => "their network",
-        Rule::Operator | Rule::Imported | Rule::Remote => "other reasons",
+        Rule::Operator | Rule::Imported | Rule::Remote | Rule::Blocklist | Rule::Crowdsec => "other reasons",
     }
 }
 

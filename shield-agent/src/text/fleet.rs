@@ -1,7 +1,7 @@
 //! What is said of the fleet.
 
 use super::rule_sentence;
-use crate::api::types::{FleetView, Trust};
+use crate::api::types::{FleetView, Trust, Wanted};
 use shield_engine::verdict::Rule;
 
 /// The grounds of a ban whose evidence is not at hand.
@@ -48,6 +48,23 @@ pub(crate) fn trust(trust: Trust) -> &'static str {
         Trust::Harmful => "not believed for an hour: it wanted too many good clients banned",
         Trust::Forgotten => "not believed: forgotten by an operator",
     }
+}
+
+/// Who else wants a client banned, and why.
+pub(crate) fn wanted(wanted: &Wanted) -> String {
+    let name = super::printable(&wanted.origin);
+    let who = match name.split_once(':') {
+        Some(("fleet", host)) => format!("{host}, a host of the fleet"),
+        Some(("blocklist", list)) => format!("the blocklist {list}"),
+        Some(("crowdsec", _)) => "CrowdSec".to_owned(),
+        _ => name.clone(),
+    };
+    let since = super::utc(wanted.since_ms);
+    let until = wanted.ends_ms.map(|ends| format!(" until {}", super::utc(ends))).unwrap_or_default();
+    let why =
+        if wanted.why.is_empty() { String::new() } else { format!(": {}", super::printable(&wanted.why)) };
+    let counts = if wanted.counts { "" } else { " (its word does not count here now)" };
+    format!("{who}: {} since {since}{until}{counts}{why}", wanted.client)
 }
 
 /// The fleet in one line.

@@ -19,6 +19,8 @@ pub(crate) fn rule_title(rule: Rule) -> &'static str {
         Rule::Imported => "Imported",
         Rule::Network => "Network",
         Rule::Remote => "Another host",
+        Rule::Blocklist => "Blocklist",
+        Rule::Crowdsec => "CrowdSec",
     }
 }
 
@@ -35,6 +37,8 @@ pub(crate) fn rule_sentence(rule: Rule) -> &'static str {
         Rule::Imported => "taken from an imported list",
         Rule::Network => "several banned clients in one network",
         Rule::Remote => "banned by another host",
+        Rule::Blocklist => "on a blocklist",
+        Rule::Crowdsec => "banned by CrowdSec",
     }
 }
 
@@ -56,7 +60,7 @@ pub(crate) fn lift_reason(reason: LiftReason) -> &'static str {
         LiftReason::Expired => "its term is over",
         LiftReason::Operator => "lifted by an operator",
         LiftReason::Allowed => "put on the allowlist",
-        LiftReason::Withdrawn => "the host that wanted it no longer does",
+        LiftReason::Withdrawn => "whoever wanted it no longer does",
     }
 }
 
@@ -91,13 +95,17 @@ pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
         "slow" => "Slow lane",
         "ssh" => "SSH sessions",
         "restored state" => "Restored state",
-        other => match other.strip_prefix("source:") {
-            Some(source) => {
+        "fleet" => "Fleet",
+        other => {
+            if let Some(source) = other.strip_prefix("source:") {
                 let file = source.rsplit('/').next().filter(|file| !file.is_empty()).unwrap_or(source);
                 return Cow::Owned(format!("Log {file}"));
             }
-            None => other,
-        },
+            if let Some(list) = other.strip_prefix("blocklist:") {
+                return Cow::Owned(format!("Blocklist {list}"));
+            }
+            other
+        }
     };
     Cow::Borrowed(name)
 }

@@ -253,6 +253,7 @@ impl Backend for FakeBackend {
             leaking: 0,
             store_backlog: 0,
             cloudflare: None,
+            blocklists: Default::default(),
             sources: sources(),
             drops: vec![
                 (EnforcerName::Iptables, Drops { packets: 10, bytes: 600 }),
@@ -297,6 +298,7 @@ impl Backend for FakeBackend {
             detector: explanation(client),
             ban: ban_rows().into_iter().find(|row| row.record.ban.client == client),
             slowed: None,
+            wanted_by: Vec::new(),
             allowed: vec![Allowed {
                 network: "198.51.100.0/24".parse().unwrap(),
                 reason: AllowReason::Operator,

@@ -239,6 +239,11 @@ impl Remotes {
         self.ids.values().map(|id| self.state(*id))
     }
 
+    /// The stamp of the latest statement of an origin; 0 for none.
+    pub fn latest_stamp(&self, origin: &Origin) -> u64 {
+        self.known_id(origin).map_or(0, |id| self.state(id).latest)
+    }
+
     /// What the origins say about a client.
     pub fn of(&self, client: Client) -> impl Iterator<Item = (&OriginState, &Entry)> {
         let range = (client, OriginId::MIN)..=(client, OriginId::MAX);
@@ -440,11 +445,8 @@ impl Remotes {
             let entries =
                 self.entries.iter().filter(|((_, of), entry)| *of == id && entry.stamp >= stamp).count();
             let room = limit - over.len();
-            let taken = if (entries + others) as u64 >= bans {
-                self.take_older(id, stamp, room)
-            } else {
-                Vec::new()
-            };
+            let taken =
+                if (entries + others) as u64 >= bans { self.take_older(id, stamp, room) } else { Vec::new() };
             over.extend(taken.into_iter().map(|client| (client, id)));
             if over.len() >= limit {
                 // The rest at the next turn.
@@ -607,7 +609,8 @@ impl Remotes {
         let Some(id) = self.id(origin) else { return Ok(false) };
         let wanted_ms = ends_ms.map(|ends| ends - now.wall_ms);
         // A clock that was set back grants no more than a term.
-        let granted_ms = settings.max_term_ms(origin.kind()).map(|most| (heard_ms - now.wall_ms).min(0) + most);
+        let granted_ms =
+            settings.max_term_ms(origin.kind()).map(|most| (heard_ms - now.wall_ms).min(0) + most);
         let left_ms = match (wanted_ms, granted_ms) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

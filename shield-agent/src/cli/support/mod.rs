@@ -130,7 +130,12 @@ fn secrets(config: &Config) -> Vec<String> {
     let token = config.cloudflare.as_ref().map(|it| (&it.token, "token"));
     let urls = [&config.slack, &config.webhook].into_iter().flatten().map(|from| (from, "webhook URL"));
     let mut found = Vec::new();
-    for (from, what) in urls.chain(token) {
+    let fleet = config.fleet.iter().filter_map(|fleet| fleet.credentials.as_ref());
+    let lists = config.blocklists.iter().filter_map(|list| list.credentials.as_ref());
+    let logins = fleet.chain(lists).map(|from| (from, "credentials"));
+    // Keys of a list may be in its URL.
+    found.extend(config.blocklists.iter().filter_map(|list| list.url.query().map(str::to_owned)));
+    for (from, what) in urls.chain(token).chain(logins) {
         if let Ok(text) = secret::load_text(from, what) {
             found.push(text);
         }
