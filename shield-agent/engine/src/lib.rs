@@ -326,6 +326,11 @@ impl Engine {
         self.leaks.leaking()
     }
 
+    /// The requests of a banned client that still arrive, in the minute of its last one; `None` where none do.
+    pub fn leak_of(&self, client: Client, now: Now) -> Option<u32> {
+        self.leaks.leak_of(client, now)
+    }
+
     /// Of these, those of which a request came within the last minutes.
     pub fn leaking_now(&self, now: Now) -> usize {
         self.leaks.leaking_now(now)
@@ -346,6 +351,7 @@ impl Engine {
         let ban = self.ledger.ban(new.client, new.ends, new.rule, new.offence, new.place, now);
         self.extensions.watch(&ban, now);
         self.leaks.forget(client);
+        self.detector.note_ban(client);
         self.detector.forget(client);
         self.blast.forget(client);
         self.totals.bans += 1;

@@ -36,6 +36,12 @@ struct Watched {
     peer: Option<IpAddr>,
 }
 
+impl Watched {
+    fn is_now(&self, now: Now) -> bool {
+        self.announced_at.is_some() && self.latest_ms + OVER_MS > now.boot_ms
+    }
+}
+
 /// The facts about one leak, from which its cause is worked out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Facts {
@@ -134,8 +140,12 @@ impl Leaks {
 
     /// Clients announced as leaking of which a request came within the last minutes.
     pub(crate) fn leaking_now(&self, now: Now) -> usize {
-        let is_now = |w: &&Watched| w.announced_at.is_some() && w.latest_ms + OVER_MS > now.boot_ms;
-        self.watched.values().filter(is_now).count()
+        self.watched.values().filter(|watched| watched.is_now(now)).count()
+    }
+
+    /// The requests of a client that leaks now, in the minute of its last one.
+    pub(crate) fn leak_of(&self, client: Client, now: Now) -> Option<u32> {
+        self.watched.get(&client).filter(|watched| watched.is_now(now)).map(|watched| watched.requests)
     }
 
     /// Clients announced as leaking and still banned.

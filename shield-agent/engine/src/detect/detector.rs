@@ -130,6 +130,8 @@ pub struct Detector {
     changes: Vec<GlobalChange>,
     /// All requests: the rates on the status page and of the global anomaly.
     shown: SecondRing,
+    /// What banned clients asked, of `shown`.
+    of_banned: SecondRing,
     /// Requests that the baseline may learn from.
     teaching: SecondRing,
     /// The second of the first request; 0 before it.
@@ -168,6 +170,7 @@ impl Detector {
             global: Global::default(),
             changes: Vec::new(),
             shown: SecondRing::new(WINDOW_SECS, 0),
+            of_banned: SecondRing::new(WINDOW_SECS, 0),
             teaching: SecondRing::new(WINDOW_SECS + 4 * LEARN_DELAY_SECS, 0),
             first: 0,
             latest: 0,
@@ -263,6 +266,7 @@ impl Detector {
         let mut error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);
         if standing == Standing::Banned {
+            self.of_banned.add(second, error);
             return Verdict::Normal;
         }
         let exemption = self.exempt.as_ref().map_or(Exemption::No, |exempt| exempt.of(request, path, server));
@@ -484,6 +488,15 @@ impl Detector {
         std::mem::take(&mut self.changes)
     }
 
+    /// Counts what a client asked before its ban as asked by a banned one. Before [`Detector::forget`].
+    pub(crate) fn note_ban(&mut self, client: Client) {
+        let Some((activity, _)) = self.clients.activity(client.key()) else { return };
+        for (second, counts) in activity.window.seconds() {
+            self.of_banned
+                .add_many(second, ServerSecond { requests: counts.requests, errors: counts.errors });
+        }
+    }
+
     /// Forgets a client's requests, so that after an unban they do not ban it again at once.
     pub(crate) fn forget(&mut self, client: Client) {
         self.clients.forget(client.key());
@@ -586,6 +599,8 @@ impl Detector {
             warm_up_left_secs: policy.warm_up_secs.saturating_sub(baseline.age_secs(self.latest)),
             global_rate: per_second(window.requests),
             global_error_rate: per_second(window.errors),
+            banned_rate: per_second(self.of_banned.window().requests.min(window.requests)),
+            seconds: self.seconds(),
             global: level_view(baseline.server(), warmth),
             clients: level_view(baseline.clients(), warmth),
             global_anomaly: self.global.is_anomalous(),
@@ -598,6 +613,15 @@ impl Detector {
             late: self.late,
             latest_secs: i64::from(self.latest),
         }
+    }
+
+    fn seconds(&self) -> Vec<(u32, u32)> {
+        let first = (self.latest + 1).saturating_sub(WINDOW_SECS);
+        let counts = |second| {
+            let requests = self.shown.at(second).requests;
+            (requests, self.of_banned.at(second).requests.min(requests))
+        };
+        (first..=self.latest).map(counts).collect()
     }
 
     /// What was learned of the site beside the baseline.
@@ -691,6 +715,7 @@ impl Detector {
         self.tries = Tries::default();
         self.clients = Clients::new(self.thresholds.policy().max_clients, self.tracer.hash());
         self.shown = SecondRing::new(WINDOW_SECS, second);
+        self.of_banned = SecondRing::new(WINDOW_SECS, second);
         self.teaching = SecondRing::new(WINDOW_SECS + 4 * LEARN_DELAY_SECS, second);
         self.thresholds.update(second, |baseline| {
             baseline.begin(second);
@@ -707,6 +732,7 @@ impl Detector {
                 baseline.resume(second);
             });
             self.shown.advance(second);
+            self.of_banned.advance(second);
             self.teaching.advance(second);
             self.boundary = next_boundary(second);
         }
@@ -714,6 +740,7 @@ impl Detector {
             self.end_minutes_up_to(second);
         }
         self.shown.advance(second);
+        self.of_banned.advance(second);
         self.teaching.advance(second);
         self.latest = second;
         self.thresholds.advance(second);

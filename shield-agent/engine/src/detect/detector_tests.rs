@@ -671,3 +671,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_banned_client_asked_before_counts_as_asked_by_a_banned_one() {
+    let mut site = Site::new(Policy::default());
+    for second in START..START + 10 {
+        site.get(second, 7, "/");
+        site.get(second, 8, "/");
+        site.get(second, 8, "/about");
+    }
+    let status = site.detector.status();
+    assert_eq!(status.seconds[50..], [(3, 0); 10]);
+    assert_eq!(status.banned_rate, 0.0);
+
+    site.detector.note_ban(Client::of_addr(addr(8), 64));
+    let status = site.detector.status();
+    assert_eq!((status.seconds.len(), &status.seconds[50..]), (60, &[(3, 2); 10][..]));
+    assert_eq!(status.banned_rate, 20.0 / 60.0);
+
+    site.tick(START + 30);
+    assert_eq!(site.detector.status().seconds[30..40], [(3, 2); 10], "they move on");
+    site.tick(START + 90);
+    assert_eq!(site.detector.status().banned_rate, 0.0, "and leave the window");
+}

@@ -69,6 +69,14 @@ impl SecondRing {
         }
     }
 
+    /// Adds `what` to `second`'s counts, unless that is older than the ring.
+    pub(crate) fn add_many(&mut self, second: u32, what: ServerSecond) {
+        self.change(second, |s| {
+            s.requests += what.requests;
+            s.errors += what.errors;
+        });
+    }
+
     /// Subtracts `what` from `second`'s counts.
     pub(crate) fn take_back(&mut self, second: u32, what: ServerSecond) {
         self.change(second, |s| {

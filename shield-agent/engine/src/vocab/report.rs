@@ -88,6 +88,10 @@ pub struct DetectorStatus {
     pub global_rate: f64,
     /// Errors per second of the whole server over the last 60 s.
     pub global_error_rate: f64,
+    /// Requests per second, over the last 60 s, of clients that are banned or were meanwhile: those before the ban as well.
+    pub banned_rate: f64,
+    /// Both of the window's seconds, oldest first: requests, and those of them of banned clients.
+    pub seconds: Vec<(u32, u32)>,
     /// The learned level of the whole server.
     pub global: BaselineView,
     /// The learned level of one client, for rate rules with `reference = "adaptive"`.
