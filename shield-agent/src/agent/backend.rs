@@ -177,10 +177,15 @@ impl AgentBackend {
         let clients: Vec<Client> = records.iter().map(|record| record.ban.client).collect();
         let drops = self.drops_of(clients.clone()).await;
         let held = self
-            .query_engine(move |engine, _| clients.iter().map(|c| held_by(engine, *c)).collect::<Vec<_>>())
+            .query_engine(move |engine, now| {
+                let facts = |c: &Client| (held_by(engine, *c), engine.leak_of(*c, now));
+                clients.iter().map(facts).collect::<Vec<_>>()
+            })
             .await?;
         let rows = records.into_iter().zip(drops).zip(held);
-        Ok(rows.map(|((record, drops), held_by)| BanRow { record, drops, held_by }).collect())
+        Ok(rows
+            .map(|((record, drops), (held_by, leaking))| BanRow { record, drops, leaking, held_by })
+            .collect())
     }
 
     /// The sum of all enforcers' drop counters for each client; `None` when no enforcer counts it.
@@ -306,7 +311,7 @@ impl Backend for AgentBackend {
 
     fn bans(&self, query: BanQuery) -> Answer<'_, BanRows> {
         Box::pin(async move {
-            let BanQuery { search, rule, sort, offset, limit } = query;
+            let BanQuery { search, rule, no_imported, sort, offset, limit } = query;
             let sort = match sort {
                 BanSort::Since => StoreSort::Newest,
                 BanSort::Ends => StoreSort::EndsFirst,
@@ -319,7 +324,7 @@ impl Backend for AgentBackend {
                 }
                 _ => Vec::new(),
             };
-            let query = StoreQuery { search, rule, sort, offset, limit };
+            let query = StoreQuery { search, rule, no_imported, sort, offset, limit };
             if self.not_in_store.is_behind() {
                 let page = self.bans_in_memory(query).await?;
                 return Ok(BanRows { slowed, ..page });

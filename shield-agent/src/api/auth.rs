@@ -42,12 +42,21 @@ pub(crate) struct Names(Arc<RwLock<Vec<String>>>);
 impl Names {
     /// Answers to these names from now on.
     pub(crate) fn set(&self, names: &[String]) {
-        let names = names.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect();
+        let names = names.iter().map(|name| plain(name)).collect();
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
     fn contains(&self, name: &str) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).iter().any(|own| own == name)
+    }
+}
+
+/// An address as Rust writes it, a name in lower case.
+fn plain(name: &str) -> String {
+    let name = name.trim_end_matches('.');
+    match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        Ok(addr) => addr.to_canonical().to_string(),
+        Err(_) => name.to_ascii_lowercase(),
     }
 }
 
@@ -169,7 +178,8 @@ impl Hosts {
     /// With an address in the Host header a request cannot come from DNS rebinding, which needs a name. Bound to all
     /// addresses, any of them may be ours.
     fn is_our_address(&self, addr: IpAddr) -> bool {
-        addr.is_loopback() || addr == self.bound || self.bound.is_unspecified()
+        let is_named = || self.names.contains(&addr.to_string());
+        addr.is_loopback() || addr == self.bound || self.bound.is_unspecified() || is_named()
     }
 }
 
@@ -215,7 +225,11 @@ mod tests {
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
     fn auth(bound: &str) -> TcpAuth {
-        TcpAuth::new(Token::of(TOKEN), bound.parse().unwrap(), &["Shield.Example.ORG".to_owned()])
+        TcpAuth::new(
+            Token::of(TOKEN),
+            bound.parse().unwrap(),
+            &["Shield.Example.ORG".to_owned(), "192.0.2.80".to_owned(), "[2001:DB8:0::80]".to_owned()],
+        )
     }
 
     #[test]
@@ -244,6 +258,10 @@ mod tests {
         {
             check("127.0.0.1:8080", host, false);
         }
+        // What a proxy or a forwarded port is asked for.
+        check("127.0.0.1:8080", "192.0.2.80:8443", true);
+        check("127.0.0.1:8080", "[2001:db8::80]:8080", true);
+        check("127.0.0.1:8080", "[2001:db8::81]:8080", false);
         check("192.0.2.1:8080", "192.0.2.1:8080", true);
         check("192.0.2.1:8080", "192.0.2.2:8080", false);
         check("0.0.0.0:8080", "192.0.2.2:8080", true);

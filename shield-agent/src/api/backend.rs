@@ -113,6 +113,8 @@ pub struct BanQuery {
     pub search: Option<String>,
     /// Only bans for this rule.
     pub rule: Option<shield_engine::verdict::Rule>,
+    /// Leaves out imported bans.
+    pub no_imported: bool,
     /// The order.
     pub sort: BanSort,
     /// Number of bans to skip.
@@ -128,6 +130,8 @@ pub struct BanRow {
     pub record: BanRecord,
     /// Drops of this client since its ban; `None` while no enforcer counts them.
     pub drops: Option<Drops>,
+    /// Its requests that reached the server in the last minute with any, if it leaks.
+    pub leaking: Option<u32>,
     /// The enforcers that drop it now; `None` if unknown.
     pub held_by: Option<Vec<EnforcerName>>,
 }

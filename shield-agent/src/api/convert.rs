@@ -10,8 +10,7 @@ use super::posture;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
     Detector, Dropped, EnforcerDrops, Explanation, FleetOrigin, FleetView, GlobalRate, Health, HourSlot,
-    Labels, Part, PartStateName, Posture, Reference, RuleState, SlowedClient, SlowedCounts, SourceStatus,
-    Status, Trust, Wanted, WarmUp, Window, Withheld, WithheldNetwork,
+    Labels, Part, PartStateName, Posture, Reference, RuleState, Seconds, SlowedClient, SlowedCounts, SourceStatus, Status, Trust, Wanted, WarmUp, Window, Withheld, WithheldNetwork,
 };
 use super::vitals::Vitals;
 use crate::fleet::Numbers;
@@ -68,6 +67,7 @@ pub(crate) fn status(view: &AgentView, heard: &Heard, dropped: Dropped, vitals: 
         agent: vitals.agent.clone(),
         host: vitals.host.clone(),
         withheld: withheld(&view.withheld, view.withheld_total),
+        attacks: heard.attacks.iter().map(|(kind, bans)| ((*kind).to_owned(), *bans)).collect(),
         posture: Posture::default(),
         parts,
         sources,
@@ -262,7 +262,13 @@ fn global(status: &DetectorStatus, conditions: &Conditions, now: Now) -> GlobalR
     GlobalRate {
         rate: status.global_rate,
         error_rate: status.global_error_rate,
+        banned_rate: status.banned_rate,
         window_secs: WINDOW_SECS,
+        seconds: Seconds {
+            end_ms: status.latest_secs * 1000,
+            requests: status.seconds.iter().map(|(all, _)| *all).collect(),
+            of_banned: status.seconds.iter().map(|(_, banned)| *banned).collect(),
+        },
         anomaly: status.global_anomaly.then(anomaly),
     }
 }
@@ -327,6 +333,7 @@ pub(crate) fn ban(row: BanRow, now: Now) -> Ban {
         words,
         evidence: record.evidence,
         dropped: row.drops,
+        leaking: row.leaking,
         enforced_by: row.held_by,
     }
 }

@@ -17,6 +17,9 @@ pub(crate) struct Sample {
     pub rate: f64,
     /// Errors per second.
     pub error_rate: f64,
+    /// Requests per second of clients that were banned by then.
+    #[serde(default)]
+    pub banned_rate: f64,
     /// Baseline mean, requests per second.
     pub mean: f64,
     /// Baseline standard deviation.
@@ -34,6 +37,7 @@ impl Sample {
         Sample {
             rate: view.detector.global_rate,
             error_rate: view.detector.global_error_rate,
+            banned_rate: view.detector.banned_rate,
             mean: view.detector.global.mean,
             stddev: view.detector.global.stddev,
             packets_per_sec: dropped.packets_per_sec,
@@ -46,6 +50,7 @@ impl Sample {
         Sample {
             rate: with(self.rate, other.rate),
             error_rate: with(self.error_rate, other.error_rate),
+            banned_rate: with(self.banned_rate, other.banned_rate),
             mean: with(self.mean, other.mean),
             stddev: with(self.stddev, other.stddev),
             packets_per_sec: with(self.packets_per_sec, other.packets_per_sec),
@@ -84,6 +89,15 @@ impl History {
         };
         self.half_hour.mark(at_ms, kind, text);
         self.day.mark(at_ms, kind, text);
+    }
+
+    /// Ends the anomaly in which the record stops, where it stops: whether it goes on, nobody saw. One that does is announced
+    /// again.
+    pub(crate) fn after_a_pause(mut self) -> History {
+        for series in [&mut self.half_hour, &mut self.day] {
+            series.end_anomaly();
+        }
+        self
     }
 
     /// Returns a range up to `now_ms`, evenly spaced, with gaps where nothing was recorded.
@@ -174,8 +188,25 @@ impl Series {
         }
     }
 
+    fn end_anomaly(&mut self) {
+        let is_anomaly = |mark: &&StepMark| mark.mark.kind != MarkKind::Bans;
+        let is_open = self.marks.iter().rev().find(is_anomaly).map(|mark| mark.mark.kind);
+        let newest = self.points.back().map(|point| point.number);
+        if let (Some(MarkKind::AnomalyStarted), Some(number)) = (is_open, newest) {
+            let at_ms = number * i64::from(self.step_secs) * 1000;
+            let text = "the agent stopped".to_owned();
+            self.marks.push_back(StepMark {
+                number: number.max(self.marks.back().map_or(number, |last| last.number)),
+                mark: Mark { at_ms, kind: MarkKind::AnomalyEnded, count: 1, text },
+            });
+        }
+    }
+
     fn view(&self, range: Range, now_ms: i64) -> HistoryView {
-        let last = self.number(now_ms);
+        let now = self.number(now_ms);
+        // The step of now has no sample before its middle: that is no gap.
+        let is_begun = self.points.back().is_none_or(|newest| newest.number != now - 1);
+        let last = if is_begun { now } else { now - 1 };
         let first = last - self.steps as i64 + 1;
         let mut means = vec![None; self.steps];
         for step in self.points.iter().filter(|step| (first..=last).contains(&step.number)) {
@@ -190,6 +221,7 @@ impl Series {
             at_ms: (first..=last).map(|number| number * i64::from(self.step_secs) * 1000).collect(),
             rate: column(|s| s.rate),
             error_rate: column(|s| s.error_rate),
+            banned_rate: column(|s| s.banned_rate),
             mean: column(|s| s.mean),
             stddev: column(|s| s.stddev),
             dropped_packets_per_sec: column(|s| s.packets_per_sec),
@@ -265,6 +297,39 @@ mod tests {
         history.record(42_000, at_rate(3.0));
         let numbers: Vec<i64> = history.half_hour.points.iter().map(|step| step.number).collect();
         assert_eq!(numbers, [20, 21]);
+    }
+
+    #[test]
+    fn the_step_that_has_just_begun_is_no_gap() {
+        let mut history = History::default();
+        (0..30).for_each(|at| history.record(60_000 + at * 1000, at_rate(1.0)));
+        for now_ms in [89_000, 90_000, 91_999] {
+            let view = history.view(Range::HalfHour, now_ms);
+            assert_eq!((view.rate[899], view.at_ms[899]), (Some(1.0), 88_000), "{now_ms}");
+        }
+        assert_eq!(
+            history.view(Range::HalfHour, 92_000).rate[899],
+            None,
+            "two steps without a sample are a gap"
+        );
+    }
+
+    // After a restart the plots were red from the start of an anomaly, long over, to the right edge.
+    #[test]
+    fn an_anomaly_ends_with_the_record() {
+        let mut history = History::default();
+        let started =
+            Notice::GlobalAnomalyStarted { condition: String::new(), rate: 1.0, mean: 1.0, stddev: 1.0 };
+        history.record(60_000, at_rate(1.0));
+        history.mark(60_000, &started, "anomaly");
+        history.record(80_000, at_rate(1.0));
+        let kinds = |history: &History| -> Vec<(MarkKind, i64)> {
+            history.view(Range::HalfHour, 100_000).marks.iter().map(|mark| (mark.kind, mark.at_ms)).collect()
+        };
+        let ended = [(MarkKind::AnomalyStarted, 60_000), (MarkKind::AnomalyEnded, 80_000)];
+        let restored = history.after_a_pause();
+        assert_eq!(kinds(&restored), ended);
+        assert_eq!(kinds(&restored.after_a_pause()), ended, "once");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::types::{ClientList, Dropped, Range, Snapshot, Status};
 use super::vitals::{self, Vitals};
 use crate::beat::Beat;
 use crate::clock;
+use shield_engine::event::EnforcerName;
 use shield_engine::time::Now;
 
 /// A reading of the engine younger than this is shared.
@@ -282,7 +283,7 @@ impl Readings {
 
     fn dropped(&mut self, dropped: Dropped, now: Now) -> Dropped {
         match &self.rate_base {
-            Some((at, base)) => {
+            Some((at, base)) if counters(base) == counters(&dropped) => {
                 let elapsed_ms = now.boot_ms.saturating_sub(*at);
                 if elapsed_ms >= MIN_RATE_PERIOD_MS {
                     let per_sec =
@@ -291,10 +292,16 @@ impl Readings {
                     self.rate_base = Some((now.boot_ms, dropped.clone()));
                 }
             }
-            None => self.rate_base = Some((now.boot_ms, dropped.clone())),
+            // What an enforcer counted before it was read for the first time was not dropped in this second.
+            _ => self.rate_base = Some((now.boot_ms, dropped.clone())),
         }
         Dropped { packets_per_sec: self.rates.0, bytes_per_sec: self.rates.1, ..dropped }
     }
+}
+
+/// The enforcers that count.
+fn counters(dropped: &Dropped) -> Vec<EnforcerName> {
+    dropped.by_enforcer.iter().map(|counted| counted.enforcer).collect()
 }
 
 /// The pause until the next tick: with streams at whole seconds of the wall clock, otherwise in the middle of each step of
@@ -320,7 +327,7 @@ fn load_history(path: &Path) -> History {
             return History::default();
         }
     };
-    serde_json::from_slice(&text).unwrap_or_else(|error| {
+    serde_json::from_slice(&text).map(History::after_a_pause).unwrap_or_else(|error| {
         tracing::warn!(path = %path.display(), %error, "could not parse the saved history; the plots start empty");
         History::default()
     })
@@ -335,6 +342,7 @@ fn write_beside(path: &Path, content: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::types::EnforcerDrops;
 
     #[test]
     fn ticks_are_at_whole_seconds_and_in_the_middle_of_steps() {
@@ -363,5 +371,26 @@ mod tests {
         assert_eq!(at(1_000, 1_100), (1_000.0, 60_000.0));
         assert_eq!(at(1_500, 5_000), (1_000.0, 60_000.0));
         assert_eq!(at(3_000, 100), (0.0, 0.0), "an enforcer that was restarted counts from 0");
+    }
+
+    // A restart showed 10,197 packets a second that never were: the counters of XDP outlive the agent.
+    #[test]
+    fn what_an_enforcer_counted_before_its_first_reading_is_no_burst() {
+        let mut readings = Readings::default();
+        let mut at = |boot_ms, packets: &[u64]| {
+            let counted = |(enforcer, packets)| EnforcerDrops { enforcer, packets, bytes: 0 };
+            let by_enforcer: Vec<EnforcerDrops> = [EnforcerName::Iptables, EnforcerName::Xdp]
+                .into_iter()
+                .zip(packets.iter().copied())
+                .map(counted)
+                .collect();
+            let dropped = Dropped { packets: packets.iter().sum(), by_enforcer, ..Dropped::default() };
+            readings.dropped(dropped, Now { wall_ms: 0, boot_ms }).packets_per_sec
+        };
+        assert_eq!(at(0, &[]), 0.0);
+        assert_eq!(at(1_000, &[5]), 0.0);
+        assert_eq!(at(2_000, &[7]), 2.0);
+        assert_eq!(at(3_000, &[9, 10_000]), 2.0, "the last that is known");
+        assert_eq!(at(4_000, &[9, 10_010]), 10.0);
     }
 }

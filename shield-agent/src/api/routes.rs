@@ -214,6 +214,8 @@ pub(super) struct BansParams {
     q: Option<String>,
     /// Only bans for this rule.
     rule: Option<Rule>,
+    /// `false` leaves out imported bans.
+    imported: Option<bool>,
     /// `since`: newest first. `ends`: ending soonest first, permanent last. `client`: by the client's text.
     #[serde(default)]
     sort: BanSort,
@@ -222,7 +224,7 @@ pub(super) struct BansParams {
     limit: Limit<50>,
     /// Number of bans to skip, for going to a certain page. Not together with `cursor`.
     offset: Option<u64>,
-    /// `next` of the page before, with the same `q`, `rule` and `sort`.
+    /// `next` of the page before, with the same `q`, `rule`, `imported` and `sort`.
     cursor: Option<String>,
 }
 
@@ -240,6 +242,7 @@ async fn bans(State(api): Shared, Params(params): Params<BansParams>) -> Answer<
     let query = BanQuery {
         search: params.q.map(|q| q.trim().to_owned()).filter(|q| !q.is_empty()),
         rule: params.rule,
+        no_imported: params.imported == Some(false),
         sort: params.sort,
         offset,
         limit: params.limit.0,

@@ -211,10 +211,28 @@ pub struct GlobalRate {
     pub rate: f64,
     /// Requests with an error status per second.
     pub error_rate: f64,
+    /// Requests per second of clients that were banned by now, those before their bans as well.
+    #[serde(default)]
+    pub banned_rate: f64,
     /// Length of the window in seconds.
     pub window_secs: u32,
+    /// The seconds of the window.
+    #[serde(default)]
+    pub seconds: Seconds,
     /// Null while traffic is normal.
     pub anomaly: Option<Anomaly>,
+}
+
+/// The seconds of the window one by one, oldest first, by the log's times.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct Seconds {
+    /// The newest second, which may not be over.
+    pub end_ms: i64,
+    /// Requests.
+    pub requests: Vec<u32>,
+    /// Those of clients that were banned by now.
+    pub of_banned: Vec<u32>,
 }
 
 /// The level that the global rate is compared with.
@@ -464,6 +482,9 @@ pub struct Status {
     /// Clients that rules would ban, but that are let through because too many are hit at once.
     #[serde(default)]
     pub withheld: Withheld,
+    /// Bans that rules made within the last 5 minutes, by kind of attack.
+    #[serde(default)]
+    pub attacks: BTreeMap<String, u64>,
     /// Packets and bytes that the kernel dropped.
     pub dropped: Dropped,
     /// The agent's process.
@@ -533,6 +554,10 @@ pub struct Ban {
     pub evidence: Option<Box<Evidence>>,
     /// Dropped packets of this client since its ban; null while no enforcer counts them.
     pub dropped: Option<Drops>,
+    /// Requests of it that reached the web server although it is banned, in the last minute with any; null where none did
+    /// lately.
+    #[serde(default)]
+    pub leaking: Option<u32>,
     /// The enforcers that drop it now; null if that is not known.
     pub enforced_by: Option<Vec<EnforcerName>>,
 }
@@ -1060,6 +1085,8 @@ pub(crate) struct HistoryView {
     pub rate: Vec<Option<f64>>,
     /// Requests with an error status per second.
     pub error_rate: Vec<Option<f64>>,
+    /// Requests per second of clients that were banned by then.
+    pub banned_rate: Vec<Option<f64>>,
     /// Mean of the baseline, requests per second.
     pub mean: Vec<Option<f64>>,
     /// Standard deviation of the baseline, requests per second.

@@ -196,6 +196,7 @@ mod tests {
             words: "many different paths that do not exist".into(),
             evidence: None,
             dropped: remaining_secs.map(|_| Drops { packets: 12_345, bytes: 1 }),
+            leaking: None,
             enforced_by: None,
         }
     }

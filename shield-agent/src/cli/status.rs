@@ -199,8 +199,8 @@ fn host(status: &Status) -> String {
 pub(crate) mod tests {
     use super::*;
     use crate::api::types::{
-        AgentVitals, Anomaly, BanCounts, Baseline, Dropped, GlobalRate, HostVitals, Posture, SlowedCounts,
-        WarmUp, Withheld, WithheldNetwork,
+        AgentVitals, Anomaly, BanCounts, Baseline, Dropped, GlobalRate, HostVitals, Posture, Seconds,
+        SlowedCounts, WarmUp, Withheld, WithheldNetwork,
     };
     use shield_engine::action::Totals;
 
@@ -230,6 +230,7 @@ pub(crate) mod tests {
                 text: "xdp (no driver support on eth0); 3.20 req/s, usual".into(),
             },
             withheld: Withheld::default(),
+            attacks: std::collections::BTreeMap::new(),
             health: Health::Degraded,
             parts: vec![
                 part("iptables", PartStateName::Active, "rules, 12 clients"),
@@ -248,7 +249,14 @@ pub(crate) mod tests {
                 max_clients: 1_000_000,
                 evicted: 0,
             },
-            global: GlobalRate { rate: 3.2, error_rate: 0.1, window_secs: 60, anomaly: None },
+            global: GlobalRate {
+                rate: 3.2,
+                error_rate: 0.1,
+                banned_rate: 0.0,
+                window_secs: 60,
+                seconds: Seconds::default(),
+                anomaly: None,
+            },
             baseline: Baseline {
                 mean: 2.9,
                 stddev: 0.8,

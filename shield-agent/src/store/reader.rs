@@ -44,6 +44,9 @@ pub struct BanQuery {
     pub search: Option<String>,
     /// Only bans for this rule.
     pub rule: Option<Rule>,
+    /// Leaves out imported bans.
+    #[serde(default)]
+    pub no_imported: bool,
     #[serde(default)]
     pub sort: BanSort,
     /// Matches to skip.
@@ -312,6 +315,7 @@ pub(crate) fn audit_head(settings: &Settings) -> Result<Option<AuditHead>> {
 struct Filter {
     search: Option<String>,
     rule: Option<&'static str>,
+    no_imported: bool,
     values: Vec<Value>,
 }
 
@@ -319,6 +323,7 @@ struct Filter {
 pub(crate) struct Matcher {
     search: Option<(String, Vec<String>)>,
     rule: Option<Rule>,
+    no_imported: bool,
 }
 
 impl Matcher {
@@ -328,11 +333,12 @@ impl Matcher {
             let holders = networks_over(&text);
             (text, holders)
         });
-        Matcher { search, rule: query.rule }
+        Matcher { search, rule: query.rule, no_imported: query.no_imported }
     }
 
     pub(crate) fn matches(&self, client: Client, rule: Rule) -> bool {
         self.rule.is_none_or(|wanted| wanted == rule)
+            && !(self.no_imported && rule == Rule::Imported)
             && self.search.as_ref().is_none_or(|(text, holders)| {
                 let client = client.to_string();
                 client.starts_with(text.as_str()) || holders.contains(&client)
@@ -357,7 +363,7 @@ impl Filter {
             values.push(Value::from(rule.name().to_owned()));
             "COLUMN = ?"
         });
-        Filter { search, rule, values }
+        Filter { search, rule, no_imported: query.no_imported, values }
     }
 
     /// The `WHERE` clause. With many matches it leaves the conditions' indices unused, so that SQLite uses the order's.
@@ -365,7 +371,12 @@ impl Filter {
         let plus = if many_matches { "+" } else { "" };
         let search = self.search.as_ref().map(|text| text.replace("COLUMN", &format!("{plus}client")));
         let rule = self.rule.map(|text| text.replace("COLUMN", &format!("{plus}rule")));
-        let all: Vec<String> = search.into_iter().chain(rule).collect();
+        // Two ranges of an index, which `<>` would not use.
+        let own = self.no_imported.then(|| {
+            let name = Rule::Imported.name();
+            format!("({plus}rule < '{name}' OR {plus}rule > '{name}')")
+        });
+        let all: Vec<String> = search.into_iter().chain(rule).chain(own).collect();
         if all.is_empty() { String::new() } else { format!("WHERE {}", all.join(" AND ")) }
     }
 }

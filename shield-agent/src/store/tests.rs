@@ -398,6 +398,29 @@ fn an_overtaken_count_of_offences_changes_nothing() {
 }
 
 #[test]
+fn imported_bans_can_be_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&settings(dir.path()), NOW);
+    let imported = |n: u32| {
+        let mut ban = ban(n, u64::from(n) + 1, Ends::Never);
+        ban.ban.rule = if n % 3 == 0 { Rule::Imported } else { ban.ban.rule };
+        Record::Banned(Box::new(ban))
+    };
+    store.commit(&(0..9).map(imported).collect::<Vec<_>>(), NOW).unwrap();
+    let reader = Reader::beside(&store).unwrap();
+    let total = |no_imported, search: Option<&str>| {
+        let query =
+            BanQuery { no_imported, search: search.map(str::to_owned), limit: 9, ..BanQuery::default() };
+        let page = reader.bans(&query, NOW).unwrap();
+        assert_eq!(page.bans.len() as u64, page.total);
+        assert!(!no_imported || page.bans.iter().all(|ban| ban.ban.rule != Rule::Imported));
+        page.total
+    };
+    assert_eq!((total(false, None), total(true, None)), (9, 6));
+    assert_eq!((total(false, Some("203.0.113.3")), total(true, Some("203.0.113.3"))), (1, 0));
+}
+
+#[test]
 fn bans_are_found_sorted_and_paged() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = open(&settings(dir.path()), NOW);

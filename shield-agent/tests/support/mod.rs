@@ -413,6 +413,8 @@ fn detector_status() -> DetectorStatus {
         warm_up_left_secs: 40,
         global_rate: 2.5,
         global_error_rate: 0.2,
+        banned_rate: 1.0,
+        seconds: vec![(3, 0), (2, 2)],
         global: baseline(),
         clients: baseline(),
         global_anomaly: true,
@@ -495,6 +497,7 @@ pub(crate) fn ban_rows() -> Vec<BanRow> {
             evidence: (at != 0).then(|| Box::new(evidence())),
         },
         drops: (at == 1).then_some(Drops { packets: 9, bytes: 540 }),
+        leaking: (at == 2).then_some(3),
         held_by: (at == 1).then(|| vec![EnforcerName::Iptables, EnforcerName::Xdp]),
     };
     (0..BANS).map(row).collect()

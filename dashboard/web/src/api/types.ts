@@ -61,6 +61,8 @@ export interface Ban {
   enforced_by: EnforcerName[] | null;
   /** The detector's evidence; null for a ban that it did not make. */
   evidence: Evidence | null;
+  /** Requests of it that reached the web server although it is banned, in the last minute with any; null where none did lately. */
+  leaking: number | null;
   /** The client's offences, this one included; 0 if the ban is not for an offence. */
   offence: number;
   /** The reason that the operator or the imported list gave. */
@@ -403,10 +405,14 @@ export interface Gap {
 export interface GlobalRate {
   /** Null while traffic is normal. */
   anomaly: Anomaly | null;
+  /** Requests per second of clients that were banned by now, those before their bans as well. */
+  banned_rate: number;
   /** Requests with an error status per second. */
   error_rate: number;
   /** Requests per second. */
   rate: number;
+  /** The seconds of the window. */
+  seconds: Seconds;
   /** Length of the window in seconds. */
   window_secs: number;
 }
@@ -420,6 +426,8 @@ export interface History {
   active_bans: (number | null)[];
   /** Times of the points. */
   at_ms: number[];
+  /** Requests per second of clients that were banned by then. */
+  banned_rate: (number | null)[];
   /** Dropped bytes per second. */
   dropped_bytes_per_sec: (number | null)[];
   /** Dropped packets per second. */
@@ -631,6 +639,16 @@ export interface RuleState {
   words: string;
 }
 
+/** The seconds of the window one by one, oldest first, by the log's times. */
+export interface Seconds {
+  /** The newest second, which may not be over. */
+  end_ms: number;
+  /** Those of clients that were banned by now. */
+  of_banned: number[];
+  /** Requests. */
+  requests: number[];
+}
+
 /** The severity of an event. */
 export type Severity = "info" | "warning" | "critical";
 
@@ -719,6 +737,8 @@ export interface SourceStatus {
 export interface Status {
   /** The agent's process. */
   agent: Agent;
+  /** Bans that rules made within the last 5 minutes, by kind of attack. */
+  attacks: Record<string, number>;
   /** Bans in force. */
   bans: BanCounts;
   /** The level that the traffic is compared with. */
@@ -837,7 +857,7 @@ export interface WithheldNetwork {
 /** Reads: path to query and answer. */
 export interface Reads {
   "/allow": { query: Record<string, never>; answer: AllowList };
-  "/bans": { query: { cursor?: string; limit?: number; offset?: number; q?: string; rule?: RuleName; sort?: BanSort }; answer: BanPage };
+  "/bans": { query: { cursor?: string; imported?: boolean; limit?: number; offset?: number; q?: string; rule?: RuleName; sort?: BanSort }; answer: BanPage };
   "/clients": { query: { n?: number }; answer: ClientList };
   "/config": { query: Record<string, never>; answer: Config };
   "/events/recent": { query: { before?: number; kind?: string; limit?: number }; answer: EventList };

@@ -252,6 +252,7 @@ mod tests {
             words: String::new(),
             evidence: None,
             dropped: None,
+            leaking: None,
             enforced_by: None,
         };
         let bans = [ban("192.0.2.7", Some(NOW_MS + 90_000)), ban("2001:db8:1::/64", None)];

@@ -219,6 +219,7 @@ pub(super) mod tests {
             at_ms: vec![0, 2_000, 4_000],
             rate: column(3.0),
             error_rate: column(0.0),
+            banned_rate: column(0.0),
             mean: column(1.0),
             stddev: column(0.5),
             dropped_packets_per_sec: column(0.0),
@@ -245,6 +246,7 @@ pub(super) mod tests {
             words: "many different paths that do not exist".into(),
             evidence: None,
             dropped: None,
+            leaking: None,
             enforced_by: None,
         };
         let bans: Vec<Ban> = clients.iter().map(ban).collect();
