@@ -1,18 +1,8 @@
 // The parts of the page that need no browser: the event stream, the data of the plots, number formatting.
 
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
-
-const web = fileURLToPath(new URL("../../dashboard/web/", import.meta.url));
-const { build } = createRequire(`${web}package.json`)("esbuild");
-
-/** Loads a TypeScript module of the page. */
-async function load(module) {
-  const { outputFiles } = await build({ entryPoints: [`${web}src/${module}`], bundle: true, format: "esm", write: false });
-  return import(`data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString("base64")}`);
-}
+import { loadSource as load } from "./source.mjs";
 
 test("time left is written as a clock and reaches 0 when it is over", async () => {
   const { countdown } = await load("format.ts");
@@ -101,5 +91,46 @@ test("marks become bans and stretches of anomaly, also when the record begins in
     { from: 30, to: 40 },
     { from: 50, to: null },
   ]);
-  assert.deepEqual(series.bans(10), [{ at: 25, count: 2 }]);
+  assert.deepEqual(series.bans(10), [{ at: 25, count: 2, secs: 10 }]);
+  // The marks regrouped while the plot moved on: they are of whole stretches of the clock.
+  for (const least of [5.2, 7, 9.9]) assert.deepEqual(series.bans(least), series.bans(10), `at least ${least} s`);
+});
+
+const history = (over) => ({ at_ms: [0, 2_000, 4_000], step_secs: 2, rate: [4, 4, 4], banned_rate: [0, 3, 1], error_rate: [0, 0, 0], mean: [1, 1, 1], stddev: [1, 1, 1], dropped_packets_per_sec: [0, 0, 0], dropped_bytes_per_sec: [0, 0, 0], marks: [], ...over });
+
+// A hole stood in the curve after each loading of the page.
+test("a history whose newest step has no sample yet leaves no hole", async () => {
+  const { Series } = await load("series.ts");
+  const series = new Series(300, 2);
+  series.load(history({ rate: [4, 4, null] }));
+  assert.deepEqual(series.columns.at, [0, 2]);
+  series.push(status(5, 6));
+  assert.deepEqual(series.columns.rate, [4, 4, 6]);
+  series.load(history({ rate: [4, null, null] }));
+  assert.deepEqual(series.columns.rate, [4, null, null], "a longer silence is one");
+});
+
+test("the live seconds are the agent's, and turn into an attacker's when he is banned", async () => {
+  const { Series } = await load("series.ts");
+  const series = new Series(300, 1);
+  series.load(history({}));
+  assert.deepEqual(series.columns.at, [0, 1, 2, 3, 4, 5]);
+  assert.deepEqual(series.columns.visitors, [4, 4, 1, 1, 3, 3]);
+  const at = (secs, requests, ofBanned) => ({ ...status(secs), global: { rate: 1, error_rate: 0, banned_rate: 0, anomaly: null, seconds: { end_ms: secs * 1000, requests, of_banned: ofBanned } } });
+  series.push(at(6, [2, 9, 1], [0, 0, 0]));
+  assert.deepEqual(series.columns.all, [4, 4, 4, 4, 2, 9, null], "the newest second is not over");
+  series.push(at(7, [2, 9, 8, 1], [0, 7, 6, 0]));
+  assert.deepEqual(series.columns.all.slice(4), [2, 9, 8, null]);
+  assert.deepEqual(series.columns.visitors.slice(4), [2, 2, 2, null]);
+});
+
+// After a restart in an anomaly the plot was red to its right edge for as long as the page was open.
+test("an anomaly that the agent does not know of is over", async () => {
+  const { Series } = await load("series.ts");
+  const series = new Series(300, 2);
+  series.load(history({ marks: [{ at_ms: 1_000, kind: "anomaly_started", count: 1, text: "" }] }));
+  const calm = (secs) => ({ ...status(secs), global: { rate: 1, error_rate: 0, anomaly: null } });
+  series.push(calm(6));
+  series.push(calm(8));
+  assert.deepEqual(series.anomalies(), [{ from: 1, to: 6 }]);
 });

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { loadSource } from "./source.mjs";
 import { FakeAgent, SCENARIOS } from "../../dashboard/web/dev-server/fake-agent.mjs";
 import { serve, TOKEN } from "../../dashboard/web/dev-server/server.mjs";
 import { assertAccessible, close, launch, open, openLive, reaches, row, rowIs } from "./harness.mjs";
@@ -77,10 +78,12 @@ describe("bans", () => {
       await rowIs(page, CLIENT, "gone");
       assert.equal(agent.isBanned(CLIENT), false);
 
-      await page.getByRole("button", { name: "Lift 198.51.100.43" }).click();
-      assert.equal(await page.getByLabel("Token").isVisible(), false, "asked for the token once only");
-      await page.getByRole("button", { name: "Lift the ban" }).click();
+      await row(page, "198.51.100.43").getByRole("button", { name: "Lift 198.51.100.43" }).click();
       await rowIs(page, "198.51.100.43", "gone");
+      assert.equal(await page.getByRole("dialog").isVisible(), false, "asked for the token once only");
+      await page.getByRole("button", { name: "Undo" }).click();
+      await rowIs(page, "198.51.100.43", "shown");
+      assert.ok(seconds(await leftOf(page, "198.51.100.43")) <= 600, "for what was left of its term");
       assert.equal(await page.evaluate(() => JSON.stringify(Object.values(localStorage))).then((kept) => kept.includes("dev-token")), false, "kept in the session only");
     }));
 
@@ -88,17 +91,17 @@ describe("bans", () => {
     withPage("calm", {}, async (page, { agent }) => {
       agent.makeBan(CLIENT);
       await rowIs(page, CLIENT, "shown");
-      await row(page, CLIENT).getByRole("button", { name: "Allow" }).click();
+      await row(page, CLIENT).getByRole("button", { name: "Never ban" }).click();
       await page.getByLabel("Token").fill(TOKEN);
-      await page.getByRole("button", { name: "Allow always" }).click();
+      await page.getByRole("button", { name: "Never ban it" }).click();
       await rowIs(page, CLIENT, "gone");
       assert.equal(agent.allowed.has(CLIENT), true);
 
       agent.makeBan("198.51.100.43");
       await rowIs(page, "198.51.100.43", "shown");
-      await page.getByRole("button", { name: "Lift 198.51.100.43" }).click();
-      agent.unban(["198.51.100.43"]);
-      await page.getByRole("button", { name: "Lift the ban" }).click();
+      const lift = agent.unban.bind(agent);
+      agent.unban = (clients) => (lift(clients), lift(clients));
+      await row(page, "198.51.100.43").getByRole("button", { name: "Lift 198.51.100.43" }).click();
       await page.getByText("198.51.100.43: was not banned").waitFor();
     }));
 
@@ -123,12 +126,195 @@ describe("bans", () => {
     }));
 });
 
+describe("attackers first", () => {
+  test("verdict, plot, attackers, paths, networks and kinds are above the fold", () =>
+    withPage("attack", { width: 1440, height: 900 }, async (page) => {
+      await page.locator(".attacker").nth(3).waitFor();
+      for (const place of ["#posture", "#rate-plot", "#drop-plot", ".attacker:nth-child(4)", "#kinds li", "#paths li", "#networks li"]) {
+        const bottom = await page.locator(place).first().evaluate((element) => element.getBoundingClientRect().bottom);
+        assert.ok(bottom <= 900, `${place} ends at ${bottom}`);
+      }
+      assert.equal(await page.locator("#health").evaluate((fold) => fold.open), false, "health is one line while all is well");
+    }));
+
+  test("on a phone the verdict and the plot come before everything else, then the attackers", () =>
+    withPage("attack", { width: 390, height: 844 }, async (page) => {
+      await page.locator(".attacker").first().waitFor();
+      const top = (place) => page.locator(place).first().evaluate((element) => element.getBoundingClientRect().top);
+      assert.ok((await top("#drop-plot")) < 844 - 62, "the plot is above the fold");
+      assert.ok((await top(".attackers")) < (await top(".kinds")));
+      assert.ok((await top(".kinds")) < (await top("#bans")));
+    }));
+
+  test("a leak is said in red on the row of its client, wherever that is", () =>
+    withPage("overrun", {}, async (page) => {
+      const leak = "Gets through: 37 requests in its last minute reached the web server although it is banned.";
+      await page.locator(".attacker[data-leak]", { hasText: "203.0.113.77" }).getByText(leak).waitFor();
+      await page.locator(".ban[data-leak]", { hasText: "203.0.113.77" }).getByText(leak).waitFor();
+      assert.match((await page.locator(".attacker").first().textContent()) ?? "", /203\.0\.113\.77/, "the first of them");
+    }));
+
+  test("who stopped leaves the list: drops are counted over seconds, not since the ban", async () => {
+    const { DropRates } = await loadSource("drop-rates.ts");
+    const rates = new DropRates();
+    const ban = (packets) => [{ client: "192.0.2.1", serial: 1, dropped: { packets, bytes: 0 } }];
+    const seen = [[0, 100], [5, 600], [10, 600], [20, 600], [26, 600], [27, 5]].map(([at, packets]) => rates.read(ban(packets), at * 1000).get("192.0.2.1"));
+    assert.deepEqual(seen, [undefined, 100, 50, 0, 0, undefined]);
+  });
+
+  test("the networks of addresses of every kind", async () => {
+    const { networkOf, isAddress } = await loadSource("views/addresses.ts");
+    const cases = [
+      ["203.0.113.77", "203.0.113.0/24"],
+      ["203.0.113.0/24", "203.0.113.0/24"],
+      ["203.0.0.0/16", "203.0.0.0/16"],
+      ["203.0.113.64/26", "203.0.113.0/24"],
+      ["2001:db8:77:1::/64", "2001:db8:77::/48"],
+      ["2001:db8::/64", "2001:db8::/48"],
+      ["2001:db8:0:1::/64", "2001:db8::/48"],
+      ["2001:db8::/32", "2001:db8::/32"],
+      ["2001:db8:1:2:3:4:5:6", "2001:db8:1::/48"],
+      ["::1", "::/48"],
+      ["1.2.3", null],
+      ["1:2:3", null],
+      ["a::b::c", null],
+      ["<script>", null],
+    ];
+    for (const [client, network] of cases) {
+      assert.equal(networkOf(client), network, client);
+      assert.equal(isAddress(client), network !== null, client);
+    }
+  });
+
+  test("a click on a mark of bans shows the events of that time", () =>
+    withPage("attack", {}, async (page) => {
+      await page.locator("#events .event").nth(5).waitFor();
+      await reaches(page, () => document.querySelector("#rate-plot[aria-label*='bans']") !== null, "drawn");
+      const ban = page.locator("#events", { hasText: "Banned 203.0.113.77" });
+      await ban.waitFor();
+      const box = await page.locator("#rate-plot .u-over").boundingBox();
+      // The ban was 214 s ago; the plot ends now and is 300 s wide.
+      await page.mouse.click(box.x + box.width * ((300 - 214) / 300), box.y + 6);
+      await page.locator("#events-chip").waitFor();
+      const shown = await page.locator("#events .event:visible").allTextContents();
+      assert.ok(shown.length >= 1 && shown.length < 4 && shown.some((text) => text.includes("Banned 203.0.113.77")), shown.join("\n"));
+      await page.locator("#events-chip").click();
+      await page.locator("#events .event").nth(5).waitFor();
+    }));
+});
+
+describe("finding", () => {
+  test("one search looks through attackers, bans and events", () =>
+    withPage("attack", {}, async (page) => {
+      await page.locator(".attacker").nth(3).waitFor();
+      await page.keyboard.press("/");
+      await page.keyboard.type("wp-login");
+      await reaches(page, () => [...document.querySelectorAll(".attacker")].every((row) => row.textContent.includes("wp-login")), "only those who ask for it");
+      await page.getByLabel("Search").fill("203.0.113.77");
+      await rowIs(page, "203.0.113.77", "shown");
+      await reaches(page, () => [...document.querySelectorAll("#events .event:not([hidden])")].every((line) => line.textContent.includes("203.0.113.77")), "events about it");
+      await page.keyboard.press("Enter");
+      await page.getByRole("dialog", { name: "203.0.113.77" }).waitFor();
+    }));
+
+  test("a link opens what it was copied from", () =>
+    withPage("attack", {}, async (page, server) => {
+      await page.locator(".attacker").first().waitFor();
+      await page.locator("#ranges").getByText("24 h", { exact: true }).click();
+      await page.getByLabel("Rule").selectOption("probing");
+      await page.locator(".attacker", { hasText: "192.0.2.14" }).getByRole("button", { name: "Explain 192.0.2.14" }).click();
+      await page.getByText("Rules, as of now").waitFor();
+      const link = page.url();
+      assert.match(link, /#client=192\.0\.2\.14&range=24h&rule=probing$/);
+      await page.getByRole("button", { name: "Close" }).click();
+      assert.match(page.url(), /#range=24h&rule=probing$/);
+
+      const second = await openLive(browser, link);
+      await second.getByRole("dialog", { name: "192.0.2.14" }).waitFor();
+      assert.equal(await second.locator("#ranges input:checked + label").textContent(), "24 h");
+      await reaches(second, () => document.getElementById("bans-rule").value === "probing", "its rule");
+      await close(second);
+      assert.ok(server.agent.status().bans.active > 0);
+    }));
+
+  test("a link of an attacker's making is text", () =>
+    withPage("calm", {}, async (page, { url }) => {
+      const second = await openLive(browser, `${url}#client=<img src=x onerror=window.hacked=1>&range=nonsense&q=<b>&rule=<i>`);
+      await second.getByRole("dialog").waitFor();
+      assert.deepEqual(await second.evaluate(() => ["hacked" in window, document.images.length]), [false, 0]);
+      await close(second);
+    }));
+
+  test("addresses can be selected and copied", () =>
+    withPage("attack", {}, async (page) => {
+      await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
+      for (const list of [".attacker", ".ban", ".clients tbody tr"]) {
+        const address = page.locator(`${list} .address`).first();
+        await address.dblclick();
+        await address.click({ clickCount: 3 });
+        const wanted = await address.textContent();
+        assert.ok((await page.evaluate(() => String(getSelection()))).includes(wanted), `${list}: ${wanted}`);
+      }
+      await page.locator(".opener").first().click();
+      await page.getByRole("button", { name: "Copy the address" }).first().click();
+      await page.getByText("Copied: ").waitFor();
+      assert.equal(await page.evaluate(() => navigator.clipboard.readText()), await page.locator(".ban .address").first().textContent());
+    }));
+
+  test("imported lists are one line, until they are asked for", () =>
+    withPage("imported", {}, async (page) => {
+      await page.getByText("3,000 clients of imported lists are banned as well.").waitFor();
+      assert.equal(await page.locator(".ban").count(), 7);
+      await page.getByRole("button", { name: "Show them" }).click();
+      await reaches(page, () => document.getElementById("bans-range").textContent === "1–25 of 3,000", "the imported ones");
+      await page.getByLabel("Rule").selectOption("");
+      await page.getByLabel("Search").fill("2001:db8:0:bb");
+      await rowIs(page, "2001:db8:0:bb::/64", "shown");
+    }));
+});
+
+describe("where the page is served", () => {
+  test("below a path of a proxy it works as at the root", async () => {
+    const server = await serve(new FakeAgent("calm"), 0, { prefix: "/shield" });
+    const page = await openLive(browser, server.url);
+    server.agent.makeBan(CLIENT);
+    await rowIs(page, CLIENT, "shown");
+    await close(page);
+    await server.stop();
+  });
+
+  test("a locked page says that it is locked, and nothing about traffic that it does not know", async () => {
+    const server = await serve(new FakeAgent("attack"));
+    server.options.locked = true;
+    const page = await open(browser, server.url);
+    await page.getByText("reading needs the operator's token").first().waitFor();
+    assert.equal(await page.locator("main").isVisible(), false);
+    assert.ok((await page.title()).startsWith("Locked"));
+    await page.getByRole("button", { name: "Enter the token" }).click();
+    await page.getByLabel("Token", { exact: true }).fill(TOKEN);
+    await page.getByRole("dialog").getByRole("button", { name: "Unlock" }).click();
+    await reaches(page, () => document.body.dataset.link === "live", "live");
+    await page.locator(".attacker").first().waitFor();
+    await close(page);
+    await server.stop();
+  });
+
+  test("a dry run says nowhere that anybody is banned", () =>
+    withPage("dry", {}, async (page) => {
+      await page.locator(".attacker").first().waitFor();
+      assert.ok((await page.title()).startsWith("Dry run"));
+      await page.getByRole("heading", { name: "Clients that would be banned" }).waitFor();
+      await page.getByRole("heading", { name: "Would be banned", exact: true }).waitFor();
+      assert.equal(await page.getByRole("heading", { name: /^Banned/ }).count(), 0);
+    }));
+});
+
 test("a request's path of <script> is text, wherever it is shown", () =>
   withPage("calm", {}, async (page, { agent }) => {
     const path = "/<script>window.hacked=1</script><img src=x onerror=window.hacked=1>";
     agent.makeBan(CLIENT, { path });
     await rowIs(page, CLIENT, "shown");
-    await row(page, CLIENT).getByRole("button", { name: CLIENT, exact: true }).click();
+    await row(page, CLIENT).getByRole("button", { name: `Evidence against ${CLIENT}` }).click();
     await page.locator(".paths code", { hasText: path }).waitFor();
     await page.locator("#events", { hasText: path }).waitFor();
     const found = await page.evaluate(() => ({ hacked: "hacked" in window, scripts: document.scripts.length, images: document.images.length }));
@@ -145,7 +331,7 @@ test("a ban whose evidence has neither values nor paths can be opened", () =>
     };
     agent.makeBan(CLIENT);
     await rowIs(page, CLIENT, "shown");
-    await row(page, CLIENT).getByRole("button", { name: CLIENT, exact: true }).click();
+    await row(page, CLIENT).getByRole("button", { name: `Evidence against ${CLIENT}` }).click();
     await page.getByRole("heading", { name: "The evidence" }).first().waitFor();
   }));
 
@@ -183,7 +369,7 @@ describe("the posture", () => {
     withPage("overrun", {}, async (page, { agent }) => {
       await page.getByText("48 clients get through", { exact: true }).waitFor();
       await page.getByText("203.0.113.0/24 (46), 2001:db8:77::/48 (2)").waitFor();
-      await page.getByRole("button", { name: "Ban 203.0.113.0/24 for 1 h" }).click();
+      await page.getByRole("button", { name: "Ban 203.0.113.0/24…" }).click();
       await page.getByLabel("Token").fill(TOKEN);
       await page.getByRole("button", { name: "Ban", exact: true }).click();
       await rowIs(page, "203.0.113.0/24", "shown");
@@ -245,8 +431,9 @@ describe("people", () => {
       await page.keyboard.press("Tab");
       assert.equal(await focused(), "Skip to the banned clients");
       await page.keyboard.press("Enter");
-      for (let presses = 0; presses < 6 && (await focused()) !== CLIENT; presses += 1) await page.keyboard.press("Tab");
-      assert.equal(await focused(), CLIENT, "the first row is a few presses away");
+      const named = () => page.evaluate(() => document.activeElement?.getAttribute("aria-label"));
+      for (let presses = 0; presses < 6 && (await named()) !== `Evidence against ${CLIENT}`; presses += 1) await page.keyboard.press("Tab");
+      assert.equal(await named(), `Evidence against ${CLIENT}`, "the first row is a few presses away");
       await page.keyboard.press("Enter");
       await page.locator(".ban-details").first().waitFor();
       await page.keyboard.press("Tab");
@@ -300,7 +487,7 @@ describe("looks", () => {
       await page.getByRole("button", { name: /^Lift / }).first().click();
       await assertAccessible(page, `asking, ${colorScheme}`);
       await page.keyboard.press("Escape");
-      await page.locator(".clients .address").first().click();
+      await page.locator(".clients .plain").first().click();
       await page.getByText("Rules, as of now").waitFor();
       await page.locator(".rule summary").first().click();
       await assertAccessible(page, `explaining, ${colorScheme}`);
@@ -311,6 +498,14 @@ describe("looks", () => {
       await close(page);
     }
   });
+
+  test("in the user's own colours everything is there, and axe finds nothing", () =>
+    withPage("overrun", { forcedColors: "active" }, async (page) => {
+      await page.getByText("Gets through: 37 requests").first().waitFor();
+      await assertAccessible(page, "forced colours");
+      const marked = await page.evaluate(() => getComputedStyle(document.querySelector("#ranges input:checked + label")).backgroundColor !== getComputedStyle(document.querySelector("#ranges input:not(:checked) + label")).backgroundColor);
+      assert.ok(marked, "the chosen span can be told from the others");
+    }));
 
   test("screenshots are kept for review", async () => {
     await mkdir(SCREENSHOTS, { recursive: true });
@@ -338,6 +533,7 @@ test("nothing goes wrong while everything is used", () =>
     await page.getByRole("button", { name: /^Colours/ }).click();
     await page.setViewportSize({ width: 500, height: 800 });
     await page.setViewportSize({ width: 1200, height: 800 });
+    for (const label of ["Log", "Linear"]) await page.locator("#scales").getByText(label, { exact: true }).click();
     await page.locator(".opener").first().click();
     await page.getByRole("button", { name: "Explain this client" }).click();
     await page.getByRole("dialog").getByRole("button", { name: "Close" }).click();

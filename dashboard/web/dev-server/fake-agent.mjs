@@ -13,11 +13,22 @@ export const SCENARIOS = {
   empty: { bans: 0, quiet: true },
   warming: { bans: 0, warming: true },
   degraded: { bans: 4, degraded: true, attack: true },
-  overrun: { bans: 3, attack: true, withheld: true },
+  overrun: { bans: 3, attack: true, withheld: true, leaking: true },
+  imported: { bans: 7, imported: 3_000, attack: true },
+  dry: { bans: 4, attack: true, dry: true },
 };
 
 const RULES = ["z_score", "probing", "error_surge", "rate_multiplier", "flood", "behaviour", "network", "operator", "imported"];
 const PROBED = ["/wp-login.php", "/.env", "/xmlrpc.php", "/.git/config", "/phpmyadmin/index.php", "/<script>alert(document.domain)</script>"];
+
+/** What clients ask for, by the rule they fall foul of. */
+const PATHS = {
+  probing: ["/.env", "/.git/config", "/phpmyadmin/index.php", "/backup.zip", "/.aws/credentials"],
+  error_surge: ["/wp-login.php", "/xmlrpc.php"],
+  flood: ["/search?q=a", "/"],
+  z_score: ["/<script>alert(document.domain)</script>", "/search?q=a"],
+  behaviour: ["/products/1041", "/products/1042", "/products/1043"],
+};
 
 export class FakeAgent {
   constructor(scenario = "attack", { now = Date.now } = {}) {
@@ -51,13 +62,31 @@ export class FakeAgent {
     return bump(260, 120, 7.5) + bump(1320, 1180, 4) + bump(2 * HOUR, 2 * HOUR - 900, 6) + bump(9 * HOUR, 9 * HOUR - 1200, 5);
   }
 
+  /** What of the rate banned clients asked. */
+  bannedAt(secs) {
+    return 0.85 * this.surgeAt(secs);
+  }
+
+  seconds(end) {
+    const at = Array.from({ length: WINDOW_SECS }, (_, ago) => end - WINDOW_SECS + 1 + ago);
+    const noisy = (value, secs) => Math.max(0, Math.round(value * (0.5 + hash(secs + 99))));
+    const ofBanned = at.map((secs) => noisy(this.bannedAt(secs), secs));
+    return { end_ms: end * 1000, requests: at.map((secs, which) => ofBanned[which] + noisy(this.rateAt(secs) - this.bannedAt(secs), secs + 1)), of_banned: ofBanned };
+  }
+
+  attacks() {
+    if (this.scenario.withheld) return { probing: 3 };
+    if (!this.scenario.attack) return {};
+    return { floods: 4, probing: 3 };
+  }
+
   startOfShow() {
     this.show ??= this.now() / 1000;
     return this.show;
   }
 
   droppedAt(secs) {
-    if (!this.scenario.attack) return 0;
+    if (!this.scenario.attack || this.scenario.dry) return 0;
     const ago = this.startOfShow() - secs;
     const on = (from, level) => (ago < from ? level * Math.exp(-(from - ago) / 900) : 0);
     const steady = on(215, 4200) + on(1260, 700);
@@ -79,7 +108,8 @@ export class FakeAgent {
       version: "0.1.0",
       now_ms: now,
       started_ms: this.startedMs,
-      dry_run: false,
+      dry_run: scenario.dry === true,
+      attacks: this.attacks(),
       posture: this.posture(rate),
       withheld: scenario.withheld
         ? { clients: 48, networks: [{ network: "203.0.113.0/24", clients: 46 }, { network: "2001:db8:77::/48", clients: 2 }] }
@@ -100,7 +130,9 @@ export class FakeAgent {
       global: {
         rate,
         error_rate: rate * (surging ? 0.31 : 0.04),
+        banned_rate: this.bannedAt(secs),
         window_secs: WINDOW_SECS,
+        seconds: this.seconds(Math.floor(secs)),
         anomaly: surging ? { since_ms: now - 48_000, condition: `${rate.toFixed(2)} req/s server-wide, 4.71 standard deviations above the usual 2.10 req/s` } : null,
       },
       baseline: {
@@ -180,8 +212,9 @@ export class FakeAgent {
     return { window_secs: WINDOW_SECS, now_ms: this.now(), clients: [...loud, ...Array.from({ length: 10 }, (_, at) => quiet(at))].slice(0, n) };
   }
 
-  bans({ q, rule, sort, limit, cursor }) {
-    const all = this.matching(q.toLowerCase(), rule, sort);
+  bans({ q, rule, sort, limit, cursor, imported }) {
+    const found = this.matching(q.toLowerCase(), rule, sort);
+    const all = imported || this.scenario.imported === undefined ? found : found.filter((client) => this.ruleOf(client) !== "imported" || this.added.some((ban) => ban.client === client));
     const from = cursor === null ? 0 : Number(cursor);
     const next = from + limit < all.length ? String(from + limit) : null;
     return { bans: all.slice(from, from + limit).map((key) => this.ban(key)), total: all.length, next, now_ms: this.now() };
@@ -201,6 +234,7 @@ export class FakeAgent {
       at_ms: at.map((secs) => secs * 1000),
       rate: column((secs) => this.rateAt(secs)),
       error_rate: column((secs) => this.rateAt(secs) * (this.surgeAt(secs) > 1 ? 0.3 : 0.04)),
+      banned_rate: column((secs) => this.bannedAt(secs)),
       mean: column((secs) => (this.scenario.quiet ? 0.1 : meanAt(secs))),
       stddev: column(() => (this.scenario.quiet ? 0.1 : 0.62)),
       dropped_packets_per_sec: column((secs) => this.droppedAt(secs)),
@@ -244,8 +278,8 @@ export class FakeAgent {
     this.happened("banned", "warning", client, `Banned ${client} for ${secs / MINUTE} min: z-score=5.43 > threshold=2.0, most requested ${path}`);
   }
 
-  banAll(clients, secs) {
-    clients.forEach((client) => this.makeBan(client, { secs, rule: "operator" }));
+  banAll(clients, term) {
+    clients.forEach((client) => this.makeBan(client, { secs: term === "permanent" ? 1e9 : term.secs, rule: "operator" }));
     return { ok: true, results: clients.map((client) => ({ client, ok: true, message: "banned" })) };
   }
 
@@ -304,28 +338,38 @@ export class FakeAgent {
   }
 
   invented() {
-    this.names ??= Array.from({ length: this.scenario.bans }, (_, at) => clientName(at));
+    this.names ??= Array.from({ length: this.scenario.bans + (this.scenario.imported ?? 0) }, (_, at) => clientName(at));
     return this.names;
   }
 
   matching(q, rule, sort) {
     if (q === "" && rule === "" && sort === "since") return this.keys();
-    const found = this.keys().filter((client) => client.startsWith(q) && (rule === "" || RULES[ruleOf(client)] === rule));
+    // A million names are not filtered again for each page of them.
+    const asked = JSON.stringify([q, rule, sort]);
+    if (this.last?.asked === asked && this.last.keys === this.keys()) return this.last.found;
+    const found = this.keys().filter((client) => client.startsWith(q) && (rule === "" || this.ruleOf(client) === rule));
     if (sort === "client") found.sort();
     if (sort === "ends" && found.length < 1000) found.sort((a, b) => (this.ban(a).ends_ms ?? Infinity) - (this.ban(b).ends_ms ?? Infinity));
+    this.last = { asked, keys: this.keys(), found };
     return found;
+  }
+
+  /** In the scenario of imported lists all but the first are imported. */
+  ruleOf(client) {
+    const isImported = this.scenario.imported !== undefined && STORY[client] === undefined;
+    return isImported ? "imported" : RULES[ruleOf(client)];
   }
 
   ban(client) {
     const now = this.now();
     const added = this.added.find((ban) => ban.client === client);
     const at = number(client);
-    const rule = added?.rule ?? RULES[ruleOf(client)];
+    const rule = added?.rule ?? this.ruleOf(client);
     const offence = added ? 1 : offenceOf(client);
     const term = added?.secs ?? [0, 600, 1800, 7200, null][offence];
     const since = added?.sinceMs ?? this.startOfShow() * 1000 - Math.floor((term ?? 90_000) * 1000 * (0.05 + 0.3 * hash(at)));
     const ends = term === null ? null : since + term * 1000;
-    const packets = Math.round((now - since) / 1000 * (3 + 400 * hash(at + 3) ** 4));
+    const packets = this.scenario.dry ? 0 : Math.round(((now - since) / 1000) * (3 + 400 * hash(at + 3) ** 4));
     return {
       client,
       serial: at,
@@ -337,6 +381,7 @@ export class FakeAgent {
       reason: rule === "operator" ? "scraping the shop's prices" : rule === "imported" ? "list of 2026-11" : null,
       words: WORDS[rule],
       evidence: rule === "operator" || rule === "imported" ? null : evidence(rule, since, added?.path),
+      leaking: this.scenario.leaking && client === "203.0.113.77" ? 37 : null,
       dropped: { packets, bytes: packets * 74 },
       enforced_by: this.scenario.degraded ? ["xdp"] : ["iptables", "xdp"],
     };
@@ -404,7 +449,7 @@ function evidence(rule, sinceMs, path) {
       { name: "failed_paths_60s", value: 14, threshold: 10 },
       { name: "errors_60s", value: 201, threshold: 20 },
     ],
-    top_paths: [...(path === undefined ? [] : [{ path, count: 64 }]), ...PROBED.map((probed, at) => ({ path: probed, count: 40 - 6 * at }))],
+    top_paths: [...(path === undefined ? [] : [{ path, count: 64 }]), ...(PATHS[rule] ?? PROBED).map((path, at) => ({ path, count: Math.max(1, 40 - 9 * at) }))],
   };
 }
 

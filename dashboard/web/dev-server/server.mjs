@@ -21,10 +21,13 @@ const FILES = {
 };
 
 /** Starts a server for `agent` on loopback; port 0 takes a free one. */
-export async function serve(agent, port = 0) {
+export async function serve(agent, port = 0, { prefix = "" } = {}) {
   const policy = readPolicy();
-  const options = { streams: true };
+  const options = { streams: true, locked: false };
   const server = createServer((request, response) => {
+    // As a proxy does that serves the page below a path.
+    if (!request.url.startsWith(prefix)) return json(response, 404, { code: "not_found", message: "outside of the prefix" });
+    request.url = request.url.slice(prefix.length);
     route(agent, options, policy, request, response).catch((error) => json(response, 500, { code: "internal", message: String(error) }));
   });
   await new Promise((resolve, reject) => server.once("error", reject).listen(port, "127.0.0.1", resolve));
@@ -32,7 +35,7 @@ export async function serve(agent, port = 0) {
     agent,
     options,
     port: server.address().port,
-    url: `http://127.0.0.1:${server.address().port}/`,
+    url: `http://127.0.0.1:${server.address().port}${prefix}/`,
     /** Ends every connection at once, as a killed agent does. */
     stop: () => {
       const closed = new Promise((resolve) => server.close(resolve));
@@ -55,6 +58,8 @@ async function route(agent, options, policy, request, response) {
   if (file !== undefined) {
     response.writeHead(200, { "content-type": file[1], "content-security-policy": policy, "cache-control": "no-cache" });
     response.end(readFileSync(join(here, "../dist", file[0])));
+  } else if (options.locked && !isAuthorised(request)) {
+    unauthorised(response);
   } else if (url.pathname === "/api/v1/events") {
     if (options.streams) stream(agent, request, response);
     else json(response, 503, { code: "too_many_streams", message: "Too many event streams are open; poll /status instead." });
@@ -78,7 +83,7 @@ function read(agent, { pathname, searchParams }, request, response) {
     case "/api/v1/clients":
       return json(response, 200, agent.clients(number("n", 10)));
     case "/api/v1/bans":
-      return json(response, 200, agent.bans({ q: searchParams.get("q") ?? "", rule: searchParams.get("rule") ?? "", sort: searchParams.get("sort") ?? "since", limit: number("limit", 50), cursor: searchParams.get("cursor") }));
+      return json(response, 200, agent.bans({ q: searchParams.get("q") ?? "", rule: searchParams.get("rule") ?? "", sort: searchParams.get("sort") ?? "since", limit: number("limit", 50), cursor: searchParams.get("cursor"), imported: searchParams.get("imported") !== "false" }));
     case "/api/v1/history":
       return json(response, 200, agent.history(searchParams.get("range") ?? "30m"));
     case "/api/v1/events/recent":
@@ -95,7 +100,7 @@ async function change(agent, pathname, request, response) {
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
   const { clients, term } = JSON.parse(Buffer.concat(chunks).toString());
-  if (pathname === "/api/v1/ban") return json(response, 200, agent.banAll(clients, term.secs));
+  if (pathname === "/api/v1/ban") return json(response, 200, agent.banAll(clients, term));
   if (pathname === "/api/v1/unban") return json(response, 200, agent.unban(clients));
   if (pathname === "/api/v1/allow") return json(response, 200, agent.allow(clients));
   return json(response, 404, { code: "not_found", message: `There is no ${pathname}.` });

@@ -88,6 +88,10 @@ export class Keyed<Item, View extends { elements: Element[]; update(item: Item):
     arrange(this.parent, [...next.values()].flatMap((view) => view.elements));
   }
 
+  get size(): number {
+    return this.views.size;
+  }
+
   get all(): Iterable<View> {
     return this.views.values();
   }

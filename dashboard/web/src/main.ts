@@ -6,8 +6,11 @@ import { everySecond, setAgentClock } from "./clock";
 import { byId, setText } from "./dom";
 import { zone } from "./format";
 import { loadLabels } from "./labels";
+import { readPlace, writePlace } from "./place";
 import { startTheme } from "./theme";
-import { allow, lift, startTokenButton } from "./views/actions";
+import { onChange, startTokenButton } from "./views/actions";
+import { isAddress } from "./views/addresses";
+import { Attackers } from "./views/attackers";
 import { startBaseline } from "./views/baseline";
 import { Bans } from "./views/bans";
 import { startClients } from "./views/clients";
@@ -20,21 +23,68 @@ import { startMachine } from "./views/machine";
 import { Notices } from "./views/notices";
 import { Traffic } from "./views/traffic";
 
-const EVENTS_AT_START = 60;
+const EVENTS_AT_START = 100;
 
 /** Kinds of events that change the table of bans. */
-const CHANGES_BANS = new Set(["banned", "lifted", "extended", "allowlist_changed", "started"]);
+const CHANGES_BANS = new Set(["banned", "would_ban", "lifted", "extended", "allowlist_changed", "started"]);
+
+/** A search starts when nothing was typed for this long. */
+const TYPING_MS = 200;
+
+const search = byId<HTMLInputElement>("search");
+
+/** The client whose explanation is open. */
+let explained: string | null = null;
+
+function show(client: string): void {
+  explained = client;
+  keepPlace();
+  void explain(client, () => {
+    explained = null;
+    keepPlace();
+  });
+}
 
 const header = startHeader();
-const traffic = new Traffic();
 const events = new Events();
-const bans = new Bans({
-  lift: (ban) => lift(ban.client, () => bans.changed()),
-  allow: (ban) => allow(ban.client, () => bans.changed()),
-  explain: (ban) => void explain(ban.client),
-});
-const showClients = startClients((client) => void explain(client));
+const traffic = new Traffic(
+  () => keepPlace(),
+  ({ from, to }) => events.between({ fromMs: from * 1000, toMs: to * 1000 }),
+);
+const bans = new Bans(show, () => keepPlace());
+const attackers = new Attackers(show, find);
+const showClients = startClients(show);
 const showStatus = [startFigures(), startHealth(), startBaseline(), startMachine(), header.status];
+
+function keepPlace(): void {
+  const range = traffic.range === "live" ? null : traffic.range;
+  writePlace({ client: explained, range, q: search.value.trim(), rule: bans.chosenRule });
+}
+
+/** Searches all lists. */
+function find(text: string): void {
+  search.value = text;
+  const needle = text.trim();
+  bans.find(needle);
+  attackers.filter(needle);
+  events.filter(needle);
+}
+
+let typing: ReturnType<typeof setTimeout> | undefined;
+search.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => find(search.value), TYPING_MS);
+});
+search.addEventListener("keydown", (event) => {
+  const text = search.value.trim();
+  if (event.key === "Enter" && isAddress(text)) show(text);
+});
+document.addEventListener("keydown", (event) => {
+  const isTyping = event.target instanceof HTMLElement && event.target.matches("input, select, textarea");
+  if (event.key !== "/" || isTyping || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]") !== null) return;
+  event.preventDefault();
+  search.focus();
+});
 
 const link = new Link({
   onState(state) {
@@ -45,13 +95,15 @@ const link = new Link({
     setAgentClock(status.now_ms);
     for (const show of showStatus) show(status);
     notices.setStatus(status);
-    showClients(clients);
+    attackers.setStatus(status);
+    bans.setDry(status.dry_run);
+    showClients(clients, status.dry_run);
     traffic.push(status);
   },
   onNotice(event) {
     events.add(event);
     traffic.mark(event);
-    if (CHANGES_BANS.has(event.kind)) bans.changed();
+    if (CHANGES_BANS.has(event.kind)) bansChanged();
   },
   onGap: reload,
 });
@@ -61,6 +113,15 @@ const unlock = startTokenButton(() => {
   reload();
 });
 const notices = new Notices(() => link.retryNow(), unlock);
+
+let looking: ReturnType<typeof setTimeout> | undefined;
+
+/** Fetches the bans again soon, once for a burst of changes. */
+function bansChanged(): void {
+  bans.changed();
+  clearTimeout(looking);
+  looking = setTimeout(() => void attackers.look(), TYPING_MS);
+}
 
 /** Without them names show as they are in the API; reconnecting fetches them again. */
 async function showLabels(): Promise<void> {
@@ -72,7 +133,7 @@ async function showLabels(): Promise<void> {
  * reconnecting reloads. */
 function reload(): void {
   void showLabels();
-  bans.changed();
+  bansChanged();
   traffic.reload();
   api
     .recentEvents(EVENTS_AT_START)
@@ -80,15 +141,28 @@ function reload(): void {
     .catch(() => undefined);
 }
 
+/** Shows what the address asks for. */
+function goToPlace(): void {
+  const place = readPlace();
+  traffic.setRange(place.get("range") ?? null);
+  const [q, rule, client] = [place.get("q"), place.get("rule"), place.get("client")];
+  if (rule !== undefined) bans.choose(rule);
+  if (q !== undefined) find(q);
+  if (client !== undefined) show(client);
+}
+
+onChange(bansChanged);
 startTheme(byId("theme-button"), () => traffic.recolour());
 setText(byId("foot-zone"), `Times are in your zone, ${zone()}.`);
 everySecond(() => notices.show());
 addEventListener("online", () => link.retryNow());
+addEventListener("hashchange", goToPlace);
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible") link.retryNow();
 });
 // The labels first, so that no row shows a bare name for a moment.
 void showLabels().finally(() => {
   reload();
+  goToPlace();
   void link.run();
 });

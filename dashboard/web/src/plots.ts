@@ -1,28 +1,24 @@
-// The two plots, drawn by uPlot. Their data is in `series.ts`.
+// The plot of what reached the web server, and below it, hanging down, of what was dropped before it. Drawn by uPlot; their data
+// is in `series.ts`.
 
 import uPlot from "uplot";
-import { bytes, shortCount } from "./format";
+import { shortCount } from "./format";
 import { band, type Series } from "./series";
 import { colour } from "./theme";
 
-const TOKENS = ["rate", "errors", "mean", "band", "packets", "packets-fill", "bytes", "ban", "anomaly", "grid", "axis"] as const;
+const TOKENS = ["visitors", "attackers", "rate", "errors", "mean", "band", "packets", "ban", "anomaly", "grid", "axis"] as const;
 type Palette = Record<(typeof TOKENS)[number], string>;
 
+/** Linear, or as the inverse hyperbolic sine: like a logarithm, but with a place for 0. */
+export type Scale = "linear" | "log";
+
 /** Marks closer than this are drawn as one. */
-const MARK_WIDTH_PX = 12;
-/** Below this width there is no room for an axis on the right. */
-const NARROW_PX = 560;
-const RIGHT_AXIS_PX = 62;
-/** The bytes' axis: after the one of time and the one of packets. */
-const BYTES_AXIS = 2;
-/** Steps of the bytes' axis: powers of two, because the units are. */
-const BYTE_STEPS = Array.from({ length: 50 }, (_, power) => 2 ** power);
+const MARK_WIDTH_PX = 14;
 const AXIS_FONT = "11px system-ui, sans-serif";
 const SYNC = "traffic";
 
 /** Columns of the plots, in the order of their data. */
-export const RATE = { at: 0, rate: 1, errors: 2, mean: 3, low: 4, high: 5 } as const;
-export const DROPS = { at: 0, packets: 1, bytes: 2 } as const;
+export const RATE = { at: 0, all: 1, visitors: 2, errors: 3, rate: 4, mean: 5, low: 6, high: 7 } as const;
 
 let palette = readPalette;
 
@@ -39,29 +35,35 @@ export function forgetPalette(): void {
 
 export function rateData({ columns }: Series): uPlot.AlignedData {
   const { low, high } = band(columns);
-  return [columns.at, columns.rate, columns.errors, columns.mean, low, high];
+  return [columns.at, columns.all, columns.visitors, columns.errors, columns.rate, columns.mean, low, high];
 }
 
 export function dropData({ columns }: Series): uPlot.AlignedData {
-  return [columns.at, columns.packets, columns.bytes];
+  return [columns.at, columns.packets];
 }
 
-/** The rate and the normal band, with the marks of `series`. */
-export function ratePlot(parent: HTMLElement, series: () => Series, hovered: (at: number | null) => void): uPlot {
+/** A stretch of time that a mark stands for, in seconds. */
+export interface Stretch {
+  from: number;
+  to: number;
+}
+
+/** What reached the web server: all of it, the visitors' part over it, the mean of 60 s and the usual band, with the marks of
+ * `series`. */
+export function ratePlot(parent: HTMLElement, series: () => Series, scale: Scale, hovered: (at: number | null) => void, marked: (stretch: Stretch) => void): uPlot {
   const line = (token: keyof Palette, width: number, dash?: number[]): uPlot.Series => ({
     stroke: () => palette()[token],
     width,
     points: { show: false },
     ...(dash === undefined ? {} : { dash }),
   });
-  return new uPlot(
+  const plot = new uPlot(
     {
       ...common(parent),
-      // As wide as the other plot's right axis, so that a moment is at the same place in both.
-      padding: [10, (plot) => rightPx(plot) + 8, 0, 0],
-      series: [{}, line("rate", 2), line("errors", 1.5), line("mean", 1.25, [5, 4]), line("band", 0), line("band", 0)],
+      padding: [12, 8, 0, 0],
+      series: [{}, barsOf("attackers"), barsOf("visitors"), line("errors", 1.25), line("rate", 2), line("mean", 1.25, [5, 4]), line("band", 0), line("band", 0)],
       bands: [{ series: [RATE.high, RATE.low], fill: () => palette().band }],
-      scales: { x: { time: true }, y: { range: fromZero(1) } },
+      scales: { x: { time: true }, y: { range: fromZero(1), ...distribution(scale) } },
       axes: [timeAxis(), valueAxis((value) => shortNumber(value))],
       hooks: {
         drawClear: [(plot) => drawAnomalies(plot, series())],
@@ -72,25 +74,22 @@ export function ratePlot(parent: HTMLElement, series: () => Series, hovered: (at
     rateData(series()),
     parent,
   );
+  plot.over.addEventListener("click", (event) => {
+    const stretch = markAt(plot, series(), event.offsetX);
+    if (stretch !== null) marked(stretch);
+  });
+  return plot;
 }
 
-/** Packets (left) and bytes (right) dropped per second. */
-export function dropPlot(parent: HTMLElement, series: () => Series, hovered: (at: number | null) => void): uPlot {
+/** Packets dropped per second, downwards. */
+export function dropPlot(parent: HTMLElement, series: () => Series, scale: Scale, hovered: (at: number | null) => void): uPlot {
   return new uPlot(
     {
       ...common(parent),
-      padding: [10, 8, 0, 0],
-      series: [
-        {},
-        { scale: "packets", stroke: () => palette().packets, fill: () => palette()["packets-fill"], width: 1.5, points: { show: false } },
-        { scale: "bytes", stroke: () => palette().bytes, width: 1.25, dash: [2, 3], points: { show: false } },
-      ],
-      scales: { x: { time: true }, packets: { range: fromZero(10) }, bytes: { range: fromZero(1024) } },
-      axes: [
-        timeAxis(),
-        { ...valueAxis((value) => shortNumber(value)), scale: "packets" },
-        { ...valueAxis((value) => bytes(value)), scale: "bytes", side: 1, grid: { show: false }, size: rightPx, incrs: BYTE_STEPS },
-      ],
+      padding: [0, 8, 6, 0],
+      series: [{}, { ...barsOf("packets"), scale: "packets" }],
+      scales: { x: { time: true }, packets: { range: fromZero(10), dir: -1, ...distribution(scale) } },
+      axes: [{ show: false }, { ...valueAxis((value) => (value === 0 ? "" : shortNumber(value))), scale: "packets", space: 22 }],
       hooks: { setCursor: [(plot) => hovered(plot.cursor.idx ?? null)] },
     },
     dropData(series()),
@@ -98,17 +97,22 @@ export function dropPlot(parent: HTMLElement, series: () => Series, hovered: (at
   );
 }
 
+function barsOf(token: keyof Palette): uPlot.Series {
+  const paths = uPlot.paths.bars?.({ size: [0.86, 24], gap: 0 });
+  return { fill: () => palette()[token], stroke: () => palette()[token], width: 0, points: { show: false }, ...(paths === undefined ? {} : { paths }) };
+}
+
+function distribution(scale: Scale): Pick<uPlot.Scale, "distr" | "asinh"> {
+  return scale === "log" ? { distr: 4, asinh: 1 } : {};
+}
+
 function common(parent: HTMLElement): Pick<uPlot.Options, "width" | "height" | "legend" | "cursor"> {
   return {
     width: parent.clientWidth,
     height: parent.clientHeight,
     legend: { show: false },
-    cursor: { y: false, drag: { x: false, y: false }, sync: { key: SYNC }, points: { size: 7 } },
+    cursor: { y: false, drag: { x: false, y: false }, sync: { key: SYNC }, points: { show: false } },
   };
-}
-
-function rightPx(plot: uPlot): number {
-  return plot.width < NARROW_PX ? 0 : RIGHT_AXIS_PX;
 }
 
 /** From 0 to a tenth above the highest value, and at least to `least`, so that noise does not fill the plot. */
@@ -140,7 +144,7 @@ function valueAxis(words: (value: number) => string): uPlot.Axis {
     size: 46,
     gap: 6,
     space: 34,
-    values: (plot, splits, axis) => (axis === BYTES_AXIS && rightPx(plot) === 0 ? splits.map(() => "") : splits.map(words)),
+    values: (_plot, splits) => splits.map((value) => (value === null ? "" : words(value))),
   };
 }
 
@@ -165,18 +169,30 @@ function drawBans(plot: uPlot, series: Series): void {
   const { min, max } = plot.scales["x"] ?? {};
   if (min === undefined || max === undefined || min === null || max === null) return;
   const ratio = devicePixelRatio;
-  const secsPerMark = ((max - min) / bbox.width) * MARK_WIDTH_PX * ratio;
   ctx.save();
   ctx.fillStyle = ctx.strokeStyle = palette().ban;
   ctx.font = `600 ${10 * ratio}px system-ui, sans-serif`;
   ctx.textAlign = "center";
   ctx.lineWidth = ratio;
   ctx.setLineDash([2 * ratio, 3 * ratio]);
-  for (const { at, count } of series.bans(Math.max(1, secsPerMark))) {
+  for (const { at, count } of series.bans(secsPerMark(plot))) {
     const x = plot.valToPos(at, "x", true);
     if (x >= bbox.left && x <= bbox.left + bbox.width) drawBan(ctx, x, bbox, count, ratio);
   }
   ctx.restore();
+}
+
+function secsPerMark({ scales, bbox }: uPlot): number {
+  const { min, max } = scales["x"] ?? {};
+  return Math.max(1, (((max ?? 0) - (min ?? 0)) / bbox.width) * MARK_WIDTH_PX * devicePixelRatio);
+}
+
+/** The stretch of the mark at this place, if there is one. */
+function markAt(plot: uPlot, series: Series, px: number): Stretch | null {
+  const distance = ({ at }: { at: number }): number => Math.abs(plot.valToPos(at, "x") - px);
+  const nearest = series.bans(secsPerMark(plot)).toSorted((a, b) => distance(a) - distance(b))[0];
+  if (nearest === undefined || distance(nearest) > MARK_WIDTH_PX) return null;
+  return { from: nearest.at - nearest.secs / 2, to: nearest.at + nearest.secs / 2 };
 }
 
 /** A dotted line with a triangle at its top, and a number if it stands for several bans. */

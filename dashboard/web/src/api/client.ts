@@ -1,6 +1,6 @@
 // Requests to the agent's API, with the token, a time limit, and errors that name the cause.
 
-import { BASE, type BanSort, type Changes, type HistoryRange, type Reads, type RuleName } from "./types";
+import { BASE, type BanSort, type Changes, type HistoryRange, type Reads, type RuleName, type Term } from "./types";
 import { readToken } from "./token";
 
 /** Within the agent's own limit of 10 s: a slower agent is in trouble, and the page shows that it is disconnected. */
@@ -8,6 +8,9 @@ const READ_LIMIT_MS = 8_000;
 
 /** Longer than for reads: a change is committed to the store before it is answered. */
 const CHANGE_LIMIT_MS = 20_000;
+
+/** Beside the page, wherever a proxy puts it: below a prefix as well. */
+const ROOT = `.${BASE}`;
 
 /** A refused request, or one without an answer (`status` 0). */
 export class ApiError extends Error {
@@ -30,17 +33,17 @@ export const api = {
   recentEvents: (limit: number) => read("/events/recent", { limit }),
   history: (range: HistoryRange) => read("/history", { range }),
   explain: (client: string) => read("/explain", { client }),
-  bans: (query: { q: string; rule: RuleName | ""; sort: BanSort; limit: number; cursor: string | null }) =>
+  bans: (query: { q: string; rule: RuleName | ""; sort: BanSort; limit: number; cursor: string | null; imported: boolean }) =>
     read("/bans", {
       sort: query.sort,
       limit: query.limit,
       ...(query.q === "" ? {} : { q: query.q }),
       ...(query.rule === "" ? {} : { rule: query.rule }),
       ...(query.cursor === null ? {} : { cursor: query.cursor }),
+      ...(query.imported ? {} : { imported: false }),
     }),
 
-  ban: (client: string, secs: number, reason: string | null) =>
-    change("/ban", { clients: [client], term: { secs }, reason }),
+  ban: (client: string, term: Term, reason: string | null) => change("/ban", { clients: [client], term, reason }),
   unban: (client: string, forget: boolean, reason: string | null) =>
     change("/unban", { clients: [client], forget, reason }),
   allow: (client: string, reason: string | null) => change("/allow", { clients: [client], reason }),
@@ -60,7 +63,7 @@ export const api = {
   async openEvents(lastEventId: string | null, signal: AbortSignal): Promise<ReadableStream<Uint8Array>> {
     const headers: Record<string, string> = { accept: "text/event-stream", ...authorization() };
     if (lastEventId !== null) headers["last-event-id"] = lastEventId;
-    const answer = await fetchOrThrow(BASE + "/events", { headers, cache: "no-store", signal });
+    const answer = await fetchOrThrow(ROOT + "/events", { headers, cache: "no-store", signal });
     if (answer.body === null) throw new ApiError(0, "The event stream has no body.");
     return answer.body;
   },
@@ -84,7 +87,7 @@ async function change<Path extends keyof Changes>(path: Path, body: Changes[Path
 }
 
 function request(path: string, init: RequestInit, limitMs: number): Promise<Response> {
-  return fetchOrThrow(BASE + path, { cache: "no-store", ...init, signal: AbortSignal.timeout(limitMs) });
+  return fetchOrThrow(ROOT + path, { cache: "no-store", ...init, signal: AbortSignal.timeout(limitMs) });
 }
 
 async function fetchOrThrow(url: string, init: RequestInit): Promise<Response> {

@@ -2,51 +2,84 @@
 
 import { api } from "../api/client";
 import { forgetToken, readToken } from "../api/token";
-import type { Reply } from "../api/types";
+import type { Ban, Reply, Term } from "../api/types";
 import { byId, h, setText } from "../dom";
+import { span } from "../format";
 import { ask, field } from "./dialog";
+import { toast } from "./toast";
 
 const REASON = { type: "text", maxlength: 200, autocomplete: "off" };
 
-/** Lifts the client's ban after confirmation, then calls `done`. */
-export function lift(client: string, done: () => void): void {
-  const reason = field("Reason, for the record (optional)", REASON);
-  const keep = field("Keep its offences: its next ban is longer", { type: "checkbox" });
+const TERMS: [label: string, secs: number | null][] = [
+  ["1 h", 3_600],
+  ["10 min", 600],
+  ["1 d", 86_400],
+  ["7 d", 604_800],
+  ["permanent, until it is lifted", null],
+];
+
+/** Set by the page: what shows bans is fetched again. */
+let changed: () => void = () => undefined;
+
+export function onChange(run: () => void): void {
+  changed = run;
+}
+
+/** Lifts a ban: at once if this tab has the token, because it can be undone. */
+export function lift(ban: Pick<Ban, "client" | "remaining_secs">): void {
+  const run = async (): Promise<void> => {
+    check(await api.unban(ban.client, true, null));
+    const term: Term = ban.remaining_secs === null ? "permanent" : { secs: Math.max(1, ban.remaining_secs) };
+    const left = ban.remaining_secs === null ? "for good" : `for the ${span(ban.remaining_secs)} that were left`;
+    const undo = (): void => {
+      void attempt(async () => {
+        check(await api.ban(ban.client, term, "the lift was undone"));
+        toast(`${ban.client} is banned again ${left}.`);
+      });
+    };
+    toast(`The ban of ${ban.client} is lifted; it begins afresh.`, { label: "Undo", run: undo });
+    changed();
+  };
+  if (readToken() !== null) return void attempt(run);
   ask({
-    title: `Lift the ban of ${client}`,
+    title: `Lift the ban of ${ban.client}`,
     text: "Its packets get through again at once, its recent requests and its offences are forgotten: it begins afresh.",
-    fields: [reason.element, keep.element],
+    fields: [],
     confirm: "Lift the ban",
+    run,
+  });
+}
+
+/** Bans a client or a network after confirmation; asks for whom, where it is not given. */
+export function ban(client: string | null): void {
+  const who = field("Address or network", { type: "text", required: true, maxlength: 60, autocomplete: "off", spellcheck: false });
+  const terms = h("select", {}, ...TERMS.map(([label], at) => h("option", { value: at }, label)));
+  const reason = field("Reason, for the record (optional)", REASON);
+  ask({
+    title: client === null ? "Ban a client or a network" : `Ban ${client}`,
+    text: "All packets from it are dropped until then, those of visitors in it as well. Who is on the allowlist gets through.",
+    fields: [...(client === null ? [who.element] : []), h("label", { class: "field" }, h("span", {}, "For"), terms), reason.element],
+    confirm: "Ban",
     run: async () => {
-      report(await api.unban(client, !keep.input.checked, textOrNull(reason.input)));
-      done();
+      const secs = TERMS[Number(terms.value)]?.[1] ?? null;
+      const target = client ?? who.input.value.trim();
+      report(await api.ban(target, secs === null ? "permanent" : { secs }, textOrNull(reason.input)));
+      changed();
     },
   });
 }
 
-/** Bans a client or a network for an hour after confirmation. */
-export function banForAnHour(client: string): void {
+/** Puts the client on the allowlist after confirmation. */
+export function allow(client: string): void {
   const reason = field("Reason, for the record (optional)", REASON);
   ask({
-    title: `Ban ${client} for 1 h`,
-    text: "All packets from it are dropped until then, those of visitors in it as well. Who is on the allowlist gets through.",
+    title: `Never ban ${client}`,
+    text: "Its ban is lifted, and whatever it does it is not banned again until it is taken off the allowlist (shield-agent disallow).",
     fields: [reason.element],
-    confirm: "Ban",
-    run: async () => report(await api.ban(client, 3600, textOrNull(reason.input))),
-  });
-}
-
-/** Puts the client on the allowlist after confirmation, then calls `done`. */
-export function allow(client: string, done: () => void): void {
-  const reason = field("Reason, for the record (optional)", REASON);
-  ask({
-    title: `Always allow ${client}`,
-    text: "Its ban is lifted, and whatever it does it is not banned again until it is taken off the allowlist.",
-    fields: [reason.element],
-    confirm: "Allow always",
+    confirm: "Never ban it",
     run: async () => {
       report(await api.allow(client, textOrNull(reason.input)));
-      done();
+      changed();
     },
   });
 }
@@ -57,10 +90,10 @@ export function startTokenButton(given: () => void): () => void {
   const show = (): void => {
     const has = readToken() !== null;
     setText(button, has ? "Lock" : "Unlock");
-    button.setAttribute("title", has ? "Forget the token in this tab" : "Enter the operator's token, to lift bans and allow clients");
+    button.setAttribute("title", has ? "Forget the token in this tab" : "Enter the operator's token, to ban, lift and allow");
   };
   const unlock = (): void => {
-    const text = "With the operator's token this page can lift bans and allow clients.";
+    const text = "With the operator's token this page can ban clients, lift bans and allow clients.";
     ask({ title: "Enter the token", text, fields: [], confirm: "Unlock", run: async () => given() });
   };
   button.addEventListener("click", () => {
@@ -74,15 +107,23 @@ export function startTokenButton(given: () => void): () => void {
   return unlock;
 }
 
-/** Shows the outcome of an action; screen readers announce it. */
-export function toast(text: string): void {
-  // A new element each time: it fades out again, and is announced even if the text is the same as before.
-  byId("toast").replaceChildren(h("p", { class: "toast" }, text));
+/** Runs a change without a dialog: a failure is told where the success would be. */
+async function attempt(run: () => Promise<void>): Promise<void> {
+  try {
+    await run();
+  } catch (error) {
+    toast(error instanceof Error ? error.message : String(error));
+    changed();
+  }
+}
+
+function check(reply: Reply): void {
+  const refused = reply.results.filter((result) => !result.ok);
+  if (refused.length > 0) throw new Error(refused.map((result) => `${result.client}: ${result.message}`).join("; "));
 }
 
 function report(reply: Reply): void {
-  const refused = reply.results.filter((result) => !result.ok);
-  if (refused.length > 0) throw new Error(refused.map((result) => `${result.client}: ${result.message}`).join("; "));
+  check(reply);
   toast(reply.results.map((result) => `${result.client}: ${result.message}`).join("; "));
 }
 

@@ -5,13 +5,9 @@ import { agentNowMs } from "../clock";
 import { h, icon, setAttribute, setText } from "../dom";
 import { bytes, countdown, plural, sentence, shortCount, time } from "../format";
 import { ruleLabel } from "../labels";
+import { allow, lift } from "./actions";
+import { leakWords } from "./attackers";
 import { banDetails } from "./evidence";
-
-export interface BanActions {
-  lift(ban: Ban): void;
-  allow(ban: Ban): void;
-  explain(ban: Ban): void;
-}
 
 /** A ban younger than this is highlighted when it appears. */
 const FRESH_MS = 5_000;
@@ -33,6 +29,7 @@ export class BanRow {
   private readonly since = h("span", { class: "sub" });
   private readonly rule = h("span", { class: "badge" });
   private readonly words = h("span", { class: "words" });
+  private readonly leak = h("p", { class: "leak", hidden: true });
   private readonly offence = h("td", { role: "cell", class: "number", "data-label": "Offence" });
   private readonly packets = h("span", {});
   private readonly bytes = h("span", { class: "sub" });
@@ -41,19 +38,20 @@ export class BanRow {
 
   constructor(
     private ban: Ban,
-    private readonly actions: BanActions,
+    private readonly explain: (client: string) => void,
   ) {
     setAttribute(this.row, "data-fresh", agentNowMs() - ban.since_ms < FRESH_MS ? "" : null);
-    this.opener = h("button", { type: "button", class: "opener", "aria-expanded": "false", "aria-controls": this.id, click: () => this.toggle() }, icon("chevron"), h("span", { class: "address" }, ban.client));
+    this.opener = h("button", { type: "button", class: "opener", "aria-expanded": "false", "aria-controls": this.id, "aria-label": `Evidence against ${ban.client}`, click: () => this.toggle() }, icon("chevron"));
     const button = (label: string, kind: string, run: (ban: Ban) => void): HTMLElement =>
       h("button", { type: "button", class: kind, "aria-label": `${label} ${ban.client}`, click: () => run(this.ban) }, label);
     this.row.append(
-      h("td", { role: "cell", class: "client-cell" }, this.opener, this.since),
-      h("td", { role: "cell", class: "why-cell" }, this.rule, this.words),
+      // Beside the button and not in it: what is in a button cannot be selected.
+      h("td", { role: "cell", class: "client-cell" }, h("span", { class: "opener-line" }, this.opener, h("span", { class: "address" }, ban.client)), this.since),
+      h("td", { role: "cell", class: "why-cell" }, this.rule, this.words, this.leak),
       this.offence,
       h("td", { role: "cell", class: "number", "data-label": "Dropped" }, this.packets, this.bytes),
       h("td", { role: "cell", class: "number left-cell", "data-label": "Time left" }, this.left, h("span", { class: "gauge-bar", "aria-hidden": "true" }, this.bar)),
-      h("td", { role: "cell", class: "actions" }, button("Lift", "quiet", actions.lift), button("Allow", "quiet", actions.allow)),
+      h("td", { role: "cell", class: "actions" }, button("Lift", "quiet", lift), button("Never ban", "quiet", (ban) => allow(ban.client))),
     );
     this.elements = [this.row, this.details];
   }
@@ -66,6 +64,10 @@ export class BanRow {
     setText(this.rule, ruleLabel(ban.rule));
     setAttribute(this.rule, "data-rule", ban.rule);
     setText(this.words, sentence(ban.words));
+    const leaking = ban.leaking ?? null;
+    this.leak.hidden = leaking === null;
+    setAttribute(this.row, "data-leak", leaking === null ? null : "");
+    setText(this.leak, leaking === null ? "" : leakWords(leaking));
     setText(this.offence, ban.offence === 0 ? "–" : String(ban.offence));
     setText(this.packets, ban.dropped === null ? "–" : shortCount(ban.dropped.packets));
     setText(this.bytes, ban.dropped === null ? "" : bytes(ban.dropped.bytes));
@@ -111,6 +113,6 @@ export class BanRow {
     const shown = JSON.stringify({ ...this.ban, remaining_secs: null, dropped: null });
     if (shown === this.shownDetails) return;
     this.shownDetails = shown;
-    this.detailsCell.replaceChildren(banDetails(this.ban, () => this.actions.explain(this.ban)));
+    this.detailsCell.replaceChildren(banDetails(this.ban, () => this.explain(this.ban.client)));
   }
 }

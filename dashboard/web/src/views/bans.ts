@@ -6,7 +6,8 @@ import { everySecond } from "../clock";
 import { byId, h, Keyed, setText } from "../dom";
 import { count, plural, span } from "../format";
 import { ruleLabels } from "../labels";
-import { BanRow, type BanActions } from "./ban-row";
+import { ban as banDialog } from "./actions";
+import { BanRow } from "./ban-row";
 
 const PER_PAGE = 25;
 
@@ -16,11 +17,11 @@ const REFRESH_MS = 2_500;
 /** Bans within this time lead to one refresh. */
 const BURST_MS = 250;
 
+/** The number of imported bans changes rarely. */
+const COUNT_IMPORTED_MS = 15_000;
+
 /** Slowed clients that are named. */
 const MAX_SLOWED = 10;
-
-/** A search starts when nothing was typed for this long. */
-const TYPING_MS = 200;
 
 export class Bans {
   private query = { q: "", rule: "" as RuleName | "", sort: "since" as BanSort };
@@ -28,21 +29,24 @@ export class Bans {
   private cursors: (string | null)[] = [null];
   private next: string | null = null;
   private requests = 0;
+  private isDry = false;
+  private importedCount = 0;
+  private importedAt = Number.NEGATIVE_INFINITY;
   private refreshTimer: ReturnType<typeof setTimeout> | undefined;
   private readonly rows: Keyed<Ban, BanRow>;
-  private readonly search = byId<HTMLInputElement>("bans-search");
   private readonly rule = byId<HTMLSelectElement>("bans-rule");
   private readonly sort = byId<HTMLSelectElement>("bans-sort");
   private readonly previousButton = byId<HTMLButtonElement>("bans-previous");
   private readonly nextButton = byId<HTMLButtonElement>("bans-next");
 
-  constructor(actions: BanActions) {
-    this.rows = new Keyed(byId("bans-rows"), (ban) => ban.client, (ban) => new BanRow(ban, actions));
-    let typing: ReturnType<typeof setTimeout> | undefined;
-    this.search.addEventListener("input", () => {
-      clearTimeout(typing);
-      typing = setTimeout(() => this.ask(), TYPING_MS);
-    });
+  /** `asked` is told of every change of what is asked for. */
+  constructor(
+    explain: (client: string) => void,
+    private readonly asked: () => void,
+  ) {
+    this.rows = new Keyed(byId("bans-rows"), (ban) => ban.client, (ban) => new BanRow(ban, explain));
+    byId("ban-button").addEventListener("click", () => banDialog(null));
+    byId("imported-button").addEventListener("click", () => this.choose("imported"));
     this.rule.addEventListener("change", () => this.ask());
     this.sort.addEventListener("change", () => this.ask());
     this.previousButton.addEventListener("click", () => this.turn(this.cursors.slice(0, -1)));
@@ -53,7 +57,9 @@ export class Bans {
 
   /** Offers the rules as filters and renders the rows again with the names. */
   labelsLoaded(): void {
+    const wanted = this.query.rule;
     this.rule.append(...ruleLabels().map(([value, label]) => h("option", { value }, label)));
+    if (wanted !== "") this.rule.value = wanted;
     this.changed();
   }
 
@@ -67,11 +73,36 @@ export class Bans {
   async refresh(): Promise<void> {
     const ticket = ++this.requests;
     try {
-      const page = await api.bans({ ...this.query, limit: PER_PAGE, cursor: this.cursors.at(-1) ?? null });
+      const page = await api.bans({ ...this.query, limit: PER_PAGE, cursor: this.cursors.at(-1) ?? null, imported: this.isFiltered });
       if (ticket === this.requests) this.show(page);
+      await this.countImported();
     } catch (error) {
       if (ticket === this.requests) this.failed(error);
     }
+  }
+
+  /** The chosen rule; empty for all. */
+  get chosenRule(): string {
+    return this.rule.value;
+  }
+
+  /** Shows the bans for one rule. One that is not known shows all. */
+  choose(rule: string): void {
+    this.rule.value = rule;
+    if (this.rule.value !== rule) this.rule.value = "";
+    this.ask();
+  }
+
+  /** Searches for clients that begin so. */
+  find(q: string): void {
+    this.query.q = q;
+    this.ask();
+  }
+
+  setDry(isDry: boolean): void {
+    if (isDry === this.isDry) return;
+    this.isDry = isDry;
+    setText(byId("bans-title"), isDry ? "Clients that would be banned" : "Banned clients");
   }
 
   private get isFiltered(): boolean {
@@ -79,7 +110,8 @@ export class Bans {
   }
 
   private ask(): void {
-    this.query = { q: this.search.value.trim(), rule: this.rule.value as RuleName | "", sort: this.sort.value as BanSort };
+    this.query = { q: this.query.q, rule: this.rule.value as RuleName | "", sort: this.sort.value as BanSort };
+    this.asked();
     this.turn([null]);
   }
 
@@ -108,6 +140,17 @@ export class Bans {
     this.showSlowed(page);
   }
 
+  /** Imported lists are one line, because they hide who attacks; a search or a filter looks into them too. */
+  private async countImported(): Promise<void> {
+    if (performance.now() - this.importedAt > COUNT_IMPORTED_MS) {
+      this.importedAt = performance.now();
+      const page = await api.bans({ q: "", rule: "imported", sort: "since", limit: 1, cursor: null, imported: true });
+      this.importedCount = page.total;
+    }
+    byId("bans-imported").hidden = this.importedCount === 0 || this.isFiltered;
+    setText(byId("imported-text"), `${plural(this.importedCount, "client", "clients")} of imported lists ${this.importedCount === 1 ? "is" : "are"} banned as well.`);
+  }
+
   /** The slowed clients, who are not banned: the first page names them. */
   private showSlowed(page: BanPage): void {
     if (this.cursors.length > 1) return;
@@ -133,7 +176,7 @@ export class Bans {
     byId("bans-table").hidden = total === 0;
     const empty = byId("bans-empty");
     empty.hidden = total > 0;
-    setText(empty, this.isFiltered ? "No banned client matches." : "Nobody is banned. A client appears here as soon as it is dropped.");
+    setText(empty, this.isFiltered ? "No banned client matches." : this.isDry ? "Nobody would be banned. A client appears here as soon as a rule fires." : "Nobody is banned. A client appears here as soon as it is dropped.");
   }
 
   /** A cursor is stale after a restart of the agent: back to the first page. The connection's state is shown elsewhere. */

@@ -2,7 +2,7 @@
 
 import type { HourSlot, Status } from "../api/types";
 import { byId, h, setText, svg } from "../dom";
-import { rate, span } from "../format";
+import { count, rate, span } from "../format";
 import { sourceLabel } from "../labels";
 
 const HOURS = 24;
@@ -23,13 +23,14 @@ export function startBaseline(): (status: Status) => void {
   };
 }
 
-function showPairs(parent: Element, { baseline }: Status): void {
+function showPairs(parent: Element, { baseline, detector }: Status): void {
   const perClient = baseline.client_mean === null ? "not learned yet" : `${rate(baseline.client_mean)} ± ${rate(baseline.client_stddev ?? 0)}`;
   const rows: [string, string, string][] = [
     ["Mean", rate(baseline.mean), "req/s"],
     ["Standard deviation", rate(baseline.stddev), "req/s"],
     ["Per client", perClient, baseline.client_mean === null ? "" : "req/s"],
     ["Learned from", span(baseline.samples).replace(/ 0 \w+$/, ""), ""],
+    ["Clients watched", `${count(detector.clients)} of ${count(detector.max_clients)}${detector.evicted > 0 ? `, ${count(detector.evicted)} evicted` : ""}`, ""],
   ];
   if (parent.childElementCount === 0) {
     parent.append(...rows.map(([name]) => h("div", {}, h("dt", {}, name), h("dd", {}))));

@@ -1,16 +1,19 @@
 // The clients with the highest rates over the window, beside the level of a normal client.
 
 import type { ClientActivity, ClientList } from "../api/types";
-import { byId, h, Keyed, setAttribute, setText } from "../dom";
+import { byId, h, icon, Keyed, setAttribute, setText } from "../dom";
 import { count, rate, sigmas } from "../format";
 
-export function startClients(explain: (client: string) => void): (list: ClientList) => void {
+let isDry = false;
+
+export function startClients(explain: (client: string) => void): (list: ClientList, dry: boolean) => void {
   const rows = new Keyed<ClientActivity, ClientRow>(
     byId("clients-rows"),
     (client) => client.client,
     (client) => new ClientRow(client.client, explain),
   );
-  return (list) => {
+  return (list, dry) => {
+    isDry = dry;
     rows.update(list.clients);
     setText(byId("clients-note"), `over ${list.window_secs} s`);
     const empty = byId("clients-empty");
@@ -27,9 +30,9 @@ class ClientRow {
   private readonly badge = h("span", { class: "badge" });
 
   constructor(client: string, explain: (client: string) => void) {
-    const button = h("button", { type: "button", class: "address", title: "Explain this client", click: () => explain(client) }, client);
+    const button = h("button", { type: "button", class: "plain", "aria-label": `Explain ${client}`, title: "Explain this client", click: () => explain(client) }, icon("info"));
     this.elements = [
-      h("tr", { role: "row" }, h("td", { role: "cell", class: "client-cell" }, button), this.rate, this.errors, this.zScore, h("td", { role: "cell", class: "state-cell" }, this.badge)),
+      h("tr", { role: "row" }, h("td", { role: "cell", class: "client-cell" }, h("span", { class: "opener-line" }, h("span", { class: "address" }, client), button)), this.rate, this.errors, this.zScore, h("td", { role: "cell", class: "state-cell" }, this.badge)),
     ];
   }
 
@@ -37,7 +40,7 @@ class ClientRow {
     setText(this.rate, rate(client.rate));
     setText(this.errors, client.errors === 0 ? "0" : `${count(client.errors)} of ${count(client.requests)}`);
     setText(this.zScore, sigmas(client.z_score));
-    setText(this.badge, client.state);
+    setText(this.badge, client.state === "banned" && isDry ? "would be banned" : client.state);
     setAttribute(this.badge, "data-state", client.state);
   }
 }

@@ -42,8 +42,21 @@ export function ask(question: Question): void {
   dialog.showModal();
 }
 
-/** Shows content to read. */
-export function show(title: string, ...content: HTMLElement[]): void {
+let whenClosed: () => void = () => undefined;
+
+dialog.addEventListener("close", () => {
+  const run = whenClosed;
+  whenClosed = () => undefined;
+  run();
+});
+
+export function close(): void {
+  dialog.close();
+}
+
+/** Shows content to read; `closed` is called when it is closed. */
+export function show(title: string, closed: () => void, ...content: HTMLElement[]): void {
+  whenClosed = closed;
   const close = h("button", { type: "button", class: "quiet", click: () => dialog.close() }, "Close");
   dialog.replaceChildren(
     h("div", { class: "dialog-read" }, h("h2", { id: "dialog-title" }, title), ...content, h("div", { class: "dialog-buttons" }, close)),

@@ -1,7 +1,7 @@
 // Recent events, newest first.
 
 import type { Event as AgentEvent } from "../api/types";
-import { byId, h, icon, setText, type IconName } from "../dom";
+import { byId, h, icon, setAttribute, setText, type IconName } from "../dom";
 import { fullTime, sentence, time } from "../format";
 
 /** Lines kept; older events are in the audit log. */
@@ -23,14 +23,39 @@ const ICONS: Record<string, IconName> = {
 };
 
 export class Events {
+  constructor() {
+    byId("events-chip").addEventListener("click", () => this.between(null));
+  }
+
+  /** Shows only the events of a time, or all again. */
+  between(range: { fromMs: number; toMs: number } | null): void {
+    this.range = range;
+    const chip = byId("events-chip");
+    chip.hidden = range === null;
+    if (range !== null) {
+      setText(chip, `${time(range.fromMs)} – ${time(range.toMs)} ×`);
+      setAttribute(chip, "aria-label", `Only events from ${time(range.fromMs)} to ${time(range.toMs)}. Show all.`);
+      byId("events-panel").scrollIntoView({ block: "nearest" });
+    }
+    this.show();
+  }
+
+  /** Shows only the events with this in their text. */
+  filter(needle: string): void {
+    this.needle = needle.toLowerCase();
+    this.show();
+  }
+
   private readonly list = byId("events");
   private newest = -1;
+  private needle = "";
+  private range: { fromMs: number; toMs: number } | null = null;
 
   /** Replaces everything; newest first. */
   replace(events: AgentEvent[]): void {
     this.list.replaceChildren(...events.slice(0, KEPT).map(line));
     this.newest = events[0]?.id ?? -1;
-    this.showEmpty();
+    this.show();
   }
 
   /** Adds an event unless it is here already: a resumed stream repeats some. */
@@ -39,15 +64,25 @@ export class Events {
     this.newest = event.id;
     this.list.prepend(line(event));
     while (this.list.childElementCount > KEPT) this.list.lastElementChild?.remove();
-    this.showEmpty();
+    this.show();
   }
 
-  private showEmpty(): void {
+  private show(): void {
+    let shown = 0;
+    for (const line of this.list.children as HTMLCollectionOf<HTMLElement>) {
+      const atMs = Number(line.dataset["at"]);
+      const isInside = this.range === null || (atMs >= this.range.fromMs && atMs < this.range.toMs);
+      line.hidden = !isInside || !(line.textContent ?? "").toLowerCase().includes(this.needle);
+      if (!line.hidden) shown += 1;
+    }
+    this.showEmpty(shown === 0);
+  }
+
+  private showEmpty(nothing: boolean): void {
     const empty = byId("events-empty");
-    const nothing = this.list.childElementCount === 0;
     empty.hidden = !nothing;
     this.list.hidden = nothing;
-    setText(empty, "No events since the agent started.");
+    setText(empty, this.list.childElementCount === 0 ? "No events since the agent started." : "None of the newest events matches; the audit log has the older ones.");
     setText(byId("events-note"), nothing ? "" : "newest first");
   }
 }
@@ -55,7 +90,7 @@ export class Events {
 function line(event: AgentEvent): Element {
   return h(
     "li",
-    { class: "event", "data-severity": event.severity, "data-kind": event.kind },
+    { class: "event", "data-severity": event.severity, "data-kind": event.kind, "data-at": event.at_ms },
     icon(ICONS[event.kind] ?? "info"),
     h("time", { datetime: new Date(event.at_ms).toISOString(), title: fullTime(event.at_ms) }, time(event.at_ms)),
     h("p", {}, sentence(event.text)),

@@ -3,6 +3,7 @@
 import type { Ban, Evidence, Measure, PathCount } from "../api/types";
 import { h } from "../dom";
 import { count, fullTime, rate, sigmas } from "../format";
+import { copy } from "./addresses";
 import { enforcerLabel, ruleLabel, sourceLabel } from "../labels";
 
 type Pair = [name: string, value: string];
@@ -19,7 +20,7 @@ export function banDetails(ban: Ban, explain: () => void): HTMLElement {
   return h(
     "div",
     { class: "details" },
-    h("div", {}, h("h3", {}, "The ban"), pairs(facts), h("button", { type: "button", class: "quiet", click: explain }, "Explain this client")),
+    h("div", {}, h("h3", {}, "The ban"), pairs(facts), h("div", { class: "row-buttons" }, h("button", { type: "button", class: "quiet", click: explain }, "Explain this client"), h("button", { type: "button", class: "quiet", click: () => void copy(ban.client) }, "Copy the address"))),
     ban.evidence === null ? null : evidenceFacts(ban.evidence),
     ban.evidence === null ? null : measures(ban.evidence.measures ?? []),
     ban.evidence === null ? null : paths(ban.evidence.top_paths ?? []),

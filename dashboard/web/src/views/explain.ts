@@ -5,15 +5,18 @@ import type { Explanation, RuleState } from "../api/types";
 import { h } from "../dom";
 import { count, fullTime, plural, rate, sentence } from "../format";
 import { ruleLabel, sourceLabel } from "../labels";
-import { show } from "./dialog";
+import { allow, ban as banDialog, lift } from "./actions";
+import { copy, networkOf } from "./addresses";
+import { close, show } from "./dialog";
 import { measures, pairs, paths } from "./evidence";
 
-export async function explain(client: string): Promise<void> {
-  show(client, h("p", {}, "Loading…"));
+/** Shows the explanation; `closed` is called when it is closed. */
+export async function explain(client: string, closed: () => void): Promise<void> {
+  show(client, closed, h("p", {}, "Loading…"));
   try {
-    show(client, ...explanation(await api.explain(client)));
+    show(client, closed, ...explanation(await api.explain(client)));
   } catch (error) {
-    show(client, h("p", { class: "problem" }, error instanceof Error ? error.message : String(error)));
+    show(client, closed, h("p", { class: "problem" }, error instanceof Error ? error.message : String(error)));
   }
 }
 
@@ -24,8 +27,27 @@ function explanation(it: Explanation): HTMLElement[] {
     ["Offences", it.offences.count === 0 ? "none" : plural(it.offences.count, "offence", "offences")],
   ];
   for (const entry of it.allowed) facts.push(["Protected", `${entry.network}: ${entry.words}`]);
-  const sections = [h("p", { class: "lead" }, sentence(it.words)), pairs(facts), paths(it.top_paths), rules(it.rules), history(it)];
+  const sections = [h("p", { class: "lead" }, sentence(it.words)), buttons(it), pairs(facts), paths(it.top_paths), rules(it.rules), history(it)];
   return sections.filter((section) => section !== null);
+}
+
+/** What can be done about the client, here rather than in a terminal. */
+function buttons({ client, ban }: Explanation): HTMLElement {
+  const button = (label: string, run: () => void): HTMLElement => h("button", { type: "button", class: "quiet", click: run }, label);
+  const then = (run: () => void) => () => {
+    close();
+    run();
+  };
+  const network = networkOf(client);
+  return h(
+    "div",
+    { class: "row-buttons" },
+    ban === null ? button("Ban…", then(() => banDialog(client))) : button(ban.client === client ? "Lift the ban" : `Lift the ban of ${ban.client}`, then(() => lift(ban))),
+    button("Never ban", then(() => allow(client))),
+    network === null || network === client ? null : button(`Ban ${network}…`, then(() => banDialog(network))),
+    button("Copy the address", () => void copy(client)),
+    button("Copy a link", () => void copy(location.href)),
+  );
 }
 
 /** One line for each rule, those that fire first; opened, it shows the values. */

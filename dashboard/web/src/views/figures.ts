@@ -1,7 +1,7 @@
 // The row of large figures: the present second.
 
 import { byId, h, setAttribute, setText } from "../dom";
-import { bytes, count, percent, plural, rate, shortCount, sigmas, span } from "../format";
+import { bytes, count, percent, rate, shortCount } from "../format";
 import type { Baseline, DetectorStatus, Status } from "../api/types";
 
 /** A rate this many standard deviations above the mean is highlighted. Bans follow the detector's own thresholds. */
@@ -10,24 +10,25 @@ const UNUSUAL_SIGMAS = 2;
 type Tone = "calm" | "alert" | "warm";
 
 interface Figure {
+  title(text: string): void;
   show(value: string, unit: string, note: string, tone?: Tone): void;
 }
 
 export function startFigures(): (status: Status) => void {
   const parent = byId("figures");
   const figures = {
-    rate: figure(parent, "Requests"),
-    errors: figure(parent, "Errors"),
-    banned: figure(parent, "Banned"),
+    rate: figure(parent, "Served to visitors"),
+    attackers: figure(parent, "Asked by banned clients"),
     dropped: figure(parent, "Dropped"),
-    clients: figure(parent, "Clients watched"),
+    banned: figure(parent, "Banned"),
+    errors: figure(parent, "Errors"),
   };
   return (status) => {
     showRate(figures.rate, status);
-    showErrors(figures.errors, status);
-    showBanned(figures.banned, status);
+    showAttackers(figures.attackers, status);
     showDropped(figures.dropped, status);
-    showClients(figures.clients, status);
+    showBanned(figures.banned, status);
+    showErrors(figures.errors, status);
   };
 }
 
@@ -35,9 +36,11 @@ function figure(parent: Element, title: string): Figure {
   const value = h("span", { class: "figure-value" }, "–");
   const unit = h("span", { class: "figure-unit" });
   const note = h("p", { class: "figure-note" });
-  const box = h("div", { class: "figure" }, h("h2", {}, title), h("p", { class: "figure-line" }, value, " ", unit), note);
+  const heading = h("h2", {}, title);
+  const box = h("div", { class: "figure" }, heading, h("p", { class: "figure-line" }, value, " ", unit), note);
   parent.append(box);
   return {
+    title: (text) => setText(heading, text),
     show(text, unitText, noteText, tone = "calm") {
       setText(value, text);
       setText(unit, unitText);
@@ -48,11 +51,17 @@ function figure(parent: Element, title: string): Figure {
 }
 
 function showRate(figure: Figure, { global, baseline, detector }: Status): void {
-  const away = (global.rate - baseline.mean) / baseline.stddev;
+  const visitors = Math.max(0, global.rate - (global.banned_rate ?? 0));
+  const away = (visitors - baseline.mean) / baseline.stddev;
   const learned = hasLearned(baseline, detector);
-  const note = learned ? `${sigmas(away)} σ from ${rate(baseline.mean)} ± ${rate(baseline.stddev)}` : "no baseline learned yet";
+  const note = learned ? `usual ${rate(baseline.mean)} ± ${rate(baseline.stddev)}` : "what is usual is not learned yet";
   const unusual = learned && away > UNUSUAL_SIGMAS;
-  figure.show(rate(global.rate), "req/s", note, global.anomaly !== null ? "alert" : unusual ? "warm" : "calm");
+  figure.show(rate(visitors), "req/s", note, unusual ? "warm" : "calm");
+}
+
+function showAttackers(figure: Figure, { global }: Status): void {
+  const asked = global.banned_rate ?? 0;
+  figure.show(rate(asked), "req/s", "in 60 s, most of it before their bans", asked > 0 ? "alert" : "calm");
 }
 
 function hasLearned(baseline: Baseline, detector: DetectorStatus): boolean {
@@ -65,23 +74,14 @@ function showErrors(figure: Figure, { global, baseline, detector }: Status): voi
   figure.show(rate(global.error_rate), "per s", [...usual, ...share].join(" · ") || "no requests");
 }
 
-function showBanned(figure: Figure, { bans, slowed, totals }: Status): void {
+function showBanned(figure: Figure, { bans, slowed, totals, dry_run: isDry }: Status): void {
   const lane = slowed !== undefined && slowed.active > 0 ? ` · ${count(slowed.active)} slowed` : "";
-  const note = `${count(bans.permanent)} permanent · ${shortCount(totals.bans)} in all${lane}`;
+  const note = isDry ? "dry run: nothing is dropped" : `${count(bans.permanent)} permanent · ${shortCount(totals.bans)} in all${lane}`;
+  figure.title(isDry ? "Would be banned" : "Banned");
   figure.show(count(bans.active), bans.active === 1 ? "client" : "clients", note);
 }
 
 function showDropped(figure: Figure, { dropped }: Status): void {
   const note = `${bytes(dropped.bytes_per_sec)}/s · ${shortCount(dropped.packets)} packets since start`;
   figure.show(rate(dropped.packets_per_sec), "packets/s", note, dropped.packets_per_sec > 0 ? "alert" : "calm");
-}
-
-function showClients(figure: Figure, { detector }: Status): void {
-  const full = detector.clients >= detector.max_clients;
-  const note = full
-    ? `table full, ${plural(detector.evicted, "client", "clients")} evicted`
-    : detector.warm_up === null
-      ? `room for ${shortCount(detector.max_clients)}`
-      : `learning, ${span(detector.warm_up.remaining_secs)} left`;
-  figure.show(count(detector.clients), "in 60 s", note, full ? "warm" : "calm");
 }

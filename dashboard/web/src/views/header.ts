@@ -46,7 +46,7 @@ function linkText(state: LinkState): string {
 function showStatus(status: Status): void {
   const { state, title, text } = status.posture;
   setText(byId("host-name"), status.host.name);
-  show(MOODS[state], title, status.dry_run ? `${text}; dry run: nothing is dropped` : text);
+  show(MOODS[state], status.dry_run ? `Dry run · ${title}` : title, status.dry_run ? `${text}; nothing is dropped` : text);
   setText(byId("foot-version"), `shield-agent ${status.version}`);
 }
 

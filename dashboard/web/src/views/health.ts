@@ -12,6 +12,8 @@ const STATES: Record<PartState, { icon: IconName; rank: number }> = {
 };
 
 export function startHealth(): (status: Status) => void {
+  const fold = byId<HTMLDetailsElement>("health");
+  let told = new Set<string>();
   const parts = new Keyed<Part, PartView>(
     byId("parts"),
     (part) => `${part.part} ${part.state}`,
@@ -23,7 +25,13 @@ export function startHealth(): (status: Status) => void {
     parts.update(all.toSorted((a, b) => STATES[a.state].rank - STATES[b.state].rank));
     const working = all.filter((part) => part.state === "active").length;
     const on = all.filter((part) => part.state !== "off").length;
-    setText(byId("health-note"), `${working} of ${on} active`);
+    const wrong = all.filter((part) => part.state === "degraded").map((part) => part.label);
+    setText(byId("health-note"), wrong.length === 0 ? `${working} of ${on} parts work` : `${wrong.join(", ")} degraded; ${working} of ${on} parts work`);
+    setAttribute(fold, "data-wrong", wrong.length === 0 ? null : "");
+    // Opened once for each new fault, so that it can be closed again.
+    if (wrong.some((part) => !told.has(part))) fold.open = true;
+    if (wrong.length === 0 && told.size > 0) fold.open = false;
+    told = new Set(wrong);
   };
 }
 

@@ -5,7 +5,7 @@ import type { LinkState } from "../api/link";
 import type { Severity, Status, Withheld } from "../api/types";
 import { byId, h, icon, Keyed, setText, type IconName } from "../dom";
 import { count, plural, span, time } from "../format";
-import { banForAnHour } from "./actions";
+import { ban as banDialog } from "./actions";
 
 interface Notice {
   key: string;
@@ -71,7 +71,7 @@ function withheldNotice({ clients, networks }: Withheld): Notice {
     icon: "warn",
     title: plural(clients, "client gets through", "clients get through"),
     text: `${named.join(", ")}${networks.length > NETWORKS_NAMED ? " and others" : ""}. A rule fired for each, but banning so many clients in good standing at once is left to you.`,
-    ...(worst === undefined ? {} : { action: { label: `Ban ${worst} for 1 h`, run: () => banForAnHour(worst) } }),
+    ...(worst === undefined ? {} : { action: { label: `Ban ${worst}…`, run: () => banDialog(worst) } }),
   };
 }
 

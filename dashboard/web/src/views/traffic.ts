@@ -5,10 +5,11 @@ import { api } from "../api/client";
 import type { Event as AgentEvent, HistoryRange, Status } from "../api/types";
 import { byId, h, setAttribute, setText } from "../dom";
 import { bytes, rate, time } from "../format";
-import { dropData, dropPlot, forgetPalette, rateData, ratePlot } from "../plots";
+import { dropData, dropPlot, forgetPalette, rateData, ratePlot, type Scale, type Stretch } from "../plots";
 import { Series, type Value } from "../series";
 
 interface Span {
+  key: string;
   label: string;
   words: string;
   history: HistoryRange;
@@ -19,9 +20,9 @@ interface Span {
 
 /** The agent's history is fetched again from time to time; in between, live values are appended. */
 const SPANS: Span[] = [
-  { label: "Live", words: "the last 5 minutes", history: "30m", secs: 300, stepSecs: 1, reloadMs: 300_000 },
-  { label: "30 min", words: "the last 30 minutes", history: "30m", secs: 1_800, stepSecs: 2, reloadMs: 60_000 },
-  { label: "24 h", words: "the last 24 hours", history: "24h", secs: 86_400, stepSecs: 60, reloadMs: 120_000 },
+  { key: "live", label: "Live", words: "the last 5 minutes", history: "30m", secs: 300, stepSecs: 1, reloadMs: 300_000 },
+  { key: "30m", label: "30 min", words: "the last 30 minutes", history: "30m", secs: 1_800, stepSecs: 2, reloadMs: 60_000 },
+  { key: "24h", label: "24 h", words: "the last 24 hours", history: "24h", secs: 86_400, stepSecs: 60, reloadMs: 120_000 },
 ];
 
 type Legend = (name: string, value: string) => void;
@@ -33,34 +34,52 @@ export class Traffic {
   private readonly loadedMs = SPANS.map(() => Number.NEGATIVE_INFINITY);
   private readonly rateBox = byId("rate-plot");
   private readonly dropBox = byId("drop-plot");
-  private readonly plots: { rate: uPlot; drops: uPlot };
-  private readonly rateLegend = legend(byId("rate-legend"), [
-    ["rate", "Rate"],
-    ["mean", "Baseline"],
+  private scale: Scale = "linear";
+  private plots: { rate: uPlot; drops: uPlot };
+  private readonly legend = legend(byId("legend"), [
+    ["visitors", "Visitors"],
+    ["attackers", "Banned clients"],
+    ["rate", "Mean of 60 s"],
+    ["mean", "Usual"],
     ["errors", "Errors"],
+    ["packets", "Dropped"],
     ["at", "At"],
-  ], [
-    ["bans", "Bans"],
-    ["anomaly", "Global anomaly"],
-  ]);
-  private readonly dropLegend = legend(byId("drop-legend"), [
-    ["packets", "Packets"],
-    ["bytes", "Bytes"],
   ]);
 
-  constructor() {
-    const hovered = (at: number | null): void => {
-      this.hover = at;
-      this.showLegends();
-    };
-    this.plots = {
-      rate: ratePlot(this.rateBox, () => this.series, hovered),
-      drops: dropPlot(this.dropBox, () => this.series, hovered),
-    };
-    this.makeRanges();
+  /** `chosen` is told of another span, `marked` of a click on a mark of bans. */
+  constructor(
+    private readonly chosen: () => void,
+    private readonly marked: (stretch: Stretch) => void,
+  ) {
+    this.plots = this.makePlots();
+    this.makeSwitches();
     const observer = new ResizeObserver(() => this.resize());
     observer.observe(this.rateBox);
     observer.observe(this.dropBox);
+  }
+
+  private makePlots(): { rate: uPlot; drops: uPlot } {
+    const hovered = (at: number | null): void => {
+      this.hover = at;
+      this.showLegend();
+    };
+    return {
+      rate: ratePlot(this.rateBox, () => this.series, this.scale, hovered, this.marked),
+      drops: dropPlot(this.dropBox, () => this.series, this.scale, hovered),
+    };
+  }
+
+  /** The key of the span that is shown. */
+  get range(): string {
+    return this.span.key;
+  }
+
+  /** Shows the span with this key; another key changes nothing. */
+  setRange(key: string | null): void {
+    const at = SPANS.findIndex((span) => span.key === key);
+    if (at < 0 || at === this.shown) return;
+    byId<HTMLInputElement>(`range-${at}`).checked = true;
+    this.choose(at);
   }
 
   /** Appends the present, once a second. */
@@ -111,25 +130,28 @@ export class Traffic {
   private draw(): void {
     this.plots.rate.setData(rateData(this.series));
     this.plots.drops.setData(dropData(this.series));
-    this.showLegends();
-    setAttribute(this.rateBox, "data-empty", isEmpty(this.series.columns.rate) ? `No requests in ${this.span.words}` : null);
-    setAttribute(this.dropBox, "data-empty", isEmpty(this.series.columns.packets) ? `Nothing dropped in ${this.span.words}` : null);
+    this.showLegend();
+    const isKnown = this.series.columns.at.length > 0;
+    setAttribute(this.rateBox, "data-empty", isKnown && isEmpty(this.series.columns.rate) ? `No requests in ${this.span.words}` : null);
+    setAttribute(this.dropBox, "data-empty", isKnown && isEmpty(this.series.columns.packets) ? `Nothing dropped in ${this.span.words}` : null);
     setAttribute(this.rateBox, "aria-label", this.describe());
     setAttribute(this.dropBox, "aria-label", this.describeDrops());
   }
 
-  private showLegends(): void {
+  private showLegend(): void {
     const { columns } = this.series;
-    const at = this.hover ?? columns.at.length - 1;
-    const value = (column: (number | null)[]): number | null => column[at] ?? null;
-    const words = (number: number | null, format: (value: number) => string): string => (number === null ? "–" : format(number));
-    const mean = value(columns.mean);
-    this.rateLegend("rate", words(value(columns.rate), rate));
-    this.rateLegend("mean", words(mean, (mean) => `${rate(mean)} ± ${rate(value(columns.stddev) ?? 0)}`));
-    this.rateLegend("errors", words(value(columns.errors), rate));
-    this.rateLegend("at", this.hover === null ? "now" : words(columns.at[at] ?? null, (secs) => time(secs * 1000)));
-    this.dropLegend("packets", words(value(columns.packets), rate));
-    this.dropLegend("bytes", words(value(columns.bytes), bytes));
+    // The newest second is not counted to its end.
+    const at = this.hover ?? columns.all.findLastIndex((value) => value !== null);
+    const value = (column: Value[]): Value => column[at] ?? null;
+    const words = (number: Value, format: (value: number) => string): string => (number === null ? "–" : format(number));
+    const [all, visitors, mean] = [value(columns.all), value(columns.visitors), value(columns.mean)];
+    this.legend("visitors", words(visitors, rate));
+    this.legend("attackers", words(all === null || visitors === null ? null : all - visitors, rate));
+    this.legend("rate", words(value(columns.rate), rate));
+    this.legend("mean", words(mean, (mean) => `${rate(mean)} ± ${rate(value(columns.stddev) ?? 0)}`));
+    this.legend("errors", words(value(columns.errors), rate));
+    this.legend("packets", words(value(columns.packets), (packets) => `${rate(packets)}, ${bytes(value(columns.bytes) ?? 0)}`));
+    this.legend("at", this.hover === null ? "now" : words(columns.at[at] ?? null, (secs) => time(secs * 1000)));
   }
 
   private describe(): string {
@@ -145,7 +167,7 @@ export class Traffic {
     return `Packets dropped per second over ${this.span.words}: now ${rate(packets.at(-1) ?? 0)}, highest ${rate(Math.max(0, ...packets))}.`;
   }
 
-  private makeRanges(): void {
+  private makeSwitches(): void {
     this.rateBox.setAttribute("role", "img");
     this.dropBox.setAttribute("role", "img");
     const radios = SPANS.map((span, at) => {
@@ -153,6 +175,24 @@ export class Traffic {
       return [input, h("label", { for: `range-${at}` }, span.label)];
     });
     byId("ranges").append(...radios.flat());
+    const scales: [Scale, string][] = [
+      ["linear", "Linear"],
+      ["log", "Log"],
+    ];
+    const scale = scales.map(([scale, label]) => {
+      const input = h("input", { type: "radio", name: "scale", id: `scale-${scale}`, checked: scale === this.scale, change: () => this.rescale(scale) });
+      return [input, h("label", { for: `scale-${scale}` }, label)];
+    });
+    byId("scales").append(...scale.flat());
+    this.draw();
+  }
+
+  /** A plot's scale is for its life. */
+  private rescale(scale: Scale): void {
+    this.scale = scale;
+    this.plots.rate.destroy();
+    this.plots.drops.destroy();
+    this.plots = this.makePlots();
     this.draw();
   }
 
@@ -161,6 +201,7 @@ export class Traffic {
     this.hover = null;
     this.reloadWhenOld();
     this.draw();
+    this.chosen();
   }
 
   private resize(): void {
@@ -173,10 +214,9 @@ function isEmpty(column: Value[]): boolean {
   return column.every((value) => value === null || value === 0);
 }
 
-/** A legend: entries with a value, and signs that only explain a mark. */
-function legend(parent: Element, entries: [string, string][], signs: [string, string][] = []): Legend {
+/** A legend: what is drawn, each with its value. */
+function legend(parent: Element, entries: [string, string][]): Legend {
   const values = new Map<string, Element>();
-  for (const [key, name] of signs) parent.append(h("div", { "data-series": key }, h("dt", {}, name), h("dd", { class: "visually-hidden" }, "marked in the plot")));
   for (const [key, name] of entries) {
     const value = h("dd", {}, "–");
     values.set(key, value);
