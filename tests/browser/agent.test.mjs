@@ -52,7 +52,7 @@ test("the ban is shown within 3 s of the attack, with its evidence", async () =>
 });
 
 test("a path of <script> is text", async () => {
-  await row(page, ATTACKER).getByRole("button", { name: ATTACKER, exact: true }).click();
+  await row(page, ATTACKER).getByRole("button", { name: `Evidence against ${ATTACKER}` }).click();
   await page.locator(".paths code", { hasText: SCRIPT }).first().waitFor();
   assert.deepEqual(await page.evaluate(() => ["hacked" in window, document.scripts.length]), [false, 1]);
 });
