@@ -122,6 +122,9 @@ test("the live seconds are the agent's, and turn into an attacker's when he is b
   series.push(at(7, [2, 9, 8, 1], [0, 7, 6, 0]));
   assert.deepEqual(series.columns.all.slice(4), [2, 9, 8, null]);
   assert.deepEqual(series.columns.visitors.slice(4), [2, 2, 2, null]);
+  series.push(at(9, [8, 1, 5, 0], [6, 0, 0, 0]));
+  assert.deepEqual(series.columns.at.slice(6), [6, 7, 8, 9], "a snapshot that comes late leaves no second out");
+  assert.deepEqual(series.columns.all.slice(6), [8, 1, 5, null]);
 });
 
 // After a restart in an anomaly the plot was red to its right edge for as long as the page was open.

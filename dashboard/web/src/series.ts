@@ -72,7 +72,12 @@ export class Series {
     if (status.global.anomaly === null) this.endAnomaly(status.now_ms);
     const last = columns.at.at(-1) ?? Number.NEGATIVE_INFINITY;
     if (now - last >= this.stepSecs * 0.9) {
-      if (now - last > Math.max(GAP_SECS, this.stepSecs * 3) && Number.isFinite(last)) this.append(last + this.stepSecs, null);
+      if (now - last > Math.max(GAP_SECS, this.stepSecs * 3)) {
+        if (Number.isFinite(last)) this.append(last + this.stepSecs, null);
+      } else {
+        // A snapshot that came late leaves no second out.
+        for (let at = last + 1; this.stepSecs === 1 && at < now; at += 1) this.append(at, status);
+      }
       this.append(now, status);
       while (columns.at.length > 0 && (columns.at[0] ?? now) < now - this.spanSecs) {
         for (const column of Object.values(columns)) column.shift();

@@ -61,7 +61,7 @@ function showRate(figure: Figure, { global, baseline, detector }: Status): void 
 
 function showAttackers(figure: Figure, { global }: Status): void {
   const asked = global.banned_rate ?? 0;
-  figure.show(rate(asked), "req/s", "in 60 s, most of it before their bans", asked > 0 ? "alert" : "calm");
+  figure.show(rate(asked), "req/s", "over 60 s, before and after their bans", asked > 0 ? "alert" : "calm");
 }
 
 function hasLearned(baseline: Baseline, detector: DetectorStatus): boolean {
