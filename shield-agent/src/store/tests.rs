@@ -403,7 +403,7 @@ fn imported_bans_can_be_left_out() {
     let (mut store, _) = open(&settings(dir.path()), NOW);
     let imported = |n: u32| {
         let mut ban = ban(n, u64::from(n) + 1, Ends::Never);
-        ban.ban.rule = if n % 3 == 0 { Rule::Imported } else { ban.ban.rule };
+        ban.ban.rule = if n.is_multiple_of(3) { Rule::Imported } else { ban.ban.rule };
         Record::Banned(Box::new(ban))
     };
     store.commit(&(0..9).map(imported).collect::<Vec<_>>(), NOW).unwrap();
