@@ -202,6 +202,49 @@ fn with_article(kind: &str) -> String {
 mod tests {
     use super::*;
 
+    /// The commented-out keys of `[detect]` in the configuration that is shipped.
+    fn shipped() -> toml::Table {
+        let file = include_str!("../../../packaging/shield.toml");
+        let (_, section) = file.split_once("\n[detect]\n").expect("it has the section");
+        let (section, _) = section.split_once("[[site]]").expect("sites come after it");
+        let is_key = |line: &&str| {
+            let key = line.split_once(" = ").map_or("", |(key, _)| key);
+            !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '_' | '.'))
+        };
+        let keys: Vec<&str> =
+            section.lines().filter_map(|line| line.strip_prefix('#')).filter(is_key).collect();
+        toml::from_str(&keys.join("\n")).expect("uncommented, it is a section")
+    }
+
+    fn assert_shows(shown: &toml::Table, expected: &toml::Table, section: &str) {
+        for (key, default) in expected {
+            let name = format!("{section}{key}");
+            let shown =
+                shown.get(key).unwrap_or_else(|| panic!("packaging/shield.toml does not show {name}"));
+            match (shown, default) {
+                (toml::Value::Table(shown), toml::Value::Table(default)) => {
+                    assert_shows(shown, default, &format!("{name}."));
+                }
+                // An example says more than an empty list.
+                (toml::Value::Array(_), toml::Value::Array(default)) if default.is_empty() => {}
+                _ => assert_eq!(shown, default, "the default of {name}"),
+            }
+        }
+        for key in shown.keys() {
+            assert!(expected.contains_key(key), "there is no {section}{key}");
+        }
+    }
+
+    #[test]
+    fn the_shipped_file_shows_every_key_with_its_default() {
+        let mut expected = toml::Table::try_from(Policy::default()).unwrap();
+        expected.remove("sites");
+        expected.insert("profile".to_owned(), "default".into());
+        assert_shows(&shipped(), &expected, "");
+        let (profile, _) = policy(shipped()).unwrap();
+        assert_eq!(profile, "default", "and may be uncommented as it stands");
+    }
+
     fn read(text: &str) -> Result<(String, Policy)> {
         policy(toml::from_str(text).unwrap())
     }
