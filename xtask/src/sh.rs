@@ -14,7 +14,16 @@ pub(crate) fn root_folder() -> &'static Path {
 
 /// The cargo that runs this program, so that `cargo +nightly xtask` stays on nightly.
 pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo says about this program's own package. Build scripts that read these (ring's) would run again, and all that
+    // depends on them would be compiled again, whenever `cargo build` and `cargo xtask build` take turns.
+    for (name, _) in std::env::vars_os() {
+        let shown = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| shown.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
+    command
 }
 
 /// A command that runs as root: directly if this process is root, through `sudo` otherwise.
