@@ -26,6 +26,19 @@ put 0644 "$here/shield.service" /usr/lib/systemd/system/shield.service
 put 0644 "$here/sysusers.conf" /usr/lib/sysusers.d/shield.conf
 put 0644 "$here/tmpfiles.conf" /usr/lib/tmpfiles.d/shield.conf
 put 0644 "$here/../README.md" /usr/share/doc/shield/README.md
+# What the agent makes of its own command line: manual pages, and completions where each shell looks for them.
+described=$(mktemp -d)
+trap 'rm -rf "$described"' EXIT
+mkdir "$described/manual"
+"$agent" manual "$described/manual" >/dev/null
+gzip -9n "$described/manual"/*
+for page in "$described/manual"/*; do
+    put 0644 "$page" "/usr/share/man/man1/${page##*/}"
+done
+for pair in bash:bash-completion/completions/shield-agent zsh:zsh/site-functions/_shield-agent fish:fish/vendor_completions.d/shield-agent.fish; do
+    "$agent" completions "${pair%%:*}" >"$described/completions"
+    put 0644 "$described/completions" "/usr/share/${pair#*:}"
+done
 for pair in shield.toml:/etc/shield/shield.toml logrotate:/etc/logrotate.d/shield; do
     place=${pair#*:}
     if [ -e "$prefix$place" ]; then

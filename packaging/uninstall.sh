@@ -20,7 +20,9 @@ if [ -x /usr/bin/shield-agent ]; then
     /usr/bin/shield-agent cleanup || is_clean=no
 fi
 for place in /usr/bin/shield-agent /usr/lib/systemd/system/shield.service /usr/lib/sysusers.d/shield.conf \
-    /usr/lib/tmpfiles.d/shield.conf /etc/logrotate.d/shield /usr/share/doc/shield /run/shield; do
+    /usr/lib/tmpfiles.d/shield.conf /etc/logrotate.d/shield /usr/share/doc/shield /usr/share/man/man1/shield-agent*.1.gz \
+    /usr/share/bash-completion/completions/shield-agent /usr/share/zsh/site-functions/_shield-agent \
+    /usr/share/fish/vendor_completions.d/shield-agent.fish /run/shield; do
     if [ -e "$place" ]; then
         echo "remove  $place"
         rm -rf "$place"

@@ -17,6 +17,10 @@ case $said in *shield*) fail "the unit: $said" ;; esac
 [ "$(in_root stat -c '%a %U:%G' /etc/shield/shield.toml /etc/logrotate.d/shield /usr/bin/shield-agent | tr '\n' ' ')" = \
     "640 root:shield 644 root:root 755 root:root " ] || fail "modes: $(in_root stat -c '%n %a %U:%G' /etc/shield/* /etc/logrotate.d/shield)"
 in_root getent group shield >/dev/null || fail "there is no group shield"
+for place in man/man1/shield-agent.1.gz man/man1/shield-agent-ban.1.gz bash-completion/completions/shield-agent \
+    zsh/site-functions/_shield-agent fish/vendor_completions.d/shield-agent.fish; do
+    [ -s "$root/usr/share/$place" ] || fail "/usr/share/$place is not there"
+done
 installed=$(changes)
 
 echo '# mine' >>"$root/etc/shield/shield.toml"
