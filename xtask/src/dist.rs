@@ -1,4 +1,4 @@
-//! `cargo xtask dist`: builds the Debian package and its checksum.
+//! `cargo xtask dist`: builds the Debian package, the list of the crates in it ([`sbom`]), and their checksums.
 //!
 //! The package contains the files of `packaging/` at the paths of the table below. `packaging/install.sh` installs the same
 //! files to the same paths on machines without dpkg.
@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::build::{self, Profile};
 use crate::requirements::Purpose;
-use crate::{setup, sh};
+use crate::{sbom, setup, sh};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -87,16 +87,22 @@ pub(crate) fn package(agent: &Path) -> Result<PathBuf> {
     build.args(["--root-owner-group", "--build"]).arg(&tree).arg(&package);
     // The same sources make the same package: dpkg-deb takes its times from here.
     sh::run(build.env("SOURCE_DATE_EPOCH", &made_at))?;
-    let checksum =
-        sh::capture("sha256sum", &[&package.to_string_lossy()]).context("could not run sha256sum")?;
-    let sum = checksum
-        .split_whitespace()
-        .next()
-        .context("could not read the checksum: sha256sum printed nothing")?;
-    let sums = dist.join("SHA256SUMS");
-    std::fs::write(&sums, format!("{sum}  {name}.deb\n"))
-        .with_context(|| format!("could not write {}", sums.display()))?;
+    let crates = dist.join(format!("{name}.cdx.json"));
+    std::fs::write(&crates, sbom::document()?)
+        .with_context(|| format!("could not write {}", crates.display()))?;
+    write_checksums(&dist, &[format!("{name}.deb"), format!("{name}.cdx.json")])?;
     Ok(package)
+}
+
+/// Writes the file that `sha256sum --check` reads.
+fn write_checksums(folder: &Path, files: &[String]) -> Result<()> {
+    let mut sha256sum = Command::new("sha256sum");
+    let output = sha256sum.args(files).current_dir(folder).output().context("could not start sha256sum")?;
+    if !output.status.success() {
+        bail!("could not make the checksums: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let sums = folder.join("SHA256SUMS");
+    std::fs::write(&sums, output.stdout).with_context(|| format!("could not write {}", sums.display()))
 }
 
 /// Writes what the agent makes of its own command line: manual pages, and completions where each shell looks for them.

@@ -18,6 +18,7 @@ mod packages;
 mod prebuilt;
 mod requirements;
 mod run;
+mod sbom;
 mod setup;
 mod sh;
 mod test;
@@ -63,7 +64,7 @@ enum Verb {
     Fresh(fresh::Arguments),
     /// Run a benchmark: xdp, enforce, detect, ingest, latency, idle, nginx or api; prints a table, or JSON lines with --json
     Bench(bench::Arguments),
-    /// Build the Debian package and its checksum into target/dist
+    /// Build the Debian package, its list of crates (SBOM) and their checksums into target/dist
     Dist(dist::Arguments),
 }
 
