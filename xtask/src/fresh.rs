@@ -5,15 +5,19 @@
 //! usual path, so that Cargo reuses its build output; everything else comes from the root's packages. A package that
 //! `setup` forgets to install is therefore missing there, and the lab fails. The packages of the tests' tools are not installed,
 //! but must be known there.
+//!
+//! Two things that can fail are told apart: the distribution's mirror, which is nobody's fault here ([`Unavailable`]), and what
+//! is run in the root, for which all packages have been fetched before.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::requirements::{Purpose, all_packages};
+use crate::requirements::{Purpose, all_packages, packages_of};
 use crate::{build, setup, sh};
 
 #[derive(Args)]
@@ -29,10 +33,34 @@ pub(crate) struct Arguments {
 /// README's prerequisites, as packages.
 const PREREQUISITES: &str = "gcc libc6-dev ca-certificates";
 
-/// The script that runs inside the new root.
-const INSIDE: &str = "set -eu
+/// The mirror gave no root to try anything in. The program then ends with [`UNAVAILABLE`], so that CI can tell it from a failure.
+#[derive(Debug)]
+pub(crate) struct Unavailable;
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("could not get a bare system from the distribution's mirror, so nothing was tried")
+    }
+}
+
+/// `EX_TEMPFAIL` of sysexits.h.
+pub(crate) const UNAVAILABLE: u8 = 75;
+
+/// What is tried of the mirror, and how long one try may take: a mirror can stall for ever.
+const TRIES: u32 = 3;
+const TRY_SECS: &str = "600";
+
+/// Runs inside the base: the prerequisites are installed, the lab's packages only fetched. That one of those is not known there
+/// is not the mirror's fault, and fails in the root.
+const PREPARE: &str = "set -eu
+dpkg --configure -a
 apt-get -qq update
 DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $PREREQUISITES >/dev/null
+apt-get -qq install --yes --download-only --no-install-recommends $FETCHED >/dev/null ||
+    echo 'fresh: could not fetch the packages of the lab beforehand' >&2";
+
+/// Runs inside the root. A package's name that the distribution does not know is in apt's error.
+const INSIDE: &str = "set -eu
 apt-get -qq install --simulate --no-install-recommends $PACKAGES >/dev/null
 cd \"$WORKSPACE\"
 cargo xtask lab --json";
@@ -45,32 +73,55 @@ mount --rbind /sys \"$root/sys\"
 mount --rbind /dev \"$root/dev\"
 mount -t tmpfs shield-fresh \"$root/run\"
 mount -t tmpfs shield-fresh \"$root/tmp\"
-mkdir -p \"$root$WORKSPACE\" \"$root/opt/rust\" \"$root/root/.cargo/registry\" \"$root/etc/ssl/certs\"
+mkdir -p \"$root$WORKSPACE\" \"$root/opt/rust\" \"$root$CARGO_HOME/registry\" \"$root/etc/ssl/certs\"
 mount --bind \"$WORKSPACE\" \"$root$WORKSPACE\"
 if [ -n \"$TARGET\" ]; then mkdir -p \"$TARGET\"; mount --bind \"$TARGET\" \"$root$WORKSPACE/target\"; fi
 mount --bind \"$RUST\" \"$root/opt/rust\"
-if [ -d \"$REGISTRY\" ]; then mount --bind \"$REGISTRY\" \"$root/root/.cargo/registry\"; fi
+if [ -d \"$REGISTRY\" ]; then mount --bind \"$REGISTRY\" \"$root$CARGO_HOME/registry\"; fi
 if [ -d /etc/ssl/certs ]; then mount --bind /etc/ssl/certs \"$root/etc/ssl/certs\"; fi
 exec chroot \"$root\" /bin/sh -c \"$INSIDE\"";
 
 /// Creates the root and runs the lab in it.
+///
+/// # Errors
+/// [`Unavailable`] is the context of what the mirror is to blame for.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(Purpose::Fresh)?;
     let folder = build::target_folder().join("fresh").join(&arguments.suite);
     let base = folder.join("base");
-    if !base.join("etc/debian_version").is_file() {
-        make_base(&arguments.suite, &base)?;
-    }
+    retried(|| {
+        if !base.join("etc/debian_version").is_file() {
+            make_base(&arguments.suite, &base)?;
+        }
+        sh::run(&mut enter(&base, Path::new(""), PREPARE, Some(TRY_SECS))?)
+    })
+    .context(Unavailable)?;
     let root = folder.join("root");
-    sh::run(sh::as_root("rm")?.args(["-rf", "--one-file-system"]).arg(&root))?;
+    remove(&root)?;
     sh::run(sh::as_root("cp")?.args(["-a", "--reflink=auto"]).arg(&base).arg(&root))?;
     let target = if arguments.cold { folder.join("target") } else { PathBuf::new() };
     if arguments.cold {
-        sh::run(sh::as_root("rm")?.arg("-rf").arg(&target))?;
+        remove(&target)?;
     }
-    let entered = sh::run_for_output(&mut enter(&root, &target)?);
-    sh::run(sh::as_root("rm")?.args(["-rf", "--one-file-system"]).arg(&root))?;
+    let entered = sh::run_for_output(&mut enter(&root, &target, INSIDE, None)?);
+    remove(&root)?;
     entered.with_context(|| format!("could not run the lab on a bare {}", arguments.suite))
+}
+
+/// Does it again where it fails, after a pause.
+fn retried(mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
+    for left in (1..TRIES).rev() {
+        match attempt() {
+            Ok(()) => return Ok(()),
+            Err(error) => eprintln!("fresh: {error:#}; is tried again in 20 s, {left} times at most"),
+        }
+        std::thread::sleep(Duration::from_secs(20));
+    }
+    attempt()
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    sh::run(sh::as_root("rm")?.args(["-rf", "--one-file-system"]).arg(folder))
 }
 
 /// Creates a minimal root from this machine's own package mirror, with the same package sources.
@@ -78,9 +129,12 @@ fn make_base(suite: &str, base: &Path) -> Result<()> {
     let (own, mirror) = release_and_mirror()?;
     // Under another name until it is whole: the next run would take what an interrupted one left for a root.
     let begun = base.with_extension("begun");
-    sh::run(sh::as_root("rm")?.args(["-rf", "--one-file-system"]).arg(&begun).arg(base))?;
+    remove(&begun)?;
+    remove(base)?;
     fs::create_dir_all(&begun).with_context(|| format!("could not create {}", begun.display()))?;
-    sh::run(sh::as_root("debootstrap")?.args(["--variant=minbase", suite]).arg(&begun).arg(&mirror))
+    let mut debootstrap = sh::as_root("timeout")?;
+    debootstrap.args([TRY_SECS, "debootstrap", "--variant=minbase", suite]).arg(&begun).arg(&mirror);
+    sh::run(&mut debootstrap)
         .with_context(|| format!("could not make a root of {suite} from the mirror {mirror}"))?;
     // debootstrap configures no security updates, which an installed system has.
     let copy = "set -eu; rm -f \"$BASE/etc/apt/sources.list\"; for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list \
@@ -103,9 +157,12 @@ pub(crate) fn release_and_mirror() -> Result<(String, String)> {
     Ok((own, mirror))
 }
 
-fn enter(root: &Path, target: &Path) -> Result<Command> {
+/// A shell script that is run in this root, for no longer than so many seconds.
+fn enter(root: &Path, target: &Path, inside: &str, limit: Option<&str>) -> Result<Command> {
     let rust = sh::capture("rustc", &["--print", "sysroot"]).context("could not get the sysroot of rustc")?;
-    let registry = sh::cargo_home().map(|home| home.join("registry")).unwrap_or_default();
+    // At the same path as here: it is part of what Cargo knows its build output by.
+    let cargo_home = sh::cargo_home().unwrap_or_else(|| PathBuf::from("/root/.cargo"));
+    let registry = cargo_home.join("registry");
     let mut command = sh::as_root("env")?;
     // A clean environment, so that nothing of this machine helps; only proxies and certificates are passed on, without
     // which the root may not reach its mirror.
@@ -120,18 +177,21 @@ fn enter(root: &Path, target: &Path) -> Result<Command> {
         }
     }
     command.arg("PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    command.args(["HOME=/root", "CARGO_HOME=/root/.cargo", "LC_ALL=C.UTF-8"]);
+    command.args(["HOME=/root", "LC_ALL=C.UTF-8"]);
     let folders = [
         ("WORKSPACE", sh::root_folder()),
         ("TARGET", target),
         ("RUST", Path::new(&rust)),
         ("REGISTRY", &registry),
+        ("CARGO_HOME", &cargo_home),
     ];
     for (name, folder) in folders {
         command.arg(format!("{name}={}", folder.display()));
     }
-    command.arg(format!("INSIDE={INSIDE}")).arg(format!("PREREQUISITES={PREREQUISITES}"));
+    command.arg(format!("INSIDE={inside}")).arg(format!("PREREQUISITES={PREREQUISITES}"));
     command.arg(format!("PACKAGES={}", all_packages().collect::<Vec<_>>().join(" ")));
+    command.arg(format!("FETCHED={}", packages_of(Purpose::Lab).collect::<Vec<_>>().join(" ")));
+    command.args(limit.into_iter().flat_map(|limit| ["timeout", limit]));
     command.args(["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
     command.args(["sh", "-c", ENTER, "fresh"]).arg(root);
     Ok(command)

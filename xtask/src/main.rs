@@ -73,7 +73,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(fresh::Unavailable) => ExitCode::from(fresh::UNAVAILABLE),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }

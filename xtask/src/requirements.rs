@@ -277,7 +277,13 @@ pub(crate) fn missing(purpose: Purpose) -> Vec<&'static Requirement> {
 
 /// The packages of all requirements, which must exist in every distribution that `setup` supports.
 pub(crate) fn all_packages() -> impl Iterator<Item = &'static str> {
-    REQUIREMENTS.iter().flat_map(|requirement| match requirement.source {
+    packages_of(Purpose::All)
+}
+
+/// The packages of what a purpose requires, installed or not.
+pub(crate) fn packages_of(purpose: Purpose) -> impl Iterator<Item = &'static str> {
+    let of_purpose = REQUIREMENTS.iter().filter(move |requirement| purpose.includes(requirement.purpose));
+    of_purpose.flat_map(|requirement| match requirement.source {
         Source::Apt(packages) => packages.iter().copied(),
         Source::Cargo { .. } => [].iter().copied(),
     })
