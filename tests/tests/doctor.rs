@@ -117,6 +117,23 @@ fn what_is_wrong_is_named_and_what_is_mended_is_not() {
     agent.stop().unwrap();
 }
 
+/// iptables alone, and kept out of the chains that forwarded packets pass: a container engine that publishes ports by nftables'
+/// own tables leaves no rule that iptables lists.
+#[test]
+fn a_port_that_nftables_publishes_is_named_where_nothing_guards_it() {
+    let site = Site::create(&format!("{NO_PAGE}[xdp]\nmode = \"off\"\n[iptables]\nhooks = []\n")).unwrap();
+    let agent = site.start_agent(&[]).unwrap();
+    until_causes_are(&site, &[]);
+    // As netavark writes it.
+    let table = "table inet netavark { chain NETAVARK-HOSTPORT-DNAT { type nat hook prerouting priority dstnat; \
+                 tcp dport 8080 dnat ip to 10.88.0.5:80; }; }";
+    site.server.run(&["nft", table]).unwrap();
+    until_causes_are(&site, &["container_ports"]);
+    site.server.run(&["nft", "delete table inet netavark"]).unwrap();
+    until_causes_are(&site, &[]);
+    agent.stop().unwrap();
+}
+
 #[test]
 fn the_file_for_whoever_helps_has_the_rule_and_not_the_address() {
     let site = Site::create(&format!("{NO_PAGE}[ban]\nterms = [\"1h\"]\n")).unwrap();

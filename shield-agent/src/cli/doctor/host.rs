@@ -13,6 +13,7 @@ use super::facts::{Chains, Disk, Firewall, Network, Unit};
 use crate::config::{Config, Use};
 use crate::enforce::iptables::chain::CHAIN;
 use crate::enforce::iptables::programs::{Host, NotInstalled, Programs as _};
+use crate::enforce::iptables::{Version, redirects};
 use crate::enforce::xdp::interfaces;
 use crate::text::doctor as text;
 
@@ -83,14 +84,15 @@ pub(super) fn firewall(config: &Config, unseen: &mut Vec<String>) -> Option<Fire
     }
     let mut firewall = Firewall::default();
     let mut is_legacy = false;
-    let programs = [&config.iptables.program_v4, &config.iptables.program_v6];
-    for program in programs {
+    let programs = [(Version::V4, &config.iptables.program_v4), (Version::V6, &config.iptables.program_v6)];
+    for (version, program) in programs {
         // Without IPv6 in the kernel its tables are not needed.
-        if program == &config.iptables.program_v6 && !Path::new("/proc/net/if_inet6").exists() {
+        if version == Version::V6 && !Path::new("/proc/net/if_inet6").exists() {
             continue;
         }
-        let version = lines(&[program, "-V"]).unwrap_or_default();
-        is_legacy |= version.iter().any(|line| line.contains("(legacy)"));
+        let is_its_legacy =
+            lines(&[program, "-V"]).unwrap_or_default().iter().any(|line| line.contains("(legacy)"));
+        is_legacy |= is_its_legacy;
         // Without a table's name: naming one makes it where there is none.
         match lines(&[&format!("{program}-save")]) {
             Ok(rules) => {
@@ -99,6 +101,10 @@ pub(super) fn firewall(config: &Config, unseen: &mut Vec<String>) -> Option<Fire
             }
             Err(error) if error.is::<NotInstalled>() => firewall.missing.push(program.clone()),
             Err(error) => unseen.push(text::firewall_unread(program, &format!("{error:#}"))),
+        }
+        match redirects::are_elsewhere(&mut Host, version, is_its_legacy) {
+            Ok(found) => firewall.redirects_ports |= found,
+            Err(error) => unseen.push(format!("{error:#}")),
         }
     }
     if is_legacy {

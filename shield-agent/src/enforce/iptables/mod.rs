@@ -22,7 +22,7 @@ mod nft;
 mod orders;
 pub(crate) mod programs;
 mod reconcile;
-mod redirects;
+pub(crate) mod redirects;
 mod refill;
 mod report;
 pub(crate) mod sets;

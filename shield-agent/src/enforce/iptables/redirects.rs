@@ -28,11 +28,20 @@ pub(super) fn are_there(
     if lists_own && nat_table_does(programs, save)? {
         return Ok(true);
     }
+    are_elsewhere(programs, version, is_legacy)
+}
+
+/// Returns `true` if a rule does that this host's own iptables does not list. Makes no table.
+///
+/// # Errors
+/// When one of the other places cannot be listed.
+pub(crate) fn are_elsewhere(programs: &mut dyn Programs, version: Version, is_legacy: bool) -> Result<bool> {
     let other = match version {
         Version::V4 => "iptables-legacy-save",
         Version::V6 => "ip6tables-legacy-save",
     };
-    if !is_legacy && is_loaded("nat") && legacy_table_does(programs, other)? {
+    let is_loaded = legacy_tables(programs, version).lines().any(|name| name == "nat");
+    if !is_legacy && is_loaded && legacy_table_does(programs, other)? {
         return Ok(true);
     }
     nftables_do(programs, version)
