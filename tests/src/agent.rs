@@ -248,11 +248,15 @@ impl Drop for Agent {
     }
 }
 
-/// The path of the agent that was built together with the running test.
+/// The path of the agent that was built together with the running test; of another one, such as a package's, where `SHIELD_AGENT`
+/// names it.
 ///
 /// # Errors
 /// Fails if the agent was not built.
 pub fn binary() -> Result<PathBuf> {
+    if let Some(other) = std::env::var_os("SHIELD_AGENT") {
+        return Ok(PathBuf::from(other));
+    }
     built("shield-agent")
 }
 
