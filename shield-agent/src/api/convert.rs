@@ -10,7 +10,8 @@ use super::posture;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
     Detector, Dropped, EnforcerDrops, Explanation, FleetOrigin, FleetView, GlobalRate, Health, HourSlot,
-    Labels, Part, PartStateName, Posture, Reference, RuleState, Seconds, SlowedClient, SlowedCounts, SourceStatus, Status, Trust, Wanted, WarmUp, Window, Withheld, WithheldNetwork,
+    Labels, Part, PartStateName, Posture, Reference, RuleState, Seconds, SlowedClient, SlowedCounts,
+    SourceStatus, Status, Trust, Wanted, WarmUp, Window, Withheld, WithheldNetwork,
 };
 use super::vitals::Vitals;
 use crate::fleet::Numbers;
