@@ -119,11 +119,13 @@ async fn a_list_that_did_not_change_is_not_sent_again() {
 async fn many_who_poll_share_one_list() {
     let running = Setup::default().start().await;
     running.backend.hand_out(&["192.0.2.7"]);
-    let polls = (0..50).map(|_| export(&running, "plain", None));
-    for (_, body) in futures::future::join_all(polls).await {
-        assert_eq!(body, "192.0.2.7\n");
+    // Two formats by turns once had it made for each request.
+    let formats = [("plain", "192.0.2.7\n"), ("haproxy-map", "192.0.2.7 1\n")].into_iter().cycle();
+    let polls = formats.take(50).map(async |(format, text)| (export(&running, format, None).await.1, text));
+    for (body, text) in futures::future::join_all(polls).await {
+        assert_eq!(body, text);
     }
-    assert_eq!(running.backend.edge_lists(), 1);
+    assert_eq!(running.backend.edge_lists(), 2, "one for each format");
 }
 
 #[tokio::test]

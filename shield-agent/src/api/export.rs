@@ -21,7 +21,8 @@ const PART_OF_THE_TIME: u32 = 10;
 pub(super) struct Exports {
     /// Versions count from each start of the agent.
     run: u64,
-    last: Mutex<Option<Made>>,
+    /// The last one of each format.
+    last: Mutex<Vec<Made>>,
 }
 
 #[derive(Clone)]
@@ -73,13 +74,13 @@ impl Exports {
 
     /// One text is made at a time, however many ask.
     async fn made(&self, backend: &dyn Backend, format: EdgeFormat) -> Result<Made, Refusal> {
-        let mut last = self.last.lock().await;
+        let mut made_before = self.last.lock().await;
         let version = backend.edge_version();
         let is_fresh = |made: &&Made| {
             let shared_for = SHARED_FOR.max(made.took * PART_OF_THE_TIME);
             made.format == format && (made.version == version || made.at.elapsed() < shared_for)
         };
-        if let Some(made) = last.as_ref().filter(is_fresh) {
+        if let Some(made) = made_before.iter().find(is_fresh) {
             return Ok(made.clone());
         }
         let began = Instant::now();
@@ -88,7 +89,8 @@ impl Exports {
         let text = tokio::task::spawn_blocking(move || format.write(&list)).await;
         let text = text.map_err(|error| Refusal::Internal(error.into()))?;
         let made = Made { format, version, text: text.into(), at: Instant::now(), took: began.elapsed() };
-        *last = Some(made.clone());
+        made_before.retain(|made| made.format != format);
+        made_before.push(made.clone());
         Ok(made)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -15,6 +15,7 @@ use super::convert;
 use super::feed::{Feed, Published};
 use super::history::{History, Sample};
 use super::listen::stopped;
+use super::top::Top;
 use super::types::{ClientList, Dropped, Range, Snapshot, Status};
 use super::vitals::{self, Vitals};
 use crate::beat::Beat;
@@ -51,7 +52,7 @@ const VITALS_AGE_MS: u64 = 15_000;
 const SAVE_EVERY_MS: u64 = 600_000;
 
 /// When the busiest clients were found (boot clock, ms), and the list.
-type FoundAt = (u64, Arc<ClientList>);
+type FoundAt = (u64, Arc<Top>);
 
 pub(crate) struct Live {
     backend: Arc<dyn Backend>,
@@ -73,6 +74,15 @@ pub(crate) struct Reading {
     /// `status` as JSON, made once for all requests.
     pub status_json: Bytes,
     pub vitals: Vitals,
+    /// The metrics of this reading, made by the first who asks for them.
+    metrics: OnceLock<Bytes>,
+}
+
+impl Reading {
+    /// Returns the metrics, made by `render` if nobody has asked for those of this reading yet.
+    pub(crate) fn metrics(&self, render: impl FnOnce(&Reading) -> String) -> Bytes {
+        self.metrics.get_or_init(|| render(self).into()).clone()
+    }
 }
 
 #[derive(Default)]
@@ -123,20 +133,23 @@ impl Live {
         Ok(reading)
     }
 
-    /// Returns the `n` busiest clients, at most a second old.
-    pub(crate) async fn top(&self, n: usize) -> Result<ClientList, Refusal> {
+    /// Returns the `n` busiest clients as JSON, at most a second old. Writing them is what costs, so it is done once for all.
+    pub(crate) async fn top_json(&self, n: usize) -> Result<Bytes, Refusal> {
+        Ok(self.top(n).await?.json(n))
+    }
+
+    async fn top(&self, n: usize) -> Result<Arc<Top>, Refusal> {
         let size = usize::from(n > TOP_SHARED[0]);
         let mut shared = self.top[size].lock().await;
         let now = clock::now();
-        let list = match &*shared {
-            Some((at, list)) if now.boot_ms.saturating_sub(*at) < TOP_AGE_MS => Arc::clone(list),
-            _ => {
-                let list = Arc::new(self.fresh_top(TOP_SHARED[size]).await?);
-                *shared = Some((now.boot_ms, Arc::clone(&list)));
-                list
-            }
-        };
-        Ok(ClientList { clients: list.clients.iter().take(n).cloned().collect(), ..(*list).clone() })
+        if let Some((at, top)) = &*shared
+            && now.boot_ms.saturating_sub(*at) < TOP_AGE_MS
+        {
+            return Ok(Arc::clone(top));
+        }
+        let top = Arc::new(Top::new(self.fresh_top(TOP_SHARED[size]).await?));
+        *shared = Some((now.boot_ms, Arc::clone(&top)));
+        Ok(top)
     }
 
     async fn fresh_top(&self, n: usize) -> Result<ClientList, Refusal> {
@@ -170,7 +183,7 @@ impl Live {
     /// Returns a snapshot as JSON, for a stream that starts.
     pub(crate) async fn snapshot(&self) -> Result<Arc<str>, Refusal> {
         let reading = self.reading().await?;
-        let clients = self.top(TOP_IN_SNAPSHOT).await?;
+        let clients = self.top(TOP_IN_SNAPSHOT).await?.first(TOP_IN_SNAPSHOT);
         let snapshot = Snapshot { status: reading.status.clone(), clients };
         Ok(String::from_utf8(json(&snapshot)).expect("JSON is UTF-8").into())
     }
@@ -258,7 +271,7 @@ impl Readings {
         let heard = convert::Heard { conditions: feed.conditions(), attacks: feed.recent_attacks(now) };
         let status = convert::status(&view, &heard, dropped, &vitals);
         let status_json = Bytes::from(json(&status));
-        Reading { view, status, status_json, vitals }
+        Reading { view, status, status_json, vitals, metrics: OnceLock::new() }
     }
 
     /// Reads at most once a second: CPU shares of a shorter time would be mostly rounding.

@@ -24,6 +24,7 @@ pub(crate) mod routes;
 pub(crate) mod socket;
 pub(crate) mod stream;
 pub(crate) mod token;
+mod top;
 pub(crate) mod types;
 pub(crate) mod vitals;
 

@@ -27,9 +27,9 @@ use super::metrics::{self, ApiCounts};
 use super::operation::{BASE, Operation};
 use super::stream::EventStream;
 use super::types::{
-    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ClientList, ConfigView, EventList, Explanation,
-    FleetView, ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS,
-    OriginRequest, Range, ReloadReport, Term, Transport, UnbanRequest, Whoami,
+    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ConfigView, EventList, Explanation, FleetView,
+    ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, OriginRequest, Range,
+    ReloadReport, Term, Transport, UnbanRequest, Whoami,
 };
 use super::{Settings, convert};
 use crate::edge::format::EdgeFormat;
@@ -359,8 +359,8 @@ pub(super) struct ClientsParams {
     n: Limit<10>,
 }
 
-async fn clients(State(api): Shared, Params(params): Params<ClientsParams>) -> Answer<ClientList> {
-    Ok(Json(api.live.top(params.n.0 as usize).await?))
+async fn clients(State(api): Shared, Params(params): Params<ClientsParams>) -> Result<Response, ApiError> {
+    Ok(ready_json(api.live.top_json(params.n.0 as usize).await?))
 }
 
 #[derive(Deserialize)]
@@ -432,7 +432,7 @@ async fn config(State(api): Shared) -> Answer<ConfigView> {
 
 async fn prometheus(State(api): Shared) -> Result<Response, ApiError> {
     let reading = api.live.reading().await?;
-    let text = metrics::render(&reading, &api.live.feed().counts(), api.counts());
+    let text = reading.metrics(|reading| metrics::render(reading, &api.live.feed().counts(), api.counts()));
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
