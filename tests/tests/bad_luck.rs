@@ -4,11 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use shield_agent::test_support::api::types::PartStateName;
 use shield_tests::agent::{Agent, Home};
 use shield_tests::mishap::{self, SmallDisk};
 use shield_tests::netns::Namespace;
@@ -46,14 +48,28 @@ fn a_damaged_database_lifts_no_ban(more: &str, is_end_known: bool) {
     }
     let status = site.status().unwrap();
     let part = status.parts.iter().find(|part| part.part == "restored state").unwrap();
-    assert!(part.text.contains("4 bans taken over from the kernel"), "{}", part.text);
-    let kept = fs::read_dir(&state).unwrap().filter_map(Result::ok);
-    assert_eq!(kept.filter(|file| file.file_name().to_string_lossy().contains("damaged-")).count(), 1);
+    let kept = fs::read_dir(&state).unwrap().filter_map(Result::ok).map(|file| file.path());
+    let kept: Vec<PathBuf> =
+        kept.filter(|file| file.to_string_lossy().contains("shield.db.damaged-")).collect();
+    let [kept] = &kept[..] else { panic!("one damaged file is kept: {kept:?}") };
+    for said in ["4 bans taken over from the kernel", "audit report", "allow", kept.to_str().unwrap()] {
+        assert!(part.text.contains(said), "{said}: {}", part.text);
+    }
+    assert_eq!(part.state, PartStateName::Degraded);
     wait::sleep(Duration::from_secs(5)).unwrap();
     let samples = attempts.stop();
     let answered = samples.iter().filter(|sample| matches!(sample.outcome, Outcome::Answered(..))).count();
     assert_eq!(answered, 0, "{}", site.home.log());
     assert_eq!(site.request(VISITOR).unwrap(), Some(200));
+
+    // Whoever takes the damaged file away has seen to it; the bans stay.
+    fs::remove_file(kept).unwrap();
+    wait::until("the state to end with the damaged file", Duration::from_secs(60), || {
+        let part = site.status()?.parts.into_iter().find(|part| part.part == "restored state");
+        Ok(part.is_some_and(|part| part.state == PartStateName::Active).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(site.bans().unwrap().len(), 4);
 }
 
 #[test]

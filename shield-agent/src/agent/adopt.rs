@@ -8,17 +8,13 @@ use ipnet::IpNet;
 use super::{Kernel, build};
 use crate::config::Config;
 use crate::enforce::Enforcer;
-use crate::text::{counted, duration};
+use crate::text::restored;
 use shield_engine::Engine;
 use shield_engine::action::{Action, BanRecord, Order, Record};
-use shield_engine::backoff::Term;
 use shield_engine::ban::{Ban, Place};
 use shield_engine::client::Client;
 use shield_engine::time::{Ends, Now};
 use shield_engine::verdict::Rule;
-
-/// The reason that these bans carry. The audit log has them from when they were made.
-pub(super) const REASON: &str = "taken over from the kernel when the database was damaged";
 
 /// What the kernel holds, by client, with the end where one of the enforcers knows it.
 #[derive(Debug, Default)]
@@ -74,26 +70,15 @@ impl Held {
                 rule: Rule::Imported,
                 place: Place::Everywhere,
             };
-            let (ban, restored) = restored(engine, ban, now);
+            let (ban, again) = restore(engine, ban, now);
             records.push(Record::Banned(Box::new(BanRecord {
                 ban,
-                reason: Some(REASON.to_owned()),
+                reason: Some(restored::ADOPTED.to_owned()),
                 evidence: None,
             })));
-            actions.extend(restored);
+            actions.extend(again);
         }
-        let mut words =
-            format!("{} taken over from the kernel with their ends", counted(records.len() as u64, "ban"));
-        if without_end > 0 {
-            let term = match first_term {
-                Term::Secs(secs) => duration(secs),
-                Term::Permanent => "no end".to_owned(),
-            };
-            words.push_str(&format!(" ({without_end} whose end the kernel does not know: {term} from now)"));
-        }
-        for problem in &self.problems {
-            words.push_str(&format!("; could not list the bans of {problem}"));
-        }
+        let words = restored::adopted(records.len() as u64, without_end, first_term, &self.problems);
         Adopted { records, actions, words }
     }
 
@@ -105,7 +90,7 @@ impl Held {
 
 /// Restores a ban as one of a list, or as an operator's where only an operator may have made it: of a network of a CDN, for
 /// example, which lists do not ban.
-fn restored(engine: &mut Engine, ban: Ban, now: Now) -> (Ban, Vec<Action>) {
+fn restore(engine: &mut Engine, ban: Ban, now: Now) -> (Ban, Vec<Action>) {
     let is_in_force =
         |actions: &[Action]| actions.iter().any(|a| matches!(a, Action::Enforce(Order::Ban { .. })));
     let actions = engine.restore_ban(ban, now);

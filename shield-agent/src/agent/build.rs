@@ -7,7 +7,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use super::backend::AgentBackend;
-use super::{Kernel, adopt, supervise};
+use super::{Kernel, supervise};
 use crate::api::feed::Feed;
 use crate::api::socket::ControlSocket;
 use crate::api::{self, Server};
@@ -192,7 +192,7 @@ pub(super) fn audit_record(
 ) -> AuditRecord {
     // A dry run's bans are recorded as ones that would have been made.
     let late = match kernel {
-        Kernel::Enforce => late::missing(&config.audit, ledger, adopt::REASON, clock::now()),
+        Kernel::Enforce => late::missing(&config.audit, ledger, text::restored::ADOPTED, clock::now()),
         Kernel::LeaveAlone => Ok(Vec::new()),
     };
     let late = late.unwrap_or_else(|error| {

@@ -1,6 +1,7 @@
 //! What an earlier run left: opens the database and builds the engine from it.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,6 +16,7 @@ use crate::random;
 use crate::store::audit_head::AuditHead;
 use crate::store::trouble::Trouble;
 use crate::store::{self, BootId, Found, Store};
+use crate::text;
 use shield_engine::Engine;
 use shield_engine::action::{Action, Order, Record};
 use shield_engine::allowlist::Allowlist;
@@ -42,9 +44,6 @@ const PART: &str = "restored state";
 /// The folder of a dry run's database, in the state directory.
 const DRY_RUN_DIR: &str = "dry-run";
 
-/// What only the database had.
-const LOST: &str = "lost are offences, the history, the operator's allowlist and the learned baseline";
-
 /// Adopted bans in one transaction.
 const SAVED_AT_ONCE: usize = 10_000;
 
@@ -53,8 +52,15 @@ pub(super) struct Opened {
     pub store: Store,
     /// The state that the store starts in.
     pub state: PartReport,
-    /// Why the database is empty, when it was damaged: what was in it is to be had from the kernel alone.
-    damage: Option<String>,
+    /// Set when the database was damaged and is now empty: what was in it is to be had from the kernel alone.
+    damage: Option<Damage>,
+}
+
+struct Damage {
+    /// The result of the integrity check.
+    found: String,
+    /// The damaged file.
+    kept: PathBuf,
 }
 
 /// Opens the database.
@@ -73,16 +79,14 @@ pub(super) fn open_store(config: &Config, kernel: Kernel, now: Now) -> Result<Op
     let (store, found) = Store::open(&settings, &boot_id, now)?;
     let damage = match found {
         Found::Nothing | Found::Sound => None,
-        Found::Damaged { moved_to, damage } => {
-            Some(format!("the database was damaged and is kept as {} ({damage})", moved_to.display()))
-        }
+        Found::Damaged { moved_to, damage } => Some(Damage { found: damage, kept: moved_to }),
     };
     let state = PartState::Active { detail: settings.file().display().to_string() };
     let state = PartReport { part: "store".to_owned(), state, repaired: None };
     Ok(Opened { store, state, damage })
 }
 
-/// The state of what was restored: degraded for a day after something was lost.
+/// The state of what was restored: degraded for a day after something was lost, or until the operator has seen to it.
 pub(super) fn state_of(trouble: Option<&Trouble>) -> PartReport {
     let state = match trouble {
         Some(trouble) => PartState::Degraded { reason: trouble.reason.clone() },
@@ -155,13 +159,14 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
     let mut lost = Vec::new();
     if let (Some(damage), Some(held)) = (&opened.damage, held) {
         let adopted = held.adopt(&mut engine, max_bans, now);
-        lost.push(format!("{damage}; {}; {LOST}", adopted.words));
+        lost.push(text::restored::damaged(&damage.found, &damage.kept, &adopted.words));
         take(adopted.actions);
         leftovers.extend(save(store, adopted.records, now));
     }
     lost.extend(store.keep_unreadable_aside(now));
     lost.iter().for_each(|lost| tracing::error!("{lost}"));
-    let trouble = Trouble::found(lost, loaded.trouble.clone(), now);
+    let kept = opened.damage.as_ref().map(|damage| damage.kept.clone());
+    let trouble = Trouble::found(lost, kept, loaded.trouble.clone(), now);
     if trouble != loaded.trouble
         && let Err(error) = store.remember_trouble(trouble.as_ref())
     {

@@ -41,6 +41,9 @@ const ANSWERED_IN: Duration = Duration::from_secs(2);
 const START_LASTS: Duration = Duration::from_secs(10);
 const TRIM_INTERVAL: Duration = Duration::from_secs(3_600);
 
+/// The pause between two looks whether a damaged database that is kept aside is still there.
+const LOOK_AT_TROUBLE: Duration = Duration::from_secs(5);
+
 /// Waits for SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -116,12 +119,12 @@ pub(super) fn keep_others_out(config: &Config, kernel: Kernel) -> Result<()> {
     Ok(())
 }
 
-/// Waits until what was lost at the start has been shown for long enough.
+/// Waits until what was lost at the start has been shown for long enough, or the operator has taken the damaged file away.
 pub(super) async fn end_of_trouble(trouble: Option<Trouble>, owner: Handle) {
     let Some(trouble) = trouble else { return };
     while let left @ 1.. = trouble.left_ms(clock::now()) {
-        // In pieces: the timer stands still while the machine is suspended.
-        tokio::time::sleep(Duration::from_millis(left).min(TRIM_INTERVAL)).await;
+        // In pieces also without a file: the timer stands still while the machine is suspended.
+        tokio::time::sleep(Duration::from_millis(left).min(LOOK_AT_TROUBLE)).await;
     }
     owner.send(Message::Part(restore::state_of(None)));
 }

@@ -28,6 +28,7 @@ mod notice;
 pub(crate) mod posture;
 mod quantity;
 pub(crate) mod reload;
+pub(crate) mod restored;
 mod sight;
 mod slow;
 pub(crate) mod ssh;
