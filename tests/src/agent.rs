@@ -20,14 +20,6 @@ use crate::{unit, wait};
 /// same time.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Runs what follows with the capabilities and the umask of the shipped unit.
-pub const UNIT: [&str; 3] = [
-    "sh",
-    "-c",
-    "umask 027; caps=net_admin,net_raw,bpf,perfmon,dac_read_search,chown; \
-     exec setpriv --no-new-privs --bounding-set=-all,+$(echo $caps | sed 's/,/,+/g') \"$0\" \"$@\"",
-];
-
 /// The files of one agent that outlive its process: config, state, log, pins.
 #[derive(Debug)]
 pub struct Home {

@@ -2,8 +2,8 @@
 //! the launcher `unit-sandbox` (`src/bin/`) applies it and then runs a program.
 //!
 //! Applied: the capabilities, the system-call filter and the restrictions that are filters too, /proc, the read-only file
-//! system, the umask. Not applied, because the tests' own files are there: `PrivateTmp=` and `ProtectHome=` (see
-//! `tests/source_sandbox.rs`), and `PrivateDevices=`.
+//! system, the umask, and an own /tmp, /home and /dev. Of the tests' own files in these, those that the launcher is told of are
+//! bound to their places again.
 
 use std::fs;
 use std::path::{Path, PathBuf};

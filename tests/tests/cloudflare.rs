@@ -1,4 +1,4 @@
-//! The exporter to Cloudflare in the agent, with the capabilities of the shipped unit and no other.
+//! The exporter to Cloudflare in the agent, in the sandbox of the shipped unit.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use shield_agent::test_support::api::types::{PartStateName, Status};
-use shield_tests::agent::{Agent, Home, UNIT};
+use shield_tests::agent::{Agent, Home};
 use shield_tests::cloud::{ACCOUNT, Cloud, Fault, LIST, TOKEN};
 use shield_tests::netns::Namespace;
 use shield_tests::wait;
@@ -43,7 +43,7 @@ impl World {
             home.folder().join("deny"),
         );
         home.configure(&log, "", &more).unwrap();
-        let agent = Agent::start_under(&UNIT, &server, &home, &[]).unwrap();
+        let agent = Agent::start_in_unit(&server, &home, &[]).unwrap();
         World { agent, cloud, server, home }
     }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use shield_agent::test_support::api::types::{PartStateName, Status};
-use shield_tests::agent::{Agent, Home, UNIT};
+use shield_tests::agent::{Agent, Home};
 use shield_tests::netns::{End, Namespace, connect};
 use shield_tests::proxied::{Connection, ProxiedNginx};
 use shield_tests::wait;
@@ -29,7 +29,7 @@ fn a_proxy_that_the_log_does_not_name_is_a_state() {
     let from: IpAddr = PROXY.parse().unwrap();
     let nginx = ProxiedNginx::start_unnamed_in(&server, &folder, &home.folder().join("deny"), from).unwrap();
     home.configure(nginx.access_log(), "", "[xdp]\nmode = \"off\"\n[page]\nenabled = false\n").unwrap();
-    let _agent = Agent::start_under(&UNIT, &server, &home, &[]).unwrap();
+    let _agent = Agent::start_in_unit(&server, &home, &[]).unwrap();
     let mut line = Connection::open(&proxy, SocketAddr::new(SERVER.parse().unwrap(), 80)).unwrap();
     let mut visitors = (1..=40).cycle();
     let text = wait::until("the proxy to be seen", PATIENCE, || {

@@ -2,6 +2,7 @@
 //! reach it.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +13,7 @@ use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, umask};
+use rustix::fs::OFlags;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::{
     BpfMap, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -32,41 +34,67 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    // Before anything is closed: systemd-analyze runs here.
-    let filters = filters()?;
-    restrict_files(&arguments.writable)?;
-    restrict_capabilities()?;
+    // Before anything is closed or hidden: systemd-analyze runs here, and the unit's file is read.
+    let (filters, capabilities) = (filters()?, capabilities()?);
+    let (program, rest) = arguments.program.split_first().context("could not find a program to run")?;
+    restrict_files(&arguments.writable, Path::new(program))?;
+    restrict_capabilities(capabilities)?;
     for filter in &filters {
         seccompiler::apply_filter(filter).context("could not apply a filter of system calls")?;
     }
-    let (program, rest) = arguments.program.split_first().context("could not find a program to run")?;
     Err(Command::new(program).args(rest).exec()).with_context(|| format!("could not run {program}"))
 }
 
-/// `ProtectSystem=strict` with its `ReadWritePaths=`, `ProtectProc=invisible`, `UMask=`.
-fn restrict_files(writable: &[PathBuf]) -> Result<()> {
-    ensure!(words_of("ProtectSystem")? == ["strict"], "another ProtectSystem= than this program makes");
-    ensure!(words_of("ProtectProc")? == ["invisible"], "another ProtectProc= than this program makes");
+/// `ProtectSystem=strict` with its `ReadWritePaths=`, `ProtectProc=invisible`, `PrivateTmp=`, `ProtectHome=`, `PrivateDevices=`,
+/// `UMask=`. Whatever the tests need of what is hidden, which is `writable` and `program`, is bound to its place again.
+fn restrict_files(writable: &[PathBuf], program: &Path) -> Result<()> {
+    for (key, value) in [
+        ("ProtectSystem", "strict"),
+        ("ProtectProc", "invisible"),
+        ("PrivateTmp", "yes"),
+        ("ProtectHome", "yes"),
+        ("PrivateDevices", "yes"),
+    ] {
+        ensure!(words_of(key)? == [value], "another {key}= than this program makes");
+    }
+    let mask = words_of("UMask")?.concat();
+    let mask = libc::mode_t::from_str_radix(&mask, 8).context("could not read UMask=")?;
+    let named = words_of("ReadWritePaths")?;
     unshare(CloneFlags::CLONE_NEWNS).context("could not make a mount namespace (needs root)")?;
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .context("could not make the mounts private")?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), Some("hidepid=invisible"))
         .context("could not mount /proc")?;
-    let named = words_of("ReadWritePaths")?;
     let open: Vec<&Path> = named.iter().map(Path::new).chain(writable.iter().map(PathBuf::as_path)).collect();
-    for path in open.iter().filter(|path| path.exists()) {
-        mount(Some(*path), *path, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
-            .with_context(|| format!("could not bind {}", path.display()))?;
+    let kept = open.iter().copied().chain([program]).map(Kept::open).collect::<Result<Vec<_>>>()?;
+    let kept = || kept.iter().flatten();
+    hide_devices()?;
+    for folder in PRIVATE {
+        mount(
+            Some("tmpfs"),
+            folder,
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            Some("mode=1777"),
+        )
+        .with_context(|| format!("could not hide {folder}"))?;
     }
+    kept().filter(|kept| kept.path == Path::new("/run")).try_for_each(Kept::put_back)?;
+    for folder in HOMES.map(Path::new).iter().filter(|folder| folder.is_dir()) {
+        mount(Some("tmpfs"), *folder, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0"))
+            .with_context(|| format!("could not hide {}", folder.display()))?;
+    }
+    kept().filter(|kept| kept.path != Path::new("/run")).try_for_each(Kept::put_back)?;
     let stays = |point: &Path| {
-        // As systemd has it, these are not the file system's.
+        // As systemd has it, these are not the file system's; the devices' own are read-only already.
         let kernels = ["/proc", "/sys", "/dev"].map(Path::new);
-        kernels.iter().chain(&open).any(|path| point.starts_with(path))
+        let is_open =
+            kernels.iter().chain(&open).chain(&PRIVATE.map(Path::new)).any(|path| point.starts_with(path));
+        is_open && !HOMES.iter().any(|home| point == Path::new(home))
     };
     for point in mount_points()?.iter().filter(|point| !stays(point)) {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        match mount(none, point, none, flags, none) {
+        match mount(NONE, point, NONE, flags, NONE) {
             // Hidden below another mount.
             Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
             Err(error) => {
@@ -74,9 +102,68 @@ fn restrict_files(writable: &[PathBuf]) -> Result<()> {
             }
         }
     }
-    let mask = words_of("UMask")?.concat();
-    umask(Mode::from_bits_truncate(libc::mode_t::from_str_radix(&mask, 8).context("could not read UMask=")?));
+    umask(Mode::from_bits_truncate(mask));
     Ok(())
+}
+
+const NONE: Option<&str> = None;
+
+/// What `PrivateTmp=` gives the unit an own one of.
+const PRIVATE: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// What `ProtectHome=` empties.
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+
+/// A file or folder, held open so that it can be bound to its place once that is hidden.
+struct Kept {
+    path: PathBuf,
+    held: OwnedFd,
+    is_folder: bool,
+}
+
+impl Kept {
+    /// `None` when there is none.
+    fn open(path: &Path) -> Result<Option<Kept>> {
+        let held = match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty()) {
+            Ok(held) => held,
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("could not open {}", path.display())),
+        };
+        Ok(Some(Kept { path: path.to_owned(), held, is_folder: path.is_dir() }))
+    }
+
+    /// Makes the place where there is none any more.
+    fn put_back(&self) -> Result<()> {
+        let failed = || format!("could not bind {}", self.path.display());
+        if !self.path.exists() {
+            let folder = if self.is_folder { Some(self.path.as_path()) } else { self.path.parent() };
+            std::fs::create_dir_all(folder.with_context(failed)?).with_context(failed)?;
+            if !self.is_folder {
+                std::fs::write(&self.path, "").with_context(failed)?;
+            }
+        }
+        let source = format!("/proc/self/fd/{}", self.held.as_raw_fd());
+        mount(Some(source.as_str()), &self.path, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
+            .with_context(failed)
+    }
+}
+
+/// An own /dev with the harmless devices.
+fn hide_devices() -> Result<()> {
+    let nodes = ["null", "zero", "full", "random", "urandom", "tty", "pts", "shm"];
+    let kept = nodes.map(|node| Kept::open(&Path::new("/dev").join(node)));
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), "/dev", Some("tmpfs"), flags, Some("mode=755")).context("could not hide /dev")?;
+    for node in kept {
+        node?.iter().try_for_each(Kept::put_back)?;
+    }
+    for (link, target) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+        std::os::unix::fs::symlink(format!("/proc/self/{target}"), format!("/dev/{link}"))
+            .with_context(|| format!("could not make /dev/{link}"))?;
+    }
+    std::os::unix::fs::symlink("pts/ptmx", "/dev/ptmx").context("could not make /dev/ptmx")?;
+    let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | flags;
+    mount(NONE, "/dev", NONE, read_only, NONE).context("could not make /dev read-only")
 }
 
 fn mount_points() -> Result<Vec<PathBuf>> {
@@ -84,14 +171,19 @@ fn mount_points() -> Result<Vec<PathBuf>> {
     Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect())
 }
 
-/// `CapabilityBoundingSet=` and `NoNewPrivileges=`. Root gets what is in the bounding set when it runs a program.
-fn restrict_capabilities() -> Result<()> {
+/// `CapabilityBoundingSet=` and `NoNewPrivileges=`.
+fn capabilities() -> Result<CapabilitySet> {
     ensure!(words_of("NoNewPrivileges")? == ["yes"], "another NoNewPrivileges= than this program makes");
     let mut kept = CapabilitySet::empty();
     for name in words_of("CapabilityBoundingSet")? {
         let known = name.strip_prefix("CAP_").and_then(CapabilitySet::from_name);
         kept |= known.with_context(|| format!("could not find the capability {name}"))?;
     }
+    Ok(kept)
+}
+
+/// Root gets what is in the bounding set when it runs a program.
+fn restrict_capabilities(kept: CapabilitySet) -> Result<()> {
     for capability in CapabilitySet::all().difference(kept).iter() {
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             // Newer than this kernel.
