@@ -72,7 +72,7 @@ pub mod enforce {
     }
     pub mod nginx {
         pub use crate::enforce::nginx::include::{http, server};
-        pub use crate::enforce::nginx::{NginxEnforcer, Settings};
+        pub use crate::enforce::nginx::{Backend, Commands, MapEnforcer, NginxEnforcer, Settings};
     }
     pub mod simulator {
         pub use crate::enforce::simulator::SimulatedHost;

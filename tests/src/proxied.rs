@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shield_agent::test_support::enforce::nginx::{http, server};
+use shield_agent::test_support::enforce::nginx::{Commands, Settings, http, server};
 
 use crate::netns::Namespace;
 use crate::nginx::LOG_FORMAT;
@@ -38,8 +38,15 @@ impl ProxiedNginx {
     /// # Errors
     /// Fails if nginx is not installed or does not start.
     pub fn start(folder: &Path, denied: &Path, status: u16) -> Result<Self> {
-        let configuration = configuration(folder, denied, status);
-        Self::start_with(folder, &configuration, |command| command.spawn())
+        Self::start_for(folder, &of_files(denied, status))
+    }
+
+    /// As [`ProxiedNginx::start`], for the agent's whole settings. `/slow` begins an answer that takes an hour.
+    ///
+    /// # Errors
+    /// As for [`ProxiedNginx::start`].
+    pub fn start_for(folder: &Path, settings: &Settings) -> Result<Self> {
+        Self::start_with(folder, &configuration(folder, settings), |command| command.spawn())
     }
 
     /// As [`ProxiedNginx::start`], in a namespace, where it listens on port 80 too and trusts the proxy at this address. Its log
@@ -54,7 +61,7 @@ impl ProxiedNginx {
         status: u16,
         proxy: IpAddr,
     ) -> Result<Self> {
-        let configuration = with_peer(&reached_by(&configuration(folder, denied, status), proxy));
+        let configuration = with_peer(&reached_by(&configuration(folder, &of_files(denied, status)), proxy));
         Self::start_with(folder, &configuration, |command| namespace.enter(|| command.spawn()))
     }
 
@@ -68,7 +75,7 @@ impl ProxiedNginx {
         denied: &Path,
         proxy: IpAddr,
     ) -> Result<Self> {
-        let configuration = reached_by(&configuration(folder, denied, 403), proxy);
+        let configuration = reached_by(&configuration(folder, &of_files(denied, 403)), proxy);
         Self::start_with(folder, &configuration, |command| namespace.enter(|| command.spawn()))
     }
 
@@ -86,7 +93,8 @@ impl ProxiedNginx {
     ) -> Result<Self> {
         let mounted = folder.join("mounted");
         fs::create_dir(&mounted).with_context(|| format!("could not create {}", mounted.display()))?;
-        let configuration = with_peer(&reached_by(&configuration(folder, &mounted, status), proxy));
+        let configuration =
+            with_peer(&reached_by(&configuration(folder, &of_files(&mounted, status)), proxy));
         Self::start_with(folder, &configuration, |command| {
             let mut inside = Command::new("unshare");
             inside.args(["--mount", "--propagation", "private", "sh", "-c", MOUNT_READ_ONLY]);
@@ -134,6 +142,19 @@ impl ProxiedNginx {
         Ok(connection)
     }
 
+    /// The commands with which the backend `map` reaches it.
+    pub fn commands(&self) -> Commands {
+        let config = self.socket.with_file_name("nginx.conf").display().to_string();
+        let errors = self.socket.with_file_name("error.log").display().to_string();
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        Commands {
+            copy: Vec::new(),
+            test: words(&["nginx", "-t", "-c", &config, "-e", &errors]),
+            reload: words(&["nginx", "-s", "reload", "-c", &config, "-e", &errors]),
+            workers: words(&["ps", "-o", "pid,args", "--ppid", &self.master.id().to_string()]),
+        }
+    }
+
     /// Its worker processes, which a reload replaces.
     ///
     /// # Errors
@@ -173,8 +194,13 @@ fn with_peer(configuration: &str) -> String {
     configuration.replace(r#""$remote_addr","#, r#""$remote_addr","peer":"$realip_remote_addr","#)
 }
 
-fn configuration(folder: &Path, denied: &Path, status: u16) -> String {
-    let (http, server) = (http(denied), server(denied, status));
+fn of_files(denied: &Path, status: u16) -> Settings {
+    Settings { folder: denied.to_owned(), status, ..Settings::default() }
+}
+
+fn configuration(folder: &Path, settings: &Settings) -> String {
+    let (http, server) = (http(settings), server(settings));
+    let long = "x".repeat(3600);
     let folder = folder.display();
     format!(
         r#"daemon off;
@@ -200,6 +226,7 @@ http {{
     {server}
     location / {{ return 404 "nothing"; }}
     location = / {{ return 200 "welcome"; }}
+    location = /slow {{ limit_rate_after 1000; limit_rate 10; return 200 "{long}"; }}
     location = /names {{ return 200 "$remote_addr|$shield_address|$shield_client|$shield_network"; }}
   }}
 }}
@@ -221,6 +248,30 @@ impl Connection<TcpStream> {
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self(BufReader::new(stream)))
+    }
+}
+
+impl Connection {
+    /// Sends a request of this client's, and reads no more than the first line of the answer.
+    ///
+    /// # Errors
+    /// Fails if nginx does not answer.
+    pub fn begin(&mut self, client: &str, path: &str) -> Result<()> {
+        write!(self.0.get_mut(), "GET {path} HTTP/1.1\r\nHost: a\r\nX-Real-IP: {client}\r\n\r\n")?;
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        ensure!(line.starts_with("HTTP/1.1 200"), "nginx answered {line:?}");
+        Ok(())
+    }
+
+    /// Whether more of the answer comes.
+    ///
+    /// # Errors
+    /// Fails if nothing comes in time.
+    pub fn goes_on(&mut self) -> Result<bool> {
+        let held = self.0.buffer().len();
+        self.0.consume(held);
+        Ok(!self.0.fill_buf()?.is_empty())
     }
 }
 

@@ -13,7 +13,7 @@ use aya::maps::{HashMap, Map, MapData};
 use shield_agent::test_support::clock;
 use shield_agent::test_support::enforce::iptables::programs::{Host, NotInstalled, Programs};
 use shield_agent::test_support::enforce::iptables::{Backend, IptablesEnforcer, Settings, Version};
-use shield_agent::test_support::enforce::nginx::{self, NginxEnforcer};
+use shield_agent::test_support::enforce::nginx::{self, Backend as NginxBackend, MapEnforcer, NginxEnforcer};
 use shield_agent::test_support::enforce::simulator::SimulatedHost;
 use shield_agent::test_support::enforce::xdp::{self, XdpEnforcer};
 use shield_agent::test_support::enforce::{Ban, Desired, Enforcer, Failure, Slow};
@@ -26,6 +26,7 @@ use shield_engine::time::{Ends, Now};
 use shield_tests::bpffs::Bpffs;
 use shield_tests::netns::{End, Namespace, connect};
 use shield_tests::programs::Counted;
+use shield_tests::proxied::ProxiedNginx;
 use shield_tests::{command, old_kernel};
 
 /// A kernel with an enforcer, and with other programs that change it.
@@ -588,12 +589,26 @@ struct Files {
 
 impl World for Files {
     fn enforcer(&self) -> Box<dyn Enforcer> {
-        Box::new(NginxEnforcer::new(self.settings.clone()))
+        match self.settings.backend {
+            NginxBackend::Files => Box::new(NginxEnforcer::new(self.settings.clone())),
+            NginxBackend::Map => Box::new(MapEnforcer::new(self.settings.clone())),
+        }
     }
 
     fn flush(&self) -> Result<()> {
-        command::run(&["find", &self.folder(), "-mindepth", "1", "-not", "-name", "theirs", "-delete"])
-            .map(drop)
+        command::run(&[
+            "find",
+            &self.folder(),
+            "-mindepth",
+            "1",
+            "-type",
+            "f",
+            "-not",
+            "-name",
+            "theirs",
+            "-delete",
+        ])
+        .map(drop)
     }
 
     fn ours(&self) -> Result<Vec<String>> {
@@ -620,6 +635,24 @@ fn files_for_nginx() {
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("theirs"), "").unwrap();
     contract(&Files { settings: nginx::Settings { folder, ..nginx::Settings::default() } }).unwrap();
+}
+
+/// Every change has a real nginx read its maps anew.
+#[test]
+fn maps_for_nginx() {
+    let tmpfs = tempfile::tempdir_in("/dev/shm").unwrap();
+    let folder = tmpfs.path().join("deny");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("theirs"), "").unwrap();
+    let mut settings = nginx::Settings {
+        folder,
+        backend: NginxBackend::Map,
+        reload_every: std::time::Duration::ZERO,
+        ..nginx::Settings::default()
+    };
+    let nginx = ProxiedNginx::start_for(tmpfs.path(), &settings).unwrap();
+    settings.commands = nginx.commands();
+    contract(&Files { settings }).unwrap();
 }
 
 fn settings(backend: Backend, flavour: &str) -> Settings {

@@ -24,8 +24,8 @@ fn configuration(folder: &Path, snippet: &str) -> String {
         "pid {0}/nginx.pid;\nerror_log {0}/error.log;\nevents {{}}\nhttp {{\n{1}\n{inside_http}\n{log}\nserver {{\n{inside_server}\n{2}\n\
          location / {{ return 200; }}\n}}\n}}\n",
         folder.display(),
-        http(&settings.folder),
-        server(&settings.folder, settings.status),
+        http(&settings),
+        server(&settings),
     )
 }
 

@@ -19,9 +19,8 @@ use crate::edge::cloudflare;
 use crate::enforce::interpreter::tables::Tables;
 use crate::enforce::interpreter::{self, Interpreter};
 use crate::enforce::iptables::IptablesEnforcer;
-use crate::enforce::nginx::NginxEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
-use crate::enforce::{Enforcer, Slow};
+use crate::enforce::{Enforcer, Slow, nginx};
 use crate::fleet;
 use crate::notify::audit::late;
 use crate::notify::{self, AuditRecord, Notifier, Outbox};
@@ -53,7 +52,7 @@ pub(super) fn enforcer(name: EnforcerName, config: &Config) -> Box<dyn Enforcer>
     match name {
         EnforcerName::Iptables => Box::new(IptablesEnforcer::new(config.iptables.clone())),
         EnforcerName::Xdp => Box::new(XdpEnforcer::new(config.xdp.clone())),
-        EnforcerName::Nginx => Box::new(NginxEnforcer::new(config.nginx.clone())),
+        EnforcerName::Nginx => nginx::enforcer(config.nginx.clone()),
     }
 }
 

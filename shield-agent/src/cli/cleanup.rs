@@ -9,10 +9,9 @@ use super::{Exit, print};
 use crate::api::operation::Operation;
 use crate::api::types::Status;
 use crate::edge::cloudflare;
-use crate::enforce::Enforcer;
 use crate::enforce::iptables::IptablesEnforcer;
-use crate::enforce::nginx::NginxEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
+use crate::enforce::{Enforcer, nginx};
 use crate::netns_lock::{self, Taken};
 use crate::text;
 
@@ -53,7 +52,7 @@ pub(crate) async fn run(args: &CleanupArgs, client: &AgentClient) -> Result<Exit
     let enforcers: [Box<dyn Enforcer>; 3] = [
         Box::new(IptablesEnforcer::new(config.iptables)),
         Box::new(XdpEnforcer::new(config.xdp)),
-        Box::new(NginxEnforcer::new(config.nginx)),
+        nginx::enforcer(config.nginx),
     ];
     let mut exit = Exit::Done;
     let mut removed = Vec::new();

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use super::run::ConfigArg;
 use super::{Exit, print};
 use crate::config::{Config, Use};
-use crate::enforce::nginx::include;
+use crate::enforce::nginx::{Backend, include};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct DenyArgs {
@@ -28,9 +28,9 @@ enum Part {
 /// Prints one part, or what to do.
 pub(super) fn run(args: &DenyArgs) -> Result<Exit> {
     let config = args.config.load()?;
-    let server = include::server(&config.nginx.folder, config.nginx.status);
+    let server = include::server(&config.nginx);
     match args.part {
-        Some(Part::Http) => print::text(&include::http(&config.nginx.folder))?,
+        Some(Part::Http) => print::text(&include::http(&config.nginx))?,
         Some(Part::Server) => print::text(&server)?,
         None => print::text(&steps(&config, &server))?,
     }
@@ -44,6 +44,13 @@ fn steps(config: &Config, server: &str) -> String {
         }
         Use::On | Use::Required => "1. Shield's configuration has [nginx] switched on already.\n",
     };
+    let last = match config.nginx.backend {
+        Backend::Files => "4. nginx -t && nginx -s reload. No ban needs a reload after that.",
+        Backend::Map => {
+            "4. At the top of nginx.conf, outside of http: `worker_shutdown_timeout 30s;`, then nginx -t && nginx -s reload.\n   \
+             From then on the agent reloads nginx when bans change (test_command and reload_command in [nginx])."
+        }
+    };
     format!(
         "Where the visitors come through a proxy (a CDN, a load balancer, a container's gateway), a firewall sees the\n\
          proxy's address alone. nginx itself then refuses whoever is banned, by $remote_addr, which its realip module sets.\n\n\
@@ -52,7 +59,7 @@ fn steps(config: &Config, server: &str) -> String {
          shield-agent init nginx-deny --part http > /etc/nginx/conf.d/shield.conf\n\n\
          3. In every server section (`include snippets/shield-deny.conf;`):\n\n    \
          shield-agent init nginx-deny --part server > /etc/nginx/snippets/shield-deny.conf\n\n\
-         4. nginx -t && nginx -s reload. No ban needs a reload after that.\n\n\
+         {last}\n\n\
          The server part now is:\n\n{}",
         server.lines().map(|line| format!("    {line}\n")).collect::<String>()
     )

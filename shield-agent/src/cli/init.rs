@@ -183,6 +183,8 @@ pub(super) struct Examined {
     pub proxied: Vec<Finding>,
     pub servers: Vec<Lacking>,
     replaces: Option<Finding>,
+    /// Old workers end with their connections at the latest after a time.
+    pub ends_workers: bool,
 }
 
 impl Report {
@@ -192,7 +194,7 @@ impl Report {
             Err(why) => (None, Some(why)),
         };
         let is_read = examined.is_some();
-        let Examined { logs, findings, proxied, servers, replaces } = examined.unwrap_or_default();
+        let Examined { logs, findings, proxied, servers, replaces, .. } = examined.unwrap_or_default();
         Report {
             log_format: if proxied.is_empty() { LOG_FORMAT } else { PROXIED_LOG_FORMAT },
             access_log: ACCESS_LOG,
@@ -275,6 +277,7 @@ pub(super) fn examine(text: &str) -> Examined {
                 examined.logs.extend(log.filter(|log| !examined.logs.contains(log)));
             }
             "set_real_ip_from" => examined.findings.extend(trusts_everybody(directive)),
+            "worker_shutdown_timeout" => examined.ends_workers = true,
             _ => {}
         }
     }

@@ -43,7 +43,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]`, `[detect]`, `[[site]]` and `[[blocklist]]`.
-const KEYS: [Key; 66] = [
+const KEYS: [Key; 72] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -100,6 +100,12 @@ const KEYS: [Key; 66] = [
     key("nginx", "folder", Restart, |c| json!(c.nginx.folder)),
     key("nginx", "max_clients", Restart, |c| json!(c.nginx.max_clients)),
     key("nginx", "status", Restart, |c| json!(c.nginx.status)),
+    key("nginx", "backend", Restart, |c| word(&c.nginx.backend)),
+    key("nginx", "copy_command", Restart, |c| json!(c.nginx.commands.copy)),
+    key("nginx", "test_command", Restart, |c| json!(c.nginx.commands.test)),
+    key("nginx", "reload_command", Restart, |c| json!(c.nginx.commands.reload)),
+    key("nginx", "workers_command", Restart, |c| json!(c.nginx.commands.workers)),
+    key("nginx", "reload_every", Restart, |c| span(c.nginx.reload_every.as_secs())),
     // The whole section: a list that is left behind would have to be emptied by `cleanup` with the settings of before.
     key("cloudflare", "list", Restart, cloudflare),
     // The whole connection.
@@ -393,7 +399,7 @@ mod tests {
     }
 
     /// A text that changes one key, for each of them.
-    const SAMPLES: [(&str, &str); 66] = [
+    const SAMPLES: [(&str, &str); 72] = [
         ("[agent] state_dir", "[agent]\nstate_dir = '/a'"),
         ("[agent] socket", "[agent]\nsocket = '/a'"),
         ("[agent] log", "[agent]\nlog = 'debug'"),
@@ -444,6 +450,12 @@ mod tests {
         ("[nginx] folder", "[nginx]\nfolder = '/a'"),
         ("[nginx] max_clients", "[nginx]\nmax_clients = 5"),
         ("[nginx] status", "[nginx]\nstatus = 403"),
+        ("[nginx] backend", "[nginx]\nbackend = 'map'"),
+        ("[nginx] copy_command", "[nginx]\ncopy_command = ['x']"),
+        ("[nginx] test_command", "[nginx]\ntest_command = ['x']"),
+        ("[nginx] reload_command", "[nginx]\nreload_command = ['x']"),
+        ("[nginx] workers_command", "[nginx]\nworkers_command = ['x']"),
+        ("[nginx] reload_every", "[nginx]\nreload_every = '1m'"),
         ("[page] enabled", "[page]\nenabled = false"),
         ("[page] listen", "[page]\nlisten = '127.0.0.1:1'"),
         ("[page] hosts", "[page]\nhosts = ['a']"),

@@ -212,12 +212,21 @@ pub(crate) struct RawXdp {
 pub(crate) struct RawNginx {
     /// `on`, `off` or `required`.
     pub mode: Option<String>,
-    /// The folder whose files nginx looks for.
+    /// `files` or `map`.
+    pub backend: Option<String>,
+    /// The folder whose files nginx looks for, or reads.
     pub folder: Option<PathBuf>,
     /// Most clients at a time.
     pub max_clients: Option<usize>,
     /// The status of the included lines.
     pub status: Option<u16>,
+    /// Argument vectors that `map` runs.
+    pub copy_command: Option<Vec<String>>,
+    pub test_command: Option<Vec<String>>,
+    pub reload_command: Option<Vec<String>>,
+    pub workers_command: Option<Vec<String>>,
+    /// Between two reloads, at the least.
+    pub reload_every: Option<Span>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

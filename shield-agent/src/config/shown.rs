@@ -1,6 +1,7 @@
 //! The configuration as the API and `check --json` show it.
 
 use super::{Config, UrlFrom, Use};
+use crate::enforce::nginx::Backend;
 use shield_engine::backoff::{Backoff, Term};
 
 impl Config {
@@ -40,6 +41,10 @@ impl Config {
             "xdp": { "mode": shown_use(self.use_xdp), "pin_dir": self.xdp.pin_folder },
             "nginx": {
                 "mode": shown_use(self.use_nginx),
+                "backend": match self.nginx.backend {
+                    Backend::Files => "files",
+                    Backend::Map => "map",
+                },
                 "folder": self.nginx.folder,
                 "status": self.nginx.status,
             },

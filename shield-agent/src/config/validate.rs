@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use ipnet::IpNet;
@@ -63,6 +64,10 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     if use_nginx != Use::Off {
         engine.proxied = Proxied::Ban;
         engine.refusal_status = Some(nginx.status);
+        if nginx.backend == nginx::Backend::Map {
+            // Nobody leaks who is served until the next reload.
+            engine.leak_grace_secs += i64::try_from(nginx.reload_every.as_secs()).unwrap_or(i64::MAX / 2);
+        }
     }
     let networks = allowed_networks(raw.allow.networks, "networks")?;
     let proxies = allowed_networks(raw.allow.trusted_proxies, "trusted_proxies")?;
@@ -459,7 +464,37 @@ fn nginx_settings(raw: raw::RawNginx) -> Result<nginx::Settings> {
     if max_clients == 0 {
         bail!(place("max_clients").error("[nginx] max_clients must be at least 1".to_owned()));
     }
-    Ok(nginx::Settings { folder, max_clients, status })
+    let reload_every = raw.reload_every.map_or(default.reload_every, |Span(secs)| Duration::from_secs(secs));
+    if reload_every < default.reload_every {
+        bail!(place("reload_every").error(
+            "[nginx] reload_every must be at least 15s: each reload starts new workers, and the old ones stay as long as \
+             their connections"
+                .to_owned()
+        ));
+    }
+    let command = |key: &str, raw: Option<Vec<String>>, default: Vec<String>| -> Result<Vec<String>> {
+        let argv = raw.unwrap_or(default);
+        if argv.first().is_some_and(String::is_empty) || argv.iter().any(|word| word.contains('\0')) {
+            bail!(place(key).error(format!(
+                "[nginx] {key} = {argv:?} must begin with a program's name: it is run as it is, without a shell"
+            )));
+        }
+        Ok(argv)
+    };
+    let commands = nginx::Commands {
+        copy: command("copy_command", raw.copy_command, default.commands.copy)?,
+        test: command("test_command", raw.test_command, default.commands.test)?,
+        reload: command("reload_command", raw.reload_command, default.commands.reload)?,
+        workers: command("workers_command", raw.workers_command, default.commands.workers)?,
+    };
+    if commands.reload.is_empty() {
+        bail!(place("reload_command").error(
+            "[nginx] reload_command must not be empty: nginx reads its maps at a reload alone".to_owned()
+        ));
+    }
+    let backends = [("files", nginx::Backend::Files), ("map", nginx::Backend::Map)];
+    let backend = one_of(raw.backend.as_deref(), "nginx", "backend", &backends)?;
+    Ok(nginx::Settings { folder, max_clients, status, backend, commands, reload_every })
 }
 
 /// `None` where the section is not there.

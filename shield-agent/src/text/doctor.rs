@@ -235,6 +235,18 @@ pub(crate) fn nginx_lets_in(places: &[String]) -> Said {
     )
 }
 
+pub(crate) fn nginx_workers_stay() -> Said {
+    said(
+        "Old workers of nginx can stay for ever, and then bans wait.",
+        "[nginx] backend = \"map\" reloads nginx, but its configuration has no worker_shutdown_timeout"
+            .to_owned(),
+        vec![
+            act("add `worker_shutdown_timeout 30s;` at the top of nginx.conf, outside of http"),
+            run("nginx -t && nginx -s reload"),
+        ],
+    )
+}
+
 pub(crate) fn log_silent(log: &str, for_secs: u64) -> Said {
     said(
         format!("Nothing was written to {log} for {}, though nginx runs.", duration(for_secs)),

@@ -1,6 +1,6 @@
 //! `cargo xtask bench nginx`: what refusing inside nginx costs. A real nginx without Shield's lines, with the files of 100,000 banned
-//! clients, with the file of a network (`every`: all names are looked for), and with a `map` of 100,000; the worker's CPU time for each request that is served, by turns in one run. Then the restore
-//! of the files and their memory.
+//! clients, with the file of a network (`every`: all names are looked for), and with the maps of 100,000 (the backend `map`); the worker's CPU time for each request
+//! that is served, by turns in one run. Then the restore of both and the files' memory.
 
 #![expect(clippy::print_stdout, reason = "the measured figures are this program's result")]
 
@@ -20,7 +20,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 use shield_agent::test_support::clock;
-use shield_agent::test_support::enforce::nginx::{NginxEnforcer, Settings, http, server};
+use shield_agent::test_support::enforce::nginx::{
+    Backend, Commands, MapEnforcer, NginxEnforcer, Settings, http, server,
+};
 use shield_agent::test_support::enforce::{Ban, Desired, Enforcer};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
@@ -214,27 +216,29 @@ fn main() -> Result<()> {
     let failures = of_networks.ensure_banned(&[Ban { client: network, ends: Ends::Never }], clock::now());
     ensure!(failures.is_empty(), "could not ban a network: {failures:?}");
 
-    let mut map =
-        String::from("map_hash_max_size 1048576;\nmap $remote_addr $shield_denied {\ndefault \"\";\n");
-    for n in 0..arguments.bans {
-        writeln!(map, "{} 1;", Ipv4Addr::from(BANNED_FROM + n))?;
+    // Without a reload, which would be part of the restore: nginx is started on the maps.
+    let reload = vec!["true".to_owned()];
+    let maps = Settings {
+        folder: folder.path().join("deny-maps"),
+        backend: Backend::Map,
+        commands: Commands { test: Vec::new(), workers: Vec::new(), reload, ..Commands::default() },
+        ..settings.clone()
+    };
+    let mut of_maps = MapEnforcer::new(maps.clone());
+    let mut written = Vec::new();
+    for _ in 0..arguments.rounds {
+        of_maps.cleanup()?;
+        let began = Instant::now();
+        of_maps.start(&[], clock::now())?;
+        of_maps.reconcile(&desired, &[], clock::now())?;
+        written.push(began.elapsed().as_secs_f64());
     }
-    map += "}\n";
+    add("restore", "map", median(written), "s");
     let sites = [
         Site::start("plain", folder.path(), "", "")?,
-        Site::start(
-            "files",
-            folder.path(),
-            &http(&settings.folder),
-            &server(&settings.folder, settings.status),
-        )?,
-        Site::start(
-            "every",
-            folder.path(),
-            &http(&every_name.folder),
-            &server(&every_name.folder, every_name.status),
-        )?,
-        Site::start("map", folder.path(), &map, "if ($shield_denied) { return 444; }")?,
+        Site::start("files", folder.path(), &http(&settings), &server(&settings))?,
+        Site::start("every", folder.path(), &http(&every_name), &server(&every_name))?,
+        Site::start("map", folder.path(), &http(&maps), &server(&maps))?,
     ];
     let mut times = vec![Vec::new(); sites.len()];
     for _ in 0..=arguments.rounds {
@@ -252,6 +256,7 @@ fn main() -> Result<()> {
     }
     enforcer.cleanup()?;
     of_networks.cleanup()?;
+    of_maps.cleanup()?;
     for row in &rows {
         if arguments.json {
             println!("{}", serde_json::to_string(row)?);

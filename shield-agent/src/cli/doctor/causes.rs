@@ -9,6 +9,7 @@ use super::facts::{Agent, Facts, Log};
 use crate::api::types::PartStateName;
 use crate::cli::init::{self, Kind};
 use crate::config::{Config, Use};
+use crate::enforce::nginx::Backend;
 use crate::enforce::xdp::Selection;
 use crate::source::{Input, Place};
 use crate::text::doctor::{self as text, Said};
@@ -61,6 +62,7 @@ pub(super) const CAUSES: &[Cause] = &[
     Cause { name: "clients_spared", find: clients_spared },
     Cause { name: "proxied_kernel_only", find: proxied_kernel_only },
     Cause { name: "nginx_lets_in", find: nginx_lets_in },
+    Cause { name: "nginx_workers_stay", find: nginx_workers_stay },
     Cause { name: "iptables_missing", find: iptables_missing },
     Cause { name: "iptables_locked", find: iptables_locked },
     Cause { name: "iptables_flushed", find: iptables_flushed },
@@ -323,6 +325,14 @@ fn nginx_lets_in(facts: &Facts) -> Answer {
     let open = servers.filter(|server| server.add.iter().any(|line| line.contains("shield-deny")));
     let open: Vec<String> = open.map(|server| format!("{} ({})", server.place, server.server)).collect();
     only(Partly, refuses && !open.is_empty(), || text::nginx_lets_in(&open))
+}
+
+/// Reloads add generations of workers until no more reload is made, and no ban is in force any more.
+fn nginx_workers_stay(facts: &Facts) -> Answer {
+    let reloads = config(facts)
+        .is_some_and(|config| config.use_nginx != Use::Off && config.nginx.backend == Backend::Map);
+    let stay = facts.nginx.examined.as_ref().is_some_and(|examined| !examined.ends_workers);
+    only(Partly, reloads && stay, text::nginx_workers_stay)
 }
 
 fn iptables_missing(facts: &Facts) -> Answer {

@@ -374,6 +374,15 @@ const SEEDS: &[Seed] = &[
         &["open.example", "shield-agent init nginx-deny"],
     ),
     (
+        "nginx_workers_stay",
+        Partly,
+        |facts| {
+            facts.config = Ok(config("[nginx]\nmode = 'on'\nbackend = 'map'"));
+            facts.nginx = nginx(ACCESS_LOG);
+        },
+        &["worker_shutdown_timeout 30s;"],
+    ),
+    (
         "iptables_missing",
         Partly,
         |facts| {

@@ -9,7 +9,9 @@
 
 use std::path::Path;
 
-use super::{EXEMPT_FOLDER, folder::FEW_LOOKS};
+use super::map::files::Part;
+use super::settings::maps_in;
+use super::{Backend, EXEMPT_FOLDER, Settings, folder::FEW_LOOKS};
 
 /// A look that needs more than the first name.
 struct Look {
@@ -57,8 +59,41 @@ map $remote_addr $shield_address {
 }
 "#;
 
+/// The variable that says whether the included maps count now.
+pub(super) const VALID: &str = "shield_valid";
+
+/// Not as directives: they have to stand before the first map of the whole section, and nginx starts with none of them twice.
+const ROOM: &str = "# With some thousand clients nginx warns that the maps' tables are not optimal, and goes on. Before the first map of the http section,
+# `map_hash_max_size 65536;` and `map_hash_bucket_size 512;` give it room for 100,000.
+";
+
+/// The maps of the names, each with the file that it includes.
+const MAPS: [(&str, &str, Part); 6] = [
+    ("shield_client", "shield_map_client", Part::Clients),
+    ("shield_network", "shield_map_network", Part::More),
+    ("shield_address", "shield_map_address", Part::More),
+    ("shield_client", "shield_free_client", Part::Exempt),
+    ("shield_network", "shield_free_network", Part::Exempt),
+    ("shield_address", "shield_free_address", Part::Exempt),
+];
+
 /// For the `http` section: makes the names from `$remote_addr`, and never from a header.
-pub fn http(folder: &Path) -> String {
+pub fn http(settings: &Settings) -> String {
+    match settings.backend {
+        Backend::Files => http_of_files(&settings.folder),
+        Backend::Map => http_of_maps(&maps_in(&settings.folder)),
+    }
+}
+
+/// For each `server` section: refuses a client that is denied.
+pub fn server(settings: &Settings) -> String {
+    match settings.backend {
+        Backend::Files => server_of_files(&settings.folder, settings.status),
+        Backend::Map => server_of_maps(settings.status),
+    }
+}
+
+fn http_of_files(folder: &Path) -> String {
     let mut text = NAMES.to_owned();
     for Look { path, inside, name, .. } in MORE_LOOKS {
         let at = folder.join(inside);
@@ -69,8 +104,7 @@ pub fn http(folder: &Path) -> String {
     text
 }
 
-/// For each `server` section: refuses a client that has a file in `folder`.
-pub fn server(folder: &Path, status: u16) -> String {
+fn server_of_files(folder: &Path, status: u16) -> String {
     let folder = folder.display();
     let mut text = format!(
         "# Refuses denied clients. Include this in every server section.\nset $shield_denied \"\";\nset $shield_more \"\";\n\
@@ -80,6 +114,27 @@ pub fn server(folder: &Path, status: u16) -> String {
     for Look { path, denies, .. } in MORE_LOOKS {
         let value = if denies { "1" } else { "\"\"" };
         text += &format!("if (-f ${path}) {{ set $shield_denied {value}; }}\n");
+    }
+    text + &format!("if ($shield_denied) {{ return {status}; }}\n")
+}
+
+/// Each file is included by a pattern: a missing one is no error then, so that nginx starts without the agent.
+fn http_of_maps(folder: &Path) -> String {
+    let included = |part: Part| format!("include {}/{}*.map;", folder.display(), part.name());
+    let mut text = format!("{NAMES}{ROOM}map $msec ${VALID} {{ default \"\"; {} }}\n", included(Part::Valid));
+    for (name, map, part) in MAPS {
+        text += &format!("map ${name} ${map} {{ default \"\"; {} }}\n", included(part));
+    }
+    text
+}
+
+fn server_of_maps(status: u16) -> String {
+    let mut text = String::from(
+        "# Refuses denied clients. Include this in every server section.\nset $shield_denied \"\";\n",
+    );
+    for (_, map, part) in MAPS {
+        let value = if part == Part::Exempt { "\"\"" } else { "1" };
+        text += &format!("if (${map}) {{ set $shield_denied {value}; }}\n");
     }
     text + &format!("if ($shield_denied) {{ return {status}; }}\n")
 }

@@ -6,18 +6,22 @@
 //! (`RuntimeDirectoryPreserve=restart`).
 
 mod folder;
+mod held;
 pub(crate) mod include;
+mod map;
 mod names;
 mod settings;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use anyhow::{Result, anyhow};
 use ipnet::IpNet;
 
 use self::folder::Folder;
+use self::held::{Held, names_of};
+pub use self::map::MapEnforcer;
 use self::names::Name;
-pub use self::settings::Settings;
+pub use self::settings::{Backend, Commands, Settings};
 use super::ban::{Ban, Drops, Failure};
 use super::desired::Desired;
 use super::enforcer::Enforcer;
@@ -29,6 +33,14 @@ use shield_engine::time::Now;
 /// The folder of the names that are let through inside a banned network.
 pub(super) const EXEMPT_FOLDER: &str = "exempt";
 
+/// The enforcer of the configured backend.
+pub(crate) fn enforcer(settings: Settings) -> Box<dyn Enforcer> {
+    match settings.backend {
+        Backend::Files => Box::new(NginxEnforcer::new(settings)),
+        Backend::Map => Box::new(MapEnforcer::new(settings)),
+    }
+}
+
 /// Keeps nginx's folder of denied clients.
 #[derive(Debug)]
 pub struct NginxEnforcer {
@@ -37,14 +49,7 @@ pub struct NginxEnforcer {
     exempt: Folder,
     is_started: bool,
     /// The clients whose names we made.
-    held: HashSet<Client>,
-    /// Those of them that are networks.
-    networks: BTreeSet<Client>,
-    /// Those of them that have several names: few.
-    many_named: BTreeSet<Client>,
-    /// Those of them whose names nginx's first look does not find: few.
-    more_looks: BTreeSet<Client>,
-    exempt_networks: Vec<IpNet>,
+    held: Held,
     full: bool,
 }
 
@@ -57,17 +62,13 @@ impl NginxEnforcer {
             denied,
             settings,
             is_started: false,
-            held: HashSet::new(),
-            networks: BTreeSet::new(),
-            many_named: BTreeSet::new(),
-            more_looks: BTreeSet::new(),
-            exempt_networks: Vec::new(),
+            held: Held::default(),
             full: false,
         }
     }
 
     fn deny(&mut self, client: Client) -> Result<()> {
-        if let Some(reason) = self.refusal(&client) {
+        if let Some(reason) = self.held.refusal(&client) {
             return Err(anyhow!(reason));
         }
         let names = names_of(client);
@@ -75,89 +76,42 @@ impl NginxEnforcer {
             self.full = true;
             return Err(anyhow!(nginx::full(self.settings.max_clients)));
         }
-        self.note(client, &names);
-        if !self.more_looks.is_empty() {
+        self.held.sort_in(client);
+        if self.held.needs_more_looks() {
             self.denied.set_few_looks(false)?;
         }
-        if self.exempt_networks.iter().any(|net| client.covers(*net)) {
+        if self.held.has_exempt_inside(client) {
             // Before the network itself, so that no exempt client meets a closed door.
             self.write_exempt()?;
         }
         for name in names {
             self.denied.add(name)?;
         }
-        self.held.insert(client);
+        self.held.hold(client);
         Ok(())
-    }
-
-    /// Sorts a client into the sets.
-    fn note(&mut self, client: Client, names: &[Name]) {
-        if is_network(client) {
-            self.networks.insert(client);
-        }
-        if names.len() > 1 {
-            self.many_named.insert(client);
-        }
-        if !names.iter().all(|name| name.is_first_look()) {
-            self.more_looks.insert(client);
-        }
-    }
-
-    fn forget(&mut self, client: Client) {
-        self.held.remove(&client);
-        self.networks.remove(&client);
-        self.many_named.remove(&client);
-        self.more_looks.remove(&client);
-    }
-
-    fn forget_all(&mut self) {
-        self.held.clear();
-        self.networks.clear();
-        self.many_named.clear();
-        self.more_looks.clear();
     }
 
     /// Whether nginx's first look finds every name, and nobody is exempt.
     fn few_looks_are_enough(&self) -> bool {
-        self.more_looks.is_empty() && self.exempt_names().is_empty()
+        !self.held.needs_more_looks() && self.held.exempt_names().is_empty()
     }
 
     fn lift(&mut self, client: Client) -> Result<()> {
-        self.forget(client);
+        self.held.remove(client);
         for name in names_of(client) {
-            if !self.is_wanted(name) {
+            if !self.held.is_wanted(name) {
                 self.denied.remove(name)?;
             }
         }
         self.full = false;
-        if self.exempt_networks.iter().any(|net| client.covers(*net)) {
+        if self.held.has_exempt_inside(client) {
             self.write_exempt()?;
         }
         Ok(())
     }
 
-    /// Whether a held client has this name.
-    fn is_wanted(&self, name: Name) -> bool {
-        let alone = name.client();
-        let has_it = |held: &&Client| held.covers(alone.network()) && names_of(**held).contains(&name);
-        self.held.contains(&alone) || self.many_named.iter().any(|held| has_it(&held))
-    }
-
-    /// The names of the exempt networks inside banned ones: elsewhere nothing needs an exemption.
-    fn exempt_names(&self) -> BTreeSet<Name> {
-        let inside = |net: &&IpNet| !self.networks.is_empty() && self.is_inside(**net);
-        self.exempt_networks.iter().filter(inside).filter_map(|net| Name::covering(*net)).flatten().collect()
-    }
-
-    /// Whether a held network is around this one: that of some length around its address.
-    fn is_inside(&self, net: IpNet) -> bool {
-        let around =
-            |length| IpNet::new(net.addr(), length).ok().map(|wider| Client::of_network(wider.trunc()));
-        (0..=net.prefix_len()).filter_map(around).any(|wider| self.networks.contains(&wider))
-    }
-
     fn write_exempt(&mut self) -> Result<()> {
-        let wanted = self.exempt_names();
+        let wanted = self.held.exempt_names();
         if wanted.is_empty() && !self.exempt.path().exists() {
             return Ok(());
         }
@@ -177,6 +131,14 @@ impl NginxEnforcer {
         Ok(())
     }
 
+    /// Takes out what the other backend has left.
+    fn remove_maps(&self) -> Result<Vec<String>> {
+        if !self.settings.maps().exists() {
+            return Ok(Vec::new());
+        }
+        MapEnforcer::of_leftovers(self.settings.clone()).cleanup()
+    }
+
     /// Remembers the folder as we leave it, with all in it.
     fn leave(&mut self) {
         if let Err(error) = self.denied.set_few_looks(self.few_looks_are_enough()) {
@@ -193,8 +155,12 @@ impl Enforcer for NginxEnforcer {
     }
 
     fn start(&mut self, exempt: &[IpNet], _now: Now) -> Result<()> {
+        if let Err(error) = self.remove_maps() {
+            // They count for some hours at the most.
+            tracing::warn!("could not remove the maps of the backend `map`: {error:#}");
+        }
         self.denied.prepare()?;
-        self.exempt_networks = exempt.to_vec();
+        self.held.set_exempt(exempt);
         self.is_started = true;
         Ok(())
     }
@@ -222,12 +188,7 @@ impl Enforcer for NginxEnforcer {
     }
 
     fn refusal(&self, client: &Client) -> Option<String> {
-        if Name::covering(client.network()).is_none() {
-            return Some(nginx::no_name_for(client));
-        }
-        let unnamed =
-            self.exempt_networks.iter().find(|net| client.covers(**net) && Name::covering(**net).is_none());
-        unnamed.map(|net| nginx::cannot_exempt(client, net))
+        self.held.refusal(client)
     }
 
     fn ensure_lifted(&mut self, clients: &[Client]) -> Vec<Failure> {
@@ -240,7 +201,7 @@ impl Enforcer for NginxEnforcer {
     }
 
     fn ensure_exempt(&mut self, networks: &[IpNet]) -> Result<()> {
-        self.exempt_networks = networks.to_vec();
+        self.held.set_exempt(networks);
         let result = self.write_exempt();
         self.leave();
         result
@@ -251,13 +212,13 @@ impl Enforcer for NginxEnforcer {
     }
 
     fn is_intact(&mut self, desired: usize) -> Result<bool> {
-        let is_exempt_intact = self.exempt_names().is_empty() || self.exempt.is_as_left();
+        let is_exempt_intact = self.held.exempt_names().is_empty() || self.exempt.is_as_left();
         Ok(self.held.len() == desired && self.denied.is_as_left() && is_exempt_intact)
     }
 
     fn reconcile(&mut self, desired: &Desired, exempt: &[IpNet], now: Now) -> Result<Option<Repair>> {
         let was_emptied = self.denied.prepare()?;
-        self.exempt_networks = exempt.to_vec();
+        self.held.set_exempt(exempt);
         let in_force = |ban: &Ban| ban.ends.remaining_ms(now).is_none_or(|ms| ms > 0);
         let wanted: Vec<Client> = desired
             .iter()
@@ -265,8 +226,8 @@ impl Enforcer for NginxEnforcer {
             .map(|ban| ban.client.client())
             .filter(|client| self.refusal(client).is_none())
             .collect();
-        self.forget_all();
-        wanted.iter().for_each(|client| self.note(*client, &names_of(*client)));
+        self.held.clear();
+        wanted.iter().for_each(|client| self.held.sort_in(*client));
         let had_few_looks = self.denied.has_few_looks();
         if !self.few_looks_are_enough() {
             self.denied.set_few_looks(false)?;
@@ -280,7 +241,7 @@ impl Enforcer for NginxEnforcer {
                 self.full = true;
                 break;
             }
-            self.held.insert(client);
+            self.held.hold(client);
             for name in names_of(client) {
                 if !present.contains(&name) && names.insert(name) {
                     self.denied.add(name)?;
@@ -312,18 +273,9 @@ impl Enforcer for NginxEnforcer {
 
     fn cleanup(&mut self) -> Result<Vec<String>> {
         self.is_started = false;
-        self.forget_all();
+        self.held.clear();
+        let maps = self.remove_maps()?;
         let exempt = self.exempt.clear()?;
-        Ok(self.denied.clear()?.into_iter().chain(exempt).collect())
+        Ok(self.denied.clear()?.into_iter().chain(exempt).chain(maps).collect())
     }
-}
-
-fn names_of(client: Client) -> Vec<Name> {
-    Name::covering(client.network()).unwrap_or_default()
-}
-
-/// Whether an exempt client could be inside.
-fn is_network(client: Client) -> bool {
-    let network = client.network();
-    network.prefix_len() < network.max_prefix_len()
 }
