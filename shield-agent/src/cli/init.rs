@@ -241,7 +241,7 @@ impl Report {
         for finding in self.findings.iter().flatten() {
             writeln!(out, "problem  {}: {}", finding.place, finding.problem)?;
         }
-        if self.findings.as_ref().is_some_and(Vec::is_empty) {
+        if self.findings.as_ref().is_some_and(Vec::is_empty) && self.servers.is_empty() {
             writeln!(out, "The present configuration has no problem for Shield.")?;
         }
         Ok(())

@@ -7,6 +7,8 @@ use super::{ACCESS_LOG, Directive, Examined, Finding, Kind, Lacking};
 
 /// The variable that Shield's include sets.
 const DENIED: &str = "shield_denied";
+/// What a log format needs for the connection's address.
+const PEER: &str = "$realip_remote_addr";
 const DENY_INCLUDE: &str = "include snippets/shield-deny.conf;";
 /// Files that include each other are no valid configuration, but may be what is read.
 const MAX_INCLUDES: usize = 16;
@@ -21,6 +23,7 @@ pub(super) fn examine(all: &[Directive], examined: &mut Examined) {
         at_http.iter().copied().filter(|at| all[*at].name == "server" && all[*at].is_block).collect();
     examined.proxied.extend(nginx.proxied(&at_http));
     examined.findings.extend(nginx.twice(&at_http));
+    examined.findings.extend(nginx.untrusted_header(&at_http, &at_http));
     let http_logs = nginx.logs(&at_http);
     if let [only] = http_logs[..]
         && only.arguments.get(1).map(String::as_str) != Some("shield")
@@ -40,6 +43,7 @@ pub(super) fn examine(all: &[Directive], examined: &mut Examined) {
         examined.proxied.extend(proxied);
         examined.findings.extend(nginx.twice(&inside));
         examined.findings.extend(nginx.unread_proxy_protocol(&inside, &at_http));
+        examined.findings.extend(nginx.untrusted_header(&inside, &at_http));
     }
     let denies = |server: &usize| {
         nginx.inside(*server).iter().any(|at| {
@@ -58,6 +62,10 @@ pub(super) fn examine(all: &[Directive], examined: &mut Examined) {
         let is_off = |log: &&Directive| log.arguments.first().is_some_and(|path| path == "off");
         if !own.is_empty() && own.iter().all(is_off) {
             add.push(ACCESS_LOG.to_owned());
+        }
+        if is_proxied {
+            let unnamed = own.iter().filter(|log| !is_off(log) && !nginx.names_peer(log));
+            add.extend(unnamed.filter_map(|log| nginx.in_place_of(log)));
         }
         if needs_deny && !denies(server) {
             add.push(DENY_INCLUDE.to_owned());
@@ -118,6 +126,30 @@ impl<'a> Nginx<'a> {
         self.named(inside, "access_log").into_iter().filter(is_plain).collect()
     }
 
+    /// Whether a log has the connection's address beside the visitor's.
+    fn names_peer(&self, log: &Directive) -> bool {
+        let format = log.arguments.get(1).map_or("combined", String::as_str);
+        let is_it = |defined: &&Directive| {
+            defined.name == "log_format" && defined.arguments.first().is_some_and(|name| name == format)
+        };
+        // Shield's own may not be there yet.
+        format == "shield" && !self.all.iter().any(|directive| is_it(&directive))
+            || self
+                .all
+                .iter()
+                .filter(is_it)
+                .any(|format| format.arguments.iter().any(|text| text.contains(PEER)))
+    }
+
+    /// The line that takes the place of a log without it. Of what is no file nothing is known.
+    fn in_place_of(&self, log: &Directive) -> Option<String> {
+        let (path, format) =
+            (log.arguments.first()?, log.arguments.get(1).map_or("combined", String::as_str));
+        let is_file = !path.contains(':') && !path.contains('$');
+        // Of Shield's own without the address the printed log_format is the remedy.
+        (is_file && format != "shield").then(|| format!("access_log {path} shield;"))
+    }
+
     /// Says once a section how it takes addresses from a proxy.
     fn proxied(&self, inside: &[usize]) -> Option<Finding> {
         let trusted = self.named(inside, "set_real_ip_from");
@@ -150,15 +182,40 @@ impl<'a> Nginx<'a> {
         let listen = self.named(inside, "listen");
         let listen = listen.iter().find(says)?;
         let both = [inside, at_http].concat();
-        if self.named(&both, "real_ip_header").iter().any(|header| says(&header)) {
-            return None;
-        }
-        Some(listen.finding(
-            "listen with proxy_protocol, but without `real_ip_header proxy_protocol;`: the log has the balancer's \
-             address for every visitor. Add that line and `set_real_ip_from` with the balancer's network"
-                .to_owned(),
-        ))
+        let has_header = self.named(&both, "real_ip_header").iter().any(|header| says(&header));
+        let trusts = !self.named(&both, "set_real_ip_from").is_empty();
+        let lacking = match (has_header, trusts) {
+            (true, true) => return None,
+            (true, false) => {
+                "`set_real_ip_from` with the balancer's network, without which the header is not read"
+            }
+            (false, true) => "`real_ip_header proxy_protocol;`",
+            (false, false) => {
+                "`real_ip_header proxy_protocol;` and `set_real_ip_from` with the balancer's network"
+            }
+        };
+        Some(listen.finding(format!(
+            "listen with proxy_protocol alone: the log has the balancer's address for every visitor. Add {lacking}"
+        )))
         .map(|finding| finding.with(Kind::OneAddress))
+    }
+
+    /// A header that nobody is trusted to send.
+    fn untrusted_header(&self, inside: &[usize], at_http: &[usize]) -> Option<Finding> {
+        let header = *self.named(inside, "real_ip_header").first()?;
+        let name = header.arguments.first().filter(|name| *name != "proxy_protocol")?;
+        let both = [inside, at_http].concat();
+        // Below http a server section may trust somebody.
+        let trusts = self.all.iter().any(|directive| directive.name == "set_real_ip_from")
+            && (inside == at_http || !self.named(&both, "set_real_ip_from").is_empty());
+        (!trusts).then(|| {
+            header
+                .finding(format!(
+                    "real_ip_header {name} without `set_real_ip_from`: nginx reads it from nobody, and the log has the \
+                     proxy's address for every visitor. Add `set_real_ip_from` with the proxy's network"
+                ))
+                .with(Kind::OneAddress)
+        })
     }
 
     /// A section that writes every request to more than one log.
@@ -255,9 +312,49 @@ mod tests {
                  iptables cannot drop them, and nginx itself has to refuse them (`shield-agent init nginx-deny`)",
                 "server   /etc/nginx/sites/b.conf:1 (8080): add `access_log /var/log/nginx/access.log shield;` and \
                  `include snippets/shield-deny.conf;`",
-                "The present configuration has no problem for Shield.",
             ]
         );
+    }
+
+    /// A log of a server section replaces that of http, and with it the connection's address.
+    #[test]
+    fn a_log_without_the_peer_is_named_where_it_stands() {
+        let shown_of = |http: &str, server: &str| {
+            let http = format!("set_real_ip_from 192.0.2.0/24; real_ip_header X-Forwarded-For; {http}");
+            let server = format!("server {{ server_name a; include snippets/shield-deny.conf; {server} }}");
+            shown(&format!("http {{ {http} {server} }}"))
+        };
+        let named =
+            "log_format named '$remote_addr $realip_remote_addr [$time_iso8601] \"$request\" $status';";
+        let bare = "log_format bare '$remote_addr [$time_iso8601] \"$request\" $status';";
+        for (http, server, expected) in [
+            (bare, "access_log /a.log bare;", Some("access_log /a.log shield;")),
+            (bare, "access_log /a.log;", Some("access_log /a.log shield;")),
+            (named, "access_log /a.log named;", None),
+            (bare, "access_log /a.log shield;", None),
+            (bare, "access_log off;", Some("access_log /var/log/nginx/access.log shield;")),
+            (bare, "access_log syslog:server=unix:/run/a.sock;", None),
+            (bare, "access_log /$host.log;", None),
+        ] {
+            let shown = shown_of(http, server);
+            let line = shown.lines().find(|line| line.starts_with("server ")).map(str::to_owned);
+            let is_named = |line: &String| expected.is_some_and(|expected| line.contains(expected));
+            assert_eq!(line.as_ref().is_some_and(is_named), expected.is_some(), "{http} {server}: {shown}");
+            assert_eq!(line.is_some(), expected.is_some(), "{http} {server}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_nobody_may_send_is_a_problem() {
+        let check = |http: &str, server: &str, expected: bool| {
+            let shown = shown(&format!("http {{ {http} server {{ server_name a; {server} }} }}"));
+            assert_eq!(shown.contains("nginx reads it from nobody"), expected, "{http} {server}: {shown}");
+        };
+        check("real_ip_header X-Forwarded-For;", "", true);
+        check("", "real_ip_header X-Forwarded-For;", true);
+        check("real_ip_header X-Forwarded-For;", "set_real_ip_from 192.0.2.1;", false);
+        check("set_real_ip_from 192.0.2.1;", "real_ip_header X-Forwarded-For;", false);
+        check("", "", false);
     }
 
     #[test]
@@ -269,6 +366,7 @@ mod tests {
         };
         check("", true);
         check("set_real_ip_from 192.0.2.10; real_ip_header X-Forwarded-For;", true);
+        check("real_ip_header proxy_protocol;", true);
         check("set_real_ip_from 192.0.2.10; real_ip_header proxy_protocol;", false);
     }
 
