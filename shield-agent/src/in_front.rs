@@ -1,8 +1,8 @@
 //! A proxy in front that the log does not name: whoever is in the log has no connection with this host, and what has
 //! connections is a few addresses that are not in the log.
 //!
-//! The kernel tells the connections (/proc/net/tcp, which the unit's sandbox shows), the engine whether an address is a client
-//! of the log. Being wrong would tell an operator that he is not protected, hence: several looks in a row, each with enough
+//! The kernel tells the connections (/proc/net/tcp, and for those that it forwards into a container /proc/net/nf_conntrack; the unit's
+//! sandbox shows both), the engine whether an address is a client of the log. Being wrong would tell an operator that he is not protected, hence: several looks in a row, each with enough
 //! requests in between, and one client seen among the connections says the contrary. Connections that hang open and ask for
 //! nothing, or short ones that are gone at each look, are no proxy by themselves.
 
@@ -14,13 +14,15 @@ use shield_engine::Engine;
 use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartState};
 
+use crate::host;
 use crate::text::in_front as text;
+use shield_engine::allowlist::AllowReason;
 
 /// The name of the part in the status. It is there once a proxy was seen.
 pub(crate) const PART: &str = "proxy";
 
 /// The usual ports of web servers.
-const WEB_PORTS: [u16; 4] = [80, 443, 8080, 8443];
+pub(crate) const WEB_PORTS: [u16; 4] = [80, 443, 8080, 8443];
 /// Lines read of each table: a flood must not make a look dear. Listening sockets come first.
 const MAX_LINES: usize = 20_000;
 /// Peers of which the engine is asked, those with the most connections.
@@ -44,27 +46,51 @@ struct Socket {
     state: u8,
 }
 
-/// The far ends of the connections to web ports, and how many of each are established.
+/// The far ends of the connections to web ports.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Peers(BTreeMap<IpAddr, u32>);
+pub(crate) struct Peers {
+    /// How many of each are established.
+    established: BTreeMap<IpAddr, u32>,
+    /// No process of the host serves a web port, and the kernel does not tell what it forwards.
+    are_hidden: bool,
+}
 
 impl Peers {
-    /// Reads them; empty where the kernel does not tell.
-    pub(crate) fn read() -> Peers {
+    /// Reads those of connections to `ports`; empty where the kernel does not tell.
+    pub(crate) fn read(ports: &[u16]) -> Peers {
         let mut sockets = Vec::new();
         for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
             let Ok(file) = std::fs::File::open(path) else { continue };
             let lines = BufReader::new(file).lines().map_while(Result::ok).skip(1).take(MAX_LINES);
             sockets.extend(lines.filter_map(|line| socket(&line)));
         }
-        Peers::of(&sockets)
+        let mut peers = Peers::of(&sockets, ports);
+        let Ok(file) = std::fs::File::open("/proc/net/nf_conntrack") else {
+            let is_served = |socket: &Socket| socket.state == LISTEN && ports.contains(&socket.port);
+            peers.are_hidden = !sockets.iter().any(is_served);
+            return peers;
+        };
+        let lines = BufReader::new(file).lines().map_while(Result::ok).take(MAX_LINES);
+        let forwarded: Vec<Forwarded> = lines.filter_map(|line| forwarded(&line)).collect();
+        if !forwarded.is_empty() {
+            let own = host::network().into_iter().filter(|(reason, _)| *reason == AllowReason::OwnAddress);
+            peers.add_forwarded(&forwarded, &own.map(|(_, addr)| addr.to_canonical()).collect(), ports);
+        }
+        peers
     }
 
-    fn of(sockets: &[Socket]) -> Peers {
-        let is_served = |port: u16| {
-            WEB_PORTS.contains(&port) && sockets.iter().any(|s| s.state == LISTEN && s.port == port)
-        };
-        let served: Vec<u16> = WEB_PORTS.into_iter().filter(|port| is_served(*port)).collect();
+    /// Those that reach a container by a port of the host's. What containers ask of each other, or of the world, is none of them.
+    fn add_forwarded(&mut self, forwarded: &[Forwarded], own: &BTreeSet<IpAddr>, ports: &[u16]) {
+        let is_published =
+            |it: &&Forwarded| ports.contains(&it.port) && own.contains(&it.to) && !own.contains(&it.peer);
+        for it in forwarded.iter().filter(is_published) {
+            *self.established.entry(it.peer).or_default() += 1;
+        }
+    }
+
+    fn of(sockets: &[Socket], ports: &[u16]) -> Peers {
+        let is_served = |port: &u16| sockets.iter().any(|s| s.state == LISTEN && s.port == *port);
+        let served: Vec<u16> = ports.iter().copied().filter(is_served).collect();
         let mut peers = BTreeMap::new();
         for socket in sockets {
             // A proxy on this host has the visitors' packets before it.
@@ -72,12 +98,13 @@ impl Peers {
                 *peers.entry(socket.peer).or_default() += u32::from(socket.state == ESTABLISHED);
             }
         }
-        Peers(peers)
+        Peers { established: peers, are_hidden: false }
     }
 
     /// Those with the most connections first.
     fn busiest(&self) -> Vec<(IpAddr, u32)> {
-        let mut peers: Vec<(IpAddr, u32)> = self.0.iter().map(|(addr, count)| (*addr, *count)).collect();
+        let mut peers: Vec<(IpAddr, u32)> =
+            self.established.iter().map(|(addr, count)| (*addr, *count)).collect();
         peers.sort_by_key(|(addr, count)| (std::cmp::Reverse(*count), *addr));
         peers
     }
@@ -105,10 +132,33 @@ fn socket(line: &str) -> Option<Socket> {
     })
 }
 
+/// A connection that the kernel leads on to another address than it was made to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Forwarded {
+    peer: IpAddr,
+    to: IpAddr,
+    port: u16,
+}
+
+/// Reads a line of /proc/net/nf_conntrack: `ipv4 2 tcp 6 431999 ESTABLISHED src=A dst=B sport=1 dport=80 src=C dst=A …`, the connection
+/// as it was made, then as the answers come. `None` of what is not established, or not led on.
+fn forwarded(line: &str) -> Option<Forwarded> {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    if words.get(2) != Some(&"tcp") || !words.contains(&"ESTABLISHED") {
+        return None;
+    }
+    let all = |key: &'static str| words.iter().filter_map(move |word| word.strip_prefix(key));
+    let mut from = all("src=").filter_map(|text| text.parse::<IpAddr>().ok());
+    let (peer, answers_from) = (from.next()?, from.next()?);
+    let to: IpAddr = all("dst=").next()?.parse().ok()?;
+    let port = all("dport=").next()?.parse().ok()?;
+    (answers_from != to).then_some(Forwarded { peer, to, port })
+}
+
 /// What a single look says, with the last lines' clients: `check` has no engine, and the next look is the operator's. `None` where
 /// nothing speaks for a proxy.
 pub(crate) fn at_a_glance(peers: &Peers, in_log: &BTreeSet<IpAddr>, nginx_refuses: bool) -> Option<String> {
-    let connections: u32 = peers.0.values().sum();
+    let connections: u32 = peers.established.values().sum();
     let busiest: Vec<IpAddr> = peers.busiest().into_iter().map(|(addr, _)| addr).collect();
     let is_likely = connections > 0
         && are_few(busiest.len(), in_log.len() as u64)
@@ -167,6 +217,7 @@ pub(crate) struct Watch {
     requests: u64,
     proxied: u32,
     direct: u32,
+    hidden: u32,
     /// The peers of the look that decided, kept so that a state's reason does not change with every connection.
     found: Option<Found>,
     was_found: bool,
@@ -194,6 +245,11 @@ impl Watch {
         } else if is_busy && are_few && connections > 0 {
             (self.proxied, self.direct) = (self.proxied + 1, 0);
         }
+        if peers.are_hidden && is_busy && seen.clients >= MIN_CLIENTS {
+            self.hidden += 1;
+        } else if !peers.are_hidden {
+            self.hidden = 0;
+        }
         if self.proxied >= LOOKS && self.found.is_none() {
             let peers = others.iter().map(|(addr, _)| *addr).collect();
             self.found = Some(Found { peers, connections, clients: seen.clients });
@@ -209,6 +265,9 @@ impl Watch {
             Some(found) => Some(PartState::Degraded {
                 reason: text::proxied(&found.peers, found.connections, found.clients, seen.is_named),
             }),
+            None if self.hidden >= LOOKS && !seen.is_named => {
+                Some(PartState::Active { detail: text::HIDDEN.to_owned() })
+            }
             None => self.was_found.then(|| PartState::Active { detail: text::DIRECT.to_owned() }),
         }
     }
@@ -259,11 +318,63 @@ mod tests {
             socket(443, "192.0.2.4", ESTABLISHED),
         ];
         let expected = BTreeMap::from([(addr("192.0.2.1"), 2), (addr("192.0.2.2"), 0)]);
-        assert_eq!(Peers::of(&sockets), Peers(expected));
+        let of = |ports: &[u16]| Peers::of(&sockets, ports).established;
+        assert_eq!(of(&WEB_PORTS), expected);
+        assert_eq!(of(&[22]), BTreeMap::from([(addr("192.0.2.3"), 1)]));
+    }
+
+    #[test]
+    fn connections_into_containers_are_those_to_a_port_of_the_hosts() {
+        let line = |state: &str, made: &str, back: &str| {
+            let text =
+                format!("ipv4     2 tcp      6 431999 {state} {made} {back} [ASSURED] mark=0 zone=0 use=2");
+            forwarded(&text)
+        };
+        let made = "src=198.51.100.1 dst=192.0.2.10 sport=54321 dport=80";
+        let back = "src=172.17.0.2 dst=198.51.100.1 sport=8080 dport=54321";
+        let found = Forwarded { peer: addr("198.51.100.1"), to: addr("192.0.2.10"), port: 80 };
+        assert_eq!(line("ESTABLISHED", made, back), Some(found));
+        assert_eq!(line("TIME_WAIT", made, back), None);
+        let own = "src=192.0.2.10 dst=198.51.100.1 sport=80 dport=54321";
+        assert_eq!(line("ESTABLISHED", made, own), None, "served by the host itself");
+        for text in [
+            "",
+            "ipv4 2 udp 17 29 src=1.2.3.4 dst=4.3.2.1",
+            "ipv4 2 tcp 6 1 ESTABLISHED src=a dst=b sport=1 dport=2",
+        ] {
+            assert_eq!(forwarded(text), None, "{text}");
+        }
+        let v6 = "ipv6     10 tcp      6 300 ESTABLISHED src=2001:db8::1 dst=2001:db8::10 sport=5 dport=443 src=fd00::2 dst=2001:db8::1 \
+                  sport=443 dport=5 [ASSURED] mark=0 use=1";
+        let v6 = forwarded(v6).unwrap();
+        let others = [
+            // A service of a cluster, not an address of the host's.
+            Forwarded { to: addr("10.96.0.1"), ..found },
+            Forwarded { port: 5432, ..found },
+            // The host itself.
+            Forwarded { peer: addr("192.0.2.10"), ..found },
+        ];
+        let mut peers = Peers::default();
+        let hosts = BTreeSet::from([addr("192.0.2.10"), addr("2001:db8::10")]);
+        peers.add_forwarded(&[&[found, found, v6][..], &others[..]].concat(), &hosts, &WEB_PORTS);
+        let expected = BTreeMap::from([(addr("198.51.100.1"), 2), (addr("2001:db8::1"), 1)]);
+        assert_eq!(peers.established, expected);
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_tell_is_said() {
+        let hidden = Peers { are_hidden: true, ..Peers::default() };
+        let seen = Seen { clients: 40, ..Seen::default() };
+        let state = last(&mut Watch::default(), &hidden, &seen, 50);
+        assert_eq!(state, Some(PartState::Active { detail: text::HIDDEN.to_owned() }));
+        assert_eq!(last(&mut Watch::default(), &hidden, &seen, 3), None, "nobody asks");
+        let named = Seen { is_named: true, ..seen };
+        assert_eq!(last(&mut Watch::default(), &hidden, &named, 50), None, "the log tells");
     }
 
     fn peers(list: &[(&str, u32)]) -> Peers {
-        Peers(list.iter().map(|(text, count)| (addr(text), *count)).collect())
+        let established = list.iter().map(|(text, count)| (addr(text), *count)).collect();
+        Peers { established, are_hidden: false }
     }
 
     /// The states after looks at these peers, with so many requests in between.

@@ -209,7 +209,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let server = supervise::essential(ended, server.run(server_stops));
 
     let sources = build::start_sources(sources, &checkpoints, &pool, &handle)?;
-    let host_watch = supervise::watch_host(handle.clone(), config.ssh(), &beats)?;
+    let host_watch = supervise::watch_host(handle.clone(), config.ssh(), config.web_ports.clone(), &beats)?;
     tracing::info!(socket = %config.socket.display(), "started");
     let hooks = outbox.hooks();
     let reloader = Reloader {

@@ -179,13 +179,19 @@ impl HostWatch {
     }
 }
 
-pub(super) fn watch_host(owner: Handle, settings: ssh::Settings, beats: &Beats) -> Result<HostWatch> {
+pub(super) fn watch_host(
+    owner: Handle,
+    settings: ssh::Settings,
+    ports: Vec<u16>,
+    beats: &Beats,
+) -> Result<HostWatch> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let beat = beats.part(HOST, watch::HOST, running);
     spawn("host", move || {
         while !stopped.load(Ordering::Relaxed) {
-            let scanned = catch_unwind(AssertUnwindSafe(|| scan_host(&owner, &settings, &beat, &stopped)));
+            let scanned =
+                catch_unwind(AssertUnwindSafe(|| scan_host(&owner, &settings, &ports, &beat, &stopped)));
             let Err(payload) = scanned else { break };
             // The entries found before stay on the allowlist.
             let reason = text::health::restarted(panic_text(&*payload), HOST_SCAN_INTERVAL.as_secs());
@@ -199,7 +205,7 @@ pub(super) fn watch_host(owner: Handle, settings: ssh::Settings, beats: &Beats) 
 }
 
 /// Scans until it is stopped.
-fn scan_host(owner: &Handle, settings: &ssh::Settings, beat: &Beat, stopped: &AtomicBool) {
+fn scan_host(owner: &Handle, settings: &ssh::Settings, ports: &[u16], beat: &Beat, stopped: &AtomicBool) {
     let (mut watch, mut last_entries, mut last_problems) = (host::Watch::new(settings), None, Vec::new());
     let mut last_ssh = None;
     let (mut in_front, mut last_in_front) = (in_front::Watch::default(), None);
@@ -220,7 +226,7 @@ fn scan_host(owner: &Handle, settings: &ssh::Settings, beat: &Beat, stopped: &At
         }
         scans = scans.wrapping_add(1);
         if scans.is_multiple_of(LOOK_IN_FRONT_EVERY)
-            && let Some(state) = look_in_front(owner, &mut in_front)
+            && let Some(state) = look_in_front(owner, ports, &mut in_front)
             && last_in_front.as_ref() != Some(&state)
         {
             report(owner, in_front::PART, state.clone());
@@ -232,8 +238,8 @@ fn scan_host(owner: &Handle, settings: &ssh::Settings, beat: &Beat, stopped: &At
 }
 
 /// Looks for a proxy in front. `None` when there is nothing to say, or the engine is too busy to answer.
-fn look_in_front(owner: &Handle, watch: &mut in_front::Watch) -> Option<PartState> {
-    let peers = in_front::Peers::read();
+fn look_in_front(owner: &Handle, ports: &[u16], watch: &mut in_front::Watch) -> Option<PartState> {
+    let peers = in_front::Peers::read(ports);
     let (answer, answered) = std::sync::mpsc::channel();
     let asked = peers.clone();
     owner.send(Message::Query(Box::new(move |engine, _| {

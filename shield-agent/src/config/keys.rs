@@ -43,10 +43,11 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]`, `[detect]`, `[[site]]` and `[[blocklist]]`.
-const KEYS: [Key; 72] = [
+const KEYS: [Key; 73] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
+    key("agent", "web_ports", Restart, |c| json!(c.web_ports)),
     key("agent", "max_clock_skew", Now, |c| span(c.engine.max_clock_skew_secs as u64)),
     key("ban", "terms", NewBans, |c| c.engine.backoff.terms().iter().map(|t| term(*t)).collect()),
     key("ban", "forget_after", Now, |c| span(c.engine.backoff.forget_after_secs())),
@@ -194,6 +195,7 @@ pub(crate) fn in_force(old: &Config, new: Config) -> Config {
     let mut config = Config {
         state_dir: old.state_dir.clone(),
         socket: old.socket.clone(),
+        web_ports: old.web_ports.clone(),
         ssh_sessions: old.ssh_sessions,
         ssh_keep_secs: old.ssh_keep_secs,
         audit: old.audit.clone(),
@@ -399,10 +401,11 @@ mod tests {
     }
 
     /// A text that changes one key, for each of them.
-    const SAMPLES: [(&str, &str); 72] = [
+    const SAMPLES: [(&str, &str); 73] = [
         ("[agent] state_dir", "[agent]\nstate_dir = '/a'"),
         ("[agent] socket", "[agent]\nsocket = '/a'"),
         ("[agent] log", "[agent]\nlog = 'debug'"),
+        ("[agent] web_ports", "[agent]\nweb_ports = [81]"),
         ("[agent] max_clock_skew", "[agent]\nmax_clock_skew = '1m'"),
         ("[ban] terms", "[ban]\nterms = ['1m']"),
         ("[ban] forget_after", "[ban]\nforget_after = '1d'"),

@@ -54,6 +54,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// A filter for `tracing_subscriber::EnvFilter`.
     pub log: String,
+    /// Ports whose connections tell of a proxy in front.
+    pub web_ports: Vec<u16>,
     pub sources: Vec<source::Settings>,
     /// The name of the profile that `policy` started from.
     pub profile: String,

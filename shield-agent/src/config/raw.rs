@@ -44,6 +44,8 @@ pub(crate) struct RawAgent {
     pub log: Option<String>,
     /// Live lines whose time differs more from the wall clock are counted at the wall clock.
     pub max_clock_skew: Option<Span>,
+    /// The ports that visitors, or the proxy before them, connect to.
+    pub web_ports: Option<Vec<u16>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -19,6 +19,7 @@ use crate::edge::cloudflare;
 use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::{nginx, xdp};
 use crate::fleet;
+use crate::in_front;
 use crate::source::{self, FirstStart, Input, Listener};
 use crate::text;
 use shield_engine::allowlist::{AllowReason, Allowed};
@@ -88,6 +89,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     }
     Ok(Config {
         file: None,
+        web_ports: web_ports(raw.agent.web_ports)?,
         state_dir: raw.agent.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/shield")),
         socket: raw.agent.socket.unwrap_or_else(|| PathBuf::from("/run/shield/control.sock")),
         log: log_filter(raw.agent.log)?,
@@ -114,6 +116,16 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         webhook: url_from(raw.webhook, "webhook")?,
         audit: raw.audit.path.unwrap_or_else(|| PathBuf::from("/var/log/shield/audit.jsonl")),
     })
+}
+
+fn web_ports(ports: Option<Vec<u16>>) -> Result<Vec<u16>> {
+    let ports = ports.unwrap_or_else(|| in_front::WEB_PORTS.to_vec());
+    if ports.is_empty() || ports.contains(&0) {
+        bail!(Place::section("agent").key("web_ports").error(format!(
+            "[agent] web_ports = {ports:?} must be one or more ports from 1 to 65535: those that nginx listens on"
+        )));
+    }
+    Ok(ports)
 }
 
 fn log_filter(filter: Option<String>) -> Result<String> {

@@ -7,6 +7,10 @@ use super::counted;
 /// A detail of the state when it is over.
 pub(crate) const DIRECT: &str = "clients connect to this host themselves";
 
+/// A detail of the state when nothing can be seen.
+pub(crate) const HIDDEN: &str = "whether a proxy stands in front cannot be told: no process of this host serves a web port, and the kernel \
+                                 does not list what it forwards into containers (/proc/net/nf_conntrack)";
+
 /// A detail of the state.
 pub(crate) fn refused_by_nginx(peers: &[IpAddr]) -> String {
     format!("a proxy stands in front ({}), and nginx refuses the banned", named(peers))

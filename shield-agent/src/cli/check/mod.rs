@@ -57,7 +57,8 @@ pub(super) fn render_all(config: &Config, checked: &CheckedLogs) -> String {
 
 /// What the connections to the web ports tell of a proxy.
 fn who_is_in_front(config: &Config, checked: &CheckedLogs) -> Option<String> {
-    in_front::at_a_glance(&in_front::Peers::read(), &checked.addrs(), config.use_nginx != Use::Off)
+    let peers = in_front::Peers::read(&config.web_ports);
+    in_front::at_a_glance(&peers, &checked.addrs(), config.use_nginx != Use::Off)
 }
 
 const LABEL_CHARS: usize = 12;
