@@ -44,6 +44,11 @@ impl Site {
         // Started before the agent has made any file.
         let nginx = ProxiedNginx::start_for(folder.path(), &settings).unwrap();
         settings.commands = nginx.commands();
+        // It listens before it has a worker, and a reload is only seen by those that it replaces.
+        wait::until("nginx's worker", Duration::from_secs(20), || {
+            Ok(Some(nginx.workers()?).filter(|workers| !workers.trim().is_empty()))
+        })
+        .unwrap();
         let mut site = Site { nginx, enforcer: MapEnforcer::new(settings.clone()), settings, folder };
         site.restart();
         site

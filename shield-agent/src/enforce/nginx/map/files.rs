@@ -252,7 +252,9 @@ impl Files {
                 .with_context(|| format!("could not remove {}", path.display()))?;
         }
         // A folder that holds files of others stays.
-        let _ = fs::remove_dir(&self.path);
+        for folder in [Some(self.path.as_path()), self.path.parent()].into_iter().flatten() {
+            let _ = fs::remove_dir(folder);
+        }
         Ok(had_any.then(|| self.path.display().to_string()))
     }
 }
