@@ -30,12 +30,12 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
     /// Compare --config with this configuration: the bans that only one of them makes
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["labels", "html", "explain"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["labels", "explain"])]
     against: Option<PathBuf>,
     /// Score against labels: a CSV file with the columns ip and decision (ban, no_ban)
     #[arg(long, value_name = "PATH")]
     labels: Option<PathBuf>,
-    /// Write a self-contained page that plots the traffic, the baseline and the bans
+    /// Write a self-contained page to be mailed around: what it would have spared, by rule, path, hour and network
     #[arg(long, value_name = "PATH")]
     html: Option<PathBuf>,
     /// Explain why this client was banned, or why not
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit> {
     let labels =
         args.labels.as_ref().map(|path| Labels::read(path, config.engine.ipv6_prefix)).transpose()?;
     if let Some(against) = &args.against {
-        return compare(&inputs, &config, &load(Some(against))?, args.json.format());
+        return compare(&inputs, &config, &load(Some(against))?, args);
     }
     let watch = args.explain.map(|client| Watch::new(client, config.engine.ipv6_prefix, args.at));
     let replayed = replay(&inputs, &config, watch)?;
@@ -69,15 +69,22 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<Exit> {
     }
     let score = labels.as_ref().map(|labels| labels.score(&replayed.outcome));
     if let Some(path) = &args.html {
-        let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
-        let page = html::render(&replayed.outcome, score.as_ref(), &names.join(", "));
-        std::fs::write(path, page).with_context(|| format!("could not write {}", path.display()))?;
+        write_page(path, &html::render(&replayed.outcome, score.as_ref(), &names(args)))?;
     }
     match args.json.format() {
         Format::Json => print_lines(&render::json_lines(&replayed.outcome, score.as_ref()))?,
         Format::Text => print::text(&render::render(&replayed.outcome, labels.as_ref().zip(score.as_ref())))?,
     }
     Ok(Exit::Done)
+}
+
+fn write_page(path: &Path, page: &str) -> Result<()> {
+    std::fs::write(path, page).with_context(|| format!("could not write {}", path.display()))
+}
+
+fn names(args: &ReplayArgs) -> String {
+    let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
+    names.join(", ")
 }
 
 /// Loads the named configuration, or else the built-in one and not the installed one: a replay must not depend on the
@@ -90,12 +97,15 @@ fn load(named: Option<&Path>) -> Result<Config> {
     config.map_err(|error| BadConfig::of(error).into())
 }
 
-fn compare(inputs: &[Input], before: &Config, after: &Config, format: Format) -> Result<Exit> {
+fn compare(inputs: &[Input], before: &Config, after: &Config, args: &ReplayArgs) -> Result<Exit> {
     if inputs.contains(&Input::Stdin) {
         bail!("standard input can be read only once: name files to compare two configurations");
     }
     let (before, after) = (replay(inputs, before, None)?.outcome, replay(inputs, after, None)?.outcome);
-    match format {
+    if let Some(path) = &args.html {
+        write_page(path, &html::render_difference(&before, &after, &names(args)))?;
+    }
+    match args.json.format() {
         Format::Json => print_lines(&render::difference_json(&before, &after))?,
         Format::Text => print::text(&render::render_difference(&before, &after))?,
     }

@@ -1,61 +1,164 @@
-//! A replay's outcome as one self-contained page: the traffic, the baseline and the bans as inline SVG, the bans as a
-//! table. Loads nothing; everything that comes from the log is escaped.
+//! A replay's outcome as one page to be mailed around: what Shield would have spared the server, by rule, path, hour and network,
+//! and the story of every client; or two configurations beside each other. Loads nothing and runs nothing; everything that comes
+//! from the log is escaped.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
+use ipnet::IpNet;
+
 use super::labels::Score;
+use super::render::difference;
 use super::{Outcome, Point, ReplayedBan, rfc3339};
-use crate::text::{self, duration, printable};
+use crate::text::{self, counted, duration, printable};
+use shield_engine::client::Client;
 
 const WIDTH: f64 = 1200.0;
 const HEIGHT: f64 = 320.0;
 const MARGIN: f64 = 48.0;
 
-/// Maximum rows of the table; further bans are counted.
-const MAX_ROWS: usize = 5000;
+/// Stories told at most; the clients beyond them are counted.
+const MAX_STORIES: usize = 2_000;
+
+/// Bans of one story at most.
+const MAX_BANS: usize = 50;
+
+/// Lines of each sum.
+const MAX_LINES: usize = 12;
 
 const STYLE: &str = "\
-:root{--ink:#1d2127;--dim:#667080;--line:#d8dde4;--paper:#fff;--traffic:#4a7fb5;--error:#c98a1b;--ban:#c2362b;\
---base:#2f8f5b}\
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--dim:#98a2b3;--line:#333b47;--paper:#14181e}}\
+:root{--ink:#1d2127;--dim:#596373;--line:#d8dde4;--paper:#fff;--traffic:#4a7fb5;--error:#a86a00;--ban:#c2362b;\
+--base:#2f8f5b;--fill:#e3ebf4}\
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--dim:#98a2b3;--line:#333b47;--paper:#14181e;--ban:#e8695f;\
+--error:#d9a03c;--fill:#24364a}}\
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:2rem auto;max-width:1240px;\
 padding:0 1rem}\
-h1{font-size:1.4rem;margin:0 0 .2rem}p{margin:.3rem 0 1rem;color:var(--dim)}svg{width:100%;height:auto}\
+h1{font-size:1.55rem;line-height:1.3;margin:0 0 .4rem;max-width:34em}h2{font-size:1.1rem;margin:2rem 0 .5rem}\
+h3{font-size:.95rem;margin:0 0 .4rem}p{margin:.3rem 0 1rem;color:var(--dim)}svg{width:100%;height:auto}\
 table{border-collapse:collapse;width:100%;font-size:13px}th,td{text-align:left;padding:.35rem .6rem;\
 border-bottom:1px solid var(--line);vertical-align:top}td{overflow-wrap:anywhere}\
+.number{text-align:right;white-space:nowrap}\
 .dim{color:var(--dim)}.facts{display:flex;flex-wrap:wrap;gap:1.5rem;margin:1rem 0}.facts b{display:block;\
-font-size:1.3rem}";
+font-size:1.3rem}\
+.sums{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(270px,100%),1fr));gap:1.5rem 2rem;margin:1.5rem 0}\
+.sums ol{list-style:none;margin:0;padding:0;font-size:13px}.sums li{position:relative;display:flex;gap:1rem;\
+justify-content:space-between;padding:.15rem .5rem;margin-bottom:2px}\
+.sums li i{position:absolute;inset:0 auto 0 0;background:var(--fill);z-index:-1}.sums li span:first-of-type{overflow-wrap:anywhere}\
+details{border-top:1px solid var(--line);padding:.4rem 0}summary{cursor:pointer;overflow-wrap:anywhere}\
+details table{margin:.4rem 0 .8rem}code{font-size:.95em}";
 
-/// The page.
+/// The page of one replay.
 pub(crate) fn render(outcome: &Outcome, score: Option<&Score>, title: &str) -> String {
-    let mut page = String::new();
-    let title = escape(title);
-    let _ = write!(
-        page,
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width\"><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
-         style-src 'unsafe-inline'\"><title>Shield replay: {title}</title><style>{STYLE}</style></head><body>\
-         <h1>Shield replay</h1><p>{title}</p>"
-    );
+    let mut page = begin(&headline(outcome), title);
+    if outcome.clients_behind_proxy > 0 {
+        let _ = write!(
+            page,
+            "<p>{} of the banned come by a proxy, whose own address reaches the server: nginx refuses their requests ([nginx] mode = \
+             &quot;on&quot;), the kernel cannot drop them.</p>",
+            text::count(outcome.clients_behind_proxy)
+        );
+    }
     facts(outcome, score, &mut page);
     curve(outcome, &mut page);
-    table(outcome, &mut page);
+    sums(outcome, &mut page);
+    let made: Vec<&ReplayedBan> = outcome.bans.iter().filter(|ban| ban.not_made.is_none()).collect();
+    let spared: Vec<&ReplayedBan> = outcome.bans.iter().filter(|ban| ban.not_made.is_some()).collect();
+    stories("Who would have been banned, and why", &made, &mut page);
+    stories("Whom a rule fired for who would not have been banned", &spared, &mut page);
     page.push_str("</body></html>\n");
     page
 }
 
+/// The page of two configurations on the same log.
+pub(crate) fn render_difference(before: &Outcome, after: &Outcome, title: &str) -> String {
+    let (no_longer, newly) = difference(before, after);
+    let headline = format!(
+        "The second configuration would have banned {} instead of {}: {} newly, {} no longer.",
+        counted(after.clients_banned, "client"),
+        text::count(before.clients_banned),
+        text::count(newly.len() as u64),
+        text::count(no_longer.len() as u64),
+    );
+    let mut page = begin(&headline, title);
+    page.push_str(
+        "<table><thead><tr><th></th><th class=\"number\">before</th><th class=\"number\">after</th></tr></thead><tbody>",
+    );
+    let made = |outcome: &Outcome| outcome.by_rule.values().sum::<u64>();
+    let mut lines = vec![
+        ("clients banned".to_owned(), before.clients_banned, after.clients_banned),
+        ("bans".to_owned(), made(before), made(after)),
+        ("requests spared".to_owned(), before.requests_banned, after.requests_banned),
+    ];
+    let rules: BTreeMap<_, ()> =
+        before.by_rule.keys().chain(after.by_rule.keys()).map(|rule| (*rule, ())).collect();
+    lines.extend(rules.into_keys().map(|rule| {
+        let bans = |outcome: &Outcome| outcome.by_rule.get(&rule).copied().unwrap_or(0);
+        (format!("bans for {}", text::rule_title(rule)), bans(before), bans(after))
+    }));
+    for (name, before, after) in lines {
+        let _ = write!(
+            page,
+            "<tr><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td></tr>",
+            escape(&name),
+            text::count(before),
+            text::count(after)
+        );
+    }
+    page.push_str("</tbody></table>");
+    stories("Newly banned", &newly, &mut page);
+    stories("No longer banned", &no_longer, &mut page);
+    page.push_str("</body></html>\n");
+    page
+}
+
+fn begin(headline: &str, title: &str) -> String {
+    let (headline, title) = (escape(headline), escape(title));
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+         content=\"width=device-width\"><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
+         style-src 'unsafe-inline'\"><title>Shield on {title}</title><style>{STYLE}</style></head><body>\
+         <h1>{headline}</h1><p>{title}</p>"
+    )
+}
+
+/// The sentence that is read when nothing else is.
+fn headline(outcome: &Outcome) -> String {
+    let Some((first, last)) = outcome.span else { return "The log has no requests.".to_owned() };
+    let banned = if outcome.clients_banned == 0 {
+        format!("banned none of {}", counted(outcome.clients, "client"))
+    } else {
+        format!("banned {} of {}", text::count(outcome.clients_banned), counted(outcome.clients, "client"))
+    };
+    let spared = format!(
+        "spared your server {} ({})",
+        counted(outcome.requests_banned, "request"),
+        text::percent(outcome.requests_banned, outcome.requests)
+    );
+    format!("On your log of {} Shield would have {banned} and {spared}.", log_length(first, last))
+}
+
+fn log_length(first: i64, last: i64) -> String {
+    let secs = last.saturating_sub(first).max(0).unsigned_abs() + 1;
+    match (secs / 86_400, secs / 3_600) {
+        (days @ 2.., _) => counted(days, "day"),
+        (_, hours @ 2..) => counted(hours, "hour"),
+        _ => counted(secs.div_ceil(60), "minute"),
+    }
+}
+
 fn facts(outcome: &Outcome, score: Option<&Score>, page: &mut String) {
-    let share = |part: u64, of: u64| if of == 0 { 0.0 } else { 100.0 * part as f64 / of as f64 };
+    let made: u64 = outcome.by_rule.values().sum();
     let mut facts = vec![
         (text::count(outcome.requests), "requests".to_owned()),
         (text::count(outcome.clients), "clients".to_owned()),
+        (text::count(made), "bans".to_owned()),
         (
             text::count(outcome.clients_banned),
-            format!("clients banned ({:.2} %)", share(outcome.clients_banned, outcome.clients)),
+            format!("clients banned ({})", text::percent(outcome.clients_banned, outcome.clients)),
         ),
         (
             text::count(outcome.requests_banned),
-            format!("requests dropped ({:.2} %)", share(outcome.requests_banned, outcome.requests)),
+            format!("requests spared ({})", text::percent(outcome.requests_banned, outcome.requests)),
         ),
     ];
     if let Some(score) = score {
@@ -75,7 +178,7 @@ fn facts(outcome: &Outcome, score: Option<&Score>, page: &mut String) {
     page.push_str("</div>");
 }
 
-/// Requests per second over time, errors in them, the whole server's baseline, and a tick for each ban.
+/// Requests per second over time, errors and the spared ones in them, the whole server's baseline, and a tick for each ban.
 fn curve(outcome: &Outcome, page: &mut String) {
     let (Some((first, last)), false) = (outcome.span, outcome.points.is_empty()) else {
         page.push_str("<p>No requests.</p>");
@@ -102,6 +205,7 @@ fn curve(outcome: &Outcome, page: &mut String) {
     };
     bars(page, "traffic", &|point| point.requests);
     bars(page, "error", &|point| point.errors);
+    bars(page, "ban", &|point| point.banned);
     let _ = write!(page, "<path fill=\"none\" stroke=\"var(--base)\" stroke-width=\"1.5\" d=\"");
     for (n, point) in outcome.points.iter().enumerate() {
         let command = if n == 0 { 'M' } else { 'L' };
@@ -130,51 +234,151 @@ fn curve(outcome: &Outcome, page: &mut String) {
     );
     page.push_str(
         "<p><span style=\"color:var(--traffic)\">■</span> requests <span style=\"color:var(--error)\">■</span> of \
-         them errors <span style=\"color:var(--base)\">―</span> baseline of the whole server \
-         <span style=\"color:var(--ban)\">❙</span> bans</p>",
+         them errors <span style=\"color:var(--ban)\">■</span> spared, from banned clients \
+         <span style=\"color:var(--base)\">―</span> what is usual <span style=\"color:var(--ban)\">❙</span> bans</p>",
     );
 }
 
-fn table(outcome: &Outcome, page: &mut String) {
-    page.push_str(
-        "<table><thead><tr><th>when</th><th>client</th><th>rule</th><th>evidence</th><th>term</th></tr></thead><tbody>",
+/// The bans by rule, path, hour and network.
+fn sums(outcome: &Outcome, page: &mut String) {
+    let made = || outcome.bans.iter().filter(|ban| ban.not_made.is_none());
+    if made().next().is_none() {
+        return;
+    }
+    page.push_str("<div class=\"sums\">");
+    let by_rule = made().map(|ban| (text::rule_title(ban.rule).to_owned(), 1));
+    sum("Bans by rule", largest(by_rule), page);
+    let asked = made().filter_map(|ban| ban.evidence.as_ref()).flat_map(|evidence| &evidence.top_paths);
+    sum(
+        "What they asked for most",
+        largest(asked.map(|path| (printable(&path.path), u64::from(path.count)))),
+        page,
     );
-    for ban in outcome.bans.iter().take(MAX_ROWS) {
-        row(ban, page);
+    let mut networks: BTreeMap<Client, u64> = BTreeMap::new();
+    let clients: std::collections::BTreeSet<Client> = made().map(|ban| ban.client).collect();
+    clients.into_iter().for_each(|client| *networks.entry(around(client)).or_default() += 1);
+    sum(
+        "Banned clients by network",
+        largest(networks.into_iter().map(|(net, n)| (net.to_string(), n))),
+        page,
+    );
+    let mut hours: BTreeMap<i64, u64> = BTreeMap::new();
+    made().for_each(|ban| *hours.entry(ban.at_secs.rem_euclid(86_400) / 3_600).or_default() += 1);
+    let hour = |(hour, bans): (i64, u64)| (format!("{hour:02}:00"), bans);
+    sum("Bans by hour of the day, UTC", hours.into_iter().map(hour).collect(), page);
+    page.push_str("</div>");
+}
+
+/// The sums by name, largest first.
+fn largest(entries: impl Iterator<Item = (String, u64)>) -> Vec<(String, u64)> {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    entries.for_each(|(name, times)| *sums.entry(name).or_default() += times);
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+    sums.truncate(MAX_LINES);
+    sums
+}
+
+fn sum(title: &str, lines: Vec<(String, u64)>, page: &mut String) {
+    let most = lines.iter().map(|(_, times)| *times).max().unwrap_or(1).max(1);
+    let _ = write!(page, "<div><h3>{title}</h3><ol>");
+    for (name, times) in lines {
+        let width = 100.0 * times as f64 / most as f64;
+        let _ = write!(
+            page,
+            "<li><i style=\"width:{width:.1}%\"></i><span>{}</span><span>{}</span></li>",
+            escape(&name),
+            text::count(times)
+        );
     }
+    page.push_str("</ol></div>");
+}
+
+/// The network that a client is counted in: its /24 or /48, or its own if that is larger.
+fn around(client: Client) -> Client {
+    let network = client.network();
+    let len = network.prefix_len().min(if network.addr().is_ipv4() { 24 } else { 48 });
+    let around = IpNet::new(network.addr(), len).expect("no longer than the client's own");
+    Client::of_network(around.trunc())
+}
+
+/// One story a client, in the order of their first bans; opened, it has all of them.
+fn stories(title: &str, bans: &[&ReplayedBan], page: &mut String) {
+    if bans.is_empty() {
+        return;
+    }
+    let mut order: Vec<(Client, Vec<&ReplayedBan>)> = Vec::new();
+    let mut places: HashMap<Client, usize> = HashMap::new();
+    for ban in bans {
+        let place = *places.entry(ban.client).or_insert_with(|| {
+            order.push((ban.client, Vec::new()));
+            order.len() - 1
+        });
+        order[place].1.push(ban);
+    }
+    let _ = write!(page, "<h2>{title} ({})</h2>", text::count(order.len() as u64));
+    for (client, bans) in order.iter().take(MAX_STORIES) {
+        story(*client, bans, page);
+    }
+    if order.len() > MAX_STORIES {
+        let _ = write!(page, "<p>… and {} more.</p>", text::count((order.len() - MAX_STORIES) as u64));
+    }
+}
+
+fn story(client: Client, bans: &[&ReplayedBan], page: &mut String) {
+    let Some(first) = bans.first() else { return };
+    let times =
+        if bans.len() > 1 { format!(", {} times", text::count(bans.len() as u64)) } else { String::new() };
+    let asked = first.evidence.as_ref().and_then(|evidence| evidence.top_paths.first());
+    let asked = asked.map_or(String::new(), |path| format!(" <code>{}</code>", escape(&path.path)));
+    let _ = write!(
+        page,
+        "<details><summary><b>{client}</b> {}{times}{asked} <span class=\"dim\">{}</span></summary>\
+         <table><thead><tr><th>when</th><th>rule</th><th>evidence</th><th>term</th></tr></thead><tbody>",
+        text::rule_title(first.rule),
+        first.timestamp
+    );
+    bans.iter().take(MAX_BANS).for_each(|ban| row(ban, page));
     page.push_str("</tbody></table>");
-    if outcome.bans.len() > MAX_ROWS {
-        let _ = write!(page, "<p>… and {} more.</p>", outcome.bans.len() - MAX_ROWS);
+    if bans.len() > MAX_BANS {
+        let _ = write!(page, "<p>… and {} more.</p>", bans.len() - MAX_BANS);
     }
+    page.push_str("</details>");
 }
 
 fn row(ban: &ReplayedBan, page: &mut String) {
     let term = match (&ban.not_made, ban.term_secs) {
         (Some(because), _) => format!("not banned: {}", escape(because)),
-        (None, Some(secs)) => duration(secs),
-        (None, None) => "permanent".to_owned(),
+        (None, Some(secs)) => format!("{} (offence {})", duration(secs), ban.offence),
+        (None, None) => format!("permanent (offence {})", ban.offence),
     };
     let evidence = ban.evidence.as_ref().map_or(String::new(), |evidence| {
         let paths: Vec<String> = evidence
             .top_paths
             .iter()
-            .map(|path| format!("{} ({}x)", escape(&printable(&path.path)), path.count))
+            .map(|path| format!("{} ({}x)", escape(&path.path), path.count))
             .collect();
-        format!("{}<br><span class=\"dim\">{}</span>", escape(&text::fired(evidence)), paths.join(", "))
+        let failed = counted(u64::from(evidence.errors), "error");
+        let requests = counted(u64::from(evidence.requests), "request");
+        format!(
+            "{}<br><span class=\"dim\">{requests} in {} s, {failed}: {}</span>",
+            escape(&text::fired(evidence)),
+            evidence.window_secs,
+            paths.join(", ")
+        )
     });
     let _ = write!(
         page,
-        "<tr><td>{}</td><td>{}</td><td>{}</td><td>{evidence}</td><td>{term}</td></tr>",
+        "<tr><td>{}</td><td>{}</td><td>{evidence}</td><td>{term}</td></tr>",
         ban.timestamp,
-        ban.client,
         text::rule_title(ban.rule)
     );
 }
 
-/// For text and for attributes in double quotes.
+/// For text and for attributes in double quotes; what would steer a terminal or turn the text round is written out.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in printable(text).chars() {
         match c {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
@@ -226,15 +430,87 @@ mod tests {
         };
         let point = Point { at_secs: 0, requests: 6, errors: 6, banned: 0, baseline_mean: 0.1 };
         let span = Some((0, 60));
-        Outcome { bans: vec![ban], points: vec![point], span, point_secs: 60, ..Outcome::default() }
+        Outcome {
+            bans: vec![ban],
+            points: vec![point],
+            span,
+            point_secs: 60,
+            requests: 64_932,
+            requests_banned: 14_285,
+            clients: 2_518,
+            clients_banned: 81,
+            by_rule: BTreeMap::from([(Rule::Probing, 1)]),
+            ..Outcome::default()
+        }
+    }
+
+    const HOSTILE: &str =
+        "/</code></summary><script>alert('1')</script>\"><img src=x onerror=alert(1)>\u{202e}";
+
+    /// No tag, attribute or quote of the log's becomes one of the page's.
+    fn assert_inert(page: &str) {
+        for tag in ["<script", "<img", "onerror=alert(1)>"] {
+            assert!(!page.contains(tag), "{tag} in {page}");
+        }
+        assert!(!page.contains('\u{202e}'), "the order of the letters is kept");
+        assert_eq!(page.matches("<details>").count(), page.matches("</details>").count());
+        assert_eq!(page.matches("<code>").count(), page.matches("</code>").count());
     }
 
     #[test]
     fn what_comes_out_of_the_log_is_escaped() {
-        let page = render(&outcome("/<script>alert('1')</script>\""), None, "a<b>.log");
-        assert!(!page.contains("<script"), "{page}");
-        assert!(page.contains("/&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&quot; (6x)"));
-        assert!(page.contains("a&lt;b&gt;.log"));
+        let mut hostile = outcome(HOSTILE);
+        hostile.bans[0].not_made = Some(format!("{HOSTILE} is on the allowlist"));
+        for hostile in [outcome(HOSTILE), hostile] {
+            let page = render(&hostile, None, &format!("a<b>{HOSTILE}.log"));
+            assert_inert(&page);
+            assert!(
+                page.contains(
+                    "/&lt;/code&gt;&lt;/summary&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;"
+                )
+            );
+            assert!(page.contains("a&lt;b&gt;"));
+        }
+        assert_inert(&render_difference(&Outcome::default(), &outcome(HOSTILE), HOSTILE));
+    }
+
+    #[test]
+    fn the_first_sentence_says_what_it_is_worth() {
+        let check = |outcome: &Outcome, expected: &str| {
+            let page = render(outcome, None, "access.log");
+            assert!(page.contains(&format!("<h1>{expected}</h1>")), "{page}");
+        };
+        let fortnight = Outcome { span: Some((0, 14 * 86_400)), ..outcome("/") };
+        check(
+            &fortnight,
+            "On your log of 14 days Shield would have banned 81 of 2,518 clients and spared your server 14,285 requests \
+             (22.0 %).",
+        );
+        let quiet =
+            Outcome { clients: 1, clients_banned: 0, requests: 5, requests_banned: 0, ..outcome("/") };
+        check(
+            &quiet,
+            "On your log of 2 minutes Shield would have banned none of 1 client and spared your server 0 requests (0.0 %).",
+        );
+    }
+
+    #[test]
+    fn it_sums_up_by_rule_path_network_and_hour_and_tells_each_clients_story() {
+        let page = render(&outcome("/.env"), None, "access.log");
+        for part in
+            ["Bans by rule", "What they asked for most", "192.0.2.0/24", "00:00", "(offence 1)", "/.env (6x)"]
+        {
+            assert!(page.contains(part), "{part} in {page}");
+        }
+        assert_eq!(page.matches("<details>").count(), 1);
+    }
+
+    #[test]
+    fn two_configurations_stand_beside_each_other() {
+        let (before, after) = (Outcome::default(), outcome("/.env"));
+        let page = render_difference(&before, &after, "access.log");
+        assert!(page.contains("would have banned 81 clients instead of 0: 1 newly, 0 no longer."), "{page}");
+        assert!(page.contains("Newly banned (1)") && !page.contains("No longer banned ("));
     }
 
     #[test]
@@ -248,6 +524,7 @@ mod tests {
 
     #[test]
     fn an_empty_log_is_a_page_too() {
-        assert!(render(&Outcome::default(), None, "empty").contains("No requests."));
+        let page = render(&Outcome::default(), None, "empty");
+        assert!(page.contains("The log has no requests.") && page.contains("No requests."));
     }
 }

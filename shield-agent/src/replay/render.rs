@@ -219,7 +219,7 @@ fn changed_json(ban: &ReplayedBan, change: &'static str) -> Value {
 }
 
 /// The first ban of each client that only one of the two made, for both.
-fn difference<'a>(a: &'a Outcome, b: &'a Outcome) -> (Vec<&'a ReplayedBan>, Vec<&'a ReplayedBan>) {
+pub(super) fn difference<'a>(a: &'a Outcome, b: &'a Outcome) -> (Vec<&'a ReplayedBan>, Vec<&'a ReplayedBan>) {
     (only_in(a, b), only_in(b, a))
 }
 
