@@ -505,6 +505,19 @@ describe("looks", () => {
       await assertAccessible(page, "forced colours");
       const marked = await page.evaluate(() => getComputedStyle(document.querySelector("#ranges input:checked + label")).backgroundColor !== getComputedStyle(document.querySelector("#ranges input:not(:checked) + label")).backgroundColor);
       assert.ok(marked, "the chosen span can be told from the others");
+      // It was one black shape: the colours of the canvas had been read in the user's own.
+      const colours = await page.evaluate(() => {
+        const canvas = document.querySelector("#rate-plot canvas");
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        const seen = new Map();
+        for (let at = 0; at < data.length; at += 4) {
+          if (data[at + 3] < 250) continue;
+          const colour = `${data[at]},${data[at + 1]},${data[at + 2]}`;
+          seen.set(colour, (seen.get(colour) ?? 0) + 1);
+        }
+        return [...seen.values()].filter((pixels) => pixels > 1_000).length;
+      });
+      assert.ok(colours >= 2, `${colours} colours of some size in the plot`);
     }));
 
   test("screenshots are kept for review", async () => {

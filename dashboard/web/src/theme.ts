@@ -29,6 +29,8 @@ export function colour(token: string): string {
   const probe = document.createElement("i");
   probe.className = "visually-hidden";
   probe.style.color = `var(--${token})`;
+  // A plot of one colour would be no plot: with the user's own colours the tokens say which of them take his.
+  probe.style.setProperty("forced-color-adjust", "none");
   document.body.append(probe);
   const value = getComputedStyle(probe).color;
   probe.remove();

@@ -154,7 +154,7 @@ class AttackerRow {
       h("td", { role: "cell", class: "client-cell" }, h("span", { class: "opener-line" }, h("span", { class: "address" }, client), h("button", { type: "button", class: "plain", "aria-label": `Explain ${client}`, title: "Explain this client", click: () => explain(client) }, icon("info")))),
       h("td", { role: "cell", class: "why-cell" }, this.rule, this.what, this.leak),
       h("td", { role: "cell", class: "number", "data-label": "Dropped" }, this.dropped),
-      h("td", { role: "cell", class: "number", "data-label": "Banned" }, this.ago),
+      h("td", { role: "cell", class: "number", "data-label": "When" }, this.ago),
       h("td", { role: "cell", class: "actions" }, button("Lift", () => lift(this.ban)), button("Never ban", () => allow(client))),
     );
     this.elements = [this.row];

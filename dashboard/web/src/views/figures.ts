@@ -18,7 +18,7 @@ export function startFigures(): (status: Status) => void {
   const parent = byId("figures");
   const figures = {
     rate: figure(parent, "Served to visitors"),
-    attackers: figure(parent, "Asked by banned clients"),
+    attackers: figure(parent, "Asked by attackers"),
     dropped: figure(parent, "Dropped"),
     banned: figure(parent, "Banned"),
     errors: figure(parent, "Errors"),
@@ -59,9 +59,9 @@ function showRate(figure: Figure, { global, baseline, detector }: Status): void 
   figure.show(rate(visitors), "req/s", note, unusual ? "warm" : "calm");
 }
 
-function showAttackers(figure: Figure, { global }: Status): void {
+function showAttackers(figure: Figure, { global, dry_run: isDry }: Status): void {
   const asked = global.banned_rate ?? 0;
-  figure.show(rate(asked), "req/s", "over 60 s, before and after their bans", asked > 0 ? "alert" : "calm");
+  figure.show(rate(asked), "req/s", isDry ? "clients that would be banned, over 60 s" : "clients banned by now, over 60 s", asked > 0 ? "alert" : "calm");
 }
 
 function hasLearned(baseline: Baseline, detector: DetectorStatus): boolean {

@@ -38,7 +38,7 @@ export class Traffic {
   private plots: { rate: uPlot; drops: uPlot };
   private readonly legend = legend(byId("legend"), [
     ["visitors", "Visitors"],
-    ["attackers", "Banned clients"],
+    ["attackers", "Attackers"],
     ["rate", "Mean of 60 s"],
     ["mean", "Usual"],
     ["errors", "Errors"],
