@@ -19,6 +19,7 @@ mod blocklist;
 mod cli;
 mod clock;
 mod config;
+mod crowdsec;
 mod dry_run;
 mod duration;
 mod edge;

@@ -56,12 +56,13 @@ impl Engine {
         }
         match said {
             Said::Banned(ban) => {
-                let RemoteBan { client, since_ms, ends_ms, why } = ban;
+                let RemoteBan { client, since_ms, ends_ms, why, is_suspicion } = ban;
                 let client = self.client_meant(client);
                 if self.remotes.is_news(client, id, stamp) {
                     let since_ms = since_ms.saturating_sub(ahead_ms).min(now.wall_ms);
                     let ends_ms = ends_ms.map(|ends| ends.saturating_sub(ahead_ms));
-                    let heard = Heard { stamp, since_ms, ends_ms, age_ms, why: tidy(&why), is_replayed };
+                    let why = tidy(&why);
+                    let heard = Heard { stamp, since_ms, ends_ms, age_ms, why, is_replayed, is_suspicion };
                     self.hear_ban(client, id, heard, now, out);
                 }
             }
@@ -80,7 +81,7 @@ impl Engine {
     }
 
     fn hear_ban(&mut self, client: Client, id: OriginId, heard: Heard, now: Now, out: &mut Effects) {
-        let Heard { stamp, since_ms, ends_ms, age_ms, why, is_replayed } = heard;
+        let Heard { stamp, since_ms, ends_ms, age_ms, why, is_replayed, is_suspicion } = heard;
         let settings = self.settings.remote;
         let kind = self.remotes.state(id).origin.kind();
         let wanted_ms = ends_ms.map(|ends| ends.saturating_sub(now.wall_ms));
@@ -110,12 +111,12 @@ impl Engine {
             return;
         }
         let known = self.remotes.entry(client, id).map(|entry| entry.is_counted);
-        // A list does not say since when: the first time counts, so that an unban of later sets it aside.
+        // Lists and CrowdSec do not say since when: the first time counts, so that an unban of later sets it aside.
         let since_ms = match self.remotes.entry(client, id) {
-            Some(entry) if kind == OriginKind::Blocklist => entry.since_ms.min(since_ms),
+            Some(entry) if kind != OriginKind::Fleet => entry.since_ms.min(since_ms),
             _ => since_ms,
         };
-        if known.is_none() && self.is_spared(client) {
+        if known.is_none() && !is_suspicion && self.is_spared(client) {
             self.count_harm(client, id, now, out);
         }
         let is_counted = known == Some(true)
@@ -127,7 +128,7 @@ impl Engine {
                 }
             };
         let until = left_ms.map_or(Ends::Never, |ms| Ends::after(now, ms as u64));
-        let entry = NewEntry { stamp, since_ms, ends_ms, until, why, is_counted };
+        let entry = NewEntry { stamp, since_ms, ends_ms, until, why, is_counted, is_suspicion };
         if self.remotes.put(client, id, entry, now) {
             self.save_entry(client, id, out);
         }
@@ -181,7 +182,10 @@ impl Engine {
         let current = self.ledger.get(client).copied();
         let in_force = current.filter(|entry| entry.lifting.is_none()).map(|entry| entry.ban);
         let Some(until) = wants.until else {
-            self.detector.suspect_less(client);
+            match wants.is_suspected {
+                true => self.detector.suspect_more(client),
+                false => self.detector.suspect_less(client),
+            }
             let is_remote = in_force.is_some_and(|ban| ban.rule.is_remote());
             if is_remote && let Some(ban) = self.ledger.begin_lift(client, over) {
                 self.order_lift(ban, now, out);
@@ -254,7 +258,8 @@ impl Engine {
     fn words_of(&self, client: Client, now: Now) -> String {
         let mut named = String::new();
         let counts = |state: &OriginState, entry: &Entry| {
-            entry.is_counted && state.distrust.is_none() && !entry.until.is_past(now)
+            let counts = entry.is_counted && !entry.is_suspicion && state.distrust.is_none();
+            counts && !entry.until.is_past(now)
         };
         let all: Vec<_> = self.remotes.of(client).filter(|(state, entry)| counts(state, entry)).collect();
         for (state, entry) in all.iter().take(NAMED) {
@@ -465,6 +470,7 @@ struct Heard {
     age_ms: u64,
     why: String,
     is_replayed: bool,
+    is_suspicion: bool,
 }
 
 /// Others' words: short, and without anything that does not print.

@@ -15,6 +15,7 @@ use crate::beat::Beats;
 use crate::blocklist::{self, Lists};
 use crate::clock;
 use crate::config::{Config, Use};
+use crate::crowdsec::{self, Crowdsec};
 use crate::edge::cloudflare;
 use crate::enforce::interpreter::tables::Tables;
 use crate::enforce::interpreter::{self, Interpreter};
@@ -154,6 +155,19 @@ pub(super) fn blocklists(
         interpreter: Arc::downgrade(interpreter),
     };
     Lists::start(env, &config.blocklists)
+}
+
+/// The bouncer of CrowdSec's local API.
+pub(super) fn crowdsec(config: &Config, kernel: Kernel, owner: &Handle) -> Option<Crowdsec> {
+    let settings = config.crowdsec.clone()?;
+    let states = owner.clone();
+    let report: notify::Report = Arc::new(move |report| states.send(Message::Part(report)));
+    if kernel == Kernel::LeaveAlone {
+        let state = PartState::Off { reason: text::crowdsec::DRY_RUN.to_owned() };
+        report(PartReport { part: crowdsec::PART.to_owned(), state, repaired: None });
+        return None;
+    }
+    Some(Crowdsec::new(settings, owner.clone(), report, config.engine.ipv6_prefix))
 }
 
 /// Takes out what an earlier run left of an enforcer that is off now: nobody could see or lift these bans any more. Returns its

@@ -198,6 +198,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let drops = Arc::clone(&interpreter);
     let lists = build::blocklists(&config, kernel, &interpreter, &handle);
     let blocklists = lists.shown();
+    let bouncer = build::crowdsec(&config, kernel, &handle);
     let records = Records { reader, not_in_store, backlog: unsaved, edge, fleet: fleet_numbers, blocklists };
     let backend =
         AgentBackend::new(handle.clone(), drops, records, about, shown.clone(), reloads, health.clone());
@@ -234,6 +235,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
         tokio::spawn(supervise::ready_when_restored(Arc::clone(&interpreter))),
     ];
     background.extend(exporter.map(tokio::spawn));
+    background.extend(bouncer.map(|bouncer| tokio::spawn(bouncer.run())));
     background.extend(member.map(|member| tokio::spawn(member.run())));
     let announce = notices::without_the_engine(feed, hooks);
     let watch = Watch { beats, health, owner: handle.clone(), announce, ended: Arc::clone(ended) };

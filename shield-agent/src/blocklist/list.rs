@@ -206,7 +206,7 @@ impl List {
             |said| Statement { origin: origin.clone(), stamp, ahead_ms: 0, age_ms, is_replayed: false, said };
         let mut said = listed.iter().map(|(client, note)| {
             let (client, why) = (*client, note.clone());
-            Said::Banned(RemoteBan { client, since_ms: read_ms, ends_ms: None, why })
+            Said::Banned(RemoteBan { client, since_ms: read_ms, ends_ms: None, why, is_suspicion: false })
         });
         loop {
             let statements: Vec<Statement> = said.by_ref().take(STATED).map(statement).collect();

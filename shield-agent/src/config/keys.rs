@@ -43,7 +43,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]`, `[detect]`, `[[site]]` and `[[blocklist]]`.
-const KEYS: [Key; 73] = [
+const KEYS: [Key; 74] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -118,6 +118,8 @@ const KEYS: [Key; 73] = [
     key("fleet", "max_live", NewBans, |c| json!(c.engine.remote.max_live)),
     key("fleet", "confirm", NewBans, |c| json!(c.engine.remote.confirm)),
     key("fleet", "accept_networks", NewBans, |c| json!(c.engine.remote.accept_networks.is_on())),
+    // The whole section.
+    key("crowdsec", "url", Restart, crowdsec),
     key("page", "enabled", Now, |c| json!(c.page.is_some())),
     key("page", "listen", Now, |c| json!(c.page)),
     key("page", "hosts", Now, |c| json!(c.page_hosts)),
@@ -207,10 +209,11 @@ pub(crate) fn in_force(old: &Config, new: Config) -> Config {
         nginx: old.nginx.clone(),
         cloudflare: old.cloudflare.clone(),
         fleet: old.fleet.clone(),
+        crowdsec: old.crowdsec.clone(),
         ..new
     };
     config.engine.ipv6_prefix = old.engine.ipv6_prefix;
-    let has_others = config.fleet.is_some() || !config.blocklists.is_empty();
+    let has_others = config.fleet.is_some() || config.crowdsec.is_some() || !config.blocklists.is_empty();
     config.engine.remote.switch = if has_others { Switch::On } else { Switch::Off };
     config.engine.proxied = old.engine.proxied;
     config.engine.refusal_status = old.engine.refusal_status;
@@ -245,6 +248,15 @@ fn fleet(config: &Config) -> Value {
     };
     let ca = fleet.ca_file.as_ref().map(|path| format!(", ca_file {}", path.display())).unwrap_or_default();
     json!(format!("{} as {} with {credentials}{ca}", fleet.servers.join(","), fleet.name))
+}
+
+fn crowdsec(config: &Config) -> Value {
+    let Some(crowdsec) = &config.crowdsec else { return Value::Null };
+    let key = match &crowdsec.key {
+        UrlFrom::File(path) => format!("key_file {}", path.display()),
+        UrlFrom::Env(name) | UrlFrom::Credential(name) => format!("key_credential {name}"),
+    };
+    json!(format!("{} with {key}, each {} s", crowdsec.url, crowdsec.poll.as_secs()))
 }
 
 fn span(secs: u64) -> Value {
@@ -312,8 +324,8 @@ mod tests {
     use serde::forward_to_deserialize_any;
 
     use super::super::raw::{
-        RawAgent, RawAllow, RawAudit, RawBan, RawCloudflare, RawConfig, RawFleet, RawHook, RawIptables,
-        RawNginx, RawPage, RawSlow, RawSource, RawXdp,
+        RawAgent, RawAllow, RawAudit, RawBan, RawCloudflare, RawConfig, RawCrowdsec, RawFleet, RawHook,
+        RawIptables, RawNginx, RawPage, RawSlow, RawSource, RawXdp,
     };
     use super::*;
 
@@ -361,6 +373,9 @@ mod tests {
         let all = ["account", "list", "token_file", "token_credential", "max_items", "share", "name", "api"];
         assert_eq!(cloudflare, all, "all are in the one key");
         let cloudflare = vec!["list"];
+        let crowdsec = names::<RawCrowdsec>();
+        assert_eq!(crowdsec, ["url", "key_file", "key_credential", "poll"], "all are in the one key");
+        let crowdsec = vec!["url"];
         let connection = ["url", "credentials_file", "credentials_credential", "ca_file", "name"];
         let fleet = names::<RawFleet>();
         assert_eq!(fleet[..connection.len()], connection, "all are in the one key");
@@ -379,6 +394,7 @@ mod tests {
             ("slow", names::<RawSlow>()),
             ("cloudflare", cloudflare),
             ("fleet", fleet),
+            ("crowdsec", crowdsec),
             ("page", names::<RawPage>()),
             ("slack", hook()),
             ("webhook", hook()),
@@ -401,7 +417,7 @@ mod tests {
     }
 
     /// A text that changes one key, for each of them.
-    const SAMPLES: [(&str, &str); 73] = [
+    const SAMPLES: [(&str, &str); 74] = [
         ("[agent] state_dir", "[agent]\nstate_dir = '/a'"),
         ("[agent] socket", "[agent]\nsocket = '/a'"),
         ("[agent] log", "[agent]\nlog = 'debug'"),
@@ -472,6 +488,7 @@ mod tests {
         ("[fleet] max_live", "[fleet]\nmax_live = 5"),
         ("[fleet] confirm", "[fleet]\nconfirm = 5"),
         ("[fleet] accept_networks", "[fleet]\naccept_networks = true"),
+        ("[crowdsec] url", "[crowdsec]\nurl = 'http://localhost:8080'\nkey_file = '/a'"),
         ("[slack] url", "[slack]\nurl_file = '/a'"),
         ("[webhook] url", "[webhook]\nurl_env = 'A'"),
         ("[audit] path", "[audit]\npath = '/a'"),

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::blocklist;
+use crate::crowdsec;
 use crate::edge::cloudflare;
 use crate::enforce::{iptables, nginx, xdp};
 use crate::fleet;
@@ -80,6 +81,8 @@ pub struct Config {
     pub fleet: Option<fleet::Settings>,
     /// Lists that are read by URL, in the order of their names.
     pub blocklists: Vec<blocklist::Settings>,
+    /// CrowdSec's local API, when there is one.
+    pub crowdsec: Option<crowdsec::Settings>,
     /// The page's address; `None` when the page is disabled.
     pub page: Option<SocketAddr>,
     /// Host names that the page answers to besides loopback's.
@@ -269,6 +272,14 @@ mod tests {
         check("[[blocklist]]\nname = 'a b'\nurl = 'https://a/b'", &["line 2, column 8", "letters"]);
         check("[[blocklist]]\nname = 'a'", &["line 1", "needs url"]);
         check("[[blocklist]]\nurl = 'https://a/b'", &["line 1", "needs name"]);
+        check("[crowdsec]\nkey_file = '/a'", &["line 1", "[crowdsec] needs url"]);
+        check("[crowdsec]\nurl = 'http://127.0.0.1:8080'", &["line 1", "key_file"]);
+        check(
+            "[crowdsec]\nkey_file = '/a'\nurl = 'http://192.0.2.1:8080'",
+            &["line 3, column 7", "without TLS"],
+        );
+        check("[crowdsec]\nkey_file = '/a'\nurl = '127.0.0.1:8080'", &["line 3", "http://127.0.0.1:8080/"]);
+        check("[crowdsec]\nkey_file = '/a'\nurl = 'https://a'\npoll = '2h'", &["line 4", "at most 10m"]);
         check("[detect]\nsites = []", &["has no key `sites`"]);
         check("[detect]\nobserve = ['flood', 'flod']", &["line 2, column 21", "did you mean \"flood\""]);
         check(

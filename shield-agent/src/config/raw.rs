@@ -28,6 +28,7 @@ pub(crate) struct RawConfig {
     pub cloudflare: RawCloudflare,
     pub fleet: RawFleet,
     pub blocklist: Vec<RawBlocklist>,
+    pub crowdsec: RawCrowdsec,
     pub page: RawPage,
     pub slack: RawHook,
     pub webhook: RawHook,
@@ -302,6 +303,20 @@ pub(crate) struct RawBlocklist {
     pub credentials_credential: Option<String>,
     /// `true`: without TLS from other hosts too.
     pub allow_http: Option<bool>,
+}
+
+/// `[crowdsec]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawCrowdsec {
+    /// The local API's address.
+    pub url: Option<String>,
+    /// Holds the key of a bouncer.
+    pub key_file: Option<PathBuf>,
+    /// The name of a systemd credential.
+    pub key_credential: Option<String>,
+    /// How often it is asked.
+    pub poll: Option<Span>,
 }
 
 /// `[slack]`, `[webhook]`

@@ -70,6 +70,10 @@ impl Config {
                 "format": list.format.name(),
                 "credentials": list.credentials.as_ref().map(|_| "(set)"),
             })).collect::<Vec<_>>(),
+            "crowdsec": self.crowdsec.as_ref().map(|crowdsec| serde_json::json!({
+                "url": crowdsec.url.as_str(),
+                "poll_secs": crowdsec.poll.as_secs(),
+            })),
             "page": { "listen": self.page, "hosts": self.page_hosts },
             "slack": secret(&self.slack),
             "webhook": secret(&self.webhook),

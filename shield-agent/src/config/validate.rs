@@ -15,6 +15,7 @@ use super::{Config, UrlFrom, Use, detect, infrastructure, raw};
 use crate::blocklist;
 use crate::blocklist::parse::Format as ListFormat;
 use crate::blocklist::settings::{Transport, is_on_this_host};
+use crate::crowdsec;
 use crate::edge::cloudflare;
 use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::{nginx, xdp};
@@ -52,7 +53,9 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     engine.slow = slow_settings(&raw.slow)?;
     let fleet = fleet_settings(&raw.fleet)?;
     let blocklists = blocklists(raw.blocklist)?;
-    engine.remote = remote_settings(&raw.fleet, fleet.is_some() || !blocklists.is_empty())?;
+    let crowdsec = crowdsec_settings(raw.crowdsec)?;
+    let has_others = fleet.is_some() || !blocklists.is_empty() || crowdsec.is_some();
+    engine.remote = remote_settings(&raw.fleet, has_others)?;
     engine.backoff.set_slow_first(raw.slow.first_offence == Some(true));
     if let Some(Span(secs)) = raw.agent.max_clock_skew {
         engine.max_clock_skew_secs = secs as i64;
@@ -110,6 +113,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         cloudflare: cloudflare_settings(raw.cloudflare)?,
         fleet,
         blocklists,
+        crowdsec,
         page: page(&raw.page),
         page_hosts: raw.page.hosts.unwrap_or_default(),
         slack: url_from(raw.slack, "slack")?,
@@ -706,6 +710,47 @@ fn blocklist(raw: raw::RawBlocklist, section: &Place) -> Result<blocklist::Setti
         )),
     };
     Ok(blocklist::Settings { name, url, refresh, format, credentials, transport })
+}
+
+/// `None` where the section is not there.
+fn crowdsec_settings(raw: raw::RawCrowdsec) -> Result<Option<crowdsec::Settings>> {
+    let section = || Place::section("crowdsec");
+    let raw::RawCrowdsec { url, key_file, key_credential, poll } = raw;
+    let Some(text) = url else {
+        if key_file.is_some() || key_credential.is_some() || poll.is_some() {
+            bail!(
+                section()
+                    .error("[crowdsec] needs url: that of the local API, usually http://127.0.0.1:8080/")
+            );
+        }
+        return Ok(None);
+    };
+    let parsed = reqwest::Url::parse(&text).ok();
+    let Some(url) = parsed.filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host()) else {
+        bail!(section().key("url").error(format!(
+            "[crowdsec] url = {text:?} must be the local API's address, usually http://127.0.0.1:8080/"
+        )));
+    };
+    if url.scheme() == "http" && !is_on_this_host(&url) {
+        bail!(section().key("url").error(
+            "[crowdsec] url is another host's and without TLS: whoever is in between could ban anybody here. Use https://"
+        ));
+    }
+    let key = match (key_file, key_credential) {
+        (Some(path), None) => UrlFrom::File(path),
+        (None, Some(name)) => UrlFrom::Credential(name),
+        (None, None) => bail!(section().error(
+            "[crowdsec] needs key_file or key_credential: the key that `cscli bouncers add shield` prints"
+        )),
+        (Some(_), Some(_)) => {
+            bail!(section().error("[crowdsec] has two keys: keep one of key_file, key_credential"))
+        }
+    };
+    let poll = poll.map_or(crowdsec::Settings::POLL, |Span(secs)| std::time::Duration::from_secs(secs));
+    if !(1..=600).contains(&poll.as_secs()) {
+        bail!(section().key("poll").error("[crowdsec] poll must be at least 1s and at most 10m"));
+    }
+    Ok(Some(crowdsec::Settings { url, key, poll }))
 }
 
 fn remote_settings(raw: &raw::RawFleet, is_on: bool) -> Result<RemoteSettings> {

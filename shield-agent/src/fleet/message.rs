@@ -96,7 +96,7 @@ pub(crate) fn hello(name: &str, stamp: u64, sent_ms: i64) -> Outgoing {
 pub(crate) fn outgoing_of(name: &str, stamp: u64, sent_ms: i64, said: Said) -> Outgoing {
     let of = |kind: &str, client: Client| format!("shield.v1.{kind}.{name}.{}", key(client));
     match said {
-        Said::Banned(RemoteBan { client, since_ms, ends_ms, why }) => {
+        Said::Banned(RemoteBan { client, since_ms, ends_ms, why, is_suspicion: _ }) => {
             let why = why.chars().take(MAX_WHY).collect();
             outgoing(of("ban", client), stamp, sent_ms, Body::Banned { since_ms, ends_ms, why })
         }
@@ -142,7 +142,7 @@ pub(crate) fn read(subject: &str, payload: &[u8]) -> Result<Heard, Unread> {
     let said = match (kind, body) {
         ("ban", Body::Banned { since_ms, ends_ms, why }) => {
             let client = client().ok_or(Unread::Subject)?;
-            Some(Said::Banned(RemoteBan { client, since_ms, ends_ms, why }))
+            Some(Said::Banned(RemoteBan { client, since_ms, ends_ms, why, is_suspicion: false }))
         }
         ("ban", Body::Withdrawn) => Some(Said::Withdrawn(client().ok_or(Unread::Subject)?)),
         ("lift", Body::Lifted { at_ms, note }) => {
@@ -191,7 +191,13 @@ mod tests {
 
     fn banned(text: &str) -> Said {
         let client = text.parse().unwrap();
-        Said::Banned(RemoteBan { client, since_ms: 5, ends_ms: Some(9), why: "probing".to_owned() })
+        Said::Banned(RemoteBan {
+            client,
+            since_ms: 5,
+            ends_ms: Some(9),
+            why: "probing".to_owned(),
+            is_suspicion: false,
+        })
     }
 
     #[test]

@@ -223,7 +223,8 @@ impl Outbox {
                 let left_ms = ends.remaining_ms(now).map(|left| left as i64);
                 // By the boot clock, on the wall clock as it stands: it may have been set since the ban was made.
                 let ends_ms = left_ms.map(|left| now.wall_ms + left);
-                let ban = RemoteBan { client, since_ms: *since_ms, ends_ms, why: why.clone() };
+                let (since_ms, why) = (*since_ms, why.clone());
+                let ban = RemoteBan { client, since_ms, ends_ms, why, is_suspicion: false };
                 left_ms.is_none_or(|left| left >= LEAST_LEFT_MS).then_some(Said::Banned(ban))
             }
             // Banned again meanwhile: that says it all.

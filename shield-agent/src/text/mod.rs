@@ -8,12 +8,13 @@
 //! `format` says why a log format cannot be used, `access` why a log cannot be read, `reload` describes a changed
 //! configuration. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes
 //! events, `learned` what past logs taught, `sight` says what is wrong with a source, `fleet` what the fleet's state is, `blocklist` that of a list by
-//! URL, `slow` why
+//! URL, `crowdsec` that of CrowdSec's API, `slow` why
 //! a client is slowed, `health` what is wrong with a thread, `doctor` why Shield does not protect, `posture` what is going on.
 
 pub(crate) mod access;
 pub(crate) mod blocklist;
 pub(crate) mod cloudflare;
+pub(crate) mod crowdsec;
 pub(crate) mod doctor;
 pub(crate) mod edge;
 mod evidence;

@@ -96,6 +96,7 @@ pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
         "ssh" => "SSH sessions",
         "restored state" => "Restored state",
         "fleet" => "Fleet",
+        "crowdsec" => "CrowdSec",
         other => {
             if let Some(source) = other.strip_prefix("source:") {
                 let file = source.rsplit('/').next().filter(|file| !file.is_empty()).unwrap_or(source);

@@ -57,6 +57,8 @@ pub struct Entry {
     pub why: String,
     /// Whether it counts: the origin kept its limits when it said so.
     pub is_counted: bool,
+    /// It bans nobody, and makes a client suspect.
+    pub is_suspicion: bool,
     heard_ms: i64,
     saved_heard_ms: i64,
 }
@@ -69,6 +71,8 @@ struct SavedEntry {
     heard_ms: i64,
     why: String,
     is_counted: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_suspicion: bool,
 }
 
 /// Why nothing that an origin says counts.
@@ -189,6 +193,8 @@ pub(crate) struct Wants {
     pub origins: usize,
     /// The kind that says most about the client: a host saw it, a list need not have.
     pub kind: Option<OriginKind>,
+    /// Something speaks against the client that is not enough for a ban.
+    pub is_suspected: bool,
 }
 
 #[derive(Debug, Default)]
@@ -368,14 +374,15 @@ impl Remotes {
     pub(crate) fn put(&mut self, client: Client, id: OriginId, new: NewEntry, now: Now) -> bool {
         let at = (client, id);
         let old = self.entries.remove(&at);
-        let NewEntry { stamp, since_ms, ends_ms, until, why, is_counted } = new;
+        let NewEntry { stamp, since_ms, ends_ms, until, why, is_counted, is_suspicion } = new;
         let half_ms = until.remaining_ms(now).unwrap_or(0) as i64 / 2;
         let is_saved = old.as_ref().is_some_and(|old| {
             let is_same_end = match (old.ends_ms, ends_ms) {
                 (Some(old), Some(new)) => (old - new).abs() < 2_000,
                 (old, new) => old == new,
             };
-            let is_same = is_same_end && old.why == why && old.is_counted == is_counted;
+            let is_same_weight = old.is_counted == is_counted && old.is_suspicion == is_suspicion;
+            let is_same = is_same_end && old.why == why && is_same_weight;
             is_same && now.wall_ms - old.saved_heard_ms < half_ms.max(1)
         });
         let saved_heard_ms = match &old {
@@ -392,7 +399,17 @@ impl Remotes {
         state.counted -= usize::from(old.is_some_and(|old| old.is_counted));
         state.counted += usize::from(is_counted);
         let heard_ms = now.wall_ms;
-        let entry = Entry { stamp, since_ms, ends_ms, until, why, is_counted, heard_ms, saved_heard_ms };
+        let entry = Entry {
+            stamp,
+            since_ms,
+            ends_ms,
+            until,
+            why,
+            is_counted,
+            is_suspicion,
+            heard_ms,
+            saved_heard_ms,
+        };
         self.entries.insert(at, entry);
         !is_saved
     }
@@ -497,6 +514,10 @@ impl Remotes {
             if !entry.is_counted || state.distrust.is_some() || is_lifted || entry.until.is_past(now) {
                 continue;
             }
+            if entry.is_suspicion {
+                wants.is_suspected = true;
+                continue;
+            }
             // Lists copy from each other: together they are one voice.
             let is_listed = state.origin.kind() != OriginKind::Fleet;
             wants.origins += usize::from(!(is_listed && has_listed));
@@ -555,8 +576,9 @@ impl Remotes {
 
     /// The entry in the form in which it is saved.
     pub(crate) fn saved_entry(&self, client: Client, id: OriginId) -> Option<Vec<u8>> {
-        let Entry { since_ms, ends_ms, heard_ms, why, is_counted, .. } = self.entry(client, id)?.clone();
-        serde_json::to_vec(&SavedEntry { since_ms, ends_ms, heard_ms, why, is_counted }).ok()
+        let Entry { since_ms, ends_ms, heard_ms, why, is_counted, is_suspicion, .. } =
+            self.entry(client, id)?.clone();
+        serde_json::to_vec(&SavedEntry { since_ms, ends_ms, heard_ms, why, is_counted, is_suspicion }).ok()
     }
 
     /// Everything but the entries, in the form in which it is saved; `None` when it did not change.
@@ -605,7 +627,8 @@ impl Remotes {
         settings: &RemoteSettings,
         now: Now,
     ) -> Result<bool, serde_json::Error> {
-        let SavedEntry { since_ms, ends_ms, heard_ms, why, is_counted } = serde_json::from_slice(saved)?;
+        let SavedEntry { since_ms, ends_ms, heard_ms, why, is_counted, is_suspicion } =
+            serde_json::from_slice(saved)?;
         let Some(id) = self.id(origin) else { return Ok(false) };
         let wanted_ms = ends_ms.map(|ends| ends - now.wall_ms);
         // A clock that was set back grants no more than a term.
@@ -620,7 +643,8 @@ impl Remotes {
         }
         let until = left_ms.map_or(Ends::Never, |left| Ends::after(now, left as u64));
         let stamp = self.state(id).latest;
-        self.put(client, id, NewEntry { stamp, since_ms, ends_ms, until, why, is_counted }, now);
+        let entry = NewEntry { stamp, since_ms, ends_ms, until, why, is_counted, is_suspicion };
+        self.put(client, id, entry, now);
         if let Some(entry) = self.entries.get_mut(&(client, id)) {
             (entry.heard_ms, entry.saved_heard_ms) = (heard_ms, heard_ms);
         }
@@ -637,6 +661,7 @@ pub(crate) struct NewEntry {
     pub until: Ends,
     pub why: String,
     pub is_counted: bool,
+    pub is_suspicion: bool,
 }
 
 fn later(a: Ends, b: Ends) -> Ends {

@@ -38,6 +38,7 @@ fn bans(text: &str, secs: Option<u64>, now: Now) -> Said {
         since_ms: now.wall_ms,
         ends_ms: secs.map(|secs| now.wall_ms + secs as i64 * 1000),
         why: "probing: score=12 > 10".to_owned(),
+        is_suspicion: false,
     })
 }
 
@@ -555,8 +556,13 @@ mod walk {
             let peer = &self.peers[at];
             let (since, ends) = peer.wants[&who];
             let wall = |true_ms: u64| T0.wall_ms + true_ms as i64 + peer.ahead_ms;
-            let ban =
-                RemoteBan { client: who, since_ms: wall(since), ends_ms: ends.map(wall), why: String::new() };
+            let ban = RemoteBan {
+                client: who,
+                since_ms: wall(since),
+                ends_ms: ends.map(wall),
+                why: String::new(),
+                is_suspicion: false,
+            };
             self.send(at, Said::Banned(ban), may_be_lost);
         }
 
@@ -783,4 +789,30 @@ fn a_list_that_is_restored_goes_on() {
     let mut engine = host();
     engine.restore_remote(&origin, of, &entry, past).unwrap();
     assert!(engine.remotes().is_empty(), "it outlives its week by no restart");
+}
+
+#[test]
+fn a_suspicion_bans_nobody_and_halves_what_a_ban_takes_while_it_lasts() {
+    let mut engine = host();
+    let origin = Origin::new(OriginKind::Crowdsec, "lapi").unwrap();
+    let tell = |engine: &mut Engine, stamp, is_suspicion, now: Now| {
+        let said = match bans("203.0.113.5", Some(600), now) {
+            Said::Banned(ban) => Said::Banned(RemoteBan { is_suspicion, ..ban }),
+            other => other,
+        };
+        let statements = vec![Statement { origin: origin.clone(), ..statement("x", stamp, said) }];
+        engine.handle(Event::Remote(Remote { statements, position: None }), now)
+    };
+    tell(&mut engine, 1, true, T0);
+    assert!(!is_banned(&engine, "203.0.113.5") && engine.detector().is_suspected(client("203.0.113.5")));
+    let then = T0.plus_ms(1_000);
+    tell(&mut engine, 2, false, then);
+    let rule = engine.ledger().get(client("203.0.113.5")).map(|entry| entry.ban.rule);
+    assert_eq!(rule, Some(Rule::Crowdsec), "it became a ban");
+    let later = T0.plus_ms(2_000);
+    tell(&mut engine, 3, true, later);
+    let over = engine.ledger().get(client("203.0.113.5")).is_none_or(|entry| entry.lifting.is_some());
+    assert!(over && engine.detector().is_suspected(client("203.0.113.5")), "and is none any more");
+    seconds(&mut engine, later, 601);
+    assert!(!engine.detector().is_suspected(client("203.0.113.5")));
 }

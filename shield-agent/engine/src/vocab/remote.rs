@@ -136,6 +136,8 @@ pub struct RemoteBan {
     pub ends_ms: Option<i64>,
     /// The grounds, in the origin's words.
     pub why: String,
+    /// It speaks against the client, and is not enough for a ban: half the evidence is from now on.
+    pub is_suspicion: bool,
 }
 
 #[cfg(test)]

@@ -132,7 +132,8 @@ fn secrets(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
     let fleet = config.fleet.iter().filter_map(|fleet| fleet.credentials.as_ref());
     let lists = config.blocklists.iter().filter_map(|list| list.credentials.as_ref());
-    let logins = fleet.chain(lists).map(|from| (from, "credentials"));
+    let crowdsec = config.crowdsec.iter().map(|crowdsec| &crowdsec.key);
+    let logins = fleet.chain(lists).chain(crowdsec).map(|from| (from, "credentials"));
     // Keys of a list may be in its URL.
     found.extend(config.blocklists.iter().filter_map(|list| list.url.query().map(str::to_owned)));
     for (from, what) in urls.chain(token).chain(logins) {
