@@ -33,6 +33,10 @@ impl Engine {
                 .into_iter()
                 .map(|client| self.unban_here_and_there(client, forget, reason.as_deref(), now, out))
                 .collect(),
+            Command::TakeBack { clients, reason } => clients
+                .into_iter()
+                .map(|client| self.unban_by_hand(client, reason.as_deref(), now, out))
+                .collect(),
             Command::Allow { clients, reason } => {
                 clients.into_iter().map(|client| self.allow(client, reason.clone(), now, out)).collect()
             }
@@ -97,6 +101,15 @@ impl Engine {
             }
         };
         let ends = term.ends(now);
+        // Two who ban one client ask for the longer: neither knows of the other.
+        let in_force = self.ledger.get(client).filter(|entry| entry.lifting.is_none()).map(|entry| entry.ban);
+        if let Some(ban) = in_force.filter(|ban| offence.is_none() && is_longer(ban.ends, ends, now)) {
+            let end = describe_end(ban.ends, now);
+            return done(
+                client,
+                format!("stays banned {end}, which is longer: unban it first to shorten that"),
+            );
+        }
         let place = Place::Everywhere;
         self.ban(NewBan { client: bannable, ends, offence, rule, place, reason, evidence: None }, now, out);
         done(client, format!("banned {}", describe_end(ends, now)))
@@ -121,6 +134,28 @@ impl Engine {
             return result;
         }
         done(meant, "was not banned; what other hosts say of it is set aside for 24 h".to_owned())
+    }
+
+    fn unban_by_hand(
+        &mut self,
+        client: Client,
+        reason: Option<&str>,
+        now: Now,
+        out: &mut Effects,
+    ) -> CommandResult {
+        let client = if self.ledger.get(client).is_some() { client } else { self.client_meant(client) };
+        let in_force = self.ledger.get(client).filter(|entry| entry.lifting.is_none()).map(|entry| entry.ban);
+        match in_force {
+            Some(ban) if ban.rule == Rule::Operator => {
+                if let Some(ban) = self.ledger.begin_lift(client, LiftReason::Operator) {
+                    self.unban_notes.extend(reason.map(|reason| (client, reason.to_owned())));
+                    self.order_lift(ban, now, out);
+                }
+                done(client, "unbanned".to_owned())
+            }
+            Some(ban) => failed(client, format!("stays banned: not by hand, but by {}", ban.rule)),
+            None => failed(client, "was not banned".to_owned()),
+        }
     }
 
     pub(super) fn unban(
@@ -244,6 +279,13 @@ fn done(client: Client, message: String) -> CommandResult {
 
 fn failed(client: Client, message: String) -> CommandResult {
     CommandResult { client, ok: false, message }
+}
+
+fn is_longer(ends: Ends, than: Ends, now: Now) -> bool {
+    match (ends.remaining_ms(now), than.remaining_ms(now)) {
+        (Some(a), Some(b)) => a > b,
+        (a, b) => a.is_none() && b.is_some(),
+    }
 }
 
 fn describe_end(ends: Ends, now: Now) -> String {

@@ -280,10 +280,10 @@ async fn ban(State(api): Shared, Body(request): Body<BanRequest>) -> Answer<Repl
 }
 
 async fn unban(State(api): Shared, Body(request): Body<UnbanRequest>) -> Answer<Reply> {
-    let command = Command::Unban {
-        clients: some_clients(request.clients)?,
-        forget: request.forget,
-        reason: reason(request.reason)?,
+    let (clients, reason) = (some_clients(request.clients)?, reason(request.reason)?);
+    let command = match request.here {
+        true => Command::TakeBack { clients, reason },
+        false => Command::Unban { clients, forget: request.forget, reason },
     };
     api.command(command).await
 }

@@ -658,6 +658,9 @@ pub(crate) struct UnbanRequest {
     /// Forget the offences of these clients as well, so that they begin afresh.
     #[serde(default = "yes")]
     pub forget: bool,
+    /// Lift only bans that were made by hand on this host: what rules and other hosts want stays, and offences do.
+    #[serde(default)]
+    pub here: bool,
     /// The reason, for the record.
     #[serde(default)]
     #[cfg_attr(feature = "test-support", schemars(length(max = MAX_REASON_CHARS)))]

@@ -18,6 +18,9 @@ pub struct UnbanArgs {
     /// Keep the clients' offences, so that their next bans are as long as if these had stood
     #[arg(long)]
     keep_offences: bool,
+    /// Lift only what `ban` banned on this host: what rules and other hosts want stays
+    #[arg(long, conflicts_with = "keep_offences")]
+    here: bool,
     /// The reason, for the record
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -27,6 +30,6 @@ pub struct UnbanArgs {
 
 pub(crate) async fn run(args: &UnbanArgs, client: &AgentClient) -> Result<Exit> {
     let (clients, reason) = (args.clients.clone(), args.reason.clone());
-    let request = UnbanRequest { clients, forget: !args.keep_offences, reason };
+    let request = UnbanRequest { clients, forget: !args.keep_offences, here: args.here, reason };
     reply::show(&client.post(Operation::Unban, &request).await?, args.json.format())
 }

@@ -334,6 +334,7 @@ impl Backend for FakeBackend {
         let clients = match &command {
             Command::Ban { clients, .. }
             | Command::Unban { clients, .. }
+            | Command::TakeBack { clients, .. }
             | Command::Allow { clients, .. }
             | Command::Disallow { clients, .. } => clients.clone(),
             Command::Import { bans, .. } => bans.iter().map(|ban| ban.client).collect(),

@@ -816,3 +816,40 @@ fn a_suspicion_bans_nobody_and_halves_what_a_ban_takes_while_it_lasts() {
     seconds(&mut engine, later, 601);
     assert!(!engine.detector().is_suspected(client("203.0.113.5")));
 }
+
+#[test]
+fn what_was_banned_by_hand_is_taken_back_and_nothing_else() {
+    let mut engine = host();
+    let command = |engine: &mut Engine, command: Command| {
+        let actions = engine.handle(Event::Command(CommandId(1), command), T0);
+        let message = |action: &Action| match action {
+            Action::Reply(_, reply) => Some((reply.results[0].ok, reply.results[0].message.clone())),
+            _ => None,
+        };
+        actions.iter().find_map(message).unwrap()
+    };
+    let take_back = |text: &str| Command::TakeBack { clients: vec![client(text)], reason: None };
+    let ban = |text: &str, secs: u64| Command::Ban {
+        clients: vec![client(text)],
+        term: Some(Term::Secs(secs)),
+        reason: None,
+        rule: Rule::Operator,
+    };
+    let is_in_force = |engine: &Engine, text: &str| {
+        engine.ledger().get(client(text)).is_some_and(|entry| entry.lifting.is_none())
+    };
+    say(&mut engine, "web-1", 1, bans("203.0.113.5", Some(3600), T0), T0);
+    let (ok, message) = command(&mut engine, take_back("203.0.113.5"));
+    assert!(!ok && message.contains("stays banned") && is_in_force(&engine, "203.0.113.5"), "{message}");
+    // A shorter ban takes nothing away from a longer one, and so its end does not either.
+    let (ok, message) = command(&mut engine, ban("203.0.113.5", 60));
+    assert!(ok && message.starts_with("stays banned for 1 h"), "{message}");
+    assert_eq!(left_secs(&engine, "203.0.113.5", T0), Some(3600));
+    assert!(!command(&mut engine, take_back("203.0.113.5")).0 && is_in_force(&engine, "203.0.113.5"));
+    // By hand for longer: that is the ban now.
+    assert_eq!(command(&mut engine, ban("203.0.113.5", 7200)).0, true);
+    assert_eq!(left_secs(&engine, "203.0.113.5", T0), Some(7200));
+    assert!(command(&mut engine, take_back("203.0.113.5")).0 && !is_in_force(&engine, "203.0.113.5"));
+    assert!(engine.remotes().own_lifts().next().is_none(), "other hosts are told of no unban");
+    assert!(!command(&mut engine, take_back("203.0.113.77")).0);
+}

@@ -71,6 +71,8 @@ pub enum Command {
         forget: bool,
         reason: Option<String>,
     },
+    /// Lift bans that were made by hand on this host, and nothing else: what rules and others want stays.
+    TakeBack { clients: Vec<Client>, reason: Option<String> },
     /// Put these networks on the allowlist, which lifts the bans inside them.
     Allow { clients: Vec<Client>, reason: Option<String> },
     /// Take an operator's entries off the allowlist.

@@ -156,7 +156,7 @@ async fn perform(request: Request, client: AgentClient, inputs: mpsc::Sender<Inp
         }
         Request::Lift(lifted) => {
             let reason = Some("by hand, in top".to_owned());
-            let request = UnbanRequest { clients: vec![lifted], forget: true, reason };
+            let request = UnbanRequest { clients: vec![lifted], forget: true, here: false, reason };
             answer(client.post(Operation::Unban, &request).await)
         }
     };
