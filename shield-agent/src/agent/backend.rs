@@ -294,7 +294,9 @@ impl Backend for AgentBackend {
             let read = |shown: &cloudflare::Shown| *shown.lock().unwrap_or_else(PoisonError::into_inner);
             let cloudflare = self.edge.as_ref().map(read);
             let blocklists = self.blocklists.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            Ok(AgentView { store_backlog: backlog, sources, parts, cloudflare, blocklists, ..view })
+            let numbers = |shown: &fleet::Shown| shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let fleet = self.fleet.as_ref().map(|(_, shown)| numbers(shown));
+            Ok(AgentView { store_backlog: backlog, sources, parts, cloudflare, fleet, blocklists, ..view })
         })
     }
 
@@ -476,6 +478,7 @@ fn agent_view(
         drops,
         store_backlog: 0,
         cloudflare: None,
+        fleet: None,
         blocklists: BTreeMap::new(),
         sources: Vec::new(),
     }

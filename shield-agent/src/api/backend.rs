@@ -11,6 +11,7 @@ use crate::blocklist;
 use crate::edge::cloudflare::ListCounts;
 use crate::edge::list::EdgeList;
 use crate::enforce::Drops;
+use crate::fleet;
 use crate::source;
 use shield_engine::action::{BanRecord, Reply, Totals};
 use shield_engine::allowlist::Allowed;
@@ -100,6 +101,8 @@ pub struct AgentView {
     pub store_backlog: u64,
     /// The numbers of the list at Cloudflare, where there is one.
     pub cloudflare: Option<ListCounts>,
+    /// The connection to the fleet, where there is one.
+    pub fleet: Option<fleet::Numbers>,
     /// Lists that are read by URL, by name.
     pub blocklists: BTreeMap<String, blocklist::Numbers>,
     /// All sources, in the order of the configuration.

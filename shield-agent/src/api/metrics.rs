@@ -11,6 +11,7 @@ use super::live::Reading;
 use super::types::{PartStateName, SourceStatus, Status};
 use crate::blocklist::Numbers;
 use crate::edge::cloudflare::ListCounts;
+use crate::fleet;
 use crate::text;
 use shield_engine::action::LiftReason;
 use shield_engine::request::Rejected;
@@ -37,6 +38,9 @@ pub(crate) fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> Stri
     traffic(&mut page, reading);
     if let Some(counts) = &reading.view.cloudflare {
         cloudflare(&mut page, counts);
+    }
+    if let Some(numbers) = &reading.view.fleet {
+        fleet(&mut page, numbers);
     }
     blocklists(&mut page, &reading.view.blocklists);
     baseline(&mut page, status);
@@ -79,6 +83,26 @@ fn agent(page: &mut Page, reading: &Reading) {
         "Start time of the process since the Unix epoch in seconds.",
         started,
     );
+}
+
+fn fleet(page: &mut Page, numbers: &fleet::Numbers) {
+    let fleet::Numbers { is_connected, own, waiting, heard, newer, unread, .. } = numbers;
+    let connected = "1 while this host is connected to the fleet's servers, otherwise 0.";
+    page.gauge("shield_fleet_connected", connected, f64::from(u8::from(*is_connected)));
+    page.gauge(
+        "shield_fleet_own_bans",
+        "Bans of this host in force, which the others are told.",
+        *own as f64,
+    );
+    page.gauge("shield_fleet_waiting", "Bans and unbans that the fleet does not know yet.", *waiting as f64);
+    for (name, help, value) in [
+        ("shield_fleet_heard_total", "Statements of other hosts since the start.", heard),
+        ("shield_fleet_newer_total", "Messages that a newer Shield wrote.", newer),
+        ("shield_fleet_unread_total", "Messages that are none of a fleet's.", unread),
+    ] {
+        page.family(name, "counter", help);
+        page.sample(name, &[], *value as f64);
+    }
 }
 
 fn blocklists(page: &mut Page, lists: &BTreeMap<String, Numbers>) {

@@ -45,7 +45,7 @@ const WHYS: usize = 100_000;
 
 /// The numbers of a running task, for status and metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Numbers {
+pub struct Numbers {
     pub is_connected: bool,
     /// The server's name.
     pub server: String,

@@ -89,6 +89,8 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Nats> {
         options = options.require_tls(true);
     }
     if let Some(path) = &settings.ca_file {
+        // The client would not name it.
+        std::fs::metadata(path).with_context(|| format!("could not read ca_file {}", path.display()))?;
         options = options.add_root_certificates(path.clone());
     }
     if let Some(from) = &settings.credentials {
@@ -108,8 +110,9 @@ pub(crate) async fn connect(settings: &Settings) -> Result<Nats> {
     let servers = settings.servers.join(",");
     let connected = timeout(2 * TIMEOUT, options.connect(settings.servers.clone())).await;
     let connected = connected.map_err(|_| anyhow!("no answer within {} s", 2 * TIMEOUT.as_secs()));
-    connected.and_then(|done| done.map_err(|error| anyhow!(error))).with_context(|| {
-        format!("could not connect to {servers}: is nats-server running there, and do the credentials belong to it?")
+    connected.and_then(|done| done.map_err(|error| anyhow!(error))).map_err(|error| {
+        let said = format!("{error:#}");
+        error.context(text::fleet::no_connection(&servers, &said))
     })
 }
 

@@ -104,6 +104,11 @@ struct Host {
 
 impl Host {
     fn start(name: &str, url: &str, credentials: Option<&Path>) -> Host {
+        Host::trusting(name, url, credentials, None)
+    }
+
+    /// With an authority of its own.
+    fn trusting(name: &str, url: &str, credentials: Option<&Path>, ca: Option<&Path>) -> Host {
         let defaults = EngineSettings::default();
         let remote = RemoteSettings { switch: Switch::On, ..defaults.remote };
         let settings = EngineSettings { remote, ..defaults };
@@ -120,7 +125,7 @@ impl Host {
         let settings = Settings {
             servers: vec![url.to_owned()],
             credentials: credentials.map(|path| crate::config::UrlFrom::File(path.to_owned())),
-            ca_file: None,
+            ca_file: ca.map(Path::to_owned),
             name: name.to_owned(),
         };
         let Joined { mut announce, task, shown, .. } = join(settings, owner.clone(), report);
@@ -301,4 +306,62 @@ async fn a_poisoned_host_is_contained() {
         .unwrap();
     assert_eq!((bans, permanent), (1_000, 0), "max_new_per_min, and never permanent");
     assert!(matches!(part, Some(PartState::Degraded { .. })), "{part:?}");
+}
+
+/// Two authorities, and certificates of the first for 127.0.0.1: one that holds, one that has expired.
+fn certificates(dir: &Path) {
+    let script = "set -e
+        new='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
+        for ca in ca other; do
+            openssl req -x509 $new -keyout $ca.key -out $ca.pem -days 2 -subj /CN=$ca
+        done
+        openssl req $new -keyout server.key -out server.csr -subj /CN=nats
+        printf 'subjectAltName=IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > extensions
+        sign='openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile extensions'
+        $sign -days 2 -out server.pem
+        $sign -days -1 -out expired.pem";
+    let done = Process::new("sh").args(["-c", script]).current_dir(dir).output().unwrap();
+    assert!(done.status.success(), "openssl: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_tls_nobody_is_heard_whose_certificate_is_not_good() {
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let file = |name: &str| dir.path().join(name);
+    let server = |certificate: &str| {
+        Server::start(&format!(
+            "tls {{ cert_file: {:?}, key_file: {:?} }}",
+            file(certificate).display(),
+            file("server.key").display()
+        ))
+    };
+    let (good, expired) = (server("server.pem"), server("expired.pem"));
+    let url = |server: &Server| format!("tls://127.0.0.1:{}", server.port);
+    let a = Host::trusting("web-a", &url(&good), None, Some(&file("ca.pem")));
+    let b = Host::trusting("web-b", &url(&good), None, Some(&file("ca.pem")));
+    a.await_connected().await;
+    b.await_connected().await;
+    a.ban("203.0.113.5", 600).await;
+    b.await_ban("203.0.113.5", true).await;
+    let cases = [
+        ("stranger", url(&good), "other.pem", "no authority that this host trusts"),
+        ("late", url(&expired), "ca.pem", "has expired"),
+        ("misnamed", url(&good).replace("127.0.0.1", "localhost"), "ca.pem", "for another name"),
+        ("gone", url(&good), "no.pem", "no.pem"),
+    ];
+    for (name, url, ca, expected) in cases {
+        let host = Host::trusting(name, &url, None, Some(&file(ca)));
+        let begin = Instant::now();
+        loop {
+            let states = host.states.lock().unwrap().clone();
+            let said = |state: &PartState| matches!(state, PartState::Degraded { reason } if reason.contains(expected));
+            if states.iter().any(said) {
+                break;
+            }
+            assert!(begin.elapsed() < SOON, "{name}: {states:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!host.shown.lock().unwrap().is_connected, "{name}");
+    }
 }

@@ -21,6 +21,21 @@ pub(crate) fn cut_off(servers: &[String]) -> String {
     ))
 }
 
+/// Why there is no connection, by what the attempt said.
+pub(crate) fn no_connection(servers: &str, said: &str) -> String {
+    let said = said.to_lowercase();
+    let cause = if said.contains("unknownissuer") || said.contains("unknown issuer") {
+        "no authority that this host trusts has signed the server's certificate: name the one that has with ca_file in [fleet]"
+    } else if said.contains("expired") {
+        "the server's certificate has expired, or this host's clock is wrong"
+    } else if said.contains("notvalidforname") || said.contains("not valid for name") {
+        "the server's certificate is for another name than the one in url in [fleet]"
+    } else {
+        "is nats-server running there, and do the credentials belong to it?"
+    };
+    format!("could not connect to {servers}: {cause}")
+}
+
 /// A refused publish is answered by nothing, so that the permissions are the likeliest cause.
 pub(crate) fn refused(name: &str, why: &str) -> String {
     format!(

@@ -253,6 +253,7 @@ impl Backend for FakeBackend {
             leaking: 0,
             store_backlog: 0,
             cloudflare: None,
+            fleet: None,
             blocklists: Default::default(),
             sources: sources(),
             drops: vec![

@@ -1,5 +1,6 @@
 //! `shield-agent check`: validates the configuration, shows its effect, and tests the last lines of the logs (`logs`).
 
+mod credentials;
 pub(super) mod logs;
 
 use std::fmt::Write as _;
@@ -38,6 +39,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
             let mut shown = config.shown();
             shown["logs"] = serde_json::to_value(&checked.logs)?;
             shown["logs_left_out"] = checked.left_out.into();
+            shown["missing"] = credentials::unreadable(&config).into();
             shown["in_front"] = who_is_in_front(&config, &checked).into();
             print::json(&shown)?;
         }
@@ -52,7 +54,8 @@ pub(super) fn render_all(config: &Config, checked: &CheckedLogs) -> String {
     let page = config.page.map_or("off".to_owned(), |addr| page_text(addr, &config.socket));
     let in_front = who_is_in_front(config, checked)
         .map_or(String::new(), |likely| format!("{:<LABEL_CHARS$}{likely}\n", "in front"));
-    format!("{}{}{in_front}", render(config, &page), render_logs(checked))
+    let missing = render_missing(config);
+    format!("{}{}{in_front}{missing}", render(config, &page), render_logs(checked))
 }
 
 /// What the connections to the web ports tell of a proxy.
@@ -67,10 +70,17 @@ const LABEL_CHARS: usize = 12;
 fn render_problems(config: &Config, checked: &CheckedLogs) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{:<LABEL_CHARS$}{}", "config", validity(config));
+    out.push_str(&render_missing(config));
     for log in checked.logs.iter().filter(|log| log.problem.is_some() || log.unread.is_some()) {
         render_log(log, &mut out).expect("writing to a String cannot fail");
     }
     out
+}
+
+/// The secrets that cannot be read.
+fn render_missing(config: &Config) -> String {
+    let line = |missing: String| format!("{:<LABEL_CHARS$}{missing}\n", "missing");
+    credentials::unreadable(config).into_iter().map(line).collect()
 }
 
 fn validity(config: &Config) -> String {
