@@ -350,6 +350,8 @@ export interface Explanation {
   slowed: SlowedClient | null;
   /** Most requested first. */
   top_paths: PathCount[];
+  /** Others that want it banned: hosts of the fleet, blocklists, CrowdSec. Absent when there are none. */
+  wanted_by?: Wanted[];
   /** Null if the client was not seen lately. */
   window: Window | null;
   /** The answer in plain words. */
@@ -625,7 +627,7 @@ export interface Reply {
 }
 
 /** A detection rule, or another origin of a ban. */
-export type RuleName = "operator" | "imported" | "z_score" | "rate_multiplier" | "error_surge" | "probing" | "flood" | "behaviour" | "network" | "remote";
+export type RuleName = "operator" | "imported" | "z_score" | "rate_multiplier" | "error_surge" | "probing" | "flood" | "behaviour" | "network" | "remote" | "blocklist" | "crowdsec";
 
 /** The values of one rule beside its thresholds. */
 export interface RuleState {
@@ -807,8 +809,26 @@ export interface UnbanRequest {
   clients: Client[];
   /** Forget the offences of these clients as well, so that they begin afresh. */
   forget?: boolean;
+  /** Lift only bans that were made by hand on this host: what rules and other hosts want stays, and offences do. */
+  here?: boolean;
   /** The reason, for the record. */
   reason?: string | null;
+}
+
+/** Somebody else who wants a client banned. */
+export interface Wanted {
+  /** The client or network that it names. */
+  client: Client;
+  /** Whether its word counts here. */
+  counts: boolean;
+  /** Until when; null for ever. */
+  ends_ms: number | null;
+  /** `fleet:web-3`, `blocklist:drop`. */
+  origin: string;
+  /** Since when, in milliseconds since the Unix epoch. */
+  since_ms: number;
+  /** Its words. */
+  why: string;
 }
 
 /** The warm-up: until it ends, only what needs no baseline is banned (floods, probing, password guessing). */
