@@ -4,6 +4,7 @@
 #
 #   make.sh FOLDER KERNEL MIRROR        KERNEL is 5.10, 6.1 or 6.12
 set -euo pipefail
+script=$(realpath "$0")
 folder=$1 kernel=$2 mirror=$3
 case $kernel in
     5.10) suite=bullseye ;;
@@ -14,15 +15,25 @@ esac
 mkdir -p "$folder"
 cd "$folder"
 
-if [ ! -e root.done ]; then
-    rm -rf root
-    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev,kmod,iproute2,curl,procps,logrotate,openssh-server,netbase,ifupdown,busybox-static,ca-certificates \
+packages="nginx-light iptables ipset nftables ufw firewalld docker.io"
+# What was made from other packages, or by another version of this script, is made anew.
+want="$packages $(sha256sum <"$script")"
+if [ "$(cat root.done 2>/dev/null)" != "$want" ]; then
+    rm -rf root boot
+    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev,kmod,iproute2,curl,procps,logrotate,openssh-server,libpam-systemd,netbase,ifupdown,busybox-static,ca-certificates \
         bookworm root "$mirror" >debootstrap.log
     printf '#!/bin/sh\nexit 101\n' >root/usr/sbin/policy-rc.d
     chmod +x root/usr/sbin/policy-rc.d
     cp /etc/resolv.conf root/etc/
-    DEBIAN_FRONTEND=noninteractive chroot root apt-get install -y -q --no-install-recommends nginx-light iptables ipset nftables >apt.log
+    # shellcheck disable=SC2086  # several words
+    DEBIAN_FRONTEND=noninteractive chroot root apt-get install -y -q --no-install-recommends $packages >apt.log 2>&1
+    chroot root apt-get clean
     rm root/usr/sbin/policy-rc.d
+    # Each of them is started when its turn comes.
+    systemctl --root=root --quiet disable ufw firewalld docker.service docker.socket containerd
+    chroot root firewall-offline-cmd --quiet --add-service=http --add-service=ssh
+    echo 'nameserver 192.0.2.1' >root/etc/resolv.conf
+    rm -f id id.pub
     ssh-keygen -q -t ed25519 -N '' -f id
     install -D -m 600 id.pub root/root/.ssh/authorized_keys
     echo web >root/etc/hostname
@@ -43,7 +54,7 @@ X
     for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer; do
         ln -sf /dev/null "root/etc/systemd/system/$unit"
     done
-    touch root.done
+    echo "$want" >root.done
 fi
 
 boot=boot/$kernel
@@ -52,7 +63,7 @@ rm -rf "$boot" unpacked
 mkdir -p "$boot" unpacked
 # The newest kernel for clouds: small, and with the drivers of a virtual machine.
 file=$(curl -fsS "$mirror/dists/$suite/main/binary-amd64/Packages.xz" | xz -dc | sed -n 's/^Filename: //p' |
-    grep -E "/linux-image-$kernel[.0-9]*[-+][^_]*cloud-amd64-unsigned_" | sort -V | tail -1)
+    grep -E "/linux-image-${kernel}[.0-9]*[-+][^_]*cloud-amd64-unsigned_" | sort -V | tail -1)
 curl -fsS -o kernel.deb "$mirror/$file"
 dpkg-deb -x kernel.deb unpacked
 modules=$(dirname "$(find unpacked -path '*/modules/*' -name modules.builtin)")
@@ -82,6 +93,6 @@ cp root/bin/busybox "$initrd/bin/"
 chmod +x "$initrd/init"
 (cd "$initrd" && find . | "$OLDPWD/root/bin/busybox" cpio -o -H newc 2>/dev/null | gzip -1) >"$boot/initrd"
 rm -rf "$initrd" unpacked kernel.deb
-truncate -s 3G "$boot/image"
+truncate -s 4G "$boot/image"
 mkfs.ext4 -q -F -d root "$boot/image"
 touch "$boot/done"
