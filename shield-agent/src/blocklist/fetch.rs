@@ -162,18 +162,19 @@ async fn body(mut response: Response, limits: Limits) -> Result<Vec<u8>, Failed>
     let has_end = response.version() >= Version::HTTP_2
         || headers.contains_key(CONTENT_LENGTH)
         || headers.contains_key(TRANSFER_ENCODING);
-    let is_announced_too_large = response.content_length().is_some_and(|length| length > limits.bytes as u64);
+    if response.content_length().is_some_and(|length| length > limits.bytes as u64) {
+        return Err(text::blocklist::too_large(limits.bytes).into());
+    }
     let mut body = Vec::new();
-    while !is_announced_too_large {
+    loop {
         let chunk = response.chunk().await.map_err(|error| post::chain(&error.without_url()))?;
         let Some(chunk) = chunk else {
             let is_whole = has_end || body.ends_with(b"\n");
             return if is_whole { Ok(body) } else { Err(text::blocklist::CUT_OFF.into()) };
         };
         if body.len() + chunk.len() > limits.bytes {
-            break;
+            return Err(text::blocklist::too_large(limits.bytes).into());
         }
         body.extend_from_slice(&chunk);
     }
-    Err(text::blocklist::too_large(limits.bytes).into())
 }

@@ -100,10 +100,10 @@ impl Lists {
     /// Reads these lists from now on. One whose settings are the same goes on; what a removed one wanted is let go.
     pub(crate) fn change(&mut self, settings: &[Settings]) {
         let Some(env) = &self.env else { return };
-        let is_kept = |name: &String, (old, _): &mut (Settings, JoinHandle<()>)| {
-            settings.iter().any(|new| new.name == *name && new == old)
-        };
-        let gone: Vec<_> = self.tasks.extract_if(.., |name, task| !is_kept(name, task)).collect();
+        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.tasks)
+            .into_iter()
+            .partition(|(name, (old, _))| settings.iter().any(|new| new.name == *name && new == old));
+        self.tasks = kept;
         for (name, (_, task)) in gone {
             task.abort();
             if !settings.iter().any(|new| new.name == name) {

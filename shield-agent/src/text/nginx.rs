@@ -34,7 +34,7 @@ const MAX_WORDS: usize = 300;
 pub(crate) fn own_words(output: &str, status: &str) -> String {
     let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines().find(|line| line.contains("[emerg]") || line.contains("[alert]"));
-    let words = error.or_else(|| lines().last()).unwrap_or(status);
+    let words = error.or_else(|| lines().next_back()).unwrap_or(status);
     words.chars().filter(|char| !char.is_control()).take(MAX_WORDS).collect()
 }
 

@@ -847,7 +847,7 @@ fn what_was_banned_by_hand_is_taken_back_and_nothing_else() {
     assert_eq!(left_secs(&engine, "203.0.113.5", T0), Some(3600));
     assert!(!command(&mut engine, take_back("203.0.113.5")).0 && is_in_force(&engine, "203.0.113.5"));
     // By hand for longer: that is the ban now.
-    assert_eq!(command(&mut engine, ban("203.0.113.5", 7200)).0, true);
+    assert!(command(&mut engine, ban("203.0.113.5", 7200)).0);
     assert_eq!(left_secs(&engine, "203.0.113.5", T0), Some(7200));
     assert!(command(&mut engine, take_back("203.0.113.5")).0 && !is_in_force(&engine, "203.0.113.5"));
     assert!(engine.remotes().own_lifts().next().is_none(), "other hosts are told of no unban");
