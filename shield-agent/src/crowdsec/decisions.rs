@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(changes.banned[0].ends_ms, Some(NOW + 4 * 3_600_000));
         let changes = book.apply(deleted(&[long]), 64, NOW).unwrap();
         assert_eq!((changes.banned[0].ends_ms, changes.withdrawn.len()), (Some(NOW + 3_600_000), 0));
-        let changes = book.apply(deleted(&[short.clone()]), 64, NOW).unwrap();
+        let changes = book.apply(deleted(std::slice::from_ref(&short)), 64, NOW).unwrap();
         assert_eq!((changes.banned.len(), changes.withdrawn.len(), book.len()), (0, 1, 0));
         let changes = book.apply(deleted(&[short]), 64, NOW).unwrap();
         assert_eq!(changes, Changes::default(), "told twice");
