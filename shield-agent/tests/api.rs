@@ -12,8 +12,6 @@ use shield_agent::test_support::api::listen::Limits;
 use shield_agent::test_support::api::operation::Operation;
 use shield_agent::test_support::api::types::{Ban, BanPage, Status};
 use shield_agent::test_support::cli::client::{AgentClient, ClientError, Endpoint, Message};
-use shield_agent::test_support::clock;
-use shield_engine::action::Notice;
 use shield_engine::backoff::Term;
 use shield_engine::event::Command;
 use shield_engine::verdict::Rule;
@@ -509,8 +507,6 @@ async fn the_history_marks_bans_and_anomalies() {
 #[tokio::test]
 async fn conditions_show_in_the_status() {
     let running = Setup::default().start().await;
-    let stopped = Notice::BlastRadius { stopped: true, reason: "21 % of the clients".into() };
-    running.feed.publish(&stopped, clock::now());
     let status: Status = running.unix_client().get(Operation::Status, &[]).await.unwrap();
     assert_eq!(status.detector.blast_radius.as_deref(), Some("21 % of the clients"));
     assert_eq!(status.dropped.packets, 30);

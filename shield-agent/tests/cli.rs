@@ -71,6 +71,8 @@ async fn commands_end_as_documented() {
         &["export", "--format", "plain"],
         &["ban", "192.0.2.7", "--for", "2h", "--reason", "scraping"],
         &["unban", "192.0.2.7", "--keep-offences"],
+        &["unban", "--all", "--yes", "--rule", "flood"],
+        &["resume", "--reason", "attackers"],
         &["allow", "192.0.2.7"],
         &["allow", "192.0.2.7", "--remove"],
     ] {
@@ -81,6 +83,12 @@ async fn commands_end_as_documented() {
         &["ban", "nobody"],
         &["ban", "192.0.2.7", "--for", "5"],
         &["bans", "--limit", "0"],
+        &["unban"],
+        &["unban", "--yes", "192.0.2.7"],
+        &["unban", "--all", "192.0.2.7"],
+        &["pause"],
+        &["pause", "8d"],
+        &["pause", "0s"],
         &["bans", "--rule", "nonsense"],
         &["bans", "--all", "--offset", "3"],
         &["allow", "--remove"],
@@ -92,6 +100,30 @@ async fn commands_end_as_documented() {
         assert_eq!(run(socket, arguments).await, Err(Exit::Usage), "{arguments:?}");
     }
     assert_eq!(run(Path::new("/nonexistent/control.sock"), &["status"]).await, Err(Exit::NotRunning));
+}
+
+/// Nobody can be asked here, so nothing is lifted without --yes.
+#[tokio::test]
+async fn all_bans_are_lifted_only_when_that_is_confirmed() {
+    let running = Setup::default().start().await;
+    assert_eq!(run(running.socket(), &["unban", "--all"]).await, Err(Exit::Failed));
+    assert!(running.backend.commands().is_empty());
+    assert!(run(running.socket(), &["unban", "--all", "--yes"]).await.is_ok());
+    let lifted: usize = (running.backend.commands().iter())
+        .map(|command| match command {
+            Command::Unban { clients, forget: true, .. } => clients.len(),
+            other => panic!("{other:?}"),
+        })
+        .sum();
+    assert!(lifted > 0);
+}
+
+#[tokio::test]
+async fn a_pause_is_asked_for_in_seconds() {
+    let running = Setup::default().start().await;
+    let _ = run(running.socket(), &["pause", "30m", "--reason", "load test"]).await;
+    let expected = Command::Pause { secs: 1_800, reason: Some("load test".into()) };
+    assert_eq!(running.backend.commands(), [expected]);
 }
 
 #[tokio::test]

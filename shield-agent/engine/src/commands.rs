@@ -1,4 +1,4 @@
-//! Operators' commands: ban, import, unban, allow, disallow.
+//! Operators' commands: ban, import, unban, allow, disallow. Pause and resume are in `pause`.
 
 use std::collections::BTreeSet;
 
@@ -43,6 +43,11 @@ impl Engine {
             Command::Disallow { clients, reason } => {
                 clients.into_iter().map(|client| self.disallow(client, reason.clone(), out)).collect()
             }
+            Command::Pause { secs, reason } => {
+                self.pause(secs, reason, now, out);
+                Vec::new()
+            }
+            Command::Resume { reason } => self.resume(reason.as_deref(), now, out),
             Command::ForgetOrigin(origin) => self.forget_origin(&origin, now, out),
             Command::TrustOrigin(origin) => {
                 self.trust_origin(&origin, now, out);
@@ -169,6 +174,7 @@ impl Engine {
         let client = if self.ledger.get(client).is_some() { client } else { self.client_meant(client) };
         self.detector.forget(client);
         self.blast.forget(client);
+        self.pause.forget(client);
         self.detector.forget_campaign(client);
         if !client.is_single(self.settings.ipv6_prefix) {
             self.detector.forget_bad_network(client);
@@ -220,6 +226,7 @@ impl Engine {
         out.announce(Notice::AllowlistChanged { network, added: true, note: reason });
         let lifted = self.lift_protected(now, out);
         self.recheck_slowed(now, out);
+        self.forget_allowed();
         self.suppressed.remove(&client);
         done(
             client,

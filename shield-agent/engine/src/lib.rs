@@ -17,6 +17,7 @@ mod lead;
 mod lines;
 mod outcomes;
 pub mod parts;
+mod pause;
 mod places;
 pub mod reconfigure;
 mod remote;
@@ -42,6 +43,7 @@ use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 
+pub use bans::pause::MAX_PAUSE_SECS;
 /// What others want banned, as it is kept here.
 pub use bans::remote as remotes;
 pub use bans::{allowlist, backoff};
@@ -57,6 +59,7 @@ use crate::bans::escalation::Escalation;
 use crate::bans::extension::Extensions;
 use crate::bans::leaks::Leaks;
 use crate::bans::ledger::{Finished, Ledger, Pending};
+use crate::bans::pause::Pause;
 use crate::bans::peers::Peers;
 use crate::bans::remote::Remotes;
 use crate::bans::slow::Slowing;
@@ -84,6 +87,8 @@ pub struct Engine {
     pending: Pending,
     parts: Parts,
     blast: BlastRadius,
+    pause: Pause,
+    untold: pause::Untold,
     escalation: Escalation,
     extensions: Extensions,
     leaks: Leaks,
@@ -144,6 +149,8 @@ impl Engine {
             pending: Pending::new(&settings.enforcers),
             parts: Parts::default(),
             blast: BlastRadius::new(settings.blast),
+            pause: Pause::default(),
+            untold: pause::Untold::default(),
             escalation: Escalation::new(settings.networks),
             extensions: Extensions::new(settings.extension),
             leaks: Leaks::new(settings.leak_grace_secs, settings.leak_requests),
@@ -278,6 +285,7 @@ impl Engine {
         self.save_slowed(&mut out);
         self.save_remote(&mut out);
         self.save_baseline(now, &mut out);
+        self.tell_all_withheld(now, &mut out);
         out.announce(Notice::Stopping { bans: self.ledger.len() as u64 });
         out.into_actions()
     }
@@ -336,9 +344,9 @@ impl Engine {
         self.leaks.leaking_now(now)
     }
 
-    /// The clients whose bans the blast-radius limit withholds, with the evidence against them.
+    /// The clients whose bans the blast-radius limit or a pause withholds, with the evidence against them.
     pub fn withheld(&self) -> impl Iterator<Item = (Client, &Evidence)> {
-        self.blast.withheld()
+        self.blast.withheld().chain(self.pause.held())
     }
 
     pub fn settings(&self) -> &Settings {
@@ -354,6 +362,7 @@ impl Engine {
         self.detector.note_ban(client);
         self.detector.forget(client);
         self.blast.forget(client);
+        self.pause.forget(client);
         self.totals.bans += 1;
         *self.bans_by_rule.entry(ban.rule).or_default() += 1;
         let record = BanRecord { ban, reason: new.reason, evidence: new.evidence };

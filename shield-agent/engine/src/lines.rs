@@ -141,7 +141,7 @@ impl Engine {
                 }
             }
         }
-        if self.blast.is_held(client) {
+        if self.blast.is_held(client) && !self.pause.is_on() {
             self.on_held_request(client, prepared, now, out);
         }
     }
@@ -307,6 +307,9 @@ impl Engine {
 
     /// Makes a ban for one offence, now or once the limits permit it.
     pub(super) fn offend(&mut self, ban: HeldBan, now: Now, out: &mut Effects) {
+        if self.pause.is_on() {
+            return self.hold_in_pause(ban, now, out);
+        }
         let HeldBan { client: bannable, evidence, by_proxy } = &ban;
         let (bannable, rule, at_secs) = (*bannable, evidence.rule, evidence.at_secs);
         let cannot_slow = *by_proxy || self.is_past(at_secs, now);
@@ -322,22 +325,23 @@ impl Engine {
 
     /// Makes the bans that waited for the limits, and announces those that the limits withhold.
     pub(super) fn settle_held(&mut self, now: Now, out: &mut Effects) {
+        if self.pause.is_on() {
+            return;
+        }
         let settled = self.blast.settle(self.detector.clients_in_good_standing(), now);
         let reason = settled.limit.map_or("bans are within the limits again".to_owned(), |l| l.to_string());
         if let Some(change) = settled.change {
             let stopped = change == Change::Stopped;
             out.announce(Notice::BlastRadius { stopped, reason: reason.clone() });
         }
-        for ban in settled.withheld {
-            self.announce_unmade(ban.client.client(), ban.evidence, reason.clone(), now, out);
-        }
+        self.withhold(settled.withheld, reason, now, out);
         for ban in settled.bans {
             self.punish(ban, now, out);
         }
     }
 
     /// Makes a ban for one offence, with the term that the ladder gives.
-    fn punish(&mut self, ban: HeldBan, now: Now, out: &mut Effects) {
+    pub(super) fn punish(&mut self, ban: HeldBan, now: Now, out: &mut Effects) {
         let HeldBan { client: bannable, evidence, by_proxy } = ban;
         let client = bannable.client();
         // The allowlist or a ban of its network may have come in between.
@@ -412,7 +416,11 @@ impl Engine {
             let (probing, clean) = (bad.clients, self.detector.clean_clients_in(network));
             out.announce(Notice::NetworkProposed { network, banned: probing, clean });
             let is_observed = self.detector.policy().observe.contains(&Rule::Probing);
-            if action != NetworkAction::Ban || is_observed || self.detector.in_good_standing(network) > 0 {
+            if action != NetworkAction::Ban
+                || is_observed
+                || self.pause.is_on()
+                || self.detector.in_good_standing(network) > 0
+            {
                 continue;
             }
             let reason =

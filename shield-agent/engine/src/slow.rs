@@ -134,7 +134,11 @@ impl Engine {
     ) -> bool {
         let client = bannable.client();
         let has_place = has_place(client, self.settings.ipv6_prefix);
-        if !has_place || self.cannot_slow().is_some() || self.ledger.ban_over(client).is_some() {
+        if !has_place
+            || self.pause.is_on()
+            || self.cannot_slow().is_some()
+            || self.ledger.ban_over(client).is_some()
+        {
             return false;
         }
         let term_ms = self.settings.slow.term_secs.saturating_mul(1000);

@@ -3,6 +3,7 @@
 mod backlogs;
 mod crowds;
 mod evasions;
+mod pause;
 mod peers;
 mod reconfigure;
 mod remote;

@@ -472,6 +472,8 @@ fn agent_view(
         slowed: engine.slowed_count() as u64,
         slowed_total: engine.slowed_total(),
         permanent_bans: engine.ledger().permanent_count() as u64,
+        stopped: engine.banning_stopped(),
+        paused_until_ms: engine.paused_until_ms(),
         withheld: engine.withheld().map(|(client, _)| client).take(WITHHELD_SHOWN).collect(),
         withheld_total: engine.withheld().count() as u64,
         leaking: engine.leaking_now(now) as u64,

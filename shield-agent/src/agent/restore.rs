@@ -144,6 +144,11 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
             "could not restore the slow lane; clients that go on as before are slowed again: {error}"
         );
     }
+    if let Some(saved) = &loaded.paused
+        && let Err(error) = engine.restore_pause(saved, now)
+    {
+        tracing::warn!("could not restore the pause of automatic bans; rules ban again: {error}");
+    }
     if let Some(saved) = &loaded.remote_state
         && let Err(error) = engine.restore_remote_state(saved)
     {

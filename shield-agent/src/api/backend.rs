@@ -89,7 +89,11 @@ pub struct AgentView {
     pub slowed: u64,
     /// Clients slowed since the start.
     pub slowed_total: u64,
-    /// Clients whose bans the blast-radius limit withholds, as many as are shown.
+    /// Why the limits stop automatic bans; `None` while they do not.
+    pub stopped: Option<String>,
+    /// The end of a pause of automatic bans.
+    pub paused_until_ms: Option<i64>,
+    /// Clients whose bans the limits or a pause withhold, as many as are shown.
     pub withheld: Vec<Client>,
     /// All of them.
     pub withheld_total: u64,

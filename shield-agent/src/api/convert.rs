@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::IpNet;
-
 use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, TopClients};
 use super::feed::Conditions;
 use super::posture;
@@ -52,8 +50,12 @@ pub(crate) fn status(view: &AgentView, heard: &Heard, dropped: Dropped, vitals: 
         now_ms: view.now.wall_ms,
         started_ms: view.started_ms,
         dry_run: view.mode == Mode::DryRun,
-        health: health(&parts, view.detector.warming_up, conditions),
-        detector: detector(view, conditions),
+        health: health(
+            &parts,
+            view.detector.warming_up,
+            view.stopped.is_some() || view.paused_until_ms.is_some(),
+        ),
+        detector: detector(view),
         global: global(&view.detector, conditions, view.now),
         baseline: baseline(&view.detector),
         hour_profile: hour_profile(&view.detector.hours),
@@ -81,26 +83,9 @@ pub(crate) fn status(view: &AgentView, heard: &Heard, dropped: Dropped, vitals: 
 const WITHHELD_NETWORKS: usize = 20;
 
 fn withheld(clients: &[Client], total: u64) -> Withheld {
-    let mut networks: BTreeMap<IpNet, Vec<Client>> = BTreeMap::new();
-    for client in clients {
-        networks.entry(around(*client)).or_default().push(*client);
-    }
-    let entry = |(network, clients): (IpNet, Vec<Client>)| WithheldNetwork {
-        // A client that is alone is named itself.
-        network: if let [client] = clients[..] { client } else { Client::of_network(network) },
-        clients: clients.len() as u64,
-    };
-    let mut networks: Vec<WithheldNetwork> = networks.into_iter().map(entry).collect();
-    networks.sort_by_key(|network| std::cmp::Reverse(network.clients));
-    networks.truncate(WITHHELD_NETWORKS);
-    Withheld { clients: total, networks }
-}
-
-/// The network that a client is shown with: /24 or /48.
-fn around(client: Client) -> IpNet {
-    let network = client.network();
-    let len = network.prefix_len().min(if network.addr().is_ipv4() { 24 } else { 48 });
-    IpNet::new(network.addr(), len).expect("no longer than the client's own").trunc()
+    let networks = text::by_network(clients.iter().copied()).into_iter();
+    let entry = |(network, clients)| WithheldNetwork { network, clients };
+    Withheld { clients: total, networks: networks.map(entry).take(WITHHELD_NETWORKS).collect() }
 }
 
 fn part(report: &PartReport, snapshots: &[Snapshot], sources: &[SourceStatus]) -> Part {
@@ -204,7 +189,7 @@ fn lag_words(source: &SourceStatus) -> Option<String> {
     Some(format!("{bytes}{age} behind"))
 }
 
-fn health(parts: &[Part], warming_up: bool, conditions: &Conditions) -> Health {
+fn health(parts: &[Part], warming_up: bool, is_stopped: bool) -> Health {
     let of_part = |part: &Part| match part.state {
         PartStateName::Active | PartStateName::Off => Health::Ok,
         PartStateName::Waiting => Health::Waiting,
@@ -212,11 +197,11 @@ fn health(parts: &[Part], warming_up: bool, conditions: &Conditions) -> Health {
     };
     let worst_part = parts.iter().map(of_part).max().unwrap_or(Health::Ok);
     let detector = if warming_up { Health::Waiting } else { Health::Ok };
-    let stopped = if conditions.blast_radius.is_some() { Health::Degraded } else { Health::Ok };
+    let stopped = if is_stopped { Health::Degraded } else { Health::Ok };
     worst_part.max(detector).max(stopped)
 }
 
-fn detector(view: &AgentView, conditions: &Conditions) -> Detector {
+fn detector(view: &AgentView) -> Detector {
     let status = &view.detector;
     let left = u64::from(status.warm_up_left_secs);
     let mut detector = Detector {
@@ -226,7 +211,8 @@ fn detector(view: &AgentView, conditions: &Conditions) -> Detector {
         reference: view.reference.clone(),
         warm_up: status.warming_up.then_some(WarmUp { remaining_secs: left }),
         frozen: status.frozen,
-        blast_radius: conditions.blast_radius.clone(),
+        blast_radius: view.stopped.clone(),
+        paused_until_ms: view.paused_until_ms,
         clients: status.clients_tracked,
         max_clients: view.max_clients,
         evicted: status.evicted,
@@ -237,6 +223,9 @@ fn detector(view: &AgentView, conditions: &Conditions) -> Detector {
 
 /// The detector as a part: it cannot break, but it can be in a state that an operator should know.
 pub(crate) fn detector_state(detector: &Detector) -> (PartStateName, String) {
+    if let Some(until_ms) = detector.paused_until_ms {
+        return (PartStateName::Degraded, text::posture::paused(until_ms));
+    }
     match (&detector.blast_radius, &detector.warm_up) {
         (Some(why), _) => (PartStateName::Degraded, format!("no automatic bans: {why}")),
         (None, Some(warm_up)) => {
@@ -596,18 +585,16 @@ mod tests {
     #[test]
     fn health_is_the_worst_that_holds() {
         use PartStateName::{Active, Degraded, Off, Waiting};
-        let calm = Conditions::default();
-        let stopped = Conditions { blast_radius: Some("21 %".into()), ..Conditions::default() };
-        let check = |states: &[PartStateName], warming_up, conditions, expected| {
+        let check = |states: &[PartStateName], warming_up, is_stopped, expected| {
             let parts: Vec<Part> = states.iter().copied().map(part).collect();
-            assert_eq!(health(&parts, warming_up, conditions), expected, "{states:?}");
+            assert_eq!(health(&parts, warming_up, is_stopped), expected, "{states:?}");
         };
-        check(&[], false, &calm, Health::Ok);
-        check(&[Active, Off], false, &calm, Health::Ok);
-        check(&[Active], true, &calm, Health::Waiting);
-        check(&[Waiting, Active], false, &calm, Health::Waiting);
-        check(&[Waiting, Degraded], true, &calm, Health::Degraded);
-        check(&[Active], false, &stopped, Health::Degraded);
+        check(&[], false, false, Health::Ok);
+        check(&[Active, Off], false, false, Health::Ok);
+        check(&[Active], true, false, Health::Waiting);
+        check(&[Waiting, Active], false, false, Health::Waiting);
+        check(&[Waiting, Degraded], true, false, Health::Degraded);
+        check(&[Active], false, true, Health::Degraded);
     }
 
     #[test]

@@ -20,11 +20,13 @@ pub(crate) fn event(id: u64, at_ms: i64, notice: &Notice) -> EventView {
 
 fn severity(notice: &Notice) -> Severity {
     match notice {
-        Notice::Leaking { .. } | Notice::Degraded { .. } | Notice::BlastRadius { stopped: true, .. } => {
-            Severity::Critical
-        }
+        Notice::Leaking { .. }
+        | Notice::Withheld { .. }
+        | Notice::Degraded { .. }
+        | Notice::BlastRadius { stopped: true, .. } => Severity::Critical,
         Notice::Banned(_)
         | Notice::WouldBan { .. }
+        | Notice::Paused { .. }
         | Notice::Extended { .. }
         | Notice::Slowed { .. }
         | Notice::Protected { .. }
@@ -35,6 +37,7 @@ fn severity(notice: &Notice) -> Severity {
         | Notice::ClockSkew { .. }
         | Notice::Lost { .. } => Severity::Warning,
         Notice::Lifted { .. }
+        | Notice::PauseEnded { .. }
         | Notice::Released { .. }
         | Notice::GlobalAnomalyEnded { .. }
         | Notice::Recovered { .. }

@@ -59,8 +59,6 @@ pub struct Counts {
 pub struct Conditions {
     /// The global anomaly in progress.
     pub anomaly: Option<Anomaly>,
-    /// The reason why the blast-radius limit stopped banning.
-    pub blast_radius: Option<String>,
 }
 
 /// A new stream: the notices it missed, and those to come.
@@ -243,9 +241,6 @@ impl Conditions {
                 self.anomaly = Some(Anomaly { since_ms: now.wall_ms, condition });
             }
             Notice::GlobalAnomalyEnded { .. } => self.anomaly = None,
-            Notice::BlastRadius { stopped, reason } => {
-                self.blast_radius = stopped.then(|| reason.clone());
-            }
             _ => {}
         }
     }
@@ -348,12 +343,9 @@ mod tests {
             stddev: 0.5,
         };
         feed.publish(&started, NOW);
-        feed.publish(&Notice::BlastRadius { stopped: true, reason: "21 % of clients".into() }, NOW);
         let conditions = feed.conditions();
         assert_eq!(conditions.anomaly.unwrap().since_ms, NOW.wall_ms);
-        assert_eq!(conditions.blast_radius.as_deref(), Some("21 % of clients"));
         feed.publish(&Notice::GlobalAnomalyEnded { rate: 1.0, mean: 1.0, lasted_secs: 60 }, NOW);
-        feed.publish(&Notice::BlastRadius { stopped: false, reason: "8 % of clients".into() }, NOW);
         assert_eq!(feed.conditions(), Conditions::default());
     }
 

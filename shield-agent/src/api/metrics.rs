@@ -252,10 +252,10 @@ fn baseline(page: &mut Page, status: &Status) {
         "1 while an anomaly keeps the baseline from learning, otherwise 0.",
         frozen,
     );
-    let stopped = flag(status.detector.blast_radius.is_some());
+    let stopped = flag(status.detector.blast_radius.is_some() || status.detector.paused_until_ms.is_some());
     page.gauge(
         "shield_banning_stopped",
-        "1 while the blast-radius limit stops automatic bans, otherwise 0.",
+        "1 while the blast-radius limit or a pause stops automatic bans, otherwise 0.",
         stopped,
     );
 }

@@ -28,6 +28,10 @@ pub enum Operation {
     Allow,
     /// Removes from the allowlist.
     Disallow,
+    /// Pauses automatic bans.
+    Pause,
+    /// Ends a pause or a stop of automatic bans.
+    Resume,
     /// Loads the configuration again.
     Reload,
     /// Returns the display names.
@@ -54,7 +58,7 @@ pub enum Operation {
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Operation; 21] = [
+    pub const ALL: [Operation; 23] = [
         Operation::Whoami,
         Operation::Status,
         Operation::Bans,
@@ -65,6 +69,8 @@ impl Operation {
         Operation::Allowlist,
         Operation::Allow,
         Operation::Disallow,
+        Operation::Pause,
+        Operation::Resume,
         Operation::Reload,
         Operation::Labels,
         Operation::Clients,
@@ -90,6 +96,8 @@ impl Operation {
             Operation::Allowlist => (Method::GET, "/allow"),
             Operation::Allow => (Method::POST, "/allow"),
             Operation::Disallow => (Method::POST, "/disallow"),
+            Operation::Pause => (Method::POST, "/pause"),
+            Operation::Resume => (Method::POST, "/resume"),
             Operation::Reload => (Method::POST, "/reload"),
             Operation::Labels => (Method::GET, "/labels"),
             Operation::Clients => (Method::GET, "/clients"),

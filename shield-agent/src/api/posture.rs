@@ -28,6 +28,7 @@ pub(crate) fn posture(status: &Status, bans: &BTreeMap<&'static str, u64>, leaki
         bans,
         minutes: ATTACKS_SECS / 60,
         withheld: status.withheld.clients,
+        withheld_because: withheld_because(status),
         leaking,
         is_dry: status.dry_run,
         is_enforced,
@@ -47,8 +48,7 @@ pub(crate) fn posture(status: &Status, bans: &BTreeMap<&'static str, u64>, leaki
         PostureState::Quiet => (words::QUIET, vec![words::no_attack(attack.minutes)]),
     };
     let is_stopped_unsaid = attack.withheld == 0 && state != PostureState::Blind;
-    let stopped = status.detector.blast_radius.as_deref().filter(|_| is_stopped_unsaid);
-    clauses.extend(stopped.map(words::stopped));
+    clauses.extend(not_banning(status).filter(|_| is_stopped_unsaid));
     if state != PostureState::Blind {
         clauses.push(words::traffic(&traffic(status)));
     }
@@ -73,7 +73,7 @@ fn state(status: &Status, attack: &Attack<'_>, is_degraded: bool) -> PostureStat
         PostureState::AttackUnhandled
     } else if is_attacked {
         PostureState::AttackHandled
-    } else if is_degraded || status.detector.blast_radius.is_some() {
+    } else if is_degraded || not_banning(status).is_some() {
         PostureState::Degraded
     } else if status.global.anomaly.is_some() {
         PostureState::Unusual
@@ -82,6 +82,16 @@ fn state(status: &Status, attack: &Attack<'_>, is_degraded: bool) -> PostureStat
     } else {
         PostureState::Quiet
     }
+}
+
+/// Why rules ban nobody, or not all that they would; `None` while they do.
+fn not_banning(status: &Status) -> Option<String> {
+    let stopped = || status.detector.blast_radius.as_deref().map(words::stopped);
+    status.detector.paused_until_ms.map(words::paused).or_else(stopped)
+}
+
+fn withheld_because(status: &Status) -> String {
+    status.detector.paused_until_ms.map_or("automatic bans are stopped".to_owned(), words::paused)
 }
 
 /// Whether any enforcer holds the bans. Without a report of one the agent is only starting.
@@ -164,6 +174,7 @@ mod tests {
         s.global.anomaly = Some(Anomaly { since_ms: 0, condition: String::new() });
     };
     const STOPPED: Change = |s| s.detector.blast_radius = Some("too many".into());
+    const PAUSED: Change = |s| s.detector.paused_until_ms = Some(1_778_537_253_000);
     const WITHHELD: Change = |s| s.withheld.clients = 48;
     const BLIND: Change = |s| {
         s.sources = vec![source("refused"), source("waiting")];
@@ -182,6 +193,12 @@ mod tests {
             (&[ANOMALY], &[], 0, "Unusual traffic: no client stands out; 928.00 req/s, usually 2.90 req/s"),
             (&[WARM_UP, DEGRADE], &[], 0, "Degraded: xdp (no driver); 3.20 req/s"),
             (&[STOPPED], &[], 0, "Degraded: automatic bans are stopped: too many; 3.20 req/s, usual"),
+            (
+                &[PAUSED, STOPPED],
+                &[],
+                0,
+                "Degraded: automatic bans are paused until 2026-05-11T22:07:33Z; 3.20 req/s, usual",
+            ),
             (&[], &bans, 0, &format!("Under attack, handled: {made}; 3.20 req/s, usual")),
             (
                 &[ANOMALY, DEGRADE],
@@ -206,6 +223,13 @@ mod tests {
                 &[],
                 0,
                 "Under attack, NOT handled: 48 clients get through, because automatic bans are stopped; 3.20 req/s, usual",
+            ),
+            (
+                &[PAUSED, WITHHELD],
+                &[],
+                0,
+                "Under attack, NOT handled: 48 clients get through, because automatic bans are paused until \
+                 2026-05-11T22:07:33Z; 3.20 req/s, usual",
             ),
             (
                 &[],

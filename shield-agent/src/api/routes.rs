@@ -27,13 +27,15 @@ use super::metrics::{self, ApiCounts};
 use super::operation::{BASE, Operation};
 use super::stream::EventStream;
 use super::types::{
-    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ConfigView, EventList, Explanation, FleetView,
-    ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, OriginRequest, Range,
-    ReloadReport, Term, Transport, UnbanRequest, Whoami,
+    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ConfigView, EventList, Explanation,
+    FleetView, ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS,
+    OriginRequest, PauseReport, PauseRequest, Range, ReloadReport, ResumeReport, ResumeRequest, Term,
+    Transport, UnbanRequest, Whoami,
 };
 use super::{Settings, convert};
 use crate::edge::format::EdgeFormat;
 use crate::text;
+use shield_engine::MAX_PAUSE_SECS;
 use shield_engine::action::Reply;
 use shield_engine::backoff;
 use shield_engine::client::Client;
@@ -138,6 +140,8 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Api>> {
         Operation::Allowlist => on(method, allowlist),
         Operation::Allow => on(method, allow),
         Operation::Disallow => on(method, disallow),
+        Operation::Pause => on(method, pause),
+        Operation::Resume => on(method, resume),
         Operation::Reload => on(method, reload),
         Operation::Labels => on(method, labels),
         Operation::Clients => on(method, clients),
@@ -306,6 +310,29 @@ async fn allow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<
 async fn disallow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<Reply> {
     let clients = some_clients(request.clients)?;
     api.command(Command::Disallow { clients, reason: reason(request.reason)? }).await
+}
+
+async fn pause(State(api): Shared, Body(request): Body<PauseRequest>) -> Answer<PauseReport> {
+    if !(1..=MAX_PAUSE_SECS).contains(&request.secs) {
+        return Err(ApiError::bad_request(format!(
+            "a pause of {} s is not between 1 s and {MAX_PAUSE_SECS} s; for longer use dry_run = true",
+            request.secs
+        )));
+    }
+    let command = Command::Pause { secs: request.secs, reason: reason(request.reason)? };
+    api.live.backend().command(command).await?;
+    // None when somebody else ended it in between.
+    let until_ms = api.live.backend().view().await?.paused_until_ms;
+    let until_ms = until_ms.ok_or_else(|| ApiError::bad_request("the pause was ended by another command"))?;
+    Ok(Json(PauseReport { until_ms }))
+}
+
+async fn resume(State(api): Shared, Body(request): Body<ResumeRequest>) -> Answer<ResumeReport> {
+    let reason = reason(request.reason)?;
+    let before = api.live.backend().view().await?;
+    let Reply { results } = api.live.backend().command(Command::Resume { reason }).await?;
+    let (was_paused, was_stopped) = (before.paused_until_ms.is_some(), before.stopped.is_some());
+    Ok(Json(ResumeReport { was_paused, was_stopped, results }))
 }
 
 async fn fleet(State(api): Shared) -> Answer<FleetView> {

@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::enforce::Drops;
+#[cfg(feature = "test-support")]
+use shield_engine::MAX_PAUSE_SECS;
 use shield_engine::action::{LiftReason, Notice, Totals};
 use shield_engine::allowlist::AllowReason;
 use shield_engine::client::Client;
@@ -185,6 +187,9 @@ pub struct Detector {
     pub frozen: bool,
     /// The reason why the blast-radius limit stopped banning; null if it did not.
     pub blast_radius: Option<String>,
+    /// The end of a pause of automatic bans that an operator asked for; null without one.
+    #[serde(default)]
+    pub paused_until_ms: Option<i64>,
     /// Clients in the table.
     pub clients: u64,
     /// Capacity of the table.
@@ -420,7 +425,7 @@ impl Default for Posture {
     }
 }
 
-/// Clients that rules would ban, but that the blast-radius limit lets through.
+/// Clients that rules would ban, but that the blast-radius limit or a pause lets through.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 pub struct Withheld {
@@ -479,7 +484,7 @@ pub struct Status {
     /// Slowed clients.
     #[serde(default)]
     pub slowed: SlowedCounts,
-    /// Clients that rules would ban, but that are let through because too many are hit at once.
+    /// Clients that rules would ban, but that are let through because too many are hit at once, or in a pause.
     #[serde(default)]
     pub withheld: Withheld,
     /// Bans that rules made within the last 5 minutes, by kind of attack.
@@ -665,6 +670,51 @@ pub(crate) struct UnbanRequest {
     #[serde(default)]
     #[cfg_attr(feature = "test-support", schemars(length(max = MAX_REASON_CHARS)))]
     pub reason: Option<String>,
+}
+
+/// A pause of automatic bans: rules ban and slow nobody. Bans in force stay, and bans by hand go on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PauseRequest {
+    /// How long it lasts, at most.
+    #[cfg_attr(feature = "test-support", schemars(range(min = 1, max = MAX_PAUSE_SECS)))]
+    pub secs: u64,
+    /// The reason, for the record.
+    #[serde(default)]
+    #[cfg_attr(feature = "test-support", schemars(length(max = MAX_REASON_CHARS)))]
+    pub reason: Option<String>,
+}
+
+/// The pause that was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub(crate) struct PauseReport {
+    /// Its end, by itself or by `resume`.
+    pub until_ms: i64,
+}
+
+/// The end of a pause, and of a stop by the blast-radius limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResumeRequest {
+    /// The reason, for the record.
+    #[serde(default)]
+    #[cfg_attr(feature = "test-support", schemars(length(max = MAX_REASON_CHARS)))]
+    pub reason: Option<String>,
+}
+
+/// What `resume` did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub(crate) struct ResumeReport {
+    /// Whether automatic bans were paused.
+    pub was_paused: bool,
+    /// Whether the blast-radius limit had stopped them.
+    pub was_stopped: bool,
+    /// What becomes of each client that was let through meanwhile.
+    pub results: Vec<shield_engine::action::CommandResult>,
 }
 
 /// Networks to put on the allowlist, or to take off it.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::api::types::{MAX_TERM_SECS, Term};
 use crate::duration;
+use shield_engine::MAX_PAUSE_SECS;
 use shield_engine::verdict::Rule;
 
 /// Arguments that contradict each other.
@@ -30,6 +31,15 @@ pub(crate) fn term(text: &str) -> Result<Term, String> {
     match seconds(text)? {
         secs @ 1..=MAX_TERM_SECS => Ok(Term::Secs(secs)),
         _ => Err("a term is at least 1 s and at most 100 years; use `permanent` for no end".to_owned()),
+    }
+}
+
+/// Parses the length of a pause.
+pub(crate) fn pause(text: &str) -> Result<u64, String> {
+    match seconds(text)? {
+        secs @ 1..=MAX_PAUSE_SECS => Ok(secs),
+        _ => Err("a pause is at least 1 s and at most 7 d; to ban nobody for longer, set dry_run = true"
+            .to_owned()),
     }
 }
 

@@ -98,7 +98,9 @@ fn judge(status: &Status) -> (Level, String) {
         status.parts.iter().filter(|part| part.state == PartStateName::Degraded).collect();
     critical
         .extend(degraded.iter().filter(|part| VITAL.contains(&part.part.as_str())).map(|part| said(part)));
-    if let Some(why) = &status.detector.blast_radius {
+    if let Some(until_ms) = status.detector.paused_until_ms {
+        critical.push(crate::text::posture::paused(until_ms));
+    } else if let Some(why) = &status.detector.blast_radius {
         critical.push(text::banning_stopped(why));
     }
     let enforcers = || status.parts.iter().filter(|part| ENFORCERS.contains(&part.part.as_str()));

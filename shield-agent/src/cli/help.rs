@@ -10,7 +10,7 @@ use super::{Cli, EXIT_CODES_HELP};
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Set up", &["init", "check", "replay", "learn", "run"]),
     ("Look", &["status", "top", "bans", "explain", "events", "fleet", "health"]),
-    ("Act", &["ban", "unban", "allow", "reload", "import", "export"]),
+    ("Act", &["ban", "unban", "pause", "resume", "allow", "reload", "import", "export"]),
     ("When something is wrong", &["doctor", "support", "audit", "cleanup"]),
     ("For the shell", &["completions", "help"]),
 ];

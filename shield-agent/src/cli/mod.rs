@@ -22,6 +22,7 @@ pub(crate) mod import;
 pub(crate) mod init;
 mod learn;
 pub(crate) mod lists;
+pub(crate) mod pause;
 pub(crate) mod print;
 pub(crate) mod reload;
 pub(crate) mod replay;
@@ -204,6 +205,10 @@ pub enum ClientCommand {
     Ban(ban::BanArgs),
     /// Lift bans and clear the clients' windows, so that they are not banned again at once
     Unban(unban::UnbanArgs),
+    /// Pause automatic bans for a while: rules ban and slow nobody, bans in force stay
+    Pause(pause::PauseArgs),
+    /// End a pause, or a stop by the limits: ban those who were let through
+    Resume(pause::ResumeArgs),
     /// Never ban these, and lift bans inside them. Without CLIENT: list the allowlist
     Allow(allow::AllowArgs),
     /// Show recent events, or follow them
@@ -232,6 +237,8 @@ impl ClientCommand {
             ClientCommand::Bans(args) => bans::run(&args, &client).await,
             ClientCommand::Ban(args) => ban::run(&args, &client).await,
             ClientCommand::Unban(args) => unban::run(&args, &client).await,
+            ClientCommand::Pause(args) => pause::pause(&args, &client).await,
+            ClientCommand::Resume(args) => pause::resume(&args, &client).await,
             ClientCommand::Allow(args) => allow::run(&args, &client).await,
             ClientCommand::Events(args) => events::run(&args, &client).await,
             ClientCommand::Reload(args) => reload::run(&args, &client).await,

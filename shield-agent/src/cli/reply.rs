@@ -40,7 +40,7 @@ pub(crate) fn exit(reply: &Reply) -> Exit {
     if reply.results.iter().all(|result| result.ok) { Exit::Done } else { Exit::Failed }
 }
 
-fn render(reply: &Reply, colour: Colour) -> String {
+pub(super) fn render(reply: &Reply, colour: Colour) -> String {
     let line = |result: &shield_engine::action::CommandResult| {
         let style = if result.ok { Style::Good } else { Style::Bad };
         format!("{}: {}\n", result.client, colour.paint(style, &result.message))

@@ -84,10 +84,11 @@ fn withheld(status: &Status) -> Option<String> {
         .map(|network| format!("{} ({})", network.network, count(network.clients)))
         .collect();
     Some(format!(
-        "{} let through: {}; ban one with: shield-agent ban {} --for 1h",
+        "{} let through: {}; ban one with: shield-agent ban {} --for 1h, or all with: {}",
         counted(status.withheld.clients, "client"),
         networks.join(", "),
-        first.network
+        first.network,
+        text::posture::RESUME
     ))
 }
 
@@ -107,6 +108,7 @@ fn part_line(part: &Part, width: usize, colour: Colour) -> String {
 
 fn detector(detector: &Detector, colour: Colour) -> String {
     let (style, state) = match (&detector.blast_radius, &detector.warm_up) {
+        _ if detector.paused_until_ms.is_some() => (Style::Bad, "paused"),
         (Some(_), _) => (Style::Bad, "stopped"),
         (None, Some(_)) => (Style::Warn, "warm-up"),
         (None, None) if detector.frozen => (Style::Warn, "frozen"),
@@ -245,6 +247,7 @@ pub(crate) mod tests {
                 warm_up: None,
                 frozen: false,
                 blast_radius: None,
+                paused_until_ms: None,
                 clients: 1_234,
                 max_clients: 1_000_000,
                 evicted: 0,
@@ -346,7 +349,7 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
         status.withheld = Withheld { clients: 48, networks };
         let screen = render(&status, Colour::Off);
         let expected = "48 clients let through: 203.0.113.0/24 (47), 192.0.2.7 (1); ban one with: shield-agent ban \
-                        203.0.113.0/24 --for 1h\n";
+                        203.0.113.0/24 --for 1h, or all with: shield-agent resume\n";
         assert!(screen.contains(expected), "{screen}");
     }
 

@@ -1,7 +1,7 @@
 //! Chat messages: a heading and labelled lines for each event that is worth interrupting somebody for. Plain text;
 //! escaping it for a chat's markup is `slack`'s business.
 
-use crate::text::{cause, lift_reason, per_sec, printable, slow_cause, slow_term, utc};
+use crate::text::{cause, lift_reason, notice_line, per_sec, printable, slow_cause, slow_term, utc};
 use shield_engine::action::{BanRecord, Notice};
 use shield_engine::time::Ends;
 
@@ -68,6 +68,12 @@ pub(super) fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
                 vec![("IP", client.to_string()), ("Requests", requests), ("Likely cause", cause.clone())],
             )
         }
+        Notice::Withheld { because, .. } => {
+            let lines = vec![("Who", notice_line(notice)), ("Reason", because.clone())];
+            ("CLIENTS GET THROUGH", lines)
+        }
+        Notice::Paused { .. } => ("AUTOMATIC BANNING PAUSED", vec![("Reason", notice_line(notice))]),
+        Notice::PauseEnded { .. } => ("AUTOMATIC BANNING RESUMED", vec![("Reason", notice_line(notice))]),
         Notice::BlastRadius { stopped, reason } => {
             let title = if *stopped { "AUTOMATIC BANNING STOPPED" } else { "AUTOMATIC BANNING RESUMED" };
             (title, vec![("Reason", reason.clone())])

@@ -295,6 +295,9 @@ impl Replay {
                     self.outcome.slowed.insert(slowed.client);
                 }
                 Notice::WouldBan { ban, because } => self.note_ban(*ban, line, Some(because)),
+                Notice::Withheld { bans, because } => {
+                    bans.into_iter().for_each(|ban| self.note_ban(ban, None, Some(because.clone())));
+                }
                 Notice::Protected { client, network, reason, evidence } => {
                     let because = format!("{network} is {}", reason.describe());
                     self.note_protected(client, evidence, addr, because);
@@ -369,10 +372,11 @@ impl Replay {
     pub(crate) fn learned(mut self) -> (Outcome, DetectorStatus, Lessons, Option<Record>) {
         let actions = self.engine.save(self.clocks(self.now));
         let (status, lessons) = (self.engine.detector().status(), self.engine.detector().lessons());
-        let baseline = actions.into_iter().find_map(|action| match action {
-            Action::Persist(record @ Record::Baseline(_)) => Some(record),
+        let baseline = actions.iter().find_map(|action| match action {
+            Action::Persist(record @ Record::Baseline(_)) => Some(record.clone()),
             _ => None,
         });
+        self.note(actions, None);
         (self.finish(), status, lessons, baseline)
     }
 

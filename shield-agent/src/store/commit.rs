@@ -65,6 +65,7 @@ fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
         Record::Baseline(bytes) => single(tx, "baseline", bytes)?,
         Record::Totals(totals) => single(tx, "totals", &serde_json::to_vec(totals)?)?,
         Record::Slowed(list) => single(tx, "slowed", list)?,
+        Record::Paused(pause) => single(tx, "paused", pause)?,
         Record::RemoteState(state) => single(tx, "remote", state)?,
         Record::Remote { origin, client, entry } => {
             remote(tx, origin, *client, entry.as_deref())?;
@@ -221,6 +222,7 @@ fn describe(record: &Record) -> String {
         Record::Baseline(_) => "the baseline".into(),
         Record::Checkpoint(at) => format!("the checkpoint of {}", at.source),
         Record::Slowed(_) => "the slow lane".into(),
+        Record::Paused(_) => "the pause of automatic bans".into(),
         Record::Remote { origin, client, .. } => format!("what {origin} says of {client}"),
         Record::RemoteState(_) => "the state of the origins".into(),
         Record::Totals(_) => "the totals".into(),

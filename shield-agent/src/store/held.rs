@@ -35,6 +35,7 @@ struct Rest {
     baseline: Option<Vec<u8>>,
     totals: Option<Totals>,
     slowed: Option<Vec<u8>>,
+    paused: Option<Vec<u8>>,
     remote: BTreeMap<(String, Client), Record>,
     remote_state: Option<Vec<u8>>,
     checkpoints: BTreeMap<String, Checkpoint>,
@@ -176,6 +177,7 @@ impl Rest {
         self.baseline.is_none()
             && self.totals.is_none()
             && self.slowed.is_none()
+            && self.paused.is_none()
             && self.remote.is_empty()
             && self.remote_state.is_none()
             && self.checkpoints.is_empty()
@@ -187,6 +189,7 @@ impl Rest {
             Record::Baseline(bytes) => self.baseline = Some(bytes),
             Record::Totals(totals) => self.totals = Some(totals),
             Record::Slowed(list) => self.slowed = Some(list),
+            Record::Paused(pause) => self.paused = Some(pause),
             Record::Remote { ref origin, client, .. } => {
                 self.remote.insert((origin.clone(), client), record);
             }
@@ -212,6 +215,7 @@ impl Rest {
         baseline
             .chain(self.totals.map(Record::Totals))
             .chain(self.slowed.map(Record::Slowed))
+            .chain(self.paused.map(Record::Paused))
             .chain(self.remote.into_values())
             .chain(self.remote_state.map(Record::RemoteState))
             .chain(self.checkpoints.into_values().map(Record::Checkpoint))

@@ -28,6 +28,8 @@ pub struct Loaded {
     pub totals: Totals,
     /// The slow lane in the engine's encoding.
     pub slowed: Option<Vec<u8>>,
+    /// The pause of automatic bans in the engine's encoding.
+    pub paused: Option<Vec<u8>>,
     /// What is known of other hosts, in the engine's encoding.
     pub remote_state: Option<Vec<u8>>,
     /// The operator's allowlist entries.
@@ -55,6 +57,7 @@ pub(super) fn load(connection: &Connection, unreadable: &mut Unreadable) -> Resu
         baseline: single(connection, "baseline", unreadable)?,
         totals: single_json(connection, "totals", unreadable)?.unwrap_or_default(),
         slowed: single(connection, "slowed", unreadable)?,
+        paused: single(connection, "paused", unreadable)?,
         remote_state: single(connection, "remote", unreadable)?,
         checkpoints: checkpoints(connection, unreadable).context("could not read the checkpoints")?,
         allowed: allowed(connection, unreadable).context("could not read the operator's allowlist")?,

@@ -83,7 +83,7 @@ enum Unsynced {
     Nothing,
     /// Positions of sources, the baseline, totals, the slow lane, and what other hosts say again.
     Progress,
-    /// Bans, lifts, offences and the allowlist.
+    /// Bans, lifts, offences, the allowlist, and a pause.
     Decisions,
 }
 
@@ -102,6 +102,7 @@ impl Unsynced {
             | Record::Offences { .. }
             | Record::OffencesForgotten(_)
             | Record::Allowed(..)
+            | Record::Paused(_)
             | Record::Disallowed(_) => Unsynced::Decisions,
         }
     }

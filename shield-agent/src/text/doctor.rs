@@ -114,8 +114,17 @@ pub(crate) fn banning_stopped(why: &str) -> Said {
         vec![
             run("shield-agent top"),
             act("if the site is broken, mend it: bans resume by themselves"),
-            act("if these are attackers, ban them by hand: shield-agent ban CLIENT --for 1h"),
+            act("if these are attackers, ban them all: shield-agent resume"),
+            act("or ban one, or its network, by hand: shield-agent ban CLIENT --for 1h"),
         ],
+    )
+}
+
+pub(crate) fn banning_paused(until_ms: i64) -> Said {
+    said(
+        "Automatic bans are paused, because an operator said so.",
+        &super::posture::paused(until_ms),
+        vec![run(super::posture::RESUME)],
     )
 }
 

@@ -6,8 +6,8 @@
 //! leaves here with its control characters made visible.
 //!
 //! `format` says why a log format cannot be used, `access` why a log cannot be read, `reload` describes a changed
-//! configuration. `quantity` formats numbers, `name` names things, `evidence` explains verdicts and bans, `notice` describes
-//! events, `learned` what past logs taught, `sight` says what is wrong with a source, `fleet` what the fleet's state is, `blocklist` that of a list by
+//! configuration. `quantity` formats numbers, `name` names things, `network` groups clients by network, `evidence` explains
+//! verdicts and bans, `notice` describes events, `learned` what past logs taught, `sight` says what is wrong with a source, `fleet` what the fleet's state is, `blocklist` that of a list by
 //! URL, `crowdsec` that of CrowdSec's API, `slow` why
 //! a client is slowed, `health` what is wrong with a thread, `doctor` why Shield does not protect, `posture` what is going on.
 
@@ -24,6 +24,7 @@ pub(crate) mod health;
 pub(crate) mod in_front;
 pub(crate) mod learned;
 mod name;
+mod network;
 pub(crate) mod nginx;
 mod notice;
 pub(crate) mod posture;
@@ -44,6 +45,7 @@ pub(crate) use format::unusable;
 pub(crate) use name::{
     baseline_source, held_by, lift_reason, lift_reason_name, part_name, retrying, rule_sentence, rule_title,
 };
+pub(crate) use network::{by_network, networks};
 pub(crate) use notice::{KINDS, kind, notice_line};
 pub(crate) use quantity::{
     bytes, count, counted, duration, per_sec, percent, plural, printable, term, until, utc,

@@ -1,17 +1,19 @@
 //! Notices in one line each, for the live page, `events`, the agent's log and the timeline of the audit report.
 
-use shield_engine::action::Notice;
+use std::collections::BTreeMap;
 
-use super::reload;
+use shield_engine::action::{BanRecord, Notice};
+
 use super::{
-    bytes, cause, counted, duration, global_anomaly, lift_reason, per_sec, plural, printable, slow_cause,
-    slow_term, term, until,
+    attack_kind, by_network, bytes, cause, counted, duration, global_anomaly, lift_reason, networks, per_sec,
+    plural, posture, printable, reload, slow_cause, slow_term, term, until,
 };
 
 /// Every kind of notice, as in the `event` field of its JSON.
-pub(crate) const KINDS: [&str; 22] = [
+pub(crate) const KINDS: [&str; 25] = [
     "banned",
     "would_ban",
+    "withheld",
     "lifted",
     "extended",
     "slowed",
@@ -24,6 +26,8 @@ pub(crate) const KINDS: [&str; 22] = [
     "repaired",
     "leaking",
     "blast_radius",
+    "paused",
+    "pause_ended",
     "network_proposed",
     "evasion",
     "clock_skew",
@@ -39,6 +43,7 @@ pub(crate) fn kind(notice: &Notice) -> &'static str {
     match notice {
         Notice::Banned(_) => "banned",
         Notice::WouldBan { .. } => "would_ban",
+        Notice::Withheld { .. } => "withheld",
         Notice::Lifted { .. } => "lifted",
         Notice::Extended { .. } => "extended",
         Notice::Slowed { .. } => "slowed",
@@ -51,6 +56,8 @@ pub(crate) fn kind(notice: &Notice) -> &'static str {
         Notice::Repaired { .. } => "repaired",
         Notice::Leaking { .. } => "leaking",
         Notice::BlastRadius { .. } => "blast_radius",
+        Notice::Paused { .. } => "paused",
+        Notice::PauseEnded { .. } => "pause_ended",
         Notice::NetworkProposed { .. } => "network_proposed",
         Notice::Evasion { .. } => "evasion",
         Notice::ClockSkew { .. } => "clock_skew",
@@ -78,6 +85,7 @@ fn line(notice: &Notice) -> String {
                 cause(ban)
             )
         }
+        Notice::Withheld { bans, because } => withheld(bans, because),
         Notice::Lifted { client, reason, lasted_secs, note, .. } => {
             let (lasted, reason) = (duration(*lasted_secs), lift_reason(*reason));
             format!("ban of {client} ended after {lasted}: {reason}{}", in_brackets(note.as_deref()))
@@ -124,6 +132,14 @@ fn line(notice: &Notice) -> String {
         }
         Notice::BlastRadius { stopped: true, reason } => format!("automatic bans stopped: {reason}"),
         Notice::BlastRadius { stopped: false, reason } => format!("automatic bans resumed: {reason}"),
+        Notice::Paused { ends, note } => {
+            let note = in_brackets(note.as_deref());
+            format!("automatic bans paused {}{note}; end it with: shield-agent resume", until(*ends))
+        }
+        Notice::PauseEnded { by_hand, note } => {
+            let why = if *by_hand { "an operator ended the pause" } else { "the pause is over" };
+            format!("automatic bans go on: {why}{}", in_brackets(note.as_deref()))
+        }
         Notice::NetworkProposed { network, banned, clean } => format!(
             "ban of {network} proposed: {}, {} in it without an offence",
             counted(u64::from(*banned), "banned client"),
@@ -166,6 +182,25 @@ fn line(notice: &Notice) -> String {
             format!("shield is stopping; {} {stay}", counted(*bans, "ban"))
         }
     }
+}
+
+/// Those who get through, by network and by what they do.
+fn withheld(bans: &[BanRecord], because: &str) -> String {
+    if let [ban] = bans {
+        return format!(
+            "{} would be banned {}, but is not ({because}): {}",
+            ban.ban.client,
+            term(ban),
+            cause(ban)
+        );
+    }
+    let clients = plural(bans.len() as u64, "client gets", "clients get");
+    let by_network = by_network(bans.iter().map(|ban| ban.ban.client));
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    for ban in bans {
+        *kinds.entry(attack_kind(ban)).or_default() += 1;
+    }
+    format!("{clients} through ({because}): {}; {}", networks(&by_network), posture::kinds(&kinds))
 }
 
 fn in_brackets(note: Option<&str>) -> String {
@@ -244,6 +279,34 @@ mod tests {
             },
             "192.0.2.7 is anomalous but not banned: 192.0.2.7/32 is a gateway of this host",
         );
+    }
+
+    /// History: 48 clients that got through were 48 events of five lines.
+    #[test]
+    fn many_that_get_through_are_one_line() {
+        let record = |client: &str| {
+            let mut record = ban(None, Rule::Flood, None);
+            record.ban.client = client.parse().unwrap();
+            record
+        };
+        let because = || "automatic bans are paused".to_owned();
+        check(
+            &Notice::Withheld { bans: vec![record("192.0.2.7")], because: because() },
+            "192.0.2.7 would be banned for 10 min, but is not (automatic bans are paused): flood of requests",
+        );
+        let bans = ["203.0.113.9", "192.0.2.7", "203.0.113.5"].map(record).to_vec();
+        check(
+            &Notice::Withheld { bans, because: because() },
+            "3 clients get through (automatic bans are paused): 203.0.113.0/24 (2), 192.0.2.7; 3 for floods",
+        );
+        let ends = Ends::At { boot_ms: 0, wall_ms: 1_778_537_253_000 };
+        check(
+            &Notice::Paused { ends, note: Some("load test".into()) },
+            "automatic bans paused until 2026-05-11T22:07:33Z (load test); end it with: shield-agent resume",
+        );
+        let ended = |by_hand| Notice::PauseEnded { by_hand, note: None };
+        check(&ended(false), "automatic bans go on: the pause is over");
+        check(&ended(true), "automatic bans go on: an operator ended the pause");
     }
 
     #[test]

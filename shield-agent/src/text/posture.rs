@@ -21,8 +21,10 @@ pub(crate) struct Attack<'a> {
     /// Bans by rules within the last `minutes`, by kind of attack.
     pub bans: &'a BTreeMap<&'static str, u64>,
     pub minutes: u64,
-    /// Clients whose bans the blast-radius limit withholds.
+    /// Clients whose bans the limits or a pause withhold.
     pub withheld: u64,
+    /// Why, in a clause.
+    pub withheld_because: String,
     /// Banned clients whose requests still arrive.
     pub leaking: u64,
     pub is_dry: bool,
@@ -43,7 +45,7 @@ pub(crate) fn attack(attack: &Attack<'_>) -> String {
     let mut clauses = Vec::new();
     if attack.withheld > 0 {
         let clients = plural(attack.withheld, "client gets", "clients get");
-        clauses.push(format!("{clients} through, because automatic bans are stopped"));
+        clauses.push(format!("{clients} through, because {}", attack.withheld_because));
     }
     if attack.leaking > 0 {
         clauses.push(format!(
@@ -71,7 +73,7 @@ pub(crate) fn attack(attack: &Attack<'_>) -> String {
 }
 
 /// The most frequent first.
-fn kinds(bans: &BTreeMap<&'static str, u64>) -> String {
+pub(super) fn kinds(bans: &BTreeMap<&'static str, u64>) -> String {
     let mut kinds: Vec<(&str, u64)> = bans.iter().map(|(kind, number)| (*kind, *number)).collect();
     kinds.sort_by_key(|(_, number)| Reverse(*number));
     let kinds: Vec<String> =
@@ -111,6 +113,14 @@ pub(crate) fn degraded(parts: &[(&str, &str)]) -> String {
 pub(crate) fn stopped(why: &str) -> String {
     format!("automatic bans are stopped: {why}")
 }
+
+/// Rules ban nobody, because an operator said so.
+pub(crate) fn paused(until_ms: i64) -> String {
+    format!("automatic bans are paused until {}", super::utc(until_ms))
+}
+
+/// The command that ends a pause or a stop.
+pub(crate) const RESUME: &str = "shield-agent resume";
 
 /// No log is read.
 pub(crate) fn blind(source: Option<(&str, &str)>) -> String {

@@ -248,6 +248,8 @@ impl Backend for FakeBackend {
             permanent_bans: 1,
             slowed: 0,
             slowed_total: 0,
+            stopped: Some("21 % of the clients".to_owned()),
+            paused_until_ms: None,
             withheld: Vec::new(),
             withheld_total: 0,
             leaking: 0,
@@ -339,7 +341,10 @@ impl Backend for FakeBackend {
             | Command::Allow { clients, .. }
             | Command::Disallow { clients, .. } => clients.clone(),
             Command::Import { bans, .. } => bans.iter().map(|ban| ban.client).collect(),
-            Command::ForgetOrigin(_) | Command::TrustOrigin(_) => Vec::new(),
+            Command::ForgetOrigin(_)
+            | Command::TrustOrigin(_)
+            | Command::Pause { .. }
+            | Command::Resume { .. } => Vec::new(),
         };
         self.commands.lock().unwrap().push(command);
         let done = |client: Client| {

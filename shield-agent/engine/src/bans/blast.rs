@@ -42,7 +42,8 @@ pub(crate) struct BlastRadius {
     newcomers_held: usize,
     /// The moments of the last minute's bans of clients in good standing.
     made: VecDeque<u64>,
-    stopped: bool,
+    /// The limit that is exceeded now.
+    stopped: Option<Limit>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +130,7 @@ impl BlastRadius {
             held: BTreeMap::new(),
             newcomers_held: 0,
             made: VecDeque::new(),
-            stopped: false,
+            stopped: None,
         }
     }
 
@@ -139,7 +140,21 @@ impl BlastRadius {
 
     /// Whether bans of clients in good standing are stopped.
     pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    /// The limit that stops bans, with the numbers of now.
+    pub(crate) fn limit(&self) -> Option<Limit> {
         self.stopped
+    }
+
+    /// An operator says that those withheld are attackers: returns their bans, and counts from nothing again.
+    pub(crate) fn resume(&mut self) -> Vec<HeldBan> {
+        self.stopped = None;
+        self.hit.clear();
+        self.made.clear();
+        let withheld: Vec<Client> = self.withheld().map(|(client, _)| client).collect();
+        withheld.into_iter().filter_map(|client| self.take(client)).collect()
     }
 
     /// Whether a ban of this client waits.
@@ -211,7 +226,7 @@ impl BlastRadius {
     /// Decides about the bans that wait, once a second. `standing` is the number of clients in good standing.
     pub(crate) fn settle(&mut self, standing: usize, now: Now) -> Settled {
         let mut settled = Settled::default();
-        if self.held.is_empty() && self.hit.is_empty() && !self.stopped {
+        if self.held.is_empty() && self.hit.is_empty() && !self.is_stopped() {
             return settled;
         }
         self.drop_old(now);
@@ -231,7 +246,7 @@ impl BlastRadius {
             }
         }
         let is_stopped = limit.is_some();
-        if std::mem::replace(&mut self.stopped, is_stopped) != is_stopped {
+        if std::mem::replace(&mut self.stopped, limit).is_some() != is_stopped {
             settled.change = Some(if is_stopped { Change::Stopped } else { Change::Resumed });
         }
         settled

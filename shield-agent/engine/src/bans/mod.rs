@@ -7,6 +7,7 @@ pub(crate) mod escalation;
 pub(crate) mod extension;
 pub(crate) mod leaks;
 pub(crate) mod ledger;
+pub(crate) mod pause;
 pub(crate) mod peers;
 pub mod remote;
 pub(crate) mod slow;

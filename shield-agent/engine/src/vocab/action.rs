@@ -138,6 +138,8 @@ pub enum Record {
     Remote { origin: String, client: Client, entry: Option<Vec<u8>> },
     /// What is known of the origins, in the engine's own encoding.
     RemoteState(Vec<u8>),
+    /// A pause of automatic bans, in the engine's own encoding; empty for none.
+    Paused(Vec<u8>),
     /// Lifetime totals, so that counters survive restarts.
     Totals(Totals),
     /// An allowlist entry that an operator added.
@@ -187,6 +189,28 @@ pub enum Notice {
         ban: Box<BanRecord>,
         /// The reason why it was not made.
         because: String,
+    },
+    /// Bans that were not made, of many clients at once: the limits or a pause let them through.
+    Withheld {
+        /// The bans as they would have been. Their serial numbers are [`Ban::UNMADE`].
+        bans: Vec<BanRecord>,
+        /// The reason why they were not made.
+        because: String,
+    },
+    /// An operator paused automatic bans.
+    Paused {
+        ends: Ends,
+        /// The operator's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
+    },
+    /// Rules ban again after a pause.
+    PauseEnded {
+        /// Whether an operator ended it before its time.
+        by_hand: bool,
+        /// The operator's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
     },
     /// A ban ended in every enforcer.
     Lifted {

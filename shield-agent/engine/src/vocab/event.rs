@@ -77,6 +77,10 @@ pub enum Command {
     Allow { clients: Vec<Client>, reason: Option<String> },
     /// Take an operator's entries off the allowlist.
     Disallow { clients: Vec<Client>, reason: Option<String> },
+    /// Let rules ban and slow nobody for this long: 1 s to `MAX_PAUSE_SECS`.
+    Pause { secs: u64, reason: Option<String> },
+    /// End a pause, and a stop by the limits: those who get through are banned. The reply has one result for each.
+    Resume { reason: Option<String> },
     /// Lift all that one origin wanted, and believe it no more. The reply has one result per client.
     ForgetOrigin(Origin),
     /// Believe an origin again. The reply is empty when it is not known.

@@ -12,8 +12,8 @@ use super::operation::{BASE, Operation};
 use super::routes::{BansParams, ClientsParams, ExplainParams, ExportParams, HistoryParams, RecentParams};
 use super::types::{
     AllowList, AllowRequest, BanPage, BanRequest, ClientList, ConfigView, ErrorBody, ErrorCode, EventList,
-    EventView, Explanation, FleetView, Gap, HistoryView, ImportRequest, Labels, OriginRequest, ReloadReport,
-    Snapshot, Status, UnbanRequest, Whoami,
+    EventView, Explanation, FleetView, Gap, HistoryView, ImportRequest, Labels, OriginRequest, PauseReport,
+    PauseRequest, ReloadReport, ResumeReport, ResumeRequest, Snapshot, Status, UnbanRequest, Whoami,
 };
 use crate::edge::format::Item;
 use shield_engine::action::Reply;
@@ -248,6 +248,16 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
             "Take an operator's entries off the allowlist.",
             schemas.body::<AllowRequest>(),
             schemas.answer::<Reply>(),
+        ),
+        Operation::Pause => change(
+            "Pause automatic bans: rules ban and slow nobody. Bans in force stay.",
+            schemas.body::<PauseRequest>(),
+            schemas.answer::<PauseReport>(),
+        ),
+        Operation::Resume => change(
+            "End a pause of automatic bans, or a stop by the blast-radius limit; who was let through is banned.",
+            schemas.body::<ResumeRequest>(),
+            schemas.answer::<ResumeReport>(),
         ),
         Operation::Reload => Details {
             description: Some(

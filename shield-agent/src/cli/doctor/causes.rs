@@ -171,6 +171,9 @@ fn nothing_enforces(facts: &Facts) -> Answer {
 }
 
 fn banning_stopped(facts: &Facts) -> Answer {
+    if let Some(until_ms) = facts.status().and_then(|status| status.detector.paused_until_ms) {
+        return only(Unprotected, true, || text::banning_paused(until_ms));
+    }
     let why = facts.status().and_then(|status| status.detector.blast_radius.as_deref());
     each(Unprotected, why.map(text::banning_stopped))
 }

@@ -19,6 +19,7 @@ const ROWS: usize = 200;
 const PROTECTING: [&str; 2] = ["iptables", "xdp"];
 const AGENT: &str = "agent";
 const BANNING: &str = "automatic bans";
+const PAUSE: &str = "automatic bans (paused)";
 
 /// Collects lines into a report.
 #[derive(Debug)]
@@ -144,6 +145,11 @@ impl Report {
             }
             Notice::BlastRadius { stopped: true, reason } => self.begin(BANNING, reason, at_ms),
             Notice::BlastRadius { stopped: false, .. } => self.end(BANNING, at_ms),
+            Notice::Paused { note, .. } => {
+                let note = note.as_deref().map(|note| format!(": {note}")).unwrap_or_default();
+                self.begin(PAUSE, &format!("an operator paused them{note}"), at_ms);
+            }
+            Notice::PauseEnded { .. } => self.end(PAUSE, at_ms),
             Notice::Started { dry_run, .. } => {
                 self.started(notice, at_ms);
                 if *dry_run {
@@ -191,7 +197,8 @@ impl Report {
                 last_ms,
             );
         }
-        let open: Vec<String> = self.began.keys().cloned().collect();
+        // A pause outlives a restart.
+        let open: Vec<String> = self.began.keys().filter(|part| *part != PAUSE).cloned().collect();
         open.iter().for_each(|part| self.end(part, at_ms));
         self.timeline_notice(notice, at_ms);
     }
