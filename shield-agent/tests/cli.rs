@@ -83,6 +83,7 @@ async fn commands_end_as_documented() {
         &["ban", "nobody"],
         &["ban", "192.0.2.7", "--for", "5"],
         &["bans", "--limit", "0"],
+        &["bans", "nonsense"],
         &["unban"],
         &["unban", "--yes", "192.0.2.7"],
         &["unban", "--all", "192.0.2.7"],

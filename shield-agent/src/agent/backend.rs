@@ -420,6 +420,10 @@ impl Backend for AgentBackend {
         Box::pin(async move { Ok(self.shown.get().config.clone()) })
     }
 
+    fn is_dry_run(&self) -> bool {
+        self.about.mode == Mode::DryRun
+    }
+
     fn edge_version(&self) -> u64 {
         self.interpreter.version()
     }

@@ -224,6 +224,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Grows with every change of [`Backend::edge_list`]. Asks nobody.
     fn edge_version(&self) -> u64;
 
+    /// Whether bans are only decided. Asks nobody.
+    fn is_dry_run(&self) -> bool {
+        false
+    }
+
     /// The bans that may be handed to others. Read from the enforcers' table, so that it costs the engine nothing.
     fn edge_list(&self) -> Answer<'_, EdgeList>;
 

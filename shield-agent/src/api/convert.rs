@@ -335,12 +335,13 @@ fn ends_ms(ends: Ends, now: Now) -> Option<i64> {
 }
 
 /// The page of bans that comes after `offset` others.
-pub(crate) fn ban_page(found: BanRows, offset: u64) -> BanPage {
+pub(crate) fn ban_page(found: BanRows, offset: u64, dry_run: bool) -> BanPage {
     let end = offset + found.rows.len() as u64;
     let has_more = !found.rows.is_empty() && end < found.total;
     BanPage {
         total: found.total,
         next: has_more.then(|| end.to_string()),
+        dry_run,
         now_ms: found.now.wall_ms,
         slowed: found.slowed.iter().map(|slowed| slowed_client(slowed, found.now)).collect(),
         bans: found.rows.into_iter().map(|row| ban(row, found.now)).collect(),
@@ -473,7 +474,7 @@ pub(crate) fn labels() -> Labels {
     }
 }
 
-pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
+pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>, dry_run: bool) -> Explanation {
     let detector = &view.detector;
     let window = detector.known.then_some(Window {
         secs: detector.window_secs,
@@ -484,7 +485,8 @@ pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>) -> Explanation {
     Explanation {
         client: detector.client,
         at_ms: at_ms.unwrap_or(view.now.wall_ms),
-        words: at_ms.map_or_else(|| explanation_words(&view), |at_ms| record_words(&view, at_ms)),
+        words: at_ms.map_or_else(|| explanation_words(&view, dry_run), |at_ms| record_words(&view, at_ms)),
+        dry_run,
         wanted_by: view.wanted_by.clone(),
         allowed: view.allowed.iter().map(allow_entry).collect(),
         slowed: view
@@ -531,7 +533,7 @@ fn record_words(view: &ClientView, at_ms: i64) -> String {
     }
 }
 
-fn explanation_words(view: &ClientView) -> String {
+fn explanation_words(view: &ClientView, dry_run: bool) -> String {
     let client = view.detector.client;
     if let Some(row) = &view.ban {
         let through = if row.record.ban.client == client {
@@ -539,7 +541,8 @@ fn explanation_words(view: &ClientView) -> String {
         } else {
             format!(" with {}", row.record.ban.client)
         };
-        return format!("{client} is banned{through}: {}", text::cause(&row.record));
+        let state = if dry_run { "would be banned (dry run, nothing is dropped)" } else { "is banned" };
+        return format!("{client} {state}{through}: {}", text::cause(&row.record));
     }
     if let Some(slowed) = &view.slowed {
         let (limits, cause) = (text::slow_limits(slowed.limits), text::slow_cause(slowed));

@@ -36,7 +36,7 @@ use super::{Settings, convert};
 use crate::edge::format::EdgeFormat;
 use crate::text;
 use shield_engine::MAX_PAUSE_SECS;
-use shield_engine::action::Reply;
+use shield_engine::action::{CommandResult, Reply};
 use shield_engine::backoff;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, ImportedBan, Refused};
@@ -105,7 +105,16 @@ impl Api {
     }
 
     async fn command(&self, command: Command) -> Answer<Reply> {
-        Ok(Json(self.live.backend().command(command).await?))
+        let mut reply = self.live.backend().command(command).await?;
+        self.in_dry_run(&mut reply.results);
+        Ok(Json(reply))
+    }
+
+    /// In a dry run nobody is banned, whatever the engine decided.
+    fn in_dry_run(&self, results: &mut [CommandResult]) {
+        if self.live.backend().is_dry_run() {
+            results.iter_mut().for_each(|result| result.message = text::in_dry_run(&result.message));
+        }
     }
 }
 
@@ -251,7 +260,8 @@ async fn bans(State(api): Shared, Params(params): Params<BansParams>) -> Answer<
         offset,
         limit: params.limit.0,
     };
-    Ok(Json(convert::ban_page(api.live.backend().bans(query).await?, offset)))
+    let backend = api.live.backend();
+    Ok(Json(convert::ban_page(backend.bans(query).await?, offset, backend.is_dry_run())))
 }
 
 #[derive(Deserialize)]
@@ -330,7 +340,8 @@ async fn pause(State(api): Shared, Body(request): Body<PauseRequest>) -> Answer<
 async fn resume(State(api): Shared, Body(request): Body<ResumeRequest>) -> Answer<ResumeReport> {
     let reason = reason(request.reason)?;
     let before = api.live.backend().view().await?;
-    let Reply { results } = api.live.backend().command(Command::Resume { reason }).await?;
+    let Reply { mut results } = api.live.backend().command(Command::Resume { reason }).await?;
+    api.in_dry_run(&mut results);
     let (was_paused, was_stopped) = (before.paused_until_ms.is_some(), before.stopped.is_some());
     Ok(Json(ResumeReport { was_paused, was_stopped, results }))
 }
@@ -404,7 +415,7 @@ pub(super) struct ExplainParams {
 async fn explain(State(api): Shared, Params(params): Params<ExplainParams>) -> Answer<Explanation> {
     let client: Client = params.client.parse().map_err(|error| ApiError::bad_request(format!("{error}")))?;
     let view = api.live.backend().explain(client, params.at).await?;
-    Ok(Json(convert::explanation(view, params.at)))
+    Ok(Json(convert::explanation(view, params.at, api.live.backend().is_dry_run())))
 }
 
 async fn events(
@@ -436,6 +447,10 @@ pub(super) struct RecentParams {
 }
 
 async fn recent_events(State(api): Shared, Params(params): Params<RecentParams>) -> Answer<EventList> {
+    if let Some(kind) = params.kind.as_deref().filter(|kind| !text::KINDS.contains(kind)) {
+        let kinds = text::KINDS.join(", ");
+        return Err(ApiError::bad_request(format!("{kind:?} is no kind of event: use one of {kinds}")));
+    }
     let limit = params.limit.0 as usize;
     Ok(Json(api.live.feed().recent(limit, params.before, params.kind.as_deref())))
 }

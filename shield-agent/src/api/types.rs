@@ -581,6 +581,9 @@ pub struct BanPage {
     /// none where a rule is asked for. They are no bans: `total` does not count them.
     #[serde(default)]
     pub slowed: Vec<SlowedClient>,
+    /// True if none of them is enforced.
+    #[serde(default)]
+    pub dry_run: bool,
     /// The agent's clock at the time of this answer.
     pub now_ms: i64,
 }
@@ -996,6 +999,9 @@ pub(crate) struct Explanation {
     pub at_ms: i64,
     /// The answer in plain words.
     pub words: String,
+    /// True if its ban is not enforced.
+    #[serde(default)]
+    pub dry_run: bool,
     /// The ban that drops it, its own or that of a network around it; null if there is none.
     pub ban: Option<Ban>,
     /// Null unless it is slowed now.

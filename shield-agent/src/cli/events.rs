@@ -33,7 +33,12 @@ pub struct EventsArgs {
 }
 
 pub(crate) async fn run(args: &EventsArgs, client: &AgentClient) -> Result<Exit> {
-    let mut shown = Shown { last_id: None, format: args.json.format(), colour: Colour::of_stdout() };
+    let mut shown = Shown {
+        last_id: None,
+        format: args.json.format(),
+        colour: Colour::of_stdout(),
+        columns: print::columns(),
+    };
     let past = recent(args, client).await?;
     for event in past.events.iter().rev() {
         if !shown.show(event)? {
@@ -85,7 +90,11 @@ struct Shown {
     last_id: Option<u64>,
     format: Format,
     colour: Colour,
+    columns: Option<usize>,
 }
+
+/// Characters of a time and the blanks behind it.
+const TIME_CHARS: usize = 22;
 
 impl Shown {
     /// Prints an event; returns false when the pipe is closed.
@@ -93,7 +102,7 @@ impl Shown {
         self.last_id = Some(event.id);
         let line = match self.format {
             Format::Json => serde_json::to_string(event)?,
-            Format::Text => line(event, self.colour),
+            Format::Text => print::wrapped(&line(event, self.colour), TIME_CHARS, self.columns),
         };
         print::text_to_reader(&format!("{line}\n"))
     }

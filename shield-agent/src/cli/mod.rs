@@ -33,6 +33,7 @@ mod support;
 pub(crate) mod top;
 pub(crate) mod unban;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -40,6 +41,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::client::{AgentClient, ClientError, Endpoint};
 use crate::api::DEFAULT_SOCKET;
+use crate::text;
 
 /// The outcome of a command: the process' exit code, listed in `--help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +157,10 @@ impl Cli {
     /// Those of the command; [`Exit::of`] maps them to exit codes.
     pub fn run(self) -> Result<Exit> {
         let connection = self.connection;
+        // The agent's own words, in its log and in Slack, are for people.
+        if !matches!(self.command, Command::Run(_)) && !std::io::stdout().is_terminal() {
+            text::write_plain_counts();
+        }
         match self.command {
             Command::Run(args) => run::run(args),
             Command::Init(args) => init::run(&args),

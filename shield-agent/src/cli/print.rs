@@ -51,6 +51,62 @@ impl Style {
     }
 }
 
+/// The columns of the terminal that standard output is; `None` in a pipe or a file, where nothing is cut or wrapped.
+pub(crate) fn columns() -> Option<usize> {
+    let out = io::stdout();
+    if !out.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(&out).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns >= MIN_COLUMNS)
+}
+
+/// A terminal that says it is narrower is not believed.
+const MIN_COLUMNS: usize = 40;
+
+/// Breaks a line between words so that it fits `columns`, with `indent` blanks before what follows. Escape sequences of
+/// colours take no place.
+pub(crate) fn wrapped(line: &str, indent: usize, columns: Option<usize>) -> String {
+    let Some(columns) = columns else { return line.to_owned() };
+    let mut out = String::with_capacity(line.len());
+    let mut at = 0;
+    for word in line.split_inclusive(' ') {
+        let width = shown_chars(word.trim_end());
+        if at > indent && at + width > columns {
+            out.truncate(out.trim_end().len());
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', indent));
+            at = indent;
+        }
+        out.push_str(word);
+        at += shown_chars(word);
+    }
+    out
+}
+
+fn shown_chars(text: &str) -> usize {
+    let mut shown = 0;
+    let mut is_escape = false;
+    for c in text.chars() {
+        match c {
+            '\u{1b}' => is_escape = true,
+            'm' if is_escape => is_escape = false,
+            _ if is_escape => {}
+            _ => shown += 1,
+        }
+    }
+    shown
+}
+
+/// The beginning of a text, with an ellipsis where it is cut to fit.
+pub(crate) fn cut(text: &str, chars: usize) -> String {
+    if text.chars().count() <= chars {
+        return text.to_owned();
+    }
+    let head: String = text.chars().take(chars.saturating_sub(1)).collect();
+    format!("{}…", head.trim_end())
+}
+
 /// Writes text to standard output. A closed pipe (`| head`) is not an error.
 pub(crate) fn text(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
@@ -89,6 +145,9 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     text(&document)
 }
 
+/// Blanks between two columns of a table.
+const GAP: usize = 2;
+
 /// A table with a heading and aligned columns.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -106,6 +165,19 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// As [`Table::render`], with the last column cut so that a row fits `columns`.
+    pub(crate) fn render_within(mut self, columns: Option<usize>, colour: Colour) -> String {
+        let last = self.rows[0].len() - 1;
+        if let Some(columns) = columns {
+            let width =
+                |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            let before: usize = (0..last).map(|column| width(column) + GAP).sum();
+            let room = columns.saturating_sub(before).max(self.rows[0][last].chars().count());
+            self.rows.iter_mut().for_each(|row| row[last] = cut(&row[last], room));
+        }
+        self.render(colour)
+    }
+
     pub(crate) fn render(&self, colour: Colour) -> String {
         let columns = self.rows[0].len();
         let width =
@@ -118,7 +190,7 @@ impl Table {
                 .enumerate()
                 .map(|(column, cell)| self.cell(column, cell, widths[column]))
                 .collect();
-            let line = cells.join("  ");
+            let line = cells.join(&" ".repeat(GAP));
             let line = line.trim_end();
             text.push_str(&if at == 0 { colour.paint(Style::Bold, line) } else { line.to_owned() });
             text.push('\n');
@@ -134,6 +206,39 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_breaks_between_words_and_colours_take_no_place() {
+        let line = "bans      \u{1b}[31mtwelve\u{1b}[0m in force, one of them permanent; forty made";
+        assert_eq!(
+            wrapped(line, 10, Some(40)),
+            "bans      \u{1b}[31mtwelve\u{1b}[0m in force, one of them\n          permanent; forty made"
+        );
+        assert_eq!(wrapped(line, 10, None), line);
+        let path = format!("bans      {}", "x".repeat(50));
+        assert_eq!(wrapped(&path, 10, Some(40)), path, "what has no blank stays whole");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character() {
+        let cut = cut(&"ü".repeat(200), 80);
+        assert_eq!(cut.chars().count(), 80);
+        assert!(cut.ends_with('…'));
+    }
+
+    #[test]
+    fn the_last_column_of_a_table_is_cut_to_fit() {
+        let table = || {
+            let mut table = Table::new(&["client", "why"], &[]);
+            table.row(vec!["192.0.2.7".into(), "many different paths that do not exist".into()]);
+            table
+        };
+        assert_eq!(
+            table().render_within(Some(30), Colour::Off),
+            "client     why\n192.0.2.7  many different pat…\n"
+        );
+        assert!(table().render_within(None, Colour::Off).ends_with("do not exist\n"));
+    }
 
     #[test]
     fn a_table_is_aligned_and_has_no_trailing_blanks() {

@@ -22,14 +22,19 @@ pub(crate) async fn run(args: &StatusArgs, client: &AgentClient) -> Result<Exit>
     let status: Status = client.get(Operation::Status, &[]).await?;
     match args.json.format() {
         Format::Json => print::json(&status)?,
-        Format::Text => print::text(&render(&status, Colour::of_stdout()))?,
+        Format::Text => print::text(&render(&status, Colour::of_stdout(), print::columns()))?,
     }
     Ok(if status.health == Health::Degraded { Exit::Degraded } else { Exit::Done })
 }
 
-pub(crate) fn render(status: &Status, colour: Colour) -> String {
-    let mut lines = vec![headline(status, colour), String::new()];
+pub(crate) fn render(status: &Status, colour: Colour, columns: Option<usize>) -> String {
+    let headline = headline(status, colour);
+    let mut lines: Vec<String> = headline.lines().map(|line| print::wrapped(line, 2, columns)).collect();
+    lines.push(String::new());
     let width = status.parts.iter().map(|part| part.part.chars().count()).max().unwrap_or(0).max(LABEL_CHARS);
+    let width = if columns.is_some() { width.min(LABEL_CHARS_ON_TERMINAL) } else { width };
+    let row = |label: &str, width: usize, text: &str| row(label, width, text, columns);
+    let part_line = |part: &Part, width, colour| row(&part.part, width, &part_text(part, colour));
     lines.extend(status.parts.iter().map(|part| part_line(part, width, colour)));
     lines.push(row("detector", width, &detector(&status.detector, colour)));
     lines.push(String::new());
@@ -53,8 +58,16 @@ pub(crate) fn render(status: &Status, colour: Colour) -> String {
 /// Minimum width of the labels.
 const LABEL_CHARS: usize = 8;
 
-fn row(label: &str, width: usize, text: &str) -> String {
-    format!("{label:<width$}  {text}")
+/// Width that labels get on a terminal. A longer one, the path of a log, has a line of its own.
+const LABEL_CHARS_ON_TERMINAL: usize = 12;
+
+fn row(label: &str, width: usize, text: &str, columns: Option<usize>) -> String {
+    let indent = width + 2;
+    if label.chars().count() > width {
+        let below = print::wrapped(&format!("{:indent$}{text}", ""), indent, columns);
+        return format!("{label}\n{below}");
+    }
+    print::wrapped(&format!("{label:<width$}  {text}"), indent, columns)
 }
 
 fn headline(status: &Status, colour: Colour) -> String {
@@ -95,7 +108,7 @@ fn withheld(status: &Status) -> Option<String> {
 /// Networks of withheld clients in one line.
 const WITHHELD_NETWORKS: usize = 5;
 
-fn part_line(part: &Part, width: usize, colour: Colour) -> String {
+fn part_text(part: &Part, colour: Colour) -> String {
     let style = match part.state {
         PartStateName::Active => Style::Good,
         PartStateName::Waiting => Style::Warn,
@@ -103,7 +116,7 @@ fn part_line(part: &Part, width: usize, colour: Colour) -> String {
         PartStateName::Off => Style::Dim,
     };
     let state = format!("{:<8}", part.state.name());
-    row(&part.part, width, &format!("{}  {}", colour.paint(style, &state), part.text))
+    format!("{}  {}", colour.paint(style, &state), part.text)
 }
 
 fn detector(detector: &Detector, colour: Colour) -> String {
@@ -143,7 +156,12 @@ fn baseline(status: &Status) -> String {
 
 fn slowed(status: &Status) -> String {
     let slowed = status.slowed;
-    format!("{} now, {} since the start", counted(slowed.active, "client"), count(slowed.since_start))
+    // An IPv6 network that is slowed as a whole counts once.
+    format!(
+        "{} now, {} since the start",
+        text::plural(slowed.active, "client or network", "clients or networks"),
+        count(slowed.since_start)
+    )
 }
 
 fn bans(status: &Status) -> String {
@@ -301,7 +319,7 @@ pub(crate) mod tests {
 
     #[test]
     fn one_screen() {
-        let screen = render(&status(), Colour::Off);
+        let screen = render(&status(), Colour::Off, None);
         let expected = "\
 Degraded: xdp (no driver support on eth0); 3.20 req/s, usual
 shield 0.1.0, up 2 h
@@ -314,7 +332,7 @@ detector                          ready     profile default, adaptive reference;
 traffic                           3.20 req/s, 0.10 errors/s
 baseline                          2.90 req/s ± 0.80 (this hour of the day, 30 min of samples)
 bans                              12 in force, 1 of them permanent; 40 made, 28 ended in all
-slowed                            1 client now, 5 since the start
+slowed                            1 client or network now, 5 since the start
 dropped                           12,345 packets, 1.5 MiB; now 12.0 packets/s
 lines                             1,000 requests, 2.5 % errors; 3 lines rejected, 1 recovered
 agent                             1.2 % of a CPU, 45.0 MiB
@@ -330,15 +348,15 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
         status.global.anomaly =
             Some(Anomaly { since_ms: 0, condition: "z-score=9.00 > threshold=3.0".into() });
         status.dry_run = true;
-        let screen = render(&status, Colour::Off);
+        let screen = render(&status, Colour::Off, None);
         for expected in ["warm-up   1 min 30 s left", "anomaly: z-score=9.00", "dry run"] {
             assert!(screen.contains(expected), "{screen}");
         }
         status.detector.clients = 0;
-        let idle = render(&status, Colour::Off);
+        let idle = render(&status, Colour::Off, None);
         assert!(idle.contains("no requests to learn from now; 1 min 30 s left once they come"), "{idle}");
         status.detector.blast_radius = Some("21 % of the clients".into());
-        assert!(render(&status, Colour::Off).contains("no automatic bans: 21 % of the clients"));
+        assert!(render(&status, Colour::Off, None).contains("no automatic bans: 21 % of the clients"));
     }
 
     #[test]
@@ -347,15 +365,32 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
         let network = |network: &str, clients| WithheldNetwork { network: network.parse().unwrap(), clients };
         let networks = vec![network("203.0.113.0/24", 47), network("192.0.2.7", 1)];
         status.withheld = Withheld { clients: 48, networks };
-        let screen = render(&status, Colour::Off);
+        let screen = render(&status, Colour::Off, None);
         let expected = "48 clients let through: 203.0.113.0/24 (47), 192.0.2.7 (1); ban one with: shield-agent ban \
                         203.0.113.0/24 --for 1h, or all with: shield-agent resume\n";
         assert!(screen.contains(expected), "{screen}");
     }
 
+    /// History: lines of 120 characters and more, which a terminal of 80 breaks in the middle of words.
+    #[test]
+    fn it_fits_80_columns_and_a_pipe_gets_whole_lines() {
+        let mut status = status();
+        let networks = vec![WithheldNetwork { network: "203.0.113.0/24".parse().unwrap(), clients: 47 }];
+        status.withheld = Withheld { clients: 47, networks };
+        for columns in [80, 100] {
+            let screen = render(&status, Colour::Off, Some(columns));
+            assert!(screen.lines().all(|line| line.chars().count() <= columns), "{screen}");
+            assert!(screen.contains("source:/var/log/nginx/access.log\n  "), "{screen}");
+        }
+        let piped = render(&status, Colour::Off, None);
+        assert!(
+            piped.lines().any(|line| line.starts_with("withheld") && line.ends_with("shield-agent resume"))
+        );
+    }
+
     #[test]
     fn colours_only_when_asked_for() {
-        assert!(!render(&status(), Colour::Off).contains('\u{1b}'));
-        assert!(render(&status(), Colour::On).contains("\u{1b}[31mDegraded\u{1b}[0m"));
+        assert!(!render(&status(), Colour::Off, None).contains('\u{1b}'));
+        assert!(render(&status(), Colour::On, None).contains("\u{1b}[31mDegraded\u{1b}[0m"));
     }
 }

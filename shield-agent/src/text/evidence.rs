@@ -71,6 +71,10 @@ pub(crate) fn fired(evidence: &Evidence) -> String {
         Some(("z-score", measure)) => (far_above(evidence), number(measure.threshold)),
         Some(("rate", measure)) => (times_the_usual(evidence), per_sec(measure.threshold)),
         Some((name, measure)) => match occurrences(measure) {
+            // More than there were requests: a score, not a count.
+            Some(_) if measure.value > f64::from(evidence.requests) && is_of_the_window(name) => {
+                (points(measure).unwrap_or_default(), number(measure.threshold))
+            }
             Some(text) => (format!("{text}{}", compared(name)), number(measure.threshold)),
             None => return evidence.condition.clone(),
         },
@@ -117,9 +121,28 @@ fn beside_its_limit(measure: &Measure) -> Option<String> {
     }
 }
 
-/// A counting measure with its noun; `None` for every other one.
+/// Whether a measure counts requests of the window, of which there are no more than requests.
+fn is_of_the_window(name: &str) -> bool {
+    name.ends_with("_60s") || matches!(name, "failures" | "distinct_paths" | "posts_to_one_path")
+}
+
+/// A counting measure with its noun; `None` for every other one. What is not whole is a score.
 fn occurrences(measure: &Measure) -> Option<String> {
-    let (one, many) = match measure.name.as_str() {
+    if measure.value.fract() != 0.0 && measure.name != "score" {
+        return points(measure);
+    }
+    let (one, many) = nouns(&measure.name)?;
+    Some(format!("{} {}", number(measure.value), if measure.value == 1.0 { one } else { many }))
+}
+
+/// `13.2 points for probes for vulnerabilities in 60 s`: a request can count more than once or less, and fades.
+fn points(measure: &Measure) -> Option<String> {
+    let (_, many) = nouns(&measure.name)?;
+    Some(format!("{} points for {many}", number(measure.value)))
+}
+
+fn nouns(name: &str) -> Option<(&'static str, &'static str)> {
+    let nouns = match name {
         "pages_sustained" => ("page in a sustained period", "pages in a sustained period"),
         "pages_burst" => ("page within seconds", "pages within seconds"),
         "pages_in_one_second" => ("page within one second", "pages within one second"),
@@ -151,7 +174,7 @@ fn occurrences(measure: &Measure) -> Option<String> {
         "requests" => ("request in 60 s", "requests in 60 s"),
         _ => return None,
     };
-    Some(format!("{} {}", number(measure.value), if measure.value == 1.0 { one } else { many }))
+    Some(nouns)
 }
 
 /// The rest of the clause whose first check this is: these clauses fire only where other clients do less.
@@ -164,12 +187,40 @@ fn compared(name: &str) -> &'static str {
 
 fn far_above(evidence: &Evidence) -> String {
     let distance = evidence.measures.first().map_or(evidence.z_score, |measure| measure.value);
-    format!("{}, {} the usual {}", per_sec(evidence.rate), deviations(distance), per_sec(evidence.mean))
+    format!("{}, {} the usual {}", judged_rate(evidence), deviations(distance), per_sec(evidence.mean))
 }
 
 fn times_the_usual(evidence: &Evidence) -> String {
     let times = if evidence.mean > 0.0 { evidence.rate / evidence.mean } else { 0.0 };
-    format!("{}, {} times the usual {}", per_sec(evidence.rate), number(times), per_sec(evidence.mean))
+    format!("{}, {} times the usual {}", judged_rate(evidence), number(times), per_sec(evidence.mean))
+}
+
+/// Rates that differ by less are shown alike.
+const SAME_RATE: f64 = 0.01;
+
+/// The rate of all requests. The rules of rates weigh them: a page's files count less than the page.
+fn raw_rate(requests: u32, window_secs: u32, judged: f64) -> f64 {
+    if requests == 0 || window_secs == 0 { judged } else { f64::from(requests) / f64::from(window_secs) }
+}
+
+/// The rate that the rules of rates compare, named as what it is.
+fn judged_rate(evidence: &Evidence) -> String {
+    let raw = raw_rate(evidence.requests, evidence.window_secs, evidence.rate);
+    if (raw - evidence.rate).abs() < SAME_RATE {
+        per_sec(evidence.rate)
+    } else {
+        format!("{} weighted", per_sec(evidence.rate))
+    }
+}
+
+/// `1.33 req/s`, or `1.33 req/s, 0.34 weighted` where the rules of rates see another: a page's files count less than the page.
+pub(crate) fn both_rates(requests: u32, window_secs: u32, judged: f64) -> String {
+    let raw = raw_rate(requests, window_secs, judged);
+    if (raw - judged).abs() < SAME_RATE {
+        per_sec(raw)
+    } else {
+        format!("{}, {judged:.2} weighted", per_sec(raw))
+    }
 }
 
 #[cfg(test)]

@@ -40,15 +40,17 @@ pub(crate) mod support;
 pub(crate) const NO_SERVER_NAME: &str = "no line names its server section, so [[site]] holds for none: add \
     \"server_name\":\"$server_name\" to the log's format";
 
-pub(crate) use evidence::{attack_kind, cause, fired, global_anomaly, rule_answer};
+pub(crate) use evidence::{attack_kind, both_rates, cause, fired, global_anomaly, rule_answer};
 pub(crate) use format::unusable;
 pub(crate) use name::{
-    baseline_source, held_by, lift_reason, lift_reason_name, part_name, retrying, rule_sentence, rule_title,
+    baseline_source, held_by, in_dry_run, lift_reason, lift_reason_name, part_name, retrying, rule_sentence,
+    rule_title,
 };
 pub(crate) use network::{by_network, networks};
 pub(crate) use notice::{KINDS, kind, notice_line};
 pub(crate) use quantity::{
     bytes, count, counted, duration, per_sec, percent, plural, printable, term, until, utc,
+    write_plain_counts,
 };
 pub(crate) use sight::{beginning, finding, rejected, unread};
 pub(crate) use slow::{slow_cause, slow_limits, slow_term};

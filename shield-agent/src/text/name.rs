@@ -116,6 +116,14 @@ pub(crate) fn retrying(why: impl std::fmt::Display) -> String {
     format!("inactive, retrying: {why}")
 }
 
+/// What a command did, where bans are only decided: `would be banned for 10 min (dry run, nothing is dropped)`.
+pub(crate) fn in_dry_run(message: &str) -> String {
+    match message.strip_prefix("banned ") {
+        Some(term) => format!("would be banned {term} (dry run, nothing is dropped)"),
+        None => message.to_owned(),
+    }
+}
+
 /// The enforcers that hold a ban, as a list.
 pub(crate) fn held_by(enforcers: Option<&[EnforcerName]>) -> String {
     match enforcers {
@@ -150,6 +158,9 @@ mod tests {
         check(baseline_source("of_a_later_version"), "of_a_later_version");
         check(lift_reason(LiftReason::Expired), "its term is over");
         check(lift_reason_name(LiftReason::Operator), "operator");
+        let would = "would be banned for 10 min (dry run, nothing is dropped)";
+        check(&in_dry_run("banned for 10 min"), would);
+        check(&in_dry_run("not banned: a loopback address"), "not banned: a loopback address");
         check(&retrying("no route to host"), "inactive, retrying: no route to host");
     }
 

@@ -1,5 +1,7 @@
 //! Numbers with their units: counts, rates, sizes, durations, moments.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use shield_engine::action::BanRecord;
 use shield_engine::time::{Ends, duration_words};
 
@@ -38,9 +40,20 @@ pub(crate) fn until(ends: Ends) -> String {
     }
 }
 
-/// A count with a comma every three digits: `1,234,567`.
+/// Whether counts are written without commas from now on.
+static PLAIN: AtomicBool = AtomicBool::new(false);
+
+/// Has counts written as programs read them, without commas: for commands whose output goes into a pipe or a file.
+pub(crate) fn write_plain_counts() {
+    PLAIN.store(true, Ordering::Relaxed);
+}
+
+/// A count with a comma every three digits: `1,234,567`; see [`write_plain_counts`].
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
+    if PLAIN.load(Ordering::Relaxed) {
+        return digits;
+    }
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {

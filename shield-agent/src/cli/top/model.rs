@@ -255,6 +255,7 @@ pub(super) mod tests {
             bans,
             next: None,
             slowed: Vec::new(),
+            dry_run: false,
             now_ms: 0,
         }))
     }
