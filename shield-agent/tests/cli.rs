@@ -73,6 +73,7 @@ async fn commands_end_as_documented() {
         &["unban", "192.0.2.7", "--keep-offences"],
         &["unban", "--all", "--yes", "--rule", "flood"],
         &["resume", "--reason", "attackers"],
+        &["page", "--json"],
         &["allow", "192.0.2.7"],
         &["allow", "192.0.2.7", "--remove"],
     ] {

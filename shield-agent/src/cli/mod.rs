@@ -22,6 +22,7 @@ pub(crate) mod import;
 pub(crate) mod init;
 mod learn;
 pub(crate) mod lists;
+pub(crate) mod page;
 pub(crate) mod pause;
 pub(crate) mod print;
 pub(crate) mod reload;
@@ -205,6 +206,8 @@ pub enum ClientCommand {
     Status(status::StatusArgs),
     /// Say in one line whether it protects, with the exit codes of Nagios: 0 good, 1 warning, 2 critical, 3 unknown
     Health(health::HealthArgs),
+    /// Print the page's address, the way to it through SSH, and the token
+    Page(page::PageArgs),
     /// List the bans in force and the slowed clients
     Bans(bans::BansArgs),
     /// Ban clients or networks
@@ -240,6 +243,7 @@ impl ClientCommand {
         match self {
             ClientCommand::Status(args) => status::run(&args, &client).await,
             ClientCommand::Health(args) => health::run(&args, &client).await,
+            ClientCommand::Page(args) => page::run(&args, &client).await,
             ClientCommand::Bans(args) => bans::run(&args, &client).await,
             ClientCommand::Ban(args) => ban::run(&args, &client).await,
             ClientCommand::Unban(args) => unban::run(&args, &client).await,
