@@ -2,7 +2,7 @@
 //!
 //! `packaging/shield.toml` explains the keys; defaults and ranges are in `validate`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -352,11 +352,20 @@ pub(crate) struct Network(pub IpNet);
 impl<'de> Deserialize<'de> for Network {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map(Network).map_err(|_| {
-            D::Error::custom(format!(
-                "{text:?} is not a network: write an address with its prefix length, such as 192.0.2.0/24, \
-                 192.0.2.7/32 or 2001:db8::/32"
-            ))
+        // An address alone is that address.
+        let parsed = text.parse().or_else(|error| text.parse::<IpAddr>().map(IpNet::from).map_err(|_| error));
+        parsed.map(Network).map_err(|_| {
+            let is_name = text.contains(|c: char| c.is_ascii_alphabetic()) && !text.contains([':', '/', ' ']);
+            D::Error::custom(match is_name {
+                true => format!(
+                    "{text:?} is a name, and names are not looked up: write the address that it has, as \
+                     `getent hosts {text}` shows it"
+                ),
+                false => format!(
+                    "{text:?} is not a network: write an address, or one with its prefix length, such as 192.0.2.7, \
+                     192.0.2.0/24 or 2001:db8::/32"
+                ),
+            })
         })
     }
 }

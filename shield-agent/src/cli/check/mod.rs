@@ -2,6 +2,7 @@
 
 mod credentials;
 pub(super) mod logs;
+mod problems;
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -40,13 +41,15 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
             shown["logs"] = serde_json::to_value(&checked.logs)?;
             shown["logs_left_out"] = checked.left_out.into();
             shown["missing"] = credentials::unreadable(&config).into();
+            shown["problems"] = problems::of(&config).into();
             shown["in_front"] = who_is_in_front(&config, &checked).into();
             print::json(&shown)?;
         }
         Format::Text if args.warn_only => print::text(&render_problems(&config, &checked))?,
         Format::Text => print::text(&render_all(&config, &checked))?,
     }
-    Ok(if checked.has_problem() && !args.warn_only { Exit::Degraded } else { Exit::Done })
+    let is_wrong = checked.has_problem() || !problems::of(&config).is_empty();
+    Ok(if is_wrong && !args.warn_only { Exit::Degraded } else { Exit::Done })
 }
 
 /// The configuration and its logs as text.
@@ -55,7 +58,8 @@ pub(super) fn render_all(config: &Config, checked: &CheckedLogs) -> String {
     let in_front = who_is_in_front(config, checked)
         .map_or(String::new(), |likely| format!("{:<LABEL_CHARS$}{likely}\n", "in front"));
     let missing = render_missing(config);
-    format!("{}{}{in_front}{missing}", render(config, &page), render_logs(checked))
+    let problems = render_settings(config);
+    format!("{}{}{in_front}{missing}{problems}", render(config, &page), render_logs(checked))
 }
 
 /// What the connections to the web ports tell of a proxy.
@@ -74,6 +78,7 @@ fn render_problems(config: &Config, checked: &CheckedLogs) -> String {
     for log in checked.logs.iter().filter(|log| log.problem.is_some() || log.unread.is_some()) {
         render_log(log, &mut out).expect("writing to a String cannot fail");
     }
+    out.push_str(&render_settings(config));
     out
 }
 
@@ -81,6 +86,11 @@ fn render_problems(config: &Config, checked: &CheckedLogs) -> String {
 fn render_missing(config: &Config) -> String {
     let line = |missing: String| format!("{:<LABEL_CHARS$}{missing}\n", "missing");
     credentials::unreadable(config).into_iter().map(line).collect()
+}
+
+/// What is valid and will not work on this host.
+fn render_settings(config: &Config) -> String {
+    problems::of(config).iter().map(|problem| format!("{:<LABEL_CHARS$}{problem}\n", "PROBLEM")).collect()
 }
 
 fn validity(config: &Config) -> String {
