@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, IsTerminal as _};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use super::args::UsageError;
 use super::bans::{self, Query};
 use super::client::AgentClient;
 use super::print;
@@ -46,11 +47,15 @@ pub struct UnbanArgs {
 
 pub(crate) async fn run(args: &UnbanArgs, client: &AgentClient) -> Result<Exit> {
     if !args.all {
+        // clap does not ask for --all here, because it conflicts with the clients.
+        if args.yes || args.rule.is_some() {
+            return Err(UsageError("--yes and --rule are for --all".to_owned()).into());
+        }
         return reply::show(&lift(args, args.clients.clone(), client).await?, args.json.format());
     }
     let query = Query { rule: args.rule, ..Query::default() };
     let clients: Vec<Client> = bans::all(client, &query).await?.bans.iter().map(|ban| ban.client).collect();
-    if !clients.is_empty() && !args.yes && !confirmed(clients.len() as u64, args.rule)? {
+    if !clients.is_empty() && !args.yes && !confirmed(clients.len() as u64, args.rule, io::stdin().is_terminal())? {
         print::text("nothing was lifted\n")?;
         return Ok(Exit::Failed);
     }
@@ -77,8 +82,8 @@ fn question(bans: u64, rule: Option<Rule>) -> String {
 }
 
 /// Asks on a terminal. Without one nobody can answer.
-fn confirmed(bans: u64, rule: Option<Rule>) -> Result<bool> {
-    if !io::stdin().is_terminal() {
+fn confirmed(bans: u64, rule: Option<Rule>, is_terminal: bool) -> Result<bool> {
+    if !is_terminal {
         bail!("{} would be lifted; nothing was: repeat the command with --yes", counted(bans, "ban"));
     }
     print::text(&question(bans, rule))?;
@@ -111,6 +116,8 @@ mod tests {
     fn all_bans_are_counted_before_and_after() {
         assert_eq!(question(2980, Some(Rule::Imported)), "Lift 2,980 bans for imported? [y/N] ");
         assert_eq!(question(1, None), "Lift 1 ban? [y/N] ");
+        let error = confirmed(12, None, false).unwrap_err().to_string();
+        assert_eq!(error, "12 bans would be lifted; nothing was: repeat the command with --yes");
         let result = |client: &str, ok, message: &str| CommandResult {
             client: client.parse().unwrap(),
             ok,

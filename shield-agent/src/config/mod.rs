@@ -238,8 +238,12 @@ mod tests {
         check("[slack]\nurl_file = 'a'\nurl_env = 'B'", &["[slack] has several URLs"]);
         check("[page\n", &["line 1"]);
         check(
-            "\n[allow]\nnetworks = ['192.0.2.0/24', 'x']",
-            &["line 3, column 29", "\"x\" is not a network", "192.0.2.0/24"],
+            "\n[allow]\nnetworks = ['192.0.2.0/24', '192.0.2.0/33']",
+            &["line 3, column 29", "\"192.0.2.0/33\" is not a network", "192.0.2.0/24"],
+        );
+        check(
+            "[allow]\nnetworks = ['192.0.2.5', 'office.example']",
+            &["line 2, column 26", "\"office.example\" is a name", "getent hosts office.example"],
         );
         check("[allow]\ntrusted_proxies = ['::/0']", &["line 2, column 20", "switch Shield off"]);
         check("[ban]\nmax_share = 20", &["line 2, column 13", "2 | max_share = 20"]);

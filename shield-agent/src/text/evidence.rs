@@ -307,7 +307,7 @@ pub(super) mod tests {
         check(
             Rule::Probing,
             &[("probes_60s", 12.5, 10.0)],
-            "12.5 probes for vulnerabilities in 60 s (limit 10)",
+            "12.5 points for probes for vulnerabilities in 60 s (limit 10)",
         );
         check(
             Rule::Probing,

@@ -91,6 +91,8 @@ export interface BanCounts {
 export interface BanPage {
   /** In the requested order. */
   bans: Ban[];
+  /** True if none of them is enforced. */
+  dry_run: boolean;
   /** The `cursor` of the next page; null on the last one. */
   next: string | null;
   /** The agent's clock at the time of this answer. */
@@ -210,6 +212,8 @@ export interface DetectorStatus {
   frozen: boolean;
   /** Capacity of the table. */
   max_clients: number;
+  /** The end of a pause of automatic bans that an operator asked for; null without one. */
+  paused_until_ms: number | null;
   /** The rule profile: `default`, `classic`… */
   profile: string;
   /** The reference that a client's rate is compared with: `adaptive` or `classic`. */
@@ -340,6 +344,8 @@ export interface Explanation {
   /** The ban that drops it, its own or that of a network around it; null if there is none. */
   ban: Ban | null;
   client: Client;
+  /** True if its ban is not enforced. */
+  dry_run: boolean;
   /** Newest first. */
   history: PastBan[];
   offences: Offences;
@@ -577,6 +583,20 @@ export interface PathCount {
   path: string;
 }
 
+/** The pause that was asked for. */
+export interface PauseReport {
+  /** Its end, by itself or by `resume`. */
+  until_ms: number;
+}
+
+/** A pause of automatic bans: rules ban and slow nobody. Bans in force stay, and bans by hand go on. */
+export interface PauseRequest {
+  /** The reason, for the record. */
+  reason?: string | null;
+  /** How long it lasts, at most. */
+  secs: number;
+}
+
 /** What is going on, in one line. */
 export interface Posture {
   state: PostureState;
@@ -624,6 +644,22 @@ export interface ReloadReport {
 export interface Reply {
   /** One result per client of the command, in its order. */
   results: CommandResult[];
+}
+
+/** What `resume` did. */
+export interface ResumeReport {
+  /** What becomes of each client that was let through meanwhile. */
+  results: CommandResult[];
+  /** Whether automatic bans were paused. */
+  was_paused: boolean;
+  /** Whether the blast-radius limit had stopped them. */
+  was_stopped: boolean;
+}
+
+/** The end of a pause, and of a stop by the blast-radius limit. */
+export interface ResumeRequest {
+  /** The reason, for the record. */
+  reason?: string | null;
 }
 
 /** A detection rule, or another origin of a ban. */
@@ -777,7 +813,7 @@ export interface Status {
   totals: Totals;
   /** The agent's version. */
   version: string;
-  /** Clients that rules would ban, but that are let through because too many are hit at once. */
+  /** Clients that rules would ban, but that are let through because too many are hit at once, or in a pause. */
   withheld: Withheld;
 }
 
@@ -858,7 +894,7 @@ export interface Window {
   secs: number;
 }
 
-/** Clients that rules would ban, but that the blast-radius limit lets through. */
+/** Clients that rules would ban, but that the blast-radius limit or a pause lets through. */
 export interface Withheld {
   /** Number of clients. */
   clients: number;
@@ -898,7 +934,9 @@ export interface Changes {
   "/fleet/forget": { body: OriginRequest; answer: Reply };
   "/fleet/trust": { body: OriginRequest; answer: Reply };
   "/import": { body: ImportRequest; answer: Reply };
+  "/pause": { body: PauseRequest; answer: PauseReport };
   "/reload": { body: Record<string, never>; answer: ReloadReport };
+  "/resume": { body: ResumeRequest; answer: ResumeReport };
   "/unban": { body: UnbanRequest; answer: Reply };
 }
 
