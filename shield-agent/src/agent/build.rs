@@ -227,6 +227,7 @@ pub(super) fn start_notifier(config: &Config, record: AuditRecord, owner: Handle
         audit: config.audit.clone(),
         slack: config.slack.clone(),
         webhook: config.webhook.clone(),
+        events: notify::Events { slack: config.slack_events.clone(), webhook: config.webhook_events.clone() },
         ..notify::Settings::default()
     };
     let report: notify::Report = Arc::new(move |report| owner.send(Message::Part(report)));

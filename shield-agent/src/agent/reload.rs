@@ -22,7 +22,7 @@ use crate::config::file::Origin;
 use crate::config::keys::{self, Change, Class};
 use crate::config::mistakes::Mistakes;
 use crate::config::{Config, UrlFrom};
-use crate::notify::Hooks;
+use crate::notify::{Events, Hooks};
 use crate::pipeline::{Handle, Message};
 use crate::source::{self, From, Input, Pool, Sources, Stats};
 use crate::text;
@@ -309,6 +309,10 @@ impl Reloader {
         let hooks = self.hooks.clone();
         let (slack, webhook): (Option<UrlFrom>, Option<UrlFrom>) =
             (wanted.slack.clone(), wanted.webhook.clone());
+        hooks.set_events(Events {
+            slack: wanted.slack_events.clone(),
+            webhook: wanted.webhook_events.clone(),
+        });
         match off_runtime(move || hooks.set(slack.as_ref(), webhook.as_ref())).await {
             Some(set) => {
                 let is_new = |line: &String| !changed.iter().any(|other| key_of(other) == key_of(line));

@@ -18,7 +18,7 @@ pub(crate) fn event(id: u64, at_ms: i64, notice: &Notice) -> EventView {
     }
 }
 
-fn severity(notice: &Notice) -> Severity {
+pub(crate) fn severity(notice: &Notice) -> Severity {
     match notice {
         Notice::Leaking { .. }
         | Notice::Withheld { .. }

@@ -1037,6 +1037,17 @@ pub enum Severity {
     Critical,
 }
 
+impl Severity {
+    /// The name in JSON and in messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+        }
+    }
+}
+
 /// An event that an operator should know of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema), schemars(rename = "Event"))]

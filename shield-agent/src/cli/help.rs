@@ -8,7 +8,7 @@ use super::{Cli, EXIT_CODES_HELP};
 
 /// The groups of commands. A command that is in none is missed by the test.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Set up", &["init", "check", "replay", "learn", "run"]),
+    ("Set up", &["init", "check", "replay", "learn", "notify", "run"]),
     ("Look", &["status", "top", "page", "bans", "explain", "events", "fleet", "health"]),
     ("Act", &["ban", "unban", "pause", "resume", "allow", "reload", "import", "export"]),
     ("When something is wrong", &["doctor", "support", "audit", "cleanup"]),

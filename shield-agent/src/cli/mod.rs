@@ -22,6 +22,7 @@ pub(crate) mod import;
 pub(crate) mod init;
 mod learn;
 pub(crate) mod lists;
+mod notify;
 pub(crate) mod page;
 pub(crate) mod pause;
 pub(crate) mod print;
@@ -139,6 +140,8 @@ enum Command {
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Manual(completions::ManualArgs),
+    /// Test whether Slack and the webhook take messages
+    Notify(notify::NotifyArgs),
     /// Verify the audit log, or make a report from it
     Audit(audit::AuditArgs),
     /// Remove everything of Shield's from the kernel, and nothing else
@@ -170,6 +173,7 @@ impl Cli {
             Command::Support(args) => block_on(support::run(&args, &connection.client(), &connection.socket)),
             Command::Completions(args) => completions::completions(&args),
             Command::Manual(args) => completions::manual(&args),
+            Command::Notify(args) => block_on(notify::run(&args)),
             Command::Audit(args) => audit::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Learn(args) => learn::run(&args),

@@ -55,7 +55,10 @@ pub(crate) async fn run(args: &UnbanArgs, client: &AgentClient) -> Result<Exit> 
     }
     let query = Query { rule: args.rule, ..Query::default() };
     let clients: Vec<Client> = bans::all(client, &query).await?.bans.iter().map(|ban| ban.client).collect();
-    if !clients.is_empty() && !args.yes && !confirmed(clients.len() as u64, args.rule, io::stdin().is_terminal())? {
+    if !clients.is_empty()
+        && !args.yes
+        && !confirmed(clients.len() as u64, args.rule, io::stdin().is_terminal())?
+    {
         print::text("nothing was lifted\n")?;
         return Ok(Exit::Failed);
     }

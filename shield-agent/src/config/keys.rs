@@ -43,7 +43,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]`, `[detect]`, `[[site]]` and `[[blocklist]]`.
-const KEYS: [Key; 74] = [
+const KEYS: [Key; 76] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -124,6 +124,8 @@ const KEYS: [Key; 74] = [
     key("page", "listen", Now, |c| json!(c.page)),
     key("page", "hosts", Now, |c| json!(c.page_hosts)),
     key("slack", "url", Now, |c| url(c.slack.as_ref())),
+    key("slack", "events", Now, |c| json!(c.slack_events)),
+    key("webhook", "events", Now, |c| json!(c.webhook_events)),
     key("webhook", "url", Now, |c| url(c.webhook.as_ref())),
     // The chain of its lines is one file's.
     key("audit", "path", Restart, |c| json!(c.audit)),
@@ -366,8 +368,8 @@ mod tests {
     fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
         // Three keys that give one URL are one setting.
         let hook = || {
-            assert_eq!(names::<RawHook>(), ["url_file", "url_env", "url_credential"]);
-            vec!["url"]
+            assert_eq!(names::<RawHook>(), ["url_file", "url_env", "url_credential", "events"]);
+            vec!["url", "events"]
         };
         let cloudflare = names::<RawCloudflare>();
         let all = ["account", "list", "token_file", "token_credential", "max_items", "share", "name", "api"];
@@ -417,7 +419,7 @@ mod tests {
     }
 
     /// A text that changes one key, for each of them.
-    const SAMPLES: [(&str, &str); 74] = [
+    const SAMPLES: [(&str, &str); 76] = [
         ("[agent] state_dir", "[agent]\nstate_dir = '/a'"),
         ("[agent] socket", "[agent]\nsocket = '/a'"),
         ("[agent] log", "[agent]\nlog = 'debug'"),
@@ -490,6 +492,8 @@ mod tests {
         ("[fleet] accept_networks", "[fleet]\naccept_networks = true"),
         ("[crowdsec] url", "[crowdsec]\nurl = 'http://localhost:8080'\nkey_file = '/a'"),
         ("[slack] url", "[slack]\nurl_file = '/a'"),
+        ("[slack] events", "[slack]\nevents = ['banned']"),
+        ("[webhook] events", "[webhook]\nevents = ['lifted']"),
         ("[webhook] url", "[webhook]\nurl_env = 'A'"),
         ("[audit] path", "[audit]\npath = '/a'"),
         ("[detect] profile", "[detect]\nprofile = 'classic'"),

@@ -88,7 +88,11 @@ pub struct Config {
     /// Host names that the page answers to besides loopback's.
     pub page_hosts: Vec<String>,
     pub slack: Option<UrlFrom>,
+    /// The kinds of events for Slack; `None` for the usual ones.
+    pub slack_events: Option<Vec<String>>,
     pub webhook: Option<UrlFrom>,
+    /// The kinds of events for the webhook; `None` for all.
+    pub webhook_events: Option<Vec<String>>,
     pub audit: PathBuf,
 }
 

@@ -326,6 +326,8 @@ pub(crate) struct RawHook {
     pub url_file: Option<PathBuf>,
     pub url_env: Option<String>,
     pub url_credential: Option<String>,
+    /// The kinds of events that are posted, in place of the usual ones.
+    pub events: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

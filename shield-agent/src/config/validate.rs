@@ -116,6 +116,8 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         crowdsec,
         page: page(&raw.page),
         page_hosts: raw.page.hosts.unwrap_or_default(),
+        slack_events: event_kinds(raw.slack.events.clone(), "slack")?,
+        webhook_events: event_kinds(raw.webhook.events.clone(), "webhook")?,
         slack: url_from(raw.slack, "slack")?,
         webhook: url_from(raw.webhook, "webhook")?,
         audit: raw.audit.path.unwrap_or_else(|| PathBuf::from("/var/log/shield/audit.jsonl")),
@@ -312,6 +314,17 @@ fn url_from(raw: RawHook, section: &str) -> Result<Option<UrlFrom>> {
         bail!(Place::section(section).error(message));
     }
     Ok(first)
+}
+
+/// The kinds of events that a receiver is told.
+fn event_kinds(kinds: Option<Vec<String>>, section: &str) -> Result<Option<Vec<String>>> {
+    let Some(kinds) = kinds else { return Ok(None) };
+    if let Some(wrong) = kinds.iter().find(|kind| !text::KINDS.contains(&kind.as_str())) {
+        let known = text::KINDS.join(", ");
+        let message = format!("[{section}] events: {wrong:?} is no kind of event: use some of {known}");
+        bail!(Place::section(section).key("events").error(message));
+    }
+    Ok(Some(kinds))
 }
 
 fn sources(raw: Vec<RawSource>, proxies: &[IpNet]) -> Result<Vec<source::Settings>> {

@@ -72,6 +72,8 @@ pub(crate) struct Dispatcher<M> {
     queue: M,
     in_flight: Option<InFlight>,
     ready_at_ms: u64,
+    /// The same for what is urgent: no digest holds it up.
+    urgent_at_ms: u64,
     failures: u32,
     degraded: bool,
     phase: Phase,
@@ -98,6 +100,7 @@ impl<M: EventQueue> Dispatcher<M> {
             queue,
             in_flight: None,
             ready_at_ms: 0,
+            urgent_at_ms: 0,
             failures: 0,
             degraded: false,
             phase: Phase::Open,
@@ -132,8 +135,10 @@ impl<M: EventQueue> Dispatcher<M> {
         if self.waiting() == 0 {
             return Step::Idle;
         }
-        if now_ms < self.ready_at_ms {
-            return Step::WaitUntil(self.ready_at_ms);
+        let is_urgent = self.in_flight.is_none() && self.queue.is_urgent();
+        let ready_at_ms = if is_urgent { self.urgent_at_ms.min(self.ready_at_ms) } else { self.ready_at_ms };
+        if now_ms < ready_at_ms {
+            return Step::WaitUntil(ready_at_ms);
         }
         let queue = &mut self.queue;
         let in_flight =
@@ -148,6 +153,7 @@ impl<M: EventQueue> Dispatcher<M> {
             Answer::Refused(why) => {
                 self.give_up();
                 self.ready_at_ms = now_ms + millis(self.pace.between_posts);
+                self.urgent_at_ms = self.ready_at_ms;
                 self.degrade(format!("{why}; message discarded: check the webhook's URL"))
             }
             Answer::Failed { why, retry_after } => self.failed(why, retry_after, now_ms),
@@ -161,6 +167,7 @@ impl<M: EventQueue> Dispatcher<M> {
             (Kind::Messages, _) | (_, Phase::Closing) => self.pace.between_posts,
         };
         self.ready_at_ms = now_ms + millis(pause);
+        self.urgent_at_ms = now_ms + millis(self.pace.between_posts);
         self.failures = 0;
         let was_degraded = std::mem::take(&mut self.degraded);
         was_degraded.then(|| PartState::Active { detail: "posting".into() })
@@ -174,6 +181,7 @@ impl<M: EventQueue> Dispatcher<M> {
             Phase::Closing => self.pace.between_posts,
         };
         self.ready_at_ms = now_ms + millis(doubled.min(longest).max(retry_after));
+        self.urgent_at_ms = self.ready_at_ms;
         self.failures += 1;
         if self.in_flight.as_ref().is_some_and(|c| now_ms >= c.since_ms + millis(self.pace.give_up_after)) {
             self.give_up();

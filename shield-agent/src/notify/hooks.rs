@@ -10,7 +10,7 @@ use super::queue::EventQueue;
 use super::secret::Secret;
 use super::slack::SlackQueue;
 use super::webhook::WebhookQueue;
-use super::{Report, Settings};
+use super::{Events, Report, Settings, message};
 use crate::config::UrlFrom;
 use crate::text;
 use shield_engine::action::Notice;
@@ -34,6 +34,9 @@ struct Inner {
 struct Hook<M> {
     part: &'static str,
     from: Option<UrlFrom>,
+    /// The kinds of events that are told; `None` for the usual ones.
+    events: Option<Vec<String>>,
+    is_usual: fn(&Notice) -> bool,
     running: Option<Running<M>>,
     /// The last attempt to load the URL failed.
     has_failed: bool,
@@ -71,15 +74,23 @@ impl Hooks {
     /// Starts the receivers on the caller's runtime.
     pub(super) fn start(settings: &Settings, report: Report) -> Hooks {
         let hooks = Hooks(Arc::new(Mutex::new(Inner {
-            slack: Hook::new("slack"),
-            webhook: Hook::new("webhook"),
+            slack: Hook::new("slack", message::is_usual),
+            webhook: Hook::new("webhook", |_| true),
             pace: settings.pace,
             timeout: settings.timeout,
             report,
         })));
+        hooks.set_events(settings.events.clone());
         // Failures are reported as states.
         hooks.set(settings.slack.as_ref(), settings.webhook.as_ref());
         hooks
+    }
+
+    /// Tells each receiver these kinds of events from now on.
+    pub(crate) fn set_events(&self, events: Events) {
+        let mut inner = self.lock();
+        inner.slack.events = events.slack;
+        inner.webhook.events = events.webhook;
     }
 
     /// Reads each URL again and posts to it from now on. What could not be done is the part's state, too. Blocks while it
@@ -220,8 +231,8 @@ impl Hooks {
 }
 
 impl<M: EventQueue> Hook<M> {
-    fn new(part: &'static str) -> Hook<M> {
-        Hook { part, from: None, running: None, has_failed: false }
+    fn new(part: &'static str, is_usual: fn(&Notice) -> bool) -> Hook<M> {
+        Hook { part, from: None, events: None, is_usual, running: None, has_failed: false }
     }
 
     fn is_waiting(&self) -> bool {
@@ -229,7 +240,12 @@ impl<M: EventQueue> Hook<M> {
     }
 
     fn push(&self, notice: &Notice, at_ms: i64) {
-        if let Some(running) = &self.running {
+        let kind = text::kind(notice);
+        let is_told = match &self.events {
+            Some(events) => events.iter().any(|told| told == kind),
+            None => (self.is_usual)(notice),
+        };
+        if let Some(running) = self.running.as_ref().filter(|_| is_told) {
             running.receiver.push(notice, at_ms);
         }
     }

@@ -1,9 +1,15 @@
 //! Chat messages: a heading and labelled lines for each event that is worth interrupting somebody for. Plain text;
 //! escaping it for a chat's markup is `slack`'s business.
 
-use crate::text::{cause, lift_reason, notice_line, per_sec, printable, slow_cause, slow_term, utc};
-use shield_engine::action::{BanRecord, Notice};
+use crate::api::events;
+use crate::api::types::Severity;
+use crate::text::{
+    both_rates, cause, counted, fired, lift_reason, notice_line, per_sec, posture, printable, slow_cause,
+    slow_term, utc,
+};
+use shield_engine::action::{BanRecord, LiftReason, Notice};
 use shield_engine::time::Ends;
+use shield_engine::verdict::Rule;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
@@ -19,19 +25,46 @@ impl Message {
     }
 }
 
-/// Returns the event's message; `None` for events that are recorded in the audit log only.
-pub(super) fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
+/// Whether a channel is told of it unless the configuration names the kinds of events: not that a term is over, nor each entry
+/// of a list that somebody imports.
+pub(super) fn is_usual(notice: &Notice) -> bool {
+    match notice {
+        Notice::Lifted { reason, .. } | Notice::Released { reason, .. } => *reason != LiftReason::Expired,
+        Notice::Banned(ban) => ban.ban.rule != Rule::Imported,
+        Notice::WouldBan { ban, .. } => ban.ban.rule != Rule::Imported,
+        _ => true,
+    }
+}
+
+/// Whether somebody has to look at once: never in a digest.
+pub(super) fn is_urgent(notice: &Notice) -> bool {
+    events::severity(notice) == Severity::Critical || matches!(notice, Notice::Repaired { .. })
+}
+
+/// Returns the event's message; `None` for events that are recorded in the audit log only. The first lines are those that were
+/// always there; what a person needs at night follows: the words, the host, and the command that undoes it.
+pub(super) fn message(notice: &Notice, at_ms: i64, host: &str) -> Option<Message> {
+    let (title, mut lines) = headed(notice, at_ms)?;
+    lines.extend(details(notice));
+    lines.push(("Host", host.to_owned()));
+    lines.extend(remedy(notice));
+    lines.push(("Severity", events::severity(notice).name().to_owned()));
+    Some(Message { title, lines })
+}
+
+/// The heading and the first lines.
+fn headed(notice: &Notice, at_ms: i64) -> Option<(&'static str, Vec<(&'static str, String)>)> {
     let (title, mut lines) = match notice {
         // A list has many thousand, of whom most never come.
         Notice::Banned(ban) if ban.ban.rule.is_listed() => return None,
-        Notice::Banned(ban) => return Some(Message { title: "IP BANNED", lines: ban_lines(ban) }),
+        Notice::Banned(ban) => return Some(("IP BANNED", ban_lines(ban))),
         Notice::WouldBan { ban, because } => {
             let mut lines = ban_lines(ban);
             lines.insert(1, ("Not banned", because.clone()));
-            return Some(Message { title: "IP WOULD BE BANNED", lines });
+            return Some(("IP WOULD BE BANNED", lines));
         }
         Notice::GlobalAnomalyStarted { rate, mean, .. } => {
-            return Some(Message { title: "GLOBAL TRAFFIC ANOMALY", lines: anomaly_lines(*rate, *mean) });
+            return Some(("GLOBAL TRAFFIC ANOMALY", anomaly_lines(*rate, *mean)));
         }
         Notice::Lifted { client, reason, lasted_secs, note, .. } => {
             let mut lines = vec![("IP", client.to_string()), ("Reason", lift_reason(*reason).to_owned())];
@@ -61,6 +94,9 @@ pub(super) fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
         Notice::Recovered { part, after_secs } => {
             ("SHIELD RECOVERED", vec![("Part", part.clone()), ("Degraded for", seconds(*after_secs))])
         }
+        Notice::Repaired { part, .. } => {
+            ("FIREWALL CHANGED FROM OUTSIDE", vec![("Part", part.clone()), ("Reason", notice_line(notice))])
+        }
         Notice::Leaking { client, requests, cause } => {
             let requests = format!("{requests} since the ban");
             (
@@ -81,7 +117,56 @@ pub(super) fn message(notice: &Notice, at_ms: i64) -> Option<Message> {
         _ => return None,
     };
     lines.push(("Timestamp", utc(at_ms)));
-    Some(Message { title, lines })
+    Some((title, lines))
+}
+
+/// What a person wants to know besides.
+fn details(notice: &Notice) -> Vec<(&'static str, String)> {
+    let ban = match notice {
+        Notice::Banned(ban) => ban,
+        Notice::WouldBan { ban, .. } => ban,
+        Notice::Withheld { .. } | Notice::Leaking { .. } | Notice::BlastRadius { stopped: true, .. } => {
+            return vec![("State", posture::ATTACK_UNHANDLED.to_owned())];
+        }
+        Notice::Degraded { .. } => return vec![("State", posture::DEGRADED.to_owned())],
+        _ => return Vec::new(),
+    };
+    let mut lines = Vec::new();
+    if let Some(evidence) = &ban.evidence {
+        lines.push(("Why", fired(evidence)));
+        let requests = counted(u64::from(evidence.requests), "request");
+        lines.push((
+            "Requests",
+            format!("{requests} in {} s, {} of them failed", evidence.window_secs, evidence.errors),
+        ));
+        let paths: Vec<String> = (evidence.top_paths.iter().take(PATHS_NAMED))
+            .map(|path| format!("{} ({}x)", path.path, path.count))
+            .collect();
+        if !paths.is_empty() {
+            lines.push(("Paths", paths.join(", ")));
+        }
+    }
+    lines.extend(ban.ban.offence.map(|nth| ("Offence", nth.to_string())));
+    lines
+}
+
+/// Paths named in a message.
+const PATHS_NAMED: usize = 3;
+
+/// The command that undoes it, or that is next.
+fn remedy(notice: &Notice) -> Option<(&'static str, String)> {
+    Some(match notice {
+        Notice::Banned(ban) => ("Undo", format!("shield-agent unban {}", ban.ban.client)),
+        Notice::Slowed { slowed, unmade: None } => ("Undo", format!("shield-agent unban {}", slowed.client)),
+        Notice::Withheld { .. } | Notice::Paused { .. } | Notice::BlastRadius { stopped: true, .. } => {
+            ("Ban them", posture::RESUME.to_owned())
+        }
+        Notice::Degraded { .. } => ("What to do", "shield-agent doctor".to_owned()),
+        Notice::Leaking { client, .. } => {
+            ("What to do", format!("shield-agent explain {client}; shield-agent doctor"))
+        }
+        _ => return None,
+    })
 }
 
 fn ban_lines(ban: &BanRecord) -> Vec<(&'static str, String)> {
@@ -89,7 +174,7 @@ fn ban_lines(ban: &BanRecord) -> Vec<(&'static str, String)> {
     match &ban.evidence {
         Some(evidence) => lines.extend([
             ("Condition", evidence.condition.clone()),
-            ("Current rate", per_sec(evidence.rate)),
+            ("Current rate", both_rates(evidence.requests, evidence.window_secs, evidence.rate)),
             ("Baseline", per_sec(evidence.mean)),
         ]),
         None => {
@@ -130,8 +215,13 @@ mod tests {
     use super::*;
 
     fn check(notice: &Notice, expected: &str) {
-        let message = message(notice, samples::AT_MS).expect("worth a message");
-        assert_eq!(message.plain(), expected);
+        let message = message(notice, samples::AT_MS, "web1").expect("worth a message");
+        let plain = message.plain();
+        let rest = plain
+            .strip_prefix(expected)
+            .unwrap_or_else(|| panic!("{plain}\ndoes not begin with\n{expected}"));
+        assert!(rest.starts_with('\n') && rest.contains("\n• Host: web1\n"), "{rest}");
+        assert!(rest.lines().last().is_some_and(|line| line.starts_with("• Severity: ")), "{rest}");
     }
 
     #[test]
@@ -206,6 +296,44 @@ mod tests {
             "AUTOMATIC BANNING STOPPED\n\
              • Reason: 51 bans in 60 s > 50\n\
              • Timestamp: 2026-05-11T22:07:33Z",
+        );
+    }
+
+    #[test]
+    fn at_night_it_says_the_paths_the_offence_and_the_way_back() {
+        let plain = |notice: &Notice| message(notice, samples::AT_MS, "web1").unwrap().plain();
+        let banned = plain(&samples::banned());
+        let expected = "• Requests: 223 requests in 60 s, 4 of them failed\n\
+             • Paths: /<script>alert(1)</script> (223x)\n\
+             • Offence: 1\n\
+             • Host: web1\n\
+             • Undo: shield-agent unban 192.0.2.156\n\
+             • Severity: warning";
+        assert!(banned.ends_with(expected), "{banned}");
+        let stopped = plain(&Notice::BlastRadius { stopped: true, reason: "51 bans".into() });
+        let expected = "• State: Under attack, NOT handled\n• Host: web1\n• Ban them: shield-agent resume\n• Severity: critical";
+        assert!(stopped.ends_with(expected), "{stopped}");
+    }
+
+    /// History: 35 of 51 messages of a night were terms that were over and entries of a list.
+    #[test]
+    fn what_a_channel_is_not_told_unless_it_asks() {
+        let lifted = |reason| Notice::Lifted {
+            client: "192.0.2.7".parse().unwrap(),
+            reason,
+            lasted_secs: 600,
+            offence: 1,
+            note: None,
+        };
+        assert!(!is_usual(&lifted(LiftReason::Expired)) && is_usual(&lifted(LiftReason::Operator)));
+        let Notice::Banned(mut imported) = samples::banned_by_hand("list") else { panic!("a ban") };
+        assert!(is_usual(&Notice::Banned(imported.clone())));
+        imported.ban.rule = Rule::Imported;
+        assert!(!is_usual(&Notice::Banned(imported)));
+        let repaired =
+            Notice::Repaired { part: "iptables".into(), found: "flushed".into(), restored: 3, removed: 0 };
+        assert!(
+            is_urgent(&repaired) && is_urgent(&samples::degraded("xdp")) && !is_urgent(&samples::banned())
         );
     }
 

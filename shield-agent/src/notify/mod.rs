@@ -2,7 +2,7 @@
 //! line is all that the caller waits for.
 //!
 //! `audit` keeps the record. `message` lays out chat messages, `slack` and `webhook` queue events for their receiver,
-//! `dispatch` paces and retries posts, `post` sends them, `hooks` starts and changes the receivers. The live page is the API's business.
+//! `trial` posts a test message, `dispatch` paces and retries posts, `post` sends them, `hooks` starts and changes the receivers. The live page is the API's business.
 
 pub(crate) mod audit;
 pub(crate) mod dispatch;
@@ -14,6 +14,7 @@ mod queue;
 mod samples;
 pub(crate) mod secret;
 mod slack;
+mod trial;
 mod webhook;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use self::audit::AuditLog;
 pub(crate) use self::audit::AuditRecord;
 use self::dispatch::Pace;
 pub(crate) use self::hooks::Hooks;
+pub(crate) use self::trial::{Trial, test_posts};
 use crate::config::UrlFrom;
 use shield_engine::action::Notice;
 use shield_engine::event::{PartReport, PartState};
@@ -41,6 +43,7 @@ pub(crate) struct Settings {
     pub slack: Option<UrlFrom>,
     /// A webhook that takes JSON.
     pub webhook: Option<UrlFrom>,
+    pub events: Events,
     pub pace: Pace,
     /// Timeout of one post.
     pub timeout: Duration,
@@ -52,10 +55,23 @@ impl Default for Settings {
             audit: PathBuf::from("/var/log/shield/audit.jsonl"),
             slack: None,
             webhook: None,
+            events: Events::default(),
             pace: Pace::default(),
             timeout: post::TIMEOUT,
         }
     }
+}
+
+/// The kinds of events that each receiver is told; `None` for the usual ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Events {
+    pub slack: Option<Vec<String>>,
+    pub webhook: Option<Vec<String>>,
+}
+
+/// This host's name, as messages name it.
+fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// Records events and hands them to the receivers.

@@ -8,6 +8,11 @@ pub(crate) trait EventQueue: Send + 'static {
     /// chat. Events beyond the bound are counted instead.
     fn push(&mut self, notice: &Notice, at_ms: i64);
 
+    /// Whether the next body is one that must not wait for others to be gathered.
+    fn is_urgent(&self) -> bool {
+        false
+    }
+
     /// Number of events not taken yet.
     fn waiting(&self) -> u64;
 

@@ -1,7 +1,7 @@
-//! Slack: up to three events as messages of their own, more of them as a digest, in Block Kit with a plain-text
+//! Slack: up to three events as messages of their own, more of them as a digest, what needs somebody at once before all others, in Block Kit with a plain-text
 //! fall-back. All values are plain text to Slack (no markup, links or mentions), because clients choose some of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 
@@ -14,6 +14,8 @@ use shield_engine::verdict::Rule;
 
 /// Events that have a message of their own; with one more, all go into a digest.
 const MAX_MESSAGES: usize = 3;
+/// Urgent events that wait at most; further ones go with the others. A part that flaps must not fill a channel.
+const MAX_URGENT: usize = 10;
 /// Banned clients that a digest names.
 const MAX_BANNED: usize = 10;
 /// Other events that a digest lists.
@@ -22,8 +24,11 @@ const MAX_OTHERS: usize = 10;
 const VALUE_CHARS: usize = 250;
 
 /// The queue in front of Slack.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SlackQueue {
+    host: String,
+    /// Never in a digest.
+    urgent: VecDeque<(Notice, i64)>,
     messages: Vec<(Notice, i64)>,
     digest: Option<Digest>,
     lost: u64,
@@ -32,6 +37,7 @@ pub(super) struct SlackQueue {
 /// Many events, counted.
 #[derive(Debug)]
 struct Digest {
+    host: String,
     first_ms: i64,
     last_ms: i64,
     counts: BTreeMap<&'static str, u64>,
@@ -40,36 +46,62 @@ struct Digest {
     others: Vec<String>,
 }
 
+impl Default for SlackQueue {
+    fn default() -> SlackQueue {
+        SlackQueue::of(super::host())
+    }
+}
+
+impl SlackQueue {
+    pub(super) fn of(host: String) -> SlackQueue {
+        SlackQueue { host, urgent: VecDeque::new(), messages: Vec::new(), digest: None, lost: 0 }
+    }
+
+    fn message(&self, notice: &Notice, at_ms: i64) -> Option<Message> {
+        message::message(notice, at_ms, &self.host)
+    }
+}
+
 impl EventQueue for SlackQueue {
     fn push(&mut self, notice: &Notice, at_ms: i64) {
-        if message::message(notice, at_ms).is_none() {
+        if self.message(notice, at_ms).is_none() {
+            return;
+        }
+        if message::is_urgent(notice) && self.urgent.len() < MAX_URGENT {
+            self.urgent.push_back((notice.clone(), at_ms));
             return;
         }
         if self.digest.is_none() && self.messages.len() < MAX_MESSAGES {
             self.messages.push((notice.clone(), at_ms));
             return;
         }
-        let digest = self.digest.get_or_insert_with(|| Digest::new(at_ms));
+        let digest = self.digest.get_or_insert_with(|| Digest::new(at_ms, self.host.clone()));
         for (notice, at_ms) in self.messages.drain(..) {
             digest.add(&notice, at_ms);
         }
         digest.add(notice, at_ms);
     }
 
+    fn is_urgent(&self) -> bool {
+        !self.urgent.is_empty()
+    }
+
     fn waiting(&self) -> u64 {
-        self.messages.len() as u64 + self.digest.as_ref().map_or(0, Digest::events)
+        self.urgent.len() as u64 + self.messages.len() as u64 + self.digest.as_ref().map_or(0, Digest::events)
     }
 
     fn take(&mut self) -> Payload {
         let lost = std::mem::take(&mut self.lost);
+        if !self.urgent.is_empty() {
+            let urgent: Vec<_> = self.urgent.drain(..self.urgent.len().min(MAX_MESSAGES)).collect();
+            return self.in_full(&urgent, lost);
+        }
         if let Some(digest) = self.digest.take() {
             let body = body(&[digest.message()], lost);
             return Payload { body, events: digest.events() + lost, kind: Kind::Digest };
         }
         let messages = std::mem::take(&mut self.messages);
-        let messages: Vec<Message> =
-            messages.iter().filter_map(|(notice, at_ms)| message::message(notice, *at_ms)).collect();
-        Payload { body: body(&messages, lost), events: messages.len() as u64 + lost, kind: Kind::Messages }
+        self.in_full(&messages, lost)
     }
 
     fn count_lost(&mut self, events: u64) {
@@ -77,9 +109,18 @@ impl EventQueue for SlackQueue {
     }
 }
 
+impl SlackQueue {
+    fn in_full(&self, notices: &[(Notice, i64)], lost: u64) -> Payload {
+        let messages: Vec<Message> =
+            notices.iter().filter_map(|(notice, at_ms)| self.message(notice, *at_ms)).collect();
+        Payload { body: body(&messages, lost), events: messages.len() as u64 + lost, kind: Kind::Messages }
+    }
+}
+
 impl Digest {
-    fn new(at_ms: i64) -> Digest {
+    fn new(at_ms: i64, host: String) -> Digest {
         Digest {
+            host,
             first_ms: at_ms,
             last_ms: at_ms,
             counts: BTreeMap::new(),
@@ -90,7 +131,7 @@ impl Digest {
     }
 
     fn add(&mut self, notice: &Notice, at_ms: i64) {
-        let Some(message) = message::message(notice, at_ms) else { return };
+        let Some(message) = message::message(notice, at_ms, &self.host) else { return };
         self.first_ms = self.first_ms.min(at_ms);
         self.last_ms = self.last_ms.max(at_ms);
         *self.counts.entry(message.title).or_default() += 1;
@@ -119,6 +160,7 @@ impl Digest {
         }
         lines.extend(self.others.iter().map(|line| ("Event", line.clone())));
         lines.push(("Events in all", format!("{}, each of them in the audit log", self.events())));
+        lines.push(("Host", self.host.clone()));
         lines.push(("From", utc(self.first_ms)));
         lines.push(("To", utc(self.last_ms)));
         Message { title: "SHIELD DIGEST", lines }
@@ -201,7 +243,7 @@ mod tests {
     use super::*;
 
     fn body_of(notices: &[Notice]) -> Value {
-        let mut queue = SlackQueue::default();
+        let mut queue = SlackQueue::of("web1".into());
         notices.iter().for_each(|notice| queue.push(notice, samples::AT_MS));
         let payload = queue.take();
         assert_eq!(queue.waiting(), 0);
@@ -215,7 +257,14 @@ mod tests {
                      • Current rate: 3.72 req/s\n\
                      • Baseline: 0.10 req/s\n\
                      • Ban duration: 600 seconds\n\
-                     • Timestamp: 2026-05-11T22:07:33Z";
+                     • Timestamp: 2026-05-11T22:07:33Z\n\
+                     • Why: z-score=5.43 &gt; threshold=2.0\n\
+                     • Requests: 223 requests in 60 s, 4 of them failed\n\
+                     • Paths: /&lt;script&gt;alert(1)&lt;/script&gt; (223x)\n\
+                     • Offence: 1\n\
+                     • Host: web1\n\
+                     • Undo: shield-agent unban 192.0.2.156\n\
+                     • Severity: warning";
         let expected = json!({
             "text": format!("IP BANNED\n{lines}"),
             "blocks": [
@@ -238,7 +287,7 @@ mod tests {
         let text = body["text"].as_str().unwrap();
         assert!(!text.contains('<') && !text.contains('>'), "{text}");
         assert!(text.contains("&lt;!channel&gt; &lt;https://evil.example|click&gt; *bold* &amp;"), "{text}");
-        assert_eq!(text.lines().count(), 5, "a line break from outside begins no line: {text}");
+        assert_eq!(text.lines().count(), 8, "a line break from outside begins no line: {text}");
         for block in body["blocks"].as_array().unwrap() {
             assert_eq!(block["text"]["type"], "plain_text");
         }
@@ -247,22 +296,24 @@ mod tests {
     #[test]
     fn long_values_are_cut() {
         let body = body_of(&[samples::banned_by_hand(&"é".repeat(10_000))]);
-        assert!(body["text"].as_str().unwrap().chars().count() < 500);
+        assert!(body["text"].as_str().unwrap().chars().count() < 1_000);
     }
 
     #[test]
     fn three_events_are_three_messages_and_a_fourth_makes_a_digest() {
-        let three = [samples::banned(), samples::lifted(), samples::degraded("xdp")];
+        let anomaly_over = Notice::GlobalAnomalyEnded { rate: 0.2, mean: 0.1, lasted_secs: 90 };
+        let three = [samples::banned(), samples::lifted(), anomaly_over];
         assert_eq!(body_of(&three)["blocks"].as_array().unwrap().len(), 6);
         let mut four = three.to_vec();
         four.push(samples::banned_by_hand("<b>"));
         let expected = "SHIELD DIGEST\n\
+             • GLOBAL TRAFFIC BACK TO NORMAL: 1\n\
              • IP BANNED: 2 (z_score 1, operator 1)\n\
              • IP UNBANNED: 1\n\
-             • SHIELD DEGRADED: 1\n\
              • Banned: 192.0.2.156, 2001:db8:1:2::/64\n\
-             • Event: SHIELD DEGRADED: xdp; the program was detached; 2026-05-11T22:07:33Z\n\
+             • Event: GLOBAL TRAFFIC BACK TO NORMAL: 0.20 req/s; 0.10 req/s; 90 seconds; 2026-05-11T22:07:33Z; web1; info\n\
              • Events in all: 4, each of them in the audit log\n\
+             • Host: web1\n\
              • From: 2026-05-11T22:07:33Z\n\
              • To: 2026-05-11T22:07:33Z";
         assert_eq!(body_of(&four)["text"], expected);
@@ -276,14 +327,36 @@ mod tests {
             queue.push(&samples::banned_client(client), samples::AT_MS + i64::from(n));
             queue.push(&samples::degraded(&"part".repeat(100)), samples::AT_MS);
         }
+        let urgent: u64 = std::iter::from_fn(|| queue.is_urgent().then(|| queue.take().events)).sum();
+        assert_eq!(urgent, MAX_URGENT as u64, "the rest of those is in the digest");
         let payload = queue.take();
-        assert_eq!((payload.events, payload.kind), (100_000, Kind::Digest));
+        assert_eq!((payload.events, payload.kind), (100_000 - urgent, Kind::Digest));
         assert!(payload.body.contains("IP BANNED: 50000 (z_score 50000)"));
         assert!(payload.body.contains("and 49990 more"));
         assert!(payload.body.len() < 10_000, "{} bytes", payload.body.len());
         let json: Value = serde_json::from_str(&payload.body).unwrap();
         let section = json["blocks"][1]["text"]["text"].as_str().unwrap();
         assert!(section.chars().count() <= 3_000, "Slack takes no more: {}", section.chars().count());
+    }
+
+    /// Critical events used to disappear in the digest of the attack that they were about.
+    #[test]
+    fn what_is_urgent_comes_first_and_is_in_no_digest() {
+        let mut queue = SlackQueue::of("web1".into());
+        for n in 0..50u32 {
+            let client = Client::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n));
+            queue.push(&samples::banned_client(client), samples::AT_MS);
+        }
+        let stopped = Notice::BlastRadius { stopped: true, reason: "51 bans in 60 s > 50".into() };
+        queue.push(&stopped, samples::AT_MS);
+        assert!(queue.is_urgent());
+        let first = queue.take();
+        assert_eq!((first.events, first.kind), (1, Kind::Messages));
+        assert!(
+            first.body.contains("AUTOMATIC BANNING STOPPED") && first.body.contains("shield-agent resume")
+        );
+        assert!(!queue.is_urgent());
+        assert_eq!((queue.take().events, queue.waiting()), (50, 0));
     }
 
     #[test]

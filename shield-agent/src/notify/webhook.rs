@@ -1,7 +1,8 @@
 //! Generic webhook: every event as JSON, in batches.
 //!
-//! The body is `{"source":"shield","events":[{"at":"2026-05-11T22:07:33.000Z","event":"banned",…}],"left_out":0}`;
-//! the events' fields are those of the audit log. `left_out` counts earlier events that did not fit or could not be delivered.
+//! The body is `{"source":"shield","version":1,"host":"web1","events":[{"at":"2026-05-11T22:07:33.000Z","severity":"warning",
+//! "text":"192.0.2.7 banned for 10 min: …","event":"banned",…}],"left_out":0}`, as docs/operating.md describes it; the events' other
+//! fields are those of the audit log. `left_out` counts earlier events that did not fit or could not be delivered.
 
 use std::collections::VecDeque;
 
@@ -10,6 +11,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::queue::{EventQueue, Kind, Payload};
+use crate::api::events;
+use crate::text;
 use shield_engine::action::Notice;
 
 /// Maximum number of waiting events.
@@ -17,16 +20,29 @@ const MAX_WAITING: usize = 1_000;
 /// Maximum number of events in one body.
 const MAX_PER_BODY: usize = 100;
 
+/// Grows when a field changes its meaning or goes; new fields come without it.
+const VERSION: u32 = 1;
+
 /// The queue in front of a webhook.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct WebhookQueue {
+    host: String,
     waiting: VecDeque<Box<RawValue>>,
     left_out: u64,
+}
+
+impl Default for WebhookQueue {
+    fn default() -> WebhookQueue {
+        WebhookQueue { host: super::host(), waiting: VecDeque::new(), left_out: 0 }
+    }
 }
 
 #[derive(Serialize)]
 struct TimedEvent<'a> {
     at: String,
+    severity: &'static str,
+    /// In plain words.
+    text: String,
     #[serde(flatten)]
     notice: &'a Notice,
 }
@@ -37,7 +53,9 @@ impl EventQueue for WebhookQueue {
             self.left_out += 1;
             return;
         }
-        match serde_json::value::to_raw_value(&TimedEvent { at: super::audit::stamp(at_ms), notice }) {
+        let (severity, text) = (events::severity(notice).name(), text::notice_line(notice));
+        let event = TimedEvent { at: super::audit::stamp(at_ms), severity, text, notice };
+        match serde_json::value::to_raw_value(&event) {
             Ok(event) => self.waiting.push_back(event),
             Err(_) => self.left_out += 1,
         }
@@ -50,7 +68,14 @@ impl EventQueue for WebhookQueue {
     fn take(&mut self) -> Payload {
         let events: Vec<Box<RawValue>> = self.waiting.drain(..self.waiting.len().min(MAX_PER_BODY)).collect();
         let left_out = std::mem::take(&mut self.left_out);
-        let body = json!({ "source": "shield", "events": events, "left_out": left_out }).to_string();
+        let body = json!({
+            "source": "shield",
+            "version": VERSION,
+            "host": self.host,
+            "events": events,
+            "left_out": left_out,
+        })
+        .to_string();
         Payload { body, events: events.len() as u64 + left_out, kind: Kind::Messages }
     }
 
@@ -77,6 +102,12 @@ mod tests {
         assert_eq!(event["at"], "2026-05-11T22:07:33.000Z");
         assert_eq!(event["event"], "banned");
         assert_eq!(event["client"], "192.0.2.156");
+        assert_eq!(event["severity"], "warning");
+        assert!(event["text"].as_str().unwrap().starts_with("192.0.2.156 banned for 10 min: "), "{event}");
+        assert_eq!(
+            (&body["version"], body["host"].as_str()),
+            (&json!(1), Some(super::super::host().as_str()))
+        );
         assert_eq!(event["evidence"]["top_paths"][0]["path"], "/<script>alert(1)</script>");
     }
 

@@ -47,7 +47,7 @@ pub(crate) use name::{
     rule_title,
 };
 pub(crate) use network::{by_network, networks};
-pub(crate) use notice::{KINDS, kind, notice_line};
+pub(crate) use notice::{KINDS, kind, notice_line, test_message};
 pub(crate) use quantity::{
     bytes, count, counted, duration, per_sec, percent, plural, printable, term, until, utc,
     write_plain_counts,

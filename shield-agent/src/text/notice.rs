@@ -184,6 +184,11 @@ fn line(notice: &Notice) -> String {
     }
 }
 
+/// The words of `shield-agent notify test`.
+pub(crate) fn test_message(host: &str) -> String {
+    format!("SHIELD TEST\nThis is a test message from {host}: what happens there is told here.")
+}
+
 /// Those who get through, by network and by what they do.
 fn withheld(bans: &[BanRecord], because: &str) -> String {
     if let [ban] = bans {
