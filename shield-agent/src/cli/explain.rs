@@ -102,6 +102,7 @@ fn story(ban: &Ban, explanation: &Explanation) -> Vec<String> {
         0 => format!("offences   {}, this ban is for none", explanation.offences.count),
         nth => format!("offences   {nth}, this one included"),
     });
+    lines.extend(wanted(explanation));
     let Some(evidence) = &ban.evidence else { return lines };
     lines.extend([String::new(), "What led to the ban:".to_owned()]);
     lines.push(format!("  rule       {}: {}", evidence.rule.name(), text::fired(evidence)));
@@ -120,6 +121,11 @@ fn story(ban: &Ban, explanation: &Explanation) -> Vec<String> {
     }
     lines.extend(paths("Most requested then, in the same time:", &evidence.top_paths));
     lines
+}
+
+/// Who else wants it banned.
+fn wanted(explanation: &Explanation) -> impl Iterator<Item = String> {
+    explanation.wanted_by.iter().map(|wanted| format!("wanted by  {}", text::fleet::wanted(wanted)))
 }
 
 fn charged_line(charged: &Charged) -> String {
@@ -166,9 +172,7 @@ fn record(explanation: &Explanation) -> Vec<String> {
 /// Lines that are only known for the present.
 fn current(explanation: &Explanation) -> Vec<String> {
     let mut lines = Vec::new();
-    for wanted in &explanation.wanted_by {
-        lines.push(format!("wanted by  {}", text::fleet::wanted(wanted)));
-    }
+    lines.extend(wanted(explanation));
     for entry in &explanation.allowed {
         lines.push(format!("allowed    {}: {}", entry.network, entry.words));
     }
