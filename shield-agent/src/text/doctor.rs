@@ -123,7 +123,7 @@ pub(crate) fn banning_stopped(why: &str) -> Said {
 pub(crate) fn banning_paused(until_ms: i64) -> Said {
     said(
         "Automatic bans are paused, because an operator said so.",
-        &super::posture::paused(until_ms),
+        super::posture::paused(until_ms),
         vec![run(super::posture::RESUME)],
     )
 }
