@@ -325,6 +325,7 @@ Earlier bans:
             evidence: Some(Box::new(evidence)),
             dropped: Some(Drops { packets: 12_345, bytes: 1_572_864 }),
             enforced_by: Some(vec![EnforcerName::Iptables, EnforcerName::Xdp]),
+            leaking: None,
         };
         let quiet = |rule| RuleState {
             rule,

@@ -351,6 +351,6 @@ mod tests {
 
     #[test]
     fn events_for_the_audit_log_only() {
-        assert_eq!(message(&Notice::Stopping { bans: 3 }, samples::AT_MS), None);
+        assert_eq!(message(&Notice::Stopping { bans: 3 }, samples::AT_MS, "web1"), None);
     }
 }

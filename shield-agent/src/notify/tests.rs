@@ -138,6 +138,7 @@ impl Bench {
                 ..Pace::default()
             },
             timeout: Duration::from_millis(300),
+            events: Events::default(),
         };
         let reports = Arc::new(Mutex::new(Vec::new()));
         let reported = Arc::clone(&reports);
