@@ -35,8 +35,8 @@ impl World {
     fn create() -> World {
         let server = Namespace::create("server").unwrap();
         let home = Home::create().unwrap();
-        // As /run, the sandbox leaves it writable.
-        let run = tempfile::tempdir_in("/dev/shm").unwrap();
+        // The sandbox leaves it writable.
+        let run = tempfile::tempdir_in("/run").unwrap();
         std::fs::set_permissions(run.path(), Permissions::from_mode(0o755)).unwrap();
         let settings = Settings {
             folder: run.path().join("deny"),
@@ -54,7 +54,7 @@ impl World {
         let Commands { test, reload, workers, .. } = commands;
         let more = format!(
             "[iptables]\nmode = \"off\"\n[xdp]\nmode = \"off\"\n[page]\nenabled = false\n\
-             [nginx]\nmode = \"required\"\nbackend = \"map\"\nfolder = {:?}\nstatus = {STATUS}\n\
+             [nginx]\nmode = \"on\"\nbackend = \"map\"\nfolder = {:?}\nstatus = {STATUS}\n\
              test_command = {test:?}\nreload_command = {reload:?}\nworkers_command = {workers:?}\n",
             self.settings.folder
         );

@@ -179,7 +179,7 @@ impl MapEnforcer {
     fn expect_new_workers(&mut self, before: &Workers) -> Result<()> {
         let began = Instant::now();
         loop {
-            if self.look().is_none_or(|workers| workers.have_replaced(before)) {
+            if self.look().is_some_and(|workers| workers.have_replaced(before)) {
                 return Ok(());
             }
             if began.elapsed() >= NEW_WORKERS {
