@@ -44,6 +44,8 @@ fn everything() -> Vec<(&'static str, &'static str, String, Option<Value>)> {
         get("/fleet", ""),
         post("/fleet/forget", json!({"origin": "web-2"})),
         post("/fleet/trust", json!({"origin": "web-2"})),
+        post("/pause", json!({"secs": 1800, "reason": "a load test"})),
+        post("/resume", json!({"reason": "it is over"})),
         post("/ban", json!({"clients": clients, "term": {"secs": 60}, "reason": "scraping"})),
         post("/ban", json!({"clients": clients, "term": "permanent"})),
         post("/unban", json!({"clients": clients, "forget": true})),

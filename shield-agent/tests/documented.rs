@@ -10,7 +10,7 @@ const FILES: [&str; 4] =
     ["README.md", "docs/operating.md", "docs/troubleshooting.md", "docs/behind-a-proxy.md"];
 
 /// Programs of others that a reader is told to run.
-const OTHERS: [&str; 22] = [
+const OTHERS: [&str; 23] = [
     "apt",
     "cargo",
     "curl",
@@ -27,6 +27,7 @@ const OTHERS: [&str; 22] = [
     "podman",
     "packaging/install.sh",
     "packaging/uninstall.sh",
+    "packaging/rolling-update.sh",
     "ssh",
     "dpkg",
     "namei",

@@ -27,10 +27,10 @@ use super::metrics::{self, ApiCounts};
 use super::operation::{BASE, Operation};
 use super::stream::EventStream;
 use super::types::{
-    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ConfigView, EventList, Explanation,
-    FleetView, ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS,
-    OriginRequest, PauseReport, PauseRequest, Range, ReloadReport, ResumeReport, ResumeRequest, Term,
-    Transport, UnbanRequest, Whoami,
+    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ConfigView, EventList, Explanation, FleetView,
+    ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, OriginRequest,
+    PauseReport, PauseRequest, Range, ReloadReport, ResumeReport, ResumeRequest, Term, Transport,
+    UnbanRequest, Whoami,
 };
 use super::{Settings, convert};
 use crate::edge::format::EdgeFormat;

@@ -100,7 +100,7 @@ mod tests {
         let error = rule("proing").unwrap_err();
         assert!(
             error.starts_with("\"proing\" is not a rule: use one of z_score, ")
-                && error.ends_with(", remote"),
+                && error.ends_with(", crowdsec"),
             "{error}"
         );
     }

@@ -75,7 +75,8 @@ pub(crate) async fn run(args: &UnbanArgs, client: &AgentClient) -> Result<Exit> 
 }
 
 async fn lift(args: &UnbanArgs, clients: Vec<Client>, client: &AgentClient) -> Result<Reply> {
-    let request = UnbanRequest { clients, forget: !args.keep_offences, here: args.here, reason: args.reason.clone() };
+    let request =
+        UnbanRequest { clients, forget: !args.keep_offences, here: args.here, reason: args.reason.clone() };
     Ok(client.post(Operation::Unban, &request).await?)
 }
 

@@ -217,6 +217,17 @@ impl FakeBackend {
         *self.trouble.lock().unwrap() = Some(Trouble::Fails(words));
     }
 
+    /// The end of the pause that was asked for last, unless it was ended since.
+    fn paused_until_ms(&self, now_ms: i64) -> Option<i64> {
+        let commands = self.commands.lock().unwrap();
+        let latest = commands.iter().rev().find_map(|command| match command {
+            Command::Pause { secs, .. } => Some(Some(now_ms + 1000 * secs.cast_signed())),
+            Command::Resume { .. } => Some(None),
+            _ => None,
+        });
+        latest.flatten()
+    }
+
     fn later<T: Send + 'static>(&self, answer: T) -> Later<'_, T> {
         match &*self.trouble.lock().unwrap() {
             Some(Trouble::Hangs) => Box::pin(std::future::pending()),
@@ -249,7 +260,7 @@ impl Backend for FakeBackend {
             slowed: 0,
             slowed_total: 0,
             stopped: Some("21 % of the clients".to_owned()),
-            paused_until_ms: None,
+            paused_until_ms: self.paused_until_ms(now.wall_ms),
             withheld: Vec::new(),
             withheld_total: 0,
             leaking: 0,
