@@ -164,22 +164,28 @@ impl MapEnforcer {
         }
     }
 
-    /// nginx's workers now; `None` where they cannot be told.
+    /// nginx's workers now, taken into account; `None` where they cannot be told.
     fn look(&mut self) -> Option<Workers> {
+        let workers = self.workers()?;
+        self.generations.see(&workers);
+        Some(workers)
+    }
+
+    fn workers(&self) -> Option<Workers> {
         let argv = &self.settings.commands.workers;
         let ended = Some(argv).filter(|argv| !argv.is_empty());
         let ended = ended.and_then(|argv| command::run(argv, &self.settings.folder, NEW_WORKERS).ok());
         // Its exit code says nothing: that of `systemctl status` is 3 for a unit that does not run.
-        let workers = ended.and_then(|ended| Workers::parse(&ended.output))?;
-        self.generations.see(&workers);
-        Some(workers)
+        ended.and_then(|ended| Workers::parse(&ended.output))
     }
 
     /// A reload that nginx does not follow, because its configuration is wrong, succeeds all the same: the signal was sent.
     fn expect_new_workers(&mut self, before: &Workers) -> Result<()> {
         let began = Instant::now();
         loop {
-            if self.look().is_some_and(|workers| workers.have_replaced(before)) {
+            // While old and new ones serve side by side they would be taken for one generation.
+            if let Some(workers) = self.workers().filter(|workers| workers.have_replaced(before)) {
+                self.generations.see(&workers);
                 return Ok(());
             }
             if began.elapsed() >= NEW_WORKERS {
