@@ -129,8 +129,12 @@ fn a_second_agent_in_a_network_namespace_is_refused_and_told_of_the_first() {
     assert_eq!(site.request(ATTACKER).unwrap(), Some(200), "the operator meant it");
     kill(pid, Signal::SIGCONT).unwrap();
     agent.kill().unwrap();
-    // The kernel has freed the lock, and another network namespace has its own.
-    site.home.command(&site.server, &["cleanup"]).unwrap();
+    // The kernel frees the lock, once a child that the agent was just starting has become another program too.
+    wait::until("the dead agent's lock to be free", Duration::from_secs(20), || {
+        Ok(site.home.command_output(&site.server, &["cleanup"])?.status.success().then_some(()))
+    })
+    .unwrap();
+    // Another network namespace has its own.
     let _other = Agent::start_in_unit(&site.street, &second, &[]).unwrap();
     let _again = site.start_agent(&[]).unwrap();
 }
