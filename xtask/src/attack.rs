@@ -24,6 +24,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let profile = if arguments.debug { Profile::Dev } else { Profile::Release };
     // By itself, so that nothing of the tests' own build gets into it.
     build::everything(profile)?;
+    build::sandbox(profile)?;
     let cargo = ["run", "--quiet", "--package", "shield-tests", "--bin", "attack"];
     let mut attack = sh::cargo_as_root(&[&cargo, profile.flags(), &["--"]].concat())?;
     sh::run_for_output(attack.args(&arguments.rest))

@@ -55,6 +55,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if matches!(arguments.name, Name::Xdp) {
         build_ebpf::build_empty()?;
     }
+    if arguments.name.needs_root() {
+        build::sandbox(Profile::Release)?;
+    }
     let binary = arguments.name.binary();
     let cargo = ["run", "--quiet", "--release", "--package", "shield-tests", "--bin", &binary, "--"];
     let mut bench = if arguments.name.needs_root() {

@@ -66,3 +66,9 @@ pub(crate) fn target_folder() -> PathBuf {
         None => sh::root_folder().join("target"),
     }
 }
+
+/// Builds the launcher of agents that run as in the shipped unit, which `cargo run` of another program does not.
+pub(crate) fn sandbox(profile: Profile) -> Result<()> {
+    let build = ["build", "--quiet", "--package", "shield-tests", "--bin", "unit-sandbox"];
+    sh::run(sh::cargo().args(build).args(profile.flags()))
+}
