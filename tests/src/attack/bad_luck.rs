@@ -132,8 +132,10 @@ fn disk_full() -> Result<String> {
     let listed = target.home.json(&target.namespace, &["bans", "--all"])?.to_string();
     let missing = attackers.iter().filter(|attacker| !listed.contains(&format!("\"{attacker}\""))).count();
     ensure!(missing == 0, "{missing} of {} bans are not listed", attackers.len());
-    let parts = target.status()?["parts"].to_string();
-    ensure!(parts.contains("free some space"), "the full disk is not said: {parts}");
+    // A ban is in the kernel before the disk is asked.
+    wait::until("the full disk to be said", PATIENCE, || {
+        Ok(target.status()?["parts"].to_string().contains("free some space").then_some(()))
+    })?;
     let target = target.start_again(Agent::kill, |_| Ok(()))?;
     let took = target.still_bans()?;
     disk.clear()?;
