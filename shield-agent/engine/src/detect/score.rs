@@ -253,8 +253,11 @@ impl Scores {
             || self.habits.is_broken(template, asked.second)
             || self.habits.refused_at(template, network, asked.second) > 0;
         let first = self.accounts.get(asked.key).map_or(asked.second, Account::opened);
-        let is_newcomer =
-            matches!(asked.method, b"GET" | b"HEAD") && first >= asked.watched_from + KNOWN_AFTER_SECS;
+        // A script of a page that was open overnight asks its interface every second; it asks for no folder.
+        let is_folder = asked.path.ends_with(b"/") && memchr::memmem::find(asked.path, b"/api").is_none();
+        let is_newcomer = is_folder
+            && matches!(asked.method, b"GET" | b"HEAD")
+            && first >= asked.watched_from + KNOWN_AFTER_SECS;
         (!is_known).then(|| Piece {
             kind: Kind::Unauthorised,
             points: if is_newcomer { UNAUTHORISED_NEWCOMER } else { UNAUTHORISED },
