@@ -223,6 +223,14 @@ mod tests {
         assert_eq!(forms.answered(2, client(2), 422, second + 3), 0, "and does");
         assert_eq!(forms.answered(1, client(101), 419, second + 2), 0, "a session has run out");
         assert_eq!(forms.answered(1, client(101), 429, second + 3), REFUSED);
+        for (status, weight) in [(400, 0), (401, 0), (402, REFUSED)] {
+            assert_eq!(forms.answered(1, client(1), status, second + 4), REFUSED, "{status} to a stranger");
+            assert_eq!(
+                forms.answered(1, client(101), status, second + 5),
+                weight,
+                "{status} to who is known"
+            );
+        }
     }
 
     #[test]

@@ -65,9 +65,14 @@ fn five_probes() -> Vec<Asked> {
         .into()
 }
 
-const STAY: [Kind; 18] = [
+const STAY: [Kind; 19] = [
     ("a program with a wrong password that watches six things all along", 1800, |t| {
-        every(15, t, || (0..6).map(|n| get(format!("/metrics/{n}"), 401)).collect())
+        every(15, t, || (0..6).map(|n| get(format!("/metrics/{n}/"), 401)).collect())
+    }),
+    ("a page that was open overnight, and asks on", 1500, |t| match t {
+        0 => vec![get("/", 200)],
+        1000.. => vec![get("/api/notifications", 401)],
+        _ => Vec::new(),
     }),
     ("covers by number, every second one missing", 20, |t| {
         (0..8)
@@ -82,7 +87,7 @@ const STAY: [Kind; 18] = [
         every(4, t, || beside.iter().map(|end| get(film(end), 404)).chain([found]).collect())
     }),
     ("an installer of modules whose proxy has none", 120, |t| {
-        vec![get(format!("/{}.org/x/{}/@v/list", word(t % 7), word(t)), 404)]
+        vec![get(format!("/{}.org/{}/@v/list", word(t), word(t + 300)), 404)]
     }),
     ("a page of comments without the writers' pictures", 60, |t| {
         every(20, t, || {

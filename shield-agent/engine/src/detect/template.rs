@@ -102,11 +102,13 @@ pub(crate) fn names_an_item(path: &[u8]) -> bool {
     {
         return true;
     }
-    path.split(|byte| !is_token_byte(*byte)).any(|token| {
-        token.len() >= MIN_UNGUESSABLE
-            && token.windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit()).count()
-                >= MIN_UNGUESSABLE_CHANGES
-    })
+    path.split(|byte| !is_token_byte(*byte))
+        .any(|token| token.len() >= MIN_UNGUESSABLE && changes(token) >= MIN_UNGUESSABLE_CHANGES)
+}
+
+/// How often a token changes between letters and digits.
+fn changes(token: &[u8]) -> usize {
+    token.windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit()).count()
 }
 
 fn is_hex(token: &[u8]) -> bool {
@@ -171,9 +173,8 @@ enum Token {
 /// Adds a token: as it is, or a mark for a number or an identifier.
 fn add_token(hash: &mut StableHash, token: &[u8]) -> Token {
     let digits = token.iter().filter(|byte| byte.is_ascii_digit()).count();
-    let changes = token.windows(2).filter(|two| two[0].is_ascii_digit() != two[1].is_ascii_digit()).count();
     let is_number_in_hex = token.len() >= MIN_HEX_IDENTIFIER && digits >= MIN_HEX_NUMBERS && is_hex(token);
-    let is_identifier = is_number_in_hex || (token.len() >= MIN_IDENTIFIER && changes >= MIN_CHANGES);
+    let is_identifier = is_number_in_hex || (token.len() >= MIN_IDENTIFIER && changes(token) >= MIN_CHANGES);
     if is_identifier || token.len() - digits > MAX_WORD {
         hash.add(b"#");
         Token::Item
