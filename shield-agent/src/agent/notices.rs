@@ -42,6 +42,10 @@ fn log_notice(notice: &Notice) {
         }
         Notice::WouldBan { ban, because } => {
             let (client, rule, until) = (ban.ban.client, ban.ban.rule, end_of(ban.ban.ends));
+            if rule.is_listed() {
+                tracing::debug!(%client, %rule, until, %because, "would ban");
+                return;
+            }
             tracing::info!(%client, %rule, until, %because, "would ban");
         }
         Notice::Lifted { client, reason: reason @ LiftReason::Withdrawn, lasted_secs, .. } => {

@@ -120,7 +120,7 @@ pub struct BanQuery {
     pub search: Option<String>,
     /// Only bans for this rule.
     pub rule: Option<shield_engine::verdict::Rule>,
-    /// Leaves out imported bans.
+    /// Leaves out bans of lists, imported ones and those that are read by themselves.
     pub no_imported: bool,
     /// The order.
     pub sort: BanSort,

@@ -227,7 +227,7 @@ pub(super) struct BansParams {
     q: Option<String>,
     /// Only bans for this rule.
     rule: Option<Rule>,
-    /// `false` leaves out imported bans.
+    /// `false` leaves out bans of lists: imported ones, blocklists' and CrowdSec's.
     imported: Option<bool>,
     /// `since`: newest first. `ends`: ending soonest first, permanent last. `client`: by the client's text.
     #[serde(default)]

@@ -9,7 +9,6 @@ use crate::text::{
 };
 use shield_engine::action::{BanRecord, LiftReason, Notice};
 use shield_engine::time::Ends;
-use shield_engine::verdict::Rule;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
@@ -25,13 +24,14 @@ impl Message {
     }
 }
 
-/// Whether a channel is told of it unless the configuration names the kinds of events: not that a term is over, nor each entry
-/// of a list that somebody imports.
+/// Whether a channel is told of it unless the configuration names the kinds of events: not that a term is over or that who wanted
+/// the ban wants it no more, nor each entry of a list.
 pub(super) fn is_usual(notice: &Notice) -> bool {
     match notice {
-        Notice::Lifted { reason, .. } | Notice::Released { reason, .. } => *reason != LiftReason::Expired,
-        Notice::Banned(ban) => ban.ban.rule != Rule::Imported,
-        Notice::WouldBan { ban, .. } => ban.ban.rule != Rule::Imported,
+        Notice::Lifted { reason, .. } | Notice::Released { reason, .. } => {
+            !matches!(reason, LiftReason::Expired | LiftReason::Withdrawn)
+        }
+        Notice::Banned(ban) | Notice::WouldBan { ban, .. } => !ban.ban.rule.is_of_a_list(),
         _ => true,
     }
 }
@@ -56,7 +56,7 @@ pub(super) fn message(notice: &Notice, at_ms: i64, host: &str) -> Option<Message
 fn headed(notice: &Notice, at_ms: i64) -> Option<(&'static str, Vec<(&'static str, String)>)> {
     let (title, mut lines) = match notice {
         // A list has many thousand, of whom most never come.
-        Notice::Banned(ban) if ban.ban.rule.is_listed() => return None,
+        Notice::Banned(ban) | Notice::WouldBan { ban, .. } if ban.ban.rule.is_listed() => return None,
         Notice::Banned(ban) => return Some(("IP BANNED", ban_lines(ban))),
         Notice::WouldBan { ban, because } => {
             let mut lines = ban_lines(ban);
@@ -211,6 +211,8 @@ fn seconds(secs: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shield_engine::verdict::Rule;
+
     use super::super::samples;
     use super::*;
 
@@ -326,6 +328,7 @@ mod tests {
             note: None,
         };
         assert!(!is_usual(&lifted(LiftReason::Expired)) && is_usual(&lifted(LiftReason::Operator)));
+        assert!(!is_usual(&lifted(LiftReason::Withdrawn)), "a list may let go of thousands");
         let Notice::Banned(mut imported) = samples::banned_by_hand("list") else { panic!("a ban") };
         assert!(is_usual(&Notice::Banned(imported.clone())));
         imported.ban.rule = Rule::Imported;

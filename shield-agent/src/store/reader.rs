@@ -44,7 +44,7 @@ pub struct BanQuery {
     pub search: Option<String>,
     /// Only bans for this rule.
     pub rule: Option<Rule>,
-    /// Leaves out imported bans.
+    /// Leaves out bans of lists, imported ones and those that are read by themselves.
     #[serde(default)]
     pub no_imported: bool,
     #[serde(default)]
@@ -338,7 +338,7 @@ impl Matcher {
 
     pub(crate) fn matches(&self, client: Client, rule: Rule) -> bool {
         self.rule.is_none_or(|wanted| wanted == rule)
-            && !(self.no_imported && rule == Rule::Imported)
+            && !(self.no_imported && rule.is_of_a_list())
             && self.search.as_ref().is_none_or(|(text, holders)| {
                 let client = client.to_string();
                 client.starts_with(text.as_str()) || holders.contains(&client)
@@ -371,10 +371,19 @@ impl Filter {
         let plus = if many_matches { "+" } else { "" };
         let search = self.search.as_ref().map(|text| text.replace("COLUMN", &format!("{plus}client")));
         let rule = self.rule.map(|text| text.replace("COLUMN", &format!("{plus}rule")));
-        // Two ranges of an index, which `<>` would not use.
         let own = self.no_imported.then(|| {
-            let name = Rule::Imported.name();
-            format!("({plus}rule < '{name}' OR {plus}rule > '{name}')")
+            // Ranges of an index, which `<>` would not use.
+            let mut lists: Vec<_> =
+                Rule::ALL.into_iter().filter(|rule| rule.is_of_a_list()).map(Rule::name).collect();
+            lists.sort_unstable();
+            let first = lists.first().map(|name| format!("{plus}rule < '{name}'"));
+            let last = lists.last().map(|name| format!("{plus}rule > '{name}'"));
+            let between = lists.windows(2).map(|two| {
+                let [after, before] = two else { unreachable!("windows of two") };
+                format!("({plus}rule > '{after}' AND {plus}rule < '{before}')")
+            });
+            let ranges: Vec<String> = first.into_iter().chain(between).chain(last).collect();
+            format!("({})", ranges.join(" OR "))
         });
         let all: Vec<String> = search.into_iter().chain(rule).chain(own).collect();
         if all.is_empty() { String::new() } else { format!("WHERE {}", all.join(" AND ")) }

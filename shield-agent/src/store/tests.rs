@@ -400,12 +400,13 @@ fn an_overtaken_count_of_offences_changes_nothing() {
 }
 
 #[test]
-fn imported_bans_can_be_left_out() {
+fn bans_of_lists_can_be_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = open(&settings(dir.path()), NOW);
     let imported = |n: u32| {
         let mut ban = ban(n, u64::from(n) + 1, Ends::Never);
-        ban.ban.rule = if n.is_multiple_of(3) { Rule::Imported } else { ban.ban.rule };
+        let lists = [Rule::Imported, Rule::Blocklist, Rule::Crowdsec];
+        ban.ban.rule = if n.is_multiple_of(3) { lists[n as usize / 3] } else { ban.ban.rule };
         Record::Banned(Box::new(ban))
     };
     store.commit(&(0..9).map(imported).collect::<Vec<_>>(), NOW).unwrap();
@@ -415,7 +416,7 @@ fn imported_bans_can_be_left_out() {
             BanQuery { no_imported, search: search.map(str::to_owned), limit: 9, ..BanQuery::default() };
         let page = reader.bans(&query, NOW).unwrap();
         assert_eq!(page.bans.len() as u64, page.total);
-        assert!(!no_imported || page.bans.iter().all(|ban| ban.ban.rule != Rule::Imported));
+        assert!(!no_imported || page.bans.iter().all(|ban| !ban.ban.rule.is_of_a_list()));
         page.total
     };
     assert_eq!((total(false, None), total(true, None)), (9, 6));

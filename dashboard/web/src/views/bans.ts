@@ -17,8 +17,15 @@ const REFRESH_MS = 2_500;
 /** Bans within this time lead to one refresh. */
 const BURST_MS = 250;
 
-/** The number of imported bans changes rarely. */
-const COUNT_IMPORTED_MS = 15_000;
+/** Rules whose bans are many and hide who attacks, as their clients are told of. */
+const LISTS: [RuleName, string][] = [
+  ["imported", "of imported lists"],
+  ["blocklist", "on blocklists"],
+  ["crowdsec", "that CrowdSec decided on"],
+];
+
+/** The numbers of their bans change rarely. */
+const COUNT_LISTS_MS = 15_000;
 
 /** Slowed clients that are named. */
 const MAX_SLOWED = 10;
@@ -30,8 +37,9 @@ export class Bans {
   private next: string | null = null;
   private requests = 0;
   private isDry = false;
-  private importedCount = 0;
-  private importedAt = Number.NEGATIVE_INFINITY;
+  private listCounts = LISTS.map(() => 0);
+  private listsShown = "[]";
+  private listsAt = Number.NEGATIVE_INFINITY;
   private refreshTimer: ReturnType<typeof setTimeout> | undefined;
   private readonly rows: Keyed<Ban, BanRow>;
   private readonly rule = byId<HTMLSelectElement>("bans-rule");
@@ -46,7 +54,6 @@ export class Bans {
   ) {
     this.rows = new Keyed(byId("bans-rows"), (ban) => ban.client, (ban) => new BanRow(ban, explain));
     byId("ban-button").addEventListener("click", () => banDialog(null));
-    byId("imported-button").addEventListener("click", () => this.choose("imported"));
     this.rule.addEventListener("change", () => this.ask());
     this.sort.addEventListener("change", () => this.ask());
     this.previousButton.addEventListener("click", () => this.turn(this.cursors.slice(0, -1)));
@@ -75,7 +82,7 @@ export class Bans {
     try {
       const page = await api.bans({ ...this.query, limit: PER_PAGE, cursor: this.cursors.at(-1) ?? null, imported: this.isFiltered });
       if (ticket === this.requests) this.show(page);
-      await this.countImported();
+      await this.countLists();
     } catch (error) {
       if (ticket === this.requests) this.failed(error);
     }
@@ -140,15 +147,24 @@ export class Bans {
     this.showSlowed(page);
   }
 
-  /** Imported lists are one line, because they hide who attacks; a search or a filter looks into them too. */
-  private async countImported(): Promise<void> {
-    if (performance.now() - this.importedAt > COUNT_IMPORTED_MS) {
-      this.importedAt = performance.now();
-      const page = await api.bans({ q: "", rule: "imported", sort: "since", limit: 1, cursor: null, imported: true });
-      this.importedCount = page.total;
+  /** Lists are a line each, because they hide who attacks; a search or a filter looks into them too. */
+  private async countLists(): Promise<void> {
+    if (performance.now() - this.listsAt > COUNT_LISTS_MS) {
+      this.listsAt = performance.now();
+      const pages = LISTS.map(([rule]) => api.bans({ q: "", rule, sort: "since", limit: 1, cursor: null, imported: true }));
+      this.listCounts = (await Promise.all(pages)).map((page) => page.total);
     }
-    byId("bans-imported").hidden = this.importedCount === 0 || this.isFiltered;
-    setText(byId("imported-text"), `${plural(this.importedCount, "client", "clients")} of imported lists ${this.importedCount === 1 ? "is" : "are"} banned as well.`);
+    const lines = this.isFiltered ? [] : LISTS.map(([rule, words], at) => ({ rule, words, clients: this.listCounts[at] ?? 0 })).filter(({ clients }) => clients > 0);
+    // Only what is new, so that a button keeps the focus.
+    const shown = JSON.stringify(lines);
+    if (shown === this.listsShown) return;
+    this.listsShown = shown;
+    byId("bans-lists").replaceChildren(
+      ...lines.map(({ rule, words, clients }) => {
+        const text = `${plural(clients, "client", "clients")} ${words} ${clients === 1 ? "is" : "are"} banned as well. `;
+        return h("p", { class: "folded" }, text, h("button", { type: "button", class: "quiet", click: () => this.choose(rule) }, "Show them"));
+      }),
+    );
   }
 
   /** The slowed clients, who are not banned: the first page names them. */

@@ -78,6 +78,11 @@ impl Rule {
         self == Rule::Remote || self.is_listed()
     }
 
+    /// Whether the ban is one of a list's, read by itself or imported.
+    pub fn is_of_a_list(self) -> bool {
+        self == Rule::Imported || self.is_listed()
+    }
+
     /// Whether the client stands on a list: one of many thousand, of whom most never come here.
     pub fn is_listed(self) -> bool {
         matches!(self, Rule::Blocklist | Rule::Crowdsec)
