@@ -126,11 +126,15 @@ pub trait Enforcer: Send {
         self.reconcile(desired, exempt, now)
     }
 
-    /// Returns what was dropped of each client since its ban, `None` where that is unknown.
-    fn drops(&mut self, clients: &[Client]) -> Result<Vec<Option<Drops>>>;
+    /// Returns what was dropped of each client since its ban, `None` where that is unknown, as for one that refuses elsewhere.
+    fn drops(&mut self, clients: &[Client]) -> Result<Vec<Option<Drops>>> {
+        Ok(vec![None; clients.len()])
+    }
 
     /// Returns what was dropped in total since the enforcer was set up.
-    fn total_drops(&mut self) -> Result<Drops>;
+    fn total_drops(&mut self) -> Result<Drops> {
+        Ok(Drops::default())
+    }
 
     /// Removes everything of Shield's from the kernel and nothing else. Returns the names of what it removed.
     fn cleanup(&mut self) -> Result<Vec<String>>;

@@ -22,7 +22,7 @@ use self::held::{Held, names_of};
 pub use self::map::MapEnforcer;
 use self::names::Name;
 pub use self::settings::{Backend, Commands, Settings};
-use super::ban::{Ban, Drops, Failure};
+use super::ban::{Ban, Failure};
 use super::desired::Desired;
 use super::enforcer::Enforcer;
 use crate::text::nginx;
@@ -260,15 +260,6 @@ impl Enforcer for NginxEnforcer {
         let was_wrong = had_few_looks && !self.few_looks_are_enough();
         let is_repaired = was_emptied || was_wrong || restored + removed > 0;
         Ok(is_repaired.then(|| Repair { found: nginx::FOLDER_DIFFERED.to_owned(), restored, removed }))
-    }
-
-    fn drops(&mut self, clients: &[Client]) -> Result<Vec<Option<Drops>>> {
-        // What nginx refuses is in its log and nowhere else.
-        Ok(vec![None; clients.len()])
-    }
-
-    fn total_drops(&mut self) -> Result<Drops> {
-        Ok(Drops::default())
     }
 
     fn cleanup(&mut self) -> Result<Vec<String>> {

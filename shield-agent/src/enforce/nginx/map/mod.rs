@@ -22,7 +22,7 @@ use super::held::{Held, names_of};
 use super::names::Name;
 use super::{EXEMPT_FOLDER, Settings};
 use crate::clock;
-use crate::enforce::ban::{Ban, Drops, Failure};
+use crate::enforce::ban::{Ban, Failure};
 use crate::enforce::desired::Desired;
 use crate::enforce::enforcer::{Enforcer, Lifts};
 use crate::text::nginx;
@@ -327,15 +327,6 @@ impl Enforcer for MapEnforcer {
         self.settle()?;
         let is_repaired = was_emptied || !is_right;
         Ok(is_repaired.then(|| Repair { found: nginx::MAPS_DIFFERED.to_owned(), restored, removed }))
-    }
-
-    fn drops(&mut self, clients: &[Client]) -> Result<Vec<Option<Drops>>> {
-        // What nginx refuses is in its log and nowhere else.
-        Ok(vec![None; clients.len()])
-    }
-
-    fn total_drops(&mut self) -> Result<Drops> {
-        Ok(Drops::default())
     }
 
     fn cleanup(&mut self) -> Result<Vec<String>> {
