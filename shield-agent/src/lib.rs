@@ -40,6 +40,8 @@ mod search_engines;
 mod source;
 mod ssh;
 mod store;
+#[cfg(test)]
+mod test_owner;
 #[cfg(feature = "test-support")]
 pub mod test_support;
 mod text;

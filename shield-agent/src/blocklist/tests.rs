@@ -4,20 +4,13 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::fetch::Limits;
 use super::settings::Transport;
 use super::*;
 use crate::config::UrlFrom;
-use crate::owner::Owner;
-use crate::pipeline::Job;
-use crate::source::Pool;
-use shield_engine::Engine;
-use shield_engine::allowlist::{AllowReason, Allowed, Allowlist};
-use shield_engine::policy::{Policy, Switch};
-use shield_engine::settings::{RemoteSettings, Settings as EngineSettings};
+use crate::test_owner::TestOwner;
 use shield_engine::verdict::Rule;
 
 const LIMITS: Limits = Limits { time: Duration::from_secs(20), bytes: 100_000 };
@@ -88,33 +81,23 @@ fn give(mut connection: TcpStream, answer: Answer) {
     }
 }
 
-/// An engine with its owner.
 struct Host {
     env: Env,
     states: Arc<Mutex<Vec<(String, PartState)>>>,
-    thread: Option<JoinHandle<Engine>>,
+    engine: TestOwner,
 }
 
 impl Host {
     fn start(state_dir: &Path) -> Host {
-        let defaults = EngineSettings::default();
-        let remote = RemoteSettings { switch: Switch::On, ..defaults.remote };
-        let own = Allowed { network: "192.0.2.10/32".parse().unwrap(), reason: AllowReason::OwnAddress };
-        let settings = EngineSettings { remote, ..defaults };
-        let engine = Engine::new(settings, Policy::default(), Allowlist::new([own]), 1, 7);
-        let (owner, inbox) = Handle::new();
-        let (jobs, jobs_in) = std::sync::mpsc::channel::<Job>();
-        // In the performer's place.
-        std::thread::spawn(move || jobs_in.into_iter().for_each(drop));
-        let run = Owner::new(engine, inbox, jobs, Box::new(|_, _| {}), Pool::default());
-        let thread = Some(std::thread::spawn(move || run.run()));
+        let engine = TestOwner::start();
         let states = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&states);
         let report: Report =
             Arc::new(move |report: PartReport| told.lock().unwrap().push((report.part, report.state)));
+        let owner = engine.owner.clone();
         let env =
             Env { owner, report, state_dir: state_dir.to_owned(), ipv6_prefix: 64, interpreter: Weak::new() };
-        Host { env, states, thread }
+        Host { env, states, engine }
     }
 
     fn list(&self, url: &str) -> List {
@@ -122,12 +105,7 @@ impl Host {
     }
 
     async fn rule_of(&self, client: &str) -> Option<Rule> {
-        let client = client.parse().unwrap();
-        self.env
-            .owner
-            .query(move |engine, _| engine.ledger().ban_over(client).map(|ban| ban.rule))
-            .await
-            .unwrap()
+        self.engine.rule_of(client).await
     }
 
     fn state(&self) -> PartState {
@@ -139,13 +117,6 @@ impl Host {
             PartState::Degraded { reason } => reason,
             other => panic!("{other:?}"),
         }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.env.owner.send(Message::Stop);
-        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
