@@ -162,7 +162,7 @@ pub(crate) struct Account {
     fresh: Points,
     /// Probes and failures of the one earlier second that added most.
     heaviest: [f32; 2],
-    /// Seconds with evidence, leaking like failures.
+    /// Seconds with evidence that is no name which failed before, leaking like failures.
     moments: f32,
     /// Whether the second `at` is one of them.
     is_counted: bool,
@@ -221,11 +221,12 @@ impl Account {
     /// Adds a piece of evidence at `second`.
     pub(crate) fn add(&mut self, piece: &Piece, second: u32) {
         self.leak(second);
-        if !self.is_counted {
-            (self.is_counted, self.moments) = (true, self.moments + 1.0);
-        }
         let is_new_group = piece.group.is_none_or(|group| self.notice_group(group));
         let is_new = self.notice(piece.key);
+        // A page that polls asks for what it lacks again and again; nobody guesses the same name twice.
+        if !self.is_counted && (is_new || piece.kind != Kind::Failure) {
+            (self.is_counted, self.moments) = (true, self.moments + 1.0);
+        }
         let is_counted_on = piece.counted.is_some_and(|number| self.notice(number)) && !is_new;
         let kind = piece.kind as usize;
         if is_counted_on {

@@ -65,9 +65,12 @@ fn five_probes() -> Vec<Asked> {
         .into()
 }
 
-const STAY: [Kind; 19] = [
+const STAY: [Kind; 20] = [
     ("a program with a wrong password that watches six things all along", 1800, |t| {
         every(15, t, || (0..6).map(|n| get(format!("/metrics/{n}/"), 401)).collect())
+    }),
+    ("a page that asks for twenty switches, none of which there is, each half minute", 3600, |t| {
+        every(30, t, || (0..20).map(|n| get(format!("/flags/{}", word(n)), 404)).collect())
     }),
     ("a page that was open overnight, and asks on", 1500, |t| match t {
         0 => vec![get("/", 200)],
