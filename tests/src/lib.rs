@@ -12,6 +12,7 @@ pub mod bpffs;
 pub mod clock;
 pub mod cloud;
 pub mod command;
+pub mod fleet;
 pub mod http;
 pub mod lab;
 pub mod mishap;

@@ -1,41 +1,26 @@
-//! The story of `--fleet N`: hosts with real agents, each a network namespace, and three nats-servers between them.
+//! The story of `--fleet N`: a fleet of hosts with real agents, and what goes wrong between them.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::net::IpAddr;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::kernel;
 use super::narrator::Narrator;
-use crate::agent::{Agent, Home};
-use crate::netns::{End, Namespace, connect};
+use crate::agent::Agent;
+use crate::fleet::{Fleet, PATIENCE};
 use crate::wait;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Bans of which the times are measured.
 const ATTACKERS: u8 = 10;
-/// The servers' ports for clients and for each other.
-const PORTS: [(u16, u16); 3] = [(4222, 6222), (4223, 6223), (4224, 6224)];
-const PROBES: [&str; 12] = [
-    "/.env",
-    "/.git/config",
-    "/wp-config.php.bak",
-    "/.aws/credentials",
-    "/phpmyadmin/index.php",
-    "/backup.sql",
-    "/.svn/entries",
-    "/id_rsa",
-    "/server-status",
-    "/.htpasswd",
-    "/dump.sql",
-    "/config.json.old",
-];
+/// How many new bans of one host each other lets count in a minute (`max_new_per_min`), and how many clients a poisoned host wants
+/// banned: too many also where a minute ends between them.
+const MAX_NEW_PER_MIN: u64 = 1_000;
+const POISON: u32 = 2_500;
+/// Written on one host, and allowed on another.
+const ALLOWED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
 
 /// All measurements. `None` stands for steps that were not reached.
 #[derive(Debug, Default, Serialize)]
@@ -54,6 +39,8 @@ pub struct Report {
     pub spread_without_a_server_ms: Option<u64>,
     /// From the end of a partition to the ban that was missed, in milliseconds.
     pub caught_up_ms: Option<u64>,
+    /// How many of the 2,500 clients that a poisoned host wanted banned each other host dropped.
+    pub poisoned: Vec<u64>,
 }
 
 /// Runs the whole story on machines of its own, which are gone afterwards.
@@ -67,249 +54,145 @@ pub fn run(narrator: &mut Narrator, hosts: usize) -> Report {
     report
 }
 
-/// A host with its agent.
-struct Host {
-    // Fields are dropped in order: the agent must end before its machine is deleted.
-    agent: Option<Agent>,
-    home: Home,
-    namespace: Namespace,
-    name: String,
-    /// The hub's end of its link.
-    uplink: String,
-}
-
-impl Host {
-    fn log(&self) -> std::path::PathBuf {
-        self.home.folder().join("access.log")
-    }
-
-    /// A client asks for what only attackers ask for.
-    fn attack(&self, client: &str) -> Result<Instant> {
-        let mut lines = String::new();
-        let now = Timestamp::now();
-        for path in PROBES {
-            lines.push_str(&format!(
-                "{{\"source_ip\":\"{client}\",\"timestamp\":\"{now}\",\"method\":\"GET\",\"path\":\"{path}\",\"status\":404,\
-                 \"response_size\":150}}\n"
-            ));
-        }
-        let mut log = File::options().append(true).open(self.log()).context("could not open the log")?;
-        log.write_all(lines.as_bytes()).context("could not write the log")?;
-        Ok(Instant::now())
-    }
-
-    fn json(&self, arguments: &[&str]) -> Result<Value> {
-        self.home.json(&self.namespace, arguments)
-    }
-
-    fn drops(&self, client: &str) -> Result<bool> {
-        kernel::xdp_holds(&self.home.pins(), client.parse::<IpAddr>()?)
-    }
-
-    fn await_drop(&self, client: &str) -> Result<Instant> {
-        wait::until(&format!("{client} to be dropped on {}", self.name), PATIENCE, || {
-            Ok(self.drops(client)?.then(Instant::now))
-        })
-        .with_context(|| format!("could not see it; the agent's log:\n{}", self.home.log()))
-    }
-
-    fn await_lift(&self, client: &str) -> Result<()> {
-        wait::until(&format!("{client} to be let through on {}", self.name), PATIENCE, || {
-            Ok((!self.drops(client)?).then_some(()))
-        })
-    }
-
-    fn await_connected(&self) -> Result<()> {
-        wait::until(&format!("{} to join the fleet", self.name), PATIENCE, || {
-            let fleet = self.json(&["fleet"])?;
-            Ok((fleet["connected"] == true && fleet["waiting"] == 0).then_some(()))
-        })
-        .with_context(|| format!("could not see it; the agent's log:\n{}", self.home.log()))
-    }
-}
-
-/// A nats-server of the cluster.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn attacker(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(203, 0, 113, n)
 }
 
 fn run_steps(narrator: &mut Narrator, many: usize, report: &mut Report) -> Result<()> {
-    ensure!((3..=200).contains(&many), "could not make a fleet of {many}: write 3 to 200 hosts");
+    ensure!(many >= 3, "could not make a fleet of {many}: write 3 to 200 hosts");
     narrator.heading("The machines (network namespaces, deleted at the end)");
-    let hub = Namespace::create("hub")?;
-    hub.run(&["ip", "link", "set", "lo", "up"])?;
-    let folder = tempfile::tempdir().context("could not create a folder")?;
-    let names: Vec<String> = (1..=many).map(|n| format!("web-{n}")).collect();
-    let mut hosts = Vec::new();
-    for (n, name) in names.iter().enumerate() {
-        let (namespace, home) = (Namespace::create(name)?, Home::create()?);
-        let uplink = format!("to{n}");
-        let ours = format!("192.0.2.{}/31", 2 * n);
-        let theirs = format!("192.0.2.{}/31", 2 * n + 1);
-        let (ours, theirs) = if n < 100 {
-            (ours, theirs)
-        } else {
-            (format!("198.51.100.{}/31", 2 * (n - 100)), format!("198.51.100.{}/31", 2 * (n - 100) + 1))
-        };
-        connect(
-            End { namespace: &hub, interface: &uplink, addresses: &[&ours] },
-            End { namespace: &namespace, interface: "eth0", addresses: &[&theirs] },
-        )?;
-        namespace.run(&["ip", "link", "set", "lo", "up"])?;
-        let gateway = ours.trim_end_matches("/31").parse()?;
-        namespace.set_default_route(gateway)?;
-        hosts.push((Host { agent: None, home, namespace, name: name.clone(), uplink }, gateway));
-    }
-    let arguments: Vec<&str> = names.iter().map(String::as_str).collect();
-    let keys = folder.path().join("keys");
-    let shown = keys.display().to_string();
-    hosts[0].0.home.command(&hub, &[&["init", "fleet", "--folder", &shown], &arguments[..]].concat())?;
-    let config = fs::read_to_string(keys.join("nats-server.conf"))
-        .context("could not read the servers' configuration")?;
-    let accounts =
-        config.find("authorization").map(|at| &config[at..]).context("could not find the accounts")?;
-    let mut servers = Vec::new();
-    for (n, (port, cluster_port)) in PORTS.into_iter().enumerate() {
-        servers.push(start_server(&hub, folder.path(), n, port, cluster_port, accounts)?);
-    }
+    let mut fleet = Fleet::create(many)?;
     narrator.step(format_args!(
         "{many} hosts, and three nats-servers with the permissions that `init fleet` writes"
     ));
-    let mut started = Vec::new();
-    for (mut host, gateway) in hosts {
-        fs::write(host.log(), "").context("could not make the log")?;
-        start_agent(&mut host, gateway, &keys, if started.len() == 1 { "203.0.113.77" } else { "" })?;
-        started.push(host);
+    for n in 0..many {
+        let allow = if n == 1 { format!("[allow]\nnetworks = [\"{ALLOWED}/32\"]\n") } else { String::new() };
+        fleet.start_agent(n, &allow)?;
     }
-    let mut hosts = started;
-    for host in &hosts {
+    for host in &fleet.hosts {
         host.await_connected()?;
     }
     narrator.step("every agent has joined");
 
     narrator.heading("Banned on one, dropped on all");
     for n in 0..ATTACKERS {
-        let client = format!("203.0.113.{}", 100 + n);
-        let spread = spread(&hosts, usize::from(n) % hosts.len(), &client)?;
-        report.spread_ms.push(spread);
+        report.spread_ms.push(fleet.last_of_spread(usize::from(n) % many, attacker(100 + n))?);
     }
     report.spread_ms.sort_unstable();
     narrator.step(format_args!(
         "from the offending line on one to the XDP entry on the last of {many}: {:?} ms",
         report.spread_ms
     ));
-    let who = hosts[2].json(&["bans"])?;
+    let who = fleet.hosts[2].json(&["bans"])?;
     let reason = who["bans"][0]["reason"].as_str().unwrap_or_default().to_owned();
     ensure!(who["bans"].to_string().contains("banned by web-1"), "no ban says that web-1 made it: {who}");
     narrator.note(reason);
 
+    veto(narrator, &fleet)?;
+    partition(narrator, &fleet, report)?;
+    fewer_servers(narrator, &mut fleet, report)?;
+    unban_and_forget(narrator, &fleet)?;
+    poison(narrator, &fleet, report)
+}
+
+fn veto(narrator: &mut Narrator, fleet: &Fleet) -> Result<()> {
     narrator.heading("A veto");
-    hosts[0].home.command(&hosts[0].namespace, &["ban", "203.0.113.77", "--for", "10m"])?;
-    hosts[2].await_drop("203.0.113.77")?;
-    ensure!(!hosts[1].drops("203.0.113.77")?, "an allowed client is dropped on web-2");
-    narrator.step("web-2 allows 203.0.113.77 and does not drop it, the others do");
+    fleet.hosts[0].command(&["ban", &ALLOWED.to_string(), "--for", "10m"])?;
+    fleet.hosts[2].await_drop(ALLOWED)?;
+    wait::until("web-2 to hear of the ban that it vetoes", PATIENCE, || {
+        Ok((fleet.hosts[1].origin("web-1")?["vetoed"].as_u64() > Some(0)).then_some(()))
+    })?;
+    ensure!(!fleet.hosts[1].drops(ALLOWED)?, "an allowed client is dropped on web-2");
+    narrator.step(format_args!("web-2 allows {ALLOWED} and does not drop it, the others do"));
+    Ok(())
+}
 
+fn partition(narrator: &mut Narrator, fleet: &Fleet, report: &mut Report) -> Result<()> {
     narrator.heading("A partition");
-    let last = hosts.len() - 1;
-    hub.run(&["ip", "link", "set", &hosts[last].uplink, "down"])?;
-    hosts[0].attack("203.0.113.200")?;
-    hosts[1].await_drop("203.0.113.200")?;
-    ensure!(!hosts[last].drops("203.0.113.200")?, "a ban crossed a cut");
-    hub.run(&["ip", "link", "set", &hosts[last].uplink, "up"])?;
-    let (gateway, namespace) = (gateway_of(last), &hosts[last].namespace);
+    let (missed, last) = (attacker(200), fleet.hosts.last().context("could not find the last host")?);
+    fleet.hub.run(&["ip", "link", "set", &last.uplink, "down"])?;
+    fleet.hosts[0].attack(missed)?;
+    fleet.hosts[1].await_drop(missed)?;
+    ensure!(!last.drops(missed)?, "a ban crossed a cut");
+    fleet.hub.run(&["ip", "link", "set", &last.uplink, "up"])?;
     // The route went with the link.
-    namespace.set_default_route(gateway).ok();
+    last.namespace.set_default_route(last.gateway).ok();
     let healed = Instant::now();
-    let caught_up = hosts[last].await_drop("203.0.113.200")?.duration_since(healed);
-    report.caught_up_ms = Some(caught_up.as_millis() as u64);
+    let caught_up = last.await_drop(missed)?.duration_since(healed).as_millis() as u64;
+    report.caught_up_ms = Some(caught_up);
     narrator.step(format_args!(
-        "{} was cut off; {} ms after the cut it drops who was banned meanwhile",
-        hosts[last].name,
-        caught_up.as_millis()
+        "{} was cut off; {caught_up} ms after the cut it drops who was banned meanwhile",
+        last.name
     ));
+    Ok(())
+}
 
+fn fewer_servers(narrator: &mut Narrator, fleet: &mut Fleet, report: &mut Report) -> Result<()> {
     narrator.heading("One server of three is killed, one agent is started again");
-    servers.pop();
-    let spread = spread(&hosts, 0, "203.0.113.201")?;
+    fleet.servers.pop();
+    let spread = fleet.last_of_spread(0, attacker(201))?;
     report.spread_without_a_server_ms = Some(spread);
     narrator.step(format_args!("a ban is on all after {spread} ms"));
-    hosts[1].agent.take().context("could not find an agent")?.stop()?;
-    hosts[1].agent = Some(Agent::start(&hosts[1].namespace, &hosts[1].home, &[])?);
-    ensure!(hosts[1].drops("203.0.113.201")?, "a restart lost a ban of another host");
+    let host = &mut fleet.hosts[1];
+    host.agent.take().context("could not find an agent")?.stop()?;
+    host.agent = Some(Agent::start(&host.namespace, &host.home, &[])?);
+    ensure!(host.drops(attacker(201))?, "a restart lost a ban of another host");
     narrator.step("bans of other hosts outlive a restart");
+    Ok(())
+}
 
+fn unban_and_forget(narrator: &mut Narrator, fleet: &Fleet) -> Result<()> {
     narrator.heading("An unban, and a host that is not believed any more");
-    hosts[2].home.command(&hosts[2].namespace, &["unban", "203.0.113.201", "--reason", "a customer"])?;
-    for host in &hosts {
-        host.await_lift("203.0.113.201")?;
+    let (unbanned, forgotten) = (attacker(201), attacker(200));
+    fleet.hosts[2].command(&["unban", &unbanned.to_string(), "--reason", "a customer"])?;
+    for host in &fleet.hosts {
+        host.await_lift(unbanned)?;
     }
     narrator.step("unbanned on web-3, let through on all");
-    hosts[2].home.command(&hosts[2].namespace, &["fleet", "forget", "web-1"])?;
-    hosts[2].await_lift("203.0.113.200")?;
-    ensure!(hosts[0].drops("203.0.113.200")?, "forgetting a host lifted its own ban");
+    fleet.hosts[2].command(&["fleet", "forget", "web-1"])?;
+    fleet.hosts[2].await_lift(forgotten)?;
+    ensure!(fleet.hosts[0].drops(forgotten)?, "forgetting a host lifted its own ban");
     narrator.step("web-3 forgot web-1: what web-1 alone wanted is let through on web-3, and nowhere else");
     Ok(())
 }
 
-/// From an offence on one host to the drop on the last of all.
-fn spread(hosts: &[Host], on: usize, client: &str) -> Result<u64> {
-    let written = hosts[on].attack(client)?;
-    let mut last = written;
-    for host in hosts {
-        last = last.max(host.await_drop(client)?);
+/// Whoever took a host over can say in its name what he likes.
+fn poison(narrator: &mut Narrator, fleet: &Fleet, report: &mut Report) -> Result<()> {
+    narrator.heading("A poisoned host");
+    let (evil, others) = fleet.hosts.split_last().context("could not find the last host")?;
+    let list = evil.home.folder().join("poison.txt");
+    let clients = (0..POISON).map(|n| Ipv4Addr::from_bits(0xc612_0000 + n).to_string());
+    fs::write(&list, clients.collect::<Vec<_>>().join("\n")).context("could not write a list")?;
+    let counted = |origin: &Value| origin["counted"].as_u64().context("could not read what counts");
+    let before =
+        others.iter().map(|host| counted(&host.origin(&evil.name)?)).collect::<Result<Vec<u64>>>()?;
+    evil.command(&["import", &list.display().to_string(), "--for", "permanent"])?;
+    for (host, before) in others.iter().zip(before) {
+        let origin = wait::until(&format!("{} to hear all of it", host.name), PATIENCE, || {
+            let origin = host.origin(&evil.name)?;
+            Ok((origin["bans"].as_u64() >= Some(u64::from(POISON))).then_some(origin))
+        })?;
+        let new = counted(&origin)?.saturating_sub(before);
+        ensure!(new <= 2 * MAX_NEW_PER_MIN, "{} believes {new} new bans of one host at once", host.name);
+        ensure!(origin["trust"] == "limited", "{} does not say so: {origin}", host.name);
+        let status = host.json(&["status"])?;
+        let part = format!("origin:{}", evil.name);
+        let parts = status["parts"].as_array().context("could not find the parts")?;
+        let is_said =
+            parts.iter().any(|state| state["part"] == part.as_str() && state["state"] == "degraded");
+        ensure!(is_said, "{} raises no alarm: {status}", host.name);
+        let bans = host.json(&["bans", "--all"])?;
+        let permanent =
+            bans["bans"].as_array().map(|bans| bans.iter().filter(|ban| ban["ends_ms"].is_null()));
+        let permanent = permanent.context("could not find the bans")?.count();
+        ensure!(permanent == 0, "{} took over {permanent} permanent bans", host.name);
+        report.poisoned.push(new);
     }
-    Ok(last.duration_since(written).as_millis() as u64)
-}
-
-fn gateway_of(n: usize) -> IpAddr {
-    let v4 = if n < 100 { [192, 0, 2, 2 * n as u8] } else { [198, 51, 100, 2 * (n - 100) as u8] };
-    IpAddr::from(v4)
-}
-
-fn start_agent(host: &mut Host, gateway: IpAddr, keys: &std::path::Path, allowed: &str) -> Result<()> {
-    let servers: Vec<String> = PORTS.iter().map(|(port, _)| format!("nats://{gateway}:{port}")).collect();
-    let allow =
-        if allowed.is_empty() { String::new() } else { format!("[allow]\nnetworks = [\"{allowed}/32\"]\n") };
-    let more = format!(
-        "[page]\nenabled = false\n[iptables]\nmode = \"off\"\n[xdp]\npin_dir = {:?}\ninterfaces = [\"eth0\"]\n{allow}[fleet]\nurl = \
-         \"{}\"\nname = \"{}\"\ncredentials_file = {:?}\n",
-        host.home.pins(),
-        servers.join(","),
-        host.name,
-        keys.join(format!("{}.seed", host.name)),
-    );
-    host.home.configure(&host.log(), "", &more)?;
-    host.agent = Some(Agent::start(&host.namespace, &host.home, &[])?);
+    narrator.step(format_args!(
+        "{} wants {POISON} clients banned for ever: the others drop {:?} of them, none for ever, and say so",
+        evil.name, report.poisoned
+    ));
+    let spread = fleet.last_of_spread(1, attacker(202))?;
+    narrator.step(format_args!("a ban of web-2 is on all after {spread} ms all the same"));
     Ok(())
-}
-
-fn start_server(
-    hub: &Namespace,
-    folder: &std::path::Path,
-    n: usize,
-    port: u16,
-    cluster_port: u16,
-    accounts: &str,
-) -> Result<Server> {
-    let routes: Vec<String> = PORTS.iter().map(|(_, port)| format!("\"nats://127.0.0.1:{port}\"")).collect();
-    let config = format!(
-        "server_name: nats-{n}\nlisten: \"0.0.0.0:{port}\"\njetstream {{ store_dir: \"{}\" }}\ncluster {{ name: shield, listen: \
-         \"127.0.0.1:{cluster_port}\", no_advertise: true, routes: [{}] }}\n{accounts}",
-        folder.join(format!("store{n}")).display(),
-        routes.join(", "),
-    );
-    let file = folder.join(format!("nats-{n}.conf"));
-    fs::write(&file, config).context("could not write a server's configuration")?;
-    let log = File::create(folder.join(format!("nats-{n}.log"))).context("could not make a server's log")?;
-    let mut command = Command::new("nats-server");
-    command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    let process = hub
-        .enter(|| command.spawn())
-        .context("could not start nats-server: cargo xtask setup installs it")?;
-    Ok(Server(process))
 }

@@ -1,6 +1,6 @@
 //! Queries the kernel, not the agent, for a client's ban: `iptables -S SHIELD`, and the pinned XDP maps.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -83,15 +83,35 @@ pub fn iptables_rule(server: &Namespace, client: IpAddr) -> Result<Option<String
 /// Fails for an IPv6 client, or if the map is not pinned there or cannot be read.
 pub fn xdp_holds(pins: &Path, client: IpAddr) -> Result<bool> {
     let IpAddr::V4(client) = client else { bail!("could not look up {client}: it is not an IPv4 address") };
-    let pin = pins.join("maps").join(map_name::BANS_V4);
-    let data = MapData::from_pin(&pin)
-        .with_context(|| format!("could not open the map pinned at {}", pin.display()))?;
-    // Only presence is used, because the kernel can reuse a slot while its value is read.
-    let map: HashMap<_, [u8; 4], BanWords> =
-        HashMap::try_from(Map::HashMap(data)).context("could not use the pinned map as the map of bans")?;
-    match map.get(&client.octets(), 0) {
-        Ok(_) => Ok(true),
-        Err(MapError::KeyNotFound) => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("could not look up {client} in {}", pin.display())),
+    XdpBans::open(pins)?.holds(client)
+}
+
+/// The pinned map of banned IPv4 addresses, held open.
+pub struct XdpBans(HashMap<MapData, [u8; 4], BanWords>);
+
+impl XdpBans {
+    /// Opens the map in an agent's folder of pins.
+    ///
+    /// # Errors
+    /// Fails if the map is not pinned there.
+    pub fn open(pins: &Path) -> Result<XdpBans> {
+        let pin = pins.join("maps").join(map_name::BANS_V4);
+        let data = MapData::from_pin(&pin)
+            .with_context(|| format!("could not open the map pinned at {}", pin.display()))?;
+        let map = HashMap::try_from(Map::HashMap(data));
+        Ok(XdpBans(map.context("could not use the pinned map as the map of bans")?))
+    }
+
+    /// Whether it has an entry for the client.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be read.
+    pub fn holds(&self, client: Ipv4Addr) -> Result<bool> {
+        // Only presence is used, because the kernel can reuse a slot while its value is read.
+        match self.0.get(&client.octets(), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("could not look up {client} in the pinned map")),
+        }
     }
 }
