@@ -35,6 +35,8 @@ enum Name {
     Nginx,
     /// The API under load, and its effect on detection latency
     Api,
+    /// A fleet of 100 agents: from a line on one to the drop on the last, joining with 100,000 bans, idle cost
+    Fleet,
 }
 
 impl Name {
