@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use toml::de::{DeArray, DeTable, DeValue};
 
+use crate::text::printable;
+
 /// The path of a key or of an item of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place(Vec<Step>);
@@ -178,11 +180,12 @@ impl Misplaced {
 
 /// The message with the line and column at which `span` begins, and that line itself.
 pub(super) fn shown(text: &str, span: Option<Range<usize>>, message: &str) -> String {
-    let Some(before) = span.and_then(|span| text.get(..span.start)) else { return message.to_owned() };
+    let message = message.lines().map(printable).collect::<Vec<_>>().join("\n");
+    let Some(before) = span.and_then(|span| text.get(..span.start)) else { return message };
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
     let source = text.lines().nth(line - 1).unwrap_or_default();
-    format!("line {line}, column {column}: {message}\n  {line} | {}", source.trim())
+    format!("line {line}, column {column}: {message}\n  {line} | {}", printable(source.trim()))
 }
 
 #[cfg(test)]
@@ -205,5 +208,11 @@ mod tests {
         check(Place::section("source").item(1).key("path"), "line 8, column 8: wrong");
         check(Place::section("detect").key("z_score"), "line 9, column 9: wrong");
         check(Place::section("xdp").key("mode"), "wrong");
+    }
+
+    #[test]
+    fn nothing_in_the_file_steers_the_terminal() {
+        let found = shown("a = \u{1b}[2J", Some(0..1), "no \u{7}");
+        assert_eq!(found, "line 1, column 1: no \\u{7}\n  1 | a = \\u{1b}[2J");
     }
 }
