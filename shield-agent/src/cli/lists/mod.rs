@@ -9,6 +9,7 @@ mod shield;
 use clap::ValueEnum;
 
 use crate::api::types::{Ban, Term};
+use crate::text::printable;
 use shield_engine::client::Client;
 
 /// The format of a list.
@@ -57,8 +58,9 @@ pub(crate) struct Parsed {
 }
 
 impl Parsed {
+    /// Both are shown in a terminal, and may hold text of the list.
     fn wrong(&mut self, place: String, why: impl Into<String>) {
-        self.wrong.push(Wrong { place, why: why.into() });
+        self.wrong.push(Wrong { place: printable(&place), why: printable(&why.into()) });
     }
 
     /// Adds an entry whose ban ends in `left_secs`; it has ended when that is not positive.
