@@ -98,7 +98,10 @@ fn of_io(error: &std::io::Error) -> Option<Fault> {
 
 fn of_sqlite(error: &rusqlite::Error) -> Option<Fault> {
     use rusqlite::Error as E;
-    if let E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) = error
+    if let E::InvalidColumnType(..)
+    | E::FromSqlConversionFailure(..)
+    | E::IntegralValueOutOfRange(..)
+    | E::Utf8Error(..) = error
     {
         return Some(Fault::Damaged);
     }

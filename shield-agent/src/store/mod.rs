@@ -275,8 +275,8 @@ fn check(connection: &Connection) -> Result<()> {
     if result != "ok" {
         bail!(error::Damage(result.trim_start_matches("*** in database main ***").trim().to_owned()));
     }
-    if let Some(table) = schema::missing_table(connection)? {
-        bail!(error::Damage(format!("its table {table} is missing")));
+    if let Some(wrong) = schema::unlike_ours(connection)? {
+        bail!(error::Damage(wrong));
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, bail};
 use rusqlite::Connection;
 
+use super::error::Damage;
+
 /// Marks the file as Shield's (`PRAGMA application_id`): "SHLD" in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x5348_4c44;
 
@@ -131,21 +133,36 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     tx.commit().context("could not commit the new tables")
 }
 
-/// Returns the first table that is missing.
-pub(super) fn missing_table(connection: &Connection) -> Result<Option<&'static str>> {
-    let mut exists = connection.prepare("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1")?;
+/// What is wrong with the tables: a damaged page can rename a column and be whole in every other way.
+pub(super) fn unlike_ours(connection: &Connection) -> Result<Option<String>> {
+    let mut ours = Connection::open_in_memory()?;
+    migrate(&mut ours)?;
     for table in TABLES {
-        if !exists.exists([table])? {
-            return Ok(Some(table));
+        let found = columns(connection, table)?;
+        if found.is_empty() {
+            return Ok(Some(format!("its table {table} is missing")));
+        }
+        if found != columns(&ours, table)? {
+            return Ok(Some(format!("its table {table} has other columns")));
         }
     }
     Ok(None)
 }
 
+/// The columns of a table: name, type, and place in the primary key.
+fn columns(connection: &Connection, table: &str) -> Result<Vec<(String, String, i64)>> {
+    let mut columns = connection.prepare("SELECT name, type, pk FROM pragma_table_info(?1)")?;
+    let columns = columns.query_map([table], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(columns.collect::<rusqlite::Result<_>>()?)
+}
+
+/// No later program is so far ahead: such a version is a damaged byte.
+const VERSIONS_AHEAD: i64 = 1000;
+
 /// Returns the version of the tables, 0 when there are none.
 ///
 /// # Errors
-/// When the version is newer than this program, or the file is another program's.
+/// When the version is newer than this program or damaged, or the file is another program's.
 pub(super) fn version_of(connection: &Connection) -> Result<i64> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let version = number("user_version").context("could not read the version of the tables")?;
@@ -153,6 +170,9 @@ pub(super) fn version_of(connection: &Connection) -> Result<i64> {
         bail!(
             "this is another program's database, not Shield's: move it away or set another state directory"
         );
+    }
+    if !(0..newest() + VERSIONS_AHEAD).contains(&version) {
+        bail!(Damage(format!("its tables have the version {version}, which is none")));
     }
     if version > newest() {
         let newest = newest();

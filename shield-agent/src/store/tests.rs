@@ -227,6 +227,16 @@ fn a_damaged_file_is_moved_aside_loudly() {
     check("half", &|bytes| bytes.truncate(bytes.len() / 2));
     check("not whole pages", &|bytes| bytes.truncate(bytes.len() / 2 + 77));
     check("one byte", &|bytes| bytes.truncate(1));
+    check("a version that none has", &|bytes| bytes[60] = 0x3d);
+    check("a column's name", &|bytes| {
+        let at = bytes.windows(8).position(|text| text == b"since_ms").unwrap();
+        bytes[at] = b'x';
+    });
+    check("a column's name that is no text", &|bytes| {
+        let at = bytes.windows(8).position(|text| text == b"since_ms").unwrap();
+        bytes[at] = 0xff;
+    });
+    check("a version below none", &|bytes| bytes[60] = 0xff);
     for page in [1, 3, 7, 11, 20, 40] {
         check(&format!("page {page} overwritten"), &|bytes| {
             let at = page * 4096;
