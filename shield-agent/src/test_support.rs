@@ -86,6 +86,7 @@ pub mod enforce {
         }
     }
 }
+pub mod fuzz;
 pub mod notify {
     pub mod audit {
         pub use crate::notify::audit::AuditLog;

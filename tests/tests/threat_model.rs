@@ -44,7 +44,8 @@ fn judge(status: &str) -> (usize, Vec<String>) {
         } else if piece.starts_with("cargo xtask ") {
             ["cargo xtask check", "cargo xtask bench api --worst"].contains(&piece)
         } else if before.ends_with("fuzz target ") {
-            root().join("tests/fuzz/src/bin").join(format!("{piece}.rs")).is_file()
+            let folders = ["tests/fuzz/src/bin", "tests/fuzz/agent/src/bin"];
+            folders.iter().any(|folder| root().join(folder).join(format!("{piece}.rs")).is_file())
         } else if piece.ends_with(".rs") || piece.ends_with('/') {
             tests_in(&root().join(piece)) > 0
         } else {

@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     input: Option<PathBuf>,
 }
 
-/// The binaries of `tests/fuzz/src/bin`.
+/// The binaries of `tests/fuzz/src/bin` and `tests/fuzz/agent/src/bin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
     /// JSON lines: arbitrary bytes, and lines as servers write them
@@ -60,6 +60,16 @@ pub(crate) enum Target {
     Paths,
     /// Lines of any `log_format`, and of the text formats that are recognised by themselves
     Formats,
+    /// Files of settings
+    Config,
+    /// Lists for `import`, in every format
+    Lists,
+    /// Requests to the API: bodies and queries of every operation
+    Bodies,
+    /// Audit logs that somebody changed
+    Audit,
+    /// Databases that were damaged
+    Database,
 }
 
 impl Target {
@@ -75,6 +85,11 @@ impl Target {
             Target::Times => 20_000,
             Target::Paths => 600_000,
             Target::Formats => 200_000,
+            Target::Config => 4_000,
+            Target::Lists => 100_000,
+            Target::Bodies => 60_000,
+            Target::Audit => 40_000,
+            Target::Database => 1_500,
         }
     }
 }
@@ -216,7 +231,9 @@ pub(crate) fn run_all(filter: Option<&str>) -> (u64, u64) {
 pub(crate) fn check() -> Result<()> {
     sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", MANIFEST]))?;
     let mut clippy = sh::cargo();
-    clippy.args(["clippy", "--manifest-path", MANIFEST, "--target-dir"]).arg(folder().join("lint"));
+    clippy
+        .args(["clippy", "--workspace", "--manifest-path", MANIFEST, "--target-dir"])
+        .arg(folder().join("lint"));
     sh::run(clippy.args(["--", "--deny", "warnings"]))
 }
 
@@ -253,7 +270,8 @@ fn build() -> Result<PathBuf> {
         .context("could not get the host's target triple from rustc")?;
     let mut cargo = sh::cargo();
     // With an explicit --target the flags do not apply to build scripts and macros.
-    cargo.args(["build", "--release", "--locked", "--manifest-path", MANIFEST, "--target", &triple]);
+    cargo.args(["build", "--release", "--locked", "--workspace", "--manifest-path", MANIFEST]);
+    cargo.args(["--target", &triple]);
     cargo.arg("--target-dir").arg(folder());
     cargo.env("CARGO_ENCODED_RUSTFLAGS", INSTRUMENTATION.join("\u{1f}"));
     sh::run(&mut cargo)?;
@@ -381,9 +399,10 @@ mod tests {
     #[test]
     fn every_target_has_a_program() {
         let named: Vec<String> = Target::value_variants().iter().map(|target| name(*target)).collect();
-        let folder = sh::root_folder().join("tests/fuzz/src/bin");
-        let mut there: Vec<String> = fs::read_dir(folder)
-            .unwrap()
+        let folders = ["tests/fuzz/src/bin", "tests/fuzz/agent/src/bin"];
+        let programs =
+            folders.iter().flat_map(|folder| fs::read_dir(sh::root_folder().join(folder)).unwrap());
+        let mut there: Vec<String> = programs
             .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
             .collect();
         there.sort();

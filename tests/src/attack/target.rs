@@ -124,6 +124,10 @@ impl Target {
         self.write(&lines)?;
         wait::until(&format!("the ban of {client}"), PATIENCE, || {
             Ok(self.has_banned(&client.to_string())?.then_some(()))
+        })
+        .with_context(|| {
+            let parts = self.status().map_or_else(|error| format!("{error:#}"), |s| s["parts"].to_string());
+            format!("{parts}; the agent's log: {}", self.home.log())
         })?;
         Ok(began.elapsed())
     }
