@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
+
 use super::{Effects, Engine, NewBan};
+use crate::bans::allow_ends::MAX_ALLOW_SECS;
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
 use crate::bans::backoff::Term;
 use crate::vocab::action::{Action, CommandId, CommandResult, LiftReason, Notice, Order, Record, Reply};
@@ -37,8 +40,8 @@ impl Engine {
                 .into_iter()
                 .map(|client| self.unban_by_hand(client, reason.as_deref(), now, out))
                 .collect(),
-            Command::Allow { clients, reason } => {
-                clients.into_iter().map(|client| self.allow(client, reason.clone(), now, out)).collect()
+            Command::Allow { clients, secs, reason } => {
+                clients.into_iter().map(|client| self.allow(client, secs, reason.clone(), now, out)).collect()
             }
             Command::Disallow { clients, reason } => {
                 clients.into_iter().map(|client| self.disallow(client, reason.clone(), out)).collect()
@@ -208,6 +211,7 @@ impl Engine {
     fn allow(
         &mut self,
         client: Client,
+        secs: Option<u64>,
         reason: Option<String>,
         now: Now,
         out: &mut Effects,
@@ -221,19 +225,23 @@ impl Engine {
         }
         let entry = Allowed { network, reason: AllowReason::Operator };
         self.allowlist.add(entry);
-        out.persist(Record::Allowed(entry, reason.clone()));
+        self.allow_ends.set(network, secs.map(|secs| Ends::after(now, secs.clamp(1, MAX_ALLOW_SECS) * 1000)));
+        let until_ms = self.allow_ends.until_ms(network);
+        out.persist(Record::Allowed { entry, note: reason.clone(), until_ms });
         out.enforce(Order::AllowlistChanged);
-        out.announce(Notice::AllowlistChanged { network, added: true, note: reason });
+        out.announce(Notice::AllowlistChanged { network, added: true, until_ms, note: reason });
         let lifted = self.lift_protected(now, out);
         self.recheck_slowed(now, out);
         self.forget_allowed();
         self.suppressed.remove(&client);
+        let allowed =
+            secs.map_or("allowed".to_owned(), |secs| format!("allowed for {}", duration_words(secs)));
         done(
             client,
             match lifted {
-                0 => "allowed".to_owned(),
-                1 => "allowed; 1 ban lifted".to_owned(),
-                _ => format!("allowed; {lifted} bans lifted"),
+                0 => allowed,
+                1 => format!("{allowed}; 1 ban lifted"),
+                _ => format!("{allowed}; {lifted} bans lifted"),
             },
         )
     }
@@ -250,10 +258,37 @@ impl Engine {
                 },
             );
         }
+        self.allow_ends.set(network, None);
+        self.no_longer_allowed(network, reason, out);
+        done(client, "no longer allowed".to_owned())
+    }
+
+    /// Removes the entries that were added for a while and whose time is over. Their clients are judged again at once.
+    pub(super) fn tick_allowlist(&mut self, now: Now, out: &mut Effects) {
+        for network in self.allow_ends.take_over(now) {
+            if self.allowlist.remove(network, AllowReason::Operator) {
+                self.no_longer_allowed(network, Some("its time is over".to_owned()), out);
+                self.suppressed.retain(|client, _| !client.covers(network));
+            }
+        }
+    }
+
+    fn no_longer_allowed(&mut self, network: IpNet, note: Option<String>, out: &mut Effects) {
         out.persist(Record::Disallowed(Allowed { network, reason: AllowReason::Operator }));
         out.enforce(Order::AllowlistChanged);
-        out.announce(Notice::AllowlistChanged { network, added: false, note: reason });
-        done(client, "no longer allowed".to_owned())
+        out.announce(Notice::AllowlistChanged { network, added: false, until_ms: None, note });
+    }
+
+    /// Goes on with an entry that an earlier run allowed for a while, by the wall clock. One that ended meanwhile ends with the
+    /// first tick, which records and announces it.
+    pub fn restore_allow_end(&mut self, network: IpNet, until_ms: i64, now: Now) {
+        let left_ms = u64::try_from(until_ms.saturating_sub(now.wall_ms)).unwrap_or(0);
+        self.allow_ends.set(network, Some(Ends::after(now, left_ms.min(MAX_ALLOW_SECS * 1000))));
+    }
+
+    /// The end of an operator's entry on the wall clock in milliseconds; `None` of one without an end.
+    pub fn allowed_until_ms(&self, network: IpNet) -> Option<i64> {
+        self.allow_ends.until_ms(network)
     }
 
     /// Lifts every ban that the allowlist now forbids, and returns their number.

@@ -43,6 +43,7 @@ use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 
+pub use bans::allow_ends::MAX_ALLOW_SECS;
 pub use bans::pause::MAX_PAUSE_SECS;
 /// What others want banned, as it is kept here.
 pub use bans::remote as remotes;
@@ -53,6 +54,7 @@ pub use vocab::{
     action, ban, client, event, remote as origin, report, request, slow as slowed, time, verdict,
 };
 
+use crate::bans::allow_ends::AllowEnds;
 use crate::bans::allowlist::{AllowReason, Allowed, Allowlist, BannableClient};
 use crate::bans::blast::BlastRadius;
 use crate::bans::escalation::Escalation;
@@ -84,6 +86,7 @@ pub struct Engine {
     detector: Detector,
     ledger: Ledger,
     allowlist: Allowlist,
+    allow_ends: AllowEnds,
     pending: Pending,
     parts: Parts,
     blast: BlastRadius,
@@ -146,6 +149,7 @@ impl Engine {
             detector: Detector::new(policy, settings.ipv6_prefix, seed),
             ledger: Ledger::new(settings.backoff.clone(), settings.ipv6_prefix, next_serial, hasher),
             allowlist,
+            allow_ends: AllowEnds::default(),
             pending: Pending::new(&settings.enforcers),
             parts: Parts::default(),
             blast: BlastRadius::new(settings.blast),

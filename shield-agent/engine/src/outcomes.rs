@@ -128,11 +128,11 @@ impl Engine {
         let (old, new) = (networks(before), networks(&self.allowlist));
         for (network, reason) in new.iter().filter(|(network, _)| !old.contains_key(*network)) {
             let note = Some(reason.describe().to_owned());
-            out.announce(Notice::AllowlistChanged { network: *network, added: true, note });
+            out.announce(Notice::AllowlistChanged { network: *network, added: true, until_ms: None, note });
         }
         for network in old.into_keys().filter(|network| !new.contains_key(network)) {
             let note = Some("no SSH session from there for as long as ssh_keep in [allow] says".to_owned());
-            out.announce(Notice::AllowlistChanged { network, added: false, note });
+            out.announce(Notice::AllowlistChanged { network, added: false, until_ms: None, note });
             self.suppressed.retain(|client, _| !client.covers(network));
         }
     }

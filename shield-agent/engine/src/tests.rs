@@ -228,15 +228,67 @@ fn an_ipv6_address_banned_by_hand_is_its_client() {
 fn allowing_a_banned_client_lifts_it() {
     let mut engine = engine();
     let serial = serial_in(&engine.handle(ban_command("203.0.113.5", Some(Term::Permanent)), T0));
-    let command = Command::Allow { clients: vec![client("203.0.113.0/24")], reason: None };
+    let command = Command::Allow { clients: vec![client("203.0.113.0/24")], secs: None, reason: None };
     let actions = engine.handle(Event::Command(CommandId(3), command), T0);
     assert!(actions.contains(&Action::Enforce(Order::Lift { client: client("203.0.113.5"), serial })));
     assert!(!reply(&engine.handle(ban_command("203.0.113.6", None), T0)).results[0].ok);
 }
 
 #[test]
+/// What an operator allows for a while is judged again when that is over, and not before: over a restart too.
+#[test]
+fn what_is_allowed_for_a_while_ends_by_itself() {
+    let network = "203.0.113.5/32".parse().unwrap();
+    let allow = |engine: &mut Engine, secs| {
+        let command = Command::Allow { clients: vec![client("203.0.113.5")], secs, reason: None };
+        reply(&engine.handle(Event::Command(CommandId(3), command), T0)).results[0].message.clone()
+    };
+    let is_free = |engine: &mut Engine, at: Now| {
+        let result = reply(&engine.handle(ban_command("203.0.113.5", None), at)).results[0].clone();
+        !result.ok
+    };
+    let removed = |actions: &[Action]| {
+        let is_it = |action: &&Action| {
+            matches!(action, Action::Announce(Notice::AllowlistChanged { added: false, .. }))
+        };
+        (actions.iter().filter(is_it).count(), actions.contains(&Action::Enforce(Order::AllowlistChanged)))
+    };
+    let mut first = engine();
+    assert_eq!(allow(&mut first, Some(3_600)), "allowed for 1 h");
+    let until_ms = first.allowed_until_ms(network).unwrap();
+    assert_eq!(until_ms, T0.wall_ms + 3_600_000);
+    assert_eq!(removed(&first.handle(Event::Tick, T0.plus_ms(3_599_000))), (0, false));
+    assert!(is_free(&mut first, T0.plus_ms(3_599_000)));
+
+    let entry = Allowed { network, reason: AllowReason::Operator };
+    let mut restarted = engine();
+    restarted.allowlist.add(entry);
+    restarted.restore_allow_end(network, until_ms, T0.plus_ms(1_800_000));
+    assert_eq!(removed(&restarted.handle(Event::Tick, T0.plus_ms(3_599_000))), (0, false));
+    for engine in [&mut first, &mut restarted] {
+        let actions = engine.handle(Event::Tick, T0.plus_ms(3_601_000));
+        assert_eq!(removed(&actions), (1, true));
+        let gone =
+            |action: &&Action| matches!(action, Action::Persist(Record::Disallowed(gone)) if *gone == entry);
+        assert_eq!(actions.iter().filter(gone).count(), 1);
+        assert!(!is_free(engine, T0.plus_ms(3_602_000)));
+    }
+
+    let mut later = engine();
+    allow(&mut later, Some(60));
+    assert_eq!(allow(&mut later, None), "allowed", "the later word counts");
+    assert_eq!(removed(&later.handle(Event::Tick, T0.plus_ms(120_000))), (0, false));
+    assert_eq!(later.allowed_until_ms(network), None);
+    later.restore_allow_end(network, T0.wall_ms - 5, T0.plus_ms(130_000));
+    assert_eq!(
+        removed(&later.handle(Event::Tick, T0.plus_ms(131_000))).0,
+        1,
+        "it ended while the agent was off"
+    );
+}
+
 fn everything_cannot_be_allowed() {
-    let command = Command::Allow { clients: vec![client("0.0.0.0/0")], reason: None };
+    let command = Command::Allow { clients: vec![client("0.0.0.0/0")], secs: None, reason: None };
     let actions = engine().handle(Event::Command(CommandId(3), command), T0);
     assert!(!reply(&actions).results[0].ok);
 }

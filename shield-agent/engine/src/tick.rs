@@ -102,6 +102,7 @@ impl Engine {
         self.tick_remote(now, out);
         self.settle_held(now, out);
         self.tick_pause(now, out);
+        self.tick_allowlist(now, out);
         self.judge_networks(now, out);
         self.suppressed.retain(|_, until| *until > now.boot_ms);
         let second = now.boot_ms / 1000;

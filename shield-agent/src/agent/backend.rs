@@ -385,14 +385,18 @@ impl Backend for AgentBackend {
         })
     }
 
-    fn allowlist(&self) -> Answer<'_, Vec<(Allowed, Option<String>)>> {
+    fn allowlist(&self) -> Answer<'_, Vec<(Allowed, Option<String>, Option<i64>)>> {
         Box::pin(async move {
-            let entries = self.query_engine(|engine, _| engine.allowlist().entries().to_vec()).await?;
+            let look = |engine: &Engine, _: Now| -> Vec<(Allowed, Option<i64>)> {
+                let entries = engine.allowlist().entries().iter();
+                entries.map(|entry| (*entry, engine.allowed_until_ms(entry.network))).collect()
+            };
+            let entries = self.query_engine(look).await?;
             let mut notes = self.query_store(|reader, _| reader.allow_notes()).await?;
-            let noted = |entry: Allowed| {
+            let noted = |(entry, until_ms): (Allowed, Option<i64>)| {
                 let is_operators = entry.reason == AllowReason::Operator;
                 let note = is_operators.then(|| notes.remove(&entry.network.to_string())).flatten();
-                (entry, note)
+                (entry, note, until_ms)
             };
             Ok(entries.into_iter().map(noted).collect())
         })

@@ -113,6 +113,9 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
     let max_bans = settings.max_bans;
     let mut engine = Engine::new(settings, config.policy.clone(), allowlist, next_serial, seed);
     engine.restore_totals(loaded.totals);
+    for (network, until_ms) in &loaded.allowed_until_ms {
+        engine.restore_allow_end(*network, *until_ms, now);
+    }
     if let Some(saved) = &loaded.baseline
         && let Err(error) = engine.restore_baseline(saved)
     {

@@ -209,8 +209,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Explains why a client is banned or is not: now, or at `at_ms` (wall clock) from the record.
     fn explain(&self, client: Client, at_ms: Option<i64>) -> Answer<'_, ClientView>;
 
-    /// The allowlist, sorted by network, with an operator's words where there are some.
-    fn allowlist(&self) -> Answer<'_, Vec<(Allowed, Option<String>)>>;
+    /// The allowlist, sorted by network, with an operator's words and the end of his entry where there are some.
+    fn allowlist(&self) -> Answer<'_, Vec<(Allowed, Option<String>, Option<i64>)>>;
 
     /// Runs a command in the engine. The reply comes once it is committed to the store; the kernel follows.
     fn command(&self, command: Command) -> Answer<'_, Reply>;

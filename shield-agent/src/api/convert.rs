@@ -445,11 +445,13 @@ pub(crate) fn add_banned(list: &mut ClientList, bans: Vec<BanRecord>) {
 }
 
 pub(crate) fn allow_entry(entry: &Allowed) -> AllowEntry {
-    noted_entry(entry, None)
+    noted_entry(entry, None, None)
 }
 
-pub(crate) fn noted_entry(entry: &Allowed, note: Option<String>) -> AllowEntry {
-    let note = note.filter(|_| entry.reason == AllowReason::Operator);
+/// `note` and `until_ms` are of the operator's entry.
+pub(crate) fn noted_entry(entry: &Allowed, note: Option<String>, until_ms: Option<i64>) -> AllowEntry {
+    let is_operators = entry.reason == AllowReason::Operator;
+    let (note, until_ms) = (note.filter(|_| is_operators), until_ms.filter(|_| is_operators));
     AllowEntry {
         network: entry.network,
         reason: entry.reason,
@@ -464,6 +466,7 @@ pub(crate) fn labels() -> Labels {
     let rule = |rule: Rule| owned(rule.name(), text::rule_title(rule));
     let source = |source: &str| owned(source, text::baseline_source(source));
     let enforcer = |name: EnforcerName| owned(name.name(), &text::part_name(name.name()));
+        until_ms,
     Labels {
         rules: Rule::ALL.into_iter().map(rule).collect(),
         baseline_sources: ["rolling", "hour_slot", "all_hours", "floor", "warm_up"]

@@ -27,21 +27,21 @@ use super::metrics::{self, ApiCounts};
 use super::operation::{BASE, Operation};
 use super::stream::EventStream;
 use super::types::{
-    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ConfigView, EventList, Explanation, FleetView,
-    ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, OriginRequest,
-    PauseReport, PauseRequest, Range, ReloadReport, ResumeReport, ResumeRequest, Term, Transport,
-    UnbanRequest, Whoami,
+    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ConfigView, DisallowRequest, EventList,
+    Explanation, FleetView, ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS,
+    OriginRequest, PauseReport, PauseRequest, Range, ReloadReport, ResumeReport, ResumeRequest, Term,
+    Transport, UnbanRequest, Whoami,
 };
 use super::{Settings, convert};
 use crate::edge::format::EdgeFormat;
 use crate::text;
-use shield_engine::MAX_PAUSE_SECS;
 use shield_engine::action::{CommandResult, Reply};
 use shield_engine::backoff;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, ImportedBan, Refused};
 use shield_engine::origin::{Origin, OriginKind};
 use shield_engine::verdict::Rule;
+use shield_engine::{MAX_ALLOW_SECS, MAX_PAUSE_SECS};
 
 /// The largest body of a request, in bytes: an import of 10,000 entries with reasons.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
@@ -313,11 +313,16 @@ async fn import(State(api): Shared, Body(request): Body<ImportRequest>) -> Answe
 }
 
 async fn allow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<Reply> {
+    if request.secs.is_some_and(|secs| !(1..=MAX_ALLOW_SECS).contains(&secs)) {
+        return Err(ApiError::bad_request(format!(
+            "`secs` is not between 1 and {MAX_ALLOW_SECS} (366 d); leave it out for no end"
+        )));
+    }
     let clients = some_clients(request.clients)?;
-    api.command(Command::Allow { clients, reason: reason(request.reason)? }).await
+    api.command(Command::Allow { clients, secs: request.secs, reason: reason(request.reason)? }).await
 }
 
-async fn disallow(State(api): Shared, Body(request): Body<AllowRequest>) -> Answer<Reply> {
+async fn disallow(State(api): Shared, Body(request): Body<DisallowRequest>) -> Answer<Reply> {
     let clients = some_clients(request.clients)?;
     api.command(Command::Disallow { clients, reason: reason(request.reason)? }).await
 }
@@ -384,7 +389,10 @@ async fn labels() -> Json<Labels> {
 async fn allowlist(State(api): Shared) -> Answer<AllowList> {
     let entries = api.live.backend().allowlist().await?;
     Ok(Json(AllowList {
-        entries: entries.into_iter().map(|(entry, note)| convert::noted_entry(&entry, note)).collect(),
+        entries: entries
+            .into_iter()
+            .map(|(entry, note, until_ms)| convert::noted_entry(&entry, note, until_ms))
+            .collect(),
     }))
 }
 

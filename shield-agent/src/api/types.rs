@@ -10,14 +10,14 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::enforce::Drops;
-#[cfg(feature = "test-support")]
-use shield_engine::MAX_PAUSE_SECS;
 use shield_engine::action::{LiftReason, Notice, Totals};
 use shield_engine::allowlist::AllowReason;
 use shield_engine::client::Client;
 use shield_engine::event::EnforcerName;
 use shield_engine::slowed::SlowLimits;
 use shield_engine::verdict::{Evidence, Measure, PathCount, Rule};
+#[cfg(feature = "test-support")]
+use shield_engine::{MAX_ALLOW_SECS, MAX_PAUSE_SECS};
 
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -720,11 +720,29 @@ pub(crate) struct ResumeReport {
     pub results: Vec<shield_engine::action::CommandResult>,
 }
 
-/// Networks to put on the allowlist, or to take off it.
+/// Networks to put on the allowlist.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AllowRequest {
+    /// Addresses or networks.
+    #[cfg_attr(feature = "test-support", schemars(length(min = 1, max = MAX_CLIENTS_PER_REQUEST)))]
+    pub clients: Vec<Client>,
+    /// For how long; null or absent until they are taken off it.
+    #[serde(default)]
+    #[cfg_attr(feature = "test-support", schemars(range(min = 1, max = MAX_ALLOW_SECS)))]
+    pub secs: Option<u64>,
+    /// The reason, for the record.
+    #[serde(default)]
+    #[cfg_attr(feature = "test-support", schemars(length(max = MAX_REASON_CHARS)))]
+    pub reason: Option<String>,
+}
+
+/// Networks to take off the allowlist.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DisallowRequest {
     /// Addresses or networks.
     #[cfg_attr(feature = "test-support", schemars(length(min = 1, max = MAX_CLIENTS_PER_REQUEST)))]
     pub clients: Vec<Client>,
@@ -840,6 +858,9 @@ pub(crate) struct AllowEntry {
     /// The operator's own words, when some were given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The end of an entry that was added for a while; absent when it stays until it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<i64>,
 }
 
 /// The allowlist.

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use crate::api::types::{MAX_TERM_SECS, Term};
 use crate::duration;
-use shield_engine::MAX_PAUSE_SECS;
 use shield_engine::verdict::Rule;
+use shield_engine::{MAX_ALLOW_SECS, MAX_PAUSE_SECS};
 
 /// Arguments that contradict each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,17 @@ pub(crate) fn pause(text: &str) -> Result<u64, String> {
         secs @ 1..=MAX_PAUSE_SECS => Ok(secs),
         _ => Err("a pause is at least 1 s and at most 7 d; to ban nobody for longer, set dry_run = true"
             .to_owned()),
+    }
+}
+
+/// Parses for how long a network is allowed.
+pub(crate) fn allowance(text: &str) -> Result<u64, String> {
+    match seconds(text)? {
+        secs @ 1..=MAX_ALLOW_SECS => Ok(secs),
+        _ => {
+            Err("a network is allowed for at least 1 s and at most 366 d; without --for it has no end"
+                .to_owned())
+        }
     }
 }
 

@@ -74,9 +74,11 @@ fn write(tx: &Connection, boot: i64, record: &Record) -> Result<()> {
             tx.prepare_cached("INSERT OR REPLACE INTO checkpoints (source, position) VALUES (?1, ?2)")?
                 .execute([&at.source, &at.position])?;
         }
-        Record::Allowed(entry, note) => {
-            tx.prepare_cached("INSERT OR REPLACE INTO allowed (network, reason, note) VALUES (?1, ?2, ?3)")?
-                .execute(params![entry.network.to_string(), rows::allow_reason(entry.reason), note])?;
+        Record::Allowed { entry, note, until_ms } => {
+            let sql =
+                "INSERT OR REPLACE INTO allowed (network, reason, note, until_ms) VALUES (?1, ?2, ?3, ?4)";
+            let (network, reason) = (entry.network.to_string(), rows::allow_reason(entry.reason));
+            tx.prepare_cached(sql)?.execute(params![network, reason, note, until_ms])?;
         }
         Record::Disallowed(entry) => {
             tx.prepare_cached("DELETE FROM allowed WHERE network = ?1 AND reason = ?2")?
@@ -226,7 +228,7 @@ fn describe(record: &Record) -> String {
         Record::Remote { origin, client, .. } => format!("what {origin} says of {client}"),
         Record::RemoteState(_) => "the state of the origins".into(),
         Record::Totals(_) => "the totals".into(),
-        Record::Allowed(entry, _) | Record::Disallowed(entry) => {
+        Record::Allowed { entry, .. } | Record::Disallowed(entry) => {
             format!("the allowlist's entry {}", entry.network)
         }
     }

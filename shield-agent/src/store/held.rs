@@ -197,7 +197,7 @@ impl Rest {
             Record::Checkpoint(at) => {
                 self.checkpoints.insert(at.source.clone(), at);
             }
-            Record::Allowed(entry, _) | Record::Disallowed(entry) => {
+            Record::Allowed { entry, .. } | Record::Disallowed(entry) => {
                 self.allowlist.insert(entry, record);
             }
             Record::Banned(_)

@@ -11,6 +11,7 @@ use super::boots::Boots;
 use super::trouble::Trouble;
 use super::unreadable::{Table, Unreadable, key};
 use super::{Settings, rows};
+use ipnet::IpNet;
 use shield_engine::action::{BanRecord, Totals};
 use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
@@ -34,6 +35,8 @@ pub struct Loaded {
     pub remote_state: Option<Vec<u8>>,
     /// The operator's allowlist entries.
     pub allowed: Vec<Allowed>,
+    /// The ends of those that were added for a while, on the wall clock in milliseconds.
+    pub allowed_until_ms: Vec<(IpNet, i64)>,
     /// Greater than every serial number that was ever committed.
     pub next_serial: u64,
     /// The audit log's last line.
@@ -52,6 +55,7 @@ const PRUNED_AT_ONCE: u64 = 2_000;
 const VACUUMED_AT_ONCE: u32 = 512;
 
 pub(super) fn load(connection: &Connection, unreadable: &mut Unreadable) -> Result<Loaded> {
+    let allowed = allowed(connection, unreadable).context("could not read the operator's allowlist")?;
     Ok(Loaded {
         bans: count(connection, "bans")?,
         baseline: single(connection, "baseline", unreadable)?,
@@ -60,7 +64,11 @@ pub(super) fn load(connection: &Connection, unreadable: &mut Unreadable) -> Resu
         paused: single(connection, "paused", unreadable)?,
         remote_state: single(connection, "remote", unreadable)?,
         checkpoints: checkpoints(connection, unreadable).context("could not read the checkpoints")?,
-        allowed: allowed(connection, unreadable).context("could not read the operator's allowlist")?,
+        allowed_until_ms: allowed
+            .iter()
+            .filter_map(|(entry, until_ms)| Some((entry.network, (*until_ms)?)))
+            .collect(),
+        allowed: allowed.into_iter().map(|(entry, _)| entry).collect(),
         next_serial: next_serial_of(connection, unreadable)?,
         audit_head: single_json(connection, AUDIT_HEAD, unreadable)?,
         trouble: single_json(connection, TROUBLE, unreadable)?,
@@ -248,12 +256,12 @@ fn checkpoints(connection: &Connection, unreadable: &mut Unreadable) -> Result<B
     Ok(positions)
 }
 
-fn allowed(connection: &Connection, unreadable: &mut Unreadable) -> Result<Vec<Allowed>> {
+fn allowed(connection: &Connection, unreadable: &mut Unreadable) -> Result<Vec<(Allowed, Option<i64>)>> {
     let mut entries = Vec::new();
-    let sql = "SELECT network, reason FROM allowed ORDER BY network, reason";
+    let sql = "SELECT network, reason, until_ms FROM allowed ORDER BY network, reason";
     let read = |row: &Row<'_>| {
         let network = row.get_ref(0)?.as_str()?.parse().context("could not read its network")?;
-        Ok(Allowed { network, reason: rows::name(row, 1)? })
+        Ok((Allowed { network, reason: rows::name(row, 1)? }, row.get(2)?))
     };
     for_each_row(connection, (Table::Allowed, 2), sql, unreadable, read, |entry| entries.push(entry))?;
     Ok(entries)

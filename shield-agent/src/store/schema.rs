@@ -9,7 +9,7 @@ use super::error::Damage;
 pub(super) const APPLICATION_ID: i32 = 0x5348_4c44;
 
 /// One script for each version; the first n scripts make version n. A released script must never change.
-const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
 
 /// Bans are stored in the order of their serial numbers, so that new ones are appended. Evidence has a table of its own to
 /// keep the rows of bans short: a start reads all bans and no evidence.
@@ -96,6 +96,11 @@ const VERSION_4: &str = "
         entry  BLOB NOT NULL,                 -- in the engine's encoding
         PRIMARY KEY (origin, client)
     ) WITHOUT ROWID;
+";
+
+/// Until when an entry of the allowlist stays.
+const VERSION_5: &str = "
+    ALTER TABLE allowed ADD COLUMN until_ms INTEGER;   -- NULL: until it is removed
 ";
 
 /// Every table. One that is missing was not left out by a crash: the file was damaged or changed.

@@ -106,6 +106,11 @@ fn everything_comes_back_after_a_restart() {
     let settings = settings(dir.path());
     let allowed = |net: &str| Allowed { network: net.parse().unwrap(), reason: AllowReason::Operator };
     let first = BanRecord { evidence: Some(evidence()), ..ban(1, 7, Ends::after(NOW, 600_000)) };
+    let allow = |net: &str, note: Option<&str>| Record::Allowed {
+        entry: allowed(net),
+        note: note.map(str::to_owned),
+        until_ms: note.map(|_| 1_900_000_000_000),
+    };
     let checkpoint = Checkpoint { source: "/var/log/x".into(), position: "{\"at\":5}".into() };
     let totals = Totals { requests: 10, errors: 2, rejected: 1, salvaged: 0, bans: 2, lifts: 0 };
     let (mut store, found) = open(&settings, NOW);
@@ -126,8 +131,8 @@ fn everything_comes_back_after_a_restart() {
                 Record::Remote { origin: "fleet:b".into(), client: client(5), entry: Some(b"gone".to_vec()) },
                 Record::Remote { origin: "fleet:b".into(), client: client(5), entry: None },
                 Record::RemoteState(b"{}".to_vec()),
-                Record::Allowed(allowed("198.51.100.0/24"), None),
-                Record::Allowed(allowed("2001:db8::/32"), Some("the office".into())),
+                allow("198.51.100.0/24", None),
+                allow("2001:db8::/32", Some("the office")),
                 Record::Disallowed(allowed("198.51.100.0/24")),
             ],
             NOW,
@@ -146,6 +151,7 @@ fn everything_comes_back_after_a_restart() {
         remote_state: Some(b"{}".to_vec()),
         allowed: vec![allowed("2001:db8::/32")],
         next_serial: 9,
+        allowed_until_ms: vec![("2001:db8::/32".parse().unwrap(), 1_900_000_000_000)],
         audit_head: None,
         trouble: None,
     };
@@ -754,12 +760,17 @@ fn rows_that_cannot_be_read_are_left_out_named_and_kept_aside() {
     let settings = settings(dir.path());
     let allowed = |net: &str| Allowed { network: net.parse().unwrap(), reason: AllowReason::Operator };
     let (mut store, _) = open(&settings, NOW);
+    let allow = |net: &str, note: Option<&str>| Record::Allowed {
+        entry: allowed(net),
+        note: note.map(str::to_owned),
+        until_ms: note.map(|_| 1_900_000_000_000),
+    };
     let records: Vec<Record> = (1..=9)
         .map(|n| banned(n, u64::from(n), Ends::Never))
         .chain((1..=4).map(|n| offences(client(n), 2, 99)))
         .chain([
-            Record::Allowed(allowed("198.51.100.0/24"), None),
-            Record::Allowed(allowed("203.0.113.0/24"), Some("the office".into())),
+            allow("198.51.100.0/24", None),
+            allow("203.0.113.0/24", Some("the office")),
             Record::Checkpoint(Checkpoint { source: "a".into(), position: "{}".into() }),
             Record::Totals(Totals::default()),
         ])
@@ -854,11 +865,13 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     let settings = settings(dir.path());
     let (mut store, _) = open(&settings, NOW);
     let entry = Allowed { network: "198.51.100.0/24".parse().unwrap(), reason: AllowReason::Operator };
-    store.commit(&[banned(1, 1, Ends::Never), Record::Allowed(entry, None)], NOW).unwrap();
+    store
+        .commit(&[banned(1, 1, Ends::Never), Record::Allowed { entry, note: None, until_ms: None }], NOW)
+        .unwrap();
     drop(store);
     sql(
         &settings,
-        "DROP TABLE unreadable; DROP TABLE remote; ALTER TABLE allowed DROP COLUMN note; ALTER TABLE bans DROP COLUMN place; PRAGMA user_version = 1;",
+        "DROP TABLE unreadable; DROP TABLE remote; ALTER TABLE allowed DROP COLUMN note; ALTER TABLE allowed DROP COLUMN until_ms; ALTER TABLE bans DROP COLUMN place; PRAGMA user_version = 1;",
     );
     let (store, found) = open(&settings, NOW);
     assert_eq!((found, bans_of(&store, NOW).len()), (Found::Sound, 1));

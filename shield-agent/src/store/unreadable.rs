@@ -63,7 +63,7 @@ impl Table {
                 "reason",
             ],
             Table::Offences => &["client", "count", "last_secs"],
-            Table::Allowed => &["network", "reason", "note"],
+            Table::Allowed => &["network", "reason", "note", "until_ms"],
             Table::Checkpoints => &["source", "position"],
             Table::Singles => &["name", "value"],
             Table::Remote => &["origin", "client", "entry"],

@@ -101,7 +101,7 @@ impl Unsynced {
             | Record::Lifted { .. }
             | Record::Offences { .. }
             | Record::OffencesForgotten(_)
-            | Record::Allowed(..)
+            | Record::Allowed { .. }
             | Record::Paused(_)
             | Record::Disallowed(_) => Unsynced::Decisions,
         }

@@ -6,7 +6,7 @@ use shield_engine::action::{BanRecord, Notice};
 
 use super::{
     attack_kind, by_network, bytes, cause, counted, duration, global_anomaly, lift_reason, networks, per_sec,
-    plural, posture, printable, reload, slow_cause, slow_term, term, until,
+    plural, posture, printable, reload, slow_cause, slow_term, term, until, utc,
 };
 
 /// Every kind of notice, as in the `event` field of its JSON.
@@ -167,9 +167,10 @@ fn line(notice: &Notice) -> String {
             let size = size.map_or("an unknown number of bytes".to_owned(), bytes);
             format!("lines of {source} lost ({size}): {reason}")
         }
-        Notice::AllowlistChanged { network, added, note } => {
+        Notice::AllowlistChanged { network, added, until_ms, note } => {
             let change = if *added { "added to" } else { "removed from" };
-            format!("{network} {change} the allowlist{}", in_brackets(note.as_deref()))
+            let until = until_ms.map(|until_ms| format!(" until {}", utc(until_ms))).unwrap_or_default();
+            format!("{network} {change} the allowlist{until}{}", in_brackets(note.as_deref()))
         }
         Notice::Reloaded(reloaded) => reload::summary(reloaded),
         Notice::Started { version, restored, dry_run } => {
@@ -371,10 +372,16 @@ mod tests {
         let changed = |added, note: Option<&str>| Notice::AllowlistChanged {
             network: "192.0.2.0/24".parse().unwrap(),
             added,
+            until_ms: None,
             note: note.map(str::to_owned),
         };
         check(&changed(true, Some("office")), "192.0.2.0/24 added to the allowlist (office)");
         check(&changed(false, None), "192.0.2.0/24 removed from the allowlist");
+        let mut for_a_while = changed(true, Some("office"));
+        if let Notice::AllowlistChanged { until_ms, .. } = &mut for_a_while {
+            *until_ms = Some(1_778_537_253_000);
+        }
+        check(&for_a_while, "192.0.2.0/24 added to the allowlist until 2026-05-11T22:07:33Z (office)");
     }
 
     #[test]

@@ -337,10 +337,14 @@ impl Backend for FakeBackend {
         self.later(FleetView { name: Some("web-1".into()), origins: vec![origin], ..FleetView::default() })
     }
 
-    fn allowlist(&self) -> Later<'_, Vec<(Allowed, Option<String>)>> {
+    fn allowlist(&self) -> Later<'_, Vec<(Allowed, Option<String>, Option<i64>)>> {
         self.later(vec![
-            (Allowed { network: "127.0.0.0/8".parse().unwrap(), reason: AllowReason::Special }, None),
-            (Allowed { network: "2001:db8::1/128".parse().unwrap(), reason: AllowReason::Gateway }, None),
+            (Allowed { network: "127.0.0.0/8".parse().unwrap(), reason: AllowReason::Special }, None, None),
+            (
+                Allowed { network: "2001:db8::1/128".parse().unwrap(), reason: AllowReason::Gateway },
+                None,
+                None,
+            ),
         ])
     }
 
@@ -475,6 +479,9 @@ fn explanation(client: Client) -> Explanation {
     }
 }
 
+/// A line of the log that is kept with every ban.
+pub(crate) const SECRET_LINE: &str = "192.0.2.7 - - [x] GET /reset?token=secret 404";
+
 fn evidence() -> Evidence {
     Evidence {
         rule: Rule::Probing,
@@ -492,6 +499,7 @@ fn evidence() -> Evidence {
         measures: vec![measure()],
         top_paths: vec![PathCount { path: "/.env".into(), count: 7 }],
         account: Vec::new(),
+        lines: vec![SECRET_LINE.to_owned()],
         observe: None,
         at_secs: 1_800_000_000,
     }

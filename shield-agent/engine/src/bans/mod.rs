@@ -1,5 +1,6 @@
 //! Bans: the ledger, the terms, and the limits.
 
+pub(crate) mod allow_ends;
 pub mod allowlist;
 pub mod backoff;
 pub(crate) mod blast;

@@ -136,7 +136,7 @@ fn a_client_allowed_or_unbanned_by_hand_is_not_listed_any_more() {
     let clients: Vec<Client> = site.engine.withheld().map(|(client, _)| client).collect();
     assert_eq!(clients.len(), 2);
     command(&mut site, Command::Unban { clients: vec![clients[0]], forget: true, reason: None });
-    command(&mut site, Command::Allow { clients: vec![clients[1]], reason: None });
+    command(&mut site, Command::Allow { clients: vec![clients[1]], secs: None, reason: None });
     resume(&mut site);
     assert_eq!(site.banned(ATTACKERS, 2).0, 0);
 }

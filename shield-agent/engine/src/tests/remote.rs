@@ -120,7 +120,7 @@ fn nobody_who_is_allowed_is_banned_for_others() {
     assert!(engine.ledger().is_empty() && engine.remotes().is_empty());
     assert_eq!(engine.remotes().origins().map(|state| state.vetoed).sum::<u64>(), 2);
     say(&mut engine, "web-1", 2, bans("203.0.113.5", Some(600), T0), T0);
-    let command = Command::Allow { clients: vec![client("203.0.113.0/24")], reason: None };
+    let command = Command::Allow { clients: vec![client("203.0.113.0/24")], secs: None, reason: None };
     engine.handle(Event::Command(CommandId(3), command), T0);
     say(&mut engine, "web-1", 3, bans("203.0.113.5", Some(600), T0), T0);
     assert!(!is_banned(&engine, "203.0.113.5"));

@@ -438,7 +438,7 @@ fn the_allowlist_says_why_it_keeps_an_entry() {
     let command = |engine: &mut Engine, command| {
         reply(&engine.handle(Event::Command(CommandId(1), command), T0)).results[0].message.clone()
     };
-    let allow = |text: &str| Command::Allow { clients: vec![client(text)], reason: None };
+    let allow = |text: &str| Command::Allow { clients: vec![client(text)], secs: None, reason: None };
     let disallow = |text: &str| Command::Disallow { clients: vec![client(text)], reason: None };
     for n in 5..8 {
         engine.handle(ban_command(&format!("203.0.113.{n}"), None), T0);

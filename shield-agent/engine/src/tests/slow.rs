@@ -166,7 +166,7 @@ fn nobody_on_the_allowlist_or_behind_a_proxy_is_slowed() {
 
 #[test]
 fn allowing_and_unbanning_let_a_client_go() {
-    let allow = |text: &str| Command::Allow { clients: vec![client(text)], reason: None };
+    let allow = |text: &str| Command::Allow { clients: vec![client(text)], secs: None, reason: None };
     for command in [allow(SUSPECT), allow("203.0.113.0/24")] {
         let mut engine = engine_with_xdp();
         probe_until_slowed(&mut engine, SUSPECT, 0);

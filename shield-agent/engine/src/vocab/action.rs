@@ -143,8 +143,13 @@ pub enum Record {
     /// Lifetime totals, so that counters survive restarts.
     Totals(Totals),
     /// An allowlist entry that an operator added.
-    /// With the operator's words.
-    Allowed(Allowed, Option<String>),
+    Allowed {
+        entry: Allowed,
+        /// The operator's words.
+        note: Option<String>,
+        /// Its end, on the wall clock in milliseconds; `None` until it is removed.
+        until_ms: Option<i64>,
+    },
     /// An allowlist entry that an operator removed.
     Disallowed(Allowed),
 }
@@ -336,6 +341,9 @@ pub enum Notice {
         network: ipnet::IpNet,
         /// `false` for a removed entry.
         added: bool,
+        /// The end of an entry that was added for a while, on the wall clock in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until_ms: Option<i64>,
         /// The operator's words.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<String>,

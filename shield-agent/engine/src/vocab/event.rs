@@ -74,7 +74,12 @@ pub enum Command {
     /// Lift bans that were made by hand on this host, and nothing else: what rules and others want stays.
     TakeBack { clients: Vec<Client>, reason: Option<String> },
     /// Put these networks on the allowlist, which lifts the bans inside them.
-    Allow { clients: Vec<Client>, reason: Option<String> },
+    Allow {
+        clients: Vec<Client>,
+        /// For how long: 1 s to `MAX_ALLOW_SECS`; `None` until they are taken off it.
+        secs: Option<u64>,
+        reason: Option<String>,
+    },
     /// Take an operator's entries off the allowlist.
     Disallow { clients: Vec<Client>, reason: Option<String> },
     /// Let rules ban and slow nobody for this long: 1 s to `MAX_PAUSE_SECS`.

@@ -11,9 +11,10 @@ use serde_json::{Map, Value, json};
 use super::operation::{BASE, Operation};
 use super::routes::{BansParams, ClientsParams, ExplainParams, ExportParams, HistoryParams, RecentParams};
 use super::types::{
-    AllowList, AllowRequest, BanPage, BanRequest, ClientList, ConfigView, ErrorBody, ErrorCode, EventList,
-    EventView, Explanation, FleetView, Gap, HistoryView, ImportRequest, Labels, OriginRequest, PauseReport,
-    PauseRequest, ReloadReport, ResumeReport, ResumeRequest, Snapshot, Status, UnbanRequest, Whoami,
+    AllowList, AllowRequest, BanPage, BanRequest, ClientList, ConfigView, DisallowRequest, ErrorBody,
+    ErrorCode, EventList, EventView, Explanation, FleetView, Gap, HistoryView, ImportRequest, Labels,
+    OriginRequest, PauseReport, PauseRequest, ReloadReport, ResumeReport, ResumeRequest, Snapshot, Status,
+    UnbanRequest, Whoami,
 };
 use crate::edge::format::Item;
 use shield_engine::action::Reply;
@@ -246,7 +247,7 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
         ),
         Operation::Disallow => change(
             "Take an operator's entries off the allowlist.",
-            schemas.body::<AllowRequest>(),
+            schemas.body::<DisallowRequest>(),
             schemas.answer::<Reply>(),
         ),
         Operation::Pause => change(
