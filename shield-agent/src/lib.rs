@@ -27,6 +27,7 @@ mod enforce;
 mod fleet;
 mod host;
 mod in_front;
+mod log_lines;
 mod memory;
 mod netns_lock;
 mod network_monitor;

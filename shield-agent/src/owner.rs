@@ -18,6 +18,7 @@ use crate::clock;
 use crate::enforce::Slow;
 use crate::enforce::interpreter::Report;
 use crate::host;
+use crate::log_lines::LogLines;
 use crate::pipeline::{Inbox, Job, Message, Verified, Verify};
 use crate::source::Pool;
 use shield_engine::Engine;
@@ -55,13 +56,23 @@ pub struct Owner {
     verify: Verify,
     pool: Pool,
     next_command: u64,
+    log_lines: LogLines,
     beat: Option<Beat>,
 }
 
 impl Owner {
     /// Actions go to `performer`, DNS verifications to `verify`, and processed batches back to `pool`.
     pub fn new(engine: Engine, inbox: Inbox, performer: Sender<Job>, verify: Verify, pool: Pool) -> Owner {
-        Owner { engine, inbox, performer, verify, pool, next_command: 1, beat: None }
+        Owner {
+            engine,
+            inbox,
+            performer,
+            verify,
+            pool,
+            next_command: 1,
+            log_lines: LogLines::default(),
+            beat: None,
+        }
     }
 
     /// Says to `beat` that it goes round.
@@ -108,7 +119,8 @@ impl Owner {
                 is_idle = false;
             }
             if let Poll::Ready(Some(batch)) = self.inbox.lines.poll_recv(&mut context) {
-                let actions = self.judge(&batch, now);
+                let mut actions = self.judge(&batch, now);
+                self.log_lines.judged(&batch, &mut actions);
                 self.pool.give(batch);
                 self.perform(actions, None);
                 tick_at = tick_at.min(self.next_tick(clock::now()));

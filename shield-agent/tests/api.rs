@@ -16,7 +16,7 @@ use shield_engine::backoff::Term;
 use shield_engine::event::Command;
 use shield_engine::verdict::Rule;
 use support::schema::Document;
-use support::{Running, Setup, TOKEN, raw, request};
+use support::{Running, SECRET_LINE, Setup, TOKEN, raw, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -51,6 +51,7 @@ fn everything() -> Vec<(&'static str, &'static str, String, Option<Value>)> {
         post("/unban", json!({"clients": clients, "forget": true})),
         post("/import", json!({"bans": [{"client": "192.0.2.8", "term": "next", "reason": null}]})),
         post("/allow", json!({"clients": clients})),
+        post("/allow", json!({"clients": clients, "secs": 604_800, "reason": "audit"})),
         post("/disallow", json!({"clients": clients, "reason": "moved"})),
     ]
 }
@@ -238,6 +239,24 @@ async fn changes_over_tcp_need_the_token() {
     let whoami = |answer: support::Answer| answer.json()["may_change"].as_bool().unwrap();
     assert!(!whoami(request(&running, "get", "/whoami", None, None).await));
     assert!(whoami(request(&running, "get", "/whoami", None, Some(TOKEN)).await));
+}
+
+/// Lines of the log may hold a secret in a query string: whoever may only read is shown none, and no list has them.
+#[tokio::test]
+async fn lines_of_the_log_are_for_those_who_may_change_something() {
+    let running = Setup::default().start().await;
+    let bans = request(&running, "get", "/bans", None, Some(TOKEN)).await;
+    assert!(!bans.body.contains(SECRET_LINE), "{}", bans.body);
+    let is_evident = |ban: &&Value| !ban["evidence"].is_null();
+    let client = bans.json()["bans"].as_array().unwrap().iter().find(is_evident).unwrap()["client"].clone();
+    let target = format!("/explain?client={}", client.as_str().unwrap());
+    let lines = |answer: &Value| answer["ban"]["evidence"]["lines"].clone();
+    assert_eq!(lines(&request(&running, "get", &target, None, None).await.json()), Value::Null);
+    let with_token = request(&running, "get", &target, None, Some(TOKEN)).await.json();
+    assert_eq!(lines(&with_token), json!([SECRET_LINE]));
+    let params = [("client", client.as_str().unwrap().to_owned())];
+    let over_the_socket: Value = running.unix_client().get(Operation::Explain, &params).await.unwrap();
+    assert_eq!(lines(&over_the_socket), json!([SECRET_LINE]));
 }
 
 /// The token lets somebody ban and lift; the configuration is for whoever administers the server.

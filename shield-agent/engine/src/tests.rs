@@ -90,6 +90,7 @@ fn evidence() -> Box<Evidence> {
         measures: Vec::new(),
         top_paths: Vec::new(),
         account: Vec::new(),
+        lines: Vec::new(),
         observe: None,
         at_secs: T0.wall_secs(),
     })
@@ -234,7 +235,6 @@ fn allowing_a_banned_client_lifts_it() {
     assert!(!reply(&engine.handle(ban_command("203.0.113.6", None), T0)).results[0].ok);
 }
 
-#[test]
 /// What an operator allows for a while is judged again when that is over, and not before: over a restart too.
 #[test]
 fn what_is_allowed_for_a_while_ends_by_itself() {
@@ -287,6 +287,7 @@ fn what_is_allowed_for_a_while_ends_by_itself() {
     );
 }
 
+#[test]
 fn everything_cannot_be_allowed() {
     let command = Command::Allow { clients: vec![client("0.0.0.0/0")], secs: None, reason: None };
     let actions = engine().handle(Event::Command(CommandId(3), command), T0);

@@ -328,6 +328,15 @@ pub(crate) fn ban(row: BanRow, now: Now) -> Ban {
     }
 }
 
+/// Without the lines of the log, which are for those alone who may change something: a query string may hold a secret.
+pub(crate) fn without_lines(ban: Ban) -> Ban {
+    let evidence = ban.evidence.map(|mut evidence| {
+        evidence.lines = Vec::new();
+        evidence
+    });
+    Ban { evidence, ..ban }
+}
+
 /// The end on the present wall clock: the boot clock decides, and the wall clock may have been set since the ban.
 fn ends_ms(ends: Ends, now: Now) -> Option<i64> {
     let remaining = i64::try_from(ends.remaining_ms(now)?).unwrap_or(i64::MAX);
@@ -344,7 +353,7 @@ pub(crate) fn ban_page(found: BanRows, offset: u64, dry_run: bool) -> BanPage {
         dry_run,
         now_ms: found.now.wall_ms,
         slowed: found.slowed.iter().map(|slowed| slowed_client(slowed, found.now)).collect(),
-        bans: found.rows.into_iter().map(|row| ban(row, found.now)).collect(),
+        bans: found.rows.into_iter().map(|row| without_lines(ban(row, found.now))).collect(),
     }
 }
 
@@ -457,6 +466,7 @@ pub(crate) fn noted_entry(entry: &Allowed, note: Option<String>, until_ms: Optio
         reason: entry.reason,
         words: entry.reason.describe().to_owned(),
         note,
+        until_ms,
     }
 }
 
@@ -466,7 +476,6 @@ pub(crate) fn labels() -> Labels {
     let rule = |rule: Rule| owned(rule.name(), text::rule_title(rule));
     let source = |source: &str| owned(source, text::baseline_source(source));
     let enforcer = |name: EnforcerName| owned(name.name(), &text::part_name(name.name()));
-        until_ms,
     Labels {
         rules: Rule::ALL.into_iter().map(rule).collect(),
         baseline_sources: ["rolling", "hour_slot", "all_hours", "floor", "warm_up"]

@@ -420,10 +420,18 @@ pub(super) struct ExplainParams {
     at: Option<i64>,
 }
 
-async fn explain(State(api): Shared, Params(params): Params<ExplainParams>) -> Answer<Explanation> {
+async fn explain(
+    State(api): Shared,
+    Extension(whoami): Extension<Whoami>,
+    Params(params): Params<ExplainParams>,
+) -> Answer<Explanation> {
     let client: Client = params.client.parse().map_err(|error| ApiError::bad_request(format!("{error}")))?;
     let view = api.live.backend().explain(client, params.at).await?;
-    Ok(Json(convert::explanation(view, params.at, api.live.backend().is_dry_run())))
+    let mut explanation = convert::explanation(view, params.at, api.live.backend().is_dry_run());
+    if !whoami.may_change {
+        explanation.ban = explanation.ban.map(convert::without_lines);
+    }
+    Ok(Json(explanation))
 }
 
 async fn events(

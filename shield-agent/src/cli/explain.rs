@@ -120,6 +120,10 @@ fn story(ban: &Ban, explanation: &Explanation) -> Vec<String> {
         lines.extend(evidence.account.iter().map(charged_line));
     }
     lines.extend(paths("Most requested then, in the same time:", &evidence.top_paths));
+    if !evidence.lines.is_empty() {
+        lines.extend([String::new(), "Its last lines in the log before the ban:".to_owned()]);
+        lines.extend(evidence.lines.iter().map(|line| format!("  {}", text::printable(line))));
+    }
     lines
 }
 
@@ -309,6 +313,7 @@ Earlier bans:
                 charged("probes", "/.env", 3.0, 1_778_537_250),
                 charged("failed_paths", "/x\u{7}", 1.0, 1_778_537_251),
             ],
+            lines: vec!["192.0.2.7 - - [11/May/2026:22:07:31 +0000] \"GET /x\u{7} HTTP/1.1\" 404 5".into()],
             observe: None,
             at_secs: 1_778_537_252,
         };

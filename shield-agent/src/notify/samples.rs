@@ -46,6 +46,7 @@ pub(crate) fn evidence() -> Evidence {
         measures: vec![],
         top_paths: vec![PathCount { path: "/<script>alert(1)</script>".into(), count: 223 }],
         account: Vec::new(),
+        lines: Vec::new(),
         observe: None,
         at_secs: AT_MS / 1000,
     }

@@ -413,6 +413,7 @@ mod tests {
             measures: Vec::new(),
             top_paths: vec![PathCount { path: path.to_owned(), count: 6 }],
             account: Vec::new(),
+            lines: Vec::new(),
             observe: None,
             at_secs: 60,
         };

@@ -147,6 +147,8 @@ impl Syslog {
         block.extend_from_slice(syslog::message(datagram));
         let end = block.len();
         self.parser.parse_single(block, from, end, out);
+        // So that each datagram is a line of the block.
+        block.push(b'\n');
     }
 }
 

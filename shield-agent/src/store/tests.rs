@@ -85,6 +85,7 @@ fn evidence() -> Box<Evidence> {
         measures: vec![],
         top_paths: vec![],
         account: Vec::new(),
+        lines: Vec::new(),
         observe: None,
         at_secs: 1,
     })
@@ -105,12 +106,12 @@ fn everything_comes_back_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path());
     let allowed = |net: &str| Allowed { network: net.parse().unwrap(), reason: AllowReason::Operator };
-    let first = BanRecord { evidence: Some(evidence()), ..ban(1, 7, Ends::after(NOW, 600_000)) };
     let allow = |net: &str, note: Option<&str>| Record::Allowed {
         entry: allowed(net),
         note: note.map(str::to_owned),
         until_ms: note.map(|_| 1_900_000_000_000),
     };
+    let first = BanRecord { evidence: Some(evidence()), ..ban(1, 7, Ends::after(NOW, 600_000)) };
     let checkpoint = Checkpoint { source: "/var/log/x".into(), position: "{\"at\":5}".into() };
     let totals = Totals { requests: 10, errors: 2, rejected: 1, salvaged: 0, bans: 2, lifts: 0 };
     let (mut store, found) = open(&settings, NOW);
@@ -150,8 +151,8 @@ fn everything_comes_back_after_a_restart() {
         paused: Some(b"{}".to_vec()),
         remote_state: Some(b"{}".to_vec()),
         allowed: vec![allowed("2001:db8::/32")],
-        next_serial: 9,
         allowed_until_ms: vec![("2001:db8::/32".parse().unwrap(), 1_900_000_000_000)],
+        next_serial: 9,
         audit_head: None,
         trouble: None,
     };
@@ -759,12 +760,12 @@ fn rows_that_cannot_be_read_are_left_out_named_and_kept_aside() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path());
     let allowed = |net: &str| Allowed { network: net.parse().unwrap(), reason: AllowReason::Operator };
-    let (mut store, _) = open(&settings, NOW);
     let allow = |net: &str, note: Option<&str>| Record::Allowed {
         entry: allowed(net),
         note: note.map(str::to_owned),
         until_ms: note.map(|_| 1_900_000_000_000),
     };
+    let (mut store, _) = open(&settings, NOW);
     let records: Vec<Record> = (1..=9)
         .map(|n| banned(n, u64::from(n), Ends::Never))
         .chain((1..=4).map(|n| offences(client(n), 2, 99)))

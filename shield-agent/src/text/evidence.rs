@@ -246,6 +246,7 @@ pub(super) mod tests {
             measures: self::measures(measures),
             top_paths: Vec::new(),
             account: Vec::new(),
+            lines: Vec::new(),
             observe: None,
             at_secs: 0,
         }

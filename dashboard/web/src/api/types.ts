@@ -20,6 +20,8 @@ export interface AllowEntry {
   /** The operator's own words, when some were given. */
   note?: string | null;
   reason: AllowReason;
+  /** The end of an entry that was added for a while; absent when it stays until it is removed. */
+  until_ms?: number | null;
   /** The reason in plain words. */
   words: string;
 }
@@ -33,12 +35,14 @@ export interface AllowList {
 /** The origin of an allowlist entry. */
 export type AllowReason = "configured" | "own_address" | "gateway" | "resolver" | "search_engine" | "operator" | "special" | "ssh_session" | "ssh_recent" | "trusted_proxy" | "cdn" | "private";
 
-/** Networks to put on the allowlist, or to take off it. */
+/** Networks to put on the allowlist. */
 export interface AllowRequest {
   /** Addresses or networks. */
   clients: Client[];
   /** The reason, for the record. */
   reason?: string | null;
+  /** For how long; null or absent until they are taken off it. */
+  secs?: number | null;
 }
 
 /** A global anomaly in progress. */
@@ -226,6 +230,14 @@ export interface DetectorStatus {
   warm_up: WarmUp | null;
 }
 
+/** Networks to take off the allowlist. */
+export interface DisallowRequest {
+  /** Addresses or networks. */
+  clients: Client[];
+  /** The reason, for the record. */
+  reason?: string | null;
+}
+
 /** Packets and bytes that the kernel dropped for Shield. Packets that XDP drops never reach iptables, so the sums count nothing twice. */
 export interface Dropped {
   /** One entry for each enforcer that counts. */
@@ -310,6 +322,8 @@ export interface Evidence {
   condition: string;
   /** The client's errors in the window: status >= 400, without those configured as our own answers. */
   errors: number;
+  /** The client's last log lines before the ban, as they were written, oldest first. Filled in by whoever reads the log, of a ban in the database alone: a query string may hold a secret. */
+  lines?: string[];
   /** The baseline's mean, in requests per second. */
   mean: number;
   /** Every value that the rule uses, beside its threshold. */
@@ -930,7 +944,7 @@ export interface Reads {
 export interface Changes {
   "/allow": { body: AllowRequest; answer: Reply };
   "/ban": { body: BanRequest; answer: Reply };
-  "/disallow": { body: AllowRequest; answer: Reply };
+  "/disallow": { body: DisallowRequest; answer: Reply };
   "/fleet/forget": { body: OriginRequest; answer: Reply };
   "/fleet/trust": { body: OriginRequest; answer: Reply };
   "/import": { body: ImportRequest; answer: Reply };

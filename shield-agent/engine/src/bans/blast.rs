@@ -338,6 +338,7 @@ mod tests {
             measures: Vec::new(),
             top_paths: Vec::new(),
             account: Vec::new(),
+            lines: Vec::new(),
             observe: None,
             at_secs: 0,
         };

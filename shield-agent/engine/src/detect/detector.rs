@@ -951,6 +951,7 @@ fn evidence(
         measures: fired.checks.iter().map(|check| check.measure()).collect(),
         top_paths: top_paths(activity, interner, second),
         account: Vec::new(),
+        lines: Vec::new(),
         observe: None,
         at_secs: i64::from(second),
     }

@@ -165,6 +165,10 @@ pub struct Evidence {
     /// What weighs most in the client's score, weightiest first. Bounded: it need not add up to the score.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub account: Vec<Charged>,
+    /// The client's last log lines before the ban, as they were written, oldest first. Filled in by whoever reads the log, of a
+    /// ban in the database alone: a query string may hold a secret.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<String>,
     /// The reason why the client is only reported and not banned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observe: Option<String>,

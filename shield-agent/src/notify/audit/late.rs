@@ -80,35 +80,44 @@ pub(crate) fn missing(log: &Path, ledger: &Reader, except: &str, now: Now) -> Re
     let mut missing: Vec<BanRecord> =
         newest.into_iter().filter(|ban| ban.reason.as_deref() != Some(except) && end.lacks(ban)).collect();
     missing.sort_by_key(|ban| ban.ban.serial);
+    // They are in the database alone.
+    missing.iter_mut().filter_map(|ban| ban.evidence.as_mut()).for_each(|evidence| evidence.lines.clear());
     Ok(missing)
 }
 
 /// The end of the log, reaching into the newest rotated file where the log was rotated only just now.
 fn end_of(log: &Path) -> Result<End> {
     let mut end = End::default();
-    let current = match File::open(log) {
+    for_each_at_the_end(log, COMPARED_BYTES, |line| end.add(line))?;
+    Ok(end)
+}
+
+/// Calls `each` with the lines of the log's last `bytes`, and before them with those of the newest rotated file where the log
+/// itself has less than half as many. The first line may be cut.
+///
+/// # Errors
+/// When the log cannot be read. A damaged file before it is read as far as it can be; the log itself records the damage.
+pub(super) fn for_each_at_the_end(log: &Path, bytes: u64, mut each: impl FnMut(&[u8])) -> Result<()> {
+    let (tail, len) = match File::open(log) {
         Ok(mut file) => {
             let len = file.metadata()?.len();
-            let tail = read_tail(&mut file, len, COMPARED_BYTES)
+            let tail = read_tail(&mut file, len, bytes)
                 .with_context(|| format!("could not read the end of {}", log.display()))?;
             (tail, len)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => (Vec::new(), 0),
         Err(error) => return Err(error).with_context(|| format!("could not open {}", log.display())),
     };
-    let (tail, len) = current;
     let has_folder = log.parent().is_none_or(|dir| dir.as_os_str().is_empty() || dir.exists());
-    if has_folder && len < COMPARED_BYTES / 2 {
+    if has_folder && len < bytes / 2 {
         let family = files::family(log)?;
         if let Some(newest) = family.iter().rfind(|path| *path != log) {
-            // A damaged file is compared as far as it can be read; the log itself records the damage.
             let _ = files::for_each_line(newest, |_, line| {
-                end.add(line);
+                each(line);
                 Ok(())
             });
         }
     }
-    // The first line of the tail may be cut, and then it is not JSON.
-    tail.split(|byte| *byte == b'\n').for_each(|line| end.add(line));
-    Ok(end)
+    tail.split(|byte| *byte == b'\n').for_each(each);
+    Ok(())
 }
