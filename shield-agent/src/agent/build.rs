@@ -23,7 +23,7 @@ use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
 use crate::enforce::{Enforcer, Slow, nginx};
 use crate::fleet;
-use crate::notify::audit::late;
+use crate::notify::audit::{late, recent};
 use crate::notify::{self, AuditRecord, Notifier, Outbox};
 use crate::owner::Owner;
 use crate::pipeline::{Announce, Handle, Inbox, Job, Message, Verified};
@@ -219,6 +219,20 @@ pub(super) fn audit_record(
         );
     }
     AuditRecord { expected, late, ..AuditRecord::default() }
+}
+
+/// Events of the runs before that are shown again.
+const REMEMBERED: usize = 500;
+
+/// The feed of the page, which begins with what the audit log holds of the runs before.
+pub(super) fn feed(config: &Config) -> Feed {
+    let now = clock::now();
+    let feed = Feed::new(now);
+    match recent::recent(&config.audit, REMEMBERED) {
+        Ok(past) => feed.remember(&past, now),
+        Err(error) => tracing::warn!("the page lists no events from before the start: {error:#}"),
+    }
+    feed
 }
 
 /// Starts the audit log, which goes on from `record`, Slack and webhook.

@@ -36,7 +36,6 @@ use self::supervise::{EndGuard, Ended, HostWatch};
 use self::watch::{Health, Watch, Watching};
 use crate::api;
 use crate::api::backend::Mode;
-use crate::api::feed::Feed;
 use crate::beat::Beats;
 use crate::clock;
 use crate::config::Config;
@@ -134,7 +133,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let interpreter = Arc::new(interpreter);
     supervise::await_required(&config, kernel, &interpreter).await?;
 
-    let feed = Arc::new(Feed::new(started));
+    let feed = Arc::new(build::feed(&config));
     let record = build::audit_record(&config, kernel, audit_head, &reader);
     let heads = record.heads.clone();
     let (notifier, outbox) = build::start_notifier(&config, record, handle.clone());

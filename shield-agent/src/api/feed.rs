@@ -1,5 +1,6 @@
 //! Notices for the page and for streams: the last ones, those to come, and the conditions that they began. The rest of the
-//! agent calls [`Feed::publish`], which never waits (invariant 7). Not the lasting record: that is the audit log.
+//! agent calls [`Feed::publish`], which never waits (invariant 7). Not the lasting record: that is the audit log, whose end is
+//! remembered at the start, so that a restart hides neither what happened before it nor an attack that goes on.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,6 +9,7 @@ use tokio::sync::broadcast;
 
 use super::events;
 use super::types::{Anomaly, EventList, EventView};
+use crate::dry_run;
 use crate::text;
 use shield_engine::action::{BanRecord, Notice};
 use shield_engine::time::Now;
@@ -27,7 +29,7 @@ const IDS_PER_MS: u64 = 1_000;
 pub(crate) const ATTACKS_SECS: u64 = 300;
 const ATTACK_STEP_MS: u64 = 10_000;
 
-/// The notices of this run.
+/// The notices of this run, behind the last ones of the run before.
 #[derive(Debug)]
 pub struct Feed {
     inner: Mutex<Inner>,
@@ -89,13 +91,18 @@ struct Attacks {
 }
 
 impl Attacks {
-    fn follow(&mut self, notice: &Notice, now: Now) {
-        let Notice::Banned(ban) = notice else { return };
+    /// Notices come in the order of `at_boot_ms`.
+    fn follow(&mut self, notice: &Notice, at_boot_ms: u64) {
+        let ban = match notice {
+            Notice::Banned(ban) => ban,
+            Notice::WouldBan { ban, because } if because == dry_run::BECAUSE => ban,
+            _ => return,
+        };
         if !ban.ban.rule.is_detected() {
             return;
         }
-        self.drop_old(now);
-        let step = now.boot_ms / ATTACK_STEP_MS;
+        self.drop_old(at_boot_ms);
+        let step = at_boot_ms / ATTACK_STEP_MS;
         if self.steps.back().is_none_or(|(at, _)| *at != step) {
             self.steps.push_back((step, BTreeMap::new()));
         }
@@ -103,15 +110,15 @@ impl Attacks {
         *kinds.entry(text::attack_kind(ban)).or_default() += 1;
     }
 
-    fn drop_old(&mut self, now: Now) {
-        let oldest = (now.boot_ms / ATTACK_STEP_MS).saturating_sub(ATTACKS_SECS * 1000 / ATTACK_STEP_MS);
+    fn drop_old(&mut self, boot_ms: u64) {
+        let oldest = (boot_ms / ATTACK_STEP_MS).saturating_sub(ATTACKS_SECS * 1000 / ATTACK_STEP_MS);
         while self.steps.front().is_some_and(|(at, _)| *at < oldest) {
             self.steps.pop_front();
         }
     }
 
     fn count(&mut self, now: Now) -> BTreeMap<&'static str, u64> {
-        self.drop_old(now);
+        self.drop_old(now.boot_ms);
         let mut sum = BTreeMap::new();
         for (kind, number) in self.steps.iter().flat_map(|(_, kinds)| kinds) {
             *sum.entry(*kind).or_default() += number;
@@ -134,6 +141,24 @@ impl Feed {
                 attacks: Attacks::default(),
             }),
             live: broadcast::channel(BACKLOG).0,
+        }
+    }
+
+    /// Takes what happened before the start: notices with their times (wall clock, ms), oldest first. Before anything is
+    /// published. They are listed, and the last bans of rules count as attacks; a stream is sent none of them.
+    pub(crate) fn remember(&self, past: &[(i64, Notice)], now: Now) {
+        let past = past.get(past.len().saturating_sub(KEPT)..).unwrap_or(past);
+        let mut inner = self.lock();
+        let before = inner.first_id.saturating_sub(past.len() as u64);
+        for (id, (at_ms, notice)) in (before..).zip(past) {
+            let event = events::event(id, *at_ms, notice);
+            let json = serde_json::to_string(&event).expect("an event has only text keys");
+            inner.kept.push_back(Arc::new(Published { event, json }));
+            // What is later than now was recorded by a clock that was wrong.
+            let age_ms = u64::try_from(now.wall_ms.saturating_sub(*at_ms)).ok();
+            if let Some(at_boot_ms) = age_ms.and_then(|age_ms| now.boot_ms.checked_sub(age_ms)) {
+                inner.attacks.follow(notice, at_boot_ms);
+            }
         }
     }
 
@@ -183,8 +208,9 @@ impl Feed {
         let inner = self.lock();
         let live = self.live.subscribe();
         let Some(last_id) = last_id else { return Subscription { missed: Vec::new(), gap: false, live } };
-        let missed = inner.kept.iter().filter(|published| published.event.id > last_id).cloned().collect();
-        let oldest = inner.kept.front().map_or(inner.next_id, |published| published.event.id);
+        let of_this_run = || inner.kept.iter().filter(|published| published.event.id >= inner.first_id);
+        let missed = of_this_run().filter(|published| published.event.id > last_id).cloned().collect();
+        let oldest = of_this_run().next().map_or(inner.next_id, |published| published.event.id);
         let gap = last_id < inner.first_id || last_id + 1 < oldest;
         Subscription { missed, gap, live }
     }
@@ -214,7 +240,7 @@ impl Inner {
         let event = events::event(id, now.wall_ms, notice);
         self.counts.add(&event.kind, notice);
         self.conditions.follow(notice, now);
-        self.attacks.follow(notice, now);
+        self.attacks.follow(notice, now.boot_ms);
         let json = serde_json::to_string(&event).expect("an event has only text keys");
         Published { event, json }
     }
@@ -315,6 +341,47 @@ mod tests {
         let span_ms = ATTACKS_SECS * 1000 + ATTACK_STEP_MS;
         assert_eq!(counts(NOW.plus_ms(span_ms)), [("floods", 2)]);
         assert_eq!(counts(later.plus_ms(span_ms)), []);
+    }
+
+    /// History: after a restart in the middle of an attack the page listed no event and said that all was quiet.
+    #[test]
+    fn what_happened_before_the_start_is_listed_and_counts_as_an_attack() {
+        let ban = |client: &str, because: Option<&str>| -> Notice {
+            let mut json = serde_json::json!({"event": "banned", "client": client, "serial": 1, "since_ms": 0,
+                "ends": "never", "offence": 1, "rule": "flood"});
+            if let Some(because) = because {
+                json["event"] = "would_ban".into();
+                json["because"] = because.into();
+            }
+            serde_json::from_value(json).unwrap()
+        };
+        let now = Now { wall_ms: NOW.wall_ms, boot_ms: 200_000 };
+        let ago = |secs: i64| now.wall_ms - secs * 1000;
+        let past = [
+            (ago(400), ban("192.0.2.1", None)),
+            (ago(250), ban("192.0.2.2", None)),
+            (ago(100), ban("192.0.2.3", None)),
+            (ago(60), ban("192.0.2.4", Some(dry_run::BECAUSE))),
+            (ago(50), ban("192.0.2.5", Some("behind a proxy"))),
+            (ago(-90), ban("192.0.2.6", None)),
+        ];
+        let feed = Feed::new(now);
+        feed.remember(&past, now);
+        // The second one is older than this boot.
+        assert_eq!(feed.recent_attacks(now).into_iter().collect::<Vec<_>>(), [("floods", 2)]);
+        assert_eq!(feed.counts(), Counts::default(), "counters are of this run");
+        feed.publish(&skew(1), now);
+        let listed = feed.recent(10, None, None).events;
+        assert_eq!(
+            listed.iter().map(|event| event.at_ms).collect::<Vec<_>>(),
+            [now.wall_ms, ago(-90), ago(50), ago(60), ago(100), ago(250), ago(400)]
+        );
+        assert!(listed.is_sorted_by(|a, b| a.id > b.id));
+        let resumed = feed.subscribe(Some(ago(300).unsigned_abs() * IDS_PER_MS));
+        assert_eq!((resumed.missed.len(), resumed.gap), (1, true), "the page asks for the list itself");
+        let feed = Feed::new(now);
+        feed.remember(&past, now);
+        assert_eq!(feed.subscribe(Some(0)).missed.len(), 0);
     }
 
     #[test]

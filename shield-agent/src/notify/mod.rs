@@ -11,7 +11,7 @@ mod message;
 pub(crate) mod post;
 mod queue;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub(crate) mod secret;
 mod slack;
 mod trial;

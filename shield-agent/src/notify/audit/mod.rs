@@ -8,6 +8,7 @@
 pub(crate) mod chain;
 pub(crate) mod files;
 pub(crate) mod late;
+pub(crate) mod recent;
 pub(crate) mod report;
 
 use std::fs::{File, OpenOptions};

@@ -401,6 +401,30 @@ fn of_a_line_without_an_end_only_the_beginning_is_kept() {
     assert_eq!(lengths, [4 << 20, 2]);
 }
 
+/// What the page shows after a restart is what was recorded before it: across a rotation, and without the lines about the log.
+#[test]
+fn the_last_events_are_read_back_as_they_were_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    assert_eq!(recent::recent(&path, 9).unwrap(), []);
+    let notices = [
+        samples::banned(),
+        samples::lifted(),
+        samples::anomaly(),
+        samples::degraded("xdp"),
+        samples::banned_by_hand("scraping"),
+    ];
+    let mut log = AuditLog::new(&path);
+    let (before, after) = notices.split_at(notices.len() / 2);
+    before.iter().for_each(|notice| log.append(notice, NOW).unwrap());
+    std::fs::rename(&path, dir.path().join("audit.jsonl.1")).unwrap();
+    after.iter().for_each(|notice| log.append(notice, NOW).unwrap());
+    let read = recent::recent(&path, 1_000).unwrap();
+    let expected: Vec<(i64, Notice)> = notices.iter().map(|notice| (NOW.wall_ms, notice.clone())).collect();
+    assert_eq!(read, expected);
+    assert_eq!(recent::recent(&path, 2).unwrap(), expected[expected.len() - 2..]);
+}
+
 mod late_lines {
     use super::*;
     use crate::store::reader::Reader;
