@@ -35,6 +35,7 @@ mod notify;
 mod owner;
 mod performer;
 mod pipeline;
+mod port_holder;
 mod random;
 mod replay;
 mod search_engines;

@@ -28,7 +28,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch as channel};
 
 use self::backend::{About, AgentBackend, Records, Shown};
-use self::page::Page;
+use self::page::{Page, Wanted};
 use self::reload::Reloader;
 pub(crate) use self::reload::SetLog;
 use self::restore::{Opened, Restored};
@@ -204,7 +204,8 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let mut server = build::bind_api(&config, Arc::new(backend), Arc::clone(&feed))?;
     server.watch(beats.part("api", watch::API, supervise::running), build::report_to(&handle));
     let token_file = config.state_dir.join(api::TOKEN_FILE);
-    let (page, state) = Page::open(server.door(), token_file, config.page, &config.page_hosts, ended).await;
+    let (page, state) =
+        Page::open(server.door(), token_file, Wanted::of(&config), &config.page_hosts, ended).await;
     handle.send(Message::Part(PartReport { part: "page".to_owned(), state, repaired: None }));
     let server = supervise::essential(ended, server.run(server_stops));
 

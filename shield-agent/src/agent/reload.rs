@@ -12,7 +12,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::backend::{Current, Shown};
-use super::page::{self, Page};
+use super::page::{Page, Wanted};
 use super::{build, systemd};
 use crate::api::listen::stopped;
 use crate::api::types::{ConfigView, ReloadOutcome, ReloadReport};
@@ -101,7 +101,7 @@ impl Reloader {
                     let hooks = self.hooks.clone();
                     off_runtime(move || hooks.retry()).await;
                 }
-                _ = retry_page.tick(), if self.page.addr() != self.config.page => self.retry_page().await,
+                _ = retry_page.tick(), if self.page.served() != Wanted::of(&self.config) => self.retry_page().await,
             }
         }
         (self.sources, self.page)
@@ -287,11 +287,11 @@ impl Reloader {
     }
 
     async fn set_page(&mut self, wanted: &mut Config, failed: &mut Vec<String>) {
-        let state = match self.page.change(wanted.page, &wanted.page_hosts).await {
-            Ok(()) => page::state(wanted.page),
+        let state = match self.page.change(Wanted::of(wanted), &wanted.page_hosts).await {
+            Ok(()) => self.page.state(),
             Err(reason) => {
                 failed.push(format!("[page] listen: {reason}"));
-                wanted.page = self.page.addr();
+                wanted.page = self.page.served().map(|served| served.addr);
                 PartState::Degraded { reason }
             }
         };
@@ -300,8 +300,8 @@ impl Reloader {
 
     /// Opens the page that could not be opened at the start, if it can be by now.
     async fn retry_page(&mut self) {
-        if self.page.change(self.config.page, &self.config.page_hosts).await.is_ok() {
-            self.report("page", page::state(self.config.page));
+        if self.page.change(Wanted::of(&self.config), &self.config.page_hosts).await.is_ok() {
+            self.report("page", self.page.state());
         }
     }
 

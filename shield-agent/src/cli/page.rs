@@ -34,7 +34,8 @@ struct Place {
 pub(crate) async fn run(args: &PageArgs, client: &AgentClient) -> Result<Exit> {
     let config: ConfigView = client.get(Operation::Config, &[]).await?;
     let status: Status = client.get(Operation::Status, &[]).await?;
-    let place = place(&config.settings, status.host.name);
+    let page = status.parts.iter().find(|part| part.part == "page").map(|part| part.text.as_str());
+    let place = place(&config.settings, page.and_then(served), status.host.name);
     let token = std::fs::read_to_string(&place.token_file).map(|token| token.trim().to_owned());
     if args.token {
         return match token {
@@ -49,12 +50,17 @@ pub(crate) async fn run(args: &PageArgs, client: &AgentClient) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn place(settings: &serde_json::Value, host: String) -> Place {
+/// The address in the state of a page that is served: another port than the configured one where that was taken.
+fn served(state: &str) -> Option<SocketAddr> {
+    state.strip_prefix("http://")?.split('/').next()?.parse().ok()
+}
+
+fn place(settings: &serde_json::Value, served: Option<SocketAddr>, host: String) -> Place {
     let find =
         |pointer: &str| settings.pointer(pointer).and_then(serde_json::Value::as_str).map(str::to_owned);
     let state_dir = find("/agent/state_dir").unwrap_or_else(|| "/var/lib/shield".to_owned());
     Place {
-        listen: find("/page/listen").and_then(|addr| addr.parse().ok()),
+        listen: served.or_else(|| find("/page/listen").and_then(|addr| addr.parse().ok())),
         token_file: Path::new(&state_dir).join(TOKEN_FILE),
         host,
     }
@@ -112,8 +118,12 @@ mod tests {
         let config =
             crate::config::Config::parse("[[source]]\npath = '/a.log'\n[agent]\nstate_dir = '/state'")
                 .unwrap();
-        let found = place(&config.shown(), "web1".into());
+        let found = place(&config.shown(), None, "web1".into());
         assert_eq!(found.token_file, Path::new("/state/api-token"));
         assert_eq!(found.listen, Some("127.0.0.1:8080".parse().unwrap()));
+        let state = "http://127.0.0.1:8083/ (in place of port 8080, where nginx (pid 7) listens; next_free_port in [page])";
+        let found = place(&config.shown(), served(state), "web1".into());
+        assert_eq!(found.listen, Some("127.0.0.1:8083".parse().unwrap()));
+        assert_eq!(served("could not listen on 127.0.0.1:8080"), None);
     }
 }

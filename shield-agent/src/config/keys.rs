@@ -43,7 +43,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]`, `[detect]`, `[[site]]` and `[[blocklist]]`.
-const KEYS: [Key; 76] = [
+const KEYS: [Key; 77] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -122,6 +122,7 @@ const KEYS: [Key; 76] = [
     key("crowdsec", "url", Restart, crowdsec),
     key("page", "enabled", Now, |c| json!(c.page.is_some())),
     key("page", "listen", Now, |c| json!(c.page)),
+    key("page", "next_free_port", Now, |c| json!(c.page_next_free_port)),
     key("page", "hosts", Now, |c| json!(c.page_hosts)),
     key("slack", "url", Now, |c| url(c.slack.as_ref())),
     key("slack", "events", Now, |c| json!(c.slack_events)),
@@ -479,6 +480,7 @@ mod tests {
         ("[nginx] reload_every", "[nginx]\nreload_every = '1m'"),
         ("[page] enabled", "[page]\nenabled = false"),
         ("[page] listen", "[page]\nlisten = '127.0.0.1:1'"),
+        ("[page] next_free_port", "[page]\nnext_free_port = true"),
         ("[page] hosts", "[page]\nhosts = ['a']"),
         (
             "[cloudflare] list",

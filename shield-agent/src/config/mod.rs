@@ -85,6 +85,8 @@ pub struct Config {
     pub crowdsec: Option<crowdsec::Settings>,
     /// The page's address; `None` when the page is disabled.
     pub page: Option<SocketAddr>,
+    /// Whether the page may take one of the next ports where its own is taken.
+    pub page_next_free_port: bool,
     /// Host names that the page answers to besides loopback's.
     pub page_hosts: Vec<String>,
     pub slack: Option<UrlFrom>,

@@ -237,6 +237,8 @@ pub(crate) struct RawNginx {
 pub(crate) struct RawPage {
     pub enabled: Option<bool>,
     pub listen: Option<Listen>,
+    /// `true`: where the port is taken, one of the next nine.
+    pub next_free_port: Option<bool>,
     /// Host names it answers to, besides loopback's.
     pub hosts: Option<Vec<String>>,
 }

@@ -74,7 +74,7 @@ impl Config {
                 "url": crowdsec.url.as_str(),
                 "poll_secs": crowdsec.poll.as_secs(),
             })),
-            "page": { "listen": self.page, "hosts": self.page_hosts },
+            "page": { "listen": self.page, "next_free_port": self.page_next_free_port, "hosts": self.page_hosts },
             "slack": secret(&self.slack),
             "webhook": secret(&self.webhook),
             "audit": self.audit,

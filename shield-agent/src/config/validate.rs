@@ -115,6 +115,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         blocklists,
         crowdsec,
         page: page(&raw.page),
+        page_next_free_port: raw.page.next_free_port == Some(true),
         page_hosts: raw.page.hosts.unwrap_or_default(),
         slack_events: event_kinds(raw.slack.events.clone(), "slack")?,
         webhook_events: event_kinds(raw.webhook.events.clone(), "webhook")?,

@@ -1,5 +1,7 @@
 //! What a reload of the configuration did, in words.
 
+use std::net::SocketAddr;
+
 use serde_json::Value;
 
 use super::{counted, utc};
@@ -90,6 +92,17 @@ pub(crate) fn in_force(file: Option<&str>, restart: &[String]) -> String {
 /// The state of a receiver whose URL could not be read again.
 pub(crate) fn url_stays(why: &str) -> String {
     format!("{why}; the URL read before is still in use; `shield-agent reload` tries again")
+}
+
+/// Who has the page's port.
+pub(crate) fn page_taken(addr: SocketAddr, holder: &str) -> String {
+    format!("could not have {addr} for the page: {holder} listens there")
+}
+
+/// Why the page is on another port.
+pub(crate) fn page_instead(addr: SocketAddr, holder: Option<&str>) -> String {
+    let holder = holder.unwrap_or("another program");
+    format!("in place of port {}, where {holder} listens; next_free_port in [page]", addr.port())
 }
 
 /// The state of a page that could not be moved.

@@ -17,6 +17,7 @@ use super::run::ConfigArg;
 use super::{Exit, print};
 use crate::config::{Config, Use};
 use crate::in_front;
+use crate::port_holder;
 use crate::source::{Input, Place};
 use crate::text::{counted, utc};
 use logs::{CheckedLog, CheckedLogs};
@@ -183,7 +184,9 @@ fn page_text(addr: SocketAddr, socket: &Path) -> String {
     let page = format!("http://{addr}/");
     match TcpListener::bind(addr) {
         Err(error) if UnixStream::connect(socket).is_err() => {
-            format!("{page}: could not listen there ({error}); set another `listen` in [page]")
+            let holder =
+                port_holder::holder(addr).map(|holder| format!(": {holder} does")).unwrap_or_default();
+            format!("{page}: could not listen there ({error}{holder}); set another `listen` in [page]")
         }
         _ => page,
     }
@@ -218,6 +221,7 @@ mod tests {
         let addr = other.local_addr().unwrap();
         let text = page_text(addr, Path::new("/nonexistent/control.sock"));
         assert!(text.starts_with(&format!("http://{addr}/: could not listen there (")), "{text}");
+        assert!(text.contains(&format!("(pid {}) does); ", std::process::id())), "{text}");
         assert!(text.ends_with("set another `listen` in [page]"), "{text}");
     }
 
