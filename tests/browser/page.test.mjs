@@ -105,6 +105,25 @@ describe("bans", () => {
       await page.getByText("198.51.100.43: was not banned").waitFor();
     }));
 
+  test("a client is never banned for a week, and is judged again by a button", () =>
+    withPage("calm", {}, async (page, { agent }) => {
+      await page.locator("#allowlist > summary").click();
+      await page.getByRole("button", { name: "Never ban…" }).click();
+      await page.getByLabel("Address or network").fill("192.0.2.0/24");
+      await page.locator("dialog select").selectOption({ label: "7 d" });
+      await page.getByLabel("Reason, for the record (optional)").fill("the auditors");
+      await page.getByLabel("Token").fill(TOKEN);
+      await page.getByRole("button", { name: "Never ban it" }).click();
+      const entry = page.locator("#allowlist-rows li", { hasText: "192.0.2.0/24" });
+      await entry.getByText(/allowed by an operator: the auditors, until .+20\d\d/).waitFor();
+      const days = (agent.allowedUntil.get("192.0.2.0/24").until - Date.now()) / 86_400_000;
+      assert.ok(days > 6.9 && days <= 7, `${days} days`);
+      await entry.getByRole("button", { name: "Take 192.0.2.0/24 off the allowlist" }).click();
+      await page.getByRole("button", { name: "Take it off the allowlist" }).click();
+      await entry.waitFor({ state: "detached" });
+      assert.equal(agent.allowedUntil.size, 0);
+    }));
+
   test("a million of them can be paged, searched and filtered", () =>
     withPage("million", {}, async (page) => {
       const range = (text) => reaches(page, (text) => document.getElementById("bans-range").textContent === text, text, { argument: text });
@@ -321,6 +340,26 @@ test("a request's path of <script> is text, wherever it is shown", () =>
     assert.deepEqual(found, { hacked: false, scripts: 1, images: 0 });
   }));
 
+test("the lines of the log that led to a ban are text, and for whoever has the token", () =>
+  withPage("attack", {}, async (page, { agent }) => {
+    agent.makeBan(CLIENT, { secs: 600, rule: "probing" });
+    await rowIs(page, CLIENT, "shown");
+    const explain = () => page.goto(new URL(`#client=${CLIENT}`, page.url()).href);
+    await explain();
+    await page.getByText("Unlocked with the token, this shows its last lines").waitFor();
+    assert.equal(await page.locator(".log-lines").count(), 0);
+    await page.getByRole("button", { name: "Close" }).click();
+    await page.getByRole("button", { name: "Unlock" }).click();
+    await page.getByRole("textbox", { name: "Token" }).fill(TOKEN);
+    await page.locator("dialog").getByRole("button", { name: "Unlock" }).click();
+    await page.locator("dialog").waitFor({ state: "hidden" });
+    await explain();
+    const lines = page.locator(".log-lines");
+    await lines.waitFor();
+    assert.match((await lines.textContent()) ?? "", /"GET .*<script>window\.hacked=1<\/script> HTTP\/1\.1" 404/);
+    assert.equal(await page.evaluate(() => window.hacked), undefined);
+  }));
+
 // Its details stayed empty: the agent leaves empty lists out, and the page took them for granted.
 test("a ban whose evidence has neither values nor paths can be opened", () =>
   withPage("calm", {}, async (page, { agent }) => {
@@ -374,6 +413,35 @@ describe("the posture", () => {
       await page.getByRole("button", { name: "Ban", exact: true }).click();
       await rowIs(page, "203.0.113.0/24", "shown");
       assert.equal(agent.isBanned("203.0.113.0/24"), true);
+    }));
+});
+
+describe("automatic bans", () => {
+  test("are paused and resumed here", () =>
+    withPage("calm", {}, async (page, { agent }) => {
+      await page.getByRole("button", { name: "Pause…" }).click();
+      await page.locator("dialog select").selectOption({ label: "2 h" });
+      await page.getByLabel("Token").fill(TOKEN);
+      await page.getByRole("button", { name: "Pause", exact: true }).click();
+      const paused = page.locator(".notice", { hasText: "Automatic bans are paused" });
+      await paused.getByText(/Until .+ rules ban and slow nobody/).waitFor();
+      assert.ok(agent.pausedUntil > Date.now() + 7_100_000, String(agent.pausedUntil));
+      await paused.getByRole("button", { name: "Resume…" }).click();
+      await page.getByRole("button", { name: "Resume", exact: true }).click();
+      await paused.waitFor({ state: "detached" });
+      assert.equal(agent.pausedUntil, null);
+    }));
+
+  test("that stopped themselves are resumed from where it says so", () =>
+    withPage("overrun", {}, async (page, { agent }) => {
+      const stopped = page.locator(".notice", { hasText: "Automatic bans are stopped" });
+      await stopped.getByRole("button", { name: "Resume…" }).click();
+      await page.getByText("48 clients that get through now are banned at once, if they still attack.").waitFor();
+      await page.getByLabel("Token").fill(TOKEN);
+      await page.getByRole("button", { name: "Resume", exact: true }).click();
+      await page.getByText("Rules ban again; 1 client dealt with.").waitFor();
+      await stopped.waitFor({ state: "detached" });
+      assert.equal(agent.stopped, false);
     }));
 });
 

@@ -38,6 +38,10 @@ export class FakeAgent {
     this.startedMs = now() - 6 * 24 * HOUR * 1000;
     this.lifted = new Set();
     this.allowed = new Set();
+    /** What operators allowed, with its note and its end. */
+    this.allowedUntil = new Map();
+    this.pausedUntil = null;
+    this.stopped = this.scenario.withheld === true;
     this.added = [];
     this.events = [];
     this.nextEvent = 1;
@@ -111,7 +115,7 @@ export class FakeAgent {
       dry_run: scenario.dry === true,
       attacks: this.attacks(),
       posture: this.posture(rate),
-      withheld: scenario.withheld
+      withheld: this.stopped
         ? { clients: 48, networks: [{ network: "203.0.113.0/24", clients: 46 }, { network: "2001:db8:77::/48", clients: 2 }] }
         : { clients: 0, networks: [] },
       health: scenario.withheld || scenario.degraded ? "degraded" : scenario.warming ? "waiting" : "ok",
@@ -122,7 +126,8 @@ export class FakeAgent {
         reference: "adaptive",
         warm_up: scenario.warming ? { remaining_secs: Math.max(0, Math.round(1_260 - (secs - this.startOfShow()))) } : null,
         frozen: surging,
-        blast_radius: scenario.withheld ? "rules fire for too many clients in good standing: 48 of 61 within 10 min (max_share = 0.2, always_allowed = 1); is the site broken?" : null,
+        paused_until_ms: this.pausedUntil,
+        blast_radius: this.stopped ? "rules fire for too many clients in good standing: 48 of 61 within 10 min (max_share = 0.2, always_allowed = 1); is the site broken?" : null,
         clients: scenario.quiet ? 0 : 184 + Math.round(20 * hash(Math.floor(secs / 5))),
         max_clients: 200_000,
         evicted: 0,
@@ -287,10 +292,41 @@ export class FakeAgent {
     return { results: clients.map((client) => this.lift(client, "lifted", `Lifted the ban of ${client}: by an operator`)) };
   }
 
-  allow(clients) {
+  allowlist() {
+    const operators = [...this.allowedUntil].map(([network, { until, note }]) => ({ network, reason: "operator", words: "allowed by an operator", ...(note === null ? {} : { note }), ...(until === null ? {} : { until_ms: until }) }));
+    const found = [{ network: "127.0.0.0/8", reason: "special", words: "a loopback, link-local, multicast or unspecified address" }, { network: "192.0.2.1/32", reason: "gateway", words: "a gateway of this host" }];
+    return { entries: [...found, ...operators] };
+  }
+
+  disallow(clients) {
+    return {
+      results: clients.map((client) => {
+        this.allowed.delete(client);
+        const ok = this.allowedUntil.delete(client);
+        this.happened("allowlist_changed", "info", client, `${client} removed from the allowlist`);
+        return { client, ok, message: ok ? "no longer allowed" : "was not on the allowlist" };
+      }),
+    };
+  }
+
+  pause(secs) {
+    this.pausedUntil = this.now() + secs * 1000;
+    return { until_ms: this.pausedUntil };
+  }
+
+  resume() {
+    const results = this.stopped ? [{ client: "203.0.113.7", ok: true, message: "banned for 10 min" }] : [];
+    const answer = { was_paused: this.pausedUntil !== null, was_stopped: this.stopped, results };
+    this.pausedUntil = null;
+    this.stopped = false;
+    return answer;
+  }
+
+  allow(clients, secs = null, note = null) {
     return {
       results: clients.map((client) => {
         this.allowed.add(client);
+        this.allowedUntil.set(client, { until: secs === null ? null : this.now() + secs * 1000, note });
         this.lift(client, "allowlist_changed", `${client} is always allowed now`);
         return { client, ok: true, message: "allowed; its ban was lifted" };
       }),
@@ -444,6 +480,7 @@ function evidence(rule, sinceMs, path) {
     requests: 223,
     errors: 201,
     at_secs: Math.floor(sinceMs / 1000),
+    lines: [`203.0.113.77 - - [28/Nov/2026:22:07:33 +0000] "GET ${path ?? "/.env"}?q=<script>window.hacked=1</script> HTTP/1.1" 404 153 "-" "sqlmap/1.8"`],
     measures: [
       { name: "rate", value: 3.72, threshold: 1.4 },
       { name: "failed_paths_60s", value: 14, threshold: 10 },

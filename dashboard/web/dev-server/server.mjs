@@ -88,21 +88,33 @@ function read(agent, { pathname, searchParams }, request, response) {
       return json(response, 200, agent.history(searchParams.get("range") ?? "30m"));
     case "/api/v1/events/recent":
       return json(response, 200, agent.recentEvents(number("limit", 100)));
+    case "/api/v1/allow":
+      return json(response, 200, agent.allowlist());
     case "/api/v1/explain":
-      return json(response, 200, agent.explain(searchParams.get("client")));
+      return json(response, 200, forReader(agent.explain(searchParams.get("client")), isAuthorised(request)));
     default:
       return json(response, 404, { code: "not_found", message: `There is no ${pathname}.` });
   }
+}
+
+/** Lines of the log are for those alone who may change something. */
+function forReader(explanation, mayChange) {
+  const { ban } = explanation;
+  if (mayChange || ban === null || ban.evidence === null) return explanation;
+  return { ...explanation, ban: { ...ban, evidence: { ...ban.evidence, lines: [] } } };
 }
 
 async function change(agent, pathname, request, response) {
   if (!isAuthorised(request)) return unauthorised(response);
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
-  const { clients, term } = JSON.parse(Buffer.concat(chunks).toString());
+  const { clients, term, secs, reason } = JSON.parse(Buffer.concat(chunks).toString());
   if (pathname === "/api/v1/ban") return json(response, 200, agent.banAll(clients, term));
   if (pathname === "/api/v1/unban") return json(response, 200, agent.unban(clients));
-  if (pathname === "/api/v1/allow") return json(response, 200, agent.allow(clients));
+  if (pathname === "/api/v1/allow") return json(response, 200, agent.allow(clients, secs ?? null, reason ?? null));
+  if (pathname === "/api/v1/disallow") return json(response, 200, agent.disallow(clients));
+  if (pathname === "/api/v1/pause") return json(response, 200, agent.pause(secs));
+  if (pathname === "/api/v1/resume") return json(response, 200, agent.resume());
   return json(response, 404, { code: "not_found", message: `There is no ${pathname}.` });
 }
 

@@ -10,6 +10,7 @@ import { readPlace, writePlace } from "./place";
 import { startTheme } from "./theme";
 import { onChange, startTokenButton } from "./views/actions";
 import { isAddress } from "./views/addresses";
+import { startAllowlist } from "./views/allowlist";
 import { Attackers } from "./views/attackers";
 import { startBaseline } from "./views/baseline";
 import { Bans } from "./views/bans";
@@ -54,6 +55,7 @@ const traffic = new Traffic(
 const bans = new Bans(show, () => keepPlace());
 const attackers = new Attackers(show, find);
 const showClients = startClients(show);
+const lookAtAllowlist = startAllowlist();
 const showStatus = [startFigures(), startHealth(), startBaseline(), startMachine(), header.status];
 
 function keepPlace(): void {
@@ -104,6 +106,7 @@ const link = new Link({
     events.add(event);
     traffic.mark(event);
     if (CHANGES_BANS.has(event.kind)) bansChanged();
+    if (event.kind === "allowlist_changed") lookAtAllowlist();
   },
   onGap: reload,
 });
@@ -133,6 +136,7 @@ async function showLabels(): Promise<void> {
  * reconnecting reloads. */
 function reload(): void {
   void showLabels();
+  lookAtAllowlist();
   bansChanged();
   traffic.reload();
   api

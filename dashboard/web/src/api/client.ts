@@ -29,6 +29,7 @@ export class ApiError extends Error {
 export const api = {
   status: () => read("/status", {}),
   labels: () => read("/labels", {}),
+  allowlist: () => read("/allow", {}),
   clients: (n: number) => read("/clients", { n }),
   recentEvents: (limit: number) => read("/events/recent", { limit }),
   history: (range: HistoryRange) => read("/history", { range }),
@@ -46,7 +47,10 @@ export const api = {
   ban: (client: string, term: Term, reason: string | null) => change("/ban", { clients: [client], term, reason }),
   unban: (client: string, forget: boolean, reason: string | null) =>
     change("/unban", { clients: [client], forget, reason }),
-  allow: (client: string, reason: string | null) => change("/allow", { clients: [client], reason }),
+  allow: (client: string, secs: number | null, reason: string | null) => change("/allow", { clients: [client], secs, reason }),
+  disallow: (client: string, reason: string | null) => change("/disallow", { clients: [client], reason }),
+  pause: (secs: number, reason: string | null) => change("/pause", { secs, reason }),
+  resume: (reason: string | null) => change("/resume", { reason }),
 
   /** Checks a token. 401 is the answer "no"; any other failure is an error. */
   async mayChange(token: string): Promise<boolean> {

@@ -6,7 +6,7 @@ import { everySecond } from "../clock";
 import { byId, h, Keyed, setText } from "../dom";
 import { count, plural, span } from "../format";
 import { ruleLabels } from "../labels";
-import { ban as banDialog } from "./actions";
+import { ban as banDialog, pause } from "./actions";
 import { BanRow } from "./ban-row";
 
 const PER_PAGE = 25;
@@ -54,6 +54,7 @@ export class Bans {
   ) {
     this.rows = new Keyed(byId("bans-rows"), (ban) => ban.client, (ban) => new BanRow(ban, explain));
     byId("ban-button").addEventListener("click", () => banDialog(null));
+    byId("pause-button").addEventListener("click", pause);
     this.rule.addEventListener("change", () => this.ask());
     this.sort.addEventListener("change", () => this.ask());
     this.previousButton.addEventListener("click", () => this.turn(this.cursors.slice(0, -1)));

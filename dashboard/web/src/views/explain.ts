@@ -1,6 +1,7 @@
 // The agent's explanation why a client is banned, or why it is not.
 
 import { api } from "../api/client";
+import { readToken } from "../api/token";
 import type { Explanation, RuleState } from "../api/types";
 import { h } from "../dom";
 import { count, fullTime, plural, rate, sentence } from "../format";
@@ -27,7 +28,7 @@ function explanation(it: Explanation): HTMLElement[] {
     ["Offences", it.offences.count === 0 ? "none" : plural(it.offences.count, "offence", "offences")],
   ];
   for (const entry of it.allowed) facts.push(["Protected", `${entry.network}: ${entry.words}`]);
-  const sections = [h("p", { class: "lead" }, sentence(it.words)), buttons(it), pairs(facts), paths(it.top_paths), rules(it.rules), history(it)];
+  const sections = [h("p", { class: "lead" }, sentence(it.words)), buttons(it), pairs(facts), paths(it.top_paths), logLines(it), rules(it.rules), history(it)];
   return sections.filter((section) => section !== null);
 }
 
@@ -48,6 +49,14 @@ function buttons({ client, ban }: Explanation): HTMLElement {
     button("Copy the address", () => void copy(client)),
     button("Copy a link", () => void copy(location.href)),
   );
+}
+
+/** The last lines in the log before the ban, which the agent gives to whoever has the token. */
+function logLines({ ban }: Explanation): HTMLElement | null {
+  if (ban === null || ban.evidence === null) return null;
+  const lines = ban.evidence.lines ?? [];
+  if (lines.length > 0) return h("div", {}, h("h3", {}, "Its last lines in the log before the ban"), h("pre", { class: "log-lines", tabindex: 0 }, lines.join("\n")));
+  return readToken() === null ? h("p", { class: "hint" }, "Unlocked with the token, this shows its last lines in the log as well.") : null;
 }
 
 /** One line for each rule, those that fire first; opened, it shows the values. */

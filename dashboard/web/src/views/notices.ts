@@ -5,7 +5,7 @@ import type { LinkState } from "../api/link";
 import type { Severity, Status, Withheld } from "../api/types";
 import { byId, h, icon, Keyed, setText, type IconName } from "../dom";
 import { count, plural, span, time } from "../format";
-import { ban as banDialog } from "./actions";
+import { ban as banDialog, resume } from "./actions";
 
 interface Notice {
   key: string;
@@ -61,7 +61,7 @@ export class Notices {
 /** Networks of withheld clients named in one line. */
 const NETWORKS_NAMED = 6;
 
-function withheldNotice({ clients, networks }: Withheld): Notice {
+function withheldNotice({ clients, networks }: Withheld, isPaused: boolean): Notice {
   const named = networks.slice(0, NETWORKS_NAMED).map(({ network, clients }) => `${network} (${count(clients)})`);
   const worst = networks[0]?.network;
   return {
@@ -70,7 +70,7 @@ function withheldNotice({ clients, networks }: Withheld): Notice {
     severity: "critical",
     icon: "warn",
     title: plural(clients, "client gets through", "clients get through"),
-    text: `${named.join(", ")}${networks.length > NETWORKS_NAMED ? " and others" : ""}. A rule fired for each, but banning so many clients in good standing at once is left to you.`,
+    text: `${named.join(", ")}${networks.length > NETWORKS_NAMED ? " and others" : ""}. A rule fired for each, but ${isPaused ? "automatic bans are paused" : "banning so many clients in good standing at once is left to you"}.`,
     ...(worst === undefined ? {} : { action: { label: `Ban ${worst}…`, run: () => banDialog(worst) } }),
   };
 }
@@ -78,10 +78,16 @@ function withheldNotice({ clients, networks }: Withheld): Notice {
 function statusNotices(status: Status): Notice[] {
   const notices: Notice[] = [];
   const { anomaly } = status.global;
-  const { blast_radius: stopped, warm_up: warmUp, frozen, text: detectorText } = status.detector;
+  const { blast_radius: stopped, paused_until_ms: pausedUntil, warm_up: warmUp, frozen, text: detectorText } = status.detector;
   const { withheld } = status;
-  if (withheld.clients > 0) notices.push(withheldNotice(withheld));
-  if (stopped !== null) notices.push({ key: "blast", severity: "critical", icon: "ban", title: "Automatic bans are stopped", text: stopped });
+  if (withheld.clients > 0) notices.push(withheldNotice(withheld, pausedUntil !== null));
+  const again = { label: "Resume…", run: () => resume(withheld.clients) };
+  // The button is made once: another number of clients makes another.
+  if (pausedUntil !== null) {
+    const text = `Until ${time(pausedUntil)} rules ban and slow nobody. Bans in force stay.`;
+    notices.push({ key: `paused ${withheld.clients}`, severity: "warning", icon: "wait", title: "Automatic bans are paused", text, action: again });
+  }
+  if (stopped !== null) notices.push({ key: `blast ${withheld.clients}`, severity: "critical", icon: "ban", title: "Automatic bans are stopped", text: stopped, action: again });
   if (anomaly !== null) {
     const text = `${anomaly.condition}, for ${span((status.now_ms - anomaly.since_ms) / 1000)}. It alone bans no client.`;
     notices.push({ key: "anomaly", severity: "critical", icon: "spike", title: "Global traffic anomaly", text });
