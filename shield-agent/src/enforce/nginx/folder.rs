@@ -77,14 +77,14 @@ impl Folder {
         }
     }
 
-    /// Adds a name; one that is there stays.
-    pub(super) fn add(&self, name: Name) -> Result<()> {
+    /// Adds a name; one that is there stays. Returns whether it was missing.
+    pub(super) fn add(&self, name: Name) -> Result<bool> {
         let link = self.path.join(name.to_string());
         let add = || match fs::hard_link(self.path.join(ORIGINAL), &link) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
             // Outside of a tmpfs the links of one file are limited.
-            Err(error) if error.kind() == ErrorKind::TooManyLinks => File::create(&link).map(drop),
-            result => result,
+            Err(error) if error.kind() == ErrorKind::TooManyLinks => File::create(&link).map(|_| true),
+            result => result.map(|()| true),
         };
         let result = match add() {
             // Somebody emptied or deleted the folder.

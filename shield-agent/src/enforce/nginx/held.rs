@@ -27,6 +27,11 @@ impl Held {
         self.clients.insert(client);
     }
 
+    /// Makes room for so many clients.
+    pub(super) fn reserve(&mut self, clients: usize) {
+        self.clients.reserve(clients);
+    }
+
     /// Says what a client needs of nginx that is to be held.
     pub(super) fn sort_in(&mut self, client: Client) {
         let names = names_of(client);

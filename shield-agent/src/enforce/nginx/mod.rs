@@ -233,9 +233,10 @@ impl Enforcer for NginxEnforcer {
             self.denied.set_few_looks(false)?;
         }
         self.write_exempt()?;
-        let present: HashSet<Name> = self.denied.names()?.into_iter().collect();
+        let mut unwanted: HashSet<Name> = self.denied.names()?.into_iter().collect();
         self.full = false;
-        let (mut names, mut restored) = (HashSet::with_capacity(wanted.len()), 0);
+        self.held.reserve(wanted.len().min(self.settings.max_clients));
+        let mut restored = 0;
         for client in wanted {
             if self.held.len() >= self.settings.max_clients {
                 self.full = true;
@@ -243,17 +244,15 @@ impl Enforcer for NginxEnforcer {
             }
             self.held.hold(client);
             for name in names_of(client) {
-                if !present.contains(&name) && names.insert(name) {
-                    self.denied.add(name)?;
+                // The name of two clients is found only once, and is there already the second time.
+                if !unwanted.remove(&name) && self.denied.add(name)? {
                     restored += 1;
-                } else {
-                    names.insert(name);
                 }
             }
         }
         let mut removed = 0;
-        for name in present.difference(&names) {
-            self.denied.remove(*name)?;
+        for name in unwanted {
+            self.denied.remove(name)?;
             removed += 1;
         }
         self.leave();

@@ -30,6 +30,9 @@ impl Name {
     pub(super) fn covering(network: IpNet) -> Option<Vec<Name>> {
         let lengths: &[u8] = if network.addr().is_ipv4() { &LENGTHS_V4 } else { &LENGTHS_V6 };
         let length = lengths.iter().rev().find(|length| **length >= network.prefix_len())?;
+        if *length == network.prefix_len() {
+            return Some(vec![Name(network.trunc())]);
+        }
         if usize::from(length - network.prefix_len()) > MAX_NAMES.ilog2() as usize {
             return None;
         }

@@ -37,6 +37,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The time for new workers to be there after a reload.
 const NEW_WORKERS: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Clients that take some ten milliseconds to write.
+const MANY: usize = 10_000;
+/// The time between two writes of so many, at the least: during an attack bans come many times a second.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
 
 /// Keeps the maps that nginx includes, and has nginx reload them.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ pub struct MapEnforcer {
     /// nginx has not read the files, as far as is known.
     is_pending: bool,
     told_at: Option<Instant>,
+    wrote_at: Option<Instant>,
     /// Why nginx has not read them, until it does.
     trouble: Option<String>,
     generations: Generations,
@@ -72,6 +77,7 @@ impl MapEnforcer {
             is_dirty: false,
             is_pending: false,
             told_at: None,
+            wrote_at: None,
             trouble: None,
             generations: Generations::default(),
         }
@@ -104,21 +110,35 @@ impl MapEnforcer {
         Content { exempt: self.held.exempt_names(), denied }
     }
 
-    /// Writes what is held.
-    fn write(&mut self) -> Result<()> {
+    /// What follows each change: the files first, so that a start of nginx reads them too.
+    fn settle(&mut self) -> Result<()> {
+        let is_time = self.told_at.is_none_or(|at| at.elapsed() >= self.settings.reload_every);
         if self.is_dirty {
-            // Before the first file changes: somebody else may have nginx read half of it.
             self.is_pending = true;
-            self.files.write(&self.content(), clock::now().wall_secs())?;
-            self.is_dirty = false;
+            let is_soon = self.wrote_at.is_some_and(|at| at.elapsed() < WRITE_EVERY);
+            // Before a reload always; else the next check writes what is left.
+            if is_time || self.held.len() < MANY || !is_soon {
+                self.write(&self.content(), clock::now())?;
+            }
+        }
+        if is_time {
+            self.tell();
         }
         Ok(())
     }
 
-    /// Has nginx read the files where it has not yet, and it is time.
+    fn write(&mut self, content: &Content, now: Now) -> Result<()> {
+        // Before the first file changes: somebody else may have nginx read half of it.
+        self.is_pending = true;
+        self.files.write(content, now.wall_secs())?;
+        self.wrote_at = Some(Instant::now());
+        self.is_dirty = false;
+        Ok(())
+    }
+
+    /// Has nginx read the files where it has not yet.
     fn tell(&mut self) {
-        let is_time = self.told_at.is_none_or(|at| at.elapsed() >= self.settings.reload_every);
-        if !self.is_pending || !is_time {
+        if !self.is_pending {
             return;
         }
         self.trouble = match self.reload() {
@@ -193,13 +213,6 @@ impl MapEnforcer {
             }
             std::thread::sleep(LOOK_AGAIN);
         }
-    }
-
-    /// What follows each change: the files first, so that a start of nginx reads them too.
-    fn settle(&mut self) -> Result<()> {
-        self.write()?;
-        self.tell();
-        Ok(())
     }
 
     /// Fails all of these where the files cannot be written.
@@ -316,7 +329,7 @@ impl Enforcer for MapEnforcer {
             self.held.hold(client);
         }
         let (content, present) = (self.content(), self.files.denied()?);
-        let is_right = self.files.have(&content);
+        let is_right = content.denied == present && self.files.have(&content);
         if is_right {
             self.files.take_over();
         }
@@ -324,6 +337,9 @@ impl Enforcer for MapEnforcer {
         self.is_dirty = !is_right || is_old;
         let restored = content.denied.difference(&present).count() as u64;
         let removed = present.difference(&content.denied).count() as u64;
+        if self.is_dirty {
+            self.write(&content, now)?;
+        }
         self.settle()?;
         let is_repaired = was_emptied || !is_right;
         Ok(is_repaired.then(|| Repair { found: nginx::MAPS_DIFFERED.to_owned(), restored, removed }))
