@@ -180,12 +180,30 @@ fn anybodys_typo_is_a_state_and_loses_nothing() {
     assert!(site.enforcer.is_intact(1).unwrap());
     site.restart();
     assert!(site.enforcer.reconcile(&desired(&["192.0.2.2"]), &[], clock::now()).unwrap().is_none());
+    assert!(site.enforcer.is_intact(1).unwrap());
     assert!(site.degraded().contains("real_ip_haeder"), "{}", site.degraded());
     assert_eq!(site.nginx.workers().unwrap(), before, "nginx was reloaded with a wrong configuration");
     fs::write(site.config(), right).unwrap();
     assert!(site.enforcer.is_intact(1).unwrap());
     site.check(&["192.0.2.2"], &["192.0.2.1"]);
     assert!(site.detail().contains("nginx has read all changes"), "{}", site.detail());
+}
+
+/// With the unit's `Before=nginx.service`, systemd lets a reload of nginx wait until the agent is ready. An agent that was ready only
+/// after the reload waited ten seconds at each start, and nginx's own start at boot with it.
+#[test]
+fn a_start_waits_for_no_reload() {
+    let mut site = Site::open(Duration::ZERO);
+    let workers = site.nginx.workers().unwrap();
+    let repair = site.enforcer.reconcile(&desired(&["192.0.2.1"]), &[], clock::now()).unwrap().unwrap();
+    assert_eq!((repair.restored, repair.removed), (1, 0));
+    assert_eq!(site.nginx.workers().unwrap(), workers, "nginx was reloaded");
+    assert!(site.detail().contains("wait for its next reload"), "{}", site.detail());
+    assert!(site.enforcer.is_intact(1).unwrap());
+    site.check(&["192.0.2.1"], &["192.0.2.2"]);
+    // A later repair does not put it off.
+    assert!(site.enforcer.reconcile(&desired(&["192.0.2.2"]), &[], clock::now()).unwrap().is_some());
+    site.check(&["192.0.2.2"], &["192.0.2.1"]);
 }
 
 /// Where nothing tests the configuration first, `nginx -s reload` reports success and nginx goes on with the old one.
@@ -238,6 +256,7 @@ fn there_is_one_reload_in_the_configured_time() {
     site.settings.reload_every = Duration::ZERO;
     site.restart();
     assert!(site.enforcer.reconcile(&desired(&all), &[], clock::now()).unwrap().is_none());
+    assert!(site.enforcer.is_intact(49).unwrap());
     site.check(&["192.0.2.1", "192.0.2.49"], &["192.0.2.50"]);
 }
 

@@ -50,6 +50,8 @@ pub struct MapEnforcer {
     /// What the other backend may have left.
     links: Vec<Folder>,
     is_started: bool,
+    /// Started, and not reconciled yet.
+    is_filling: bool,
     held: Held,
     full: bool,
     /// The files do not say what is held.
@@ -72,6 +74,7 @@ impl MapEnforcer {
             links: vec![denied.inside(EXEMPT_FOLDER), denied],
             settings,
             is_started: false,
+            is_filling: false,
             held: Held::default(),
             full: false,
             is_dirty: false,
@@ -245,6 +248,7 @@ impl Enforcer for MapEnforcer {
         let ago = self.files.since_told();
         self.told_at = ago.and_then(|ago| Instant::now().checked_sub(ago));
         self.is_started = true;
+        self.is_filling = true;
         Ok(())
     }
 
@@ -340,7 +344,11 @@ impl Enforcer for MapEnforcer {
         if self.is_dirty {
             self.write(&content, now)?;
         }
-        self.settle()?;
+        // The service manager holds nginx's start and its reloads back until the agent is ready, which it is with the files: a reload
+        // would wait for itself. The next check has nginx read them.
+        if !std::mem::take(&mut self.is_filling) {
+            self.settle()?;
+        }
         let is_repaired = was_emptied || !is_right;
         Ok(is_repaired.then(|| Repair { found: nginx::MAPS_DIFFERED.to_owned(), restored, removed }))
     }
