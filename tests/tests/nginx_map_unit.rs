@@ -51,10 +51,14 @@ impl World {
     }
 
     fn start_agent(&self, commands: &Commands) -> Agent {
+        self.start_agent_with("on", commands)
+    }
+
+    fn start_agent_with(&self, mode: &str, commands: &Commands) -> Agent {
         let Commands { test, reload, workers, .. } = commands;
         let more = format!(
             "[iptables]\nmode = \"off\"\n[xdp]\nmode = \"off\"\n[page]\nenabled = false\n\
-             [nginx]\nmode = \"on\"\nbackend = \"map\"\nfolder = {:?}\nstatus = {STATUS}\n\
+             [nginx]\nmode = \"{mode}\"\nbackend = \"map\"\nfolder = {:?}\nstatus = {STATUS}\n\
              test_command = {test:?}\nreload_command = {reload:?}\nworkers_command = {workers:?}\n",
             self.settings.folder
         );
@@ -162,4 +166,25 @@ fn nginx_inside_the_sandbox_is_refused_in_its_own_words() {
     let (_, said) = world.part().unwrap();
     assert!(said.contains("Read-only file system") || said.contains("Permission denied"), "{said}");
     assert_eq!(world.status_of("203.0.113.66"), 200);
+}
+
+/// Another enforcer would be missing too: somebody's typo in nginx's configuration is no reason that the agent does not start.
+#[test]
+fn a_typo_before_the_start_keeps_no_required_agent_away() {
+    let world = World::create();
+    let config = world.run.path().join("nginx/nginx.conf");
+    let right = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, right.replace("real_ip_header", "real_ip_haeder")).unwrap();
+    let commands = daemon(world.run.path(), world.nginx.commands());
+    let agent = world.start_agent_with("required", &commands);
+    world.home.command(&world.server, &["ban", "203.0.113.66"]).unwrap();
+    world.until_part_says(PartStateName::Degraded, "unknown directive \"real_ip_haeder\"");
+    // The next one is told nothing at first, because nginx is not asked again so soon.
+    agent.kill().unwrap();
+    let _agent = world.start_agent_with("required", &commands);
+    world.until_part_says(PartStateName::Degraded, "unknown directive \"real_ip_haeder\"");
+    assert_eq!(world.status_of("203.0.113.66"), 200);
+    std::fs::write(&config, right).unwrap();
+    world.until_part_says(PartStateName::Active, "nginx has read all changes");
+    world.until_status_is("203.0.113.66", STATUS);
 }

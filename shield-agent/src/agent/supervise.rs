@@ -145,6 +145,13 @@ pub(super) async fn await_required(config: &Config, kernel: Kernel, interpreter:
             let state = interpreter.states().into_iter().find(|(n, _)| n == name).map(|(_, state)| state);
             match state {
                 Some(PartState::Active { .. }) => break,
+                // The files are right. What nginx makes of them is shown as the state: the whole agent does not wait until somebody
+                // corrects nginx's configuration.
+                Some(PartState::Degraded { .. })
+                    if *name == EnforcerName::Nginx && interpreter.works(*name) =>
+                {
+                    break;
+                }
                 Some(PartState::Degraded { reason }) => {
                     bail!(
                         "{} is required ([{}] mode = \"required\") but cannot work: {reason}",

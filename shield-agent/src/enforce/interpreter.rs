@@ -141,6 +141,11 @@ impl Interpreter {
         self.shared.lanes.iter().map(|lane| (lane.name, lock(&lane.view).total)).collect()
     }
 
+    /// Returns whether an enforcer's own work succeeds, whatever its state says of others'.
+    pub(crate) fn works(&self, name: EnforcerName) -> bool {
+        self.shared.lanes.iter().any(|lane| lane.name == name && lock(&lane.view).works)
+    }
+
     /// Returns the state of each enforcer.
     pub fn states(&self) -> Vec<(EnforcerName, PartState)> {
         self.shared.lanes.iter().map(|lane| (lane.name, lock(&lane.view).state.clone())).collect()

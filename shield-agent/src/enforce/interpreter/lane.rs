@@ -29,6 +29,8 @@ pub(super) struct Lane {
 #[derive(Debug, Clone)]
 pub(super) struct View {
     pub(super) state: PartState,
+    /// Its own work succeeds, whatever its state says of others'.
+    pub(super) works: bool,
     pub(super) total: Drops,
 }
 
@@ -44,7 +46,7 @@ impl Lane {
             name,
             queue: Mutex::default(),
             wake: Condvar::new(),
-            view: Arc::new(Mutex::new(View { state, total: Drops::default() })),
+            view: Arc::new(Mutex::new(View { state, works: false, total: Drops::default() })),
             beat: OnceLock::new(),
         }
     }

@@ -509,6 +509,7 @@ impl Worker {
     fn publish(&mut self, publish: Publish) {
         let state = self.state();
         let is_news = self.reported.as_ref().is_none_or(|before| publish.is_news(before, &state));
+        lock(&self.lane().view).works = matches!(self.stage, Stage::Up) && self.trouble.is_none();
         if is_news {
             self.report_part(state, None);
         } else {
