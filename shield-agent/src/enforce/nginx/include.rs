@@ -80,7 +80,7 @@ const MAPS: [(&str, &str, Part); 6] = [
 /// For the `http` section: makes the names from `$remote_addr`, and never from a header.
 pub fn http(settings: &Settings) -> String {
     match settings.backend {
-        Backend::Files => http_of_files(&settings.folder),
+        Backend::Files => NAMES.to_owned(),
         Backend::Map => http_of_maps(&maps_in(&settings.folder)),
     }
 }
@@ -93,23 +93,20 @@ pub fn server(settings: &Settings) -> String {
     }
 }
 
-fn http_of_files(folder: &Path) -> String {
-    let mut text = NAMES.to_owned();
-    for Look { path, inside, name, .. } in MORE_LOOKS {
-        let at = folder.join(inside);
-        let at = at.display().to_string();
-        let at = at.trim_end_matches('/');
-        text += &format!("map $shield_more ${path} {{ default \"\"; 1 \"{at}/${name}\"; }}\n");
-    }
-    text
-}
-
+/// The paths of the further looks are set where they are needed, because maps that yield nothing cost each request more.
 fn server_of_files(folder: &Path, status: u16) -> String {
+    let mut text = String::from(
+        "# Refuses denied clients. Include this in every server section.\nset $shield_denied \"\";\n",
+    );
+    let mut paths = String::new();
+    for Look { path, inside, name, .. } in MORE_LOOKS {
+        text += &format!("set ${path} \"\";\n");
+        paths +=
+            &format!("    set ${path} \"{}\";\n", folder.join(inside).join(format!("${name}")).display());
+    }
     let folder = folder.display();
-    let mut text = format!(
-        "# Refuses denied clients. Include this in every server section.\nset $shield_denied \"\";\nset $shield_more \"\";\n\
-         if (-f {folder}/$shield_client) {{ set $shield_denied 1; }}\n\
-         if (!-f {folder}/{FEW_LOOKS}) {{ set $shield_more 1; }}\n"
+    text += &format!(
+        "if (-f {folder}/$shield_client) {{ set $shield_denied 1; }}\nif (!-f {folder}/{FEW_LOOKS}) {{\n{paths}}}\n"
     );
     for Look { path, denies, .. } in MORE_LOOKS {
         let value = if denies { "1" } else { "\"\"" };
