@@ -71,7 +71,7 @@ pub mod enforce {
         }
     }
     pub mod nginx {
-        pub use crate::enforce::nginx::include::{http, server};
+        pub use crate::enforce::nginx::include::{OpenPath, http, server};
         pub use crate::enforce::nginx::{Backend, Commands, MapEnforcer, NginxEnforcer, Settings};
     }
     pub mod simulator {

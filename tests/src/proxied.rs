@@ -18,6 +18,9 @@ use crate::netns::Namespace;
 use crate::nginx::LOG_FORMAT;
 use crate::wait;
 
+/// Nobody is refused below it.
+pub const OPEN: &str = "/.well-known/acme-challenge/";
+
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
 /// Mounts the first folder on the second, and goes on as the command that follows.
 const MOUNT_READ_ONLY: &str =
@@ -199,7 +202,8 @@ fn of_files(denied: &Path, status: u16) -> Settings {
 }
 
 fn configuration(folder: &Path, settings: &Settings) -> String {
-    let (http, server) = (http(settings), server(settings));
+    let open = OPEN.parse().expect("the constant is a path");
+    let (http, server) = (http(settings), server(settings, &[open]));
     let long = "x".repeat(3600);
     let folder = folder.display();
     format!(

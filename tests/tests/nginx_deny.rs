@@ -13,7 +13,7 @@ use shield_agent::test_support::enforce::{Ban, Enforcer};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::time::Ends;
-use shield_tests::proxied::{Connection, ProxiedNginx};
+use shield_tests::proxied::{Connection, OPEN, ProxiedNginx};
 
 /// A refusal with an answer, so that the connection lives on.
 const STATUS: u16 = 403;
@@ -131,6 +131,36 @@ fn a_header_reaches_no_file_outside_the_folder() {
         ["../deny/192.0.2.1", "/etc/passwd", "192.0.2.1/../192.0.2.1", "$remote_addr", ".denied", "exempt"]
     {
         assert_eq!(status(&mut connection, header), 200, "{header}");
+    }
+}
+
+/// The renewal of certificates is open to everybody, and nothing that only looks as if it were below it.
+#[test]
+fn an_open_path_is_open_to_the_banned_and_nothing_else() {
+    let mut site = Site::open();
+    site.ban("192.0.2.1");
+    let mut connection = site.nginx.connect().unwrap();
+    // There is no such file: nginx itself says so.
+    for path in [
+        OPEN,
+        &format!("{OPEN}token"),
+        "/x/../.well-known/acme-challenge/a",
+        "/%2ewell-known/acme-challenge/a",
+    ] {
+        assert_eq!(connection.get("192.0.2.1", path).unwrap().0, 404, "{path}");
+    }
+    for path in [
+        "/",
+        "/x",
+        "/.well-known/",
+        "/xwell-known/acme-challenge/a",
+        "/.well-known/acme-challenge/../../x",
+        "/.well-known/acme-challenge/%2e%2e/x",
+        "/.well-known/acme-challenge/..%2fx",
+        "/x?/.well-known/acme-challenge/",
+        "/x#/.well-known/acme-challenge/",
+    ] {
+        assert_eq!(connection.get("192.0.2.1", path).unwrap().0, STATUS, "{path}");
     }
 }
 

@@ -25,7 +25,7 @@ fn configuration(folder: &Path, snippet: &str) -> String {
          location / {{ return 200; }}\n}}\n}}\n",
         folder.display(),
         http(&settings),
-        server(&settings),
+        server(&settings, &[]),
     )
 }
 

@@ -6,13 +6,17 @@ use clap::{Args, ValueEnum};
 use super::run::ConfigArg;
 use super::{Exit, print};
 use crate::config::{Config, Use};
-use crate::enforce::nginx::{Backend, include};
+use crate::enforce::nginx::Backend;
+use crate::enforce::nginx::include::{self, OpenPath};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct DenyArgs {
     /// Print one part alone, as the file that nginx includes
     #[arg(long, value_enum, value_name = "PART")]
     part: Option<Part>,
+    /// Refuse nobody where the path begins so, such as /.well-known/acme-challenge/; may be given several times
+    #[arg(long, value_name = "PATH")]
+    open: Vec<OpenPath>,
     #[command(flatten)]
     config: ConfigArg,
 }
@@ -28,7 +32,7 @@ enum Part {
 /// Prints one part, or what to do.
 pub(super) fn run(args: &DenyArgs) -> Result<Exit> {
     let config = args.config.load()?;
-    let server = include::server(&config.nginx);
+    let server = include::server(&config.nginx, &args.open);
     match args.part {
         Some(Part::Http) => print::text(&include::http(&config.nginx))?,
         Some(Part::Server) => print::text(&server)?,

@@ -78,6 +78,9 @@ pub(crate) fn workers_linger(generations: usize) -> String {
     )
 }
 
+/// What is open to everybody cannot be told from nginx's own syntax.
+pub(crate) const NO_OPEN_PATH: &str = "write the beginning of a path, of letters, digits and / . _ ~ -, as /.well-known/acme-challenge/; \"/\" would refuse nobody";
+
 /// No further client fits.
 pub(crate) fn full(max_clients: usize) -> String {
     format!("{max_clients} clients are denied, and no more are allowed: raise max_clients in [nginx]")

@@ -236,9 +236,9 @@ fn main() -> Result<()> {
     add("restore", "map", median(written), "s");
     let sites = [
         Site::start("plain", folder.path(), "", "")?,
-        Site::start("files", folder.path(), &http(&settings), &server(&settings))?,
-        Site::start("every", folder.path(), &http(&every_name), &server(&every_name))?,
-        Site::start("map", folder.path(), &http(&maps), &server(&maps))?,
+        Site::start("files", folder.path(), &http(&settings), &server(&settings, &[]))?,
+        Site::start("every", folder.path(), &http(&every_name), &server(&every_name, &[]))?,
+        Site::start("map", folder.path(), &http(&maps), &server(&maps, &[]))?,
     ];
     let mut times = vec![Vec::new(); sites.len()];
     for _ in 0..=arguments.rounds {

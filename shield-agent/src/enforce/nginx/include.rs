@@ -12,6 +12,7 @@ use std::path::Path;
 use super::map::files::Part;
 use super::settings::maps_in;
 use super::{Backend, EXEMPT_FOLDER, Settings, folder::FEW_LOOKS};
+use crate::text::nginx;
 
 /// A look that needs more than the first name.
 struct Look {
@@ -85,16 +86,38 @@ pub fn http(settings: &Settings) -> String {
     }
 }
 
-/// For each `server` section: refuses a client that is denied.
-pub fn server(settings: &Settings) -> String {
-    match settings.backend {
-        Backend::Files => server_of_files(&settings.folder, settings.status),
-        Backend::Map => server_of_maps(settings.status),
+/// For each `server` section: refuses a client that is denied, except where the path begins so.
+pub fn server(settings: &Settings, open: &[OpenPath]) -> String {
+    let mut text = match settings.backend {
+        Backend::Files => server_of_files(&settings.folder),
+        Backend::Map => server_of_maps(),
+    };
+    for OpenPath(path) in open {
+        let pattern = path.replace('.', r"\.");
+        text += &format!("if ($uri ~ \"^{pattern}\") {{ set $shield_denied \"\"; }}\n");
+    }
+    text + &format!("if ($shield_denied) {{ return {}; }}\n", settings.status)
+}
+
+/// The beginning of paths that are open to everybody. Compared with `$uri`, in which nginx has resolved what a client writes to seem
+/// to be below it (`..`, `%2e`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenPath(String);
+
+impl std::str::FromStr for OpenPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<OpenPath, String> {
+        let is_plain = |char: char| char.is_ascii_alphanumeric() || "/._~-".contains(char);
+        if !text.starts_with('/') || text.len() < 2 || !text.chars().all(is_plain) {
+            return Err(nginx::NO_OPEN_PATH.to_owned());
+        }
+        Ok(OpenPath(text.to_owned()))
     }
 }
 
 /// The paths of the further looks are set where they are needed, because maps that yield nothing cost each request more.
-fn server_of_files(folder: &Path, status: u16) -> String {
+fn server_of_files(folder: &Path) -> String {
     let mut text = String::from(
         "# Refuses denied clients. Include this in every server section.\nset $shield_denied \"\";\n",
     );
@@ -112,7 +135,7 @@ fn server_of_files(folder: &Path, status: u16) -> String {
         let value = if denies { "1" } else { "\"\"" };
         text += &format!("if (-f ${path}) {{ set $shield_denied {value}; }}\n");
     }
-    text + &format!("if ($shield_denied) {{ return {status}; }}\n")
+    text
 }
 
 /// Each file is included by a pattern: a missing one is no error then, so that nginx starts without the agent.
@@ -125,7 +148,7 @@ fn http_of_maps(folder: &Path) -> String {
     text
 }
 
-fn server_of_maps(status: u16) -> String {
+fn server_of_maps() -> String {
     let mut text = String::from(
         "# Refuses denied clients. Include this in every server section.\nset $shield_denied \"\";\n",
     );
@@ -133,5 +156,25 @@ fn server_of_maps(status: u16) -> String {
         let value = if part == Part::Exempt { "\"\"" } else { "1" };
         text += &format!("if (${map}) {{ set $shield_denied {value}; }}\n");
     }
-    text + &format!("if ($shield_denied) {{ return {status}; }}\n")
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_path_is_no_pattern_and_not_everything() {
+        for text in ["", "/", "x", "/a b", "/a\"", "/$uri", "/(a|b)", "/a;", "/a{", "/ä", "/%2e"] {
+            assert_eq!(text.parse::<OpenPath>(), Err(nginx::NO_OPEN_PATH.to_owned()), "{text}");
+        }
+        let open = ["/.well-known/acme-challenge/".parse().unwrap()];
+        for backend in [Backend::Files, Backend::Map] {
+            let settings = Settings { backend, ..Settings::default() };
+            let (all, some) = (server(&settings, &[]), server(&settings, &open));
+            let line = "if ($uri ~ \"^/\\.well-known/acme-challenge/\") { set $shield_denied \"\"; }\n";
+            let end = "if ($shield_denied) { return 444; }\n";
+            assert_eq!(some, all.replace(end, &format!("{line}{end}")));
+        }
+    }
 }
