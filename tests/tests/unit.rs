@@ -9,6 +9,7 @@ use shield_tests::unit;
 const TRIES: &str = r#"
 import ctypes, mmap, os, socket, sys
 libc = ctypes.CDLL(None, use_errno=True)
+PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
 def call(function, *arguments):
     if getattr(libc, function)(*arguments) < 0:
         raise OSError(ctypes.get_errno(), function)
@@ -38,6 +39,9 @@ attempt("a namespace", lambda: call("unshare", 0x40000000))
 attempt("a mount", lambda: call("mount", b"a", b"/mnt", b"tmpfs", 0, None))
 attempt("another process", lambda: call("ptrace", 16, 1, 0, 0))
 attempt("the kernel's log", lambda: call("klogctl", 10, 0, 0))
+attempt("a kernel setting", lambda: open("/proc/sys/kernel/hostname", "w"))
+attempt("a device's setting", lambda: open("/sys/class/net/lo/mtu", "w"))
+attempt("counters of the processor", lambda: call("syscall", PERF_EVENT_OPEN, 0, 0, -1, -1, 0))
 print("homes: %d" % (len(os.listdir("/home")) + len(os.listdir("/root"))))
 print("devices: " + " ".join(sorted(name for name in os.listdir("/dev"))))
 print("umask: %o" % os.umask(0))
@@ -79,6 +83,9 @@ a namespace: Operation not permitted
 a mount: Operation not permitted
 another process: Operation not permitted
 the kernel's log: Operation not permitted
+a kernel setting: Read-only file system
+a device's setting: Read-only file system
+counters of the processor: Operation not permitted
 homes: 0
 devices: fd full null ptmx pts random shm stderr stdin stdout tty urandom zero
 umask: 27

@@ -45,8 +45,8 @@ fn main() -> Result<()> {
     Err(Command::new(program).args(rest).exec()).with_context(|| format!("could not run {program}"))
 }
 
-/// `ProtectSystem=strict` with its `ReadWritePaths=`, `ProtectProc=invisible`, `PrivateTmp=`, `ProtectHome=`, `PrivateDevices=`,
-/// `UMask=`. Whatever the tests need of what is hidden, which is `writable` and `program`, is bound to its place again.
+/// `ProtectSystem=strict` with its `ReadWritePaths=`, `ReadOnlyPaths=` and `InaccessiblePaths=`, `ProtectProc=invisible`,
+/// `PrivateTmp=`, `ProtectHome=`, `PrivateDevices=`, `PrivateMounts=`, `UMask=`. Whatever the tests need of what is hidden, which is `writable` and `program`, is bound to its place again.
 fn restrict_files(writable: &[PathBuf], program: &Path) -> Result<()> {
     for (key, value) in [
         ("ProtectSystem", "strict"),
@@ -54,6 +54,7 @@ fn restrict_files(writable: &[PathBuf], program: &Path) -> Result<()> {
         ("PrivateTmp", "yes"),
         ("ProtectHome", "yes"),
         ("PrivateDevices", "yes"),
+        ("PrivateMounts", "yes"),
     ] {
         ensure!(words_of(key)? == [value], "another {key}= than this program makes");
     }
@@ -86,8 +87,9 @@ fn restrict_files(writable: &[PathBuf], program: &Path) -> Result<()> {
     }
     kept().filter(|kept| kept.path != Path::new("/run")).try_for_each(Kept::put_back)?;
     let stays = |point: &Path| {
-        // As systemd has it, these are not the file system's; the devices' own are read-only already.
-        let kernels = ["/proc", "/sys", "/dev"].map(Path::new);
+        // As systemd has it, these are not the file system's. Of /proc see `protect_tunables`, which /sys is one of; the devices' own
+        // are read-only already.
+        let kernels = ["/proc", "/dev"].map(Path::new);
         let is_open =
             kernels.iter().chain(&open).chain(&PRIVATE.map(Path::new)).any(|path| point.starts_with(path));
         is_open && !HOMES.iter().any(|home| point == Path::new(home))
@@ -102,7 +104,31 @@ fn restrict_files(writable: &[PathBuf], program: &Path) -> Result<()> {
             }
         }
     }
+    protect_tunables()?;
     umask(Mode::from_bits_truncate(mask));
+    Ok(())
+}
+
+/// `ReadOnlyPaths=`, of which `/sys` has been made read-only with the rest, and `InaccessiblePaths=`.
+fn protect_tunables() -> Result<()> {
+    // A minus is for a path that may be missing.
+    let existing = |key: &str| -> Result<Vec<PathBuf>> {
+        let paths = words_of(key)?;
+        let paths = paths.iter().map(|path| PathBuf::from(path.trim_start_matches('-')));
+        Ok(paths.filter(|path| path.exists()).collect())
+    };
+    let read_only = existing("ReadOnlyPaths")?;
+    ensure!(read_only.contains(&PathBuf::from("/sys")), "another ReadOnlyPaths= than this program makes");
+    for path in read_only.iter().filter(|path| path.starts_with("/proc")) {
+        let failed = || format!("could not make {} read-only", path.display());
+        mount(Some(path), path, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).with_context(failed)?;
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(NONE, path, NONE, flags, NONE).with_context(failed)?;
+    }
+    for path in existing("InaccessiblePaths")? {
+        mount(Some("/dev/null"), &path, NONE, MsFlags::MS_BIND, NONE)
+            .with_context(|| format!("could not hide {}", path.display()))?;
+    }
     Ok(())
 }
 
