@@ -2,7 +2,7 @@
 # Makes what a virtual machine boots from: a root file system of Debian 12 as an image, a kernel of Debian's, and an initrd. Keeps
 # in FOLDER what it has made once. Needs root, debootstrap, mkfs.ext4, ssh-keygen and a mirror.
 #
-#   make.sh FOLDER KERNEL MIRROR        KERNEL is 5.10, 6.1 or 6.12
+#   make.sh FOLDER KERNEL MIRROR        KERNEL is 5.10, 6.1 or 6.12, or `here` for the root file system alone
 set -euo pipefail
 script=$(realpath "$0")
 folder=$1 kernel=$2 mirror=$3
@@ -10,12 +10,13 @@ case $kernel in
     5.10) suite=bullseye ;;
     6.1) suite=bookworm ;;
     6.12) suite=trixie ;;
-    *) echo "unknown kernel $kernel: 5.10, 6.1 and 6.12 are known" >&2; exit 2 ;;
+    here) suite= ;;
+    *) echo "unknown kernel $kernel: 5.10, 6.1, 6.12 and here are known" >&2; exit 2 ;;
 esac
 mkdir -p "$folder"
 cd "$folder"
 
-packages="nginx-light iptables ipset nftables ufw firewalld docker.io"
+packages="nginx-light iptables ipset nftables ufw firewalld docker.io docker-compose prometheus"
 # What was made from other packages, or by another version of this script, is made anew.
 want="$packages $(sha256sum <"$script")"
 if [ "$(cat root.done 2>/dev/null)" != "$want" ]; then
@@ -30,7 +31,7 @@ if [ "$(cat root.done 2>/dev/null)" != "$want" ]; then
     chroot root apt-get clean
     rm root/usr/sbin/policy-rc.d
     # Each of them is started when its turn comes.
-    systemctl --root=root --quiet disable ufw firewalld docker.service docker.socket containerd
+    systemctl --root=root --quiet disable ufw firewalld docker.service docker.socket containerd prometheus
     chroot root firewall-offline-cmd --quiet --add-service=http --add-service=ssh
     echo 'nameserver 192.0.2.1' >root/etc/resolv.conf
     rm -f id id.pub
@@ -57,6 +58,7 @@ X
     echo "$want" >root.done
 fi
 
+[ -n "$suite" ] || exit 0
 boot=boot/$kernel
 [ ! -e "$boot/done" ] || exit 0
 rm -rf "$boot" unpacked

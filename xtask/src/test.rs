@@ -17,7 +17,7 @@ use crate::{build_ebpf, build_page, fuzz, setup, sh, vm};
 pub(crate) struct Arguments {
     /// Run only the tests whose name contains this
     filter: Option<String>,
-    /// Instead of the tests: try the Debian package in a virtual machine with this kernel of Debian's
+    /// Instead of the tests: try the Debian package in a virtual machine with this kernel of Debian's, or with systemd `here`
     #[arg(long, value_name = "KERNEL", value_parser = crate::vm::KERNELS, conflicts_with = "filter")]
     vm: Option<String>,
 }
