@@ -1,5 +1,5 @@
 //! The commands in README and in the operators' documentation are ones that the agent understands. That they do what is said of them
-//! is shown with a real agent, in `tests/tests/doctor.rs`.
+//! is shown with a real agent, in `tests/tests/operators_docs.rs`.
 
 use std::path::Path;
 
