@@ -5,8 +5,8 @@ pub mod api {
     pub use crate::api::{Server, Settings};
     pub mod backend {
         pub use crate::api::backend::{
-            AgentView, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient,
-            TopClients,
+            AgentView, AllowedRow, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal,
+            TopClient, TopClients,
         };
     }
     pub mod document {

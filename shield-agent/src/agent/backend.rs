@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::reload::Request;
 use super::watch::Health;
 use crate::api::backend::{
-    AgentView, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient, TopClients,
+    AgentView, AllowedRow, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient,
+    TopClients,
 };
 use crate::api::convert;
 use crate::api::types::{BanSort, ClientState, ConfigView, FleetView, Offences, PastBan, ReloadReport};
@@ -385,7 +386,7 @@ impl Backend for AgentBackend {
         })
     }
 
-    fn allowlist(&self) -> Answer<'_, Vec<(Allowed, Option<String>, Option<i64>)>> {
+    fn allowlist(&self) -> Answer<'_, Vec<AllowedRow>> {
         Box::pin(async move {
             let look = |engine: &Engine, _: Now| -> Vec<(Allowed, Option<i64>)> {
                 let entries = engine.allowlist().entries().iter();

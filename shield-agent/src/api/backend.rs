@@ -22,6 +22,9 @@ use shield_engine::request::RejectedCounts;
 use shield_engine::slowed::Slowed;
 use shield_engine::time::Now;
 
+/// An entry of the allowlist, with an operator's words and the end of his entry (wall clock, milliseconds) where there are some.
+pub type AllowedRow = (Allowed, Option<String>, Option<i64>);
+
 /// A future answer.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send + 'a>>;
 
@@ -209,8 +212,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Explains why a client is banned or is not: now, or at `at_ms` (wall clock) from the record.
     fn explain(&self, client: Client, at_ms: Option<i64>) -> Answer<'_, ClientView>;
 
-    /// The allowlist, sorted by network, with an operator's words and the end of his entry where there are some.
-    fn allowlist(&self) -> Answer<'_, Vec<(Allowed, Option<String>, Option<i64>)>>;
+    /// The allowlist, sorted by network.
+    fn allowlist(&self) -> Answer<'_, Vec<AllowedRow>>;
 
     /// Runs a command in the engine. The reply comes once it is committed to the store; the kernel follows.
     fn command(&self, command: Command) -> Answer<'_, Reply>;

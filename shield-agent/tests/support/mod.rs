@@ -11,8 +11,8 @@ use axum::Router;
 use axum::routing::get;
 use serde_json::{Value, json};
 use shield_agent::test_support::api::backend::{
-    AgentView, Answer as Later, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient,
-    TopClients,
+    AgentView, AllowedRow, Answer as Later, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal,
+    TopClient, TopClients,
 };
 use shield_agent::test_support::api::feed::Feed;
 use shield_agent::test_support::api::listen::Limits;
@@ -337,7 +337,7 @@ impl Backend for FakeBackend {
         self.later(FleetView { name: Some("web-1".into()), origins: vec![origin], ..FleetView::default() })
     }
 
-    fn allowlist(&self) -> Later<'_, Vec<(Allowed, Option<String>, Option<i64>)>> {
+    fn allowlist(&self) -> Later<'_, Vec<AllowedRow>> {
         self.later(vec![
             (Allowed { network: "127.0.0.0/8".parse().unwrap(), reason: AllowReason::Special }, None, None),
             (

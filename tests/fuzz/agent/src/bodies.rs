@@ -8,14 +8,13 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode, Uri};
 use shield_agent::test_support::api::backend::{
-    AgentView, Answer, Backend, BanQuery, BanRows, ClientView, Refusal, TopClients,
+    AgentView, AllowedRow, Answer, Backend, BanQuery, BanRows, ClientView, Refusal, TopClients,
 };
 use shield_agent::test_support::api::operation::Operation;
 use shield_agent::test_support::api::types::{ConfigView, FleetView, ReloadReport};
 use shield_agent::test_support::edge::EdgeList;
 use shield_agent::test_support::fuzz;
 use shield_engine::action::{CommandResult, Reply};
-use shield_engine::allowlist::Allowed;
 use shield_engine::backoff::Term;
 use shield_engine::client::Client;
 use shield_engine::event::Command;
@@ -144,7 +143,7 @@ impl Backend for Recorder {
         nothing()
     }
 
-    fn allowlist(&self) -> Answer<'_, Vec<(Allowed, Option<String>)>> {
+    fn allowlist(&self) -> Answer<'_, Vec<AllowedRow>> {
         nothing()
     }
 
