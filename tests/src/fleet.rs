@@ -178,11 +178,13 @@ impl Fleet {
             }
             Ok(missing.is_empty().then_some(()))
         })
-        .with_context(|| {
-            let logs = self.hosts.iter().map(|host| format!("{}:\n{}", host.name, host.home.log()));
-            format!("could not see it; the agents' logs:\n{}", logs.collect::<Vec<_>>().join("\n"))
-        })?;
+        .with_context(|| format!("could not see it; the agents' logs:\n{}", self.logs()))?;
         Ok(taken)
+    }
+
+    fn logs(&self) -> String {
+        let logs = self.hosts.iter().map(|host| format!("{}:\n{}", host.name, host.home.log()));
+        logs.collect::<Vec<_>>().join("\n")
     }
 
     /// The last of [`Fleet::spread`], in milliseconds.
@@ -315,6 +317,8 @@ impl Host {
         let fleet = self.json(&["fleet"])?;
         let origins = fleet["origins"].as_array().context("could not find the origins")?;
         let origin = origins.iter().find(|origin| origin["name"] == name);
-        origin.cloned().with_context(|| format!("{} never heard of {name}: {fleet}", self.name))
+        origin
+            .cloned()
+            .with_context(|| format!("could not find {name} among the origins of {}: {fleet}", self.name))
     }
 }

@@ -350,8 +350,7 @@ mod tests {
             let mut json = serde_json::json!({"event": "banned", "client": client, "serial": 1, "since_ms": 0,
                 "ends": "never", "offence": 1, "rule": "flood"});
             if let Some(because) = because {
-                json["event"] = "would_ban".into();
-                json["because"] = because.into();
+                json = serde_json::json!({"event": "would_ban", "ban": json, "because": because});
             }
             serde_json::from_value(json).unwrap()
         };

@@ -383,6 +383,9 @@ What counted most (points left when the ban was made):
 Most requested then, in the same time:
        3  /.env
 
+Its last lines in the log before the ban:
+  192.0.2.7 - - [11/May/2026:22:07:31 +0000] \"GET /x\\u{7} HTTP/1.1\" 404 5
+
 Earlier bans:
   2026-05-11T20:06:40Z  flood, 10 min (its term is over)
 

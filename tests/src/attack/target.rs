@@ -125,11 +125,13 @@ impl Target {
         wait::until(&format!("the ban of {client}"), PATIENCE, || {
             Ok(self.has_banned(&client.to_string())?.then_some(()))
         })
-        .with_context(|| {
-            let parts = self.status().map_or_else(|error| format!("{error:#}"), |s| s["parts"].to_string());
-            format!("{parts}; the agent's log: {}", self.home.log())
-        })?;
+        .with_context(|| format!("could not see it in the audit log; {}", self.parts_and_log()))?;
         Ok(began.elapsed())
+    }
+
+    fn parts_and_log(&self) -> String {
+        let parts = self.status().map(|status| status["parts"].to_string());
+        format!("{}; the agent's log: {}", parts.unwrap_or_default(), self.home.log())
     }
 
     /// Whether detection works at its usual pace: a new attacker is banned at once.
