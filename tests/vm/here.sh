@@ -4,12 +4,16 @@
 #
 #   ip netns exec NAME here.sh ROOT SCRATCH     SCRATCH: an empty folder, for what changes; ROOT stays as it is
 set -euo pipefail
-# shellcheck disable=SC2016  # the inner shell expands it
+# shellcheck disable=SC2016  # the inner shells expand it
 if [ "${3:-}" != inside ]; then
-    # A cgroup of its own, which is the root of what it sees.
+    # A cgroup of its own, which is the root of what it sees, and goes with it.
+    name=shield-vm-$$
+    mkdir "$2/cgroup"
     unshare --mount --propagation private bash -c '
-        mkdir "$2/cgroup" && mount -t cgroup2 cgroup2 "$2/cgroup" && mkdir -p "$2/cgroup/$3" && echo $$ >"$2/cgroup/$3/cgroup.procs" &&
-        exec unshare --mount --uts --ipc --cgroup --pid --fork --kill-child "$0" "$1" "$2" inside' "$0" "$1" "$2" "shield-vm-$$"
+        mount -t cgroup2 cgroup2 "$2/cgroup" && mkdir "$2/cgroup/$3" && echo $$ >"$2/cgroup/$3/cgroup.procs" &&
+        exec unshare --mount --uts --ipc --cgroup --pid --fork --kill-child "$0" "$1" "$2" inside' "$0" "$1" "$2" "$name" || true
+    unshare --mount --propagation private bash -c '
+        mount -t cgroup2 cgroup2 "$0" && find "$0/$1" -depth -type d -exec rmdir {} +' "$2/cgroup" "$name"
     exit
 fi
 mount -t tmpfs shield-vm "$2"

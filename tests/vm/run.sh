@@ -133,13 +133,14 @@ probe() {
     for url in "${urls[@]}"; do out curl -s -o /dev/null -m 2 --interface "$1" "$url" || true; done
 }
 
-machine=
+machine='' first=''
 clean_up() {
     trap - ERR
     rm -f asking answered
     hang_up
     if [ -n "$machine" ]; then
-        kill "$machine" 2>/dev/null || true
+        # The first process of its namespace: all others end with it, and here.sh cleans up.
+        if [ -n "$first" ]; then kill -KILL "$first"; else kill "$machine"; fi 2>/dev/null || true
         wait "$machine" 2>/dev/null || true
     fi
     for name in "$outside" "$inside"; do ip netns del "$name" 2>/dev/null || true; done
@@ -167,10 +168,11 @@ if [ "$kernel" = here ]; then
     machine=$!
     is_up() {
         # The last of the processes that each wait for the next.
-        first=$machine
-        local next
-        while next=$(pgrep --parent "$first") && [ "$(cat "/proc/$first/comm")" != systemd ]; do first=$next; done
-        [ "$(cat "/proc/$first/comm")" = systemd ] && in_vm 'systemctl is-system-running --wait | grep -E "running|degraded"'
+        local last=$machine next
+        while [ "$(cat "/proc/$last/comm")" != systemd ] && next=$(pgrep --parent "$last"); do last=$next; done
+        [ "$(cat "/proc/$last/comm")" = systemd ] || return 1
+        first=$last
+        in_vm 'systemctl is-system-running --wait | grep -E "running|degraded"'
     }
     wait_for 120 "systemd" is_up
 else
