@@ -168,8 +168,9 @@ fn every_documented_command_is_run() {
     }
     let _agent = site.start_agent(&[]).unwrap();
     for (file, command) in beside {
-        // Whoever reads how to lift his ban has one; the documents have lifted all by then.
+        // Whoever reads how to lift his ban has one; the documents have lifted all by then, and allowed him for a while.
         if command.contains("unban 198.51.100.7") {
+            site.home.command(&site.server, &["allow", "--remove", "198.51.100.7"]).unwrap();
             site.home.command(&site.server, &["ban", "198.51.100.7", "--for", "1h"]).unwrap();
         }
         run(file, command);
