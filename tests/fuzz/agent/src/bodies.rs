@@ -23,6 +23,7 @@ use tower::ServiceExt as _;
 
 const MOST_CLIENTS: usize = 10_000;
 const LONGEST_SECS: u64 = 3_155_760_000;
+const LONGEST_ALLOWED_SECS: u64 = 366 * 86_400;
 const LONGEST_REASON: usize = 1000;
 const MOST_BYTES: usize = 1 << 20;
 
@@ -69,8 +70,11 @@ fn check_command(command: &Command) {
         }
         Command::Unban { clients, reason, .. }
         | Command::TakeBack { clients, reason }
-        | Command::Allow { clients, reason }
         | Command::Disallow { clients, reason } => are_bounded(clients.len()) && is_short(reason),
+        Command::Allow { clients, reason, secs } => {
+            let is_bounded = secs.is_none_or(|secs| (1..=LONGEST_ALLOWED_SECS).contains(&secs));
+            are_bounded(clients.len()) && is_bounded && is_short(reason)
+        }
         Command::Import { bans, .. } => {
             are_bounded(bans.len())
                 && bans.iter().all(|ban| ban.term.is_none_or(is_bounded) && is_short(&ban.reason))
