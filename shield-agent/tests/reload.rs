@@ -474,6 +474,38 @@ fn a_dry_run_reloads_too_and_the_command_line_goes_before_the_file() {
 }
 
 #[test]
+fn the_page_takes_a_port_behind_a_taken_one_and_can_be_given_it_for_good() {
+    let mut agent = Agent::start("");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let log = agent.path("access.log");
+    let text = |port: u16, more: &str| {
+        format!("[page]\nlisten = '127.0.0.1:{port}'\n{more}[[source]]\npath = {log:?}\n")
+    };
+    agent.write_whole(&text(port, "next_free_port = true\n"));
+    let (report, code) = agent.reload();
+    assert_eq!(code, 0, "{report}");
+    let moved = format!("(in place of port {port}, where ");
+    agent.until("it says where it is and why", |agent| agent.part("page").unwrap().1.contains(&moved));
+    let (_, state) = agent.part("page").unwrap();
+    assert!(state.contains(&format!("(pid {}) listens; next_free_port", std::process::id())), "{state}");
+    let here = state.strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned();
+    let next: u16 = here.rsplit(':').next().unwrap().parse().unwrap();
+    assert!((port + 1..=port + 9).contains(&next), "{state}");
+    assert_eq!(page_answers(&here, "localhost").as_deref(), Some("200"));
+
+    // Its own listener is not in its way.
+    agent.page = next;
+    agent.write("");
+    let (report, code) = agent.reload();
+    assert_eq!(code, 0, "{report}");
+    agent.until("it is where it is wanted", |agent| {
+        agent.part("page").unwrap().1 == format!("http://{here}/")
+    });
+    assert_eq!(page_answers(&here, "localhost").as_deref(), Some("200"));
+}
+
+#[test]
 fn the_page_moves_and_stays_where_it_was_when_it_cannot() {
     let mut agent = Agent::start("");
     let old = format!("127.0.0.1:{}", agent.page);

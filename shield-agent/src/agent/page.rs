@@ -11,6 +11,7 @@ use anyhow::Result;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::reload::off_runtime;
 use super::supervise::{EndGuard, Ended};
 use crate::api::auth::Names;
 use crate::api::token::Token;
@@ -121,14 +122,13 @@ impl Page {
             return Ok(());
         };
         if let Some(open) = &mut self.open
-            && open.configured.addr == wanted.addr
-            && open.instead.is_none()
+            && (open.addr == wanted.addr || (open.configured.addr == wanted.addr && open.instead.is_none()))
         {
-            open.configured = wanted;
+            (open.configured, open.instead) = (wanted, None);
             return Ok(());
         }
-        let in_the_way = self.served().filter(|old| old.addr.port() == wanted.addr.port());
-        if let Some(old) = in_the_way {
+        let in_the_way = self.open.as_ref().filter(|open| open.addr.port() == wanted.addr.port());
+        if let Some(old) = in_the_way.map(|open| open.configured) {
             return self.swap(old, wanted, hosts).await;
         }
         match self.bind_or_next(wanted, hosts).await {
@@ -181,7 +181,7 @@ impl Page {
             Err(error) if is_taken(&error) => error,
             Err(error) => return Err(error),
         };
-        let holder = port_holder::holder(wanted.addr);
+        let holder = off_runtime(move || port_holder::holder(wanted.addr)).await.flatten();
         if wanted.or_next_port {
             for more in 1..=NEXT_PORTS {
                 let Some(port) = wanted.addr.port().checked_add(more) else { break };

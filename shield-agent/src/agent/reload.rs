@@ -353,7 +353,7 @@ pub(super) fn current(config: &Config, sources: Vec<Arc<Stats>>) -> Current {
 }
 
 /// Runs what blocks, for at most [`PATIENCE`]. `None` when it takes longer; it goes on then, and nobody waits for it.
-async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(work)).await.ok()?.ok()
 }
 
