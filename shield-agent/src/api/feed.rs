@@ -151,9 +151,7 @@ impl Feed {
         let mut inner = self.lock();
         let before = inner.first_id.saturating_sub(past.len() as u64);
         for (id, (at_ms, notice)) in (before..).zip(past) {
-            let event = events::event(id, *at_ms, notice);
-            let json = serde_json::to_string(&event).expect("an event has only text keys");
-            inner.kept.push_back(Arc::new(Published { event, json }));
+            inner.kept.push_back(Arc::new(Published::of(id, *at_ms, notice)));
             // What is later than now was recorded by a clock that was wrong.
             let age_ms = u64::try_from(now.wall_ms.saturating_sub(*at_ms)).ok();
             if let Some(at_boot_ms) = age_ms.and_then(|age_ms| now.boot_ms.checked_sub(age_ms)) {
@@ -237,10 +235,17 @@ impl Inner {
     fn record(&mut self, notice: &Notice, now: Now) -> Published {
         let id = self.next_id;
         self.next_id += 1;
-        let event = events::event(id, now.wall_ms, notice);
-        self.counts.add(&event.kind, notice);
+        let published = Published::of(id, now.wall_ms, notice);
+        self.counts.add(&published.event.kind, notice);
         self.conditions.follow(notice, now);
         self.attacks.follow(notice, now.boot_ms);
+        published
+    }
+}
+
+impl Published {
+    fn of(id: u64, at_ms: i64, notice: &Notice) -> Published {
+        let event = events::event(id, at_ms, notice);
         let json = serde_json::to_string(&event).expect("an event has only text keys");
         Published { event, json }
     }
