@@ -16,7 +16,7 @@ use super::{Exit, args};
 use crate::api::operation::Operation;
 use crate::api::types::{ImportEntry, ImportRequest, MAX_CLIENTS_PER_REQUEST, Term};
 use crate::clock;
-use crate::text::{self, count, plural};
+use crate::text::{count, plural};
 use shield_engine::action::{CommandResult, Reply};
 
 /// Entries sent in one request: each is one transaction of the agent.
@@ -184,8 +184,7 @@ impl Summary {
         let refused = self.refused.iter().map(|result| format!("{}: {}\n", result.client, result.message));
         text.extend(refused.take(SHOWN));
         for list in [&self.wrong, &self.remarks] {
-            let lines =
-                list.iter().map(|entry| format!("{}: {}\n", entry.place, text::printable(&entry.why)));
+            let lines = list.iter().map(|entry| format!("{}: {}\n", entry.place, entry.why));
             text.extend(lines.take(SHOWN));
         }
         text.push_str(&format!(
