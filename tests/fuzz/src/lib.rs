@@ -18,4 +18,4 @@ pub mod times;
 pub mod wrapped;
 mod writing;
 
-pub use seeds::write as write_seeds;
+pub use seeds::{write as write_seeds, write_all as write_all_seeds};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::{differential, formats, lines, requests, wrapped};
 
-/// The environment variable with the folder that [`write`] fills; `cargo xtask fuzz` sets it.
+/// The environment variable with the folder that [`write_all`] fills; `cargo xtask fuzz` sets it.
 const FOLDER: &str = "SHIELD_FUZZ_SEEDS";
 
 /// Lines in the common format: ordinary ones, and odd ones that occur in real logs.
@@ -35,13 +35,18 @@ const FOUND: &str = include_str!("../corpus/differential.txt");
 /// Lines whose client is 198.51.100.7 or not to be known, and that were or could be charged to another.
 const FORMATS: &str = include_str!("../corpus/formats.txt");
 
-/// Writes the seeds of `target` to the folder that the environment names, and beside it a list of them in their order; does
-/// nothing when it names none.
+/// Writes the seeds of `target`; see [`write_all`].
 pub fn write(target: &str) {
+    write_all(|| of(target));
+}
+
+/// Writes these seeds to the folder that the environment names, and beside it a list of them in their order; does nothing when it
+/// names none.
+pub fn write_all(seeds: impl FnOnce() -> Vec<Vec<u8>>) {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     fs::create_dir_all(&folder).expect("the folder for seeds can be made");
     let mut list = Vec::new();
-    for (n, seed) in of(target).iter().enumerate() {
+    for (n, seed) in seeds().iter().enumerate() {
         let path = folder.join(format!("seed-{n:02}"));
         fs::write(&path, seed).expect("a seed can be written");
         list.push(path.into_os_string().into_string().expect("the folder's name is UTF-8"));

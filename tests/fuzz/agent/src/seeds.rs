@@ -1,15 +1,9 @@
 //! The inputs that the fuzzer starts from.
 
-use std::fs;
-use std::path::PathBuf;
-
 use shield_agent::test_support::api::operation::Operation;
 use shield_agent::test_support::fuzz;
 
 use crate::{audit, lists};
-
-/// As in `shield-fuzz`.
-const FOLDER: &str = "SHIELD_FUZZ_SEEDS";
 
 /// The file that is installed, whose keys all stand behind a `#`.
 const CONFIG: &str = include_str!("../../../../packaging/shield.toml");
@@ -42,18 +36,9 @@ const BODIES: [&str; 12] = [
     "range=24h&format=plain&n=9&cursor=50",
 ];
 
-/// Writes the seeds of `target` to the folder that the environment names, and beside it a list of them in their order; does
-/// nothing when it names none.
+/// Writes the seeds of `target`, for libFuzzer to begin with.
 pub fn write(target: &str) {
-    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
-    fs::create_dir_all(&folder).expect("the folder for seeds can be made");
-    let mut list = Vec::new();
-    for (n, seed) in of(target).iter().enumerate() {
-        let path = folder.join(format!("seed-{n:03}"));
-        fs::write(&path, seed).expect("a seed can be written");
-        list.push(path.into_os_string().into_string().expect("the folder's name is UTF-8"));
-    }
-    fs::write(folder.with_extension("list"), list.join(",")).expect("the list of seeds can be written");
+    shield_fuzz::write_all_seeds(|| of(target));
 }
 
 fn of(target: &str) -> Vec<Vec<u8>> {
