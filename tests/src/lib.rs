@@ -19,6 +19,7 @@ pub mod mishap;
 pub mod netns;
 pub mod nginx;
 pub mod old_kernel;
+pub mod process;
 pub mod programs;
 pub mod proxied;
 pub mod receiver;

@@ -16,6 +16,7 @@ use clap::Parser;
 use serde::Serialize;
 use shield_tests::fleet::Fleet;
 use shield_tests::lab::kernel::XdpBans;
+use shield_tests::process::{cpu_secs, memory_mib};
 use shield_tests::wait;
 
 /// Loading 100,000 bans takes a while in a build without optimisations.
@@ -25,6 +26,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// All are to be within it.
 const LATE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(2);
+/// Resident anonymous memory.
+const OWN: &str = "RssAnon";
 /// Before the idle minutes begin.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -167,20 +170,21 @@ fn many(arguments: &Arguments) -> Result<(Spread, Idle)> {
     let servers: Vec<u32> = fleet.servers.iter().map(|server| server.pid()).collect();
     let alone_pid = alone.agent.as_ref().context("could not find the agent without a fleet")?.pid();
     let all: Vec<u32> = pids.iter().chain(&servers).chain([&alone_pid]).copied().collect();
-    let (before, began) = (cpu_secs(&all)?, Instant::now());
+    let cpu = || all.iter().map(|pid| cpu_secs(*pid)).collect::<Result<Vec<f64>>>();
+    let (before, began) = (cpu()?, Instant::now());
     wait::sleep(Duration::from_secs(arguments.idle))?;
-    let (after, took) = (cpu_secs(&all)?, began.elapsed().as_secs_f64());
+    let (after, took) = (cpu()?, began.elapsed().as_secs_f64());
     let percent: Vec<f64> =
         before.iter().zip(&after).map(|(before, after)| 100.0 * (after - before) / took).collect();
     let (agents, rest) = percent.split_at(pids.len());
-    let own = pids.iter().map(|pid| own_mib(*pid)).collect::<Result<Vec<f64>>>()?;
+    let own = pids.iter().map(|pid| memory_mib(*pid, OWN)).collect::<Result<Vec<f64>>>()?;
     let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len().max(1) as f64;
     let idle = Idle {
         seconds: arguments.idle,
         agent_core_percent: mean(agents),
         agent_own_mib: mean(&own),
         alone_core_percent: rest[servers.len()],
-        alone_own_mib: own_mib(alone_pid)?,
+        alone_own_mib: memory_mib(alone_pid, OWN)?,
         server_core_percent: rest[..servers.len()].iter().copied().fold(0.0, f64::max),
     };
     Ok((spread, idle))
@@ -220,31 +224,4 @@ fn join(bans: u32) -> Result<Join> {
 fn load_average() -> Result<String> {
     let text = fs::read_to_string("/proc/loadavg").context("could not read the load average")?;
     Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
-}
-
-/// User and system time of each process' threads, in seconds.
-fn cpu_secs(pids: &[u32]) -> Result<Vec<f64>> {
-    let of = |pid: &u32| {
-        let mut nanos = 0;
-        for thread in
-            fs::read_dir(format!("/proc/{pid}/task")).context("could not list a process' threads")?
-        {
-            let path = thread.context("could not list a process' threads")?.path().join("schedstat");
-            // A thread may have ended since it was listed.
-            let Ok(text) = fs::read_to_string(&path) else { continue };
-            let first = text.split_whitespace().next().unwrap_or_default();
-            nanos += first.parse::<u64>().with_context(|| format!("could not parse {}", path.display()))?;
-        }
-        Ok(nanos as f64 / 1e9)
-    };
-    pids.iter().map(of).collect()
-}
-
-/// Resident anonymous memory.
-fn own_mib(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).with_context(|| format!("could not read {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    Ok(kib.with_context(|| format!("could not find RssAnon in {path}"))? / 1024.0)
 }
