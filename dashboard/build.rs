@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 /// The page's files: name in `web/dist`, path on the server, content type.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 3] = [
     ("index.html", "/", "text/html; charset=utf-8"),
     ("app.js", "/app.js", "text/javascript; charset=utf-8"),
-    ("app.css", "/app.css", "text/css; charset=utf-8"),
     ("favicon.svg", "/favicon.svg", "image/svg+xml"),
 ];
 
@@ -30,8 +29,18 @@ fn main() -> io::Result<()> {
         vec![(here.join(NOT_BUILT.0), NOT_BUILT.1, NOT_BUILT.2)]
     };
 
+    // In the policy, which is one literal.
+    let (page, ..) = assets.first().expect("each of the two lists begins with the page");
+    println!("cargo:rustc-env=SHIELD_PAGE_STYLE={}", style_source(&fs::read_to_string(page)?));
+
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it for every build script"));
     fs::write(out.join("assets.rs"), source(built, &assets)?)
+}
+
+/// What the policy allows as the page's style: the one in it, by the hash that the bundler put beside it.
+fn style_source(page: &str) -> String {
+    let hash = page.split_once("<style data-hash=\"").and_then(|(_, rest)| rest.split_once('"'));
+    hash.map_or("'self'".to_owned(), |(hash, _)| format!("'{hash}'"))
 }
 
 /// The Rust source of the table of assets.

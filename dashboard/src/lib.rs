@@ -24,12 +24,15 @@ struct Asset {
 
 include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 
-/// Everything comes from this server, nothing is inline, and no string can become markup or script: with Trusted Types and
-/// no policy the browser itself refuses `innerHTML`. What attackers request is shown on the page, so this is the second
-/// line of defence.
-pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-     require-trusted-types-for 'script'; trusted-types 'none'";
+/// Everything comes from this server, nothing is inline but one style that is known by its hash, and no string can become
+/// markup or script: with Trusted Types and no policy the browser itself refuses `innerHTML`. What attackers request is shown
+/// on the page, so this is the second line of defence.
+pub const CONTENT_SECURITY_POLICY: &str = concat!(
+    "default-src 'none'; script-src 'self'; style-src ",
+    env!("SHIELD_PAGE_STYLE"),
+    "; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+     require-trusted-types-for 'script'; trusted-types 'none'"
+);
 
 /// The headers of every answer.
 const HEADERS: [(header::HeaderName, &str); 6] = [
@@ -136,11 +139,18 @@ mod tests {
         assert_eq!(was_built(), ASSETS.len() > 1);
     }
 
-    /// The policy forbids inline script and style: markup that has some breaks silently.
+    /// The policy forbids inline script, and style but for the one that it has the hash of: markup that has some breaks silently.
     #[test]
     fn no_markup_needs_what_the_policy_forbids() {
         for asset in ASSETS.iter().filter(|asset| asset.content_type.starts_with("text/html")) {
             let page = str::from_utf8(asset.body).unwrap();
+            let (before, rest) = page.split_once("<style data-hash=\"").unwrap_or((page, ""));
+            let (hash, style) = rest.split_once("\">").unwrap_or_default();
+            assert!(
+                CONTENT_SECURITY_POLICY.contains(&format!("style-src '{hash}';")) || hash.is_empty(),
+                "{hash}"
+            );
+            let page = [before, style.split_once("</style>").map_or("", |(_, after)| after)].concat();
             for forbidden in ["style=", "<style", "onclick=", "<script>", "//cdn", "http://", "https://"] {
                 assert!(!page.contains(forbidden), "{forbidden} in {}", asset.path);
             }

@@ -12,10 +12,12 @@
     allow(missing_docs, reason = "what only tests and benchmarks reach is documented where it needs to be")
 )]
 
+mod address_owner;
 mod agent;
 mod api;
 mod beat;
 mod blocklist;
+mod canary;
 mod cli;
 mod clock;
 mod config;
@@ -27,21 +29,27 @@ mod enforce;
 mod fleet;
 mod host;
 mod in_front;
+mod latencies;
 mod log_lines;
+mod manifest;
 mod memory;
 mod netns_lock;
 mod network_monitor;
 mod notify;
+mod own_bans;
 mod owner;
 mod performer;
 mod pipeline;
+mod policy;
 mod port_holder;
 mod random;
 mod replay;
 mod search_engines;
+mod sites;
 mod source;
 mod ssh;
 mod store;
+mod suggest;
 #[cfg(test)]
 mod test_owner;
 #[cfg(feature = "test-support")]

@@ -2,8 +2,9 @@
 //! asks why sees what the web server saw.
 //!
 //! Lines that were just judged are at hand in their batch. Where few come at a time, the last of the batches before are kept
-//! as well, in two buffers of bounded size. They go into the database and nowhere else: a query string may hold a secret, so
-//! neither alerts nor the audit log nor a reader without the token is given them.
+//! as well, in two buffers of bounded size; a client whose ban waits for an answer (of DNS, of the operators' rules) has its own put
+//! aside until then. They go into the database and nowhere else: a query string may hold a secret, so neither alerts nor the
+//! audit log nor a reader without the token is given them. The sites that the lines went to are said to all.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -11,9 +12,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use shield_engine::action::{Action, BanRecord, Record};
+use shield_engine::action::{Action, Notice, Record};
 use shield_engine::client::Client;
 use shield_engine::request::{Batch, Line};
+use shield_engine::verdict::Evidence;
+
+use crate::sites;
 
 /// Lines kept with a ban, the last ones.
 const LINES: usize = 6;
@@ -30,80 +34,150 @@ const KEPT_OF_A_BATCH: usize = 64;
 /// Bytes of each of the two buffers.
 const BUFFER_BYTES: usize = 256 * 1024;
 
+/// Clients whose lines wait with them for an answer. With one more all are forgotten: most of them were answered long ago.
+const MOST_ASKED: usize = 1_024;
+
 /// Lines judged of late.
 #[derive(Debug, Default)]
 pub(crate) struct LogLines {
     newer: Buffer,
     older: Buffer,
+    asked: BTreeMap<Client, Found>,
 }
 
 #[derive(Debug, Default)]
 struct Buffer {
     bytes: Vec<u8>,
-    /// Whose, and where it is in the bytes.
-    lines: Vec<(IpAddr, usize, usize)>,
+    lines: Vec<Kept>,
+}
+
+/// A line in the bytes, with the site's name behind it.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    addr: IpAddr,
+    at: usize,
+    len: usize,
+    site_len: usize,
+}
+
+/// What the lines say of a client.
+#[derive(Debug, Clone, Default)]
+struct Found {
+    lines: Vec<String>,
+    sites: Vec<String>,
 }
 
 impl LogLines {
-    /// Puts the clients' lines into the records of bans that judging this batch led to, then keeps the end of the batch.
+    /// Puts what the lines say of the clients into the records of bans that judging this batch led to, then keeps the end of
+    /// the batch.
     pub(crate) fn judged(&mut self, batch: &Batch, actions: &mut [Action]) {
-        if actions.iter_mut().any(|action| banned(action).is_some()) {
-            self.attach(batch, actions);
+        Self::attach(actions, |client, at_secs| self.find(client.network(), at_secs, batch));
+        for client in actions.iter().filter_map(asked) {
+            self.put_aside(client, batch);
         }
         for line in batch.lines.iter().rev().take(KEPT_OF_A_BATCH).rev() {
             if let Some(raw) = raw(batch, line) {
-                self.keep(line.addr, cut(raw));
+                self.keep(line.addr, cut(raw), batch.server_of(line));
             }
         }
     }
 
-    fn attach(&self, batch: &Batch, actions: &mut [Action]) {
-        let mut found: BTreeMap<Client, Vec<String>> = BTreeMap::new();
-        for record in actions.iter_mut().filter_map(banned) {
-            let client = record.ban.client;
-            let Some(evidence) = &mut record.evidence else { continue };
-            let at_secs = evidence.at_secs;
-            let lines =
-                found.entry(client).or_insert_with(|| self.last_lines(client.network(), at_secs, batch));
-            evidence.lines.clone_from(lines);
+    /// The same for bans that no batch led to, but an answer or the time.
+    pub(crate) fn decided(&mut self, actions: &mut [Action]) {
+        Self::attach(actions, |client, at_secs| {
+            let at_hand = || self.find(client.network(), at_secs, &Batch::default());
+            self.asked.get(&client).cloned().unwrap_or_else(at_hand)
+        });
+        for action in actions {
+            if let Action::Persist(Record::Banned(record)) = action {
+                self.asked.remove(&record.ban.client);
+            }
         }
     }
 
-    /// The last lines of a client up to the one by which a rule fired, oldest first.
-    fn last_lines(&self, network: IpNet, at_secs: i64, batch: &Batch) -> Vec<String> {
-        let own =
-            batch.lines.iter().rev().filter(|line| network.contains(&line.addr) && line.time <= at_secs);
-        let own = own.filter_map(|line| raw(batch, line)).map(cut);
-        let before = [&self.newer, &self.older].into_iter().flat_map(|buffer| buffer.last_of(network));
-        let mut lines: Vec<String> =
-            own.chain(before).take(LINES).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-        lines.reverse();
-        lines
+    fn put_aside(&mut self, client: Client, batch: &Batch) {
+        let found = self.find(client.network(), i64::MAX, batch);
+        if self.asked.len() >= MOST_ASKED {
+            self.asked.clear();
+        }
+        self.asked.insert(client, found);
     }
 
-    fn keep(&mut self, addr: IpAddr, line: &[u8]) {
-        if self.newer.bytes.len() + line.len() > BUFFER_BYTES {
+    fn attach(actions: &mut [Action], find: impl Fn(Client, i64) -> Found) {
+        let mut found: BTreeMap<(Client, i64), Found> = BTreeMap::new();
+        for action in actions {
+            let Some((client, evidence, is_record)) = banned(action) else { continue };
+            let found =
+                found.entry((client, evidence.at_secs)).or_insert_with(|| find(client, evidence.at_secs));
+            if evidence.sites.is_empty() {
+                evidence.sites.clone_from(&found.sites);
+            }
+            if is_record && evidence.lines.is_empty() {
+                evidence.lines.clone_from(&found.lines);
+            }
+        }
+    }
+
+    /// The last lines of a client up to the one by which a rule fired, oldest first, and the sites that they and those before
+    /// them went to.
+    fn find(&self, network: IpNet, at_secs: i64, batch: &Batch) -> Found {
+        let is_own = |line: &&Line| network.contains(&line.addr) && line.time <= at_secs;
+        let own: Vec<&Line> = batch.lines.iter().rev().filter(is_own).collect();
+        let mut texts: Vec<&[u8]> =
+            own.iter().filter_map(|line| raw(batch, line)).map(cut).take(LINES).collect();
+        let mut servers: Vec<&[u8]> = own.iter().map(|line| batch.server_of(line)).collect();
+        // Where its batch says enough, what was kept is not searched for more: many may be banned by one batch.
+        if texts.len() < LINES {
+            let before = [&self.newer, &self.older].into_iter().flat_map(|buffer| buffer.last_of(network));
+            let before: Vec<(&[u8], &[u8])> = before.take(KEPT_OF_A_BATCH).collect();
+            texts.extend(before.iter().map(|(line, _)| *line).take(LINES - texts.len()));
+            if own.len() < LINES {
+                servers.extend(before.iter().map(|(_, site)| *site).take(KEPT_OF_A_BATCH - own.len()));
+            }
+        }
+        let lines = texts.iter().rev().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+        Found { lines, sites: sites::most_asked(servers.into_iter()) }
+    }
+
+    fn keep(&mut self, addr: IpAddr, line: &[u8], site: &[u8]) {
+        if self.newer.bytes.len() + line.len() + site.len() > BUFFER_BYTES {
             std::mem::swap(&mut self.newer, &mut self.older);
             self.newer.bytes.clear();
             self.newer.lines.clear();
         }
         let at = self.newer.bytes.len();
         self.newer.bytes.extend_from_slice(line);
-        self.newer.lines.push((addr, at, line.len()));
+        self.newer.bytes.extend_from_slice(site);
+        self.newer.lines.push(Kept { addr, at, len: line.len(), site_len: site.len() });
     }
 }
 
 impl Buffer {
-    fn last_of(&self, network: IpNet) -> impl Iterator<Item = &[u8]> {
-        let own = self.lines.iter().rev().filter(move |(addr, ..)| network.contains(addr));
-        own.filter_map(|(_, at, len)| self.bytes.get(*at..at + len))
+    /// The lines of a network, newest first, each with its site.
+    fn last_of(&self, network: IpNet) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let own = self.lines.iter().rev().filter(move |kept| network.contains(&kept.addr));
+        own.filter_map(|Kept { at, len, site_len, .. }| {
+            self.bytes.get(*at..at + len + site_len).map(|both| both.split_at(*len))
+        })
     }
 }
 
-/// The record of a ban that the detector made.
-fn banned(action: &mut Action) -> Option<&mut BanRecord> {
+/// The evidence of a ban that the detector made, and whether it goes into the database.
+fn banned(action: &mut Action) -> Option<(Client, &mut Evidence, bool)> {
+    let (record, is_record) = match action {
+        Action::Persist(Record::Banned(record)) => (record, true),
+        Action::Announce(Notice::Banned(record) | Notice::WouldBan { ban: record, .. }) => (record, false),
+        _ => return None,
+    };
+    let client = record.ban.client;
+    record.evidence.as_deref_mut().map(|evidence| (client, evidence, is_record))
+}
+
+/// Whose ban waits for an answer.
+fn asked(action: &Action) -> Option<Client> {
     match action {
-        Action::Persist(Record::Banned(record)) if record.evidence.is_some() => Some(record),
+        Action::VerifyBot { client, .. } => Some(*client),
+        Action::AskPolicy(question) => Some(question.client),
         _ => None,
     }
 }
@@ -139,7 +213,6 @@ fn cut(line: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
     use crate::notify::samples;
-    use shield_engine::action::Notice;
     use shield_logline::{Output, Parser, Settings};
 
     const AT: i64 = 1_778_537_253;
@@ -185,6 +258,34 @@ mod tests {
         assert_eq!(lines_of("203.0.113.9", &one_by_one), [""; 0]);
     }
 
+    /// Every ban asked DNS about search engines first, and so none had its lines: they were looked for in the batch alone.
+    #[test]
+    fn a_ban_that_waited_for_an_answer_has_its_lines() {
+        let client: Client = "192.0.2.7".parse().unwrap();
+        let own = batch(&combined("192.0.2.7", "/.env"));
+        let of_others = batch(&combined("192.0.2.8", "/").repeat(KEPT_OF_A_BATCH));
+        let Notice::Banned(record) = samples::banned_client(client) else { unreachable!() };
+        let decided = |kept: &mut LogLines| {
+            let mut actions = vec![Action::Persist(Record::Banned(record.clone()))];
+            kept.decided(&mut actions);
+            let Some(Action::Persist(Record::Banned(record))) = actions.pop() else { unreachable!() };
+            record.evidence.unwrap().lines
+        };
+        let expected = [combined("192.0.2.7", "/.env").trim_end().to_owned()];
+        let mut kept = LogLines::default();
+        kept.judged(&own, &mut [Action::VerifyBot { client, addr: "192.0.2.7".parse().unwrap() }]);
+        (0..5_000).for_each(|_| kept.judged(&of_others, &mut []));
+        assert_eq!(decided(&mut kept), expected, "though others' lines have filled the buffers since");
+        assert!(kept.asked.is_empty());
+        kept.judged(&own, &mut []);
+        assert_eq!(decided(&mut kept), expected, "one that waited for its time");
+        for n in 0..2 * MOST_ASKED as u32 {
+            let addr = std::net::Ipv4Addr::from_bits(0xc612_0000 + n);
+            kept.judged(&own, &mut [Action::VerifyBot { client: addr.into(), addr: addr.into() }]);
+        }
+        assert!(kept.asked.len() <= MOST_ASKED);
+    }
+
     #[test]
     fn a_line_of_json_is_the_whole_object_also_where_a_text_was_unescaped() {
         let line = "{\"time\":\"2026-05-11T22:07:33+00:00\",\"remote_addr\":\"2001:db8:1:2::9\",\"method\":\"GET\",\
@@ -192,6 +293,37 @@ mod tests {
         let text = format!("{line}\n{line}\n");
         let kept = lines_of("2001:db8:1:2::/64", &[batch(&text)]);
         assert_eq!(kept, [line, line]);
+    }
+
+    /// Several sites in one log: a ban says which were asked for, alerts and the page alike, also one that waited.
+    #[test]
+    fn a_ban_names_the_sites_that_its_lines_went_to() {
+        let line = |site: &str| {
+            format!(
+                "{{\"time\":\"2026-05-11T22:07:33+00:00\",\"remote_addr\":\"192.0.2.7\",\"method\":\"GET\",\"path\":\"/\",\
+                 \"status\":404,\"size\":5,\"server_name\":\"{site}\"}}\n"
+            )
+        };
+        let all = ["blog.example", "shop.example", "shop.example", "", "a b"].map(line);
+        let sites = |judge: &dyn Fn(&mut LogLines, &mut [Action])| {
+            let Notice::Banned(mut record) = samples::banned_client("192.0.2.7".parse().unwrap()) else {
+                unreachable!()
+            };
+            record.evidence.as_mut().unwrap().at_secs = AT;
+            let would = Notice::WouldBan { ban: record.clone(), because: String::new() };
+            let mut actions = [Action::Persist(Record::Banned(record)), Action::Announce(would)];
+            judge(&mut LogLines::default(), &mut actions);
+            actions.each_mut().map(|action| banned(action).unwrap().1.sites.join(" "))
+        };
+        let expected = ["shop.example blog.example"; 2];
+        assert_eq!(sites(&|kept, actions| kept.judged(&batch(&all.concat()), actions)), expected);
+        let waited = |kept: &mut LogLines, actions: &mut [Action]| {
+            all.iter().for_each(|line| kept.judged(&batch(line), &mut []));
+            kept.decided(actions);
+        };
+        assert_eq!(sites(&waited), expected);
+        let of_another = combined("192.0.2.70", "/");
+        assert_eq!(sites(&|kept, actions| kept.judged(&batch(&of_another), actions)), [""; 2]);
     }
 
     #[test]

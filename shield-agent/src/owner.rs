@@ -11,15 +11,19 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::oneshot;
 
 use crate::beat::Beat;
+use crate::canary::Tap;
 use crate::clock;
 use crate::enforce::Slow;
 use crate::enforce::interpreter::Report;
 use crate::host;
+use crate::latencies::{Latencies, Stopwatch};
 use crate::log_lines::LogLines;
 use crate::pipeline::{Inbox, Job, Message, Verified, Verify};
+use crate::policy::service::Service;
 use crate::source::Pool;
 use shield_engine::Engine;
 use shield_engine::action::{Action, CommandId, Order, Record, Reply};
@@ -39,6 +43,10 @@ const PAUSE_AFTER_LOOK: u32 = 3;
 /// The longest time between two ticks.
 const TICK_MS: u64 = 1_000;
 
+/// For how long a stop waits for the answers of the operators' rules. They take milliseconds; what holds without them bans whom the
+/// rules would have spared.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
 /// Unparks the thread that polled.
 struct Unpark(Thread);
 
@@ -57,7 +65,11 @@ pub struct Owner {
     pool: Pool,
     next_command: u64,
     log_lines: LogLines,
+    /// Without it the engine goes on by itself about what it asks.
+    rules: Option<Service>,
     beat: Option<Beat>,
+    canary: Option<Box<Tap>>,
+    stopwatch: Stopwatch,
 }
 
 impl Owner {
@@ -71,13 +83,26 @@ impl Owner {
             pool,
             next_command: 1,
             log_lines: LogLines::default(),
+            rules: None,
             beat: None,
+            canary: None,
+            stopwatch: Stopwatch::default(),
         }
     }
 
     /// Says to `beat` that it goes round.
     pub(crate) fn watched(self, beat: Beat) -> Owner {
         Owner { beat: Some(beat), ..self }
+    }
+
+    /// Asks the operators' own rules here.
+    pub(crate) fn asking(self, rules: Service) -> Owner {
+        Owner { rules: Some(rules), ..self }
+    }
+
+    /// Measures into these.
+    pub(crate) fn measured(self, latencies: Arc<Latencies>) -> Owner {
+        Owner { stopwatch: Stopwatch::of(latencies), ..self }
     }
 
     /// Performs actions from before the owner runs: those of restoring.
@@ -88,7 +113,9 @@ impl Owner {
     /// Runs on the calling thread until [`Message::Stop`], saves, and returns the engine.
     pub fn run(mut self) -> Engine {
         self.handle_events();
-        let actions = self.engine.save(clock::now());
+        self.await_rules();
+        let mut actions = self.engine.save(clock::now());
+        self.log_lines.decided(&mut actions);
         self.perform(actions, None);
         self.engine
     }
@@ -113,15 +140,23 @@ impl Owner {
             let mut is_idle = messages < MESSAGES_PER_TURN;
             let now = clock::now();
             if now.boot_ms >= tick_at {
-                let actions = self.engine.handle(Event::Tick, now);
+                let mut actions = self.engine.handle(Event::Tick, now);
+                self.log_lines.decided(&mut actions);
+                self.canary.iter().for_each(|canary| canary.tick(now));
+                self.stopwatch.tidy();
                 self.perform(actions, None);
                 tick_at = self.next_tick(now);
                 is_idle = false;
             }
-            if let Poll::Ready(Some(batch)) = self.inbox.lines.poll_recv(&mut context) {
+            if let Poll::Ready(Some((batch, delivered))) = self.inbox.lines.poll_recv(&mut context) {
                 let mut actions = self.judge(&batch, now);
+                self.stopwatch.judged(&batch, delivered, now);
                 self.log_lines.judged(&batch, &mut actions);
-                self.pool.give(batch);
+                let left = match &self.canary {
+                    Some(canary) => canary.lines(batch, now, delivered),
+                    None => Some(batch),
+                };
+                left.into_iter().for_each(|batch| self.pool.give(batch));
                 self.perform(actions, None);
                 tick_at = tick_at.min(self.next_tick(clock::now()));
                 is_idle = false;
@@ -141,6 +176,20 @@ impl Owner {
                 let pause = if wait.is_zero() { until_tick } else { until_tick.min(wait) };
                 self.beat.iter().for_each(|beat| beat.resting(pause));
                 std::thread::park_timeout(pause);
+            }
+        }
+    }
+
+    /// Takes the answers of the rules that are under way. The engine goes on by itself about those that do not come.
+    fn await_rules(&mut self) {
+        let until = Instant::now() + LAST_ANSWERS;
+        while self.rules.is_some() && self.engine.awaits_rules() && Instant::now() < until {
+            match self.inbox.control.try_recv() {
+                Ok(message @ Message::Policy(_)) => self.on_message(message),
+                // Whoever sends anything else finds the agent stopped.
+                Ok(_) => {}
+                Err(TryRecvError::Empty) => std::thread::sleep(Duration::from_millis(1)),
+                Err(TryRecvError::Disconnected) => return,
             }
         }
     }
@@ -172,14 +221,16 @@ impl Owner {
 
     fn on_message(&mut self, message: Message) {
         let now = clock::now();
-        let actions = match message {
+        let mut actions = match message {
             Message::Command(command, answer) => {
+                self.canary.iter().for_each(|canary| canary.command(&command, now));
                 let id = CommandId(self.next_command);
                 self.next_command += 1;
                 let actions = self.engine.handle(Event::Command(id, command), now);
                 return self.perform(actions, Some(answer));
             }
             Message::Enforcement(Report::Outcome(outcome)) => {
+                self.stopwatch.carried_out(&outcome);
                 self.engine.handle(Event::Outcome(outcome), now)
             }
             Message::Enforcement(Report::Part(report)) | Message::Part(report) => {
@@ -189,18 +240,26 @@ impl Owner {
                 self.engine.handle(Event::Activity { client, serial, packets }, now)
             }
             Message::HostAddresses(entries) => {
+                self.canary.iter().for_each(|canary| canary.host_addresses(&entries, now));
                 self.engine.handle(Event::HostAddresses { reasons: &host::REASONS, entries }, now)
             }
             Message::BotVerified(client, verified) => {
                 let genuine = verified == Verified::Genuine;
                 self.engine.handle(Event::BotVerified { client, genuine }, now)
             }
+            Message::Policy(answers) => self.engine.handle(Event::Policy(answers), now),
             Message::Remote(remote) => self.engine.handle(Event::Remote(remote), now),
             Message::NewSettings(new) => self.engine.handle(Event::NewSettings(new), now),
             Message::Reloaded(reloaded) => self.engine.handle(Event::Reloaded(reloaded), now),
+            Message::Change(change) => self.engine.handle(Event::Change(change), now),
+            Message::Canary(tap) => {
+                self.canary = tap;
+                return;
+            }
             Message::Query(query) => return query(&self.engine, now),
             Message::Stop => return,
         };
+        self.log_lines.decided(&mut actions);
         self.perform(actions, None);
     }
 
@@ -208,9 +267,14 @@ impl Owner {
         if actions.is_empty() {
             return;
         }
+        self.stopwatch.ordered(&actions);
         for action in &actions {
-            if let Action::VerifyBot { client, addr } = action {
-                (self.verify)(*client, *addr);
+            match action {
+                Action::VerifyBot { client, addr } => (self.verify)(*client, *addr),
+                Action::AskPolicy(question) => {
+                    self.rules.iter().for_each(|rules| rules.ask(question.clone()));
+                }
+                _ => {}
             }
         }
         let stale = actions.iter().any(|action| matches!(action, Action::Enforce(Order::AllowlistChanged)));
@@ -271,7 +335,7 @@ mod tests {
                 std::thread::sleep(LOOK);
                 looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             });
-            handle.look_for_test(look);
+            handle.look_soon(look);
             handle.send(Message::Query(Box::new(|_, _| {})));
         }
         let owner = std::thread::spawn(move || owner.run());
@@ -285,6 +349,46 @@ mod tests {
         assert!(LOOK * (seen as u32) * 2 <= took + LOOK * 4, "{seen} looks took most of {took:?}");
         handle.send(Message::Stop);
         assert_eq!(owner.join().expect("the owner ends").rejected().iter().sum::<u64>(), 50);
+    }
+
+    /// DNS is asked about nearly every ban, so its lines are of a batch that is gone when the answer comes.
+    #[test]
+    fn a_ban_that_waits_for_dns_keeps_its_log_lines() {
+        let (handle, inbox) = Handle::new();
+        let (performer, jobs) = channel();
+        let settings =
+            Settings { verify_search_engines: shield_engine::policy::Switch::On, ..Settings::default() };
+        let engine = Engine::new(settings, Policy::default(), Allowlist::new([]), 1, 7);
+        let answers = handle.clone();
+        let verify: Verify =
+            Box::new(move |client, _| answers.send(Message::BotVerified(client, Verified::Unknown)));
+        let owner = Owner::new(engine, inbox, performer, verify, Pool::default());
+        let owner = std::thread::spawn(move || owner.run());
+        let begin = clock::now().wall_ms / 1000 - 60;
+        for (n, path) in ["/.env", "/.git/config", "/backup.sql", "/.aws/credentials", "/.ssh/id_rsa"]
+            .iter()
+            .cycle()
+            .take(40)
+            .enumerate()
+        {
+            let at = jiff::Timestamp::from_second(begin + n as i64).expect("a time");
+            let line = format!(
+                "{{\"source_ip\":\"203.0.113.66\",\"timestamp\":\"{at}\",\"method\":\"GET\",\"path\":\"{path}?{n}\",\"status\":404,\"response_size\":9}}\n"
+            );
+            let mut bytes = line.into_bytes();
+            let (end, mut out) = (bytes.len(), shield_logline::Output::default());
+            shield_logline::Parser::new(&shield_logline::Settings::default())
+                .parse_block(&mut bytes, 0, end, &mut out);
+            assert!(handle.send_lines(Batch { bytes, lines: out.lines, ..Batch::default() }));
+        }
+        let record = jobs.iter().flat_map(|job| job.actions).find_map(|action| match action {
+            Action::Persist(Record::Banned(record)) => Some(record),
+            _ => None,
+        });
+        let lines = record.expect("it is banned").evidence.expect("by a rule").lines;
+        assert!(!lines.is_empty() && lines.iter().all(|line| line.contains("203.0.113.66")), "{lines:?}");
+        handle.send(Message::Stop);
+        owner.join().expect("the owner ends");
     }
 
     /// An operator is answered while a backlog is read.

@@ -93,7 +93,7 @@ impl Performer {
                     Action::Reply(_, reply) => {
                         replies.extend(job.answer.take().map(|answer| (answer, reply)));
                     }
-                    Action::VerifyBot { .. } => {}
+                    Action::VerifyBot { .. } | Action::AskPolicy(_) => {}
                 }
             }
         }

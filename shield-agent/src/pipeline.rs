@@ -4,18 +4,21 @@
 //! Only data and sending ends live here, so that `owner` and `performer` need not know each other.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::canary::Tap;
 use crate::enforce::Slow;
 use crate::enforce::interpreter::Report;
 use shield_engine::Engine;
-use shield_engine::action::{Action, Notice, Reloaded, Reply};
+use shield_engine::action::{Action, Change, Notice, Reloaded, Reply};
 use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, PartReport};
+use shield_engine::operator_rules::PolicyAnswer;
 use shield_engine::origin::Remote;
 use shield_engine::reconfigure::NewSettings;
 use shield_engine::request::Batch;
@@ -40,12 +43,18 @@ pub enum Message {
     HostAddresses(Vec<Allowed>),
     /// The result of a DNS verification.
     BotVerified(Client, Verified),
+    /// What the operators' own rules say.
+    Policy(Vec<PolicyAnswer>),
     /// What other hosts say.
     Remote(Remote),
     /// Other settings.
     NewSettings(Box<NewSettings>),
     /// A new configuration has taken effect.
     Reloaded(Reloaded),
+    /// A change of this host was tried.
+    Change(Change),
+    /// From now on a canary is fed what the engine is; `None` ends that.
+    Canary(Option<Box<Tap>>),
     /// A query of the agent's own, which goes before lines.
     Query(EngineQuery),
     /// Save and stop.
@@ -84,14 +93,15 @@ pub struct Job {
 #[derive(Clone)]
 pub struct Handle {
     control: mpsc::UnboundedSender<Message>,
-    lines: mpsc::Sender<Batch>,
+    lines: mpsc::Sender<(Batch, Instant)>,
     looks: mpsc::UnboundedSender<EngineQuery>,
 }
 
 /// The receiving end of the owner's queues.
 pub struct Inbox {
     pub(crate) control: mpsc::UnboundedReceiver<Message>,
-    pub(crate) lines: mpsc::Receiver<Batch>,
+    /// Each with the moment at which it was delivered.
+    pub(crate) lines: mpsc::Receiver<(Batch, Instant)>,
     pub(crate) looks: mpsc::UnboundedReceiver<EngineQuery>,
 }
 
@@ -113,7 +123,7 @@ impl Handle {
     /// Sends lines, and blocks while the engine is behind: that holds the source back instead of filling memory. For
     /// threads, not for async tasks. Returns `false` when the owner has stopped.
     pub fn send_lines(&self, batch: Batch) -> bool {
-        self.lines.blocking_send(batch).is_ok()
+        self.lines.blocking_send((batch, Instant::now())).is_ok()
     }
 
     /// Looks at the engine on behalf of somebody who asked from outside. The owner comes to it once lines had their turn, and
@@ -136,9 +146,9 @@ impl Handle {
         answered.await.context("could not look at the engine: it has stopped")
     }
 
-    /// As [`Handle::look`], without a runtime.
-    #[cfg(test)]
-    pub(crate) fn look_for_test(&self, look: EngineQuery) {
+    /// As [`Handle::look`], and nobody waits.
+    pub(crate) fn look_soon(&self, look: EngineQuery) {
+        // Fails only after the owner has stopped, when there is nothing to look at any more.
         let _ = self.looks.send(look);
     }
 

@@ -33,14 +33,18 @@ fn everything() -> Vec<(&'static str, &'static str, String, Option<Value>)> {
         get("/export", "?format=cloudflare"),
         get("/allow", ""),
         get("/labels", ""),
+        get("/labs", ""),
         get("/clients", "?n=5"),
         get("/clients", "?n=1000"),
         get("/explain", "?client=192.0.2.1"),
         get("/explain", "?client=2001%3Adb8%3A%3A%2F64&at=1800000000000"),
         get("/events/recent", "?limit=3&kind=banned"),
+        get("/sites", ""),
+        get("/bans", "?site=shop.example.org"),
         get("/history", ""),
         get("/history", "?range=24h"),
         get("/config", ""),
+        get("/canary", ""),
         get("/fleet", ""),
         post("/fleet/forget", json!({"origin": "web-2"})),
         post("/fleet/trust", json!({"origin": "web-2"})),
@@ -70,6 +74,20 @@ async fn every_endpoint_answers_as_the_document_says() {
         seen.insert((path, method));
     }
     seen.insert(("/events", "get"));
+    let client = running.unix_client();
+    let over_the_socket = [
+        (Operation::CanaryStart, "/canary/start", json!({"name": "a", "text": "", "base": "00"})),
+        (Operation::CanaryPromote, "/canary/promote", json!({"min_observed_secs": 60})),
+        (Operation::CanaryAbort, "/canary/abort", json!({})),
+        (Operation::Record, "/record", json!({"step": "upgraded", "text": "0.1.0 to 0.2.0"})),
+    ];
+    for (operation, path, body) in over_the_socket {
+        let refused = request(&running, "post", path, Some(&body), Some(TOKEN)).await;
+        assert_eq!(refused.status, 403, "{path}: {}", refused.body);
+        let answer: Value = client.post(operation, &body).await.unwrap();
+        document.check_answer(path, "post", 200, &answer);
+        seen.insert((path, "post"));
+    }
     let reloaded: Value = running.unix_client().post(Operation::Reload, &json!({})).await.unwrap();
     document.check_answer("/reload", "post", 200, &reloaded);
     seen.insert(("/reload", "post"));

@@ -63,6 +63,7 @@ async fn commands_end_as_documented() {
         &["bans"][..],
         &["bans", "192.0.2.", "--sort", "ends", "--limit", "2", "--offset", "1", "--json"],
         &["bans", "--all"],
+        &["bans", "--site", "shop.example.org"],
         &["allow"],
         &["allow", "--list", "--json"],
         &["events", "-n", "3"],

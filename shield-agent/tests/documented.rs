@@ -10,7 +10,7 @@ const FILES: [&str; 4] =
     ["README.md", "docs/operating.md", "docs/troubleshooting.md", "docs/behind-a-proxy.md"];
 
 /// Programs of others that a reader is told to run.
-const OTHERS: [&str; 23] = [
+const OTHERS: [&str; 24] = [
     "apt",
     "cargo",
     "curl",
@@ -34,6 +34,7 @@ const OTHERS: [&str; 23] = [
     "tar",
     "df",
     "install",
+    "mv",
 ];
 
 /// What a reader would type: each line after `$` or `#` in a block of the kind `console`.

@@ -1,7 +1,7 @@
 // The page in a real browser, against a fake agent. agent.test.mjs runs against the real one.
 
 import assert from "node:assert/strict";
-import { mkdir } from "node:fs/promises";
+import { mkdir, readFile, readdir, stat } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { loadSource } from "./source.mjs";
@@ -21,17 +21,67 @@ after(() => browser.close());
 /** Runs `body` with a page on an agent of that scenario. */
 async function withPage(scenario, options, body) {
   const server = await serve(new FakeAgent(scenario));
+  const opened = new Set(browser.contexts());
   try {
     const page = await openLive(browser, server.url, options);
     await body(page, server);
     await close(page);
   } finally {
+    // Pages of a test that failed would go on asking for as long as the browser runs, and slow down all that come after it.
+    const left = browser.contexts().filter((context) => !opened.has(context));
+    await Promise.all(left.map((context) => context.close()));
     await server.stop();
   }
 }
 
 const leftOf = async (page, client) => (await row(page, client).locator(".left").textContent()) ?? "";
 const seconds = (clock) => clock.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
+
+describe("a canary", () => {
+  const hit = (rule, condition, requests, errors) => ({ at_ms: 1_700_000_000_000, rule, condition, requests, errors });
+  const difference = (client, more) => ({ client, live: null, canary: null, why_not: null, is_known_good: false, is_search_engine: false, is_served_stranger: false, ...more });
+  const running = {
+    state: "running",
+    name: "/etc/shield/new.toml",
+    ns_per_line: 940,
+    figures: { observed_secs: 720, lines: 5120, clients: 200, live_bans: 3, canary_bans: 4, only_canary: 2, only_live: 1, known_good: 1, verdict_p99_us: 1000, live_verdict_p99_us: 500 },
+    differing: [
+      difference(CLIENT, { canary: hit("flood", "24 pages in 30 s: at most 2 <b>x</b>", 24, 0), is_known_good: true }),
+      difference("203.0.113.9", { live: hit("probing", "6 probes", 6, 6), why_not: "when the live ban cut it off, probing was nearest" }),
+    ],
+    refusals: [`it would ban 1 client served well within a day, and live they are not banned: ${CLIENT}`],
+  };
+
+  test("is not there without one", () =>
+    withPage("calm", {}, async (page) => {
+      await page.locator("#allowlist").waitFor();
+      assert.equal(await page.locator("#canary").isVisible(), false);
+    }));
+
+  test("is shown beside what is in force, with the clients on which they differ and why it may not go live", async () => {
+    const server = await serve(Object.assign(new FakeAgent("calm"), { canary: running }));
+    try {
+      const page = await openLive(browser, server.url, {});
+      await page.locator("#canary > summary").click();
+      const text = async (selector) => ((await page.locator(selector).textContent()) ?? "").replaceAll(/\s+/g, " ");
+      assert.match(await text("#canary-note"), /new\.toml runs, 12 min 0 s observed$/);
+      assert.match(await text("#canary-sides"), /Clients banned3, 1\.5 % of 200 clients4, 2\.0 % of 200 clients/);
+      assert.match(await text("#canary-sides"), /99 of 100 within0\.5 ms1 ms/);
+      assert.match(await text("#canary-sides"), /940 ns a line/);
+      assert.match(await text("#canary-refusals"), new RegExp(`served well within a day.*${CLIENT}`));
+      const clients = page.locator("#canary-clients li");
+      assert.equal(await clients.count(), 2);
+      assert.match(await clients.nth(0).textContent(), /only by the canary.*flood: 24 pages in 30 s: at most 2 <b>x<\/b>, 0 of 24 requests failed \(served well before\)/);
+      assert.match(await clients.nth(1).textContent(), /only in force.*6 of 6 requests failed; when the live ban cut it off/);
+      await assertAccessible(page, "a canary");
+      await clients.nth(0).getByRole("button", { name: CLIENT }).click();
+      await page.getByRole("dialog").waitFor();
+      await close(page);
+    } finally {
+      await server.stop();
+    }
+  });
+});
 
 describe("bans", () => {
   test("a new ban is shown within 3 s, with its rule and its evidence", () =>
@@ -397,7 +447,7 @@ describe("the posture", () => {
     for (const [scenario, title] of [["calm", "Quiet"], ["attack", "Under attack, handled"], ["warming", "Learning"], ["overrun", "Under attack, NOT handled"], ["empty", "Blind"]]) {
       await withPage(scenario, {}, async (page) => {
         await reaches(page, (title) => document.title === `${title} · web-01.example.net`, title, { argument: title });
-        assert.ok((await shown(page)).startsWith(`${title} `), await shown(page));
+        assert.ok((await shown(page)).startsWith(`${title}: `), await shown(page));
         icons.add(await page.locator("link[rel=icon]").getAttribute("href"));
       });
     }
@@ -413,6 +463,20 @@ describe("the posture", () => {
       await page.getByRole("button", { name: "Ban", exact: true }).click();
       await rowIs(page, "203.0.113.0/24", "shown");
       assert.equal(agent.isBanned("203.0.113.0/24"), true);
+    }));
+});
+
+describe("attacking networks", () => {
+  test("have the owner and the country that the agent's databases name, and nothing where they do not know them", () =>
+    withPage("calm", {}, async (page, { agent }) => {
+      agent.makeBan("198.51.100.42", { secs: 600, rule: "probing" });
+      agent.makeBan("203.0.113.9", { secs: 600, rule: "probing" });
+      const network = (prefix) => page.locator("#networks li", { hasText: prefix });
+      await network("198.51.100.0/24").getByText("AS64500 Example Hosting, DE", { exact: true }).waitFor();
+      await network("203.0.113.0/24").waitFor();
+      assert.equal(await network("203.0.113.0/24").locator(".owner").textContent(), "");
+      await page.locator("#search").fill("example hosting");
+      await reaches(page, () => document.querySelectorAll("#networks li").length === 1, "only the network that was searched for");
     }));
 });
 
@@ -526,12 +590,93 @@ describe("people", () => {
     }));
 });
 
+describe("sites", () => {
+  const SHOP = "shop.example.org";
+  const BLOG = "blog.example.org";
+  const rowsAre = (page, clients, what) =>
+    reaches(
+      page,
+      (clients) => ["attackers-rows", "bans-rows"].every((list) => [...document.querySelectorAll(`#${list} .address`)].every((cell) => clients.includes(cell.textContent)) && document.querySelector(`#${list} .address`) !== null),
+      what,
+      { argument: clients },
+    );
+
+  test("a site chosen in the table filters attackers, bans, paths and events, and a link keeps it", () =>
+    withPage("sites", {}, async (page, { agent, url }) => {
+      agent.makeBan("198.51.100.43", { rule: "probing", path: "/only-of-the-blog", site: BLOG });
+      agent.makeBan("198.51.100.44", { rule: "probing", path: "/only-of-the-shop", site: SHOP });
+      await rowIs(page, "198.51.100.43", "shown");
+      await page.getByRole("button", { name: SHOP, exact: true }).click();
+      const ofShop = agent.keys().filter((client) => agent.siteOf(client) === SHOP);
+      assert.ok(ofShop.length > 1 && !ofShop.includes("198.51.100.43"));
+      await rowsAre(page, ofShop, "only the shop's");
+      await reaches(page, () => document.getElementById("paths").textContent.includes("/only-of-the-shop"), "the shop's paths");
+      assert.ok(!(await page.locator("#paths").textContent()).includes("/only-of-the-blog"));
+      assert.equal(await page.getByText("Banned 198.51.100.44").isVisible(), true);
+      assert.equal(await page.getByText("Banned 198.51.100.43").isVisible(), false);
+      assert.match(page.url(), /#site=shop\.example\.org$/);
+      // The end of a ban names no site, but is known by the ban.
+      agent.unban(["198.51.100.44", "198.51.100.43"]);
+      await page.getByText("Lifted the ban of 198.51.100.44").waitFor();
+      assert.equal(await page.getByText("Lifted the ban of 198.51.100.43").isVisible(), false);
+
+      const linked = await openLive(browser, `${url}#site=${BLOG}`);
+      await rowsAre(linked, agent.keys().filter((client) => agent.siteOf(client) === BLOG), "only the blog's");
+      assert.equal(await linked.locator("#site").inputValue(), BLOG);
+      await linked.locator("#site").selectOption("");
+      await reaches(linked, (most) => document.querySelectorAll("#bans-rows .ban").length === most, "all bans", { argument: agent.keys().length });
+      assert.equal(new URL(linked.url()).hash, "");
+      await close(linked);
+    }));
+
+  test("without names in the log nothing speaks of sites; a link to one that is not there shows nobody", () =>
+    withPage("attack", {}, async (page, { url }) => {
+      await reaches(page, () => document.querySelectorAll("#bans-rows .ban").length > 0, "filled");
+      assert.deepEqual([await page.locator("#sites-panel").isVisible(), await page.locator("#site").isVisible()], [false, false]);
+      const linked = await openLive(browser, `${url}#site=${encodeURIComponent("<b>nobody</b>")}`);
+      await linked.getByText("No banned client matches.").waitFor();
+      await linked.getByText("Nobody who asked for <b>nobody</b>.").waitFor();
+      await linked.getByRole("button", { name: "Show all sites" }).click();
+      await reaches(linked, () => document.querySelectorAll("#bans-rows .ban").length > 0, "all bans");
+      await close(linked);
+    }));
+});
+
 /** Every layout and both schemes for the fullest scenario, each of them once for the others. */
-const LOOKS = { attack: WIDTHS.flatMap((width) => SCHEMES.map((scheme) => [width, scheme])), million: [[768, "dark"]] };
+const EVERY_LOOK = WIDTHS.flatMap((width) => SCHEMES.map((scheme) => [width, scheme]));
+const LOOKS = { attack: EVERY_LOOK, sites: EVERY_LOOK, million: [[768, "dark"]] };
 const OTHER_LOOKS = [
   [1440, "dark"],
   [360, "light"],
 ];
+
+describe("the budget", () => {
+  test("the bundle is at most 150 kB", async () => {
+    const dist = fileURLToPath(new URL("../../dashboard/web/dist/", import.meta.url));
+    assert.deepEqual((await readdir(dist)).toSorted(), ["SOURCES", "app.js", "favicon.svg", "index.html"]);
+    const [, style] = /<style [^>]*>([^<]*)<\/style>/.exec(await readFile(`${dist}index.html`, "utf8"));
+    const bytes = (await stat(`${dist}app.js`)).size + style.length;
+    assert.ok(bytes <= 150_000, `${bytes} bytes of script and style`);
+  });
+
+  // A time would tell more of the machine than of the page: `cargo xtask bench page` has them.
+  test("the first paint waits for nothing but the page itself", async () => {
+    const server = await serve(new FakeAgent("attack"));
+    const held = [];
+    const page = await browser.newPage();
+    try {
+      await page.route((url) => url.pathname !== "/", (route) => held.push(route));
+      await page.goto(server.url, { waitUntil: "commit" });
+      await reaches(page, () => performance.getEntriesByName("first-contentful-paint").length === 1, "painted");
+      assert.ok(held.some((route) => route.request().url().endsWith("/app.js")), "the script was held back");
+      const size = await page.evaluate(() => getComputedStyle(document.querySelector(".emblem")).width);
+      assert.equal(size, "40px", "and has its style");
+    } finally {
+      await page.close();
+      await server.stop();
+    }
+  });
+});
 
 describe("looks", () => {
   for (const scenario of Object.keys(SCENARIOS)) {
@@ -595,6 +740,11 @@ describe("looks", () => {
         await withPage("overrun", { width, colorScheme }, async (page) => {
           await reaches(page, () => document.querySelectorAll(".ban").length > 0, "filled");
           await page.screenshot({ path: `${SCREENSHOTS}/overrun-${width}-${colorScheme}.png` });
+        });
+        await withPage("sites", { width, colorScheme }, async (page) => {
+          await page.locator("#site").selectOption("shop.example.org");
+          await reaches(page, () => document.querySelectorAll(".ban").length > 0 && document.querySelector("#rate-plot[aria-label*=highest]") !== null, "filled");
+          await page.screenshot({ path: `${SCREENSHOTS}/sites-${width}-${colorScheme}.png`, fullPage: true });
         });
         await withPage("attack", { width, colorScheme }, async (page) => {
           await reaches(page, () => document.querySelectorAll(".ban").length > 0 && document.querySelector("#rate-plot[aria-label*=highest]") !== null, "filled");

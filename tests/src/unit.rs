@@ -5,10 +5,11 @@
 //! the read-only file system, the umask, and an own /tmp, /home and /dev. Of the tests' own files in these, those that the
 //! launcher is told of are bound to their places again.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::agent::Home;
 use crate::command;
@@ -18,11 +19,18 @@ use crate::command;
 /// # Errors
 /// Fails if the unit has no such key.
 pub fn words_of(key: &str) -> Result<Vec<String>> {
+    Ok(lines_of(key)?.swap_remove(0))
+}
+
+/// The words of each line `key=` in the unit; at least one line.
+fn lines_of(key: &str) -> Result<Vec<Vec<String>>> {
     let unit = file();
     let text = fs::read_to_string(&unit).with_context(|| format!("could not read {}", unit.display()))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    let line = line.with_context(|| format!("could not find {key}= in {}", unit.display()))?;
-    Ok(line.split_whitespace().map(str::to_owned).collect())
+    let values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let lines: Vec<Vec<String>> =
+        values.map(|value| value.split_whitespace().map(str::to_owned).collect()).collect();
+    ensure!(!lines.is_empty(), "could not find {key}= in {}", unit.display());
+    Ok(lines)
 }
 
 /// The unit's file.
@@ -53,19 +61,28 @@ pub fn launcher(home: &Home, more: &[&Path]) -> Result<Vec<String>> {
 /// # Errors
 /// Fails if systemd-analyze is missing or does not know a group.
 pub fn allowed_calls() -> Result<Vec<String>> {
-    // systemd adds this group to every list of what is allowed.
-    let mut open = words_of("SystemCallFilter")?;
-    open.push("@default".to_owned());
     let sets = command::run(&["systemd-analyze", "--no-pager", "syscall-filter"])?;
-    let mut calls = Vec::new();
-    while let Some(word) = open.pop() {
-        if word.starts_with('~') {
-            bail!(
-                "could not apply SystemCallFilter=: {word} forbids, and only lists of what is allowed are known here"
-            );
+    // systemd adds this group to every list of what is allowed.
+    let mut allowed = calls_of(&sets, vec!["@default".to_owned()])?;
+    for mut line in lines_of("SystemCallFilter")? {
+        let forbidden = line.first().and_then(|word| word.strip_prefix('~')).map(str::to_owned);
+        if let Some(first) = forbidden {
+            line[0] = first;
+            let calls = calls_of(&sets, line)?;
+            allowed.retain(|call| !calls.contains(call));
+        } else {
+            allowed.extend(calls_of(&sets, line)?);
         }
+    }
+    Ok(allowed.into_iter().collect())
+}
+
+/// The names behind these words, of which some name groups in `sets`.
+fn calls_of(sets: &str, mut open: Vec<String>) -> Result<BTreeSet<String>> {
+    let mut calls = BTreeSet::new();
+    while let Some(word) = open.pop() {
         if !word.starts_with('@') {
-            calls.push(word);
+            calls.insert(word);
             continue;
         }
         let mut lines = sets.lines().skip_while(|line| *line != word);
@@ -76,8 +93,6 @@ pub fn allowed_calls() -> Result<Vec<String>> {
         let names = lines.take_while(|line| line.starts_with(' ')).map(str::trim);
         open.extend(names.filter(|name| !name.starts_with('#')).map(str::to_owned));
     }
-    calls.sort();
-    calls.dedup();
     Ok(calls)
 }
 
@@ -95,7 +110,8 @@ mod tests {
                 && !has("ptrace")
                 && !has("mount")
                 && !has("kexec_load")
-                && !has("init_module"),
+                && !has("init_module")
+                && !has("sched_setscheduler"),
             "{calls:?}"
         );
         assert!(calls.iter().all(|call| !call.starts_with('@')));

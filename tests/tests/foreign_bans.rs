@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -33,7 +33,15 @@ impl Host {
     }
 
     fn restart(&mut self) {
+        self.stop();
+        self.start_again();
+    }
+
+    fn stop(&mut self) {
         self.agent.take().unwrap().stop().unwrap();
+    }
+
+    fn start_again(&mut self) {
         self.agent = Some(Agent::start(&self.namespace, &self.home, &[]).unwrap());
     }
 
@@ -109,18 +117,26 @@ impl Fail2ban {
         let process = host.namespace.enter(|| command.spawn());
         let process = process.expect("could not start fail2ban-server: cargo xtask setup installs it");
         let fail2ban = Fail2ban { folder, process };
-        wait::until("fail2ban to answer", TIMEOUT, || {
-            Ok(fail2ban.client(&["status", "sneak"]).then_some(()))
-        })
-        .with_context(|| fail2ban.log())
-        .unwrap();
+        // Not `status sneak`: until the jail is there, fail2ban writes that down as an error.
+        wait::until("fail2ban's jail", TIMEOUT, || Ok(fail2ban.has_jail().then_some(())))
+            .with_context(|| fail2ban.log())
+            .unwrap();
         fail2ban
     }
 
-    fn client(&self, words: &[&str]) -> bool {
+    fn ask(&self, words: &[&str]) -> Output {
         let mut command = Command::new("fail2ban-client");
         command.arg("-c").arg(&self.folder).arg("-s").arg(self.folder.join("socket")).args(words);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        command.output().expect("could not start fail2ban-client: cargo xtask setup installs it")
+    }
+
+    fn client(&self, words: &[&str]) -> bool {
+        self.ask(words).status.success()
+    }
+
+    fn has_jail(&self) -> bool {
+        let answer = self.ask(&["status"]);
+        answer.status.success() && String::from_utf8_lossy(&answer.stdout).contains("sneak")
     }
 
     fn see(&self, client: &str) {
@@ -167,6 +183,17 @@ fn fail2bans_bans_are_shields_over_restarts_of_both() {
     assert!(fail2ban.client(&["set", "sneak", "unbanip", "203.0.113.6"]));
     assert!(!fail2ban.log().contains("ERROR"), "{}", fail2ban.log());
 
+    // While the agent restarts nothing is lost.
+    host.stop();
+    fail2ban.see("203.0.113.8");
+    wait::until("fail2ban to ban while no agent runs", TIMEOUT, || {
+        Ok(fail2ban.log().contains("Ban 203.0.113.8").then_some(()))
+    })
+    .with_context(|| fail2ban.log())
+    .unwrap();
+    host.start_again();
+    host.await_reason("203.0.113.8", reason, &|| fail2ban.log());
+
     fail2ban.see("203.0.113.7");
     host.await_reason("203.0.113.7", reason, &|| fail2ban.log());
     fail2ban.stop();
@@ -184,32 +211,74 @@ fn fail2bans_bans_are_shields_over_restarts_of_both() {
 }
 
 /// sshguard's own parser and blocker, with Shield's script behind them.
+struct Sshguard(Child);
+
+impl Sshguard {
+    /// With the term of its bans.
+    fn start(host: &Host, secs: u32) -> Sshguard {
+        let pipeline = format!(
+            "/usr/libexec/sshguard/sshg-parser | /usr/libexec/sshguard/sshg-blocker -a 30 -p {secs} -s 1800 | {}",
+            packaging("sshguard/sshg-fw-shield").display()
+        );
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &pipeline])
+            .env("SHIELD_AGENT", binary().unwrap())
+            .env("SHIELD_SOCKET", host.home.socket());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Sshguard(host.namespace.enter(|| command.spawn()).unwrap())
+    }
+
+    fn see(&mut self, client: &str) {
+        let line = format!(
+            "Nov 29 05:00:00 host sshd[77]: Failed password for invalid user x from {client} port 2222 ssh2\n"
+        );
+        self.0.stdin.as_mut().unwrap().write_all(line.repeat(6).as_bytes()).unwrap();
+    }
+
+    fn stop(mut self) {
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+fn no_sshguard() -> String {
+    String::from("sshguard's pipeline; cargo xtask setup installs it")
+}
+
 #[test]
 fn sshguards_bans_are_shields() {
     let host = Host::start("sshg");
-    let line = |client: &str| {
-        format!(
-            "Nov 29 05:00:00 host sshd[77]: Failed password for invalid user x from {client} port 2222 ssh2\\n"
-        )
-    };
-    let attack: String = (0..6).map(|_| line("203.0.113.9") + &line("2001:db8:7::9")).collect();
     // Two seconds a ban, so that its release is seen too.
-    let pipeline = format!(
-        "(printf '{attack}'; sleep 20) | /usr/libexec/sshguard/sshg-parser | /usr/libexec/sshguard/sshg-blocker -a 30 -p 2 -s 1800 \
-         | {}",
-        packaging("sshguard/sshg-fw-shield").display()
-    );
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", &pipeline])
-        .env("SHIELD_AGENT", binary().unwrap())
-        .env("SHIELD_SOCKET", host.home.socket());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let process = host.namespace.enter(|| command.spawn()).unwrap();
-    let nothing = || String::from("sshguard's pipeline; cargo xtask setup installs it");
-    host.await_reason("203.0.113.9", Some("sshguard"), &nothing);
-    host.await_reason("203.0.113.9", None, &nothing);
-    host.await_reason("2001:db8:7::/64", None, &nothing);
-    let output = process.wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let mut sshguard = Sshguard::start(&host, 2);
+    sshguard.see("203.0.113.9");
+    sshguard.see("2001:db8:7::9");
+    host.await_reason("203.0.113.9", Some("sshguard"), &no_sshguard);
+    host.await_reason("203.0.113.9", None, &no_sshguard);
+    host.await_reason("2001:db8:7::/64", None, &no_sshguard);
+    sshguard.stop();
+}
+
+#[test]
+fn sshguards_bans_outlive_restarts_of_both() {
+    let mut host = Host::start("sshg-restart");
+    let mut sshguard = Sshguard::start(&host, 900);
+    let ban = Some("sshguard");
+    sshguard.see("203.0.113.9");
+    host.await_reason("203.0.113.9", ban, &no_sshguard);
+    // What it says while no agent runs is not lost.
+    host.stop();
+    sshguard.see("203.0.113.10");
+    wait::sleep(Duration::from_secs(2)).unwrap();
+    host.start_again();
+    host.await_reason("203.0.113.10", ban, &no_sshguard);
+    host.await_reason("203.0.113.9", ban, &no_sshguard);
+    // Its restart opens no gap: what it banned before stays for the term.
+    sshguard.stop();
+    let mut sshguard = Sshguard::start(&host, 900);
+    sshguard.see("203.0.113.11");
+    host.await_reason("203.0.113.11", ban, &no_sshguard);
+    host.await_reason("203.0.113.9", ban, &no_sshguard);
+    sshguard.stop();
 }

@@ -4,9 +4,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use shield_tests::lab::cdn::{self, Front};
-use shield_tests::lab::fleet;
 use shield_tests::lab::narrator::Narrator;
 use shield_tests::lab::story::{Ending, run};
+use shield_tests::lab::{canary, fleet};
 
 /// The bound; in practice it is milliseconds.
 const LONGEST_BAN_SECS: f64 = 1.0;
@@ -52,6 +52,16 @@ fn behind_a_proxy_nginx_refuses_the_banned_and_serves_everybody_else() {
 #[test]
 fn in_a_container_nginx_refuses_the_banned_and_serves_everybody_else() {
     refuses_the_banned_and_serves_everybody_else(Front::Container);
+}
+
+#[test]
+fn a_configuration_that_would_ban_the_visitors_is_refused_and_a_good_one_goes_live_under_load() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let report = canary::run(&mut Narrator::to_stderr());
+    assert_eq!(report.failed, None);
+    assert!(report.ok && report.checks.len() == 6, "{report:?}");
+    assert!(report.named.len() == 5 && !report.refusals.is_empty(), "{report:?}");
+    assert!(report.visitors.is_some_and(|visits| visits.requests >= 100 && visits.lost == 0));
 }
 
 /// From the offending line on one host to the entry in the XDP map of the last; in practice it is tens of milliseconds.

@@ -164,8 +164,12 @@ fn systemd_hears_that_the_agent_is_ready_once_the_restored_bans_are_in_force() {
 
     let ready_is_told = || {
         let mut buffer = [0; 256];
-        let length = systemd.recv(&mut buffer).ok()?;
-        String::from_utf8_lossy(&buffer[..length]).contains("READY=1").then_some(())
+        loop {
+            let length = systemd.recv(&mut buffer).ok()?;
+            if String::from_utf8_lossy(&buffer[..length]).contains("READY=1") {
+                return Some(());
+            }
+        }
     };
     systemd.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     assert_eq!(ready_is_told(), None, "told before the bans were in force: {}", site.home.log());

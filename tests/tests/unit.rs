@@ -77,8 +77,8 @@ raw packets: Address family not supported by protocol
 code that is written: Operation not permitted
 set-user-id: Operation not permitted
 real time: Operation not permitted
-a lower priority: done
-another owner: done
+a lower priority: Operation not permitted
+another owner: Operation not permitted
 a namespace: Operation not permitted
 a mount: Operation not permitted
 another process: Operation not permitted

@@ -3,6 +3,8 @@
 # package and firewalls, at full speed. Run in the network namespace that it is to have; goes on until it is killed.
 #
 #   ip netns exec NAME here.sh ROOT SCRATCH     SCRATCH: an empty folder, for what changes; ROOT stays as it is
+#
+# PREPARE names a script that is run in the new root before it is booted; TARGET a unit to boot instead of the default one.
 set -euo pipefail
 # shellcheck disable=SC2016  # the inner shells expand it
 if [ "${3:-}" != inside ]; then
@@ -38,6 +40,9 @@ rm -f etc/fstab
 # The devices are this machine's.
 ln -sf /dev/null etc/systemd/system/systemd-udevd.service
 ln -sf /dev/null etc/systemd/system/systemd-udev-trigger.service
+if [ -n "${PREPARE:-}" ]; then "$PREPARE"; fi
 # Its root is the root of its mount namespace, as systemd expects of one.
 pivot_root . mnt
-exec chroot . env -i container=shield /bin/sh -c 'umount -l /mnt && exec /lib/systemd/systemd --log-target=journal' </dev/null >/dev/null 2>&1
+# shellcheck disable=SC2016  # the inner shell expands it
+exec chroot . env -i container=shield TARGET="${TARGET:-default.target}" /bin/sh -c \
+    'umount -l /mnt && exec /lib/systemd/systemd --log-target=journal --unit="$TARGET"' </dev/null >/dev/null 2>&1

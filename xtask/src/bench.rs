@@ -33,8 +33,14 @@ enum Name {
     Idle,
     /// The cost of refusing inside nginx: worker time a request, restore and memory of the files
     Nginx,
+    /// The policy's time a ban, and what a canary costs the live engine
+    Policy,
     /// The API under load, and its effect on detection latency
     Api,
+    /// When Chromium first paints the page, beside an empty page
+    Page,
+    /// Shield beside fail2ban, CrowdSec, GoAccess and xdp-filter, which are got for this alone
+    Peers,
     /// A fleet of 100 agents: from a line on one to the drop on the last, joining with 100,000 bans, idle cost
     Fleet,
 }
@@ -47,12 +53,13 @@ impl Name {
 
     /// Everything but the replays of logs creates network namespaces or loads BPF programs.
     fn needs_root(self) -> bool {
-        !matches!(self, Self::Detect | Self::Ingest)
+        !matches!(self, Self::Detect | Self::Ingest | Self::Policy)
     }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    setup::ensure(Purpose::All)?;
+    let purpose = if matches!(arguments.name, Name::Peers) { Purpose::Peers } else { Purpose::All };
+    setup::ensure(purpose)?;
     build::everything(Profile::Release)?;
     if matches!(arguments.name, Name::Xdp) {
         build_ebpf::build_empty()?;

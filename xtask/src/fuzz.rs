@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
@@ -140,6 +141,9 @@ impl Mode {
 /// Duration of a search by hand.
 const DEFAULT_SECONDS: u32 = 60;
 
+/// Of a build beside the tests, which have 0.
+const NICENESS: i32 = 10;
+
 /// Targets that run in parallel, each on a core of its own.
 const PARALLEL: usize = 2;
 
@@ -187,16 +191,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Runs every target whose test name contains `filter` as a gate and prints a line for each. Returns the numbers of passed and
-/// failed targets.
-pub(crate) fn run_all(filter: Option<&str>) -> (u64, u64) {
+/// The targets of the gate while they are being built.
+pub(crate) struct Gate {
+    targets: Vec<Target>,
+    programs: Option<JoinHandle<Result<PathBuf>>>,
+}
+
+/// Begins to build every target whose test name contains `filter`, below the priority of whatever runs meanwhile: tests that
+/// wait for a kernel or a clock leave much of the processor idle.
+pub(crate) fn start_building(filter: Option<&str>) -> Gate {
     let wanted = |target: &Target| filter.is_none_or(|filter| test_name(*target).contains(filter));
     let targets: Vec<Target> = Target::value_variants().iter().copied().filter(wanted).collect();
-    if targets.is_empty() {
-        return (0, 0);
-    }
+    let build = || {
+        // On Linux that is the priority of this thread and of what it starts.
+        rustix::process::setpriority_process(None, NICENESS)
+            .context("could not lower the priority of a build")?;
+        build()
+    };
+    let programs = (!targets.is_empty()).then(|| std::thread::spawn(build));
+    Gate { targets, programs }
+}
+
+/// Runs these targets and prints a line for each. Returns the numbers of passed and failed ones.
+pub(crate) fn run_all(gate: Gate) -> (u64, u64) {
+    let Gate { targets, programs: Some(programs) } = gate else { return (0, 0) };
     println!("\nfuzzing {} targets with a fixed seed, {PARALLEL} in parallel", targets.len());
-    let programs = match build() {
+    let programs = match programs.join().expect("the build returns its errors") {
         Ok(programs) => programs,
         Err(error) => {
             // Each of them is a test that did not run.

@@ -1,6 +1,8 @@
 //! `cargo xtask lab`: builds, then runs the lab. The lab is a binary of the tests' crate (`tests/src/bin/lab.rs`), because
 //! it is built on the tests' harness.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::Args;
 
@@ -17,12 +19,24 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     /// What stands between the server and its clients: `direct` (default), `cdn`, a proxy, or `container`, the same
-    /// with nginx in a container
+    /// with nginx in a container; or `canary`: two configurations are tried under load
     #[arg(long, conflicts_with = "keep")]
     profile: Option<String>,
     /// Hosts of a fleet with nats-servers between them, at least three
     #[arg(long, value_name = "HOSTS", conflicts_with_all = ["keep", "profile"])]
     fleet: Option<usize>,
+    /// Instead of the whole story: write what a terminal shows during the attack, as an animated picture (docs/lab.svg)
+    #[arg(long, value_name = "SVG", conflicts_with_all = ["keep", "profile", "fleet"])]
+    record: Option<PathBuf>,
+    /// Instead of the whole story: break everything in turn, again and again, under traffic and attacks, and check what must hold
+    #[arg(long, conflicts_with_all = ["keep", "profile", "fleet", "record"])]
+    chaos: bool,
+    /// Of which all choices of the chaos follow
+    #[arg(long, requires = "chaos", default_value_t = 1)]
+    seed: u64,
+    /// For how long the chaos goes on
+    #[arg(long, requires = "chaos", default_value_t = 15)]
+    minutes: u64,
 }
 
 /// Runs the lab; fails if one of its steps does not succeed.
@@ -33,5 +47,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     lab.args(arguments.keep.then_some("--keep")).args(arguments.json.then_some("--json"));
     lab.args(arguments.profile.iter().flat_map(|profile| ["--profile", profile]));
     lab.args(arguments.fleet.iter().flat_map(|hosts| ["--fleet".to_owned(), hosts.to_string()]));
+    if let Some(path) = &arguments.record {
+        lab.arg("--record").arg(path);
+    }
+    if arguments.chaos {
+        let (seed, minutes) = (arguments.seed.to_string(), arguments.minutes.to_string());
+        lab.args(["--chaos", "--seed", &seed, "--minutes", &minutes]);
+    }
     sh::run_for_output(&mut lab)
 }

@@ -21,6 +21,7 @@ mod run;
 mod sbom;
 mod setup;
 mod sh;
+mod slow;
 mod test;
 mod vm;
 
@@ -62,7 +63,7 @@ enum Verb {
     Attack(attack::Arguments),
     /// Run the lab on a minimal installation of a distribution, to verify that `setup` installs all it needs
     Fresh(fresh::Arguments),
-    /// Run a benchmark: xdp, enforce, detect, ingest, latency, idle, nginx or api; prints a table, or JSON lines with --json
+    /// Run a benchmark: xdp, enforce, detect, ingest, latency, idle, nginx, page, fleet or api; prints a table, or JSON lines with --json
     Bench(bench::Arguments),
     /// Build the Debian package, its list of crates (SBOM) and their checksums into target/dist
     Dist(dist::Arguments),

@@ -26,6 +26,8 @@ pub(crate) enum Purpose {
     Test,
     /// `check` and `bench`.
     All,
+    /// `bench peers`.
+    Peers,
 }
 
 impl Purpose {
@@ -33,8 +35,9 @@ impl Purpose {
     /// rebuild both committed products.
     fn includes(self, other: Self) -> bool {
         match self {
-            Self::All => true,
-            Self::Test => !matches!(other, Self::All | Self::Vm),
+            Self::Peers => true,
+            Self::All => other != Self::Peers,
+            Self::Test => !matches!(other, Self::All | Self::Vm | Self::Peers),
             Self::Vm => matches!(other, Self::Vm | Self::Fresh | Self::Build),
             Self::Fleet => matches!(other, Self::Fleet | Self::Lab | Self::Build),
             // It compiles nothing here.
@@ -225,6 +228,13 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         source: Source::Apt(&["nats-server"]),
     },
     Requirement {
+        name: "curl and openssl",
+        reason: "ask environments for pages, and make the certificates of an operator's own nginx in them",
+        purpose: Purpose::Test,
+        is_met: || has("curl") && has("openssl"),
+        source: Source::Apt(&["curl", "openssl"]),
+    },
+    Requirement {
         name: "fail2ban and sshguard",
         reason: "tests that their bans can be Shield's",
         purpose: Purpose::Test,
@@ -244,6 +254,20 @@ pub(crate) const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::All,
         is_met: || has("xdp-filter"),
         source: Source::Apt(&["xdp-tools"]),
+    },
+    Requirement {
+        name: "goaccess",
+        reason: "`bench peers` compares how fast Shield reads a log with it",
+        purpose: Purpose::Peers,
+        is_met: || has("goaccess"),
+        source: Source::Apt(&["goaccess"]),
+    },
+    Requirement {
+        name: "sqlite3's library",
+        reason: "`bench peers` runs CrowdSec, unpacked and not installed, which needs it",
+        purpose: Purpose::Peers,
+        is_met: || sh::capture("sh", &["-c", "ldconfig -p | grep -q libsqlite3"]).is_some(),
+        source: Source::Apt(&["libsqlite3-0"]),
     },
     Requirement {
         name: "cargo-deny",
@@ -277,7 +301,7 @@ pub(crate) fn missing(purpose: Purpose) -> Vec<&'static Requirement> {
 
 /// The packages of all requirements, which must exist in every distribution that `setup` supports.
 pub(crate) fn all_packages() -> impl Iterator<Item = &'static str> {
-    packages_of(Purpose::All)
+    packages_of(Purpose::Peers)
 }
 
 /// The packages of what a purpose requires, installed or not.
@@ -333,7 +357,8 @@ mod tests {
         };
         assert!(count(Purpose::Build) < count(Purpose::Lab));
         assert!(count(Purpose::Lab) < count(Purpose::Test));
-        assert_eq!(count(Purpose::All), REQUIREMENTS.len());
+        assert!(count(Purpose::Test) < count(Purpose::All));
+        assert_eq!(count(Purpose::Peers), REQUIREMENTS.len());
     }
 
     #[test]

@@ -163,7 +163,7 @@ mod tests {
         without.sort_unstable();
         assert_eq!(
             without,
-            ["dashboard", "shield-common", "shield-engine", "shield-logline"],
+            ["dashboard", "shield-common", "shield-engine", "shield-lab", "shield-logline"],
             "those of the workspace"
         );
         for needed in ["aya", "rusqlite", "tokio"] {

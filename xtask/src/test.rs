@@ -1,5 +1,5 @@
-//! `cargo xtask test`: installs missing tools, builds everything, runs every test, and ends with one line that sums up the
-//! results in libtest's format.
+//! `cargo xtask test`: installs missing tools, builds everything, runs every test, and ends with what was slow and one line that
+//! sums up the results in libtest's format.
 
 use std::io::{BufRead as _, BufReader, IsTerminal as _};
 use std::ops::AddAssign;
@@ -11,6 +11,7 @@ use clap::Args;
 
 use crate::build::{self, Profile};
 use crate::requirements::Purpose;
+use crate::slow::{self, Slow, Starts};
 use crate::{build_ebpf, build_page, fuzz, setup, sh, vm};
 
 #[derive(Args)]
@@ -28,17 +29,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return vm::run(kernel);
     }
     let started = Instant::now();
-    setup::ensure(Purpose::Test)?;
-    build_ebpf::verify()?;
-    build_page::verify()?;
-    build::everything(Profile::Dev)?;
-    let mut totals = Totals::default();
-    let plain = cargo_test(sh::cargo(), &[], arguments, &mut totals)?;
+    let mut slow = Slow::default();
+    slow.time("install what is missing", || setup::ensure(Purpose::Test))?;
+    slow.time("verify the XDP object", build_ebpf::verify)?;
+    slow.time("verify the page's bundle", build_page::verify)?;
+    slow.time("build the agent and the page", || build::everything(Profile::Dev))?;
+    let mut results = Results { totals: Totals::default(), slow };
+    let plain = cargo_test(sh::cargo(), &[], "build the tests", arguments, &mut results)?;
+    let gate = fuzz::start_building(arguments.filter.as_deref());
     let privileged = sh::cargo_as_root(&[])?;
-    let privileged = cargo_test(privileged, &["--package", "shield-tests"], arguments, &mut totals)?;
-    let (passed, failed) = fuzz::run_all(arguments.filter.as_deref());
+    let which = ["--package", "shield-tests"];
+    let privileged = cargo_test(privileged, &which, "build the privileged tests", arguments, &mut results)?;
+    let Results { mut totals, mut slow } = results;
+    let (passed, failed) = slow.time("await and run the fuzz targets", || fuzz::run_all(gate));
     totals += Totals { passed, failed, ..Totals::default() };
     let is_good = plain && privileged && totals.failed == 0;
+    println!("\n{}", slow.report());
     println!("\n{}", totals.line(is_good, started.elapsed().as_secs_f64()));
     if !is_good {
         bail!("tests failed");
@@ -46,29 +52,42 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Runs `cargo test` with these arguments, passes its output on, and adds its results to `totals`. Returns whether it
-/// succeeded.
+/// What the runs of cargo had as results, and how long they took.
+struct Results {
+    totals: Totals,
+    slow: Slow,
+}
+
+/// Runs `cargo test` with these arguments, passes its output on, and adds its results to `results`; `building` is the name of what
+/// comes before the first test. Returns whether it succeeded.
 fn cargo_test(
     mut cargo: Command,
     which: &[&str],
+    building: &str,
     arguments: &Arguments,
-    totals: &mut Totals,
+    results: &mut Results,
 ) -> Result<bool> {
-    cargo.args(["test", "--no-fail-fast"]).args(which).args(&arguments.filter);
+    cargo.args(["test", "--no-fail-fast", slow::colour()]).args(which).args(&arguments.filter);
     if std::io::stdout().is_terminal() {
         cargo.args(["--", "--color", "always"]);
     }
-    let mut child = cargo.stdout(Stdio::piped()).spawn().context("could not start cargo test")?;
+    cargo.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let began = Instant::now();
+    let mut child = cargo.spawn().context("could not start cargo test")?;
     let output = child.stdout.take().expect("standard output is piped above");
+    let errors = child.stderr.take().expect("standard error is piped above");
+    let starts = Starts::watch(errors);
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("could not read the output of cargo test")?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         if let Some(result) = Totals::parse(&line) {
-            *totals += result;
+            results.totals += result;
         }
     }
-    Ok(child.wait().context("could not wait for cargo test")?.success())
+    let status = child.wait().context("could not wait for cargo test")?;
+    results.slow.append(starts.until_now(building, began));
+    Ok(status.success())
 }
 
 /// The counts of libtest's `test result:` lines.

@@ -178,6 +178,10 @@ impl Engine {
         self.detector.forget(client);
         self.blast.forget(client);
         self.pause.forget(client);
+        self.rules.forget(client);
+        // A late answer of DNS about it would ban or slow it after all.
+        self.awaiting_dns.remove(&client);
+        self.forget_doubt(client);
         self.detector.forget_campaign(client);
         if !client.is_single(self.settings.ipv6_prefix) {
             self.detector.forget_bad_network(client);

@@ -21,6 +21,7 @@ mod pause;
 mod places;
 pub mod reconfigure;
 mod remote;
+mod rules;
 mod seeded_map;
 pub mod settings;
 mod slow;
@@ -45,11 +46,16 @@ use ipnet::IpNet;
 
 pub use bans::allow_ends::MAX_ALLOW_SECS;
 pub use bans::pause::MAX_PAUSE_SECS;
+/// The operators' own rules: what they are asked, and what they say.
+pub mod operator_rules {
+    pub use crate::rules::{PolicyAnswer, PolicyQuestion};
+    pub use crate::vocab::policy::{PolicyAction, PolicyTerm, PolicyWord};
+}
 /// What others want banned, as it is kept here.
 pub use bans::remote as remotes;
 pub use bans::{allowlist, backoff};
 pub use detect::detector::TopWalk;
-pub use detect::policy;
+pub use detect::{policy, served_path};
 pub use vocab::{
     action, ban, client, event, remote as origin, report, request, slow as slowed, time, verdict,
 };
@@ -105,6 +111,7 @@ pub struct Engine {
     suppressed: SeededMap<Client, u64>,
     /// Verdicts that wait for DNS to verify a search engine's address.
     awaiting_dns: BTreeMap<Client, tick::Awaiting>,
+    rules: rules::Rules,
     /// Malformed lines of each client in the current minute.
     malformed_lines: BTreeMap<Client, u32>,
     /// Operators' reasons for lifts that are not over yet.
@@ -165,6 +172,7 @@ impl Engine {
             doubts_awaiting: BTreeMap::new(),
             suppressed: SeededMap::with_hasher(hasher),
             awaiting_dns: BTreeMap::new(),
+            rules: rules::Rules::default(),
             malformed_lines: BTreeMap::new(),
             unban_notes: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
@@ -203,9 +211,11 @@ impl Engine {
                 self.on_host_addresses(reasons, entries, now, &mut out);
             }
             Event::BotVerified { client, genuine } => self.on_bot_verified(client, genuine, now, &mut out),
+            Event::Policy(answers) => self.on_policy(answers, now, &mut out),
             Event::Remote(remote) => self.on_remote(remote, now, &mut out),
             Event::NewSettings(new) => self.on_new_settings(*new, now, &mut out),
             Event::Reloaded(reloaded) => out.announce(Notice::Reloaded(reloaded)),
+            Event::Change(change) => out.announce(Notice::Change(change)),
             Event::Tick => self.on_tick(now, &mut out),
         }
         self.recheck_bans(now, &mut out);
@@ -244,6 +254,11 @@ impl Engine {
             IpNet::V6(net) if net.prefix_len() == 128 => self.detector.client_of_addr(IpAddr::V6(net.addr())),
             _ => asked,
         }
+    }
+
+    /// A proxy in this client's network, as the log shows them: no rule bans it.
+    pub fn proxy_in(&self, client: Client, second: time::EventSecs) -> Option<IpAddr> {
+        self.peers.proxy_in(client, second)
     }
 
     /// Tells the detector this host's addresses, as the allowlist has them.
@@ -285,6 +300,7 @@ impl Engine {
     /// Records everything not saved yet. Called when the agent stops.
     pub fn save(&mut self, now: Now) -> Vec<Action> {
         let mut out = Effects::default();
+        self.stop_rules(now, &mut out);
         self.save_progress(&mut out);
         self.save_slowed(&mut out);
         self.save_remote(&mut out);
@@ -296,6 +312,11 @@ impl Engine {
 
     pub fn detector(&self) -> &Detector {
         &self.detector
+    }
+
+    /// Whether a client was served well, before a rule fired for it or within a day, as far as that is remembered.
+    pub fn was_served_well(&self, client: Client) -> bool {
+        self.blast.hit_in_good_standing(client) || self.detector.served_well_within(client, 86_400)
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -452,6 +473,10 @@ impl Effects {
     }
 
     fn into_actions(self) -> Vec<Action> {
+        // Nearly always there is nothing to do.
+        if self.persist.is_empty() && self.enforce.is_empty() && self.announce.is_empty() {
+            return self.other;
+        }
         let persist = self.persist.into_iter().map(Action::Persist);
         let enforce = self.enforce.into_iter().map(Action::Enforce);
         let announce = self.announce.into_iter().map(Action::Announce);

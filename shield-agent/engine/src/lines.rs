@@ -1,7 +1,6 @@
 //! Log lines: counting, verdicts, and bans with their safeguards.
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 
 use super::{Effects, Engine, NewBan};
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
@@ -221,7 +220,7 @@ impl Engine {
         now.wall_secs()
     }
 
-    fn is_suppressed(&self, client: Client, now: Now) -> bool {
+    pub(super) fn is_suppressed(&self, client: Client, now: Now) -> bool {
         !self.suppressed.is_empty() && self.suppressed.get(&client).is_some_and(|until| now.boot_ms < *until)
     }
 
@@ -307,6 +306,9 @@ impl Engine {
 
     /// Makes a ban for one offence, now or once the limits permit it.
     pub(super) fn offend(&mut self, ban: HeldBan, now: Now, out: &mut Effects) {
+        if self.is_for_the_rules(&ban) {
+            return self.ask_rules(ban, now, out);
+        }
         if self.pause.is_on() {
             return self.hold_in_pause(ban, now, out);
         }
@@ -325,7 +327,7 @@ impl Engine {
 
     /// Makes the bans that waited for the limits, and announces those that the limits withhold.
     pub(super) fn settle_held(&mut self, now: Now, out: &mut Effects) {
-        if self.pause.is_on() {
+        if self.pause.is_on() || self.blast.has_nothing_to_settle() {
             return;
         }
         let settled = self.blast.settle(self.detector.clients_in_good_standing(), now);
@@ -356,8 +358,11 @@ impl Engine {
             return self.observe_only(bannable, evidence, because, SUPPRESSION_MS, now, out);
         }
         let (rule, first) = (evidence.rule, self.ledger.next_offence(client, now));
-        let may_slow =
-            self.ledger.backoff().is_slowed(first) && !by_proxy && !self.is_past(evidence.at_secs, now);
+        let wanted = evidence.policy.as_ref().and_then(|word| word.ban_term());
+        let may_slow = wanted.is_none()
+            && self.ledger.backoff().is_slowed(first)
+            && !by_proxy
+            && !self.is_past(evidence.at_secs, now);
         if may_slow && self.slow(bannable, rule, SlowGrounds::FirstStep, now, out) {
             let (count, last_secs) = (self.ledger.add_offence(client, now), now.wall_secs());
             return out.persist(super::Record::Offences { client, count, last_secs });
@@ -365,7 +370,8 @@ impl Engine {
         self.detector.lose_standing(client);
         self.detector.learn_campaign(client);
         let offence = self.ledger.add_offence(client, now);
-        let Some(ends) = self.remaining_term(offence, evidence.at_secs, now) else {
+        let term = wanted.unwrap_or_else(|| self.ledger.backoff().term(offence));
+        let Some(ends) = self.remaining_term(term, evidence.at_secs, now) else {
             let last_secs = now.wall_secs();
             out.persist(super::Record::Offences { client, count: offence, last_secs });
             let because = "found in a backlog: its term would be over by now";
@@ -388,11 +394,10 @@ impl Engine {
         self.escalate(client, now, out);
     }
 
-    /// The end of the n-th offence's term. The term begins with the offence, which lies in the past when a backlog is
+    /// The end of an offence's term. The term begins with the offence, which lies in the past when a backlog is
     /// read; `None` when it is over by now.
-    fn remaining_term(&self, offence: NonZeroU32, at_secs: EventSecs, now: Now) -> Option<Ends> {
+    fn remaining_term(&self, term: Term, at_secs: EventSecs, now: Now) -> Option<Ends> {
         let age_secs = now.wall_secs().saturating_sub(at_secs);
-        let term = self.ledger.backoff().term(offence);
         match term {
             Term::Secs(secs) if age_secs > self.settings.max_clock_skew_secs => {
                 let left_secs = secs.checked_sub(age_secs as u64).filter(|left| *left > 0)?;
@@ -474,7 +479,7 @@ impl Engine {
         self.announce_unmade(client, evidence, because, now, out);
     }
 
-    fn announce_unmade(
+    pub(super) fn announce_unmade(
         &mut self,
         client: Client,
         evidence: Box<Evidence>,

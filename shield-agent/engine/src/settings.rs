@@ -4,6 +4,7 @@ use crate::bans::backoff::{Backoff, Term};
 use crate::detect::policy::Switch;
 use crate::vocab::client::Client;
 use crate::vocab::event::EnforcerName;
+use crate::vocab::policy::PolicyAction;
 use crate::vocab::remote::OriginKind;
 
 /// Clients of a blocklist that can no longer be read are banned for this long. A week: a list's server may be down over a
@@ -47,10 +48,15 @@ pub struct Settings {
     pub evasion_lines_per_min: u32,
     /// Whether a client is checked by reverse and forward DNS before a ban, so that search engines are spared. Off.
     pub verify_search_engines: Switch,
+    /// The operators' own rules.
+    pub rules: RulesSettings,
     /// What becomes of a client whose address comes from a proxy's header.
     pub proxied: Proxied,
     /// The status with which nginx refuses banned clients; `None` where it does not. None.
     pub refusal_status: Option<u16>,
+    /// Whether totals, positions and what was learned are recorded as time goes on, and not only at the end. Off where nothing
+    /// keeps the records, as in a replay: writing them takes longer than judging a quiet site's lines. On.
+    pub records_progress: Switch,
 }
 
 /// The answer to an offence of a client whose address comes from a proxy's header.
@@ -84,6 +90,15 @@ pub struct SlowSettings {
     pub connections_per_sec: u16,
     /// Its packets with data that are let through. 20.
     pub packets_per_sec: u16,
+}
+
+/// The operators' own rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RulesSettings {
+    /// Whether they are asked about bans. Off.
+    pub switch: Switch,
+    /// What holds when they do not answer. Ban: the verdict stands.
+    pub on_error: PolicyAction,
 }
 
 /// What others' bans are worth.
@@ -192,8 +207,10 @@ impl Default for Settings {
             enforcers: Vec::new(),
             evasion_lines_per_min: 20,
             verify_search_engines: Switch::Off,
+            rules: RulesSettings { switch: Switch::Off, on_error: PolicyAction::Ban },
             proxied: Proxied::Observe,
             refusal_status: None,
+            records_progress: Switch::On,
         }
     }
 }

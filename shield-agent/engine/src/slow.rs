@@ -118,6 +118,12 @@ impl Engine {
         }
     }
 
+    /// Forgets what DNS is asked for before this client, or the network around another one, is slowed: an operator has decided.
+    pub(super) fn forget_doubt(&mut self, meant: Client) {
+        self.doubts_awaiting
+            .retain(|client, awaiting| *client != meant && awaiting.doubt.bannable.client() != meant);
+    }
+
     /// Whether a line is one of a backlog: what was to be slowed then is over by now.
     pub(super) fn is_past(&self, at_secs: EventSecs, now: Now) -> bool {
         now.wall_secs().saturating_sub(at_secs) > self.settings.max_clock_skew_secs
@@ -187,7 +193,12 @@ impl Engine {
             }
             Some(reason) => PartState::Off { reason: reason.to_owned() },
             None if self.settings.enforcers.is_empty() => {
-                PartState::Off { reason: "no client is slowed: no enforcer runs".to_owned() }
+                let reason = "no client is slowed: no enforcer runs";
+                // Of a replay, every second of its log: nothing is made to be thrown away.
+                if self.parts.is_off(PART, reason) {
+                    return;
+                }
+                PartState::Off { reason: reason.to_owned() }
             }
             None => {
                 let slow = self.settings.slow;

@@ -7,6 +7,7 @@ mod pause;
 mod peers;
 mod reconfigure;
 mod remote;
+mod rules;
 mod safeguards;
 mod slow;
 
@@ -91,6 +92,8 @@ fn evidence() -> Box<Evidence> {
         top_paths: Vec::new(),
         account: Vec::new(),
         lines: Vec::new(),
+        sites: Vec::new(),
+        policy: None,
         observe: None,
         at_secs: T0.wall_secs(),
     })
@@ -137,7 +140,7 @@ fn a_ban_is_persisted_then_enforced_then_announced() {
             Action::Persist(_) => 0,
             Action::Enforce(_) => 1,
             Action::Announce(_) => 2,
-            Action::Reply(..) | Action::VerifyBot { .. } => 3,
+            Action::Reply(..) | Action::VerifyBot { .. } | Action::AskPolicy(_) => 3,
         })
         .collect();
     assert!(kinds.is_sorted(), "{actions:?}");

@@ -41,6 +41,7 @@ impl Engine {
         self.expire(now, out);
         self.sample(now, out);
         self.settle_awaiting(now, out);
+        self.tick_rules(now, out);
     }
 
     /// While a backlog is read, its lines carry the time: by the wall clock every one of them would be late.
@@ -76,6 +77,9 @@ impl Engine {
 
     /// Goes ahead with bans that DNS did not answer in time, so that a slow resolver protects nobody.
     fn settle_awaiting(&mut self, now: Now, out: &mut Effects) {
+        if self.awaiting_dns.is_empty() {
+            return;
+        }
         let mut late: Vec<(u64, Client)> = self
             .awaiting_dns
             .iter()
@@ -97,7 +101,9 @@ impl Engine {
     }
 
     fn each_second(&mut self, now: Now, out: &mut Effects) {
-        self.save_progress(out);
+        if self.keeps_records() {
+            self.save_progress(out);
+        }
         self.tick_slow_lane(now, out);
         self.tick_remote(now, out);
         self.settle_held(now, out);
@@ -120,9 +126,13 @@ impl Engine {
                 out.persist(Record::OffencesForgotten(client));
             }
         }
-        if now.boot_ms >= self.baseline_saved_ms + BASELINE_SAVE_MS {
+        if self.keeps_records() && now.boot_ms >= self.baseline_saved_ms + BASELINE_SAVE_MS {
             self.save_baseline(now, out);
         }
+    }
+
+    fn keeps_records(&self) -> bool {
+        self.settings.records_progress.is_on()
     }
 
     /// Orders unconfirmed lifts again, a bounded number at a time.

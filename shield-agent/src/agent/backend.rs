@@ -15,25 +15,34 @@ use tokio::sync::{mpsc, oneshot};
 use super::reload::Request;
 use super::watch::Health;
 use crate::api::backend::{
-    AgentView, AllowedRow, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, TopClient,
-    TopClients,
+    AgentView, AllowedRow, Answer, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal, SiteView,
+    TopClient, TopClients,
 };
 use crate::api::convert;
-use crate::api::types::{BanSort, ClientState, ConfigView, FleetView, Offences, PastBan, ReloadReport};
+use crate::api::types::{
+    BanSort, CanaryReport, CanaryRequest, ClientState, ConfigView, FleetView, Offences, PastBan, Promotion,
+    ReloadReport,
+};
 use crate::blocklist;
+use crate::canary::figures::MIN_OBSERVED_SECS;
+use crate::canary::{Canary, Start};
 use crate::clock;
+use crate::config::Config;
 use crate::edge::cloudflare;
 use crate::edge::list::EdgeList;
 use crate::enforce::Drops;
 use crate::enforce::interpreter::Interpreter;
 use crate::fleet;
-use crate::pipeline::Handle;
-use crate::source;
+use crate::latencies::Latencies;
+use crate::pipeline::{Handle, Message};
+use crate::policy::promote::Judge;
+use crate::sites::{self, SiteCounts};
+use crate::source::{self, Pool};
 use crate::store::reader::{
     BanQuery as StoreQuery, BanSort as StoreSort, EndedBan, MAX_PAGE, Matcher, Reader,
 };
 use crate::store::unsaved::Unsaved;
-use shield_engine::action::{BanRecord, Reply};
+use shield_engine::action::{BanRecord, Change, Reply, Step};
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::ban::Ban;
 use shield_engine::client::Client;
@@ -50,6 +59,9 @@ const STATES_AT_ONCE: usize = 32;
 const BANS_AT_ONCE: usize = 2_000;
 /// Slowed clients listed at most.
 const SLOWED_SHOWN: usize = 1_000;
+
+/// Sites whose bans are counted, those with the most.
+const SITES_COUNTED: u32 = 1_000;
 
 /// Ended bans shown for one client, at most.
 const PAST_BANS: u32 = 20;
@@ -70,6 +82,10 @@ pub(crate) struct AgentBackend {
     shown: Shown,
     reloads: mpsc::Sender<Request>,
     health: Health,
+    canary: Canary,
+    judge: Arc<Mutex<Judge>>,
+    pool: Pool,
+    latencies: Arc<Latencies>,
 }
 
 /// Where bans are recorded.
@@ -84,6 +100,22 @@ pub(crate) struct Records {
     pub fleet: Option<(String, fleet::Shown)>,
     /// The numbers of the lists that are read by URL.
     pub blocklists: blocklist::Shown,
+}
+
+/// What is answered without asking the engine.
+pub(crate) struct Beside {
+    pub health: Health,
+    pub canary: Canary,
+    /// Where a canary gives its batches back.
+    pub pool: Pool,
+    pub latencies: Arc<Latencies>,
+}
+
+/// Which answer of the rules about promotions is wanted.
+enum Judging {
+    Recent,
+    /// With this least time to be observed, in seconds.
+    Now(u64),
 }
 
 /// Facts that do not change while the agent runs.
@@ -103,8 +135,19 @@ pub(super) struct Current {
     pub profile: String,
     /// The configuration without secrets.
     pub config: ConfigView,
+    /// The same, whole.
+    pub whole: Arc<Config>,
     pub sources: Vec<Arc<source::Stats>>,
 }
+
+/// A canary's name and what there is to say of it, in words of bounded length.
+fn of_canary(name: &str, said: &[String]) -> String {
+    let words = [&[name.to_owned()], said].concat().join("; ");
+    words.chars().take(CHANGE_CHARS).collect()
+}
+
+/// Of the words about a change of the canary.
+const CHANGE_CHARS: usize = 1_000;
 
 impl Shown {
     pub(super) fn new(current: Current) -> Shown {
@@ -128,8 +171,9 @@ impl AgentBackend {
         about: About,
         shown: Shown,
         reloads: mpsc::Sender<Request>,
-        health: Health,
+        beside: Beside,
     ) -> AgentBackend {
+        let Beside { health, canary, pool, latencies } = beside;
         let Records { reader, not_in_store, backlog, edge, fleet, blocklists } = records;
         let reader = Arc::new(Mutex::new(reader));
         AgentBackend {
@@ -145,7 +189,26 @@ impl AgentBackend {
             shown,
             reloads,
             health,
+            canary,
+            judge: Arc::default(),
+            pool,
+            latencies,
         }
+    }
+
+    /// What the canary found, with what the rules about promotions say of it: now, or for one that only looks a moment ago.
+    async fn judged(&self, asked: Judging) -> Result<CanaryReport, Refusal> {
+        let (canary, judge) = (self.canary.clone(), Arc::clone(&self.judge));
+        let dir = self.shown.get().whole.rules.dir.clone();
+        let judged = tokio::task::spawn_blocking(move || {
+            let mut judge = judge.lock().unwrap_or_else(PoisonError::into_inner);
+            let (last, least_secs) = match asked {
+                Judging::Recent => (judge.last(), MIN_OBSERVED_SECS),
+                Judging::Now(least_secs) => (None, least_secs),
+            };
+            last.unwrap_or_else(|| judge.judge(canary.report(), dir.as_deref(), least_secs))
+        });
+        Ok(judged.await.context("could not ask the policy: its thread ended")?)
     }
 
     async fn query_engine<T: Send + 'static>(
@@ -203,10 +266,15 @@ impl AgentBackend {
 
     /// One page of the bans from the engine: while the database cannot be written, it does not know who is banned.
     async fn bans_in_memory(&self, query: StoreQuery) -> Result<BanRows, Refusal> {
-        let bans = self.ledger(Matcher::new(&query)).await?;
+        let mut bans = self.ledger(Matcher::new(&query)).await?;
         let not_in_store = self.not_in_store.clone();
         let (records, total, now) = self
             .query_store(move |reader, now| {
+                if let Some(site) = &query.site {
+                    let mut clients = reader.clients_of_site(site)?;
+                    clients.extend(not_in_store.clients_of_site(site));
+                    bans.retain(|ban| clients.contains(&ban.client));
+                }
                 let total = bans.len() as u64;
                 let page = sorted_page(bans, &query);
                 let records = page.into_iter().map(|ban| recorded(ban, reader, &not_in_store, now));
@@ -238,7 +306,7 @@ impl AgentBackend {
     }
 
     async fn client_view(&self, asked: Client) -> Result<ClientView, Refusal> {
-        let (detector, ban_over, slowed, wanted_by, allowed, offences, client, now) = self
+        let (detector, ban_over, slowed, wanted_by, allowed, proxy, offences, client, now) = self
             .query_engine(move |engine, now| {
                 let client = engine.client_meant(asked);
                 let explanation: Explanation = engine.detector().explain(client, now.wall_secs());
@@ -246,9 +314,10 @@ impl AgentBackend {
                 let slowed = engine.slowed_over(client).cloned();
                 let banned = over.map(|ban: Ban| ban.client);
                 let wanted_by = convert::wanted_by(engine.remotes(), client, banned);
-                let allowed: Vec<Allowed> = protecting(engine, client);
+                let allowed = engine.allowlist().about(client);
+                let proxy = engine.proxy_in(client, now.wall_secs());
                 let offences = engine.ledger().offences(client, now.wall_secs());
-                (explanation, over, slowed, wanted_by, allowed, offences, client, now)
+                (explanation, over, slowed, wanted_by, allowed, proxy, offences, client, now)
             })
             .await?;
         let not_in_store = self.not_in_store.clone();
@@ -266,6 +335,7 @@ impl AgentBackend {
             slowed,
             wanted_by,
             allowed,
+            proxy,
             offences: Offences {
                 count: offences.map_or(0, NonZeroU32::get),
                 last_ms: last.filter(|_| offences.is_some()),
@@ -314,20 +384,20 @@ impl Backend for AgentBackend {
 
     fn bans(&self, query: BanQuery) -> Answer<'_, BanRows> {
         Box::pin(async move {
-            let BanQuery { search, rule, no_imported, sort, offset, limit } = query;
+            let BanQuery { search, rule, site, no_imported, sort, offset, limit } = query;
             let sort = match sort {
                 BanSort::Since => StoreSort::Newest,
                 BanSort::Ends => StoreSort::EndsFirst,
                 BanSort::Client => StoreSort::Client,
             };
-            let slowed = match (offset, rule) {
-                (0, None) => {
+            let slowed = match (offset, rule, &site) {
+                (0, None, None) => {
                     let search = search.clone();
                     self.query_engine(move |engine, _| slowed_matching(engine, search.as_deref())).await?
                 }
                 _ => Vec::new(),
             };
-            let query = StoreQuery { search, rule, no_imported, sort, offset, limit };
+            let query = StoreQuery { search, rule, site, no_imported, sort, offset, limit };
             if self.not_in_store.is_behind() {
                 let page = self.bans_in_memory(query).await?;
                 return Ok(BanRows { slowed, ..page });
@@ -344,6 +414,16 @@ impl Backend for AgentBackend {
                 })
                 .await?;
             Ok(BanRows { rows: self.rows(records).await?, total: page.total, slowed, now })
+        })
+    }
+
+    fn sites(&self) -> Answer<'_, SiteView> {
+        Box::pin(async move {
+            let (current, now) = (self.shown.get(), clock::now());
+            let mut requests = SiteCounts::default();
+            current.sources.iter().for_each(|stats| requests.add(stats.sites(now.boot_ms)));
+            let bans = self.query_store(|reader, _| reader.bans_by_site(SITES_COUNTED)).await?;
+            Ok(SiteView { requests: requests.bounded(sites::NAMES), bans, now })
         })
     }
 
@@ -419,6 +499,77 @@ impl Backend for AgentBackend {
             })?;
             answered.await.map_err(|_| Refusal::Unavailable("the agent is stopping".to_owned()))
         })
+    }
+
+    fn canary(&self) -> Answer<'_, CanaryReport> {
+        Box::pin(async move { self.judged(Judging::Recent).await })
+    }
+
+    fn start_canary(&self, request: CanaryRequest) -> Answer<'_, Result<CanaryReport, String>> {
+        Box::pin(async move {
+            let what = of_canary(&request.name, &[]);
+            let allowed = self.query_engine(|engine, _| engine.allowlist().entries().to_vec()).await?;
+            let in_force = Arc::clone(&self.shown.get().whole);
+            let (canary, owner, pool) = (self.canary.clone(), self.owner.clone(), self.pool.clone());
+            let started = self.query_store(move |reader, now| {
+                let CanaryRequest { name, text, base } = request;
+                let baseline = reader.baseline()?;
+                let start = Start { name, text, base, in_force, baseline, allowed, now };
+                Ok(canary.start(start, &owner, pool).map_err(|error| format!("{error:#}")))
+            });
+            match started.await? {
+                Ok(()) => {
+                    self.record(Change { step: Step::CanaryStarted, text: what });
+                    self.judged(Judging::Now(MIN_OBSERVED_SECS)).await.map(Ok)
+                }
+                Err(why) => Ok(Err(why)),
+            }
+        })
+    }
+
+    fn abort_canary(&self) -> Answer<'_, CanaryReport> {
+        Box::pin(async move {
+            let ended = self.canary.abort(&self.owner);
+            let report = self.judged(Judging::Now(MIN_OBSERVED_SECS)).await?;
+            if ended {
+                let observed = [crate::text::duration(report.figures.observed_secs) + " observed"];
+                let text = of_canary(report.name.as_deref().unwrap_or_default(), &observed);
+                self.record(Change { step: Step::CanaryEnded, text });
+            }
+            Ok(report)
+        })
+    }
+
+    fn promote_canary(&self, min_observed_secs: Option<u64>) -> Answer<'_, Promotion> {
+        Box::pin(async move {
+            let Some(candidate) = self.canary.candidate() else {
+                let refusals = vec!["there is no canary: `shield-agent canary start` starts one".to_owned()];
+                let report = CanaryReport { refusals, ..CanaryReport::default() };
+                return Ok(Promotion { report, text: None, base: String::new() });
+            };
+            let report = self.judged(Judging::Now(min_observed_secs.unwrap_or(MIN_OBSERVED_SECS))).await?;
+            let is_another = report.started_ms != Some(candidate.started_ms);
+            let another = is_another.then(|| "another canary was started meanwhile".to_owned());
+            let refusals = [report.refusals, another.into_iter().collect()].concat();
+            if !refusals.is_empty() {
+                let text = of_canary(report.name.as_deref().unwrap_or_default(), &refusals);
+                self.record(Change { step: Step::CanaryRefused, text });
+            }
+            let text = refusals.is_empty().then_some(candidate.text);
+            Ok(Promotion { report: CanaryReport { refusals, ..report }, text, base: candidate.base })
+        })
+    }
+
+    fn record(&self, change: Change) {
+        self.owner.send(Message::Change(change));
+    }
+
+    fn latencies(&self) -> Option<&Latencies> {
+        Some(&self.latencies)
+    }
+
+    fn has_canary(&self) -> bool {
+        self.canary.is_running()
     }
 
     fn config(&self) -> Answer<'_, ConfigView> {
@@ -533,18 +684,12 @@ fn held_by(engine: &Engine, client: Client) -> Option<Vec<EnforcerName>> {
     Some(EnforcerName::ALL.into_iter().filter(|name| ban.is_held_by(*name)).collect())
 }
 
-fn protecting(engine: &Engine, client: Client) -> Vec<Allowed> {
-    let covers = |entry: &&Allowed| {
-        Client::of_network(entry.network).covers(client.network()) || client.covers(entry.network)
-    };
-    engine.allowlist().entries().iter().filter(covers).copied().collect()
-}
-
 fn state_of(engine: &Engine, client: Client, now: Now) -> ClientState {
     if engine.ledger().ban_over(client).is_some() {
         return ClientState::Banned;
     }
-    if engine.allowlist().admit(client, engine.settings().ipv6_prefix).is_err() {
+    let is_allowed = engine.allowlist().admit(client, engine.settings().ipv6_prefix).is_err();
+    if is_allowed || engine.proxy_in(client, now.wall_secs()).is_some() {
         return ClientState::Allowed;
     }
     let fires = engine.detector().explain(client, now.wall_secs()).rules.iter().any(|rule| rule.fires);

@@ -15,7 +15,7 @@ use crate::beat::Beats;
 use crate::blocklist::{self, Lists};
 use crate::clock;
 use crate::config::{Config, Use};
-use crate::crowdsec::{self, Crowdsec};
+use crate::crowdsec;
 use crate::edge::cloudflare;
 use crate::enforce::interpreter::tables::Tables;
 use crate::enforce::interpreter::{self, Interpreter};
@@ -157,17 +157,19 @@ pub(super) fn blocklists(
     Lists::start(env, &config.blocklists)
 }
 
-/// The bouncer of CrowdSec's local API.
-pub(super) fn crowdsec(config: &Config, kernel: Kernel, owner: &Handle) -> Option<Crowdsec> {
-    let settings = config.crowdsec.clone()?;
+/// The connection to CrowdSec's local API, which asks nobody yet.
+pub(super) fn crowdsec(config: &Config, kernel: Kernel, owner: &Handle) -> crowdsec::Link {
     let states = owner.clone();
     let report: notify::Report = Arc::new(move |report| states.send(Message::Part(report)));
     if kernel == Kernel::LeaveAlone {
-        let state = PartState::Off { reason: text::crowdsec::DRY_RUN.to_owned() };
-        report(PartReport { part: crowdsec::PART.to_owned(), state, repaired: None });
-        return None;
+        if config.crowdsec.is_some() {
+            let state = PartState::Off { reason: text::crowdsec::DRY_RUN.to_owned() };
+            report(PartReport { part: crowdsec::PART.to_owned(), state, repaired: None });
+        }
+        return crowdsec::Link::new(None);
     }
-    Some(Crowdsec::new(settings, owner.clone(), report, config.engine.ipv6_prefix))
+    let ipv6_prefix = config.engine.ipv6_prefix;
+    crowdsec::Link::new(Some(crowdsec::Env { owner: owner.clone(), report, ipv6_prefix }))
 }
 
 /// Takes out what an earlier run left of an enforcer that is off now: nobody could see or lift these bans any more. Returns its
@@ -241,7 +243,11 @@ pub(super) fn start_notifier(config: &Config, record: AuditRecord, owner: Handle
         audit: config.audit.clone(),
         slack: config.slack.clone(),
         webhook: config.webhook.clone(),
-        events: notify::Events { slack: config.slack_events.clone(), webhook: config.webhook_events.clone() },
+        events: notify::Events {
+            slack: config.slack_events.clone(),
+            webhook: config.webhook_events.clone(),
+            page_url: config.page_url.clone(),
+        },
         ..notify::Settings::default()
     };
     let report: notify::Report = Arc::new(move |report| owner.send(Message::Part(report)));

@@ -27,25 +27,29 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch as channel};
 
-use self::backend::{About, AgentBackend, Records, Shown};
+use self::backend::{About, AgentBackend, Beside, Records, Shown};
 use self::page::{Page, Wanted};
 use self::reload::Reloader;
 pub(crate) use self::reload::SetLog;
 use self::restore::{Opened, Restored};
 use self::supervise::{EndGuard, Ended, HostWatch};
 use self::watch::{Health, Watch, Watching};
+use crate::address_owner;
 use crate::api;
 use crate::api::backend::Mode;
 use crate::beat::Beats;
+use crate::canary::Canary;
 use crate::clock;
 use crate::config::Config;
 use crate::config::file::Origin;
 use crate::dry_run;
 use crate::enforce::interpreter::Interpreter;
 use crate::fleet;
+use crate::latencies::Latencies;
 use crate::notify::Outbox;
 use crate::performer::Performer;
 use crate::pipeline::{Handle, Message};
+use crate::policy::service::Service;
 use crate::source::{self, Pool, Sources};
 use crate::store::reader::Reader;
 use crate::store::writer::Writer;
@@ -138,15 +142,21 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let heads = record.heads.clone();
     let (notifier, outbox) = build::start_notifier(&config, record, handle.clone());
     let joined = build::fleet(&config, kernel, &handle);
+    let mut crowdsec = build::crowdsec(&config, kernel, &handle);
     let mut announce = vec![notifier, notices::publisher(Arc::clone(&feed))];
     if kernel == Kernel::LeaveAlone {
         announce = announce.into_iter().map(dry_run::announce).collect();
     }
+    // Behind the dry run's wording: it compares decisions.
+    let canary = Canary::default();
+    let heard = canary.clone();
+    announce.push(Box::new(move |notice| heard.hear(notice, clock::now())));
     let (mut member, mut fleet_numbers) = (None, None);
     if let Some(fleet::Joined { announce: tell, task, shown, name }) = joined {
         announce.push(tell);
         (member, fleet_numbers) = (Some(task), Some((name, shown)));
     }
+    announce.push(crowdsec.announce());
     let unsaved = Arc::new(AtomicU64::new(0));
     let mut writer = Writer::new(store, started);
     writer.remember_audit(heads);
@@ -177,13 +187,21 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     };
     let pool = Pool::default();
     let owner = build::owner(engine, leftovers, notice, inbox, jobs, &handle, pool.clone());
-    let owner = owner.watched(beats.part("engine", watch::ENGINE, supervise::running));
+    let rules = Service::start(&config.rules, handle.clone())?;
+    let owner = owner.asking(rules.clone()).watched(beats.part("engine", watch::ENGINE, supervise::running));
+    let latencies = Arc::new(Latencies::default());
+    let owner = owner.measured(Arc::clone(&latencies));
     let guard = EndGuard(Arc::clone(ended));
     let owner_thread = supervise::spawn("engine", move || {
         let _guard = guard;
         owner.run()
     })?;
     handle.send(Message::Part(store_state));
+    if kernel == Kernel::Enforce {
+        crate::policy::blocked::take(&config.state_dir)
+            .into_iter()
+            .for_each(|change| handle.send(Message::Change(change)));
+    }
     handle.send(Message::Part(restore::state_of(trouble.as_ref())));
 
     let (stop_server, server_stops) = channel::channel(false);
@@ -197,12 +215,14 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let drops = Arc::clone(&interpreter);
     let lists = build::blocklists(&config, kernel, &interpreter, &handle);
     let blocklists = lists.shown();
-    let bouncer = build::crowdsec(&config, kernel, &handle);
+    crowdsec.change(config.crowdsec.as_ref());
     let records = Records { reader, not_in_store, backlog: unsaved, edge, fleet: fleet_numbers, blocklists };
-    let backend =
-        AgentBackend::new(handle.clone(), drops, records, about, shown.clone(), reloads, health.clone());
+    let beside = Beside { health: health.clone(), canary, pool: pool.clone(), latencies };
+    let backend = AgentBackend::new(handle.clone(), drops, records, about, shown.clone(), reloads, beside);
     let mut server = build::bind_api(&config, Arc::new(backend), Arc::clone(&feed))?;
     server.watch(beats.part("api", watch::API, supervise::running), build::report_to(&handle));
+    let owners =
+        address_owner::keep(server.address_owners(), config.address_dbs.clone(), build::report_to(&handle));
     let token_file = config.state_dir.join(api::TOKEN_FILE);
     let (page, state) =
         Page::open(server.door(), token_file, Wanted::of(&config), &config.page_hosts, ended).await;
@@ -223,6 +243,8 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
         checkpoints: checkpoints.into_iter().map(|saved| (saved.source.clone(), saved)).collect(),
         page,
         lists,
+        crowdsec,
+        rules,
         hooks: hooks.clone(),
         set_log,
         shown,
@@ -230,12 +252,12 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let (stop_reloader, reloader_stops) = channel::channel(false);
     let reloader = supervise::essential(ended, reloader.run(hangups, reload_requests, reloader_stops));
     let mut background = vec![
+        tokio::spawn(owners),
         tokio::spawn(supervise::return_memory()),
         tokio::spawn(supervise::end_of_trouble(trouble, handle.clone())),
         tokio::spawn(supervise::ready_when_restored(Arc::clone(&interpreter))),
     ];
     background.extend(exporter.map(tokio::spawn));
-    background.extend(bouncer.map(|bouncer| tokio::spawn(bouncer.run())));
     background.extend(member.map(|member| tokio::spawn(member.run())));
     let announce = notices::without_the_engine(feed, hooks);
     let watch = Watch { beats, health, owner: handle.clone(), announce, ended: Arc::clone(ended) };

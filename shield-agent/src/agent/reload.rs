@@ -22,8 +22,10 @@ use crate::config::file::Origin;
 use crate::config::keys::{self, Change, Class};
 use crate::config::mistakes::Mistakes;
 use crate::config::{Config, UrlFrom};
+use crate::crowdsec;
 use crate::notify::{Events, Hooks};
 use crate::pipeline::{Handle, Message};
+use crate::policy::service::{Reloaded as Reread, Service};
 use crate::source::{self, From, Input, Pool, Sources, Stats};
 use crate::text;
 use shield_engine::action::Reloaded;
@@ -70,6 +72,8 @@ pub(super) struct Reloader {
     pub checkpoints: BTreeMap<String, Checkpoint>,
     pub page: Page,
     pub lists: Lists,
+    pub crowdsec: crowdsec::Link,
+    pub rules: Service,
     pub hooks: Hooks,
     pub set_log: SetLog,
     pub shown: Shown,
@@ -153,6 +157,7 @@ impl Reloader {
         }
         let mut failed = Vec::new();
 
+        self.set_rules(&mut wanted, &mut changed, &mut failed).await;
         let stopped = self.stop_sources(&plan.removed, &mut failed).await;
         let lifted = self.set_engine(&wanted, &plan).await;
         self.start_sources(&plan.added, &stopped, &mut wanted, &mut failed);
@@ -160,6 +165,7 @@ impl Reloader {
         self.set_page(&mut wanted, &mut failed).await;
         self.set_hooks(&wanted, &mut changed, &mut failed).await;
         self.lists.change(&wanted.blocklists);
+        self.crowdsec.change(wanted.crowdsec.as_ref());
         if wanted.log != self.config.log
             && let Err(error) = (self.set_log)(&wanted.log)
         {
@@ -186,6 +192,24 @@ impl Reloader {
             tracing::info!("reloaded the configuration: nothing changed");
         }
         report
+    }
+
+    /// Reads the operators' own rules again, whatever the file says: it names their folder alone.
+    async fn set_rules(&self, wanted: &mut Config, changed: &mut Vec<String>, failed: &mut Vec<String>) {
+        match self.rules.reload(wanted.rules.clone()).await {
+            Ok(Reread::Same) => {}
+            Ok(Reread::Changed) => {
+                let line = "[policy] dir: its rules are read again";
+                if !changed.iter().any(|other| key_of(other) == key_of(line)) {
+                    changed.push(line.to_owned());
+                }
+            }
+            Err(why) => {
+                failed.push(format!("[policy] dir: {why}"));
+                wanted.rules.dir.clone_from(&self.config.rules.dir);
+                wanted.engine.rules.switch = self.config.engine.rules.switch;
+            }
+        }
     }
 
     /// Stops sources and returns where they were.
@@ -312,6 +336,7 @@ impl Reloader {
         hooks.set_events(Events {
             slack: wanted.slack_events.clone(),
             webhook: wanted.webhook_events.clone(),
+            page_url: wanted.page_url.clone(),
         });
         match off_runtime(move || hooks.set(slack.as_ref(), webhook.as_ref())).await {
             Some(set) => {
@@ -348,6 +373,7 @@ pub(super) fn current(config: &Config, sources: Vec<Arc<Stats>>) -> Current {
             path: config.file.as_ref().map(|path| path.display().to_string()),
             settings: config.shown(),
         },
+        whole: Arc::new(config.clone()),
         sources,
     }
 }

@@ -27,8 +27,10 @@ use shield_engine::event::{EnforcerName, PartReport, PartState};
 /// How long a required enforcer may take to start.
 const REQUIRED_START: Duration = Duration::from_secs(30);
 
-/// How long the restored bans delay the start of web servers.
-const RESTORED_IN: Duration = Duration::from_secs(15);
+/// How long an enforcer delays the start of web servers where another one has the restored bans in force already.
+const ALL_RESTORED_IN: Duration = Duration::from_secs(15);
+/// How long the restored bans do where they are not in force at all: a machine that starts many things at once can take that long.
+const RESTORED_IN: Duration = Duration::from_secs(60);
 /// The part that finds the addresses that must never be banned.
 const HOST: &str = "host";
 /// Pause between two scans of this host's addresses and SSH sessions.
@@ -290,26 +292,35 @@ pub(super) async fn return_memory() {
 }
 
 /// Tells systemd that the agent is ready once every enforcer has put the restored bans in force or has failed to: a web server
-/// that is ordered after it must not answer the banned. After [`RESTORED_IN`] it does so all the same, because a web server
-/// that waits for ever hurts more.
+/// that is ordered after it must not answer the banned. After a time it does so all the same, because a web server that waits for
+/// ever hurts more.
 pub(super) async fn ready_when_restored(interpreter: Arc<Interpreter>) {
-    let deadline = tokio::time::Instant::now() + RESTORED_IN;
-    let waits = |state: &PartState| matches!(state, PartState::Waiting { .. });
+    systemd::extend_start(RESTORED_IN + ANSWERED_IN);
+    if let Some(waiting) = wait_for_restored(|| interpreter.states()).await {
+        tracing::warn!("told systemd that the agent is ready; still being set up: {waiting}");
+    }
+    systemd::ready();
+}
+
+/// Returns who was not waited for any longer. One enforcer in the kernel that works keeps the banned out: another one is given
+/// [`ALL_RESTORED_IN`] only.
+async fn wait_for_restored(states: impl Fn() -> Vec<(EnforcerName, PartState)>) -> Option<String> {
+    let began = tokio::time::Instant::now();
     loop {
-        let states = interpreter.states();
-        let waiting: Vec<&str> =
-            states.iter().filter(|(_, state)| waits(state)).map(|(name, _)| name.name()).collect();
+        let states = states();
+        let waits = states.iter().filter(|(_, state)| matches!(state, PartState::Waiting { .. }));
+        let waiting: Vec<&str> = waits.map(|(name, _)| name.name()).collect();
         if waiting.is_empty() {
-            break;
+            return None;
         }
-        if tokio::time::Instant::now() >= deadline {
-            let waiting = waiting.join(" and ");
-            tracing::warn!("told systemd that the agent is ready; still being set up: {waiting}");
-            break;
+        let works = states
+            .iter()
+            .any(|(name, state)| *name != EnforcerName::Nginx && matches!(state, PartState::Active { .. }));
+        if began.elapsed() >= if works { ALL_RESTORED_IN } else { RESTORED_IN } {
+            return Some(waiting.join(" and "));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    systemd::ready();
 }
 
 pub(super) fn spawn<T: Send + 'static>(
@@ -329,6 +340,34 @@ pub(super) fn join<T>(thread: JoinHandle<T>, what: &str) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// History: on a machine that was slow after a boot, nginx answered a banned client for 16 s.
+    #[tokio::test(start_paused = true)]
+    async fn web_servers_wait_longer_where_nothing_keeps_the_banned_out() {
+        let check = async |from_secs: [Option<u64>; 2], ready_at: u64, missing: Option<&str>| {
+            let began = tokio::time::Instant::now();
+            let state = |works_from: Option<u64>| match works_from {
+                Some(secs) if began.elapsed().as_secs() >= secs => {
+                    PartState::Active { detail: String::new() }
+                }
+                _ => PartState::Waiting { reason: String::new() },
+            };
+            let [iptables, xdp] = from_secs;
+            let waited = wait_for_restored(|| {
+                vec![(EnforcerName::Iptables, state(iptables)), (EnforcerName::Xdp, state(xdp))]
+            });
+            assert_eq!(waited.await.as_deref(), missing, "{from_secs:?}");
+            assert_eq!(began.elapsed().as_secs(), ready_at, "{from_secs:?}");
+        };
+        check([Some(1), Some(2)], 2, None).await;
+        check([Some(1), None], 15, Some("xdp")).await;
+        check([Some(42), None], 42, Some("xdp")).await;
+        check([Some(42), Some(44)], 42, Some("xdp")).await;
+        check([None, None], 60, Some("iptables and xdp")).await;
+        // An enforcer that has failed is not waited for.
+        let failed = || vec![(EnforcerName::Xdp, PartState::Degraded { reason: String::new() })];
+        assert_eq!(wait_for_restored(failed).await, None);
+    }
 
     #[tokio::test]
     async fn the_end_of_an_essential_thread_ends_the_agent() {

@@ -1,10 +1,17 @@
 //! The service manager's protocol: ready, alive, reloading, stopping. Does nothing when the agent does not run under systemd.
 
+use std::time::Duration;
+
 use sd_notify::NotifyState;
 
 /// Reports readiness.
 pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
+}
+
+/// Keeps systemd from ending the start for this long from now on, also where it gives a start less time.
+pub(super) fn extend_start(by: Duration) {
+    notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))]);
 }
 
 /// Feeds the watchdog.

@@ -4,16 +4,21 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 
-use super::types::{BanSort, ConfigView, FleetView, PastBan, ReloadReport, Wanted};
+use super::types::{
+    BanSort, CanaryReport, CanaryRequest, ConfigView, FleetView, PastBan, Promotion, ReloadReport, Wanted,
+};
 use crate::blocklist;
 use crate::edge::cloudflare::ListCounts;
 use crate::edge::list::EdgeList;
 use crate::enforce::Drops;
 use crate::fleet;
+use crate::latencies::Latencies;
+use crate::sites::SiteCounts;
 use crate::source;
-use shield_engine::action::{BanRecord, Reply, Totals};
+use shield_engine::action::{BanRecord, Change, Reply, Totals};
 use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, EnforcerName, PartReport};
@@ -123,6 +128,8 @@ pub struct BanQuery {
     pub search: Option<String>,
     /// Only bans for this rule.
     pub rule: Option<shield_engine::verdict::Rule>,
+    /// Only bans of clients that asked for this site.
+    pub site: Option<String>,
     /// Leaves out bans of lists, imported ones and those that are read by themselves.
     pub no_imported: bool,
     /// The order.
@@ -159,6 +166,17 @@ pub struct BanRows {
     pub now: Now,
 }
 
+/// The sites.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteView {
+    /// Requests since the start.
+    pub requests: SiteCounts,
+    /// Bans in force, of the sites with the most.
+    pub bans: BTreeMap<String, u64>,
+    /// Time of the reading.
+    pub now: Now,
+}
+
 /// The busiest clients.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopClients {
@@ -190,6 +208,8 @@ pub struct ClientView {
     pub wanted_by: Vec<Wanted>,
     /// Allowlist entries that protect it.
     pub allowed: Vec<Allowed>,
+    /// A proxy that it is, or holds, by what the log says of connections.
+    pub proxy: Option<IpAddr>,
     /// Remembered offences.
     pub offences: super::types::Offences,
     /// Its earlier bans, newest first.
@@ -206,6 +226,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Bans in force.
     fn bans(&self, query: BanQuery) -> Answer<'_, BanRows>;
 
+    /// Requests and bans by site. Asks the engine nothing.
+    fn sites(&self) -> Answer<'_, SiteView> {
+        Box::pin(async { Err(Refusal::Unavailable("nobody counts by site".to_owned())) })
+    }
+
     /// The `n` busiest clients over the window.
     fn top(&self, n: usize) -> Answer<'_, TopClients>;
 
@@ -220,6 +245,39 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Loads the configuration again.
     fn reload(&self) -> Answer<'_, ReloadReport>;
+
+    /// What the canary found.
+    fn canary(&self) -> Answer<'_, CanaryReport> {
+        Box::pin(async { Ok(CanaryReport::default()) })
+    }
+
+    /// Starts a canary; the inner error says what is wrong with its configuration.
+    fn start_canary(&self, _: CanaryRequest) -> Answer<'_, Result<CanaryReport, String>> {
+        Box::pin(async { Err(Refusal::Unavailable("there is no engine to feed a canary".to_owned())) })
+    }
+
+    /// Ends the canary.
+    fn abort_canary(&self) -> Answer<'_, CanaryReport> {
+        self.canary()
+    }
+
+    /// Whether the canary may be promoted when it has observed for so long at least.
+    fn promote_canary(&self, _min_observed_secs: Option<u64>) -> Answer<'_, Promotion> {
+        Box::pin(async { Err(Refusal::Unavailable("there is no canary".to_owned())) })
+    }
+
+    /// How long what takes. Asks nobody.
+    fn latencies(&self) -> Option<&Latencies> {
+        None
+    }
+
+    /// Puts a change of this host on record.
+    fn record(&self, _change: Change) {}
+
+    /// Whether a canary runs. Asks nobody.
+    fn has_canary(&self) -> bool {
+        false
+    }
 
     /// The configuration in force, without secrets.
     fn config(&self) -> Answer<'_, ConfigView>;

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, TopClients};
+use super::backend::{AgentView, BanRow, BanRows, ClientView, Mode, SiteView, TopClients};
 use super::feed::Conditions;
 use super::posture;
 use super::types::{
     AllowEntry, Anomaly, Ban, BanCounts, BanPage, Baseline, ClientActivity, ClientList, ClientState,
     Detector, Dropped, EnforcerDrops, Explanation, FleetOrigin, FleetView, GlobalRate, Health, HourSlot,
-    Labels, Part, PartStateName, Posture, Reference, RuleState, Seconds, SlowedClient, SlowedCounts,
-    SourceStatus, Status, Trust, Wanted, WarmUp, Window, Withheld, WithheldNetwork,
+    Labels, Part, PartStateName, Posture, Reference, RuleState, Seconds, SiteActivity, SiteList,
+    SiteRequests, SlowedClient, SlowedCounts, SourceStatus, Status, Trust, Wanted, WarmUp, Window, Withheld,
+    WithheldNetwork,
 };
 use super::vitals::Vitals;
 use crate::fleet::Numbers;
+use crate::sites::{self, Counts, SiteCounts};
 use crate::source::file::BLOCK_BYTES;
 use crate::source::stats::Snapshot;
 use crate::text;
@@ -248,7 +250,7 @@ pub(crate) fn detector_state(detector: &Detector) -> (PartStateName, String) {
 }
 
 fn global(status: &DetectorStatus, conditions: &Conditions, now: Now) -> GlobalRate {
-    let anomaly = || conditions.anomaly.clone().unwrap_or_else(|| unannounced_anomaly(status, now));
+    let anomaly = || anomaly(status, conditions, now);
     GlobalRate {
         rate: status.global_rate,
         error_rate: status.global_error_rate,
@@ -263,10 +265,14 @@ fn global(status: &DetectorStatus, conditions: &Conditions, now: Now) -> GlobalR
     }
 }
 
-/// An anomaly whose start was not announced in this run.
-fn unannounced_anomaly(status: &DetectorStatus, now: Now) -> Anomaly {
-    let condition = text::global_anomaly(status.global_rate, status.global.mean, status.global.stddev);
-    Anomaly { since_ms: now.wall_ms, condition }
+/// The anomaly by the figures of now, which stand beside it; its start may have been announced before this run.
+fn anomaly(status: &DetectorStatus, conditions: &Conditions, now: Now) -> Anomaly {
+    let rate = (status.global_rate - status.banned_rate).max(0.0);
+    let mut condition = text::global_anomaly(rate, status.global.mean, status.global.stddev);
+    if status.banned_rate > 0.0 {
+        condition.push_str(", banned clients left out");
+    }
+    Anomaly { since_ms: conditions.anomaly_since_ms.unwrap_or(now.wall_ms), condition }
 }
 
 fn baseline(status: &DetectorStatus) -> Baseline {
@@ -325,6 +331,40 @@ pub(crate) fn ban(row: BanRow, now: Now) -> Ban {
         dropped: row.drops,
         leaking: row.leaking,
         enforced_by: row.held_by,
+        owner: None,
+    }
+}
+
+/// The sites with the clients that attacked each of late.
+pub(crate) fn sites(view: SiteView, attacked: &BTreeMap<String, u64>) -> SiteList {
+    let SiteView { requests: SiteCounts { mut named, other, unnamed }, bans, now } = view;
+    // After a restart a site may be known by its bans alone.
+    for site in bans.keys().chain(attacked.keys()) {
+        if named.len() < sites::NAMES && !named.contains_key(site) {
+            named.insert(site.clone(), Counts::default());
+        }
+    }
+    let number = |of: &BTreeMap<String, u64>, site: &str| of.get(site).copied().unwrap_or(0);
+    let mut sites: Vec<SiteActivity> = named
+        .into_iter()
+        .map(|(site, counts)| SiteActivity {
+            bans: number(&bans, &site),
+            attackers: number(attacked, &site),
+            requests: site_requests(counts),
+            site,
+        })
+        .collect();
+    sites.sort_by_key(|site| std::cmp::Reverse((site.attackers, site.requests.requests, site.bans)));
+    SiteList { sites, other: site_requests(other), unnamed: site_requests(unnamed), now_ms: now.wall_ms }
+}
+
+fn site_requests(counts: Counts) -> SiteRequests {
+    SiteRequests {
+        requests: counts.requests,
+        client_errors: counts.client_errors,
+        server_errors: counts.server_errors,
+        requests_last_minute: counts.in_minute,
+        errors_last_minute: counts.errors_in_minute,
     }
 }
 
@@ -501,6 +541,7 @@ pub(crate) fn explanation(view: ClientView, at_ms: Option<i64>, dry_run: bool) -
         dry_run,
         wanted_by: view.wanted_by.clone(),
         allowed: view.allowed.iter().map(allow_entry).collect(),
+        proxy: view.proxy.filter(|_| at_ms.is_none()),
         slowed: view
             .slowed
             .as_ref()
@@ -561,7 +602,14 @@ fn explanation_words(view: &ClientView, dry_run: bool) -> String {
         return format!("{client} is not banned, but slowed {limits}: {cause}");
     }
     if let Some(entry) = view.allowed.first() {
-        return format!("{client} is never banned: {} is {}", entry.network, entry.reason.describe());
+        let (network, reason) = (entry.network, entry.reason.describe());
+        // An operator may ban a CDN's edge; nobody may ban what the configuration allows.
+        let by_whom =
+            if entry.reason.is_infrastructure() { "is banned by no rule" } else { "is never banned" };
+        return format!("{client} {by_whom}: {network} is {reason}");
+    }
+    if let Some(proxy) = view.proxy {
+        return format!("{client} is banned by no rule: {}", text::in_front::is_a_proxy(client, proxy));
     }
     if !view.detector.known {
         return format!("{client} is not banned: no request of it was seen lately");
@@ -577,8 +625,10 @@ fn explanation_words(view: &ClientView, dry_run: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::types::Offences;
     use crate::source::sight::Trouble;
     use crate::source::stats::{Backlog, Rate};
+    use shield_engine::report::{self, BaselineView};
 
     fn part(state: PartStateName) -> Part {
         Part { part: "xdp".into(), label: "XDP".into(), state, text: String::new() }
@@ -610,6 +660,52 @@ mod tests {
         check(&[Waiting, Active], false, false, Health::Waiting);
         check(&[Waiting, Degraded], true, false, Health::Degraded);
         check(&[Active], false, true, Health::Degraded);
+    }
+
+    #[test]
+    fn a_client_that_rules_spare_is_said_to_be_spared() {
+        let words = |allowed: &[(&str, AllowReason)], proxy: Option<&str>| {
+            let allowed = allowed
+                .iter()
+                .map(|(network, reason)| Allowed { network: network.parse().unwrap(), reason: *reason });
+            let baseline =
+                BaselineView { source: "floor".into(), mean: 0.1, stddev: 0.1, error_mean: 0.1, samples: 0 };
+            let view = ClientView {
+                detector: report::Explanation {
+                    client: "203.0.113.9".parse().unwrap(),
+                    at_secs: 20_000_000,
+                    known: false,
+                    window_secs: 60,
+                    requests: 0,
+                    errors: 0,
+                    rate: 0.0,
+                    baseline,
+                    rules: Vec::new(),
+                    account: Vec::new(),
+                    top_paths: Vec::new(),
+                },
+                ban: None,
+                slowed: None,
+                wanted_by: Vec::new(),
+                allowed: allowed.collect(),
+                proxy: proxy.map(|proxy| proxy.parse().unwrap()),
+                offences: Offences { count: 0, last_ms: None },
+                history: Vec::new(),
+                now: Now { wall_ms: 20_000_000_000, boot_ms: 0 },
+            };
+            explanation_words(&view, false)
+        };
+        let cdn = words(&[("203.0.113.0/24", AllowReason::Cdn)], None);
+        assert_eq!(
+            cdn,
+            "203.0.113.9 is banned by no rule: 203.0.113.0/24 is a content delivery network (cdn_ranges in [allow])"
+        );
+        let configured = words(&[("203.0.113.0/24", AllowReason::Configured)], Some("203.0.113.9"));
+        assert_eq!(configured, "203.0.113.9 is never banned: 203.0.113.0/24 is allowed in the configuration");
+        let proxy = words(&[], Some("203.0.113.9"));
+        assert!(proxy.starts_with("203.0.113.9 is banned by no rule: it is a proxy"), "{proxy}");
+        let none = words(&[], None);
+        assert_eq!(none, "203.0.113.9 is not banned: no request of it was seen lately");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Notices as the API shows them.
 
-use shield_engine::action::Notice;
+use shield_engine::action::{Notice, Step};
 use shield_engine::client::Client;
 
 use super::types::{EventView, Severity};
@@ -24,6 +24,7 @@ pub(crate) fn severity(notice: &Notice) -> Severity {
         | Notice::Withheld { .. }
         | Notice::Degraded { .. }
         | Notice::BlastRadius { stopped: true, .. } => Severity::Critical,
+        Notice::Change(change) => severity_of(change.step),
         Notice::Banned(_)
         | Notice::WouldBan { .. }
         | Notice::Paused { .. }
@@ -46,6 +47,14 @@ pub(crate) fn severity(notice: &Notice) -> Severity {
         | Notice::Reloaded(_)
         | Notice::Started { .. }
         | Notice::Stopping { .. } => Severity::Info,
+    }
+}
+
+fn severity_of(step: Step) -> Severity {
+    match step {
+        Step::GateBlocked | Step::UpgradeRolledBack => Severity::Critical,
+        Step::CanaryRefused | Step::UpgradeRefused | Step::ConfigRolledBack => Severity::Warning,
+        Step::CanaryStarted | Step::CanaryEnded | Step::CanaryPromoted | Step::Upgraded => Severity::Info,
     }
 }
 

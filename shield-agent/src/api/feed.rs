@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::broadcast;
 
 use super::events;
-use super::types::{Anomaly, EventList, EventView};
+use super::types::{EventList, EventView};
 use crate::dry_run;
 use crate::text;
 use shield_engine::action::{BanRecord, Notice};
@@ -52,6 +52,8 @@ pub struct Counts {
     pub bans: BTreeMap<Rule, u64>,
     /// Bans ended, by reason.
     pub lifts: BTreeMap<&'static str, u64>,
+    /// What the policy decided about verdicts, by outcome.
+    pub decisions: BTreeMap<&'static str, u64>,
     /// Every kind of notice.
     pub notices: BTreeMap<String, u64>,
 }
@@ -59,8 +61,8 @@ pub struct Counts {
 /// Conditions that have started and not ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Conditions {
-    /// The global anomaly in progress.
-    pub anomaly: Option<Anomaly>,
+    /// When the global anomaly in progress began.
+    pub anomaly_since_ms: Option<i64>,
 }
 
 /// A new stream: the notices it missed, and those to come.
@@ -93,14 +95,7 @@ struct Attacks {
 impl Attacks {
     /// Notices come in the order of `at_boot_ms`.
     fn follow(&mut self, notice: &Notice, at_boot_ms: u64) {
-        let ban = match notice {
-            Notice::Banned(ban) => ban,
-            Notice::WouldBan { ban, because } if because == dry_run::BECAUSE => ban,
-            _ => return,
-        };
-        if !ban.ban.rule.is_detected() {
-            return;
-        }
+        let Some(ban) = made_by_a_rule(notice) else { return };
         self.drop_old(at_boot_ms);
         let step = at_boot_ms / ATTACK_STEP_MS;
         if self.steps.back().is_none_or(|(at, _)| *at != step) {
@@ -125,6 +120,16 @@ impl Attacks {
         }
         sum
     }
+}
+
+/// The ban that a rule made, or would have in a dry run.
+fn made_by_a_rule(notice: &Notice) -> Option<&BanRecord> {
+    let ban = match notice {
+        Notice::Banned(ban) => ban,
+        Notice::WouldBan { ban, because } if because == dry_run::BECAUSE => ban,
+        _ => return None,
+    };
+    ban.ban.rule.is_detected().then_some(&**ban)
 }
 
 impl Feed {
@@ -222,6 +227,25 @@ impl Feed {
         self.lock().attacks.count(now)
     }
 
+    /// Returns the clients that rules banned within the last [`ATTACKS_SECS`], by the site that they asked for. Of the notices
+    /// that are kept, so that it is bounded.
+    pub(crate) fn attacked_sites(&self, now: Now) -> BTreeMap<String, u64> {
+        let since_ms = now.wall_ms.saturating_sub(ATTACKS_SECS as i64 * 1000);
+        let inner = self.lock();
+        let recent = inner.kept.iter().rev().map(|published| &published.event);
+        let mut seen = HashSet::new();
+        let mut sites = BTreeMap::new();
+        for event in recent.take_while(|event| event.at_ms >= since_ms) {
+            let Some(ban) = made_by_a_rule(&event.data).filter(|ban| seen.insert(ban.ban.client)) else {
+                continue;
+            };
+            for site in ban.evidence.iter().flat_map(|evidence| &evidence.sites) {
+                *sites.entry(site.clone()).or_default() += 1;
+            }
+        }
+        sites
+    }
+
     pub fn conditions(&self) -> Conditions {
         self.lock().conditions.clone()
     }
@@ -254,6 +278,9 @@ impl Published {
 impl Counts {
     fn add(&mut self, kind: &str, notice: &Notice) {
         *self.notices.entry(kind.to_owned()).or_default() += 1;
+        if let Some(outcome) = text::policy_outcome(notice) {
+            *self.decisions.entry(outcome).or_default() += 1;
+        }
         match notice {
             Notice::Banned(ban) => *self.bans.entry(ban.ban.rule).or_default() += 1,
             Notice::Lifted { reason, .. } => {
@@ -267,11 +294,8 @@ impl Counts {
 impl Conditions {
     fn follow(&mut self, notice: &Notice, now: Now) {
         match notice {
-            Notice::GlobalAnomalyStarted { rate, mean, stddev, .. } => {
-                let condition = text::global_anomaly(*rate, *mean, *stddev);
-                self.anomaly = Some(Anomaly { since_ms: now.wall_ms, condition });
-            }
-            Notice::GlobalAnomalyEnded { .. } => self.anomaly = None,
+            Notice::GlobalAnomalyStarted { .. } => self.anomaly_since_ms = Some(now.wall_ms),
+            Notice::GlobalAnomalyEnded { .. } => self.anomaly_since_ms = None,
             _ => {}
         }
     }
@@ -415,9 +439,29 @@ mod tests {
         };
         feed.publish(&started, NOW);
         let conditions = feed.conditions();
-        assert_eq!(conditions.anomaly.unwrap().since_ms, NOW.wall_ms);
+        assert_eq!(conditions.anomaly_since_ms, Some(NOW.wall_ms));
         feed.publish(&Notice::GlobalAnomalyEnded { rate: 1.0, mean: 1.0, lasted_secs: 60 }, NOW);
         assert_eq!(feed.conditions(), Conditions::default());
+    }
+
+    #[test]
+    fn the_attackers_of_a_site_are_the_clients_banned_of_late() {
+        let feed = Feed::new(NOW);
+        let ban = |client: &str, sites: &[&str]| {
+            let mut notice = crate::notify::samples::banned_client(client.parse().unwrap());
+            let Notice::Banned(record) = &mut notice else { unreachable!() };
+            record.evidence.as_mut().unwrap().sites = sites.iter().map(ToString::to_string).collect();
+            notice
+        };
+        feed.publish(&ban("192.0.2.9", &["shop"]), NOW);
+        let later = NOW.plus_ms(ATTACKS_SECS * 1000 + 1);
+        for notice in
+            [ban("192.0.2.1", &["shop", "blog"]), ban("192.0.2.1", &["shop"]), ban("192.0.2.2", &["shop"])]
+        {
+            feed.publish(&notice, later);
+        }
+        let attacked: Vec<(String, u64)> = feed.attacked_sites(later).into_iter().collect();
+        assert_eq!(attacked, [("shop".to_owned(), 2)], "the newest ban of a client says which");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use shield_engine::time::Now;
 /// A reading of the engine younger than this is shared.
 const STATUS_AGE_MS: u64 = 100;
 
-/// A list of the busiest clients younger than this is shared: finding them walks the whole table.
+/// A list of the busiest clients, or of the sites, younger than this is shared: finding them walks a whole table.
 const TOP_AGE_MS: u64 = 1_000;
 
 /// Numbers of busiest clients that are found at once and shared: what a page shows, and the most that can be asked for.
@@ -60,6 +60,7 @@ pub(crate) struct Live {
     readings: tokio::sync::Mutex<Readings>,
     /// One in flight for each of [`TOP_SHARED`], however many ask.
     top: [tokio::sync::Mutex<Option<FoundAt>>; TOP_SHARED.len()],
+    sites: tokio::sync::Mutex<Option<(u64, Bytes)>>,
     history: Mutex<History>,
     history_json: Mutex<BTreeMap<Range, (i64, Bytes)>>,
     history_path: Option<PathBuf>,
@@ -103,6 +104,7 @@ impl Live {
             feed,
             readings: tokio::sync::Mutex::default(),
             top: Default::default(),
+            sites: tokio::sync::Mutex::default(),
             history: Mutex::new(history),
             history_json: Mutex::default(),
             history_path,
@@ -136,6 +138,21 @@ impl Live {
     /// Returns the `n` busiest clients as JSON, at most a second old. Writing them is what costs, so it is done once for all.
     pub(crate) async fn top_json(&self, n: usize) -> Result<Bytes, Refusal> {
         Ok(self.top(n).await?.json(n))
+    }
+
+    /// Returns the sites as JSON, at most a second old.
+    pub(crate) async fn sites_json(&self) -> Result<Bytes, Refusal> {
+        let mut shared = self.sites.lock().await;
+        let now = clock::now();
+        if let Some((at, sites)) = &*shared
+            && now.boot_ms.saturating_sub(*at) < TOP_AGE_MS
+        {
+            return Ok(sites.clone());
+        }
+        let view = self.backend.sites().await?;
+        let sites = Bytes::from(json(&convert::sites(view, &self.feed.attacked_sites(now))));
+        *shared = Some((now.boot_ms, sites.clone()));
+        Ok(sites)
     }
 
     async fn top(&self, n: usize) -> Result<Arc<Top>, Refusal> {

@@ -12,6 +12,7 @@ use super::types::{PartStateName, SourceStatus, Status};
 use crate::blocklist::Numbers;
 use crate::edge::cloudflare::ListCounts;
 use crate::fleet;
+use crate::latencies::Latencies;
 use crate::text;
 use shield_engine::action::LiftReason;
 use shield_engine::request::Rejected;
@@ -31,7 +32,13 @@ pub(crate) struct ApiCounts {
     pub streams: u64,
 }
 
-pub(crate) fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> String {
+/// Numbers that are read without asking the engine.
+pub(crate) struct LiveNumbers<'l> {
+    pub has_canary: bool,
+    pub latencies: Option<&'l Latencies>,
+}
+
+pub(crate) fn render(reading: &Reading, counts: &Counts, api: ApiCounts, live: &LiveNumbers<'_>) -> String {
     let mut page = Page::default();
     let status = &reading.status;
     agent(&mut page, reading);
@@ -60,7 +67,49 @@ pub(crate) fn render(reading: &Reading, counts: &Counts, api: ApiCounts) -> Stri
         page.sample("shield_api_responses_total", &[("class", class)], answers as f64);
     }
     page.gauge("shield_api_event_streams", "Open event streams.", api.streams as f64);
+    let mode = match (live.has_canary, status.dry_run) {
+        (true, _) => 2.0,
+        (false, true) => 1.0,
+        (false, false) => 0.0,
+    };
+    page.gauge(
+        "shield_mode",
+        "0 enforces bans, 1 only observes (a dry run), 2 while a canary runs beside.",
+        mode,
+    );
+    live.latencies.iter().for_each(|latencies| histograms(&mut page, latencies));
     page.text
+}
+
+fn histograms(page: &mut Page, latencies: &Latencies) {
+    let families = [
+        (
+            "shield_line_to_verdict_seconds",
+            "From the delivery of a line by its source to its verdict.",
+            &latencies.line_to_verdict,
+        ),
+        (
+            "shield_verdict_to_kernel_seconds",
+            "From a verdict to the first enforcer that keeps the client out.",
+            &latencies.verdict_to_kernel,
+        ),
+        (
+            "shield_source_lag_seconds",
+            "From the time that a live line has to its verdict; the log's times are whole seconds.",
+            &latencies.source_lag,
+        ),
+    ];
+    for (name, help, histogram) in families {
+        page.family(name, "histogram", help);
+        let (buckets, sum) = histogram.read();
+        let count = buckets.last().map_or(0, |(_, count)| *count);
+        for (bound, count) in buckets {
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            page.sample(&format!("{name}_bucket"), &[("le", &bound)], count as f64);
+        }
+        page.sample(&format!("{name}_sum"), &[], sum);
+        page.sample(&format!("{name}_count"), &[], count as f64);
+    }
 }
 
 fn agent(page: &mut Page, reading: &Reading) {
@@ -279,6 +328,12 @@ fn bans(page: &mut Page, status: &Status, counts: &Counts) {
     for reason in LIFTS {
         let count = counts.lifts.get(text::lift_reason_name(reason)).copied().unwrap_or(0);
         page.sample("shield_lifts_total", &[("reason", text::lift_reason_name(reason))], count as f64);
+    }
+    let help = "Decisions of the policy about verdicts since start, by outcome. One that spares the same client again counts once in ten minutes.";
+    page.family("shield_policy_decisions_total", "counter", help);
+    for outcome in text::POLICY_OUTCOMES {
+        let count = counts.decisions.get(outcome).copied().unwrap_or(0);
+        page.sample("shield_policy_decisions_total", &[("outcome", outcome)], count as f64);
     }
     page.family("shield_notices_total", "counter", "Notices since start, by kind.");
     for kind in text::KINDS {

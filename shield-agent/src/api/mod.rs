@@ -48,6 +48,7 @@ use self::live::Live;
 use self::routes::Api;
 use self::socket::ControlSocket;
 use self::token::Token;
+use crate::address_owner::AddressOwners;
 use crate::beat::{Beat, panic_text};
 use crate::text;
 use shield_engine::event::{PartReport, PartState};
@@ -110,6 +111,11 @@ impl Server {
     /// Serves a control socket as well.
     pub fn add_control_socket(&mut self, socket: ControlSocket) {
         self.unix.push(socket);
+    }
+
+    /// What the databases of addresses are put into.
+    pub(crate) fn address_owners(&self) -> Arc<AddressOwners> {
+        self.api.owners()
     }
 
     /// Has the runtime's own task watched, and its panics reported.

@@ -34,10 +34,24 @@ pub enum Operation {
     Resume,
     /// Loads the configuration again.
     Reload,
+    /// Returns what the canary found.
+    Canary,
+    /// Starts a canary.
+    CanaryStart,
+    /// Ends the canary.
+    CanaryAbort,
+    /// Asks whether the canary may be promoted.
+    CanaryPromote,
+    /// Puts a change of this host on record.
+    Record,
     /// Returns the display names.
     Labels,
     /// Lists the busiest clients.
     Clients,
+    /// Lists the sites.
+    Sites,
+    /// Lists the environments for rehearsals.
+    Labs,
     /// Explains why a client is banned, or why it is not.
     Explain,
     /// Streams events and snapshots.
@@ -58,7 +72,7 @@ pub enum Operation {
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Operation; 23] = [
+    pub const ALL: [Operation; 30] = [
         Operation::Whoami,
         Operation::Status,
         Operation::Bans,
@@ -72,8 +86,15 @@ impl Operation {
         Operation::Pause,
         Operation::Resume,
         Operation::Reload,
+        Operation::Canary,
+        Operation::CanaryStart,
+        Operation::CanaryAbort,
+        Operation::CanaryPromote,
+        Operation::Record,
         Operation::Labels,
         Operation::Clients,
+        Operation::Sites,
+        Operation::Labs,
         Operation::Explain,
         Operation::Events,
         Operation::RecentEvents,
@@ -99,8 +120,15 @@ impl Operation {
             Operation::Pause => (Method::POST, "/pause"),
             Operation::Resume => (Method::POST, "/resume"),
             Operation::Reload => (Method::POST, "/reload"),
+            Operation::Canary => (Method::GET, "/canary"),
+            Operation::CanaryStart => (Method::POST, "/canary/start"),
+            Operation::CanaryAbort => (Method::POST, "/canary/abort"),
+            Operation::CanaryPromote => (Method::POST, "/canary/promote"),
+            Operation::Record => (Method::POST, "/record"),
             Operation::Labels => (Method::GET, "/labels"),
             Operation::Clients => (Method::GET, "/clients"),
+            Operation::Sites => (Method::GET, "/sites"),
+            Operation::Labs => (Method::GET, "/labs"),
             Operation::Explain => (Method::GET, "/explain"),
             Operation::Events => (Method::GET, "/events"),
             Operation::RecentEvents => (Method::GET, "/events/recent"),

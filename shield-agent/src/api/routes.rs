@@ -23,19 +23,21 @@ use super::backend::BanQuery;
 use super::error::{ApiError, Body, Params};
 use super::export::Exports;
 use super::live::Live;
-use super::metrics::{self, ApiCounts};
+use super::metrics::{self, ApiCounts, LiveNumbers};
 use super::operation::{BASE, Operation};
 use super::stream::EventStream;
 use super::types::{
-    AllowList, AllowRequest, BanPage, BanRequest, BanSort, ConfigView, DisallowRequest, EventList,
-    Explanation, FleetView, ImportRequest, Labels, MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS,
-    OriginRequest, PauseReport, PauseRequest, Range, ReloadReport, ResumeReport, ResumeRequest, Term,
-    Transport, UnbanRequest, Whoami,
+    AllowList, AllowRequest, BanPage, BanRequest, BanSort, CanaryReport, CanaryRequest, ChangeRecord,
+    ConfigView, DisallowRequest, EventList, Explanation, FleetView, ImportRequest, LabList, LabView, Labels,
+    MAX_CLIENTS_PER_REQUEST, MAX_REASON_CHARS, MAX_TERM_SECS, OriginRequest, PauseReport, PauseRequest,
+    Promotion, PromotionRequest, Range, ReloadReport, ResumeReport, ResumeRequest, Term, Transport,
+    UnbanRequest, Whoami,
 };
 use super::{Settings, convert};
+use crate::address_owner::AddressOwners;
 use crate::edge::format::EdgeFormat;
 use crate::text;
-use shield_engine::action::{CommandResult, Reply};
+use shield_engine::action::{Change, CommandResult, Reply};
 use shield_engine::backoff;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, ImportedBan, Refused};
@@ -56,6 +58,7 @@ pub(crate) struct Api {
     budgets: [Budget; 2],
     answers: [AtomicU64; 5],
     exports: Exports,
+    owners: Arc<AddressOwners>,
 }
 
 /// What clients of one transport can take together.
@@ -84,7 +87,13 @@ impl Api {
             settings,
             answers: Default::default(),
             exports: Exports::default(),
+            owners: Arc::default(),
         }
+    }
+
+    /// What the databases of addresses are put into.
+    pub(crate) fn owners(&self) -> Arc<AddressOwners> {
+        Arc::clone(&self.owners)
     }
 
     fn counts(&self) -> ApiCounts {
@@ -152,8 +161,15 @@ fn handler(operation: Operation) -> MethodRouter<Arc<Api>> {
         Operation::Pause => on(method, pause),
         Operation::Resume => on(method, resume),
         Operation::Reload => on(method, reload),
+        Operation::Canary => on(method, canary),
+        Operation::CanaryStart => on(method, canary_start),
+        Operation::CanaryAbort => on(method, canary_abort),
+        Operation::CanaryPromote => on(method, canary_promote),
+        Operation::Record => on(method, record),
         Operation::Labels => on(method, labels),
         Operation::Clients => on(method, clients),
+        Operation::Sites => on(method, sites),
+        Operation::Labs => on(method, labs),
         Operation::Explain => on(method, explain),
         Operation::Events => on(method, events),
         Operation::RecentEvents => on(method, recent_events),
@@ -227,6 +243,8 @@ pub(super) struct BansParams {
     q: Option<String>,
     /// Only bans for this rule.
     rule: Option<Rule>,
+    /// Only bans of clients that asked for this site, by its name in `/sites`.
+    site: Option<String>,
     /// `false` leaves out bans of lists: imported ones, blocklists' and CrowdSec's.
     imported: Option<bool>,
     /// `since`: newest first. `ends`: ending soonest first, permanent last. `client`: by the client's text.
@@ -237,7 +255,7 @@ pub(super) struct BansParams {
     limit: Limit<50>,
     /// Number of bans to skip, for going to a certain page. Not together with `cursor`.
     offset: Option<u64>,
-    /// `next` of the page before, with the same `q`, `rule`, `imported` and `sort`.
+    /// `next` of the page before, with the same `q`, `rule`, `site`, `imported` and `sort`.
     cursor: Option<String>,
 }
 
@@ -255,13 +273,18 @@ async fn bans(State(api): Shared, Params(params): Params<BansParams>) -> Answer<
     let query = BanQuery {
         search: params.q.map(|q| q.trim().to_owned()).filter(|q| !q.is_empty()),
         rule: params.rule,
+        site: params.site.filter(|site| !site.is_empty()),
         no_imported: params.imported == Some(false),
         sort: params.sort,
         offset,
         limit: params.limit.0,
     };
     let backend = api.live.backend();
-    Ok(Json(convert::ban_page(backend.bans(query).await?, offset, backend.is_dry_run())))
+    let mut page = convert::ban_page(backend.bans(query).await?, offset, backend.is_dry_run());
+    for ban in &mut page.bans {
+        ban.owner = api.owners.of(ban.client.network().addr());
+    }
+    Ok(Json(page))
 }
 
 #[derive(Deserialize)]
@@ -281,6 +304,31 @@ async fn export(
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let known: Vec<&str> = known.collect();
     Ok(api.exports.answer(api.live.backend(), params.format, &known.join(",")).await?)
+}
+
+async fn sites(State(api): Shared) -> Result<Response, ApiError> {
+    Ok(ready_json(api.live.sites_json().await?))
+}
+
+/// Reads their files: the control service need not run, and the engine is not asked.
+async fn labs() -> Answer<LabList> {
+    let read = tokio::task::spawn_blocking(labs_now).await;
+    let list = read.ok().and_then(Result::ok);
+    list.map(Json).ok_or_else(|| ApiError::overloaded("could not read the environments for rehearsals"))
+}
+
+fn labs_now() -> anyhow::Result<LabList> {
+    let state = shield_lab::state::State::of(None)?;
+    let (now, front) = (shield_lab::state::since_boot()?, shield_lab::front::Front::of(&state));
+    let view = |lab: &shield_lab::environment::Environment| LabView {
+        id: lab.id.clone(),
+        profile: lab.profile.name().to_owned(),
+        phase: lab.phase.name().to_owned(),
+        condition: shield_lab::health::Health::read(lab).condition.name().to_owned(),
+        left_secs: lab.left(now).as_secs(),
+        url: front.map(|front| front.url(&lab.id)),
+    };
+    Ok(LabList { labs: state.list()?.iter().map(view).collect() })
 }
 
 async fn ban(State(api): Shared, Body(request): Body<BanRequest>) -> Answer<Reply> {
@@ -380,6 +428,59 @@ async fn reload(State(api): Shared, Extension(whoami): Extension<Whoami>) -> Ans
         ));
     }
     Ok(Json(api.live.backend().reload().await?))
+}
+
+async fn canary(State(api): Shared) -> Answer<CanaryReport> {
+    Ok(Json(api.live.backend().canary().await?))
+}
+
+async fn canary_start(
+    State(api): Shared,
+    Extension(whoami): Extension<Whoami>,
+    Body(request): Body<CanaryRequest>,
+) -> Answer<CanaryReport> {
+    only_here(&whoami, CANARY_ONLY_HERE)?;
+    api.live.backend().start_canary(request).await?.map(Json).map_err(ApiError::bad_request)
+}
+
+async fn canary_abort(State(api): Shared, Extension(whoami): Extension<Whoami>) -> Answer<CanaryReport> {
+    only_here(&whoami, CANARY_ONLY_HERE)?;
+    Ok(Json(api.live.backend().abort_canary().await?))
+}
+
+async fn canary_promote(
+    State(api): Shared,
+    Extension(whoami): Extension<Whoami>,
+    Body(request): Body<PromotionRequest>,
+) -> Answer<Promotion> {
+    only_here(&whoami, CANARY_ONLY_HERE)?;
+    Ok(Json(api.live.backend().promote_canary(request.min_observed_secs).await?))
+}
+
+async fn record(
+    State(api): Shared,
+    Extension(whoami): Extension<Whoami>,
+    Body(request): Body<ChangeRecord>,
+) -> Answer<ChangeRecord> {
+    only_here(&whoami, "a change is put on record over the control socket")?;
+    let chars = request.text.chars().count();
+    if chars == 0 || chars > MAX_CHANGE_CHARS {
+        return Err(ApiError::bad_request(format!(
+            "`text` has {chars} characters: give 1 to {MAX_CHANGE_CHARS}"
+        )));
+    }
+    api.live.backend().record(Change { step: request.step, text: request.text.clone() });
+    Ok(Json(request))
+}
+
+/// The longest words about a change.
+const MAX_CHANGE_CHARS: usize = 2_000;
+const CANARY_ONLY_HERE: &str =
+    "a canary is started, ended and promoted over the control socket (`shield-agent canary`)";
+
+/// As for a reload.
+fn only_here(whoami: &Whoami, why: &str) -> Result<(), ApiError> {
+    if whoami.transport == Transport::Unix { Ok(()) } else { Err(ApiError::forbidden(why)) }
 }
 
 async fn labels() -> Json<Labels> {
@@ -490,7 +591,10 @@ async fn config(State(api): Shared) -> Answer<ConfigView> {
 
 async fn prometheus(State(api): Shared) -> Result<Response, ApiError> {
     let reading = api.live.reading().await?;
-    let text = reading.metrics(|reading| metrics::render(reading, &api.live.feed().counts(), api.counts()));
+    let backend = api.live.backend();
+    let live = LiveNumbers { has_canary: backend.has_canary(), latencies: backend.latencies() };
+    let text =
+        reading.metrics(|reading| metrics::render(reading, &api.live.feed().counts(), api.counts(), &live));
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 

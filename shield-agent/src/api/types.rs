@@ -4,13 +4,15 @@
 //! Times are milliseconds since the Unix epoch on the wall clock (`_ms`), rates are per second.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use hyper::StatusCode;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::canary::figures::Figures;
 use crate::enforce::Drops;
-use shield_engine::action::{LiftReason, Notice, Totals};
+use shield_engine::action::{LiftReason, Notice, Step, Totals};
 use shield_engine::allowlist::AllowReason;
 use shield_engine::client::Client;
 use shield_engine::event::EnforcerName;
@@ -565,6 +567,21 @@ pub struct Ban {
     pub leaking: Option<u32>,
     /// The enforcers that drop it now; null if that is not known.
     pub enforced_by: Option<Vec<EnforcerName>>,
+    /// Whose network it is in, by the databases of `[page]`; absent without them, and where they do not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<AddressOwner>,
+}
+
+/// Whose network an address is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct AddressOwner {
+    /// The number of the autonomous system.
+    pub asn: Option<u32>,
+    /// The autonomous system's name.
+    pub name: Option<String>,
+    /// The country's code of two letters.
+    pub country: Option<String>,
 }
 
 /// One page of the bans in force.
@@ -586,6 +603,76 @@ pub struct BanPage {
     pub dry_run: bool,
     /// The agent's clock at the time of this answer.
     pub now_ms: i64,
+}
+
+/// The requests of a site since the agent started, and who attacks it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct SiteActivity {
+    /// The name of its server section, as the log has it.
+    pub site: String,
+    #[serde(flatten)]
+    pub requests: SiteRequests,
+    /// Bans in force of clients that asked for it. A client that asked for several sites counts at each.
+    pub bans: u64,
+    /// Clients that rules banned within the last 5 minutes and that asked for it.
+    pub attackers: u64,
+}
+
+/// Requests read from the log since the agent started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct SiteRequests {
+    pub requests: u64,
+    /// With a status of 400 to 499.
+    pub client_errors: u64,
+    /// With a status of 500 or more.
+    pub server_errors: u64,
+    /// Requests read within the last 60 to 70 seconds.
+    pub requests_last_minute: u64,
+    /// Those of them with a status of 400 or more.
+    pub errors_last_minute: u64,
+}
+
+/// The sites, as far as the log names the server section that answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct SiteList {
+    /// Most attackers first, then most requests. At most 64: names beyond them, and what is no plain name, are in `other`.
+    #[cfg_attr(feature = "test-support", schemars(length(max = 64)))]
+    pub sites: Vec<SiteActivity>,
+    /// Requests of sites that are not listed.
+    pub other: SiteRequests,
+    /// Requests whose line names no site.
+    pub unnamed: SiteRequests,
+    /// The agent's clock at the time of this answer.
+    pub now_ms: i64,
+}
+
+/// An environment for rehearsals on this host, which `shield-agent lab` made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct LabView {
+    /// Its name and the time of its creation.
+    pub id: String,
+    /// direct, cdn, container or fleet.
+    pub profile: String,
+    /// creating, ready or destroying.
+    pub phase: String,
+    /// unknown, good or degraded, by the control service's last looks.
+    pub condition: String,
+    /// Until it is taken down, in seconds.
+    pub left_secs: u64,
+    /// Where a browser on this host sees it; null without a control service.
+    pub url: Option<String>,
+}
+
+/// The environments for rehearsals on this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct LabList {
+    /// In the order of their ids.
+    pub labs: Vec<LabView>,
 }
 
 /// The order of a list of bans.
@@ -1033,6 +1120,9 @@ pub(crate) struct Explanation {
     pub wanted_by: Vec<Wanted>,
     /// Allowlist entries that protect it.
     pub allowed: Vec<AllowEntry>,
+    /// A proxy that it is, or holds, by the connections in the log: no rule bans it. Absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<IpAddr>,
     /// Null if the client was not seen lately.
     pub window: Option<Window>,
     pub reference: Reference,
@@ -1223,6 +1313,119 @@ pub enum ReloadOutcome {
     Unchanged,
     /// The file is wrong, and the configuration before it stays in force.
     Refused,
+}
+
+/// A configuration to try.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CanaryRequest {
+    /// The file's name, for people.
+    pub name: String,
+    /// The file's text.
+    pub text: String,
+    /// The SHA-256 of the file that it would replace, in hexadecimal.
+    pub base: String,
+}
+
+/// Asks whether a canary may be promoted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PromotionRequest {
+    /// The least time that it must have observed, in seconds; an hour without it.
+    #[serde(default)]
+    pub min_observed_secs: Option<u64>,
+}
+
+/// Whether a canary may be promoted, and what to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct Promotion {
+    /// What it found. With `refusals` it may not be promoted.
+    pub report: CanaryReport,
+    /// The file's text; null when it may not be promoted.
+    pub text: Option<String>,
+    /// As in the request that started it.
+    pub base: String,
+}
+
+/// A change of this host that was tried, for the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChangeRecord {
+    pub step: Step,
+    /// Of what, and why: at most 2,000 characters.
+    pub text: String,
+}
+
+/// What a canary is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryState {
+    /// None was started.
+    #[default]
+    None,
+    /// It judges what the live engine judges.
+    Running,
+    /// It was ended; what it found until then is still there.
+    Ended,
+    /// It broke down.
+    Failed,
+}
+
+/// What a canary found: a second engine with another configuration, on the same lines, without effects.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct CanaryReport {
+    pub state: CanaryState,
+    /// The file that it was started with.
+    pub name: Option<String>,
+    pub started_ms: Option<i64>,
+    pub figures: Figures,
+    /// Processor time a line, in nanoseconds.
+    pub ns_per_line: u64,
+    /// Approximate memory of its clients.
+    pub client_bytes: u64,
+    /// Clients that only one of the two bans, at most 200.
+    pub differing: Vec<CanaryDifference>,
+    /// The reasons against its promotion; empty when it is allowed.
+    pub refusals: Vec<String>,
+}
+
+/// A client that only one of the two engines bans.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct CanaryDifference {
+    pub client: Client,
+    /// The live ban.
+    pub live: Option<CanaryHit>,
+    /// The canary's.
+    pub canary: Option<CanaryHit>,
+    /// Why the canary had not banned it when the live engine did.
+    pub why_not: Option<String>,
+    /// Whether it was served well within a day.
+    pub is_known_good: bool,
+    /// Whether it is a search engine, verified by DNS.
+    pub is_search_engine: bool,
+    /// Whether nobody knows it, the canary alone would ban it, and most of its requests were answered well.
+    pub is_served_stranger: bool,
+}
+
+/// A ban of a rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+pub struct CanaryHit {
+    pub at_ms: i64,
+    pub rule: Rule,
+    /// One line with the numbers.
+    pub condition: Option<String>,
+    /// Of the client, in the window of the verdict.
+    pub requests: u32,
+    /// Of these, those that failed.
+    pub errors: u32,
 }
 
 /// The configuration in force, without secrets.

@@ -25,6 +25,9 @@ pub struct BansArgs {
     /// network
     #[arg(long, value_name = "RULE", value_parser = args::rule)]
     rule: Option<Rule>,
+    /// Only bans of clients that asked for this site, by the name of its server section in the log
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
     /// The order
     #[arg(long, value_enum, default_value_t)]
     sort: BanSort,
@@ -48,7 +51,8 @@ pub(crate) async fn run(args: &BansArgs, client: &AgentClient) -> Result<Exit> {
         ))
         .into());
     }
-    let query = Query { search: args.search.clone(), rule: args.rule, sort: args.sort };
+    let query =
+        Query { search: args.search.clone(), rule: args.rule, site: args.site.clone(), sort: args.sort };
     let page = if args.all {
         all(client, &query).await?
     } else {
@@ -68,7 +72,8 @@ impl BansArgs {
     fn filter(&self) -> Option<String> {
         let rule = self.rule.map(|rule| format!("for {}", rule.name()));
         let search = self.search.as_ref().map(|search| format!("of a client that begins with {search}"));
-        let clauses: Vec<String> = rule.into_iter().chain(search).collect();
+        let site = self.site.as_ref().map(|site| format!("of a client that asked for {site}"));
+        let clauses: Vec<String> = rule.into_iter().chain(search).chain(site).collect();
         (!clauses.is_empty()).then(|| clauses.join(" "))
     }
 }
@@ -94,6 +99,8 @@ pub(crate) struct Query {
     pub search: Option<String>,
     /// Only bans for this rule.
     pub rule: Option<Rule>,
+    /// Only bans of clients that asked for this site.
+    pub site: Option<String>,
     pub sort: BanSort,
 }
 
@@ -110,6 +117,7 @@ impl Query {
             ("offset", offset.to_string()),
         ];
         params.extend(self.search.clone().map(|search| ("q", search)));
+        params.extend(self.site.clone().map(|site| ("site", site)));
         params.extend(self.rule.map(|rule| ("rule", rule.name().to_owned())));
         client.get(Operation::Bans, &params).await
     }
@@ -244,6 +252,7 @@ mod tests {
             evidence: None,
             dropped: remaining_secs.map(|_| Drops { packets: 12_345, bytes: 1 }),
             leaking: None,
+            owner: None,
             enforced_by: None,
         }
     }

@@ -47,9 +47,19 @@ pub(crate) async fn run(args: &ExplainArgs, client: &AgentClient) -> Result<Exit
     let explanation: Explanation = client.get(Operation::Explain, &params).await?;
     match args.json.format() {
         Format::Json => print::json(&explanation)?,
-        Format::Text => print::text(&render(&explanation, args.moment(), Colour::of_stdout()))?,
+        Format::Text => {
+            let text = render(&explanation, args.moment(), Colour::of_stdout());
+            print::text(&fitted(&text, print::columns()))?;
+        }
     }
     Ok(Exit::Done)
+}
+
+/// Blanks before the rest of a line that is too long for the terminal: as wide as the labels.
+const INDENT: usize = 11;
+
+fn fitted(text: &str, columns: Option<usize>) -> String {
+    text.lines().map(|line| print::wrapped(line, INDENT, columns) + "\n").collect()
 }
 
 pub(crate) fn render(explanation: &Explanation, moment: Moment, colour: Colour) -> String {
@@ -115,6 +125,9 @@ fn story(ban: &Ban, explanation: &Explanation) -> Vec<String> {
         per_sec(evidence.mean)
     ));
     lines.push(format!("  last line  {}, by the times in the log", text::utc(evidence.at_secs * 1000)));
+    if !evidence.sites.is_empty() {
+        lines.push(format!("  sites      {}", text::printable(&evidence.sites.join(", "))));
+    }
     if !evidence.account.is_empty() {
         lines.extend([String::new(), "What counted most (points left when the ban was made):".to_owned()]);
         lines.extend(evidence.account.iter().map(charged_line));
@@ -242,6 +255,7 @@ mod tests {
                 counts: true,
             }],
             allowed: Vec::new(),
+            proxy: None,
             window: Some(Window { secs: 60, requests: 90, errors: 3, rate: 1.5 }),
             reference: Reference { mean: 0.2, stddev: 0.1, source: "rolling".into() },
             rules: vec![RuleState {
@@ -314,6 +328,8 @@ Earlier bans:
                 charged("failed_paths", "/x\u{7}", 1.0, 1_778_537_251),
             ],
             lines: vec!["192.0.2.7 - - [11/May/2026:22:07:31 +0000] \"GET /x\u{7} HTTP/1.1\" 404 5".into()],
+            sites: vec!["shop.example.org".into(), "a\u{7}".into()],
+            policy: None,
             observe: None,
             at_secs: 1_778_537_252,
         };
@@ -331,6 +347,7 @@ Earlier bans:
             dropped: Some(Drops { packets: 12_345, bytes: 1_572_864 }),
             enforced_by: Some(vec![EnforcerName::Iptables, EnforcerName::Xdp]),
             leaking: None,
+            owner: None,
         };
         let quiet = |rule| RuleState {
             rule,
@@ -348,6 +365,7 @@ Earlier bans:
             slowed: None,
             wanted_by: Vec::new(),
             allowed: Vec::new(),
+            proxy: None,
             window: None,
             reference: Reference { mean: 0.2, stddev: 0.1, source: "rolling".into() },
             rules: vec![quiet(Rule::Flood), quiet(Rule::Probing)],
@@ -375,6 +393,7 @@ What led to the ban:
   rule       probing: 14 points for probes for vulnerabilities in 60 s (limit 12)
   requests   6 requests, 6 of them failed, in 60 s (0.10 req/s, 0.34 weighted); usual: 0.20 req/s
   last line  2026-05-11T22:07:32Z, by the times in the log
+  sites      shop.example.org, a\\u{7}
 
 What counted most (points left when the ban was made):
   2026-05-11T22:07:30Z    3.00  probes: /.env

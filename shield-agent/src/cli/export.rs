@@ -95,7 +95,7 @@ pub(crate) async fn run(args: &ExportArgs, client: &AgentClient) -> Result<Exit>
             return Ok(Exit::Done);
         }
     };
-    let query = Query { search: args.search.clone(), rule: args.rule, sort: BanSort::Client };
+    let query = Query { search: args.search.clone(), rule: args.rule, site: None, sort: BanSort::Client };
     let page = bans::all(client, &query).await?;
     let reading = Reading { now_ms: page.now_ms, zone: jiff::tz::TimeZone::system() };
     print::text(&lists::write(&page.bans, format, &reading))?;

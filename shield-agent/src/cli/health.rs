@@ -92,7 +92,7 @@ const VITAL: [&str; 2] = ["engine", "performer"];
 const ENFORCERS: [&str; 4] = ["iptables", "xdp", "nginx", "cloudflare"];
 
 /// The level and the line. Pure.
-fn judge(status: &Status) -> (Level, String) {
+pub(super) fn judge(status: &Status) -> (Level, String) {
     let mut critical = Vec::new();
     let degraded: Vec<&Part> =
         status.parts.iter().filter(|part| part.state == PartStateName::Degraded).collect();

@@ -7,10 +7,20 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _};
 use super::{Cli, EXIT_CODES_HELP};
 
 /// The groups of commands. A command that is in none is missed by the test.
-const GROUPS: [(&str, &[&str]); 5] = [
-    ("Set up", &["init", "check", "replay", "learn", "notify", "run"]),
+const GROUPS: [(&str, &[&str]); 6] = [
+    (
+        "Set up",
+        &["init", "check", "config", "policy", "generate", "replay", "suggest", "learn", "notify", "run"],
+    ),
     ("Look", &["status", "top", "page", "bans", "explain", "events", "fleet", "health"]),
-    ("Act", &["ban", "unban", "pause", "resume", "allow", "reload", "import", "export"]),
+    (
+        "Act",
+        &[
+            "ban", "unban", "pause", "resume", "allow", "reload", "canary", "rollback", "upgrade", "import",
+            "export",
+        ],
+    ),
+    ("Rehearse", &["rehearse", "lab"]),
     ("When something is wrong", &["doctor", "support", "audit", "cleanup"]),
     ("For the shell", &["completions", "help"]),
 ];

@@ -6,34 +6,44 @@ pub(crate) mod args;
 pub(crate) mod audit;
 pub(crate) mod ban;
 pub(crate) mod bans;
+mod canary;
 pub(crate) mod check;
 pub(crate) mod cleanup;
 pub(crate) mod client;
 mod completions;
+mod config;
 mod deny;
 mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod export;
 pub(crate) mod fleet;
+mod follow;
+mod generate;
 pub(crate) mod health;
 mod help;
 pub(crate) mod import;
 pub(crate) mod init;
+mod lab;
 mod learn;
 pub(crate) mod lists;
 mod notify;
 pub(crate) mod page;
 pub(crate) mod pause;
+mod policy;
 pub(crate) mod print;
+mod proof;
+mod rehearse;
 pub(crate) mod reload;
 pub(crate) mod replay;
 pub(crate) mod reply;
 pub(crate) mod run;
 pub(crate) mod status;
+mod suggest;
 mod support;
 pub(crate) mod top;
 pub(crate) mod unban;
+mod upgrade;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -131,6 +141,10 @@ enum Command {
     Init(init::InitArgs),
     /// Validate the configuration, show its effect, and test the last lines of the logs
     Check(check::CheckArgs),
+    /// Write the files of nginx, systemd, Prometheus, logrotate and containers that follow from the configuration
+    Generate(generate::GenerateArgs),
+    /// Print the whole configuration with every default, or its JSON schema for an editor
+    Config(config::ConfigArgs),
     /// Find out why Shield does not protect, and what mends it; exit code 1 when something keeps it from that
     Doctor(doctor::DoctorArgs),
     /// Write one file for whoever helps: configuration, states, rules, last events; secrets taken out
@@ -140,6 +154,16 @@ enum Command {
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Manual(completions::ManualArgs),
+    /// Check, test and try the rules that decide about bans and starts
+    Policy(policy::PolicyArgs),
+    /// Evaluate a policy, for the agent alone
+    #[command(name = crate::policy::asking::COMMAND, hide = true)]
+    PolicyWorker,
+    /// Answer what an upgrade asks of this version
+    #[command(hide = true)]
+    Proof(proof::ProofArgs),
+    /// Install another version behind gates, restart, and go back to this one unless it is healthy
+    Upgrade(upgrade::UpgradeArgs),
     /// Test whether Slack and the webhook take messages
     Notify(notify::NotifyArgs),
     /// Verify the audit log, or make a report from it
@@ -148,8 +172,15 @@ enum Command {
     Cleanup(cleanup::CleanupArgs),
     /// Run past logs through the engine and list the bans that it would have made
     Replay(replay::ReplayArgs),
+    /// Suggest limits for a web server from past logs, and prove them with these
+    Suggest(suggest::SuggestArgs),
     /// Learn a site's habits from past logs, for the agent's next start to begin with; bans nobody
     Learn(learn::LearnArgs),
+    /// Rehearse attacks and outages in disposable environments of this machine
+    Lab(lab::LabArgs),
+    /// Try nginx and Shield in an environment of their own: visitors of a log, every attack, one report; exit code 1 when
+    /// something is to be mended
+    Rehearse(rehearse::RehearseArgs),
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -169,14 +200,23 @@ impl Cli {
             Command::Run(args) => run::run(args),
             Command::Init(args) => init::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Generate(args) => generate::run(&args),
+            Command::Config(args) => config::run(&args),
             Command::Doctor(args) => block_on(doctor::run(&args, &connection.client(), &connection.socket)),
             Command::Support(args) => block_on(support::run(&args, &connection.client(), &connection.socket)),
             Command::Completions(args) => completions::completions(&args),
             Command::Manual(args) => completions::manual(&args),
+            Command::Policy(args) => policy::run(&args),
+            Command::PolicyWorker => crate::policy::worker::run().map(|()| Exit::Done),
+            Command::Proof(args) => proof::run(&args),
+            Command::Upgrade(args) => block_on(upgrade::run(&args)),
             Command::Notify(args) => block_on(notify::run(&args)),
             Command::Audit(args) => audit::run(&args),
             Command::Replay(args) => replay::run(&args),
+            Command::Suggest(args) => suggest::run(&args),
             Command::Learn(args) => learn::run(&args),
+            Command::Lab(args) => lab::run(&args),
+            Command::Rehearse(args) => rehearse::run(&args),
             Command::Cleanup(args) => block_on(cleanup::run(&args, &connection.client())),
             Command::Client(command) => block_on(command.run(&connection)),
         }
@@ -228,6 +268,10 @@ pub enum ClientCommand {
     Events(events::EventsArgs),
     /// Load the configuration again, without dropping a line, a packet or a ban
     Reload(reload::ReloadArgs),
+    /// Try another configuration on the live lines beside the one in force, without effects, and put it in force
+    Canary(canary::CanaryArgs),
+    /// Put the configuration back that the last promotion of a canary replaced
+    Rollback(canary::RollbackArgs),
     /// Ban the clients in a list
     Import(import::ImportArgs),
     /// Write the bans in force as a list
@@ -256,6 +300,8 @@ impl ClientCommand {
             ClientCommand::Allow(args) => allow::run(&args, &client).await,
             ClientCommand::Events(args) => events::run(&args, &client).await,
             ClientCommand::Reload(args) => reload::run(&args, &client).await,
+            ClientCommand::Canary(args) => canary::run(&args, &client).await,
+            ClientCommand::Rollback(args) => canary::rollback(&args, &client).await,
             ClientCommand::Import(args) => import::run(&args, &client).await,
             ClientCommand::Export(args) => export::run(&args, &client).await,
             ClientCommand::Fleet(args) => fleet::run(&args, &client).await,

@@ -70,7 +70,7 @@ fn resumed(report: &ResumeReport, colour: Colour) -> String {
     };
     let done = colour.paint(Style::Good, done);
     match report.results.len() as u64 {
-        0 => format!("{done} Nobody who was let through attacks now.\n"),
+        0 => format!("{done} Of the clients that were let through, none attacks now.\n"),
         clients => {
             let reply = Reply { results: report.results.clone() };
             format!(
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(report(false, false, &[]), "Automatic bans were neither paused nor stopped.\n");
         assert_eq!(
             report(true, false, &[]),
-            "The pause is over, and rules ban again. Nobody who was let through attacks now.\n"
+            "The pause is over, and rules ban again. Of the clients that were let through, none attacks now.\n"
         );
         assert_eq!(
             report(false, true, &["192.0.2.7"]),

@@ -31,9 +31,14 @@ setting could not be put in force; 2 wrong usage; 3 no agent answers on the cont
 
 pub(crate) async fn run(args: &ReloadArgs, client: &AgentClient) -> Result<Exit> {
     let report: ReloadReport = client.post(Operation::Reload, &json!({})).await?;
-    match args.json.format() {
-        Format::Json => print::json(&report)?,
-        Format::Text => print::text(&render(&report, Colour::of_stdout()))?,
+    show(&report, args.json.format())
+}
+
+/// Prints what became of a reload.
+pub(super) fn show(report: &ReloadReport, format: Format) -> Result<Exit> {
+    match format {
+        Format::Json => print::json(report)?,
+        Format::Text => print::text(&render(report, Colour::of_stdout()))?,
     }
     let is_done = report.outcome != ReloadOutcome::Refused && report.failed.is_empty();
     Ok(if is_done { Exit::Done } else { Exit::Failed })

@@ -9,17 +9,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::tz::TimeZone;
 
 use super::reply::{Format, JsonArg};
 use super::{BadConfig, Exit, args, print};
 use crate::config::Config;
+use crate::policy::asking::{Asking, Unanswered};
+use crate::policy::bundle::Bundle;
+use crate::policy::{self, Point};
 use crate::replay::input::{self, Arranged, Input};
 use crate::replay::labels::Labels;
-use crate::replay::{Outcome, Replay, Watch, html, render};
+use crate::replay::{AskRules, Outcome, Replay, Watch, html, render};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
+use shield_engine::operator_rules::PolicyQuestion;
 use shield_engine::report::Explanation;
 use shield_logline::Settings as FormatSettings;
+
+/// How often the rules are asked one question before the replay gives up.
+const ATTEMPTS: u32 = 5;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ReplayArgs {
@@ -89,7 +97,7 @@ fn names(args: &ReplayArgs) -> String {
 
 /// Loads the named configuration, or else the built-in one and not the installed one: a replay must not depend on the
 /// host it runs on.
-fn load(named: Option<&Path>) -> Result<Config> {
+pub(super) fn load(named: Option<&Path>) -> Result<Config> {
     let config = match named {
         Some(path) => Config::load(Some(path)),
         None => Config::parse(""),
@@ -134,9 +142,17 @@ fn explain(replayed: &Replayed, format: Format) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// What the engine makes of the logs.
+pub(super) fn judge(inputs: &[Input], config: &Config) -> Result<Outcome> {
+    Ok(replay(inputs, config, None)?.outcome)
+}
+
 fn replay(inputs: &[Input], config: &Config, watch: Option<Watch>) -> Result<Replayed> {
     let allowlist = Allowlist::new(config.allow.iter().chain(&config.infrastructure).copied());
-    let mut replay = Replay::new(config.engine.clone(), config.policy.clone(), allowlist);
+    let mut replay = match rules(config)? {
+        Some(ask) => Replay::asking(config.engine.clone(), config.policy.clone(), allowlist, ask),
+        None => Replay::new(config.engine.clone(), config.policy.clone(), allowlist),
+    };
     if let Some(watch) = watch {
         replay.watch(watch);
     }
@@ -146,7 +162,12 @@ fn replay(inputs: &[Input], config: &Config, watch: Option<Watch>) -> Result<Rep
         let damage = input.read(&format, &progress.read_bytes, &mut |batch| {
             replay.feed(batch);
             progress.show();
-            Ok(())
+            match replay.broken() {
+                None => Ok(()),
+                Some(why) => {
+                    bail!("could not ask the policy, and without its answers this would be no replay: {why}")
+                }
+            }
         })?;
         if let Some(damage) = damage {
             say(&format!("{damage}; the rest of it is not part of the result"));
@@ -156,7 +177,37 @@ fn replay(inputs: &[Input], config: &Config, watch: Option<Watch>) -> Result<Rep
     Ok(Replayed { explanation: replay.explanation(), outcome: replay.finish() })
 }
 
-fn format_of(config: &Config) -> FormatSettings {
+/// Who asks the rules of `[policy] dir` about bans, where there are any.
+fn rules(config: &Config) -> Result<Option<AskRules>> {
+    let Some(dir) = &config.rules.dir else { return Ok(None) };
+    let bundle = Bundle::read(dir)?;
+    if !bundle.has_package(Point::Ban.package()) {
+        return Ok(None);
+    }
+    let start = move || Asking::start(&bundle, Point::Ban).map_err(|why| why.to_string());
+    let mut asking = start().map_err(anyhow::Error::msg).context("could not load the policy")?;
+    let (host, zone) = (policy::host_name(), TimeZone::system());
+    let mut ask = move |question: &PolicyQuestion| {
+        let input = policy::ban::document(question, &host, &zone);
+        match asking.ask(Point::Ban.rule(), input) {
+            Ok(value) => Ok(policy::ban::answer(value)),
+            Err(Unanswered::Failed(why)) => Ok(Err(why)),
+            Err(broken @ Unanswered::Broken(_)) => {
+                asking = start()?;
+                Err(broken.to_string())
+            }
+            Err(late @ Unanswered::TimedOut(_)) => Err(late.to_string()),
+        }
+    };
+    // A machine that is busy must not change what a replay says.
+    let patient = move |question: &PolicyQuestion| {
+        let again = (1..ATTEMPTS).find_map(|_| ask(question).ok());
+        again.map_or_else(|| ask(question), Ok)
+    };
+    Ok(Some(Box::new(patient)))
+}
+
+pub(super) fn format_of(config: &Config) -> FormatSettings {
     config.sources.first().map_or_else(FormatSettings::default, |source| source.format.clone())
 }
 

@@ -1,33 +1,64 @@
 //! `shield-agent status`: the state of the agent, its parts and the traffic on one screen.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::Args;
 
 use super::Exit;
 use super::client::AgentClient;
+use super::follow;
 use super::print::{self, Colour, Style};
 use super::reply::{Format, JsonArg};
 use crate::api::convert::detector_state;
 use crate::api::operation::Operation;
-use crate::api::types::{Detector, Health, Part, PartStateName, PostureState, Status};
+use crate::api::types::{CanaryReport, Detector, Health, Part, PartStateName, PostureState, Status};
 use crate::text::{self, bytes, count, counted, duration, per_sec, percent};
 
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
     #[command(flatten)]
     json: JsonArg,
+    /// Write a sample each ten seconds into a file that stays bounded, until it is ended
+    #[arg(long, conflicts_with = "json")]
+    follow: bool,
+    /// The file of --follow
+    #[arg(long, value_name = "FILE", default_value = "history.jsonl", requires = "follow")]
+    out: PathBuf,
+    /// The time between two samples of --follow
+    #[arg(long, value_name = "TIME", default_value = "10s", requires = "follow", value_parser = super::args::seconds)]
+    every: u64,
+    /// End --follow after this many samples
+    #[arg(long, value_name = "N", requires = "follow")]
+    count: Option<u64>,
 }
 
 pub(crate) async fn run(args: &StatusArgs, client: &AgentClient) -> Result<Exit> {
+    if args.follow {
+        return follow::follow(&args.out, Duration::from_secs(args.every.max(1)), args.count, client).await;
+    }
     let status: Status = client.get(Operation::Status, &[]).await?;
     match args.json.format() {
         Format::Json => print::json(&status)?,
-        Format::Text => print::text(&render(&status, Colour::of_stdout(), print::columns()))?,
+        Format::Text => {
+            // Whoever is in trouble needs the rest of it all the same.
+            let canary = match client.get::<CanaryReport>(Operation::Canary, &[]).await {
+                Ok(report) => super::canary::summary(&report),
+                Err(error) => Some(format!("could not be asked: {error}")),
+            };
+            print::text(&render(&status, canary.as_deref(), Colour::of_stdout(), print::columns()))?;
+        }
     }
     Ok(if status.health == Health::Degraded { Exit::Degraded } else { Exit::Done })
 }
 
-pub(crate) fn render(status: &Status, colour: Colour, columns: Option<usize>) -> String {
+pub(crate) fn render(
+    status: &Status,
+    canary: Option<&str>,
+    colour: Colour,
+    columns: Option<usize>,
+) -> String {
     let headline = headline(status, colour);
     let mut lines: Vec<String> = headline.lines().map(|line| print::wrapped(line, 2, columns)).collect();
     lines.push(String::new());
@@ -37,6 +68,7 @@ pub(crate) fn render(status: &Status, colour: Colour, columns: Option<usize>) ->
     let part_line = |part: &Part, width, colour| row(&part.part, width, &part_text(part, colour));
     lines.extend(status.parts.iter().map(|part| part_line(part, width, colour)));
     lines.push(row("detector", width, &detector(&status.detector, colour)));
+    lines.extend(canary.map(|text| row("canary", width, text)));
     lines.push(String::new());
     let facts = [
         ("traffic", traffic(status, colour)),
@@ -59,7 +91,7 @@ pub(crate) fn render(status: &Status, colour: Colour, columns: Option<usize>) ->
 const LABEL_CHARS: usize = 8;
 
 /// Width that labels get on a terminal. A longer one, the path of a log, has a line of its own.
-const LABEL_CHARS_ON_TERMINAL: usize = 12;
+const LABEL_CHARS_ON_TERMINAL: usize = 14;
 
 fn row(label: &str, width: usize, text: &str, columns: Option<usize>) -> String {
     let indent = width + 2;
@@ -319,7 +351,7 @@ pub(crate) mod tests {
 
     #[test]
     fn one_screen() {
-        let screen = render(&status(), Colour::Off, None);
+        let screen = render(&status(), None, Colour::Off, None);
         let expected = "\
 Degraded: xdp (no driver support on eth0); 3.20 req/s, usual
 shield 0.1.0, up 2 h
@@ -348,15 +380,15 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
         status.global.anomaly =
             Some(Anomaly { since_ms: 0, condition: "z-score=9.00 > threshold=3.0".into() });
         status.dry_run = true;
-        let screen = render(&status, Colour::Off, None);
+        let screen = render(&status, None, Colour::Off, None);
         for expected in ["warm-up   1 min 30 s left", "anomaly: z-score=9.00", "dry run"] {
             assert!(screen.contains(expected), "{screen}");
         }
         status.detector.clients = 0;
-        let idle = render(&status, Colour::Off, None);
+        let idle = render(&status, None, Colour::Off, None);
         assert!(idle.contains("no requests to learn from now; 1 min 30 s left once they come"), "{idle}");
         status.detector.blast_radius = Some("21 % of the clients".into());
-        assert!(render(&status, Colour::Off, None).contains("no automatic bans: 21 % of the clients"));
+        assert!(render(&status, None, Colour::Off, None).contains("no automatic bans: 21 % of the clients"));
     }
 
     #[test]
@@ -365,7 +397,7 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
         let network = |network: &str, clients| WithheldNetwork { network: network.parse().unwrap(), clients };
         let networks = vec![network("203.0.113.0/24", 47), network("192.0.2.7", 1)];
         status.withheld = Withheld { clients: 48, networks };
-        let screen = render(&status, Colour::Off, None);
+        let screen = render(&status, None, Colour::Off, None);
         let expected = "48 clients let through: 203.0.113.0/24 (47), 192.0.2.7 (1); ban one with: shield-agent ban \
                         203.0.113.0/24 --for 1h, or all with: shield-agent resume\n";
         assert!(screen.contains(expected), "{screen}");
@@ -378,11 +410,11 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
         let networks = vec![WithheldNetwork { network: "203.0.113.0/24".parse().unwrap(), clients: 47 }];
         status.withheld = Withheld { clients: 47, networks };
         for columns in [80, 100] {
-            let screen = render(&status, Colour::Off, Some(columns));
+            let screen = render(&status, None, Colour::Off, Some(columns));
             assert!(screen.lines().all(|line| line.chars().count() <= columns), "{screen}");
             assert!(screen.contains("source:/var/log/nginx/access.log\n  "), "{screen}");
         }
-        let piped = render(&status, Colour::Off, None);
+        let piped = render(&status, None, Colour::Off, None);
         assert!(
             piped.lines().any(|line| line.starts_with("withheld") && line.ends_with("shield-agent resume"))
         );
@@ -390,7 +422,9 @@ host                              web1: 12.0 % of 2 CPUs, load 0.40, 1.0 GiB of 
 
     #[test]
     fn colours_only_when_asked_for() {
-        assert!(!render(&status(), Colour::Off, None).contains('\u{1b}'));
-        assert!(render(&status(), Colour::On, None).contains("\u{1b}[31mDegraded\u{1b}[0m"));
+        assert!(!render(&status(), None, Colour::Off, None).contains('\u{1b}'));
+        let canary = render(&status(), Some("new.toml runs"), Colour::Off, None);
+        assert!(canary.contains("\ncanary                            new.toml runs\n"), "{canary}");
+        assert!(render(&status(), None, Colour::On, None).contains("\u{1b}[31mDegraded\u{1b}[0m"));
     }
 }

@@ -9,7 +9,7 @@ use shield_engine::policy::{PathPattern, Policy, ServerName, SitePolicy};
 use shield_engine::verdict::Rule;
 
 use super::place::Place;
-use super::raw::RawSite;
+use super::raw::{self, RawSite};
 use super::suggest::nearest;
 
 const PROFILES: [&str; 2] = ["default", "classic"];
@@ -45,16 +45,66 @@ pub(super) fn policy(mut table: toml::Table) -> Result<(String, Policy)> {
     let ignore_paths = list(&mut table, "ignore_paths", PathPattern::try_from)?;
     let expected_misses = list(&mut table, "expected_misses", PathPattern::try_from)?;
     let monitors = list(&mut table, "monitors", monitor)?;
-    let observe = list(&mut table, "observe", rule)?;
-    let mut merged = toml::Table::try_from(&base).context("could not write the built-in policy as TOML")?;
-    // Sites have sections of their own.
-    merged.remove("sites");
+    let mut observe = list(&mut table, "observe", rule)?;
+    modes(&mut table, &mut observe)?;
+    let mut merged = as_table(&base)?;
     overlay(&mut merged, table, "detect", &Place::section("detect"))?;
     let policy: Policy = merged.try_into().map_err(|error: toml::de::Error| {
         let message = format!("[detect] has a value of the wrong kind: {}", error.message());
         Place::section("detect").error(message)
     })?;
     Ok((profile, Policy { ignore_paths, expected_misses, monitors, observe, ..policy }))
+}
+
+/// The policy as a table of the file, without its sites, which have sections of their own.
+fn as_table(policy: &Policy) -> Result<toml::Table> {
+    let mut table = toml::Table::try_from(policy).context("could not write the policy as TOML")?;
+    table.remove("sites");
+    Ok(table)
+}
+
+/// The section with all its keys.
+pub(super) fn written(profile: &str, policy: &Policy) -> Result<toml::Table> {
+    let mut table = as_table(policy)?;
+    table.insert("profile".to_owned(), profile.into());
+    for rule in observable() {
+        let mode = if policy.observe.contains(&rule) { OBSERVE } else { ENFORCE };
+        let section = table.get_mut(rule.name()).and_then(toml::Value::as_table_mut);
+        section.context("could not find the section of a rule")?.insert("mode".to_owned(), mode.into());
+    }
+    Ok(table)
+}
+
+const OBSERVE: &str = "observe";
+const ENFORCE: &str = "enforce";
+
+/// Takes `mode` out of each rule's section: `observe` is the same as the rule's name in the list `observe`.
+fn modes(table: &mut toml::Table, observe: &mut Vec<Rule>) -> Result<()> {
+    for rule in observable() {
+        let Some(toml::Value::Table(section)) = table.get_mut(rule.name()) else { continue };
+        let Some(mode) = section.remove("mode") else { continue };
+        let name = rule.name();
+        let place = Place::section("detect").key(name).key("mode");
+        let is_listed = observe.contains(&rule);
+        match mode.as_str() {
+            Some(OBSERVE) if is_listed => {}
+            Some(OBSERVE) => observe.push(rule),
+            // A list that is there since a trial must not be forgotten, nor win in silence.
+            Some(ENFORCE) if is_listed => bail!(place.error(format!(
+                "[detect.{name}] mode = \"enforce\", but [detect] observe names {name:?}: take it out of one of the two"
+            ))),
+            Some(ENFORCE) => {}
+            _ => bail!(place.error(format!(
+                "[detect.{name}] mode = {mode} does not exist: write one of enforce, observe"
+            ))),
+        }
+    }
+    Ok(())
+}
+
+/// The rules that may only observe.
+fn observable() -> impl Iterator<Item = Rule> {
+    Rule::ALL.into_iter().filter(|rule| rule.is_detected() && *rule != Rule::Network)
 }
 
 /// Takes a list of texts out of the section and reads each.
@@ -127,9 +177,9 @@ fn items<T, E: std::fmt::Display>(
 }
 
 fn monitor(text: String) -> Result<IpNet, String> {
-    let network: IpNet = text.parse().map_err(|_| {
+    let network = raw::network(&text).ok_or_else(|| {
         format!(
-            "{text:?} is not a network: write an address with its prefix length, such as 192.0.2.0/24, 192.0.2.7/32 or \
+            "{text:?} is not a network: write an address, or one with its prefix length, such as 192.0.2.7, 192.0.2.0/24 or \
              2001:db8::/32 (not a user agent, which everybody can send)"
         )
     })?;
@@ -143,15 +193,14 @@ fn monitor(text: String) -> Result<IpNet, String> {
 }
 
 fn rule(text: String) -> Result<Rule, String> {
-    let rules = || Rule::ALL.into_iter().filter(|rule| rule.is_detected() && *rule != Rule::Network);
-    let known = rules().find(|rule| rule.name() == text);
-    known.ok_or_else(|| match nearest(&text, rules().map(Rule::name)) {
+    let known = observable().find(|rule| rule.name() == text);
+    known.ok_or_else(|| match nearest(&text, observable().map(Rule::name)) {
         Some(best) => format!("there is no rule {text:?}; did you mean \"{best}\"?"),
         None if text == Rule::Network.name() => {
             "networks are not observed here: write networks = \"propose\" in [ban]".to_owned()
         }
         None => {
-            let names: Vec<&str> = rules().map(Rule::name).collect();
+            let names: Vec<&str> = observable().map(Rule::name).collect();
             format!("there is no rule {text:?}; the rules are {}", names.join(", "))
         }
     })
@@ -237,9 +286,7 @@ mod tests {
 
     #[test]
     fn the_shipped_file_shows_every_key_with_its_default() {
-        let mut expected = toml::Table::try_from(Policy::default()).unwrap();
-        expected.remove("sites");
-        expected.insert("profile".to_owned(), "default".into());
+        let expected = written("default", &Policy::default()).unwrap();
         assert_shows(&shipped(), &expected, "");
         let (profile, _) = policy(shipped()).unwrap();
         assert_eq!(profile, "default", "and may be uncommented as it stands");
@@ -265,12 +312,27 @@ mod tests {
     #[test]
     fn what_the_operator_says_is_normal() {
         let text = "ignore_paths = ['/healthz', '/metrics/*']\nexpected_misses = ['/nix-cache/*.narinfo']\n\
-                    monitors = ['192.0.2.7/24', '2001:db8::1/128']\nobserve = ['flood', 'z_score']";
+                    monitors = ['192.0.2.7/24', '2001:db8::1/128', '198.51.100.7']\nobserve = ['flood', 'z_score']";
         let (_, policy) = read(text).unwrap();
         assert_eq!((policy.ignore_paths.len(), policy.expected_misses.len()), (2, 1));
         let monitors: Vec<String> = policy.monitors.iter().map(ToString::to_string).collect();
-        assert_eq!(monitors, ["192.0.2.0/24", "2001:db8::1/128"]);
+        assert_eq!(monitors, ["192.0.2.0/24", "2001:db8::1/128", "198.51.100.7/32"]);
         assert_eq!(policy.observe, [Rule::Flood, Rule::ZScore]);
+    }
+
+    #[test]
+    fn a_rule_observes_by_its_mode_or_by_the_list() {
+        let observed = |text: &str| read(text).unwrap().1.observe;
+        assert_eq!(observed("flood.mode = 'observe'"), [Rule::Flood]);
+        assert_eq!(observed("observe = ['flood']\n[flood]\nmode = 'observe'"), [Rule::Flood]);
+        assert_eq!(
+            observed("observe = ['flood']\n[probing]\nmode = 'observe'"),
+            [Rule::Flood, Rule::Probing]
+        );
+        assert_eq!(observed("flood.mode = 'enforce'"), []);
+        for rule in observable() {
+            assert_eq!(observed(&format!("[{}]\nmode = 'observe'", rule.name())), [rule]);
+        }
     }
 
     #[test]
@@ -291,7 +353,7 @@ mod tests {
         check("expected_misses = ['*']", "[detect] expected_misses: \"*\" would blind Shield");
         check("expected_misses = ['narinfo']", "\"narinfo\" is no path: write one that begins with \"/\"");
         check("monitors = ['UptimeRobot/*']", "not a user agent, which everybody can send");
-        check("monitors = ['192.0.2.7']", "with its prefix length");
+        check("monitors = ['uptime.example.com']", "with its prefix length");
         check("monitors = ['0.0.0.0/0']", "would blind Shield to a large part of the internet");
         check("observe = ['flod']", "there is no rule \"flod\"; did you mean \"flood\"?");
         check("observe = ['network']", "networks = \"propose\" in [ban]");
@@ -299,6 +361,12 @@ mod tests {
             "observe = ['everything']",
             "the rules are z_score, rate_multiplier, error_surge, probing, flood",
         );
+        check(
+            "flood.mode = 'watch'",
+            "[detect.flood] mode = \"watch\" does not exist: write one of enforce, observe",
+        );
+        check("evidence.mode = 'observe'", "[detect.evidence] has no key `mode`");
+        check("observe = ['flood']\nflood.mode = 'enforce'", "[detect] observe names \"flood\"");
         check("ignore_path = []", "did you mean `ignore_paths`?");
     }
 }

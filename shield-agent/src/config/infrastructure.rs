@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use shield_engine::allowlist::{AllowReason, Allowed};
 
+use super::raw;
+
 /// The list that is shipped. It names its sources and their dates.
 const CDN_RANGES: &str = include_str!("cdn_ranges.txt");
 
@@ -47,8 +49,7 @@ fn read(text: &str) -> Result<Vec<IpNet>> {
         if written.is_empty() {
             continue;
         }
-        let address = || written.parse::<std::net::IpAddr>().map(IpNet::from);
-        let Ok(network) = written.parse::<IpNet>().or_else(|_| address()) else {
+        let Some(network) = raw::network(written) else {
             bail!("line {} is neither a network nor an address: {written:?}", at + 1);
         };
         let least = if network.addr().is_ipv4() { LEAST_PREFIX_V4 } else { LEAST_PREFIX_V6 };

@@ -43,7 +43,7 @@ const fn key(section: &'static str, name: &'static str, class: Class, value: fn(
 use Class::{NewBans, Now, Restart};
 
 /// Every key but those of `[[source]]`, `[detect]`, `[[site]]` and `[[blocklist]]`.
-const KEYS: [Key; 77] = [
+const KEYS: [Key; 82] = [
     key("agent", "state_dir", Restart, |c| json!(c.state_dir)),
     key("agent", "socket", Restart, |c| json!(c.socket)),
     key("agent", "log", Now, |c| json!(c.log)),
@@ -119,11 +119,16 @@ const KEYS: [Key; 77] = [
     key("fleet", "confirm", NewBans, |c| json!(c.engine.remote.confirm)),
     key("fleet", "accept_networks", NewBans, |c| json!(c.engine.remote.accept_networks.is_on())),
     // The whole section.
-    key("crowdsec", "url", Restart, crowdsec),
+    key("crowdsec", "url", Now, crowdsec),
+    key("policy", "dir", Now, |c| json!(c.rules.dir)),
+    key("policy", "on_error", NewBans, |c| json!(c.rules.on_error_name())),
     key("page", "enabled", Now, |c| json!(c.page.is_some())),
     key("page", "listen", Now, |c| json!(c.page)),
     key("page", "next_free_port", Now, |c| json!(c.page_next_free_port)),
     key("page", "hosts", Now, |c| json!(c.page_hosts)),
+    key("page", "url", Now, |c| json!(c.page_url)),
+    key("page", "asn_db", Restart, |c| json!(c.address_dbs.asn)),
+    key("page", "country_db", Restart, |c| json!(c.address_dbs.country)),
     key("slack", "url", Now, |c| url(c.slack.as_ref())),
     key("slack", "events", Now, |c| json!(c.slack_events)),
     key("webhook", "events", Now, |c| json!(c.webhook_events)),
@@ -136,6 +141,15 @@ const KEYS: [Key; 77] = [
     // A thread that waits for standard input cannot be stopped.
     key("source", "stdin", Restart, |c| json!(c.sources.iter().any(is_stdin))),
 ];
+
+#[cfg(test)]
+pub(super) use tests::SAMPLES;
+
+/// Every section and key that has a class.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    KEYS.iter().map(|key| (key.section, key.name))
+}
 
 /// A key whose value differs.
 #[derive(Debug, Clone, PartialEq)]
@@ -212,7 +226,7 @@ pub(crate) fn in_force(old: &Config, new: Config) -> Config {
         nginx: old.nginx.clone(),
         cloudflare: old.cloudflare.clone(),
         fleet: old.fleet.clone(),
-        crowdsec: old.crowdsec.clone(),
+        address_dbs: old.address_dbs.clone(),
         ..new
     };
     config.engine.ipv6_prefix = old.engine.ipv6_prefix;
@@ -255,18 +269,20 @@ fn fleet(config: &Config) -> Value {
 
 fn crowdsec(config: &Config) -> Value {
     let Some(crowdsec) = &config.crowdsec else { return Value::Null };
-    let key = match &crowdsec.key {
-        UrlFrom::File(path) => format!("key_file {}", path.display()),
-        UrlFrom::Env(name) | UrlFrom::Credential(name) => format!("key_credential {name}"),
+    let place = |from: &UrlFrom, what: &str| match from {
+        UrlFrom::File(path) => format!("{what}_file {}", path.display()),
+        UrlFrom::Env(name) | UrlFrom::Credential(name) => format!("{what}_credential {name}"),
     };
-    json!(format!("{} with {key}, each {} s", crowdsec.url, crowdsec.poll.as_secs()))
+    let machine = crowdsec.machine.as_ref().map(|from| format!(" and {}", place(from, "machine")));
+    let (key, machine) = (place(&crowdsec.key, "key"), machine.unwrap_or_default());
+    json!(format!("{} with {key}{machine}, each {} s", crowdsec.url, crowdsec.poll.as_secs()))
 }
 
 fn span(secs: u64) -> Value {
     json!(text::duration(secs))
 }
 
-fn term(term: Term) -> Value {
+pub(super) fn term(term: Term) -> Value {
     match term {
         Term::Secs(secs) => span(secs),
         Term::Permanent => json!("permanent"),
@@ -282,7 +298,7 @@ fn infrastructure(config: &Config, reason: AllowReason) -> Value {
     own.map(|entry| json!(entry.network)).collect()
 }
 
-fn used(used: Use) -> &'static str {
+pub(super) fn used(used: Use) -> &'static str {
     match used {
         Use::On => "on",
         Use::Off => "off",
@@ -290,7 +306,7 @@ fn used(used: Use) -> &'static str {
     }
 }
 
-fn extend(by: ExtendBy) -> &'static str {
+pub(super) fn extend(by: ExtendBy) -> &'static str {
     match by {
         ExtendBy::Off => "off",
         ExtendBy::SameTerm => "term",
@@ -298,7 +314,7 @@ fn extend(by: ExtendBy) -> &'static str {
     }
 }
 
-fn networks(action: NetworkAction) -> &'static str {
+pub(super) fn networks(action: NetworkAction) -> &'static str {
     match action {
         NetworkAction::Off => "off",
         NetworkAction::Propose => "propose",
@@ -328,7 +344,7 @@ mod tests {
 
     use super::super::raw::{
         RawAgent, RawAllow, RawAudit, RawBan, RawCloudflare, RawConfig, RawCrowdsec, RawFleet, RawHook,
-        RawIptables, RawNginx, RawPage, RawSlow, RawSource, RawXdp,
+        RawIptables, RawNginx, RawPage, RawPolicy, RawSlow, RawSource, RawXdp,
     };
     use super::*;
 
@@ -377,7 +393,8 @@ mod tests {
         assert_eq!(cloudflare, all, "all are in the one key");
         let cloudflare = vec!["list"];
         let crowdsec = names::<RawCrowdsec>();
-        assert_eq!(crowdsec, ["url", "key_file", "key_credential", "poll"], "all are in the one key");
+        let all = ["url", "key_file", "key_credential", "poll", "machine_file", "machine_credential"];
+        assert_eq!(crowdsec, all, "all are in the one key");
         let crowdsec = vec!["url"];
         let connection = ["url", "credentials_file", "credentials_credential", "ca_file", "name"];
         let fleet = names::<RawFleet>();
@@ -398,6 +415,7 @@ mod tests {
             ("cloudflare", cloudflare),
             ("fleet", fleet),
             ("crowdsec", crowdsec),
+            ("policy", names::<RawPolicy>()),
             ("page", names::<RawPage>()),
             ("slack", hook()),
             ("webhook", hook()),
@@ -420,7 +438,7 @@ mod tests {
     }
 
     /// A text that changes one key, for each of them.
-    const SAMPLES: [(&str, &str); 77] = [
+    pub(crate) const SAMPLES: [(&str, &str); 82] = [
         ("[agent] state_dir", "[agent]\nstate_dir = '/a'"),
         ("[agent] socket", "[agent]\nsocket = '/a'"),
         ("[agent] log", "[agent]\nlog = 'debug'"),
@@ -482,6 +500,9 @@ mod tests {
         ("[page] listen", "[page]\nlisten = '127.0.0.1:1'"),
         ("[page] next_free_port", "[page]\nnext_free_port = true"),
         ("[page] hosts", "[page]\nhosts = ['a']"),
+        ("[page] url", "[page]\nurl = 'https://a/'"),
+        ("[page] asn_db", "[page]\nasn_db = '/a'"),
+        ("[page] country_db", "[page]\ncountry_db = '/a'"),
         (
             "[cloudflare] list",
             "[cloudflare]\naccount = '00000000000000000000000000000000'\nlist = '00000000000000000000000000000000'\ntoken_file = '/a'",
@@ -493,6 +514,8 @@ mod tests {
         ("[fleet] confirm", "[fleet]\nconfirm = 5"),
         ("[fleet] accept_networks", "[fleet]\naccept_networks = true"),
         ("[crowdsec] url", "[crowdsec]\nurl = 'http://localhost:8080'\nkey_file = '/a'"),
+        ("[policy] dir", "[policy]\ndir = '/a'"),
+        ("[policy] on_error", "[policy]\non_error = 'observe'"),
         ("[slack] url", "[slack]\nurl_file = '/a'"),
         ("[slack] events", "[slack]\nevents = ['banned']"),
         ("[webhook] events", "[webhook]\nevents = ['lifted']"),

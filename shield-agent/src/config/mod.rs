@@ -5,27 +5,32 @@
 //! finds the line of an error.
 
 mod detect;
+mod effective;
 pub(crate) mod file;
 mod infrastructure;
 pub(crate) mod keys;
 pub(crate) mod mistakes;
 mod place;
 pub(crate) mod raw;
+#[cfg(feature = "test-support")]
+pub(crate) mod schema;
 mod shown;
 pub(crate) mod span;
 mod suggest;
 mod validate;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::address_owner;
 use crate::blocklist;
 use crate::crowdsec;
 use crate::edge::cloudflare;
 use crate::enforce::{iptables, nginx, xdp};
 use crate::fleet;
+use crate::policy;
 use crate::source::{self, FirstStart, Input};
 use crate::ssh;
 use shield_engine::allowlist::Allowed;
@@ -34,6 +39,11 @@ use shield_engine::settings::Settings as EngineSettings;
 
 /// Read when no file is named; it may be missing.
 pub(crate) const DEFAULT_PATH: &str = "/etc/shield/shield.toml";
+
+/// nginx's log where its packages put it.
+const DEFAULT_LOG: &str = "/var/log/nginx/access.log";
+
+const DEFAULT_PAGE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 /// The use of an enforcer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,12 +93,18 @@ pub struct Config {
     pub blocklists: Vec<blocklist::Settings>,
     /// CrowdSec's local API, when there is one.
     pub crowdsec: Option<crowdsec::Settings>,
+    /// The operators' own rules.
+    pub rules: policy::Settings,
     /// The page's address; `None` when the page is disabled.
     pub page: Option<SocketAddr>,
     /// Whether the page may take one of the next ports where its own is taken.
     pub page_next_free_port: bool,
     /// Host names that the page answers to besides loopback's.
     pub page_hosts: Vec<String>,
+    /// The address that alerts link to.
+    pub page_url: Option<String>,
+    /// The databases that say whose network an address is in.
+    pub address_dbs: address_owner::Settings,
     pub slack: Option<UrlFrom>,
     /// The kinds of events for Slack; `None` for the usual ones.
     pub slack_events: Option<Vec<String>>,
@@ -124,16 +140,34 @@ impl Config {
     /// When the file cannot be read or is invalid; the message names, for every mistake, the line, the column, the key and what
     /// is accepted.
     pub fn load(named: Option<&Path>) -> Result<Config> {
+        Ok(Config::load_with_text(named)?.0)
+    }
+
+    /// The same with the text that was read, which is empty without a file.
+    ///
+    /// # Errors
+    /// As of [`Config::load`].
+    pub(crate) fn load_with_text(named: Option<&Path>) -> Result<(Config, String)> {
         let path = named.unwrap_or(Path::new(DEFAULT_PATH));
         match file::read(path, file::Reading::First) {
             Ok(text) => {
                 let config =
                     Config::parse(&text).with_context(|| format!("could not use {}", path.display()))?;
-                Ok(Config { file: Some(path.to_owned()), ..config })
+                Ok((Config { file: Some(path.to_owned()), ..config }, text))
             }
-            Err(error) if named.is_none() && file::is_missing(&error) => Config::parse(""),
+            Err(error) if named.is_none() && file::is_missing(&error) => {
+                Ok((Config::parse("")?, String::new()))
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// The whole configuration that a text stands for, with every default, as a text that stands for the same.
+    ///
+    /// # Errors
+    /// As of [`Config::parse`].
+    pub(crate) fn effective(text: &str) -> Result<String> {
+        effective::of(text, &Config::parse(text)?)
     }
 
     /// Parses and validates a text.
@@ -284,12 +318,19 @@ mod tests {
         check("[[blocklist]]\nurl = 'https://a/b'", &["line 1", "needs name"]);
         check("[crowdsec]\nkey_file = '/a'", &["line 1", "[crowdsec] needs url"]);
         check("[crowdsec]\nurl = 'http://127.0.0.1:8080'", &["line 1", "key_file"]);
+        check("[crowdsec]\nmachine_file = '/a'", &["line 1", "[crowdsec] needs url"]);
+        check(
+            "[crowdsec]\nurl = 'https://a'\nkey_file = '/a'\nmachine_file = '/a'\nmachine_credential = 'a'",
+            &["line 1", "two logins"],
+        );
         check(
             "[crowdsec]\nkey_file = '/a'\nurl = 'http://192.0.2.1:8080'",
             &["line 3, column 7", "without TLS"],
         );
         check("[crowdsec]\nkey_file = '/a'\nurl = '127.0.0.1:8080'", &["line 3", "http://127.0.0.1:8080/"]);
         check("[crowdsec]\nkey_file = '/a'\nurl = 'https://a'\npoll = '2h'", &["line 4", "at most 10m"]);
+        check("[policy]\non_error = 'ban'", &["line 2, column 12", "keep", "observe or slow"]);
+        check("[policy]\ndir = 'policy'", &["line 2, column 7", "absolute path"]);
         check("[detect]\nsites = []", &["has no key `sites`"]);
         check("[detect]\nobserve = ['flood', 'flod']", &["line 2, column 21", "did you mean \"flood\""]);
         check(

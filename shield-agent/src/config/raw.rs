@@ -12,11 +12,13 @@ use serde::{Deserialize, Deserializer};
 use super::span::{Span, TermSpan};
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawConfig {
     pub agent: RawAgent,
     pub source: Vec<RawSource>,
-    /// `[detect]`: the detector's policy, key by key, see `engine::policy` (validated by `detect`).
+    /// `[detect]`: the detector's policy, key by key, see `engine::policy`.
+    #[cfg_attr(feature = "test-support", schemars(schema_with = "super::schema::detect_section"))]
     pub detect: toml::Table,
     pub site: Vec<RawSite>,
     pub ban: RawBan,
@@ -29,6 +31,7 @@ pub(crate) struct RawConfig {
     pub fleet: RawFleet,
     pub blocklist: Vec<RawBlocklist>,
     pub crowdsec: RawCrowdsec,
+    pub policy: RawPolicy,
     pub page: RawPage,
     pub slack: RawHook,
     pub webhook: RawHook,
@@ -36,6 +39,7 @@ pub(crate) struct RawConfig {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawAgent {
     /// Holds the database and the API token.
@@ -50,6 +54,7 @@ pub(crate) struct RawAgent {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawSource {
     /// A file, a pattern (`*`), or a folder.
@@ -74,6 +79,7 @@ pub(crate) struct RawSource {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawFields {
     /// Each is a field's name; one inside an object has both names, joined by a dot.
@@ -93,6 +99,7 @@ pub(crate) struct RawFields {
 
 /// `[[site]]`: what is normal on one site, besides what `[detect]` says of all.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawSite {
     /// The first name of its server section (`$server_name`), or `*.` and a domain.
@@ -105,6 +112,7 @@ pub(crate) struct RawSite {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawBan {
     pub terms: Option<Vec<Deferred<TermSpan>>>,
@@ -134,6 +142,7 @@ pub(crate) struct RawBan {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawSlow {
     /// `false`: nobody is slowed.
@@ -149,6 +158,7 @@ pub(crate) struct RawSlow {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawAllow {
     pub networks: Option<Vec<Deferred<Network>>>,
@@ -169,6 +179,7 @@ pub(crate) struct RawAllow {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawIptables {
     /// `on`, `off` or `required`.
@@ -189,6 +200,7 @@ pub(crate) struct RawIptables {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawXdp {
     /// `on`, `off` or `required`.
@@ -211,6 +223,7 @@ pub(crate) struct RawXdp {
 
 /// `[nginx]`
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawNginx {
     /// `on`, `off` or `required`.
@@ -233,6 +246,7 @@ pub(crate) struct RawNginx {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawPage {
     pub enabled: Option<bool>,
@@ -241,10 +255,17 @@ pub(crate) struct RawPage {
     pub next_free_port: Option<bool>,
     /// Host names it answers to, besides loopback's.
     pub hosts: Option<Vec<String>>,
+    /// The address under which readers of alerts reach the page, for links to it.
+    pub url: Option<String>,
+    /// A database of autonomous systems in MaxMind's format.
+    pub asn_db: Option<PathBuf>,
+    /// A database of countries in MaxMind's format.
+    pub country_db: Option<PathBuf>,
 }
 
 /// `[cloudflare]`
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawCloudflare {
     /// The account's id.
@@ -266,6 +287,7 @@ pub(crate) struct RawCloudflare {
 
 /// `[fleet]`
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawFleet {
     /// `nats://` or `tls://`, host and port; several with commas between them.
@@ -289,6 +311,7 @@ pub(crate) struct RawFleet {
 
 /// `[[blocklist]]`
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawBlocklist {
     /// Its name in Shield.
@@ -309,6 +332,7 @@ pub(crate) struct RawBlocklist {
 
 /// `[crowdsec]`
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawCrowdsec {
     /// The local API's address.
@@ -319,10 +343,26 @@ pub(crate) struct RawCrowdsec {
     pub key_credential: Option<String>,
     /// How often it is asked.
     pub poll: Option<Span>,
+    /// Holds a machine's login, to tell of this host's own bans.
+    pub machine_file: Option<PathBuf>,
+    /// The name of a systemd credential.
+    pub machine_credential: Option<String>,
+}
+
+/// `[policy]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawPolicy {
+    /// The folder of the rules.
+    pub dir: Option<PathBuf>,
+    /// `keep`, `observe` or `slow`.
+    pub on_error: Option<String>,
 }
 
 /// `[slack]`, `[webhook]`
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawHook {
     pub url_file: Option<PathBuf>,
@@ -333,6 +373,7 @@ pub(crate) struct RawHook {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(feature = "test-support", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct RawAudit {
     pub path: Option<PathBuf>,
@@ -356,9 +397,7 @@ pub(crate) struct Network(pub IpNet);
 impl<'de> Deserialize<'de> for Network {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
         let text = String::deserialize(deserializer)?;
-        // An address alone is that address.
-        let parsed = text.parse().or_else(|error| text.parse::<IpAddr>().map(IpNet::from).map_err(|_| error));
-        parsed.map(Network).map_err(|_| {
+        network(&text).map(Network).ok_or_else(|| {
             let is_name = text.contains(|c: char| c.is_ascii_alphabetic()) && !text.contains([':', '/', ' ']);
             D::Error::custom(match is_name {
                 true => format!(
@@ -372,6 +411,11 @@ impl<'de> Deserialize<'de> for Network {
             })
         })
     }
+}
+
+/// Reads a network; an address alone is that address.
+pub(super) fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 /// The page's address and port; a newtype for the same reason.

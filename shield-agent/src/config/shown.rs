@@ -73,8 +73,12 @@ impl Config {
             "crowdsec": self.crowdsec.as_ref().map(|crowdsec| serde_json::json!({
                 "url": crowdsec.url.as_str(),
                 "poll_secs": crowdsec.poll.as_secs(),
+                "machine": crowdsec.machine.as_ref().map(|_| "(set)"),
             })),
-            "page": { "listen": self.page, "next_free_port": self.page_next_free_port, "hosts": self.page_hosts },
+            "policy": { "dir": self.rules.dir, "on_error": self.rules.on_error_name() },
+            "page": { "listen": self.page, "next_free_port": self.page_next_free_port, "hosts": self.page_hosts,
+                "url": self.page_url,
+                "asn_db": self.address_dbs.asn, "country_db": self.address_dbs.country },
             "slack": secret(&self.slack),
             "webhook": secret(&self.webhook),
             "audit": self.audit,

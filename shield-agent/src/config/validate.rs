@@ -11,7 +11,8 @@ use tracing_subscriber::EnvFilter;
 use super::place::Place;
 use super::raw::{Deferred, Listen, Network, RawBan, RawConfig, RawFields, RawHook, RawSlow, RawSource};
 use super::span::{Span, TermSpan};
-use super::{Config, UrlFrom, Use, detect, infrastructure, raw};
+use super::{Config, DEFAULT_LOG, DEFAULT_PAGE, UrlFrom, Use, detect, infrastructure, raw};
+use crate::address_owner;
 use crate::blocklist;
 use crate::blocklist::parse::Format as ListFormat;
 use crate::blocklist::settings::{Transport, is_on_this_host};
@@ -21,19 +22,18 @@ use crate::enforce::iptables::{self, Backend, Containers};
 use crate::enforce::{nginx, xdp};
 use crate::fleet;
 use crate::in_front;
+use crate::policy;
 use crate::source::{self, FirstStart, Input, Listener};
 use crate::text;
 use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::backoff::{Backoff, Term};
+use shield_engine::operator_rules::PolicyAction;
 use shield_engine::origin::{Origin, OriginKind};
 use shield_engine::policy::Switch;
 use shield_engine::settings::{
     ExtendBy, NetworkAction, Proxied, RemoteSettings, Settings as EngineSettings, SlowSettings,
 };
 use shield_logline::{FieldNames, Format, Recipe, Settings as FormatSettings};
-
-/// nginx's log where its packages put it.
-const DEFAULT_LOG: &str = "/var/log/nginx/access.log";
 
 /// An operator who works on his server once a week stays allowed.
 const SSH_KEEP_SECS: u64 = 7 * 86_400;
@@ -62,6 +62,9 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
     }
     let is_verified = raw.allow.search_engines.unwrap_or(true);
     engine.verify_search_engines = if is_verified { Switch::On } else { Switch::Off };
+    let rules = rules_settings(raw.policy)?;
+    engine.rules.switch = if rules.dir.is_some() { Switch::On } else { Switch::Off };
+    engine.rules.on_error = rules.on_error;
     let ipv6_prefix = engine.ipv6_prefix;
     let use_nginx = use_of(raw.nginx.mode.as_deref().or(Some("off")), "nginx")?;
     let nginx = nginx_settings(raw.nginx)?;
@@ -114,9 +117,12 @@ pub(super) fn config(raw: RawConfig) -> Result<Config> {
         fleet,
         blocklists,
         crowdsec,
+        rules,
         page: page(&raw.page),
         page_next_free_port: raw.page.next_free_port == Some(true),
         page_hosts: raw.page.hosts.unwrap_or_default(),
+        page_url: raw.page.url.map(page_url).transpose()?,
+        address_dbs: address_owner::Settings { asn: raw.page.asn_db, country: raw.page.country_db },
         slack_events: event_kinds(raw.slack.events.clone(), "slack")?,
         webhook_events: event_kinds(raw.webhook.events.clone(), "webhook")?,
         slack: url_from(raw.slack, "slack")?,
@@ -300,8 +306,20 @@ fn is_chain_name(name: &str) -> bool {
 }
 
 fn page(raw: &raw::RawPage) -> Option<SocketAddr> {
-    let default = SocketAddr::from(([127, 0, 0, 1], 8080));
-    (raw.enabled != Some(false)).then(|| raw.listen.map_or(default, |Listen(addr)| addr))
+    (raw.enabled != Some(false)).then(|| raw.listen.map_or(DEFAULT_PAGE, |Listen(addr)| addr))
+}
+
+/// The page's address for links: with a slash at its end, behind which `#client=…` is written.
+fn page_url(url: String) -> Result<String> {
+    let is_web = url.starts_with("https://") || url.starts_with("http://");
+    let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>|\"#?".contains(&byte));
+    if !is_web || !is_plain {
+        let message = format!(
+            "[page] url = {url:?} is no address for links: write for example https://shield.example.net/"
+        );
+        bail!(Place::section("page").key("url").error(message));
+    }
+    Ok(if url.ends_with('/') { url } else { url + "/" })
 }
 
 fn url_from(raw: RawHook, section: &str) -> Result<Option<UrlFrom>> {
@@ -729,9 +747,10 @@ fn blocklist(raw: raw::RawBlocklist, section: &Place) -> Result<blocklist::Setti
 /// `None` where the section is not there.
 fn crowdsec_settings(raw: raw::RawCrowdsec) -> Result<Option<crowdsec::Settings>> {
     let section = || Place::section("crowdsec");
-    let raw::RawCrowdsec { url, key_file, key_credential, poll } = raw;
+    let raw::RawCrowdsec { url, key_file, key_credential, poll, machine_file, machine_credential } = raw;
     let Some(text) = url else {
-        if key_file.is_some() || key_credential.is_some() || poll.is_some() {
+        let has_machine = machine_file.is_some() || machine_credential.is_some();
+        if key_file.is_some() || key_credential.is_some() || poll.is_some() || has_machine {
             bail!(
                 section()
                     .error("[crowdsec] needs url: that of the local API, usually http://127.0.0.1:8080/")
@@ -764,7 +783,34 @@ fn crowdsec_settings(raw: raw::RawCrowdsec) -> Result<Option<crowdsec::Settings>
     if !(1..=600).contains(&poll.as_secs()) {
         bail!(section().key("poll").error("[crowdsec] poll must be at least 1s and at most 10m"));
     }
-    Ok(Some(crowdsec::Settings { url, key, poll }))
+    let machine = match (machine_file, machine_credential) {
+        (Some(path), None) => Some(UrlFrom::File(path)),
+        (None, Some(name)) => Some(UrlFrom::Credential(name)),
+        (None, None) => None,
+        (Some(_), Some(_)) => {
+            bail!(section().error("[crowdsec] has two logins: keep one of machine_file, machine_credential"))
+        }
+    };
+    Ok(Some(crowdsec::Settings { url, key, poll, machine }))
+}
+
+fn rules_settings(raw: raw::RawPolicy) -> Result<policy::Settings> {
+    let section = || Place::section("policy");
+    let on_error = match raw.on_error.as_deref() {
+        None | Some("keep") => PolicyAction::Ban,
+        Some("observe") => PolicyAction::Observe,
+        Some("slow") => PolicyAction::Slow,
+        Some(other) => bail!(section().key("on_error").error(format!(
+            "[policy] on_error = {other:?} is not known: use keep (the verdict stands), observe or slow"
+        ))),
+    };
+    if let Some(dir) = raw.dir.as_ref().filter(|dir| !dir.is_absolute()) {
+        bail!(section().key("dir").error(format!(
+            "[policy] dir = {:?} must be an absolute path, such as /etc/shield/policy",
+            dir.display().to_string()
+        )));
+    }
+    Ok(policy::Settings { dir: raw.dir, on_error })
 }
 
 fn remote_settings(raw: &raw::RawFleet, is_on: bool) -> Result<RemoteSettings> {

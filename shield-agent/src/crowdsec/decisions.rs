@@ -63,6 +63,8 @@ pub(super) struct Book {
     clients: BTreeMap<Client, BTreeMap<u64, Held>>,
     /// Decisions since the last whole answer that Shield cannot carry out, such as about countries.
     pub ignored: u64,
+    /// What marks the decisions that this host itself asked for: they confirm nothing.
+    pub own_origin: Option<String>,
 }
 
 impl Book {
@@ -77,7 +79,7 @@ impl Book {
         ipv6_prefix: u8,
         now_ms: i64,
     ) -> Result<Changes, String> {
-        let mut whole = Book::default();
+        let mut whole = Book { own_origin: self.own_origin.clone(), ..Book::default() };
         let all = Stream { deleted: None, ..stream };
         let changes = whole.apply(all, ipv6_prefix, now_ms)?;
         *self = whole;
@@ -87,7 +89,8 @@ impl Book {
     /// Takes over what changed. After an error nothing is.
     pub(super) fn apply(&mut self, stream: Stream, ipv6_prefix: u8, now_ms: i64) -> Result<Changes, String> {
         let read = |decisions: Option<Vec<Decision>>| {
-            let read = decisions.unwrap_or_default().into_iter();
+            let is_own = |decision: &Decision| self.own_origin.as_ref() == Some(&decision.origin);
+            let read = decisions.unwrap_or_default().into_iter().filter(|decision| !is_own(decision));
             read.map(|decision| read_one(decision, ipv6_prefix, now_ms)).collect::<Result<Vec<_>, String>>()
         };
         let (new, deleted) = (read(stream.new)?, read(stream.deleted)?);
@@ -160,7 +163,7 @@ fn read_one(decision: Decision, ipv6_prefix: u8, now_ms: i64) -> Result<Option<(
 }
 
 /// Reads a duration as Go writes it: `3h59m58.9s`, `-86.9ms`.
-fn go_duration_ms(text: &str) -> Option<i64> {
+pub(super) fn go_duration_ms(text: &str) -> Option<i64> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1.0, rest),
         None => (1.0, text.strip_prefix('+').unwrap_or(text)),
@@ -270,6 +273,16 @@ mod tests {
         assert_eq!((changes.banned.len(), changes.withdrawn.len(), book.len()), (0, 1, 0));
         let changes = book.apply(deleted(&[short]), 64, NOW).unwrap();
         assert_eq!(changes, Changes::default(), "told twice");
+    }
+
+    #[test]
+    fn what_this_host_asked_for_itself_confirms_nothing() {
+        let mut book = Book { own_origin: Some("CAPI".to_owned()), ..Book::default() };
+        let own = decision(1, "1h", "Ip", "ban", "203.0.113.5");
+        let other = own.replace("CAPI", "shield:web-2").replace(".5", ".6");
+        let changes = book.replace(new(&[own.clone(), other]), 64, NOW).unwrap();
+        assert_eq!((changes.banned.len(), book.len(), book.ignored), (1, 1, 0), "another host's is one");
+        assert_eq!(book.apply(deleted(&[own]), 64, NOW).unwrap(), Changes::default(), "and no gap");
     }
 
     #[test]

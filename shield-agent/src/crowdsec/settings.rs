@@ -14,6 +14,8 @@ pub struct Settings {
     pub key: UrlFrom,
     /// The pause between two questions.
     pub poll: Duration,
+    /// The login that `cscli machines add` wrote. `None`: this host's own bans are not told.
+    pub machine: Option<UrlFrom>,
 }
 
 impl Settings {

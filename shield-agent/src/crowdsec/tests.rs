@@ -8,6 +8,11 @@ use std::time::Instant;
 use super::*;
 use crate::config::UrlFrom;
 use crate::test_owner::{OWN, TestOwner};
+use shield_engine::action::{BanRecord, Notice};
+use shield_engine::backoff::Term;
+use shield_engine::ban::{Ban, Place};
+use shield_engine::event::Command;
+use shield_engine::time::Ends;
 use shield_engine::verdict::Rule;
 
 /// A deadline of a real wait.
@@ -31,8 +36,8 @@ impl Host {
         let told = Arc::clone(&self.states);
         let report: Report = Arc::new(move |report: PartReport| told.lock().unwrap().push(report.state));
         let key = UrlFrom::File(self.dir.path().join("key"));
-        let settings = Settings { url: url.parse().unwrap(), key, poll: Settings::POLL };
-        Crowdsec::new(settings, self.engine.owner.clone(), report, 64)
+        let settings = Settings { url: url.parse().unwrap(), key, poll: Settings::POLL, machine: None };
+        Crowdsec::new(settings, Env { owner: self.engine.owner.clone(), report, ipv6_prefix: 64 })
     }
 
     async fn rule_of(&self, client: &str) -> Option<Rule> {
@@ -128,6 +133,23 @@ async fn what_is_decided_is_banned_suspected_or_allowed_and_let_go_when_it_is_ta
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn everything_is_asked_anew_each_hour() {
+    let host = Host::start();
+    let (url, asked) = serve(vec![ok(&new(1, "203.0.113.5")); 3]);
+    let mut bouncer = host.bouncer(&url);
+    let before = clock::now().boot_ms;
+    bouncer.ask().await.unwrap();
+    let due = bouncer.whole_ms - WHOLE_EVERY_MS;
+    assert!((before..=clock::now().boot_ms).contains(&due), "an hour after the first");
+    bouncer.ask().await.unwrap();
+    // The hour is over.
+    bouncer.whole_ms = clock::now().boot_ms;
+    bouncer.ask().await.unwrap();
+    let asked: Vec<bool> = asked.lock().unwrap().iter().map(|line| line.contains("startup=true")).collect();
+    assert_eq!(asked, [true, false, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_anything_that_went_wrong_everything_is_asked_anew() {
     let host = Host::start();
     let gap = "{\"new\":null,\"deleted\":[{\"id\":99,\"duration\":\"-1s\",\"scope\":\"Ip\",\"type\":\"ban\",\"value\":\"203.0.113.7\"}]}";
@@ -168,4 +190,244 @@ async fn after_anything_that_went_wrong_everything_is_asked_anew() {
         .collect();
     assert!(reasons[0].contains("no list of decisions"), "{reasons:?}");
     assert!(reasons[1].contains("502") && reasons[1].contains("1 client hold"), "{reasons:?}");
+}
+
+/// A local API with all that a machine asks for; what it was asked and told.
+#[derive(Clone, Default)]
+struct Api(Arc<Mutex<ApiState>>);
+
+#[derive(Default)]
+struct ApiState {
+    /// `None`: a version without allowlists.
+    allowlist: Option<Vec<&'static str>>,
+    /// What the next question is answered with.
+    fault: Option<&'static str>,
+    logins: usize,
+    alerts: Vec<serde_json::Value>,
+    taken_back: Vec<String>,
+}
+
+const PASSWORD: &str = "a-machines-password";
+
+impl Api {
+    /// Returns its address.
+    fn start(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let api = self.clone();
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                let mut connection = connection.unwrap();
+                let Some((line, head, body)) = read_request(&mut connection) else { continue };
+                let (status, text) = api.answer(&line, &head, &body);
+                let length = format!("Content-Length: {}\r\n", text.len());
+                let answer = format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{length}\r\n{text}");
+                let _ = connection.write_all(answer.as_bytes());
+            }
+        });
+        url
+    }
+
+    fn answer(&self, line: &str, head: &str, body: &str) -> (u16, String) {
+        let mut state = self.0.lock().unwrap();
+        let ok = |text: &str| (200, text.to_owned());
+        if line.starts_with("GET /v1/decisions/stream?") {
+            return ok("{\"new\":null,\"deleted\":null}");
+        }
+        if line.starts_with("POST /v1/watchers/login ") {
+            let login: serde_json::Value = serde_json::from_str(body).unwrap();
+            if login["password"] != PASSWORD {
+                return (401, format!("{{\"message\":\"no {}\"}}", login["password"]));
+            }
+            state.logins += 1;
+            return ok(&format!("{{\"code\":200,\"token\":\"token-{}\"}}", state.logins));
+        }
+        if !head.contains(&format!("bearer token-{}\r\n", state.logins)) {
+            return (401, "{\"message\":\"token is expired\"}".to_owned());
+        }
+        if line.starts_with("GET /v1/allowlists ") {
+            return state.allowlist.as_ref().map_or((404, String::new()), |_| ok("[]"));
+        }
+        if let Some(fault) = state.fault.take() {
+            return (503, fault.to_owned());
+        }
+        if let Some(rest) = line.strip_prefix("HEAD /v1/allowlists/check/") {
+            let value = rest.split(' ').next().unwrap();
+            let has = state.allowlist.as_ref().unwrap().contains(&value);
+            return (if has { 200 } else { 204 }, String::new());
+        }
+        if line.starts_with("GET /v1/alerts?") {
+            assert!(line.contains("origin=shield%3Aweb-1&has_active_decision=true"), "{line}");
+            return ok(
+                "[{\"decisions\":[{\"duration\":\"1h\",\"origin\":\"shield:web-1\",\"value\":\"203.0.113.99\"},\
+                 {\"duration\":\"1h\",\"origin\":\"cscli\",\"value\":\"203.0.113.98\"}]},{\"decisions\":null}]",
+            );
+        }
+        if line.starts_with("POST /v1/alerts ") {
+            let alerts: Vec<serde_json::Value> = serde_json::from_str(body).unwrap();
+            let is_bad = |alert: &serde_json::Value| alert["source"]["value"] == "203.0.113.66";
+            if alerts.iter().any(is_bad) {
+                return (422, "{\"message\":\"no such source\"}".to_owned());
+            }
+            state.alerts.extend(alerts);
+            return (201, "[\"1\"]".to_owned());
+        }
+        if let Some(rest) = line.strip_prefix("DELETE /v1/decisions?") {
+            state.taken_back.push(rest.split(' ').next().unwrap().to_owned());
+            return ok("{\"nbDeleted\":\"1\"}");
+        }
+        (404, String::new())
+    }
+
+    fn told(&self) -> Vec<String> {
+        let state = self.0.lock().unwrap();
+        let mut told: Vec<String> =
+            state.alerts.iter().map(|alert| alert["source"]["value"].as_str().unwrap().to_owned()).collect();
+        told.sort();
+        told
+    }
+}
+
+/// The request line, the head and the body.
+fn read_request(connection: &mut std::net::TcpStream) -> Option<(String, String, String)> {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let read = connection.read(&mut piece).ok().filter(|read| *read > 0)?;
+        bytes.extend_from_slice(&piece[..read]);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let head = format!("{}\r\n", head.to_lowercase());
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+        if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+            return Some((text.lines().next()?.to_owned(), head, body.to_owned()));
+        }
+    }
+}
+
+impl Host {
+    fn link(&self) -> Link {
+        let told = Arc::clone(&self.states);
+        let report: Report = Arc::new(move |report: PartReport| told.lock().unwrap().push(report.state));
+        Link::new(Some(Env { owner: self.engine.owner.clone(), report, ipv6_prefix: 64 }))
+    }
+
+    fn settings(&self, url: &str, password: Option<&str>) -> Settings {
+        let file = self.dir.path().join("machine");
+        let machine = password.map(|password| {
+            std::fs::write(&file, format!("url: {url}\nlogin: web-1\npassword: {password}\n")).unwrap();
+            UrlFrom::File(file)
+        });
+        let key = UrlFrom::File(self.dir.path().join("key"));
+        Settings { url: url.parse().unwrap(), key, poll: Duration::from_millis(50), machine }
+    }
+
+    async fn ban(&self, client: &str) {
+        let command = Command::Ban {
+            clients: vec![client.parse().unwrap()],
+            term: Some(Term::Secs(3_600)),
+            reason: Some("/a?token=secret".to_owned()),
+            rule: Rule::Operator,
+        };
+        // Nobody answers here: that is the performer's part.
+        let _ = self.engine.owner.command(command).await;
+    }
+
+    async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let begin = Instant::now();
+        while !is_so() {
+            assert!(begin.elapsed() < SOON, "{what}: {:?}", self.states.lock().unwrap());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn has_said(&self, part: &str) -> bool {
+        let is_it = |state: &PartState| format!("{state:?}").contains(part);
+        self.states.lock().unwrap().iter().any(is_it)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_bans_are_told_but_for_those_that_crowdsec_allows_or_does_not_take() {
+    let (host, api) = (Host::start(), Api::default());
+    api.0.lock().unwrap().allowlist = Some(vec!["203.0.113.7", "2001:db8::%2F64"]);
+    for client in ["203.0.113.5", "203.0.113.66", "203.0.113.7", "2001:db8::/64", "2001:db8:0:1::/64"] {
+        host.ban(client).await;
+    }
+    let mut link = host.link();
+    let url = api.start();
+    link.change(Some(&host.settings(&url, Some(PASSWORD))));
+    let detail = "2 bans of this host's told; 2 clients not told, because CrowdSec's allowlist has them; 1 ban not taken";
+    host.until("told", || host.has_said(detail)).await;
+    assert_eq!(api.told(), ["2001:db8:0:1::/64", "203.0.113.5"]);
+    let state = api.0.lock().unwrap();
+    // What an earlier run told and is over now; another's decision is not touched.
+    assert_eq!(state.taken_back, ["scopes=Ip&value=203.0.113.99&origin=shield%3Aweb-1"]);
+    assert!(!state.alerts.iter().any(|alert| alert.to_string().contains("secret")), "{:?}", state.alerts);
+    assert!(!host.has_said("no allowlists"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_ended_and_a_fault_of_the_server_lose_no_ban_and_the_password_is_never_said() {
+    let (host, api) = (Host::start(), Api::default());
+    let url = api.start();
+    let mut link = host.link();
+    let mut announce = link.announce();
+    link.change(Some(&host.settings(&url, Some("verysecret"))));
+    host.until("the refusal", || host.has_said("cscli machines list")).await;
+    assert!(!host.has_said("verysecret"), "{:?}", host.states.lock().unwrap());
+    // The file is read again at each try.
+    host.settings(&url, Some(PASSWORD));
+    host.until("the login", || host.has_said("0 bans of this host's told")).await;
+    assert!(host.has_said("this CrowdSec has no allowlists to ask"));
+    {
+        let mut state = api.0.lock().unwrap();
+        // The server was started anew: the token is worth nothing, and then it fails once.
+        state.logins += 1;
+        state.fault = Some("database is locked");
+    }
+    // Without a performer, so that the notice is the test's.
+    let ban = Ban {
+        client: "203.0.113.5".parse().unwrap(),
+        serial: 1,
+        since_ms: clock::now().wall_ms,
+        ends: Ends::after(clock::now(), 600_000),
+        offence: None,
+        rule: Rule::Probing,
+        place: Place::default(),
+    };
+    let record = BanRecord { ban, reason: None, evidence: None };
+    announce(&Notice::Banned(Box::new(record)));
+    host.until("the ban to be told", || !api.told().is_empty()).await;
+    assert!(host.has_said("1 ban of this host's told"));
+    assert!(host.has_said("503"), "{:?}", host.states.lock().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_changes_the_api_and_lets_go_only_when_there_is_none_any_more() {
+    let host = Host::start();
+    let (first, _) = serve(vec![ok(&new(1, "203.0.113.5"))]);
+    let mut link = host.link();
+    link.change(Some(&host.settings(&first, None)));
+    let is_banned = async |client: &str| host.rule_of(client).await == Some(Rule::Crowdsec);
+    let until = async |client: &str, is: bool| {
+        let begin = Instant::now();
+        while is_banned(client).await != is {
+            assert!(begin.elapsed() < SOON, "{client} {is}: {:?}", host.states.lock().unwrap());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    until("203.0.113.5", true).await;
+    // Nobody answers there: what is in force stays.
+    link.change(Some(&host.settings("http://127.0.0.1:1/", None)));
+    host.until("the failure", || host.has_said("could not ask CrowdSec")).await;
+    assert!(is_banned("203.0.113.5").await);
+    // Another one, with another list.
+    let (second, _) = serve(vec![ok(&new(7, "203.0.113.6"))]);
+    link.change(Some(&host.settings(&second, None)));
+    until("203.0.113.6", true).await;
+    link.change(None);
+    until("203.0.113.6", false).await;
+    until("203.0.113.5", false).await;
+    assert!(host.has_said(text::crowdsec::REMOVED));
 }

@@ -7,6 +7,9 @@
 pub(crate) mod init;
 mod message;
 mod outbox;
+mod publish;
+#[cfg(test)]
+mod relay;
 mod session;
 pub(crate) mod settings;
 #[cfg(test)]
@@ -14,30 +17,25 @@ mod tests;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
-use tokio::sync::mpsc;
 
-use self::outbox::{Outbox, OwnBan};
+use self::outbox::Outbox;
 pub(crate) use self::settings::Settings;
 use self::settings::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::beat::panic_text;
 use crate::notify::Report;
+use crate::own_bans::{self, Changes};
 use crate::pipeline::{Announce, Handle};
 use crate::random;
 use crate::text;
-use shield_engine::action::{LiftReason, Notice};
 use shield_engine::client::Client;
 use shield_engine::event::{PartReport, PartState};
-use shield_engine::time::Ends;
 
 /// The part's name.
 pub(crate) const PART: &str = "fleet";
-/// Changes that wait at most. Beyond it the bans in force are read anew.
-const QUEUED: usize = 65_536;
 /// A connection that held for this long was a good one: the next is tried soon.
 const GOOD: Duration = Duration::from_secs(60);
 /// Grounds remembered, for rounds.
@@ -63,17 +61,6 @@ pub struct Numbers {
 
 pub(crate) type Shown = Arc<Mutex<Numbers>>;
 
-/// What happened to this host's own bans.
-#[derive(Debug)]
-enum Change {
-    Banned(Client, OwnBan),
-    Extended(Client, Ends),
-    Expired(Client),
-    Withdrawn(Client),
-    /// By an operator, here or on another host.
-    Unbanned(Client),
-}
-
 /// The two ends of a fleet's task.
 pub(crate) struct Joined {
     /// Hears the agent's notices.
@@ -87,8 +74,7 @@ pub(crate) struct Joined {
 pub(crate) struct Fleet {
     settings: Settings,
     owner: Handle,
-    changes: mpsc::Receiver<Change>,
-    overflow: Arc<AtomicBool>,
+    changes: Changes,
     outbox: Outbox,
     /// The grounds of own bans, which the ledger does not keep.
     whys: HashMap<Client, String>,
@@ -100,16 +86,7 @@ pub(crate) struct Fleet {
 
 /// Joins a fleet: the task is to be spawned as [`Fleet::run`].
 pub(crate) fn join(settings: Settings, owner: Handle, report: Report) -> Joined {
-    let (send, changes) = mpsc::channel(QUEUED);
-    let overflow = Arc::new(AtomicBool::new(false));
-    let overflowed = Arc::clone(&overflow);
-    let announce: Announce = Box::new(move |notice| {
-        if let Some(change) = change_of(notice)
-            && send.try_send(change).is_err()
-        {
-            overflowed.store(true, Ordering::Relaxed);
-        }
-    });
+    let (announce, changes) = own_bans::listen();
     let chance = random::bytes().map_or(1, u64::from_ne_bytes);
     let shown = Shown::default();
     let name = settings.name.clone();
@@ -118,7 +95,6 @@ pub(crate) fn join(settings: Settings, owner: Handle, report: Report) -> Joined 
         settings,
         owner,
         changes,
-        overflow,
         whys: HashMap::new(),
         shown: Arc::clone(&shown),
         report,
@@ -126,25 +102,6 @@ pub(crate) fn join(settings: Settings, owner: Handle, report: Report) -> Joined 
         refused: String::new(),
     };
     Joined { announce, task, shown, name }
-}
-
-/// What a notice means for others. A ban received is none of this host's, and is never told again.
-fn change_of(notice: &Notice) -> Option<Change> {
-    match notice {
-        Notice::Banned(record) if record.ban.rule.is_remote() => Some(Change::Withdrawn(record.ban.client)),
-        Notice::Banned(record) => {
-            let ban = record.ban;
-            let why = format!("{}: {}", ban.rule, text::cause(record));
-            Some(Change::Banned(ban.client, OwnBan { since_ms: ban.since_ms, ends: ban.ends, why }))
-        }
-        Notice::Extended { client, ends, .. } => Some(Change::Extended(*client, *ends)),
-        Notice::Lifted { client, reason, .. } => Some(match reason {
-            LiftReason::Expired => Change::Expired(*client),
-            LiftReason::Operator => Change::Unbanned(*client),
-            LiftReason::Allowed | LiftReason::Withdrawn => Change::Withdrawn(*client),
-        }),
-        _ => None,
-    }
 }
 
 impl Fleet {
@@ -185,11 +142,6 @@ impl Fleet {
 
     fn is_connected(&self) -> bool {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).is_connected
-    }
-
-    /// Whether changes were lost since this was asked last.
-    fn overflowed(&self) -> bool {
-        self.overflow.swap(false, Ordering::Relaxed)
     }
 
     /// Remembers the grounds of a ban.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::message::{self, Outgoing};
+use crate::own_bans::OwnBan;
 use shield_engine::client::Client;
 use shield_engine::origin::{RemoteBan, Said};
 use shield_engine::time::{Ends, Now};
@@ -17,14 +18,6 @@ const ROUND_MS: u64 = 300_000;
 const LEAST_LEFT_MS: i64 = 5_000;
 /// A lift is told for this long.
 const LIFT_MS: i64 = 24 * 3_600_000;
-
-/// One of this host's own bans.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct OwnBan {
-    pub since_ms: i64,
-    pub ends: Ends,
-    pub why: String,
-}
 
 #[derive(Debug)]
 struct Own {
@@ -219,7 +212,7 @@ impl Outbox {
     fn said(&self, about: About, now: Now) -> Option<Said> {
         match about {
             About::Ban(client) => {
-                let OwnBan { since_ms, ends, why } = &self.own.get(&client)?.ban;
+                let OwnBan { since_ms, ends, why, .. } = &self.own.get(&client)?.ban;
                 let left_ms = ends.remaining_ms(now).map(|left| left as i64);
                 // By the boot clock, on the wall clock as it stands: it may have been set since the ban was made.
                 let ends_ms = left_ms.map(|left| now.wall_ms + left);
@@ -269,6 +262,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shield_engine::verdict::Rule;
 
     const T0: Now = Now { wall_ms: 1_700_000_000_000, boot_ms: 1_000_000 };
 
@@ -277,7 +271,12 @@ mod tests {
     }
 
     fn ban(secs: u64, since_ms: i64) -> OwnBan {
-        OwnBan { since_ms, ends: Ends::after(T0, secs * 1000), why: "probing".to_owned() }
+        OwnBan {
+            since_ms,
+            ends: Ends::after(T0, secs * 1000),
+            rule: Rule::Probing,
+            why: "probing".to_owned(),
+        }
     }
 
     fn said(due: &[Due]) -> Vec<Said> {

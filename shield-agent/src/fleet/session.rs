@@ -11,15 +11,16 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::time::timeout;
 
+use super::Fleet;
 use super::message::{self, Unread};
-use super::outbox::{About, Due, OwnBan};
+use super::outbox::{About, Due};
+use super::publish::{InFlight, until_acknowledged};
 use super::settings::{BATCH, FIRST_PAUSE, IN_FLIGHT, LONGEST_PAUSE, Settings, TIMEOUT};
-use super::{Change, Fleet};
 use crate::clock;
 use crate::notify::secret;
+use crate::own_bans::{self, Change};
 use crate::pipeline::Message;
 use crate::text;
-use shield_engine::client::Client;
 use shield_engine::event::PartState;
 use shield_engine::origin::{Remote, Statement};
 
@@ -172,6 +173,7 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
     reload(fleet).await?;
     fleet.outbox.connected(clock::now());
     let mut awaited: FuturesUnordered<Awaited> = FuturesUnordered::new();
+    let mut in_flight = InFlight::default();
     let mut turn = tokio::time::interval(TURN);
     let connects = nats.statistics().connects.load(Ordering::Relaxed);
     let mut failures = 0;
@@ -179,7 +181,7 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
     fleet.shown(|shown| (shown.is_connected, shown.server) = (true, nats.server_info().server_name));
     fleet.tell(state(fleet, failures));
     loop {
-        if fleet.overflowed() {
+        if fleet.changes.overflowed() {
             reload(fleet).await?;
         }
         let room = IN_FLIGHT.saturating_sub(awaited.len());
@@ -187,7 +189,7 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
         let most = if failures == 0 { room } else { room.min(1) };
         if failures < FAILURES || awaited.is_empty() {
             for Due { about, stamp, message } in fleet.outbox.due(most, clock::now()) {
-                awaited.push(publish(&js, about, stamp, message));
+                awaited.push(publish(&js, &mut in_flight, about, stamp, message));
             }
         }
         tokio::select! {
@@ -247,19 +249,21 @@ fn state(fleet: &Fleet, failures: u32) -> PartState {
     PartState::Active { detail: text::fleet::taking_part(&fleet.settings.name, &fleet.settings.servers) }
 }
 
-fn publish(js: &jetstream::Context, about: About, stamp: u64, message: message::Outgoing) -> Awaited {
+fn publish(
+    js: &jetstream::Context,
+    in_flight: &mut InFlight,
+    about: About,
+    stamp: u64,
+    message: message::Outgoing,
+) -> Awaited {
     let js = js.clone();
+    let latest = in_flight.begin(&message.subject, stamp);
     Box::pin(async move {
-        let sent = async {
-            let acknowledged = js.publish(message.subject, message.payload.into()).await?;
-            acknowledged.await
+        let send = || async {
+            let acknowledged = js.publish(message.subject.clone(), message.payload.clone().into()).await?;
+            acknowledged.await.map(drop)
         };
-        let done = match timeout(TIMEOUT, sent).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
-        };
-        (about, stamp, done)
+        (about, stamp, until_acknowledged(send, || latest.holds()).await)
     })
 }
 
@@ -284,7 +288,7 @@ async fn greet(fleet: &mut Fleet, js: &jetstream::Context, stream: &stream::Stre
     let now = clock::now();
     let stamp = fleet.outbox.next_stamp(now);
     let hello = message::hello(&fleet.settings.name, stamp, now.wall_ms);
-    let (.., sent) = publish(js, About::Complete, stamp, hello).await;
+    let (.., sent) = publish(js, &mut InFlight::default(), About::Complete, stamp, hello).await;
     if let Err(why) = sent {
         bail!("{}", text::fleet::refused(&fleet.settings.name, &why));
     }
@@ -373,21 +377,12 @@ async fn take(fleet: &mut Fleet, chunk: Vec<Arrived>, reading: &mut Reading) -> 
 
 /// Takes over the bans in force from the engine.
 async fn reload(fleet: &mut Fleet) -> Result<()> {
-    let now = clock::now();
-    let bans = fleet
-        .owner
-        .query(|engine, _| {
-            let entries = engine.ledger().entries();
-            let own = entries.filter(|entry| entry.lifting.is_none() && !entry.ban.rule.is_remote());
-            own.map(|entry| entry.ban).collect::<Vec<_>>()
-        })
-        .await?;
-    let known = |client: &Client| fleet.whys.get(client).cloned();
-    let own = bans.into_iter().map(|ban| {
-        let why = known(&ban.client).unwrap_or_else(|| text::fleet::why(ban.rule));
-        (ban.client, OwnBan { since_ms: ban.since_ms, ends: ban.ends, why })
-    });
-    let own: Vec<_> = own.filter(|(_, ban)| !ban.ends.is_past(now)).collect();
+    let mut own = own_bans::in_force(&fleet.owner).await?;
+    for (client, ban) in &mut own {
+        if let Some(known) = fleet.whys.get(client) {
+            ban.why.clone_from(known);
+        }
+    }
     fleet.outbox.set_all(own);
     lifts(fleet).await
 }

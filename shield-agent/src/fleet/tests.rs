@@ -6,6 +6,7 @@ use std::process::{Child, Command as Process, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use super::relay::Relay;
 use super::*;
 use crate::owner::Owner;
 use crate::pipeline::{Job, Message};
@@ -245,6 +246,38 @@ async fn who_was_cut_off_tells_and_hears_what_it_missed() {
     let c = Host::start("web-c", &server.url(), None);
     c.await_ban("203.0.113.5", true).await;
     assert!(!c.is_banned("203.0.113.7").await);
+}
+
+/// Once a ban of 200 came 5 s late, because a server had lost what it was told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_lost_is_soon_told_again() {
+    let server = Server::start("");
+    let relay = Relay::start(server.port);
+    let (a, b) = (Host::start("web-a", &relay.url, None), Host::start("web-b", &server.url(), None));
+    a.await_connected().await;
+    b.await_connected().await;
+    relay.lose(relay::PUBLISH);
+    let begin = Instant::now();
+    a.ban("203.0.113.5", 600).await;
+    b.await_ban("203.0.113.5", true).await;
+    let took = begin.elapsed();
+    assert_eq!(relay.lost(), 1);
+    assert!(took < settings::TIMEOUT / 2, "{took:?}, not the time-out of a publish");
+
+    // Only the answer is lost: the ban is there at once, and is known to be there soon.
+    relay.lose(relay::ACKNOWLEDGEMENT);
+    let begin = Instant::now();
+    a.ban("203.0.113.6", 600).await;
+    b.await_ban("203.0.113.6", true).await;
+    while relay.lost() < 2 {
+        assert!(begin.elapsed() < SOON, "no answer came");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    a.await_connected().await;
+    let took = begin.elapsed();
+    assert!(took < settings::TIMEOUT / 2, "{took:?}");
+    let states = a.states.lock().unwrap().clone();
+    assert!(!states.iter().any(|state| matches!(state, PartState::Degraded { .. })), "{states:?}");
 }
 
 /// The server grants each host its own subjects: what another's name would be worth, nobody can say.

@@ -10,7 +10,7 @@ use super::queue::EventQueue;
 use super::secret::Secret;
 use super::slack::SlackQueue;
 use super::webhook::WebhookQueue;
-use super::{Events, Report, Settings, message};
+use super::{Events, Links, Report, Settings, message};
 use crate::config::UrlFrom;
 use crate::text;
 use shield_engine::action::Notice;
@@ -26,6 +26,7 @@ pub(crate) struct Hooks(Arc<Mutex<Inner>>);
 struct Inner {
     slack: Hook<SlackQueue>,
     webhook: Hook<WebhookQueue>,
+    links: Links,
     pace: Pace,
     timeout: Duration,
     report: Report,
@@ -76,6 +77,7 @@ impl Hooks {
         let hooks = Hooks(Arc::new(Mutex::new(Inner {
             slack: Hook::new("slack", message::is_usual),
             webhook: Hook::new("webhook", |_| true),
+            links: Links::default(),
             pace: settings.pace,
             timeout: settings.timeout,
             report,
@@ -86,11 +88,12 @@ impl Hooks {
         hooks
     }
 
-    /// Tells each receiver these kinds of events from now on.
+    /// Tells each receiver these kinds of events from now on, with links to that page.
     pub(crate) fn set_events(&self, events: Events) {
         let mut inner = self.lock();
         inner.slack.events = events.slack;
         inner.webhook.events = events.webhook;
+        inner.links.set(events.page_url.as_deref());
     }
 
     /// Reads each URL again and posts to it from now on. What could not be done is the part's state, too. Blocks while it
@@ -177,11 +180,13 @@ impl Hooks {
     }
 
     fn started<M: EventQueue + Default>(&self, part: &'static str, url: Secret) -> Next<M> {
+        let mut queue = M::default();
         let (pace, timeout, report) = {
             let inner = self.lock();
+            queue.link_to(&inner.links);
             (inner.pace, inner.timeout, Arc::clone(&inner.report))
         };
-        match Receiver::start(part, M::default(), url.clone(), pace, timeout, report) {
+        match Receiver::start(part, queue, url.clone(), pace, timeout, report) {
             Ok((receiver, delivery)) => Next::Started(Running { url, receiver, delivery }),
             Err(error) => Next::Failed { reason: format!("{error:#}"), goes_on: false },
         }

@@ -7,7 +7,8 @@ use crate::text::{
     both_rates, cause, counted, fired, lift_reason, notice_line, per_sec, posture, printable, slow_cause,
     slow_term, utc,
 };
-use shield_engine::action::{BanRecord, LiftReason, Notice};
+use shield_engine::action::{BanRecord, LiftReason, Notice, Step};
+use shield_engine::client::Client;
 use shield_engine::time::Ends;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,12 +16,33 @@ pub(super) struct Message {
     pub title: &'static str,
     /// Label and value of each line.
     pub lines: Vec<(&'static str, String)>,
+    /// Where the page shows it.
+    pub link: Option<String>,
 }
 
 impl Message {
     pub(super) fn plain(&self) -> String {
-        let lines = self.lines.iter().map(|(label, value)| format!("\n• {label}: {}", printable(value)));
+        let page = self.link.as_ref().map(|link| ("Page", link.clone()));
+        let lines =
+            self.lines.iter().chain(&page).map(|(label, value)| format!("\n• {label}: {}", printable(value)));
         format!("{}{}", self.title, lines.collect::<String>())
+    }
+}
+
+/// The page's address for whoever reads an alert, with the client that the event is about.
+pub(super) fn link(page: &str, notice: &Notice) -> String {
+    match client(notice) {
+        Some(client) => format!("{page}#client={client}"),
+        None => page.to_owned(),
+    }
+}
+
+fn client(notice: &Notice) -> Option<Client> {
+    match notice {
+        Notice::Banned(ban) | Notice::WouldBan { ban, .. } => Some(ban.ban.client),
+        Notice::Lifted { client, .. } | Notice::Leaking { client, .. } => Some(*client),
+        Notice::Slowed { slowed, .. } => Some(slowed.client),
+        _ => None,
     }
 }
 
@@ -49,7 +71,7 @@ pub(super) fn message(notice: &Notice, at_ms: i64, host: &str) -> Option<Message
     lines.push(("Host", host.to_owned()));
     lines.extend(remedy(notice));
     lines.push(("Severity", events::severity(notice).name().to_owned()));
-    Some(Message { title, lines })
+    Some(Message { title, lines, link: None })
 }
 
 /// The heading and the first lines.
@@ -113,6 +135,9 @@ fn headed(notice: &Notice, at_ms: i64) -> Option<(&'static str, Vec<(&'static st
         Notice::BlastRadius { stopped, reason } => {
             let title = if *stopped { "AUTOMATIC BANNING STOPPED" } else { "AUTOMATIC BANNING RESUMED" };
             (title, vec![("Reason", reason.clone())])
+        }
+        Notice::Change(change) if !matches!(change.step, Step::CanaryStarted | Step::CanaryEnded) => {
+            ("CHANGE OF THE HOST", vec![("What", notice_line(notice))])
         }
         _ => return None,
     };

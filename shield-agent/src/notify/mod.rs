@@ -18,7 +18,7 @@ mod trial;
 mod webhook;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::audit::AuditLog;
@@ -62,11 +62,32 @@ impl Default for Settings {
     }
 }
 
-/// The kinds of events that each receiver is told; `None` for the usual ones.
+/// The kinds of events that each receiver is told, `None` for the usual ones, and what its messages link to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Events {
     pub slack: Option<Vec<String>>,
     pub webhook: Option<Vec<String>>,
+    /// The address under which readers of alerts reach the live page.
+    pub page_url: Option<String>,
+}
+
+/// That address, shared with the queues, because a reload can change it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Links(Arc<Mutex<Option<String>>>);
+
+impl Links {
+    fn set(&self, page: Option<&str>) {
+        *self.lock() = page.map(str::to_owned);
+    }
+
+    fn page(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    /// A poisoned lock is used as it is.
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// This host's name, as messages name it.

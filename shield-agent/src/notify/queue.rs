@@ -1,5 +1,6 @@
 //! The queue of events in front of a receiver: bounded in memory, whatever fails behind it.
 
+use super::Links;
 use shield_engine::action::Notice;
 
 /// A receiver's way to collect events and to encode them into bodies.
@@ -7,6 +8,9 @@ pub(crate) trait EventQueue: Send + 'static {
     /// Adds an event with its wall-clock time in milliseconds. Never blocks and never fails: a ban must not wait for a
     /// chat. Events beyond the bound are counted instead.
     fn push(&mut self, notice: &Notice, at_ms: i64);
+
+    /// Links to the page from now on, for those that have links.
+    fn link_to(&mut self, _: &Links) {}
 
     /// Whether the next body is one that must not wait for others to be gathered.
     fn is_urgent(&self) -> bool {

@@ -47,6 +47,8 @@ pub(crate) fn evidence() -> Evidence {
         top_paths: vec![PathCount { path: "/<script>alert(1)</script>".into(), count: 223 }],
         account: Vec::new(),
         lines: Vec::new(),
+        sites: Vec::new(),
+        policy: None,
         observe: None,
         at_secs: AT_MS / 1000,
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 
+use super::Links;
 use super::message::{self, Message};
 use super::queue::{EventQueue, Kind, Payload};
 use crate::text::{printable, utc};
@@ -14,7 +15,8 @@ use shield_engine::verdict::Rule;
 
 /// Events that have a message of their own; with one more, all go into a digest.
 const MAX_MESSAGES: usize = 3;
-/// Urgent events that wait at most; further ones go with the others. A part that flaps must not fill a channel.
+/// Urgent events that wait for a message of their own; further ones are summed up, apart from what is not urgent. A part that flaps
+/// must not fill a channel.
 const MAX_URGENT: usize = 10;
 /// Banned clients that a digest names.
 const MAX_BANNED: usize = 10;
@@ -27,8 +29,10 @@ const VALUE_CHARS: usize = 250;
 #[derive(Debug)]
 pub(super) struct SlackQueue {
     host: String,
-    /// Never in a digest.
+    links: Links,
+    /// Never in the digest of the others.
     urgent: VecDeque<(Notice, i64)>,
+    further_urgent: Option<Digest>,
     messages: Vec<(Notice, i64)>,
     digest: Option<Digest>,
     lost: u64,
@@ -37,6 +41,7 @@ pub(super) struct SlackQueue {
 /// Many events, counted.
 #[derive(Debug)]
 struct Digest {
+    title: &'static str,
     host: String,
     first_ms: i64,
     last_ms: i64,
@@ -54,28 +59,47 @@ impl Default for SlackQueue {
 
 impl SlackQueue {
     pub(super) fn of(host: String) -> SlackQueue {
-        SlackQueue { host, urgent: VecDeque::new(), messages: Vec::new(), digest: None, lost: 0 }
+        SlackQueue {
+            host,
+            links: Links::default(),
+            urgent: VecDeque::new(),
+            further_urgent: None,
+            messages: Vec::new(),
+            digest: None,
+            lost: 0,
+        }
     }
 
     fn message(&self, notice: &Notice, at_ms: i64) -> Option<Message> {
-        message::message(notice, at_ms, &self.host)
+        let message = message::message(notice, at_ms, &self.host)?;
+        Some(Message { link: self.links.page().map(|page| message::link(&page, notice)), ..message })
     }
 }
 
 impl EventQueue for SlackQueue {
+    fn link_to(&mut self, links: &Links) {
+        self.links = links.clone();
+    }
+
     fn push(&mut self, notice: &Notice, at_ms: i64) {
         if self.message(notice, at_ms).is_none() {
             return;
         }
-        if message::is_urgent(notice) && self.urgent.len() < MAX_URGENT {
-            self.urgent.push_back((notice.clone(), at_ms));
+        if message::is_urgent(notice) {
+            if self.urgent.len() < MAX_URGENT {
+                self.urgent.push_back((notice.clone(), at_ms));
+            } else {
+                let new = || Digest::new("SHIELD: FURTHER URGENT EVENTS", at_ms, self.host.clone());
+                self.further_urgent.get_or_insert_with(new).add(notice, at_ms);
+            }
             return;
         }
         if self.digest.is_none() && self.messages.len() < MAX_MESSAGES {
             self.messages.push((notice.clone(), at_ms));
             return;
         }
-        let digest = self.digest.get_or_insert_with(|| Digest::new(at_ms, self.host.clone()));
+        let digest =
+            self.digest.get_or_insert_with(|| Digest::new("SHIELD DIGEST", at_ms, self.host.clone()));
         for (notice, at_ms) in self.messages.drain(..) {
             digest.add(&notice, at_ms);
         }
@@ -83,11 +107,12 @@ impl EventQueue for SlackQueue {
     }
 
     fn is_urgent(&self) -> bool {
-        !self.urgent.is_empty()
+        !self.urgent.is_empty() || self.further_urgent.is_some()
     }
 
     fn waiting(&self) -> u64 {
-        self.urgent.len() as u64 + self.messages.len() as u64 + self.digest.as_ref().map_or(0, Digest::events)
+        let digests = [&self.further_urgent, &self.digest].into_iter().flatten();
+        (self.urgent.len() + self.messages.len()) as u64 + digests.map(Digest::events).sum::<u64>()
     }
 
     fn take(&mut self) -> Payload {
@@ -96,8 +121,8 @@ impl EventQueue for SlackQueue {
             let urgent: Vec<_> = self.urgent.drain(..self.urgent.len().min(MAX_MESSAGES)).collect();
             return self.in_full(&urgent, lost);
         }
-        if let Some(digest) = self.digest.take() {
-            let body = body(&[digest.message()], lost);
+        if let Some(digest) = self.further_urgent.take().or_else(|| self.digest.take()) {
+            let body = body(&[Message { link: self.links.page(), ..digest.message() }], lost);
             return Payload { body, events: digest.events() + lost, kind: Kind::Digest };
         }
         let messages = std::mem::take(&mut self.messages);
@@ -118,8 +143,9 @@ impl SlackQueue {
 }
 
 impl Digest {
-    fn new(at_ms: i64, host: String) -> Digest {
+    fn new(title: &'static str, at_ms: i64, host: String) -> Digest {
         Digest {
+            title,
             host,
             first_ms: at_ms,
             last_ms: at_ms,
@@ -163,7 +189,7 @@ impl Digest {
         lines.push(("Host", self.host.clone()));
         lines.push(("From", utc(self.first_ms)));
         lines.push(("To", utc(self.last_ms)));
-        Message { title: "SHIELD DIGEST", lines }
+        Message { title: self.title, lines, link: None }
     }
 
     fn count_text(&self, title: &str, count: u64) -> String {
@@ -194,7 +220,7 @@ fn body(messages: &[Message], lost: u64) -> String {
     if lost > 0 {
         let events = if lost == 1 { "event" } else { "events" };
         let missing = format!("{lost} earlier {events} could not be posted; the audit log has them");
-        messages.push(Message { title: "SHIELD", lines: vec![("Missing here", missing)] });
+        messages.push(Message { title: "SHIELD", lines: vec![("Missing here", missing)], link: None });
     }
     let text: Vec<String> = messages.iter().map(|message| escaped(&message.plain())).collect();
     let blocks: Vec<Value> = messages.iter().flat_map(blocks).collect();
@@ -210,19 +236,25 @@ fn body(messages: &[Message], lost: u64) -> String {
     .to_string()
 }
 
-fn blocks(message: &Message) -> [Value; 2] {
+fn blocks(message: &Message) -> Vec<Value> {
     let plain_text = |text: &str| json!({ "type": "plain_text", "text": escaped(text), "emoji": false });
-    let plain = message.plain();
+    let plain = Message { link: None, ..message.clone() }.plain();
     let lines = plain.split_once('\n').map_or("", |(_, lines)| lines);
-    [
+    let mut blocks = vec![
         json!({ "type": "header", "text": plain_text(message.title) }),
         json!({ "type": "section", "text": plain_text(lines) }),
-    ]
+    ];
+    // The only markup: of the configuration's address and an address of a client, neither of which can hold a sign of markup.
+    blocks.extend(message.link.as_ref().map(|link| {
+        let text = format!("<{}|Open the page>", escaped(link));
+        json!({ "type": "context", "elements": [{ "type": "mrkdwn", "text": text }] })
+    }));
+    blocks
 }
 
 fn shortened(message: &Message) -> Message {
     let lines = message.lines.iter().map(|(label, value)| (*label, cut(&printable(value)))).collect();
-    Message { title: message.title, lines }
+    Message { title: message.title, lines, link: message.link.clone() }
 }
 
 fn cut(value: &str) -> String {
@@ -281,6 +313,29 @@ mod tests {
     }
 
     #[test]
+    fn a_message_links_to_its_client_on_the_page() {
+        let links = Links::default();
+        let mut queue = SlackQueue::of("web1".into());
+        queue.link_to(&links);
+        let mut posted = |notice: Notice| -> Value {
+            queue.push(&notice, samples::AT_MS);
+            serde_json::from_str(&queue.take().body).unwrap()
+        };
+        assert!(!posted(samples::banned())["text"].as_str().unwrap().contains("Page"));
+        links.set(Some("https://shield.example.net/"));
+        let banned = posted(samples::banned());
+        let last = "\n• Page: https://shield.example.net/#client=192.0.2.156";
+        assert!(banned["text"].as_str().unwrap().ends_with(last), "{banned}");
+        let context = json!({ "type": "context", "elements": [{ "type": "mrkdwn",
+            "text": "<https://shield.example.net/#client=192.0.2.156|Open the page>" }] });
+        assert_eq!(banned["blocks"][2], context);
+        let network = posted(samples::banned_by_hand("x"));
+        assert!(network["text"].as_str().unwrap().ends_with("#client=2001:db8:1:2::/64"), "{network}");
+        let part = posted(samples::degraded("xdp"));
+        assert!(part["text"].as_str().unwrap().ends_with("\n• Page: https://shield.example.net/"), "{part}");
+    }
+
+    #[test]
     fn nothing_from_outside_is_markup() {
         let nasty = "<!channel> <https://evil.example|click> *bold* & `code`\n• IP: 192.0.2.1";
         let body = body_of(&[samples::banned_by_hand(nasty)]);
@@ -328,9 +383,9 @@ mod tests {
             queue.push(&samples::degraded(&"part".repeat(100)), samples::AT_MS);
         }
         let urgent: u64 = std::iter::from_fn(|| queue.is_urgent().then(|| queue.take().events)).sum();
-        assert_eq!(urgent, MAX_URGENT as u64, "the rest of those is in the digest");
+        assert_eq!(urgent, 50_000, "none of those is in the digest");
         let payload = queue.take();
-        assert_eq!((payload.events, payload.kind), (100_000 - urgent, Kind::Digest));
+        assert_eq!((payload.events, payload.kind), (50_000, Kind::Digest));
         assert!(payload.body.contains("IP BANNED: 50000 (z_score 50000)"));
         assert!(payload.body.contains("and 49990 more"));
         assert!(payload.body.len() < 10_000, "{} bytes", payload.body.len());
@@ -357,6 +412,26 @@ mod tests {
         );
         assert!(!queue.is_urgent());
         assert_eq!((queue.take().events, queue.waiting()), (50, 0));
+    }
+
+    #[test]
+    fn urgent_events_beyond_the_first_are_summed_up_before_all_others() {
+        let mut queue = SlackQueue::of("web1".into());
+        queue.push(&samples::banned(), samples::AT_MS);
+        (0..MAX_URGENT + 5).for_each(|_| queue.push(&samples::degraded("xdp"), samples::AT_MS));
+        assert_eq!(queue.waiting(), MAX_URGENT as u64 + 6);
+        let mut bodies = Vec::new();
+        while queue.is_urgent() {
+            bodies.push(queue.take().body);
+        }
+        let last = bodies.pop().unwrap();
+        assert!(
+            last.contains("SHIELD: FURTHER URGENT EVENTS") && last.contains("SHIELD DEGRADED: 5"),
+            "{last}"
+        );
+        assert!(bodies.iter().all(|body| body.contains("SHIELD DEGRADED") && !body.contains("FURTHER")));
+        assert!(queue.take().body.contains("IP BANNED"));
+        assert_eq!(queue.waiting(), 0);
     }
 
     #[test]

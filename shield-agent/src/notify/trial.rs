@@ -7,6 +7,7 @@ use serde_json::json;
 use super::dispatch::Answer;
 use super::post;
 use super::secret::Secret;
+use crate::clock;
 use crate::config::UrlFrom;
 use crate::text;
 
@@ -25,7 +26,8 @@ pub(crate) struct Trial {
 pub(crate) async fn test_posts(slack: Option<&UrlFrom>, webhook: Option<&UrlFrom>) -> Vec<Trial> {
     let (host, text) = (super::host(), text::test_message(&super::host()));
     let for_slack = json!({ "text": text, "mrkdwn": false, "parse": "none" }).to_string();
-    let event = json!({ "event": "test", "severity": "info", "text": text });
+    let at = super::audit::stamp(clock::now().wall_ms);
+    let event = json!({ "at": at, "event": "test", "severity": "info", "text": text });
     let for_webhook =
         json!({ "source": "shield", "version": 1, "host": host, "events": [event], "left_out": 0 })
             .to_string();

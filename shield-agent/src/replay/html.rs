@@ -13,9 +13,15 @@ use super::{Outcome, Point, ReplayedBan, rfc3339};
 use crate::text::{self, counted, duration, printable};
 use shield_engine::client::Client;
 
+/// The plot's own units; it is stretched to the page's width, or several times that.
 const WIDTH: f64 = 1200.0;
-const HEIGHT: f64 = 320.0;
-const MARGIN: f64 = 48.0;
+const HEIGHT: f64 = 240.0;
+/// The strip below the bars for the marks of bans.
+const STRIP: f64 = 14.0;
+
+/// How much of a plot is seen at once: all, a fourth, a sixteenth. Each has so many times on its axis within the page's width.
+const ZOOMS: [u32; 3] = [1, 4, 16];
+const TIMES_SEEN: u32 = 4;
 
 /// Stories told at most; the clients beyond them are counted.
 const MAX_STORIES: usize = 2_000;
@@ -45,10 +51,24 @@ font-size:1.3rem}\
 justify-content:space-between;padding:.15rem .5rem;margin-bottom:2px}\
 .sums li i{position:absolute;inset:0 auto 0 0;background:var(--fill);z-index:-1}.sums li span:first-of-type{overflow-wrap:anywhere}\
 details{border-top:1px solid var(--line);padding:.4rem 0}summary{cursor:pointer;overflow-wrap:anywhere}\
-details table{margin:.4rem 0 .8rem}code{font-size:.95em}";
+details table{margin:.4rem 0 .8rem}code{font-size:.95em}\
+.plot{overflow-x:auto;margin:.4rem 0}.plot svg{display:block;width:100%;height:240px}.plot path{vector-effect:non-scaling-stroke}\
+.axis{position:relative;height:1.6em;border-top:1px solid var(--line);font-size:12px;color:var(--dim)}\
+.axis span{position:absolute;border-left:1px solid var(--line);padding-left:4px;white-space:nowrap}\
+.z4,.z16{display:none}#z4:checked~.plot>div{width:400%}#z16:checked~.plot>div{width:1600%}\
+#z4:checked~.plot .z4,#z16:checked~.plot .z4,#z16:checked~.plot .z16{display:inline}label{margin-right:1em}";
 
 /// The page of one replay.
 pub(crate) fn render(outcome: &Outcome, score: Option<&Score>, title: &str) -> String {
+    text::with_commas(|| page(outcome, score, title))
+}
+
+/// The page of two configurations on the same log.
+pub(crate) fn render_difference(before: &Outcome, after: &Outcome, title: &str) -> String {
+    text::with_commas(|| difference_page(before, after, title))
+}
+
+fn page(outcome: &Outcome, score: Option<&Score>, title: &str) -> String {
     let mut page = begin(&headline(outcome), title);
     if outcome.clients_behind_proxy > 0 {
         let _ = write!(
@@ -59,7 +79,7 @@ pub(crate) fn render(outcome: &Outcome, score: Option<&Score>, title: &str) -> S
         );
     }
     facts(outcome, score, &mut page);
-    curve(outcome, &mut page);
+    curves(&[("", outcome)], &mut page);
     sums(outcome, &mut page);
     let made: Vec<&ReplayedBan> = outcome.bans.iter().filter(|ban| ban.not_made.is_none()).collect();
     let spared: Vec<&ReplayedBan> = outcome.bans.iter().filter(|ban| ban.not_made.is_some()).collect();
@@ -69,8 +89,7 @@ pub(crate) fn render(outcome: &Outcome, score: Option<&Score>, title: &str) -> S
     page
 }
 
-/// The page of two configurations on the same log.
-pub(crate) fn render_difference(before: &Outcome, after: &Outcome, title: &str) -> String {
+fn difference_page(before: &Outcome, after: &Outcome, title: &str) -> String {
     let (no_longer, newly) = difference(before, after);
     let headline = format!(
         "The second configuration would have banned {} instead of {}: {} newly, {} no longer.",
@@ -105,6 +124,13 @@ pub(crate) fn render_difference(before: &Outcome, after: &Outcome, title: &str) 
         );
     }
     page.push_str("</tbody></table>");
+    curves(&[("Before", before), ("After", after)], &mut page);
+    for (when, outcome) in
+        [("Before", before), ("After", after)].into_iter().filter(|(_, outcome)| has_bans(outcome))
+    {
+        let _ = write!(page, "<h2>{when}: what was banned</h2>");
+        sums(outcome, &mut page);
+    }
     stories("Newly banned", &newly, &mut page);
     stories("No longer banned", &no_longer, &mut page);
     page.push_str("</body></html>\n");
@@ -112,7 +138,8 @@ pub(crate) fn render_difference(before: &Outcome, after: &Outcome, title: &str) 
 }
 
 fn begin(headline: &str, title: &str) -> String {
-    let (headline, title) = (escape(headline), escape(title));
+    // A number and its percent sign stay in one line.
+    let (headline, title) = (escape(headline).replace(" %", "&nbsp;%"), escape(title));
     format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width\"><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
@@ -178,28 +205,60 @@ fn facts(outcome: &Outcome, score: Option<&Score>, page: &mut String) {
     page.push_str("</div>");
 }
 
-/// Requests per second over time, errors and the spared ones in them, the whole server's baseline, and a tick for each ban.
-fn curve(outcome: &Outcome, page: &mut String) {
-    let (Some((first, last)), false) = (outcome.span, outcome.points.is_empty()) else {
+/// The traffic of each outcome over time, on one scale, with buttons that zoom into all of them. Works without scripts.
+fn curves(outcomes: &[(&str, &Outcome)], page: &mut String) {
+    let Some(top) = outcomes.iter().filter_map(|(_, outcome)| highest(outcome)).reduce(f64::max) else {
         page.push_str("<p>No requests.</p>");
         return;
     };
+    page.push_str("<div>");
+    for zoom in ZOOMS {
+        let (checked, name) =
+            if zoom == 1 { (" checked", "all".to_owned()) } else { ("", format!("{zoom} x")) };
+        let _ = write!(
+            page,
+            "<input type=\"radio\" name=\"zoom\" id=\"z{zoom}\"{checked}><label for=\"z{zoom}\">{name}</label>"
+        );
+    }
+    for (title, outcome) in outcomes {
+        curve(title, outcome, top, page);
+    }
+    page.push_str(
+        "</div><p><span style=\"color:var(--traffic)\">■</span> requests <span style=\"color:var(--error)\">■</span> of \
+         them errors <span style=\"color:var(--ban)\">■</span> spared, from banned clients \
+         <span style=\"color:var(--base)\">―</span> what is usual <span style=\"color:var(--ban)\">❙</span> bans. Times are UTC.</p>",
+    );
+}
+
+/// The most requests per second in a bar; `None` without requests.
+fn highest(outcome: &Outcome) -> Option<f64> {
+    let secs = outcome.point_secs.max(1) as f64;
+    outcome.points.iter().map(|point| point.requests as f64 / secs).reduce(f64::max).map(|top| top.max(0.1))
+}
+
+/// Requests per second over time, errors and the spared ones in them, the whole server's baseline, and a mark for each ban.
+fn curve(title: &str, outcome: &Outcome, top: f64, page: &mut String) {
+    let Some((first, last)) = outcome.span else { return };
     let span = (last - first).max(outcome.point_secs) as f64;
     let secs = outcome.point_secs as f64;
     let rate = |count: u64| count as f64 / secs;
-    let top = outcome.points.iter().map(|p| rate(p.requests)).fold(0.1, f64::max);
-    let x = |at: i64| MARGIN + (at - first) as f64 / span * (WIDTH - 2.0 * MARGIN);
-    let y = |value: f64| HEIGHT - MARGIN - value / top * (HEIGHT - 2.0 * MARGIN);
-    let width = (secs / span * (WIDTH - 2.0 * MARGIN)).max(1.0);
+    let base = HEIGHT - STRIP;
+    let x = |at: i64| (at - first) as f64 / span * WIDTH;
+    let y = |value: f64| base - value / top * base;
+    let width = (secs / span * WIDTH).max(0.3);
+    let head = if title.is_empty() { String::new() } else { format!("<b>{title}.</b> ") };
     let _ = write!(
         page,
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Requests per second, baseline and bans\">"
+        "<p>{head}Up to {top:.1} requests/s; a bar is {}.</p><div class=\"plot\"><div><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         preserveAspectRatio=\"none\" role=\"img\" aria-label=\"{title} requests per second, baseline and bans\">",
+        duration(outcome.point_secs.unsigned_abs())
     );
     let bars = |page: &mut String, colour: &str, of: &dyn Fn(&Point) -> u64| {
-        let _ = write!(page, "<path fill=\"var(--{colour})\" d=\"");
-        for point in &outcome.points {
+        // The outline keeps a bar visible that is narrower than a pixel.
+        let _ = write!(page, "<path fill=\"var(--{colour})\" stroke=\"var(--{colour})\" d=\"");
+        for point in outcome.points.iter().filter(|point| of(point) > 0) {
             let (left, up) = (x(point.at_secs.max(first)), y(rate(of(point))));
-            let _ = write!(page, "M{left:.1} {:.1}V{up:.1}h{width:.1}V{:.1}z", y(0.0), y(0.0));
+            let _ = write!(page, "M{left:.2} {base}V{up:.1}h{width:.2}V{base}z");
         }
         page.push_str("\"/>");
     };
@@ -210,41 +269,57 @@ fn curve(outcome: &Outcome, page: &mut String) {
     for (n, point) in outcome.points.iter().enumerate() {
         let command = if n == 0 { 'M' } else { 'L' };
         let level = point.baseline_mean.min(top);
-        let _ = write!(page, "{command}{:.1} {:.1}", x(point.at_secs.max(first)), y(level));
+        let _ = write!(page, "{command}{:.2} {:.1}", x(point.at_secs.max(first)), y(level));
     }
     page.push_str("\"/><path stroke=\"var(--ban)\" stroke-width=\"1\" d=\"");
     for ban in outcome.bans.iter().filter(|ban| ban.not_made.is_none()) {
-        let _ = write!(page, "M{:.1} {:.1}v10", x(ban.at_secs), HEIGHT - MARGIN + 2.0);
+        let _ = write!(page, "M{:.2} {:.1}v10", x(ban.at_secs), base + 3.0);
     }
-    page.push_str("\"/>");
-    let base = HEIGHT - MARGIN;
-    let _ = write!(
-        page,
-        "<path stroke=\"var(--line)\" d=\"M{MARGIN} {base}H{:.1}\"/><g fill=\"var(--dim)\" font-size=\"12\">\
-         <text x=\"{MARGIN}\" y=\"{:.1}\">{}</text><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-         <text x=\"{MARGIN}\" y=\"{:.1}\">{top:.1} requests/s (a bar is {})</text></g></svg>",
-        WIDTH - MARGIN,
-        HEIGHT - 14.0,
-        rfc3339(first),
-        WIDTH - MARGIN,
-        HEIGHT - 14.0,
-        rfc3339(last),
-        MARGIN - 10.0,
-        duration(outcome.point_secs.unsigned_abs()),
-    );
-    page.push_str(
-        "<p><span style=\"color:var(--traffic)\">■</span> requests <span style=\"color:var(--error)\">■</span> of \
-         them errors <span style=\"color:var(--ban)\">■</span> spared, from banned clients \
-         <span style=\"color:var(--base)\">―</span> what is usual <span style=\"color:var(--ban)\">❙</span> bans</p>",
-    );
+    page.push_str("\"/></svg>");
+    axis(first, last.max(first + outcome.point_secs), page);
+    page.push_str("</div></div>");
+}
+
+/// The times below a plot: a few for the whole of it, and those between them for whoever zooms in.
+fn axis(first: i64, last: i64, page: &mut String) {
+    page.push_str("<div class=\"axis\">");
+    let steps = TIMES_SEEN * ZOOMS[ZOOMS.len() - 1];
+    for step in 0..steps {
+        let zoom = ZOOMS.into_iter().find(|zoom| step % (steps / (TIMES_SEEN * zoom)) == 0).unwrap_or(1);
+        let at = first + (last - first) * i64::from(step) / i64::from(steps);
+        let left = 100.0 * f64::from(step) / f64::from(steps);
+        let _ = write!(
+            page,
+            "<span class=\"z{zoom}\" style=\"left:{left:.4}%\">{}</span>",
+            short_time(at, last - first)
+        );
+    }
+    page.push_str("</div>");
+}
+
+/// As much of the time as tells one from the next.
+fn short_time(at: i64, span_secs: i64) -> String {
+    const HOUR: i64 = 3_600;
+    const YEAR: i64 = 365 * 24 * HOUR;
+    let time = rfc3339(at);
+    let part = match span_secs {
+        ..HOUR => time.get(11..19),
+        HOUR..YEAR => time.get(5..16),
+        YEAR.. => time.get(..10),
+    };
+    part.unwrap_or(&time).replace('T', " ")
+}
+
+fn has_bans(outcome: &Outcome) -> bool {
+    outcome.bans.iter().any(|ban| ban.not_made.is_none())
 }
 
 /// The bans by rule, path, hour and network.
 fn sums(outcome: &Outcome, page: &mut String) {
-    let made = || outcome.bans.iter().filter(|ban| ban.not_made.is_none());
-    if made().next().is_none() {
+    if !has_bans(outcome) {
         return;
     }
+    let made = || outcome.bans.iter().filter(|ban| ban.not_made.is_none());
     page.push_str("<div class=\"sums\">");
     let by_rule = made().map(|ban| (text::rule_title(ban.rule).to_owned(), 1));
     sum("Bans by rule", largest(by_rule), page);
@@ -414,6 +489,8 @@ mod tests {
             top_paths: vec![PathCount { path: path.to_owned(), count: 6 }],
             account: Vec::new(),
             lines: Vec::new(),
+            sites: Vec::new(),
+            policy: None,
             observe: None,
             at_secs: 60,
         };
@@ -485,13 +562,13 @@ mod tests {
         check(
             &fortnight,
             "On your log of 14 days Shield would have banned 81 of 2,518 clients and spared your server 14,285 requests \
-             (22.0 %).",
+             (22.0&nbsp;%).",
         );
         let quiet =
             Outcome { clients: 1, clients_banned: 0, requests: 5, requests_banned: 0, ..outcome("/") };
         check(
             &quiet,
-            "On your log of 2 minutes Shield would have banned none of 1 client and spared your server 0 requests (0.0 %).",
+            "On your log of 2 minutes Shield would have banned none of 1 client and spared your server 0 requests (0.0&nbsp;%).",
         );
     }
 
@@ -512,6 +589,25 @@ mod tests {
         let page = render_difference(&before, &after, "access.log");
         assert!(page.contains("would have banned 81 clients instead of 0: 1 newly, 0 no longer."), "{page}");
         assert!(page.contains("Newly banned (1)") && !page.contains("No longer banned ("));
+        let both = render_difference(&outcome("/a"), &outcome("/b"), "access.log");
+        assert_eq!(both.matches("class=\"plot\"").count(), 2, "{both}");
+        assert!(both.contains("<b>Before.</b>") && both.contains("After: what was banned"));
+    }
+
+    #[test]
+    fn it_zooms_without_a_script_and_names_more_times_the_nearer_it_is() {
+        let fortnight = Outcome { span: Some((0, 14 * 86_400)), ..outcome("/") };
+        let page = render(&fortnight, None, "access.log");
+        let times = |zoom: u32| page.matches(&format!("<span class=\"z{zoom}\"")).count();
+        assert_eq!((times(1), times(4), times(16)), (4, 12, 48));
+        for zoom in ZOOMS {
+            assert!(page.contains(&format!("id=\"z{zoom}\"")), "a button for {zoom} x");
+            let rule = format!("#z{zoom}:checked~.plot>div{{width:{zoom}00%}}");
+            assert!(zoom == 1 || page.contains(&rule), "{rule}");
+        }
+        assert!(page.contains("01-08 00:00"), "the middle of the fortnight");
+        let minute = render(&outcome("/"), None, "access.log");
+        assert!(minute.contains("00:00:30"), "seconds where the log is short");
     }
 
     #[test]

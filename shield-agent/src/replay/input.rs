@@ -49,14 +49,14 @@ impl Input {
     }
 
     /// Returns whether it can be read only once, such as `<(zcat …)`.
-    fn is_stream(&self) -> bool {
+    pub(crate) fn is_stream(&self) -> bool {
         match self {
             Input::File(path) => path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir()),
             Input::Stdin => true,
         }
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Input::File(path) => path.display().to_string(),
             Input::Stdin => "standard input".to_owned(),

@@ -20,10 +20,11 @@ use shield_engine::action::{Action, BanRecord, Notice, Record};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::event::Event;
+use shield_engine::operator_rules::{PolicyAnswer, PolicyQuestion, PolicyWord};
 use shield_engine::policy::{Policy, Switch};
 use shield_engine::report::{DetectorStatus, Explanation, Lessons};
 use shield_engine::request::{Batch, Line, RejectedCounts};
-use shield_engine::settings::{Proxied, Settings};
+use shield_engine::settings::{Proxied, RulesSettings, Settings};
 use shield_engine::time::{Ends, EventSecs, Now};
 use shield_engine::timeline::{Placement, Timeline};
 use shield_engine::verdict::{Evidence, Rule};
@@ -127,9 +128,16 @@ impl Watch {
     }
 }
 
+/// Asks the operators' own rules. The inner error is one that the same question would always have; the outer one is of this machine
+/// and this moment.
+pub(crate) type AskRules = Box<dyn FnMut(&PolicyQuestion) -> Result<Result<PolicyWord, String>, String>>;
+
 /// A running replay.
 pub struct Replay {
     engine: Engine,
+    ask_rules: Option<AskRules>,
+    /// Why the rules could not be asked, which another run could.
+    broken: Option<String>,
     ipv6_prefix: u8,
     start: Option<EventSecs>,
     now: EventSecs,
@@ -143,13 +151,31 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// A replay that has seen nothing. There is no kernel to wait for, and nobody to ask for names.
+    /// A replay that has seen nothing. There is no kernel to wait for, and nobody to ask: it shows what the detector would do.
     pub fn new(settings: Settings, policy: Policy, allowlist: Allowlist) -> Replay {
+        let rules = RulesSettings { switch: Switch::Off, ..settings.rules };
+        Replay::create(Settings { rules, ..settings }, policy, allowlist)
+    }
+
+    /// As [`Replay::new`], and the operators' own rules are asked about each verdict, as the agent would.
+    pub(crate) fn asking(
+        settings: Settings,
+        policy: Policy,
+        allowlist: Allowlist,
+        ask_rules: AskRules,
+    ) -> Replay {
+        Replay { ask_rules: Some(ask_rules), ..Replay::create(settings, policy, allowlist) }
+    }
+
+    fn create(settings: Settings, policy: Policy, allowlist: Allowlist) -> Replay {
         let (enforcers, verify_search_engines, proxied) = (Vec::new(), Switch::Off, Proxied::Ban);
-        let settings = Settings { enforcers, verify_search_engines, proxied, ..settings };
+        let records_progress = Switch::Off;
+        let settings = Settings { enforcers, verify_search_engines, proxied, records_progress, ..settings };
         Replay {
             ipv6_prefix: settings.ipv6_prefix,
             engine: Engine::new(settings, policy, allowlist, 1, SEED),
+            ask_rules: None,
+            broken: None,
             start: None,
             now: 0,
             timeline: Timeline::default(),
@@ -199,8 +225,7 @@ impl Replay {
         self.explain_before(placed.second);
         batch.lines.clear();
         batch.lines.push(*line);
-        let actions = self.engine.handle(Event::Lines(batch), self.clocks(self.now));
-        self.note(actions, Some(line));
+        self.handle(Event::Lines(batch), Some(line));
         batch.lines.clear();
         self.explain_after(client);
     }
@@ -262,8 +287,7 @@ impl Replay {
         }
         while self.now < second {
             self.now = self.next_end().map_or(second, |end| end.clamp(self.now + 1, second));
-            let actions = self.engine.handle(Event::Tick, self.clocks(self.now));
-            self.note(actions, None);
+            self.handle(Event::Tick, None);
         }
     }
 
@@ -283,6 +307,39 @@ impl Replay {
     fn clocks(&self, second: EventSecs) -> Now {
         let since_start = second.saturating_sub(self.start.unwrap_or(second)).max(0) as u64;
         Now { wall_ms: second.saturating_mul(1000), boot_ms: BOOT_START_MS + since_start * 1000 }
+    }
+
+    /// Has the engine handle an event, and at once the answers to what it asks the rules.
+    fn handle(&mut self, event: Event<'_>, line: Option<&Line>) {
+        let now = self.clocks(self.now);
+        let mut actions = self.engine.handle(event, now);
+        loop {
+            let answers = self.answers(&actions);
+            self.note(actions, line);
+            if answers.is_empty() {
+                return;
+            }
+            actions = self.engine.handle(Event::Policy(answers), now);
+        }
+    }
+
+    fn answers(&mut self, actions: &[Action]) -> Vec<PolicyAnswer> {
+        let Some(ask) = &mut self.ask_rules else { return Vec::new() };
+        let broken = &mut self.broken;
+        let mut answer = |action: &Action| {
+            let Action::AskPolicy(question) = action else { return None };
+            let word = ask(question).unwrap_or_else(|why| {
+                broken.get_or_insert_with(|| why.clone());
+                Err(why)
+            });
+            Some(PolicyAnswer { id: question.id, client: question.client, word })
+        };
+        actions.iter().filter_map(&mut answer).collect()
+    }
+
+    /// Why the rules could not be asked, if that was this machine's fault: another run may have another outcome.
+    pub(crate) fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
     }
 
     fn note(&mut self, actions: Vec<Action>, line: Option<&Line>) {
@@ -383,8 +440,7 @@ impl Replay {
     pub fn finish(mut self) -> Outcome {
         // Bans of clients in good standing wait for a while; the log's end must not cut that off.
         self.now += SETTLED_AFTER_SECS;
-        let actions = self.engine.handle(Event::Tick, self.clocks(self.now));
-        self.note(actions, None);
+        self.handle(Event::Tick, None);
         self.outcome.clients = self.seen.len() as u64;
         self.outcome.clients_banned = self.banned.len() as u64;
         self.outcome.clients_behind_proxy = self.banned.intersection(&self.proxied).count() as u64;

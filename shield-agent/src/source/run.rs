@@ -260,7 +260,7 @@ impl<D: Deliver, R: Report> Source<D, R> {
                 return ControlFlow::Continue(read);
             };
             read += bytes;
-            self.stats.count(&batch, bytes);
+            self.stats.count(&batch, bytes, now_ms);
             self.sights.read(files.log_just_read().unwrap_or(Path::new("")), &batch, now);
             // Before the delivery, which blocks as long as the engine is behind. Not for every batch: it costs a system
             // call for each log followed.
@@ -380,8 +380,9 @@ impl<D: Deliver, R: Report> Source<D, R> {
             self.pool.give(batch);
             return ControlFlow::Continue(());
         }
-        self.stats.count(&batch, bytes);
-        self.sights.read(Path::new(""), &batch, clock::now());
+        let now = clock::now();
+        self.stats.count(&batch, bytes, now.boot_ms);
+        self.sights.read(Path::new(""), &batch, now);
         self.hand_over(batch)
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::Input;
 use super::sight::Trouble;
+use crate::sites::{SiteCounts, Sites};
 use shield_engine::event::PartState;
 use shield_engine::request::{Batch, Rejected, RejectedCounts};
 
@@ -25,6 +26,7 @@ pub struct Stats {
     recent: Mutex<Recent>,
     trouble: Mutex<Option<Trouble>>,
     format: Mutex<Option<&'static str>>,
+    sites: Sites,
 }
 
 /// The counters at one moment.
@@ -123,6 +125,7 @@ impl Stats {
             recent: Mutex::default(),
             trouble: Mutex::default(),
             format: Mutex::default(),
+            sites: Sites::default(),
         }
     }
 
@@ -130,8 +133,9 @@ impl Stats {
         &self.name
     }
 
-    /// Counts a batch of `bytes` bytes of lines.
-    pub(super) fn count(&self, batch: &Batch, bytes: u64) {
+    /// Counts a batch of `bytes` bytes of lines, read at `now_ms` (boot clock).
+    pub(super) fn count(&self, batch: &Batch, bytes: u64, now_ms: u64) {
+        self.sites.count(batch, now_ms);
         let add = |counter: &AtomicU64, count: u64| counter.fetch_add(count, Ordering::Relaxed);
         add(&self.lines, batch.lines.len() as u64);
         add(&self.bytes, bytes);
@@ -174,6 +178,11 @@ impl Stats {
     /// The state as last set.
     pub(super) fn state(&self) -> PartState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The requests by site at `now_ms` (boot clock).
+    pub(crate) fn sites(&self, now_ms: u64) -> SiteCounts {
+        self.sites.snapshot(now_ms)
     }
 
     /// Reads the counters. Each is right by itself; a batch counted meanwhile may show in some of them only.

@@ -46,6 +46,52 @@ impl<T: Into<PathBuf>> From<T> for Listener {
     }
 }
 
+/// Lets this group send to the socket, as far as the mode that is set afterwards lets a group: as its owner, or where that takes a
+/// capability that the unit does not have, by an entry in its access list, which takes none.
+fn let_group_in(path: &Path, group: u32) -> anyhow::Result<()> {
+    if chown(path, None, Some(group)).is_ok() {
+        return Ok(());
+    }
+    rustix::fs::lsetxattr(
+        path,
+        "system.posix_acl_access",
+        &acl::of_group(group),
+        rustix::fs::XattrFlags::empty(),
+    )
+    .with_context(|| format!("could not give {} to the group {group}", path.display()))
+}
+
+/// The kernel's own form of an access list (`linux/posix_acl_xattr.h`).
+mod acl {
+    const VERSION: u32 = 2;
+    const OWNER: u16 = 0x01;
+    const OWNING_GROUP: u16 = 0x04;
+    const GROUP: u16 = 0x08;
+    const MASK: u16 = 0x10;
+    const OTHERS: u16 = 0x20;
+    const NO_ID: u32 = u32::MAX;
+    const READ_WRITE: u16 = 6;
+
+    /// The owner and this group may read and write; the owning group, which is the agent's, and others may nothing. What the mode
+    /// says of a group is the mask, as for every file with a list.
+    pub(super) fn of_group(group: u32) -> Vec<u8> {
+        let entries = [
+            (OWNER, READ_WRITE, NO_ID),
+            (OWNING_GROUP, 0, NO_ID),
+            (GROUP, READ_WRITE, group),
+            (MASK, READ_WRITE, NO_ID),
+            (OTHERS, 0, NO_ID),
+        ];
+        let mut bytes = VERSION.to_le_bytes().to_vec();
+        for (tag, access, id) in entries {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend(access.to_le_bytes());
+            bytes.extend(id.to_le_bytes());
+        }
+        bytes
+    }
+}
+
 /// A bound socket that nginx sends its lines to.
 #[derive(Debug)]
 pub(super) struct Syslog {
@@ -71,18 +117,14 @@ impl Syslog {
         let socket = bind_with_credentials(path)
             .with_context(|| format!("could not bind the syslog socket {}", path.display()))?;
         let access = senders.access();
-        if let Err(error) = chown(path, None, access.group) {
-            if listener.group.is_some() {
-                let error = anyhow::Error::new(error);
-                return Err(error.context(format!("could not give {} to its group", path.display())));
+        let is_given = match access.group.map_or(Ok(()), |group| let_group_in(path, group)) {
+            Ok(()) => true,
+            Err(error) if listener.group.is_some() => return Err(error),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), error = format!("{error:#}"), "could not let nginx's group alone in to the syslog socket: any user can send to it, and only nginx's lines are read");
+                false
             }
-            tracing::warn!(path = %path.display(), %error, "could not give the syslog socket to nginx's group: any user can send to it, and only nginx's lines are read");
-        }
-        let is_given = access.group.is_none()
-            || std::fs::metadata(path).is_ok_and(|meta| {
-                use std::os::unix::fs::MetadataExt as _;
-                Some(meta.gid()) == access.group
-            });
+        };
         let mode = listener.mode.unwrap_or(if is_given { access.mode } else { super::senders::ANYBODY });
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
             .with_context(|| format!("could not let nginx write to {}", path.display()))?;
@@ -214,6 +256,29 @@ mod tests {
         );
         drop(syslog);
         assert!(!path.exists());
+    }
+
+    /// The unit has no capability to give a file away.
+    #[test]
+    fn an_access_list_lets_the_group_in_and_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nginx.sock");
+        let _socket = UnixDatagram::bind(&path).unwrap();
+        rustix::fs::lsetxattr(
+            &path,
+            "system.posix_acl_access",
+            &acl::of_group(4242),
+            rustix::fs::XattrFlags::empty(),
+        )
+        .unwrap();
+        // Of the owner, the mask, and of others; a mode that is set afterwards is the mask's.
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mut list = [0_u8; 128];
+        let length = rustix::fs::lgetxattr(&path, "system.posix_acl_access", &mut list).unwrap();
+        let mut masked = acl::of_group(4242);
+        masked[4 + 3 * 8 + 2] = 0;
+        assert_eq!(list[..length], masked);
     }
 
     #[test]

@@ -111,6 +111,7 @@ fn take_out(tx: &Connection, client: Client) -> rusqlite::Result<(Option<String>
         .prepare_cached("DELETE FROM evidence WHERE serial = ?1 RETURNING json")?
         .query_row([serial], |row| row.get(0))
         .optional()?;
+    forget_sites(tx, serial)?;
     Ok((reason, evidence))
 }
 
@@ -156,7 +157,20 @@ fn insert_ban(tx: &Connection, boot: i64, record: &BanRecord) -> Result<()> {
 fn insert_evidence(tx: &Connection, serial: i64, json: &str) -> Result<()> {
     tx.prepare_cached("INSERT OR REPLACE INTO evidence (serial, json) VALUES (?1, ?2)")?
         .execute(params![serial, json])?;
+    // An extended ban's evidence comes from the database as it is, and may be damaged.
+    if json.contains("\"sites\"") {
+        tx.prepare_cached(
+            "INSERT OR IGNORE INTO ban_sites (site, serial)
+             SELECT value, ?1 FROM json_each(CASE WHEN json_valid(?2) THEN ?2 ELSE '{}' END, '$.sites')
+             WHERE type = 'text'",
+        )?
+        .execute(params![serial, json])?;
+    }
     Ok(())
+}
+
+fn forget_sites(tx: &Connection, serial: i64) -> rusqlite::Result<usize> {
+    tx.prepare_cached("DELETE FROM ban_sites WHERE serial = ?1")?.execute([serial])
 }
 
 /// Moves a ban to the history. Does nothing when a newer ban has replaced it: its serial number differs.
@@ -179,6 +193,7 @@ fn lifted(
     if tx.changes() > 0 {
         tx.prepare_cached("DELETE FROM bans WHERE serial = ?1")?.execute([serial])?;
         tx.prepare_cached("DELETE FROM evidence WHERE serial = ?1")?.execute([serial])?;
+        forget_sites(tx, serial)?;
     }
     Ok(())
 }

@@ -105,7 +105,11 @@ fn of_sqlite(error: &rusqlite::Error) -> Option<Fault> {
     {
         return Some(Fault::Damaged);
     }
-    let rusqlite::Error::SqliteFailure(failure, _) = error else { return None };
+    let rusqlite::Error::SqliteFailure(failure, message) = error else { return None };
+    // A byte of its header: SQLite has had no other format for twenty years.
+    if message.as_deref() == Some("unsupported file format") {
+        return Some(Fault::Damaged);
+    }
     match (failure.code, failure.extended_code) {
         (ErrorCode::DiskFull, _) => Some(Fault::DiskFull),
         // The kernel's EFBIG and EDQUOT reach SQLite as a failed write.

@@ -75,6 +75,14 @@ impl Held {
         }
     }
 
+    /// The clients whose newest ban is of this site.
+    pub(super) fn clients_of_site<'a>(&'a self, site: &'a str) -> impl Iterator<Item = Client> + 'a {
+        let is_of_site = move |ban: &BanRecord| {
+            ban.evidence.as_ref().is_some_and(|evidence| evidence.sites.iter().any(|name| name == site))
+        };
+        self.by_client.keys().copied().filter(move |client| self.ban(*client).is_some_and(is_of_site))
+    }
+
     pub(super) fn take_dropped(&mut self) -> u64 {
         self.drop_reported = false;
         std::mem::take(&mut self.dropped)

@@ -80,6 +80,11 @@ pub(super) fn audit_head(connection: &Connection) -> Result<Option<AuditHead>> {
     single_json(connection, AUDIT_HEAD, &mut Unreadable::default())
 }
 
+/// Reads the baseline alone.
+pub(super) fn baseline(connection: &Connection) -> Result<Option<Vec<u8>>> {
+    single(connection, "baseline", &mut Unreadable::default())
+}
+
 /// Calls `each` with every row of a query. One that cannot be read is left out and added to `unreadable` by its key, the
 /// columns from 0.
 fn for_each_row<T>(

@@ -10,6 +10,7 @@
 pub(crate) mod audit_head;
 pub(crate) mod boots;
 mod commit;
+pub(crate) mod copy;
 mod disk_sync;
 mod error;
 mod files;

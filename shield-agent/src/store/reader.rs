@@ -1,7 +1,7 @@
 //! Queries of the API, the page and the command line, on a connection of their own, which neither waits for the writer nor
 //! holds it up. Every result is a page of bounded size.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU32;
 
 use anyhow::{Context, Result};
@@ -44,6 +44,9 @@ pub struct BanQuery {
     pub search: Option<String>,
     /// Only bans for this rule.
     pub rule: Option<Rule>,
+    /// Only bans of clients that asked for this site.
+    #[serde(default)]
+    pub site: Option<String>,
     /// Leaves out bans of lists, imported ones and those that are read by themselves.
     #[serde(default)]
     pub no_imported: bool,
@@ -141,6 +144,11 @@ impl Reader {
         Ok(Reader { connection, boots })
     }
 
+    /// The learned baseline as it was last saved, in the detector's encoding.
+    pub(crate) fn baseline(&self) -> Result<Option<Vec<u8>>> {
+        super::load::baseline(&self.connection)
+    }
+
     /// One page of the bans in force.
     pub fn bans(&self, query: &BanQuery, now: Now) -> Result<BanPage> {
         let filter = Filter::new(query);
@@ -164,6 +172,27 @@ impl Reader {
             bans.extend(readable(rows::ban(row, &self.boots, now), "ban"));
         }
         Ok(BanPage { bans, total })
+    }
+
+    /// Bans in force by the site that their clients asked for, most first, at most `limit` sites.
+    pub(crate) fn bans_by_site(&self, limit: u32) -> Result<BTreeMap<String, u64>> {
+        let sql = "SELECT site, count(*) FROM ban_sites JOIN bans USING (serial)
+                   GROUP BY site ORDER BY 2 DESC, site LIMIT ?1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let found = statement.query_map([limit], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
+        found.collect::<rusqlite::Result<_>>().context("could not count the bans by site")
+    }
+
+    /// The clients whose bans in the database are of this site.
+    pub(crate) fn clients_of_site(&self, site: &str) -> Result<HashSet<Client>> {
+        let sql = "SELECT client FROM bans WHERE serial IN (SELECT serial FROM ban_sites WHERE site = ?1)";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut found = statement.query([site])?;
+        let mut clients = HashSet::new();
+        while let Some(row) = found.next().context("could not list the clients of a site")? {
+            clients.extend(readable(rows::client(row, 0), "client"));
+        }
+        Ok(clients)
     }
 
     /// The offences of each client with a ban in force.
@@ -315,6 +344,7 @@ pub(crate) fn audit_head(settings: &Settings) -> Result<Option<AuditHead>> {
 struct Filter {
     search: Option<String>,
     rule: Option<&'static str>,
+    site: Option<&'static str>,
     no_imported: bool,
     values: Vec<Value>,
 }
@@ -363,7 +393,11 @@ impl Filter {
             values.push(Value::from(rule.name().to_owned()));
             "COLUMN = ?"
         });
-        Filter { search, rule, no_imported: query.no_imported, values }
+        let site = query.site.as_ref().map(|site| {
+            values.push(Value::from(site.clone()));
+            "COLUMN IN (SELECT serial FROM ban_sites WHERE site = ?)"
+        });
+        Filter { search, rule, site, no_imported: query.no_imported, values }
     }
 
     /// The `WHERE` clause. With many matches it leaves the conditions' indices unused, so that SQLite uses the order's.
@@ -371,6 +405,7 @@ impl Filter {
         let plus = if many_matches { "+" } else { "" };
         let search = self.search.as_ref().map(|text| text.replace("COLUMN", &format!("{plus}client")));
         let rule = self.rule.map(|text| text.replace("COLUMN", &format!("{plus}rule")));
+        let site = self.site.map(|text| text.replace("COLUMN", &format!("{plus}serial")));
         let own = self.no_imported.then(|| {
             // Ranges of an index, which `<>` would not use.
             let mut lists: Vec<_> =
@@ -385,7 +420,7 @@ impl Filter {
             let ranges: Vec<String> = first.into_iter().chain(between).chain(last).collect();
             format!("({})", ranges.join(" OR "))
         });
-        let all: Vec<String> = search.into_iter().chain(rule).chain(own).collect();
+        let all: Vec<String> = search.into_iter().chain(rule).chain(site).chain(own).collect();
         if all.is_empty() { String::new() } else { format!("WHERE {}", all.join(" AND ")) }
     }
 }

@@ -9,7 +9,7 @@ use super::error::Damage;
 pub(super) const APPLICATION_ID: i32 = 0x5348_4c44;
 
 /// One script for each version; the first n scripts make version n. A released script must never change.
-const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
+const MIGRATIONS: [&str; 6] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
 /// Bans are stored in the order of their serial numbers, so that new ones are appended. Evidence has a table of its own to
 /// keep the rows of bans short: a start reads all bans and no evidence.
@@ -103,11 +103,22 @@ const VERSION_5: &str = "
     ALTER TABLE allowed ADD COLUMN until_ms INTEGER;   -- NULL: until it is removed
 ";
 
+/// Which sites a ban's client asked for, as its evidence says.
+const VERSION_6: &str = "
+    CREATE TABLE ban_sites (
+        site   TEXT NOT NULL,
+        serial INTEGER NOT NULL,              -- bans.serial
+        PRIMARY KEY (site, serial)
+    ) WITHOUT ROWID;
+    CREATE INDEX ban_sites_by_serial ON ban_sites (serial);
+";
+
 /// Every table. One that is missing was not left out by a crash: the file was damaged or changed.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "boots",
     "bans",
     "evidence",
+    "ban_sites",
     "history",
     "offences",
     "checkpoints",
@@ -130,12 +141,26 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     }
     let tx = connection.transaction()?;
     for (at, script) in MIGRATIONS.iter().enumerate().skip(version as usize) {
-        tx.execute_batch(script)
-            .with_context(|| format!("could not create version {} of the tables", at + 1))?;
+        let made = tx.execute_batch(script);
+        if let Some(why) = made.as_ref().err().filter(|error| is_about_tables(error)) {
+            // A script fits the tables before it, unless these are not what the version says.
+            bail!(Damage(format!("its tables are not those of version {version}: {why}")));
+        }
+        made.with_context(|| format!("could not create version {} of the tables", at + 1))?;
     }
     tx.pragma_update(None, "user_version", newest())?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.commit().context("could not commit the new tables")
+}
+
+/// Whether SQLite found fault with a statement, and not with the disk, the memory or another program.
+fn is_about_tables(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error as E;
+    match error {
+        E::SqliteFailure(failure, _) => failure.extended_code & 0xff == rusqlite::ffi::SQLITE_ERROR,
+        E::SqlInputError { .. } => true,
+        _ => false,
+    }
 }
 
 /// What is wrong with the tables: a damaged page can rename a column and be whole in every other way.

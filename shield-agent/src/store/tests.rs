@@ -86,6 +86,8 @@ fn evidence() -> Box<Evidence> {
         top_paths: vec![],
         account: Vec::new(),
         lines: Vec::new(),
+        sites: Vec::new(),
+        policy: None,
         observe: None,
         at_secs: 1,
     })
@@ -244,6 +246,10 @@ fn a_damaged_file_is_moved_aside_loudly() {
         bytes[at] = 0xff;
     });
     check("a version below none", &|bytes| bytes[60] = 0xff);
+    check("a format that SQLite does not know", &|bytes| bytes[47] = 0x2e);
+    for version in 1..schema::newest() as u8 {
+        check(&format!("version {version}, whose tables these are not"), &|bytes| bytes[63] = version);
+    }
     for page in [1, 3, 7, 11, 20, 40] {
         check(&format!("page {page} overwritten"), &|bytes| {
             let at = page * 4096;
@@ -438,6 +444,45 @@ fn bans_of_lists_can_be_left_out() {
     };
     assert_eq!((total(false, None), total(true, None)), (9, 6));
     assert_eq!((total(false, Some("203.0.113.3")), total(true, Some("203.0.113.3"))), (1, 0));
+}
+
+#[test]
+fn bans_are_found_and_counted_by_site_until_they_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&settings(dir.path()), NOW);
+    let of_sites = |n: u32, serial, sites: &[&str]| {
+        let mut ban = ban(n, serial, Ends::Never);
+        let sites = sites.iter().map(ToString::to_string).collect();
+        ban.evidence = Some(Box::new(Evidence { sites, ..*evidence() }));
+        Record::Banned(Box::new(ban))
+    };
+    let records = [
+        of_sites(1, 1, &["shop", "blog"]),
+        of_sites(2, 2, &["shop"]),
+        of_sites(3, 3, &[]),
+        of_sites(4, 4, &["' OR 1=1"]),
+    ];
+    store.commit(&records, NOW).unwrap();
+    let reader = Reader::beside(&store).unwrap();
+    let found = |site: &str| {
+        let query = BanQuery { site: Some(site.to_owned()), limit: 9, ..BanQuery::default() };
+        let page = reader.bans(&query, NOW).unwrap();
+        assert_eq!(page.total, reader.clients_of_site(site).unwrap().len() as u64);
+        let clients: Vec<String> = page.bans.iter().map(|ban| ban.ban.client.to_string()).collect();
+        clients.join(" ")
+    };
+    assert_eq!(found("shop"), "203.0.113.2 203.0.113.1");
+    assert_eq!(
+        (found("blog").as_str(), found("nobody").as_str(), found("' OR 1=1").as_str()),
+        ("203.0.113.1", "", "203.0.113.4")
+    );
+    let extended = BanRecord { evidence: None, ..ban(1, 9, Ends::Never) };
+    store.commit(&[Record::Extended(Box::new(extended)), lifted(2, 2, LiftReason::Expired)], NOW).unwrap();
+    assert_eq!((found("shop").as_str(), found("blog").as_str()), ("203.0.113.1", "203.0.113.1"));
+    let counts = reader.bans_by_site(2).unwrap();
+    assert_eq!(counts.into_iter().collect::<Vec<_>>(), [("' OR 1=1".to_owned(), 1), ("blog".to_owned(), 1)]);
+    store.commit(&[of_sites(1, 10, &["blog"])], NOW).unwrap();
+    assert_eq!((found("shop").as_str(), found("blog").as_str()), ("", "203.0.113.1"));
 }
 
 #[test]
@@ -872,7 +917,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     drop(store);
     sql(
         &settings,
-        "DROP TABLE unreadable; DROP TABLE remote; ALTER TABLE allowed DROP COLUMN note; ALTER TABLE allowed DROP COLUMN until_ms; ALTER TABLE bans DROP COLUMN place; PRAGMA user_version = 1;",
+        "DROP TABLE unreadable; DROP TABLE remote; DROP TABLE ban_sites; ALTER TABLE allowed DROP COLUMN note; ALTER TABLE allowed DROP COLUMN until_ms; ALTER TABLE bans DROP COLUMN place; PRAGMA user_version = 1;",
     );
     let (store, found) = open(&settings, NOW);
     assert_eq!((found, bans_of(&store, NOW).len()), (Found::Sound, 1));

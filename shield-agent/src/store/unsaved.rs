@@ -1,6 +1,7 @@
 //! The records that are not in the database yet, seen from beside the writer: while it cannot be written, the database does
 //! not know who is banned, and an answer from it would be an empty truth.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,5 +38,10 @@ impl Unsaved {
     /// A client's ban that is not in the database.
     pub(crate) fn ban(&self, client: Client) -> Option<BanRecord> {
         self.held().ban(client).cloned()
+    }
+
+    /// The clients whose bans are not in the database and of this site.
+    pub(crate) fn clients_of_site(&self, site: &str) -> HashSet<Client> {
+        self.held().clients_of_site(site).collect()
     }
 }

@@ -2,11 +2,12 @@
 //! The measures' own names stay in JSON, in the audit log and in a chat's `Condition`.
 
 use shield_engine::action::BanRecord;
+use shield_engine::operator_rules::{PolicyAction, PolicyTerm, PolicyWord};
 use shield_engine::report::RuleView;
 use shield_engine::verdict::{Evidence, Measure, PathCount, Rule};
 
 use super::quantity::{deviations, number, per_sec, printable};
-use super::{counted, rule_sentence};
+use super::{counted, duration, rule_sentence};
 
 /// Paths named in a sentence.
 const PATHS_NAMED: usize = 3;
@@ -20,7 +21,28 @@ pub(crate) fn cause(ban: &BanRecord) -> String {
         (None, rule) if !rule.is_detected() && !given.is_empty() => String::new(),
         (None, rule) => rule_sentence(rule).to_owned(),
     };
-    printable(format!("{given}{facts}").trim_end_matches(['.', ' ']))
+    let policy = ban.evidence.as_ref().and_then(|evidence| policy_words(evidence.policy.as_deref()?));
+    let policy = policy.map(|words| format!(". {words}")).unwrap_or_default();
+    printable(format!("{given}{facts}{policy}").trim_end_matches(['.', ' ']))
+}
+
+/// What the operators' own rules made of it; `None` where the verdict simply stands.
+fn policy_words(word: &PolicyWord) -> Option<String> {
+    if let Some(why) = &word.failed {
+        return Some(format!("The policy could not be asked: {why}"));
+    }
+    let term = word.term.map(|term| match term {
+        PolicyTerm::Secs(secs) => format!(" for {}", duration(secs)),
+        PolicyTerm::Permanent => " permanently".to_owned(),
+    });
+    let because = word.because.as_ref().map(|because| format!(": {because}")).unwrap_or_default();
+    let verb = match word.action {
+        PolicyAction::Ban if term.is_none() && because.is_empty() => return None,
+        PolicyAction::Ban => "bans it",
+        PolicyAction::Observe => "spares it",
+        PolicyAction::Slow => "slows it",
+    };
+    Some(format!("The policy {verb}{}{because}", term.unwrap_or_default()))
 }
 
 /// The kind of attack that a rule's ban answers, as a noun for many: `3 floods`.
@@ -247,6 +269,8 @@ pub(super) mod tests {
             top_paths: Vec::new(),
             account: Vec::new(),
             lines: Vec::new(),
+            sites: Vec::new(),
+            policy: None,
             observe: None,
             at_secs: 0,
         }

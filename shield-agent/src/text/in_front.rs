@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::counted;
+use shield_engine::client::Client;
 
 /// A detail of the state when it is over.
 pub(crate) const DIRECT: &str = "clients connect to this host themselves";
@@ -10,6 +13,16 @@ pub(crate) const DIRECT: &str = "clients connect to this host themselves";
 /// A detail of the state when nothing can be seen.
 pub(crate) const HIDDEN: &str = "whether a proxy stands in front cannot be told: no process of this host serves a web port, and the kernel \
                                  does not list what it forwards into containers (/proc/net/nf_conntrack)";
+
+/// Why no rule bans a client, or a network, that the log shows as a proxy.
+pub(crate) fn is_a_proxy(client: Client, proxy: IpAddr) -> String {
+    const BECAUSE: &str = "three clients or more came by it within the hour, as the log says (peer)";
+    if client.network() == IpNet::from(proxy) {
+        format!("it is a proxy: {BECAUSE}")
+    } else {
+        format!("{proxy} in it is a proxy: {BECAUSE}")
+    }
+}
 
 /// A detail of the state.
 pub(crate) fn refused_by_nginx(peers: &[IpAddr]) -> String {

@@ -47,9 +47,9 @@ pub(crate) use name::{
     rule_title,
 };
 pub(crate) use network::{by_network, networks};
-pub(crate) use notice::{KINDS, kind, notice_line, test_message};
+pub(crate) use notice::{KINDS, POLICY_OUTCOMES, kind, notice_line, policy_outcome, test_message};
 pub(crate) use quantity::{
-    bytes, count, counted, duration, per_sec, percent, plural, printable, term, until, utc,
+    bytes, count, counted, duration, per_sec, percent, plural, printable, term, until, utc, with_commas,
     write_plain_counts,
 };
 pub(crate) use sight::{beginning, finding, rejected, unread};

@@ -91,12 +91,15 @@ pub(crate) fn part_name(part: &str) -> Cow<'_, str> {
         "performer" => "Performer",
         "host" => "Own addresses",
         "page" => "Page",
+        "asn_db" => "AS numbers",
+        "country_db" => "Countries",
         "config" => "Configuration",
         "slow" => "Slow lane",
         "ssh" => "SSH sessions",
         "restored state" => "Restored state",
         "fleet" => "Fleet",
         "crowdsec" => "CrowdSec",
+        "crowdsec alerts" => "CrowdSec alerts",
         other => {
             if let Some(source) = other.strip_prefix("source:") {
                 let file = source.rsplit('/').next().filter(|file| !file.is_empty()).unwrap_or(source);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use shield_engine::action::{BanRecord, Notice};
+use shield_engine::action::{BanRecord, Notice, Step};
+use shield_engine::operator_rules::PolicyAction;
+use shield_engine::slowed::SlowGrounds;
 
 use super::{
     attack_kind, by_network, bytes, cause, counted, duration, global_anomaly, lift_reason, networks, per_sec,
@@ -10,7 +12,7 @@ use super::{
 };
 
 /// Every kind of notice, as in the `event` field of its JSON.
-pub(crate) const KINDS: [&str; 25] = [
+pub(crate) const KINDS: [&str; 26] = [
     "banned",
     "would_ban",
     "withheld",
@@ -34,6 +36,7 @@ pub(crate) const KINDS: [&str; 25] = [
     "lost",
     "allowlist_changed",
     "reloaded",
+    "change",
     "started",
     "stopping",
 ];
@@ -64,6 +67,7 @@ pub(crate) fn kind(notice: &Notice) -> &'static str {
         Notice::Lost { .. } => "lost",
         Notice::AllowlistChanged { .. } => "allowlist_changed",
         Notice::Reloaded(_) => "reloaded",
+        Notice::Change(_) => "change",
         Notice::Started { .. } => "started",
         Notice::Stopping { .. } => "stopping",
     }
@@ -173,6 +177,7 @@ fn line(notice: &Notice) -> String {
             format!("{network} {change} the allowlist{until}{}", in_brackets(note.as_deref()))
         }
         Notice::Reloaded(reloaded) => reload::summary(reloaded),
+        Notice::Change(change) => format!("{}: {}", step(change.step), change.text),
         Notice::Started { version, restored, dry_run } => {
             let mode = if *dry_run { ", dry run" } else { "" };
             format!("shield {version} started, {} restored{mode}", counted(*restored, "ban"))
@@ -182,6 +187,41 @@ fn line(notice: &Notice) -> String {
             let stay = if *bans == 1 { "stays until its end" } else { "stay until their end" };
             format!("shield is stopping; {} {stay}", counted(*bans, "ban"))
         }
+    }
+}
+
+/// What the operators' rules decided about a verdict; `None` where they were not asked.
+pub(crate) fn policy_outcome(notice: &Notice) -> Option<&'static str> {
+    let ban = match notice {
+        Notice::Banned(ban) => ban,
+        Notice::WouldBan { ban, .. } => ban,
+        Notice::Slowed { slowed, .. } if slowed.grounds == SlowGrounds::Policy => return Some("slow"),
+        _ => return None,
+    };
+    let word = ban.evidence.as_ref()?.policy.as_ref()?;
+    Some(match (&word.failed, word.action) {
+        (Some(_), _) => "no_answer",
+        (None, PolicyAction::Ban) => "ban",
+        // Slowed clients are announced as such: this one could not be.
+        (None, PolicyAction::Observe | PolicyAction::Slow) => "observe",
+    })
+}
+
+/// Every outcome that [`policy_outcome`] returns.
+pub(crate) const POLICY_OUTCOMES: [&str; 4] = ["ban", "observe", "slow", "no_answer"];
+
+/// What became of a change, for a line that goes on with what it was.
+fn step(step: Step) -> &'static str {
+    match step {
+        Step::GateBlocked => "start blocked by the policy",
+        Step::CanaryStarted => "canary started",
+        Step::CanaryEnded => "canary ended",
+        Step::CanaryRefused => "canary not promoted",
+        Step::CanaryPromoted => "canary promoted",
+        Step::ConfigRolledBack => "configuration rolled back",
+        Step::Upgraded => "upgraded",
+        Step::UpgradeRefused => "upgrade refused",
+        Step::UpgradeRolledBack => "upgrade rolled back",
     }
 }
 

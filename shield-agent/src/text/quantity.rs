@@ -48,6 +48,14 @@ pub(crate) fn write_plain_counts() {
     PLAIN.store(true, Ordering::Relaxed);
 }
 
+/// Has what is written here its commas all the same: a page that a person reads, though the command's own output is in a pipe.
+pub(crate) fn with_commas<T>(write: impl FnOnce() -> T) -> T {
+    let is_plain = PLAIN.swap(false, Ordering::Relaxed);
+    let written = write();
+    PLAIN.store(is_plain, Ordering::Relaxed);
+    written
+}
+
 /// A count with a comma every three digits: `1,234,567`; see [`write_plain_counts`].
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -110,7 +118,7 @@ pub(super) fn number(value: f64) -> String {
         _ if value.fract() == 0.0 => format!("{value:.0}"),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}").trim_end_matches('0').to_owned(),
+        _ => format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned(),
     }
 }
 
@@ -172,6 +180,7 @@ mod tests {
         check(number(12.5), "12.5");
         check(number(150.4), "150");
         check(number(0.5), "0.5");
+        check(number(5.998), "6");
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(crate) fn slow_cause(slowed: &Slowed) -> String {
             format!("{points} of the {bar} points of evidence that a ban takes ({rule})")
         }
         SlowGrounds::Withheld => format!("{rule}, but it was served well before: its ban waits"),
+        SlowGrounds::Policy => format!("{rule}; the policy slows it"),
         SlowGrounds::FirstStep => format!("{rule}, for the first time"),
         SlowGrounds::Hopping { clients } => {
             let clients = counted(clients.into(), "client");

@@ -12,20 +12,22 @@ use axum::routing::get;
 use serde_json::{Value, json};
 use shield_agent::test_support::api::backend::{
     AgentView, AllowedRow, Answer as Later, Backend, BanQuery, BanRow, BanRows, ClientView, Mode, Refusal,
-    TopClient, TopClients,
+    SiteView, TopClient, TopClients,
 };
 use shield_agent::test_support::api::feed::Feed;
 use shield_agent::test_support::api::listen::Limits;
 use shield_agent::test_support::api::socket::ControlSocket;
 use shield_agent::test_support::api::token::Token;
 use shield_agent::test_support::api::types::{
-    ClientState, ConfigView, FleetOrigin, FleetView, Offences, PastBan, ReloadOutcome, ReloadReport, Trust,
+    CanaryReport, CanaryRequest, ClientState, ConfigView, FleetOrigin, FleetView, Offences, PastBan,
+    Promotion, ReloadOutcome, ReloadReport, Trust,
 };
 use shield_agent::test_support::api::{Server, Settings};
 use shield_agent::test_support::cli::client::{AgentClient, Endpoint};
 use shield_agent::test_support::clock;
 use shield_agent::test_support::edge::EdgeList;
 use shield_agent::test_support::enforce::Drops;
+use shield_agent::test_support::sites::{Counts, SiteCounts};
 use shield_agent::test_support::source::{Backlog, Rate, Snapshot};
 use shield_engine::action::{BanRecord, CommandResult, LiftReason, Notice, Reply, Totals};
 use shield_engine::allowlist::{AllowReason, Allowed};
@@ -283,6 +285,16 @@ impl Backend for FakeBackend {
         self.later(BanRows { rows, total, slowed: Vec::new(), now: clock::now() })
     }
 
+    fn sites(&self) -> Later<'_, SiteView> {
+        let counts = |requests| Counts { requests, client_errors: 2, in_minute: 3, ..Counts::default() };
+        let named = [("shop.example.org".to_owned(), counts(9)), ("blog.example.org".to_owned(), counts(20))];
+        self.later(SiteView {
+            requests: SiteCounts { named: named.into(), unnamed: counts(4), ..SiteCounts::default() },
+            bans: [("old.example.org".to_owned(), 2)].into(),
+            now: clock::now(),
+        })
+    }
+
     fn top(&self, n: usize) -> Later<'_, TopClients> {
         let states = [ClientState::Banned, ClientState::Normal, ClientState::Anomalous, ClientState::Allowed];
         let client = |(at, state): (usize, ClientState)| TopClient {
@@ -317,10 +329,20 @@ impl Backend for FakeBackend {
                 network: "198.51.100.0/24".parse().unwrap(),
                 reason: AllowReason::Operator,
             }],
+            proxy: None,
             offences: Offences { count: 2, last_ms: Some(1_000) },
             history: vec![past],
             now: clock::now(),
         })
+    }
+
+    fn start_canary(&self, _: CanaryRequest) -> Later<'_, Result<CanaryReport, String>> {
+        self.later(Ok(CanaryReport::default()))
+    }
+
+    fn promote_canary(&self, _: Option<u64>) -> Later<'_, Promotion> {
+        let report = CanaryReport::default();
+        self.later(Promotion { report, text: Some(String::new()), base: "00".into() })
     }
 
     fn fleet(&self) -> Later<'_, FleetView> {
@@ -500,6 +522,8 @@ fn evidence() -> Evidence {
         top_paths: vec![PathCount { path: "/.env".into(), count: 7 }],
         account: Vec::new(),
         lines: vec![SECRET_LINE.to_owned()],
+        sites: vec!["shop.example.org".into()],
+        policy: None,
         observe: None,
         at_secs: 1_800_000_000,
     }

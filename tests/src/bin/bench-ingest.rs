@@ -1,4 +1,4 @@
-//! `cargo xtask bench ingest`: log lines per second on the same generated file, by four paths in one run:
+//! `cargo xtask bench ingest`: log lines per second on the same generated file, by five paths in one run:
 //!
 //! - `memchr`: finds the newlines and nothing else; the upper bound.
 //! - `serde_count`: parses with serde_json into a borrowed struct and counts per client, as a careful program without
@@ -6,6 +6,7 @@
 //! - `parser`: Shield's parser alone.
 //! - `whole`: the agent's source and engine threads as in production: read, parse, window, baseline, detect. No kernel, no
 //!   store.
+//! - `replay`: what `shield-agent replay` does with the file: line by line, with a tick for each second that passes.
 //!
 //! The process is pinned to one core, so that `whole` pays for both its threads.
 
@@ -22,10 +23,12 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use shield_agent::test_support::owner::Owner;
 use shield_agent::test_support::pipeline::{Handle, Message};
+use shield_agent::test_support::replay::Replay;
 use shield_agent::test_support::source::{self, FirstStart, Pool};
 use shield_engine::Engine;
 use shield_engine::allowlist::Allowlist;
 use shield_engine::policy::Policy;
+use shield_engine::request::Batch;
 use shield_engine::settings::Settings as EngineSettings;
 use shield_logline::{Format as LineFormat, Output, Parser, Recipe, Settings as Format};
 
@@ -42,7 +45,7 @@ const ROUNDS: usize = 5;
 const FIRST_SECOND: i64 = 1_767_225_600;
 
 #[derive(clap::Parser)]
-#[command(about = "Log lines per second, by four paths on the same file")]
+#[command(about = "Log lines per second, by five paths on the same file")]
 struct Arguments {
     /// Print one JSON object per line instead of a table
     #[arg(long)]
@@ -87,6 +90,10 @@ enum Shape {
     CriJson,
     /// Names and objects as Caddy has them.
     NestedJson,
+    /// Shield's own, of a site with hardly any traffic: [`SPARSE_LINES_PER_MIN`].
+    Sparse,
+    /// Shield's own, in visits with pauses between them, as [`Visits`] has them from the statistics of real sites.
+    RealPace,
 }
 
 /// The format of [`Shape::LogFormat`].
@@ -176,7 +183,7 @@ impl Printer {
     }
 }
 
-/// Measures all four paths on one file.
+/// Measures all paths on one file.
 fn measure(shape: Shape, clients: u64, lines: u64) -> Result<Vec<Row>> {
     let text = generate(shape, clients, lines);
     // What is no JSON with Shield's names is compared with the same requests as such JSON.
@@ -184,11 +191,12 @@ fn measure(shape: Shape, clients: u64, lines: u64) -> Result<Vec<Row>> {
     let folder = tempfile::tempdir().context("could not create a folder for the log")?;
     let log = folder.path().join("access.log");
     std::fs::write(&log, &text).context("could not write the generated log")?;
-    let paths: [(&'static str, &dyn Fn() -> Result<u64>); 4] = [
+    let paths: [(&'static str, &dyn Fn() -> Result<u64>); 5] = [
         ("memchr", &|| Ok(count_newlines(&text))),
         ("serde_count", &|| Ok(count_by_serde(&json))),
         ("parser", &|| Ok(count_by_parser(&shape.format(), &text))),
         ("whole", &|| count_by_agent(&shape.format(), &log, lines)),
+        ("replay", &|| Ok(count_by_replay(&shape.format(), &text))),
     ];
     let mut measured = paths.map(|(path, _)| (path, 0.0_f64));
     for _ in 0..ROUNDS {
@@ -269,6 +277,24 @@ fn count_by_parser(format: &Format, text: &[u8]) -> u64 {
     lines
 }
 
+/// Runs the lines through a replay, in blocks as it reads them.
+fn count_by_replay(format: &Format, text: &[u8]) -> u64 {
+    let mut replay = Replay::new(EngineSettings::default(), Policy::default(), Allowlist::new([]));
+    let mut parser = Parser::new(format);
+    let mut out = Output::default();
+    let mut batch = Batch { live: false, ..Batch::default() };
+    let mut at = 0;
+    while at < text.len() {
+        let piece = text.get(at..text.len().min(at + BLOCK_BYTES)).unwrap_or_default();
+        batch.bytes.resize(BLOCK_BYTES, 0);
+        batch.bytes.get_mut(..piece.len()).unwrap_or_default().copy_from_slice(piece);
+        at += parser.parse_block(&mut batch.bytes, 0, piece.len(), &mut out);
+        std::mem::swap(&mut batch.lines, &mut out.lines);
+        replay.feed(&mut batch);
+    }
+    replay.finish().requests
+}
+
 /// Runs the agent's threads from the file to the engine. Jobs for the performer are received and dropped.
 fn count_by_agent(format: &Format, log: &Path, lines: u64) -> Result<u64> {
     let engine = Engine::new(EngineSettings::default(), Policy::default(), Allowlist::new([]), 1, 7);
@@ -326,11 +352,45 @@ fn generate(shape: Shape, clients: u64, lines: u64) -> Vec<u8> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let lines_per_sec = clients.clamp(100, MAX_LINES_PER_SEC);
     let mut text = String::with_capacity(lines as usize * 200);
+    let mut visits = Visits::default();
     for number in 0..lines {
-        let secs = FIRST_SECOND + (number / lines_per_sec) as i64;
-        write_line(&mut text, shape, random.below(clients), secs, &mut random);
+        let (secs, client) = match shape {
+            Shape::Sparse => (number * 60 / SPARSE_LINES_PER_MIN, random.below(clients)),
+            Shape::RealPace => visits.next(clients, &mut random),
+            _ => (number / lines_per_sec, random.below(clients)),
+        };
+        write_line(&mut text, shape, client, FIRST_SECOND + secs as i64, &mut random);
     }
     text.into_bytes()
+}
+
+/// Lines a minute of log time of [`Shape::Sparse`], evenly spread.
+const SPARSE_LINES_PER_MIN: u64 = 20;
+
+/// Visits one after another. The distributions are those of four logs of real sites (22,000 to 64,000 lines over months): a minute
+/// with a request has 2 or 3 at the median, 12 to 23 at the 90th percentile and 65 to 95 at the 99th; the next such minute comes
+/// 1 to 6 min later at the median and 4 to 31 at the 90th; a third to a half of the clients come once; two lines share a second.
+#[derive(Default)]
+struct Visits {
+    client: u64,
+    secs: u64,
+    /// Lines left of the visit.
+    left: u64,
+}
+
+impl Visits {
+    /// The second of the next line, since the first, and its client.
+    fn next(&mut self, clients: u64, random: &mut Random) -> (u64, u64) {
+        if self.left == 0 {
+            self.client = random.rank(clients);
+            self.left = random.heavy_tail(400);
+            self.secs += 60 * random.heavy_tail(600);
+        } else {
+            self.secs += random.below(3) / 2;
+        }
+        self.left -= 1;
+        (self.secs, self.client)
+    }
 }
 
 fn write_line(text: &mut String, shape: Shape, client: u64, secs: i64, random: &mut Random) {
@@ -445,6 +505,11 @@ impl Random {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) % bound
+    }
+
+    /// A number from 1 to `most`, with a tail as heavy as that of visits: half of all are 1, a tenth are above 9.
+    fn heavy_tail(&mut self, most: u64) -> u64 {
+        ((1 << 24) / (self.below(1 << 24) + 1)).min(most)
     }
 
     /// A rank below `bound`, with a probability inversely proportional to the rank (Zipf's law with exponent 1).

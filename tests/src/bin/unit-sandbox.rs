@@ -45,8 +45,8 @@ fn main() -> Result<()> {
     Err(Command::new(program).args(rest).exec()).with_context(|| format!("could not run {program}"))
 }
 
-/// `ProtectSystem=strict` with its `ReadWritePaths=`, `ReadOnlyPaths=` and `InaccessiblePaths=`, `ProtectProc=invisible`,
-/// `PrivateTmp=`, `ProtectHome=`, `PrivateDevices=`, `PrivateMounts=`, `UMask=`. Whatever the tests need of what is hidden, which is `writable` and `program`, is bound to its place again.
+/// `ProtectSystem=strict` with its `ReadWritePaths=` and `BindPaths=`, `ProtectKernelTunables=`, `ProtectProc=invisible`, `PrivateTmp=`,
+/// `ProtectHome=`, `PrivateDevices=`, `PrivateMounts=`, `UMask=`. Whatever the tests need of what is hidden, which is `writable` and `program`, is bound to its place again.
 fn restrict_files(writable: &[PathBuf], program: &Path) -> Result<()> {
     for (key, value) in [
         ("ProtectSystem", "strict"),
@@ -55,12 +55,15 @@ fn restrict_files(writable: &[PathBuf], program: &Path) -> Result<()> {
         ("ProtectHome", "yes"),
         ("PrivateDevices", "yes"),
         ("PrivateMounts", "yes"),
+        ("ProtectKernelTunables", "yes"),
     ] {
         ensure!(words_of(key)? == [value], "another {key}= than this program makes");
     }
     let mask = words_of("UMask")?.concat();
     let mask = libc::mode_t::from_str_radix(&mask, 8).context("could not read UMask=")?;
-    let named = words_of("ReadWritePaths")?;
+    let bound = words_of("BindPaths")?;
+    let bound = bound.iter().map(|path| path.trim_start_matches('-').to_owned());
+    let named: Vec<String> = words_of("ReadWritePaths")?.into_iter().chain(bound).collect();
     unshare(CloneFlags::CLONE_NEWNS).context("could not make a mount namespace (needs root)")?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .context("could not make the mounts private")?;
@@ -109,23 +112,19 @@ fn restrict_files(writable: &[PathBuf], program: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `ReadOnlyPaths=`, of which `/sys` has been made read-only with the rest, and `InaccessiblePaths=`.
+/// What `ProtectKernelTunables=` closes of /proc; `/sys` has been made read-only with the rest.
+const READ_ONLY: [&str; 9] = ["acpi", "asound", "bus", "fs", "irq", "mtrr", "scsi", "sys", "sysrq-trigger"];
+const INACCESSIBLE: [&str; 4] = ["iomem", "ioports", "kallsyms", "kcore"];
+
 fn protect_tunables() -> Result<()> {
-    // A minus is for a path that may be missing.
-    let existing = |key: &str| -> Result<Vec<PathBuf>> {
-        let paths = words_of(key)?;
-        let paths = paths.iter().map(|path| PathBuf::from(path.trim_start_matches('-')));
-        Ok(paths.filter(|path| path.exists()).collect())
-    };
-    let read_only = existing("ReadOnlyPaths")?;
-    ensure!(read_only.contains(&PathBuf::from("/sys")), "another ReadOnlyPaths= than this program makes");
-    for path in read_only.iter().filter(|path| path.starts_with("/proc")) {
+    let existing = |name: &str| Some(Path::new("/proc").join(name)).filter(|path| path.exists());
+    for path in READ_ONLY.into_iter().filter_map(existing) {
         let failed = || format!("could not make {} read-only", path.display());
-        mount(Some(path), path, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).with_context(failed)?;
+        mount(Some(&path), &path, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).with_context(failed)?;
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        mount(NONE, path, NONE, flags, NONE).with_context(failed)?;
+        mount(NONE, &path, NONE, flags, NONE).with_context(failed)?;
     }
-    for path in existing("InaccessiblePaths")? {
+    for path in INACCESSIBLE.into_iter().filter_map(existing) {
         mount(Some("/dev/null"), &path, NONE, MsFlags::MS_BIND, NONE)
             .with_context(|| format!("could not hide {}", path.display()))?;
     }

@@ -1,6 +1,7 @@
 //! The lab's steps. Each step either succeeds and is printed with its time, or ends the story with an error that names it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -11,6 +12,7 @@ use crate::lab::history;
 use crate::lab::kernel::{SeenAt, Wanted, iptables_rule, wait_for_both};
 use crate::lab::log::LogWatch;
 use crate::lab::narrator::Narrator;
+use crate::lab::recording::Recording;
 use crate::lab::report::{Answers, BanReport, Expiry, Report};
 use crate::lab::world::{Attack, SERVER_INTERFACE, VISITOR_PAUSE, World};
 use crate::traffic::{Outcome, Requester, Sample};
@@ -19,6 +21,8 @@ use crate::{relay, residue, wait};
 /// The ban durations of the first and the second offence, in seconds. Beside paths these are the only settings that differ
 /// from an operator's: the defaults of 10 and 30 minutes are too long to watch.
 const TERMS_SECS: [u64; 2] = [8, 16];
+/// Those of a recording, in which nobody waits for an end: the defaults.
+const RECORDED_TERMS_SECS: [u64; 2] = [600, 1800];
 /// Measured ordinary traffic before the attack.
 const CALM_PERIOD: Duration = Duration::from_secs(6);
 /// A busy machine may lose a request by itself, so ordinary traffic is measured anew a few times before the story fails.
@@ -66,7 +70,7 @@ pub fn run(narrator: &mut Narrator, ending: Ending) -> Report {
 fn run_steps(narrator: &mut Narrator, ending: Ending, report: &mut Report) -> Result<()> {
     let before = residue::network_state().context("could not list this machine's own network")?;
     let world = World::create().context("could not create the machines")?;
-    let mut scene = Scene::open(narrator, report, world)?;
+    let mut scene = Scene::open(narrator, report, world, TERMS_SECS)?;
     scene.calm_traffic()?;
     let attack_at = Instant::now();
     let first = scene.attack_until_banned(1)?;
@@ -77,6 +81,44 @@ fn run_steps(narrator: &mut Narrator, ending: Ending, report: &mut Report) -> Re
     if ending == Ending::Keep {
         scene.wait_for_interrupt();
     }
+    scene.take_down()?;
+    check_residue(narrator, report, &before)
+}
+
+/// Runs the beginning of the story once more, with a terminal on the server, and writes what that shows to `path`.
+pub fn record(narrator: &mut Narrator, path: &Path) -> Report {
+    let started = Instant::now();
+    let mut report = Report::default();
+    let told = record_steps(narrator, &mut report, path);
+    report.failed = narrator.ended(told);
+    report.ok = report.failed.is_none();
+    report.took_secs = started.elapsed().as_secs_f64();
+    report
+}
+
+fn record_steps(narrator: &mut Narrator, report: &mut Report, path: &Path) -> Result<()> {
+    let before = residue::network_state().context("could not list this machine's own network")?;
+    let world = World::create().context("could not create the machines")?;
+    let mut scene = Scene::open(narrator, report, world, RECORDED_TERMS_SECS)?;
+    scene.calm_traffic()?;
+    let mallory = scene.world.attacker_address();
+    let mut recording = Recording::default();
+    recording.comment("A server with nginx. Five visitors are on the site.");
+    recording.run(&scene.world, "shield-agent status")?;
+    let attacked = scene.attack_until_banned(1)?;
+    recording.comment(&format!("{mallory} begins to send 200 requests per second."));
+    recording.run(&scene.world, "shield-agent events -n 1 --kind banned")?;
+    recording.run(&scene.world, "iptables -S SHIELD")?;
+    scene.check_dropped_requests(&attacked)?;
+    recording.run(&scene.world, "shield-agent bans")?;
+    recording.run(&scene.world, &format!("shield-agent explain {mallory}"))?;
+    recording.comment("The visitors are served as before.");
+    recording.run(&scene.world, "shield-agent status | head -n 1")?;
+    drop(attacked);
+    recording.comment("A mistake is undone with one command.");
+    recording.run(&scene.world, &format!("shield-agent unban {mallory}"))?;
+    std::fs::write(path, recording.svg()).with_context(|| format!("could not write {}", path.display()))?;
+    scene.narrator.step(format_args!("recorded in {}", path.display()));
     scene.take_down()?;
     check_residue(narrator, report, &before)
 }
@@ -94,6 +136,7 @@ struct Scene<'a> {
     log: LogWatch,
     /// Their number at the end of the attacker's last ban.
     lines_at_last_end: usize,
+    terms_secs: [u64; 2],
 }
 
 /// A running attack and the ban that it triggered.
@@ -104,7 +147,12 @@ struct BannedAttack {
 }
 
 impl<'a> Scene<'a> {
-    fn open(narrator: &'a mut Narrator, report: &'a mut Report, world: World) -> Result<Self> {
+    fn open(
+        narrator: &'a mut Narrator,
+        report: &'a mut Report,
+        world: World,
+        terms_secs: [u64; 2],
+    ) -> Result<Self> {
         introduce(narrator, &world);
         let clients: Vec<_> = world.visitors().iter().map(|(_, address)| *address).collect();
         let per_sec = 1.0 / VISITOR_PAUSE.as_secs_f64();
@@ -113,8 +161,8 @@ impl<'a> Scene<'a> {
         std::fs::write(world.access_log(), past).context("could not write the server's history")?;
         let config = format!(
             "[ban]\nterms = [\"{}s\", \"{}s\"]\n\n[xdp]\npin_dir = {:?}\n\n[page]\nlisten = \"{PAGE}\"\n",
-            TERMS_SECS[0],
-            TERMS_SECS[1],
+            terms_secs[0],
+            terms_secs[1],
             world.home.pins(),
         );
         world.home.configure(world.access_log(), "catch_up = \"40m\"\n", &config)?;
@@ -123,8 +171,18 @@ impl<'a> Scene<'a> {
         let log = LogWatch::start(world.access_log(), world.attacker_address())?;
         let clocks = Clocks::read();
         let visits = Vec::new();
-        let mut scene =
-            Self { narrator, report, agent, visits, page, world, clocks, log, lines_at_last_end: 0 };
+        let mut scene = Self {
+            narrator,
+            report,
+            agent,
+            visits,
+            page,
+            world,
+            clocks,
+            log,
+            lines_at_last_end: 0,
+            terms_secs,
+        };
         scene.wait_for_agent().context("could not get the agent ready")?;
         Ok(scene)
     }
@@ -235,7 +293,7 @@ impl<'a> Scene<'a> {
             self.log.nth(offending_line).context("could not find the offending line in the log")?;
         let written = offending.at;
         let after = |moment: Instant| signed_secs(moment, written);
-        let expected = TERMS_SECS[(ban.offence as usize - 1).min(TERMS_SECS.len() - 1)] as f64;
+        let expected = self.terms_secs[(ban.offence as usize - 1).min(self.terms_secs.len() - 1)] as f64;
         let ends_ms = ban.ends_ms.context("could not find the ban's end")?;
         let term_secs = ends_ms.saturating_sub(ban.since_ms) as f64 / 1e3;
         ensure!((term_secs - expected).abs() < 1.0, "the ban lasts {term_secs} s, not {expected} s");

@@ -31,6 +31,9 @@ impl AllowEnds {
 
     /// Takes out the networks whose time is over, sorted.
     pub(crate) fn take_over(&mut self, now: Now) -> Vec<IpNet> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
         let over: Vec<IpNet> =
             self.0.iter().filter(|(_, ends)| ends.is_past(now)).map(|(network, _)| *network).collect();
         for network in &over {

@@ -38,7 +38,7 @@ pub enum AllowReason {
 
 impl AllowReason {
     /// Whether it protects from rules alone, and not from operators.
-    fn is_infrastructure(self) -> bool {
+    pub fn is_infrastructure(self) -> bool {
         matches!(self, AllowReason::Cdn | AllowReason::Private)
     }
 
@@ -183,6 +183,14 @@ impl Allowlist {
         &self.entries
     }
 
+    /// Every entry that covers a client or lies inside it, infrastructure last.
+    pub fn about(&self, client: Client) -> Vec<Allowed> {
+        let covers = |entry: &Allowed| Client::of_network(entry.network).covers(client.network());
+        let entries = self.entries.iter().filter(|entry| covers(entry) || client.covers(entry.network));
+        // A banned network may hold infrastructure: that protects only what is inside of it.
+        entries.chain(self.infrastructure.iter().filter(|entry| covers(entry))).copied().collect()
+    }
+
     /// The networks that enforcers must let through even inside a banned network. Special ones are left out.
     pub fn exempt_networks(&self) -> Vec<IpNet> {
         let mut nets: Vec<IpNet> =
@@ -277,6 +285,22 @@ mod tests {
             "a wider network is the operator's business"
         );
         assert_eq!(list.exempt_networks().len(), 3, "enforcers drop what operators ban");
+    }
+
+    #[test]
+    fn what_the_list_says_of_a_client_includes_infrastructure_around_it() {
+        let mut list = list();
+        list.add(Allowed { network: "203.0.113.0/24".parse().unwrap(), reason: AllowReason::Cdn });
+        let check = |text: &str, expected: &[AllowReason]| {
+            let reasons: Vec<AllowReason> =
+                list.about(text.parse().unwrap()).iter().map(|entry| entry.reason).collect();
+            assert_eq!(reasons, expected, "{text}");
+        };
+        check("203.0.113.9", &[AllowReason::Cdn]);
+        check("203.0.0.0/16", &[]);
+        check("198.51.100.7", &[AllowReason::Configured]);
+        check("192.0.2.0/24", &[AllowReason::OwnAddress]);
+        check("192.0.2.11", &[]);
     }
 
     #[test]

@@ -162,13 +162,21 @@ impl BlastRadius {
         !self.held.is_empty() && self.held.contains_key(&client)
     }
 
+    /// Whether a rule fired within 10 min for this client while it was in good standing.
+    pub(crate) fn hit_in_good_standing(&self, client: Client) -> bool {
+        self.hit.contains_key(&client)
+    }
+
     /// Decides about a verdict. A client without standing is banned at once.
     pub(crate) fn decide(&mut self, ban: HeldBan, standing: Option<GoodStanding>, now: Now) -> Decision {
         let client = ban.client.client();
         if let Some(held) = self.held.get_mut(&client) {
             held.latest_ms = now.boot_ms;
             if severity(&ban.evidence) > severity(&held.ban.evidence) {
+                // The rules of the operators were asked about the first.
+                let policy = held.ban.evidence.policy.take();
                 held.ban = ban;
+                held.ban.evidence.policy = policy;
             }
             if let Some(hit) = self.hit.get_mut(&client) {
                 hit.latest_ms = now.boot_ms;
@@ -223,10 +231,15 @@ impl BlastRadius {
         Some(held.ban)
     }
 
+    /// Whether [`BlastRadius::settle`] would do nothing, however many clients are in good standing.
+    pub(crate) fn has_nothing_to_settle(&self) -> bool {
+        self.held.is_empty() && self.hit.is_empty() && !self.is_stopped()
+    }
+
     /// Decides about the bans that wait, once a second. `standing` is the number of clients in good standing.
     pub(crate) fn settle(&mut self, standing: usize, now: Now) -> Settled {
         let mut settled = Settled::default();
-        if self.held.is_empty() && self.hit.is_empty() && !self.is_stopped() {
+        if self.has_nothing_to_settle() {
             return settled;
         }
         self.drop_old(now);
@@ -339,6 +352,8 @@ mod tests {
             top_paths: Vec::new(),
             account: Vec::new(),
             lines: Vec::new(),
+            sites: Vec::new(),
+            policy: None,
             observe: None,
             at_secs: 0,
         };

@@ -97,6 +97,9 @@ impl Slowing {
 
     /// Takes out those for which `is_out` holds.
     pub(crate) fn remove_where(&mut self, is_out: impl Fn(&Slowed) -> bool) -> Vec<Slowed> {
+        if self.slowed.is_empty() {
+            return Vec::new();
+        }
         let out: Vec<Client> = self
             .slowed
             .values()

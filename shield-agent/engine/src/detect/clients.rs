@@ -235,19 +235,21 @@ impl Clients {
 
     /// Prefetches what [`Clients::record`] reads for these requests, of about `second`, and notes the places of their
     /// clients. Goes through all requests for each level of indirection, so that the cache misses of a level overlap.
-    pub(crate) fn prefetch(&self, prepared: &mut [Prepared; LOOK_AHEAD], second: u32) {
+    pub(crate) fn prefetch(&self, prepared: &mut [Prepared], second: u32) {
         for one in prepared.iter_mut() {
             let hash = self.hash.key(one.client.key());
             let found = self.index.find(hash, |entry| entry.mark == mark(hash));
             one.place = found.map_or(UNKNOWN, |entry| entry.at);
             self.records.get(one.place as usize).into_iter().for_each(prefetch::fetch);
         }
-        let activities = prepared.each_ref().map(|one| {
-            let record = self.records.get(one.place as usize)?;
-            let activity = self.activities.get(record.activity as usize)?;
-            activity.prefetch();
-            Some(activity)
-        });
+        let mut activities = [None; LOOK_AHEAD];
+        for (activity, one) in activities.iter_mut().zip(prepared.iter()) {
+            let record = self.records.get(one.place as usize);
+            *activity = record.and_then(|record| self.activities.get(record.activity as usize));
+            if let Some(activity) = activity {
+                activity.prefetch();
+            }
+        }
         for (activity, one) in activities.iter().zip(prepared.iter()) {
             if let Some(activity) = activity {
                 activity.prefetch_target(one.target(), second);

@@ -224,12 +224,15 @@ impl Detector {
     ) -> [Prepared; LOOK_AHEAD] {
         let unused = Prepared::new(Client::from(Ipv4Addr::UNSPECIFIED), HashedPath::default());
         let mut prepared = [unused; LOOK_AHEAD];
+        let mut count = 0;
         for (prepared, request) in prepared.iter_mut().zip(requests) {
             *prepared = self.prepare(&request);
             self.tracer.prefetch(prepared.path);
             self.paths.prefetch(prepared.path.hash as u32);
+            count += 1;
         }
-        self.clients.prefetch(&mut prepared, self.latest);
+        // A replay hands over one line at a time.
+        self.clients.prefetch(prepared.get_mut(..count).unwrap_or_default(), self.latest);
         prepared
     }
 
@@ -755,6 +758,10 @@ impl Detector {
             let left = (second - self.boundary) / 60;
             if one_by_one >= MINUTES_BEFORE_SILENCE && left > 2 * MINUTES_BEFORE_SILENCE {
                 self.thresholds.learn(|baseline| baseline.learn_silence(baseline.next_minute(), left));
+                let last = self.boundary + (left - 1) * 60;
+                if self.is_scoring {
+                    self.scores.skip_minutes(self.boundary, last);
+                }
                 self.boundary += left * 60;
             }
             self.end_of_minute(self.boundary);
@@ -767,8 +774,11 @@ impl Detector {
     /// Learns clients' minute before `boundary`, and the server's minutes that are old enough.
     fn end_of_minute(&mut self, boundary: u32) {
         self.teaching.advance(boundary);
-        self.credit(boundary);
-        let (clients, is_frozen) = (self.client_minutes(boundary), self.is_frozen());
+        let LearnedMinute { clients, visitors, teachers } = self.learn_minute_of_clients(boundary);
+        if self.is_scoring {
+            self.scores.end_of_minute(visitors, boundary);
+        }
+        let is_frozen = self.is_frozen();
         let delay = learn_delay_secs(self.thresholds.policy().reference);
         let teaching = &self.teaching;
         self.thresholds.learn(|baseline| {
@@ -777,35 +787,37 @@ impl Detector {
                 baseline.learn_server(baseline.next_minute(), teaching, is_frozen);
             }
         });
-        self.learn_standing(boundary);
+        self.learn_from_teachers(teachers, boundary);
         self.campaigns.expire(boundary);
         self.clients.sweep(boundary);
     }
 
-    /// Credits clients with what they were served in the minute before `boundary`.
-    fn credit(&mut self, boundary: u32) {
-        if !self.is_scoring {
-            return;
-        }
-        let (mut visitors, scores) = (0, &mut self.scores);
-        self.clients.each_active(60, boundary - 1, |active| {
-            if active.suspect_until <= boundary - 60 {
-                let counts = active.counts;
-                let service =
-                    Service { pages: counts.served_pages(), assets: counts.assets, failed: counts.failed };
-                // Distinct pages alone are weighed against failures, those that redirect among them: short links do.
-                let distinct = || {
-                    active.activity.map_or(service.pages, |activity| {
-                        let paths = u32::from(activity.minute(boundary - 1).paths);
-                        let answered = paths.saturating_sub(counts.failed + counts.broken);
-                        activity.served_pages(boundary).max(answered).min(service.pages)
-                    })
-                };
-                visitors += u32::from(service.pages > 0 && service.assets > 0);
-                scores.credit(active.key, service, distinct, boundary - 1);
+    /// Credits clients that are not suspect with what they were served in the minute before `boundary`, in the score and in their
+    /// standing, and returns what is to be learned of them. One walk for all: on a quiet site there are more clients that were there
+    /// within the last minutes than lines.
+    fn learn_minute_of_clients(&mut self, boundary: u32) -> LearnedMinute {
+        let mut learned = LearnedMinute::default();
+        let Detector { clients, scores, standings, thresholds, is_scoring, .. } = self;
+        let (policy, is_scoring) = (thresholds.policy(), *is_scoring);
+        standings.begin_minute(boundary);
+        clients.each_active(60, boundary - 1, |active| {
+            // A verdict in this minute or the one before it.
+            if active.suspect_until > boundary - 60 {
+                return;
+            }
+            if is_scoring {
+                learned.visitors += u32::from(credit(scores, &active, boundary));
+            }
+            let minute = client_minute(&active, policy, boundary - 1);
+            learned.clients.push((precedent_id(active.key), minute));
+            if standings.learn(active.key, active.counts, boundary) {
+                learned.teachers.push(active.key);
             }
         });
-        scores.end_of_minute(visitors, boundary);
+        // Sorted, because sums of floating-point numbers depend on their order.
+        learned.clients.sort_unstable_by_key(|(client, _)| *client);
+        standings.end_minute(boundary);
+        learned
     }
 
     /// Returns whether the server's minutes are set aside instead of learned.
@@ -813,22 +825,10 @@ impl Detector {
         self.global.is_anomalous() && self.thresholds.policy().max_freeze_secs > 0
     }
 
-    /// Returns the values of the minute before `boundary` by precedent id, of clients that are not suspect.
-    fn client_minutes(&self, boundary: u32) -> Vec<(u64, ClientMinute)> {
-        let mut minutes = Vec::new();
-        let policy = self.thresholds.policy();
-        self.clients.each_active(60, boundary - 1, |active| {
-            if active.suspect_until <= boundary - 60 {
-                minutes.push((precedent_id(active.key), client_minute(&active, policy, boundary - 1)));
-            }
-        });
-        // Sorted, because sums of floating-point numbers depend on their order.
-        minutes.sort_unstable_by_key(|(client, _)| *client);
-        minutes
-    }
-
     fn watch_server(&mut self, second: u32) {
-        let rate = f64::from(self.shown.window().requests) / f64::from(WINDOW_SECS);
+        // Who is banned by now is no riddle any more: what is left says whether something else goes on.
+        let asked = self.shown.window().requests.saturating_sub(self.of_banned.window().requests);
+        let rate = f64::from(asked) / f64::from(WINDOW_SECS);
         if self.thresholds.warmth(second) == Warmth::WarmingUp {
             return;
         }
@@ -910,6 +910,33 @@ fn learn_delay_secs(reference: Reference) -> u32 {
     }
 }
 
+/// What one minute of clients teaches.
+#[derive(Default)]
+struct LearnedMinute {
+    /// By precedent id.
+    clients: Vec<(u64, ClientMinute)>,
+    /// Clients that were served pages with their assets.
+    visitors: u32,
+    /// Clients in good standing, whose targets are learned.
+    teachers: Vec<u128>,
+}
+
+/// Credits one client with what it was served in the minute before `boundary`. Returns whether it is a visitor.
+fn credit(scores: &mut Scores, active: &ActiveClient<'_>, boundary: u32) -> bool {
+    let counts = active.counts;
+    let service = Service { pages: counts.served_pages(), assets: counts.assets, failed: counts.failed };
+    // Distinct pages alone are weighed against failures, those that redirect among them: short links do.
+    let distinct = || {
+        active.activity.map_or(service.pages, |activity| {
+            let paths = u32::from(activity.minute(boundary - 1).paths);
+            let answered = paths.saturating_sub(counts.failed + counts.broken);
+            activity.served_pages(boundary).max(answered).min(service.pages)
+        })
+    };
+    scores.credit(active.key, service, distinct, boundary - 1);
+    service.pages > 0 && service.assets > 0
+}
+
 /// The values learned of a client's clock minute that ends with `second`.
 fn client_minute(active: &ActiveClient<'_>, policy: &Policy, second: u32) -> ClientMinute {
     let pages = active.activity.map(|activity| activity.minute(second));
@@ -952,6 +979,8 @@ fn evidence(
         top_paths: top_paths(activity, interner, second),
         account: Vec::new(),
         lines: Vec::new(),
+        sites: Vec::new(),
+        policy: None,
         observe: None,
         at_secs: i64::from(second),
     }

@@ -672,6 +672,27 @@ proptest! {
     }
 }
 
+/// A flood whose sender was banned within a second was announced as traffic in which no client stands out.
+#[test]
+fn what_banned_clients_asked_is_no_global_anomaly() {
+    for is_banned in [false, true] {
+        let mut site = Site::new(Policy::default());
+        let begin = site.ordinary(START, 1800, 2);
+        for second in begin..begin + 30 {
+            (0..40).for_each(|n| site.get(second, n, "/"));
+            if is_banned {
+                (0..40).for_each(|n| {
+                    let client = Client::of_addr(addr(n), 64);
+                    site.detector.note_ban(client);
+                    site.detector.forget(client);
+                });
+            }
+            site.ordinary(second, 1, 2);
+        }
+        assert_eq!(site.detector.status().global_anomaly, !is_banned, "{:?}", site.changes);
+    }
+}
+
 #[test]
 fn what_a_banned_client_asked_before_counts_as_asked_by_a_banned_one() {
     let mut site = Site::new(Policy::default());
@@ -693,4 +714,51 @@ fn what_a_banned_client_asked_before_counts_as_asked_by_a_banned_one() {
     assert_eq!(site.detector.status().seconds[29..39], [(3, 2); 10], "they move on");
     site.tick(START + 90);
     assert_eq!(site.detector.status().banned_rate, 0.0, "and leave the window");
+}
+
+/// A pause of a random length, and a few requests after it: pages, pictures, failures and probes of some clients.
+fn visits() -> impl Strategy<Value = Vec<(i64, Vec<(u32, usize)>)>> {
+    let pause =
+        prop_oneof![4 => 1..90_i64, 3 => 60..1_200_i64, 1 => 1_200..90_000_i64, 1 => 86_400..400_000_i64];
+    prop::collection::vec((pause, prop::collection::vec((0..12_u32, 0..8_usize), 1..30)), 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A log without a line for hours is judged the same whether time jumps ahead to its next line or passes minute by minute.
+    #[test]
+    fn jumping_ahead_is_as_good_as_going_minute_by_minute(visits in visits()) {
+        const ASKED: [(&str, &str, u16); 8] = [
+            ("GET", "/", 200),
+            ("GET", "/style.css", 200),
+            ("GET", "/photo.jpg", 200),
+            ("GET", "/news/1", 200),
+            ("GET", "/gone", 404),
+            ("GET", "/.env", 404),
+            ("GET", "/.git/config", 404),
+            ("POST", "/wp-login.php", 200),
+        ];
+        let mut jumping = Site::new(Policy::default());
+        let mut stepping = Site::new(Policy::default());
+        let mut second = START;
+        for (pause, requests) in visits {
+            for minute in 1..pause / 60 {
+                stepping.tick(second + 60 * minute);
+            }
+            second += pause;
+            for (client, what) in requests {
+                let (method, path, status) = ASKED[what];
+                let path = if status == 404 { format!("{path}/{second}") } else { path.to_owned() };
+                jumping.ask(second, client, method, &path, status);
+                stepping.ask(second, client, method, &path, status);
+            }
+        }
+        prop_assert_eq!(&jumping.verdicts, &stepping.verdicts);
+        prop_assert_eq!(jumping.detector.clients_in_good_standing(), stepping.detector.clients_in_good_standing());
+        prop_assert_eq!(
+            String::from_utf8(jumping.detector.save()).expect("JSON"),
+            String::from_utf8(stepping.detector.save()).expect("JSON")
+        );
+    }
 }

@@ -27,6 +27,10 @@ pub(crate) const NEWCOMER_CREDIT: u16 = 30;
 /// Assets that make a page's visitor of a newcomer. A program that only probes loads none.
 const NEWCOMER_ASSETS: u32 = 3;
 
+/// What a minute earned speaks for a client only after this long: a flood that begins a second before a full minute was
+/// served until then, and must not be spared for that.
+const SETTLING_SECS: u32 = 60;
+
 /// Served requests in its first minute that make a client worth remembering.
 const LEAST_SERVED: u32 = 3;
 
@@ -35,6 +39,9 @@ const REMEMBERED_SECS: u32 = 7 * 86_400;
 
 /// A client counts as present for this long after its last request: the span of the blast radius.
 const PRESENT_SECS: u32 = 600;
+
+/// Those that are forgotten are taken out this often, because that goes through all records.
+const SWEPT_EACH_SECS: u32 = 3600;
 
 /// Clients remembered at most, in 40 bytes each. Beyond it the half with the least credit is forgotten.
 const MAX_REMEMBERED: usize = 65_536;
@@ -54,43 +61,111 @@ pub(crate) struct GoodStanding {
 #[derive(Debug, Clone, Copy)]
 struct Record {
     credit: u16,
+    /// The part of it that the last minute earned.
+    fresh: u16,
     /// The end of the last minute with a request.
     last: u32,
 }
 
+impl Record {
+    fn is_kept(&self, ended: u32) -> bool {
+        ended.saturating_sub(self.last) < REMEMBERED_SECS
+    }
+}
+
 /// The clients that were served well, with their credit.
 pub(crate) struct Standings {
+    /// With some that are forgotten by now: see [`Standings::get`].
     records: SeededMap<u128, Record>,
-    /// Clients in good standing that were present at the last minute's end.
-    present: usize,
+    /// The end of the last full minute, by which clients are forgotten.
+    ended: u32,
+    /// When the forgotten ones were last taken out.
+    swept: u32,
+    /// Clients whose credit was used up since then.
+    emptied: Vec<u128>,
+    /// Clients in good standing that were present at the last minute's end. Counted when somebody asks, or before it would
+    /// change: on most sites that is seldom, and there are more records than lines in a minute.
+    present: Option<usize>,
     /// The client with which the next minute's lesson begins.
     next_teacher: u128,
 }
 
 impl Standings {
     pub(crate) fn new(hasher: SeededState) -> Standings {
-        Standings { records: SeededMap::with_hasher(hasher), present: 0, next_teacher: 0 }
+        Standings {
+            records: SeededMap::with_hasher(hasher),
+            ended: 0,
+            swept: 0,
+            emptied: Vec::new(),
+            present: Some(0),
+            next_teacher: 0,
+        }
     }
 
+    /// What is remembered of a client.
+    fn get(&self, key: u128) -> Option<&Record> {
+        self.records.get(&key).filter(|record| record.is_kept(self.ended))
+    }
+
+    fn kept(&self) -> impl Iterator<Item = (&u128, &Record)> {
+        self.records.iter().filter(|(_, record)| record.is_kept(self.ended))
+    }
+
+    #[cfg(test)]
     fn credit(&self, key: u128) -> u16 {
-        self.records.get(&key).map_or(0, |record| record.credit)
+        self.get(key).map_or(0, |record| record.credit)
     }
 
-    /// Accounts for a client's minute that ends at `second`.
-    fn learn(&mut self, key: u128, minute: Counts, second: u32) {
+    fn present(&mut self) -> usize {
+        let (present, ended) = (self.present, self.ended);
+        let is_present = |(_, record): &(&u128, &Record)| {
+            record.credit >= GOOD_CREDIT && ended.saturating_sub(record.last) < PRESENT_SECS
+        };
+        *self.present.insert(present.unwrap_or_else(|| self.kept().filter(is_present).count()))
+    }
+
+    fn charge(&mut self, key: u128) {
+        self.present();
+        let ended = self.ended;
+        let Some(record) = self.records.get_mut(&key).filter(|record| record.is_kept(ended)) else { return };
+        if record.credit == 1 {
+            self.emptied.push(key);
+        }
+        record.credit = record.credit.saturating_sub(1);
+    }
+
+    fn lose(&mut self, key: u128) {
+        self.present();
+        self.records.remove(&key);
+    }
+
+    /// The credit without what was earned only now.
+    fn settled_credit(&self, key: u128, second: u32) -> u16 {
+        self.get(key).map_or(0, |record| {
+            let is_settled = second.saturating_sub(record.last) >= SETTLING_SECS;
+            if is_settled { record.credit } else { record.credit.saturating_sub(record.fresh) }
+        })
+    }
+
+    /// Accounts for a client's minute that ends at `second`. Returns whether the client is in good standing then.
+    pub(super) fn learn(&mut self, key: u128, minute: Counts, second: u32) -> bool {
         // A wrong password is refused, whatever the status says.
         let errors = minute.errors.max(minute.logins);
         let served = minute.requests.saturating_sub(errors);
-        let known = self.records.get(&key).copied();
+        let known = self.get(key).copied();
         if known.is_none() && served < LEAST_SERVED {
-            return;
+            return false;
         }
         let credit = known.map_or(0, |record| record.credit);
         let lost = u16::try_from(errors).unwrap_or(u16::MAX);
         // A minute of failures earns nothing, whatever was served between them.
         let earned = if served > errors { served.min(u32::from(CREDIT_PER_MINUTE)) as u16 } else { 0 };
         let credit = credit.saturating_sub(lost).saturating_add(earned).min(MAX_CREDIT);
-        self.records.insert(key, Record { credit, last: second });
+        match credit {
+            0 => self.records.remove(&key),
+            _ => self.records.insert(key, Record { credit, fresh: earned, last: second }),
+        };
+        credit >= GOOD_CREDIT
     }
 
     /// Clients in good standing of a network that were there within the last 10 min.
@@ -101,30 +176,50 @@ impl Standings {
                 && second.saturating_sub(record.last) < PRESENT_SECS
                 && singles.contains(**key)
         };
-        self.records.iter().filter(is_inside).count()
+        self.kept().filter(is_inside).count()
     }
 
     /// Whether a client, or one of a network, is in good standing and was there since `second`.
     fn good_since(&self, client: Client, second: u32) -> bool {
         let is_good = |record: &Record| record.credit >= GOOD_CREDIT && record.last >= second;
-        if self.records.get(&client.key()).is_some_and(is_good) {
+        if self.get(client.key()).is_some_and(is_good) {
             return true;
         }
         let singles = client.singles(128);
-        singles.count() > 1
-            && self.records.iter().any(|(key, record)| is_good(record) && singles.contains(*key))
+        singles.count() > 1 && self.kept().any(|(key, record)| is_good(record) && singles.contains(*key))
     }
 
-    fn end_minute(&mut self, second: u32) {
-        self.records
-            .retain(|_, record| record.credit > 0 && second.saturating_sub(record.last) < REMEMBERED_SECS);
+    /// Before the clients' minutes that end at `second` are learned. The log's clock may have been set back: whoever was
+    /// forgotten by then stays so.
+    pub(super) fn begin_minute(&mut self, second: u32) {
+        if second < self.ended {
+            self.sweep();
+            self.ended = second;
+        }
+    }
+
+    pub(super) fn end_minute(&mut self, second: u32) {
+        self.ended = second;
+        self.present = None;
+        for key in std::mem::take(&mut self.emptied) {
+            if self.records.get(&key).is_some_and(|record| record.credit == 0) {
+                self.records.remove(&key);
+            }
+        }
+        let is_full = self.records.len() > MAX_REMEMBERED;
+        if is_full || second.abs_diff(self.swept) >= SWEPT_EACH_SECS {
+            self.sweep();
+        }
         if self.records.len() > MAX_REMEMBERED {
             self.forget_least();
         }
-        let is_present = |record: &&Record| {
-            record.credit >= GOOD_CREDIT && second.saturating_sub(record.last) < PRESENT_SECS
-        };
-        self.present = self.records.values().filter(is_present).count();
+    }
+
+    /// Takes out the forgotten ones.
+    fn sweep(&mut self) {
+        let ended = self.ended;
+        self.swept = ended;
+        self.records.retain(|_, record| record.is_kept(ended));
     }
 
     fn forget_least(&mut self) {
@@ -139,11 +234,11 @@ impl Standings {
 impl Detector {
     /// The standing of a client for which a rule fires; `None` when nothing speaks for it.
     pub(crate) fn good_standing(&self, client: Client, now: EventSecs) -> Option<GoodStanding> {
-        let credit = self.standings.credit(client.key());
+        let second = u32::try_from(now.max(0)).unwrap_or(u32::MAX);
+        let credit = self.standings.settled_credit(client.key(), second);
         if credit >= GOOD_CREDIT {
             return Some(GoodStanding { credit, is_known: true });
         }
-        let second = u32::try_from(now.max(0)).unwrap_or(u32::MAX);
         let window = self.clients.activity(client.key())?.0.window.before(second);
         let is_visitor = window.served_pages() > 0 && window.assets >= NEWCOMER_ASSETS;
         is_visitor.then_some(GoodStanding { credit: NEWCOMER_CREDIT, is_known: false })
@@ -165,8 +260,8 @@ impl Detector {
     }
 
     /// The number of clients in good standing that were there within the last 10 min, as of the last full minute.
-    pub(crate) fn clients_in_good_standing(&self) -> usize {
-        self.standings.present
+    pub(crate) fn clients_in_good_standing(&mut self) -> usize {
+        self.standings.present()
     }
 
     /// The number of clients in good standing inside a network that were there within the last 10 min.
@@ -176,31 +271,17 @@ impl Detector {
 
     /// Takes one request off a client's credit.
     pub(crate) fn charge_standing(&mut self, client: Client) {
-        if let Some(record) = self.standings.records.get_mut(&client.key()) {
-            record.credit = record.credit.saturating_sub(1);
-        }
+        self.standings.charge(client.key());
     }
 
     /// Takes a client's standing away.
     pub(crate) fn lose_standing(&mut self, client: Client) {
-        self.standings.records.remove(&client.key());
+        self.standings.lose(client.key());
     }
 
-    /// Learns from the minute that ends at `boundary` who was served well, and what those in good standing asked for.
-    pub(crate) fn learn_standing(&mut self, boundary: u32) {
+    /// Learns what clients in good standing asked for in the minute that ends at `boundary`.
+    pub(super) fn learn_from_teachers(&mut self, mut teachers: Vec<u128>, boundary: u32) {
         let Detector { clients, standings, good_targets, .. } = self;
-        let mut teachers = Vec::new();
-        clients.each_active(60, boundary - 1, |active| {
-            // A verdict in this minute or the one before it.
-            if active.suspect_until > boundary - 60 {
-                return;
-            }
-            standings.learn(active.key, active.counts, boundary);
-            if standings.credit(active.key) >= GOOD_CREDIT {
-                teachers.push(active.key);
-            }
-        });
-        standings.end_minute(boundary);
         teachers.sort_unstable();
         let first = teachers.partition_point(|key| *key < standings.next_teacher);
         teachers.rotate_left(first);
@@ -212,5 +293,144 @@ impl Detector {
                     .for_each(|(target, answer)| good_targets.learn(target, answer, key, boundary));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The same, brought up to date at every minute's end.
+    #[derive(Default)]
+    struct Exact {
+        records: BTreeMap<u128, Record>,
+        present: usize,
+    }
+
+    impl Exact {
+        fn credit(&self, key: u128) -> u16 {
+            self.records.get(&key).map_or(0, |record| record.credit)
+        }
+
+        fn learn(&mut self, key: u128, (served, errors): (u32, u32), second: u32) {
+            if !self.records.contains_key(&key) && served < LEAST_SERVED {
+                return;
+            }
+            let earned = if served > errors { served.min(u32::from(CREDIT_PER_MINUTE)) as u16 } else { 0 };
+            let credit = self.credit(key).saturating_sub(errors as u16).saturating_add(earned);
+            let record = Record { credit: credit.min(MAX_CREDIT), fresh: earned, last: second };
+            self.records.insert(key, record);
+        }
+
+        fn end_minute(&mut self, second: u32) {
+            self.records.retain(|_, r| r.credit > 0 && second.saturating_sub(r.last) < REMEMBERED_SECS);
+            let is_present =
+                |r: &&Record| r.credit >= GOOD_CREDIT && second.saturating_sub(r.last) < PRESENT_SECS;
+            self.present = self.records.values().filter(is_present).count();
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// The log's clock moves on or back by so much, and so many requests of some clients were served and refused.
+        Minute(i64, Vec<(u8, u32, u32)>),
+        Charge(u8, u16),
+        Lose(u8),
+        Ask,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        const DAY: i64 = 86_400;
+        let ahead =
+            prop::sample::select(vec![60, 60, 60, 600, 3600, DAY, 7 * DAY, 8 * DAY, -60, -DAY, -9 * DAY]);
+        let visits = prop::collection::vec((0..6_u8, 0..40_u32, 0..12_u32), 0..6);
+        prop_oneof![
+            6 => (ahead, visits).prop_map(|(ahead, visits)| Step::Minute(ahead, visits)),
+            2 => (0..6_u8, 1..50_u16).prop_map(|(client, requests)| Step::Charge(client, requests)),
+            1 => (0..6_u8).prop_map(Step::Lose),
+            2 => Just(Step::Ask),
+        ]
+    }
+
+    fn client(n: u8) -> Client {
+        Client::from(Ipv4Addr::new(198, 51, 100 + n % 2, n))
+    }
+
+    fn run(exact: &mut Exact, lazy: &mut Standings, step: &Step, second: &mut u32) {
+        match step {
+            Step::Minute(ahead, visits) => {
+                *second = second.saturating_add_signed(*ahead as i32);
+                let visits: BTreeMap<u8, (u32, u32)> =
+                    visits.iter().map(|(client, served, errors)| (*client, (*served, *errors))).collect();
+                lazy.begin_minute(*second);
+                for (n, (served, errors)) in visits {
+                    let key = client(n).key();
+                    let counts = Counts { requests: served + errors, errors, ..Counts::default() };
+                    lazy.learn(key, counts, *second);
+                    exact.learn(key, (served, errors), *second);
+                    assert_eq!(lazy.credit(key), exact.credit(key));
+                }
+                lazy.end_minute(*second);
+                exact.end_minute(*second);
+            }
+            Step::Charge(n, requests) => {
+                for _ in 0..*requests {
+                    lazy.charge(client(*n).key());
+                    let known = exact.records.get_mut(&client(*n).key());
+                    known.into_iter().for_each(|record| record.credit = record.credit.saturating_sub(1));
+                }
+            }
+            Step::Lose(n) => {
+                lazy.lose(client(*n).key());
+                exact.records.remove(&client(*n).key());
+            }
+            Step::Ask => assert_eq!(lazy.present(), exact.present),
+        }
+    }
+
+    proptest! {
+        /// What is taken out late is forgotten in time, also where the log's clock is set back.
+        #[test]
+        fn nobody_is_remembered_longer_or_shorter(steps in prop::collection::vec(step(), 1..60)) {
+            let mut lazy = Standings::new(SeededState::new(7));
+            let (mut exact, mut second) = (Exact::default(), 1_767_600_000);
+            for step in &steps {
+                run(&mut exact, &mut lazy, step, &mut second);
+                for client in (0..6).map(client) {
+                    prop_assert_eq!(lazy.credit(client.key()), exact.credit(client.key()));
+                    let since = second.saturating_sub(86_400);
+                    let is_good = exact.records.get(&client.key());
+                    let is_good = is_good.is_some_and(|r| r.credit >= GOOD_CREDIT && r.last >= since);
+                    prop_assert_eq!(lazy.good_since(client, since), is_good);
+                }
+                let network: Client = "198.51.100.0/24".parse().expect("a network");
+                let present = exact.records.iter().filter(|(key, r)| {
+                    network.singles(128).contains(**key)
+                        && r.credit >= GOOD_CREDIT
+                        && second.saturating_sub(r.last) < PRESENT_SECS
+                });
+                prop_assert_eq!(lazy.present_in(network, second), present.count());
+            }
+        }
+    }
+
+    #[test]
+    fn the_forgotten_are_taken_out_within_the_hour() {
+        let mut standings = Standings::new(SeededState::new(7));
+        let start = 1_767_600_000;
+        standings.learn(1, Counts { requests: 20, ..Counts::default() }, start);
+        standings.end_minute(start);
+        let week_later = start + REMEMBERED_SECS;
+        for second in (start..=week_later + SWEPT_EACH_SECS).step_by(60) {
+            standings.begin_minute(second);
+            standings.end_minute(second);
+            assert_eq!(standings.credit(1) > 0, second < week_later);
+        }
+        assert!(standings.records.is_empty());
     }
 }

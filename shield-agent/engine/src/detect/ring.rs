@@ -42,14 +42,30 @@ impl SecondRing {
             self.newest_slot = second as usize % self.slots.len();
             return;
         }
+        let len = self.slots.len();
+        if steps >= WINDOW_SECS {
+            // Everything leaves the window; what is passed over is empty.
+            let from = self.newest_slot + 1;
+            let upto = from + steps as usize;
+            self.slots[from.min(len)..upto.min(len)].fill(ServerSecond::default());
+            self.slots[..upto.saturating_sub(len)].fill(ServerSecond::default());
+            self.sum = ServerSecond::default();
+            self.newest = second;
+            self.newest_slot = (upto - 1) % len;
+            return;
+        }
         for _ in 0..steps {
-            // Read before the step, which may reuse its slot.
-            let leaving = (self.newest + 1).checked_sub(WINDOW_SECS);
-            let leaving = leaving.map_or(ServerSecond::default(), |second| self.at(second));
             self.newest += 1;
-            self.sum.requests -= leaving.requests;
-            self.sum.errors -= leaving.errors;
-            self.newest_slot = (self.newest_slot + 1) % self.slots.len();
+            self.newest_slot = if self.newest_slot + 1 == len { 0 } else { self.newest_slot + 1 };
+            // The ring is longer than the window: the second that leaves the window has a slot of its own.
+            let back = WINDOW_SECS as usize;
+            let leaving = if self.newest_slot >= back {
+                self.newest_slot - back
+            } else {
+                self.newest_slot + len - back
+            };
+            self.sum.requests -= self.slots[leaving].requests;
+            self.sum.errors -= self.slots[leaving].errors;
             self.slots[self.newest_slot] = ServerSecond::default();
         }
     }
@@ -121,6 +137,8 @@ impl SecondRing {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -144,5 +162,28 @@ mod tests {
         assert_eq!(ring.at(1000).requests, 1);
         ring.advance(900_000);
         assert_eq!(ring.at(1000), ServerSecond::default());
+    }
+
+    proptest! {
+        /// One step over a pause is as good as a step for each of its seconds.
+        #[test]
+        fn a_pause_is_passed_over_as_its_seconds_are(
+            len in 1..400_u32,
+            log in prop::collection::vec((prop_oneof![3 => 0..5_u32, 2 => 50..70_u32, 2 => 0..500_u32], 0..4_u32), 1..60),
+        ) {
+            let (mut second, mut jumping, mut stepping) = (1000, SecondRing::new(len, 1000), SecondRing::new(len, 1000));
+            for (pause, requests) in log {
+                (second + 1..=second + pause).for_each(|second| stepping.advance(second));
+                second += pause;
+                jumping.advance(second);
+                for ring in [&mut jumping, &mut stepping] {
+                    (0..requests).for_each(|number| ring.add(second, number % 2));
+                }
+                prop_assert_eq!(jumping.window(), stepping.window());
+                for ago in 0..len + 61 {
+                    prop_assert_eq!(jumping.at(second - ago), stepping.at(second - ago), "{} s ago", ago);
+                }
+            }
+        }
     }
 }

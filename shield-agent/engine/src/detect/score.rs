@@ -172,6 +172,9 @@ impl Score {
     }
 }
 
+/// Accounts without points are taken out this often.
+const SWEPT_EACH_SECS: u32 = 600;
+
 /// Clients that others suspect at most.
 const MAX_SUSPECTED: usize = 65_536;
 /// Half the evidence is enough for a ban of a client that others suspect.
@@ -482,8 +485,17 @@ impl Scores {
     pub(crate) fn end_of_minute(&mut self, visitors: u32, second: u32) {
         self.habits.settle(second);
         self.habits.end_of_minute(visitors);
-        if second % 600 < 60 {
+        if second % SWEPT_EACH_SECS < 60 {
             self.accounts.sweep(second);
+        }
+    }
+
+    /// Leaves out the minutes without a request that end from `first` to `last`, both full ones: as if each had ended, so that a
+    /// log that is read later is judged as it would have been live.
+    pub(crate) fn skip_minutes(&mut self, first: u32, last: u32) {
+        let swept = last - last % SWEPT_EACH_SECS;
+        if swept >= first {
+            self.accounts.sweep(swept);
         }
     }
 

@@ -19,7 +19,7 @@ pub(super) const PROBES: [&str; 8] = [
     "/.ssh/id_rsa",
 ];
 
-fn engine_with(change: impl FnOnce(&mut Settings)) -> Engine {
+pub(super) fn engine_with(change: impl FnOnce(&mut Settings)) -> Engine {
     let mut settings = Settings { enforcers: EnforcerName::KERNEL.to_vec(), ..Settings::default() };
     change(&mut settings);
     Engine::new(settings, Policy::default(), Allowlist::default(), 1, 7)
@@ -56,7 +56,7 @@ fn attack(engine: &mut Engine, addr: &str, now: Now) -> Vec<Action> {
     engine.handle(Event::Lines(&requests(addr, &PROBES, now)), now)
 }
 
-fn banned(actions: &[Action]) -> Vec<String> {
+pub(super) fn banned(actions: &[Action]) -> Vec<String> {
     let client = |action: &Action| match action {
         Action::Enforce(Order::Ban { client, .. }) => Some(client.to_string()),
         _ => None,
@@ -75,7 +75,7 @@ fn notices(actions: &[Action]) -> Vec<&Notice> {
         .collect()
 }
 
-fn why_not_banned(actions: &[Action]) -> Option<&str> {
+pub(super) fn why_not_banned(actions: &[Action]) -> Option<&str> {
     notices(actions).into_iter().find_map(|notice| match notice {
         Notice::WouldBan { because, .. } => Some(because.as_str()),
         _ => None,
@@ -150,6 +150,23 @@ fn a_search_engine_is_verified_before_its_ban() {
     attack(&mut engine, "203.0.113.5", T0);
     assert_eq!(banned(&engine.handle(answer(false), T0)), ["203.0.113.5"]);
     assert!(engine.handle(answer(false), T0).is_empty(), "answered once");
+}
+
+/// History: DNS was still asked about a client that an operator had unbanned, and its late answer banned that client.
+#[test]
+fn an_unban_ends_what_waits_for_dns() {
+    let mut engine = engine_with(|settings| settings.verify_search_engines = Switch::On);
+    let who = client("203.0.113.5");
+    attack(&mut engine, "203.0.113.5", T0);
+    engine.handle(unban_command("203.0.113.5"), T0.plus_ms(100));
+    let late = engine.handle(Event::BotVerified { client: who, genuine: false }, T0.plus_ms(200));
+    assert_eq!(banned(&late), [""; 0]);
+    assert_eq!(banned(&engine.handle(Event::Tick, T0.plus_ms(60_000))), [""; 0], "nor does no answer");
+    // What it does from then on counts.
+    let again = attack(&mut engine, "203.0.113.5", T0.plus_ms(61_000));
+    assert!(again.iter().any(|action| matches!(action, Action::VerifyBot { .. })), "{again:?}");
+    let answer = Event::BotVerified { client: who, genuine: false };
+    assert_eq!(banned(&engine.handle(answer, T0.plus_ms(61_001))), ["203.0.113.5"]);
 }
 
 /// History: a map with random state decided who was banned first.

@@ -229,6 +229,30 @@ fn a_ban_that_waits_slows() {
     assert_eq!(slow.grounds, SlowGrounds::Withheld);
 }
 
+/// A flood that begins just before a full minute was served until then.
+#[test]
+fn what_a_flood_was_served_in_its_first_second_puts_no_ban_off() {
+    let mut engine = engine_with_xdp();
+    for minute in 0..30 {
+        ask(&mut engine, "198.51.100.9", minute * 60, &[("/", 200); 20]);
+    }
+    let full_minute =
+        (T0.plus_ms(1_800_000).wall_secs() as u64).next_multiple_of(60) * 1000 - T0.wall_ms as u64;
+    let mut waited = Vec::new();
+    let is_banned = (0..10).any(|second| {
+        let now = T0.plus_ms(full_minute - 1_000 + second * 1_000);
+        let mut batch = Batch { live: true, source: Some(SourceId(3)), ..Batch::default() };
+        (0..if second == 0 { 12 } else { 200 }).for_each(|_| {
+            push(&mut batch, SUSPECT.parse().unwrap(), "/", 200, now);
+        });
+        let mut actions = engine.handle(Event::Lines(&batch), now);
+        actions.extend(engine.handle(Event::Tick, now.plus_ms(900)));
+        waited.extend(slowed(&actions));
+        banned(&actions)
+    });
+    assert!(is_banned && waited.is_empty(), "{waited:?}");
+}
+
 #[test]
 fn a_ban_that_waits_slows_nobody_behind_a_proxy() {
     let mut engine = engine_with_xdp();
@@ -319,6 +343,27 @@ fn dns_is_asked_before_a_search_engine_is_slowed() {
         let actions = engine.handle(answer, T0.plus_ms(1_000));
         assert_eq!(slowed(&actions).is_empty(), genuine);
     }
+}
+
+/// History: a late answer of DNS slowed a client that an operator had unbanned.
+#[test]
+fn an_unban_ends_what_waits_for_dns() {
+    let settings = Settings {
+        enforcers: EnforcerName::ALL.to_vec(),
+        verify_search_engines: Switch::On,
+        ..Settings::default()
+    };
+    let mut engine = Engine::new(settings, Policy::default(), Allowlist::default(), 1, 7);
+    xdp(&mut engine, PartState::Active { detail: String::new() });
+    let asked = PROBES.iter().any(|path| {
+        let actions = ask(&mut engine, SUSPECT, 0, &[(path, 404)]);
+        actions.iter().any(|action| matches!(action, Action::VerifyBot { .. }))
+    });
+    assert!(asked);
+    engine.handle(unban_command(SUSPECT), T0.plus_ms(500));
+    let answer = Event::BotVerified { client: client(SUSPECT), genuine: false };
+    assert!(slowed(&engine.handle(answer, T0.plus_ms(1_000))).is_empty());
+    assert!(slowed(&engine.handle(Event::Tick, T0.plus_ms(60_000))).is_empty());
 }
 
 /// `[slow] first_offence`: the step before the first term.

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
+use crate::rules::PolicyQuestion;
 use crate::vocab::ban::{Ban, Place};
 use crate::vocab::client::Client;
 use crate::vocab::request::Checkpoint;
@@ -29,6 +30,8 @@ pub enum Action {
         /// The address to look up.
         addr: std::net::IpAddr,
     },
+    /// Ask the operators' own rules about a verdict; the answer is one of `Event::Policy`.
+    AskPolicy(Box<PolicyQuestion>),
 }
 
 /// Identifies the command that a reply answers.
@@ -165,6 +168,38 @@ pub struct Reloaded {
     pub failed: Vec<String>,
     /// Bans lifted because the new allowlist forbids them.
     pub lifted: u64,
+}
+
+/// What became of a change of this host that something had to let through: a gate, a canary, an upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The policy kept the agent from starting.
+    GateBlocked,
+    CanaryStarted,
+    /// It was ended, by hand or because its configuration is in force.
+    CanaryEnded,
+    /// It was not promoted.
+    CanaryRefused,
+    /// Its configuration is in force.
+    CanaryPromoted,
+    /// The configuration from before a promotion is in force again.
+    ConfigRolledBack,
+    /// Another version of the agent is installed.
+    Upgraded,
+    /// A version was not installed.
+    UpgradeRefused,
+    /// A version was installed and not healthy: the one before is back.
+    UpgradeRolledBack,
+}
+
+/// A change of this host that was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub step: Step,
+    /// Of what, and why: one line of bounded length.
+    pub text: String,
 }
 
 /// Totals over the lifetime of the database, across restarts.
@@ -350,6 +385,8 @@ pub enum Notice {
     },
     /// A new configuration has taken effect.
     Reloaded(Reloaded),
+    /// A gate, a canary or an upgrade let a change through, or did not.
+    Change(Change),
     Started {
         version: String,
         /// Bans restored from the store.

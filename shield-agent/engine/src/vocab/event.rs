@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::bans::allowlist::{AllowReason, Allowed};
 use crate::bans::backoff::Term;
 use crate::reconfigure::NewSettings;
-use crate::vocab::action::{CommandId, Reloaded};
+use crate::rules::PolicyAnswer;
+use crate::vocab::action::{Change, CommandId, Reloaded};
 use crate::vocab::client::Client;
 use crate::vocab::remote::{Origin, Remote};
 use crate::vocab::request::Batch;
@@ -39,12 +40,16 @@ pub enum Event<'a> {
         /// Whether the address's name belongs to a known search engine and resolves back to the address.
         genuine: bool,
     },
+    /// Answers to `Action::AskPolicy`.
+    Policy(Vec<PolicyAnswer>),
     /// What others say about clients.
     Remote(Remote),
     /// Other settings are in force from now on.
     NewSettings(Box<NewSettings>),
     /// A new configuration has taken effect in every part.
     Reloaded(Reloaded),
+    /// A change of this host was tried.
+    Change(Change),
     /// Time has passed.
     Tick,
 }

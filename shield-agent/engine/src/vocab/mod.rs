@@ -4,6 +4,7 @@ pub mod action;
 pub mod ban;
 pub mod client;
 pub mod event;
+pub(crate) mod policy;
 pub mod remote;
 pub mod report;
 pub mod request;

@@ -42,6 +42,8 @@ pub enum SlowGrounds {
     Withheld,
     /// The first step of the ladder of terms.
     FirstStep,
+    /// A rule fired, and the operators' own rules slow its clients.
+    Policy,
     /// Its clients do little else than ask for what is not there, each next request from another.
     Hopping {
         /// Those seen so far, at most 64 of them.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::vocab::policy::PolicyWord;
+
 /// A detection rule, or another origin of a ban.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "RuleName"))]
@@ -169,6 +171,13 @@ pub struct Evidence {
     /// ban in the database alone: a query string may hold a secret.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<String>,
+    /// The sites that its last requests went to, by the names of the server sections, most asked for first. Filled in by whoever
+    /// reads the log, as far as it names them; bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<String>,
+    /// What the operators' own rules say about it, once they were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Box<PolicyWord>>,
     /// The reason why the client is only reported and not banned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observe: Option<String>,

@@ -11,10 +11,11 @@ use serde_json::{Map, Value, json};
 use super::operation::{BASE, Operation};
 use super::routes::{BansParams, ClientsParams, ExplainParams, ExportParams, HistoryParams, RecentParams};
 use super::types::{
-    AllowList, AllowRequest, BanPage, BanRequest, ClientList, ConfigView, DisallowRequest, ErrorBody,
-    ErrorCode, EventList, EventView, Explanation, FleetView, Gap, HistoryView, ImportRequest, Labels,
-    OriginRequest, PauseReport, PauseRequest, ReloadReport, ResumeReport, ResumeRequest, Snapshot, Status,
-    UnbanRequest, Whoami,
+    AllowList, AllowRequest, BanPage, BanRequest, CanaryReport, CanaryRequest, ChangeRecord, ClientList,
+    ConfigView, DisallowRequest, ErrorBody, ErrorCode, EventList, EventView, Explanation, FleetView, Gap,
+    HistoryView, ImportRequest, LabList, Labels, OriginRequest, PauseReport, PauseRequest, Promotion,
+    PromotionRequest, ReloadReport, ResumeReport, ResumeRequest, SiteList, Snapshot, Status, UnbanRequest,
+    Whoami,
 };
 use crate::edge::format::Item;
 use shield_engine::action::Reply;
@@ -266,6 +267,35 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
             ),
             ..change("Load the configuration again.", None, schemas.answer::<ReloadReport>())
         },
+        Operation::Canary => read("What the canary found.", schemas.answer::<CanaryReport>()),
+        Operation::CanaryStart => Details {
+            description: Some(CANARY),
+            ..change(
+                "Start a canary: a second engine with another configuration, without effects.",
+                schemas.body::<CanaryRequest>(),
+                schemas.answer::<CanaryReport>(),
+            )
+        },
+        Operation::CanaryAbort => Details {
+            description: Some(CANARY),
+            ..change("End the canary.", None, schemas.answer::<CanaryReport>())
+        },
+        Operation::CanaryPromote => Details {
+            description: Some(CANARY),
+            ..change(
+                "Ask whether the canary's configuration may be put in force. Changes nothing.",
+                schemas.body::<PromotionRequest>(),
+                schemas.answer::<Promotion>(),
+            )
+        },
+        Operation::Record => Details {
+            description: Some("Over the control socket only. It becomes an event of the kind `change`."),
+            ..change(
+                "Put a change of this host on record: an upgrade, a promotion.",
+                schemas.body::<ChangeRecord>(),
+                schemas.answer::<ChangeRecord>(),
+            )
+        },
         Operation::Labels => {
             read("Display names of rules, baseline sources and parts.", schemas.answer::<Labels>())
         }
@@ -273,6 +303,8 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
             parameters: schemas.parameters::<ClientsParams>(),
             ..read("The busiest clients over the window.", schemas.answer::<ClientList>())
         },
+        Operation::Sites => read("Requests, bans and attackers by site.", schemas.answer::<SiteList>()),
+        Operation::Labs => read("The environments for rehearsals on this host.", schemas.answer::<LabList>()),
         Operation::Explain => Details {
             parameters: schemas.parameters::<ExplainParams>(),
             ..read("The reason why a client is banned, or why it is not.", schemas.answer::<Explanation>())
@@ -308,6 +340,8 @@ fn details(operation: Operation, schemas: &mut Schemas) -> Details {
         }
     }
 }
+
+const CANARY: &str = "Only over the control socket.";
 
 fn list_for_others(schemas: &mut Schemas) -> Value {
     let mut answer = schemas.answer::<Vec<Item>>();

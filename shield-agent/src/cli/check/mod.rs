@@ -15,8 +15,11 @@ use clap::Args;
 use super::reply::{Format, JsonArg};
 use super::run::ConfigArg;
 use super::{Exit, print};
+use crate::clock;
 use crate::config::{Config, Use};
 use crate::in_front;
+use crate::policy::blocked;
+use crate::policy::gate::{self, Gate};
 use crate::port_holder;
 use crate::source::{Input, Place};
 use crate::text::{counted, utc};
@@ -31,10 +34,19 @@ pub(crate) struct CheckArgs {
     /// Print only what is wrong, and exit with 0 although a log cannot be used: that must not keep the agent from starting
     #[arg(long)]
     warn_only: bool,
+    /// Only ask the policy whether the agent may start here: exit code 1 and its words when not. Where it cannot be asked, that is
+    /// said, and the exit code is 0
+    #[arg(long, conflicts_with_all = ["warn_only", "json"])]
+    gate: bool,
 }
 
 pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
     let config = args.config.load()?;
+    if args.gate {
+        let gate = gate::ask(&config, clock::now());
+        note_blocked(&config, &gate);
+        return through_gate(&gate);
+    }
     let checked = logs::look(&config);
     match args.json.format() {
         Format::Json => {
@@ -51,6 +63,31 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit> {
     }
     let is_wrong = checked.has_problem() || !problems::of(&config).is_empty();
     Ok(if is_wrong && !args.warn_only { Exit::Degraded } else { Exit::Done })
+}
+
+/// Keeps a blocked start for the audit log. Beside a running agent it was none.
+fn note_blocked(config: &Config, gate: &Gate) {
+    let Gate::Blocked(reasons) = gate else { return };
+    if UnixStream::connect(&config.socket).is_err() {
+        // Where it cannot be written the words are in the journal.
+        let _ = blocked::note(&config.state_dir, reasons, clock::now());
+    }
+}
+
+/// Tells what the policy says of a start, and exits by it.
+fn through_gate(gate: &Gate) -> Result<Exit> {
+    let (text, exit) = match gate {
+        Gate::None => ("gate        no policy decides about the start\n".to_owned(), Exit::Done),
+        Gate::Open => ("gate        open\n".to_owned(), Exit::Done),
+        Gate::Broken(why) => {
+            (format!("PROBLEM     the policy could not be asked, so the start goes on: {why}\n"), Exit::Done)
+        }
+        Gate::Blocked(reasons) => {
+            (reasons.iter().map(|reason| format!("BLOCKED: {reason}\n")).collect(), Exit::Failed)
+        }
+    };
+    print::text(&text)?;
+    Ok(exit)
 }
 
 /// The configuration and its logs as text.

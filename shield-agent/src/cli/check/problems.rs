@@ -1,11 +1,13 @@
-//! What a valid configuration asks for and is no good on this host: interfaces that are not there, a page that others reach.
+//! What a valid configuration asks for and is no good on this host: interfaces that are not there, a page that others reach,
+//! databases of addresses that cannot be read.
 
 use crate::config::{Config, Use};
 use crate::enforce::xdp::interfaces::{self, Selection};
 
 /// One sentence each, with what to do about it.
 pub(super) fn of(config: &Config) -> Vec<String> {
-    unknown_interfaces(config).into_iter().chain(open_page(config)).collect()
+    let databases = config.address_dbs.problems();
+    unknown_interfaces(config).into_iter().chain(open_page(config)).chain(databases).collect()
 }
 
 fn unknown_interfaces(config: &Config) -> Vec<String> {
@@ -47,6 +49,8 @@ mod tests {
         assert_eq!(found(source), [""; 0]);
         let page = found(&format!("{source}[page]\nlisten = '0.0.0.0:8080'\n"));
         assert!(page[0].contains("0.0.0.0:8080") && page[0].contains("unencrypted"), "{page:?}");
+        let databases = found(&format!("{source}[page]\nasn_db = '/nowhere'\n"));
+        assert!(databases[0].starts_with("[page] asn_db: could not open /nowhere"), "{databases:?}");
         let named = "[[source]]\npath = '/nowhere/*.log'\n[xdp]\ninterfaces = ['eth99', 'lo']\n";
         let unknown = found(named);
         assert!(unknown.len() == 1 && unknown[0].contains("\"eth99\"; it has "), "{unknown:?}");

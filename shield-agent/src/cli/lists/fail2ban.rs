@@ -70,7 +70,9 @@ fn status(text: &str, parsed: &mut Parsed) {
     }
 }
 
+/// A jail without a name, as a damaged output has one, is none.
 fn add(address: &str, jail: Option<&str>, parsed: &mut Parsed) {
+    let jail = jail.filter(|name| !name.trim().is_empty());
     match address.parse::<Client>() {
         Ok(client) => parsed.entries.push(Entry { client, term: None, reason: Some(reason(jail)) }),
         Err(error) => parsed.wrong(jail.unwrap_or("list").to_owned(), error.to_string()),

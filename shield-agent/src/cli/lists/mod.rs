@@ -200,6 +200,10 @@ mod tests {
         let status = "Status for the jail: sshd\n|- Filter\n|  `- Total failed:\t5\n`- Actions\n   |- Currently banned:\t2\n   \
             `- Banned IP list:\t192.0.2.7 198.51.100.8\n";
         check(status, ListFormat::Fail2ban, "192.0.2.7 - fail2ban sshd\n198.51.100.8 - fail2ban sshd\n");
+        let unnamed = "Status for the jail: \n`- Banned IP list: 192.0.2.7 nobody\n";
+        let expected = "192.0.2.7 - fail2ban\n! list: \"nobody\" is neither an IP address nor a network such as \
+            192.0.2.0/24 or 2001:db8::/64\n";
+        check(unnamed, ListFormat::Fail2ban, expected);
         let with_time = "192.0.2.7 \t2026-05-11 22:00:00 + 600 = 2026-05-11 22:10:00\n\
             192.0.2.8 \t2026-05-11 20:00:00 + 600 = 2026-05-11 20:10:00\n\
             192.0.2.9 \t2026-05-11 20:00:00 + -1 = 9999-12-31 23:59:59\n\
@@ -255,6 +259,7 @@ mod tests {
             evidence: None,
             dropped: None,
             leaking: None,
+            owner: None,
             enforced_by: None,
         };
         let bans = [ban("192.0.2.7", Some(NOW_MS + 90_000)), ban("2001:db8:1::/64", None)];

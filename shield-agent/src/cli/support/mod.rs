@@ -23,6 +23,7 @@ use super::print::{self, Colour};
 use super::{Exit, check};
 use crate::api::operation::Operation;
 use crate::config::{Config, DEFAULT_PATH, UrlFrom};
+use crate::crowdsec::machine::Machine;
 use crate::notify::audit::files;
 use crate::notify::secret;
 use crate::text::support as text;
@@ -146,6 +147,10 @@ fn secrets(config: &Config) -> Vec<String> {
         {
             found.extend(text.lines().map(str::to_owned));
         }
+    }
+    let machine = config.crowdsec.as_ref().and_then(|crowdsec| crowdsec.machine.as_ref());
+    if let Some(Ok(machine)) = machine.map(Machine::load) {
+        found.extend([machine.expose().to_owned()]);
     }
     if let Some(cloudflare) = &config.cloudflare {
         found.extend([cloudflare.account.clone(), cloudflare.list.clone()]);

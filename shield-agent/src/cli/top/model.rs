@@ -247,6 +247,7 @@ pub(super) mod tests {
             evidence: None,
             dropped: None,
             leaking: None,
+            owner: None,
             enforced_by: None,
         };
         let bans: Vec<Ban> = clients.iter().map(ban).collect();

@@ -289,6 +289,23 @@ fn not_started() -> anyhow::Error {
     anyhow!("the XDP enforcer is not started")
 }
 
+/// Loads every program that an attachment may need through the kernel's verifier, with maps of their own, and attaches and pins
+/// nothing. Returns whether the maps that are pinned fit this version; `None` where there are none.
+///
+/// # Errors
+/// When the object is missing, or the kernel refuses a map or a program.
+pub(crate) fn verify(settings: &Settings) -> Result<Option<bool>> {
+    settings::check(settings)?;
+    ensure!(object::is_embedded(), object::NOT_EMBEDDED);
+    lift_memory_lock();
+    let mut apart = object::load_apart(settings)?;
+    object::xdp(&mut apart)?;
+    object::classifier(&mut apart)?;
+    object::clock(&mut apart)?;
+    let pinned = Pins::new(&settings.pin_folder).maps();
+    Ok(pinned.exists().then(|| takeover::fits(&pinned, settings)))
+}
+
 /// Before Linux 5.11 maps count against the process's locked memory. Where the limit cannot be raised, making the maps
 /// fails with the kernel's own error.
 fn lift_memory_lock() {

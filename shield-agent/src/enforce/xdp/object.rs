@@ -34,13 +34,27 @@ pub fn is_embedded() -> bool {
 /// # Errors
 /// When the object is not in this binary, or the kernel refuses a map.
 pub fn load(maps: &Path, settings: &Settings, slot: u32) -> Result<Ebpf> {
+    load_with(Some(maps), settings, slot)
+}
+
+/// As [`load`], with maps of its own that are pinned nowhere and go with the returned object.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_apart(settings: &Settings) -> Result<Ebpf> {
+    load_with(None, settings, 0)
+}
+
+fn load_with(maps: Option<&Path>, settings: &Settings, slot: u32) -> Result<Ebpf> {
     let object = OBJECT.context(NOT_EMBEDDED)?;
     let slot = slot.min(SLOTS - 1);
     let log_every = settings.log_every.map_or(0, |every| every.get().next_power_of_two());
     let log_level = if log_every == 0 { LOG_OFF } else { LOG_DEBUG };
     let mut loader = EbpfLoader::new();
-    for name in map_name::PINNED {
-        loader.map_pin_path(name, maps.join(name));
+    for (name, maps) in map_name::PINNED.into_iter().zip(std::iter::repeat(maps)) {
+        maps.iter().for_each(|maps| {
+            loader.map_pin_path(name, maps.join(name));
+        });
     }
     loader
         .map_max_entries(map_name::BANS_V4, settings.max_bans_v4)

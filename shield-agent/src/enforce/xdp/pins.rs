@@ -36,7 +36,16 @@ impl Pins {
         if !self.is_on_bpffs() {
             self.mount()?;
         }
-        fs::create_dir_all(&self.root).with_context(|| format!("could not make {}", self.root.display()))
+        fs::create_dir_all(&self.root).map_err(|error| {
+            let hint = match error.kind() {
+                // The unit can write this folder alone, which is made before each start.
+                ErrorKind::ReadOnlyFilesystem => {
+                    ": was it removed? What drops goes on until the agent ends; `systemctl restart shield` makes it again"
+                }
+                _ => "",
+            };
+            anyhow::Error::new(error).context(format!("could not make {}{hint}", self.root.display()))
+        })
     }
 
     /// Returns whether the folder, or its nearest existing parent, is on a bpffs.

@@ -40,7 +40,7 @@ pub(super) fn bans(pins: &Pins, settings: &Settings) -> Result<Bans> {
 }
 
 /// Returns whether the pinned maps have this version, prefix length and size. Missing ones are made when the object loads.
-fn fits(folder: &Path, settings: &Settings) -> bool {
+pub(super) fn fits(folder: &Path, settings: &Settings) -> bool {
     let control = control(folder).is_some_and(|control| {
         control.abi_version == ABI_VERSION && control.ipv6_prefix == u32::from(settings.ipv6_prefix)
     });

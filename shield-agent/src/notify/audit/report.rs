@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::text::{self, duration, lift_reason, printable, utc};
 use shield_engine::action::{BanRecord, LiftReason, Notice};
 use shield_engine::client::Client;
+use shield_engine::operator_rules::PolicyTerm;
 use shield_engine::verdict::Rule;
 
 /// Number of offenders listed.
@@ -35,6 +36,9 @@ pub(crate) struct Report {
     leaks: Rows,
     gaps: Rows,
     gaps_total_secs: u64,
+    changes: Rows,
+    policy: Rows,
+    outcomes: BTreeMap<&'static str, u64>,
     began: BTreeMap<String, (i64, String)>,
     unreadable: u64,
     missing: u64,
@@ -97,6 +101,9 @@ impl Report {
             leaks: Rows::default(),
             gaps: Rows::default(),
             gaps_total_secs: 0,
+            changes: Rows::default(),
+            policy: Rows::default(),
+            outcomes: BTreeMap::new(),
             began: BTreeMap::new(),
             unreadable: 0,
             missing: 0,
@@ -123,8 +130,12 @@ impl Report {
     }
 
     fn notice(&mut self, notice: &Notice, at_ms: i64) {
+        self.decided(notice, at_ms);
         match notice {
             Notice::Banned(ban) => self.banned(ban, at_ms),
+            Notice::Change(_) | Notice::Reloaded(_) => {
+                self.changes.add(|| format!("- {} {}", utc(at_ms), safe(&text::notice_line(notice))));
+            }
             Notice::Lifted { client, reason, note, .. } => {
                 self.lifted(*client, *reason, note.as_deref(), at_ms);
             }
@@ -159,6 +170,22 @@ impl Report {
             Notice::Stopping { .. } => self.begin(AGENT, "the agent was stopped", at_ms),
             _ => {}
         }
+    }
+
+    /// Takes in what the policy said about a verdict; nothing where nobody was asked.
+    fn decided(&mut self, notice: &Notice, at_ms: i64) {
+        let Some(outcome) = text::policy_outcome(notice) else { return };
+        *self.outcomes.entry(outcome).or_default() += 1;
+        let (client, rule, why) = match notice {
+            Notice::Banned(ban) => (ban.ban.client, ban.ban.rule, words(ban)),
+            Notice::WouldBan { ban, .. } => (ban.ban.client, ban.ban.rule, words(ban)),
+            Notice::Slowed { slowed, .. } => (slowed.client, slowed.rule, Some(String::new())),
+            _ => return,
+        };
+        // That a verdict stands without a word is what the rules say nearly always.
+        let Some(why) = why.or_else(|| (outcome != "ban").then(String::new)) else { return };
+        let row = || format!("| {} | {client} | {rule} | {outcome} | {} |", utc(at_ms), safe(&why));
+        self.policy.add(row);
     }
 
     fn banned(&mut self, ban: &BanRecord, at_ms: i64) {
@@ -250,6 +277,8 @@ impl Report {
         let mut out = format!("# Shield, {} to {}\n\n", utc(self.from_ms), utc(self.to_ms));
         self.write_summary(&mut out);
         self.write_timeline(&mut out);
+        self.write_changes(&mut out);
+        self.write_policy(&mut out);
         self.write_offenders(&mut out);
         self.write_rules(&mut out);
         section(&mut out, "Lifted by an operator", "| When | Client | How | Note |", &self.by_hand);
@@ -301,6 +330,29 @@ impl Report {
         rows(out, &self.timeline);
     }
 
+    fn write_changes(&self, out: &mut String) {
+        out.push_str("\n## Changes, gates, canaries, upgrades\n\n");
+        if self.changes.count == 0 {
+            out.push_str("None.\n");
+        }
+        rows(out, &self.changes);
+    }
+
+    fn write_policy(&self, out: &mut String) {
+        out.push_str("\n## Decided by the policy\n\n");
+        if self.outcomes.is_empty() {
+            out.push_str("Nothing.\n");
+            return;
+        }
+        let counts: Vec<String> =
+            self.outcomes.iter().map(|(decision, count)| format!("{decision}: {count}")).collect();
+        let _ = writeln!(out, "{}", counts.join(", "));
+        if self.policy.count > 0 {
+            out.push_str("\n| When | Client | Rule | Decision | Why |\n| --- | --- | --- | --- | --- |\n");
+            rows(out, &self.policy);
+        }
+    }
+
     fn write_offenders(&self, out: &mut String) {
         let mut all: Vec<(&Client, &Offender)> = self.offenders.iter().collect();
         all.sort_by_key(|(client, offender)| {
@@ -344,6 +396,17 @@ fn rows(out: &mut String, list: &Rows) {
     if more > 0 {
         let _ = write!(out, "\n{more} more in the log.\n");
     }
+}
+
+/// The words of the policy about a ban, or why there are none; `None` when it said nothing but its decision.
+fn words(ban: &BanRecord) -> Option<String> {
+    let word = ban.evidence.as_ref()?.policy.as_deref()?;
+    let term = word.term.map(|term| match term {
+        PolicyTerm::Secs(secs) => format!("for {}", duration(secs)),
+        PolicyTerm::Permanent => "permanent".to_owned(),
+    });
+    let said: Vec<String> = word.failed.iter().chain(&word.because).cloned().chain(term).collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// Text from outside, with nothing in it that Markdown or HTML obeys.
@@ -415,7 +478,7 @@ mod tests {
     fn days_without_events() {
         let report = report_of(&[]);
         assert!(report.contains("## Timeline\n\nNo events.\n"), "{report}");
-        assert_eq!(report.matches("None.").count(), 5, "{report}");
+        assert_eq!(report.matches("None.").count(), 6, "{report}");
     }
 
     #[test]
@@ -434,6 +497,43 @@ mod tests {
         let report = report_of(&[(0, started(true)), (60_000, stopped), (120_000, started(false))]);
         let row = "| agent | 2026-05-11T22:07:33Z | 2026-05-11T22:09:33Z | 2 min | a dry run drops nobody |";
         assert!(report.contains(row), "{report}");
+    }
+
+    #[test]
+    fn changes_and_decisions_of_the_policy_have_their_sections() {
+        use shield_engine::action::{Change, Step};
+        use shield_engine::operator_rules::{PolicyAction, PolicyWord};
+        let decided = |action, because: Option<&str>, failed: Option<&str>| {
+            let Notice::Banned(mut ban) = samples::banned() else { unreachable!("the sample is a ban") };
+            let word = PolicyWord {
+                action,
+                term: None,
+                because: because.map(str::to_owned),
+                failed: failed.map(str::to_owned),
+            };
+            ban.evidence.as_mut().unwrap().policy = Some(Box::new(word));
+            ban
+        };
+        let spared = decided(PolicyAction::Observe, Some("the <night> import"), None);
+        let change = |step, text: &str| Notice::Change(Change { step, text: text.to_owned() });
+        let report = report_of(&[
+            (0, Notice::Banned(decided(PolicyAction::Ban, None, None))),
+            (1_000, Notice::Banned(decided(PolicyAction::Ban, None, Some("no answer within 5 ms")))),
+            (2_000, Notice::WouldBan { ban: spared, because: "the policy spares it".into() }),
+            (3_000, change(Step::GateBlocked, "disk below 1 GB")),
+            (4_000, change(Step::CanaryRefused, "new.toml; 1 client served well")),
+            (5_000, change(Step::Upgraded, "0.1.0 to 0.2.0")),
+        ]);
+        let decisions = "\n## Decided by the policy\n\nban: 1, no_answer: 1, observe: 1\n\n\
+                         | When | Client | Rule | Decision | Why |\n| --- | --- | --- | --- | --- |\n\
+                         | 2026-05-11T22:07:34Z | 192.0.2.156 | z_score | no_answer | no answer within 5 ms |\n\
+                         | 2026-05-11T22:07:35Z | 192.0.2.156 | z_score | observe | the &lt;night> import |\n";
+        assert!(report.contains(decisions), "{report}");
+        let changes = "\n## Changes, gates, canaries, upgrades\n\n\
+                       - 2026-05-11T22:07:36Z start blocked by the policy: disk below 1 GB\n\
+                       - 2026-05-11T22:07:37Z canary not promoted: new.toml; 1 client served well\n\
+                       - 2026-05-11T22:07:38Z upgraded: 0.1.0 to 0.2.0\n";
+        assert!(report.contains(changes), "{report}");
     }
 
     #[test]

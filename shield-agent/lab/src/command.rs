@@ -3,6 +3,7 @@
 //! Takes argument vectors, never a shell's command line. The command runs in the network namespace of the calling thread:
 //! see [`crate::netns`].
 
+use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -25,9 +26,33 @@ pub fn run(argv: &[&str]) -> Result<String> {
 /// Fails if the program cannot be started.
 pub fn output(argv: &[&str]) -> Result<Output> {
     let (program, arguments) = argv.split_first().context("could not run an empty command line")?;
-    Command::new(program).args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).output().with_context(
-        || format!("could not start `{}` (is {program} installed? `cargo xtask setup`)", argv.join(" ")),
-    )
+    Command::new(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("could not start `{}` (is {program} installed?)", argv.join(" ")))
+}
+
+/// Runs `argv` with `input` as its standard input.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_with(argv: &[&str], input: &str) -> Result<()> {
+    let shown = argv.join(" ");
+    let (program, arguments) = argv.split_first().context("could not run an empty command line")?;
+    let mut command = Command::new(program);
+    command.args(arguments).env("LC_ALL", "C").stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child =
+        command.spawn().with_context(|| format!("could not start `{shown}` (is {program} installed?)"))?;
+    // A program that ends early breaks the pipe; its own message says why.
+    let _ = child.stdin.take().map(|mut pipe| pipe.write_all(input.as_bytes()));
+    let output = child.wait_with_output().with_context(|| format!("could not wait for `{shown}`"))?;
+    if !output.status.success() {
+        bail!("`{shown}` failed ({}): {}", output.status, message(&output));
+    }
+    Ok(())
 }
 
 /// Standard error, or standard output for programs that report errors there.

@@ -24,10 +24,18 @@ const NAME_PREFIX: &str = "shield";
 const NAMED_NAMESPACES: &str = "/run/netns";
 
 /// A network namespace. Dropping it kills the processes still inside and deletes it with all its interfaces, rules and
-/// attached programs.
+/// attached programs, unless it is a kept one.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
+    on_drop: OnDrop,
+}
+
+/// What dropping a namespace's handle does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnDrop {
+    Delete,
+    Keep,
 }
 
 /// One end of a veth pair.
@@ -54,9 +62,32 @@ impl Namespace {
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{NAME_PREFIX}-{}-{number}-{label}", std::process::id());
+        Self::add(name, OnDrop::Delete)
+    }
+
+    /// Creates a namespace that outlives its handle and this process: see [`delete`].
+    ///
+    /// # Errors
+    /// Fails without root, if there is one of this name, or if iproute2 is missing.
+    pub fn create_kept(name: &str) -> Result<Self> {
+        Self::add(name.to_owned(), OnDrop::Keep)
+    }
+
+    /// A handle of one that is there. Dropping it changes nothing.
+    ///
+    /// # Errors
+    /// Fails if there is none of this name.
+    pub fn open(name: &str) -> Result<Self> {
+        let namespace = Self { name: name.to_owned(), on_drop: OnDrop::Keep };
+        std::fs::metadata(namespace.path())
+            .with_context(|| format!("could not find the network namespace {name}"))?;
+        Ok(namespace)
+    }
+
+    fn add(name: String, on_drop: OnDrop) -> Result<Self> {
         command::run(&["ip", "netns", "add", &name])
             .context("could not create a network namespace (needs root)")?;
-        let namespace = Self { name };
+        let namespace = Self { name, on_drop };
         namespace.disable_duplicate_address_detection()?;
         namespace.run(&["ip", "link", "set", "lo", "up"])?;
         Ok(namespace)
@@ -172,13 +203,32 @@ impl Namespace {
     }
 }
 
-impl Drop for Namespace {
-    fn drop(&mut self) {
+/// Kills what is in the namespace and deletes it. One that is not there is no error.
+///
+/// # Errors
+/// Fails if it cannot be deleted.
+pub fn delete(name: &str) -> Result<()> {
+    let Ok(namespace) = Namespace::open(name) else { return Ok(()) };
+    namespace.kill_processes();
+    command::run(&["ip", "netns", "delete", name]).map(drop)
+}
+
+impl Namespace {
+    fn kill_processes(&self) {
         // The kernel keeps a namespace alive while a process is in it, so remaining processes must be killed first.
         for pid in self.processes().unwrap_or_default() {
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if self.on_drop == OnDrop::Keep {
+            return;
+        }
+        self.kill_processes();
         if let Err(error) = command::run(&["ip", "netns", "delete", &self.name]) {
             eprintln!("could not delete a namespace: {error:#}");
         }
@@ -230,10 +280,28 @@ fn sweep_dead_runs() -> Result<()> {
             name.strip_prefix(NAME_PREFIX).and_then(|rest| rest.split('-').nth(1)?.parse::<u32>().ok());
         if creator.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
             // Dropping deletes it. A concurrent run may delete it first, so a failure is only printed.
-            drop(Namespace { name });
+            drop(Namespace { name, on_drop: OnDrop::Delete });
         }
     }
     Ok(())
+}
+
+/// The inodes of the named namespaces whose names begin with this.
+///
+/// # Errors
+/// Fails if the folder of named namespaces cannot be read.
+pub fn inodes_of(prefix: &str) -> Result<Vec<u64>> {
+    let names = all_names()?.into_iter().filter(|name| name.starts_with(prefix));
+    let paths = names.map(|name| PathBuf::from(NAMED_NAMESPACES).join(name));
+    Ok(paths.filter_map(|path| Some(std::fs::metadata(path).ok()?.ino())).collect())
+}
+
+/// The names of the namespaces that begin with this.
+///
+/// # Errors
+/// Fails if the folder of named namespaces cannot be read.
+pub fn names_of(prefix: &str) -> Result<Vec<String>> {
+    Ok(all_names()?.into_iter().filter(|name| name.starts_with(prefix)).collect())
 }
 
 fn all_names() -> Result<Vec<String>> {
@@ -251,7 +319,7 @@ fn all_processes() -> Result<Vec<i32>> {
 }
 
 /// The inode of a process's network namespace; `None` if the process has ended or is this one.
-fn namespace_of(pid: i32) -> Option<u64> {
+pub(crate) fn namespace_of(pid: i32) -> Option<u64> {
     if pid.unsigned_abs() == std::process::id() {
         return None;
     }
