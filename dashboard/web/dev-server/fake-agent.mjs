@@ -15,6 +15,7 @@ export const SCENARIOS = {
   degraded: { bans: 4, degraded: true, attack: true },
   overrun: { bans: 3, attack: true, withheld: true, leaking: true },
   imported: { bans: 7, imported: 3_000, attack: true },
+  sites: { bans: 7, attack: true, sites: ["shop.example.org", "blog.example.org", "api.example.org", "a-rather-long-name-of-a-campaign.marketing.example.org"] },
   dry: { bans: 4, attack: true, dry: true },
 };
 
@@ -40,6 +41,8 @@ export class FakeAgent {
     this.allowed = new Set();
     /** What operators allowed, with its note and its end. */
     this.allowedUntil = new Map();
+    /** What a canary differs in from none. */
+    this.canary = {};
     this.pausedUntil = null;
     this.stopped = this.scenario.withheld === true;
     this.added = [];
@@ -217,8 +220,24 @@ export class FakeAgent {
     return { window_secs: WINDOW_SECS, now_ms: this.now(), clients: [...loud, ...Array.from({ length: 10 }, (_, at) => quiet(at))].slice(0, n) };
   }
 
-  bans({ q, rule, sort, limit, cursor, imported }) {
-    const found = this.matching(q.toLowerCase(), rule, sort);
+  /** Which site a client asked for: each one of them. */
+  siteOf(client) {
+    const { sites } = this.scenario;
+    return sites === undefined ? undefined : (this.added.find((ban) => ban.client === client)?.site ?? sites[number(client) % 2]);
+  }
+
+  sites() {
+    const requests = (share) => ({ requests: Math.round(18_204_311 * share), client_errors: Math.round(640_000 * share), server_errors: Math.round(3_120 * share), requests_last_minute: Math.round(410 * share), errors_last_minute: Math.round(22 * share) });
+    const none = requests(0);
+    const { sites = [] } = this.scenario;
+    const banned = (site) => this.keys().filter((client) => this.siteOf(client) === site).length;
+    const activity = (site, at) => ({ site, ...requests(0.6 / 2 ** at), bans: banned(site), attackers: at < 2 ? banned(site) : 0 });
+    return { sites: sites.map(activity), other: sites.length > 0 ? requests(0.01) : none, unnamed: none, now_ms: this.now() };
+  }
+
+  bans({ q, rule, site, sort, limit, cursor, imported }) {
+    const matching = this.matching(q.toLowerCase(), rule, sort);
+    const found = site === "" ? matching : matching.filter((client) => this.siteOf(client) === site);
     const all = imported || this.scenario.imported === undefined ? found : found.filter((client) => this.ruleOf(client) !== "imported" || this.added.some((ban) => ban.client === client));
     const from = cursor === null ? 0 : Number(cursor);
     const next = from + limit < all.length ? String(from + limit) : null;
@@ -276,9 +295,9 @@ export class FakeAgent {
   // --- changes -----------------------------------------------------------------------------------------------------
 
   /** A new ban, now, for `secs`. */
-  makeBan(client, { secs = 600, rule = "z_score", path = "/" } = {}) {
+  makeBan(client, { secs = 600, rule = "z_score", path = "/", site } = {}) {
     this.lifted.delete(client);
-    this.added = [{ client, secs, rule, path, sinceMs: this.now() }, ...this.added.filter((ban) => ban.client !== client)];
+    this.added = [{ client, secs, rule, path, site, sinceMs: this.now() }, ...this.added.filter((ban) => ban.client !== client)];
     this.order = undefined;
     this.happened("banned", "warning", client, `Banned ${client} for ${secs / MINUTE} min: z-score=5.43 > threshold=2.0, most requested ${path}`);
   }
@@ -296,6 +315,13 @@ export class FakeAgent {
     const operators = [...this.allowedUntil].map(([network, { until, note }]) => ({ network, reason: "operator", words: "allowed by an operator", ...(note === null ? {} : { note }), ...(until === null ? {} : { until_ms: until }) }));
     const found = [{ network: "127.0.0.0/8", reason: "special", words: "a loopback, link-local, multicast or unspecified address" }, { network: "192.0.2.1/32", reason: "gateway", words: "a gateway of this host" }];
     return { entries: [...found, ...operators] };
+  }
+
+  canaryReport() {
+    const site = { answers: 0, errors: 0, p99_ms: null };
+    const figures = { observed_secs: 0, lines: 0, lost_lines: 0, is_whole: true, clients: 0, live_bans: 0, canary_bans: 0, only_canary: 0, only_live: 0, known_good: 0, search_engines: 0, served_strangers: 0, canary_slowed: 0, verdict_p99_us: null, live_verdict_p99_us: null, site };
+    const none = { state: "none", name: null, started_ms: null, ns_per_line: 0, client_bytes: 0, differing: [], refusals: [] };
+    return { ...none, ...this.canary, figures: { ...figures, ...this.canary.figures } };
   }
 
   disallow(clients) {
@@ -344,7 +370,7 @@ export class FakeAgent {
   }
 
   happened(kind, severity, client, text, atMs = this.now()) {
-    const event = { id: this.nextEvent++, at_ms: atMs, kind, severity, client, text, data: { event: kind } };
+    const event = { id: this.nextEvent++, at_ms: atMs, kind, severity, client, text, data: { event: kind, ...(kind === "banned" && this.scenario.sites !== undefined ? { evidence: { sites: [this.siteOf(client)] } } : {}) } };
     this.events.push(event);
     for (const listener of this.listeners) listener(event);
   }
@@ -416,10 +442,11 @@ export class FakeAgent {
       rule,
       reason: rule === "operator" ? "scraping the shop's prices" : rule === "imported" ? "list of 2026-11" : null,
       words: WORDS[rule],
-      evidence: rule === "operator" || rule === "imported" ? null : evidence(rule, since, added?.path),
+      evidence: rule === "operator" || rule === "imported" ? null : evidence(rule, since, added?.path, this.siteOf(client)),
       leaking: this.scenario.leaking && client === "203.0.113.77" ? 37 : null,
       dropped: { packets, bytes: packets * 74 },
       enforced_by: this.scenario.degraded ? ["xdp"] : ["iptables", "xdp"],
+      ...(client.startsWith("198.51.100.") ? { owner: { asn: 64500, name: "Example Hosting", country: "DE" } } : {}),
     };
   }
 
@@ -465,7 +492,7 @@ const WORDS = {
   imported: "list of 2026-11",
 };
 
-function evidence(rule, sinceMs, path) {
+function evidence(rule, sinceMs, path, site) {
   return {
     rule,
     condition: rule === "probing" ? "failed_paths_60s=14 > threshold=10" : "z-score=33.10 > threshold=12.0",
@@ -480,6 +507,7 @@ function evidence(rule, sinceMs, path) {
     requests: 223,
     errors: 201,
     at_secs: Math.floor(sinceMs / 1000),
+    ...(site === undefined ? {} : { sites: [site] }),
     lines: [`203.0.113.77 - - [28/Nov/2026:22:07:33 +0000] "GET ${path ?? "/.env"}?q=<script>window.hacked=1</script> HTTP/1.1" 404 153 "-" "sqlmap/1.8"`],
     measures: [
       { name: "rate", value: 3.72, threshold: 1.4 },

@@ -16,7 +16,6 @@ const here = dirname(fileURLToPath(import.meta.url));
 const FILES = {
   "/": ["index.html", "text/html; charset=utf-8"],
   "/app.js": ["app.js", "text/javascript; charset=utf-8"],
-  "/app.css": ["app.css", "text/css; charset=utf-8"],
   "/favicon.svg": ["favicon.svg", "image/svg+xml"],
 };
 
@@ -47,9 +46,11 @@ export async function serve(agent, port = 0, { prefix = "" } = {}) {
 
 function readPolicy() {
   const source = readFileSync(join(here, "../../src/lib.rs"), "utf8");
-  const [, literal] = /CONTENT_SECURITY_POLICY: &str = "([^"]*)"/.exec(source) ?? [];
-  if (literal === undefined) throw new Error("dashboard/src/lib.rs has no CONTENT_SECURITY_POLICY");
-  return literal.replace(/\\\n\s*/g, "");
+  const [, pieces] = /CONTENT_SECURITY_POLICY: &str = concat!\(\n(.*?)\n\);/s.exec(source) ?? [];
+  if (pieces === undefined) throw new Error("dashboard/src/lib.rs has no CONTENT_SECURITY_POLICY");
+  const [, hash] = /<style data-hash="([^"]*)"/.exec(readFileSync(join(here, "../dist/index.html"), "utf8")) ?? [];
+  const literals = pieces.replace('env!("SHIELD_PAGE_STYLE")', () => `"'${hash}'"`);
+  return [...literals.matchAll(/"([^"]*)"/g)].map(([, text]) => text.replace(/\\\n\s*/g, "")).join("");
 }
 
 async function route(agent, options, policy, request, response) {
@@ -83,13 +84,17 @@ function read(agent, { pathname, searchParams }, request, response) {
     case "/api/v1/clients":
       return json(response, 200, agent.clients(number("n", 10)));
     case "/api/v1/bans":
-      return json(response, 200, agent.bans({ q: searchParams.get("q") ?? "", rule: searchParams.get("rule") ?? "", sort: searchParams.get("sort") ?? "since", limit: number("limit", 50), cursor: searchParams.get("cursor"), imported: searchParams.get("imported") !== "false" }));
+      return json(response, 200, agent.bans({ q: searchParams.get("q") ?? "", rule: searchParams.get("rule") ?? "", site: searchParams.get("site") ?? "", sort: searchParams.get("sort") ?? "since", limit: number("limit", 50), cursor: searchParams.get("cursor"), imported: searchParams.get("imported") !== "false" }));
+    case "/api/v1/sites":
+      return json(response, 200, agent.sites());
     case "/api/v1/history":
       return json(response, 200, agent.history(searchParams.get("range") ?? "30m"));
     case "/api/v1/events/recent":
       return json(response, 200, agent.recentEvents(number("limit", 100)));
     case "/api/v1/allow":
       return json(response, 200, agent.allowlist());
+    case "/api/v1/canary":
+      return json(response, 200, agent.canaryReport());
     case "/api/v1/explain":
       return json(response, 200, forReader(agent.explain(searchParams.get("client")), isAuthorised(request)));
     default:

@@ -14,6 +14,7 @@ import { startAllowlist } from "./views/allowlist";
 import { Attackers } from "./views/attackers";
 import { startBaseline } from "./views/baseline";
 import { Bans } from "./views/bans";
+import { startCanary } from "./views/canary";
 import { startClients } from "./views/clients";
 import { Events } from "./views/events";
 import { explain } from "./views/explain";
@@ -22,6 +23,8 @@ import { startHeader } from "./views/header";
 import { startHealth } from "./views/health";
 import { startMachine } from "./views/machine";
 import { Notices } from "./views/notices";
+import { Labs } from "./views/labs";
+import { Sites } from "./views/sites";
 import { Traffic } from "./views/traffic";
 
 const EVENTS_AT_START = 100;
@@ -54,13 +57,21 @@ const traffic = new Traffic(
 );
 const bans = new Bans(show, () => keepPlace());
 const attackers = new Attackers(show, find);
+const labs = new Labs();
+const sites = new Sites((site) => {
+  bans.setSite(site);
+  attackers.setSite(site);
+  events.setSite(site);
+  keepPlace();
+});
 const showClients = startClients(show);
 const lookAtAllowlist = startAllowlist();
+const lookAtCanary = startCanary(show);
 const showStatus = [startFigures(), startHealth(), startBaseline(), startMachine(), header.status];
 
 function keepPlace(): void {
   const range = traffic.range === "live" ? null : traffic.range;
-  writePlace({ client: explained, range, q: search.value.trim(), rule: bans.chosenRule });
+  writePlace({ client: explained, range, q: search.value.trim(), rule: bans.chosenRule, site: sites.chosen });
 }
 
 /** Searches all lists. */
@@ -123,7 +134,11 @@ let looking: ReturnType<typeof setTimeout> | undefined;
 function bansChanged(): void {
   bans.changed();
   clearTimeout(looking);
-  looking = setTimeout(() => void attackers.look(), TYPING_MS);
+  looking = setTimeout(() => {
+    void attackers.look();
+    void sites.look();
+    void labs.look();
+  }, TYPING_MS);
 }
 
 /** Without them names show as they are in the API; reconnecting fetches them again. */
@@ -137,6 +152,7 @@ async function showLabels(): Promise<void> {
 function reload(): void {
   void showLabels();
   lookAtAllowlist();
+  lookAtCanary();
   bansChanged();
   traffic.reload();
   api
@@ -150,6 +166,7 @@ function goToPlace(): void {
   const place = readPlace();
   traffic.setRange(place.get("range") ?? null);
   const [q, rule, client] = [place.get("q"), place.get("rule"), place.get("client")];
+  sites.choose(place.get("site") ?? "");
   if (rule !== undefined) bans.choose(rule);
   if (q !== undefined) find(q);
   if (client !== undefined) show(client);

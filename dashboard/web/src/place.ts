@@ -1,7 +1,7 @@
 // The part of the address behind `#`: what is shown, so that it can be sent to somebody.
 
 /** Names of what a link can hold. */
-export type Place = "client" | "range" | "q" | "rule";
+export type Place = "client" | "range" | "q" | "rule" | "site";
 
 export function readPlace(): Map<Place, string> {
   const hash = location.hash.slice(1);

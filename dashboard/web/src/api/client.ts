@@ -30,16 +30,20 @@ export const api = {
   status: () => read("/status", {}),
   labels: () => read("/labels", {}),
   allowlist: () => read("/allow", {}),
+  canary: () => read("/canary", {}),
   clients: (n: number) => read("/clients", { n }),
   recentEvents: (limit: number) => read("/events/recent", { limit }),
   history: (range: HistoryRange) => read("/history", { range }),
   explain: (client: string) => read("/explain", { client }),
-  bans: (query: { q: string; rule: RuleName | ""; sort: BanSort; limit: number; cursor: string | null; imported: boolean }) =>
+  sites: () => read("/sites", {}),
+  labs: () => read("/labs", {}),
+  bans: (query: { q: string; rule: RuleName | ""; site: string; sort: BanSort; limit: number; cursor: string | null; imported: boolean }) =>
     read("/bans", {
       sort: query.sort,
       limit: query.limit,
       ...(query.q === "" ? {} : { q: query.q }),
       ...(query.rule === "" ? {} : { rule: query.rule }),
+      ...(query.site === "" ? {} : { site: query.site }),
       ...(query.cursor === null ? {} : { cursor: query.cursor }),
       ...(query.imported ? {} : { imported: false }),
     }),

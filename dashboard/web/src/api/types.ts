@@ -2,6 +2,16 @@
 
 export const BASE = "/api/v1";
 
+/** Whose network an address is in. */
+export interface AddressOwner {
+  /** The number of the autonomous system. */
+  asn: number | null;
+  /** The country's code of two letters. */
+  country: string | null;
+  /** The autonomous system's name. */
+  name: string | null;
+}
+
 /** The agent's process. */
 export interface Agent {
   /** CPU in percent of one core over the last seconds. */
@@ -69,6 +79,8 @@ export interface Ban {
   leaking: number | null;
   /** The client's offences, this one included; 0 if the ban is not for an offence. */
   offence: number;
+  /** Whose network it is in, by the databases of `[page]`; absent without them, and where they do not know it. */
+  owner?: AddressOwner | null;
   /** The reason that the operator or the imported list gave. */
   reason: string | null;
   /** Seconds left by the boot clock, which decides; null if the ban is permanent. */
@@ -135,6 +147,116 @@ export interface Baseline {
   source: string;
   /** Population standard deviation, requests per second. */
   stddev: number;
+}
+
+/** A client that only one of the two engines bans. */
+export interface CanaryDifference {
+  /** The canary's. */
+  canary: CanaryHit | null;
+  client: Client;
+  /** Whether it was served well within a day. */
+  is_known_good: boolean;
+  /** Whether it is a search engine, verified by DNS. */
+  is_search_engine: boolean;
+  /** Whether nobody knows it, the canary alone would ban it, and most of its requests were answered well. */
+  is_served_stranger: boolean;
+  /** The live ban. */
+  live: CanaryHit | null;
+  /** Why the canary had not banned it when the live engine did. */
+  why_not: string | null;
+}
+
+/** What is known of a canary. */
+export interface CanaryFigures {
+  /** Clients that the canary would have banned. */
+  canary_bans: number;
+  /** Times that the canary would have slowed a client. */
+  canary_slowed: number;
+  /** The most clients that were there at a time, those among them that it would have banned before. */
+  clients: number;
+  /** Whether nothing was left out. */
+  is_whole: boolean;
+  /** Of `only_canary`, clients that were served well within a day. */
+  known_good: number;
+  /** Lines that it judged. */
+  lines: number;
+  /** Clients that the live engine's rules banned since the canary started, or would have but for the limits. */
+  live_bans: number;
+  /** The same of the live engine, on the same lines. */
+  live_verdict_p99_us: number | null;
+  /** Lines that it could not take, because it was too slow. */
+  lost_lines: number;
+  /** For how long it has seen what the live engine saw. */
+  observed_secs: number;
+  /** Of these, clients that the live engine did not ban. */
+  only_canary: number;
+  /** Clients that the live engine banned and the canary would not have by then. */
+  only_live: number;
+  /** Of `only_canary`, search engines, verified by DNS. */
+  search_engines: number;
+  /** Of `only_canary`, clients that nobody knows, most of whose requests were answered well. */
+  served_strangers: number;
+  site: CanarySite;
+  /** 99 of 100 lines had the canary's verdict within so many microseconds of their delivery; null before the first. */
+  verdict_p99_us: number | null;
+}
+
+/** A ban of a rule. */
+export interface CanaryHit {
+  at_ms: number;
+  /** One line with the numbers. */
+  condition: string | null;
+  /** Of these, those that failed. */
+  errors: number;
+  /** Of the client, in the window of the verdict. */
+  requests: number;
+  rule: RuleName;
+}
+
+/** What a canary found: a second engine with another configuration, on the same lines, without effects. */
+export interface CanaryReport {
+  /** Approximate memory of its clients. */
+  client_bytes: number;
+  /** Clients that only one of the two bans, at most 200. */
+  differing: CanaryDifference[];
+  figures: CanaryFigures;
+  /** The file that it was started with. */
+  name: string | null;
+  /** Processor time a line, in nanoseconds. */
+  ns_per_line: number;
+  /** The reasons against its promotion; empty when it is allowed. */
+  refusals: string[];
+  started_ms: number | null;
+  state: CanaryState;
+}
+
+/** A configuration to try. */
+export interface CanaryRequest {
+  /** The SHA-256 of the file that it would replace, in hexadecimal. */
+  base: string;
+  /** The file's name, for people. */
+  name: string;
+  /** The file's text. */
+  text: string;
+}
+
+/** How the site did meanwhile, by its log. */
+export interface CanarySite {
+  answers: number;
+  /** Of these, with a status of 500 or more. */
+  errors: number;
+  /** 99 of 100 answers took at most so many milliseconds; null where the log has no `request_time`. */
+  p99_ms: number | null;
+}
+
+/** What a canary is doing. */
+export type CanaryState = "none" | "running" | "ended" | "failed";
+
+/** A change of this host that was tried, for the record. */
+export interface ChangeRecord {
+  step: Step;
+  /** Of what, and why: at most 2,000 characters. */
+  text: string;
 }
 
 /** One entry of a client's account: what was charged, and what is left of it. */
@@ -330,12 +452,16 @@ export interface Evidence {
   measures?: Measure[];
   /** The reason why the client is only reported and not banned. */
   observe?: string | null;
+  /** What the operators' own rules say about it, once they were asked. */
+  policy?: PolicyWord | null;
   /** The client's requests per second over the window. */
   rate: number;
   /** The client's requests in the window. */
   requests: number;
   /** The first rule that fired. */
   rule: RuleName;
+  /** The sites that its last requests went to, by the names of the server sections, most asked for first. Filled in by whoever reads the log, as far as it names them; bounded. */
+  sites?: string[];
   /** The baseline's standard deviation, in requests per second. */
   stddev: number;
   /** The threshold of the rule that fired. */
@@ -363,6 +489,8 @@ export interface Explanation {
   /** Newest first. */
   history: PastBan[];
   offences: Offences;
+  /** A proxy that it is, or holds, by the connections in the log: no rule bans it. Absent when there is none. */
+  proxy?: string | null;
   reference: Reference;
   /** All rules. */
   rules: RuleState[];
@@ -513,6 +641,28 @@ export interface ImportRequest {
   bans: ImportEntry[];
 }
 
+/** The environments for rehearsals on this host. */
+export interface LabList {
+  /** In the order of their ids. */
+  labs: LabView[];
+}
+
+/** An environment for rehearsals on this host, which `shield-agent lab` made. */
+export interface LabView {
+  /** unknown, good or degraded, by the control service's last looks. */
+  condition: string;
+  /** Its name and the time of its creation. */
+  id: string;
+  /** Until it is taken down, in seconds. */
+  left_secs: number;
+  /** creating, ready or destroying. */
+  phase: string;
+  /** direct, cdn, container or fleet. */
+  profile: string;
+  /** Where a browser on this host sees it; null without a control service. */
+  url: string | null;
+}
+
 /** The display names of what the API names for programs. Constant for one version of the agent. */
 export interface Labels {
   /** By the name in a baseline's `source`. */
@@ -611,6 +761,23 @@ export interface PauseRequest {
   secs: number;
 }
 
+/** What is to become of a verdict. */
+export type PolicyAction = "ban" | "observe" | "slow";
+
+/** For how long the rules want a client banned. */
+export type PolicyTerm = "permanent" | { secs: number };
+
+/** What the rules say about a verdict. Kept with the ban that comes of it. */
+export interface PolicyWord {
+  action: PolicyAction;
+  /** Their words: one line of bounded length. */
+  because?: string | null;
+  /** The reason why they say nothing: then the action is the configured one. */
+  failed?: string | null;
+  /** The term that they give; `None` for the ladder's. */
+  term?: PolicyTerm | null;
+}
+
 /** What is going on, in one line. */
 export interface Posture {
   state: PostureState;
@@ -622,6 +789,22 @@ export interface Posture {
 
 /** What is going on, the worst first. */
 export type PostureState = "blind" | "attack_unhandled" | "attack_handled" | "degraded" | "unusual" | "learning" | "quiet";
+
+/** Whether a canary may be promoted, and what to. */
+export interface Promotion {
+  /** As in the request that started it. */
+  base: string;
+  /** What it found. With `refusals` it may not be promoted. */
+  report: CanaryReport;
+  /** The file's text; null when it may not be promoted. */
+  text: string | null;
+}
+
+/** Asks whether a canary may be promoted. */
+export interface PromotionRequest {
+  /** The least time that it must have observed, in seconds; an hour without it. */
+  min_observed_secs?: number | null;
+}
 
 /** The level that a client's rate is compared with. */
 export interface Reference {
@@ -703,6 +886,50 @@ export interface Seconds {
 
 /** The severity of an event. */
 export type Severity = "info" | "warning" | "critical";
+
+/** The requests of a site since the agent started, and who attacks it. */
+export interface SiteActivity {
+  /** Clients that rules banned within the last 5 minutes and that asked for it. */
+  attackers: number;
+  /** Bans in force of clients that asked for it. A client that asked for several sites counts at each. */
+  bans: number;
+  /** With a status of 400 to 499. */
+  client_errors: number;
+  /** Those of them with a status of 400 or more. */
+  errors_last_minute: number;
+  requests: number;
+  /** Requests read within the last 60 to 70 seconds. */
+  requests_last_minute: number;
+  /** With a status of 500 or more. */
+  server_errors: number;
+  /** The name of its server section, as the log has it. */
+  site: string;
+}
+
+/** The sites, as far as the log names the server section that answered. */
+export interface SiteList {
+  /** The agent's clock at the time of this answer. */
+  now_ms: number;
+  /** Requests of sites that are not listed. */
+  other: SiteRequests;
+  /** Most attackers first, then most requests. At most 64: names beyond them, and what is no plain name, are in `other`. */
+  sites: SiteActivity[];
+  /** Requests whose line names no site. */
+  unnamed: SiteRequests;
+}
+
+/** Requests read from the log since the agent started. */
+export interface SiteRequests {
+  /** With a status of 400 to 499. */
+  client_errors: number;
+  /** Those of them with a status of 400 or more. */
+  errors_last_minute: number;
+  requests: number;
+  /** Requests read within the last 60 to 70 seconds. */
+  requests_last_minute: number;
+  /** With a status of 500 or more. */
+  server_errors: number;
+}
 
 /** What a slowed client is let through. */
 export interface SlowLimits {
@@ -831,6 +1058,9 @@ export interface Status {
   withheld: Withheld;
 }
 
+/** What became of a change of this host that something had to let through: a gate, a canary, an upgrade. */
+export type Step = "canary_started" | "gate_blocked" | "canary_ended" | "canary_refused" | "canary_promoted" | "config_rolled_back" | "upgraded" | "upgrade_refused" | "upgrade_rolled_back";
+
 /** The term of a ban. */
 export type Term = "next" | "permanent" | { secs: number };
 
@@ -927,7 +1157,8 @@ export interface WithheldNetwork {
 /** Reads: path to query and answer. */
 export interface Reads {
   "/allow": { query: Record<string, never>; answer: AllowList };
-  "/bans": { query: { cursor?: string; imported?: boolean; limit?: number; offset?: number; q?: string; rule?: RuleName; sort?: BanSort }; answer: BanPage };
+  "/bans": { query: { cursor?: string; imported?: boolean; limit?: number; offset?: number; q?: string; rule?: RuleName; site?: string; sort?: BanSort }; answer: BanPage };
+  "/canary": { query: Record<string, never>; answer: CanaryReport };
   "/clients": { query: { n?: number }; answer: ClientList };
   "/config": { query: Record<string, never>; answer: Config };
   "/events/recent": { query: { before?: number; kind?: string; limit?: number }; answer: EventList };
@@ -936,6 +1167,8 @@ export interface Reads {
   "/fleet": { query: Record<string, never>; answer: FleetView };
   "/history": { query: { range?: HistoryRange }; answer: History };
   "/labels": { query: Record<string, never>; answer: Labels };
+  "/labs": { query: Record<string, never>; answer: LabList };
+  "/sites": { query: Record<string, never>; answer: SiteList };
   "/status": { query: Record<string, never>; answer: Status };
   "/whoami": { query: Record<string, never>; answer: Whoami };
 }
@@ -944,11 +1177,15 @@ export interface Reads {
 export interface Changes {
   "/allow": { body: AllowRequest; answer: Reply };
   "/ban": { body: BanRequest; answer: Reply };
+  "/canary/abort": { body: Record<string, never>; answer: CanaryReport };
+  "/canary/promote": { body: PromotionRequest; answer: Promotion };
+  "/canary/start": { body: CanaryRequest; answer: CanaryReport };
   "/disallow": { body: DisallowRequest; answer: Reply };
   "/fleet/forget": { body: OriginRequest; answer: Reply };
   "/fleet/trust": { body: OriginRequest; answer: Reply };
   "/import": { body: ImportRequest; answer: Reply };
   "/pause": { body: PauseRequest; answer: PauseReport };
+  "/record": { body: ChangeRecord; answer: ChangeRecord };
   "/reload": { body: Record<string, never>; answer: ReloadReport };
   "/resume": { body: ResumeRequest; answer: ResumeReport };
   "/unban": { body: UnbanRequest; answer: Reply };

@@ -33,6 +33,8 @@ interface Attacker {
 export class Attackers {
   private all: Attacker[] = [];
   private needle = "";
+  private site = "";
+  private kinds: Record<string, number> = {};
   private isDry = false;
   private lastLook = 0;
   private readonly rates = new DropRates();
@@ -55,7 +57,8 @@ export class Attackers {
   /** Shows the counts that the verdict at the top is made of. */
   setStatus({ attacks, dry_run: isDry }: Status): void {
     this.isDry = isDry;
-    bars(byId("kinds"), Object.entries(attacks ?? {}).toSorted(([a, x], [b, y]) => y - x || a.localeCompare(b)), (kind) => h("span", {}, kind));
+    this.kinds = attacks ?? {};
+    this.showKinds();
     this.showEmpty();
   }
 
@@ -64,9 +67,19 @@ export class Attackers {
     this.show();
   }
 
+  /** Shows the attackers of this site; empty for all. */
+  setSite(site: string): void {
+    if (site === this.site) return;
+    this.site = site;
+    // Those of another site must not stand below this one's name until the answer is there.
+    this.all = [];
+    this.show();
+    void this.look();
+  }
+
   async look(): Promise<void> {
     const ticket = ++this.lastLook;
-    const page = await api.bans({ q: "", rule: "", sort: "since", limit: LOOKED_AT, cursor: null, imported: false }).catch(() => null);
+    const page = await api.bans({ q: "", rule: "", site: this.site, sort: "since", limit: LOOKED_AT, cursor: null, imported: false }).catch(() => null);
     if (page === null || ticket !== this.lastLook) return;
     const rates = this.rates.read(page.bans, page.now_ms);
     this.all = page.bans
@@ -87,17 +100,25 @@ export class Attackers {
     const paths = tally(matching.flatMap(({ ban }) => (ban.evidence?.top_paths ?? []).map((path): [string, number] => [path.path, path.count])));
     bars(byId("paths"), paths.slice(0, TALLIED), (path) => this.finder(path));
     const networks = tally(matching.map(({ ban }): [string, number] => [networkOf(ban.client) ?? ban.client, 1]));
-    bars(byId("networks"), networks.slice(0, TALLIED), (network) => this.network(network));
+    const owners = new Map(matching.map(({ ban }) => [networkOf(ban.client) ?? ban.client, ownerWords(ban)]));
+    bars(byId("networks"), networks.slice(0, TALLIED), (network) => this.network(network, owners.get(network) ?? ""));
+    this.showKinds();
     this.showEmpty();
+  }
+
+  /** The agent counts the kinds of all sites; of one they are those of its attackers here. */
+  private showKinds(): void {
+    const kinds = this.site === "" ? Object.entries(this.kinds).toSorted(([a, x], [b, y]) => y - x || a.localeCompare(b)) : tally(this.all.map(({ ban }): [string, number] => [ruleLabel(ban.rule), 1]));
+    bars(byId("kinds"), kinds.slice(0, TALLIED), (kind) => h("span", {}, kind));
   }
 
   private finder(path: string): Element {
     return h("button", { type: "button", class: "plain", title: `Find ${path}`, click: () => this.search(path) }, h("code", {}, path));
   }
 
-  private network(network: string): Element {
+  private network(network: string, owner: string): Element {
     const button = h("button", { type: "button", class: "quiet small-button", "aria-label": `Ban ${network}`, click: () => banDialog(network) }, "Ban");
-    return h("span", { class: "network" }, h("span", { class: "address" }, network), button);
+    return h("span", { class: "network" }, h("span", { class: "address" }, network), h("span", { class: "owner", title: owner }, owner), button);
   }
 
   private showEmpty(): void {
@@ -105,15 +126,22 @@ export class Attackers {
     const empty = byId("attackers-empty");
     empty.hidden = this.rows.size > 0;
     byId("attackers-rows").parentElement?.toggleAttribute("hidden", this.rows.size === 0);
-    setText(empty, none ? "Nobody. Banned clients appear here while their packets are dropped." : "No attacker matches the search.");
+    setText(empty, none && this.site !== "" ? `Nobody who asked for ${this.site}.` : none ? "Nobody. Banned clients appear here while their packets are dropped." : "No attacker matches the search.");
     for (const list of ["kinds", "paths", "networks"]) byId(list).parentElement?.toggleAttribute("hidden", byId(list).childElementCount === 0);
     byId("kinds-empty").hidden = ["kinds", "paths", "networks"].some((list) => byId(list).childElementCount > 0);
   }
 }
 
+/** `AS64500 Example Hosting, DE`, as far as the agent's databases know it. */
+export function ownerWords({ owner }: Pick<Ban, "owner">): string {
+  const number = (owner?.asn ?? null) === null ? "" : `AS${owner?.asn}`;
+  const system = [number, owner?.name ?? ""].filter((word) => word !== "").join(" ");
+  return [system, owner?.country ?? ""].filter((word) => word !== "").join(", ");
+}
+
 function haystack(ban: Ban): string {
   const paths = (ban.evidence?.top_paths ?? []).map((path) => path.path);
-  return [ban.client, ruleLabel(ban.rule), ban.words, ...paths].join("\n").toLowerCase();
+  return [ban.client, ruleLabel(ban.rule), ban.words, ownerWords(ban), ...paths].join("\n").toLowerCase();
 }
 
 /** Lines with a bar as long as their share of the first. */

@@ -31,7 +31,7 @@ const COUNT_LISTS_MS = 15_000;
 const MAX_SLOWED = 10;
 
 export class Bans {
-  private query = { q: "", rule: "" as RuleName | "", sort: "since" as BanSort };
+  private query = { q: "", rule: "" as RuleName | "", site: "", sort: "since" as BanSort };
   /** Cursors of the pages up to the one shown, which is the last. */
   private cursors: (string | null)[] = [null];
   private next: string | null = null;
@@ -107,6 +107,13 @@ export class Bans {
     this.ask();
   }
 
+  /** Shows the bans of clients that asked for this site; empty for all. */
+  setSite(site: string): void {
+    if (site === this.query.site) return;
+    this.query.site = site;
+    this.ask();
+  }
+
   setDry(isDry: boolean): void {
     if (isDry === this.isDry) return;
     this.isDry = isDry;
@@ -114,11 +121,11 @@ export class Bans {
   }
 
   private get isFiltered(): boolean {
-    return this.query.q !== "" || this.query.rule !== "";
+    return this.query.q !== "" || this.query.rule !== "" || this.query.site !== "";
   }
 
   private ask(): void {
-    this.query = { q: this.query.q, rule: this.rule.value as RuleName | "", sort: this.sort.value as BanSort };
+    this.query = { ...this.query, rule: this.rule.value as RuleName | "", sort: this.sort.value as BanSort };
     this.asked();
     this.turn([null]);
   }
@@ -152,7 +159,7 @@ export class Bans {
   private async countLists(): Promise<void> {
     if (performance.now() - this.listsAt > COUNT_LISTS_MS) {
       this.listsAt = performance.now();
-      const pages = LISTS.map(([rule]) => api.bans({ q: "", rule, sort: "since", limit: 1, cursor: null, imported: true }));
+      const pages = LISTS.map(([rule]) => api.bans({ q: "", rule, site: "", sort: "since", limit: 1, cursor: null, imported: true }));
       this.listCounts = (await Promise.all(pages)).map((page) => page.total);
     }
     const lines = this.isFiltered ? [] : LISTS.map(([rule, words], at) => ({ rule, words, clients: this.listCounts[at] ?? 0 })).filter(({ clients }) => clients > 0);

@@ -1,6 +1,6 @@
 // Recent events, newest first.
 
-import type { Event as AgentEvent } from "../api/types";
+import type { Event as AgentEvent, Evidence } from "../api/types";
 import { byId, h, icon, setAttribute, setText, type IconName } from "../dom";
 import { fullTime, sentence, time } from "../format";
 
@@ -46,6 +46,15 @@ export class Events {
     this.show();
   }
 
+  /** Shows only the events of clients that asked for this site; empty for all. */
+  setSite(site: string): void {
+    this.site = site;
+    this.show();
+  }
+
+  private site = "";
+  /** The sites that clients asked for, by their bans: the end of a ban says nothing of them. */
+  private readonly sitesOf = new Map<string, string[]>();
   private readonly list = byId("events");
   private newest = -1;
   private needle = "";
@@ -53,6 +62,8 @@ export class Events {
 
   /** Replaces everything; newest first. */
   replace(events: AgentEvent[]): void {
+    // The newest ban of a client counts.
+    for (const event of events.toReversed()) this.learnSites(event);
     this.list.replaceChildren(...events.slice(0, KEPT).map(line));
     this.newest = events[0]?.id ?? -1;
     this.show();
@@ -62,9 +73,25 @@ export class Events {
   add(event: AgentEvent): void {
     if (event.id <= this.newest) return;
     this.newest = event.id;
+    this.learnSites(event);
     this.list.prepend(line(event));
     while (this.list.childElementCount > KEPT) this.list.lastElementChild?.remove();
     this.show();
+  }
+
+  private learnSites({ client, data }: AgentEvent): void {
+    const sites = (data as { evidence?: Evidence | null }).evidence?.sites ?? [];
+    if (client === null || sites.length === 0) return;
+    this.sitesOf.delete(client);
+    this.sitesOf.set(client, sites);
+    for (const oldest of this.sitesOf.keys()) {
+      if (this.sitesOf.size <= 2 * KEPT) break;
+      this.sitesOf.delete(oldest);
+    }
+  }
+
+  private isOfSite(client: string): boolean {
+    return this.site === "" || (this.sitesOf.get(client) ?? []).includes(this.site);
   }
 
   private show(): void {
@@ -72,7 +99,7 @@ export class Events {
     for (const line of this.list.children as HTMLCollectionOf<HTMLElement>) {
       const atMs = Number(line.dataset["at"]);
       const isInside = this.range === null || (atMs >= this.range.fromMs && atMs < this.range.toMs);
-      line.hidden = !isInside || !(line.textContent ?? "").toLowerCase().includes(this.needle);
+      line.hidden = !isInside || !this.isOfSite(line.dataset["client"] ?? "") || !(line.textContent ?? "").toLowerCase().includes(this.needle);
       if (!line.hidden) shown += 1;
     }
     this.showEmpty(shown === 0);
@@ -90,7 +117,7 @@ export class Events {
 function line(event: AgentEvent): Element {
   return h(
     "li",
-    { class: "event", "data-severity": event.severity, "data-kind": event.kind, "data-at": event.at_ms },
+    { class: "event", "data-severity": event.severity, "data-kind": event.kind, "data-at": event.at_ms, "data-client": event.client },
     icon(ICONS[event.kind] ?? "info"),
     h("time", { datetime: new Date(event.at_ms).toISOString(), title: fullTime(event.at_ms) }, time(event.at_ms)),
     h("p", {}, sentence(event.text)),

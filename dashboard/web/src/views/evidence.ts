@@ -36,6 +36,7 @@ function evidenceFacts(evidence: Evidence): HTMLElement {
     ["Requests", `${count(evidence.requests)} in ${evidence.window_secs} s, ${count(evidence.errors)} failed`],
     ["Seen", fullTime(evidence.at_secs * 1000)],
   ];
+  if ((evidence.sites ?? []).length > 0) facts.push(["Sites", (evidence.sites ?? []).join(", ")]);
   if (evidence.tightened) facts.push(["Thresholds", "lowered, because many of its requests failed"]);
   return h("div", {}, h("h3", {}, "The evidence"), pairs(facts));
 }

@@ -52,7 +52,7 @@ function showStatus(status: Status): void {
 
 function show(mood: keyof typeof ICON_COLOURS, title: string, text: string): void {
   setAttribute(byId("emblem"), "data-health", mood);
-  setText(byId("posture-title"), title);
+  setText(byId("posture-title"), `${title}:`);
   setText(byId("posture-text"), text);
   document.title = `${title} · ${byId("host-name").textContent || "Shield"}`;
   showIcon(ICON_COLOURS[mood]);
