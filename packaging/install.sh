@@ -47,6 +47,14 @@ for pair in shield.toml:/etc/shield/shield.toml logrotate:/etc/logrotate.d/shiel
         put 0640 "$here/${pair%%:*}" "$place"
     fi
 done
+for rules in "$here"/policy/*.rego; do
+    place=/etc/shield/policy/${rules##*/}
+    if [ -e "$prefix$place" ]; then
+        cmp -s "$rules" "$prefix$place" || echo "keep    $place (yours)"
+    else
+        put 0640 "$rules" "$place"
+    fi
+done
 chmod 0644 "$prefix/etc/logrotate.d/shield"
 
 if [ -n "$prefix" ]; then
