@@ -24,8 +24,6 @@ use crate::{agent, process, wait};
 
 /// The one term of every ban, so that many end while the walk goes on.
 const TERM: Duration = Duration::from_secs(20);
-/// Within this every ban is in force, is recorded, and is gone after its end. The tick and the reconcile of a busy machine need some.
-const SOON: Duration = Duration::from_secs(10);
 /// For the agent to mend itself: a source's and an enforcer's retries have pauses of up to half a minute.
 const MENDED_WITHIN: Duration = Duration::from_secs(120);
 /// For a new attacker to be banned once all is mended.
@@ -44,6 +42,13 @@ pub struct Walk {
     pub seed: u64,
     /// No step begins after this.
     pub length: Duration,
+    /// Within this every ban is in force, is recorded, and is gone after its end.
+    pub soon: Duration,
+}
+
+impl Walk {
+    /// What [`Walk::soon`] is on a machine that does nothing else.
+    pub const SOON: Duration = Duration::from_secs(5);
 }
 
 /// What the walk met.
@@ -301,8 +306,8 @@ impl Walker {
         let mut found = self.until_none("faults", MENDED_WITHIN, |walker| walker.api.faults());
         let fresh = self.attackers[self.report.steps % (self.attackers.len() / 2)];
         found.extend(self.detection_goes_on(fresh));
-        found.extend(self.until_none("kernel", SOON, Walker::differences));
-        found.extend(self.until_none("audit", SOON, Walker::missing_in_audit));
+        found.extend(self.until_none("kernel", self.walk.soon, Walker::differences));
+        found.extend(self.until_none("audit", self.walk.soon, Walker::missing_in_audit));
         found.extend(self.memory());
         found
     }
@@ -347,7 +352,7 @@ impl Walker {
         for ban in self.api.read()? {
             let key = (ban.client.to_string(), ban.since_ms);
             let since = *self.seen.entry(key).or_insert(now);
-            if now.duration_since(since) > TERM + SOON {
+            if now.duration_since(since) > TERM + self.walk.soon {
                 found.push(format!("{} is banned for longer than its term", ban.client));
             }
             listed.extend(self.attackers.iter().filter(|address| ban.covers(**address)).copied());
