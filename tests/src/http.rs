@@ -1,18 +1,11 @@
-//! A small blocking HTTP/1.1 client that reports what a visitor notices: the status and the latency, or a timeout.
-//!
-//! Each request has a connection of its own, with a selectable source address. Not a general client: it reads until the
-//! server closes the connection.
+//! What a visitor notices of one GET request: the status and the latency, or a timeout.
 
-use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
-};
-use nix::sys::time::TimeVal;
+use anyhow::Result;
+use shield_lab::wire::{self, Request};
+pub use shield_lab::wire::{Answer as Response, is_timeout};
 
 /// A GET request.
 #[derive(Debug, Clone)]
@@ -27,33 +20,15 @@ pub struct Get<'a> {
     pub timeout: Duration,
 }
 
-/// The answer to a [`Get`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
-    /// HTTP status.
-    pub status: u16,
-    /// Everything after the headers.
-    pub body: Vec<u8>,
-    /// Time from before the connection to the last byte.
-    pub took: Duration,
-}
-
 impl Get<'_> {
-    /// Sends the request and reads the answer.
+    /// Sends the request over a connection of its own and reads the answer.
     ///
     /// # Errors
     /// Fails if the connection fails, if no answer comes within the timeout (see [`is_timeout`]), or if the answer is not
     /// HTTP.
     pub fn send(&self) -> Result<Response> {
-        let started = Instant::now();
-        let mut stream = self.open()?;
-        let request =
-            format!("GET {} HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n", self.path);
-        stream.write_all(request.as_bytes()).context("could not send the request")?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).context("could not read the answer")?;
-        let (status, body) = parse(&answer).context("could not parse the answer: it is not HTTP")?;
-        Ok(Response { status, body, took: started.elapsed() })
+        let request = Request { host: "shop.example", ..Request::get(self.path) };
+        request.send(self.server, self.from, self.timeout)
     }
 
     /// Opens a TCP connection to the server, with the timeout set for reads and writes.
@@ -61,50 +36,13 @@ impl Get<'_> {
     /// # Errors
     /// Fails if the connection is not established within the timeout.
     pub fn open(&self) -> Result<TcpStream> {
-        let family = if self.server.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
-        let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-            .context("could not create a socket")?;
-        // Linux applies the send timeout to connect(2) as well (socket(7)).
-        let timeout = TimeVal::new(
-            self.timeout.as_secs().try_into().expect("a test's timeout fits in a time_t"),
-            self.timeout.subsec_micros().into(),
-        );
-        setsockopt(&fd, sockopt::SendTimeout, &timeout).context("could not set the send timeout")?;
-        setsockopt(&fd, sockopt::ReceiveTimeout, &timeout).context("could not set the receive timeout")?;
-        if let Some(address) = self.from {
-            let source = SockaddrStorage::from(SocketAddr::new(address, 0));
-            bind(fd.as_raw_fd(), &source).with_context(|| format!("could not bind to {address}"))?;
-        }
-        connect(fd.as_raw_fd(), &SockaddrStorage::from(self.server))
-            .with_context(|| format!("could not connect to {}", self.server))?;
-        Ok(TcpStream::from(fd))
+        wire::open(self.server, self.from, self.timeout)
     }
-}
-
-/// Returns whether this error of [`Get::send`] is a timeout, as when packets are dropped. A refused or reset connection is
-/// not: something answered.
-pub fn is_timeout(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let by_errno = cause.downcast_ref::<nix::errno::Errno>().is_some_and(|errno| {
-            use nix::errno::Errno::{EAGAIN, EINPROGRESS, ETIMEDOUT};
-            matches!(errno, &EAGAIN | &EINPROGRESS | &ETIMEDOUT)
-        });
-        let by_io = cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
-            use std::io::ErrorKind::{TimedOut, WouldBlock};
-            matches!(error.kind(), TimedOut | WouldBlock)
-        });
-        by_errno || by_io
-    })
-}
-
-fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
-    let status = std::str::from_utf8(answer.strip_prefix(b"HTTP/1.")?.get(2..5)?).ok()?.parse().ok()?;
-    let headers_end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
-    Some((status, answer[headers_end + 4..].to_vec()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 
     use super::*;

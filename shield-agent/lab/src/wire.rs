@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 client and the reading of requests, for the environment's own parts: one request a connection, every part
-//! of it bounded in time and size. For no other server or client.
+//! HTTP/1.1 without a runtime, for the environment's own parts and for visitors: one request a connection, from a chosen source
+//! address, every part of it bounded in time and size. `httparse` reads what comes.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -95,7 +95,11 @@ impl<'a> Request<'a> {
     }
 }
 
-fn open(server: SocketAddr, from: Option<IpAddr>, within: Duration) -> Result<TcpStream> {
+/// Opens a TCP connection with this limit for connecting, each write and each read.
+///
+/// # Errors
+/// Fails if it is not established within the limit (see [`is_timeout`]), or if the address is not this machine's.
+pub fn open(server: SocketAddr, from: Option<IpAddr>, within: Duration) -> Result<TcpStream> {
     let family = if server.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
         .context("could not create a socket")?;
@@ -128,27 +132,28 @@ pub fn is_timeout(error: &anyhow::Error) -> bool {
 }
 
 fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
-    let status = std::str::from_utf8(answer.strip_prefix(b"HTTP/1.")?.get(2..5)?).ok()?.parse().ok()?;
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let (head, body) = (answer.get(..end)?, answer.get(end + 4..)?);
-    let is_chunked =
-        String::from_utf8_lossy(head).to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut parsed = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(end) = parsed.parse(answer).ok()? else { return None };
+    let body = answer.get(end..)?;
+    let is_chunked = parsed.headers.iter().any(|header| {
+        header.name.eq_ignore_ascii_case("transfer-encoding") && header.value.eq_ignore_ascii_case(b"chunked")
+    });
     let body = if is_chunked { unchunked(body)? } else { body.to_vec() };
-    Some((status, body))
+    Some((parsed.code?, body))
 }
 
-/// A body that came in pieces, each behind its length in hexadecimal digits.
+/// A body that came in pieces, each behind its length.
 fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let end = rest.windows(2).position(|two| two == b"\r\n")?;
-        let length = std::str::from_utf8(rest.get(..end)?).ok()?.split(';').next()?.trim();
-        let length = usize::from_str_radix(length, 16).ok()?;
+        let httparse::Status::Complete((begin, length)) = httparse::parse_chunk_size(rest).ok()? else {
+            return None;
+        };
         if length == 0 {
             return Some(body);
         }
-        let begin = end + 2;
-        let upto = begin.checked_add(length)?;
+        let upto = begin.checked_add(usize::try_from(length).ok()?)?;
         body.extend_from_slice(rest.get(begin..upto)?);
         rest = rest.get(upto.checked_add(2)?..)?;
     }
@@ -164,37 +169,42 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    /// Reads one request with its body, which is thrown away; `None` at the connection's end.
+    /// Reads one request with its body, which is thrown away; `None` where there is none, or what came is not HTTP.
     pub(crate) fn read(stream: impl Read) -> io::Result<Option<Received>> {
         let mut stream = BufReader::new(stream.take(MOST_BYTES));
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line)? == 0 {
+        let mut head = Vec::new();
+        let received = loop {
+            if stream.read_until(b'\n', &mut head)? == 0 {
                 return Ok(None);
             }
-            match line.trim_end() {
-                "" if lines.is_empty() => {}
-                "" => break,
-                line if lines.len() < MOST_HEADERS => lines.push(line.to_owned()),
-                _ => return Ok(None),
+            if !head.ends_with(b"\n\r\n") && !head.ends_with(b"\n\n") {
+                continue;
             }
-        }
-        let Some(received) = Received::parse(&lines) else { return Ok(None) };
+            match Received::parse(&head) {
+                Ok(Some(received)) => break received,
+                // Empty lines before the first one.
+                Ok(None) => {}
+                Err(_) => return Ok(None),
+            }
+        };
         let length = received.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
         io::copy(&mut stream.take(length), &mut io::sink())?;
         Ok(Some(received))
     }
 
-    fn parse(lines: &[String]) -> Option<Received> {
-        let (first, rest) = lines.split_first()?;
-        let mut words = first.split(' ');
-        let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-        let header = |line: &String| {
-            let (name, value) = line.split_once(':')?;
-            Some((name.to_ascii_lowercase(), value.trim().to_owned()))
+    /// The request whose head this is; `None` if it is not whole.
+    fn parse(head: &[u8]) -> Result<Option<Received>, httparse::Error> {
+        let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+        let mut parsed = httparse::Request::new(&mut headers);
+        if parsed.parse(head)?.is_partial() {
+            return Ok(None);
+        }
+        let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Ok(None) };
+        let (method, target) = (method.to_owned(), target.to_owned());
+        let header = |header: &httparse::Header<'_>| {
+            (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned())
         };
-        Some(Received { method, target, headers: rest.iter().filter_map(header).collect() })
+        Ok(Some(Received { method, target, headers: parsed.headers.iter().map(header).collect() }))
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -222,10 +232,12 @@ mod tests {
 
     #[test]
     fn a_request_is_read_with_its_headers_and_without_its_body() {
-        let text = b"POST /login?a=b HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\n\r\nx=yrest";
+        let text = b"\r\nPOST /login?a=b HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\n\r\nx=yrest";
         let received = Received::read(&text[..]).unwrap().unwrap();
         assert_eq!((received.method.as_str(), received.target.as_str()), ("POST", "/login?a=b"));
         assert_eq!(received.header("host"), Some("shop"));
-        assert_eq!(Received::read(&b"GET / HT"[..]).unwrap(), None);
+        for nonsense in [&b"GET / HT"[..], b"\x16\x03\x01\r\n\r\n", b"GET\r\n\r\n"] {
+            assert_eq!(Received::read(nonsense).unwrap(), None);
+        }
     }
 }
