@@ -134,6 +134,14 @@ none_served() {
     [ "$others" -gt 0 ] || fail "nobody was served meanwhile, of $turns requests"
     held "0 of $asked requests of the banned client answered, $others of $turns of another client${*:+; $*}"
 }
+# firewall-cmd gives up after 25 s; an emulated firewalld takes longer, and reloads all the same.
+reload_firewalld() {
+    local said
+    said=$(in_vm 'firewall-cmd --reload' 2>&1) || case $said in
+        *'Did not receive a reply'*) wait_for 120 "firewalld's answer after a reload" in_vm 'firewall-cmd --state' ;;
+        *) fail "firewall-cmd --reload: $said" ;;
+    esac
+}
 # probe ADDRESS: asks for what only scanners ask for.
 probe() {
     local path urls=()
@@ -416,7 +424,7 @@ if wants firewalls; then
     for backend in nftables iptables; do
         quietly "sed -i 's/^FirewallBackend=.*/FirewallBackend=$backend/' /etc/firewalld/firewalld.conf && systemctl restart firewalld"
         wait_for 90 "iptables after the start of firewalld" is_whole
-        quietly 'firewall-cmd --reload'
+        reload_firewalld
         wait_for 90 "iptables after firewall-cmd --reload" is_whole
         held "$backend: started, reloaded; the jump is first again"
     done
