@@ -312,6 +312,8 @@ if wants alone; then
     # shellcheck disable=SC2016  # for sed
     put /etc/systemd/system/shield.service.d/log.conf < <(sed -n '/^```ini$/,/^```$/{/^```/d;p}' "$here/../../docs/kernels.md")
     quietly 'systemctl daemon-reload'
+    # Less than without it: the document may have moved.
+    quietly 'systemd-analyze security --no-pager --threshold=20 shield'
     configure
     wait_for 300 "both enforcers" is_protected
     probe "$prober"
@@ -519,7 +521,8 @@ image prom/prometheus:latest 'ENTRYPOINT ["/usr/bin/prometheus"]' /usr/bin/prome
 docker load --quiet --input /dev/vdb | sed 's/^Loaded image[^:]*: *//' | tail -1 >/root/image.name
 cat >/usr/local/bin/compose <<'Y'
 #!/bin/sh
-export SHIELD_IMAGE=$(cat /root/image.name) COMPOSE_HTTP_TIMEOUT=600
+# Debian 12's Docker does not know the two.
+export SHIELD_IMAGE=$(cat /root/image.name) SHIELD_BPF=SYS_ADMIN SHIELD_PERFMON=CAP_SYS_ADMIN COMPOSE_HTTP_TIMEOUT=600
 exec docker-compose --file /root/packaging/container/compose.yaml --project-name shield "$@"
 Y
 chmod +x /usr/local/bin/compose
