@@ -134,6 +134,14 @@ none_served() {
     [ "$others" -gt 0 ] || fail "nobody was served meanwhile, of $turns requests"
     held "0 of $asked requests of the banned client answered, $others of $turns of another client${*:+; $*}"
 }
+# firewall-cmd gives up after 25 s; an emulated firewalld takes longer, and reloads all the same.
+reload_firewalld() {
+    local said
+    said=$(in_vm 'firewall-cmd --reload' 2>&1) || case $said in
+        *'Did not receive a reply'*) wait_for 120 "firewalld's answer after a reload" in_vm 'firewall-cmd --state' ;;
+        *) fail "firewall-cmd --reload: $said" ;;
+    esac
+}
 # probe ADDRESS: asks for what only scanners ask for.
 probe() {
     local path urls=()
@@ -304,6 +312,8 @@ if wants alone; then
     # shellcheck disable=SC2016  # for sed
     put /etc/systemd/system/shield.service.d/log.conf < <(sed -n '/^```ini$/,/^```$/{/^```/d;p}' "$here/../../docs/kernels.md")
     quietly 'systemctl daemon-reload'
+    # Less than without it: the document may have moved.
+    quietly 'systemd-analyze security --no-pager --threshold=20 shield'
     configure
     wait_for 300 "both enforcers" is_protected
     probe "$prober"
@@ -416,7 +426,7 @@ if wants firewalls; then
     for backend in nftables iptables; do
         quietly "sed -i 's/^FirewallBackend=.*/FirewallBackend=$backend/' /etc/firewalld/firewalld.conf && systemctl restart firewalld"
         wait_for 90 "iptables after the start of firewalld" is_whole
-        quietly 'firewall-cmd --reload'
+        reload_firewalld
         wait_for 90 "iptables after firewall-cmd --reload" is_whole
         held "$backend: started, reloaded; the jump is first again"
     done
@@ -511,7 +521,8 @@ image prom/prometheus:latest 'ENTRYPOINT ["/usr/bin/prometheus"]' /usr/bin/prome
 docker load --quiet --input /dev/vdb | sed 's/^Loaded image[^:]*: *//' | tail -1 >/root/image.name
 cat >/usr/local/bin/compose <<'Y'
 #!/bin/sh
-export SHIELD_IMAGE=$(cat /root/image.name) COMPOSE_HTTP_TIMEOUT=600
+# Debian 12's Docker does not know the two.
+export SHIELD_IMAGE=$(cat /root/image.name) SHIELD_BPF=SYS_ADMIN SHIELD_PERFMON=CAP_SYS_ADMIN COMPOSE_HTTP_TIMEOUT=600
 exec docker-compose --file /root/packaging/container/compose.yaml --project-name shield "$@"
 Y
 chmod +x /usr/local/bin/compose

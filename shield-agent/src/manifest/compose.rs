@@ -147,6 +147,8 @@ const TEMPLATE: &str = r##"
 #   SHIELD_IMAGE    the image, default shield:latest
 #   SITE            the folder with your server sections, default ./site; they include files of /etc/nginx/shield
 #   SHIELD_TOML     the manifest, default ../shield.toml
+#   SHIELD_BPF=SYS_ADMIN, SHIELD_PERFMON=CAP_SYS_ADMIN
+#                   for Docker before 23, which ends with `unknown capability`: two names of the older one that includes both
 services:
   nginx:
     image: docker.io/library/nginx:stable
@@ -169,7 +171,7 @@ services:
     network_mode: host
     cap_drop: [ALL]
     # Those of the systemd unit.
-    cap_add: [NET_ADMIN, NET_RAW, BPF, PERFMON, DAC_READ_SEARCH, CHOWN]
+    cap_add: [NET_ADMIN, NET_RAW, "${SHIELD_BPF:-BPF}", "${SHIELD_PERFMON:-PERFMON}", DAC_READ_SEARCH, CHOWN]
     security_opt: ["no-new-privileges:true"]
     read_only: true
     tmpfs:
@@ -192,7 +194,7 @@ services:
       shield:
         condition: service_healthy
     network_mode: host
-    command: ["--config.file=/etc/prometheus/prometheus.yml", "--web.listen-address=127.0.0.1:9090"]
+    command: ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus", "--web.listen-address=127.0.0.1:9090"]
     volumes:
       - ./prometheus:/etc/prometheus:ro
       - metrics:/prometheus
