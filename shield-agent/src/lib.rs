@@ -50,6 +50,7 @@ mod source;
 mod ssh;
 mod store;
 mod suggest;
+mod tcp_sockets;
 #[cfg(test)]
 mod test_owner;
 #[cfg(feature = "test-support")]
