@@ -48,6 +48,7 @@ mod search_engines;
 mod sites;
 mod source;
 mod ssh;
+mod stages;
 mod store;
 mod suggest;
 mod tcp_sockets;

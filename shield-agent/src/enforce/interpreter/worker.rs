@@ -22,6 +22,7 @@ use crate::enforce::ban::Ban;
 use crate::enforce::desired::Desired;
 use crate::enforce::enforcer::{Enforcer, Lifts};
 use crate::enforce::reconcile::Wanted as _;
+use crate::stages;
 use shield_engine::client::Client;
 use shield_engine::event::{Outcome, PartReport, PartState, Repair};
 use shield_engine::time::Now;
@@ -258,10 +259,19 @@ impl Worker {
 
     fn ban(&mut self, orders: &[(Ban, u64)], now: Now) {
         let bans: Vec<Ban> = orders.iter().map(|(ban, _)| *ban).collect();
+        self.passed("taken", &bans);
         let result = self.guarded("banning", |enforcer| enforcer.ensure_banned(&bans, now));
+        self.passed("tried", &bans);
         let outcome = banned_outcome(self.enforcer.name(), orders, &Failed::new(result));
         self.note_failed(&outcome);
         self.report(Report::Outcome(outcome));
+    }
+
+    fn passed(&self, what: &str, bans: &[Ban]) {
+        if stages::are_traced() {
+            let stage = format!("{what} by {}", self.name());
+            stages::passed(&stage, bans.iter().map(|ban| ban.client.client()));
+        }
     }
 
     fn note_failed(&mut self, outcome: &Outcome) {
