@@ -1,7 +1,7 @@
 //! A proxy in front that the log does not name: whoever is in the log has no connection with this host, and what has
 //! connections is a few addresses that are not in the log.
 //!
-//! The kernel tells the connections (/proc/net/tcp, and for those that it forwards into a container /proc/net/nf_conntrack; the unit's
+//! The kernel tells the connections (`tcp_sockets`, and for those that it forwards into a container /proc/net/nf_conntrack; the unit's
 //! sandbox shows both), the engine whether an address is a client of the log. Being wrong would tell an operator that he is not protected, hence: several looks in a row, each with enough
 //! requests in between, and one client seen among the connections says the contrary. Connections that hang open and ask for
 //! nothing, or short ones that are gone at each look, are no proxy by themselves.
@@ -15,6 +15,7 @@ use shield_engine::client::Client;
 use shield_engine::event::{EnforcerName, PartState};
 
 use crate::host;
+use crate::tcp_sockets::{self, ESTABLISHED, LISTEN, TcpSocket};
 use crate::text::in_front as text;
 use shield_engine::allowlist::AllowReason;
 
@@ -23,7 +24,7 @@ pub(crate) const PART: &str = "proxy";
 
 /// The usual ports of web servers.
 pub(crate) const WEB_PORTS: [u16; 4] = [80, 443, 8080, 8443];
-/// Lines read of each table: a flood must not make a look dear. Listening sockets come first.
+/// Sockets or lines read of each table: a flood must not make a look dear. Listening sockets come first.
 const MAX_LINES: usize = 20_000;
 /// Peers of which the engine is asked, those with the most connections.
 const MAX_ASKED: usize = 24;
@@ -35,15 +36,18 @@ const MIN_CLIENTS: u64 = 10;
 /// Looks in a row that must say the same.
 const LOOKS: u32 = 3;
 
-const LISTEN: u8 = 0x0a;
-const ESTABLISHED: u8 = 1;
-
 /// A line of the kernel's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Socket {
     port: u16,
     peer: IpAddr,
     state: u8,
+}
+
+impl From<&TcpSocket> for Socket {
+    fn from(socket: &TcpSocket) -> Socket {
+        Socket { port: socket.port, peer: socket.peer, state: socket.state }
+    }
 }
 
 /// The far ends of the connections to web ports.
@@ -58,12 +62,8 @@ pub(crate) struct Peers {
 impl Peers {
     /// Reads those of connections to `ports`; empty where the kernel does not tell.
     pub(crate) fn read(ports: &[u16]) -> Peers {
-        let mut sockets = Vec::new();
-        for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
-            let Ok(file) = std::fs::File::open(path) else { continue };
-            let lines = BufReader::new(file).lines().map_while(Result::ok).skip(1).take(MAX_LINES);
-            sockets.extend(lines.filter_map(|line| socket(&line)));
-        }
+        let listed = tcp_sockets::list(MAX_LINES).map(|all| all.iter().map(Socket::from).collect());
+        let sockets: Vec<Socket> = listed.unwrap_or_else(|_| sockets_in_proc());
         let mut peers = Peers::of(&sockets, ports);
         let Ok(file) = std::fs::File::open("/proc/net/nf_conntrack") else {
             let is_served = |socket: &Socket| socket.state == LISTEN && ports.contains(&socket.port);
@@ -108,6 +108,17 @@ impl Peers {
         peers.sort_by_key(|(addr, count)| (std::cmp::Reverse(*count), *addr));
         peers
     }
+}
+
+/// Reads the files, for kernels that do not list their sockets over netlink.
+fn sockets_in_proc() -> Vec<Socket> {
+    let mut sockets = Vec::new();
+    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let Ok(file) = std::fs::File::open(path) else { continue };
+        let lines = BufReader::new(file).lines().map_while(Result::ok).skip(1).take(MAX_LINES);
+        sockets.extend(lines.filter_map(|line| socket(&line)));
+    }
+    sockets
 }
 
 /// Reads a line of /proc/net/tcp or tcp6: `0: 0100007F:1F90 00000000:0000 0A …`, words in the host's byte order.

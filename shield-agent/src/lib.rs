@@ -48,8 +48,10 @@ mod search_engines;
 mod sites;
 mod source;
 mod ssh;
+mod stages;
 mod store;
 mod suggest;
+mod tcp_sockets;
 #[cfg(test)]
 mod test_owner;
 #[cfg(feature = "test-support")]

@@ -25,6 +25,7 @@ use crate::log_lines::LogLines;
 use crate::pipeline::{Inbox, Job, Message, Verified, Verify};
 use crate::policy::service::Service;
 use crate::source::Pool;
+use crate::stages;
 use shield_engine::Engine;
 use shield_engine::action::{Action, CommandId, Order, Record, Reply};
 use shield_engine::allowlist::BannableClient;
@@ -151,6 +152,7 @@ impl Owner {
             if let Poll::Ready(Some((batch, delivered))) = self.inbox.lines.poll_recv(&mut context) {
                 let mut actions = self.judge(&batch, now);
                 self.stopwatch.judged(&batch, delivered, now);
+                stages::judged(&actions, delivered);
                 self.log_lines.judged(&batch, &mut actions);
                 let left = match &self.canary {
                     Some(canary) => canary.lines(batch, now, delivered),

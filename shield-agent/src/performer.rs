@@ -17,6 +17,7 @@ use crate::clock;
 use crate::enforce::Slow;
 use crate::enforce::interpreter::Interpreter;
 use crate::pipeline::{Announce, Handle, Job, Message};
+use crate::stages;
 use crate::store::writer::Writer;
 use shield_engine::action::{Action, Record};
 
@@ -102,6 +103,7 @@ impl Performer {
             self.interpreter.set_exempt(networks);
         }
         if !orders.is_empty() {
+            stages::ordered(&orders);
             self.interpreter.submit(orders);
             // The enforcer's thread was just woken: on a shared processor it runs before this one announces the ban.
             std::thread::yield_now();

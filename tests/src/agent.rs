@@ -180,18 +180,32 @@ impl Agent {
         home: &Home,
         more_arguments: &[&str],
     ) -> Result<Self> {
+        let mut agent = Self::launch(launcher, namespace, home, more_arguments, &[])?;
+        agent.wait_until_it_answers(namespace, home)?;
+        Ok(agent)
+    }
+
+    /// As [`Agent::start_under`] with more environment variables, and returns as soon as the process runs.
+    ///
+    /// # Errors
+    /// Fails if the binary was not built, or cannot be run.
+    pub fn launch(
+        launcher: &[&str],
+        namespace: &Namespace,
+        home: &Home,
+        more_arguments: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> Result<Self> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(home.folder().join("agent.log"))
             .context("could not open the agent's log")?;
         let mut command = home.shield_agent_under(launcher)?;
-        command.arg("run").args(more_arguments).stdin(Stdio::null());
+        command.arg("run").args(more_arguments).envs(environment.iter().copied()).stdin(Stdio::null());
         command.stdout(log.try_clone().context("could not duplicate the agent's log")?).stderr(log);
         let process = namespace.enter(|| command.spawn()).context("could not start shield-agent")?;
-        let mut agent = Self { process };
-        agent.wait_until_it_answers(namespace, home)?;
-        Ok(agent)
+        Ok(Self { process })
     }
 
     fn wait_until_it_answers(&mut self, namespace: &Namespace, home: &Home) -> Result<()> {

@@ -31,6 +31,8 @@ enum Name {
     Latency,
     /// CPU time and memory of an agent with almost nothing to do
     Idle,
+    /// From the start of the agent until all bans are in force, after a boot and after a restart
+    Start,
     /// The cost of refusing inside nginx: worker time a request, restore and memory of the files
     Nginx,
     /// The policy's time a ban, and what a canary costs the live engine

@@ -223,6 +223,11 @@ impl Engine {
         out.into_actions()
     }
 
+    /// Prepares for so many calls of [`Engine::restore_ban`].
+    pub fn expect_bans(&mut self, bans: usize) {
+        self.ledger.reserve(bans);
+    }
+
     /// Restores a ban of an earlier run, or records its lift when the allowlist protects the client by now.
     pub fn restore_ban(&mut self, saved: Ban, now: Now) -> Vec<Action> {
         let mut out = Effects::default();

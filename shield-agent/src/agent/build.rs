@@ -17,11 +17,12 @@ use crate::clock;
 use crate::config::{Config, Use};
 use crate::crowdsec;
 use crate::edge::cloudflare;
+use crate::enforce::ahead::Ahead;
 use crate::enforce::interpreter::tables::Tables;
 use crate::enforce::interpreter::{self, Interpreter};
 use crate::enforce::iptables::IptablesEnforcer;
 use crate::enforce::xdp::XdpEnforcer;
-use crate::enforce::{Enforcer, Slow, nginx};
+use crate::enforce::{Enforcer, nginx};
 use crate::fleet;
 use crate::notify::audit::{late, recent};
 use crate::notify::{self, AuditRecord, Notifier, Outbox};
@@ -57,20 +58,34 @@ pub(super) fn enforcer(name: EnforcerName, config: &Config) -> Box<dyn Enforcer>
     }
 }
 
-/// Starts a thread for each enforcer, with the bans to enforce and the networks that must never be dropped.
+/// Begins to set up each enforcer in use, in the order in which orders are submitted: XDP takes microseconds, iptables milliseconds.
+pub(super) fn begin_enforcement(config: &Config, kernel: Kernel, exempt: &[IpNet]) -> Result<Vec<Ahead>> {
+    let mut names = enforcers(config, kernel);
+    names.sort_by_key(|name| *name != EnforcerName::Xdp);
+    let begin = |name| Ahead::begin(enforcer(name, config), exempt.to_vec(), clock::now());
+    names.into_iter().map(begin).collect()
+}
+
+/// What the enforcers have to put in force: the bans, the networks that must never be dropped, the slowed clients.
+pub(super) fn wanted(desired: Tables, engine: &Engine) -> interpreter::Start {
+    interpreter::Start {
+        desired,
+        exempt: engine.allowlist().exempt_networks(),
+        slowed: crate::owner::slowed(engine).1,
+        clock: clock::now,
+        settings: interpreter::Settings::default(),
+    }
+}
+
+/// Starts a thread for each enforcer, whose set-up has begun, with what it has to put in force.
 pub(super) fn start_enforcement(
     config: &Config,
     kernel: Kernel,
-    desired: Tables,
-    exempt: Vec<IpNet>,
-    slowed: Vec<Slow>,
+    started: Vec<Ahead>,
+    wanted: interpreter::Start,
     owner: Handle,
     beats: &Beats,
 ) -> Result<Interpreter> {
-    let mut started: Vec<Box<dyn Enforcer>> =
-        enforcers(config, kernel).into_iter().map(|name| enforcer(name, config)).collect();
-    // Orders are submitted in this order: XDP takes microseconds, iptables milliseconds.
-    started.sort_by_key(|enforcer| enforcer.name() != EnforcerName::Xdp);
     match kernel {
         Kernel::Enforce => {
             let unused: Vec<Box<dyn Enforcer>> = EnforcerName::ALL
@@ -91,14 +106,7 @@ pub(super) fn start_enforcement(
             owner.send(Message::Part(PartReport { part: name.name().to_owned(), state, repaired: None }));
         }),
     }
-    let start = interpreter::Start {
-        desired,
-        exempt,
-        slowed,
-        clock: clock::now,
-        settings: interpreter::Settings::default(),
-    };
-    Interpreter::start_watched(started, start, beats, move |report| owner.send(Message::Enforcement(report)))
+    Interpreter::start_watched(started, wanted, beats, move |report| owner.send(Message::Enforcement(report)))
 }
 
 /// The exporter to Cloudflare, to be spawned, and its numbers.

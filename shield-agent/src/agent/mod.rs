@@ -125,15 +125,13 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let reader = Reader::beside(&opened.store)?;
     let offences = Reader::beside(&opened.store)?;
     let restored = restore::restore(&config, kernel, &mut opened)?;
-    let Restored { mut engine, desired, leftovers, checkpoints, audit_head, trouble } = restored;
+    let Restored { mut engine, enforcers, desired, leftovers, checkpoints, audit_head, trouble } = restored;
     let Opened { store, state: store_state, .. } = opened;
     let (handle, inbox) = Handle::new();
     let (beats, health) = (Beats::default(), Health::default());
 
-    let exempt = engine.allowlist().exempt_networks();
-    let (_, slowed) = crate::owner::slowed(&engine);
-    let interpreter =
-        build::start_enforcement(&config, kernel, desired, exempt, slowed, handle.clone(), &beats)?;
+    let wanted = build::wanted(desired, &engine);
+    let interpreter = build::start_enforcement(&config, kernel, enforcers, wanted, handle.clone(), &beats)?;
     let interpreter = Arc::new(interpreter);
     supervise::await_required(&config, kernel, &interpreter).await?;
 

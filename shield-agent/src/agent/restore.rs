@@ -10,6 +10,7 @@ use super::{Kernel, adopt, build};
 use crate::clock;
 use crate::config::Config;
 use crate::enforce::Ban;
+use crate::enforce::ahead::Ahead;
 use crate::enforce::interpreter::tables::Tables;
 use crate::host;
 use crate::random;
@@ -27,6 +28,8 @@ use shield_engine::time::Now;
 /// The state of the last run.
 pub(super) struct Restored {
     pub engine: Engine,
+    /// The enforcers, whose set-up has begun.
+    pub enforcers: Vec<Ahead>,
     /// The bans that the enforcers have to hold.
     pub desired: Tables,
     /// The engine's other actions for restored bans: records of those that ended or may no longer be enforced.
@@ -108,6 +111,7 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
     let now = clock::now();
     let held =
         opened.damage.is_some().then(|| adopt::held(config, kernel, &allowlist.exempt_networks(), now));
+    let enforcing = build::begin_enforcement(config, kernel, &allowlist.exempt_networks())?;
     let next_serial = held.as_ref().map_or(loaded.next_serial, adopt::Held::next_serial);
     let seed = u64::from_ne_bytes(random::bytes()?);
     let max_bans = settings.max_bans;
@@ -127,6 +131,7 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
         }
     })?;
     let enforcers = engine.settings().enforcers.clone();
+    engine.expect_bans(loaded.bans as usize);
     let mut desired = Tables::new(enforcers, loaded.bans as usize);
     let mut leftovers = Vec::new();
     let mut take = |actions: Vec<Action>| {
@@ -182,7 +187,8 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
     }
     let checkpoint = |(source, position)| Checkpoint { source, position };
     let checkpoints = loaded.checkpoints.into_iter().map(checkpoint).collect();
-    Ok(Restored { engine, desired, leftovers, checkpoints, audit_head: loaded.audit_head, trouble })
+    let audit_head = loaded.audit_head;
+    Ok(Restored { engine, enforcers: enforcing, desired, leftovers, checkpoints, audit_head, trouble })
 }
 
 /// Saves adopted bans in pieces. On a full disk the rest is for the performer, which holds it.

@@ -39,6 +39,10 @@ const HOST_SCAN_INTERVAL: Duration = Duration::from_secs(5);
 const LOOK_IN_FRONT_EVERY: u32 = 4;
 /// How long the engine's answer is waited for.
 const ANSWERED_IN: Duration = Duration::from_secs(2);
+/// The pause between two looks whether all is in force, for as long as that usually takes, and after it.
+const LOOK_OFTEN: Duration = Duration::from_millis(2);
+const LOOK: Duration = Duration::from_millis(20);
+const USUAL_START: Duration = Duration::from_secs(2);
 /// After this long the start is taken to be over.
 const START_LASTS: Duration = Duration::from_secs(10);
 const TRIM_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -319,7 +323,8 @@ async fn wait_for_restored(states: impl Fn() -> Vec<(EnforcerName, PartState)>) 
         if began.elapsed() >= if works { ALL_RESTORED_IN } else { RESTORED_IN } {
             return Some(waiting.join(" and "));
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let pause = if began.elapsed() < USUAL_START { LOOK_OFTEN } else { LOOK };
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -31,7 +31,9 @@ pub(crate) use self::settings::Settings;
 pub(crate) use self::shared::Start;
 use self::shared::{Copied, Shared};
 use self::worker::Worker;
+use super::ahead::Ahead;
 use super::ban::{Drops, Slow};
+#[cfg(any(test, feature = "test-support"))]
 use super::enforcer::Enforcer;
 use crate::beat::Beats;
 use shield_engine::action::Order;
@@ -55,16 +57,18 @@ impl Interpreter {
         start: Start,
         report: impl Fn(Report) + Send + Sync + 'static,
     ) -> Result<Interpreter> {
+        let enforcers = enforcers.into_iter().map(Ahead::Fresh).collect();
         Interpreter::start_watched(enforcers, start, &Beats::default(), report)
     }
 
-    /// Starts one thread for each enforcer. The thread sets its enforcer up, puts `start.desired` in force and then follows
-    /// orders. Returns at once. `report` is called on those threads and may block them; `beats` watches them.
+    /// Starts one thread for each enforcer. The thread sets its enforcer up, unless that has begun before, puts `start.desired`
+    /// in force and then follows orders. Returns at once. `report` is called on those threads and may block them; `beats`
+    /// watches them.
     ///
     /// # Errors
     /// When a thread cannot be started.
     pub(crate) fn start_watched(
-        enforcers: Vec<Box<dyn Enforcer>>,
+        enforcers: Vec<Ahead>,
         start: Start,
         beats: &Beats,
         report: impl Fn(Report) + Send + Sync + 'static,
@@ -73,9 +77,10 @@ impl Interpreter {
         let mut interpreter = Interpreter { shared, threads: Vec::new() };
         for (at, enforcer) in enforcers.into_iter().enumerate() {
             interpreter.shared.lanes[at].watch(beats);
-            let worker = Worker::new(enforcer, Arc::clone(&interpreter.shared), at);
-            let thread = std::thread::Builder::new().name(format!("enforce-{}", worker.name()));
-            interpreter.threads.push(thread.spawn(move || worker.run())?);
+            let thread = std::thread::Builder::new().name(format!("enforce-{}", enforcer.name().name()));
+            let shared = Arc::clone(&interpreter.shared);
+            let work = move || Worker::new(enforcer.finish(), shared, at).run();
+            interpreter.threads.push(thread.spawn(work)?);
         }
         Ok(interpreter)
     }

@@ -5,6 +5,7 @@
 //! The modules inside import from each other by their own paths. The names below are for the rest of the crate: an
 //! import of them from inside would make a circle.
 
+pub(crate) mod ahead;
 pub(crate) mod ban;
 pub(crate) mod desired;
 pub(crate) mod enforcer;

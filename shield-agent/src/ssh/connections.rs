@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use procfs::net::{TcpNetEntry, TcpState};
 
+use crate::tcp_sockets::{self, ESTABLISHED, LISTEN, TcpSocket};
+
 #[derive(Debug, Clone, Copy)]
 struct Inbound {
     peer: IpAddr,
@@ -23,30 +25,39 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn read() -> Result<Connections> {
+        if let Ok(sockets) = tcp_sockets::list(usize::MAX) {
+            return Ok(Connections::of(&sockets));
+        }
+        // A kernel that does not list them over netlink.
         let mut entries = procfs::net::tcp().context("could not read /proc/net/tcp")?;
         // Missing where IPv6 is switched off.
         entries.extend(procfs::net::tcp6().unwrap_or_default());
-        Ok(Connections::of(&entries))
+        let sockets: Vec<TcpSocket> = entries.iter().map(of_file).collect();
+        Ok(Connections::of(&sockets))
     }
 
-    fn of(entries: &[TcpNetEntry]) -> Connections {
-        let listeners = || entries.iter().filter(|entry| entry.state == TcpState::Listen);
+    fn of(sockets: &[TcpSocket]) -> Connections {
+        let listeners = || sockets.iter().filter(|socket| socket.state == LISTEN);
         let ports: BTreeSet<u16> =
-            listeners().filter(|entry| entry.uid == 0).map(|entry| entry.local_address.port()).collect();
-        let is_inbound = |entry: &&TcpNetEntry| {
-            entry.state == TcpState::Established
-                && entry.uid == 0
-                && entry.inode != 0
-                && ports.contains(&entry.local_address.port())
+            listeners().filter(|socket| socket.uid == 0).map(|socket| socket.port).collect();
+        let is_inbound = |socket: &&TcpSocket| {
+            socket.state == ESTABLISHED
+                && socket.uid == 0
+                && socket.inode != 0
+                && ports.contains(&socket.port)
         };
-        let inbound = |entry: &TcpNetEntry| Inbound {
-            peer: entry.remote_address.ip().to_canonical(),
-            peer_port: entry.remote_address.port(),
-            port: entry.local_address.port(),
+        let inbound = |socket: &TcpSocket| Inbound {
+            peer: socket.peer,
+            peer_port: socket.peer_port,
+            port: socket.port,
         };
         Connections {
-            inbound: entries.iter().filter(is_inbound).map(|entry| (entry.inode, inbound(entry))).collect(),
-            listening: listeners().map(|entry| entry.inode).collect(),
+            inbound: sockets
+                .iter()
+                .filter(is_inbound)
+                .map(|socket| (socket.inode, inbound(socket)))
+                .collect(),
+            listening: listeners().map(|socket| socket.inode).collect(),
         }
     }
 
@@ -73,6 +84,23 @@ impl Connections {
     pub(super) fn of_peer(peer: IpAddr, port: u16) -> Connections {
         let inbound = HashMap::from([(1, Inbound { peer, peer_port: 40_000, port })]);
         Connections { inbound, listening: BTreeSet::new() }
+    }
+}
+
+/// The socket of a line of /proc/net/tcp.
+fn of_file(entry: &TcpNetEntry) -> TcpSocket {
+    TcpSocket {
+        state: match entry.state {
+            TcpState::Listen => LISTEN,
+            TcpState::Established => ESTABLISHED,
+            // Nothing is asked of the others.
+            _ => 0,
+        },
+        port: entry.local_address.port(),
+        peer: entry.remote_address.ip().to_canonical(),
+        peer_port: entry.remote_address.port(),
+        uid: entry.uid,
+        inode: entry.inode,
     }
 }
 

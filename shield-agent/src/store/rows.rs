@@ -47,10 +47,16 @@ pub(super) fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
         ends: boots.ends(row.get(3)?, row.get(4)?, now),
         offence: NonZeroU32::new(row.get(5)?),
         rule: name(row, 6)?,
-        // One that this program does not know is no reason to lose the ban.
-        place: name(row, 8).unwrap_or_default(),
+        place: place_of(row, 8)?,
     };
     Ok(BanRecord { ban, reason: row.get(7)?, evidence: None })
+}
+
+/// Reads a ban's place; nothing stands for all places. One that this program does not know is no reason to lose the ban.
+fn place_of(row: &Row<'_>, column: usize) -> Result<Place> {
+    // Most have none: an error for each of these, thrown away, would be a good part of a start.
+    let is_everywhere = row.get_ref(column)? == rusqlite::types::ValueRef::Null;
+    Ok(if is_everywhere { Place::Everywhere } else { name(row, column).unwrap_or_default() })
 }
 
 pub(super) fn client(row: &Row<'_>, column: usize) -> Result<Client> {

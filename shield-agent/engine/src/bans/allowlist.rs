@@ -8,6 +8,7 @@ use std::fmt;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::bans::spans::Spans;
 use crate::vocab::client::Client;
 
 /// The origin of an allowlist entry.
@@ -113,12 +114,40 @@ const SPECIAL: [&str; 9] = [
     "ff00::/8",
 ];
 
-/// A sorted table. It is small and consulted once per ban, so that a linear search is enough.
+/// Two sorted tables, walked only for the few clients that one of their networks has to do with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allowlist {
-    entries: Vec<Allowed>,
-    /// Sorted too. Kept apart, because it is long, enforcers need not know it, and operators may ban what is in it.
-    infrastructure: Vec<Allowed>,
+    entries: List,
+    /// Kept apart, because it is long, enforcers need not know it, and operators may ban what is in it.
+    infrastructure: List,
+}
+
+/// Sorted entries, with the addresses that they cover.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct List {
+    sorted: Vec<Allowed>,
+    spans: Spans,
+}
+
+impl List {
+    fn new(mut entries: Vec<Allowed>) -> List {
+        // The stable sort merges runs that are sorted already: a long list costs the owner's thread no more than a walk.
+        entries.sort();
+        entries.dedup();
+        let spans = Spans::of(entries.iter().map(|entry| entry.network));
+        List { sorted: entries, spans }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Vec<Allowed>)) {
+        let mut entries = std::mem::take(&mut self.sorted);
+        change(&mut entries);
+        *self = List::new(entries);
+    }
+
+    /// The first entry, in their order, for which this holds; only of entries that overlap the client.
+    fn find(&self, client: Client, is_hit: impl FnMut(&&Allowed) -> bool) -> Option<&Allowed> {
+        if self.spans.touch(client) { self.sorted.iter().find(is_hit) } else { None }
+    }
 }
 
 impl Default for Allowlist {
@@ -134,11 +163,9 @@ impl Allowlist {
             network: text.parse().expect("the constant networks are well-formed"),
             reason: AllowReason::Special,
         });
-        let mut list = Allowlist { entries: special.collect(), infrastructure: Vec::new() };
-        for entry in entries {
-            list.add(entry);
-        }
-        list
+        let (infrastructure, entries): (Vec<Allowed>, Vec<Allowed>) =
+            special.chain(entries).map(canonical).partition(|entry| entry.reason.is_infrastructure());
+        Allowlist { entries: List::new(entries), infrastructure: List::new(infrastructure) }
     }
 
     /// Adds an entry. A network may have several, one per reason.
@@ -146,17 +173,15 @@ impl Allowlist {
         let entry = canonical(entry);
         let list =
             if entry.reason.is_infrastructure() { &mut self.infrastructure } else { &mut self.entries };
-        if let Err(at) = list.binary_search(&entry) {
-            list.insert(at, entry);
-        }
+        list.change(|entries| entries.push(entry));
     }
 
     /// Removes the entry for exactly this network and reason; returns whether there was one.
     pub fn remove(&mut self, network: IpNet, reason: AllowReason) -> bool {
-        let before = self.entries.len();
+        let before = self.entries.sorted.len();
         let network = Client::of_network(network).network();
-        self.entries.retain(|e| !(e.network == network && e.reason == reason));
-        self.entries.len() != before
+        self.entries.change(|entries| entries.retain(|e| !(e.network == network && e.reason == reason)));
+        self.entries.sorted.len() != before
     }
 
     /// Replaces every entry that has one of `reasons` by `entries`, so that an address that left the host is dropped.
@@ -164,37 +189,36 @@ impl Allowlist {
         let (infrastructure, others): (Vec<_>, Vec<_>) =
             entries.into_iter().map(canonical).partition(|entry| entry.reason.is_infrastructure());
         for (list, added) in [(&mut self.entries, others), (&mut self.infrastructure, infrastructure)] {
-            list.retain(|entry| !reasons.contains(&entry.reason));
-            list.extend(added);
-            // The stable sort merges runs that are sorted already: a long list costs the owner's thread no more than a
-            // walk.
-            list.sort();
-            list.dedup();
+            list.change(|list| {
+                list.retain(|entry| !reasons.contains(&entry.reason));
+                list.extend(added);
+            });
         }
     }
 
     /// The number of all entries: what one comparison costs.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len() + self.infrastructure.len()
+        self.entries.sorted.len() + self.infrastructure.sorted.len()
     }
 
     /// Every entry, sorted by network, without infrastructure.
     pub fn entries(&self) -> &[Allowed] {
-        &self.entries
+        &self.entries.sorted
     }
 
     /// Every entry that covers a client or lies inside it, infrastructure last.
     pub fn about(&self, client: Client) -> Vec<Allowed> {
         let covers = |entry: &Allowed| Client::of_network(entry.network).covers(client.network());
-        let entries = self.entries.iter().filter(|entry| covers(entry) || client.covers(entry.network));
+        let entries = self.entries.sorted.iter();
+        let entries = entries.filter(|entry| covers(entry) || client.covers(entry.network));
         // A banned network may hold infrastructure: that protects only what is inside of it.
-        entries.chain(self.infrastructure.iter().filter(|entry| covers(entry))).copied().collect()
+        entries.chain(self.infrastructure.sorted.iter().filter(|entry| covers(entry))).copied().collect()
     }
 
     /// The networks that enforcers must let through even inside a banned network. Special ones are left out.
     pub fn exempt_networks(&self) -> Vec<IpNet> {
         let mut nets: Vec<IpNet> =
-            self.entries.iter().filter(|e| e.reason != AllowReason::Special).map(|e| e.network).collect();
+            self.entries().iter().filter(|e| e.reason != AllowReason::Special).map(|e| e.network).collect();
         nets.dedup();
         nets
     }
@@ -209,7 +233,7 @@ impl Allowlist {
     pub fn admit(&self, client: Client, ipv6_prefix: u8) -> Result<BannableClient, Allowed> {
         let bannable = self.admit_by_hand(client, ipv6_prefix)?;
         let is_inside = |entry: &&Allowed| Client::of_network(entry.network).covers(client.network());
-        match self.infrastructure.iter().find(is_inside) {
+        match self.infrastructure.find(client, is_inside) {
             Some(entry) => Err(*entry),
             None => Ok(bannable),
         }
@@ -218,7 +242,7 @@ impl Allowlist {
     /// The same for a ban that an operator makes: he may ban infrastructure.
     pub fn admit_by_hand(&self, client: Client, ipv6_prefix: u8) -> Result<BannableClient, Allowed> {
         let single = client.is_single(ipv6_prefix);
-        let hit = self.entries.iter().find(|entry| {
+        let hit = self.entries.find(client, |entry| {
             Client::of_network(entry.network).covers(client.network())
                 || ((single || entry.reason == AllowReason::Special) && client.covers(entry.network))
         });

@@ -105,6 +105,14 @@ impl Ledger {
         }
     }
 
+    /// Makes room for so many more bans at once: tables that grow step by step are copied each time, and hold both copies then.
+    pub(crate) fn reserve(&mut self, bans: usize) {
+        let (hasher, slots) = (&self.hasher, &self.slots);
+        self.index.reserve(bans, |&slot| hasher.hash_one(slots[slot as usize].ban.client));
+        self.slots.reserve_exact(bans);
+        self.deadlines.reserve_exact(bans);
+    }
+
     /// Changes the terms of bans to come.
     pub(crate) fn set_backoff(&mut self, backoff: Backoff) {
         self.backoff = backoff;

@@ -12,3 +12,4 @@ pub(crate) mod pause;
 pub(crate) mod peers;
 pub mod remote;
 pub(crate) mod slow;
+mod spans;

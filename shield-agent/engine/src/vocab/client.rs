@@ -89,6 +89,12 @@ impl Client {
         Singles { first: self.key(), step, bits: u32::from(length.saturating_sub(self.prefix)) }
     }
 
+    /// The first and the last address as IPv6 bits, IPv4 mapped.
+    pub(crate) fn span(self) -> (u128, u128) {
+        let first = self.key();
+        (first, first | !prefix_mask(self.prefix))
+    }
+
     pub fn contains(self, addr: IpAddr) -> bool {
         self.network().contains(&addr.to_canonical())
     }

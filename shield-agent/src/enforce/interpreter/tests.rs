@@ -9,6 +9,7 @@ use super::lane::lock;
 use super::shared::Shared;
 use super::worker::{Next, Worker};
 use super::{Interpreter, Report, Settings, Start};
+use crate::enforce::ahead::{Ahead, Begun};
 use crate::enforce::ban::{Ban, Drops, Failure};
 use crate::enforce::desired::Desired;
 use crate::enforce::enforcer::Enforcer;
@@ -57,6 +58,10 @@ impl Bench {
 
     /// With the lanes of others, which nobody works on.
     fn beside(enforcer: Box<dyn Enforcer>, desired: Desired, others: &[EnforcerName]) -> Bench {
+        Bench::of(Begun { enforcer, start: None }, desired, others)
+    }
+
+    fn of(begun: Begun, desired: Desired, others: &[EnforcerName]) -> Bench {
         let reports = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&reports);
         let report = move |report| lock(&sink).push(report);
@@ -67,9 +72,9 @@ impl Bench {
             clock: no_clock,
             settings: Settings::default(),
         };
-        let names = std::iter::once(enforcer.name()).chain(others.iter().copied());
+        let names = std::iter::once(begun.enforcer.name()).chain(others.iter().copied());
         let shared = Arc::new(Shared::new(names, start, Arc::new(report)));
-        let worker = Worker::new(enforcer, Arc::clone(&shared), 0);
+        let worker = Worker::new(begun, Arc::clone(&shared), 0);
         Bench { shared, worker, reports, now: NOW }
     }
 
@@ -213,6 +218,69 @@ fn an_enforcer_that_cannot_start_is_degraded_and_retried() {
     assert!(matches!(bench.state(), PartState::Active { .. }), "{:?}", bench.state());
     assert!(drops(&host, "192.0.2.1"), "what was ordered meanwhile is in force");
     assert_eq!(bench.banned(), [("192.0.2.1".to_owned(), 1)]);
+}
+
+/// Its bans are not known yet while it is set up: what an earlier run left must stay.
+#[test]
+fn an_enforcer_set_up_ahead_of_its_bans_is_not_set_up_again() {
+    let host = SimulatedHost::new();
+    let mut earlier = host.enforcer(iptables::Settings::default());
+    earlier.start(&[], NOW).unwrap();
+    assert!(earlier.ensure_banned(&[bannable("192.0.2.1"), bannable("192.0.2.9")], NOW).is_empty());
+    let enforcer = Box::new(host.enforcer(iptables::Settings::default()));
+    let begun = Ahead::begin(enforcer, Vec::new(), NOW).unwrap().finish();
+    assert!(matches!(begun.start, Some(Ok(Ok(())))));
+    assert!(
+        drops(&host, "192.0.2.1") && drops(&host, "192.0.2.9"),
+        "nothing is lifted before the bans are known"
+    );
+    let mut desired = Desired::default();
+    desired.insert(bannable("192.0.2.1"), 1);
+    desired.insert(bannable("192.0.2.2"), 2);
+    let mut bench = Bench::of(begun, desired, &[]);
+    // Fewer programs than a worker runs that has the set-up still before it.
+    let before = host.runs();
+    assert_eq!(bench.worker.step(bench.now), Next::Again);
+    let fresh = {
+        let other = SimulatedHost::new();
+        let mut bench = Bench::on(&other);
+        bench.worker.step(bench.now);
+        other.runs()
+    };
+    assert!(host.runs() - before < fresh, "{} of {fresh} programs were run", host.runs() - before);
+    bench.settle();
+    assert!(matches!(bench.state(), PartState::Active { .. }), "{:?}", bench.state());
+    assert!(drops(&host, "192.0.2.1") && drops(&host, "192.0.2.2") && !drops(&host, "192.0.2.9"));
+    let mut banned = bench.banned();
+    banned.sort();
+    assert_eq!(banned, [("192.0.2.1".to_owned(), 1), ("192.0.2.2".to_owned(), 2)]);
+}
+
+#[test]
+fn an_enforcer_that_could_not_be_set_up_ahead_is_retried() {
+    let host = SimulatedHost::new();
+    host.fail("tables", usize::MAX, "Permission denied (you must be root)");
+    let begun = Ahead::begin(Box::new(host.enforcer(iptables::Settings::default())), Vec::new(), NOW);
+    let mut bench = Bench::of(begun.unwrap().finish(), Desired::default(), &[]);
+    bench.settle();
+    let PartState::Degraded { reason } = bench.state() else { panic!("{:?}", bench.state()) };
+    assert!(reason.starts_with("inactive, retrying: ") && reason.contains("must be root"), "{reason}");
+    host.end_failures();
+    bench.pass(5_000);
+    assert!(matches!(bench.state(), PartState::Active { .. }), "{:?}", bench.state());
+}
+
+#[test]
+fn a_panic_in_the_set_up_ahead_is_a_state_and_retried() {
+    let host = SimulatedHost::new();
+    let enforcer: Box<dyn Enforcer> = Box::new(host.enforcer(iptables::Settings::default()));
+    let begun = Begun { enforcer, start: Some(Err(Box::new("a bug"))) };
+    let mut bench = Bench::of(begun, Desired::default(), &[]);
+    assert_eq!(bench.worker.step(bench.now), Next::Again);
+    let PartState::Degraded { reason } = bench.state() else { panic!("{:?}", bench.state()) };
+    assert!(reason.contains("starting panicked: a bug"), "{reason}");
+    bench.pass(5_000);
+    assert!(matches!(bench.state(), PartState::Active { .. }), "{:?}", bench.state());
 }
 
 #[test]

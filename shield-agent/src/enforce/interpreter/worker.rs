@@ -2,6 +2,7 @@
 //!
 //! `step` does one piece of work and is all that the tests need; `run` is `step` in a loop with waiting in between.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,10 +17,12 @@ use super::schedule::{BANS_AT_ONCE, IN_FLIGHT_RETRY_MS, LiftPiece, Schedule};
 use super::shared::Shared;
 use super::stage::{Panicked, Stage};
 use super::urgent::UrgentBans;
+use crate::enforce::ahead::Begun;
 use crate::enforce::ban::Ban;
 use crate::enforce::desired::Desired;
 use crate::enforce::enforcer::{Enforcer, Lifts};
 use crate::enforce::reconcile::Wanted as _;
+use crate::stages;
 use shield_engine::client::Client;
 use shield_engine::event::{Outcome, PartReport, PartState, Repair};
 use shield_engine::time::Now;
@@ -38,6 +41,8 @@ pub(super) enum Next {
 
 pub(super) struct Worker {
     enforcer: Box<dyn Enforcer>,
+    /// How its first start went, if that was made before this worker was there.
+    first_start: Option<std::thread::Result<Result<()>>>,
     shared: Arc<Shared>,
     /// The index of this worker's lane in `shared`.
     lane: usize,
@@ -62,9 +67,10 @@ struct Restore {
 }
 
 impl Worker {
-    pub(super) fn new(enforcer: Box<dyn Enforcer>, shared: Arc<Shared>, lane: usize) -> Worker {
+    pub(super) fn new(begun: Begun, shared: Arc<Shared>, lane: usize) -> Worker {
         Worker {
-            enforcer,
+            enforcer: begun.enforcer,
+            first_start: begun.start,
             shared,
             lane,
             stage: Stage::not_started(),
@@ -164,11 +170,14 @@ impl Worker {
         call: impl FnOnce(&mut dyn Enforcer) -> T,
     ) -> Result<T, Panicked> {
         let enforcer = &mut *self.enforcer;
-        catch_unwind(AssertUnwindSafe(|| call(enforcer))).map_err(|payload| {
-            let panicked = Panicked::new(step, &*payload);
-            self.stage = Stage::broken(panicked.clone());
-            panicked
-        })
+        let called = catch_unwind(AssertUnwindSafe(|| call(enforcer)));
+        called.map_err(|payload| self.broke_down(step, &*payload))
+    }
+
+    fn broke_down(&mut self, step: &'static str, payload: &(dyn Any + Send)) -> Panicked {
+        let panicked = Panicked::new(step, payload);
+        self.stage = Stage::broken(panicked.clone());
+        panicked
     }
 
     /// The same for a call that can fail by itself.
@@ -183,7 +192,15 @@ impl Worker {
     fn try_start(&mut self, now: Now) {
         let exempt = self.shared.exempt();
         let Stage::Down { attempts, .. } = self.stage else { return };
-        match self.guarded_result("starting", |enforcer| enforcer.start(&exempt, now)) {
+        const STEP: &str = "starting";
+        let started = match self.first_start.take() {
+            Some(started) => match started {
+                Ok(result) => result,
+                Err(payload) => Err(self.broke_down(STEP, &*payload).into()),
+            },
+            None => self.guarded_result(STEP, |enforcer| enforcer.start(&exempt, now)),
+        };
+        match started {
             Ok(()) => self.started(now),
             Err(error) => {
                 let settings = &self.shared.settings;
@@ -242,10 +259,19 @@ impl Worker {
 
     fn ban(&mut self, orders: &[(Ban, u64)], now: Now) {
         let bans: Vec<Ban> = orders.iter().map(|(ban, _)| *ban).collect();
+        self.passed("taken", &bans);
         let result = self.guarded("banning", |enforcer| enforcer.ensure_banned(&bans, now));
+        self.passed("tried", &bans);
         let outcome = banned_outcome(self.enforcer.name(), orders, &Failed::new(result));
         self.note_failed(&outcome);
         self.report(Report::Outcome(outcome));
+    }
+
+    fn passed(&self, what: &str, bans: &[Ban]) {
+        if stages::are_traced() {
+            let stage = format!("{what} by {}", self.name());
+            stages::passed(&stage, bans.iter().map(|ban| ban.client.client()));
+        }
     }
 
     fn note_failed(&mut self, outcome: &Outcome) {

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use nix::time::{ClockId, clock_getres};
 use shield_common::{KernelTime, NEVER};
 
 use crate::clock;
 use shield_engine::time::{Ends, Now};
 
+/// Nanoseconds in a second.
+const SECOND_NS: u64 = 1_000_000_000;
 /// Tick rates that kernels are built with (`CONFIG_HZ`), per second.
 const KNOWN_RATES: [u64; 6] = [100, 200, 250, 300, 500, 1000];
 /// Long enough to distinguish 250 ticks a second from 300 with an error of a tick and a millisecond.
@@ -37,11 +40,19 @@ pub(super) struct KernelClock {
 }
 
 impl KernelClock {
-    /// Measures the tick rate, which no interface of the kernel returns. Takes a tenth of a second.
+    /// Reads the tick rate off the resolution of the kernel's coarse clock, which is a tick. Where that is none of a known rate,
+    /// measures it, which takes a tenth of a second.
     ///
     /// # Errors
     /// When the kernel cannot run the program, or ticks at a rate that no kernel has.
     pub(super) fn calibrate(program: &Xdp) -> Result<KernelClock> {
+        match told_rate() {
+            Some(ticks_per_sec) => Ok(KernelClock { ticks_per_sec, last: read(program)? }),
+            None => KernelClock::measure(program),
+        }
+    }
+
+    fn measure(program: &Xdp) -> Result<KernelClock> {
         let first = read(program)?;
         sleep(CALIBRATION);
         let last = read(program)?;
@@ -99,6 +110,17 @@ impl KernelClock {
     }
 }
 
+/// The rate that the kernel tells, if it is a known one.
+fn told_rate() -> Option<u64> {
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).ok()?;
+    rate_of_tick(u64::try_from(Duration::from(tick).as_nanos()).ok()?)
+}
+
+/// The known rate with a tick of this length, which the kernel rounds to whole nanoseconds.
+fn rate_of_tick(ns: u64) -> Option<u64> {
+    KNOWN_RATES.into_iter().find(|rate| (SECOND_NS / rate).abs_diff(ns) <= 1)
+}
+
 /// Reads both clocks within a millisecond of each other.
 fn read(program: &Xdp) -> Result<Reading> {
     for _ in 0..TRIES {
@@ -133,6 +155,23 @@ mod tests {
 
     fn clock() -> KernelClock {
         KernelClock::new(250, Reading { boot_ms: 500_000, ticks: 10_000 })
+    }
+
+    #[test]
+    fn a_tick_tells_the_rate() {
+        let of_tick = |ns| rate_of_tick(ns);
+        let known = [10_000_000, 5_000_000, 4_000_000, 3_333_333, 2_000_000, 1_000_000].map(of_tick);
+        assert_eq!(known, KNOWN_RATES.map(Some));
+        assert_eq!(rate_of_tick(3_333_334), Some(300), "rounded up");
+        for none in [0, 1, 3_000_000, 976_563, u64::MAX] {
+            assert_eq!(rate_of_tick(none), None, "{none}");
+        }
+    }
+
+    /// Linux has told it since 2.6.32; only a host that does not has to measure.
+    #[test]
+    fn this_kernel_tells_its_rate() {
+        assert!(told_rate().is_some(), "{:?}", clock_getres(ClockId::CLOCK_MONOTONIC_COARSE));
     }
 
     #[test]

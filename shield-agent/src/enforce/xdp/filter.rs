@@ -20,6 +20,18 @@ pub(super) struct Filter {
     map: OwnedFd,
     name: &'static str,
     words: Vec<u64>,
+    /// The map was made or read at this start, so that the copy is what it holds: reading it takes some 30 ms, and a start would do so
+    /// twice.
+    is_copy_new: bool,
+}
+
+/// What a map may hold when it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It was made a moment ago: nothing.
+    Made,
+    /// It was pinned by an earlier agent.
+    Found,
 }
 
 /// Bits to be set in a filter, or to replace it.
@@ -55,13 +67,15 @@ impl Bitmap {
 }
 
 impl Filter {
-    /// Opens the filter `name` pinned in `maps` and reads it.
-    pub(super) fn open(maps: &Path, name: &'static str, words: u32) -> Result<Filter> {
+    /// Opens the filter `name` pinned in `maps` and, if an earlier agent may have written it, reads it.
+    pub(super) fn open(maps: &Path, name: &'static str, words: u32, origin: Origin) -> Result<Filter> {
         let path = maps.join(name);
         let map = kernel::open_pinned(&path)
             .with_context(|| format!("could not open the map {}", path.display()))?;
-        let mut filter = Filter { map, name, words: vec![0; words as usize] };
-        filter.read()?;
+        let mut filter = Filter { map, name, words: vec![0; words as usize], is_copy_new: true };
+        if origin == Origin::Found {
+            filter.read()?;
+        }
         Ok(filter)
     }
 
@@ -70,8 +84,7 @@ impl Filter {
         (self.name, self.map.as_fd())
     }
 
-    /// Reads the map again.
-    pub(super) fn read(&mut self) -> Result<()> {
+    fn read(&mut self) -> Result<()> {
         let words = &mut self.words;
         kernel::lookup_all(self.map.as_fd(), CHUNK, |at: u32, word: u64| {
             // Pages that stay zero are not written, so that they take no memory.
@@ -82,6 +95,11 @@ impl Filter {
             }
         })
         .with_context(|| format!("could not read {}", self.name))
+    }
+
+    /// Reads the map again, except the first time after it was opened.
+    pub(super) fn read_again(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_copy_new) { Ok(()) } else { self.read() }
     }
 
     /// Reads one bit from the map, not from the copy.

@@ -8,8 +8,23 @@ use shield_common::{FILTER_V4_WORDS, FILTER_V6_WORDS, KeyV4, KeyV6, filter_v4, f
 
 use shield_engine::client::{Client, prefix_mask};
 
-use super::filter::{Bitmap, Filter};
+use super::filter::{Bitmap, Filter, Origin};
 use super::keys::halves;
+
+/// Whether the filters are an earlier agent's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origins {
+    v4: Origin,
+    v6: Origin,
+}
+
+impl Origins {
+    /// Those of the maps pinned in `maps`, before the missing ones are made.
+    pub(super) fn of(maps: &Path) -> Origins {
+        let of = |name: &str| if maps.join(name).exists() { Origin::Found } else { Origin::Made };
+        Origins { v4: of(map_name::FILTER_V4), v6: of(map_name::FILTER_V6) }
+    }
+}
 
 pub(super) struct Filters {
     pub v4: Filter,
@@ -18,11 +33,11 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    /// Opens the filters pinned in `maps`.
-    pub(super) fn open(maps: &Path, ipv6_prefix: u8) -> Result<Filters> {
+    /// Opens the filters pinned in `maps`, of these origins.
+    pub(super) fn open(maps: &Path, ipv6_prefix: u8, origins: Origins) -> Result<Filters> {
         Ok(Filters {
-            v4: Filter::open(maps, map_name::FILTER_V4, FILTER_V4_WORDS)?,
-            v6: Filter::open(maps, map_name::FILTER_V6, FILTER_V6_WORDS)?,
+            v4: Filter::open(maps, map_name::FILTER_V4, FILTER_V4_WORDS, origins.v4)?,
+            v6: Filter::open(maps, map_name::FILTER_V6, FILTER_V6_WORDS, origins.v6)?,
             ipv6_prefix,
         })
     }
@@ -79,9 +94,9 @@ impl Filters {
                 (IpNet::V6(_), false) => v6.set(client),
             }
         }
-        self.v4.read()?;
+        self.v4.read_again()?;
         self.v4.replace(&v4)?;
-        self.v6.read()?;
+        self.v6.read_again()?;
         self.v6.replace(&v6.bits)
     }
 }

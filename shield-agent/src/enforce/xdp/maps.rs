@@ -17,7 +17,7 @@ use shield_engine::client::Client;
 
 use super::control::ControlMap;
 use super::exempt::Exempt;
-use super::filters::Filters;
+use super::filters::{Filters, Origins};
 use super::kernel;
 use super::keys::{
     BanKey, ByMap, network_key_v4, network_key_v6, network_v4, network_v6, single_v4, single_v6,
@@ -78,8 +78,8 @@ pub(super) enum Presence {
 }
 
 impl BanMaps {
-    /// Opens the maps pinned in `maps`. Fails when one is missing.
-    pub(super) fn open(maps: &Path, settings: &Settings) -> Result<BanMaps> {
+    /// Opens the maps pinned in `maps`, with filters of these origins. Fails when one is missing.
+    pub(super) fn open(maps: &Path, settings: &Settings, filters: Origins) -> Result<BanMaps> {
         Ok(BanMaps {
             v4: Table::open(maps, map_name::BANS_V4, settings.max_bans_v4)?,
             v6: Table::open(maps, map_name::BANS_V6, settings.max_bans_v6)?,
@@ -88,7 +88,7 @@ impl BanMaps {
             exempt_v4: Exempt::open(maps, map_name::EXEMPT_V4)?,
             exempt_v6: Exempt::open(maps, map_name::EXEMPT_V6)?,
             slow: SlowMaps::open(maps, settings.ipv6_prefix)?,
-            filters: Filters::open(maps, settings.ipv6_prefix)?,
+            filters: Filters::open(maps, settings.ipv6_prefix, filters)?,
             control: ControlMap::open(maps)?,
             totals: TotalsMap::open(maps)?,
             ipv6_prefix: settings.ipv6_prefix,

@@ -15,6 +15,7 @@ use shield_engine::client::Client;
 
 use super::bans::Bans;
 use super::clock::KernelClock;
+use super::filters::Origins;
 use super::maps::{BanMaps, Presence};
 use super::pins::Pins;
 use super::settings::Settings;
@@ -29,9 +30,11 @@ pub(super) fn bans(pins: &Pins, settings: &Settings) -> Result<Bans> {
     let fits = !old.exists() || fits(&old, settings);
     let folder = if fits { old.clone() } else { pins.new_maps() };
     fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+    // Before the object makes those that are missing.
+    let filters = Origins::of(&folder);
     let mut clock_object = object::load(&folder, settings, 0)?;
     let clock = KernelClock::calibrate(object::clock(&mut clock_object)?)?;
-    let mut maps = BanMaps::open(&folder, settings)?;
+    let mut maps = BanMaps::open(&folder, settings, filters)?;
     if !fits {
         carry_over(&old, &mut maps);
     }

@@ -1,11 +1,13 @@
 //! `cargo xtask bench latency`: the time from the `write()` of the offending lines to the entry in the XDP map, and to the
-//! iptables rule. A real agent in a namespace, once with nothing else in the log and once with 200,000 lines per second of
-//! other clients' traffic.
+//! iptables rule. A real agent in a namespace, once with nothing else in the log, once with 200,000 lines per second of
+//! other clients' traffic, and once while 64 connections ask its API for what costs the most.
 //!
-//! `watch` observes the kernel, not the agent; `load` writes the other traffic.
+//! `watch` observes the kernel, not the agent; `load` writes the other traffic, `api` asks, `explain` says why a ban was late.
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's result")]
 
+mod api;
+mod explain;
 mod load;
 mod watch;
 
@@ -23,6 +25,8 @@ use shield_tests::agent::Agent;
 use shield_tests::lab::kernel;
 use shield_tests::site::Site;
 
+use api::Flood;
+use explain::{Accounts, Slow};
 use load::{Load, timestamp};
 use watch::{RuleWatch, XdpWatch};
 
@@ -57,14 +61,28 @@ struct Arguments {
     /// Lines per second of other clients' traffic in the loaded case
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     load: u64,
+    /// Say of each ban that XDP held later than so many milliseconds what took the time
+    #[arg(long, num_args = 0..=1, default_missing_value = "5", value_name = "MS")]
+    explain_slow: Option<f64>,
+}
+
+/// What goes on beside the bans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// So many lines a second.
+    Lines(u64),
+    Api,
 }
 
 /// A row of the result.
 #[derive(Debug, Serialize)]
 struct Row {
     enforcer: &'static str,
-    /// The load's measured rate.
-    load_lines_per_sec: u64,
+    /// `none`, `lines`, or `api`.
+    load: &'static str,
+    /// Lines, or answers of the API, a second, as measured.
+    load_per_sec: u64,
     bans: usize,
     p50_ms: f64,
     p99_ms: f64,
@@ -74,10 +92,10 @@ struct Row {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if !arguments.json {
-        println!("enforcer  load lines/s   bans     p50 ms     p99 ms     max ms");
+        println!("enforcer  load     a second   bans     p50 ms     p99 ms     max ms");
     }
-    for lines_per_sec in [0, arguments.load] {
-        for row in measure(arguments.bans, lines_per_sec)? {
+    for beside in [Beside::Nothing, Beside::Lines(arguments.load), Beside::Api] {
+        for row in measure(&arguments, beside)? {
             print(&row, arguments.json)?;
         }
     }
@@ -89,14 +107,19 @@ fn print(row: &Row, as_json: bool) -> Result<()> {
         println!("{}", serde_json::to_string(row)?);
         return Ok(());
     }
-    let Row { enforcer, load_lines_per_sec, bans, p50_ms, p99_ms, max_ms } = row;
-    println!("{enforcer:<8} {load_lines_per_sec:>13} {bans:>6} {p50_ms:>10.2} {p99_ms:>10.2} {max_ms:>10.2}");
+    let Row { enforcer, load, load_per_sec, bans, p50_ms, p99_ms, max_ms } = row;
+    println!(
+        "{enforcer:<9} {load:<6} {load_per_sec:>10} {bans:>6} {p50_ms:>10.2} {p99_ms:>10.2} {max_ms:>10.2}"
+    );
     Ok(())
 }
 
 /// Measures all bans of one case, with an agent of its own.
-fn measure(bans: u32, lines_per_sec: u64) -> Result<[Row; 2]> {
+fn measure(arguments: &Arguments, beside: Beside) -> Result<[Row; 2]> {
     let site = Site::create("[ban]\nalways_allowed = 1000000\nmax_bans_per_minute = 1000000\n")?;
+    if arguments.explain_slow.is_some() {
+        explain::ask_for_stages(&site.home)?;
+    }
     let agent = Agent::start(&site.server, &site.home, &[])?;
     site.wait_until_protected()?;
     let log = site.nginx.access_log();
@@ -105,28 +128,49 @@ fn measure(bans: u32, lines_per_sec: u64) -> Result<[Row; 2]> {
         rules: site.server.enter(RuleWatch::open)?,
         xdp: XdpWatch::open(&site.home.pins())?,
         next: 0,
+        agent: agent.pid(),
+        slow_ms: arguments.explain_slow,
+        slow: Vec::new(),
     };
-    let load = (lines_per_sec > 0).then(|| Load::start(log, lines_per_sec)).transpose()?;
-    if load.is_some() {
+    let load = match beside {
+        Beside::Lines(per_sec) => Some(Load::start(log, per_sec)?),
+        Beside::Nothing | Beside::Api => None,
+    };
+    let flood = (beside == Beside::Api).then(|| Flood::start(&site.server)).transpose()?;
+    if beside != Beside::Nothing {
         std::thread::sleep(SETTLE);
     }
     set_priority(WATCHER_NICE)?;
     attacker.measure_bans(WARM_UP).context("could not warm up")?;
-    let taken = attacker.measure_bans(bans)?;
+    attacker.slow.clear();
+    let taken = attacker.measure_bans(arguments.bans)?;
     set_priority(0)?;
-    let written = load.map_or(Ok(0), Load::stop)?;
+    let load_per_sec = match (load, flood) {
+        (Some(load), _) => load.stop()?,
+        (None, Some(flood)) => flood.stop()?,
+        (None, None) => 0,
+    };
     let last = attacker.address(attacker.next - 1);
     ensure!(kernel::iptables_rule(&site.server, last.into())?.is_some(), "iptables does not show the rule");
     let stopped = agent.stop()?;
     ensure!(stopped.success(), "the agent ended with an error:\n{}", site.home.log());
     site.home.command(&site.server, &["cleanup"])?;
+    if !arguments.json {
+        explain::print(&site.home, &attacker.slow);
+    }
+    let load = match beside {
+        Beside::Nothing => "none",
+        Beside::Lines(_) => "lines",
+        Beside::Api => "api",
+    };
     let row = |enforcer, of: fn(&Latency) -> f64| {
         let mut all: Vec<f64> = taken.iter().map(of).collect();
         all.sort_by(f64::total_cmp);
         let quantile = |share: f64| all[((all.len() as f64 * share).ceil() as usize).clamp(1, all.len()) - 1];
         Row {
             enforcer,
-            load_lines_per_sec: written,
+            load,
+            load_per_sec,
             bans: all.len(),
             p50_ms: rounded(quantile(0.5)),
             p99_ms: rounded(quantile(0.99)),
@@ -157,6 +201,11 @@ struct Attacker {
     rules: RuleWatch,
     xdp: XdpWatch,
     next: u32,
+    /// The agent's process.
+    agent: u32,
+    /// What is late, when it is to be explained.
+    slow_ms: Option<f64>,
+    slow: Vec<Slow>,
 }
 
 impl Attacker {
@@ -170,7 +219,8 @@ impl Attacker {
         let client = self.address(self.next);
         self.next += 1;
         let lines = probe_lines(client)?;
-        let written = Instant::now();
+        let before = self.slow_ms.is_some().then(|| Accounts::read(self.agent)).transpose()?;
+        let (written, written_us) = (Instant::now(), explain::now_us()?);
         self.log.write_all(lines.as_bytes()).context("could not write to the log")?;
         let Attacker { rules, xdp, .. } = self;
         let (xdp_at, rule_at) = std::thread::scope(|scope| {
@@ -180,7 +230,15 @@ impl Attacker {
             Ok::<_, anyhow::Error>((xdp?, rule?))
         })?;
         let since = |at: Instant| at.duration_since(written).as_secs_f64() * 1e3;
-        Ok(Latency { xdp_ms: since(xdp_at), rule_ms: since(rule_at) })
+        let took_ms = since(xdp_at.seen);
+        if let (Some(before), Some(slow_ms)) = (before, self.slow_ms)
+            && took_ms > slow_ms
+        {
+            let meanwhile = before.until(&Accounts::read(self.agent)?);
+            let longest_pause = xdp_at.longest_pause;
+            self.slow.push(Slow { client, written_us, took_ms, longest_pause, meanwhile });
+        }
+        Ok(Latency { xdp_ms: took_ms, rule_ms: since(rule_at) })
     }
 
     /// An address of 198.18.0.0/15, which is reserved for benchmarks (RFC 2544). So many attackers of one network make the

@@ -93,6 +93,13 @@ fn header(messages: &[u8]) -> Option<(usize, u16)> {
     Some((u32::from_ne_bytes(*length) as usize, u16::from_ne_bytes(*kind)))
 }
 
+/// When an entry was seen.
+pub(crate) struct Seen {
+    pub seen: Instant,
+    /// The longest time between two looks: what the machine itself stood still.
+    pub longest_pause: Duration,
+}
+
 /// Polls the pinned map of banned IPv4 clients.
 pub(crate) struct XdpWatch(HashMap<MapData, [u8; 4], BanWords>);
 
@@ -108,11 +115,16 @@ impl XdpWatch {
     }
 
     /// Waits for the client's entry, and returns the time at which it was seen.
-    pub(crate) fn wait_for(&self, client: Ipv4Addr, at_most: Duration) -> Result<Instant> {
+    pub(crate) fn wait_for(&self, client: Ipv4Addr, at_most: Duration) -> Result<Seen> {
         let began = Instant::now();
+        let (mut looked, mut longest_pause) = (began, Duration::ZERO);
         while began.elapsed() < at_most {
-            match self.0.get(&client.octets(), 0) {
-                Ok(_) => return Ok(Instant::now()),
+            let seen = self.0.get(&client.octets(), 0);
+            let now = Instant::now();
+            longest_pause = longest_pause.max(now - looked);
+            looked = now;
+            match seen {
+                Ok(_) => return Ok(Seen { seen: now, longest_pause }),
                 Err(MapError::KeyNotFound) => std::thread::sleep(POLL_INTERVAL),
                 Err(error) => return Err(error).with_context(|| format!("could not look up {client}")),
             }

@@ -1,8 +1,9 @@
 //! Nanoseconds per packet by `BPF_PROG_TEST_RUN`. The same packet is repeated, so caches are warm for all programs.
 //!
 //! Each short run of a program is placed between two runs of the empty one on the same packet, and compared with them: a
-//! change of the CPU's frequency or load affects both. The result is the median of many such ratios with its quartiles, and
-//! the best time. Only the ratios are comparable between machines.
+//! change of the CPU's frequency or load affects both. The result is the median of many such differences with its quartiles, of
+//! the ratios, and the best time. The difference is what the program costs; the ratio also depends on what an empty one costs on
+//! the machine.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -41,14 +42,16 @@ pub(crate) struct Row {
     vlan: bool,
     case: &'static str,
     bans: usize,
+    /// Nanoseconds above the empty program: median over the rounds.
+    above_empty_ns: f64,
+    /// First quartile.
+    above_low_ns: f64,
+    /// Third quartile.
+    above_high_ns: f64,
     /// The best run.
     ns: f64,
     /// Median over the rounds.
     ratio_to_empty: f64,
-    /// First quartile.
-    ratio_low: f64,
-    /// Third quartile.
-    ratio_high: f64,
 }
 
 /// A program and a packet to measure.
@@ -57,6 +60,7 @@ struct Subject<'a> {
     program: &'a Xdp,
     packet: Vec<u8>,
     ratios: Vec<f64>,
+    above: Vec<f64>,
 }
 
 /// Measures everything with up to `most` bans.
@@ -103,23 +107,32 @@ pub(crate) fn measure(most: usize) -> Result<Vec<Row>> {
 /// Prints the rows as a table.
 pub(crate) fn print_table(rows: &[Row]) {
     println!(
-        "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8} {:>9}  half of them within",
-        "program", "family", "vlan", "case", "bans", "ns", "ratio"
+        "{:<11} {:<6} {:<5} {:<5} {:>9} {:>9}  {:<14} {:>8} {:>7}",
+        "program", "family", "vlan", "case", "bans", "ns above", "half within", "best ns", "ratio"
     );
     for row in rows {
         let vlan = if row.vlan { "one" } else { "none" };
         println!(
-            "{:<11} {:<6} {:<5} {:<5} {:>9} {:>8.1} {:>8.2}x  {:.2} to {:.2}",
+            "{:<11} {:<6} {:<5} {:<5} {:>9} {:>+9.1}  {:<14} {:>8.1} {:>6.2}x",
             row.program,
             row.family,
             vlan,
             row.case,
             row.bans,
+            row.above_empty_ns,
+            format!("{:.1} to {:.1}", row.above_low_ns, row.above_high_ns),
             row.ns,
             row.ratio_to_empty,
-            row.ratio_low,
-            row.ratio_high
         );
+    }
+    for family in ["ipv4", "ipv6"] {
+        let of = |program: &str| {
+            let hits = rows.iter().filter(|row| row.program == program && row.case == "hit" && !row.vlan);
+            hits.filter(|row| row.family == family).max_by_key(|row| row.bans)
+        };
+        if let (Some(shield), Some(filter)) = (of("shield"), of("xdp-filter")) {
+            println!("{family}: a hit takes {:.2}x of xdp-filter's whole time", shield.ns / filter.ns);
+        }
     }
 }
 
@@ -131,13 +144,21 @@ impl Subject<'_> {
         let after = nanoseconds(empty, &self.packet)?;
         self.row.ns = self.row.ns.min(ns);
         self.ratios.push(2.0 * ns / (before + after));
+        self.above.push(ns - (before + after) / 2.0);
         Ok(())
     }
 
     fn finish(mut self) -> Row {
         self.ratios.sort_by(f64::total_cmp);
-        let at = |quarters: usize| self.ratios[(self.ratios.len() - 1) * quarters / 4];
-        Row { ratio_to_empty: at(2), ratio_low: at(1), ratio_high: at(3), ..self.row }
+        self.above.sort_by(f64::total_cmp);
+        let at = |sorted: &[f64], quarters: usize| sorted[(sorted.len() - 1) * quarters / 4];
+        Row {
+            above_empty_ns: at(&self.above, 2),
+            above_low_ns: at(&self.above, 1),
+            above_high_ns: at(&self.above, 3),
+            ratio_to_empty: at(&self.ratios, 2),
+            ..self.row
+        }
     }
 }
 
@@ -172,12 +193,13 @@ fn subject<'a>(
         vlan,
         case,
         bans,
+        above_empty_ns: f64::NAN,
+        above_low_ns: f64::NAN,
+        above_high_ns: f64::NAN,
         ns: f64::INFINITY,
         ratio_to_empty: f64::NAN,
-        ratio_low: f64::NAN,
-        ratio_high: f64::NAN,
     };
-    Subject { row, program, packet: packet(source, tag), ratios: Vec::with_capacity(ROUNDS) }
+    Subject { row, program, packet: packet(source, tag), ratios: Vec::new(), above: Vec::new() }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
