@@ -241,7 +241,7 @@ fn banned(number: u32, now: Now) -> Record {
         rule: if by_rule { Rule::ZScore } else { Rule::Imported },
         place: Place::Everywhere,
     };
-    let evidence = by_rule.then(|| evidence(now));
+    let evidence = by_rule.then(|| Box::new(evidence(now)));
     let reason = (!by_rule).then(|| "listed".to_owned());
     Record::Banned(Box::new(BanRecord { ban, reason, evidence }))
 }
