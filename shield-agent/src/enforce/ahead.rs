@@ -16,6 +16,7 @@ use shield_engine::time::Now;
 /// See the module.
 pub(crate) enum Ahead {
     /// Nothing has begun.
+    #[cfg(any(test, feature = "test-support"))]
     Fresh(Box<dyn Enforcer>),
     Begun {
         name: EnforcerName,
@@ -50,6 +51,7 @@ impl Ahead {
 
     pub(crate) fn name(&self) -> EnforcerName {
         match self {
+            #[cfg(any(test, feature = "test-support"))]
             Ahead::Fresh(enforcer) => enforcer.name(),
             Ahead::Begun { name, .. } => *name,
         }
@@ -58,6 +60,7 @@ impl Ahead {
     /// Waits until the set-up is over.
     pub(crate) fn finish(self) -> Begun {
         match self {
+            #[cfg(any(test, feature = "test-support"))]
             Ahead::Fresh(enforcer) => Begun { enforcer, start: None },
             Ahead::Begun { thread, .. } => thread.join().expect("the thread catches its enforcer's panics"),
         }

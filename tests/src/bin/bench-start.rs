@@ -176,7 +176,7 @@ fn start(site: &Site, bans: u32) -> Result<Start> {
 fn wait_until_ready(systemd: &UnixDatagram) -> Result<Instant> {
     let mut message = [0; 4096];
     loop {
-        let length = systemd.recv(&mut message).context("the agent did not say that it is ready")?;
+        let length = systemd.recv(&mut message).context("could not hear from the agent that it is ready")?;
         if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
             return Ok(Instant::now());
         }
