@@ -30,9 +30,24 @@ use explain::{Accounts, Slow};
 use load::{Load, timestamp};
 use watch::{RuleWatch, XdpWatch};
 
-/// Targets that no page links to. Each weighs as much as three failed paths, so the fifth one exceeds the threshold of the
-/// probing rule and the fourth does not.
-const PROBES: [&str; 5] = ["/.env", "/.git/config", "/.aws/credentials", "/.ssh/id_rsa", "/.svn/entries"];
+/// Targets that no page links to; more than enough of them, because what one second brings counts for less.
+const PROBES: [&str; 15] = [
+    "/.env",
+    "/.git/config",
+    "/.aws/credentials",
+    "/.ssh/id_rsa",
+    "/.svn/entries",
+    "/phpmyadmin/",
+    "/wp-login.php",
+    "/wp-signup.php",
+    "/cgi-bin/test.cgi",
+    "/mysqladmin/",
+    "/config.php",
+    "/shell.php",
+    "/backup.php",
+    "/admin.php",
+    "/old.php",
+];
 
 /// Time limit for one ban.
 const TIMEOUT: Duration = Duration::from_secs(10);
