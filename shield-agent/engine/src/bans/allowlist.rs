@@ -138,6 +138,13 @@ impl List {
         List { sorted: entries, spans }
     }
 
+    fn insert(&mut self, entry: Allowed) {
+        if let Err(at) = self.sorted.binary_search(&entry) {
+            self.sorted.insert(at, entry);
+            self.spans.insert(entry.network);
+        }
+    }
+
     fn change(&mut self, change: impl FnOnce(&mut Vec<Allowed>)) {
         let mut entries = std::mem::take(&mut self.sorted);
         change(&mut entries);
@@ -173,7 +180,7 @@ impl Allowlist {
         let entry = canonical(entry);
         let list =
             if entry.reason.is_infrastructure() { &mut self.infrastructure } else { &mut self.entries };
-        list.change(|entries| entries.push(entry));
+        list.insert(entry);
     }
 
     /// Removes the entry for exactly this network and reason; returns whether there was one.

@@ -24,6 +24,19 @@ impl Spans {
         Spans(merged)
     }
 
+    /// Covers one more network.
+    pub(super) fn insert(&mut self, network: IpNet) {
+        let (mut first, mut last) = Client::of_network(network).span();
+        let from = self.0.partition_point(|(_, end)| *end < first);
+        let upto = self.0.partition_point(|(begin, _)| *begin <= last);
+        if let (Some((begin, _)), Some((_, end))) = (self.0.get(from), self.0[..upto].last())
+            && from < upto
+        {
+            (first, last) = (first.min(*begin), last.max(*end));
+        }
+        self.0.splice(from..upto.max(from), [(first, last)]);
+    }
+
     /// Whether an address of the client is in one of the networks. Without one none of them covers it or lies in it.
     pub(super) fn touch(&self, client: Client) -> bool {
         let (first, last) = client.span();
@@ -82,6 +95,9 @@ mod tests {
         #[test]
         fn it_agrees_with_a_walk(list in networks(), asked in networks()) {
             let spans = Spans::of(list.iter().map(|network| network.network()));
+            let mut one_by_one = Spans::default();
+            list.iter().for_each(|network| one_by_one.insert(network.network()));
+            prop_assert_eq!(&one_by_one, &spans);
             for client in asked {
                 let walked = list.iter().any(|net| {
                     net.covers(client.network()) || client.covers(net.network())
