@@ -231,7 +231,7 @@ impl Owner {
                 let actions = self.engine.handle(Event::Command(id, command), now);
                 return self.perform(actions, Some(answer));
             }
-            Message::Enforcement(Report::Outcome(outcome)) => {
+            Message::Enforcement(Report::Outcome(outcome) | Report::Restored(outcome, _)) => {
                 self.stopwatch.carried_out(&outcome);
                 self.engine.handle(Event::Outcome(outcome), now)
             }

@@ -53,7 +53,7 @@ pub mod operator_rules {
 }
 /// What others want banned, as it is kept here.
 pub use bans::remote as remotes;
-pub use bans::{allowlist, backoff};
+pub use bans::{allowlist, backoff, slot_index};
 pub use detect::detector::TopWalk;
 pub use detect::{policy, served_path};
 pub use vocab::{
@@ -236,7 +236,7 @@ impl Engine {
         match self.admit(client, saved.rule) {
             Ok(bannable) => {
                 self.ledger.restore(bannable, saved, now);
-                self.extensions.watch(&saved, now);
+                self.extensions.watch(&saved, &mut self.ledger, now);
                 out.enforce(Order::Ban { client: bannable, ends, place, serial });
             }
             Err(entry) => {
@@ -387,7 +387,7 @@ impl Engine {
     fn ban(&mut self, new: NewBan, now: Now, out: &mut Effects) {
         let client = new.client.client();
         let ban = self.ledger.ban(new.client, new.ends, new.rule, new.offence, new.place, now);
-        self.extensions.watch(&ban, now);
+        self.extensions.watch(&ban, &mut self.ledger, now);
         self.leaks.forget(client);
         self.detector.note_ban(client);
         self.detector.forget(client);

@@ -6,7 +6,6 @@ use super::{Effects, Engine, NewBan};
 use crate::bans::allowlist::{AllowReason, Allowed, BannableClient};
 use crate::bans::backoff::Term;
 use crate::bans::blast::{Change, Decision, HeldBan};
-use crate::bans::ledger::LedgerEntry;
 use crate::bans::peers::where_enforced;
 use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
 use crate::detect::policy::Switch;
@@ -114,7 +113,7 @@ impl Engine {
         if way != Way::Unknown && self.has_places() {
             self.peers.note(client, way);
         }
-        let ban = self.ledger.ban_over(client).copied();
+        let ban = self.ledger.ban_over(client);
         let standing = if ban.is_some() || self.is_suppressed(client, now) {
             Standing::Banned
         } else {
@@ -243,7 +242,7 @@ impl Engine {
         if self.settings.refusal_status == Some(request.status) {
             return;
         }
-        let in_force_from = self.ledger.get(ban.client).map(LedgerEntry::in_force_from);
+        let in_force_from = self.ledger.get(ban.client).map(|entry| entry.in_force_from());
         let Some(in_force_from) = in_force_from else { return };
         let is_leak = self.leaks.seen(ban.client, in_force_from, second, now).is_some();
         if request.behind_proxy || way.peer().is_some() {

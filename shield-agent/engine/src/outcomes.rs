@@ -49,7 +49,7 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) {
-        let entry = self.ledger.get(client).copied().filter(|entry| entry.ban.serial == serial);
+        let entry = self.ledger.get(client).filter(|entry| entry.ban.serial == serial);
         let Some(entry) = entry else { return };
         if let Some(requests) = self.leaks.take_due(client) {
             let cause = self.cause_of_leak(&entry, packets);
@@ -65,7 +65,7 @@ impl Engine {
         let ends = self.extensions.new_end(&ban, self.ledger.backoff(), now);
         let Ok(bannable) = self.admit(client, ban.rule) else { return };
         let Some(moved) = self.ledger.extend(client, ends) else { return };
-        self.extensions.watch(&moved, now);
+        self.extensions.watch(&moved, &mut self.ledger, now);
         let record = BanRecord {
             ban: moved,
             reason: Some(format!(

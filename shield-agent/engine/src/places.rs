@@ -100,7 +100,7 @@ impl Engine {
         let from = end.saturating_sub(PIECE);
         let mut next = from;
         let mut narrow = Vec::new();
-        for (at, entry) in self.ledger.entries_at(from..end).iter().enumerate().rev() {
+        for (at, entry) in self.ledger.entries_at(from..end).enumerate().rev() {
             if narrow.len() == WIDENED_AT_ONCE {
                 next = from + at + 1;
                 break;

@@ -83,7 +83,7 @@ impl Engine {
         let piece = (COMPARISONS / self.allowlist.len().max(1)).max(1);
         let from = end.saturating_sub(piece);
         self.recheck_below = from;
-        let forbidden: Vec<Client> = (self.ledger.entries_at(from..end).iter())
+        let forbidden: Vec<Client> = (self.ledger.entries_at(from..end))
             .filter(|entry| entry.lifting.is_none())
             .filter(|entry| self.admit(entry.ban.client, entry.ban.rule).is_err())
             .map(|entry| entry.ban.client)

@@ -179,7 +179,7 @@ impl Engine {
     /// Brings the ledger up to what the origins want of a client.
     pub(super) fn settle_remote(&mut self, client: Client, over: LiftReason, now: Now, out: &mut Effects) {
         let wants = self.remotes.wants(client, now);
-        let current = self.ledger.get(client).copied();
+        let current = self.ledger.get(client);
         let in_force = current.filter(|entry| entry.lifting.is_none()).map(|entry| entry.ban);
         let Some(until) = wants.until else {
             match wants.is_suspected {

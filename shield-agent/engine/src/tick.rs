@@ -68,7 +68,7 @@ impl Engine {
     }
 
     fn sample(&mut self, now: Now, out: &mut Effects) {
-        for (client, serial) in self.extensions.due(now, LIFTS_PER_TICK) {
+        for (client, serial) in self.extensions.due(&mut self.ledger, now, LIFTS_PER_TICK) {
             if self.ledger.get(client).is_some_and(|entry| entry.ban.serial == serial) {
                 out.enforce(Order::SampleActivity { client, serial });
             }

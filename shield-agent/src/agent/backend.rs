@@ -294,7 +294,7 @@ impl AgentBackend {
         while below > 0 {
             let from = below.saturating_sub(BANS_AT_ONCE);
             let look = move |engine: &Engine, _: Now| -> Vec<Ban> {
-                engine.ledger().entries().skip(from).take(below - from).map(|entry| entry.ban).collect()
+                engine.ledger().entries_at(from..below).map(|entry| entry.ban).collect()
             };
             let piece = self.query_engine(look).await?.into_iter();
             bans.extend(
@@ -310,7 +310,7 @@ impl AgentBackend {
             .query_engine(move |engine, now| {
                 let client = engine.client_meant(asked);
                 let explanation: Explanation = engine.detector().explain(client, now.wall_secs());
-                let over = engine.ledger().ban_over(client).copied();
+                let over = engine.ledger().ban_over(client);
                 let slowed = engine.slowed_over(client).cloned();
                 let banned = over.map(|ban: Ban| ban.client);
                 let wanted_by = convert::wanted_by(engine.remotes(), client, banned);

@@ -1,15 +1,16 @@
 //! The table of the wanted bans, which a reconcile compares the kernel with.
 //!
-//! Owns the compact form in which a million bans take about 44 MB (29 bytes each and 10 bytes of index). Decides nothing:
-//! the interpreter writes it as orders come in, enforcers read it.
+//! Owns the compact form in which a million bans take about 21 MB (16 bytes each and 4.6 bytes of index; 17 more where the client is no
+//! single IPv4 address). Decides nothing: the interpreter writes it as orders come in, enforcers read it.
 
-use hashbrown::DefaultHashBuilder;
-use hashbrown::hash_table::{Entry, HashTable};
 use std::hash::BuildHasher;
 
+use hashbrown::DefaultHashBuilder;
+
 use crate::enforce::reconcile::Wanted;
-use shield_engine::allowlist::PackedBannable;
+use shield_engine::allowlist::{Bannables, PackedBannable};
 use shield_engine::client::Client;
+use shield_engine::slot_index::SlotIndex;
 use shield_engine::time::Ends;
 
 use super::ban::Ban;
@@ -21,20 +22,21 @@ use super::ban::Ban;
 #[derive(Debug, Default, Clone)]
 pub struct Desired {
     entries: Vec<Packed>,
-    index: HashTable<u32>,
+    clients: Bannables,
+    index: SlotIndex,
     hasher: DefaultHashBuilder,
     wall_minus_boot_ms: i64,
 }
 
-/// 29 bytes with an alignment of 1: at a million bans every byte is a megabyte.
+/// 16 bytes with an alignment of 1: at a million bans every byte is a megabyte.
 #[derive(Debug, Clone, Copy)]
 struct Packed {
     who: PackedBannable,
     end: U48,
-    serial: U48,
+    serial: U40,
 }
 
-/// A number below 2^48: milliseconds for 8,900 years, or more serial numbers than bans can be made.
+/// A number below 2^48: milliseconds for 8,900 years.
 #[derive(Debug, Clone, Copy)]
 struct U48([u8; 6]);
 
@@ -52,12 +54,30 @@ impl U48 {
     }
 }
 
+/// A number below 2^40: more serial numbers than 1,000 bans a second take in 34 years.
+#[derive(Debug, Clone, Copy)]
+struct U40([u8; 5]);
+
+const U40_MAX: u64 = (1 << 40) - 1;
+
+impl U40 {
+    fn new(value: u64) -> U40 {
+        let [a, b, c, d, e, ..] = value.min(U40_MAX).to_le_bytes();
+        U40([a, b, c, d, e])
+    }
+
+    fn get(self) -> u64 {
+        let [a, b, c, d, e] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, 0, 0, 0])
+    }
+}
+
 impl Desired {
     /// Makes an empty table with room for `bans` entries.
     pub fn with_capacity(bans: usize) -> Desired {
         Desired {
             entries: Vec::with_capacity(bans),
-            index: HashTable::with_capacity(bans),
+            index: SlotIndex::with_capacity(bans),
             ..Desired::default()
         }
     }
@@ -82,45 +102,33 @@ impl Desired {
                 boot_ms.min(U48_MAX - 1)
             }
         };
-        let packed = Packed { who: ban.client.pack(), end: U48::new(end), serial: U48::new(serial) };
-        let (entries, hasher) = (&self.entries, &self.hasher);
+        let (end, serial) = (U48::new(end), U40::new(serial));
         let client = ban.client.client();
-        let entry = self.index.entry(
-            hasher.hash_one(client),
-            |slot| entries[*slot as usize].who.unpack().client() == client,
-            |slot| hasher.hash_one(entries[*slot as usize].who.unpack().client()),
-        );
-        match entry {
-            Entry::Occupied(slot) => self.entries[*slot.get() as usize] = packed,
-            Entry::Vacant(vacant) => {
-                vacant.insert(u32::try_from(self.entries.len()).expect("bans are capped far below 2^32"));
-                self.entries.push(packed);
-            }
+        if let Some(slot) = self.slot(&client) {
+            self.entries[slot] = Packed { end, serial, ..self.entries[slot] };
+            return;
         }
+        let slot = u32::try_from(self.entries.len()).expect("bans are capped far below 2^32");
+        self.entries.push(Packed { who: self.clients.pack(ban.client), end, serial });
+        let (entries, clients, hasher) = (&self.entries, &self.clients, &self.hasher);
+        self.index.insert(hasher.hash_one(client), slot, |slot| {
+            hasher.hash_one(clients.unpack(entries[slot as usize].who).client())
+        });
     }
 
     /// Removes the ban of this client and returns whether there was one.
     pub fn remove(&mut self, client: &Client) -> bool {
         let Some(slot) = self.slot(client) else { return false };
-        self.forget_index(*client, slot);
-        let last = self.entries.len() - 1;
+        let (entries, clients, hasher) = (&self.entries, &self.clients, &self.hasher);
+        let hash_of = |slot: u32| hasher.hash_one(clients.unpack(entries[slot as usize].who).client());
+        let (slot, last) = (slot as u32, entries.len() as u32 - 1);
+        self.index.remove(hash_of(slot), slot, hash_of);
         if slot != last {
-            let moved = self.entries[last].who.unpack().client();
-            let entries = &self.entries;
-            let at_last = self.index.find_mut(self.hasher.hash_one(moved), |at| {
-                entries[*at as usize].who.unpack().client() == moved
-            });
-            *at_last.expect("every entry is indexed") = slot as u32;
+            self.index.renumber(hash_of(last), last, slot);
         }
-        self.entries.swap_remove(slot);
+        let gone = self.entries.swap_remove(slot as usize);
+        self.clients.forget(gone.who);
         true
-    }
-
-    fn forget_index(&mut self, client: Client, slot: usize) {
-        let found = self.index.find_entry(self.hasher.hash_one(client), |at| *at as usize == slot);
-        if let Ok(entry) = found {
-            entry.remove();
-        }
     }
 
     /// Returns the ban wanted for this client.
@@ -144,7 +152,7 @@ impl Desired {
                 Ends::At { boot_ms, wall_ms: self.wall_minus_boot_ms.saturating_add_unsigned(boot_ms) }
             }
         };
-        Ban { client: packed.who.unpack(), ends }
+        Ban { client: self.clients.unpack(packed.who), ends }
     }
 
     /// Returns the serial number of the ban in a slot below `len()`.
@@ -166,11 +174,8 @@ impl Wanted for Desired {
     }
 
     fn slot(&self, client: &Client) -> Option<usize> {
-        self.index
-            .find(self.hasher.hash_one(client), |slot| {
-                self.entries[*slot as usize].who.unpack().client() == *client
-            })
-            .map(|slot| *slot as usize)
+        let is_it = |slot: u32| self.clients.unpack(self.entries[slot as usize].who).client() == *client;
+        self.index.find(self.hasher.hash_one(client), is_it).map(|slot| slot as usize)
     }
 
     fn entry(&self, slot: usize) -> (Client, Ban) {
@@ -187,7 +192,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn ban(n: u8, ends: Ends) -> Ban {
-        let client: Client = format!("192.0.2.{n}").parse().unwrap();
+        let client: Client = match n % 4 {
+            0 => format!("2001:db8:{n}::/64"),
+            1 => format!("192.0.{n}.0/24"),
+            _ => format!("192.0.2.{n}"),
+        }
+        .parse()
+        .unwrap();
         Ban { client: Allowlist::default().admit(client, 64).unwrap(), ends }
     }
 
@@ -196,8 +207,8 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_takes_29_bytes() {
-        assert_eq!(size_of::<Packed>(), 29);
+    fn an_entry_takes_16_bytes() {
+        assert_eq!((size_of::<Packed>(), align_of::<Packed>()), (16, 1));
     }
 
     #[test]

@@ -187,7 +187,7 @@ struct Reports {
 impl Reports {
     fn record(&self, report: &Report) {
         match report {
-            Report::Outcome(outcome) => self.record_outcome(outcome),
+            Report::Outcome(outcome) | Report::Restored(outcome, _) => self.record_outcome(outcome),
             Report::Part(part) => {
                 if let PartState::Degraded { reason } = &part.state {
                     self.fail(reason.clone());

@@ -8,6 +8,7 @@ use std::fmt;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::bans::short::{Others, Short};
 use crate::bans::spans::Spans;
 use crate::vocab::client::Client;
 
@@ -78,20 +79,40 @@ impl BannableClient {
     pub fn client(self) -> Client {
         self.0
     }
+}
 
-    /// The same in 17 bytes, for large tables.
-    pub fn pack(self) -> PackedBannable {
-        PackedBannable(self.0.to_bytes())
+/// A [`BannableClient`] of a [`Bannables`] in five bytes without padding, for large tables.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedBannable {
+    number: [u8; 4],
+    is_other: bool,
+}
+
+/// The clients of one table that do not fit into a [`PackedBannable`].
+#[derive(Debug, Clone, Default)]
+pub struct Bannables(Others);
+
+impl Bannables {
+    /// Packs a client. Each call takes room, until [`Bannables::forget`].
+    pub fn pack(&mut self, client: BannableClient) -> PackedBannable {
+        let (number, is_other) = self.0.shorten(client.0).parts();
+        PackedBannable { number: number.to_le_bytes(), is_other }
+    }
+
+    /// Unpacks a client of this table.
+    pub fn unpack(&self, packed: PackedBannable) -> BannableClient {
+        BannableClient(self.0.client(packed.short()))
+    }
+
+    /// Forgets a client of this table.
+    pub fn forget(&mut self, packed: PackedBannable) {
+        self.0.forget(packed.short());
     }
 }
 
-/// A [`BannableClient`] in 17 bytes without padding.
-#[derive(Debug, Clone, Copy)]
-pub struct PackedBannable([u8; 17]);
-
 impl PackedBannable {
-    pub fn unpack(self) -> BannableClient {
-        BannableClient(Client::from_bytes(self.0))
+    fn short(self) -> Short {
+        Short::of_parts(u32::from_le_bytes(self.number), self.is_other)
     }
 }
 

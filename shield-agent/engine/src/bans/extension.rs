@@ -6,13 +6,12 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::num::NonZeroU32;
 
 use crate::bans::backoff::{Backoff, Term};
+use crate::bans::ledger::{DueSample, Ledger};
 use crate::settings::{ExtendBy, Extension};
 use crate::vocab::ban::Ban;
 use crate::vocab::client::Client;
 use crate::vocab::time::{Ends, Now};
 
-/// The time of the first sample before the end.
-const LEAD_MS: u64 = 12_000;
 /// The time between the two samples, over which the rate is measured.
 const MEASURED_MS: u64 = 10_000;
 /// Shorter bans are over before both samples are taken.
@@ -21,20 +20,12 @@ const SHORTEST_MS: u64 = 20_000;
 /// The extension in seconds when every term of the ladder is permanent.
 const LADDER_OF_PERMANENT_SECS: u64 = 600;
 
-/// The samples that are due, and those already taken.
+/// The samples already taken. When the first one of a ban is due, the ledger knows.
 pub(crate) struct Extensions {
     settings: Extension,
-    wakes: BinaryHeap<Reverse<Wake>>,
+    /// The second samples of those whose first was due.
+    seconds: BinaryHeap<Reverse<DueSample>>,
     samples: BTreeMap<Client, Sample>,
-}
-
-/// The time of a sample. The second is scheduled when the first is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Wake {
-    at_ms: u64,
-    serial: u64,
-    client: Client,
-    nth: u8,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +37,7 @@ struct Sample {
 
 impl Extensions {
     pub(crate) fn new(settings: Extension) -> Extensions {
-        Extensions { settings, wakes: BinaryHeap::new(), samples: BTreeMap::new() }
+        Extensions { settings, seconds: BinaryHeap::new(), samples: BTreeMap::new() }
     }
 
     pub(crate) fn set(&mut self, settings: Extension) {
@@ -54,25 +45,26 @@ impl Extensions {
     }
 
     /// Schedules the samples of a new or moved ban. Only the detector's bans are extended: an operator's term stands.
-    pub(crate) fn watch(&mut self, ban: &Ban, now: Now) {
-        let Ends::At { boot_ms, .. } = ban.ends else { return };
-        let long_enough = boot_ms.saturating_sub(now.boot_ms) >= SHORTEST_MS;
-        if self.settings.by == ExtendBy::Off || !ban.rule.is_detected() || !long_enough {
-            return;
+    pub(crate) fn watch(&self, ban: &Ban, ledger: &mut Ledger, now: Now) {
+        let long_enough = ban.ends.remaining_ms(now).is_some_and(|left_ms| left_ms >= SHORTEST_MS);
+        if self.settings.by != ExtendBy::Off && ban.rule.is_detected() && long_enough {
+            ledger.sample(ban.client);
         }
-        let (at_ms, serial, client) = (boot_ms - LEAD_MS, ban.serial, ban.client);
-        self.wakes.push(Reverse(Wake { at_ms, serial, client, nth: 1 }));
     }
 
     /// Clients (with the serial numbers of their bans) whose counters are to be sampled now, at most `limit`.
-    pub(crate) fn due(&mut self, now: Now, limit: usize) -> Vec<(Client, u64)> {
+    pub(crate) fn due(&mut self, ledger: &mut Ledger, now: Now, limit: usize) -> Vec<(Client, u64)> {
         let mut due = Vec::new();
-        while due.len() < limit && self.wakes.peek().is_some_and(|Reverse(wake)| wake.at_ms <= now.boot_ms) {
-            let Some(Reverse(wake)) = self.wakes.pop() else { break };
-            due.push((wake.client, wake.serial));
-            if wake.nth == 1 {
-                self.wakes.push(Reverse(Wake { at_ms: wake.at_ms + MEASURED_MS, nth: 2, ..wake }));
-            }
+        while due.len() < limit
+            && let Some(Reverse(second)) = self.seconds.peek()
+            && second.at_ms <= now.boot_ms
+        {
+            due.push((second.client, second.serial));
+            self.seconds.pop();
+        }
+        for first in ledger.due_samples(now, limit - due.len()) {
+            due.push((first.client, first.serial));
+            self.seconds.push(Reverse(DueSample { at_ms: first.at_ms + MEASURED_MS, ..first }));
         }
         due
     }
@@ -122,6 +114,8 @@ fn longest_ending(backoff: &Backoff, offence: NonZeroU32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bans::allowlist::Allowlist;
+    use crate::seeded_map::SeededState;
     use crate::settings::Settings;
     use crate::vocab::ban::Place;
     use crate::vocab::verdict::Rule;
@@ -144,15 +138,24 @@ mod tests {
         Extensions::new(Settings::default().extension)
     }
 
+    /// A ledger with this ban, which is watched.
+    fn watched(ext: &Extensions, ban: Ban) -> Ledger {
+        let mut ledger = Ledger::new(Backoff::default(), 64, 1, SeededState::new(7));
+        ledger.restore(Allowlist::default().admit(ban.client, 64).unwrap(), ban, T0);
+        ext.watch(&ban, &mut ledger, T0);
+        ledger
+    }
+
     #[test]
     fn a_flood_that_still_comes_is_measured_between_two_samples() {
         let mut ext = extensions();
         let ban = ban(Rule::ZScore, 600_000, 1);
-        ext.watch(&ban, T0);
-        assert!(ext.due(T0.plus_ms(587_999), 9).is_empty());
-        assert_eq!(ext.due(T0.plus_ms(588_000), 9), [(ban.client, 7)]);
+        let mut ledger = watched(&ext, ban);
+        assert!(ext.due(&mut ledger, T0.plus_ms(587_999), 9).is_empty());
+        assert_eq!(ext.due(&mut ledger, T0.plus_ms(588_000), 9), [(ban.client, 7)]);
         assert_eq!(ext.sampled(ban.client, 7, 100, T0.plus_ms(588_000)), None);
-        assert_eq!(ext.due(T0.plus_ms(598_000), 9), [(ban.client, 7)]);
+        assert!(ext.due(&mut ledger, T0.plus_ms(597_999), 9).is_empty());
+        assert_eq!(ext.due(&mut ledger, T0.plus_ms(598_000), 9), [(ban.client, 7)]);
         assert_eq!(ext.sampled(ban.client, 7, 150, T0.plus_ms(598_000)), Some(5.0));
         let end = ext.new_end(&ban, &Backoff::default(), T0.plus_ms(598_000));
         assert_eq!(end.remaining_ms(T0.plus_ms(598_000)), Some(602_000));
@@ -168,9 +171,10 @@ mod tests {
     #[test]
     fn an_operators_ban_and_a_short_one_are_left_alone() {
         let mut ext = extensions();
-        ext.watch(&ban(Rule::Operator, 600_000, 0), T0);
-        ext.watch(&ban(Rule::ZScore, 19_999, 1), T0);
-        assert!(ext.due(T0.plus_ms(10_000_000), 9).is_empty());
+        for ban in [ban(Rule::Operator, 600_000, 0), ban(Rule::ZScore, 19_999, 1)] {
+            let mut ledger = watched(&ext, ban);
+            assert!(ext.due(&mut ledger, T0.plus_ms(10_000_000), 9).is_empty());
+        }
     }
 
     #[test]

@@ -3,16 +3,21 @@
 //! A ban is a slot with a serial number. Deadlines and the outcomes of enforcers carry that number, so that a late one
 //! of an older ban never touches a newer one. Offences are kept apart from bans, so that lifting a ban does not forget
 //! the level of the next one.
+//!
+//! Made for millions: a ban takes 27 bytes in `slots` and 4.6 in the index, and nothing for its deadline (`moments`).
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+mod moments;
+mod slots;
+
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::num::NonZeroU32;
 
-use hashbrown::HashTable;
-
+use self::moments::{CHUNK, Moments, NEVER};
+use self::slots::Slots;
 use crate::bans::allowlist::BannableClient;
 use crate::bans::backoff::Backoff;
+use crate::bans::slot_index::SlotIndex;
 use crate::seeded_map::{SeededMap, SeededState};
 use crate::vocab::action::LiftReason;
 use crate::vocab::ban::{Ban, Place};
@@ -32,6 +37,8 @@ pub struct LedgerEntry {
     pub lifting: Option<LiftReason>,
     /// The enforcers that hold it, as bits by `EnforcerName`.
     held: u8,
+    /// Its drops are to be sampled before its end, and were not yet.
+    sampled: bool,
     /// The seconds from its start until the first enforcer held it; for a restored ban that none holds yet, until one should.
     in_force_after_secs: u32,
 }
@@ -64,15 +71,24 @@ pub struct Finished {
     pub reason: LiftReason,
 }
 
+/// A sample of a ban's drops that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DueSample {
+    pub at_ms: u64,
+    pub serial: u64,
+    pub client: Client,
+}
+
 pub struct Ledger {
     backoff: Backoff,
-    /// Positions in `slots` by client.
-    index: HashTable<u32>,
+    /// Slots by client.
+    index: SlotIndex,
     hasher: SeededState,
-    slots: Vec<LedgerEntry>,
-    /// (deadline on the boot clock, serial number, client). Entries of replaced bans are skipped when they come up,
-    /// because removing them from the heap would cost a search.
-    deadlines: BinaryHeap<Reverse<(u64, u64, Client)>>,
+    slots: Slots,
+    /// When bans end, of those that are not being lifted.
+    ends: Moments,
+    /// When bans are to be sampled.
+    samples: Moments,
     networks: Networks,
     offences: SeededMap<Client, Offences>,
     next_serial: u64,
@@ -92,10 +108,11 @@ impl Ledger {
     pub(crate) fn new(backoff: Backoff, ipv6_prefix: u8, next_serial: u64, hasher: SeededState) -> Ledger {
         Ledger {
             backoff,
-            index: HashTable::new(),
+            index: SlotIndex::default(),
             hasher,
-            slots: Vec::new(),
-            deadlines: BinaryHeap::new(),
+            slots: Slots::default(),
+            ends: Moments::new(),
+            samples: Moments::new(),
             networks: Networks::new(hasher),
             offences: SeededMap::with_hasher(hasher),
             next_serial: next_serial.max(1),
@@ -108,9 +125,8 @@ impl Ledger {
     /// Makes room for so many more bans at once: tables that grow step by step are copied each time, and hold both copies then.
     pub(crate) fn reserve(&mut self, bans: usize) {
         let (hasher, slots) = (&self.hasher, &self.slots);
-        self.index.reserve(bans, |&slot| hasher.hash_one(slots[slot as usize].ban.client));
-        self.slots.reserve_exact(bans);
-        self.deadlines.reserve_exact(bans);
+        self.index.reserve(bans, |slot| hasher.hash_one(slots.client(slot)));
+        self.slots.reserve(bans);
     }
 
     /// Changes the terms of bans to come.
@@ -132,33 +148,38 @@ impl Ledger {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.len() == 0
     }
 
     /// Every ban, in no particular order, but the same in every process.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = &LedgerEntry> {
-        self.slots.iter()
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = LedgerEntry> + ExactSizeIterator {
+        self.entries_at(0..self.len())
     }
 
-    /// The bans at these positions of [`Ledger::entries`]. A removal moves the last ban into the gap, and nothing else moves.
-    pub(crate) fn entries_at(&self, positions: std::ops::Range<usize>) -> &[LedgerEntry] {
-        self.slots.get(positions).unwrap_or_default()
+    /// The bans at these positions of [`Ledger::entries`], as far as there are any. A removal moves the last ban into the gap, and
+    /// nothing else moves.
+    pub fn entries_at(
+        &self,
+        positions: std::ops::Range<usize>,
+    ) -> impl DoubleEndedIterator<Item = LedgerEntry> + ExactSizeIterator {
+        let end = positions.end.min(self.len()) as u32;
+        let from = (positions.start as u32).min(end);
+        (from..end).map(|slot| self.slots.get(slot))
     }
 
     /// The ban of exactly this client or network.
-    pub fn get(&self, client: Client) -> Option<&LedgerEntry> {
-        self.slot_of(client).map(|at| &self.slots[at as usize])
+    pub fn get(&self, client: Client) -> Option<LedgerEntry> {
+        self.slot_of(client).map(|slot| self.slots.get(slot))
     }
 
     /// The ban that drops this client: its own, or that of a network around it. A ban being lifted does not count.
     #[inline]
-    pub fn ban_over(&self, client: Client) -> Option<&Ban> {
-        if self.slots.is_empty() { None } else { self.find_ban_over(client) }
+    pub fn ban_over(&self, client: Client) -> Option<Ban> {
+        if self.is_empty() { None } else { self.find_ban_over(client) }
     }
 
-    fn find_ban_over(&self, client: Client) -> Option<&Ban> {
-        let active =
-            |client| self.get(client).filter(|entry| entry.lifting.is_none()).map(|entry| &entry.ban);
+    fn find_ban_over(&self, client: Client) -> Option<Ban> {
+        let active = |client| self.get(client).filter(|entry| entry.lifting.is_none()).map(|entry| entry.ban);
         active(client).or_else(|| self.networks.over(client).find_map(active))
     }
 
@@ -175,7 +196,7 @@ impl Ledger {
         let (client, serial) = (client.client(), self.take_serial());
         let ban = Ban { client, serial, since_ms: now.wall_ms, ends, offence, rule, place };
         let held = self.get(client).map_or(0, |old| old.held);
-        self.put(LedgerEntry { ban, lifting: None, held, in_force_after_secs: 0 });
+        self.put(LedgerEntry { ban, lifting: None, held, sampled: false, in_force_after_secs: 0 });
         ban
     }
 
@@ -183,91 +204,107 @@ impl Ledger {
     pub fn restore(&mut self, client: BannableClient, saved: Ban, now: Now) {
         self.next_serial = self.next_serial.max(saved.serial + 1);
         let ban = Ban { client: client.client(), ..saved };
-        let mut entry = LedgerEntry { ban, lifting: None, held: 0, in_force_after_secs: 0 };
+        let mut entry = LedgerEntry { ban, lifting: None, held: 0, sampled: false, in_force_after_secs: 0 };
         entry.set_in_force_from(now.wall_secs() + RESTORED_WITHIN_SECS);
         self.put(entry);
     }
 
     /// Moves the end of a ban, under a new serial number. `None` when there is no such ban, or it is being lifted.
     pub fn extend(&mut self, client: Client, ends: Ends) -> Option<Ban> {
-        let at = self.slot_of(client)? as usize;
-        if self.slots[at].lifting.is_some() {
-            return None;
-        }
-        let serial = self.take_serial();
-        let ban = &mut self.slots[at].ban;
-        let old = std::mem::replace(&mut ban.ends, ends);
-        ban.serial = serial;
-        let moved = *ban;
+        let (slot, mut entry) = self.active(client)?;
+        let old = std::mem::replace(&mut entry.ban.ends, ends);
+        entry.ban.serial = self.take_serial();
+        entry.sampled = false;
         self.permanent += usize::from(ends == Ends::Never);
         self.permanent -= usize::from(old == Ends::Never);
-        self.push_deadline(moved);
-        Some(moved)
+        self.set(slot, entry);
+        Some(entry.ban)
     }
 
     /// Puts a ban into force everywhere. Its serial number stays: outcomes of the orders before are as good as those after.
     /// `None` when it is everywhere, when there is none, or when it is being lifted.
     pub fn widen(&mut self, client: Client) -> Option<Ban> {
-        let at = self.slot_of(client)? as usize;
-        let entry = &mut self.slots[at];
-        if entry.lifting.is_some() || entry.ban.place.is_everywhere() {
+        let (slot, mut entry) = self.active(client)?;
+        if entry.ban.place.is_everywhere() {
             return None;
         }
         entry.ban.place = Place::Everywhere;
+        self.set(slot, entry);
         Some(entry.ban)
     }
 
     /// Marks a ban as being lifted. `None` when there is none, or it was marked before.
     pub fn begin_lift(&mut self, client: Client, reason: LiftReason) -> Option<Ban> {
-        let at = self.slot_of(client)? as usize;
-        let entry = &mut self.slots[at];
-        if entry.lifting.is_some() {
-            return None;
-        }
-        entry.lifting = Some(reason);
-        self.lifting += 1;
-        Some(entry.ban)
+        let (slot, entry) = self.active(client)?;
+        Some(self.begin_lift_of(slot, entry, reason))
     }
 
-    /// Marks bans whose end has come as being lifted, at most `limit`, and returns them.
+    fn begin_lift_of(&mut self, slot: u32, entry: LedgerEntry, reason: LiftReason) -> Ban {
+        self.lifting += 1;
+        self.set(slot, LedgerEntry { lifting: Some(reason), ..entry });
+        entry.ban
+    }
+
+    /// Marks bans whose end has come as being lifted, at most `limit`, and returns them, those that ended first at the front. Where
+    /// more are due, it may not be these that ended first.
     pub fn expire(&mut self, now: Now, limit: usize) -> Vec<Ban> {
-        let mut due = Vec::new();
-        while due.len() < limit {
-            let Some(&Reverse((at_ms, serial, client))) = self.deadlines.peek() else { break };
-            if at_ms > now.boot_ms {
-                break;
-            }
-            self.deadlines.pop();
-            if self.get(client).is_some_and(|entry| entry.ban.serial == serial) {
-                due.extend(self.begin_lift(client, LiftReason::Expired));
-            }
-        }
-        due
+        let due = take_due(&self.slots, &mut self.ends, end_of, now, limit);
+        due.into_iter()
+            .map(|(_, _, slot)| self.begin_lift_of(slot, self.slots.get(slot), LiftReason::Expired))
+            .collect()
     }
 
     /// The next moment on the boot clock at which [`Ledger::expire`] may find something.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.deadlines.peek().map(|Reverse((at_ms, ..))| *at_ms)
+        self.ends.soonest()
+    }
+
+    /// Has the drops of a ban sampled, [`SAMPLE_LEAD_MS`] before its end.
+    pub(crate) fn sample(&mut self, client: Client) {
+        if let Some((slot, entry)) = self.active(client) {
+            self.set(slot, LedgerEntry { sampled: true, ..entry });
+        }
+    }
+
+    /// The samples that are due, each once, at most `limit`.
+    pub(crate) fn due_samples(&mut self, now: Now, limit: usize) -> Vec<DueSample> {
+        let due = take_due(&self.slots, &mut self.samples, sample_of, now, limit);
+        due.into_iter()
+            .map(|(at_ms, serial, slot)| {
+                let entry = self.slots.get(slot);
+                self.set(slot, LedgerEntry { sampled: false, ..entry });
+                DueSample { at_ms, serial, client: entry.ban.client }
+            })
+            .collect()
     }
 
     /// Records that an enforcer drops this client. `false` when the outcome is of a ban that is not the current one.
     pub fn confirm_banned(&mut self, enforcer: EnforcerName, client: Client, serial: u64, now: Now) -> bool {
-        let Some(at) = self.slot_of(client) else { return false };
-        let entry = &mut self.slots[at as usize];
+        let Some(slot) = self.slot_of(client) else { return false };
+        let mut entry = self.slots.get(slot);
         if entry.held == 0 {
             entry.set_in_force_from(now.wall_secs());
         }
         entry.held |= bit(enforcer);
+        self.slots.set(slot, &entry);
         entry.ban.serial == serial
     }
 
     /// Records that an enforcer could not drop this client.
     pub fn deny_banned(&mut self, enforcer: EnforcerName, client: Client, serial: u64) {
-        if let Some(at) = self.slot_of(client)
-            && self.slots[at as usize].ban.serial == serial
-        {
-            self.slots[at as usize].held &= !bit(enforcer);
+        if let Some(slot) = self.slot_of(client) {
+            self.forget_held(slot, enforcer, serial);
         }
+    }
+
+    /// Returns the entry of the slot. The enforcer no longer holds it, if its serial number is this.
+    fn forget_held(&mut self, slot: u32, enforcer: EnforcerName, serial: u64) -> LedgerEntry {
+        let mut entry = self.slots.get(slot);
+        if entry.ban.serial == serial {
+            entry.held &= !bit(enforcer);
+            self.slots.set(slot, &entry);
+        }
+        entry
     }
 
     /// Records that an enforcer no longer drops this client. Removes and returns the ban when `pending` waits for no
@@ -279,12 +316,8 @@ impl Ledger {
         serial: u64,
         pending: &mut Pending,
     ) -> Option<Finished> {
-        let at = self.slot_of(client)? as usize;
-        let entry = &mut self.slots[at];
-        if entry.ban.serial == serial {
-            entry.held &= !bit(enforcer);
-        }
-        let LedgerEntry { ban, lifting, .. } = *entry;
+        let slot = self.slot_of(client)?;
+        let LedgerEntry { ban, lifting, .. } = self.forget_held(slot, enforcer, serial);
         let reason = lifting.filter(|_| ban.serial == serial)?;
         if !pending.forgot(client, serial, enforcer) {
             return None;
@@ -295,7 +328,7 @@ impl Ledger {
 
     /// Removes a ban that is being lifted, without waiting for enforcers.
     pub fn finish_lift(&mut self, client: Client) -> Option<Finished> {
-        let LedgerEntry { ban, lifting, .. } = *self.get(client)?;
+        let LedgerEntry { ban, lifting, .. } = self.get(client)?;
         let reason = lifting?;
         self.remove(client);
         Some(Finished { ban, reason })
@@ -368,42 +401,51 @@ impl Ledger {
     fn put(&mut self, entry: LedgerEntry) {
         self.permanent += usize::from(entry.ban.ends == Ends::Never);
         match self.slot_of(entry.ban.client) {
-            Some(at) => {
-                let old = std::mem::replace(&mut self.slots[at as usize], entry);
+            Some(slot) => {
+                let old = self.slots.get(slot);
                 self.lifting -= usize::from(old.lifting.is_some());
                 self.permanent -= usize::from(old.ban.ends == Ends::Never);
+                self.set(slot, entry);
             }
             None => self.insert(entry),
         }
-        self.push_deadline(entry.ban);
     }
 
     fn insert(&mut self, entry: LedgerEntry) {
-        let at = u32::try_from(self.slots.len()).expect("4,294,967,296 bans do not fit into memory");
-        let client = entry.ban.client;
-        self.slots.push(entry);
+        let (slot, client) = (self.len() as u32, entry.ban.client);
+        self.slots.push(&entry);
+        self.note_moments(slot, &entry);
         let (hasher, slots) = (&self.hasher, &self.slots);
-        let hash = hasher.hash_one(client);
-        self.index.insert_unique(hash, at, |&slot| hasher.hash_one(slots[slot as usize].ban.client));
+        self.index.insert(hasher.hash_one(client), slot, |slot| hasher.hash_one(slots.client(slot)));
         if !client.is_single(self.ipv6_prefix) {
             self.networks.add(client);
         }
     }
 
+    /// Replaces the entry of a client.
+    fn set(&mut self, slot: u32, entry: LedgerEntry) {
+        self.slots.set(slot, &entry);
+        self.note_moments(slot, &entry);
+    }
+
+    fn note_moments(&mut self, slot: u32, entry: &LedgerEntry) {
+        end_of(entry).into_iter().for_each(|at_ms| self.ends.note(slot as usize, at_ms));
+        sample_of(entry).into_iter().for_each(|at_ms| self.samples.note(slot as usize, at_ms));
+    }
+
     fn remove(&mut self, client: Client) {
-        let Some(at) = self.slot_of(client) else { return };
-        let hash = self.hasher.hash_one(client);
-        if let Ok(found) = self.index.find_entry(hash, |&slot| slot == at) {
-            found.remove();
+        let Some(slot) = self.slot_of(client) else { return };
+        let (hasher, slots) = (&self.hasher, &self.slots);
+        let hash_of = |slot| hasher.hash_one(slots.client(slot));
+        self.index.remove(hash_of(slot), slot, hash_of);
+        let last = (slots.len() - 1) as u32;
+        if slot != last {
+            self.index.renumber(hash_of(last), last, slot);
+            let moved = self.slots.get(last);
+            self.note_moments(slot, &moved);
         }
-        let last = (self.slots.len() - 1) as u32;
-        if at != last {
-            let moved = self.hasher.hash_one(self.slots[last as usize].ban.client);
-            if let Some(slot) = self.index.find_mut(moved, |&slot| slot == last) {
-                *slot = at;
-            }
-        }
-        let gone = self.slots.swap_remove(at as usize);
+        let gone = self.slots.get(slot);
+        self.slots.swap_remove(slot);
         self.lifting -= usize::from(gone.lifting.is_some());
         self.permanent -= usize::from(gone.ban.ends == Ends::Never);
         if !client.is_single(self.ipv6_prefix) {
@@ -412,15 +454,64 @@ impl Ledger {
     }
 
     fn slot_of(&self, client: Client) -> Option<u32> {
-        let hash = self.hasher.hash_one(client);
-        self.index.find(hash, |&slot| self.slots[slot as usize].ban.client == client).copied()
+        self.index.find(self.hasher.hash_one(client), |slot| self.slots.client(slot) == client)
     }
 
-    fn push_deadline(&mut self, ban: Ban) {
-        if let Ends::At { boot_ms, .. } = ban.ends {
-            self.deadlines.push(Reverse((boot_ms, ban.serial, ban.client)));
-        }
+    /// The client's ban, unless it is being lifted.
+    fn active(&self, client: Client) -> Option<(u32, LedgerEntry)> {
+        let slot = self.slot_of(client)?;
+        let entry = self.slots.get(slot);
+        entry.lifting.is_none().then_some((slot, entry))
     }
+}
+
+/// How long before a ban's end its drops are sampled.
+pub(crate) const SAMPLE_LEAD_MS: u64 = 12_000;
+
+/// When a ban ends; `None` when it is being lifted, or permanent.
+fn end_of(entry: &LedgerEntry) -> Option<u64> {
+    match entry.ban.ends {
+        Ends::At { boot_ms, .. } if entry.lifting.is_none() => Some(boot_ms),
+        _ => None,
+    }
+}
+
+fn sample_of(entry: &LedgerEntry) -> Option<u64> {
+    let is_sampled = entry.sampled;
+    end_of(entry).filter(|_| is_sampled).map(|end| end.saturating_sub(SAMPLE_LEAD_MS))
+}
+
+/// The slots whose moment has come, with it and their serial numbers: at most `limit`, in order. The caller has to change them so that
+/// they have no such moment any more.
+fn take_due(
+    slots: &Slots,
+    moments: &mut Moments,
+    moment: fn(&LedgerEntry) -> Option<u64>,
+    now: Now,
+    limit: usize,
+) -> Vec<(u64, u64, u32)> {
+    let mut taken = Vec::new();
+    while taken.len() < limit
+        && let Some(chunk) = moments.due(now.boot_ms)
+    {
+        let (mut due, mut later) = (Vec::new(), NEVER);
+        for slot in chunk * CHUNK..slots.len().min((chunk + 1) * CHUNK) {
+            let entry = slots.get(slot as u32);
+            match moment(&entry) {
+                Some(at_ms) if at_ms <= now.boot_ms => due.push((at_ms, entry.ban.serial, slot as u32)),
+                Some(at_ms) => later = later.min(at_ms),
+                None => {}
+            }
+        }
+        due.sort_unstable();
+        let room = limit - taken.len();
+        let left = due.get(room).map_or(NEVER, |(at_ms, ..)| *at_ms);
+        due.truncate(room);
+        moments.set(chunk, later.min(left));
+        taken.append(&mut due);
+    }
+    taken.sort_unstable();
+    taken
 }
 
 /// The enforcers that lifts still wait for.
@@ -619,6 +710,58 @@ mod tests {
         assert_eq!(ledger.offences(client(MAX_OFFENDERS / 10 + 1), 0), Some(one));
     }
 
+    /// Deadlines are looked for in chunks of slots: those of many chunks, and more than are taken at once.
+    #[test]
+    fn many_ends_come_in_pieces_and_each_once() {
+        let mut ledger = ledger();
+        let clients = 5 * CHUNK as u32;
+        let client = |n: u32| {
+            Allowlist::default().admit(std::net::Ipv4Addr::from_bits(0x0b00_0000 + n).into(), 64).unwrap()
+        };
+        for n in 0..clients {
+            let ends = Ends::after(T0, u64::from(n % 97) * 1_000 + 1_000);
+            let ban = ledger.ban(client(n), ends, Rule::ZScore, None, Place::Everywhere, T0);
+            if n.is_multiple_of(2) {
+                ledger.sample(ban.client);
+            }
+        }
+        // A lift moves the last one into the gap, and what is extended ends later.
+        for n in (0..clients).step_by(10) {
+            ledger.begin_lift(client(n).client(), LiftReason::Operator).unwrap();
+            ledger.finish_lift(client(n).client()).unwrap();
+            ledger.extend(client(n + 2).client(), Ends::after(T0, 500_000)).unwrap();
+        }
+        let (mut ended, mut sampled) = (BTreeMap::new(), BTreeMap::new());
+        for secs in 0..=600 {
+            let now = T0.plus_ms(secs * 1_000);
+            loop {
+                let samples = ledger.due_samples(now, 700);
+                samples.iter().for_each(|due| assert_eq!(sampled.insert(due.client, secs), None));
+                let due = ledger.expire(now, 700);
+                due.iter().for_each(|ban| assert_eq!(ended.insert(ban.client, secs), None));
+                if due.is_empty() && samples.is_empty() {
+                    break;
+                }
+            }
+        }
+        assert_eq!(ledger.next_deadline(), None);
+        for n in 0..clients {
+            let (end, is_extended) = (u64::from(n % 97) + 1, n % 10 == 2);
+            let expected = match (n % 10, is_extended) {
+                (0, _) => None,
+                (_, true) => Some(500),
+                (_, false) => Some(end),
+            };
+            assert_eq!(ended.get(&client(n).client()).copied(), expected, "{n}");
+            let is_sampled = n.is_multiple_of(2) && n % 10 != 0 && !is_extended;
+            assert_eq!(
+                sampled.get(&client(n).client()).copied(),
+                is_sampled.then(|| end.saturating_sub(12)),
+                "{n}"
+            );
+        }
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Ban(u8, u64),
@@ -660,8 +803,15 @@ mod tests {
                     }
                     Step::Wait(ms) => {
                         now = now.plus_ms(ms);
-                        for ban in ledger.expire(now, usize::MAX) { ledger.finish_lift(ban.client); }
+                        loop {
+                            let ended = ledger.expire(now, 3);
+                            for ban in &ended { ledger.finish_lift(ban.client); }
+                            if ended.is_empty() { break; }
+                        }
                         model.retain(|_, end| *end > now.boot_ms);
+                        let next = ledger.next_deadline().unwrap_or(u64::MAX);
+                        prop_assert!(next > now.boot_ms, "nothing would be found then");
+                        prop_assert!(model.values().all(|end| next <= *end), "an end would be missed");
                     }
                 }
                 let held: BTreeMap<Client, u64> = ledger.entries().map(|e| match e.ban.ends {

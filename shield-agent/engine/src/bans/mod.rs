@@ -11,5 +11,7 @@ pub(crate) mod ledger;
 pub(crate) mod pause;
 pub(crate) mod peers;
 pub mod remote;
+pub(crate) mod short;
+pub mod slot_index;
 pub(crate) mod slow;
 mod spans;

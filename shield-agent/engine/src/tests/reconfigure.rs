@@ -107,7 +107,7 @@ fn terms_and_limits_hold_for_bans_to_come() {
     let mut engine = engine();
     let who = client("203.0.113.5");
     engine.handle(ban_command("203.0.113.5", None), T0);
-    let before = *engine.ledger().get(who).unwrap();
+    let before = engine.ledger().get(who).unwrap();
     let terms = Backoff::new(vec![Term::Secs(60)], 3600).unwrap();
     let actions = change(
         &mut engine,
@@ -120,7 +120,7 @@ fn terms_and_limits_hold_for_bans_to_come() {
         T0,
     );
     assert!(actions.is_empty(), "{actions:?}");
-    assert_eq!(*engine.ledger().get(who).unwrap(), before);
+    assert_eq!(engine.ledger().get(who).unwrap(), before);
     engine.handle(ban_command("203.0.113.6", None), T0);
     let ends = engine.ledger().get(client("203.0.113.6")).unwrap().ban.ends;
     assert_eq!(ends.remaining_ms(T0), Some(60_000));

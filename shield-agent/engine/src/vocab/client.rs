@@ -76,6 +76,12 @@ impl Client {
         self.prefix == if self.is_v4() { 128 } else { ipv6_prefix }
     }
 
+    /// The address of a single IPv4 client as a number.
+    #[inline]
+    pub(crate) fn single_v4(self) -> Option<u32> {
+        (self.prefix == 128 && self.is_v4()).then_some(self.low as u32)
+    }
+
     /// A compact key for hash tables: the first address as IPv6 bits, IPv4 mapped into `::ffff:0:0/96`.
     /// Unique among ordinary clients ([`Client::is_single`]), not among networks of several lengths.
     pub fn key(self) -> u128 {

@@ -114,7 +114,9 @@ impl Bench {
         let reports = lock(&self.reports);
         reports
             .iter()
-            .filter_map(|r| if let Report::Outcome(o) = r { Some(o.clone()) } else { None })
+            .filter_map(|r| {
+                if let Report::Outcome(o) | Report::Restored(o, _) = r { Some(o.clone()) } else { None }
+            })
             .collect()
     }
 
@@ -647,7 +649,7 @@ fn threads_carry_orders_out_and_answer_questions() {
     interpreter.submit(vec![Order::Ban { client, ends: Ends::Never, place: Place::Everywhere, serial: 1 }]);
     let banned_by = |name| {
         let reports = lock(&reports);
-        reports.iter().any(|r| matches!(r, Report::Outcome(o) if o.enforcer == name && !o.banned.is_empty()))
+        reports.iter().any(|r| matches!(r, Report::Outcome(o) | Report::Restored(o, _) if o.enforcer == name && !o.banned.is_empty()))
     };
     eventually("both enforcers ban", || {
         [EnforcerName::Iptables, EnforcerName::Xdp].into_iter().all(banned_by)
@@ -682,7 +684,7 @@ fn a_panic_around_the_enforcer_is_a_state_and_the_thread_goes_on() {
         settings: Settings { retry_first_ms: 50, ..Settings::default() },
     };
     let report = move |report| {
-        let is_outcome = matches!(report, Report::Outcome(_));
+        let is_outcome = matches!(report, Report::Outcome(_) | Report::Restored(..));
         assert!(
             !(is_outcome && armed.swap(false, std::sync::atomic::Ordering::Relaxed)),
             "this panic belongs to the test"

@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 
 use super::failures::{Failed, banned_outcome, lifted_outcome};
 use super::lane::{Lane, lock};
-use super::report::Report;
+use super::report::{Report, UnderWay};
 use super::schedule::{BANS_AT_ONCE, IN_FLIGHT_RETRY_MS, LiftPiece, Schedule};
 use super::shared::Shared;
 use super::stage::{Panicked, Stage};
@@ -29,6 +29,9 @@ use shield_engine::time::Now;
 
 /// The pause after a panic of the thread itself.
 const AFTER_PANIC: Duration = Duration::from_millis(100);
+
+/// How soon the engine is looked after that has not worked in what was reported of the restored bans.
+const REPORT_PAUSE_MS: u64 = 2;
 
 /// What to do after a step.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,6 +67,7 @@ struct Restore {
     below: usize,
     /// They have to be put in force first, because the reconcile at the start failed.
     must_ban: bool,
+    reports: UnderWay,
 }
 
 impl Worker {
@@ -156,7 +160,8 @@ impl Worker {
         if self.do_reconcile(now) || self.report_restored(now) || self.do_totals(now) {
             return Next::Again;
         }
-        Next::At(self.schedule.next_ms())
+        let next_ms = self.schedule.next_ms();
+        Next::At(if self.restore.below == 0 { next_ms } else { next_ms.min(now.boot_ms + REPORT_PAUSE_MS) })
     }
 
     fn lane(&self) -> &Lane {
@@ -223,7 +228,8 @@ impl Worker {
         let desired = shared.read_desired(&shared.lanes[self.lane]);
         self.failed_bans.clear();
         let filled = self.reconcile_yielding("filling", &desired, &exempt, now);
-        self.restore = Restore { below: desired.len(), must_ban: filled.is_err() };
+        self.restore =
+            Restore { below: desired.len(), must_ban: filled.is_err(), reports: UnderWay::default() };
         if let Err(error) = filled {
             self.set_trouble("could not put all bans in force", error);
         }
@@ -421,7 +427,8 @@ impl Worker {
             })
             .collect();
         for piece in recovered.chunks(BANS_AT_ONCE) {
-            self.report_reconciled(piece);
+            let outcome = self.reconciled_outcome(piece);
+            self.report(Report::Outcome(outcome));
         }
     }
 
@@ -445,7 +452,7 @@ impl Worker {
     /// From the last slot down: a removal moves the table's last entry into the gap, so that what is not reported yet
     /// stays below the mark.
     fn report_restored(&mut self, now: Now) -> bool {
-        if self.restore.below == 0 {
+        if self.restore.below == 0 || self.restore.reports.is_full() {
             return false;
         }
         let piece: Vec<(Ban, u64)> = {
@@ -460,14 +467,15 @@ impl Worker {
         } else {
             let mut reconciled = piece;
             reconciled.retain(|(ban, _)| !self.failed_bans.contains_key(&ban.client.client()));
-            self.report_reconciled(&reconciled);
+            let outcome = self.reconciled_outcome(&reconciled);
+            self.report(Report::Restored(outcome, self.restore.reports.clone()));
         }
         true
     }
 
-    /// Reports bans of the table that a reconcile put in force, except those that the enforcer cannot hold: these have
+    /// The outcome of bans of the table that a reconcile put in force, except those that the enforcer cannot hold: these have
     /// failed.
-    fn report_reconciled(&mut self, orders: &[(Ban, u64)]) {
+    fn reconciled_outcome(&mut self, orders: &[(Ban, u64)]) -> Outcome {
         let refused = orders.iter().filter_map(|(ban, _)| {
             let client = ban.client.client();
             Some((client, self.enforcer.refusal(&client)?))
@@ -475,7 +483,7 @@ impl Worker {
         let failed = Failed::Some(refused.collect());
         let outcome = banned_outcome(self.enforcer.name(), orders, &failed);
         self.note_failed(&outcome);
-        self.report(Report::Outcome(outcome));
+        outcome
     }
 
     fn do_totals(&mut self, now: Now) -> bool {
