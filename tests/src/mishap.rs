@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -12,13 +13,27 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 /// # Errors
 /// Fails if the file cannot be read or written.
 pub fn damage(database: &Path) -> Result<()> {
+    overwrite(database, 0..4096)
+}
+
+/// Damages what a start does not read, and only the check of every page finds: the number of the database's free pages.
+/// Removes the write-ahead log, too, which may have a page with the right one.
+///
+/// # Errors
+/// Fails if the file cannot be read or written.
+pub fn damage_unread(database: &Path) -> Result<()> {
+    // https://www.sqlite.org/fileformat2.html#the_database_header
+    overwrite(database, 36..40)
+}
+
+fn overwrite(database: &Path, part: Range<usize>) -> Result<()> {
     for companion in ["-wal", "-shm"] {
         let _ = fs::remove_file(format!("{}{companion}", database.display()));
     }
     let shown = database.display();
     let mut bytes = fs::read(database).with_context(|| format!("could not read {shown}"))?;
-    let first = bytes.get_mut(..4096).with_context(|| format!("could not find a page in {shown}"))?;
-    first.fill(0x5a);
+    let part = bytes.get_mut(part).with_context(|| format!("could not find a page in {shown}"))?;
+    part.fill(0x5a);
     fs::write(database, bytes).with_context(|| format!("could not write {shown}"))
 }
 

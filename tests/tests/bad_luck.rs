@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -21,7 +21,7 @@ use shield_tests::wait;
 const NO_ENFORCERS: &str = "[iptables]\nmode = \"off\"\n[xdp]\nmode = \"off\"\n";
 
 /// An empty ledger wants no ban, so the first reconcile after a damaged database lifted every one.
-fn a_damaged_database_lifts_no_ban(more: &str, is_end_known: bool) {
+fn a_damaged_database_lifts_no_ban(more: &str, is_end_known: bool, damage: fn(&Path) -> anyhow::Result<()>) {
     let site = Site::create(more).unwrap();
     let agent = site.start_agent(&[]).unwrap();
     let ban = site.ban_attacker("47m").unwrap();
@@ -29,7 +29,7 @@ fn a_damaged_database_lifts_no_ban(more: &str, is_end_known: bool) {
     site.home.command(&site.server, &[&["ban", "--for", "permanent"], &others[..]].concat()).unwrap();
     assert!(agent.stop().unwrap().success());
     let state = site.home.folder().join("state");
-    mishap::damage(&state.join("shield.db")).unwrap();
+    damage(&state.join("shield.db")).unwrap();
 
     let attempts = site.persistent_attacker();
     let _agent = site.start_agent(&[]).unwrap();
@@ -74,17 +74,31 @@ fn a_damaged_database_lifts_no_ban(more: &str, is_end_known: bool) {
 
 #[test]
 fn a_damaged_database_lifts_no_ban_that_xdp_holds() {
-    a_damaged_database_lifts_no_ban("[iptables]\nmode = \"off\"\n", true);
+    a_damaged_database_lifts_no_ban("[iptables]\nmode = \"off\"\n", true, mishap::damage);
 }
 
 #[test]
 fn a_damaged_database_lifts_no_ban_that_sets_hold() {
-    a_damaged_database_lifts_no_ban("[iptables]\nbackend = \"ipset\"\n[xdp]\nmode = \"off\"\n", true);
+    a_damaged_database_lifts_no_ban(
+        "[iptables]\nbackend = \"ipset\"\n[xdp]\nmode = \"off\"\n",
+        true,
+        mishap::damage,
+    );
 }
 
 #[test]
 fn a_damaged_database_lifts_no_ban_that_rules_hold() {
-    a_damaged_database_lifts_no_ban("[iptables]\nbackend = \"rules\"\n[xdp]\nmode = \"off\"\n", false);
+    a_damaged_database_lifts_no_ban(
+        "[iptables]\nbackend = \"rules\"\n[xdp]\nmode = \"off\"\n",
+        false,
+        mishap::damage,
+    );
+}
+
+/// Everything was read, and both enforcers are being set up, when the check finds it.
+#[test]
+fn damage_that_only_the_check_finds_lifts_no_ban() {
+    a_damaged_database_lifts_no_ban("[iptables]\nbackend = \"ipset\"\n", true, mishap::damage_unread);
 }
 
 /// Two agents with folders of their own took each other's rules away every two seconds.

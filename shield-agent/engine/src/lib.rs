@@ -230,16 +230,24 @@ impl Engine {
 
     /// Restores a ban of an earlier run, or records its lift when the allowlist protects the client by now.
     pub fn restore_ban(&mut self, saved: Ban, now: Now) -> Vec<Action> {
-        let mut out = Effects::default();
+        self.restore_order(saved, now).map_or_else(|actions| actions, |order| vec![Action::Enforce(order)])
+    }
+
+    /// The same, for millions: returns the order alone where there is nothing else to do.
+    ///
+    /// # Errors
+    /// All there is to do about a ban that is not restored.
+    pub fn restore_order(&mut self, saved: Ban, now: Now) -> Result<Order, Vec<Action>> {
         let saved = Ban { place: self.place_restored(saved.place), ..saved };
         let Ban { client, serial, ends, place, .. } = saved;
         match self.admit(client, saved.rule) {
             Ok(bannable) => {
                 self.ledger.restore(bannable, saved, now);
                 self.extensions.watch(&saved, &mut self.ledger, now);
-                out.enforce(Order::Ban { client: bannable, ends, place, serial });
+                Ok(Order::Ban { client: bannable, ends, place, serial })
             }
             Err(entry) => {
+                let mut out = Effects::default();
                 let reason = LiftReason::Allowed;
                 out.persist(Record::Lifted { client, serial, at_ms: now.wall_ms, reason });
                 out.announce(Notice::Protected {
@@ -248,9 +256,9 @@ impl Engine {
                     reason: entry.reason,
                     evidence: None,
                 });
+                Err(out.into_actions())
             }
         }
-        out.into_actions()
     }
 
     /// The client that an operator means: a single IPv6 address stands for the client that it is counted as.

@@ -121,10 +121,9 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let Options { config, origin, kernel, set_log } = options;
     let started = clock::now();
     supervise::keep_others_out(&config, kernel)?;
-    let mut opened = restore::open_store(&config, kernel, started)?;
+    let (opened, restored) = restore::restore(&config, kernel, started)?;
     let reader = Reader::beside(&opened.store)?;
     let offences = Reader::beside(&opened.store)?;
-    let restored = restore::restore(&config, kernel, &mut opened)?;
     let Restored { mut engine, enforcers, desired, leftovers, checkpoints, audit_head, trouble } = restored;
     let Opened { store, state: store_state, .. } = opened;
     let (handle, inbox) = Handle::new();

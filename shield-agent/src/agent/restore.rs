@@ -1,4 +1,4 @@
-//! What an earlier run left: opens the database and builds the engine from it.
+//! What an earlier run left: opens the database and builds the engine from it, while the database is checked.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -15,8 +15,9 @@ use crate::enforce::interpreter::tables::Tables;
 use crate::host;
 use crate::random;
 use crate::store::audit_head::AuditHead;
+use crate::store::check::Check;
 use crate::store::trouble::Trouble;
-use crate::store::{self, BootId, Found, Store};
+use crate::store::{self, BootId, Checked, Found, Loaded, Store};
 use crate::text;
 use shield_engine::Engine;
 use shield_engine::action::{Action, Order, Record};
@@ -66,8 +67,8 @@ struct Damage {
     kept: PathBuf,
 }
 
-/// Opens the database.
-pub(super) fn open_store(config: &Config, kernel: Kernel, now: Now) -> Result<Opened> {
+/// Opens the database, and begins to check it.
+fn open_store(config: &Config, kernel: Kernel, boot_id: &BootId, now: Now) -> Result<(Opened, Check)> {
     // A database of its own: what a dry run would have banned must never be enforced by a later run.
     let dir = match kernel {
         Kernel::Enforce => config.state_dir.clone(),
@@ -78,15 +79,20 @@ pub(super) fn open_store(config: &Config, kernel: Kernel, now: Now) -> Result<Op
         offences_kept: Duration::from_secs(config.engine.backoff.forget_after_secs()),
         ..store::Settings::default()
     };
-    let boot_id = BootId::current().context("could not tell this boot from others")?;
-    let (store, found) = Store::open(&settings, &boot_id, now)?;
-    let damage = match found {
-        Found::Nothing | Found::Sound => None,
-        Found::Damaged { moved_to, damage } => Some(Damage { found: damage, kept: moved_to }),
-    };
-    let state = PartState::Active { detail: settings.file().display().to_string() };
-    let state = PartReport { part: "store".to_owned(), state, repaired: None };
-    Ok(Opened { store, state, damage })
+    let (store, found, check) = Store::open_and_check(&settings, boot_id, now)?;
+    Ok((Opened::new(store, found), check))
+}
+
+impl Opened {
+    fn new(store: Store, found: Found) -> Opened {
+        let damage = match found {
+            Found::Nothing | Found::Sound => None,
+            Found::Damaged { moved_to, damage } => Some(Damage { found: damage, kept: moved_to }),
+        };
+        let state = PartState::Active { detail: store.settings().file().display().to_string() };
+        let state = PartReport { part: "store".to_owned(), state, repaired: None };
+        Opened { store, state, damage }
+    }
 }
 
 /// The state of what was restored: degraded for a day after something was lost, or until the operator has seen to it.
@@ -98,23 +104,54 @@ pub(super) fn state_of(trouble: Option<&Trouble>) -> PartReport {
     PartReport { part: PART.to_owned(), state, repaired: None }
 }
 
-/// Builds an engine from the configuration and the database.
-pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> Result<Restored> {
-    let store = &mut opened.store;
+/// Builds an engine from the configuration and the database, which is opened first.
+pub(super) fn restore(config: &Config, kernel: Kernel, started: Now) -> Result<(Opened, Restored)> {
+    let boot_id = BootId::current().context("could not tell this boot from others")?;
+    let (mut opened, check) = open_store(config, kernel, &boot_id, started)?;
+    let mut enforcing = Vec::new();
+    let mut last_run = read(config, kernel, &opened, &mut enforcing);
+    let Opened { store, state, damage } = opened;
+    match store.await_check(check, &boot_id, started)? {
+        Checked::Sound(store) => opened = Opened { store, state, damage },
+        Checked::Replaced(store, found) => {
+            // What was read counts for nothing, and the enforcers have to say what they hold before they are set up again.
+            drop(last_run);
+            enforcing.drain(..).for_each(|enforcer| drop(enforcer.finish()));
+            opened = Opened::new(store, found);
+            last_run = read(config, kernel, &opened, &mut enforcing);
+        }
+    }
+    let restored = finish(&mut opened, last_run?, enforcing);
+    Ok((opened, restored))
+}
+
+/// What is in the database.
+struct Read {
+    engine: Engine,
+    loaded: Loaded,
+    desired: Tables,
+    leftovers: Vec<Action>,
+    /// What the kernel holds, where the database was damaged.
+    held: Option<adopt::Held>,
+    now: Now,
+}
+
+/// Reads the database into an engine and the enforcers' tables, and begins to set the enforcers up. Changes nothing in the database.
+fn read(config: &Config, kernel: Kernel, opened: &Opened, enforcing: &mut Vec<Ahead>) -> Result<Read> {
+    let store = &opened.store;
     let loaded = store.load().context("could not read the state of the last run")?;
     let mut settings = config.engine.clone();
     settings.enforcers = build::enforcers(config, kernel);
     let host = host::addresses(&config.ssh(), clock::now());
     host.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
     let allowed = config.allow.iter().chain(&config.infrastructure).copied();
-    let allowlist = Allowlist::new(allowed.chain(loaded.allowed).chain(host.entries));
+    let allowlist = Allowlist::new(allowed.chain(loaded.allowed.iter().copied()).chain(host.entries));
     let now = clock::now();
     let held =
         opened.damage.is_some().then(|| adopt::held(config, kernel, &allowlist.exempt_networks(), now));
-    let enforcing = build::begin_enforcement(config, kernel, &allowlist.exempt_networks())?;
+    *enforcing = build::begin_enforcement(config, kernel, &allowlist.exempt_networks())?;
     let next_serial = held.as_ref().map_or(loaded.next_serial, adopt::Held::next_serial);
     let seed = u64::from_ne_bytes(random::bytes()?);
-    let max_bans = settings.max_bans;
     let mut engine = Engine::new(settings, config.policy.clone(), allowlist, next_serial, seed);
     engine.restore_totals(loaded.totals);
     for (network, until_ms) in &loaded.allowed_until_ms {
@@ -134,17 +171,12 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
     engine.expect_bans(loaded.bans as usize);
     let mut desired = Tables::new(enforcers, loaded.bans as usize);
     let mut leftovers = Vec::new();
-    let mut take = |actions: Vec<Action>| {
-        for action in actions {
-            match action {
-                Action::Enforce(Order::Ban { client, ends, place, serial }) => {
-                    desired.insert(Ban { client, ends }, place, serial);
-                }
-                other => leftovers.push(other),
-            }
+    store.for_each_ban(now, |ban| match engine.restore_order(ban.ban, now) {
+        Ok(order) => take(Action::Enforce(order), &mut desired, &mut leftovers),
+        Err(actions) => {
+            actions.into_iter().for_each(|action| take(action, &mut desired, &mut leftovers));
         }
-    };
-    store.for_each_ban(now, |ban| take(engine.restore_ban(ban.ban, now)))?;
+    })?;
     if let Some(saved) = &loaded.slowed
         && let Err(error) = engine.restore_slowed(saved, now)
     {
@@ -169,11 +201,29 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
             );
         }
     })?;
+    Ok(Read { engine, loaded, desired, leftovers, held, now })
+}
+
+/// Hands an order to the enforcers' tables, and keeps everything else.
+fn take(action: Action, desired: &mut Tables, leftovers: &mut Vec<Action>) {
+    match action {
+        Action::Enforce(Order::Ban { client, ends, place, serial }) => {
+            desired.insert(Ban { client, ends }, place, serial);
+        }
+        other => leftovers.push(other),
+    }
+}
+
+/// Adopts what only the kernel has, and writes down what was lost.
+fn finish(opened: &mut Opened, read: Read, enforcers: Vec<Ahead>) -> Restored {
+    let Read { mut engine, loaded, mut desired, mut leftovers, held, now } = read;
+    let store = &mut opened.store;
     let mut lost = Vec::new();
     if let (Some(damage), Some(held)) = (&opened.damage, held) {
+        let max_bans = engine.settings().max_bans;
         let adopted = held.adopt(&mut engine, max_bans, now);
         lost.push(text::restored::damaged(&damage.found, &damage.kept, &adopted.words));
-        take(adopted.actions);
+        adopted.actions.into_iter().for_each(|action| take(action, &mut desired, &mut leftovers));
         leftovers.extend(save(store, adopted.records, now));
     }
     lost.extend(store.keep_unreadable_aside(now));
@@ -188,7 +238,7 @@ pub(super) fn restore(config: &Config, kernel: Kernel, opened: &mut Opened) -> R
     let checkpoint = |(source, position)| Checkpoint { source, position };
     let checkpoints = loaded.checkpoints.into_iter().map(checkpoint).collect();
     let audit_head = loaded.audit_head;
-    Ok(Restored { engine, enforcers: enforcing, desired, leftovers, checkpoints, audit_head, trouble })
+    Restored { engine, enforcers, desired, leftovers, checkpoints, audit_head, trouble }
 }
 
 /// Saves adopted bans in pieces. On a full disk the rest is for the performer, which holds it.

@@ -12,6 +12,7 @@ pub(crate) mod enforcer;
 pub(crate) mod interpreter;
 pub(crate) mod iptables;
 pub(crate) mod nginx;
+pub(crate) mod pieces;
 pub(crate) mod reconcile;
 #[cfg(any(test, feature = "test-support"))]
 pub(crate) mod simulator;

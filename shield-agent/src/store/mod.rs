@@ -9,6 +9,7 @@
 
 pub(crate) mod audit_head;
 pub(crate) mod boots;
+pub(crate) mod check;
 mod commit;
 pub(crate) mod copy;
 mod disk_sync;
@@ -35,6 +36,7 @@ use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, OpenFlags};
 
 pub(crate) use boots::{BootId, Boots};
+use check::Check;
 use error::said_once;
 pub(crate) use error::{Error, Fault};
 pub(crate) use load::Loaded;
@@ -99,6 +101,13 @@ pub enum Found {
     },
 }
 
+/// The store after [`Store::await_check`].
+pub(crate) enum Checked {
+    Sound(Store),
+    /// The file was damaged: this is an empty one, and [`Found::Damaged`].
+    Replaced(Store, Found),
+}
+
 /// The database, open for writing. A lock on the directory keeps a second agent out.
 #[derive(Debug)]
 pub struct Store {
@@ -118,41 +127,87 @@ impl Store {
     /// When another agent holds the directory, permission is missing, the disk is full, or the file was written by a newer
     /// version or another program.
     pub fn open(settings: &Settings, boot_id: &BootId, now: Now) -> Result<(Store, Found)> {
+        let (store, found, check) = Store::open_and_check(settings, boot_id, now)?;
+        Ok(match store.await_check(check, boot_id, now)? {
+            Checked::Sound(store) => (store, found),
+            Checked::Replaced(store, found) => (store, found),
+        })
+    }
+
+    /// As [`Store::open`], and the whole file is checked meanwhile. What is read before [`Store::await_check`] may be a damaged file's,
+    /// and nothing may be written before.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub(crate) fn open_and_check(
+        settings: &Settings,
+        boot_id: &BootId,
+        now: Now,
+    ) -> Result<(Store, Found, Check)> {
         let lock = files::prepare(&settings.dir)?;
         let path = settings.file();
-        let mut found = if path.exists() { Found::Sound } else { Found::Nothing };
-        let open = || connect(&path, settings, boot_id, now).map_err(Error::from);
-        let opened = match open() {
+        let found = if path.exists() { Found::Sound } else { Found::Nothing };
+        let (store, found) = match connect(&path, settings, boot_id, now).map_err(Error::from) {
+            Ok(opened) => (Store::new(opened, settings, lock), found),
             Err(error) if error.fault() == Fault::Damaged => {
-                let moved_to = files::move_aside(&path, now)?;
-                found = Found::Damaged { moved_to, damage: format!("{error:#}") };
-                open()
+                Store::replace(&error, settings, lock, boot_id, now)?
             }
-            other => other,
+            Err(error) => return Err(could_not_open(error, settings)),
         };
-        let (connection, boots) =
-            opened.with_context(|| format!("could not open the database {}", path.display()))?;
+        let check = Check::begin(settings)?;
+        Ok((store, found, check))
+    }
+
+    /// Waits for the check. A damaged file is moved aside, and the store is an empty one then.
+    ///
+    /// # Errors
+    /// When the file could not be checked or replaced.
+    pub(crate) fn await_check(self, check: Check, boot_id: &BootId, now: Now) -> Result<Checked> {
+        match check.finish() {
+            Ok(()) => Ok(Checked::Sound(self)),
+            Err(error) if error.fault() == Fault::Damaged => {
+                let Store { connection, settings, _lock: lock, .. } = self;
+                drop(connection);
+                let (store, found) = Store::replace(&error, &settings, lock, boot_id, now)?;
+                Ok(Checked::Replaced(store, found))
+            }
+            Err(error) => Err(could_not_open(error, &self.settings)),
+        }
+    }
+
+    /// Moves a damaged file aside, and makes an empty one.
+    fn replace(
+        damage: &Error,
+        settings: &Settings,
+        lock: File,
+        boot_id: &BootId,
+        now: Now,
+    ) -> Result<(Store, Found)> {
+        let path = settings.file();
+        let moved_to = files::move_aside(&path, now)?;
+        let found = Found::Damaged { moved_to, damage: format!("{damage:#}") };
+        let opened = connect(&path, settings, boot_id, now).map_err(Error::from);
+        let opened = opened.map_err(|error| could_not_open(error, settings))?;
+        Ok((Store::new(opened, settings, lock), found))
+    }
+
+    fn new((connection, boots): (Connection, Boots), settings: &Settings, lock: File) -> Store {
         let (settings, unreadable) = (settings.clone(), RefCell::default());
-        Ok((Store { connection, boots, settings, unreadable, _lock: lock }, found))
+        Store { connection, boots, settings, unreadable, _lock: lock }
     }
 
     /// As [`Store::open`], but leaves a damaged database where it is: what is lost with it only a start of the agent can put right.
     pub(crate) fn open_sound(settings: &Settings, boot_id: &BootId, now: Now) -> Result<Store> {
         let lock = files::prepare(&settings.dir)?;
         let path = settings.file();
-        let (connection, boots) = connect(&path, settings, boot_id, now).with_context(|| {
+        let checked = |opened: (Connection, Boots)| check::check(&opened.0).map(|()| opened);
+        let opened = connect(&path, settings, boot_id, now).and_then(checked).with_context(|| {
             format!(
                 "could not open the database {} (a damaged one is put right by a start of the agent)",
                 path.display()
             )
         })?;
-        Ok(Store {
-            connection,
-            boots,
-            settings: settings.clone(),
-            unreadable: RefCell::default(),
-            _lock: lock,
-        })
+        Ok(Store::new(opened, settings, lock))
     }
 
     /// Writes all of `records` in one transaction or, with an error, none of them.
@@ -239,7 +294,12 @@ fn checkpoint(connection: &Connection) -> Result<()> {
         .context("could not checkpoint the write-ahead log")
 }
 
-/// Opens, checks and migrates the file. One without tables counts as damaged: [`files::create`] never leaves such a file.
+fn could_not_open(error: Error, settings: &Settings) -> anyhow::Error {
+    anyhow::Error::new(error).context(format!("could not open the database {}", settings.file().display()))
+}
+
+/// Opens and migrates the file, and compares its tables with ours. One without tables counts as damaged: [`files::create`] never leaves
+/// such a file.
 fn connect(path: &Path, settings: &Settings, boot_id: &BootId, now: Now) -> Result<(Connection, Boots)> {
     if !path.exists() {
         files::create(path)?;
@@ -251,15 +311,20 @@ fn connect(path: &Path, settings: &Settings, boot_id: &BootId, now: Now) -> Resu
     }
     configure(&connection, settings)?;
     schema::migrate(&mut connection)?;
-    check(&connection)?;
+    if let Some(wrong) = schema::unlike_ours(&connection)? {
+        bail!(error::Damage(wrong));
+    }
     // Without them no stored deadline means anything.
     let boots =
         Boots::load(&connection, boot_id, now).context("could not read the boots from the database")?;
     Ok((connection, boots))
 }
 
+/// How long a lock of another program is waited for.
+const BUSY: Duration = Duration::from_secs(2);
+
 fn configure(connection: &Connection, settings: &Settings) -> Result<()> {
-    connection.busy_timeout(Duration::from_secs(2))?;
+    connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "cache_size", -i64::from(settings.cache_kib))?;
@@ -267,17 +332,5 @@ fn configure(connection: &Connection, settings: &Settings) -> Result<()> {
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
     connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
-    Ok(())
-}
-
-/// Walks every page once. That reads the whole file, which loading the bans would do anyway.
-fn check(connection: &Connection) -> Result<()> {
-    let result: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if result != "ok" {
-        bail!(error::Damage(result.trim_start_matches("*** in database main ***").trim().to_owned()));
-    }
-    if let Some(wrong) = schema::unlike_ours(connection)? {
-        bail!(error::Damage(wrong));
-    }
     Ok(())
 }

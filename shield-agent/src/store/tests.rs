@@ -210,6 +210,44 @@ fn a_newer_or_foreign_database_is_refused_and_left_alone() {
     check("PRAGMA application_id = 7", "another program's database");
 }
 
+/// A start reads while the file is checked: damage in a part that it does not read is found all the same.
+#[test]
+fn a_file_is_read_while_it_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let (mut store, _) = open(&settings, NOW);
+    let many: Vec<Record> = (0..2_000).map(|n| banned(n, u64::from(n) + 1, Ends::Never)).collect();
+    store.commit(&many, NOW).unwrap();
+    store.checkpoint().unwrap();
+    drop(store);
+
+    let (store, found, check) = Store::open_and_check(&settings, &boot("a"), NOW).unwrap();
+    assert!(matches!(found, Found::Sound), "{found:?}");
+    assert_eq!(bans_of(&store, NOW).len(), 2_000);
+    let Checked::Sound(store) = store.await_check(check, &boot("a"), NOW).unwrap() else {
+        panic!("a sound file was replaced")
+    };
+    // By its name in the schema: the first page of an index that no start reads.
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'bans_by_end'";
+    let page: usize = store.connection.query_row(sql, [], |row| row.get(0)).unwrap();
+    drop(store);
+    let mut bytes = std::fs::read(settings.file()).unwrap();
+    bytes[(page - 1) * 4096..page * 4096].fill(0x5a);
+    std::fs::write(settings.file(), &bytes).unwrap();
+
+    let (store, found, check) = Store::open_and_check(&settings, &boot("a"), NOW).unwrap();
+    assert!(matches!(found, Found::Sound), "not known yet: {found:?}");
+    assert_eq!(bans_of(&store, NOW).len(), 2_000);
+    let Checked::Replaced(mut store, found) = store.await_check(check, &boot("a"), NOW).unwrap() else {
+        panic!("the damage was not found")
+    };
+    let Found::Damaged { moved_to, .. } = found else { panic!("{found:?}") };
+    assert_eq!(std::fs::read(moved_to).unwrap(), bytes, "kept as it was");
+    assert_eq!(bans_of(&store, NOW), []);
+    store.commit(&[banned(1, 1, Ends::Never)], NOW).unwrap();
+    assert!(Store::open(&settings, &boot("a"), NOW).is_err(), "the directory is still locked");
+}
+
 #[test]
 fn a_damaged_file_is_moved_aside_loudly() {
     let check = |name: &str, damage: &dyn Fn(&mut Vec<u8>)| {

@@ -11,6 +11,7 @@ use aya::Pod;
 use aya::maps::{Array, Map, MapData, MapInfo};
 use shield_common::{ABI_VERSION, Ban, Control, KernelTime, map_name};
 
+use crate::enforce::pieces::in_pieces;
 use shield_engine::client::Client;
 
 use super::bans::Bans;
@@ -23,6 +24,8 @@ use super::{kernel, keys, object};
 
 /// Elements in one system call when reading an earlier agent's maps.
 const CHUNK: usize = 4096;
+/// Bans that are carried over at once.
+const CARRIED_AT_ONCE: usize = 16_384;
 
 /// Takes over the pinned maps, or makes new ones: beside the old ones, where these do not fit.
 pub(super) fn bans(pins: &Pins, settings: &Settings) -> Result<Bans> {
@@ -71,23 +74,24 @@ fn carry_over(old: &Path, maps: &mut BanMaps) {
         tracing::warn!("maps of an unknown layout were replaced; their bans come back from the store");
         return;
     };
-    let carried = read(old, control);
-    let failed = maps.ensure(&carried, Presence::Unknown);
-    tracing::info!(
-        bans = carried.len() - failed.len(),
-        failed = failed.len(),
-        "carried bans over into new maps"
+    let (mut bans, mut failed) = (0, 0);
+    in_pieces(
+        CARRIED_AT_ONCE,
+        |piece| {
+            bans += piece.len();
+            failed += maps.ensure(piece, Presence::Unknown).len();
+        },
+        |each| read(old, control, each),
     );
+    tracing::info!(bans = bans - failed, failed, "carried bans over into new maps");
 }
 
-fn read(old: &Path, control: Control) -> Vec<(Client, KernelTime)> {
+fn read(old: &Path, control: Control, each: &mut dyn FnMut((Client, KernelTime))) {
     let prefix = u8::try_from(control.ipv6_prefix).unwrap_or(128).min(128);
-    let mut carried = Vec::new();
-    read_map(old, map_name::BANS_V4, |key, ends| carried.push((keys::single_v4(key), ends)));
-    read_map(old, map_name::BANS_V6, |key, ends| carried.push((keys::single_v6(key, prefix), ends)));
-    read_map(old, map_name::NETWORKS_V4, |key, ends| carried.push((keys::network_v4(key), ends)));
-    read_map(old, map_name::NETWORKS_V6, |key, ends| carried.push((keys::network_v6(key), ends)));
-    carried
+    read_map(old, map_name::BANS_V4, |key, ends| each((keys::single_v4(key), ends)));
+    read_map(old, map_name::BANS_V6, |key, ends| each((keys::single_v6(key, prefix), ends)));
+    read_map(old, map_name::NETWORKS_V4, |key, ends| each((keys::network_v4(key), ends)));
+    read_map(old, map_name::NETWORKS_V6, |key, ends| each((keys::network_v6(key), ends)));
 }
 
 fn read_map<K: Pod>(folder: &Path, name: &str, mut each: impl FnMut(K, KernelTime)) {

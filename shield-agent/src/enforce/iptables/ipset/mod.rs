@@ -20,12 +20,15 @@ use super::chain::Rule;
 use super::programs::{Programs, act};
 use super::sets::{Element, SetStore, Version};
 use crate::enforce::ban::{Drops, Failure};
+use crate::enforce::pieces::in_pieces;
 use shield_engine::client::Client;
 
 /// The fewest buckets of a new hash. The kernel doubles it as it fills.
 const MIN_HASH: usize = 1024;
 /// An empty set is recreated when its hash would have to grow by more than this factor.
 const TOLERATED_GROWTH: usize = 4;
+/// Elements of a set that are copied into its replacement at once.
+const COPIED_AT_ONCE: usize = 8_000;
 
 /// The store of sets in ipset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,16 +77,19 @@ impl Ipset {
     /// atomically, so that no client gets through meanwhile.
     fn replace(&self, programs: &mut dyn Programs, version: Version, room: usize) -> Result<()> {
         let (name, replacement) = (SETS[version as usize], REPLACEMENT[version as usize]);
-        let mut elements = Vec::new();
-        list(programs, name, &mut |element| elements.push(element))?;
         // An agent that was killed at this point left one behind.
         destroy(programs, &[replacement])?;
         let create = self.create_line(replacement, version, room);
         act(programs, &["ipset", "restore"], &create)?;
-        let failures = change(programs, (replacement, &create), Verb::Add, &elements, |element| *element);
-        if let Some(failure) = failures.first() {
-            let error = anyhow!("{:#}", failure.error)
-                .context(format!("could not copy the set {name} into a new one"));
+        let mut reader = programs.another();
+        let mut failed = None;
+        let add = |piece: &[Element]| {
+            let failures = change(programs, (replacement, &create), Verb::Add, piece, |element| *element);
+            failed = failed.take().or(failures.into_iter().next().map(|failure| failure.error));
+        };
+        let listed = in_pieces(COPIED_AT_ONCE, add, |each| list(&mut *reader, name, each));
+        if let Some(error) = listed.err().or(failed) {
+            let error = anyhow!("{error:#}").context(format!("could not copy the set {name} into a new one"));
             act(programs, &["ipset", "destroy", replacement], "")?;
             return Err(error);
         }
