@@ -31,6 +31,15 @@ pub(crate) fn trim_heap() {
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
+/// Returns what the start has left so far, in a start that takes long: the free heap of reading the kernel's types, and the program's
+/// pages, while tables of millions of bans are filled.
+pub(crate) fn return_early() {
+    trim_heap();
+    if let Err(error) = unmap_program() {
+        tracing::debug!("{error:#}");
+    }
+}
+
 /// Drops the program's own code and constants from resident memory. Pages in use come back from the page cache when they
 /// are touched.
 ///

@@ -228,6 +228,11 @@ impl Engine {
         self.ledger.reserve(bans);
     }
 
+    /// Says that the ban of this client will be restored soon.
+    pub fn expect_ban_of(&self, client: Client) {
+        self.ledger.prefetch(client);
+    }
+
     /// Restores a ban of an earlier run, or records its lift when the allowlist protects the client by now.
     pub fn restore_ban(&mut self, saved: Ban, now: Now) -> Vec<Action> {
         self.restore_order(saved, now).map_or_else(|actions| actions, |order| vec![Action::Enforce(order)])

@@ -11,8 +11,11 @@ use crate::clock;
 use crate::config::Config;
 use crate::enforce::Ban;
 use crate::enforce::ahead::Ahead;
+use crate::enforce::desired::LOOKED_UP_AT_ONCE;
 use crate::enforce::interpreter::tables::Tables;
+use crate::enforce::pieces::in_pieces;
 use crate::host;
+use crate::memory;
 use crate::random;
 use crate::store::audit_head::AuditHead;
 use crate::store::check::Check;
@@ -22,6 +25,7 @@ use crate::text;
 use shield_engine::Engine;
 use shield_engine::action::{Action, Order, Record};
 use shield_engine::allowlist::Allowlist;
+use shield_engine::ban::Ban as SavedBan;
 use shield_engine::event::{PartReport, PartState};
 use shield_engine::request::Checkpoint;
 use shield_engine::time::Now;
@@ -47,6 +51,9 @@ const PART: &str = "restored state";
 
 /// The folder of a dry run's database, in the state directory.
 const DRY_RUN_DIR: &str = "dry-run";
+
+/// So many bans take a second to read, and then memory counts.
+const MANY_BANS: usize = 1_000_000;
 
 /// Adopted bans in one transaction.
 const SAVED_AT_ONCE: usize = 10_000;
@@ -171,12 +178,27 @@ fn read(config: &Config, kernel: Kernel, opened: &Opened, enforcing: &mut Vec<Ah
     engine.expect_bans(loaded.bans as usize);
     let mut desired = Tables::new(enforcers, loaded.bans as usize);
     let mut leftovers = Vec::new();
-    store.for_each_ban(now, |ban| match engine.restore_order(ban.ban, now) {
-        Ok(order) => take(Action::Enforce(order), &mut desired, &mut leftovers),
-        Err(actions) => {
-            actions.into_iter().for_each(|action| take(action, &mut desired, &mut leftovers));
+    let mut count = 0;
+    let restore = |bans: &[SavedBan]| {
+        for ban in bans {
+            engine.expect_ban_of(ban.client);
+            desired.prefetch(&ban.client);
         }
-    })?;
+        for ban in bans {
+            match engine.restore_order(*ban, now) {
+                Ok(order) => take(Action::Enforce(order), &mut desired, &mut leftovers),
+                Err(actions) => {
+                    actions.into_iter().for_each(|action| take(action, &mut desired, &mut leftovers));
+                }
+            }
+        }
+        count += bans.len();
+        if count >= MANY_BANS {
+            count = 0;
+            memory::return_early();
+        }
+    };
+    in_pieces(LOOKED_UP_AT_ONCE, restore, |each| store.for_each_ban(now, |ban| each(ban.ban)))?;
     if let Some(saved) = &loaded.slowed
         && let Err(error) = engine.restore_slowed(saved, now)
     {

@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 
 use super::enforcer::Enforcer;
-use crate::memory;
 use shield_engine::event::EnforcerName;
 use shield_engine::time::Now;
 
@@ -42,8 +41,6 @@ impl Ahead {
         let thread = std::thread::Builder::new().name(format!("start-{}", name.name()));
         let start = move || {
             let start = catch_unwind(AssertUnwindSafe(|| enforcer.start(&exempt, now)));
-            // The kernel's types alone were tens of megabytes, while a table of millions of bans is filled beside.
-            memory::trim_heap();
             Begun { enforcer, start: Some(start) }
         };
         let thread = thread

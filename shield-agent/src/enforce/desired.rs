@@ -15,6 +15,10 @@ use shield_engine::time::Ends;
 
 use super::ban::Ban;
 
+/// Clients that are looked up at once, where there are millions: enough that the memory of the last one is there when the first one was
+/// dealt with.
+pub(crate) const LOOKED_UP_AT_ONCE: usize = 32;
+
 /// The bans that should be in force, with the serial numbers of their orders. One table for all enforcers.
 ///
 /// Entries are dense, so that a slot number can stand for a client in a bitmap; a removal moves the last entry into the
@@ -129,6 +133,11 @@ impl Desired {
         let gone = self.entries.swap_remove(slot as usize);
         self.clients.forget(gone.who);
         true
+    }
+
+    /// Says that this client will be looked for soon.
+    pub(crate) fn prefetch(&self, client: &Client) {
+        self.index.prefetch(self.hasher.hash_one(client));
     }
 
     /// Returns the ban wanted for this client.

@@ -9,9 +9,6 @@ use rusqlite::{Connection, OpenFlags};
 use super::Settings;
 use super::error::{Damage, Error};
 
-/// Each page is read once.
-const CACHE_KIB: u32 = 1024;
-
 /// A check that is under way.
 pub(crate) struct Check(JoinHandle<Result<(), Error>>);
 
@@ -41,7 +38,7 @@ fn check_file(settings: &Settings) -> Result<()> {
         Connection::open_with_flags(settings.file(), flags).context("could not open it for the check")?;
     connection.busy_timeout(super::BUSY)?;
     connection.pragma_update(None, "cell_size_check", true)?;
-    connection.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
+    super::set_cache(&connection, super::START_CACHE_KIB)?;
     check(&connection)
 }
 

@@ -147,7 +147,7 @@ impl Store {
         let lock = files::prepare(&settings.dir)?;
         let path = settings.file();
         let found = if path.exists() { Found::Sound } else { Found::Nothing };
-        let (store, found) = match connect(&path, settings, boot_id, now).map_err(Error::from) {
+        let (store, found) = match connect(&path, boot_id, now).map_err(Error::from) {
             Ok(opened) => (Store::new(opened, settings, lock), found),
             Err(error) if error.fault() == Fault::Damaged => {
                 Store::replace(&error, settings, lock, boot_id, now)?
@@ -164,7 +164,10 @@ impl Store {
     /// When the file could not be checked or replaced.
     pub(crate) fn await_check(self, check: Check, boot_id: &BootId, now: Now) -> Result<Checked> {
         match check.finish() {
-            Ok(()) => Ok(Checked::Sound(self)),
+            Ok(()) => {
+                set_cache(&self.connection, self.settings.cache_kib)?;
+                Ok(Checked::Sound(self))
+            }
             Err(error) if error.fault() == Fault::Damaged => {
                 let Store { connection, settings, _lock: lock, .. } = self;
                 drop(connection);
@@ -186,8 +189,9 @@ impl Store {
         let path = settings.file();
         let moved_to = files::move_aside(&path, now)?;
         let found = Found::Damaged { moved_to, damage: format!("{damage:#}") };
-        let opened = connect(&path, settings, boot_id, now).map_err(Error::from);
+        let opened = connect(&path, boot_id, now).map_err(Error::from);
         let opened = opened.map_err(|error| could_not_open(error, settings))?;
+        set_cache(&opened.0, settings.cache_kib)?;
         Ok((Store::new(opened, settings, lock), found))
     }
 
@@ -201,12 +205,13 @@ impl Store {
         let lock = files::prepare(&settings.dir)?;
         let path = settings.file();
         let checked = |opened: (Connection, Boots)| check::check(&opened.0).map(|()| opened);
-        let opened = connect(&path, settings, boot_id, now).and_then(checked).with_context(|| {
+        let opened = connect(&path, boot_id, now).and_then(checked).with_context(|| {
             format!(
                 "could not open the database {} (a damaged one is put right by a start of the agent)",
                 path.display()
             )
         })?;
+        set_cache(&opened.0, settings.cache_kib)?;
         Ok(Store::new(opened, settings, lock))
     }
 
@@ -300,7 +305,7 @@ fn could_not_open(error: Error, settings: &Settings) -> anyhow::Error {
 
 /// Opens and migrates the file, and compares its tables with ours. One without tables counts as damaged: [`files::create`] never leaves
 /// such a file.
-fn connect(path: &Path, settings: &Settings, boot_id: &BootId, now: Now) -> Result<(Connection, Boots)> {
+fn connect(path: &Path, boot_id: &BootId, now: Now) -> Result<(Connection, Boots)> {
     if !path.exists() {
         files::create(path)?;
     }
@@ -309,7 +314,7 @@ fn connect(path: &Path, settings: &Settings, boot_id: &BootId, now: Now) -> Resu
     if schema::version_of(&connection)? == 0 {
         bail!(error::Damage("it has no tables".into()));
     }
-    configure(&connection, settings)?;
+    configure(&connection)?;
     schema::migrate(&mut connection)?;
     if let Some(wrong) = schema::unlike_ours(&connection)? {
         bail!(error::Damage(wrong));
@@ -323,11 +328,18 @@ fn connect(path: &Path, settings: &Settings, boot_id: &BootId, now: Now) -> Resu
 /// How long a lock of another program is waited for.
 const BUSY: Duration = Duration::from_secs(2);
 
-fn configure(connection: &Connection, settings: &Settings) -> Result<()> {
+/// The page cache while a start reads everything once.
+const START_CACHE_KIB: u32 = 1024;
+
+fn set_cache(connection: &Connection, kib: u32) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "cache_size", -i64::from(kib))
+}
+
+fn configure(connection: &Connection) -> Result<()> {
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "cell_size_check", true)?;
-    connection.pragma_update(None, "cache_size", -i64::from(settings.cache_kib))?;
+    set_cache(connection, START_CACHE_KIB)?;
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;

@@ -229,7 +229,8 @@ fn a_file_is_read_while_it_is_checked() {
     };
     // By its name in the schema: the first page of an index that no start reads.
     let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'bans_by_end'";
-    let page: usize = store.connection.query_row(sql, [], |row| row.get(0)).unwrap();
+    let page: i64 = store.connection.query_row(sql, [], |row| row.get(0)).unwrap();
+    let page = page as usize;
     drop(store);
     let mut bytes = std::fs::read(settings.file()).unwrap();
     bytes[(page - 1) * 4096..page * 4096].fill(0x5a);

@@ -129,6 +129,11 @@ impl Ledger {
         self.slots.reserve(bans);
     }
 
+    /// Says that this client's ban will be looked for soon.
+    pub(crate) fn prefetch(&self, client: Client) {
+        self.index.prefetch(self.hasher.hash_one(client));
+    }
+
     /// Changes the terms of bans to come.
     pub(crate) fn set_backoff(&mut self, backoff: Backoff) {
         self.backoff = backoff;

@@ -4,6 +4,8 @@
 //! 5,000,000; this one takes 4 bytes and any number of places, 4.6 bytes a ban after [`SlotIndex::reserve`]. What is left of the 32
 //! bits beside a slot's number is a piece of the key's hash, so that hardly any other key is ever looked at.
 
+use crate::detect::prefetch;
+
 /// Places in a bucket: as many as a cache line has.
 const LANES: usize = 16;
 
@@ -57,6 +59,15 @@ impl SlotIndex {
         let needed = self.len + more;
         if needed > most_in(self.buckets.len()) {
             self.rebuild(buckets_for(needed), hash_of);
+        }
+    }
+
+    /// Asks the processor for the place of a key with this hash, which will be looked for soon: in a table of millions a search waits for
+    /// the memory above all.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        if let Some(bucket) = self.buckets.get(self.home(hash)) {
+            prefetch::fetch(bucket);
         }
     }
 

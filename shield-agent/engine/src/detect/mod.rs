@@ -63,7 +63,7 @@ pub(crate) mod observed;
 mod operator_tests;
 pub(crate) mod path_interner;
 pub mod policy;
-mod prefetch;
+pub(crate) mod prefetch;
 mod prefilter;
 pub(crate) mod ring;
 pub mod rules;

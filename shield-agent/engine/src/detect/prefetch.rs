@@ -3,7 +3,7 @@
 /// Prefetches the cache line that `value` begins in. Does nothing on processors other than x86-64: stable Rust has no
 /// prefetch for them yet.
 #[inline]
-pub(super) fn fetch<T>(value: &T) {
+pub(crate) fn fetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -9,6 +9,7 @@ use crate::enforce::ban::Ban;
 use crate::enforce::desired::Desired;
 use shield_engine::action::Order;
 use shield_engine::ban::Place;
+use shield_engine::client::Client;
 use shield_engine::event::EnforcerName;
 
 /// The enforcers that share a table.
@@ -82,6 +83,12 @@ impl Tables {
         let sides = Sides::of(enforcers);
         let kernel = Desired::with_capacity(if sides.kernel { bans } else { 0 });
         Tables { sides, kernel, nginx: Desired::default() }
+    }
+
+    /// Says that a ban of this client will be added soon.
+    pub(crate) fn prefetch(&self, client: &Client) {
+        self.kernel.prefetch(client);
+        self.nginx.prefetch(client);
     }
 
     /// Adds `ban` where it is wanted.

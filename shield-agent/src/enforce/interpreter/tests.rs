@@ -465,6 +465,30 @@ fn restored_bans_are_put_in_force_and_reported_once() {
     assert_eq!(bench.repairs(), []);
 }
 
+/// Five million bans, 32 bytes each, stood in the queue of an engine that works them in more slowly than they are reported.
+#[test]
+fn an_engine_that_is_behind_gets_no_more_of_the_restored_bans() {
+    let host = SimulatedHost::new();
+    let mut desired = Desired::default();
+    const BANS: u32 = 40_000;
+    for n in 0..BANS {
+        let text = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).to_string();
+        desired.insert(bannable(&text), u64::from(n));
+    }
+    let enforcer = Box::new(host.enforcer(iptables::Settings::default()));
+    let mut bench = Bench::new(enforcer, desired);
+    bench.settle();
+    assert_eq!(bench.outcomes().len(), 8, "the others come when these were worked in");
+    let mut serials = Vec::new();
+    while !bench.banned().is_empty() {
+        serials.extend(bench.banned().into_iter().map(|(_, serial)| serial));
+        lock(&bench.reports).clear();
+        bench.settle();
+    }
+    serials.sort_unstable();
+    assert_eq!(serials, (0..u64::from(BANS)).collect::<Vec<u64>>(), "each is reported once");
+}
+
 #[test]
 fn samples_are_answered_even_when_nobody_knows() {
     let host = SimulatedHost::new();

@@ -11,7 +11,7 @@ use super::findings::Findings;
 use super::programs::Programs;
 use super::sets::{Element, SetStore, Version, all_failed};
 use crate::enforce::ban::Ban;
-use crate::enforce::desired::Desired;
+use crate::enforce::desired::{Desired, LOOKED_UP_AT_ONCE};
 use crate::enforce::enforcer::Urgent;
 use crate::enforce::reconcile::{Planner, Wanted as _};
 use shield_engine::client::Client;
@@ -95,7 +95,11 @@ impl<'a> Refill<'a> {
                 match receiver.recv_timeout(PAUSE) {
                     Ok(batch) => {
                         let now = time_at(now, began);
-                        batch.iter().for_each(|e| planner.see(e.client, |ban| e.is_right_for(ban.ends, now)));
+                        for some in batch.chunks(LOOKED_UP_AT_ONCE) {
+                            some.iter().for_each(|e| self.desired.prefetch(&e.client));
+                            some.iter()
+                                .for_each(|e| planner.see(e.client, |ban| e.is_right_for(ban.ends, now)));
+                        }
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => break,

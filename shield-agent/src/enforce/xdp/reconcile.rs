@@ -3,7 +3,8 @@
 use anyhow::Result;
 
 use crate::enforce::ban::{Ban, Failure};
-use crate::enforce::desired::Desired;
+use crate::enforce::desired::{Desired, LOOKED_UP_AT_ONCE};
+use crate::enforce::pieces::in_pieces;
 use crate::enforce::reconcile::Planner;
 use shield_engine::client::Client;
 use shield_engine::time::Now;
@@ -129,10 +130,15 @@ fn compare<'a>(
 ) -> Result<Planner<'a, Desired>> {
     let mut planner = Planner::new(desired);
     let clock = bans.clock;
-    bans.maps.listing()?.for_each(|client, held| {
-        planner.see(client, |wanted: Ban| Bans::ends_as_wanted(&clock, &held, wanted.ends, now));
-        pauses.compared(bans);
-    })?;
+    let listing = bans.maps.listing()?;
+    let see = |held: &[(Client, shield_common::Ban)]| {
+        held.iter().for_each(|(client, _)| desired.prefetch(client));
+        for (client, held) in held {
+            planner.see(*client, |wanted: Ban| Bans::ends_as_wanted(&clock, held, wanted.ends, now));
+            pauses.compared(bans);
+        }
+    };
+    in_pieces(LOOKED_UP_AT_ONCE, see, |each| listing.for_each(|client, held| each((client, held))))?;
     Ok(planner)
 }
 
