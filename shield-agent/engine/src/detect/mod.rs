@@ -62,6 +62,7 @@ pub(crate) mod observed;
 #[cfg(test)]
 mod operator_tests;
 pub(crate) mod path_interner;
+pub(crate) mod plain;
 pub mod policy;
 mod prefetch;
 mod prefilter;

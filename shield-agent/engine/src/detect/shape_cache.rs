@@ -102,8 +102,9 @@ impl ShapeCache {
         shape
     }
 
+    /// What is known of a path with this hash; `None` if it was not seen lately.
     #[inline]
-    fn get(&self, hash: u64) -> Option<Cached> {
+    pub(super) fn get(&self, hash: u64) -> Option<Cached> {
         let slot = CachedShape::slot(hash);
         self.0[slot].shape(hash).or_else(|| self.0[slot + 1].shape(hash))
     }

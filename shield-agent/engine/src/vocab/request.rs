@@ -219,13 +219,26 @@ impl Batch {
         }
     }
 
+    /// [`Request::path`] of a line.
+    pub(crate) fn path_of(&self, line: &Line) -> &[u8] {
+        self.text(line.path_at, line.path_len as usize)
+    }
+
+    /// [`Request::method`] of a line.
+    pub(crate) fn method_of(&self, line: &Line) -> &[u8] {
+        self.text(line.method_at, usize::from(line.method_len))
+    }
+
+    fn text(&self, at: u32, len: usize) -> &[u8] {
+        self.bytes.get(at as usize..at as usize + len).unwrap_or_default()
+    }
+
     pub fn request<'a>(&'a self, line: &Line) -> Request<'a> {
-        let text = |at: u32, len: usize| self.bytes.get(at as usize..at as usize + len).unwrap_or_default();
         Request {
             addr: line.addr,
             time: line.time,
-            method: text(line.method_at, usize::from(line.method_len)),
-            path: text(line.path_at, line.path_len as usize),
+            method: self.method_of(line),
+            path: self.path_of(line),
             status: line.status,
             size: line.size,
             behind_proxy: line.behind_proxy,
