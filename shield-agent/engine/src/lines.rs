@@ -59,10 +59,12 @@ impl Engine {
             let source = batch.source.and_then(|id| self.sources.get(&id)).cloned().unwrap_or_default();
             out.announce(Notice::Lost { source, bytes: loss.bytes, reason: loss.reason.clone() });
         }
-        let mut prepared = Vec::with_capacity(LOOK_AHEAD);
+        let mut prepared = std::mem::take(&mut self.prepared);
+        let mut read = self.detector.read_paths(batch);
         for lines in batch.lines.chunks(LOOK_AHEAD) {
             let requests = lines.iter().map(|line| (line.addr, batch.path_of(line)));
-            self.detector.prepare_batch(requests, &mut prepared);
+            self.detector.prepare_batch(requests, read, &mut prepared);
+            read = read.get(lines.len()..).unwrap_or_default();
             for (line, prepared) in lines.iter().zip(&prepared) {
                 if is_led && self.is_late(line.time) {
                     at += 1;
@@ -88,6 +90,7 @@ impl Engine {
                 }
             }
         }
+        self.prepared = prepared;
         for (total, refused) in self.rejected.iter_mut().zip(batch.rejected) {
             *total += refused;
             self.totals.rejected += refused;

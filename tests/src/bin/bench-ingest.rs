@@ -298,6 +298,7 @@ fn count_by_replay(format: &Format, text: &[u8]) -> u64 {
 /// Runs the agent's threads from the file to the engine. Jobs for the performer are received and dropped.
 fn count_by_agent(format: &Format, log: &Path, lines: u64) -> Result<u64> {
     let engine = Engine::new(EngineSettings::default(), Policy::default(), Allowlist::new([]), 1, 7);
+    let mut paths = engine.path_reader();
     let (handle, inbox) = Handle::new();
     let (perform, jobs) = std::sync::mpsc::channel();
     let pool = Pool::default();
@@ -310,7 +311,8 @@ fn count_by_agent(format: &Format, log: &Path, lines: u64) -> Result<u64> {
         ..source::Settings::of_files(log.to_str().context("could not use the log's path: it is not UTF-8")?)
     };
     let to_owner = handle.clone();
-    let deliver = move |batch| {
+    let deliver = move |mut batch| {
+        paths.read(&mut batch);
         if to_owner.send_lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     let sources = source::Prepared::new(vec![settings]).start(&[], &pool, &deliver, &|_| {})?;

@@ -10,6 +10,7 @@ use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
 use crate::detect::prefetch;
 use crate::detect::prefilter::{Prefilter, Screening};
+use crate::detect::shape_cache::CachedShape;
 use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::client::{Client, Singles};
@@ -40,13 +41,15 @@ const UNKNOWN: u32 = u32::MAX;
 pub struct Prepared {
     pub(crate) client: Client,
     pub(crate) path: HashedPath,
+    /// What the path is, where that was read before.
+    pub(crate) shape: CachedShape,
     /// The index at which its client's record was found; a hint, as the record may have moved since.
     place: u32,
 }
 
 impl Prepared {
-    pub(crate) fn new(client: Client, path: HashedPath) -> Prepared {
-        Prepared { client, path, place: UNKNOWN }
+    pub(crate) fn new(client: Client, path: HashedPath, shape: CachedShape) -> Prepared {
+        Prepared { client, path, shape, place: UNKNOWN }
     }
 
     /// The key of its target in the usual case: the answer can change it.

@@ -20,11 +20,13 @@ use crate::detect::good_targets::GoodTargets;
 use crate::detect::hash::Seeded;
 use crate::detect::observed::Observed;
 use crate::detect::path_interner::PathInterner;
+use crate::detect::path_reader::{PathReader, ReadPath};
 use crate::detect::policy::{Policy, Reference};
 use crate::detect::prefilter::Screening;
 use crate::detect::ring::{SecondRing, ServerSecond};
 use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use crate::detect::score::{ALIKE_FROM, Asked, Lately, Score, Scores};
+use crate::detect::shape_cache::CachedShape;
 use crate::detect::stable_hash;
 use crate::detect::standing::Service;
 use crate::detect::template::Template;
@@ -37,7 +39,7 @@ use crate::vocab::client::Client;
 use crate::vocab::report::{
     BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, Lessons, RuleView,
 };
-use crate::vocab::request::Request;
+use crate::vocab::request::{Batch, Request};
 use crate::vocab::time::EventSecs;
 use crate::vocab::verdict::{Charged, Evidence, PathCount, Rule, Verdict};
 
@@ -230,21 +232,39 @@ impl Detector {
     pub(crate) fn prepare_batch<'a>(
         &self,
         requests: impl Iterator<Item = (IpAddr, &'a [u8])>,
+        read: &[ReadPath],
         prepared: &mut Vec<Prepared>,
     ) {
         prepared.clear();
+        let mut read = read.iter();
         for (addr, path) in requests.take(LOOK_AHEAD) {
-            let one = Prepared::new(self.client_of_addr(addr), self.tracer.hash_path(path));
-            self.tracer.prefetch(one.path);
+            let client = self.client_of_addr(addr);
+            let one = match read.next() {
+                Some(read) => Prepared::new(client, read.path, read.shape),
+                None => {
+                    let path = self.tracer.hash_path(path);
+                    self.tracer.prefetch(path);
+                    Prepared::new(client, path, CachedShape::default())
+                }
+            };
             self.paths.prefetch(one.path.hash as u32);
             prepared.push(one);
         }
         self.clients.prefetch(prepared, self.latest);
     }
 
+    pub(crate) fn path_reader(&self) -> PathReader {
+        PathReader::new(self.tracer.hash())
+    }
+
+    /// What was read of the paths of these lines for this detector, if anything.
+    pub(crate) fn read_paths<'a>(&self, batch: &'a Batch) -> &'a [ReadPath] {
+        batch.read_paths.of(batch.lines.len(), self.tracer.hash())
+    }
+
     /// Prepares one request, without prefetching.
     pub fn prepare(&self, request: &Request<'_>) -> Prepared {
-        Prepared::new(self.client_of(request), self.tracer.hash_path(request.path))
+        Prepared::new(self.client_of(request), self.tracer.hash_path(request.path), CachedShape::default())
     }
 
     /// Counts a request at `second` and judges its client. `prepared` is what [`Detector::prepare`] returned for it.
@@ -270,7 +290,7 @@ impl Detector {
         standing: Standing,
     ) -> Verdict {
         let Some(second) = self.advance_to(second) else { return Verdict::Normal };
-        let seen = self.tracer.see(request, prepared.path);
+        let seen = self.tracer.see(request, prepared);
         let (mut trace, path) = (seen.trace, seen.path);
         let mut error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);

@@ -81,7 +81,7 @@ impl SecondRing {
     }
 
     /// Counts one request at `second`, unless that is older than the ring.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(&mut self, second: u32, error: u32) {
         if second != self.newest {
             return self.change(second, |s| {

@@ -1,14 +1,19 @@
 //! A request as the windows keep it, in eight bytes: the key of its target, its flags and its weight. Derived from the
 //! target's shape (`shape.rs`, cached by `shape_cache.rs`) and the answer.
 
+use crate::detect::clients::Prepared;
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
 use crate::detect::login::{self, Login};
 use crate::detect::plain::Plain;
 use crate::detect::served_path::{self, Spelling};
 use crate::detect::shape::{self, Kind, Query, Shape};
+#[cfg(any(test, feature = "test-support"))]
+use crate::detect::shape_cache::CachedShape;
 use crate::detect::shape_cache::{Cached, ShapeCache};
 use crate::detect::stable_hash;
+#[cfg(any(test, feature = "test-support"))]
+use crate::vocab::client::Client;
 use crate::vocab::request::Request;
 
 /// Properties of a request, as bits.
@@ -236,14 +241,17 @@ impl Tracer {
     #[cfg(any(test, feature = "test-support"))]
     #[inline]
     pub fn trace(&mut self, request: &Request<'_>, hashed: HashedPath) -> Trace {
-        self.see(request, hashed).trace
+        let unread = Prepared::new(Client::of_addr(request.addr, 64), hashed, CachedShape::default());
+        self.see(request, &unread).trace
     }
 
     /// Derives the trace of `request`, as [`Tracer::trace`] does, together with the path that is served.
     #[inline]
-    pub(crate) fn see<'a>(&'a mut self, request: &Request<'a>, hashed: HashedPath) -> Seen<'a> {
+    pub(crate) fn see<'a>(&'a mut self, request: &Request<'a>, prepared: &Prepared) -> Seen<'a> {
+        let hashed = prepared.path;
         let (path, query) = hashed.split(request.path);
-        let Cached::Shape(shape) = self.shapes.of(path, hashed.hash) else {
+        let read = prepared.shape.shape(hashed.hash);
+        let Cached::Shape(shape) = read.unwrap_or_else(|| self.shapes.of(path, hashed.hash)) else {
             return self.see_respelled(request);
         };
         let Request { method, status, size, .. } = *request;
@@ -258,11 +266,13 @@ impl Tracer {
 
     /// Derives the trace of a plain request (see `plain.rs`) whose path was seen lately; `None` of any other.
     #[inline]
-    pub(crate) fn see_plain(&self, asked: &Plain<'_>, hashed: HashedPath) -> Option<Trace> {
+    pub(crate) fn see_plain(&self, asked: &Plain<'_>, prepared: &Prepared) -> Option<Trace> {
+        let hashed = prepared.path;
         if hashed.len() != asked.path.len() {
             return None;
         }
-        let Some(Cached::Shape(shape)) = self.shapes.get(hashed.hash) else { return None };
+        let known = prepared.shape.shape(hashed.hash).or_else(|| self.shapes.get(hashed.hash));
+        let Some(Cached::Shape(shape)) = known else { return None };
         self.trace_plain(asked, hashed, shape.kind)
     }
 

@@ -1,4 +1,4 @@
-//! The short way for plain requests changes what the long way would.
+//! The short way for plain requests changes what the long way would, and so it does with paths that were read ahead.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -98,7 +98,7 @@ proptest! {
     #[test]
     fn the_short_way_ends_where_the_long_way_does(
         requests in prop::collection::vec(asked(), 1..600),
-        piece in 1_usize..40,
+        piece in prop_oneof![1_usize..40, 64_usize..200],
         is_sensitive in any::<bool>(),
     ) {
         let mut policy = Policy::default();
@@ -106,21 +106,26 @@ proptest! {
             policy.flood.page_requests = 9;
             policy.flood.unserved_kinds = 4;
         }
-        let [mut short, mut long] = [(), ()].map(|()| {
+        let [mut short, mut long, mut ahead] = [(), (), ()].map(|()| {
             Engine::new(Settings::default(), policy.clone(), Allowlist::new([]), 1, 7)
         });
         long.detector.takes_long_way = true;
+        let mut paths = ahead.path_reader();
         let mut second = T0.wall_secs();
         for (number, asked) in requests.chunks(piece).enumerate() {
             let batch = batch(asked, &mut second, false);
+            let mut read = batch.clone();
+            paths.read(&mut read);
             let now = Now { wall_ms: second * 1000, boot_ms: T0.boot_ms + number as u64 * 100 };
-            for event in [|batch| Event::Lines(batch), |_| Event::Tick] {
-                prop_assert_eq!(
-                    format!("{:?}", short.handle(event(&batch), now)),
-                    format!("{:?}", long.handle(event(&batch), now))
-                );
-            }
-            prop_assert_eq!(seen(&mut short, second, now), seen(&mut long, second, now));
+            let expected = format!("{:?}", long.handle(Event::Lines(&batch), now));
+            prop_assert_eq!(&expected, &format!("{:?}", short.handle(Event::Lines(&batch), now)));
+            prop_assert_eq!(&expected, &format!("{:?}", ahead.handle(Event::Lines(&read), now)));
+            let [expected, short, ahead] = [&mut long, &mut short, &mut ahead].map(|engine| {
+                let ticked = format!("{:?}", engine.handle(Event::Tick, now));
+                ticked + &seen(engine, second, now)
+            });
+            prop_assert_eq!(&expected, &short);
+            prop_assert_eq!(&expected, &ahead);
         }
         prop_assert_eq!(long.detector.plain, 0);
         if requests.len() > 300 {

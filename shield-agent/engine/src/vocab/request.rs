@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::detect::path_reader::ReadPaths;
 use crate::timeline::Placement;
 use crate::vocab::time::EventSecs;
 
@@ -180,6 +181,8 @@ pub struct Batch {
     pub placed: Option<Placement>,
     /// What was found lost on the way to these lines.
     pub lost: Vec<Loss>,
+    /// What a [`PathReader`](crate::PathReader) found of the lines' paths. Lines that are changed after that must be read again.
+    pub read_paths: ReadPaths,
 }
 
 /// Lines that were written and cannot be read.
