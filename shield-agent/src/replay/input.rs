@@ -161,7 +161,7 @@ impl Input {
 ///
 /// # Errors
 /// As [`Input::read`]; what was read before has been taken. The first error of `each` ends the reading.
-pub(crate) fn read_beside(
+pub fn read_beside(
     inputs: Vec<(Input, Settings)>,
     read_bytes: &Arc<AtomicU64>,
     mut paths: PathReader,
@@ -174,7 +174,9 @@ pub(crate) fn read_beside(
         for (input, format) in inputs {
             let read = input.read(&format, &read_bytes, &mut |batch| {
                 paths.read(batch);
-                sender.send(Piece::Batch(std::mem::take(batch))).map_err(|_| anyhow!("nobody reads on"))
+                sender
+                    .send(Piece::Batch(Box::new(std::mem::take(batch))))
+                    .map_err(|_| anyhow!("could not hand on what was read: nobody takes it"))
             });
             let is_over = read.is_err();
             if sender.send(Piece::End(read)).is_err() || is_over {
@@ -196,7 +198,7 @@ pub(crate) fn read_beside(
 
 /// What the thread of [`read_beside`] hands over.
 enum Piece {
-    Batch(Batch),
+    Batch(Box<Batch>),
     /// The end of a log.
     End(Result<Option<String>>),
 }

@@ -613,7 +613,7 @@ mod tests {
     fn prepared(key: u128) -> Prepared {
         let client = Client::of_addr(IpAddr::V6(Ipv6Addr::from_bits(key)), 128);
         assert_eq!(client.key(), key);
-        Prepared::new(client, HashedPath::default())
+        Prepared::new(client, HashedPath::default(), CachedShape::default())
     }
 
     fn add(clients: &mut Clients, key: u128, second: u32, trace: &Trace) {

@@ -746,7 +746,8 @@ mod tests {
         ] {
             let hashed = tracer.hash_path(target.as_bytes());
             let request = request("GET", target, 404);
-            let path = tracer.see(&request, hashed).path;
+            let unread = Prepared::new(Client::of_addr(request.addr, 64), hashed, CachedShape::default());
+            let path = tracer.see(&request, &unread).path;
             assert!(memchr::memmem::find(path, b"secret").is_none(), "{target}");
         }
     }
