@@ -236,7 +236,7 @@ pub mod pipeline {
 pub mod replay {
     pub use crate::replay::{Outcome, Replay};
     pub mod input {
-        pub use crate::replay::input::Input;
+        pub use crate::replay::input::{Input, read_beside};
     }
     pub mod labels {
         pub use crate::replay::labels::{Decision, Labels, Score};

@@ -85,8 +85,12 @@ pub mod program_name {
 pub mod global_name {
     /// `u8`: length of the prefix that makes an IPv6 client, 1..=128.
     pub const IPV6_PREFIX: &str = "IPV6_PREFIX";
+    /// `[u64; 2]`: [`super::mask_v6`] of that length.
+    pub const IPV6_MASK: &str = "IPV6_MASK";
     /// `u32`: the index of this program's element in `TOTALS`.
     pub const SLOT: &str = "SLOT";
+    /// `u8`: 1 counts packets that pass in [`super::Totals::passed`]; 0 does not and costs nothing.
+    pub const COUNT_PASSED: &str = "COUNT_PASSED";
     /// `u32`: logs one dropped packet in this many (a power of two); 0 logs none and costs nothing.
     pub const LOG_EVERY: &str = "LOG_EVERY";
 }
@@ -181,7 +185,7 @@ pub struct Control {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Parsed and passed.
+    /// Parsed and passed. Counted only by programs that are loaded to do so ([`global_name::COUNT_PASSED`]).
     pub passed: u64,
     /// Dropped for their IPv4 source.
     pub dropped_v4: u64,

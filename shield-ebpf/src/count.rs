@@ -5,7 +5,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use shield_common::{Ban, Totals};
 
 use crate::{
-    maps::{LOG_EVERY, SLOT, TOTALS},
+    maps::{COUNT_PASSED, LOG_EVERY, SLOT, TOTALS},
     packet::Unknown,
 };
 
@@ -30,6 +30,14 @@ pub fn total(add: impl FnOnce(&mut Totals)) {
     // SAFETY: null, or a pointer from the kernel to this CPU's own value, which is as large as `Totals`.
     if let Some(totals) = unsafe { totals.as_mut() } {
         add(totals);
+    }
+}
+
+/// Counts a packet let through. Removed by the verifier while `COUNT_PASSED` is 0.
+#[inline(always)]
+pub fn passed() {
+    if COUNT_PASSED.load() != 0 {
+        total(|totals| totals.passed += 1);
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod clock;
 mod count;
+mod entry;
 mod fast_path;
 mod maps;
 mod packet;
@@ -25,6 +26,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 
 use crate::{
+    entry::xdp_entry,
     fast_path::{FastPath, fast_path},
     packet::{Packet, Source},
     verdict::{Verdict, verdict},
@@ -65,26 +67,13 @@ pub fn shield_clock(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn xdp_entry(ctx: &XdpContext) -> u32 {
-    let packet = Packet::new(ctx.data(), ctx.data_end());
-    match decide(packet, packet.len()) {
-        Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Drop(source) => {
-            log_drop!(ctx, source);
-            xdp_action::XDP_DROP
-        }
-    }
-}
-
-#[inline(always)]
 fn decide(packet: Packet, bytes: u64) -> Verdict {
     let source = match fast_path(packet) {
         FastPath::Pass => {
-            count::total(|totals| totals.passed += 1);
+            count::passed();
             return Verdict::Pass;
         }
-        FastPath::Candidate(source) => source,
-        FastPath::Fallback => match packet.source() {
+        _ => match packet.source() {
             Ok(source) => source,
             Err(unknown) => {
                 count::not_understood(unknown);

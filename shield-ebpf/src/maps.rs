@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use shield_common::{
     Ban, Control, FILTER_V4_WORDS, FILTER_V6_WORDS, KeyV4, KeyV6, MAX_BANS_V4, MAX_BANS_V6, MAX_EXEMPT,
-    MAX_NETWORKS, MAX_SLOWED, SLOTS, Slow, Totals,
+    MAX_NETWORKS, MAX_SLOWED, SLOTS, Slow, Totals, mask_v6,
 };
 
 #[map]
@@ -44,9 +44,15 @@ pub static TOTALS: PerCpuArray<Totals> = PerCpuArray::with_max_entries(SLOTS, 0)
 /// Length of the prefix that makes an IPv6 client.
 #[unsafe(no_mangle)]
 pub static IPV6_PREFIX: Global<u8> = Global::new(64);
+/// The mask of that length.
+#[unsafe(no_mangle)]
+pub static IPV6_MASK: Global<[u64; 2]> = Global::new(mask_v6(64));
 /// The index of this program's element in `TOTALS`.
 #[unsafe(no_mangle)]
 pub static SLOT: Global<u32> = Global::new(0);
+/// 1 to count packets that pass.
+#[unsafe(no_mangle)]
+pub static COUNT_PASSED: Global<u8> = Global::new(0);
 /// Logs one dropped packet in this many; a power of two, or 0 for none.
 #[unsafe(no_mangle)]
 pub static LOG_EVERY: Global<u32> = Global::new(0);

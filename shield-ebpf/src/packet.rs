@@ -98,7 +98,13 @@ impl Packet {
         if version >> 4 != 6 {
             return Err(Unknown::Malformed);
         }
-        Ok(Source::V6(self.read(offset + 8)?))
+        Ok(Source::V6(self.halves(offset)?))
+    }
+
+    /// Reads the source of the IPv6 header at `offset`.
+    #[inline(always)]
+    pub fn halves(self, offset: usize) -> Result<[u64; 2], Unknown> {
+        self.read(offset + 8)
     }
 
     /// The only bounds check, in the form `start + constant > end` that the verifier recognises.

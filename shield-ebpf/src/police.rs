@@ -5,7 +5,7 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use shield_common::{Rate, SLOW_NETWORK_PREFIX, Slow, mask_v6, take};
+use shield_common::{KeyV6, Rate, SLOW_NETWORK_PREFIX, Slow, mask_v6, take};
 
 use crate::{
     clock,
@@ -43,10 +43,28 @@ pub fn is_over_its_limits(packet: Packet, source: Source) -> bool {
     }
 }
 
+/// Whether the source has an entry, in force or not.
+#[inline(always)]
+pub fn is_listed_v4(source: u32) -> bool {
+    SLOW_V4.get_ptr(source.to_ne_bytes()).is_some()
+}
+
+/// Whether the source or its network has an entry, in force or not.
+#[inline(always)]
+pub fn is_listed_v6(source: impl Fn() -> [u64; 2]) -> bool {
+    SLOW_NETWORKS_V6.get_ptr(network_of(source())).is_some()
+        || SLOW_V6.get_ptr(octets(client_v6(source()))).is_some()
+}
+
+#[inline(always)]
+fn network_of(source: [u64; 2]) -> KeyV6 {
+    const MASK: [u64; 2] = mask_v6(SLOW_NETWORK_PREFIX);
+    octets([source[0] & MASK[0], source[1] & MASK[1]])
+}
+
 #[inline(always)]
 fn is_network_over(source: [u64; 2], packet: Packet) -> bool {
-    const MASK: [u64; 2] = mask_v6(SLOW_NETWORK_PREFIX);
-    let network = SLOW_NETWORKS_V6.get_ptr_mut(octets([source[0] & MASK[0], source[1] & MASK[1]]));
+    let network = SLOW_NETWORKS_V6.get_ptr_mut(network_of(source));
     // Exemptions stand in a trie, which the kernel walks node by node.
     network.is_some() && !is_exempt_v6(source) && is_over(network, packet)
 }

@@ -6,11 +6,13 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::maps::{LpmTrie, lpm_trie::Key};
-use shield_common::{Ban, Control, KeyV6, MAX_NESTED, mask_v6};
+use shield_common::{Ban, Control, FilterBit, KeyV6, MAX_NESTED, filter_v6};
 
 use crate::{
     clock, count,
-    maps::{BANS_V4, BANS_V6, CONTROL, EXEMPT_V4, EXEMPT_V6, IPV6_PREFIX, NETWORKS_V4, NETWORKS_V6},
+    maps::{
+        BANS_V4, BANS_V6, CONTROL, EXEMPT_V4, EXEMPT_V6, IPV6_MASK, IPV6_PREFIX, NETWORKS_V4, NETWORKS_V6,
+    },
     packet::{Packet, Source, octets},
     police,
 };
@@ -29,16 +31,52 @@ pub fn verdict(packet: Packet, source: Source, bytes: u64) -> Verdict {
         Source::V6(halves) => ban_v6(halves),
     };
     let Some(ban) = ban else {
-        if police::is_over_its_limits(packet, source) {
-            count::total(|totals| {
-                totals.slowed += 1;
-                totals.dropped_bytes += bytes;
-            });
-            return Verdict::Drop(source);
-        }
-        count::total(|totals| totals.passed += 1);
-        return Verdict::Pass;
+        return unbanned_at_all(packet, source, bytes);
     };
+    dropped(ban, source, bytes)
+}
+
+/// Decides on a packet whose source has no ban of its own.
+#[inline(always)]
+pub fn unbanned(packet: Packet, source: Source, bytes: u64) -> Verdict {
+    let ban = match source {
+        Source::V4(address) => network_v4(address),
+        Source::V6(halves) => network_v6(octets(halves)),
+    };
+    match ban {
+        Some(ban) => dropped(ban, source, bytes),
+        None => unbanned_at_all(packet, source, bytes),
+    }
+}
+
+/// Whether a source without a ban of its own is in no banned network either, nor slowed, as nearly all are. `false` if that takes
+/// more than a few lookups. Asks for the source again where it needs it: see `entry`.
+#[inline(always)]
+pub fn is_plainly_unbanned_v4(source: impl Fn() -> u32) -> bool {
+    control().is_some_and(|control| control.networks_v4 == 0) && !police::is_listed_v4(source())
+}
+
+/// As [`is_plainly_unbanned_v4`].
+#[inline(always)]
+pub fn is_plainly_unbanned_v6(source: impl Fn() -> [u64; 2]) -> bool {
+    control().is_some_and(|control| control.networks_v6 == 0) && !police::is_listed_v6(source)
+}
+
+#[inline(always)]
+fn unbanned_at_all(packet: Packet, source: Source, bytes: u64) -> Verdict {
+    if police::is_over_its_limits(packet, source) {
+        count::total(|totals| {
+            totals.slowed += 1;
+            totals.dropped_bytes += bytes;
+        });
+        return Verdict::Drop(source);
+    }
+    count::passed();
+    Verdict::Pass
+}
+
+#[inline(always)]
+fn dropped(ban: *mut Ban, source: Source, bytes: u64) -> Verdict {
     count::dropped(ban, bytes);
     count::total(|totals| {
         match source {
@@ -64,11 +102,21 @@ fn ban_v6(source: [u64; 2]) -> Option<*mut Ban> {
 /// the other branch.
 #[inline(always)]
 pub fn client_v6(source: [u64; 2]) -> [u64; 2] {
-    let prefix = IPV6_PREFIX.load();
-    if prefix == 64 {
+    if IPV6_PREFIX.load() == 64 {
         return [source[0], 0];
     }
-    let mask = mask_v6(prefix);
+    masked(source)
+}
+
+/// Returns the filter's bit of the client. A function of its own, because LLVM would rather rotate a zero than jump.
+#[inline(always)]
+pub fn filter_bit_v6(source: [u64; 2]) -> FilterBit {
+    if IPV6_PREFIX.load() == 64 { filter_v6([source[0], 0]) } else { filter_v6(masked(source)) }
+}
+
+#[inline(always)]
+fn masked(source: [u64; 2]) -> [u64; 2] {
+    let mask = IPV6_MASK.load();
     [source[0] & mask[0], source[1] & mask[1]]
 }
 

@@ -13,7 +13,7 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use shield_agent::test_support::clock;
 use shield_agent::test_support::enforce::xdp::{Mode, Selection, Settings, XdpEnforcer, object};
 use shield_agent::test_support::enforce::{Ban, Desired, Enforcer as _, Failure, Slow, Urgent};
-use shield_common::{Totals, map_name};
+use shield_common::{Totals, filter_v6, map_name};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::slowed::{SlowLimits, SlowRate};
@@ -59,6 +59,7 @@ impl Harness {
             interfaces: Selection::Named(vec!["eth0".to_owned()]),
             mode: Mode::Generic,
             pin_folder: bpffs.path().join("shield"),
+            count_passed: true,
             ..Settings::default()
         };
         adjust(&mut settings);
@@ -237,6 +238,48 @@ fn options_fragments_and_extension_headers_do_not_hide_the_source() {
     }
     let packet = frame(&[], IPV6, &changed(v6(), 0, 0x6f));
     harness.check("another traffic class", &packet, Drop, |t| t.dropped_v6);
+}
+
+/// Two clients that share a bit of the filter are told apart by their keys, whether networks are banned or not.
+#[test]
+fn who_shares_a_bit_of_the_filter_with_a_banned_client_passes() {
+    let mut harness = Harness::start(|_| {});
+    harness.ban("2001:db8:1:2::/64", Ends::Never);
+    let bit = |address: &Ipv6Addr| {
+        let octets = address.octets();
+        let half = |at: usize| u64::from_ne_bytes(octets[at..at + 8].try_into().unwrap());
+        filter_v6([half(0), half(8)])
+    };
+    let wanted = bit(&"2001:db8:1:2::".parse().unwrap());
+    let mut clients = (0..u32::MAX).map(|n| {
+        let [a, b, c, d] = n.to_be_bytes().map(u16::from);
+        Ipv6Addr::new(0x2a00, 0, a << 8 | b, c << 8 | d, 0, 0, 0, 0)
+    });
+    let other = clients.find(|client| bit(client) == wanted).unwrap();
+    let packet = |source: &Ipv6Addr| frame(&[(VLAN, 7)], IPV6, &ipv6(&source.to_string()));
+    let banned = packet(&"2001:db8:1:2::9".parse().unwrap());
+    harness.check("the same bit", &packet(&other), Pass, |t| t.passed);
+    harness.check("banned", &banned, Drop, |t| t.dropped_v6);
+    harness.ban("2001:db8:ab00::/40", Ends::Never);
+    harness.check("the same bit, beside a banned network", &packet(&other), Pass, |t| t.passed);
+    harness.slow(&[(&format!("{other}/64"), FEW)], Ends::Never);
+    harness.check("the same bit, slowed", &packet(&other), Pass, |t| t.passed);
+    harness.check("banned, and the other slowed", &banned, Drop, |t| t.dropped_v6);
+}
+
+/// What passes is counted only when asked for; what is dropped, or not understood, always.
+#[test]
+fn packets_that_pass_are_counted_only_when_asked_for() {
+    let mut harness = Harness::start(|settings| settings.count_passed = false);
+    harness.ban("192.0.2.7", Ends::Never);
+    let v4 = |source: &str| frame(&[], IPV4, &ipv4(source));
+    for source in ["203.0.113.7", "192.0.2.8"] {
+        assert_eq!(harness.run_xdp(&v4(source)).unwrap(), Pass, "{source}");
+        assert_eq!(harness.run_tc(&v4(source)).unwrap(), Pass, "{source} by tc");
+    }
+    assert_eq!(harness.totals(), Totals::default());
+    harness.check("banned", &v4("192.0.2.7"), Drop, |t| t.dropped_v4);
+    harness.check("ARP", &frame(&[], ARP, &[0; 46]), Pass, |t| t.not_ip);
 }
 
 /// Headers with options take the path without the filter.

@@ -55,6 +55,7 @@ pub mod operator_rules {
 pub use bans::remote as remotes;
 pub use bans::{allowlist, backoff, slot_index};
 pub use detect::detector::TopWalk;
+pub use detect::path_reader::{PathReader, ReadPaths};
 pub use detect::{policy, served_path};
 pub use vocab::{
     action, ban, client, event, remote as origin, report, request, slow as slowed, time, verdict,
@@ -71,7 +72,7 @@ use crate::bans::pause::Pause;
 use crate::bans::peers::Peers;
 use crate::bans::remote::Remotes;
 use crate::bans::slow::Slowing;
-use crate::detect::detector::{BadBaseline, Detector};
+use crate::detect::detector::{BadBaseline, Detector, LOOK_AHEAD, Prepared};
 use crate::detect::policy::Policy;
 use crate::lead::Lead;
 use crate::parts::Parts;
@@ -125,6 +126,8 @@ pub struct Engine {
     backlog_at_ms: Option<u64>,
     lead: Lead,
     timeline: Timeline,
+    /// Kept for its memory.
+    prepared: Vec<Prepared>,
     /// Bans at positions below this are still to be compared with a changed allowlist.
     recheck_below: usize,
     /// Bans at positions below this are still to be put into force everywhere, where the kernel alone was to hold them.
@@ -181,6 +184,7 @@ impl Engine {
             backlog_at_ms: None,
             lead: Lead::default(),
             timeline: Timeline::default(),
+            prepared: Vec::with_capacity(LOOK_AHEAD),
             recheck_below: 0,
             recheck_lifted: 0,
             totals: Totals::default(),
@@ -221,6 +225,11 @@ impl Engine {
         self.recheck_bans(now, &mut out);
         self.widen_bans(&mut out);
         out.into_actions()
+    }
+
+    /// Reads paths ahead for this engine, on other threads.
+    pub fn path_reader(&self) -> PathReader {
+        self.detector.path_reader()
     }
 
     /// Prepares for so many calls of [`Engine::restore_ban`].

@@ -8,6 +8,7 @@ use crate::bans::backoff::Term;
 use crate::bans::blast::{Change, Decision, HeldBan};
 use crate::bans::peers::where_enforced;
 use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
+use crate::detect::plain::Plain;
 use crate::detect::policy::Switch;
 use crate::places::is_on_the_way;
 use crate::settings::{NetworkAction, Proxied};
@@ -57,23 +58,30 @@ impl Engine {
             let source = batch.source.and_then(|id| self.sources.get(&id)).cloned().unwrap_or_default();
             out.announce(Notice::Lost { source, bytes: loss.bytes, reason: loss.reason.clone() });
         }
+        let mut prepared = std::mem::take(&mut self.prepared);
+        let mut read = self.detector.read_paths(batch);
         for lines in batch.lines.chunks(LOOK_AHEAD) {
-            let prepared = self.detector.prepare_batch(lines.iter().map(|line| batch.request(line)));
+            let requests = lines.iter().map(|line| (line.addr, batch.path_of(line)));
+            self.detector.prepare_batch(requests, read, &mut prepared);
+            read = read.get(lines.len()..).unwrap_or_default();
             for (line, prepared) in lines.iter().zip(&prepared) {
-                let request = batch.request(line);
                 if is_led && self.is_late(line.time) {
                     at += 1;
-                    self.count(&request);
+                    self.count(line.status);
                     continue;
                 }
                 let second = match batch.live {
-                    true => self.live_second_of(&request, batch, now, out),
+                    true => self.live_second_of(line.time, batch, now, out),
                     false => self.placed_second(batch, at, now),
                 };
                 at += 1;
                 if std::mem::take(&mut is_other) && (was_catching_up || !batch.live) {
                     self.detector.skip_to(second);
                 }
+                if self.count_plain(batch, line, prepared, second, now) {
+                    continue;
+                }
+                let request = batch.request(line);
                 let of = Connection { server: batch.server_of(line), way: batch.way_of(line) };
                 self.on_request(&request, of, prepared, second, now, out);
                 if line.salvaged {
@@ -81,6 +89,7 @@ impl Engine {
                 }
             }
         }
+        self.prepared = prepared;
         for (total, refused) in self.rejected.iter_mut().zip(batch.rejected) {
             *total += refused;
             self.totals.rejected += refused;
@@ -95,6 +104,34 @@ impl Engine {
         }
     }
 
+    /// Counts a request by the short way of `detect/plain.rs`. Returns whether it could: then there is nothing more to do.
+    #[inline]
+    fn count_plain(
+        &mut self,
+        batch: &Batch,
+        line: &Line,
+        prepared: &Prepared,
+        second: EventSecs,
+        now: Now,
+    ) -> bool {
+        let client = prepared.client;
+        let may_be_plain = line.status == 200
+            && line.peer_len == 0
+            && !line.salvaged
+            && self.ledger.ban_over(client).is_none()
+            && !self.is_suppressed(client, now)
+            && !self.blast.is_held(client);
+        let is_plain = may_be_plain && {
+            let (method, path) = (batch.method_of(line), batch.path_of(line));
+            let asked = Plain { method, path, status: line.status, size: line.size };
+            self.detector.count_plain(&asked, second, prepared)
+        };
+        if is_plain {
+            self.count(line.status);
+        }
+        is_plain
+    }
+
     fn on_request(
         &mut self,
         request: &Request<'_>,
@@ -104,7 +141,7 @@ impl Engine {
         now: Now,
         out: &mut Effects,
     ) {
-        self.count(request);
+        self.count(request.status);
         let client = prepared.client;
         let peer = way.peer();
         if let Some(peer) = peer {
@@ -133,8 +170,10 @@ impl Engine {
             }
             (None, Verdict::Normal) => {
                 // The kernel cannot slow a client whose packets are a proxy's.
-                let is_proxied = peer.is_some() || self.peers.proxy_in(client, second).is_some();
-                if let Some(doubt) = doubt.filter(|_| !is_proxied) {
+                if let Some(doubt) = doubt
+                    && peer.is_none()
+                    && self.peers.proxy_in(client, second).is_none()
+                {
                     self.on_doubt(client, request, doubt, second, now, out);
                 }
             }
@@ -158,9 +197,9 @@ impl Engine {
         }
     }
 
-    fn count(&mut self, request: &Request<'_>) {
+    fn count(&mut self, status: u16) {
         self.totals.requests += 1;
-        self.totals.errors += u64::from(request.status >= 400);
+        self.totals.errors += u64::from(status >= 400);
     }
 
     /// Returns whether a line of this time is too late for the windows.
@@ -171,9 +210,15 @@ impl Engine {
     /// The second at which a line of a backlog or a replay is counted.
     fn placed_second(&mut self, batch: &Batch, at: usize, now: Now) -> EventSecs {
         let lines = batch.lines.get(at..).unwrap_or_default();
+        let newest = now.wall_secs().saturating_add(TOLERANCE_SECS);
+        if batch.placed.is_none()
+            && let Some(line) = lines.first()
+            && self.timeline.goes_on_at(line.time)
+        {
+            return line.time.min(newest);
+        }
         let placed = batch.placed.unwrap_or_else(|| self.timeline.place(lines, false));
         // However many lines say so, no log was written in the future.
-        let newest = now.wall_secs().saturating_add(TOLERANCE_SECS);
         let second = placed.second.min(newest);
         if placed.is_back {
             self.detector.set_back(second);
@@ -184,14 +229,8 @@ impl Engine {
     /// The second at which a live line is counted: its own, unless it is too far from the wall clock or ahead of it.
     ///
     /// The wall clock is certain: where it was set back, so are the windows, and no line is late by that.
-    fn live_second_of(
-        &mut self,
-        request: &Request<'_>,
-        batch: &Batch,
-        now: Now,
-        out: &mut Effects,
-    ) -> EventSecs {
-        let second = self.near_second_of(request, batch, now, out);
+    fn live_second_of(&mut self, time: EventSecs, batch: &Batch, now: Now, out: &mut Effects) -> EventSecs {
+        let second = self.near_second_of(time, batch, now, out);
         if self.detector.latest().is_some_and(|latest| second < latest.saturating_sub(TOLERANCE_SECS))
             && second >= now.wall_secs().saturating_sub(TOLERANCE_SECS)
         {
@@ -200,16 +239,10 @@ impl Engine {
         second
     }
 
-    fn near_second_of(
-        &mut self,
-        request: &Request<'_>,
-        batch: &Batch,
-        now: Now,
-        out: &mut Effects,
-    ) -> EventSecs {
-        let skew = request.time.saturating_sub(now.wall_secs());
+    fn near_second_of(&mut self, time: EventSecs, batch: &Batch, now: Now, out: &mut Effects) -> EventSecs {
+        let skew = time.saturating_sub(now.wall_secs());
         if skew.saturating_abs() <= self.settings.max_clock_skew_secs {
-            return request.time.min(now.wall_secs());
+            return time.min(now.wall_secs());
         }
         if self.skew_announced_ms.get(&batch.source).is_none_or(|at| at + SKEW_REPEAT_MS <= now.boot_ms) {
             self.skew_announced_ms.insert(batch.source, now.boot_ms);

@@ -5,6 +5,7 @@ mod crowds;
 mod evasions;
 mod pause;
 mod peers;
+mod plain;
 mod reconfigure;
 mod remote;
 mod rules;

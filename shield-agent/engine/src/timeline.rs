@@ -62,6 +62,16 @@ impl Timeline {
         Placement { second: placed, is_back: false }
     }
 
+    /// Whether a line of this time counts at it without a question, as nearly every one does: it is of the newest second.
+    #[inline]
+    pub(crate) fn goes_on_at(&mut self, time: EventSecs) -> bool {
+        let is_newest = self.latest == Some(time);
+        if is_newest {
+            self.doubted = None;
+        }
+        is_newest
+    }
+
     /// Takes over the newest second from elsewhere.
     pub(crate) fn set(&mut self, latest: EventSecs) {
         self.latest = Some(latest);

@@ -33,10 +33,10 @@ use crate::source::{self, Pool, Sources};
 use crate::store::audit_head::AuditHead;
 use crate::store::reader::Reader;
 use crate::text;
-use shield_engine::Engine;
 use shield_engine::action::{Action, Notice};
 use shield_engine::event::{EnforcerName, PartReport, PartState};
 use shield_engine::request::Checkpoint;
+use shield_engine::{Engine, PathReader};
 
 /// The enforcers in use. The engine records a lift only after each of them has confirmed it.
 pub(super) fn enforcers(config: &Config, kernel: Kernel) -> Vec<EnforcerName> {
@@ -297,9 +297,12 @@ pub(super) fn bind_api(config: &Config, backend: Arc<AgentBackend>, feed: Arc<Fe
 }
 
 /// Hands a source's lines to the engine.
-pub(super) fn deliver_to(owner: &Handle) -> impl source::Deliver + Clone + use<> {
-    let lines = owner.clone();
-    move |batch| if lines.send_lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+pub(super) fn deliver_to(owner: &Handle, paths: &PathReader) -> impl source::Deliver + Clone + use<> {
+    let (lines, mut paths) = (owner.clone(), paths.clone());
+    move |mut batch| {
+        paths.read(&mut batch);
+        if lines.send_lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
 }
 
 /// Hands a source's states to the engine.
@@ -314,6 +317,7 @@ pub(super) fn start_sources(
     checkpoints: &[Checkpoint],
     pool: &Pool,
     owner: &Handle,
+    paths: &PathReader,
 ) -> Result<Sources> {
-    sources.start(checkpoints, pool, &deliver_to(owner), &report_to(owner))
+    sources.start(checkpoints, pool, &deliver_to(owner, paths), &report_to(owner))
 }

@@ -183,6 +183,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
         dry_run: kernel == Kernel::LeaveAlone,
     };
     let pool = Pool::default();
+    let paths = engine.path_reader();
     let owner = build::owner(engine, leftovers, notice, inbox, jobs, &handle, pool.clone());
     let rules = Service::start(&config.rules, handle.clone())?;
     let owner = owner.asking(rules.clone()).watched(beats.part("engine", watch::ENGINE, supervise::running));
@@ -226,7 +227,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     handle.send(Message::Part(PartReport { part: "page".to_owned(), state, repaired: None }));
     let server = supervise::essential(ended, server.run(server_stops));
 
-    let sources = build::start_sources(sources, &checkpoints, &pool, &handle)?;
+    let sources = build::start_sources(sources, &checkpoints, &pool, &handle, &paths)?;
     let host_watch = supervise::watch_host(handle.clone(), config.ssh(), config.web_ports.clone(), &beats)?;
     tracing::info!(socket = %config.socket.display(), "started");
     let hooks = outbox.hooks();
@@ -234,6 +235,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
         origin,
         config,
         owner: handle.clone(),
+        paths,
         pool,
         sources,
         stats,

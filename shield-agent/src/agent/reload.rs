@@ -28,6 +28,7 @@ use crate::pipeline::{Handle, Message};
 use crate::policy::service::{Reloaded as Reread, Service};
 use crate::source::{self, From, Input, Pool, Sources, Stats};
 use crate::text;
+use shield_engine::PathReader;
 use shield_engine::action::Reloaded;
 use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
@@ -65,6 +66,7 @@ pub(super) struct Reloader {
     /// In force.
     pub config: Config,
     pub owner: Handle,
+    pub paths: PathReader,
     pub pool: Pool,
     pub sources: Sources,
     pub stats: Vec<Arc<Stats>>,
@@ -278,7 +280,8 @@ impl Reloader {
                 None => From::Others(stopped.to_vec()),
             };
             let stats = Arc::new(Stats::new(&settings.name, &settings.input));
-            let (deliver, report) = (build::deliver_to(&self.owner), build::report_to(&self.owner));
+            let (deliver, report) =
+                (build::deliver_to(&self.owner, &self.paths), build::report_to(&self.owner));
             let started =
                 self.sources.add(settings.clone(), Arc::clone(&stats), from, &self.pool, deliver, report);
             match started {

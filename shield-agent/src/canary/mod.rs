@@ -44,7 +44,7 @@ const QUEUED_BYTES: usize = 64 << 20;
 /// What the canary's engine is fed, in the order in which the live engine was.
 enum Fed {
     /// With the moment of their delivery by their source.
-    Lines(Batch, Now, Instant),
+    Lines(Box<Batch>, Now, Instant),
     Tick(Now),
     HostAddresses(Vec<Allowed>, Now),
     Command(Command, Now),
@@ -66,12 +66,12 @@ impl Tap {
             self.run.left_out(lines, bytes);
             return Some(batch);
         }
-        match self.queue.try_send(Fed::Lines(batch, now, delivered)) {
+        match self.queue.try_send(Fed::Lines(Box::new(batch), now, delivered)) {
             Ok(()) => None,
             Err(TrySendError::Full(fed) | TrySendError::Disconnected(fed)) => {
                 self.run.left_out(lines, bytes);
                 let Fed::Lines(batch, ..) = fed else { return None };
-                Some(batch)
+                Some(*batch)
             }
         }
     }

@@ -83,7 +83,7 @@ impl Runner {
                 self.run.busy_ns.fetch_add(busy, Ordering::Relaxed);
                 self.run.site.note(&batch);
                 self.run.queued_bytes.fetch_sub(bytes_of(&batch), Ordering::Relaxed);
-                self.pool.give(batch);
+                self.pool.give(*batch);
                 self.run.lines.fetch_add(lines, Ordering::Relaxed);
                 (now, actions)
             }

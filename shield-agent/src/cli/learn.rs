@@ -86,24 +86,27 @@ fn learn(
     notes.iter().for_each(|note| say(note));
     let allowlist = Allowlist::new(config.allow.iter().chain(&config.infrastructure).copied().chain(allowed));
     let mut replay = Replay::new(settings(config), config.policy.clone(), allowlist);
+    let paths = replay.path_reader();
     let progress = Progress::of(&inputs);
     let newest = clock::now().wall_secs().saturating_add(AHEAD_SECS);
     let (mut ahead, mut damaged) = (0, 0);
-    for input in &inputs {
-        let format = format_of(input, config).unwrap_or(&first_format);
-        let damage = input.read(format, &progress.read_bytes, &mut |batch: &mut Batch| {
-            let read = batch.lines.len();
-            batch.lines.retain(|line| line.time <= newest);
-            ahead += (read - batch.lines.len()) as u64;
-            replay.feed(batch);
-            progress.show();
-            Ok(())
-        })?;
-        if let Some(damage) = damage {
-            damaged += 1;
-            say(&format!("{damage}; nothing was learned from the rest of it"));
-        }
-    }
+    let with_format = |input: Input| {
+        let format = format_of(&input, config).unwrap_or(&first_format).clone();
+        (input, format)
+    };
+    let inputs = inputs.into_iter().map(with_format).collect();
+    let each = |batch: &mut Batch| {
+        let read = batch.lines.len();
+        batch.lines.retain(|line| line.time <= newest);
+        ahead += (read - batch.lines.len()) as u64;
+        replay.feed(batch);
+        progress.show();
+        Ok(())
+    };
+    input::read_beside(inputs, &progress.read_bytes, paths, each, |damage| {
+        damaged += 1;
+        say(&format!("{damage}; nothing was learned from the rest of it"));
+    })?;
     progress.end();
     let (outcome, status, lessons, record) = replay.learned();
     let rejected = Rejected::ALL.iter().zip(outcome.rejected).filter(|(why, _)| **why != Rejected::Empty);

@@ -24,6 +24,7 @@ use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
 use shield_engine::operator_rules::PolicyQuestion;
 use shield_engine::report::Explanation;
+use shield_engine::request::Batch;
 use shield_logline::Settings as FormatSettings;
 
 /// How often the rules are asked one question before the replay gives up.
@@ -156,23 +157,23 @@ fn replay(inputs: &[Input], config: &Config, watch: Option<Watch>) -> Result<Rep
     if let Some(watch) = watch {
         replay.watch(watch);
     }
+    let paths = replay.path_reader();
     let progress = Progress::of(inputs);
     let format = format_of(config);
-    for input in inputs {
-        let damage = input.read(&format, &progress.read_bytes, &mut |batch| {
-            replay.feed(batch);
-            progress.show();
-            match replay.broken() {
-                None => Ok(()),
-                Some(why) => {
-                    bail!("could not ask the policy, and without its answers this would be no replay: {why}")
-                }
+    let inputs = inputs.iter().map(|input| (input.clone(), format.clone())).collect();
+    let each = |batch: &mut Batch| {
+        replay.feed(batch);
+        progress.show();
+        match replay.broken() {
+            None => Ok(()),
+            Some(why) => {
+                bail!("could not ask the policy, and without its answers this would be no replay: {why}")
             }
-        })?;
-        if let Some(damage) = damage {
-            say(&format!("{damage}; the rest of it is not part of the result"));
         }
-    }
+    };
+    input::read_beside(inputs, &progress.read_bytes, paths, each, |damage| {
+        say(&format!("{damage}; the rest of it is not part of the result"));
+    })?;
     progress.end();
     Ok(Replayed { explanation: replay.explanation(), outcome: replay.finish() })
 }

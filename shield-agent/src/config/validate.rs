@@ -487,6 +487,7 @@ fn xdp_settings(raw: raw::RawXdp, ipv6_prefix: u8) -> Result<xdp::Settings> {
         ipv6_prefix,
         pin_folder: raw.pin_dir.unwrap_or(default.pin_folder),
         log_every: raw.log_drops_every.and_then(std::num::NonZeroU32::new),
+        count_passed: default.count_passed,
     })
 }
 

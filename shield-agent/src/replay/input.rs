@@ -1,7 +1,7 @@
 //! Reads logs to be replayed in batches of lines: files, plain or packed (gzip, bzip2, xz, zstd, recognised by their first bytes),
 //! or standard input.
 //!
-//! [`arrange`] puts several logs in the order of their lines, and one log that is named twice is read once.
+//! [`read_beside`] reads on while what was read before is judged. [`arrange`] puts several logs in the order of their lines, and one log that is named twice is read once.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,12 +9,15 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, stdin};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
+use crate::beat::panic_text;
 use crate::source::FileId;
 use crate::source::unpack::Packing;
 use crate::text::access as text;
+use shield_engine::PathReader;
 use shield_engine::request::{Batch, Rejected};
 use shield_engine::time::EventSecs;
 use shield_logline::{Output, Parser, Settings};
@@ -152,6 +155,56 @@ impl Input {
         }
     }
 }
+
+/// Reads logs, each in its format, one after the other on a thread of its own, beside what is done with their batches: `each`
+/// takes them in order. `damaged` is told of what could not be read of a log, in its place between the batches.
+///
+/// # Errors
+/// As [`Input::read`]; what was read before has been taken. The first error of `each` ends the reading.
+pub fn read_beside(
+    inputs: Vec<(Input, Settings)>,
+    read_bytes: &Arc<AtomicU64>,
+    mut paths: PathReader,
+    mut each: impl FnMut(&mut Batch) -> Result<()>,
+    mut damaged: impl FnMut(String),
+) -> Result<()> {
+    let (sender, pieces) = sync_channel(BATCHES_AHEAD);
+    let read_bytes = Arc::clone(read_bytes);
+    let read_all = move || {
+        for (input, format) in inputs {
+            let read = input.read(&format, &read_bytes, &mut |batch| {
+                paths.read(batch);
+                sender
+                    .send(Piece::Batch(Box::new(std::mem::take(batch))))
+                    .map_err(|_| anyhow!("could not hand on what was read: nobody takes it"))
+            });
+            let is_over = read.is_err();
+            if sender.send(Piece::End(read)).is_err() || is_over {
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("read-logs".to_owned());
+    let reading = thread.spawn(read_all).context("could not start the thread that reads the logs")?;
+    // An error drops the receiver, which ends the reading. That is not waited for: it may wait for a pipe.
+    for piece in pieces {
+        match piece {
+            Piece::Batch(mut batch) => each(&mut batch)?,
+            Piece::End(read) => read?.into_iter().for_each(&mut damaged),
+        }
+    }
+    reading.join().map_err(|panic| anyhow!("could not read on: {}", panic_text(&*panic)))
+}
+
+/// What the thread of [`read_beside`] hands over.
+enum Piece {
+    Batch(Box<Batch>),
+    /// The end of a log.
+    End(Result<Option<String>>),
+}
+
+/// Batches that are read before they are wanted, of some megabytes each.
+const BATCHES_AHEAD: usize = 2;
 
 #[cfg(any(test, feature = "test-support"))]
 impl Input {
@@ -377,6 +430,56 @@ mod tests {
         Input::of(&path).read(&Settings::default(), &read_bytes, each).unwrap();
         assert_eq!((count, refused), (5, 1));
         assert!(longest < 3 * BLOCK_BYTES, "{longest} bytes at once");
+    }
+
+    /// As `replay` reads: what comes, in its order.
+    fn beside(paths: &[&Path], refuse_from: usize) -> (Vec<String>, Option<String>) {
+        let engine = shield_engine::Engine::new(
+            shield_engine::settings::Settings::default(),
+            shield_engine::policy::Policy::default(),
+            shield_engine::allowlist::Allowlist::default(),
+            1,
+            7,
+        );
+        let seen = std::cell::RefCell::new(Vec::new());
+        let inputs = paths.iter().map(|path| (Input::of(path), Settings::default())).collect();
+        let each = |batch: &mut Batch| {
+            let first = batch.lines.first().map_or(0, |line| line.time % 1_000);
+            seen.borrow_mut().push(format!("{} lines from {first}", batch.lines.len()));
+            if seen.borrow().len() > refuse_from { bail!("enough") } else { Ok(()) }
+        };
+        let damaged =
+            |damage: String| seen.borrow_mut().push(format!("damage: {}", damage.contains("is damaged")));
+        let read_bytes = Arc::new(AtomicU64::new(0));
+        let read = read_beside(inputs, &read_bytes, engine.path_reader(), each, damaged);
+        (seen.into_inner(), read.err().map(|error| error.to_string()))
+    }
+
+    #[test]
+    fn logs_read_beside_come_in_order_with_their_damage_between_and_end_at_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let first = write("first.log", lines(0..20).as_bytes());
+        let packed = pack(Packing::Gzip, lines(100..3_000).as_bytes());
+        let damaged = write("damaged.log.gz", &packed[..packed.len() - 10]);
+        let last = write("last.log", lines(3_100..3_103).as_bytes());
+        let (seen, error) = beside(&[&first, &damaged, &last], 99);
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(
+            (seen[0].as_str(), seen.last().map(String::as_str)),
+            ("20 lines from 0", Some("3 lines from 100"))
+        );
+        assert_eq!(seen.iter().position(|seen| seen == "damage: true"), Some(seen.len() - 2), "{seen:?}");
+        let absent = folder.path().join("absent.log");
+        let (seen, error) = beside(&[&first, &absent, &last], 99);
+        assert_eq!(seen, ["20 lines from 0"], "what came before the error was taken, and nothing behind it");
+        assert!(error.unwrap().contains("could not open"));
+        let (seen, error) = beside(&[&first, &last], 0);
+        assert_eq!((seen.len(), error.as_deref()), (1, Some("enough")));
     }
 
     #[test]

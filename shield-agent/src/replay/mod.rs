@@ -15,7 +15,6 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::text;
-use shield_engine::Engine;
 use shield_engine::action::{Action, BanRecord, Notice, Record};
 use shield_engine::allowlist::Allowlist;
 use shield_engine::client::Client;
@@ -28,6 +27,7 @@ use shield_engine::settings::{Proxied, RulesSettings, Settings};
 use shield_engine::time::{Ends, EventSecs, Now};
 use shield_engine::timeline::{Placement, Timeline};
 use shield_engine::verdict::{Evidence, Rule};
+use shield_engine::{Engine, PathReader};
 
 /// Seed of the engine's hash tables: fixed, so that the output is reproducible.
 const SEED: u64 = 0x5348_4945_4c44;
@@ -187,6 +187,11 @@ impl Replay {
         }
     }
 
+    /// Reads paths ahead for this replay, on another thread.
+    pub fn path_reader(&self) -> PathReader {
+        self.engine.path_reader()
+    }
+
     /// Records the explanation of a client on the way.
     pub fn watch(&mut self, watch: Watch) {
         self.watch = Some(watch);
@@ -204,7 +209,11 @@ impl Replay {
         for (total, refused) in self.outcome.rejected.iter_mut().zip(batch.rejected) {
             *total += refused;
         }
+        if !batch.read_paths.are_of(lines.len()) {
+            batch.read_paths.clear();
+        }
         for at in 0..lines.len() {
+            batch.read_paths.begin_at(at);
             let following = lines.get(at..).unwrap_or_default();
             // A short log that is older than the one before it is one batch.
             let placed = self.timeline.place(following, at == 0);

@@ -21,7 +21,9 @@ impl Pool {
     pub fn give(&self, mut batch: Batch) {
         batch.lines.clear();
         // The bytes stay as they are: nothing points into them any more, and zeroing them would cost more than reading.
-        let empty = Batch { bytes: std::mem::take(&mut batch.bytes), lines: batch.lines, ..Batch::default() };
+        batch.read_paths.clear();
+        let bytes = std::mem::take(&mut batch.bytes);
+        let empty = Batch { bytes, lines: batch.lines, read_paths: batch.read_paths, ..Batch::default() };
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE {
             idle.push(empty);

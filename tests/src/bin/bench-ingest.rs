@@ -6,24 +6,31 @@
 //! - `parser`: Shield's parser alone.
 //! - `whole`: the agent's source and engine threads as in production: read, parse, window, baseline, detect. No kernel, no
 //!   store.
-//! - `replay`: what `shield-agent replay` does with the file: line by line, with a tick for each second that passes.
+//! - `replay`: what `shield-agent replay` does with the file: line by line, with a tick for each second that passes. One thread reads
+//!   and another judges.
 //!
-//! The process is pinned to one core, so that `whole` pays for both its threads.
+//! All of these are pinned to one core, so that `whole` and `replay` pay for both their threads. `whole_2` and `replay_2` are the same
+//! on two cores.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser as _, ValueEnum};
 use hashbrown::HashMap;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use shield_agent::test_support::owner::Owner;
 use shield_agent::test_support::pipeline::{Handle, Message};
 use shield_agent::test_support::replay::Replay;
+use shield_agent::test_support::replay::input::{Input, read_beside};
 use shield_agent::test_support::source::{self, FirstStart, Pool};
 use shield_engine::Engine;
 use shield_engine::allowlist::Allowlist;
@@ -126,11 +133,13 @@ struct Row {
     clients: u64,
     lines_per_sec: u64,
     ratio_to_serde_count: f64,
+    /// Of a path on two cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio_to_one_core: Option<f64>,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    keep_to_one_core()?;
     let mut printer = Printer { json: arguments.json, has_header: false };
     for (shape, clients) in plan(&arguments) {
         measure(shape, clients, arguments.lines)?.iter().try_for_each(|row| printer.print(row))?;
@@ -151,12 +160,27 @@ fn plan(arguments: &Arguments) -> Vec<(Shape, u64)> {
     each.chain(growing.into_iter().filter(|(shape, _)| shapes.contains(shape))).collect()
 }
 
-fn keep_to_one_core() -> Result<()> {
-    let mut cpus = nix::sched::CpuSet::new();
-    let current = nix::sched::sched_getcpu().context("could not get the current core")?;
-    cpus.set(current)?;
-    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)
-        .context("could not pin the process to one core")
+/// Cores that a path may use. Threads that it starts inherit them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cores {
+    One,
+    Two,
+}
+
+impl Cores {
+    /// Runs on the first of the machine's cores that this process may use.
+    fn pin(self, usable: &CpuSet) -> Result<()> {
+        let wanted = if self == Cores::One { 1 } else { 2 };
+        let mut cores = CpuSet::new();
+        let usable = (0..CpuSet::count()).filter(|core| usable.is_set(*core).unwrap_or(false));
+        let mut taken = 0;
+        for core in usable.take(wanted) {
+            cores.set(core)?;
+            taken += 1;
+        }
+        ensure!(taken == wanted, "could not use {wanted} cores: this process may use {taken}");
+        sched_setaffinity(Pid::from_raw(0), &cores).context("could not choose the cores to run on")
+    }
 }
 
 struct Printer {
@@ -172,16 +196,21 @@ impl Printer {
         }
         if !std::mem::replace(&mut self.has_header, true) {
             println!(
-                "{:<12} {:<15} {:>9} {:>14} {:>21}",
-                "path", "shape", "clients", "lines/s", "ratio to serde_count"
+                "{:<12} {:<15} {:>9} {:>14} {:>21} {:>18}",
+                "path", "shape", "clients", "lines/s", "ratio to serde_count", "ratio to one core"
             );
         }
         let shape = row.shape.to_possible_value().expect("no shape is hidden");
         let (name, ratio) = (shape.get_name(), row.ratio_to_serde_count);
-        println!("{:<12} {name:<15} {:>9} {:>14} {ratio:>20.2}x", row.path, row.clients, row.lines_per_sec);
+        let to_one = row.ratio_to_one_core.map_or(String::new(), |ratio| format!("{ratio:.2}x"));
+        let Row { path, clients, lines_per_sec, .. } = row;
+        println!("{path:<12} {name:<15} {clients:>9} {lines_per_sec:>14} {ratio:>20.2}x {to_one:>18}");
         Ok(())
     }
 }
+
+/// A path by its name, the cores that it may use, and one run, which returns the lines that it counted.
+type Measured<'a> = (&'static str, Cores, &'a dyn Fn() -> Result<u64>);
 
 /// Measures all paths on one file.
 fn measure(shape: Shape, clients: u64, lines: u64) -> Result<Vec<Row>> {
@@ -191,28 +220,38 @@ fn measure(shape: Shape, clients: u64, lines: u64) -> Result<Vec<Row>> {
     let folder = tempfile::tempdir().context("could not create a folder for the log")?;
     let log = folder.path().join("access.log");
     std::fs::write(&log, &text).context("could not write the generated log")?;
-    let paths: [(&'static str, &dyn Fn() -> Result<u64>); 5] = [
-        ("memchr", &|| Ok(count_newlines(&text))),
-        ("serde_count", &|| Ok(count_by_serde(&json))),
-        ("parser", &|| Ok(count_by_parser(&shape.format(), &text))),
-        ("whole", &|| count_by_agent(&shape.format(), &log, lines)),
-        ("replay", &|| Ok(count_by_replay(&shape.format(), &text))),
+    let usable = sched_getaffinity(Pid::from_raw(0)).context("could not ask which cores may be used")?;
+    let whole = || count_by_agent(&shape.format(), &log, lines);
+    let replay = || count_by_replay(&shape.format(), &log);
+    let paths: [Measured<'_>; 7] = [
+        ("memchr", Cores::One, &|| Ok(count_newlines(&text))),
+        ("serde_count", Cores::One, &|| Ok(count_by_serde(&json))),
+        ("parser", Cores::One, &|| Ok(count_by_parser(&shape.format(), &text))),
+        ("whole", Cores::One, &whole),
+        ("replay", Cores::One, &replay),
+        ("whole_2", Cores::Two, &whole),
+        ("replay_2", Cores::Two, &replay),
     ];
-    let mut measured = paths.map(|(path, _)| (path, 0.0_f64));
+    let mut best = paths.map(|_| 0.0_f64);
     for _ in 0..ROUNDS {
-        for ((_, best), (_, run)) in measured.iter_mut().zip(&paths) {
+        for (best, (_, cores, run)) in best.iter_mut().zip(&paths) {
+            cores.pin(&usable)?;
             *best = best.max(lines_per_sec(run, lines)?);
         }
     }
-    let serde_count = measured[1].1;
-    let row = |(path, lines_per_sec): (&'static str, f64)| Row {
+    let ratio = |one: f64, other: f64| (100.0 * one / other).round() / 100.0;
+    let [_, serde_count, _, whole, replay, whole_2, replay_2] = best;
+    let to_one_core =
+        [None, None, None, None, None, Some(ratio(whole_2, whole)), Some(ratio(replay_2, replay))];
+    let rows = paths.iter().zip(best).zip(to_one_core).map(|(((path, ..), best), to_one_core)| Row {
         path,
         shape,
         clients,
-        lines_per_sec: lines_per_sec as u64,
-        ratio_to_serde_count: (100.0 * lines_per_sec / serde_count).round() / 100.0,
-    };
-    Ok(measured.map(row).into())
+        lines_per_sec: best as u64,
+        ratio_to_serde_count: ratio(best, serde_count),
+        ratio_to_one_core: to_one_core,
+    });
+    Ok(rows.collect())
 }
 
 /// The lines per second of one run; fails if the run missed a line.
@@ -277,27 +316,25 @@ fn count_by_parser(format: &Format, text: &[u8]) -> u64 {
     lines
 }
 
-/// Runs the lines through a replay, in blocks as it reads them.
-fn count_by_replay(format: &Format, text: &[u8]) -> u64 {
+/// Runs the log through a replay as the command does.
+fn count_by_replay(format: &Format, log: &Path) -> Result<u64> {
     let mut replay = Replay::new(EngineSettings::default(), Policy::default(), Allowlist::new([]));
-    let mut parser = Parser::new(format);
-    let mut out = Output::default();
-    let mut batch = Batch { live: false, ..Batch::default() };
-    let mut at = 0;
-    while at < text.len() {
-        let piece = text.get(at..text.len().min(at + BLOCK_BYTES)).unwrap_or_default();
-        batch.bytes.resize(BLOCK_BYTES, 0);
-        batch.bytes.get_mut(..piece.len()).unwrap_or_default().copy_from_slice(piece);
-        at += parser.parse_block(&mut batch.bytes, 0, piece.len(), &mut out);
-        std::mem::swap(&mut batch.lines, &mut out.lines);
-        replay.feed(&mut batch);
-    }
-    replay.finish().requests
+    let (paths, inputs) = (replay.path_reader(), vec![(Input::of(log), format.clone())]);
+    let read_bytes = Arc::new(AtomicU64::new(0));
+    let feed = |batch: &mut Batch| {
+        replay.feed(batch);
+        Ok(())
+    };
+    let mut damage = None;
+    read_beside(inputs, &read_bytes, paths, feed, |found| damage = Some(found))?;
+    ensure!(damage.is_none(), "could not read the generated log: {damage:?}");
+    Ok(replay.finish().requests)
 }
 
 /// Runs the agent's threads from the file to the engine. Jobs for the performer are received and dropped.
 fn count_by_agent(format: &Format, log: &Path, lines: u64) -> Result<u64> {
     let engine = Engine::new(EngineSettings::default(), Policy::default(), Allowlist::new([]), 1, 7);
+    let mut paths = engine.path_reader();
     let (handle, inbox) = Handle::new();
     let (perform, jobs) = std::sync::mpsc::channel();
     let pool = Pool::default();
@@ -310,7 +347,8 @@ fn count_by_agent(format: &Format, log: &Path, lines: u64) -> Result<u64> {
         ..source::Settings::of_files(log.to_str().context("could not use the log's path: it is not UTF-8")?)
     };
     let to_owner = handle.clone();
-    let deliver = move |batch| {
+    let deliver = move |mut batch| {
+        paths.read(&mut batch);
         if to_owner.send_lines(batch) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     let sources = source::Prepared::new(vec![settings]).start(&[], &pool, &deliver, &|_| {})?;

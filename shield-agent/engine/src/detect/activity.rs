@@ -108,6 +108,8 @@ impl Activity {
     #[inline]
     pub(crate) fn add(&mut self, second: u32, trace: &Trace) {
         let mut is_plain = trace.is_plain();
+        // What is spared holds for sums that only grow.
+        let is_spending = !self.window.expires_at(second);
         if is_plain {
             self.window.add_plain(second, trace.flags.has(Flags::ASSET));
         } else {
@@ -119,13 +121,37 @@ impl Activity {
             self.minute.count(&before, &after);
             is_plain &= after.is_plain();
         }
-        self.spare.left = if is_plain { self.spare.left.saturating_sub(1) } else { 0 };
+        self.spare.left = if is_plain && is_spending { self.spare.left.saturating_sub(1) } else { 0 };
     }
 
     /// Returns whether [`Activity::spare`] covers the request that was just counted.
     #[inline]
     pub(crate) fn is_spared(&self, generation: u32, second: u32) -> bool {
         self.spare.left > 0 && self.spare.generation == generation && second >= self.ceiling_from
+    }
+
+    /// Whether [`Activity::is_spared`] will hold after another plain request at `second`, if its target is plain.
+    #[inline]
+    pub(super) fn is_spared_another(&self, generation: u32, second: u32) -> bool {
+        self.spare.left > 1
+            && self.spare.generation == generation
+            && second >= self.ceiling_from
+            && !self.window.expires_at(second)
+    }
+
+    /// Counts a plain request by its target, unless that is not plain; then nothing is changed.
+    #[inline]
+    pub(super) fn hit_plain_target(&mut self, second: u32, trace: &Trace) -> bool {
+        let Some((before, after)) = self.targets.hit_plain(second, trace) else { return false };
+        self.ceiling.raise(&before, &after, second.max(self.ceiling_from));
+        self.minute.count(&before, &after);
+        true
+    }
+
+    /// Takes one off the plain requests that are spared.
+    #[inline]
+    pub(super) fn spend_spared(&mut self) {
+        self.spare.left = self.spare.left.saturating_sub(1);
     }
 
     /// Spares the comparison with the limits of `generation` for this many plain requests more. A request that is not

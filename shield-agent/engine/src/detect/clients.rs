@@ -10,6 +10,7 @@ use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
 use crate::detect::prefetch;
 use crate::detect::prefilter::{Prefilter, Screening};
+use crate::detect::shape_cache::CachedShape;
 use crate::detect::trace::{Flags, Trace};
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::client::{Client, Singles};
@@ -40,13 +41,15 @@ const UNKNOWN: u32 = u32::MAX;
 pub struct Prepared {
     pub(crate) client: Client,
     pub(crate) path: HashedPath,
+    /// What the path is, where that was read before.
+    pub(crate) shape: CachedShape,
     /// The index at which its client's record was found; a hint, as the record may have moved since.
     place: u32,
 }
 
 impl Prepared {
-    pub(crate) fn new(client: Client, path: HashedPath) -> Prepared {
-        Prepared { client, path, place: UNKNOWN }
+    pub(crate) fn new(client: Client, path: HashedPath, shape: CachedShape) -> Prepared {
+        Prepared { client, path, shape, place: UNKNOWN }
     }
 
     /// The key of its target in the usual case: the answer can change it.
@@ -58,15 +61,26 @@ impl Prepared {
 /// One client, in one cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
-struct Record {
+pub(super) struct Record {
     key: [u64; 2],
     /// The second of its newest request.
-    last: u32,
+    pub(super) last: u32,
     /// Index into [`Clients::activities`], or [`NO_ACTIVITY`].
     activity: u32,
     /// Nothing is learned from it before this second.
-    suspect_until: u32,
+    pub(super) suspect_until: u32,
     light: Light,
+}
+
+impl Record {
+    /// Adds a request of a light client; returns `false` when there is no room for it.
+    #[inline]
+    pub(super) fn add_light(&mut self, second: u32, trace: &Trace) -> bool {
+        let newest = self.last.max(second);
+        self.light.age(newest - self.last);
+        self.last = newest;
+        self.light.push(newest - second, trace)
+    }
 }
 
 /// A client's first few requests: their traces, and how many seconds before [`Record::last`] they came.
@@ -217,11 +231,7 @@ impl Clients {
         };
         let record = &mut self.records[at];
         if record.activity == NO_ACTIVITY {
-            let newest = record.last.max(second);
-            record.light.age(newest - record.last);
-            record.last = newest;
-            let ago = newest - second;
-            if record.light.push(ago, trace) {
+            if record.add_light(second, trace) {
                 return None;
             }
             self.promote(at);
@@ -231,6 +241,16 @@ impl Clients {
         let activity = &mut self.activities[record.activity as usize];
         let screening = prefilter.record(activity, second, trace);
         Some(Recorded { activity, suspect_until: &mut record.suspect_until, screening })
+    }
+
+    /// The record of a request's client, if it is where it was when the request was prepared, and the activity of a client that
+    /// is not light.
+    #[inline]
+    pub(super) fn found(&mut self, prepared: &Prepared) -> Option<(&mut Record, Option<&mut Activity>)> {
+        let key = split(prepared.client.key());
+        let record = self.records.get_mut(prepared.place as usize).filter(|record| record.key == key)?;
+        let activity = self.activities.get_mut(record.activity as usize);
+        Some((record, activity))
     }
 
     /// Prefetches what [`Clients::record`] reads for these requests, of about `second`, and notes the places of their
@@ -593,7 +613,7 @@ mod tests {
     fn prepared(key: u128) -> Prepared {
         let client = Client::of_addr(IpAddr::V6(Ipv6Addr::from_bits(key)), 128);
         assert_eq!(client.key(), key);
-        Prepared::new(client, HashedPath::default())
+        Prepared::new(client, HashedPath::default(), CachedShape::default())
     }
 
     fn add(clients: &mut Clients, key: u128, second: u32, trace: &Trace) {

@@ -4,7 +4,7 @@
 //! is banned, and for how long, is decided in `lines.rs` and `bans/`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::detect::activity::{Activity, Spread};
 use crate::detect::bad_networks::BadNetworks;
@@ -18,14 +18,15 @@ use crate::detect::global::Global;
 use crate::detect::good_standing::Standings;
 use crate::detect::good_targets::GoodTargets;
 use crate::detect::hash::Seeded;
-use crate::detect::hashed_path::HashedPath;
 use crate::detect::observed::Observed;
 use crate::detect::path_interner::PathInterner;
+use crate::detect::path_reader::{PathReader, ReadPath};
 use crate::detect::policy::{Policy, Reference};
 use crate::detect::prefilter::Screening;
 use crate::detect::ring::{SecondRing, ServerSecond};
 use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
 use crate::detect::score::{ALIKE_FROM, Asked, Lately, Score, Scores};
+use crate::detect::shape_cache::CachedShape;
 use crate::detect::stable_hash;
 use crate::detect::standing::Service;
 use crate::detect::template::Template;
@@ -38,7 +39,7 @@ use crate::vocab::client::Client;
 use crate::vocab::report::{
     BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, Lessons, RuleView,
 };
-use crate::vocab::request::Request;
+use crate::vocab::request::{Batch, Request};
 use crate::vocab::time::EventSecs;
 use crate::vocab::verdict::{Charged, Evidence, PathCount, Rule, Verdict};
 
@@ -105,45 +106,51 @@ pub(crate) struct Doubt {
 
 /// Counts requests, learns the server's usual traffic, and judges clients against it.
 pub struct Detector {
-    thresholds: Thresholds,
+    pub(super) thresholds: Thresholds,
     ipv6_prefix: u8,
     /// The IPv6 clients that this host itself is part of. Their addresses are counted one by one: neighbours at a hoster share
     /// the network with the host and could not be banned otherwise.
     own_networks: Vec<Client>,
-    tracer: Tracer,
+    pub(super) tracer: Tracer,
     tries: Tries,
-    paths: PathInterner,
+    pub(super) paths: PathInterner,
     pub(super) clients: Clients,
     pub(super) standings: Standings,
     pub(super) good_targets: GoodTargets,
     pub(super) campaigns: Campaigns,
     pub(super) bad_networks: BadNetworks,
-    scores: Scores,
+    pub(super) scores: Scores,
     /// Whether any evidence counts.
-    is_scoring: bool,
+    pub(super) is_scoring: bool,
     /// What the operator says is normal here, if anything.
-    exempt: Option<Exempt>,
+    pub(super) exempt: Option<Exempt>,
     observed: Observed,
     /// Clients that asked for one page at the rate of a flood, each with the second.
     bursts: Vec<(u128, u32)>,
     global: Global,
     changes: Vec<GlobalChange>,
     /// All requests: the rates on the status page and of the global anomaly.
-    shown: SecondRing,
+    pub(super) shown: SecondRing,
     /// What banned clients asked, of `shown`.
     of_banned: SecondRing,
     /// Requests that the baseline may learn from.
-    teaching: SecondRing,
+    pub(super) teaching: SecondRing,
     /// The second of the first request; 0 before it.
     first: u32,
     /// The newest second; 0 before the first request.
-    latest: u32,
+    pub(super) latest: u32,
     /// The next minute boundary to process.
     boundary: u32,
-    late_run: u32,
+    pub(super) late_run: u32,
     late: u64,
     /// The doubt about the client of the last request.
     doubt: Option<Doubt>,
+    /// No request is counted by the short way of `plain.rs`.
+    #[cfg(test)]
+    pub(crate) takes_long_way: bool,
+    /// Requests counted by it.
+    #[cfg(test)]
+    pub(crate) plain: u64,
 }
 
 impl Detector {
@@ -178,6 +185,10 @@ impl Detector {
             late_run: 0,
             late: 0,
             doubt: None,
+            #[cfg(test)]
+            takes_long_way: false,
+            #[cfg(test)]
+            plain: 0,
             thresholds: Thresholds::new(policy),
         }
     }
@@ -220,25 +231,40 @@ impl Detector {
     /// cache misses take far longer than the counting, and overlap this way.
     pub(crate) fn prepare_batch<'a>(
         &self,
-        requests: impl Iterator<Item = Request<'a>>,
-    ) -> [Prepared; LOOK_AHEAD] {
-        let unused = Prepared::new(Client::from(Ipv4Addr::UNSPECIFIED), HashedPath::default());
-        let mut prepared = [unused; LOOK_AHEAD];
-        let mut count = 0;
-        for (prepared, request) in prepared.iter_mut().zip(requests) {
-            *prepared = self.prepare(&request);
-            self.tracer.prefetch(prepared.path);
-            self.paths.prefetch(prepared.path.hash as u32);
-            count += 1;
+        requests: impl Iterator<Item = (IpAddr, &'a [u8])>,
+        read: &[ReadPath],
+        prepared: &mut Vec<Prepared>,
+    ) {
+        prepared.clear();
+        let mut read = read.iter();
+        for (addr, path) in requests.take(LOOK_AHEAD) {
+            let client = self.client_of_addr(addr);
+            let one = match read.next() {
+                Some(read) => Prepared::new(client, read.path, read.shape),
+                None => {
+                    let path = self.tracer.hash_path(path);
+                    self.tracer.prefetch(path);
+                    Prepared::new(client, path, CachedShape::default())
+                }
+            };
+            self.paths.prefetch(one.path.hash as u32);
+            prepared.push(one);
         }
-        // A replay hands over one line at a time.
-        self.clients.prefetch(prepared.get_mut(..count).unwrap_or_default(), self.latest);
-        prepared
+        self.clients.prefetch(prepared, self.latest);
+    }
+
+    pub(crate) fn path_reader(&self) -> PathReader {
+        PathReader::new(self.tracer.hash())
+    }
+
+    /// What was read of the paths of these lines for this detector, if anything.
+    pub(crate) fn read_paths<'a>(&self, batch: &'a Batch) -> &'a [ReadPath] {
+        batch.read_paths.of(batch.lines.len(), self.tracer.hash())
     }
 
     /// Prepares one request, without prefetching.
     pub fn prepare(&self, request: &Request<'_>) -> Prepared {
-        Prepared::new(self.client_of(request), self.tracer.hash_path(request.path))
+        Prepared::new(self.client_of(request), self.tracer.hash_path(request.path), CachedShape::default())
     }
 
     /// Counts a request at `second` and judges its client. `prepared` is what [`Detector::prepare`] returned for it.
@@ -264,7 +290,7 @@ impl Detector {
         standing: Standing,
     ) -> Verdict {
         let Some(second) = self.advance_to(second) else { return Verdict::Normal };
-        let seen = self.tracer.see(request, prepared.path);
+        let seen = self.tracer.see(request, prepared);
         let (mut trace, path) = (seen.trace, seen.path);
         let mut error = u32::from(trace.flags.has(Flags::ERROR));
         self.shown.add(second, error);

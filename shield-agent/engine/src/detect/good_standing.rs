@@ -287,10 +287,13 @@ impl Detector {
         teachers.rotate_left(first);
         standings.next_teacher = teachers.get(TEACHERS_PER_MINUTE).copied().unwrap_or(0);
         for key in teachers.into_iter().take(TEACHERS_PER_MINUTE) {
-            if let Some((activity, _)) = clients.activity(key) {
-                activity
-                    .asked()
-                    .for_each(|(target, answer)| good_targets.learn(target, answer, key, boundary));
+            let mut learn = |(target, answer)| good_targets.learn(target, answer, key, boundary);
+            match clients.heavy(key) {
+                Some(activity) => activity.asked().for_each(&mut learn),
+                None => clients
+                    .activity(key)
+                    .into_iter()
+                    .for_each(|(light, _)| light.asked().for_each(&mut learn)),
             }
         }
     }

@@ -2,7 +2,7 @@
 //! the seed.
 
 /// A hash function keyed by a secret seed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seeded {
     seed: u64,
     /// Masks the second operand of each product, which a client could otherwise choose.

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //!  Request
-//!     │ prepare_batch: client, hash of the path, prefetch       hashed_path, prefetch, clients
+//!     │ prepare_batch: client, hash of the path, prefetch       hashed_path, path_reader, prefetch, clients
+//!     │ plain: GET, 200, nothing against the client ────────▶ Normal      plain
 //!     ▼
 //!  Detector::observe
 //!     │ event time; older than 5 min ───────────────────────▶ Normal (not counted)
@@ -62,6 +63,8 @@ pub(crate) mod observed;
 #[cfg(test)]
 mod operator_tests;
 pub(crate) mod path_interner;
+pub(crate) mod path_reader;
+pub(crate) mod plain;
 pub mod policy;
 pub(crate) mod prefetch;
 mod prefilter;

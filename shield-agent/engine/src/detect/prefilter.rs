@@ -87,6 +87,11 @@ impl Prefilter {
         }
     }
 
+    /// What an [`Activity`] is spared is bound to it.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
     /// Takes over the limits of `new`. Where they are the same, what clients are spared stays valid.
     pub(super) fn replace(&mut self, new: Prefilter) {
         let unchanged = Prefilter { generation: self.generation, ..new };
@@ -109,22 +114,25 @@ impl Prefilter {
         if activity.is_spared(self.generation, second) {
             return Screening::Skip;
         }
-        let screening = self.compare(activity, second);
+        let at_most = activity.window.at_most();
+        let is_near = at_most.failed >= self.failed || self.exceeds_counts(at_most);
+        let screening = self.compare(activity, at_most, is_near, second);
         if screening == Screening::Skip {
-            activity.spare(self.spare(activity), self.generation);
+            let spare = if is_near { 0 } else { self.spare(activity, at_most) };
+            activity.spare(spare, self.generation);
         }
         screening
     }
 
-    fn compare(&self, activity: &Activity, second: u32) -> Screening {
-        if self.needs_targets(activity, second) {
+    /// `at_most` is an upper bound of the client's counts, and `is_near` says whether that is as high as a limit.
+    fn compare(&self, activity: &Activity, at_most: Counts, is_near: bool, second: u32) -> Screening {
+        if self.needs_targets(activity, at_most, second) {
             return Screening::CheckAll;
         }
-        let window = &activity.window;
-        let at_most = window.at_most();
-        if at_most.failed < self.failed && !self.exceeds_counts(at_most) {
+        if !is_near {
             return Screening::Skip;
         }
+        let window = &activity.window;
         let counts = window.sum();
         let is_surge = counts.failed >= self.failed && counts.failed > window.before(second).served();
         if is_surge || self.exceeds_counts(counts) { Screening::CheckCounts } else { Screening::Skip }
@@ -143,16 +151,14 @@ impl Prefilter {
         f64::from(counts.pages()) + f64::from(counts.assets + counts.missed) * self.asset_weight
     }
 
-    /// Returns how many further plain requests for plain targets are certain to stay below all limits. Such a request adds
-    /// one to pages or assets, at most one each to paths, posts and repeats, and nothing to any other value.
-    fn spare(&self, activity: &Activity) -> u32 {
-        let (most, counts) = (activity.latest_ceiling(), activity.window.at_most());
-        let is_near = counts.failed >= self.failed || self.exceeds_counts(counts);
-        if is_near {
-            return 0;
-        }
+    /// Returns how many further plain requests for plain targets are certain to stay below all limits, given counts that are
+    /// below them. Such a request adds
+    /// one to pages or assets, at most one each to paths, posts and repeats, and nothing to any other value. So a client of whose
+    /// pages fewer than half failed stays one, until old pages leave the window; by then an [`Activity`] is spared nothing.
+    fn spare(&self, activity: &Activity, counts: Counts) -> u32 {
+        let most = activity.latest_ceiling();
         let left = |limit: u32, value: u32| limit.saturating_sub(value).saturating_sub(1);
-        let unserved = if counts.failed + counts.broken > 0 { self.unserved_kinds } else { u32::MAX };
+        let unserved = if is_unserved(counts) { self.unserved_kinds } else { u32::MAX };
         let loads_left = (self.load - self.load_of(counts)) / self.asset_weight.max(1.0) - 1.0;
         (left(self.flood, counts.flood_eighths()) / 8)
             .min(loads_left as u32)
@@ -161,14 +167,11 @@ impl Prefilter {
             .min(left(self.repeats.min(self.page_requests), most.repeats.into()))
     }
 
-    fn needs_targets(&self, activity: &Activity, second: u32) -> bool {
+    fn needs_targets(&self, activity: &Activity, counts: Counts, second: u32) -> bool {
         let Some(most) = activity.ceiling(second) else { return true };
         let [paths, posts, repeats] = [most.paths, most.posts, most.repeats].map(u32::from);
         let is_wide = paths >= self.paths || posts >= self.posts || repeats >= self.repeats;
-        let counts = activity.window.at_most();
-        let is_unserved = paths >= self.unserved_kinds
-            && counts.failed + counts.broken > 0
-            && 2 * (counts.failed + counts.broken) >= counts.pages();
+        let is_unserved = paths >= self.unserved_kinds && is_unserved(counts);
         let is_burst = repeats >= self.page_requests;
         if is_unserved {
             return true;
@@ -185,6 +188,12 @@ impl Prefilter {
             || (repeats >= self.repeats && without_assets(repeats))
             || (is_burst && activity.window.sum_of_last(self.page_secs, second).pages() >= self.page_requests)
     }
+}
+
+/// Whether half of a client's pages failed.
+fn is_unserved(counts: Counts) -> bool {
+    let failed = counts.failed + counts.broken;
+    failed > 0 && 2 * failed >= counts.pages()
 }
 
 /// The weight of an asset in a client's load.
@@ -397,7 +406,9 @@ mod tests {
                 let second = if late < 90 && late > 50 { newest - late } else { newest };
                 activity.add(second, &trace(kind % mix, key));
                 let is_spared = activity.is_spared(prefilter.generation, second);
-                let compared = prefilter.compare(&activity, second);
+                let at_most = activity.window.at_most();
+                let is_near = at_most.failed >= prefilter.failed || prefilter.exceeds_counts(at_most);
+                let compared = prefilter.compare(&activity, at_most, is_near, second);
                 prop_assert!(!is_spared || compared == Screening::Skip, "{compared:?} at {second} was spared");
                 prop_assert!(!activity.is_spared(prefilter.generation + 1, second), "bound to its limits");
                 prop_assert_eq!(prefilter.screen(&mut activity, second), compared);

@@ -16,6 +16,9 @@ pub(crate) struct SecondRing {
     slots: Box<[ServerSecond]>,
     newest: u32,
     newest_slot: usize,
+    /// The newest second, which nearly every request is counted in. Its slot stays empty until the next second begins.
+    now: ServerSecond,
+    /// The sum of the window without the newest second.
     sum: ServerSecond,
 }
 
@@ -28,6 +31,7 @@ impl SecondRing {
             slots: vec![ServerSecond::default(); len].into(),
             newest,
             newest_slot: newest as usize % len,
+            now: ServerSecond::default(),
             sum: ServerSecond::default(),
         }
     }
@@ -35,6 +39,12 @@ impl SecondRing {
     /// Moves on to `second`. An earlier one changes nothing.
     pub(crate) fn advance(&mut self, second: u32) {
         let steps = second.saturating_sub(self.newest);
+        if steps == 0 {
+            return;
+        }
+        self.slots[self.newest_slot] = std::mem::take(&mut self.now);
+        self.sum.requests += self.slots[self.newest_slot].requests;
+        self.sum.errors += self.slots[self.newest_slot].errors;
         if steps as usize >= self.slots.len() {
             self.slots.fill(ServerSecond::default());
             self.sum = ServerSecond::default();
@@ -71,7 +81,7 @@ impl SecondRing {
     }
 
     /// Counts one request at `second`, unless that is older than the ring.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(&mut self, second: u32, error: u32) {
         if second != self.newest {
             return self.change(second, |s| {
@@ -79,10 +89,8 @@ impl SecondRing {
                 s.errors += error;
             });
         }
-        for counted in [&mut self.slots[self.newest_slot], &mut self.sum] {
-            counted.requests += 1;
-            counted.errors += error;
-        }
+        self.now.requests += 1;
+        self.now.errors += error;
     }
 
     /// Adds `what` to `second`'s counts, unless that is older than the ring.
@@ -106,6 +114,9 @@ impl SecondRing {
         else {
             return;
         };
+        if age == 0 {
+            return change(&mut self.now);
+        }
         let slot = self.slot(second);
         let before = self.slots[slot];
         change(&mut self.slots[slot]);
@@ -118,7 +129,9 @@ impl SecondRing {
     /// Returns the counts of one second; zeros outside the ring.
     pub(crate) fn at(&self, second: u32) -> ServerSecond {
         let age = self.newest.checked_sub(second);
-        if age.is_some_and(|age| (age as usize) < self.slots.len()) {
+        if age == Some(0) {
+            self.now
+        } else if age.is_some_and(|age| (age as usize) < self.slots.len()) {
             self.slots[self.slot(second)]
         } else {
             ServerSecond::default()
@@ -127,7 +140,10 @@ impl SecondRing {
 
     /// The sum over the last 60 s.
     pub(crate) fn window(&self) -> ServerSecond {
-        self.sum
+        ServerSecond {
+            requests: self.sum.requests + self.now.requests,
+            errors: self.sum.errors + self.now.errors,
+        }
     }
 
     fn slot(&self, second: u32) -> usize {

@@ -58,7 +58,8 @@ const MIN_TRAVERSAL_LEVELS: u32 = 3;
 
 /// Classifies a path as it is served (see `served_path.rs`), without a query.
 pub fn of_path(path: &[u8]) -> Shape {
-    let login = is_login(last_segment(path));
+    let name = last_segment(path);
+    let login = is_login(name);
     let remote_call = path.ends_with(b"/xmlrpc.php");
     let shape = |kind, told_by| Shape { kind, told_by, login, remote_call };
     if path == b"*" {
@@ -70,11 +71,12 @@ pub fn of_path(path: &[u8]) -> Shape {
     if has_look_up(path) {
         return shape(Kind::Probe, path.len());
     }
-    if let Some(end) = probe_end(path) {
+    let segments = by_segments(path);
+    if let BySegments::Probe(end) = segments {
         return shape(Kind::Probe, end);
     }
-    let kind = match kind_by_ending(last_segment(path)) {
-        Kind::Page if segments(path).any(is_dubious_segment) => Kind::Dubious,
+    let kind = match kind_by_ending(name) {
+        Kind::Page if matches!(segments, BySegments::Dubious) => Kind::Dubious,
         Kind::Script if is_foreign_script(path) => Kind::Dubious,
         Kind::Page if is_plugin_document(path) => Kind::Dubious,
         // Deeper down, archives belong to package mirrors, whose clients request many that do not exist.
@@ -87,8 +89,8 @@ pub fn of_path(path: &[u8]) -> Shape {
 /// Whether a path holds a look-up of Java's, which whatever logs it may work out: `${jndi:…}`, `${::-j}`. A page whose template was
 /// not filled in asks for `${post.slug}`, without the name of what is looked up.
 fn has_look_up(path: &[u8]) -> bool {
-    memchr::memmem::find_iter(path, b"${").any(|at| {
-        let inner = &path[at + 2..];
+    memchr::memchr_iter(b'$', path).any(|at| {
+        let Some(inner) = path[at + 1..].strip_prefix(b"{") else { return false };
         inner.get(inner.iter().take_while(|byte| byte.is_ascii_alphabetic()).count()) == Some(&b':')
     })
 }
@@ -365,7 +367,7 @@ const QUERY_DUBIOUS: [(u8, &[u8]); 7] = [
 ];
 
 /// Path segments, in lower case, of the internals of other products or of an attacker's tools.
-const PROBE_SEGMENTS: [&[u8]; 52] = [
+static PROBE_SEGMENTS: Names = Names::new(&[
     b"wlwmanifest.xml",
     b"wp-config.php",
     b"setup-config.php",
@@ -418,10 +420,10 @@ const PROBE_SEGMENTS: [&[u8]; 52] = [
     b"alfacgiapi",
     b"alfa_data",
     b"boot.ini",
-];
+]);
 
 /// Segments that some sites use for their own pages, so that only a refusal is suspicious.
-const DUBIOUS_SEGMENTS: [&[u8]; 10] = [
+static DUBIOUS_SEGMENTS: Names = Names::new(&[
     b"manager",
     b"containers",
     b"credentials",
@@ -432,47 +434,66 @@ const DUBIOUS_SEGMENTS: [&[u8]; 10] = [
     b"tmpfs",
     b"telescope",
     b"console",
-];
+]);
 
-/// The lengths of names, as bits, by their first byte: rules out nearly every segment without a comparison.
-type Lengths = [u32; 256];
+/// Names in lower case, each a bit: those with a first byte and those of a length rule out nearly every segment without a
+/// comparison.
+struct Names {
+    all: &'static [&'static [u8]],
+    by_first: [u64; 256],
+    by_length: [u64; 32],
+}
 
-const PROBE_LENGTHS: Lengths = lengths(&PROBE_SEGMENTS);
-const DUBIOUS_LENGTHS: Lengths = lengths(&DUBIOUS_SEGMENTS);
-
-const fn lengths(names: &[&[u8]]) -> Lengths {
-    let mut lengths = [0; 256];
-    let mut at = 0;
-    while at < names.len() {
-        lengths[names[at][0] as usize] |= 1 << names[at].len();
-        at += 1;
+impl Names {
+    /// At most 64 names of 1 to 31 bytes.
+    const fn new(all: &'static [&'static [u8]]) -> Names {
+        let mut names = Names { all, by_first: [0; 256], by_length: [0; 32] };
+        let mut at = 0;
+        while at < all.len() {
+            names.by_first[all[at][0] as usize] |= 1 << at;
+            names.by_length[all[at].len()] |= 1 << at;
+            at += 1;
+        }
+        names
     }
-    lengths
+
+    /// Returns whether a segment is one of these, ignoring case.
+    #[inline]
+    fn has(&self, segment: &[u8]) -> bool {
+        let Some((first, of_length)) = segment.first().zip(self.by_length.get(segment.len())) else {
+            return false;
+        };
+        let mut left = self.by_first[usize::from(first.to_ascii_lowercase())] & of_length;
+        while left != 0 {
+            if segment.eq_ignore_ascii_case(self.all[left.trailing_zeros() as usize]) {
+                return true;
+            }
+            left &= left - 1;
+        }
+        false
+    }
 }
 
-/// Returns whether a segment is one of `names` (lower case, shorter than 32 bytes), ignoring case.
-fn is_one_of(segment: &[u8], names: &[&[u8]], lengths: &Lengths) -> bool {
-    let mut lower = [0; 31];
-    let Some(first) = segment.first().filter(|_| segment.len() <= lower.len()) else { return false };
-    let has_length = lengths[usize::from(first.to_ascii_lowercase())] >> segment.len() & 1 == 1;
-    has_length && names.contains(&lowered(segment, &mut lower))
+/// What a path is by its segments.
+enum BySegments {
+    /// No page links to the part of it that ends here.
+    Probe(usize),
+    /// Some segment is one of [`DUBIOUS_SEGMENTS`].
+    Dubious,
+    Plain,
 }
 
-fn is_dubious_segment(segment: &[u8]) -> bool {
-    is_one_of(segment, &DUBIOUS_SEGMENTS, &DUBIOUS_LENGTHS)
-}
-
-/// The end of the first part of a path that no page links to.
-fn probe_end(path: &[u8]) -> Option<usize> {
-    let mut at = 0;
+fn by_segments(path: &[u8]) -> BySegments {
+    let (mut at, mut is_dubious) = (0, false);
     for (depth, segment) in segments(path).enumerate() {
         let end = at + segment.len();
         if is_probe_segment(segment, depth) {
-            return Some(end);
+            return BySegments::Probe(end);
         }
+        is_dubious |= DUBIOUS_SEGMENTS.has(segment);
         at = end + 1;
     }
-    None
+    if is_dubious { BySegments::Dubious } else { BySegments::Plain }
 }
 
 fn is_probe_segment(segment: &[u8], depth: usize) -> bool {
@@ -480,7 +501,7 @@ fn is_probe_segment(segment: &[u8], depth: usize) -> bool {
         [] => false,
         // A hidden file near the root; deeper ones are pages of code hosts. `.well-known` is a standard (RFC 8615).
         [b'.', ..] => depth <= 3 && segment != b".well-known",
-        _ => is_one_of(segment, &PROBE_SEGMENTS, &PROBE_LENGTHS),
+        _ => PROBE_SEGMENTS.has(segment),
     }
 }
 
@@ -538,12 +559,21 @@ fn kind_by_ending(segment: &[u8]) -> Kind {
     }
 }
 
+/// Whether a name begins as one for a login may, or ends so before its extension: rules out most names.
+fn may_be_login(name: &[u8]) -> bool {
+    let begins =
+        |name: &[u8]| name.first().is_some_and(|first| b"lsaj".contains(&first.to_ascii_lowercase()));
+    let ends = |stem: &[u8]| stem.last().is_some_and(|last| last.eq_ignore_ascii_case(&b'n'));
+    let stem = memchr::memrchr(b'.', name).map_or(name, |dot| &name[..dot]);
+    begins(name) || ends(name) || ends(stem)
+}
+
 /// Whether passwords are posted to a page of this name.
 fn is_login(segment: &[u8]) -> bool {
     const EXTENSIONS: [&[u8]; 8] =
         [b".php", b".aspx", b".asp", b".jsp", b".do", b".action", b".cgi", b".json"];
     let mut lower = [0; 32];
-    if segment.len() > lower.len() {
+    if segment.len() > lower.len() || !may_be_login(segment) {
         return false;
     }
     let name = lowered(segment, &mut lower);

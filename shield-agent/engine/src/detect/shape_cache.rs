@@ -1,6 +1,7 @@
 //! A cache of the shapes of recent paths: looking one up costs far less than classifying the path again (`shape.rs`), or
 //! finding out that it is not served as it is written (`served_path.rs`).
 
+use crate::detect::hashed_path::HashedPath;
 use crate::detect::prefetch;
 use crate::detect::served_path;
 use crate::detect::shape::{self, Kind, Shape};
@@ -11,8 +12,8 @@ const CACHE_BITS: u32 = 15;
 /// A path's hash and its shape in one word: 47 bits of the hash (none of those that choose the slot), 12 of
 /// `told_by`, 3 of the kind, a bit each for login and remote call. 0 is an empty slot, and the kind [`CachedShape::RESPELLED`] a
 /// path that has no shape as it is written.
-#[derive(Debug, Clone, Copy, Default)]
-struct CachedShape(u64);
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct CachedShape(u64);
 
 impl CachedShape {
     const SHAPE_BITS: u32 = 17;
@@ -34,8 +35,9 @@ impl CachedShape {
         Some(CachedShape(hash >> Self::SHAPE_BITS << Self::SHAPE_BITS | packed))
     }
 
+    /// What it says of the path with this hash.
     #[inline]
-    fn shape(self, hash: u64) -> Option<Cached> {
+    pub(super) fn shape(self, hash: u64) -> Option<Cached> {
         if self.0 >> Self::SHAPE_BITS != hash >> Self::SHAPE_BITS {
             return None;
         }
@@ -73,6 +75,7 @@ const SERVED: u64 = 0x9e37_79b9_7f4a_7c15;
 const KINDS: [Kind; 6] = [Kind::Asset, Kind::Page, Kind::Script, Kind::Dubious, Kind::Probe, Kind::Foreign];
 
 /// Shapes by the hash of their path, two to a set; the older one of a set is evicted.
+#[derive(Clone)]
 pub(super) struct ShapeCache(Box<[CachedShape]>);
 
 impl Default for ShapeCache {
@@ -91,6 +94,17 @@ impl ShapeCache {
         }
     }
 
+    /// As [`ShapeCache::of`], packed; empty for a path whose shape does not fit in.
+    #[inline]
+    pub(super) fn packed(&mut self, path: &[u8], hashed: HashedPath) -> CachedShape {
+        let slot = CachedShape::slot(hashed.hash);
+        let known = |at: usize| self.0.get(at).copied().filter(|cached| cached.shape(hashed.hash).is_some());
+        known(slot).or_else(|| known(slot + 1)).unwrap_or_else(|| {
+            self.classify(path, hashed.hash);
+            self.0.get(slot).copied().filter(|cached| cached.shape(hashed.hash).is_some()).unwrap_or_default()
+        })
+    }
+
     /// Returns the shape of `path`, as it is served, whose hash is `hash`.
     pub(super) fn of_served(&mut self, path: &[u8], hash: u64) -> Shape {
         let hash = hash ^ SERVED;
@@ -102,8 +116,9 @@ impl ShapeCache {
         shape
     }
 
+    /// What is known of a path with this hash; `None` if it was not seen lately.
     #[inline]
-    fn get(&self, hash: u64) -> Option<Cached> {
+    pub(super) fn get(&self, hash: u64) -> Option<Cached> {
         let slot = CachedShape::slot(hash);
         self.0[slot].shape(hash).or_else(|| self.0[slot + 1].shape(hash))
     }

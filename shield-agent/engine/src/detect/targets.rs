@@ -129,6 +129,19 @@ impl Targets {
     #[inline]
     pub(crate) fn hit(&mut self, second: u32, trace: &Trace) -> (Target, Target) {
         let at = place(&self.slots, trace.key);
+        self.hit_at(at, second, trace)
+    }
+
+    /// As [`Targets::hit`], of a plain request for a target that is plain so far; `None`, and nothing is changed, for another.
+    #[inline]
+    pub(crate) fn hit_plain(&mut self, second: u32, trace: &Trace) -> Option<(Target, Target)> {
+        let at = place(&self.slots, trace.key);
+        let is_plain = at.and_then(|at| self.slots.get(at)).is_none_or(Target::is_plain);
+        is_plain.then(|| self.hit_at(at, second, trace))
+    }
+
+    #[inline]
+    fn hit_at(&mut self, at: Option<usize>, second: u32, trace: &Trace) -> (Target, Target) {
         if let Some(known) = at.and_then(|at| self.slots.get_mut(at)).filter(|target| target.last > 0) {
             let before = *known;
             known.hit(second, trace);

@@ -1,13 +1,19 @@
 //! A request as the windows keep it, in eight bytes: the key of its target, its flags and its weight. Derived from the
 //! target's shape (`shape.rs`, cached by `shape_cache.rs`) and the answer.
 
+use crate::detect::clients::Prepared;
 use crate::detect::hash::Seeded;
 use crate::detect::hashed_path::HashedPath;
 use crate::detect::login::{self, Login};
+use crate::detect::plain::Plain;
 use crate::detect::served_path::{self, Spelling};
 use crate::detect::shape::{self, Kind, Query, Shape};
+#[cfg(any(test, feature = "test-support"))]
+use crate::detect::shape_cache::CachedShape;
 use crate::detect::shape_cache::{Cached, ShapeCache};
 use crate::detect::stable_hash;
+#[cfg(any(test, feature = "test-support"))]
+use crate::vocab::client::Client;
 use crate::vocab::request::Request;
 
 /// Properties of a request, as bits.
@@ -235,24 +241,54 @@ impl Tracer {
     #[cfg(any(test, feature = "test-support"))]
     #[inline]
     pub fn trace(&mut self, request: &Request<'_>, hashed: HashedPath) -> Trace {
-        self.see(request, hashed).trace
+        let unread = Prepared::new(Client::of_addr(request.addr, 64), hashed, CachedShape::default());
+        self.see(request, &unread).trace
     }
 
     /// Derives the trace of `request`, as [`Tracer::trace`] does, together with the path that is served.
     #[inline]
-    pub(crate) fn see<'a>(&'a mut self, request: &Request<'a>, hashed: HashedPath) -> Seen<'a> {
+    pub(crate) fn see<'a>(&'a mut self, request: &Request<'a>, prepared: &Prepared) -> Seen<'a> {
+        let hashed = prepared.path;
         let (path, query) = hashed.split(request.path);
-        let Cached::Shape(shape) = self.shapes.of(path, hashed.hash) else {
+        let read = prepared.shape.shape(hashed.hash);
+        let Cached::Shape(shape) = read.unwrap_or_else(|| self.shapes.of(path, hashed.hash)) else {
             return self.see_respelled(request);
         };
+        let Request { method, status, size, .. } = *request;
+        let plain = query
+            .is_empty()
+            .then(|| self.trace_plain(&Plain { method, path, status, size }, hashed, shape.kind));
+        match plain.flatten() {
+            Some(trace) => Seen { trace, path, query, shape, query_key: 0 },
+            None => self.see_any(request, hashed.hash, (path, query), shape),
+        }
+    }
+
+    /// Derives the trace of a plain request (see `plain.rs`) whose path was seen lately; `None` of any other.
+    #[inline]
+    pub(crate) fn see_plain(&self, asked: &Plain<'_>, prepared: &Prepared) -> Option<Trace> {
+        let hashed = prepared.path;
+        if hashed.len() != asked.path.len() {
+            return None;
+        }
+        let known = prepared.shape.shape(hashed.hash).or_else(|| self.shapes.get(hashed.hash));
+        let Some(Cached::Shape(shape)) = known else { return None };
+        self.trace_plain(asked, hashed, shape.kind)
+    }
+
+    /// Derives the trace of a request that is served as it is written, whatever the method and the answer.
+    #[inline(never)]
+    fn see_any<'a>(
+        &self,
+        request: &Request<'a>,
+        path_hash: u64,
+        (path, query): (&'a [u8], &'a [u8]),
+        shape: Shape,
+    ) -> Seen<'a> {
         let (status, spelling) = (request.status, Spelling::default());
-        let target = RequestTarget { path, query, path_hash: hashed.hash, shape, spelling, status };
-        let trace = match self.trace_plain(request, &target) {
-            Some(trace) => trace,
-            None => self.trace_any(request, &target),
-        };
-        let query_key = query_key(&trace, shape, path, query);
-        Seen { trace, path, query, shape, query_key }
+        let trace =
+            self.trace_any(request, &RequestTarget { path, query, path_hash, shape, spelling, status });
+        Seen { trace, path, query, shape, query_key: query_key(&trace, shape, path, query) }
     }
 
     /// Derives the trace of a request whose path is not served as it is written.
@@ -318,22 +354,21 @@ impl Tracer {
             _ if missed => judged.key.rotate_left(1),
             _ => judged.key,
         };
-        Trace { key, weight: judged.weight, flags, answer: answer_mark(request, answer) }
+        Trace { key, weight: judged.weight, flags, answer: answer_mark(request.status, request.size, answer) }
     }
 
-    /// The fast path for a page or asset requested by GET and served: returns what [`Tracer::trace_any`] would, which a
-    /// test compares.
+    /// The fast path for a page or asset requested by GET without a query and served: returns what [`Tracer::trace_any`]
+    /// would, which a test compares.
     #[inline]
-    fn trace_plain(&self, request: &Request<'_>, target: &RequestTarget<'_>) -> Option<Trace> {
-        let is_asset = target.shape.kind == Kind::Asset;
-        let is_plain = request.status == 200
-            && target.query.is_empty()
-            && (is_asset || target.shape.kind == Kind::Page)
-            && matches!(request.method, [b'G', b'E', b'T'])
+    fn trace_plain(&self, asked: &Plain<'_>, hashed: HashedPath, kind: Kind) -> Option<Trace> {
+        let is_asset = kind == Kind::Asset;
+        let is_plain = asked.status == 200
+            && (is_asset || kind == Kind::Page)
+            && asked.method == b"GET"
             && self.is_200_served;
-        let flags = Flags::default().with(Flags::ASSET, is_asset);
-        let answer = answer_mark(request, Answer::Served);
-        is_plain.then_some(Trace { key: target.path_hash as u32, weight: 0, flags, answer })
+        let flags = if is_asset { Flags::ASSET } else { Flags::default() };
+        let answer = answer_mark(asked.status, asked.size, Answer::Served);
+        is_plain.then_some(Trace { key: hashed.key(), weight: 0, flags, answer })
     }
 
     /// Weighs a target with its answer, and chooses the key under which it counts once.
@@ -474,10 +509,10 @@ fn query_key(trace: &Trace, shape: Shape, path: &[u8], query: &[u8]) -> u64 {
 }
 
 /// A hash of the answer in one byte, to recognise a catch-all, which answers every request with the same page.
-fn answer_mark(request: &Request<'_>, answer: Answer) -> u8 {
+fn answer_mark(status: u16, size: u64, answer: Answer) -> u8 {
     let mark = match answer {
-        Answer::Served if request.status != 304 => u64::from(request.status) << 40 ^ request.size,
-        Answer::Redirected => u64::from(request.status),
+        Answer::Served if status != 304 => u64::from(status) << 40 ^ size,
+        Answer::Redirected => u64::from(status),
         _ => return 0,
     };
     let mixed = mark.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -620,7 +655,10 @@ mod tests {
                     let ((path, query), path_hash) = (hashed.split(request.path), hashed.hash);
                     let (shape, spelling) = (shape::of_path(path), Spelling::default());
                     let target = RequestTarget { path, query, path_hash, shape, spelling, status };
-                    if let Some(trace) = tracer.trace_plain(&request, &target) {
+                    let plain = Plain { method: request.method, path, status, size: request.size };
+                    if query.is_empty()
+                        && let Some(trace) = tracer.trace_plain(&plain, hashed, shape.kind)
+                    {
                         assert_eq!(
                             trace,
                             tracer.trace_any(&request, &target),
@@ -708,7 +746,8 @@ mod tests {
         ] {
             let hashed = tracer.hash_path(target.as_bytes());
             let request = request("GET", target, 404);
-            let path = tracer.see(&request, hashed).path;
+            let unread = Prepared::new(Client::of_addr(request.addr, 64), hashed, CachedShape::default());
+            let path = tracer.see(&request, &unread).path;
             assert!(memchr::memmem::find(path, b"secret").is_none(), "{target}");
         }
     }

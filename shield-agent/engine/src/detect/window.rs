@@ -236,9 +236,13 @@ impl Window {
 
     /// The sum over the window that ends at `second`, which must not be before the newest one.
     fn sum_up_to(&self, second: u32) -> Counts {
-        let old = self.buckets.iter().take_while(|bucket| is_old(bucket.second, second)).map(Bucket::counts);
+        let mut sum = self.at_most();
+        for old in self.buckets.iter().take_while(|bucket| is_old(bucket.second, second)) {
+            sum.requests -= u32::from(old.requests);
+            sum.assets -= u32::from(old.assets);
+        }
         let old_rare = self.rare().take_while(|(at, _)| is_old(*at, second)).map(|(_, counts)| *counts);
-        old.chain(old_rare).fold(self.at_most(), Counts::less)
+        old_rare.fold(sum, Counts::less)
     }
 
     /// The sum over the `secs` (1..=60) seconds up to and including `second`, limited to the window that ends at the newest
@@ -273,6 +277,12 @@ impl Window {
         let newest = self.newest();
         let buckets = self.buckets.iter().map(|bucket| (bucket.second, bucket.counts()));
         buckets.chain(self.rare().copied()).filter(move |(at, _)| newest - at < WINDOW_SECS)
+    }
+
+    /// Whether the next request, at `second`, removes what is older than the window. Until then the sums only grow.
+    #[inline]
+    pub(crate) fn expires_at(&self, second: u32) -> bool {
+        is_expiry_due(self.oldest, second)
     }
 
     /// Prefetches what [`Window::add`] reads at about `second`.

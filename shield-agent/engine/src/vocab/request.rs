@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::detect::path_reader::ReadPaths;
 use crate::timeline::Placement;
 use crate::vocab::time::EventSecs;
 
@@ -180,6 +181,8 @@ pub struct Batch {
     pub placed: Option<Placement>,
     /// What was found lost on the way to these lines.
     pub lost: Vec<Loss>,
+    /// What a [`PathReader`](crate::PathReader) found of the lines' paths. Lines that are changed after that must be read again.
+    pub read_paths: ReadPaths,
 }
 
 /// Lines that were written and cannot be read.
@@ -219,13 +222,26 @@ impl Batch {
         }
     }
 
+    /// [`Request::path`] of a line.
+    pub(crate) fn path_of(&self, line: &Line) -> &[u8] {
+        self.text(line.path_at, line.path_len as usize)
+    }
+
+    /// [`Request::method`] of a line.
+    pub(crate) fn method_of(&self, line: &Line) -> &[u8] {
+        self.text(line.method_at, usize::from(line.method_len))
+    }
+
+    fn text(&self, at: u32, len: usize) -> &[u8] {
+        self.bytes.get(at as usize..at as usize + len).unwrap_or_default()
+    }
+
     pub fn request<'a>(&'a self, line: &Line) -> Request<'a> {
-        let text = |at: u32, len: usize| self.bytes.get(at as usize..at as usize + len).unwrap_or_default();
         Request {
             addr: line.addr,
             time: line.time,
-            method: text(line.method_at, usize::from(line.method_len)),
-            path: text(line.path_at, line.path_len as usize),
+            method: self.method_of(line),
+            path: self.path_of(line),
             status: line.status,
             size: line.size,
             behind_proxy: line.behind_proxy,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
-use shield_common::{SLOTS, global_name, map_name, program_name};
+use shield_common::{SLOTS, global_name, map_name, mask_v6, program_name};
 
 use super::settings::Settings;
 
@@ -62,7 +62,9 @@ fn load_with(maps: Option<&Path>, settings: &Settings, slot: u32) -> Result<Ebpf
         .map_max_entries(map_name::NETWORKS_V4, settings.max_networks)
         .map_max_entries(map_name::NETWORKS_V6, settings.max_networks)
         .override_global(global_name::IPV6_PREFIX, &settings.ipv6_prefix, true)
+        .override_global(global_name::IPV6_MASK, &mask_v6(settings.ipv6_prefix), true)
         .override_global(global_name::SLOT, &slot, true)
+        .override_global(global_name::COUNT_PASSED, &u8::from(settings.count_passed), true)
         .override_global(global_name::LOG_EVERY, &log_every, true)
         .override_global(AYA_LOG_LEVEL, &log_level, true)
         .load(object)
