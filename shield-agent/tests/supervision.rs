@@ -371,7 +371,9 @@ fn systemds_watchdog_is_fed_for_as_long_as_the_engine_goes_round() {
         let length = systemd.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
     };
-    assert_eq!([next(), next()].iter().filter(|text| *text == "READY=1").count(), 1);
+    // On a busy machine the dog is fed before the agent is ready.
+    let before = std::iter::from_fn(|| Some(next())).take_while(|text| text != "READY=1").take(100);
+    assert!(before.collect::<Vec<_>>().iter().all(|text| text == "WATCHDOG=1"));
     for _ in 0..3 {
         assert_eq!(next(), "WATCHDOG=1");
     }
