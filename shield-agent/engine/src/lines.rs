@@ -34,11 +34,13 @@ const SKEW_REPEAT_MS: u64 = 3_600_000;
 /// Clients whose malformed lines are counted at most, per minute.
 const MAX_EVADERS: usize = 10_000;
 
-/// What a line says of its connection, beside the request.
+/// What is known of a line beside its request.
 #[derive(Clone, Copy)]
-struct Connection<'a> {
+struct Beside<'a> {
     server: &'a [u8],
     way: Way,
+    /// The ban that its client is under.
+    ban: Option<Ban>,
 }
 
 impl Engine {
@@ -78,12 +80,13 @@ impl Engine {
                 if std::mem::take(&mut is_other) && (was_catching_up || !batch.live) {
                     self.detector.skip_to(second);
                 }
-                if self.count_plain(batch, line, prepared, second, now) {
+                let ban = self.ledger.ban_over(prepared.client);
+                if ban.is_none() && self.count_plain(batch, line, prepared, second, now) {
                     continue;
                 }
                 let request = batch.request(line);
-                let of = Connection { server: batch.server_of(line), way: batch.way_of(line) };
-                self.on_request(&request, of, prepared, second, now, out);
+                let beside = Beside { server: batch.server_of(line), way: batch.way_of(line), ban };
+                self.on_request(&request, beside, prepared, second, now, out);
                 if line.salvaged {
                     self.on_salvaged(line, out);
                 }
@@ -104,7 +107,7 @@ impl Engine {
         }
     }
 
-    /// Counts a request by the short way of `detect/plain.rs`. Returns whether it could: then there is nothing more to do.
+    /// Counts a request of a client that is not banned by the short way of `detect/plain.rs`. Returns whether it could: then there is nothing more to do.
     #[inline]
     fn count_plain(
         &mut self,
@@ -118,7 +121,6 @@ impl Engine {
         let may_be_plain = line.status == 200
             && line.peer_len == 0
             && !line.salvaged
-            && self.ledger.ban_over(client).is_none()
             && !self.is_suppressed(client, now)
             && !self.blast.is_held(client);
         let is_plain = may_be_plain && {
@@ -135,7 +137,7 @@ impl Engine {
     fn on_request(
         &mut self,
         request: &Request<'_>,
-        Connection { server, way }: Connection<'_>,
+        Beside { server, way, ban }: Beside<'_>,
         prepared: &Prepared,
         second: EventSecs,
         now: Now,
@@ -150,7 +152,6 @@ impl Engine {
         if way != Way::Unknown && self.has_places() {
             self.peers.note(client, way);
         }
-        let ban = self.ledger.ban_over(client);
         let standing = if ban.is_some() || self.is_suppressed(client, now) {
             Standing::Banned
         } else {
@@ -210,6 +211,7 @@ impl Engine {
     /// The second at which a line of a backlog or a replay is counted.
     fn placed_second(&mut self, batch: &Batch, at: usize, now: Now) -> EventSecs {
         let lines = batch.lines.get(at..).unwrap_or_default();
+        // However many lines say so, no log was written in the future.
         let newest = now.wall_secs().saturating_add(TOLERANCE_SECS);
         if batch.placed.is_none()
             && let Some(line) = lines.first()
@@ -218,7 +220,6 @@ impl Engine {
             return line.time.min(newest);
         }
         let placed = batch.placed.unwrap_or_else(|| self.timeline.place(lines, false));
-        // However many lines say so, no log was written in the future.
         let second = placed.second.min(newest);
         if placed.is_back {
             self.detector.set_back(second);
