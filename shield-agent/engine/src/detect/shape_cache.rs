@@ -97,12 +97,10 @@ impl ShapeCache {
     /// As [`ShapeCache::of`], packed; empty for a path whose shape does not fit in.
     #[inline]
     pub(super) fn packed(&mut self, path: &[u8], hashed: HashedPath) -> CachedShape {
-        let slot = CachedShape::slot(hashed.hash);
-        let known = |at: usize| self.0.get(at).copied().filter(|cached| cached.shape(hashed.hash).is_some());
-        known(slot).or_else(|| known(slot + 1)).unwrap_or_else(|| {
-            self.classify(path, hashed.hash);
-            self.0.get(slot).copied().filter(|cached| cached.shape(hashed.hash).is_some()).unwrap_or_default()
-        })
+        match self.of(path, hashed.hash) {
+            Cached::Shape(shape) => CachedShape::of(hashed.hash, shape).unwrap_or_default(),
+            Cached::Respelled => CachedShape::respelled(hashed.hash),
+        }
     }
 
     /// Returns the shape of `path`, as it is served, whose hash is `hash`.
