@@ -570,10 +570,14 @@ fn may_be_login(name: &[u8]) -> bool {
 
 /// Whether passwords are posted to a page of this name.
 fn is_login(segment: &[u8]) -> bool {
+    may_be_login(segment) && is_login_by_words(segment)
+}
+
+fn is_login_by_words(segment: &[u8]) -> bool {
     const EXTENSIONS: [&[u8]; 8] =
         [b".php", b".aspx", b".asp", b".jsp", b".do", b".action", b".cgi", b".json"];
     let mut lower = [0; 32];
-    if segment.len() > lower.len() || !may_be_login(segment) {
+    if segment.len() > lower.len() {
         return false;
     }
     let name = lowered(segment, &mut lower);
@@ -585,6 +589,7 @@ fn is_login(segment: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn kinds_of_paths() {
@@ -670,6 +675,20 @@ mod tests {
         check("/loginprofile/get_profile", false);
         check("/login/v2/poll", false);
         check("/api/token", false);
+    }
+
+    proptest! {
+        /// What is looked at first rules out no name of a login.
+        #[test]
+        fn no_login_is_ruled_out_by_its_first_and_last_letter(
+            pieces in prop::collection::vec(prop::sample::select(vec![
+                "login", "LOGON", "signin", "sign_in", "Sign-In", "authenticate", "j_security_check", "sessions", "session",
+                "j_spring_security_check", ".php", ".aspx", ".json", ".Do", ".x", ".", "user", "my", "_", "2",
+            ]), 0..5),
+        ) {
+            let name = pieces.concat();
+            prop_assert_eq!(is_login(name.as_bytes()), is_login_by_words(name.as_bytes()), "{}", name);
+        }
     }
 
     #[test]
