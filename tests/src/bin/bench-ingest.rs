@@ -178,7 +178,10 @@ impl Cores {
             cores.set(core)?;
             taken += 1;
         }
-        ensure!(taken == wanted, "could not use {wanted} cores: this process may use {taken}");
+        ensure!(
+            taken == wanted,
+            "could not use {wanted} cores: this process may use {taken}; run it where it may use two"
+        );
         sched_setaffinity(Pid::from_raw(0), &cores).context("could not choose the cores to run on")
     }
 }
