@@ -5,6 +5,7 @@
 mod api_types;
 mod attack;
 mod bench;
+mod binaries;
 mod build;
 mod build_ebpf;
 mod build_page;
@@ -14,6 +15,8 @@ mod dist;
 mod fresh;
 mod fuzz;
 mod lab;
+mod lanes;
+mod order;
 mod packages;
 mod prebuilt;
 mod requirements;
@@ -23,6 +26,7 @@ mod setup;
 mod sh;
 mod slow;
 mod test;
+mod totals;
 mod vm;
 
 use std::process::ExitCode;

@@ -15,15 +15,20 @@ pub(crate) fn root_folder() -> &'static Path {
 /// The cargo that runs this program, so that `cargo +nightly xtask` stays on nightly.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What cargo says about this program's own package. Build scripts that read these (ring's) would run again, and all that
-    // depends on them would be compiled again, whenever `cargo build` and `cargo xtask build` take turns.
+    // Build scripts that read these (ring's) would run again, and all that depends on them would be compiled again, whenever
+    // `cargo build` and `cargo xtask build` take turns.
+    forget_own_package(&mut command);
+    command
+}
+
+/// Takes from a command's environment what cargo says there about this program's own package.
+pub(crate) fn forget_own_package(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let shown = name.to_string_lossy();
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| shown.starts_with(prefix)) {
             command.env_remove(&name);
         }
     }
-    command
 }
 
 /// A command that runs as root: directly if this process is root, through `sudo` otherwise.
@@ -47,14 +52,25 @@ pub(crate) fn as_root(program: impl Into<OsString>) -> Result<Command> {
 pub(crate) fn cargo_as_root(arguments: &[&str]) -> Result<Command> {
     let mut command = cargo();
     command.args(arguments);
-    if !nix::unistd::geteuid().is_root() {
-        as_root("the built program")?;
+    let launcher = root_launcher()?;
+    if !launcher.is_empty() {
         let triple = capture("rustc", &["--print", "host-tuple"])
             .context("could not get the host's target triple from rustc")?;
         let variable = format!("CARGO_TARGET_{}_RUNNER", triple.to_uppercase().replace(['-', '.'], "_"));
-        command.env(variable, "sudo --preserve-env --");
+        command.env(variable, launcher.join(" "));
     }
     Ok(command)
+}
+
+/// What stands before a built program on its command line to make it root, with this process' environment: nothing if this
+/// process is root.
+pub(crate) fn root_launcher() -> Result<&'static [&'static str]> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(&[]);
+    }
+    // Asks for the password once, before several programs run at a time.
+    run(&mut as_root("true")?)?;
+    Ok(&["sudo", "--preserve-env", "--"])
 }
 
 /// Prints the command line and runs it. Its standard output is redirected to standard error, because standard output is

@@ -1,17 +1,23 @@
-//! `cargo xtask test`: installs missing tools, builds everything, runs every test, and ends with what was slow and one line that
-//! sums up the results in libtest's format.
+//! `cargo xtask test`: installs missing tools, builds everything, runs every test, and ends with what failed, what was slow and one line
+//! that sums up the results in libtest's format.
+//!
+//! Cargo builds the test binaries and would run one after the other; [`crate::lanes`] runs several at a time.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, IsTerminal as _};
-use std::ops::AddAssign;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::binaries::Binary;
 use crate::build::{self, Profile};
+use crate::lanes::{self, Lanes, Ran};
+use crate::order::Times;
 use crate::requirements::Purpose;
-use crate::slow::{self, Slow, Starts};
+use crate::slow::Slow;
+use crate::totals::Totals;
 use crate::{build_ebpf, build_page, fuzz, setup, sh, vm};
 
 #[derive(Args)]
@@ -34,126 +40,133 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     slow.time("verify the XDP object", build_ebpf::verify)?;
     slow.time("verify the page's bundle", build_page::verify)?;
     slow.time("build the agent and the page", || build::everything(Profile::Dev))?;
-    let mut results = Results { totals: Totals::default(), slow };
-    let plain = cargo_test(sh::cargo(), &[], "build the tests", arguments, &mut results)?;
-    let gate = fuzz::start_building(arguments.filter.as_deref());
-    let privileged = sh::cargo_as_root(&[])?;
-    let which = ["--package", "shield-tests"];
-    let privileged = cargo_test(privileged, &which, "build the privileged tests", arguments, &mut results)?;
-    let Results { mut totals, mut slow } = results;
-    let (passed, failed) = slow.time("await and run the fuzz targets", || fuzz::run_all(gate));
-    totals += Totals { passed, failed, ..Totals::default() };
-    let is_good = plain && privileged && totals.failed == 0;
-    println!("\n{}", slow.report());
-    println!("\n{}", totals.line(is_good, started.elapsed().as_secs_f64()));
+    let filter = arguments.filter.as_deref();
+    let mut results = Results { times: Times::read(), slow, ..Results::default() };
+    Group::plain().run(filter, &mut results)?;
+    let gate = fuzz::start_building(filter);
+    Group::privileged()?.run(filter, &mut results)?;
+    let (passed, failed) = results.slow.time("await and run the fuzz targets", || fuzz::run_all(gate));
+    results.totals += Totals { passed, failed, ..Totals::default() };
+    // A run of some tests says nothing about how long their binaries take.
+    if filter.is_none() {
+        results.times.write();
+    }
+    let is_good = results.troubles.is_empty() && results.totals.failed == 0;
+    if let Some(failures) = lanes::failures(&results.ran) {
+        println!("\n{failures}");
+    }
+    results.troubles.iter().for_each(|trouble| println!("failed: {trouble}"));
+    println!("\n{}", results.slow.report());
+    println!("\n{}", results.totals.line(is_good, started.elapsed().as_secs_f64()));
     if !is_good {
         bail!("tests failed");
     }
     Ok(())
 }
 
-/// What the runs of cargo had as results, and how long they took.
+/// What the tests had as results, and how long they took.
+#[derive(Default)]
 struct Results {
     totals: Totals,
+    ran: Vec<Ran>,
+    /// What failed besides test binaries.
+    troubles: Vec<String>,
     slow: Slow,
+    times: Times,
 }
 
-/// Runs `cargo test` with these arguments, passes its output on, and adds its results to `results`; `building` is the name of what
-/// comes before the first test. Returns whether it succeeded.
-fn cargo_test(
-    mut cargo: Command,
-    which: &[&str],
-    building: &str,
-    arguments: &Arguments,
-    results: &mut Results,
-) -> Result<bool> {
-    cargo.args(["test", "--no-fail-fast", slow::colour()]).args(which).args(&arguments.filter);
-    if std::io::stdout().is_terminal() {
-        cargo.args(["--", "--color", "always"]);
+/// Packages whose tests are built together.
+struct Group {
+    name: &'static str,
+    /// Cargo's arguments that select the packages.
+    which: &'static [&'static str],
+    /// What stands before each binary.
+    launcher: &'static [&'static str],
+    /// A cargo that runs doc-tests the same way.
+    cargo: fn() -> Result<Command>,
+}
+
+impl Group {
+    fn plain() -> Group {
+        Group { name: "tests", which: &[], launcher: &[], cargo: || Ok(sh::cargo()) }
     }
-    cargo.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let began = Instant::now();
-    let mut child = cargo.spawn().context("could not start cargo test")?;
-    let output = child.stdout.take().expect("standard output is piped above");
-    let errors = child.stderr.take().expect("standard error is piped above");
-    let starts = Starts::watch(errors);
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line.context("could not read the output of cargo test")?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        if let Some(result) = Totals::parse(&line) {
-            results.totals += result;
-        }
+
+    fn privileged() -> Result<Group> {
+        let (which, launcher) = (&["--package", "shield-tests"], sh::root_launcher()?);
+        Ok(Group { name: "privileged tests", which, launcher, cargo: || sh::cargo_as_root(&[]) })
     }
-    let status = child.wait().context("could not wait for cargo test")?;
-    results.slow.append(starts.until_now(building, began));
-    Ok(status.success())
-}
 
-/// The counts of libtest's `test result:` lines.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Totals {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
-    filtered_out: u64,
-}
-
-impl Totals {
-    fn parse(line: &str) -> Option<Self> {
-        let counts = line.strip_prefix("test result: ")?;
-        let count = |label: &str| {
-            counts
-                .split([';', '.'])
-                .find_map(|part| part.trim().strip_suffix(label)?.trim().parse::<u64>().ok())
+    /// Builds the tests, runs them, and adds to `results`.
+    fn run(&self, filter: Option<&str>, results: &mut Results) -> Result<()> {
+        let built = results.slow.time(&format!("build the {}", self.name), || self.build())?;
+        let Some(mut binaries) = built else {
+            results.troubles.push(format!("could not build the {}", self.name));
+            return Ok(());
         };
-        Some(Self {
-            passed: count("passed")?,
-            failed: count("failed")?,
-            ignored: count("ignored")?,
-            filtered_out: count("filtered out")?,
-        })
-    }
-
-    fn line(self, is_good: bool, secs: f64) -> String {
-        let Self { passed, failed, ignored, filtered_out } = self;
-        let word = if is_good { "ok" } else { "FAILED" };
-        format!(
-            "test result: {word}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; \
-             {filtered_out} filtered out; finished in {secs:.2}s"
-        )
-    }
-}
-
-impl AddAssign for Totals {
-    fn add_assign(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.ignored += other.ignored;
-        self.filtered_out += other.filtered_out;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_closing_line_reads_like_libtests_and_is_read_back() {
-        let totals = Totals { passed: 12, failed: 1, ignored: 2, filtered_out: 3 };
-        let line = totals.line(false, 61.5);
-        assert_eq!(
-            line,
-            "test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 3 filtered out; finished in 61.50s"
+        results.times.sort(&mut binaries);
+        let lanes = Lanes {
+            count: lanes::count(),
+            launcher: self.launcher.iter().map(|word| (*word).to_owned()).collect(),
+            arguments: libtest_arguments(filter),
+            folder: sh::root_folder().join(build::target_folder()).join("test-output"),
+        };
+        eprintln!(
+            "running {} test binaries, up to {} at a time; what they print until then is in {}",
+            binaries.len(),
+            lanes.count,
+            lanes.folder.display()
         );
-        assert_eq!(Totals::parse(&line), Some(totals));
+        let ran = lanes.run(&binaries, &mut |text| print!("{text}"))?;
+        for Ran { name, took, totals, .. } in &ran {
+            results.totals += *totals;
+            results.times.note(name, took.as_secs_f64());
+            results.slow.note(name, *took);
+        }
+        results.ran.extend(ran);
+        let began = Instant::now();
+        self.doc_tests(filter, results)?;
+        results.slow.note(&format!("doc-tests of the {}", self.name), began.elapsed());
+        Ok(())
     }
 
-    #[test]
-    fn coloured_and_plain_results_count_and_other_lines_do_not() {
-        let coloured = "test result: \u{1b}[32mok\u{1b}(B\u{1b}[m. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered \
-                        out; finished in 0.21s";
-        assert_eq!(Totals::parse(coloured).map(|totals| totals.passed), Some(4));
-        assert_eq!(Totals::parse("test engine::ok ... ok"), None);
+    /// Returns the test binaries; `None` if they do not compile, which cargo has explained by then.
+    fn build(&self) -> Result<Option<Vec<Binary>>> {
+        let mut cargo = sh::cargo();
+        cargo.args(["test", "--no-run", "--message-format=json-render-diagnostics"]).args(self.which);
+        let mut child = cargo.stdout(Stdio::piped()).spawn().context("could not start cargo test")?;
+        let output = child.stdout.take().expect("standard output is piped above");
+        let mut binaries = Vec::new();
+        for line in BufReader::new(output).lines() {
+            binaries.extend(Binary::from_message(&line.context("could not read the output of cargo test")?));
+        }
+        let status = child.wait().context("could not wait for cargo test")?;
+        Ok(status.success().then_some(binaries))
     }
+
+    /// Runs the doc-tests, which have no binary: rustdoc compiles and runs them itself.
+    fn doc_tests(&self, filter: Option<&str>, results: &mut Results) -> Result<()> {
+        let mut cargo = (self.cargo)()?;
+        cargo.args(["test", "--doc", "--no-fail-fast"]).args(self.which);
+        cargo.arg("--").args(libtest_arguments(filter));
+        let mut child = cargo.stdout(Stdio::piped()).spawn().context("could not start cargo test --doc")?;
+        let output = child.stdout.take().expect("standard output is piped above");
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line.context("could not read the output of cargo test --doc")?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            results.totals += Totals::parse(&line).unwrap_or_default();
+        }
+        let status = child.wait().context("could not wait for cargo test --doc")?;
+        if !status.success() {
+            results.troubles.push(format!("doc-tests of the {}", self.name));
+        }
+        Ok(())
+    }
+}
+
+/// What each test binary gets.
+fn libtest_arguments(filter: Option<&str>) -> Vec<OsString> {
+    // Where it goes to a file or a pipe, it would have no colours.
+    let colour = std::io::stdout().is_terminal().then_some(["--color", "always"]);
+    filter.into_iter().chain(colour.into_iter().flatten()).map(OsString::from).collect()
 }
