@@ -445,8 +445,8 @@ impl World for Real {
     fn flush(&self) -> Result<()> {
         command::run(&["nft", "flush", "ruleset"])?;
         for program in ["iptables-legacy", "ip6tables-legacy"] {
-            command::run(&[program, "-F"])?;
-            command::run(&[program, "-X"])?;
+            command::run(&[program, "--wait", "-F"])?;
+            command::run(&[program, "--wait", "-X"])?;
         }
         command::run(&["ipset", "flush"])?;
         self.foreign()

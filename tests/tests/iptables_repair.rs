@@ -112,7 +112,8 @@ impl Guarded {
     }
 
     fn run(&self, line: &str) -> Result<String> {
-        let line = line.replace("iptables", &self.program);
+        // The lock of iptables-legacy is one for all network namespaces.
+        let line = line.replace("iptables", &format!("{} --wait", self.program));
         command::run(&line.split(' ').collect::<Vec<_>>())
     }
 
@@ -155,7 +156,7 @@ impl Guarded {
     /// Another program loads its whole firewall, as `iptables-restore` without `--noflush` does.
     fn reload(&mut self) -> Result<()> {
         let program = format!("{}-restore", self.program);
-        let mut child = Command::new(&program).stdin(Stdio::piped()).spawn()?;
+        let mut child = Command::new(&program).arg("--wait").stdin(Stdio::piped()).spawn()?;
         let ruleset = format!(
             "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n\
              -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n{THEIRS}\nCOMMIT\n"

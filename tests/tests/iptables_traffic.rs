@@ -262,7 +262,7 @@ impl Published {
 /// Publishes the port as Docker and Podman do with iptables.
 fn by_iptables(flavour: &str) -> impl FnOnce(&Namespace) {
     let rule = format!(
-        "iptables{flavour} -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 198.51.100.2:80"
+        "iptables{flavour} --wait -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 198.51.100.2:80"
     );
     move |host| drop(host.run(&rule.split(' ').collect::<Vec<_>>()).unwrap())
 }
