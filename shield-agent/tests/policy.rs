@@ -1,4 +1,6 @@
 //! The policy's commands as an author and the unit run them, with rules that misbehave.
+//!
+//! Alone: a decision that takes longer than 5 ms is none.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 

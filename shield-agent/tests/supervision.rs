@@ -1,5 +1,7 @@
 //! A real agent whose parts panic or hang, by faults that only a build for tests has. Enforcement is off, so that no root is
 //! needed; the enforcers' own panics are tested where they run.
+//!
+//! Alone: a part that does not go on for 3 s counts as hung, whatever held it up.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 

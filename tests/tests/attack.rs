@@ -1,4 +1,6 @@
 //! The attacks of `cargo xtask attack`: that their list and `docs/attacks.md` agree, and those that take seconds.
+//!
+//! Alone: after each attack a new attacker must be banned within a second.
 
 use std::collections::BTreeSet;
 use std::path::Path;

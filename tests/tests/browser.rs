@@ -1,5 +1,7 @@
 //! The page in Chromium: runs the tests of `tests/browser` under node. Missing tools are found here, so that the error
 //! names them instead of a stack trace.
+//!
+//! Alone: Chromium keeps every core busy, and has 3 s to show a ban.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 

@@ -1,5 +1,7 @@
 //! A canary in the running agent, beside real traffic: a configuration that would ban the visitor is refused with the visitor named, a
 //! good one is promoted without losing a ban, and taken back.
+//!
+//! Alone: the rules have 100 ms to answer, and without an answer nothing is promoted.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 

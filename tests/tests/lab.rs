@@ -1,4 +1,6 @@
 //! Runs the story of `cargo xtask lab` as a test.
+//!
+//! Alone: bans within a second, and this machine's own network compared before and after.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

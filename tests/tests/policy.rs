@@ -1,4 +1,6 @@
 //! The operators' own rules inside the shipped unit: its capabilities, its /proc, its file system and its system calls.
+//!
+//! Alone: a decision that takes longer than 5 ms is none.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 

@@ -1,5 +1,7 @@
 //! A slowed client against a real nginx, through the XDP program: a visitor reads pages as ever, a scanner gets little through,
 //! and neither a kill nor a ban opens a gap.
+//!
+//! Alone: a page must be read within 3 s, and an answer come within 100 ms.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
