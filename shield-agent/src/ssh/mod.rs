@@ -31,8 +31,10 @@ pub(crate) const PART: &str = "ssh";
 /// A connection that has not logged in is closed by sshd after two minutes (`LoginGraceTime`), so one this old has.
 const SURELY_LOGGED_IN_MS: u64 = 180_000;
 
-/// Scans between two looks for connections that no source explains: once a minute with a scan every 5 s.
+/// Scans between two looks for connections that no source explains: once a minute with a scan every 5 s. The first scan of all does
+/// not look: a start waits for it, the kernel walks its whole table of connections, and what it finds is told after minutes.
 const CHECK_EVERY: u32 = 12;
+const FIRST_CHECK: u32 = 1;
 
 /// The settings of `[allow]` that concern SSH.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,7 +143,7 @@ impl Watch {
         }
         let live: BTreeSet<IpAddr> = logins.iter().map(|login| login.addr).collect();
         problems.extend(self.kept.seen(&live, now));
-        if self.scans.is_multiple_of(CHECK_EVERY) {
+        if self.scans % CHECK_EVERY == FIRST_CHECK {
             self.look_for_unexplained(tcp.read(), &ports, &live, now);
         }
         self.scans = self.scans.wrapping_add(1);

@@ -6,6 +6,8 @@
 //! to the client: it runs as sshd's own user or under seccomp, and while it lives nobody is logged in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
 
 use procfs::process::{FDTarget, Process};
 
@@ -18,8 +20,16 @@ const PROGRAMS: [&str; 5] = ["sshd", "sshd-session", "sshd-auth", "dropbear", "d
 /// The users that sshd's unprivileged child runs as, by distribution.
 const PRIVSEP_USERS: [&str; 2] = ["sshd", "_sshd"];
 
+/// Scans after which the processes are looked at even if they are the same as before: once a minute with a scan every 5 s.
+const FULL_LOOK_EVERY: u32 = 12;
+
 #[derive(Debug, Default)]
 pub(super) struct Processes {
+    /// The numbers of all processes at the last look, if it found no connection that anybody could have logged in on. A login
+    /// needs a connection, and sshd starts a process for each, so that nothing has to be looked at while these are the same.
+    quiet: Option<Vec<i32>>,
+    /// Scans since the last look, for what runs another program under the same number.
+    since_look: u32,
     /// Processes that were new at the last scan and were no SSH server.
     new: BTreeSet<(i32, u64)>,
     /// Those that were none at two scans: their executable is not asked for again. A process forked for a session runs sshd's
@@ -48,15 +58,32 @@ impl Processes {
         if !may_look() {
             return Answer::Absent(text::HIDDEN_PROCESSES.to_owned());
         }
-        let all = match procfs::process::all_processes() {
-            Ok(all) => all,
+        let numbers = match numbers(Path::new("/proc")) {
+            Ok(numbers) => numbers,
             Err(error) => return Answer::Absent(format!("could not list /proc: {error}")),
         };
+        self.since_look += 1;
+        if self.since_look < FULL_LOOK_EVERY && self.quiet.as_ref() == Some(&numbers) {
+            return Answer::Asked { logins: Vec::new(), problems: Vec::new() };
+        }
+        self.since_look = 0;
+        let (answer, has_connections) = self.look(&numbers, connections);
+        let is_quiet = !has_connections && self.new.is_empty();
+        self.quiet = is_quiet.then_some(numbers);
+        answer
+    }
+
+    /// Looks at each process. Returns too whether one may serve a connection.
+    fn look<'a>(
+        &mut self,
+        numbers: &[i32],
+        connections: impl FnOnce() -> Option<&'a Connections>,
+    ) -> (Answer, bool) {
         let mut servers = Vec::new();
         let mut others = Vec::new();
         let (mut new, mut known) = (BTreeSet::new(), BTreeSet::new());
-        for process in all.flatten() {
-            // A process that ended meanwhile holds no session.
+        // A process that ended meanwhile holds no session.
+        for process in numbers.iter().filter_map(|number| Process::new(*number).ok()) {
             let Ok(stat) = process.stat() else { continue };
             let key = (stat.pid, stat.starttime);
             let mut seen = Seen {
@@ -85,14 +112,17 @@ impl Processes {
         let has_sockets = servers.iter().any(|server| server.uid == 0 && !server.sockets.is_empty());
         let Some(connections) = has_sockets.then(connections).flatten() else {
             self.logged_in.clear();
-            return Answer::Asked { logins: Vec::new(), problems: Vec::new() };
+            // Where the kernel does not tell of connections, there may be some.
+            return (Answer::Asked { logins: Vec::new(), problems: Vec::new() }, has_sockets);
         };
         let privsep = privsep_uids(&std::fs::read_to_string("/etc/passwd").unwrap_or_default());
         let all: Vec<Seen> = servers.iter().chain(&others).cloned().collect();
         let mut logged_in = BTreeMap::new();
+        let mut has_connections = false;
         for server in servers.iter().filter(|server| is_for_one_connection(server, connections)) {
             for inode in &server.sockets {
                 let Some(addr) = connections.peer(*inode) else { continue };
+                has_connections = true;
                 let key = (server.pid, server.start, *inode);
                 // The user's shell may end before the connection does.
                 let login = match self.logged_in.get(&key) {
@@ -109,8 +139,19 @@ impl Processes {
         let mut logins: Vec<Login> = self.logged_in.values().cloned().collect();
         logins.sort();
         logins.dedup();
-        Answer::Asked { logins, problems: Vec::new() }
+        (Answer::Asked { logins, problems: Vec::new() }, has_connections)
     }
+}
+
+/// The numbers of all processes, in order.
+fn numbers(proc: &Path) -> io::Result<Vec<i32>> {
+    let names = std::fs::read_dir(proc)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let mut numbers = Vec::new();
+    for name in names {
+        numbers.extend(name?.to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// Without this right the executables and sockets of other users' processes, and of root's with more rights, cannot be read.
