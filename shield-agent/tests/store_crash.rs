@@ -78,7 +78,7 @@ fn check_whole(dir: &Path) -> u64 {
     let loaded = store.load().unwrap();
     let n = loaded.totals.requests;
     let mut bans = Vec::new();
-    store.for_each_ban(NOW, |ban| bans.push(ban)).unwrap();
+    store.for_each_record(NOW, |ban| bans.push(ban)).unwrap();
     let first = n.saturating_sub(IN_FORCE) + 1;
     assert_eq!(bans, (first..=n).map(ban).collect::<Vec<_>>(), "the bans of transaction {n}");
     if n > 0 {

@@ -43,7 +43,7 @@ fn open(dir: &Path) -> Store {
 
 fn bans_in(store: &Store) -> u64 {
     let mut bans = 0;
-    store.for_each_ban(NOW, |_| bans += 1).expect("the bans can be read");
+    store.for_each_record(NOW, |_| bans += 1).expect("the bans can be read");
     assert_eq!(store.load().expect("the rest can be read").bans, bans);
     bans
 }

@@ -198,7 +198,7 @@ fn read(config: &Config, kernel: Kernel, opened: &Opened, enforcing: &mut Vec<Ah
             memory::return_early();
         }
     };
-    in_pieces(LOOKED_UP_AT_ONCE, restore, |each| store.for_each_ban(now, |ban| each(ban.ban)))?;
+    in_pieces(LOOKED_UP_AT_ONCE, restore, |each| store.for_each_ban(now, each))?;
     if let Some(saved) = &loaded.slowed
         && let Err(error) = engine.restore_slowed(saved, now)
     {

@@ -7,12 +7,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::de::DeserializeOwned;
 
 use super::audit_head::AuditHead;
-use super::boots::Boots;
 use super::trouble::Trouble;
 use super::unreadable::{Table, Unreadable, key};
 use super::{Settings, rows};
 use ipnet::IpNet;
-use shield_engine::action::{BanRecord, Totals};
+use shield_engine::action::Totals;
 use shield_engine::allowlist::Allowed;
 use shield_engine::client::Client;
 use shield_engine::time::Now;
@@ -109,15 +108,14 @@ fn for_each_row<T>(
     Ok(())
 }
 
-pub(super) fn for_each_ban(
+/// Calls `each` with what `read` makes of the row of every ban.
+pub(super) fn for_each_ban<T>(
     connection: &Connection,
-    boots: &Boots,
-    now: Now,
     unreadable: &mut Unreadable,
-    each: impl FnMut(BanRecord),
+    read: impl Fn(&Row<'_>) -> Result<T>,
+    each: impl FnMut(T),
 ) -> Result<()> {
     let sql = format!("SELECT {} FROM bans ORDER BY serial", rows::BAN_COLUMNS);
-    let read = |row: &Row<'_>| rows::ban(row, boots, now);
     for_each_row(connection, (Table::Bans, 1), &sql, unreadable, read, each)
         .context("could not read the bans")
 }

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Row};
 
 pub(crate) use boots::{BootId, Boots};
 use check::Check;
@@ -246,9 +246,21 @@ impl Store {
     }
 
     /// Streams every ban, also those whose end has passed, without its evidence and in the order of the serial numbers.
-    pub fn for_each_ban(&self, now: Now, each: impl FnMut(shield_engine::action::BanRecord)) -> Result<()> {
+    pub fn for_each_record(
+        &self,
+        now: Now,
+        each: impl FnMut(shield_engine::action::BanRecord),
+    ) -> Result<()> {
         let unreadable = &mut self.unreadable.borrow_mut();
-        load::for_each_ban(&self.connection, &self.boots, now, unreadable, each).map_err(said_once)
+        let read = |row: &Row<'_>| rows::record(row, &self.boots, now);
+        load::for_each_ban(&self.connection, unreadable, read, each).map_err(said_once)
+    }
+
+    /// As [`Store::for_each_record`], without the reason: a start needs none, and copies no text.
+    pub(crate) fn for_each_ban(&self, now: Now, each: impl FnMut(shield_engine::ban::Ban)) -> Result<()> {
+        let unreadable = &mut self.unreadable.borrow_mut();
+        let read = |row: &Row<'_>| rows::ban(row, &self.boots, now);
+        load::for_each_ban(&self.connection, unreadable, read, each).map_err(said_once)
     }
 
     /// Streams every client's offences: client, number, and the last one's time in Unix seconds.

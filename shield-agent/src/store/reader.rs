@@ -169,7 +169,7 @@ impl Reader {
         let mut found = statement.query(params_from_iter(&filter.values))?;
         let mut bans = Vec::new();
         while let Some(row) = found.next().context("could not list the bans")? {
-            bans.extend(readable(rows::ban(row, &self.boots, now), "ban"));
+            bans.extend(readable(rows::record(row, &self.boots, now), "ban"));
         }
         Ok(BanPage { bans, total })
     }
@@ -222,7 +222,7 @@ impl Reader {
         else {
             return Ok(None);
         };
-        let ban = rows::ban(row, &self.boots, now)?;
+        let ban = rows::record(row, &self.boots, now)?;
         let evidence = readable(rows::json(row, rows::AFTER_BAN), "ban's evidence").flatten();
         Ok(Some(BanRecord { evidence: evidence.map(Box::new), ..ban }))
     }
@@ -246,7 +246,7 @@ impl Reader {
         let mut found = statement.query([])?;
         let mut bans = Vec::new();
         while let Some(row) = found.next().context("could not list the newest bans")? {
-            let Some(ban) = readable(rows::ban(row, &self.boots, now), "ban") else { continue };
+            let Some(ban) = readable(rows::record(row, &self.boots, now), "ban") else { continue };
             let evidence = readable(rows::json(row, rows::AFTER_BAN), "ban's evidence").flatten();
             bans.push(BanRecord { evidence: evidence.map(Box::new), ..ban });
         }

@@ -39,8 +39,14 @@ pub(super) fn deadline(ends: Ends) -> Option<i64> {
 }
 
 /// Reads a ban without its evidence from a row of [`BAN_COLUMNS`].
-pub(super) fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
-    let ban = Ban {
+pub(super) fn record(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
+    Ok(BanRecord { ban: ban(row, boots, now)?, reason: row.get(7)?, evidence: None })
+}
+
+/// Reads a ban alone from a row of [`BAN_COLUMNS`]. A reason that is no text makes it unreadable here too.
+pub(super) fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<Ban> {
+    row.get_ref(7)?.as_str_or_null()?;
+    Ok(Ban {
         serial: row.get::<_, i64>(0)? as u64,
         client: client(row, 1)?,
         since_ms: row.get(2)?,
@@ -48,8 +54,7 @@ pub(super) fn ban(row: &Row<'_>, boots: &Boots, now: Now) -> Result<BanRecord> {
         offence: NonZeroU32::new(row.get(5)?),
         rule: name(row, 6)?,
         place: place_of(row, 8)?,
-    };
-    Ok(BanRecord { ban, reason: row.get(7)?, evidence: None })
+    })
 }
 
 /// Reads a ban's place; nothing stands for all places. One that this program does not know is no reason to lose the ban.

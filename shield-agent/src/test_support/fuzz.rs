@@ -136,7 +136,7 @@ pub fn start_on_database(folder: &Path, bytes: &[u8]) -> Started {
     let read = store
         .load()
         .map(drop)
-        .and_then(|()| store.for_each_ban(NOW, |record| bans.push(record.ban.client)))
+        .and_then(|()| store.for_each_record(NOW, |record| bans.push(record.ban.client)))
         .and_then(|()| store.for_each_offence(|_, _, _| ()))
         .and_then(|()| store.for_each_remote(|_, _, _| ()));
     // Whoever starts the agent is told of rows that were left out.
