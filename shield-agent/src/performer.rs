@@ -45,6 +45,7 @@ impl Performer {
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
         let mut queue = Queue::default();
         let mut open = true;
+        self.writer.lengthen_log(clock::now());
         while open || !queue.is_empty() {
             self.beat.working();
             if queue.is_empty() {

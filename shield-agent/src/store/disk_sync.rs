@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rusqlite::{Connection, OpenFlags};
 
-use super::Error;
+use super::{Error, files};
 use crate::beat::Beat;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Drop for Waits {
 
 fn perform(task: Task, file: &Path, connection: &mut Option<Connection>) -> Result<()> {
     match task {
-        Task::Sync => sync(&log_of(file)).context("could not sync the write-ahead log"),
+        Task::Sync => sync(&files::log_of(file)).context("could not sync the write-ahead log"),
         Task::Checkpoint => {
             let connection = match connection {
                 Some(connection) => connection,
@@ -165,14 +165,8 @@ fn perform(task: Task, file: &Path, connection: &mut Option<Connection>) -> Resu
     }
 }
 
-/// SQLite's name for the log. SQLite holds no locks on that file; closing a second descriptor would release them.
-fn log_of(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
-}
-
 fn sync(log: &Path) -> Result<()> {
+    // SQLite holds no locks on this file; closing a second descriptor would release them.
     match File::open(log) {
         Ok(log) => Ok(log.sync_data()?),
         // Nothing was committed since the database was opened.

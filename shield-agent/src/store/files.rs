@@ -52,6 +52,11 @@ pub(super) fn create(path: &Path) -> Result<()> {
     fs::rename(&new, path).with_context(|| format!("could not rename the new database to {}", path.display()))
 }
 
+/// SQLite's name for the write-ahead log of the database `path`.
+pub(super) fn log_of(path: &Path) -> PathBuf {
+    with_suffix(path, "-wal")
+}
+
 /// Renames a damaged database and its write-ahead log; returns the new name.
 pub(super) fn move_aside(path: &Path, now: Now) -> Result<PathBuf> {
     let stamp = jiff::Timestamp::from_millisecond(now.wall_ms).unwrap_or_default().strftime("%Y%m%dT%H%M%SZ");

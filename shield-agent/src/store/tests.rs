@@ -95,7 +95,7 @@ fn evidence() -> Box<Evidence> {
 
 fn bans_of(store: &Store, now: Now) -> Vec<BanRecord> {
     let mut bans = Vec::new();
-    store.for_each_ban(now, |ban| bans.push(ban)).unwrap();
+    store.for_each_record(now, |ban| bans.push(ban)).unwrap();
     bans
 }
 
@@ -247,6 +247,37 @@ fn a_file_is_read_while_it_is_checked() {
     assert_eq!(bans_of(&store, NOW), []);
     store.commit(&[banned(1, 1, Ends::Never)], NOW).unwrap();
     assert!(Store::open(&settings, &boot("a"), NOW).is_err(), "the directory is still locked");
+}
+
+#[test]
+fn commits_write_into_a_log_that_is_long_already_and_nothing_of_its_filling_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let (mut store, _) = open(&settings, NOW);
+    store.commit(&[banned(1, 1, Ends::Never)], NOW).unwrap();
+    let log = files::log_of(&settings.file());
+    let length = || std::fs::metadata(&log).unwrap().len();
+    assert!(length() < u64::from(LOG_BYTES));
+    store.lengthen_log().unwrap();
+    let long = length();
+    assert!(long >= u64::from(LOG_BYTES), "{long}");
+    for n in 2..100 {
+        store.commit(&[banned(n, u64::from(n), Ends::Never)], NOW).unwrap();
+    }
+    store.lengthen_log().unwrap();
+    assert_eq!(length(), long, "no commit made it longer, and it is not filled again");
+    // As after kill -9.
+    let copy = tempfile::tempdir().unwrap();
+    for file in [settings.file(), log] {
+        std::fs::copy(&file, copy.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let copied = Settings { dir: copy.path().to_owned(), ..settings };
+    let (copied, found) = open(&copied, NOW);
+    assert_eq!(found, Found::Sound);
+    assert_eq!(bans_of(&copied, NOW), bans_of(&store, NOW));
+    assert_eq!(bans_of(&copied, NOW).len(), 99);
+    let cache: i64 = store.connection.query_row("PRAGMA cache_size", [], |row| row.get(0)).unwrap();
+    assert_eq!(cache, -i64::from(store.settings.cache_kib));
 }
 
 #[test]

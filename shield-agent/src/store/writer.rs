@@ -158,6 +158,18 @@ impl Writer {
         self.disk_sync.watched(disk);
     }
 
+    /// Makes the write-ahead log long enough that no commit waits for the file to grow. Call it once, before the first commit that
+    /// somebody waits for.
+    pub(crate) fn lengthen_log(&mut self, now: Now) {
+        let begun =
+            self.store.lengthen_log().map_err(Error::from).and_then(|()| self.disk_sync.start(Task::Sync));
+        match begun {
+            Ok(()) => self.synced_ms = now.boot_ms,
+            // Where the disk is at fault, the next commit says so as well, and is tried again.
+            Err(error) => tracing::warn!("{error:#}; a ban may wait some milliseconds for the disk"),
+        }
+    }
+
     /// Commits the records of one event in one transaction; expiries are deferred. During an outage the records are held,
     /// and only a call at the time of the next retry tries to write.
     pub fn commit(&mut self, records: Vec<Record>, now: Now) -> CommitOutcome {
