@@ -1,5 +1,5 @@
-//! `cargo xtask bench idle`: the CPU time and memory of an almost idle agent. A real agent in a namespace runs with all its
-//! parts on and one log line every few seconds; the figures come from the kernel's accounting.
+//! `cargo xtask bench idle`: the CPU time and memory of an almost idle agent. A real agent in a namespace and in the shipped unit's
+//! sandbox runs with all its parts on and one log line every few seconds; the figures come from the kernel's accounting.
 
 #![expect(clippy::print_stdout, reason = "the figures are this program's result")]
 
@@ -46,7 +46,7 @@ struct Row {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let site = Site::create("")?;
-    let agent = Agent::start(&site.server, &site.home, &[])?;
+    let agent = Agent::start_in_unit(&site.server, &site.home, &[])?;
     site.wait_until_protected()?;
     let mut log =
         File::options().append(true).open(site.nginx.access_log()).context("could not open the log")?;
