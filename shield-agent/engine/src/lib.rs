@@ -331,6 +331,7 @@ impl Engine {
         self.save_progress(&mut out);
         self.save_slowed(&mut out);
         self.save_remote(&mut out);
+        self.detector.finish_minute();
         self.save_baseline(now, &mut out);
         self.tell_all_withheld(now, &mut out);
         out.announce(Notice::Stopping { bans: self.ledger.len() as u64 });

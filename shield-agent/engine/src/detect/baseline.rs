@@ -1,6 +1,7 @@
 //! The learned baseline: levels of the whole server and of the site's clients, with a slot for each hour of the day, and
 //! precedents set by single clients. Learns minute by minute; `detector.rs` decides which requests may teach.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
@@ -192,6 +193,34 @@ impl ClientSpan {
     }
 }
 
+/// A minute of clients, gathered one by one. Its sums depend on the order in their last bits.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientsMinute {
+    /// Its first second.
+    minute: u32,
+    span: ClientSpan,
+    precedents: [Vec<Precedent>; Feature::ALL.len()],
+}
+
+impl ClientsMinute {
+    pub(crate) fn new(minute: u32) -> ClientsMinute {
+        ClientsMinute { minute, span: ClientSpan::default(), precedents: Default::default() }
+    }
+
+    /// Adds a client with an id that is stable over restarts.
+    pub(crate) fn add(&mut self, client: u64, values: &ClientMinute) {
+        self.span.add(values);
+        for (precedents, value) in self.precedents.iter_mut().zip(values.features) {
+            remember(precedents, Precedent { client, value, second: self.minute });
+        }
+    }
+
+    /// Forgets the precedents that a client set: it turned out to be an attacker.
+    pub(crate) fn forget_precedents(&mut self, client: u64) {
+        self.precedents.iter_mut().for_each(|all| all.retain(|p| p.client != client));
+    }
+}
+
 /// An hour of the day, UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct HourSlot {
@@ -348,19 +377,22 @@ impl Baseline {
     }
 
     /// Learns the minute that starts at `minute` from clients, each with an id that is stable over restarts.
+    #[cfg(test)]
     pub(crate) fn learn_clients(&mut self, minute: u32, clients: impl Iterator<Item = (u64, ClientMinute)>) {
-        let mut span = ClientSpan::default();
-        for precedents in &mut self.learned.precedents {
-            precedents.retain(|p| minute.saturating_sub(p.second) < PRECEDENT_SECS);
+        let mut all = ClientsMinute::new(minute);
+        clients.for_each(|(client, values)| all.add(client, &values));
+        self.learn_clients_minute(&all);
+    }
+
+    /// Learns a minute of clients.
+    pub(crate) fn learn_clients_minute(&mut self, clients: &ClientsMinute) {
+        let ClientsMinute { minute, span, precedents } = clients;
+        for (known, new) in self.learned.precedents.iter_mut().zip(precedents) {
+            known.retain(|p| minute.saturating_sub(p.second) < PRECEDENT_SECS);
+            new.iter().for_each(|precedent| remember(known, *precedent));
         }
-        for (client, values) in clients {
-            span.add(&values);
-            for (precedents, value) in self.learned.precedents.iter_mut().zip(values.features) {
-                remember(precedents, Precedent { client, value, second: minute });
-            }
-        }
-        push(&mut self.learned.clients, span);
-        self.hour_mut(minute).clients.merge(&span);
+        push(&mut self.learned.clients, *span);
+        self.hour_mut(*minute).clients.merge(span);
     }
 
     /// Learns the frozen minutes after all, in place of the level before them.
@@ -543,20 +575,26 @@ fn hour_of(second: u32) -> usize {
     (second / SECS_PER_HOUR % 24) as usize
 }
 
+/// The highest first, of equals the newest.
+fn by_rank(a: &Precedent, b: &Precedent) -> Ordering {
+    b.value.total_cmp(&a.value).then(b.second.cmp(&a.second)).then(a.client.cmp(&b.client))
+}
+
 /// Keeps the highest values, one per client and highest first; of equal ones the newer.
 fn remember(precedents: &mut Vec<Precedent>, new: Precedent) {
-    let full = precedents.len() > PRECEDENT_CLIENTS;
-    if new.value <= 0.0 || (full && precedents.last().is_some_and(|least| least.value > new.value)) {
+    let least = precedents.last().filter(|_| precedents.len() > PRECEDENT_CLIENTS);
+    if new.value <= 0.0 || least.is_some_and(|least| least.value > new.value) {
         return;
     }
+    // On a busy site thousands of clients reach the same value.
+    let is_behind = least.is_some_and(|least| by_rank(least, &new).is_lt());
     match precedents.iter_mut().find(|p| p.client == new.client) {
         Some(old) if old.value > new.value => {}
         Some(old) => *old = new,
+        None if is_behind => return,
         None => precedents.push(new),
     }
-    precedents.sort_by(|a, b| {
-        b.value.total_cmp(&a.value).then(b.second.cmp(&a.second)).then(a.client.cmp(&b.client))
-    });
+    precedents.sort_by(by_rank);
     precedents.truncate(PRECEDENT_CLIENTS + 1);
 }
 

@@ -12,6 +12,7 @@ use crate::detect::prefetch;
 use crate::detect::prefilter::{Prefilter, Screening};
 use crate::detect::shape_cache::CachedShape;
 use crate::detect::trace::{Flags, Trace};
+use crate::detect::walk::{Departed, Walk};
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::client::{Client, Singles};
 
@@ -197,6 +198,19 @@ pub(crate) struct Clients {
     hand: usize,
     activity_hand: usize,
     evicted: u64,
+    /// The walk that ends a minute, as long as it goes on.
+    walk: Option<Walk>,
+}
+
+/// What a step of the walk through the clients came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passed {
+    /// A client that was not there in the minute, or that was visited ahead of its turn.
+    Idle,
+    /// A client that was visited, or removed because no rule counts its requests any more.
+    Client,
+    /// Nothing: all clients were passed.
+    End,
 }
 
 impl Clients {
@@ -212,6 +226,7 @@ impl Clients {
             hand: 0,
             activity_hand: 0,
             evicted: 0,
+            walk: None,
         }
     }
 
@@ -356,14 +371,92 @@ impl Clients {
         mut visit: impl FnMut(ActiveClient<'_>),
     ) {
         let records = self.records.get(positions).unwrap_or_default();
-        for record in records.iter().filter(|r| second.saturating_sub(r.last) < secs) {
-            let activity = self.activities.get(record.activity as usize);
-            let counts = match activity {
-                Some(activity) => activity.window.sum_of_last(secs, second),
-                None => record.light_counts(secs, second),
-            };
-            let (key, suspect_until) = (join(record.key), record.suspect_until);
-            visit(ActiveClient { key, counts, activity, suspect_until });
+        records.iter().filter_map(|record| self.active(record, secs, second)).for_each(&mut visit);
+    }
+
+    fn active(&self, record: &Record, secs: u32, second: u32) -> Option<ActiveClient<'_>> {
+        if second.saturating_sub(record.last) >= secs {
+            return None;
+        }
+        let activity = self.activities.get(record.activity as usize);
+        let counts = match activity {
+            Some(activity) => activity.window.sum_of_last(secs, second),
+            None => record.light_counts(secs, second),
+        };
+        Some(ActiveClient { key: join(record.key), counts, activity, suspect_until: record.suspect_until })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Begins a walk through all clients of now, for what they did in the minute before `boundary`: it visits those that were there
+    /// in that minute, and removes those that [`Clients::sweep`] would.
+    pub(crate) fn begin_walk(&mut self, boundary: u32) {
+        self.walk = Some(Walk::new(self.records.len(), boundary));
+    }
+
+    /// Goes on to the next client.
+    pub(crate) fn walk_on(&mut self, visit: impl FnOnce(ActiveClient<'_>)) -> Passed {
+        let Some(walk) = &mut self.walk else { return Passed::End };
+        match walk.next() {
+            None => Passed::End,
+            Some((_, true)) => Passed::Idle,
+            Some((at, false)) => self.end_minute_of(at, visit),
+        }
+    }
+
+    /// Visits a client ahead of its turn, before it changes. Returns `false` if it was passed before.
+    pub(crate) fn visit_ahead(&mut self, key: u128, visit: impl FnOnce(ActiveClient<'_>)) -> bool {
+        let Some(at) = self.position(key) else { return false };
+        let is_due = self.walk.as_mut().is_some_and(|walk| walk.take(at));
+        if is_due {
+            self.end_minute_of(at, visit);
+        }
+        is_due
+    }
+
+    /// Clients that had to make room since the last call, before they were visited.
+    pub(crate) fn take_departed(&mut self) -> Vec<Departed> {
+        self.walk.as_mut().map_or(Vec::new(), Walk::take_departed)
+    }
+
+    pub(crate) fn end_walk(&mut self) {
+        self.walk = None;
+    }
+
+    /// The clients that the walk has still to pass.
+    pub(crate) fn left_to_walk(&self) -> usize {
+        self.walk.as_ref().map_or(0, Walk::left)
+    }
+
+    fn end_minute_of(&mut self, at: usize, visit: impl FnOnce(ActiveClient<'_>)) -> Passed {
+        let Some(boundary) = self.walk.as_ref().map(Walk::boundary) else { return Passed::End };
+        let record = &self.records[at];
+        if boundary.saturating_sub(record.last) >= TARGET_SECS {
+            self.remove(at);
+            return Passed::Client;
+        }
+        match self.active(record, WINDOW_SECS, boundary - 1) {
+            Some(active) => {
+                visit(active);
+                Passed::Client
+            }
+            None => Passed::Idle,
+        }
+    }
+
+    /// Keeps what the walk has still to learn of a client that is about to lose it.
+    fn depart(&mut self, at: usize) {
+        let Some(walk) = &mut self.walk else { return };
+        if !walk.take(at) {
+            return;
+        }
+        let before = walk.boundary() - 1;
+        if let Some(departed) = self.active(&self.records[at], WINDOW_SECS, before).map(Departed::of)
+            && let Some(walk) = &mut self.walk
+        {
+            walk.put_aside(departed);
         }
     }
 
@@ -496,6 +589,7 @@ impl Clients {
         let least = sample.min_by_key(rank).unwrap_or(0);
         self.activity_hand = (self.activity_hand + EVICTION_SAMPLE) % len;
         self.evicted += 1;
+        self.depart(self.owners[least] as usize);
         self.drop_activity(self.owners[least] as usize);
     }
 
@@ -512,12 +606,16 @@ impl Clients {
     }
 
     fn remove(&mut self, at: usize) {
+        self.depart(at);
         self.drop_activity(at);
         let key = join(self.records[at].key);
         if let Ok(entry) = self.index.find_entry(self.hash.key(key), |entry| entry.at as usize == at) {
             entry.remove();
         }
         self.records.swap_remove(at);
+        if let Some(walk) = &mut self.walk {
+            walk.swap_removed(at, self.records.len());
+        }
         let Some(moved) = self.records.get(at).copied() else { return };
         let last = self.records.len() as u32;
         if let Some(entry) = self.index.find_mut(self.hash.key(join(moved.key)), |entry| entry.at == last) {

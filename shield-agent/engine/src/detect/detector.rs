@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::detect::activity::{Activity, Spread};
 use crate::detect::bad_networks::BadNetworks;
-use crate::detect::baseline::{ClientMinute, Feature, Level};
+use crate::detect::baseline::Level;
 use crate::detect::campaigns::Campaigns;
-use crate::detect::clients::{ActiveClient, Clients};
+use crate::detect::clients::Clients;
 pub(crate) use crate::detect::clients::{LOOK_AHEAD, Prepared};
 use crate::detect::evidence::Charge;
 use crate::detect::exempt::{Exempt, Exemption};
@@ -18,17 +18,17 @@ use crate::detect::global::Global;
 use crate::detect::good_standing::Standings;
 use crate::detect::good_targets::GoodTargets;
 use crate::detect::hash::Seeded;
+use crate::detect::minute::{AT_ONCE, EndingMinute};
 use crate::detect::observed::Observed;
 use crate::detect::path_interner::PathInterner;
 use crate::detect::path_reader::{PathReader, ReadPath};
-use crate::detect::policy::{Policy, Reference};
+use crate::detect::policy::Policy;
 use crate::detect::prefilter::Screening;
 use crate::detect::ring::{SecondRing, ServerSecond};
-use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth, load};
+use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth};
 use crate::detect::score::{ALIKE_FROM, Asked, Lately, Score, Scores};
 use crate::detect::shape_cache::CachedShape;
 use crate::detect::stable_hash;
-use crate::detect::standing::Service;
 use crate::detect::template::Template;
 use crate::detect::thresholds::Thresholds;
 use crate::detect::trace::{Flags, Seen, Trace, Tracer};
@@ -60,7 +60,7 @@ const MAX_LATE_SECS: u32 = 300;
 const LATE_RUN: u32 = 100;
 
 /// The whole server's seconds are learned this late: until then an attacker's requests can be subtracted.
-const LEARN_DELAY_SECS: u32 = 60;
+pub(super) const LEARN_DELAY_SECS: u32 = 60;
 
 /// Minute boundaries processed one by one after a gap. By then every window is empty, and the rest is silence.
 const MINUTES_BEFORE_SILENCE: u32 = 3;
@@ -141,6 +141,10 @@ pub struct Detector {
     pub(super) latest: u32,
     /// The next minute boundary to process.
     boundary: u32,
+    /// The minute before the last boundary, as long as not all of it is learned.
+    pub(super) ending: Option<Box<EndingMinute>>,
+    /// A minute is learned at once with up to so many clients in the table, and in pieces with more.
+    pub(super) at_once: usize,
     pub(super) late_run: u32,
     late: u64,
     /// The doubt about the client of the last request.
@@ -182,6 +186,8 @@ impl Detector {
             first: 0,
             latest: 0,
             boundary: 0,
+            ending: None,
+            at_once: AT_ONCE,
             late_run: 0,
             late: 0,
             doubt: None,
@@ -195,6 +201,7 @@ impl Detector {
 
     /// Takes over other settings. What was learned and counted stays, and so does the size of the table of clients.
     pub(crate) fn set_policy(&mut self, policy: Policy) {
+        self.finish_minute();
         let policy = Policy { max_clients: self.policy().max_clients, ..policy };
         self.tracer.set_not_errors(&policy.not_errors);
         self.is_scoring = policy.scores();
@@ -290,6 +297,9 @@ impl Detector {
         standing: Standing,
     ) -> Verdict {
         let Some(second) = self.advance_to(second) else { return Verdict::Normal };
+        if self.ending.is_some() {
+            self.learn_before_counting(prepared.client.key());
+        }
         let seen = self.tracer.see(request, prepared);
         let (mut trace, path) = (seen.trace, seen.path);
         let mut error = u32::from(trace.flags.has(Flags::ERROR));
@@ -455,6 +465,9 @@ impl Detector {
             self.scores.convict(key);
         }
         self.thresholds.forget_precedents(client, self.latest);
+        if let Some(ending) = &mut self.ending {
+            ending.forget_precedents(client);
+        }
         Verdict::Anomalous(Box::new(evidence))
     }
 
@@ -528,6 +541,7 @@ impl Detector {
 
     /// Forgets a client's requests, so that after an unban they do not ban it again at once.
     pub(crate) fn forget(&mut self, client: Client) {
+        self.learn_now(client.key());
         self.clients.forget(client.key());
         self.scores.forget(client.key());
     }
@@ -679,6 +693,7 @@ impl Detector {
 
     /// Takes over the baseline that [`Detector::save`] returned in an earlier run.
     pub(crate) fn restore(&mut self, saved: &[u8]) -> Result<(), BadBaseline> {
+        self.finish_minute();
         let site = self.thresholds.restore(saved, self.latest).map_err(BadBaseline)?;
         self.scores.restore(&site);
         Ok(())
@@ -739,6 +754,7 @@ impl Detector {
 
     /// The log's clock was set: windows start anew, the baseline stays.
     fn start_anew(&mut self, second: u32) {
+        self.finish_minute();
         self.late_run = 0;
         self.first = second;
         self.tries = Tries::default();
@@ -771,8 +787,9 @@ impl Detector {
         self.shown.advance(second);
         self.of_banned.advance(second);
         self.teaching.advance(second);
-        self.latest = second;
+        let before = std::mem::replace(&mut self.latest, second);
         self.thresholds.advance(second);
+        self.learn_each_second(before);
         self.watch_server(second);
     }
 
@@ -781,6 +798,7 @@ impl Detector {
     fn end_minutes_up_to(&mut self, second: u32) {
         let mut one_by_one = 0;
         while self.boundary <= second {
+            self.finish_minute();
             let left = (second - self.boundary) / 60;
             if one_by_one >= MINUTES_BEFORE_SILENCE && left > 2 * MINUTES_BEFORE_SILENCE {
                 self.thresholds.learn(|baseline| baseline.learn_silence(baseline.next_minute(), left));
@@ -797,57 +815,8 @@ impl Detector {
         self.thresholds.update(self.boundary - 60, |_| ());
     }
 
-    /// Learns clients' minute before `boundary`, and the server's minutes that are old enough.
-    fn end_of_minute(&mut self, boundary: u32) {
-        self.teaching.advance(boundary);
-        let LearnedMinute { clients, visitors, teachers } = self.learn_minute_of_clients(boundary);
-        if self.is_scoring {
-            self.scores.end_of_minute(visitors, boundary);
-        }
-        let is_frozen = self.is_frozen();
-        let delay = learn_delay_secs(self.thresholds.policy().reference);
-        let teaching = &self.teaching;
-        self.thresholds.learn(|baseline| {
-            baseline.learn_clients(boundary - 60, clients.into_iter());
-            while baseline.next_minute() + 60 + delay <= boundary {
-                baseline.learn_server(baseline.next_minute(), teaching, is_frozen);
-            }
-        });
-        self.learn_from_teachers(teachers, boundary);
-        self.campaigns.expire(boundary);
-        self.clients.sweep(boundary);
-    }
-
-    /// Credits clients that are not suspect with what they were served in the minute before `boundary`, in the score and in their
-    /// standing, and returns what is to be learned of them. One walk for all: on a quiet site there are more clients that were there
-    /// within the last minutes than lines.
-    fn learn_minute_of_clients(&mut self, boundary: u32) -> LearnedMinute {
-        let mut learned = LearnedMinute::default();
-        let Detector { clients, scores, standings, thresholds, is_scoring, .. } = self;
-        let (policy, is_scoring) = (thresholds.policy(), *is_scoring);
-        standings.begin_minute(boundary);
-        clients.each_active(60, boundary - 1, |active| {
-            // A verdict in this minute or the one before it.
-            if active.suspect_until > boundary - 60 {
-                return;
-            }
-            if is_scoring {
-                learned.visitors += u32::from(credit(scores, &active, boundary));
-            }
-            let minute = client_minute(&active, policy, boundary - 1);
-            learned.clients.push((precedent_id(active.key), minute));
-            if standings.learn(active.key, active.counts, boundary) {
-                learned.teachers.push(active.key);
-            }
-        });
-        // Sorted, because sums of floating-point numbers depend on their order.
-        learned.clients.sort_unstable_by_key(|(client, _)| *client);
-        standings.end_minute(boundary);
-        learned
-    }
-
     /// Returns whether the server's minutes are set aside instead of learned.
-    fn is_frozen(&self) -> bool {
+    pub(super) fn is_frozen(&self) -> bool {
         self.global.is_anomalous() && self.thresholds.policy().max_freeze_secs > 0
     }
 
@@ -926,57 +895,6 @@ impl TopWalk {
         self.found.retain(|(_, key)| seen.insert(*key));
         self.found.truncate(self.n);
     }
-}
-
-/// The classic rule's baseline includes every second up to the moment at which it is computed.
-fn learn_delay_secs(reference: Reference) -> u32 {
-    match reference {
-        Reference::Adaptive => LEARN_DELAY_SECS,
-        Reference::Classic => 0,
-    }
-}
-
-/// What one minute of clients teaches.
-#[derive(Default)]
-struct LearnedMinute {
-    /// By precedent id.
-    clients: Vec<(u64, ClientMinute)>,
-    /// Clients that were served pages with their assets.
-    visitors: u32,
-    /// Clients in good standing, whose targets are learned.
-    teachers: Vec<u128>,
-}
-
-/// Credits one client with what it was served in the minute before `boundary`. Returns whether it is a visitor.
-fn credit(scores: &mut Scores, active: &ActiveClient<'_>, boundary: u32) -> bool {
-    let counts = active.counts;
-    let service = Service { pages: counts.served_pages(), assets: counts.assets, failed: counts.failed };
-    // Distinct pages alone are weighed against failures, those that redirect among them: short links do.
-    let distinct = || {
-        active.activity.map_or(service.pages, |activity| {
-            let paths = u32::from(activity.minute(boundary - 1).paths);
-            let answered = paths.saturating_sub(counts.failed + counts.broken);
-            activity.served_pages(boundary).max(answered).min(service.pages)
-        })
-    };
-    scores.credit(active.key, service, distinct, boundary - 1);
-    service.pages > 0 && service.assets > 0
-}
-
-/// The values learned of a client's clock minute that ends with `second`.
-fn client_minute(active: &ActiveClient<'_>, policy: &Policy, second: u32) -> ClientMinute {
-    let pages = active.activity.map(|activity| activity.minute(second));
-    let load = load(active.counts, policy);
-    let mut minute =
-        ClientMinute { load, errors: f64::from(active.counts.errors), ..ClientMinute::default() };
-    // A light client's targets are not distinguished: each of its few pages counts as a path.
-    let paths = pages.map_or(active.counts.pages(), |pages| pages.paths.into());
-    let pages = pages.unwrap_or_default();
-    minute.features[Feature::Paths as usize] = f64::from(paths);
-    minute.features[Feature::Posts as usize] = f64::from(pages.posts);
-    minute.features[Feature::Repeats as usize] = f64::from(pages.repeats);
-    minute.features[Feature::Failed as usize] = f64::from(active.counts.failed);
-    minute
 }
 
 fn evidence(
@@ -1153,7 +1071,7 @@ fn next_boundary(second: u32) -> u32 {
 }
 
 /// An id of a client that is stable over restarts, unlike its hash, whose seed changes.
-fn precedent_id(key: u128) -> u64 {
+pub(super) fn precedent_id(key: u128) -> u64 {
     key as u64 ^ (key >> 64) as u64
 }
 

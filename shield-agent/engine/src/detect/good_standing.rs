@@ -6,6 +6,8 @@
 //! is charged to its credit by `bans/blast.rs`. An attacker who builds up standing first gets at most as many requests
 //! through as he made good ones.
 
+use std::collections::BinaryHeap;
+
 use crate::detect::detector::{Detector, Prepared};
 use crate::detect::window::Counts;
 use crate::seeded_map::{SeededMap, SeededState};
@@ -45,6 +47,9 @@ const SWEPT_EACH_SECS: u32 = 3600;
 
 /// Clients remembered at most, in 40 bytes each. Beyond it the half with the least credit is forgotten.
 const MAX_REMEMBERED: usize = 65_536;
+
+/// While a minute is learned there may be more of them, but no more than this: to choose whom to forget takes time.
+const MAX_WITHIN_A_MINUTE: usize = 2 * MAX_REMEMBERED;
 
 /// Clients whose targets are learned in one minute at most; the next minute goes on with others.
 const TEACHERS_PER_MINUTE: usize = 1_000;
@@ -116,7 +121,7 @@ impl Standings {
         self.get(key).map_or(0, |record| record.credit)
     }
 
-    fn present(&mut self) -> usize {
+    pub(super) fn present(&mut self) -> usize {
         let (present, ended) = (self.present, self.ended);
         let is_present = |(_, record): &(&u128, &Record)| {
             record.credit >= GOOD_CREDIT && ended.saturating_sub(record.last) < PRESENT_SECS
@@ -153,7 +158,8 @@ impl Standings {
         let errors = minute.errors.max(minute.logins);
         let served = minute.requests.saturating_sub(errors);
         let known = self.get(key).copied();
-        if known.is_none() && served < LEAST_SERVED {
+        let is_full = self.records.len() >= MAX_WITHIN_A_MINUTE;
+        if known.is_none() && (served < LEAST_SERVED || is_full) {
             return false;
         }
         let credit = known.map_or(0, |record| record.credit);
@@ -231,6 +237,39 @@ impl Standings {
     }
 }
 
+/// The clients of a minute whose targets are learned: the next ones by key after those of the minute before.
+#[derive(Debug)]
+pub(super) struct Teachers {
+    first: u128,
+    /// How far their keys are behind the first one, of the nearest ones: those of this minute, and the first of the next.
+    ranks: BinaryHeap<u128>,
+}
+
+impl Teachers {
+    pub(super) fn add(&mut self, key: u128) {
+        self.ranks.push(key.wrapping_sub(self.first));
+        if self.ranks.len() > TEACHERS_PER_MINUTE + 1 {
+            self.ranks.pop();
+        }
+    }
+}
+
+impl Standings {
+    pub(super) fn teachers(&self) -> Teachers {
+        Teachers { first: self.next_teacher, ranks: BinaryHeap::new() }
+    }
+
+    /// The teachers of this minute, in order; the next minute goes on behind them.
+    pub(super) fn choose(&mut self, teachers: Teachers) -> Vec<u128> {
+        let Teachers { first, ranks } = teachers;
+        let mut keys = ranks.into_sorted_vec();
+        keys.iter_mut().for_each(|rank| *rank = rank.wrapping_add(first));
+        self.next_teacher = keys.get(TEACHERS_PER_MINUTE).copied().unwrap_or(0);
+        keys.truncate(TEACHERS_PER_MINUTE);
+        keys
+    }
+}
+
 impl Detector {
     /// The standing of a client for which a rule fires; `None` when nothing speaks for it.
     pub(crate) fn good_standing(&self, client: Client, now: EventSecs) -> Option<GoodStanding> {
@@ -271,31 +310,31 @@ impl Detector {
 
     /// Takes one request off a client's credit.
     pub(crate) fn charge_standing(&mut self, client: Client) {
+        self.learn_now(client.key());
         self.standings.charge(client.key());
     }
 
     /// Takes a client's standing away.
     pub(crate) fn lose_standing(&mut self, client: Client) {
+        self.learn_now(client.key());
         self.standings.lose(client.key());
     }
 
-    /// Learns what clients in good standing asked for in the minute that ends at `boundary`.
-    pub(super) fn learn_from_teachers(&mut self, mut teachers: Vec<u128>, boundary: u32) {
-        let Detector { clients, standings, good_targets, .. } = self;
-        teachers.sort_unstable();
-        let first = teachers.partition_point(|key| *key < standings.next_teacher);
-        teachers.rotate_left(first);
-        standings.next_teacher = teachers.get(TEACHERS_PER_MINUTE).copied().unwrap_or(0);
-        for key in teachers.into_iter().take(TEACHERS_PER_MINUTE) {
-            let mut learn = |(target, answer)| good_targets.learn(target, answer, key, boundary);
-            match clients.heavy(key) {
-                Some(activity) => activity.asked().for_each(&mut learn),
-                None => clients
-                    .activity(key)
-                    .into_iter()
-                    .for_each(|(light, _)| light.asked().for_each(&mut learn)),
-            }
+    /// Learns what a client in good standing asked for in the minute that ends at `boundary`, and before. Returns the number of
+    /// targets.
+    pub(super) fn learn_from_teacher(&mut self, key: u128, boundary: u32) -> usize {
+        let Detector { clients, good_targets, .. } = self;
+        let mut targets = 0;
+        let learn = |(target, answer)| {
+            targets += 1;
+            good_targets.learn(target, answer, key, boundary);
+        };
+        if let Some(activity) = clients.heavy(key) {
+            activity.asked().for_each(learn);
+        } else if let Some((light, _)) = clients.activity(key) {
+            light.asked().for_each(learn);
         }
+        targets
     }
 }
 

@@ -46,6 +46,7 @@ impl Default for GoodTargets {
 
 impl GoodTargets {
     /// Learns that the client `who` in good standing asked for a target at `second`.
+    #[inline]
     pub(crate) fn learn(&mut self, key: u32, answer: Asked, who: u128, second: u32) {
         let day = day_of(second);
         let slot = &mut self.slots[place(key)];

@@ -9,7 +9,8 @@
 //!     ▼
 //!  Detector::observe
 //!     │ event time; older than 5 min ───────────────────────▶ Normal (not counted)
-//!     │ a minute ends ─▶ Thresholds::update(learn) ─▶ levels, prefilter      baseline, thresholds
+//!     │ a minute ends: what each client did is learned, at once or in pieces    minute, walk
+//!     │                ─▶ Thresholds::update(learn) ─▶ levels, prefilter      baseline, thresholds
 //!     ▼
 //!  Tracer::trace: target's key, flags, weight                  served_path, shape, login, trace
 //!     │ the client is banned ───────────────────────────────▶ Normal (in the totals only)
@@ -58,6 +59,9 @@ pub(crate) mod hashed_path;
 mod held_out_tests;
 mod injection;
 mod login;
+mod minute;
+#[cfg(test)]
+mod minute_tests;
 pub(crate) mod moments;
 pub(crate) mod observed;
 #[cfg(test)]
@@ -87,4 +91,5 @@ pub(crate) mod template;
 pub(crate) mod thresholds;
 pub mod trace;
 mod tries;
+mod walk;
 pub(crate) mod window;

@@ -30,6 +30,10 @@ impl Detector {
         if second != EventSecs::from(self.latest) || self.latest == 0 || self.exempt.is_some() {
             return false;
         }
+        // The long way learns the client's last minute first.
+        if self.ending.is_some() {
+            return false;
+        }
         let Some(trace) = self.tracer.see_plain(asked, prepared) else { return false };
         if self.is_scoring && self.scores.is_in_vain(&trace, asked.status, asked.size) {
             return false;

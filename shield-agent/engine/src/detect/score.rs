@@ -481,10 +481,14 @@ impl Scores {
         }
     }
 
-    /// Ends a minute in which so many visitors were served a page and its files.
-    pub(crate) fn end_of_minute(&mut self, visitors: u32, second: u32) {
-        self.habits.settle(second);
+    /// Learns that so many visitors were served a page and its files in a minute.
+    pub(crate) fn learn_visitors(&mut self, visitors: u32) {
         self.habits.end_of_minute(visitors);
+    }
+
+    /// Ends a minute.
+    pub(crate) fn end_of_minute(&mut self, second: u32) {
+        self.habits.settle(second);
         if second % SWEPT_EACH_SECS < 60 {
             self.accounts.sweep(second);
         }
