@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::statvfs::statvfs;
 use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior};
 
 pub(crate) use boots::{BootId, Boots};
@@ -301,10 +302,14 @@ impl Store {
     /// Makes the write-ahead log so long that commits write over what is there. A commit that makes the file longer changes what
     /// the file system itself has to write down, and waits while it does so for a sync: 2 to 13 ms, which a ban would wait too.
     ///
-    /// SQLite does it: a transaction that does not fit into its cache goes to the log, and is rolled back.
+    /// SQLite does it: a transaction that does not fit into its cache goes to the log, and is rolled back. A disk with little room
+    /// is left as it is.
     pub(crate) fn lengthen_log(&mut self) -> Result<()> {
         let log = files::log_of(&self.settings.file());
-        if std::fs::metadata(log).is_ok_and(|log| log.len() >= u64::from(LOG_BYTES)) {
+        let is_long = std::fs::metadata(log).is_ok_and(|log| log.len() >= u64::from(LOG_BYTES));
+        let has_room = statvfs(&self.settings.dir)
+            .is_ok_and(|disk| disk.blocks_available() * disk.fragment_size() >= MIN_FREE_BYTES);
+        if is_long || !has_room {
             return Ok(());
         }
         set_cache(&self.connection, LENGTHEN_CACHE_KIB)?;
@@ -364,6 +369,8 @@ const BUSY: Duration = Duration::from_secs(2);
 
 /// The length that the log is given at a start: the commits of a few hundred bans, and after a checkpoint it is used again.
 const LOG_BYTES: u32 = 4 << 20;
+/// Room on the disk below which it is left for what has to be written.
+const MIN_FREE_BYTES: u64 = 16 * LOG_BYTES as u64;
 /// The page cache meanwhile: what does not fit is written.
 const LENGTHEN_CACHE_KIB: u32 = 64;
 
