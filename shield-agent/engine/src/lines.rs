@@ -107,7 +107,8 @@ impl Engine {
         }
     }
 
-    /// Counts a request of a client that is not banned by the short way of `detect/plain.rs`. Returns whether it could: then there is nothing more to do.
+    /// Counts a request of a client that is not banned by the short way of `detect/plain.rs`. Returns whether it could: then there
+    /// is nothing more to do.
     #[inline]
     fn count_plain(
         &mut self,

@@ -19,6 +19,20 @@ fn addr(n: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from_bits(0xc612_0000 + n))
 }
 
+/// A request at `second`, with its method, path and status.
+pub(super) fn request<'a>(addr: IpAddr, second: i64, asked: (&'a str, &'a str, u16)) -> Request<'a> {
+    let (method, path, status) = asked;
+    Request {
+        addr,
+        time: second,
+        method: method.as_bytes(),
+        path: path.as_bytes(),
+        status,
+        size: 512,
+        behind_proxy: false,
+    }
+}
+
 struct Site {
     detector: Detector,
     verdicts: Vec<(i64, u32, Box<Evidence>)>,
@@ -31,15 +45,7 @@ impl Site {
     }
 
     fn ask(&mut self, second: i64, client: u32, method: &str, path: &str, status: u16) {
-        let request = Request {
-            addr: addr(client),
-            time: second,
-            method: method.as_bytes(),
-            path: path.as_bytes(),
-            status,
-            size: 512,
-            behind_proxy: false,
-        };
+        let request = request(addr(client), second, (method, path, status));
         let prepared = self.detector.prepare(&request);
         if let Verdict::Anomalous(evidence) =
             self.detector.observe(&request, second, &prepared, Standing::Normal)

@@ -324,17 +324,14 @@ impl Detector {
     /// targets.
     pub(super) fn learn_from_teacher(&mut self, key: u128, boundary: u32) -> usize {
         let Detector { clients, good_targets, .. } = self;
-        let mut targets = 0;
-        let learn = |(target, answer)| {
-            targets += 1;
-            good_targets.learn(target, answer, key, boundary);
-        };
+        let learn = |(target, answer)| good_targets.learn(target, answer, key, boundary);
         if let Some(activity) = clients.heavy(key) {
             activity.asked().for_each(learn);
-        } else if let Some((light, _)) = clients.activity(key) {
-            light.asked().for_each(learn);
+            return activity.targets();
         }
-        targets
+        let Some((light, _)) = clients.activity(key) else { return 0 };
+        light.asked().for_each(learn);
+        light.targets()
     }
 }
 

@@ -22,8 +22,8 @@ pub(super) const AT_ONCE: usize = 2_048;
 /// Work is counted in clients that were not there in the minute: to learn one that was takes as long as to pass so many.
 const CLIENT_WORK: i64 = 64;
 
-/// The work done with one line of a client that is learned: from a quarter of a client to two. Between them as much as ends the walk in half a minute, if as
-/// many lines come as in the last one.
+/// The work done with one line of a client that is learned: from a quarter of a client to two. Between them as much as ends the
+/// walk in half a minute, if as many lines come as in the last one.
 const LINE_WORK: std::ops::RangeInclusive<i64> = CLIENT_WORK / 4..=2 * CLIENT_WORK;
 
 /// The work done at the least with each new second: a thousand clients, in about two milliseconds.

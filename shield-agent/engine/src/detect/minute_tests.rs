@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 
 use crate::detect::detector::{Detector, LOOK_AHEAD, Standing};
+use crate::detect::detector_tests;
 use crate::detect::policy::Policy;
 use crate::vocab::client::Client;
 use crate::vocab::request::Request;
@@ -41,16 +42,7 @@ fn detector(max_clients: usize, at_once: usize) -> Detector {
 }
 
 fn request(second: i64, client: u32, what: usize) -> Request<'static> {
-    let (method, path, status) = ASKED[what];
-    Request {
-        addr: addr(client),
-        time: second,
-        method: method.as_bytes(),
-        path: path.as_bytes(),
-        status,
-        size: 512,
-        behind_proxy: false,
-    }
+    detector_tests::request(addr(client), second, ASKED[what])
 }
 
 fn ask(detector: &mut Detector, second: i64, client: u32, what: usize) -> Verdict {
