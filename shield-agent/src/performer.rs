@@ -45,6 +45,8 @@ impl Performer {
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
         let mut queue = Queue::default();
         let mut open = true;
+        // A disk that hangs is seen here too.
+        self.beat.working();
         self.writer.lengthen_log(clock::now());
         while open || !queue.is_empty() {
             self.beat.working();

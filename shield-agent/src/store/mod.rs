@@ -300,7 +300,7 @@ impl Store {
     }
 
     /// Makes the write-ahead log so long that commits write over what is there. A commit that makes the file longer changes what
-    /// the file system itself has to write down, and waits while it does so for a sync: 2 to 13 ms, which a ban would wait too.
+    /// the file system itself has to write down, and waits while it does so for a sync: for milliseconds, and a ban waits too.
     ///
     /// SQLite does it: a transaction that does not fit into its cache goes to the log, and is rolled back. A disk with little room
     /// is left as it is.
