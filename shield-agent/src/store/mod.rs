@@ -246,7 +246,8 @@ impl Store {
         load::load(&self.connection, &mut self.unreadable.borrow_mut()).map_err(said_once)
     }
 
-    /// Streams every ban, also those whose end has passed, without its evidence and in the order of the serial numbers.
+    /// As `for_each_ban`, with the reason.
+    #[cfg(any(test, feature = "test-support"))]
     pub fn for_each_record(
         &self,
         now: Now,
@@ -257,7 +258,7 @@ impl Store {
         load::for_each_ban(&self.connection, unreadable, read, each).map_err(said_once)
     }
 
-    /// As [`Store::for_each_record`], without the reason: a start needs none, and copies no text.
+    /// Streams every ban, also those whose end has passed, without reason and evidence, and in the order of the serial numbers.
     pub(crate) fn for_each_ban(&self, now: Now, each: impl FnMut(shield_engine::ban::Ban)) -> Result<()> {
         let unreadable = &mut self.unreadable.borrow_mut();
         let read = |row: &Row<'_>| rows::ban(row, &self.boots, now);
