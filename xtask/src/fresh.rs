@@ -65,7 +65,9 @@ apt-get -qq install --simulate --no-install-recommends $PACKAGES >/dev/null
 cd \"$WORKSPACE\"
 cargo xtask lab --json";
 
-/// Mounts the host's file systems that the root needs, then enters it. The mounts end with the script's mount namespace.
+/// Mounts the host's file systems that the root needs, then enters it. The mounts end with the script's mount namespace. What
+/// packages write to when they are installed is a copy: with the host's own /etc/ssl/certs there, `ca-certificates` would replace
+/// the host's certificates by the root's.
 const ENTER: &str = "set -eu
 root=$1
 mount -t proc proc \"$root/proc\"
@@ -73,12 +75,17 @@ mount --rbind /sys \"$root/sys\"
 mount --rbind /dev \"$root/dev\"
 mount -t tmpfs shield-fresh \"$root/run\"
 mount -t tmpfs shield-fresh \"$root/tmp\"
-mkdir -p \"$root$WORKSPACE\" \"$root/opt/rust\" \"$root$CARGO_HOME/registry\" \"$root/etc/ssl/certs\"
+mkdir -p \"$root$WORKSPACE\" \"$root/opt/rust\" \"$root$CARGO_HOME/registry\"
 mount --bind \"$WORKSPACE\" \"$root$WORKSPACE\"
 if [ -n \"$TARGET\" ]; then mkdir -p \"$TARGET\"; mount --bind \"$TARGET\" \"$root$WORKSPACE/target\"; fi
-mount --bind \"$RUST\" \"$root/opt/rust\"
+mount --bind -o ro \"$RUST\" \"$root/opt/rust\"
 if [ -d \"$REGISTRY\" ]; then mount --bind \"$REGISTRY\" \"$root$CARGO_HOME/registry\"; fi
-if [ -d /etc/ssl/certs ]; then mount --bind /etc/ssl/certs \"$root/etc/ssl/certs\"; fi
+for folder in /etc/ssl/certs /usr/local/share/ca-certificates; do
+    [ -d \"$folder\" ] || continue
+    mkdir -p \"$root$folder\"
+    mount -t tmpfs shield-fresh \"$root$folder\"
+    cp -a \"$folder/.\" \"$root$folder\"
+done
 exec chroot \"$root\" /bin/sh -c \"$INSIDE\"";
 
 /// Creates the root and runs the lab in it.
