@@ -242,9 +242,24 @@ struct Found {
 }
 
 impl Watch {
+    /// Whether a look could change anything after so many requests. If it could not, they were asked for too slowly to
+    /// count for the next one.
+    pub(crate) fn would_decide(&mut self, requests: u64) -> bool {
+        let is_under_way = self.found.is_some() || self.proxied > 0 || self.hidden > 0;
+        let would = is_under_way || self.is_busy(requests);
+        if !would {
+            self.requests = requests;
+        }
+        would
+    }
+
+    fn is_busy(&self, requests: u64) -> bool {
+        requests.saturating_sub(self.requests) >= MIN_REQUESTS
+    }
+
     /// Takes a look into account and returns the part's state; `None` while there is nothing to say.
     pub(crate) fn look(&mut self, peers: &Peers, seen: &Seen) -> Option<PartState> {
-        let is_busy = seen.requests.saturating_sub(self.requests) >= MIN_REQUESTS;
+        let is_busy = self.is_busy(seen.requests);
         self.requests = seen.requests;
         let busiest = peers.busiest();
         let others: Vec<&(IpAddr, u32)> =
@@ -457,6 +472,19 @@ mod tests {
         states(&mut watch, &one, &many, 50, LOOKS - 1);
         watch.look(&one, &Seen { are_clients: vec![addr("192.0.2.80")], ..many.clone() });
         assert_eq!(states(&mut watch, &one, &many, 50, LOOKS - 1), [None, None]);
+    }
+
+    #[test]
+    fn a_quiet_log_needs_no_look() {
+        let (cdn, seen) = (peers(&[("192.0.2.80", 7)]), Seen { clients: 40, ..Seen::default() });
+        let mut watch = Watch::default();
+        // Never enough at a time, however many in all.
+        assert!(!(1..20).any(|n| watch.would_decide(n * (MIN_REQUESTS - 1))));
+        let requests = watch.requests + MIN_REQUESTS;
+        assert!(watch.would_decide(requests));
+        watch.look(&cdn, &Seen { requests, ..seen });
+        // What is under way is gone on with: a visitor among the connections would end it.
+        assert!(watch.would_decide(requests));
     }
 
     #[test]

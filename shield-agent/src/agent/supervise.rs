@@ -22,6 +22,7 @@ use crate::netns_lock::{self, Taken};
 use crate::pipeline::{Handle, Message};
 use crate::store::trouble::Trouble;
 use crate::{clock, ssh, text};
+use shield_engine::Engine;
 use shield_engine::event::{EnforcerName, PartReport, PartState};
 
 /// How long a required enforcer may take to start.
@@ -252,14 +253,25 @@ fn scan_host(owner: &Handle, settings: &ssh::Settings, ports: &[u16], beat: &Bea
 
 /// Looks for a proxy in front. `None` when there is nothing to say, or the engine is too busy to answer.
 fn look_in_front(owner: &Handle, ports: &[u16], watch: &mut in_front::Watch) -> Option<PartState> {
+    let requests = ask(owner, |engine| engine.totals().requests)?;
+    // Reading the kernel's table is what costs, by its size and not by what is in it.
+    if !watch.would_decide(requests) {
+        return None;
+    }
     let peers = in_front::Peers::read(ports);
-    let (answer, answered) = std::sync::mpsc::channel();
     let asked = peers.clone();
+    let seen = ask(owner, move |engine| in_front::Seen::of(engine, &asked))?;
+    watch.look(&peers, &seen)
+}
+
+/// What the engine's thread answers, unless it is too busy.
+fn ask<T: Send + 'static>(owner: &Handle, question: impl FnOnce(&Engine) -> T + Send + 'static) -> Option<T> {
+    let (answer, answered) = std::sync::mpsc::channel();
     owner.send(Message::Query(Box::new(move |engine, _| {
         // Fails when the answer came too late.
-        let _ = answer.send(in_front::Seen::of(engine, &asked));
+        let _ = answer.send(question(engine));
     })));
-    watch.look(&peers, &answered.recv_timeout(ANSWERED_IN).ok()?)
+    answered.recv_timeout(ANSWERED_IN).ok()
 }
 
 fn report(owner: &Handle, part: &str, state: PartState) {
