@@ -25,11 +25,12 @@ fn check_under(mounts: &str, log: &str) -> String {
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let config = folder.path().join("shield.toml");
     std::fs::write(&config, format!("[[source]]\npath = '{log}'\n")).unwrap();
+    // The agent is opened first: it may be below one of the folders that something is mounted over.
     let script = format!(
-        "set -e\nmount --make-rprivate /\n\
+        "set -e\nexec 9<\"$0\"\nmount --make-rprivate /\n\
          mount -t tmpfs tmpfs /home\nmkdir -p /home/anna/logs /home/anna/mail\n\
          echo '{LINE}' > /home/anna/logs/access.log\n{mounts}\n\
-         exec \"$0\" check --config \"$1\""
+         exec /proc/self/fd/9 check --config \"$1\""
     );
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &script]);
