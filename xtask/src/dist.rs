@@ -18,7 +18,13 @@ pub(crate) struct Arguments {
     /// Package this agent instead of building one
     #[arg(long)]
     agent: Option<PathBuf>,
+    /// Hardly compress the package, to try it: a debug build of the agent takes minutes otherwise
+    #[arg(long)]
+    quick: bool,
 }
+
+/// dpkg-deb's arguments for a package that is only tried here.
+pub(crate) const QUICK: [&str; 2] = ["-Zgzip", "-z1"];
 
 /// Source file, installed path, mode.
 const FILES: &[(&str, &str, &str)] = &[
@@ -59,13 +65,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             build::everything(Profile::Release)?
         }
     };
-    let package = package(&agent)?;
+    let package = package(&agent, if arguments.quick { &QUICK } else { &[] })?;
     println!("{}", package.display());
     Ok(())
 }
 
-/// Packages this agent; returns the package's path.
-pub(crate) fn package(agent: &Path) -> Result<PathBuf> {
+/// Packages this agent, compressed as these arguments of dpkg-deb say; returns the package's path.
+pub(crate) fn package(agent: &Path, compression: &[&str]) -> Result<PathBuf> {
     let architecture =
         sh::capture("dpkg", &["--print-architecture"]).context("could not get the architecture from dpkg")?;
     let name = format!("shield_{}_{architecture}", env!("CARGO_PKG_VERSION"));
@@ -91,7 +97,7 @@ pub(crate) fn package(agent: &Path) -> Result<PathBuf> {
     write_changelog(&tree, &made_at)?;
     let package = dist.join(format!("{name}.deb"));
     let mut build = Command::new("dpkg-deb");
-    build.args(["--root-owner-group", "--build"]).arg(&tree).arg(&package);
+    build.args(compression).args(["--root-owner-group", "--build"]).arg(&tree).arg(&package);
     // The same sources make the same package: dpkg-deb takes its times from here.
     sh::run(build.env("SOURCE_DATE_EPOCH", &made_at))?;
     let crates = dist.join(format!("{name}.cdx.json"));

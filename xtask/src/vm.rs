@@ -19,7 +19,7 @@ pub(crate) const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "here"];
 pub(crate) fn run(kernel: &str) -> Result<()> {
     setup::ensure(Purpose::Vm)?;
     // Without optimisations: it is built already where the tests were run, and an emulated processor is slow anyway.
-    let package = dist::package(&build::everything(Profile::Dev)?)?;
+    let package = dist::package(&build::everything(Profile::Dev)?, &dist::QUICK)?;
     let package = sh::root_folder().join(package);
     let folder = build::target_folder().join("vm");
     let (_, mirror) = fresh::release_and_mirror()?;
