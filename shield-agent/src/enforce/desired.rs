@@ -1,8 +1,9 @@
 //! The table of the wanted bans, which a reconcile compares the kernel with.
 //!
-//! Owns the compact form in which a million bans take about 21 MB (16 bytes each and 4.6 bytes of index; 17 more where the client is no
+//! Owns the compact form in which a million bans take about 19 MB (14 bytes each and 4.6 bytes of index; 17 more where the client is no
 //! single IPv4 address). Decides nothing: the interpreter writes it as orders come in, enforcers read it.
 
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 
 use hashbrown::DefaultHashBuilder;
@@ -29,40 +30,29 @@ pub struct Desired {
     clients: Bannables,
     index: SlotIndex,
     hasher: DefaultHashBuilder,
+    /// Those that do not fit into an entry, by its slot: after four billion bans.
+    large_serials: BTreeMap<u32, u64>,
     wall_minus_boot_ms: i64,
 }
 
-/// 16 bytes with an alignment of 1: at a million bans every byte is a megabyte.
+/// 14 bytes with an alignment of 1: at a million bans every byte is a megabyte.
 #[derive(Debug, Clone, Copy)]
 struct Packed {
     who: PackedBannable,
-    end: U48,
-    serial: U40,
+    /// On the boot clock, in milliseconds; [`U40_MAX`] for none.
+    end: U40,
+    /// [`LARGE`] for one that does not fit.
+    serial: [u8; 4],
 }
 
-/// A number below 2^48: milliseconds for 8,900 years.
-#[derive(Debug, Clone, Copy)]
-struct U48([u8; 6]);
-
-const U48_MAX: u64 = (1 << 48) - 1;
-
-impl U48 {
-    fn new(value: u64) -> U48 {
-        let [a, b, c, d, e, f, ..] = value.min(U48_MAX).to_le_bytes();
-        U48([a, b, c, d, e, f])
-    }
-
-    fn get(self) -> u64 {
-        let [a, b, c, d, e, f] = self.0;
-        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
-    }
-}
-
-/// A number below 2^40: more serial numbers than 1,000 bans a second take in 34 years.
+/// A number below 2^40: milliseconds for 34 years, which no host runs without a boot.
 #[derive(Debug, Clone, Copy)]
 struct U40([u8; 5]);
 
 const U40_MAX: u64 = (1 << 40) - 1;
+
+/// Stands for a serial number of [`Desired::large_serials`].
+const LARGE: u32 = u32::MAX;
 
 impl U40 {
     fn new(value: u64) -> U40 {
@@ -100,19 +90,21 @@ impl Desired {
     /// Adds `ban` in place of an earlier one of the same client. `serial` is kept for outcome reports.
     pub fn insert(&mut self, ban: Ban, serial: u64) {
         let end = match ban.ends {
-            Ends::Never => U48_MAX,
+            Ends::Never => U40_MAX,
             Ends::At { boot_ms, wall_ms } => {
                 self.wall_minus_boot_ms = wall_ms.saturating_sub_unsigned(boot_ms);
-                boot_ms.min(U48_MAX - 1)
+                boot_ms.min(U40_MAX - 1)
             }
         };
-        let (end, serial) = (U48::new(end), U40::new(serial));
+        let end = U40::new(end);
         let client = ban.client.client();
         if let Some(slot) = self.slot(&client) {
+            let serial = self.pack_serial(slot as u32, serial);
             self.entries[slot] = Packed { end, serial, ..self.entries[slot] };
             return;
         }
         let slot = u32::try_from(self.entries.len()).expect("bans are capped far below 2^32");
+        let serial = self.pack_serial(slot, serial);
         self.entries.push(Packed { who: self.clients.pack(ban.client), end, serial });
         let (entries, clients, hasher) = (&self.entries, &self.clients, &self.hasher);
         self.index.insert(hasher.hash_one(client), slot, |slot| {
@@ -131,6 +123,10 @@ impl Desired {
             self.index.renumber(hash_of(last), last, slot);
         }
         let gone = self.entries.swap_remove(slot as usize);
+        self.large_serials.remove(&slot);
+        if let Some(moved) = self.large_serials.remove(&last) {
+            self.large_serials.insert(slot, moved);
+        }
         self.clients.forget(gone.who);
         true
     }
@@ -156,7 +152,7 @@ impl Desired {
     pub fn ban(&self, slot: usize) -> Ban {
         let packed = self.entries[slot];
         let ends = match packed.end.get() {
-            U48_MAX => Ends::Never,
+            U40_MAX => Ends::Never,
             boot_ms => {
                 Ends::At { boot_ms, wall_ms: self.wall_minus_boot_ms.saturating_add_unsigned(boot_ms) }
             }
@@ -166,7 +162,19 @@ impl Desired {
 
     /// Returns the serial number of the ban in a slot below `len()`.
     pub fn serial(&self, slot: usize) -> u64 {
-        self.entries[slot].serial.get()
+        match u32::from_le_bytes(self.entries[slot].serial) {
+            LARGE => self.large_serials[&(slot as u32)],
+            serial => u64::from(serial),
+        }
+    }
+
+    fn pack_serial(&mut self, slot: u32, serial: u64) -> [u8; 4] {
+        let small = u32::try_from(serial).ok().filter(|serial| *serial != LARGE);
+        match small {
+            Some(_) => drop(self.large_serials.remove(&slot)),
+            None => drop(self.large_serials.insert(slot, serial)),
+        }
+        small.unwrap_or(LARGE).to_le_bytes()
     }
 
     /// Iterates over the bans, in the order of their slots.
@@ -215,9 +223,14 @@ mod tests {
         Ends::At { boot_ms, wall_ms: 1_700_000_000_000 + boot_ms as i64 }
     }
 
+    fn serial() -> impl Strategy<Value = u64> {
+        let limit = u64::from(LARGE);
+        prop_oneof![1u64..1_000, limit - 1..limit + 2, Just(u64::MAX)]
+    }
+
     #[test]
-    fn an_entry_takes_16_bytes() {
-        assert_eq!((size_of::<Packed>(), align_of::<Packed>()), (16, 1));
+    fn an_entry_takes_14_bytes() {
+        assert_eq!((size_of::<Packed>(), align_of::<Packed>()), (14, 1));
     }
 
     #[test]
@@ -234,22 +247,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map(steps in prop::collection::vec((any::<bool>(), 0u8..20, 1u64..1_000_000), 0..200)) {
+        fn it_is_a_map(steps in prop::collection::vec((any::<bool>(), 0u8..20, 1u64..1_000_000, serial()), 0..200)) {
             let mut table = Desired::default();
             let mut model = BTreeMap::new();
-            for (insert, n, boot_ms) in steps {
+            for (insert, n, boot_ms, serial) in steps {
                 let ban = ban(n, at(boot_ms));
                 let client = ban.client.client();
                 if insert {
-                    table.insert(ban, boot_ms);
-                    model.insert(client, ban);
+                    table.insert(ban, serial);
+                    model.insert(client, (ban, serial));
                 } else {
                     prop_assert_eq!(table.remove(&client), model.remove(&client).is_some());
                 }
             }
-            let held: BTreeMap<_, _> = table.iter().map(|b| (b.client.client(), b)).collect();
+            let held: BTreeMap<_, _> =
+                (0..table.len()).map(|slot| (table.entry(slot).0, (table.ban(slot), table.serial(slot)))).collect();
             prop_assert_eq!(&held, &model);
-            prop_assert!(model.keys().all(|c| table.get(c) == model.get(c).copied()));
+            prop_assert!(model.iter().all(|(client, (ban, _))| table.get(client) == Some(*ban)));
+            prop_assert!(table.large_serials.len() <= table.len(), "none is kept for a ban that is gone");
         }
     }
 }
