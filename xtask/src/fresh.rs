@@ -171,12 +171,12 @@ fn enter(root: &Path, target: &Path, inside: &str, limit: Option<&str>) -> Resul
     let cargo_home = sh::cargo_home().unwrap_or_else(|| PathBuf::from("/root/.cargo"));
     let registry = cargo_home.join("registry");
     let mut command = sh::as_root("env")?;
-    // A clean environment, so that nothing of this machine helps; only proxies and certificates are passed on, without
-    // which the root may not reach its mirror.
+    // A clean environment, so that nothing of this machine helps. Proxies and certificates are passed on, without which the root may
+    // not reach its mirror, and what makes Cargo take its build output for another one.
     command.arg("-i");
     for (name, value) in std::env::vars_os() {
         let upper = name.to_string_lossy().to_uppercase();
-        if upper.ends_with("_PROXY") || upper.contains("CERT") {
+        if upper.ends_with("_PROXY") || upper.contains("CERT") || upper == "CARGO_INCREMENTAL" {
             let mut pair = name;
             pair.push("=");
             pair.push(value);
