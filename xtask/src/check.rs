@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::requirements::Purpose;
-use crate::{api_types, build_ebpf, build_page, dependencies, fuzz, setup, sh};
+use crate::{api_types, build_ebpf, build_page, dependencies, setup, sh};
 
 type Check = fn() -> Result<()>;
 
@@ -15,13 +15,12 @@ type Check = fn() -> Result<()>;
 /// Names the failed checks; their findings have been printed before.
 pub(crate) fn run() -> Result<()> {
     setup::ensure(Purpose::All)?;
-    let checks: [(&str, Check); 11] = [
+    let checks: [(&str, Check); 10] = [
         ("format", format),
         ("lints", lints),
         ("dead code", dead_code),
         ("documentation", documentation),
         ("lints of the XDP program", build_ebpf::check),
-        ("lints of the fuzz targets", fuzz::check),
         ("dependency rules", dependency_rules),
         ("unused dependencies", unused_dependencies),
         ("dependency reasons", || dependencies::check(sh::root_folder())),

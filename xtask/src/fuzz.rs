@@ -15,13 +15,14 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
+use crate::background::Background;
+use crate::build::{self, Profile};
 use crate::requirements::Purpose;
-use crate::{build, setup, sh};
+use crate::{instrument, setup, sh};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -141,9 +142,6 @@ impl Mode {
 /// Duration of a search by hand.
 const DEFAULT_SECONDS: u32 = 60;
 
-/// Of a build beside the tests, which have 0.
-const NICENESS: i32 = 10;
-
 /// Targets that run in parallel, each on a core of its own.
 const PARALLEL: usize = 2;
 
@@ -156,23 +154,9 @@ const MAX_MEMORY_MIB: u32 = 512;
 /// An input that takes longer is a failure. No input takes a hundredth of it, so that a busy machine fails none.
 const MAX_INPUT_SECS: u32 = 60;
 
-/// Edge counters and the operands of comparisons, as `cargo fuzz` sets them, but without a sanitizer: those need a nightly
-/// compiler.
-const INSTRUMENTATION: [&str; 7] = [
-    "-Cpasses=sancov-module",
-    "-Cllvm-args=-sanitizer-coverage-level=4",
-    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
-    "-Cllvm-args=-sanitizer-coverage-pc-table",
-    "-Cllvm-args=-sanitizer-coverage-trace-compares",
-    "--cfg",
-    "fuzzing",
-];
-
 /// Stops the allocator from returning each input's large tables to the kernel, which doubles the inputs per second.
 const KEEP_MEMORY: [&str; 2] = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"];
 const KEPT_BYTES: u32 = 1 << 30;
-
-const MANIFEST: &str = "tests/fuzz/Cargo.toml";
 
 /// Fuzzes one target.
 ///
@@ -191,33 +175,55 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The targets of the gate while they are being built.
+type Outcome = (Target, Result<Report>);
+
+/// The targets of the gate while they run.
 pub(crate) struct Gate {
     targets: Vec<Target>,
-    programs: Option<JoinHandle<Result<PathBuf>>>,
+    outcomes: Option<Background<Vec<Outcome>>>,
 }
 
-/// Begins to build every target whose test name contains `filter`, below the priority of whatever runs meanwhile: tests that
-/// wait for a kernel or a clock leave much of the processor idle.
-pub(crate) fn start_building(filter: Option<&str>) -> Gate {
+/// Builds every target whose test name contains `filter`, and begins to run them.
+pub(crate) fn start(filter: Option<&str>) -> Gate {
     let wanted = |target: &Target| filter.is_none_or(|filter| test_name(*target).contains(filter));
     let targets: Vec<Target> = Target::value_variants().iter().copied().filter(wanted).collect();
-    let build = || {
-        // On Linux that is the priority of this thread and of what it starts.
-        rustix::process::setpriority_process(None, NICENESS)
-            .context("could not lower the priority of a build")?;
-        build()
-    };
-    let programs = (!targets.is_empty()).then(|| std::thread::spawn(build));
-    Gate { targets, programs }
+    let outcomes = (!targets.is_empty()).then(|| {
+        let programs = build();
+        let targets = targets.clone();
+        Background::start(move || Ok(fuzz_all(&targets, &programs?)))
+    });
+    Gate { targets, outcomes }
 }
 
-/// Runs these targets and prints a line for each. Returns the numbers of passed and failed ones.
-pub(crate) fn run_all(gate: Gate) -> (u64, u64) {
-    let Gate { targets, programs: Some(programs) } = gate else { return (0, 0) };
-    println!("\nfuzzing {} targets with a fixed seed, {PARALLEL} in parallel", targets.len());
-    let programs = match programs.join().expect("the build returns its errors") {
-        Ok(programs) => programs,
+fn fuzz_all(targets: &[Target], programs: &Path) -> Vec<Outcome> {
+    let waiting = Mutex::new(targets.iter());
+    let outcomes = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..PARALLEL.min(targets.len()) {
+            scope.spawn(|| {
+                while let Some(target) = next(&waiting) {
+                    let outcome = fuzz_as_test(target, programs);
+                    outcomes
+                        .lock()
+                        .expect("no thread panics while it holds the lock")
+                        .push((target, outcome));
+                }
+            });
+        }
+    });
+    outcomes.into_inner().expect("no thread panics while it holds the lock")
+}
+
+/// Waits for them and prints a line for each. Returns the numbers of passed and failed ones.
+pub(crate) fn finish(gate: Gate) -> (u64, u64) {
+    let Gate { targets, outcomes: Some(outcomes) } = gate else { return (0, 0) };
+    println!("\nfuzzed {} targets with a fixed seed, {PARALLEL} in parallel", targets.len());
+    match outcomes.wait() {
+        Ok(outcomes) => {
+            outcomes.iter().for_each(|(target, outcome)| print_result(*target, outcome));
+            let failed = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count() as u64;
+            (outcomes.len() as u64 - failed, failed)
+        }
         Err(error) => {
             // Each of them is a test that did not run.
             for target in &targets {
@@ -226,35 +232,9 @@ pub(crate) fn run_all(gate: Gate) -> (u64, u64) {
                     test_name(*target)
                 );
             }
-            return (0, targets.len() as u64);
+            (0, targets.len() as u64)
         }
-    };
-    let waiting = Mutex::new(targets.iter());
-    let failed = Mutex::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..PARALLEL.min(targets.len()) {
-            scope.spawn(|| {
-                while let Some(target) = next(&waiting) {
-                    let outcome = fuzz_as_test(target, &programs);
-                    print_result(target, &outcome);
-                    *failed.lock().expect("no thread panics while it holds the lock") +=
-                        u64::from(outcome.is_err());
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().expect("no thread panics while it holds the lock");
-    (targets.len() as u64 - failed, failed)
-}
-
-/// Checks format and lints of the fuzz targets, which are a workspace of their own: the root's commands do not cover them.
-pub(crate) fn check() -> Result<()> {
-    sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", MANIFEST]))?;
-    let mut clippy = sh::cargo();
-    clippy
-        .args(["clippy", "--workspace", "--manifest-path", MANIFEST, "--target-dir"])
-        .arg(folder().join("lint"));
-    sh::run(clippy.args(["--", "--deny", "warnings"]))
+    }
 }
 
 fn next(waiting: &Mutex<std::slice::Iter<'_, Target>>) -> Option<Target> {
@@ -286,17 +266,11 @@ fn folder() -> PathBuf {
 
 /// Builds all targets and returns the folder with the programs.
 fn build() -> Result<PathBuf> {
-    let triple = sh::capture("rustc", &["--print", "host-tuple"])
-        .context("could not get the host's target triple from rustc")?;
     let mut cargo = sh::cargo();
-    // With an explicit --target the flags do not apply to build scripts and macros.
-    cargo.args(["build", "--release", "--locked", "--workspace", "--manifest-path", MANIFEST]);
-    cargo.args(["--target", &triple]);
-    cargo.arg("--target-dir").arg(folder());
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", INSTRUMENTATION.join("\u{1f}"));
+    cargo.args(["build", "--package", "shield-fuzz", "--package", "shield-agent-fuzz"]);
+    instrument::instrument(&mut cargo, &folder())?;
     sh::run(&mut cargo)?;
-    let folder = sh::root_folder().join(folder()).join(triple).join("release");
-    Ok(folder)
+    Ok(sh::root_folder().join(Profile::Dev.folder()))
 }
 
 /// The files and folders of one target's run.

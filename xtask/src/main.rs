@@ -4,6 +4,7 @@
 
 mod api_types;
 mod attack;
+mod background;
 mod bench;
 mod binaries;
 mod build;
@@ -14,6 +15,7 @@ mod dependencies;
 mod dist;
 mod fresh;
 mod fuzz;
+mod instrument;
 mod lab;
 mod lanes;
 mod order;
@@ -74,6 +76,9 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = instrument::become_compiler() {
+        return code;
+    }
     match run(CommandLine::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::background::Background;
 use crate::binaries::Binary;
 use crate::build::{self, Profile};
 use crate::lanes::{self, Lanes, Ran};
@@ -37,15 +38,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     let mut slow = Slow::default();
     slow.time("install what is missing", || setup::ensure(Purpose::Test))?;
-    slow.time("verify the XDP object", build_ebpf::verify)?;
+    let object = Background::start(build_ebpf::verify);
     slow.time("verify the page's bundle", build_page::verify)?;
-    slow.time("build the agent and the page", || build::everything(Profile::Dev))?;
+    let built = slow.time("build the agent and the page", || build::everything(Profile::Dev));
+    slow.time("await the comparison of the XDP object", || object.wait())?;
+    built?;
     let filter = arguments.filter.as_deref();
     let mut results = Results { times: Times::read(), slow, ..Results::default() };
     Group::plain().run(filter, &mut results)?;
-    let gate = fuzz::start_building(filter);
+    // They run beside the privileged tests, which wait for a kernel or a clock now and then.
+    let gate = results.slow.time("build the fuzz targets", || fuzz::start(filter));
     Group::privileged()?.run(filter, &mut results)?;
-    let (passed, failed) = results.slow.time("await and run the fuzz targets", || fuzz::run_all(gate));
+    let (passed, failed) = results.slow.time("await the fuzz targets", || fuzz::finish(gate));
     results.totals += Totals { passed, failed, ..Totals::default() };
     // A run of some tests says nothing about how long their binaries take.
     if filter.is_none() {
