@@ -2,6 +2,7 @@
 //! needed; the enforcers' own panics are tested where they run.
 //!
 //! Alone: a part that does not go on for 3 s counts as hung, whatever held it up.
+//! Waits: for parts to count as hung.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 

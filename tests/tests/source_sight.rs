@@ -1,5 +1,7 @@
 //! Sources that cannot be used, with a running agent: the state in `status`, the page's API and the metrics, its exit codes, its
 //! event, Slack's message, and the recovery. What shows only in hours is shown by a clock that is set ahead.
+//!
+//! Waits: for states that need half a minute to be sure.
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a failing test")]
 

@@ -1,7 +1,7 @@
-//! The test binaries that cargo built, by what it says of them in JSON, and which of them have to run alone.
+//! The test binaries that cargo built, by what it says of them in JSON, and how they have to run.
 //!
-//! A test says the latter itself, in the lines at the head of its file: `//! Alone: REASON`. [`crate::lanes`] runs the others
-//! beside each other.
+//! A test says the latter itself, in the lines at the head of its file. [`crate::lanes`] runs those without `//! Alone: REASON`
+//! beside each other, and more tests at once of those with `//! Waits: REASON`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::sh;
 
-/// What the reason stands behind, in a test's file.
+/// What a reason stands behind, in a test's file.
 const ALONE: &str = "//! Alone: ";
+const WAITS: &str = "//! Waits: ";
 
 /// A test binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(crate) struct Binary {
     pub(crate) folder: PathBuf,
     /// Why it must not run beside others, if so.
     pub(crate) alone: Option<String>,
+    /// Whether its tests hardly use the processor.
+    pub(crate) waits: bool,
 }
 
 impl Binary {
@@ -34,12 +37,14 @@ impl Binary {
         let source = Path::new(message["target"]["src_path"].as_str()?);
         let manifest = Path::new(message["manifest_path"].as_str()?);
         let name = source.strip_prefix(sh::root_folder()).unwrap_or(source);
+        // Cargo has just read it. Where it cannot be read all the same, its head has no such lines.
+        let text = fs::read_to_string(source).unwrap_or_default();
         Some(Binary {
             name: name.display().to_string(),
             executable: PathBuf::from(executable),
             folder: manifest.parent()?.to_owned(),
-            // Cargo has just read it. Where it cannot be read all the same, its head has no such line.
-            alone: alone(&fs::read_to_string(source).unwrap_or_default()),
+            alone: reason(&text, ALONE),
+            waits: reason(&text, WAITS).is_some(),
         })
     }
 
@@ -51,10 +56,10 @@ impl Binary {
     }
 }
 
-/// The reason in a file's head.
-fn alone(source: &str) -> Option<String> {
+/// The reason in a file's head behind `word`.
+fn reason(source: &str, word: &str) -> Option<String> {
     let mut head = source.lines().take_while(|line| line.starts_with("//!"));
-    Some(head.find_map(|line| line.strip_prefix(ALONE))?.trim().to_owned())
+    Some(head.find_map(|line| line.strip_prefix(word))?.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -81,6 +86,7 @@ mod tests {
             executable: root.join("target/debug/deps/netns-01ab"),
             folder: root.join("tests"),
             alone: None,
+            waits: false,
         };
         assert_eq!(binary, expected);
         assert_eq!(binary.heading(), "     Running tests/tests/netns.rs (target/debug/deps/netns-01ab)");
@@ -97,11 +103,12 @@ mod tests {
     }
 
     #[test]
-    fn only_the_head_of_a_file_says_that_a_test_runs_alone() {
-        let head = "//! Counts the machine's mounts.\n//!\n//! Alone: others mount, too.\n\nuse std::fs;\n";
-        assert_eq!(alone(head).as_deref(), Some("others mount, too."));
-        assert_eq!(alone("//! Counts.\n\n//! Alone: too late\n"), None);
-        assert_eq!(alone("//! Alone in the street.\n"), None);
+    fn only_the_head_of_a_file_says_how_a_test_runs() {
+        let head = "//! Counts the machine's mounts.\n//!\n//! Alone: others mount, too.\n//! Waits: for mounts.\n\nuse std::fs;\n";
+        assert_eq!(reason(head, ALONE).as_deref(), Some("others mount, too."));
+        assert_eq!(reason(head, WAITS).as_deref(), Some("for mounts."));
+        assert_eq!(reason("//! Counts.\n\n//! Alone: too late\n", ALONE), None);
+        assert_eq!(reason("//! Alone in the street.\n", ALONE), None);
     }
 
     /// A misspelt word would let a test run beside others without anybody's notice.
@@ -111,8 +118,12 @@ mod tests {
             for entry in fs::read_dir(sh::root_folder().join(folder)).unwrap() {
                 let path = entry.unwrap().path();
                 let Ok(source) = fs::read_to_string(&path) else { continue };
-                let says_so = source.lines().any(|line| line.to_lowercase().starts_with("//! alone:"));
-                assert_eq!(alone(&source).is_some_and(|reason| !reason.is_empty()), says_so, "{path:?}");
+                for word in [ALONE, WAITS] {
+                    let begin = word.trim().to_lowercase();
+                    let says_so = source.lines().any(|line| line.to_lowercase().starts_with(&begin));
+                    let found = reason(&source, word).is_some_and(|reason| !reason.is_empty());
+                    assert_eq!(found, says_so, "{path:?}: {word}");
+                }
             }
         }
     }

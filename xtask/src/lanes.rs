@@ -24,6 +24,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// More lanes than this gain nothing: each binary runs as many of its tests at once as there are cores.
 const MOST: usize = 4;
 
+/// Tests of a binary that run at once for each core, where they hardly use it.
+const WAITING: usize = 4;
+
 /// How binaries are run.
 pub(crate) struct Lanes {
     /// Binaries that run at the same time.
@@ -38,8 +41,11 @@ pub(crate) struct Lanes {
 
 /// One more than there are cores, because the tests wait much.
 pub(crate) fn count() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores + 1).min(MOST)
+    (cores() + 1).min(MOST)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What became of a binary.
@@ -134,6 +140,9 @@ impl Lanes {
         let mut command = Command::new(words.next().expect("the binary is always there"));
         sh::forget_own_package(&mut command);
         command.args(words).args(&self.arguments).current_dir(&binary.folder);
+        if binary.waits {
+            command.arg(format!("--test-threads={}", WAITING * cores()));
+        }
         command.env("CARGO", sh::cargo().get_program()).env("CARGO_MANIFEST_DIR", &binary.folder);
         let errors = log.try_clone().context("could not duplicate the output's file")?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
@@ -232,7 +241,7 @@ mod tests {
             let executable = self.folder.join(name);
             fs::write(&executable, text).unwrap();
             let (name, alone) = (name.to_owned(), alone.map(str::to_owned));
-            self.binaries.push(Binary { name, executable, folder: self.folder.clone(), alone });
+            self.binaries.push(Binary { name, executable, folder: self.folder.clone(), alone, waits: false });
         }
 
         /// Runs them, and returns what became of them and what was printed.
@@ -299,6 +308,17 @@ mod tests {
             assert_eq!(pair[0].replace("alone", "end"), pair[1], "{trace}");
         }
         assert!(printed[3].contains("), alone: counts mounts\n"), "{printed:?}");
+    }
+
+    #[test]
+    fn more_tests_of_a_binary_that_waits_run_at_once() {
+        let mut scripts = Scripts::new("waits");
+        scripts.add("waits", None, "echo \"$@\"\n");
+        scripts.add("works", None, "echo \"$@\"\n");
+        scripts.binaries[0].waits = true;
+        let (_, printed) = scripts.run(1);
+        let threads = format!("\nfilter --test-threads={}\n", 4 * cores());
+        assert!(printed[0].contains(&threads) && printed[1].contains("\nfilter\n"), "{printed:?}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The order in which test binaries begin: longest first, so that the last one to end does not run on beside idle lanes.
 //!
-//! How long they take is what they took when all tests ran last, from a file in the target folder. What is not in it comes first,
-//! because it may be long.
+//! How long they take is what they took when all tests ran last, from a file in the target folder; before the first run here it is what
+//! they took on a machine with two cores (`test-times.json`, a copy of that file). What is in neither comes first, because it may be
+//! long.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,15 +11,22 @@ use std::path::PathBuf;
 use crate::binaries::Binary;
 use crate::build;
 
+/// Those of another machine.
+const COMMITTED: &str = include_str!("../test-times.json");
+
 /// Seconds by the name of a binary.
 #[derive(Debug, Default)]
 pub(crate) struct Times(BTreeMap<String, f64>);
 
 impl Times {
-    /// Those of earlier runs; none if there is no file that can be read, because they only save time.
+    /// Those of earlier runs here, and for other binaries the committed ones. A file that cannot be read counts for nothing, because
+    /// they only save time.
     pub(crate) fn read() -> Times {
-        let text = fs::read(file()).unwrap_or_default();
-        Times(serde_json::from_slice(&text).unwrap_or_default())
+        let mut times: BTreeMap<String, f64> = serde_json::from_str(COMMITTED).unwrap_or_default();
+        let here: BTreeMap<String, f64> =
+            fs::read(file()).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        times.extend(here);
+        Times(times)
     }
 
     /// Notes what a binary took.
@@ -50,12 +58,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_committed_times_are_read() {
+        let times: BTreeMap<String, f64> = serde_json::from_str(COMMITTED).unwrap();
+        assert!(times.values().any(|secs| *secs > 60.0), "{times:?}");
+    }
+
+    #[test]
     fn the_unknown_come_first_and_then_the_longest() {
         let binary = |name: &str| Binary {
             name: name.to_owned(),
             executable: PathBuf::new(),
             folder: PathBuf::new(),
             alone: None,
+            waits: false,
         };
         let mut times = Times::default();
         times.note("short", 0.5);
