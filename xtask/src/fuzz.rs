@@ -217,8 +217,9 @@ fn fuzz_all(targets: &[Target], programs: &Path) -> Vec<Outcome> {
 /// Waits for them and prints a line for each. Returns the numbers of passed and failed ones.
 pub(crate) fn finish(gate: Gate) -> (u64, u64) {
     let Gate { targets, outcomes: Some(outcomes) } = gate else { return (0, 0) };
+    let outcomes = outcomes.wait();
     println!("\nfuzzed {} targets with a fixed seed, {PARALLEL} in parallel", targets.len());
-    match outcomes.wait() {
+    match outcomes {
         Ok(outcomes) => {
             outcomes.iter().for_each(|(target, outcome)| print_result(*target, outcome));
             let failed = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count() as u64;
