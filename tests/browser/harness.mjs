@@ -3,6 +3,8 @@
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
+import { FakeAgent } from "../../dashboard/web/dev-server/fake-agent.mjs";
+import { serve } from "../../dashboard/web/dev-server/server.mjs";
 
 /** Flags that headless Chromium needs in a container, and those that keep it from contacting other servers. */
 const FLAGS = [
@@ -36,7 +38,7 @@ async function newPage(browser, viewport, options) {
 }
 
 /** Closes all pages that are open, and what only they needed. */
-export async function closeAll(browser) {
+async function closeAll(browser) {
   const own = (context) => context !== shared.get(browser);
   const pages = shared.get(browser)?.pages() ?? [];
   await Promise.all([...pages, ...browser.contexts().filter(own)].map((left) => left.close()));
@@ -48,6 +50,7 @@ export async function closeAll(browser) {
  */
 export async function open(browser, url, { width = 1440, height = 900, ...options } = {}) {
   const page = await newPage(browser, { width, height }, options);
+  page.setDefaultTimeout(PATIENCE_MS);
   page.faults = [];
   const origin = new URL(url).origin;
   page.on("pageerror", (error) => page.faults.push(`error: ${error.message}`));
@@ -82,8 +85,25 @@ export async function close(page) {
   assert.deepEqual([...page.faults, ...violations], [], "faults of the page");
 }
 
+/** Runs `body` with a page on an agent of that scenario. */
+export async function onPage(browser, scenario, options, body) {
+  const server = await serve(new FakeAgent(scenario));
+  try {
+    const page = await openLive(browser, server.url, options);
+    await body(page, server);
+    await close(page);
+  } finally {
+    // Pages of a test that failed would go on asking for as long as the browser runs, and slow down all that come after it.
+    await closeAll(browser);
+    await server.stop();
+  }
+}
+
+/** For what must come, also on a machine that is very busy; only a failure takes that long. */
+const PATIENCE_MS = 60_000;
+
 /** Waits until `condition` holds in the page; the error names `what` did not happen within `ms`. */
-export async function reaches(page, condition, what, { ms = 15_000, argument = undefined } = {}) {
+export async function reaches(page, condition, what, { ms = PATIENCE_MS, argument = undefined } = {}) {
   try {
     await page.waitForFunction(condition, argument, { timeout: ms, polling: 50 });
   } catch (error) {
@@ -92,7 +112,7 @@ export async function reaches(page, condition, what, { ms = 15_000, argument = u
 }
 
 /** Waits until a banned client's row is shown, or gone. */
-export function rowIs(page, client, wanted, { ms = 3_000 } = {}) {
+export function rowIs(page, client, wanted, { ms = PATIENCE_MS } = {}) {
   const isThere = ([client, wanted]) => [...document.querySelectorAll(".ban .address")].some((cell) => cell.textContent === client) === (wanted === "shown");
   return reaches(page, isThere, `${client} ${wanted}`, { ms, argument: [client, wanted] });
 }
@@ -100,6 +120,33 @@ export function rowIs(page, client, wanted, { ms = 3_000 } = {}) {
 /** The row of a banned client. */
 export function row(page, client) {
   return page.locator(".ban", { has: page.getByText(client, { exact: true }) });
+}
+
+/** The seconds of a countdown. */
+export const seconds = (clock) => clock.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
+
+/**
+ * Fails unless the row of a banned client counts down: from `term` seconds, only down, and never ahead of the ban's end. Behind it a busy
+ * machine may be at any time. The page itself notes what it shows: whoever asks it from outside misses some.
+ */
+export async function assertCountsDown(page, client, term) {
+  await page.evaluate((client) => {
+    const left = () => [...document.querySelectorAll(".ban")].find((row) => row.querySelector(".address")?.textContent === client)?.querySelector(".left")?.textContent;
+    window.shown = [];
+    const note = () => left() && left() !== window.shown.at(-1)?.left && window.shown.push({ left: left(), at: Date.now() });
+    note();
+    new MutationObserver(note).observe(document.body, { subtree: true, childList: true, characterData: true });
+  }, client);
+  await reaches(page, () => window.shown.length >= 4, "counted down");
+  const [shown, ends] = await page.evaluate(async (client) => {
+    const { bans } = await (await fetch("api/v1/bans?limit=100")).json();
+    return [window.shown, bans.find((ban) => ban.client === client).ends_ms];
+  }, client);
+  const lefts = shown.map(({ left }) => seconds(left));
+  assert.ok(lefts[0] <= term && lefts[0] > term - 30, `from its term: ${lefts}`);
+  assert.ok(lefts.every((left, at) => at === 0 || left < lefts[at - 1]), `only down: ${lefts}`);
+  const ahead = shown.map(({ at }, index) => (ends - at) / 1_000 - lefts[index]);
+  assert.ok(Math.max(...ahead) < 2, `ahead of the ban's end by ${ahead} s`);
 }
 
 /** Fails if axe finds a violation. */

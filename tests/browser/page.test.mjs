@@ -1,39 +1,26 @@
-// The page in a real browser, against a fake agent. agent.test.mjs runs against the real one.
+// The page in a real browser, against a fake agent. agent.test.mjs runs against the real one, and
+// looks.test.mjs looks at it in every layout.
 
 import assert from "node:assert/strict";
-import { mkdir, readFile, readdir, stat } from "node:fs/promises";
+import { readFile, readdir, stat } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { loadSource } from "./source.mjs";
-import { FakeAgent, SCENARIOS } from "../../dashboard/web/dev-server/fake-agent.mjs";
+import { FakeAgent } from "../../dashboard/web/dev-server/fake-agent.mjs";
 import { serve, TOKEN } from "../../dashboard/web/dev-server/server.mjs";
-import { assertAccessible, close, closeAll, launch, open, openLive, reaches, row, rowIs } from "./harness.mjs";
+import { assertAccessible, assertCountsDown, close, launch, onPage, open, openLive, reaches, row, rowIs, seconds } from "./harness.mjs";
 
-const SCREENSHOTS = process.env.SHIELD_SCREENSHOTS ?? fileURLToPath(new URL("../../target/page-screenshots/", import.meta.url));
 const CLIENT = "198.51.100.42";
-const SCHEMES = ["dark", "light"];
-const WIDTHS = [360, 768, 1440];
+/** A ban is on the page within that time. */
+const FRESH_MS = 3_000;
 
 let browser;
 before(async () => (browser = await launch()));
 after(() => browser.close());
 
-/** Runs `body` with a page on an agent of that scenario. */
-async function withPage(scenario, options, body) {
-  const server = await serve(new FakeAgent(scenario));
-  try {
-    const page = await openLive(browser, server.url, options);
-    await body(page, server);
-    await close(page);
-  } finally {
-    // Pages of a test that failed would go on asking for as long as the browser runs, and slow down all that come after it.
-    await closeAll(browser);
-    await server.stop();
-  }
-}
+const withPage = (...what) => onPage(browser, ...what);
 
 const leftOf = async (page, client) => (await row(page, client).locator(".left").textContent()) ?? "";
-const seconds = (clock) => clock.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
 
 describe("a canary", () => {
   const hit = (rule, condition, requests, errors) => ({ at_ms: 1_700_000_000_000, rule, condition, requests, errors });
@@ -85,7 +72,7 @@ describe("bans", () => {
   test("a new ban is shown within 3 s, with its rule and its evidence", () =>
     withPage("calm", {}, async (page, { agent }) => {
       agent.makeBan(CLIENT, { secs: 600, rule: "probing" });
-      await rowIs(page, CLIENT, "shown");
+      await rowIs(page, CLIENT, "shown", { ms: FRESH_MS });
       const text = (await row(page, CLIENT).textContent()) ?? "";
       assert.match(text, /Probing.*14 different paths that do not exist/);
       await reaches(page, (client) => document.getElementById("events").textContent.includes(`Banned ${client}`), "an event about it", { argument: CLIENT });
@@ -95,21 +82,7 @@ describe("bans", () => {
     withPage("calm", {}, async (page, { agent }) => {
       agent.makeBan(CLIENT, { secs: 600 });
       await rowIs(page, CLIENT, "shown");
-      // Noted in the page: asking it for each value would miss some on a busy machine.
-      await page.evaluate((client) => {
-        const left = () => [...document.querySelectorAll(".ban")].find((row) => row.querySelector(".address")?.textContent === client)?.querySelector(".left")?.textContent;
-        window.seen = [];
-        const note = () => left() && left() !== window.seen.at(-1)?.left && window.seen.push({ left: left(), at: performance.now() });
-        note();
-        new MutationObserver(note).observe(document.body, { subtree: true, childList: true, characterData: true });
-      }, CLIENT);
-      await reaches(page, () => window.seen.length >= 4, "counted down");
-      const seen = (await page.evaluate(() => window.seen)).map(({ left, at }) => ({ left: seconds(left), at: at / 1_000 }));
-      const [first, last] = [seen[0], seen.at(-1)];
-      const shown = seen.map(({ left }) => left).join();
-      assert.ok(first.left <= 600 && first.left > 580, `starts at its term: ${shown}`);
-      assert.ok(seen.every(({ left }, at) => at === 0 || left < seen[at - 1].left), `only falls: ${shown}`);
-      assert.ok(Math.abs(first.left - last.left - (last.at - first.at)) <= 2, `as fast as time: ${JSON.stringify(seen)}`);
+      await assertCountsDown(page, CLIENT, 600);
 
       agent.makeBan(CLIENT, { secs: 2 });
       await reaches(page, () => [...document.querySelectorAll(".left")].some((left) => left.textContent === "ending"), "ending");
@@ -538,7 +511,7 @@ describe("the link", () => {
     const page = await open(browser, server.url);
     await reaches(page, () => document.getElementById("link-text").textContent === "Live, by polling", "polling");
     server.agent.makeBan(CLIENT);
-    await rowIs(page, CLIENT, "shown");
+    await rowIs(page, CLIENT, "shown", { ms: FRESH_MS });
     await close(page);
     await server.stop();
   });
@@ -645,14 +618,6 @@ describe("sites", () => {
     }));
 });
 
-/** Every layout and both schemes for the fullest scenario, each of them once for the others. */
-const EVERY_LOOK = WIDTHS.flatMap((width) => SCHEMES.map((scheme) => [width, scheme]));
-const LOOKS = { attack: EVERY_LOOK, sites: EVERY_LOOK, million: [[768, "dark"]] };
-const OTHER_LOOKS = [
-  [1440, "dark"],
-  [360, "light"],
-];
-
 describe("the budget", () => {
   test("the bundle is at most 150 kB", async () => {
     const dist = fileURLToPath(new URL("../../dashboard/web/dist/", import.meta.url));
@@ -677,84 +642,6 @@ describe("the budget", () => {
     } finally {
       await page.close();
       await server.stop();
-    }
-  });
-});
-
-describe("looks", () => {
-  for (const scenario of Object.keys(SCENARIOS)) {
-    test(`${scenario}: nothing is wider than the screen, and axe finds nothing`, () =>
-      withPage(scenario, {}, async (page) => {
-        if (await page.locator(".opener").count()) await page.locator(".opener").first().click();
-        for (const [width, colorScheme] of LOOKS[scenario] ?? OTHER_LOOKS) {
-          await page.setViewportSize({ width, height: 900 });
-          await page.emulateMedia({ colorScheme });
-          const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-          assert.ok(overflow <= 0, `${overflow} px too wide at ${width} px`);
-          await assertAccessible(page, `${scenario}, ${colorScheme}, ${width} px`);
-        }
-      }));
-  }
-
-  test("dialogs and the disconnected state are accessible", async () => {
-    for (const colorScheme of SCHEMES) {
-      const server = await serve(new FakeAgent("attack"));
-      const page = await openLive(browser, server.url, { colorScheme });
-      await page.getByRole("button", { name: /^Lift / }).first().click();
-      await assertAccessible(page, `asking, ${colorScheme}`);
-      await page.keyboard.press("Escape");
-      await page.locator(".clients .plain").first().click();
-      await page.getByText("Rules, as of now").waitFor();
-      await page.locator(".rule summary").first().click();
-      await assertAccessible(page, `explaining, ${colorScheme}`);
-      await page.keyboard.press("Escape");
-      await server.stop();
-      await page.getByText("Disconnected from the agent").waitFor({ timeout: 8_000 });
-      await assertAccessible(page, `disconnected, ${colorScheme}`);
-      await close(page);
-    }
-  });
-
-  test("in the user's own colours everything is there, and axe finds nothing", () =>
-    withPage("overrun", { forcedColors: "active" }, async (page) => {
-      await page.getByText("Gets through: 37 requests").first().waitFor();
-      await assertAccessible(page, "forced colours");
-      const marked = await page.evaluate(() => getComputedStyle(document.querySelector("#ranges input:checked + label")).backgroundColor !== getComputedStyle(document.querySelector("#ranges input:not(:checked) + label")).backgroundColor);
-      assert.ok(marked, "the chosen span can be told from the others");
-      // It was one black shape: the colours of the canvas had been read in the user's own.
-      const colours = await page.evaluate(() => {
-        const canvas = document.querySelector("#rate-plot canvas");
-        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-        const seen = new Map();
-        for (let at = 0; at < data.length; at += 4) {
-          if (data[at + 3] < 250) continue;
-          const colour = `${data[at]},${data[at + 1]},${data[at + 2]}`;
-          seen.set(colour, (seen.get(colour) ?? 0) + 1);
-        }
-        return [...seen.values()].filter((pixels) => pixels > 1_000).length;
-      });
-      assert.ok(colours >= 2, `${colours} colours of some size in the plot`);
-    }));
-
-  test("screenshots are kept for review", async () => {
-    await mkdir(SCREENSHOTS, { recursive: true });
-    const scenarios = [
-      ["overrun", "overrun-", { fullPage: false }],
-      ["sites", "sites-", { fullPage: true }],
-      ["attack", "", { fullPage: true }],
-    ];
-    for (const [scenario, prefix, options] of scenarios) {
-      await withPage(scenario, {}, async (page) => {
-        if (scenario === "sites") await page.locator("#site").selectOption("shop.example.org");
-        await reaches(page, () => document.querySelectorAll(".ban").length > 0 && document.querySelector("#rate-plot[aria-label*=highest]") !== null, "filled");
-        for (const [width, colorScheme] of EVERY_LOOK) {
-          await page.setViewportSize({ width, height: 900 });
-          await page.emulateMedia({ colorScheme });
-          // The plots are drawn anew in the frame after the one that tells them.
-          await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
-          await page.screenshot({ path: `${SCREENSHOTS}/${prefix}${width}-${colorScheme}.png`, ...options });
-        }
-      });
     }
   });
 });

@@ -65,6 +65,11 @@ fn the_page_shows_and_does_what_it_should_in_chromium() {
     node_tests(&["page.test.mjs"], &[]);
 }
 
+#[test]
+fn the_page_looks_as_it_should_in_chromium() {
+    node_tests(&["looks.test.mjs"], &[]);
+}
+
 /// The attacker's paths. The page must show the first one as text.
 const ATTACK: &[&str] = &["/<script>window.hacked=1</script>", "/", "/search", "/login"];
 /// The address of the page inside the server's namespace.
