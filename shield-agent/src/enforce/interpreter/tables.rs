@@ -194,7 +194,7 @@ impl Wants {
     }
 
     /// Copies the bans that are wanted anywhere, with every order given so far. Waits for nobody who works in the kernel, and
-    /// nobody waits for it longer than the copying takes: 3 MB of 100,000 bans.
+    /// nobody waits for it longer than the copying takes: 2 MB of 100,000 bans.
     pub(super) fn copy(&self) -> Desired {
         let mut copies = self.in_use().map(|(_, table)| table.copy());
         let mut all = copies.next().unwrap_or_default();
