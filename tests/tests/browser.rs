@@ -8,6 +8,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -33,8 +34,12 @@ fn require(file: &str, by: &str) {
     assert!(workspace().join(file).exists(), "{file} is missing: `{by}` creates it");
 }
 
+/// Two Chromiums at once take as long as one after the other, and each has the other one to wait for.
+static CHROMIUM: Mutex<()> = Mutex::new(());
+
 /// Runs test files of `tests/browser`; fails with their output.
 fn node_tests(files: &[&str], environment: &[(&str, &str)]) {
+    let _one = CHROMIUM.lock().unwrap_or_else(PoisonError::into_inner);
     let node = tool("node");
     let chromium = tool("chromium");
     require("tests/browser/node_modules/playwright-core", "cargo xtask setup");
@@ -79,6 +84,7 @@ const TIME_TO_FORGET: Duration = Duration::from_secs(10);
 
 #[test]
 fn the_page_of_the_real_agent_shows_and_lifts_a_ban_and_outlives_a_restart() {
+    let _one = CHROMIUM.lock().unwrap_or_else(PoisonError::into_inner);
     let node = tool("node");
     let chromium = tool("chromium");
     require("tests/browser/node_modules/playwright-core", "cargo xtask setup");
