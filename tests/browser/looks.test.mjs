@@ -1,4 +1,4 @@
-// What the page looks like in every layout, and for whom: widths, colour schemes, accessibility. Beside page.test.mjs, because it takes as
+// What the page looks like in every layout, and for whom: widths, colour schemes, accessibility. Apart from page.test.mjs, because it takes as
 // long as all of that.
 
 import assert from "node:assert/strict";
