@@ -112,7 +112,7 @@ export async function reaches(page, condition, what, { ms = PATIENCE_MS, argumen
 }
 
 /** Waits until a banned client's row is shown, or gone. */
-export function rowIs(page, client, wanted, { ms = PATIENCE_MS } = {}) {
+export function rowIs(page, client, wanted, { ms = 3_000 } = {}) {
   const isThere = ([client, wanted]) => [...document.querySelectorAll(".ban .address")].some((cell) => cell.textContent === client) === (wanted === "shown");
   return reaches(page, isThere, `${client} ${wanted}`, { ms, argument: [client, wanted] });
 }
@@ -145,6 +145,8 @@ export async function assertCountsDown(page, client, term) {
   const lefts = shown.map(({ left }) => seconds(left));
   assert.ok(lefts[0] <= term && lefts[0] > term - 30, `from its term: ${lefts}`);
   assert.ok(lefts.every((left, at) => at === 0 || left < lefts[at - 1]), `only down: ${lefts}`);
+  const steps = lefts.slice(1).map((left, at) => lefts[at] - left);
+  assert.ok(Math.min(...steps) <= 2, `second by second: ${lefts}`);
   const ahead = shown.map(({ at }, index) => (ends - at) / 1_000 - lefts[index]);
   assert.ok(Math.max(...ahead) < 2, `ahead of the ban's end by ${ahead} s`);
 }
