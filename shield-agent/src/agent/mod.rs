@@ -213,7 +213,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let drops = Arc::clone(&interpreter);
     let lists = build::blocklists(&config, kernel, &interpreter, &handle);
     let blocklists = lists.shown();
-    crowdsec.change(config.crowdsec.as_ref());
+    crowdsec.change(config.crowdsec.as_ref()).await;
     let records = Records { reader, not_in_store, backlog: unsaved, edge, fleet: fleet_numbers, blocklists };
     let beside = Beside { health: health.clone(), canary, pool: pool.clone(), latencies };
     let backend = AgentBackend::new(handle.clone(), drops, records, about, shown.clone(), reloads, beside);

@@ -166,8 +166,8 @@ impl Reloader {
         self.change_sources(&plan.changed, &mut changed).await;
         self.set_page(&mut wanted, &mut failed).await;
         self.set_hooks(&wanted, &mut changed, &mut failed).await;
-        self.lists.change(&wanted.blocklists);
-        self.crowdsec.change(wanted.crowdsec.as_ref());
+        self.lists.change(&wanted.blocklists).await;
+        self.crowdsec.change(wanted.crowdsec.as_ref()).await;
         if wanted.log != self.config.log
             && let Err(error) = (self.set_log)(&wanted.log)
         {

@@ -80,7 +80,7 @@ impl Lists {
         let names: Vec<String> = settings.iter().map(|list| list.name.clone()).collect();
         tokio::spawn(forget_others(env.clone(), names));
         let mut lists = Lists { env: Some(env), tasks: BTreeMap::new(), shown: Shown::default() };
-        lists.change(settings);
+        lists.begin(settings);
         lists
     }
 
@@ -98,20 +98,30 @@ impl Lists {
     }
 
     /// Reads these lists from now on. One whose settings are the same goes on; what a removed one wanted is let go.
-    pub(crate) fn change(&mut self, settings: &[Settings]) {
-        let Some(env) = &self.env else { return };
+    ///
+    /// A task that is read no more has ended before anything is said of its list: its last word would otherwise come after.
+    pub(crate) async fn change(&mut self, settings: &[Settings]) {
+        let Some(env) = self.env.clone() else { return };
         let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.tasks)
             .into_iter()
             .partition(|(name, (old, _))| settings.iter().any(|new| new.name == *name && new == old));
         self.tasks = kept;
         for (name, (_, task)) in gone {
             task.abort();
+            // An error says that it was aborted.
+            let _ = task.await;
             if !settings.iter().any(|new| new.name == name) {
                 env.tell(&name, PartState::Off { reason: text::blocklist::REMOVED.to_owned() });
                 lock(&self.shown).remove(&name);
                 tokio::spawn(forget(env.clone(), name));
             }
         }
+        self.begin(settings);
+    }
+
+    /// Starts a task for each list that has none.
+    fn begin(&mut self, settings: &[Settings]) {
+        let Some(env) = &self.env else { return };
         for new in
             settings.iter().filter(|new| !self.tasks.contains_key(&new.name)).cloned().collect::<Vec<_>>()
         {

@@ -296,7 +296,7 @@ async fn a_list_that_is_taken_out_is_let_go() {
         assert!(begin.elapsed() < LIMITS.time, "{:?}", host.state());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    lists.change(&[]);
+    lists.change(&[]).await;
     assert!(matches!(host.state(), PartState::Off { .. }));
     assert!(lists.shown().lock().unwrap().is_empty());
     // The bans go after the grace in which statements may still be under way.
@@ -306,4 +306,40 @@ async fn a_list_that_is_taken_out_is_let_go() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(!dir.path().join("blocklists/drop.list").exists());
+}
+
+/// Its task may be at work on another thread.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_taken_out_says_nothing_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = Host::start(dir.path());
+    let (base, _) = serve(|_, _| ok("", LIST));
+    let said = host.env.report.clone();
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let (go, may_go) = std::sync::mpsc::channel();
+    let may_go = Mutex::new(may_go);
+    host.env.report = Arc::new(move |report: PartReport| {
+        if matches!(report.state, PartState::Active { .. }) {
+            begun.send(()).unwrap();
+            may_go.lock().unwrap().recv().unwrap();
+        }
+        said(report);
+    });
+    let mut lists = Lists::start(host.env.clone(), &[settings(&format!("{base}/drop.txt"))]);
+    begins.recv().await.unwrap();
+    {
+        let mut change = std::pin::pin!(lists.change(&[]));
+        let polled = futures::poll!(change.as_mut());
+        go.send(()).unwrap();
+        if polled.is_pending() {
+            change.await;
+        }
+    }
+    let begin = std::time::Instant::now();
+    while host.states.lock().unwrap().len() < 3 {
+        assert!(begin.elapsed() < LIMITS.time, "{:?}", host.states.lock().unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(matches!(host.state(), PartState::Off { .. }), "{:?}", host.states.lock().unwrap());
+    assert!(lists.shown().lock().unwrap().is_empty());
 }

@@ -90,12 +90,18 @@ impl Link {
 
     /// Asks this local API from now on. The bans of the one before stay until this one has told what is in force there; where
     /// there is none any more they are let go.
-    pub(crate) fn change(&mut self, settings: Option<&Settings>) {
+    ///
+    /// A task that asks no more has ended before anything is said of it: its last word would otherwise come after.
+    pub(crate) async fn change(&mut self, settings: Option<&Settings>) {
         let Some(env) = self.env.clone() else { return };
         if self.running.as_ref().map(|(running, _)| running) == settings && settings.is_some() {
             return;
         }
-        let before = self.stop();
+        let (before, tasks) = self.stop().unzip();
+        for task in tasks.into_iter().flatten() {
+            // An error says that it was aborted.
+            let _ = task.await;
+        }
         let Some(settings) = settings else {
             for part in before.iter().flat_map(parts) {
                 let state = PartState::Off { reason: text::crowdsec::REMOVED.to_owned() };
@@ -120,12 +126,12 @@ impl Link {
         self.running = Some((settings.clone(), tasks));
     }
 
-    /// Returns what was asked until now.
-    fn stop(&mut self) -> Option<Settings> {
+    /// Returns what was asked until now, and the tasks that are about to end.
+    fn stop(&mut self) -> Option<(Settings, Vec<JoinHandle<()>>)> {
         *self.ear.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let (settings, tasks) = self.running.take()?;
         tasks.iter().for_each(JoinHandle::abort);
-        Some(settings)
+        Some((settings, tasks))
     }
 }
 

@@ -356,7 +356,7 @@ async fn own_bans_are_told_but_for_those_that_crowdsec_allows_or_does_not_take()
     }
     let mut link = host.link();
     let url = api.start();
-    link.change(Some(&host.settings(&url, Some(PASSWORD))));
+    link.change(Some(&host.settings(&url, Some(PASSWORD)))).await;
     let detail = "2 bans of this host's told; 2 clients not told, because CrowdSec's allowlist has them; 1 ban not taken";
     host.until("told", || host.has_said(detail)).await;
     assert_eq!(api.told(), ["2001:db8:0:1::/64", "203.0.113.5"]);
@@ -373,7 +373,7 @@ async fn a_login_that_ended_and_a_fault_of_the_server_lose_no_ban_and_the_passwo
     let url = api.start();
     let mut link = host.link();
     let mut announce = link.announce();
-    link.change(Some(&host.settings(&url, Some("verysecret"))));
+    link.change(Some(&host.settings(&url, Some("verysecret")))).await;
     host.until("the refusal", || host.has_said("cscli machines list")).await;
     assert!(!host.has_said("verysecret"), "{:?}", host.states.lock().unwrap());
     // The file is read again at each try.
@@ -408,7 +408,7 @@ async fn a_reload_changes_the_api_and_lets_go_only_when_there_is_none_any_more()
     let host = Host::start();
     let (first, _) = serve(vec![ok(&new(1, "203.0.113.5"))]);
     let mut link = host.link();
-    link.change(Some(&host.settings(&first, None)));
+    link.change(Some(&host.settings(&first, None))).await;
     let is_banned = async |client: &str| host.rule_of(client).await == Some(Rule::Crowdsec);
     let until = async |client: &str, is: bool| {
         let begin = Instant::now();
@@ -419,14 +419,14 @@ async fn a_reload_changes_the_api_and_lets_go_only_when_there_is_none_any_more()
     };
     until("203.0.113.5", true).await;
     // Nobody answers there: what is in force stays.
-    link.change(Some(&host.settings("http://127.0.0.1:1/", None)));
+    link.change(Some(&host.settings("http://127.0.0.1:1/", None))).await;
     host.until("the failure", || host.has_said("could not ask CrowdSec")).await;
     assert!(is_banned("203.0.113.5").await);
     // Another one, with another list.
     let (second, _) = serve(vec![ok(&new(7, "203.0.113.6"))]);
-    link.change(Some(&host.settings(&second, None)));
+    link.change(Some(&host.settings(&second, None))).await;
     until("203.0.113.6", true).await;
-    link.change(None);
+    link.change(None).await;
     until("203.0.113.6", false).await;
     until("203.0.113.5", false).await;
     assert!(host.has_said(text::crowdsec::REMOVED));
