@@ -24,7 +24,7 @@ use futures::FutureExt as _;
 
 use self::outbox::Outbox;
 pub(crate) use self::settings::Settings;
-use self::settings::{FIRST_PAUSE, LONGEST_PAUSE};
+use self::settings::{FIRST_PAUSE, LONGEST_PAUSE, REACHED_PAUSE};
 use crate::beat::panic_text;
 use crate::notify::Report;
 use crate::own_bans::{self, Changes};
@@ -82,6 +82,8 @@ pub(crate) struct Fleet {
     report: Report,
     told: Option<PartState>,
     refused: String,
+    /// Whether the last try got as far as a server.
+    is_reached: bool,
 }
 
 /// Joins a fleet: the task is to be spawned as [`Fleet::run`].
@@ -100,6 +102,7 @@ pub(crate) fn join(settings: Settings, owner: Handle, report: Report) -> Joined 
         report,
         told: None,
         refused: String::new(),
+        is_reached: false,
     };
     Joined { announce, task, shown, name }
 }
@@ -122,7 +125,8 @@ impl Fleet {
             };
             self.shown(|shown| shown.is_connected = false);
             self.tell(PartState::Degraded { reason });
-            pause = if begin.elapsed() > GOOD { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+            let longest = if self.is_reached { REACHED_PAUSE } else { LONGEST_PAUSE };
+            pause = if begin.elapsed() > GOOD { FIRST_PAUSE } else { (pause * 2).min(longest) };
             tokio::time::sleep(jitter(pause)).await;
         }
     }

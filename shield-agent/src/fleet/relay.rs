@@ -1,20 +1,32 @@
-//! A relay between a host and nats-server that loses single messages of either side, as a server does that dies with them.
+//! A relay between a host and nats-server that loses single messages of either side, as a server does that dies with them, or
+//! holds them back.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-/// What is lost: the operation's first word, and what its whole text has to hold.
+/// Which is meant: the operation's first word, and what its whole text has to hold.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lost(pub(super) &'static [&'static str], pub(super) &'static str);
+pub(super) struct Which(pub(super) &'static [&'static str], pub(super) &'static str);
 
-pub(super) const PUBLISH: Lost = Lost(&["PUB", "HPUB"], "shield.v1.ban.");
-pub(super) const ACKNOWLEDGEMENT: Lost = Lost(&["MSG", "HMSG"], "\"stream\":\"SHIELD\",");
+pub(super) const PUBLISH: Which = Which(&["PUB", "HPUB"], "shield.v1.ban.");
+pub(super) const ACKNOWLEDGEMENT: Which = Which(&["MSG", "HMSG"], "\"stream\":\"SHIELD\",");
+pub(super) const CONSUMER: Which = Which(&["PUB", "HPUB"], "$JS.API.CONSUMER.CREATE.");
+
+/// What becomes of it.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Lost,
+    Late(Duration),
+}
+
+type Next = Mutex<Option<(Which, Fate)>>;
 
 pub(super) struct Relay {
     pub(super) url: String,
-    next: Arc<Mutex<Option<Lost>>>,
+    next: Arc<Next>,
     lost: Arc<AtomicUsize>,
 }
 
@@ -41,8 +53,13 @@ impl Relay {
     }
 
     /// Loses the next of these, and nothing else.
-    pub(super) fn lose(&self, lost: Lost) {
-        *self.next.lock().unwrap() = Some(lost);
+    pub(super) fn lose(&self, which: Which) {
+        *self.next.lock().unwrap() = Some((which, Fate::Lost));
+    }
+
+    /// Passes the next of these on so much later, and whatever comes behind it at once.
+    pub(super) fn hold(&self, which: Which, time: Duration) {
+        *self.next.lock().unwrap() = Some((which, Fate::Late(time)));
     }
 
     /// How many were lost.
@@ -51,20 +68,31 @@ impl Relay {
     }
 }
 
-fn pass_on(from: TcpStream, mut to: TcpStream, next: &Mutex<Option<Lost>>, lost: &AtomicUsize) {
+fn pass_on(from: TcpStream, to: TcpStream, next: &Next, lost: &AtomicUsize) {
     let mut from = BufReader::new(from);
+    let to = Arc::new(Mutex::new(to));
+    let pass = |to: &Mutex<TcpStream>, text: &[u8]| to.lock().unwrap().write_all(text);
     while let Some(text) = operation(&mut from) {
-        let is_lost = next.lock().unwrap().take_if(|lost| is(&text, *lost)).is_some();
-        if is_lost {
-            lost.fetch_add(1, Ordering::SeqCst);
-        } else if to.write_all(&text).is_err() {
-            break;
+        match next.lock().unwrap().take_if(|(which, _)| is(&text, *which)) {
+            Some((_, Fate::Lost)) => {
+                lost.fetch_add(1, Ordering::SeqCst);
+            }
+            Some((_, Fate::Late(time))) => {
+                let to = Arc::clone(&to);
+                std::thread::spawn(move || {
+                    std::thread::sleep(time);
+                    // The other side may have gone.
+                    let _ = pass(&to, &text);
+                });
+            }
+            None if pass(&to, &text).is_err() => break,
+            None => {}
         }
     }
-    let _ = to.shutdown(std::net::Shutdown::Both);
+    let _ = to.lock().unwrap().shutdown(std::net::Shutdown::Both);
 }
 
-fn is(text: &[u8], Lost(words, part): Lost) -> bool {
+fn is(text: &[u8], Which(words, part): Which) -> bool {
     let text = String::from_utf8_lossy(text);
     words.contains(&text.split_whitespace().next().unwrap_or_default()) && text.contains(part)
 }

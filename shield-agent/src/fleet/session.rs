@@ -8,14 +8,14 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::{self, stream};
 use async_nats::{Client as Nats, ConnectOptions};
 use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
+use futures::stream::{FuturesUnordered, ReadyChunks};
 use tokio::time::timeout;
 
 use super::Fleet;
 use super::message::{self, Unread};
 use super::outbox::{About, Due};
 use super::publish::{InFlight, until_acknowledged};
-use super::settings::{BATCH, FIRST_PAUSE, IN_FLIGHT, LONGEST_PAUSE, Settings, TIMEOUT};
+use super::settings::{BATCH, CONSUMER_IN, FIRST_PAUSE, IN_FLIGHT, LONGEST_PAUSE, Settings, TIMEOUT};
 use crate::clock;
 use crate::notify::secret;
 use crate::own_bans::{self, Change};
@@ -141,7 +141,9 @@ type Awaited = std::pin::Pin<Box<dyn Future<Output = (About, u64, Result<(), Str
 
 /// Runs until the connection is of no more use; returns when it was lost and is there again.
 pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
+    fleet.is_reached = false;
     let nats = connect(&fleet.settings).await?;
+    fleet.is_reached = true;
     let js = jetstream::ContextBuilder::new().timeout(TIMEOUT).ack_timeout(TIMEOUT).build(nats.clone());
     let stream = open_stream(&js).await?;
     let config = &stream.cached_info().config;
@@ -152,22 +154,15 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
         config.subjects,
         config.max_messages_per_subject
     );
-    let replicas = config.num_replicas;
     let created_ms = (stream.cached_info().created.unix_timestamp_nanos() / 1_000_000) as i64;
     let last_sequence = stream.cached_info().state.last_sequence;
 
     let greeted = greet(fleet, &js, &stream).await?;
+    let name = fleet.settings.name.clone();
     let from = fleet.owner.query(|engine, _| engine.remotes().position().map(str::to_owned)).await?;
     let deliver_policy = resume(from.as_deref(), created_ms, last_sequence);
-    // What an earlier connection left, with another position. Mostly nothing.
-    let _ = stream.delete_consumer(&fleet.settings.name).await;
-    let consumer = stream.create_consumer(consumer_config(&fleet.settings.name, replicas, deliver_policy)).await.context(
-        "could not read the stream: do this host's permissions allow a consumer of its name, and has no other host the same \
-         name?",
-    )?;
-    let messages = consumer.stream().heartbeat(HEARTBEAT).messages().await;
-    let messages = messages.context("could not read the stream")?;
-    let mut messages = messages.ready_chunks(BATCH);
+    let mut opening = std::pin::pin!(open_messages(&nats, &stream, &name, deliver_policy));
+    let mut messages = None;
     let mut reading = Reading { created_ms, greeted, delivered: 0 };
 
     reload(fleet).await?;
@@ -178,8 +173,6 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
     let connects = nats.statistics().connects.load(Ordering::Relaxed);
     let mut failures = 0;
     let mut heard_at = tokio::time::Instant::now();
-    fleet.shown(|shown| (shown.is_connected, shown.server) = (true, nats.server_info().server_name));
-    fleet.tell(state(fleet, failures));
     loop {
         if fleet.changes.overflowed() {
             reload(fleet).await?;
@@ -193,7 +186,14 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
             }
         }
         tokio::select! {
-            chunk = messages.next() => {
+            // Beside the rest: while a cluster chooses who is to lead the consumer, the others can hear what is banned here.
+            opened = &mut opening, if messages.is_none() => {
+                messages = Some(opened?);
+                heard_at = tokio::time::Instant::now();
+                fleet.shown(|shown| (shown.is_connected, shown.server) = (true, nats.server_info().server_name));
+                fleet.tell(state(fleet, failures));
+            }
+            chunk = next(&mut messages) => {
                 let Some(chunk) = chunk else { bail!("could not go on reading the stream: it ended") };
                 heard_at = tokio::time::Instant::now();
                 take(fleet, chunk, &mut reading).await?;
@@ -217,14 +217,16 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
                 }
             },
             _ = turn.tick() => {
-                // Not at every message: it walks over all bans.
-                fleet.tell(state(fleet, failures));
+                if messages.is_some() {
+                    // Not at every message: it walks over all bans.
+                    fleet.tell(state(fleet, failures));
+                }
                 let is_up = nats.connection_state() == async_nats::connection::State::Connected;
                 if is_up && nats.statistics().connects.load(Ordering::Relaxed) > connects {
                     // Another server, or the same after a while: what it has of the stream is to be looked at anew.
                     return Ok(());
                 }
-                fleet.shown(|shown| shown.is_connected = is_up);
+                fleet.shown(|shown| shown.is_connected = is_up && messages.is_some());
                 ensure!(
                     is_up || heard_at.elapsed() < QUIET,
                     "could not reach {} for {} s",
@@ -236,6 +238,34 @@ pub(super) async fn run(fleet: &mut Fleet) -> Result<()> {
                 }
             }
         }
+    }
+}
+
+type Messages = ReadyChunks<pull::Stream>;
+
+/// What the stream has from there on.
+async fn open_messages(
+    nats: &Nats,
+    stream: &stream::Stream,
+    name: &str,
+    deliver_policy: DeliverPolicy,
+) -> Result<Messages> {
+    // What an earlier connection left, with another position. Mostly nothing.
+    let _ = stream.delete_consumer(name).await;
+    let patient = jetstream::ContextBuilder::new().timeout(CONSUMER_IN).build(nats.clone());
+    let config = consumer_config(name, stream.cached_info().config.num_replicas, deliver_policy);
+    let consumer = patient.create_consumer_on_stream(config, STREAM).await.context(
+        "could not read the stream: do this host's permissions allow a consumer of its name, and has no other host the same \
+         name?",
+    )?;
+    let messages = consumer.stream().heartbeat(HEARTBEAT).messages().await;
+    Ok(messages.context("could not read the stream")?.ready_chunks(BATCH))
+}
+
+async fn next(messages: &mut Option<Messages>) -> Option<Vec<Arrived>> {
+    match messages {
+        Some(messages) => messages.next().await,
+        None => std::future::pending().await,
     }
 }
 

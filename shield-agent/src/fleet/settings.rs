@@ -20,9 +20,14 @@ pub struct Settings {
 
 /// A publish or an answer that takes longer has failed: the server answers nothing to what it refuses.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+/// For a consumer to be there. A cluster that lost the server which was to lead it chooses another one in 4 to 9 s, and whoever
+/// gives up before makes it begin anew.
+pub(super) const CONSUMER_IN: Duration = Duration::from_secs(15);
 /// The pauses before the connection is made anew.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest one after a server was reached: a cluster that chooses its leaders is ready soon.
+pub(super) const REACHED_PAUSE: Duration = Duration::from_secs(4);
 /// Messages that are published and not acknowledged yet.
 pub(super) const IN_FLIGHT: usize = 256;
 /// Messages that are handed to the engine at once.

@@ -280,6 +280,29 @@ async fn a_message_that_is_lost_is_soon_told_again() {
     assert!(!states.iter().any(|state| matches!(state, PartState::Degraded { .. })), "{states:?}");
 }
 
+/// As a cluster does that has lost the server which was to lead the consumer. Giving up after 5 s and asking anew, hosts were deaf for up to
+/// a minute then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_comes_late_is_waited_for_and_holds_up_no_ban_of_the_hosts_own() {
+    const LATE: Duration = Duration::from_secs(10);
+    let server = Server::start("");
+    let relay = Relay::start(server.port);
+    let b = Host::start("web-b", &server.url(), None);
+    b.await_connected().await;
+    relay.hold(relay::CONSUMER, LATE);
+    let begin = Instant::now();
+    let a = Host::start("web-a", &relay.url, None);
+    a.ban("203.0.113.5", 600).await;
+    b.await_ban("203.0.113.5", true).await;
+    assert!(!a.shown.lock().unwrap().is_connected, "{:?}", begin.elapsed());
+    b.ban("203.0.113.6", 600).await;
+    a.await_connected().await;
+    assert!(begin.elapsed() >= LATE, "{:?}", begin.elapsed());
+    a.await_ban("203.0.113.6", true).await;
+    let states = a.states.lock().unwrap().clone();
+    assert!(!states.iter().any(|state| matches!(state, PartState::Degraded { .. })), "{states:?}");
+}
+
 /// The server grants each host its own subjects: what another's name would be worth, nobody can say.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_host_speaks_in_anothers_name() {
