@@ -24,6 +24,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// More lanes than this gain nothing: each binary runs as many of its tests at once as there are cores.
 const MOST: usize = 4;
 
+/// Lines of a failed test's message that are repeated at the end, and characters of each.
+const REPEATED: (usize, usize) = (3, 300);
+
 /// Tests of a binary that run at once for each core, where they hardly use it.
 const WAITING: usize = 4;
 
@@ -63,7 +66,14 @@ pub(crate) struct Failure {
     /// Its exit code, the signal that ended it, or why it did not start.
     end: String,
     /// The tests that it named as failed.
-    tests: Vec<String>,
+    tests: Vec<FailedTest>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct FailedTest {
+    name: String,
+    /// Where it panicked, and the message's first lines; empty if it printed none.
+    message: Vec<String>,
 }
 
 /// What a lane says.
@@ -199,10 +209,23 @@ fn failure(end: &Result<ExitStatus>, output: &str) -> Option<Failure> {
     Some(Failure { end, tests: failed_tests(output) })
 }
 
-/// The names in the list that libtest prints last.
-fn failed_tests(output: &str) -> Vec<String> {
-    let list = output.rsplit_once("\nfailures:\n").map_or("", |(_, list)| list);
-    list.lines().map_while(|line| Some(line.strip_prefix("    ")?.to_owned())).collect()
+/// The tests in the list that libtest prints last.
+fn failed_tests(output: &str) -> Vec<FailedTest> {
+    let (printed, list) = output.rsplit_once("\nfailures:\n").unwrap_or_default();
+    let names = list.lines().map_while(|line| line.strip_prefix("    "));
+    names.map(|name| FailedTest { name: name.to_owned(), message: message_of(printed, name) }).collect()
+}
+
+/// From what libtest repeats of a failed test's output: the end of the whole may be all that somebody has.
+fn message_of(printed: &str, test: &str) -> Vec<String> {
+    let Some((_, own)) = printed.split_once(&format!("\n---- {test} stdout ----\n")) else {
+        return Vec::new();
+    };
+    let own = own.split_once("\n---- ").map_or(own, |(own, _)| own);
+    let Some((_, panic)) = own.split_once(" panicked at ") else { return Vec::new() };
+    let (lines, characters) = REPEATED;
+    let kept = panic.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("note: "));
+    kept.take(1 + lines).map(|line| line.chars().take(characters).collect()).collect()
 }
 
 /// The binaries that failed and their tests, for the end of the output; `None` if all is well.
@@ -212,7 +235,10 @@ pub(crate) fn failures<'a>(ran: impl IntoIterator<Item = &'a Ran>) -> Option<Str
     for Ran { name, failure, .. } in ran {
         let Some(Failure { end, tests }) = failure else { continue };
         text.push_str(&format!("\n    {name} ({end})"));
-        tests.iter().for_each(|test| text.push_str(&format!("\n        {test}")));
+        for FailedTest { name, message } in tests {
+            text.push_str(&format!("\n        {name}"));
+            message.iter().for_each(|line| text.push_str(&format!("\n            {line}")));
+        }
     }
     (text.len() > before).then_some(text)
 }
@@ -330,7 +356,9 @@ mod tests {
         assert_eq!(names, ["long", "shorter", "b", "a"]);
     }
 
-    const RESULT: &str = "echo; echo failures:; echo; echo '---- x stdout ----'; echo '    quoted'; echo\n\
+    const RESULT: &str = "echo; echo failures:; echo; echo '---- walks::far stdout ----'; echo '    quoted'; echo\n\
+                          echo \"thread 'walks::far' (7) panicked at src/x.rs:3:9:\"; echo 'left: 1'; echo ' right: 2'; echo\n\
+                          echo 'note: run with more'; echo; echo '---- talks stdout ----'; echo 'no panic'; echo; echo\n\
                           echo failures:; echo '    walks::far'; echo '    talks'; echo\n\
                           echo 'test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.1s'\n";
 
@@ -352,8 +380,14 @@ mod tests {
         assert_eq!([counts("fails"), counts("killed"), counts("passes")], [(3, 2), (0, 1), (4, 0)]);
         assert_eq!(counts("absent"), (0, 1));
         assert_eq!(
-            ran(&all, "fails").failure.as_ref().map(|failure| failure.tests.join(" ")).as_deref(),
-            Some("walks::far talks")
+            ran(&all, "fails").failure.as_ref().unwrap().tests,
+            [
+                FailedTest {
+                    name: "walks::far".to_owned(),
+                    message: ["src/x.rs:3:9:", "left: 1", " right: 2"].map(str::to_owned).to_vec(),
+                },
+                FailedTest { name: "talks".to_owned(), message: Vec::new() },
+            ]
         );
         assert!(
             printed.iter().any(|text| text.contains("begun\n") && text.contains("error: killed failed: ")),
@@ -361,7 +395,9 @@ mod tests {
         );
         let text = failures(&all).unwrap();
         assert!(text.starts_with("failed:\n    "), "{text}");
-        assert!(text.contains("\n    fails (exit status: 101)\n        walks::far\n        talks"), "{text}");
+        let named = "\n    fails (exit status: 101)\n        walks::far\n            src/x.rs:3:9:\n            left: 1\n             \
+                     right: 2\n        talks";
+        assert!(text.contains(named), "{text}");
         assert!(
             text.contains("\n    killed (") && text.contains("could not start") && !text.contains("passes"),
             "{text}"
@@ -374,7 +410,7 @@ mod tests {
         let end = command.args(["-c", "kill -SEGV $$"]).status().map_err(anyhow::Error::new);
         let failure = failure(&end, "test a ... ok\n").unwrap();
         assert!(failure.end.starts_with("signal: 11 (SIGSEGV)"), "{failure:?}");
-        assert_eq!(failure.tests, Vec::<String>::new());
+        assert_eq!(failure.tests, []);
     }
 
     #[test]
