@@ -353,7 +353,9 @@ export class FakeAgent {
       results: clients.map((client) => {
         this.allowed.add(client);
         this.allowedUntil.set(client, { until: secs === null ? null : this.now() + secs * 1000, note });
-        this.lift(client, "allowlist_changed", `${client} is always allowed now`);
+        if (this.isBanned(client)) this.lifted.add(client);
+        this.order = undefined;
+        this.happened("allowlist_changed", "info", client, `${client} is always allowed now`);
         return { client, ok: true, message: "allowed; its ban was lifted" };
       }),
     };
