@@ -2,9 +2,11 @@
 //! (`ssh/`).
 //!
 //! [`Watch`] scans every few seconds and reads again only what may have changed: addresses and gateways after the kernel
-//! announced a change of the network. Every twelfth scan reads everything, in case an announcement was missed.
+//! announced a change of the network, resolvers after their file has changed. Every twelfth scan reads everything, in case an
+//! announcement was missed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -51,13 +53,38 @@ pub(crate) struct Watch {
     monitor: NetworkMonitor,
     /// Own addresses and gateways as of the last change of the network; `None` when they have to be read.
     network: Option<Vec<(AllowReason, IpAddr)>>,
+    resolvers: Resolvers,
     ssh: ssh::Watch,
+}
+
+/// The resolvers in a file.
+struct Resolvers {
+    path: &'static Path,
+    addrs: Result<Vec<IpAddr>>,
+    /// Of the file, when it was read.
+    state: Option<FileState>,
+}
+
+/// Device, number, size, and the times of the last changes of content and rights: another file, or another content, has another one.
+type FileState = (u64, u64, u64, (i64, i64), (i64, i64));
+
+/// `None` where there is no such file, or it cannot be reached.
+fn state_of(path: &Path) -> Option<FileState> {
+    let found = std::fs::metadata(path).ok()?;
+    let (modified, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+    Some((found.dev(), found.ino(), found.size(), modified, changed))
 }
 
 impl Watch {
     /// Watches the network namespace of the calling thread.
     pub(crate) fn new(ssh: &ssh::Settings) -> Watch {
-        Watch { scans: 0, monitor: NetworkMonitor::new(), network: None, ssh: ssh::Watch::new(ssh) }
+        Watch {
+            scans: 0,
+            monitor: NetworkMonitor::new(),
+            network: None,
+            resolvers: Resolvers::of(Path::new("/etc/resolv.conf")),
+            ssh: ssh::Watch::new(ssh),
+        }
     }
 
     pub(crate) fn scan(&mut self, now: Now) -> Found {
@@ -72,11 +99,10 @@ impl Watch {
             Some(network) => found.extend(network),
             None => self.network = read_network(&mut found, &mut problems),
         }
-        let mut take = |reason, result: Result<Vec<IpAddr>>| match result {
-            Ok(addrs) => found.extend(addrs.into_iter().map(|addr| (reason, addr))),
+        match self.resolvers.read(full) {
+            Ok(addrs) => found.extend(addrs.iter().map(|addr| (AllowReason::Resolver, *addr))),
             Err(error) => problems.push(format!("{error:#}")),
-        };
-        take(AllowReason::Resolver, resolvers(Path::new("/etc/resolv.conf")));
+        }
         let ssh = self.ssh.scan(now);
         found.extend(ssh.entries);
         let clients = found.into_iter().filter(|(_, addr)| is_client(addr));
@@ -158,6 +184,22 @@ fn ipv6_gateway(line: &str) -> Option<IpAddr> {
     (hop != 0).then(|| IpAddr::V6(Ipv6Addr::from_bits(hop)))
 }
 
+impl Resolvers {
+    fn of(path: &'static Path) -> Resolvers {
+        Resolvers { path, addrs: Ok(Vec::new()), state: None }
+    }
+
+    /// Reads the file if it has changed, or `always`.
+    fn read(&mut self, always: bool) -> &Result<Vec<IpAddr>> {
+        // Looked at before it is read: what is written meanwhile is read the next time.
+        let state = state_of(self.path);
+        if always || state != self.state {
+            (self.state, self.addrs) = (state, resolvers(self.path));
+        }
+        &self.addrs
+    }
+}
+
 fn resolvers(path: &Path) -> Result<Vec<IpAddr>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text.lines().filter_map(resolver).collect()),
@@ -207,6 +249,24 @@ mod tests {
         check("# nameserver 192.0.2.53", None);
         check("search example.org", None);
         check("nameserver", None);
+    }
+
+    #[test]
+    fn a_file_of_resolvers_is_read_again_after_every_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path: &'static Path = folder.path().join("resolv.conf").leak();
+        let mut resolvers = Resolvers::of(path);
+        let mut found =
+            || resolvers.read(false).as_ref().unwrap().iter().map(IpAddr::to_string).collect::<Vec<_>>();
+        assert!(found().is_empty(), "no file");
+        std::fs::write(path, "nameserver 192.0.2.53\n").unwrap();
+        assert_eq!((found(), found()), (vec!["192.0.2.53".to_owned()], vec!["192.0.2.53".to_owned()]));
+        // As resolvconf and DHCP clients do: another file in its place, of the same length.
+        std::fs::write(folder.path().join("new"), "nameserver 192.0.2.54\n").unwrap();
+        std::fs::rename(folder.path().join("new"), path).unwrap();
+        assert_eq!(found(), ["192.0.2.54"]);
+        std::fs::remove_file(path).unwrap();
+        assert!(found().is_empty());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod logind;
 mod processes;
 mod utmp;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -121,7 +122,9 @@ impl Watch {
         if !self.enabled {
             return Scan { entries: Vec::new(), state: PartState::Off { reason: text::OFF_BY.to_owned() } };
         }
-        let ports = connections::ssh_ports(&self.places.sshd_config);
+        // Few scans look at connections.
+        let config = self.places.sshd_config.clone();
+        let ports = LazyCell::new(|| connections::ssh_ports(&config));
         let mut tcp = Tcp::default();
         let answers = [
             ("logind", logind::ask(&self.places)),

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use procfs::process::{FDTarget, Process};
 
@@ -155,10 +156,14 @@ fn numbers(proc: &Path) -> io::Result<Vec<i32>> {
 }
 
 /// Without this right the executables and sockets of other users' processes, and of root's with more rights, cannot be read.
+/// The agent has it from its start on or never.
 fn may_look() -> bool {
     const CAP_SYS_PTRACE: u64 = 1 << 19;
-    let status = Process::myself().and_then(|process| process.status());
-    status.is_ok_and(|status| status.capeff & CAP_SYS_PTRACE != 0)
+    static MAY: LazyLock<bool> = LazyLock::new(|| {
+        let status = Process::myself().and_then(|process| process.status());
+        status.is_ok_and(|status| status.capeff & CAP_SYS_PTRACE != 0)
+    });
+    *MAY
 }
 
 /// The process that accepts connections holds each of them for a moment, and its children are strangers'.
