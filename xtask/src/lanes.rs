@@ -222,9 +222,12 @@ fn message_of(printed: &str, test: &str) -> Vec<String> {
         return Vec::new();
     };
     let own = own.split_once("\n---- ").map_or(own, |(own, _)| own);
+    // Its own thread's, where others panicked too.
+    let own = own.split_once(&format!("thread '{test}'")).map_or(own, |(_, rest)| rest);
     let Some((_, panic)) = own.split_once(" panicked at ") else { return Vec::new() };
     let (lines, characters) = REPEATED;
-    let kept = panic.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("note: "));
+    let message = panic.lines().take_while(|line| *line != "stack backtrace:" && !line.starts_with("note: "));
+    let kept = message.filter(|line| !line.trim().is_empty());
     kept.take(1 + lines).map(|line| line.chars().take(characters).collect()).collect()
 }
 
@@ -357,8 +360,9 @@ mod tests {
     }
 
     const RESULT: &str = "echo; echo failures:; echo; echo '---- walks::far stdout ----'; echo '    quoted'; echo\n\
+                          echo \"thread 'helper' (8) panicked at src/y.rs:1:1:\"; echo 'an aside'\n\
                           echo \"thread 'walks::far' (7) panicked at src/x.rs:3:9:\"; echo 'left: 1'; echo ' right: 2'; echo\n\
-                          echo 'note: run with more'; echo; echo '---- talks stdout ----'; echo 'no panic'; echo; echo\n\
+                          echo 'stack backtrace:'; echo '   0: a_frame'; echo 'note: run with more'; echo; echo '---- talks stdout ----'; echo 'no panic'; echo; echo\n\
                           echo failures:; echo '    walks::far'; echo '    talks'; echo\n\
                           echo 'test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.1s'\n";
 
