@@ -7,10 +7,9 @@
 #[cfg(any(test, feature = "test-support"))]
 pub mod mmdb;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,6 +20,7 @@ use serde::Deserialize;
 use shield_engine::event::{PartReport, PartState};
 
 use crate::api::types::AddressOwner;
+use crate::file_stamp::Stamp;
 use crate::text;
 
 /// Time between two looks for a replaced file. The databases' makers publish a few times a week.
@@ -175,9 +175,6 @@ pub(crate) async fn keep(
     }
 }
 
-/// A file's size, time and number.
-type Stamp = (u64, i64, i64, u64);
-
 struct Watched {
     kind: Kind,
     path: PathBuf,
@@ -188,7 +185,7 @@ struct Watched {
 impl Watched {
     /// Reads the file if it is not the one of the last look.
     fn look(&mut self, owners: &AddressOwners) -> Option<PartReport> {
-        let stamp = fs::metadata(&self.path).ok().map(|m| (m.len(), m.mtime(), m.mtime_nsec(), m.ino()));
+        let stamp = Stamp::of(&self.path);
         if self.seen == Some(stamp) {
             return None;
         }
@@ -250,6 +247,8 @@ fn read(kind: Kind, path: &Path) -> Result<Database> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::mmdb::{asn, country, mmdb};
     use super::*;
 

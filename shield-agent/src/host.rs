@@ -6,13 +6,13 @@
 //! announcement was missed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 
+use crate::file_stamp::Stamp;
 use crate::network_monitor::NetworkMonitor;
 use crate::ssh;
 use shield_engine::allowlist::{AllowReason, Allowed};
@@ -59,20 +59,10 @@ pub(crate) struct Watch {
 
 /// The resolvers in a file.
 struct Resolvers {
-    path: &'static Path,
+    path: PathBuf,
     addrs: Result<Vec<IpAddr>>,
     /// Of the file, when it was read.
-    state: Option<FileState>,
-}
-
-/// Device, number, size, and the times of the last changes of content and rights: another file, or another content, has another one.
-type FileState = (u64, u64, u64, (i64, i64), (i64, i64));
-
-/// `None` where there is no such file, or it cannot be reached.
-fn state_of(path: &Path) -> Option<FileState> {
-    let found = std::fs::metadata(path).ok()?;
-    let (modified, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
-    Some((found.dev(), found.ino(), found.size(), modified, changed))
+    stamp: Option<Stamp>,
 }
 
 impl Watch {
@@ -185,16 +175,15 @@ fn ipv6_gateway(line: &str) -> Option<IpAddr> {
 }
 
 impl Resolvers {
-    fn of(path: &'static Path) -> Resolvers {
-        Resolvers { path, addrs: Ok(Vec::new()), state: None }
+    fn of(path: &Path) -> Resolvers {
+        Resolvers { path: path.to_owned(), addrs: Ok(Vec::new()), stamp: None }
     }
 
     /// Reads the file if it has changed, or `always`.
     fn read(&mut self, always: bool) -> &Result<Vec<IpAddr>> {
-        // Looked at before it is read: what is written meanwhile is read the next time.
-        let state = state_of(self.path);
-        if always || state != self.state {
-            (self.state, self.addrs) = (state, resolvers(self.path));
+        let stamp = Stamp::of(&self.path);
+        if always || stamp != self.stamp {
+            (self.stamp, self.addrs) = (stamp, resolvers(&self.path));
         }
         &self.addrs
     }
@@ -254,7 +243,7 @@ mod tests {
     #[test]
     fn a_file_of_resolvers_is_read_again_after_every_change() {
         let folder = tempfile::tempdir().unwrap();
-        let path: &'static Path = folder.path().join("resolv.conf").leak();
+        let path = &folder.path().join("resolv.conf");
         let mut resolvers = Resolvers::of(path);
         let mut found =
             || resolvers.read(false).as_ref().unwrap().iter().map(IpAddr::to_string).collect::<Vec<_>>();

@@ -26,6 +26,7 @@ mod dry_run;
 mod duration;
 mod edge;
 mod enforce;
+mod file_stamp;
 mod fleet;
 mod host;
 mod in_front;
