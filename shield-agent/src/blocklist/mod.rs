@@ -99,7 +99,7 @@ impl Lists {
 
     /// Reads these lists from now on. One whose settings are the same goes on; what a removed one wanted is let go.
     ///
-    /// A task that is read no more has ended before anything is said of its list: its last word would otherwise come after.
+    /// The task of a list that is read no more has ended before anything is said of the list: its last word would otherwise come after.
     pub(crate) async fn change(&mut self, settings: &[Settings]) {
         let Some(env) = self.env.clone() else { return };
         let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.tasks)

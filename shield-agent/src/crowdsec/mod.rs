@@ -91,7 +91,7 @@ impl Link {
     /// Asks this local API from now on. The bans of the one before stay until this one has told what is in force there; where
     /// there is none any more they are let go.
     ///
-    /// A task that asks no more has ended before anything is said of it: its last word would otherwise come after.
+    /// The tasks that ask no more have ended before anything is said of their parts: their last word would otherwise come after.
     pub(crate) async fn change(&mut self, settings: Option<&Settings>) {
         let Some(env) = self.env.clone() else { return };
         if self.running.as_ref().map(|(running, _)| running) == settings && settings.is_some() {

@@ -307,8 +307,16 @@ fn read_request(connection: &mut std::net::TcpStream) -> Option<(String, String,
 
 impl Host {
     fn link(&self) -> Link {
+        self.link_telling(|_| ())
+    }
+
+    /// One that calls this before it says something.
+    fn link_telling(&self, before: impl Fn(&PartState) + Send + Sync + 'static) -> Link {
         let told = Arc::clone(&self.states);
-        let report: Report = Arc::new(move |report: PartReport| told.lock().unwrap().push(report.state));
+        let report: Report = Arc::new(move |report: PartReport| {
+            before(&report.state);
+            told.lock().unwrap().push(report.state);
+        });
         Link::new(Some(Env { owner: self.engine.owner.clone(), report, ipv6_prefix: 64 }))
     }
 
@@ -430,4 +438,37 @@ async fn a_reload_changes_the_api_and_lets_go_only_when_there_is_none_any_more()
     until("203.0.113.6", false).await;
     until("203.0.113.5", false).await;
     assert!(host.has_said(text::crowdsec::REMOVED));
+}
+
+/// Its task may be at work on another thread.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_is_taken_out_says_nothing_afterwards() {
+    let host = Host::start();
+    let (url, _) = serve(vec![ok(&new(1, "203.0.113.5"))]);
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let (go, may_go) = std::sync::mpsc::channel();
+    let may_go = Mutex::new(may_go);
+    let mut link = host.link_telling(move |state| {
+        if matches!(state, PartState::Active { .. }) {
+            begun.send(()).unwrap();
+            may_go.lock().unwrap().recv().unwrap();
+        }
+    });
+    link.change(Some(&host.settings(&url, None))).await;
+    begins.recv().await.unwrap();
+    {
+        let mut change = std::pin::pin!(link.change(None));
+        let polled = futures::poll!(change.as_mut());
+        go.send(()).unwrap();
+        if polled.is_pending() {
+            change.await;
+        }
+    }
+    let has = |is: fn(&PartState) -> bool| host.states.lock().unwrap().iter().any(is);
+    host.until("both", || {
+        has(|state| matches!(state, PartState::Active { .. })) && host.has_said(text::crowdsec::REMOVED)
+    })
+    .await;
+    let last = host.states.lock().unwrap().last().unwrap().clone();
+    assert!(matches!(last, PartState::Off { .. }), "{:?}", host.states.lock().unwrap());
 }

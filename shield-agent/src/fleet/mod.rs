@@ -125,8 +125,7 @@ impl Fleet {
             };
             self.shown(|shown| shown.is_connected = false);
             self.tell(PartState::Degraded { reason });
-            let longest = if self.is_reached { REACHED_PAUSE } else { LONGEST_PAUSE };
-            pause = if begin.elapsed() > GOOD { FIRST_PAUSE } else { (pause * 2).min(longest) };
+            pause = next_pause(pause, begin.elapsed(), self.is_reached);
             tokio::time::sleep(jitter(pause)).await;
         }
     }
@@ -154,6 +153,12 @@ impl Fleet {
             self.whys.insert(client, why.to_owned());
         }
     }
+}
+
+/// The pause after a try that followed this one and lasted for so long.
+fn next_pause(pause: Duration, lasted: Duration, is_reached: bool) -> Duration {
+    let longest = if is_reached { REACHED_PAUSE } else { LONGEST_PAUSE };
+    if lasted > GOOD { FIRST_PAUSE } else { (pause * 2).min(longest) }
 }
 
 /// A pause between half and all of the longest, by chance, so that a fleet's hosts do not come back at once.

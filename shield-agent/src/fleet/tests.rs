@@ -280,8 +280,8 @@ async fn a_message_that_is_lost_is_soon_told_again() {
     assert!(!states.iter().any(|state| matches!(state, PartState::Degraded { .. })), "{states:?}");
 }
 
-/// As a cluster does that has lost the server which was to lead the consumer. Giving up after 5 s and asking anew, hosts were deaf for up to
-/// a minute then.
+/// As a cluster does that has lost the server which was to lead the consumer. Giving up after 5 s and asking anew, a host was deaf for
+/// 45 s then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_that_comes_late_is_waited_for_and_holds_up_no_ban_of_the_hosts_own() {
     const LATE: Duration = Duration::from_secs(10);
@@ -301,6 +301,19 @@ async fn a_consumer_that_comes_late_is_waited_for_and_holds_up_no_ban_of_the_hos
     a.await_ban("203.0.113.6", true).await;
     let states = a.states.lock().unwrap().clone();
     assert!(!states.iter().any(|state| matches!(state, PartState::Degraded { .. })), "{states:?}");
+}
+
+#[test]
+fn where_a_server_answers_the_pauses_stay_short() {
+    let pauses = |is_reached, lasted| {
+        let next = |pause: &Duration| Some(next_pause(*pause, Duration::from_secs(lasted), is_reached));
+        let all = std::iter::successors(Some(FIRST_PAUSE), next).skip(1).take(6);
+        all.map(|pause| pause.as_secs()).collect::<Vec<_>>()
+    };
+    assert_eq!(pauses(false, 5), [2, 4, 8, 16, 30, 30]);
+    assert_eq!(pauses(true, 5), [2, 4, 4, 4, 4, 4]);
+    assert_eq!(pauses(true, 61), [1; 6]);
+    assert_eq!(next_pause(LONGEST_PAUSE, Duration::ZERO, true), REACHED_PAUSE, "a server answers again");
 }
 
 /// The server grants each host its own subjects: what another's name would be worth, nobody can say.
