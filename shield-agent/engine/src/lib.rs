@@ -104,6 +104,8 @@ pub struct Engine {
     leaks: Leaks,
     peers: Peers,
     slowing: Slowing,
+    /// What was last reported of the slow lane.
+    lane_reported: Option<slow::Lane>,
     remotes: Remotes,
     /// Clients in doubt of which DNS is asked whether they are search engines.
     doubts_awaiting: BTreeMap<Client, slow::DoubtAwaiting>,
@@ -171,6 +173,7 @@ impl Engine {
             peers: Peers::new(hasher),
             widen_below: 0,
             slowing: Slowing::default(),
+            lane_reported: None,
             remotes: Remotes::default(),
             doubts_awaiting: BTreeMap::new(),
             suppressed: SeededMap::with_hasher(hasher),

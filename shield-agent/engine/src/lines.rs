@@ -18,7 +18,7 @@ use crate::vocab::action::{Action, BanRecord, Notice};
 use crate::vocab::ban::{Ban, Place};
 use crate::vocab::client::Client;
 use crate::vocab::event::EnforcerName;
-use crate::vocab::request::{Batch, Line, Request, Way};
+use crate::vocab::request::{Batch, Line, RejectedCounts, Request, Way};
 use crate::vocab::slow::SlowGrounds;
 use crate::vocab::time::{Ends, EventSecs, Now};
 use crate::vocab::verdict::{Evidence, Rule, Verdict};
@@ -93,9 +93,11 @@ impl Engine {
             }
         }
         self.prepared = prepared;
-        for (total, refused) in self.rejected.iter_mut().zip(batch.rejected) {
-            *total += refused;
-            self.totals.rejected += refused;
+        if batch.rejected != RejectedCounts::default() {
+            for (total, refused) in self.rejected.iter_mut().zip(batch.rejected) {
+                *total += refused;
+                self.totals.rejected += refused;
+            }
         }
         if let Some(checkpoint) = &batch.checkpoint {
             self.checkpoints.insert(checkpoint.source.clone(), checkpoint.clone());

@@ -46,12 +46,6 @@ impl Parts {
         notice
     }
 
-    /// Whether a part is off for this reason.
-    pub(crate) fn is_off(&self, part: &str, because: &str) -> bool {
-        let state = self.parts.get(part).map(|part| &part.state);
-        matches!(state, Some(PartState::Off { reason }) if reason == because)
-    }
-
     /// Forgets a part that is no longer configured.
     pub(crate) fn remove(&mut self, part: &str) {
         self.parts.remove(part);

@@ -107,7 +107,9 @@ impl Engine {
     }
 
     fn tell_withheld(&mut self, now: Now, out: &mut Effects) {
-        if self.untold.told_ms.is_none_or(|at| at + TOLD_EACH_MS <= now.boot_ms) {
+        if !self.untold.bans.is_empty()
+            && self.untold.told_ms.is_none_or(|at| at + TOLD_EACH_MS <= now.boot_ms)
+        {
             self.tell_all_withheld(now, out);
         }
     }

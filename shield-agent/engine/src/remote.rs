@@ -396,6 +396,9 @@ impl Engine {
     }
 
     pub(super) fn tick_remote(&mut self, now: Now, out: &mut Effects) {
+        if self.remotes.has_nothing_to_settle() {
+            return;
+        }
         for (client, id) in self.remotes.expire(now, LIFTS_PER_TICK) {
             self.forget_entry(client, id, LiftReason::Expired, now, out);
         }

@@ -36,6 +36,14 @@ struct InDoubt {
     grounds: SlowGrounds,
 }
 
+/// The state of the slow lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    Waiting(&'static str),
+    Off(&'static str),
+    Active { connections_per_sec: u16, packets_per_sec: u16 },
+}
+
 impl Engine {
     /// Evidence between one half and the bar: too much to ignore, too little for a ban.
     pub(super) fn on_doubt(
@@ -186,25 +194,16 @@ impl Engine {
 
     /// Brings the slow lane's state up to date.
     pub(super) fn report_slow_lane(&mut self, now: Now, out: &mut Effects) {
-        let is_xdp_wanted = self.settings.enforcers.contains(&EnforcerName::Xdp);
-        let state = match self.cannot_slow() {
-            Some(reason) if self.settings.slow.switch.is_on() && is_xdp_wanted => {
-                PartState::Waiting { reason: reason.to_owned() }
-            }
-            Some(reason) => PartState::Off { reason: reason.to_owned() },
-            None if self.settings.enforcers.is_empty() => {
-                let reason = "no client is slowed: no enforcer runs";
-                // Of a replay, every second of its log: nothing is made to be thrown away.
-                if self.parts.is_off(PART, reason) {
-                    return;
-                }
-                PartState::Off { reason: reason.to_owned() }
-            }
-            None => {
-                let slow = self.settings.slow;
+        let lane = self.lane();
+        if self.lane_reported.replace(lane) == Some(lane) {
+            return;
+        }
+        let state = match lane {
+            Lane::Waiting(reason) => PartState::Waiting { reason: reason.to_owned() },
+            Lane::Off(reason) => PartState::Off { reason: reason.to_owned() },
+            Lane::Active { connections_per_sec, packets_per_sec } => {
                 let detail = format!(
-                    "at least {} connections/s and {} packets/s for a slowed client",
-                    slow.connections_per_sec, slow.packets_per_sec
+                    "at least {connections_per_sec} connections/s and {packets_per_sec} packets/s for a slowed client"
                 );
                 PartState::Active { detail }
             }
@@ -212,9 +211,27 @@ impl Engine {
         out.announce.extend(self.parts.report(PART, state, now));
     }
 
+    fn lane(&self) -> Lane {
+        let slow = self.settings.slow;
+        match self.cannot_slow() {
+            Some(reason) if slow.switch.is_on() && self.settings.enforcers.contains(&EnforcerName::Xdp) => {
+                Lane::Waiting(reason)
+            }
+            Some(reason) => Lane::Off(reason),
+            None if self.settings.enforcers.is_empty() => Lane::Off("no client is slowed: no enforcer runs"),
+            None => Lane::Active {
+                connections_per_sec: slow.connections_per_sec,
+                packets_per_sec: slow.packets_per_sec,
+            },
+        }
+    }
+
     /// What a second's passing brings to the slow lane.
     pub(super) fn tick_slow_lane(&mut self, now: Now, out: &mut Effects) {
         self.report_slow_lane(now, out);
+        if self.doubts_awaiting.is_empty() && self.slowing.len() == 0 {
+            return;
+        }
         let over: Vec<Client> = (self.doubts_awaiting.iter())
             .filter(|(_, awaiting)| awaiting.until_ms <= now.boot_ms)
             .map(|(client, _)| *client)

@@ -55,6 +55,9 @@ impl Engine {
     }
 
     fn expire(&mut self, now: Now, out: &mut Effects) {
+        if self.ledger.next_deadline().is_none_or(|at_ms| at_ms > now.boot_ms) {
+            return;
+        }
         for ban in self.ledger.expire(now, LIFTS_PER_TICK) {
             if !self.remotes.is_empty() {
                 self.settle_remote(ban.client, LiftReason::Expired, now, out);
@@ -68,6 +71,9 @@ impl Engine {
     }
 
     fn sample(&mut self, now: Now, out: &mut Effects) {
+        if !self.extensions.is_due(&self.ledger, now) {
+            return;
+        }
         for (client, serial) in self.extensions.due(&mut self.ledger, now, LIFTS_PER_TICK) {
             if self.ledger.get(client).is_some_and(|entry| entry.ban.serial == serial) {
                 out.enforce(Order::SampleActivity { client, serial });
@@ -110,7 +116,9 @@ impl Engine {
         self.tick_pause(now, out);
         self.tick_allowlist(now, out);
         self.judge_networks(now, out);
-        self.suppressed.retain(|_, until| *until > now.boot_ms);
+        if !self.suppressed.is_empty() {
+            self.suppressed.retain(|_, until| *until > now.boot_ms);
+        }
         let second = now.boot_ms / 1000;
         if second.is_multiple_of(LIFT_RETRY_MS / 1000) {
             self.retry_lifts(out);

@@ -52,6 +52,12 @@ impl Extensions {
         }
     }
 
+    /// Whether [`Extensions::due`] may find something.
+    pub(crate) fn is_due(&self, ledger: &Ledger, now: Now) -> bool {
+        let second = self.seconds.peek().map(|Reverse(second)| second.at_ms);
+        second.into_iter().chain(ledger.next_sample()).any(|at_ms| at_ms <= now.boot_ms)
+    }
+
     /// Clients (with the serial numbers of their bans) whose counters are to be sampled now, at most `limit`.
     pub(crate) fn due(&mut self, ledger: &mut Ledger, now: Now, limit: usize) -> Vec<(Client, u64)> {
         let mut due = Vec::new();

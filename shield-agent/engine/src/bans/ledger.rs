@@ -271,6 +271,11 @@ impl Ledger {
         }
     }
 
+    /// The next moment on the boot clock at which [`Ledger::due_samples`] may find something.
+    pub(crate) fn next_sample(&self) -> Option<u64> {
+        self.samples.soonest()
+    }
+
     /// The samples that are due, each once, at most `limit`.
     pub(crate) fn due_samples(&mut self, now: Now, limit: usize) -> Vec<DueSample> {
         let due = take_due(&self.slots, &mut self.samples, sample_of, now, limit);

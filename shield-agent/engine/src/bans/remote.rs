@@ -279,6 +279,11 @@ impl Remotes {
         self.entries.is_empty()
     }
 
+    /// Whether nobody was heard and nobody is to be told anything: the passing of time changes nothing.
+    pub(crate) fn has_nothing_to_settle(&self) -> bool {
+        self.origins.is_empty() && self.lifts.is_empty() && self.withdrawn.is_empty() && !self.is_changed
+    }
+
     pub(crate) fn set_position(&mut self, position: String) {
         self.position = Some(position);
         self.is_changed = true;

@@ -588,14 +588,14 @@ fn remember(precedents: &mut Vec<Precedent>, new: Precedent) {
     }
     // On a busy site thousands of clients reach the same value.
     let is_behind = least.is_some_and(|least| by_rank(least, &new).is_lt());
-    match precedents.iter_mut().find(|p| p.client == new.client) {
-        Some(old) if old.value > new.value => {}
-        Some(old) => *old = new,
+    match precedents.iter().position(|p| p.client == new.client) {
+        Some(old) if precedents[old].value > new.value => return,
+        Some(old) => drop(precedents.remove(old)),
         None if is_behind => return,
-        None => precedents.push(new),
+        None => precedents.truncate(PRECEDENT_CLIENTS),
     }
-    precedents.sort_by(by_rank);
-    precedents.truncate(PRECEDENT_CLIENTS + 1);
+    let at = precedents.partition_point(|known| by_rank(known, &new).is_lt());
+    precedents.insert(at, new);
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ use crate::detect::standing::Service;
 /// Up to so many clients in the table a minute is learned at once: in some two milliseconds.
 pub(super) const AT_ONCE: usize = 2_048;
 
+/// Room for so many clients is made ahead of a minute that is learned at once.
+const USUAL_CLIENTS: usize = 64;
+
 /// Work is counted in clients that were not there in the minute: to learn one that was takes as long as to pass so many.
 const CLIENT_WORK: i64 = 64;
 
@@ -163,7 +166,7 @@ impl Detector {
     fn learn_at_once(&mut self, boundary: u32) {
         let Detector { clients, scores, standings, thresholds, is_scoring, .. } = self;
         let mut lessons = Lessons::new(boundary, standings);
-        let mut learned = Vec::new();
+        let mut learned = Vec::with_capacity(clients.len().min(USUAL_CLIENTS));
         let (policy, is_scoring) = (thresholds.policy(), *is_scoring);
         let mut teaching = Teaching { scores, standings, policy, is_scoring, boundary };
         clients.each_active(60, boundary - 1, |active| {

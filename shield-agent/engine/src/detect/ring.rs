@@ -16,6 +16,8 @@ pub(crate) struct SecondRing {
     slots: Box<[ServerSecond]>,
     newest: u32,
     newest_slot: usize,
+    /// The latest second with something in it, at least: the slots of all later ones are empty.
+    filled: u32,
     /// The newest second, which nearly every request is counted in. Its slot stays empty until the next second begins.
     now: ServerSecond,
     /// The sum of the window without the newest second.
@@ -31,6 +33,7 @@ impl SecondRing {
             slots: vec![ServerSecond::default(); len].into(),
             newest,
             newest_slot: newest as usize % len,
+            filled: 0,
             now: ServerSecond::default(),
             sum: ServerSecond::default(),
         }
@@ -42,17 +45,25 @@ impl SecondRing {
         if steps == 0 {
             return;
         }
-        self.slots[self.newest_slot] = std::mem::take(&mut self.now);
-        self.sum.requests += self.slots[self.newest_slot].requests;
-        self.sum.errors += self.slots[self.newest_slot].errors;
-        if steps as usize >= self.slots.len() {
-            self.slots.fill(ServerSecond::default());
-            self.sum = ServerSecond::default();
+        let len = self.slots.len();
+        let now = std::mem::take(&mut self.now);
+        if now != ServerSecond::default() {
+            self.filled = self.newest;
+            self.slots[self.newest_slot] = now;
+            self.sum.requests += now.requests;
+            self.sum.errors += now.errors;
+        }
+        // Banned clients are rare, and so are their requests.
+        let is_empty = (self.newest - self.filled) as usize >= len;
+        if is_empty || steps as usize >= len {
+            if !is_empty {
+                self.slots.fill(ServerSecond::default());
+                self.sum = ServerSecond::default();
+            }
             self.newest = second;
-            self.newest_slot = second as usize % self.slots.len();
+            self.newest_slot = second as usize % len;
             return;
         }
-        let len = self.slots.len();
         if steps >= WINDOW_SECS {
             // Everything leaves the window; what is passed over is empty.
             let from = self.newest_slot + 1;
@@ -64,20 +75,20 @@ impl SecondRing {
             self.newest_slot = (upto - 1) % len;
             return;
         }
+        let next = |slot: usize| if slot + 1 == len { 0 } else { slot + 1 };
+        // The ring is longer than the window: the second that leaves the window has a slot of its own.
+        let back = WINDOW_SECS as usize;
+        let mut slot = self.newest_slot;
+        let mut leaving = if slot >= back { slot - back } else { slot + len - back };
+        let (slots, mut sum) = (&mut self.slots[..], self.sum);
         for _ in 0..steps {
-            self.newest += 1;
-            self.newest_slot = if self.newest_slot + 1 == len { 0 } else { self.newest_slot + 1 };
-            // The ring is longer than the window: the second that leaves the window has a slot of its own.
-            let back = WINDOW_SECS as usize;
-            let leaving = if self.newest_slot >= back {
-                self.newest_slot - back
-            } else {
-                self.newest_slot + len - back
-            };
-            self.sum.requests -= self.slots[leaving].requests;
-            self.sum.errors -= self.slots[leaving].errors;
-            self.slots[self.newest_slot] = ServerSecond::default();
+            (slot, leaving) = (next(slot), next(leaving));
+            let left = slots[leaving];
+            sum.requests -= left.requests;
+            sum.errors -= left.errors;
+            slots[slot] = ServerSecond::default();
         }
+        (self.newest, self.newest_slot, self.sum) = (second, slot, sum);
     }
 
     /// Counts one request at `second`, unless that is older than the ring.
@@ -117,6 +128,7 @@ impl SecondRing {
         if age == 0 {
             return change(&mut self.now);
         }
+        self.filled = self.filled.max(second);
         let slot = self.slot(second);
         let before = self.slots[slot];
         change(&mut self.slots[slot]);
