@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read, stdin};
+use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read, stdin};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -280,6 +280,7 @@ pub(crate) fn arrange(inputs: Vec<Input>, settings: &Settings) -> Result<Arrange
 /// Reads until `block` has grown by [`BLOCK_BYTES`]; returns true at the end of the input. After an error the block holds what
 /// preceded it.
 fn fill(reader: &mut dyn Read, block: &mut Vec<u8>) -> std::io::Result<bool> {
+    block.reserve(BLOCK_BYTES);
     let read = reader.take(BLOCK_BYTES as u64).read_to_end(block)?;
     Ok(read < BLOCK_BYTES)
 }
@@ -294,7 +295,8 @@ fn unpacked(packed: Box<dyn Read + Send>) -> std::io::Result<Box<dyn Read + Send
     };
     match Packing::of_start(start) {
         Some(packing) => packing.unpack(buffered),
-        None => Ok(Box::new(buffered)),
+        // Into the blocks, without a buffer between.
+        None => Ok(Box::new(Cursor::new(buffered.buffer().to_vec()).chain(buffered.into_inner()))),
     }
 }
 

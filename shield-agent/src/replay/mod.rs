@@ -220,6 +220,8 @@ impl Replay {
             self.line(&lines[at], placed, batch);
         }
         batch.placed = None;
+        // One after another, so that the processor waits for several of them at once.
+        self.seen.extend(lines.iter().map(|line| Client::of_addr(line.addr, self.ipv6_prefix).key()));
     }
 
     fn line(&mut self, line: &Line, placed: Placement, batch: &mut Batch) {
@@ -265,7 +267,6 @@ impl Replay {
         let outcome = &mut self.outcome;
         outcome.requests += 1;
         outcome.requests_banned += u64::from(is_banned);
-        self.seen.insert(client.key());
         if line.behind_proxy {
             self.proxied.insert(client);
         }
@@ -322,7 +323,7 @@ impl Replay {
     fn handle(&mut self, event: Event<'_>, line: Option<&Line>) {
         let now = self.clocks(self.now);
         let mut actions = self.engine.handle(event, now);
-        loop {
+        while !actions.is_empty() {
             let answers = self.answers(&actions);
             self.note(actions, line);
             if answers.is_empty() {
