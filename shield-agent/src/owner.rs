@@ -71,6 +71,8 @@ pub struct Owner {
     beat: Option<Beat>,
     canary: Option<Box<Tap>>,
     stopwatch: Stopwatch,
+    /// Looks at the engine behind each tick.
+    at_ticks: Option<Box<dyn FnMut(&Engine, Now) + Send>>,
 }
 
 impl Owner {
@@ -88,6 +90,7 @@ impl Owner {
             beat: None,
             canary: None,
             stopwatch: Stopwatch::default(),
+            at_ticks: None,
         }
     }
 
@@ -104,6 +107,11 @@ impl Owner {
     /// Measures into these.
     pub(crate) fn measured(self, latencies: Arc<Latencies>) -> Owner {
         Owner { stopwatch: Stopwatch::of(latencies), ..self }
+    }
+
+    /// Has this look at the engine behind each tick. It waits for nobody.
+    pub(crate) fn looked_at(self, look: impl FnMut(&Engine, Now) + Send + 'static) -> Owner {
+        Owner { at_ticks: Some(Box::new(look)), ..self }
     }
 
     /// Performs actions from before the owner runs: those of restoring.
@@ -146,6 +154,7 @@ impl Owner {
                 self.canary.iter().for_each(|canary| canary.tick(now));
                 self.stopwatch.tidy();
                 self.perform(actions, None);
+                self.at_ticks.iter_mut().for_each(|look| look(&self.engine, now));
                 tick_at = self.next_tick(now);
                 is_idle = false;
             }

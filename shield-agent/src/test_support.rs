@@ -12,6 +12,9 @@ pub mod api {
             SiteView, TopClient, TopClients,
         };
     }
+    pub mod samples {
+        pub use crate::api::samples::Sampled;
+    }
     pub mod document {
         pub use crate::api::document::{openapi, typescript};
     }

@@ -19,6 +19,7 @@ use crate::api::backend::{
     TopClient, TopClients,
 };
 use crate::api::convert;
+use crate::api::samples::{Sampled, Samples};
 use crate::api::types::{
     BanSort, CanaryReport, CanaryRequest, ClientState, ConfigView, FleetView, Offences, PastBan, Promotion,
     ReloadReport,
@@ -86,6 +87,7 @@ pub(crate) struct AgentBackend {
     judge: Arc<Mutex<Judge>>,
     pool: Pool,
     latencies: Arc<Latencies>,
+    samples: Samples,
 }
 
 /// Where bans are recorded.
@@ -109,6 +111,7 @@ pub(crate) struct Beside {
     /// Where a canary gives its batches back.
     pub pool: Pool,
     pub latencies: Arc<Latencies>,
+    pub samples: Samples,
 }
 
 /// Which answer of the rules about promotions is wanted.
@@ -173,7 +176,7 @@ impl AgentBackend {
         reloads: mpsc::Sender<Request>,
         beside: Beside,
     ) -> AgentBackend {
-        let Beside { health, canary, pool, latencies } = beside;
+        let Beside { health, canary, pool, latencies, samples } = beside;
         let Records { reader, not_in_store, backlog, edge, fleet, blocklists } = records;
         let reader = Arc::new(Mutex::new(reader));
         AgentBackend {
@@ -193,6 +196,7 @@ impl AgentBackend {
             judge: Arc::default(),
             pool,
             latencies,
+            samples,
         }
     }
 
@@ -369,6 +373,10 @@ impl Backend for AgentBackend {
             let fleet = self.fleet.as_ref().map(|(_, shown)| numbers(shown));
             Ok(AgentView { store_backlog: backlog, sources, parts, cloudflare, fleet, blocklists, ..view })
         })
+    }
+
+    fn samples(&self) -> Vec<Sampled> {
+        self.samples.take()
     }
 
     fn fleet(&self) -> Answer<'_, FleetView> {

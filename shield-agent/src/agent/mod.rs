@@ -37,6 +37,7 @@ use self::watch::{Health, Watch, Watching};
 use crate::address_owner;
 use crate::api;
 use crate::api::backend::Mode;
+use crate::api::samples::Samples;
 use crate::beat::Beats;
 use crate::canary::Canary;
 use crate::clock;
@@ -188,7 +189,8 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let rules = Service::start(&config.rules, handle.clone())?;
     let owner = owner.asking(rules.clone()).watched(beats.part("engine", watch::ENGINE, supervise::running));
     let latencies = Arc::new(Latencies::default());
-    let owner = owner.measured(Arc::clone(&latencies));
+    let (samples, drops) = (Samples::default(), Arc::clone(&interpreter));
+    let owner = owner.measured(Arc::clone(&latencies)).looked_at(samples.sampler(move || drops.totals()));
     let guard = EndGuard(Arc::clone(ended));
     let owner_thread = supervise::spawn("engine", move || {
         let _guard = guard;
@@ -215,7 +217,7 @@ async fn start(options: Options, hangups: Signal, ended: &Arc<Ended>) -> Result<
     let blocklists = lists.shown();
     crowdsec.change(config.crowdsec.as_ref()).await;
     let records = Records { reader, not_in_store, backlog: unsaved, edge, fleet: fleet_numbers, blocklists };
-    let beside = Beside { health: health.clone(), canary, pool: pool.clone(), latencies };
+    let beside = Beside { health: health.clone(), canary, pool: pool.clone(), latencies, samples };
     let backend = AgentBackend::new(handle.clone(), drops, records, about, shown.clone(), reloads, beside);
     let mut server = build::bind_api(&config, Arc::new(backend), Arc::clone(&feed))?;
     server.watch(beats.part("api", watch::API, supervise::running), build::report_to(&handle));

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 
+use super::samples::Sampled;
 use super::types::{
     BanSort, CanaryReport, CanaryRequest, ConfigView, FleetView, PastBan, Promotion, ReloadReport, Wanted,
 };
@@ -222,6 +223,9 @@ pub struct ClientView {
 pub trait Backend: Send + Sync + 'static {
     /// Reads the state of the agent.
     fn view(&self) -> Answer<'_, AgentView>;
+
+    /// Takes what was put aside for the history since the last call, the oldest first.
+    fn samples(&self) -> Vec<Sampled>;
 
     /// Bans in force.
     fn bans(&self, query: BanQuery) -> Answer<'_, BanRows>;

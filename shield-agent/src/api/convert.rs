@@ -13,6 +13,7 @@ use super::types::{
     WithheldNetwork,
 };
 use super::vitals::Vitals;
+use crate::enforce::Drops;
 use crate::fleet::Numbers;
 use crate::sites::{self, Counts, SiteCounts};
 use crate::source::file::BLOCK_BYTES;
@@ -297,8 +298,8 @@ fn hour_profile(levels: &[Option<(f64, f64)>]) -> Vec<HourSlot> {
 }
 
 /// The sums of all enforcers, without rates.
-pub(crate) fn dropped(view: &AgentView) -> Dropped {
-    let by_enforcer: Vec<EnforcerDrops> = (view.drops.iter())
+pub(crate) fn dropped(drops: &[(EnforcerName, Drops)]) -> Dropped {
+    let by_enforcer: Vec<EnforcerDrops> = (drops.iter())
         .map(|(enforcer, drops)| EnforcerDrops {
             enforcer: *enforcer,
             packets: drops.packets,

@@ -5,10 +5,13 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::backend::AgentView;
+use super::samples::Sampled;
 use super::types::{Dropped, HistoryView, Mark, MarkKind, Range};
 use crate::dry_run;
 use shield_engine::action::Notice;
+
+/// A step of the last half hour.
+pub(super) const STEP_SECS: u32 = 2;
 
 /// The values of one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -33,16 +36,17 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    pub(crate) fn of(view: &AgentView, dropped: &Dropped) -> Sample {
+    pub(crate) fn of(sampled: &Sampled, dropped: &Dropped) -> Sample {
+        let rates = sampled.rates;
         Sample {
-            rate: view.detector.global_rate,
-            error_rate: view.detector.global_error_rate,
-            banned_rate: view.detector.banned_rate,
-            mean: view.detector.global.mean,
-            stddev: view.detector.global.stddev,
+            rate: rates.requests,
+            error_rate: rates.errors,
+            banned_rate: rates.of_banned,
+            mean: rates.mean,
+            stddev: rates.stddev,
             packets_per_sec: dropped.packets_per_sec,
             bytes_per_sec: dropped.bytes_per_sec,
-            active_bans: view.bans as f64,
+            active_bans: sampled.bans as f64,
         }
     }
 
@@ -68,7 +72,7 @@ pub(crate) struct History {
 
 impl Default for History {
     fn default() -> History {
-        History { half_hour: Series::new(2, 900), day: Series::new(60, 1_440) }
+        History { half_hour: Series::new(STEP_SECS, 900), day: Series::new(60, 1_440) }
     }
 }
 

@@ -1,5 +1,5 @@
 //! The live state: one reading of the engine is shared by all requests and streams, so that a thousand requests a second
-//! cost the engine no more than ten. Also samples the history.
+//! cost the engine no more than ten. Also keeps the history.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant;
 
 use super::backend::{AgentView, Backend, Refusal};
@@ -38,15 +38,12 @@ const TOP_IN_SNAPSHOT: usize = 10;
 /// The shortest time that a rate of drops is computed over: over less, single packets would look like bursts.
 const MIN_RATE_PERIOD_MS: u64 = 900;
 
-/// Period of samples and snapshots while there is a stream.
+/// Period of snapshots while there is a stream.
 const PERIOD_MS: i64 = 1_000;
 
-/// Period of samples otherwise: one for each step of the history.
-const UNWATCHED_PERIOD_MS: i64 = 2_000;
-
-/// Age at which the base of CPU shares is renewed without a request, so that the next request shows the last half minute
-/// at most and not the hours since the last one.
-const VITALS_AGE_MS: u64 = 15_000;
+/// The time between two takings of samples while nobody asks. The base of CPU shares is renewed with each: the next request shows
+/// the last half minute at most, and not the hours since the last one.
+const UNWATCHED_PERIOD: Duration = Duration::from_secs(30);
 
 /// Period of saving the history.
 const SAVE_EVERY_MS: u64 = 600_000;
@@ -58,6 +55,7 @@ pub(crate) struct Live {
     backend: Arc<dyn Backend>,
     feed: Arc<Feed>,
     readings: tokio::sync::Mutex<Readings>,
+    rates: Mutex<Rates>,
     /// One in flight for each of [`TOP_SHARED`], however many ask.
     top: [tokio::sync::Mutex<Option<FoundAt>>; TOP_SHARED.len()],
     sites: tokio::sync::Mutex<Option<(u64, Bytes)>>,
@@ -65,6 +63,8 @@ pub(crate) struct Live {
     history_json: Mutex<BTreeMap<Range, (i64, Bytes)>>,
     history_path: Option<PathBuf>,
     snapshots: watch::Sender<Option<Arc<str>>>,
+    /// Rung when a stream begins.
+    bell: Notify,
 }
 
 /// One reading of the engine and of the machine.
@@ -91,8 +91,13 @@ struct Readings {
     last: Option<(u64, Arc<Reading>)>,
     vitals: vitals::Reader,
     read_vitals: Option<(u64, Vitals)>,
-    rate_base: Option<(u64, Dropped)>,
-    rates: (f64, f64),
+}
+
+/// What enforcers drop per second, from their counters.
+#[derive(Default)]
+struct Rates {
+    base: Option<(u64, Dropped)>,
+    per_sec: (f64, f64),
 }
 
 impl Live {
@@ -103,12 +108,14 @@ impl Live {
             backend,
             feed,
             readings: tokio::sync::Mutex::default(),
+            rates: Mutex::default(),
             top: Default::default(),
             sites: tokio::sync::Mutex::default(),
             history: Mutex::new(history),
             history_json: Mutex::default(),
             history_path,
             snapshots: watch::channel(None).0,
+            bell: Notify::new(),
         }
     }
 
@@ -130,7 +137,9 @@ impl Live {
             return Ok(Arc::clone(reading));
         }
         let view = self.backend.view().await?;
-        let reading = Arc::new(readings.complete(view, &self.feed, now));
+        self.take_samples();
+        let dropped = self.lock_rates().dropped(convert::dropped(&view.drops), now);
+        let reading = Arc::new(readings.complete(view, dropped, &self.feed, now));
         readings.last = Some((now.boot_ms, Arc::clone(&reading)));
         Ok(reading)
     }
@@ -185,6 +194,7 @@ impl Live {
         match shared.get(&range) {
             Some((at, json)) if *at == second => json.clone(),
             _ => {
+                self.take_samples();
                 let fresh = Bytes::from(json(&self.lock_history().view(range, now_ms)));
                 shared.insert(range, (second, fresh.clone()));
                 fresh
@@ -194,7 +204,9 @@ impl Live {
 
     /// Subscribes to the snapshots, one a second while there is a receiver.
     pub(crate) fn snapshots(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.snapshots.subscribe()
+        let snapshots = self.snapshots.subscribe();
+        self.bell.notify_one();
+        snapshots
     }
 
     /// Returns a snapshot as JSON, for a stream that starts.
@@ -205,12 +217,13 @@ impl Live {
         Ok(String::from_utf8(json(&snapshot)).expect("JSON is UTF-8").into())
     }
 
-    /// Samples the history and sends snapshots to the streams until `stop` changes, then saves the history.
+    /// Keeps the history and sends snapshots to the streams until `stop` changes, then saves the history.
     pub(crate) async fn run(&self, mut stop: watch::Receiver<bool>, beat: Option<&Beat>) {
         let subscription = self.feed.subscribe(Some(0));
         subscription.missed.iter().for_each(|published| self.mark(published));
         let mut notices = subscription.live;
         let mut tick_at = Instant::now();
+        let mut is_watched = false;
         let mut saved_at = clock::now();
         loop {
             beat.into_iter().for_each(|beat| beat.resting(tick_at.saturating_duration_since(Instant::now())));
@@ -223,6 +236,9 @@ impl Live {
                     }
                     Err(broadcast::error::RecvError::Closed) => break,
                 },
+                () = self.bell.notified(), if !is_watched => {
+                    tick_at = Instant::now() + until_next_second(clock::now());
+                }
                 () = tokio::time::sleep_until(tick_at) => {
                     beat.into_iter().for_each(Beat::working);
                     // The engine is watched by itself.
@@ -230,7 +246,8 @@ impl Live {
                     self.tick().await;
                     beat.into_iter().for_each(Beat::working);
                     let now = clock::now();
-                    tick_at = Instant::now() + pause(now, self.snapshots.receiver_count() > 0);
+                    is_watched = self.snapshots.receiver_count() > 0;
+                    tick_at = Instant::now() + if is_watched { until_next_second(now) } else { UNWATCHED_PERIOD };
                     if now.boot_ms.saturating_sub(saved_at.boot_ms) >= SAVE_EVERY_MS {
                         self.save_history();
                         saved_at = now;
@@ -242,25 +259,26 @@ impl Live {
     }
 
     async fn tick(&self) {
-        if let Err(refusal) = self.take_sample().await {
-            tracing::debug!(%refusal, "could not sample the history");
-        }
-        if self.snapshots.receiver_count() > 0
-            && let Ok(json) = self.snapshot().await
-        {
+        self.take_samples();
+        if self.snapshots.receiver_count() == 0 {
+            self.readings.lock().await.vitals.renew_base();
+        } else if let Ok(json) = self.snapshot().await {
             self.snapshots.send_replace(Some(json));
         }
     }
 
-    /// Reads only what the history keeps: a whole reading with its JSON costs more, and there may be no request for it.
-    async fn take_sample(&self) -> Result<(), Refusal> {
-        let view = self.backend.view().await?;
-        let mut readings = self.readings.lock().await;
-        let dropped = readings.dropped(convert::dropped(&view), view.now);
-        readings.keep_vitals(view.started_ms, view.now);
-        drop(readings);
-        self.lock_history().record(view.now.wall_ms, Sample::of(&view, &dropped));
-        Ok(())
+    /// Adds to the history what was put aside for it.
+    fn take_samples(&self) {
+        // One at a time: rates are of the time between two samples.
+        let mut rates = self.lock_rates();
+        for sampled in self.backend.samples() {
+            let dropped = rates.dropped(convert::dropped(&sampled.drops), sampled.now);
+            self.lock_history().record(sampled.now.wall_ms, Sample::of(&sampled, &dropped));
+        }
+    }
+
+    fn lock_rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn mark(&self, published: &Published) {
@@ -274,6 +292,7 @@ impl Live {
 
     fn save_history(&self) {
         let Some(path) = &self.history_path else { return };
+        self.take_samples();
         let content = json(&*self.lock_history());
         if let Err(error) = write_beside(path, &content) {
             tracing::warn!(path = %path.display(), %error, "could not save the history");
@@ -282,9 +301,8 @@ impl Live {
 }
 
 impl Readings {
-    fn complete(&mut self, view: AgentView, feed: &Feed, now: Now) -> Reading {
+    fn complete(&mut self, view: AgentView, dropped: Dropped, feed: &Feed, now: Now) -> Reading {
         let vitals = self.vitals(view.started_ms, now);
-        let dropped = self.dropped(convert::dropped(&view), now);
         let heard = convert::Heard { conditions: feed.conditions(), attacks: feed.recent_attacks(now) };
         let status = convert::status(&view, &heard, dropped, &vitals);
         let status_json = Bytes::from(json(&status));
@@ -302,30 +320,25 @@ impl Readings {
             }
         }
     }
+}
 
-    /// Renews an old base of the CPU shares, see [`VITALS_AGE_MS`].
-    fn keep_vitals(&mut self, started_ms: i64, now: Now) {
-        let is_old = |(at, _): &(u64, Vitals)| now.boot_ms.saturating_sub(*at) >= VITALS_AGE_MS;
-        if self.read_vitals.as_ref().is_none_or(is_old) {
-            self.vitals(started_ms, now);
-        }
-    }
-
+impl Rates {
     fn dropped(&mut self, dropped: Dropped, now: Now) -> Dropped {
-        match &self.rate_base {
+        match &self.base {
             Some((at, base)) if counters(base) == counters(&dropped) => {
                 let elapsed_ms = now.boot_ms.saturating_sub(*at);
                 if elapsed_ms >= MIN_RATE_PERIOD_MS {
                     let per_sec =
                         |new: u64, old: u64| new.saturating_sub(old) as f64 * 1000.0 / elapsed_ms as f64;
-                    self.rates = (per_sec(dropped.packets, base.packets), per_sec(dropped.bytes, base.bytes));
-                    self.rate_base = Some((now.boot_ms, dropped.clone()));
+                    self.per_sec =
+                        (per_sec(dropped.packets, base.packets), per_sec(dropped.bytes, base.bytes));
+                    self.base = Some((now.boot_ms, dropped.clone()));
                 }
             }
             // What an enforcer counted before it was read for the first time was not dropped in this second.
-            _ => self.rate_base = Some((now.boot_ms, dropped.clone())),
+            _ => self.base = Some((now.boot_ms, dropped.clone())),
         }
-        Dropped { packets_per_sec: self.rates.0, bytes_per_sec: self.rates.1, ..dropped }
+        Dropped { packets_per_sec: self.per_sec.0, bytes_per_sec: self.per_sec.1, ..dropped }
     }
 }
 
@@ -334,12 +347,8 @@ fn counters(dropped: &Dropped) -> Vec<EnforcerName> {
     dropped.by_enforcer.iter().map(|counted| counted.enforcer).collect()
 }
 
-/// The pause until the next tick: with streams at whole seconds of the wall clock, otherwise in the middle of each step of
-/// the history, so that jitter does not move a sample into another step.
-fn pause(now: Now, watched: bool) -> Duration {
-    let period_ms = if watched { PERIOD_MS } else { UNWATCHED_PERIOD_MS };
-    let since_ms = (now.wall_ms - UNWATCHED_PERIOD_MS / 2).rem_euclid(period_ms);
-    Duration::from_millis((period_ms - since_ms).unsigned_abs())
+fn until_next_second(now: Now) -> Duration {
+    Duration::from_millis((PERIOD_MS - now.wall_ms.rem_euclid(PERIOD_MS)).unsigned_abs())
 }
 
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
@@ -375,25 +384,18 @@ mod tests {
     use crate::api::types::EnforcerDrops;
 
     #[test]
-    fn ticks_are_at_whole_seconds_and_in_the_middle_of_steps() {
-        let check = |wall_ms: i64, watched: bool, expected_ms: u64| {
-            let pause = pause(Now { wall_ms, boot_ms: 7 }, watched);
-            assert_eq!(pause.as_millis(), u128::from(expected_ms), "{wall_ms} {watched}");
-        };
-        check(1_800_000_000_000, true, 1_000);
-        check(1_800_000_000_250, true, 750);
-        check(1_800_000_000_000, false, 1_000);
-        check(1_800_000_001_000, false, 2_000);
-        check(1_800_000_001_003, false, 1_997);
+    fn snapshots_are_sent_at_whole_seconds() {
+        let pause = |wall_ms| until_next_second(Now { wall_ms, boot_ms: 7 }).as_millis();
+        assert_eq!((pause(1_800_000_000_000), pause(1_800_000_000_250)), (1_000, 750));
     }
 
     #[test]
     fn drops_per_second_are_over_a_time_long_enough() {
-        let mut readings = Readings::default();
+        let mut rates = Rates::default();
         let mut at = |boot_ms, packets| {
             let dropped = Dropped { packets, bytes: packets * 60, ..Dropped::default() };
             let now = Now { wall_ms: 0, boot_ms };
-            let shown = readings.dropped(dropped, now);
+            let shown = rates.dropped(dropped, now);
             (shown.packets_per_sec, shown.bytes_per_sec)
         };
         assert_eq!(at(0, 100), (0.0, 0.0));
@@ -406,7 +408,7 @@ mod tests {
     // A restart showed 10,197 packets a second that never were: the counters of XDP outlive the agent.
     #[test]
     fn what_an_enforcer_counted_before_its_first_reading_is_no_burst() {
-        let mut readings = Readings::default();
+        let mut rates = Rates::default();
         let mut at = |boot_ms, packets: &[u64]| {
             let counted = |(enforcer, packets)| EnforcerDrops { enforcer, packets, bytes: 0 };
             let by_enforcer: Vec<EnforcerDrops> = [EnforcerName::Iptables, EnforcerName::Xdp]
@@ -415,7 +417,7 @@ mod tests {
                 .map(counted)
                 .collect();
             let dropped = Dropped { packets: packets.iter().sum(), by_enforcer, ..Dropped::default() };
-            readings.dropped(dropped, Now { wall_ms: 0, boot_ms }).packets_per_sec
+            rates.dropped(dropped, Now { wall_ms: 0, boot_ms }).packets_per_sec
         };
         assert_eq!(at(0, &[]), 0.0);
         assert_eq!(at(1_000, &[5]), 0.0);

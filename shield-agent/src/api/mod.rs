@@ -21,6 +21,7 @@ pub(crate) mod operation;
 mod posture;
 pub(crate) mod priority;
 pub(crate) mod routes;
+pub(crate) mod samples;
 pub(crate) mod socket;
 pub(crate) mod stream;
 pub(crate) mod token;

@@ -46,13 +46,20 @@ impl Reader {
         }
     }
 
+    /// Has the next reading's CPU shares begin now.
+    pub(crate) fn renew_base(&mut self) {
+        // A failure is told of by the next reading.
+        if let (Ok(stat), Ok(cpus)) = (Process::myself().and_then(|own| own.stat()), KernelStats::current()) {
+            self.shares(ticks(&stat, &cpus));
+        }
+    }
+
     fn try_read(&mut self, started_ms: i64, now: Now) -> procfs::ProcResult<Vitals> {
         let process = Process::myself()?;
         let stat = process.stat()?;
         let cpus = KernelStats::current()?;
         let memory = Meminfo::current()?;
-        let own = stat.utime + stat.stime;
-        let ticks = Ticks { own, busy: busy(&cpus.total), all: busy(&cpus.total) + idle(&cpus.total) };
+        let ticks = ticks(&stat, &cpus);
         let cores = cpus.cpu_time.len().max(1);
         let (own_share, host_share) = self.shares(ticks);
         let available = memory.mem_available.unwrap_or(memory.mem_free);
@@ -72,7 +79,7 @@ impl Reader {
                 memory_total_bytes: memory.mem_total,
                 uptime_secs: Uptime::current()?.uptime as u64,
             },
-            cpu_secs: own as f64 / procfs::ticks_per_second() as f64,
+            cpu_secs: ticks.own as f64 / procfs::ticks_per_second() as f64,
             open_files: process.fd_count()? as u64,
         })
     }
@@ -85,6 +92,11 @@ impl Reader {
         let share = |now: u64, then: u64| (now.saturating_sub(then) as f64 / all).clamp(0.0, 1.0);
         (share(ticks.own, last.own), share(ticks.busy, last.busy))
     }
+}
+
+fn ticks(stat: &Stat, cpus: &KernelStats) -> Ticks {
+    let busy = busy(&cpus.total);
+    Ticks { own: stat.utime + stat.stime, busy, all: busy + idle(&cpus.total) }
 }
 
 fn busy(cpu: &CpuTime) -> u64 {

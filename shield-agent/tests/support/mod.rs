@@ -16,6 +16,7 @@ use shield_agent::test_support::api::backend::{
 };
 use shield_agent::test_support::api::feed::Feed;
 use shield_agent::test_support::api::listen::Limits;
+use shield_agent::test_support::api::samples::Sampled;
 use shield_agent::test_support::api::socket::ControlSocket;
 use shield_agent::test_support::api::token::Token;
 use shield_agent::test_support::api::types::{
@@ -34,7 +35,9 @@ use shield_engine::allowlist::{AllowReason, Allowed};
 use shield_engine::ban::Ban;
 use shield_engine::client::Client;
 use shield_engine::event::{Command, EnforcerName, PartReport, PartState};
-use shield_engine::report::{BaselineView, ClientSummary, DetectorStatus, Explanation, RuleView};
+use shield_engine::report::{
+    BaselineView, ClientSummary, DetectorStatus, Explanation, RuleView, ServerRates,
+};
 use shield_engine::time::Ends;
 use shield_engine::verdict::{Evidence, Measure, PathCount, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -243,6 +246,11 @@ impl FakeBackend {
 }
 
 impl Backend for FakeBackend {
+    fn samples(&self) -> Vec<Sampled> {
+        let rates = ServerRates { requests: 4.2, errors: 0.2, of_banned: 0.0, mean: 4.0, stddev: 1.0 };
+        vec![Sampled { now: clock::now(), rates, bans: BANS as u64, drops: Vec::new() }]
+    }
+
     fn view(&self) -> Later<'_, AgentView> {
         self.views.fetch_add(1, Ordering::Relaxed);
         let now = clock::now();

@@ -37,7 +37,7 @@ use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::seeded_map::SeededState;
 use crate::vocab::client::Client;
 use crate::vocab::report::{
-    BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, Lessons, RuleView,
+    BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, Lessons, RuleView, ServerRates,
 };
 use crate::vocab::request::{Batch, Request};
 use crate::vocab::time::EventSecs;
@@ -631,18 +631,30 @@ impl Detector {
         }
     }
 
+    /// The whole server's rates.
+    pub fn rates(&self) -> ServerRates {
+        let (window, level) = (self.shown.window(), self.level());
+        let per_second = |count: u32| f64::from(count) / f64::from(WINDOW_SECS);
+        ServerRates {
+            requests: per_second(window.requests),
+            errors: per_second(window.errors),
+            of_banned: per_second(self.of_banned.window().requests.min(window.requests)),
+            mean: level.mean,
+            stddev: level.stddev,
+        }
+    }
+
     /// Rates, levels and memory, for the status page.
     pub fn status(&self) -> DetectorStatus {
         let (policy, baseline) = (self.thresholds.policy(), self.thresholds.baseline());
         let warmth = self.thresholds.warmth(self.latest);
-        let (window, usage, hours) = (self.shown.window(), self.clients.usage(), baseline.hours());
-        let per_second = |count: u32| f64::from(count) / f64::from(WINDOW_SECS);
+        let (rates, usage, hours) = (self.rates(), self.clients.usage(), baseline.hours());
         DetectorStatus {
             warming_up: warmth == Warmth::WarmingUp,
             warm_up_left_secs: policy.warm_up_secs.saturating_sub(baseline.age_secs(self.latest)),
-            global_rate: per_second(window.requests),
-            global_error_rate: per_second(window.errors),
-            banned_rate: per_second(self.of_banned.window().requests.min(window.requests)),
+            global_rate: rates.requests,
+            global_error_rate: rates.errors,
+            banned_rate: rates.of_banned,
             seconds: self.seconds(),
             global: level_view(baseline.server(), warmth),
             clients: level_view(baseline.clients(), warmth),

@@ -78,6 +78,18 @@ pub struct ClientSummary {
     pub z_score: f64,
 }
 
+/// The whole server's rates over the last 60 s and its learned level, all in requests per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ServerRates {
+    pub requests: f64,
+    pub errors: f64,
+    /// Of clients that are banned or were meanwhile: those before the ban as well.
+    pub of_banned: f64,
+    /// Of the learned level.
+    pub mean: f64,
+    pub stddev: f64,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DetectorStatus {
     /// During warm-up only rules that need no baseline fire: floods, probing, failed logins.

@@ -11,6 +11,7 @@ use shield_agent::test_support::api::backend::{
     AgentView, AllowedRow, Answer, Backend, BanQuery, BanRows, ClientView, Refusal, TopClients,
 };
 use shield_agent::test_support::api::operation::Operation;
+use shield_agent::test_support::api::samples::Sampled;
 use shield_agent::test_support::api::types::{ConfigView, FleetView, ReloadReport};
 use shield_agent::test_support::edge::EdgeList;
 use shield_agent::test_support::fuzz;
@@ -131,6 +132,10 @@ fn nothing<T: Send + 'static>() -> Answer<'static, T> {
 }
 
 impl Backend for Recorder {
+    fn samples(&self) -> Vec<Sampled> {
+        Vec::new()
+    }
+
     fn view(&self) -> Answer<'_, AgentView> {
         nothing()
     }
