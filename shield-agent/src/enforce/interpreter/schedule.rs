@@ -20,6 +20,8 @@ const IDLE_REST: u64 = 100;
 const MAX_IDLE_REST_MS: u64 = 15_000;
 /// Bounds the rest of checks, so that what they find is repaired within 5 s.
 const MAX_CHECK_REST_MS: u64 = 4_000;
+/// Checks are so much rarer while nobody is to be dropped, and bounded by the same.
+const IDLE_CHECKS: u64 = 2;
 /// False alarms after which the interval does not double any more.
 const MAX_FALSE_ALARMS: u32 = 4;
 
@@ -32,6 +34,8 @@ pub(super) struct Schedule {
     /// Alarms of the check before this moment are ignored, after false ones.
     ignore_alarms_until_ms: u64,
     false_alarms: u32,
+    /// Nobody was to be dropped at the last check.
+    is_idle: bool,
 }
 
 impl Schedule {
@@ -44,10 +48,20 @@ impl Schedule {
         self.check_ms.min(self.reconcile_ms).min(self.totals_ms)
     }
 
-    /// Plans the check after one that began then and is over now.
-    pub(super) fn checked(&mut self, now_ms: u64, every_ms: u64, began: Instant) {
+    /// Plans the check after one that began then and is over now, with so many bans.
+    pub(super) fn checked(&mut self, now_ms: u64, every_ms: u64, began: Instant, bans: usize) {
+        self.is_idle = bans == 0;
+        let idle_ms = every_ms.saturating_mul(IDLE_CHECKS).min(MAX_CHECK_REST_MS);
+        let every_ms = if self.is_idle { every_ms.max(idle_ms) } else { every_ms };
         let rested_ms = now_ms + rest_ms(began).min(MAX_CHECK_REST_MS);
         self.check_ms = next_beat(now_ms, every_ms).max(rested_ms);
+    }
+
+    /// The first ban after a time without any: nobody may have looked for a while whether anything would drop it.
+    pub(super) fn banned(&mut self, now_ms: u64) {
+        if std::mem::take(&mut self.is_idle) {
+            self.check_ms = self.check_ms.min(now_ms);
+        }
     }
 
     /// Plans the next reading of the counters.

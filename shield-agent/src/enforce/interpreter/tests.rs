@@ -198,6 +198,23 @@ fn a_flush_is_found_by_the_cheap_check_and_healed() {
     assert_eq!((repair.found.as_str(), repair.restored, repair.removed), (found, 1, 0));
 }
 
+/// While nobody is to be dropped, checks are rarer.
+#[test]
+fn a_flush_before_the_first_ban_is_healed_by_that_ban_or_within_five_seconds() {
+    let host = SimulatedHost::new();
+    let mut bench = Bench::on(&host);
+    bench.settle();
+    bench.pass(8_000);
+    host.flush_rules();
+    bench.pass(4_000);
+    assert_eq!(bench.repairs().len(), 1);
+    host.flush_rules();
+    bench.shared.submit(vec![ban("192.0.2.1", 1)]);
+    bench.settle();
+    bench.pass(100);
+    assert!(drops(&host, "192.0.2.1"), "the ban brought a check");
+}
+
 #[test]
 fn an_enforcer_that_cannot_start_is_degraded_and_retried() {
     let host = SimulatedHost::new();

@@ -271,6 +271,7 @@ impl Worker {
         let outcome = banned_outcome(self.enforcer.name(), orders, &Failed::new(result));
         self.note_failed(&outcome);
         self.report(Report::Outcome(outcome));
+        self.schedule.banned(now.boot_ms);
     }
 
     fn passed(&self, what: &str, bans: &[Ban]) {
@@ -359,7 +360,7 @@ impl Worker {
         let held = expected.saturating_sub(self.failed_bans.len());
         let began = Instant::now();
         let intact = self.guarded_result("checking", |enforcer| enforcer.is_intact(held));
-        self.schedule.checked(now.boot_ms, shared.settings.check_every_ms, began);
+        self.schedule.checked(now.boot_ms, shared.settings.check_every_ms, began, expected);
         match intact {
             Ok(true) => self.schedule.end_false_alarms(),
             Ok(false) => self.schedule.alarm(now.boot_ms),
