@@ -32,9 +32,10 @@ pub(crate) const PART: &str = "ssh";
 /// A connection that has not logged in is closed by sshd after two minutes (`LoginGraceTime`), so one this old has.
 const SURELY_LOGGED_IN_MS: u64 = 180_000;
 
-/// Scans between two looks for connections that no source explains: once a minute with a scan every 5 s. The first scan of all does
-/// not look: a start waits for it, the kernel walks its whole table of connections, and what it finds is told after minutes.
-const CHECK_EVERY: u32 = 12;
+/// Scans between two looks for connections that no source explains: every three minutes with a scan every 5 s, so that the second
+/// look at a connection tells of it. The kernel walks its whole table of connections for a look, which takes milliseconds also where
+/// there are none. The first scan of all does not look: a start waits for it.
+const CHECK_EVERY: u32 = 36;
 const FIRST_CHECK: u32 = 1;
 
 /// The settings of `[allow]` that concern SSH.
