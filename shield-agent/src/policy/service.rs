@@ -157,7 +157,14 @@ impl Thread {
 
     /// Answers a batch. Returns whether there may be another one.
     fn turn(&mut self, inbox: &Receiver<Order>) -> bool {
-        let mut order = match inbox.recv_timeout(LOOK_EACH) {
+        let is_settled = self.last_failure.is_none() && matches!(self.rules, Rules::Silent { .. });
+        // Without rules time changes nothing.
+        let next = if is_settled {
+            inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            inbox.recv_timeout(LOOK_EACH)
+        };
+        let mut order = match next {
             Ok(order) => order,
             Err(RecvTimeoutError::Timeout) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,
