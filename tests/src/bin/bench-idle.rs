@@ -18,8 +18,8 @@ use shield_tests::site::Site;
 /// Time between two log lines.
 const VISIT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause before the measurement, because the agent's start is not idle.
-const SETTLE: Duration = Duration::from_secs(5);
+/// Pause before the measurement, because the agent's start is not idle: ten seconds after it the agent gives its memory back.
+const SETTLE: Duration = Duration::from_secs(15);
 
 #[derive(Parser)]
 #[command(about = "CPU time and memory of an idle agent")]
