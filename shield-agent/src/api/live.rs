@@ -42,8 +42,8 @@ const MIN_RATE_PERIOD_MS: u64 = 900;
 const PERIOD_MS: i64 = 1_000;
 
 /// The time between two takings of samples while nobody asks. The base of CPU shares is renewed with each: the next request shows
-/// the last half minute at most, and not the hours since the last one.
-const UNWATCHED_PERIOD: Duration = Duration::from_secs(30);
+/// the last seconds, and not the hours since the last one. A runtime that hangs is noticed so much later.
+const UNWATCHED_PERIOD: Duration = Duration::from_secs(10);
 
 /// Period of saving the history.
 const SAVE_EVERY_MS: u64 = 600_000;

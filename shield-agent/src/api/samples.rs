@@ -1,5 +1,5 @@
-//! What the history keeps of each moment, put aside by the engine's own thread at its ticks and taken from there every half
-//! minute: to ask the engine for it would wake three threads of an idle agent each time.
+//! What the history keeps of each moment, put aside by the engine's own thread at its ticks and taken from there every few
+//! seconds: to ask the engine for it would wake three threads of an idle agent each time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
