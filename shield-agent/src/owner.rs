@@ -71,9 +71,11 @@ pub struct Owner {
     beat: Option<Beat>,
     canary: Option<Box<Tap>>,
     stopwatch: Stopwatch,
-    /// Looks at the engine behind each tick.
-    at_ticks: Option<Box<dyn FnMut(&Engine, Now) + Send>>,
+    at_ticks: Option<AtTicks>,
 }
+
+/// Looks at the engine behind each tick.
+type AtTicks = Box<dyn FnMut(&Engine, Now) + Send>;
 
 impl Owner {
     /// Actions go to `performer`, DNS verifications to `verify`, and processed batches back to `pool`.
