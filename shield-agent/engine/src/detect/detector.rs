@@ -25,11 +25,10 @@ use crate::detect::path_reader::{PathReader, ReadPath};
 use crate::detect::policy::Policy;
 use crate::detect::prefilter::Screening;
 use crate::detect::ring::{SecondRing, ServerSecond};
-use crate::detect::rules::{Facts, Fired, Judge, Near, ORDER, Warmth};
+use crate::detect::rules::{Facts, Fired, Judge, Kinds, Near, ORDER, Warmth};
 use crate::detect::score::{ALIKE_FROM, Asked, Lately, Score, Scores};
 use crate::detect::shape_cache::CachedShape;
 use crate::detect::stable_hash;
-use crate::detect::template::Template;
 use crate::detect::thresholds::Thresholds;
 use crate::detect::trace::{Flags, Seen, Trace, Tracer};
 use crate::detect::tries::Tries;
@@ -436,7 +435,7 @@ impl Detector {
         let mut facts = Facts::of(activity, spread, self.thresholds.policy(), second);
         facts.score = score;
         if screening != Screening::Skip {
-            (facts.kinds_of_paths, facts.known_paths) = kinds_of_paths(activity, &self.paths, second);
+            facts.kinds = Kinds::of(activity, &self.paths, second);
             if facts.is_burst(self.thresholds.policy()) {
                 note_burst(&mut self.bursts, key, second);
             }
@@ -607,7 +606,7 @@ impl Detector {
     fn facts(&self, key: u128, activity: &Activity, second: u32) -> Facts {
         let policy = self.thresholds.policy();
         let mut facts = Facts::of(activity, activity.spread(second), policy, second);
-        (facts.kinds_of_paths, facts.known_paths) = kinds_of_paths(activity, &self.paths, second);
+        facts.kinds = Kinds::of(activity, &self.paths, second);
         if self.is_scoring {
             let served_pages = activity.served_pages(second);
             let lately = Lately { before: facts.before, served_pages, ..Lately::default() };
@@ -1010,18 +1009,6 @@ fn lately(clients: &Clients, key: u128, second: u32, depth: Depth) -> Lately {
         Depth::Counts { alike: false } => {}
     }
     lately
-}
-
-/// The number of templates among the paths of a client's recent targets, and of the targets whose texts are known.
-fn kinds_of_paths(activity: &Activity, interner: &PathInterner, second: u32) -> (u32, u32) {
-    let mut kinds: Vec<u64> = Vec::new();
-    for key in activity.recent_keys(second) {
-        interner.with(key, |path| kinds.push(Template::of(path).hash));
-    }
-    let known = kinds.len() as u32;
-    kinds.sort_unstable();
-    kinds.dedup();
-    (kinds.len() as u32, known)
 }
 
 fn rule_view(judge: &Judge<'_>, rule: Rule, facts: &Facts) -> RuleView {

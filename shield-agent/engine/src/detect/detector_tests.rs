@@ -98,6 +98,47 @@ fn ten_minutes_of_attack_do_not_become_normal() {
     }
 }
 
+/// A path of two words, another one for each number.
+fn of_words(n: u32) -> String {
+    let letters = |n: u32| [n / 676, n / 26, n].map(|n| char::from(b'a' + (n % 26) as u8)).into_iter();
+    format!("/{}/{}", letters(n / 17_576).collect::<String>(), letters(n).collect::<String>())
+}
+
+/// A client that asks for many pages was taken for a dashboard that repeats a few, once the pages of others had taken the place of
+/// its own among the texts of paths.
+#[test]
+fn pages_that_others_ask_for_hide_nobody() {
+    let found_beside = |others: u32| {
+        let mut site = Site::new(Policy::default());
+        let begin = site.ordinary(START, 1800, 2);
+        for second in begin..begin + 60 {
+            (0..12).for_each(|n| site.get(second, 7, &of_words(second as u32 % 1000 * 12 + n)));
+            for n in 0..others {
+                let asked = (second - begin) as u32 * others + n;
+                site.get(second, 10_000 + asked, &of_words(100_000 + asked));
+            }
+            site.ordinary(second, 1, 2);
+        }
+        site.verdicts.first().map(|(at, client, evidence)| (*at - begin, *client, evidence.rule))
+    };
+    assert_eq!(found_beside(0), Some((49, 7, Rule::ZScore)));
+    assert_eq!(found_beside(800), found_beside(0));
+}
+
+/// History: a fuzzer found a client whose paths shared a place among the texts under one seed and not under another. One path
+/// fewer was known of it, too few to be of one kind.
+#[test]
+fn the_seed_does_not_decide_what_is_of_one_kind() {
+    let mut policy = Policy { warm_up_secs: 0, ..Policy::default() };
+    policy.z_score.min_requests = 25;
+    for seed in 0..1000 {
+        let mut site =
+            Site { detector: Detector::new(policy.clone(), 64, seed), ..Site::new(policy.clone()) };
+        (0..48).for_each(|n| site.get(START + n, 7, &format!("/item/{}", 1 + n % 8)));
+        assert!(site.verdicts.is_empty(), "{seed}: {:?}", site.verdicts.first());
+    }
+}
+
 #[test]
 fn a_true_doubling_is_accepted_within_the_hour_and_bans_nobody() {
     let mut site = Site::new(Policy::default());

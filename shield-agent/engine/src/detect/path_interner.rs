@@ -9,6 +9,10 @@ const MAX_PATH_BYTES: usize = 120;
 /// A power of two.
 const SLOTS: usize = 1 << 12;
 
+/// Slots that a key can be in. One for each key would lose texts long before the table is full, and the rules count kinds of
+/// paths by their texts.
+const WAYS: usize = 4;
+
 /// Size of the ring that texts are written to, one after the other, so that a write touches memory that is in the cache
 /// already. A power of two.
 const ARENA_BYTES: usize = 1 << 18;
@@ -21,19 +25,36 @@ struct Slot {
     at: u64,
 }
 
-/// A direct-mapped table of positions, and a ring of texts.
+/// The slots of some keys, in one cache line.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Set([Slot; WAYS]);
+
+/// A table of positions, and a ring of texts.
 pub(crate) struct PathInterner {
-    slots: Box<[Slot]>,
+    sets: Box<[Set]>,
     /// Each text follows its length, which takes one byte.
     text: Box<[u8]>,
     /// Bytes written since the start, plus one.
     written: u64,
 }
 
+impl Set {
+    #[inline]
+    fn position(&self, key: u32) -> Option<usize> {
+        self.0.iter().position(|slot| slot.key == key && slot.at > 0)
+    }
+
+    /// A free slot, or the one whose text was stored first.
+    fn oldest(&self) -> usize {
+        (0..WAYS).min_by_key(|at| self.0[*at].at).unwrap_or(0)
+    }
+}
+
 impl Default for PathInterner {
     fn default() -> PathInterner {
         PathInterner {
-            slots: vec![Slot::default(); SLOTS].into_boxed_slice(),
+            sets: vec![Set::default(); SLOTS / WAYS].into_boxed_slice(),
             text: vec![0; ARENA_BYTES].into_boxed_slice(),
             written: 1,
         }
@@ -43,11 +64,13 @@ impl Default for PathInterner {
 impl PathInterner {
     /// Stores the path of a target, cut to [`MAX_PATH_BYTES`].
     pub(crate) fn put(&mut self, key: u32, text: &[u8]) {
-        let slot = &mut self.slots[place(key)];
+        let set = &mut self.sets[place(key)];
+        let known = set.position(key);
         // What lies in the older half of the ring is stored again before it is overwritten.
-        if slot.key == key && slot.at > 0 && self.written - slot.at < (ARENA_BYTES / 2) as u64 {
+        if known.is_some_and(|at| self.written - set.0[at].at < (ARENA_BYTES / 2) as u64) {
             return;
         }
+        let slot = &mut set.0[known.unwrap_or_else(|| set.oldest())];
         let text = &text[..text.len().min(MAX_PATH_BYTES)];
         let mut at = self.written as usize % ARENA_BYTES;
         if at + 1 + text.len() > ARENA_BYTES {
@@ -62,13 +85,14 @@ impl PathInterner {
 
     /// Prefetches what [`PathInterner::put`] reads first.
     pub(crate) fn prefetch(&self, key: u32) {
-        self.slots.get(place(key)).into_iter().for_each(prefetch::fetch);
+        self.sets.get(place(key)).into_iter().for_each(prefetch::fetch);
     }
 
     /// Shows the path of a target to `read` unless it was overwritten.
     pub(crate) fn with(&self, key: u32, read: impl FnMut(&[u8])) {
-        let slot = self.slots[place(key)];
-        let is_there = slot.key == key && slot.at > 0 && self.written - slot.at <= ARENA_BYTES as u64;
+        let set = &self.sets[place(key)];
+        let Some(slot) = set.position(key).map(|at| set.0[at]) else { return };
+        let is_there = self.written - slot.at <= ARENA_BYTES as u64;
         let at = slot.at as usize % ARENA_BYTES;
         let text = self.text.get(at + 1..=at + usize::from(self.text[at]));
         text.filter(|text| is_there && !text.is_empty()).into_iter().for_each(read);
@@ -83,7 +107,7 @@ impl PathInterner {
 }
 
 fn place(key: u32) -> usize {
-    key as usize & (SLOTS - 1)
+    key as usize & (SLOTS / WAYS - 1)
 }
 
 #[cfg(test)]
@@ -91,12 +115,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_kept_until_another_takes_its_slot() {
+    fn a_path_is_kept_until_others_take_its_slot() {
         let mut interner = PathInterner::default();
         interner.put(5, b"/a");
         assert_eq!(interner.get(5).as_deref(), Some("/a"));
         assert_eq!(interner.get(6), None);
-        interner.put(5 + SLOTS as u32, &[b'x'; 300]);
+        for n in 1..=WAYS as u32 {
+            assert_eq!(interner.get(5).as_deref(), Some("/a"), "{n}");
+            interner.put(5 + n * SLOTS as u32, &[b'x'; 300]);
+        }
         assert_eq!(interner.get(5), None);
         assert_eq!(interner.get(5 + SLOTS as u32).map(|text| text.len()), Some(MAX_PATH_BYTES));
         assert_eq!(interner.get(0), None, "never stored");

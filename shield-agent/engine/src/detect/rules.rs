@@ -6,8 +6,10 @@
 
 use crate::detect::activity::{Activity, Spread};
 use crate::detect::baseline::{Baseline, Feature, Level};
+use crate::detect::path_interner::PathInterner;
 use crate::detect::policy::{Policy, Reference, Switch};
 use crate::detect::score::Score;
+use crate::detect::template::Template;
 use crate::detect::window::{Counts, WINDOW_SECS};
 use crate::vocab::verdict::{Measure, Rule};
 
@@ -67,12 +69,35 @@ pub(crate) struct Facts {
     pub login_burst: u32,
     /// All evidence together.
     pub score: Score,
-    /// Templates among the targets of the window; 0 when nobody asked.
-    pub kinds_of_paths: u32,
-    /// The targets that they are templates of.
-    pub known_paths: u32,
+    /// The kinds of its targets; none when nobody asked.
+    pub kinds: Kinds,
     /// So many clients poll at the rate of a dashboard that it is none: a botnet asks for what is served, too.
     pub is_crowded: bool,
+}
+
+/// How many kinds of paths a client asked for within the window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Kinds {
+    /// Distinct targets.
+    targets: u32,
+    /// Those whose texts are still known: on a busy server the paths of others take their place.
+    known: u32,
+    /// Templates among the known ones.
+    templates: u32,
+}
+
+impl Kinds {
+    pub(crate) fn of(activity: &Activity, texts: &PathInterner, second: u32) -> Kinds {
+        let (mut targets, mut templates) = (0, Vec::new());
+        for key in activity.recent_keys(second) {
+            targets += 1;
+            texts.with(key, |path| templates.push(Template::of(path).hash));
+        }
+        let known = templates.len() as u32;
+        templates.sort_unstable();
+        templates.dedup();
+        Kinds { targets, known, templates: templates.len() as u32 }
+    }
 }
 
 impl Facts {
@@ -90,8 +115,7 @@ impl Facts {
             second_pages: window.at(second).pages(),
             login_burst: window.sum_of_last(policy.behaviour.login_burst_secs, second).logins,
             score: Score::default(),
-            kinds_of_paths: 0,
-            known_paths: 0,
+            kinds: Kinds::default(),
             is_crowded: false,
         }
     }
@@ -115,11 +139,12 @@ impl Facts {
 
     /// Many targets of few kinds: the objects of a cache or the points of a chart, no list of words.
     fn is_of_one_kind(&self) -> bool {
-        self.kinds_of_paths > 0 && ITEMS_OF_A_KIND * self.kinds_of_paths <= self.known_paths
+        self.kinds.templates > 0 && ITEMS_OF_A_KIND * self.kinds.templates <= self.kinds.known
     }
 
     fn is_polling(&self) -> bool {
-        self.is_served() && (self.is_of_one_kind() || ITEMS_OF_A_KIND * self.known_paths <= self.now.pages())
+        self.is_served()
+            && (self.is_of_one_kind() || ITEMS_OF_A_KIND * self.kinds.targets <= self.now.pages())
     }
 }
 
@@ -360,7 +385,7 @@ impl Judge<'_> {
         // A list of words at a rate that no person reaches, on a server that is down.
         if facts.is_unserved() {
             clause(&[
-                at_least("kinds_of_paths", facts.kinds_of_paths, rule.unserved_kinds),
+                at_least("kinds_of_paths", facts.kinds.templates, rule.unserved_kinds),
                 at_least("pages", facts.now.pages(), rule.unserved_kinds),
             ]);
         }
