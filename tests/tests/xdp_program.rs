@@ -66,9 +66,11 @@ impl Harness {
         let mut enforcer = XdpEnforcer::new(settings.clone());
         namespace.enter(|| enforcer.start(&[], clock::now())).unwrap();
         let maps = settings.pin_folder.join("maps");
-        let mut xdp = object::load(&maps, &settings, SLOT).unwrap();
+        let globals = object::Globals::of(&settings);
+        let mut loader = object::Loader::new(&globals);
+        let mut xdp = loader.load(&maps, SLOT).unwrap();
         object::xdp(&mut xdp).unwrap();
-        let mut tc = object::load(&maps, &settings, SLOT).unwrap();
+        let mut tc = loader.load(&maps, SLOT).unwrap();
         object::classifier(&mut tc).unwrap();
         Harness { enforcer, xdp, tc, settings, namespace, _bpffs: bpffs }
     }

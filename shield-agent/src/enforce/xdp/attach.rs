@@ -14,7 +14,7 @@ use aya_log::EbpfLogger;
 
 use super::interfaces::{Attached, Interface};
 use super::kernel::{self, Hook};
-use super::object;
+use super::object::{self, Loader};
 use super::pins::Pins;
 use super::settings::{Mode, Settings};
 
@@ -65,9 +65,10 @@ impl Attachment {
         pins: &Pins,
         maps: &Path,
         settings: &Settings,
+        loader: &mut Loader<'_>,
     ) -> Result<Attachment> {
         let name = interface.name.clone();
-        Attachment::attach(interface, slot, pins, maps, settings)
+        Attachment::attach(interface, slot, pins, maps, settings, loader)
             .with_context(|| format!("could not attach the XDP program to {name}"))
     }
 
@@ -77,8 +78,9 @@ impl Attachment {
         pins: &Pins,
         maps: &Path,
         settings: &Settings,
+        loader: &mut Loader<'_>,
     ) -> Result<Attachment> {
-        let mut ebpf = object::load(maps, settings, slot)?;
+        let mut ebpf = loader.load(maps, slot)?;
         let pin = pins.link(interface.index);
         let old = PinnedLink::open(&pin, interface.index)?;
         let program = object::xdp(&mut ebpf)?.fd()?.as_fd().try_clone_to_owned()?;

@@ -9,6 +9,7 @@ use crate::network_monitor::NetworkMonitor;
 
 use super::attach::Attachment;
 use super::interfaces::{Chosen, Refused, Selection};
+use super::object::{Globals, Loader};
 use super::pins::{self, Pins};
 use super::settings::Settings;
 
@@ -36,7 +37,13 @@ impl Links {
     ///
     /// # Errors
     /// Only when no interface is guarded in the end and one refused: a refusal beside a guarded one is a state.
-    pub(super) fn attach_all(&mut self, pins: &Pins, settings: &Settings, maps: &Path) -> Result<()> {
+    pub(super) fn attach_all(
+        &mut self,
+        pins: &Pins,
+        settings: &Settings,
+        maps: &Path,
+        loader: &mut Loader<'_>,
+    ) -> Result<()> {
         self.refused.clear();
         self.all_known = false;
         let mut failures = Vec::new();
@@ -52,7 +59,7 @@ impl Links {
                 continue;
             }
             let (name, index) = (interface.name.clone(), Some(interface.index));
-            match Attachment::make(interface, self.next_slot, pins, maps, settings) {
+            match Attachment::make(interface, self.next_slot, pins, maps, settings, loader) {
                 Ok(attachment) => {
                     self.next_slot = (self.next_slot + 1).min(SLOTS - 1);
                     self.attachments.push(attachment);
@@ -129,7 +136,8 @@ impl Links {
             kept.push(attachment);
         }
         self.attachments = kept;
-        self.attach_all(pins, settings, &pins.maps())?;
+        let globals = Globals::of(settings);
+        self.attach_all(pins, settings, &pins.maps(), &mut Loader::new(&globals))?;
         Ok(found)
     }
 

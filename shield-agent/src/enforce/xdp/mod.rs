@@ -50,6 +50,7 @@ use super::enforcer::{Enforcer, NothingUrgent, Urgent};
 use bans::Bans;
 use links::Links;
 use maps::Presence;
+use object::{Globals, Loader};
 use pauses::Pauses;
 use pins::Pins;
 use reconcile::Reconciler;
@@ -121,10 +122,12 @@ impl XdpEnforcer {
         lift_memory_lock();
         self.pins.prepare()?;
         self.pins.recover()?;
-        let mut bans = takeover::bans(&self.pins, &self.settings)?;
+        let globals = Globals::of(&self.settings);
+        let mut loader = Loader::new(&globals);
+        let mut bans = takeover::bans(&self.pins, &self.settings, &mut loader)?;
         bans.maps.ensure_exempt(exempt)?;
         let mut links = Links::none();
-        links.attach_all(&self.pins, &self.settings, &self.maps_in_use())?;
+        links.attach_all(&self.pins, &self.settings, &self.maps_in_use(), &mut loader)?;
         if self.pins.new_maps().exists() {
             self.pins.promote()?;
         }
@@ -298,7 +301,7 @@ pub(crate) fn verify(settings: &Settings) -> Result<Option<bool>> {
     settings::check(settings)?;
     ensure!(object::is_embedded(), object::NOT_EMBEDDED);
     lift_memory_lock();
-    let mut apart = object::load_apart(settings)?;
+    let mut apart = Loader::new(&Globals::of(settings)).load_apart()?;
     object::xdp(&mut apart)?;
     object::classifier(&mut apart)?;
     object::clock(&mut apart)?;

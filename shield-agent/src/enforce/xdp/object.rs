@@ -28,47 +28,104 @@ pub fn is_embedded() -> bool {
     OBJECT.is_some()
 }
 
-/// Loads the object's maps and links its programs to them. Maps pinned in `maps` are used as they are, others are
-/// created and pinned there. `slot` is the index of this copy in the totals.
-///
-/// # Errors
-/// When the object is not in this binary, or the kernel refuses a map.
-pub fn load(maps: &Path, settings: &Settings, slot: u32) -> Result<Ebpf> {
-    load_with(Some(maps), settings, slot)
+/// The sizes of the maps and the values of the program's globals, but for the slot.
+pub struct Globals {
+    max_bans_v4: u32,
+    max_bans_v6: u32,
+    max_networks: u32,
+    ipv6_prefix: u8,
+    ipv6_mask: [u64; 2],
+    count_passed: u8,
+    log_every: u32,
+    log_level: u8,
 }
 
-/// As [`load`], with maps of its own that are pinned nowhere and go with the returned object.
-///
-/// # Errors
-/// As for [`load`].
-pub fn load_apart(settings: &Settings) -> Result<Ebpf> {
-    load_with(None, settings, 0)
-}
-
-fn load_with(maps: Option<&Path>, settings: &Settings, slot: u32) -> Result<Ebpf> {
-    let object = OBJECT.context(NOT_EMBEDDED)?;
-    let slot = slot.min(SLOTS - 1);
-    let log_every = settings.log_every.map_or(0, |every| every.get().next_power_of_two());
-    let log_level = if log_every == 0 { LOG_OFF } else { LOG_DEBUG };
-    let mut loader = EbpfLoader::new();
-    for (name, maps) in map_name::PINNED.into_iter().zip(std::iter::repeat(maps)) {
-        maps.iter().for_each(|maps| {
-            loader.map_pin_path(name, maps.join(name));
-        });
+impl Globals {
+    /// Those of these settings.
+    pub fn of(settings: &Settings) -> Globals {
+        let log_every = settings.log_every.map_or(0, |every| every.get().next_power_of_two());
+        Globals {
+            max_bans_v4: settings.max_bans_v4,
+            max_bans_v6: settings.max_bans_v6,
+            max_networks: settings.max_networks,
+            ipv6_prefix: settings.ipv6_prefix,
+            ipv6_mask: mask_v6(settings.ipv6_prefix),
+            count_passed: u8::from(settings.count_passed),
+            log_every,
+            log_level: if log_every == 0 { LOG_OFF } else { LOG_DEBUG },
+        }
     }
+}
+
+/// Loads the object, once for each interface. What the loader reads of the kernel takes most of that time, and is read once.
+pub struct Loader<'a> {
+    globals: &'a Globals,
+    loader: Option<EbpfLoader<'a>>,
+}
+
+/// Every slot, for the loader to borrow.
+static ALL_SLOTS: [u32; SLOTS as usize] = {
+    let mut all = [0; SLOTS as usize];
+    let mut slot = 0;
+    while slot < SLOTS {
+        all[slot as usize] = slot;
+        slot += 1;
+    }
+    all
+};
+
+impl<'a> Loader<'a> {
+    /// Reads nothing yet.
+    pub fn new(globals: &'a Globals) -> Loader<'a> {
+        Loader { globals, loader: None }
+    }
+
+    /// Loads the object's maps and links its programs to them. Maps pinned in `maps` are used as they are, others are
+    /// created and pinned there. `slot` is the index of this copy in the totals.
+    ///
+    /// # Errors
+    /// When the object is not in this binary, or the kernel refuses a map.
+    pub fn load(&mut self, maps: &Path, slot: u32) -> Result<Ebpf> {
+        self.load_with(Some(maps), slot)
+    }
+
+    /// As [`Loader::load`], with maps of its own that are pinned nowhere and go with the returned object.
+    ///
+    /// # Errors
+    /// As for [`Loader::load`].
+    pub fn load_apart(&mut self) -> Result<Ebpf> {
+        self.load_with(None, 0)
+    }
+
+    fn load_with(&mut self, maps: Option<&Path>, slot: u32) -> Result<Ebpf> {
+        let object = OBJECT.context(NOT_EMBEDDED)?;
+        let globals = self.globals;
+        let loader = self.loader.get_or_insert_with(|| loader_of(globals));
+        for (name, maps) in map_name::PINNED.into_iter().zip(std::iter::repeat(maps)) {
+            maps.iter().for_each(|maps| {
+                loader.map_pin_path(name, maps.join(name));
+            });
+        }
+        loader
+            .override_global(global_name::SLOT, &ALL_SLOTS[slot.min(SLOTS - 1) as usize], true)
+            .load(object)
+            .context("could not load the XDP object (it needs root, or CAP_BPF and CAP_NET_ADMIN)")
+    }
+}
+
+fn loader_of(globals: &Globals) -> EbpfLoader<'_> {
+    let mut loader = EbpfLoader::new();
     loader
-        .map_max_entries(map_name::BANS_V4, settings.max_bans_v4)
-        .map_max_entries(map_name::BANS_V6, settings.max_bans_v6)
-        .map_max_entries(map_name::NETWORKS_V4, settings.max_networks)
-        .map_max_entries(map_name::NETWORKS_V6, settings.max_networks)
-        .override_global(global_name::IPV6_PREFIX, &settings.ipv6_prefix, true)
-        .override_global(global_name::IPV6_MASK, &mask_v6(settings.ipv6_prefix), true)
-        .override_global(global_name::SLOT, &slot, true)
-        .override_global(global_name::COUNT_PASSED, &u8::from(settings.count_passed), true)
-        .override_global(global_name::LOG_EVERY, &log_every, true)
-        .override_global(AYA_LOG_LEVEL, &log_level, true)
-        .load(object)
-        .context("could not load the XDP object (it needs root, or CAP_BPF and CAP_NET_ADMIN)")
+        .map_max_entries(map_name::BANS_V4, globals.max_bans_v4)
+        .map_max_entries(map_name::BANS_V6, globals.max_bans_v6)
+        .map_max_entries(map_name::NETWORKS_V4, globals.max_networks)
+        .map_max_entries(map_name::NETWORKS_V6, globals.max_networks)
+        .override_global(global_name::IPV6_PREFIX, &globals.ipv6_prefix, true)
+        .override_global(global_name::IPV6_MASK, &globals.ipv6_mask, true)
+        .override_global(global_name::COUNT_PASSED, &globals.count_passed, true)
+        .override_global(global_name::LOG_EVERY, &globals.log_every, true)
+        .override_global(AYA_LOG_LEVEL, &globals.log_level, true);
+    loader
 }
 
 /// Loads the XDP program into the kernel, with multi-buffer support where the kernel has it.

@@ -18,6 +18,7 @@ use super::bans::Bans;
 use super::clock::KernelClock;
 use super::filters::Origins;
 use super::maps::{BanMaps, Presence};
+use super::object::Loader;
 use super::pins::Pins;
 use super::settings::Settings;
 use super::{kernel, keys, object};
@@ -28,14 +29,14 @@ const CHUNK: usize = 4096;
 const CARRIED_AT_ONCE: usize = 16_384;
 
 /// Takes over the pinned maps, or makes new ones: beside the old ones, where these do not fit.
-pub(super) fn bans(pins: &Pins, settings: &Settings) -> Result<Bans> {
+pub(super) fn bans(pins: &Pins, settings: &Settings, loader: &mut Loader<'_>) -> Result<Bans> {
     let old = pins.maps();
     let fits = !old.exists() || fits(&old, settings);
     let folder = if fits { old.clone() } else { pins.new_maps() };
     fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
     // Before the object makes those that are missing.
     let filters = Origins::of(&folder);
-    let mut clock_object = object::load(&folder, settings, 0)?;
+    let mut clock_object = loader.load(&folder, 0)?;
     let clock = KernelClock::calibrate(object::clock(&mut clock_object)?)?;
     let mut maps = BanMaps::open(&folder, settings, filters)?;
     if !fits {

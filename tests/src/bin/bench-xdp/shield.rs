@@ -49,7 +49,8 @@ impl Shield {
         let v4 = addresses_v4().take(bans).map(ban_v4);
         let all: Vec<Ban> = v4.chain((0..bans).map(|n| ban_v6(address_v6(n)))).collect();
         namespace.enter(|| restore(&mut enforcer, all.into_iter()))?;
-        let mut ebpf = object::load(&settings.pin_folder.join("maps"), &settings, 1)?;
+        let mut ebpf = object::Loader::new(&object::Globals::of(&settings))
+            .load(&settings.pin_folder.join("maps"), 1)?;
         object::xdp(&mut ebpf)?;
         Ok(Shield { ebpf, bans, _enforcer: enforcer, _bpffs: bpffs, _namespace: namespace })
     }
