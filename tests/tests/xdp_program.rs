@@ -699,3 +699,67 @@ fn a_reconcile_and_a_restart_keep_the_slow_lane() {
     let held = harness.enforcer.observe_slowed().unwrap();
     assert_eq!(held.len(), 2, "{held:?}");
 }
+
+impl Harness {
+    /// Lets another agent take over.
+    fn restart(&mut self) {
+        let mut next = XdpEnforcer::new(self.settings.clone());
+        self.namespace.enter(|| next.start(&[], clock::now())).unwrap();
+        self.enforcer = next;
+    }
+
+    fn reconcile(&mut self, wanted: &[&str], ends: Ends) {
+        let mut desired = Desired::default();
+        for text in wanted {
+            let client: Client = text.parse().unwrap();
+            let client = Allowlist::default().admit(client, self.settings.ipv6_prefix).unwrap();
+            desired.insert(Ban { client, ends }, 1);
+        }
+        self.namespace.enter(|| self.enforcer.reconcile(&desired, &[], clock::now())).unwrap();
+    }
+
+    /// The bits of the IPv4 filter.
+    fn bits(&self) -> u32 {
+        let map = MapData::from_pin(self.settings.pin_folder.join("maps").join(map_name::FILTER_V4)).unwrap();
+        let words: aya::maps::Array<_, u64> = aya::maps::Map::Array(map).try_into().unwrap();
+        words.iter().map(|word| word.unwrap().count_ones()).sum()
+    }
+}
+
+/// A word of the filter has the bits of 64 networks, and is written whole.
+#[test]
+fn a_ban_right_after_a_restart_lets_nobody_else_go() {
+    let mut harness = Harness::start(|_| {});
+    let ends = Ends::after(clock::now(), 600_000);
+    harness.ban("192.0.2.7", ends);
+    harness.restart();
+    harness.ban("192.0.3.9", ends);
+    for client in ["192.0.2.7", "192.0.3.9"] {
+        assert_eq!(harness.run_xdp(&frame(&[], IPV4, &ipv4(client))).unwrap(), Drop, "{client}");
+    }
+    harness.reconcile(&["192.0.2.7", "192.0.3.9"], ends);
+    for client in ["192.0.2.7", "192.0.3.9"] {
+        assert_eq!(
+            harness.run_xdp(&frame(&[], IPV4, &ipv4(client))).unwrap(),
+            Drop,
+            "{client} after a reconcile"
+        );
+    }
+}
+
+/// A restart does not read the filters, so that it keeps bits that nobody needs any more; a later reconcile does.
+#[test]
+fn bits_of_an_earlier_agent_are_cleared_in_the_end() {
+    let mut harness = Harness::start(|_| {});
+    let ends = Ends::after(clock::now(), 600_000);
+    let lifted: Vec<String> = (0..100).map(|n| format!("198.51.{n}.1")).collect();
+    harness.ban("192.0.2.7", ends);
+    lifted.iter().for_each(|client| harness.ban(client, ends));
+    harness.restart();
+    harness.reconcile(&["192.0.2.7"], ends);
+    assert_eq!(harness.bits(), 101, "which cost packets a lookup");
+    assert_eq!(harness.run_xdp(&frame(&[], IPV4, &ipv4(&lifted[0]))).unwrap(), Pass);
+    (0..20).for_each(|_| harness.reconcile(&["192.0.2.7"], ends));
+    assert_eq!(harness.bits(), 1);
+    assert_eq!(harness.run_xdp(&frame(&[], IPV4, &ipv4("192.0.2.7"))).unwrap(), Drop);
+}

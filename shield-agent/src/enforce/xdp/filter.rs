@@ -20,10 +20,22 @@ pub(super) struct Filter {
     map: OwnedFd,
     name: &'static str,
     words: Vec<u64>,
-    /// The map was made or read at this start, so that the copy is what it holds: reading it takes some 30 ms, and a start would do so
-    /// twice.
-    is_copy_new: bool,
+    copy: Copied,
 }
+
+/// How well the copy is known to be what the map holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copied {
+    /// The map is an earlier agent's and was not read: it may hold bits that the copy lacks.
+    Unread,
+    /// The map was made or read a moment ago.
+    New,
+    /// The copy has every bit that is needed. The map may hold more, and others may have changed it.
+    Old,
+}
+
+/// So many words of a map that was not read are looked up one by one; for more it is read.
+const MAX_LOOKUPS: usize = 4096;
 
 /// What a map may hold when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,16 +79,17 @@ impl Bitmap {
 }
 
 impl Filter {
-    /// Opens the filter `name` pinned in `maps` and, if an earlier agent may have written it, reads it.
+    /// Opens the filter `name` pinned in `maps`. One that an earlier agent may have written is not read yet: that takes 0.1 s, and
+    /// a start waits for nothing that the bans can do without.
     pub(super) fn open(maps: &Path, name: &'static str, words: u32, origin: Origin) -> Result<Filter> {
         let path = maps.join(name);
         let map = kernel::open_pinned(&path)
             .with_context(|| format!("could not open the map {}", path.display()))?;
-        let mut filter = Filter { map, name, words: vec![0; words as usize], is_copy_new: true };
-        if origin == Origin::Found {
-            filter.read()?;
-        }
-        Ok(filter)
+        let copy = match origin {
+            Origin::Made => Copied::New,
+            Origin::Found => Copied::Unread,
+        };
+        Ok(Filter { map, name, words: vec![0; words as usize], copy })
     }
 
     /// The map's name and descriptor, for pinning.
@@ -94,23 +107,26 @@ impl Filter {
                 *slot = word;
             }
         })
-        .with_context(|| format!("could not read {}", self.name))
-    }
-
-    /// Reads the map again, except the first time after it was opened.
-    pub(super) fn read_again(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.is_copy_new) { Ok(()) } else { self.read() }
+        .with_context(|| format!("could not read {}", self.name))?;
+        self.copy = Copied::New;
+        Ok(())
     }
 
     /// Reads one bit from the map, not from the copy.
     pub(super) fn holds(&self, bit: FilterBit) -> Result<bool> {
-        let word = kernel::lookup::<u32, u64>(self.map.as_fd(), &bit.word);
-        let word = word.with_context(|| format!("could not read {}", self.name))?;
-        Ok(word.is_some_and(|word| word & bit.mask != 0))
+        Ok(self.word(bit.word)? & bit.mask != 0)
+    }
+
+    fn word(&self, at: u32) -> Result<u64> {
+        let word = kernel::lookup(self.map.as_fd(), &at);
+        Ok(word.with_context(|| format!("could not read {}", self.name))?.unwrap_or_default())
     }
 
     /// Sets the bits that are set in `more`.
     pub(super) fn add(&mut self, more: &Bitmap) -> Result<()> {
+        if self.copy == Copied::Unread {
+            self.read()?;
+        }
         let changed =
             self.words.iter().zip(&more.0).enumerate().filter(|(_, (old, more))| **more & !**old != 0);
         let changed: Vec<(u32, u64)> = changed.map(|(at, (old, more))| (at as u32, old | more)).collect();
@@ -118,9 +134,16 @@ impl Filter {
     }
 
     /// Sets a few bits.
-    pub(super) fn add_bits(&mut self, bits: impl IntoIterator<Item = FilterBit>) -> Result<()> {
+    pub(super) fn add_bits(&mut self, bits: impl ExactSizeIterator<Item = FilterBit>) -> Result<()> {
+        if self.copy == Copied::Unread && bits.len() > MAX_LOOKUPS {
+            self.read()?;
+        }
         let mut changed: Vec<(u32, u64)> = Vec::new();
         for bit in bits {
+            // The word is written as a whole, with the bits of bans that are in force already.
+            if self.copy == Copied::Unread {
+                self.words[bit.word as usize] |= self.word(bit.word)?;
+            }
             let word = &mut self.words[bit.word as usize];
             if *word & bit.mask == 0 {
                 *word |= bit.mask;
@@ -130,11 +153,20 @@ impl Filter {
         self.write(&changed)
     }
 
-    /// Makes the map equal to `wanted`.
+    /// Makes the map equal to `wanted`, but for bits in other words of a map that was not read yet: the next time clears them.
     pub(super) fn replace(&mut self, wanted: &Bitmap) -> Result<()> {
-        let changed = self.words.iter().zip(&wanted.0).enumerate().filter(|(_, (old, new))| old != new);
-        let changed: Vec<(u32, u64)> = changed.map(|(at, (_, new))| (at as u32, *new)).collect();
-        self.write(&changed)
+        let is_unread = self.copy == Copied::Unread;
+        if self.copy == Copied::Old {
+            self.read()?;
+        }
+        let words = self.words.iter().zip(&wanted.0).enumerate();
+        let changed: Vec<(u32, u64)> = words
+            .filter(|(_, (old, new))| if is_unread { **new != 0 } else { old != new })
+            .map(|(at, (_, new))| (at as u32, *new))
+            .collect();
+        self.write(&changed)?;
+        self.copy = Copied::Old;
+        Ok(())
     }
 
     fn write(&mut self, changed: &[(u32, u64)]) -> Result<()> {

@@ -42,11 +42,11 @@ impl Filters {
         })
     }
 
-    pub(super) fn add_v4(&mut self, keys: impl Iterator<Item = KeyV4>) -> Result<()> {
+    pub(super) fn add_v4(&mut self, keys: impl ExactSizeIterator<Item = KeyV4>) -> Result<()> {
         self.v4.add_bits(keys.map(|key| filter_v4(u32::from_be_bytes(key))))
     }
 
-    pub(super) fn add_v6(&mut self, keys: impl Iterator<Item = KeyV6>) -> Result<()> {
+    pub(super) fn add_v6(&mut self, keys: impl ExactSizeIterator<Item = KeyV6>) -> Result<()> {
         self.v6.add_bits(keys.map(|key| filter_v6(halves(key))))
     }
 
@@ -83,7 +83,7 @@ impl Filters {
         clients.try_fold(true, |all, client| Ok(all && holds(client)?))
     }
 
-    /// Reads the filters, and makes them hold exactly the bits that `clients` need.
+    /// Reads the filters, and makes them hold exactly the bits that `clients` need; the first time more, see [`Filter::replace`].
     pub(super) fn rebuild(&mut self, clients: impl Iterator<Item = Client>) -> Result<()> {
         let mut v4 = Bitmap::empty(FILTER_V4_WORDS);
         let mut v6 = NetworkBits::new(self.ipv6_prefix);
@@ -94,9 +94,7 @@ impl Filters {
                 (IpNet::V6(_), false) => v6.set(client),
             }
         }
-        self.v4.read_again()?;
         self.v4.replace(&v4)?;
-        self.v6.read_again()?;
         self.v6.replace(&v6.bits)
     }
 }
