@@ -92,6 +92,23 @@ pub struct EndedBan {
     pub evidence: Option<Evidence>,
 }
 
+/// What tells one ban from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Made {
+    pub client: Client,
+    pub serial: u64,
+    /// Wall clock, in milliseconds since the Unix epoch.
+    pub since_ms: i64,
+}
+
+impl Made {
+    /// Reads it from a row of an id, the client, the serial number and the start.
+    fn of(row: &Row<'_>) -> Result<Made> {
+        let serial = row.get::<_, i64>(2)? as u64;
+        Ok(Made { client: rows::client(row, 1)?, serial, since_ms: row.get(3)? })
+    }
+}
+
 impl EndedBan {
     /// The ban as it was made, ending when it ended: of the end that it once had nothing is kept.
     fn into_record(self) -> BanRecord {
@@ -235,27 +252,45 @@ impl Reader {
         found.collect::<rusqlite::Result<_>>().context("could not read the notes of the allowlist")
     }
 
-    /// The bans that were made last, in force or ended, with their evidence.
-    pub(crate) fn newest_bans(&self, limit: u32, now: Now) -> Result<Vec<BanRecord>> {
+    /// Those of the bans made last, in force or ended, that `is_wanted`, with their evidence. It is asked of the newest `limit` in
+    /// force, and of as many ended ones as make twice `limit` with these.
+    pub(crate) fn newest_bans(
+        &self,
+        limit: u32,
+        now: Now,
+        is_wanted: impl Fn(&Made) -> bool,
+    ) -> Result<Vec<BanRecord>> {
+        // Most are not wanted: first what tells that, and the rest of a row for those that are.
+        let asked = |columns: &str, limit: u64| -> Result<(u64, Vec<i64>)> {
+            let mut statement = self.connection.prepare(&format!("SELECT {columns} DESC LIMIT {limit}"))?;
+            let mut found = statement.query([])?;
+            let (mut asked, mut wanted) = (0, Vec::new());
+            while let Some(row) = found.next().context("could not list the newest bans")? {
+                let Some(made) = readable(Made::of(row), "ban") else { continue };
+                asked += 1;
+                wanted.extend(is_wanted(&made).then_some(row.get::<_, i64>(0)?));
+            }
+            Ok((asked, wanted))
+        };
+        let limit = u64::from(limit);
+        let (count, in_force) = asked("serial, client, serial, since_ms FROM bans ORDER BY serial", limit)?;
+        let (_, ended) = asked("id, client, serial, since_ms FROM history ORDER BY id", 2 * limit - count)?;
         let sql = format!(
             "SELECT {}, (SELECT json FROM evidence WHERE evidence.serial = bans.serial)
-             FROM bans ORDER BY serial DESC LIMIT {limit}",
+             FROM bans WHERE serial = ?1",
             rows::BAN_COLUMNS
         );
         let mut statement = self.connection.prepare(&sql)?;
-        let mut found = statement.query([])?;
         let mut bans = Vec::new();
-        while let Some(row) = found.next().context("could not list the newest bans")? {
+        for serial in in_force {
+            let mut found = statement.query([serial])?;
+            let Some(row) = found.next().context("could not read one of the newest bans")? else { continue };
             let Some(ban) = readable(rows::record(row, &self.boots, now), "ban") else { continue };
             let evidence = readable(rows::json(row, rows::AFTER_BAN), "ban's evidence").flatten();
             bans.push(BanRecord { evidence: evidence.map(Box::new), ..ban });
         }
-        let mut before = i64::MAX;
-        while (bans.len() as u64) < 2 * u64::from(limit) {
-            let page = self.ended("id < ?1", [Value::from(before)], MAX_PAGE)?;
-            let Some(last) = page.last() else { break };
-            before = last.id;
-            bans.extend(page.into_iter().map(EndedBan::into_record));
+        for id in ended {
+            bans.extend(self.ended("id = ?1", [Value::from(id)], 1)?.into_iter().map(EndedBan::into_record));
         }
         Ok(bans)
     }

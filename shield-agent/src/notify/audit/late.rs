@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::{files, read_tail};
-use crate::store::reader::Reader;
+use crate::store::reader::{Made, Reader};
 use shield_engine::action::BanRecord;
 use shield_engine::client::Client;
 use shield_engine::time::Now;
@@ -57,12 +57,12 @@ impl End {
     }
 
     /// Whether a ban belongs into this end of the log and is not there.
-    fn lacks(&self, ban: &BanRecord) -> bool {
+    fn lacks(&self, ban: &Made) -> bool {
         let is_after = match (self.since_ms, self.from_serial) {
             (None, _) => true,
-            (Some(since), from) => ban.ban.since_ms >= since && from.is_none_or(|from| ban.ban.serial > from),
+            (Some(since), from) => ban.since_ms >= since && from.is_none_or(|from| ban.serial > from),
         };
-        is_after && !self.recorded.contains(&(ban.ban.client, ban.ban.since_ms))
+        is_after && !self.recorded.contains(&(ban.client, ban.since_ms))
     }
 }
 
@@ -76,9 +76,8 @@ pub(crate) fn missing(log: &Path, ledger: &Reader, except: &str, now: Now) -> Re
         // Without a line nobody can tell a log that was never begun from one that was taken away.
         return Ok(Vec::new());
     }
-    let newest = ledger.newest_bans(COMPARED_BANS, now)?;
-    let mut missing: Vec<BanRecord> =
-        newest.into_iter().filter(|ban| ban.reason.as_deref() != Some(except) && end.lacks(ban)).collect();
+    let mut missing = ledger.newest_bans(COMPARED_BANS, now, |ban| end.lacks(ban))?;
+    missing.retain(|ban| ban.reason.as_deref() != Some(except));
     missing.sort_by_key(|ban| ban.ban.serial);
     // They are in the database alone.
     missing.iter_mut().filter_map(|ban| ban.evidence.as_mut()).for_each(|evidence| evidence.lines.clear());
