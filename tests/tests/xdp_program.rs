@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
@@ -480,6 +481,39 @@ fn new_bans_get_in_between_a_long_reconcile_and_stay() {
         let moved = held.iter().find(|(client, _)| client.to_string() == "10.0.0.1").unwrap().1.unwrap();
         assert!(moved.remaining_ms(now).unwrap() > 500_000, "{round}: the later end was put back: {moved:?}");
     }
+}
+
+/// A batch does not say which of its bans the kernel refused, nor why.
+#[test]
+fn each_of_very_many_bans_is_in_force_or_told_of() {
+    const ROOM: u32 = 25_000;
+    let mut harness = Harness::start(|settings| settings.max_bans_v4 = ROOM);
+    let now = clock::now();
+    let mut desired = Desired::default();
+    let mut want = |harness: &mut Harness, from: u32, to: u32| {
+        for n in from..to {
+            let client = Client::from(Ipv4Addr::from_bits(0x0a00_0000 + n));
+            let client = Allowlist::default().admit(client, 64).unwrap();
+            desired.insert(Ban { client, ends: Ends::Never }, u64::from(n) + 1);
+        }
+        harness.namespace.enter(|| harness.enforcer.reconcile(&desired, &[], now).map(drop))
+    };
+    want(&mut harness, 0, 20_000).unwrap();
+    let held = harness.enforcer.observe(now).unwrap();
+    let clients: HashSet<String> = held.iter().map(|(client, _)| client.to_string()).collect();
+    assert_eq!(clients.len(), 20_000);
+    for n in [0, 1_023, 1_024, 8_191, 8_192, 16_383, 16_384, 19_999_u32] {
+        let client = Ipv4Addr::from_bits(0x0a00_0000 + n).to_string();
+        assert!(clients.contains(&client), "{client}");
+        assert_eq!(harness.run_xdp(&frame(&[], IPV4, &ipv4(&client))).unwrap(), Drop, "{client}");
+    }
+
+    let error = format!("{:#}", want(&mut harness, 20_000, 40_000).unwrap_err());
+    let held = harness.enforcer.observe(now).unwrap().len();
+    // Near its limit the kernel counts each processor's insertions roughly.
+    assert!(held.abs_diff(ROOM as usize) < 100, "{held}");
+    let others = 40_000 - held - 1;
+    assert!(error.contains(&format!(" and {others} more: ")), "{held} of 40,000 are in force: {error}");
 }
 
 /// With very many bans the cheap check does not list them, and used to find out only at the next full reconcile.
