@@ -301,7 +301,7 @@ pub(crate) fn verify(settings: &Settings) -> Result<Option<bool>> {
     settings::check(settings)?;
     ensure!(object::is_embedded(), object::NOT_EMBEDDED);
     lift_memory_lock();
-    let mut apart = Loader::new(&Globals::of(settings)).load_apart()?;
+    let mut apart = Loader::load_apart(&Globals::of(settings))?;
     object::xdp(&mut apart)?;
     object::classifier(&mut apart)?;
     object::clock(&mut apart)?;

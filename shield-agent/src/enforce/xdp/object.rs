@@ -89,12 +89,13 @@ impl<'a> Loader<'a> {
         self.load_with(Some(maps), slot)
     }
 
-    /// As [`Loader::load`], with maps of its own that are pinned nowhere and go with the returned object.
+    /// As [`Loader::load`], with maps of its own that are pinned nowhere and go with the returned object. No load before it can have
+    /// told this loader of pinned ones.
     ///
     /// # Errors
     /// As for [`Loader::load`].
-    pub fn load_apart(&mut self) -> Result<Ebpf> {
-        self.load_with(None, 0)
+    pub fn load_apart(globals: &'a Globals) -> Result<Ebpf> {
+        Loader::new(globals).load_with(None, 0)
     }
 
     fn load_with(&mut self, maps: Option<&Path>, slot: u32) -> Result<Ebpf> {
