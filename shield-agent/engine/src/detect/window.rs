@@ -145,6 +145,14 @@ pub(crate) struct Window {
     oldest: u32,
 }
 
+/// The buckets before a window, and their sum.
+#[derive(Debug, Clone, Copy, Default)]
+struct Old {
+    buckets: usize,
+    requests: u32,
+    assets: u32,
+}
+
 /// All counts other than requests and assets.
 #[derive(Debug, Clone, Default)]
 struct Rare {
@@ -211,16 +219,25 @@ impl Window {
 
     /// Removes seconds outside the window that ends at `second`.
     fn expire(&mut self, second: u32) {
-        while self.buckets.front().is_some_and(|bucket| is_old(bucket.second, second))
-            && let Some(gone) = self.buckets.pop_front()
-        {
-            self.requests -= u32::from(gone.requests);
-            self.assets -= u32::from(gone.assets);
-        }
+        let old = self.old(second);
+        self.buckets.drain(..old.buckets);
+        self.requests -= old.requests;
+        self.assets -= old.assets;
         self.oldest = self.buckets.front().map_or(second, |bucket| bucket.second);
         if let Some(rare) = &mut self.rare {
             rare.expire(second);
         }
+    }
+
+    /// What lies before the window that ends at `second`.
+    fn old(&self, second: u32) -> Old {
+        let mut old = Old::default();
+        for bucket in self.buckets.iter().take_while(|bucket| is_old(bucket.second, second)) {
+            old.buckets += 1;
+            old.requests += u32::from(bucket.requests);
+            old.assets += u32::from(bucket.assets);
+        }
+        old
     }
 
     /// An upper bound of [`Window::sum`] in O(1): the sum over up to 20 s more.
@@ -236,13 +253,9 @@ impl Window {
 
     /// The sum over the window that ends at `second`, which must not be before the newest one.
     fn sum_up_to(&self, second: u32) -> Counts {
-        let mut sum = self.at_most();
-        for old in self.buckets.iter().take_while(|bucket| is_old(bucket.second, second)) {
-            sum.requests -= u32::from(old.requests);
-            sum.assets -= u32::from(old.assets);
-        }
-        let old_rare = self.rare().take_while(|(at, _)| is_old(*at, second)).map(|(_, counts)| *counts);
-        old_rare.fold(sum, Counts::less)
+        let old = self.old(second);
+        let rare = self.rare.as_ref().map_or(Counts::default(), |rare| rare.sum_up_to(second));
+        Counts { requests: self.requests - old.requests, assets: self.assets - old.assets, ..rare }
     }
 
     /// The sum over the `secs` (1..=60) seconds up to and including `second`, limited to the window that ends at the newest
@@ -261,7 +274,13 @@ impl Window {
 
     /// The counts of exactly this second.
     pub(crate) fn at(&self, second: u32) -> Counts {
-        self.sum_of_last(1, second)
+        if self.newest().saturating_sub(second) >= WINDOW_SECS {
+            return Counts::default();
+        }
+        let rare = self.rare.as_ref().map_or(Counts::default(), |rare| rare.at(second));
+        let later = self.buckets.iter().rev().skip_while(|bucket| bucket.second > second);
+        // A second may take several buckets.
+        later.take_while(|bucket| bucket.second == second).map(Bucket::counts).fold(rare, Counts::plus)
     }
 
     /// The sum over the window that ends at `second`, without that second itself.
@@ -287,8 +306,18 @@ impl Window {
 
     /// Prefetches what [`Window::add`] reads at about `second`.
     pub(crate) fn prefetch(&self, second: u32) {
-        let front = self.buckets.front().filter(|_| is_expiry_due(self.oldest, second));
-        self.buckets.back().into_iter().chain(front).for_each(prefetch::fetch);
+        self.buckets.back().into_iter().for_each(prefetch::fetch);
+        if is_expiry_due(self.oldest, second) {
+            self.prefetch_oldest();
+        }
+    }
+
+    /// Prefetches the counts that leave the window next.
+    pub(crate) fn prefetch_oldest(&self) {
+        // One bucket of each cache line.
+        let oldest = self.buckets.iter().take(EXPIRY_SLACK_SECS as usize).step_by(64 / size_of::<Bucket>());
+        oldest.for_each(prefetch::fetch);
+        self.rare.as_deref().into_iter().for_each(prefetch::fetch);
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
@@ -324,6 +353,17 @@ impl Rare {
         {
             self.sum = self.sum.less(gone);
         }
+    }
+
+    /// The sum over the window that ends at `second`, which must not be before the newest one.
+    fn sum_up_to(&self, second: u32) -> Counts {
+        let old = self.seconds.iter().take_while(|(at, _)| is_old(*at, second));
+        old.fold(self.sum, |sum, (_, counts)| sum.less(*counts))
+    }
+
+    fn at(&self, second: u32) -> Counts {
+        let same = |(at, _): &&(u32, Counts)| *at == second;
+        self.seconds.iter().rev().find(same).map_or(Counts::default(), |(_, counts)| *counts)
     }
 }
 
