@@ -172,6 +172,11 @@ impl Activity {
         self.targets.prefetch(key);
     }
 
+    /// Prefetches what the sums of the window are worked out from.
+    pub(crate) fn prefetch_counts(&self) {
+        self.window.prefetch_oldest();
+    }
+
     /// Upper bounds of the spread at `second`; `None` when that is too long ago to know.
     pub(crate) fn ceiling(&self, second: u32) -> Option<&Ceiling> {
         (second >= self.ceiling_from).then_some(&self.ceiling)
@@ -214,14 +219,14 @@ impl Activity {
 
     /// Distinct pages that were served before `second` within the window, and neither refused nor redirected.
     pub(crate) fn served_pages(&self, second: u32) -> u32 {
-        let served = |target: &&Target| {
+        // Without branches: what a target is cannot be guessed from the one before.
+        let served = |target: &Target| {
             (target.last < second || target.flags.has(Flags::EARLIER))
-                && target.is_within(WINDOW_SECS, second)
-                && target.weight == 0
-                && !target.flags.has(Flags::HAS_FAILED)
-                && !target.flags.has(Flags::REDIRECTED)
+                & target.is_within(WINDOW_SECS, second)
+                & (target.weight == 0)
+                & !target.flags.has(Flags::HAS_FAILED.or(Flags::REDIRECTED))
         };
-        self.targets.iter().filter(served).count() as u32
+        self.targets.count(served)
     }
 
     /// Keys of the distinct targets over the window.
@@ -268,7 +273,12 @@ impl Activity {
         self.targets.len()
     }
 
-    /// The keys of its recent targets that weigh something, in unspecified order.
+    /// The number of those that weigh something, without walking them.
+    pub(crate) fn targets_in_vain(&self) -> usize {
+        self.targets.in_vain()
+    }
+
+    /// Their keys, in unspecified order.
     pub(crate) fn in_vain(&self) -> impl Iterator<Item = u32> {
         self.targets.iter().filter(|target| target.weight > 0).map(|target| target.key)
     }

@@ -29,6 +29,9 @@ const EVICTION_SAMPLE: usize = 32;
 /// Requests prepared at once: about as many reads as a processor can have in flight.
 pub(crate) const LOOK_AHEAD: usize = 16;
 
+/// What a walk reads of a client is prefetched when it is still so many clients away.
+const VISIT_AHEAD: usize = 4;
+
 /// The cost of looking up one client, in records read sequentially.
 const CLIENTS_PER_LOOKUP: u128 = 4;
 
@@ -371,7 +374,14 @@ impl Clients {
         mut visit: impl FnMut(ActiveClient<'_>),
     ) {
         let records = self.records.get(positions).unwrap_or_default();
-        records.iter().filter_map(|record| self.active(record, secs, second)).for_each(&mut visit);
+        for (at, record) in records.iter().enumerate() {
+            let activity_of = |ahead: usize| {
+                records.get(at + ahead).and_then(|record| self.activities.get(record.activity as usize))
+            };
+            activity_of(2 * VISIT_AHEAD).into_iter().for_each(Activity::prefetch);
+            activity_of(VISIT_AHEAD).into_iter().for_each(Activity::prefetch_counts);
+            self.active(record, secs, second).into_iter().for_each(&mut visit);
+        }
     }
 
     fn active(&self, record: &Record, secs: u32, second: u32) -> Option<ActiveClient<'_>> {
@@ -673,8 +683,8 @@ struct Balance {
 
 impl Balance {
     fn of(activity: &Activity) -> Balance {
-        let in_vain = activity.in_vain().count();
-        let served = activity.asked().count() - in_vain + activity.window.sum().assets as usize;
+        let in_vain = activity.targets_in_vain();
+        let served = activity.targets() - in_vain + activity.window.sum().assets as usize;
         Balance { served, in_vain }
     }
 

@@ -97,14 +97,17 @@ impl Detector {
 
 /// Whoever loads pages with their assets may have met their broken links. One asset is no alibi.
 fn is_reader(activity: &Activity) -> bool {
+    if (activity.window.at_most().assets as usize) < READER_ASSETS {
+        return false;
+    }
     let assets = activity.window.sum().assets as usize;
-    assets >= READER_ASSETS && 2 * assets >= activity.in_vain().count()
+    assets >= READER_ASSETS && 2 * assets >= activity.targets_in_vain()
 }
 
 /// Whether [`in_campaign`] can find anything. For nearly every client it cannot, and its targets are not walked.
 fn may_be_of_campaign(campaigns: &Campaigns, activity: &Activity) -> bool {
-    let is_new = activity.window.sum().requests <= FIRST_REQUESTS;
-    (!campaigns.is_empty() && is_new) || activity.targets() >= SUSPECT_TARGETS
+    let is_new = || activity.window.sum().requests <= FIRST_REQUESTS;
+    activity.targets() >= SUSPECT_TARGETS || (!campaigns.is_empty() && is_new())
 }
 
 fn in_campaign(campaigns: &mut Campaigns, key: u128, activity: &Activity, second: u32) -> Option<Vec<Check>> {

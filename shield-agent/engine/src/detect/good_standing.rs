@@ -324,13 +324,12 @@ impl Detector {
     /// targets.
     pub(super) fn learn_from_teacher(&mut self, key: u128, boundary: u32) -> usize {
         let Detector { clients, good_targets, .. } = self;
-        let learn = |(target, answer)| good_targets.learn(target, answer, key, boundary);
         if let Some(activity) = clients.heavy(key) {
-            activity.asked().for_each(learn);
+            good_targets.learn(activity.asked(), key, boundary);
             return activity.targets();
         }
         let Some((light, _)) = clients.activity(key) else { return 0 };
-        light.asked().for_each(learn);
+        good_targets.learn(light.asked(), key, boundary);
         light.targets()
     }
 }

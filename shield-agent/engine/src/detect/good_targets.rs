@@ -45,10 +45,14 @@ impl Default for GoodTargets {
 }
 
 impl GoodTargets {
-    /// Learns that the client `who` in good standing asked for a target at `second`.
+    /// Learns that the client `who` in good standing asked for these targets up to `second`.
+    pub(crate) fn learn(&mut self, asked: impl Iterator<Item = (u32, Asked)>, who: u128, second: u32) {
+        let (day, network) = (day_of(second), network_mark(who));
+        asked.for_each(|(key, answer)| self.learn_one(key, answer, network, day));
+    }
+
     #[inline]
-    pub(crate) fn learn(&mut self, key: u32, answer: Asked, who: u128, second: u32) {
-        let day = day_of(second);
+    fn learn_one(&mut self, key: u32, answer: Asked, network: u16, day: u8) {
         let slot = &mut self.slots[place(key)];
         if slot.key != key || is_old(slot, day) {
             if slot.known() > 1 && slot.key != key && !is_old(slot, day) {
@@ -57,7 +61,6 @@ impl GoodTargets {
             *slot = Slot { key, ..Slot::default() };
         }
         slot.day = day;
-        let network = network_mark(who);
         if slot.networks.contains(&network) {
             return;
         }
@@ -116,12 +119,12 @@ mod tests {
         let mut targets = GoodTargets::default();
         let now = 20_000 * DAY;
         for visit in 0..5 {
-            targets.learn(7, Asked::Served, who(1), now + visit);
-            targets.learn(7, Asked::Served, who(1) + 1, now);
+            targets.learn([(7, Asked::Served)].into_iter(), who(1), now + visit);
+            targets.learn([(7, Asked::Served)].into_iter(), who(1) + 1, now);
         }
         assert!(!targets.is_asked(7, now), "one network, however many of its clients");
-        targets.learn(7, Asked::Served, who(2), now);
-        targets.learn(7, Asked::Served, who(3), now);
+        targets.learn([(7, Asked::Served)].into_iter(), who(2), now);
+        targets.learn([(7, Asked::Served)].into_iter(), who(3), now);
         assert!(targets.is_asked(7, now) && targets.is_served(7, now));
         assert!(targets.is_asked(7, now + 2 * DAY) && !targets.is_asked(7, now + 3 * DAY));
         assert!(!targets.is_asked(8, now));
@@ -131,7 +134,7 @@ mod tests {
     fn what_was_never_served_is_asked_for_but_not_served() {
         let mut targets = GoodTargets::default();
         for network in 1..=3 {
-            targets.learn(9, Asked::InVain, who(network), 1000);
+            targets.learn([(9, Asked::InVain)].into_iter(), who(network), 1000);
         }
         assert!(targets.is_asked(9, 1000) && !targets.is_served(9, 1000));
     }
@@ -140,10 +143,10 @@ mod tests {
     fn one_client_that_asks_for_much_flushes_nothing() {
         let mut targets = GoodTargets::default();
         for network in 1..=3 {
-            targets.learn(9, Asked::Served, who(network), 1000);
+            targets.learn([(9, Asked::Served)].into_iter(), who(network), 1000);
         }
         for key in (9..9 + 100 * SLOTS as u32).step_by(SLOTS) {
-            targets.learn(key, Asked::Served, who(4), 1001);
+            targets.learn([(key, Asked::Served)].into_iter(), who(4), 1001);
         }
         assert!(targets.is_served(9, 1001));
     }

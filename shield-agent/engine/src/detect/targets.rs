@@ -104,7 +104,7 @@ impl Target {
 
     /// Returns whether a rule can still count it: served pages for a window only, all others for 10 min.
     fn matters(&self, second: u32) -> bool {
-        let is_telling = self.weight > 0 || self.has_failed() || self.flags.has(Flags::SCRIPT);
+        let is_telling = (self.weight > 0) | self.flags.has(Flags::HAS_FAILED.or(Flags::SCRIPT));
         self.is_within(if is_telling { TARGET_SECS } else { WINDOW_SECS + LATE_SECS }, second)
     }
 }
@@ -113,6 +113,8 @@ impl Target {
 pub(crate) struct Targets {
     slots: Box<[Target]>,
     len: u32,
+    /// Those of them that weigh something.
+    in_vain: u32,
 }
 
 impl Targets {
@@ -123,6 +125,16 @@ impl Targets {
 
     pub(crate) fn len(&self) -> usize {
         self.len as usize
+    }
+
+    /// How many of them are as asked.
+    pub(crate) fn count(&self, is: impl Fn(&Target) -> bool) -> u32 {
+        self.slots.iter().map(|target| u32::from((target.last > 0) & is(target))).sum()
+    }
+
+    /// How many of them weigh something.
+    pub(crate) fn in_vain(&self) -> usize {
+        self.in_vain as usize
     }
 
     /// Counts one request, and returns its target before and after.
@@ -145,7 +157,9 @@ impl Targets {
         if let Some(known) = at.and_then(|at| self.slots.get_mut(at)).filter(|target| target.last > 0) {
             let before = *known;
             known.hit(second, trace);
-            return (before, *known);
+            let after = *known;
+            self.in_vain += u32::from(before.weight == 0 && after.weight > 0);
+            return (before, after);
         }
         let before = Target::new(trace.key);
         let mut after = before;
@@ -164,6 +178,7 @@ impl Targets {
         if let Some(slot) = at.and_then(|at| self.slots.get_mut(at)) {
             *slot = target;
             self.len += 1;
+            self.in_vain += u32::from(target.weight > 0);
         }
     }
 
@@ -202,9 +217,9 @@ impl Targets {
     }
 
     fn retain(&mut self, keep: impl Fn(&Target) -> bool) {
-        let kept = self.iter().filter(|target| keep(target)).count();
-        if kept < self.len as usize {
-            self.rebuild(kept + 1, keep);
+        let kept = self.count(&keep);
+        if kept < self.len {
+            self.rebuild(kept as usize + 1, keep);
         }
     }
 
@@ -212,11 +227,12 @@ impl Targets {
     fn rebuild(&mut self, wanted: usize, keep: impl Fn(&Target) -> bool) {
         let slots = (2 * wanted).next_power_of_two().clamp(MIN_SLOTS, MAX_SLOTS);
         let old = std::mem::replace(&mut self.slots, vec![Target::default(); slots].into_boxed_slice());
-        self.len = 0;
+        (self.len, self.in_vain) = (0, 0);
         for target in old.iter().filter(|target| target.last > 0 && keep(target)) {
             if let Some(slot) = place(&self.slots, target.key).and_then(|at| self.slots.get_mut(at)) {
                 *slot = *target;
                 self.len += 1;
+                self.in_vain += u32::from(target.weight > 0);
             }
         }
     }
@@ -302,6 +318,9 @@ mod tests {
                 let is_forgotten = before.last == 0 && !known.matters(now);
                 prop_assert!(is_forgotten || before == known, "{before:?} {known:?}");
                 model.insert(key, after);
+                prop_assert_eq!(targets.len(), targets.iter().count());
+                let in_vain = targets.iter().filter(|target| target.weight > 0).count();
+                prop_assert_eq!(targets.in_vain(), in_vain);
                 for known in model.values().filter(|known| known.matters(now)) {
                     prop_assert_eq!(targets.iter().find(|target| target.key == known.key), Some(known));
                 }
