@@ -8,7 +8,6 @@ use crate::bans::backoff::Term;
 use crate::bans::blast::{Change, Decision, HeldBan};
 use crate::bans::peers::where_enforced;
 use crate::detect::detector::{LOOK_AHEAD, Prepared, Standing};
-use crate::detect::plain::Plain;
 use crate::detect::policy::Switch;
 use crate::places::is_on_the_way;
 use crate::settings::{NetworkAction, Proxied};
@@ -63,10 +62,24 @@ impl Engine {
         let mut prepared = std::mem::take(&mut self.prepared);
         let mut read = self.detector.read_paths(batch);
         for lines in batch.lines.chunks(LOOK_AHEAD) {
-            let requests = lines.iter().map(|line| (line.addr, batch.path_of(line)));
-            self.detector.prepare_batch(requests, read, &mut prepared);
+            self.detector.prepare_batch(batch, lines, read, &mut prepared);
             read = read.get(lines.len()..).unwrap_or_default();
-            for (line, prepared) in lines.iter().zip(&prepared) {
+            let mut left = (lines, prepared.as_slice());
+            loop {
+                if !is_other {
+                    let counted = self.count_plain(batch, left, now);
+                    at += counted;
+                    left = (
+                        left.0.get(counted..).unwrap_or_default(),
+                        left.1.get(counted..).unwrap_or_default(),
+                    );
+                }
+                let (Some((line, lines)), Some((prepared, others))) =
+                    (left.0.split_first(), left.1.split_first())
+                else {
+                    break;
+                };
+                left = (lines, others);
                 if is_led && self.is_late(line.time) {
                     at += 1;
                     self.count(line.status);
@@ -81,9 +94,6 @@ impl Engine {
                     self.detector.skip_to(second);
                 }
                 let ban = self.ledger.ban_over(prepared.client);
-                if ban.is_none() && self.count_plain(batch, line, prepared, second, now) {
-                    continue;
-                }
                 let request = batch.request(line);
                 let beside = Beside { server: batch.server_of(line), way: batch.way_of(line), ban };
                 self.on_request(&request, beside, prepared, second, now, out);
@@ -109,32 +119,63 @@ impl Engine {
         }
     }
 
-    /// Counts a request of a client that is not banned by the short way of `detect/plain.rs`. Returns whether it could: then there
-    /// is nothing more to do.
-    #[inline]
-    fn count_plain(
-        &mut self,
-        batch: &Batch,
-        line: &Line,
-        prepared: &Prepared,
-        second: EventSecs,
-        now: Now,
-    ) -> bool {
-        let client = prepared.client;
-        let may_be_plain = line.status == 200
-            && line.peer_len == 0
-            && !line.salvaged
-            && !self.is_suppressed(client, now)
-            && !self.blast.is_held(client);
-        let is_plain = may_be_plain && {
-            let (method, path) = (batch.method_of(line), batch.path_of(line));
-            let asked = Plain { method, path, status: line.status, size: line.size };
-            self.detector.count_plain(&asked, second, prepared)
-        };
-        if is_plain {
-            self.count(line.status);
+    /// Counts lines of a replay from the first on as long as they are plain and of the second that its reader has placed last.
+    /// Returns how many: of these nothing is to be said. `batch` has their bytes, and what was read of their paths, from the first
+    /// of them on.
+    pub fn count_plain_lines(&mut self, batch: &Batch, lines: &[Line], now: Now) -> usize {
+        if batch.live || self.lead.is_live(now) || self.plain_second(batch, now).is_none() {
+            return 0;
         }
-        is_plain
+        let mut prepared = std::mem::take(&mut self.prepared);
+        let mut read = batch.read_paths.of(lines.len(), self.detector.hash());
+        let mut counted = 0;
+        for lines in lines.chunks(LOOK_AHEAD) {
+            self.detector.prepare_batch(batch, lines, read, &mut prepared);
+            read = read.get(lines.len()..).unwrap_or_default();
+            let plain = self.count_plain(batch, (lines, &prepared), now);
+            counted += plain;
+            if plain < lines.len() {
+                break;
+            }
+        }
+        self.prepared = prepared;
+        if counted > 0 {
+            self.backlog_at_ms = Some(now.boot_ms);
+        }
+        counted
+    }
+
+    /// Counts requests from the first on by the short way of `detect/plain.rs`, up to one that needs the long way. Returns how
+    /// many: with these there is nothing more to do.
+    #[inline(never)]
+    fn count_plain(&mut self, batch: &Batch, (lines, prepared): (&[Line], &[Prepared]), now: Now) -> usize {
+        let Some(second) = self.plain_second(batch, now) else { return 0 };
+        let Engine { detector, ledger, suppressed, blast, .. } = self;
+        let nobody_is_special = ledger.is_empty() && suppressed.is_empty() && blast.holds_nobody();
+        let is_special = |client| {
+            !nobody_is_special
+                && (ledger.ban_over(client).is_some()
+                    || suppressed.get(&client).is_some_and(|until| now.boot_ms < *until)
+                    || blast.is_held(client))
+        };
+        let counted = detector.count_plain(batch, lines, prepared, second, is_special);
+        if counted > 0 && !batch.live && batch.placed.is_none() {
+            self.timeline.goes_on_at(second);
+        }
+        self.totals.requests += counted as u64;
+        counted
+    }
+
+    /// The newest second, if a line of it counts at it without a question.
+    fn plain_second(&self, batch: &Batch, now: Now) -> Option<EventSecs> {
+        let second = self.detector.latest()?;
+        let age = now.wall_secs().saturating_sub(second);
+        let is_certain = match batch.placed {
+            _ if batch.live => (0..=self.settings.max_clock_skew_secs).contains(&age),
+            Some(placed) => placed.second == second && !placed.is_back && age >= -TOLERANCE_SECS,
+            None => self.timeline.is_at(second) && age >= -TOLERANCE_SECS,
+        };
+        is_certain.then_some(second)
     }
 
     fn on_request(

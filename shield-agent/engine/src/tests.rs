@@ -52,7 +52,13 @@ fn unban_command(text: &str) -> Event<'static> {
 }
 
 /// Adds the line of a GET to a batch.
-fn push<'a>(batch: &'a mut Batch, addr: std::net::IpAddr, path: &str, status: u16, now: Now) -> &'a mut Line {
+pub(crate) fn push<'a>(
+    batch: &'a mut Batch,
+    addr: std::net::IpAddr,
+    path: &str,
+    status: u16,
+    now: Now,
+) -> &'a mut Line {
     let method_at = batch.bytes.len() as u32;
     batch.bytes.extend(b"GET");
     batch.bytes.extend(path.as_bytes());

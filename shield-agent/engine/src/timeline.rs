@@ -64,12 +64,17 @@ impl Timeline {
 
     /// Whether a line of this time counts at it without a question, as nearly every one does: it is of the newest second.
     #[inline]
-    pub(crate) fn goes_on_at(&mut self, time: EventSecs) -> bool {
-        let is_newest = self.latest == Some(time);
+    pub fn goes_on_at(&mut self, time: EventSecs) -> bool {
+        let is_newest = self.is_at(time);
         if is_newest {
             self.doubted = None;
         }
         is_newest
+    }
+
+    /// Whether this is the newest second.
+    pub(crate) fn is_at(&self, time: EventSecs) -> bool {
+        self.latest == Some(time)
     }
 
     /// Takes over the newest second from elsewhere.

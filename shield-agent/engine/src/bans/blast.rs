@@ -157,6 +157,11 @@ impl BlastRadius {
         withheld.into_iter().filter_map(|client| self.take(client)).collect()
     }
 
+    /// Whether no ban waits.
+    pub(crate) fn holds_nobody(&self) -> bool {
+        self.held.is_empty()
+    }
+
     /// Whether a ban of this client waits.
     pub(crate) fn is_held(&self, client: Client) -> bool {
         !self.held.is_empty() && self.held.contains_key(&client)

@@ -241,12 +241,7 @@ impl Clients {
         trace: &Trace,
         prefilter: &Prefilter,
     ) -> Option<Recorded<'_>> {
-        let key = prepared.client.key();
-        let is_there = |record: &Record| record.key == split(key);
-        let at = match self.records.get(prepared.place as usize).filter(|record| is_there(record)) {
-            Some(_) => prepared.place as usize,
-            None => self.position(key).unwrap_or_else(|| self.insert(key, second)),
-        };
+        let at = self.place_of(prepared, second);
         let record = &mut self.records[at];
         if record.activity == NO_ACTIVITY {
             if record.add_light(second, trace) {
@@ -261,14 +256,26 @@ impl Clients {
         Some(Recorded { activity, suspect_until: &mut record.suspect_until, screening })
     }
 
-    /// The record of a request's client, if it is where it was when the request was prepared, and the activity of a client that
-    /// is not light.
+    /// The record of a request's client, which is a new one if there was none, and the activity of a client that is not light.
     #[inline]
-    pub(super) fn found(&mut self, prepared: &Prepared) -> Option<(&mut Record, Option<&mut Activity>)> {
-        let key = split(prepared.client.key());
-        let record = self.records.get_mut(prepared.place as usize).filter(|record| record.key == key)?;
+    pub(super) fn record_of(
+        &mut self,
+        prepared: &Prepared,
+        second: u32,
+    ) -> (&mut Record, Option<&mut Activity>) {
+        let at = self.place_of(prepared, second);
+        let record = &mut self.records[at];
         let activity = self.activities.get_mut(record.activity as usize);
-        Some((record, activity))
+        (record, activity)
+    }
+
+    #[inline]
+    fn place_of(&mut self, prepared: &Prepared, second: u32) -> usize {
+        let (place, key) = (prepared.place as usize, prepared.client.key());
+        match self.records.get(place) {
+            Some(record) if record.key == split(key) => place,
+            _ => self.position(key).unwrap_or_else(|| self.insert(key, second)),
+        }
     }
 
     /// Prefetches what [`Clients::record`] reads for these requests, of about `second`, and notes the places of their

@@ -38,7 +38,7 @@ use crate::vocab::client::Client;
 use crate::vocab::report::{
     BaselineView, ClientSummary, DetectorStatus, Explanation, GlobalChange, Lessons, RuleView, ServerRates,
 };
-use crate::vocab::request::{Batch, Request};
+use crate::vocab::request::{Batch, Line, Request};
 use crate::vocab::time::EventSecs;
 use crate::vocab::verdict::{Charged, Evidence, PathCount, Rule, Verdict};
 
@@ -234,28 +234,31 @@ impl Detector {
     }
 
     /// Prepares the requests to be observed next, at most [`LOOK_AHEAD`], and prefetches what counting them reads: the
-    /// cache misses take far longer than the counting, and overlap this way.
-    pub(crate) fn prepare_batch<'a>(
+    /// cache misses take far longer than the counting, and overlap this way. `read` begins with what was read of their paths, if
+    /// anything.
+    pub(crate) fn prepare_batch(
         &self,
-        requests: impl Iterator<Item = (IpAddr, &'a [u8])>,
+        batch: &Batch,
+        lines: &[Line],
         read: &[ReadPath],
         prepared: &mut Vec<Prepared>,
     ) {
         prepared.clear();
-        let mut read = read.iter();
-        for (addr, path) in requests.take(LOOK_AHEAD) {
-            let client = self.client_of_addr(addr);
-            let one = match read.next() {
-                Some(read) => Prepared::new(client, read.path, read.shape),
-                None => {
-                    let path = self.tracer.hash_path(path);
-                    self.tracer.prefetch(path);
-                    Prepared::new(client, path, CachedShape::default())
-                }
-            };
-            self.paths.prefetch(one.path.hash as u32);
-            prepared.push(one);
+        let lines = lines.get(..LOOK_AHEAD).unwrap_or(lines);
+        match read.get(..lines.len()) {
+            Some(read) => prepared.extend(
+                lines
+                    .iter()
+                    .zip(read)
+                    .map(|(line, read)| Prepared::new(self.client_of_addr(line.addr), read.path, read.shape)),
+            ),
+            None => prepared.extend(lines.iter().map(|line| {
+                let path = self.tracer.hash_path(batch.path_of(line));
+                self.tracer.prefetch(path);
+                Prepared::new(self.client_of_addr(line.addr), path, CachedShape::default())
+            })),
         }
+        prepared.iter().for_each(|one| self.paths.prefetch(one.path.hash as u32));
         self.clients.prefetch(prepared, self.latest);
     }
 
@@ -265,7 +268,12 @@ impl Detector {
 
     /// What was read of the paths of these lines for this detector, if anything.
     pub(crate) fn read_paths<'a>(&self, batch: &'a Batch) -> &'a [ReadPath] {
-        batch.read_paths.of(batch.lines.len(), self.tracer.hash())
+        batch.read_paths.of(batch.lines.len(), self.hash())
+    }
+
+    /// The function that the paths are hashed by.
+    pub(crate) fn hash(&self) -> Seeded {
+        self.tracer.hash()
     }
 
     /// Prepares one request, without prefetching.

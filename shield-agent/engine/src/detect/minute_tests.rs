@@ -7,8 +7,10 @@ use proptest::prelude::*;
 use crate::detect::detector::{Detector, LOOK_AHEAD, Standing};
 use crate::detect::detector_tests;
 use crate::detect::policy::Policy;
+use crate::tests::push;
 use crate::vocab::client::Client;
-use crate::vocab::request::Request;
+use crate::vocab::request::{Batch, Request};
+use crate::vocab::time::Now;
 use crate::vocab::verdict::Verdict;
 
 /// A Monday's 08:00 UTC.
@@ -183,9 +185,12 @@ proptest! {
 
 /// The same as [`ask`] for lines that were prepared together.
 fn ask_all(detector: &mut Detector, lines: &[(i64, u32, usize)]) {
-    let asked = lines.iter().map(|(_, client, what)| (addr(*client), ASKED[*what].1.as_bytes()));
-    let mut prepared = Vec::new();
-    detector.prepare_batch(asked, &[], &mut prepared);
+    let (mut batch, mut prepared) = (Batch::default(), Vec::new());
+    for (second, client, what) in lines {
+        let (_, path, status) = ASKED[*what];
+        push(&mut batch, addr(*client), path, status, Now { wall_ms: second * 1000, boot_ms: 0 });
+    }
+    detector.prepare_batch(&batch, &batch.lines, &[], &mut prepared);
     for ((second, client, what), prepared) in lines.iter().zip(&prepared) {
         detector.observe(&request(*second, *client, *what), *second, prepared, Standing::Normal);
     }

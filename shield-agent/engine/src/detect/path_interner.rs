@@ -63,14 +63,21 @@ impl Default for PathInterner {
 
 impl PathInterner {
     /// Stores the path of a target, cut to [`MAX_PATH_BYTES`].
+    #[inline]
     pub(crate) fn put(&mut self, key: u32, text: &[u8]) {
-        let set = &mut self.sets[place(key)];
-        let known = set.position(key);
         // What lies in the older half of the ring is stored again before it is overwritten.
-        if known.is_some_and(|at| self.written - set.0[at].at < (ARENA_BYTES / 2) as u64) {
-            return;
+        let since = self.written.saturating_sub((ARENA_BYTES / 2) as u64);
+        let is_fresh = |slot: &Slot| slot.key == key && slot.at > since;
+        // Without branches, as each of its few slots is as likely.
+        if !self.sets[place(key)].0.iter().fold(false, |found, slot| found | is_fresh(slot)) {
+            self.store(key, text);
         }
-        let slot = &mut set.0[known.unwrap_or_else(|| set.oldest())];
+    }
+
+    fn store(&mut self, key: u32, text: &[u8]) {
+        let set = &mut self.sets[place(key)];
+        let at = set.position(key).unwrap_or_else(|| set.oldest());
+        let slot = &mut set.0[at];
         let text = &text[..text.len().min(MAX_PATH_BYTES)];
         let mut at = self.written as usize % ARENA_BYTES;
         if at + 1 + text.len() > ARENA_BYTES {

@@ -7,7 +7,10 @@
 use crate::detect::activity::Activity;
 use crate::detect::clients::{Clients, Prepared};
 use crate::detect::detector::Detector;
+use crate::detect::ring::ServerSecond;
 use crate::detect::trace::{Flags, Trace};
+use crate::vocab::client::Client;
+use crate::vocab::request::{Batch, Line};
 use crate::vocab::time::EventSecs;
 
 /// What is looked at of a request to find out whether it is plain.
@@ -19,49 +22,74 @@ pub(crate) struct Plain<'a> {
 }
 
 impl Detector {
-    /// Counts a request of a client that is not banned, if it is plain. Returns whether it was: then the verdict is normal, and
-    /// there is no doubt either.
-    #[inline]
-    pub(crate) fn count_plain(&mut self, asked: &Plain<'_>, second: EventSecs, prepared: &Prepared) -> bool {
+    /// Counts requests from the first on as long as they are plain and their client is not special: no ban, and no verdict that
+    /// waits. Returns how many: the verdict of each is normal, and there is no doubt either.
+    ///
+    /// A loop of its own, small enough for the processor's registers.
+    pub(crate) fn count_plain(
+        &mut self,
+        batch: &Batch,
+        lines: &[Line],
+        prepared: &[Prepared],
+        second: EventSecs,
+        is_special: impl Fn(Client) -> bool,
+    ) -> usize {
         #[cfg(test)]
         if self.takes_long_way {
-            return false;
+            return 0;
         }
-        if second != EventSecs::from(self.latest) || self.latest == 0 || self.exempt.is_some() {
-            return false;
+        // While a minute is learned, the long way learns the client's part of it first.
+        let takes_none = self.exempt.is_some() || self.ending.is_some();
+        if takes_none || second != EventSecs::from(self.latest) || self.latest == 0 {
+            return 0;
         }
-        // The long way learns the client's last minute first.
-        if self.ending.is_some() {
-            return false;
-        }
-        let Some(trace) = self.tracer.see_plain(asked, prepared) else { return false };
-        if self.is_scoring && self.scores.is_in_vain(&trace, asked.status, asked.size) {
-            return false;
-        }
+        let (latest, is_scoring) = (self.latest, self.is_scoring);
         let generation = self.thresholds.prefilter().generation();
-        if !self.clients.record_plain(prepared, self.latest, &trace, generation) {
-            return false;
+        let Detector { tracer, scores, clients, paths, .. } = self;
+        let mut counted = 0;
+        for (line, prepared) in lines.iter().zip(prepared) {
+            let is_ordinary =
+                line.time == second && line.status == 200 && line.peer_len == 0 && !line.salvaged;
+            if !is_ordinary || is_special(prepared.client) {
+                break;
+            }
+            let (method, path) = (batch.method_of(line), batch.path_of(line));
+            let asked = Plain { method, path, status: line.status, size: line.size };
+            let Some(trace) = tracer.see_plain(&asked, prepared) else { break };
+            let is_in_vain = is_scoring && scores.is_in_vain(&trace, asked.status, asked.size);
+            if is_in_vain || !clients.record_plain(prepared, latest, &trace, generation) {
+                break;
+            }
+            if !trace.flags.has(Flags::ASSET) {
+                paths.put(trace.key, path);
+            }
+            counted += 1;
         }
+        if counted > 0 {
+            self.count_served(counted as u32);
+        }
+        counted
+    }
+
+    /// Counts so many served requests of the newest second for the whole server.
+    fn count_served(&mut self, requests: u32) {
+        let served = ServerSecond { requests, errors: 0 };
+        self.late_run = 0;
+        self.shown.add_many(self.latest, served);
+        self.teaching.add_many(self.latest, served);
         #[cfg(test)]
         {
-            self.plain += 1;
+            self.plain += u64::from(requests);
         }
-        self.late_run = 0;
-        self.shown.add(self.latest, 0);
-        self.teaching.add(self.latest, 0);
-        if !trace.flags.has(Flags::ASSET) {
-            self.paths.put(trace.key, asked.path);
-        }
-        true
     }
 }
 
 impl Clients {
     /// Counts a plain request as [`Clients::record`] does, if no rule can fire because of it and its client is not suspect.
-    /// Otherwise nothing is changed.
+    /// Otherwise nothing is counted.
     #[inline]
     fn record_plain(&mut self, prepared: &Prepared, second: u32, trace: &Trace, generation: u32) -> bool {
-        let Some((record, activity)) = self.found(prepared) else { return false };
+        let (record, activity) = self.record_of(prepared, second);
         match activity {
             Some(activity) => {
                 if record.suspect_until > second || !activity.add_spared(second, trace, generation) {
