@@ -122,6 +122,11 @@ export async function reaches(page, condition, what, { ms = PATIENCE_MS, argumen
   }
 }
 
+/** Waits until the page's address has this behind it, and this side knows: the page writes it after what is clicked, and tells of it later. */
+export function isAt(page, hash) {
+  return page.waitForURL((url) => url.hash === hash);
+}
+
 /** Waits until a banned client's row is shown, or gone. */
 export function rowIs(page, client, wanted, { ms = 3_000 } = {}) {
   const isThere = ([client, wanted]) => [...document.querySelectorAll(".ban .address")].some((cell) => cell.textContent === client) === (wanted === "shown");
