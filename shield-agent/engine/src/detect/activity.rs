@@ -154,6 +154,14 @@ impl Activity {
         self.spare.left = self.spare.left.saturating_sub(1);
     }
 
+    /// Removes from the window what a request at `second` would, and spares nothing until the next comparison.
+    pub(super) fn expire(&mut self, second: u32) {
+        if self.window.expires_at(second) {
+            self.window.expire(second);
+        }
+        self.spare = Spare::default();
+    }
+
     /// Spares the comparison with the limits of `generation` for this many plain requests more. A request that is not
     /// plain, or for a target that is not, ends it.
     pub(crate) fn spare(&mut self, requests: u32, generation: u32) {

@@ -7,6 +7,7 @@
 use crate::detect::activity::Activity;
 use crate::detect::clients::{Clients, Prepared};
 use crate::detect::detector::Detector;
+use crate::detect::prefilter::Prefilter;
 use crate::detect::ring::ServerSecond;
 use crate::detect::trace::{Flags, Trace};
 use crate::vocab::client::Client;
@@ -44,8 +45,8 @@ impl Detector {
             return 0;
         }
         let (latest, is_scoring) = (self.latest, self.is_scoring);
-        let generation = self.thresholds.prefilter().generation();
-        let Detector { tracer, scores, clients, paths, .. } = self;
+        let Detector { tracer, scores, clients, paths, thresholds, .. } = self;
+        let prefilter = thresholds.prefilter();
         let mut counted = 0;
         for (line, prepared) in lines.iter().zip(prepared) {
             let is_ordinary =
@@ -57,7 +58,7 @@ impl Detector {
             let asked = Plain { method, path, status: line.status, size: line.size };
             let Some(trace) = tracer.see_plain(&asked, prepared) else { break };
             let is_in_vain = is_scoring && scores.is_in_vain(&trace, asked.status, asked.size);
-            if is_in_vain || !clients.record_plain(prepared, latest, &trace, generation) {
+            if is_in_vain || !clients.record_plain(prepared, latest, &trace, prefilter) {
                 break;
             }
             if !trace.flags.has(Flags::ASSET) {
@@ -88,11 +89,17 @@ impl Clients {
     /// Counts a plain request as [`Clients::record`] does, if no rule can fire because of it and its client is not suspect.
     /// Otherwise nothing is counted.
     #[inline]
-    fn record_plain(&mut self, prepared: &Prepared, second: u32, trace: &Trace, generation: u32) -> bool {
+    fn record_plain(
+        &mut self,
+        prepared: &Prepared,
+        second: u32,
+        trace: &Trace,
+        prefilter: &Prefilter,
+    ) -> bool {
         let (record, activity) = self.record_of(prepared, second);
         match activity {
             Some(activity) => {
-                if record.suspect_until > second || !activity.add_spared(second, trace, generation) {
+                if record.suspect_until > second || !activity.add_spared(second, trace, prefilter) {
                     return false;
                 }
                 record.last = record.last.max(second);
@@ -104,11 +111,11 @@ impl Clients {
 }
 
 impl Activity {
-    /// Counts a plain request if it is spared the comparison with the limits of `generation`.
+    /// Counts a plain request if it is spared the comparison with the limits.
     #[inline]
-    fn add_spared(&mut self, second: u32, trace: &Trace, generation: u32) -> bool {
+    fn add_spared(&mut self, second: u32, trace: &Trace, prefilter: &Prefilter) -> bool {
         // The spared requests include this one.
-        if !self.is_spared_another(generation, second) {
+        if !self.is_spared_another(prefilter.generation(), second) && !self.spares_more(second, prefilter) {
             return false;
         }
         if !trace.flags.has(Flags::NOT_A_PAGE) && !self.hit_plain_target(second, trace) {
@@ -117,5 +124,15 @@ impl Activity {
         self.window.add_plain(second, trace.flags.has(Flags::ASSET));
         self.spend_spared();
         true
+    }
+
+    /// Compares with the limits ahead of a plain request, once what is too old has left the window. Returns whether that spares
+    /// the request. If not, the long way finds the same sums, and compares again.
+    #[cold]
+    #[inline(never)]
+    fn spares_more(&mut self, second: u32, prefilter: &Prefilter) -> bool {
+        self.expire(second);
+        prefilter.screen(self, second);
+        self.is_spared_another(prefilter.generation(), second)
     }
 }

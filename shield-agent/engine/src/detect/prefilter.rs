@@ -110,7 +110,7 @@ impl Prefilter {
     /// Screens a client whose request at `second` was just counted. Compares with the limits only as often as the
     /// client's plain requests could have reached one since the last time.
     #[inline]
-    fn screen(&self, activity: &mut Activity, second: u32) -> Screening {
+    pub(super) fn screen(&self, activity: &mut Activity, second: u32) -> Screening {
         if activity.is_spared(self.generation, second) {
             return Screening::Skip;
         }

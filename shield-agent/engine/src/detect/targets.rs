@@ -51,6 +51,7 @@ impl Target {
         Target { key, ..Target::default() }
     }
 
+    #[inline]
     pub(crate) fn hit(&mut self, second: u32, trace: &Trace) {
         match (second / REPEAT_SLOT_SECS).saturating_sub(self.last / REPEAT_SLOT_SECS) {
             // The same slot, or out of order: a late request counts in the newer slot.

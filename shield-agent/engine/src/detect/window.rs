@@ -218,7 +218,7 @@ impl Window {
     }
 
     /// Removes seconds outside the window that ends at `second`.
-    fn expire(&mut self, second: u32) {
+    pub(crate) fn expire(&mut self, second: u32) {
         let old = self.old(second);
         self.buckets.drain(..old.buckets);
         self.requests -= old.requests;
