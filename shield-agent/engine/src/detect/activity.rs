@@ -270,7 +270,7 @@ impl Activity {
 
     /// The keys of its recent targets, and whether each was answered well every time.
     pub(crate) fn asked(&self) -> impl Iterator<Item = (u32, Asked)> {
-        self.targets.iter().map(|target| {
+        self.targets.packed().map(|target| {
             let is_served = target.weight == 0 && !target.has_failed();
             (target.key, if is_served { Asked::Served } else { Asked::InVain })
         })

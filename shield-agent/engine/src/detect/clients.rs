@@ -269,7 +269,8 @@ impl Clients {
         (record, activity)
     }
 
-    #[inline]
+    // A part of the loop over plain requests.
+    #[inline(always)]
     fn place_of(&mut self, prepared: &Prepared, second: u32) -> usize {
         let (place, key) = (prepared.place as usize, prepared.client.key());
         match self.records.get(place) {

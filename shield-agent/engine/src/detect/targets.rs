@@ -128,6 +128,14 @@ impl Targets {
         self.len as usize
     }
 
+    /// All targets without the free slots between them, for whoever does much with each.
+    pub(crate) fn packed(&self) -> impl Iterator<Item = Target> {
+        let mut slots = self.slots.to_vec();
+        let len = move_to_front(&mut slots, |_| true);
+        slots.truncate(len);
+        slots.into_iter()
+    }
+
     /// How many of them are as asked.
     pub(crate) fn count(&self, is: impl Fn(&Target) -> bool) -> u32 {
         self.slots.iter().map(|target| u32::from((target.last > 0) & is(target))).sum()
@@ -153,7 +161,8 @@ impl Targets {
         is_plain.then(|| self.hit_at(at, second, trace))
     }
 
-    #[inline]
+    // A part of the loop over plain requests.
+    #[inline(always)]
     fn hit_at(&mut self, at: Option<usize>, second: u32, trace: &Trace) -> (Target, Target) {
         if let Some(known) = at.and_then(|at| self.slots.get_mut(at)).filter(|target| target.last > 0) {
             let before = *known;
@@ -171,6 +180,7 @@ impl Targets {
 
     /// Adds a target at its slot `at`. Without room, targets that do not matter any more at `second` are removed first;
     /// at [`MAX_TARGETS`], the least suspicious.
+    #[inline(never)]
     fn insert(&mut self, target: Target, mut at: Option<usize>, second: u32) {
         if 4 * (self.len as usize + 1) > 3 * self.slots.len() {
             self.make_room(second);
@@ -185,12 +195,10 @@ impl Targets {
 
     #[cold]
     fn make_room(&mut self, second: u32) {
-        self.retain(|target| target.matters(second));
+        let kept = move_to_front(&mut self.slots, |target| target.matters(second));
+        self.rebuild(kept);
         if self.len as usize >= MAX_TARGETS {
             self.evict_least_suspicious();
-        }
-        if self.slots.len() < MAX_SLOTS && 2 * (self.len as usize + 1) > self.slots.len() {
-            self.rebuild(self.len as usize + 1, |_| true);
         }
     }
 
@@ -218,25 +226,42 @@ impl Targets {
     }
 
     fn retain(&mut self, keep: impl Fn(&Target) -> bool) {
-        let kept = self.count(&keep);
-        if kept < self.len {
-            self.rebuild(kept as usize + 1, keep);
+        if self.count(&keep) < self.len {
+            let kept = move_to_front(&mut self.slots, keep);
+            self.rebuild(kept);
         }
     }
 
-    /// Moves the kept targets to a table of twice the room needed, so that rebuilding is amortised.
-    fn rebuild(&mut self, wanted: usize, keep: impl Fn(&Target) -> bool) {
-        let slots = (2 * wanted).next_power_of_two().clamp(MIN_SLOTS, MAX_SLOTS);
-        let old = std::mem::replace(&mut self.slots, vec![Target::default(); slots].into_boxed_slice());
-        (self.len, self.in_vain) = (0, 0);
-        for target in old.iter().filter(|target| target.last > 0 && keep(target)) {
+    /// Makes a table of the targets in the first `kept` slots, with twice the room needed, so that rebuilding is amortised: in its old
+    /// place, unless it grows or shrinks.
+    fn rebuild(&mut self, kept: usize) {
+        let slots = (2 * (kept + 1)).next_power_of_two().clamp(MIN_SLOTS, MAX_SLOTS);
+        let kept: Box<[Target]> = self.slots[..kept].into();
+        if slots == self.slots.len() {
+            self.slots.fill(Target::default());
+        } else {
+            self.slots = vec![Target::default(); slots].into_boxed_slice();
+        }
+        (self.len, self.in_vain) = (kept.len() as u32, 0);
+        for target in kept {
             if let Some(slot) = place(&self.slots, target.key).and_then(|at| self.slots.get_mut(at)) {
-                *slot = *target;
-                self.len += 1;
+                *slot = target;
                 self.in_vain += u32::from(target.weight > 0);
             }
         }
     }
+}
+
+/// Moves the kept targets to the front, in order, and returns how many they are. What is behind them is of no use.
+fn move_to_front(slots: &mut [Target], keep: impl Fn(&Target) -> bool) -> usize {
+    let mut kept = 0;
+    // Without branches: what a target is cannot be guessed from the one before.
+    for at in 0..slots.len() {
+        let target = slots[at];
+        slots[kept] = target;
+        kept += usize::from((target.last > 0) & keep(&target));
+    }
+    kept
 }
 
 /// The slot at which the search for a key begins.

@@ -163,7 +163,8 @@ struct Rare {
 
 impl Window {
     /// Counts one request at `second` that adds to requests and assets only: the fast path of [`Window::add`].
-    #[inline]
+    // A part of the loop over plain requests.
+    #[inline(always)]
     pub(crate) fn add_plain(&mut self, second: u32, is_asset: bool) {
         let assets = u16::from(is_asset);
         match self.buckets.back_mut() {
@@ -185,6 +186,7 @@ impl Window {
 
     /// Adds `counts` at `second`. Seconds may come out of order; those before the window that ends at the newest second
     /// are ignored.
+    #[inline(never)]
     pub(crate) fn add(&mut self, second: u32, counts: Counts) {
         if self.newest().saturating_sub(second) >= WINDOW_SECS {
             return;
@@ -218,6 +220,7 @@ impl Window {
     }
 
     /// Removes seconds outside the window that ends at `second`.
+    #[inline(never)]
     pub(crate) fn expire(&mut self, second: u32) {
         let old = self.old(second);
         self.buckets.drain(..old.buckets);
