@@ -133,27 +133,48 @@ fn without_zone(text: &str) -> Option<&str> {
 #[inline]
 pub(crate) fn leading_ipv4(bytes: &[u8]) -> Option<(Ipv4Addr, usize)> {
     let bytes = bytes.first_chunk::<16>()?;
-    let mut octets = [0_u8; 4];
-    let mut at = 0;
-    for (number, octet) in octets.iter_mut().enumerate() {
-        if number > 0 {
-            (bytes.get(at) == Some(&b'.')).then_some(())?;
-            at += 1;
-        }
-        let (value, len) = leading_octet(u32::from_le_bytes(*bytes.get(at..)?.first_chunk::<4>()?))?;
-        *octet = value;
-        at += len;
+    // All ends first, so that no octet waits for the one before it.
+    let mut others = non_digits(bytes);
+    let ends = [(); 4].map(|()| {
+        let end = others.trailing_zeros() as usize;
+        others &= others.wrapping_sub(1);
+        end
+    });
+    let [first, second, third, end] = ends;
+    let is_dot = |at: usize| bytes.get(at) == Some(&b'.');
+    if !(is_dot(first) & is_dot(second) & is_dot(third)) {
+        return None;
     }
-    Some((Ipv4Addr::from(octets), at))
+    let octets = [
+        octet(bytes, 0, first)?,
+        octet(bytes, first + 1, second)?,
+        octet(bytes, second + 1, third)?,
+        octet(bytes, third + 1, end)?,
+    ];
+    Some((Ipv4Addr::from(octets), end))
 }
 
-/// Returns the value and the number of the one to three digits at the start of four bytes; no leading zero.
+/// A bit for each byte that is no digit, the first one lowest.
 #[inline]
-fn leading_octet(word: u32) -> Option<(u8, usize)> {
-    let digits = word ^ 0x3030_3030;
-    // The high bit of every byte that is no digit. Exact, because no carry crosses from one byte into the next.
-    let others = (((digits & 0x7f7f_7f7f) + 0x7676_7676) | digits) & 0x8080_8080;
-    let len = others.trailing_zeros() as usize / 8;
+fn non_digits(bytes: &[u8; 16]) -> u32 {
+    const LOW: u64 = u64::from_ne_bytes([0x7f; 8]);
+    const ABOVE_NINE: u64 = u64::from_ne_bytes([0x76; 8]);
+    // Moves the lowest bit of every byte into the highest byte, side by side.
+    const GATHER: u64 = 0x0102_0408_1020_4080;
+    let (words, _) = bytes.as_chunks::<8>();
+    words.iter().rev().fold(0, |found, word| {
+        let digits = u64::from_le_bytes(*word) ^ u64::from_ne_bytes([b'0'; 8]);
+        // The high bit of every byte that is no digit. Exact, because no carry crosses from one byte into the next.
+        let others = (((digits & LOW) + ABOVE_NINE) | digits) & !LOW;
+        found << 8 | ((others >> 7).wrapping_mul(GATHER) >> 56) as u32
+    })
+}
+
+/// Returns the value of the one to three digits from `start` to `end`; no leading zero.
+#[inline]
+fn octet(bytes: &[u8; 16], start: usize, end: usize) -> Option<u8> {
+    let digits = u32::from_le_bytes(*bytes.get(start..)?.first_chunk::<4>()?) ^ 0x3030_3030;
+    let len = end.checked_sub(start)?;
     let has_leading_zero = len > 1 && digits & 0xff == 0;
     if !(1..=3).contains(&len) || has_leading_zero {
         return None;
@@ -161,7 +182,7 @@ fn leading_octet(word: u32) -> Option<(u8, usize)> {
     // The digits moved to the end of three bytes, zeros before them.
     let [hundreds, tens, ones, _] = ((digits << (8 * (4 - len))) >> 8).to_le_bytes();
     let value = u32::from(hundreds) * 100 + u32::from(tens) * 10 + u32::from(ones);
-    Some((u8::try_from(value).ok()?, len))
+    u8::try_from(value).ok()
 }
 
 /// Parses an IPv6 address of plain groups (no dotted end, no zone) at the start of `bytes`; returns it with its length. Of
