@@ -37,7 +37,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// Clients whose lines wait with them for an answer. With one more all are forgotten: most of them were answered long ago.
 const MOST_ASKED: usize = 1_024;
 
-/// Lines judged of late.
+/// Lines judged of late, and what else stood where one was expected: see [`raw`].
 #[derive(Debug, Default)]
 pub(crate) struct LogLines {
     newer: Buffer,
@@ -58,6 +58,8 @@ struct Kept {
     at: usize,
     len: usize,
     site_len: usize,
+    /// It was longer, and was a line of the address.
+    is_cut: bool,
 }
 
 /// What the lines say of a client.
@@ -76,8 +78,8 @@ impl LogLines {
             self.put_aside(client, batch);
         }
         for line in batch.lines.iter().rev().take(KEPT_OF_A_BATCH).rev() {
-            if let Some(raw) = raw(batch, line) {
-                self.keep(line.addr, cut(raw), batch.server_of(line));
+            if let Some(text) = around(batch, line) {
+                self.keep(line.addr, text, batch.server_of(line));
             }
         }
     }
@@ -139,7 +141,14 @@ impl LogLines {
         Found { lines, sites: sites::most_asked(servers.into_iter()) }
     }
 
-    fn keep(&mut self, addr: IpAddr, line: &[u8], site: &[u8]) {
+    /// Keeps a text. Whether it is a line of this address is asked when it is looked for, which few ever are; but before it is cut,
+    /// since that may take the address away.
+    fn keep(&mut self, addr: IpAddr, text: &[u8], site: &[u8]) {
+        let line = cut(text);
+        let is_cut = line.len() < text.len();
+        if is_cut && !holds_address(text, addr) {
+            return;
+        }
         if self.newer.bytes.len() + line.len() + site.len() > BUFFER_BYTES {
             std::mem::swap(&mut self.newer, &mut self.older);
             self.newer.bytes.clear();
@@ -148,7 +157,7 @@ impl LogLines {
         let at = self.newer.bytes.len();
         self.newer.bytes.extend_from_slice(line);
         self.newer.bytes.extend_from_slice(site);
-        self.newer.lines.push(Kept { addr, at, len: line.len(), site_len: site.len() });
+        self.newer.lines.push(Kept { addr, at, len: line.len(), site_len: site.len(), is_cut });
     }
 }
 
@@ -156,8 +165,9 @@ impl Buffer {
     /// The lines of a network, newest first, each with its site.
     fn last_of(&self, network: IpNet) -> impl Iterator<Item = (&[u8], &[u8])> {
         let own = self.lines.iter().rev().filter(move |kept| network.contains(&kept.addr));
-        own.filter_map(|Kept { at, len, site_len, .. }| {
-            self.bytes.get(*at..at + len + site_len).map(|both| both.split_at(*len))
+        own.filter_map(|Kept { addr, at, len, site_len, is_cut }| {
+            let (text, site) = self.bytes.get(*at..at + len + site_len)?.split_at(*len);
+            (*is_cut || holds_address(text, *addr)).then_some((text, site))
         })
     }
 }
@@ -184,15 +194,19 @@ fn asked(action: &Action) -> Option<Client> {
 
 /// The line as it was written. `None` where that cannot be told for certain: then it is better not shown.
 fn raw<'a>(batch: &'a Batch, line: &Line) -> Option<&'a [u8]> {
-    let at = if line.method_len > 0 { line.method_at } else { line.path_at } as usize;
-    let is_end = |byte: &u8| matches!(byte, b'\n' | 0);
-    let head = batch.bytes.get(at.saturating_sub(MOST_BYTES)..at)?;
-    let from = at - head.iter().rev().position(is_end).unwrap_or(head.len());
-    let tail = batch.bytes.get(at..batch.bytes.len().min(at + MOST_BYTES))?;
-    let to = at + tail.iter().position(is_end).unwrap_or(tail.len());
-    let text = batch.bytes.get(from..to)?.trim_ascii();
-    // A text with a backslash is read from a copy of it beside the lines: what is around that is no line.
+    let text = around(batch, line)?;
+    // A request with a backslash is read from a copy beside the lines: what is around that is no line.
     holds_address(text, line.addr).then_some(text)
+}
+
+/// What stands around a request between two ends of lines.
+fn around<'a>(batch: &'a Batch, line: &Line) -> Option<&'a [u8]> {
+    let at = if line.method_len > 0 { line.method_at } else { line.path_at } as usize;
+    let head = batch.bytes.get(at.saturating_sub(MOST_BYTES)..at)?;
+    let from = at - memchr::memrchr2(b'\n', 0, head).map_or(head.len(), |end| head.len() - end - 1);
+    let tail = batch.bytes.get(at..batch.bytes.len().min(at + MOST_BYTES))?;
+    let to = at + memchr::memchr2(b'\n', 0, tail).unwrap_or(tail.len());
+    Some(batch.bytes.get(from..to)?.trim_ascii())
 }
 
 fn holds_address(text: &[u8], addr: IpAddr) -> bool {
@@ -293,6 +307,30 @@ mod tests {
         let text = format!("{line}\n{line}\n");
         let kept = lines_of("2001:db8:1:2::/64", &[batch(&text)]);
         assert_eq!(kept, [line, line]);
+    }
+
+    /// Behind a long path, what tells whose line it is may be cut off.
+    #[test]
+    fn a_long_line_of_an_earlier_batch_is_kept_and_a_text_that_is_no_line_is_not() {
+        let line = |path: &str| {
+            format!(
+                "{{\"path\":\"/{path}\",\"method\":\"GET\",\"status\":404,\"size\":5,\
+                 \"time\":\"2026-05-11T22:07:33+00:00\",\"remote_addr\":\"192.0.2.7\"}}\n"
+            )
+        };
+        let of_others = batch(&combined("192.0.2.8", "/"));
+        let long = line(&"x".repeat(2 * LINE_BYTES));
+        let kept = lines_of("192.0.2.7", &[batch(&long), of_others.clone()]);
+        assert_eq!(kept, [&long[..LINE_BYTES]]);
+        // A request that points elsewhere, as one that was unescaped beside the lines does.
+        for around in ["no line of anybody's".to_owned(), "y".repeat(2 * LINE_BYTES)] {
+            let mut elsewhere = batch(&line("a"));
+            let at = elsewhere.bytes.len() as u32;
+            elsewhere.bytes.extend(around.as_bytes());
+            (elsewhere.lines[0].path_at, elsewhere.lines[0].path_len, elsewhere.lines[0].method_len) =
+                (at, 4, 0);
+            assert_eq!(lines_of("192.0.2.7", &[elsewhere, of_others.clone()]), [""; 0], "{around}");
+        }
     }
 
     /// Several sites in one log: a ban says which were asked for, alerts and the page alike, also one that waited.
