@@ -6,6 +6,7 @@
 //! address must ask for many paths in nearly every hour of a day, and a public one in nearly every hour of two: people
 //! sleep, and a public site without a single other address, of scanners at least, is not reached directly.
 
+use std::hash::{DefaultHasher, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -218,14 +219,9 @@ fn without_query(path: &[u8]) -> &[u8] {
     path.split(|byte| *byte == b'?').next().unwrap_or_default()
 }
 
-/// One of 64 bits for a path, by words of eight bytes, since a path may be long. Whoever makes paths collide looks like fewer paths and
-/// gains nothing.
-fn bit_of(text: &[u8]) -> u64 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let (words, rest) = text.as_chunks();
-    let words = words.iter().map(|word| u64::from_le_bytes(*word));
-    let parts = words.chain(rest.iter().map(|byte| u64::from(*byte)));
-    let hash = parts.fold(0_u64, |hash, part| (hash.rotate_left(23) ^ part).wrapping_mul(ODD));
-    // The highest bits depend on all others.
-    1 << (hash >> 58)
+/// One of 64 bits for a path. Whoever makes paths collide looks like fewer paths and gains nothing.
+fn bit_of(path: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(path);
+    1 << (hasher.finish() % 64)
 }
