@@ -299,9 +299,22 @@ mod tests {
 
     #[test]
     fn the_fast_ipv4_reader_accepts_exactly_what_the_standard_library_does() {
-        for text in
-            ["0.0.0.0", "255.255.255.255", "1.22.333.4", "256.1.1.1", "01.2.3.4", "1.2.3", "1.2.3.", "1..2.3"]
-        {
+        for text in [
+            "0.0.0.0",
+            "255.255.255.255",
+            "255.255.255.2555",
+            "1234567890123456",
+            "1.22.333.4",
+            "256.1.1.1",
+            "1.2.3.256",
+            "01.2.3.4",
+            "1.2.3.04",
+            "1.2.3",
+            "1.2.3.",
+            "1..2.3",
+            ".1.2.3",
+            "1.2:3.4",
+        ] {
             let slow = text.parse::<Ipv4Addr>().ok().map(|addr| (addr, text.len()));
             assert_eq!(fast(text), slow, "{text}");
         }

@@ -107,7 +107,7 @@ impl Prefilter {
         self.screen(activity, second)
     }
 
-    /// Screens a client whose request at `second` was just counted. Compares with the limits only as often as the
+    /// Screens a client whose request at `second` was just counted, or whose next plain one is not counted yet. Compares with the limits only as often as the
     /// client's plain requests could have reached one since the last time.
     #[inline]
     pub(super) fn screen(&self, activity: &mut Activity, second: u32) -> Screening {

@@ -345,6 +345,7 @@ mod tests {
                 prop_assert!(is_forgotten || before == known, "{before:?} {known:?}");
                 model.insert(key, after);
                 prop_assert_eq!(targets.len(), targets.iter().count());
+                prop_assert!(targets.packed().eq(targets.iter().copied()));
                 let in_vain = targets.iter().filter(|target| target.weight > 0).count();
                 prop_assert_eq!(targets.in_vain(), in_vain);
                 for known in model.values().filter(|known| known.matters(now)) {

@@ -133,3 +133,31 @@ proptest! {
         }
     }
 }
+
+/// Two clients, of which the second asks each second after the first: its requests never begin a second.
+#[test]
+fn old_seconds_that_leave_a_window_send_nobody_the_long_way() {
+    let mut engine = Engine::new(Settings::default(), Policy::default(), Allowlist::new([]), 1, 7);
+    let mut second = T0.wall_secs() / 60 * 60;
+    let mut plain_in = |secs: u8| {
+        let before = engine.detector.plain;
+        for at in 0..secs {
+            let page = |client, secs| Asked {
+                secs,
+                client,
+                path: "/about",
+                number: Some(at % 9),
+                status: 200,
+                size: 9,
+                method: "GET",
+            };
+            let batch = batch(&[page(1, 1), page(2, 0)], &mut second, false);
+            let now = Now { wall_ms: second * 1000, boot_ms: T0.boot_ms };
+            engine.handle(Event::Lines(&batch), now);
+        }
+        engine.detector.plain - before
+    };
+    plain_in(70);
+    // Windows lose twenty seconds at the 81st second and at the 101st, and the minute is learned at its end.
+    assert_eq!(plain_in(45), 45, "of the second client");
+}
