@@ -313,7 +313,9 @@ mod tests {
             "1.2.3.",
             "1..2.3",
             ".1.2.3",
+            "1:2.3.4",
             "1.2:3.4",
+            "1.2.3:4",
         ] {
             let slow = text.parse::<Ipv4Addr>().ok().map(|addr| (addr, text.len()));
             assert_eq!(fast(text), slow, "{text}");
